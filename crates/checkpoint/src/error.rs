@@ -1,0 +1,200 @@
+//! Everything that can be wrong with a checkpoint, each with what a person needs to act on it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a checkpoint could not be written, read or retired.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The operating system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted, as a verb.
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The disk (or the quota) is full. The temporary file has been removed; older checkpoints are untouched.
+    #[error(
+        "no space left for {} ({bytes} bytes): {source}; free some space or lower the number of checkpoints kept",
+        path.display()
+    )]
+    DiskFull {
+        /// The file which was to be written.
+        path: PathBuf,
+        /// Its size in bytes.
+        bytes: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A tensor given to be written contradicts itself or another.
+    #[error("tensor `{name}` cannot be written: {reason}")]
+    Tensor {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The metadata and tensor names given to be written do not fit a header.
+    #[error("the header of {} would take {bytes} bytes, at most {max} are allowed", path.display())]
+    HeaderTooLarge {
+        /// The file which was to be written.
+        path: PathBuf,
+        /// The header's size in bytes.
+        bytes: u64,
+        /// The bound in bytes.
+        max: u64,
+    },
+    /// The path is a folder, a pipe or a device.
+    #[error("{} is not a regular file; give the path of a checkpoint", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The file has no bytes at all.
+    #[error("{} is empty (0 bytes); delete it or restore it from a copy", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file ends before its own header says that it does.
+    #[error(
+        "{} is truncated: {expected} bytes expected, {found} found; delete it or restore it from a copy",
+        path.display()
+    )]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// The size in bytes that it should have, or the least it can have where that is all that is known.
+        expected: u64,
+        /// The size in bytes that it has.
+        found: u64,
+    },
+    /// The file goes on after its last tensor.
+    #[error(
+        "{} is too long: {expected} bytes expected, {found} found; delete it or restore it from a copy",
+        path.display()
+    )]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The size in bytes that it should have.
+        expected: u64,
+        /// The size in bytes that it has.
+        found: u64,
+    },
+    /// The header cannot be understood as safetensors.
+    #[error(
+        "{} is not a safetensors file, or its header is damaged: {reason}; delete it or restore it from a copy",
+        path.display()
+    )]
+    NotSafetensors {
+        /// The file.
+        path: PathBuf,
+        /// What could not be understood.
+        reason: String,
+    },
+    /// A safetensors file, but of somebody else.
+    #[error(
+        "{} is a safetensors file but not a checkpoint of lockstep (no format_version in its metadata); move it away",
+        path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Written by another version of the layout.
+    #[error(
+        "{} has format version `{found}`, this program reads `{supported}`; use the program that wrote it",
+        path.display()
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version it carries.
+        found: String,
+        /// The version understood.
+        supported: &'static str,
+    },
+    /// The header is not the one that was written.
+    #[error(
+        "the header of {} is damaged: sha256 {expected} expected, {found} found; delete it or restore it from a copy",
+        path.display()
+    )]
+    HeaderDamaged {
+        /// The file.
+        path: PathBuf,
+        /// The digest that the header carries, in hex.
+        expected: String,
+        /// The digest of the header as it is, in hex.
+        found: String,
+    },
+    /// The tensor bytes are not those that were written.
+    #[error(
+        "the tensors of {} are damaged: sha256 {expected} expected, {found} found; delete it or restore it from a copy",
+        path.display()
+    )]
+    TensorsDamaged {
+        /// The file.
+        path: PathBuf,
+        /// The digest that the header carries, in hex.
+        expected: String,
+        /// The digest of the tensor bytes as they are, in hex.
+        found: String,
+    },
+    /// A metadata field is missing or has a value that cannot be.
+    #[error("{}: metadata field `{key}` {reason}; it was not written by this program", path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        key: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The tensor has another type of elements.
+    #[error("{}: tensor `{name}` holds {found}, F32 expected; it was not written by this program", path.display())]
+    ElementType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its element type as safetensors spells it.
+        found: String,
+    },
+    /// The file name says one step, the content another.
+    #[error("{} holds step {step}, not the step in its name; rename it to {}", path.display(), crate::file_name(*step))]
+    Misnamed {
+        /// The file.
+        path: PathBuf,
+        /// The step it holds.
+        step: u64,
+    },
+}
+
+impl CheckpointError {
+    pub(crate) fn io(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(io::Error) -> CheckpointError + use<> {
+        let path = path.to_path_buf();
+        move |source| CheckpointError::Io { action, path, source }
+    }
+
+    /// As [`CheckpointError::io`], but a full disk is told apart.
+    pub(crate) fn write(path: &Path, bytes: u64) -> impl Fn(io::Error) -> CheckpointError + use<> {
+        let path = path.to_path_buf();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                CheckpointError::DiskFull { path: path.clone(), bytes, source }
+            }
+            _ => CheckpointError::Io { action: "write", path: path.clone(), source },
+        }
+    }
+
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, CheckpointError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}

@@ -1,0 +1,80 @@
+//! Checkpoints: named f32 tensors and a little metadata in one verified safetensors file, and the folder of them.
+//!
+//! [`Directory`] writes, lists, finds and retires the files of a run; [`read`] and [`verify`] take any one file.
+//! A file either reads back exactly as it was written or is refused with the reason: one SHA-256 covers the tensor
+//! bytes, a second one the header with the first in it, so no damaged byte can pass.
+//!
+//! This crate knows nothing of models, optimizers or runs: names and shapes are the caller's, `configuration` is an
+//! opaque string. It does not retry and does not log; what was skipped is handed back. Start at `directory.rs`; the
+//! layout of a file is in `header.rs`.
+
+mod directory;
+mod error;
+mod file;
+mod header;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use directory::{Directory, Newest, file_name};
+pub use error::CheckpointError;
+pub use file::{Verified, read, verify};
+
+/// The version of the file layout which this crate writes, and the only one it reads.
+pub const FORMAT_VERSION: &str = "1";
+
+/// What a checkpoint says about the run it belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// The run which wrote it.
+    pub run_id: String,
+    /// Completed steps: the state is the one after this many updates.
+    pub step: u64,
+    /// The run's seed.
+    pub seed: u64,
+    /// The run's configuration as JSON; opaque here.
+    pub configuration: String,
+    /// What was counted in each epoch begun, first epoch first.
+    pub ledger: Vec<EpochLedger>,
+}
+
+/// The account of one epoch: how many images were seen, and which.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochLedger {
+    /// Images counted so far in the epoch.
+    pub images: u64,
+    /// The sum of their indices in the training set.
+    pub index_sum: u64,
+}
+
+/// A tensor to write, borrowed from its owner.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorView<'a> {
+    /// Unique in its checkpoint.
+    pub name: &'a str,
+    /// Row-major; the product is the length of `data`.
+    pub shape: &'a [usize],
+    /// The values.
+    pub data: &'a [f32],
+}
+
+/// A tensor read back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Row-major; the product is the length of `data`.
+    pub shape: Vec<usize>,
+    /// The values, bit for bit as written.
+    pub data: Vec<f32>,
+}
+
+/// A checkpoint read back and verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// What it says about its run.
+    pub metadata: Metadata,
+    /// The tensors by name.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// SHA-256 of the tensor bytes, in lowercase hex: equal for equal tensors, whichever run wrote them.
+    pub sha256: String,
+}

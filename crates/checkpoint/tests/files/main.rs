@@ -1,0 +1,45 @@
+//! Checkpoint files as stories: what is damaged is named, what is sound is found. Start at `damage.rs`.
+
+mod damage;
+mod retention;
+mod round_trip;
+
+use std::path::PathBuf;
+
+use checkpoint::{Directory, EpochLedger, Metadata, TensorView};
+use tempfile::TempDir;
+
+/// A folder for one test; it goes with the first value.
+fn folder() -> (TempDir, Directory) {
+    let root = tempfile::tempdir().unwrap();
+    let directory = Directory::open(root.path().join("run/checkpoints"));
+    directory.create().unwrap();
+    (root, directory)
+}
+
+fn metadata(step: u64) -> Metadata {
+    Metadata {
+        run_id: "run-1".into(),
+        step,
+        seed: 42,
+        configuration: r#"{"shards":4,"note":"a \"quoted\" one"}"#.into(),
+        ledger: vec![EpochLedger { images: 60_000, index_sum: 1_799_970_000 }],
+    }
+}
+
+/// Writes a small checkpoint whose values depend on `step`.
+fn write(directory: &Directory, step: u64) -> PathBuf {
+    let weight = [step as f32, -0.0, f32::MIN_POSITIVE, 3.5, f32::MAX, 1e-45];
+    let bias = [0.25, step as f32];
+    let tensors = [
+        TensorView { name: "encoder.0.weight", shape: &[2, 3], data: &weight },
+        TensorView { name: "encoder.0.bias", shape: &[2], data: &bias },
+        TensorView { name: "exp_avg.encoder.0.bias", shape: &[2], data: &bias },
+    ];
+    directory.write(&metadata(step), &tensors).unwrap()
+}
+
+/// The steps listed, fewest first.
+fn steps(directory: &Directory) -> Vec<u64> {
+    directory.list().unwrap().into_iter().map(|(step, _)| step).collect()
+}

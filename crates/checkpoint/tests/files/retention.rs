@@ -1,0 +1,88 @@
+//! What stays, what goes, and what must never go.
+
+use std::fs::{self, File};
+use std::sync::Barrier;
+
+use checkpoint::{file_name, read};
+
+use crate::{folder, steps, write};
+
+#[test]
+fn the_newest_stay() {
+    let (_root, directory) = folder();
+    for step in [1, 20, 3, 100_000_000, 99_999_999] {
+        write(&directory, step);
+    }
+    fs::write(directory.path().join("notes.txt"), "mine").unwrap();
+    fs::write(directory.path().join("step-7.safetensors"), "spelled otherwise").unwrap();
+    assert_eq!(steps(&directory), [1, 3, 20, 99_999_999, 100_000_000]);
+    directory.retain(3).unwrap();
+    assert_eq!(steps(&directory), [20, 99_999_999, 100_000_000]);
+    directory.retain(0).unwrap();
+    assert_eq!(steps(&directory), [100_000_000], "the only one is never deleted");
+    directory.retain(5).unwrap();
+    assert_eq!(steps(&directory), [100_000_000]);
+    assert!(directory.path().join("notes.txt").exists());
+    assert!(directory.path().join("step-7.safetensors").exists());
+}
+
+#[test]
+fn the_newest_sound_one_stays_where_all_newer_ones_are_damaged() {
+    let (_root, directory) = folder();
+    for step in 1..=6 {
+        write(&directory, step);
+    }
+    for step in [4, 5, 6] {
+        fs::write(directory.path().join(file_name(step)), "damaged").unwrap();
+    }
+    directory.retain(2).unwrap();
+    assert_eq!(steps(&directory), [3, 5, 6]);
+    assert_eq!(directory.newest().unwrap().checkpoint.unwrap().1.metadata.step, 3);
+}
+
+#[test]
+fn temporary_files_go_once_their_writer_is_gone() {
+    let (_root, directory) = folder();
+    write(&directory, 1);
+    let dead = directory.path().join(".writing-step-00000002.safetensors-aaaaaa.tmp");
+    let live = directory.path().join(".writing-step-00000003.safetensors-bbbbbb.tmp");
+    fs::write(&dead, "left by a killed process").unwrap();
+    let writer = File::create(&live).unwrap();
+    writer.try_lock().unwrap();
+    directory.retain(1).unwrap();
+    assert!(!dead.exists() && live.exists());
+    drop(writer);
+    directory.retain(1).unwrap();
+    assert!(!live.exists());
+}
+
+#[test]
+fn writers_and_sweepers_at_once_do_each_other_no_harm() {
+    const WRITERS: u64 = 4;
+    const ROUNDS: u64 = 20;
+    let (_root, directory) = folder();
+    let start = Barrier::new(WRITERS as usize + 1);
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (directory, start) = (&directory, &start);
+            scope.spawn(move || {
+                start.wait();
+                for round in 0..ROUNDS {
+                    // Two writers a step: they race for the same name.
+                    write(directory, round * WRITERS + writer / 2);
+                }
+            });
+        }
+        start.wait();
+        for _ in 0..ROUNDS {
+            directory.retain(usize::MAX).unwrap();
+            directory.newest().unwrap();
+        }
+    });
+    assert_eq!(steps(&directory).len() as u64, ROUNDS * WRITERS / 2);
+    for (step, path) in directory.list().unwrap() {
+        assert_eq!(read(&path).unwrap().metadata.step, step);
+    }
+    let names = fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(names as u64, ROUNDS * WRITERS / 2, "no temporary file is left");
+}

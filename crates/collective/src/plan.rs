@@ -1,0 +1,239 @@
+//! Who adds up what: segments of the flat vector, and the order of addition within one.
+
+use std::ops::Range;
+
+use thiserror::Error;
+
+use crate::{Node, Rank, ShardRange};
+
+/// Segments begin at multiples of this many floats (one cache line).
+const SEGMENT_ALIGNMENT: usize = 16;
+
+/// Floats added at a time: sources, temporaries and result of a block stay in the L1 cache.
+const BLOCK: usize = 1024;
+
+/// A member's part in a generation: its rank and the shards it owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The member's rank.
+    pub rank: Rank,
+    /// The shards whose gradients it computes.
+    pub shards: ShardRange,
+}
+
+/// Shares that do not divide the shards of a run among members in rank order.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("the shares {shares} do not cover the shards 0..{shards} in rank order, each once")]
+pub struct PlanError {
+    shards: u32,
+    shares: String,
+}
+
+/// One generation's division of labour, the same on every member.
+///
+/// Members are addressed by their index in rank order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    shards: u32,
+    length: usize,
+    shares: Vec<Share>,
+    nodes: Vec<Vec<Node>>,
+}
+
+impl Plan {
+    /// The plan for a flat vector of `length` floats and the members' shares in rank order.
+    ///
+    /// # Errors
+    /// [`PlanError`] unless ranks ascend and the ranges cover `0..shards` contiguously, none
+    /// of them empty.
+    pub fn new(shards: u32, length: usize, shares: &[Share]) -> Result<Self, PlanError> {
+        let ranks_ascend = shares.is_sorted_by(|a, b| a.rank < b.rank);
+        let covered = shares.iter().try_fold(0, |end, share| {
+            (share.shards.start == end && !share.shards.is_empty()).then_some(share.shards.end)
+        });
+        if !ranks_ascend || shares.is_empty() || covered != Some(shards) {
+            let shares: Vec<String> =
+                shares.iter().map(|share| format!("{}:{}", share.rank, share.shards)).collect();
+            return Err(PlanError { shards, shares: format!("[{}]", shares.join(" ")) });
+        }
+        let root = Node::root(shards);
+        let nodes = shares.iter().map(|share| root.maximal_inside(share.shards)).collect();
+        Ok(Self { shards, length, shares: shares.to_vec(), nodes })
+    }
+
+    /// The number of members.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        self.shares.len()
+    }
+
+    /// The rank of `member`.
+    #[must_use]
+    pub fn rank(&self, member: usize) -> Rank {
+        self.shares[member].rank
+    }
+
+    /// The member with this rank.
+    #[must_use]
+    pub fn member(&self, rank: Rank) -> Option<usize> {
+        self.shares.iter().position(|share| share.rank == rank)
+    }
+
+    /// The shards of `member`.
+    #[must_use]
+    pub fn shards(&self, member: usize) -> ShardRange {
+        self.shares[member].shards
+    }
+
+    /// Floats in the flat vector.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The tree nodes that `member` contributes, in shard order.
+    #[must_use]
+    pub fn nodes(&self, member: usize) -> &[Node] {
+        &self.nodes[member]
+    }
+
+    /// The segment of the flat vector that `member` adds up for all.
+    #[must_use]
+    pub fn segment(&self, member: usize) -> Range<usize> {
+        let blocks = self.length.div_ceil(SEGMENT_ALIGNMENT);
+        let cut =
+            |member: usize| (blocks * member / self.members() * SEGMENT_ALIGNMENT).min(self.length);
+        cut(member)..cut(member + 1)
+    }
+
+    /// The order of addition over all members' nodes.
+    #[must_use]
+    pub fn reducer(&self) -> Reducer {
+        Reducer::new(self.shards, &self.nodes.concat())
+    }
+}
+
+/// Where an addition takes a term from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Term {
+    /// The partial of the node with this index, in shard order.
+    Partial(usize),
+    /// An intermediate result.
+    Scratch(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Addition {
+    left: Term,
+    right: Term,
+    into: usize,
+}
+
+/// Adds the partials of tree nodes that together cover all shards, in tree order.
+#[derive(Clone, Debug)]
+pub struct Reducer {
+    additions: Vec<Addition>,
+    total: Term,
+    scratch: Vec<Vec<f32>>,
+}
+
+impl Reducer {
+    /// The additions for `nodes`, which cover `0..shards` in shard order.
+    fn new(shards: u32, nodes: &[Node]) -> Self {
+        let mut additions = Vec::new();
+        let mut level = 0;
+        let total = Self::schedule(Node::root(shards), nodes, 0, &mut additions, &mut level);
+        Self { additions, total, scratch: vec![vec![0.0; BLOCK]; level] }
+    }
+
+    /// Schedules the sum of `node`, free to use scratch blocks from `free` on.
+    fn schedule(
+        node: Node,
+        nodes: &[Node],
+        free: usize,
+        additions: &mut Vec<Addition>,
+        level: &mut usize,
+    ) -> Term {
+        if let Some(index) = nodes.iter().position(|given| *given == node) {
+            return Term::Partial(index);
+        }
+        let (left, right) = node.children().expect("the given nodes cover every leaf");
+        let left = Self::schedule(left, nodes, free, additions, level);
+        let right = Self::schedule(right, nodes, free + 1, additions, level);
+        additions.push(Addition { left, right, into: free });
+        *level = (*level).max(free + 1);
+        Term::Scratch(free)
+    }
+
+    /// Writes into `sum` the tree's sum of `partials`: one slice per node, in shard order,
+    /// each as long as `sum`.
+    pub fn add(&mut self, partials: &[&[f32]], sum: &mut [f32]) {
+        for start in (0..sum.len()).step_by(BLOCK) {
+            let end = (start + BLOCK).min(sum.len());
+            self.add_block(partials, start..end, &mut sum[start..end]);
+        }
+    }
+
+    fn add_block(&mut self, partials: &[&[f32]], range: Range<usize>, sum: &mut [f32]) {
+        let Some((last, inner)) = self.additions.split_last() else {
+            let Term::Partial(index) = self.total else { unreachable!("no additions, no scratch") };
+            sum.copy_from_slice(&partials[index][range]);
+            return;
+        };
+        let length = range.len();
+        for addition in inner {
+            let mut result = std::mem::take(&mut self.scratch[addition.into]);
+            let term = |term| Self::term(&self.scratch, partials, term, &range);
+            match addition.left {
+                Term::Scratch(index) if index == addition.into => {
+                    accumulate(&mut result[..length], term(addition.right));
+                }
+                left => add(&mut result[..length], term(left), term(addition.right)),
+            }
+            self.scratch[addition.into] = result;
+        }
+        let term = |term| Self::term(&self.scratch, partials, term, &range);
+        add(sum, term(last.left), term(last.right));
+    }
+
+    fn term<'a>(
+        scratch: &'a [Vec<f32>],
+        partials: &[&'a [f32]],
+        term: Term,
+        range: &Range<usize>,
+    ) -> &'a [f32] {
+        match term {
+            Term::Partial(index) => &partials[index][range.clone()],
+            Term::Scratch(index) => &scratch[index][..range.len()],
+        }
+    }
+
+    /// The tree's sum of one `f64` per node, in shard order.
+    #[must_use]
+    pub fn add_scalars(&self, partials: &[f64]) -> f64 {
+        let mut scratch = vec![0.0; self.scratch.len()];
+        let value = |scratch: &[f64], term| match term {
+            Term::Partial(index) => partials[index],
+            Term::Scratch(index) => scratch[index],
+        };
+        for addition in &self.additions {
+            scratch[addition.into] =
+                value(&scratch, addition.left) + value(&scratch, addition.right);
+        }
+        value(&scratch, self.total)
+    }
+}
+
+/// `sum = left + right`, element by element.
+pub fn add(sum: &mut [f32], left: &[f32], right: &[f32]) {
+    for ((sum, left), right) in sum.iter_mut().zip(left).zip(right) {
+        *sum = left + right;
+    }
+}
+
+/// `sum += term`, element by element.
+pub fn accumulate(sum: &mut [f32], term: &[f32]) {
+    for (sum, term) in sum.iter_mut().zip(term) {
+        *sum += term;
+    }
+}

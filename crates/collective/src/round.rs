@@ -1,0 +1,277 @@
+//! What travels beside the gradient: losses, the ledger of images, digests, control.
+
+use std::{
+    fmt,
+    ops::{Add, BitOr},
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use crate::{Digest, Plan, Rank, Reducer, Step};
+
+/// The number of loss terms that a model reports; the first is the loss itself.
+pub const TERMS: usize = 3;
+
+/// What a round adds up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The gradient of a step, and its tallies.
+    Train,
+    /// The tallies of the test set at the end of an epoch; no gradient.
+    Evaluate,
+}
+
+/// One exchange among the members of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Round {
+    /// Optimizer updates done before the round.
+    pub step: Step,
+    /// What is added up.
+    pub kind: Kind,
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::Train => write!(f, "step {}", self.step),
+            Kind::Evaluate => write!(f, "the evaluation after step {}", self.step),
+        }
+    }
+}
+
+/// Sums over images: what the losses were, and which images were counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Loss terms, summed over images; the first is the loss.
+    pub terms: [f64; TERMS],
+    /// How many images.
+    pub images: u64,
+    /// The sum of the images' indices in the data set, modulo 2^64.
+    pub index_sum: u64,
+}
+
+impl Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            terms: std::array::from_fn(|index| self.terms[index] + other.terms[index]),
+            images: self.images + other.images,
+            index_sum: self.index_sum.wrapping_add(other.index_sum),
+        }
+    }
+}
+
+/// Requests that travel with a step and are OR-ed over the members, so that all of them see
+/// the same word after the same step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control(pub u32);
+
+impl Control {
+    /// Apply this step, then stop together.
+    pub const PAUSE: Self = Self(1);
+
+    /// Whether all bits of `request` are set.
+    #[must_use]
+    pub fn contains(self, request: Self) -> bool {
+        self.0 & request.0 == request.0
+    }
+}
+
+impl BitOr for Control {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Where a member's time went in its previous step, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Computing gradients and the update.
+    pub compute_us: u32,
+    /// Moving and adding gradients.
+    pub all_reduce_us: u32,
+    /// Blocked until the other members had computed theirs.
+    pub waiting_us: u32,
+}
+
+/// What one member brings to a round, beside the partials.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Contribution {
+    /// One tally per node that the member contributes, in shard order.
+    pub tallies: Vec<Tally>,
+    /// The member's requests.
+    pub control: Control,
+    /// The digest of the member's state, when this round verifies it.
+    pub digest: Option<Digest>,
+    /// Where the member's previous step spent its time.
+    pub timing: Timing,
+}
+
+/// A member's contribution as the others see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Header {
+    /// The round that the contribution is for.
+    pub round: Round,
+    /// What the member brings.
+    pub contribution: Contribution,
+}
+
+/// What every member knows after a round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// The tallies of all shards, added along the shard tree.
+    pub tally: Tally,
+    /// All members' requests.
+    pub control: Control,
+    /// Every member's timing, in rank order.
+    pub timings: Vec<Timing>,
+    /// How long this member was blocked until the others had computed their gradients.
+    pub waiting: Duration,
+}
+
+impl Outcome {
+    /// Combines the members' contributions, given in rank order; nothing was waited for.
+    ///
+    /// # Errors
+    /// [`Divergence`] when members that sent a digest do not agree.
+    ///
+    /// # Panics
+    /// When a contribution does not have one tally per node of `plan`; a transport checks
+    /// that with [`Plan::nodes`] where a contribution arrives.
+    pub fn combine(
+        plan: &Plan,
+        reducer: &Reducer,
+        step: Step,
+        contributions: &[&Contribution],
+    ) -> Result<Self, Divergence> {
+        Divergence::check(plan, step, contributions)?;
+        let tallies: Vec<Tally> =
+            contributions.iter().flat_map(|contribution| &contribution.tallies).copied().collect();
+        let term = |index: usize| {
+            reducer.add_scalars(&tallies.iter().map(|tally| tally.terms[index]).collect::<Vec<_>>())
+        };
+        Ok(Self {
+            tally: Tally {
+                terms: std::array::from_fn(term),
+                images: tallies.iter().map(|tally| tally.images).sum(),
+                index_sum: tallies
+                    .iter()
+                    .fold(0, |sum: u64, tally| sum.wrapping_add(tally.index_sum)),
+            },
+            control: contributions
+                .iter()
+                .fold(Control::default(), |control, contribution| control | contribution.control),
+            timings: contributions.iter().map(|contribution| contribution.timing).collect(),
+            waiting: Duration::ZERO,
+        })
+    }
+}
+
+/// Members whose states differ although they did the same steps.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error(
+    "the members' states differ after step {step}: {}; \
+     {}run again from the last checkpoint with --resume, and check the memory of that machine",
+    list(.digests),
+    blame(.digests)
+)]
+pub struct Divergence {
+    /// Updates done when the digests were taken.
+    pub step: Step,
+    /// Each member's digest, in rank order.
+    pub digests: Vec<(Rank, Digest)>,
+}
+
+impl Divergence {
+    fn check(plan: &Plan, step: Step, contributions: &[&Contribution]) -> Result<(), Self> {
+        let digests: Vec<(Rank, Digest)> = contributions
+            .iter()
+            .enumerate()
+            .filter_map(|(member, c)| c.digest.map(|digest| (plan.rank(member), digest)))
+            .collect();
+        if digests.windows(2).all(|pair| pair[0].1 == pair[1].1) {
+            Ok(())
+        } else {
+            Err(Self { step, digests })
+        }
+    }
+
+    /// The ranks whose digest is not that of the majority; empty when there is none.
+    #[must_use]
+    pub fn odd_ranks(&self) -> Vec<Rank> {
+        odd_ranks(&self.digests)
+    }
+}
+
+fn odd_ranks(digests: &[(Rank, Digest)]) -> Vec<Rank> {
+    let votes = |digest| digests.iter().filter(|(_, other)| *other == digest).count();
+    let majority =
+        digests.iter().map(|(_, digest)| *digest).find(|d| 2 * votes(*d) > digests.len());
+    let odd = |(rank, digest): &(Rank, Digest)| (Some(*digest) != majority).then_some(*rank);
+    majority.map_or_else(Vec::new, |_| digests.iter().filter_map(odd).collect())
+}
+
+fn list(digests: &[(Rank, Digest)]) -> String {
+    let entries: Vec<String> =
+        digests.iter().map(|(rank, digest)| format!("rank {rank} has {digest}")).collect();
+    entries.join(", ")
+}
+
+fn blame(digests: &[(Rank, Digest)]) -> String {
+    let odd: Vec<String> = odd_ranks(digests).iter().map(Rank::to_string).collect();
+    if odd.is_empty() { String::new() } else { format!("odd one out: rank {}; ", odd.join(", ")) }
+}
+
+/// Why a round did not finish.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Interrupted {
+    /// The coordinator ended the generation.
+    #[error("the generation was ended")]
+    Aborted,
+    /// The connection to a member broke.
+    #[error("lost rank {rank} in {round}: {reason}")]
+    Lost {
+        /// The member that is gone.
+        rank: Rank,
+        /// The round that did not finish.
+        round: Round,
+        /// What the connection said.
+        reason: String,
+    },
+    /// A member sent what it must not.
+    #[error("rank {rank} broke the protocol in {round}: {reason}")]
+    Protocol {
+        /// The member at fault.
+        rank: Rank,
+        /// The round that did not finish.
+        round: Round,
+        /// What was wrong.
+        reason: String,
+    },
+    /// The members' states differ.
+    #[error(transparent)]
+    Diverged(#[from] Divergence),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn divergence(bytes: &[u8]) -> Divergence {
+        let digests =
+            bytes.iter().zip(0..).map(|(byte, rank)| (Rank(rank), Digest([*byte; 16]))).collect();
+        Divergence { step: Step(7), digests }
+    }
+
+    #[test]
+    fn the_odd_one_out_is_named() {
+        assert_eq!(divergence(&[1, 1, 2]).odd_ranks(), [Rank(2)]);
+        assert!(divergence(&[1, 1, 2]).to_string().contains("odd one out: rank 2"));
+        assert_eq!(divergence(&[1, 2]).odd_ranks(), []);
+        assert!(divergence(&[1, 2]).to_string().contains("after step 7"));
+    }
+}

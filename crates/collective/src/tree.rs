@@ -1,0 +1,94 @@
+//! The shard tree: the one order in which partial gradients are ever added.
+//!
+//! The tree over `0..S` splits each range at the largest power of two below its length. It
+//! depends on `S` alone, never on members, ranks or timing.
+
+use crate::ShardRange;
+
+/// A node of the shard tree: the range of shards below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    /// The first shard below the node.
+    pub start: u32,
+    /// One past the last shard below the node.
+    pub end: u32,
+}
+
+impl Node {
+    /// The root of the tree over `shards` shards.
+    #[must_use]
+    pub fn root(shards: u32) -> Self {
+        Self { start: 0, end: shards }
+    }
+
+    /// The two children, or `None` for a leaf.
+    #[must_use]
+    pub fn children(self) -> Option<(Self, Self)> {
+        let length = self.end - self.start;
+        if length < 2 {
+            return None;
+        }
+        let half = 1 << (u32::BITS - 1 - (length - 1).leading_zeros());
+        let middle = self.start + half;
+        Some((Self { start: self.start, end: middle }, Self { start: middle, end: self.end }))
+    }
+
+    /// Levels of the tree below and including the node; 1 for a leaf.
+    #[must_use]
+    pub fn depth(self) -> usize {
+        self.children().map_or(1, |(left, right)| 1 + left.depth().max(right.depth()))
+    }
+
+    fn inside(self, range: ShardRange) -> bool {
+        range.start <= self.start && self.end <= range.end
+    }
+
+    fn disjoint(self, range: ShardRange) -> bool {
+        self.end <= range.start || range.end <= self.start
+    }
+
+    /// The maximal nodes of the tree below this node that lie inside `range`, in shard order.
+    /// Together they cover exactly the shards that node and range have in common.
+    #[must_use]
+    pub fn maximal_inside(self, range: ShardRange) -> Vec<Self> {
+        let mut found = Vec::new();
+        self.collect_inside(range, &mut found);
+        found
+    }
+
+    fn collect_inside(self, range: ShardRange, found: &mut Vec<Self>) {
+        if range.is_empty() || self.disjoint(range) {
+            return;
+        }
+        if self.inside(range) {
+            found.push(self);
+        } else if let Some((left, right)) = self.children() {
+            left.collect_inside(range, found);
+            right.collect_inside(range, found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(start: u32, end: u32) -> Node {
+        Node { start, end }
+    }
+
+    #[test]
+    fn splits_at_the_largest_power_of_two_below_the_length() {
+        assert_eq!(node(0, 4).children(), Some((node(0, 2), node(2, 4))));
+        assert_eq!(node(0, 5).children(), Some((node(0, 4), node(4, 5))));
+        assert_eq!(node(4, 7).children(), Some((node(4, 6), node(6, 7))));
+        assert_eq!(node(3, 4).children(), None);
+    }
+
+    #[test]
+    fn maximal_nodes_cover_a_range() {
+        let range = ShardRange { start: 1, end: 6 };
+        let nodes = Node::root(8).maximal_inside(range);
+        assert_eq!(nodes, [node(1, 2), node(2, 4), node(4, 6)]);
+    }
+}

@@ -1,0 +1,135 @@
+//! Any number of shards and any split among members gives bitwise the tree's sum.
+
+use collective::{Node, Plan, Rank, ShardRange, Share};
+use proptest::prelude::*;
+
+const SHARDS_MAX: u32 = 64;
+const LENGTH_MAX: usize = 3000;
+
+/// The definition: the sum of a node is the sum of its children's sums.
+fn tree_sum(node: Node, gradients: &[Vec<f32>]) -> Vec<f32> {
+    match node.children() {
+        None => gradients[node.start as usize].clone(),
+        Some((left, right)) => {
+            let (left, right) = (tree_sum(left, gradients), tree_sum(right, gradients));
+            left.iter().zip(&right).map(|(left, right)| left + right).collect()
+        }
+    }
+}
+
+fn shares(shards: u32, cuts: &[u32]) -> Vec<Share> {
+    let mut cuts: Vec<u32> = cuts.iter().map(|cut| cut % shards).chain([0, shards]).collect();
+    cuts.sort_unstable();
+    cuts.dedup();
+    cuts.windows(2)
+        .zip(0..)
+        .map(|(cut, rank)| Share {
+            rank: Rank(rank),
+            shards: ShardRange { start: cut[0], end: cut[1] },
+        })
+        .collect()
+}
+
+/// Gradients over many magnitudes, so that another order of addition gives other bits.
+fn gradients(shards: u32, length: usize, seed: u32) -> Vec<Vec<f32>> {
+    let value = |shard: u32, index: usize| {
+        let mixed = (u64::from(seed) << 32 | u64::from(shard) << 16 | index as u64)
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mantissa = (mixed >> 40) as f32 / 16_777_216.0 - 0.5;
+        mantissa * 2f32.powi((mixed & 31) as i32 - 16)
+    };
+    (0..shards).map(|shard| (0..length).map(|index| value(shard, index)).collect()).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+proptest! {
+    #[test]
+    fn any_split_gives_the_bits_of_the_tree(
+        shards in 1..=SHARDS_MAX,
+        cuts in prop::collection::vec(any::<u32>(), 0..16),
+        length in 0..LENGTH_MAX,
+        seed in any::<u32>(),
+    ) {
+        let gradients = gradients(shards, length, seed);
+        let plan = Plan::new(shards, length, &shares(shards, &cuts)).unwrap();
+        let mut sum = vec![f32::NAN; length];
+        for member in 0..plan.members() {
+            let segment = plan.segment(member);
+            let partials: Vec<Vec<f32>> = (0..plan.members())
+                .flat_map(|member| plan.nodes(member))
+                .map(|node| tree_sum(*node, &gradients)[segment.clone()].to_vec())
+                .collect();
+            let partials: Vec<&[f32]> = partials.iter().map(Vec::as_slice).collect();
+            plan.reducer().add(&partials, &mut sum[segment]);
+        }
+        prop_assert_eq!(bits(&sum), bits(&tree_sum(Node::root(shards), &gradients)));
+    }
+
+    #[test]
+    fn scalars_follow_the_same_tree(shards in 1..=SHARDS_MAX, cut in any::<u32>()) {
+        let values: Vec<f64> = gradients(shards, 1, 9).iter().map(|g| f64::from(g[0])).collect();
+        fn sum(node: Node, values: &[f64]) -> f64 {
+            node.children().map_or_else(
+                || values[node.start as usize],
+                |(left, right)| sum(left, values) + sum(right, values),
+            )
+        }
+        let plan = Plan::new(shards, 0, &shares(shards, &[cut])).unwrap();
+        let partials: Vec<f64> = (0..plan.members())
+            .flat_map(|member| plan.nodes(member))
+            .map(|node| sum(*node, &values))
+            .collect();
+        let expected = sum(Node::root(shards), &values);
+        prop_assert_eq!(plan.reducer().add_scalars(&partials).to_bits(), expected.to_bits());
+    }
+
+    #[test]
+    fn segments_partition_the_vector(
+        shards in 1..=SHARDS_MAX,
+        cuts in prop::collection::vec(any::<u32>(), 0..16),
+        length in 0..LENGTH_MAX,
+    ) {
+        let plan = Plan::new(shards, length, &shares(shards, &cuts)).unwrap();
+        let mut end = 0;
+        for member in 0..plan.members() {
+            prop_assert_eq!(plan.segment(member).start, end);
+            end = plan.segment(member).end;
+        }
+        prop_assert_eq!(end, length);
+    }
+
+    #[test]
+    fn dealt_ranges_cover_all_shards_evenly(shards in 1..=SHARDS_MAX, members in 1..=SHARDS_MAX) {
+        let members = members.min(shards);
+        let ranges = ShardRange::deal(shards, members);
+        let mut end = 0;
+        for range in &ranges {
+            prop_assert_eq!(range.start, end);
+            prop_assert!(range.len() >= shards / members && range.len() <= shards.div_ceil(members));
+            end = range.end;
+        }
+        prop_assert_eq!(end, shards);
+    }
+}
+
+#[test]
+fn the_order_of_addition_matters_for_these_gradients() {
+    let gradients = gradients(8, 500, 1);
+    let plain = gradients.iter().fold(vec![0.0; 500], |sum: Vec<f32>, gradient| {
+        sum.iter().zip(gradient).map(|(sum, term)| sum + term).collect()
+    });
+    assert_ne!(bits(&plain), bits(&tree_sum(Node::root(8), &gradients)));
+}
+
+#[test]
+fn shares_that_leave_a_gap_are_refused() {
+    let gap = [
+        Share { rank: Rank(0), shards: ShardRange { start: 0, end: 1 } },
+        Share { rank: Rank(1), shards: ShardRange { start: 2, end: 4 } },
+    ];
+    let refused = Plan::new(4, 10, &gap).unwrap_err().to_string();
+    assert!(refused.contains("0..4"), "{refused}");
+}

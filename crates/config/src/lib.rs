@@ -1,0 +1,166 @@
+//! What a run is: its configuration, as the coordinator decides it, `config.json` keeps it,
+//! and every worker receives it.
+//!
+//! [`Training`] determines the bits of the result and never changes within a run;
+//! [`Operation`] says how the run is carried out and may differ when it is resumed. How
+//! flags are parsed is the coordinator's business.
+
+mod validate;
+
+use serde::{Deserialize, Serialize};
+
+pub use validate::InvalidConfig;
+
+/// The number of pixels of an image.
+pub const PIXELS: u32 = 784;
+
+/// The configuration of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// What the result is a pure function of.
+    pub training: Training,
+    /// How the run is carried out.
+    pub operation: Operation,
+}
+
+/// Everything that determines the trained bits, together with the number of epochs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    /// Key of every random stream.
+    pub seed: u64,
+    /// Logical slices of a global batch.
+    pub shards: u32,
+    /// Images per shard and step.
+    pub batch_size: u32,
+    /// Adam's learning rate.
+    pub learning_rate: f64,
+    /// The network and its objective.
+    pub model: ModelConfig,
+    /// How many of the training images are used, from the first.
+    pub train_images: u32,
+    /// How many of the test images are used, from the first.
+    pub test_images: u32,
+}
+
+/// The network and its objective.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Width of both hidden layers of encoder and decoder.
+    pub hidden_dim: u32,
+    /// Dimensions of the latent space.
+    pub latent_dim: u32,
+    /// The distribution of a pixel given the latents.
+    pub likelihood: Likelihood,
+    /// Weight of the KL divergence in the objective.
+    pub beta: f64,
+}
+
+/// The distribution of a pixel given the latents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Likelihood {
+    /// Cross-entropy with logits, on grey pixels.
+    Bernoulli,
+    /// Squared error with one learned variance.
+    Gaussian,
+}
+
+/// How a run is carried out; none of it changes the bits of a given step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operation {
+    /// Members of a full generation.
+    pub workers: u32,
+    /// Passes over the training images.
+    pub epochs: u32,
+    /// How members exchange gradients.
+    pub collective: Collective,
+    /// Steps between comparisons of the members' digests; 0 for never.
+    pub verify_every: u32,
+    /// Epochs between checkpoints.
+    pub checkpoint_every_epochs: u32,
+    /// Checkpoints that are kept, the newest.
+    pub keep_checkpoints: u32,
+}
+
+/// How members exchange gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Collective {
+    /// The fastest that all members support.
+    Auto,
+    /// Streams between the members.
+    Grpc,
+}
+
+/// A training field in which two configurations differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The field's path, as in `model.hidden_dim`.
+    pub field: String,
+    /// Its value in the first configuration, as JSON.
+    pub ours: String,
+    /// Its value in the second configuration, as JSON.
+    pub theirs: String,
+}
+
+impl Training {
+    /// The fields in which `other` differs, by name; empty when both train the same bits.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<Difference> {
+        let mut found = Vec::new();
+        if let (Ok(ours), Ok(theirs)) = (serde_json::to_value(self), serde_json::to_value(other)) {
+            compare(&ours, &theirs, "", &mut found);
+        }
+        found
+    }
+}
+
+fn compare(
+    ours: &serde_json::Value,
+    theirs: &serde_json::Value,
+    path: &str,
+    found: &mut Vec<Difference>,
+) {
+    match (ours, theirs) {
+        (serde_json::Value::Object(ours), serde_json::Value::Object(theirs)) => {
+            for (key, ours) in ours {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                let theirs = theirs.get(key).unwrap_or(&serde_json::Value::Null);
+                compare(ours, theirs, &path, found);
+            }
+        }
+        (ours, theirs) if ours != theirs => found.push(Difference {
+            field: path.to_owned(),
+            ours: ours.to_string(),
+            theirs: theirs.to_string(),
+        }),
+        _ => {}
+    }
+}
+
+impl ModelConfig {
+    /// The number of trained parameters.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        let layer = |inputs: u32, outputs: u32| (u64::from(inputs) + 1) * u64::from(outputs);
+        let (hidden, latent) = (self.hidden_dim, self.latent_dim);
+        let encoder = layer(PIXELS, hidden) + layer(hidden, hidden) + layer(hidden, 2 * latent);
+        let decoder = layer(latent, hidden) + layer(hidden, hidden) + layer(hidden, PIXELS);
+        encoder + decoder + u64::from(self.likelihood == Likelihood::Gaussian)
+    }
+}
+
+impl Training {
+    /// A lower bound of the memory that one worker needs, in bytes: parameters, gradient,
+    /// sum and both Adam moments, and a batch's activations with their gradients.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let vectors = 5 * self.model.parameters();
+        let activations = 4 * u64::from(self.model.hidden_dim) + 2 * u64::from(PIXELS);
+        4 * (vectors + 2 * u64::from(self.batch_size) * activations)
+    }
+}

@@ -1,0 +1,176 @@
+//! The bounds of a configuration. Whoever receives one checks it here first.
+
+use thiserror::Error;
+
+use crate::{RunConfig, Training};
+
+const WORKERS_MAX: u32 = 4096;
+const SHARDS_MAX: u32 = 4096;
+const BATCH_SIZE_MAX: u32 = 60_000;
+const DIM_MAX: u32 = 1 << 16;
+const EPOCHS_MAX: u32 = 1_000_000;
+const TRAIN_IMAGES: u32 = 60_000;
+const TEST_IMAGES: u32 = 10_000;
+
+/// A configuration outside its bounds.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum InvalidConfig {
+    /// A whole number is out of range.
+    #[error("{field} must be from {min} to {max}, not {value}")]
+    Count {
+        /// The flag.
+        field: &'static str,
+        /// What was given.
+        value: u32,
+        /// The least allowed value.
+        min: u32,
+        /// The greatest allowed value.
+        max: u32,
+    },
+    /// A real number is out of range.
+    #[error("{field} must be {bound}, not {value}")]
+    Real {
+        /// The flag.
+        field: &'static str,
+        /// What was given.
+        value: f64,
+        /// The allowed range, in words.
+        bound: &'static str,
+    },
+    /// More workers than shards: some would have nothing to do.
+    #[error(
+        "--workers {workers} is more than --shards {shards}: a worker owns at least one shard; \
+         raise --shards or lower --workers"
+    )]
+    IdleWorkers {
+        /// Members wanted.
+        workers: u32,
+        /// Shards of the run.
+        shards: u32,
+    },
+}
+
+impl RunConfig {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// The first field found out of its bounds.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        let operation = &self.operation;
+        count("--workers", operation.workers, 1, WORKERS_MAX)?;
+        self.training.validate()?;
+        count("--epochs", operation.epochs, 1, EPOCHS_MAX)?;
+        count("--checkpoint-every-epochs", operation.checkpoint_every_epochs, 1, EPOCHS_MAX)?;
+        count("--keep-checkpoints", operation.keep_checkpoints, 1, EPOCHS_MAX)?;
+        if operation.workers > self.training.shards {
+            return Err(InvalidConfig::IdleWorkers {
+                workers: operation.workers,
+                shards: self.training.shards,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Training {
+    fn validate(&self) -> Result<(), InvalidConfig> {
+        count("--shards", self.shards, 1, SHARDS_MAX)?;
+        count("--batch-size", self.batch_size, 1, BATCH_SIZE_MAX)?;
+        count("--hidden-dim", self.model.hidden_dim, 1, DIM_MAX)?;
+        count("--latent-dim", self.model.latent_dim, 1, DIM_MAX)?;
+        count("--train-images", self.train_images, 1, TRAIN_IMAGES)?;
+        count("--test-images", self.test_images, 1, TEST_IMAGES)?;
+        let rate = self.learning_rate;
+        if !(rate.is_finite() && rate > 0.0) {
+            let bound = "a positive number";
+            return Err(InvalidConfig::Real { field: "--learning-rate", value: rate, bound });
+        }
+        let beta = self.model.beta;
+        if !(beta.is_finite() && beta >= 0.0) {
+            let bound = "a number that is not negative";
+            return Err(InvalidConfig::Real { field: "--beta", value: beta, bound });
+        }
+        Ok(())
+    }
+}
+
+fn count(field: &'static str, value: u32, min: u32, max: u32) -> Result<(), InvalidConfig> {
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(InvalidConfig::Count { field, value, min, max })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Collective, Likelihood, ModelConfig, Operation, RunConfig, Training};
+
+    fn config() -> RunConfig {
+        RunConfig {
+            training: Training {
+                seed: 0,
+                shards: 4,
+                batch_size: 64,
+                learning_rate: 1e-3,
+                model: ModelConfig {
+                    hidden_dim: 400,
+                    latent_dim: 20,
+                    likelihood: Likelihood::Bernoulli,
+                    beta: 1.0,
+                },
+                train_images: 60_000,
+                test_images: 10_000,
+            },
+            operation: Operation {
+                workers: 4,
+                epochs: 5,
+                collective: Collective::Auto,
+                verify_every: 100,
+                checkpoint_every_epochs: 1,
+                keep_checkpoints: 3,
+            },
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_valid_and_survive_json() {
+        let config = config();
+        config.validate().unwrap();
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<RunConfig>(&json).unwrap(), config);
+        assert_eq!(config.training.model.parameters(), 973_624);
+    }
+
+    #[test]
+    fn each_bound_is_checked() {
+        type Breakage = (fn(&mut RunConfig), &'static str);
+        let broken: [Breakage; 8] = [
+            (|c| c.operation.workers = 0, "--workers"),
+            (|c| c.operation.workers = 5, "--shards 4"),
+            (|c| c.training.shards = 0, "--shards"),
+            (|c| c.training.batch_size = 0, "--batch-size"),
+            (|c| c.training.model.hidden_dim = 1 << 20, "--hidden-dim"),
+            (|c| c.training.learning_rate = f64::NAN, "--learning-rate"),
+            (|c| c.training.model.beta = -1.0, "--beta"),
+            (|c| c.training.train_images = 60_001, "--train-images"),
+        ];
+        for (break_it, named) in broken {
+            let mut config = config();
+            break_it(&mut config);
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.contains(named), "{message}");
+        }
+    }
+
+    #[test]
+    fn differences_name_the_fields() {
+        let (ours, mut theirs) = (config().training, config().training);
+        theirs.seed = 1;
+        theirs.model.hidden_dim = 200;
+        let fields: Vec<String> =
+            ours.differences(&theirs).into_iter().map(|difference| difference.field).collect();
+        assert_eq!(fields, ["model.hidden_dim", "seed"]);
+        assert!(ours.differences(&ours.clone()).is_empty());
+    }
+}

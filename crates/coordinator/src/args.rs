@@ -1,0 +1,188 @@
+//! The flags, and what their values mean. Whether they fit together is checked in `config`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Parser, ValueEnum};
+use config::{Collective, Likelihood, ModelConfig, Operation, RunConfig, Training};
+
+/// Train a variational autoencoder on MNIST, data-parallel: shard the data, start
+/// generations of workers, and keep the run directory.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "vae-coordinator", version, max_term_width = 100)]
+pub(crate) struct Args {
+    /// Workers that compute together; the run begins when all of them have come
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub(crate) workers: u32,
+    /// Slices of every global batch [default: --workers]. The result depends on this number,
+    /// never on --workers
+    #[arg(long, value_name = "S")]
+    pub(crate) shards: Option<u32>,
+    /// Address to listen on; port 0 takes any free port
+    #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Start the workers too, as processes on this machine
+    #[arg(long)]
+    pub(crate) spawn: bool,
+
+    #[command(flatten)]
+    pub(crate) training: TrainingArgs,
+    #[command(flatten)]
+    pub(crate) operation: OperationArgs,
+    #[command(flatten)]
+    pub(crate) directories: DirectoryArgs,
+
+    /// Seconds without a sign of life after which a worker counts as dead
+    #[arg(long, default_value_t = 5.0, value_name = "SECONDS", help_heading = "Patience")]
+    pub(crate) dead_after_seconds: f64,
+    /// Seconds to wait for all workers to come and be ready
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS", help_heading = "Patience")]
+    pub(crate) join_timeout_seconds: f64,
+    /// Let workers with different devices or instruction sets compute together; the result
+    /// then depends on who computed which shard
+    #[arg(long)]
+    pub(crate) allow_mixed_devices: bool,
+    /// How log lines are written to standard error
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// What determines the trained bits.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Training")]
+pub(crate) struct TrainingArgs {
+    /// Passes over the training images
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(crate) epochs: u32,
+    /// Images per shard and step
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub(crate) batch_size: u32,
+    /// Step size of Adam
+    #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
+    pub(crate) learning_rate: f64,
+    /// Key of every random number in the run
+    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    pub(crate) seed: u64,
+    /// Width of the two hidden layers of encoder and decoder
+    #[arg(long, default_value_t = 400, value_name = "N")]
+    pub(crate) hidden_dim: u32,
+    /// Dimensions of the latent space
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub(crate) latent_dim: u32,
+    /// Distribution of a pixel given the latents: cross-entropy on grey pixels, or squared
+    /// error with one learned variance
+    #[arg(long, value_enum, default_value_t = LikelihoodArg::Bernoulli)]
+    pub(crate) likelihood: LikelihoodArg,
+    /// Weight of the KL divergence in the objective
+    #[arg(long, default_value_t = 1.0, value_name = "WEIGHT")]
+    pub(crate) beta: f64,
+    /// Use only the first N training images
+    #[arg(long, default_value_t = 60_000, value_name = "N")]
+    pub(crate) train_images: u32,
+    /// Use only the first N test images
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub(crate) test_images: u32,
+}
+
+/// How the run is carried out.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Operation")]
+pub(crate) struct OperationArgs {
+    /// How workers exchange gradients
+    #[arg(long, value_enum, default_value_t = CollectiveArg::Auto)]
+    pub(crate) collective: CollectiveArg,
+    /// Epochs between checkpoints
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) checkpoint_every_epochs: u32,
+    /// Checkpoints to keep, the newest
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub(crate) keep_checkpoints: u32,
+    /// Steps between comparisons of all workers' states; 0 for never
+    #[arg(long, default_value_t = 100, value_name = "STEPS")]
+    pub(crate) verify_every: u32,
+}
+
+/// Where things are.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Directories")]
+pub(crate) struct DirectoryArgs {
+    /// Where the run is kept [default: runs/<date-time>-<id>, with runs/latest pointing at it]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Go on with the run in --run-dir (or runs/latest), from its newest checkpoint that
+    /// verifies; flags that are not given are those of the run
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Where the MNIST files are, or are to be put [default: the user's cache]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Never reach out to the network for the data set
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LikelihoodArg {
+    Bernoulli,
+    Gaussian,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum CollectiveArg {
+    /// The fastest that all workers support
+    Auto,
+    /// Streams between the workers
+    Grpc,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl LogFormat {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl Args {
+    /// The configuration that the flags describe.
+    pub(crate) fn config(&self) -> RunConfig {
+        let Self { training: t, operation: o, .. } = self;
+        RunConfig {
+            training: Training {
+                seed: t.seed,
+                shards: self.shards.unwrap_or(self.workers),
+                batch_size: t.batch_size,
+                learning_rate: t.learning_rate,
+                model: ModelConfig {
+                    hidden_dim: t.hidden_dim,
+                    latent_dim: t.latent_dim,
+                    likelihood: match t.likelihood {
+                        LikelihoodArg::Bernoulli => Likelihood::Bernoulli,
+                        LikelihoodArg::Gaussian => Likelihood::Gaussian,
+                    },
+                    beta: t.beta,
+                },
+                train_images: t.train_images,
+                test_images: t.test_images,
+            },
+            operation: Operation {
+                workers: self.workers,
+                epochs: t.epochs,
+                collective: match o.collective {
+                    CollectiveArg::Auto => Collective::Auto,
+                    CollectiveArg::Grpc => Collective::Grpc,
+                },
+                verify_every: o.verify_every,
+                checkpoint_every_epochs: o.checkpoint_every_epochs,
+                keep_checkpoints: o.keep_checkpoints,
+            },
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! From flags to a run that can begin: a valid configuration, the run directory's place, and
+//! the checkpoint to resume from. Nothing is written before [`Launch::open_run_dir`].
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use checkpoint::{Checkpoint, Directory};
+use clap::{ArgMatches, parser::ValueSource};
+use config::{Difference, RunConfig};
+
+use crate::{
+    args::{Args, LogFormat},
+    run_dir::{RunDir, RunInfo},
+};
+
+/// A run that can begin.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) info: RunInfo,
+    run_dir: PathBuf,
+    /// Whether `runs/latest` is to point at the run directory.
+    is_default_dir: bool,
+    pub(crate) resume: Option<Resume>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) offline: bool,
+    pub(crate) listen: SocketAddr,
+    pub(crate) spawn: bool,
+    pub(crate) dead_after: Duration,
+    pub(crate) join_timeout: Duration,
+    pub(crate) allow_mixed_devices: bool,
+    pub(crate) log_format: LogFormat,
+}
+
+/// The checkpoint that a run goes on from.
+#[derive(Debug)]
+pub(crate) struct Resume {
+    pub(crate) path: PathBuf,
+    pub(crate) metadata: checkpoint::Metadata,
+}
+
+/// Where default run directories are made, relative to the working directory.
+const RUNS: &str = "runs";
+
+/// Digits of the run's id that its default directory is named by.
+const SHORT_ID: usize = 6;
+
+/// The least and the greatest number of seconds for the waits that a flag sets.
+const WAIT_SECONDS: std::ops::RangeInclusive<f64> = 0.5..=86_400.0;
+
+impl Launch {
+    /// Prepares the run that the flags describe; `matches` says which were given.
+    pub(crate) fn prepare(args: Args, matches: &ArgMatches) -> Result<Self> {
+        ensure!(
+            args.listen.ip().is_loopback(),
+            "--listen {} is reachable from other machines, and connections are neither encrypted \
+             nor authenticated: use a loopback address such as 127.0.0.1",
+            args.listen
+        );
+        let dead_after = seconds("--dead-after-seconds", args.dead_after_seconds)?;
+        let join_timeout = seconds("--join-timeout-seconds", args.join_timeout_seconds)?;
+        let data_dir = args.directories.data_dir.clone().unwrap_or_else(data::default_dir);
+        let data_dir = std::path::absolute(data_dir)?;
+        let (info, run_dir, resume) = if args.directories.resume {
+            let (info, run_dir, resume) = resume(&args, matches)?;
+            (info, run_dir, Some(resume))
+        } else {
+            let (info, run_dir) = begin(&args)?;
+            (info, run_dir, None)
+        };
+        Ok(Self {
+            info,
+            run_dir,
+            is_default_dir: resume.is_none() && args.directories.run_dir.is_none(),
+            resume,
+            data_dir,
+            offline: args.directories.offline,
+            listen: args.listen,
+            spawn: args.spawn,
+            dead_after,
+            join_timeout,
+            allow_mixed_devices: args.allow_mixed_devices,
+            log_format: args.log_format,
+        })
+    }
+
+    /// Makes the run directory, or opens that of the run to resume.
+    pub(crate) fn open_run_dir(&self) -> Result<RunDir> {
+        let run_dir = RunDir::create(&self.run_dir, &self.info)?;
+        if self.is_default_dir {
+            run_dir.point_latest()?;
+        }
+        Ok(run_dir)
+    }
+
+    pub(crate) fn config(&self) -> &RunConfig {
+        &self.info.config
+    }
+
+    /// Steps in an epoch.
+    pub(crate) fn steps_per_epoch(&self) -> u64 {
+        let t = &self.config().training;
+        data::Schedule::new(t.seed, t.train_images, t.shards, t.batch_size).steps_per_epoch()
+    }
+}
+
+fn seconds(flag: &str, value: f64) -> Result<Duration> {
+    let (min, max) = (WAIT_SECONDS.start(), WAIT_SECONDS.end());
+    ensure!(WAIT_SECONDS.contains(&value), "{flag} must be from {min} to {max}, not {value}");
+    Ok(Duration::from_secs_f64(value))
+}
+
+fn begin(args: &Args) -> Result<(RunInfo, PathBuf)> {
+    let config = args.config();
+    config.validate()?;
+    check_memory(&config)?;
+    let info = RunInfo { run_id: uuid::Uuid::new_v4().simple().to_string(), config };
+    let run_dir = match &args.directories.run_dir {
+        Some(path) => {
+            refuse_occupied(path, &info.config)?;
+            path.clone()
+        }
+        None => {
+            let now = jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S");
+            Path::new(RUNS).join(format!("{now}-{}", &info.run_id[..SHORT_ID]))
+        }
+    };
+    Ok((info, run_dir))
+}
+
+/// Refuses to begin a run where there is one already.
+fn refuse_occupied(path: &Path, config: &RunConfig) -> Result<()> {
+    if !RunDir::holds_run(path) {
+        return Ok(());
+    }
+    let there = RunDir::read_info(path)?;
+    let differences = there.config.training.differences(&config.training);
+    let path = path.display();
+    if differences.is_empty() {
+        bail!("{path} already holds this run: go on with --resume, or choose another --run-dir");
+    }
+    bail!(
+        "{path} holds a run of another configuration ({}): choose another --run-dir",
+        describe(&differences, "there", "here")
+    )
+}
+
+fn resume(args: &Args, matches: &ArgMatches) -> Result<(RunInfo, PathBuf, Resume)> {
+    let path = args.directories.run_dir.clone().unwrap_or_else(|| Path::new(RUNS).join("latest"));
+    ensure!(
+        RunDir::holds_run(&path),
+        "nothing to resume: {} holds no run; name its folder with --run-dir, or begin a new run \
+         without --resume",
+        path.display()
+    );
+    let stored = RunDir::read_info(&path)?;
+    let config = resumed_config(&stored.config, &args.config(), matches)
+        .with_context(|| format!("cannot resume the run in {}", path.display()))?;
+    config.validate()?;
+    check_memory(&config)?;
+    let info = RunInfo { config, ..stored };
+    let checkpoints = RunDir::checkpoints_in(&path);
+    let newest = Directory::open(&checkpoints).newest()?;
+    for (damaged, why) in &newest.damaged {
+        tracing::warn!(checkpoint = %damaged.display(), "skipped a damaged checkpoint: {why}");
+    }
+    let Some((file, Checkpoint { metadata, .. })) = newest.checkpoint else {
+        bail!(
+            "nothing to resume: {} holds no checkpoint that verifies ({} damaged); begin a new \
+             run without --resume",
+            checkpoints.display(),
+            newest.damaged.len()
+        );
+    };
+    ensure!(
+        metadata.run_id == info.run_id,
+        "{} belongs to run {}, not to {}: remove it from the run directory",
+        file.display(),
+        metadata.run_id,
+        info.run_id
+    );
+    let file = std::path::absolute(file)?;
+    Ok((info, path, Resume { path: file, metadata }))
+}
+
+/// The run's own configuration, with the flags given now where they may differ.
+fn resumed_config(stored: &RunConfig, asked: &RunConfig, m: &ArgMatches) -> Result<RunConfig> {
+    let given = |flag: &str| m.value_source(flag) == Some(ValueSource::CommandLine);
+    let flag_of = |field: &str| field.rsplit('.').next().unwrap_or(field).to_owned();
+    let differences: Vec<Difference> = stored
+        .training
+        .differences(&asked.training)
+        .into_iter()
+        .filter(|difference| given(&flag_of(&difference.field)))
+        .collect();
+    ensure!(
+        differences.is_empty(),
+        "these flags are not those of the run: {}; leave them out, or begin a new run",
+        describe(&differences, "in the run", "given")
+    );
+    let mut config = stored.clone();
+    let (ours, theirs) = (&mut config.operation, &asked.operation);
+    let take = |flag, ours: &mut u32, theirs: u32| {
+        if given(flag) {
+            *ours = theirs;
+        }
+    };
+    take("workers", &mut ours.workers, theirs.workers);
+    take("epochs", &mut ours.epochs, theirs.epochs);
+    take("verify_every", &mut ours.verify_every, theirs.verify_every);
+    take("keep_checkpoints", &mut ours.keep_checkpoints, theirs.keep_checkpoints);
+    let every = theirs.checkpoint_every_epochs;
+    take("checkpoint_every_epochs", &mut ours.checkpoint_every_epochs, every);
+    if given("collective") {
+        ours.collective = theirs.collective;
+    }
+    Ok(config)
+}
+
+fn describe(differences: &[Difference], ours: &str, theirs: &str) -> String {
+    let one = |d: &Difference| format!("{}: {} {ours}, {} {theirs}", d.field, d.ours, d.theirs);
+    differences.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// Refuses sizes that this machine cannot hold even once.
+fn check_memory(config: &RunConfig) -> Result<()> {
+    let needed = config.training.memory_bytes();
+    let Some(total) = memory_total() else { return Ok(()) };
+    ensure!(
+        needed < total,
+        "a worker would need at least {:.1} GB of memory, this machine has {:.1} GB: lower \
+         --hidden-dim, --latent-dim or --batch-size",
+        needed as f64 / 1e9,
+        total as f64 / 1e9
+    );
+    Ok(())
+}
+
+/// The machine's memory in bytes, where the system tells.
+fn memory_total() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find(|line| line.starts_with("MemTotal:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}

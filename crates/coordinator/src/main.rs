@@ -1,0 +1,67 @@
+//! `vae-coordinator`: the control plane of a run, a shell around the crate `membership`.
+//!
+//! [`launch`] turns flags into a run; [`service`] takes in streams; [`control`] feeds the
+//! engine and carries out its decisions; [`record`] and [`run_dir`] keep the books;
+//! [`console`] is what a person sees. No tensor and no training step passes through here.
+
+mod args;
+mod console;
+mod control;
+mod launch;
+mod record;
+mod run_dir;
+mod serve;
+mod service;
+mod spawn;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+use membership::Outcome;
+
+use crate::{
+    args::{Args, LogFormat},
+    console::Console,
+    launch::Launch,
+    serve::Stopped,
+};
+
+fn main() -> ExitCode {
+    let matches = Args::command().get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let console = Console::new();
+    start_logging(args.log_format, &console);
+    let result = Launch::prepare(args, &matches).and_then(|launch| serve::run(&launch, &console));
+    match result {
+        Ok((Outcome::Completed(_), _)) => ExitCode::SUCCESS,
+        Ok((Outcome::Interrupted(step), stopped)) => {
+            console.line(&format!(
+                "Interrupted after step {step}; go on with: vae-coordinator --resume --run-dir {}",
+                stopped.run_dir.display()
+            ));
+            ExitCode::from(stopped.exit_code)
+        }
+        Ok((outcome, stopped)) => fail(&outcome.to_string(), Some(&stopped)),
+        Err(error) => fail(&format!("{error:#}"), None),
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "an error is the last thing this program says")]
+fn fail(error: &str, stopped: Option<&Stopped>) -> ExitCode {
+    eprintln!("error: {error}");
+    if let Some(Stopped { run_dir, resumable: true, .. }) = stopped {
+        eprintln!("go on with: vae-coordinator --resume --run-dir {}", run_dir.display());
+    }
+    ExitCode::FAILURE
+}
+
+fn start_logging(format: LogFormat, console: &Console) {
+    use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
+    let filter =
+        EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
+    let builder = fmt().with_env_filter(filter).with_writer(console.clone());
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -1,0 +1,187 @@
+//! The run directory: what is in it, and how it is written so that nothing is ever half done.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use checkpoint::Directory;
+use collective::Generation;
+use config::RunConfig;
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+const CONFIG: &str = "config.json";
+const METRICS: &str = "metrics.jsonl";
+const SUMMARY: &str = "summary.json";
+const JOURNAL: &str = "journal.jsonl";
+const LOCK: &str = "lock";
+const CHECKPOINTS: &str = "checkpoints";
+const SAMPLES: &str = "samples";
+
+/// Bytes of a file of this directory that are read back at the most.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// What `config.json` holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RunInfo {
+    pub(crate) run_id: String,
+    #[serde(flatten)]
+    pub(crate) config: RunConfig,
+}
+
+/// A line of the journal: a generation that was about to start.
+#[derive(Debug, Serialize, Deserialize)]
+struct JournalEntry {
+    generation: u64,
+}
+
+/// An open run directory; no other coordinator has it open.
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+    metrics: File,
+    journal: File,
+    _lock: File,
+}
+
+impl RunDir {
+    /// Whether there is a run in `path`.
+    pub(crate) fn holds_run(path: &Path) -> bool {
+        path.join(CONFIG).exists()
+    }
+
+    /// Reads which run is in `path`.
+    pub(crate) fn read_info(path: &Path) -> Result<RunInfo> {
+        let file = path.join(CONFIG);
+        let text = read_bounded(&file)?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a run's configuration", file.display()))
+    }
+
+    /// Where a run in `path` keeps its checkpoints.
+    pub(crate) fn checkpoints_in(path: &Path) -> PathBuf {
+        path.join(CHECKPOINTS)
+    }
+
+    /// Opens a run directory for writing, made now if there is none.
+    pub(crate) fn create(path: &Path, info: &RunInfo) -> Result<Self> {
+        fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+        let path = fs::canonicalize(path)
+            .with_context(|| format!("cannot open the run directory {}", path.display()))?;
+        let lock = lock(&path)?;
+        for folder in [CHECKPOINTS, SAMPLES] {
+            let folder = path.join(folder);
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+        }
+        let metrics = append(&path.join(METRICS))?;
+        let journal = append(&path.join(JOURNAL))?;
+        let run_dir = Self { path, metrics, journal, _lock: lock };
+        run_dir.write_json(CONFIG, info)?;
+        Ok(run_dir)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn checkpoints(&self) -> Directory {
+        Directory::open(Self::checkpoints_in(&self.path))
+    }
+
+    /// Where the samples of an epoch, from 1, are.
+    pub(crate) fn samples_path(&self, epoch: u64) -> PathBuf {
+        self.path.join(SAMPLES).join(format!("epoch-{epoch:03}.png"))
+    }
+
+    pub(crate) fn write_summary(&self, summary: &impl Serialize) -> Result<()> {
+        self.write_json(SUMMARY, summary)
+    }
+
+    /// Appends a line to the metrics.
+    pub(crate) fn append_metrics(&mut self, object: &impl Serialize) -> Result<()> {
+        append_line(&mut self.metrics, object)
+            .with_context(|| format!("cannot write {}", self.path.join(METRICS).display()))
+    }
+
+    /// Notes, on disk for good, that a generation is about to start: its number is used.
+    pub(crate) fn journal_generation(&mut self, generation: Generation) -> Result<()> {
+        append_line(&mut self.journal, &JournalEntry { generation: generation.0 })
+            .and_then(|()| self.journal.sync_data())
+            .with_context(|| format!("cannot write {}", self.path.join(JOURNAL).display()))
+    }
+
+    /// The last generation that the run may have used. A line that was cut off counts for
+    /// nothing: its generation was not started.
+    pub(crate) fn last_generation(&self) -> Result<Generation> {
+        let text = read_bounded(&self.path.join(JOURNAL))?;
+        let entries = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        Ok(Generation(entries.map(|entry: JournalEntry| entry.generation).max().unwrap_or(0)))
+    }
+
+    /// Points the link `latest` beside this directory at it.
+    pub(crate) fn point_latest(&self) -> Result<()> {
+        let (Some(runs), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+            return Ok(());
+        };
+        let (link, beside) =
+            (runs.join("latest"), runs.join(format!(".latest-{}", std::process::id())));
+        let point = || -> io::Result<()> {
+            match fs::remove_file(&beside) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            std::os::unix::fs::symlink(name, &beside)?;
+            fs::rename(&beside, &link)
+        };
+        point().with_context(|| format!("cannot point {} at the run", link.display()))
+    }
+
+    fn write_json(&self, name: &str, object: &impl Serialize) -> Result<()> {
+        let path = self.path.join(name);
+        let beside = self.path.join(format!(".{name}.tmp"));
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&beside)?;
+            serde_json::to_writer_pretty(&mut file, object)?;
+            file.write_all(b"\n")?;
+            file.sync_all()?;
+            fs::rename(&beside, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+fn append(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.with_context(|| format!("cannot open {} for writing", path.display()))
+}
+
+fn append_line(file: &mut File, object: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(object)?;
+    line.push(b'\n');
+    file.write_all(&line)
+}
+
+fn lock(path: &Path) -> Result<File> {
+    let file = append(&path.join(LOCK))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            bail!("another coordinator is running in {}: stop it first", path.display())
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+fn read_bounded(path: &Path) -> Result<String> {
+    use io::Read as _;
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text)
+}

@@ -1,0 +1,143 @@
+//! A run from the first open socket to the last exited worker.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use membership::Outcome;
+use protocol::{CONTROL_MESSAGE_BYTES_MAX, wire::coordinator_server::CoordinatorServer};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+};
+use tonic::transport::{Server, server::TcpIncoming};
+
+use crate::{
+    console::Console,
+    control::{Control, Input},
+    launch::Launch,
+    run_dir::RunDir,
+    service::Service,
+    spawn::Children,
+};
+
+/// Inputs that wait for the control loop; workers are slowed down beyond.
+const INPUTS: usize = 1024;
+
+/// Exit codes of a program that a signal stopped, by convention 128 plus its number.
+const EXIT_SIGINT: u8 = 130;
+const EXIT_SIGTERM: u8 = 143;
+
+/// Where and how a run stopped.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    pub(crate) run_dir: PathBuf,
+    /// Whether there is a checkpoint to resume from.
+    pub(crate) resumable: bool,
+    /// The exit code that stands for the interruption.
+    pub(crate) exit_code: u8,
+}
+
+/// Carries out the run.
+pub(crate) fn run(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(serve(launch, console));
+    // Nothing is left to wait for but readers of pipes.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)> {
+    let listener = TcpListener::bind(launch.listen).await.with_context(|| {
+        format!(
+            "cannot listen on {}: is another coordinator running? choose another --listen, or \
+             port 0 for any free one",
+            launch.listen
+        )
+    })?;
+    let address = listener.local_addr()?;
+    data::fetch::ensure(&launch.data_dir, launch.offline)?;
+    let mut run_dir = launch.open_run_dir()?;
+    introduce(launch, &run_dir, address, console);
+
+    let (inputs, received) = mpsc::channel(INPUTS);
+    let (stop_serving, stopped_serving) = oneshot::channel::<()>();
+    let service = CoordinatorServer::new(Service::new(inputs.clone(), launch.data_dir.clone()))
+        .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    tokio::spawn(Server::builder().add_service(service).serve_with_incoming_shutdown(
+        incoming,
+        async {
+            let _dropped = stopped_serving.await;
+        },
+    ));
+    let (code, exit_code) = oneshot::channel();
+    tokio::spawn(stop_on_signal(inputs.clone(), code)?);
+    let children = if launch.spawn {
+        Children::start(launch, address, console, &inputs)?
+    } else {
+        Children::default()
+    };
+
+    let outcome = Control::new(launch, &mut run_dir, console.clone())?.run(received).await;
+    drop(stop_serving);
+    children.finish().await;
+    let resumable = run_dir.checkpoints().list().is_ok_and(|list| !list.is_empty());
+    let mut exit_code = exit_code;
+    let exit_code = exit_code.try_recv().unwrap_or(EXIT_SIGTERM);
+    Ok((outcome?, Stopped { run_dir: run_dir.path().to_owned(), resumable, exit_code }))
+}
+
+/// Tells a person what is about to run and how to start the workers.
+fn introduce(launch: &Launch, run_dir: &RunDir, address: std::net::SocketAddr, console: &Console) {
+    let config = launch.config();
+    let (training, model) = (&config.training, &config.training.model);
+    let workers = config.operation.workers;
+    console.line(&format!("Run directory: {}", run_dir.path().display()));
+    console.line(&format!(
+        "VAE {pixels}-{hidden}-{hidden}-{latent}, {} parameters; {} images, {} shards x {}, {} \
+         epochs of {} steps",
+        model.parameters(),
+        training.train_images,
+        training.shards,
+        training.batch_size,
+        config.operation.epochs,
+        launch.steps_per_epoch(),
+        pixels = config::PIXELS,
+        hidden = model.hidden_dim,
+        latent = model.latent_dim,
+    ));
+    if let Some(resume) = &launch.resume {
+        let step = resume.metadata.step;
+        console.line(&format!("Going on after step {step}, from {}", resume.path.display()));
+    }
+    console.line(&format!("Listening on http://{address}"));
+    if !launch.spawn {
+        console.line(&format!("Start {workers} workers, each with:"));
+        console.line(&format!("  vae-worker --coordinator http://{address}"));
+    }
+}
+
+/// Asks for a stop at the first SIGINT or SIGTERM, and exits at the second.
+fn stop_on_signal(
+    inputs: mpsc::Sender<Input>,
+    code: oneshot::Sender<u8>,
+) -> Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    Ok(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = interrupt.recv() => EXIT_SIGINT,
+                _ = terminate.recv() => EXIT_SIGTERM,
+            }
+        };
+        let _ended = code.send(next().await);
+        let _ended = inputs.send(Input::Stop).await;
+        let impatient = next().await;
+        std::process::exit(i32::from(impatient));
+    })
+}

@@ -1,0 +1,149 @@
+//! The gRPC service: turns streams into inputs for the control loop, and the data set into
+//! chunks. It decides nothing.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use data::RawFile;
+use membership::{Join, Loss, WorkerId};
+use protocol::{
+    DATASET_CHUNK_BYTES, PROTOCOL_VERSION, status,
+    wire::{
+        CoordinatorMessage, DatasetChunk, FetchDatasetRequest, Hello, WorkerMessage,
+        coordinator_server::Coordinator, worker_message::Body,
+    },
+};
+use tokio::{io::AsyncReadExt as _, sync::mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::control::{Connection, Input};
+
+/// How long a new stream may take to say hello.
+const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Messages to a worker that wait to be sent; a worker that lets more pile up is lost.
+const OUTBOUND_MESSAGES: usize = 64;
+
+/// Chunks of the data set that wait to be sent to one worker.
+const DATASET_CHUNKS: usize = 4;
+
+/// The service's side of the control loop.
+#[derive(Debug)]
+pub(crate) struct Service {
+    inputs: mpsc::Sender<Input>,
+    data_dir: PathBuf,
+    next_worker: AtomicU64,
+}
+
+impl Service {
+    pub(crate) fn new(inputs: mpsc::Sender<Input>, data_dir: PathBuf) -> Self {
+        Self { inputs, data_dir, next_worker: AtomicU64::new(0) }
+    }
+}
+
+#[tonic::async_trait]
+impl Coordinator for Service {
+    type JoinStream = ReceiverStream<Result<CoordinatorMessage, Status>>;
+    type FetchDatasetStream = ReceiverStream<Result<DatasetChunk, Status>>;
+
+    async fn join(
+        &self,
+        request: Request<Streaming<WorkerMessage>>,
+    ) -> Result<Response<Self::JoinStream>, Status> {
+        let mut inbound = request.into_inner();
+        let hello = receive_hello(&mut inbound).await?;
+        let join = Join::try_from(&hello).map_err(|error| status::malformed(&error))?;
+        let worker = WorkerId(self.next_worker.fetch_add(1, Ordering::Relaxed));
+        let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
+        let connection = Connection::new(&hello, outbound);
+        let joined = Input::Joined(worker, join, connection);
+        self.inputs.send(joined).await.map_err(|_| ended())?;
+        tokio::spawn(forward(worker, inbound, self.inputs.clone()));
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+
+    async fn fetch_dataset(
+        &self,
+        _request: Request<FetchDatasetRequest>,
+    ) -> Result<Response<Self::FetchDatasetStream>, Status> {
+        let (outbound, chunks) = mpsc::channel(DATASET_CHUNKS);
+        let data_dir = self.data_dir.clone();
+        tokio::spawn(async move {
+            for file in &data::FILES {
+                let sent = send_file(&data_dir, file, &outbound).await;
+                if let Err(error) = sent {
+                    tracing::warn!(file = file.name, "cannot send the data set: {error}");
+                    let unavailable = Status::unavailable(format!("{}: {error}", file.name));
+                    let _gone = outbound.send(Err(unavailable)).await;
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(chunks)))
+    }
+}
+
+fn ended() -> Status {
+    Status::unavailable("the run has ended")
+}
+
+async fn receive_hello(inbound: &mut Streaming<WorkerMessage>) -> Result<Hello, Status> {
+    let first = tokio::time::timeout(HELLO_PATIENCE, inbound.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("the worker sent no hello"))??;
+    let Some(WorkerMessage { body: Some(Body::Hello(hello)) }) = first else {
+        return Err(Status::invalid_argument("the first message of a worker is its hello"));
+    };
+    if hello.protocol_version == PROTOCOL_VERSION {
+        Ok(hello)
+    } else {
+        Err(status::version(hello.protocol_version))
+    }
+}
+
+/// Passes a worker's messages on, and then the end of its stream.
+async fn forward(
+    worker: WorkerId,
+    mut inbound: Streaming<WorkerMessage>,
+    inputs: mpsc::Sender<Input>,
+) {
+    let reason = loop {
+        match inbound.message().await {
+            Ok(Some(WorkerMessage { body: Some(body) })) => {
+                if inputs.send(Input::Message(worker, body)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Some(WorkerMessage { body: None })) => break "it sent an empty message".to_owned(),
+            Ok(None) => break "closed".to_owned(),
+            Err(status) => break protocol::convert::printable(status.message()),
+        }
+    };
+    let _ended = inputs.send(Input::Lost(worker, Loss::Disconnected(reason))).await;
+}
+
+async fn send_file(
+    data_dir: &Path,
+    raw: &RawFile,
+    outbound: &mpsc::Sender<Result<DatasetChunk, Status>>,
+) -> std::io::Result<()> {
+    let mut file = tokio::fs::File::open(data_dir.join(raw.name)).await?;
+    loop {
+        let mut content = vec![0; DATASET_CHUNK_BYTES];
+        let read = file.read(&mut content).await?;
+        content.truncate(read);
+        let chunk = DatasetChunk {
+            file: raw.name.into(),
+            sha256: raw.sha256.into(),
+            content: content.into(),
+        };
+        // A worker that went away does not matter here: its control stream tells.
+        if read == 0 || outbound.send(Ok(chunk)).await.is_err() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Some images of a set, as a model wants them.
+//!
+//! A batch is borrowed indices; nothing is copied until a model asks. It does not know how the indices were chosen.
+
+use crate::{Images, PIXELS};
+
+/// The value of a white pixel.
+const WHITE: f32 = 255.0;
+
+/// Images by their indices.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// The set.
+    pub images: &'a Images,
+    /// Into the set; each below `images.len()`.
+    pub indices: &'a [u32],
+}
+
+impl Batch<'_> {
+    /// How many images.
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether there are none: a trailing shard of an epoch's last step.
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// The sum of the indices, for the ledger.
+    pub fn index_sum(&self) -> u64 {
+        self.indices.iter().map(|index| u64::from(*index)).sum()
+    }
+
+    /// Writes the pixels, 0 to 1, row-major `[len, 784]`: exactly x / 255 as torchvision computes it.
+    ///
+    /// # Panics
+    /// If `out` is not `len * 784` long, or an index is not below `images.len()`.
+    pub fn gather_pixels(&self, out: &mut [f32]) {
+        assert_eq!(out.len(), self.len() * PIXELS, "784 floats an image");
+        for (row, index) in out.chunks_exact_mut(PIXELS).zip(self.indices) {
+            for (out, pixel) in row.iter_mut().zip(self.images.image(*index)) {
+                *out = f32::from(*pixel) / WHITE;
+            }
+        }
+    }
+
+    /// Replaces the content of `out` with the labels.
+    ///
+    /// # Panics
+    /// If an index is not below `images.len()`.
+    pub fn gather_labels(&self, out: &mut Vec<i64>) {
+        out.clear();
+        out.extend(self.indices.iter().map(|index| i64::from(self.images.label(*index))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gathers_in_the_order_of_the_indices() {
+        let pixels = (0..3u8).flat_map(|image| [image * 100; PIXELS]).collect();
+        let images = Images::new(pixels, vec![7, 8, 9]).unwrap();
+        let batch = Batch { images: &images, indices: &[2, 0, 2] };
+        assert_eq!((batch.len(), batch.is_empty(), batch.index_sum()), (3, false, 4));
+        let mut pixels = vec![-1.0; 3 * PIXELS];
+        batch.gather_pixels(&mut pixels);
+        assert!(pixels[..PIXELS].iter().all(|pixel| *pixel == 200.0 / 255.0));
+        assert!(pixels[PIXELS..2 * PIXELS].iter().all(|pixel| *pixel == 0.0));
+        assert_eq!(pixels[..PIXELS], pixels[2 * PIXELS..]);
+        let mut labels = vec![1, 2, 3, 4];
+        batch.gather_labels(&mut labels);
+        assert_eq!(labels, [9, 7, 9]);
+    }
+
+    #[test]
+    fn pixels_are_correctly_rounded_quotients() {
+        let pixels: Vec<u8> = (0..PIXELS).map(|at| at as u8).collect();
+        let images = Images::new(pixels, vec![0]).unwrap();
+        let mut out = vec![0.0; PIXELS];
+        Batch { images: &images, indices: &[0] }.gather_pixels(&mut out);
+        for (at, pixel) in out.iter().enumerate() {
+            assert_eq!(*pixel, (f64::from(at as u8) / 255.0) as f32);
+        }
+        assert_eq!((out[0], out[255]), (0.0, 1.0));
+    }
+
+    #[test]
+    fn an_empty_batch_is_fine() {
+        let images = Images::new(Vec::new(), Vec::new()).unwrap();
+        let batch = Batch { images: &images, indices: &[] };
+        batch.gather_pixels(&mut []);
+        assert_eq!((batch.len(), batch.index_sum()), (0, 0));
+    }
+}

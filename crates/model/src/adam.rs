@@ -1,0 +1,206 @@
+//! Adam on flat vectors, as `torch.optim.Adam` computes it.
+//!
+//! Kingma and Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1. It knows
+//! neither tensors nor members; every member runs it on the same vectors with the same bits.
+
+use crate::{Isa, State, isa::kernel};
+
+/// The optimizer's constants.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adam {
+    /// Step size.
+    pub learning_rate: f64,
+    /// Decay of the mean of the gradient.
+    pub beta1: f64,
+    /// Decay of the mean of the squared gradient.
+    pub beta2: f64,
+    /// Added to the denominator.
+    pub epsilon: f64,
+}
+
+impl Adam {
+    /// PyTorch's defaults, but for the learning rate.
+    #[must_use]
+    pub const fn new(learning_rate: f64) -> Self {
+        Self { learning_rate, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }
+    }
+
+    /// Applies the mean gradient `gradient_sum / images` and counts the step.
+    ///
+    /// # Panics
+    ///
+    /// Where a vector's length differs from the gradient's, or `images` is zero.
+    pub fn apply(&self, state: &mut State, gradient_sum: &[f32], images: u32) {
+        self.apply_with(Isa::best(), state, gradient_sum, images);
+    }
+
+    /// [`Adam::apply`] with a chosen instruction set; the bits are the same for all.
+    ///
+    /// # Panics
+    ///
+    /// As [`Adam::apply`].
+    pub fn apply_with(&self, isa: Isa, state: &mut State, gradient_sum: &[f32], images: u32) {
+        let len = gradient_sum.len();
+        assert!(images > 0, "a mean over no images");
+        assert_eq!(state.parameters.len(), len, "parameters and gradient differ in length");
+        assert_eq!(state.exp_avg.len(), len, "exp_avg and gradient differ in length");
+        assert_eq!(state.exp_avg_sq.len(), len, "exp_avg_sq and gradient differ in length");
+        state.step += 1;
+        let factors = self.factors(state.step);
+        let (p, m, v) = (&mut state.parameters, &mut state.exp_avg, &mut state.exp_avg_sq);
+        if images.is_power_of_two() {
+            // The reciprocal of a power of two is exact: the same bits, without a division.
+            multiply(isa, factors, 1.0 / images as f32, p, m, v, gradient_sum);
+        } else {
+            divide(isa, factors, images as f32, p, m, v, gradient_sum);
+        }
+    }
+
+    /// What is common to all elements of step `step`, counted from 1.
+    ///
+    /// lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps), with numerator and
+    /// denominator multiplied by the root of 1 - beta2^t.
+    fn factors(&self, step: u64) -> Factors {
+        let correction1 = 1.0 - power(self.beta1, step);
+        let correction2 = (1.0 - power(self.beta2, step)).sqrt();
+        Factors {
+            beta2: self.beta2 as f32,
+            rest1: (1.0 - self.beta1) as f32,
+            rest2: (1.0 - self.beta2) as f32,
+            step_size: (self.learning_rate / correction1 * correction2) as f32,
+            epsilon: (self.epsilon * correction2) as f32,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Factors {
+    beta2: f32,
+    rest1: f32,
+    rest2: f32,
+    step_size: f32,
+    epsilon: f32,
+}
+
+/// `base^exponent` by squaring: the C library's `pow` may differ between hosts.
+fn power(mut base: f64, mut exponent: u64) -> f64 {
+    let mut result = 1.0;
+    while exponent > 0 {
+        if exponent & 1 == 1 {
+            result *= base;
+        }
+        base *= base;
+        exponent >>= 1;
+    }
+    result
+}
+
+#[inline(always)]
+fn update(f: Factors, p: &mut f32, m: &mut f32, v: &mut f32, g: f32) {
+    *m = (g - *m).mul_add(f.rest1, *m);
+    *v = (g * f.rest2).mul_add(g, *v * f.beta2);
+    *p -= f.step_size * *m / (v.sqrt() + f.epsilon);
+}
+
+kernel! {
+    fn multiply(f: Factors, by: f32, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
+        for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(g) {
+            update(f, p, m, v, g * by);
+        }
+    }
+}
+
+kernel! {
+    fn divide(f: Factors, by: f32, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
+        for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(g) {
+            update(f, p, m, v, g / by);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(len: usize) -> State {
+        State {
+            step: 0,
+            parameters: (0..len).map(|i| (i as f32 * 0.37).sin()).collect(),
+            exp_avg: vec![0.0; len],
+            exp_avg_sq: vec![0.0; len],
+        }
+    }
+
+    fn gradient(len: usize, step: u64) -> Vec<f32> {
+        (0..len).map(|i| 30.0 * (i as f32 * 1.7 + step as f32).cos()).collect()
+    }
+
+    /// Algorithm 1 in f64, from the paper.
+    fn reference(adam: &Adam, len: usize, steps: u64, images: u32) -> Vec<f64> {
+        let mut p: Vec<f64> = state(len).parameters.iter().map(|&p| f64::from(p)).collect();
+        let (mut m, mut v) = (vec![0.0; len], vec![0.0; len]);
+        for step in 1..=steps {
+            for (i, g) in gradient(len, step).into_iter().enumerate() {
+                let g = f64::from(g) / f64::from(images);
+                m[i] = adam.beta1 * m[i] + (1.0 - adam.beta1) * g;
+                v[i] = adam.beta2 * v[i] + (1.0 - adam.beta2) * g * g;
+                let m_hat = m[i] / (1.0 - adam.beta1.powf(step as f64));
+                let v_hat: f64 = v[i] / (1.0 - adam.beta2.powf(step as f64));
+                p[i] -= adam.learning_rate * m_hat / (v_hat.sqrt() + adam.epsilon);
+            }
+        }
+        p
+    }
+
+    #[test]
+    fn it_follows_the_paper() {
+        let adam = Adam::new(1e-3);
+        for images in [1, 6, 64, 100] {
+            let mut state = state(1003);
+            for step in 1..=20 {
+                adam.apply(&mut state, &gradient(1003, step), images);
+            }
+            assert_eq!(state.step, 20);
+            for (i, (p, r)) in
+                state.parameters.iter().zip(reference(&adam, 1003, 20, images)).enumerate()
+            {
+                assert!((f64::from(*p) - r).abs() < 1e-6, "{i}: {p} is not {r}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_instruction_sets_give_the_same_bits() {
+        let adam = Adam::new(3e-4);
+        for images in [64, 96] {
+            let digests: Vec<_> = Isa::available()
+                .into_iter()
+                .map(|isa| {
+                    let mut state = state(4099);
+                    for step in 1..=5 {
+                        adam.apply_with(isa, &mut state, &gradient(4099, step), images);
+                    }
+                    state.digest()
+                })
+                .collect();
+            assert!(digests.iter().all(|digest| *digest == digests[0]));
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_has_never_had_a_gradient_stays() {
+        let mut state = state(32);
+        state.parameters[5] = 0.0;
+        Adam::new(0.1).apply(&mut state, &[0.0; 32], 3);
+        assert_eq!(state.parameters[5].to_bits(), 0.0_f32.to_bits());
+    }
+
+    #[test]
+    fn powers() {
+        for exponent in [0, 1, 2, 3, 10, 1000, 1_000_000] {
+            let expected = 0.999_f64.powf(exponent as f64);
+            assert!((power(0.999, exponent) - expected).abs() <= 1e-12 * expected.max(1e-300));
+        }
+        assert!(power(0.9, u64::MAX).abs() < 1e-300);
+    }
+}

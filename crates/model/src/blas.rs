@@ -1,0 +1,108 @@
+//! How libtorch's MKL is made fast and reproducible.
+//!
+//! MKL gives other bits for other numbers of threads unless it is told otherwise before it
+//! computes anything ([`deterministic`]), and on CPUs of other makers it refuses both that
+//! and its fastest kernels unless it finds a function [`mkl_serv_intel_cpu_true`] that
+//! returns 1. This crate defines it; a binary must also export it, or libtorch cannot see
+//! it. So the `build.rs` of every crate with binaries that embed this one prints
+//! `cargo:rustc-link-arg-bins=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true`;
+//! [`Branch`] tells whether that was forgotten. Multiplication itself is in `gemm.rs`.
+
+#![allow(unsafe_code, reason = "symbols of libtorch_cpu, looked up at run time")]
+
+use std::{
+    ffi::{CStr, c_char, c_int, c_void},
+    fmt, mem,
+    sync::OnceLock,
+};
+
+use crate::{Isa, isa::Level};
+
+/// Which code path MKL takes; part of what makes results comparable between machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Branch {
+    /// The same bits for any number of threads: the CPU's best path, as this crate set it.
+    Strict(&'static str),
+    /// What `MKL_CBWR` in the environment says; it is left alone.
+    Environment(String),
+    /// MKL refused: with code -3 the symbol is not exported, with -8 MKL was in use before.
+    Refused {
+        /// MKL's own code.
+        code: i32,
+    },
+    /// The BLAS is not MKL, or not one that can be asked.
+    Unknown,
+}
+
+impl fmt::Display for Branch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Strict(branch) => write!(f, "{branch},STRICT"),
+            Self::Environment(setting) => write!(f, "{setting}"),
+            Self::Refused { code } => write!(f, "refused ({code})"),
+            Self::Unknown => write!(f, "unknown"),
+        }
+    }
+}
+
+/// Fixes MKL's code path by what the CPU has, unless `MKL_CBWR` is in the environment, so
+/// that bits do not depend on the number of threads. To be called at the top of `main`,
+/// before anything uses tch; the models of this crate call it too. Only the first call acts.
+pub fn deterministic() -> Branch {
+    static BRANCH: OnceLock<Branch> = OnceLock::new();
+    BRANCH.get_or_init(fix_branch).clone()
+}
+
+/// Whether libtorch sees this crate's [`mkl_serv_intel_cpu_true`].
+#[must_use]
+pub fn unlocked() -> bool {
+    let ours = mkl_serv_intel_cpu_true as extern "C" fn() -> c_int;
+    symbol(c"mkl_serv_intel_cpu_true").is_some_and(|found| found as usize == ours as usize)
+}
+
+/// Found by MKL in place of its own, it says that the CPU is one that MKL supports fully.
+#[unsafe(no_mangle)]
+pub extern "C" fn mkl_serv_intel_cpu_true() -> c_int {
+    1
+}
+
+/// `MKL_CBWR_*` of `mkl_types.h`.
+const COMPATIBLE: c_int = 3;
+const AVX2: c_int = 10;
+const AVX512: c_int = 12;
+const STRICT: c_int = 0x1_0000;
+
+fn fix_branch() -> Branch {
+    if let Some(setting) = std::env::var_os("MKL_CBWR") {
+        return Branch::Environment(setting.to_string_lossy().into_owned());
+    }
+    // Also keeps the function in the executable: nothing else there refers to it.
+    std::hint::black_box(unlocked());
+    let (setting, name) = match Isa::best().0 {
+        Level::Portable => (COMPATIBLE, "COMPATIBLE"),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => (AVX2 | STRICT, "AVX2"),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => (AVX512 | STRICT, "AVX512"),
+    };
+    // What `mkl_cbwr_set` of MKL's headers stands for: int (int).
+    let Some(set) = symbol(c"mkl_serv_cbwr_set") else { return Branch::Unknown };
+    // SAFETY: the symbol is a C function of this type in every MKL that has it.
+    let set: extern "C" fn(c_int) -> c_int = unsafe { mem::transmute(set) };
+    match set(setting) {
+        0 => Branch::Strict(name),
+        code => Branch::Refused { code },
+    }
+}
+
+/// The address of a symbol among the loaded libraries, the executable first.
+fn symbol(name: &CStr) -> Option<*mut c_void> {
+    unsafe extern "C" {
+        fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+    }
+    /// `RTLD_DEFAULT` of `dlfcn.h`.
+    const DEFAULT: *mut c_void = std::ptr::null_mut();
+    // SAFETY: the handle is the default one and the name is a C string.
+    let address = unsafe { dlsym(DEFAULT, name.as_ptr()) };
+    (!address.is_null()).then_some(address)
+}

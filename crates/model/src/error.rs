@@ -1,0 +1,29 @@
+//! Why a model cannot be had.
+
+use thiserror::Error;
+
+/// A configuration that no model can be made of.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum ModelError {
+    /// A size is zero, or above what the matrix kernels can index.
+    #[error("{name} is {value}; it must be between 1 and {max}")]
+    Size {
+        /// The configuration's name of it.
+        name: &'static str,
+        /// What was asked for.
+        value: u64,
+        /// The largest that is allowed.
+        max: u64,
+    },
+    /// The weight of the KL divergence is negative, infinite or not a number.
+    #[error("beta is {0}; it must be a finite number, zero or above")]
+    Beta(f64),
+    /// The vectors do not fit into memory.
+    #[error("{purpose} needs {bytes} bytes, which this machine does not have; use a smaller one")]
+    Memory {
+        /// What the memory is for, with its sizes.
+        purpose: String,
+        /// How much was wanted; saturated where it exceeds the range of the type.
+        bytes: u64,
+    },
+}

@@ -1,0 +1,175 @@
+//! Matrix multiplication on slices: a checked wrapper over `sgemm_`, BLAS in its Fortran
+//! form, which libtorch_cpu exports. This file alone declares it.
+//!
+//! Matrices here are row-major. To BLAS, which is column-major, a row-major matrix is its own
+//! transpose, so C = A B is asked for as C' = B' A'.
+
+#![allow(unsafe_code, reason = "a foreign function on raw pointers")]
+
+use std::ffi::{c_char, c_int};
+
+// tch links the library; naming it here would only repeat that.
+use torch_sys as _;
+
+/// A row-major matrix in a slice, or the transpose of one.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    transposed: bool,
+}
+
+impl<'a> Matrix<'a> {
+    /// A matrix of `rows` times `columns`.
+    ///
+    /// # Panics
+    ///
+    /// Where the slice's length is not their product.
+    #[must_use]
+    pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        let size = rows.checked_mul(columns);
+        assert_eq!(Some(data.len()), size, "a matrix of {rows} x {columns}");
+        Self { data, rows, columns, transposed: false }
+    }
+
+    /// Its transpose; nothing moves.
+    #[must_use]
+    pub const fn t(self) -> Self {
+        Self { transposed: !self.transposed, ..self }
+    }
+
+    /// Rows and columns as seen by the product.
+    const fn shape(&self) -> (usize, usize) {
+        if self.transposed { (self.columns, self.rows) } else { (self.rows, self.columns) }
+    }
+}
+
+/// The largest side of a matrix: BLAS counts in 32 bits.
+pub const SIDE_MAX: usize = c_int::MAX as usize;
+
+/// Writes (does not add) the product a b to `out`, row-major.
+///
+/// # Panics
+///
+/// Where shapes do not fit, or a side is above [`SIDE_MAX`].
+pub fn multiply(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+    let ((m, k), (inner, n)) = (a.shape(), b.shape());
+    assert_eq!(k, inner, "a product of {m} x {k} and {inner} x {n}");
+    assert_eq!(Some(out.len()), m.checked_mul(n), "a result of {m} x {n}");
+    if out.is_empty() {
+        return;
+    }
+    if k == 0 {
+        out.fill(0.0);
+        return;
+    }
+    let [rows, columns, depth] = [m, n, k].map(blas_side);
+    let [stride_a, stride_b] = [a.columns, b.columns].map(blas_side);
+    let flag = |matrix: Matrix<'_>| if matrix.transposed { b'T' } else { b'N' } as c_char;
+    // SAFETY: every side is positive and fits c_int; the slices have the lengths that sides
+    // and strides imply (checked here and in `Matrix::new`); `out` is borrowed mutably, so it
+    // overlaps neither input; the pointers to scalars outlive the call, which keeps none.
+    unsafe {
+        sgemm_(
+            &flag(b),
+            &flag(a),
+            &columns,
+            &rows,
+            &depth,
+            &1.0,
+            b.data.as_ptr(),
+            &stride_b,
+            a.data.as_ptr(),
+            &stride_a,
+            &0.0,
+            out.as_mut_ptr(),
+            &columns,
+        );
+    }
+}
+
+fn blas_side(side: usize) -> c_int {
+    c_int::try_from(side).unwrap_or_else(|_| panic!("a side of {side} is above {SIDE_MAX}"))
+}
+
+unsafe extern "C" {
+    fn sgemm_(
+        transpose_a: *const c_char,
+        transpose_b: *const c_char,
+        m: *const c_int,
+        n: *const c_int,
+        k: *const c_int,
+        alpha: *const f32,
+        a: *const f32,
+        stride_a: *const c_int,
+        b: *const f32,
+        stride_b: *const c_int,
+        beta: *const f32,
+        c: *mut f32,
+        stride_c: *const c_int,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(len: usize, seed: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 7 + seed * 13) % 31) as f32 - 15.0).collect()
+    }
+
+    /// Small integers: every order of addition gives the same, exact result.
+    #[test]
+    fn it_multiplies_in_all_four_forms() {
+        for (m, n, k) in [(1, 1, 1), (2, 3, 4), (17, 5, 31), (64, 40, 78), (1, 30, 7), (9, 1, 2)] {
+            let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+            for (transpose_a, transpose_b) in
+                [(false, false), (false, true), (true, false), (true, true)]
+            {
+                let view_a =
+                    if transpose_a { Matrix::new(&a, k, m).t() } else { Matrix::new(&a, m, k) };
+                let view_b =
+                    if transpose_b { Matrix::new(&b, n, k).t() } else { Matrix::new(&b, k, n) };
+                let at_a =
+                    |i: usize, l: usize| if transpose_a { a[l * m + i] } else { a[i * k + l] };
+                let at_b =
+                    |l: usize, j: usize| if transpose_b { b[j * k + l] } else { b[l * n + j] };
+                let mut found = vec![f32::NAN; m * n];
+                multiply(view_a, view_b, &mut found);
+                for i in 0..m {
+                    for j in 0..n {
+                        let expected: f32 = (0..k).map(|l| at_a(i, l) * at_b(l, j)).sum();
+                        assert_eq!(found[i * n + j], expected, "{m} {n} {k} at {i} {j}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn empty_sides() {
+        let mut out = [f32::NAN; 6];
+        multiply(Matrix::new(&[], 2, 0), Matrix::new(&[], 0, 3), &mut out);
+        assert_eq!(out, [0.0; 6]);
+        multiply(Matrix::new(&[], 0, 3), Matrix::new(&[0.0; 6], 3, 2), &mut []);
+    }
+
+    #[test]
+    #[should_panic(expected = "a product of 2 x 3 and 2 x 3")]
+    fn sides_that_do_not_meet_are_refused() {
+        multiply(Matrix::new(&[0.0; 6], 2, 3), Matrix::new(&[0.0; 6], 2, 3), &mut [0.0; 4]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a result of 2 x 2")]
+    fn a_result_of_another_size_is_refused() {
+        multiply(Matrix::new(&[0.0; 6], 2, 3), Matrix::new(&[0.0; 6], 3, 2), &mut [0.0; 5]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a matrix of 2 x 3")]
+    fn a_slice_of_another_size_is_refused() {
+        let _ = Matrix::new(&[0.0; 5], 2, 3);
+    }
+}

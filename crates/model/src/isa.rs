@@ -1,0 +1,126 @@
+//! One loop, compiled for several instruction sets and chosen at run time.
+//!
+//! [`kernel!`] writes the variants of a function; an [`Isa`] is the proof that the CPU has
+//! one. All variants give the same bits: the compiler may neither reassociate floating-point
+//! arithmetic nor fuse a multiplication with an addition unless the source says `mul_add`,
+//! and it says so in all variants or in none. What the loops compute is not known here.
+
+#![allow(unsafe_code, reason = "calling a function compiled for features found at run time")]
+
+/// An instruction set that this CPU has; only detection makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(pub(crate) Level);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Isa {
+    /// The fastest one.
+    #[must_use]
+    pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if has_avx512() {
+                return Self(Level::Avx512);
+            }
+            if has_avx2() {
+                return Self(Level::Avx2);
+            }
+        }
+        Self(Level::Portable)
+    }
+
+    /// All that this CPU has, the slowest first; for tests that compare them.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        let mut found = vec![Self(Level::Portable)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if has_avx2() {
+                found.push(Self(Level::Avx2));
+            }
+            if has_avx512() {
+                found.push(Self(Level::Avx512));
+            }
+        }
+        found
+    }
+
+    /// Its name, for logs and fingerprints.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self.0 {
+            Level::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    has_avx2()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+}
+
+/// Writes a function with a first argument `isa: Isa` that runs the body as compiled for it.
+///
+/// The body must only call functions marked `#[inline(always)]`: others would not be
+/// compiled for the instruction set.
+macro_rules! kernel {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block
+    ) => {
+        $(#[$meta])*
+        #[allow(unsafe_code, reason = "see isa.rs")]
+        #[allow(clippy::too_many_arguments, reason = "a kernel names every vector it touches")]
+        $vis fn $name(isa: $crate::Isa, $($arg: $type),*) $(-> $out)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments, reason = "as above")]
+            fn portable($($arg: $type),*) $(-> $out)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            #[allow(clippy::too_many_arguments, reason = "as above")]
+            fn avx2($($arg: $type),*) $(-> $out)? {
+                portable($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            #[allow(clippy::too_many_arguments, reason = "as above")]
+            fn avx512($($arg: $type),*) $(-> $out)? {
+                portable($($arg),*)
+            }
+
+            match isa.0 {
+                $crate::isa::Level::Portable => portable($($arg),*),
+                // SAFETY: an `Isa` of this level exists only where the CPU has the features.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Level::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::isa::Level::Avx512 => unsafe { avx512($($arg),*) },
+            }
+        }
+    };
+}
+
+pub(crate) use kernel;

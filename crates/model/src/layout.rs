@@ -1,0 +1,130 @@
+//! Named tensors in one flat vector of f32. It knows neither their meaning nor their values.
+
+use std::ops::Range;
+
+/// Every tensor begins at a multiple of this many floats: 64 bytes, a cache line and the
+/// widest vector register.
+pub(crate) const ALIGNMENT_FLOATS: usize = 16;
+
+/// One tensor's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name, as PyTorch would call it.
+    pub name: String,
+    /// Its dimensions, outermost first; the elements are row-major.
+    pub shape: Vec<usize>,
+    /// Where its elements are, padding excluded.
+    pub range: Range<usize>,
+}
+
+/// The places of all tensors, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    entries: Vec<Entry>,
+    len: usize,
+}
+
+impl Layout {
+    /// Places the tensors one after the other. Padding is zero in every vector of this
+    /// layout, and stays so.
+    ///
+    /// # Panics
+    ///
+    /// Where the sum of the sizes exceeds `usize`; who takes sizes from input checks before.
+    pub fn new(tensors: impl IntoIterator<Item = (String, Vec<usize>)>) -> Self {
+        let mut layout = Self::default();
+        for (name, shape) in tensors {
+            let size = shape.iter().try_fold(1_usize, |size, &side| size.checked_mul(side));
+            let end = size.and_then(|size| layout.len.checked_add(size));
+            let padded = end.and_then(|end| end.checked_next_multiple_of(ALIGNMENT_FLOATS));
+            let (Some(end), Some(padded)) = (end, padded) else {
+                panic!("the layout's length exceeds usize at {name} of shape {shape:?}");
+            };
+            layout.entries.push(Entry { name, shape, range: layout.len..end });
+            layout.len = padded;
+        }
+        layout
+    }
+
+    /// The tensors, in order.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The length of a flat vector, padding included.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no elements.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The number of parameters, without padding.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        self.entries.iter().map(|entry| entry.range.len()).sum()
+    }
+
+    /// Zeroes what lies between the tensors.
+    ///
+    /// # Panics
+    ///
+    /// Where the vector is not as long as the layout.
+    pub fn zero_padding(&self, vector: &mut [f32]) {
+        assert_eq!(vector.len(), self.len, "vector and layout differ in length");
+        let starts = self.entries.iter().skip(1).map(|entry| entry.range.start);
+        for (entry, next) in self.entries.iter().zip(starts.chain([self.len])) {
+            vector[entry.range.end..next].fill(0.0);
+        }
+    }
+
+    /// The place of the tensor called `name`.
+    #[must_use]
+    pub fn range(&self, name: &str) -> Option<Range<usize>> {
+        self.entries.iter().find(|entry| entry.name == name).map(|entry| entry.range.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout() -> Layout {
+        Layout::new([
+            ("a.weight".to_owned(), vec![3, 5]),
+            ("a.bias".to_owned(), vec![16]),
+            ("scalar".to_owned(), vec![]),
+        ])
+    }
+
+    #[test]
+    fn tensors_begin_at_multiples_of_the_alignment() {
+        let layout = layout();
+        assert_eq!(layout.range("a.weight"), Some(0..15));
+        assert_eq!(layout.range("a.bias"), Some(16..32));
+        assert_eq!(layout.range("scalar"), Some(32..33));
+        assert_eq!(layout.range("b"), None);
+        assert_eq!((layout.len(), layout.parameters()), (48, 32));
+        assert_eq!(layout.entries()[0].shape, [3, 5]);
+    }
+
+    #[test]
+    fn padding_is_zeroed_and_nothing_else() {
+        let layout = layout();
+        let mut vector = vec![1.0; layout.len()];
+        layout.zero_padding(&mut vector);
+        assert_eq!(vector.iter().filter(|value| **value == 1.0).count(), layout.parameters());
+        assert_eq!((vector[15], vector[31], vector[32], vector[33]), (0.0, 1.0, 1.0, 0.0));
+    }
+
+    #[test]
+    #[should_panic(expected = "exceeds usize at huge")]
+    fn a_length_beyond_usize_is_refused() {
+        let _ = Layout::new([("huge".to_owned(), vec![usize::MAX, 2])]);
+    }
+}

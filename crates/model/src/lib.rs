@@ -1,0 +1,99 @@
+//! Models on flat vectors: parameters in, the gradient of the summed loss out.
+//!
+//! [`Model`] is all that a trainer knows. [`Vae`] implements it by hand, on slices, for the
+//! CPU; [`Autograd`] makes one of any objective written in tch, on any device. [`Adam`]
+//! advances a [`State`]. Nothing here knows of other members, files or sockets.
+//!
+//! The bits of every result depend on the arguments and the [`Isa`]'s BLAS alone: not on
+//! the number of threads, on what ran before, or on where a slice lies in memory. Start
+//! reading at `vae.rs`.
+
+pub mod autograd;
+pub mod blas;
+pub mod gemm;
+pub mod math;
+pub mod noise;
+
+mod adam;
+mod error;
+mod initial;
+mod isa;
+mod kernels;
+mod layout;
+mod memory;
+mod network;
+mod objective;
+mod pass;
+mod scratch;
+mod state;
+mod vae;
+
+use data::{Batch, Stream};
+
+pub use adam::Adam;
+pub use autograd::Autograd;
+pub use error::ModelError;
+pub use initial::initialise_linear;
+pub use isa::Isa;
+pub use layout::{Entry, Layout};
+pub use objective::{vae_autograd, vae_objective};
+pub use state::State;
+pub use vae::Vae;
+
+/// How many sums a model reports for a batch.
+pub const TERMS: usize = 3;
+
+/// Sums over the images of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sums {
+    /// The loss first, the others as [`Model::terms`] names them.
+    pub terms: [f64; TERMS],
+}
+
+impl std::ops::AddAssign for Sums {
+    fn add_assign(&mut self, other: Self) {
+        for (sum, term) in self.terms.iter_mut().zip(other.terms) {
+            *sum += term;
+        }
+    }
+}
+
+/// What a trainer knows of a model.
+///
+/// # Panics
+///
+/// The methods panic where a slice's length does not fit the layout or the batch: that is
+/// a mistake of the caller, which no input can cause.
+pub trait Model {
+    /// The parameters' names, shapes and places in the flat vectors.
+    fn layout(&self) -> &Layout;
+
+    /// The names of the sums.
+    fn terms(&self) -> [&'static str; TERMS];
+
+    /// Writes the initial parameters, a function of the seed alone.
+    fn initialise(&self, seed: u64, parameters: &mut [f32]);
+
+    /// Makes room for batches of `images`, so that lack of memory shows before training.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Memory`], with the bytes that were wanted.
+    fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
+        let _ = images;
+        Ok(())
+    }
+
+    /// Writes (does not add) the gradient of the sum of the loss over the batch's images;
+    /// an empty batch gives zeros. `noise` is the stream of all randomness in the step.
+    fn gradient(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_>,
+        noise: Stream,
+        gradient: &mut [f32],
+    ) -> Sums;
+
+    /// The sums alone, without a gradient.
+    fn evaluate(&mut self, parameters: &[f32], batch: &Batch<'_>, noise: Stream) -> Sums;
+}

@@ -1,0 +1,130 @@
+//! The VAE's layers and their places in the flat vectors: sizes are checked here.
+
+use std::ops::Range;
+
+use config::{Likelihood, ModelConfig};
+use data::PIXELS;
+
+use crate::{
+    Isa, Layout, ModelError,
+    gemm::{self, Matrix},
+    kernels, memory,
+};
+
+/// A fully connected layer: y = x W' + b with W `[outputs, inputs]`, row-major.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    inputs: usize,
+    outputs: usize,
+    weight: Range<usize>,
+    bias: Range<usize>,
+}
+
+impl Linear {
+    /// Writes x W' to `y`; the bias is left to the kernel that passes over `y` next.
+    pub(crate) fn product(&self, parameters: &[f32], x: &[f32], y: &mut [f32]) {
+        let x = Matrix::new(x, y.len() / self.outputs, self.inputs);
+        gemm::multiply(x, self.matrix(parameters).t(), y);
+    }
+
+    /// Writes relu(x W' + b) to `y`.
+    pub(crate) fn relu(&self, isa: Isa, parameters: &[f32], x: &[f32], y: &mut [f32]) {
+        self.product(parameters, x, y);
+        kernels::add_bias_relu(isa, y, self.bias(parameters));
+    }
+
+    /// Writes the weight's gradient dy' x.
+    pub(crate) fn weight_gradient(&self, dy: &[f32], x: &[f32], gradient: &mut [f32]) {
+        let images = dy.len() / self.outputs;
+        let dy = Matrix::new(dy, images, self.outputs).t();
+        let x = Matrix::new(x, images, self.inputs);
+        gemm::multiply(dy, x, &mut gradient[self.weight.clone()]);
+    }
+
+    /// Writes the input's gradient dy W to `dx`.
+    pub(crate) fn input_gradient(&self, parameters: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let dy = Matrix::new(dy, dx.len() / self.inputs, self.outputs);
+        gemm::multiply(dy, self.matrix(parameters), dx);
+    }
+
+    pub(crate) fn bias<'a>(&self, parameters: &'a [f32]) -> &'a [f32] {
+        &parameters[self.bias.clone()]
+    }
+
+    pub(crate) fn bias_gradient<'a>(&self, gradient: &'a mut [f32]) -> &'a mut [f32] {
+        &mut gradient[self.bias.clone()]
+    }
+
+    fn matrix<'a>(&self, parameters: &'a [f32]) -> Matrix<'a> {
+        Matrix::new(&parameters[self.weight.clone()], self.outputs, self.inputs)
+    }
+}
+
+/// All layers, in the order of the forward pass; ReLU follows all but the last of each half.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    pub(crate) layout: Layout,
+    pub(crate) encoder: [Linear; 3],
+    pub(crate) decoder: [Linear; 3],
+    /// Where the gaussian likelihood's one log-variance is.
+    pub(crate) log_variance: Option<usize>,
+    pub(crate) hidden: usize,
+    pub(crate) latent: usize,
+}
+
+/// State, gradient: so many flat vectors does a member hold at least.
+const VECTORS: u128 = 4;
+
+impl Network {
+    pub(crate) fn new(config: &ModelConfig) -> Result<Self, ModelError> {
+        let hidden = side("hidden_dim", config.hidden_dim, gemm::SIDE_MAX)?;
+        // Mean and log-variance are one matrix of twice the width.
+        let latent = side("latent_dim", config.latent_dim, gemm::SIDE_MAX / 2)?;
+        if !(config.beta.is_finite() && config.beta >= 0.0) {
+            return Err(ModelError::Beta(config.beta));
+        }
+        memory::check(4 * VECTORS * u128::from(config.parameters()), || {
+            format!("a model with hidden_dim {hidden} and latent_dim {latent}")
+        })?;
+        let layers = [
+            ("encoder.0", PIXELS, hidden),
+            ("encoder.2", hidden, hidden),
+            ("encoder.4", hidden, 2 * latent),
+            ("decoder.0", latent, hidden),
+            ("decoder.2", hidden, hidden),
+            ("decoder.4", hidden, PIXELS),
+        ];
+        let tensors = layers.iter().flat_map(|&(name, inputs, outputs)| {
+            [
+                (format!("{name}.weight"), vec![outputs, inputs]),
+                (format!("{name}.bias"), vec![outputs]),
+            ]
+        });
+        let gaussian = config.likelihood == Likelihood::Gaussian;
+        let log_variance = gaussian.then(|| ("log_variance".to_owned(), vec![1]));
+        let layout = Layout::new(tensors.chain(log_variance));
+        // Two tensors a layer, in the order above.
+        let linear = |layer: usize| Linear {
+            inputs: layers[layer].1,
+            outputs: layers[layer].2,
+            weight: layout.entries()[2 * layer].range.clone(),
+            bias: layout.entries()[2 * layer + 1].range.clone(),
+        };
+        Ok(Self {
+            encoder: [0, 1, 2].map(linear),
+            decoder: [3, 4, 5].map(linear),
+            log_variance: layout.range("log_variance").map(|range| range.start),
+            layout,
+            hidden,
+            latent,
+        })
+    }
+}
+
+fn side(name: &'static str, value: u32, max: usize) -> Result<usize, ModelError> {
+    let size = value as usize;
+    if size == 0 || size > max {
+        return Err(ModelError::Size { name, value: value.into(), max: max as u64 });
+    }
+    Ok(size)
+}

@@ -1,0 +1,206 @@
+//! Wire types to domain types and back, checked.
+
+use collective::{
+    Contribution, Control, Digest, Header, Kind, Rank, Round, ShardRange, Share, Step, TERMS,
+    Tally, Timing,
+};
+use membership::{Failure, Fingerprint, Join, Standing};
+use thiserror::Error;
+
+use crate::wire;
+
+/// A message that no correct peer sends.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("malformed message: {0}")]
+pub struct Malformed(pub String);
+
+impl Malformed {
+    fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+/// Bytes of a text that is shown to people; the rest of a longer one is cut off.
+const TEXT_BYTES_MAX: usize = 4096;
+
+/// Makes a peer's text fit for a log line: bounded, without control characters.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let mut used = 0;
+    text.chars()
+        .take_while(|c| {
+            used += c.len_utf8();
+            used <= TEXT_BYTES_MAX
+        })
+        .map(clean)
+        .collect()
+}
+
+impl TryFrom<&wire::Hello> for Join {
+    type Error = Malformed;
+
+    fn try_from(hello: &wire::Hello) -> Result<Self, Malformed> {
+        let wire = hello
+            .fingerprint
+            .as_ref()
+            .ok_or_else(|| Malformed::new("a hello without a fingerprint"))?;
+        let fingerprint = Fingerprint {
+            device: printable(&wire.device),
+            instruction_set: printable(&wire.instruction_set),
+            precision: printable(&wire.precision),
+            libtorch: printable(&wire.libtorch),
+        };
+        Ok(Self { rank: hello.rank.map(Rank), fingerprint })
+    }
+}
+
+impl From<Fingerprint> for wire::Fingerprint {
+    fn from(fingerprint: Fingerprint) -> Self {
+        let Fingerprint { device, instruction_set, precision, libtorch } = fingerprint;
+        Self { device, instruction_set, precision, libtorch }
+    }
+}
+
+/// Reads a digest of exactly 16 bytes.
+///
+/// # Errors
+/// [`Malformed`] for any other length.
+pub fn digest(bytes: &[u8]) -> Result<Digest, Malformed> {
+    let length = bytes.len();
+    let wrong = |_| Malformed::new(format!("a digest of {length} bytes instead of 16"));
+    bytes.try_into().map(Digest).map_err(wrong)
+}
+
+impl TryFrom<&wire::Ready> for Standing {
+    type Error = Malformed;
+
+    fn try_from(ready: &wire::Ready) -> Result<Self, Malformed> {
+        Ok(Self { step: Step(ready.step), digest: digest(&ready.digest)? })
+    }
+}
+
+impl From<&wire::Failed> for Failure {
+    fn from(failed: &wire::Failed) -> Self {
+        Self { message: printable(&failed.message), state_intact: failed.state_intact }
+    }
+}
+
+impl From<&wire::Member> for Share {
+    fn from(member: &wire::Member) -> Self {
+        let shards = ShardRange { start: member.first_shard, end: member.end_shard };
+        Self { rank: Rank(member.rank), shards }
+    }
+}
+
+impl From<&Header> for wire::RoundHeader {
+    fn from(header: &Header) -> Self {
+        let Header { round, contribution } = header;
+        let timing = contribution.timing;
+        Self {
+            step: round.step.0,
+            kind: wire::RoundKind::from(round.kind).into(),
+            control: contribution.control.0,
+            digest: contribution
+                .digest
+                .map_or_else(bytes::Bytes::new, |digest| bytes::Bytes::copy_from_slice(&digest.0)),
+            compute_us: timing.compute_us,
+            all_reduce_us: timing.all_reduce_us,
+            waiting_us: timing.waiting_us,
+            tallies: contribution.tallies.iter().map(wire::NodeTally::from).collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::RoundHeader> for Header {
+    type Error = Malformed;
+
+    fn try_from(header: wire::RoundHeader) -> Result<Self, Malformed> {
+        let kind = match header.kind() {
+            wire::RoundKind::Train => Kind::Train,
+            wire::RoundKind::Evaluate => Kind::Evaluate,
+            wire::RoundKind::Unspecified => {
+                return Err(Malformed::new(format!("a round of unknown kind {}", header.kind)));
+            }
+        };
+        let tallies = header.tallies.iter().map(Tally::try_from).collect::<Result<_, _>>()?;
+        let digest = match &header.digest[..] {
+            [] => None,
+            bytes => Some(digest(bytes)?),
+        };
+        let timing = Timing {
+            compute_us: header.compute_us,
+            all_reduce_us: header.all_reduce_us,
+            waiting_us: header.waiting_us,
+        };
+        let control = Control(header.control);
+        Ok(Self {
+            round: Round { step: Step(header.step), kind },
+            contribution: Contribution { tallies, control, digest, timing },
+        })
+    }
+}
+
+impl From<Kind> for wire::RoundKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Train => Self::Train,
+            Kind::Evaluate => Self::Evaluate,
+        }
+    }
+}
+
+impl From<&Tally> for wire::NodeTally {
+    fn from(tally: &Tally) -> Self {
+        Self { terms: tally.terms.to_vec(), images: tally.images, index_sum: tally.index_sum }
+    }
+}
+
+impl TryFrom<&wire::NodeTally> for Tally {
+    type Error = Malformed;
+
+    fn try_from(tally: &wire::NodeTally) -> Result<Self, Malformed> {
+        let count = tally.terms.len();
+        let terms = tally.terms[..].try_into().map_err(|_| {
+            Malformed::new(format!("a tally of {count} loss terms instead of {TERMS}"))
+        })?;
+        Ok(Self { terms, images: tally.images, index_sum: tally.index_sum })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_survives_the_wire() {
+        let tally = Tally { terms: [1.0, 2.0, 3.0], images: 4, index_sum: 5 };
+        let header = Header {
+            round: Round { step: Step(9), kind: Kind::Train },
+            contribution: Contribution {
+                tallies: vec![tally, tally],
+                control: Control::PAUSE,
+                digest: Some(Digest([7; 16])),
+                timing: Timing { compute_us: 1, all_reduce_us: 2, waiting_us: 3 },
+            },
+        };
+        assert_eq!(Header::try_from(wire::RoundHeader::from(&header)), Ok(header));
+    }
+
+    #[test]
+    fn malformed_messages_are_named() {
+        let unknown = wire::RoundHeader { kind: 77, ..Default::default() };
+        assert!(Header::try_from(unknown).unwrap_err().to_string().contains("77"));
+        let short = wire::Ready { digest: vec![1, 2, 3].into(), ..Default::default() };
+        assert!(Standing::try_from(&short).unwrap_err().to_string().contains("3 bytes"));
+        let terms = wire::NodeTally { terms: vec![0.0; 9], ..Default::default() };
+        assert!(Tally::try_from(&terms).unwrap_err().to_string().contains('9'));
+        assert!(Join::try_from(&wire::Hello::default()).is_err());
+    }
+
+    #[test]
+    fn a_text_is_bounded_and_clean() {
+        assert_eq!(printable("a\nb\x1b[1m"), "a b [1m");
+        assert_eq!(printable(&"é".repeat(5000)).len(), TEXT_BYTES_MAX);
+    }
+}

@@ -1,0 +1,32 @@
+//! The wire: the code generated from `proto/`, its conversion to domain types, and the table
+//! from errors to gRPC codes.
+//!
+//! Whatever a peer sends passes through [`convert`] before anything else sees it: there a
+//! missing field, a wrong length or an unknown kind becomes an [`Malformed`], never a panic.
+
+pub mod convert;
+pub mod status;
+
+/// The generated messages, clients and servers.
+#[allow(missing_docs, unreachable_pub, missing_debug_implementations, clippy::all)]
+pub mod wire {
+    tonic::include_proto!("lockstep.v1");
+}
+
+pub use convert::Malformed;
+
+/// Version of the protocol that this build speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Most bytes of a message on the control stream; a generation of thousands of members fits.
+pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Most bytes of file content in one chunk of the data set.
+pub const DATASET_CHUNK_BYTES: usize = 1 << 18;
+
+/// Most floats in one chunk of an all-reduce.
+pub const CHUNK_FLOATS: usize = 1 << 18;
+
+/// Most bytes of a frame of an all-reduce: a full chunk, or a header with thousands of
+/// tallies.
+pub const FRAME_BYTES_MAX: usize = 4 * CHUNK_FLOATS + (1 << 16);

@@ -1,0 +1,46 @@
+//! The one table from errors to gRPC codes.
+
+use membership::Refusal;
+use tonic::{Code, Status};
+
+use crate::{Malformed, PROTOCOL_VERSION};
+
+/// The status for a worker that is turned away.
+#[must_use]
+pub fn refusal(refusal: &Refusal) -> Status {
+    let code = match refusal {
+        Refusal::NoSuchRank { .. } => Code::OutOfRange,
+        Refusal::RankTaken(_) => Code::AlreadyExists,
+        Refusal::Full { .. } => Code::ResourceExhausted,
+        Refusal::UnderWay | Refusal::MixedFingerprints { .. } => Code::FailedPrecondition,
+    };
+    Status::new(code, refusal.to_string())
+}
+
+/// The status for a message that no correct peer sends.
+#[must_use]
+pub fn malformed(malformed: &Malformed) -> Status {
+    Status::new(Code::InvalidArgument, malformed.to_string())
+}
+
+/// The status for a worker that speaks another version of the protocol.
+#[must_use]
+pub fn version(theirs: u32) -> Status {
+    let message = format!(
+        "this coordinator speaks protocol version {PROTOCOL_VERSION}, the worker {theirs}: \
+         use binaries of one build"
+    );
+    Status::new(Code::FailedPrecondition, message)
+}
+
+/// The status for a stream of the data plane that belongs to no generation of this member.
+#[must_use]
+pub fn stale(message: impl Into<String>) -> Status {
+    Status::new(Code::Aborted, message)
+}
+
+/// Whether a call that failed with this code may succeed when it is tried again.
+#[must_use]
+pub fn is_transient(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled)
+}

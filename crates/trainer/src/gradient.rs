@@ -1,0 +1,41 @@
+//! A member's partial: the sum of its shards' gradients, along the shard tree.
+
+use std::mem;
+
+use collective::{Node, Tally, plan};
+use data::{Batch, Domain, Stream};
+use model::Model;
+
+use crate::Trainer;
+
+impl<M: Model> Trainer<M> {
+    /// Writes the summed gradient of the shards below `node`; `level` counts the right-hand
+    /// turns on the way here, each of which holds one spare vector.
+    pub(crate) fn node_gradient(&mut self, node: Node, sum: &mut [f32], level: usize) -> Tally {
+        let Some((left, right)) = node.children() else {
+            return self.shard_gradient(node.start, sum);
+        };
+        if self.spare.len() <= level {
+            self.spare.push(vec![0.0; sum.len()]);
+        }
+        let left = self.node_gradient(left, sum, level);
+        let mut term = mem::take(&mut self.spare[level]);
+        let right = self.node_gradient(right, &mut term, level + 1);
+        plan::accumulate(sum, &term);
+        self.spare[level] = term;
+        left + right
+    }
+
+    fn shard_gradient(&mut self, shard: u32, gradient: &mut [f32]) -> Tally {
+        let position = self.schedule.locate(self.state.step);
+        if self.order.as_ref().is_none_or(|(epoch, _)| *epoch != position.epoch) {
+            self.order = Some((position.epoch, self.schedule.order(position.epoch)));
+        }
+        let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
+        let indices = &order[self.schedule.positions(position.step, shard)];
+        let batch = Batch { images: &self.data.train, indices };
+        let noise = Stream::new(self.settings.seed, Domain::Noise, self.state.step, shard);
+        let sums = self.model.gradient(&self.state.parameters, &batch, noise, gradient);
+        Tally { terms: sums.terms, images: batch.len() as u64, index_sum: batch.index_sum() }
+    }
+}

@@ -1,0 +1,216 @@
+//! The training loop, on traits only: any [`model::Model`], any [`collective::AllReduce`].
+//!
+//! Start reading at [`Trainer::train`]: the loop fits a screen, and distribution is one line
+//! of it. The trainer knows nothing of processes, sockets, files or clocks on the wall; who
+//! wants to hear of its progress is an [`Observer`].
+
+mod evaluate;
+mod gradient;
+mod ledger;
+mod observer;
+
+use std::{sync::Arc, time::Instant};
+
+use collective::{AllReduce, Contribution, Control, Interrupted, Kind, Round, Step, Timing};
+use data::{Mnist, Schedule};
+use model::{Adam, Model, State};
+use thiserror::Error;
+
+pub use ledger::{EpochLedger, Ledger};
+pub use observer::{EpochSummary, Observer, Quiet, StepSummary};
+
+/// What a trainer needs to know beside the model and the data.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Key of every random stream.
+    pub seed: u64,
+    /// Logical slices of a global batch.
+    pub shards: u32,
+    /// Images per shard and step.
+    pub batch_size: u32,
+    /// Passes over the training images.
+    pub epochs: u32,
+    /// Steps between comparisons of the members' digests; 0 for never.
+    pub verify_every: u32,
+    /// The optimizer.
+    pub adam: Adam,
+}
+
+/// How a generation ended for this member, in agreement with all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The last step of the run is done.
+    Completed,
+    /// A pause was asked for, and the members stopped after the same step.
+    Paused,
+}
+
+/// Why training cannot go on.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// The generation broke. The state is that after the last complete step.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The loss is no number any more. The state is that before this step.
+    #[error(
+        "the loss of step {step} is {loss}: training has diverged; lower --learning-rate, and \
+         start again or --resume from an earlier checkpoint"
+    )]
+    NotFinite {
+        /// Updates done before the step.
+        step: Step,
+        /// The loss, summed over the images.
+        loss: f64,
+    },
+    /// An epoch did not count every image exactly once.
+    #[error(
+        "epoch {epoch} counted {} images with index sum {}, instead of {} with {}: \
+         this is a bug, please report it", .found.images, .found.index_sum, .expected.images,
+        .expected.index_sum
+    )]
+    Miscounted {
+        /// The epoch, from 1.
+        epoch: u64,
+        /// What was counted.
+        found: EpochLedger,
+        /// What should have been.
+        expected: EpochLedger,
+    },
+}
+
+/// Trains a model, one generation after the other, on one state.
+#[derive(Debug)]
+pub struct Trainer<M> {
+    settings: Settings,
+    model: M,
+    data: Arc<Mnist>,
+    schedule: Schedule,
+    state: State,
+    ledger: Ledger,
+    /// The order of the epoch in hand.
+    order: Option<(u64, Vec<u32>)>,
+    /// Gradients of right-hand nodes, by level of the shard tree.
+    spare: Vec<Vec<f32>>,
+    timing: Timing,
+}
+
+impl<M: Model> Trainer<M> {
+    /// A trainer at the state before the first step.
+    pub fn new(settings: Settings, model: M, data: Arc<Mnist>) -> Self {
+        let Settings { seed, shards, batch_size, .. } = settings;
+        let images = u32::try_from(data.train.len()).unwrap_or(u32::MAX);
+        let schedule = Schedule::new(seed, images, shards, batch_size);
+        let state = State::initial(&model, seed);
+        let (ledger, timing) = (Ledger::default(), Timing::default());
+        Self { settings, model, data, schedule, state, ledger, order: None, spare: vec![], timing }
+    }
+
+    /// The state after the last complete step.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The images counted so far.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The model.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// Goes on from another state, as from a checkpoint.
+    pub fn restore(&mut self, state: State, ledger: Ledger) {
+        (self.state, self.ledger) = (state, ledger);
+    }
+
+    /// Steps of the whole run.
+    pub fn steps(&self) -> u64 {
+        self.schedule.steps_per_epoch() * u64::from(self.settings.epochs)
+    }
+
+    /// Trains as a member of one generation, until it ends.
+    ///
+    /// # Errors
+    /// [`TrainError`]; the state is then that after the last complete step.
+    pub fn train(
+        &mut self,
+        collective: &mut dyn AllReduce,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended, TrainError> {
+        // The last generation may have ended between an epoch's last step and its report.
+        self.end_epoch_if_due(collective, observer)?;
+        while self.state.step < self.steps() {
+            let begun = Instant::now();
+            let position = self.schedule.locate(self.state.step);
+            let contribution = self.contribute(collective, observer.control());
+            let computed = begun.elapsed();
+            let outcome = collective.all_reduce(self.round(Kind::Train), &contribution)?;
+            let reduced = begun.elapsed();
+            self.check_loss(outcome.tally.terms[0])?;
+            let images = u32::try_from(outcome.tally.images).unwrap_or(u32::MAX);
+            self.settings.adam.apply(&mut self.state, collective.sum(), images);
+            self.ledger.add(position.epoch, &outcome.tally);
+            let updated = begun.elapsed();
+            self.timing = observer::timing(computed, reduced, updated, outcome.waiting);
+            observer.stepped(&StepSummary {
+                step: self.state.step,
+                epoch: position.epoch + 1,
+                tally: outcome.tally,
+                timings: &outcome.timings,
+                elapsed: updated,
+            });
+            self.end_epoch_if_due(collective, observer)?;
+            if outcome.control.contains(Control::PAUSE) && self.state.step < self.steps() {
+                return Ok(Ended::Paused);
+            }
+        }
+        Ok(Ended::Completed)
+    }
+
+    fn round(&self, kind: Kind) -> Round {
+        Round { step: Step(self.state.step), kind }
+    }
+
+    /// Computes this member's partials of the next step.
+    fn contribute(&mut self, collective: &mut dyn AllReduce, control: Control) -> Contribution {
+        let tallies = (0..collective.nodes().len())
+            .map(|index| {
+                let node = collective.nodes()[index];
+                self.node_gradient(node, collective.partial_mut(index), 0)
+            })
+            .collect();
+        let verify_every = u64::from(self.settings.verify_every);
+        let verify = self.state.step.checked_rem(verify_every) == Some(0);
+        let digest = verify.then(|| self.state.digest());
+        Contribution { tallies, control, digest, timing: self.timing }
+    }
+
+    fn check_loss(&self, loss: f64) -> Result<(), TrainError> {
+        let step = Step(self.state.step);
+        if loss.is_finite() { Ok(()) } else { Err(TrainError::NotFinite { step, loss }) }
+    }
+
+    /// At the end of an epoch: checks the ledger, evaluates, and reports.
+    fn end_epoch_if_due(
+        &mut self,
+        collective: &mut dyn AllReduce,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let per_epoch = self.schedule.steps_per_epoch();
+        if self.state.step == 0 || !self.state.step.is_multiple_of(per_epoch) {
+            return Ok(());
+        }
+        let epoch = self.state.step / per_epoch;
+        let train = self.ledger.epoch(epoch - 1);
+        let expected = EpochLedger::complete(self.schedule.images());
+        if (train.images, train.index_sum) != (expected.images, expected.index_sum) {
+            return Err(TrainError::Miscounted { epoch, found: train, expected });
+        }
+        let test = self.evaluate(collective)?;
+        let summary = EpochSummary { epoch, train, test };
+        observer.epoch_ended(&summary, &self.state, &self.ledger);
+        Ok(())
+    }
+}

@@ -1,0 +1,77 @@
+//! Who hears of a trainer's progress, and what is heard.
+
+use std::time::Duration;
+
+use collective::{Control, Tally, Timing};
+use model::State;
+
+use crate::{EpochLedger, Ledger};
+
+/// One step, after it was applied.
+#[derive(Clone, Debug)]
+pub struct StepSummary<'a> {
+    /// Updates done.
+    pub step: u64,
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// The losses and images of the step, over all members.
+    pub tally: Tally,
+    /// Where each member's previous step spent its time, in rank order.
+    pub timings: &'a [Timing],
+    /// How long the step took.
+    pub elapsed: Duration,
+}
+
+/// One epoch, after its last step.
+#[derive(Clone, Debug)]
+pub struct EpochSummary {
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// The training images' losses, as they were when each was visited.
+    pub train: EpochLedger,
+    /// The test images' losses at the end of the epoch.
+    pub test: Tally,
+}
+
+/// Hears of progress, and may ask for things in return. Called on the training thread, so
+/// every call is short.
+pub trait Observer {
+    /// What this member asks for with the step that is about to be exchanged.
+    fn control(&self) -> Control;
+
+    /// A step was applied.
+    fn stepped(&mut self, step: &StepSummary<'_>);
+
+    /// An epoch was completed. A generation that begins at the end of an epoch reports that
+    /// epoch once more.
+    fn epoch_ended(&mut self, epoch: &EpochSummary, state: &State, ledger: &Ledger);
+}
+
+/// An observer that neither hears nor asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quiet;
+
+impl Observer for Quiet {
+    fn control(&self) -> Control {
+        Control::default()
+    }
+
+    fn stepped(&mut self, _step: &StepSummary<'_>) {}
+
+    fn epoch_ended(&mut self, _epoch: &EpochSummary, _state: &State, _ledger: &Ledger) {}
+}
+
+/// Splits a step's time, given when each part of it was over, into what each was for.
+pub(crate) fn timing(
+    computed: Duration,
+    reduced: Duration,
+    updated: Duration,
+    waiting: Duration,
+) -> Timing {
+    let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+    Timing {
+        compute_us: micros(computed + (updated - reduced)),
+        all_reduce_us: micros((reduced - computed).saturating_sub(waiting)),
+        waiting_us: micros(waiting),
+    }
+}

@@ -1,0 +1,80 @@
+//! All-reduce over gRPC: one bidirectional stream for each pair of members.
+//!
+//! [`Endpoint`] is the service that every worker hosts, and where generations connect;
+//! [`Grpc`] is the training thread's side of one connected generation.
+
+mod connect;
+mod endpoint;
+mod exchange;
+mod frames;
+mod inbox;
+
+use std::net::SocketAddr;
+
+use collective::{Generation, Rank, Share};
+use thiserror::Error;
+
+pub use endpoint::Endpoint;
+pub use exchange::{Abort, Grpc};
+
+/// HTTP/2 frames of this size let a chunk travel in few pieces; the protocol's default of
+/// 16 KiB costs more than twice the time.
+const HTTP2_FRAME_BYTES: u32 = 1 << 20;
+
+/// Bytes in flight before the receiver has to acknowledge, per stream and per connection.
+const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
+
+/// A member of a generation, and where it serves `AllReduce`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its rank and shards.
+    pub share: Share,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// A generation to connect.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The run; streams of another run are refused.
+    pub run_id: String,
+    /// The generation; streams of another one are refused.
+    pub generation: Generation,
+    /// Shards of the run.
+    pub shards: u32,
+    /// Floats in the flat gradient.
+    pub length: usize,
+    /// The rank of this member.
+    pub rank: Rank,
+    /// All members in rank order.
+    pub peers: Vec<Peer>,
+}
+
+/// Why a generation could not be connected.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The members do not divide the shards.
+    #[error(transparent)]
+    Plan(#[from] collective::plan::PlanError),
+    /// This member is not in the list.
+    #[error("rank {0} is not a member of the generation")]
+    NotAMember(Rank),
+    /// A member did not answer.
+    #[error("cannot connect to rank {rank} at {address}: {reason}")]
+    Unreachable {
+        /// The member.
+        rank: Rank,
+        /// Where it should listen.
+        address: SocketAddr,
+        /// What went wrong.
+        reason: String,
+    },
+    /// A member did not open its stream in time.
+    #[error("rank {rank} did not connect within {seconds} s")]
+    Absent {
+        /// The member.
+        rank: Rank,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+}

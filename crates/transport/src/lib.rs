@@ -1,0 +1,11 @@
+//! Moves partials and sums between the members of a generation.
+//!
+//! A transport implements [`collective::AllReduce`] for a blocking training thread, while
+//! the bytes move on a tokio runtime. What is added to what, and in which order, is decided
+//! in `collective` alone.
+//!
+//! Start reading at [`grpc`].
+
+pub mod grpc;
+
+pub use grpc::{Abort, ConnectError, Endpoint, Group, Grpc, Peer};

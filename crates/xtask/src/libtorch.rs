@@ -1,0 +1,354 @@
+//! A libtorch in a folder: how it is laid out, how to tell a whole one, and how one is put in
+//! place.
+//!
+//! The folder has `lib/`, `include/` and the stamp `build-version`. It appears by one rename,
+//! complete: whatever interrupts a fetch leaves no folder or the one before. It does not know where
+//! files come from (`python.rs`).
+
+use crate::python::{self, Dependencies};
+use crate::{interrupt, prerequisites};
+use anyhow::{Context, bail, ensure};
+use std::ffi::OsStr;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fmt, io, process, thread};
+
+/// The libtorch that tch 0.24 is made for; the two move together.
+pub(crate) const VERSION: &str = "2.11.0";
+
+/// Holds version and flavour, as `2.11.0+cpu`. The build script of torch-sys reads it as well, and
+/// checks the version.
+const STAMP: &str = "build-version";
+
+/// What libtorch_cpu is linked with, by the wheels' own pins.
+const CUDA_RUNTIME: &str = "nvidia-cuda-runtime==13.0.96";
+const CUDA_PROFILING: &str = "nvidia-cuda-cupti==13.0.85";
+
+/// What a program needs to start; these tell a whole libtorch from a damaged one, too.
+const LIBRARIES: [&str; 6] = [
+    "libtorch.so",
+    "libtorch_cpu.so",
+    "libc10.so",
+    "libgomp.so.1",
+    "libcudart.so.13",
+    "libcupti.so.13",
+];
+
+/// How long another set-up in the same folder is waited for.
+const LOCK_WAIT: Duration = Duration::from_mins(30);
+const LOCK_POLL: Duration = Duration::from_millis(200);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    Cpu,
+    Cuda,
+}
+
+impl Flavour {
+    /// The room that a fetch takes at its peak, in bytes: the wheels twice (pip copies them), then
+    /// their contents.
+    fn peak_bytes(self) -> u64 {
+        match self {
+            Flavour::Cpu => 1_200_000_000,
+            Flavour::Cuda => 6_000_000_000,
+        }
+    }
+
+    /// The members of a wheel to unpack, as shell patterns in which `*` matches `/` too.
+    fn wanted_members(self) -> Vec<String> {
+        let mut patterns = vec!["torch/include/*".to_owned()];
+        match self {
+            Flavour::Cpu => patterns.extend(LIBRARIES.map(|name| format!("*/lib/{name}"))),
+            Flavour::Cuda => patterns.push("*/lib/*.so*".to_owned()),
+        }
+        patterns
+    }
+}
+
+impl fmt::Display for Flavour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Flavour::Cpu => "cpu",
+            Flavour::Cuda => "cuda",
+        })
+    }
+}
+
+/// A whole libtorch of the right version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Installation {
+    pub(crate) flavour: Flavour,
+}
+
+/// What is in `folder`; none where it is of another version, unfinished or not there.
+pub(crate) fn installed(folder: &Path) -> Option<Installation> {
+    let stamp = fs::read_to_string(folder.join(STAMP)).ok()?;
+    let flavour = match stamp.trim().strip_prefix(VERSION)? {
+        "+cpu" => Flavour::Cpu,
+        "+cuda" => Flavour::Cuda,
+        _ => return None,
+    };
+    missing_file(folder).is_none().then_some(Installation { flavour })
+}
+
+/// The first of the necessary files that is absent or empty.
+fn missing_file(folder: &Path) -> Option<PathBuf> {
+    let header = PathBuf::from("include/torch/csrc/api/include/torch/torch.h");
+    let libraries = LIBRARIES.iter().map(|name| Path::new("lib").join(name));
+    let has = |file: &PathBuf| fs::metadata(folder.join(file)).is_ok_and(|file| file.len() > 0);
+    libraries.chain([header]).find(|file| !has(file))
+}
+
+/// Fetches libtorch and puts it in place of whatever is at `destination`.
+pub(crate) fn fetch(destination: &Path, flavour: Flavour) -> anyhow::Result<()> {
+    prerequisites::platform()?;
+    prerequisites::python()?;
+    let parent =
+        destination.parent().context("the destination of libtorch has no parent folder")?;
+    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    let lock = lock(parent)?;
+    if installed(destination) == Some(Installation { flavour }) {
+        return Ok(()); // Another set-up has fetched it while this one waited.
+    }
+    if lock.is_some() {
+        sweep(destination);
+    }
+    prerequisites::disk_space(parent, flavour.peak_bytes())?;
+    println!("fetching libtorch {VERSION} ({flavour}) into {}", destination.display());
+    let scratch = Scratch::create(destination)?;
+    download(&scratch, flavour)?;
+    let staged = stage(&scratch, flavour)?;
+    replace(destination, &staged, &scratch.path.join("previous"))?;
+    println!("libtorch {VERSION} ({flavour}) is in place");
+    Ok(())
+}
+
+/// Downloads the wheels and unpacks what is wanted of them into `scratch`.
+fn download(scratch: &Scratch, flavour: Flavour) -> anyhow::Result<()> {
+    let wheels = scratch.folder("wheels")?;
+    let unpacked = scratch.folder("unpacked")?;
+    let torch = format!("torch=={VERSION}");
+    match flavour {
+        Flavour::Cpu => {
+            let wanted = [torch, CUDA_RUNTIME.to_owned(), CUDA_PROFILING.to_owned()];
+            python::download(&wanted, Dependencies::Leave, &wheels)?;
+        }
+        Flavour::Cuda => {
+            python::download(&[torch], Dependencies::Leave, &wheels)?;
+            let wanted = python::nvidia_requirements(&wheels, &unpacked)?;
+            python::download(&wanted, Dependencies::Follow, &wheels)?;
+        }
+    }
+    for wheel in entries(&wheels)? {
+        python::unpack(&wheel, &flavour.wanted_members(), &unpacked)?;
+        // Given back at once, so that the peak is the wheels or their contents and not both.
+        let _ = fs::remove_file(&wheel);
+    }
+    Ok(())
+}
+
+/// Arranges what was unpacked as a libtorch folder with its stamp, checks it, and returns its path.
+fn stage(scratch: &Scratch, flavour: Flavour) -> anyhow::Result<PathBuf> {
+    let staged = scratch.folder("libtorch")?;
+    let library_folder = scratch.folder("libtorch/lib")?;
+    let unpacked = scratch.path.join("unpacked");
+    fs::rename(unpacked.join("torch/include"), staged.join("include"))
+        .context("the wheel of torch holds no torch/include")?;
+    for library in libraries_under(&unpacked)? {
+        if let Some(name) = library.file_name() {
+            let target = library_folder.join(name);
+            fs::rename(&library, &target).with_context(|| {
+                format!("cannot move {} to {}", library.display(), target.display())
+            })?;
+        }
+    }
+    if let Some(missing) = missing_file(&staged) {
+        bail!("the wheels lack {}: they are not those of libtorch {VERSION}", missing.display());
+    }
+    let stamp = format!("{VERSION}+{flavour}\n");
+    fs::write(staged.join(STAMP), stamp).context("cannot write the stamp of libtorch")?;
+    Ok(staged)
+}
+
+/// All files in folders named `lib` under `folder`.
+fn libraries_under(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut libraries = Vec::new();
+    for entry in entries(folder)? {
+        if entry.is_dir() {
+            libraries.extend(libraries_under(&entry)?);
+        } else if folder.file_name() == Some(OsStr::new("lib")) {
+            libraries.push(entry);
+        }
+    }
+    Ok(libraries)
+}
+
+fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let read =
+        || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+    let mut entries = read().with_context(|| format!("cannot list {}", folder.display()))?;
+    entries.sort();
+    Ok(entries)
+}
+
+/// Puts `staged` at `destination`; what was there goes to `previous`, so that it is never half
+/// overwritten.
+fn replace(destination: &Path, staged: &Path, previous: &Path) -> anyhow::Result<()> {
+    if fs::symlink_metadata(destination).is_ok() {
+        fs::rename(destination, previous)
+            .with_context(|| format!("cannot move the old {} aside", destination.display()))?;
+    }
+    fs::rename(staged, destination)
+        .with_context(|| format!("cannot put libtorch at {}", destination.display()))
+}
+
+/// The folder in which a fetch takes place: beside the destination, so that a rename can end it;
+/// gone with its value.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    fn create(destination: &Path) -> anyhow::Result<Scratch> {
+        let path = beside(destination, &process::id().to_string());
+        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Scratch { path })
+    }
+
+    fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let folder = self.path.join(name);
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(folder)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed now is swept by the next fetch.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// The sibling of `destination` that has `-suffix` after its name.
+fn beside(destination: &Path, suffix: &str) -> PathBuf {
+    let mut name = destination.file_name().unwrap_or_default().to_owned();
+    name.push(format!("-{suffix}"));
+    destination.with_file_name(name)
+}
+
+/// Removes the scratch folders of fetches that were killed. Only for who holds the lock: none of
+/// them is in use then.
+fn sweep(destination: &Path) {
+    let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else {
+        return;
+    };
+    let prefix = format!("{}-", name.display());
+    for entry in entries(parent).unwrap_or_default() {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.strip_prefix(&prefix).is_some_and(|rest| rest.parse::<u32>().is_ok()) {
+            let _ = fs::remove_dir_all(entry);
+        }
+    }
+}
+
+/// Locks `folder` against other set-ups until the returned file is dropped; none where the file
+/// system has no locks.
+fn lock(folder: &Path) -> anyhow::Result<Option<File>> {
+    let file = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::Error(_)) => return Ok(None),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !told {
+            println!("waiting for another set-up in {}", folder.display());
+            told = true;
+        }
+        ensure!(!interrupt::seen(), "interrupted");
+        ensure!(Instant::now() < deadline, "another set-up in {} does not end", folder.display());
+        thread::sleep(LOCK_POLL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that passes for a whole libtorch of the given stamp.
+    fn installation(folder: &Path, stamp: &str) {
+        let headers = folder.join("include/torch/csrc/api/include/torch");
+        fs::create_dir_all(folder.join("lib")).unwrap();
+        fs::create_dir_all(&headers).unwrap();
+        fs::write(headers.join("torch.h"), "header").unwrap();
+        for library in LIBRARIES {
+            fs::write(folder.join("lib").join(library), "library").unwrap();
+        }
+        fs::write(folder.join(STAMP), stamp).unwrap();
+    }
+
+    #[test]
+    fn only_a_whole_libtorch_of_this_version_counts_as_installed() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(installed(folder.path()), None);
+        installation(folder.path(), &format!("{VERSION}+cuda\n"));
+        assert_eq!(installed(folder.path()), Some(Installation { flavour: Flavour::Cuda }));
+        fs::write(folder.path().join("lib/libc10.so"), "").unwrap();
+        assert_eq!(installed(folder.path()), None, "an empty library");
+        for stamp in ["2.10.0+cpu", "2.11.0", "2.11.0+rocm", ""] {
+            installation(folder.path(), stamp);
+            assert_eq!(installed(folder.path()), None, "{stamp}");
+        }
+    }
+
+    #[test]
+    fn unpacked_wheels_become_a_libtorch_and_take_the_place_of_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let destination = folder.path().join("libtorch");
+        installation(&destination, "2.10.0+cpu");
+        fs::write(destination.join("lib/old.so"), "old").unwrap();
+        let scratch = Scratch::create(&destination).unwrap();
+        installation(&scratch.path.join("unpacked/torch"), "not copied");
+        let staged = stage(&scratch, Flavour::Cpu).unwrap();
+        replace(&destination, &staged, &scratch.path.join("previous")).unwrap();
+        drop(scratch);
+        assert_eq!(installed(&destination), Some(Installation { flavour: Flavour::Cpu }));
+        assert!(!destination.join("lib/old.so").exists());
+        assert_eq!(entries(folder.path()).unwrap(), [destination]);
+    }
+
+    #[test]
+    fn wheels_that_lack_a_library_are_refused_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let scratch = Scratch::create(&folder.path().join("libtorch")).unwrap();
+        installation(&scratch.path.join("unpacked/torch"), "");
+        fs::remove_file(scratch.path.join("unpacked/torch/lib/libgomp.so.1")).unwrap();
+        let error = stage(&scratch, Flavour::Cpu).unwrap_err().to_string();
+        assert!(error.contains("lib/libgomp.so.1"), "{error}");
+    }
+
+    #[test]
+    fn a_sweep_takes_scratch_folders_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["libtorch", "libtorch-123", "libtorch-mine", "other-123"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        sweep(&folder.path().join("libtorch"));
+        let left = ["libtorch", "libtorch-mine", "other-123"].map(|name| folder.path().join(name));
+        assert_eq!(entries(folder.path()).unwrap(), left);
+    }
+
+    #[test]
+    fn one_set_up_at_a_time_works_in_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        let other = File::open(folder.path()).unwrap();
+        assert!(held.is_none() || other.try_lock().is_err());
+        drop(held);
+        assert!(other.try_lock().is_ok());
+    }
+}

@@ -1,0 +1,81 @@
+//! `cargo xtask <command>`: what a person does in a checkout, one file per command.
+//!
+//! Start reading at [`Command`]. `setup` fetches libtorch, `train` and `test` build and run on top
+//! of it, and `tidy` holds the project to its architecture; the tables it checks are in
+//! `tidy/architecture.rs`. Nothing here knows how training works: xtask only starts the other
+//! programs, as a person would by hand.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it speaks to a terminal")]
+
+mod child;
+mod interrupt;
+mod libtorch;
+mod prerequisites;
+mod python;
+mod setup;
+mod test;
+mod tidy;
+mod train;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Set up, train, test and check Lockstep. A newcomer starts with `cargo xtask train`.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fetch libtorch into .libtorch/, once; the other commands do this by themselves
+    ///
+    /// libtorch is the C++ library that the models compute with. It comes out of the PyPI wheel of
+    /// PyTorch (about 0.5 GB for CPUs; where an NVIDIA driver is installed, about 2.5 GB with the
+    /// CUDA libraries), so python3 with pip is needed here, and here alone: nothing uses Python
+    /// when it runs. A second call finds everything in place and does nothing.
+    ///
+    /// To use a libtorch of your own, set LIBTORCH to its folder (the one that holds lib/ and
+    /// include/). It is then checked and used, and nothing is fetched.
+    Setup(setup::Options),
+
+    /// Train the autoencoder on MNIST with a coordinator and four workers on this machine
+    ///
+    /// Sets up, builds the release binaries and runs `vae-coordinator --workers 4 --spawn --epochs
+    /// 5`. At the end it names the checkpoint and the picture of samples that the run has left.
+    /// Ctrl-C stops the run in good order.
+    Train(train::Options),
+
+    /// Run every test of the workspace, those that start real processes included
+    ///
+    /// Sets up, builds the release binaries (the scenarios in tests/ start them) and runs `cargo
+    /// test --release --workspace`. The same profile as `train`, so that nothing is compiled twice.
+    Test(test::Options),
+
+    /// Check the structure: who may depend on whom, and how large and how named files may be
+    ///
+    /// Every breach is printed with its place and its rule. The rules are tables, made to be read:
+    /// crates/xtask/src/tidy/architecture.rs. `cargo test -p xtask` runs the same check.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let outcome = interrupt::install().and_then(|()| match args.command {
+        Command::Setup(options) => setup::run(&options).map(|()| child::SUCCESS),
+        Command::Train(options) => train::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Tidy => tidy::run(),
+    });
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(_) if interrupt::seen() => ExitCode::from(child::INTERRUPTED),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The wheels of PyTorch, through python3: downloaded with pip, unpacked with `zipfile`.
+//!
+//! Only set-up uses Python. This file does not know what of a wheel is wanted, nor where it ends
+//! up.
+
+use anyhow::{Context, bail, ensure};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::interrupt;
+
+/// The wheels' platform tags. pip wants each named, for it does not expand the newer ones to those
+/// that they include.
+const PLATFORMS: [&str; 6] = [
+    "manylinux_2_28_x86_64",
+    "manylinux_2_27_x86_64",
+    "manylinux_2_25_x86_64",
+    "manylinux_2_18_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux2014_x86_64",
+];
+
+/// Extracts the members of the zip file argv[1] that match any of the patterns argv[3..] into the
+/// folder argv[2].
+const UNPACK: &str = "\
+import sys, zipfile, fnmatch
+archive, folder, *patterns = sys.argv[1:]
+with zipfile.ZipFile(archive) as wheel:
+    for member in wheel.namelist():
+        if any(fnmatch.fnmatchcase(member, pattern) for pattern in patterns):
+            wheel.extract(member, folder)
+";
+
+/// How much of a failed child's complaint is kept to find its cause, in lines; all of it has been
+/// shown.
+const COMPLAINT_LINES: usize = 400;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dependencies {
+    Follow,
+    Leave,
+}
+
+/// Downloads wheels with pip into `folder`.
+///
+/// The wheels are named for one CPython version, so that whatever python3 is installed here fetches
+/// the same files.
+pub(crate) fn download(
+    requirements: &[String],
+    dependencies: Dependencies,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "download", "--no-input", "--disable-pip-version-check"]);
+    pip.args(["--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp"]);
+    pip.args(PLATFORMS.iter().flat_map(|tag| ["--platform", tag]));
+    if dependencies == Dependencies::Leave {
+        pip.arg("--no-deps");
+    }
+    pip.arg("--dest").arg(folder).args(requirements);
+    // pip downloads into a temporary folder first: one that has room, and that is removed with ours
+    // if pip is killed.
+    let temporary = folder.with_file_name("temporary");
+    fs::create_dir_all(&temporary)
+        .with_context(|| format!("cannot create {}", temporary.display()))?;
+    pip.env("TMPDIR", temporary);
+    run(&mut pip, "cannot download the wheels of libtorch with pip")
+}
+
+/// Unpacks the members of `wheel` that match a pattern into `folder`, under their own paths.
+pub(crate) fn unpack(wheel: &Path, patterns: &[String], folder: &Path) -> anyhow::Result<()> {
+    let mut python = Command::new("python3");
+    python.args(["-c", UNPACK]).arg(wheel).arg(folder).args(patterns);
+    let name = wheel.file_name().unwrap_or_default();
+    run(&mut python, &format!("cannot unpack {}", name.display()))
+}
+
+/// The NVIDIA packages that the wheel of torch in `wheels` depends on; its metadata is unpacked
+/// into `folder`.
+pub(crate) fn nvidia_requirements(wheels: &Path, folder: &Path) -> anyhow::Result<Vec<String>> {
+    let listed =
+        fs::read_dir(wheels).with_context(|| format!("cannot list {}", wheels.display()))?;
+    for wheel in listed {
+        unpack(&wheel?.path(), &["torch-*.dist-info/METADATA".to_owned()], folder)?;
+    }
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?
+    {
+        if let Ok(metadata) = fs::read_to_string(entry?.path().join("METADATA")) {
+            let wanted = nvidia_in(&metadata);
+            ensure!(!wanted.is_empty(), "the wheel of torch depends on no NVIDIA package");
+            return Ok(wanted);
+        }
+    }
+    bail!("the wheel of torch has no METADATA")
+}
+
+/// The requirements on NVIDIA's libraries in a wheel's metadata, without their conditions.
+///
+/// `cuda-toolkit` is a package that only names others. Triton, the Python bindings and the pure
+/// Python packages are of no use to libtorch.
+fn nvidia_in(metadata: &str) -> Vec<String> {
+    let required = metadata.lines().filter_map(|line| line.strip_prefix("Requires-Dist: "));
+    let unconditional = required.map(|line| line.split(';').next().unwrap_or_default().trim());
+    let wanted = |name: &&str| name.starts_with("nvidia-") || name.starts_with("cuda-toolkit");
+    unconditional.filter(wanted).map(str::to_owned).collect()
+}
+
+/// Runs a python command, shows its complaints as they come, and adds the likely cause to the error
+/// if it fails.
+fn run(command: &mut Command, purpose: &str) -> anyhow::Result<()> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("{purpose}: cannot start python3"))?;
+    let mut complaint = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if !interrupt::seen() {
+                eprintln!("{line}");
+            }
+            if complaint.len() < COMPLAINT_LINES {
+                complaint.push(line);
+            }
+        }
+    }
+    let status = child.wait().with_context(|| format!("{purpose}: cannot wait for python3"))?;
+    ensure!(!interrupt::seen(), "{purpose}: interrupted");
+    ensure!(status.success(), "{purpose}: {}", cause(&complaint.join("\n")));
+    Ok(())
+}
+
+/// What a complaint of pip or python means, and what to do.
+fn cause(complaint: &str) -> &'static str {
+    let says = |signs: &[&str]| signs.iter().any(|sign| complaint.contains(sign));
+    // The order matters: without a network, pip ends by saying that there is no matching
+    // distribution.
+    if says(&["No space left on device", "Errno 28", "Disk quota exceeded"]) {
+        "the disk is full: make room and repeat the command"
+    } else if says(&["CERTIFICATE_VERIFY_FAILED", "SSLError"]) {
+        "the package index could not be trusted: behind a proxy that opens TLS, set \
+         PIP_CERT to its certificate"
+    } else if says(&[
+        "NewConnectionError",
+        "ConnectionError",
+        "ProxyError",
+        "Timeout",
+        "timed out",
+        "Broken pipe",
+    ]) || says(&[
+        "name resolution",
+        "Network is unreachable",
+        "Connection refused",
+        "Connection broken",
+    ]) {
+        "the package index did not answer: check the network (a proxy is set with HTTPS_PROXY, a \
+         mirror with PIP_INDEX_URL) and repeat the command; without a network set LIBTORCH to the \
+         folder of a libtorch that you have"
+    } else if says(&["No matching distribution", "Could not find a version"]) {
+        "the package index does not have the version: check PIP_INDEX_URL and pip's configuration"
+    } else {
+        "the reason is above"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_of_a_failed_download_is_named() {
+        let offline = "WARNING: Retrying (Retry(total=0)) after connection broken by \
+                       'NewConnectionError('<...>: Failed to establish a new connection')'\n\
+                       ERROR: No matching distribution found for torch==2.11.0";
+        for (complaint, expected) in [
+            (offline, "check the network"),
+            (
+                "ERROR: No matching distribution found for torch==2.11.0",
+                "does not have the version",
+            ),
+            ("OSError: [Errno 28] No space left on device", "disk is full"),
+            ("SSLError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] ...')", "PIP_CERT"),
+            ("Segmentation fault", "above"),
+        ] {
+            assert!(cause(complaint).contains(expected), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn nvidias_libraries_are_picked_from_the_dependencies_of_torch() {
+        let metadata = "Name: torch\n\
+             Requires-Dist: sympy>=1.13.3\n\
+             Requires-Dist: cuda-toolkit[cublas,nvtx]==13.0.2; platform_system == \"Linux\"\n\
+             Requires-Dist: cuda-bindings<14,>=13.0.3; platform_system == \"Linux\"\n\
+             Requires-Dist: nvidia-nccl-cu13==2.28.9; platform_system == \"Linux\"\n\
+             Requires-Dist: triton==3.6.0; platform_system == \"Linux\"\n";
+        assert_eq!(
+            nvidia_in(metadata),
+            ["cuda-toolkit[cublas,nvtx]==13.0.2", "nvidia-nccl-cu13==2.28.9"]
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_wheel_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let wheel = folder.path().join("torch.whl");
+        fs::write(&wheel, "no zip file").unwrap();
+        let error = unpack(&wheel, &["*".to_owned()], folder.path()).unwrap_err();
+        assert!(error.to_string().contains("torch.whl"), "{error}");
+    }
+}

@@ -1,0 +1,60 @@
+//! `cargo xtask test`: the whole test suite, from a fresh checkout on.
+
+use crate::workspace::{self, Build};
+use crate::{child, setup};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Arguments for cargo test
+    ///
+    /// For instance `cargo xtask test -- -p model` for the tests of one crate, or
+    /// `cargo xtask test -- -- --nocapture` to see what the tests print.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+    arguments: Vec<String>,
+}
+
+/// Sets up, builds the programs that the scenarios start, and runs the tests. Returns the exit
+/// status of what failed.
+pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
+    setup::run(&setup::Options::default())?;
+    if let Build::Failed(code) = workspace::build_programs(&["--workspace"])? {
+        return Ok(code);
+    }
+    let mut tests = workspace::cargo();
+    tests.args(["test", "--release"]);
+    if !names_packages(&options.arguments) {
+        tests.arg("--workspace");
+    }
+    child::run(tests.args(&options.arguments))
+}
+
+/// Whether the user has chosen packages; cargo would ignore the choice beside `--workspace`.
+fn names_packages(arguments: &[String]) -> bool {
+    let for_cargo = arguments.iter().take_while(|argument| *argument != "--");
+    for_cargo.into_iter().any(|argument| {
+        argument == "--package"
+            || argument.starts_with("--package=")
+            || (argument.starts_with("-p") && !argument.starts_with("--"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_of_packages_takes_the_place_of_the_workspace() {
+        for (arguments, expected) in [
+            ("", false),
+            ("-p model", true),
+            ("-pmodel", true),
+            ("--package=model --no-fail-fast", true),
+            ("--no-fail-fast", false),
+            ("--profile dev", false),
+            ("-- -p", false),
+        ] {
+            let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+            assert_eq!(names_packages(&arguments), expected, "{arguments:?}");
+        }
+    }
+}

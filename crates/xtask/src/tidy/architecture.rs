@@ -1,0 +1,169 @@
+//! The architecture of Lockstep, as tables. `cargo xtask tidy` and `cargo test` hold the workspace
+//! to them.
+//!
+//! To change the architecture, change a table here, in the same change as the code, and say why.
+
+/// A crate of the workspace and the crates of the workspace that it may depend on.
+///
+/// An arrow that is not in the table is a breach, one that skips layers included: what a crate may
+/// know is chosen, not inherited. Build-dependencies count like dependencies. Dev-dependencies need
+/// no entry, for a test may use what its subject must not, but they may point down or sideways only
+/// (same layer or lower), never up.
+pub(super) struct Crate {
+    pub(super) name: &'static str,
+    /// 0 is the ground. `may_use` holds crates of lower layers only.
+    pub(super) layer: u8,
+    pub(super) may_use: &'static [&'static str],
+}
+
+const fn row(layer: u8, name: &'static str, may_use: &'static [&'static str]) -> Crate {
+    Crate { name, layer, may_use }
+}
+
+#[rustfmt::skip]
+pub(super) const CRATES: &[Crate] = &[
+    // Programs and what stands beside them.
+    row(7, "scenarios",   &["checkpoint", "collective", "config", "data", "protocol"]),
+    row(7, "xtask",       &[]),
+    row(6, "coordinator", &["checkpoint", "collective", "config", "data", "membership",
+                            "protocol"]),
+    row(6, "worker",      &["checkpoint", "collective", "config", "data", "membership", "model",
+                            "protocol", "trainer", "transport"]),
+    row(6, "latent",      &["checkpoint", "config", "data", "model"]),
+    // Between hosts. These two know nothing of training: no arrow leads to model or trainer.
+    row(5, "transport",   &["collective", "protocol"]),
+    row(4, "protocol",    &["collective", "config", "membership"]),
+    // Training.
+    row(3, "trainer",     &["collective", "config", "data", "model"]),
+    row(2, "model",       &["collective", "config", "data"]),
+    // Pure or on the standard library alone: no network but data's download, no tensors.
+    row(1, "checkpoint",  &["config"]),
+    row(1, "data",        &["config"]),
+    row(1, "membership",  &["collective", "config"]),
+    row(0, "collective",  &[]),
+    row(0, "config",      &[]),
+];
+
+/// Members that live outside `crates/`, as (folder, package). In `crates/`, the folder has the
+/// package's name.
+pub(super) const OTHER_FOLDERS: &[(&str, &str)] = &[("tests", "scenarios")];
+
+/// Foreign packages that only some crates may depend on.
+///
+/// A name stands for itself and for all packages that continue it with a dash: `tonic` for
+/// `tonic-prost` too.
+pub(super) struct Fence {
+    pub(super) packages: &'static [&'static str],
+    pub(super) inside: &'static [&'static str],
+    /// Whether it holds for dev-dependencies too.
+    pub(super) tests_too: bool,
+    pub(super) rule: &'static str,
+}
+
+pub(super) const FENCES: &[Fence] = &[
+    Fence {
+        packages: &["tch", "torch-sys"],
+        inside: &["model", "trainer", "worker", "latent"],
+        tests_too: true,
+        rule: "libtorch only in model, trainer and what embeds them: the rest builds and is tested \
+               without it",
+    },
+    Fence {
+        packages: &["tokio", "tonic", "hyper", "tower", "h2"],
+        inside: &["protocol", "transport", "coordinator", "worker", "scenarios"],
+        tests_too: true,
+        rule: "async and gRPC only in protocol, transport, coordinator, worker: what decides and \
+               what computes is plain blocking code, tested by plain calls",
+    },
+    Fence {
+        packages: &["prost"],
+        inside: &["protocol", "transport", "coordinator", "worker"],
+        tests_too: true,
+        rule: "protobuf types only in protocol, transport, coordinator, worker: others see \
+               domain types",
+    },
+    Fence {
+        packages: &["clap", "anyhow", "tracing-subscriber"],
+        inside: &["coordinator", "worker", "latent", "xtask", "scenarios"],
+        // An example is a binary, and its dependencies are dev-dependencies.
+        tests_too: false,
+        rule: "arguments, opaque errors and log set-up only in binaries: a library returns \
+               its own errors and spans",
+    },
+];
+
+/// Packages that crates may not even reach through others, dev-dependencies aside.
+pub(super) struct OutOfReach {
+    pub(super) from: &'static [&'static str],
+    pub(super) packages: &'static [&'static str],
+    pub(super) rule: &'static str,
+}
+
+pub(super) const OUT_OF_REACH: &[OutOfReach] = &[
+    OutOfReach {
+        from: &[
+            "coordinator",
+            "transport",
+            "membership",
+            "collective",
+            "config",
+            "data",
+            "checkpoint",
+        ],
+        packages: &["tch", "torch-sys"],
+        rule: "the coordinator, and what it is made of, builds and runs without libtorch",
+    },
+    OutOfReach {
+        from: &["collective", "config", "membership", "data", "checkpoint", "model", "trainer"],
+        packages: &["tokio", "tonic"],
+        rule: "no async runtime under what decides and what computes",
+    },
+];
+
+/// The files that may say `unsafe`, each with its reason. All else is safe Rust.
+pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
+    (
+        "crates/model/src/gemm.rs",
+        "calls the sgemm that libtorch_cpu exports, on slices checked before",
+    ),
+    ("crates/model/src/isa.rs", "calls functions compiled for CPU features found at run time"),
+    ("crates/model/src/blas.rs", "defines the symbol that MKL asks for the CPU's vendor"),
+];
+
+/// A file that is longer holds more than one idea.
+pub(super) const FILE_LINES_MAX: usize = 500;
+
+/// From the line of `fn` to that of the closing brace.
+pub(super) const FUNCTION_LINES_MAX: usize = 70;
+
+/// Names of files and folders that say nothing about what is inside.
+pub(super) const EMPTY_NAMES: &[&str] =
+    &["utils", "util", "common", "base", "helpers", "helper", "mod"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer_of(name: &str) -> Option<u8> {
+        CRATES.iter().find(|row| row.name == name).map(|row| row.layer)
+    }
+
+    #[test]
+    fn the_tables_own_arrows_point_down() {
+        for row in CRATES {
+            for used in row.may_use {
+                let below = layer_of(used).is_some_and(|layer| layer < row.layer);
+                assert!(below, "{} -> {used}", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_tables_speak_of_crates_that_are_in_the_first_one() {
+        let fenced = FENCES.iter().flat_map(|fence| fence.inside);
+        let kept = OUT_OF_REACH.iter().flat_map(|rule| rule.from);
+        for name in fenced.chain(kept).chain(OTHER_FOLDERS.iter().map(|(_, package)| package)) {
+            assert!(layer_of(name).is_some(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Where the checkout is, how to call cargo in it, and how to build its programs.
+
+use crate::child;
+use anyhow::Context;
+use serde_json::Value;
+use std::env;
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The folder of the workspace's Cargo.toml.
+pub(crate) fn root() -> PathBuf {
+    // Cargo sets the variable for `cargo run` too; it is right even after the checkout was moved.
+    let manifest = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    manifest.ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// The cargo that runs xtask, in the root of the workspace.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    command.current_dir(root());
+    command
+}
+
+/// What became of a build.
+pub(crate) enum Build {
+    /// The programs it made.
+    Done(Vec<PathBuf>),
+    /// It failed with this exit status, and cargo has said why.
+    Failed(u8),
+}
+
+/// Builds the release binaries of what `selection` names (`--workspace`, or `-p` with a package).
+///
+/// The programs' places are cargo's own word: a target folder set elsewhere is honoured.
+pub(crate) fn build_programs(selection: &[&str]) -> anyhow::Result<Build> {
+    let mut command = cargo();
+    command.args(["build", "--release", "--bins", "--message-format=json-render-diagnostics"]);
+    let mut build = command
+        .args(selection)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo to build the programs")?;
+    let mut programs = Vec::new();
+    if let Some(messages) = build.stdout.take() {
+        for line in BufReader::new(messages).lines() {
+            programs.extend(program_in(&line.context("cannot read cargo's messages")?));
+        }
+    }
+    let status = build.wait().context("cannot wait for cargo")?;
+    Ok(if status.success() { Build::Done(programs) } else { Build::Failed(child::code(status)) })
+}
+
+/// The program that one of cargo's JSON messages announces, if it announces one.
+fn program_in(message: &str) -> Option<PathBuf> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    message["executable"].as_str().map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_holds_the_workspace() {
+        let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+        assert!(manifest.contains("[workspace]"));
+    }
+
+    #[test]
+    fn only_messages_about_programs_name_one() {
+        let program = r#"{"reason":"compiler-artifact","executable":"/t/release/vae-worker"}"#;
+        assert_eq!(program_in(program), Some(PathBuf::from("/t/release/vae-worker")));
+        assert_eq!(program_in(r#"{"reason":"compiler-artifact","executable":null}"#), None);
+        assert_eq!(program_in(r#"{"reason":"build-finished","success":true}"#), None);
+        assert_eq!(program_in("not JSON"), None);
+    }
+}
