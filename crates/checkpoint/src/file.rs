@@ -17,7 +17,7 @@ use crate::{Checkpoint, CheckpointError, Metadata, Tensor, TensorView};
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// What [`verify`] learned of a file without keeping its tensors.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Verified {
     /// What the file says about its run.
     pub metadata: Metadata,

@@ -25,7 +25,7 @@ pub use file::{Verified, read, verify};
 pub const FORMAT_VERSION: &str = "1";
 
 /// What a checkpoint says about the run it belongs to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
     /// The run which wrote it.
     pub run_id: String,
@@ -40,12 +40,14 @@ pub struct Metadata {
 }
 
 /// The account of one epoch: how many images were seen, and which.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochLedger {
     /// Images counted so far in the epoch.
     pub images: u64,
     /// The sum of their indices in the training set.
     pub index_sum: u64,
+    /// The images' loss terms, summed; which they are is the model's business.
+    pub loss_terms: Vec<f64>,
 }
 
 /// A tensor to write, borrowed from its owner.

@@ -14,7 +14,7 @@ mod serve;
 mod service;
 mod spawn;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use membership::Outcome;
@@ -59,7 +59,10 @@ fn start_logging(format: LogFormat, console: &Console) {
     use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
     let filter =
         EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
-    let builder = fmt().with_env_filter(filter).with_writer(console.clone());
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(console.clone());
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

@@ -95,11 +95,14 @@ fn power(mut base: f64, mut exponent: u64) -> f64 {
     result
 }
 
+/// All loads come before the first store: the vectors often lie at equal offsets in their
+/// pages, where the CPU takes a load for one that depends on a store just made.
 #[inline(always)]
 fn update(f: Factors, p: &mut f32, m: &mut f32, v: &mut f32, g: f32) {
-    *m = (g - *m).mul_add(f.rest1, *m);
-    *v = (g * f.rest2).mul_add(g, *v * f.beta2);
-    *p -= f.step_size * *m / (v.sqrt() + f.epsilon);
+    let mean = (g - *m).mul_add(f.rest1, *m);
+    let square = (g * f.rest2).mul_add(g, *v * f.beta2);
+    let parameter = *p - f.step_size * mean / (square.sqrt() + f.epsilon);
+    (*m, *v, *p) = (mean, square, parameter);
 }
 
 kernel! {

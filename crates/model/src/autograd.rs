@@ -149,7 +149,6 @@ impl Parameters {
     /// # Panics
     ///
     /// Where there is no such layer.
-    #[must_use]
     pub fn linear(&self, layer: &str, x: &Tensor) -> Tensor {
         let (weight, bias) = (format!("{layer}.weight"), format!("{layer}.bias"));
         x.linear(&self[weight.as_str()], Some(&self[bias.as_str()]))
@@ -176,7 +175,6 @@ fn read(terms: &[Tensor; TERMS]) -> Sums {
 
 impl Inputs {
     /// Standard normals from the step's stream: the same numbers on every device.
-    #[must_use]
     pub fn normals(&self, rows: i64, columns: i64) -> Tensor {
         let mut values = vec![0.0_f32; (rows * columns) as usize];
         noise::normals(Isa::best(), self.noise, &mut values);

@@ -30,8 +30,9 @@ pub enum Branch {
         /// MKL's own code.
         code: i32,
     },
-    /// The BLAS is not MKL, or not one that can be asked.
-    Unknown,
+    /// Left as it is: the CPU has no AVX2, or the BLAS is not MKL. Bits may depend on the
+    /// number of threads.
+    Unfixed,
 }
 
 impl fmt::Display for Branch {
@@ -40,7 +41,7 @@ impl fmt::Display for Branch {
             Self::Strict(branch) => write!(f, "{branch},STRICT"),
             Self::Environment(setting) => write!(f, "{setting}"),
             Self::Refused { code } => write!(f, "refused ({code})"),
-            Self::Unknown => write!(f, "unknown"),
+            Self::Unfixed => write!(f, "unfixed"),
         }
     }
 }
@@ -67,7 +68,6 @@ pub extern "C" fn mkl_serv_intel_cpu_true() -> c_int {
 }
 
 /// `MKL_CBWR_*` of `mkl_types.h`.
-const COMPATIBLE: c_int = 3;
 const AVX2: c_int = 10;
 const AVX512: c_int = 12;
 const STRICT: c_int = 0x1_0000;
@@ -79,14 +79,14 @@ fn fix_branch() -> Branch {
     // Also keeps the function in the executable: nothing else there refers to it.
     std::hint::black_box(unlocked());
     let (setting, name) = match Isa::best().0 {
-        Level::Portable => (COMPATIBLE, "COMPATIBLE"),
+        Level::Portable => return Branch::Unfixed,
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => (AVX2 | STRICT, "AVX2"),
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => (AVX512 | STRICT, "AVX512"),
     };
     // What `mkl_cbwr_set` of MKL's headers stands for: int (int).
-    let Some(set) = symbol(c"mkl_serv_cbwr_set") else { return Branch::Unknown };
+    let Some(set) = symbol(c"mkl_serv_cbwr_set") else { return Branch::Unfixed };
     // SAFETY: the symbol is a C function of this type in every MKL that has it.
     let set: extern "C" fn(c_int) -> c_int = unsafe { mem::transmute(set) };
     match set(setting) {

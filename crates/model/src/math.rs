@@ -8,7 +8,7 @@
 use std::f32::consts::{FRAC_PI_4, LOG2_E};
 
 /// ln 2 in two parts, the first with few enough bits that small multiples are exact.
-const LN_2_HIGH: f32 = 0.693_359_375;
+const LN_2_HIGH: f32 = 355.0 / 512.0;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 
 /// 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits.

@@ -2,7 +2,6 @@
 
 use collective::{AllReduce, Contribution, Interrupted, Kind, Node, ShardRange, Tally};
 use data::{Batch, Domain, Stream};
-use model::Model;
 
 use crate::Trainer;
 
@@ -10,7 +9,7 @@ use crate::Trainer;
 /// reported losses in their last digits.
 const EVALUATION_BATCH: usize = 250;
 
-impl<M: Model> Trainer<M> {
+impl Trainer {
     /// The tally of the whole test set at the current state, the latents sampled. Each shard
     /// stands for its slice of the test images, so the sum follows the shard tree too.
     pub(crate) fn evaluate(

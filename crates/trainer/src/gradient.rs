@@ -4,11 +4,10 @@ use std::mem;
 
 use collective::{Node, Tally, plan};
 use data::{Batch, Domain, Stream};
-use model::Model;
 
 use crate::Trainer;
 
-impl<M: Model> Trainer<M> {
+impl Trainer {
     /// Writes the summed gradient of the shards below `node`; `level` counts the right-hand
     /// turns on the way here, each of which holds one spare vector.
     pub(crate) fn node_gradient(&mut self, node: Node, sum: &mut [f32], level: usize) -> Tally {

@@ -9,10 +9,10 @@ mod gradient;
 mod ledger;
 mod observer;
 
-use std::{sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
 use collective::{AllReduce, Contribution, Control, Interrupted, Kind, Round, Step, Timing};
-use data::{Mnist, Schedule};
+use data::{Images, Mnist, Schedule};
 use model::{Adam, Model, State};
 use thiserror::Error;
 
@@ -79,10 +79,9 @@ pub enum TrainError {
 }
 
 /// Trains a model, one generation after the other, on one state.
-#[derive(Debug)]
-pub struct Trainer<M> {
+pub struct Trainer {
     settings: Settings,
-    model: M,
+    model: Box<dyn Model>,
     data: Arc<Mnist>,
     schedule: Schedule,
     state: State,
@@ -94,13 +93,19 @@ pub struct Trainer<M> {
     timing: Timing,
 }
 
-impl<M: Model> Trainer<M> {
+impl fmt::Debug for Trainer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trainer").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Trainer {
     /// A trainer at the state before the first step.
-    pub fn new(settings: Settings, model: M, data: Arc<Mnist>) -> Self {
+    pub fn new(settings: Settings, model: Box<dyn Model>, data: Arc<Mnist>) -> Self {
         let Settings { seed, shards, batch_size, .. } = settings;
         let images = u32::try_from(data.train.len()).unwrap_or(u32::MAX);
         let schedule = Schedule::new(seed, images, shards, batch_size);
-        let state = State::initial(&model, seed);
+        let state = State::initial(&*model, seed);
         let (ledger, timing) = (Ledger::default(), Timing::default());
         Self { settings, model, data, schedule, state, ledger, order: None, spare: vec![], timing }
     }
@@ -116,8 +121,13 @@ impl<M: Model> Trainer<M> {
     }
 
     /// The model.
-    pub fn model(&self) -> &M {
-        &self.model
+    pub fn model(&self) -> &dyn Model {
+        &*self.model
+    }
+
+    /// The test images.
+    pub fn test_images(&self) -> &Images {
+        &self.data.test
     }
 
     /// Goes on from another state, as from a checkpoint.

@@ -121,15 +121,18 @@ impl Endpoint {
                 let arrived = self.arrived.notified();
                 tokio::pin!(arrived);
                 arrived.as_mut().enable();
-                let mut lobby = self.lobby.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(stream) = lobby.waiting.remove(&(generation, rank)) {
+                if let Some(stream) = self.remove(generation, rank) {
                     return stream;
                 }
-                drop(lobby);
                 arrived.await;
             }
         };
         tokio::time::timeout(STREAM_PATIENCE, found).await.ok()
+    }
+
+    fn remove(&self, generation: Generation, rank: Rank) -> Option<PeerStream> {
+        let mut lobby = self.lobby.lock().unwrap_or_else(PoisonError::into_inner);
+        lobby.waiting.remove(&(generation, rank))
     }
 
     fn admit(&self, hello: &PeerHello, stream: PeerStream) -> Result<(), Status> {

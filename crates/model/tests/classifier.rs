@@ -1,0 +1,51 @@
+//! Another model in one screen: [`Autograd`] makes one of any objective in tch.
+
+use data::{Batch, Domain, Images, PIXELS, Stream};
+use model::{Adam, Autograd, Layout, Model, State};
+use tch::{Device, Kind, Reduction, Tensor};
+
+const CLASSES: usize = 4;
+
+/// Each class has its own quarter of the pixels white, on a grey ground that differs.
+fn images() -> Images {
+    let image = |i: usize| {
+        (0..PIXELS).map(move |p| if p / (PIXELS / CLASSES) == i % CLASSES { 255 } else { i as u8 })
+    };
+    let labels = (0..40).map(|i| (i % CLASSES) as u8).collect();
+    Images::new((0..40).flat_map(image).collect(), labels).expect("whole images")
+}
+
+#[test]
+fn a_classifier_trains() {
+    let layout = Layout::new([
+        ("hidden.weight".to_owned(), vec![32, PIXELS]),
+        ("hidden.bias".to_owned(), vec![32]),
+        ("output.weight".to_owned(), vec![CLASSES, 32]),
+        ("output.bias".to_owned(), vec![CLASSES]),
+        ("unused".to_owned(), vec![3]),
+    ]);
+    let terms = ["loss", "correct", "images"];
+    let mut model = Autograd::new(layout, terms, Device::Cpu, |parameters, inputs| {
+        let hidden = parameters.linear("hidden", &inputs.pixels).relu();
+        let logits = parameters.linear("output", &hidden);
+        let targets = &inputs.labels;
+        let loss = logits.cross_entropy_loss::<Tensor>(targets, None, Reduction::Sum, -100, 0.0);
+        let correct = logits.argmax(1, false).eq_tensor(targets).sum(Kind::Float);
+        [loss, correct, targets.ones_like().sum(Kind::Float)]
+    });
+
+    let images = images();
+    let indices: Vec<u32> = (0..40).collect();
+    let batch = Batch { images: &images, indices: &indices };
+    let noise = Stream::new(0, Domain::Noise, 0, 0);
+    let mut state = State::initial(&model, 1);
+    let mut gradient = vec![0.0; model.layout().len()];
+    let before = model.evaluate(&state.parameters, &batch, noise).terms;
+    for _ in 0..100 {
+        model.gradient(&state.parameters, &batch, noise, &mut gradient);
+        Adam::new(1e-2).apply(&mut state, &gradient, 40);
+    }
+    let after = model.evaluate(&state.parameters, &batch, noise).terms;
+    assert!(after[0] < 0.1 * before[0], "from {before:?} to {after:?}");
+    assert_eq!(after[1..], [40.0, 40.0]);
+}

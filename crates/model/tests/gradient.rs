@@ -1,0 +1,219 @@
+//! The gradient by hand is that of the objective: against libtorch's autograd and against
+//! differences of the loss.
+
+use std::error::Error;
+
+use config::{Likelihood, ModelConfig};
+use data::{Batch, Domain, Images, PIXELS, Stream};
+use model::{Adam, Isa, Layout, Model, ModelError, State, Sums, Vae, vae_autograd};
+use tch::Device;
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+/// The largest |a - b| of a tensor, relative to its largest |b|: two orders of addition in
+/// f32, with up to 784 terms a sum and some hundred images.
+const TOLERANCE: f64 = 2e-5;
+
+const LIKELIHOODS: [Likelihood; 2] = [Likelihood::Bernoulli, Likelihood::Gaussian];
+
+/// Hidden, latent, images, beta: small, odd and default sizes.
+const CASES: [(u32, u32, usize, f64); 6] = [
+    (1, 1, 1, 1.0),
+    (16, 4, 6, 0.5),
+    (33, 7, 1, 1.0),
+    (17, 3, 5, 0.0),
+    (400, 20, 64, 1.0),
+    (129, 31, 127, 2.5),
+];
+
+fn config((hidden_dim, latent_dim, _, beta): (u32, u32, usize, f64), l: Likelihood) -> ModelConfig {
+    ModelConfig { hidden_dim, latent_dim, likelihood: l, beta }
+}
+
+/// Sparse grey images.
+fn images(count: usize) -> Images {
+    let pixel = |i: usize| if i * i % 7 < 2 { (i * 31 % 256) as u8 } else { 0 };
+    Images::new((0..count * PIXELS).map(pixel).collect(), vec![0; count]).expect("whole images")
+}
+
+fn noise() -> Stream {
+    Stream::new(9, Domain::Noise, 4, 2)
+}
+
+fn parameters(model: &dyn Model) -> Vec<f32> {
+    let mut parameters = vec![0.0; model.layout().len()];
+    model.initialise(3, &mut parameters);
+    if let Some(range) = model.layout().range("log_variance") {
+        parameters[range].fill(-0.7);
+    }
+    parameters
+}
+
+fn gradient(model: &mut dyn Model, parameters: &[f32], batch: &Batch<'_>) -> (Vec<f32>, Sums) {
+    // Whatever was there before must not matter.
+    let mut gradient = vec![f32::NAN; parameters.len()];
+    let sums = model.gradient(parameters, batch, noise(), &mut gradient);
+    (gradient, sums)
+}
+
+#[track_caller]
+fn assert_close(layout: &Layout, found: &[f32], expected: &[f32], case: &str) {
+    for entry in layout.entries() {
+        let (found, expected) = (&found[entry.range.clone()], &expected[entry.range.clone()]);
+        let largest = expected.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        for (a, b) in found.iter().zip(expected) {
+            let error = f64::from((a - b).abs());
+            let bound = TOLERANCE * f64::from(largest);
+            assert!(error <= bound, "{case}, {}: {a} is not {b}", entry.name);
+        }
+    }
+}
+
+#[test]
+fn autograd_agrees() -> Outcome {
+    for likelihood in LIKELIHOODS {
+        for case in CASES {
+            let name = format!("{likelihood:?} {case:?}");
+            let config = config(case, likelihood);
+            let images = images(case.2);
+            let indices: Vec<u32> = (0..case.2 as u32).rev().collect();
+            let batch = Batch { images: &images, indices: &indices };
+            let (mut vae, mut oracle) = (Vae::new(&config)?, vae_autograd(&config, Device::Cpu)?);
+            assert_eq!(vae.layout(), oracle.layout());
+            assert_eq!(vae.terms(), oracle.terms());
+            let parameters = parameters(&vae);
+
+            let (found, sums) = gradient(&mut vae, &parameters, &batch);
+            let (expected, expected_sums) = gradient(&mut oracle, &parameters, &batch);
+            assert_close(vae.layout(), &found, &expected, &name);
+            assert_eq!(vae.evaluate(&parameters, &batch, noise()), sums, "{name}");
+            let oracle_sums = oracle.evaluate(&parameters, &batch, noise());
+            for (term, ours) in sums.terms.iter().enumerate() {
+                for theirs in [expected_sums.terms[term], oracle_sums.terms[term]] {
+                    let error = (ours - theirs).abs() / theirs.abs();
+                    assert!(error <= TOLERANCE, "{name}: {ours} is not {theirs}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The one parameter that enters the loss smoothly by itself: central differences.
+#[test]
+fn differences_of_the_loss_agree_for_log_variance() -> Outcome {
+    const STEP: f32 = 1.0 / 64.0;
+    let config = config(CASES[1], Likelihood::Gaussian);
+    let mut vae = Vae::new(&config)?;
+    let images = images(6);
+    let batch = Batch { images: &images, indices: &[0, 1, 2, 3, 4, 5] };
+    let place = vae.layout().range("log_variance").ok_or("no log_variance")?.start;
+    for log_variance in [-1.0, 0.0, 0.5] {
+        let mut parameters = parameters(&vae);
+        let mut loss = |value: f32| {
+            parameters[place] = value;
+            vae.evaluate(&parameters, &batch, noise()).terms[0]
+        };
+        let difference = loss(log_variance + STEP) - loss(log_variance - STEP);
+        let expected = difference / f64::from(2.0 * STEP);
+        parameters[place] = log_variance;
+        let found = f64::from(gradient(&mut vae, &parameters, &batch).0[place]);
+        assert!((found - expected).abs() < 1e-3 * expected.abs(), "{found} is not {expected}");
+    }
+    Ok(())
+}
+
+#[test]
+fn all_instruction_sets_give_the_same_bits() -> Outcome {
+    for likelihood in LIKELIHOODS {
+        for case in CASES {
+            let images = images(case.2);
+            let indices: Vec<u32> = (0..case.2 as u32).collect();
+            let batch = Batch { images: &images, indices: &indices };
+            let run = |isa| -> Result<_, ModelError> {
+                let mut vae = Vae::with_isa(&config(case, likelihood), isa)?;
+                let parameters = parameters(&vae);
+                let (gradient, sums) = gradient(&mut vae, &parameters, &batch);
+                let mut pixels = vec![0.0; case.2 * PIXELS];
+                vae.reconstruct(&parameters, &batch, noise(), &mut pixels);
+                let bits = gradient.iter().chain(&pixels).map(|x| x.to_bits());
+                Ok((bits.collect::<Vec<_>>(), sums.terms.map(f64::to_bits)))
+            };
+            let expected = run(Isa::available()[0])?;
+            for isa in Isa::available() {
+                assert!(run(isa)? == expected, "{} {likelihood:?} {case:?}", isa.name());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_empty_batch_gives_zeros() -> Outcome {
+    let images = images(1);
+    let batch = Batch { images: &images, indices: &[] };
+    for likelihood in LIKELIHOODS {
+        let config = config(CASES[1], likelihood);
+        let models: [Box<dyn Model>; 2] =
+            [Box::new(Vae::new(&config)?), Box::new(vae_autograd(&config, Device::Cpu)?)];
+        for mut model in models {
+            let parameters = parameters(&*model);
+            let (gradient, sums) = gradient(&mut *model, &parameters, &batch);
+            assert!(gradient.iter().all(|x| *x == 0.0));
+            assert_eq!(sums, Sums::default());
+            assert_eq!(model.evaluate(&parameters, &batch, noise()), Sums::default());
+        }
+    }
+    Ok(())
+}
+
+/// Whatever the working memory held: a larger batch before, or a diverged one.
+#[test]
+fn what_ran_before_does_not_matter() -> Outcome {
+    let config = config(CASES[2], Likelihood::Bernoulli);
+    let images = images(40);
+    let all: Vec<u32> = (0..40).collect();
+    let (few, many) =
+        (Batch { images: &images, indices: &all[..3] }, Batch { images: &images, indices: &all });
+    let mut vae = Vae::new(&config)?;
+    let parameters = parameters(&vae);
+    let expected = gradient(&mut vae, &parameters, &few);
+    gradient(&mut vae, &vec![f32::NAN; parameters.len()], &many);
+    assert_eq!(gradient(&mut vae, &parameters, &few), expected);
+    Ok(())
+}
+
+#[test]
+fn padding_stays_zero_while_training() -> Outcome {
+    let config = config(CASES[2], Likelihood::Gaussian);
+    let images = images(4);
+    let batch = Batch { images: &images, indices: &[0, 1, 2, 3] };
+    let mut vae = Vae::new(&config)?;
+    let mut state = State::initial(&vae, 1);
+    let layout = vae.layout().clone();
+    assert!(layout.len() > layout.parameters());
+    for _ in 0..5 {
+        let (gradient, _) = gradient(&mut vae, &state.parameters, &batch);
+        Adam::new(1e-2).apply(&mut state, &gradient, 4);
+        for vector in [&gradient, &state.parameters, &state.exp_avg, &state.exp_avg_sq] {
+            let inside = |place| layout.entries().iter().any(|e| e.range.contains(&place));
+            let mut padding = (0..layout.len()).filter(|place| !inside(*place));
+            assert!(padding.all(|place| vector[place].to_bits() == 0));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn training_shows_divergence_instead_of_hiding_it() -> Outcome {
+    let images = images(2);
+    let batch = Batch { images: &images, indices: &[0, 1] };
+    for likelihood in LIKELIHOODS {
+        let mut vae = Vae::new(&config(CASES[1], likelihood))?;
+        let mut parameters = parameters(&vae);
+        parameters[5] = f32::NAN;
+        let (_, sums) = gradient(&mut vae, &parameters, &batch);
+        assert!(sums.terms[0].is_nan());
+    }
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! Waits until every member has come to the same point, or one of them never will.
+//!
+//! Each member counts its arrivals in a word of its own. Whoever waits reads the others'
+//! counts, for a few turns, and then sleeps on the gate; whoever arrives last finds all counts
+//! there and opens it. Vectors and headers are not known here; that the counts order them is
+//! argued in [`super`].
+
+use std::{
+    hint,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::thread::futex;
+
+use super::{layout::Layout, memory::Memory, process::Process};
+
+/// Looks at the others' counts before sleeping. With more members than cores every turn is
+/// taken from a member that has work to do: ten thousand turns cost ten times this.
+const SPINS: u32 = 150;
+
+/// How long a sleep may last before it is checked whether the awaited still live. Short
+/// beside the time in which a coordinator notices, long beside a check (10 us a member).
+const CHECK_EVERY: Duration = Duration::from_millis(50);
+
+/// How long a member may take to map the segment once another waits for it.
+const ATTENDANCE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Words of a seat.
+const ARRIVALS: usize = 0;
+const STATE: usize = 1;
+const PID: usize = 2;
+const STARTED: usize = 3;
+
+/// States of a seat; zero, as the file begins, says that nobody has come.
+const CLAIMED: u64 = 1;
+const PRESENT: u64 = 2;
+const LEFT: u64 = 3;
+
+/// Why a generation is over. The first cause holds for all members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It was ended from outside.
+    Aborted,
+    /// The member's process is gone.
+    Died(usize),
+    /// The member has let go of the segment.
+    Left(usize),
+    /// The member never mapped the segment.
+    Absent(usize),
+    /// The member wrote what it must not.
+    Broke(usize),
+}
+
+impl Cause {
+    fn to_word(self) -> u64 {
+        let (kind, member) = match self {
+            Self::Aborted => (1, 0),
+            Self::Died(member) => (2, member),
+            Self::Left(member) => (3, member),
+            Self::Absent(member) => (4, member),
+            Self::Broke(member) => (5, member),
+        };
+        kind << 32 | member as u64
+    }
+
+    /// What `word` says to the member `me`; nothing while it is zero.
+    fn from_word(word: u64, me: usize, members: usize) -> Option<Self> {
+        let member = (word & u64::from(u32::MAX)) as usize;
+        let cause = match word >> 32 {
+            0 if word == 0 => return None,
+            2 => Self::Died(member),
+            3 => Self::Left(member),
+            4 => Self::Absent(member),
+            5 => Self::Broke(member),
+            _ => Self::Aborted,
+        };
+        // Who is taken for dead is told that it is over; nobody is told of a stranger.
+        Some(if member == me || member >= members { Self::Aborted } else { cause })
+    }
+}
+
+/// What wakes the sleepers of a segment.
+#[derive(Clone, Debug)]
+pub(super) struct Bell {
+    memory: Arc<Memory>,
+    sleepers: usize,
+    cause: usize,
+}
+
+impl Bell {
+    pub(super) fn new(memory: &Arc<Memory>, layout: &Layout) -> Self {
+        Self { memory: memory.clone(), sleepers: layout.sleepers, cause: layout.cause }
+    }
+
+    fn sleepers(&self) -> &AtomicU64 {
+        &self.memory.words()[self.sleepers]
+    }
+
+    /// Wakes everybody who sleeps.
+    fn ring(&self) {
+        if self.sleepers().load(SeqCst) > 0 {
+            self.memory.gate().fetch_add(1, SeqCst);
+            // It fails for no word that is mapped; and sleepers wake by themselves in time.
+            let _woken = futex::wake(self.memory.gate(), futex::Flags::empty(), i32::MAX as u32);
+        }
+    }
+
+    /// Ends the generation for all members, unless it has ended already.
+    pub(super) fn end(&self, cause: Cause) {
+        let word = &self.memory.words()[self.cause];
+        // The first cause stands.
+        let _ended = word.compare_exchange(0, cause.to_word(), SeqCst, SeqCst);
+        self.ring();
+    }
+}
+
+/// The proof that every member has contributed to the round in hand; to be dropped before
+/// the barrier that ends it.
+#[derive(Debug)]
+pub(super) struct Contributed(());
+
+/// A member's place at the barrier; the others see it go when this is dropped.
+#[derive(Debug)]
+pub(super) struct Barrier {
+    bell: Bell,
+    layout: Layout,
+    me: usize,
+    members: usize,
+    /// Arrivals of this member.
+    arrivals: u64,
+}
+
+impl Barrier {
+    /// Takes the seat of the member `me`; nothing if somebody has.
+    pub(super) fn take_seat(
+        memory: &Arc<Memory>,
+        layout: &Layout,
+        me: usize,
+        members: usize,
+        process: Process,
+    ) -> Option<Self> {
+        let seat = &memory.words()[layout.seat(me)];
+        seat[STATE].compare_exchange(0, CLAIMED, SeqCst, SeqCst).ok()?;
+        seat[PID].store(process.pid.into(), SeqCst);
+        seat[STARTED].store(process.started, SeqCst);
+        seat[STATE].store(PRESENT, SeqCst);
+        let (bell, layout) = (Bell::new(memory, layout), layout.clone());
+        Some(Self { bell, layout, me, members, arrivals: 0 })
+    }
+
+    pub(super) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    fn seat(&self, member: usize) -> &[AtomicU64] {
+        &self.bell.memory.words()[self.layout.seat(member)]
+    }
+
+    /// Why the generation is over, if it is.
+    pub(super) fn cause(&self) -> Option<Cause> {
+        let word = self.bell.memory.words()[self.bell.cause].load(SeqCst);
+        Cause::from_word(word, self.me, self.members)
+    }
+
+    /// Waits until all members have written their contributions.
+    pub(super) fn pass_contributed(&mut self) -> Result<Contributed, Cause> {
+        self.pass().map(|()| Contributed(()))
+    }
+
+    /// Waits until all members have added up their segments.
+    pub(super) fn pass_reduced(&mut self, contributed: Contributed) -> Result<(), Cause> {
+        drop(contributed);
+        self.pass()
+    }
+
+    fn pass(&mut self) -> Result<(), Cause> {
+        self.arrivals += 1;
+        self.seat(self.me)[ARRIVALS].store(self.arrivals, SeqCst);
+        let mut arrived = 0;
+        let met = self.meet(&mut arrived);
+        if met == Ok(true) {
+            self.bell.ring();
+        }
+        self.wait(met, arrived).map_err(|cause| {
+            self.bell.end(cause);
+            self.cause().unwrap_or(cause)
+        })
+    }
+
+    fn wait(&self, mut met: Result<bool, Cause>, mut arrived: usize) -> Result<(), Cause> {
+        for _ in 0..SPINS {
+            if met? {
+                return Ok(());
+            }
+            hint::spin_loop();
+            met = self.meet(&mut arrived);
+        }
+        let begun = Instant::now();
+        let mut checked = begun;
+        while !self.meet(&mut arrived)? {
+            self.sleep(&mut arrived)?;
+            // An arrival counts even if a death or an abort came after it: the arrived have
+            // written all that the others need.
+            if self.meet(&mut arrived)? {
+                break;
+            }
+            if let Some(cause) = self.cause() {
+                return Err(cause);
+            }
+            let due = checked.elapsed() >= CHECK_EVERY;
+            for member in arrived..self.members {
+                self.check(member, due, begun)?;
+            }
+            if due {
+                checked = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all members have arrived; those below `arrived` have.
+    fn meet(&self, arrived: &mut usize) -> Result<bool, Cause> {
+        while *arrived < self.members {
+            match self.seat(*arrived)[ARRIVALS].load(SeqCst) {
+                count if count < self.arrivals => return Ok(false),
+                // The next barrier may have been reached, but not passed without this member.
+                count if count > self.arrivals + 1 => return Err(Cause::Broke(*arrived)),
+                _ => *arrived += 1,
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sleeps until the gate opens, or it is time for a check.
+    fn sleep(&self, arrived: &mut usize) -> Result<(), Cause> {
+        let gate = self.bell.memory.gate();
+        let ticket = gate.load(SeqCst);
+        self.bell.sleepers().fetch_add(1, SeqCst);
+        // Who arrives after this look finds a sleeper, and opens the gate that `ticket` is for.
+        let met = self.meet(arrived);
+        if met == Ok(false) && self.cause().is_none() && !self.someone_left(*arrived) {
+            let timeout = futex::Timespec {
+                tv_sec: 0,
+                tv_nsec: CHECK_EVERY.subsec_nanos().into(),
+            };
+            // However it ends, the caller looks again.
+            let _end = futex::wait(gate, futex::Flags::empty(), ticket, Some(&timeout));
+        }
+        self.bell.sleepers().fetch_sub(1, SeqCst);
+        met.map(|_| ())
+    }
+
+    fn someone_left(&self, arrived: usize) -> bool {
+        (arrived..self.members).any(|member| self.seat(member)[STATE].load(SeqCst) == LEFT)
+    }
+
+    /// Checks that a member that has not arrived still may; its process only if that is `due`.
+    fn check(&self, member: usize, due: bool, begun: Instant) -> Result<(), Cause> {
+        let seat = self.seat(member);
+        let cause = match seat[STATE].load(SeqCst) {
+            LEFT => Cause::Left(member),
+            PRESENT if due => {
+                let started = seat[STARTED].load(SeqCst);
+                match u32::try_from(seat[PID].load(SeqCst)) {
+                    Ok(pid) if Process { pid, started }.is_gone() => Cause::Died(member),
+                    Ok(_) => return Ok(()),
+                    Err(_) => Cause::Broke(member),
+                }
+            }
+            0 | CLAIMED if begun.elapsed() >= ATTENDANCE_PATIENCE => Cause::Absent(member),
+            0 | CLAIMED | PRESENT => return Ok(()),
+            _ => Cause::Broke(member),
+        };
+        // It may have arrived before it went.
+        let arrived = seat[ARRIVALS].load(SeqCst) >= self.arrivals;
+        if arrived { Ok(()) } else { Err(cause) }
+    }
+}
+
+impl Drop for Barrier {
+    fn drop(&mut self) {
+        self.seat(self.me)[STATE].store(LEFT, SeqCst);
+        self.bell.ring();
+    }
+}

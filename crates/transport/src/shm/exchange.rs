@@ -1,0 +1,167 @@
+//! The training thread's side of a mapped segment: one round after the other.
+
+use std::{os::fd::OwnedFd, time::Instant};
+
+use collective::{
+    AllReduce, Contribution, Interrupted, Kind, Node, Outcome, Plan, Reducer, Round,
+};
+
+use super::{
+    Segment,
+    barrier::{Barrier, Bell, Cause},
+    header,
+    layout::Layout,
+    memory::Vectors,
+};
+
+/// All-reduce over one generation's segment.
+#[derive(Debug)]
+pub struct Shm {
+    plan: Plan,
+    me: usize,
+    reducer: Reducer,
+    layout: Layout,
+    vectors: Vectors,
+    barrier: Barrier,
+    /// The leader's, until the first round shows that all have mapped it.
+    file: Option<OwnedFd>,
+    /// Rounds done.
+    rounds: u64,
+    /// What every call returns once a round has failed.
+    broken: Option<Interrupted>,
+}
+
+/// Ends a generation, for all its members, from outside their training threads.
+#[derive(Clone, Debug)]
+pub struct Abort(Bell);
+
+impl Abort {
+    /// Makes the current round, or else the next one, end with [`Interrupted::Aborted`].
+    /// Returns at once.
+    pub fn abort(&self) {
+        self.0.end(Cause::Aborted);
+    }
+}
+
+impl Shm {
+    pub(super) fn new(segment: Segment) -> Self {
+        let Segment { plan, me, layout, vectors, barrier, file } = segment;
+        let reducer = plan.reducer();
+        Self { plan, me, reducer, layout, vectors, barrier, file, rounds: 0, broken: None }
+    }
+
+    /// A handle that ends this generation.
+    #[must_use]
+    pub fn abort_handle(&self) -> Abort {
+        Abort(self.barrier.bell().clone())
+    }
+
+    fn exchange(
+        &mut self,
+        round: Round,
+        contribution: &Contribution,
+    ) -> Result<Outcome, Interrupted> {
+        if let Some(cause) = self.barrier.cause() {
+            return Err(self.interrupted(round, cause));
+        }
+        self.write_header(round, contribution)?;
+        let arrived = Instant::now();
+        let passed = self.barrier.pass_contributed();
+        let contributed = passed.map_err(|cause| self.interrupted(round, cause))?;
+        let waiting = arrived.elapsed();
+        self.file = None;
+
+        let others = self.read_headers(round)?;
+        let contributions: Vec<&Contribution> =
+            others.iter().map(|other| other.as_ref().unwrap_or(contribution)).collect();
+        let outcome = Outcome::combine(&self.plan, &self.reducer, round.step, &contributions)?;
+        if round.kind == Kind::Train {
+            let segment = self.plan.segment(self.me);
+            let (partials, sum) = self.vectors.reduction(&contributed, segment);
+            self.reducer.add(&partials, sum);
+            let passed = self.barrier.pass_reduced(contributed);
+            passed.map_err(|cause| self.interrupted(round, cause))?;
+        }
+        self.rounds += 1;
+        Ok(Outcome { waiting, ..outcome })
+    }
+
+    fn write_header(&self, round: Round, contribution: &Contribution) -> Result<(), Interrupted> {
+        let (tallies, nodes) = (contribution.tallies.len(), self.plan.nodes(self.me).len());
+        if tallies != nodes {
+            return Err(self.broke(round, self.me, format!("{tallies} tallies for {nodes} nodes")));
+        }
+        let slot = self.layout.header(self.me, self.rounds);
+        header::write(&self.vectors.memory().words()[slot], round, contribution);
+        Ok(())
+    }
+
+    /// The contributions of the members in rank order; nothing for this one.
+    fn read_headers(&self, round: Round) -> Result<Vec<Option<Contribution>>, Interrupted> {
+        let read = |member| {
+            if member == self.me {
+                return Ok(None);
+            }
+            let slot = self.layout.header(member, self.rounds);
+            let words = &self.vectors.memory().words()[slot];
+            match header::read(words, self.plan.nodes(member).len()) {
+                Ok(header) if header.round == round => Ok(Some(header.contribution)),
+                Ok(header) => Err(self.broke(round, member, format!("it is at {}", header.round))),
+                Err(reason) => Err(self.broke(round, member, reason)),
+            }
+        };
+        (0..self.plan.members()).map(read).collect()
+    }
+
+    /// Tells the others too.
+    fn broke(&self, round: Round, member: usize, reason: String) -> Interrupted {
+        self.barrier.bell().end(Cause::Broke(member));
+        Interrupted::Protocol { rank: self.plan.rank(member), round, reason }
+    }
+
+    fn interrupted(&self, round: Round, cause: Cause) -> Interrupted {
+        let lost = |member, reason: &str| Interrupted::Lost {
+            rank: self.plan.rank(member),
+            round,
+            reason: reason.into(),
+        };
+        match cause {
+            Cause::Aborted => Interrupted::Aborted,
+            Cause::Died(member) => lost(member, "its process is gone"),
+            Cause::Left(member) => lost(member, "it has left the generation"),
+            Cause::Absent(member) => lost(member, "it did not open the segment in time"),
+            Cause::Broke(member) => Interrupted::Protocol {
+                rank: self.plan.rank(member),
+                round,
+                reason: "it wrote to the segment what no member writes".into(),
+            },
+        }
+    }
+}
+
+impl AllReduce for Shm {
+    fn nodes(&self) -> &[Node] {
+        self.plan.nodes(self.me)
+    }
+
+    fn partial_mut(&mut self, index: usize) -> &mut [f32] {
+        self.vectors.partial_mut(index)
+    }
+
+    fn all_reduce(
+        &mut self,
+        round: Round,
+        contribution: &Contribution,
+    ) -> Result<Outcome, Interrupted> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.clone());
+        }
+        let outcome = self.exchange(round, contribution);
+        self.broken = outcome.as_ref().err().cloned();
+        outcome
+    }
+
+    fn sum(&self) -> &[f32] {
+        self.vectors.sum()
+    }
+}

@@ -1,0 +1,141 @@
+//! Where everything lies in a segment, as a function of the plan alone.
+//!
+//! ```text
+//! byte 0    the gate: one 32-bit futex word, alone on its line
+//! byte 128  words of 64 bits: identity | sleepers | cause | seats | headers
+//! page      vectors of 32-bit floats: every member's partials, in shard order | the sum
+//! ```
+//!
+//! What the words mean is known to the modules that read them; nothing here touches memory.
+
+use std::ops::Range;
+
+use collective::{Plan, TERMS};
+
+/// Bytes that no two writers share. Processors fetch pairs of 64-byte lines.
+const LINE_BYTES: usize = 128;
+const LINE_WORDS: usize = LINE_BYTES / size_of::<u64>();
+
+/// Where the words begin: after the line of the gate.
+pub(super) const WORDS_AT: usize = LINE_BYTES;
+
+/// Where the vectors begin is a multiple of this.
+const PAGE_BYTES: usize = 4096;
+
+/// Vectors begin at multiples of this many floats: 64 bytes.
+const VECTOR_ALIGNMENT: usize = 16;
+
+/// Words of a header in front of its tallies.
+pub(super) const HEADER_PREFIX_WORDS: usize = 8;
+
+/// Words of a tally.
+pub(super) const TALLY_WORDS: usize = TERMS + 2;
+
+/// Headers of this many rounds are kept: a member may write that of round `n + 1` while
+/// another still reads round `n`, and no member is further ahead.
+pub(super) const HEADER_SLOTS: usize = 2;
+
+/// The offsets of one generation's segment. Words and floats are counted from the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// How many words there are.
+    pub(super) words: usize,
+    /// The word that counts sleepers.
+    pub(super) sleepers: usize,
+    /// The word that tells why the generation is over.
+    pub(super) cause: usize,
+    seats: usize,
+    /// By member, of its first slot.
+    headers: Vec<usize>,
+    /// By member, of one slot.
+    header_words: Vec<usize>,
+    /// The byte at which the vectors begin.
+    pub(super) vectors_at: usize,
+    /// Floats from the beginning of one vector to that of the next.
+    pub(super) stride: usize,
+    /// Floats in a vector.
+    pub(super) length: usize,
+    /// Partials of all members; the sum comes after them.
+    pub(super) partials: usize,
+    /// Bytes of the whole segment.
+    pub(super) bytes: usize,
+}
+
+impl Layout {
+    /// The layout for `plan`, with `identity_words` words that tell the generation.
+    pub(super) fn new(plan: &Plan, identity_words: usize) -> Self {
+        let members = plan.members();
+        let nodes = |member| plan.nodes(member).len();
+        let sleepers = identity_words.next_multiple_of(LINE_WORDS);
+        let cause = sleepers + LINE_WORDS;
+        let seats = cause + LINE_WORDS;
+        let mut words = seats + members * LINE_WORDS;
+        let (mut headers, mut header_words) = (Vec::new(), Vec::new());
+        for member in 0..members {
+            let slot = HEADER_PREFIX_WORDS + nodes(member) * TALLY_WORDS;
+            headers.push(words);
+            header_words.push(slot.next_multiple_of(LINE_WORDS));
+            words += HEADER_SLOTS * slot.next_multiple_of(LINE_WORDS);
+        }
+        let partials = (0..members).map(nodes).sum();
+        let vectors_at = (WORDS_AT + words * size_of::<u64>()).next_multiple_of(PAGE_BYTES);
+        let stride = plan.length().next_multiple_of(VECTOR_ALIGNMENT);
+        let bytes = vectors_at + (partials + 1) * stride * size_of::<f32>();
+        Self {
+            words,
+            sleepers,
+            cause,
+            seats,
+            headers,
+            header_words,
+            vectors_at,
+            stride,
+            length: plan.length(),
+            partials,
+            bytes: bytes.next_multiple_of(PAGE_BYTES),
+        }
+    }
+
+    /// The words of a member's seat.
+    pub(super) fn seat(&self, member: usize) -> Range<usize> {
+        let start = self.seats + member * LINE_WORDS;
+        start..start + LINE_WORDS
+    }
+
+    /// The words of a member's header of the round with this number.
+    pub(super) fn header(&self, member: usize, round: u64) -> Range<usize> {
+        let slot = if round.is_multiple_of(HEADER_SLOTS as u64) { 0 } else { 1 };
+        let start = self.headers[member] + slot * self.header_words[member];
+        start..start + self.header_words[member]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use collective::{Rank, ShardRange, Share};
+
+    use super::*;
+
+    #[test]
+    fn nothing_overlaps_and_everything_is_aligned() {
+        let shares: Vec<Share> = [(0, 1), (1, 4), (4, 7)]
+            .into_iter()
+            .zip(0..)
+            .map(|((start, end), rank)| Share { rank: Rank(rank), shards: ShardRange { start, end } })
+            .collect();
+        let layout = Layout::new(&Plan::new(7, 1001, &shares).unwrap(), 17);
+        let mut ranges = vec![0..17, layout.sleepers..layout.sleepers + 1];
+        ranges.push(layout.cause..layout.cause + 1);
+        ranges.extend((0..3).map(|member| layout.seat(member)));
+        ranges.extend((0..3).flat_map(|member| [layout.header(member, 0), layout.header(member, 1)]));
+        assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "{ranges:?}");
+        assert!(ranges[1..].iter().all(|range| range.start % LINE_WORDS == 0), "{ranges:?}");
+        assert_eq!(ranges.last().unwrap().end, layout.words);
+        assert_eq!(layout.header(1, 2), layout.header(1, 0));
+        assert!(WORDS_AT + layout.words * 8 <= layout.vectors_at);
+        assert_eq!((layout.vectors_at % PAGE_BYTES, layout.stride), (0, 1008));
+        // 0..1, then 1..2 and 2..4, then 4..6 and 6..7; and the sum.
+        assert_eq!(layout.partials, 5);
+        assert!(layout.bytes - layout.vectors_at >= 6 * 1008 * 4);
+    }
+}

@@ -1,0 +1,226 @@
+//! A generation's segment: made by the leader, opened by the others, checked by all.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
+    sync::atomic::{AtomicU64, Ordering::{Acquire, Relaxed, Release}},
+};
+
+use collective::{Plan, plan::PlanError};
+use rustix::fs::{Mode, OFlags};
+use thiserror::Error;
+
+use super::{Group, Rendezvous, Shm, barrier::Barrier, layout::Layout, memory, process::Process};
+
+/// The first word of a segment: "lockstep".
+const MAGIC: u64 = u64::from_le_bytes(*b"lockstep");
+
+/// Version of the layout that this build speaks.
+const VERSION: u64 = 1;
+
+/// Most bytes of a run's id.
+const RUN_ID_BYTES_MAX: usize = 128;
+
+/// Why there is no segment.
+#[derive(Debug, Error)]
+pub enum SegmentError {
+    /// The members do not divide the shards.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// This member is not in the list.
+    #[error("rank {0} is not a member of the generation")]
+    NotAMember(collective::Rank),
+    /// A segment is created by the member with the lowest rank alone.
+    #[error("rank {0} does not lead the generation")]
+    NotTheLeader(collective::Rank),
+    /// The run's id does not fit in.
+    #[error("a run's id has at most {RUN_ID_BYTES_MAX} bytes, this one {0}")]
+    RunId(usize),
+    /// The memory cannot be had.
+    #[error("cannot create {bytes} bytes of shared memory: {source}")]
+    Create {
+        /// Of the segment.
+        bytes: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The leader's segment cannot be reached: it is gone, another user's, or on another host.
+    #[error("cannot open the leader's segment {path}: {source}")]
+    Open {
+        /// Through the leader's process.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What was opened is not the segment of this generation.
+    #[error("{path} is not this generation's segment: {reason}")]
+    Foreign {
+        /// Through the leader's process.
+        path: String,
+        /// What differs.
+        reason: String,
+    },
+    /// Somebody has this rank's place.
+    #[error("rank {0} has opened the segment before")]
+    Taken(collective::Rank),
+}
+
+/// A generation's segment, mapped by one of its members. The others see it go when it is
+/// dropped.
+#[derive(Debug)]
+pub struct Segment {
+    pub(super) plan: Plan,
+    pub(super) me: usize,
+    pub(super) layout: Layout,
+    pub(super) vectors: memory::Vectors,
+    pub(super) barrier: Barrier,
+    /// The leader's, for the others to find.
+    pub(super) file: Option<OwnedFd>,
+}
+
+impl Segment {
+    /// Creates the segment of `group`, as its leader. The others can open it until the first
+    /// round is over.
+    ///
+    /// # Errors
+    /// [`SegmentError`] when this member does not lead, or there is not enough memory.
+    pub fn create(group: &Group) -> Result<(Self, Rendezvous), SegmentError> {
+        let (plan, me) = group.plan()?;
+        if me != 0 {
+            return Err(SegmentError::NotTheLeader(group.rank));
+        }
+        let mut nonce = [0; 16];
+        let random = rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty());
+        let nonce = u128::from_ne_bytes(nonce);
+        let identity = identity(group, nonce);
+        let layout = Layout::new(&plan, identity.len());
+        let failed = |source| SegmentError::Create { bytes: layout.bytes, source };
+        random.map_err(|error| failed(error.into()))?;
+        let name = format!("lockstep-{}-{}", group.run_id, group.generation);
+        let file = memory::create_file(&name, layout.bytes).map_err(failed)?;
+        let descriptor = u32::try_from(file.as_raw_fd()).unwrap_or_default();
+        let process = Process::this().map_err(failed)?;
+        let own = own_partials(&plan, me);
+        let (words, vectors) = memory::map(&file, &layout, own).map_err(failed)?;
+        // The magic comes last: what has it is complete.
+        for (word, value) in words.words().iter().zip(&identity).rev() {
+            word.store(*value, Release);
+        }
+        let barrier = Barrier::take_seat(&words, &layout, me, plan.members(), process)
+            .ok_or(SegmentError::Taken(group.rank))?;
+        let rendezvous = Rendezvous { pid: process.pid, descriptor, nonce };
+        Ok((Self { plan, me, layout, vectors, barrier, file: Some(file) }, rendezvous))
+    }
+
+    /// Opens the segment that the leader of `group` has created.
+    ///
+    /// # Errors
+    /// [`SegmentError`] when it cannot be reached, or is not the segment of this generation.
+    pub fn open(group: &Group, rendezvous: &Rendezvous) -> Result<Self, SegmentError> {
+        let (plan, me) = group.plan()?;
+        let identity = identity(group, rendezvous.nonce);
+        let layout = Layout::new(&plan, identity.len());
+        let path = format!("/proc/{}/fd/{}", rendezvous.pid, rendezvous.descriptor);
+        let unreachable = |source| SegmentError::Open { path: path.clone(), source };
+        let foreign = |reason| SegmentError::Foreign { path: path.clone(), reason };
+        let file = open_file(&path).map_err(unreachable)?;
+        check_file(&file, &layout).map_err(unreachable)?.map_err(foreign)?;
+        let process = Process::this().map_err(unreachable)?;
+        let own = own_partials(&plan, me);
+        let (words, vectors) = memory::map(&file, &layout, own).map_err(unreachable)?;
+        check_identity(words.words(), &identity).map_err(foreign)?;
+        let barrier = Barrier::take_seat(&words, &layout, me, plan.members(), process)
+            .ok_or(SegmentError::Taken(group.rank))?;
+        Ok(Self { plan, me, layout, vectors, barrier, file: None })
+    }
+
+    /// The all-reduce over this segment, for the training thread. The first round waits for
+    /// members that have not opened the segment yet, for seconds.
+    #[must_use]
+    pub fn into_all_reduce(self) -> Shm {
+        Shm::new(self)
+    }
+}
+
+/// The partials of `member` among all, which are in shard order.
+fn own_partials(plan: &Plan, member: usize) -> std::ops::Range<usize> {
+    let start = (0..member).map(|before| plan.nodes(before).len()).sum();
+    start..start + plan.nodes(member).len()
+}
+
+fn open_file(path: &str) -> io::Result<File> {
+    // Whatever the leader's descriptor has become in the meantime, opening it has no effect.
+    let harmless = OFlags::NONBLOCK | OFlags::NOCTTY;
+    OpenOptions::new().read(true).write(true).custom_flags(harmless.bits() as i32).open(path)
+}
+
+/// The file is of this user, for this user alone, and has its size for ever.
+fn check_file(file: &File, layout: &Layout) -> io::Result<Result<(), String>> {
+    if !memory::is_sealed(file) {
+        return Ok(Err("its size is not sealed".into()));
+    }
+    let stat = rustix::fs::fstat(file)?;
+    let (found, expected) = (stat.st_size, layout.bytes);
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    let user = rustix::process::geteuid().as_raw();
+    Ok(if stat.st_uid != user || mode != Mode::RUSR | Mode::WUSR {
+        Err(format!("it belongs to user {} with mode {:o}", stat.st_uid, mode.as_raw_mode()))
+    } else if usize::try_from(found) != Ok(expected) {
+        Err(format!("it has {found} bytes instead of {expected}"))
+    } else {
+        Ok(())
+    })
+}
+
+/// The words that tell one generation's segment from any other.
+fn identity(group: &Group, nonce: u128) -> Vec<u64> {
+    let mut run_id = group.run_id.as_bytes().to_vec();
+    run_id.resize(RUN_ID_BYTES_MAX, 0);
+    let (run_words, _) = run_id.as_chunks();
+    let shares = group.shares.iter().flat_map(|share| {
+        let shards = u64::from(share.shards.start) << 32 | u64::from(share.shards.end);
+        [share.rank.0.into(), shards]
+    });
+    [MAGIC, VERSION, nonce as u64, (nonce >> 64) as u64]
+        .into_iter()
+        .chain([group.run_id.len() as u64])
+        .chain(run_words.iter().map(|bytes| u64::from_le_bytes(*bytes)))
+        .chain([group.generation.0])
+        .chain([group.shards.into(), group.length as u64, group.shares.len() as u64])
+        .chain(shares)
+        .collect()
+}
+
+fn check_identity(words: &[AtomicU64], identity: &[u64]) -> Result<(), String> {
+    const RUN: usize = 4;
+    const GENERATION: usize = RUN + 1 + RUN_ID_BYTES_MAX / size_of::<u64>();
+    let differs = |(word, expected): (&AtomicU64, &u64)| word.load(Acquire) != *expected;
+    let Some(index) = words.iter().zip(identity).position(differs) else { return Ok(()) };
+    let found = words[index].load(Relaxed);
+    Err(match index {
+        0 => "it has no magic number".to_owned(),
+        1 => format!("it has version {found}, this build speaks {VERSION}"),
+        2..RUN => "it has another nonce".to_owned(),
+        RUN..GENERATION => "it belongs to another run".to_owned(),
+        GENERATION => format!("it is that of generation {found}"),
+        _ => "it has another plan".to_owned(),
+    })
+}
+
+impl Group {
+    fn plan(&self) -> Result<(Plan, usize), SegmentError> {
+        if self.run_id.len() > RUN_ID_BYTES_MAX {
+            return Err(SegmentError::RunId(self.run_id.len()));
+        }
+        let plan = Plan::new(self.shards, self.length, &self.shares)?;
+        let me = plan.member(self.rank).ok_or(SegmentError::NotAMember(self.rank))?;
+        Ok((plan, me))
+    }
+}
+
+#[cfg(test)]
+mod tests;

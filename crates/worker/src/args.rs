@@ -1,0 +1,42 @@
+//! The flags.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use crate::device::DeviceChoice;
+
+/// Compute gradients for a run: join its coordinator, train with the other workers, and leave
+/// when the run ends.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "vae-worker", version, max_term_width = 100)]
+pub(crate) struct Args {
+    /// Where the coordinator listens
+    #[arg(long, default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub(crate) coordinator: String,
+    /// The rank to take [default: any free one]
+    #[arg(long, value_name = "N")]
+    pub(crate) rank: Option<u32>,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub(crate) device: DeviceChoice,
+    /// Threads to compute with [default: the cores of this host divided among its workers]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+    /// Where the MNIST files are, or are to be put [default: the user's cache]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Seconds to keep trying to reach the coordinator
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub(crate) join_timeout_seconds: u32,
+    /// How log lines are written to standard error
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}

@@ -1,0 +1,162 @@
+//! Where the communication thread and the training thread meet.
+//!
+//! Orders go to the training thread, events come back, and a few words are shared. No other
+//! file mixes async and blocking code.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+        mpsc as blocking,
+    },
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use collective::{AllReduce, Control, Generation, Rank};
+use membership::{Failure, Standing};
+use protocol::wire;
+use tokio::sync::mpsc;
+
+use crate::training;
+
+/// Events of the training thread that wait to be handled.
+const EVENTS: usize = 64;
+
+/// What the training thread is to do.
+pub(crate) enum Order {
+    /// Train as a member of a generation until it ends.
+    Train(Box<Assignment>),
+    /// Write a checkpoint of the current state.
+    Persist,
+    /// Say where the state is, since a generation ended, for this reason, before it began.
+    Report(String),
+}
+
+/// A place in a generation.
+pub(crate) struct Assignment {
+    pub(crate) generation: Generation,
+    pub(crate) collective: Box<dyn AllReduce + Send>,
+    /// The members, in rank order; the first leads.
+    pub(crate) ranks: Vec<Rank>,
+    /// Threads to compute with.
+    pub(crate) threads: u32,
+}
+
+/// What the training thread has to say.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// It is in no generation and holds this state.
+    Ready(Standing, Option<String>),
+    /// The checkpoint that was ordered is on disk.
+    Saved(u64),
+    /// It cannot go on.
+    Failed(Failure),
+    /// How training goes, from the leader.
+    Report(wire::Report),
+    /// An epoch was completed, from the leader.
+    EpochReport(wire::EpochReport),
+}
+
+/// Words that both threads read and write at any time.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    generation: AtomicU64,
+    control: AtomicU32,
+    step: AtomicU64,
+}
+
+impl Shared {
+    /// Has the next step carry a request.
+    pub(crate) fn request(&self, control: Control) {
+        self.control.fetch_or(control.0, Ordering::Relaxed);
+    }
+
+    /// Notes the generation, and forgets the requests that were for the one before.
+    pub(crate) fn begin_generation(&self, generation: u64) {
+        self.control.store(0, Ordering::Relaxed);
+        self.generation.store(generation, Ordering::Relaxed);
+    }
+
+    /// The last generation that this worker was called to; 0 for none.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn requests(&self) -> Control {
+        Control(self.control.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn note_step(&self, step: u64) {
+        self.step.store(step, Ordering::Relaxed);
+    }
+
+    /// Updates that the state has seen.
+    pub(crate) fn step(&self) -> u64 {
+        self.step.load(Ordering::Relaxed)
+    }
+}
+
+/// The communication thread's end.
+#[derive(Debug)]
+pub(crate) struct Bridge {
+    orders: blocking::Sender<Order>,
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) shared: Arc<Shared>,
+    thread: thread::JoinHandle<()>,
+}
+
+/// The training thread's end.
+#[derive(Debug)]
+pub(crate) struct Trainee {
+    orders: blocking::Receiver<Order>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) events: EventSender,
+}
+
+/// Sends events from the training thread or its helper; blocks while too many wait.
+#[derive(Clone, Debug)]
+pub(crate) struct EventSender(mpsc::Sender<Event>);
+
+impl Bridge {
+    /// Starts the training thread.
+    pub(crate) fn start(setup: training::Setup, shared: Arc<Shared>) -> Result<Self> {
+        let (orders, received) = blocking::channel();
+        let (sender, events) = mpsc::channel(EVENTS);
+        let trainee =
+            Trainee { orders: received, shared: Arc::clone(&shared), events: EventSender(sender) };
+        let thread = thread::Builder::new()
+            .name("training".into())
+            .spawn(move || training::run(setup, &trainee))
+            .context("cannot start the training thread")?;
+        Ok(Self { orders, events, shared, thread })
+    }
+
+    /// Hands an order over. A training thread that has ended says so as an event.
+    pub(crate) fn order(&self, order: Order) {
+        let _ended = self.orders.send(order);
+    }
+
+    /// Lets the training thread finish what it has in hand, and waits for it.
+    pub(crate) async fn finish(self) {
+        let Self { orders, mut events, thread, .. } = self;
+        drop(orders);
+        // Nobody listens any more, but a full channel must not hold the thread up.
+        while events.recv().await.is_some() {}
+        let _panicked = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+}
+
+impl Trainee {
+    /// The next order, or none when the worker is about to exit.
+    pub(crate) fn next_order(&self) -> Option<Order> {
+        self.orders.recv().ok()
+    }
+}
+
+impl EventSender {
+    /// Sends an event; without effect when nobody listens any more.
+    pub(crate) fn send(&self, event: Event) {
+        let _gone = self.0.blocking_send(event);
+    }
+}

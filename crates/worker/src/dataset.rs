@@ -1,0 +1,110 @@
+//! The data set on the worker's side: its own copy, or one streamed from the coordinator.
+
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use bytes::{Buf as _, Bytes};
+use data::{Mnist, RawFile};
+use protocol::wire::{FetchDatasetRequest, coordinator_client::CoordinatorClient};
+use tokio::sync::mpsc;
+use tonic::transport::Channel;
+
+/// Chunks that wait to be written.
+const CHUNKS: usize = 8;
+
+/// Makes sure that the four files are in `dir`, fetching them from the coordinator if not.
+pub(crate) async fn ensure(dir: PathBuf, client: CoordinatorClient<Channel>) -> Result<PathBuf> {
+    let local = dir.clone();
+    let loaded = tokio::task::spawn_blocking(move || {
+        data::FILES.iter().try_for_each(|file| data::verify(&local.join(file.name), file))
+    });
+    let Err(reason) = loaded.await? else { return Ok(dir) };
+    tracing::info!("fetching the data set from the coordinator, since {reason}");
+    fetch(&dir, client).await.context("cannot fetch the data set from the coordinator")?;
+    Ok(dir)
+}
+
+async fn fetch(dir: &Path, mut client: CoordinatorClient<Channel>) -> Result<()> {
+    let mut stream = client
+        .fetch_dataset(FetchDatasetRequest {})
+        .await
+        .map_err(|status| anyhow!("{}", status.message()))?
+        .into_inner();
+    let mut current: Option<Download> = None;
+    while let Some(chunk) = stream.message().await.map_err(|s| anyhow!("{}", s.message()))? {
+        let file = data::FILES
+            .iter()
+            .find(|file| file.name == chunk.file)
+            .ok_or_else(|| anyhow!("it sent a file that is not part of MNIST"))?;
+        if current.as_ref().is_none_or(|download| download.file != file.name) {
+            if let Some(finished) = current.take() {
+                finished.finish().await?;
+            }
+            current = Some(Download::begin(dir, file));
+        }
+        if let Some(download) = &current {
+            download.put(chunk.content).await;
+        }
+    }
+    match current {
+        Some(last) => last.finish().await,
+        None => Err(anyhow!("it sent no file")),
+    }
+}
+
+/// One file on its way to disk, where a blocking thread verifies and stores it.
+struct Download {
+    file: &'static str,
+    chunks: mpsc::Sender<Bytes>,
+    stored: tokio::task::JoinHandle<Result<(), data::DataError>>,
+}
+
+impl Download {
+    fn begin(dir: &Path, file: &'static RawFile) -> Self {
+        let (chunks, received) = mpsc::channel(CHUNKS);
+        let dir = dir.to_owned();
+        let reader = ChunkReader { received, chunk: Bytes::new() };
+        let stored = tokio::task::spawn_blocking(move || data::store(&dir, file, reader));
+        Self { file: file.name, chunks, stored }
+    }
+
+    async fn put(&self, chunk: Bytes) {
+        // Where storing failed, `finish` says why.
+        let _failed = self.chunks.send(chunk).await;
+    }
+
+    async fn finish(self) -> Result<()> {
+        drop(self.chunks);
+        Ok(self.stored.await??)
+    }
+}
+
+struct ChunkReader {
+    received: mpsc::Receiver<Bytes>,
+    chunk: Bytes,
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.received.blocking_recv() {
+                Some(chunk) => self.chunk = chunk,
+                None => return Ok(0),
+            }
+        }
+        let count = out.len().min(self.chunk.len());
+        self.chunk.copy_to_slice(&mut out[..count]);
+        Ok(count)
+    }
+}
+
+/// Loads the set, cut to the run's first images.
+pub(crate) fn load(dir: &Path, training: &config::Training) -> Result<Mnist> {
+    let mut mnist = Mnist::load(dir)?;
+    mnist.train.truncate(training.train_images as usize);
+    mnist.test.truncate(training.test_images as usize);
+    Ok(mnist)
+}

@@ -1,1 +1,0 @@
-//! Computes gradients: vae-worker

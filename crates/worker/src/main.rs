@@ -1,0 +1,55 @@
+//! `vae-worker`: computes gradients on its device and averages them with the other members.
+//!
+//! Two threads do the work. The communication thread, in [`session`], runs a tokio runtime:
+//! the control stream and the all-reduce streams. The training thread, in [`training`], is
+//! plain blocking code that owns all tensors. [`bridge`] is the one place where the two
+//! meet. The leader's extra duties are in [`reporter`] and [`writer`].
+
+mod args;
+mod bridge;
+mod control;
+mod dataset;
+mod device;
+mod reporter;
+mod samples;
+mod session;
+mod training;
+mod writer;
+
+use std::{io::IsTerminal as _, process::ExitCode};
+
+use clap::Parser as _;
+
+use crate::args::{Args, LogFormat};
+
+fn main() -> ExitCode {
+    // Before any other thread exists and before libtorch computes anything.
+    model::blas::deterministic();
+    let args = Args::parse();
+    start_logging(args.log_format);
+    match session::run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "an error is the last thing this program says")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn start_logging(format: LogFormat) {
+    use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
+    let filter =
+        EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match format {
+        LogFormat::Text => builder.without_time().init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -1,0 +1,161 @@
+//! What a member does beside training: it passes requests on, and as the leader it reports
+//! and hands checkpoints and samples to the writer.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use collective::{Control, Generation, Rank, TERMS, Timing};
+use model::State;
+use protocol::wire::{EpochReport, Losses, RankSeconds, Report};
+use trainer::{EpochSummary, Ledger, Observer, StepSummary};
+
+use crate::{
+    bridge::{Assignment, Event, EventSender, Shared, Trainee},
+    training::Setup,
+    writer::Writer,
+};
+
+/// Time between two reports.
+const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// An observer of one generation.
+#[derive(Debug)]
+pub(crate) struct Reporter<'a> {
+    shared: Arc<Shared>,
+    events: EventSender,
+    generation: Generation,
+    ranks: Vec<Rank>,
+    checkpoint_every: u64,
+    epochs: u64,
+    /// The leader's writer; none for other members.
+    writer: Option<&'a mut Writer>,
+    since: Interval,
+}
+
+/// What was seen since the last report.
+#[derive(Debug)]
+struct Interval {
+    begun: Instant,
+    step: u64,
+    epoch: u64,
+    images: u64,
+    terms: [f64; TERMS],
+    elapsed: Duration,
+    timings: Vec<[u64; 3]>,
+}
+
+impl Interval {
+    fn begin(members: usize) -> Self {
+        Self {
+            begun: Instant::now(),
+            step: 0,
+            epoch: 0,
+            images: 0,
+            terms: [0.0; TERMS],
+            elapsed: Duration::ZERO,
+            timings: vec![[0; 3]; members],
+        }
+    }
+}
+
+impl<'a> Reporter<'a> {
+    pub(crate) fn new(
+        setup: &Setup,
+        assignment: &Assignment,
+        writer: Option<&'a mut Writer>,
+        trainee: &Trainee,
+    ) -> Self {
+        let operation = &setup.config.operation;
+        Self {
+            shared: Arc::clone(&trainee.shared),
+            events: trainee.events.clone(),
+            generation: assignment.generation,
+            ranks: assignment.ranks.clone(),
+            checkpoint_every: u64::from(operation.checkpoint_every_epochs),
+            epochs: u64::from(operation.epochs),
+            writer,
+            since: Interval::begin(assignment.ranks.len()),
+        }
+    }
+
+    /// Reports what has not been reported.
+    pub(crate) fn flush(&mut self) {
+        let since = std::mem::replace(&mut self.since, Interval::begin(self.ranks.len()));
+        if self.writer.is_none() || since.images == 0 {
+            return;
+        }
+        let seconds = |micros: u64| micros as f64 / 1e6;
+        let rank = |(rank, [compute, all_reduce, waiting]): (&Rank, [u64; 3])| RankSeconds {
+            rank: rank.0,
+            compute: seconds(compute),
+            all_reduce: seconds(all_reduce),
+            waiting: seconds(waiting),
+        };
+        self.events.send(Event::Report(Report {
+            generation: self.generation.0,
+            step: since.step,
+            epoch: since.epoch,
+            images: since.images,
+            seconds: since.elapsed.as_secs_f64(),
+            losses: Some(losses(since.terms, since.images)),
+            ranks: self.ranks.iter().zip(since.timings).map(rank).collect(),
+        }));
+    }
+}
+
+impl Observer for Reporter<'_> {
+    fn control(&self) -> Control {
+        self.shared.requests()
+    }
+
+    fn stepped(&mut self, step: &StepSummary<'_>) {
+        self.shared.note_step(step.step);
+        if self.writer.is_none() {
+            return;
+        }
+        let since = &mut self.since;
+        (since.step, since.epoch) = (step.step, step.epoch);
+        since.images += step.tally.images;
+        since.elapsed += step.elapsed;
+        for (sum, term) in since.terms.iter_mut().zip(step.tally.terms) {
+            *sum += term;
+        }
+        for (sums, timing) in since.timings.iter_mut().zip(step.timings) {
+            let Timing { compute_us, all_reduce_us, waiting_us } = *timing;
+            for (sum, time) in sums.iter_mut().zip([compute_us, all_reduce_us, waiting_us]) {
+                *sum += u64::from(time);
+            }
+        }
+        if since.begun.elapsed() >= REPORT_INTERVAL {
+            self.flush();
+        }
+    }
+
+    fn epoch_ended(&mut self, summary: &EpochSummary, state: &State, ledger: &Ledger) {
+        self.flush();
+        let Some(writer) = &mut self.writer else { return };
+        let epoch = summary.epoch;
+        if epoch.is_multiple_of(self.checkpoint_every) || epoch == self.epochs {
+            writer.save(state, ledger);
+        }
+        writer.sample(epoch, &state.parameters);
+        let (train, test) = (&summary.train, &summary.test);
+        self.events.send(Event::EpochReport(EpochReport {
+            epoch,
+            step: state.step,
+            generation: self.generation.0,
+            train: Some(losses(train.terms, train.images)),
+            test: Some(losses(test.terms, test.images)),
+            images: train.images,
+            index_sum: train.index_sum,
+        }));
+    }
+}
+
+/// The means over `images` images of summed loss terms.
+fn losses(terms: [f64; TERMS], images: u64) -> Losses {
+    let [loss, reconstruction, kl] = terms.map(|sum| sum / images.max(1) as f64);
+    Losses { loss, reconstruction, kl }
+}

@@ -1,0 +1,153 @@
+//! The leader's files, written on a thread of their own from snapshots, so that no step
+//! waits for a disk.
+
+use std::{
+    path::PathBuf,
+    sync::mpsc::{self, SyncSender},
+    thread::{self, JoinHandle},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use checkpoint::{Directory, Metadata, TensorView};
+use model::{Layout, State, Vae};
+use trainer::{Ledger, Trainer};
+
+use crate::{samples, training::Setup};
+
+/// Snapshots that wait to be written; training waits when there are more.
+const JOBS: usize = 2;
+
+enum Job {
+    Checkpoint(Box<State>, Ledger),
+    Samples { epoch: u64, parameters: Vec<f32> },
+    Flush(SyncSender<()>),
+}
+
+/// The way to the writing thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    jobs: SyncSender<Job>,
+    thread: JoinHandle<Result<()>>,
+}
+
+/// What the writing thread works with.
+struct Desk {
+    checkpoints: Directory,
+    keep: usize,
+    samples: PathBuf,
+    metadata: Metadata,
+    layout: Layout,
+    vae: Vae,
+    gallery: samples::Gallery,
+}
+
+impl Writer {
+    /// Starts the writing thread.
+    pub(crate) fn start(setup: &Setup, trainer: &Trainer) -> Result<Self> {
+        let training = &setup.config.training;
+        let desk = Desk {
+            checkpoints: Directory::open(setup.run_dir.join("checkpoints")),
+            keep: setup.config.operation.keep_checkpoints as usize,
+            samples: setup.run_dir.join("samples"),
+            metadata: Metadata {
+                run_id: setup.run_id.clone(),
+                seed: training.seed,
+                configuration: serde_json::to_string(&setup.config)?,
+                ..Metadata::default()
+            },
+            layout: trainer.model().layout().clone(),
+            vae: Vae::new(&training.model)?,
+            gallery: samples::Gallery::new(trainer.test_images())?,
+        };
+        let (jobs, received) = mpsc::sync_channel(JOBS);
+        let thread = thread::Builder::new()
+            .name("writer".into())
+            .spawn(move || desk.work(&received))
+            .context("cannot start the writing thread")?;
+        Ok(Self { jobs, thread })
+    }
+
+    /// Has a checkpoint of the state written.
+    pub(crate) fn save(&self, state: &State, ledger: &Ledger) {
+        self.hand_over(Job::Checkpoint(Box::new(state.clone()), ledger.clone()));
+    }
+
+    /// Has the picture of an epoch, from 1, drawn.
+    pub(crate) fn sample(&self, epoch: u64, parameters: &[f32]) {
+        self.hand_over(Job::Samples { epoch, parameters: parameters.to_vec() });
+    }
+
+    /// Waits until all that was handed over is on disk.
+    ///
+    /// # Errors
+    /// The first thing that could not be written.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        let (done, wait) = mpsc::sync_channel(1);
+        self.hand_over(Job::Flush(done));
+        if wait.recv().is_ok() {
+            return Ok(());
+        }
+        let ended = thread::spawn(|| Ok(()));
+        match std::mem::replace(&mut self.thread, ended).join() {
+            Ok(Err(error)) => Err(error),
+            _ => Err(anyhow!("the writing thread is gone")),
+        }
+    }
+
+    /// Waits for the writing thread to finish.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.flush()
+    }
+
+    /// A writing thread that failed says so at the next flush.
+    fn hand_over(&self, job: Job) {
+        let _failed = self.jobs.send(job);
+    }
+}
+
+impl Desk {
+    fn work(mut self, jobs: &mpsc::Receiver<Job>) -> Result<()> {
+        for job in jobs {
+            match job {
+                Job::Checkpoint(state, ledger) => self.write(&state, &ledger)?,
+                Job::Samples { epoch, parameters } => {
+                    let path = self.samples.join(format!("epoch-{epoch:03}.png"));
+                    let seed = self.metadata.seed;
+                    self.gallery.draw(&mut self.vae, &parameters, seed).save(&path)?;
+                }
+                Job::Flush(done) => drop(done.send(())),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, state: &State, ledger: &Ledger) -> Result<()> {
+        let epoch = |epoch: &trainer::EpochLedger| checkpoint::EpochLedger {
+            images: epoch.images,
+            index_sum: epoch.index_sum,
+            loss_terms: epoch.terms.to_vec(),
+        };
+        self.metadata.step = state.step;
+        self.metadata.ledger = ledger.epochs.iter().map(epoch).collect();
+        let vectors = [
+            ("", &state.parameters),
+            ("exp_avg.", &state.exp_avg),
+            ("exp_avg_sq.", &state.exp_avg_sq),
+        ];
+        let named: Vec<(String, &[usize], &[f32])> = vectors
+            .into_iter()
+            .flat_map(|(prefix, vector)| {
+                self.layout.entries().iter().map(move |entry| {
+                    let data = &vector[entry.range.clone()];
+                    (format!("{prefix}{}", entry.name), &entry.shape[..], data)
+                })
+            })
+            .collect();
+        let views: Vec<TensorView<'_>> =
+            named.iter().map(|(name, shape, data)| TensorView { name, shape, data }).collect();
+        let path = self.checkpoints.write(&self.metadata, &views)?;
+        self.checkpoints.retain(self.keep)?;
+        tracing::debug!(step = state.step, path = %path.display(), "wrote a checkpoint");
+        Ok(())
+    }
+}
