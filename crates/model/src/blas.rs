@@ -3,10 +3,11 @@
 //! MKL gives other bits for other numbers of threads unless it is told otherwise before it
 //! computes anything ([`deterministic`]), and on CPUs of other makers it refuses both that
 //! and its fastest kernels unless it finds a function [`mkl_serv_intel_cpu_true`] that
-//! returns 1. This crate defines it; a binary must also export it, or libtorch cannot see
-//! it. So the `build.rs` of every crate with binaries that embed this one prints
-//! `cargo:rustc-link-arg-bins=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true`;
-//! [`Branch`] tells whether that was forgotten. Multiplication itself is in `gemm.rs`.
+//! returns 1. This crate defines it; the executable must also export it, or libtorch cannot
+//! see it. Linkers do so by themselves where libtorch_cpu is on their command line; to be
+//! certain, the `build.rs` of every crate with binaries that embed this one prints
+//! `cargo:rustc-link-arg-bins=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true`, and
+//! [`Branch`] tells whether it was in vain. Multiplication itself is in `gemm.rs`.
 
 #![allow(unsafe_code, reason = "symbols of libtorch_cpu, looked up at run time")]
 

@@ -17,6 +17,8 @@ fn images() -> Images {
 
 #[test]
 fn a_classifier_trains() {
+    // Such small products gain nothing from threads, and lose much where cores are busy.
+    tch::set_num_threads(1);
     let layout = Layout::new([
         ("hidden.weight".to_owned(), vec![32, PIXELS]),
         ("hidden.bias".to_owned(), vec![32]),

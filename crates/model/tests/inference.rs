@@ -22,6 +22,8 @@ fn images() -> Images {
 }
 
 fn train(vae: &mut Vae, images: &Images) -> (State, f64, f64) {
+    // Such small products gain nothing from threads, and lose much where cores are busy.
+    tch::set_num_threads(1);
     let indices: Vec<u32> = (0..16).collect();
     let batch = Batch { images, indices: &indices };
     let mut state = State::initial(vae, 5);

@@ -1,0 +1,11 @@
+//! Lets examples and tests find libtorch without LD_LIBRARY_PATH.
+
+fn main() {
+    println!("cargo:rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
+    if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
+        println!("cargo:rustc-link-arg-examples=-Wl,-rpath,{lib}");
+        println!(
+            "cargo:rustc-link-arg-examples=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true"
+        );
+    }
+}

@@ -1,0 +1,66 @@
+//! Trains another model with the trainer: a small classifier of MNIST digits, alone.
+//!
+//! `cargo run --release -p trainer --example classifier`. To train it with others, put the collective of
+//! the crate transport where `Local` is.
+#![allow(clippy::print_stdout, reason = "an example shows its results")]
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use collective::{Control, Local};
+use model::{
+    Adam, Autograd, Layout, Model as _, State,
+    autograd::{Inputs, Parameters},
+};
+use tch::{Device, Kind, Reduction, Tensor};
+use trainer::{EpochSummary, Ledger, Observer, Settings, StepSummary, Trainer};
+
+const SHARDS: u32 = 2;
+
+/// Cross-entropy, errors, and nothing: each summed over the images.
+fn objective(parameters: &Parameters, inputs: &Inputs) -> [Tensor; 3] {
+    let hidden = parameters.linear("hidden", &inputs.pixels).relu();
+    let logits = parameters.linear("digits", &hidden);
+    let loss = logits.cross_entropy_loss::<Tensor>(&inputs.labels, None, Reduction::Sum, -100, 0.0);
+    let errors = logits.argmax(-1, false).ne_tensor(&inputs.labels).sum(Kind::Float);
+    let nothing = loss.zeros_like();
+    [loss, errors, nothing]
+}
+
+struct Printer;
+
+impl Observer for Printer {
+    fn control(&self) -> Control {
+        Control::default()
+    }
+
+    fn stepped(&mut self, _step: &StepSummary<'_>) {}
+
+    fn epoch_ended(&mut self, epoch: &EpochSummary, _state: &State, _ledger: &Ledger) {
+        let [loss, errors, _] = epoch.train.means();
+        let test_errors = 100.0 * epoch.test.terms[1] / epoch.test.images as f64;
+        let errors = 100.0 * errors;
+        let epoch = epoch.epoch;
+        println!(
+            "epoch {epoch}: loss {loss:.3}, errors {errors:.1} %, test errors {test_errors:.1} %"
+        );
+    }
+}
+
+fn main() -> Result<()> {
+    let layout = Layout::new([
+        ("hidden.weight".into(), vec![128, 784]),
+        ("hidden.bias".into(), vec![128]),
+        ("digits.weight".into(), vec![10, 128]),
+        ("digits.bias".into(), vec![10]),
+    ]);
+    let terms = ["cross-entropy", "errors", "nothing"];
+    let model = Autograd::new(layout, terms, Device::cuda_if_available(), objective);
+    let mnist = data::fetch::load(&data::default_dir(), false)?;
+    let adam = Adam::new(1e-3);
+    let settings =
+        Settings { seed: 0, shards: SHARDS, batch_size: 64, epochs: 3, verify_every: 0, adam };
+    let mut alone = Local::new(SHARDS, model.layout().len())?;
+    Trainer::new(settings, Box::new(model), Arc::new(mnist)).train(&mut alone, &mut Printer)?;
+    Ok(())
+}
