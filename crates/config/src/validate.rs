@@ -104,7 +104,7 @@ fn count(field: &'static str, value: u32, min: u32, max: u32) -> Result<(), Inva
 
 #[cfg(test)]
 mod tests {
-    use crate::{Collective, Likelihood, ModelConfig, Operation, RunConfig, Training};
+    use crate::{Collective, Likelihood, ModelConfig, Operation, Precision, RunConfig, Training};
 
     fn config() -> RunConfig {
         RunConfig {
@@ -113,6 +113,7 @@ mod tests {
                 shards: 4,
                 batch_size: 64,
                 learning_rate: 1e-3,
+                precision: Precision::F32,
                 model: ModelConfig {
                     hidden_dim: 400,
                     latent_dim: 20,
@@ -143,6 +144,15 @@ mod tests {
     }
 
     #[test]
+    fn precisions_have_the_names_of_their_flag() {
+        for (precision, name) in [(Precision::F32, "f32"), (Precision::Bf16, "bf16")] {
+            assert_eq!(serde_json::to_value(precision).unwrap(), name);
+            assert_eq!(serde_json::from_value::<Precision>(name.into()).unwrap(), precision);
+        }
+        assert_eq!(Precision::default(), Precision::F32);
+    }
+
+    #[test]
     fn each_bound_is_checked() {
         type Breakage = (fn(&mut RunConfig), &'static str);
         let broken: [Breakage; 8] = [
@@ -168,9 +178,10 @@ mod tests {
         let (ours, mut theirs) = (config().training, config().training);
         theirs.seed = 1;
         theirs.model.hidden_dim = 200;
+        theirs.precision = Precision::Bf16;
         let fields: Vec<String> =
             ours.differences(&theirs).into_iter().map(|difference| difference.field).collect();
-        assert_eq!(fields, ["model.hidden_dim", "seed"]);
+        assert_eq!(fields, ["model.hidden_dim", "precision", "seed"]);
         assert!(ours.differences(&ours.clone()).is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
-use config::{Collective, Likelihood, ModelConfig, Operation, RunConfig, Training};
+use config::{Collective, Likelihood, ModelConfig, Operation, Precision, RunConfig, Training};
 
 /// Train a variational autoencoder on MNIST, data-parallel: shard the data, start
 /// generations of workers, and keep the run directory.
@@ -59,6 +59,10 @@ pub(crate) struct TrainingArgs {
     /// Step size of Adam
     #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
     pub(crate) learning_rate: f64,
+    /// In what the factors of matrix products are; sums, parameters and optimizer are f32 in
+    /// either. bf16 is twice as fast on CPUs with AVX512_BF16, and gains nothing on others
+    #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
+    pub(crate) precision: PrecisionArg,
     /// Key of every random number in the run
     #[arg(long, default_value_t = 0, value_name = "SEED")]
     pub(crate) seed: u64,
@@ -127,6 +131,12 @@ pub(crate) enum LikelihoodArg {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PrecisionArg {
+    F32,
+    Bf16,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum CollectiveArg {
     /// The fastest that all workers support
     Auto,
@@ -160,6 +170,10 @@ impl Args {
                 shards: self.shards.unwrap_or(self.workers),
                 batch_size: t.batch_size,
                 learning_rate: t.learning_rate,
+                precision: match t.precision {
+                    PrecisionArg::F32 => Precision::F32,
+                    PrecisionArg::Bf16 => Precision::Bf16,
+                },
                 model: ModelConfig {
                     hidden_dim: t.hidden_dim,
                     latent_dim: t.latent_dim,

@@ -17,7 +17,7 @@ use protocol::{
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::{console::Console, launch::Launch, record::Record, run_dir::RunDir};
+use crate::{console::Console, launch::Launch, record::Record, run_dir::RunDir, spawn::Children};
 
 /// Time between looks at the clock.
 const TICK: Duration = Duration::from_millis(50);
@@ -77,6 +77,7 @@ impl Connection {
 pub(crate) struct Control<'a> {
     launch: &'a Launch,
     run_dir: &'a mut RunDir,
+    children: &'a mut Children,
     console: Console,
     record: Record,
     engine: Engine,
@@ -93,6 +94,7 @@ impl<'a> Control<'a> {
     pub(crate) fn new(
         launch: &'a Launch,
         run_dir: &'a mut RunDir,
+        children: &'a mut Children,
         console: Console,
     ) -> Result<Self> {
         let config = launch.config();
@@ -110,6 +112,7 @@ impl<'a> Control<'a> {
         Ok(Self {
             launch,
             run_dir,
+            children,
             console,
             record,
             engine: Engine::new(settings, Duration::ZERO),
@@ -216,12 +219,16 @@ impl<'a> Control<'a> {
         self.decide(event);
     }
 
+    fn close(&mut self, worker: WorkerId, status: Status) {
+        self.ranks.remove(&worker);
+        if let Some(connection) = self.connections.remove(&worker) {
+            connection.send(Err(status));
+        }
+    }
+
     fn expel(&mut self, worker: WorkerId, status: &Status) {
         tracing::warn!("a worker is sent away: {}", status.message());
-        if let Some(connection) = self.connections.remove(&worker) {
-            connection.send(Err(status.clone()));
-        }
-        self.ranks.remove(&worker);
+        self.close(worker, status.clone());
         self.decide(Event::Lost(worker, Loss::Disconnected(status.message().to_owned())));
     }
 
@@ -278,11 +285,12 @@ impl<'a> Control<'a> {
                 self.tell_members(&Body::Abort(wire::Abort { generation: generation.0 }));
             }
             Command::Evict(worker) => {
-                self.ranks.remove(&worker);
-                if let Some(connection) = self.connections.remove(&worker) {
-                    connection.send(Err(Status::aborted("given up: no sign of life")));
+                if let Some(rank) = self.ranks.get(&worker) {
+                    self.children.kill(*rank);
                 }
+                self.close(worker, Status::aborted("given up: no sign of life"));
             }
+            Command::Dismiss(worker) => self.close(worker, Status::cancelled("let go")),
             Command::Persist(worker) => self.tell(worker, Body::Persist(wire::Persist {})),
             Command::Finish(outcome) => self.finish(outcome),
         }
@@ -306,18 +314,16 @@ impl<'a> Control<'a> {
             rank: rank.0,
             configuration_json: serde_json::to_string(&info.config).unwrap_or_default(),
             run_directory: path(self.run_dir.path()),
-            checkpoint: self.launch.resume.as_ref().map(|resume| path(&resume.path)),
+            checkpoint: self.launch.checkpoint().map(|(file, _)| path(file)),
             heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX),
         })));
     }
 
     fn start(&mut self, generation: Generation, members: &[Member]) {
         // The number is used up before anybody hears of it.
-        let journalled = self.run_dir.journal_generation(generation);
-        let failed = journalled.is_err();
-        self.stop_if_broken(journalled);
-        if failed {
-            return;
+        if let Err(error) = self.run_dir.journal_generation(generation) {
+            self.broken = Some(error);
+            return self.finish(Outcome::Interrupted(collective::Step(self.record.step())));
         }
         tracing::info!(generation = generation.0, members = members.len(), "generation starts");
         self.console.begin(self.record.step(), self.record.steps());
@@ -337,8 +343,12 @@ impl<'a> Control<'a> {
     }
 
     fn finish(&mut self, outcome: Outcome) {
-        let success = matches!(outcome, Outcome::Completed(_) | Outcome::Interrupted(_));
-        let finish = Body::Finish(wire::Finish { success, message: outcome.to_string() });
+        let (success, message) = match (&self.broken, &outcome) {
+            (Some(error), _) => (false, format!("{error:#}")),
+            (None, Outcome::Completed(_) | Outcome::Interrupted(_)) => (true, outcome.to_string()),
+            (None, _) => (false, outcome.to_string()),
+        };
+        let finish = Body::Finish(wire::Finish { success, message });
         for connection in self.connections.values() {
             connection.send(Ok(finish.clone()));
         }

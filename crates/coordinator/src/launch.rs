@@ -24,7 +24,7 @@ pub(crate) struct Launch {
     run_dir: PathBuf,
     /// Whether `runs/latest` is to point at the run directory.
     is_default_dir: bool,
-    pub(crate) resume: Option<Resume>,
+    pub(crate) start: Start,
     pub(crate) data_dir: PathBuf,
     pub(crate) offline: bool,
     pub(crate) listen: SocketAddr,
@@ -35,11 +35,15 @@ pub(crate) struct Launch {
     pub(crate) log_format: LogFormat,
 }
 
-/// The checkpoint that a run goes on from.
+/// What a run starts from.
 #[derive(Debug)]
-pub(crate) struct Resume {
-    pub(crate) path: PathBuf,
-    pub(crate) metadata: checkpoint::Metadata,
+pub(crate) enum Start {
+    /// A new run, from its seed.
+    Seed,
+    /// A run that ended before its first checkpoint, from its seed again.
+    Again,
+    /// A checkpoint: its absolute path, and what it says.
+    Checkpoint(PathBuf, checkpoint::Metadata),
 }
 
 /// Where default run directories are made, relative to the working directory.
@@ -64,18 +68,14 @@ impl Launch {
         let join_timeout = seconds("--join-timeout-seconds", args.join_timeout_seconds)?;
         let data_dir = args.directories.data_dir.clone().unwrap_or_else(data::default_dir);
         let data_dir = std::path::absolute(data_dir)?;
-        let (info, run_dir, resume) = if args.directories.resume {
-            let (info, run_dir, resume) = resume(&args, matches)?;
-            (info, run_dir, Some(resume))
-        } else {
-            let (info, run_dir) = begin(&args)?;
-            (info, run_dir, None)
-        };
+        let (info, run_dir, start) =
+            if args.directories.resume { resume(&args, matches)? } else { begin(&args)? };
+        check_memory(&info.config, args.spawn)?;
         Ok(Self {
             info,
             run_dir,
-            is_default_dir: resume.is_none() && args.directories.run_dir.is_none(),
-            resume,
+            is_default_dir: !args.directories.resume && args.directories.run_dir.is_none(),
+            start,
             data_dir,
             offline: args.directories.offline,
             listen: args.listen,
@@ -100,11 +100,23 @@ impl Launch {
         &self.info.config
     }
 
+    /// The checkpoint that the run goes on from, if it does.
+    pub(crate) fn checkpoint(&self) -> Option<(&Path, &checkpoint::Metadata)> {
+        match &self.start {
+            Start::Checkpoint(path, metadata) => Some((path, metadata)),
+            Start::Seed | Start::Again => None,
+        }
+    }
+
     /// Steps in an epoch.
     pub(crate) fn steps_per_epoch(&self) -> u64 {
-        let t = &self.config().training;
-        data::Schedule::new(t.seed, t.train_images, t.shards, t.batch_size).steps_per_epoch()
+        steps_per_epoch(self.config())
     }
+}
+
+fn steps_per_epoch(config: &RunConfig) -> u64 {
+    let t = &config.training;
+    data::Schedule::new(t.seed, t.train_images, t.shards, t.batch_size).steps_per_epoch()
 }
 
 fn seconds(flag: &str, value: f64) -> Result<Duration> {
@@ -113,10 +125,9 @@ fn seconds(flag: &str, value: f64) -> Result<Duration> {
     Ok(Duration::from_secs_f64(value))
 }
 
-fn begin(args: &Args) -> Result<(RunInfo, PathBuf)> {
+fn begin(args: &Args) -> Result<(RunInfo, PathBuf, Start)> {
     let config = args.config();
     config.validate()?;
-    check_memory(&config)?;
     let info = RunInfo { run_id: uuid::Uuid::new_v4().simple().to_string(), config };
     let run_dir = match &args.directories.run_dir {
         Some(path) => {
@@ -128,7 +139,7 @@ fn begin(args: &Args) -> Result<(RunInfo, PathBuf)> {
             Path::new(RUNS).join(format!("{now}-{}", &info.run_id[..SHORT_ID]))
         }
     };
-    Ok((info, run_dir))
+    Ok((info, run_dir, Start::Seed))
 }
 
 /// Refuses to begin a run where there is one already.
@@ -148,7 +159,7 @@ fn refuse_occupied(path: &Path, config: &RunConfig) -> Result<()> {
     )
 }
 
-fn resume(args: &Args, matches: &ArgMatches) -> Result<(RunInfo, PathBuf, Resume)> {
+fn resume(args: &Args, matches: &ArgMatches) -> Result<(RunInfo, PathBuf, Start)> {
     let path = args.directories.run_dir.clone().unwrap_or_else(|| Path::new(RUNS).join("latest"));
     ensure!(
         RunDir::holds_run(&path),
@@ -160,20 +171,27 @@ fn resume(args: &Args, matches: &ArgMatches) -> Result<(RunInfo, PathBuf, Resume
     let config = resumed_config(&stored.config, &args.config(), matches)
         .with_context(|| format!("cannot resume the run in {}", path.display()))?;
     config.validate()?;
-    check_memory(&config)?;
     let info = RunInfo { config, ..stored };
-    let checkpoints = RunDir::checkpoints_in(&path);
+    let start = newest_checkpoint(&path, &info)?;
+    Ok((info, path, start))
+}
+
+/// The newest checkpoint of the run that verifies; the damaged ones are named.
+fn newest_checkpoint(run_dir: &Path, info: &RunInfo) -> Result<Start> {
+    let checkpoints = RunDir::checkpoints_in(run_dir);
     let newest = Directory::open(&checkpoints).newest()?;
     for (damaged, why) in &newest.damaged {
         tracing::warn!(checkpoint = %damaged.display(), "skipped a damaged checkpoint: {why}");
     }
     let Some((file, Checkpoint { metadata, .. })) = newest.checkpoint else {
-        bail!(
-            "nothing to resume: {} holds no checkpoint that verifies ({} damaged); begin a new \
-             run without --resume",
+        ensure!(
+            newest.damaged.is_empty(),
+            "nothing to resume: none of the {} checkpoints in {} verifies; restore one from a \
+             copy, or begin a new run in another --run-dir",
+            newest.damaged.len(),
             checkpoints.display(),
-            newest.damaged.len()
         );
+        return Ok(Start::Again);
     };
     ensure!(
         metadata.run_id == info.run_id,
@@ -182,8 +200,14 @@ fn resume(args: &Args, matches: &ArgMatches) -> Result<(RunInfo, PathBuf, Resume
         metadata.run_id,
         info.run_id
     );
-    let file = std::path::absolute(file)?;
-    Ok((info, path, Resume { path: file, metadata }))
+    let steps = steps_per_epoch(&info.config) * u64::from(info.config.operation.epochs);
+    ensure!(
+        metadata.step <= steps,
+        "the run is at step {} already, and --epochs {} ends at step {steps}: give more --epochs",
+        metadata.step,
+        info.config.operation.epochs
+    );
+    Ok(Start::Checkpoint(std::path::absolute(file)?, metadata))
 }
 
 /// The run's own configuration, with the flags given now where they may differ.
@@ -225,14 +249,16 @@ fn describe(differences: &[Difference], ours: &str, theirs: &str) -> String {
     differences.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
-/// Refuses sizes that this machine cannot hold even once.
-fn check_memory(config: &RunConfig) -> Result<()> {
-    let needed = config.training.memory_bytes();
+/// Refuses sizes that this machine cannot hold: all workers' if it starts them, else one's.
+fn check_memory(config: &RunConfig, spawn: bool) -> Result<()> {
+    let (who, workers) =
+        if spawn { ("the workers", config.operation.workers) } else { ("a worker", 1) };
+    let needed = config.training.memory_bytes() * u64::from(workers);
     let Some(total) = memory_total() else { return Ok(()) };
     ensure!(
         needed < total,
-        "a worker would need at least {:.1} GB of memory, this machine has {:.1} GB: lower \
-         --hidden-dim, --latent-dim or --batch-size",
+        "{who} would need at least {:.1} GB of memory, this machine has {:.1} GB: \
+         lower --hidden-dim, --latent-dim, --batch-size or --workers",
         needed as f64 / 1e9,
         total as f64 / 1e9
     );

@@ -35,24 +35,23 @@ fn main() -> ExitCode {
     match result {
         Ok((Outcome::Completed(_), _)) => ExitCode::SUCCESS,
         Ok((Outcome::Interrupted(step), stopped)) => {
-            console.line(&format!(
-                "Interrupted after step {step}; go on with: vae-coordinator --resume --run-dir {}",
-                stopped.run_dir.display()
-            ));
+            console.line(&format!("Interrupted after step {step}; {}", go_on(&stopped)));
             ExitCode::from(stopped.exit_code)
         }
-        Ok((outcome, stopped)) => fail(&outcome.to_string(), Some(&stopped)),
-        Err(error) => fail(&format!("{error:#}"), None),
+        Ok((outcome, stopped)) => fail(&format!("{outcome}\n{}", go_on(&stopped))),
+        Err(error) => fail(&format!("{error:#}")),
     }
 }
 
 #[allow(clippy::print_stderr, reason = "an error is the last thing this program says")]
-fn fail(error: &str, stopped: Option<&Stopped>) -> ExitCode {
+fn fail(error: &str) -> ExitCode {
     eprintln!("error: {error}");
-    if let Some(Stopped { run_dir, resumable: true, .. }) = stopped {
-        eprintln!("go on with: vae-coordinator --resume --run-dir {}", run_dir.display());
-    }
     ExitCode::FAILURE
+}
+
+/// What to type to have the run go on.
+fn go_on(stopped: &Stopped) -> String {
+    format!("go on with: vae-coordinator --resume --run-dir {}", stopped.run_dir.display())
 }
 
 fn start_logging(format: LogFormat, console: &Console) {

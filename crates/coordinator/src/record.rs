@@ -53,7 +53,7 @@ impl Record {
     pub(crate) fn new(launch: &Launch) -> Self {
         let config = launch.config();
         let steps_per_epoch = launch.steps_per_epoch();
-        let before = launch.resume.as_ref().map(|resume| &resume.metadata);
+        let before = launch.checkpoint().map(|(_, metadata)| metadata);
         let step = before.map_or(0, |metadata| metadata.step);
         let counted = before.map(|m| m.ledger.iter().map(|epoch| epoch.images).collect());
         Self {

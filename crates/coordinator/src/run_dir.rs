@@ -77,8 +77,8 @@ impl RunDir {
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot create {}", folder.display()))?;
         }
-        let metrics = append(&path.join(METRICS))?;
-        let journal = append(&path.join(JOURNAL))?;
+        let metrics = append_lines(&path.join(METRICS))?;
+        let journal = append_lines(&path.join(JOURNAL))?;
         let run_dir = Self { path, metrics, journal, _lock: lock };
         run_dir.write_json(CONFIG, info)?;
         Ok(run_dir)
@@ -114,8 +114,7 @@ impl RunDir {
             .with_context(|| format!("cannot write {}", self.path.join(JOURNAL).display()))
     }
 
-    /// The last generation that the run may have used. A line that was cut off counts for
-    /// nothing: its generation was not started.
+    /// The last generation that the run may have used.
     pub(crate) fn last_generation(&self) -> Result<Generation> {
         let text = read_bounded(&self.path.join(JOURNAL))?;
         let entries = text.lines().filter_map(|line| serde_json::from_str(line).ok());
@@ -158,6 +157,17 @@ impl RunDir {
 fn append(path: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).append(true).open(path);
     file.with_context(|| format!("cannot open {} for writing", path.display()))
+}
+
+/// Opens a file of lines; a last line that was cut off goes, since nothing was done upon it.
+fn append_lines(path: &Path) -> Result<File> {
+    let file = append(path)?;
+    let text = read_bounded(path)?;
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    if whole < text.len() && (text.len() as u64) < FILE_BYTES_MAX {
+        file.set_len(whole as u64).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(file)
 }
 
 fn append_line(file: &mut File, object: &impl Serialize) -> io::Result<()> {

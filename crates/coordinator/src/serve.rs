@@ -15,7 +15,7 @@ use tonic::transport::{Server, server::TcpIncoming};
 use crate::{
     console::Console,
     control::{Control, Input},
-    launch::Launch,
+    launch::{Launch, Start},
     run_dir::RunDir,
     service::Service,
     spawn::Children,
@@ -32,8 +32,6 @@ const EXIT_SIGTERM: u8 = 143;
 #[derive(Debug)]
 pub(crate) struct Stopped {
     pub(crate) run_dir: PathBuf,
-    /// Whether there is a checkpoint to resume from.
-    pub(crate) resumable: bool,
     /// The exit code that stands for the interruption.
     pub(crate) exit_code: u8,
 }
@@ -76,19 +74,19 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     ));
     let (code, exit_code) = oneshot::channel();
     tokio::spawn(stop_on_signal(inputs.clone(), code)?);
-    let children = if launch.spawn {
+    let mut children = if launch.spawn {
         Children::start(launch, address, console, &inputs)?
     } else {
         Children::default()
     };
 
-    let outcome = Control::new(launch, &mut run_dir, console.clone())?.run(received).await;
+    let control = Control::new(launch, &mut run_dir, &mut children, console.clone())?;
+    let outcome = control.run(received).await;
     drop(stop_serving);
     children.finish().await;
-    let resumable = run_dir.checkpoints().list().is_ok_and(|list| !list.is_empty());
     let mut exit_code = exit_code;
     let exit_code = exit_code.try_recv().unwrap_or(EXIT_SIGTERM);
-    Ok((outcome?, Stopped { run_dir: run_dir.path().to_owned(), resumable, exit_code }))
+    Ok((outcome?, Stopped { run_dir: run_dir.path().to_owned(), exit_code }))
 }
 
 /// Tells a person what is about to run and how to start the workers.
@@ -110,9 +108,13 @@ fn introduce(launch: &Launch, run_dir: &RunDir, address: std::net::SocketAddr, c
         hidden = model.hidden_dim,
         latent = model.latent_dim,
     ));
-    if let Some(resume) = &launch.resume {
-        let step = resume.metadata.step;
-        console.line(&format!("Going on after step {step}, from {}", resume.path.display()));
+    match &launch.start {
+        Start::Seed => {}
+        Start::Again => console.line("Beginning again: the run has no checkpoint yet"),
+        Start::Checkpoint(path, metadata) => {
+            let step = metadata.step;
+            console.line(&format!("Going on after step {step}, from {}", path.display()));
+        }
     }
     console.line(&format!("Listening on http://{address}"));
     if !launch.spawn {

@@ -1,13 +1,14 @@
 //! `--spawn`: workers as child processes, their output passed through.
 
-use std::{net::SocketAddr, path::PathBuf, process::Stdio};
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf, process::Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use collective::Rank;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
     process::{Child, Command},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
+    task::JoinSet,
 };
 
 use crate::{console::Console, control::FAREWELL, control::Input, launch::Launch};
@@ -18,7 +19,9 @@ const LINE_BYTES: usize = 8192;
 /// The workers that this coordinator started.
 #[derive(Debug, Default)]
 pub(crate) struct Children {
-    waiters: tokio::task::JoinSet<()>,
+    /// One for each process and each of its pipes.
+    watchers: JoinSet<()>,
+    kills: HashMap<Rank, oneshot::Sender<()>>,
 }
 
 impl Children {
@@ -50,23 +53,33 @@ impl Children {
                 .spawn()
                 .with_context(|| format!("cannot start {}", program.display()))?;
             if let Some(stdout) = child.stdout.take() {
-                tokio::spawn(pass_through(rank, stdout, console.clone()));
+                children.watchers.spawn(pass_through(rank, stdout, console.clone()));
             }
             if let Some(stderr) = child.stderr.take() {
-                tokio::spawn(pass_through(rank, stderr, console.clone()));
+                children.watchers.spawn(pass_through(rank, stderr, console.clone()));
             }
-            children.waiters.spawn(watch(rank, child, inputs.clone()));
+            let (kill, killed) = oneshot::channel();
+            children.kills.insert(rank, kill);
+            children.watchers.spawn(watch(rank, child, killed, inputs.clone()));
         }
         Ok(children)
     }
 
-    /// Waits, within a bound, for all workers to exit; what is left then is killed.
+    /// Kills the worker that was started for a rank, if one was.
+    pub(crate) fn kill(&mut self, rank: Rank) {
+        if let Some(kill) = self.kills.remove(&rank) {
+            let _exited = kill.send(());
+        }
+    }
+
+    /// Waits, within a bound, for all workers to exit and to have said all; what is left then
+    /// is killed.
     pub(crate) async fn finish(mut self) {
-        let all = async { while self.waiters.join_next().await.is_some() {} };
+        let all = async { while self.watchers.join_next().await.is_some() {} };
         if tokio::time::timeout(FAREWELL, all).await.is_err() {
             tracing::warn!("killing workers that did not exit");
             // Dropping the children kills them.
-            self.waiters.shutdown().await;
+            self.watchers.shutdown().await;
         }
     }
 }
@@ -83,8 +96,17 @@ fn worker_program() -> Result<PathBuf> {
     Ok(program)
 }
 
-async fn watch(rank: Rank, mut child: Child, inputs: mpsc::Sender<Input>) {
-    let status = match child.wait().await {
+async fn watch(
+    rank: Rank,
+    mut child: Child,
+    killed: oneshot::Receiver<()>,
+    inputs: mpsc::Sender<Input>,
+) {
+    let exited = tokio::select! {
+        exited = child.wait() => exited,
+        Ok(()) = killed => child.kill().await.and(child.wait().await),
+    };
+    let status = match exited {
         Ok(status) => status.to_string(),
         Err(error) => error.to_string(),
     };

@@ -36,6 +36,7 @@ pub struct Engine {
     roster: Roster,
     generation: Generation,
     state: State,
+    last_tick: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -63,6 +64,8 @@ enum State {
 /// Why a run is about to end, from the weakest reason to the strongest.
 #[derive(Clone, Debug)]
 enum Ending {
+    /// The members were asked to pause, for a worker that wants to leave.
+    Leave(Rank),
     /// The members were asked to pause, for a person.
     Stop,
     /// A member's generation broke; who is to blame may still turn up.
@@ -80,7 +83,7 @@ impl Engine {
         let deadline = now + settings.join_timeout;
         let generation = settings.last_generation;
         let state = State::Gathering { deadline };
-        Self { settings, roster: Roster::default(), generation, state }
+        Self { settings, roster: Roster::default(), generation, state, last_tick: now }
     }
 
     /// The current generation, or the last one.
@@ -106,7 +109,7 @@ impl Engine {
         match event {
             Event::Joined(worker, join) => self.joined(worker, join, now),
             Event::Lost(worker, loss) => self.lost(worker, loss, now),
-            Event::Leaving(worker) => self.lost(worker, Loss::Left, now),
+            Event::Leaving(worker) => self.leaving(worker, now),
             Event::Ready(worker, standing, interrupted) => {
                 self.ready(worker, standing, interrupted, now)
             }
@@ -151,6 +154,19 @@ impl Engine {
         commands
     }
 
+    /// A worker in a generation stays until all have paused, so that its state can be saved.
+    fn leaving(&mut self, worker: WorkerId, now: Duration) -> Vec<Command> {
+        let Some(rank) = self.roster.rank(worker) else { return Vec::new() };
+        match self.state {
+            State::Gathering { .. } => {
+                self.roster.remove(worker);
+                vec![Command::Dismiss(worker)]
+            }
+            State::Running => self.pause(Ending::Leave(rank), now),
+            _ => Vec::new(),
+        }
+    }
+
     fn failed(&mut self, worker: WorkerId, failure: Failure, now: Duration) -> Vec<Command> {
         let Some(rank) = self.roster.remove(worker) else { return Vec::new() };
         let outcome = Outcome::WorkerFailed { rank, message: failure.message };
@@ -186,7 +202,7 @@ impl Engine {
         }
         match (&self.state, interrupted) {
             (State::Gathering { .. }, _) => self.start_if_complete(),
-            (State::Running, Some(message)) => {
+            (State::Running | State::Settling { .. }, Some(message)) => {
                 self.end(Ending::Broken(Outcome::WorkerFailed { rank, message }), now)
             }
             (State::Running | State::Settling { .. }, _) => self.settle(now),
@@ -220,16 +236,23 @@ impl Engine {
     }
 
     fn stop(&mut self, now: Duration) -> Vec<Command> {
-        match self.state {
+        match &mut self.state {
             State::Gathering { .. } => self.finish(Outcome::Interrupted(self.furthest())),
-            State::Running => {
-                // A pause waits for the step in hand, which may be a long one.
-                let deadline = now + self.settings.persist_timeout;
-                self.state = State::Settling { ending: Ending::Stop, deadline };
-                vec![Command::Pause(self.generation)]
+            State::Running => self.pause(Ending::Stop, now),
+            State::Settling { ending, .. } | State::Persisting { ending, .. } => {
+                ending.strengthen(Ending::Stop);
+                Vec::new()
             }
-            _ => Vec::new(),
+            State::Ended => Vec::new(),
         }
+    }
+
+    /// Ends the generation on purpose, and the run with it.
+    fn pause(&mut self, ending: Ending, now: Duration) -> Vec<Command> {
+        // A pause waits for the step in hand, which may be a long one.
+        let deadline = now + self.settings.persist_timeout;
+        self.state = State::Settling { ending, deadline };
+        vec![Command::Pause(self.generation)]
     }
 
     /// Ends the generation for a fault, and the run with it.
@@ -248,7 +271,7 @@ impl Engine {
             }
             State::Settling { ending: previous, deadline: bound } => {
                 let mut commands = Vec::new();
-                if matches!(previous, Ending::Stop) {
+                if previous.is_pause() {
                     *bound = deadline;
                     commands.push(Command::Abort(self.generation));
                 }
@@ -269,8 +292,11 @@ impl Engine {
         if !self.roster.all_ready() {
             return Vec::new();
         }
-        let clean = matches!(self.state, State::Settling { ending: Ending::Stop, .. });
-        if matches!(self.state, State::Running) || clean {
+        let on_purpose = match &self.state {
+            State::Settling { ending, .. } => ending.is_pause(),
+            state => matches!(state, State::Running),
+        };
+        if on_purpose {
             if let Some(outcome) = self.states_differ() {
                 return self.finish(outcome);
             }
@@ -316,6 +342,7 @@ impl Engine {
 
     fn outcome_of(&self, ending: Ending) -> Outcome {
         match ending {
+            Ending::Leave(rank) => Outcome::WorkerLost { rank, loss: Loss::Left },
             Ending::Stop => Outcome::Interrupted(self.furthest()),
             Ending::Broken(outcome) | Ending::Fault(outcome) | Ending::Untrusted(outcome) => {
                 outcome
@@ -355,6 +382,11 @@ impl Engine {
 
     fn evict_silent(&mut self, now: Duration) -> Vec<Command> {
         let limit = self.settings.dead_after;
+        let since = now.saturating_sub(mem::replace(&mut self.last_tick, now));
+        if since > limit / 2 {
+            // The coordinator itself stood still: nobody listened, so silence proves nothing.
+            self.roster.seats_mut().for_each(|seat| seat.last_seen = now);
+        }
         let silent: Vec<(WorkerId, Duration)> = self
             .roster
             .seats()
@@ -373,11 +405,17 @@ impl Engine {
 impl Ending {
     fn strength(&self) -> u8 {
         match self {
-            Self::Stop => 0,
-            Self::Broken(_) => 1,
-            Self::Fault(_) => 2,
-            Self::Untrusted(_) => 3,
+            Self::Leave(_) => 0,
+            Self::Stop => 1,
+            Self::Broken(_) => 2,
+            Self::Fault(_) => 3,
+            Self::Untrusted(_) => 4,
         }
+    }
+
+    /// Whether the members stop together after a step.
+    fn is_pause(&self) -> bool {
+        matches!(self, Self::Leave(_) | Self::Stop)
     }
 
     /// Keeps the stronger reason; of two equally strong, the first.

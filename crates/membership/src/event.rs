@@ -69,7 +69,7 @@ pub enum Event {
     ChildExited(Rank, String),
     /// A person wants the run to stop and to be resumable.
     StopRequested,
-    /// Time passed.
+    /// Time passed; to be said several times in the span after which a worker counts as dead.
     Tick,
 }
 
@@ -122,6 +122,8 @@ pub enum Command {
     Abort(Generation),
     /// Close the connection of a worker that is given up.
     Evict(WorkerId),
+    /// Close the connection of a worker that wanted to leave.
+    Dismiss(WorkerId),
     /// Have the worker write a checkpoint of its state.
     Persist(WorkerId),
     /// The run has ended.

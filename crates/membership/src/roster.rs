@@ -67,11 +67,15 @@ impl Roster {
     }
 
     pub(crate) fn seat_mut(&mut self, worker: WorkerId) -> Option<&mut Seat> {
-        self.seats.values_mut().find(|seat| seat.worker == worker)
+        self.seats_mut().find(|seat| seat.worker == worker)
     }
 
     pub(crate) fn seats(&self) -> impl Iterator<Item = (Rank, &Seat)> {
         self.seats.iter().map(|(rank, seat)| (*rank, seat))
+    }
+
+    pub(crate) fn seats_mut(&mut self) -> impl Iterator<Item = &mut Seat> {
+        self.seats.values_mut()
     }
 
     /// Where each worker stands, in rank order, of those that said so.

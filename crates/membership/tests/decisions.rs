@@ -12,6 +12,7 @@ use proptest::prelude::*;
 const DEAD_AFTER: Duration = Duration::from_secs(5);
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 const PERSIST_TIMEOUT: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_millis(500);
 const STEPS: Step = Step(100);
 
 fn settings(workers: u32) -> Settings {
@@ -92,9 +93,15 @@ impl Run {
         self.on(Event::Lost(WorkerId(worker), disconnected()))
     }
 
+    /// Lets time pass, in ticks.
     fn after(&mut self, time: Duration) -> Vec<Command> {
-        self.now += time;
-        self.on(Event::Tick)
+        let end = self.now + time;
+        let mut commands = Vec::new();
+        while self.now < end {
+            self.now = end.min(self.now + TICK);
+            commands.extend(self.on(Event::Tick));
+        }
+        commands
     }
 }
 
@@ -208,10 +215,21 @@ fn the_blame_falls_on_the_lost_worker_also_when_a_peer_notices_first() {
 #[test]
 fn a_silent_worker_is_evicted() {
     let mut run = Run::running(2);
-    run.now = Duration::from_secs(3);
+    assert_eq!(run.after(Duration::from_secs(3)), []);
     run.on(Event::Alive(WorkerId(0)));
     let commands = run.after(Duration::from_millis(2001));
     assert_eq!(commands, [Command::Evict(WorkerId(1)), Command::Abort(Generation(1))]);
+}
+
+#[test]
+fn nobody_is_blamed_for_silence_while_the_coordinator_itself_stood_still() {
+    let mut run = Run::running(2);
+    run.after(Duration::from_secs(3));
+    run.now += 2 * DEAD_AFTER;
+    assert_eq!(run.on(Event::Tick), []);
+    assert_eq!(run.after(DEAD_AFTER), []);
+    let commands = run.after(Duration::from_secs(1));
+    assert!(commands.contains(&Command::Evict(WorkerId(0))), "{commands:?}");
 }
 
 #[test]
@@ -230,6 +248,35 @@ fn a_stop_in_the_last_step_completes() {
     run.on(Event::StopRequested);
     let digest = at(STEPS.0).digest;
     assert_eq!(run.ready(0, STEPS.0), [Command::Finish(Outcome::Completed(digest))]);
+}
+
+#[test]
+fn a_worker_that_leaves_pauses_the_run_and_may_be_the_one_that_saves() {
+    let mut run = Run::running(2);
+    assert_eq!(run.on(Event::Leaving(WorkerId(0))), [Command::Pause(Generation(1))]);
+    assert_eq!(run.ready(0, 10), []);
+    assert_eq!(run.ready(1, 10), [Command::Persist(WorkerId(0))]);
+    assert_eq!(run.on(Event::Saved(WorkerId(0))), worker_lost(0, Loss::Left));
+}
+
+#[test]
+fn when_all_are_told_to_go_at_once_it_is_an_interruption() {
+    let mut run = Run::running(2);
+    assert_eq!(run.on(Event::Leaving(WorkerId(1))), [Command::Pause(Generation(1))]);
+    assert_eq!(run.on(Event::StopRequested), []);
+    assert_eq!(run.on(Event::Leaving(WorkerId(0))), []);
+    run.ready(0, 10);
+    assert_eq!(run.ready(1, 10), [Command::Persist(WorkerId(0))]);
+    let interrupted = Command::Finish(Outcome::Interrupted(Step(10)));
+    assert_eq!(run.on(Event::Saved(WorkerId(0))), [interrupted]);
+}
+
+#[test]
+fn a_worker_that_leaves_while_gathering_is_let_go() {
+    let mut run = Run::gathering(2);
+    run.on(Event::Joined(WorkerId(0), join(Some(0))));
+    assert_eq!(run.on(Event::Leaving(WorkerId(0))), [Command::Dismiss(WorkerId(0))]);
+    assert_eq!(run.engine.present(), 0);
 }
 
 #[test]

@@ -1,121 +1,153 @@
 //! Where the time of a training step goes, on one thread: `cargo run --release --example step`.
 //!
 //! Times are the fastest of many. `products` repeats the gradient's matrix products alone, on
-//! vectors of the same sizes; what is left of the gradient is elementwise work.
+//! vectors of the same sizes, and adds the fastest time of each; what is left of the gradient
+//! is elementwise work, and waiting for memory.
 
 #![allow(clippy::print_stdout, reason = "its output is the table")]
 
 use std::{error::Error, time::Instant};
 
-use config::{Likelihood, ModelConfig};
+use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{
-    Adam, Isa, Layout, Model, State, Vae, blas,
-    gemm::{Matrix, multiply},
+    Adam, Bf16, Isa, Layout, Model, State, Vae, bf16, blas,
+    gemm::{Factor, Matrix, multiply},
     noise,
 };
 
-const BATCH: usize = 64;
+const BATCHES: [usize; 2] = [64, 256];
 const LATENT: usize = 20;
-const REPEATS: u64 = 400;
+const REPEATS: u64 = 200;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let branch = blas::deterministic();
     tch::set_num_threads(1);
     println!("{}, MKL {branch}, unlocked: {}", Isa::best().name(), blas::unlocked());
+    println!("bf16: {}", blas::precision_name(Precision::Bf16));
 
-    let pixels = (0..BATCH * PIXELS).map(|i| if i % 5 == 0 { (i % 251) as u8 } else { 0 });
-    let images = Images::new(pixels.collect(), vec![0; BATCH])?;
-    let indices: Vec<u32> = (0..BATCH as u32).collect();
-    let batch = Batch { images: &images, indices: &indices };
-    for likelihood in [Likelihood::Bernoulli, Likelihood::Gaussian] {
-        let config =
-            ModelConfig { hidden_dim: 400, latent_dim: LATENT as u32, likelihood, beta: 1.0 };
-        profile(&config, &batch)?;
+    for images in BATCHES {
+        let pixels = (0..images * PIXELS).map(|i| if i % 5 == 0 { (i % 251) as u8 } else { 0 });
+        let set = Images::new(pixels.collect(), vec![0; images])?;
+        let indices: Vec<u32> = (0..images as u32).collect();
+        let batch = Batch { images: &set, indices: &indices };
+        for likelihood in [Likelihood::Bernoulli, Likelihood::Gaussian] {
+            let config =
+                ModelConfig { hidden_dim: 400, latent_dim: LATENT as u32, likelihood, beta: 1.0 };
+            profile(&config, Precision::F32, &batch, |x| x)?;
+            profile(&config, Precision::Bf16, &batch, Bf16::from_f32)?;
+        }
     }
     Ok(())
 }
 
-fn profile(config: &ModelConfig, batch: &Batch<'_>) -> Result<(), Box<dyn Error>> {
-    let mut vae = Vae::new(config)?;
-    vae.reserve(BATCH)?;
+fn profile<T: Factor>(
+    config: &ModelConfig,
+    precision: Precision,
+    batch: &Batch<'_>,
+    element: fn(f32) -> T,
+) -> Result<(), Box<dyn Error>> {
+    let images = batch.len();
+    let mut vae = Vae::with_precision(config, precision)?;
+    vae.reserve(images)?;
     let mut state = State::initial(&vae, 1);
     let mut gradient = vec![0.0; vae.layout().len()];
-    let mut products = Products::new(vae.layout());
-    let mut pixels = vec![0.0; BATCH * PIXELS];
-    let mut normals = vec![0.0; BATCH * LATENT];
+    let mut products = Products::new(vae.layout(), images, element);
+    let mut normals = vec![0.0; images * LATENT];
+    let mut weights = vec![Bf16::default(); vae.layout().len()];
     let adam = Adam::new(1e-3);
-    let mut fastest = [f64::INFINITY; 6];
+    let mut fastest = [f64::INFINITY; 4];
     for step in 0..REPEATS {
         let stream = Stream::new(1, Domain::Noise, step, 0);
-        // Adam follows both, as in training: it decides what the caches hold.
+        // Adam comes between, as in training: it decides what the caches hold.
         let times = [
             time(|| vae.gradient(&state.parameters, batch, stream, &mut gradient)),
-            time(|| adam.apply(&mut state, &gradient, BATCH as u32)),
-            time(|| products.run(&state.parameters, &mut gradient)),
-            time(|| adam.apply(&mut state, &gradient, BATCH as u32)),
-            time(|| batch.gather_pixels(&mut pixels)),
+            time(|| adam.apply(&mut state, &gradient, images as u32)),
+            time(|| bf16::round(Isa::best(), &state.parameters, &mut weights)),
             time(|| noise::normals(Isa::best(), stream, &mut normals)),
         ];
+        products.run(&state.parameters, &mut gradient);
+        adam.apply(&mut state, &gradient, images as u32);
         fastest = std::array::from_fn(|i| fastest[i].min(times[i]));
     }
-    let [whole, update, product, _, gather, draw] = fastest;
+    let [whole, update, rounding, draw] = fastest;
+    let product = products.fastest.iter().sum::<f64>();
+    let rounding = if precision == Precision::Bf16 { rounding } else { 0.0 };
     let digest = (0..10).map(|_| time(|| state.digest())).fold(f64::INFINITY, f64::min);
 
-    println!("{config:?}, batch {BATCH}: microseconds");
+    println!("{precision:?}, {config:?}, batch {images}: microseconds");
     println!("  gradient      {whole:8.1}");
     println!("    products    {product:8.1}  {:.0} GFLOP/s", products.flops() / product / 1e3);
-    println!("    gather      {gather:8.1}");
+    println!("    rounding    {rounding:8.1}  of the weights");
     println!("    noise       {draw:8.1}");
-    println!("    elementwise {:8.1}", whole - product - gather - draw);
+    println!("    elementwise {:8.1}", whole - product - rounding - draw);
     println!("  Adam          {update:8.1}");
     println!("  digest        {digest:8.1}");
     Ok(())
 }
 
 /// The matrix products of a gradient, in their order.
-struct Products {
+struct Products<T> {
     layout: Layout,
+    images: usize,
+    element: fn(f32) -> T,
+    weights: Vec<T>,
     /// Before each layer, and after the last.
-    activations: Vec<Vec<f32>>,
+    activations: Vec<Vec<T>>,
+    result: Vec<f32>,
+    /// The fastest time of each, in microseconds.
+    fastest: Vec<f64>,
 }
 
-impl Products {
-    fn new(layout: &Layout) -> Self {
+impl<T: Factor> Products<T> {
+    fn new(layout: &Layout, images: usize, element: fn(f32) -> T) -> Self {
         let weights = layout.entries().iter().filter(|entry| entry.shape.len() == 2);
-        let widths = weights.map(|entry| entry.shape[1]).chain([PIXELS]);
+        // The encoder's output is twice as wide as the decoder's input; one serves both.
+        let widths = weights.flat_map(|entry| entry.shape.clone());
+        let widest = widths.max().unwrap_or_default();
+        let layers = layout.entries().len() / 2;
         Self {
             layout: layout.clone(),
-            activations: widths.map(|width| vec![0.5; BATCH * width]).collect(),
+            images,
+            element,
+            weights: vec![element(0.0); layout.len()],
+            activations: vec![vec![element(0.5); images * widest]; layers + 1],
+            result: vec![0.0; images * widest],
+            fastest: vec![f64::INFINITY; 3 * layers - 1],
         }
     }
 
     fn run(&mut self, parameters: &[f32], gradient: &mut [f32]) {
-        let weights = self.layout.entries().iter().filter(|entry| entry.shape.len() == 2);
-        let weights: Vec<_> = weights.map(|e| (e.shape[0], e.shape[1], e.range.clone())).collect();
-        for (layer, (outputs, inputs, range)) in weights.iter().enumerate() {
-            let weight = Matrix::new(&parameters[range.clone()], *outputs, *inputs);
-            let (before, after) = self.activations.split_at_mut(layer + 1);
-            // The encoder's output is twice as wide as the decoder's input.
-            let mut wide = vec![0.0; BATCH * outputs];
-            let fits = after[0].len() == wide.len();
-            let y = if fits { &mut after[0] } else { &mut wide };
-            multiply(Matrix::new(&before[layer], BATCH, *inputs), weight.t(), y);
+        for (weight, parameter) in self.weights.iter_mut().zip(parameters) {
+            *weight = (self.element)(*parameter);
         }
-        for (layer, (outputs, inputs, range)) in weights.iter().enumerate().rev() {
-            let weight = Matrix::new(&parameters[range.clone()], *outputs, *inputs);
-            let (before, after) = self.activations.split_at_mut(layer + 1);
-            let wide = vec![0.5; BATCH * outputs];
-            let dy = if after[0].len() == wide.len() { &after[0] } else { &wide };
-            let dy = Matrix::new(dy, BATCH, *outputs);
-            let x = Matrix::new(&before[layer], BATCH, *inputs);
-            multiply(dy.t(), x, &mut gradient[range.clone()]);
+        let Self { layout, images, weights, activations, result, fastest, .. } = self;
+        let layers: Vec<_> = layout.entries().iter().filter(|e| e.shape.len() == 2).collect();
+        let sides = |layer: usize| (layers[layer].shape[0], layers[layer].shape[1]);
+        let weight = |layer: usize| {
+            let (outputs, inputs) = sides(layer);
+            Matrix::new(&weights[layers[layer].range.clone()], outputs, inputs)
+        };
+        let rows = |place: usize, width: usize| {
+            Matrix::new(&activations[place][..*images * width], *images, width)
+        };
+        let mut fastest = fastest.iter_mut();
+        let mut product = |a, b, out: &mut [f32]| {
+            let elapsed = time(|| multiply(a, b, out));
+            fastest.next().into_iter().for_each(|fastest| *fastest = elapsed.min(*fastest));
+        };
+        for layer in 0..layers.len() {
+            let (outputs, inputs) = sides(layer);
+            product(rows(layer, inputs), weight(layer).t(), &mut result[..*images * outputs]);
+        }
+        for layer in (0..layers.len()).rev() {
+            let (outputs, inputs) = sides(layer);
+            let (x, dy) = (rows(layer, inputs), rows(layer + 1, outputs));
+            product(dy.t(), x, &mut gradient[layers[layer].range.clone()]);
             if layer > 0 {
-                multiply(dy, weight, &mut before[layer]);
+                product(dy, weight(layer), &mut result[..*images * inputs]);
             }
         }
-        // Otherwise the numbers would grow or vanish from one repetition to the next.
-        self.activations[0].fill(0.5);
     }
 
     fn flops(&self) -> f64 {
@@ -123,7 +155,7 @@ impl Products {
         let products = [2].into_iter().chain(std::iter::repeat(3));
         weights
             .zip(products)
-            .map(|(e, products)| (2 * products * BATCH * e.range.len()) as f64)
+            .map(|(e, products)| (2 * products * self.images * e.range.len()) as f64)
             .sum()
     }
 }

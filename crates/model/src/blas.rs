@@ -17,6 +17,8 @@ use std::{
     sync::OnceLock,
 };
 
+use config::Precision;
+
 use crate::{Isa, isa::Level};
 
 /// Which code path MKL takes; part of what makes results comparable between machines.
@@ -53,6 +55,50 @@ impl fmt::Display for Branch {
 pub fn deterministic() -> Branch {
     static BRANCH: OnceLock<Branch> = OnceLock::new();
     BRANCH.get_or_init(fix_branch).clone()
+}
+
+/// The precision's name in a fingerprint: bf16 products have other bits on CPUs that have
+/// other instructions for them, where f32 products have the same on one [`Branch`].
+#[must_use]
+pub fn precision_name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "f32",
+        Precision::Bf16 => match bf16_unit() {
+            Bf16Unit::Tiles => "bf16 (AMX)",
+            Bf16Unit::Vectors => "bf16 (AVX512_BF16)",
+            Bf16Unit::None => "bf16 (emulated)",
+        },
+    }
+}
+
+/// What the CPU multiplies bf16 with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bf16Unit {
+    Tiles,
+    Vectors,
+    None,
+}
+
+#[cfg(target_arch = "x86_64")]
+fn bf16_unit() -> Bf16Unit {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+
+    /// Structured extended features, leaf 7 of CPUID.
+    const FEATURES: u32 = 7;
+    /// Of EDX in subleaf 0, which detection in std does not offer yet.
+    const AMX_BF16: u32 = 1 << 22;
+    if __cpuid(0).eax >= FEATURES && __cpuid_count(FEATURES, 0).edx & AMX_BF16 != 0 {
+        Bf16Unit::Tiles
+    } else if is_x86_feature_detected!("avx512bf16") {
+        Bf16Unit::Vectors
+    } else {
+        Bf16Unit::None
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn bf16_unit() -> Bf16Unit {
+    Bf16Unit::None
 }
 
 /// Whether libtorch sees this crate's [`mkl_serv_intel_cpu_true`].
@@ -97,7 +143,7 @@ fn fix_branch() -> Branch {
 }
 
 /// The address of a symbol among the loaded libraries, the executable first.
-fn symbol(name: &CStr) -> Option<*mut c_void> {
+pub(crate) fn symbol(name: &CStr) -> Option<*mut c_void> {
     unsafe extern "C" {
         fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
     }

@@ -18,6 +18,9 @@ pub enum ModelError {
     /// The weight of the KL divergence is negative, infinite or not a number.
     #[error("beta is {0}; it must be a finite number, zero or above")]
     Beta(f64),
+    /// The BLAS cannot multiply in this precision.
+    #[error("precision {0} is not supported: the BLAS of this libtorch is not MKL; use f32")]
+    Precision(&'static str),
     /// The vectors do not fit into memory.
     #[error("{purpose} needs {bytes} bytes, which this machine does not have; use a smaller one")]
     Memory {

@@ -82,31 +82,33 @@ fn has_avx512() -> bool {
 /// Writes a function with a first argument `isa: Isa` that runs the body as compiled for it.
 ///
 /// The body must only call functions marked `#[inline(always)]`: others would not be
-/// compiled for the instruction set.
+/// compiled for the instruction set. It may have one type parameter.
 macro_rules! kernel {
     (
         $(#[$meta:meta])*
-        $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block
+        $vis:vis fn $name:ident $(<$element:ident: $bound:ident>)? (
+            $($arg:ident: $type:ty),* $(,)?
+        ) $(-> $out:ty)? $body:block
     ) => {
         $(#[$meta])*
         #[allow(unsafe_code, reason = "see isa.rs")]
         #[allow(clippy::too_many_arguments, reason = "a kernel names every vector it touches")]
-        $vis fn $name(isa: $crate::Isa, $($arg: $type),*) $(-> $out)? {
+        $vis fn $name $(<$element: $bound>)? (isa: $crate::Isa, $($arg: $type),*) $(-> $out)? {
             #[inline(always)]
             #[allow(clippy::too_many_arguments, reason = "as above")]
-            fn portable($($arg: $type),*) $(-> $out)? $body
+            fn portable $(<$element: $bound>)? ($($arg: $type),*) $(-> $out)? $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             #[allow(clippy::too_many_arguments, reason = "as above")]
-            fn avx2($($arg: $type),*) $(-> $out)? {
+            fn avx2 $(<$element: $bound>)? ($($arg: $type),*) $(-> $out)? {
                 portable($($arg),*)
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             #[allow(clippy::too_many_arguments, reason = "as above")]
-            fn avx512($($arg: $type),*) $(-> $out)? {
+            fn avx512 $(<$element: $bound>)? ($($arg: $type),*) $(-> $out)? {
                 portable($($arg),*)
             }
 

@@ -1,6 +1,7 @@
 //! The VAE's elementwise passes and sums. They know rows and columns, not layers.
 //!
-//! Every matrix is row-major with a row an image. A sum over a row goes through sixteen
+//! Every matrix is row-major with a row an image. Results of matrix products come in as f32;
+//! what goes into the next product goes out as `E`, rounded once. A sum over a row goes through sixteen
 //! lanes in a fixed order, whatever the width of the CPU's vectors, so that all instruction
 //! sets add in the same order; sums over rows are in f64. NaN stays NaN everywhere: a
 //! training run that diverges must show it.
@@ -8,6 +9,7 @@
 use data::PIXELS;
 
 use crate::{
+    element::Element,
     isa::kernel,
     math::{exp, sigmoid, sigmoid_and_softplus},
 };
@@ -42,40 +44,36 @@ kernel! {
 }
 
 kernel! {
-    /// relu(y + b) for every row of `y`.
-    pub(crate) fn add_bias_relu(y: &mut [f32], bias: &[f32]) {
-        for row in y.chunks_exact_mut(bias.len()) {
-            for (y, b) in row.iter_mut().zip(bias) {
-                let sum = *y + b;
-                *y = if sum < 0.0 { 0.0 } else { sum };
+    /// Writes relu(y + b) for every row of `y`.
+    pub(crate) fn add_bias_relu<E: Element>(y: &[f32], bias: &[f32], out: &mut [E]) {
+        let width = bias.len();
+        for (row, out) in y.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            for ((y, b), out) in row.iter().zip(bias).zip(out) {
+                let sum = y + b;
+                *out = E::round(if sum < 0.0 { 0.0 } else { sum });
             }
         }
     }
 }
 
 kernel! {
-    /// Zeroes the gradient where the activation is zero, and writes its column sums, the
+    /// Writes the gradient, zeroed where the activation is zero, and its column sums, the
     /// gradient of the bias.
-    pub(crate) fn relu_backward(dy: &mut [f32], activation: &[f32], bias_gradient: &mut [f32]) {
+    pub(crate) fn relu_backward<E: Element>(
+        dy: &[f32],
+        activation: &[E],
+        out: &mut [E],
+        bias_gradient: &mut [f32],
+    ) {
         bias_gradient.fill(0.0);
         let width = bias_gradient.len();
-        for (dy, activation) in dy.chunks_exact_mut(width).zip(activation.chunks_exact(width)) {
-            for ((dy, a), db) in dy.iter_mut().zip(activation).zip(bias_gradient.iter_mut()) {
-                let d = if *a > 0.0 { *dy } else { 0.0 };
-                *dy = d;
+        let rows = dy.chunks_exact(width).zip(activation.chunks_exact(width));
+        for ((dy, activation), out) in rows.zip(out.chunks_exact_mut(width)) {
+            let columns = out.iter_mut().zip(bias_gradient.iter_mut());
+            for ((dy, a), (out, db)) in dy.iter().zip(activation).zip(columns) {
+                let d = if a.widen() > 0.0 { *dy } else { 0.0 };
+                *out = E::round(d);
                 *db += d;
-            }
-        }
-    }
-}
-
-kernel! {
-    /// Writes the sums of the columns.
-    pub(crate) fn column_sums(dy: &[f32], out: &mut [f32]) {
-        out.fill(0.0);
-        for row in dy.chunks_exact(out.len()) {
-            for (sum, d) in out.iter_mut().zip(row) {
-                *sum += d;
             }
         }
     }
@@ -85,11 +83,11 @@ kernel! {
     /// From the encoder's output, mean and log-variance side by side in a row: the standard
     /// deviation, z = mean + deviation * noise, and the sum of the KL divergences
     /// 1/2 (mean^2 + variance - 1 - log-variance). `terms` is overwritten.
-    pub(crate) fn sample(
+    pub(crate) fn sample<E: Element>(
         stats: &[f32],
         noise: &[f32],
         deviation: &mut [f32],
-        z: &mut [f32],
+        z: &mut [E],
         terms: &mut [f32],
         latent: usize,
     ) -> f64 {
@@ -104,7 +102,7 @@ kernel! {
             for i in 0..latent {
                 let s = exp(0.5 * log_variance[i]);
                 deviation[i] = s;
-                z[i] = s.mul_add(noise[i], mean[i]);
+                z[i] = E::round(s.mul_add(noise[i], mean[i]));
                 let variance_part = s.mul_add(s, -1.0) - log_variance[i];
                 terms[i] = 0.5 * mean[i].mul_add(mean[i], variance_part);
             }
@@ -115,51 +113,65 @@ kernel! {
 }
 
 kernel! {
-    /// Turns the encoder's output in `stats` into its gradient, from that of z and from beta
-    /// times the KL divergence.
-    pub(crate) fn sample_backward(
+    /// Writes the gradient of the encoder's output in `stats`, from that of z and from beta
+    /// times the KL divergence, and its column sums, the gradient of the bias.
+    pub(crate) fn sample_backward<E: Element>(
         dz: &[f32],
         noise: &[f32],
+        stats: &[f32],
         deviation: &[f32],
         beta: f32,
-        stats: &mut [f32],
-        latent: usize,
+        out: &mut [E],
+        bias_gradient: &mut [f32],
     ) {
+        bias_gradient.fill(0.0);
+        let latent = bias_gradient.len() / 2;
+        let (mean_bias, log_variance_bias) = bias_gradient.split_at_mut(latent);
         let rows = noise.chunks_exact(latent).zip(deviation.chunks_exact(latent));
-        let rows = rows.zip(dz.chunks_exact(latent)).zip(stats.chunks_exact_mut(2 * latent));
-        for (((noise, deviation), dz), stats) in rows {
-            let (mean, log_variance) = stats.split_at_mut(latent);
+        let rows = rows.zip(dz.chunks_exact(latent)).zip(stats.chunks_exact(2 * latent));
+        for ((((noise, deviation), dz), stats), out) in rows.zip(out.chunks_exact_mut(2 * latent)) {
+            let mean = &stats[..latent];
+            let (mean_out, log_variance_out) = out.split_at_mut(latent);
             for i in 0..latent {
                 let s = deviation[i];
-                mean[i] = beta.mul_add(mean[i], dz[i]);
+                let d = beta.mul_add(mean[i], dz[i]);
+                mean_out[i] = E::round(d);
+                mean_bias[i] += d;
                 let divergence = beta * s.mul_add(s, -1.0);
-                log_variance[i] = 0.5 * (dz[i] * noise[i]).mul_add(s, divergence);
+                let d = 0.5 * (dz[i] * noise[i]).mul_add(s, divergence);
+                log_variance_out[i] = E::round(d);
+                log_variance_bias[i] += d;
             }
         }
     }
 }
 
 kernel! {
-    /// Bernoulli likelihood. `logits` come without their bias and become the gradient
-    /// sigmoid(logit) - x; its column sums are written to `bias_gradient`. Gives the sum of
-    /// the cross-entropies softplus(logit) - x logit.
-    pub(crate) fn bernoulli(
-        logits: &mut [f32],
+    /// Bernoulli likelihood. `logits` come without their bias. Writes the gradient
+    /// sigmoid(logit) - x, and its column sums to `bias_gradient`. Gives the sum of the
+    /// cross-entropies softplus(logit) - x logit.
+    pub(crate) fn bernoulli<E: Element>(
+        logits: &[f32],
         bias: &[f32],
-        x: &[f32],
+        x: &[E],
+        out: &mut [E],
         bias_gradient: &mut [f32],
     ) -> f64 {
         bias_gradient.fill(0.0);
         let mut terms = [0.0_f32; PIXELS];
         let mut total = 0.0;
-        for (row, x) in logits.chunks_exact_mut(PIXELS).zip(x.chunks_exact(PIXELS)) {
+        let rows = logits.chunks_exact(PIXELS).zip(x.chunks_exact(PIXELS));
+        for ((row, x), out) in rows.zip(out.chunks_exact_mut(PIXELS)) {
             let columns = bias.iter().zip(bias_gradient.iter_mut());
-            for (((d, x), (b, db)), term) in row.iter_mut().zip(x).zip(columns).zip(&mut terms) {
-                let logit = *d + b;
+            let outs = out.iter_mut().zip(&mut terms);
+            for (((y, x), (b, db)), (out, term)) in row.iter().zip(x).zip(columns).zip(outs) {
+                let x = x.pixel();
+                let logit = y + b;
                 let (sigmoid, softplus) = sigmoid_and_softplus(logit);
                 *term = (-x).mul_add(logit, softplus);
-                *d = sigmoid - x;
-                *db += *d;
+                let d = sigmoid - x;
+                *out = E::round(d);
+                *db += d;
             }
             total += sum(&terms);
         }
@@ -168,26 +180,31 @@ kernel! {
 }
 
 kernel! {
-    /// Gaussian likelihood with one precision 1/variance. `means` come without their bias
-    /// and become the gradient (mean - x) precision; its column sums are written to
-    /// `bias_gradient`. Gives the sum of the squared errors, not weighted.
-    pub(crate) fn gaussian(
-        means: &mut [f32],
+    /// Gaussian likelihood with one precision 1/variance. `means` come without their bias.
+    /// Writes the gradient (mean - x) precision, and its column sums to `bias_gradient`.
+    /// Gives the sum of the squared errors, not weighted.
+    pub(crate) fn gaussian<E: Element>(
+        means: &[f32],
         bias: &[f32],
-        x: &[f32],
+        x: &[E],
         precision: f32,
+        out: &mut [E],
         bias_gradient: &mut [f32],
     ) -> f64 {
         bias_gradient.fill(0.0);
         let mut terms = [0.0_f32; PIXELS];
         let mut total = 0.0;
-        for (row, x) in means.chunks_exact_mut(PIXELS).zip(x.chunks_exact(PIXELS)) {
+        let rows = means.chunks_exact(PIXELS).zip(x.chunks_exact(PIXELS));
+        for ((row, x), out) in rows.zip(out.chunks_exact_mut(PIXELS)) {
             let columns = bias.iter().zip(bias_gradient.iter_mut());
-            for (((d, x), (b, db)), term) in row.iter_mut().zip(x).zip(columns).zip(&mut terms) {
-                let error = *d + b - x;
+            let outs = out.iter_mut().zip(&mut terms);
+            for (((y, x), (b, db)), (out, term)) in row.iter().zip(x).zip(columns).zip(outs) {
+                let x = x.pixel();
+                let error = y + b - x;
                 *term = error * error;
-                *d = error * precision;
-                *db += *d;
+                let d = error * precision;
+                *out = E::round(d);
+                *db += d;
             }
             total += sum(&terms);
         }

@@ -1,7 +1,7 @@
 //! Models on flat vectors: parameters in, the gradient of the summed loss out.
 //!
 //! [`Model`] is all that a trainer knows. [`Vae`] implements it by hand, on slices, for the
-//! CPU; [`Autograd`] makes one of any objective written in tch, on any device. [`Adam`]
+//! CPU, in either precision; [`Autograd`] makes one of any objective written in tch, on any device. [`Adam`]
 //! advances a [`State`]. Nothing here knows of other members, files or sockets.
 //!
 //! The bits of every result depend on the arguments and the [`Isa`]'s BLAS alone: not on
@@ -9,12 +9,15 @@
 //! reading at `vae.rs`.
 
 pub mod autograd;
+pub mod bf16;
 pub mod blas;
 pub mod gemm;
 pub mod math;
 pub mod noise;
 
 mod adam;
+mod element;
+mod engine;
 mod error;
 mod initial;
 mod isa;
@@ -32,6 +35,7 @@ use data::{Batch, Stream};
 
 pub use adam::Adam;
 pub use autograd::Autograd;
+pub use bf16::Bf16;
 pub use error::ModelError;
 pub use initial::initialise_linear;
 pub use isa::Isa;

@@ -6,9 +6,10 @@ use config::{Likelihood, ModelConfig};
 use data::PIXELS;
 
 use crate::{
-    Isa, Layout, ModelError,
+    Layout, ModelError,
+    element::Element,
     gemm::{self, Matrix},
-    kernels, memory,
+    memory,
 };
 
 /// A fully connected layer: y = x W' + b with W `[outputs, inputs]`, row-major.
@@ -22,29 +23,40 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// Writes x W' to `y`; the bias is left to the kernel that passes over `y` next.
-    pub(crate) fn product(&self, parameters: &[f32], x: &[f32], y: &mut [f32]) {
-        let x = Matrix::new(x, y.len() / self.outputs, self.inputs);
-        gemm::multiply(x, self.matrix(parameters).t(), y);
+    pub(crate) fn product<E: Element>(&self, weights: &[E], x: &[E], y: &mut [f32]) {
+        self.scaled_product(weights, x, 1.0, y);
     }
 
-    /// Writes relu(x W' + b) to `y`.
-    pub(crate) fn relu(&self, isa: Isa, parameters: &[f32], x: &[f32], y: &mut [f32]) {
-        self.product(parameters, x, y);
-        kernels::add_bias_relu(isa, y, self.bias(parameters));
+    /// Writes scale x W' to `y`.
+    pub(crate) fn scaled_product<E: Element>(
+        &self,
+        weights: &[E],
+        x: &[E],
+        scale: f32,
+        y: &mut [f32],
+    ) {
+        let x = Matrix::new(x, y.len() / self.outputs, self.inputs).scaled(scale);
+        gemm::multiply(x, self.matrix(weights).t(), y);
     }
 
-    /// Writes the weight's gradient dy' x.
-    pub(crate) fn weight_gradient(&self, dy: &[f32], x: &[f32], gradient: &mut [f32]) {
+    /// Writes the weight's gradient scale dy' x.
+    pub(crate) fn weight_gradient<E: Element>(
+        &self,
+        dy: &[E],
+        x: &[E],
+        scale: f32,
+        gradient: &mut [f32],
+    ) {
         let images = dy.len() / self.outputs;
         let dy = Matrix::new(dy, images, self.outputs).t();
-        let x = Matrix::new(x, images, self.inputs);
+        let x = Matrix::new(x, images, self.inputs).scaled(scale);
         gemm::multiply(dy, x, &mut gradient[self.weight.clone()]);
     }
 
     /// Writes the input's gradient dy W to `dx`.
-    pub(crate) fn input_gradient(&self, parameters: &[f32], dy: &[f32], dx: &mut [f32]) {
+    pub(crate) fn input_gradient<E: Element>(&self, weights: &[E], dy: &[E], dx: &mut [f32]) {
         let dy = Matrix::new(dy, dx.len() / self.inputs, self.outputs);
-        gemm::multiply(dy, self.matrix(parameters), dx);
+        gemm::multiply(dy, self.matrix(weights), dx);
     }
 
     pub(crate) fn bias<'a>(&self, parameters: &'a [f32]) -> &'a [f32] {
@@ -55,8 +67,8 @@ impl Linear {
         &mut gradient[self.bias.clone()]
     }
 
-    fn matrix<'a>(&self, parameters: &'a [f32]) -> Matrix<'a> {
-        Matrix::new(&parameters[self.weight.clone()], self.outputs, self.inputs)
+    fn matrix<'a, E: Element>(&self, weights: &'a [E]) -> Matrix<'a, E> {
+        Matrix::new(&weights[self.weight.clone()], self.outputs, self.inputs)
     }
 }
 

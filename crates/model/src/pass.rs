@@ -1,96 +1,132 @@
 //! The VAE's forward and backward pass over one batch, on borrowed memory.
 //!
 //! It knows the layers and the objective, but neither where pixels and noise come from nor
-//! how memory is kept. The formulas of each pass are with the kernels in `kernels.rs`.
+//! how memory is kept, and is written once for both precisions (`element.rs`). The formulas of each pass are with the kernels in `kernels.rs`.
 
 use data::PIXELS;
 
-use crate::{Isa, Sums, kernels, math, network::Network, scratch::Scratch};
+use crate::{
+    Isa, Sums,
+    element::Element,
+    kernels, math,
+    network::{Linear, Network},
+    scratch::Scratch,
+};
 
 /// ln(2 pi).
 const LN_TAU: f64 = 1.837_877_066_409_345_3;
 
-/// How many vectors [`Work`] has.
-pub(crate) const WORK: usize = 10;
+/// How many vectors of f32 and of factors [`Work`] has.
+pub(crate) const FLOATS: usize = 5;
+pub(crate) const FACTORS: usize = 9;
 
 /// The vectors between the layers, a row an image. Where the backward pass no longer needs
 /// one, it holds a gradient.
-pub(crate) struct Work<'a> {
-    /// Activations of the encoder's hidden layers.
-    e1: &'a mut [f32],
-    e2: &'a mut [f32],
+pub(crate) struct Work<'a, E> {
+    pub(crate) noise: &'a mut [f32],
+    /// The result of a layer's product, its bias not added yet, or the gradient of its input.
+    pub(crate) y: &'a mut [f32],
     /// The encoder's output, mean and log-variance side by side.
     pub(crate) stats: &'a mut [f32],
     deviation: &'a mut [f32],
-    pub(crate) z: &'a mut [f32],
-    /// Activations of the decoder's hidden layers.
-    d1: &'a mut [f32],
-    d2: &'a mut [f32],
-    /// Logits or means, without their bias.
-    output: &'a mut [f32],
     /// The gradient of z; before that, the KL divergence's terms.
     dz: &'a mut [f32],
+    /// Pixels, as the elements store them.
+    pub(crate) x: &'a mut [E],
+    /// Activations of the encoder's hidden layers.
+    e1: &'a mut [E],
+    e2: &'a mut [E],
+    /// The gradient of the encoder's output.
+    d_stats: &'a mut [E],
+    pub(crate) z: &'a mut [E],
+    /// Activations of the decoder's hidden layers.
+    d1: &'a mut [E],
+    d2: &'a mut [E],
+    /// The gradient of logits or means.
+    d_output: &'a mut [E],
     /// The gradient of a hidden layer.
-    dh: &'a mut [f32],
+    dh: &'a mut [E],
 }
 
-impl<'a> Work<'a> {
-    /// The lengths, in floats an image, in the order of the fields.
-    pub(crate) const fn floats_per_image(network: &Network) -> [usize; WORK] {
+impl<'a, E: Element> Work<'a, E> {
+    /// The lengths of the vectors of f32, an image, in the order of the fields.
+    pub(crate) const fn floats_per_image(network: &Network) -> [usize; FLOATS] {
         let (hidden, latent) = (network.hidden, network.latent);
-        [hidden, hidden, 2 * latent, latent, latent, hidden, hidden, PIXELS, latent, hidden]
+        let widest = if hidden > PIXELS { hidden } else { PIXELS };
+        [latent, widest, 2 * latent, latent, latent]
     }
 
-    pub(crate) fn new(scratch: &'a mut Scratch<WORK>, images: usize) -> Self {
-        let [e1, e2, stats, deviation, z, d1, d2, output, dz, dh] = scratch.slices(images);
-        Self { e1, e2, stats, deviation, z, d1, d2, output, dz, dh }
+    /// The lengths of the vectors of factors, an image, in the order of the fields.
+    pub(crate) const fn factors_per_image(network: &Network) -> [usize; FACTORS] {
+        let (hidden, latent) = (network.hidden, network.latent);
+        [PIXELS, hidden, hidden, 2 * latent, latent, hidden, hidden, PIXELS, hidden]
+    }
+
+    pub(crate) fn new(
+        floats: &'a mut Scratch<f32, FLOATS>,
+        factors: &'a mut Scratch<E, FACTORS>,
+        images: usize,
+    ) -> Self {
+        let [noise, y, stats, deviation, dz] = floats.slices(images);
+        let [x, e1, e2, d_stats, z, d1, d2, d_output, dh] = factors.slices(images);
+        Self { noise, y, stats, deviation, dz, x, e1, e2, d_stats, z, d1, d2, d_output, dh }
+    }
+
+    fn images(&self) -> usize {
+        self.x.len() / PIXELS
     }
 }
 
 /// What a pass reads.
 #[derive(Clone, Copy)]
-pub(crate) struct Pass<'a> {
+pub(crate) struct Pass<'a, E> {
     pub(crate) network: &'a Network,
     pub(crate) isa: Isa,
     pub(crate) beta: f64,
     pub(crate) parameters: &'a [f32],
+    /// The parameters as factors.
+    pub(crate) weights: &'a [E],
 }
 
-impl Pass<'_> {
+impl<E: Element> Pass<'_, E> {
     /// Pixels to `stats`.
-    pub(crate) fn encode(&self, x: &[f32], work: &mut Work<'_>) {
+    pub(crate) fn encode(&self, work: &mut Work<'_, E>) {
         let [first, second, third] = &self.network.encoder;
-        first.relu(self.isa, self.parameters, x, work.e1);
-        second.relu(self.isa, self.parameters, work.e1, work.e2);
-        third.product(self.parameters, work.e2, work.stats);
+        let y = &mut work.y[..work.e1.len()];
+        first.scaled_product(self.weights, work.x, E::PIXEL_SCALE, y);
+        kernels::add_bias_relu(self.isa, y, first.bias(self.parameters), work.e1);
+        self.hidden_layer(second, work.e1, y, work.e2);
+        third.product(self.weights, work.e2, work.stats);
         kernels::add_bias(self.isa, work.stats, third.bias(self.parameters));
     }
 
-    /// `stats` and noise to `z`; gives the sum of the KL divergences.
-    pub(crate) fn sample(&self, noise: &[f32], work: &mut Work<'_>) -> f64 {
-        kernels::sample(
-            self.isa,
-            work.stats,
-            noise,
-            work.deviation,
-            work.z,
-            work.dz,
-            self.network.latent,
-        )
+    /// Writes relu(x W' + b) to `out`, by way of `y`.
+    fn hidden_layer(&self, layer: &Linear, x: &[E], y: &mut [f32], out: &mut [E]) {
+        layer.product(self.weights, x, y);
+        kernels::add_bias_relu(self.isa, y, layer.bias(self.parameters), out);
     }
 
-    /// `z` to `output`.
-    fn decode(&self, work: &mut Work<'_>) {
+    /// `stats` and noise to `z`; gives the sum of the KL divergences.
+    pub(crate) fn sample(&self, work: &mut Work<'_, E>) -> f64 {
+        let latent = self.network.latent;
+        let Work { stats, noise, deviation, z, dz: terms, .. } = work;
+        kernels::sample(self.isa, stats, noise, deviation, z, terms, latent)
+    }
+
+    /// `z` to `y`: logits or means, without their bias.
+    fn decode(&self, work: &mut Work<'_, E>) {
         let [first, second, third] = &self.network.decoder;
-        first.relu(self.isa, self.parameters, work.z, work.d1);
-        second.relu(self.isa, self.parameters, work.d1, work.d2);
-        third.product(self.parameters, work.d2, work.output);
+        let y = &mut work.y[..work.d1.len()];
+        self.hidden_layer(first, work.z, y, work.d1);
+        self.hidden_layer(second, work.d1, y, work.d2);
+        let output = &mut work.y[..work.d_output.len()];
+        third.product(self.weights, work.d2, output);
     }
 
     /// `z` to the expected pixels, 0 to 1.
-    pub(crate) fn pixels(&self, work: &mut Work<'_>, pixels: &mut [f32]) {
+    pub(crate) fn pixels(&self, work: &mut Work<'_, E>, pixels: &mut [f32]) {
         self.decode(work);
-        pixels.copy_from_slice(work.output);
+        pixels.copy_from_slice(&work.y[..pixels.len()]);
         let bias = self.network.decoder[2].bias(self.parameters);
         match self.network.log_variance {
             None => kernels::add_bias_sigmoid(self.isa, pixels, bias),
@@ -98,27 +134,27 @@ impl Pass<'_> {
         }
     }
 
-    /// All the way forward. `output` becomes its gradient; the gradients of its bias and of
+    /// All the way forward, and the gradient of the output. The gradients of its bias and of
     /// the gaussian's log-variance come with the sums.
-    pub(crate) fn forward(
-        &self,
-        x: &[f32],
-        noise: &[f32],
-        work: &mut Work<'_>,
-        bias_gradient: &mut [f32],
-    ) -> (Sums, f32) {
-        self.encode(x, work);
-        let kl = self.sample(noise, work);
+    pub(crate) fn forward(&self, work: &mut Work<'_, E>, bias_gradient: &mut [f32]) -> (Sums, f32) {
+        self.encode(work);
+        let kl = self.sample(work);
         self.decode(work);
         let bias = self.network.decoder[2].bias(self.parameters);
+        let pixels = work.images() * PIXELS;
+        let (isa, y) = (self.isa, &work.y[..pixels]);
         let (reconstruction, log_variance_gradient) = match self.network.log_variance {
-            None => (kernels::bernoulli(self.isa, work.output, bias, x, bias_gradient), 0.0),
+            None => {
+                let sum = kernels::bernoulli(isa, y, bias, work.x, work.d_output, bias_gradient);
+                (sum, 0.0)
+            }
             Some(place) => {
                 let log_variance = self.parameters[place];
                 let precision = math::exp(-log_variance);
+                let d_output = &mut *work.d_output;
                 let squares =
-                    kernels::gaussian(self.isa, work.output, bias, x, precision, bias_gradient);
-                let (weighted, pixels) = (squares * f64::from(precision), x.len() as f64);
+                    kernels::gaussian(isa, y, bias, work.x, precision, d_output, bias_gradient);
+                let (weighted, pixels) = (squares * f64::from(precision), pixels as f64);
                 let sum = 0.5 * (weighted + pixels * (f64::from(log_variance) + LN_TAU));
                 (sum, (0.5 * (pixels - weighted)) as f32)
             }
@@ -129,36 +165,31 @@ impl Pass<'_> {
 
     /// All the way back, after [`Pass::forward`]: the weights' gradients and the hidden
     /// biases'. Gradients of activations overwrite what is not needed any more.
-    pub(crate) fn backward(
-        &self,
-        x: &[f32],
-        noise: &[f32],
-        work: &mut Work<'_>,
-        gradient: &mut [f32],
-    ) {
-        let Self { network, isa, parameters, .. } = *self;
-        let [first, second, third] = &network.decoder;
-        third.weight_gradient(work.output, work.d2, gradient);
-        third.input_gradient(parameters, work.output, work.dh);
-        kernels::relu_backward(isa, work.dh, work.d2, second.bias_gradient(gradient));
-        second.weight_gradient(work.dh, work.d1, gradient);
-        second.input_gradient(parameters, work.dh, work.d2);
-        kernels::relu_backward(isa, work.d2, work.d1, first.bias_gradient(gradient));
-        first.weight_gradient(work.d2, work.z, gradient);
-        first.input_gradient(parameters, work.d2, work.dz);
+    pub(crate) fn backward(&self, work: &mut Work<'_, E>, gradient: &mut [f32]) {
+        let Self { network, isa, weights, .. } = *self;
+        let Work { noise, y, stats, deviation, dz, x, e1, e2, d_stats, z, d1, d2, .. } = work;
+        let (d_output, dh) = (&mut *work.d_output, &mut *work.dh);
+        let dy = &mut y[..dh.len()];
 
-        let beta = self.beta as f32;
-        let latent = network.latent;
-        kernels::sample_backward(isa, work.dz, noise, work.deviation, beta, work.stats, latent);
+        let [first, second, third] = &network.decoder;
+        third.weight_gradient(d_output, d2, 1.0, gradient);
+        third.input_gradient(weights, d_output, dy);
+        kernels::relu_backward(isa, dy, d2, dh, second.bias_gradient(gradient));
+        second.weight_gradient(dh, d1, 1.0, gradient);
+        second.input_gradient(weights, dh, dy);
+        kernels::relu_backward(isa, dy, d1, d2, first.bias_gradient(gradient));
+        first.weight_gradient(d2, z, 1.0, gradient);
+        first.input_gradient(weights, d2, dz);
 
         let [first, second, third] = &network.encoder;
-        kernels::column_sums(isa, work.stats, third.bias_gradient(gradient));
-        third.weight_gradient(work.stats, work.e2, gradient);
-        third.input_gradient(parameters, work.stats, work.dh);
-        kernels::relu_backward(isa, work.dh, work.e2, second.bias_gradient(gradient));
-        second.weight_gradient(work.dh, work.e1, gradient);
-        second.input_gradient(parameters, work.dh, work.e2);
-        kernels::relu_backward(isa, work.e2, work.e1, first.bias_gradient(gradient));
-        first.weight_gradient(work.e2, x, gradient);
+        let (beta, bias) = (self.beta as f32, third.bias_gradient(gradient));
+        kernels::sample_backward(isa, dz, noise, stats, deviation, beta, d_stats, bias);
+        third.weight_gradient(d_stats, e2, 1.0, gradient);
+        third.input_gradient(weights, d_stats, dy);
+        kernels::relu_backward(isa, dy, e2, dh, second.bias_gradient(gradient));
+        second.weight_gradient(dh, e1, 1.0, gradient);
+        second.input_gradient(weights, dh, dy);
+        kernels::relu_backward(isa, dy, e1, e2, first.bias_gradient(gradient));
+        first.weight_gradient(e2, x, E::PIXEL_SCALE, gradient);
     }
 }

@@ -4,38 +4,40 @@
 
 use crate::{ModelError, layout::ALIGNMENT_FLOATS, memory};
 
+/// A cache line in the smallest numbers that are kept, those of two bytes.
+const LINE: usize = 2 * ALIGNMENT_FLOATS;
+
 /// `N` slices whose lengths are proportional to the number of images; they grow, never
 /// shrink, and begin at cache lines.
 #[derive(Debug)]
-pub(crate) struct Scratch<const N: usize> {
-    floats_per_image: [usize; N],
-    memory: Vec<f32>,
+pub(crate) struct Scratch<T, const N: usize> {
+    per_image: [usize; N],
+    memory: Vec<T>,
 }
 
-impl<const N: usize> Scratch<N> {
-    pub(crate) const fn new(floats_per_image: [usize; N]) -> Self {
-        Self { floats_per_image, memory: Vec::new() }
+impl<T: Copy + Default, const N: usize> Scratch<T, N> {
+    /// With these lengths an image.
+    pub(crate) const fn new(per_image: [usize; N]) -> Self {
+        Self { per_image, memory: Vec::new() }
     }
 
     /// Makes room for `images`.
     pub(crate) fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
-        let padded = |floats: usize| {
-            (floats as u128 * images as u128).next_multiple_of(ALIGNMENT_FLOATS as u128)
-        };
-        let floats: u128 = self.floats_per_image.iter().map(|&floats| padded(floats)).sum();
-        let floats = floats + ALIGNMENT_FLOATS as u128;
-        if floats <= self.memory.len() as u128 {
+        let padded = |len: usize| (len as u128 * images as u128).next_multiple_of(LINE as u128);
+        let len: u128 = self.per_image.iter().map(|&len| padded(len)).sum();
+        let len = len + LINE as u128;
+        if len <= self.memory.len() as u128 {
             return Ok(());
         }
         let purpose = || format!("working memory for a batch of {images} images");
-        memory::check(4 * floats, purpose)?;
-        let len = floats as usize;
+        let bytes = len.saturating_mul(size_of::<T>() as u128);
+        memory::check(bytes, purpose)?;
         // What it held is not needed: release it before the larger piece is asked for.
         self.memory = Vec::new();
         self.memory
-            .try_reserve_exact(len)
-            .map_err(|_| ModelError::Memory { purpose: purpose(), bytes: 4 * len as u64 })?;
-        self.memory.resize(len, 0.0);
+            .try_reserve_exact(len as usize)
+            .map_err(|_| ModelError::Memory { purpose: purpose(), bytes: bytes as u64 })?;
+        self.memory.resize(len as usize, T::default());
         Ok(())
     }
 
@@ -44,17 +46,16 @@ impl<const N: usize> Scratch<N> {
     /// # Panics
     ///
     /// Where there is no room; who takes sizes from input reserves before.
-    pub(crate) fn slices(&mut self, images: usize) -> [&mut [f32]; N] {
+    pub(crate) fn slices(&mut self, images: usize) -> [&mut [T]; N] {
         if let Err(error) = self.reserve(images) {
             panic!("{error}");
         }
         // An unaligned start would cost time, not correctness.
         let start = self.memory.as_ptr().align_offset(4 * ALIGNMENT_FLOATS);
-        let mut rest = &mut self.memory[start.min(ALIGNMENT_FLOATS)..];
-        self.floats_per_image.map(|floats| {
-            let len = floats * images;
-            let (slice, tail) =
-                std::mem::take(&mut rest).split_at_mut(len.next_multiple_of(ALIGNMENT_FLOATS));
+        let mut rest = &mut self.memory[start.min(LINE)..];
+        self.per_image.map(|len| {
+            let len = len * images;
+            let (slice, tail) = std::mem::take(&mut rest).split_at_mut(len.next_multiple_of(LINE));
             rest = tail;
             &mut slice[..len]
         })
@@ -63,23 +64,30 @@ impl<const N: usize> Scratch<N> {
 
 #[cfg(test)]
 mod tests {
+    use crate::bf16::Bf16;
+
     use super::*;
 
     #[test]
     fn slices_are_aligned_and_of_their_lengths() {
-        let mut scratch = Scratch::new([3, 784, 1]);
-        for images in [1, 7, 64, 3, 0] {
-            let slices = scratch.slices(images);
-            assert_eq!(slices.each_ref().map(|slice| slice.len()), [3, 784, 1].map(|n| n * images));
-            for slice in slices {
-                assert_eq!(slice.as_ptr().align_offset(64), 0);
+        fn check<T: Copy + Default>() {
+            let mut scratch = Scratch::<T, 3>::new([3, 784, 1]);
+            for images in [1, 7, 64, 3, 0] {
+                let slices = scratch.slices(images);
+                let lengths = slices.each_ref().map(|slice| slice.len());
+                assert_eq!(lengths, [3, 784, 1].map(|n| n * images));
+                for slice in slices {
+                    assert_eq!(slice.as_ptr().align_offset(64), 0);
+                }
             }
         }
+        check::<f32>();
+        check::<Bf16>();
     }
 
     #[test]
     fn memory_is_kept_once_a_size_was_seen() {
-        let mut scratch = Scratch::new([5, 9]);
+        let mut scratch = Scratch::<f32, 2>::new([5, 9]);
         scratch.reserve(64).unwrap();
         let place = scratch.memory.as_ptr();
         for images in [1, 64, 63] {
@@ -91,7 +99,7 @@ mod tests {
     #[test]
     fn absurd_sizes_are_errors() {
         for images in [usize::MAX, usize::MAX / 64, 1 << 50] {
-            let error = Scratch::new([784, 1 << 20]).reserve(images).unwrap_err();
+            let error = Scratch::<f32, 2>::new([784, 1 << 20]).reserve(images).unwrap_err();
             assert!(matches!(error, ModelError::Memory { .. }));
         }
     }

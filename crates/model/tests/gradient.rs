@@ -3,7 +3,7 @@
 
 use std::error::Error;
 
-use config::{Likelihood, ModelConfig};
+use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{Adam, Isa, Layout, Model, ModelError, State, Sums, Vae, vae_autograd};
 use tch::Device;
@@ -13,6 +13,8 @@ type Outcome = Result<(), Box<dyn Error>>;
 /// The largest |a - b| of a tensor, relative to its largest |b|: two orders of addition in
 /// f32, with up to 784 terms a sum and some hundred images.
 const TOLERANCE: f64 = 2e-5;
+
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 const LIKELIHOODS: [Likelihood; 2] = [Likelihood::Bernoulli, Likelihood::Gaussian];
 
@@ -34,6 +36,11 @@ fn config((hidden_dim, latent_dim, _, beta): (u32, u32, usize, f64), l: Likeliho
 fn images(count: usize) -> Images {
     let pixel = |i: usize| if i * i % 7 < 2 { (i * 31 % 256) as u8 } else { 0 };
     Images::new((0..count * PIXELS).map(pixel).collect(), vec![0; count]).expect("whole images")
+}
+
+/// Every precision with every likelihood.
+fn both() -> impl Iterator<Item = (Precision, Likelihood)> {
+    PRECISIONS.into_iter().flat_map(|precision| LIKELIHOODS.map(|l| (precision, l)))
 }
 
 fn noise() -> Stream {
@@ -125,13 +132,13 @@ fn differences_of_the_loss_agree_for_log_variance() -> Outcome {
 
 #[test]
 fn all_instruction_sets_give_the_same_bits() -> Outcome {
-    for likelihood in LIKELIHOODS {
+    for (precision, likelihood) in both() {
         for case in CASES {
             let images = images(case.2);
             let indices: Vec<u32> = (0..case.2 as u32).collect();
             let batch = Batch { images: &images, indices: &indices };
             let run = |isa| -> Result<_, ModelError> {
-                let mut vae = Vae::with_isa(&config(case, likelihood), isa)?;
+                let mut vae = Vae::with_isa(&config(case, likelihood), precision, isa)?;
                 let parameters = parameters(&vae);
                 let (gradient, sums) = gradient(&mut vae, &parameters, &batch);
                 let mut pixels = vec![0.0; case.2 * PIXELS];
@@ -141,7 +148,8 @@ fn all_instruction_sets_give_the_same_bits() -> Outcome {
             };
             let expected = run(Isa::available()[0])?;
             for isa in Isa::available() {
-                assert!(run(isa)? == expected, "{} {likelihood:?} {case:?}", isa.name());
+                let name = format!("{} {precision:?} {likelihood:?} {case:?}", isa.name());
+                assert!(run(isa)? == expected, "{name}");
             }
         }
     }
@@ -154,8 +162,11 @@ fn an_empty_batch_gives_zeros() -> Outcome {
     let batch = Batch { images: &images, indices: &[] };
     for likelihood in LIKELIHOODS {
         let config = config(CASES[1], likelihood);
-        let models: [Box<dyn Model>; 2] =
-            [Box::new(Vae::new(&config)?), Box::new(vae_autograd(&config, Device::Cpu)?)];
+        let models: [Box<dyn Model>; 3] = [
+            Box::new(Vae::new(&config)?),
+            Box::new(Vae::with_precision(&config, Precision::Bf16)?),
+            Box::new(vae_autograd(&config, Device::Cpu)?),
+        ];
         for mut model in models {
             let parameters = parameters(&*model);
             let (gradient, sums) = gradient(&mut *model, &parameters, &batch);
@@ -175,11 +186,13 @@ fn what_ran_before_does_not_matter() -> Outcome {
     let all: Vec<u32> = (0..40).collect();
     let (few, many) =
         (Batch { images: &images, indices: &all[..3] }, Batch { images: &images, indices: &all });
-    let mut vae = Vae::new(&config)?;
-    let parameters = parameters(&vae);
-    let expected = gradient(&mut vae, &parameters, &few);
-    gradient(&mut vae, &vec![f32::NAN; parameters.len()], &many);
-    assert_eq!(gradient(&mut vae, &parameters, &few), expected);
+    for precision in PRECISIONS {
+        let mut vae = Vae::with_precision(&config, precision)?;
+        let parameters = parameters(&vae);
+        let expected = gradient(&mut vae, &parameters, &few);
+        gradient(&mut vae, &vec![f32::NAN; parameters.len()], &many);
+        assert_eq!(gradient(&mut vae, &parameters, &few), expected);
+    }
     Ok(())
 }
 
@@ -188,17 +201,19 @@ fn padding_stays_zero_while_training() -> Outcome {
     let config = config(CASES[2], Likelihood::Gaussian);
     let images = images(4);
     let batch = Batch { images: &images, indices: &[0, 1, 2, 3] };
-    let mut vae = Vae::new(&config)?;
-    let mut state = State::initial(&vae, 1);
-    let layout = vae.layout().clone();
-    assert!(layout.len() > layout.parameters());
-    for _ in 0..5 {
-        let (gradient, _) = gradient(&mut vae, &state.parameters, &batch);
-        Adam::new(1e-2).apply(&mut state, &gradient, 4);
-        for vector in [&gradient, &state.parameters, &state.exp_avg, &state.exp_avg_sq] {
-            let inside = |place| layout.entries().iter().any(|e| e.range.contains(&place));
-            let mut padding = (0..layout.len()).filter(|place| !inside(*place));
-            assert!(padding.all(|place| vector[place].to_bits() == 0));
+    for precision in PRECISIONS {
+        let mut vae = Vae::with_precision(&config, precision)?;
+        let mut state = State::initial(&vae, 1);
+        let layout = vae.layout().clone();
+        assert!(layout.len() > layout.parameters());
+        for _ in 0..5 {
+            let (gradient, _) = gradient(&mut vae, &state.parameters, &batch);
+            Adam::new(1e-2).apply(&mut state, &gradient, 4);
+            for vector in [&gradient, &state.parameters, &state.exp_avg, &state.exp_avg_sq] {
+                let inside = |place| layout.entries().iter().any(|e| e.range.contains(&place));
+                let mut padding = (0..layout.len()).filter(|place| !inside(*place));
+                assert!(padding.all(|place| vector[place].to_bits() == 0));
+            }
         }
     }
     Ok(())
@@ -208,8 +223,8 @@ fn padding_stays_zero_while_training() -> Outcome {
 fn training_shows_divergence_instead_of_hiding_it() -> Outcome {
     let images = images(2);
     let batch = Batch { images: &images, indices: &[0, 1] };
-    for likelihood in LIKELIHOODS {
-        let mut vae = Vae::new(&config(CASES[1], likelihood))?;
+    for (precision, likelihood) in both() {
+        let mut vae = Vae::with_precision(&config(CASES[1], likelihood), precision)?;
         let mut parameters = parameters(&vae);
         parameters[5] = f32::NAN;
         let (_, sums) = gradient(&mut vae, &parameters, &batch);

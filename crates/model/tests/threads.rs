@@ -4,9 +4,12 @@
 
 use std::error::Error;
 
-use config::{Likelihood, ModelConfig};
+use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
-use model::{Isa, Model, Vae, blas};
+use model::{
+    Bf16, Isa, Model, Vae, blas,
+    gemm::{Factor, Matrix, multiply},
+};
 
 const IMAGES: usize = 64;
 
@@ -41,13 +44,51 @@ fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
         let bits: Vec<u32> = gradient.iter().map(|x| x.to_bits()).collect();
         (bits, sums.terms.map(f64::to_bits))
     };
-    let mut vae = Vae::new(&config)?;
-    let expected = run(1, 0, &mut vae);
-    for threads in [1, 2, 3, 4] {
-        for offset in [0, 1, 4, 7, 16] {
-            let found = run(threads, offset, &mut vae);
-            assert!(found == expected, "{threads} threads, offset {offset}");
+    for precision in [Precision::F32, Precision::Bf16] {
+        let mut vae = Vae::with_precision(&config, precision)?;
+        let expected = run(1, 0, &mut vae);
+        for threads in [1, 2, 3, 4] {
+            for offset in [0, 1, 4, 7, 16] {
+                let found = run(threads, offset, &mut vae);
+                assert!(found == expected, "{precision:?}, {threads} threads, offset {offset}");
+            }
         }
     }
+    for (m, n, k) in [(64, 400, 784), (400, 784, 64), (33, 40, 400), (400, 20, 257), (256, 400, 40)]
+    {
+        products_do_not_depend_on_threads_or_place::<f32>(m, n, k, |x| x);
+        products_do_not_depend_on_threads_or_place(m, n, k, Bf16::from_f32);
+    }
     Ok(())
+}
+
+/// Unlike the model's factors, which begin at cache lines, these begin anywhere.
+fn products_do_not_depend_on_threads_or_place<T: Factor>(
+    m: usize,
+    n: usize,
+    k: usize,
+    element: fn(f32) -> T,
+) {
+    let numbers = |len: usize, offset: usize| -> Vec<T> {
+        let values = (0..len).map(|i| ((i * 7 % 1009) as f32).sin());
+        std::iter::repeat_n(0.0, offset).chain(values).map(element).collect()
+    };
+    let run = |threads: i32, offset: usize, transpose: (bool, bool)| {
+        tch::set_num_threads(threads);
+        let (a, b) = (numbers(m * k, offset), numbers(k * n, 2 * offset));
+        let (a, b) = (&a[offset..], &b[2 * offset..]);
+        let a = if transpose.0 { Matrix::new(a, k, m).t() } else { Matrix::new(a, m, k) };
+        let b = if transpose.1 { Matrix::new(b, n, k).t() } else { Matrix::new(b, k, n) };
+        let mut out = vec![0.0; m * n + 3 * offset];
+        multiply(a, b, &mut out[3 * offset..]);
+        out[3 * offset..].iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+    };
+    for transpose in [(false, true), (true, false), (false, false)] {
+        let expected = run(1, 0, transpose);
+        for (threads, offset) in [(1, 1), (2, 0), (2, 3), (3, 0), (4, 1), (4, 5)] {
+            let found = run(threads, offset, transpose);
+            let size = size_of::<T>();
+            assert!(found == expected, "{m} {n} {k}, {size} bytes, {threads} threads, {offset}");
+        }
+    }
 }

@@ -24,6 +24,9 @@ pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Most bytes of file content in one chunk of the data set.
 pub const DATASET_CHUNK_BYTES: usize = 1 << 18;
 
+/// Most bytes of a gradient of which every member adds up all for itself; see `worker.proto`.
+pub const ONE_HOP_BYTES_MAX: usize = 32 << 10;
+
 /// Most floats in one chunk of an all-reduce.
 pub const CHUNK_FLOATS: usize = 1 << 18;
 

@@ -53,8 +53,8 @@ pub enum TrainError {
     Interrupted(#[from] Interrupted),
     /// The loss is no number any more. The state is that before this step.
     #[error(
-        "the loss of step {step} is {loss}: training has diverged; lower --learning-rate, and \
-         start again or --resume from an earlier checkpoint"
+        "the loss of step {step} is not finite ({loss}): training has diverged; lower \
+         --learning-rate and start again"
     )]
     NotFinite {
         /// Updates done before the step.
@@ -219,6 +219,7 @@ impl Trainer {
             return Err(TrainError::Miscounted { epoch, found: train, expected });
         }
         let test = self.evaluate(collective)?;
+        self.check_loss(test.terms[0])?;
         let summary = EpochSummary { epoch, train, test };
         observer.epoch_ended(&summary, &self.state, &self.ledger);
         Ok(())

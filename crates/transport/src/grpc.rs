@@ -1,21 +1,30 @@
 //! All-reduce over gRPC: one bidirectional stream for each pair of members.
 //!
 //! [`Endpoint`] is the service that every worker hosts, and where generations connect;
-//! [`Grpc`] is the training thread's side of one connected generation.
+//! [`Grpc`] is the training thread's side of one connected generation. Between them, on the
+//! communication thread, `exchange` does the rounds over a `link` with each peer; below it,
+//! `stream` sends bytes that lie in the gradient and `parser` finds the floats in those that
+//! arrive. The wire is ordinary gRPC with ordinary protobuf, so generated stubs can take part.
 
 mod connect;
 mod endpoint;
 mod exchange;
 mod frames;
-mod inbox;
+mod handle;
+mod link;
+mod parser;
+mod pieces;
+mod service;
+mod socket;
+mod stream;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use collective::{Generation, Rank, Share};
 use thiserror::Error;
 
 pub use endpoint::Endpoint;
-pub use exchange::{Abort, Grpc};
+pub use handle::{Abort, Grpc};
 
 /// HTTP/2 frames of this size let a chunk travel in few pieces; the protocol's default of
 /// 16 KiB costs more than twice the time.
@@ -23,6 +32,17 @@ const HTTP2_FRAME_BYTES: u32 = 1 << 20;
 
 /// Bytes in flight before the receiver has to acknowledge, per stream and per connection.
 const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
+
+/// A connection that is silent for so long is asked whether it still lives. The coordinator
+/// notices a lost member long before; this is what frees its connections and what they hold.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long it has to answer.
+const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a stream may take to send its hello, to wait for its generation to connect, and
+/// to end after this side has ended it.
+const STREAM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A member of a generation, and where it serves `AllReduce`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

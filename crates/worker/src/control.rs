@@ -52,7 +52,8 @@ pub(crate) struct Joined {
 pub(crate) async fn reach(url: &str, patience: Duration) -> Result<CoordinatorClient<Channel>> {
     let endpoint = Endpoint::from_shared(url.to_owned())
         .ok()
-        .filter(|endpoint| endpoint.uri().host().is_some() && endpoint.uri().scheme().is_some())
+        .filter(|endpoint| endpoint.uri().host().is_some_and(|host| !host.is_empty()))
+        .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
         .ok_or_else(|| anyhow!("--coordinator {url:?} is no URL such as http://127.0.0.1:50051"))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true);

@@ -107,6 +107,10 @@ impl<'a> Reporter<'a> {
 
 impl Observer for Reporter<'_> {
     fn control(&self) -> Control {
+        // What cannot be kept is not worth computing: the end of the generation says why.
+        if self.writer.as_ref().is_some_and(|writer| writer.has_failed()) {
+            self.shared.request(Control::PAUSE);
+        }
         self.shared.requests()
     }
 

@@ -151,6 +151,7 @@ impl Session {
                 Wake::Told(Ok(Some(CoordinatorMessage { body: Some(told) }))) => {
                     self.obey(told).await?;
                 }
+                Wake::Told(Ok(None) | Err(_)) if leaving && failure.is_none() => return Ok(()),
                 Wake::Told(Ok(_)) => bail!("lost the coordinator: it closed the connection"),
                 Wake::Told(Err(status)) => {
                     bail!("lost the coordinator: {}", printable(status.message()));

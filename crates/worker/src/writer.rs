@@ -77,6 +77,11 @@ impl Writer {
         self.hand_over(Job::Samples { epoch, parameters: parameters.to_vec() });
     }
 
+    /// Whether something could not be written; [`Self::flush`] says what.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Waits until all that was handed over is on disk.
     ///
     /// # Errors

@@ -18,6 +18,13 @@ pub(crate) fn install() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// From here on SIGTERM counts as Ctrl-C, for a command that has children to end first.
+pub(crate) fn install_for_termination() -> anyhow::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&SEEN))
+        .context("cannot install the handler for SIGTERM")?;
+    Ok(())
+}
+
 /// Whether Ctrl-C was pressed since the start.
 pub(crate) fn seen() -> bool {
     SEEN.load(Ordering::Relaxed)

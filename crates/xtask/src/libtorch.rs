@@ -2,17 +2,16 @@
 //! place.
 //!
 //! The folder has `lib/`, `include/` and the stamp `build-version`. It appears by one rename,
-//! complete: whatever interrupts a fetch leaves no folder or the one before. It does not know where
-//! files come from (`python.rs`).
+//! complete (`staging.rs`). It does not know where files come from (`python.rs`).
 
+use crate::prerequisites;
 use crate::python::{self, Dependencies};
-use crate::{interrupt, prerequisites};
-use anyhow::{Context, bail, ensure};
+use crate::staging::{Scratch, entries, lock, replace, sweep};
+use anyhow::{Context, bail};
 use std::ffi::OsStr;
-use std::fs::{self, File, TryLockError};
+use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-use std::{fmt, io, process, thread};
 
 /// The libtorch that tch 0.24 is made for; the two move together.
 pub(crate) const VERSION: &str = "2.11.0";
@@ -25,6 +24,9 @@ const STAMP: &str = "build-version";
 const CUDA_RUNTIME: &str = "nvidia-cuda-runtime==13.0.96";
 const CUDA_PROFILING: &str = "nvidia-cuda-cupti==13.0.85";
 
+/// The way out for who cannot fetch one.
+const INSTEAD: &str = "set LIBTORCH to the folder of a libtorch that you have";
+
 /// What a program needs to start; these tell a whole libtorch from a damaged one, too.
 const LIBRARIES: [&str; 6] = [
     "libtorch.so",
@@ -34,10 +36,6 @@ const LIBRARIES: [&str; 6] = [
     "libcudart.so.13",
     "libcupti.so.13",
 ];
-
-/// How long another set-up in the same folder is waited for.
-const LOCK_WAIT: Duration = Duration::from_mins(30);
-const LOCK_POLL: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flavour {
@@ -103,7 +101,7 @@ fn missing_file(folder: &Path) -> Option<PathBuf> {
 /// Fetches libtorch and puts it in place of whatever is at `destination`.
 pub(crate) fn fetch(destination: &Path, flavour: Flavour) -> anyhow::Result<()> {
     prerequisites::platform()?;
-    prerequisites::python()?;
+    prerequisites::python(INSTEAD)?;
     let parent =
         destination.parent().context("the destination of libtorch has no parent folder")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
@@ -114,7 +112,7 @@ pub(crate) fn fetch(destination: &Path, flavour: Flavour) -> anyhow::Result<()> 
     if lock.is_some() {
         sweep(destination);
     }
-    prerequisites::disk_space(parent, flavour.peak_bytes())?;
+    prerequisites::disk_space(parent, flavour.peak_bytes(), INSTEAD)?;
     println!("fetching libtorch {VERSION} ({flavour}) into {}", destination.display());
     let scratch = Scratch::create(destination)?;
     download(&scratch, flavour)?;
@@ -132,12 +130,12 @@ fn download(scratch: &Scratch, flavour: Flavour) -> anyhow::Result<()> {
     match flavour {
         Flavour::Cpu => {
             let wanted = [torch, CUDA_RUNTIME.to_owned(), CUDA_PROFILING.to_owned()];
-            python::download(&wanted, Dependencies::Leave, &wheels)?;
+            python::download(&wanted, Dependencies::Leave, &wheels, INSTEAD)?;
         }
         Flavour::Cuda => {
-            python::download(&[torch], Dependencies::Leave, &wheels)?;
+            python::download(&[torch], Dependencies::Leave, &wheels, INSTEAD)?;
             let wanted = python::nvidia_requirements(&wheels, &unpacked)?;
-            python::download(&wanted, Dependencies::Follow, &wheels)?;
+            python::download(&wanted, Dependencies::Follow, &wheels, INSTEAD)?;
         }
     }
     for wheel in entries(&wheels)? {
@@ -182,97 +180,6 @@ fn libraries_under(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         }
     }
     Ok(libraries)
-}
-
-fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let read =
-        || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
-    let mut entries = read().with_context(|| format!("cannot list {}", folder.display()))?;
-    entries.sort();
-    Ok(entries)
-}
-
-/// Puts `staged` at `destination`; what was there goes to `previous`, so that it is never half
-/// overwritten.
-fn replace(destination: &Path, staged: &Path, previous: &Path) -> anyhow::Result<()> {
-    if fs::symlink_metadata(destination).is_ok() {
-        fs::rename(destination, previous)
-            .with_context(|| format!("cannot move the old {} aside", destination.display()))?;
-    }
-    fs::rename(staged, destination)
-        .with_context(|| format!("cannot put libtorch at {}", destination.display()))
-}
-
-/// The folder in which a fetch takes place: beside the destination, so that a rename can end it;
-/// gone with its value.
-struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    fn create(destination: &Path) -> anyhow::Result<Scratch> {
-        let path = beside(destination, &process::id().to_string());
-        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Scratch { path })
-    }
-
-    fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let folder = self.path.join(name);
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        Ok(folder)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed now is swept by the next fetch.
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-/// The sibling of `destination` that has `-suffix` after its name.
-fn beside(destination: &Path, suffix: &str) -> PathBuf {
-    let mut name = destination.file_name().unwrap_or_default().to_owned();
-    name.push(format!("-{suffix}"));
-    destination.with_file_name(name)
-}
-
-/// Removes the scratch folders of fetches that were killed. Only for who holds the lock: none of
-/// them is in use then.
-fn sweep(destination: &Path) {
-    let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else {
-        return;
-    };
-    let prefix = format!("{}-", name.display());
-    for entry in entries(parent).unwrap_or_default() {
-        let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.strip_prefix(&prefix).is_some_and(|rest| rest.parse::<u32>().is_ok()) {
-            let _ = fs::remove_dir_all(entry);
-        }
-    }
-}
-
-/// Locks `folder` against other set-ups until the returned file is dropped; none where the file
-/// system has no locks.
-fn lock(folder: &Path) -> anyhow::Result<Option<File>> {
-    let file = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
-    let deadline = Instant::now() + LOCK_WAIT;
-    let mut told = false;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::Error(_)) => return Ok(None),
-            Err(TryLockError::WouldBlock) => {}
-        }
-        if !told {
-            println!("waiting for another set-up in {}", folder.display());
-            told = true;
-        }
-        ensure!(!interrupt::seen(), "interrupted");
-        ensure!(Instant::now() < deadline, "another set-up in {} does not end", folder.display());
-        thread::sleep(LOCK_POLL);
-    }
 }
 
 #[cfg(test)]
@@ -329,26 +236,5 @@ mod tests {
         fs::remove_file(scratch.path.join("unpacked/torch/lib/libgomp.so.1")).unwrap();
         let error = stage(&scratch, Flavour::Cpu).unwrap_err().to_string();
         assert!(error.contains("lib/libgomp.so.1"), "{error}");
-    }
-
-    #[test]
-    fn a_sweep_takes_scratch_folders_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["libtorch", "libtorch-123", "libtorch-mine", "other-123"] {
-            fs::create_dir(folder.path().join(name)).unwrap();
-        }
-        sweep(&folder.path().join("libtorch"));
-        let left = ["libtorch", "libtorch-mine", "other-123"].map(|name| folder.path().join(name));
-        assert_eq!(entries(folder.path()).unwrap(), left);
-    }
-
-    #[test]
-    fn one_set_up_at_a_time_works_in_a_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let held = lock(folder.path()).unwrap();
-        let other = File::open(folder.path()).unwrap();
-        assert!(held.is_none() || other.try_lock().is_err());
-        drop(held);
-        assert!(other.try_lock().is_ok());
     }
 }

@@ -1,18 +1,20 @@
 //! `cargo xtask <command>`: what a person does in a checkout, one file per command.
 //!
-//! Start reading at [`Command`]. `setup` fetches libtorch, `train` and `test` build and run on top
-//! of it, and `tidy` holds the project to its architecture; the tables it checks are in
+//! Start reading at [`Command`]. `setup` fetches libtorch, `train`, `test` and `bench` build and
+//! run on top of it, and `tidy` holds the project to its architecture; the tables it checks are in
 //! `tidy/architecture.rs`. Nothing here knows how training works: xtask only starts the other
 //! programs, as a person would by hand.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it speaks to a terminal")]
 
+mod bench;
 mod child;
 mod interrupt;
 mod libtorch;
 mod prerequisites;
 mod python;
 mod setup;
+mod staging;
 mod test;
 mod tidy;
 mod train;
@@ -44,8 +46,8 @@ enum Command {
 
     /// Train the autoencoder on MNIST with a coordinator and four workers on this machine
     ///
-    /// Sets up, builds the release binaries and runs `vae-coordinator --workers 4 --spawn --epochs
-    /// 5`. At the end it names the checkpoint and the picture of samples that the run has left.
+    /// Sets up, builds the release binaries and runs `vae-coordinator --spawn`: four workers, five
+    /// epochs. At the end it names the checkpoint and the picture of samples that the run has left.
     /// Ctrl-C stops the run in good order.
     Train(train::Options),
 
@@ -54,6 +56,15 @@ enum Command {
     /// Sets up, builds the release binaries (the scenarios in tests/ start them) and runs `cargo
     /// test --release --workspace`. The same profile as `train`, so that nothing is compiled twice.
     Test(test::Options),
+
+    /// Measure Lockstep beside PyTorch's DistributedDataParallel on this machine
+    ///
+    /// Sets up, builds the release binaries, fetches a full PyTorch of the same version into
+    /// .torch/ (2.4 GB, once), and runs both side by side, round after round: images a second,
+    /// all-reduce, scaling, memory. Prints a table with the ratios and those that are required,
+    /// and writes every figure to target/bench. Half an hour; --quick takes a few minutes. Leave
+    /// the machine alone meanwhile.
+    Bench(bench::Options),
 
     /// Check the structure: who may depend on whom, and how large and how named files may be
     ///
@@ -68,6 +79,7 @@ fn main() -> ExitCode {
         Command::Setup(options) => setup::run(&options).map(|()| child::SUCCESS),
         Command::Train(options) => train::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Tidy => tidy::run(),
     });
     match outcome {

@@ -6,8 +6,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const PYTHON_HINT: &str = "install it (Debian and Ubuntu: apt-get install python3 \
-    python3-pip), or set LIBTORCH to the folder of a libtorch that you have";
+const PYTHON_HINT: &str = "install it (Debian and Ubuntu: apt-get install python3 python3-pip)";
 
 /// Where the NVIDIA driver puts its user-space library on the usual distributions and under WSL.
 const DRIVER_FOLDERS: [&str; 5] = [
@@ -78,8 +77,8 @@ fn find_compiler(chosen: Option<String>, folders: &[PathBuf]) -> Compiler {
         .map_or(Compiler::Missing, Compiler::Elsewhere)
 }
 
-/// python3 and its pip, which fetch and unpack the wheels.
-pub(crate) fn python() -> anyhow::Result<()> {
+/// python3 and its pip, which fetch and unpack the wheels; `instead` is the way out without them.
+pub(crate) fn python(instead: &str) -> anyhow::Result<()> {
     let quietly = |arguments: &[&str]| {
         let mut command = Command::new("python3");
         command
@@ -90,11 +89,15 @@ pub(crate) fn python() -> anyhow::Result<()> {
             .status()
     };
     if let Err(error) = quietly(&["--version"]) {
-        bail!("libtorch is fetched with python3, which cannot be started ({error}): {PYTHON_HINT}");
+        bail!(
+            "PyTorch's wheels are fetched with python3, which cannot be started ({error}): \
+             {PYTHON_HINT}, or {instead}"
+        );
     }
     ensure!(
         quietly(&["-m", "pip", "--version"])?.success(),
-        "libtorch is fetched with pip, and `python3 -m pip` does not work: {PYTHON_HINT}"
+        "PyTorch's wheels are fetched with pip, and `python3 -m pip` does not work: {PYTHON_HINT}, \
+         or {instead}"
     );
     Ok(())
 }
@@ -107,16 +110,15 @@ pub(crate) fn nvidia_driver() -> bool {
             .any(|folder| folder.join("libcuda.so.1").exists())
 }
 
-/// The file system of `folder` must have room for `bytes` more.
-pub(crate) fn disk_space(folder: &Path, bytes: u64) -> anyhow::Result<()> {
+/// The file system of `folder` must have room for `bytes` more; `instead` is the way out without.
+pub(crate) fn disk_space(folder: &Path, bytes: u64, instead: &str) -> anyhow::Result<()> {
     // A file system that cannot tell is given the benefit of the doubt: running out is reported as
     // well.
     let Ok(found) = rustix::fs::statvfs(folder) else { return Ok(()) };
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     ensure!(
         free >= bytes,
-        "libtorch needs {} MB in {} while it is fetched, and {} MB are free: make \
-         room, or set LIBTORCH to the folder of a libtorch that you have",
+        "{} MB are needed in {} during the fetch, and {} MB are free: make room, or {instead}",
         bytes / 1_000_000,
         folder.display(),
         free / 1_000_000
@@ -146,8 +148,8 @@ mod tests {
     #[test]
     fn too_little_space_is_an_error_that_says_how_much() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(disk_space(folder.path(), 1).is_ok());
-        let error = disk_space(folder.path(), u64::MAX).unwrap_err().to_string();
+        assert!(disk_space(folder.path(), 1, "").is_ok());
+        let error = disk_space(folder.path(), u64::MAX, "").unwrap_err().to_string();
         assert!(error.contains("MB are free"), "{error}");
     }
 }

@@ -1,7 +1,8 @@
-//! The wheels of PyTorch, through python3: downloaded with pip, unpacked with `zipfile`.
+//! The wheels of PyTorch, through python3: downloaded or installed with pip, unpacked with
+//! `zipfile`.
 //!
-//! Only set-up uses Python. This file does not know what of a wheel is wanted, nor where it ends
-//! up.
+//! Only set-up and benchmarks use Python. This file does not know what of a wheel is wanted, nor
+//! where it ends up.
 
 use anyhow::{Context, bail, ensure};
 use std::fs;
@@ -46,27 +47,48 @@ pub(crate) enum Dependencies {
 /// Downloads wheels with pip into `folder`.
 ///
 /// The wheels are named for one CPython version, so that whatever python3 is installed here fetches
-/// the same files.
+/// the same files. `instead` is the way out where the index cannot be reached.
 pub(crate) fn download(
     requirements: &[String],
     dependencies: Dependencies,
     folder: &Path,
+    instead: &str,
 ) -> anyhow::Result<()> {
-    let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "download", "--no-input", "--disable-pip-version-check"]);
-    pip.args(["--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp"]);
+    let mut pip = pip("download", dependencies, folder)?;
+    pip.args(["--python-version", "3.12", "--implementation", "cp"]);
     pip.args(PLATFORMS.iter().flat_map(|tag| ["--platform", tag]));
+    pip.arg("--dest").arg(folder).args(requirements);
+    run(&mut pip, "cannot download the wheels of libtorch with pip", instead)
+}
+
+/// Installs packages with pip into `folder`, for the python3 of this machine and for who names the
+/// folder in PYTHONPATH; nothing else on the machine is touched.
+pub(crate) fn install(
+    requirements: &[String],
+    dependencies: Dependencies,
+    folder: &Path,
+    instead: &str,
+) -> anyhow::Result<()> {
+    let mut pip = pip("install", dependencies, folder)?;
+    pip.args(["--no-compile", "--root-user-action=ignore"]);
+    pip.arg("--target").arg(folder).args(requirements);
+    run(&mut pip, "cannot install PyTorch with pip", instead)
+}
+
+fn pip(command: &str, dependencies: Dependencies, folder: &Path) -> anyhow::Result<Command> {
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", command, "--no-input", "--disable-pip-version-check"]);
+    pip.arg("--only-binary=:all:");
     if dependencies == Dependencies::Leave {
         pip.arg("--no-deps");
     }
-    pip.arg("--dest").arg(folder).args(requirements);
     // pip downloads into a temporary folder first: one that has room, and that is removed with ours
     // if pip is killed.
     let temporary = folder.with_file_name("temporary");
     fs::create_dir_all(&temporary)
         .with_context(|| format!("cannot create {}", temporary.display()))?;
     pip.env("TMPDIR", temporary);
-    run(&mut pip, "cannot download the wheels of libtorch with pip")
+    Ok(pip)
 }
 
 /// Unpacks the members of `wheel` that match a pattern into `folder`, under their own paths.
@@ -74,7 +96,7 @@ pub(crate) fn unpack(wheel: &Path, patterns: &[String], folder: &Path) -> anyhow
     let mut python = Command::new("python3");
     python.args(["-c", UNPACK]).arg(wheel).arg(folder).args(patterns);
     let name = wheel.file_name().unwrap_or_default();
-    run(&mut python, &format!("cannot unpack {}", name.display()))
+    run(&mut python, &format!("cannot unpack {}", name.display()), "")
 }
 
 /// The NVIDIA packages that the wheel of torch in `wheels` depends on; its metadata is unpacked
@@ -102,15 +124,20 @@ pub(crate) fn nvidia_requirements(wheels: &Path, folder: &Path) -> anyhow::Resul
 /// `cuda-toolkit` is a package that only names others. Triton, the Python bindings and the pure
 /// Python packages are of no use to libtorch.
 fn nvidia_in(metadata: &str) -> Vec<String> {
-    let required = metadata.lines().filter_map(|line| line.strip_prefix("Requires-Dist: "));
-    let unconditional = required.map(|line| line.split(';').next().unwrap_or_default().trim());
+    let unconditional =
+        requirements_in(metadata).map(|line| line.split(';').next().unwrap_or_default().trim());
     let wanted = |name: &&str| name.starts_with("nvidia-") || name.starts_with("cuda-toolkit");
     unconditional.filter(wanted).map(str::to_owned).collect()
 }
 
+/// The requirements in a wheel's metadata, with their conditions.
+pub(crate) fn requirements_in(metadata: &str) -> impl Iterator<Item = &str> {
+    metadata.lines().filter_map(|line| line.strip_prefix("Requires-Dist: "))
+}
+
 /// Runs a python command, shows its complaints as they come, and adds the likely cause to the error
 /// if it fails.
-fn run(command: &mut Command, purpose: &str) -> anyhow::Result<()> {
+fn run(command: &mut Command, purpose: &str, instead: &str) -> anyhow::Result<()> {
     let mut child = command
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
@@ -130,16 +157,16 @@ fn run(command: &mut Command, purpose: &str) -> anyhow::Result<()> {
     }
     let status = child.wait().with_context(|| format!("{purpose}: cannot wait for python3"))?;
     ensure!(!interrupt::seen(), "{purpose}: interrupted");
-    ensure!(status.success(), "{purpose}: {}", cause(&complaint.join("\n")));
+    ensure!(status.success(), "{purpose}: {}", cause(&complaint.join("\n"), instead));
     Ok(())
 }
 
 /// What a complaint of pip or python means, and what to do.
-fn cause(complaint: &str) -> &'static str {
+fn cause(complaint: &str, instead: &str) -> String {
     let says = |signs: &[&str]| signs.iter().any(|sign| complaint.contains(sign));
     // The order matters: without a network, pip ends by saying that there is no matching
     // distribution.
-    if says(&["No space left on device", "Errno 28", "Disk quota exceeded"]) {
+    let meaning = if says(&["No space left on device", "Errno 28", "Disk quota exceeded"]) {
         "the disk is full: make room and repeat the command"
     } else if says(&["CERTIFICATE_VERIFY_FAILED", "SSLError"]) {
         "the package index could not be trusted: behind a proxy that opens TLS, set \
@@ -157,14 +184,17 @@ fn cause(complaint: &str) -> &'static str {
         "Connection refused",
         "Connection broken",
     ]) {
-        "the package index did not answer: check the network (a proxy is set with HTTPS_PROXY, a \
-         mirror with PIP_INDEX_URL) and repeat the command; without a network set LIBTORCH to the \
-         folder of a libtorch that you have"
+        return format!(
+            "the package index did not answer: check the network (a proxy is set with \
+             HTTPS_PROXY, a mirror with PIP_INDEX_URL) and repeat the command; without a network \
+             {instead}"
+        );
     } else if says(&["No matching distribution", "Could not find a version"]) {
         "the package index does not have the version: check PIP_INDEX_URL and pip's configuration"
     } else {
         "the reason is above"
-    }
+    };
+    meaning.to_owned()
 }
 
 #[cfg(test)]
@@ -178,6 +208,7 @@ mod tests {
                        ERROR: No matching distribution found for torch==2.11.0";
         for (complaint, expected) in [
             (offline, "check the network"),
+            (offline, "without a network go without"),
             (
                 "ERROR: No matching distribution found for torch==2.11.0",
                 "does not have the version",
@@ -186,7 +217,7 @@ mod tests {
             ("SSLError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] ...')", "PIP_CERT"),
             ("Segmentation fault", "above"),
         ] {
-            assert!(cause(complaint).contains(expected), "{complaint}");
+            assert!(cause(complaint, "go without").contains(expected), "{complaint}");
         }
     }
 

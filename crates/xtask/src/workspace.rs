@@ -32,12 +32,12 @@ pub(crate) enum Build {
     Failed(u8),
 }
 
-/// Builds the release binaries of what `selection` names (`--workspace`, or `-p` with a package).
+/// Builds the release binaries of what `selection` names (as `--bins` and `--workspace`).
 ///
 /// The programs' places are cargo's own word: a target folder set elsewhere is honoured.
 pub(crate) fn build_programs(selection: &[&str]) -> anyhow::Result<Build> {
     let mut command = cargo();
-    command.args(["build", "--release", "--bins", "--message-format=json-render-diagnostics"]);
+    command.args(["build", "--release", "--message-format=json-render-diagnostics"]);
     let mut build = command
         .args(selection)
         .stdout(Stdio::piped())

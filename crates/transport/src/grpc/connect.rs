@@ -1,18 +1,25 @@
 //! Connects the members of a generation: every pair by one stream, opened by the higher rank.
 
-use collective::{Plan, Rank};
-use protocol::{
-    FRAME_BYTES_MAX,
-    wire::{Frame, PeerHello, all_reduce_client::AllReduceClient, frame},
+use std::net::SocketAddr;
+
+use bytes::BytesMut;
+use collective::Plan;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use hyper_util::rt::TokioIo;
+use protocol::wire::{Frame, PeerHello, frame};
+use tonic::{
+    Status,
+    body::Body,
+    transport::{self, Channel},
 };
-use tokio::sync::mpsc;
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
-use tonic::transport;
+use tower::{ServiceExt as _, service_fn};
 
 use super::{
-    ConnectError, Endpoint, Group, Grpc, HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, Peer,
-    endpoint::{PeerStream, STREAM_PATIENCE},
-    inbox,
+    ConnectError, Endpoint, Group, Grpc, HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES,
+    KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE, Peer, STREAM_PATIENCE, frames,
+    service::{CONTENT_TYPE, EXCHANGE_PATH},
+    socket,
+    stream::{self, Inbound, PeerStream, Side},
 };
 
 impl Endpoint {
@@ -27,29 +34,25 @@ impl Endpoint {
         let me = plan.member(group.rank).ok_or(ConnectError::NotAMember(group.rank))?;
         self.enter(group.generation);
 
-        let (inbox, deliveries) = inbox::channel(self.outbound_frames() * group.peers.len());
-        let mut outbound = Vec::new();
+        let mut streams = Vec::new();
         for (member, peer) in group.peers.iter().enumerate() {
-            if member == me {
-                outbound.push(None);
-                continue;
-            }
-            let stream = if member < me {
-                self.dial(group, peer).await?
+            let rank = peer.share.rank;
+            let stream = if member == me {
+                None
+            } else if member < me {
+                Some(self.dial(group, peer).await?)
             } else {
-                let rank = peer.share.rank;
                 let seconds = STREAM_PATIENCE.as_secs();
                 let absent = ConnectError::Absent { rank, seconds };
-                self.take(group.generation, rank).await.ok_or(absent)?
+                Some(self.take(group.generation, rank).await.ok_or(absent)?)
             };
-            outbound.push(Some(stream.outbound));
-            tokio::spawn(inbox.clone().receive(member, stream.inbound));
+            streams.push(stream);
         }
-        Ok(Grpc::new(plan, me, outbound, inbox, deliveries, self.outbound_frames()))
+        Ok(Grpc::new(plan, me, streams))
     }
 
     async fn dial(&self, group: &Group, peer: &Peer) -> Result<PeerStream, ConnectError> {
-        let attempt = self.open(group.rank, group, peer);
+        let attempt = self.open(group, peer.address);
         let reason = match tokio::time::timeout(STREAM_PATIENCE, attempt).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(reason)) => reason,
@@ -59,29 +62,54 @@ impl Endpoint {
         Err(ConnectError::Unreachable { rank: share.rank, address, reason })
     }
 
-    async fn open(&self, rank: Rank, group: &Group, peer: &Peer) -> Result<PeerStream, String> {
-        let channel = transport::Endpoint::from_shared(format!("http://{}", peer.address))
-            .map_err(|error| error.to_string())?
-            .max_frame_size(HTTP2_FRAME_BYTES)
-            .initial_stream_window_size(HTTP2_WINDOW_BYTES)
-            .initial_connection_window_size(HTTP2_WINDOW_BYTES)
-            .tcp_nodelay(true)
-            .connect()
-            .await
-            .map_err(|error| error.to_string())?;
-        let (outbound, frames) = mpsc::channel(self.outbound_frames());
-        let run_id = self.run_id().to_owned();
-        let hello = PeerHello { run_id, generation: group.generation.0, rank: rank.0 };
-        let hello = Frame { body: Some(frame::Body::Hello(hello)) };
-        outbound.try_send(Ok(hello)).map_err(|error| error.to_string())?;
-        // Only a server refuses with a status; a dialling side just sends frames.
-        let frames = ReceiverStream::new(frames).filter_map(Result::ok);
-        let inbound = AllReduceClient::new(channel)
-            .max_decoding_message_size(FRAME_BYTES_MAX)
-            .exchange(frames)
-            .await
-            .map_err(|status| status.message().to_owned())?
-            .into_inner();
-        Ok(PeerStream { outbound, inbound })
+    async fn open(&self, group: &Group, address: SocketAddr) -> Result<PeerStream, String> {
+        let channel = channel(address).await.map_err(|error| error.to_string())?;
+        let hello = PeerHello {
+            run_id: self.run_id().to_owned(),
+            generation: group.generation.0,
+            rank: group.rank.0,
+        };
+        let mut first = BytesMut::new();
+        frames::put_message(&mut first, &Frame { body: Some(frame::Body::Hello(hello)) });
+        let (outbound, body) = stream::outbound(Side::Client, self.queued_max());
+        outbound.try_send(first.freeze()).map_err(|error| error.to_string())?;
+        let response =
+            channel.oneshot(call(address, body)?).await.map_err(|error| error.to_string())?;
+        Ok(PeerStream { outbound, inbound: Inbound::new(accepted(response)?) })
+    }
+}
+
+async fn channel(address: SocketAddr) -> Result<Channel, transport::Error> {
+    transport::Endpoint::from_shared(format!("http://{address}"))?
+        .max_frame_size(HTTP2_FRAME_BYTES)
+        .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
+        .keep_alive_while_idle(true)
+        .connect_with_connector(service_fn(move |_| async move {
+            socket::connect(address).await.map(TokioIo::new)
+        }))
+        .await
+}
+
+/// The request that opens a stream.
+fn call(address: SocketAddr, body: Body) -> Result<Request<Body>, String> {
+    Request::post(format!("http://{address}{EXCHANGE_PATH}"))
+        .version(Version::HTTP_2)
+        .header(header::TE, HeaderValue::from_static("trailers"))
+        .header(header::CONTENT_TYPE, CONTENT_TYPE)
+        .body(body)
+        .map_err(|error| error.to_string())
+}
+
+/// The body of a response, unless it refuses the call.
+fn accepted(response: Response<Body>) -> Result<Body, String> {
+    if response.status() != StatusCode::OK {
+        return Err(format!("it answered with {}", response.status()));
+    }
+    match Status::from_header_map(response.headers()) {
+        Some(refusal) => Err(protocol::convert::printable(refusal.message())),
+        None => Ok(response.into_body()),
     }
 }

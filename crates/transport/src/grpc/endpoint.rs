@@ -4,41 +4,24 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use collective::{Generation, Rank};
-use protocol::{
-    FRAME_BYTES_MAX, status,
-    wire::{
-        Frame, PeerHello,
-        all_reduce_server::{AllReduce, AllReduceServer},
-        frame,
-    },
-};
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, mpsc},
-};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Request, Response, Status, Streaming,
-    transport::{Server, server::TcpIncoming},
-};
+use protocol::{status, wire::PeerHello};
+use tokio::{net::TcpListener, sync::Notify};
+use tonic::{Status, transport::Server};
 
-use super::{HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES};
-
-/// How long a stream may take to send its hello, and may wait for its generation to connect.
-pub(super) const STREAM_PATIENCE: Duration = Duration::from_secs(10);
+use super::{
+    HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE,
+    STREAM_PATIENCE, frames, service::Service, socket, stream::PeerStream,
+};
 
 /// Streams kept for generations that have not connected yet; one more is refused.
 const WAITING_STREAMS_MAX: usize = 4096;
 
-/// A stream of a peer, both directions.
-pub(super) struct PeerStream {
-    pub(super) outbound: mpsc::Sender<Result<Frame, Status>>,
-    pub(super) inbound: Streaming<Frame>,
-}
+/// Rounds of which something may be queued: one that a peer has still to take in, and the
+/// next, which this member has begun.
+const ROUNDS_QUEUED: usize = 2;
 
 /// The streams that wait for their generation.
 #[derive(Default)]
@@ -54,7 +37,7 @@ pub struct Endpoint {
     run_id: Arc<str>,
     lobby: Arc<Mutex<Lobby>>,
     arrived: Arc<Notify>,
-    outbound_frames: usize,
+    queued_max: usize,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -72,7 +55,7 @@ impl Endpoint {
             run_id: run_id.into(),
             lobby: Arc::default(),
             arrived: Arc::default(),
-            outbound_frames: super::frames::per_round_max(shards, length) * 2,
+            queued_max: frames::queued_max(shards, length) * ROUNDS_QUEUED,
         }
     }
 
@@ -85,17 +68,14 @@ impl Endpoint {
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
-        let service = AllReduceServer::new(self).max_decoding_message_size(FRAME_BYTES_MAX);
         Server::builder()
             .max_frame_size(HTTP2_FRAME_BYTES)
             .initial_stream_window_size(HTTP2_WINDOW_BYTES)
             .initial_connection_window_size(HTTP2_WINDOW_BYTES)
-            .add_service(service)
-            // Without NODELAY the end of a chunk waits for the acknowledgement of its beginning.
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                shutdown,
-            )
+            .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_PATIENCE))
+            .add_service(Service::new(self))
+            .serve_with_incoming_shutdown(socket::incoming(listener), shutdown)
             .await
     }
 
@@ -103,8 +83,9 @@ impl Endpoint {
         &self.run_id
     }
 
-    pub(super) fn outbound_frames(&self) -> usize {
-        self.outbound_frames
+    /// Pieces of bytes that may wait to be sent over one stream.
+    pub(super) fn queued_max(&self) -> usize {
+        self.queued_max
     }
 
     /// Declares every earlier generation stale, and its waiting streams closed.
@@ -135,7 +116,8 @@ impl Endpoint {
         lobby.waiting.remove(&(generation, rank))
     }
 
-    fn admit(&self, hello: &PeerHello, stream: PeerStream) -> Result<(), Status> {
+    /// Keeps a stream for the generation that it belongs to.
+    pub(super) fn admit(&self, hello: &PeerHello, stream: PeerStream) -> Result<(), Status> {
         if hello.run_id != *self.run_id {
             return Err(status::stale("this worker takes part in another run"));
         }
@@ -152,26 +134,5 @@ impl Endpoint {
         drop(lobby);
         self.arrived.notify_waiters();
         Ok(())
-    }
-}
-
-#[tonic::async_trait]
-impl AllReduce for Endpoint {
-    type ExchangeStream = ReceiverStream<Result<Frame, Status>>;
-
-    async fn exchange(
-        &self,
-        request: Request<Streaming<Frame>>,
-    ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let mut inbound = request.into_inner();
-        let first = tokio::time::timeout(STREAM_PATIENCE, inbound.message())
-            .await
-            .map_err(|_| Status::deadline_exceeded("the stream sent no hello"))??;
-        let Some(Frame { body: Some(frame::Body::Hello(hello)) }) = first else {
-            return Err(Status::invalid_argument("the first frame of a stream is its hello"));
-        };
-        let (outbound, frames) = mpsc::channel(self.outbound_frames);
-        self.admit(&hello, PeerStream { outbound, inbound })?;
-        Ok(Response::new(ReceiverStream::new(frames)))
     }
 }

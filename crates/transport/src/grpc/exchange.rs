@@ -1,108 +1,306 @@
-//! The training thread's side of a connected generation: one round after the other.
+//! The communication side of a connected generation: sends, takes in and adds up, one round
+//! after the other, on the runtime that the streams live on.
+//!
+//! Everything is added here, straight from the bytes that arrived, and the sum of a chunk is
+//! under way while the next one still comes in. The training thread only waits.
 
-use std::{collections::VecDeque, time::Instant};
-
-use collective::{
-    AllReduce, Contribution, Header, Interrupted, Kind, Node, Outcome, Plan, Reducer, Round,
+use std::{
+    future::poll_fn,
+    ops::Range,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
 };
-use protocol::wire::{Chunk, Frame, frame};
-use tokio::sync::mpsc::{self, error::TrySendError};
-use tonic::Status;
+
+use bytes::{Bytes, BytesMut};
+use collective::{Contribution, Header, Interrupted, Kind, Outcome, Plan, Reducer, Round};
+use protocol::{
+    ONE_HOP_BYTES_MAX,
+    wire::{Frame, frame},
+};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    frames::{self, Filling},
-    inbox::{Arrival, Delivery, Inbox},
+    frames::{self, CHUNK_FLOATS, FLOAT_BYTES, Piece},
+    link::{Broken, Link},
+    stream::PeerStream,
 };
 
-/// All-reduce over one generation's gRPC streams.
-#[derive(Debug)]
-pub struct Grpc {
-    plan: Plan,
+/// Floats added at a time, so that what is copied together for it stays in the cache.
+const BLOCK: usize = 2048;
+
+/// A round to do. The training thread waits for `done`, so nothing else uses the vectors.
+pub(super) struct Job {
+    pub(super) round: Round,
+    pub(super) contribution: Contribution,
+    /// One flat gradient for each own node.
+    pub(super) partials: Vec<Arc<Vec<f32>>>,
+    /// Where the sum goes.
+    pub(super) sum: Vec<f32>,
+    pub(super) done: oneshot::Sender<Done>,
+}
+
+/// A round that was done, and the vector of [`Job::sum`].
+pub(super) struct Done {
+    pub(super) outcome: Result<Outcome, Interrupted>,
+    pub(super) sum: Vec<f32>,
+}
+
+/// A generation's streams, and what of a round has been added up.
+pub(super) struct Exchange {
+    plan: Arc<Plan>,
     me: usize,
     reducer: Reducer,
-    /// One flat gradient for each own node.
-    partials: Vec<Vec<f32>>,
-    sum: Vec<f32>,
     /// By member; none for this one.
     links: Vec<Option<Link>>,
-    inbox: Inbox,
-    deliveries: mpsc::Receiver<Delivery>,
-    /// Most frames of a round that may come early from one peer.
-    early_max: usize,
+    /// Copies of the chunks of this member's segment of the sum: they stay as they are for as
+    /// long as a stream still sends them, which is never beyond the next round's beginning.
+    sums: Vec<Arc<Vec<f32>>>,
+    /// One block for each of the others' nodes.
+    blocks: Vec<Vec<f32>>,
+    /// Floats added up in this round, from the start of this member's span.
+    added: usize,
+    /// What ended the generation.
+    failure: Option<Interrupted>,
 }
 
-/// The stream with one other member, and what has come over it in this round.
-#[derive(Debug)]
-struct Link {
-    outbound: mpsc::Sender<Result<Frame, Status>>,
-    /// Frames of the round after this one: a peer can be ahead by as much.
-    early: VecDeque<Arrival>,
-    header: Option<Header>,
-    /// The peer's partials of this member's segment, by the peer's nodes.
-    partials: Vec<(Vec<f32>, Filling)>,
-    sum: Filling,
+/// Whether the gradient is so small that every member adds up all of it: more bytes, but one
+/// hop instead of two.
+fn is_one_hop(plan: &Plan) -> bool {
+    plan.length() * FLOAT_BYTES <= ONE_HOP_BYTES_MAX
 }
 
-/// Ends a generation from outside its training thread.
-#[derive(Clone, Debug)]
-pub struct Abort(Inbox);
-
-impl Abort {
-    /// Makes the current round, or else the next one, end with [`Interrupted::Aborted`].
-    pub async fn abort(&self) {
-        self.0.abort().await;
-    }
+/// What `member` adds up.
+fn span(plan: &Plan, member: usize) -> Range<usize> {
+    if is_one_hop(plan) { 0..plan.length() } else { plan.segment(member) }
 }
 
-impl Grpc {
-    pub(super) fn new(
-        plan: Plan,
-        me: usize,
-        outbound: Vec<Option<mpsc::Sender<Result<Frame, Status>>>>,
-        inbox: Inbox,
-        deliveries: mpsc::Receiver<Delivery>,
-        early_max: usize,
-    ) -> Self {
-        let segment = plan.segment(me).len();
-        let link = |(member, outbound): (usize, Option<_>)| {
-            let empty = || (vec![0.0; segment], Filling::default());
-            outbound.map(|outbound| Link {
-                outbound,
-                early: VecDeque::new(),
-                header: None,
-                partials: plan.nodes(member).iter().map(|_| empty()).collect(),
-                sum: Filling::default(),
-            })
+/// What `member` sends the sum of.
+fn segment(plan: &Plan, member: usize) -> Range<usize> {
+    if is_one_hop(plan) { 0..0 } else { plan.segment(member) }
+}
+
+impl Exchange {
+    pub(super) fn new(plan: Arc<Plan>, me: usize, streams: Vec<Option<PeerStream>>) -> Self {
+        let length = span(&plan, me).len();
+        let link = |(member, stream): (usize, Option<_>)| {
+            stream.map(|stream| Link::new(stream, plan.nodes(member).len(), length))
         };
+        let links = streams.into_iter().enumerate().map(link).collect();
+        let sums = segment(&plan, me).len().div_ceil(CHUNK_FLOATS);
+        let others = (0..plan.members()).filter(|member| *member != me);
+        let blocks = others.map(|member| plan.nodes(member).len()).sum();
         Self {
             me,
             reducer: plan.reducer(),
-            partials: plan.nodes(me).iter().map(|_| vec![0.0; plan.length()]).collect(),
-            sum: vec![0.0; plan.length()],
-            links: outbound.into_iter().enumerate().map(link).collect(),
-            inbox,
-            deliveries,
-            early_max,
+            links,
+            sums: vec![Arc::default(); sums],
+            blocks: vec![vec![0.0; BLOCK]; blocks],
+            added: 0,
+            failure: None,
             plan,
         }
     }
 
-    /// A handle that ends this generation.
-    #[must_use]
-    pub fn abort_handle(&self) -> Abort {
-        Abort(self.inbox.clone())
+    /// Does `jobs` until there are no more; then the streams end.
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>, abort: watch::Receiver<bool>) {
+        while let Some(mut job) = jobs.recv().await {
+            let outcome = self.do_round(&mut job, abort.clone()).await;
+            self.failure = outcome.as_ref().err().cloned();
+            let Job { sum, done, partials, .. } = job;
+            // The training thread writes to them when it is told that the round is done.
+            drop(partials);
+            // An error says that the training thread has let go already.
+            let _gone = done.send(Done { outcome, sum });
+        }
+        for link in self.links.into_iter().flatten() {
+            tokio::spawn(link.into_stream().end());
+        }
     }
 
-    fn send(&self, round: Round, member: usize, body: frame::Body) -> Result<(), Interrupted> {
-        let Some(link) = &self.links[member] else { return Ok(()) };
-        let rank = self.plan.rank(member);
-        link.outbound.try_send(Ok(Frame { body: Some(body) })).map_err(|error| {
-            let reason = match error {
-                TrySendError::Full(_) => "it does not take in what it is sent",
-                TrySendError::Closed(_) => "the stream is closed",
-            };
-            Interrupted::Lost { rank, round, reason: reason.into() }
+    async fn do_round(
+        &mut self,
+        job: &mut Job,
+        mut abort: watch::Receiver<bool>,
+    ) -> Result<Outcome, Interrupted> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        let round = job.round;
+        let (tallies, nodes) = (job.contribution.tallies.len(), job.partials.len());
+        if tallies != nodes {
+            let reason = format!("{tallies} tallies for {nodes} nodes");
+            return Err(Interrupted::Protocol { rank: self.plan.rank(self.me), round, reason });
+        }
+        let (headers, waiting) = tokio::select! {
+            biased;
+            // The sender goes only with the training thread, which waits for this round.
+            _ = abort.wait_for(|abort| *abort) => return Err(Interrupted::Aborted),
+            exchanged = self.exchange(job) => exchanged?,
+        };
+        let contributions: Vec<&Contribution> = headers
+            .iter()
+            .map(|header| header.as_ref().map_or(&job.contribution, |header| &header.contribution))
+            .collect();
+        let outcome = Outcome::combine(&self.plan, &self.reducer, round.step, &contributions)?;
+        Ok(Outcome { waiting, ..outcome })
+    }
+
+    /// Queues for every other member this member's partials of what that one adds up.
+    fn send_contribution(&mut self, job: &Job) -> Result<(), Interrupted> {
+        let contribution = job.contribution.clone();
+        let header = frame::Body::Header((&Header { round: job.round, contribution }).into());
+        let mut first = BytesMut::new();
+        frames::put_message(&mut first, &Frame { body: Some(header) });
+        let train = job.round.kind == Kind::Train;
+        if train && is_one_hop(&self.plan) {
+            // A copy, because that others have added it up does not say that it was sent.
+            put_copies(&mut first, &job.partials);
+        }
+        let first = first.freeze();
+        for member in self.others() {
+            self.send(job.round, member, first.clone())?;
+        }
+        if train && !is_one_hop(&self.plan) {
+            for member in self.others() {
+                self.send_partials(job, member)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues the partials of `member`'s segment chunk by chunk, so that it can add up the
+    /// first ones while the others are under way.
+    fn send_partials(&self, job: &Job, member: usize) -> Result<(), Interrupted> {
+        let segment = segment(&self.plan, member);
+        for chunk in chunks(segment.len()) {
+            for (partial, node) in job.partials.iter().zip(0..) {
+                let head = chunk_head(Piece::Partial(node), &chunk);
+                self.send(job.round, member, head)?;
+                let range = segment.start + chunk.start..segment.start + chunk.end;
+                self.send(job.round, member, frames::bytes_of(partial, range))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Exchanges the round's frames. Returns the others' headers by member, and how long it
+    /// took until all of them had begun the round.
+    async fn exchange(
+        &mut self,
+        job: &mut Job,
+    ) -> Result<(Vec<Option<Header>>, Duration), Interrupted> {
+        self.send_contribution(job)?;
+        let begun = Instant::now();
+        let mut waiting = None;
+        self.added = 0;
+        self.add_up(job)?;
+        poll_fn(|cx| {
+            let received = self.poll_receive(cx, job);
+            if waiting.is_none() && self.links.iter().flatten().all(Link::has_header) {
+                waiting = Some(begun.elapsed());
+            }
+            received
         })
+        .await?;
+        let finish = |link: &mut Option<Link>| link.as_mut().and_then(Link::finish_round);
+        Ok((self.links.iter_mut().map(finish).collect(), waiting.unwrap_or_default()))
+    }
+
+    /// Takes in and adds up what has come, until the round is complete.
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        job: &mut Job,
+    ) -> Poll<Result<(), Interrupted>> {
+        let mut complete = true;
+        for member in self.others() {
+            let Some(link) = &mut self.links[member] else { continue };
+            let sum = &mut job.sum[segment(&self.plan, member)];
+            match link.poll_receive(cx, job.round, sum) {
+                Poll::Ready(received) => received.map_err(self.interrupted(job.round, member))?,
+                Poll::Pending => complete = false,
+            }
+            self.add_up(job)?;
+        }
+        if complete { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Adds up as much as has come from all members, and sends each chunk that is complete.
+    fn add_up(&mut self, job: &mut Job) -> Result<(), Interrupted> {
+        if job.round.kind != Kind::Train {
+            return Ok(());
+        }
+        let span = span(&self.plan, self.me);
+        let arrived = self.links.iter().flatten().map(Link::floats).min().unwrap_or(span.len());
+        let two_hops = !is_one_hop(&self.plan);
+        while self.added < arrived {
+            let chunk = self.added / CHUNK_FLOATS;
+            let chunk_end = ((chunk + 1) * CHUNK_FLOATS).min(span.len());
+            let end = (self.added + BLOCK).min(chunk_end);
+            if end > arrived {
+                return Ok(());
+            }
+            let added = span.start + self.added..span.start + end;
+            self.add_block(job, added.clone());
+            if two_hops {
+                self.keep_sum(chunk, chunk_end - chunk * CHUNK_FLOATS, &job.sum[added]);
+            }
+            self.added = end;
+            if two_hops && end == chunk_end {
+                self.send_sum(job.round, chunk)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds up the next block of the span, which is `range` of the flat vector.
+    fn add_block(&mut self, job: &mut Job, range: Range<usize>) {
+        let mut blocks = self.blocks.iter_mut();
+        for pieces in self.links.iter_mut().flatten().flat_map(Link::partials_mut) {
+            if let Some(block) = blocks.next() {
+                pieces.take(&mut block[..range.len()]);
+            }
+        }
+        let mut blocks = self.blocks.iter().map(|block| &block[..range.len()]);
+        let mut terms: Vec<&[f32]> = Vec::with_capacity(self.blocks.len() + job.partials.len());
+        for member in 0..self.plan.members() {
+            if member == self.me {
+                terms.extend(job.partials.iter().map(|partial| &partial[range.clone()]));
+            } else {
+                terms.extend(blocks.by_ref().take(self.plan.nodes(member).len()));
+            }
+        }
+        self.reducer.add(&terms, &mut job.sum[range]);
+    }
+
+    /// Keeps a part of the sum for sending; `length` is that of its chunk.
+    fn keep_sum(&mut self, chunk: usize, length: usize, sum: &[f32]) {
+        let begin = self.added - chunk * CHUNK_FLOATS;
+        let kept = &mut self.sums[chunk];
+        if begin == 0 && Arc::get_mut(kept).is_none_or(|kept| kept.len() != length) {
+            *kept = Arc::new(vec![0.0; length]);
+        }
+        if let Some(kept) = Arc::get_mut(kept) {
+            kept[begin..begin + sum.len()].copy_from_slice(sum);
+        }
+    }
+
+    fn send_sum(&self, round: Round, chunk: usize) -> Result<(), Interrupted> {
+        let sum = &self.sums[chunk];
+        let begin = chunk * CHUNK_FLOATS;
+        let head = chunk_head(Piece::Sum, &(begin..begin + sum.len()));
+        let values = frames::bytes_of(sum, 0..sum.len());
+        for member in self.others() {
+            self.send(round, member, head.clone())?;
+            self.send(round, member, values.clone())?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, round: Round, member: usize, bytes: Bytes) -> Result<(), Interrupted> {
+        let Some(link) = &self.links[member] else { return Ok(()) };
+        link.send(bytes).map_err(self.interrupted(round, member))
     }
 
     fn others(&self) -> impl Iterator<Item = usize> + use<> {
@@ -110,197 +308,32 @@ impl Grpc {
         (0..self.plan.members()).filter(move |member| *member != me)
     }
 
-    /// Sends every other member its segment of this member's partials.
-    fn send_contribution(
-        &self,
-        round: Round,
-        contribution: &Contribution,
-    ) -> Result<(), Interrupted> {
-        let header = Header { round, contribution: contribution.clone() };
-        for member in self.others() {
-            self.send(round, member, frame::Body::Header((&header).into()))?;
-            if round.kind == Kind::Evaluate {
-                continue;
-            }
-            let segment = self.plan.segment(member);
-            for (partial, node) in self.partials.iter().zip(0..) {
-                for chunk in frames::chunks(node, &partial[segment.clone()]) {
-                    self.send(round, member, frame::Body::Partial(chunk))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds up this member's segment and sends the sum to every other member.
-    fn reduce(&mut self, round: Round) -> Result<(), Interrupted> {
-        let segment = self.plan.segment(self.me);
-        let own = self.partials.iter().map(|partial| &partial[segment.clone()]);
-        let own: Vec<&[f32]> = own.collect();
-        let mut terms: Vec<&[f32]> = Vec::new();
-        for link in &self.links {
-            match link {
-                Some(link) => terms.extend(link.partials.iter().map(|(partial, _)| &partial[..])),
-                None => terms.extend(&own),
-            }
-        }
-        self.reducer.add(&terms, &mut self.sum[segment.clone()]);
-        for chunk in frames::chunks(0, &self.sum[segment]) {
-            for member in self.others() {
-                self.send(round, member, frame::Body::Sum(chunk.clone()))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until `done` holds for every link.
-    fn receive_until(
-        &mut self,
-        round: Round,
-        done: impl Fn(&Link, usize) -> bool,
-    ) -> Result<(), Interrupted> {
-        for member in self.others() {
-            let segment = self.plan.segment(member).len();
-            while !self.links[member].as_ref().is_none_or(|link| done(link, segment)) {
-                let early = self.links[member].as_mut().and_then(|link| link.early.pop_front());
-                if let Some(arrival) = early {
-                    self.take_in(round, member, arrival)?;
-                } else {
-                    self.receive_one(round)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn receive_one(&mut self, round: Round) -> Result<(), Interrupted> {
-        let Some(Delivery::From(member, arrival)) = self.deliveries.blocking_recv() else {
-            return Err(Interrupted::Aborted);
-        };
-        let segment = self.plan.segment(member).len();
-        match &mut self.links[member] {
-            Some(link) if link.early.len() >= self.early_max => {
-                let (rank, reason) = (self.plan.rank(member), "it is rounds ahead".into());
-                Err(Interrupted::Protocol { rank, round, reason })
-            }
-            Some(link) if link.is_complete(round, segment) || !link.early.is_empty() => {
-                link.early.push_back(arrival);
-                Ok(())
-            }
-            _ => self.take_in(round, member, arrival),
-        }
-    }
-
-    fn take_in(
-        &mut self,
-        round: Round,
-        member: usize,
-        arrival: Arrival,
-    ) -> Result<(), Interrupted> {
+    fn interrupted(&self, round: Round, member: usize) -> impl FnOnce(Broken) -> Interrupted {
         let rank = self.plan.rank(member);
-        let segment = self.plan.segment(member);
-        let nodes = self.plan.nodes(member).len();
-        let Some(link) = &mut self.links[member] else { return Ok(()) };
-        let taken = match arrival {
-            Arrival::Header(header) => link.take_header(round, nodes, header),
-            Arrival::Partial(chunk) => link.take_partial(&chunk),
-            Arrival::Sum(chunk) => link.take_sum(&mut self.sum[segment], &chunk),
-            Arrival::Malformed(malformed) => Err(malformed.to_string()),
-            Arrival::Closed(reason) => return Err(Interrupted::Lost { rank, round, reason }),
-        };
-        taken.map_err(|reason| Interrupted::Protocol { rank, round, reason })
+        move |broken| match broken {
+            Broken::Lost(reason) => Interrupted::Lost { rank, round, reason },
+            Broken::Protocol(reason) => Interrupted::Protocol { rank, round, reason },
+        }
     }
 }
 
-impl Link {
-    fn take_header(&mut self, round: Round, nodes: usize, header: Header) -> Result<(), String> {
-        if header.round != round || self.header.is_some() {
-            return Err(format!("it is at {}", header.round));
-        }
-        let tallies = header.contribution.tallies.len();
-        if tallies != nodes {
-            return Err(format!("{tallies} tallies for {nodes} nodes"));
-        }
-        self.header = Some(header);
-        Ok(())
-    }
-
-    fn take_partial(&mut self, chunk: &Chunk) -> Result<(), String> {
-        self.after_header()?;
-        let node = chunk.node;
-        let (partial, filling) = self
-            .partials
-            .get_mut(node as usize)
-            .ok_or_else(|| format!("a partial of node {node}, which it does not have"))?;
-        filling.put(partial, chunk)
-    }
-
-    fn take_sum(&mut self, sum: &mut [f32], chunk: &Chunk) -> Result<(), String> {
-        self.after_header()?;
-        self.sum.put(sum, chunk)
-    }
-
-    fn after_header(&self) -> Result<(), String> {
-        match &self.header {
-            Some(header) if header.round.kind == Kind::Train => Ok(()),
-            _ => Err("a chunk outside a training round".into()),
-        }
-    }
-
-    fn has_partials(&self) -> bool {
-        self.header.is_some()
-            && self.partials.iter().all(|(partial, filling)| filling.is_complete(partial.len()))
-    }
-
-    /// Whether all of the round has come; `segment` is the length of the peer's.
-    fn is_complete(&self, round: Round, segment: usize) -> bool {
-        match round.kind {
-            Kind::Train => self.has_partials() && self.sum.is_complete(segment),
-            Kind::Evaluate => self.header.is_some(),
-        }
-    }
-
-    fn finish_round(&mut self) -> Option<Header> {
-        self.sum.restart();
-        self.partials.iter_mut().for_each(|(_, filling)| filling.restart());
-        self.header.take()
-    }
+/// The ranges of the chunks of a vector of `length` floats.
+fn chunks(length: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..length).step_by(CHUNK_FLOATS).map(move |start| start..(start + CHUNK_FLOATS).min(length))
 }
 
-impl AllReduce for Grpc {
-    fn nodes(&self) -> &[Node] {
-        self.plan.nodes(self.me)
-    }
+fn chunk_head(piece: Piece, chunk: &Range<usize>) -> Bytes {
+    let mut head = BytesMut::new();
+    frames::put_chunk_head(&mut head, piece, chunk.start, chunk.len());
+    head.freeze()
+}
 
-    fn partial_mut(&mut self, index: usize) -> &mut [f32] {
-        &mut self.partials[index]
-    }
-
-    fn all_reduce(
-        &mut self,
-        round: Round,
-        contribution: &Contribution,
-    ) -> Result<Outcome, Interrupted> {
-        self.send_contribution(round, contribution)?;
-        let sent = Instant::now();
-        self.receive_until(round, |link, _| link.header.is_some())?;
-        let waiting = sent.elapsed();
-        if round.kind == Kind::Train {
-            self.receive_until(round, |link, _| link.has_partials())?;
-            self.reduce(round)?;
+fn put_copies(bytes: &mut BytesMut, partials: &[Arc<Vec<f32>>]) {
+    use zerocopy::IntoBytes as _;
+    for (partial, node) in partials.iter().zip(0..) {
+        for chunk in chunks(partial.len()) {
+            frames::put_chunk_head(bytes, Piece::Partial(node), chunk.start, chunk.len());
+            bytes.extend_from_slice(partial[chunk].as_bytes());
         }
-        self.receive_until(round, |link, segment| link.is_complete(round, segment))?;
-        let headers: Vec<Option<Header>> =
-            self.links.iter_mut().map(|link| link.as_mut().and_then(Link::finish_round)).collect();
-        let contributions: Vec<&Contribution> = headers
-            .iter()
-            .map(|header| header.as_ref().map_or(contribution, |header| &header.contribution))
-            .collect();
-        let outcome = Outcome::combine(&self.plan, &self.reducer, round.step, &contributions)?;
-        Ok(Outcome { waiting, ..outcome })
-    }
-
-    fn sum(&self) -> &[f32] {
-        &self.sum
     }
 }

@@ -1,73 +1,110 @@
-//! Floats to chunks and back.
+//! Frames to bytes: what goes into a stream, without a copy of the floats.
+//!
+//! A gRPC message is a prefix of five bytes and a protobuf message. That of a chunk ends
+//! with its floats, so the bytes before them are made here, and the floats go out from where
+//! they lie in memory.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use collective::Node;
-use protocol::{CHUNK_FLOATS, wire::Chunk};
+use prost::Message as _;
+use protocol::wire::Frame;
+use zerocopy::IntoBytes as _;
 
-const FLOAT_BYTES: usize = size_of::<f32>();
+// Floats travel as they lie in memory, and the wire is little endian.
+const _: () = assert!(cfg!(target_endian = "little"), "the wire is little endian");
 
-/// The most frames that a member sends to one peer in a round, whatever the generation.
-pub(super) fn per_round_max(shards: u32, length: usize) -> usize {
+pub(super) const FLOAT_BYTES: usize = size_of::<f32>();
+
+/// The prefix of a gRPC message: whether it is compressed, and its length.
+pub(super) const PREFIX_BYTES: usize = 5;
+
+/// Floats in a chunk that this build sends; it takes in any up to [`protocol::CHUNK_FLOATS`].
+///
+/// A smaller chunk is added up, and its sum sent, while the next one is under way; a larger
+/// one has fewer costs of its own.
+pub(super) const CHUNK_FLOATS: usize = 1 << 17;
+
+/// Protobuf's keys of the fields that a chunk's message is made of.
+pub(super) mod key {
+    const FIXED32: u8 = 5;
+    const LENGTH_DELIMITED: u8 = 2;
+
+    pub(in super::super) const PARTIAL: u8 = 3 << 3 | LENGTH_DELIMITED;
+    pub(in super::super) const SUM: u8 = 4 << 3 | LENGTH_DELIMITED;
+    pub(in super::super) const NODE: u8 = 1 << 3 | FIXED32;
+    pub(in super::super) const OFFSET: u8 = 2 << 3 | FIXED32;
+    pub(in super::super) const VALUES: u8 = 3 << 3 | LENGTH_DELIMITED;
+}
+
+/// What a chunk is a piece of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// Of the sender's partial of this node, within what the receiver adds up.
+    Partial(u32),
+    /// Of the sender's segment of the sum.
+    Sum,
+}
+
+/// The most pieces of bytes that a member queues for one peer in a round, whatever the
+/// generation.
+pub(super) fn queued_max(shards: u32, length: usize) -> usize {
     // A contiguous range holds at most two maximal nodes for each level of the tree.
     let nodes = 2 * Node::root(shards).depth();
-    1 + (nodes + 1) * length.div_ceil(CHUNK_FLOATS).max(1)
+    1 + 2 * (nodes + 1) * length.div_ceil(CHUNK_FLOATS).max(1)
 }
 
-/// The chunks of `values`, which are those of the sender's node `node`.
-pub(super) fn chunks(node: u32, values: &[f32]) -> impl Iterator<Item = Chunk> {
-    values
-        .chunks(CHUNK_FLOATS)
-        .zip((0u32..).step_by(CHUNK_FLOATS))
-        .map(move |(floats, offset)| Chunk { node, offset, values: to_bytes(floats) })
+/// Appends a whole message.
+pub(super) fn put_message(bytes: &mut BytesMut, frame: &Frame) {
+    put_prefix(bytes, frame.encoded_len());
+    // BytesMut grows as it must, so the only error, a lack of room, cannot be.
+    let _room = frame.encode(bytes);
 }
 
-fn to_bytes(floats: &[f32]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(floats.len() * FLOAT_BYTES);
-    for float in floats {
-        bytes.put_f32_le(*float);
-    }
-    bytes.freeze()
+/// Appends all of a chunk's message that comes before its floats.
+pub(super) fn put_chunk_head(bytes: &mut BytesMut, piece: Piece, offset: usize, floats: usize) {
+    let (key, node) = match piece {
+        Piece::Partial(node) => (key::PARTIAL, node),
+        Piece::Sum => (key::SUM, 0),
+    };
+    let values = floats * FLOAT_BYTES;
+    let fields = 2 * (1 + size_of::<u32>()) + 1 + prost::length_delimiter_len(values);
+    let chunk = fields + values;
+    put_prefix(bytes, 1 + prost::length_delimiter_len(chunk) + chunk);
+    bytes.put_u8(key);
+    put_length(bytes, chunk);
+    bytes.put_u8(key::NODE);
+    bytes.put_u32_le(node);
+    bytes.put_u8(key::OFFSET);
+    bytes.put_u32_le(u32::try_from(offset).unwrap_or(u32::MAX));
+    bytes.put_u8(key::VALUES);
+    put_length(bytes, values);
 }
 
-/// A vector that fills up chunk by chunk, in order.
-#[derive(Debug, Default)]
-pub(super) struct Filling {
-    filled: usize,
+fn put_prefix(bytes: &mut BytesMut, message: usize) {
+    bytes.put_u8(0);
+    bytes.put_u32(u32::try_from(message).unwrap_or(u32::MAX));
 }
 
-impl Filling {
-    /// Puts a chunk's floats into `vector`; they must follow those before.
-    pub(super) fn put(&mut self, vector: &mut [f32], chunk: &Chunk) -> Result<(), String> {
-        let range = self.accept(vector.len(), chunk)?;
-        let (floats, _) = chunk.values.as_chunks::<FLOAT_BYTES>();
-        for (float, bytes) in vector[range].iter_mut().zip(floats) {
-            *float = f32::from_le_bytes(*bytes);
-        }
-        Ok(())
-    }
+fn put_length(bytes: &mut BytesMut, length: usize) {
+    let _room = prost::encode_length_delimiter(length, bytes);
+}
 
-    fn accept(&mut self, length: usize, chunk: &Chunk) -> Result<Range<usize>, String> {
-        let (offset, bytes) = (chunk.offset as usize, chunk.values.len());
-        let end = offset.saturating_add(bytes / FLOAT_BYTES);
-        if offset != self.filled || bytes == 0 || bytes % FLOAT_BYTES != 0 || end > length {
-            return Err(format!(
-                "a chunk of {bytes} bytes at {offset} where {} of {length} floats had come",
-                self.filled
-            ));
-        }
-        self.filled = end;
-        Ok(offset..end)
-    }
+/// A part of a vector, for as long as anything that sends it still needs it.
+struct Floats {
+    vector: Arc<Vec<f32>>,
+    range: Range<usize>,
+}
 
-    /// Whether all `length` floats have come.
-    pub(super) fn is_complete(&self, length: usize) -> bool {
-        self.filled == length
+impl AsRef<[u8]> for Floats {
+    fn as_ref(&self) -> &[u8] {
+        self.vector[self.range.clone()].as_bytes()
     }
+}
 
-    /// Begins anew, for the next round.
-    pub(super) fn restart(&mut self) {
-        self.filled = 0;
-    }
+/// The bytes of a part of `vector`, where they are. Until they have been written to the
+/// socket and dropped, `vector` has another owner and so cannot be written to.
+pub(super) fn bytes_of(vector: &Arc<Vec<f32>>, range: Range<usize>) -> Bytes {
+    Bytes::from_owner(Floats { vector: Arc::clone(vector), range })
 }

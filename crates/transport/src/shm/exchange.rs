@@ -2,9 +2,7 @@
 
 use std::{os::fd::OwnedFd, time::Instant};
 
-use collective::{
-    AllReduce, Contribution, Interrupted, Kind, Node, Outcome, Plan, Reducer, Round,
-};
+use collective::{AllReduce, Contribution, Interrupted, Kind, Node, Outcome, Plan, Reducer, Round};
 
 use super::{
     Segment,

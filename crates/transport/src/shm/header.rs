@@ -3,9 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use collective::{
-    Contribution, Control, Digest, Header, Kind, Round, Step, TERMS, Tally, Timing,
-};
+use collective::{Contribution, Control, Digest, Header, Kind, Round, Step, TERMS, Tally, Timing};
 
 use super::layout::{HEADER_PREFIX_WORDS, TALLY_WORDS};
 
@@ -146,9 +144,14 @@ mod tests {
     #[test]
     fn what_no_member_writes_is_refused() {
         let images = HEADER_PREFIX_WORDS + TERMS;
-        let cases =
-            [(1, 0, "kind"), (1, 9, "kind"), (2, 1 << 32, "control"), (3, 2, "digests"),
-             (7, 1 << 32, "waiting"), (images, u64::MAX, "images")];
+        let cases = [
+            (1, 0, "kind"),
+            (1, 9, "kind"),
+            (2, 1 << 32, "control"),
+            (3, 2, "digests"),
+            (7, 1 << 32, "waiting"),
+            (images, u64::MAX, "images"),
+        ];
         for (index, value, what) in cases {
             let words = written(&header());
             words[index].store(value, Relaxed);

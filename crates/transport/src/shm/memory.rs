@@ -31,8 +31,7 @@ use super::{
 
 /// Once set, the file keeps its size for ever: no peer can make an access fault by
 /// truncating it.
-const SEALS: SealFlags =
-    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// The atomics of a mapped segment.
 #[derive(Debug)]

@@ -65,6 +65,8 @@ mod tests {
         for wrong in ["", "lockstep-shm/1 1 2", "lockstep-shm/2 1 2 3", &format!("{text} 9")] {
             assert_eq!(wrong.parse::<Rendezvous>(), Err(ParseRendezvousError), "{wrong}");
         }
-        assert!("lockstep-shm/1 ../1 2 0123456789abcdef0123456789abcdef".parse::<Rendezvous>().is_err());
+        assert!(
+            "lockstep-shm/1 ../1 2 0123456789abcdef0123456789abcdef".parse::<Rendezvous>().is_err()
+        );
     }
 }

@@ -7,7 +7,10 @@ use std::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::OpenOptionsExt as _,
     },
-    sync::atomic::{AtomicU64, Ordering::{Acquire, Relaxed, Release}},
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
 };
 
 use collective::{Plan, plan::PlanError};

@@ -128,6 +128,10 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ),
     ("crates/model/src/isa.rs", "calls functions compiled for CPU features found at run time"),
     ("crates/model/src/blas.rs", "defines the symbol that MKL asks for the CPU's vendor"),
+    (
+        "crates/transport/src/shm/memory.rs",
+        "maps the segment that members on one host share, and hands out slices of it",
+    ),
 ];
 
 /// A file that is longer holds more than one idea.

@@ -1,1 +1,134 @@
-//! Segments.
+//! A hostile peer: one that has mapped the segment, and writes what no member writes.
+
+use std::{
+    sync::atomic::Ordering::SeqCst,
+    thread,
+    time::{Duration, Instant},
+};
+
+use collective::{
+    AllReduce as _, Contribution, Generation, Interrupted, Kind, Rank, Round, ShardRange, Share,
+    Step, Tally,
+};
+
+use super::*;
+
+/// A lost wake would cost a timeout, a missed cause the test's patience.
+const PROMPTLY: Duration = Duration::from_secs(20);
+
+const ROUND: Round = Round { step: Step(3), kind: Kind::Train };
+
+// The words of a seat, as `barrier` has them.
+const ARRIVALS: usize = 0;
+const STATE: usize = 1;
+const PID: usize = 2;
+const STARTED: usize = 3;
+
+fn pair() -> (Segment, Segment) {
+    let share =
+        |rank| Share { rank: Rank(rank), shards: ShardRange { start: rank, end: rank + 1 } };
+    let group = Group {
+        run_id: "hostile".into(),
+        generation: Generation(1),
+        shards: 2,
+        length: 100,
+        rank: Rank(0),
+        shares: vec![share(0), share(1)],
+    };
+    let (leader, rendezvous) = Segment::create(&group).unwrap();
+    let other = Segment::open(&Group { rank: Rank(1), ..group }, &rendezvous).unwrap();
+    (leader, other)
+}
+
+fn contribution() -> Contribution {
+    Contribution { tallies: vec![Tally::default()], ..Contribution::default() }
+}
+
+/// What a correct leader makes of a peer that has done its worst.
+fn met_with(worst: impl FnOnce(&Segment)) -> Interrupted {
+    let (leader, hostile) = pair();
+    worst(&hostile);
+    let begun = Instant::now();
+    let error = leader.into_all_reduce().all_reduce(ROUND, &contribution()).unwrap_err();
+    assert!(begun.elapsed() < PROMPTLY);
+    drop(hostile);
+    error
+}
+
+fn seat(segment: &Segment, member: usize) -> &[AtomicU64] {
+    &segment.vectors.memory().words()[segment.layout.seat(member)]
+}
+
+fn assert_protocol(error: &Interrupted, what: &str) {
+    let Interrupted::Protocol { rank: Rank(1), round: ROUND, reason } = error else {
+        panic!("{error}")
+    };
+    assert!(reason.contains(what), "{reason}");
+}
+
+#[test]
+fn counts_and_headers_that_no_member_writes_are_named() {
+    let arrive = |segment: &Segment| seat(segment, 1)[ARRIVALS].store(1, SeqCst);
+    let header = |segment: &Segment, kind, index: usize, value| {
+        let words = &segment.vectors.memory().words()[segment.layout.header(1, 0)];
+        super::super::header::write(words, Round { kind, ..ROUND }, &contribution());
+        words[index].store(value, SeqCst);
+        arrive(segment);
+    };
+    assert_protocol(&met_with(|s| seat(s, 1)[ARRIVALS].store(9, SeqCst)), "wrote");
+    assert_protocol(&met_with(|s| seat(s, 1)[STATE].store(77, SeqCst)), "wrote");
+    assert_protocol(&met_with(|s| seat(s, 1)[PID].store(u64::MAX, SeqCst)), "wrote");
+    assert_protocol(&met_with(arrive), "kind 0");
+    assert_protocol(&met_with(|s| header(s, Kind::Train, 0, 4)), "it is at step 4");
+    assert_protocol(&met_with(|s| header(s, Kind::Evaluate, 0, 3)), "evaluation after step 3");
+    assert_protocol(&met_with(|s| header(s, Kind::Train, 3, 2)), "2 digests");
+}
+
+#[test]
+fn a_cause_that_no_member_writes_ends_the_generation_all_the_same() {
+    for cause in [7, u64::MAX, 2 << 32, 2 << 32 | 99, 1 << 40] {
+        let error = met_with(|s| s.vectors.memory().words()[s.layout.cause].store(cause, SeqCst));
+        assert_eq!(error, Interrupted::Aborted, "{cause:x}");
+    }
+}
+
+#[test]
+fn a_process_that_is_gone_is_lost_though_it_never_said_so() {
+    // Its seat says that it is there, with a number that another process, or none, has now.
+    let error = met_with(|segment| {
+        seat(segment, 1)[STARTED].fetch_add(1, SeqCst);
+    });
+    let Interrupted::Lost { rank: Rank(1), reason, .. } = error else { panic!("{error}") };
+    assert!(reason.contains("process is gone"), "{reason}");
+}
+
+#[test]
+fn wakes_that_are_lost_are_made_up_for() {
+    let (leader, other) = pair();
+    // Whoever arrives believes that nobody sleeps.
+    let sleepers = leader.layout.sleepers;
+    let memory = leader.vectors.memory().clone();
+    let mut members = [leader, other].map(Segment::into_all_reduce);
+    let [first, second] = &mut members;
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| first.all_reduce(ROUND, &contribution()));
+        while memory.words()[sleepers].load(SeqCst) == 0 {
+            thread::yield_now();
+        }
+        memory.words()[sleepers].store(0, SeqCst);
+        second.all_reduce(ROUND, &contribution()).unwrap();
+        waiting.join().unwrap().unwrap();
+    });
+    assert!(begun.elapsed() < PROMPTLY);
+}
+
+#[test]
+fn a_member_that_never_comes_is_lost() {
+    let (leader, other) = pair();
+    seat(&other, 1)[STATE].store(0, SeqCst);
+    let error = leader.into_all_reduce().all_reduce(ROUND, &contribution()).unwrap_err();
+    let Interrupted::Lost { rank: Rank(1), reason, .. } = error else { panic!("{error}") };
+    assert!(reason.contains("did not open"), "{reason}");
+    drop(other);
+}

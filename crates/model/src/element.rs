@@ -1,0 +1,114 @@
+//! What the factors of matrix products are made of: f32 or bf16. The passes over a batch are
+//! written once for both; results of products are f32 in either.
+
+use std::fmt;
+
+use data::{Batch, PIXELS};
+
+use crate::{
+    Isa,
+    bf16::{self, Bf16},
+    gemm::Factor,
+};
+
+/// The value of a white pixel.
+const WHITE: f32 = 255.0;
+
+/// A number in a factor.
+pub(crate) trait Element: Factor + Default + fmt::Debug {
+    /// What a stored pixel is to be multiplied with to be 0 to 1.
+    const PIXEL_SCALE: f32;
+
+    /// The nearest number.
+    fn round(value: f32) -> Self;
+
+    /// The same number.
+    fn widen(self) -> f32;
+
+    /// The pixel, 0 to 1, that is stored as this number.
+    fn pixel(self) -> f32;
+
+    /// Writes the batch's pixels, as they are stored.
+    fn gather(isa: Isa, batch: &Batch<'_>, out: &mut [Self]);
+
+    /// Stores pixels that are 0 to 1.
+    fn store_pixels(isa: Isa, pixels: &[f32], out: &mut [Self]);
+
+    /// The parameters as factors; `memory`, as long as they, is for those that must be
+    /// rounded.
+    fn weights<'a>(isa: Isa, parameters: &'a [f32], memory: &'a mut [Self]) -> &'a [Self];
+
+    /// Whether [`Element::weights`] uses its memory.
+    const ROUNDS: bool;
+}
+
+impl Element for f32 {
+    const PIXEL_SCALE: f32 = 1.0;
+    const ROUNDS: bool = false;
+
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        value
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn pixel(self) -> f32 {
+        self
+    }
+
+    fn gather(_: Isa, batch: &Batch<'_>, out: &mut [Self]) {
+        batch.gather_pixels(out);
+    }
+
+    fn store_pixels(_: Isa, pixels: &[f32], out: &mut [Self]) {
+        out.copy_from_slice(pixels);
+    }
+
+    fn weights<'a>(_: Isa, parameters: &'a [f32], _: &'a mut [Self]) -> &'a [Self] {
+        parameters
+    }
+}
+
+/// Pixels are stored as 0 to 255, which bf16 has exactly.
+impl Element for Bf16 {
+    const PIXEL_SCALE: f32 = 1.0 / WHITE;
+    const ROUNDS: bool = true;
+
+    #[inline(always)]
+    fn round(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[inline(always)]
+    fn pixel(self) -> f32 {
+        self.to_f32() / WHITE
+    }
+
+    fn gather(isa: Isa, batch: &Batch<'_>, out: &mut [Self]) {
+        assert_eq!(out.len(), batch.len() * PIXELS, "784 numbers an image");
+        for (row, index) in out.chunks_exact_mut(PIXELS).zip(batch.indices) {
+            bf16::from_bytes(isa, batch.images.image(*index), row);
+        }
+    }
+
+    fn store_pixels(isa: Isa, pixels: &[f32], out: &mut [Self]) {
+        assert_eq!(out.len(), pixels.len(), "as many numbers as pixels");
+        bf16::round_scaled(isa, pixels, WHITE, out);
+    }
+
+    fn weights<'a>(isa: Isa, parameters: &'a [f32], memory: &'a mut [Self]) -> &'a [Self] {
+        assert_eq!(parameters.len(), memory.len(), "as many numbers as parameters");
+        bf16::round(isa, parameters, memory);
+        memory
+    }
+}

@@ -1,0 +1,165 @@
+//! A VAE in one precision: the network with its working memory.
+//!
+//! It fetches pixels and noise, rounds the weights where the precision asks for it, and runs
+//! the passes of `pass.rs`. Lengths are checked in `vae.rs`.
+
+use data::{Batch, PIXELS, Stream};
+
+use crate::{
+    Isa, ModelError, Sums,
+    element::Element,
+    network::Network,
+    noise,
+    pass::{FACTORS, FLOATS, Pass, Work},
+    scratch::Scratch,
+};
+
+#[derive(Debug)]
+pub(crate) struct Engine<E> {
+    network: Network,
+    beta: f64,
+    isa: Isa,
+    floats: Scratch<f32, FLOATS>,
+    factors: Scratch<E, FACTORS>,
+    /// The rounded parameters; its one image is the layout.
+    weights: Scratch<E, 1>,
+}
+
+impl<E: Element> Engine<E> {
+    /// Working memory comes with [`Engine::reserve`] or the first batch.
+    pub(crate) fn new(network: Network, beta: f64, isa: Isa) -> Self {
+        Self {
+            floats: Scratch::new(Work::<E>::floats_per_image(&network)),
+            factors: Scratch::new(Work::<E>::factors_per_image(&network)),
+            weights: Scratch::new([if E::ROUNDS { network.layout.len() } else { 0 }]),
+            network,
+            beta,
+            isa,
+        }
+    }
+
+    pub(crate) const fn network(&self) -> &Network {
+        &self.network
+    }
+
+    pub(crate) fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
+        self.floats.reserve(images)?;
+        self.factors.reserve(images)?;
+        self.weights.reserve(1)
+    }
+
+    /// What a pass needs, with pixels and noise yet to be written.
+    fn begin<'a>(&'a mut self, parameters: &'a [f32], images: usize) -> (Pass<'a, E>, Work<'a, E>) {
+        let Self { network, beta, isa, floats, factors, weights } = self;
+        let len = network.layout.len();
+        assert_eq!(parameters.len(), len, "parameters and layout differ in length");
+        let [memory] = weights.slices(1);
+        let weights = E::weights(*isa, parameters, memory);
+        let pass = Pass { network, isa: *isa, beta: *beta, parameters, weights };
+        (pass, Work::new(floats, factors, images))
+    }
+
+    /// [`Engine::begin`] with the batch's pixels and the stream's noise.
+    fn begin_batch<'a>(
+        &'a mut self,
+        parameters: &'a [f32],
+        batch: &Batch<'_>,
+        stream: Stream,
+    ) -> (Pass<'a, E>, Work<'a, E>) {
+        let (pass, work) = self.begin(parameters, batch.len());
+        E::gather(pass.isa, batch, work.x);
+        noise::normals(pass.isa, stream, work.noise);
+        (pass, work)
+    }
+
+    pub(crate) fn gradient(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_>,
+        stream: Stream,
+        gradient: &mut [f32],
+    ) -> Sums {
+        let (pass, mut work) = self.begin_batch(parameters, batch, stream);
+        differentiate(pass, &mut work, gradient)
+    }
+
+    pub(crate) fn gradient_from(
+        &mut self,
+        parameters: &[f32],
+        pixels: &[f32],
+        noise: &[f32],
+        gradient: &mut [f32],
+    ) -> Sums {
+        let (pass, mut work) = self.begin(parameters, pixels.len() / PIXELS);
+        E::store_pixels(pass.isa, pixels, work.x);
+        work.noise.copy_from_slice(noise);
+        differentiate(pass, &mut work, gradient)
+    }
+
+    pub(crate) fn evaluate(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_>,
+        stream: Stream,
+    ) -> Sums {
+        let (pass, mut work) = self.begin_batch(parameters, batch, stream);
+        let mut unused = [0.0; PIXELS];
+        pass.forward(&mut work, &mut unused).0
+    }
+
+    pub(crate) fn encode(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_>,
+        mean: &mut [f32],
+        log_variance: &mut [f32],
+    ) {
+        let latent = self.network.latent;
+        let (pass, mut work) = self.begin(parameters, batch.len());
+        E::gather(pass.isa, batch, work.x);
+        pass.encode(&mut work);
+        let rows = mean.chunks_exact_mut(latent).zip(log_variance.chunks_exact_mut(latent));
+        for (stats, (mean, log_variance)) in work.stats.chunks_exact(2 * latent).zip(rows) {
+            mean.copy_from_slice(&stats[..latent]);
+            log_variance.copy_from_slice(&stats[latent..]);
+        }
+    }
+
+    pub(crate) fn decode(&mut self, parameters: &[f32], z: &[f32], pixels: &mut [f32]) {
+        let (pass, mut work) = self.begin(parameters, pixels.len() / PIXELS);
+        for (element, z) in work.z.iter_mut().zip(z) {
+            *element = E::round(*z);
+        }
+        pass.pixels(&mut work, pixels);
+    }
+
+    pub(crate) fn reconstruct(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_>,
+        stream: Stream,
+        pixels: &mut [f32],
+    ) {
+        let (pass, mut work) = self.begin_batch(parameters, batch, stream);
+        pass.encode(&mut work);
+        pass.sample(&mut work);
+        pass.pixels(&mut work, pixels);
+    }
+}
+
+fn differentiate<E: Element>(
+    pass: Pass<'_, E>,
+    work: &mut Work<'_, E>,
+    gradient: &mut [f32],
+) -> Sums {
+    let network = pass.network;
+    assert_eq!(gradient.len(), network.layout.len(), "gradient and layout differ in length");
+    network.layout.zero_padding(gradient);
+    let bias_gradient = network.decoder[2].bias_gradient(gradient);
+    let (sums, log_variance_gradient) = pass.forward(work, bias_gradient);
+    if let Some(place) = network.log_variance {
+        gradient[place] = log_variance_gradient;
+    }
+    pass.backward(work, gradient);
+    sums
+}

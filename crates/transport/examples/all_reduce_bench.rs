@@ -1,0 +1,210 @@
+//! How long an all-reduce takes: members as processes of their own, on this host.
+//!
+//! `all_reduce_bench [shm|grpc]...` writes a line of JSON for each transport, number of members
+//! and size. Two medians of the leader's time are given: `median_ms` where the partials stay
+//! as they are, so that nothing but the all-reduce is in the caches' way; `fresh_median_ms`
+//! where every member has just written its partials, as it does in training.
+//! What is measured is the same for every transport; how members find each other is not.
+
+#[path = "../tests/support/processes.rs"]
+mod processes;
+
+use std::{
+    env,
+    error::Error,
+    io::Write as _,
+    net::SocketAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use collective::{
+    AllReduce, Contribution, Generation, Kind, Rank, Round, ShardRange, Share, Step, Tally,
+};
+use processes::{Member, listen, say};
+use tokio::{net::TcpListener, runtime};
+use transport::{grpc, shm};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+const RUN: &str = "all-reduce-bench";
+
+const MEMBERS: [u32; 2] = [2, 4];
+
+/// Floats of a small vector, of the default model's gradient, and of a large one: 4 KB,
+/// 3.9 MB, 67 MB.
+const LENGTHS: [usize; 3] = [1_000, 973_624, 16_777_216];
+
+/// Rounds of each kind take about as long as this in all.
+const TARGET: Duration = Duration::from_millis(1_500);
+const ROUNDS: std::ops::RangeInclusive<u64> = 15..=3_000;
+const WARM_UP_ROUNDS: u64 = 10;
+
+/// How long members may take for all their rounds.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+fn main() -> Outcome<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["member", transport, rank, members, length] => {
+            measure(connect(transport, rank.parse()?, members.parse()?, length.parse()?)?)
+        }
+        [] => run(&["shm", "grpc"]),
+        ref transports => run(transports),
+    }
+}
+
+/// Measures all members and lengths over the transports.
+fn run(transports: &[&str]) -> Outcome<()> {
+    for (length, members) in LENGTHS.iter().flat_map(|length| MEMBERS.map(|m| (*length, m))) {
+        for transport in transports {
+            let found = start(transport, members, length)?;
+            let bytes = length * size_of::<f32>();
+            writeln!(
+                std::io::stdout(),
+                r#"{{"transport":"{transport}","members":{members},"bytes":{bytes},{found}}}"#
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Starts the members, introduces them to each other, and returns what the leader has found.
+fn start(transport: &str, members: u32, length: usize) -> Outcome<String> {
+    let mut group: Vec<Member> = Vec::new();
+    for rank in 0..members {
+        let mut command = Command::new(env::current_exe()?);
+        let numbers = [rank.to_string(), members.to_string(), length.to_string()];
+        group.push(Member::start(command.args(["member", transport]).args(numbers)));
+    }
+    let silent = || format!("a member over {transport} said nothing; is it a known transport?");
+    let heard = |member: &Member, word| member.hear(word, DEADLINE).ok_or_else(silent);
+    let speakers = if transport == "shm" { &group[..1] } else { &group[..] };
+    let places: Vec<String> =
+        speakers.iter().map(|member| heard(member, "place")).collect::<Result<_, _>>()?;
+    let listeners = if transport == "shm" { &mut group[1..] } else { &mut group[..] };
+    for member in listeners {
+        member.tell(&places.join(";"));
+    }
+    let found: Vec<String> =
+        group.iter().map(|member| heard(member, "found")).collect::<Result<_, _>>()?;
+    Ok(found[0].clone())
+}
+
+fn connect(transport: &str, rank: u32, members: u32, length: usize) -> Outcome<Box<dyn AllReduce>> {
+    let share =
+        |rank| Share { rank: Rank(rank), shards: ShardRange { start: rank, end: rank + 1 } };
+    let shares: Vec<Share> = (0..members).map(share).collect();
+    let told = || listen().ok_or("nobody told where the others are");
+    match transport {
+        "shm" => {
+            let group = shm::Group {
+                run_id: RUN.into(),
+                generation: Generation(1),
+                shards: members,
+                length,
+                rank: Rank(rank),
+                shares,
+            };
+            let segment = if rank == 0 {
+                let (segment, rendezvous) = shm::Segment::create(&group)?;
+                say(&format!("place {rendezvous}"));
+                segment
+            } else {
+                shm::Segment::open(&group, &told()?.parse()?)?
+            };
+            Ok(Box::new(segment.into_all_reduce()))
+        }
+        "grpc" => {
+            let runtime =
+                runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+            let endpoint = grpc::Endpoint::new(RUN, members, length);
+            let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+            say(&format!("place {}", listener.local_addr()?));
+            runtime.spawn(endpoint.clone().serve(listener, std::future::pending()));
+            let addresses: Vec<SocketAddr> =
+                told()?.split(';').map(str::parse).collect::<Result<_, _>>()?;
+            let peers = shares.into_iter().zip(addresses);
+            let group = grpc::Group {
+                run_id: RUN.into(),
+                generation: Generation(1),
+                shards: members,
+                length,
+                rank: Rank(rank),
+                peers: peers.map(|(share, address)| grpc::Peer { share, address }).collect(),
+            };
+            let connected = runtime.block_on(endpoint.connect(&group))?;
+            // It serves until the process ends.
+            std::mem::forget(runtime);
+            Ok(Box::new(connected))
+        }
+        unknown => Err(format!("no transport {unknown}").into()),
+    }
+}
+
+/// One member's rounds; all members do the same.
+fn measure(mut member: Box<dyn AllReduce>) -> Outcome<()> {
+    let mut rounds = Rounds { member: member.as_mut(), step: 0 };
+    for _ in 0..WARM_UP_ROUNDS {
+        rounds.fresh()?;
+    }
+    let count = rounds.agree_on_count()?;
+    let in_place = median(&mut (0..count).map(|_| rounds.timed()).collect::<Outcome<Vec<_>>>()?);
+    let fresh = median(&mut (0..count).map(|_| rounds.fresh()).collect::<Outcome<Vec<_>>>()?);
+    let (in_place, fresh) = (in_place.as_secs_f64() * 1e3, fresh.as_secs_f64() * 1e3);
+    say(&format!(
+        r#"found "rounds":{count},"median_ms":{in_place:.4},"fresh_median_ms":{fresh:.4}"#
+    ));
+    // Nobody goes before all are done; and then some may be gone before others know.
+    let _over = rounds.all_reduce(Kind::Evaluate);
+    Ok(())
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+struct Rounds<'a> {
+    member: &'a mut dyn AllReduce,
+    step: u64,
+}
+
+impl Rounds<'_> {
+    fn all_reduce(&mut self, kind: Kind) -> Outcome<u64> {
+        self.all_reduce_with(kind, 0)
+    }
+
+    /// The sum over all members of the numbers that they give.
+    fn all_reduce_with(&mut self, kind: Kind, number: u64) -> Outcome<u64> {
+        let tally = Tally { index_sum: number, ..Tally::default() };
+        let tallies = vec![tally; self.member.nodes().len()];
+        let round = Round { step: Step(self.step), kind };
+        self.step += 1;
+        let contribution = Contribution { tallies, ..Contribution::default() };
+        Ok(self.member.all_reduce(round, &contribution)?.tally.index_sum)
+    }
+
+    fn timed(&mut self) -> Outcome<Duration> {
+        let begun = Instant::now();
+        self.all_reduce(Kind::Train)?;
+        Ok(begun.elapsed())
+    }
+
+    /// Of partials that are as new in the caches as in training; all members are ready first.
+    fn fresh(&mut self) -> Outcome<Duration> {
+        let value = self.step as f32;
+        self.member.partial_mut(0).fill(value);
+        self.all_reduce(Kind::Evaluate)?;
+        self.timed()
+    }
+
+    /// A number of rounds that fits the time, the same on every member.
+    fn agree_on_count(&mut self) -> Outcome<u64> {
+        let nanos = u64::try_from(self.fresh()?.as_nanos())?;
+        let all_members = self.all_reduce_with(Kind::Evaluate, nanos)?;
+        let target = u64::try_from(TARGET.as_nanos())?;
+        Ok((target / all_members.max(1)).clamp(*ROUNDS.start(), *ROUNDS.end()))
+    }
+}

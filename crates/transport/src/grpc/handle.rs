@@ -1,0 +1,100 @@
+//! The training thread's side of a connected generation.
+
+use std::sync::Arc;
+
+use collective::{AllReduce, Contribution, Interrupted, Node, Outcome, Plan, Round};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    exchange::{Done, Exchange, Job},
+    stream::PeerStream,
+};
+
+/// All-reduce over one generation's gRPC streams.
+#[derive(Debug)]
+pub struct Grpc {
+    plan: Arc<Plan>,
+    me: usize,
+    /// One flat gradient for each own node. While a stream still sends from one, it has
+    /// another owner.
+    partials: Vec<Arc<Vec<f32>>>,
+    sum: Vec<f32>,
+    jobs: mpsc::Sender<Job>,
+    abort: Abort,
+}
+
+/// Ends a generation from outside its training thread.
+#[derive(Clone, Debug)]
+pub struct Abort(Arc<watch::Sender<bool>>);
+
+impl Abort {
+    /// Makes the current round, or else the next one, end with [`Interrupted::Aborted`].
+    pub async fn abort(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Grpc {
+    /// For the member with index `me` of `plan`; to be called on the runtime that the streams
+    /// live on.
+    pub(super) fn new(plan: Plan, me: usize, streams: Vec<Option<PeerStream>>) -> Self {
+        let plan = Arc::new(plan);
+        let (abort, aborted) = watch::channel(false);
+        // The training thread waits for a round before it asks for the next.
+        let (jobs, queue) = mpsc::channel(1);
+        tokio::spawn(Exchange::new(Arc::clone(&plan), me, streams).run(queue, aborted));
+        let partial = |_: &Node| Arc::new(vec![0.0; plan.length()]);
+        Self {
+            me,
+            partials: plan.nodes(me).iter().map(partial).collect(),
+            sum: vec![0.0; plan.length()],
+            jobs,
+            abort: Abort(Arc::new(abort)),
+            plan,
+        }
+    }
+
+    /// A handle that ends this generation.
+    #[must_use]
+    pub fn abort_handle(&self) -> Abort {
+        self.abort.clone()
+    }
+}
+
+impl AllReduce for Grpc {
+    fn nodes(&self) -> &[Node] {
+        self.plan.nodes(self.me)
+    }
+
+    fn partial_mut(&mut self, index: usize) -> &mut [f32] {
+        // A peer that has sent its part of the sum has taken in its part of this vector, so
+        // after a round there is no other owner and nothing is copied. Only after a round that
+        // was interrupted something may still be queued: then the queue keeps the old vector.
+        Arc::make_mut(&mut self.partials[index]).as_mut_slice()
+    }
+
+    fn all_reduce(
+        &mut self,
+        round: Round,
+        contribution: &Contribution,
+    ) -> Result<Outcome, Interrupted> {
+        let (done, finished) = oneshot::channel();
+        let contribution = contribution.clone();
+        let partials = self.partials.clone();
+        let sum = std::mem::take(&mut self.sum);
+        let job = Job { round, contribution, partials, sum, done };
+        // Without the communication thread there is no generation either.
+        let sent = self.jobs.blocking_send(job).ok();
+        let answer = sent.and_then(|()| finished.blocking_recv().ok());
+        let Some(Done { outcome, sum }) = answer else {
+            self.sum = vec![0.0; self.plan.length()];
+            return Err(Interrupted::Aborted);
+        };
+        self.sum = sum;
+        outcome
+    }
+
+    fn sum(&self) -> &[f32] {
+        &self.sum
+    }
+}

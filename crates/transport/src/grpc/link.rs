@@ -1,0 +1,194 @@
+//! One peer in one round: what it has sent so far, each frame checked against what may come.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use collective::{Header, Kind, Round};
+use protocol::wire::{Chunk, RoundHeader, frame};
+use tokio::sync::mpsc::error::TrySendError;
+use zerocopy::IntoBytes as _;
+
+use super::{
+    frames::{FLOAT_BYTES, Piece},
+    parser::{ChunkHead, Event},
+    pieces::Pieces,
+    stream::{Arrival, PeerStream},
+};
+
+/// Why a peer's part of a round cannot be had.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The stream is over.
+    Lost(String),
+    /// The peer broke the protocol.
+    Protocol(String),
+}
+
+/// The stream with one other member, and what has come over it in this round.
+pub(super) struct Link {
+    stream: PeerStream,
+    header: Option<Header>,
+    /// The peer's partials of what this member adds up, by the peer's nodes.
+    partials: Vec<Pieces>,
+    /// Floats in each of them.
+    span: usize,
+    /// Bytes of the peer's segment of the sum.
+    summed: usize,
+    /// What the chunk that is under way is a piece of.
+    filling: Option<Piece>,
+}
+
+impl Link {
+    /// With a peer that contributes `nodes` partials, of which this member adds up `span`
+    /// floats.
+    pub(super) fn new(stream: PeerStream, nodes: usize, span: usize) -> Self {
+        let partials = (0..nodes).map(|_| Pieces::default()).collect();
+        Self { stream, header: None, partials, span, summed: 0, filling: None }
+    }
+
+    /// Queues bytes; the queue holds what two rounds can need.
+    pub(super) fn send(&self, bytes: Bytes) -> Result<(), Broken> {
+        self.stream.outbound.try_send(bytes).map_err(|error| {
+            let reason = match error {
+                TrySendError::Full(_) => "it does not take in what it is sent",
+                TrySendError::Closed(_) => "the stream is closed",
+            };
+            Broken::Lost(reason.into())
+        })
+    }
+
+    /// Takes in what has come, no further than to the end of the round. `sum` is the peer's
+    /// segment of the sum.
+    pub(super) fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        round: Round,
+        sum: &mut [f32],
+    ) -> Poll<Result<(), Broken>> {
+        while !self.is_complete(round, sum.len()) {
+            let taken = match std::task::ready!(self.stream.inbound.poll_next(cx)) {
+                Arrival::Event(Event::Chunk(head)) => self.begin_chunk(head, sum.len()),
+                Arrival::Event(Event::Values(values)) => self.take_values(values, sum),
+                Arrival::Event(Event::Frame(frame)) => self.take_frame(round, frame.body, sum),
+                Arrival::Malformed(malformed) => Err(malformed.to_string()),
+                Arrival::Closed(reason) => return Poll::Ready(Err(Broken::Lost(reason))),
+            };
+            if let Err(reason) = taken {
+                return Poll::Ready(Err(Broken::Protocol(reason)));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn has_header(&self) -> bool {
+        self.header.is_some()
+    }
+
+    /// Floats of which every partial has come, from the start of the span.
+    pub(super) fn floats(&self) -> usize {
+        self.partials.iter().map(Pieces::floats).min().unwrap_or(self.span)
+    }
+
+    pub(super) fn partials_mut(&mut self) -> &mut [Pieces] {
+        &mut self.partials
+    }
+
+    /// Ends the round and gives its header, if it has come.
+    pub(super) fn finish_round(&mut self) -> Option<Header> {
+        self.summed = 0;
+        self.partials.iter_mut().for_each(Pieces::restart);
+        self.header.take()
+    }
+
+    /// Whether all of the round has come; `segment` is the length of the peer's.
+    fn is_complete(&self, round: Round, segment: usize) -> bool {
+        let train = round.kind == Kind::Train;
+        self.header.is_some()
+            && (!train || self.summed == segment * FLOAT_BYTES && self.floats() == self.span)
+    }
+
+    /// Lets go of the stream.
+    pub(super) fn into_stream(self) -> PeerStream {
+        self.stream
+    }
+
+    fn take_frame(
+        &mut self,
+        round: Round,
+        body: Option<frame::Body>,
+        sum: &mut [f32],
+    ) -> Result<(), String> {
+        match body {
+            Some(frame::Body::Header(header)) => self.take_header(round, header),
+            Some(frame::Body::Partial(chunk)) => {
+                self.take_chunk(Piece::Partial(chunk.node), chunk, sum)
+            }
+            Some(frame::Body::Sum(chunk)) => self.take_chunk(Piece::Sum, chunk, sum),
+            Some(frame::Body::Hello(_)) => Err("a second hello on one stream".into()),
+            None => Err("a frame without a body".into()),
+        }
+    }
+
+    fn take_header(&mut self, round: Round, header: RoundHeader) -> Result<(), String> {
+        let header = Header::try_from(header).map_err(|malformed| malformed.to_string())?;
+        if header.round != round || self.header.is_some() {
+            return Err(format!("it is at {}", header.round));
+        }
+        let (tallies, nodes) = (header.contribution.tallies.len(), self.partials.len());
+        if tallies != nodes {
+            return Err(format!("{tallies} tallies for {nodes} nodes"));
+        }
+        self.header = Some(header);
+        Ok(())
+    }
+
+    fn take_chunk(&mut self, piece: Piece, chunk: Chunk, sum: &mut [f32]) -> Result<(), String> {
+        let Chunk { offset, values, .. } = chunk;
+        self.begin_chunk(ChunkHead { piece, offset, bytes: values.len() }, sum.len())?;
+        self.take_values(values, sum)
+    }
+
+    /// Checks that a chunk follows on those before it and ends in its vector.
+    fn begin_chunk(&mut self, head: ChunkHead, segment: usize) -> Result<(), String> {
+        if self.header.as_ref().is_none_or(|header| header.round.kind != Kind::Train) {
+            return Err("a chunk outside a training round".into());
+        }
+        let (filled, length) = match head.piece {
+            Piece::Sum => (self.summed, segment),
+            Piece::Partial(node) => {
+                let pieces = self.partials.get(node as usize);
+                let unknown = || format!("a partial of node {node}, which it does not have");
+                (pieces.ok_or_else(unknown)?.arrived(), self.span)
+            }
+        };
+        let ChunkHead { offset, bytes, .. } = head;
+        let begin = (offset as usize).saturating_mul(FLOAT_BYTES);
+        let end = begin.saturating_add(bytes);
+        if begin != filled || bytes == 0 || bytes % FLOAT_BYTES != 0 || end > length * FLOAT_BYTES {
+            return Err(format!(
+                "a chunk of {bytes} bytes at {offset} where {} of {length} floats had come",
+                filled / FLOAT_BYTES
+            ));
+        }
+        self.filling = Some(head.piece);
+        Ok(())
+    }
+
+    /// Takes in floats of the chunk under way; no more come than its head said.
+    fn take_values(&mut self, values: Bytes, sum: &mut [f32]) -> Result<(), String> {
+        match self.filling {
+            Some(Piece::Partial(node)) => {
+                let pieces = self.partials.get_mut(node as usize);
+                pieces.ok_or("floats of no node")?.push(values);
+            }
+            Some(Piece::Sum) => {
+                let end = self.summed + values.len();
+                let part = sum.as_mut_bytes().get_mut(self.summed..end);
+                part.ok_or("floats beyond the segment")?.copy_from_slice(&values);
+                self.summed = end;
+            }
+            None => return Err("floats outside a chunk".into()),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! The `AllReduce` service as HTTP: what the generated server would do, without its codec,
+//! for that copies every float once in each direction.
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{HeaderValue, Request, Response, header};
+use protocol::wire::{all_reduce_server, frame};
+use tonic::{Status, body::Body, server::NamedService};
+
+use super::{
+    Endpoint, STREAM_PATIENCE,
+    parser::Event,
+    stream::{self, Arrival, Inbound, PeerStream, Side},
+};
+
+/// Where the service's one call is.
+pub(super) const EXCHANGE_PATH: &str = "/lockstep.v1.AllReduce/Exchange";
+
+pub(super) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// Takes in the streams of an endpoint.
+#[derive(Clone)]
+pub(super) struct Service(Endpoint);
+
+impl Service {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        Self(endpoint)
+    }
+
+    async fn answer(self, request: Request<Body>) -> Response<Body> {
+        if request.uri().path() != EXCHANGE_PATH {
+            return Status::unimplemented("no such call").into_http();
+        }
+        let body = self.exchange(request.into_body()).await;
+        body.map_or_else(Status::into_http, |body| {
+            let mut response = Response::new(body);
+            response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
+            response
+        })
+    }
+
+    /// Waits for the hello and leaves the stream to its generation.
+    async fn exchange(&self, request: Body) -> Result<Body, Status> {
+        let mut inbound = Inbound::new(request);
+        let arrival = tokio::time::timeout(STREAM_PATIENCE, poll_fn(|cx| inbound.poll_next(cx)))
+            .await
+            .map_err(|_| Status::deadline_exceeded("the stream sent no hello"))?;
+        let hello = match arrival {
+            Arrival::Event(Event::Frame(frame)) => match frame.body {
+                Some(frame::Body::Hello(hello)) => Some(hello),
+                _ => None,
+            },
+            Arrival::Malformed(malformed) => return Err(protocol::status::malformed(&malformed)),
+            Arrival::Event(_) | Arrival::Closed(_) => None,
+        };
+        let hello = hello
+            .ok_or_else(|| Status::invalid_argument("the first frame of a stream is its hello"))?;
+        let (outbound, body) = stream::outbound(Side::Server, self.0.queued_max());
+        self.0.admit(&hello, PeerStream { outbound, inbound })?;
+        Ok(body)
+    }
+}
+
+impl NamedService for Service {
+    const NAME: &'static str = all_reduce_server::SERVICE_NAME;
+}
+
+impl tower::Service<Request<Body>> for Service {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move { Ok(service.answer(request).await) })
+    }
+}

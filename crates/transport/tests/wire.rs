@@ -1,0 +1,285 @@
+//! The wire is ordinary gRPC: a member that is nothing but generated code takes part in a
+//! generation, from either end of a stream, and what it does wrong is named.
+
+#[path = "support/stories.rs"]
+#[allow(dead_code, reason = "the stories are told elsewhere")]
+mod stories;
+
+use std::net::SocketAddr;
+
+use collective::{
+    AllReduce as _, Contribution, Control, Generation, Header, Interrupted, Node, Plan, Rank,
+};
+use protocol::wire::{
+    Chunk, Frame, PeerHello, RoundHeader,
+    all_reduce_client::AllReduceClient,
+    all_reduce_server::{AllReduce, AllReduceServer},
+    frame::Body,
+};
+use tokio::{net::TcpListener, sync::mpsc, task::spawn_blocking};
+use tokio_stream::{
+    StreamExt as _,
+    wrappers::{ReceiverStream, TcpListenerStream},
+};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+use transport::{Endpoint, Group, Grpc, Peer};
+
+const RUN: &str = "wire";
+const RANGES: [(u32, u32); 2] = [(0, 1), (1, 2)];
+/// Not what the members' own chunks are cut to.
+const CHUNK: usize = 100_003;
+const QUEUE: usize = 64;
+
+/// Where frames to send are put.
+type Outbound = mpsc::Sender<Result<Frame, Status>>;
+
+/// A member made of generated code.
+struct Plain {
+    me: usize,
+    plan: Plan,
+    frames: Outbound,
+    inbound: Streaming<Frame>,
+}
+
+/// The generated server: gives each call to whoever waits for it.
+struct Host(mpsc::Sender<(Outbound, Streaming<Frame>)>);
+
+#[tonic::async_trait]
+impl AllReduce for Host {
+    type ExchangeStream = ReceiverStream<Result<Frame, Status>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let (frames, outbound) = mpsc::channel(QUEUE);
+        self.0.send((frames, request.into_inner())).await.unwrap();
+        Ok(Response::new(ReceiverStream::new(outbound)))
+    }
+}
+
+fn plan(length: usize) -> Plan {
+    Plan::new(2, length, &stories::shares(&RANGES)).unwrap()
+}
+
+fn group(length: usize, rank: u32, addresses: [SocketAddr; 2]) -> Group {
+    let peer = |(share, address)| Peer { share, address };
+    Group {
+        run_id: RUN.into(),
+        generation: Generation(1),
+        shards: 2,
+        length,
+        rank: Rank(rank),
+        peers: stories::shares(&RANGES).into_iter().zip(addresses).map(peer).collect(),
+    }
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+fn message(body: Body) -> Frame {
+    Frame { body: Some(body) }
+}
+
+fn hello() -> Frame {
+    message(Body::Hello(PeerHello { run_id: RUN.into(), generation: 1, rank: 1 }))
+}
+
+/// A plain member of rank 1 that opens the stream to a worker of rank 0.
+async fn plain_client(length: usize) -> (Grpc, Plain) {
+    let (listener, address) = listen().await;
+    let endpoint = Endpoint::new(RUN, 2, length);
+    tokio::spawn(endpoint.clone().serve(listener, std::future::pending()));
+    let group = group(length, 0, [address; 2]);
+    let worker = tokio::spawn(async move { endpoint.connect(&group).await.unwrap() });
+    let (frames, outbound) = mpsc::channel(QUEUE);
+    frames.send(Ok(hello())).await.unwrap();
+    let mut client = AllReduceClient::connect(format!("http://{address}")).await.unwrap();
+    let outbound = ReceiverStream::new(outbound).filter_map(Result::ok);
+    let inbound = client.exchange(outbound).await.unwrap().into_inner();
+    (worker.await.unwrap(), Plain { me: 1, plan: plan(length), frames, inbound })
+}
+
+/// A plain member of rank 0 that a worker of rank 1 opens the stream to.
+async fn plain_server(length: usize) -> (Grpc, Plain) {
+    let (listener, address) = listen().await;
+    let (calls, mut called) = mpsc::channel(1);
+    let service = AllReduceServer::new(Host(calls));
+    let incoming = TcpListenerStream::new(listener);
+    tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+    let endpoint = Endpoint::new(RUN, 2, length);
+    let worker = endpoint.connect(&group(length, 1, [address; 2])).await.unwrap();
+    let (frames, mut inbound) = called.recv().await.unwrap();
+    assert_eq!(inbound.message().await.unwrap(), Some(hello()));
+    (worker, Plain { me: 0, plan: plan(length), frames, inbound })
+}
+
+impl Plain {
+    async fn send(&self, body: Body) {
+        self.frames.send(Ok(message(body))).await.unwrap();
+    }
+
+    async fn send_chunks(&self, floats: &[f32], body: impl Fn(Chunk) -> Body) {
+        for (floats, offset) in floats.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
+            let values = floats.iter().flat_map(|float| float.to_le_bytes()).collect();
+            self.send(body(Chunk { node: 0, offset, values })).await;
+        }
+    }
+
+    fn header(&self, step: u64) -> RoundHeader {
+        let tallies = stories::tallies(self.plan.nodes(self.me));
+        let contribution = Contribution { tallies, ..Default::default() };
+        (&Header { round: stories::train(step), contribution }).into()
+    }
+
+    /// The next message, which is the header of a step.
+    async fn receive_header(&mut self, step: u64) {
+        match self.inbound.message().await.unwrap() {
+            Some(Frame { body: Some(Body::Header(header)) }) => assert_eq!(header.step, step),
+            other => panic!("{other:?} instead of a header"),
+        }
+    }
+
+    /// The floats of chunks that follow on each other.
+    async fn receive(&mut self, length: usize, is_sum: bool) -> Vec<f32> {
+        let mut floats = Vec::new();
+        while floats.len() < length {
+            let body = self.inbound.message().await.unwrap().and_then(|frame| frame.body);
+            let chunk = match body {
+                Some(Body::Sum(chunk)) if is_sum => chunk,
+                Some(Body::Partial(chunk)) if !is_sum => chunk,
+                other => panic!("{other:?} instead of a chunk"),
+            };
+            assert_eq!((chunk.node, chunk.offset as usize), (0, floats.len()));
+            let (values, rest) = chunk.values.as_chunks();
+            assert!(rest.is_empty());
+            floats.extend(values.iter().map(|value| f32::from_le_bytes(*value)));
+        }
+        floats
+    }
+
+    /// A round as `worker.proto` tells it. Returns the sum.
+    async fn round(&mut self, step: u64) -> Vec<f32> {
+        let (length, other) = (self.plan.length(), 1 - self.me);
+        let one_hop = length * 4 <= protocol::ONE_HOP_BYTES_MAX;
+        let partial = stories::tree_sum(self.plan.nodes(self.me)[0], step, length);
+        let [mine, theirs] = [self.me, other]
+            .map(|member| if one_hop { 0..length } else { self.plan.segment(member) });
+        self.send(Body::Header(self.header(step))).await;
+        self.send_chunks(&partial[theirs.clone()], Body::Partial).await;
+        self.receive_header(step).await;
+        let received = self.receive(mine.len(), false).await;
+        let terms = [&partial[mine.clone()], &received[..]];
+        let added: Vec<f32> = terms[0].iter().zip(terms[1]).map(|(a, b)| a + b).collect();
+        if one_hop {
+            return added;
+        }
+        self.send_chunks(&added, Body::Sum).await;
+        let mut sum = vec![0.0; length];
+        sum[mine].copy_from_slice(&added);
+        let received = self.receive(theirs.len(), true).await;
+        sum[theirs].copy_from_slice(&received);
+        sum
+    }
+}
+
+async fn do_rounds(worker: Grpc, mut plain: Plain) -> (Grpc, Plain) {
+    let length = plain.plan.length();
+    let training = spawn_blocking(move || {
+        let mut worker = worker;
+        for step in 0..3 {
+            let contribution = stories::contribute(&mut worker, step, length, Control::default());
+            worker.all_reduce(stories::train(step), &contribution).unwrap();
+            let expected = stories::tree_sum(Node::root(2), step, length);
+            assert!(stories::same_bits(worker.sum(), &expected), "step {step}");
+        }
+        worker
+    });
+    for step in 0..3 {
+        let expected = stories::tree_sum(Node::root(2), step, length);
+        assert!(stories::same_bits(&plain.round(step).await, &expected), "step {step}");
+    }
+    (training.await.unwrap(), plain)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generated_client_gets_the_right_bits() {
+    for length in [0, 1, 5_000, 8_192, 8_193, 600_001] {
+        let (worker, plain) = plain_client(length).await;
+        let (worker, mut plain) = do_rounds(worker, plain).await;
+        drop(worker);
+        assert_eq!(plain.inbound.message().await.unwrap(), None, "it ends in good order");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generated_server_gets_the_right_bits_and_its_status_is_understood() {
+    for length in [1, 5_000, 600_001] {
+        let (worker, plain) = plain_server(length).await;
+        let (mut worker, plain) = do_rounds(worker, plain).await;
+        plain.frames.send(Err(Status::aborted("enough of it"))).await.unwrap();
+        let lost = spawn_blocking(move || {
+            let contribution = stories::contribute(&mut worker, 3, length, Control::default());
+            worker.all_reduce(stories::train(3), &contribution).unwrap_err()
+        });
+        match lost.await.unwrap() {
+            Interrupted::Lost { rank: Rank(0), reason, .. } => assert_eq!(reason, "enough of it"),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// What the worker says when rank 1 sends `frames`.
+async fn verdict(frames: Vec<Frame>) -> Interrupted {
+    const LENGTH: usize = 20_000;
+    let (mut worker, plain) = plain_client(LENGTH).await;
+    for frame in frames {
+        plain.frames.send(Ok(frame)).await.unwrap();
+    }
+    let training = spawn_blocking(move || {
+        let contribution = stories::contribute(&mut worker, 0, LENGTH, Control::default());
+        worker.all_reduce(stories::train(0), &contribution).unwrap_err()
+    });
+    training.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_breaks_the_protocol_is_named() {
+    let tallies = stories::tallies(&[Node { start: 1, end: 2 }]);
+    let contribution = Contribution { tallies, ..Default::default() };
+    let header: RoundHeader = (&Header { round: stories::train(0), contribution }).into();
+    let chunk = |node, offset, bytes| Chunk { node, offset, values: vec![0; bytes].into() };
+    let begun = |body| vec![message(Body::Header(header.clone())), message(body)];
+    let late = RoundHeader { step: 9, ..header.clone() };
+    let none = RoundHeader { tallies: vec![], ..header.clone() };
+    let unknown = RoundHeader { kind: 0, ..header.clone() };
+    let cases = [
+        (vec![message(Body::Partial(chunk(0, 0, 4)))], "a chunk outside a training round"),
+        (vec![message(Body::Sum(chunk(0, 0, 4)))], "a chunk outside a training round"),
+        (vec![message(Body::Header(late))], "it is at step 9"),
+        (vec![message(Body::Header(none))], "0 tallies for 1 nodes"),
+        (vec![message(Body::Header(unknown))], "unknown kind"),
+        (vec![hello()], "a second hello"),
+        (vec![Frame::default()], "a frame without a body"),
+        (begun(Body::Header(header.clone())), "it is at step 0"),
+        (begun(Body::Partial(chunk(7, 0, 4))), "a partial of node 7"),
+        (begun(Body::Partial(chunk(0, 5, 4))), "a chunk of 4 bytes at 5 where 0 of"),
+        (begun(Body::Partial(chunk(0, 0, 40_064))), "a chunk of 40064 bytes at 0"),
+        (begun(Body::Partial(chunk(0, u32::MAX, 4))), "a chunk of 4 bytes at 4294967295"),
+        (begun(Body::Partial(chunk(0, 0, 6))), "a chunk of 6 bytes"),
+        (begun(Body::Partial(chunk(0, 0, 0))), "a chunk of 0 bytes"),
+        (begun(Body::Sum(chunk(0, 0, 40_064))), "a chunk of 40064 bytes at 0"),
+        (begun(Body::Sum(chunk(0, 0, 2_000_000))), "a message of"),
+    ];
+    for (frames, expected) in cases {
+        match verdict(frames).await {
+            Interrupted::Protocol { rank: Rank(1), reason, .. } => {
+                assert!(reason.contains(expected), "{reason}, not {expected}");
+            }
+            other => panic!("{other}, not {expected}"),
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! `cargo xtask bench`: Lockstep beside PyTorch on this machine, with one command.
+//!
+//! `bench/plan.rs` says what is compared and what is required, and is where to start reading;
+//! `rounds.rs` runs it; `lockstep.rs`, `pytorch.rs` and `exchange.rs` know how each side is
+//! started, on top of `process.rs` and `procfs.rs`; `report.rs` and `plot.rs` show what was found.
+//! The PyTorch side itself is `ddp.py` and `gloo.py`. Everything is measured from outside, on whole
+//! processes: nothing here is linked with what it measures.
+
+mod exchange;
+mod lockstep;
+mod machine;
+mod plan;
+mod plot;
+mod process;
+mod procfs;
+mod pytorch;
+mod report;
+mod rounds;
+mod statistics;
+mod subject;
+mod table;
+mod torch;
+
+use crate::workspace::{self, Build};
+use crate::{child, interrupt, setup};
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use lockstep::Lockstep;
+use machine::Machine;
+
+use pytorch::PyTorch;
+use rounds::Figures;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::{env, fmt, fs};
+use subject::{Job, Precision, Quantity, System, Training, Transport};
+
+const MEGABYTE: f64 = 1e6;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Rounds of measurements; medians are of that many
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
+    rounds: u16,
+
+    /// One round of the most important cells, to see that all works
+    #[arg(long)]
+    quick: bool,
+
+    /// Measure this alone; may be given more than once
+    #[arg(long, value_enum, value_name = "WHAT")]
+    only: Vec<Section>,
+
+    /// How Lockstep's workers exchange gradients
+    #[arg(long, value_enum, default_value_t)]
+    collective: Collective,
+
+    /// Where bench.json, bench.svg and bench.txt go [default: target/bench]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+
+    /// Take the programs from this folder and build nothing
+    #[arg(long, value_name = "DIR", hide = true)]
+    programs: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            rounds: 5,
+            quick: false,
+            only: Vec::new(),
+            collective: Collective::default(),
+            output: None,
+            programs: None,
+        }
+    }
+}
+
+/// A group of measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Section {
+    /// Images a second of whole training processes
+    Steps,
+    /// Milliseconds of an all-reduce
+    AllReduce,
+    /// Two workers against one
+    Scaling,
+    /// Peak memory, heap growth, the coordinator's processor time
+    Memory,
+}
+
+impl Section {
+    const ALL: [Section; 4] =
+        [Section::Steps, Section::AllReduce, Section::Scaling, Section::Memory];
+}
+
+/// The coordinator's flag of this name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Collective {
+    #[default]
+    Auto,
+    Shm,
+    Grpc,
+}
+
+impl fmt::Display for Collective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Collective::Auto => "auto",
+            Collective::Shm => "shm",
+            Collective::Grpc => "grpc",
+        })
+    }
+}
+
+/// Sets up, builds, measures and reports. Returns the exit status of a build that failed; what
+/// cannot be measured, or is slower than required, is said in the report.
+pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
+    let programs = match &options.programs {
+        Some(folder) => Programs::in_folder(folder)?,
+        None => match Programs::build()? {
+            Built::Done(programs) => programs,
+            Built::Failed(code) => return Ok(code),
+        },
+    };
+    // The processes under measurement are killed by their owners, which needs an orderly end.
+    interrupt::install_for_termination()?;
+    let output = output_folder(options)?;
+    let machine = Machine::here();
+    let mut bench = Bench::prepare(&programs, &output)?;
+    println!("\n{}\n", machine.describe());
+    let rows = plan::rows(options, machine::cores());
+    let jobs = plan::jobs(&rows);
+    let rounds = if options.quick { 1 } else { usize::from(options.rounds) };
+    let figures = rounds::run(&jobs, rounds, |job| bench.measure(job))?;
+    let text = format!(
+        "{}\nMedians of {rounds} rounds.\n{}",
+        machine.describe(),
+        report::text(&rows, &figures)
+    );
+    println!("\n{text}");
+    let mut written = Vec::new();
+    let mut write = |name: &str, content: String| {
+        let file = output.join(name);
+        fs::write(&file, content).with_context(|| format!("cannot write {}", file.display()))?;
+        written.push(file.display().to_string());
+        anyhow::Ok(())
+    };
+    write("bench.txt", text)?;
+    let json = report::json(&rows, &figures, &machine);
+    write("bench.json", serde_json::to_string_pretty(&json)? + "\n")?;
+    if rows.iter().any(|row| row.section == Section::Steps) {
+        write("bench.svg", draw(&figures, options, &machine))?;
+    }
+    println!("Written: {}", written.join(", "));
+    Ok(child::SUCCESS)
+}
+
+/// The folder for results, made if it is not there.
+fn output_folder(options: &Options) -> anyhow::Result<PathBuf> {
+    let folder = match &options.output {
+        Some(folder) => folder.clone(),
+        None => {
+            let target = env::var_os("CARGO_TARGET_DIR").map_or("target".into(), PathBuf::from);
+            workspace::root().join(target).join("bench")
+        }
+    };
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// The programs to measure.
+#[derive(Debug)]
+struct Programs {
+    coordinator: PathBuf,
+    worker: PathBuf,
+    /// The transports' own benchmark, or why it is not there.
+    all_reduce: Result<PathBuf, String>,
+}
+
+enum Built {
+    Done(Programs),
+    Failed(u8),
+}
+
+impl Programs {
+    fn build() -> anyhow::Result<Built> {
+        setup::run(&setup::Options::default())?;
+        let built =
+            match workspace::build_programs(&["--bins", "-p", "coordinator", "-p", "worker"])? {
+                Build::Done(built) => built,
+                Build::Failed(code) => return Ok(Built::Failed(code)),
+            };
+        let example = ["--example", "all_reduce_bench", "-p", "transport"];
+        let all_reduce = match workspace::build_programs(&example)? {
+            Build::Done(built) => {
+                named(&built, "all_reduce_bench").map_err(|error| error.to_string())
+            }
+            Build::Failed(_) => Err("the transports' benchmark does not build".to_owned()),
+        };
+        Ok(Built::Done(Programs {
+            coordinator: named(&built, "vae-coordinator")?,
+            worker: named(&built, "vae-worker")?,
+            all_reduce,
+        }))
+    }
+
+    /// As cargo has them in a folder `release`.
+    fn in_folder(folder: &Path) -> anyhow::Result<Programs> {
+        let folder = std::path::absolute(folder)?;
+        let program = |name: &str| {
+            let program = folder.join(name);
+            ensure!(program.is_file(), "{} is not there", program.display());
+            Ok(program)
+        };
+        Ok(Programs {
+            coordinator: program("vae-coordinator")?,
+            worker: program("vae-worker")?,
+            all_reduce: program("examples/all_reduce_bench").map_err(|error| error.to_string()),
+        })
+    }
+}
+
+fn named(programs: &[PathBuf], name: &str) -> anyhow::Result<PathBuf> {
+    let found = programs.iter().find(|program| program.file_name() == Some(OsStr::new(name)));
+    found.cloned().with_context(|| format!("the build has made no {name}"))
+}
+
+/// Both sides, ready to be measured.
+#[derive(Debug)]
+struct Bench {
+    lockstep: Lockstep,
+    pytorch: PyTorch,
+    all_reduce: Result<PathBuf, String>,
+}
+
+impl Bench {
+    /// Fetches what is missing, and sees to it that Lockstep works at all.
+    fn prepare(programs: &Programs, output: &Path) -> anyhow::Result<Bench> {
+        let data_dir = lockstep::default_data_dir()?;
+        let lockstep = Lockstep {
+            coordinator: programs.coordinator.clone(),
+            worker: programs.worker.clone(),
+            data_dir: data_dir.clone(),
+            epochs: BTreeMap::new(),
+        };
+        let site = torch::ensure()?;
+        let unlocking = pytorch::compile_unlocking(output).map_err(|error| format!("{error:#}"));
+        println!("trying Lockstep, with the data set in {}", data_dir.display());
+        lockstep.prepare().context("Lockstep cannot be measured")?;
+        let pytorch = PyTorch { site, data_dir, unlocking };
+        Ok(Bench { lockstep, pytorch, all_reduce: programs.all_reduce.clone() })
+    }
+
+    fn measure(&mut self, job: Job) -> anyhow::Result<Vec<(Quantity, f64)>> {
+        match job {
+            Job::Training(training) => self.train(training),
+            Job::Exchange(Transport::Gloo) => exchange::gloo(&self.pytorch),
+            Job::Exchange(transport) => {
+                let program = self.all_reduce.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
+                exchange::ours(program, transport)
+            }
+            Job::LongRun => {
+                let grown = self.lockstep.train_long()?;
+                Ok(vec![
+                    (Quantity::HeapGrowthMegabytes, grown.heap_bytes / MEGABYTE),
+                    (Quantity::ResidentGrowthMegabytes, grown.resident_bytes / MEGABYTE),
+                    (Quantity::Steps, grown.steps as f64),
+                ])
+            }
+        }
+    }
+
+    fn train(&mut self, training: Training) -> anyhow::Result<Vec<(Quantity, f64)>> {
+        let tuned = match training.system {
+            System::Lockstep(collective) => {
+                let shown = self.lockstep.train(training, collective)?;
+                let share = shown.coordinator_share;
+                let mut found = vec![
+                    (Quantity::ImagesPerSecond, shown.images_per_second),
+                    (Quantity::Seconds, shown.seconds),
+                    (Quantity::PeakMegabytes, shown.worker_peak_bytes as f64 / MEGABYTE),
+                ];
+                found.extend(share.map(|share| (Quantity::CoordinatorShare, share)));
+                return Ok(found);
+            }
+            System::PyTorch => false,
+            System::PyTorchTuned => true,
+        };
+        let shown = self.pytorch.train(training, tuned)?;
+        Ok(vec![
+            (Quantity::ImagesPerSecond, shown.images_per_second),
+            (Quantity::Seconds, shown.seconds),
+            (Quantity::PeakMegabytes, shown.worker_peak_bytes as f64 / MEGABYTE),
+        ])
+    }
+}
+
+/// Images a second against workers, batch 64, as SVG.
+fn draw(figures: &Figures, options: &Options, machine: &Machine) -> String {
+    let ours = System::Lockstep(options.collective);
+    let lines = [
+        ("Lockstep, bf16", "#0b63c5", true, ours, Precision::Bf16),
+        ("Lockstep", "#0b63c5", false, ours, Precision::F32),
+        ("PyTorch DDP, tuned", "#d9480f", true, System::PyTorchTuned, Precision::F32),
+        ("PyTorch DDP", "#d9480f", false, System::PyTorch, Precision::F32),
+    ];
+    let lines = lines.map(|(name, colour, dashed, system, precision)| {
+        let points = plan::worker_counts().into_iter().filter_map(|workers| {
+            let job =
+                Job::Training(Training::sharing(machine::cores(), system, precision, 64, workers));
+            let values = figures.of((job, Quantity::ImagesPerSecond)).into_iter().flatten();
+            let statistics::Summary { median, low, high } = statistics::Summary::of(values)?;
+            Some(plot::Point { x: workers, y: median, low, high })
+        });
+        plot::Line { name: name.to_owned(), colour, dashed, points: points.collect() }
+    });
+    let subtitle = format!("batch 64 a worker, {}", machine.brief());
+    let words = plot::Words {
+        title: "Training: images a second, all workers together",
+        subtitle: &subtitle,
+        x: "workers",
+    };
+    plot::svg(words, &lines)
+}

@@ -1,0 +1,319 @@
+//! Lockstep's side of a measurement: a coordinator and its workers as processes of their own, in a
+//! folder of their own, watched while they train.
+
+use super::process::{self, Process};
+use super::procfs::{self, Memory};
+use super::subject::{Precision, Training};
+use super::{Collective, machine};
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The images of one epoch.
+const EPOCH_IMAGES: f64 = 60_000.0;
+
+/// A measurement of less training than this is repeated with more epochs; the aim is a bit more.
+const SECONDS_MIN: f64 = 3.0;
+const SECONDS_AIM: f64 = 4.0;
+
+/// What a core may be expected to do, for the first guess at the number of epochs.
+const GUESS_IMAGES_PER_SECOND_AND_CORE: f64 = 25_000.0;
+
+/// How long a run of a few seconds may take, and a long one.
+const RUN_BOUND: Duration = Duration::from_mins(3);
+const LONG_RUN_BOUND: Duration = Duration::from_mins(5);
+/// How long a coordinator may take to say where it listens; it checks the data set first, and
+/// fetches it in the first run.
+const LISTEN_BOUND: Duration = Duration::from_mins(5);
+
+/// The long run: epochs of 50 steps, so that evaluation, checkpoints and samples have all been
+/// there before the first reading.
+const LONG_RUN_EPOCHS: u32 = 220;
+const LONG_RUN_WORKERS: u32 = 2;
+const LONG_RUN_FLAGS: [&str; 8] = [
+    "--train-images=1600",
+    "--test-images=250",
+    "--batch-size=16",
+    "--shards=2",
+    "--hidden-dim=32",
+    "--latent-dim=4",
+    "--verify-every=10",
+    "--epochs=220",
+];
+const LONG_RUN_FIRST_READING_STEP: u64 = 100;
+
+/// Where the programs are, and the data.
+#[derive(Debug)]
+pub(super) struct Lockstep {
+    pub(super) coordinator: PathBuf,
+    pub(super) worker: PathBuf,
+    pub(super) data_dir: PathBuf,
+    /// What runs of the same kind took to train long enough.
+    pub(super) epochs: BTreeMap<Training, u32>,
+}
+
+/// What a training run has shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown {
+    pub(super) images_per_second: f64,
+    pub(super) seconds: f64,
+    pub(super) worker_peak_bytes: u64,
+    pub(super) coordinator_share: Option<f64>,
+}
+
+/// What a worker of the long run has grown by; less than nothing where it has shrunk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Growth {
+    pub(super) heap_bytes: f64,
+    pub(super) resident_bytes: f64,
+    pub(super) steps: u64,
+}
+
+impl Lockstep {
+    /// Makes sure that the programs work and that the data set is here: the one run that may reach
+    /// out to the network.
+    pub(super) fn prepare(&self) -> anyhow::Result<()> {
+        let flags = ["--epochs=1", "--train-images=64", "--test-images=10", "--shards=1"];
+        let mut run = Run::start(self, &flags.map(str::to_owned), 1, 1)?;
+        process::wait(&mut run.processes, RUN_BOUND, |_| {})
+    }
+
+    /// Trains long enough to tell how fast it is.
+    pub(super) fn train(
+        &mut self,
+        training: Training,
+        collective: Collective,
+    ) -> anyhow::Result<Shown> {
+        let mut epochs = self.epochs.get(&training).copied().unwrap_or_else(|| guess(training));
+        let mut shown = self.train_epochs(training, collective, epochs)?;
+        if shown.seconds < SECONDS_MIN {
+            epochs = epochs_for(shown.images_per_second);
+            shown = self.train_epochs(training, collective, epochs)?;
+        }
+        self.epochs.insert(training, epochs);
+        Ok(shown)
+    }
+
+    fn train_epochs(
+        &self,
+        training: Training,
+        collective: Collective,
+        epochs: u32,
+    ) -> anyhow::Result<Shown> {
+        let mut flags = vec![
+            format!("--shards={}", training.workers),
+            format!("--batch-size={}", training.batch_size),
+            format!("--epochs={epochs}"),
+            format!("--collective={collective}"),
+            "--offline".to_owned(),
+        ];
+        if training.precision == Precision::Bf16 {
+            flags.push("--precision=bf16".to_owned());
+        }
+        let mut run = Run::start(self, &flags, training.workers, training.threads)?;
+        let folder = run.run_dir();
+        let mut peaks = vec![0; run.processes.len()];
+        let mut processor = ProcessorTime::default();
+        process::wait(&mut run.processes, RUN_BOUND, |processes| {
+            for (peak, worker) in peaks.iter_mut().zip(processes).skip(1) {
+                *peak = procfs::memory(worker.id()).map_or(*peak, |memory| memory.peak);
+            }
+            processor.look(processes[0].id(), &folder);
+        })?;
+        let (images_per_second, seconds) = summary(&folder)?;
+        let worker_peak_bytes = peaks.into_iter().max().unwrap_or(0);
+        let coordinator_share = processor.share();
+        Ok(Shown { images_per_second, seconds, worker_peak_bytes, coordinator_share })
+    }
+
+    /// Trains a small model for many steps, and compares the memory of each worker at its first
+    /// steps with that at its last.
+    pub(super) fn train_long(&self) -> anyhow::Result<Growth> {
+        let mut flags: Vec<String> = LONG_RUN_FLAGS.map(str::to_owned).into();
+        flags.push("--offline".to_owned());
+        let mut run = Run::start(self, &flags, LONG_RUN_WORKERS, 1)?;
+        let folder = run.run_dir();
+        let steps = u64::from(LONG_RUN_EPOCHS) * 50;
+        let mut readings: Vec<Option<(Memory, Memory)>> = vec![None; run.processes.len()];
+        let mut last_step = 0;
+        process::wait(&mut run.processes, LONG_RUN_BOUND, |processes| {
+            let step = step(&folder).unwrap_or(0);
+            // From the last step on, a worker gives back what it has.
+            if !(LONG_RUN_FIRST_READING_STEP..steps).contains(&step) {
+                return;
+            }
+            last_step = step;
+            for (reading, worker) in readings.iter_mut().zip(processes).skip(1) {
+                let Some(now) = procfs::memory(worker.id()) else { continue };
+                *reading = Some((reading.map_or(now, |(first, _)| first), now));
+            }
+        })?;
+        let grown = |of: fn(&Memory) -> u64| {
+            let growths =
+                readings.iter().flatten().map(|(first, last)| of(last) as f64 - of(first) as f64);
+            growths.reduce(f64::max).context("no worker could be read while it trained")
+        };
+        Ok(Growth {
+            heap_bytes: grown(|memory| memory.anonymous)?,
+            resident_bytes: grown(|memory| memory.resident)?,
+            steps: last_step,
+        })
+    }
+}
+
+/// A coordinator and its workers; all are killed and their folder is removed when it is dropped.
+struct Run {
+    /// The coordinator, then the workers.
+    processes: Vec<Process>,
+    folder: tempfile::TempDir,
+}
+
+impl Run {
+    fn start(
+        lockstep: &Lockstep,
+        flags: &[String],
+        workers: u32,
+        threads: u32,
+    ) -> anyhow::Result<Run> {
+        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+        let mut run = Run { processes: Vec::new(), folder };
+        let place = run.folder.path().to_owned();
+        let mut command = process::command(&lockstep.coordinator);
+        command.args(["--listen=127.0.0.1:0", &format!("--workers={workers}")]).args(flags);
+        command.arg("--run-dir").arg(run.run_dir()).arg("--data-dir").arg(&lockstep.data_dir);
+        let mut coordinator = Process::start("coordinator", &mut command, &place)?;
+        let address = process::hear(&mut coordinator, LISTEN_BOUND, address_in)?;
+        run.processes.push(coordinator);
+        for rank in 0..workers {
+            let mut command = process::command(&lockstep.worker);
+            command.arg(format!("--coordinator={address}")).arg(format!("--threads={threads}"));
+            command.arg("--data-dir").arg(&lockstep.data_dir);
+            let name = format!("worker-{rank}");
+            run.processes.push(Process::start(&name, &mut command, &place)?);
+        }
+        Ok(run)
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+}
+
+/// The address that a coordinator has said it listens on.
+fn address_in(output: &str) -> Option<String> {
+    let whole_lines = output.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    let address = whole_lines.filter_map(|line| line.trim_end().strip_prefix("Listening on "));
+    address.map(str::to_owned).next()
+}
+
+/// The coordinator's processor time from the first report of training to the last.
+#[derive(Default)]
+struct ProcessorTime {
+    first: Option<(Instant, Duration)>,
+    last: Option<(Instant, Duration)>,
+}
+
+impl ProcessorTime {
+    fn look(&mut self, coordinator: u32, run_dir: &Path) {
+        let training = step(run_dir).is_some() && !run_dir.join("summary.json").exists();
+        let Some(used) = procfs::processor_time(coordinator) else { return };
+        if training {
+            let now = (Instant::now(), used);
+            self.first = self.first.or(Some(now));
+            self.last = Some(now);
+        }
+    }
+
+    fn share(&self) -> Option<f64> {
+        let (first, last) = (self.first?, self.last?);
+        let elapsed = (last.0 - first.0).as_secs_f64();
+        // Its clock ticks every hundredth of a second: a share of less than a second says nothing.
+        (elapsed >= 1.0).then(|| (last.1 - first.1).as_secs_f64() / elapsed)
+    }
+}
+
+/// The step that the run has last reported; none before the first report.
+fn step(run_dir: &Path) -> Option<u64> {
+    step_in(&fs::read_to_string(run_dir.join("metrics.jsonl")).ok()?)
+}
+
+fn step_in(metrics: &str) -> Option<u64> {
+    let last = metrics.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok())?;
+    last["step"].as_u64()
+}
+
+/// Images a second in training, and how many seconds it trained.
+fn summary(run_dir: &Path) -> anyhow::Result<(f64, f64)> {
+    let file = run_dir.join("summary.json");
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    parse_summary(&text).with_context(|| format!("{} lacks the speed", file.display()))
+}
+
+fn parse_summary(text: &str) -> Option<(f64, f64)> {
+    let summary: Value = serde_json::from_str(text).ok()?;
+    let rate = summary["train_images_per_second"].as_f64().filter(|rate| *rate > 0.0)?;
+    let epochs = summary["images_counted"].as_array()?;
+    let images: f64 = epochs.iter().filter_map(Value::as_f64).sum();
+    Some((rate, images / rate))
+}
+
+fn guess(training: Training) -> u32 {
+    let cores = (training.workers * training.threads).min(machine::cores());
+    epochs_for(GUESS_IMAGES_PER_SECOND_AND_CORE * f64::from(cores))
+}
+
+/// How many epochs take long enough at this speed.
+fn epochs_for(images_per_second: f64) -> u32 {
+    (SECONDS_AIM * images_per_second / EPOCH_IMAGES).ceil().max(1.0) as u32
+}
+
+/// Where the data set is by default; the same place as the programs have.
+pub(super) fn default_data_dir() -> anyhow::Result<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(folder) = variable("LOCKSTEP_DATA_DIR") {
+        return Ok(std::path::absolute(folder)?);
+    }
+    let cache = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || variable("HOME").map(|home| Path::new(&home).join(".cache"));
+    let cache = cache.or_else(home);
+    ensure!(cache.is_some(), "HOME is not set: say where MNIST is with LOCKSTEP_DATA_DIR");
+    Ok(cache.unwrap_or_default().join("lockstep/mnist"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_coordinators_address_is_found_once_its_line_is_whole() {
+        assert_eq!(address_in("Run directory: /x\nListening on http://127.0.0.1:40"), None);
+        let output = "Run directory: /x\nListening on http://127.0.0.1:4000\nStart\n";
+        assert_eq!(address_in(output).as_deref(), Some("http://127.0.0.1:4000"));
+    }
+
+    #[test]
+    fn the_last_whole_line_of_the_metrics_tells_the_step() {
+        let metrics = "{\"kind\":\"steps\",\"step\":7}\n{\"kind\":\"steps\",\"step\":9}\n{\"kin";
+        assert_eq!(step_in(metrics), Some(9));
+        assert_eq!(step_in(""), None);
+    }
+
+    #[test]
+    fn the_summary_tells_speed_and_time() {
+        let summary =
+            r#"{"train_images_per_second": 30000.0, "images_counted": [60000, 60000], "steps": 9}"#;
+        assert_eq!(parse_summary(summary), Some((30_000.0, 4.0)));
+        assert_eq!(parse_summary(r#"{"train_images_per_second": 0.0}"#), None);
+    }
+
+    #[test]
+    fn enough_epochs_are_trained_to_measure() {
+        assert_eq!(epochs_for(1_000.0), 1);
+        assert_eq!(epochs_for(60_000.0), 4);
+        assert_eq!(epochs_for(61_000.0), 5);
+    }
+}

@@ -1,0 +1,337 @@
+//! What is measured, as rows: ours beside theirs, and the ratio that is required. The jobs to run
+//! follow from the rows.
+//!
+//! To measure something else, or to ask for more, change a row here.
+
+use super::subject::{
+    FLOAT, Figure, Job, LENGTHS, Precision, Quantity, System, Training, Transport,
+};
+use super::{Collective, Options, Section};
+
+/// How two figures are compared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Comparison {
+    /// More is better: ours over theirs.
+    Rate(Figure, &'static str),
+    /// Less is better: theirs over ours.
+    Cost(Figure, &'static str),
+    /// Ours over twice the other.
+    TwiceTheRate(Figure, &'static str),
+    /// A figure that stands for itself.
+    Alone,
+}
+
+impl Comparison {
+    /// The other figure, and what the table calls it.
+    pub(super) fn other(&self) -> Option<(Figure, &'static str)> {
+        match *self {
+            Comparison::Rate(figure, name)
+            | Comparison::Cost(figure, name)
+            | Comparison::TwiceTheRate(figure, name) => Some((figure, name)),
+            Comparison::Alone => None,
+        }
+    }
+
+    /// The ratio of one round; what stands alone is its own.
+    pub(super) fn ratio(&self, ours: f64, other: Option<f64>) -> Option<f64> {
+        match self {
+            Comparison::Rate(..) => Some(ours / other?),
+            Comparison::Cost(..) => Some(other? / ours),
+            Comparison::TwiceTheRate(..) => Some(ours / (2.0 * other?)),
+            Comparison::Alone => Some(ours),
+        }
+    }
+}
+
+/// What a row's median ratio must be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Required {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Required {
+    pub(super) fn is_met_by(self, ratio: f64) -> bool {
+        match self {
+            Required::AtLeast(bound) => ratio >= bound,
+            Required::AtMost(bound) => ratio <= bound,
+        }
+    }
+}
+
+/// A line of the table.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Row {
+    pub(super) section: Section,
+    pub(super) label: String,
+    pub(super) ours: Figure,
+    pub(super) comparison: Comparison,
+    pub(super) required: Option<Required>,
+}
+
+/// All rows of the sections that were asked for.
+pub(super) fn rows(options: &Options, cores: u32) -> Vec<Row> {
+    let plan = Plan { collective: options.collective, quick: options.quick, cores };
+    let wanted = |section| options.only.is_empty() || options.only.contains(&section);
+    let sections = [
+        (Section::Steps, plan.steps()),
+        (Section::AllReduce, plan.all_reduce()),
+        (Section::Scaling, plan.scaling()),
+        (Section::Memory, plan.memory()),
+    ];
+    sections
+        .into_iter()
+        .filter(|(section, _)| wanted(*section))
+        .flat_map(|(_, rows)| rows)
+        .collect()
+}
+
+/// The jobs that the rows need, each once: those of a row are neighbours in time.
+pub(super) fn jobs(rows: &[Row]) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    for row in rows {
+        let other = row.comparison.other().map(|((job, _), _)| job);
+        for job in [Some(row.ours.0), other].into_iter().flatten() {
+            if !jobs.contains(&job) {
+                jobs.push(job);
+            }
+        }
+    }
+    jobs
+}
+
+/// Numbers of workers that the default model is trained with.
+pub(super) fn worker_counts() -> [u32; 3] {
+    [1, 2, 4]
+}
+
+struct Plan {
+    collective: Collective,
+    quick: bool,
+    cores: u32,
+}
+
+impl Plan {
+    fn training(&self, system: System, precision: Precision, batch: u32, workers: u32) -> Training {
+        Training::sharing(self.cores, system, precision, batch, workers)
+    }
+
+    /// Images a second: ours (over a collective, in a precision) against another system in f32 or
+    /// its own bf16.
+    fn steps(&self) -> Vec<Row> {
+        use Precision::{Bf16, F32};
+        use System::{Lockstep, PyTorch, PyTorchTuned};
+        let ours = Lockstep(self.collective);
+        let mut rows = Vec::new();
+        let mut add = |ours, precision, batch, workers, other, name, other_precision, required| {
+            rows.push(self.steps_row(
+                self.training(ours, precision, batch, workers),
+                self.training(other, other_precision, batch, workers),
+                name,
+                required,
+            ));
+        };
+        for (workers, stock, tuned) in [(1, 3.3, 1.7), (2, 5.0, 3.5), (4, 5.0, 3.5)] {
+            if self.quick && workers == 4 {
+                continue;
+            }
+            add(ours, F32, 64, workers, PyTorch, "DDP", F32, Some(stock));
+            add(ours, F32, 64, workers, PyTorchTuned, "DDP tuned", F32, Some(tuned));
+        }
+        if self.quick {
+            return rows;
+        }
+        for collective in [Collective::Shm, Collective::Grpc] {
+            if collective != self.collective {
+                add(Lockstep(collective), F32, 64, 2, PyTorch, "DDP", F32, None);
+                add(Lockstep(collective), F32, 64, 4, PyTorch, "DDP", F32, None);
+            }
+        }
+        for (workers, required) in [(1, None), (2, Some(7.5)), (4, Some(7.5))] {
+            add(ours, Bf16, 64, workers, PyTorch, "DDP f32", F32, required);
+            add(ours, Bf16, 64, workers, PyTorch, "DDP bf16", Bf16, None);
+        }
+        for (workers, required) in [(1, None), (2, Some(3.0)), (4, Some(3.0))] {
+            add(ours, F32, 256, workers, PyTorch, "DDP", F32, required);
+            add(ours, Bf16, 256, workers, PyTorch, "DDP bf16", Bf16, None);
+        }
+        rows
+    }
+
+    fn steps_row(
+        &self,
+        ours: Training,
+        other: Training,
+        name: &'static str,
+        required: Option<f64>,
+    ) -> Row {
+        let other = (Job::Training(other), Quantity::ImagesPerSecond);
+        Row {
+            section: Section::Steps,
+            label: ours.label(self.collective),
+            ours: (Job::Training(ours), Quantity::ImagesPerSecond),
+            comparison: Comparison::Rate(other, name),
+            required: required.map(Required::AtLeast),
+        }
+    }
+
+    /// Both medians of every size: as it is, and freshly written.
+    fn all_reduce(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for (length, name) in LENGTHS.into_iter().zip(["4 KB", "3.9 MB", "67 MB"]) {
+            for (transport, members) in [
+                (Transport::Shm, 2),
+                (Transport::Shm, 4),
+                (Transport::Grpc, 2),
+                (Transport::Grpc, 4),
+            ] {
+                let required = match (name, transport, members) {
+                    ("3.9 MB", Transport::Shm, 2) => Some(15.0),
+                    ("3.9 MB", Transport::Shm, 4) => Some(20.0),
+                    ("3.9 MB", Transport::Grpc, 2) => Some(3.0),
+                    ("3.9 MB", Transport::Grpc, 4) => Some(2.0),
+                    ("4 KB", Transport::Shm, 4) => Some(50.0),
+                    ("4 KB", Transport::Grpc, 4) => Some(12.0),
+                    _ => None,
+                };
+                for (fresh, how) in [(false, "as it is"), (true, "fresh")] {
+                    let time = Quantity::Milliseconds { members, bytes: length * FLOAT, fresh };
+                    rows.push(Row {
+                        section: Section::AllReduce,
+                        label: format!("{name}, N={members}, {transport}, {how}"),
+                        ours: (Job::Exchange(transport), time),
+                        comparison: Comparison::Cost(
+                            (Job::Exchange(Transport::Gloo), time),
+                            "gloo",
+                        ),
+                        required: required.map(Required::AtLeast),
+                    });
+                }
+            }
+        }
+        rows
+    }
+
+    fn scaling(&self) -> Vec<Row> {
+        let one_thread = |system, workers| {
+            let training = self.training(system, Precision::F32, 64, workers);
+            (Job::Training(Training { threads: 1, ..training }), Quantity::ImagesPerSecond)
+        };
+        let row = |label: &str, system, required| Row {
+            section: Section::Scaling,
+            label: label.to_owned(),
+            ours: one_thread(system, 2),
+            comparison: Comparison::TwiceTheRate(one_thread(system, 1), "1 worker"),
+            required,
+        };
+        vec![
+            row(
+                "Lockstep, 2 workers of 1 thread",
+                System::Lockstep(self.collective),
+                Some(Required::AtLeast(0.93)),
+            ),
+            row("DDP, 2 workers of 1 thread", System::PyTorch, None),
+        ]
+    }
+
+    fn memory(&self) -> Vec<Row> {
+        let all_workers: &[u32] = if self.quick { &[2] } else { &[2, 4] };
+        let f32_64 =
+            |system, workers| Job::Training(self.training(system, Precision::F32, 64, workers));
+        let ours = |workers| f32_64(System::Lockstep(self.collective), workers);
+        let mut rows = Vec::new();
+        for &workers in all_workers {
+            let peak = Quantity::PeakMegabytes;
+            rows.push(Row {
+                section: Section::Memory,
+                label: format!("peak of a worker, MB, {workers} workers"),
+                ours: (ours(workers), peak),
+                comparison: Comparison::Cost((f32_64(System::PyTorch, workers), peak), "DDP"),
+                required: None,
+            });
+            rows.push(Row {
+                section: Section::Memory,
+                label: format!("coordinator's share of a core, {workers} workers"),
+                ours: (ours(workers), Quantity::CoordinatorShare),
+                comparison: Comparison::Alone,
+                required: Some(Required::AtMost(0.03)),
+            });
+        }
+        let growth = |label: &str, quantity, required| Row {
+            section: Section::Memory,
+            label: label.to_owned(),
+            ours: (Job::LongRun, quantity),
+            comparison: Comparison::Alone,
+            required,
+        };
+        rows.push(growth(
+            "heap growth of a worker, MB, 11,000 steps",
+            Quantity::HeapGrowthMegabytes,
+            Some(Required::AtMost(HEAP_GROWTH_MEGABYTES_MAX)),
+        ));
+        rows.push(growth(
+            "resident growth of a worker, MB, 11,000 steps",
+            Quantity::ResidentGrowthMegabytes,
+            None,
+        ));
+        rows
+    }
+}
+
+/// Less than this in 10,000 steps counts as none: a leak of one float vector of the small model,
+/// or of a hundred bytes a step, would be more.
+const HEAP_GROWTH_MEGABYTES_MAX: f64 = 1.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn required(rows: &[Row], label: &str, name: &str) -> Option<Required> {
+        let found = |row: &&Row| {
+            row.label == label && row.comparison.other().map_or("", |(_, name)| name) == name
+        };
+        rows.iter().find(found).unwrap_or_else(|| panic!("no row {label}")).required
+    }
+
+    #[test]
+    fn the_rows_ask_for_what_was_promised() {
+        let rows = rows(&Options::default(), 2);
+        let at_least = |bound| Some(Required::AtLeast(bound));
+        for (label, name, expected) in [
+            ("f32 batch 64, 1 worker", "DDP", at_least(3.3)),
+            ("f32 batch 64, 4 workers", "DDP tuned", at_least(3.5)),
+            ("bf16 batch 64, 2 workers", "DDP f32", at_least(7.5)),
+            ("f32 batch 256, 4 workers", "DDP", at_least(3.0)),
+            ("f32 batch 64, 2 workers, grpc", "DDP", None),
+            ("3.9 MB, N=4, shm, fresh", "gloo", at_least(20.0)),
+            ("4 KB, N=4, grpc, as it is", "gloo", at_least(12.0)),
+            ("Lockstep, 2 workers of 1 thread", "1 worker", at_least(0.93)),
+            ("coordinator's share of a core, 2 workers", "", Some(Required::AtMost(0.03))),
+        ] {
+            assert_eq!(required(&rows, label, name), expected, "{label} against {name}");
+        }
+    }
+
+    #[test]
+    fn every_job_runs_once_a_round_and_sections_can_be_chosen() {
+        let all = jobs(&rows(&Options::default(), 2));
+        let mut unique = all.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), all.len());
+        let scaling = Options { only: vec![Section::Scaling], ..Options::default() };
+        assert_eq!(jobs(&rows(&scaling, 2)).len(), 4);
+        let quick = Options { quick: true, ..Options::default() };
+        assert!(jobs(&rows(&quick, 2)).len() < all.len());
+    }
+
+    #[test]
+    fn ratios_are_above_one_where_ours_is_better() {
+        let figure = (Job::LongRun, Quantity::Steps);
+        assert_eq!(Comparison::Rate(figure, "").ratio(6.0, Some(2.0)), Some(3.0));
+        assert_eq!(Comparison::Cost(figure, "").ratio(2.0, Some(6.0)), Some(3.0));
+        assert_eq!(Comparison::TwiceTheRate(figure, "").ratio(6.0, Some(3.0)), Some(1.0));
+        assert_eq!(Comparison::Alone.ratio(0.5, None), Some(0.5));
+        assert_eq!(Comparison::Rate(figure, "").ratio(6.0, None), None);
+    }
+}

@@ -1,0 +1,79 @@
+//! What the kernel says of a running process: memory and processor time.
+//!
+//! A process that is gone has none; callers keep the last reading.
+
+use std::fs;
+use std::time::Duration;
+
+/// The memory of a process, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// The most that was ever resident.
+    pub(super) peak: u64,
+    /// What is resident now.
+    pub(super) resident: u64,
+    /// The part of it that no file backs: heap and stacks.
+    pub(super) anonymous: u64,
+}
+
+/// None of a process that has ended.
+pub(super) fn memory(process: u32) -> Option<Memory> {
+    parse_status(&fs::read_to_string(format!("/proc/{process}/status")).ok()?)
+}
+
+fn parse_status(status: &str) -> Option<Memory> {
+    let bytes = |field: &str| {
+        let rest = status.lines().find_map(|line| line.strip_prefix(field))?;
+        let kib = rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
+        Some(kib * 1024)
+    };
+    Some(Memory {
+        peak: bytes("VmHWM:")?,
+        resident: bytes("VmRSS:")?,
+        anonymous: bytes("RssAnon:")?,
+    })
+}
+
+/// The processor time that a process has used so far, in user mode and in the kernel, its threads
+/// included. None of a process that is gone.
+pub(super) fn processor_time(process: u32) -> Option<Duration> {
+    let ticks = parse_stat(&fs::read_to_string(format!("/proc/{process}/stat")).ok()?)?;
+    Some(Duration::from_secs_f64(
+        ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64,
+    ))
+}
+
+/// utime + stime, in ticks of the clock.
+fn parse_stat(stat: &str) -> Option<u64> {
+    // The second field is the program's name in parentheses, and may hold anything.
+    let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
+    let field = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some(field(11)? + field(12)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_the_status() {
+        let status = "Name:\tworker\nVmHWM:\t  2048 kB\nVmRSS:\t 1024 kB\nRssAnon:\t 512 kB\n";
+        let expected = Memory { peak: 2 << 20, resident: 1 << 20, anonymous: 512 << 10 };
+        assert_eq!(parse_status(status), Some(expected));
+        assert_eq!(parse_status("Name:\tzombie\nState:\tZ\n"), None);
+    }
+
+    #[test]
+    fn processor_time_is_found_behind_any_name() {
+        let stat = "12 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 70 30 0 0 20 0 1 0 99";
+        assert_eq!(parse_stat(stat), Some(100));
+        assert_eq!(parse_stat("12 (a) S 1"), None);
+    }
+
+    #[test]
+    fn this_process_can_be_read() {
+        let process = std::process::id();
+        assert!(memory(process).is_some_and(|memory| memory.peak >= memory.anonymous));
+        assert!(processor_time(process).is_some());
+    }
+}

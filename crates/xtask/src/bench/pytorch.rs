@@ -1,0 +1,162 @@
+//! PyTorch's side of a measurement: `ddp.py` and `gloo.py`, one process per rank, as torchrun would
+//! start them.
+
+use super::process::{self, Process};
+use super::procfs;
+use super::subject::{Precision, Training};
+use crate::workspace;
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// How long is measured.
+const SECONDS: f64 = 4.0;
+/// How long all of a run may take.
+const RUN_BOUND: Duration = Duration::from_mins(3);
+
+/// Large tensors are kept for the next step and not given back to the kernel, page by page. The
+/// first is the most that glibc takes.
+const MALLOC: [(&str, &str); 3] = [
+    ("MALLOC_MMAP_THRESHOLD_", "33554432"),
+    ("MALLOC_TRIM_THRESHOLD_", "4294967296"),
+    ("MALLOC_TOP_PAD_", "67108864"),
+];
+
+/// Where PyTorch is, and what tunes it.
+#[derive(Debug)]
+pub(super) struct PyTorch {
+    /// The folder for PYTHONPATH.
+    pub(super) site: PathBuf,
+    pub(super) data_dir: PathBuf,
+    /// The library that unlocks MKL, or why there is none.
+    pub(super) unlocking: Result<PathBuf, String>,
+}
+
+/// What a training run has shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown {
+    pub(super) images_per_second: f64,
+    pub(super) seconds: f64,
+    pub(super) worker_peak_bytes: u64,
+}
+
+/// Compiles the library that unlocks MKL, into `folder`.
+pub(super) fn compile_unlocking(folder: &Path) -> anyhow::Result<PathBuf> {
+    let library = folder.join("libintel_cpu.so");
+    let source = source("intel_cpu.c");
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    // CC may carry a wrapper and flags.
+    let mut words = compiler.split_whitespace();
+    let output = Command::new(words.next().unwrap_or("cc"))
+        .args(words)
+        .args(["-shared", "-fPIC", "-O2", "-o"])
+        .args([&library, &source])
+        .output()
+        .with_context(|| format!("cannot start the C compiler {compiler}"))?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cannot compile {}: {}", source.display(), complaint.trim());
+    Ok(library)
+}
+
+impl PyTorch {
+    pub(super) fn train(&self, training: Training, tuned: bool) -> anyhow::Result<Shown> {
+        let mut arguments = vec![
+            "--data-dir".to_owned(),
+            self.data_dir.display().to_string(),
+            format!("--batch-size={}", training.batch_size),
+            format!("--threads={}", training.threads),
+            format!("--seconds={SECONDS}"),
+        ];
+        if training.precision == Precision::Bf16 {
+            arguments.push("--precision=bf16".to_owned());
+        }
+        let mut environment = vec![("OMP_NUM_THREADS", training.threads.to_string())];
+        if tuned {
+            let library = self.unlocking.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
+            environment.push(("LD_PRELOAD", library.display().to_string()));
+            environment.extend(MALLOC.map(|(name, value)| (name, value.to_owned())));
+        }
+        let (output, worker_peak_bytes) =
+            self.run("ddp.py", &arguments, &environment, training.workers)?;
+        let (images_per_second, seconds) =
+            speed_in(&output).context("ddp.py has not said how fast it was")?;
+        Ok(Shown { images_per_second, seconds, worker_peak_bytes })
+    }
+
+    /// Lines of JSON, one for each length, in floats.
+    pub(super) fn all_reduce(&self, members: u32, lengths: &[u64]) -> anyhow::Result<String> {
+        let mut arguments = vec!["--lengths".to_owned()];
+        arguments.extend(lengths.iter().map(ToString::to_string));
+        Ok(self.run("gloo.py", &arguments, &[("OMP_NUM_THREADS", "1".to_owned())], members)?.0)
+    }
+
+    /// Runs a script on all ranks; returns what rank 0 has said, and the largest peak of memory.
+    fn run(
+        &self,
+        script: &str,
+        arguments: &[String],
+        environment: &[(&str, String)],
+        world: u32,
+    ) -> anyhow::Result<(String, u64)> {
+        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+        let port = free_port()?.to_string();
+        let mut ranks = Vec::new();
+        for rank in 0..world {
+            // -s: nothing of the user's own packages.
+            let mut command = process::command(Path::new("python3"));
+            command.arg("-s").arg(source(script)).args(arguments);
+            command.env("PYTHONPATH", &self.site).env("GLOO_SOCKET_IFNAME", "lo");
+            command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", &port);
+            command.env("RANK", rank.to_string()).env("WORLD_SIZE", world.to_string());
+            command.envs(environment.iter().map(|(name, value)| (name, value)));
+            let name = format!("rank-{rank}");
+            ranks.push(Process::start(&name, &mut command, folder.path())?);
+        }
+        let mut peak = 0;
+        process::wait(&mut ranks, RUN_BOUND, |ranks| {
+            let peaks = ranks.iter().filter_map(|rank| procfs::memory(rank.id()));
+            peak = peaks.map(|memory| memory.peak).fold(peak, u64::max);
+        })?;
+        Ok((ranks.first().map(Process::output).unwrap_or_default(), peak))
+    }
+}
+
+/// A file beside this one.
+fn source(name: &str) -> PathBuf {
+    workspace::root().join("crates/xtask/src/bench").join(name)
+}
+
+/// A port that nobody listens on just now.
+fn free_port() -> anyhow::Result<u16> {
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot find a free port")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Images a second, and how many seconds were measured.
+fn speed_in(output: &str) -> Option<(f64, f64)> {
+    let found: Value =
+        output.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok())?;
+    Some((found["images_per_second"].as_f64()?, found["seconds"].as_f64()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_speed_is_in_the_last_line_of_json() {
+        let output = "a warning\n{\"images_per_second\": 12.5, \"seconds\": 4.0, \"loss\": 99.0}\n";
+        assert_eq!(speed_in(output), Some((12.5, 4.0)));
+        assert_eq!(speed_in("Traceback\n"), None);
+    }
+
+    #[test]
+    fn the_library_that_unlocks_mkl_compiles() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(compile_unlocking(folder.path()).unwrap().is_file());
+    }
+}

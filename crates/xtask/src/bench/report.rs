@@ -1,0 +1,196 @@
+//! What was found, as a table for people and as JSON with every figure of every round.
+
+use super::Section;
+use super::machine::Machine;
+use super::plan::{Comparison, Required, Row};
+use super::rounds::Figures;
+use super::statistics::Summary;
+use super::subject::{Job, Quantity};
+use super::table::{Table, number};
+use serde_json::{Value, json};
+
+const ABSENT: &str = "-";
+
+/// All sections that have rows, each as a table.
+pub(super) fn text(rows: &[Row], figures: &Figures) -> String {
+    let mut text = String::new();
+    for section in Section::ALL {
+        let rows: Vec<&Row> = rows.iter().filter(|row| row.section == section).collect();
+        if !rows.is_empty() {
+            text += &format!("\n{}\n\n{}", title(section), table(&rows, figures).render());
+        }
+    }
+    let mut reasons: Vec<String> = rows.iter().filter_map(|row| figures.reason(row)).collect();
+    reasons.sort();
+    reasons.dedup();
+    if !reasons.is_empty() {
+        text += &format!("\nMissing, in some rounds or in all:\n  {}\n", reasons.join("\n  "));
+    }
+    text
+}
+
+fn title(section: Section) -> &'static str {
+    match section {
+        Section::Steps => "Images a second of whole training processes, over all workers",
+        Section::AllReduce => "Milliseconds of one all-reduce",
+        Section::Scaling => "Images a second of two workers, over twice those of one",
+        Section::Memory => "Memory, and the coordinator's work",
+    }
+}
+
+fn table(rows: &[&Row], figures: &Figures) -> Table {
+    let heads =
+        ["", "median", "±%", "against", "median", "±%", "ratio", "from", "to", "required", ""];
+    let mut table = Table::new(&heads);
+    for row in rows {
+        let ours = summary(&figures.of(row.ours));
+        let other = row.comparison.other();
+        let theirs = other.and_then(|(figure, _)| summary(&figures.of(figure)));
+        let ratio = summary(&figures.ratios(row.ours, row.comparison));
+        let alone = row.comparison == Comparison::Alone;
+        let shown = |value: Option<f64>| value.map_or(ABSENT.to_owned(), number);
+        let ratio_cell = |value: Option<f64>| if alone { String::new() } else { shown(value) };
+        let percent = |summary: Option<Summary>| {
+            summary.map_or(String::new(), |s| number(s.spread_percent()))
+        };
+        table.push(vec![
+            row.label.clone(),
+            shown(ours.map(|ours| ours.median)),
+            percent(ours),
+            other.map_or(String::new(), |(_, name)| name.to_owned()),
+            if alone { String::new() } else { shown(theirs.map(|theirs| theirs.median)) },
+            percent(theirs),
+            ratio_cell(ratio.map(|ratio| ratio.median)),
+            ratio_cell(ratio.map(|ratio| ratio.low)),
+            ratio_cell(ratio.map(|ratio| ratio.high)),
+            row.required.map_or(String::new(), bound),
+            verdict(row.required, ratio).to_owned(),
+        ]);
+    }
+    table
+}
+
+fn summary(values: &[Option<f64>]) -> Option<Summary> {
+    Summary::of(values.iter().copied().flatten())
+}
+
+fn bound(required: Required) -> String {
+    match required {
+        Required::AtLeast(bound) => format!(">= {bound}"),
+        Required::AtMost(bound) => format!("<= {bound}"),
+    }
+}
+
+fn verdict(required: Option<Required>, ratio: Option<Summary>) -> &'static str {
+    match (required, ratio) {
+        (None, _) => "",
+        (Some(_), None) => "missing",
+        (Some(required), Some(ratio)) if required.is_met_by(ratio.median) => "met",
+        (Some(_), Some(_)) => "not met",
+    }
+}
+
+/// Everything, for programs.
+pub(super) fn json(rows: &[Row], figures: &Figures, machine: &Machine) -> Value {
+    let figure = |((job, quantity), rounds): ((Job, Quantity), Vec<Option<f64>>)| {
+        json!({
+            "job": job.to_string(),
+            "quantity": quantity.to_string(),
+            "rounds": rounds,
+            "summary": summary_json(&rounds),
+        })
+    };
+    let row = |row: &Row| {
+        let ratios = figures.ratios(row.ours, row.comparison);
+        let other = row.comparison.other();
+        json!({
+            "section": title(row.section),
+            "label": row.label,
+            "against": other.map(|(_, name)| name),
+            "ours": row.ours.0.to_string(),
+            "theirs": other.map(|((job, _), _)| job.to_string()),
+            "quantity": row.ours.1.to_string(),
+            "ratio_rounds": ratios,
+            "ratio": summary_json(&ratios),
+            "required": row.required.map(bound),
+            "verdict": verdict(row.required, summary(&ratios)),
+            "missing": figures.reason(row),
+        })
+    };
+    json!({
+        "machine": machine.json(),
+        "rows": rows.iter().map(row).collect::<Vec<_>>(),
+        "figures": figures.all().map(figure).collect::<Vec<_>>(),
+    })
+}
+
+fn summary_json(rounds: &[Option<f64>]) -> Value {
+    summary(rounds).map_or(Value::Null, |summary| {
+        let Summary { median, low, high } = summary;
+        json!({ "median": median, "low": low, "high": high })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::rounds;
+    use crate::bench::subject::Transport;
+    use anyhow::bail;
+
+    const OURS: Job = Job::Exchange(Transport::Shm);
+    const THEIRS: Job = Job::Exchange(Transport::Gloo);
+    const ABSENT_ONE: Job = Job::Exchange(Transport::Grpc);
+
+    fn row(label: &str, ours: Job, comparison: Comparison, required: Required) -> Row {
+        Row {
+            section: Section::AllReduce,
+            label: label.to_owned(),
+            ours: (ours, Quantity::Seconds),
+            comparison,
+            required: Some(required),
+        }
+    }
+
+    fn found() -> (Vec<Row>, Figures) {
+        let against = Comparison::Cost((THEIRS, Quantity::Seconds), "gloo");
+        let rows = vec![
+            row("fast", OURS, against, Required::AtLeast(10.0)),
+            row("alone", OURS, Comparison::Alone, Required::AtMost(0.1)),
+            row("absent", ABSENT_ONE, against, Required::AtLeast(2.0)),
+        ];
+        let mut theirs = [8.0, 6.0].into_iter();
+        let figures = rounds::run(&[OURS, THEIRS, ABSENT_ONE], 2, |job| match job {
+            OURS => Ok(vec![(Quantity::Seconds, 0.5)]),
+            THEIRS => Ok(vec![(Quantity::Seconds, theirs.next().unwrap_or(0.0))]),
+            _ => bail!("no flag"),
+        });
+        (rows, figures.unwrap())
+    }
+
+    #[test]
+    fn the_table_has_figures_ratios_and_what_is_required() {
+        let (rows, figures) = found();
+        let text = text(&rows, &figures);
+        let words = |label: &str| -> Vec<String> {
+            let line = text.lines().find(|line| line.starts_with(label)).unwrap();
+            line.split_whitespace().map(str::to_owned).collect()
+        };
+        assert_eq!(words("fast").join(" "), "fast 0.500 0 gloo 7.00 14.3 14.0 12.0 16.0 >= 10 met");
+        assert_eq!(words("alone").join(" "), "alone 0.500 0 <= 0.1 not met");
+        assert!(words("absent").join(" ").ends_with(">= 2 missing"));
+        assert!(text.contains("all-reduce over grpc: no flag"), "{text}");
+    }
+
+    #[test]
+    fn the_json_has_every_round() {
+        let (rows, figures) = found();
+        let json = json(&rows, &figures, &Machine::here());
+        assert_eq!(json["rows"][0]["ratio_rounds"], json!([16.0, 12.0]));
+        assert_eq!(json["rows"][0]["ratio"]["median"], 14.0);
+        assert_eq!(json["rows"][2]["missing"], "all-reduce over grpc: no flag");
+        let gloo = json["figures"].as_array().unwrap().iter();
+        let gloo = gloo.clone().find(|one| one["job"] == "all-reduce over gloo").unwrap();
+        assert_eq!(gloo["rounds"], json!([8.0, 6.0]));
+    }
+}

@@ -1,0 +1,159 @@
+//! Runs all jobs, round after round, and keeps what they have found.
+//!
+//! Rounds are interleaved: what is compared runs within the same minute, so that a machine that is
+//! slow for a while is slow for both. Every other round goes backwards, so that nobody always runs
+//! first. Does not know how a job is run.
+
+use super::plan::{Comparison, Row};
+use super::subject::{Figure, Job, Quantity};
+use super::table::number;
+use crate::interrupt;
+use anyhow::ensure;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// A job that has failed so often is not tried again.
+const FAILURES_MAX: u32 = 2;
+
+/// Every figure of every round.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    rounds: usize,
+    /// A value for each round; none where the job failed in that round, or had its turn before.
+    values: BTreeMap<Figure, Vec<Option<f64>>>,
+    /// Why jobs failed, the last time that they did.
+    pub(super) failures: BTreeMap<Job, String>,
+}
+
+impl Figures {
+    fn put(&mut self, round: usize, job: Job, found: Vec<(Quantity, f64)>) {
+        for (quantity, value) in found {
+            let values = self.values.entry((job, quantity)).or_default();
+            values.resize(round + 1, None);
+            values[round] = Some(value);
+        }
+        self.rounds = self.rounds.max(round + 1);
+    }
+
+    /// All figures, in order, each with its value in each round.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Figure, Vec<Option<f64>>)> {
+        self.values.keys().map(|figure| (*figure, self.of(*figure)))
+    }
+
+    /// A figure's value in each round.
+    pub(super) fn of(&self, figure: Figure) -> Vec<Option<f64>> {
+        let mut values = self.values.get(&figure).cloned().unwrap_or_default();
+        values.resize(self.rounds, None);
+        values
+    }
+
+    /// A row's ratio in each round.
+    pub(super) fn ratios(&self, ours: Figure, comparison: Comparison) -> Vec<Option<f64>> {
+        let ours = self.of(ours);
+        let others = match comparison.other() {
+            Some((figure, _)) => self.of(figure),
+            None => vec![None; ours.len()],
+        };
+        let pairs = ours.into_iter().zip(others);
+        pairs.map(|(ours, other)| comparison.ratio(ours?, other)).collect()
+    }
+
+    /// Why a row is incomplete, if it is because a job of it failed.
+    pub(super) fn reason(&self, row: &Row) -> Option<String> {
+        let other = row.comparison.other().map(|((job, _), _)| job);
+        let jobs = [Some(row.ours.0), other];
+        let mut failed = jobs.into_iter().flatten();
+        failed.find_map(|job| Some(format!("{job}: {}", self.failures.get(&job)?)))
+    }
+}
+
+/// Runs the jobs. Where one fails, it is noted and the others go on; Ctrl-C is an error.
+pub(super) fn run(
+    jobs: &[Job],
+    rounds: usize,
+    mut measure: impl FnMut(Job) -> anyhow::Result<Vec<(Quantity, f64)>>,
+) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
+    let mut failures: BTreeMap<Job, u32> = BTreeMap::new();
+    for round in 0..rounds {
+        let mut order = jobs.to_vec();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for job in order {
+            let failed = failures.entry(job).or_default();
+            if *failed >= FAILURES_MAX || (job.is_once() && round > 0) {
+                continue;
+            }
+            let begun = Instant::now();
+            let outcome = measure(job);
+            ensure!(!interrupt::seen(), "interrupted");
+            let told = match outcome {
+                Ok(found) => {
+                    let first = found.first().map(|(quantity, value)| tell(*quantity, *value));
+                    figures.put(round, job, found);
+                    first.unwrap_or_default()
+                }
+                Err(error) => {
+                    *failed += 1;
+                    let reason = format!("{error:#}");
+                    figures.failures.insert(job, reason.clone());
+                    format!("failed: {reason}")
+                }
+            };
+            let seconds = begun.elapsed().as_secs();
+            println!("round {} of {rounds}, {job}: {told} ({seconds} s)", round + 1);
+        }
+    }
+    Ok(figures)
+}
+
+/// A figure in passing.
+fn tell(quantity: Quantity, value: f64) -> String {
+    match quantity {
+        Quantity::ImagesPerSecond => format!("{} images/s", number(value)),
+        Quantity::Milliseconds { .. } => "done".to_owned(),
+        other => format!("{} {other}", number(value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::subject::Transport;
+    use anyhow::bail;
+
+    const GOOD: Job = Job::Exchange(Transport::Shm);
+    const BAD: Job = Job::Exchange(Transport::Gloo);
+
+    #[test]
+    fn a_job_that_fails_does_not_stop_the_others_and_is_given_up() {
+        let mut calls = Vec::new();
+        let figures = run(&[GOOD, BAD, Job::LongRun], 3, |job| {
+            calls.push(job);
+            match job {
+                BAD => bail!("no such thing"),
+                _ => Ok(vec![(Quantity::Steps, calls.len() as f64)]),
+            }
+        })
+        .unwrap();
+        // Every other round goes backwards; the long run has one turn, a failure two.
+        assert_eq!(calls, [GOOD, BAD, Job::LongRun, BAD, GOOD, GOOD]);
+        assert_eq!(figures.of((GOOD, Quantity::Steps)), [Some(1.0), Some(5.0), Some(6.0)]);
+        assert_eq!(figures.of((Job::LongRun, Quantity::Steps)), [Some(3.0), None, None]);
+        assert_eq!(figures.of((BAD, Quantity::Steps)), [None; 3]);
+        assert_eq!(figures.failures[&BAD], "no such thing");
+    }
+
+    #[test]
+    fn ratios_are_of_one_round_each() {
+        let mut figures = Figures::default();
+        let figure = (GOOD, Quantity::Steps);
+        let other = (BAD, Quantity::Steps);
+        figures.put(0, GOOD, vec![(Quantity::Steps, 6.0)]);
+        figures.put(0, BAD, vec![(Quantity::Steps, 2.0)]);
+        figures.put(1, GOOD, vec![(Quantity::Steps, 4.0)]);
+        let ratios = figures.ratios(figure, Comparison::Rate(other, "theirs"));
+        assert_eq!(ratios, [Some(3.0), None]);
+    }
+}

@@ -1,0 +1,175 @@
+//! What can be measured: jobs, and the quantities that they find. The words of the tables and of
+//! bench.json are here.
+//!
+//! Does not know what is compared with what (`plan.rs`), nor how a job is run.
+
+use super::Collective;
+use std::fmt;
+
+/// Floats of a small vector, of the default model's gradient, and of a large one: 4 KB, 3.9 MB,
+/// 67 MB. The transports' own benchmark measures the same.
+pub(super) const LENGTHS: [u64; 3] = [1_000, 973_624, 16_777_216];
+
+/// Bytes of a float.
+pub(super) const FLOAT: u64 = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum System {
+    Lockstep(Collective),
+    /// DistributedDataParallel as it comes.
+    PyTorch,
+    /// The same with MKL's AVX-512 path unlocked and with memory that malloc keeps.
+    PyTorchTuned,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Precision {
+    F32,
+    Bf16,
+}
+
+/// Whole processes that train the default model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Training {
+    pub(super) system: System,
+    pub(super) precision: Precision,
+    /// Images per worker and step.
+    pub(super) batch_size: u32,
+    pub(super) workers: u32,
+    /// Of each worker.
+    pub(super) threads: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Transport {
+    Shm,
+    Grpc,
+    Gloo,
+}
+
+/// One thing to run, in one go; it gives one or more figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Job {
+    Training(Training),
+    /// All sizes of an all-reduce over a transport.
+    Exchange(Transport),
+    /// A long run of a small model.
+    LongRun,
+}
+
+impl Job {
+    /// Whether once is enough: the long run takes its own time.
+    pub(super) fn is_once(self) -> bool {
+        self == Job::LongRun
+    }
+}
+
+/// What a job's figure is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Quantity {
+    ImagesPerSecond,
+    /// How long was measured.
+    Seconds,
+    /// The largest of any worker.
+    PeakMegabytes,
+    /// The coordinator's processor time over the training time.
+    CoordinatorShare,
+    /// Of one all-reduce. `fresh`: after every member has just written its vector, as in training.
+    Milliseconds {
+        members: u32,
+        bytes: u64,
+        fresh: bool,
+    },
+    /// What the worker's heap (memory that no file backs) has grown by, from step 100 to the end.
+    HeapGrowthMegabytes,
+    /// The same of all that is resident.
+    ResidentGrowthMegabytes,
+    Steps,
+}
+
+/// A figure: a job, and which of its quantities.
+pub(super) type Figure = (Job, Quantity);
+
+impl Training {
+    /// A training whose workers share the cores.
+    pub(super) fn sharing(
+        cores: u32,
+        system: System,
+        precision: Precision,
+        batch_size: u32,
+        workers: u32,
+    ) -> Training {
+        Training { system, precision, batch_size, workers, threads: (cores / workers).max(1) }
+    }
+
+    /// As the table has it; the collective is named where it is not the one that was asked for.
+    pub(super) fn label(&self, usual: Collective) -> String {
+        let workers = if self.workers == 1 { "worker" } else { "workers" };
+        let over = match self.system {
+            System::Lockstep(collective) if collective != usual => format!(", {collective}"),
+            _ => String::new(),
+        };
+        let Training { precision, batch_size, workers: count, .. } = self;
+        format!("{precision} batch {batch_size}, {count} {workers}{over}")
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        })
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Shm => "shm",
+            Transport::Grpc => "grpc",
+            Transport::Gloo => "gloo",
+        })
+    }
+}
+
+impl fmt::Display for System {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            System::Lockstep(collective) => write!(f, "Lockstep ({collective})"),
+            System::PyTorch => f.write_str("DDP"),
+            System::PyTorchTuned => f.write_str("DDP tuned"),
+        }
+    }
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Job::Training(Training { system, precision, batch_size, workers, threads }) => write!(
+                f,
+                "{system}, {precision}, batch {batch_size}, {workers} x {threads} threads"
+            ),
+            Job::Exchange(transport) => write!(f, "all-reduce over {transport}"),
+            Job::LongRun => f.write_str("long run of a small model"),
+        }
+    }
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Quantity::ImagesPerSecond => f.write_str("images_per_second"),
+            Quantity::Seconds => f.write_str("seconds"),
+            Quantity::PeakMegabytes => f.write_str("worker_peak_mb"),
+            Quantity::CoordinatorShare => f.write_str("coordinator_share_of_a_core"),
+            Quantity::Milliseconds { members, bytes, fresh } => {
+                let how = if *fresh { "fresh" } else { "as_is" };
+                write!(f, "ms_{members}_members_{bytes}_bytes_{how}")
+            }
+            Quantity::HeapGrowthMegabytes => f.write_str("heap_growth_mb"),
+            Quantity::ResidentGrowthMegabytes => f.write_str("resident_growth_mb"),
+            Quantity::Steps => f.write_str("steps"),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! A full PyTorch for the benchmarks, in `.torch/`: the same version as our libtorch, from the
+//! same index, for the python3 of this machine. Nothing but `cargo xtask bench` fetches or uses it.
+//!
+//! The folder has `site/`, to be named in PYTHONPATH, and a stamp. It appears complete
+//! (`staging.rs`). The CUDA libraries come along, on machines without a GPU too: the wheel's Python
+//! part is linked with them and does not load without.
+
+use crate::libtorch::VERSION;
+use crate::python::{self, Dependencies, requirements_in};
+use crate::staging::{Scratch, entries, lock, replace, sweep};
+use crate::{prerequisites, workspace};
+use anyhow::{Context, ensure};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Holds versions, as `torch 2.11.0, Python 3.12`: a wheel serves one version of Python.
+const STAMP: &str = "version";
+
+/// The room that a fetch takes at its peak, in bytes: the wheels, then their contents.
+const PEAK_BYTES: u64 = 8_000_000_000;
+
+/// The way out for who cannot fetch it.
+const INSTEAD: &str = "leave the comparison to another machine";
+
+/// Packages that torch's own metadata asks for and that nothing here loads: compilers for GPUs and
+/// bindings to them, 0.7 GB.
+const NOT_NEEDED: [&str; 2] = ["triton", "cuda-bindings"];
+
+/// Makes sure that PyTorch is in place, and returns the folder for PYTHONPATH.
+pub(super) fn ensure() -> anyhow::Result<PathBuf> {
+    prerequisites::platform()?;
+    prerequisites::python(INSTEAD)?;
+    let destination = workspace::root().join(".torch");
+    let stamp = format!("torch {VERSION}, Python {}", python_version()?);
+    if installed(&destination, &stamp) {
+        println!("{stamp} is in place");
+    } else {
+        fetch(&destination, &stamp)?;
+    }
+    Ok(destination.join("site"))
+}
+
+fn installed(folder: &Path, stamp: &str) -> bool {
+    fs::read_to_string(folder.join(STAMP)).is_ok_and(|found| found.trim() == stamp)
+        && folder.join("site/torch/__init__.py").is_file()
+}
+
+/// Major and minor version of python3.
+fn python_version() -> anyhow::Result<String> {
+    let script = "import sys; print('%d.%d' % sys.version_info[:2])";
+    let output =
+        Command::new("python3").args(["-c", script]).output().context("cannot start python3")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn fetch(destination: &Path, stamp: &str) -> anyhow::Result<()> {
+    let parent = destination.parent().context("the place of PyTorch has no parent folder")?;
+    let lock = lock(parent)?;
+    if installed(destination, stamp) {
+        return Ok(()); // Another one has fetched it while this one waited.
+    }
+    if lock.is_some() {
+        sweep(destination);
+    }
+    prerequisites::disk_space(parent, PEAK_BYTES, INSTEAD)?;
+    println!("fetching {stamp} into {} (2.4 GB)", destination.display());
+    let scratch = Scratch::create(destination)?;
+    let staged = scratch.folder("torch")?;
+    let site = scratch.folder("torch/site")?;
+    python::install(&[format!("torch=={VERSION}")], Dependencies::Leave, &site, INSTEAD)?;
+    python::install(&needed(&metadata(&site)?), Dependencies::Follow, &site, INSTEAD)?;
+    check(&site)?;
+    fs::write(staged.join(STAMP), format!("{stamp}\n")).context("cannot write PyTorch's stamp")?;
+    replace(destination, &staged, &scratch.path.join("previous"))?;
+    println!("{stamp} is in place");
+    Ok(())
+}
+
+/// What the installed torch says of itself.
+fn metadata(site: &Path) -> anyhow::Result<String> {
+    let about_torch = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.starts_with("torch-") && name.ends_with(".dist-info")
+    };
+    let folder = entries(site)?.into_iter().find(about_torch);
+    let file = folder.context("the wheel of torch has no dist-info")?.join("METADATA");
+    fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// What torch asks for, without its options and without what is not needed here.
+fn needed(metadata: &str) -> Vec<String> {
+    let name = |line: &str| -> String {
+        line.chars().take_while(|c| c.is_alphanumeric() || "-_.".contains(*c)).collect()
+    };
+    let wanted =
+        |line: &&str| !line.contains("extra ==") && !NOT_NEEDED.contains(&name(line).as_str());
+    requirements_in(metadata).filter(wanted).map(str::to_owned).collect()
+}
+
+/// It must load, and be the version that was asked for.
+fn check(site: &Path) -> anyhow::Result<()> {
+    let script = "import torch, torch.distributed as d; assert d.is_gloo_available(); \
+                  print(torch.__version__)";
+    let output = Command::new("python3")
+        .args(["-s", "-c", script])
+        .env("PYTHONPATH", site)
+        .output()
+        .context("cannot start python3")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let last = complaint.lines().last().unwrap_or_default();
+    ensure!(output.status.success(), "the fetched PyTorch does not load: {last}");
+    let version = String::from_utf8_lossy(&output.stdout);
+    ensure!(version.starts_with(VERSION), "PyTorch {VERSION} was fetched and {version} came");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_torch_needs_is_what_it_asks_for_but_options_and_gpu_compilers() {
+        let metadata = "Name: torch\n\
+             Requires-Dist: sympy>=1.13.3\n\
+             Requires-Dist: cuda-toolkit[cublas]==13.0.2; platform_system == \"Linux\"\n\
+             Requires-Dist: cuda-bindings<14,>=13.0.3; platform_system == \"Linux\"\n\
+             Requires-Dist: triton==3.6.0; platform_system == \"Linux\"\n\
+             Requires-Dist: optree>=0.13.0; extra == \"optree\"\n";
+        let expected =
+            ["sympy>=1.13.3", "cuda-toolkit[cublas]==13.0.2; platform_system == \"Linux\""];
+        assert_eq!(needed(metadata), expected);
+    }
+
+    #[test]
+    fn a_pytorch_counts_as_installed_by_its_stamp() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("site/torch")).unwrap();
+        fs::write(folder.path().join("site/torch/__init__.py"), "").unwrap();
+        assert!(!installed(folder.path(), "torch 2"));
+        fs::write(folder.path().join(STAMP), "torch 2\n").unwrap();
+        assert!(installed(folder.path(), "torch 2"));
+        assert!(!installed(folder.path(), "torch 3"));
+    }
+}

@@ -1,0 +1,133 @@
+//! Folders that appear complete or not at all: made in a scratch folder beside their place, and
+//! put there by one rename. Whatever interrupts the making leaves no folder or the one before.
+//!
+//! Does not know what is in the folders.
+
+use crate::interrupt;
+use anyhow::{Context, ensure};
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{io, process, thread};
+
+/// How long another set-up in the same folder is waited for.
+const LOCK_WAIT: Duration = Duration::from_mins(30);
+const LOCK_POLL: Duration = Duration::from_millis(200);
+
+/// The paths in a folder, in order.
+pub(crate) fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let read =
+        || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+    let mut entries = read().with_context(|| format!("cannot list {}", folder.display()))?;
+    entries.sort();
+    Ok(entries)
+}
+
+/// Puts `staged` at `destination`; what was there goes to `previous`, so that it is never half
+/// overwritten.
+pub(crate) fn replace(destination: &Path, staged: &Path, previous: &Path) -> anyhow::Result<()> {
+    if fs::symlink_metadata(destination).is_ok() {
+        fs::rename(destination, previous)
+            .with_context(|| format!("cannot move the old {} aside", destination.display()))?;
+    }
+    fs::rename(staged, destination)
+        .with_context(|| format!("cannot put what was fetched at {}", destination.display()))
+}
+
+/// The folder in which a fetch takes place: beside the destination, so that a rename can end it;
+/// gone with its value.
+pub(crate) struct Scratch {
+    pub(crate) path: PathBuf,
+}
+
+impl Scratch {
+    pub(crate) fn create(destination: &Path) -> anyhow::Result<Scratch> {
+        let path = beside(destination, &process::id().to_string());
+        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Scratch { path })
+    }
+
+    pub(crate) fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let folder = self.path.join(name);
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        Ok(folder)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed now is swept by the next fetch.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// The sibling of `destination` that has `-suffix` after its name.
+fn beside(destination: &Path, suffix: &str) -> PathBuf {
+    let mut name = destination.file_name().unwrap_or_default().to_owned();
+    name.push(format!("-{suffix}"));
+    destination.with_file_name(name)
+}
+
+/// Removes the scratch folders of fetches that were killed. Only for who holds the lock: none of
+/// them is in use then.
+pub(crate) fn sweep(destination: &Path) {
+    let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else {
+        return;
+    };
+    let prefix = format!("{}-", name.display());
+    for entry in entries(parent).unwrap_or_default() {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.strip_prefix(&prefix).is_some_and(|rest| rest.parse::<u32>().is_ok()) {
+            let _ = fs::remove_dir_all(entry);
+        }
+    }
+}
+
+/// Locks `folder` against other set-ups until the returned file is dropped; none where the file
+/// system has no locks.
+pub(crate) fn lock(folder: &Path) -> anyhow::Result<Option<File>> {
+    let file = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::Error(_)) => return Ok(None),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !told {
+            println!("waiting for another set-up in {}", folder.display());
+            told = true;
+        }
+        ensure!(!interrupt::seen(), "interrupted");
+        ensure!(Instant::now() < deadline, "another set-up in {} does not end", folder.display());
+        thread::sleep(LOCK_POLL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_takes_scratch_folders_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["libtorch", "libtorch-123", "libtorch-mine", "other-123"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        sweep(&folder.path().join("libtorch"));
+        let left = ["libtorch", "libtorch-mine", "other-123"].map(|name| folder.path().join(name));
+        assert_eq!(entries(folder.path()).unwrap(), left);
+    }
+
+    #[test]
+    fn one_set_up_at_a_time_works_in_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        let other = File::open(folder.path()).unwrap();
+        assert!(held.is_none() || other.try_lock().is_err());
+        drop(held);
+        assert!(other.try_lock().is_ok());
+    }
+}

@@ -1,0 +1,50 @@
+//! The data set is not there or not the right one, and there is no network to get it from.
+
+use std::{fs, path::Path};
+
+use crate::harness::{Place, coordinator_at};
+
+fn offline(place: &Place, words: &[&str]) {
+    let data_dir = place.path("mnist");
+    let flags = format!("--workers 1 --spawn --offline --data-dir {}", data_dir.display());
+    coordinator_at(place, &flags).wait().failed_with(words);
+    assert!(!place.run_dir.exists(), "a run that cannot begin leaves nothing behind");
+}
+
+/// The set in a folder of its own, by links but for the first file, which can be spoilt.
+fn mnist_to_spoil(folder: &Path) -> std::path::PathBuf {
+    fs::create_dir(folder).unwrap();
+    let source = data::default_dir();
+    data::fetch::ensure(&source, false).unwrap();
+    for file in &data::FILES[1..] {
+        std::os::unix::fs::symlink(source.join(file.name), folder.join(file.name)).unwrap();
+    }
+    let first = data::FILES[0].name;
+    fs::copy(source.join(first), folder.join(first)).unwrap();
+    folder.join(first)
+}
+
+#[test]
+fn it_is_missing() {
+    let place = Place::new();
+    offline(&place, &[data::FILES[0].name, "missing", "fetch it while online"]);
+}
+
+#[test]
+fn it_is_truncated() {
+    let place = Place::new();
+    let path = mnist_to_spoil(&place.path("mnist"));
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(1000).unwrap();
+    offline(&place, &[path.to_str().unwrap(), "truncated", "1000 found", "delete it"]);
+}
+
+#[test]
+fn one_byte_is_wrong() {
+    let place = Place::new();
+    let path = mnist_to_spoil(&place.path("mnist"));
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[12_345] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    offline(&place, &[path.to_str().unwrap(), "sha256", "delete it"]);
+}

@@ -1,0 +1,142 @@
+//! Flags that cannot be meant: one line says which and what to do instead.
+
+use std::{net::TcpListener, path::Path};
+
+use crate::harness::{Place, coordinator, coordinator_at, worker};
+
+/// A port where nobody listens: it was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn numbers_out_of_range() {
+    let place = Place::new();
+    let cases = [
+        ("--workers 0", "from 1 to 4096"),
+        ("--workers 1000000", "from 1 to 4096"),
+        ("--workers 4294967296", "4294967296"),
+        ("--workers -1", "-1"),
+        ("--workers four", "four"),
+        ("--workers 3 --shards 2", "raise --shards or lower --workers"),
+        ("--shards 0", "from 1 to 4096"),
+        ("--shards 99999", "from 1 to 4096"),
+        ("--epochs 0", "from 1 to 1000000"),
+        ("--epochs 4000000000", "from 1 to 1000000"),
+        ("--batch-size 0", "from 1 to 60000"),
+        ("--batch-size 60001", "from 1 to 60000"),
+        ("--hidden-dim 0", "from 1 to 65536"),
+        ("--hidden-dim 4294967295", "from 1 to 65536"),
+        ("--latent-dim 0", "from 1 to 65536"),
+        ("--latent-dim 99999999", "from 1 to 65536"),
+        ("--train-images 0", "from 1 to 60000"),
+        ("--train-images 60001", "from 1 to 60000"),
+        ("--test-images 0", "from 1 to 10000"),
+        ("--test-images 10001", "from 1 to 10000"),
+        ("--checkpoint-every-epochs 0", "from 1 to 1000000"),
+        ("--keep-checkpoints 0", "from 1 to 1000000"),
+        ("--verify-every -1", "-1"),
+        ("--seed -1", "-1"),
+        ("--seed 18446744073709551616", "18446744073709551616"),
+        ("--learning-rate 0", "positive"),
+        ("--learning-rate nan", "positive"),
+        ("--learning-rate inf", "positive"),
+        ("--beta -0.5", "not negative"),
+        ("--beta nan", "not negative"),
+        ("--dead-after-seconds 0", "from 0.5 to 86400"),
+        ("--dead-after-seconds nan", "from 0.5 to 86400"),
+        ("--join-timeout-seconds 1e300", "from 0.5 to 86400"),
+        ("--likelihood poisson", "poisson"),
+        ("--collective pigeon", "pigeon"),
+    ];
+    for (flags, words) in cases {
+        let flag = flags.split(' ').next().unwrap();
+        // A flag and its value as one word, for values that look like flags.
+        let joined = flags.replacen(&format!("{flag} "), &format!("{flag}="), 1);
+        coordinator_at(&place, &joined).wait().failed_with(&[flag, words]);
+    }
+    assert!(!place.run_dir.exists(), "a run that cannot begin leaves nothing behind");
+}
+
+#[test]
+fn sizes_that_do_not_fit_into_memory() {
+    let place = Place::new();
+    let words = ["memory", "lower --hidden-dim"];
+    coordinator_at(&place, "--workers 1 --hidden-dim 65536").wait().failed_with(&words);
+    let many = "--workers 4096 --batch-size 60000 --spawn";
+    coordinator_at(&place, many).wait().failed_with(&words);
+}
+
+#[test]
+fn an_address_that_others_could_reach() {
+    let place = Place::new();
+    coordinator(&place, "--listen nowhere").wait().failed_with(&["--listen", "nowhere"]);
+    for listen in ["0.0.0.0:0", "[::]:0", "192.0.2.1:50051"] {
+        let flags = format!("--listen {listen}");
+        coordinator(&place, &flags).wait().failed_with(&[listen, "loopback", "127.0.0.1"]);
+    }
+}
+
+#[test]
+fn a_port_that_is_taken() {
+    let place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let words = [&address[..], "cannot listen", "choose another --listen"];
+    coordinator(&place, &format!("--listen {address}")).wait().failed_with(&words);
+}
+
+#[test]
+fn a_coordinator_that_is_no_url() {
+    for url in ["nonsense", "http://", "127.0.0.1:50051", "https://127.0.0.1:1", "ftp://x:1", ""] {
+        worker(url, "").wait().failed_with(&["--coordinator", "http://127.0.0.1:50051"]);
+    }
+}
+
+#[test]
+fn a_coordinator_that_cannot_be_reached() {
+    let url = format!("http://127.0.0.1:{}", free_port());
+    let exit = worker(&url, "--join-timeout-seconds 1").wait();
+    let exit = exit.failed_with(&[&url, "within 1 s", "start vae-coordinator"]);
+    let countdown = |line: &str| line.contains("waiting for a coordinator") && line.contains(&url);
+    assert!(exit.lines().any(countdown), "{exit}");
+}
+
+#[test]
+fn numbers_out_of_range_for_a_worker() {
+    for flags in ["--threads=0", "--threads=1000000", "--rank=-1", "--join-timeout-seconds=soon"] {
+        let flag = flags.split('=').next().unwrap();
+        worker("http://127.0.0.1:1", flags).wait().failed_with(&[flag]);
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there() {
+    for device in ["abacus", "cuda:many", "cuda:-1"] {
+        let words = ["--device", device, "auto, cpu, cuda or cuda:N"];
+        worker("http://127.0.0.1:1", &format!("--device {device}")).wait().failed_with(&words);
+    }
+    let device = if Path::new("/dev/nvidia0").exists() { "cuda:99" } else { "cuda" };
+    let words = ["--device cuda:", "use --device cpu"];
+    worker("http://127.0.0.1:1", &format!("--device {device}")).wait().failed_with(&words);
+}
+
+#[test]
+fn a_learning_rate_that_destroys_the_model() {
+    let place = Place::new();
+    let flags = "--workers 2 --spawn --epochs 3 --train-images 600 --test-images 20 \
+                 --hidden-dim 8 --latent-dim 2 --learning-rate 1e30";
+    let words = ["not finite", "lower --learning-rate"];
+    coordinator_at(&place, flags).wait().failed_with(&words);
+}
+
+/// The one step of this run computes its loss before it destroys the model.
+#[test]
+fn a_learning_rate_that_destroys_the_model_in_the_last_step() {
+    let place = Place::new();
+    let flags = "--workers 1 --spawn --epochs 1 --train-images 60 --test-images 20 \
+                 --hidden-dim 8 --latent-dim 2 --learning-rate 1e30";
+    let words = ["not finite", "lower --learning-rate"];
+    coordinator_at(&place, flags).wait().failed_with(&words);
+    assert!(!place.file("summary.json").exists());
+}

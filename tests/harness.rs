@@ -1,0 +1,89 @@
+//! What the scenarios stand on: fresh binaries, real processes in temporary folders, and waits
+//! for conditions with a deadline.
+//!
+//! Start at [`Place`], a folder for one run, and [`Process`], one running program. Nothing here
+//! knows what a scenario expects.
+
+mod fleet;
+mod place;
+mod process;
+mod raw;
+mod reference;
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+pub(crate) use fleet::{Fleet, coordinator, coordinator_at, worker};
+pub(crate) use place::{Place, assert_same_tensors};
+pub(crate) use process::{Exit, Process};
+pub(crate) use raw::{Raw, hello};
+pub(crate) use reference::{STEPS_PER_EPOCH, reference};
+use rustix::process::Pid;
+
+/// A wait that is longer is a hang, also on a machine that has other things to do.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
+
+/// Time between two looks at a condition that nothing announces.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A job of a second or so. An epoch has 94 steps; its last one is short and leaves one of the
+/// four shards without images.
+pub(crate) const SMALL: &str = "--shards 4 --batch-size 16 --train-images 6000 --test-images 200 \
+                                --hidden-dim 64 --latent-dim 8 --seed 7";
+
+/// More epochs than anybody waits for: such a run is in the middle whenever it is looked at.
+pub(crate) const ENDLESS: &str = "--epochs 100000";
+
+/// The folder with this build's programs, which are built now if they are not fresh.
+fn programs() -> &'static PathBuf {
+    static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAMS.get_or_init(|| {
+        // A test executable is target/<profile>/deps/<name>.
+        let me = std::env::current_exe().unwrap();
+        let folder = me.ancestors().nth(2).unwrap().to_owned();
+        let profile = match folder.file_name().unwrap().to_str().unwrap() {
+            "debug" => "dev",
+            name => name,
+        };
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--package", "coordinator", "--package", "worker"])
+            .args(["--bins", "--profile", profile, "--target-dir"])
+            .arg(folder.parent().unwrap())
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .unwrap();
+        assert!(built.success(), "the programs cannot be built");
+        folder
+    })
+}
+
+/// Waits until `done` holds.
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < DEADLINE, "{what}: not so within the deadline");
+        thread::sleep(POLL);
+    }
+}
+
+/// The processes that a process has started, and theirs.
+pub(crate) fn descendants(id: u32) -> Vec<Pid> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // "id (name) state parent ...": the name may hold anything, so begin after it.
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
+        if parent == Some(&id.to_string()) {
+            let child = entry.file_name().to_string_lossy().parse::<u32>().unwrap_or_default();
+            found.extend(Pid::from_raw(child.cast_signed()));
+            found.extend(descendants(child));
+        }
+    }
+    found
+}

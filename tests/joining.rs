@@ -1,0 +1,85 @@
+//! Workers that cannot take part, and those that do not come.
+
+use protocol::{PROTOCOL_VERSION, wire::Hello};
+use rustix::process::Signal;
+use tonic::Code;
+
+use crate::{
+    harness::{ENDLESS, Fleet, Place, Raw, SMALL, assert_same_tensors, hello, reference, worker},
+    stop::resumes_to_the_same_bits,
+};
+
+/// A run of two whose rank 0 has come.
+fn half_full(place: &Place) -> Fleet {
+    let mut fleet = Fleet::without_workers(place, &format!("{SMALL} --workers 2 --epochs 1"));
+    fleet.add("--rank 0 --threads 1");
+    fleet.coordinator.wait_for_line("Rank 0 joined");
+    fleet
+}
+
+/// Those who were turned away have not disturbed the run.
+fn completes_with_the_same_bits(place: &Place, mut fleet: Fleet) {
+    fleet.add("--threads 1");
+    fleet.completed();
+    assert_same_tensors(&place.newest(), &reference(1));
+}
+
+#[test]
+fn a_rank_that_is_taken_or_does_not_exist() {
+    let place = Place::new();
+    let fleet = half_full(&place);
+    let words = ["refused this worker", "rank 0 is taken", "choose another --rank"];
+    worker(&fleet.url, "--rank 0").wait().failed_with(&words);
+    let words = ["rank 2 does not exist", "2 workers", "0 to 1"];
+    worker(&fleet.url, "--rank 2").wait().failed_with(&words);
+    worker(&fleet.url, "--rank 4294967295").wait().failed_with(&["rank 4294967295"]);
+    completes_with_the_same_bits(&place, fleet);
+}
+
+#[test]
+fn another_version_of_the_protocol() {
+    let place = Place::new();
+    let fleet = half_full(&place);
+    let newer = Hello { protocol_version: PROTOCOL_VERSION + 1, ..hello() };
+    let refusal = Raw::join(&fleet.url, newer).unwrap_err();
+    assert_eq!(refusal.code(), Code::FailedPrecondition);
+    for words in ["protocol version 1", "the worker 2", "one build"] {
+        assert!(refusal.message().contains(words), "{refusal}");
+    }
+    completes_with_the_same_bits(&place, fleet);
+}
+
+#[test]
+fn a_worker_that_computes_other_bits() {
+    let place = Place::new();
+    let fleet = half_full(&place);
+    let refusal = Raw::join(&fleet.url, hello()).unwrap().hear().unwrap_err();
+    assert_eq!(refusal.code(), Code::FailedPrecondition);
+    for words in ["abacus/beads/whole", "the run on cpu/", "--allow-mixed-devices"] {
+        assert!(refusal.message().contains(words), "{refusal}");
+    }
+    completes_with_the_same_bits(&place, fleet);
+}
+
+#[test]
+fn more_workers_than_ranks() {
+    let place = Place::new();
+    let mut fleet = Fleet::start(&place, 2, &format!("{SMALL} {ENDLESS}"));
+    fleet.coordinator.wait_for_line("(2/2)");
+    worker(&fleet.url, "").wait().failed_with(&["refused this worker"]);
+    fleet.wait_for_progress(&place);
+    worker(&fleet.url, "").wait().failed_with(&["refused this worker", "under way"]);
+    fleet.coordinator.signal(Signal::INT);
+    let (coordinator, _) = fleet.wait();
+    coordinator.exited_with(130);
+    resumes_to_the_same_bits(&place, 2);
+}
+
+#[test]
+fn workers_that_never_come() {
+    let place = Place::new();
+    let flags = "--workers 2 --join-timeout-seconds 1";
+    let fleet = Fleet::without_workers(&place, flags);
+    let words = ["only 0 of 2 workers", "within 1 s", "vae-worker", "lower --workers"];
+    fleet.coordinator.wait().failed_with(&words);
+}

@@ -1,0 +1,21 @@
+//! Scenarios over real processes: coordinators and workers as a user starts them, some of them
+//! killed, frozen, badly configured or lied to.
+//!
+//! One file is one story; [`harness`] starts and ends the processes. To read one first, take
+//! [`train`], then [`kill_worker`].
+
+mod bad_data;
+mod bad_flags;
+mod bad_run_dir;
+mod damaged_checkpoint;
+mod dataset;
+mod full_disk;
+mod harness;
+mod hostile_peers;
+mod joining;
+mod kill_coordinator;
+mod kill_worker;
+mod resume;
+mod same_bits;
+mod stop;
+mod train;

@@ -1,0 +1,87 @@
+//! A person stops a run in the middle of an epoch, and has it go on later.
+
+use rustix::process::Signal;
+
+use crate::harness::{
+    ENDLESS, Fleet, Place, SMALL, STEPS_PER_EPOCH, assert_same_tensors, coordinator_at, reference,
+};
+
+/// Resumes what was stopped to the end of the epoch after the one in hand, and compares.
+#[track_caller]
+pub(crate) fn resumes_to_the_same_bits(place: &Place, workers: u32) {
+    let epochs = place.newest().metadata.step / STEPS_PER_EPOCH + 1;
+    let flags = format!("--resume --epochs {epochs} --workers {workers} --spawn");
+    coordinator_at(place, &flags).wait().succeeded();
+    assert_same_tensors(&place.newest(), &reference(epochs));
+    let counted = place.summary()["images_counted"].clone();
+    assert_eq!(counted, serde_json::Value::from(vec![6000; epochs as usize]));
+}
+
+fn stopped_by(signal: Signal, exit_code: i32) {
+    let place = Place::new();
+    // No checkpoint is due: the one that is found was written because of the signal.
+    let flags = format!("{SMALL} {ENDLESS} --checkpoint-every-epochs 100000");
+    let mut fleet = Fleet::start(&place, 2, &flags);
+    fleet.wait_for_progress(&place);
+    fleet.coordinator.signal(signal);
+    let (coordinator, workers) = fleet.wait();
+    let coordinator = coordinator.exited_with(exit_code);
+    assert!(coordinator.text().contains("go on with: vae-coordinator --resume"), "{coordinator}");
+    workers.into_iter().for_each(|worker| drop(worker.succeeded()));
+
+    let step = place.newest().metadata.step;
+    assert!(step >= place.step(), "no step is lost");
+    assert_eq!(place.checkpoints().len(), 1);
+    resumes_to_the_same_bits(&place, 3);
+}
+
+#[test]
+fn by_sigint() {
+    stopped_by(Signal::INT, 130);
+}
+
+#[test]
+fn by_sigterm() {
+    stopped_by(Signal::TERM, 143);
+}
+
+/// As a service manager does, or Ctrl-C in a terminal where all of them run.
+#[test]
+fn by_a_signal_to_all_processes_at_once() {
+    let place = Place::new();
+    let mut fleet = Fleet::start(&place, 2, &format!("{SMALL} {ENDLESS}"));
+    fleet.wait_for_progress(&place);
+    fleet.workers.iter().for_each(|worker| worker.signal(Signal::TERM));
+    fleet.coordinator.signal(Signal::TERM);
+    let (coordinator, workers) = fleet.wait();
+    coordinator.exited_with(143);
+    workers.into_iter().for_each(|worker| drop(worker.succeeded()));
+    resumes_to_the_same_bits(&place, 2);
+}
+
+#[test]
+fn before_the_workers_have_come() {
+    let place = Place::new();
+    let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} --workers 2 --epochs 1"));
+    fleet.add("--threads 1");
+    fleet.coordinator.wait_for_line("Rank 0 joined");
+    fleet.coordinator.signal(Signal::INT);
+    let (coordinator, workers) = fleet.wait();
+    coordinator.exited_with(130);
+    workers.into_iter().for_each(|worker| drop(worker.succeeded()));
+}
+
+/// A worker that goes before the run begins makes room for another.
+#[test]
+fn a_worker_before_the_run_begins() {
+    let place = Place::new();
+    let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} --workers 2 --epochs 1"));
+    fleet.add("--rank 0 --threads 1");
+    fleet.workers[0].wait_for_line("joined");
+    // Its handler is there once the data is; until then the signal ends it anyway.
+    fleet.workers[0].signal(Signal::TERM);
+    fleet.workers.remove(0).wait();
+    (0..2).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
+    fleet.completed();
+    assert_same_tensors(&place.newest(), &reference(1));
+}
