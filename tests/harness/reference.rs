@@ -1,6 +1,6 @@
 //! The bits that the job [`SMALL`] must give, after any number of epochs.
 
-use std::sync::OnceLock;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use checkpoint::Checkpoint;
 
@@ -9,16 +9,18 @@ use super::{Place, SMALL, coordinator_at};
 /// Steps in an epoch of [`SMALL`].
 pub(crate) const STEPS_PER_EPOCH: u64 = 94;
 
-/// Epochs whose checkpoints are kept; what goes further is computed when it is asked for.
+/// Epochs that are computed once for all; what goes further is computed when it is asked for.
 const EPOCHS: u64 = 12;
 
 /// The checkpoint after so many epochs of [`SMALL`], computed by one worker without a break.
 pub(crate) fn reference(epochs: u64) -> Checkpoint {
-    static RUN: OnceLock<Place> = OnceLock::new();
-    if epochs <= EPOCHS {
-        return RUN.get_or_init(|| undisturbed(EPOCHS)).checkpoint(epochs * STEPS_PER_EPOCH);
-    }
-    undisturbed(epochs).newest()
+    // Not the folder itself: what is static is never dropped.
+    static CHECKPOINTS: OnceLock<BTreeMap<u64, Checkpoint>> = OnceLock::new();
+    let all = CHECKPOINTS.get_or_init(|| {
+        let place = undisturbed(EPOCHS);
+        (1..=EPOCHS).map(|epoch| (epoch, place.checkpoint(epoch * STEPS_PER_EPOCH))).collect()
+    });
+    all.get(&epochs).cloned().unwrap_or_else(|| undisturbed(epochs).newest())
 }
 
 fn undisturbed(epochs: u64) -> Place {

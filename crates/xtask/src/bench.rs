@@ -136,7 +136,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     let rounds = if options.quick { 1 } else { usize::from(options.rounds) };
     let figures = rounds::run(&jobs, rounds, |job| bench.measure(job))?;
     let text = format!(
-        "{}\nMedians of {rounds} rounds.\n{}",
+        "{}\nRounds: {rounds}; medians, and the largest distance from them.\n{}",
         machine.describe(),
         report::text(&rows, &figures)
     );

@@ -3,6 +3,7 @@
 
 use super::process::{self, Process};
 use super::procfs::{self, Memory};
+use super::statistics::Summary;
 use super::subject::{Precision, Training};
 use super::{Collective, machine};
 use anyhow::{Context, ensure};
@@ -23,7 +24,7 @@ const SECONDS_AIM: f64 = 4.0;
 const GUESS_IMAGES_PER_SECOND_AND_CORE: f64 = 25_000.0;
 
 /// How long a run of a few seconds may take, and a long one.
-const RUN_BOUND: Duration = Duration::from_mins(3);
+const RUN_BOUND: Duration = Duration::from_mins(5);
 const LONG_RUN_BOUND: Duration = Duration::from_mins(5);
 /// How long a coordinator may take to say where it listens; it checks the data set first, and
 /// fetches it in the first run.
@@ -129,15 +130,15 @@ impl Lockstep {
         Ok(Shown { images_per_second, seconds, worker_peak_bytes, coordinator_share })
     }
 
-    /// Trains a small model for many steps, and compares the memory of each worker at its first
-    /// steps with that at its last.
+    /// Trains a small model for many steps, and compares each worker's memory early with that at
+    /// the end; the larger growth counts.
     pub(super) fn train_long(&self) -> anyhow::Result<Growth> {
         let mut flags: Vec<String> = LONG_RUN_FLAGS.map(str::to_owned).into();
         flags.push("--offline".to_owned());
         let mut run = Run::start(self, &flags, LONG_RUN_WORKERS, 1)?;
         let folder = run.run_dir();
         let steps = u64::from(LONG_RUN_EPOCHS) * 50;
-        let mut readings: Vec<Option<(Memory, Memory)>> = vec![None; run.processes.len()];
+        let mut readings: Vec<Vec<Memory>> = vec![Vec::new(); run.processes.len()];
         let mut last_step = 0;
         process::wait(&mut run.processes, LONG_RUN_BOUND, |processes| {
             let step = step(&folder).unwrap_or(0);
@@ -146,15 +147,16 @@ impl Lockstep {
                 return;
             }
             last_step = step;
-            for (reading, worker) in readings.iter_mut().zip(processes).skip(1) {
-                let Some(now) = procfs::memory(worker.id()) else { continue };
-                *reading = Some((reading.map_or(now, |(first, _)| first), now));
+            for (readings, worker) in readings.iter_mut().zip(processes).skip(1) {
+                readings.extend(procfs::memory(worker.id()));
             }
         })?;
         let grown = |of: fn(&Memory) -> u64| {
-            let growths =
-                readings.iter().flatten().map(|(first, last)| of(last) as f64 - of(first) as f64);
-            growths.reduce(f64::max).context("no worker could be read while it trained")
+            let workers = readings.iter().skip(1);
+            let growths = workers.map(|one| growth(one.iter().map(|memory| of(memory) as f64)));
+            let growths: Option<Vec<f64>> = growths.collect();
+            let largest = growths.and_then(|growths| growths.into_iter().reduce(f64::max));
+            largest.context("the workers were not seen often enough while they trained")
         };
         Ok(Growth {
             heap_bytes: grown(|memory| memory.anonymous)?,
@@ -261,6 +263,15 @@ fn parse_summary(text: &str) -> Option<(f64, f64)> {
     Some((rate, images / rate))
 }
 
+/// The median of the last quarter of the readings less that of the first: a leader's memory goes up
+/// and down with every checkpoint, and a single reading would show that instead.
+fn growth(readings: impl Iterator<Item = f64>) -> Option<f64> {
+    let readings: Vec<f64> = readings.collect();
+    let quarter = readings.len() / 4;
+    let median = |readings: &[f64]| Some(Summary::of(readings.iter().copied())?.median);
+    Some(median(&readings[readings.len() - quarter..])? - median(&readings[..quarter])?)
+}
+
 fn guess(training: Training) -> u32 {
     let cores = (training.workers * training.threads).min(machine::cores());
     epochs_for(GUESS_IMAGES_PER_SECOND_AND_CORE * f64::from(cores))
@@ -308,6 +319,14 @@ mod tests {
             r#"{"train_images_per_second": 30000.0, "images_counted": [60000, 60000], "steps": 9}"#;
         assert_eq!(parse_summary(summary), Some((30_000.0, 4.0)));
         assert_eq!(parse_summary(r#"{"train_images_per_second": 0.0}"#), None);
+    }
+
+    #[test]
+    fn growth_is_what_stays_and_not_what_comes_and_goes() {
+        let saw = |rise: f64| (0..100_u8).map(move |n| f64::from(n % 5) + rise * f64::from(n));
+        assert_eq!(growth(saw(0.0)), Some(0.0));
+        assert_eq!(growth(saw(1.0)), Some(75.0));
+        assert_eq!(growth([1.0, 2.0].into_iter()), None);
     }
 
     #[test]

@@ -31,7 +31,7 @@ const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 440.0;
 const LEFT: f64 = 74.0;
 /// Room for the lines' names, which stand at their ends.
-const RIGHT: f64 = 190.0;
+const RIGHT: f64 = 120.0;
 const TOP: f64 = 70.0;
 const BOTTOM: f64 = 56.0;
 /// The distance that names keep from each other.
@@ -118,7 +118,10 @@ impl Axes {
             );
         }
         let last = points.last().map_or(LEFT, |point| self.x(point.x));
-        svg + &text(last + 12.0, name_y + 4.5, "start", &format!("fill=\"{colour}\""), name)
+        // A white seam keeps the grid off the letters.
+        let style =
+            format!("fill=\"{colour}\" stroke=\"#fff\" stroke-width=\"4\" paint-order=\"stroke\"");
+        svg + &text(last + 12.0, name_y + 4.5, "start", &style, name)
     }
 }
 

@@ -80,7 +80,8 @@ pub(super) enum Quantity {
         bytes: u64,
         fresh: bool,
     },
-    /// What the worker's heap (memory that no file backs) has grown by, from step 100 to the end.
+    /// What the worker's heap (memory that no file backs) has grown by, from the early steps (the
+    /// first quarter of the run after step 100) to the last quarter.
     HeapGrowthMegabytes,
     /// The same of all that is resident.
     ResidentGrowthMegabytes,

@@ -130,6 +130,10 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/model/src/blas.rs", "defines the symbol that MKL asks for the CPU's vendor"),
     (
         "crates/transport/src/shm/memory.rs",
+        "maps memory that other processes map too, and hands out slices of it",
+    ),
+    (
+        "crates/transport/src/shm/memory.rs",
         "maps the segment that members on one host share, and hands out slices of it",
     ),
 ];
