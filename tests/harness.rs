@@ -52,8 +52,10 @@ fn programs() -> &'static PathBuf {
             name => name,
         };
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "coordinator", "--package", "worker"])
-            .args(["--bins", "--profile", profile, "--target-dir"])
+            // The whole workspace, as `cargo xtask test` does: another choice of packages would
+            // have other features, and so be compiled once more.
+            .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile])
+            .arg("--target-dir")
             .arg(folder.parent().unwrap())
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
