@@ -19,11 +19,12 @@ const AFTERMATH: Duration = Duration::from_secs(1);
 const WORKERS: u32 = 3;
 
 /// A run that is in the middle of training.
-fn in_the_middle(place: &Place) -> Fleet {
+fn in_the_middle(place: &Place, collective: &str) -> Fleet {
     let dead_after = DEAD_AFTER.as_secs();
     // No checkpoint is due: the one that is found was written because of what happened.
     let flags = format!(
-        "{SMALL} {ENDLESS} --checkpoint-every-epochs 100000 --dead-after-seconds {dead_after}"
+        "{SMALL} {ENDLESS} --checkpoint-every-epochs 100000 --dead-after-seconds {dead_after} \
+         --collective {collective}"
     );
     let mut fleet = Fleet::start(place, WORKERS, &flags);
     fleet.wait_for_progress(place);
@@ -39,9 +40,9 @@ fn ends_in_time(coordinator: Process, survivors: Vec<Process>, words: &[&str]) {
     }
 }
 
-fn killed(rank: usize) {
+fn killed(rank: usize, collective: &str) {
     let place = Place::new();
-    let mut fleet = in_the_middle(&place);
+    let mut fleet = in_the_middle(&place, collective);
     let victim = fleet.workers.remove(rank);
     let step = place.step();
     victim.signal(Signal::KILL);
@@ -53,17 +54,19 @@ fn killed(rank: usize) {
 
 #[test]
 fn rank_zero_is_killed() {
-    killed(0);
+    killed(0, "grpc");
+    killed(0, "shm");
 }
 
 #[test]
 fn another_rank_is_killed() {
-    killed(2);
+    killed(2, "grpc");
+    killed(2, "shm");
 }
 
-fn frozen(rank: usize) {
+fn frozen(rank: usize, collective: &str) {
     let place = Place::new();
-    let mut fleet = in_the_middle(&place);
+    let mut fleet = in_the_middle(&place, collective);
     let victim = fleet.workers.remove(rank);
     victim.signal(Signal::STOP);
     let words = [&format!("rank {rank} is gone"), "no sign of life"];
@@ -76,12 +79,12 @@ fn frozen(rank: usize) {
 
 #[test]
 fn rank_zero_is_frozen() {
-    frozen(0);
+    frozen(0, "shm");
 }
 
 #[test]
 fn another_rank_is_frozen() {
-    frozen(1);
+    frozen(1, "grpc");
 }
 
 /// A process that the coordinator started is not left behind, frozen as it is.

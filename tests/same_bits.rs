@@ -16,14 +16,33 @@ fn assert_same(ours: &Place, theirs: &Place) {
     assert_same_tensors(&ours.newest(), &theirs.newest());
 }
 
-#[test]
-fn one_to_four_workers_give_the_same_bits() {
-    let flags = format!("{SMALL} --epochs 2");
+fn one_to_four_workers_give_the_same_bits(collective: &str) {
+    let flags = format!("{SMALL} --epochs 2 --collective {collective}");
     let places = [1, 2, 3, 4].map(|workers| spawned(workers, &flags));
     for place in &places {
         assert_same(place, &places[0]);
         assert_same_tensors(&place.newest(), &reference(2));
     }
+}
+
+#[test]
+fn one_to_four_workers_give_the_same_bits_over_grpc() {
+    one_to_four_workers_give_the_same_bits("grpc");
+}
+
+#[test]
+fn one_to_four_workers_give_the_same_bits_through_shared_memory() {
+    one_to_four_workers_give_the_same_bits("shm");
+}
+
+#[test]
+fn one_to_three_workers_give_the_same_bits_in_bf16() {
+    let flags = format!("{SMALL} --epochs 1 --precision bf16");
+    let places = [1, 2, 3].map(|workers| spawned(workers, &flags));
+    for place in &places {
+        assert_same(place, &places[0]);
+    }
+    assert_ne!(places[0].newest().sha256, reference(1).sha256);
 }
 
 #[test]

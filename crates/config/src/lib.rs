@@ -109,6 +109,8 @@ pub enum Collective {
     Auto,
     /// Streams between the members.
     Grpc,
+    /// Shared memory; all members are on one host.
+    Shm,
 }
 
 /// A training field in which two configurations differ.

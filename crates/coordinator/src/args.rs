@@ -142,6 +142,8 @@ pub(crate) enum CollectiveArg {
     Auto,
     /// Streams between the workers
     Grpc,
+    /// Memory that the workers share; they must be on one host
+    Shm,
 }
 
 /// How log lines are written.
@@ -192,6 +194,7 @@ impl Args {
                 collective: match o.collective {
                     CollectiveArg::Auto => Collective::Auto,
                     CollectiveArg::Grpc => Collective::Grpc,
+                    CollectiveArg::Shm => Collective::Shm,
                 },
                 verify_every: o.verify_every,
                 checkpoint_every_epochs: o.checkpoint_every_epochs,

@@ -2,12 +2,13 @@
 //! decides. All state of a running coordinator is here, in one task.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use collective::{Generation, Rank};
+use config::{Collective, Precision};
 use membership::{Command, Engine, Event, Join, Loss, Member, Outcome, Settings, WorkerId};
 use protocol::{
     convert::printable,
@@ -52,6 +53,8 @@ pub(crate) struct Connection {
     outbound: mpsc::Sender<Result<CoordinatorMessage, Status>>,
     address: String,
     host: String,
+    /// Equal for workers that can share memory; empty for one that cannot.
+    memory_domain: String,
 }
 
 impl Connection {
@@ -60,7 +63,7 @@ impl Connection {
         outbound: mpsc::Sender<Result<CoordinatorMessage, Status>>,
     ) -> Self {
         let (address, host) = (printable(&hello.all_reduce_address), printable(&hello.host));
-        Self { outbound, address, host }
+        Self { outbound, address, host, memory_domain: printable(&hello.memory_domain) }
     }
 
     /// Sends, or gives up: a worker that does not take in its messages will fall silent too.
@@ -84,7 +87,8 @@ pub(crate) struct Control<'a> {
     epoch: Instant,
     connections: HashMap<WorkerId, Connection>,
     ranks: HashMap<WorkerId, Rank>,
-    members: HashSet<WorkerId>,
+    /// In rank order; the first leads.
+    members: Vec<WorkerId>,
     outcome: Option<Outcome>,
     /// Why the run directory cannot be written; the run then stops.
     broken: Option<anyhow::Error>,
@@ -119,7 +123,7 @@ impl<'a> Control<'a> {
             epoch: Instant::now(),
             connections: HashMap::new(),
             ranks: HashMap::new(),
-            members: HashSet::new(),
+            members: Vec::new(),
             outcome: None,
             broken: None,
         })
@@ -173,8 +177,12 @@ impl<'a> Control<'a> {
 
     fn take_in(&mut self, input: Input) {
         match input {
-            Input::Joined(worker, join, connection) => {
+            Input::Joined(worker, mut join, connection) => {
                 self.connections.insert(worker, connection);
+                // How a worker computes bf16 products says nothing about a run in f32.
+                if self.launch.config().training.precision == Precision::F32 {
+                    join.fingerprint.precision = "f32".into();
+                }
                 self.decide(Event::Joined(worker, join));
             }
             Input::Message(worker, body) => self.message(worker, body),
@@ -212,6 +220,7 @@ impl<'a> Control<'a> {
             Said::Failed(failed) => Event::Failed(worker, (&failed).into()),
             Said::Report(report) => return self.report(worker, &report),
             Said::EpochReport(report) => return self.epoch_report(worker, &report),
+            Said::Segment(segment) => return self.announce(worker, segment),
             Said::Hello(_) => {
                 return self.expel(worker, &Status::invalid_argument("a second hello"));
             }
@@ -339,7 +348,42 @@ impl<'a> Control<'a> {
             }
         };
         let members = members.iter().map(member).collect();
-        self.tell_members(&Body::Start(wire::Start { generation: generation.0, members }));
+        let transport = match self.transport() {
+            Ok(transport) => transport.into(),
+            Err(error) => {
+                self.broken = Some(error);
+                return self.finish(Outcome::Interrupted(collective::Step(self.record.step())));
+            }
+        };
+        let start = wire::Start { generation: generation.0, members, transport };
+        self.tell_members(&Body::Start(start));
+    }
+
+    /// How the members exchange gradients: through memory if they can share it, unless the
+    /// user says otherwise.
+    fn transport(&self) -> Result<wire::Transport> {
+        let domain = |worker| self.connections.get(worker).map(|c| c.memory_domain.as_str());
+        let first = self.members.first().and_then(domain).filter(|domain| !domain.is_empty());
+        let shared = first.is_some() && self.members.iter().all(|m| domain(m) == first);
+        match self.launch.config().operation.collective {
+            Collective::Auto | Collective::Shm if shared => Ok(wire::Transport::Shm),
+            Collective::Auto | Collective::Grpc => Ok(wire::Transport::Grpc),
+            Collective::Shm => Err(anyhow!(
+                "--collective shm needs all workers on one host, as one user and in one \
+                 container: use --collective auto or grpc"
+            )),
+        }
+    }
+
+    /// Tells the others where the leader's segment is.
+    fn announce(&self, worker: WorkerId, segment: wire::Segment) {
+        if let Some((leader, others)) = self.members.split_first()
+            && *leader == worker
+        {
+            let rendezvous = printable(&segment.rendezvous);
+            let segment = Body::Segment(wire::Segment { rendezvous, ..segment });
+            others.iter().for_each(|other| self.tell(*other, segment.clone()));
+        }
     }
 
     fn finish(&mut self, outcome: Outcome) {

@@ -10,4 +10,55 @@ pub mod grpc;
 #[cfg(target_os = "linux")]
 pub mod shm;
 
-pub use grpc::{Abort, ConnectError, Endpoint, Group, Grpc, Peer};
+use collective::AllReduce;
+
+pub use grpc::{ConnectError, Endpoint, Group, Grpc, Peer};
+
+/// A generation that this member is connected to.
+pub struct Connected {
+    /// For the training thread.
+    pub collective: Box<dyn AllReduce + Send>,
+    /// Ends the generation from outside that thread.
+    pub abort: Abort,
+}
+
+impl std::fmt::Debug for Connected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connected").field("abort", &self.abort).finish_non_exhaustive()
+    }
+}
+
+/// Ends a generation from outside its training thread, over whichever transport.
+#[derive(Clone, Debug)]
+pub enum Abort {
+    /// Of a generation connected by streams.
+    Grpc(grpc::Abort),
+    /// Of a generation that shares memory.
+    #[cfg(target_os = "linux")]
+    Shm(shm::Abort),
+}
+
+impl Abort {
+    /// Makes the current round, or else the next one, end with
+    /// [`collective::Interrupted::Aborted`].
+    pub async fn abort(&self) {
+        match self {
+            Self::Grpc(abort) => abort.abort().await,
+            #[cfg(target_os = "linux")]
+            Self::Shm(abort) => abort.abort(),
+        }
+    }
+}
+
+impl From<Grpc> for Connected {
+    fn from(grpc: Grpc) -> Self {
+        Self { abort: Abort::Grpc(grpc.abort_handle()), collective: Box::new(grpc) }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl From<shm::Shm> for Connected {
+    fn from(shm: shm::Shm) -> Self {
+        Self { abort: Abort::Shm(shm.abort_handle()), collective: Box::new(shm) }
+    }
+}

@@ -73,6 +73,19 @@ pub use exchange::{Abort, Shm};
 pub use rendezvous::{ParseRendezvousError, RENDEZVOUS_BYTES_MAX, Rendezvous};
 pub use segment::{Segment, SegmentError};
 
+impl From<&crate::Group> for Group {
+    fn from(group: &crate::Group) -> Self {
+        Self {
+            run_id: group.run_id.clone(),
+            generation: group.generation,
+            shards: group.shards,
+            length: group.length,
+            rank: group.rank,
+            shares: group.peers.iter().map(|peer| peer.share).collect(),
+        }
+    }
+}
+
 /// A generation whose members share a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {

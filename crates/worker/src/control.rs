@@ -23,6 +23,8 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+use crate::generation;
+
 /// Messages to the coordinator that wait to be sent.
 const OUTBOUND_MESSAGES: usize = 256;
 
@@ -101,6 +103,7 @@ pub(crate) async fn join(
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         all_reduce_address: address.to_string(),
         fingerprint: Some(fingerprint.into()),
+        memory_domain: generation::memory_domain(),
     };
     outbound.send(WorkerMessage { body: Some(Body::Hello(hello)) }).await?;
     let answer = async {

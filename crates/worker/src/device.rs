@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use config::ModelConfig;
+use config::{Precision, Training};
 use membership::Fingerprint;
 use model::{Model, Vae, blas, vae_autograd};
 use tch::{Cuda, Device};
@@ -67,15 +67,18 @@ pub(crate) fn fingerprint(device: Device) -> Fingerprint {
     Fingerprint {
         device,
         instruction_set,
-        precision: "f32".into(),
+        // The run decides between f32 and bf16; only with bf16 does this say something.
+        precision: blas::precision_name(Precision::Bf16).into(),
         libtorch: LIBTORCH_VERSION.into(),
     }
 }
 
 /// The model on the device.
-pub(crate) fn model(config: &ModelConfig, device: Device) -> Result<Box<dyn Model>> {
-    Ok(match device {
-        Device::Cpu => Box::new(Vae::new(config)?),
-        device => Box::new(vae_autograd(config, device)?),
+pub(crate) fn model(training: &Training, device: Device) -> Result<Box<dyn Model>> {
+    let config = &training.model;
+    Ok(match (device, training.precision) {
+        (Device::Cpu, precision) => Box::new(Vae::with_precision(config, precision)?),
+        (device, Precision::F32) => Box::new(vae_autograd(config, device)?),
+        (_, Precision::Bf16) => bail!("--precision bf16 is for CPUs so far: use --precision f32"),
     })
 }

@@ -9,24 +9,24 @@ use model::{Model as _, Vae};
 use protocol::{
     convert::printable,
     wire::{
-        CoordinatorMessage, Failed, Heartbeat, Leaving, Ready, Saved, Start, WorkerMessage,
-        coordinator_message::Body as Told, worker_message::Body as Said,
+        CoordinatorMessage, Failed, Heartbeat, Leaving, Ready, Saved, Start, Transport,
+        WorkerMessage, coordinator_message::Body as Told, worker_message::Body as Said,
     },
 };
 use tch::Device;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinHandle,
 };
-use transport::{Abort, ConnectError, Endpoint, Group, Grpc, Peer};
+use transport::{Abort, Connected, Endpoint, Group, Peer};
 
 use crate::{
     args::Args,
     bridge::{Assignment, Bridge, Event, Order, Shared},
     control::{self, Joined},
-    dataset, device, training,
+    dataset, device, generation, training,
 };
 
 /// How long the training thread may take to finish what it has in hand at the end.
@@ -119,16 +119,27 @@ enum Phase {
     /// In none.
     Idle,
     /// Connecting to the other members.
-    Connecting(Generation, Vec<Rank>, u32, JoinHandle<Result<Grpc, ConnectError>>),
+    Connecting(Connecting),
     /// Training.
     Training(Generation, Abort),
+}
+
+/// A generation that is being connected.
+#[derive(Debug)]
+struct Connecting {
+    generation: Generation,
+    ranks: Vec<Rank>,
+    threads: u32,
+    task: JoinHandle<Result<Connected>>,
+    /// Takes where the leader's segment is, if this member waits for it.
+    rendezvous: Option<oneshot::Sender<String>>,
 }
 
 /// What wakes the session.
 enum Wake {
     Told(Result<Option<CoordinatorMessage>, tonic::Status>),
     Trained(Option<Event>),
-    Connected(Result<Grpc, String>),
+    Connected(Result<Connected, String>),
     Signalled,
 }
 
@@ -159,7 +170,7 @@ impl Session {
                 Wake::Trained(Some(event)) => self.pass_on(event, &mut failure).await?,
                 Wake::Trained(None) if failure.is_none() => bail!("the training thread is gone"),
                 Wake::Trained(None) => {}
-                Wake::Connected(result) => self.connected(result).await?,
+                Wake::Connected(result) => self.connected(result),
                 Wake::Signalled if leaving => bail!("stopped by a second signal"),
                 Wake::Signalled => {
                     leaving = true;
@@ -173,8 +184,8 @@ impl Session {
     async fn wake(&mut self, interrupt: &mut Signal, terminate: &mut Signal) -> Wake {
         let connecting = async {
             match &mut self.phase {
-                Phase::Connecting(.., task) => match task.await {
-                    Ok(result) => result.map_err(|error| error.to_string()),
+                Phase::Connecting(connecting) => match (&mut connecting.task).await {
+                    Ok(result) => result.map_err(|error| format!("{error:#}")),
                     Err(error) => Err(error.to_string()),
                 },
                 _ => std::future::pending().await,
@@ -204,17 +215,24 @@ impl Session {
                 self.bridge.shared.request(Control::PAUSE);
             }
             Told::Abort(abort) if self.is_in(abort.generation) => {
-                if let Phase::Connecting(.., task) = &self.phase {
-                    task.abort();
+                if let Phase::Connecting(connecting) = &self.phase {
+                    connecting.task.abort();
                     self.phase = Phase::Idle;
                     self.bridge.order(Order::Report("the generation was ended".into()));
                 } else {
                     self.end_generation().await;
                 }
             }
+            Told::Segment(segment) if self.is_in(segment.generation) => {
+                if let Phase::Connecting(connecting) = &mut self.phase
+                    && let Some(waiting) = connecting.rendezvous.take()
+                {
+                    let _gave_up = waiting.send(segment.rendezvous);
+                }
+            }
             Told::Persist(_) => self.bridge.order(Order::Persist),
             // A word about a generation that is over for this worker.
-            Told::Pause(_) | Told::Abort(_) => {}
+            Told::Pause(_) | Told::Abort(_) | Told::Segment(_) => {}
             Told::Welcome(_) | Told::Finish(_) => bail!("the coordinator broke the protocol"),
         }
         Ok(())
@@ -223,7 +241,8 @@ impl Session {
     fn is_in(&self, generation: u64) -> bool {
         match &self.phase {
             Phase::Idle => false,
-            Phase::Connecting(current, ..) | Phase::Training(current, _) => current.0 == generation,
+            Phase::Connecting(Connecting { generation: current, .. })
+            | Phase::Training(current, _) => current.0 == generation,
         }
     }
 
@@ -239,21 +258,31 @@ impl Session {
             Ok(Peer { share: Share::from(member), address })
         };
         let peers: Vec<Peer> = start.members.iter().map(peer).collect::<Result<_>>()?;
-        let generation = Generation(start.generation);
+        let number = Generation(start.generation);
         self.bridge.shared.begin_generation(start.generation);
-        let ranks = peers.iter().map(|peer| peer.share.rank).collect();
+        let ranks: Vec<Rank> = peers.iter().map(|peer| peer.share.rank).collect();
         let threads = self.threads.unwrap_or_else(|| self.fair_share(start));
         let group = Group {
             run_id: self.joined.welcome.run_id.clone(),
-            generation,
+            generation: number,
             shards: self.joined.config.training.shards,
             length: self.length,
             rank: self.joined.rank,
             peers,
         };
-        let endpoint = self.endpoint.clone();
-        let task = tokio::spawn(async move { endpoint.connect(&group).await });
-        self.phase = Phase::Connecting(generation, ranks, threads, task);
+        let (rendezvous, announced) = oneshot::channel();
+        let leads = ranks.first() == Some(&self.joined.rank);
+        let task = match start.transport() {
+            Transport::Grpc => tokio::spawn(generation::over_grpc(self.endpoint.clone(), group)),
+            Transport::Shm if leads => {
+                tokio::spawn(generation::share_segment(group, self.joined.outbound.clone()))
+            }
+            Transport::Shm => tokio::spawn(generation::open_segment(group, announced)),
+            Transport::Unspecified => bail!("the coordinator asked for an unknown transport"),
+        };
+        let rendezvous = Some(rendezvous);
+        self.phase =
+            Phase::Connecting(Connecting { generation: number, ranks, threads, task, rendezvous });
         Ok(())
     }
 
@@ -267,19 +296,19 @@ impl Session {
         u32::try_from(share.max(1)).unwrap_or(1)
     }
 
-    async fn connected(&mut self, result: Result<Grpc, String>) -> Result<()> {
+    fn connected(&mut self, result: Result<Connected, String>) {
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
-        let Phase::Connecting(generation, ranks, threads, _) = phase else { return Ok(()) };
+        let Phase::Connecting(Connecting { generation, ranks, threads, .. }) = phase else {
+            return;
+        };
         match result {
-            Ok(grpc) => {
-                self.phase = Phase::Training(generation, grpc.abort_handle());
-                let collective = Box::new(grpc);
+            Ok(Connected { collective, abort }) => {
+                self.phase = Phase::Training(generation, abort);
                 let assignment = Assignment { generation, collective, ranks, threads };
                 self.bridge.order(Order::Train(Box::new(assignment)));
             }
             Err(reason) => self.bridge.order(Order::Report(reason)),
         }
-        Ok(())
     }
 
     /// Has the training thread stop in the middle of a step.

@@ -110,7 +110,7 @@ fn train(
 fn build(setup: &Setup) -> Result<Trainer> {
     let training = &setup.config.training;
     tch::manual_seed(0);
-    let mut model = device::model(&training.model, setup.device)?;
+    let mut model = device::model(training, setup.device)?;
     model.reserve(training.batch_size as usize)?;
     let data = dataset::load(&setup.data_dir, training)?;
     let settings = trainer::Settings {
