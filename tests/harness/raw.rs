@@ -26,6 +26,7 @@ pub(crate) fn hello() -> Hello {
             precision: "whole".into(),
             libtorch: "0".into(),
         }),
+        ..Hello::default()
     }
 }
 
