@@ -23,7 +23,11 @@ fn metadata(step: u64) -> Metadata {
         step,
         seed: 42,
         configuration: r#"{"shards":4,"note":"a \"quoted\" one"}"#.into(),
-        ledger: vec![EpochLedger { images: 60_000, index_sum: 1_799_970_000 }],
+        ledger: vec![EpochLedger {
+            images: 60_000,
+            index_sum: 1_799_970_000,
+            loss_terms: vec![0.1, -2.5e300],
+        }],
     }
 }
 

@@ -108,7 +108,7 @@ proptest! {
         ledger in prop::collection::vec(any::<(u64, u64)>(), 0..4),
     ) {
         let (_root, directory) = folder();
-        let ledger = ledger.into_iter().map(|(images, index_sum)| EpochLedger { images, index_sum });
+        let ledger = ledger.into_iter().map(|(images, index_sum)| EpochLedger { images, index_sum, loss_terms: vec![images as f64 / 3.0] });
         let metadata = Metadata { run_id, step, seed, configuration, ledger: ledger.collect() };
         let owned: Vec<_> = values
             .iter()
