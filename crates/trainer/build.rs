@@ -1,11 +1,10 @@
-//! Lets examples and tests find libtorch without LD_LIBRARY_PATH.
+//! Lets this crate's tests and examples find libtorch without LD_LIBRARY_PATH, and libtorch
+//! find what the crate model exports for it.
 
 fn main() {
     println!("cargo:rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
-        println!("cargo:rustc-link-arg-examples=-Wl,-rpath,{lib}");
-        println!(
-            "cargo:rustc-link-arg-examples=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true"
-        );
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
     }
+    println!("cargo:rustc-link-arg=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true");
 }
