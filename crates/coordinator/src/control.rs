@@ -331,8 +331,7 @@ impl<'a> Control<'a> {
     fn start(&mut self, generation: Generation, members: &[Member]) {
         // The number is used up before anybody hears of it.
         if let Err(error) = self.run_dir.journal_generation(generation) {
-            self.broken = Some(error);
-            return self.finish(Outcome::Interrupted(collective::Step(self.record.step())));
+            return self.break_off(error);
         }
         tracing::info!(generation = generation.0, members = members.len(), "generation starts");
         self.console.begin(self.record.step(), self.record.steps());
@@ -350,13 +349,16 @@ impl<'a> Control<'a> {
         let members = members.iter().map(member).collect();
         let transport = match self.transport() {
             Ok(transport) => transport.into(),
-            Err(error) => {
-                self.broken = Some(error);
-                return self.finish(Outcome::Interrupted(collective::Step(self.record.step())));
-            }
+            Err(error) => return self.break_off(error),
         };
         let start = wire::Start { generation: generation.0, members, transport };
         self.tell_members(&Body::Start(start));
+    }
+
+    /// Ends the run before its generation has begun, for an error of the coordinator's own.
+    fn break_off(&mut self, error: anyhow::Error) {
+        self.broken = Some(error);
+        self.finish(Outcome::Interrupted(collective::Step(self.record.step())));
     }
 
     /// How the members exchange gradients: through memory if they can share it, unless the

@@ -185,7 +185,7 @@ impl Record {
 
     /// What a person reads at the end of a run.
     pub(crate) fn closing_words(&self, run_dir: &RunDir) -> Result<String> {
-        let newest = run_dir.checkpoints().list()?.into_iter().next_back().map(|(_, path)| path);
+        let newest = run_dir.checkpoints().list()?.pop().map(|(_, path)| path);
         let mut words = format!(
             "Done: {} steps, test loss {:.2} nats per image, {:.0} images/s",
             self.steps(),

@@ -44,8 +44,8 @@ pub use objective::{vae_autograd, vae_objective};
 pub use state::State;
 pub use vae::Vae;
 
-/// How many sums a model reports for a batch.
-pub const TERMS: usize = 3;
+/// How many sums a model reports for a batch: as many as the members exchange.
+pub use collective::TERMS;
 
 /// Sums over the images of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use bytes::{Buf as _, Bytes};
-use data::{Mnist, RawFile};
+use data::{DataError, Mnist, RawFile};
 use protocol::wire::{FetchDatasetRequest, coordinator_client::CoordinatorClient};
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
@@ -15,16 +15,28 @@ use tonic::transport::Channel;
 /// Chunks that wait to be written.
 const CHUNKS: usize = 8;
 
-/// Makes sure that the four files are in `dir`, fetching them from the coordinator if not.
-pub(crate) async fn ensure(dir: PathBuf, client: CoordinatorClient<Channel>) -> Result<PathBuf> {
-    let local = dir.clone();
-    let loaded = tokio::task::spawn_blocking(move || {
-        data::FILES.iter().try_for_each(|file| data::verify(&local.join(file.name), file))
-    });
-    let Err(reason) = loaded.await? else { return Ok(dir) };
-    tracing::info!("fetching the data set from the coordinator, since {reason}");
-    fetch(&dir, client).await.context("cannot fetch the data set from the coordinator")?;
-    Ok(dir)
+/// Loads the set from `dir`, fetched from the coordinator if it is not there, and cuts it to
+/// the run's first images.
+pub(crate) async fn load(
+    dir: PathBuf,
+    client: CoordinatorClient<Channel>,
+    training: &config::Training,
+) -> Result<Mnist> {
+    let mut mnist = match read(dir.clone()).await? {
+        Ok(mnist) => mnist,
+        Err(reason) => {
+            tracing::info!("fetching the data set from the coordinator, since {reason}");
+            fetch(&dir, client).await.context("cannot fetch the data set from the coordinator")?;
+            read(dir).await??
+        }
+    };
+    mnist.train.truncate(training.train_images as usize);
+    mnist.test.truncate(training.test_images as usize);
+    Ok(mnist)
+}
+
+async fn read(dir: PathBuf) -> Result<Result<Mnist, DataError>> {
+    Ok(tokio::task::spawn_blocking(move || Mnist::load(&dir)).await?)
 }
 
 async fn fetch(dir: &Path, mut client: CoordinatorClient<Channel>) -> Result<()> {
@@ -59,7 +71,7 @@ async fn fetch(dir: &Path, mut client: CoordinatorClient<Channel>) -> Result<()>
 struct Download {
     file: &'static str,
     chunks: mpsc::Sender<Bytes>,
-    stored: tokio::task::JoinHandle<Result<(), data::DataError>>,
+    stored: tokio::task::JoinHandle<Result<(), DataError>>,
 }
 
 impl Download {
@@ -99,12 +111,4 @@ impl Read for ChunkReader {
         self.chunk.copy_to_slice(&mut out[..count]);
         Ok(count)
     }
-}
-
-/// Loads the set, cut to the run's first images.
-pub(crate) fn load(dir: &Path, training: &config::Training) -> Result<Mnist> {
-    let mut mnist = Mnist::load(dir)?;
-    mnist.train.truncate(training.train_images as usize);
-    mnist.test.truncate(training.test_images as usize);
-    Ok(mnist)
 }

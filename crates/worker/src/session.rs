@@ -68,13 +68,13 @@ async fn take_part(args: &Args, device: Device) -> Result<()> {
     tokio::spawn(endpoint.clone().serve(listener, std::future::pending()));
 
     let data_dir = args.data_dir.clone().unwrap_or_else(data::default_dir);
-    let data_dir = dataset::ensure(data_dir, client).await?;
+    let data = Arc::new(dataset::load(data_dir, client, training).await?);
     let setup = training::Setup {
         rank: joined.rank,
         run_id: joined.welcome.run_id.clone(),
         config: joined.config.clone(),
         device,
-        data_dir,
+        data,
         run_dir: PathBuf::from(&joined.welcome.run_directory),
         checkpoint: joined.welcome.checkpoint.as_ref().map(PathBuf::from),
     };

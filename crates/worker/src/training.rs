@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use checkpoint::Tensor;
 use collective::{Interrupted, Rank, Step};
 use config::RunConfig;
+use data::Mnist;
 use membership::{Failure, Standing};
 use model::{Adam, Layout, State};
 use tch::Device;
@@ -17,7 +18,7 @@ use trainer::{EpochLedger, Ledger, TrainError, Trainer};
 
 use crate::{
     bridge::{Assignment, Event, Order, Trainee},
-    dataset, device,
+    device,
     reporter::Reporter,
     writer::Writer,
 };
@@ -29,7 +30,8 @@ pub(crate) struct Setup {
     pub(crate) run_id: String,
     pub(crate) config: RunConfig,
     pub(crate) device: Device,
-    pub(crate) data_dir: PathBuf,
+    /// Cut to the run's first images.
+    pub(crate) data: Arc<Mnist>,
     pub(crate) run_dir: PathBuf,
     /// The checkpoint to begin from; from the seed if none.
     pub(crate) checkpoint: Option<PathBuf>,
@@ -62,7 +64,7 @@ fn work(setup: Setup, trainee: &Trainee) -> Result<()> {
             }
         }
     }
-    writer.map_or(Ok(()), |writer| writer.finish())
+    writer.map_or(Ok(()), |mut writer| writer.flush())
 }
 
 fn say_ready(trainer: &Trainer, interrupted: Option<String>, trainee: &Trainee) {
@@ -109,10 +111,8 @@ fn train(
 
 fn build(setup: &Setup) -> Result<Trainer> {
     let training = &setup.config.training;
-    tch::manual_seed(0);
     let mut model = device::model(training, setup.device)?;
     model.reserve(training.batch_size as usize)?;
-    let data = dataset::load(&setup.data_dir, training)?;
     let settings = trainer::Settings {
         seed: training.seed,
         shards: training.shards,
@@ -121,7 +121,7 @@ fn build(setup: &Setup) -> Result<Trainer> {
         verify_every: setup.config.operation.verify_every,
         adam: Adam::new(training.learning_rate),
     };
-    let mut trainer = Trainer::new(settings, model, Arc::new(data));
+    let mut trainer = Trainer::new(settings, model, Arc::clone(&setup.data));
     if let Some(path) = &setup.checkpoint {
         let (state, ledger) = load(path, setup, trainer.model().layout())
             .with_context(|| format!("cannot go on from {}", path.display()))?;

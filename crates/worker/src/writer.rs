@@ -27,7 +27,8 @@ enum Job {
 #[derive(Debug)]
 pub(crate) struct Writer {
     jobs: SyncSender<Job>,
-    thread: JoinHandle<Result<()>>,
+    /// None once it has failed and said why.
+    thread: Option<JoinHandle<Result<()>>>,
 }
 
 /// What the writing thread works with.
@@ -64,7 +65,7 @@ impl Writer {
             .name("writer".into())
             .spawn(move || desk.work(&received))
             .context("cannot start the writing thread")?;
-        Ok(Self { jobs, thread })
+        Ok(Self { jobs, thread: Some(thread) })
     }
 
     /// Has a checkpoint of the state written.
@@ -79,7 +80,7 @@ impl Writer {
 
     /// Whether something could not be written; [`Self::flush`] says what.
     pub(crate) fn has_failed(&self) -> bool {
-        self.thread.is_finished()
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits until all that was handed over is on disk.
@@ -92,16 +93,10 @@ impl Writer {
         if wait.recv().is_ok() {
             return Ok(());
         }
-        let ended = thread::spawn(|| Ok(()));
-        match std::mem::replace(&mut self.thread, ended).join() {
-            Ok(Err(error)) => Err(error),
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(Err(error))) => Err(error),
             _ => Err(anyhow!("the writing thread is gone")),
         }
-    }
-
-    /// Waits for the writing thread to finish.
-    pub(crate) fn finish(mut self) -> Result<()> {
-        self.flush()
     }
 
     /// A writing thread that failed says so at the next flush.
