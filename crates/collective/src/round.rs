@@ -172,7 +172,7 @@ impl Outcome {
 }
 
 /// Members whose states differ although they did the same steps.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq, Hash)]
 #[error(
     "the members' states differ after step {step}: {}; \
      {}run again from the last checkpoint with --resume, and check the memory of that machine",
@@ -193,6 +193,14 @@ impl Divergence {
             .enumerate()
             .filter_map(|(member, c)| c.digest.map(|digest| (plan.rank(member), digest)))
             .collect();
+        Self::among(step, digests)
+    }
+
+    /// Compares the digests of states that have seen the same steps.
+    ///
+    /// # Errors
+    /// [`Divergence`] when they are not all the same.
+    pub fn among(step: Step, digests: Vec<(Rank, Digest)>) -> Result<(), Self> {
         if digests.windows(2).all(|pair| pair[0].1 == pair[1].1) {
             Ok(())
         } else {

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use collective::{Digest, Generation, Rank, ShardRange, Step};
+use collective::{Digest, Divergence, Generation, Rank, ShardRange, Step};
 use thiserror::Error;
 
 /// One connection of a worker; never used again after it ended.
@@ -10,7 +10,7 @@ use thiserror::Error;
 pub struct WorkerId(pub u64);
 
 /// What decides whether two workers compute the same bits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
     /// Kind of device, as in `cpu` or `cuda`.
     pub device: String,
@@ -30,16 +30,25 @@ impl fmt::Display for Fingerprint {
 }
 
 /// A worker's request to take part.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Join {
     /// The rank it asks for; any free one if none.
     pub rank: Option<Rank>,
     /// How it computes.
     pub fingerprint: Fingerprint,
+    /// What it brings along, if it took part before and has lost its coordinator.
+    pub returning: Option<Returning>,
+}
+
+/// A worker that took part before and comes back with its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Returning {
+    /// The generation that it still computes in, if it does.
+    pub generation: Option<Generation>,
 }
 
 /// Where a worker outside a generation stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Standing {
     /// Updates that its state has seen.
     pub step: Step,
@@ -47,8 +56,43 @@ pub struct Standing {
     pub digest: Digest,
 }
 
+/// What brought a worker to where it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Course {
+    /// It did what it was told: loaded, paused, completed the run, or fetched a state.
+    AsTold,
+    /// Its generation broke, and why.
+    Interrupted(String),
+    /// It could not fetch the state that it was told to, and why.
+    NotFetched(String),
+}
+
+/// What a worker is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// In no generation: loading, idle, or fetching a state.
+    Idle,
+    /// Connecting to the other members.
+    Connecting,
+    /// Computing a gradient or an update.
+    Computing,
+    /// Waiting for the other members in an all-reduce.
+    Waiting,
+    /// Waiting for a disk.
+    Saving,
+}
+
+/// What a worker says of itself with a sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Progress {
+    /// Updates that its state has seen.
+    pub step: Step,
+    /// What it is at.
+    pub phase: Phase,
+}
+
 /// What happened.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A worker connected and asks to take part.
     Joined(WorkerId, Join),
@@ -56,17 +100,16 @@ pub enum Event {
     Lost(WorkerId, Loss),
     /// A worker was asked to leave and wants to go after the current step.
     Leaving(WorkerId),
-    /// A worker is in no generation and holds this state. `interrupted` says why its last
-    /// generation ended for it, unless it ended on purpose.
-    Ready(WorkerId, Standing, Option<String>),
+    /// A worker is in no generation and holds this state.
+    Ready(WorkerId, Standing, Course),
     /// A worker gave a sign of life.
-    Alive(WorkerId),
+    Alive(WorkerId, Progress),
     /// A worker wrote the checkpoint that it was told to write.
     Saved(WorkerId),
-    /// A worker cannot go on.
+    /// A worker found that the run cannot go on.
     Failed(WorkerId, Failure),
-    /// The process that was started for a rank has exited, and how.
-    ChildExited(Rank, String),
+    /// The process that was started for a rank has exited, and how; it is not started again.
+    GivenUp(Rank, String),
     /// A person wants the run to stop and to be resumable.
     StopRequested,
     /// Time passed; to be said several times in the span after which a worker counts as dead.
@@ -74,7 +117,7 @@ pub enum Event {
 }
 
 /// How a worker was lost.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Loss {
     /// Its connection ended.
     #[error("its connection ended ({0})")]
@@ -82,22 +125,34 @@ pub enum Loss {
     /// It gave no sign of life for the given time.
     #[error("it gave no sign of life for {:.1} s", .0.as_secs_f64())]
     Silent(Duration),
+    /// The others waited for it for the given time.
+    #[error("the others waited for it for {:.1} s", .0.as_secs_f64())]
+    Stalled(Duration),
+    /// It did not do what it was told in the given time.
+    #[error("it did not do what it was told within {:.1} s", .0.as_secs_f64())]
+    Unresponsive(Duration),
+    /// It could not fetch the run's state.
+    #[error("it could not fetch the run's state ({0})")]
+    Unreachable(String),
+    /// It did not come back to a coordinator that was started again.
+    #[error("it did not come back")]
+    Absent,
     /// It was told to leave by its user.
     #[error("it was told to leave")]
     Left,
 }
 
-/// Why a worker cannot go on.
+/// Why the run cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What the worker said.
+    /// What a worker said.
     pub message: String,
     /// Whether the members' states are still to be trusted, so that one may be saved.
     pub state_intact: bool,
 }
 
 /// A member of a generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
     /// Its connection.
     pub worker: WorkerId,
@@ -108,24 +163,40 @@ pub struct Member {
 }
 
 /// What the coordinator is to do.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Take the worker in, under this rank.
-    Admit(WorkerId, Rank),
+    /// Take the worker in, under this rank, or as a spare without one.
+    Admit(WorkerId, Option<Rank>),
+    /// Take the worker back in as the member of the current generation that it is.
+    Adopt(WorkerId, Rank),
     /// Turn the worker away.
     Refuse(WorkerId, Refusal),
     /// Start a generation of these members, in rank order; the first is the leader.
     Start(Generation, Vec<Member>),
-    /// Have the members stop together after the step they are in.
-    Pause(Generation),
-    /// Have the members stop at once, in the middle of a step.
-    Abort(Generation),
+    /// Have these workers stop together after the step that they are in.
+    Pause(Generation, Vec<WorkerId>),
+    /// Have these workers stop at once, in the middle of a step.
+    Abort(Generation, Vec<WorkerId>),
+    /// Have the worker take over the state of another.
+    Fetch {
+        /// The worker.
+        worker: WorkerId,
+        /// The one that has the state.
+        donor: WorkerId,
+    },
     /// Close the connection of a worker that is given up.
-    Evict(WorkerId),
+    Evict(WorkerId, Loss),
     /// Close the connection of a worker that wanted to leave.
     Dismiss(WorkerId),
     /// Have the worker write a checkpoint of its state.
     Persist(WorkerId),
+    /// Say that the run waits for workers.
+    Wait {
+        /// Workers that are ready.
+        present: u32,
+        /// Workers that it takes to go on.
+        needed: u32,
+    },
     /// The run has ended.
     Finish(Outcome),
 }
@@ -146,15 +217,17 @@ pub enum Refusal {
         "rank {0} is taken by another worker: choose another --rank, or give none to get a free one"
     )]
     RankTaken(Rank),
-    /// Every rank is taken.
-    #[error("the run has all its {workers} workers")]
+    /// Every rank is taken, and there are spares enough.
+    #[error("the run has all its {workers} workers, and {spares} spares")]
     Full {
         /// Workers of the run.
         workers: u32,
+        /// Workers that wait for a rank.
+        spares: u32,
     },
-    /// The run has begun and does not take workers in.
-    #[error("the run is already under way")]
-    UnderWay,
+    /// The run is about to end.
+    #[error("the run is ending")]
+    Ending,
     /// The worker would compute other bits than those in the run.
     #[error(
         "this worker computes on {theirs}, the run on {ours}: their results differ in the last \
@@ -169,7 +242,7 @@ pub enum Refusal {
 }
 
 /// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Outcome {
     /// All steps are done; every member holds the state with this digest.
     #[error("finished with digest {0}")]
@@ -177,28 +250,22 @@ pub enum Outcome {
     /// A person stopped the run after this step, and it can be resumed.
     #[error("interrupted after step {0}")]
     Interrupted(Step),
-    /// Too few workers came.
+    /// Too few workers came, or were left.
     #[error(
-        "only {present} of {workers} workers were ready within {:.0} s: start the missing ones \
-         with `vae-worker`, or lower --workers", .waited.as_secs_f64()
+        "only {present} of {needed} workers were ready within {:.0} s: start the missing ones \
+         with `vae-worker`, or lower --{flag}", .waited.as_secs_f64()
     )]
     WorkersMissing {
         /// Workers that were ready.
         present: u32,
-        /// Workers of the run.
-        workers: u32,
+        /// Workers that it took.
+        needed: u32,
+        /// The flag that says how many.
+        flag: &'static str,
         /// How long the run waited.
         waited: Duration,
     },
-    /// A worker was lost.
-    #[error("rank {rank} is gone: {loss}")]
-    WorkerLost {
-        /// Its rank.
-        rank: Rank,
-        /// How.
-        loss: Loss,
-    },
-    /// A worker said that it cannot go on.
+    /// A worker said that the run cannot go on.
     #[error("rank {rank} cannot go on: {message}")]
     WorkerFailed {
         /// Its rank.
@@ -207,18 +274,6 @@ pub enum Outcome {
         message: String,
     },
     /// Workers that should hold the same state do not.
-    #[error(
-        "the workers' states differ: rank {rank} is at step {} with digest {}, rank {other_rank} \
-         at step {} with digest {}", .standing.step, .standing.digest, .other.step, .other.digest
-    )]
-    StatesDiffer {
-        /// A rank.
-        rank: Rank,
-        /// Its standing.
-        standing: Standing,
-        /// A rank that differs.
-        other_rank: Rank,
-        /// Its standing.
-        other: Standing,
-    },
+    #[error(transparent)]
+    Diverged(Divergence),
 }

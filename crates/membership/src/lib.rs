@@ -12,7 +12,8 @@ pub mod engine;
 pub mod event;
 mod roster;
 
-pub use engine::{Engine, Settings};
+pub use engine::{Engine, Past, Settings};
 pub use event::{
-    Command, Event, Failure, Fingerprint, Join, Loss, Member, Outcome, Refusal, Standing, WorkerId,
+    Command, Course, Event, Failure, Fingerprint, Join, Loss, Member, Outcome, Phase, Progress,
+    Refusal, Returning, Standing, WorkerId,
 };

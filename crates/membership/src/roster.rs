@@ -1,103 +1,228 @@
-//! The workers that are connected: their ranks, their last signs of life, where they stand.
+//! The workers that are connected: their ranks, their last signs of life, what they are at.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use collective::{Rank, ShardRange};
 
-use crate::{Join, Member, Refusal, Standing, WorkerId};
+use crate::{Fingerprint, Join, Loss, Member, Phase, Progress, Refusal, Standing, WorkerId};
 
-/// A connected worker that holds a rank.
-#[derive(Clone, Debug)]
+/// Spares that may wait, if the run has fewer ranks than that.
+const SPARES_MIN: u32 = 8;
+
+/// Fetches that may fail before a worker is given up.
+const FETCHES: u32 = 3;
+
+/// A connected worker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Seat {
-    pub(crate) worker: WorkerId,
+    /// None for a spare.
+    pub(crate) rank: Option<Rank>,
+    /// The rank that it asked for.
+    wanted: Option<Rank>,
+    fingerprint: Fingerprint,
     pub(crate) last_seen: Duration,
-    pub(crate) standing: Option<Standing>,
-    join: Join,
+    pub(crate) place: Place,
+    /// What it last said of itself in its generation, and when its step last changed.
+    pub(crate) progress: Option<(Progress, Duration)>,
+    /// Whether it has computed in a generation or fetched a state: others may count on it.
+    pub(crate) proven: bool,
+    /// Whether it wants to go.
+    pub(crate) leaving: bool,
+    /// Fetches that failed since it was last part of a generation.
+    pub(crate) failed_fetches: u32,
 }
 
-/// The seats by rank.
-#[derive(Clone, Debug, Default)]
+/// What a worker is doing for the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    /// Nothing yet; it will say when it is ready.
+    Loading,
+    /// In no generation, with this state.
+    Ready(Standing),
+    /// Taking over the state of another worker.
+    Fetching {
+        /// That worker.
+        donor: WorkerId,
+        /// When it was told to.
+        since: Duration,
+    },
+    /// Computing in the current generation.
+    Member,
+}
+
+impl Seat {
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        match self.place {
+            Place::Ready(standing) => Some(standing),
+            _ => None,
+        }
+    }
+
+    /// Notes that a state could not be fetched; says whether the worker is to be given up.
+    pub(crate) fn fetch_failed(&mut self, reason: String) -> Option<Loss> {
+        self.failed_fetches += 1;
+        (self.failed_fetches >= FETCHES).then_some(Loss::Unreachable(reason))
+    }
+}
+
+/// The seats by connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Roster {
-    seats: BTreeMap<Rank, Seat>,
+    seats: BTreeMap<WorkerId, Seat>,
 }
 
 impl Roster {
-    /// Finds a rank for the worker, below `workers`.
+    /// Takes a worker in: under a rank below `workers` that is neither held nor in `reserved`,
+    /// else as a spare.
     pub(crate) fn admit(
         &mut self,
         worker: WorkerId,
-        join: Join,
+        join: &Join,
         workers: u32,
-        mixed: bool,
+        reserved: &BTreeSet<Rank>,
         now: Duration,
-    ) -> Result<Rank, Refusal> {
-        let rank = self.choose_rank(join.rank, workers)?;
-        if let (false, Some(first)) = (mixed, self.seats.values().next())
-            && first.join.fingerprint != join.fingerprint
-        {
-            return Err(Refusal::MixedFingerprints {
-                ours: Box::new(first.join.fingerprint.clone()),
-                theirs: Box::new(join.fingerprint),
-            });
+    ) -> Result<Option<Rank>, Refusal> {
+        let held = |rank: &Rank| self.holder(*rank).is_some() || reserved.contains(rank);
+        let rank = match join.rank {
+            Some(rank) if rank.0 >= workers => return Err(Refusal::NoSuchRank { rank, workers }),
+            Some(rank) if !held(&rank) => Some(rank),
+            // Who asks for a rank at the start of a process means that one and no other.
+            Some(rank) if join.returning.is_none() && !reserved.contains(&rank) => {
+                return Err(Refusal::RankTaken(rank));
+            }
+            Some(_) | None => (0..workers).map(Rank).find(|rank| !held(rank)),
+        };
+        let spares = u32::try_from(self.seats.values().filter(|seat| seat.rank.is_none()).count());
+        let spares = spares.unwrap_or(u32::MAX);
+        if rank.is_none() && spares >= workers.max(SPARES_MIN) {
+            return Err(Refusal::Full { workers, spares });
         }
-        self.seats.insert(rank, Seat { worker, last_seen: now, standing: None, join });
+        self.seats.insert(worker, Seat::new(join, rank, now));
         Ok(rank)
     }
 
-    fn choose_rank(&self, wanted: Option<Rank>, workers: u32) -> Result<Rank, Refusal> {
-        match wanted {
-            Some(rank) if rank.0 >= workers => Err(Refusal::NoSuchRank { rank, workers }),
-            Some(rank) if self.seats.contains_key(&rank) => Err(Refusal::RankTaken(rank)),
-            Some(rank) => Ok(rank),
-            None => (0..workers)
-                .map(Rank)
-                .find(|rank| !self.seats.contains_key(rank))
-                .ok_or(Refusal::Full { workers }),
+    /// Takes a member of the current generation back in.
+    pub(crate) fn adopt(&mut self, worker: WorkerId, join: &Join, rank: Rank, now: Duration) {
+        let seat = Seat::new(join, Some(rank), now);
+        self.seats.insert(worker, Seat { place: Place::Member, proven: true, ..seat });
+    }
+
+    /// Gives ranks that nobody holds to spares that are ready; the rank that each asked for, if
+    /// it is free.
+    pub(crate) fn promote_spares(&mut self, workers: u32) {
+        let taken: BTreeSet<Rank> = self.seats.values().filter_map(|seat| seat.rank).collect();
+        let mut free: BTreeSet<Rank> =
+            (0..workers).map(Rank).filter(|rank| !taken.contains(rank)).collect();
+        let is_waiting =
+            |seat: &&mut Seat| seat.rank.is_none() && !seat.leaving && seat.standing().is_some();
+        for seat in self.seats.values_mut().filter(is_waiting) {
+            let wanted = seat.wanted.filter(|rank| free.contains(rank));
+            seat.rank = wanted.or_else(|| free.first().copied());
+            seat.rank.map(|rank| free.remove(&rank));
         }
     }
 
-    pub(crate) fn remove(&mut self, worker: WorkerId) -> Option<Rank> {
-        let rank = self.rank(worker)?;
-        self.seats.remove(&rank);
-        Some(rank)
+    pub(crate) fn remove(&mut self, worker: WorkerId) -> Option<Seat> {
+        self.seats.remove(&worker)
     }
 
-    pub(crate) fn rank(&self, worker: WorkerId) -> Option<Rank> {
-        self.seats.iter().find(|(_, seat)| seat.worker == worker).map(|(rank, _)| *rank)
+    pub(crate) fn get(&self, worker: WorkerId) -> Option<&Seat> {
+        self.seats.get(&worker)
     }
 
-    pub(crate) fn seat_mut(&mut self, worker: WorkerId) -> Option<&mut Seat> {
-        self.seats_mut().find(|seat| seat.worker == worker)
+    pub(crate) fn get_mut(&mut self, worker: WorkerId) -> Option<&mut Seat> {
+        self.seats.get_mut(&worker)
     }
 
-    pub(crate) fn seats(&self) -> impl Iterator<Item = (Rank, &Seat)> {
-        self.seats.iter().map(|(rank, seat)| (*rank, seat))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Seat)> {
+        self.seats.iter().map(|(worker, seat)| (*worker, seat))
     }
 
-    pub(crate) fn seats_mut(&mut self) -> impl Iterator<Item = &mut Seat> {
-        self.seats.values_mut()
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (WorkerId, &mut Seat)> {
+        self.seats.iter_mut().map(|(worker, seat)| (*worker, seat))
     }
 
-    /// Where each worker stands, in rank order, of those that said so.
-    pub(crate) fn standings(&self) -> impl Iterator<Item = (Rank, WorkerId, Standing)> {
-        self.seats().filter_map(|(rank, seat)| Some((rank, seat.worker, seat.standing?)))
+    /// How those compute who are here.
+    pub(crate) fn fingerprint(&self) -> Option<&Fingerprint> {
+        self.seats.values().next().map(|seat| &seat.fingerprint)
     }
 
-    pub(crate) fn all_ready(&self) -> bool {
-        self.seats.values().all(|seat| seat.standing.is_some())
+    fn holder(&self, rank: Rank) -> Option<WorkerId> {
+        self.iter().find(|(_, seat)| seat.rank == Some(rank)).map(|(worker, _)| worker)
     }
 
-    pub(crate) fn len(&self) -> u32 {
-        u32::try_from(self.seats.len()).unwrap_or(u32::MAX)
+    /// Workers that hold a rank.
+    pub(crate) fn ranked(&self) -> u32 {
+        let ranked = self.seats.values().filter(|seat| seat.rank.is_some()).count();
+        u32::try_from(ranked).unwrap_or(u32::MAX)
     }
 
-    /// All workers as members of a new generation, the shards dealt in rank order.
-    pub(crate) fn deal(&mut self, shards: u32) -> Vec<Member> {
-        let ranges = ShardRange::deal(shards, self.len());
-        let member = |((rank, seat), shards): ((&Rank, &mut Seat), ShardRange)| {
-            seat.standing = None;
-            Member { worker: seat.worker, rank: *rank, shards }
-        };
-        self.seats.iter_mut().zip(ranges).map(member).collect()
+    /// The workers that compute in the current generation, in rank order.
+    pub(crate) fn members(&self) -> Vec<WorkerId> {
+        self.in_rank_order(|seat| seat.place == Place::Member)
+    }
+
+    /// The workers with a rank that fulfil a condition, in rank order.
+    pub(crate) fn in_rank_order(&self, condition: impl Fn(&Seat) -> bool) -> Vec<WorkerId> {
+        let found = self.iter().filter(|(_, seat)| condition(seat));
+        let mut found: Vec<(Rank, WorkerId)> =
+            found.filter_map(|(worker, seat)| Some((seat.rank?, worker))).collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, worker)| worker).collect()
+    }
+
+    /// Where each worker stands that is ready, those with a rank first and in its order.
+    pub(crate) fn standings(&self) -> Vec<(WorkerId, &Seat, Standing)> {
+        let ready = self.iter().filter_map(|(w, seat)| Some((w, seat, seat.standing()?)));
+        let mut ready: Vec<_> = ready.collect();
+        ready.sort_by_key(|(worker, seat, _)| (seat.rank.is_none(), seat.rank, *worker));
+        ready
+    }
+
+    /// Workers that are taking over the state of this one.
+    pub(crate) fn fetches_from(&self, donor: WorkerId) -> usize {
+        let from = |place| matches!(place, Place::Fetching { donor: other, .. } if other == donor);
+        self.seats.values().filter(|seat| from(seat.place)).count()
+    }
+
+    /// The ready worker that is furthest, of several the one with the lowest rank.
+    pub(crate) fn furthest(&self) -> Option<(WorkerId, Standing)> {
+        // max_by_key keeps the last of several, so reverse.
+        let furthest = self.standings().into_iter().rev().max_by_key(|(_, _, s)| s.step);
+        furthest.map(|(worker, _, standing)| (worker, standing))
+    }
+
+    /// Makes these workers, in rank order, the members of a new generation.
+    pub(crate) fn deal(&mut self, workers: &[WorkerId], shards: u32, now: Duration) -> Vec<Member> {
+        let members = u32::try_from(workers.len()).unwrap_or(u32::MAX);
+        let deal = workers.iter().zip(ShardRange::deal(shards, members));
+        deal.filter_map(|(worker, shards)| {
+            let seat = self.seats.get_mut(worker)?;
+            let progress =
+                seat.standing().map(|s| Progress { step: s.step, phase: Phase::Connecting });
+            seat.progress = progress.map(|progress| (progress, now));
+            (seat.place, seat.proven, seat.failed_fetches) = (Place::Member, true, 0);
+            Some(Member { worker: *worker, rank: seat.rank?, shards })
+        })
+        .collect()
+    }
+}
+
+impl Seat {
+    fn new(join: &Join, rank: Option<Rank>, now: Duration) -> Self {
+        Self {
+            rank,
+            wanted: join.rank,
+            fingerprint: join.fingerprint.clone(),
+            last_seen: now,
+            place: Place::Loading,
+            progress: None,
+            proven: false,
+            leaving: false,
+            failed_fetches: 0,
+        }
     }
 }

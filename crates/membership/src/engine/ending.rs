@@ -1,0 +1,107 @@
+//! How a run ends: the members stop, one of them saves the state that is furthest, and
+//! everybody hears why.
+
+use std::time::Duration;
+
+use collective::Step;
+
+use super::{Engine, State};
+use crate::{Command, Outcome, WorkerId};
+
+/// Why a run is about to end, from the weakest reason to the strongest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Ending {
+    /// A person wants it to stop.
+    Stop,
+    /// It cannot go on.
+    Fault(Outcome),
+    /// Its states are not to be trusted.
+    Untrusted(Outcome),
+}
+
+impl Ending {
+    fn strength(&self) -> u8 {
+        match self {
+            Self::Stop => 0,
+            Self::Fault(_) => 1,
+            Self::Untrusted(_) => 2,
+        }
+    }
+}
+
+impl Engine {
+    /// Begins to end the run. Of two equally strong reasons, the first is kept.
+    pub(super) fn end(&mut self, ending: Ending, now: Duration) -> Vec<Command> {
+        let is_stop = ending == Ending::Stop;
+        let is_stronger = |before: &Ending| ending.strength() > before.strength();
+        if self.ending.as_ref().is_none_or(is_stronger) {
+            self.ending = Some(ending);
+        }
+        match self.state {
+            State::Running { .. } if is_stop => {
+                let mut commands = self.pause();
+                commands.extend(self.settle_running(now));
+                commands
+            }
+            State::Running { .. } => self.break_generation(now),
+            State::Settling { .. } => self.form(now),
+            State::Gathering { .. } => self.persist_or_finish(now),
+            State::Persisting { .. } | State::Ended => Vec::new(),
+        }
+    }
+
+    /// Has the state that is furthest saved, if there is one to be trusted, and ends the run.
+    pub(super) fn persist_or_finish(&mut self, now: Duration) -> Vec<Command> {
+        let trusted = !matches!(self.ending, Some(Ending::Untrusted(_)));
+        match self.roster.furthest() {
+            Some((worker, _)) if trusted && self.has_begun() => vec![self.persist(worker, now)],
+            _ => {
+                let outcome = self.outcome();
+                self.finish(outcome)
+            }
+        }
+    }
+
+    pub(super) fn persist(&mut self, by: WorkerId, now: Duration) -> Command {
+        self.state = State::Persisting { by, deadline: now + self.settings.persist_timeout };
+        Command::Persist(by)
+    }
+
+    pub(super) fn saved(&mut self, worker: WorkerId, now: Duration) -> Vec<Command> {
+        if !matches!(self.state, State::Persisting { by, .. } if by == worker) {
+            return Vec::new();
+        }
+        if self.ending.is_some() {
+            let outcome = self.outcome();
+            return self.finish(outcome);
+        }
+        self.roster.remove(worker);
+        let mut commands = vec![Command::Dismiss(worker)];
+        commands.extend(self.after_persisting(now));
+        commands
+    }
+
+    /// What follows when the worker that was to save is gone.
+    pub(super) fn after_persisting(&mut self, now: Duration) -> Vec<Command> {
+        if self.ending.is_some() {
+            return self.persist_or_finish(now);
+        }
+        self.state = State::Gathering { deadline: now + self.settings.join_timeout };
+        self.form(now)
+    }
+
+    fn outcome(&self) -> Outcome {
+        match &self.ending {
+            Some(Ending::Fault(outcome) | Ending::Untrusted(outcome)) => outcome.clone(),
+            Some(Ending::Stop) | None => {
+                let furthest = self.roster.furthest();
+                Outcome::Interrupted(furthest.map_or(Step::default(), |(_, s)| s.step))
+            }
+        }
+    }
+
+    pub(super) fn finish(&mut self, outcome: Outcome) -> Vec<Command> {
+        self.state = State::Ended;
+        vec![Command::Finish(outcome)]
+    }
+}

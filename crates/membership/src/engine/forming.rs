@@ -1,0 +1,267 @@
+//! From one generation to the next: its members stop, those behind catch up, and the next one
+//! starts.
+
+use std::time::Duration;
+
+use collective::{Divergence, Rank, Step};
+
+use super::{Ending, Engine, State};
+use crate::{
+    Command, Outcome, WorkerId,
+    roster::{Place, Seat},
+};
+
+/// Generations in a row that may break without one step before the run is given up.
+const SETBACKS: u32 = 8;
+
+/// How long the first of them is waited after; each further one waits twice as long.
+const SETBACK_PAUSE: Duration = Duration::from_millis(50);
+
+/// Generations that broke without having done a step although nobody was lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Setbacks {
+    in_a_row: u32,
+    /// Where the last generation started.
+    started_at: Step,
+    /// No generation starts before this.
+    not_before: Duration,
+    /// What a member said of the generation that is breaking.
+    pub(super) reason: Option<(Rank, String)>,
+}
+
+impl Engine {
+    /// Asks the members to stop together after the step in hand.
+    pub(super) fn pause(&mut self) -> Vec<Command> {
+        if !matches!(self.state, State::Running { pausing: false }) {
+            return Vec::new();
+        }
+        self.state = State::Running { pausing: true };
+        vec![Command::Pause(self.generation, self.roster.members())]
+    }
+
+    /// Ends the generation in the middle of a step: it cannot finish it.
+    pub(super) fn break_generation(&mut self, now: Duration) -> Vec<Command> {
+        let deadline = now + self.patience();
+        self.state = State::Settling { deadline };
+        let members = self.roster.members();
+        let mut commands = Vec::new();
+        if !members.is_empty() {
+            commands.push(Command::Abort(self.generation, members));
+        }
+        commands.extend(self.form(now));
+        commands
+    }
+
+    /// Brings a worker that is ready into a generation that computes: first it takes over a
+    /// state while the others go on, to show that it can; then they pause for it.
+    pub(super) fn bring_in(&mut self, worker: WorkerId, now: Duration) -> Vec<Command> {
+        let Some(seat) = self.roster.get(worker) else { return Vec::new() };
+        match seat.place {
+            // Those who have paused already wait for the others.
+            Place::Ready(_) if matches!(self.state, State::Running { pausing: true }) => Vec::new(),
+            Place::Ready(_) if !seat.proven => self.fetch(worker, now).into_iter().collect(),
+            Place::Ready(_) if seat.rank.is_some() => self.pause(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Once no member computes any more in a generation that was not broken.
+    pub(super) fn settle_running(&mut self, now: Duration) -> Vec<Command> {
+        if self.is_computing() {
+            return Vec::new();
+        }
+        // Who has seen the last step, has saved what was to be saved.
+        match (self.roster.furthest(), self.divergence()) {
+            (Some((_, standing)), None) if standing.step >= self.settings.steps => {
+                self.finish(Outcome::Completed(standing.digest))
+            }
+            _ => self.form(now),
+        }
+    }
+
+    /// Whether a member of the last generation has yet to say where it stands.
+    fn is_computing(&self) -> bool {
+        !self.absent.is_empty() || !self.roster.members().is_empty()
+    }
+
+    /// Starts the next generation, or does what is still to be done before.
+    pub(super) fn form(&mut self, now: Duration) -> Vec<Command> {
+        if self.is_computing() {
+            return Vec::new();
+        }
+        if let Some(divergence) = self.divergence() {
+            return self.finish(Outcome::Diverged(divergence));
+        }
+        if self.ending.is_some() {
+            return self.persist_or_finish(now);
+        }
+        if let Some(ending) = self.leave_generation(now) {
+            return self.end(ending, now);
+        }
+        self.roster.promote_spares(self.settings.workers);
+        let commands = self.level(now);
+        if !commands.is_empty() || self.is_fetching(now) {
+            return commands;
+        }
+        let members = self.next_members();
+        if members.len() < self.needed(now) as usize {
+            return self.gather(members.len(), now);
+        }
+        if now < self.setbacks.not_before {
+            return Vec::new();
+        }
+        self.start(&members, now)
+    }
+
+    /// States that differ although they have seen the same steps.
+    fn divergence(&self) -> Option<Divergence> {
+        let standings = self.roster.standings();
+        standings.iter().find_map(|(_, _, standing)| {
+            let equals = standings.iter().filter(|(_, _, other)| other.step == standing.step);
+            let digests = equals.map(|(_, seat, s)| (seat.rank.unwrap_or_default(), s.digest));
+            Divergence::among(standing.step, digests.collect()).err()
+        })
+    }
+
+    /// Counts a generation that broke for no better reason than that it broke; says so when
+    /// that was once too often.
+    fn leave_generation(&mut self, now: Duration) -> Option<Ending> {
+        if matches!(self.state, State::Gathering { .. }) {
+            return None;
+        }
+        let broken = matches!(self.state, State::Settling { .. });
+        self.state = State::Gathering { deadline: now + self.settings.join_timeout };
+        let furthest = self.roster.furthest().map(|(_, standing)| standing.step);
+        let Setbacks { in_a_row, started_at, not_before, reason } = &mut self.setbacks;
+        match reason.take() {
+            Some((rank, message)) if broken && furthest == Some(*started_at) => {
+                *not_before = now + SETBACK_PAUSE * 2_u32.pow(*in_a_row);
+                *in_a_row += 1;
+                let outcome = Outcome::WorkerFailed { rank, message };
+                (*in_a_row >= SETBACKS).then_some(Ending::Fault(outcome))
+            }
+            _ => {
+                *in_a_row = 0;
+                None
+            }
+        }
+    }
+
+    /// Has those who are behind fetch the state of one who is ahead.
+    fn level(&mut self, now: Duration) -> Vec<Command> {
+        let Some((_, target)) = self.roster.furthest() else { return Vec::new() };
+        let is_behind = |seat: &Seat| seat.standing().is_some_and(|s| s.step < target.step);
+        let proven =
+            self.roster.in_rank_order(|seat| is_next(seat) && (seat.proven || !is_behind(seat)));
+        let enough = proven.len() >= self.needed(now) as usize;
+        let behind = self.roster.in_rank_order(|seat| {
+            // One that may not be able to would hold up the others.
+            is_next(seat) && is_behind(seat) && (seat.proven || !enough)
+        });
+        behind.into_iter().filter_map(|worker| self.fetch(worker, now)).collect()
+    }
+
+    /// Has a worker take over a state: of a member, or of one that is furthest; of several, of
+    /// the one that has the least to give.
+    pub(super) fn fetch(&mut self, worker: WorkerId, now: Duration) -> Option<Command> {
+        let computing = !self.roster.members().is_empty();
+        let furthest = self.roster.furthest().map(|(_, standing)| standing.step);
+        let mut donors = self.roster.in_rank_order(|seat| match seat.place {
+            Place::Member => true,
+            Place::Ready(standing) => !computing && Some(standing.step) == furthest,
+            Place::Loading | Place::Fetching { .. } => false,
+        });
+        donors.retain(|donor| *donor != worker);
+        // The leader, first in rank order, has most to do: it comes last.
+        donors.reverse();
+        donors.sort_by_key(|donor| self.roster.fetches_from(*donor));
+        let seat = self.roster.get_mut(worker)?;
+        let tried = seat.failed_fetches as usize;
+        let donor = *donors.get(tried.checked_rem(donors.len())?)?;
+        seat.place = Place::Fetching { donor, since: now };
+        Some(Command::Fetch { worker, donor })
+    }
+
+    /// Whether a worker that others count on is taking over a state.
+    pub(super) fn is_fetching(&self, now: Duration) -> bool {
+        let short = self.next_members().len() < self.needed(now) as usize;
+        self.roster.iter().any(|(_, seat)| {
+            let fetches = matches!(seat.place, Place::Fetching { .. });
+            fetches && is_next(seat) && (seat.proven || short)
+        })
+    }
+
+    /// Who could compute now: those with a rank and the furthest state.
+    fn next_members(&self) -> Vec<WorkerId> {
+        let Some((_, target)) = self.roster.furthest() else { return Vec::new() };
+        self.roster.in_rank_order(|seat| is_next(seat) && seat.standing() == Some(target))
+    }
+
+    /// Members that the next generation needs: all at the run's beginning, while they may
+    /// still come.
+    pub(super) fn needed(&self, now: Duration) -> u32 {
+        match self.state {
+            State::Gathering { deadline } if !self.has_begun() && now < deadline => {
+                self.settings.workers
+            }
+            _ => self.settings.min_workers,
+        }
+    }
+
+    fn start(&mut self, members: &[WorkerId], now: Duration) -> Vec<Command> {
+        let step = self.roster.furthest().map(|(_, standing)| standing.step);
+        self.setbacks.started_at = step.unwrap_or_default();
+        self.setbacks.reason = None;
+        self.fingerprint = self.fingerprint.take().or_else(|| self.roster.fingerprint().cloned());
+        self.generation = self.generation.next();
+        self.state = State::Running { pausing: false };
+        self.waiting_with = None;
+        let mut commands = self.dismiss_leaving();
+        let members = self.roster.deal(members, self.settings.shards, now);
+        commands.push(Command::Start(self.generation, members));
+        let late: Vec<WorkerId> =
+            self.roster.iter().filter(|(_, s)| s.standing().is_some()).map(|(w, _)| w).collect();
+        for worker in late {
+            commands.extend(self.bring_in(worker, now));
+        }
+        commands
+    }
+
+    /// Lets those go who want to; others have their state.
+    fn dismiss_leaving(&mut self) -> Vec<Command> {
+        let leaving: Vec<WorkerId> =
+            self.roster.iter().filter(|(_, seat)| seat.leaving).map(|(w, _)| w).collect();
+        leaving.iter().for_each(|worker| drop(self.roster.remove(*worker)));
+        leaving.into_iter().map(Command::Dismiss).collect()
+    }
+
+    /// Waits for more workers. A worker that wants to leave and alone has the furthest state
+    /// saves it first.
+    fn gather(&mut self, present: usize, now: Duration) -> Vec<Command> {
+        if !self.has_begun() {
+            return self.dismiss_leaving();
+        }
+        if let Some(worker) = self.last_keeper() {
+            return vec![self.persist(worker, now)];
+        }
+        let mut commands = self.dismiss_leaving();
+        let (present, needed) = (u32::try_from(present).unwrap_or(u32::MAX), self.needed(now));
+        if self.waiting_with.replace(present) != Some(present) {
+            commands.push(Command::Wait { present, needed });
+        }
+        commands
+    }
+
+    /// The worker that has the furthest state, if it and all others that have it want to leave.
+    fn last_keeper(&self) -> Option<WorkerId> {
+        let (worker, furthest) = self.roster.furthest()?;
+        let standings = self.roster.standings();
+        let mut keepers = standings.iter().filter(|(_, _, standing)| *standing == furthest);
+        keepers.all(|(_, seat, _)| seat.leaving).then_some(worker)
+    }
+}
+
+/// Whether a worker is to be in the next generation, if it holds the right state.
+fn is_next(seat: &Seat) -> bool {
+    seat.rank.is_some() && !seat.leaving
+}

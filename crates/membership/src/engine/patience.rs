@@ -1,0 +1,155 @@
+//! What is given up for taking too long.
+//!
+//! A sign of life does not say that a worker gets on. So its step is watched too: who makes
+//! none while the others wait for it, is given up.
+
+use std::{collections::VecDeque, mem, time::Duration};
+
+use super::{Ending, Engine, State};
+use crate::{
+    Command, Loss, Outcome, Phase, WorkerId,
+    roster::{Place, Seat},
+};
+
+/// Steps that a worker may always take the time of.
+const STEPS_OF_PATIENCE: u32 = 20;
+
+/// Times that a worker may take over a state for as long as it may stall: it notices itself
+/// when nothing comes any more.
+const FETCH_PATIENCE: u32 = 10;
+
+/// Step times that are remembered.
+const PACES: usize = 31;
+
+/// How long steps take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Pace {
+    recent: VecDeque<Duration>,
+}
+
+impl Pace {
+    pub(super) fn note(&mut self, steps: u64, took: Duration) {
+        if self.recent.len() == PACES {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(took / u32::try_from(steps).unwrap_or(u32::MAX).max(1));
+    }
+
+    fn median(&self) -> Duration {
+        let mut sorted: Vec<Duration> = self.recent.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+    }
+}
+
+impl Engine {
+    /// How long a worker may take for what others wait for.
+    pub(super) fn patience(&self) -> Duration {
+        self.settings.stall_after.max(self.pace.median() * STEPS_OF_PATIENCE)
+    }
+
+    pub(super) fn tick(&mut self, now: Duration) -> Vec<Command> {
+        let mut commands = self.evict_silent(now);
+        match self.state {
+            State::Gathering { deadline } if now >= deadline => {
+                commands.extend(self.gathered_too_long(now));
+            }
+            // A generation may have been put off.
+            State::Gathering { .. } => commands.extend(self.form(now)),
+            State::Running { .. } | State::Settling { .. }
+                if now >= self.absent_until && !self.absent.is_empty() =>
+            {
+                self.absent.clear();
+                commands.extend(self.break_generation(now));
+            }
+            State::Running { .. } => commands.extend(self.watch_progress(now)),
+            State::Settling { deadline } if now >= deadline => {
+                let patience = self.patience();
+                let members = self.roster.members();
+                commands.extend(self.evict_all(&members, &Loss::Unresponsive(patience), now));
+            }
+            State::Persisting { by, deadline } if now >= deadline => {
+                let loss = Loss::Unresponsive(self.settings.persist_timeout);
+                commands.extend(self.evict(by, loss, now));
+            }
+            State::Settling { .. } | State::Persisting { .. } | State::Ended => {}
+        }
+        let patience = self.patience() * FETCH_PATIENCE;
+        let late = self.find(|seat| match seat.place {
+            Place::Fetching { since, .. } => now.saturating_sub(since) > patience,
+            _ => false,
+        });
+        commands.extend(self.evict_all(&late, &Loss::Unresponsive(patience), now));
+        commands
+    }
+
+    fn gathered_too_long(&mut self, now: Duration) -> Vec<Command> {
+        let commands = self.form(now);
+        let is_waiting = matches!(self.state, State::Gathering { .. }) && !self.is_fetching(now);
+        if !commands.is_empty() || !is_waiting {
+            return commands;
+        }
+        let (needed, flag) = if self.has_begun() {
+            (self.settings.min_workers, "min-workers")
+        } else {
+            (self.settings.workers, "workers")
+        };
+        let ready = self.roster.standings().len();
+        let present = u32::try_from(ready).unwrap_or(u32::MAX);
+        let waited = self.settings.join_timeout;
+        self.end(Ending::Fault(Outcome::WorkersMissing { present, needed, flag, waited }), now)
+    }
+
+    fn evict_silent(&mut self, now: Duration) -> Vec<Command> {
+        let limit = self.settings.dead_after;
+        let since = now.saturating_sub(mem::replace(&mut self.last_tick, now));
+        if since > limit / 2 {
+            // The coordinator itself stood still: nobody listened, so silence proves nothing.
+            for (_, seat) in self.roster.iter_mut() {
+                seat.last_seen = now;
+                seat.progress = seat.progress.map(|(progress, _)| (progress, now));
+            }
+            self.absent_until = self.absent_until.max(now + limit);
+        }
+        let silent = self.find(|seat| now.saturating_sub(seat.last_seen) > limit);
+        let mut commands = Vec::new();
+        for worker in silent {
+            let Some(seat) = self.roster.get(worker) else { continue };
+            let silence = now.saturating_sub(seat.last_seen);
+            commands.extend(self.evict(worker, Loss::Silent(silence), now));
+        }
+        commands
+    }
+
+    /// Gives up the member that all others wait for, or the generation if there is none.
+    fn watch_progress(&mut self, now: Duration) -> Vec<Command> {
+        let patience = self.patience();
+        let stalls = |seat: &Seat| {
+            seat.progress.is_some_and(|(_, since)| now.saturating_sub(since) > patience)
+        };
+        let waits = |seat: &Seat| seat.progress.is_some_and(|(p, _)| p.phase == Phase::Waiting);
+        let members = self.roster.members().len();
+        if members == 0
+            || self.find(|seat| seat.place == Place::Member && stalls(seat)).len() < members
+        {
+            return Vec::new();
+        }
+        let culprits = self.find(|seat| seat.place == Place::Member && !waits(seat));
+        if culprits.is_empty() {
+            return self.break_generation(now);
+        }
+        self.evict_all(&culprits, &Loss::Stalled(patience), now)
+    }
+
+    fn find(&self, condition: impl Fn(&Seat) -> bool) -> Vec<WorkerId> {
+        self.roster.iter().filter(|(_, seat)| condition(seat)).map(|(worker, _)| worker).collect()
+    }
+
+    fn evict_all(&mut self, workers: &[WorkerId], loss: &Loss, now: Duration) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for worker in workers {
+            commands.extend(self.evict(*worker, loss.clone(), now));
+        }
+        commands
+    }
+}
