@@ -2,17 +2,24 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use config::{Collective, Likelihood, ModelConfig, Operation, Precision, RunConfig, Training};
 
 /// Train a variational autoencoder on MNIST, data-parallel: shard the data, start
 /// generations of workers, and keep the run directory.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "vae-coordinator", version, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
     /// Workers that compute together; the run begins when all of them have come
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub(crate) workers: u32,
+    /// Workers that it takes to go on when others are lost; with fewer the run waits
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) min_workers: u32,
     /// Slices of every global batch [default: --workers]. The result depends on this number,
     /// never on --workers
     #[arg(long, value_name = "S")]
@@ -20,9 +27,12 @@ pub(crate) struct Args {
     /// Address to listen on; port 0 takes any free port
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDRESS:PORT")]
     pub(crate) listen: SocketAddr,
-    /// Start the workers too, as processes on this machine
+    /// Start the workers too, as processes on this machine, and again when they die
     #[arg(long)]
     pub(crate) spawn: bool,
+    /// How often each worker that --spawn started may be started again
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub(crate) max_restarts: u32,
 
     #[command(flatten)]
     pub(crate) training: TrainingArgs,
@@ -34,9 +44,16 @@ pub(crate) struct Args {
     /// Seconds without a sign of life after which a worker counts as dead
     #[arg(long, default_value_t = 5.0, value_name = "SECONDS", help_heading = "Patience")]
     pub(crate) dead_after_seconds: f64,
-    /// Seconds to wait for all workers to come and be ready
+    /// Seconds that others may wait for a worker that makes no progress; never less than
+    /// twenty steps take
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS", help_heading = "Patience")]
+    pub(crate) stall_after_seconds: f64,
+    /// Seconds to wait for enough workers to come and be ready
     #[arg(long, default_value_t = 60.0, value_name = "SECONDS", help_heading = "Patience")]
     pub(crate) join_timeout_seconds: f64,
+    /// Seconds that workers train on without a coordinator, until it is started again
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS", help_heading = "Patience")]
+    pub(crate) coordinator_timeout_seconds: f64,
     /// Let workers with different devices or instruction sets compute together; the result
     /// then depends on who computed which shard
     #[arg(long)]
@@ -44,6 +61,24 @@ pub(crate) struct Args {
     /// How log lines are written to standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
+}
+
+/// What else there is to do than to carry out a run.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show how a run stands
+    Status(StatusArgs),
+}
+
+/// Which run, and how to show it.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// Where the run's coordinator listens
+    #[arg(long, default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    pub(crate) coordinator: String,
+    /// Print it as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What determines the trained bits.

@@ -1,24 +1,38 @@
-//! The control loop: feeds the membership engine with what happens, and carries out what it
-//! decides. All state of a running coordinator is here, in one task.
+//! The control loop: feeds the membership engine with what happens, and has [`orders`] carry
+//! out what it decides. All state of a running coordinator is here, in one task.
+
+mod orders;
+mod recovery;
+mod status;
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow};
-use collective::{Generation, Rank};
-use config::{Collective, Precision};
-use membership::{Command, Engine, Event, Join, Loss, Member, Outcome, Settings, WorkerId};
+use anyhow::Result;
+use collective::Rank;
+use config::Precision;
+use membership::{Engine, Event, Join, Loss, Outcome, Progress, Settings, WorkerId};
 use protocol::{
     convert::printable,
-    status,
-    wire::{self, CoordinatorMessage, coordinator_message::Body, worker_message},
+    status as code,
+    wire::{self, CoordinatorMessage, StatusReply, coordinator_message::Body, worker_message},
 };
-use tokio::sync::mpsc;
+use serde_json::json;
+use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-use crate::{console::Console, launch::Launch, record::Record, run_dir::RunDir, spawn::Children};
+use self::recovery::Recovery;
+use crate::{
+    console::Console,
+    journal::{Entry, Process},
+    launch::Launch,
+    record::Record,
+    run_dir::RunDir,
+    spawn::{Children, Exit, Verdict},
+};
 
 /// Time between looks at the clock.
 const TICK: Duration = Duration::from_millis(50);
@@ -26,23 +40,24 @@ const TICK: Duration = Duration::from_millis(50);
 /// How long a worker may take to write a checkpoint on demand.
 const PERSIST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Signs of life that fit into the time after which a worker counts as dead.
-const HEARTBEATS_PER_DEATH: u32 = 10;
-
 /// How long workers may take to go once the run has ended.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What happens to a coordinator.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// A worker said hello.
-    Joined(WorkerId, Join, Connection),
+    /// A worker said hello; perhaps one that comes back, to this run.
+    Joined(WorkerId, Join, Connection, Option<String>),
     /// A worker said something else.
     Message(WorkerId, worker_message::Body),
     /// A worker's stream ended.
     Lost(WorkerId, Loss),
-    /// A process that this coordinator started for a rank has exited.
-    ChildExited(Rank, String),
+    /// A process that this coordinator started has exited.
+    ChildExited(u32, Exit),
+    /// It is time to start one again.
+    Restart(u32),
+    /// Somebody wants to know how the run stands.
+    Status(oneshot::Sender<StatusReply>),
     /// A person wants the run to stop.
     Stop,
 }
@@ -51,10 +66,12 @@ pub(crate) enum Input {
 #[derive(Debug)]
 pub(crate) struct Connection {
     outbound: mpsc::Sender<Result<CoordinatorMessage, Status>>,
+    /// Where it serves the other workers.
     address: String,
-    host: String,
+    process: Process,
     /// Equal for workers that can share memory; empty for one that cannot.
     memory_domain: String,
+    last: Option<(Progress, Instant)>,
 }
 
 impl Connection {
@@ -62,15 +79,20 @@ impl Connection {
         hello: &wire::Hello,
         outbound: mpsc::Sender<Result<CoordinatorMessage, Status>>,
     ) -> Self {
-        let (address, host) = (printable(&hello.all_reduce_address), printable(&hello.host));
-        Self { outbound, address, host, memory_domain: printable(&hello.memory_domain) }
+        Self {
+            outbound,
+            address: printable(&hello.all_reduce_address),
+            process: Process { host: printable(&hello.host), id: hello.process },
+            memory_domain: printable(&hello.memory_domain),
+            last: None,
+        }
     }
 
     /// Sends, or gives up: a worker that does not take in its messages will fall silent too.
     fn send(&self, message: Result<Body, Status>) {
         let message = message.map(|body| CoordinatorMessage { body: Some(body) });
         if self.outbound.try_send(message).is_err() {
-            tracing::debug!(host = self.host, "a message to a worker was dropped");
+            tracing::debug!(host = self.process.host, "a message to a worker was dropped");
         }
     }
 }
@@ -86,9 +108,11 @@ pub(crate) struct Control<'a> {
     engine: Engine,
     epoch: Instant,
     connections: HashMap<WorkerId, Connection>,
-    ranks: HashMap<WorkerId, Rank>,
-    /// In rank order; the first leads.
-    members: Vec<WorkerId>,
+    /// Of the current generation, in rank order; the first leads.
+    members: Vec<(Rank, WorkerId)>,
+    recovery: Recovery,
+    /// The newest checkpoint that was found to verify.
+    verified: Option<PathBuf>,
     outcome: Option<Outcome>,
     /// Why the run directory cannot be written; the run then stops.
     broken: Option<anyhow::Error>,
@@ -100,37 +124,40 @@ impl<'a> Control<'a> {
         run_dir: &'a mut RunDir,
         children: &'a mut Children,
         console: Console,
-    ) -> Result<Self> {
+    ) -> Self {
         let config = launch.config();
         let record = Record::new(launch);
         let settings = Settings {
             workers: config.operation.workers,
+            min_workers: launch.min_workers,
             shards: config.training.shards,
             steps: collective::Step(record.steps()),
-            last_generation: run_dir.last_generation()?,
             dead_after: launch.dead_after,
+            stall_after: launch.stall_after,
             join_timeout: launch.join_timeout,
             persist_timeout: PERSIST_TIMEOUT,
             allow_mixed_devices: launch.allow_mixed_devices,
         };
-        Ok(Self {
+        Self {
             launch,
             run_dir,
             children,
             console,
             record,
-            engine: Engine::new(settings, Duration::ZERO),
+            engine: Engine::new(settings, launch.history.past(), Duration::ZERO),
             epoch: Instant::now(),
             connections: HashMap::new(),
-            ranks: HashMap::new(),
             members: Vec::new(),
+            recovery: Recovery::default(),
+            verified: None,
             outcome: None,
             broken: None,
-        })
+        }
     }
 
     /// Runs until the run has ended and its workers have gone.
     pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<Outcome> {
+        self.begin();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while self.outcome.is_none() {
@@ -148,6 +175,7 @@ impl<'a> Control<'a> {
             return Err(error);
         }
         let outcome = self.outcome.unwrap_or(Outcome::Interrupted(collective::Step(0)));
+        self.run_dir.journal().note(&Entry::Ended)?;
         if let Outcome::Completed(digest) = outcome {
             let generations = self.engine.generation();
             self.run_dir.write_summary(&self.record.summary(digest, generations))?;
@@ -156,14 +184,26 @@ impl<'a> Control<'a> {
         Ok(outcome)
     }
 
+    fn begin(&mut self) {
+        let past = self.launch.history.past();
+        if !past.members.is_empty() {
+            let members = past.members.len();
+            self.console.line(&format!(
+                "Waiting for {members} workers of generation {} to come back",
+                past.generation
+            ));
+        }
+        self.note("coordinator_started", json!({ "generation": past.generation.0 }));
+    }
+
     /// Waits, within a bound, for the workers to end their streams.
     async fn say_farewell(&mut self, mut inputs: mpsc::Receiver<Input>) {
         let gone = async {
             while !self.connections.is_empty() {
                 match inputs.recv().await {
                     Some(Input::Lost(worker, _)) => drop(self.connections.remove(&worker)),
-                    Some(Input::Joined(_, _, connection)) => {
-                        connection.send(Err(Status::unavailable("the run has ended")));
+                    Some(Input::Joined(_, _, connection, _)) => {
+                        connection.send(Err(Status::aborted("the run has ended")));
                     }
                     Some(_) => {}
                     None => return,
@@ -177,23 +217,26 @@ impl<'a> Control<'a> {
 
     fn take_in(&mut self, input: Input) {
         match input {
-            Input::Joined(worker, mut join, connection) => {
-                self.connections.insert(worker, connection);
-                // How a worker computes bf16 products says nothing about a run in f32.
-                if self.launch.config().training.precision == Precision::F32 {
-                    join.fingerprint.precision = "f32".into();
-                }
-                self.decide(Event::Joined(worker, join));
+            Input::Joined(worker, join, connection, run_id) => {
+                self.joined(worker, join, connection, run_id.as_deref());
             }
             Input::Message(worker, body) => self.message(worker, body),
             Input::Lost(worker, loss) => {
-                self.connections.remove(&worker);
-                if let Some(rank) = self.ranks.remove(&worker) {
-                    tracing::info!(rank = rank.0, "worker gone: {loss}");
+                if self.connections.contains_key(&worker) {
+                    self.lost(worker, &loss);
+                    self.connections.remove(&worker);
+                    self.decide(Event::Lost(worker, loss));
                 }
-                self.decide(Event::Lost(worker, loss));
             }
-            Input::ChildExited(rank, status) => self.decide(Event::ChildExited(rank, status)),
+            Input::ChildExited(slot, exit) => self.child_exited(slot, &exit),
+            Input::Restart(slot) => {
+                if let Err(error) = self.children.restart(slot, self.run_dir.journal()) {
+                    tracing::warn!(slot, "cannot start a worker again: {error:#}");
+                }
+            }
+            Input::Status(reply) => {
+                let _gone = reply.send(self.status());
+            }
             Input::Stop => {
                 self.console.line("Stopping after the step in hand ...");
                 self.decide(Event::StopRequested);
@@ -201,25 +244,83 @@ impl<'a> Control<'a> {
         }
     }
 
+    fn joined(
+        &mut self,
+        worker: WorkerId,
+        mut join: Join,
+        connection: Connection,
+        run_id: Option<&str>,
+    ) {
+        if run_id.is_some_and(|run_id| run_id != self.launch.info.run_id) {
+            let message = "this coordinator carries out another run";
+            return connection.send(Err(Status::failed_precondition(message)));
+        }
+        self.connections.insert(worker, connection);
+        // How a worker computes bf16 products says nothing about a run in f32.
+        if self.launch.config().training.precision == Precision::F32 {
+            join.fingerprint.precision = "f32".into();
+        }
+        self.decide(Event::Joined(worker, join));
+    }
+
+    /// Notes that a worker is gone.
+    fn lost(&mut self, worker: WorkerId, loss: &Loss) {
+        let who = self.name(worker);
+        tracing::info!("{who} is gone: {loss}");
+        let is_member = self.members.iter().any(|(_, member)| *member == worker);
+        if is_member && *loss != Loss::Left {
+            self.recovery.detect(&format!("{who} is gone: {loss}"));
+        }
+        let rank = self.engine.rank(worker).map(|rank| rank.0);
+        self.note("lost", json!({ "rank": rank, "reason": loss.to_string() }));
+    }
+
+    /// A worker's name for people.
+    fn name(&self, worker: WorkerId) -> String {
+        match self.engine.rank(worker) {
+            Some(rank) => format!("rank {rank}"),
+            None => "a spare".into(),
+        }
+    }
+
+    fn child_exited(&mut self, slot: u32, exit: &Exit) {
+        let status = &exit.status;
+        match self.children.exited(slot, exit) {
+            Verdict::Left => {}
+            Verdict::Again(after) => {
+                let after = after.as_secs_f64();
+                tracing::info!(slot, "worker ended ({status}); starting it again in {after:.1} s");
+                self.note("restarting", json!({ "slot": slot, "status": status }));
+            }
+            Verdict::GivenUp => {
+                tracing::warn!(slot, "worker ended ({status}) and is not started again");
+                self.note("given_up", json!({ "slot": slot, "status": status }));
+                self.decide(Event::GivenUp(Rank(slot), status.clone()));
+            }
+        }
+    }
+
     fn message(&mut self, worker: WorkerId, body: worker_message::Body) {
         use worker_message::Body as Said;
-        if !self.ranks.contains_key(&worker) {
-            return;
-        }
+        let Some(connection) = self.connections.get_mut(&worker) else { return };
         let event = match body {
-            Said::Heartbeat(_) => Event::Alive(worker),
+            Said::Heartbeat(heartbeat) => {
+                let progress = Progress::from(&heartbeat);
+                connection.last = Some((progress, Instant::now()));
+                Event::Alive(worker, progress)
+            }
             Said::Ready(ready) => match (&ready).try_into() {
                 Ok(standing) => {
-                    let interrupted = ready.interrupted.as_deref().map(printable);
-                    Event::Ready(worker, standing, interrupted)
+                    self.ready(worker, &ready);
+                    Event::Ready(worker, standing, (&ready).into())
                 }
-                Err(malformed) => return self.expel(worker, &status::malformed(&malformed)),
+                Err(malformed) => return self.expel(worker, &code::malformed(&malformed)),
             },
             Said::Leaving(_) => Event::Leaving(worker),
             Said::Saved(_) => Event::Saved(worker),
             Said::Failed(failed) => Event::Failed(worker, (&failed).into()),
             Said::Report(report) => return self.report(worker, &report),
-            Said::EpochReport(report) => return self.epoch_report(worker, &report),
+            Said::EpochReport(report) => return self.epoch_report(&report),
             Said::Segment(segment) => return self.announce(worker, segment),
             Said::Hello(_) => {
                 return self.expel(worker, &Status::invalid_argument("a second hello"));
@@ -228,37 +329,69 @@ impl<'a> Control<'a> {
         self.decide(event);
     }
 
-    fn close(&mut self, worker: WorkerId, status: Status) {
-        self.ranks.remove(&worker);
-        if let Some(connection) = self.connections.remove(&worker) {
-            connection.send(Err(status));
+    /// Notes what a worker that has become ready tells beside where it stands.
+    fn ready(&mut self, worker: WorkerId, ready: &wire::Ready) {
+        let rank = self.engine.rank(worker).map(|rank| rank.0);
+        if let Some(wire::ready::Mishap::Interrupted(reason)) = &ready.mishap {
+            let who = self.name(worker);
+            self.recovery.detect(&format!("{who}: {}", printable(reason)));
+        }
+        if let Some(transfer) = &ready.transfer {
+            let ms = transfer.seconds * 1e3;
+            self.recovery.transferred(transfer.seconds);
+            let bytes = transfer.bytes;
+            self.note("state_transferred", json!({ "rank": rank, "bytes": bytes, "ms": ms }));
         }
     }
 
     fn expel(&mut self, worker: WorkerId, status: &Status) {
         tracing::warn!("a worker is sent away: {}", status.message());
+        let loss = Loss::Disconnected(status.message().to_owned());
+        self.lost(worker, &loss);
         self.close(worker, status.clone());
-        self.decide(Event::Lost(worker, Loss::Disconnected(status.message().to_owned())));
+        self.decide(Event::Lost(worker, loss));
+    }
+
+    fn close(&mut self, worker: WorkerId, status: Status) {
+        if let Some(connection) = self.connections.remove(&worker) {
+            connection.send(Err(status));
+        }
+    }
+
+    fn is_member(&self, worker: WorkerId) -> bool {
+        self.members.iter().any(|(_, member)| *member == worker)
     }
 
     fn report(&mut self, worker: WorkerId, report: &wire::Report) {
-        if self.members.contains(&worker) && report.generation == self.engine.generation().0 {
-            let (progress, line) = self.record.report(report);
-            self.console.progress(&progress);
-            let written = self.run_dir.append_metrics(&line);
-            self.stop_if_broken(written);
-        }
-    }
-
-    fn epoch_report(&mut self, worker: WorkerId, report: &wire::EpochReport) {
-        if !self.members.contains(&worker) {
+        let current = self.engine.generation();
+        if !self.is_member(worker) || report.generation != current.0 {
             return;
         }
+        if let Some(recovered) = self.recovery.first_step() {
+            self.recovered(&recovered, report.step);
+        }
+        let (progress, line) = self.record.report(report);
+        self.console.progress(&progress);
+        let written = self.run_dir.append_metrics(&line);
+        self.stop_if_broken(written);
+    }
+
+    fn epoch_report(&mut self, report: &wire::EpochReport) {
         if let Some((text, line)) = self.record.epoch_report(report) {
             self.console.line(&text);
             let written = self.run_dir.append_metrics(&line);
             self.stop_if_broken(written);
         }
+    }
+
+    /// Writes a line of the event log.
+    fn note(&mut self, kind: &str, what: serde_json::Value) {
+        let mut line = json!({ "kind": kind, "time": jiff::Timestamp::now().to_string() });
+        if let (Some(line), serde_json::Value::Object(what)) = (line.as_object_mut(), what) {
+            line.extend(what);
+        }
+        let written = self.run_dir.append_event(&line);
+        self.stop_if_broken(written);
     }
 
     /// Stops the run, so that it can be resumed, when its directory cannot be written.
@@ -273,141 +406,6 @@ impl<'a> Control<'a> {
         let now = self.epoch.elapsed();
         for command in self.engine.handle(event, now) {
             self.carry_out(command);
-        }
-    }
-
-    fn carry_out(&mut self, command: Command) {
-        match command {
-            Command::Admit(worker, rank) => self.admit(worker, rank),
-            Command::Refuse(worker, refusal) => {
-                tracing::info!("a worker was turned away: {refusal}");
-                if let Some(connection) = self.connections.remove(&worker) {
-                    connection.send(Err(status::refusal(&refusal)));
-                }
-            }
-            Command::Start(generation, members) => self.start(generation, &members),
-            Command::Pause(generation) => {
-                self.tell_members(&Body::Pause(wire::Pause { generation: generation.0 }));
-            }
-            Command::Abort(generation) => {
-                tracing::info!(generation = generation.0, "generation aborted");
-                self.tell_members(&Body::Abort(wire::Abort { generation: generation.0 }));
-            }
-            Command::Evict(worker) => {
-                if let Some(rank) = self.ranks.get(&worker) {
-                    self.children.kill(*rank);
-                }
-                self.close(worker, Status::aborted("given up: no sign of life"));
-            }
-            Command::Dismiss(worker) => self.close(worker, Status::cancelled("let go")),
-            Command::Persist(worker) => self.tell(worker, Body::Persist(wire::Persist {})),
-            Command::Finish(outcome) => self.finish(outcome),
-        }
-    }
-
-    fn admit(&mut self, worker: WorkerId, rank: Rank) {
-        self.ranks.insert(worker, rank);
-        let Some(connection) = self.connections.get(&worker) else { return };
-        tracing::info!(rank = rank.0, host = connection.host, "worker joined");
-        self.console.line(&format!(
-            "Rank {rank} joined from {} ({}/{})",
-            connection.host,
-            self.engine.present(),
-            self.launch.config().operation.workers
-        ));
-        let heartbeat = self.launch.dead_after / HEARTBEATS_PER_DEATH;
-        let info = &self.launch.info;
-        let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
-        connection.send(Ok(Body::Welcome(wire::Welcome {
-            run_id: info.run_id.clone(),
-            rank: rank.0,
-            configuration_json: serde_json::to_string(&info.config).unwrap_or_default(),
-            run_directory: path(self.run_dir.path()),
-            checkpoint: self.launch.checkpoint().map(|(file, _)| path(file)),
-            heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX),
-        })));
-    }
-
-    fn start(&mut self, generation: Generation, members: &[Member]) {
-        // The number is used up before anybody hears of it.
-        if let Err(error) = self.run_dir.journal_generation(generation) {
-            return self.break_off(error);
-        }
-        tracing::info!(generation = generation.0, members = members.len(), "generation starts");
-        self.console.begin(self.record.step(), self.record.steps());
-        self.members = members.iter().map(|member| member.worker).collect();
-        let member = |member: &Member| {
-            let connection = self.connections.get(&member.worker);
-            wire::Member {
-                rank: member.rank.0,
-                first_shard: member.shards.start,
-                end_shard: member.shards.end,
-                all_reduce_address: connection.map(|c| c.address.clone()).unwrap_or_default(),
-                host: connection.map(|c| c.host.clone()).unwrap_or_default(),
-            }
-        };
-        let members = members.iter().map(member).collect();
-        let transport = match self.transport() {
-            Ok(transport) => transport.into(),
-            Err(error) => return self.break_off(error),
-        };
-        let start = wire::Start { generation: generation.0, members, transport };
-        self.tell_members(&Body::Start(start));
-    }
-
-    /// Ends the run before its generation has begun, for an error of the coordinator's own.
-    fn break_off(&mut self, error: anyhow::Error) {
-        self.broken = Some(error);
-        self.finish(Outcome::Interrupted(collective::Step(self.record.step())));
-    }
-
-    /// How the members exchange gradients: through memory if they can share it, unless the
-    /// user says otherwise.
-    fn transport(&self) -> Result<wire::Transport> {
-        let domain = |worker| self.connections.get(worker).map(|c| c.memory_domain.as_str());
-        let first = self.members.first().and_then(domain).filter(|domain| !domain.is_empty());
-        let shared = first.is_some() && self.members.iter().all(|m| domain(m) == first);
-        match self.launch.config().operation.collective {
-            Collective::Auto | Collective::Shm if shared => Ok(wire::Transport::Shm),
-            Collective::Auto | Collective::Grpc => Ok(wire::Transport::Grpc),
-            Collective::Shm => Err(anyhow!(
-                "--collective shm needs all workers on one host, as one user and in one \
-                 container: use --collective auto or grpc"
-            )),
-        }
-    }
-
-    /// Tells the others where the leader's segment is.
-    fn announce(&self, worker: WorkerId, segment: wire::Segment) {
-        if let Some((leader, others)) = self.members.split_first()
-            && *leader == worker
-        {
-            let rendezvous = printable(&segment.rendezvous);
-            let segment = Body::Segment(wire::Segment { rendezvous, ..segment });
-            others.iter().for_each(|other| self.tell(*other, segment.clone()));
-        }
-    }
-
-    fn finish(&mut self, outcome: Outcome) {
-        let (success, message) = match (&self.broken, &outcome) {
-            (Some(error), _) => (false, format!("{error:#}")),
-            (None, Outcome::Completed(_) | Outcome::Interrupted(_)) => (true, outcome.to_string()),
-            (None, _) => (false, outcome.to_string()),
-        };
-        let finish = Body::Finish(wire::Finish { success, message });
-        for connection in self.connections.values() {
-            connection.send(Ok(finish.clone()));
-        }
-        self.outcome = Some(outcome);
-    }
-
-    fn tell_members(&self, body: &Body) {
-        self.members.iter().for_each(|worker| self.tell(*worker, body.clone()));
-    }
-
-    fn tell(&self, worker: WorkerId, body: Body) {
-        if let Some(connection) = self.connections.get(&worker) {
-            connection.send(Ok(body));
         }
     }
 }

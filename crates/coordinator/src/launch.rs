@@ -14,6 +14,7 @@ use config::{Difference, RunConfig};
 
 use crate::{
     args::{Args, LogFormat},
+    journal::History,
     run_dir::{RunDir, RunInfo},
 };
 
@@ -29,8 +30,14 @@ pub(crate) struct Launch {
     pub(crate) offline: bool,
     pub(crate) listen: SocketAddr,
     pub(crate) spawn: bool,
+    /// What is known of a run that has begun before.
+    pub(crate) history: History,
+    pub(crate) min_workers: u32,
+    pub(crate) max_restarts: u32,
     pub(crate) dead_after: Duration,
+    pub(crate) stall_after: Duration,
     pub(crate) join_timeout: Duration,
+    pub(crate) coordinator_timeout: Duration,
     pub(crate) allow_mixed_devices: bool,
     pub(crate) log_format: LogFormat,
 }
@@ -65,12 +72,23 @@ impl Launch {
             args.listen
         );
         let dead_after = seconds("--dead-after-seconds", args.dead_after_seconds)?;
+        let stall_after = seconds("--stall-after-seconds", args.stall_after_seconds)?;
         let join_timeout = seconds("--join-timeout-seconds", args.join_timeout_seconds)?;
+        let coordinator_timeout =
+            seconds("--coordinator-timeout-seconds", args.coordinator_timeout_seconds)?;
         let data_dir = args.directories.data_dir.clone().unwrap_or_else(data::default_dir);
         let data_dir = std::path::absolute(data_dir)?;
         let (info, run_dir, start) =
             if args.directories.resume { resume(&args, matches)? } else { begin(&args)? };
         check_memory(&info.config, args.spawn)?;
+        let workers = info.config.operation.workers;
+        ensure!(
+            (1..=workers).contains(&args.min_workers),
+            "--min-workers must be from 1 to the run's {workers} workers, not {}",
+            args.min_workers
+        );
+        let history = RunDir::read_history(&run_dir)?;
+        let listen_given = matches.value_source("listen") == Some(ValueSource::CommandLine);
         Ok(Self {
             info,
             run_dir,
@@ -78,10 +96,16 @@ impl Launch {
             start,
             data_dir,
             offline: args.directories.offline,
-            listen: args.listen,
+            // Workers that were left behind look for their coordinator where it was.
+            listen: history.listening().filter(|_| !listen_given).unwrap_or(args.listen),
+            history,
             spawn: args.spawn,
+            min_workers: args.min_workers,
+            max_restarts: args.max_restarts,
             dead_after,
+            stall_after,
             join_timeout,
+            coordinator_timeout,
             allow_mixed_devices: args.allow_mixed_devices,
             log_format: args.log_format,
         })

@@ -1,18 +1,21 @@
 //! `vae-coordinator`: the control plane of a run, a shell around the crate `membership`.
 //!
 //! [`launch`] turns flags into a run; [`service`] takes in streams; [`control`] feeds the
-//! engine and carries out its decisions; [`record`] and [`run_dir`] keep the books;
-//! [`console`] is what a person sees. No tensor and no training step passes through here.
+//! engine and carries out its decisions; [`record`], [`run_dir`] and [`journal`] keep the
+//! books; [`console`] is what a person sees. No tensor and no training step passes through here.
 
 mod args;
 mod console;
 mod control;
+mod files;
+mod journal;
 mod launch;
 mod record;
 mod run_dir;
 mod serve;
 mod service;
 mod spawn;
+mod status;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
@@ -20,7 +23,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use membership::Outcome;
 
 use crate::{
-    args::{Args, LogFormat},
+    args::{Args, Command, LogFormat},
     console::Console,
     launch::Launch,
     serve::Stopped,
@@ -31,6 +34,15 @@ fn main() -> ExitCode {
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let console = Console::new();
     start_logging(args.log_format, &console);
+    if let Some(Command::Status(args)) = &args.command {
+        return match status::show(args) {
+            Ok(text) => {
+                console.line(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&format!("{error:#}")),
+        };
+    }
     let result = Launch::prepare(args, &matches).and_then(|launch| serve::run(&launch, &console));
     match result {
         Ok((Outcome::Completed(_), _)) => ExitCode::SUCCESS,
@@ -61,7 +73,9 @@ fn start_logging(format: LogFormat, console: &Console) {
     let builder = fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(console.clone());
+        .with_writer(console.clone())
+        // A pipe that is closed must not end a run.
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use collective::{Digest, Generation};
-use protocol::wire::{EpochReport, Losses, Report};
+use protocol::wire::{EpochReport, Losses, Report, StatusReply};
 use serde::Serialize;
 use serde_json::json;
 
@@ -21,6 +21,10 @@ pub(crate) struct Record {
     step: u64,
     /// Images of each epoch that was completed, as counted by the all-reduce.
     images_counted: Vec<u64>,
+    /// As last reported.
+    epoch: u64,
+    loss: f64,
+    images_per_second: f64,
     /// Epochs that were reported before this run was resumed.
     epochs_before: u64,
     test: Losses,
@@ -64,6 +68,9 @@ impl Record {
             steps_per_epoch,
             step,
             images_counted: counted.unwrap_or_default(),
+            epoch: step / steps_per_epoch + 1,
+            loss: 0.0,
+            images_per_second: 0.0,
             epochs_before: step / steps_per_epoch,
             test: Losses::default(),
             images: 0,
@@ -83,6 +90,14 @@ impl Record {
         self.step
     }
 
+    /// Fills in what is known of the training.
+    pub(crate) fn describe(&self, status: &mut StatusReply) {
+        (status.step, status.steps) = (self.step, self.steps());
+        (status.epoch, status.epochs) = (self.epoch.min(self.epochs.into()), self.epochs);
+        (status.images_per_second, status.loss) = (self.images_per_second, self.loss);
+        status.workers = self.workers;
+    }
+
     /// Takes in a leader's report: what to show, and the line for the metrics.
     pub(crate) fn report(&mut self, report: &Report) -> (Progress, serde_json::Value) {
         self.step = report.step;
@@ -92,6 +107,8 @@ impl Record {
         self.epoch_seconds += report.seconds;
         let losses = report.losses.unwrap_or_default();
         let images_per_second = rate(report.images, report.seconds);
+        (self.epoch, self.loss, self.images_per_second) =
+            (report.epoch, losses.loss, images_per_second);
         let rank = |rank: &protocol::wire::RankSeconds| {
             json!({
                 "rank": rank.rank,
@@ -131,12 +148,7 @@ impl Record {
     ) -> Option<(String, serde_json::Value)> {
         let (train, test) = (report.train.unwrap_or_default(), report.test.unwrap_or_default());
         self.test = test;
-        let index = usize::try_from(report.epoch).ok()?.checked_sub(1)?;
-        if let Some(counted) = self.images_counted.get_mut(index) {
-            *counted = report.images;
-        } else if index == self.images_counted.len() {
-            self.images_counted.push(report.images);
-        }
+        self.images_counted.clone_from(&report.images_by_epoch);
         if report.epoch <= self.epochs_before {
             return None;
         }
@@ -160,7 +172,7 @@ impl Record {
             "test_reconstruction": test.reconstruction,
             "test_kl": test.kl,
             "images_per_second": images_per_second,
-            "images_counted": report.images,
+            "images_counted": report.images_by_epoch.last(),
             "index_sum": report.index_sum,
         });
         Some((text, line))

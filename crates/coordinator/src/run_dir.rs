@@ -1,28 +1,30 @@
 //! The run directory: what is in it, and how it is written so that nothing is ever half done.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
 use checkpoint::Directory;
-use collective::Generation;
 use config::RunConfig;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    files,
+    journal::{History, Journal},
+};
+
 const CONFIG: &str = "config.json";
 const METRICS: &str = "metrics.jsonl";
+const EVENTS: &str = "events.jsonl";
 const SUMMARY: &str = "summary.json";
 const JOURNAL: &str = "journal.jsonl";
 const LOCK: &str = "lock";
 const CHECKPOINTS: &str = "checkpoints";
 const SAMPLES: &str = "samples";
-
-/// Bytes of a file of this directory that are read back at the most.
-const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// What `config.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,18 +34,13 @@ pub(crate) struct RunInfo {
     pub(crate) config: RunConfig,
 }
 
-/// A line of the journal: a generation that was about to start.
-#[derive(Debug, Serialize, Deserialize)]
-struct JournalEntry {
-    generation: u64,
-}
-
 /// An open run directory; no other coordinator has it open.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
     metrics: File,
-    journal: File,
+    events: File,
+    journal: Journal,
     _lock: File,
 }
 
@@ -56,7 +53,7 @@ impl RunDir {
     /// Reads which run is in `path`.
     pub(crate) fn read_info(path: &Path) -> Result<RunInfo> {
         let file = path.join(CONFIG);
-        let text = read_bounded(&file)?;
+        let text = files::read(&file)?;
         serde_json::from_str(&text)
             .with_context(|| format!("{} is not a run's configuration", file.display()))
     }
@@ -77,9 +74,10 @@ impl RunDir {
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot create {}", folder.display()))?;
         }
-        let metrics = append_lines(&path.join(METRICS))?;
-        let journal = append_lines(&path.join(JOURNAL))?;
-        let run_dir = Self { path, metrics, journal, _lock: lock };
+        let metrics = files::append_lines(&path.join(METRICS))?;
+        let events = files::append_lines(&path.join(EVENTS))?;
+        let journal = Journal::open(path.join(JOURNAL))?;
+        let run_dir = Self { path, metrics, events, journal, _lock: lock };
         run_dir.write_json(CONFIG, info)?;
         Ok(run_dir)
     }
@@ -101,24 +99,26 @@ impl RunDir {
         self.write_json(SUMMARY, summary)
     }
 
+    /// Appends a line to the log of events.
+    pub(crate) fn append_event(&mut self, object: &impl Serialize) -> Result<()> {
+        files::append_line(&mut self.events, object)
+            .with_context(|| format!("cannot write {}", self.path.join(EVENTS).display()))
+    }
+
     /// Appends a line to the metrics.
     pub(crate) fn append_metrics(&mut self, object: &impl Serialize) -> Result<()> {
-        append_line(&mut self.metrics, object)
+        files::append_line(&mut self.metrics, object)
             .with_context(|| format!("cannot write {}", self.path.join(METRICS).display()))
     }
 
-    /// Notes, on disk for good, that a generation is about to start: its number is used.
-    pub(crate) fn journal_generation(&mut self, generation: Generation) -> Result<()> {
-        append_line(&mut self.journal, &JournalEntry { generation: generation.0 })
-            .and_then(|()| self.journal.sync_data())
-            .with_context(|| format!("cannot write {}", self.path.join(JOURNAL).display()))
+    pub(crate) fn journal(&mut self) -> &mut Journal {
+        &mut self.journal
     }
 
-    /// The last generation that the run may have used.
-    pub(crate) fn last_generation(&self) -> Result<Generation> {
-        let text = read_bounded(&self.path.join(JOURNAL))?;
-        let entries = text.lines().filter_map(|line| serde_json::from_str(line).ok());
-        Ok(Generation(entries.map(|entry: JournalEntry| entry.generation).max().unwrap_or(0)))
+    /// Reads the journal of the run in `path`, if it has one.
+    pub(crate) fn read_history(path: &Path) -> Result<History> {
+        let journal = path.join(JOURNAL);
+        if journal.exists() { History::read(&journal) } else { Ok(History::default()) }
     }
 
     /// Points the link `latest` beside this directory at it.
@@ -154,30 +154,8 @@ impl RunDir {
     }
 }
 
-fn append(path: &Path) -> Result<File> {
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    file.with_context(|| format!("cannot open {} for writing", path.display()))
-}
-
-/// Opens a file of lines; a last line that was cut off goes, since nothing was done upon it.
-fn append_lines(path: &Path) -> Result<File> {
-    let file = append(path)?;
-    let text = read_bounded(path)?;
-    let whole = text.rfind('\n').map_or(0, |end| end + 1);
-    if whole < text.len() && (text.len() as u64) < FILE_BYTES_MAX {
-        file.set_len(whole as u64).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(file)
-}
-
-fn append_line(file: &mut File, object: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(object)?;
-    line.push(b'\n');
-    file.write_all(&line)
-}
-
 fn lock(path: &Path) -> Result<File> {
-    let file = append(&path.join(LOCK))?;
+    let file = files::append(&path.join(LOCK))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -185,13 +163,4 @@ fn lock(path: &Path) -> Result<File> {
         }
         Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
-}
-
-fn read_bounded(path: &Path) -> Result<String> {
-    use io::Read as _;
-    let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text))
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(text)
 }

@@ -15,6 +15,7 @@ use tonic::transport::{Server, server::TcpIncoming};
 use crate::{
     console::Console,
     control::{Control, Input},
+    journal::Entry,
     launch::{Launch, Start},
     run_dir::RunDir,
     service::Service,
@@ -59,6 +60,7 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let address = listener.local_addr()?;
     data::fetch::ensure(&launch.data_dir, launch.offline)?;
     let mut run_dir = launch.open_run_dir()?;
+    run_dir.journal().note(&Entry::Listening(address))?;
     introduce(launch, &run_dir, address, console);
 
     let (inputs, received) = mpsc::channel(INPUTS);
@@ -75,12 +77,12 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let (code, exit_code) = oneshot::channel();
     tokio::spawn(stop_on_signal(inputs.clone(), code)?);
     let mut children = if launch.spawn {
-        Children::start(launch, address, console, &inputs)?
+        Children::start(launch, address, console, &inputs, run_dir.journal())?
     } else {
         Children::default()
     };
 
-    let control = Control::new(launch, &mut run_dir, &mut children, console.clone())?;
+    let control = Control::new(launch, &mut run_dir, &mut children, console.clone());
     let outcome = control.run(received).await;
     drop(stop_serving);
     children.finish().await;

@@ -12,11 +12,14 @@ use membership::{Join, Loss, WorkerId};
 use protocol::{
     DATASET_CHUNK_BYTES, PROTOCOL_VERSION, status,
     wire::{
-        CoordinatorMessage, DatasetChunk, FetchDatasetRequest, Hello, WorkerMessage,
-        coordinator_server::Coordinator, worker_message::Body,
+        CoordinatorMessage, DatasetChunk, FetchDatasetRequest, Hello, StatusReply, StatusRequest,
+        WorkerMessage, coordinator_server::Coordinator, worker_message::Body,
     },
 };
-use tokio::{io::AsyncReadExt as _, sync::mpsc};
+use tokio::{
+    io::AsyncReadExt as _,
+    sync::{mpsc, oneshot},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -60,10 +63,20 @@ impl Coordinator for Service {
         let worker = WorkerId(self.next_worker.fetch_add(1, Ordering::Relaxed));
         let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
         let connection = Connection::new(&hello, outbound);
-        let joined = Input::Joined(worker, join, connection);
+        let run_id = hello.returning.map(|returning| returning.run_id);
+        let joined = Input::Joined(worker, join, connection, run_id);
         self.inputs.send(joined).await.map_err(|_| ended())?;
         tokio::spawn(forward(worker, inbound, self.inputs.clone()));
         Ok(Response::new(ReceiverStream::new(messages)))
+    }
+
+    async fn status(
+        &self,
+        _request: Request<StatusRequest>,
+    ) -> Result<Response<StatusReply>, Status> {
+        let (reply, status) = oneshot::channel();
+        self.inputs.send(Input::Status(reply)).await.map_err(|_| ended())?;
+        Ok(Response::new(status.await.map_err(|_| ended())?))
     }
 
     async fn fetch_dataset(

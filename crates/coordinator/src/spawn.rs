@@ -1,9 +1,19 @@
-//! `--spawn`: workers as child processes, their output passed through.
+//! `--spawn`: workers as child processes, their output passed through; started again when
+//! they die, and taken over from a coordinator that is no more.
 
-use std::{collections::HashMap, net::SocketAddr, path::PathBuf, process::Stdio};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
-use collective::Rank;
+use rustix::{
+    event::{PollFd, PollFlags},
+    process::{Pid, PidfdFlags, Signal},
+};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
     process::{Child, Command},
@@ -11,63 +21,206 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{console::Console, control::FAREWELL, control::Input, launch::Launch};
+use crate::{
+    console::Console,
+    control::{FAREWELL, Input},
+    journal::{Entry, Journal},
+    launch::Launch,
+};
 
 /// Bytes of a worker's line that are passed through at a time.
 const LINE_BYTES: usize = 8192;
 
+/// Time before a worker is started again that has lived for a while; it doubles with each
+/// that has not.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+
+/// The most time before a worker is started again.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// A worker that lived for so long did not die of its start.
+const A_WHILE: Duration = Duration::from_secs(10);
+
+/// How a worker's process ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Exit {
+    /// For people.
+    pub(crate) status: String,
+    /// Its exit code; none if a signal ended it, or nobody knows.
+    code: Option<i32>,
+}
+
+/// What follows from a worker's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It left because it was told to.
+    Left,
+    /// It is started again after this time.
+    Again(Duration),
+    /// It is not started again.
+    GivenUp,
+}
+
 /// The workers that this coordinator started.
 #[derive(Debug, Default)]
 pub(crate) struct Children {
+    spawner: Option<Spawner>,
+    slots: Vec<Slot>,
     /// One for each process and each of its pipes.
     watchers: JoinSet<()>,
-    kills: HashMap<Rank, oneshot::Sender<()>>,
+}
+
+/// How workers are started.
+#[derive(Debug)]
+struct Spawner {
+    program: PathBuf,
+    arguments: Vec<String>,
+    max_restarts: u32,
+    console: Console,
+    inputs: mpsc::Sender<Input>,
+}
+
+/// A place for a worker, one process after the other.
+#[derive(Debug)]
+struct Slot {
+    process: u32,
+    kill: Option<oneshot::Sender<()>>,
+    begun: Instant,
+    has_joined: bool,
+    restarts: u32,
+    backoff: Duration,
+}
+
+impl Slot {
+    fn new(process: u32, kill: oneshot::Sender<()>) -> Self {
+        let (restarts, backoff, has_joined) = (0, BACKOFF_MIN, false);
+        Self { process, kill: Some(kill), begun: Instant::now(), has_joined, restarts, backoff }
+    }
 }
 
 impl Children {
-    /// Starts all workers of the run.
+    /// Starts all workers of the run, but those that the coordinator before this one started
+    /// and that still run.
     pub(crate) fn start(
         launch: &Launch,
         address: SocketAddr,
         console: &Console,
         inputs: &mpsc::Sender<Input>,
+        journal: &mut Journal,
     ) -> Result<Self> {
-        let program = worker_program()?;
-        let mut children = Self::default();
-        for rank in (0..launch.config().operation.workers).map(Rank) {
-            let mut child = Command::new(&program)
-                .arg("--coordinator")
-                .arg(format!("http://{address}"))
-                .arg("--rank")
-                .arg(rank.to_string())
-                .arg("--data-dir")
-                .arg(&launch.data_dir)
-                .arg("--log-format")
-                .arg(launch.log_format.name())
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                // Ctrl-C at the terminal is for the coordinator, which stops the workers itself.
-                .process_group(0)
-                .kill_on_drop(true)
-                .spawn()
-                .with_context(|| format!("cannot start {}", program.display()))?;
-            if let Some(stdout) = child.stdout.take() {
-                children.watchers.spawn(pass_through(rank, stdout, console.clone()));
-            }
-            if let Some(stderr) = child.stderr.take() {
-                children.watchers.spawn(pass_through(rank, stderr, console.clone()));
-            }
-            let (kill, killed) = oneshot::channel();
-            children.kills.insert(rank, kill);
-            children.watchers.spawn(watch(rank, child, killed, inputs.clone()));
+        let arguments = [
+            "--coordinator",
+            &format!("http://{address}"),
+            "--data-dir",
+            &launch.data_dir.to_string_lossy(),
+            "--log-format",
+            launch.log_format.name(),
+        ];
+        let spawner = Spawner {
+            program: worker_program()?,
+            arguments: arguments.map(str::to_owned).to_vec(),
+            max_restarts: launch.max_restarts,
+            console: console.clone(),
+            inputs: inputs.clone(),
+        };
+        let running = launch.history.children();
+        let mut children = Self { spawner: Some(spawner), ..Self::default() };
+        for slot in 0..launch.config().operation.workers {
+            let entry = match running.get(&slot) {
+                Some(process) => children.take_over(slot, *process)?,
+                None => children.spawn(slot, &["--rank", &slot.to_string()], journal)?,
+            };
+            children.slots.push(entry);
         }
         Ok(children)
     }
 
-    /// Kills the worker that was started for a rank, if one was.
-    pub(crate) fn kill(&mut self, rank: Rank) {
-        if let Some(kill) = self.kills.remove(&rank) {
+    fn spawn(&mut self, slot: u32, more: &[&str], journal: &mut Journal) -> Result<Slot> {
+        let spawner = self.spawner.as_ref().context("no workers are started here")?;
+        let mut child = Command::new(&spawner.program)
+            .args(&spawner.arguments)
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Ctrl-C at the terminal is for the coordinator, which stops the workers itself.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", spawner.program.display()))?;
+        let process = child.id().unwrap_or_default();
+        journal.note(&Entry::Spawned { slot, process })?;
+        if let Some(stdout) = child.stdout.take() {
+            self.watchers.spawn(pass_through(slot, stdout, spawner.console.clone()));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            self.watchers.spawn(pass_through(slot, stderr, spawner.console.clone()));
+        }
+        let (kill, killed) = oneshot::channel();
+        self.watchers.spawn(watch(slot, child, killed, spawner.inputs.clone()));
+        Ok(Slot::new(process, kill))
+    }
+
+    /// Watches a process that the coordinator before this one has started.
+    fn take_over(&mut self, slot: u32, process: u32) -> Result<Slot> {
+        let spawner = self.spawner.as_ref().context("no workers are started here")?;
+        let (kill, killed) = oneshot::channel();
+        self.watchers.spawn(watch_other(slot, process, killed, spawner.inputs.clone()));
+        Ok(Slot { has_joined: true, ..Slot::new(process, kill) })
+    }
+
+    /// Notes that a process has joined the run: it can.
+    pub(crate) fn note_joined(&mut self, process: u32) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.process == process) {
+            slot.has_joined = true;
+        }
+    }
+
+    /// Decides what follows from the end of a slot's process, and has [`Input::Restart`] come
+    /// if it is started again.
+    pub(crate) fn exited(&mut self, slot: u32, exit: &Exit) -> Verdict {
+        // Those that are done free what they hold.
+        while self.watchers.try_join_next().is_some() {}
+        let (Some(spawner), Some(entry)) = (&self.spawner, self.slots.get_mut(slot as usize))
+        else {
+            return Verdict::GivenUp;
+        };
+        entry.kill = None;
+        if exit.code == Some(0) {
+            return Verdict::Left;
+        }
+        // A process that says what is wrong before it has joined would say it again.
+        let is_hopeless = !entry.has_joined && exit.code.is_some();
+        if is_hopeless || entry.restarts >= spawner.max_restarts {
+            return Verdict::GivenUp;
+        }
+        if entry.begun.elapsed() >= A_WHILE {
+            entry.backoff = BACKOFF_MIN;
+        }
+        let after = entry.backoff;
+        entry.backoff = (after * 2).min(BACKOFF_MAX);
+        entry.restarts += 1;
+        let inputs = spawner.inputs.clone();
+        self.watchers.spawn(async move {
+            tokio::time::sleep(after).await;
+            let _ended = inputs.send(Input::Restart(slot)).await;
+        });
+        Verdict::Again(after)
+    }
+
+    /// Starts the worker of a slot again, under whatever rank is free.
+    pub(crate) fn restart(&mut self, slot: u32, journal: &mut Journal) -> Result<()> {
+        let fresh = self.spawn(slot, &[], journal)?;
+        if let Some(entry) = self.slots.get_mut(slot as usize) {
+            *entry = Slot { restarts: entry.restarts, backoff: entry.backoff, ..fresh };
+        }
+        Ok(())
+    }
+
+    /// Kills a process, if it was started here.
+    pub(crate) fn kill(&mut self, process: u32) {
+        let slot = self.slots.iter_mut().find(|slot| slot.process == process);
+        if let Some(kill) = slot.and_then(|slot| slot.kill.take()) {
             let _exited = kill.send(());
         }
     }
@@ -75,10 +228,18 @@ impl Children {
     /// Waits, within a bound, for all workers to exit and to have said all; what is left then
     /// is killed.
     pub(crate) async fn finish(mut self) {
-        let all = async { while self.watchers.join_next().await.is_some() {} };
+        let watchers = &mut self.watchers;
+        let all = async { while watchers.join_next().await.is_some() {} };
+        if tokio::time::timeout(FAREWELL, all).await.is_ok() {
+            return;
+        }
+        tracing::warn!("killing workers that did not exit");
+        for slot in &mut self.slots {
+            slot.kill.take().map(|kill| kill.send(()));
+        }
+        let watchers = &mut self.watchers;
+        let all = async { while watchers.join_next().await.is_some() {} };
         if tokio::time::timeout(FAREWELL, all).await.is_err() {
-            tracing::warn!("killing workers that did not exit");
-            // Dropping the children kills them.
             self.watchers.shutdown().await;
         }
     }
@@ -97,7 +258,7 @@ fn worker_program() -> Result<PathBuf> {
 }
 
 async fn watch(
-    rank: Rank,
+    slot: u32,
     mut child: Child,
     killed: oneshot::Receiver<()>,
     inputs: mpsc::Sender<Input>,
@@ -106,14 +267,42 @@ async fn watch(
         exited = child.wait() => exited,
         Ok(()) = killed => child.kill().await.and(child.wait().await),
     };
-    let status = match exited {
-        Ok(status) => status.to_string(),
-        Err(error) => error.to_string(),
+    let exit = match exited {
+        Ok(status) => Exit { code: ExitStatus::code(&status), status: status.to_string() },
+        Err(error) => Exit { code: None, status: error.to_string() },
     };
-    let _ended = inputs.send(Input::ChildExited(rank, status)).await;
+    let _ended = inputs.send(Input::ChildExited(slot, exit)).await;
 }
 
-async fn pass_through(rank: Rank, output: impl AsyncRead + Unpin, console: Console) {
+/// Watches a process that is not this one's child.
+async fn watch_other(
+    slot: u32,
+    process: u32,
+    killed: oneshot::Receiver<()>,
+    inputs: mpsc::Sender<Input>,
+) {
+    let status = "it was started by the coordinator before this one".to_owned();
+    let exit = Exit { code: None, status };
+    let pid = Pid::from_raw(process.cast_signed());
+    let handle = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+    if let Some(handle) = handle.map(Arc::new) {
+        let watched = Arc::clone(&handle);
+        let mut gone = tokio::task::spawn_blocking(move || {
+            let mut exit = [PollFd::new(&*watched, PollFlags::IN)];
+            let _exited = rustix::event::poll(&mut exit, None);
+        });
+        tokio::select! {
+            _gone = &mut gone => {}
+            Ok(()) = killed => {
+                let _exited = rustix::process::pidfd_send_signal(&*handle, Signal::KILL);
+                let _exited = gone.await;
+            }
+        }
+    }
+    let _ended = inputs.send(Input::ChildExited(slot, exit)).await;
+}
+
+async fn pass_through(slot: u32, output: impl AsyncRead + Unpin, console: Console) {
     use tokio::io::AsyncReadExt as _;
     let mut output = BufReader::new(output);
     let mut line = Vec::new();
@@ -124,7 +313,7 @@ async fn pass_through(rank: Rank, output: impl AsyncRead + Unpin, console: Conso
             Ok(0) | Err(_) => return,
             Ok(_) => {
                 let text = String::from_utf8_lossy(&line);
-                console.line(&format!("[rank {rank}] {}", text.trim_end()));
+                console.line(&format!("[worker {slot}] {}", text.trim_end()));
             }
         }
     }

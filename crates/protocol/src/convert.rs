@@ -1,13 +1,13 @@
 //! Wire types to domain types and back, checked.
 
 use collective::{
-    Contribution, Control, Digest, Header, Kind, Rank, Round, ShardRange, Share, Step, TERMS,
-    Tally, Timing,
+    Contribution, Control, Digest, Generation, Header, Kind, Rank, Round, ShardRange, Share, Step,
+    TERMS, Tally, Timing,
 };
-use membership::{Failure, Fingerprint, Join, Standing};
+use membership::{Course, Failure, Fingerprint, Join, Phase, Progress, Returning, Standing};
 use thiserror::Error;
 
-use crate::wire;
+use crate::wire::{self, ready::Mishap};
 
 /// A message that no correct peer sends.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -51,7 +51,10 @@ impl TryFrom<&wire::Hello> for Join {
             precision: printable(&wire.precision),
             libtorch: printable(&wire.libtorch),
         };
-        Ok(Self { rank: hello.rank.map(Rank), fingerprint })
+        let returning = hello.returning.as_ref().map(|returning| Returning {
+            generation: (returning.generation != 0).then_some(Generation(returning.generation)),
+        });
+        Ok(Self { rank: hello.rank.map(Rank), fingerprint, returning })
     }
 }
 
@@ -77,6 +80,51 @@ impl TryFrom<&wire::Ready> for Standing {
 
     fn try_from(ready: &wire::Ready) -> Result<Self, Malformed> {
         Ok(Self { step: Step(ready.step), digest: digest(&ready.digest)? })
+    }
+}
+
+impl From<&wire::Ready> for Course {
+    fn from(ready: &wire::Ready) -> Self {
+        match &ready.mishap {
+            None => Self::AsTold,
+            Some(Mishap::Interrupted(reason)) => Self::Interrupted(printable(reason)),
+            Some(Mishap::NotFetched(reason)) => Self::NotFetched(printable(reason)),
+        }
+    }
+}
+
+/// What a worker says of a course that did not go as it was told.
+#[must_use]
+pub fn mishap(course: Course) -> Option<Mishap> {
+    match course {
+        Course::AsTold => None,
+        Course::Interrupted(reason) => Some(Mishap::Interrupted(reason)),
+        Course::NotFetched(reason) => Some(Mishap::NotFetched(reason)),
+    }
+}
+
+impl From<&wire::Heartbeat> for Progress {
+    fn from(heartbeat: &wire::Heartbeat) -> Self {
+        let phase = match heartbeat.phase() {
+            wire::Phase::Idle => Phase::Idle,
+            wire::Phase::Connecting => Phase::Connecting,
+            wire::Phase::Computing => Phase::Computing,
+            wire::Phase::Waiting => Phase::Waiting,
+            wire::Phase::Saving => Phase::Saving,
+        };
+        Self { step: Step(heartbeat.step), phase }
+    }
+}
+
+impl From<Phase> for wire::Phase {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Idle => Self::Idle,
+            Phase::Connecting => Self::Connecting,
+            Phase::Computing => Self::Computing,
+            Phase::Waiting => Self::Waiting,
+            Phase::Saving => Self::Saving,
+        }
     }
 }
 

@@ -12,7 +12,8 @@ pub fn refusal(refusal: &Refusal) -> Status {
         Refusal::NoSuchRank { .. } => Code::OutOfRange,
         Refusal::RankTaken(_) => Code::AlreadyExists,
         Refusal::Full { .. } => Code::ResourceExhausted,
-        Refusal::UnderWay | Refusal::MixedFingerprints { .. } => Code::FailedPrecondition,
+        Refusal::MixedFingerprints { .. } => Code::FailedPrecondition,
+        Refusal::Ending => Code::Aborted,
     };
     Status::new(code, refusal.to_string())
 }

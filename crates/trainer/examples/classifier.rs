@@ -34,7 +34,7 @@ impl Observer for Printer {
         Control::default()
     }
 
-    fn stepped(&mut self, _step: &StepSummary<'_>) {}
+    fn stepped(&mut self, _step: &StepSummary<'_>, _state: &State, _ledger: &Ledger) {}
 
     fn epoch_ended(&mut self, epoch: &EpochSummary, _state: &State, _ledger: &Ledger) {
         let [loss, errors, _] = epoch.train.means();

@@ -164,13 +164,14 @@ impl Trainer {
             self.ledger.add(position.epoch, &outcome.tally);
             let updated = begun.elapsed();
             self.timing = observer::timing(computed, reduced, updated, outcome.waiting);
-            observer.stepped(&StepSummary {
+            let summary = StepSummary {
                 step: self.state.step,
                 epoch: position.epoch + 1,
                 tally: outcome.tally,
                 timings: &outcome.timings,
                 elapsed: updated,
-            });
+            };
+            observer.stepped(&summary, &self.state, &self.ledger);
             self.end_epoch_if_due(collective, observer)?;
             if outcome.control.contains(Control::PAUSE) && self.state.step < self.steps() {
                 return Ok(Ended::Paused);

@@ -39,8 +39,8 @@ pub trait Observer {
     /// What this member asks for with the step that is about to be exchanged.
     fn control(&self) -> Control;
 
-    /// A step was applied.
-    fn stepped(&mut self, step: &StepSummary<'_>);
+    /// A step was applied, and this is the state after it.
+    fn stepped(&mut self, step: &StepSummary<'_>, state: &State, ledger: &Ledger);
 
     /// An epoch was completed. A generation that begins at the end of an epoch reports that
     /// epoch once more.
@@ -56,7 +56,7 @@ impl Observer for Quiet {
         Control::default()
     }
 
-    fn stepped(&mut self, _step: &StepSummary<'_>) {}
+    fn stepped(&mut self, _step: &StepSummary<'_>, _state: &State, _ledger: &Ledger) {}
 
     fn epoch_ended(&mut self, _epoch: &EpochSummary, _state: &State, _ledger: &Ledger) {}
 }

@@ -23,7 +23,9 @@ use std::{net::SocketAddr, time::Duration};
 use collective::{Generation, Rank, Share};
 use thiserror::Error;
 
+pub(crate) use connect::channel;
 pub use endpoint::Endpoint;
+pub(crate) use frames::{FLOAT_BYTES, bytes_of};
 pub use handle::{Abort, Grpc};
 
 /// HTTP/2 frames of this size let a chunk travel in few pieces; the protocol's default of

@@ -4,11 +4,13 @@
 //! the bytes move on a tokio runtime. What is added to what, and in which order, is decided
 //! in `collective` alone.
 //!
-//! Start reading at [`grpc`], for members anywhere, or at [`shm`], for those on one host.
+//! Start reading at [`grpc`], for members anywhere, or at [`shm`], for those on one host;
+//! [`state`] is what a worker that is behind takes over.
 
 pub mod grpc;
 #[cfg(target_os = "linux")]
 pub mod shm;
+pub mod state;
 
 use collective::AllReduce;
 
@@ -41,9 +43,9 @@ pub enum Abort {
 impl Abort {
     /// Makes the current round, or else the next one, end with
     /// [`collective::Interrupted::Aborted`].
-    pub async fn abort(&self) {
+    pub fn abort(&self) {
         match self {
-            Self::Grpc(abort) => abort.abort().await,
+            Self::Grpc(abort) => abort.abort(),
             #[cfg(target_os = "linux")]
             Self::Shm(abort) => abort.abort(),
         }

@@ -82,7 +82,7 @@ impl Transport for Loopback {
 
     fn abort(member: &Grpc) -> Box<dyn FnOnce() + Send> {
         let abort = member.abort_handle();
-        Box::new(move || Runtime::new().unwrap().block_on(abort.abort()))
+        Box::new(move || abort.abort())
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
         mpsc as blocking,
     },
     thread,
@@ -14,9 +14,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use collective::{AllReduce, Control, Generation, Rank};
-use membership::{Failure, Standing};
-use protocol::wire;
+use membership::{Course, Failure, Phase, Standing};
+use protocol::wire::{self, Transfer};
 use tokio::sync::mpsc;
+use transport::state::{Recipient, Snapshot};
 
 use crate::training;
 
@@ -29,14 +30,19 @@ pub(crate) enum Order {
     Train(Box<Assignment>),
     /// Write a checkpoint of the current state.
     Persist,
-    /// Say where the state is, since a generation ended, for this reason, before it began.
-    Report(String),
+    /// Go on from another worker's state.
+    TakeOver(Box<Snapshot>, Transfer),
+    /// Say where the state is, since something ended before it began.
+    Report(Course),
+    /// Give the state to another worker; also while training, between two steps.
+    Donate(Recipient),
 }
 
 /// A place in a generation.
 pub(crate) struct Assignment {
     pub(crate) generation: Generation,
     pub(crate) collective: Box<dyn AllReduce + Send>,
+    pub(crate) rank: Rank,
     /// The members, in rank order; the first leads.
     pub(crate) ranks: Vec<Rank>,
     /// Threads to compute with.
@@ -47,23 +53,25 @@ pub(crate) struct Assignment {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// It is in no generation and holds this state.
-    Ready(Standing, Option<String>),
+    Ready(Standing, Course, Option<Transfer>),
     /// The checkpoint that was ordered is on disk.
     Saved(u64),
     /// It cannot go on.
     Failed(Failure),
     /// How training goes, from the leader.
     Report(wire::Report),
-    /// An epoch was completed, from the leader.
+    /// An epoch was completed.
     EpochReport(wire::EpochReport),
 }
 
 /// Words that both threads read and write at any time.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
+    /// The last generation that this worker was called to; 0 for none.
     generation: AtomicU64,
     control: AtomicU32,
     step: AtomicU64,
+    phase: AtomicU8,
 }
 
 impl Shared {
@@ -76,11 +84,16 @@ impl Shared {
     pub(crate) fn begin_generation(&self, generation: u64) {
         self.control.store(0, Ordering::Relaxed);
         self.generation.store(generation, Ordering::Relaxed);
+        self.enter(Phase::Connecting);
     }
 
-    /// The last generation that this worker was called to; 0 for none.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
+    }
+
+    /// The generation that this worker is in; 0 for none.
+    pub(crate) fn computing(&self) -> u64 {
+        if self.phase() == Phase::Idle { 0 } else { self.generation() }
     }
 
     pub(crate) fn requests(&self) -> Control {
@@ -94,6 +107,22 @@ impl Shared {
     /// Updates that the state has seen.
     pub(crate) fn step(&self) -> u64 {
         self.step.load(Ordering::Relaxed)
+    }
+
+    /// Notes what this worker is at.
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.store(wire::Phase::from(phase) as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        let phase = self.phase.load(Ordering::Relaxed);
+        match wire::Phase::try_from(i32::from(phase)).unwrap_or_default() {
+            wire::Phase::Idle => Phase::Idle,
+            wire::Phase::Connecting => Phase::Connecting,
+            wire::Phase::Computing => Phase::Computing,
+            wire::Phase::Waiting => Phase::Waiting,
+            wire::Phase::Saving => Phase::Saving,
+        }
     }
 }
 
@@ -151,6 +180,14 @@ impl Trainee {
     /// The next order, or none when the worker is about to exit.
     pub(crate) fn next_order(&self) -> Option<Order> {
         self.orders.recv().ok()
+    }
+
+    /// Those who have asked for the state while training: no other order comes then.
+    pub(crate) fn recipients(&self) -> Vec<Recipient> {
+        let orders = self.orders.try_iter();
+        orders
+            .filter_map(|order| if let Order::Donate(to) = order { Some(to) } else { None })
+            .collect()
     }
 }
 

@@ -1,7 +1,11 @@
-//! The control stream: reaching the coordinator, and the hello.
+//! The control stream: reaching the coordinator, the hello, and coming back when the stream
+//! has ended although the run goes on.
 
 use std::{
+    collections::hash_map::RandomState,
+    hash::BuildHasher as _,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,18 +16,18 @@ use membership::Fingerprint;
 use protocol::{
     CONTROL_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, status,
     wire::{
-        CoordinatorMessage, Hello, Welcome, WorkerMessage, coordinator_client::CoordinatorClient,
-        coordinator_message, worker_message::Body,
+        CoordinatorMessage, Heartbeat, Hello, Returning, Welcome, WorkerMessage,
+        coordinator_client::CoordinatorClient, coordinator_message, worker_message::Body,
     },
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::AbortHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
-use crate::generation;
+use crate::{bridge::Shared, generation};
 
 /// Messages to the coordinator that wait to be sent.
 const OUTBOUND_MESSAGES: usize = 256;
@@ -34,39 +38,113 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the coordinator may take to answer the hello.
 const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Time between two attempts to reach the coordinator.
+/// Time between two attempts to reach a coordinator for the first time.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Time between two lines that say how long it is still tried.
 const COUNTDOWN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A worker's place in a run.
+/// Time after the first failed attempt to come back; it doubles with each.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+
+/// The most time between two attempts to come back.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// A coordinator that says nothing for so long is asked whether it still lives.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long it has to answer: it may stand still for a while.
+const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The least time between two signs of life, whatever the coordinator asks for.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
+
+/// What a worker says of itself in every hello.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) rank: Option<Rank>,
+    pub(crate) address: SocketAddr,
+    pub(crate) fingerprint: Fingerprint,
+}
+
+/// A control stream that the coordinator has answered.
 #[derive(Debug)]
 pub(crate) struct Joined {
-    pub(crate) rank: Rank,
     pub(crate) welcome: Welcome,
-    pub(crate) config: RunConfig,
-    pub(crate) outbound: mpsc::Sender<WorkerMessage>,
-    pub(crate) inbound: Streaming<CoordinatorMessage>,
+    outbound: mpsc::Sender<WorkerMessage>,
+    inbound: Streaming<CoordinatorMessage>,
+    heartbeat: Option<AbortHandle>,
+}
+
+impl Joined {
+    /// The run's configuration, checked.
+    pub(crate) fn config(&self) -> Result<RunConfig> {
+        let config: RunConfig = serde_json::from_str(&self.welcome.configuration_json)
+            .context("the coordinator sent a configuration that this worker does not understand")?;
+        config.validate().context("the coordinator sent an impossible configuration")?;
+        Ok(config)
+    }
+
+    /// Sends signs of life from now on, until this stream is dropped.
+    pub(crate) fn show_life(&mut self, shared: &Arc<Shared>) {
+        let interval = Duration::from_millis(self.welcome.heartbeat_ms.into()).max(HEARTBEAT_MIN);
+        let life = show_life(self.outbound.clone(), Arc::clone(shared), interval);
+        self.heartbeat = Some(tokio::spawn(life).abort_handle());
+    }
+
+    /// Says something, unless more waits to be said than a coordinator leaves unheard.
+    pub(crate) fn say(&self, body: Body) -> bool {
+        self.outbound.try_send(WorkerMessage { body: Some(body) }).is_ok()
+    }
+
+    /// The way for others to say something.
+    pub(crate) fn outbound(&self) -> mpsc::Sender<WorkerMessage> {
+        self.outbound.clone()
+    }
+
+    /// The coordinator's next words; none when it has ended the stream in good order.
+    pub(crate) async fn hear(&mut self) -> Result<Option<coordinator_message::Body>, Status> {
+        let message = self.inbound.message().await?;
+        match message {
+            None => Ok(None),
+            Some(CoordinatorMessage { body: Some(body) }) => Ok(Some(body)),
+            Some(CoordinatorMessage { body: None }) => Err(Status::internal("an empty message")),
+        }
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if let Some(heartbeat) = &self.heartbeat {
+            heartbeat.abort();
+        }
+    }
+}
+
+async fn show_life(outbound: mpsc::Sender<WorkerMessage>, shared: Arc<Shared>, interval: Duration) {
+    let mut beats = tokio::time::interval(interval);
+    loop {
+        beats.tick().await;
+        let heartbeat = Heartbeat {
+            generation: shared.generation(),
+            step: shared.step(),
+            phase: protocol::wire::Phase::from(shared.phase()).into(),
+        };
+        let message = WorkerMessage { body: Some(Body::Heartbeat(heartbeat)) };
+        if outbound.send(message).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Connects to the coordinator, trying again until `patience` is over.
 pub(crate) async fn reach(url: &str, patience: Duration) -> Result<CoordinatorClient<Channel>> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .ok()
-        .filter(|endpoint| endpoint.uri().host().is_some_and(|host| !host.is_empty()))
-        .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
-        .ok_or_else(|| anyhow!("--coordinator {url:?} is no URL such as http://127.0.0.1:50051"))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true);
+    let endpoint = endpoint(url)?;
     let begun = Instant::now();
     let mut next_line = Duration::ZERO;
     loop {
         match endpoint.connect().await {
-            Ok(channel) => {
-                let client = CoordinatorClient::new(channel);
-                return Ok(client.max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX));
-            }
+            Ok(channel) => return Ok(client(channel)),
             Err(error) => {
                 let waited = begun.elapsed();
                 let left = patience.saturating_sub(waited);
@@ -89,48 +167,125 @@ pub(crate) async fn reach(url: &str, patience: Duration) -> Result<CoordinatorCl
     }
 }
 
+fn endpoint(url: &str) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .ok()
+        .filter(|endpoint| endpoint.uri().host().is_some_and(|host| !host.is_empty()))
+        .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
+        .ok_or_else(|| anyhow!("--coordinator {url:?} is no URL such as http://127.0.0.1:50051"))?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
+        .keep_alive_while_idle(true))
+}
+
+fn client(channel: Channel) -> CoordinatorClient<Channel> {
+    CoordinatorClient::new(channel).max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
+}
+
+/// Why there is no control stream.
+#[derive(Debug)]
+pub(crate) enum Unjoined {
+    /// Trying again may help.
+    Unreachable(anyhow::Error),
+    /// The coordinator does not want this worker.
+    Refused(anyhow::Error),
+}
+
 /// Says hello and waits for the welcome.
 pub(crate) async fn join(
     client: &mut CoordinatorClient<Channel>,
-    rank: Option<u32>,
-    address: SocketAddr,
-    fingerprint: Fingerprint,
-) -> Result<Joined> {
+    identity: &Identity,
+    returning: Option<Returning>,
+) -> Result<Joined, Unjoined> {
     let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
     let hello = Hello {
         protocol_version: PROTOCOL_VERSION,
-        rank,
+        rank: identity.rank.map(|rank| rank.0),
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        all_reduce_address: address.to_string(),
-        fingerprint: Some(fingerprint.into()),
+        all_reduce_address: identity.address.to_string(),
+        fingerprint: Some(identity.fingerprint.clone().into()),
         memory_domain: generation::memory_domain(),
+        process: std::process::id(),
+        returning,
     };
-    outbound.send(WorkerMessage { body: Some(Body::Hello(hello)) }).await?;
+    let _open = outbound.try_send(WorkerMessage { body: Some(Body::Hello(hello)) });
     let answer = async {
         let mut inbound = client.join(ReceiverStream::new(messages)).await?.into_inner();
         let first = inbound.message().await?;
         Ok::<_, Status>((first, inbound))
     };
-    let (first, inbound) = tokio::time::timeout(WELCOME_PATIENCE, answer)
-        .await
-        .context("the coordinator does not answer")?
-        .map_err(|status| refused(&status))?;
-    let Some(CoordinatorMessage { body: Some(coordinator_message::Body::Welcome(welcome)) }) =
-        first
-    else {
-        bail!("the coordinator did not answer the hello with a welcome");
-    };
-    let config: RunConfig = serde_json::from_str(&welcome.configuration_json)
-        .context("the coordinator sent a configuration that this worker does not understand")?;
-    config.validate().context("the coordinator sent an impossible configuration")?;
-    Ok(Joined { rank: Rank(welcome.rank), welcome, config, outbound, inbound })
+    let answered = tokio::time::timeout(WELCOME_PATIENCE, answer).await;
+    let silent = |_| Unjoined::Unreachable(anyhow!("the coordinator does not answer"));
+    let (first, inbound) = answered.map_err(silent)?.map_err(|status| refused(&status))?;
+    match first.and_then(|message| message.body) {
+        Some(coordinator_message::Body::Welcome(welcome)) => {
+            Ok(Joined { welcome, outbound, inbound, heartbeat: None })
+        }
+        _ => Err(Unjoined::Refused(anyhow!(
+            "the coordinator did not answer the hello with a welcome"
+        ))),
+    }
 }
 
-fn refused(refusal: &Status) -> anyhow::Error {
+fn refused(refusal: &Status) -> Unjoined {
     let message = protocol::convert::printable(refusal.message());
     if status::is_transient(refusal.code()) {
-        anyhow!("lost the coordinator before it answered: {message}")
+        Unjoined::Unreachable(anyhow!("lost the coordinator before it answered: {message}"))
     } else {
-        anyhow!("the coordinator refused this worker: {message}")
+        Unjoined::Refused(anyhow!("the coordinator refused this worker: {message}"))
     }
+}
+
+impl From<Unjoined> for anyhow::Error {
+    fn from(unjoined: Unjoined) -> Self {
+        match unjoined {
+            Unjoined::Unreachable(error) | Unjoined::Refused(error) => error,
+        }
+    }
+}
+
+/// Comes back to a coordinator that was lost, trying again until `patience` is over.
+///
+/// # Errors
+/// When it is over, or the coordinator refuses this worker.
+pub(crate) async fn come_back(
+    url: String,
+    identity: Identity,
+    run_id: String,
+    shared: Arc<Shared>,
+    patience: Duration,
+) -> Result<Joined> {
+    let endpoint = endpoint(&url)?;
+    let begun = Instant::now();
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let attempt = async {
+            let unreachable = |error| Unjoined::Unreachable(anyhow!("{error}"));
+            let channel = endpoint.connect().await.map_err(unreachable)?;
+            // What the worker is in now, not when it lost the coordinator.
+            let generation = shared.computing();
+            let returning = Returning { run_id: run_id.clone(), generation };
+            join(&mut client(channel), &identity, Some(returning)).await
+        };
+        match attempt.await {
+            Ok(joined) => return Ok(joined),
+            Err(Unjoined::Refused(refused)) => return Err(refused),
+            Err(Unjoined::Unreachable(_)) if begun.elapsed() >= patience => {
+                bail!("no coordinator came back to {url} within {:.0} s", patience.as_secs_f64())
+            }
+            Err(Unjoined::Unreachable(_)) => {
+                tokio::time::sleep(backoff.mul_f64(jitter())).await;
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+            }
+        }
+    }
+}
+
+/// A number from 0.5 to 1, so that workers do not come back all at once.
+fn jitter() -> f64 {
+    let random = RandomState::new().hash_one(std::process::id());
+    0.5 + (random >> 11) as f64 / (1_u64 << 54) as f64
 }

@@ -15,9 +15,13 @@ mod reporter;
 mod samples;
 mod session;
 mod training;
+mod watched;
 mod writer;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser as _;
 
@@ -34,9 +38,9 @@ fn main() -> ExitCode {
     }
 }
 
-#[allow(clippy::print_stderr, reason = "an error is the last thing this program says")]
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    // Whoever started this worker may have gone, and its pipe with it.
+    let _closed = writeln!(io::stderr(), "error: {error:#}");
     ExitCode::FAILURE
 }
 
@@ -46,8 +50,10 @@ fn start_logging(format: LogFormat) {
         EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     let builder = fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        // A pipe that is closed must not end a worker.
+        .log_internal_errors(false)
         .with_target(false);
     match format {
         LogFormat::Text => builder.without_time().init(),

@@ -1,19 +1,18 @@
-//! What a member does beside training: it passes requests on, and as the leader it reports
-//! and hands checkpoints and samples to the writer.
+//! What a member does beside training: it passes requests on, gives its state to workers that
+//! are behind, reports, and as the leader hands checkpoints and samples to the writer.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use collective::{Control, Generation, Rank, TERMS, Timing};
+use config::Operation;
+use membership::Phase;
 use model::State;
 use protocol::wire::{EpochReport, Losses, RankSeconds, Report};
 use trainer::{EpochSummary, Ledger, Observer, StepSummary};
 
 use crate::{
-    bridge::{Assignment, Event, EventSender, Shared, Trainee},
-    training::Setup,
+    bridge::{Event, Trainee},
+    training,
     writer::Writer,
 };
 
@@ -23,8 +22,7 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 /// An observer of one generation.
 #[derive(Debug)]
 pub(crate) struct Reporter<'a> {
-    shared: Arc<Shared>,
-    events: EventSender,
+    trainee: &'a Trainee,
     generation: Generation,
     ranks: Vec<Rank>,
     checkpoint_every: u64,
@@ -32,6 +30,8 @@ pub(crate) struct Reporter<'a> {
     /// The leader's writer; none for other members.
     writer: Option<&'a mut Writer>,
     since: Interval,
+    /// Whether the generation's first step was reported: everybody wants to know that it goes.
+    has_reported: bool,
 }
 
 /// What was seen since the last report.
@@ -62,21 +62,21 @@ impl Interval {
 
 impl<'a> Reporter<'a> {
     pub(crate) fn new(
-        setup: &Setup,
-        assignment: &Assignment,
+        operation: &Operation,
+        generation: Generation,
+        ranks: Vec<Rank>,
         writer: Option<&'a mut Writer>,
-        trainee: &Trainee,
+        trainee: &'a Trainee,
     ) -> Self {
-        let operation = &setup.config.operation;
         Self {
-            shared: Arc::clone(&trainee.shared),
-            events: trainee.events.clone(),
-            generation: assignment.generation,
-            ranks: assignment.ranks.clone(),
+            trainee,
+            generation,
             checkpoint_every: u64::from(operation.checkpoint_every_epochs),
             epochs: u64::from(operation.epochs),
             writer,
-            since: Interval::begin(assignment.ranks.len()),
+            since: Interval::begin(ranks.len()),
+            has_reported: false,
+            ranks,
         }
     }
 
@@ -93,7 +93,7 @@ impl<'a> Reporter<'a> {
             all_reduce: seconds(all_reduce),
             waiting: seconds(waiting),
         };
-        self.events.send(Event::Report(Report {
+        self.trainee.events.send(Event::Report(Report {
             generation: self.generation.0,
             step: since.step,
             epoch: since.epoch,
@@ -109,13 +109,17 @@ impl Observer for Reporter<'_> {
     fn control(&self) -> Control {
         // What cannot be kept is not worth computing: the end of the generation says why.
         if self.writer.as_ref().is_some_and(|writer| writer.has_failed()) {
-            self.shared.request(Control::PAUSE);
+            self.trainee.shared.request(Control::PAUSE);
         }
-        self.shared.requests()
+        self.trainee.shared.requests()
     }
 
-    fn stepped(&mut self, step: &StepSummary<'_>) {
-        self.shared.note_step(step.step);
+    fn stepped(&mut self, step: &StepSummary<'_>, state: &State, ledger: &Ledger) {
+        self.trainee.shared.note_step(step.step);
+        let recipients = self.trainee.recipients();
+        if !recipients.is_empty() {
+            training::donate(recipients, state, ledger);
+        }
         if self.writer.is_none() {
             return;
         }
@@ -132,27 +136,32 @@ impl Observer for Reporter<'_> {
                 *sum += u64::from(time);
             }
         }
-        if since.begun.elapsed() >= REPORT_INTERVAL {
+        if since.begun.elapsed() >= REPORT_INTERVAL
+            || !std::mem::replace(&mut self.has_reported, true)
+        {
             self.flush();
         }
     }
 
     fn epoch_ended(&mut self, summary: &EpochSummary, state: &State, ledger: &Ledger) {
         self.flush();
-        let Some(writer) = &mut self.writer else { return };
         let epoch = summary.epoch;
-        if epoch.is_multiple_of(self.checkpoint_every) || epoch == self.epochs {
-            writer.save(state, ledger);
+        if let Some(writer) = &mut self.writer {
+            self.trainee.shared.enter(Phase::Saving);
+            if epoch.is_multiple_of(self.checkpoint_every) || epoch == self.epochs {
+                writer.save(state, ledger);
+            }
+            writer.sample(epoch, &state.parameters);
+            self.trainee.shared.enter(Phase::Computing);
         }
-        writer.sample(epoch, &state.parameters);
         let (train, test) = (&summary.train, &summary.test);
-        self.events.send(Event::EpochReport(EpochReport {
+        self.trainee.events.send(Event::EpochReport(EpochReport {
             epoch,
             step: state.step,
             generation: self.generation.0,
             train: Some(losses(train.terms, train.images)),
             test: Some(losses(test.terms, test.images)),
-            images: train.images,
+            images_by_epoch: ledger.epochs.iter().map(|epoch| epoch.images).collect(),
             index_sum: train.index_sum,
         }));
     }

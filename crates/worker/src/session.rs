@@ -1,16 +1,30 @@
 //! The communication thread: a worker's life from the first attempt to reach the coordinator
 //! to the end of the run.
+//!
+//! A coordinator that goes away ends nothing: training goes on, what it should have heard is
+//! kept, and the worker comes back to it with its state.
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::Ipv4Addr,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use collective::{Control, Generation, Rank, Share};
+use config::RunConfig;
+use membership::{Course, Phase as Activity};
 use model::{Model as _, Vae};
 use protocol::{
-    convert::printable,
+    convert::{mishap, printable},
+    status,
     wire::{
-        CoordinatorMessage, Failed, Heartbeat, Leaving, Ready, Saved, Start, Transport,
-        WorkerMessage, coordinator_message::Body as Told, worker_message::Body as Said,
+        EpochReport, Failed, Fetch, Leaving, Ready, Saved, Start, Transfer, Transport,
+        coordinator_message::Body as Told, worker_message::Body as Said,
     },
 };
 use tch::Device;
@@ -20,20 +34,27 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
-use transport::{Abort, Connected, Endpoint, Group, Peer};
+use tonic::{Code, Status};
+use transport::{
+    Abort, Connected, Endpoint, Group, Peer,
+    state::{self, Donor, FetchError, Recipient, Snapshot},
+};
 
 use crate::{
     args::Args,
     bridge::{Assignment, Bridge, Event, Order, Shared},
-    control::{self, Joined},
+    control::{self, Identity, Joined},
     dataset, device, generation, training,
 };
 
 /// How long the training thread may take to finish what it has in hand at the end.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// The least time between two signs of life, whatever the coordinator asks for.
-const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
+/// Workers that may ask for the state at once.
+const RECIPIENTS: usize = 64;
+
+/// Reports of epochs that are kept for a coordinator that is away; older ones go.
+const UNHEARD_EPOCHS: usize = 1024;
 
 /// Takes part in a run.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -54,70 +75,96 @@ async fn take_part(args: &Args, device: Device) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .context("cannot open a port for the other workers")?;
-    let address = listener.local_addr()?;
-    let fingerprint = device::fingerprint(device);
-    let joined = control::join(&mut client, args.rank, address, fingerprint).await?;
-    tracing::info!(rank = joined.rank.0, run_id = joined.welcome.run_id, ?device, "joined");
+    let identity = Identity {
+        rank: args.rank.map(Rank),
+        address: listener.local_addr()?,
+        fingerprint: device::fingerprint(device),
+    };
+    let mut joined = control::join(&mut client, &identity, None).await?;
+    let (config, welcome) = (joined.config()?, joined.welcome.clone());
+    let place = welcome.rank.map_or("spare".to_owned(), |rank| format!("rank {rank}"));
+    tracing::info!(run_id = welcome.run_id, ?device, "joined as {place}");
 
     let shared = Arc::new(Shared::default());
-    let beat = Duration::from_millis(joined.welcome.heartbeat_ms.into()).max(HEARTBEAT_MIN);
-    tokio::spawn(show_life(joined.outbound.clone(), Arc::clone(&shared), beat));
-    let training = &joined.config.training;
-    let length = Vae::new(&training.model)?.layout().len();
-    let endpoint = Endpoint::new(&joined.welcome.run_id, training.shards, length);
+    joined.show_life(&shared);
+    let length = Vae::new(&config.training.model)?.layout().len();
+    let (recipients, requests) = mpsc::channel(RECIPIENTS);
+    let endpoint = Endpoint::new(&welcome.run_id, config.training.shards, length)
+        .donating(Donor::new(&welcome.run_id, recipients));
     tokio::spawn(endpoint.clone().serve(listener, std::future::pending()));
 
     let data_dir = args.data_dir.clone().unwrap_or_else(data::default_dir);
-    let data = Arc::new(dataset::load(data_dir, client, training).await?);
+    let data = Arc::new(dataset::load(data_dir, client, &config.training).await?);
     let setup = training::Setup {
-        rank: joined.rank,
-        run_id: joined.welcome.run_id.clone(),
-        config: joined.config.clone(),
+        run_id: welcome.run_id.clone(),
+        config: config.clone(),
         device,
         data,
-        run_dir: PathBuf::from(&joined.welcome.run_directory),
-        checkpoint: joined.welcome.checkpoint.as_ref().map(PathBuf::from),
+        run_dir: PathBuf::from(&welcome.run_directory),
+        checkpoint: welcome.checkpoint.as_ref().map(PathBuf::from),
     };
     let bridge = Bridge::start(setup, shared)?;
-    let mut session =
-        Session { joined, bridge, endpoint, length, threads: args.threads, phase: Phase::Idle };
+    let rank = welcome.rank.map(Rank).or(identity.rank);
+    let mut session = Session {
+        coordinator: args.coordinator.clone(),
+        identity: Identity { rank, ..identity },
+        run_id: welcome.run_id,
+        config,
+        link: Link::Up(joined),
+        unheard: Unheard::default(),
+        bridge,
+        endpoint,
+        requests,
+        length,
+        threads: args.threads,
+        phase: Phase::Idle,
+    };
     let result = session.converse().await;
-    session.end_generation().await;
+    session.end_generation();
     if tokio::time::timeout(FAREWELL, session.bridge.finish()).await.is_err() {
         tracing::warn!("the training thread did not come to an end");
     }
     result
 }
 
-/// Sends signs of life until the stream is gone.
-async fn show_life(outbound: mpsc::Sender<WorkerMessage>, shared: Arc<Shared>, interval: Duration) {
-    let mut beats = tokio::time::interval(interval);
-    loop {
-        beats.tick().await;
-        let heartbeat = Heartbeat { generation: shared.generation(), step: shared.step() };
-        let message = WorkerMessage { body: Some(Said::Heartbeat(heartbeat)) };
-        if outbound.send(message).await.is_err() {
-            return;
-        }
-    }
-}
-
 /// A worker that has joined.
-#[derive(Debug)]
 struct Session {
-    joined: Joined,
+    coordinator: String,
+    identity: Identity,
+    run_id: String,
+    config: RunConfig,
+    link: Link,
+    unheard: Unheard,
     bridge: Bridge,
     endpoint: Endpoint,
+    /// Other workers that ask for the state.
+    requests: mpsc::Receiver<Recipient>,
     length: usize,
     threads: Option<u32>,
     phase: Phase,
 }
 
+/// The way to the coordinator.
+enum Link {
+    Up(Joined),
+    /// The attempts to come back.
+    Down(Pin<Box<dyn Future<Output = Result<Joined>> + Send>>),
+}
+
+/// What a coordinator that is away has yet to hear.
+#[derive(Debug, Default)]
+struct Unheard {
+    /// Where the worker stands since its last generation.
+    ready: Option<Ready>,
+    epochs: VecDeque<EpochReport>,
+}
+
 /// Where the worker is in a generation.
-#[derive(Debug)]
 enum Phase {
     /// In none.
     Idle,
+    /// In none, and taking over a state.
+    Fetching(JoinHandle<Result<(Snapshot, Transfer), FetchError>>),
     /// Connecting to the other members.
     Connecting(Connecting),
     /// Training.
@@ -125,9 +172,9 @@ enum Phase {
 }
 
 /// A generation that is being connected.
-#[derive(Debug)]
 struct Connecting {
     generation: Generation,
+    rank: Rank,
     ranks: Vec<Rank>,
     threads: u32,
     task: JoinHandle<Result<Connected>>,
@@ -137,9 +184,12 @@ struct Connecting {
 
 /// What wakes the session.
 enum Wake {
-    Told(Result<Option<CoordinatorMessage>, tonic::Status>),
+    Told(Result<Option<Told>, Status>),
+    CameBack(Result<Joined>),
     Trained(Option<Event>),
     Connected(Result<Connected, String>),
+    Fetched(Result<(Snapshot, Transfer), String>),
+    Asked(Recipient),
     Signalled,
 }
 
@@ -152,77 +202,161 @@ impl Session {
         let mut leaving = false;
         loop {
             match self.wake(&mut interrupt, &mut terminate).await {
-                Wake::Told(Ok(Some(CoordinatorMessage { body: Some(Told::Finish(finish)) }))) => {
+                Wake::Told(Ok(Some(Told::Finish(finish)))) => {
                     return match failure {
                         Some(message) => Err(anyhow!("{message}")),
                         None if finish.success => Ok(()),
                         None => Err(anyhow!("the run has failed: {}", printable(&finish.message))),
                     };
                 }
-                Wake::Told(Ok(Some(CoordinatorMessage { body: Some(told) }))) => {
-                    self.obey(told).await?;
-                }
+                Wake::Told(Ok(Some(told))) => self.obey(told)?,
                 Wake::Told(Ok(None) | Err(_)) if leaving && failure.is_none() => return Ok(()),
-                Wake::Told(Ok(_)) => bail!("lost the coordinator: it closed the connection"),
+                Wake::Told(Ok(None)) => self.lose_link("it closed the connection"),
                 Wake::Told(Err(status)) => {
-                    bail!("lost the coordinator: {}", printable(status.message()));
+                    let message = printable(status.message());
+                    if !status::is_transient(status.code()) && status.code() != Code::Aborted {
+                        bail!("sent away by the coordinator: {message}");
+                    }
+                    self.lose_link(&message);
                 }
-                Wake::Trained(Some(event)) => self.pass_on(event, &mut failure).await?,
+                Wake::CameBack(joined) => match joined {
+                    Ok(joined) => self.regain_link(joined)?,
+                    Err(error) => {
+                        self.save_alone().await;
+                        return Err(error.context("lost the coordinator"));
+                    }
+                },
+                Wake::Trained(Some(event)) => self.pass_on(event, &mut failure),
                 Wake::Trained(None) if failure.is_none() => bail!("the training thread is gone"),
                 Wake::Trained(None) => {}
                 Wake::Connected(result) => self.connected(result),
+                Wake::Fetched(result) => self.fetched(result),
+                Wake::Asked(recipient) => self.bridge.order(Order::Donate(recipient)),
                 Wake::Signalled if leaving => bail!("stopped by a second signal"),
+                Wake::Signalled if matches!(self.link, Link::Down(_)) => return Ok(()),
                 Wake::Signalled => {
                     leaving = true;
                     tracing::info!("leaving the run");
-                    self.say(Said::Leaving(Leaving {})).await?;
+                    self.say(Said::Leaving(Leaving {}));
                 }
+            }
+            if let (Link::Down(_), Some(failure)) = (&self.link, &failure) {
+                bail!("{failure}");
             }
         }
     }
 
     async fn wake(&mut self, interrupt: &mut Signal, terminate: &mut Signal) -> Wake {
-        let connecting = async {
-            match &mut self.phase {
-                Phase::Connecting(connecting) => match (&mut connecting.task).await {
-                    Ok(result) => result.map_err(|error| format!("{error:#}")),
-                    Err(error) => Err(error.to_string()),
-                },
-                _ => std::future::pending().await,
+        let Self { link, phase, requests, bridge, .. } = self;
+        let coordinator = async {
+            match link {
+                Link::Up(joined) => Wake::Told(joined.hear().await),
+                Link::Down(attempts) => Wake::CameBack(attempts.await),
             }
         };
-        let events = &mut self.bridge.events;
+        let at_work = async {
+            match phase {
+                Phase::Connecting(connecting) => Wake::Connected(flat(&mut connecting.task).await),
+                Phase::Fetching(task) => Wake::Fetched(flat(task).await),
+                Phase::Idle | Phase::Training(..) => std::future::pending().await,
+            }
+        };
+        let events = &mut bridge.events;
         tokio::select! {
-            told = self.joined.inbound.message() => Wake::Told(told),
+            wake = coordinator => wake,
             event = events.recv(), if !events.is_closed() || !events.is_empty() => {
                 Wake::Trained(event)
             }
-            result = connecting => Wake::Connected(result),
+            wake = at_work => wake,
+            Some(recipient) = requests.recv() => Wake::Asked(recipient),
             _ = interrupt.recv() => Wake::Signalled,
             _ = terminate.recv() => Wake::Signalled,
         }
     }
 
-    async fn say(&self, body: Said) -> Result<()> {
-        let message = WorkerMessage { body: Some(body) };
-        self.joined.outbound.send(message).await.map_err(|_| anyhow!("lost the coordinator"))
+    /// Tells the coordinator, if it is there. One that takes nothing in is as good as gone.
+    fn say(&mut self, body: Said) {
+        if let Link::Up(joined) = &self.link
+            && !joined.say(body)
+        {
+            self.lose_link("it takes nothing in");
+        }
     }
 
-    async fn obey(&mut self, told: Told) -> Result<()> {
+    fn lose_link(&mut self, reason: &str) {
+        let Link::Up(joined) = &self.link else { return };
+        let patience = Duration::from_millis(joined.welcome.coordinator_timeout_ms.into());
+        tracing::warn!(
+            "lost the coordinator ({reason}): going on without it for up to {:.0} s",
+            patience.as_secs_f64()
+        );
+        // Without the coordinator, the members may not find each other.
+        self.stop_connecting("the coordinator was lost");
+        self.link = Link::Down(Box::pin(control::come_back(
+            self.coordinator.clone(),
+            self.identity.clone(),
+            self.run_id.clone(),
+            Arc::clone(&self.bridge.shared),
+            patience,
+        )));
+    }
+
+    fn regain_link(&mut self, mut joined: Joined) -> Result<()> {
+        if joined.config()? != self.config {
+            bail!("the coordinator came back with another configuration: start this worker again");
+        }
+        joined.show_life(&self.bridge.shared);
+        let rank = joined.welcome.rank.map(Rank);
+        tracing::info!(rank = rank.map(|rank| rank.0), "the coordinator is back");
+        self.identity.rank = rank.or(self.identity.rank);
+        self.link = Link::Up(joined);
+        for report in std::mem::take(&mut self.unheard.epochs) {
+            self.say(Said::EpochReport(report));
+        }
+        if let (Phase::Idle, Some(ready)) = (&self.phase, self.unheard.ready.clone()) {
+            self.say(Said::Ready(ready));
+        }
+        Ok(())
+    }
+
+    /// Pauses with the other members and saves the state, since no coordinator came back.
+    async fn save_alone(&mut self) {
+        self.bridge.shared.request(Control::PAUSE);
+        let saved = async {
+            let mut idle = !matches!(self.phase, Phase::Training(..));
+            if idle {
+                self.bridge.order(Order::Persist);
+            }
+            while let Some(event) = self.bridge.events.recv().await {
+                match event {
+                    Event::Ready(..) if !idle => {
+                        idle = true;
+                        self.bridge.order(Order::Persist);
+                    }
+                    Event::Saved(step) => return Some(step),
+                    Event::Failed(_) => return None,
+                    Event::Ready(..) | Event::Report(_) | Event::EpochReport(_) => {}
+                }
+            }
+            None
+        };
+        match tokio::time::timeout(FAREWELL, saved).await {
+            Ok(Some(step)) => tracing::info!("saved the state after step {step}"),
+            _ => tracing::warn!("the state was not saved"),
+        }
+    }
+
+    fn obey(&mut self, told: Told) -> Result<()> {
         match told {
             Told::Start(start) => return self.start(&start),
+            Told::Fetch(fetch) => return self.fetch(&fetch),
             Told::Pause(pause) if self.is_in(pause.generation) => {
                 self.bridge.shared.request(Control::PAUSE);
             }
-            Told::Abort(abort) if self.is_in(abort.generation) => {
-                if let Phase::Connecting(connecting) = &self.phase {
-                    connecting.task.abort();
-                    self.phase = Phase::Idle;
-                    self.bridge.order(Order::Report("the generation was ended".into()));
-                } else {
-                    self.end_generation().await;
-                }
-            }
+            Told::Abort(abort) if self.is_in(abort.generation) => match &self.phase {
+                Phase::Training(_, abort) => abort.abort(),
+                _ => self.stop_connecting("the generation was ended"),
+            },
             Told::Segment(segment) if self.is_in(segment.generation) => {
                 if let Phase::Connecting(connecting) = &mut self.phase
                     && let Some(waiting) = connecting.rendezvous.take()
@@ -240,16 +374,16 @@ impl Session {
 
     fn is_in(&self, generation: u64) -> bool {
         match &self.phase {
-            Phase::Idle => false,
+            Phase::Idle | Phase::Fetching(_) => false,
             Phase::Connecting(Connecting { generation: current, .. })
             | Phase::Training(current, _) => current.0 == generation,
         }
     }
 
     fn start(&mut self, start: &Start) -> Result<()> {
-        if !matches!(self.phase, Phase::Idle) {
+        let (Phase::Idle, Link::Up(joined)) = (&self.phase, &self.link) else {
             bail!("the coordinator started a generation within another");
-        }
+        };
         let peer = |member: &protocol::wire::Member| -> Result<Peer> {
             let address = member
                 .all_reduce_address
@@ -258,82 +392,138 @@ impl Session {
             Ok(Peer { share: Share::from(member), address })
         };
         let peers: Vec<Peer> = start.members.iter().map(peer).collect::<Result<_>>()?;
-        let number = Generation(start.generation);
-        self.bridge.shared.begin_generation(start.generation);
+        let (generation, rank) = (Generation(start.generation), Rank(start.rank));
         let ranks: Vec<Rank> = peers.iter().map(|peer| peer.share.rank).collect();
-        let threads = self.threads.unwrap_or_else(|| self.fair_share(start));
+        let threads = self.threads.unwrap_or_else(|| fair_share(start));
         let group = Group {
-            run_id: self.joined.welcome.run_id.clone(),
-            generation: number,
-            shards: self.joined.config.training.shards,
+            run_id: self.run_id.clone(),
+            generation,
+            shards: self.config.training.shards,
             length: self.length,
-            rank: self.joined.rank,
+            rank,
             peers,
         };
         let (rendezvous, announced) = oneshot::channel();
-        let leads = ranks.first() == Some(&self.joined.rank);
+        let leads = ranks.first() == Some(&rank);
         let task = match start.transport() {
             Transport::Grpc => tokio::spawn(generation::over_grpc(self.endpoint.clone(), group)),
             Transport::Shm if leads => {
-                tokio::spawn(generation::share_segment(group, self.joined.outbound.clone()))
+                tokio::spawn(generation::share_segment(group, joined.outbound()))
             }
             Transport::Shm => tokio::spawn(generation::open_segment(group, announced)),
             Transport::Unspecified => bail!("the coordinator asked for an unknown transport"),
         };
+        self.identity.rank = Some(rank);
+        self.unheard.ready = None;
+        self.bridge.shared.begin_generation(start.generation);
         let rendezvous = Some(rendezvous);
-        self.phase =
-            Phase::Connecting(Connecting { generation: number, ranks, threads, task, rendezvous });
+        let connecting = Connecting { generation, rank, ranks, threads, task, rendezvous };
+        self.phase = Phase::Connecting(connecting);
         Ok(())
-    }
-
-    /// The cores of this host divided among the members on it, at least one.
-    fn fair_share(&self, start: &Start) -> u32 {
-        let mine = start.members.iter().find(|member| member.rank == self.joined.rank.0);
-        let neighbours =
-            start.members.iter().filter(|member| mine.is_some_and(|me| me.host == member.host));
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let share = cores / neighbours.count().max(1);
-        u32::try_from(share.max(1)).unwrap_or(1)
     }
 
     fn connected(&mut self, result: Result<Connected, String>) {
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
-        let Phase::Connecting(Connecting { generation, ranks, threads, .. }) = phase else {
+        let Phase::Connecting(Connecting { generation, rank, ranks, threads, .. }) = phase else {
             return;
         };
         match result {
             Ok(Connected { collective, abort }) => {
                 self.phase = Phase::Training(generation, abort);
-                let assignment = Assignment { generation, collective, ranks, threads };
+                let assignment = Assignment { generation, collective, rank, ranks, threads };
                 self.bridge.order(Order::Train(Box::new(assignment)));
             }
-            Err(reason) => self.bridge.order(Order::Report(reason)),
+            Err(reason) => self.bridge.order(Order::Report(Course::Interrupted(reason))),
         }
+    }
+
+    fn stop_connecting(&mut self, reason: &str) {
+        if let Phase::Connecting(connecting) = &self.phase {
+            connecting.task.abort();
+            self.phase = Phase::Idle;
+            self.bridge.shared.enter(Activity::Idle);
+            self.bridge.order(Order::Report(Course::Interrupted(reason.to_owned())));
+        }
+    }
+
+    fn fetch(&mut self, fetch: &Fetch) -> Result<()> {
+        if !matches!(self.phase, Phase::Idle) {
+            bail!("the coordinator told a busy worker to fetch a state");
+        }
+        let address = fetch.address.parse();
+        let address =
+            address.with_context(|| format!("rank {} has no usable address", fetch.donor))?;
+        let (run_id, length) = (self.run_id.clone(), self.length);
+        tracing::info!(donor = fetch.donor, "fetching the run's state");
+        self.phase = Phase::Fetching(tokio::spawn(async move {
+            let begun = Instant::now();
+            let snapshot = state::fetch(address, &run_id, length).await?;
+            let seconds = begun.elapsed().as_secs_f64();
+            let transfer = Transfer { bytes: snapshot.bytes() as u64, seconds };
+            Ok((snapshot, transfer))
+        }));
+        Ok(())
+    }
+
+    fn fetched(&mut self, result: Result<(Snapshot, Transfer), String>) {
+        self.phase = Phase::Idle;
+        self.bridge.order(match result {
+            Ok((snapshot, transfer)) => Order::TakeOver(Box::new(snapshot), transfer),
+            Err(reason) => Order::Report(Course::NotFetched(reason)),
+        });
     }
 
     /// Has the training thread stop in the middle of a step.
-    async fn end_generation(&mut self) {
+    fn end_generation(&self) {
         if let Phase::Training(_, abort) = &self.phase {
-            abort.abort().await;
+            abort.abort();
         }
     }
 
-    async fn pass_on(&mut self, event: Event, failure: &mut Option<String>) -> Result<()> {
-        let body = match event {
-            Event::Ready(standing, interrupted) => {
+    fn pass_on(&mut self, event: Event, failure: &mut Option<String>) {
+        match event {
+            Event::Ready(standing, course, transfer) => {
                 self.phase = Phase::Idle;
                 let digest = standing.digest.0.to_vec().into();
-                Said::Ready(Ready { step: standing.step.0, digest, interrupted })
+                let mishap = mishap(course);
+                let ready = Ready { step: standing.step.0, digest, mishap, transfer };
+                self.unheard.ready = Some(ready.clone());
+                self.say(Said::Ready(ready));
             }
-            Event::Saved(step) => Said::Saved(Saved { step }),
+            Event::Saved(step) => self.say(Said::Saved(Saved { step })),
             Event::Failed(failed) => {
                 *failure = Some(failed.message.clone());
                 let membership::Failure { message, state_intact } = failed;
-                Said::Failed(Failed { message, state_intact })
+                self.say(Said::Failed(Failed { message, state_intact }));
             }
-            Event::Report(report) => Said::Report(report),
-            Event::EpochReport(report) => Said::EpochReport(report),
-        };
-        self.say(body).await
+            Event::Report(report) => self.say(Said::Report(report)),
+            Event::EpochReport(report) => {
+                if matches!(self.link, Link::Down(_)) {
+                    self.unheard.epochs.push_back(report);
+                    let surplus = self.unheard.epochs.len().saturating_sub(UNHEARD_EPOCHS);
+                    self.unheard.epochs.drain(..surplus);
+                } else {
+                    self.say(Said::EpochReport(report));
+                }
+            }
+        }
+    }
+}
+
+/// The cores of this host divided among the members on it, at least one.
+fn fair_share(start: &Start) -> u32 {
+    let mine = start.members.iter().find(|member| member.rank == start.rank);
+    let neighbours =
+        start.members.iter().filter(|member| mine.is_some_and(|me| me.host == member.host));
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let share = cores / neighbours.count().max(1);
+    u32::try_from(share.max(1)).unwrap_or(1)
+}
+
+/// What a task came to, an error as text.
+async fn flat<T, E: Into<anyhow::Error>>(task: &mut JoinHandle<Result<T, E>>) -> Result<T, String> {
+    match task.await {
+        Ok(result) => result.map_err(|error| format!("{:#}", error.into())),
+        Err(error) => Err(error.to_string()),
     }
 }

@@ -8,25 +8,27 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use checkpoint::Tensor;
-use collective::{Interrupted, Rank, Step};
+use collective::{Interrupted, Step, Tally};
 use config::RunConfig;
 use data::Mnist;
-use membership::{Failure, Standing};
+use membership::{Course, Failure, Phase, Standing};
 use model::{Adam, Layout, State};
+use protocol::wire::Transfer;
 use tch::Device;
 use trainer::{EpochLedger, Ledger, TrainError, Trainer};
+use transport::state::{Recipient, Snapshot};
 
 use crate::{
     bridge::{Assignment, Event, Order, Trainee},
     device,
     reporter::Reporter,
+    watched::Watched,
     writer::Writer,
 };
 
 /// What the training thread needs to begin.
 #[derive(Debug)]
 pub(crate) struct Setup {
-    pub(crate) rank: Rank,
     pub(crate) run_id: String,
     pub(crate) config: RunConfig,
     pub(crate) device: Device,
@@ -39,74 +41,132 @@ pub(crate) struct Setup {
 
 /// The life of the training thread.
 pub(crate) fn run(setup: Setup, trainee: &Trainee) {
-    if let Err(error) = work(setup, trainee) {
+    if let Err(error) = work(&setup, trainee) {
         let failure = Failure { message: format!("{error:#}"), state_intact: true };
         trainee.events.send(Event::Failed(failure));
     }
 }
 
-fn work(setup: Setup, trainee: &Trainee) -> Result<()> {
-    let mut trainer = build(&setup)?;
-    let mut writer = None;
-    say_ready(&trainer, None, trainee);
+fn work(setup: &Setup, trainee: &Trainee) -> Result<()> {
+    let mut trainer = build(setup)?;
+    let mut desk = Desk { setup, writer: None };
+    say_ready(&trainer, Course::AsTold, None, trainee);
     while let Some(order) = trainee.next_order() {
-        let writer = match &mut writer {
-            Some(writer) => writer,
-            none => none.insert(Writer::start(&setup, &trainer)?),
-        };
         match order {
-            Order::Train(assignment) => train(&setup, &mut trainer, *assignment, writer, trainee)?,
-            Order::Report(reason) => say_ready(&trainer, Some(reason), trainee),
+            Order::Train(assignment) => train(&mut desk, &mut trainer, *assignment, trainee)?,
+            Order::Report(course) => say_ready(&trainer, course, None, trainee),
+            Order::TakeOver(snapshot, transfer) => {
+                take_over(&mut trainer, *snapshot);
+                say_ready(&trainer, Course::AsTold, Some(transfer), trainee);
+            }
+            Order::Donate(recipient) => {
+                donate(vec![recipient], trainer.state(), trainer.ledger());
+            }
             Order::Persist => {
+                let writer = desk.writer(&trainer)?;
                 writer.save(trainer.state(), trainer.ledger());
                 writer.flush()?;
                 trainee.events.send(Event::Saved(trainer.state().step));
             }
         }
     }
-    writer.map_or(Ok(()), |mut writer| writer.flush())
+    desk.flush()
 }
 
-fn say_ready(trainer: &Trainer, interrupted: Option<String>, trainee: &Trainee) {
+/// Where this worker's files are written, if it has any to write.
+struct Desk<'a> {
+    setup: &'a Setup,
+    writer: Option<Writer>,
+}
+
+impl Desk<'_> {
+    fn writer(&mut self, trainer: &Trainer) -> Result<&mut Writer> {
+        Ok(match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(Writer::start(self.setup, trainer)?),
+        })
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.writer.as_mut().map_or(Ok(()), Writer::flush)
+    }
+}
+
+fn say_ready(trainer: &Trainer, course: Course, transfer: Option<Transfer>, trainee: &Trainee) {
     let state = trainer.state();
     trainee.shared.note_step(state.step);
+    trainee.shared.enter(Phase::Idle);
     let standing = Standing { step: Step(state.step), digest: state.digest() };
-    trainee.events.send(Event::Ready(standing, interrupted));
+    trainee.events.send(Event::Ready(standing, course, transfer));
 }
 
 fn train(
-    setup: &Setup,
+    desk: &mut Desk<'_>,
     trainer: &mut Trainer,
-    mut assignment: Assignment,
-    writer: &mut Writer,
+    assignment: Assignment,
     trainee: &Trainee,
 ) -> Result<()> {
-    tch::set_num_threads(i32::try_from(assignment.threads).unwrap_or(1));
-    let leads = assignment.ranks.first() == Some(&setup.rank);
+    let Assignment { generation, collective, rank, ranks, threads } = assignment;
+    tch::set_num_threads(i32::try_from(threads).unwrap_or(1));
+    let leads = ranks.first() == Some(&rank);
     tracing::info!(
-        generation = assignment.generation.0,
-        members = assignment.ranks.len(),
-        threads = assignment.threads,
+        rank = rank.0,
+        generation = generation.0,
+        members = ranks.len(),
+        step = trainer.state().step,
+        threads,
         leads,
         "training"
     );
-    let mut reporter = Reporter::new(setup, &assignment, leads.then_some(&mut *writer), trainee);
-    let ended = trainer.train(&mut *assignment.collective, &mut reporter);
+    trainee.shared.enter(Phase::Computing);
+    let mut collective = Watched { collective, shared: Arc::clone(&trainee.shared) };
+    let operation = desk.setup.config.operation.clone();
+    let writer = if leads { Some(desk.writer(trainer)?) } else { None };
+    let mut reporter = Reporter::new(&operation, generation, ranks, writer, trainee);
+    let ended = trainer.train(&mut collective, &mut reporter);
     reporter.flush();
-    // What was written in the background is on disk before anybody hears of the end.
-    writer.flush()?;
     match ended {
-        Ok(_) => say_ready(trainer, None, trainee),
+        Ok(_) => {
+            // What was written in the background is on disk before anybody hears of the end.
+            trainee.shared.enter(Phase::Saving);
+            desk.flush()?;
+            say_ready(trainer, Course::AsTold, None, trainee);
+        }
         Err(TrainError::Interrupted(Interrupted::Diverged(divergence))) => {
             let failure = Failure { message: divergence.to_string(), state_intact: false };
             trainee.events.send(Event::Failed(failure));
         }
         Err(TrainError::Interrupted(interrupted)) => {
-            say_ready(trainer, Some(interrupted.to_string()), trainee);
+            say_ready(trainer, Course::Interrupted(interrupted.to_string()), None, trainee);
         }
         Err(error) => return Err(error.into()),
     }
     Ok(())
+}
+
+fn take_over(trainer: &mut Trainer, snapshot: Snapshot) {
+    let Snapshot { step, epochs, vectors } = snapshot;
+    let [parameters, exp_avg, exp_avg_sq] = vectors.map(Arc::unwrap_or_clone);
+    let epoch = |Tally { images, index_sum, terms }| EpochLedger { images, index_sum, terms };
+    let ledger = Ledger { epochs: epochs.into_iter().map(epoch).collect() };
+    trainer.restore(State { step, parameters, exp_avg, exp_avg_sq }, ledger);
+}
+
+/// Gives the state to other workers.
+pub(crate) fn donate(recipients: Vec<Recipient>, state: &State, ledger: &Ledger) {
+    let tally = |epoch: &EpochLedger| {
+        let EpochLedger { images, index_sum, terms } = *epoch;
+        Tally { images, index_sum, terms }
+    };
+    let State { step, parameters, exp_avg, exp_avg_sq } = state;
+    let snapshot = Arc::new(Snapshot {
+        step: *step,
+        epochs: ledger.epochs.iter().map(tally).collect(),
+        vectors: [parameters, exp_avg, exp_avg_sq].map(|vector| Arc::new(vector.clone())),
+    });
+    for recipient in recipients {
+        let _gone = recipient.send(Arc::clone(&snapshot));
+    }
 }
 
 fn build(setup: &Setup) -> Result<Trainer> {
@@ -122,10 +182,17 @@ fn build(setup: &Setup) -> Result<Trainer> {
         adam: Adam::new(training.learning_rate),
     };
     let mut trainer = Trainer::new(settings, model, Arc::clone(&setup.data));
-    if let Some(path) = &setup.checkpoint {
-        let (state, ledger) = load(path, setup, trainer.model().layout())
-            .with_context(|| format!("cannot go on from {}", path.display()))?;
-        trainer.restore(state, ledger);
+    match &setup.checkpoint {
+        // On a host without the run directory, the state comes from the other workers.
+        Some(path) if !path.exists() => {
+            tracing::warn!("{} is not on this host: beginning without it", path.display());
+        }
+        Some(path) => {
+            let (state, ledger) = load(path, setup, trainer.model().layout())
+                .with_context(|| format!("cannot go on from {}", path.display()))?;
+            trainer.restore(state, ledger);
+        }
+        None => {}
     }
     Ok(trainer)
 }

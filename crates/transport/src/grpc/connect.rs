@@ -79,7 +79,8 @@ impl Endpoint {
     }
 }
 
-async fn channel(address: SocketAddr) -> Result<Channel, transport::Error> {
+/// Connects to a worker's address.
+pub(crate) async fn channel(address: SocketAddr) -> Result<Channel, transport::Error> {
     transport::Endpoint::from_shared(format!("http://{address}"))?
         .max_frame_size(HTTP2_FRAME_BYTES)
         .initial_stream_window_size(HTTP2_WINDOW_BYTES)

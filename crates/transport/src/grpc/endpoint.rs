@@ -7,7 +7,10 @@ use std::{
 };
 
 use collective::{Generation, Rank};
-use protocol::{status, wire::PeerHello};
+use protocol::{
+    status,
+    wire::{PeerHello, state_transfer_server::StateTransferServer},
+};
 use tokio::{net::TcpListener, sync::Notify};
 use tonic::{Status, transport::Server};
 
@@ -15,6 +18,7 @@ use super::{
     HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE,
     STREAM_PATIENCE, frames, service::Service, socket, stream::PeerStream,
 };
+use crate::state::Donor;
 
 /// Streams kept for generations that have not connected yet; one more is refused.
 const WAITING_STREAMS_MAX: usize = 4096;
@@ -38,6 +42,7 @@ pub struct Endpoint {
     lobby: Arc<Mutex<Lobby>>,
     arrived: Arc<Notify>,
     queued_max: usize,
+    donor: Option<Donor>,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -56,7 +61,14 @@ impl Endpoint {
             lobby: Arc::default(),
             arrived: Arc::default(),
             queued_max: frames::queued_max(shards, length) * ROUNDS_QUEUED,
+            donor: None,
         }
+    }
+
+    /// Has this endpoint give the worker's state to others, too.
+    #[must_use]
+    pub fn donating(self, donor: Donor) -> Self {
+        Self { donor: Some(donor), ..self }
     }
 
     /// Serves this endpoint's streams on `listener` until `shutdown`.
@@ -74,6 +86,7 @@ impl Endpoint {
             .initial_connection_window_size(HTTP2_WINDOW_BYTES)
             .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_PATIENCE))
+            .add_optional_service(self.donor.clone().map(StateTransferServer::new))
             .add_service(Service::new(self))
             .serve_with_incoming_shutdown(socket::incoming(listener), shutdown)
             .await

@@ -15,7 +15,7 @@ use zerocopy::IntoBytes as _;
 // Floats travel as they lie in memory, and the wire is little endian.
 const _: () = assert!(cfg!(target_endian = "little"), "the wire is little endian");
 
-pub(super) const FLOAT_BYTES: usize = size_of::<f32>();
+pub(crate) const FLOAT_BYTES: usize = size_of::<f32>();
 
 /// The prefix of a gRPC message: whether it is compressed, and its length.
 pub(super) const PREFIX_BYTES: usize = 5;
@@ -105,6 +105,6 @@ impl AsRef<[u8]> for Floats {
 
 /// The bytes of a part of `vector`, where they are. Until they have been written to the
 /// socket and dropped, `vector` has another owner and so cannot be written to.
-pub(super) fn bytes_of(vector: &Arc<Vec<f32>>, range: Range<usize>) -> Bytes {
+pub(crate) fn bytes_of(vector: &Arc<Vec<f32>>, range: Range<usize>) -> Bytes {
     Bytes::from_owner(Floats { vector: Arc::clone(vector), range })
 }

@@ -29,7 +29,7 @@ pub struct Abort(Arc<watch::Sender<bool>>);
 
 impl Abort {
     /// Makes the current round, or else the next one, end with [`Interrupted::Aborted`].
-    pub async fn abort(&self) {
+    pub fn abort(&self) {
         self.0.send_replace(true);
     }
 }

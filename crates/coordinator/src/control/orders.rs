@@ -1,0 +1,252 @@
+//! Carries out what the engine has decided.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use collective::{Generation, Rank};
+use config::Collective;
+use membership::{Command, Loss, Member, Outcome, WorkerId};
+use protocol::{
+    convert::printable,
+    status,
+    wire::{self, coordinator_message::Body},
+};
+use serde_json::json;
+use tonic::Status;
+
+use super::{Control, recovery::Recovered};
+use crate::journal;
+
+/// Signs of life that fit into the time after which a worker counts as dead.
+const HEARTBEATS_PER_DEATH: u32 = 10;
+
+impl Control<'_> {
+    pub(super) fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Admit(worker, rank) => self.admit(worker, rank),
+            Command::Adopt(worker, rank) => self.adopt(worker, rank),
+            Command::Refuse(worker, refusal) => {
+                tracing::info!("a worker was turned away: {refusal}");
+                self.close(worker, status::refusal(&refusal));
+            }
+            Command::Start(generation, members) => self.start(generation, &members),
+            Command::Pause(generation, workers) => {
+                self.recovery.detect("a pause, for a worker that comes or goes");
+                let pause = Body::Pause(wire::Pause { generation: generation.0 });
+                workers.iter().for_each(|worker| self.tell(*worker, pause.clone()));
+            }
+            Command::Abort(generation, workers) => {
+                tracing::info!(generation = generation.0, "generation aborted");
+                let abort = Body::Abort(wire::Abort { generation: generation.0 });
+                workers.iter().for_each(|worker| self.tell(*worker, abort.clone()));
+            }
+            Command::Fetch { worker, donor } => self.fetch(worker, donor),
+            Command::Evict(worker, loss) => self.evict(worker, &loss),
+            Command::Dismiss(worker) => {
+                self.lost(worker, &Loss::Left);
+                self.close(worker, Status::cancelled("let go"));
+            }
+            Command::Persist(worker) => self.tell(worker, Body::Persist(wire::Persist {})),
+            Command::Wait { present, needed } => {
+                self.console.line(&format!("Waiting for workers: {present} of {needed} are ready"));
+                self.note("waiting", json!({ "present": present, "needed": needed }));
+            }
+            Command::Finish(outcome) => self.finish(outcome),
+        }
+    }
+
+    fn admit(&mut self, worker: WorkerId, rank: Option<Rank>) {
+        let Some(connection) = self.connections.get(&worker) else { return };
+        let host = connection.process.host.clone();
+        let process = connection.process.id;
+        self.console.line(&match rank {
+            Some(rank) => format!(
+                "Rank {rank} joined from {host} ({}/{})",
+                self.engine.present(),
+                self.launch.config().operation.workers
+            ),
+            None => format!("A spare joined from {host}"),
+        });
+        self.welcome(worker, rank);
+        self.children.note_joined(process);
+        let rank = rank.map(|rank| rank.0);
+        self.note("joined", json!({ "rank": rank, "host": host, "process": process }));
+    }
+
+    /// Takes a member of the current generation back in.
+    fn adopt(&mut self, worker: WorkerId, rank: Rank) {
+        tracing::info!(rank = rank.0, "worker is back");
+        self.members.push((rank, worker));
+        self.members.sort_unstable();
+        self.console.begin(self.record.step(), self.record.steps());
+        self.welcome(worker, Some(rank));
+        let generation = self.engine.generation().0;
+        self.note("adopted", json!({ "rank": rank.0, "generation": generation }));
+    }
+
+    fn welcome(&mut self, worker: WorkerId, rank: Option<Rank>) {
+        let checkpoint = self.newest_checkpoint();
+        let Some(connection) = self.connections.get(&worker) else { return };
+        let info = &self.launch.info;
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let millis =
+            |time: std::time::Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        connection.send(Ok(Body::Welcome(wire::Welcome {
+            run_id: info.run_id.clone(),
+            rank: rank.map(|rank| rank.0),
+            configuration_json: serde_json::to_string(&info.config).unwrap_or_default(),
+            run_directory: path(self.run_dir.path()),
+            checkpoint,
+            heartbeat_ms: millis(self.launch.dead_after / HEARTBEATS_PER_DEATH),
+            coordinator_timeout_ms: millis(self.launch.coordinator_timeout),
+        })));
+    }
+
+    /// The checkpoint that a worker is to begin from, so that what is on the disk is not lost
+    /// when all others are.
+    fn newest_checkpoint(&mut self) -> Option<String> {
+        let checkpoints = self.run_dir.checkpoints();
+        let (_, newest) = checkpoints.list().ok()?.pop()?;
+        if self.verified.as_ref() != Some(&newest) {
+            self.verified = checkpoints.newest().ok()?.checkpoint.map(|(path, _)| path);
+        }
+        self.verified.as_ref().map(|path| path.to_string_lossy().into_owned())
+    }
+
+    fn start(&mut self, generation: Generation, members: &[Member]) {
+        // The number is used up before anybody hears of it.
+        let entry = |member: &Member| {
+            let process = self.connections.get(&member.worker).map(|c| c.process.clone());
+            Some(journal::Member { rank: member.rank.0, process: process? })
+        };
+        let entry = journal::Entry::Generation {
+            number: generation.0,
+            members: members.iter().filter_map(entry).collect(),
+        };
+        if let Err(error) = self.run_dir.journal().note(&entry) {
+            return self.break_off(error);
+        }
+        tracing::info!(generation = generation.0, members = members.len(), "generation starts");
+        self.recovery.start();
+        self.console.begin(self.record.step(), self.record.steps());
+        self.members = members.iter().map(|member| (member.rank, member.worker)).collect();
+        let transport = match self.transport() {
+            Ok(transport) => transport.into(),
+            Err(error) => return self.break_off(error),
+        };
+        let member = |member: &Member| {
+            let connection = self.connections.get(&member.worker);
+            wire::Member {
+                rank: member.rank.0,
+                first_shard: member.shards.start,
+                end_shard: member.shards.end,
+                all_reduce_address: connection.map(|c| c.address.clone()).unwrap_or_default(),
+                host: connection.map(|c| c.process.host.clone()).unwrap_or_default(),
+            }
+        };
+        let members: Vec<wire::Member> = members.iter().map(member).collect();
+        for (rank, worker) in &self.members {
+            let (generation, members) = (generation.0, members.clone());
+            let start = wire::Start { generation, members, transport, rank: rank.0 };
+            self.tell(*worker, Body::Start(start));
+        }
+    }
+
+    /// Ends the run before its generation has begun, for an error of the coordinator's own.
+    fn break_off(&mut self, error: anyhow::Error) {
+        self.broken = Some(error);
+        self.finish(Outcome::Interrupted(collective::Step(self.record.step())));
+    }
+
+    /// How the members exchange gradients: through memory if they can share it, unless the
+    /// user says otherwise.
+    fn transport(&self) -> Result<wire::Transport> {
+        let domain = |(_, worker): &(Rank, WorkerId)| {
+            self.connections.get(worker).map(|connection| connection.memory_domain.as_str())
+        };
+        let first = self.members.first().and_then(domain).filter(|domain| !domain.is_empty());
+        let shared = first.is_some() && self.members.iter().all(|member| domain(member) == first);
+        match self.launch.config().operation.collective {
+            Collective::Auto | Collective::Shm if shared => Ok(wire::Transport::Shm),
+            Collective::Auto | Collective::Grpc => Ok(wire::Transport::Grpc),
+            Collective::Shm => Err(anyhow!(
+                "--collective shm needs all workers on one host, as one user and in one \
+                 container: use --collective auto or grpc"
+            )),
+        }
+    }
+
+    /// Tells the others where the leader's segment is.
+    pub(super) fn announce(&self, worker: WorkerId, segment: wire::Segment) {
+        if let Some(((_, leader), others)) = self.members.split_first()
+            && *leader == worker
+        {
+            let rendezvous = printable(&segment.rendezvous);
+            let segment = Body::Segment(wire::Segment { rendezvous, ..segment });
+            others.iter().for_each(|(_, other)| self.tell(*other, segment.clone()));
+        }
+    }
+
+    fn fetch(&self, worker: WorkerId, donor: WorkerId) {
+        let address = self.connections.get(&donor).map(|connection| connection.address.clone());
+        let rank = self.engine.rank(donor).map_or(0, |rank| rank.0);
+        let address = address.unwrap_or_default();
+        self.tell(worker, Body::Fetch(wire::Fetch { donor: rank, address }));
+    }
+
+    fn evict(&mut self, worker: WorkerId, loss: &Loss) {
+        self.lost(worker, loss);
+        if let Some(connection) = self.connections.get(&worker) {
+            self.children.kill(connection.process.id);
+        }
+        self.close(worker, Status::aborted(format!("given up: {loss}")));
+    }
+
+    /// Tells people that the run goes on.
+    pub(super) fn recovered(&mut self, recovered: &Recovered, step: u64) {
+        let Recovered { cause, agreement, transfer, connection } = recovered;
+        let (generation, members) = (self.engine.generation().0, self.members.len());
+        let total = (*agreement + *connection).as_millis();
+        if let Some(cause) = cause {
+            self.console.line(&format!(
+                "Going on with {members} of {} workers after {total} ms ({cause})",
+                self.launch.config().operation.workers
+            ));
+        }
+        let ms = |time: &std::time::Duration| time.as_secs_f64() * 1e3;
+        let ranks: Vec<u32> = self.members.iter().map(|(rank, _)| rank.0).collect();
+        self.note(
+            "generation_started",
+            json!({
+                "generation": generation,
+                "ranks": ranks,
+                "step": step,
+                "cause": cause,
+                "agreement_ms": ms(agreement),
+                "transfer_ms": ms(transfer),
+                "connection_ms": ms(connection),
+                "ms": ms(agreement) + ms(connection),
+            }),
+        );
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        let (success, message) = match (&self.broken, &outcome) {
+            (Some(error), _) => (false, format!("{error:#}")),
+            (None, Outcome::Completed(_) | Outcome::Interrupted(_)) => (true, outcome.to_string()),
+            (None, _) => (false, outcome.to_string()),
+        };
+        self.note("ended", json!({ "success": success, "reason": message }));
+        let finish = Body::Finish(wire::Finish { success, message });
+        for connection in self.connections.values() {
+            connection.send(Ok(finish.clone()));
+        }
+        self.outcome = Some(outcome);
+    }
+
+    fn tell(&self, worker: WorkerId, body: Body) {
+        if let Some(connection) = self.connections.get(&worker) {
+            connection.send(Ok(body));
+        }
+    }
+}

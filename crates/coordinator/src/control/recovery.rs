@@ -1,0 +1,69 @@
+//! How long the members stood still between two generations, and where that time went.
+
+use std::time::{Duration, Instant};
+
+/// Errors that are kept for people who ask.
+const ERRORS: usize = 20;
+
+/// What is going on between two generations.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    /// When it was known that the generation ends, and why.
+    detected: Option<(Instant, String)>,
+    started: Option<Instant>,
+    transfer: Duration,
+    errors: Vec<String>,
+}
+
+/// A generation that does its first step.
+#[derive(Clone, Debug)]
+pub(super) struct Recovered {
+    /// Why the one before had ended; none for the first.
+    pub(super) cause: Option<String>,
+    /// From then until the new generation was decided on.
+    pub(super) agreement: Duration,
+    /// The longest state transfer of that.
+    pub(super) transfer: Duration,
+    /// From the decision until the first step was done.
+    pub(super) connection: Duration,
+}
+
+impl Recovery {
+    /// Notes that the generation is about to end, unless that is known already.
+    pub(super) fn detect(&mut self, cause: &str) {
+        if self.detected.is_none() || self.started.is_some() {
+            (self.started, self.transfer) = (None, Duration::ZERO);
+            self.detected = Some((Instant::now(), cause.to_owned()));
+            self.errors.push(cause.to_owned());
+            let surplus = self.errors.len().saturating_sub(ERRORS);
+            self.errors.drain(..surplus);
+        }
+    }
+
+    /// Notes that a state was taken over.
+    pub(super) fn transferred(&mut self, seconds: f64) {
+        let took = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        self.transfer = self.transfer.max(took);
+    }
+
+    /// Notes that the next generation was decided on.
+    pub(super) fn start(&mut self) {
+        self.started = Some(Instant::now());
+    }
+
+    /// Notes a step; something to tell if it is the first of its generation.
+    pub(super) fn first_step(&mut self) -> Option<Recovered> {
+        let started = self.started.take()?;
+        let (cause, agreement) = match self.detected.take() {
+            Some((detected, cause)) => (Some(cause), started - detected),
+            None => (None, Duration::ZERO),
+        };
+        let transfer = std::mem::take(&mut self.transfer);
+        Some(Recovered { cause, agreement, transfer, connection: started.elapsed() })
+    }
+
+    /// Why the last generations ended, the oldest first.
+    pub(super) fn errors(&self) -> &[String] {
+        &self.errors
+    }
+}

@@ -1,0 +1,192 @@
+//! The journal: what a coordinator that is started again must know of the one before. A line
+//! is on the disk before anybody acts upon it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use collective::{Generation, Rank};
+use membership::Past;
+use serde::{Deserialize, Serialize};
+
+use crate::files;
+
+/// A worker's process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Process {
+    /// Name of its host.
+    pub(crate) host: String,
+    /// Its number there.
+    pub(crate) id: u32,
+}
+
+/// A member of a generation, as the journal knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Member {
+    pub(crate) rank: u32,
+    pub(crate) process: Process,
+}
+
+/// A line of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Entry {
+    /// A coordinator listens here.
+    Listening(SocketAddr),
+    /// A process was started in a slot.
+    Spawned { slot: u32, process: u32 },
+    /// A generation is about to start: its number is used.
+    Generation { number: u64, members: Vec<Member> },
+    /// The run has ended as its coordinator wanted it to.
+    Ended,
+}
+
+/// What the journal says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct History {
+    pub(crate) generation: Generation,
+    members: Vec<Member>,
+    listening: Option<SocketAddr>,
+    spawned: BTreeMap<u32, u32>,
+}
+
+impl History {
+    /// Reads a journal; a line that is none says nothing.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = files::read(path)?;
+        let mut history = Self::default();
+        for entry in text.lines().filter_map(|line| serde_json::from_str(line).ok()) {
+            history.take_in(entry);
+        }
+        Ok(history)
+    }
+
+    fn take_in(&mut self, entry: Entry) {
+        match entry {
+            Entry::Listening(address) => self.listening = Some(address),
+            Entry::Spawned { slot, process } => drop(self.spawned.insert(slot, process)),
+            Entry::Generation { number, members } if Generation(number) > self.generation => {
+                (self.generation, self.members) = (Generation(number), members);
+            }
+            Entry::Generation { .. } => {}
+            // Numbers stay used; nobody is left.
+            Entry::Ended => {
+                let generation = self.generation;
+                *self = Self { generation, ..Self::default() };
+            }
+        }
+    }
+
+    /// Where workers that were left behind look for their coordinator, if there may be any.
+    pub(crate) fn listening(&self) -> Option<SocketAddr> {
+        let any = !self.past().members.is_empty() || !self.children().is_empty();
+        self.listening.filter(|_| any)
+    }
+
+    /// The processes that were started on this machine and still run, by slot.
+    pub(crate) fn children(&self) -> BTreeMap<u32, u32> {
+        let alive = self.spawned.iter().filter(|(_, process)| is_worker(**process));
+        alive.map(|(slot, process)| (*slot, *process)).collect()
+    }
+
+    /// What the engine has to know: members on other hosts may always be computing.
+    pub(crate) fn past(&self) -> Past {
+        let here = host();
+        let may_live = |member: &&Member| {
+            let Process { host, id } = &member.process;
+            *host != here || is_worker(*id)
+        };
+        let members: BTreeSet<Rank> =
+            self.members.iter().filter(may_live).map(|member| Rank(member.rank)).collect();
+        Past { generation: self.generation, members }
+    }
+}
+
+/// The name of this host.
+pub(crate) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Whether a process of this number runs here that can be a worker.
+fn is_worker(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // "id (name) state ...": the name may hold anything.
+    let name_and_state = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')'));
+    name_and_state.is_some_and(|(name, state)| {
+        name == "vae-worker" && !state.trim_start().starts_with(['Z', 'X'])
+    })
+}
+
+/// An open journal.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    path: PathBuf,
+    file: File,
+}
+
+impl Journal {
+    pub(crate) fn open(path: PathBuf) -> Result<Self> {
+        Ok(Self { file: files::append_lines(&path)?, path })
+    }
+
+    /// Writes a line, on the disk for good.
+    pub(crate) fn note(&mut self, entry: &Entry) -> Result<()> {
+        files::append_line(&mut self.file, entry)
+            .and_then(|()| self.file.sync_data())
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(lines: &[&str]) -> History {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        fs::write(&path, lines.join("\n")).unwrap();
+        History::read(&path).unwrap()
+    }
+
+    fn member(rank: u32, host: &str, id: u32) -> Member {
+        Member { rank, process: Process { host: host.into(), id } }
+    }
+
+    #[test]
+    fn what_was_noted_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.jsonl");
+        let mut journal = Journal::open(path.clone()).unwrap();
+        let address: SocketAddr = "127.0.0.1:50051".parse().unwrap();
+        journal.note(&Entry::Listening(address)).unwrap();
+        let members = vec![member(0, "elsewhere", 7), member(1, &host(), u32::MAX)];
+        journal.note(&Entry::Generation { number: 3, members }).unwrap();
+        let history = History::read(&path).unwrap();
+        assert_eq!(history.listening(), Some(address));
+        // Of the two, only the one on another host may still be there.
+        let members = BTreeSet::from([Rank(0)]);
+        assert_eq!(history.past(), Past { generation: Generation(3), members });
+
+        journal.note(&Entry::Ended).unwrap();
+        let history = History::read(&path).unwrap();
+        assert_eq!(history.past(), Past { generation: Generation(3), members: BTreeSet::new() });
+        assert_eq!(history.listening(), None);
+    }
+
+    #[test]
+    fn a_line_that_is_none_says_nothing() {
+        let history = history(&["{\"generation\":", "null", "[]", "{\"ended\":1}", "\u{0}"]);
+        assert_eq!(history, History::default());
+    }
+
+    #[test]
+    fn a_process_that_is_no_worker_is_no_child() {
+        let me = std::process::id();
+        let spawned = format!("{{\"spawned\":{{\"slot\":0,\"process\":{me}}}}}");
+        assert!(history(&[&spawned]).children().is_empty());
+    }
+}

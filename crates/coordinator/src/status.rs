@@ -1,0 +1,110 @@
+//! `vae-coordinator status`: asks a running coordinator how its run stands, and shows it.
+
+use std::{fmt::Write as _, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use protocol::{
+    convert::printable,
+    wire::{Phase, StatusReply, StatusRequest, coordinator_client::CoordinatorClient},
+};
+use serde_json::json;
+use tonic::transport::Endpoint;
+
+use crate::args::StatusArgs;
+
+/// How long the coordinator may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What there is to show.
+pub(crate) fn show(args: &StatusArgs) -> Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let status = runtime.block_on(ask(&args.coordinator))?;
+    Ok(if args.json { serde_json::to_string_pretty(&as_json(&status))? } else { text(&status) })
+}
+
+async fn ask(url: &str) -> Result<StatusReply> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .with_context(|| format!("--coordinator {url:?} is no URL such as http://127.0.0.1:50051"))?
+        .connect_timeout(PATIENCE)
+        .timeout(PATIENCE);
+    let channel = endpoint.connect().await;
+    let channel = channel.map_err(|_| anyhow!("no coordinator answers at {url}"))?;
+    let answer = CoordinatorClient::new(channel).status(StatusRequest {}).await;
+    let status = answer.map_err(|status| anyhow!("{}", printable(status.message())))?;
+    Ok(status.into_inner())
+}
+
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Idle => "idle",
+        Phase::Connecting => "connecting",
+        Phase::Computing => "computing",
+        Phase::Waiting => "waiting",
+        Phase::Saving => "saving",
+    }
+}
+
+fn text(status: &StatusReply) -> String {
+    let mut text = format!(
+        "Run {} in {}\n{}: generation {}, epoch {}/{}, step {}/{}, loss {:.2}, {:.0} images/s\n",
+        status.run_id,
+        printable(&status.run_directory),
+        printable(&status.phase),
+        status.generation,
+        status.epoch,
+        status.epochs,
+        status.step,
+        status.steps,
+        status.loss,
+        status.images_per_second
+    );
+    for worker in &status.connected {
+        let rank = worker.rank.map_or("spare ".to_owned(), |rank| format!("rank {rank}"));
+        let state = if worker.member { phase_name(worker.phase()) } else { "not a member" };
+        let _infallible = writeln!(
+            text,
+            "  {rank:8} {state:12} step {:<8} {} (process {}), last heard {:.1} s ago",
+            worker.step,
+            printable(&worker.host),
+            worker.process,
+            worker.silent_seconds
+        );
+    }
+    for error in &status.recent_errors {
+        let _infallible = writeln!(text, "  before: {}", printable(error));
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn as_json(status: &StatusReply) -> serde_json::Value {
+    let workers = status.connected.iter().map(|worker| {
+        json!({
+            "rank": worker.rank,
+            "host": worker.host,
+            "process": worker.process,
+            "member": worker.member,
+            "step": worker.step,
+            "phase": phase_name(worker.phase()),
+            "silent_seconds": worker.silent_seconds,
+        })
+    });
+    json!({
+        "run_id": status.run_id,
+        "run_directory": status.run_directory,
+        "phase": status.phase,
+        "generation": status.generation,
+        "step": status.step,
+        "steps": status.steps,
+        "epoch": status.epoch,
+        "epochs": status.epochs,
+        "images_per_second": status.images_per_second,
+        "loss": status.loss,
+        "workers": status.workers,
+        "connected": workers.collect::<Vec<_>>(),
+        "recent_errors": status.recent_errors,
+    })
+}
