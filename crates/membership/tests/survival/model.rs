@@ -57,11 +57,12 @@ impl State {
         let actions = self.world.actions();
         // What nothing else can tell from its being done later, is done at once.
         let local = actions.iter().find(|action| self.world.is_local(**action)).map(|a| vec![*a]);
+        let is_local = local.is_some();
         let mut moves: Vec<Move> = local.unwrap_or(actions).into_iter().map(Move::Act).collect();
         if moves.is_empty() {
             moves.push(Move::Wait);
         }
-        if self.faults_left > 0 {
+        if self.faults_left > 0 && !is_local {
             let processes = 0..self.world.workers.len();
             let faults = processes.flat_map(|process| self.world.faults(process));
             let modelled = faults.filter(|fault| {
@@ -87,8 +88,7 @@ impl State {
                 state.world.inflict(fault);
             }
             Move::Wait => {
-                let has_decided =
-                    (0..TICKS_MAX).any(|_| state.world.pass(SETTINGS.dead_after / 2));
+                let has_decided = (0..TICKS_MAX).any(|_| state.world.pass(SETTINGS.dead_after / 2));
                 assert!(has_decided, "nothing will ever happen any more");
             }
         }
@@ -142,7 +142,6 @@ fn explore(start: State, path: &mut Vec<Visit>) -> usize {
             Some(false) => {}
             None => {
                 seen.insert(fingerprint, true);
-                if seen.len() % 50000 == 0 { eprintln!("{} {}", seen.len(), path.len()); }
                 path.push(Visit::new(state, fingerprint));
             }
         }

@@ -149,7 +149,11 @@ impl World {
                 Task::Idle => {}
                 // That a donor is gone, the coordinator hears before a fetch has failed.
                 Task::Fetching(donor) => {
-                    if !self.links.values().any(|l| l.worker == donor && self.workers[donor].is_gone) {
+                    if !self
+                        .links
+                        .values()
+                        .any(|l| l.worker == donor && self.workers[donor].is_gone)
+                    {
                         actions.push(Action::Fetched(process));
                     }
                 }
@@ -158,9 +162,11 @@ impl World {
                     if round.members.values().all(|part| part.done >= Some(worker.step)) {
                         actions.push(Action::Finish(process));
                     }
-                    if round.members.iter().any(|(p, part)| {
-                        part.has_broken_off || self.workers[*p].is_gone
-                    }) {
+                    if round
+                        .members
+                        .iter()
+                        .any(|(p, part)| part.has_broken_off || self.workers[*p].is_gone)
+                    {
                         actions.push(Action::BreakOff(process));
                     }
                 }
@@ -216,7 +222,7 @@ impl World {
                 self.obey(process, id, command);
             }
             Action::Finish(process) => self.finish_step(process),
-            Action::BreakOff(process) => self.interrupt(process, "a peer broke off"),
+            Action::BreakOff(process) => self.interrupt(process),
             Action::Fetched(process) => self.fetched(process),
         }
         self.forget_rounds();
@@ -236,15 +242,14 @@ impl World {
             Fault::Cut(process) => self.disconnect(process),
             Fault::Freeze(process) => self.workers[process].is_frozen = true,
             Fault::Thaw(process) => self.workers[process].is_frozen = false,
-            Fault::Interrupt(process) => self.interrupt(process, "for no reason"),
+            Fault::Interrupt(process) => self.interrupt(process),
             Fault::FailFetch(process) => {
-                self.become_idle(process, Course::NotFetched("for no reason".into()));
+                self.become_idle(process, Course::NotFetched(String::new()));
             }
             Fault::RestartCoordinator => {
                 self.links.clear();
                 self.workers.iter_mut().for_each(|worker| worker.link = None);
-                self.engine =
-                    Engine::new(self.settings.clone(), self.journal.clone(), self.now);
+                self.engine = Engine::new(self.settings.clone(), self.journal.clone(), self.now);
             }
         }
         self.forget_rounds();
@@ -418,7 +423,7 @@ impl World {
                 round.pause_after = Some(round.pause_after.map_or(next, |step| step.min(next)));
             }
             Command::Abort(generation, _) if worker.task == Task::Computing(generation) => {
-                self.interrupt(process, "aborted");
+                self.interrupt(process);
             }
             Command::Pause(..) | Command::Abort(..) => {}
             Command::Fetch { donor, .. } => {
@@ -433,7 +438,7 @@ impl World {
             }
             Command::Evict(..) => {
                 if matches!(worker.task, Task::Computing(_)) {
-                    self.interrupt(process, "evicted");
+                    self.interrupt(process);
                 }
                 self.disconnect(process);
             }
@@ -468,9 +473,9 @@ impl World {
         }
     }
 
-    fn interrupt(&mut self, process: Process, reason: &str) {
+    fn interrupt(&mut self, process: Process) {
         self.break_off(process);
-        self.become_idle(process, Course::Interrupted(reason.into()));
+        self.become_idle(process, Course::Interrupted(String::new()));
     }
 
     fn break_off(&mut self, process: Process) {
@@ -484,7 +489,7 @@ impl World {
         let Task::Fetching(donor) = self.workers[process].task else { panic!("{process}") };
         let from = &self.workers[donor];
         if from.is_gone || donor == process {
-            self.become_idle(process, Course::NotFetched("the donor is gone".into()));
+            self.become_idle(process, Course::NotFetched(String::new()));
             return;
         }
         let (before, step) = (self.furthest(), from.step);
@@ -527,7 +532,7 @@ impl World {
         let Some(id) = self.workers[process].link.take() else { return };
         if let Some(link) = self.links.get_mut(&id) {
             link.down.clear();
-            link.up.push_back(Event::Lost(id, Loss::Disconnected("reset".into())));
+            link.up.push_back(Event::Lost(id, Loss::Disconnected(String::new())));
         }
     }
 
@@ -535,7 +540,8 @@ impl World {
     fn forget_rounds(&mut self) {
         let (workers, links) = (&self.workers, &self.links);
         self.rounds.retain(|generation, _| {
-            let is_told = |command: &Command| matches!(command, Command::Start(g, _) if g == generation);
+            let is_told =
+                |command: &Command| matches!(command, Command::Start(g, _) if g == generation);
             workers.iter().any(|worker| worker.task == Task::Computing(*generation))
                 || links.values().any(|link| link.down.iter().any(is_told))
         });
@@ -561,11 +567,12 @@ pub(crate) fn digest(step: u64) -> Digest {
     Digest([u8::try_from(step % 251).unwrap(); 16])
 }
 
+/// All reasons and names are empty: they would only make more of a world to compare.
 fn fingerprint() -> Fingerprint {
     Fingerprint {
-        device: "cpu".into(),
-        instruction_set: "avx512".into(),
-        precision: "f32".into(),
-        libtorch: "2.11.0".into(),
+        device: String::new(),
+        instruction_set: String::new(),
+        precision: String::new(),
+        libtorch: String::new(),
     }
 }
