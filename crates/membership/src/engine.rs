@@ -183,14 +183,15 @@ impl Engine {
     }
 
     fn joined(&mut self, worker: WorkerId, join: &Join, now: Duration) -> Vec<Command> {
-        if self.ending.is_some() {
-            return vec![Command::Refuse(worker, Refusal::Ending)];
-        }
         if let Some(refusal) = self.refuse_mixed(join) {
             return vec![Command::Refuse(worker, refusal)];
         }
+        // Also a run that is ending needs its members: they have the state to be saved.
         if let Some(rank) = self.absentee(join) {
             return self.welcome_back(worker, join, rank, now);
+        }
+        if self.ending.is_some() {
+            return vec![Command::Refuse(worker, Refusal::Ending)];
         }
         let admitted = self.roster.admit(worker, join, self.settings.workers, &self.absent, now);
         let rank = match admitted {
@@ -237,12 +238,18 @@ impl Engine {
         self.fingerprint.get_or_insert_with(|| join.fingerprint.clone());
         let generation = join.returning.and_then(|returning| returning.generation);
         let mut commands = vec![Command::Adopt(worker, rank)];
-        match generation {
-            // It is idle, and will say where it stands.
-            None => {}
-            Some(own) if own == self.generation && matches!(self.state, State::Running { .. }) => {}
-            // One that the last coordinator had ended, or had begun without telling everybody.
-            Some(stale) => commands.push(Command::Abort(stale, vec![worker])),
+        let is_running = matches!(self.state, State::Running { .. });
+        if is_running && generation == Some(self.generation) {
+            if matches!(self.state, State::Running { pausing: true }) {
+                commands.push(Command::Pause(self.generation, vec![worker]));
+            }
+            commands.extend(self.bring_in(now));
+            return commands;
+        }
+        // The last coordinator had ended the generation, or begun it without telling everybody.
+        commands.extend(generation.map(|stale| Command::Abort(stale, vec![worker])));
+        if is_running {
+            commands.extend(self.break_generation(now));
         }
         commands
     }
@@ -268,10 +275,17 @@ impl Engine {
         match self.state {
             State::Persisting { by, .. } if by == worker => self.after_persisting(now),
             State::Running { .. } if seat.place == Place::Member => self.break_generation(now),
-            State::Running { .. } => self.settle_running(now),
+            State::Running { .. } => self.without_one(now),
             State::Gathering { .. } | State::Settling { .. } => self.form(now),
             State::Persisting { .. } | State::Ended => Vec::new(),
         }
+    }
+
+    /// What follows in a generation that computes when somebody else is gone.
+    fn without_one(&mut self, now: Duration) -> Vec<Command> {
+        let mut commands = self.settle_running(now);
+        commands.extend(self.bring_in(now));
+        commands
     }
 
     /// A member stays until all have paused, and until another has its state.
@@ -280,12 +294,13 @@ impl Engine {
         seat.leaving = true;
         match (self.state, seat.place) {
             (State::Running { .. }, Place::Member) => self.pause(),
+            // It has paused or completed: the others soon will have.
+            (State::Running { .. }, Place::Ready(_)) if seat.proven && seat.rank.is_some() => {
+                Vec::new()
+            }
             (State::Running { .. }, _) | (_, Place::Loading | Place::Fetching { .. }) => {
-                self.roster.remove(worker);
                 let mut commands = vec![Command::Dismiss(worker)];
-                if matches!(self.state, State::Gathering { .. } | State::Settling { .. }) {
-                    commands.extend(self.form(now));
-                }
+                commands.extend(self.lost(worker, now));
                 commands
             }
             (State::Gathering { .. } | State::Settling { .. }, _) => self.form(now),
@@ -321,7 +336,7 @@ impl Engine {
         }
         match self.state {
             State::Running { .. } if was_member => self.settle_running(now),
-            State::Running { .. } => self.bring_in(worker, now),
+            State::Running { .. } => self.bring_in(now),
             State::Gathering { .. } | State::Settling { .. } => self.form(now),
             State::Persisting { .. } | State::Ended => Vec::new(),
         }

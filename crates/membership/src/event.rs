@@ -92,7 +92,7 @@ pub struct Progress {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// A worker connected and asks to take part.
     Joined(WorkerId, Join),
@@ -143,7 +143,7 @@ pub enum Loss {
 }
 
 /// Why the run cannot go on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Failure {
     /// What a worker said.
     pub message: String,
@@ -163,7 +163,7 @@ pub struct Member {
 }
 
 /// What the coordinator is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// Take the worker in, under this rank, or as a spare without one.
     Admit(WorkerId, Option<Rank>),
@@ -202,7 +202,7 @@ pub enum Command {
 }
 
 /// Why a worker is turned away.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Refusal {
     /// The rank does not exist.
     #[error("rank {rank} does not exist: this run has {workers} workers, ranks 0 to {}", .workers - 1)]

@@ -110,12 +110,12 @@ impl Roster {
         self.seats.insert(worker, Seat { place: Place::Member, proven: true, ..seat });
     }
 
-    /// Gives ranks that nobody holds to spares that are ready; the rank that each asked for, if
-    /// it is free.
-    pub(crate) fn promote_spares(&mut self, workers: u32) {
+    /// Gives ranks that nobody holds and that are not in `reserved` to spares that are ready; the
+    /// rank that each asked for, if it is free.
+    pub(crate) fn promote_spares(&mut self, workers: u32, reserved: &BTreeSet<Rank>) {
         let taken: BTreeSet<Rank> = self.seats.values().filter_map(|seat| seat.rank).collect();
-        let mut free: BTreeSet<Rank> =
-            (0..workers).map(Rank).filter(|rank| !taken.contains(rank)).collect();
+        let is_free = |rank: &Rank| !taken.contains(rank) && !reserved.contains(rank);
+        let mut free: BTreeSet<Rank> = (0..workers).map(Rank).filter(is_free).collect();
         let is_waiting =
             |seat: &&mut Seat| seat.rank.is_none() && !seat.leaving && seat.standing().is_some();
         for seat in self.seats.values_mut().filter(is_waiting) {
@@ -167,11 +167,14 @@ impl Roster {
 
     /// The workers with a rank that fulfil a condition, in rank order.
     pub(crate) fn in_rank_order(&self, condition: impl Fn(&Seat) -> bool) -> Vec<WorkerId> {
-        let found = self.iter().filter(|(_, seat)| condition(seat));
-        let mut found: Vec<(Rank, WorkerId)> =
-            found.filter_map(|(worker, seat)| Some((seat.rank?, worker))).collect();
-        found.sort_unstable();
-        found.into_iter().map(|(_, worker)| worker).collect()
+        self.ranks_first(|seat| seat.rank.is_some() && condition(seat))
+    }
+
+    /// The workers that fulfil a condition, those with a rank first and in its order.
+    pub(crate) fn ranks_first(&self, condition: impl Fn(&Seat) -> bool) -> Vec<WorkerId> {
+        let mut found: Vec<_> = self.iter().filter(|(_, seat)| condition(seat)).collect();
+        found.sort_by_key(|(worker, seat)| (seat.rank.is_none(), seat.rank, *worker));
+        found.into_iter().map(|(worker, _)| worker).collect()
     }
 
     /// Where each worker stands that is ready, those with a rank first and in its order.

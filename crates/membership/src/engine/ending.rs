@@ -6,7 +6,7 @@ use std::time::Duration;
 use collective::Step;
 
 use super::{Engine, State};
-use crate::{Command, Outcome, WorkerId};
+use crate::{Command, Outcome, Standing, WorkerId};
 
 /// Why a run is about to end, from the weakest reason to the strongest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,13 +53,19 @@ impl Engine {
     /// Has the state that is furthest saved, if there is one to be trusted, and ends the run.
     pub(super) fn persist_or_finish(&mut self, now: Duration) -> Vec<Command> {
         let trusted = !matches!(self.ending, Some(Ending::Untrusted(_)));
-        match self.roster.furthest() {
-            Some((worker, _)) if trusted && self.has_begun() => vec![self.persist(worker, now)],
+        match self.worth_saving() {
+            Some((worker, _)) if trusted => vec![self.persist(worker, now)],
             _ => {
                 let outcome = self.outcome();
                 self.finish(outcome)
             }
         }
+    }
+
+    /// The state that is furthest, and who has it, unless the run has not begun.
+    pub(super) fn worth_saving(&self) -> Option<(WorkerId, Standing)> {
+        let has_begun = self.has_begun();
+        self.roster.furthest().filter(|(_, standing)| has_begun || standing.step > Step(0))
     }
 
     pub(super) fn persist(&mut self, by: WorkerId, now: Duration) -> Command {

@@ -52,17 +52,28 @@ impl Engine {
         commands
     }
 
-    /// Brings a worker that is ready into a generation that computes: first it takes over a
-    /// state while the others go on, to show that it can; then they pause for it.
-    pub(super) fn bring_in(&mut self, worker: WorkerId, now: Duration) -> Vec<Command> {
-        let Some(seat) = self.roster.get(worker) else { return Vec::new() };
-        match seat.place {
-            // Those who have paused already wait for the others.
-            Place::Ready(_) if matches!(self.state, State::Running { pausing: true }) => Vec::new(),
-            Place::Ready(_) if !seat.proven => self.fetch(worker, now).into_iter().collect(),
-            Place::Ready(_) if seat.rank.is_some() => self.pause(),
-            _ => Vec::new(),
+    /// Brings those who are ready into a generation that computes: first they take over a
+    /// state while the others go on, to show that they can; then all pause for them.
+    pub(super) fn bring_in(&mut self, now: Duration) -> Vec<Command> {
+        self.roster.promote_spares(self.settings.workers, &self.absent);
+        let ready = |seat: &Seat| seat.standing().is_some() && !seat.leaving;
+        let ready: Vec<WorkerId> =
+            self.roster.iter().filter(|(_, seat)| ready(seat)).map(|(w, _)| w).collect();
+        let mut commands = Vec::new();
+        for worker in ready {
+            // In a generation that pauses, they may be members who have, and wait for others.
+            if !matches!(self.state, State::Running { pausing: false }) {
+                break;
+            }
+            let Some(seat) = self.roster.get(worker) else { continue };
+            let is_at_end = seat.standing().is_some_and(|s| s.step >= self.settings.steps);
+            if !seat.proven {
+                commands.extend(self.fetch(worker, now));
+            } else if seat.rank.is_some() && !is_at_end {
+                commands.extend(self.pause());
+            }
         }
+        commands
     }
 
     /// Once no member computes any more in a generation that was not broken.
@@ -89,6 +100,7 @@ impl Engine {
         if self.is_computing() {
             return Vec::new();
         }
+        self.roster.promote_spares(self.settings.workers, &self.absent);
         if let Some(divergence) = self.divergence() {
             return self.finish(Outcome::Diverged(divergence));
         }
@@ -98,7 +110,6 @@ impl Engine {
         if let Some(ending) = self.leave_generation(now) {
             return self.end(ending, now);
         }
-        self.roster.promote_spares(self.settings.workers);
         let commands = self.level(now);
         if !commands.is_empty() || self.is_fetching(now) {
             return commands;
@@ -118,7 +129,7 @@ impl Engine {
         let standings = self.roster.standings();
         standings.iter().find_map(|(_, _, standing)| {
             let equals = standings.iter().filter(|(_, _, other)| other.step == standing.step);
-            let digests = equals.map(|(_, seat, s)| (seat.rank.unwrap_or_default(), s.digest));
+            let digests = equals.filter_map(|(_, seat, s)| Some((seat.rank?, s.digest)));
             Divergence::among(standing.step, digests.collect()).err()
         })
     }
@@ -166,7 +177,7 @@ impl Engine {
     pub(super) fn fetch(&mut self, worker: WorkerId, now: Duration) -> Option<Command> {
         let computing = !self.roster.members().is_empty();
         let furthest = self.roster.furthest().map(|(_, standing)| standing.step);
-        let mut donors = self.roster.in_rank_order(|seat| match seat.place {
+        let mut donors = self.roster.ranks_first(|seat| match seat.place {
             Place::Member => true,
             Place::Ready(standing) => !computing && Some(standing.step) == furthest,
             Place::Loading | Place::Fetching { .. } => false,
@@ -219,11 +230,7 @@ impl Engine {
         let mut commands = self.dismiss_leaving();
         let members = self.roster.deal(members, self.settings.shards, now);
         commands.push(Command::Start(self.generation, members));
-        let late: Vec<WorkerId> =
-            self.roster.iter().filter(|(_, s)| s.standing().is_some()).map(|(w, _)| w).collect();
-        for worker in late {
-            commands.extend(self.bring_in(worker, now));
-        }
+        commands.extend(self.bring_in(now));
         commands
     }
 
@@ -238,13 +245,13 @@ impl Engine {
     /// Waits for more workers. A worker that wants to leave and alone has the furthest state
     /// saves it first.
     fn gather(&mut self, present: usize, now: Duration) -> Vec<Command> {
-        if !self.has_begun() {
-            return self.dismiss_leaving();
-        }
         if let Some(worker) = self.last_keeper() {
             return vec![self.persist(worker, now)];
         }
         let mut commands = self.dismiss_leaving();
+        if !self.has_begun() {
+            return commands;
+        }
         let (present, needed) = (u32::try_from(present).unwrap_or(u32::MAX), self.needed(now));
         if self.waiting_with.replace(present) != Some(present) {
             commands.push(Command::Wait { present, needed });
@@ -254,7 +261,7 @@ impl Engine {
 
     /// The worker that has the furthest state, if it and all others that have it want to leave.
     fn last_keeper(&self) -> Option<WorkerId> {
-        let (worker, furthest) = self.roster.furthest()?;
+        let (worker, furthest) = self.worth_saving()?;
         let standings = self.roster.standings();
         let mut keepers = standings.iter().filter(|(_, _, standing)| *standing == furthest);
         keepers.all(|(_, seat, _)| seat.leaving).then_some(worker)

@@ -1,0 +1,4 @@
+//! What the engine decides, event by event.
+
+mod returning;
+mod run;

@@ -1,0 +1,4 @@
+//! What every run keeps to, whatever happens to its workers and its coordinator.
+
+mod model;
+mod world;

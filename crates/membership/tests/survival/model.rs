@@ -1,0 +1,176 @@
+//! Every course that a small run can take: three workers, two shards, two faults and a
+//! restart of the coordinator, in every order in which messages can arrive.
+//!
+//! A course is a path through states. That it never runs in a circle, and that it ends only
+//! where the run is completed, is to say that the run always completes once faults stop.
+//! (The crate `stateright` does not find circles, and brings along a web server.)
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    time::{Duration, Instant},
+};
+
+use collective::Step;
+use membership::{Outcome, Settings};
+
+use crate::world::{Action, Fault, World};
+
+const SETTINGS: Settings = Settings {
+    workers: 3,
+    min_workers: 1,
+    shards: 2,
+    steps: Step(2),
+    dead_after: Duration::from_secs(10),
+    stall_after: Duration::from_secs(30),
+    join_timeout: Duration::from_secs(60),
+    persist_timeout: Duration::from_secs(60),
+    allow_mixed_devices: false,
+};
+
+/// Ticks in which nothing happens, after which nothing ever will.
+const TICKS_MAX: u32 = 40;
+
+/// Moves that no run takes.
+const DEPTH_MAX: usize = 300;
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct State {
+    world: World,
+    faults_left: u8,
+    restarts_left: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    Act(Action),
+    Fault(Fault),
+    /// Time passes until something happens.
+    Wait,
+}
+
+impl State {
+    fn moves(&self) -> Vec<Move> {
+        if self.world.outcome.is_some() {
+            return Vec::new();
+        }
+        let actions = self.world.actions();
+        // What nothing else can tell from its being done later, is done at once.
+        let local = actions.iter().find(|action| self.world.is_local(**action)).map(|a| vec![*a]);
+        let is_local = local.is_some();
+        let mut moves: Vec<Move> = local.unwrap_or(actions).into_iter().map(Move::Act).collect();
+        if moves.is_empty() {
+            moves.push(Move::Wait);
+        }
+        if self.faults_left > 0 && !is_local {
+            let processes = 0..self.world.workers.len();
+            let faults = processes.flat_map(|process| self.world.faults(process));
+            let modelled = faults.filter(|fault| {
+                matches!(fault, Fault::Replace(_) | Fault::Interrupt(_) | Fault::FailFetch(_))
+            });
+            moves.extend(modelled.map(Move::Fault));
+        }
+        if self.restarts_left > 0 {
+            moves.push(Move::Fault(Fault::RestartCoordinator));
+        }
+        moves
+    }
+
+    fn after(&self, next: Move) -> Self {
+        let mut state = self.clone();
+        match next {
+            Move::Act(action) => state.world.act(action),
+            Move::Fault(fault) => {
+                match fault {
+                    Fault::RestartCoordinator => state.restarts_left -= 1,
+                    _ => state.faults_left -= 1,
+                }
+                state.world.inflict(fault);
+            }
+            Move::Wait => {
+                let has_decided = (0..TICKS_MAX).any(|_| state.world.pass(SETTINGS.dead_after / 2));
+                assert!(has_decided, "nothing will ever happen any more");
+            }
+        }
+        state
+    }
+
+    fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// A state on the path that is being followed, and the moves that are yet to be tried there.
+struct Visit {
+    state: State,
+    fingerprint: u64,
+    moves: Vec<Move>,
+    last: Option<Move>,
+}
+
+impl Visit {
+    fn new(state: State, fingerprint: u64) -> Self {
+        let moves = state.moves();
+        Self { state, fingerprint, moves, last: None }
+    }
+}
+
+/// Follows every path; returns how many states there are.
+fn explore(start: State, path: &mut Vec<Visit>) -> usize {
+    // Whether the state is on the path.
+    let mut seen = HashMap::from([(start.fingerprint(), true)]);
+    path.push(Visit::new(start.clone(), start.fingerprint()));
+    while let Some(depth) = path.len().checked_sub(1) {
+        assert!(depth < DEPTH_MAX, "the run has no end");
+        let visit = &mut path[depth];
+        visit.last = visit.moves.pop();
+        let Some(next) = visit.last else {
+            if visit.state.moves().is_empty() {
+                let outcome = &visit.state.world.outcome;
+                assert!(matches!(outcome, Some(Outcome::Completed(_))), "ended with {outcome:?}");
+            }
+            seen.insert(visit.fingerprint, false);
+            path.pop();
+            continue;
+        };
+        let state = visit.state.after(next);
+        let fingerprint = state.fingerprint();
+        match seen.get(&fingerprint) {
+            Some(true) => panic!("the run goes in circles"),
+            Some(false) => {}
+            None => {
+                seen.insert(fingerprint, true);
+                path.push(Visit::new(state, fingerprint));
+            }
+        }
+    }
+    seen.len()
+}
+
+/// Says how the run came to where a check failed.
+struct Story(Vec<Visit>);
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let moves: Vec<Move> = self.0.iter().filter_map(|visit| visit.last).collect();
+            eprintln!("after {moves:?}\nin {:?}", self.0.last().map(|visit| &visit.state.world));
+        }
+    }
+}
+
+#[test]
+fn every_course_of_a_small_run_leads_to_its_end() {
+    let started = Instant::now();
+    let world = World::new(SETTINGS, 3);
+    let start = State {
+        world,
+        faults_left: std::env::var("F").map_or(2, |f| f.parse().unwrap()),
+        restarts_left: std::env::var("R").map_or(1, |f| f.parse().unwrap()),
+    };
+    let mut story = Story(Vec::new());
+    let states = explore(start, &mut story.0);
+    eprintln!("{states} states in {:.1} s", started.elapsed().as_secs_f64());
+}

@@ -1,0 +1,578 @@
+//! A run in small: an engine, what its journal knows, workers, and the messages between them.
+//!
+//! Workers train in lockstep: one finishes a step once all members of its generation have
+//! contributed to it. Messages stay in order on a connection and are lost with it. Every
+//! decision that breaks a promise of the run is a panic.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use collective::{Digest, Generation, Rank, Step};
+use membership::{
+    Command, Course, Engine, Event, Fingerprint, Join, Loss, Member, Outcome, Past, Phase,
+    Progress, Returning, Settings, Standing, WorkerId,
+};
+
+/// A process, by the order in which they were started.
+pub(crate) type Process = usize;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct World {
+    settings: Settings,
+    pub(crate) engine: Engine,
+    /// What the journal on disk says.
+    journal: Past,
+    pub(crate) now: Duration,
+    pub(crate) workers: Vec<Worker>,
+    links: BTreeMap<WorkerId, Link>,
+    next_link: u64,
+    rounds: BTreeMap<Generation, Round>,
+    /// Whether a leader has seen the last step, and so has written the checkpoint of it.
+    is_saved: bool,
+    pub(crate) outcome: Option<Outcome>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Worker {
+    link: Option<WorkerId>,
+    rank: Option<Rank>,
+    pub(crate) step: u64,
+    pub(crate) task: Task,
+    /// How it came to be idle.
+    course: Course,
+    /// Whether a coordinator has taken it in before.
+    is_known: bool,
+    pub(crate) is_gone: bool,
+    pub(crate) is_frozen: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Task {
+    Idle,
+    Computing(Generation),
+    Fetching(Process),
+}
+
+/// A connection, and what is under way on it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Link {
+    worker: Process,
+    is_admitted: bool,
+    up: VecDeque<Event>,
+    down: VecDeque<Command>,
+}
+
+/// A generation as its members see it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Round {
+    members: BTreeMap<Process, Part>,
+    /// The leader comes first.
+    leader: Process,
+    /// The step that all stop after.
+    pause_after: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Part {
+    /// The last step that it has done, once it has begun.
+    done: Option<u64>,
+    /// Whether it has stopped in the middle of a step.
+    has_broken_off: bool,
+}
+
+/// What may happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Action {
+    Connect(Process),
+    /// The coordinator takes in the next message of a connection.
+    Hear(WorkerId),
+    /// The worker takes in the next message of a connection.
+    Obey(WorkerId),
+    Finish(Process),
+    /// A member notices that another has broken off.
+    BreakOff(Process),
+    Fetched(Process),
+}
+
+/// What may go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fault {
+    Kill(Process),
+    /// A process is killed, and another is started in its place.
+    Replace(Process),
+    Leave(Process),
+    /// The connection breaks, the worker goes on.
+    Cut(Process),
+    Freeze(Process),
+    Thaw(Process),
+    /// A generation breaks for no reason.
+    Interrupt(Process),
+    FailFetch(Process),
+    RestartCoordinator,
+}
+
+impl World {
+    pub(crate) fn new(settings: Settings, workers: usize) -> Self {
+        Self {
+            engine: Engine::new(settings.clone(), Past::default(), Duration::ZERO),
+            settings,
+            journal: Past::default(),
+            now: Duration::ZERO,
+            workers: vec![Worker::new(); workers],
+            links: BTreeMap::new(),
+            next_link: 0,
+            rounds: BTreeMap::new(),
+            is_saved: false,
+            outcome: None,
+        }
+    }
+
+    pub(crate) fn start_worker(&mut self) {
+        self.workers.push(Worker::new());
+    }
+
+    pub(crate) fn actions(&self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.outcome.is_some() {
+            return actions;
+        }
+        for (process, worker) in self.workers.iter().enumerate() {
+            if worker.is_gone || worker.is_frozen {
+                continue;
+            }
+            if worker.link.is_none() {
+                actions.push(Action::Connect(process));
+            }
+            match worker.task {
+                Task::Idle => {}
+                // That a donor is gone, the coordinator hears before a fetch has failed.
+                Task::Fetching(donor) => {
+                    if !self
+                        .links
+                        .values()
+                        .any(|l| l.worker == donor && self.workers[donor].is_gone)
+                    {
+                        actions.push(Action::Fetched(process));
+                    }
+                }
+                Task::Computing(generation) => {
+                    let round = &self.rounds[&generation];
+                    if round.members.values().all(|part| part.done >= Some(worker.step)) {
+                        actions.push(Action::Finish(process));
+                    }
+                    if round
+                        .members
+                        .iter()
+                        .any(|(p, part)| part.has_broken_off || self.workers[*p].is_gone)
+                    {
+                        actions.push(Action::BreakOff(process));
+                    }
+                }
+            }
+        }
+        for (id, link) in &self.links {
+            if !link.up.is_empty() {
+                actions.push(Action::Hear(*id));
+            }
+            let worker = &self.workers[link.worker];
+            if !link.down.is_empty() && worker.link == Some(*id) && !worker.is_frozen {
+                actions.push(Action::Obey(*id));
+            }
+        }
+        actions
+    }
+
+    /// Whether an action leads to the same whenever it is done, but for faults.
+    pub(crate) fn is_local(&self, action: Action) -> bool {
+        match action {
+            Action::Connect(_) => true,
+            Action::Obey(id) => {
+                let link = &self.links[&id];
+                let is_idle = self.workers[link.worker].task == Task::Idle;
+                match link.down.front() {
+                    Some(Command::Pause(..) | Command::Abort(..)) => is_idle,
+                    Some(Command::Evict(..)) | None => false,
+                    Some(_) => true,
+                }
+            }
+            Action::Hear(id) => {
+                // At the beginning, that is: in which order workers come makes no difference.
+                let is_first = self.engine.generation() == Generation(0) && self.next_link <= 3;
+                is_first && matches!(self.links[&id].up.front(), Some(Event::Joined(..)))
+            }
+            Action::Finish(_) | Action::BreakOff(_) | Action::Fetched(_) => false,
+        }
+    }
+
+    pub(crate) fn act(&mut self, action: Action) {
+        match action {
+            Action::Connect(process) => self.connect(process),
+            Action::Hear(id) => {
+                let event = self.links.get_mut(&id).unwrap().up.pop_front().unwrap();
+                if matches!(event, Event::Lost(..)) {
+                    self.links.remove(&id);
+                }
+                self.tell_engine(event);
+            }
+            Action::Obey(id) => {
+                let link = self.links.get_mut(&id).unwrap();
+                let (process, command) = (link.worker, link.down.pop_front().unwrap());
+                self.obey(process, id, command);
+            }
+            Action::Finish(process) => self.finish_step(process),
+            Action::BreakOff(process) => self.interrupt(process),
+            Action::Fetched(process) => self.fetched(process),
+        }
+        self.forget_rounds();
+    }
+
+    pub(crate) fn inflict(&mut self, fault: Fault) {
+        match fault {
+            Fault::Kill(process) => self.exit(process),
+            Fault::Replace(process) => {
+                self.exit(process);
+                self.start_worker();
+            }
+            Fault::Leave(process) => {
+                let id = self.workers[process].link.unwrap();
+                self.links.get_mut(&id).unwrap().up.push_back(Event::Leaving(id));
+            }
+            Fault::Cut(process) => self.disconnect(process),
+            Fault::Freeze(process) => self.workers[process].is_frozen = true,
+            Fault::Thaw(process) => self.workers[process].is_frozen = false,
+            Fault::Interrupt(process) => self.interrupt(process),
+            Fault::FailFetch(process) => {
+                self.become_idle(process, Course::NotFetched(String::new()));
+            }
+            Fault::RestartCoordinator => {
+                self.links.clear();
+                self.workers.iter_mut().for_each(|worker| worker.link = None);
+                self.engine = Engine::new(self.settings.clone(), self.journal.clone(), self.now);
+            }
+        }
+        self.forget_rounds();
+    }
+
+    /// The faults that can happen to one process now.
+    pub(crate) fn faults(&self, process: Process) -> Vec<Fault> {
+        let worker = &self.workers[process];
+        if worker.is_gone {
+            return Vec::new();
+        }
+        let mut faults = vec![Fault::Kill(process), Fault::Replace(process)];
+        if worker.is_frozen {
+            faults.push(Fault::Thaw(process));
+            return faults;
+        }
+        faults.push(Fault::Freeze(process));
+        let is_admitted = worker.link.is_some_and(|id| self.links[&id].is_admitted);
+        if is_admitted {
+            faults.extend([Fault::Leave(process), Fault::Cut(process)]);
+        }
+        match worker.task {
+            Task::Idle => {}
+            Task::Computing(_) => faults.push(Fault::Interrupt(process)),
+            Task::Fetching(_) => faults.push(Fault::FailFetch(process)),
+        }
+        faults
+    }
+
+    /// Lets time pass: those who can give a sign of life, then the engine looks at its clock.
+    /// Says whether it decided anything.
+    pub(crate) fn pass(&mut self, time: Duration) -> bool {
+        self.now += time;
+        let connected: Vec<(WorkerId, Process)> = self
+            .links
+            .iter()
+            .filter(|(id, link)| link.is_admitted && self.workers[link.worker].link == Some(**id))
+            .map(|(id, link)| (*id, link.worker))
+            .collect();
+        for (id, process) in connected {
+            let worker = &self.workers[process];
+            if !worker.is_frozen {
+                let progress = Progress { step: Step(worker.step), phase: self.phase(process) };
+                self.engine.handle(Event::Alive(id, progress), self.now);
+            }
+        }
+        self.tell_engine(Event::Tick)
+    }
+
+    fn phase(&self, process: Process) -> Phase {
+        match self.workers[process].task {
+            Task::Computing(_) => Phase::Waiting,
+            Task::Idle | Task::Fetching(_) => Phase::Idle,
+        }
+    }
+
+    /// The step of the live worker that is furthest.
+    pub(crate) fn furthest(&self) -> u64 {
+        let alive = self.workers.iter().filter(|worker| !worker.is_gone);
+        alive.map(|worker| worker.step).max().unwrap_or_default()
+    }
+
+    fn connect(&mut self, process: Process) {
+        let id = WorkerId(self.next_link);
+        self.next_link += 1;
+        let worker = &mut self.workers[process];
+        worker.link = Some(id);
+        let generation = match worker.task {
+            Task::Computing(generation) => Some(generation),
+            Task::Idle | Task::Fetching(_) => None,
+        };
+        let join = Join {
+            rank: worker.rank,
+            fingerprint: fingerprint(),
+            returning: worker.is_known.then_some(Returning { generation }),
+        };
+        let up = VecDeque::from([Event::Joined(id, join)]);
+        let link = Link { worker: process, is_admitted: false, up, down: VecDeque::new() };
+        self.links.insert(id, link);
+    }
+
+    fn tell_engine(&mut self, event: Event) -> bool {
+        let commands = self.engine.handle(event, self.now);
+        let has_decided = !commands.is_empty();
+        for command in commands {
+            self.carry_out(command);
+        }
+        has_decided
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        let receivers = match &command {
+            Command::Admit(worker, _)
+            | Command::Adopt(worker, _)
+            | Command::Refuse(worker, _)
+            | Command::Fetch { worker, .. }
+            | Command::Evict(worker, _)
+            | Command::Dismiss(worker)
+            | Command::Persist(worker) => vec![*worker],
+            Command::Pause(_, workers) | Command::Abort(_, workers) => workers.clone(),
+            Command::Start(generation, members) => {
+                self.check_start(*generation, members);
+                members.iter().map(|member| member.worker).collect()
+            }
+            Command::Wait { .. } => Vec::new(),
+            Command::Finish(outcome) => {
+                self.outcome = Some(outcome.clone());
+                let is_complete = matches!(outcome, Outcome::Completed(_));
+                assert!(!is_complete || self.is_saved, "completed without a leader that saves");
+                Vec::new()
+            }
+        };
+        for id in receivers {
+            // The connection may have ended without the engine knowing.
+            if let Some(link) = self.links.get_mut(&id) {
+                link.down.push_back(command.clone());
+            }
+        }
+    }
+
+    /// Checks the promises that a generation makes, and opens it.
+    fn check_start(&mut self, generation: Generation, members: &[Member]) {
+        assert!(generation > self.journal.generation, "{generation} is used twice");
+        self.journal.generation = generation;
+        self.journal.members = members.iter().map(|member| member.rank).collect();
+        let in_order = members.is_sorted_by(|a, b| a.rank < b.rank);
+        assert!(in_order && !members.is_empty(), "{generation} has no one leader: {members:?}");
+        let mut next_shard = 0;
+        for member in members {
+            assert_eq!(member.shards.start, next_shard, "shards of {generation}: {members:?}");
+            next_shard = member.shards.end;
+        }
+        assert_eq!(next_shard, self.settings.shards, "shards of {generation}: {members:?}");
+        let processes: Vec<Process> =
+            members.iter().map(|member| self.links[&member.worker].worker).collect();
+        let alive = processes.iter().map(|p| &self.workers[*p]).filter(|worker| !worker.is_gone);
+        let steps: BTreeSet<u64> = alive.map(|worker| worker.step).collect();
+        assert!(steps.len() <= 1, "members of {generation} stand at {steps:?}");
+        self.rounds.insert(
+            generation,
+            Round {
+                leader: processes[0],
+                members: processes.into_iter().map(|p| (p, Part::default())).collect(),
+                pause_after: None,
+            },
+        );
+    }
+
+    fn obey(&mut self, process: Process, id: WorkerId, command: Command) {
+        let worker = &mut self.workers[process];
+        match command {
+            Command::Admit(_, rank) => {
+                worker.rank = rank;
+                self.admitted(process, id);
+            }
+            Command::Adopt(_, rank) => {
+                worker.rank = Some(rank);
+                self.admitted(process, id);
+            }
+            Command::Start(generation, members) => {
+                assert_eq!(worker.task, Task::Idle, "{process} is told to start {generation}");
+                let own = members.iter().find(|member| member.worker == id).unwrap();
+                worker.rank = Some(own.rank);
+                worker.task = Task::Computing(generation);
+                let done = worker.step;
+                self.did_step(process, generation, done);
+            }
+            Command::Pause(generation, _) if worker.task == Task::Computing(generation) => {
+                let round = self.rounds.get_mut(&generation).unwrap();
+                let next = round.members.values().filter_map(|part| part.done).max().unwrap() + 1;
+                round.pause_after = Some(round.pause_after.map_or(next, |step| step.min(next)));
+            }
+            Command::Abort(generation, _) if worker.task == Task::Computing(generation) => {
+                self.interrupt(process);
+            }
+            Command::Pause(..) | Command::Abort(..) => {}
+            Command::Fetch { donor, .. } => {
+                assert_eq!(worker.task, Task::Idle, "{process} is told to fetch");
+                let donor = self.links.get(&donor).map(|link| link.worker);
+                // From one that has gone, it fetches in vain.
+                worker.task = Task::Fetching(donor.unwrap_or(process));
+            }
+            Command::Persist(_) => {
+                assert_eq!(worker.task, Task::Idle, "{process} is told to save");
+                self.say(process, Event::Saved(id));
+            }
+            Command::Evict(..) => {
+                if matches!(worker.task, Task::Computing(_)) {
+                    self.interrupt(process);
+                }
+                self.disconnect(process);
+            }
+            Command::Refuse(..) | Command::Dismiss(_) => self.exit(process),
+            Command::Wait { .. } | Command::Finish(_) => {}
+        }
+    }
+
+    fn admitted(&mut self, process: Process, id: WorkerId) {
+        self.links.get_mut(&id).unwrap().is_admitted = true;
+        self.workers[process].is_known = true;
+        if self.workers[process].task == Task::Idle {
+            self.say_ready(process);
+        }
+    }
+
+    fn finish_step(&mut self, process: Process) {
+        let worker = &mut self.workers[process];
+        let Task::Computing(generation) = worker.task else { panic!("{process} is idle") };
+        worker.step += 1;
+        let done = worker.step;
+        self.did_step(process, generation, done);
+    }
+
+    fn did_step(&mut self, process: Process, generation: Generation, done: u64) {
+        let round = self.rounds.get_mut(&generation).unwrap();
+        round.members.get_mut(&process).unwrap().done = Some(done);
+        let has_completed = done >= self.settings.steps.0;
+        self.is_saved |= has_completed && round.leader == process;
+        if has_completed || round.pause_after == Some(done) {
+            self.become_idle(process, Course::AsTold);
+        }
+    }
+
+    fn interrupt(&mut self, process: Process) {
+        self.break_off(process);
+        self.become_idle(process, Course::Interrupted(String::new()));
+    }
+
+    fn break_off(&mut self, process: Process) {
+        if let Task::Computing(generation) = self.workers[process].task {
+            let round = self.rounds.get_mut(&generation).unwrap();
+            round.members.get_mut(&process).unwrap().has_broken_off = true;
+        }
+    }
+
+    fn fetched(&mut self, process: Process) {
+        let Task::Fetching(donor) = self.workers[process].task else { panic!("{process}") };
+        let from = &self.workers[donor];
+        if from.is_gone || donor == process {
+            self.become_idle(process, Course::NotFetched(String::new()));
+            return;
+        }
+        let (before, step) = (self.furthest(), from.step);
+        self.workers[process].step = step;
+        assert!(self.furthest() >= before, "{process} gave up step {before} for {step}");
+        self.become_idle(process, Course::AsTold);
+    }
+
+    fn become_idle(&mut self, process: Process, course: Course) {
+        self.workers[process].task = Task::Idle;
+        self.workers[process].course = course;
+        let link = self.workers[process].link.and_then(|id| self.links.get(&id));
+        if link.is_some_and(|link| link.is_admitted) {
+            self.say_ready(process);
+        }
+    }
+
+    fn say_ready(&mut self, process: Process) {
+        let worker = &mut self.workers[process];
+        let (link, step) = (worker.link, worker.step);
+        // A coordinator to come hears of it no more.
+        let course = std::mem::replace(&mut worker.course, Course::AsTold);
+        let standing = Standing { step: Step(step), digest: digest(step) };
+        self.say(process, Event::Ready(link.unwrap(), standing, course));
+    }
+
+    fn say(&mut self, process: Process, event: Event) {
+        let link = self.workers[process].link.and_then(|id| self.links.get_mut(&id));
+        link.unwrap().up.push_back(event);
+    }
+
+    fn exit(&mut self, process: Process) {
+        self.break_off(process);
+        self.disconnect(process);
+        self.workers[process] = Worker { is_gone: true, ..Worker::new() };
+    }
+
+    /// The coordinator hears of the end after all that was said before.
+    fn disconnect(&mut self, process: Process) {
+        let Some(id) = self.workers[process].link.take() else { return };
+        if let Some(link) = self.links.get_mut(&id) {
+            link.down.clear();
+            link.up.push_back(Event::Lost(id, Loss::Disconnected(String::new())));
+        }
+    }
+
+    /// Two worlds that differ in the past alone are one.
+    fn forget_rounds(&mut self) {
+        let (workers, links) = (&self.workers, &self.links);
+        self.rounds.retain(|generation, _| {
+            let is_told =
+                |command: &Command| matches!(command, Command::Start(g, _) if g == generation);
+            workers.iter().any(|worker| worker.task == Task::Computing(*generation))
+                || links.values().any(|link| link.down.iter().any(is_told))
+        });
+    }
+}
+
+impl Worker {
+    fn new() -> Self {
+        Self {
+            link: None,
+            rank: None,
+            step: 0,
+            task: Task::Idle,
+            course: Course::AsTold,
+            is_known: false,
+            is_gone: false,
+            is_frozen: false,
+        }
+    }
+}
+
+pub(crate) fn digest(step: u64) -> Digest {
+    Digest([u8::try_from(step % 251).unwrap(); 16])
+}
+
+/// All reasons and names are empty: they would only make more of a world to compare.
+fn fingerprint() -> Fingerprint {
+    Fingerprint {
+        device: String::new(),
+        instruction_set: String::new(),
+        precision: String::new(),
+        libtorch: String::new(),
+    }
+}
