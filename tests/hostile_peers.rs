@@ -65,7 +65,7 @@ fn silence_and_garbage_on_every_port() {
 fn first_messages_that_are_no_hello() {
     let place = Place::new();
     let mut fleet = gathering(&place);
-    let ready = Body::Ready(Ready { step: 0, digest: vec![0; 16].into(), interrupted: None });
+    let ready = Body::Ready(Ready { digest: vec![0; 16].into(), ..Ready::default() });
     let bare = Body::Hello(Hello { fingerprint: None, ..hello() });
     for first in [None, Some(ready), Some(bare)] {
         let refusal = Raw::open(&fleet.url, first).unwrap_err();
@@ -80,7 +80,7 @@ fn first_messages_that_are_no_hello() {
 fn malformed_messages_after_a_good_hello() {
     let place = Place::new();
     let mut fleet = gathering(&place);
-    let short = Ready { step: 0, digest: vec![1, 2, 3].into(), interrupted: None };
+    let short = Ready { digest: vec![1, 2, 3].into(), ..Ready::default() };
     let cases = [
         (Some(Body::Ready(short)), "3 bytes"),
         (Some(Body::Hello(hello())), "second hello"),

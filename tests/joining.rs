@@ -6,7 +6,7 @@ use tonic::Code;
 
 use crate::{
     harness::{ENDLESS, Fleet, Place, Raw, SMALL, assert_same_tensors, hello, reference, worker},
-    stop::resumes_to_the_same_bits,
+    stop::stopped_with_the_same_bits,
 };
 
 /// A run of two whose rank 0 has come.
@@ -43,7 +43,7 @@ fn another_version_of_the_protocol() {
     let newer = Hello { protocol_version: PROTOCOL_VERSION + 1, ..hello() };
     let refusal = Raw::join(&fleet.url, newer).unwrap_err();
     assert_eq!(refusal.code(), Code::FailedPrecondition);
-    for words in ["protocol version 1", "the worker 2", "one build"] {
+    for words in ["protocol version 2", "the worker 3", "one build"] {
         assert!(refusal.message().contains(words), "{refusal}");
     }
     completes_with_the_same_bits(&place, fleet);
@@ -61,18 +61,35 @@ fn a_worker_that_computes_other_bits() {
     completes_with_the_same_bits(&place, fleet);
 }
 
+/// A worker too many waits until it is needed.
 #[test]
-fn more_workers_than_ranks() {
+fn a_spare_steps_in() {
     let place = Place::new();
     let mut fleet = Fleet::start(&place, 2, &format!("{SMALL} {ENDLESS}"));
-    fleet.coordinator.wait_for_line("(2/2)");
-    worker(&fleet.url, "").wait().failed_with(&["refused this worker"]);
     fleet.wait_for_progress(&place);
-    worker(&fleet.url, "").wait().failed_with(&["refused this worker", "under way"]);
-    fleet.coordinator.signal(Signal::INT);
-    let (coordinator, _) = fleet.wait();
-    coordinator.exited_with(130);
-    resumes_to_the_same_bits(&place, 2);
+    fleet.add("--threads 1");
+    fleet.workers[2].wait_for_line("joined as spare");
+    fleet.wait_for_event(&place, "state_transferred", 1);
+    fleet.workers.remove(1).signal(Signal::KILL);
+    fleet.workers[1].wait_for_line("training rank=1");
+    fleet.wait_for_progress(&place);
+    stopped_with_the_same_bits(&place, fleet);
+}
+
+/// A worker that comes while others train takes over their state.
+#[test]
+fn a_worker_joins_a_run_that_has_begun() {
+    let place = Place::new();
+    let flags = format!("{SMALL} {ENDLESS} --join-timeout-seconds 1 --workers 3 --collective grpc");
+    let mut fleet = Fleet::without_workers(&place, &flags);
+    (0..2).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
+    // Two are enough once the third has been waited for.
+    fleet.wait_for_progress(&place);
+    fleet.add("--threads 1");
+    fleet.workers[2].wait_for_line("training rank=2");
+    fleet.wait_for_progress(&place);
+    assert_eq!(place.events("lost"), [] as [serde_json::Value; 0]);
+    stopped_with_the_same_bits(&place, fleet);
 }
 
 #[test]

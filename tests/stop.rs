@@ -17,6 +17,18 @@ pub(crate) fn resumes_to_the_same_bits(place: &Place, workers: u32) {
     assert_eq!(counted, serde_json::Value::from(vec![6000; epochs as usize]));
 }
 
+/// Stops a run that has gone through something, and resumes it with as many workers.
+#[track_caller]
+pub(crate) fn stopped_with_the_same_bits(place: &Place, fleet: Fleet) {
+    let count = u32::try_from(fleet.workers.len()).unwrap();
+    fleet.coordinator.signal(Signal::INT);
+    let (coordinator, workers) = fleet.wait();
+    coordinator.exited_with(130);
+    workers.into_iter().for_each(|worker| drop(worker.succeeded()));
+    assert!(place.newest().metadata.step >= place.step(), "no step is lost");
+    resumes_to_the_same_bits(place, count.max(1));
+}
+
 fn stopped_by(signal: Signal, exit_code: i32) {
     let place = Place::new();
     // No checkpoint is due: the one that is found was written because of the signal.

@@ -61,6 +61,12 @@ impl Fleet {
         self.coordinator.wait_until("the run makes progress", || place.step() > before);
     }
 
+    /// Waits until the event log has `count` lines of a kind.
+    pub(crate) fn wait_for_event(&mut self, place: &Place, kind: &str, count: usize) {
+        let what = format!("{count} events {kind:?}");
+        self.coordinator.wait_until(&what, || place.events(kind).len() >= count);
+    }
+
     /// Waits for all processes to end; the coordinator is the first of the answer.
     pub(crate) fn wait(self) -> (Exit, Vec<Exit>) {
         let Self { coordinator, workers, .. } = self;

@@ -45,7 +45,16 @@ impl Place {
 
     /// The complete lines of the metrics of one kind; none where there is no such file yet.
     pub(crate) fn metrics(&self, kind: &str) -> Vec<Value> {
-        let text = fs::read_to_string(self.file("metrics.jsonl")).unwrap_or_default();
+        self.lines("metrics.jsonl", kind)
+    }
+
+    /// What is in the event log of one kind.
+    pub(crate) fn events(&self, kind: &str) -> Vec<Value> {
+        self.lines("events.jsonl", kind)
+    }
+
+    fn lines(&self, file: &str, kind: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.file(file)).unwrap_or_default();
         let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
         let lines = whole.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
         lines.filter(|line| line["kind"] == kind).collect()
@@ -59,6 +68,12 @@ impl Place {
     pub(crate) fn checkpoints(&self) -> Vec<PathBuf> {
         let list = Directory::open(self.file("checkpoints")).list().unwrap();
         list.into_iter().map(|(_, path)| path).collect()
+    }
+
+    /// The step of the newest checkpoint; 0 where there is none.
+    pub(crate) fn newest_step(&self) -> u64 {
+        let list = Directory::open(self.file("checkpoints")).list().unwrap();
+        list.last().map_or(0, |(step, _)| *step)
     }
 
     /// The newest checkpoint, which must verify.
