@@ -13,7 +13,7 @@ use std::{fmt, sync::Arc, time::Instant};
 
 use collective::{AllReduce, Contribution, Control, Interrupted, Kind, Round, Step, Timing};
 use data::{Images, Mnist, Schedule};
-use model::{Adam, Model, State};
+use model::{Adam, Isa, Model, State, Team};
 use thiserror::Error;
 
 pub use ledger::{EpochLedger, Ledger};
@@ -82,6 +82,7 @@ pub enum TrainError {
 pub struct Trainer {
     settings: Settings,
     model: Box<dyn Model>,
+    team: Arc<Team>,
     data: Arc<Mnist>,
     schedule: Schedule,
     state: State,
@@ -107,7 +108,19 @@ impl Trainer {
         let schedule = Schedule::new(seed, images, shards, batch_size);
         let state = State::initial(&*model, seed);
         let (ledger, timing) = (Ledger::default(), Timing::default());
-        Self { settings, model, data, schedule, state, ledger, order: None, spare: vec![], timing }
+        let team = Arc::default();
+        Self {
+            settings,
+            model,
+            team,
+            data,
+            schedule,
+            state,
+            ledger,
+            order: None,
+            spare: vec![],
+            timing,
+        }
     }
 
     /// The state after the last complete step.
@@ -135,6 +148,14 @@ impl Trainer {
         (self.state, self.ledger) = (state, ledger);
     }
 
+    /// Computes with so many threads from now on. No bit depends on it.
+    pub fn set_threads(&mut self, threads: usize) {
+        if self.team.threads() != threads.max(1) {
+            self.team = Arc::new(Team::new(threads));
+        }
+        self.model.set_team(Arc::clone(&self.team));
+    }
+
     /// Steps of the whole run.
     pub fn steps(&self) -> u64 {
         self.schedule.steps_per_epoch() * u64::from(self.settings.epochs)
@@ -160,7 +181,8 @@ impl Trainer {
             let reduced = begun.elapsed();
             self.check_loss(outcome.tally.terms[0])?;
             let images = u32::try_from(outcome.tally.images).unwrap_or(u32::MAX);
-            self.settings.adam.apply(&mut self.state, collective.sum(), images);
+            let Self { team, state, .. } = self;
+            self.settings.adam.apply_with(Isa::best(), team, state, collective.sum(), images);
             self.ledger.add(position.epoch, &outcome.tally);
             let updated = begun.elapsed();
             self.timing = observer::timing(computed, reduced, updated, outcome.waiting);

@@ -81,7 +81,7 @@ fn train(
     writer: &mut Writer,
     trainee: &Trainee,
 ) -> Result<()> {
-    tch::set_num_threads(i32::try_from(assignment.threads).unwrap_or(1));
+    trainer.set_threads(assignment.threads as usize);
     let leads = assignment.ranks.first() == Some(&setup.rank);
     tracing::info!(
         generation = assignment.generation.0,
