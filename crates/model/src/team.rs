@@ -79,7 +79,13 @@ impl Team {
         });
         let start = |_| {
             let shared = Arc::clone(&shared);
-            thread::Builder::new().name("helper".into()).spawn(move || shared.help()).ok()
+            let help = move || {
+                // libtorch has a setting for each thread: a part of a product must not start
+                // threads of its own.
+                tch::set_num_threads(1);
+                shared.help();
+            };
+            thread::Builder::new().name("helper".into()).spawn(help).ok()
         };
         // More than that do not fit the count of those at work.
         let helpers = (1..threads.min(AT_WORK as usize)).map_while(start).collect();
