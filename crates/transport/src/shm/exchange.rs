@@ -73,7 +73,8 @@ impl Shm {
         let contributions: Vec<&Contribution> =
             others.iter().map(|other| other.as_ref().unwrap_or(contribution)).collect();
         let outcome = Outcome::combine(&self.plan, &self.reducer, round.step, &contributions)?;
-        if round.kind == Kind::Train {
+        // A lone member's partial is the sum.
+        if round.kind == Kind::Train && self.plan.members() > 1 {
             let segment = self.plan.segment(self.me);
             let (partials, sum) = self.vectors.reduction(&contributed, segment);
             self.reducer.add(&partials, sum);

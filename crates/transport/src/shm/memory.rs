@@ -178,10 +178,11 @@ impl Vectors {
         unsafe { slice::from_raw_parts_mut(vector.as_ptr(), self.length) }
     }
 
-    /// The sum.
+    /// The sum; of a single partial, that one.
     pub(super) fn sum(&self) -> &[f32] {
+        let vector = self.vector(if self.partials == 1 { 0 } else { self.partials });
         // SAFETY: as in `partial_mut`; shared, and nobody writes: see above.
-        unsafe { slice::from_raw_parts(self.vector(self.partials).as_ptr(), self.length) }
+        unsafe { slice::from_raw_parts(vector.as_ptr(), self.length) }
     }
 
     /// All partials' and the sum's floats in `segment`, which is this member's.
