@@ -20,8 +20,8 @@ const EPOCH_IMAGES: f64 = 60_000.0;
 const SECONDS_MIN: f64 = 2.0;
 const SECONDS_AIM: f64 = 3.0;
 
-/// What a core may be expected to do, for the first guess at the number of epochs.
-const GUESS_IMAGES_PER_SECOND_AND_CORE: f64 = 25_000.0;
+/// What a core does at least, for the first guess at the number of epochs.
+const GUESS_IMAGES_PER_SECOND_AND_CORE: f64 = 8_000.0;
 
 /// How long a run of a few seconds may take, and a long one.
 const RUN_BOUND: Duration = Duration::from_mins(5);
