@@ -18,8 +18,8 @@ use std::{
     thread,
 };
 
-/// How often a helper looks for work before it sleeps: some 50 microseconds, which is more
-/// than passes between two matrix products of a step and less than a wake-up costs twice.
+/// How often a helper looks for work before it sleeps: some 50 microseconds, longer than the
+/// gaps between the matrix products of a step.
 const LOOKS: u32 = 2000;
 
 /// How often the caller looks whether the helpers are done before it lets others run.

@@ -11,7 +11,7 @@ mod observer;
 
 use std::{fmt, sync::Arc, time::Instant};
 
-use collective::{AllReduce, Contribution, Control, Interrupted, Kind, Round, Step, Timing};
+use collective::{AllReduce, Contribution, Control, Interrupted, Kind, Round, Step};
 use data::{Images, Mnist, Schedule};
 use model::{Adam, Isa, Model, State, Team};
 use thiserror::Error;
@@ -91,7 +91,8 @@ pub struct Trainer {
     order: Option<(u64, Vec<u32>)>,
     /// Gradients of right-hand nodes, by level of the shard tree.
     spare: Vec<Vec<f32>>,
-    timing: Timing,
+    /// What goes with the partials; the timing is that of the step before.
+    contribution: Contribution,
 }
 
 impl fmt::Debug for Trainer {
@@ -107,7 +108,7 @@ impl Trainer {
         let images = u32::try_from(data.train.len()).unwrap_or(u32::MAX);
         let schedule = Schedule::new(seed, images, shards, batch_size);
         let state = State::initial(&*model, seed);
-        let (ledger, timing) = (Ledger::default(), Timing::default());
+        let (ledger, contribution) = (Ledger::default(), Contribution::default());
         let team = Arc::default();
         Self {
             settings,
@@ -119,7 +120,7 @@ impl Trainer {
             ledger,
             order: None,
             spare: vec![],
-            timing,
+            contribution,
         }
     }
 
@@ -175,9 +176,9 @@ impl Trainer {
         while self.state.step < self.steps() {
             let begun = Instant::now();
             let position = self.schedule.locate(self.state.step);
-            let contribution = self.contribute(collective, observer.control());
+            self.contribute(collective, observer.control());
             let computed = begun.elapsed();
-            let outcome = collective.all_reduce(self.round(Kind::Train), &contribution)?;
+            let outcome = collective.all_reduce(self.round(Kind::Train), &self.contribution)?;
             let reduced = begun.elapsed();
             self.check_loss(outcome.tally.terms[0])?;
             let images = u32::try_from(outcome.tally.images).unwrap_or(u32::MAX);
@@ -185,12 +186,13 @@ impl Trainer {
             self.settings.adam.apply_with(Isa::best(), team, state, collective.sum(), images);
             self.ledger.add(position.epoch, &outcome.tally);
             let updated = begun.elapsed();
-            self.timing = observer::timing(computed, reduced, updated, outcome.waiting);
+            self.contribution.timing =
+                observer::timing(computed, reduced, updated, outcome.waiting);
             observer.stepped(&StepSummary {
                 step: self.state.step,
                 epoch: position.epoch + 1,
                 tally: outcome.tally,
-                timings: &outcome.timings,
+                contributions: collective.contributions(),
                 elapsed: updated,
             });
             self.end_epoch_if_due(collective, observer)?;
@@ -205,18 +207,18 @@ impl Trainer {
         Round { step: Step(self.state.step), kind }
     }
 
-    /// Computes this member's partials of the next step.
-    fn contribute(&mut self, collective: &mut dyn AllReduce, control: Control) -> Contribution {
-        let tallies = (0..collective.nodes().len())
-            .map(|index| {
-                let node = collective.nodes()[index];
-                self.node_gradient(node, collective.partial_mut(index), 0)
-            })
-            .collect();
+    /// Computes this member's partials of the next step, and what goes with them.
+    fn contribute(&mut self, collective: &mut dyn AllReduce, control: Control) {
+        self.contribution.tallies.clear();
+        for index in 0..collective.nodes().len() {
+            let node = collective.nodes()[index];
+            let tally = self.node_gradient(node, collective.partial_mut(index), 0);
+            self.contribution.tallies.push(tally);
+        }
         let verify_every = u64::from(self.settings.verify_every);
         let verify = self.state.step.checked_rem(verify_every) == Some(0);
-        let digest = verify.then(|| self.state.digest());
-        Contribution { tallies, control, digest, timing: self.timing }
+        self.contribution.digest = verify.then(|| self.state.digest());
+        self.contribution.control = control;
     }
 
     fn check_loss(&self, loss: f64) -> Result<(), TrainError> {

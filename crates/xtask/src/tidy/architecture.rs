@@ -132,6 +132,7 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
         "crates/model/src/team.rs",
         "threads run a closure that lives on the stack of one who waits for them",
     ),
+    ("crates/worker/tests/allocation.rs", "an allocator that counts"),
     (
         "crates/transport/src/shm/memory.rs",
         "maps the segment that members on one host share, and hands out slices of it",
