@@ -41,9 +41,10 @@ impl Figures {
         self.values.insert(figure, values);
     }
 
-    /// The rounds of what was measured most often.
+    /// How often was measured what was measured most often.
     pub(super) fn rounds(&self) -> usize {
-        self.rounds
+        let counts = self.values.values().map(|values| values.iter().flatten().count());
+        counts.max().unwrap_or(0)
     }
 
     /// Whether anything was found of a job.
