@@ -52,6 +52,9 @@ pub trait AllReduce {
         contribution: &Contribution,
     ) -> Result<Outcome, Interrupted>;
 
+    /// What every member brought to the last successful round, in rank order.
+    fn contributions(&self) -> &[Contribution];
+
     /// The summed flat gradient of the last successful round of kind [`Kind::Train`].
     fn sum(&self) -> &[f32];
 }

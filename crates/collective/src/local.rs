@@ -9,6 +9,7 @@ pub struct Local {
     plan: Plan,
     reducer: Reducer,
     partial: Vec<f32>,
+    contribution: [Contribution; 1],
 }
 
 impl Local {
@@ -21,7 +22,8 @@ impl Local {
         let share = plan::Share { rank: crate::Rank(0), shards: all };
         let plan = Plan::new(shards, length, &[share])?;
         let reducer = plan.reducer();
-        Ok(Self { plan, reducer, partial: vec![0.0; length] })
+        let contribution = [Contribution::default()];
+        Ok(Self { plan, reducer, partial: vec![0.0; length], contribution })
     }
 }
 
@@ -39,7 +41,12 @@ impl AllReduce for Local {
         round: Round,
         contribution: &Contribution,
     ) -> Result<Outcome, Interrupted> {
-        Ok(Outcome::combine(&self.plan, &self.reducer, round.step, &[contribution])?)
+        self.contribution[0].copy_from(contribution);
+        Ok(Outcome::combine(&self.plan, &self.reducer, round.step, &self.contribution)?)
+    }
+
+    fn contributions(&self) -> &[Contribution] {
+        &self.contribution
     }
 
     fn sum(&self) -> &[f32] {

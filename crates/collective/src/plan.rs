@@ -4,13 +4,17 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::{Node, Rank, ShardRange};
+use crate::{Node, Rank, ShardRange, Tally};
 
 /// Segments begin at multiples of this many floats (one cache line).
 const SEGMENT_ALIGNMENT: usize = 16;
 
 /// Floats added at a time: sources, temporaries and result of a block stay in the L1 cache.
 const BLOCK: usize = 1024;
+
+/// A tree over shards counted in 32 bits has no more levels below its root, and so no sum has
+/// more intermediate results at a time.
+const LEVELS_MAX: usize = 32;
 
 /// A member's part in a generation: its rank and the shards it owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,25 +169,28 @@ impl Reducer {
         Term::Scratch(free)
     }
 
-    /// Writes into `sum` the tree's sum of `partials`: one slice per node, in shard order,
-    /// each as long as `sum`.
-    pub fn add(&mut self, partials: &[&[f32]], sum: &mut [f32]) {
+    /// Writes into `sum` the tree's sum of the partials: one slice per node, by its index in
+    /// shard order, each as long as `sum`.
+    pub fn add<'a>(&mut self, partial: impl Fn(usize) -> &'a [f32], sum: &mut [f32]) {
         for start in (0..sum.len()).step_by(BLOCK) {
             let end = (start + BLOCK).min(sum.len());
-            self.add_block(partials, start..end, &mut sum[start..end]);
+            self.add_block(|index| &partial(index)[start..end], &mut sum[start..end]);
         }
     }
 
-    fn add_block(&mut self, partials: &[&[f32]], range: Range<usize>, sum: &mut [f32]) {
+    fn add_block<'a>(&mut self, partial: impl Fn(usize) -> &'a [f32], sum: &mut [f32]) {
         let Some((last, inner)) = self.additions.split_last() else {
             let Term::Partial(index) = self.total else { unreachable!("no additions, no scratch") };
-            sum.copy_from_slice(&partials[index][range]);
+            sum.copy_from_slice(partial(index));
             return;
         };
-        let length = range.len();
+        let length = sum.len();
         for addition in inner {
             let mut result = std::mem::take(&mut self.scratch[addition.into]);
-            let term = |term| Self::term(&self.scratch, partials, term, &range);
+            let term = |term| match term {
+                Term::Partial(index) => partial(index),
+                Term::Scratch(index) => &self.scratch[index][..length],
+            };
             match addition.left {
                 Term::Scratch(index) if index == addition.into => {
                     accumulate(&mut result[..length], term(addition.right));
@@ -192,28 +199,19 @@ impl Reducer {
             }
             self.scratch[addition.into] = result;
         }
-        let term = |term| Self::term(&self.scratch, partials, term, &range);
+        let term = |term| match term {
+            Term::Partial(index) => partial(index),
+            Term::Scratch(index) => &self.scratch[index][..length],
+        };
         add(sum, term(last.left), term(last.right));
     }
 
-    fn term<'a>(
-        scratch: &'a [Vec<f32>],
-        partials: &[&'a [f32]],
-        term: Term,
-        range: &Range<usize>,
-    ) -> &'a [f32] {
-        match term {
-            Term::Partial(index) => &partials[index][range.clone()],
-            Term::Scratch(index) => &scratch[index][..range.len()],
-        }
-    }
-
-    /// The tree's sum of one `f64` per node, in shard order.
+    /// The tree's sum of one tally per node, by its index in shard order.
     #[must_use]
-    pub fn add_scalars(&self, partials: &[f64]) -> f64 {
-        let mut scratch = vec![0.0; self.scratch.len()];
-        let value = |scratch: &[f64], term| match term {
-            Term::Partial(index) => partials[index],
+    pub fn add_tallies(&self, partial: impl Fn(usize) -> Tally) -> Tally {
+        let mut scratch = [Tally::default(); LEVELS_MAX];
+        let value = |scratch: &[Tally], term| match term {
+            Term::Partial(index) => partial(index),
             Term::Scratch(index) => scratch[index],
         };
         for addition in &self.additions {

@@ -111,6 +111,15 @@ pub struct Contribution {
     pub timing: Timing,
 }
 
+impl Contribution {
+    /// Becomes a copy of another, in the memory that it has.
+    pub fn copy_from(&mut self, other: &Self) {
+        let Self { tallies, control, digest, timing } = self;
+        tallies.clone_from(&other.tallies);
+        (*control, *digest, *timing) = (other.control, other.digest, other.timing);
+    }
+}
+
 /// A member's contribution as the others see it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Header {
@@ -121,14 +130,12 @@ pub struct Header {
 }
 
 /// What every member knows after a round.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
     /// The tallies of all shards, added along the shard tree.
     pub tally: Tally,
     /// All members' requests.
     pub control: Control,
-    /// Every member's timing, in rank order.
-    pub timings: Vec<Timing>,
     /// How long this member was blocked until the others had computed their gradients.
     pub waiting: Duration,
 }
@@ -146,26 +153,15 @@ impl Outcome {
         plan: &Plan,
         reducer: &Reducer,
         step: Step,
-        contributions: &[&Contribution],
+        contributions: &[Contribution],
     ) -> Result<Self, Divergence> {
         Divergence::check(plan, step, contributions)?;
-        let tallies: Vec<Tally> =
-            contributions.iter().flat_map(|contribution| &contribution.tallies).copied().collect();
-        let term = |index: usize| {
-            reducer.add_scalars(&tallies.iter().map(|tally| tally.terms[index]).collect::<Vec<_>>())
-        };
+        let tallies = || contributions.iter().flat_map(|contribution| &contribution.tallies);
         Ok(Self {
-            tally: Tally {
-                terms: std::array::from_fn(term),
-                images: tallies.iter().map(|tally| tally.images).sum(),
-                index_sum: tallies
-                    .iter()
-                    .fold(0, |sum: u64, tally| sum.wrapping_add(tally.index_sum)),
-            },
+            tally: reducer.add_tallies(|node| tallies().nth(node).copied().unwrap_or_default()),
             control: contributions
                 .iter()
                 .fold(Control::default(), |control, contribution| control | contribution.control),
-            timings: contributions.iter().map(|contribution| contribution.timing).collect(),
             waiting: Duration::ZERO,
         })
     }
@@ -187,24 +183,31 @@ pub struct Divergence {
 }
 
 impl Divergence {
-    fn check(plan: &Plan, step: Step, contributions: &[&Contribution]) -> Result<(), Self> {
-        let digests: Vec<(Rank, Digest)> = contributions
-            .iter()
-            .enumerate()
-            .filter_map(|(member, c)| c.digest.map(|digest| (plan.rank(member), digest)))
-            .collect();
-        Self::among(step, digests)
+    fn check(plan: &Plan, step: Step, contributions: &[Contribution]) -> Result<(), Self> {
+        let digests = || {
+            let members = contributions.iter().enumerate();
+            members.filter_map(|(member, c)| c.digest.map(|digest| (plan.rank(member), digest)))
+        };
+        Self::compare(step, digests)
     }
 
     /// Compares the digests of states that have seen the same steps.
     ///
     /// # Errors
     /// [`Divergence`] when they are not all the same.
-    pub fn among(step: Step, digests: Vec<(Rank, Digest)>) -> Result<(), Self> {
-        if digests.windows(2).all(|pair| pair[0].1 == pair[1].1) {
+    pub fn among(step: Step, digests: &[(Rank, Digest)]) -> Result<(), Self> {
+        Self::compare(step, || digests.iter().copied())
+    }
+
+    fn compare<I: Iterator<Item = (Rank, Digest)>>(
+        step: Step,
+        digests: impl Fn() -> I,
+    ) -> Result<(), Self> {
+        let first = digests().next();
+        if digests().all(|(_, digest)| first.is_some_and(|(_, first)| digest == first)) {
             Ok(())
         } else {
-            Err(Self { step, digests })
+            Err(Self { step, digests: digests().collect() })
         }
     }
 

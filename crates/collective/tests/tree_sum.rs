@@ -1,6 +1,6 @@
 //! Any number of shards and any split among members gives bitwise the tree's sum.
 
-use collective::{Node, Plan, Rank, ShardRange, Share};
+use collective::{Node, Plan, Rank, ShardRange, Share, Tally};
 use proptest::prelude::*;
 
 const SHARDS_MAX: u32 = 64;
@@ -63,13 +63,13 @@ proptest! {
                 .map(|node| tree_sum(*node, &gradients)[segment.clone()].to_vec())
                 .collect();
             let partials: Vec<&[f32]> = partials.iter().map(Vec::as_slice).collect();
-            plan.reducer().add(&partials, &mut sum[segment]);
+            plan.reducer().add(|node| partials[node], &mut sum[segment]);
         }
         prop_assert_eq!(bits(&sum), bits(&tree_sum(Node::root(shards), &gradients)));
     }
 
     #[test]
-    fn scalars_follow_the_same_tree(shards in 1..=SHARDS_MAX, cut in any::<u32>()) {
+    fn tallies_follow_the_same_tree(shards in 1..=SHARDS_MAX, cut in any::<u32>()) {
         let values: Vec<f64> = gradients(shards, 1, 9).iter().map(|g| f64::from(g[0])).collect();
         fn sum(node: Node, values: &[f64]) -> f64 {
             node.children().map_or_else(
@@ -83,7 +83,11 @@ proptest! {
             .map(|node| sum(*node, &values))
             .collect();
         let expected = sum(Node::root(shards), &values);
-        prop_assert_eq!(plan.reducer().add_scalars(&partials).to_bits(), expected.to_bits());
+        let tally = |node: usize| Tally { terms: [partials[node]; 3], images: 1, index_sum: 2 };
+        let found = plan.reducer().add_tallies(tally);
+        prop_assert_eq!(found.terms.map(f64::to_bits), [expected.to_bits(); 3]);
+        let nodes = partials.len() as u64;
+        prop_assert_eq!((found.images, found.index_sum), (nodes, 2 * nodes));
     }
 
     #[test]

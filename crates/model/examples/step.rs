@@ -1,4 +1,5 @@
-//! Where the time of a training step goes, on one thread: `cargo run --release --example step`.
+//! Where the time of a training step goes, on one thread or more:
+//! `cargo run --release -p model --example step -- 1`.
 //!
 //! Times are the fastest of many. `products` repeats the gradient's matrix products alone, on
 //! vectors of the same sizes, and adds the fastest time of each; what is left of the gradient
@@ -6,12 +7,12 @@
 
 #![allow(clippy::print_stdout, reason = "its output is the table")]
 
-use std::{error::Error, time::Instant};
+use std::{env, error::Error, sync::Arc, time::Instant};
 
 use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{
-    Adam, Bf16, Isa, Layout, Model, State, Vae, bf16, blas,
+    Adam, Bf16, Isa, Layout, Model, State, Team, Vae, bf16, blas,
     gemm::{Factor, Matrix, multiply},
     noise,
 };
@@ -23,7 +24,13 @@ const REPEATS: u64 = 200;
 fn main() -> Result<(), Box<dyn Error>> {
     let branch = blas::deterministic();
     tch::set_num_threads(1);
-    println!("{}, MKL {branch}, unlocked: {}", Isa::best().name(), blas::unlocked());
+    let threads = env::args().nth(1).map_or(Ok(1), |threads| threads.parse())?;
+    let team = Arc::new(Team::new(threads));
+    println!(
+        "{threads} threads, {}, MKL {branch}, unlocked: {}",
+        Isa::best().name(),
+        blas::unlocked()
+    );
     println!("bf16: {}", blas::precision_name(Precision::Bf16));
 
     for images in BATCHES {
@@ -34,14 +41,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         for likelihood in [Likelihood::Bernoulli, Likelihood::Gaussian] {
             let config =
                 ModelConfig { hidden_dim: 400, latent_dim: LATENT as u32, likelihood, beta: 1.0 };
-            profile(&config, Precision::F32, &batch, |x| x)?;
-            profile(&config, Precision::Bf16, &batch, Bf16::from_f32)?;
+            profile(&team, &config, Precision::F32, &batch, |x| x)?;
+            profile(&team, &config, Precision::Bf16, &batch, Bf16::from_f32)?;
         }
     }
     Ok(())
 }
 
 fn profile<T: Factor>(
+    team: &Arc<Team>,
     config: &ModelConfig,
     precision: Precision,
     batch: &Batch<'_>,
@@ -49,6 +57,7 @@ fn profile<T: Factor>(
 ) -> Result<(), Box<dyn Error>> {
     let images = batch.len();
     let mut vae = Vae::with_precision(config, precision)?;
+    vae.set_team(Arc::clone(team));
     vae.reserve(images)?;
     let mut state = State::initial(&vae, 1);
     let mut gradient = vec![0.0; vae.layout().len()];
@@ -62,12 +71,12 @@ fn profile<T: Factor>(
         // Adam comes between, as in training: it decides what the caches hold.
         let times = [
             time(|| vae.gradient(&state.parameters, batch, stream, &mut gradient)),
-            time(|| adam.apply(&mut state, &gradient, images as u32)),
+            time(|| adam.apply_with(Isa::best(), team, &mut state, &gradient, images as u32)),
             time(|| bf16::round(Isa::best(), &state.parameters, &mut weights)),
             time(|| noise::normals(Isa::best(), stream, &mut normals)),
         ];
-        products.run(&state.parameters, &mut gradient);
-        adam.apply(&mut state, &gradient, images as u32);
+        products.run(team, &state.parameters, &mut gradient);
+        adam.apply_with(Isa::best(), team, &mut state, &gradient, images as u32);
         fastest = std::array::from_fn(|i| fastest[i].min(times[i]));
     }
     let [whole, update, rounding, draw] = fastest;
@@ -117,7 +126,7 @@ impl<T: Factor> Products<T> {
         }
     }
 
-    fn run(&mut self, parameters: &[f32], gradient: &mut [f32]) {
+    fn run(&mut self, team: &Team, parameters: &[f32], gradient: &mut [f32]) {
         for (weight, parameter) in self.weights.iter_mut().zip(parameters) {
             *weight = (self.element)(*parameter);
         }
@@ -133,7 +142,7 @@ impl<T: Factor> Products<T> {
         };
         let mut fastest = fastest.iter_mut();
         let mut product = |a, b, out: &mut [f32]| {
-            let elapsed = time(|| multiply(a, b, out));
+            let elapsed = time(|| multiply(team, a, b, out));
             fastest.next().into_iter().for_each(|fastest| *fastest = elapsed.min(*fastest));
         };
         for layer in 0..layers.len() {

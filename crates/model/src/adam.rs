@@ -3,7 +3,10 @@
 //! Kingma and Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1. It knows
 //! neither tensors nor members; every member runs it on the same vectors with the same bits.
 
-use crate::{Isa, State, isa::kernel};
+use crate::{Isa, State, Team, isa::kernel};
+
+/// Parameters that a thread advances at a time; with the moments and the gradient, 256 KB.
+const PART: usize = 1 << 14;
 
 /// The optimizer's constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,15 +34,23 @@ impl Adam {
     ///
     /// Where a vector's length differs from the gradient's, or `images` is zero.
     pub fn apply(&self, state: &mut State, gradient_sum: &[f32], images: u32) {
-        self.apply_with(Isa::best(), state, gradient_sum, images);
+        self.apply_with(Isa::best(), &Team::default(), state, gradient_sum, images);
     }
 
-    /// [`Adam::apply`] with a chosen instruction set; the bits are the same for all.
+    /// [`Adam::apply`] with a chosen instruction set and several threads; the bits are the same
+    /// for all.
     ///
     /// # Panics
     ///
     /// As [`Adam::apply`].
-    pub fn apply_with(&self, isa: Isa, state: &mut State, gradient_sum: &[f32], images: u32) {
+    pub fn apply_with(
+        &self,
+        isa: Isa,
+        team: &Team,
+        state: &mut State,
+        gradient_sum: &[f32],
+        images: u32,
+    ) {
         let len = gradient_sum.len();
         assert!(images > 0, "a mean over no images");
         assert_eq!(state.parameters.len(), len, "parameters and gradient differ in length");
@@ -47,13 +58,16 @@ impl Adam {
         assert_eq!(state.exp_avg_sq.len(), len, "exp_avg_sq and gradient differ in length");
         state.step += 1;
         let factors = self.factors(state.step);
-        let (p, m, v) = (&mut state.parameters, &mut state.exp_avg, &mut state.exp_avg_sq);
-        if images.is_power_of_two() {
-            // The reciprocal of a power of two is exact: the same bits, without a division.
-            multiply(isa, factors, 1.0 / images as f32, p, m, v, gradient_sum);
-        } else {
-            divide(isa, factors, images as f32, p, m, v, gradient_sum);
-        }
+        let State { parameters: p, exp_avg: m, exp_avg_sq: v, .. } = state;
+        let parts = p.chunks_mut(PART).zip(m.chunks_mut(PART)).zip(v.chunks_mut(PART));
+        team.each(parts.zip(gradient_sum.chunks(PART)), |(((p, m), v), g)| {
+            if images.is_power_of_two() {
+                // The reciprocal of a power of two is exact: the same bits, without a division.
+                multiply(isa, factors, 1.0 / images as f32, p, m, v, g);
+            } else {
+                divide(isa, factors, images as f32, p, m, v, g);
+            }
+        });
     }
 
     /// What is common to all elements of step `step`, counted from 1.
@@ -173,15 +187,19 @@ mod tests {
     }
 
     #[test]
-    fn all_instruction_sets_give_the_same_bits() {
+    fn all_instruction_sets_and_teams_give_the_same_bits() {
+        const LEN: usize = 3 * PART + 3;
         let adam = Adam::new(3e-4);
         for images in [64, 96] {
-            let digests: Vec<_> = Isa::available()
-                .into_iter()
-                .map(|isa| {
-                    let mut state = state(4099);
+            let teams = [1, 2, 3].map(Team::new);
+            let variants = teams
+                .iter()
+                .flat_map(|team| Isa::available().into_iter().map(move |isa| (isa, team)));
+            let digests: Vec<_> = variants
+                .map(|(isa, team)| {
+                    let mut state = state(LEN);
                     for step in 1..=5 {
-                        adam.apply_with(isa, &mut state, &gradient(4099, step), images);
+                        adam.apply_with(isa, team, &mut state, &gradient(LEN, step), images);
                     }
                     state.digest()
                 })

@@ -4,12 +4,12 @@
 //! the parameters to the device and the gradient back: right for any model and for GPUs, and
 //! slower than a model by hand. It does not know what the objective means.
 
-use std::{fmt, ops::Index};
+use std::{fmt, ops::Index, sync::Arc};
 
 use data::{Batch, PIXELS, Stream};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::{Isa, Layout, Model, Sums, TERMS, blas, initialise_linear, noise};
+use crate::{Isa, Layout, Model, Sums, TERMS, Team, blas, initialise_linear, noise};
 
 /// A [`Model`] of an objective `F`, which gives the sums over the batch's images as scalar
 /// tensors: the loss first, the others as the terms are named.
@@ -91,6 +91,10 @@ where
 
     fn terms(&self) -> [&'static str; TERMS] {
         self.terms
+    }
+
+    fn set_team(&mut self, team: Arc<Team>) {
+        tch::set_num_threads(i32::try_from(team.threads()).unwrap_or(i32::MAX));
     }
 
     fn initialise(&self, seed: u64, parameters: &mut [f32]) {

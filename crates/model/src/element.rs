@@ -9,10 +9,14 @@ use crate::{
     Isa,
     bf16::{self, Bf16},
     gemm::Factor,
+    team::Team,
 };
 
 /// The value of a white pixel.
 const WHITE: f32 = 255.0;
+
+/// Numbers that a thread rounds at a time.
+const PART: usize = 1 << 16;
 
 /// A number in a factor.
 pub(crate) trait Element: Factor + Default + fmt::Debug {
@@ -36,7 +40,12 @@ pub(crate) trait Element: Factor + Default + fmt::Debug {
 
     /// The parameters as factors; `memory`, as long as they, is for those that must be
     /// rounded.
-    fn weights<'a>(isa: Isa, parameters: &'a [f32], memory: &'a mut [Self]) -> &'a [Self];
+    fn weights<'a>(
+        isa: Isa,
+        team: &Team,
+        parameters: &'a [f32],
+        memory: &'a mut [Self],
+    ) -> &'a [Self];
 
     /// Whether [`Element::weights`] uses its memory.
     const ROUNDS: bool;
@@ -69,7 +78,7 @@ impl Element for f32 {
         out.copy_from_slice(pixels);
     }
 
-    fn weights<'a>(_: Isa, parameters: &'a [f32], _: &'a mut [Self]) -> &'a [Self] {
+    fn weights<'a>(_: Isa, _: &Team, parameters: &'a [f32], _: &'a mut [Self]) -> &'a [Self] {
         parameters
     }
 }
@@ -106,9 +115,15 @@ impl Element for Bf16 {
         bf16::round_scaled(isa, pixels, WHITE, out);
     }
 
-    fn weights<'a>(isa: Isa, parameters: &'a [f32], memory: &'a mut [Self]) -> &'a [Self] {
+    fn weights<'a>(
+        isa: Isa,
+        team: &Team,
+        parameters: &'a [f32],
+        memory: &'a mut [Self],
+    ) -> &'a [Self] {
         assert_eq!(parameters.len(), memory.len(), "as many numbers as parameters");
-        bf16::round(isa, parameters, memory);
+        let parts = parameters.chunks(PART).zip(memory.chunks_mut(PART));
+        team.each(parts, |(from, to)| bf16::round(isa, from, to));
         memory
     }
 }

@@ -3,6 +3,8 @@
 //! It fetches pixels and noise, rounds the weights where the precision asks for it, and runs
 //! the passes of `pass.rs`. Lengths are checked in `vae.rs`.
 
+use std::sync::Arc;
+
 use data::{Batch, PIXELS, Stream};
 
 use crate::{
@@ -12,6 +14,7 @@ use crate::{
     noise,
     pass::{FACTORS, FLOATS, Pass, Work},
     scratch::Scratch,
+    team::Team,
 };
 
 #[derive(Debug)]
@@ -19,6 +22,7 @@ pub(crate) struct Engine<E> {
     network: Network,
     beta: f64,
     isa: Isa,
+    team: Arc<Team>,
     floats: Scratch<f32, FLOATS>,
     factors: Scratch<E, FACTORS>,
     /// The rounded parameters; its one image is the layout.
@@ -35,11 +39,16 @@ impl<E: Element> Engine<E> {
             network,
             beta,
             isa,
+            team: Arc::default(),
         }
     }
 
     pub(crate) const fn network(&self) -> &Network {
         &self.network
+    }
+
+    pub(crate) fn set_team(&mut self, team: Arc<Team>) {
+        self.team = team;
     }
 
     pub(crate) fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
@@ -50,12 +59,12 @@ impl<E: Element> Engine<E> {
 
     /// What a pass needs, with pixels and noise yet to be written.
     fn begin<'a>(&'a mut self, parameters: &'a [f32], images: usize) -> (Pass<'a, E>, Work<'a, E>) {
-        let Self { network, beta, isa, floats, factors, weights } = self;
+        let Self { network, beta, isa, team, floats, factors, weights } = self;
         let len = network.layout.len();
         assert_eq!(parameters.len(), len, "parameters and layout differ in length");
         let [memory] = weights.slices(1);
-        let weights = E::weights(*isa, parameters, memory);
-        let pass = Pass { network, isa: *isa, beta: *beta, parameters, weights };
+        let weights = E::weights(*isa, team, parameters, memory);
+        let pass = Pass { network, isa: *isa, team, beta: *beta, parameters, weights };
         (pass, Work::new(floats, factors, images))
     }
 

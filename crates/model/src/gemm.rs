@@ -13,7 +13,7 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::{bf16::Bf16, blas};
+use crate::{bf16::Bf16, blas, team::Team};
 
 // tch links the library; naming it here would only repeat that.
 use torch_sys as _;
@@ -63,7 +63,7 @@ impl<'a, T> Matrix<'a, T> {
 pub const SIDE_MAX: usize = c_int::MAX as usize;
 
 /// A number that factors can be made of: f32 or [`Bf16`]. Products are added in f32.
-pub trait Factor: Copy + sealed::Sealed {
+pub trait Factor: Copy + Send + Sync + sealed::Sealed {
     /// The BLAS function, unless this libtorch's BLAS lacks it.
     #[doc(hidden)]
     fn routine() -> Option<Routine<Self>>;
@@ -93,13 +93,22 @@ impl Factor for Bf16 {
     }
 }
 
-/// Writes (does not add) the product a b to `out`, row-major.
+/// A thread's part of a product has at least so many multiplications, about 3 microseconds;
+/// with fewer, handing it out costs more than it saves.
+const PART_MULTIPLICATIONS_MIN: usize = 1 << 18;
+
+/// .. and so many rows: each part packs the whole of the second matrix anew, and few rows, one
+/// above all, may be computed in another way, with other bits.
+const PART_ROWS_MIN: usize = 16;
+
+/// Writes (does not add) the product a b to `out`, row-major. The team's threads each compute
+/// some of the rows; a row's bits do not depend on which others are computed with it.
 ///
 /// # Panics
 ///
 /// Where shapes do not fit, a side is above [`SIDE_MAX`], or the BLAS has no such product
 /// ([`Factor::routine`]).
-pub fn multiply<T: Factor>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [f32]) {
+pub fn multiply<T: Factor>(team: &Team, a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [f32]) {
     let ((m, k), (inner, n)) = (a.shape(), b.shape());
     assert_eq!(k, inner, "a product of {m} x {k} and {inner} x {n}");
     assert_eq!(Some(out.len()), m.checked_mul(n), "a result of {m} x {n}");
@@ -110,13 +119,34 @@ pub fn multiply<T: Factor>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [f32]) 
         out.fill(0.0);
         return;
     }
+    let parts = team.threads().min(m / PART_ROWS_MIN);
+    let parts = parts.min(m.saturating_mul(n).saturating_mul(k) / PART_MULTIPLICATIONS_MIN);
+    let parts = parts.max(1);
+    let mut rest = out;
+    let rows = (0..parts).map(|part| m * part / parts..m * (part + 1) / parts);
+    let parts = rows.map(|rows| {
+        let (out, later) = mem::take(&mut rest).split_at_mut(rows.len() * n);
+        rest = later;
+        (rows.start, out)
+    });
+    team.each(parts, |(first, out)| multiply_rows(a, first, b, out));
+}
+
+/// Writes the rows from `first` on of the product a b to `out`, as many as it holds; at least
+/// one.
+fn multiply_rows<T: Factor>(a: Matrix<'_, T>, first: usize, b: Matrix<'_, T>, out: &mut [f32]) {
     let Some(routine) = T::routine() else { panic!("this libtorch's BLAS lacks the product") };
-    let [rows, columns, depth] = [m, n, k].map(blas_side);
+    let ((m, k), (_, n)) = (a.shape(), b.shape());
+    let rows = out.len() / n;
+    assert!(first + rows <= m, "rows {first}..{} of {m}", first + rows);
+    let data = &a.data[if a.transposed { first } else { first * a.columns }..];
+    let [rows, columns, depth] = [rows, n, k].map(blas_side);
     let [stride_a, stride_b] = [a.columns, b.columns].map(blas_side);
     let flag = |matrix: Matrix<'_, T>| if matrix.transposed { b'T' } else { b'N' } as c_char;
     // SAFETY: every side is positive and fits c_int; the slices have the lengths that sides
-    // and strides imply (checked here and in `Matrix::new`); `out` is borrowed mutably, so it
-    // overlaps neither input; the pointers to scalars outlive the call, which keeps none.
+    // and strides imply (checked here, in `multiply` and in `Matrix::new`); `out` is borrowed
+    // mutably, so it overlaps neither input; the pointers to scalars outlive the call, which
+    // keeps none.
     unsafe {
         routine(
             &flag(b),
@@ -127,7 +157,7 @@ pub fn multiply<T: Factor>(a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [f32]) 
             &(a.scale * b.scale),
             b.data.as_ptr(),
             &stride_b,
-            a.data.as_ptr(),
+            data.as_ptr(),
             &stride_a,
             &0.0,
             out.as_mut_ptr(),
@@ -192,7 +222,9 @@ mod tests {
 
     /// Small integers: every order of addition gives the same, exact result.
     fn check_all_forms<T: Factor>(element: impl Fn(f32) -> T) {
-        for (m, n, k) in [(1, 1, 1), (2, 3, 4), (17, 5, 31), (64, 40, 78), (1, 30, 7), (9, 1, 2)] {
+        let team = Team::new(3);
+        let sides = [(1, 1, 1), (2, 3, 4), (17, 5, 31), (65, 130, 140), (1, 30, 7), (9, 1, 2)];
+        for (m, n, k) in sides {
             let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
             let factor = |numbers: &[f32]| numbers.iter().map(|x| element(*x)).collect::<Vec<T>>();
             let (factor_a, factor_b) = (factor(&a), factor(&b));
@@ -213,7 +245,7 @@ mod tests {
                 let at_b =
                     |l: usize, j: usize| if transpose_b { b[j * k + l] } else { b[l * n + j] };
                 let mut found = vec![f32::NAN; m * n];
-                multiply(view_a, view_b, &mut found);
+                multiply(&team, view_a, view_b, &mut found);
                 for i in 0..m {
                     for j in 0..n {
                         let expected: f32 = (0..k).map(|l| 0.5 * at_a(i, l) * at_b(l, j)).sum();
@@ -226,22 +258,25 @@ mod tests {
 
     #[test]
     fn empty_sides() {
+        let team = Team::default();
         let mut out = [f32::NAN; 6];
-        multiply(Matrix::new(&[0.0; 0], 2, 0), Matrix::new(&[], 0, 3), &mut out);
+        multiply(&team, Matrix::new(&[0.0; 0], 2, 0), Matrix::new(&[], 0, 3), &mut out);
         assert_eq!(out, [0.0; 6]);
-        multiply(Matrix::new(&[0.0; 0], 0, 3), Matrix::new(&[0.0; 6], 3, 2), &mut []);
+        multiply(&team, Matrix::new(&[0.0; 0], 0, 3), Matrix::new(&[0.0; 6], 3, 2), &mut []);
     }
 
     #[test]
     #[should_panic(expected = "a product of 2 x 3 and 2 x 3")]
     fn sides_that_do_not_meet_are_refused() {
-        multiply(Matrix::new(&[0.0; 6], 2, 3), Matrix::new(&[0.0; 6], 2, 3), &mut [0.0; 4]);
+        let (a, b) = (Matrix::new(&[0.0; 6], 2, 3), Matrix::new(&[0.0; 6], 2, 3));
+        multiply(&Team::default(), a, b, &mut [0.0; 4]);
     }
 
     #[test]
     #[should_panic(expected = "a result of 2 x 2")]
     fn a_result_of_another_size_is_refused() {
-        multiply(Matrix::new(&[0.0; 6], 2, 3), Matrix::new(&[0.0; 6], 3, 2), &mut [0.0; 5]);
+        let (a, b) = (Matrix::new(&[0.0; 6], 2, 3), Matrix::new(&[0.0; 6], 3, 2));
+        multiply(&Team::default(), a, b, &mut [0.0; 5]);
     }
 
     #[test]

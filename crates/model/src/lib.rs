@@ -29,7 +29,10 @@ mod objective;
 mod pass;
 mod scratch;
 mod state;
+mod team;
 mod vae;
+
+use std::sync::Arc;
 
 use data::{Batch, Stream};
 
@@ -42,6 +45,7 @@ pub use isa::Isa;
 pub use layout::{Entry, Layout};
 pub use objective::{vae_autograd, vae_objective};
 pub use state::State;
+pub use team::Team;
 pub use vae::Vae;
 
 /// How many sums a model reports for a batch: as many as the members exchange.
@@ -77,6 +81,10 @@ pub trait Model {
 
     /// Writes the initial parameters, a function of the seed alone.
     fn initialise(&self, seed: u64, parameters: &mut [f32]);
+
+    /// Computes with these threads from now on; the bits stay the same. Without it, a model
+    /// computes with whatever libtorch does.
+    fn set_team(&mut self, team: Arc<Team>);
 
     /// Makes room for batches of `images`, so that lack of memory shows before training.
     ///

@@ -10,6 +10,7 @@ use crate::{
     element::Element,
     gemm::{self, Matrix},
     memory,
+    team::Team,
 };
 
 /// A fully connected layer: y = x W' + b with W `[outputs, inputs]`, row-major.
@@ -23,25 +24,27 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// Writes x W' to `y`; the bias is left to the kernel that passes over `y` next.
-    pub(crate) fn product<E: Element>(&self, weights: &[E], x: &[E], y: &mut [f32]) {
-        self.scaled_product(weights, x, 1.0, y);
+    pub(crate) fn product<E: Element>(&self, team: &Team, weights: &[E], x: &[E], y: &mut [f32]) {
+        self.scaled_product(team, weights, x, 1.0, y);
     }
 
     /// Writes scale x W' to `y`.
     pub(crate) fn scaled_product<E: Element>(
         &self,
+        team: &Team,
         weights: &[E],
         x: &[E],
         scale: f32,
         y: &mut [f32],
     ) {
         let x = Matrix::new(x, y.len() / self.outputs, self.inputs).scaled(scale);
-        gemm::multiply(x, self.matrix(weights).t(), y);
+        gemm::multiply(team, x, self.matrix(weights).t(), y);
     }
 
     /// Writes the weight's gradient scale dy' x.
     pub(crate) fn weight_gradient<E: Element>(
         &self,
+        team: &Team,
         dy: &[E],
         x: &[E],
         scale: f32,
@@ -50,13 +53,19 @@ impl Linear {
         let images = dy.len() / self.outputs;
         let dy = Matrix::new(dy, images, self.outputs).t();
         let x = Matrix::new(x, images, self.inputs).scaled(scale);
-        gemm::multiply(dy, x, &mut gradient[self.weight.clone()]);
+        gemm::multiply(team, dy, x, &mut gradient[self.weight.clone()]);
     }
 
     /// Writes the input's gradient dy W to `dx`.
-    pub(crate) fn input_gradient<E: Element>(&self, weights: &[E], dy: &[E], dx: &mut [f32]) {
+    pub(crate) fn input_gradient<E: Element>(
+        &self,
+        team: &Team,
+        weights: &[E],
+        dy: &[E],
+        dx: &mut [f32],
+    ) {
         let dy = Matrix::new(dy, dx.len() / self.inputs, self.outputs);
-        gemm::multiply(dy, self.matrix(weights), dx);
+        gemm::multiply(team, dy, self.matrix(weights), dx);
     }
 
     pub(crate) fn bias<'a>(&self, parameters: &'a [f32]) -> &'a [f32] {

@@ -11,6 +11,7 @@ use crate::{
     kernels, math,
     network::{Linear, Network},
     scratch::Scratch,
+    team::Team,
 };
 
 /// ln(2 pi).
@@ -82,6 +83,7 @@ impl<'a, E: Element> Work<'a, E> {
 pub(crate) struct Pass<'a, E> {
     pub(crate) network: &'a Network,
     pub(crate) isa: Isa,
+    pub(crate) team: &'a Team,
     pub(crate) beta: f64,
     pub(crate) parameters: &'a [f32],
     /// The parameters as factors.
@@ -93,16 +95,16 @@ impl<E: Element> Pass<'_, E> {
     pub(crate) fn encode(&self, work: &mut Work<'_, E>) {
         let [first, second, third] = &self.network.encoder;
         let y = &mut work.y[..work.e1.len()];
-        first.scaled_product(self.weights, work.x, E::PIXEL_SCALE, y);
+        first.scaled_product(self.team, self.weights, work.x, E::PIXEL_SCALE, y);
         kernels::add_bias_relu(self.isa, y, first.bias(self.parameters), work.e1);
         self.hidden_layer(second, work.e1, y, work.e2);
-        third.product(self.weights, work.e2, work.stats);
+        third.product(self.team, self.weights, work.e2, work.stats);
         kernels::add_bias(self.isa, work.stats, third.bias(self.parameters));
     }
 
     /// Writes relu(x W' + b) to `out`, by way of `y`.
     fn hidden_layer(&self, layer: &Linear, x: &[E], y: &mut [f32], out: &mut [E]) {
-        layer.product(self.weights, x, y);
+        layer.product(self.team, self.weights, x, y);
         kernels::add_bias_relu(self.isa, y, layer.bias(self.parameters), out);
     }
 
@@ -120,7 +122,7 @@ impl<E: Element> Pass<'_, E> {
         self.hidden_layer(first, work.z, y, work.d1);
         self.hidden_layer(second, work.d1, y, work.d2);
         let output = &mut work.y[..work.d_output.len()];
-        third.product(self.weights, work.d2, output);
+        third.product(self.team, self.weights, work.d2, output);
     }
 
     /// `z` to the expected pixels, 0 to 1.
@@ -166,30 +168,30 @@ impl<E: Element> Pass<'_, E> {
     /// All the way back, after [`Pass::forward`]: the weights' gradients and the hidden
     /// biases'. Gradients of activations overwrite what is not needed any more.
     pub(crate) fn backward(&self, work: &mut Work<'_, E>, gradient: &mut [f32]) {
-        let Self { network, isa, weights, .. } = *self;
+        let Self { network, isa, team, weights, .. } = *self;
         let Work { noise, y, stats, deviation, dz, x, e1, e2, d_stats, z, d1, d2, .. } = work;
         let (d_output, dh) = (&mut *work.d_output, &mut *work.dh);
         let dy = &mut y[..dh.len()];
 
         let [first, second, third] = &network.decoder;
-        third.weight_gradient(d_output, d2, 1.0, gradient);
-        third.input_gradient(weights, d_output, dy);
+        third.weight_gradient(team, d_output, d2, 1.0, gradient);
+        third.input_gradient(team, weights, d_output, dy);
         kernels::relu_backward(isa, dy, d2, dh, second.bias_gradient(gradient));
-        second.weight_gradient(dh, d1, 1.0, gradient);
-        second.input_gradient(weights, dh, dy);
+        second.weight_gradient(team, dh, d1, 1.0, gradient);
+        second.input_gradient(team, weights, dh, dy);
         kernels::relu_backward(isa, dy, d1, d2, first.bias_gradient(gradient));
-        first.weight_gradient(d2, z, 1.0, gradient);
-        first.input_gradient(weights, d2, dz);
+        first.weight_gradient(team, d2, z, 1.0, gradient);
+        first.input_gradient(team, weights, d2, dz);
 
         let [first, second, third] = &network.encoder;
         let (beta, bias) = (self.beta as f32, third.bias_gradient(gradient));
         kernels::sample_backward(isa, dz, noise, stats, deviation, beta, d_stats, bias);
-        third.weight_gradient(d_stats, e2, 1.0, gradient);
-        third.input_gradient(weights, d_stats, dy);
+        third.weight_gradient(team, d_stats, e2, 1.0, gradient);
+        third.input_gradient(team, weights, d_stats, dy);
         kernels::relu_backward(isa, dy, e2, dh, second.bias_gradient(gradient));
-        second.weight_gradient(dh, e1, 1.0, gradient);
-        second.input_gradient(weights, dh, dy);
+        second.weight_gradient(team, dh, e1, 1.0, gradient);
+        second.input_gradient(team, weights, dh, dy);
         kernels::relu_backward(isa, dy, e1, e2, first.bias_gradient(gradient));
-        first.weight_gradient(e2, x, E::PIXEL_SCALE, gradient);
+        first.weight_gradient(team, e2, x, E::PIXEL_SCALE, gradient);
     }
 }

@@ -6,12 +6,14 @@
 //! computation is in `pass.rs`. The same
 //! objective in tch, for other devices and as the oracle of the tests, is in `objective.rs`.
 
+use std::sync::Arc;
+
 use config::{ModelConfig, Precision};
 use data::{Batch, PIXELS, Stream};
 
 use crate::{
     Bf16, Isa, Layout, Model, ModelError, Sums, TERMS, blas, engine::Engine, gemm::Factor,
-    initialise_linear, network::Network,
+    initialise_linear, network::Network, team::Team,
 };
 
 /// The names of the VAE's sums; kl is without beta.
@@ -168,6 +170,12 @@ impl Model for Vae {
 
     fn initialise(&self, seed: u64, parameters: &mut [f32]) {
         initialise_linear(self.layout(), seed, parameters);
+    }
+
+    fn set_team(&mut self, team: Arc<Team>) {
+        // A product of one of its threads must not start threads of its own.
+        tch::set_num_threads(1);
+        with_engine!(&mut self.0, engine => engine.set_team(team));
     }
 
     fn reserve(&mut self, images: usize) -> Result<(), ModelError> {

@@ -1,17 +1,20 @@
 //! The bits of a gradient depend neither on the number of threads nor on where it lies.
 //!
-//! One test in a process of its own: the number of threads belongs to the whole process.
+//! One test in a process of its own: libtorch's number of threads belongs to the whole process.
 
-use std::error::Error;
+use std::{error::Error, sync::Arc};
 
 use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{
-    Bf16, Isa, Model, Vae, blas,
+    Bf16, Isa, Model, Team, Vae, blas,
     gemm::{Factor, Matrix, multiply},
 };
 
 const IMAGES: usize = 64;
+
+/// A thread computes at least so many rows of a product.
+const ROWS_MIN: usize = 16;
 
 #[test]
 fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
@@ -31,9 +34,8 @@ fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
         beta: 1.0,
     };
 
-    let run = |threads: i32, offset: usize, vae: &mut Vae| {
-        tch::set_num_threads(threads);
-        assert_eq!(tch::get_num_threads(), threads);
+    let run = |threads: usize, offset: usize, vae: &mut Vae| {
+        vae.set_team(Arc::new(Team::new(threads)));
         let len = vae.layout().len();
         let (mut parameters, mut gradient) = (vec![0.0; len + 16], vec![0.0; len + 16]);
         let parameters = &mut parameters[offset..][..len];
@@ -54,17 +56,20 @@ fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    for (m, n, k) in [(64, 400, 784), (400, 784, 64), (33, 40, 400), (400, 20, 257), (256, 400, 40)]
+    for (rows, n, k) in
+        [(64, 400, 784), (400, 784, 64), (33, 40, 400), (400, 20, 257), (256, 400, 40)]
     {
-        products_do_not_depend_on_threads_or_place::<f32>(m, n, k, |x| x);
-        products_do_not_depend_on_threads_or_place(m, n, k, Bf16::from_f32);
+        products_do_not_depend_on_threads_or_place::<f32>(rows, n, k, |x| x);
+        products_do_not_depend_on_threads_or_place(rows, n, k, Bf16::from_f32);
     }
     Ok(())
 }
 
 /// Unlike the model's factors, which begin at cache lines, these begin anywhere.
+///
+/// Nor do a row's bits depend on how many others are computed with it.
 fn products_do_not_depend_on_threads_or_place<T: Factor>(
-    m: usize,
+    rows: usize,
     n: usize,
     k: usize,
     element: fn(f32) -> T,
@@ -73,22 +78,31 @@ fn products_do_not_depend_on_threads_or_place<T: Factor>(
         let values = (0..len).map(|i| ((i * 7 % 1009) as f32).sin());
         std::iter::repeat_n(0.0, offset).chain(values).map(element).collect()
     };
-    let run = |threads: i32, offset: usize, transpose: (bool, bool)| {
-        tch::set_num_threads(threads);
-        let (a, b) = (numbers(m * k, offset), numbers(k * n, 2 * offset));
+    let run = |m: usize, threads: usize, offset: usize, transpose: (bool, bool)| {
+        let (a, b) = (numbers(rows * k, offset), numbers(k * n, 2 * offset));
         let (a, b) = (&a[offset..], &b[2 * offset..]);
-        let a = if transpose.0 { Matrix::new(a, k, m).t() } else { Matrix::new(a, m, k) };
+        // The first rows of A, or what are its first columns before it is transposed.
+        let first_columns: Vec<T> = a.chunks(rows).flat_map(|row| &row[..m]).copied().collect();
+        let a = if transpose.0 {
+            Matrix::new(&first_columns, k, m).t()
+        } else {
+            Matrix::new(&a[..m * k], m, k)
+        };
         let b = if transpose.1 { Matrix::new(b, n, k).t() } else { Matrix::new(b, k, n) };
-        let mut out = vec![0.0; m * n + 3 * offset];
-        multiply(a, b, &mut out[3 * offset..]);
+        let mut out = vec![0.0_f32; m * n + 3 * offset];
+        multiply(&Team::new(threads), a, b, &mut out[3 * offset..]);
         out[3 * offset..].iter().map(|x| x.to_bits()).collect::<Vec<_>>()
     };
+    let size = size_of::<T>();
     for transpose in [(false, true), (true, false), (false, false)] {
-        let expected = run(1, 0, transpose);
+        let expected = run(rows, 1, 0, transpose);
         for (threads, offset) in [(1, 1), (2, 0), (2, 3), (3, 0), (4, 1), (4, 5)] {
-            let found = run(threads, offset, transpose);
-            let size = size_of::<T>();
-            assert!(found == expected, "{m} {n} {k}, {size} bytes, {threads} threads, {offset}");
+            let found = run(rows, threads, offset, transpose);
+            assert!(found == expected, "{rows} {n} {k}, {size} bytes, {threads} threads, {offset}");
+        }
+        for m in (ROWS_MIN..rows).filter(|m| *m < 2 * ROWS_MIN || m % 13 == 0) {
+            let found = run(m, 1, 0, transpose);
+            assert!(found == expected[..m * n], "{m} rows of {rows} {n} {k}, {size} bytes");
         }
     }
 }

@@ -11,9 +11,9 @@ mod observer;
 
 use std::{fmt, sync::Arc, time::Instant};
 
-use collective::{AllReduce, Contribution, Control, Interrupted, Kind, Round, Step, Timing};
+use collective::{AllReduce, Contribution, Control, Interrupted, Kind, Round, Step};
 use data::{Images, Mnist, Schedule};
-use model::{Adam, Model, State};
+use model::{Adam, Isa, Model, State, Team};
 use thiserror::Error;
 
 pub use ledger::{EpochLedger, Ledger};
@@ -82,6 +82,7 @@ pub enum TrainError {
 pub struct Trainer {
     settings: Settings,
     model: Box<dyn Model>,
+    team: Arc<Team>,
     data: Arc<Mnist>,
     schedule: Schedule,
     state: State,
@@ -90,7 +91,8 @@ pub struct Trainer {
     order: Option<(u64, Vec<u32>)>,
     /// Gradients of right-hand nodes, by level of the shard tree.
     spare: Vec<Vec<f32>>,
-    timing: Timing,
+    /// What goes with the partials; the timing is that of the step before.
+    contribution: Contribution,
 }
 
 impl fmt::Debug for Trainer {
@@ -106,8 +108,20 @@ impl Trainer {
         let images = u32::try_from(data.train.len()).unwrap_or(u32::MAX);
         let schedule = Schedule::new(seed, images, shards, batch_size);
         let state = State::initial(&*model, seed);
-        let (ledger, timing) = (Ledger::default(), Timing::default());
-        Self { settings, model, data, schedule, state, ledger, order: None, spare: vec![], timing }
+        let (ledger, contribution) = (Ledger::default(), Contribution::default());
+        let team = Arc::default();
+        Self {
+            settings,
+            model,
+            team,
+            data,
+            schedule,
+            state,
+            ledger,
+            order: None,
+            spare: vec![],
+            contribution,
+        }
     }
 
     /// The state after the last complete step.
@@ -135,6 +149,14 @@ impl Trainer {
         (self.state, self.ledger) = (state, ledger);
     }
 
+    /// Computes with so many threads from now on. No bit depends on it.
+    pub fn set_threads(&mut self, threads: usize) {
+        if self.team.threads() != threads.max(1) {
+            self.team = Arc::new(Team::new(threads));
+        }
+        self.model.set_team(Arc::clone(&self.team));
+    }
+
     /// Steps of the whole run.
     pub fn steps(&self) -> u64 {
         self.schedule.steps_per_epoch() * u64::from(self.settings.epochs)
@@ -154,21 +176,23 @@ impl Trainer {
         while self.state.step < self.steps() {
             let begun = Instant::now();
             let position = self.schedule.locate(self.state.step);
-            let contribution = self.contribute(collective, observer.control());
+            self.contribute(collective, observer.control());
             let computed = begun.elapsed();
-            let outcome = collective.all_reduce(self.round(Kind::Train), &contribution)?;
+            let outcome = collective.all_reduce(self.round(Kind::Train), &self.contribution)?;
             let reduced = begun.elapsed();
             self.check_loss(outcome.tally.terms[0])?;
             let images = u32::try_from(outcome.tally.images).unwrap_or(u32::MAX);
-            self.settings.adam.apply(&mut self.state, collective.sum(), images);
+            let Self { team, state, .. } = self;
+            self.settings.adam.apply_with(Isa::best(), team, state, collective.sum(), images);
             self.ledger.add(position.epoch, &outcome.tally);
             let updated = begun.elapsed();
-            self.timing = observer::timing(computed, reduced, updated, outcome.waiting);
+            self.contribution.timing =
+                observer::timing(computed, reduced, updated, outcome.waiting);
             let summary = StepSummary {
                 step: self.state.step,
                 epoch: position.epoch + 1,
                 tally: outcome.tally,
-                timings: &outcome.timings,
+                contributions: collective.contributions(),
                 elapsed: updated,
             };
             observer.stepped(&summary, &self.state, &self.ledger);
@@ -184,18 +208,18 @@ impl Trainer {
         Round { step: Step(self.state.step), kind }
     }
 
-    /// Computes this member's partials of the next step.
-    fn contribute(&mut self, collective: &mut dyn AllReduce, control: Control) -> Contribution {
-        let tallies = (0..collective.nodes().len())
-            .map(|index| {
-                let node = collective.nodes()[index];
-                self.node_gradient(node, collective.partial_mut(index), 0)
-            })
-            .collect();
+    /// Computes this member's partials of the next step, and what goes with them.
+    fn contribute(&mut self, collective: &mut dyn AllReduce, control: Control) {
+        self.contribution.tallies.clear();
+        for index in 0..collective.nodes().len() {
+            let node = collective.nodes()[index];
+            let tally = self.node_gradient(node, collective.partial_mut(index), 0);
+            self.contribution.tallies.push(tally);
+        }
         let verify_every = u64::from(self.settings.verify_every);
         let verify = self.state.step.checked_rem(verify_every) == Some(0);
-        let digest = verify.then(|| self.state.digest());
-        Contribution { tallies, control, digest, timing: self.timing }
+        self.contribution.digest = verify.then(|| self.state.digest());
+        self.contribution.control = control;
     }
 
     fn check_loss(&self, loss: f64) -> Result<(), TrainError> {

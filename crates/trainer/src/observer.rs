@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use collective::{Control, Tally, Timing};
+use collective::{Contribution, Control, Tally, Timing};
 use model::State;
 
 use crate::{EpochLedger, Ledger};
@@ -16,8 +16,8 @@ pub struct StepSummary<'a> {
     pub epoch: u64,
     /// The losses and images of the step, over all members.
     pub tally: Tally,
-    /// Where each member's previous step spent its time, in rank order.
-    pub timings: &'a [Timing],
+    /// What each member brought, in rank order, with where its previous step spent its time.
+    pub contributions: &'a [Contribution],
     /// How long the step took.
     pub elapsed: Duration,
 }

@@ -130,8 +130,8 @@ impl Observer for Reporter<'_> {
         for (sum, term) in since.terms.iter_mut().zip(step.tally.terms) {
             *sum += term;
         }
-        for (sums, timing) in since.timings.iter_mut().zip(step.timings) {
-            let Timing { compute_us, all_reduce_us, waiting_us } = *timing;
+        for (sums, member) in since.timings.iter_mut().zip(step.contributions) {
+            let Timing { compute_us, all_reduce_us, waiting_us } = member.timing;
             for (sum, time) in sums.iter_mut().zip([compute_us, all_reduce_us, waiting_us]) {
                 *sum += u64::from(time);
             }

@@ -107,7 +107,7 @@ fn train(
     trainee: &Trainee,
 ) -> Result<()> {
     let Assignment { generation, collective, rank, ranks, threads } = assignment;
-    tch::set_num_threads(i32::try_from(threads).unwrap_or(1));
+    trainer.set_threads(threads as usize);
     let leads = ranks.first() == Some(&rank);
     tracing::info!(
         rank = rank.0,

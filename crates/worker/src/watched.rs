@@ -34,6 +34,10 @@ impl AllReduce for Watched {
         outcome
     }
 
+    fn contributions(&self) -> &[Contribution] {
+        self.collective.contributions()
+    }
+
     fn sum(&self) -> &[f32] {
         self.collective.sum()
     }

@@ -2,10 +2,12 @@
 //!
 //! `bench/plan.rs` says what is compared and what is required, and is where to start reading;
 //! `rounds.rs` runs it; `lockstep.rs`, `pytorch.rs` and `exchange.rs` know how each side is
-//! started, on top of `process.rs` and `procfs.rs`; `report.rs` and `plot.rs` show what was found.
+//! started, on top of `process.rs` and `procfs.rs`; `report.rs` and `plot.rs` show what was found,
+//! and `earlier.rs` reads it again.
 //! The PyTorch side itself is `ddp.py` and `gloo.py`. Everything is measured from outside, on whole
 //! processes: nothing here is linked with what it measures.
 
+mod earlier;
 mod exchange;
 mod lockstep;
 mod machine;
@@ -38,7 +40,7 @@ use subject::{Job, Precision, Quantity, System, Training, Transport};
 
 const MEGABYTE: f64 = 1e6;
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
     /// Rounds of measurements; medians are of that many
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
@@ -51,6 +53,10 @@ pub(crate) struct Options {
     /// Measure this alone; may be given more than once
     #[arg(long, value_enum, value_name = "WHAT")]
     only: Vec<Section>,
+
+    /// Add the rounds to those in bench.json, for a bench that is run in pieces
+    #[arg(long)]
+    add: bool,
 
     /// How Lockstep's workers exchange gradients
     #[arg(long, value_enum, default_value_t)]
@@ -71,6 +77,7 @@ impl Default for Options {
             rounds: 5,
             quick: false,
             only: Vec::new(),
+            add: false,
             collective: Collective::default(),
             output: None,
             programs: None,
@@ -131,13 +138,20 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     let machine = Machine::here();
     let mut bench = Bench::prepare(&programs, &output)?;
     println!("\n{}\n", machine.describe());
-    let rows = plan::rows(options, machine::cores());
-    let jobs = plan::jobs(&rows);
+    let all_rows = plan::rows(&Options { only: Vec::new(), ..options.clone() }, machine::cores());
+    let jobs = plan::jobs(&plan::rows(options, machine::cores()));
+    let mut figures = match options.add {
+        true => earlier::read(&output.join("bench.json"), &all_rows, &machine)?,
+        false => Figures::default(),
+    };
     let rounds = if options.quick { 1 } else { usize::from(options.rounds) };
-    let figures = rounds::run(&jobs, rounds, |job| bench.measure(job))?;
+    rounds::run(&mut figures, &jobs, rounds, |job| bench.measure(job))?;
+    let known = |row: &plan::Row| jobs.contains(&row.ours.0) || figures.has(row.ours.0);
+    let rows: Vec<plan::Row> = all_rows.into_iter().filter(known).collect();
     let text = format!(
-        "{}\nRounds: {rounds}; medians, and the largest distance from them.\n{}",
+        "{}\nRounds: {}; medians, and the largest distance from them.\n{}",
         machine.describe(),
+        figures.rounds(),
         report::text(&rows, &figures)
     );
     println!("\n{text}");

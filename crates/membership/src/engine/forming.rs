@@ -130,7 +130,7 @@ impl Engine {
         standings.iter().find_map(|(_, _, standing)| {
             let equals = standings.iter().filter(|(_, _, other)| other.step == standing.step);
             let digests = equals.filter_map(|(_, seat, s)| Some((seat.rank?, s.digest)));
-            Divergence::among(standing.step, digests.collect()).err()
+            Divergence::among(standing.step, &digests.collect::<Vec<_>>()).err()
         })
     }
 

@@ -1,4 +1,10 @@
 //! What the engine decides, event by event.
 
+mod ending;
+mod gathering;
+mod growing;
+mod leaving;
+mod patience;
+mod recovery;
 mod returning;
 mod run;

@@ -43,6 +43,8 @@ pub(super) struct Job {
 /// A round that was done, and the vector of [`Job::sum`].
 pub(super) struct Done {
     pub(super) outcome: Result<Outcome, Interrupted>,
+    /// What every member brought, in rank order; of no use after an interrupted round.
+    pub(super) contributions: Vec<Contribution>,
     pub(super) sum: Vec<f32>,
 }
 
@@ -105,13 +107,14 @@ impl Exchange {
     /// Does `jobs` until there are no more; then the streams end.
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>, abort: watch::Receiver<bool>) {
         while let Some(mut job) = jobs.recv().await {
-            let outcome = self.do_round(&mut job, abort.clone()).await;
+            let mut contributions = Vec::new();
+            let outcome = self.do_round(&mut job, &mut contributions, abort.clone()).await;
             self.failure = outcome.as_ref().err().cloned();
             let Job { sum, done, partials, .. } = job;
             // The training thread writes to them when it is told that the round is done.
             drop(partials);
             // An error says that the training thread has let go already.
-            let _gone = done.send(Done { outcome, sum });
+            let _gone = done.send(Done { outcome, contributions, sum });
         }
         for link in self.links.into_iter().flatten() {
             tokio::spawn(link.into_stream().end());
@@ -121,6 +124,7 @@ impl Exchange {
     async fn do_round(
         &mut self,
         job: &mut Job,
+        contributions: &mut Vec<Contribution>,
         mut abort: watch::Receiver<bool>,
     ) -> Result<Outcome, Interrupted> {
         if let Some(failure) = &self.failure {
@@ -138,11 +142,10 @@ impl Exchange {
             _ = abort.wait_for(|abort| *abort) => return Err(Interrupted::Aborted),
             exchanged = self.exchange(job) => exchanged?,
         };
-        let contributions: Vec<&Contribution> = headers
-            .iter()
-            .map(|header| header.as_ref().map_or(&job.contribution, |header| &header.contribution))
-            .collect();
-        let outcome = Outcome::combine(&self.plan, &self.reducer, round.step, &contributions)?;
+        contributions.extend(headers.into_iter().map(|header| {
+            header.map_or_else(|| job.contribution.clone(), |header| header.contribution)
+        }));
+        let outcome = Outcome::combine(&self.plan, &self.reducer, round.step, contributions)?;
         Ok(Outcome { waiting, ..outcome })
     }
 
@@ -271,7 +274,7 @@ impl Exchange {
                 terms.extend(blocks.by_ref().take(self.plan.nodes(member).len()));
             }
         }
-        self.reducer.add(&terms, &mut job.sum[range]);
+        self.reducer.add(|node| terms[node], &mut job.sum[range]);
     }
 
     /// Keeps a part of the sum for sending; `length` is that of its chunk.

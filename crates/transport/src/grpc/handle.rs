@@ -19,6 +19,8 @@ pub struct Grpc {
     /// another owner.
     partials: Vec<Arc<Vec<f32>>>,
     sum: Vec<f32>,
+    /// By member, of the last round.
+    contributions: Vec<Contribution>,
     jobs: mpsc::Sender<Job>,
     abort: Abort,
 }
@@ -48,6 +50,7 @@ impl Grpc {
             me,
             partials: plan.nodes(me).iter().map(partial).collect(),
             sum: vec![0.0; plan.length()],
+            contributions: Vec::new(),
             jobs,
             abort: Abort(Arc::new(abort)),
             plan,
@@ -86,12 +89,16 @@ impl AllReduce for Grpc {
         // Without the communication thread there is no generation either.
         let sent = self.jobs.blocking_send(job).ok();
         let answer = sent.and_then(|()| finished.blocking_recv().ok());
-        let Some(Done { outcome, sum }) = answer else {
+        let Some(Done { outcome, contributions, sum }) = answer else {
             self.sum = vec![0.0; self.plan.length()];
             return Err(Interrupted::Aborted);
         };
-        self.sum = sum;
+        (self.sum, self.contributions) = (sum, contributions);
         outcome
+    }
+
+    fn contributions(&self) -> &[Contribution] {
+        &self.contributions
     }
 
     fn sum(&self) -> &[f32] {

@@ -21,6 +21,8 @@ pub struct Shm {
     layout: Layout,
     vectors: Vectors,
     barrier: Barrier,
+    /// By member, of the round in hand or the last.
+    contributions: Vec<Contribution>,
     /// The leader's, until the first round shows that all have mapped it.
     file: Option<OwnedFd>,
     /// Rounds done.
@@ -45,7 +47,19 @@ impl Shm {
     pub(super) fn new(segment: Segment) -> Self {
         let Segment { plan, me, layout, vectors, barrier, file } = segment;
         let reducer = plan.reducer();
-        Self { plan, me, reducer, layout, vectors, barrier, file, rounds: 0, broken: None }
+        let contributions = vec![Contribution::default(); plan.members()];
+        Self {
+            plan,
+            me,
+            reducer,
+            layout,
+            vectors,
+            barrier,
+            contributions,
+            file,
+            rounds: 0,
+            broken: None,
+        }
     }
 
     /// A handle that ends this generation.
@@ -69,14 +83,19 @@ impl Shm {
         let waiting = arrived.elapsed();
         self.file = None;
 
-        let others = self.read_headers(round)?;
-        let contributions: Vec<&Contribution> =
-            others.iter().map(|other| other.as_ref().unwrap_or(contribution)).collect();
-        let outcome = Outcome::combine(&self.plan, &self.reducer, round.step, &contributions)?;
-        if round.kind == Kind::Train {
+        self.contributions[self.me].copy_from(contribution);
+        for member in 0..self.plan.members() {
+            if member != self.me {
+                self.read_header(round, member)?;
+            }
+        }
+        let Self { plan, reducer, contributions, .. } = &*self;
+        let outcome = Outcome::combine(plan, reducer, round.step, contributions)?;
+        // A lone member's partial is the sum.
+        if round.kind == Kind::Train && self.plan.members() > 1 {
             let segment = self.plan.segment(self.me);
-            let (partials, sum) = self.vectors.reduction(&contributed, segment);
-            self.reducer.add(&partials, sum);
+            let (partial, sum) = self.vectors.reduction(&contributed, segment);
+            self.reducer.add(partial, sum);
             let passed = self.barrier.pass_reduced(contributed);
             passed.map_err(|cause| self.interrupted(round, cause))?;
         }
@@ -94,21 +113,15 @@ impl Shm {
         Ok(())
     }
 
-    /// The contributions of the members in rank order; nothing for this one.
-    fn read_headers(&self, round: Round) -> Result<Vec<Option<Contribution>>, Interrupted> {
-        let read = |member| {
-            if member == self.me {
-                return Ok(None);
-            }
-            let slot = self.layout.header(member, self.rounds);
-            let words = &self.vectors.memory().words()[slot];
-            match header::read(words, self.plan.nodes(member).len()) {
-                Ok(header) if header.round == round => Ok(Some(header.contribution)),
-                Ok(header) => Err(self.broke(round, member, format!("it is at {}", header.round))),
-                Err(reason) => Err(self.broke(round, member, reason)),
-            }
-        };
-        (0..self.plan.members()).map(read).collect()
+    /// Takes in what another member brings.
+    fn read_header(&mut self, round: Round, member: usize) -> Result<(), Interrupted> {
+        let words = &self.vectors.memory().words()[self.layout.header(member, self.rounds)];
+        let nodes = self.plan.nodes(member).len();
+        match header::read(words, nodes, &mut self.contributions[member]) {
+            Ok(found) if found == round => Ok(()),
+            Ok(found) => Err(self.broke(round, member, format!("it is at {found}"))),
+            Err(reason) => Err(self.broke(round, member, reason)),
+        }
     }
 
     /// Tells the others too.
@@ -157,6 +170,10 @@ impl AllReduce for Shm {
         let outcome = self.exchange(round, contribution);
         self.broken = outcome.as_ref().err().cloned();
         outcome
+    }
+
+    fn contributions(&self) -> &[Contribution] {
+        &self.contributions
     }
 
     fn sum(&self) -> &[f32] {

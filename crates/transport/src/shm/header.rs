@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use collective::{Contribution, Control, Digest, Header, Kind, Round, Step, TERMS, Tally, Timing};
+use collective::{Contribution, Control, Digest, Kind, Round, Step, TERMS, Tally, Timing};
 
 use super::layout::{HEADER_PREFIX_WORDS, TALLY_WORDS};
 
@@ -49,11 +49,16 @@ pub(super) fn write(words: &[AtomicU64], round: Round, contribution: &Contributi
     }
 }
 
-/// Reads a header with one tally for each of `nodes` nodes.
+/// Reads a header with one tally for each of `nodes` nodes: what it brings into
+/// `contribution`. Gives the round that it is for.
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn read(words: &[AtomicU64], nodes: usize) -> Result<Header, String> {
+pub(super) fn read(
+    words: &[AtomicU64],
+    nodes: usize,
+    contribution: &mut Contribution,
+) -> Result<Round, String> {
     let mut values = words.iter().map(|word| word.load(Relaxed));
     let mut next = || values.next().unwrap_or_default();
     let prefix = Prefix {
@@ -65,15 +70,17 @@ pub(super) fn read(words: &[AtomicU64], nodes: usize) -> Result<Header, String> 
         compute_and_all_reduce_us: next(),
         waiting_us: next(),
     };
-    let words: Vec<[u64; TALLY_WORDS]> =
-        (0..nodes).map(|_| std::array::from_fn(|_| next())).collect();
-    let tallies = words.into_iter().map(tally).collect::<Result<_, _>>()?;
+    contribution.tallies.clear();
+    for _ in 0..nodes {
+        let words: [u64; TALLY_WORDS] = std::array::from_fn(|_| next());
+        contribution.tallies.push(tally(words)?);
+    }
     let kind = match prefix.kind {
         TRAIN => Kind::Train,
         EVALUATE => Kind::Evaluate,
         unknown => return Err(format!("a round of unknown kind {unknown}")),
     };
-    let digest = match prefix.has_digest {
+    contribution.digest = match prefix.has_digest {
         0 => None,
         1 => {
             let [low, high] = prefix.digest.map(u128::from);
@@ -81,16 +88,13 @@ pub(super) fn read(words: &[AtomicU64], nodes: usize) -> Result<Header, String> 
         }
         count => return Err(format!("{count} digests")),
     };
-    let timing = Timing {
+    contribution.timing = Timing {
         compute_us: (prefix.compute_and_all_reduce_us >> 32) as u32,
         all_reduce_us: prefix.compute_and_all_reduce_us as u32,
         waiting_us: small(prefix.waiting_us, "a waiting time")?,
     };
-    let control = Control(small(prefix.control, "a control word")?);
-    Ok(Header {
-        round: Round { step: Step(prefix.step), kind },
-        contribution: Contribution { tallies, control, digest, timing },
-    })
+    contribution.control = Control(small(prefix.control, "a control word")?);
+    Ok(Round { step: Step(prefix.step), kind })
 }
 
 fn tally(words: [u64; TALLY_WORDS]) -> Result<Tally, String> {
@@ -108,6 +112,8 @@ fn small(value: u64, what: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
+    use collective::Header;
+
     use super::*;
 
     const NODES: usize = 2;
@@ -135,10 +141,13 @@ mod tests {
     #[test]
     fn a_header_survives_the_segment() {
         let mut header = header();
-        assert_eq!(read(&written(&header), NODES), Ok(header.clone()));
+        let mut contribution = Contribution::default();
+        assert_eq!(read(&written(&header), NODES, &mut contribution), Ok(header.round));
+        assert_eq!(contribution, header.contribution);
         header.round.kind = Kind::Train;
         header.contribution.digest = None;
-        assert_eq!(read(&written(&header), NODES), Ok(header));
+        assert_eq!(read(&written(&header), NODES, &mut contribution), Ok(header.round));
+        assert_eq!(contribution, header.contribution);
     }
 
     #[test]
@@ -155,7 +164,7 @@ mod tests {
         for (index, value, what) in cases {
             let words = written(&header());
             words[index].store(value, Relaxed);
-            let refused = read(&words, NODES).unwrap_err();
+            let refused = read(&words, NODES, &mut Contribution::default()).unwrap_err();
             assert!(refused.contains(what), "{refused}");
         }
     }

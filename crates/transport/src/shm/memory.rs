@@ -178,32 +178,33 @@ impl Vectors {
         unsafe { slice::from_raw_parts_mut(vector.as_ptr(), self.length) }
     }
 
-    /// The sum.
+    /// The sum; of a single partial, that one.
     pub(super) fn sum(&self) -> &[f32] {
+        let vector = self.vector(if self.partials == 1 { 0 } else { self.partials });
         // SAFETY: as in `partial_mut`; shared, and nobody writes: see above.
-        unsafe { slice::from_raw_parts(self.vector(self.partials).as_ptr(), self.length) }
+        unsafe { slice::from_raw_parts(vector.as_ptr(), self.length) }
     }
 
     /// All partials' and the sum's floats in `segment`, which is this member's.
-    pub(super) fn reduction(
-        &mut self,
+    pub(super) fn reduction<'a>(
+        &'a mut self,
         _contributed: &Contributed,
         segment: Range<usize>,
-    ) -> (Vec<&[f32]>, &mut [f32]) {
+    ) -> (impl Fn(usize) -> &'a [f32], &'a mut [f32]) {
+        let this: &'a Self = self;
         let (start, length) = (segment.start, segment.len());
         assert!(segment.end <= self.length, "no segment {segment:?}");
-        let floats = |index| {
-            // SAFETY: `start` is within the vector.
-            unsafe { self.vector(index).add(start) }
-        };
-        let partials = (0..self.partials)
-            // SAFETY: within the vector; shared, and nobody writes: see above.
-            .map(|index| unsafe { slice::from_raw_parts(floats(index).as_ptr(), length) })
-            .collect();
+        // SAFETY: `start` is within the vector.
+        let floats = move |index| unsafe { this.vector(index).add(start) };
         // SAFETY: within the vector of the sum, which is none of the partials; exclusive by
         // `&mut self` and as above.
-        let sum = unsafe { slice::from_raw_parts_mut(floats(self.partials).as_ptr(), length) };
-        (partials, sum)
+        let sum = unsafe { slice::from_raw_parts_mut(floats(this.partials).as_ptr(), length) };
+        let partial = move |index| {
+            assert!(index < this.partials, "no partial {index}");
+            // SAFETY: within the vector; shared, and nobody writes: see above.
+            unsafe { slice::from_raw_parts(floats(index).as_ptr(), length) }
+        };
+        (partial, sum)
     }
 
     /// The words of the same mapping.

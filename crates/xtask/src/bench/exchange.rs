@@ -3,7 +3,7 @@
 
 use super::process::{self, Process};
 use super::pytorch::PyTorch;
-use super::subject::{LENGTHS, Quantity, Transport};
+use super::subject::{LENGTHS, MEMBERS, Quantity, Transport};
 use anyhow::{Context, ensure};
 use serde_json::Value;
 use std::path::Path;
@@ -11,8 +11,6 @@ use std::time::Duration;
 
 /// How long all sizes over one transport may take.
 const BOUND: Duration = Duration::from_mins(4);
-
-const MEMBERS: [u32; 2] = [2, 4];
 
 /// Measures all numbers of members and sizes over a transport of ours.
 pub(super) fn ours(program: &Path, transport: Transport) -> anyhow::Result<Vec<(Quantity, f64)>> {

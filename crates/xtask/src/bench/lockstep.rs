@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 const EPOCH_IMAGES: f64 = 60_000.0;
 
 /// A measurement of less training than this is repeated with more epochs; the aim is a bit more.
-const SECONDS_MIN: f64 = 3.0;
-const SECONDS_AIM: f64 = 4.0;
+const SECONDS_MIN: f64 = 2.0;
+const SECONDS_AIM: f64 = 3.0;
 
-/// What a core may be expected to do, for the first guess at the number of epochs.
-const GUESS_IMAGES_PER_SECOND_AND_CORE: f64 = 25_000.0;
+/// What a core does at least, for the first guess at the number of epochs.
+const GUESS_IMAGES_PER_SECOND_AND_CORE: f64 = 8_000.0;
 
 /// How long a run of a few seconds may take, and a long one.
 const RUN_BOUND: Duration = Duration::from_mins(5);
@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn enough_epochs_are_trained_to_measure() {
         assert_eq!(epochs_for(1_000.0), 1);
-        assert_eq!(epochs_for(60_000.0), 4);
-        assert_eq!(epochs_for(61_000.0), 5);
+        assert_eq!(epochs_for(60_000.0), 3);
+        assert_eq!(epochs_for(61_000.0), 4);
     }
 }

@@ -160,12 +160,14 @@ mod tests {
             row("absent", ABSENT_ONE, against, Required::AtLeast(2.0)),
         ];
         let mut theirs = [8.0, 6.0].into_iter();
-        let figures = rounds::run(&[OURS, THEIRS, ABSENT_ONE], 2, |job| match job {
+        let mut figures = Figures::default();
+        let run = rounds::run(&mut figures, &[OURS, THEIRS, ABSENT_ONE], 2, |job| match job {
             OURS => Ok(vec![(Quantity::Seconds, 0.5)]),
             THEIRS => Ok(vec![(Quantity::Seconds, theirs.next().unwrap_or(0.0))]),
             _ => bail!("no flag"),
         });
-        (rows, figures.unwrap())
+        run.unwrap();
+        (rows, figures)
     }
 
     #[test]

@@ -35,6 +35,29 @@ impl Figures {
         self.rounds = self.rounds.max(round + 1);
     }
 
+    /// A figure's values as they were found before.
+    pub(super) fn restore(&mut self, figure: Figure, values: Vec<Option<f64>>) {
+        self.rounds = self.rounds.max(values.len());
+        self.values.insert(figure, values);
+    }
+
+    /// How often was measured what was measured most often.
+    pub(super) fn rounds(&self) -> usize {
+        let counts = self.values.values().map(|values| values.iter().flatten().count());
+        counts.max().unwrap_or(0)
+    }
+
+    /// Whether anything was found of a job.
+    pub(super) fn has(&self, job: Job) -> bool {
+        self.rounds_of(job) > 0
+    }
+
+    /// The rounds that a job has had.
+    fn rounds_of(&self, job: Job) -> usize {
+        let figures = self.values.iter().filter(|((of, _), _)| *of == job);
+        figures.map(|(_, values)| values.len()).max().unwrap_or(0)
+    }
+
     /// All figures, in order, each with its value in each round.
     pub(super) fn all(&self) -> impl Iterator<Item = (Figure, Vec<Option<f64>>)> {
         self.values.keys().map(|figure| (*figure, self.of(*figure)))
@@ -67,22 +90,24 @@ impl Figures {
     }
 }
 
-/// Runs the jobs. Where one fails, it is noted and the others go on; Ctrl-C is an error.
+/// Runs the jobs for some rounds more. Where one fails, it is noted and the others go on; Ctrl-C
+/// is an error.
 pub(super) fn run(
+    figures: &mut Figures,
     jobs: &[Job],
     rounds: usize,
     mut measure: impl FnMut(Job) -> anyhow::Result<Vec<(Quantity, f64)>>,
-) -> anyhow::Result<Figures> {
-    let mut figures = Figures::default();
+) -> anyhow::Result<()> {
     let mut failures: BTreeMap<Job, u32> = BTreeMap::new();
-    for round in 0..rounds {
+    let first = jobs.iter().map(|job| figures.rounds_of(*job)).max().unwrap_or(0);
+    for round in first..first + rounds {
         let mut order = jobs.to_vec();
         if round % 2 == 1 {
             order.reverse();
         }
         for job in order {
             let failed = failures.entry(job).or_default();
-            if *failed >= FAILURES_MAX || (job.is_once() && round > 0) {
+            if *failed >= FAILURES_MAX || (job.is_once() && figures.has(job)) {
                 continue;
             }
             let begun = Instant::now();
@@ -102,10 +127,10 @@ pub(super) fn run(
                 }
             };
             let seconds = begun.elapsed().as_secs();
-            println!("round {} of {rounds}, {job}: {told} ({seconds} s)", round + 1);
+            println!("round {} of {}, {job}: {told} ({seconds} s)", round + 1, first + rounds);
         }
     }
-    Ok(figures)
+    Ok(())
 }
 
 /// A figure in passing.
@@ -129,7 +154,8 @@ mod tests {
     #[test]
     fn a_job_that_fails_does_not_stop_the_others_and_is_given_up() {
         let mut calls = Vec::new();
-        let figures = run(&[GOOD, BAD, Job::LongRun], 3, |job| {
+        let mut figures = Figures::default();
+        run(&mut figures, &[GOOD, BAD, Job::LongRun], 3, |job| {
             calls.push(job);
             match job {
                 BAD => bail!("no such thing"),
@@ -143,6 +169,23 @@ mod tests {
         assert_eq!(figures.of((Job::LongRun, Quantity::Steps)), [Some(3.0), None, None]);
         assert_eq!(figures.of((BAD, Quantity::Steps)), [None; 3]);
         assert_eq!(figures.failures[&BAD], "no such thing");
+    }
+
+    #[test]
+    fn rounds_that_are_added_come_after_those_before() {
+        let mut figures = Figures::default();
+        figures.restore((GOOD, Quantity::Steps), vec![Some(1.0)]);
+        figures.restore((Job::LongRun, Quantity::Steps), vec![Some(2.0)]);
+        let mut calls = Vec::new();
+        run(&mut figures, &[GOOD, BAD, Job::LongRun], 1, |job| {
+            calls.push(job);
+            Ok(vec![(Quantity::Steps, 3.0)])
+        })
+        .unwrap();
+        // The second round goes backwards, and what is done once was done.
+        assert_eq!(calls, [BAD, GOOD]);
+        assert_eq!(figures.of((GOOD, Quantity::Steps)), [Some(1.0), Some(3.0)]);
+        assert_eq!(figures.of((BAD, Quantity::Steps)), [None, Some(3.0)]);
     }
 
     #[test]

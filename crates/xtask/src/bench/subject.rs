@@ -10,6 +10,9 @@ use std::fmt;
 /// 67 MB. The transports' own benchmark measures the same.
 pub(super) const LENGTHS: [u64; 3] = [1_000, 973_624, 16_777_216];
 
+/// Numbers of members that reduce them.
+pub(super) const MEMBERS: [u32; 2] = [2, 4];
+
 /// Bytes of a float.
 pub(super) const FLOAT: u64 = 4;
 
@@ -86,6 +89,31 @@ pub(super) enum Quantity {
     /// The same of all that is resident.
     ResidentGrowthMegabytes,
     Steps,
+}
+
+impl Quantity {
+    /// All that there are.
+    pub(super) fn all() -> Vec<Quantity> {
+        let milliseconds = LENGTHS.into_iter().flat_map(|length| {
+            let bytes = length * FLOAT;
+            let kinds = MEMBERS.map(|members| [false, true].map(|fresh| (members, fresh)));
+            kinds.into_iter().flatten().map(move |(members, fresh)| Quantity::Milliseconds {
+                members,
+                bytes,
+                fresh,
+            })
+        });
+        let others = [
+            Quantity::ImagesPerSecond,
+            Quantity::Seconds,
+            Quantity::PeakMegabytes,
+            Quantity::CoordinatorShare,
+            Quantity::HeapGrowthMegabytes,
+            Quantity::ResidentGrowthMegabytes,
+            Quantity::Steps,
+        ];
+        milliseconds.chain(others).collect()
+    }
 }
 
 /// A figure: a job, and which of its quantities.

@@ -129,9 +129,10 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/model/src/isa.rs", "calls functions compiled for CPU features found at run time"),
     ("crates/model/src/blas.rs", "defines the symbol that MKL asks for the CPU's vendor"),
     (
-        "crates/transport/src/shm/memory.rs",
-        "maps memory that other processes map too, and hands out slices of it",
+        "crates/model/src/team.rs",
+        "threads run a closure that lives on the stack of one who waits for them",
     ),
+    ("crates/worker/tests/allocation.rs", "an allocator that counts"),
     (
         "crates/transport/src/shm/memory.rs",
         "maps the segment that members on one host share, and hands out slices of it",

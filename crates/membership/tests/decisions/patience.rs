@@ -1,0 +1,137 @@
+//! What is given up for taking too long, and what is not.
+
+use std::time::Duration;
+
+use membership::{Command, Course, Event, Loss, Outcome, Phase, WorkerId};
+
+use crate::run::{DEAD_AFTER, Run, STALL_AFTER, TICK, abort, at, persist, running, start};
+
+const WAITING: Phase = Phase::Waiting;
+const COMPUTING: Phase = Phase::Computing;
+
+#[test]
+fn a_silent_member_is_evicted() {
+    let mut run = running(2);
+    assert_eq!(run.after(DEAD_AFTER, &[(0, 0, COMPUTING)]), []);
+    let commands = run.after(TICK, &[(0, 0, COMPUTING)]);
+    let silent = Command::Evict(WorkerId(1), Loss::Silent(DEAD_AFTER + TICK));
+    assert_eq!(commands, [silent, abort(1, &[0])]);
+}
+
+#[test]
+fn nobody_is_blamed_while_the_coordinator_itself_stood_still() {
+    let mut run = running(2);
+    run.after(Duration::from_secs(3), &[]);
+    run.now += 2 * STALL_AFTER;
+    assert_eq!(run.on(Event::Tick), []);
+    assert_eq!(run.after(DEAD_AFTER, &[]), []);
+    let commands = run.after(Duration::from_secs(1), &[]);
+    assert!(matches!(commands[0], Command::Evict(_, Loss::Silent(_))), "{commands:?}");
+}
+
+#[test]
+fn absent_members_are_waited_for_while_the_coordinator_itself_stood_still() {
+    let mut run = Run::after_restart(crate::run::settings(2), 7, &[0]);
+    run.now += 2 * DEAD_AFTER;
+    assert_eq!(run.on(Event::Tick), []);
+    assert_eq!(run.returns(0, 0, Some(7)), [crate::run::adopt(0, 0)]);
+}
+
+#[test]
+fn the_member_that_all_others_wait_for_is_evicted() {
+    let mut run = running(3);
+    let alive = [(0, 5, WAITING), (1, 5, COMPUTING), (2, 5, WAITING)];
+    assert_eq!(run.after(STALL_AFTER, &alive), []);
+    let commands = run.after(2 * TICK, &alive);
+    let stalled = Command::Evict(WorkerId(1), Loss::Stalled(STALL_AFTER));
+    assert_eq!(commands, [stalled, abort(1, &[0, 2])]);
+}
+
+#[test]
+fn a_generation_in_which_all_wait_is_broken() {
+    let mut run = running(2);
+    let alive = [(0, 5, WAITING), (1, 5, WAITING)];
+    assert_eq!(run.after(STALL_AFTER, &alive), []);
+    assert_eq!(run.after(2 * TICK, &alive), [abort(1, &[0, 1])]);
+    run.interrupted(0, 5);
+    assert_eq!(run.interrupted(1, 5), [start(2, &[(0, 0, 0, 2), (1, 1, 2, 4)])]);
+}
+
+#[test]
+fn slow_steps_are_not_stalls() {
+    let mut run = running(1);
+    // Steps that take 10 s: patience is 200 s.
+    let step = Duration::from_secs(10);
+    (1..=9).for_each(|n| assert_eq!(run.after(step, &[(0, n, COMPUTING)]), []));
+    assert_eq!(run.after(20 * step - TICK, &[(0, 10, COMPUTING)]), []);
+    let commands = run.after(3 * TICK, &[(0, 10, COMPUTING)]);
+    assert!(matches!(commands[0], Command::Evict(_, Loss::Stalled(_))), "{commands:?}");
+}
+
+#[test]
+fn a_member_that_does_not_stop_is_evicted() {
+    let mut run = running(3);
+    run.lose(2);
+    run.interrupted(0, 10);
+    let alive = [(0, 10, Phase::Idle), (1, 10, WAITING)];
+    assert_eq!(run.after(STALL_AFTER - TICK, &alive), []);
+    let commands = run.after(TICK, &alive);
+    let unresponsive = Command::Evict(WorkerId(1), Loss::Unresponsive(STALL_AFTER));
+    assert_eq!(commands, [unresponsive, start(2, &[(0, 0, 0, 4)])]);
+}
+
+#[test]
+fn signs_of_life_of_unknown_workers_mean_nothing() {
+    let mut run = running(1);
+    run.alive(9, 5, COMPUTING);
+    assert_eq!(run.ready(9, 5), []);
+    assert_eq!(run.lose(9), []);
+    assert_eq!(run.leaves(9), []);
+    assert_eq!(run.on(Event::Saved(WorkerId(0))), []);
+}
+
+/// Lets the only member's generation break at this step until the run has something to say
+/// that is not another generation; returns that, and how long each pause was.
+fn break_often(run: &mut Run, step: u64) -> (Vec<Command>, Vec<Duration>) {
+    let mut pauses = Vec::new();
+    loop {
+        let broken_at = run.now;
+        let course = Course::Interrupted("no route".into());
+        let mut commands = run.on(Event::Ready(WorkerId(0), at(step), course));
+        while commands.is_empty() {
+            commands = run.after(Duration::from_millis(50), &[(0, step, Phase::Idle)]);
+        }
+        pauses.push(run.now - broken_at);
+        if !matches!(commands[..], [Command::Start(..)]) {
+            return (commands, pauses);
+        }
+    }
+}
+
+#[test]
+fn eight_fruitless_generations_end_the_run_with_growing_pauses() {
+    let mut run = running(1);
+    run.interrupted(0, 10);
+    let (commands, pauses) = break_often(&mut run, 10);
+    assert_eq!(commands, [persist(0)]);
+    let pauses: Vec<_> = pauses.iter().map(Duration::as_millis).collect();
+    assert_eq!(pauses, [50, 100, 200, 400, 800, 1600, 3200, 0]);
+    let commands = run.on(Event::Saved(WorkerId(0)));
+    let [Command::Finish(Outcome::WorkerFailed { message, .. })] = &commands[..] else {
+        panic!("{commands:?}")
+    };
+    assert_eq!(message, "no route");
+}
+
+#[test]
+fn a_step_forgives_all_fruitless_generations() {
+    let mut run = running(1);
+    run.interrupted(0, 1);
+    for step in 1..50 {
+        let course = Course::Interrupted("no route".into());
+        run.on(Event::Ready(WorkerId(0), at(step), course.clone()));
+        run.after(Duration::from_secs(1), &[(0, step, Phase::Idle)]);
+        let commands = run.on(Event::Ready(WorkerId(0), at(step + 1), course));
+        assert!(matches!(commands[..], [Command::Start(..)]), "{commands:?}");
+    }
+}

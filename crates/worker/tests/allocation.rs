@@ -1,0 +1,152 @@
+//! Once training has begun, a step allocates nothing, neither alone nor over shared memory:
+//! giving memory back and faulting it in again costs a step more than its noise.
+//!
+//! One test in a process of its own, since the count is the whole process's.
+
+#![allow(unsafe_code, reason = "an allocator is unsafe to write; this one only counts")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use collective::{AllReduce, Control, Generation, Local, Rank, ShardRange, Share};
+use config::{Likelihood, ModelConfig, Precision};
+use data::{Images, Mnist, PIXELS};
+use model::{Adam, Model as _, State, Vae};
+use trainer::{EpochSummary, Ledger, Observer, Settings, StepSummary, Trainer};
+use transport::shm;
+
+/// Counts what is asked of the system's allocator.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every call goes on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as promised by the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: as promised by the caller.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+const SHARDS: u32 = 4;
+const BATCH: u32 = 16;
+const STEPS: u64 = 20;
+const IMAGES: usize = STEPS as usize * (SHARDS * BATCH) as usize;
+
+/// Steps until all that is kept has been allocated.
+const WARM_UP: u64 = 3;
+
+/// Counts the allocations between two steps of one epoch.
+#[derive(Default)]
+struct Watch {
+    at_begin: u64,
+    found: Option<u64>,
+}
+
+impl Observer for Watch {
+    fn control(&self) -> Control {
+        Control::default()
+    }
+
+    fn stepped(&mut self, step: &StepSummary<'_>, _state: &State, _ledger: &Ledger) {
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed);
+        if step.step == WARM_UP {
+            self.at_begin = allocations;
+        }
+        // The members are at most a step apart: none has gone on to the end of the epoch.
+        if step.step == STEPS - 2 {
+            self.found = Some(allocations - self.at_begin);
+        }
+    }
+
+    fn epoch_ended(&mut self, _epoch: &EpochSummary, _state: &State, _ledger: &Ledger) {}
+}
+
+#[test]
+fn a_step_allocates_nothing() -> Result<(), Box<dyn Error>> {
+    for precision in [Precision::F32, Precision::Bf16] {
+        for threads in [1, 2] {
+            let mut trainer = trainer(precision, threads)?;
+            let length = trainer.model().layout().len();
+            let found = train(&mut trainer, &mut Local::new(SHARDS, length)?);
+            assert_eq!(found, Some(0), "alone, {precision:?}, {threads} threads");
+        }
+        for found in over_shared_memory(precision)? {
+            assert_eq!(found, Some(0), "over shared memory, {precision:?}");
+        }
+    }
+    Ok(())
+}
+
+/// The allocations that each of two members has seen.
+fn over_shared_memory(precision: Precision) -> Result<Vec<Option<u64>>, Box<dyn Error>> {
+    let share = |(rank, start): (u32, u32)| Share {
+        rank: Rank(rank),
+        shards: ShardRange { start, end: start + SHARDS / 2 },
+    };
+    let group = shm::Group {
+        run_id: "allocation".into(),
+        generation: Generation(1),
+        shards: SHARDS,
+        length: trainer(precision, 1)?.model().layout().len(),
+        rank: Rank(0),
+        shares: [(0, 0), (1, SHARDS / 2)].map(share).to_vec(),
+    };
+    let (leader, rendezvous) = shm::Segment::create(&group)?;
+    let other = shm::Segment::open(&shm::Group { rank: Rank(1), ..group }, &rendezvous)?;
+    let segments = [leader, other];
+    Ok(thread::scope(|scope| {
+        let member = |segment: shm::Segment| {
+            let mut trainer = trainer(precision, 1).ok()?;
+            train(&mut trainer, &mut segment.into_all_reduce())
+        };
+        let threads = segments.map(|segment| scope.spawn(move || member(segment)));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
+    }))
+}
+
+fn train(trainer: &mut Trainer, collective: &mut dyn AllReduce) -> Option<u64> {
+    let mut watch = Watch::default();
+    trainer.train(collective, &mut watch).ok()?;
+    watch.found
+}
+
+fn trainer(precision: Precision, threads: usize) -> Result<Trainer, Box<dyn Error>> {
+    let images = |count: usize| {
+        let pixels = (0..count * PIXELS).map(|i| (i * i % 253) as u8).collect();
+        Images::new(pixels, vec![0; count])
+    };
+    let data = Arc::new(Mnist { train: images(IMAGES)?, test: images(10)? });
+    let config =
+        ModelConfig { hidden_dim: 64, latent_dim: 4, likelihood: Likelihood::Bernoulli, beta: 1.0 };
+    let mut model = Vae::with_precision(&config, precision)?;
+    model.reserve(BATCH as usize)?;
+    let settings = Settings {
+        seed: 0,
+        shards: SHARDS,
+        batch_size: BATCH,
+        epochs: 1,
+        // A step with a digest allocates nothing either.
+        verify_every: 2,
+        adam: Adam::new(1e-3),
+    };
+    let mut trainer = Trainer::new(settings, Box::new(model), data);
+    trainer.set_threads(threads);
+    Ok(trainer)
+}
