@@ -28,14 +28,16 @@ pub(super) const CRATES: &[Crate] = &[
     row(6, "coordinator", &["checkpoint", "collective", "config", "data", "membership",
                             "protocol"]),
     row(6, "worker",      &["checkpoint", "collective", "config", "data", "membership", "model",
-                            "protocol", "trainer", "transport"]),
-    row(6, "latent",      &["checkpoint", "config", "data", "model"]),
+                            "picture", "protocol", "trainer", "transport"]),
+    row(6, "latent",      &["checkpoint", "config", "data", "model", "picture"]),
     // Between hosts. These two know nothing of training: no arrow leads to model or trainer.
     row(5, "transport",   &["collective", "protocol"]),
     row(4, "protocol",    &["collective", "config", "membership"]),
     // Training.
     row(3, "trainer",     &["collective", "config", "data", "model"]),
     row(2, "model",       &["collective", "config", "data"]),
+    // Grids of digits for the worker's samples and for latent: one canvas for both.
+    row(2, "picture",     &["data"]),
     // Pure or on the standard library alone: no network but data's download, no tensors.
     row(1, "checkpoint",  &["config"]),
     row(1, "data",        &["config"]),
