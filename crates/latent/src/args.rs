@@ -7,7 +7,9 @@ use clap::{Parser, Subcommand};
 use data::Mnist;
 
 use crate::{
-    commands::{interpolate, reconstruct, sample, traverse},
+    commands::{
+        decode, encode, evaluate, export, fit_gmm, interpolate, map, reconstruct, sample, traverse,
+    },
     trained::Trained,
 };
 
@@ -30,6 +32,18 @@ pub(crate) enum Command {
     Interpolate(interpolate::Options),
     /// Show what each latent dimension does, the most used first
     Traverse(traverse::Options),
+    /// Show the latent means of the test images in the plane
+    Map(map::Options),
+    /// Write the latents of a split as a table, and say what they would save
+    Encode(encode::Options),
+    /// Decode a table of latents to digits
+    Decode(decode::Options),
+    /// Measure how good the model is: likelihood, use of the latents, features, diversity
+    Evaluate(evaluate::Options),
+    /// Fit a Gaussian mixture to the training images' latents, to sample from
+    FitGmm(fit_gmm::Options),
+    /// Write encoder and decoder for other programs, with a model card
+    Export(export::Options),
 }
 
 impl Command {
@@ -39,6 +53,12 @@ impl Command {
             Self::Reconstruct(options) => reconstruct::run(options),
             Self::Interpolate(options) => interpolate::run(options),
             Self::Traverse(options) => traverse::run(options),
+            Self::Map(options) => map::run(options),
+            Self::Encode(options) => encode::run(options),
+            Self::Decode(options) => decode::run(options),
+            Self::Evaluate(options) => evaluate::run(options),
+            Self::FitGmm(options) => fit_gmm::run(options),
+            Self::Export(options) => export::run(options),
         }
     }
 }
@@ -65,8 +85,7 @@ impl Source {
     pub(crate) fn mnist(&self, trained: &Trained) -> Result<Mnist> {
         let dir = self.data_dir.clone().unwrap_or_else(data::default_dir);
         let mut mnist = Mnist::load(Path::new(&dir))?;
-        mnist.train.truncate(trained.config.train_images as usize);
-        mnist.test.truncate(trained.config.test_images as usize);
+        mnist.prepare(&trained.config);
         Ok(mnist)
     }
 }

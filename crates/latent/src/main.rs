@@ -7,10 +7,19 @@
 //! network.
 
 mod args;
+mod bound;
 mod commands;
 mod drawing;
+mod features;
+mod logistic;
+mod mixture;
+mod onnx;
 mod output;
+mod pca;
 mod pick;
+mod protobuf;
+mod scatter;
+mod table;
 mod trained;
 
 use std::process::ExitCode;

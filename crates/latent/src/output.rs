@@ -26,11 +26,6 @@ impl Output {
         Ok(Self { path: path.into() })
     }
 
-    /// The place.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The place's extension in lower case.
     pub(crate) fn extension(&self) -> String {
         let extension = self.path.extension().unwrap_or_default();

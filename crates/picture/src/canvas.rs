@@ -4,11 +4,12 @@
 
 use std::convert::Infallible;
 
+use crate::WHITE;
 use data::PIXELS;
 use embedded_graphics::{
     mono_font::{
         MonoFont, MonoTextStyle,
-        ascii::{FONT_6X10, FONT_9X18_BOLD},
+        ascii::{FONT_7X13, FONT_9X18_BOLD},
     },
     pixelcolor::Rgb888,
     prelude::*,
@@ -83,6 +84,18 @@ impl Canvas {
         }
     }
 
+    /// Digits, `[n, 784]`, in a square as far as they fill one.
+    #[must_use]
+    pub fn grid(zoom: usize, digits: &[f32]) -> Self {
+        let count = digits.len() / PIXELS;
+        let columns = count.isqrt() + usize::from(!count.is_multiple_of(count.isqrt().max(1)));
+        let columns = columns.max(1);
+        let side = SIDE * zoom;
+        let mut canvas = Self::new(columns * side, count.div_ceil(columns).max(1) * side, WHITE);
+        canvas.digits(0, 0, zoom, columns, digits);
+        canvas
+    }
+
     /// Fills a rectangle.
     pub fn fill(&mut self, x: usize, y: usize, width: usize, height: usize, colour: Colour) {
         let columns = x.min(self.width)..(x + width).min(self.width);
@@ -113,7 +126,7 @@ impl Canvas {
 
     /// Writes small text with its middle at height `y`.
     pub fn text(&mut self, x: usize, y: usize, align: Align, colour: Colour, text: &str) {
-        self.write(x, y, align, colour, text, &FONT_6X10);
+        self.write(x, y, align, colour, text, &FONT_7X13);
     }
 
     /// Writes large text with its middle at height `y`.

@@ -12,7 +12,7 @@ use data::Mnist;
 use membership::{Failure, Standing};
 use model::{Adam, Layout, State};
 use tch::Device;
-use trainer::{EpochLedger, Ledger, TrainError, Trainer};
+use trainer::{EpochLedger, Ledger, Recipe, TrainError, Trainer};
 
 use crate::{
     bridge::{Assignment, Event, Order, Trainee},
@@ -118,6 +118,7 @@ fn build(setup: &Setup) -> Result<Trainer> {
         epochs: setup.config.operation.epochs,
         verify_every: setup.config.operation.verify_every,
         adam: Adam::new(training.learning_rate),
+        recipe: Recipe::of(training),
     };
     let mut trainer = Trainer::new(settings, model, Arc::clone(&setup.data));
     if let Some(path) = &setup.checkpoint {

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::{ValueEnum, builder::RangedU64ValueParser};
-use picture::{Canvas, SIDE, WHITE};
+use picture::Canvas;
 
 use crate::{
     args::Source,
+    commands::fit_gmm::{self, Fit},
     output::Output,
     trained::{Purpose, normals},
 };
@@ -37,16 +38,23 @@ pub(crate) struct Options {
     /// What the latents are drawn from
     #[arg(long, value_enum, default_value_t = Sampler::Prior)]
     sampler: Sampler,
+    /// The file of the mixture [default: gmm.safetensors in the run directory, or fitted now]
+    #[arg(long, value_name = "FILE", conflicts_with = "components")]
+    gmm: Option<PathBuf>,
+    #[command(flatten)]
+    fit: Fit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Sampler {
     /// The standard normal distribution that the model was trained towards
     Prior,
+    /// A Gaussian mixture fitted to the training images' latents, by fit-gmm or now
+    Gmm,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let Options { source, count, output, seed, temperature, sampler } = options;
+    let Options { source, count, output, seed, temperature, sampler, gmm, fit } = options;
     ensure!(
         temperature.is_finite() && *temperature >= 0.0,
         "--temperature must be a number that is not negative, not {temperature}"
@@ -59,11 +67,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             z.iter_mut().for_each(|z| *z *= temperature);
             z
         }
+        Sampler::Gmm => fit_gmm::find(gmm.as_deref(), fit, source, &mut trained)?.sample(
+            *count,
+            *seed,
+            *temperature,
+        ),
     };
     let digits = trained.decode(&z);
-    let columns = count.isqrt() + usize::from(count.isqrt().pow(2) < *count);
-    let (width, height) = (columns * SIDE * ZOOM, count.div_ceil(columns) * SIDE * ZOOM);
-    let mut canvas = Canvas::new(width, height, WHITE);
-    canvas.digits(0, 0, ZOOM, columns, &digits);
-    output.write(&canvas.png()?, &format!("{count} digits"))
+    output.write(&Canvas::grid(ZOOM, &digits).png()?, &format!("{count} digits"))
 }

@@ -16,7 +16,7 @@ const STEPS_MAX: u64 = 200;
 const ZOOM: usize = 2;
 const CELL: usize = SIDE * ZOOM;
 /// Room for the dimensions' names, left of their strips.
-const NAMES: usize = 130;
+const NAMES: usize = 140;
 const HEAD: usize = 24;
 const GAP: usize = 6;
 
@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let value = |step: usize| range * (2.0 * step as f32 / (steps - 1) as f32 - 1.0);
     for step in (0..*steps).step_by(steps.div_ceil(2).saturating_sub(1).max(1)) {
         let x = NAMES + step * CELL + CELL / 2;
-        canvas.text(x, HEAD / 2, Align::Centre, GREY, &format!("{:+.1}", value(step)));
+        canvas.text(x, HEAD / 2, Align::Centre, GREY, &format!("{:.1}", value(step)));
     }
     for (row, dimension) in order.iter().enumerate() {
         let mut z = start.repeat(*steps);
