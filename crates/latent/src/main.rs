@@ -24,13 +24,16 @@ mod trained;
 
 use std::process::ExitCode;
 
-use clap::{Parser as _, error::ErrorKind};
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
 
 use crate::args::Args;
 
 fn main() -> ExitCode {
     // Before any other thread exists and before libtorch computes anything.
     model::blas::deterministic();
+    if let Some(done) = manual::on_request(Args::command()) {
+        return done;
+    }
     let result = match Args::try_parse() {
         Ok(args) => args.command.run(),
         Err(error) => usage(&error),

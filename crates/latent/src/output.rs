@@ -1,12 +1,13 @@
 //! What a command leaves and says: whole files, lines, progress.
 
 use std::{
+    fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A file to be written, whose place was looked at before the work began.
@@ -38,6 +39,11 @@ impl Output {
         say(&format!("Wrote {} ({what})", self.path.display()));
         Ok(())
     }
+}
+
+/// Makes a folder, parents included, where there is none.
+pub(crate) fn create_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
 }
 
 /// Says a line on standard output. A reader that went away is no reason to fail.

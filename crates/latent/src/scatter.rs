@@ -142,8 +142,9 @@ fn scatter(canvas: &mut Canvas, points: &Points<'_>, frame: Frame) {
     // The digit itself at the middle of its points: colours alone would ask for a good memory.
     for (class, [x, y, count]) in sums.into_iter().enumerate().filter(|(_, sum)| sum[2] > 0.0) {
         let (.., x, y) = on_canvas([x / count, y / count]);
-        canvas.disc(x, y, 11.0, WHITE, 0.9);
-        canvas.heading(x as usize, y as usize, Align::Centre, CLASSES[class], &class.to_string());
+        canvas.disc(x, y, 13.0, CLASSES[class], 1.0);
+        canvas.disc(x, y, 10.5, WHITE, 1.0);
+        canvas.heading(x as usize, y as usize, Align::Centre, BLACK, &class.to_string());
     }
 }
 

@@ -1,14 +1,19 @@
 //! `vae export`: encoder and decoder for other programs, with a model card.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 use config::{Likelihood, Training};
 use model::Model as _;
 use safetensors::{Dtype, tensor::TensorView};
 
-use crate::{args::Source, onnx, output::Output, trained::Trained};
+use crate::{
+    args::Source,
+    onnx,
+    output::{self, Output},
+    trained::Trained,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -43,7 +48,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             vec![("model.safetensors", state_dict(&trained)?, "a PyTorch state dict")]
         }
     };
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    output::create_folder(folder)?;
     for (name, bytes, what) in files {
         Output::new(&folder.join(name))?.write(&bytes, what)?;
     }

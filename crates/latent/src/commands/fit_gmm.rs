@@ -35,8 +35,8 @@ pub(crate) struct Fit {
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=COMPONENTS_MAX))]
     components: usize,
     /// Key of the latents' noise and of where the search begins
-    #[arg(long = "fit-seed", default_value_t = 0, value_name = "SEED")]
-    seed: u64,
+    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    fit_seed: u64,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -53,9 +53,9 @@ impl Fit {
     pub(crate) fn run(&self, source: &Source, trained: &mut Trained) -> Result<Mixture> {
         let mnist = source.mnist(trained)?;
         let (train, test) = (trained.encode(&mnist.train), trained.encode(&mnist.test));
-        let rows = train.draw(self.seed);
-        let mixture = Mixture::fit(&rows, trained.dim(), self.components, self.seed);
-        let rows = test.draw(self.seed);
+        let rows = train.draw(self.fit_seed);
+        let mixture = Mixture::fit(&rows, trained.dim(), self.components, self.fit_seed);
+        let rows = test.draw(self.fit_seed);
         output::say(&format!(
             "Test latents: {:.2} nats an image under the mixture, {:.2} under the prior",
             -mixture.log_density(&rows),

@@ -2,17 +2,16 @@
 
 use std::{
     fmt::Write as _,
-    fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use data::Images;
 use picture::{Canvas, SIDE};
 
 use crate::{
     args::Source,
-    output::Output,
+    output::{self, Output},
     pca::Pca,
     scatter::{self, Frame, Points},
     trained::Latents,
@@ -37,8 +36,11 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let Options { source, output, grid, projector } = options;
-    let output = Output::new(output)?;
+    let Options { source, output: picture, grid, projector } = options;
+    let picture = Output::new(picture)?;
+    if let Some(folder) = projector {
+        output::create_folder(folder)?;
+    }
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
     let latents = trained.encode(&test);
@@ -57,13 +59,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     });
     let points = Points { places: &places, labels: &labels, explained };
     let canvas = scatter::draw(&points, frame, digits.as_ref().map(|digits| (GRID, &digits[..])));
-    output.write(&canvas.png()?, &format!("{} latent means in the plane", latents.len()))?;
+    picture.write(&canvas.png()?, &format!("{} latent means in the plane", latents.len()))?;
     projector.as_deref().map_or(Ok(()), |folder| write_projector(folder, &test, &latents))
 }
 
 /// The files that the projector loads: vectors, labels, and a sprite of all images.
 fn write_projector(folder: &Path, images: &Images, latents: &Latents) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut tensors = String::new();
     for mean in latents.mean.chunks_exact(latents.dim) {
         let row: Vec<String> = mean.iter().map(f32::to_string).collect();
