@@ -111,7 +111,65 @@ fn log_mean_exp(values: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use data::PIXELS;
+    use model::Model as _;
+    use serde_json::json;
+
     use super::*;
+
+    /// How far one latent moves a pixel, its spread around that, and what keeps ReLU open.
+    const SLOPE: f32 = 0.02;
+    const LOG_VARIANCE: f32 = -0.6;
+    const OPEN: f32 = 10.0;
+
+    /// x = SLOPE z + 0.2 + noise for every pixel, and q(z|x) = N(0, 1) whatever x is.
+    fn linear() -> Trained {
+        let config = json!({
+            "seed": 0, "shards": 1, "batch_size": 1, "learning_rate": 0.1, "precision": "f32",
+            "model": {"hidden_dim": 1, "latent_dim": 1, "likelihood": "gaussian", "beta": 1.0},
+            "train_images": 1, "test_images": 1
+        });
+        let config: config::Training = serde_json::from_value(config).unwrap();
+        let vae = Vae::new(&config.model).unwrap();
+        let mut parameters = vec![0.0; vae.layout().len()];
+        for (name, value) in [
+            ("decoder.0.weight", 1.0),
+            ("decoder.0.bias", OPEN),
+            ("decoder.2.weight", 1.0),
+            ("decoder.4.weight", SLOPE),
+            ("decoder.4.bias", 0.2 - SLOPE * OPEN),
+            ("log_variance", LOG_VARIANCE),
+        ] {
+            parameters[vae.layout().range(name).unwrap()].fill(value);
+        }
+        let (path, sha256) = ("checkpoint".into(), String::new());
+        Trained { path, config, step: 0, sha256, parameters, vae }
+    }
+
+    /// The pixels are jointly normal, with covariance variance I + SLOPE^2 1 1': the matrix
+    /// determinant lemma and the formula of Sherman and Morrison give the density.
+    fn exact(image: &[u8]) -> f64 {
+        let (n, variance) = (PIXELS as f64, f64::from(LOG_VARIANCE).exp());
+        let part = f64::from(SLOPE).powi(2) / variance;
+        let rest = |level: &u8| f64::from(*level) / 255.0 - 0.2;
+        let sum: f64 = image.iter().map(rest).sum();
+        let squares: f64 = image.iter().map(|level| rest(level).powi(2)).sum();
+        let distance = (squares - part * sum * sum / (1.0 + part * n)) / variance;
+        let log_determinant = n * variance.ln() + (part * n).ln_1p();
+        -0.5 * (n * std::f64::consts::TAU.ln() + log_determinant + distance)
+    }
+
+    #[test]
+    fn of_a_linear_model_it_is_the_closed_form() {
+        let pixels: Vec<u8> =
+            (0..3 * PIXELS).map(|at| (at * at % 101 + at / PIXELS) as u8).collect();
+        let images = Images::new(pixels, vec![0; 3]).unwrap();
+        let found = log_likelihoods(&mut linear(), &images, 20_000, 1).unwrap();
+        for (index, found) in found.into_iter().enumerate() {
+            let expected = exact(images.image(index as u32));
+            assert!((found - expected).abs() < 0.02, "{found} is not {expected}");
+        }
+    }
 
     #[test]
     fn the_mean_is_taken_of_the_exponentials() {
