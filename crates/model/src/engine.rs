@@ -120,7 +120,7 @@ impl<E: Element> Engine<E> {
         let mut unused = [0.0; PIXELS];
         match samples {
             1 => pass.forward(&mut work, &mut unused).0,
-            _ => pass.forward_weighted(&mut work, &mut unused).sums,
+            _ => pass.forward_weighted(&mut work, samples, &mut unused).sums,
         }
     }
 
@@ -195,7 +195,7 @@ fn differentiate<E: Element>(
     network.layout.zero_padding(gradient);
     let bias_gradient = network.decoder[2].bias_gradient(gradient);
     if samples > 1 {
-        let weighted = pass.forward_weighted(work, bias_gradient);
+        let weighted = pass.forward_weighted(work, samples, bias_gradient);
         return pass.backward_weighted(work, &weighted, gradient);
     }
     let (sums, log_variance_gradient) = pass.forward(work, bias_gradient);

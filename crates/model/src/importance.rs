@@ -24,6 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Weighted {
     pub(crate) sums: Sums,
+    /// Rows an image.
+    samples: usize,
     /// Normalised, a row a latent.
     weights: Vec<f32>,
     log_variance_gradient: f32,
@@ -53,11 +55,11 @@ impl<E: Element> Pass<'_, E> {
     pub(crate) fn forward_weighted(
         &self,
         work: &mut Work<'_, E>,
+        samples: usize,
         bias_gradient: &mut [f32],
     ) -> Weighted {
         let latent = self.network.latent;
         let rows = work.z.len() / latent;
-        let samples = work.z.len() / work.deviation.len();
         self.encode(work);
         let mut ratios = vec![0.0; rows];
         let mut terms = vec![0.0; latent];
@@ -82,6 +84,7 @@ impl<E: Element> Pass<'_, E> {
         let log_variance_gradient = self.log_variance_gradient(&losses, &weights);
         Weighted {
             sums: Sums { terms: [loss, reconstruction, kl] },
+            samples,
             weights,
             log_variance_gradient,
         }
@@ -107,14 +110,23 @@ impl<E: Element> Pass<'_, E> {
         }
         self.decode_backward(work, gradient);
         let bias = self.network.encoder[2].bias_gradient(gradient);
-        let (weights, beta) = (&weighted.weights, self.beta as f32);
+        let Weighted { samples, weights, .. } = weighted;
+        let rows = Rows { samples: *samples, latent: self.network.latent, beta: self.beta as f32 };
         let Work { dz, noise, stats, deviation, d_stats, .. } = work;
         let mut d = vec![0.0; stats.len()];
-        sample_rows_backward(self.isa, dz, noise, stats, deviation, weights, beta, &mut d);
+        sample_rows_backward(self.isa, dz, noise, stats, deviation, weights, rows, &mut d);
         kernels::store(self.isa, &d, d_stats, bias);
         self.encode_backward(work, gradient);
         weighted.sums
     }
+}
+
+/// Latents an image, their dimensions, and the weight of the KL divergence.
+#[derive(Clone, Copy, Debug)]
+struct Rows {
+    samples: usize,
+    latent: usize,
+    beta: f32,
 }
 
 /// Writes the normalised weights; gives -log of the mean weight.
@@ -180,12 +192,10 @@ kernel! {
         stats: &[f32],
         deviation: &[f32],
         weights: &[f32],
-        beta: f32,
+        shape: Rows,
         out: &mut [f32],
     ) {
-        let images = weights.len() / (noise.len() / deviation.len());
-        let latent = deviation.len() / images;
-        let samples = weights.len() / images;
+        let Rows { samples, latent, beta } = shape;
         let rows = dz.chunks_exact(samples * latent).zip(noise.chunks_exact(samples * latent));
         let images = stats.chunks_exact(2 * latent).zip(deviation.chunks_exact(latent));
         let outs = out.chunks_exact_mut(2 * latent).zip(weights.chunks_exact(samples));

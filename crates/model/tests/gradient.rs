@@ -244,8 +244,10 @@ fn an_empty_batch_gives_zeros() -> Outcome {
     let batch = Batch { images: &images, indices: &[] };
     for likelihood in LIKELIHOODS {
         let config = config(CASES[1], likelihood);
-        let models: [Box<dyn Model>; 3] = [
+        let models: [Box<dyn Model>; 5] = [
             Box::new(Vae::new(&config)?),
+            Box::new(Vae::with_samples(&config, Precision::F32, Isa::best(), 3)?),
+            Box::new(Vae::with_samples(&config, Precision::Bf16, Isa::best(), 3)?),
             Box::new(Vae::with_precision(&config, Precision::Bf16)?),
             Box::new(vae_autograd(&config, 1, Device::Cpu)?),
         ];
