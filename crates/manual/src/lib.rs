@@ -47,11 +47,13 @@ fn write(mut command: Command, folder: &Path) -> io::Result<()> {
     let (pages, completions) = (folder.join(PAGES), folder.join(COMPLETIONS));
     fs::create_dir_all(&pages)?;
     fs::create_dir_all(&completions)?;
+    // Before the completions, which add a help command to those of the program.
+    clap_mangen::generate_to(command.clone().disable_help_subcommand(true), &pages)?;
     let name = command.get_name().to_owned();
     for shell in SHELLS {
         clap_complete::generate_to(shell, &mut command, &name, &completions)?;
     }
-    clap_mangen::generate_to(command.disable_help_subcommand(true), &pages)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -78,6 +80,7 @@ mod tests {
             let text = fs::read_to_string(folder.path().join(PAGES).join(page)).unwrap();
             assert!(text.contains(".TH whole"), "{text}");
         }
+        assert_eq!(fs::read_dir(folder.path().join(PAGES)).unwrap().count(), 2);
         for file in ["whole.bash", "whole.fish", "_whole"] {
             let text = fs::read_to_string(folder.path().join(COMPLETIONS).join(file)).unwrap();
             assert!(text.contains("size"), "{file}");
