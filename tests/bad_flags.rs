@@ -47,6 +47,12 @@ fn numbers_out_of_range() {
         ("--dead-after-seconds nan", "from 0.5 to 86400"),
         ("--join-timeout-seconds 1e300", "from 0.5 to 86400"),
         ("--likelihood poisson", "poisson"),
+        ("--binarize twice", "twice"),
+        ("--importance-samples 0", "from 1 to 4096"),
+        ("--learning-rate-schedule steep", "steep"),
+        ("--warmup-epochs 4000000000", "from 0 to 1000000"),
+        ("--grad-clip 0", "positive"),
+        ("--grad-clip nan", "positive"),
         ("--collective pigeon", "pigeon"),
     ];
     for (flags, words) in cases {

@@ -19,3 +19,4 @@ mod resume;
 mod same_bits;
 mod stop;
 mod train;
+mod training_options;

@@ -12,6 +12,7 @@ mod directory;
 mod error;
 mod file;
 mod header;
+mod whole;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use directory::{Directory, Newest, file_name};
 pub use error::CheckpointError;
 pub use file::{Verified, read, verify};
+pub use whole::write_whole;
 
 /// The version of the file layout which this crate writes, and the only one it reads.
 pub const FORMAT_VERSION: &str = "1";

@@ -34,8 +34,24 @@ pub struct Training {
     pub shards: u32,
     /// Images per shard and step.
     pub batch_size: u32,
-    /// Adam's learning rate.
+    /// Adam's learning rate, at the beginning.
     pub learning_rate: f64,
+    /// How it goes on.
+    #[serde(default)]
+    pub learning_rate_schedule: LearningRateSchedule,
+    /// Epochs in which the KL divergence's weight grows from nothing to beta; 0 for none.
+    #[serde(default)]
+    pub warmup_epochs: u32,
+    /// The largest norm of the mean gradient; a longer one is shortened to it.
+    #[serde(default)]
+    pub grad_clip: Option<f64>,
+    /// Whether grey pixels are made black or white.
+    #[serde(default)]
+    pub binarize: Binarize,
+    /// Latents drawn an image and step; of more than one the objective is the
+    /// importance-weighted bound.
+    #[serde(default = "one")]
+    pub importance_samples: u32,
     /// In what the factors of matrix products are.
     pub precision: Precision,
     /// The network and its objective.
@@ -81,6 +97,35 @@ pub enum Precision {
     /// 8 significant bits: half the memory traffic, twice the speed where the CPU has
     /// instructions for it.
     Bf16,
+}
+
+/// How the learning rate goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LearningRateSchedule {
+    /// The same all along.
+    #[default]
+    Constant,
+    /// Eight stages, of 1, 3, 9 .. 2187 epochs, each lower by the seventh root of 10 (Burda,
+    /// Grosse and Salakhutdinov 2016).
+    Iwae,
+    /// Half a cosine, down to nothing at the run's last step.
+    Cosine,
+}
+
+/// Whether grey pixels are made black or white.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Binarize {
+    /// They stay grey.
+    #[default]
+    None,
+    /// White with the probability of their grey, drawn anew at every visit.
+    Dynamic,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 /// How a run is carried out; none of it changes the bits of a given step.
@@ -183,6 +228,7 @@ impl Training {
         };
         let pixels = u64::from(PIXELS);
         let image = factor * (5 * u64::from(self.model.hidden_dim) + 2 * pixels) + 4 * pixels;
-        (5 * 4 + weights) * self.model.parameters() + u64::from(self.batch_size) * image
+        let images = u64::from(self.batch_size) * u64::from(self.importance_samples);
+        (5 * 4 + weights) * self.model.parameters() + images * image
     }
 }

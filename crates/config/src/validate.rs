@@ -11,6 +11,7 @@ const DIM_MAX: u32 = 1 << 16;
 const EPOCHS_MAX: u32 = 1_000_000;
 const TRAIN_IMAGES: u32 = 60_000;
 const TEST_IMAGES: u32 = 10_000;
+const IMPORTANCE_SAMPLES_MAX: u32 = 4096;
 
 /// A configuration outside its bounds.
 #[derive(Clone, Debug, Error, PartialEq)]
@@ -85,6 +86,12 @@ impl Training {
             let bound = "a positive number";
             return Err(InvalidConfig::Real { field: "--learning-rate", value: rate, bound });
         }
+        count("--warmup-epochs", self.warmup_epochs, 0, EPOCHS_MAX)?;
+        count("--importance-samples", self.importance_samples, 1, IMPORTANCE_SAMPLES_MAX)?;
+        if let Some(norm) = self.grad_clip.filter(|norm| !(norm.is_finite() && *norm > 0.0)) {
+            let bound = "a positive number";
+            return Err(InvalidConfig::Real { field: "--grad-clip", value: norm, bound });
+        }
         let beta = self.model.beta;
         if !(beta.is_finite() && beta >= 0.0) {
             let bound = "a number that is not negative";
@@ -104,7 +111,10 @@ fn count(field: &'static str, value: u32, min: u32, max: u32) -> Result<(), Inva
 
 #[cfg(test)]
 mod tests {
-    use crate::{Collective, Likelihood, ModelConfig, Operation, Precision, RunConfig, Training};
+    use crate::{
+        Binarize, Collective, LearningRateSchedule, Likelihood, ModelConfig, Operation, Precision,
+        RunConfig, Training,
+    };
 
     fn config() -> RunConfig {
         RunConfig {
@@ -113,6 +123,11 @@ mod tests {
                 shards: 4,
                 batch_size: 64,
                 learning_rate: 1e-3,
+                learning_rate_schedule: LearningRateSchedule::Constant,
+                warmup_epochs: 0,
+                grad_clip: None,
+                binarize: Binarize::None,
+                importance_samples: 1,
                 precision: Precision::F32,
                 model: ModelConfig {
                     hidden_dim: 400,
@@ -143,6 +158,24 @@ mod tests {
         assert_eq!(config.training.model.parameters(), 973_624);
     }
 
+    /// Written before there were schedules, warm-up, clipping, binary pixels and importance
+    /// sampling: what it did then is what the defaults do.
+    #[test]
+    fn an_older_configuration_is_read_with_defaults() {
+        let mut json = serde_json::to_value(config()).unwrap();
+        let training = json["training"].as_object_mut().unwrap();
+        for field in [
+            "learning_rate_schedule",
+            "warmup_epochs",
+            "grad_clip",
+            "binarize",
+            "importance_samples",
+        ] {
+            training.remove(field).unwrap();
+        }
+        assert_eq!(serde_json::from_value::<RunConfig>(json).unwrap(), config());
+    }
+
     #[test]
     fn precisions_have_the_names_of_their_flag() {
         for (precision, name) in [(Precision::F32, "f32"), (Precision::Bf16, "bf16")] {
@@ -155,7 +188,7 @@ mod tests {
     #[test]
     fn each_bound_is_checked() {
         type Breakage = (fn(&mut RunConfig), &'static str);
-        let broken: [Breakage; 8] = [
+        let broken: [Breakage; 11] = [
             (|c| c.operation.workers = 0, "--workers"),
             (|c| c.operation.workers = 5, "--shards 4"),
             (|c| c.training.shards = 0, "--shards"),
@@ -163,6 +196,9 @@ mod tests {
             (|c| c.training.model.hidden_dim = 1 << 20, "--hidden-dim"),
             (|c| c.training.learning_rate = f64::NAN, "--learning-rate"),
             (|c| c.training.model.beta = -1.0, "--beta"),
+            (|c| c.training.grad_clip = Some(0.0), "--grad-clip"),
+            (|c| c.training.importance_samples = 0, "--importance-samples"),
+            (|c| c.training.warmup_epochs = u32::MAX, "--warmup-epochs"),
             (|c| c.training.train_images = 60_001, "--train-images"),
         ];
         for (break_it, named) in broken {

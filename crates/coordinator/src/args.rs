@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use config::{Collective, Likelihood, ModelConfig, Operation, Precision, RunConfig, Training};
+use config::{
+    Binarize, Collective, LearningRateSchedule, Likelihood, ModelConfig, Operation, Precision,
+    RunConfig, Training,
+};
 
 /// Train a variational autoencoder on MNIST, data-parallel: shard the data, start
 /// generations of workers, and keep the run directory.
@@ -94,6 +97,23 @@ pub(crate) struct TrainingArgs {
     /// Step size of Adam
     #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
     pub(crate) learning_rate: f64,
+    /// How the learning rate goes on: the same all along, in the stages of the IWAE paper, or
+    /// down to nothing along a cosine
+    #[arg(long, value_enum, default_value_t = ScheduleArg::Constant)]
+    pub(crate) learning_rate_schedule: ScheduleArg,
+    /// Epochs in which the weight of the KL divergence grows from nothing to --beta
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) warmup_epochs: u32,
+    /// Shorten gradients to this norm where they are longer [default: never]
+    #[arg(long, value_name = "NORM")]
+    pub(crate) grad_clip: Option<f64>,
+    /// Make grey pixels black or white, each time anew, with the probability of their grey
+    #[arg(long, value_enum, default_value_t = BinarizeArg::None)]
+    pub(crate) binarize: BinarizeArg,
+    /// Latents drawn an image; with more than one the objective is the importance-weighted
+    /// bound (IWAE)
+    #[arg(long, default_value_t = 1, value_name = "K")]
+    pub(crate) importance_samples: u32,
     /// In what the factors of matrix products are; sums, parameters and optimizer are f32 in
     /// either. bf16 is twice as fast on CPUs with AVX512_BF16, and gains nothing on others
     #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
@@ -166,6 +186,19 @@ pub(crate) enum LikelihoodArg {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ScheduleArg {
+    Constant,
+    Iwae,
+    Cosine,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum BinarizeArg {
+    None,
+    Dynamic,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum PrecisionArg {
     F32,
     Bf16,
@@ -207,6 +240,18 @@ impl Args {
                 shards: self.shards.unwrap_or(self.workers),
                 batch_size: t.batch_size,
                 learning_rate: t.learning_rate,
+                learning_rate_schedule: match t.learning_rate_schedule {
+                    ScheduleArg::Constant => LearningRateSchedule::Constant,
+                    ScheduleArg::Iwae => LearningRateSchedule::Iwae,
+                    ScheduleArg::Cosine => LearningRateSchedule::Cosine,
+                },
+                warmup_epochs: t.warmup_epochs,
+                grad_clip: t.grad_clip,
+                binarize: match t.binarize {
+                    BinarizeArg::None => Binarize::None,
+                    BinarizeArg::Dynamic => Binarize::Dynamic,
+                },
+                importance_samples: t.importance_samples,
                 precision: match t.precision {
                     PrecisionArg::F32 => Precision::F32,
                     PrecisionArg::Bf16 => Precision::Bf16,

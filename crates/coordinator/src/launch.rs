@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use checkpoint::{Checkpoint, Directory};
 use clap::{ArgMatches, parser::ValueSource};
-use config::{Difference, RunConfig};
+use config::{Difference, LearningRateSchedule, RunConfig};
 
 use crate::{
     args::{Args, LogFormat},
@@ -248,6 +248,15 @@ fn resumed_config(stored: &RunConfig, asked: &RunConfig, m: &ArgMatches) -> Resu
         differences.is_empty(),
         "these flags are not those of the run: {}; leave them out, or begin a new run",
         describe(&differences, "in the run", "given")
+    );
+    ensure!(
+        stored.training.learning_rate_schedule != LearningRateSchedule::Cosine
+            || !given("epochs")
+            || asked.operation.epochs == stored.operation.epochs,
+        "--epochs {} is not that of the run ({}), whose learning rates depend on it \
+         (--learning-rate-schedule cosine); leave it out, or begin a new run",
+        asked.operation.epochs,
+        stored.operation.epochs
     );
     let mut config = stored.clone();
     let (ours, theirs) = (&mut config.operation, &asked.operation);

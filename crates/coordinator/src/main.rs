@@ -30,6 +30,9 @@ use crate::{
 };
 
 fn main() -> ExitCode {
+    if let Some(done) = manual::on_request(Args::command()) {
+        return done;
+    }
     let matches = Args::command().get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let console = Console::new();

@@ -18,7 +18,7 @@ pub mod order;
 pub mod philox;
 pub mod raw;
 
-pub use batch::Batch;
+pub use batch::{Batch, Visit};
 pub use error::{Attempt, DataError};
 pub use mnist::{FILES, Images, Mnist, PIXELS, Split};
 pub use order::{Position, Schedule};

@@ -5,7 +5,10 @@
 
 use std::path::Path;
 
+use config::{Binarize, Training};
+
 use crate::DataError;
+use crate::batch::{Batch, Visit};
 use crate::idx;
 use crate::raw::{self, RawFile};
 
@@ -49,8 +52,8 @@ pub enum Split {
 /// Images with their labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Images {
-    pixels: Vec<u8>,
-    labels: Vec<u8>,
+    pub(crate) pixels: Vec<u8>,
+    pub(crate) labels: Vec<u8>,
 }
 
 impl Images {
@@ -119,6 +122,18 @@ impl Mnist {
     /// The first file which is missing or not the canonical one, and what to do about it.
     pub fn load(directory: &Path) -> Result<Mnist, DataError> {
         load_files(directory, &FILES)
+    }
+
+    /// Makes the set that of a run: its first images, and the test images black and white where
+    /// the run draws its pixels so. Training images are drawn at each visit.
+    pub fn prepare(&mut self, training: &Training) {
+        self.train.truncate(training.train_images as usize);
+        self.test.truncate(training.test_images as usize);
+        if training.binarize == Binarize::Dynamic {
+            let indices: Vec<u32> = (0..self.test.len() as u32).collect();
+            let batch = Batch { images: &self.test, indices: &indices };
+            self.test = batch.binarized(training.seed, Visit::Test);
+        }
     }
 
     /// One part of the set.

@@ -20,6 +20,7 @@ pub struct Autograd<F> {
     terms: [&'static str; TERMS],
     device: Device,
     objective: F,
+    kl_weight: f64,
     /// All parameters on the device; the named tensors are views of it.
     flat: Tensor,
     parameters: Parameters,
@@ -40,6 +41,8 @@ pub struct Inputs {
     pub labels: Tensor,
     /// The stream of all randomness in the step.
     pub noise: Stream,
+    /// The share of a regularising part that counts.
+    pub kl_weight: f64,
 }
 
 impl<F> Autograd<F>
@@ -61,7 +64,8 @@ where
             .iter()
             .map(|entry| (entry.name.clone(), leaf(entry.range.clone(), &entry.shape)))
             .collect();
-        Self { parameters: Parameters { named }, layout, terms, device, objective, flat }
+        let (parameters, kl_weight) = (Parameters { named }, 1.0);
+        Self { parameters, layout, terms, device, objective, kl_weight, flat }
     }
 
     /// Runs the objective on a batch.
@@ -76,6 +80,7 @@ where
             pixels: Tensor::from_slice(&pixels).view([-1, PIXELS as i64]).to_device(self.device),
             labels: Tensor::from_slice(&labels).to_device(self.device),
             noise,
+            kl_weight: self.kl_weight,
         };
         (self.objective)(&self.parameters, &inputs)
     }
@@ -99,6 +104,10 @@ where
 
     fn initialise(&self, seed: u64, parameters: &mut [f32]) {
         initialise_linear(&self.layout, seed, parameters);
+    }
+
+    fn set_kl_weight(&mut self, weight: f64) {
+        self.kl_weight = weight;
     }
 
     fn gradient(

@@ -21,6 +21,10 @@ use crate::{
 pub(crate) struct Engine<E> {
     network: Network,
     beta: f64,
+    /// The share of beta that counts.
+    kl_weight: f64,
+    /// Latents drawn an image; of more than one the loss is the importance-weighted bound.
+    samples: usize,
     isa: Isa,
     team: Arc<Team>,
     floats: Scratch<f32, FLOATS>,
@@ -31,16 +35,22 @@ pub(crate) struct Engine<E> {
 
 impl<E: Element> Engine<E> {
     /// Working memory comes with [`Engine::reserve`] or the first batch.
-    pub(crate) fn new(network: Network, beta: f64, isa: Isa) -> Self {
+    pub(crate) fn new(network: Network, beta: f64, isa: Isa, samples: usize) -> Self {
         Self {
-            floats: Scratch::new(Work::<E>::floats_per_image(&network)),
-            factors: Scratch::new(Work::<E>::factors_per_image(&network)),
+            floats: Scratch::new(Work::<E>::floats_per_image(&network, samples)),
+            factors: Scratch::new(Work::<E>::factors_per_image(&network, samples)),
             weights: Scratch::new([if E::ROUNDS { network.layout.len() } else { 0 }]),
             network,
             beta,
+            kl_weight: 1.0,
+            samples,
             isa,
             team: Arc::default(),
         }
+    }
+
+    pub(crate) const fn set_kl_weight(&mut self, weight: f64) {
+        self.kl_weight = weight;
     }
 
     pub(crate) const fn network(&self) -> &Network {
@@ -59,12 +69,13 @@ impl<E: Element> Engine<E> {
 
     /// What a pass needs, with pixels and noise yet to be written.
     fn begin<'a>(&'a mut self, parameters: &'a [f32], images: usize) -> (Pass<'a, E>, Work<'a, E>) {
-        let Self { network, beta, isa, team, floats, factors, weights } = self;
+        let Self { network, beta, kl_weight, isa, team, floats, factors, weights, .. } = self;
         let len = network.layout.len();
         assert_eq!(parameters.len(), len, "parameters and layout differ in length");
         let [memory] = weights.slices(1);
         let weights = E::weights(*isa, team, parameters, memory);
-        let pass = Pass { network, isa: *isa, team, beta: *beta, parameters, weights };
+        let beta = *beta * *kl_weight;
+        let pass = Pass { network, isa: *isa, team, beta, parameters, weights };
         (pass, Work::new(floats, factors, images))
     }
 
@@ -88,8 +99,9 @@ impl<E: Element> Engine<E> {
         stream: Stream,
         gradient: &mut [f32],
     ) -> Sums {
+        let samples = self.samples;
         let (pass, mut work) = self.begin_batch(parameters, batch, stream);
-        differentiate(pass, &mut work, gradient)
+        differentiate(pass, &mut work, samples, gradient)
     }
 
     pub(crate) fn gradient_from(
@@ -99,10 +111,11 @@ impl<E: Element> Engine<E> {
         noise: &[f32],
         gradient: &mut [f32],
     ) -> Sums {
+        let samples = self.samples;
         let (pass, mut work) = self.begin(parameters, pixels.len() / PIXELS);
         E::store_pixels(pass.isa, pixels, work.x);
         work.noise.copy_from_slice(noise);
-        differentiate(pass, &mut work, gradient)
+        differentiate(pass, &mut work, samples, gradient)
     }
 
     pub(crate) fn evaluate(
@@ -111,9 +124,13 @@ impl<E: Element> Engine<E> {
         batch: &Batch<'_>,
         stream: Stream,
     ) -> Sums {
+        let samples = self.samples;
         let (pass, mut work) = self.begin_batch(parameters, batch, stream);
         let mut unused = [0.0; PIXELS];
-        pass.forward(&mut work, &mut unused).0
+        match samples {
+            1 => pass.forward(&mut work, &mut unused).0,
+            _ => pass.forward_weighted(&mut work, samples, &mut unused).sums,
+        }
     }
 
     pub(crate) fn encode(
@@ -135,11 +152,30 @@ impl<E: Element> Engine<E> {
     }
 
     pub(crate) fn decode(&mut self, parameters: &[f32], z: &[f32], pixels: &mut [f32]) {
-        let (pass, mut work) = self.begin(parameters, pixels.len() / PIXELS);
+        let (pass, work) = self.begin(parameters, pixels.len() / PIXELS);
+        let mut work = work.single();
         for (element, z) in work.z.iter_mut().zip(z) {
             *element = E::round(*z);
         }
         pass.pixels(&mut work, pixels);
+    }
+
+    pub(crate) fn reconstruction(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_>,
+        z: &[f32],
+        losses: &mut [f64],
+    ) {
+        let (pass, work) = self.begin(parameters, losses.len());
+        let mut work = work.single();
+        work.x = &mut work.x[..batch.len() * PIXELS];
+        E::gather(pass.isa, batch, work.x);
+        for (element, z) in work.z.iter_mut().zip(z) {
+            *element = E::round(*z);
+        }
+        pass.decode(&mut work);
+        pass.likelihood(&mut work, losses);
     }
 
     pub(crate) fn reconstruct(
@@ -149,7 +185,8 @@ impl<E: Element> Engine<E> {
         stream: Stream,
         pixels: &mut [f32],
     ) {
-        let (pass, mut work) = self.begin_batch(parameters, batch, stream);
+        let (pass, work) = self.begin_batch(parameters, batch, stream);
+        let mut work = work.single();
         pass.encode(&mut work);
         pass.sample(&mut work);
         pass.pixels(&mut work, pixels);
@@ -159,12 +196,17 @@ impl<E: Element> Engine<E> {
 fn differentiate<E: Element>(
     pass: Pass<'_, E>,
     work: &mut Work<'_, E>,
+    samples: usize,
     gradient: &mut [f32],
 ) -> Sums {
     let network = pass.network;
     assert_eq!(gradient.len(), network.layout.len(), "gradient and layout differ in length");
     network.layout.zero_padding(gradient);
     let bias_gradient = network.decoder[2].bias_gradient(gradient);
+    if samples > 1 {
+        let weighted = pass.forward_weighted(work, samples, bias_gradient);
+        return pass.backward_weighted(work, &weighted, gradient);
+    }
     let (sums, log_variance_gradient) = pass.forward(work, bias_gradient);
     if let Some(place) = network.log_variance {
         gradient[place] = log_variance_gradient;

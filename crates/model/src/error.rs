@@ -21,6 +21,22 @@ pub enum ModelError {
     /// The BLAS cannot multiply in this precision.
     #[error("precision {0} is not supported: the BLAS of this libtorch is not MKL; use f32")]
     Precision(&'static str),
+    /// A tensor that the model has was not given.
+    #[error("it has no tensor {name}")]
+    Missing {
+        /// The tensor's name.
+        name: String,
+    },
+    /// A tensor was given in another shape.
+    #[error("tensor {name} has shape {found:?}, the model's is {expected:?}")]
+    Shape {
+        /// The tensor's name.
+        name: String,
+        /// The model's shape of it.
+        expected: Vec<usize>,
+        /// What was given.
+        found: Vec<usize>,
+    },
     /// The vectors do not fit into memory.
     #[error("{purpose} needs {bytes} bytes, which this machine does not have; use a smaller one")]
     Memory {

@@ -18,7 +18,7 @@ const LANES: usize = 16;
 
 /// The sum of a slice: lane i adds the elements i, i + 16, ..; then the lanes are added.
 #[inline(always)]
-fn sum(values: &[f32]) -> f64 {
+pub(crate) fn sum(values: &[f32]) -> f64 {
     let mut lanes = [0.0_f32; LANES];
     let mut chunks = values.chunks_exact(LANES);
     for chunk in &mut chunks {
@@ -141,6 +141,20 @@ kernel! {
                 let d = 0.5 * (dz[i] * noise[i]).mul_add(s, divergence);
                 log_variance_out[i] = E::round(d);
                 log_variance_bias[i] += d;
+            }
+        }
+    }
+}
+
+kernel! {
+    /// Writes rows as factors, and their column sums, the gradient of a bias.
+    pub(crate) fn store<E: Element>(values: &[f32], out: &mut [E], bias_gradient: &mut [f32]) {
+        bias_gradient.fill(0.0);
+        let width = bias_gradient.len();
+        for (values, out) in values.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            for ((value, out), db) in values.iter().zip(out).zip(bias_gradient.iter_mut()) {
+                *out = E::round(*value);
+                *db += value;
             }
         }
     }

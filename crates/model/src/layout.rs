@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::ModelError;
+
 /// Every tensor begins at a multiple of this many floats: 64 bytes, a cache line and the
 /// widest vector register.
 pub(crate) const ALIGNMENT_FLOATS: usize = 16;
@@ -83,6 +85,28 @@ impl Layout {
         }
     }
 
+    /// A vector of the tensors that `tensor` gives by their names, as shape and values.
+    ///
+    /// # Errors
+    ///
+    /// The first tensor that is not given, or has another shape.
+    pub fn gather<'a>(
+        &self,
+        tensor: impl Fn(&str) -> Option<(&'a [usize], &'a [f32])>,
+    ) -> Result<Vec<f32>, ModelError> {
+        let mut flat = vec![0.0; self.len];
+        for Entry { name, shape, range } in &self.entries {
+            let missing = || ModelError::Missing { name: name.clone() };
+            let (found, values) = tensor(name).ok_or_else(missing)?;
+            if found != shape || values.len() != range.len() {
+                let (name, expected, found) = (name.clone(), shape.clone(), found.to_vec());
+                return Err(ModelError::Shape { name, expected, found });
+            }
+            flat[range.clone()].copy_from_slice(values);
+        }
+        Ok(flat)
+    }
+
     /// The place of the tensor called `name`.
     #[must_use]
     pub fn range(&self, name: &str) -> Option<Range<usize>> {
@@ -111,6 +135,27 @@ mod tests {
         assert_eq!(layout.range("b"), None);
         assert_eq!((layout.len(), layout.parameters()), (48, 32));
         assert_eq!(layout.entries()[0].shape, [3, 5]);
+    }
+
+    #[test]
+    fn tensors_are_gathered_by_name_and_shape() {
+        let layout = layout();
+        let values = [2.0; 16];
+        let given = |name: &str| -> Option<(&[usize], &[f32])> {
+            match name {
+                "a.weight" => Some((&[3, 5], &values[..15])),
+                "a.bias" => Some((&[16], &values)),
+                _ => None,
+            }
+        };
+        let error = layout.gather(given).unwrap_err();
+        assert_eq!(error.to_string(), "it has no tensor scalar");
+        let scalar = |name: &str| given(name).or(Some((&[][..], &values[..1])));
+        let flat = layout.gather(scalar).unwrap();
+        assert_eq!(flat.iter().sum::<f32>(), 64.0);
+        let other = |name: &str| scalar(name).map(|(_, values)| (&[7][..], values));
+        let error = layout.gather(other).unwrap_err();
+        assert_eq!(error.to_string(), "tensor a.weight has shape [7], the model's is [3, 5]");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod adam;
 mod element;
 mod engine;
 mod error;
+mod importance;
 mod initial;
 mod isa;
 mod kernels;
@@ -94,6 +95,12 @@ pub trait Model {
     fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
         let _ = images;
         Ok(())
+    }
+
+    /// From now on only this share of a regularising part of the loss counts, 0 to 1: for a
+    /// warm-up. A model without such a part ignores it.
+    fn set_kl_weight(&mut self, weight: f64) {
+        let _ = weight;
     }
 
     /// Writes (does not add) the gradient of the sum of the loss over the batch's images;

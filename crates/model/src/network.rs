@@ -142,7 +142,7 @@ impl Network {
     }
 }
 
-fn side(name: &'static str, value: u32, max: usize) -> Result<usize, ModelError> {
+pub(crate) fn side(name: &'static str, value: u32, max: usize) -> Result<usize, ModelError> {
     let size = value as usize;
     if size == 0 || size > max {
         return Err(ModelError::Size { name, value: value.into(), max: max as u64 });

@@ -14,38 +14,54 @@ use crate::{
 };
 
 /// A function that gives the sums over a batch: loss, reconstruction, KL without beta. The
-/// parameters are those of [`crate::Vae`].
+/// parameters are those of [`crate::Vae`]. Of more than one of `samples` latents an image the
+/// loss is the importance-weighted bound.
 pub fn vae_objective(
     config: &ModelConfig,
+    samples: u32,
 ) -> impl Fn(&Parameters, &Inputs) -> [Tensor; TERMS] + use<> {
     let ModelConfig { latent_dim, likelihood, beta, .. } = *config;
-    let latent = i64::from(latent_dim);
+    let (latent, samples) = (i64::from(latent_dim), i64::from(samples));
     move |parameters, inputs| {
-        let x = &inputs.pixels;
-        let h = parameters.linear("encoder.0", x).relu();
+        let x = inputs.pixels.repeat_interleave_self_int(samples, 0, None::<i64>);
+        let h = parameters.linear("encoder.0", &inputs.pixels).relu();
         let h = parameters.linear("encoder.2", &h).relu();
         let stats = parameters.linear("encoder.4", &h);
-        let mean = stats.narrow(1, 0, latent);
-        let log_variance = stats.narrow(1, latent, latent);
+        let (mean, log_variance) = (stats.narrow(1, 0, latent), stats.narrow(1, latent, latent));
+        let kl = (mean.square() + log_variance.exp() - 1.0 - &log_variance).sum(None) * 0.5;
+
+        let stats = stats.repeat_interleave_self_int(samples, 0, None::<i64>);
+        let (mean, log_variance) = (stats.narrow(1, 0, latent), stats.narrow(1, latent, latent));
         let noise = inputs.normals(x.size()[0], latent);
         let z = &mean + (&log_variance * 0.5).exp() * noise;
         let h = parameters.linear("decoder.0", &z).relu();
         let h = parameters.linear("decoder.2", &h).relu();
         let output = parameters.linear("decoder.4", &h);
-        let reconstruction = match likelihood {
+        let errors = match likelihood {
             Likelihood::Bernoulli => {
-                output.binary_cross_entropy_with_logits::<&Tensor>(x, None, None, Reduction::Sum)
+                output.binary_cross_entropy_with_logits::<&Tensor>(&x, None, None, Reduction::None)
             }
-            Likelihood::Gaussian => {
-                let log_variance = &parameters["log_variance"];
-                let squares = (x - output).square() * (-log_variance).exp();
-                (squares + log_variance + TAU.ln()).sum(None) * 0.5
-            }
+            Likelihood::Gaussian => -log_normal(&x, &output, &parameters["log_variance"]),
         };
-        let kl = (mean.square() + log_variance.exp() - 1.0 - &log_variance).sum(None) * 0.5;
-        let loss = &reconstruction + &kl * beta;
+        let beta = beta * inputs.kl_weight;
+        let reconstruction = errors.sum(None) / samples as f64;
+        let loss = if samples == 1 {
+            &reconstruction + &kl * beta
+        } else {
+            let errors = errors.sum_dim_intlist(1, false, None);
+            let prior = log_normal(&z, &z.zeros_like(), &z.zeros_like());
+            let ratios =
+                (prior - log_normal(&z, &mean, &log_variance)).sum_dim_intlist(1, false, None);
+            let log_weights = (ratios * beta - errors).view([-1, samples]);
+            ((samples as f64).ln() - log_weights.logsumexp(1, false)).sum(None)
+        };
         [loss, reconstruction, kl]
     }
+}
+
+/// The log density of a normal distribution, elementwise.
+fn log_normal(x: &Tensor, mean: &Tensor, log_variance: &Tensor) -> Tensor {
+    ((x - mean).square() * (-log_variance).exp() + log_variance + TAU.ln()) * -0.5
 }
 
 /// The VAE through libtorch's autograd, on `device`.
@@ -55,8 +71,9 @@ pub fn vae_objective(
 /// As [`crate::Vae::new`].
 pub fn vae_autograd(
     config: &ModelConfig,
+    samples: u32,
     device: Device,
 ) -> Result<Autograd<impl Fn(&Parameters, &Inputs) -> [Tensor; TERMS] + use<>>, ModelError> {
     let layout = Network::new(config)?.layout;
-    Ok(Autograd::new(layout, VAE_TERMS, device, vae_objective(config)))
+    Ok(Autograd::new(layout, VAE_TERMS, device, vae_objective(config, samples)))
 }

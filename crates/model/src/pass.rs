@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// ln(2 pi).
-const LN_TAU: f64 = 1.837_877_066_409_345_3;
+pub(crate) const LN_TAU: f64 = 1.837_877_066_409_345_3;
 
 /// How many vectors of f32 and of factors [`Work`] has.
 pub(crate) const FLOATS: usize = 5;
@@ -29,38 +29,40 @@ pub(crate) struct Work<'a, E> {
     pub(crate) y: &'a mut [f32],
     /// The encoder's output, mean and log-variance side by side.
     pub(crate) stats: &'a mut [f32],
-    deviation: &'a mut [f32],
+    pub(crate) deviation: &'a mut [f32],
     /// The gradient of z; before that, the KL divergence's terms.
-    dz: &'a mut [f32],
+    pub(crate) dz: &'a mut [f32],
     /// Pixels, as the elements store them.
     pub(crate) x: &'a mut [E],
     /// Activations of the encoder's hidden layers.
     e1: &'a mut [E],
     e2: &'a mut [E],
     /// The gradient of the encoder's output.
-    d_stats: &'a mut [E],
+    pub(crate) d_stats: &'a mut [E],
     pub(crate) z: &'a mut [E],
     /// Activations of the decoder's hidden layers.
     d1: &'a mut [E],
     d2: &'a mut [E],
     /// The gradient of logits or means.
-    d_output: &'a mut [E],
+    pub(crate) d_output: &'a mut [E],
     /// The gradient of a hidden layer.
     dh: &'a mut [E],
 }
 
 impl<'a, E: Element> Work<'a, E> {
-    /// The lengths of the vectors of f32, an image, in the order of the fields.
-    pub(crate) const fn floats_per_image(network: &Network) -> [usize; FLOATS] {
+    /// The lengths of the vectors of f32, an image, in the order of the fields. From z on there
+    /// are `samples` rows an image.
+    pub(crate) const fn floats_per_image(network: &Network, samples: usize) -> [usize; FLOATS] {
         let (hidden, latent) = (network.hidden, network.latent);
         let widest = if hidden > PIXELS { hidden } else { PIXELS };
-        [latent, widest, 2 * latent, latent, latent]
+        [samples * latent, samples * widest, 2 * latent, latent, samples * latent]
     }
 
     /// The lengths of the vectors of factors, an image, in the order of the fields.
-    pub(crate) const fn factors_per_image(network: &Network) -> [usize; FACTORS] {
-        let (hidden, latent) = (network.hidden, network.latent);
-        [PIXELS, hidden, hidden, 2 * latent, latent, hidden, hidden, PIXELS, hidden]
+    pub(crate) const fn factors_per_image(network: &Network, samples: usize) -> [usize; FACTORS] {
+        let (hidden, latent, decoder) = (network.hidden, network.latent, samples * network.hidden);
+        let (z, output) = (samples * latent, samples * PIXELS);
+        [PIXELS, hidden, hidden, 2 * latent, z, decoder, decoder, output, decoder]
     }
 
     pub(crate) fn new(
@@ -75,6 +77,21 @@ impl<'a, E: Element> Work<'a, E> {
 
     fn images(&self) -> usize {
         self.x.len() / PIXELS
+    }
+
+    /// The same with one row an image from z on.
+    pub(crate) fn single(self) -> Self {
+        let (latent, hidden, pixels) = (self.deviation.len(), self.e1.len(), self.x.len());
+        Self {
+            noise: &mut self.noise[..latent],
+            dz: &mut self.dz[..latent],
+            z: &mut self.z[..latent],
+            d1: &mut self.d1[..hidden],
+            d2: &mut self.d2[..hidden],
+            d_output: &mut self.d_output[..pixels],
+            dh: &mut self.dh[..hidden],
+            ..self
+        }
     }
 }
 
@@ -116,7 +133,7 @@ impl<E: Element> Pass<'_, E> {
     }
 
     /// `z` to `y`: logits or means, without their bias.
-    fn decode(&self, work: &mut Work<'_, E>) {
+    pub(crate) fn decode(&self, work: &mut Work<'_, E>) {
         let [first, second, third] = &self.network.decoder;
         let y = &mut work.y[..work.d1.len()];
         self.hidden_layer(first, work.z, y, work.d1);
@@ -168,11 +185,18 @@ impl<E: Element> Pass<'_, E> {
     /// All the way back, after [`Pass::forward`]: the weights' gradients and the hidden
     /// biases'. Gradients of activations overwrite what is not needed any more.
     pub(crate) fn backward(&self, work: &mut Work<'_, E>, gradient: &mut [f32]) {
-        let Self { network, isa, team, weights, .. } = *self;
-        let Work { noise, y, stats, deviation, dz, x, e1, e2, d_stats, z, d1, d2, .. } = work;
-        let (d_output, dh) = (&mut *work.d_output, &mut *work.dh);
-        let dy = &mut y[..dh.len()];
+        self.decode_backward(work, gradient);
+        let (beta, bias) = (self.beta as f32, self.network.encoder[2].bias_gradient(gradient));
+        let Work { dz, noise, stats, deviation, d_stats, .. } = work;
+        kernels::sample_backward(self.isa, dz, noise, stats, deviation, beta, d_stats, bias);
+        self.encode_backward(work, gradient);
+    }
 
+    /// From the gradient of the output to that of `z`.
+    pub(crate) fn decode_backward(&self, work: &mut Work<'_, E>, gradient: &mut [f32]) {
+        let Self { network, isa, team, weights, .. } = *self;
+        let Work { y, dz, z, d1, d2, d_output, dh, .. } = work;
+        let dy = &mut y[..dh.len()];
         let [first, second, third] = &network.decoder;
         third.weight_gradient(team, d_output, d2, 1.0, gradient);
         third.input_gradient(team, weights, d_output, dy);
@@ -182,10 +206,14 @@ impl<E: Element> Pass<'_, E> {
         kernels::relu_backward(isa, dy, d1, d2, first.bias_gradient(gradient));
         first.weight_gradient(team, d2, z, 1.0, gradient);
         first.input_gradient(team, weights, d2, dz);
+    }
 
+    /// From the gradient of `stats` to that of the encoder's first layer.
+    pub(crate) fn encode_backward(&self, work: &mut Work<'_, E>, gradient: &mut [f32]) {
+        let Self { network, isa, team, weights, .. } = *self;
+        let Work { y, x, e1, e2, d_stats, dh, .. } = work;
+        let (dy, dh) = (&mut y[..e2.len()], &mut dh[..e2.len()]);
         let [first, second, third] = &network.encoder;
-        let (beta, bias) = (self.beta as f32, third.bias_gradient(gradient));
-        kernels::sample_backward(isa, dz, noise, stats, deviation, beta, d_stats, bias);
         third.weight_gradient(team, d_stats, e2, 1.0, gradient);
         third.input_gradient(team, weights, d_stats, dy);
         kernels::relu_backward(isa, dy, e2, dh, second.bias_gradient(gradient));

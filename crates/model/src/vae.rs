@@ -12,9 +12,16 @@ use config::{ModelConfig, Precision};
 use data::{Batch, PIXELS, Stream};
 
 use crate::{
-    Bf16, Isa, Layout, Model, ModelError, Sums, TERMS, blas, engine::Engine, gemm::Factor,
-    initialise_linear, network::Network, team::Team,
+    Bf16, Isa, Layout, Model, ModelError, Sums, TERMS, blas,
+    engine::Engine,
+    gemm::Factor,
+    initialise_linear,
+    network::{Network, side},
+    team::Team,
 };
+
+/// More samples an image than this are for an evaluation, not for training.
+const SAMPLES_MAX: usize = 1 << 16;
 
 /// The names of the VAE's sums; kl is without beta.
 pub(crate) const VAE_TERMS: [&str; TERMS] = ["loss", "reconstruction", "kl"];
@@ -70,14 +77,30 @@ impl Vae {
         precision: Precision,
         isa: Isa,
     ) -> Result<Self, ModelError> {
+        Self::with_samples(config, precision, isa, 1)
+    }
+
+    /// [`Vae::with_isa`] with the importance-weighted bound of `samples` latents an image as
+    /// its loss (see `importance.rs`); one is the plain VAE.
+    ///
+    /// # Errors
+    ///
+    /// As [`Vae::with_precision`], and [`ModelError::Size`] for no samples.
+    pub fn with_samples(
+        config: &ModelConfig,
+        precision: Precision,
+        isa: Isa,
+        samples: u32,
+    ) -> Result<Self, ModelError> {
         blas::deterministic();
         let (network, beta) = (Network::new(config)?, config.beta);
+        let samples = side("importance_samples", samples, SAMPLES_MAX)?;
         Ok(Self(match precision {
-            Precision::F32 => Precise::F32(Engine::new(network, beta, isa)),
+            Precision::F32 => Precise::F32(Engine::new(network, beta, isa, samples)),
             Precision::Bf16 if Bf16::routine().is_none() => {
                 return Err(ModelError::Precision("bf16"));
             }
-            Precision::Bf16 => Precise::Bf16(Engine::new(network, beta, isa)),
+            Precision::Bf16 => Precise::Bf16(Engine::new(network, beta, isa, samples)),
         }))
     }
 
@@ -91,7 +114,7 @@ impl Vae {
         self.network().latent
     }
 
-    /// [`Model::gradient`] with given pixels, 0 to 1, `[n, 784]`, and noise, `[n, latent]`.
+    /// [`Model::gradient`] with given pixels, 0 to 1, `[n, 784]`, and noise, `[n, samples, latent]`.
     ///
     /// # Panics
     ///
@@ -103,8 +126,7 @@ impl Vae {
         noise: &[f32],
         gradient: &mut [f32],
     ) -> Sums {
-        let images = noise.len() / self.latent_dim();
-        assert_eq!(noise.len(), images * self.latent_dim(), "noise of {images} images");
+        let images = pixels.len() / PIXELS;
         assert_eq!(pixels.len(), images * PIXELS, "pixels of {images} images");
         with_engine!(&mut self.0, engine => {
             engine.gradient_from(parameters, pixels, noise, gradient)
@@ -139,6 +161,25 @@ impl Vae {
         assert_eq!(z.len(), images * self.latent_dim(), "latents of {images} images");
         assert_eq!(pixels.len(), images * PIXELS, "pixels of {images} images");
         with_engine!(&mut self.0, engine => engine.decode(parameters, z, pixels));
+    }
+
+    /// Writes -log p(x|z) of every image for its k latents, in nats: `z` is `[n, k, latent]`,
+    /// `losses` `[n, k]`.
+    ///
+    /// # Panics
+    ///
+    /// Where a length does not fit.
+    pub fn reconstruction(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_>,
+        z: &[f32],
+        losses: &mut [f64],
+    ) {
+        assert_eq!(z.len(), losses.len() * self.latent_dim(), "latents of {} losses", losses.len());
+        let rows = losses.len().checked_div(batch.len()).unwrap_or(0);
+        assert_eq!(losses.len(), rows * batch.len(), "losses of {} images", batch.len());
+        with_engine!(&mut self.0, engine => engine.reconstruction(parameters, batch, z, losses));
     }
 
     /// Writes the expected pixels, 0 to 1, `[n, 784]`, for latents sampled from q(z|x).
@@ -180,6 +221,10 @@ impl Model for Vae {
 
     fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
         with_engine!(&mut self.0, engine => engine.reserve(images))
+    }
+
+    fn set_kl_weight(&mut self, weight: f64) {
+        with_engine!(&mut self.0, engine => engine.set_kl_weight(weight));
     }
 
     fn gradient(

@@ -13,7 +13,7 @@ use model::{
     autograd::{Inputs, Parameters},
 };
 use tch::{Device, Kind, Reduction, Tensor};
-use trainer::{EpochSummary, Ledger, Observer, Settings, StepSummary, Trainer};
+use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
 
 const SHARDS: u32 = 2;
 
@@ -57,9 +57,16 @@ fn main() -> Result<()> {
     let terms = ["cross-entropy", "errors", "nothing"];
     let model = Autograd::new(layout, terms, Device::cuda_if_available(), objective);
     let mnist = data::fetch::load(&data::default_dir(), false)?;
-    let adam = Adam::new(1e-3);
-    let settings =
-        Settings { seed: 0, shards: SHARDS, batch_size: 64, epochs: 3, verify_every: 0, adam };
+    let (adam, recipe) = (Adam::new(1e-3), Recipe::PLAIN);
+    let settings = Settings {
+        seed: 0,
+        shards: SHARDS,
+        batch_size: 64,
+        epochs: 3,
+        verify_every: 0,
+        adam,
+        recipe,
+    };
     let mut alone = Local::new(SHARDS, model.layout().len())?;
     Trainer::new(settings, Box::new(model), Arc::new(mnist)).train(&mut alone, &mut Printer)?;
     Ok(())

@@ -16,6 +16,7 @@ impl Trainer {
         &mut self,
         collective: &mut dyn AllReduce,
     ) -> Result<Tally, Interrupted> {
+        self.model.set_kl_weight(1.0);
         let tallies =
             collective.nodes().to_vec().into_iter().map(|node| self.evaluate_node(node)).collect();
         let contribution = Contribution { tallies, ..Contribution::default() };

@@ -3,7 +3,8 @@
 use std::mem;
 
 use collective::{Node, Tally, plan};
-use data::{Batch, Domain, Stream};
+use config::Binarize;
+use data::{Batch, Domain, Stream, Visit};
 
 use crate::Trainer;
 
@@ -34,7 +35,17 @@ impl Trainer {
         let indices = &order[self.schedule.positions(position.step, shard)];
         let batch = Batch { images: &self.data.train, indices };
         let noise = Stream::new(self.settings.seed, Domain::Noise, self.state.step, shard);
-        let sums = self.model.gradient(&self.state.parameters, &batch, noise, gradient);
+        let parameters = &self.state.parameters;
+        let sums = match self.settings.recipe.binarize {
+            Binarize::None => self.model.gradient(parameters, &batch, noise, gradient),
+            Binarize::Dynamic => {
+                let visit = Visit::Train { epoch: position.epoch };
+                let images = batch.binarized(self.settings.seed, visit);
+                let indices: Vec<u32> = (0..images.len() as u32).collect();
+                let drawn = Batch { images: &images, indices: &indices };
+                self.model.gradient(parameters, &drawn, noise, gradient)
+            }
+        };
         Tally { terms: sums.terms, images: batch.len() as u64, index_sum: batch.index_sum() }
     }
 }

@@ -8,6 +8,7 @@ mod evaluate;
 mod gradient;
 mod ledger;
 mod observer;
+mod recipe;
 
 use std::{fmt, sync::Arc, time::Instant};
 
@@ -18,6 +19,7 @@ use thiserror::Error;
 
 pub use ledger::{EpochLedger, Ledger};
 pub use observer::{EpochSummary, Observer, Quiet, StepSummary};
+pub use recipe::Recipe;
 
 /// What a trainer needs to know beside the model and the data.
 #[derive(Clone, Debug)]
@@ -32,8 +34,10 @@ pub struct Settings {
     pub epochs: u32,
     /// Steps between comparisons of the members' digests; 0 for never.
     pub verify_every: u32,
-    /// The optimizer.
+    /// The optimizer, as it begins.
     pub adam: Adam,
+    /// What changes from step to step.
+    pub recipe: Recipe,
 }
 
 /// How a generation ended for this member, in agreement with all others.
@@ -91,6 +95,8 @@ pub struct Trainer {
     order: Option<(u64, Vec<u32>)>,
     /// Gradients of right-hand nodes, by level of the shard tree.
     spare: Vec<Vec<f32>>,
+    /// A gradient that was shortened.
+    clipped: Vec<f32>,
     /// What goes with the partials; the timing is that of the step before.
     contribution: Contribution,
 }
@@ -108,19 +114,18 @@ impl Trainer {
         let images = u32::try_from(data.train.len()).unwrap_or(u32::MAX);
         let schedule = Schedule::new(seed, images, shards, batch_size);
         let state = State::initial(&*model, seed);
-        let (ledger, contribution) = (Ledger::default(), Contribution::default());
-        let team = Arc::default();
         Self {
             settings,
             model,
-            team,
+            team: Arc::default(),
             data,
             schedule,
             state,
-            ledger,
+            ledger: Ledger::default(),
             order: None,
-            spare: vec![],
-            contribution,
+            spare: Vec::new(),
+            clipped: Vec::new(),
+            contribution: Contribution::default(),
         }
     }
 
@@ -182,8 +187,7 @@ impl Trainer {
             let reduced = begun.elapsed();
             self.check_loss(outcome.tally.terms[0])?;
             let images = u32::try_from(outcome.tally.images).unwrap_or(u32::MAX);
-            let Self { team, state, .. } = self;
-            self.settings.adam.apply_with(Isa::best(), team, state, collective.sum(), images);
+            self.update(collective.sum(), images);
             self.ledger.add(position.epoch, &outcome.tally);
             let updated = begun.elapsed();
             self.contribution.timing =
@@ -208,8 +212,19 @@ impl Trainer {
         Round { step: Step(self.state.step), kind }
     }
 
+    /// Applies the mean gradient, as every member does.
+    fn update(&mut self, sum: &[f32], images: u32) {
+        let Settings { recipe, adam, .. } = &self.settings;
+        let rate = recipe.rate(&self.schedule, self.state.step, self.steps());
+        let sum = recipe.clipped(sum, images, &mut self.clipped);
+        let adam = Adam { learning_rate: adam.learning_rate * rate, ..*adam };
+        adam.apply_with(Isa::best(), &self.team, &mut self.state, sum, images);
+    }
+
     /// Computes this member's partials of the next step, and what goes with them.
     fn contribute(&mut self, collective: &mut dyn AllReduce, control: Control) {
+        let kl_weight = self.settings.recipe.kl_weight(&self.schedule, self.state.step);
+        self.model.set_kl_weight(kl_weight);
         self.contribution.tallies.clear();
         for index in 0..collective.nodes().len() {
             let node = collective.nodes()[index];

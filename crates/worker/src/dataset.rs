@@ -30,8 +30,7 @@ pub(crate) async fn load(
             read(dir).await??
         }
     };
-    mnist.train.truncate(training.train_images as usize);
-    mnist.test.truncate(training.test_images as usize);
+    mnist.prepare(training);
     Ok(mnist)
 }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use config::{Precision, Training};
 use membership::Fingerprint;
-use model::{Model, Vae, blas, vae_autograd};
+use model::{Isa, Model, Vae, blas, vae_autograd};
 use tch::{Cuda, Device};
 
 /// The libtorch that tch 0.24 binds; its build refuses any other.
@@ -75,10 +75,12 @@ pub(crate) fn fingerprint(device: Device) -> Fingerprint {
 
 /// The model on the device.
 pub(crate) fn model(training: &Training, device: Device) -> Result<Box<dyn Model>> {
-    let config = &training.model;
+    let (config, samples) = (&training.model, training.importance_samples);
     Ok(match (device, training.precision) {
-        (Device::Cpu, precision) => Box::new(Vae::with_precision(config, precision)?),
-        (device, Precision::F32) => Box::new(vae_autograd(config, device)?),
+        (Device::Cpu, precision) => {
+            Box::new(Vae::with_samples(config, precision, Isa::best(), samples)?)
+        }
+        (device, Precision::F32) => Box::new(vae_autograd(config, samples, device)?),
         (_, Precision::Bf16) => bail!("--precision bf16 is for CPUs so far: use --precision f32"),
     })
 }

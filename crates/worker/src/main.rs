@@ -23,13 +23,16 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 
 use crate::args::{Args, LogFormat};
 
 fn main() -> ExitCode {
     // Before any other thread exists and before libtorch computes anything.
     model::blas::deterministic();
+    if let Some(done) = manual::on_request(Args::command()) {
+        return done;
+    }
     let args = Args::parse();
     start_logging(args.log_format);
     match session::run(&args) {

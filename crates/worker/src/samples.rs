@@ -1,17 +1,11 @@
 //! The picture of an epoch: test images above their reconstructions, and images decoded from
 //! the prior.
 
-use std::{
-    fs::{self, File},
-    io::BufWriter,
-    path::Path,
-};
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{Isa, Vae, noise};
+use picture::{Canvas, SIDE, WHITE};
 
-const SIDE: usize = 28;
 const COLUMNS: usize = 10;
 /// Rows of images decoded from the prior.
 const PRIOR_ROWS: usize = 8;
@@ -25,14 +19,6 @@ const GAP: usize = 4;
 pub(crate) struct Gallery {
     images: Images,
     indices: Vec<u32>,
-}
-
-/// A grey picture.
-#[derive(Debug)]
-pub(crate) struct Picture {
-    width: usize,
-    height: usize,
-    pixels: Vec<u8>,
 }
 
 impl Gallery {
@@ -49,7 +35,7 @@ impl Gallery {
 
     /// Draws the picture for these parameters. The latents depend on the seed alone, so that
     /// the pictures of a run can be compared.
-    pub(crate) fn draw(&self, vae: &mut Vae, parameters: &[f32], seed: u64) -> Picture {
+    pub(crate) fn draw(&self, vae: &mut Vae, parameters: &[f32], seed: u64) -> Canvas {
         let batch = Batch { images: &self.images, indices: &self.indices };
         let mut originals = vec![0.0; batch.len() * PIXELS];
         batch.gather_pixels(&mut originals);
@@ -63,59 +49,11 @@ impl Gallery {
         let mut prior = vec![0.0; count * PIXELS];
         vae.decode(parameters, &latents, &mut prior);
 
-        let mut picture =
-            Picture::white(COLUMNS * SIDE * ZOOM, ((2 + PRIOR_ROWS) * SIDE + GAP) * ZOOM);
-        picture.put_rows(0, &originals);
-        picture.put_rows(SIDE, &reconstructions);
-        picture.put_rows(2 * SIDE + GAP, &prior);
-        picture
-    }
-}
-
-impl Picture {
-    fn white(width: usize, height: usize) -> Self {
-        Self { width, height, pixels: vec![u8::MAX; width * height] }
-    }
-
-    /// Puts images, `[n, 784]` from 0 to 1, in rows from `top` (before zooming) on.
-    fn put_rows(&mut self, top: usize, images: &[f32]) {
-        for (index, image) in images.chunks_exact(PIXELS).enumerate() {
-            let (row, column) = (index / COLUMNS, index % COLUMNS);
-            for (place, value) in image.iter().enumerate() {
-                let (y, x) = (place / SIDE, place % SIDE);
-                let grey = (value.clamp(0.0, 1.0) * 255.0).round() as u8;
-                self.put(column * SIDE + x, top + row * SIDE + y, grey);
-            }
-        }
-    }
-
-    fn put(&mut self, x: usize, y: usize, grey: u8) {
-        for line in y * ZOOM..(y + 1) * ZOOM {
-            let start = line * self.width + x * ZOOM;
-            self.pixels[start..start + ZOOM].fill(grey);
-        }
-    }
-
-    /// Writes the picture as a PNG file, complete or not at all.
-    pub(crate) fn save(&self, path: &Path) -> Result<()> {
-        let beside = path.with_extension("png.tmp");
-        self.encode(&beside)
-            .and_then(|()| Ok(fs::rename(&beside, path)?))
-            .inspect_err(|_| {
-                // What is left of the attempt goes; the error says what happened.
-                let _gone = fs::remove_file(&beside);
-            })
-            .with_context(|| format!("cannot write {}", path.display()))
-    }
-
-    fn encode(&self, path: &Path) -> Result<()> {
-        let file = BufWriter::new(File::create(path)?);
-        let (width, height) = (u32::try_from(self.width)?, u32::try_from(self.height)?);
-        let mut encoder = png::Encoder::new(file, width, height);
-        encoder.set_color(png::ColorType::Grayscale);
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(&self.pixels)?;
-        writer.finish()?;
-        Ok(())
+        let height = ((2 + PRIOR_ROWS) * SIDE + GAP) * ZOOM;
+        let mut canvas = Canvas::new(COLUMNS * SIDE * ZOOM, height, WHITE);
+        canvas.digits(0, 0, ZOOM, COLUMNS, &originals);
+        canvas.digits(0, SIDE * ZOOM, ZOOM, COLUMNS, &reconstructions);
+        canvas.digits(0, (2 * SIDE + GAP) * ZOOM, ZOOM, COLUMNS, &prior);
+        canvas
     }
 }

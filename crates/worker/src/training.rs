@@ -1,13 +1,11 @@
 //! The training thread: builds the model, then carries out orders, one after the other.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use checkpoint::Tensor;
 use collective::{Interrupted, Step, Tally};
 use config::RunConfig;
 use data::Mnist;
@@ -15,7 +13,7 @@ use membership::{Course, Failure, Phase, Standing};
 use model::{Adam, Layout, State};
 use protocol::wire::Transfer;
 use tch::Device;
-use trainer::{EpochLedger, Ledger, TrainError, Trainer};
+use trainer::{EpochLedger, Ledger, Recipe, TrainError, Trainer};
 use transport::state::{Recipient, Snapshot};
 
 use crate::{
@@ -180,6 +178,7 @@ fn build(setup: &Setup) -> Result<Trainer> {
         epochs: setup.config.operation.epochs,
         verify_every: setup.config.operation.verify_every,
         adam: Adam::new(training.learning_rate),
+        recipe: Recipe::of(training),
     };
     let mut trainer = Trainer::new(settings, model, Arc::clone(&setup.data));
     match &setup.checkpoint {
@@ -200,32 +199,21 @@ fn build(setup: &Setup) -> Result<Trainer> {
 fn load(path: &Path, setup: &Setup, layout: &Layout) -> Result<(State, Ledger)> {
     let checkpoint::Checkpoint { metadata, tensors, .. } = checkpoint::read(path)?;
     ensure!(metadata.run_id == setup.run_id, "it belongs to run {}", metadata.run_id);
+    let gather = |prefix: &str| {
+        layout.gather(|name| {
+            let tensor = tensors.get(&format!("{prefix}{name}"))?;
+            Some((&tensor.shape[..], &tensor.data[..]))
+        })
+    };
     let state = State {
         step: metadata.step,
-        parameters: gather(&tensors, layout, "")?,
-        exp_avg: gather(&tensors, layout, "exp_avg.")?,
-        exp_avg_sq: gather(&tensors, layout, "exp_avg_sq.")?,
+        parameters: gather("")?,
+        exp_avg: gather("exp_avg.")?,
+        exp_avg_sq: gather("exp_avg_sq.")?,
     };
     let epoch = |epoch: checkpoint::EpochLedger| {
         let terms = epoch.loss_terms.try_into().unwrap_or_default();
         EpochLedger { images: epoch.images, index_sum: epoch.index_sum, terms }
     };
     Ok((state, Ledger { epochs: metadata.ledger.into_iter().map(epoch).collect() }))
-}
-
-/// The flat vector of the tensors whose names begin with `prefix`.
-fn gather(tensors: &BTreeMap<String, Tensor>, layout: &Layout, prefix: &str) -> Result<Vec<f32>> {
-    let mut flat = vec![0.0; layout.len()];
-    for entry in layout.entries() {
-        let name = format!("{prefix}{}", entry.name);
-        let tensor = tensors.get(&name).with_context(|| format!("it has no tensor {name}"))?;
-        ensure!(
-            tensor.shape == entry.shape,
-            "tensor {name} has shape {:?}, the model's is {:?}",
-            tensor.shape,
-            entry.shape
-        );
-        flat[entry.range.clone()].copy_from_slice(&tensor.data);
-    }
-    Ok(flat)
 }

@@ -113,7 +113,8 @@ impl Desk {
                 Job::Samples { epoch, parameters } => {
                     let path = self.samples.join(format!("epoch-{epoch:03}.png"));
                     let seed = self.metadata.seed;
-                    self.gallery.draw(&mut self.vae, &parameters, seed).save(&path)?;
+                    let picture = self.gallery.draw(&mut self.vae, &parameters, seed).png()?;
+                    checkpoint::write_whole(&path, &picture)?;
                 }
                 Job::Flush(done) => drop(done.send(())),
             }

@@ -19,7 +19,7 @@ use collective::{AllReduce, Control, Generation, Local, Rank, ShardRange, Share}
 use config::{Likelihood, ModelConfig, Precision};
 use data::{Images, Mnist, PIXELS};
 use model::{Adam, Model as _, State, Vae};
-use trainer::{EpochSummary, Ledger, Observer, Settings, StepSummary, Trainer};
+use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
 use transport::shm;
 
 /// Counts what is asked of the system's allocator.
@@ -145,6 +145,7 @@ fn trainer(precision: Precision, threads: usize) -> Result<Trainer, Box<dyn Erro
         // A step with a digest allocates nothing either.
         verify_every: 2,
         adam: Adam::new(1e-3),
+        recipe: Recipe::PLAIN,
     };
     let mut trainer = Trainer::new(settings, Box::new(model), data);
     trainer.set_threads(threads);

@@ -9,6 +9,7 @@
 
 mod bench;
 mod child;
+mod dist;
 mod interrupt;
 mod libtorch;
 mod prerequisites;
@@ -66,6 +67,12 @@ enum Command {
     /// the machine alone meanwhile.
     Bench(bench::Options),
 
+    /// Lay out a release: the programs, libtorch, man pages, shell completions
+    ///
+    /// Sets up and builds the release binaries. The folder can be packed and taken to another
+    /// machine: the programs find libtorch in lib/ beside their bin/.
+    Dist(dist::Options),
+
     /// Check the structure: who may depend on whom, and how large and how named files may be
     ///
     /// Every breach is printed with its place and its rule. The rules are tables, made to be read:
@@ -80,6 +87,7 @@ fn main() -> ExitCode {
         Command::Train(options) => train::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Dist(options) => dist::run(&options),
         Command::Tidy => tidy::run(),
     });
     match outcome {

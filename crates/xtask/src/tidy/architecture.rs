@@ -25,17 +25,21 @@ pub(super) const CRATES: &[Crate] = &[
     // Programs and what stands beside them.
     row(7, "scenarios",   &["checkpoint", "collective", "config", "data", "protocol"]),
     row(7, "xtask",       &[]),
-    row(6, "coordinator", &["checkpoint", "collective", "config", "data", "membership",
+    row(6, "coordinator", &["checkpoint", "collective", "config", "data", "manual", "membership",
                             "protocol"]),
-    row(6, "worker",      &["checkpoint", "collective", "config", "data", "membership", "model",
-                            "protocol", "trainer", "transport"]),
-    row(6, "latent",      &["checkpoint", "config", "data", "model"]),
+    row(6, "worker",      &["checkpoint", "collective", "config", "data", "manual", "membership",
+                            "model", "picture", "protocol", "trainer", "transport"]),
+    row(6, "latent",      &["checkpoint", "config", "data", "manual", "model", "picture"]),
+    // What a program needs to describe itself; it knows none of the others.
+    row(0, "manual",      &[]),
     // Between hosts. These two know nothing of training: no arrow leads to model or trainer.
     row(5, "transport",   &["collective", "protocol"]),
     row(4, "protocol",    &["collective", "config", "membership"]),
     // Training.
     row(3, "trainer",     &["collective", "config", "data", "model"]),
     row(2, "model",       &["collective", "config", "data"]),
+    // Grids of digits for the worker's samples and for latent: one canvas for both.
+    row(2, "picture",     &["data"]),
     // Pure or on the standard library alone: no network but data's download, no tensors.
     row(1, "checkpoint",  &["config"]),
     row(1, "data",        &["config"]),
@@ -84,11 +88,11 @@ pub(super) const FENCES: &[Fence] = &[
     },
     Fence {
         packages: &["clap", "anyhow", "tracing-subscriber"],
-        inside: &["coordinator", "worker", "latent", "xtask", "scenarios"],
+        inside: &["coordinator", "worker", "latent", "manual", "xtask", "scenarios"],
         // An example is a binary, and its dependencies are dev-dependencies.
         tests_too: false,
-        rule: "arguments, opaque errors and log set-up only in binaries: a library returns \
-               its own errors and spans",
+        rule: "arguments, opaque errors and log set-up only in binaries and in manual, which \
+               describes arguments: a library returns its own errors and spans",
     },
 ];
 

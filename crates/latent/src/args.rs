@@ -1,0 +1,91 @@
+//! The commands, and the flags that they share. Each command's own flags are in its file.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use data::Mnist;
+
+use crate::{
+    commands::{
+        decode, encode, evaluate, export, fit_gmm, interpolate, map, reconstruct, sample, traverse,
+    },
+    trained::Trained,
+};
+
+/// Look into what a variational autoencoder has learned: sample, reconstruct, interpolate,
+/// encode, evaluate, export
+#[derive(Debug, Parser)]
+#[command(name = "vae", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Draw digits from the prior, or from a mixture fitted to the training images' latents
+    Sample(sample::Options),
+    /// Show test images, or pictures of your own, above their reconstructions
+    Reconstruct(reconstruct::Options),
+    /// Walk from one digit to another, straight and along a sphere
+    Interpolate(interpolate::Options),
+    /// Show what each latent dimension does, the most used first
+    Traverse(traverse::Options),
+    /// Show the latent means of the test images in the plane
+    Map(map::Options),
+    /// Write the latents of a split as a table, and say what they would save
+    Encode(encode::Options),
+    /// Decode a table of latents to digits
+    Decode(decode::Options),
+    /// Measure how good the model is: likelihood, use of the latents, features, diversity
+    Evaluate(evaluate::Options),
+    /// Fit a Gaussian mixture to the training images' latents, to sample from
+    FitGmm(fit_gmm::Options),
+    /// Write encoder and decoder for other programs, with a model card
+    Export(export::Options),
+}
+
+impl Command {
+    pub(crate) fn run(&self) -> Result<()> {
+        match self {
+            Self::Sample(options) => sample::run(options),
+            Self::Reconstruct(options) => reconstruct::run(options),
+            Self::Interpolate(options) => interpolate::run(options),
+            Self::Traverse(options) => traverse::run(options),
+            Self::Map(options) => map::run(options),
+            Self::Encode(options) => encode::run(options),
+            Self::Decode(options) => decode::run(options),
+            Self::Evaluate(options) => evaluate::run(options),
+            Self::FitGmm(options) => fit_gmm::run(options),
+            Self::Export(options) => export::run(options),
+        }
+    }
+}
+
+/// What every command works on.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Source {
+    /// A checkpoint file, or a run directory, of which the newest one is taken
+    #[arg(long, value_name = "PATH", default_value = "runs/latest")]
+    pub(crate) checkpoint: PathBuf,
+    /// Where the MNIST files are [default: the user's cache]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+impl Source {
+    /// The trained model.
+    pub(crate) fn trained(&self) -> Result<Trained> {
+        Trained::open(&self.checkpoint)
+    }
+
+    /// The data set as the run saw it: as many images, and as binary ones where the run made
+    /// them so.
+    pub(crate) fn mnist(&self, trained: &Trained) -> Result<Mnist> {
+        let dir = self.data_dir.clone().unwrap_or_else(data::default_dir);
+        let mut mnist = Mnist::load(Path::new(&dir))?;
+        mnist.prepare(&trained.config);
+        Ok(mnist)
+    }
+}

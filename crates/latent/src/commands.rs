@@ -1,0 +1,12 @@
+//! One file a command: its flags, and what it does.
+
+pub(crate) mod decode;
+pub(crate) mod encode;
+pub(crate) mod evaluate;
+pub(crate) mod export;
+pub(crate) mod fit_gmm;
+pub(crate) mod interpolate;
+pub(crate) mod map;
+pub(crate) mod reconstruct;
+pub(crate) mod sample;
+pub(crate) mod traverse;

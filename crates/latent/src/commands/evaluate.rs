@@ -1,0 +1,215 @@
+//! `vae evaluate`: how good a model is, in numbers that can be compared.
+
+use anyhow::Result;
+use clap::builder::RangedU64ValueParser;
+use config::{Binarize, Likelihood};
+use data::{Mnist, PIXELS};
+use serde::Serialize;
+use tch::Tensor;
+
+use crate::{
+    args::Source,
+    bound,
+    features::{self, Errors},
+    logistic::Logistic,
+    output,
+    trained::{Latents, Loss, Purpose, Trained, normals},
+};
+
+/// The variance over the images that a used latent mean has (Burda, Grosse and Salakhutdinov).
+const ACTIVE_MIN: f64 = 0.01;
+/// Samples in which the classes are counted, and the least share that a class must have.
+const SAMPLES: usize = 1_000;
+const CLASS_MIN: usize = 10;
+const CLASSES: usize = 10;
+const IMPORTANCE_SAMPLES_MAX: u64 = 1_000_000;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    source: Source,
+    /// Latents an image for the log-likelihood; 0 to leave it out, which saves minutes
+    #[arg(long, default_value_t = 5_000, value_name = "K",
+          value_parser = RangedU64ValueParser::<usize>::new().range(0..=IMPORTANCE_SAMPLES_MAX))]
+    importance_samples: usize,
+    /// Leave out the linear readers of features, and the diversity that one of them judges
+    #[arg(long)]
+    no_features: bool,
+    /// Print one JSON object instead
+    #[arg(long)]
+    json: bool,
+    /// Key of the latents' noise
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// What was measured. Losses are nats an image.
+#[derive(Debug, Serialize)]
+struct Report {
+    checkpoint: String,
+    sha256: String,
+    step: u64,
+    images: usize,
+    /// `binary` or `grey`.
+    pixels: &'static str,
+    likelihood: Likelihood,
+    /// The negative evidence lower bound, z sampled.
+    loss: f64,
+    reconstruction: f64,
+    kl: f64,
+    log_likelihood: Option<LogLikelihood>,
+    /// Dimensions whose means vary over the images.
+    active_units: usize,
+    kl_by_dimension: Vec<f64>,
+    features: Option<Vec<Errors>>,
+    diversity: Option<Diversity>,
+}
+
+#[derive(Debug, Serialize)]
+struct LogLikelihood {
+    /// The importance-weighted bound.
+    nats: f64,
+    standard_error: f64,
+    importance_samples: usize,
+    meaning: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Diversity {
+    samples: usize,
+    /// How often the reader of pixels saw each digit in digits from the prior.
+    counts: [usize; CLASSES],
+    /// The share of digits seen in at least one of a hundred samples.
+    classes: f64,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Options { source, importance_samples, no_features, json, seed } = options;
+    let mut trained = source.trained()?;
+    let mnist = source.mnist(&trained)?;
+    let latents = trained.encode(&mnist.test);
+    let z = latents.draw(*seed);
+    let losses = trained.losses(&mnist.test, &latents, &z);
+    let mean = |part: fn(&Loss) -> f64| losses.iter().map(part).sum::<f64>() / losses.len() as f64;
+    let log_likelihood = match importance_samples {
+        0 => None,
+        samples => Some(log_likelihood(&mut trained, &mnist, *samples, *seed)?),
+    };
+    let (features, diversity) = if *no_features {
+        (None, None)
+    } else {
+        let (reader, errors) = features::compare(&mut trained, &mnist);
+        (Some(errors), Some(diversity(&mut trained, &reader, *seed)))
+    };
+    let report = Report {
+        checkpoint: trained.path.display().to_string(),
+        sha256: trained.sha256.clone(),
+        step: trained.step,
+        images: mnist.test.len(),
+        pixels: if is_binary(&trained) { "binary" } else { "grey" },
+        likelihood: trained.config.model.likelihood,
+        loss: mean(Loss::total),
+        reconstruction: mean(|loss| loss.reconstruction),
+        kl: mean(|loss| loss.kl),
+        log_likelihood,
+        active_units: active_units(&latents),
+        kl_by_dimension: latents.divergence_by_dimension(),
+        features,
+        diversity,
+    };
+    if *json {
+        output::say(&serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
+    }
+    Ok(())
+}
+
+fn is_binary(trained: &Trained) -> bool {
+    trained.config.binarize == Binarize::Dynamic
+}
+
+fn log_likelihood(
+    trained: &mut Trained,
+    mnist: &Mnist,
+    samples: usize,
+    seed: u64,
+) -> Result<LogLikelihood> {
+    let found = bound::log_likelihoods(trained, &mnist.test, samples, seed)?;
+    let count = found.len() as f64;
+    let mean = found.iter().sum::<f64>() / count;
+    let variance = found.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
+    let meaning = match (trained.config.model.likelihood, is_binary(trained)) {
+        (Likelihood::Bernoulli, true) => "log-likelihood of binary pixels",
+        (Likelihood::Bernoulli, false) => {
+            "bound of minus the cross-entropy with grey pixels: no likelihood, and not to be \
+             compared with those of binary pixels"
+        }
+        (Likelihood::Gaussian, _) => "log density of pixels from 0 to 1",
+    };
+    let standard_error = (variance / count).sqrt();
+    Ok(LogLikelihood { nats: mean, standard_error, importance_samples: samples, meaning })
+}
+
+/// Dimensions whose latent mean varies over the images by more than a hundredth.
+fn active_units(latents: &Latents) -> usize {
+    let count = latents.len() as f64;
+    let varies = |dimension: &usize| {
+        let column = || {
+            latents.mean.iter().skip(*dimension).step_by(latents.dim).map(|mean| f64::from(*mean))
+        };
+        let mean = column().sum::<f64>() / count;
+        column().map(|value| (value - mean).powi(2)).sum::<f64>() / count > ACTIVE_MIN
+    };
+    (0..latents.dim).filter(varies).count()
+}
+
+/// Which digits the reader of pixels sees in digits from the prior.
+fn diversity(trained: &mut Trained, reader: &Logistic, seed: u64) -> Diversity {
+    let z = normals(seed, Purpose::Sample, 0, SAMPLES * trained.dim());
+    let digits = Tensor::from_slice(&trained.decode(&z)).view([-1, PIXELS as i64]);
+    let mut counts = [0; CLASSES];
+    for class in reader.classes(&digits) {
+        counts[class as usize] += 1;
+    }
+    let seen = counts.iter().filter(|count| **count >= CLASS_MIN).count();
+    Diversity { samples: SAMPLES, counts, classes: seen as f64 / CLASSES as f64 }
+}
+
+fn print(report: &Report) {
+    let say = output::say;
+    let Report { checkpoint, images, pixels, loss, reconstruction, kl, .. } = report;
+    say(&format!("{checkpoint}: {images} test images, {pixels} pixels, nats an image"));
+    say(&format!("Loss {loss:.2}: reconstruction {reconstruction:.2}, KL {kl:.2} (z sampled)"));
+    if let Some(found) = &report.log_likelihood {
+        let LogLikelihood { nats, standard_error, importance_samples, meaning } = found;
+        say(&format!(
+            "-log p(x) at most {:.2} (standard error {standard_error:.2}; {importance_samples} \
+             importance samples; {meaning})",
+            -nats
+        ));
+    }
+    let divergences = &report.kl_by_dimension;
+    let (active, dim) = (report.active_units, divergences.len());
+    say(&format!("Active units: {active} of {dim}. KL by dimension:"));
+    for (row, divergences) in divergences.chunks(10).enumerate() {
+        let values: String = divergences.iter().map(|kl| format!("{kl:7.3}")).collect();
+        say(&format!("{:4}{values}", 10 * row));
+    }
+    if let Some(errors) = &report.features {
+        say("Errors of logistic regression on the test images:");
+        say(&format!("labels  latent means  PCA of {dim:<3}  pixels"));
+        for Errors { labels, latent_means, principal_components, pixels } in errors {
+            let [a, b, c] = [latent_means, principal_components, pixels].map(|share| 100.0 * share);
+            say(&format!("{labels:6}  {a:10.2} %  {b:8.2} %  {c:4.2} %"));
+        }
+    }
+    if let Some(Diversity { samples, counts, classes }) = &report.diversity {
+        let shares: Vec<String> = counts.iter().map(usize::to_string).collect();
+        say(&format!(
+            "Diversity: {:.0} % of the digits in {samples} samples ({} of 0 to 9)",
+            100.0 * classes,
+            shares.join(" ")
+        ));
+    }
+}

@@ -1,0 +1,134 @@
+//! `vae export`: encoder and decoder for other programs, with a model card.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use config::{Likelihood, Training};
+use model::Model as _;
+use safetensors::{Dtype, tensor::TensorView};
+
+use crate::{
+    args::Source,
+    onnx,
+    output::{self, Output},
+    trained::Trained,
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    source: Source,
+    /// In which format
+    #[arg(long, value_enum, default_value_t = Format::Onnx)]
+    format: Format,
+    /// The folder for the files
+    #[arg(long, default_value = "export", value_name = "DIR")]
+    output: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// encoder.onnx and decoder.onnx, for any batch size
+    Onnx,
+    /// model.safetensors, with the names of the PyTorch module
+    Safetensors,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let trained = options.source.trained()?;
+    let folder = &options.output;
+    // Everything is made before the first file is written.
+    let files = match options.format {
+        Format::Onnx => vec![
+            ("encoder.onnx", onnx::encoder(&trained), "pixels to mean and log_variance"),
+            ("decoder.onnx", onnx::decoder(&trained), "z to pixels"),
+        ],
+        Format::Safetensors => {
+            vec![("model.safetensors", state_dict(&trained)?, "a PyTorch state dict")]
+        }
+    };
+    output::create_folder(folder)?;
+    for (name, bytes, what) in files {
+        Output::new(&folder.join(name))?.write(&bytes, what)?;
+    }
+    let card = card(&trained, options.format);
+    Output::new(&folder.join("README.md"))?.write(card.as_bytes(), "the model card")
+}
+
+/// The parameters alone, by their names in PyTorch.
+fn state_dict(trained: &Trained) -> Result<Vec<u8>> {
+    let entries = trained.vae.layout().entries();
+    let bytes: Vec<Vec<u8>> = entries
+        .iter()
+        .map(|entry| trained.parameters[entry.range.clone()].iter().flat_map(|v| v.to_le_bytes()))
+        .map(Iterator::collect)
+        .collect();
+    let views = entries
+        .iter()
+        .zip(&bytes)
+        .map(|(entry, bytes)| {
+            Ok((&entry.name[..], TensorView::new(Dtype::F32, entry.shape.clone(), bytes)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(safetensors::serialize(views, None)?)
+}
+
+/// What somebody needs to know who has the files and nothing else.
+fn card(trained: &Trained, format: Format) -> String {
+    let Trained { config, step, sha256, .. } = trained;
+    let Training { seed, shards, batch_size, learning_rate, train_images, model, .. } = config;
+    let config::ModelConfig { hidden_dim, latent_dim, beta, .. } = *model;
+    let (likelihood, last) = match model.likelihood {
+        Likelihood::Bernoulli => ("Bernoulli", "a sigmoid"),
+        Likelihood::Gaussian => ("Gaussian, one learned variance", "clamping"),
+    };
+    let use_it = match format {
+        Format::Onnx => format!(
+            "`encoder.onnx` takes `pixels` [batch, 784], 0 (black) to 1 (white), row by row, and gives \
+             `mean` and\n`log_variance` [batch, {latent_dim}]. `decoder.onnx` takes `z` [batch, \
+             {latent_dim}] and gives `pixels` [batch, 784],\nafter {last}. To sample, draw `z` from \
+             the standard normal distribution.\n\n```python\nimport numpy, onnxruntime\n\
+             decoder = onnxruntime.InferenceSession(\"decoder.onnx\")\n\
+             z = numpy.random.randn(64, {latent_dim}).astype(\"float32\")\n\
+             (pixels,) = decoder.run(None, {{\"z\": z}})\n```"
+        ),
+        Format::Safetensors => format!(
+            "```python\nfrom torch import nn\nfrom safetensors.torch import load_file\n\
+             tensors = load_file(\"model.safetensors\")\n\
+             decoder = nn.Sequential(nn.Linear({latent_dim}, {hidden_dim}), nn.ReLU(), \
+             nn.Linear({hidden_dim}, {hidden_dim}), nn.ReLU(), nn.Linear({hidden_dim}, 784))\n\
+             part = {{k.removeprefix(\"decoder.\"): t for k, t in tensors.items() if \
+             k.startswith(\"decoder.\")}}\ndecoder.load_state_dict(part)\n```\n\n\
+             The encoder likewise, from 784 to {}: mean, then log-variance. The decoder's output \
+             goes through {last}.",
+            2 * latent_dim
+        ),
+    };
+    format!(
+        "# Variational autoencoder of MNIST digits\n\n\
+         Trained by Lockstep: 784-{hidden_dim}-{hidden_dim}-{latent_dim} encoder, its mirror as \
+         decoder, ReLU; {} parameters.\n\n\
+         ## Use\n\n{use_it}\n\n\
+         ## Training\n\n\
+         | | |\n|---|---|\n\
+         | images | the first {train_images} of MNIST's training set |\n\
+         | likelihood | {likelihood}, beta {beta} |\n\
+         | pixels | {} |\n\
+         | steps | {step}, {shards} shards of {batch_size} images each |\n\
+         | optimizer | Adam, learning rate {learning_rate} |\n\
+         | importance samples | {} |\n\
+         | seed | {seed} |\n\
+         | SHA-256 of the tensors of the checkpoint | `{sha256}` |\n\n\
+         ## Limits\n\n\
+         It knows handwritten digits of 28 x 28 pixels, light on dark and centred by mass, and \
+         nothing else: whatever it is\ngiven, it sees a digit. MNIST: Yann LeCun and Corinna \
+         Cortes, CC BY-SA 3.0.\n",
+        model.parameters(),
+        match config.binarize {
+            config::Binarize::None => "grey",
+            config::Binarize::Dynamic => "black or white, drawn anew at every visit",
+        },
+        config.importance_samples,
+    )
+}

@@ -1,0 +1,93 @@
+//! `vae fit-gmm`: a Gaussian mixture of the training images' latents, to sample from.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::builder::RangedU64ValueParser;
+
+use crate::{
+    args::Source,
+    mixture::Mixture,
+    output::{self, Output},
+    trained::{Latents, Trained},
+};
+
+/// The file's name in the model's folder.
+const NAME: &str = "gmm.safetensors";
+const COMPONENTS_MAX: u64 = 1_000;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    fit: Fit,
+    /// The mixture's file [default: gmm.safetensors in the run directory]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// How a mixture is fitted.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Fit {
+    /// Components of the mixture
+    #[arg(long, default_value_t = 30, value_name = "N",
+          value_parser = RangedU64ValueParser::<usize>::new().range(1..=COMPONENTS_MAX))]
+    components: usize,
+    /// Key of the latents' noise and of where the search begins
+    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    fit_seed: u64,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut trained = options.source.trained()?;
+    let path = options.output.clone().unwrap_or_else(|| default_path(&trained));
+    let output = Output::new(&path)?;
+    let mixture = options.fit.run(&options.source, &mut trained)?;
+    let what = format!("a mixture of {} components", options.fit.components);
+    output.write(&mixture.to_bytes(&trained.sha256)?, &what)
+}
+
+impl Fit {
+    /// Fits a mixture to the training images, and says how well it explains the test images'.
+    pub(crate) fn run(&self, source: &Source, trained: &mut Trained) -> Result<Mixture> {
+        let mnist = source.mnist(trained)?;
+        let (train, test) = (trained.encode(&mnist.train), trained.encode(&mnist.test));
+        let rows = train.draw(self.fit_seed);
+        let mixture = Mixture::fit(&rows, trained.dim(), self.components, self.fit_seed);
+        let rows = test.draw(self.fit_seed);
+        output::say(&format!(
+            "Test latents: {:.2} nats an image under the mixture, {:.2} under the prior",
+            -mixture.log_density(&rows),
+            -prior_density(&test, &rows),
+        ));
+        Ok(mixture)
+    }
+}
+
+/// The mixture at `path`, else the one in the model's folder, else one fitted now.
+pub(crate) fn find(
+    path: Option<&Path>,
+    fit: &Fit,
+    source: &Source,
+    trained: &mut Trained,
+) -> Result<Mixture> {
+    let default = default_path(trained);
+    match path {
+        Some(path) => Mixture::read(path, &trained.sha256, trained.dim()),
+        // One of an older checkpoint is no reason to fail: nobody has asked for it.
+        None => Mixture::read(&default, &trained.sha256, trained.dim())
+            .or_else(|_| fit.run(source, trained)),
+    }
+}
+
+fn default_path(trained: &Trained) -> PathBuf {
+    trained.folder().join(NAME)
+}
+
+/// The mean log density of rows under the standard normal.
+fn prior_density(latents: &Latents, rows: &[f32]) -> f64 {
+    let squares: f64 = rows.iter().map(|z| f64::from(*z).powi(2)).sum();
+    let (count, dim) = (latents.len() as f64, latents.dim as f64);
+    -0.5 * (squares / count + dim * std::f64::consts::TAU.ln())
+}

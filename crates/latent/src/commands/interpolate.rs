@@ -1,0 +1,144 @@
+//! `vae interpolate`: from one digit to another through the latent space.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::builder::RangedU64ValueParser;
+use data::PIXELS;
+use picture::{Align, BLACK, Canvas, SIDE, WHITE};
+
+use crate::{
+    args::Source,
+    output::Output,
+    pick::{Pick, unlabelled},
+};
+
+const STEPS_MAX: u64 = 200;
+const ZOOM: usize = 2;
+const CELL: usize = SIDE * ZOOM;
+/// Room for the rows' names, left of them.
+const NAMES: usize = 66;
+const GAP: usize = 6;
+/// An animation is looked at by itself.
+const GIF_ZOOM: usize = 6;
+/// Hundredths of a second a frame, and at either end.
+const FRAME: u16 = 8;
+const REST: u16 = 60;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    source: Source,
+    /// Where to begin: a digit (its first test image), test:INDEX, or a PNG file
+    #[arg(long, value_name = "WHAT")]
+    from: Pick,
+    /// Where to end
+    #[arg(long, value_name = "WHAT")]
+    to: Pick,
+    /// Digits on the way, both ends included
+    #[arg(long, default_value_t = 12, value_name = "N",
+          value_parser = RangedU64ValueParser::<usize>::new().range(2..=STEPS_MAX))]
+    steps: usize,
+    /// The picture, a PNG file
+    #[arg(long, default_value = "interpolation.png", value_name = "FILE")]
+    output: PathBuf,
+    /// Write an animation of the way along the sphere too
+    #[arg(long, value_name = "FILE")]
+    gif: Option<PathBuf>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Options { source, from, to, steps, output, gif } = options;
+    let output = Output::new(output)?;
+    let gif = gif.as_deref().map(Output::new).transpose()?;
+    let mut trained = source.trained()?;
+    let test = source.mnist(&trained)?.test;
+    let ends = unlabelled([from.pixels(&test)?, to.pixels(&test)?].concat())?;
+    let latents = trained.encode(&ends);
+    let (from, to) = latents.mean.split_at(trained.dim());
+    if from == to {
+        bail!("--from and --to are the same: there is no way between them");
+    }
+    let way = |walk: fn(&[f32], &[f32], f32) -> Vec<f32>| -> Vec<f32> {
+        let share = |step: usize| step as f32 / (steps - 1) as f32;
+        (0..*steps).flat_map(|step| walk(from, to, share(step))).collect()
+    };
+    let rows =
+        [("linear", linear as fn(&[f32], &[f32], f32) -> Vec<f32>), ("spherical", spherical)];
+    let mut canvas = Canvas::new(NAMES + steps * CELL + GAP, 2 * CELL + 3 * GAP, WHITE);
+    for (row, (name, walk)) in rows.into_iter().enumerate() {
+        let y = GAP + row * (CELL + GAP);
+        canvas.text(NAMES - GAP, y + CELL / 2, Align::Right, BLACK, name);
+        canvas.digits(NAMES, y, ZOOM, *steps, &trained.decode(&way(walk)));
+    }
+    let gif_bytes = picture::gif(&frames(&trained.decode(&way(spherical)), *steps))?;
+    output.write(&canvas.png()?, &format!("{steps} steps, linear and spherical"))?;
+    if let Some(gif) = gif {
+        gif.write(&gif_bytes, "an animation, spherical")?;
+    }
+    Ok(())
+}
+
+/// There and back again, with a rest at either end.
+fn frames(digits: &[f32], steps: usize) -> Vec<(Canvas, u16)> {
+    let there = 0..steps;
+    let back = (1..steps - 1).rev();
+    let frame = |step: usize| {
+        let mut canvas = Canvas::new(SIDE * GIF_ZOOM, SIDE * GIF_ZOOM, WHITE);
+        canvas.digit(0, 0, GIF_ZOOM, &digits[step * PIXELS..][..PIXELS]);
+        (canvas, if step == 0 || step == steps - 1 { REST } else { FRAME })
+    };
+    there.chain(back).map(frame).collect()
+}
+
+/// Straight from `a` to `b`.
+fn linear(a: &[f32], b: &[f32], share: f32) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| share.mul_add(b - a, *a)).collect()
+}
+
+/// Along the great circle, so that the distance to the origin does not sag on the way: in many
+/// dimensions nearly all of the prior's mass lies at about one distance (Shoemake's slerp).
+fn spherical(a: &[f32], b: &[f32], share: f32) -> Vec<f32> {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let angle = (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).clamp(-1.0, 1.0).acos();
+    let sine = angle.sin();
+    // Parallel or opposite: there is no one circle through both.
+    if sine.is_nan() || sine < 1e-4 {
+        return linear(a, b, share);
+    }
+    let (from, to) = (((1.0 - share) * angle).sin() / sine, (share * angle).sin() / sine);
+    a.iter().zip(b).map(|(a, b)| from.mul_add(*a, to * b)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_begin_and_end_at_the_ends() {
+        let (a, b) = ([1.0, 0.0, 2.0], [0.5, -3.0, 1.0]);
+        for walk in [linear, spherical] {
+            for (share, end) in [(0.0, a), (1.0, b)] {
+                let found = walk(&a, &b, share);
+                assert!(found.iter().zip(end).all(|(x, y)| (x - y).abs() < 1e-6), "{found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_sphere_keeps_the_distance_and_the_line_does_not() {
+        let length = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let (a, b) = ([3.0, 0.0], [0.0, 3.0]);
+        for share in [0.2, 0.5, 0.9] {
+            assert!((length(&spherical(&a, &b, share)) - 3.0).abs() < 1e-5);
+        }
+        assert!(length(&linear(&a, &b, 0.5)) < 2.2);
+    }
+
+    #[test]
+    fn parallel_and_zero_ends_fall_back_to_the_line() {
+        for (a, b) in [([1.0, 1.0], [2.0, 2.0]), ([1.0, 0.0], [-1.0, 0.0]), ([0.0; 2], [1.0; 2])] {
+            assert_eq!(spherical(&a, &b, 0.5), linear(&a, &b, 0.5));
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `vae sample`: digits decoded from the prior, or from a mixture fitted to the latents.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::{ValueEnum, builder::RangedU64ValueParser};
+use picture::Canvas;
+
+use crate::{
+    args::Source,
+    commands::fit_gmm::{self, Fit},
+    output::Output,
+    trained::{Purpose, normals},
+};
+
+/// More would not fit a picture that can be looked at.
+const COUNT_MAX: u64 = 10_000;
+/// Each pixel becomes a square of this many.
+const ZOOM: usize = 2;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    source: Source,
+    /// Digits to draw
+    #[arg(long, default_value_t = 64, value_name = "N",
+          value_parser = RangedU64ValueParser::<usize>::new().range(1..=COUNT_MAX))]
+    count: usize,
+    /// The picture, a PNG file
+    #[arg(long, default_value = "samples.png", value_name = "FILE")]
+    output: PathBuf,
+    /// Key of the latents; another seed draws other digits
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Standard deviation of the latents, in those of the sampler: less is more typical
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    temperature: f32,
+    /// What the latents are drawn from
+    #[arg(long, value_enum, default_value_t = Sampler::Prior)]
+    sampler: Sampler,
+    /// The file of the mixture [default: gmm.safetensors in the run directory, or fitted now]
+    #[arg(long, value_name = "FILE", conflicts_with = "components")]
+    gmm: Option<PathBuf>,
+    #[command(flatten)]
+    fit: Fit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Sampler {
+    /// The standard normal distribution that the model was trained towards
+    Prior,
+    /// A Gaussian mixture fitted to the training images' latents, by fit-gmm or now
+    Gmm,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Options { source, count, output, seed, temperature, sampler, gmm, fit } = options;
+    ensure!(
+        temperature.is_finite() && *temperature >= 0.0,
+        "--temperature must be a number that is not negative, not {temperature}"
+    );
+    let output = Output::new(output)?;
+    let mut trained = source.trained()?;
+    let z = match sampler {
+        Sampler::Prior => {
+            let mut z = normals(*seed, Purpose::Sample, 0, count * trained.dim());
+            z.iter_mut().for_each(|z| *z *= temperature);
+            z
+        }
+        Sampler::Gmm => fit_gmm::find(gmm.as_deref(), fit, source, &mut trained)?.sample(
+            *count,
+            *seed,
+            *temperature,
+        ),
+    };
+    let digits = trained.decode(&z);
+    output.write(&Canvas::grid(ZOOM, &digits).png()?, &format!("{count} digits"))
+}

@@ -1,0 +1,155 @@
+//! Multinomial logistic regression, which tells how much a linear reader sees in features.
+//!
+//! The mean cross-entropy plus 1/(2 n) of the weights' square, as scikit-learn's default has
+//! it, is minimised by L-BFGS (Liu and Nocedal 1989). The objective is convex, so nothing
+//! depends on a seed.
+
+use std::collections::VecDeque;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::pca::floats;
+
+const CLASSES: i64 = 10;
+/// Pairs of steps and gradients that shape the next direction.
+const HISTORY: usize = 10;
+const STEPS_MAX: usize = 200;
+/// No part of the gradient is larger at the end.
+const TOLERANCE: f64 = 1e-5;
+/// How often a step is halved before the search is over: rounding hides what is left to gain.
+const HALVINGS_MAX: usize = 20;
+/// A step must gain this share of what the slope promises (Armijo).
+const SUFFICIENT: f64 = 1e-4;
+
+/// A trained reader.
+#[derive(Debug)]
+pub(crate) struct Logistic {
+    /// `[10, dim + 1]`, the bias last.
+    weights: Tensor,
+}
+
+/// Features with their labels, on which a loss can be taken.
+struct Problem<'a> {
+    x: &'a Tensor,
+    one_hot: Tensor,
+    labels: &'a Tensor,
+    penalty: f64,
+}
+
+impl Logistic {
+    /// Fits features `[n, dim]` to labels `[n]`.
+    pub(crate) fn fit(x: &Tensor, labels: &Tensor) -> Self {
+        let (count, dim) = (x.size()[0], x.size()[1]);
+        let one_hot = labels.one_hot(CLASSES).to_kind(Kind::Float);
+        let problem = Problem { x, one_hot, labels, penalty: 1.0 / count as f64 };
+        let mut weights = Tensor::zeros([CLASSES, dim + 1], (Kind::Float, Device::Cpu));
+        let (mut loss, mut gradient) = problem.loss(&weights);
+        let mut history = VecDeque::new();
+        for _ in 0..STEPS_MAX {
+            if gradient.abs().max().double_value(&[]) < TOLERANCE {
+                break;
+            }
+            let direction = direction(&gradient, &history);
+            let slope = dot(&gradient, &direction);
+            let mut length = 1.0;
+            let found = (0..HALVINGS_MAX).find_map(|_| {
+                let there = &weights + &direction * length;
+                let (lower, steeper) = problem.loss(&there);
+                let enough = lower <= loss + SUFFICIENT * length * slope;
+                length *= 0.5;
+                enough.then_some((there, lower, steeper))
+            });
+            let Some((there, lower, next)) = found else { break };
+            let (step, change) = (&there - &weights, &next - &gradient);
+            if dot(&step, &change) > 0.0 {
+                history.push_back((step, change));
+                if history.len() > HISTORY {
+                    history.pop_front();
+                }
+            }
+            (weights, loss, gradient) = (there, lower, next);
+        }
+        Self { weights }
+    }
+
+    /// The class of each row of features.
+    pub(crate) fn classes(&self, x: &Tensor) -> Vec<i64> {
+        floats(&logits(x, &self.weights).argmax(1, false))
+    }
+
+    /// The share of wrong classes.
+    pub(crate) fn error(&self, x: &Tensor, labels: &Tensor) -> f64 {
+        let labels: Vec<i64> = floats(labels);
+        let wrong = self.classes(x).iter().zip(&labels).filter(|(a, b)| a != b).count();
+        wrong as f64 / labels.len().max(1) as f64
+    }
+}
+
+impl Problem<'_> {
+    fn loss(&self, weights: &Tensor) -> (f64, Tensor) {
+        let count = self.x.size()[0] as f64;
+        let log = logits(self.x, weights).log_softmax(1, Kind::Float);
+        let right = log.gather(1, &self.labels.unsqueeze(1), false);
+        let error = (log.exp() - &self.one_hot) / count;
+        let dim = self.x.size()[1];
+        let bias = error.sum_dim_intlist(0, true, Kind::Float).tr();
+        let slopes = weights.narrow(1, 0, dim);
+        let gradient = error.tr().matmul(self.x) + &slopes * self.penalty;
+        let penalty = 0.5 * self.penalty * dot(&slopes, &slopes);
+        let loss = penalty - right.sum(Kind::Double).double_value(&[]) / count;
+        (loss, Tensor::cat(&[gradient, bias], 1))
+    }
+}
+
+fn logits(x: &Tensor, weights: &Tensor) -> Tensor {
+    let dim = x.size()[1];
+    x.matmul(&weights.narrow(1, 0, dim).tr()) + weights.select(1, dim)
+}
+
+fn dot(a: &Tensor, b: &Tensor) -> f64 {
+    (a * b).sum(Kind::Double).double_value(&[])
+}
+
+/// The two-loop recursion: minus the inverse Hessian as the history knows it, times the
+/// gradient.
+fn direction(gradient: &Tensor, history: &VecDeque<(Tensor, Tensor)>) -> Tensor {
+    let mut q = gradient.copy();
+    let mut parts = Vec::new();
+    for (step, change) in history.iter().rev() {
+        let part = dot(step, &q) / dot(step, change);
+        q -= change * part;
+        parts.push(part);
+    }
+    let scale = match history.back() {
+        Some((step, change)) => dot(step, change) / dot(change, change),
+        None => 1.0,
+    };
+    q *= scale;
+    for ((step, change), part) in history.iter().zip(parts.into_iter().rev()) {
+        q += step * (part - dot(change, &q) / dot(step, change));
+    }
+    -q
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two classes on a line: the minimum solves an equation in two unknowns.
+    #[test]
+    fn the_gradient_is_zero_at_the_end_and_the_classes_are_right() {
+        let x = Tensor::from_slice(&[-2.0_f32, -1.0, -0.5, 0.4, 1.0, 3.0]).view([6, 1]);
+        let labels = Tensor::from_slice(&[4_i64, 4, 4, 7, 7, 7]);
+        let logistic = Logistic::fit(&x, &labels);
+        assert_eq!(logistic.classes(&x), [4, 4, 4, 7, 7, 7]);
+        assert_eq!(logistic.error(&x, &labels.flip([0])), 1.0);
+
+        let weights = logistic.weights.copy().set_requires_grad(true);
+        let slopes = weights.narrow(1, 0, 1);
+        let cross_entropy = logits(&x, &weights).cross_entropy_for_logits(&labels);
+        let loss = cross_entropy + slopes.square().sum(Kind::Float) / 12.0;
+        loss.backward();
+        let largest = weights.grad().abs().max().double_value(&[]);
+        assert!(largest < 2.0 * TOLERANCE, "{largest}");
+    }
+}

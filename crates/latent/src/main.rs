@@ -1,0 +1,64 @@
+//! `vae`: what people do with a trained model.
+//!
+//! One file a command, in `commands/`. They work on a [`trained::Trained`] model, which
+//! `trained.rs` finds and reads, and write whole files through `output.rs`. The mathematics is
+//! in `pca.rs`, `mixture.rs`, `logistic.rs` and `bound.rs`, the file formats in `latents/` and
+//! `onnx.rs`, the pictures in the crate `picture`. Nothing here trains or reaches out to a
+//! network.
+
+mod args;
+mod bound;
+mod commands;
+mod drawing;
+mod features;
+mod logistic;
+mod mixture;
+mod onnx;
+mod output;
+mod pca;
+mod pick;
+mod protobuf;
+mod scatter;
+mod table;
+mod trained;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+
+use crate::args::Args;
+
+fn main() -> ExitCode {
+    // Before any other thread exists and before libtorch computes anything.
+    model::blas::deterministic();
+    if let Some(done) = manual::on_request(Args::command()) {
+        return done;
+    }
+    let result = match Args::try_parse() {
+        Ok(args) => args.command.run(),
+        Err(error) => usage(&error),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What clap has to say: help as it is, a mistake in one line.
+fn usage(error: &clap::Error) -> anyhow::Result<()> {
+    let help = [
+        ErrorKind::DisplayHelp,
+        ErrorKind::DisplayVersion,
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+    ];
+    if help.contains(&error.kind()) {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let line = lines.collect::<Vec<_>>().join(" ");
+    anyhow::bail!("{}", line.trim_start_matches("error: "))
+}

@@ -1,0 +1,86 @@
+//! A digit that a person names: by its label, by its place in the test set, or as a picture.
+
+use std::{path::PathBuf, str::FromStr};
+
+use anyhow::{Context as _, Result, ensure};
+use data::Images;
+
+use crate::drawing;
+
+/// What was named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pick {
+    /// The first test image of a digit.
+    Label(u8),
+    /// A test image by its index.
+    Index(u32),
+    /// A PNG file.
+    Picture(PathBuf),
+}
+
+impl FromStr for Pick {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(index) = text.strip_prefix("test:") {
+            let index =
+                index.parse().map_err(|_| format!("no index of a test image: {index:?}"))?;
+            return Ok(Self::Index(index));
+        }
+        match text.parse::<u64>() {
+            Ok(label @ 0..=9) => Ok(Self::Label(label as u8)),
+            Ok(label) => Err(format!("there is no digit {label}; a test image is test:{label}")),
+            Err(_) => Ok(Self::Picture(text.into())),
+        }
+    }
+}
+
+impl Pick {
+    /// The 784 pixels.
+    pub(crate) fn pixels(&self, test: &Images) -> Result<Vec<u8>> {
+        let count = test.len() as u32;
+        let index = match self {
+            Self::Picture(path) => return drawing::read(path),
+            Self::Index(index) => *index,
+            Self::Label(label) => (0..count)
+                .find(|index| test.label(*index) == *label)
+                .with_context(|| format!("there is no {label} among the {count} test images"))?,
+        };
+        ensure!(index < count, "there is no test image {index}: there are {count}, from 0");
+        Ok(test.image(index).to_vec())
+    }
+}
+
+/// Images of pixels that came one by one; nobody asks for their labels.
+pub(crate) fn unlabelled(pixels: Vec<u8>) -> Result<Images> {
+    let labels = vec![0; pixels.len() / data::PIXELS];
+    Ok(Images::new(pixels, labels)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use data::PIXELS;
+
+    use super::*;
+
+    #[test]
+    fn labels_indices_and_paths_are_told_apart() {
+        assert_eq!("3".parse(), Ok(Pick::Label(3)));
+        assert_eq!("test:17".parse(), Ok(Pick::Index(17)));
+        assert_eq!("./3.png".parse(), Ok(Pick::Picture("./3.png".into())));
+        assert_eq!(
+            "11".parse::<Pick>(),
+            Err("there is no digit 11; a test image is test:11".into())
+        );
+        assert!("test:x".parse::<Pick>().is_err());
+    }
+
+    #[test]
+    fn what_the_set_lacks_is_named() {
+        let images = Images::new(vec![5; 2 * PIXELS], vec![4, 7]).unwrap();
+        assert_eq!(Pick::Label(7).pixels(&images).unwrap(), [5; PIXELS]);
+        let error = |pick: Pick| pick.pixels(&images).unwrap_err().to_string();
+        assert_eq!(error(Pick::Label(3)), "there is no 3 among the 2 test images");
+        assert_eq!(error(Pick::Index(2)), "there is no test image 2: there are 2, from 0");
+    }
+}

@@ -1,0 +1,206 @@
+//! A trained model: found, read, and used on any number of images.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use checkpoint::{Checkpoint, Directory};
+use config::{RunConfig, Training};
+use data::{Batch, Domain, Images, PIXELS, Stream};
+use model::{Isa, Model as _, Vae, noise};
+
+use crate::output;
+
+/// Images that go through the network at a time.
+const BATCH: usize = 250;
+
+/// A model with what its checkpoint says of it.
+#[derive(Debug)]
+pub(crate) struct Trained {
+    pub(crate) path: PathBuf,
+    pub(crate) config: Training,
+    pub(crate) step: u64,
+    /// Of the tensors; the model's name, so to speak.
+    pub(crate) sha256: String,
+    pub(crate) parameters: Vec<f32>,
+    pub(crate) vae: Vae,
+}
+
+/// Mean and log-variance of the latents of some images, each `[n, dim]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Latents {
+    pub(crate) dim: usize,
+    pub(crate) mean: Vec<f32>,
+    pub(crate) log_variance: Vec<f32>,
+}
+
+/// What noise is drawn for; draws for different purposes are independent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose {
+    /// Latents from the prior or a mixture.
+    Sample = 2,
+    /// Latents of given images.
+    Posterior = 3,
+    /// Where the search for a mixture begins.
+    Mixture = 4,
+}
+
+/// What one image costs, in nats.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Loss {
+    pub(crate) reconstruction: f64,
+    pub(crate) kl: f64,
+}
+
+impl Loss {
+    /// The negative evidence lower bound.
+    pub(crate) fn total(&self) -> f64 {
+        self.reconstruction + self.kl
+    }
+}
+
+impl Trained {
+    /// Reads a checkpoint file, or the newest one of a run directory.
+    pub(crate) fn open(place: &Path) -> Result<Self> {
+        let (path, Checkpoint { metadata, tensors, sha256 }) = find(place)?;
+        let foreign = || format!("{} is not of a variational autoencoder", path.display());
+        let config: RunConfig =
+            serde_json::from_str(&metadata.configuration).with_context(foreign)?;
+        config.validate().with_context(foreign)?;
+        let vae = Vae::new(&config.training.model).with_context(foreign)?;
+        let parameters = vae
+            .layout()
+            .gather(|name| tensors.get(name).map(|tensor| (&tensor.shape[..], &tensor.data[..])))
+            .with_context(foreign)?;
+        let (step, config) = (metadata.step, config.training);
+        Ok(Self { path, config, step, sha256, parameters, vae })
+    }
+
+    /// Dimensions of the latent space.
+    pub(crate) fn dim(&self) -> usize {
+        self.vae.latent_dim()
+    }
+
+    /// Where files that belong to the model are kept: the run directory, else beside it.
+    pub(crate) fn folder(&self) -> &Path {
+        let parent = self.path.parent().unwrap_or(Path::new("."));
+        match parent.parent() {
+            Some(run) if parent.file_name().is_some_and(|name| name == "checkpoints") => run,
+            _ => parent,
+        }
+    }
+
+    /// The latents of all images.
+    pub(crate) fn encode(&mut self, images: &Images) -> Latents {
+        let dim = self.dim();
+        let len = images.len() * dim;
+        let mut latents = Latents { dim, mean: vec![0.0; len], log_variance: vec![0.0; len] };
+        let bar = output::progress("Encoding", images.len());
+        let Latents { mean, log_variance, .. } = &mut latents;
+        let rows = mean.chunks_mut(BATCH * dim).zip(log_variance.chunks_mut(BATCH * dim));
+        for (indices, (mean, log_variance)) in batches(images).zip(rows) {
+            let batch = Batch { images, indices: &indices };
+            self.vae.encode(&self.parameters, &batch, mean, log_variance);
+            bar.inc(indices.len() as u64);
+        }
+        latents
+    }
+
+    /// The expected pixels, 0 to 1, `[n, 784]`, of latents `[n, dim]`.
+    pub(crate) fn decode(&mut self, z: &[f32]) -> Vec<f32> {
+        let mut pixels = vec![0.0; z.len() / self.dim() * PIXELS];
+        let rows = z.chunks(BATCH * self.dim()).zip(pixels.chunks_mut(BATCH * PIXELS));
+        for (z, pixels) in rows {
+            self.vae.decode(&self.parameters, z, pixels);
+        }
+        pixels
+    }
+
+    /// -log p(x|z) of each image, one latent each.
+    pub(crate) fn reconstruction(&mut self, images: &Images, z: &[f32]) -> Vec<f64> {
+        let mut losses = vec![0.0; images.len()];
+        let rows = z.chunks(BATCH * self.dim()).zip(losses.chunks_mut(BATCH));
+        for (indices, (z, losses)) in batches(images).zip(rows) {
+            let batch = Batch { images, indices: &indices };
+            self.vae.reconstruction(&self.parameters, &batch, z, losses);
+        }
+        losses
+    }
+
+    /// The loss of each image with the latents given, sampled from theirs.
+    pub(crate) fn losses(&mut self, images: &Images, latents: &Latents, z: &[f32]) -> Vec<Loss> {
+        let reconstruction = self.reconstruction(images, z);
+        let loss =
+            |(reconstruction, kl): (f64, &[f64])| Loss { reconstruction, kl: kl.iter().sum() };
+        let divergences = latents.divergences();
+        reconstruction.into_iter().zip(divergences.chunks_exact(latents.dim)).map(loss).collect()
+    }
+}
+
+impl Latents {
+    /// How many images.
+    pub(crate) fn len(&self) -> usize {
+        self.mean.len() / self.dim.max(1)
+    }
+
+    /// KL(q(z|x) || N(0, 1)) of every image and dimension, `[n, dim]`.
+    pub(crate) fn divergences(&self) -> Vec<f64> {
+        let kl = |(mean, log_variance): (&f32, &f32)| {
+            let (mean, log_variance) = (f64::from(*mean), f64::from(*log_variance));
+            0.5 * (mean * mean + log_variance.exp() - 1.0 - log_variance)
+        };
+        self.mean.iter().zip(&self.log_variance).map(kl).collect()
+    }
+
+    /// The mean divergence of each dimension.
+    pub(crate) fn divergence_by_dimension(&self) -> Vec<f64> {
+        let mut sums = vec![0.0; self.dim];
+        for row in self.divergences().chunks_exact(self.dim) {
+            sums.iter_mut().zip(row).for_each(|(sum, kl)| *sum += kl);
+        }
+        sums.into_iter().map(|sum| sum / self.len().max(1) as f64).collect()
+    }
+
+    /// One draw for every image.
+    pub(crate) fn draw(&self, seed: u64) -> Vec<f32> {
+        let noise = normals(seed, Purpose::Posterior, 0, self.mean.len());
+        let moments = self.mean.iter().zip(&self.log_variance);
+        moments.zip(noise).map(|((mean, lv), noise)| mean + (0.5 * lv).exp() * noise).collect()
+    }
+}
+
+/// Standard normals; equal arguments give equal numbers.
+pub(crate) fn normals(seed: u64, purpose: Purpose, index: u32, len: usize) -> Vec<f32> {
+    let mut values = vec![0.0; len];
+    let stream = Stream::new(seed, Domain::Sample, purpose as u64, index);
+    noise::normals(Isa::best(), stream, &mut values);
+    values
+}
+
+/// The indices of all images, some at a time.
+fn batches(images: &Images) -> impl Iterator<Item = Vec<u32>> + use<> {
+    let count = images.len();
+    (0..count)
+        .step_by(BATCH)
+        .map(move |start| (start..(start + BATCH).min(count)).map(|index| index as u32).collect())
+}
+
+/// The checkpoint at a place, or the newest in it that verifies.
+fn find(place: &Path) -> Result<(PathBuf, Checkpoint)> {
+    let shown = place.display();
+    if !place.exists() {
+        bail!("there is no {shown}: train a model first, or name one with --checkpoint");
+    }
+    if !place.is_dir() {
+        return Ok((place.into(), checkpoint::read(place)?));
+    }
+    let inside = place.join("checkpoints");
+    let folder = if inside.is_dir() { inside } else { place.into() };
+    let newest = Directory::open(&folder).newest()?;
+    for (_, why) in &newest.damaged {
+        output::complain(&format!("warning: skipped a damaged checkpoint: {why}"));
+    }
+    newest.checkpoint.ok_or_else(|| match newest.damaged.len() {
+        0 => anyhow!("there is no checkpoint in {}: name one with --checkpoint", folder.display()),
+        n => anyhow!("none of the {n} checkpoints in {} verifies", folder.display()),
+    })
+}

@@ -1,0 +1,81 @@
+//! The numbers of an evaluation: consistent with each other, and with the model's own.
+
+use config::{Binarize, Likelihood};
+use serde_json::Value;
+
+use crate::harness::{LATENT, Place, TEST_IMAGES, train, training};
+
+fn evaluate(place: &Place, flags: &str) -> Value {
+    serde_json::from_str(&place.vae(&format!("evaluate --json {flags}"))).unwrap()
+}
+
+#[test]
+fn the_bound_lies_below_the_loss_and_gets_tighter() {
+    let place = Place::new();
+    let mut last = f64::INFINITY;
+    for samples in [1, 10, 700] {
+        let flags = format!("--no-features --importance-samples {samples}");
+        let report = evaluate(&place, &flags);
+        let number = |name: &str| report[name].as_f64().unwrap();
+        let sum = number("reconstruction") + number("kl");
+        assert!((number("loss") - sum).abs() < 1e-9);
+        let by_dimension = report["kl_by_dimension"].as_array().unwrap();
+        let kl: f64 = by_dimension.iter().map(|kl| kl.as_f64().unwrap()).sum();
+        assert!(by_dimension.len() == LATENT && (kl - number("kl")).abs() < 1e-6);
+        let bound = -report["log_likelihood"]["nats"].as_f64().unwrap();
+        assert!(bound < last, "{bound} after {last}");
+        // One sample is the loss with another draw of z.
+        if samples == 1 {
+            assert!((bound - number("loss")).abs() < 2.0, "{bound} {report}");
+        } else {
+            assert!(bound < number("loss"));
+        }
+        last = bound;
+        assert!(report["log_likelihood"]["meaning"].as_str().unwrap().contains("grey"));
+        assert_eq!(report["pixels"], "grey");
+        assert_eq!(report["images"], TEST_IMAGES);
+        assert_eq!(report["active_units"], LATENT);
+        assert!(report["features"].is_null() && report["diversity"].is_null());
+    }
+}
+
+#[test]
+fn features_are_read_and_digits_counted() {
+    let place = Place::new();
+    let report = evaluate(&place, "--importance-samples 0");
+    assert!(report["log_likelihood"].is_null());
+    let features = report["features"].as_array().unwrap();
+    let labels: Vec<u64> = features.iter().map(|f| f["labels"].as_u64().unwrap()).collect();
+    // There are only 2000 training images.
+    assert_eq!(labels, [100, 1000, 2000]);
+    for kind in ["latent_means", "principal_components", "pixels"] {
+        let errors: Vec<f64> = features.iter().map(|f| f[kind].as_f64().unwrap()).collect();
+        assert!(errors[2] < errors[0] && errors[2] > 0.0 && errors[0] < 0.9, "{kind} {errors:?}");
+    }
+    let counts = report["diversity"]["counts"].as_array().unwrap();
+    assert_eq!(counts.iter().map(|count| count.as_u64().unwrap()).sum::<u64>(), 1000);
+    assert!(report["diversity"]["classes"].as_f64().unwrap() >= 0.5, "{report}");
+    // The same for a reader of text.
+    let text = place.vae("evaluate --importance-samples 0");
+    for part in ["Loss ", "Active units: 4 of 4", "labels  latent means", "Diversity: "] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn models_of_binary_pixels_and_of_densities_say_so() {
+    let place = Place::new();
+    let mut binary = training();
+    binary.binarize = Binarize::Dynamic;
+    let mut gaussian = training();
+    gaussian.model.likelihood = Likelihood::Gaussian;
+    for (training, meaning) in [(binary, "log-likelihood of binary"), (gaussian, "log density")] {
+        let run_dir = place.path("run");
+        train(&training, &run_dir);
+        let flags = "evaluate --json --no-features --importance-samples 2";
+        let report: Value = serde_json::from_str(&place.vae_of(&run_dir, flags)).unwrap();
+        let found = report["log_likelihood"]["meaning"].as_str().unwrap();
+        assert!(found.starts_with(meaning), "{found}");
+        std::fs::remove_dir_all(run_dir).unwrap();
+    }
+}

@@ -1,0 +1,185 @@
+//! A small trained model, shared by all stories, and runs of the program in a folder of their
+//! own.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, OnceLock},
+};
+
+use checkpoint::{Directory, Metadata, TensorView};
+use collective::Local;
+use config::{
+    Binarize, Collective, LearningRateSchedule, Likelihood, ModelConfig, Operation, Precision,
+    RunConfig, Training,
+};
+use data::Mnist;
+use model::{Adam, Model as _, Vae};
+use tempfile::TempDir;
+use trainer::{Quiet, Recipe, Settings, Trainer};
+
+pub(crate) const LATENT: usize = 4;
+pub(crate) const TEST_IMAGES: u32 = 300;
+const SHARDS: u32 = 1;
+const BATCH_SIZE: u32 = 50;
+const EPOCHS: u32 = 6;
+
+/// The configuration that the small models differ from in one point or another.
+pub(crate) fn training() -> Training {
+    Training {
+        seed: 5,
+        shards: SHARDS,
+        batch_size: BATCH_SIZE,
+        learning_rate: 3e-3,
+        learning_rate_schedule: LearningRateSchedule::Constant,
+        warmup_epochs: 0,
+        grad_clip: None,
+        binarize: Binarize::None,
+        importance_samples: 1,
+        precision: Precision::F32,
+        model: ModelConfig {
+            hidden_dim: 32,
+            latent_dim: LATENT as u32,
+            likelihood: Likelihood::Bernoulli,
+            beta: 1.0,
+        },
+        train_images: 2_000,
+        test_images: TEST_IMAGES,
+    }
+}
+
+pub(crate) fn mnist() -> Mnist {
+    data::fetch::load(&data::default_dir(), false).expect("MNIST is there or can be fetched")
+}
+
+/// Trains a model and writes its checkpoint into the run directory.
+pub(crate) fn train(training: &Training, run_dir: &Path) {
+    let mut mnist = mnist();
+    mnist.prepare(training);
+    let model = Vae::new(&training.model).unwrap();
+    let layout = model.layout().clone();
+    let settings = Settings {
+        seed: training.seed,
+        shards: SHARDS,
+        batch_size: BATCH_SIZE,
+        epochs: EPOCHS,
+        verify_every: 0,
+        adam: Adam::new(training.learning_rate),
+        recipe: Recipe::of(training),
+    };
+    let mut trainer = Trainer::new(settings, Box::new(model), Arc::new(mnist));
+    let mut alone = Local::new(SHARDS, layout.len()).unwrap();
+    trainer.train(&mut alone, &mut Quiet).unwrap();
+
+    let operation = Operation {
+        workers: 1,
+        epochs: EPOCHS,
+        collective: Collective::Auto,
+        verify_every: 0,
+        checkpoint_every_epochs: 1,
+        keep_checkpoints: 1,
+    };
+    let config = RunConfig { training: training.clone(), operation };
+    let metadata = Metadata {
+        run_id: "0123456789".into(),
+        step: trainer.state().step,
+        configuration: serde_json::to_string(&config).unwrap(),
+        ..Metadata::default()
+    };
+    let parameters = &trainer.state().parameters;
+    let tensors = layout.entries().iter().map(|entry| TensorView {
+        name: &entry.name,
+        shape: &entry.shape,
+        data: &parameters[entry.range.clone()],
+    });
+    let folder = Directory::open(run_dir.join("checkpoints"));
+    folder.create().unwrap();
+    folder.write(&metadata, &tensors.collect::<Vec<_>>()).unwrap();
+}
+
+/// The run directory of the model that most stories use; trained once, never written to.
+pub(crate) fn run_dir() -> &'static Path {
+    static RUN: OnceLock<TempDir> = OnceLock::new();
+    let run = RUN.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        train(&training(), folder.path());
+        folder
+    });
+    run.path()
+}
+
+/// A folder to run the program in.
+#[derive(Debug)]
+pub(crate) struct Place(TempDir);
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// Runs the program with these arguments, separated by blanks, and no others.
+    fn run(&self, arguments: &str) -> (bool, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vae"));
+        let command = command.args(arguments.split_whitespace()).current_dir(self.0.path());
+        let output = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.success(), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// Runs a command on the small model; gives what it said.
+    pub(crate) fn vae(&self, arguments: &str) -> String {
+        self.vae_of(run_dir(), arguments)
+    }
+
+    /// Runs a command on the model in a run directory.
+    pub(crate) fn vae_of(&self, run_dir: &Path, arguments: &str) -> String {
+        let (ok, out, error) = self.run(&format!("{arguments} --checkpoint {}", run_dir.display()));
+        assert!(ok, "vae {arguments}: {error}");
+        out
+    }
+
+    /// Runs a command that must fail with one line, which it gives, and leave nothing behind.
+    #[track_caller]
+    pub(crate) fn refused(&self, arguments: &str) -> String {
+        let before = self.files();
+        let (ok, _, error) = self.run(arguments);
+        assert!(!ok, "vae {arguments} succeeded");
+        assert!(error.starts_with("error: ") && error.trim().lines().count() == 1, "{error}");
+        assert_eq!(self.files(), before, "vae {arguments} left something behind");
+        error
+    }
+
+    /// All names below the folder.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.0.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() && !path.is_symlink() {
+                    folders.push(path.clone());
+                }
+                found.push(path);
+            }
+        }
+        found.sort();
+        found
+    }
+}
+
+/// Width, height and the 8-bit samples of a PNG.
+pub(crate) fn png(bytes: &[u8]) -> (usize, usize, Vec<u8>) {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    (info.width as usize, info.height as usize, pixels)
+}

@@ -1,0 +1,10 @@
+//! The program `vae`, run as a person runs it, on a small model that is trained here once.
+//!
+//! One file a story; `harness.rs` has the model and the runs.
+
+mod bad_input;
+mod evaluation;
+mod export;
+mod harness;
+mod pictures;
+mod tables;

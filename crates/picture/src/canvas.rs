@@ -1,0 +1,226 @@
+//! A canvas of RGB pixels, and what is drawn on it.
+//!
+//! Whatever lies outside the canvas is not drawn. Coordinates are pixels from the top left.
+
+use std::convert::Infallible;
+
+use crate::WHITE;
+use data::PIXELS;
+use embedded_graphics::{
+    mono_font::{
+        MonoFont, MonoTextStyle,
+        ascii::{FONT_7X13, FONT_9X18_BOLD},
+    },
+    pixelcolor::Rgb888,
+    prelude::*,
+    text::{Alignment, Baseline, Text, TextStyleBuilder},
+};
+
+/// Pixels of a side of a digit.
+pub const SIDE: usize = 28;
+
+/// Red, green, blue.
+pub type Colour = [u8; 3];
+
+/// A picture in the making.
+#[derive(Clone, Debug)]
+pub struct Canvas {
+    width: usize,
+    height: usize,
+    pub(crate) pixels: Vec<Colour>,
+}
+
+/// On which side of its place a text stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// To the right of it.
+    Left,
+    /// Around it.
+    Centre,
+    /// To the left of it.
+    Right,
+}
+
+impl Canvas {
+    /// A canvas of one colour.
+    #[must_use]
+    pub fn new(width: usize, height: usize, background: Colour) -> Self {
+        Self { width, height, pixels: vec![background; width * height] }
+    }
+
+    /// Pixels in a row.
+    #[must_use]
+    pub const fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows.
+    #[must_use]
+    pub const fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Sets a pixel.
+    pub fn put(&mut self, x: usize, y: usize, colour: Colour) {
+        if x < self.width && y < self.height {
+            self.pixels[y * self.width + x] = colour;
+        }
+    }
+
+    /// Draws a digit, 784 pixels from 0 to 1, light on dark; each becomes a square of `zoom`.
+    pub fn digit(&mut self, x: usize, y: usize, zoom: usize, digit: &[f32]) {
+        for (place, value) in digit.iter().enumerate().take(PIXELS) {
+            let grey = (value.clamp(0.0, 1.0) * 255.0).round() as u8;
+            let (row, column) = (place / SIDE, place % SIDE);
+            self.fill(x + column * zoom, y + row * zoom, zoom, zoom, [grey; 3]);
+        }
+    }
+
+    /// Draws digits, `[n, 784]`, in rows of `columns`.
+    pub fn digits(&mut self, x: usize, y: usize, zoom: usize, columns: usize, digits: &[f32]) {
+        for (index, digit) in digits.chunks_exact(PIXELS).enumerate() {
+            let (row, column) = (index / columns, index % columns);
+            self.digit(x + column * SIDE * zoom, y + row * SIDE * zoom, zoom, digit);
+        }
+    }
+
+    /// Digits, `[n, 784]`, in a square as far as they fill one.
+    #[must_use]
+    pub fn grid(zoom: usize, digits: &[f32]) -> Self {
+        let count = digits.len() / PIXELS;
+        let columns = count.isqrt() + usize::from(!count.is_multiple_of(count.isqrt().max(1)));
+        let columns = columns.max(1);
+        let side = SIDE * zoom;
+        let mut canvas = Self::new(columns * side, count.div_ceil(columns).max(1) * side, WHITE);
+        canvas.digits(0, 0, zoom, columns, digits);
+        canvas
+    }
+
+    /// Fills a rectangle.
+    pub fn fill(&mut self, x: usize, y: usize, width: usize, height: usize, colour: Colour) {
+        let columns = x.min(self.width)..(x + width).min(self.width);
+        for row in y.min(self.height)..(y + height).min(self.height) {
+            self.pixels[row * self.width..][columns.clone()].fill(colour);
+        }
+    }
+
+    /// Draws a disc with a smooth edge, `opacity` from 0 to 1.
+    pub fn disc(&mut self, x: f64, y: f64, radius: f64, colour: Colour, opacity: f64) {
+        let reach = radius + 1.0;
+        let span = |centre: f64, max: usize| {
+            let end = (centre + reach).ceil().clamp(0.0, max as f64);
+            (centre - reach).floor().clamp(0.0, max as f64) as usize..end as usize
+        };
+        for row in span(y, self.height) {
+            for column in span(x, self.width) {
+                let distance = (column as f64 + 0.5 - x).hypot(row as f64 + 0.5 - y);
+                let cover = opacity * (radius + 0.5 - distance).clamp(0.0, 1.0);
+                let pixel = &mut self.pixels[row * self.width + column];
+                for (below, above) in pixel.iter_mut().zip(colour) {
+                    let (old, new) = (f64::from(*below), f64::from(above));
+                    *below = (old + cover * (new - old)).round() as u8;
+                }
+            }
+        }
+    }
+
+    /// Writes small text with its middle at height `y`.
+    pub fn text(&mut self, x: usize, y: usize, align: Align, colour: Colour, text: &str) {
+        self.write(x, y, align, colour, text, &FONT_7X13);
+    }
+
+    /// Writes large text with its middle at height `y`.
+    pub fn heading(&mut self, x: usize, y: usize, align: Align, colour: Colour, text: &str) {
+        self.write(x, y, align, colour, text, &FONT_9X18_BOLD);
+    }
+
+    fn write(
+        &mut self,
+        x: usize,
+        y: usize,
+        align: Align,
+        colour: Colour,
+        text: &str,
+        font: &MonoFont<'_>,
+    ) {
+        let alignment = match align {
+            Align::Left => Alignment::Left,
+            Align::Centre => Alignment::Center,
+            Align::Right => Alignment::Right,
+        };
+        let style = TextStyleBuilder::new().alignment(alignment).baseline(Baseline::Middle).build();
+        let [red, green, blue] = colour;
+        let font = MonoTextStyle::new(font, Rgb888::new(red, green, blue));
+        let place = Point::new(coordinate(x), coordinate(y));
+        match Text::with_text_style(text, place, font, style).draw(self) {
+            Ok(_) => {}
+            Err(never) => match never {},
+        }
+    }
+}
+
+fn coordinate(pixels: usize) -> i32 {
+    i32::try_from(pixels).unwrap_or(i32::MAX)
+}
+
+impl OriginDimensions for Canvas {
+    fn size(&self) -> Size {
+        let side = |pixels| u32::try_from(pixels).unwrap_or(u32::MAX);
+        Size::new(side(self.width), side(self.height))
+    }
+}
+
+impl DrawTarget for Canvas {
+    type Color = Rgb888;
+    type Error = Infallible;
+
+    fn draw_iter<I>(&mut self, pixels: I) -> Result<(), Infallible>
+    where
+        I: IntoIterator<Item = Pixel<Rgb888>>,
+    {
+        for Pixel(place, colour) in pixels {
+            if let (Ok(x), Ok(y)) = (usize::try_from(place.x), usize::try_from(place.y)) {
+                self.put(x, y, [colour.r(), colour.g(), colour.b()]);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BLACK, WHITE};
+
+    #[test]
+    fn what_lies_outside_is_not_drawn() {
+        let mut canvas = Canvas::new(30, 20, WHITE);
+        canvas.fill(25, 15, 100, 100, BLACK);
+        canvas.digit(20, 10, 3, &[1.0; PIXELS]);
+        canvas.disc(-5.0, 40.0, 9.0, BLACK, 1.0);
+        canvas.disc(f64::NAN, 1e300, 9.0, BLACK, 1.0);
+        canvas.text(28, 19, Align::Left, BLACK, "outside");
+        canvas.put(30, 0, BLACK);
+        assert_eq!(canvas.pixels.len(), 600);
+        assert_eq!((canvas.pixels[0], canvas.pixels[24 + 9 * 30]), (WHITE, WHITE));
+    }
+
+    #[test]
+    fn digits_go_row_by_row() {
+        let mut canvas = Canvas::new(2 * 28 * 2, 2 * 28 * 2, WHITE);
+        let digits: Vec<f32> = (0..3).flat_map(|n| vec![n as f32 / 2.0; PIXELS]).collect();
+        canvas.digits(0, 0, 2, 2, &digits);
+        let at = |x: usize, y: usize| canvas.pixels[y * 112 + x];
+        assert_eq!((at(0, 0), at(56, 0), at(55, 55)), ([0; 3], [128; 3], [0; 3]));
+        assert_eq!((at(0, 56), at(56, 56)), (WHITE, WHITE));
+    }
+
+    #[test]
+    fn a_disc_covers_its_middle_and_shades_its_edge() {
+        let mut canvas = Canvas::new(11, 11, WHITE);
+        canvas.disc(5.5, 5.5, 3.0, BLACK, 1.0);
+        assert_eq!(canvas.pixels[5 * 11 + 5], BLACK);
+        assert_eq!(canvas.pixels[0], WHITE);
+        assert!(canvas.pixels.iter().any(|[red, _, _]| (60..200).contains(red)));
+    }
+}
