@@ -1,14 +1,13 @@
 //! The communication thread: a worker's life from the first attempt to reach the coordinator
 //! to the end of the run.
 //!
-//! A coordinator that goes away ends nothing: training goes on, what it should have heard is
-//! kept, and the worker comes back to it with its state.
+//! A coordinator that goes away ends nothing: see [`away`].
+
+mod away;
 
 use std::{
-    collections::VecDeque,
     net::Ipv4Addr,
     path::PathBuf,
-    pin::Pin,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -23,7 +22,7 @@ use protocol::{
     convert::{mishap, printable},
     status,
     wire::{
-        EpochReport, Failed, Fetch, Leaving, Ready, Saved, Start, Transfer, Transport,
+        Failed, Fetch, Leaving, Ready, Saved, Start, Transfer, Transport,
         coordinator_message::Body as Told, worker_message::Body as Said,
     },
 };
@@ -40,6 +39,7 @@ use transport::{
     state::{self, Donor, FetchError, Recipient, Snapshot},
 };
 
+use self::away::{Link, Unheard};
 use crate::{
     args::Args,
     bridge::{Assignment, Bridge, Event, Order, Shared},
@@ -52,9 +52,6 @@ const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Workers that may ask for the state at once.
 const RECIPIENTS: usize = 64;
-
-/// Reports of epochs that are kept for a coordinator that is away; older ones go.
-const UNHEARD_EPOCHS: usize = 1024;
 
 /// Takes part in a run.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -142,21 +139,6 @@ struct Session {
     length: usize,
     threads: Option<u32>,
     phase: Phase,
-}
-
-/// The way to the coordinator.
-enum Link {
-    Up(Joined),
-    /// The attempts to come back.
-    Down(Pin<Box<dyn Future<Output = Result<Joined>> + Send>>),
-}
-
-/// What a coordinator that is away has yet to hear.
-#[derive(Debug, Default)]
-struct Unheard {
-    /// Where the worker stands since its last generation.
-    ready: Option<Ready>,
-    epochs: VecDeque<EpochReport>,
 }
 
 /// Where the worker is in a generation.
@@ -271,78 +253,6 @@ impl Session {
             Some(recipient) = requests.recv() => Wake::Asked(recipient),
             _ = interrupt.recv() => Wake::Signalled,
             _ = terminate.recv() => Wake::Signalled,
-        }
-    }
-
-    /// Tells the coordinator, if it is there. One that takes nothing in is as good as gone.
-    fn say(&mut self, body: Said) {
-        if let Link::Up(joined) = &self.link
-            && !joined.say(body)
-        {
-            self.lose_link("it takes nothing in");
-        }
-    }
-
-    fn lose_link(&mut self, reason: &str) {
-        let Link::Up(joined) = &self.link else { return };
-        let patience = Duration::from_millis(joined.welcome.coordinator_timeout_ms.into());
-        tracing::warn!(
-            "lost the coordinator ({reason}): going on without it for up to {:.0} s",
-            patience.as_secs_f64()
-        );
-        // Without the coordinator, the members may not find each other.
-        self.stop_connecting("the coordinator was lost");
-        self.link = Link::Down(Box::pin(control::come_back(
-            self.coordinator.clone(),
-            self.identity.clone(),
-            self.run_id.clone(),
-            Arc::clone(&self.bridge.shared),
-            patience,
-        )));
-    }
-
-    fn regain_link(&mut self, mut joined: Joined) -> Result<()> {
-        if joined.config()? != self.config {
-            bail!("the coordinator came back with another configuration: start this worker again");
-        }
-        joined.show_life(&self.bridge.shared);
-        let rank = joined.welcome.rank.map(Rank);
-        tracing::info!(rank = rank.map(|rank| rank.0), "the coordinator is back");
-        self.identity.rank = rank.or(self.identity.rank);
-        self.link = Link::Up(joined);
-        for report in std::mem::take(&mut self.unheard.epochs) {
-            self.say(Said::EpochReport(report));
-        }
-        if let (Phase::Idle, Some(ready)) = (&self.phase, self.unheard.ready.clone()) {
-            self.say(Said::Ready(ready));
-        }
-        Ok(())
-    }
-
-    /// Pauses with the other members and saves the state, since no coordinator came back.
-    async fn save_alone(&mut self) {
-        self.bridge.shared.request(Control::PAUSE);
-        let saved = async {
-            let mut idle = !matches!(self.phase, Phase::Training(..));
-            if idle {
-                self.bridge.order(Order::Persist);
-            }
-            while let Some(event) = self.bridge.events.recv().await {
-                match event {
-                    Event::Ready(..) if !idle => {
-                        idle = true;
-                        self.bridge.order(Order::Persist);
-                    }
-                    Event::Saved(step) => return Some(step),
-                    Event::Failed(_) => return None,
-                    Event::Ready(..) | Event::Report(_) | Event::EpochReport(_) => {}
-                }
-            }
-            None
-        };
-        match tokio::time::timeout(FAREWELL, saved).await {
-            Ok(Some(step)) => tracing::info!("saved the state after step {step}"),
-            _ => tracing::warn!("the state was not saved"),
         }
     }
 
@@ -497,15 +407,10 @@ impl Session {
                 self.say(Said::Failed(Failed { message, state_intact }));
             }
             Event::Report(report) => self.say(Said::Report(report)),
-            Event::EpochReport(report) => {
-                if matches!(self.link, Link::Down(_)) {
-                    self.unheard.epochs.push_back(report);
-                    let surplus = self.unheard.epochs.len().saturating_sub(UNHEARD_EPOCHS);
-                    self.unheard.epochs.drain(..surplus);
-                } else {
-                    self.say(Said::EpochReport(report));
-                }
+            Event::EpochReport(report) if matches!(self.link, Link::Down(_)) => {
+                self.unheard.keep(report);
             }
+            Event::EpochReport(report) => self.say(Said::EpochReport(report)),
         }
     }
 }

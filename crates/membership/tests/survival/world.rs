@@ -4,6 +4,8 @@
 //! contributed to it. Messages stay in order on a connection and are lost with it. Every
 //! decision that breaks a promise of the run is a panic.
 
+mod workers;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
@@ -396,144 +398,6 @@ impl World {
                 pause_after: None,
             },
         );
-    }
-
-    fn obey(&mut self, process: Process, id: WorkerId, command: Command) {
-        let worker = &mut self.workers[process];
-        match command {
-            Command::Admit(_, rank) => {
-                worker.rank = rank;
-                self.admitted(process, id);
-            }
-            Command::Adopt(_, rank) => {
-                worker.rank = Some(rank);
-                self.admitted(process, id);
-            }
-            Command::Start(generation, members) => {
-                assert_eq!(worker.task, Task::Idle, "{process} is told to start {generation}");
-                let own = members.iter().find(|member| member.worker == id).unwrap();
-                worker.rank = Some(own.rank);
-                worker.task = Task::Computing(generation);
-                let done = worker.step;
-                self.did_step(process, generation, done);
-            }
-            Command::Pause(generation, _) if worker.task == Task::Computing(generation) => {
-                let round = self.rounds.get_mut(&generation).unwrap();
-                let next = round.members.values().filter_map(|part| part.done).max().unwrap() + 1;
-                round.pause_after = Some(round.pause_after.map_or(next, |step| step.min(next)));
-            }
-            Command::Abort(generation, _) if worker.task == Task::Computing(generation) => {
-                self.interrupt(process);
-            }
-            Command::Pause(..) | Command::Abort(..) => {}
-            Command::Fetch { donor, .. } => {
-                assert_eq!(worker.task, Task::Idle, "{process} is told to fetch");
-                let donor = self.links.get(&donor).map(|link| link.worker);
-                // From one that has gone, it fetches in vain.
-                worker.task = Task::Fetching(donor.unwrap_or(process));
-            }
-            Command::Persist(_) => {
-                assert_eq!(worker.task, Task::Idle, "{process} is told to save");
-                self.say(process, Event::Saved(id));
-            }
-            Command::Evict(..) => {
-                if matches!(worker.task, Task::Computing(_)) {
-                    self.interrupt(process);
-                }
-                self.disconnect(process);
-            }
-            Command::Refuse(..) | Command::Dismiss(_) => self.exit(process),
-            Command::Wait { .. } | Command::Finish(_) => {}
-        }
-    }
-
-    fn admitted(&mut self, process: Process, id: WorkerId) {
-        self.links.get_mut(&id).unwrap().is_admitted = true;
-        self.workers[process].is_known = true;
-        if self.workers[process].task == Task::Idle {
-            self.say_ready(process);
-        }
-    }
-
-    fn finish_step(&mut self, process: Process) {
-        let worker = &mut self.workers[process];
-        let Task::Computing(generation) = worker.task else { panic!("{process} is idle") };
-        worker.step += 1;
-        let done = worker.step;
-        self.did_step(process, generation, done);
-    }
-
-    fn did_step(&mut self, process: Process, generation: Generation, done: u64) {
-        let round = self.rounds.get_mut(&generation).unwrap();
-        round.members.get_mut(&process).unwrap().done = Some(done);
-        let has_completed = done >= self.settings.steps.0;
-        self.is_saved |= has_completed && round.leader == process;
-        if has_completed || round.pause_after == Some(done) {
-            self.become_idle(process, Course::AsTold);
-        }
-    }
-
-    fn interrupt(&mut self, process: Process) {
-        self.break_off(process);
-        self.become_idle(process, Course::Interrupted(String::new()));
-    }
-
-    fn break_off(&mut self, process: Process) {
-        if let Task::Computing(generation) = self.workers[process].task {
-            let round = self.rounds.get_mut(&generation).unwrap();
-            round.members.get_mut(&process).unwrap().has_broken_off = true;
-        }
-    }
-
-    fn fetched(&mut self, process: Process) {
-        let Task::Fetching(donor) = self.workers[process].task else { panic!("{process}") };
-        let from = &self.workers[donor];
-        if from.is_gone || donor == process {
-            self.become_idle(process, Course::NotFetched(String::new()));
-            return;
-        }
-        let (before, step) = (self.furthest(), from.step);
-        self.workers[process].step = step;
-        assert!(self.furthest() >= before, "{process} gave up step {before} for {step}");
-        self.become_idle(process, Course::AsTold);
-    }
-
-    fn become_idle(&mut self, process: Process, course: Course) {
-        self.workers[process].task = Task::Idle;
-        self.workers[process].course = course;
-        let link = self.workers[process].link.and_then(|id| self.links.get(&id));
-        if link.is_some_and(|link| link.is_admitted) {
-            self.say_ready(process);
-        }
-    }
-
-    fn say_ready(&mut self, process: Process) {
-        let worker = &mut self.workers[process];
-        let (link, step) = (worker.link, worker.step);
-        // A coordinator to come hears of it no more.
-        let course = std::mem::replace(&mut worker.course, Course::AsTold);
-        let standing = Standing { step: Step(step), digest: digest(step) };
-        self.say(process, Event::Ready(link.unwrap(), standing, course));
-    }
-
-    fn say(&mut self, process: Process, event: Event) {
-        let link = self.workers[process].link.and_then(|id| self.links.get_mut(&id));
-        link.unwrap().up.push_back(event);
-    }
-
-    fn exit(&mut self, process: Process) {
-        self.break_off(process);
-        self.disconnect(process);
-        self.workers[process] = Worker { is_gone: true, ..Worker::new() };
-    }
-
-    /// The coordinator hears of the end after all that was said before.
-    fn disconnect(&mut self, process: Process) {
-        let Some(id) = self.workers[process].link.take() else { return };
-        if let Some(link) = self.links.get_mut(&id) {
-            link.down.clear();
-            link.up.push_back(Event::Lost(id, Loss::Disconnected(String::new())));
-        }
     }
 
     /// Two worlds that differ in the past alone are one.
