@@ -257,7 +257,7 @@ pub(crate) async fn come_back(
     run_id: String,
     shared: Arc<Shared>,
     patience: Duration,
-) -> Result<Joined> {
+) -> Result<Box<Joined>> {
     let endpoint = endpoint(&url)?;
     let begun = Instant::now();
     let mut backoff = BACKOFF_MIN;
@@ -271,7 +271,7 @@ pub(crate) async fn come_back(
             join(&mut client(channel), &identity, Some(returning)).await
         };
         match attempt.await {
-            Ok(joined) => return Ok(joined),
+            Ok(joined) => return Ok(Box::new(joined)),
             Err(Unjoined::Refused(refused)) => return Err(refused),
             Err(Unjoined::Unreachable(_)) if begun.elapsed() >= patience => {
                 bail!("no coordinator came back to {url} within {:.0} s", patience.as_secs_f64())

@@ -107,7 +107,7 @@ async fn take_part(args: &Args, device: Device) -> Result<()> {
         identity: Identity { rank, ..identity },
         run_id: welcome.run_id,
         config,
-        link: Link::Up(joined),
+        link: Link::Up(Box::new(joined)),
         unheard: Unheard::default(),
         bridge,
         endpoint,
@@ -167,7 +167,7 @@ struct Connecting {
 /// What wakes the session.
 enum Wake {
     Told(Result<Option<Told>, Status>),
-    CameBack(Result<Joined>),
+    CameBack(Result<Box<Joined>>),
     Trained(Option<Event>),
     Connected(Result<Connected, String>),
     Fetched(Result<(Snapshot, Transfer), String>),

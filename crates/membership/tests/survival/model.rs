@@ -5,6 +5,8 @@
 //! where the run is completed, is to say that the run always completes once faults stop.
 //! (The crate `stateright` does not find circles, and brings along a web server.)
 
+#![allow(clippy::print_stderr, reason = "how a run came to fail is for people to read")]
+
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},

@@ -18,9 +18,9 @@ const UNHEARD_EPOCHS: usize = 1024;
 
 /// The way to the coordinator.
 pub(super) enum Link {
-    Up(Joined),
+    Up(Box<Joined>),
     /// The attempts to come back.
-    Down(Pin<Box<dyn Future<Output = Result<Joined>> + Send>>),
+    Down(Pin<Box<dyn Future<Output = Result<Box<Joined>>> + Send>>),
 }
 
 /// What a coordinator that is away has yet to hear.
@@ -68,7 +68,7 @@ impl Session {
         )));
     }
 
-    pub(super) fn regain_link(&mut self, mut joined: Joined) -> Result<()> {
+    pub(super) fn regain_link(&mut self, mut joined: Box<Joined>) -> Result<()> {
         if joined.config()? != self.config {
             bail!("the coordinator came back with another configuration: start this worker again");
         }
