@@ -134,9 +134,9 @@ pub enum Loss {
     /// It could not fetch the run's state.
     #[error("it could not fetch the run's state ({0})")]
     Unreachable(String),
-    /// It did not come back to a coordinator that was started again.
-    #[error("it did not come back")]
-    Absent,
+    /// It could not get ready to take part.
+    #[error("it could not get ready ({0})")]
+    Unable(String),
     /// It was told to leave by its user.
     #[error("it was told to leave")]
     Left,
