@@ -267,8 +267,7 @@ impl<'a> Control<'a> {
     fn lost(&mut self, worker: WorkerId, loss: &Loss) {
         let who = self.name(worker);
         tracing::info!("{who} is gone: {loss}");
-        let is_member = self.members.iter().any(|(_, member)| *member == worker);
-        if is_member && *loss != Loss::Left {
+        if self.is_member(worker) && *loss != Loss::Left {
             self.recovery.detect(&format!("{who} is gone: {loss}"));
         }
         let rank = self.engine.rank(worker).map(|rank| rank.0);

@@ -228,20 +228,21 @@ impl Children {
     /// Waits, within a bound, for all workers to exit and to have said all; what is left then
     /// is killed.
     pub(crate) async fn finish(mut self) {
-        let watchers = &mut self.watchers;
-        let all = async { while watchers.join_next().await.is_some() {} };
-        if tokio::time::timeout(FAREWELL, all).await.is_ok() {
+        if self.all_exit().await {
             return;
         }
         tracing::warn!("killing workers that did not exit");
         for slot in &mut self.slots {
             slot.kill.take().map(|kill| kill.send(()));
         }
-        let watchers = &mut self.watchers;
-        let all = async { while watchers.join_next().await.is_some() {} };
-        if tokio::time::timeout(FAREWELL, all).await.is_err() {
+        if !self.all_exit().await {
             self.watchers.shutdown().await;
         }
+    }
+
+    async fn all_exit(&mut self) -> bool {
+        let all = async { while self.watchers.join_next().await.is_some() {} };
+        tokio::time::timeout(FAREWELL, all).await.is_ok()
     }
 }
 
