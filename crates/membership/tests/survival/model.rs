@@ -41,6 +41,8 @@ struct State {
     world: World,
     faults_left: u8,
     restarts_left: u8,
+    /// Whether another process is started for one that was killed.
+    replaces: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +69,11 @@ impl State {
         if self.faults_left > 0 && !is_local {
             let processes = 0..self.world.workers.len();
             let faults = processes.flat_map(|process| self.world.faults(process));
-            let modelled = faults.filter(|fault| {
-                matches!(fault, Fault::Replace(_) | Fault::Interrupt(_) | Fault::FailFetch(_))
+            let modelled = faults.filter(|fault| match fault {
+                Fault::Kill(_) => !self.replaces,
+                Fault::Replace(_) => self.replaces,
+                Fault::Interrupt(_) | Fault::FailFetch(_) => true,
+                _ => false,
             });
             moves.extend(modelled.map(Move::Fault));
         }
@@ -163,27 +168,31 @@ impl Drop for Story {
     }
 }
 
-fn explore_all(faults_left: u8, restarts_left: u8) {
+fn explore_all(faults_left: u8, restarts_left: u8, replaces: bool) {
     let started = Instant::now();
-    let start = State { world: World::new(SETTINGS, 3), faults_left, restarts_left };
+    let start = State { world: World::new(SETTINGS, 3), faults_left, restarts_left, replaces };
     let mut story = Story(Vec::new());
     let states = explore(start, &mut story.0);
     eprintln!("{states} states in {:.1} s", started.elapsed().as_secs_f64());
 }
 
 #[test]
-fn a_fault_and_a_restart_of_the_coordinator() {
-    explore_all(1, 1);
-}
-
-#[test]
-fn two_faults() {
-    explore_all(2, 0);
-}
-
-/// Takes minutes and gigabytes.
-#[test]
-#[ignore = "takes minutes: run it with --ignored"]
 fn two_faults_and_a_restart_of_the_coordinator() {
-    explore_all(2, 1);
+    explore_all(2, 1, false);
+}
+
+#[test]
+fn a_worker_replaced_and_a_restart_of_the_coordinator() {
+    explore_all(1, 1, true);
+}
+
+#[test]
+fn two_workers_replaced() {
+    explore_all(2, 0, true);
+}
+
+#[test]
+#[ignore = "takes many minutes and gigabytes: run it with --ignored"]
+fn two_workers_replaced_and_a_restart_of_the_coordinator() {
+    explore_all(2, 1, true);
 }

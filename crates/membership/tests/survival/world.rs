@@ -189,7 +189,8 @@ impl World {
     /// Whether an action leads to the same whenever it is done, but for faults.
     pub(crate) fn is_local(&self, action: Action) -> bool {
         match action {
-            Action::Connect(_) => true,
+            // Of a member it tells in which generation it is.
+            Action::Connect(process) => !matches!(self.workers[process].task, Task::Computing(_)),
             Action::Obey(id) => {
                 let link = &self.links[&id];
                 let is_idle = self.workers[link.worker].task == Task::Idle;
