@@ -68,6 +68,8 @@ pub struct Engine {
     absent_until: Duration,
     /// Workers that were ready when people were last told that the run waits for more.
     waiting_with: Option<u32>,
+    /// The furthest state that was saved on demand.
+    saved: Option<Step>,
     setbacks: Setbacks,
     pace: Pace,
     last_tick: Duration,
@@ -114,6 +116,7 @@ impl Engine {
             fingerprint: None,
             absent: past.members,
             waiting_with: None,
+            saved: None,
             setbacks: Setbacks::default(),
             pace: Pace::default(),
             last_tick: now,

@@ -172,13 +172,14 @@ impl Engine {
         behind.into_iter().filter_map(|worker| self.fetch(worker, now)).collect()
     }
 
-    /// Has a worker take over a state: of a member, or of one that is furthest; of several, of
-    /// the one that has the least to give.
+    /// Has a worker take over a state that is not behind its own: of a member, or of one that is
+    /// furthest; of several, of the one that has the least to give.
     pub(super) fn fetch(&mut self, worker: WorkerId, now: Duration) -> Option<Command> {
+        let own = self.roster.get(worker)?.standing()?.step;
         let computing = !self.roster.members().is_empty();
         let furthest = self.roster.furthest().map(|(_, standing)| standing.step);
         let mut donors = self.roster.ranks_first(|seat| match seat.place {
-            Place::Member => true,
+            Place::Member => seat.progress.map_or(Step::default(), |(p, _)| p.step) >= own,
             Place::Ready(standing) => !computing && Some(standing.step) == furthest,
             Place::Loading | Place::Fetching { .. } => false,
         });

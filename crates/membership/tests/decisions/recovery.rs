@@ -163,6 +163,7 @@ fn survivors_whose_states_differ_end_the_run_and_the_odd_one_is_named() {
 #[test]
 fn a_worker_that_is_back_before_its_end_is_known_waits_for_it() {
     let mut run = running(2);
+    run.alive(1, 10, Phase::Waiting);
     // The connection of worker 1 is cut; it comes back as worker 2.
     assert_eq!(run.returns(2, 1, Some(1)), [admit(2, None), abort(1, &[2])]);
     assert_eq!(run.interrupted(2, 10), [fetch(2, 1)]);
