@@ -14,8 +14,11 @@ use crate::world::{Fault, World};
 /// Runs that are tried.
 const RUNS: u32 = 400;
 
-/// Faults of a run: fewer than the fruitless generations that end it.
-const FAULTS_MAX: usize = 7;
+/// Troubles of a run; hardly ever eight in a row that leave no time for a step, which end it.
+const TROUBLES_MAX: usize = 14;
+
+/// Longer than any worker may be silent.
+const STAND_STILL: Duration = Duration::from_secs(20);
 
 /// Within this time after the last fault, a run is at its end: a fetch that hangs takes longest.
 const RECOVERY_MAX: Duration = Duration::from_secs(600);
@@ -26,6 +29,8 @@ enum Trouble {
     Worker(Index, Index),
     NewWorker,
     RestartCoordinator,
+    /// The coordinator's machine stands still.
+    StandStill,
     Stop,
 }
 
@@ -42,13 +47,14 @@ fn troubles() -> impl Strategy<Value = Trouble> {
         12 => (any::<Index>(), any::<Index>()).prop_map(|(who, what)| Trouble::Worker(who, what)),
         3 => Just(Trouble::NewWorker),
         3 => Just(Trouble::RestartCoordinator),
+        1 => Just(Trouble::StandStill),
         1 => Just(Trouble::Stop),
     ]
 }
 
 fn plans() -> impl Strategy<Value = Plan> {
-    let sizes = (1..=8_u32, 1..=8_u32, 1..=8_u32, 3..60_u64);
-    (sizes, vec((0..3000_u64, troubles()), 0..=FAULTS_MAX), any::<u64>()).prop_map(
+    let sizes = (1..=8_u32, 1..=8_u32, 1..=8_u32, 3..200_u64);
+    (sizes, vec((0..3000_u64, troubles()), 0..=TROUBLES_MAX), any::<u64>()).prop_map(
         |((workers, min_workers, shards, steps), troubles, seed)| {
             let settings = Settings {
                 workers,
@@ -57,7 +63,7 @@ fn plans() -> impl Strategy<Value = Plan> {
                 steps: Step(steps),
                 dead_after: Duration::from_secs(5),
                 stall_after: Duration::from_secs(30),
-                join_timeout: Duration::from_secs(120),
+                join_timeout: Duration::from_secs(900),
                 persist_timeout: Duration::from_secs(60),
                 allow_mixed_devices: false,
             };
@@ -93,8 +99,7 @@ impl Chance {
     }
 }
 
-/// Says whether a person has stopped the run.
-fn suffer(world: &mut World, trouble: &Trouble) -> bool {
+fn suffer(world: &mut World, trouble: &Trouble) {
     match trouble {
         Trouble::Worker(who, what) => {
             let faults = world.faults(who.index(world.workers.len()));
@@ -104,9 +109,9 @@ fn suffer(world: &mut World, trouble: &Trouble) -> bool {
         }
         Trouble::NewWorker => world.start_worker(),
         Trouble::RestartCoordinator => world.inflict(Fault::RestartCoordinator),
+        Trouble::StandStill => drop(world.pass(STAND_STILL)),
         Trouble::Stop => world.request_stop(),
     }
-    matches!(trouble, Trouble::Stop)
 }
 
 fn play(plan: &Plan) -> Outcome {
