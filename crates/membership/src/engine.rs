@@ -325,6 +325,10 @@ impl Engine {
         match course {
             Course::AsTold => seat.proven |= matches!(was_at, Place::Fetching { .. }),
             Course::NotFetched(reason) => {
+                if let Some(donor) = self.blamed_donor(worker, was_at) {
+                    return self.evict(donor, Loss::Isolated(reason), now);
+                }
+                let Some(seat) = self.roster.get_mut(worker) else { return Vec::new() };
                 if let Some(loss) = seat.fetch_failed(reason) {
                     return self.evict(worker, loss, now);
                 }

@@ -134,6 +134,9 @@ pub enum Loss {
     /// It could not fetch the run's state.
     #[error("it could not fetch the run's state ({0})")]
     Unreachable(String),
+    /// The others could not fetch its state.
+    #[error("the others could not fetch its state ({0})")]
+    Isolated(String),
     /// It did not come back to a coordinator that was started again.
     #[error("it did not come back")]
     Absent,

@@ -86,6 +86,19 @@ fn a_failed_fetch_tries_another_donor_and_the_third_failure_is_the_last() {
 }
 
 #[test]
+fn a_donor_that_two_others_cannot_reach_is_given_up_instead_of_them() {
+    let mut run = running(4);
+    run.lose(3);
+    run.interrupted(0, 10);
+    run.interrupted(1, 10);
+    assert_eq!(run.interrupted(2, 11), [fetch(0, 2), fetch(1, 2)]);
+    assert_eq!(run.not_fetched(0, 10), [fetch(0, 2)]);
+    let isolated = Command::Evict(WorkerId(2), Loss::Isolated("refused".into()));
+    assert_eq!(run.not_fetched(1, 10), [isolated]);
+    assert_eq!(run.not_fetched(0, 10), [start(2, &[(0, 0, 0, 2), (1, 1, 2, 4)])]);
+}
+
+#[test]
 fn the_furthest_state_is_fetched_even_from_a_worker_without_a_rank() {
     let mut run = running(3);
     run.joins(3);
