@@ -80,7 +80,7 @@ fn a_spare_steps_in() {
 #[test]
 fn a_worker_joins_a_run_that_has_begun() {
     let place = Place::new();
-    let flags = format!("{SMALL} {ENDLESS} --join-timeout-seconds 1 --workers 3 --collective grpc");
+    let flags = format!("{SMALL} {ENDLESS} --join-timeout-seconds 8 --workers 3 --collective grpc");
     let mut fleet = Fleet::without_workers(&place, &flags);
     (0..2).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
     // Two are enough once the third has been waited for.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Kills the coordinator of a fleet, waits until `meanwhile` is done, and starts another one.
-fn replaced(place: &Place, fleet: Fleet, meanwhile: impl FnOnce(&mut Fleet)) -> Fleet {
+pub(crate) fn replaced(place: &Place, fleet: Fleet, meanwhile: impl FnOnce(&mut Fleet)) -> Fleet {
     let mut fleet = fleet;
     fleet.coordinator.signal(Signal::KILL);
     meanwhile(&mut fleet);

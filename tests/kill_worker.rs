@@ -196,13 +196,13 @@ fn too_few_are_left() {
 #[test]
 fn nobody_comes_in_the_place_of_those_who_are_lost() {
     let place = Place::new();
-    let flags = format!("{SMALL} {ENDLESS} --min-workers 2 --join-timeout-seconds 1");
+    let flags = format!("{SMALL} {ENDLESS} --min-workers 2 --join-timeout-seconds 8");
     let mut fleet = Fleet::start(&place, 2, &flags);
     fleet.wait_for_progress(&place);
     let step = place.step();
     fleet.workers.remove(0).signal(Signal::KILL);
     let (coordinator, workers) = fleet.wait();
-    let words = ["only 1 of 2 workers", "within 1 s", "--min-workers"];
+    let words = ["only 1 of 2 workers", "within 8 s", "--min-workers"];
     let coordinator = coordinator.failed_with(&words);
     assert!(coordinator.text().contains("go on with: vae-coordinator --resume"), "{coordinator}");
     workers.into_iter().for_each(|worker| drop(worker.failed_with(&["only 1 of 2 workers"])));

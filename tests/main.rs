@@ -7,6 +7,7 @@
 mod bad_data;
 mod bad_flags;
 mod bad_run_dir;
+mod chaos;
 mod damaged_checkpoint;
 mod dataset;
 mod full_disk;

@@ -365,6 +365,11 @@ impl Engine {
     }
 
     fn failed(&mut self, worker: WorkerId, failure: Failure, now: Duration) -> Vec<Command> {
+        let is_loading = self.roster.get(worker).is_some_and(|seat| seat.place == Place::Loading);
+        if is_loading && self.has_begun() && failure.state_intact {
+            // Those who are training already have nothing to do with it.
+            return self.evict(worker, Loss::Unable(failure.message), now);
+        }
         let Some(seat) = self.roster.remove(worker) else { return Vec::new() };
         let rank = seat.rank.unwrap_or_default();
         let outcome = Outcome::WorkerFailed { rank, message: failure.message };

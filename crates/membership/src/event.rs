@@ -137,9 +137,9 @@ pub enum Loss {
     /// The others could not fetch its state.
     #[error("the others could not fetch its state ({0})")]
     Isolated(String),
-    /// It did not come back to a coordinator that was started again.
-    #[error("it did not come back")]
-    Absent,
+    /// It could not get ready to take part.
+    #[error("it could not get ready ({0})")]
+    Unable(String),
     /// It was told to leave by its user.
     #[error("it was told to leave")]
     Left,

@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it speaks to a terminal")]
 
 mod bench;
+mod chaos;
 mod child;
 mod dist;
 mod interrupt;
@@ -67,6 +68,13 @@ enum Command {
     /// the machine alone meanwhile.
     Bench(bench::Options),
 
+    /// Strike runs with disasters drawn from seeds: whatever dies, the final bytes are the same
+    ///
+    /// Sets up, builds the release binaries, and for each seed and transport runs a coordinator and
+    /// four workers, some of which are killed, frozen, told to leave or replaced. What a seed does
+    /// is printed before it is done, and that seed does it again.
+    Chaos(chaos::Options),
+
     /// Lay out a release: the programs, libtorch, man pages, shell completions
     ///
     /// Sets up and builds the release binaries. The folder can be packed and taken to another
@@ -87,6 +95,7 @@ fn main() -> ExitCode {
         Command::Train(options) => train::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Chaos(options) => chaos::run(&options),
         Command::Dist(options) => dist::run(&options),
         Command::Tidy => tidy::run(),
     });

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use collective::Rank;
-use membership::{Command, Event, Loss, Outcome, Phase, WorkerId};
+use membership::{Command, Event, Failure, Loss, Outcome, Phase, WorkerId};
 
 use crate::run::{
     JOIN_TIMEOUT, STALL_AFTER, STEPS, abort, admit, at, fetch, join, pause, running, running_as,
@@ -41,6 +41,17 @@ fn a_joiner_that_cannot_fetch_disturbs_nobody_and_is_given_up() {
     assert_eq!(run.not_fetched(3, 0), [fetch(3, 1)]);
     let unreachable = Command::Evict(WorkerId(3), Loss::Unreachable("refused".into()));
     assert_eq!(run.not_fetched(3, 0), [unreachable]);
+}
+
+#[test]
+fn a_joiner_that_cannot_load_ends_no_run() {
+    let mut run = two_of_three();
+    run.joins(3);
+    let failure = Failure { message: "no data".into(), state_intact: true };
+    assert_eq!(
+        run.on(Event::Failed(WorkerId(3), failure)),
+        [Command::Evict(WorkerId(3), Loss::Unable("no data".into()))]
+    );
 }
 
 #[test]

@@ -1,0 +1,45 @@
+//! `cargo xtask chaos`: runs that are struck by disasters drawn from seeds, over both transports.
+
+use anyhow::{Context as _, ensure};
+
+use crate::workspace::{self, Build};
+use crate::{child, setup};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Which seeds to go through: one, or the first and the last
+    #[arg(long, default_value = "1..100", value_name = "FIRST..LAST", value_parser = seeds)]
+    seeds: String,
+}
+
+/// Sets up, builds the programs, and runs the scenario `chaos`, seed after seed. Returns the exit
+/// status of what failed.
+pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
+    setup::run(&setup::Options::default())?;
+    if let Build::Failed(code) = workspace::build_programs(&["--bins", "--workspace"])? {
+        return Ok(code);
+    }
+    let mut tests = workspace::cargo();
+    tests.args(["test", "--release", "-p", "scenarios", "--", "chaos", "--nocapture"]);
+    child::run(tests.args(["--test-threads", "1"]).env("LOCKSTEP_CHAOS_SEEDS", &options.seeds))
+}
+
+fn seeds(text: &str) -> anyhow::Result<String> {
+    let number = |text: &str| text.parse::<u64>().with_context(|| format!("{text:?} is no seed"));
+    let (first, last) = text.split_once("..").unwrap_or((text, text));
+    ensure!(number(first)? <= number(last)?, "there is no seed in {text}");
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_one_or_two_numbers() {
+        assert!(seeds("7").is_ok() && seeds("1..100").is_ok());
+        for wrong in ["", "a", "1..", "2..1", "1..=3"] {
+            assert!(seeds(wrong).is_err(), "{wrong}");
+        }
+    }
+}
