@@ -12,7 +12,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use crate::world::{Fault, World};
 
 /// Runs that are tried.
-const RUNS: u32 = 400;
+const RUNS: u32 = 5000;
 
 /// Troubles of a run; hardly ever eight in a row that leave no time for a step, which end it.
 const TROUBLES_MAX: usize = 14;
