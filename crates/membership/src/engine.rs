@@ -68,6 +68,8 @@ pub struct Engine {
     absent_until: Duration,
     /// Workers that were ready when people were last told that the run waits for more.
     waiting_with: Option<u32>,
+    /// The furthest state that was saved on demand.
+    saved: Option<Step>,
     setbacks: Setbacks,
     pace: Pace,
     last_tick: Duration,
@@ -114,6 +116,7 @@ impl Engine {
             fingerprint: None,
             absent: past.members,
             waiting_with: None,
+            saved: None,
             setbacks: Setbacks::default(),
             pace: Pace::default(),
             last_tick: now,
@@ -322,6 +325,10 @@ impl Engine {
         match course {
             Course::AsTold => seat.proven |= matches!(was_at, Place::Fetching { .. }),
             Course::NotFetched(reason) => {
+                if let Some(donor) = self.blamed_donor(worker, was_at) {
+                    return self.evict(donor, Loss::Isolated(reason), now);
+                }
+                let Some(seat) = self.roster.get_mut(worker) else { return Vec::new() };
                 if let Some(loss) = seat.fetch_failed(reason) {
                     return self.evict(worker, loss, now);
                 }

@@ -134,6 +134,9 @@ pub enum Loss {
     /// It could not fetch the run's state.
     #[error("it could not fetch the run's state ({0})")]
     Unreachable(String),
+    /// The others could not fetch its state.
+    #[error("the others could not fetch its state ({0})")]
+    Isolated(String),
     /// It could not get ready to take part.
     #[error("it could not get ready ({0})")]
     Unable(String),

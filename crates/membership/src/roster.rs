@@ -33,6 +33,8 @@ pub(crate) struct Seat {
     pub(crate) leaving: bool,
     /// Fetches that failed since it was last part of a generation.
     pub(crate) failed_fetches: u32,
+    /// Workers that could not fetch its state since then.
+    pub(crate) failed_recipients: BTreeSet<WorkerId>,
 }
 
 /// What a worker is doing for the run.
@@ -208,6 +210,7 @@ impl Roster {
                 seat.standing().map(|s| Progress { step: s.step, phase: Phase::Connecting });
             seat.progress = progress.map(|progress| (progress, now));
             (seat.place, seat.proven, seat.failed_fetches) = (Place::Member, true, 0);
+            seat.failed_recipients.clear();
             Some(Member { worker: *worker, rank: seat.rank?, shards })
         })
         .collect()
@@ -226,6 +229,7 @@ impl Seat {
             proven: false,
             leaving: false,
             failed_fetches: 0,
+            failed_recipients: BTreeSet::new(),
         }
     }
 }

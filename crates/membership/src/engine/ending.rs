@@ -6,7 +6,7 @@ use std::time::Duration;
 use collective::Step;
 
 use super::{Engine, State};
-use crate::{Command, Outcome, Standing, WorkerId};
+use crate::{Command, Outcome, Standing, WorkerId, roster::Seat};
 
 /// Why a run is about to end, from the weakest reason to the strongest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -77,6 +77,8 @@ impl Engine {
         if !matches!(self.state, State::Persisting { by, .. } if by == worker) {
             return Vec::new();
         }
+        let standing = self.roster.get(worker).and_then(Seat::standing);
+        self.saved = self.saved.max(standing.map(|standing| standing.step));
         if self.ending.is_some() {
             let outcome = self.outcome();
             return self.finish(outcome);
@@ -100,8 +102,8 @@ impl Engine {
         match &self.ending {
             Some(Ending::Fault(outcome) | Ending::Untrusted(outcome)) => outcome.clone(),
             Some(Ending::Stop) | None => {
-                let furthest = self.roster.furthest();
-                Outcome::Interrupted(furthest.map_or(Step::default(), |(_, s)| s.step))
+                let furthest = self.roster.furthest().map(|(_, standing)| standing.step);
+                Outcome::Interrupted(self.saved.or(furthest).unwrap_or_default())
             }
         }
     }

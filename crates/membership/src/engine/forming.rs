@@ -7,7 +7,7 @@ use collective::{Divergence, Rank, Step};
 
 use super::{Ending, Engine, State};
 use crate::{
-    Command, Outcome, WorkerId,
+    Command, Outcome, Standing, WorkerId,
     roster::{Place, Seat},
 };
 
@@ -172,13 +172,14 @@ impl Engine {
         behind.into_iter().filter_map(|worker| self.fetch(worker, now)).collect()
     }
 
-    /// Has a worker take over a state: of a member, or of one that is furthest; of several, of
-    /// the one that has the least to give.
+    /// Has a worker take over a state that is not behind its own: of a member, or of one that is
+    /// furthest; of several, of the one that has the least to give.
     pub(super) fn fetch(&mut self, worker: WorkerId, now: Duration) -> Option<Command> {
+        let own = self.roster.get(worker)?.standing()?.step;
         let computing = !self.roster.members().is_empty();
         let furthest = self.roster.furthest().map(|(_, standing)| standing.step);
         let mut donors = self.roster.ranks_first(|seat| match seat.place {
-            Place::Member => true,
+            Place::Member => seat.progress.map_or(Step::default(), |(p, _)| p.step) >= own,
             Place::Ready(standing) => !computing && Some(standing.step) == furthest,
             Place::Loading | Place::Fetching { .. } => false,
         });
@@ -191,6 +192,22 @@ impl Engine {
         let donor = *donors.get(tried.checked_rem(donors.len())?)?;
         seat.place = Place::Fetching { donor, since: now };
         Some(Command::Fetch { worker, donor })
+    }
+
+    /// The donor of a fetch that failed, if it is to blame: it alone has the furthest state, and
+    /// this is the second worker that could reach the others and cannot reach it.
+    pub(super) fn blamed_donor(&mut self, recipient: WorkerId, was_at: Place) -> Option<WorkerId> {
+        let Place::Fetching { donor, .. } = was_at else { return None };
+        let (_, furthest) = self.roster.furthest()?;
+        let has_it = |(_, _, standing): &(_, _, Standing)| standing.step == furthest.step;
+        let is_alone = self.roster.standings().iter().filter(|ready| has_it(ready)).count() == 1;
+        let is_proven = self.roster.get(recipient)?.proven;
+        let seat = self.roster.get_mut(donor)?;
+        if !is_proven || !is_alone || seat.standing() != Some(furthest) {
+            return None;
+        }
+        seat.failed_recipients.insert(recipient);
+        (seat.failed_recipients.len() > 1).then_some(donor)
     }
 
     /// Whether a worker that others count on is taking over a state.

@@ -62,7 +62,10 @@ impl Engine {
                 self.absent.clear();
                 commands.extend(self.break_generation(now));
             }
-            State::Running { .. } => commands.extend(self.watch_progress(now)),
+            State::Running { .. } => {
+                commands.extend(self.watch_progress(now));
+                commands.extend(self.bring_in(now));
+            }
             State::Settling { deadline } if now >= deadline => {
                 let patience = self.patience();
                 let members = self.roster.members();

@@ -101,6 +101,27 @@ fn a_stop_while_a_leaving_worker_saves_is_done_with_that() {
 }
 
 #[test]
+fn a_stop_after_the_last_one_has_left_tells_the_step_that_it_saved() {
+    let mut run = running(1);
+    run.leaves(0);
+    run.ready(0, 10);
+    run.on(Event::Saved(WorkerId(0)));
+    assert_eq!(run.on(Event::StopRequested), interrupted_after(10));
+}
+
+#[test]
+fn the_step_that_is_told_is_the_one_that_was_saved() {
+    let mut run = running(2);
+    run.returns(2, 1, Some(1));
+    run.lose(1);
+    run.on(Event::StopRequested);
+    assert_eq!(run.interrupted(0, 10), [persist(0)]);
+    // It had gone on by itself, and is too late.
+    assert_eq!(run.interrupted(2, 11), []);
+    assert_eq!(run.on(Event::Saved(WorkerId(0))), interrupted_after(10));
+}
+
+#[test]
 fn a_member_lost_in_a_stop_does_not_keep_the_run_from_stopping() {
     let mut run = running(2);
     run.on(Event::StopRequested);

@@ -86,6 +86,19 @@ fn a_failed_fetch_tries_another_donor_and_the_third_failure_is_the_last() {
 }
 
 #[test]
+fn a_donor_that_two_others_cannot_reach_is_given_up_instead_of_them() {
+    let mut run = running(4);
+    run.lose(3);
+    run.interrupted(0, 10);
+    run.interrupted(1, 10);
+    assert_eq!(run.interrupted(2, 11), [fetch(0, 2), fetch(1, 2)]);
+    assert_eq!(run.not_fetched(0, 10), [fetch(0, 2)]);
+    let isolated = Command::Evict(WorkerId(2), Loss::Isolated("refused".into()));
+    assert_eq!(run.not_fetched(1, 10), [isolated]);
+    assert_eq!(run.not_fetched(0, 10), [start(2, &[(0, 0, 0, 2), (1, 1, 2, 4)])]);
+}
+
+#[test]
 fn the_furthest_state_is_fetched_even_from_a_worker_without_a_rank() {
     let mut run = running(3);
     run.joins(3);
@@ -163,6 +176,7 @@ fn survivors_whose_states_differ_end_the_run_and_the_odd_one_is_named() {
 #[test]
 fn a_worker_that_is_back_before_its_end_is_known_waits_for_it() {
     let mut run = running(2);
+    run.alive(1, 10, Phase::Waiting);
     // The connection of worker 1 is cut; it comes back as worker 2.
     assert_eq!(run.returns(2, 1, Some(1)), [admit(2, None), abort(1, &[2])]);
     assert_eq!(run.interrupted(2, 10), [fetch(2, 1)]);

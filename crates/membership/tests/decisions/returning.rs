@@ -6,7 +6,7 @@ use collective::Step;
 use membership::{Command, Event, Outcome, Phase};
 
 use crate::run::{
-    DEAD_AFTER, Run, STEPS, abort, admit, adopt, at, fetch, pause, persist, settings, start,
+    DEAD_AFTER, Run, STEPS, TICK, abort, admit, adopt, at, fetch, pause, persist, settings, start,
 };
 
 fn restarted(generation: u64, members: &[u32]) -> Run {
@@ -89,6 +89,7 @@ fn a_returning_worker_that_was_no_member_joins_anew() {
     assert_eq!(run.returns(2, 2, Some(6)), [admit(2, Some(2)), abort(6, &[2])]);
     run.returns(0, 0, Some(7));
     run.returns(1, 1, Some(7));
+    run.alive(1, 9, Phase::Waiting);
     assert_eq!(run.interrupted(2, 4), [fetch(2, 1)]);
 }
 
@@ -110,4 +111,15 @@ fn a_joiner_that_is_there_first_fetches_once_a_member_is_back() {
     assert_eq!(run.joins(5), [admit(5, Some(2))]);
     assert_eq!(run.ready(5, 0), []);
     assert_eq!(run.returns(0, 0, Some(7)), [adopt(0, 0), fetch(5, 0)]);
+}
+
+#[test]
+fn a_spare_that_is_ahead_does_not_take_over_a_state_that_is_behind() {
+    let mut run = Run::after_restart(settings(1), 7, &[0]);
+    run.returns(0, 0, Some(7));
+    run.joins(5);
+    assert_eq!(run.ready(5, 9), []);
+    assert_eq!(run.after(TICK, &[(0, 8, Phase::Computing), (5, 9, Phase::Idle)]), []);
+    let commands = run.after(TICK, &[(0, 9, Phase::Computing), (5, 9, Phase::Idle)]);
+    assert_eq!(commands, [fetch(5, 0)]);
 }

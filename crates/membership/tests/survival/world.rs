@@ -33,6 +33,8 @@ pub(crate) struct World {
     rounds: BTreeMap<Generation, Round>,
     /// Whether a leader has seen the last step, and so has written the checkpoint of it.
     is_saved: bool,
+    /// The step of the newest checkpoint that a worker wrote on demand; new workers load it.
+    checkpoint: u64,
     pub(crate) outcome: Option<Outcome>,
 }
 
@@ -48,6 +50,10 @@ pub(crate) struct Worker {
     is_known: bool,
     pub(crate) is_gone: bool,
     pub(crate) is_frozen: bool,
+    /// Whether it gives signs of life but computes no more.
+    pub(crate) is_hung: bool,
+    /// Whether the run may have gone on without it, so that its steps may be done again.
+    has_strayed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,6 +115,7 @@ pub(crate) enum Fault {
     Cut(Process),
     Freeze(Process),
     Thaw(Process),
+    Hang(Process),
     /// A generation breaks for no reason.
     Interrupt(Process),
     FailFetch(Process),
@@ -127,8 +134,14 @@ impl World {
             next_link: 0,
             rounds: BTreeMap::new(),
             is_saved: false,
+            checkpoint: 0,
             outcome: None,
         }
+    }
+
+    /// A person wants the run to stop.
+    pub(crate) fn request_stop(&mut self) {
+        self.tell_engine(Event::StopRequested);
     }
 
     pub(crate) fn start_worker(&mut self) {
@@ -148,6 +161,7 @@ impl World {
                 actions.push(Action::Connect(process));
             }
             match worker.task {
+                _ if worker.is_hung => {}
                 Task::Idle => {}
                 // That a donor is gone, the coordinator hears before a fetch has failed.
                 Task::Fetching(donor) => {
@@ -189,7 +203,8 @@ impl World {
     /// Whether an action leads to the same whenever it is done, but for faults.
     pub(crate) fn is_local(&self, action: Action) -> bool {
         match action {
-            Action::Connect(_) => true,
+            // Of a member it tells in which generation it is.
+            Action::Connect(process) => !matches!(self.workers[process].task, Task::Computing(_)),
             Action::Obey(id) => {
                 let link = &self.links[&id];
                 let is_idle = self.workers[link.worker].task == Task::Idle;
@@ -242,8 +257,12 @@ impl World {
                 self.links.get_mut(&id).unwrap().up.push_back(Event::Leaving(id));
             }
             Fault::Cut(process) => self.disconnect(process),
-            Fault::Freeze(process) => self.workers[process].is_frozen = true,
+            Fault::Freeze(process) => {
+                self.workers[process].is_frozen = true;
+                self.workers[process].has_strayed = true;
+            }
             Fault::Thaw(process) => self.workers[process].is_frozen = false,
+            Fault::Hang(process) => self.workers[process].is_hung = true,
             Fault::Interrupt(process) => self.interrupt(process),
             Fault::FailFetch(process) => {
                 self.become_idle(process, Course::NotFetched(String::new()));
@@ -275,7 +294,9 @@ impl World {
         }
         match worker.task {
             Task::Idle => {}
-            Task::Computing(_) => faults.push(Fault::Interrupt(process)),
+            Task::Computing(_) => {
+                faults.extend([Fault::Interrupt(process), Fault::Hang(process)]);
+            }
             Task::Fetching(_) => faults.push(Fault::FailFetch(process)),
         }
         faults
@@ -302,16 +323,18 @@ impl World {
     }
 
     fn phase(&self, process: Process) -> Phase {
-        match self.workers[process].task {
+        let worker = &self.workers[process];
+        match worker.task {
+            Task::Computing(_) if worker.is_hung => Phase::Computing,
             Task::Computing(_) => Phase::Waiting,
             Task::Idle | Task::Fetching(_) => Phase::Idle,
         }
     }
 
-    /// The step of the live worker that is furthest.
-    pub(crate) fn furthest(&self) -> u64 {
-        let alive = self.workers.iter().filter(|worker| !worker.is_gone);
-        alive.map(|worker| worker.step).max().unwrap_or_default()
+    /// The furthest step that a worker has done with the run, and that is not to be lost.
+    fn furthest(&self) -> u64 {
+        let kept = self.workers.iter().filter(|worker| !worker.is_gone && !worker.has_strayed);
+        kept.map(|worker| worker.step).max().unwrap_or_default()
     }
 
     fn connect(&mut self, process: Process) {
@@ -359,8 +382,13 @@ impl World {
             Command::Wait { .. } => Vec::new(),
             Command::Finish(outcome) => {
                 self.outcome = Some(outcome.clone());
-                let is_complete = matches!(outcome, Outcome::Completed(_));
-                assert!(!is_complete || self.is_saved, "completed without a leader that saves");
+                match outcome {
+                    Outcome::Completed(_) => assert!(self.is_saved, "no leader has saved"),
+                    Outcome::Interrupted(step) => {
+                        assert!(step.0 <= self.checkpoint, "{step} was not saved")
+                    }
+                    _ => {}
+                }
                 Vec::new()
             }
         };
@@ -423,6 +451,8 @@ impl Worker {
             is_known: false,
             is_gone: false,
             is_frozen: false,
+            is_hung: false,
+            has_strayed: false,
         }
     }
 }

@@ -9,6 +9,9 @@ impl World {
         match command {
             Command::Admit(_, rank) => {
                 worker.rank = rank;
+                if !worker.is_known {
+                    worker.step = self.checkpoint;
+                }
                 self.admitted(process, id);
             }
             Command::Adopt(_, rank) => {
@@ -20,6 +23,7 @@ impl World {
                 let own = members.iter().find(|member| member.worker == id).unwrap();
                 worker.rank = Some(own.rank);
                 worker.task = Task::Computing(generation);
+                worker.has_strayed = false;
                 let done = worker.step;
                 self.did_step(process, generation, done);
             }
@@ -40,6 +44,7 @@ impl World {
             }
             Command::Persist(_) => {
                 assert_eq!(worker.task, Task::Idle, "{process} is told to save");
+                self.checkpoint = self.checkpoint.max(worker.step);
                 self.say(process, Event::Saved(id));
             }
             Command::Evict(..) => {
@@ -100,12 +105,14 @@ impl World {
         }
         let (before, step) = (self.furthest(), from.step);
         self.workers[process].step = step;
+        self.workers[process].has_strayed = false;
         assert!(self.furthest() >= before, "{process} gave up step {before} for {step}");
         self.become_idle(process, Course::AsTold);
     }
 
     pub(super) fn become_idle(&mut self, process: Process, course: Course) {
         self.workers[process].task = Task::Idle;
+        self.workers[process].is_hung = false;
         self.workers[process].course = course;
         let link = self.workers[process].link.and_then(|id| self.links.get(&id));
         if link.is_some_and(|link| link.is_admitted) {
@@ -136,6 +143,7 @@ impl World {
     /// The coordinator hears of the end after all that was said before.
     pub(super) fn disconnect(&mut self, process: Process) {
         let Some(id) = self.workers[process].link.take() else { return };
+        self.workers[process].has_strayed = true;
         if let Some(link) = self.links.get_mut(&id) {
             link.down.clear();
             link.up.push_back(Event::Lost(id, Loss::Disconnected(String::new())));
