@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use fleet::{Fleet, coordinator, coordinator_at, worker};
+pub(crate) use fleet::{Fleet, coordinator, coordinator_at, coordinator_in, worker, worker_in};
 pub(crate) use place::{Place, assert_same_tensors};
 pub(crate) use process::{Exit, Process};
 pub(crate) use raw::{Raw, hello};

@@ -7,9 +7,19 @@ use super::{Exit, Place, Process, programs};
 
 /// Starts a coordinator with the given flags, separated by blanks, and no others.
 pub(crate) fn coordinator(place: &Place, flags: &str) -> Process {
+    coordinator_in("", place, flags)
+}
+
+/// Starts a coordinator with these variables in its environment, separated by blanks.
+pub(crate) fn coordinator_in(environment: &str, place: &Place, flags: &str) -> Process {
     let mut command = Command::new(programs().join("vae-coordinator"));
     command.args(flags.split_whitespace()).current_dir(place.path(""));
+    command.envs(variables(environment));
     Process::start("coordinator", &mut command)
+}
+
+fn variables(environment: &str) -> impl Iterator<Item = (&str, &str)> {
+    environment.split_whitespace().filter_map(|pair| pair.split_once('='))
 }
 
 /// Starts a coordinator of the run in `place`, on a free port.
@@ -22,6 +32,14 @@ pub(crate) fn coordinator_at(place: &Place, flags: &str) -> Process {
 pub(crate) fn worker(url: &str, flags: &str) -> Process {
     let mut command = Command::new(programs().join("vae-worker"));
     command.args(["--coordinator", url]).args(flags.split_whitespace());
+    Process::start("worker", &mut command)
+}
+
+/// Starts a worker as a launcher does that sets these variables, separated by blanks.
+pub(crate) fn worker_in(environment: &str, flags: &str) -> Process {
+    let mut command = Command::new(programs().join("vae-worker"));
+    command.args(flags.split_whitespace());
+    command.envs(variables(environment));
     Process::start("worker", &mut command)
 }
 
