@@ -129,7 +129,7 @@ fn newcomers(fleet: &mut Fleet, count: usize) {
 }
 
 /// Files that should not be there: half-written ones.
-fn leftovers(place: &Place) -> Vec<String> {
+pub(crate) fn leftovers(place: &Place) -> Vec<String> {
     let folders = ["", "checkpoints", "samples"].map(|folder| place.file(folder));
     let names = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap().flatten());
     let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use membership::Outcome;
-use protocol::{CONTROL_MESSAGE_BYTES_MAX, wire::coordinator_server::CoordinatorServer};
+use protocol::{CONTROL_MESSAGE_BYTES_MAX, door, wire::coordinator_server::CoordinatorServer};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -67,13 +67,13 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let (stop_serving, stopped_serving) = oneshot::channel::<()>();
     let service = CoordinatorServer::new(Service::new(inputs.clone(), launch.data_dir.clone()))
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tokio::spawn(Server::builder().add_service(service).serve_with_incoming_shutdown(
-        incoming,
-        async {
-            let _dropped = stopped_serving.await;
-        },
-    ));
+    let incoming = door::guarded(TcpIncoming::from(listener).with_nodelay(Some(true)));
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(door::KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(door::KEEP_ALIVE_PATIENCE));
+    tokio::spawn({ server }.add_service(service).serve_with_incoming_shutdown(incoming, async {
+        let _dropped = stopped_serving.await;
+    }));
     let (code, exit_code) = oneshot::channel();
     tokio::spawn(stop_on_signal(inputs.clone(), code)?);
     let mut children = if launch.spawn {

@@ -128,6 +128,7 @@ async fn receive(
         match next.map_err(|_| FetchError::Silent(FRAME_PATIENCE))?? {
             Some(StateFrame { body: Some(Body::Values(values)) }) => {
                 take_in(&values, &mut vectors, &mut filled, length)?;
+                crashpoint::reach!("transfer.receiving");
             }
             Some(_) => return Err(Malformed("a state with two headers".into()).into()),
             None if filled == VECTORS => return Ok(vectors),
@@ -235,6 +236,7 @@ impl Iterator for Frames {
             }
         };
         self.next = next;
+        crashpoint::reach!("transfer.donating");
         Some(StateFrame { body: Some(body) })
     }
 }

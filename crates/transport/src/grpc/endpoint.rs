@@ -8,7 +8,7 @@ use std::{
 
 use collective::{Generation, Rank};
 use protocol::{
-    status,
+    door, status,
     wire::{PeerHello, state_transfer_server::StateTransferServer},
 };
 use tokio::{net::TcpListener, sync::Notify};
@@ -88,7 +88,7 @@ impl Endpoint {
             .http2_keepalive_timeout(Some(KEEP_ALIVE_PATIENCE))
             .add_optional_service(self.donor.clone().map(StateTransferServer::new))
             .add_service(Service::new(self))
-            .serve_with_incoming_shutdown(socket::incoming(listener), shutdown)
+            .serve_with_incoming_shutdown(door::guarded(socket::incoming(listener)), shutdown)
             .await
     }
 

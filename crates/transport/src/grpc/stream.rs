@@ -60,7 +60,10 @@ impl http_body::Body for Outbound {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let frame = match ready!(self.queue.poll_recv(cx)) {
-            Some(bytes) => Some(Frame::data(bytes)),
+            Some(bytes) => {
+                crashpoint::reach!("all-reduce.grpc.sending");
+                Some(Frame::data(bytes))
+            }
             None => self.trailers.take().map(Frame::trailers),
         };
         Poll::Ready(frame.map(Ok))
