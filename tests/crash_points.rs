@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
-    chaos::leftovers,
+    chaos::half_written,
     harness::{
         ENDLESS, Fleet, Place, Process, SMALL, armed_coordinator, armed_programs,
         assert_same_tensors, coordinator, coordinator_at, programs, reference,
@@ -36,7 +36,7 @@ fn three_epochs(more: &str) -> String {
 fn undisturbed(place: &Place) {
     assert_same_tensors(&place.newest(), &reference(EPOCHS));
     assert_eq!(place.summary()["images_counted"], Value::from(vec![6000; EPOCHS as usize]));
-    assert_eq!(leftovers(place), [] as [String; 0]);
+    assert_eq!(half_written(place), [] as [String; 0]);
     assert_no_number_twice(place);
 }
 
@@ -54,7 +54,7 @@ fn assert_no_number_twice(place: &Place) {
 fn started_again(place: &Place, url: &str, workers: Vec<Process>, flags: &str) -> Fleet {
     let run_dir = place.run_dir.display();
     let again = coordinator(place, &format!("--resume --run-dir {run_dir} {flags}"));
-    let fleet = Fleet::of(again);
+    let fleet = Fleet::of(again, None);
     assert_eq!(fleet.url, url);
     Fleet { workers, ..fleet }
 }
@@ -134,11 +134,8 @@ fn die_in_an_all_reduce(collective: &str, orders: [&str; 3]) {
 #[test]
 fn members_die_in_the_middle_of_an_all_reduce_over_grpc() {
     // The first two die with some bytes sent, one to begin with; the third with some received.
-    let middle = [
-        "all-reduce.grpc.sending 400 kill",
-        "all-reduce.grpc.sending 997 kill",
-        "all-reduce.grpc.received 250 kill",
-    ];
+    let middle =
+        ["grpc.sending 400 kill", "grpc.sending 997 kill", "all-reduce.grpc.received 250 kill"];
     die_in_an_all_reduce("grpc", middle);
     // A step is done for the one that dies, and perhaps for no other.
     let end = [
@@ -229,9 +226,9 @@ fn a_coordinator_dies_while_it_makes_the_run_directory() {
 /// A coordinator of two workers dies; they wait for the one that is started again.
 fn dies_and_is_started_again(order: &str) {
     let place = Place::new();
-    let mut fleet = Fleet::of(armed_coordinator(&place, &three_epochs("--workers 2"), order));
+    let mut fleet = Fleet::of(armed_coordinator(&place, &three_epochs("--workers 2"), order), None);
     (0..2).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
-    let Fleet { coordinator, url, workers } = fleet;
+    let Fleet { coordinator, url, workers, .. } = fleet;
     coordinator.wait().killed();
     started_again(&place, &url, workers, "").completed();
     undisturbed(&place);
@@ -261,10 +258,11 @@ fn a_coordinator_dies_between_receiving_and_recording() {
 fn a_worker_dies_and_then_the_coordinator() {
     for order in ["coordinator.decided 2 kill", "coordinator.telling 5 kill"] {
         let place = Place::new();
-        let mut fleet = Fleet::of(armed_coordinator(&place, &three_epochs("--workers 4"), order));
+        let mut fleet =
+            Fleet::of(armed_coordinator(&place, &three_epochs("--workers 4"), order), None);
         fleet.add_armed("--rank 0 --threads 1", "trainer.step 100 kill");
         (1..4).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
-        let Fleet { coordinator, url, mut workers } = fleet;
+        let Fleet { coordinator, url, mut workers, .. } = fleet;
         workers.remove(0).wait().killed();
         coordinator.wait().killed();
         started_again(&place, &url, workers, "").completed();
@@ -275,7 +273,7 @@ fn a_worker_dies_and_then_the_coordinator() {
 /// All is trained, and the coordinator dies before it has said so in writing.
 fn dies_at_the_end(order: &str) {
     let place = Place::new();
-    let mut fleet = Fleet::of(armed_coordinator(&place, &three_epochs("--workers 1"), order));
+    let mut fleet = Fleet::of(armed_coordinator(&place, &three_epochs("--workers 1"), order), None);
     fleet.add("--threads 1");
     fleet.coordinator.wait().killed();
     // The worker has been told that the run is over.
@@ -297,11 +295,11 @@ fn a_coordinator_dies_while_it_stops() {
     let place = Place::new();
     let flags = format!("{SMALL} {ENDLESS} --workers 2");
     let order = "coordinator.saved-received 1 kill";
-    let mut fleet = Fleet::of(armed_coordinator(&place, &flags, order));
+    let mut fleet = Fleet::of(armed_coordinator(&place, &flags, order), None);
     (0..2).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
     fleet.wait_for_progress(&place);
     fleet.coordinator.signal(Signal::INT);
-    let Fleet { coordinator, url, workers } = fleet;
+    let Fleet { coordinator, url, workers, .. } = fleet;
     coordinator.wait().killed();
     let mut fleet = started_again(&place, &url, workers, "");
     fleet.wait_for_progress(&place);

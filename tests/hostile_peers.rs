@@ -254,7 +254,7 @@ fn a_silent_crowd_keeps_nobody_out() {
     let place = Place::new();
     let run_dir = place.run_dir.display();
     let flags = format!("--listen 127.0.0.1:0 --run-dir {run_dir} {SMALL} {ENDLESS} --workers 2");
-    let mut fleet = Fleet::of(cramped("vae-coordinator", &flags));
+    let mut fleet = Fleet::of(cramped("vae-coordinator", &flags), None);
     for rank in 0..2 {
         let flags = format!("--coordinator {} --rank {rank} --threads 1", fleet.url);
         fleet.workers.push(cramped("vae-worker", &flags));

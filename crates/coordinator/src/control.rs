@@ -269,10 +269,18 @@ impl<'a> Control<'a> {
         let who = self.name(worker);
         tracing::info!("{who} is gone: {loss}");
         if self.is_member(worker) && *loss != Loss::Left {
-            self.recovery.detect(&format!("{who} is gone: {loss}"));
+            self.detect(&format!("{who} is gone: {loss}"));
         }
         let rank = self.engine.rank(worker).map(|rank| rank.0);
         self.note("lost", json!({ "rank": rank, "reason": loss.to_string() }));
+    }
+
+    /// Notes that the generation is about to end.
+    fn detect(&mut self, cause: &str) {
+        if self.recovery.detect(cause) {
+            let generation = self.engine.generation().0;
+            self.note("generation_ended", json!({ "generation": generation, "cause": cause }));
+        }
     }
 
     /// A worker's name for people.
@@ -338,7 +346,7 @@ impl<'a> Control<'a> {
         let rank = self.engine.rank(worker).map(|rank| rank.0);
         if let Some(wire::ready::Mishap::Interrupted(reason)) = &ready.mishap {
             let who = self.name(worker);
-            self.recovery.detect(&format!("{who}: {}", printable(reason)));
+            self.detect(&format!("{who}: {}", printable(reason)));
         }
         if let Some(transfer) = &ready.transfer {
             let ms = transfer.seconds * 1e3;
