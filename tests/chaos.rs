@@ -184,7 +184,7 @@ fn shared_memory() -> BTreeSet<String> {
 }
 
 /// Files that should not be there.
-fn half_written(place: &Place) -> Vec<String> {
+pub(crate) fn half_written(place: &Place) -> Vec<String> {
     let folders = ["", "checkpoints", "samples"].map(|folder| place.file(folder));
     let names = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap().flatten());
     let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());

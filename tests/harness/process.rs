@@ -6,6 +6,7 @@
 use std::{
     fmt,
     io::{BufRead as _, BufReader, Read},
+    os::unix::process::ExitStatusExt as _,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
@@ -209,6 +210,13 @@ impl Exit {
     #[track_caller]
     pub(crate) fn succeeded(self) -> Self {
         assert!(self.status.success(), "{self}");
+        self
+    }
+
+    /// Asserts that it was killed, as by itself at a crash point.
+    #[track_caller]
+    pub(crate) fn killed(self) -> Self {
+        assert_eq!(self.status.signal(), Some(Signal::KILL.as_raw()), "{self}");
         self
     }
 

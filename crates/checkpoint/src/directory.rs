@@ -86,10 +86,15 @@ impl Directory {
             return Ok(path);
         }
         let mut temporary = self.temporary(metadata.step)?;
+        crashpoint::reach!("checkpoint.created");
         draft.write(&path, temporary.as_file_mut())?;
+        crashpoint::reach!("checkpoint.written");
         temporary.as_file().sync_all().map_err(&error)?;
+        crashpoint::reach!("checkpoint.synced");
         temporary.persist(&path).map_err(|persist| error(persist.error))?;
+        crashpoint::reach!("checkpoint.renamed");
         sync(&self.path)?;
+        crashpoint::reach!("checkpoint.durable");
         Ok(path)
     }
 
@@ -131,6 +136,7 @@ impl Directory {
         }
         for (_, path) in old {
             remove(&path)?;
+            crashpoint::reach!("checkpoint.retired");
         }
         self.sweep()
     }

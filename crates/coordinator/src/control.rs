@@ -181,6 +181,7 @@ impl<'a> Control<'a> {
         }
         let outcome = self.outcome.unwrap_or(Outcome::Interrupted(collective::Step(0)));
         self.run_dir.journal().note(&Entry::Ended)?;
+        crashpoint::reach!("coordinator.ended");
         if let Outcome::Completed(digest) = outcome {
             let generations = self.engine.generation();
             self.run_dir.write_summary(&self.record.summary(digest, generations))?;
@@ -323,13 +324,17 @@ impl<'a> Control<'a> {
             }
             Said::Ready(ready) => match (&ready).try_into() {
                 Ok(standing) => {
+                    crashpoint::reach!("coordinator.ready-received");
                     self.ready(worker, &ready);
                     Event::Ready(worker, standing, (&ready).into())
                 }
                 Err(malformed) => return self.expel(worker, &code::malformed(&malformed)),
             },
             Said::Leaving(_) => Event::Leaving(worker),
-            Said::Saved(_) => Event::Saved(worker),
+            Said::Saved(_) => {
+                crashpoint::reach!("coordinator.saved-received");
+                Event::Saved(worker)
+            }
             Said::Failed(failed) => Event::Failed(worker, (&failed).into()),
             Said::Report(report) => return self.report(worker, &report),
             Said::EpochReport(report) => return self.epoch_report(&report),
@@ -389,6 +394,7 @@ impl<'a> Control<'a> {
     }
 
     fn epoch_report(&mut self, report: &wire::EpochReport) {
+        crashpoint::reach!("coordinator.epoch-received");
         if let Some((text, line)) = self.record.epoch_report(report) {
             self.console.line(&text);
             let written = self.run_dir.append_metrics(&line);

@@ -51,6 +51,8 @@ pub(crate) struct History {
     pub(crate) generation: Generation,
     members: Vec<Member>,
     listening: Option<SocketAddr>,
+    /// Whether a coordinator listened and then began no generation.
+    gathering: bool,
     spawned: BTreeMap<u32, u32>,
 }
 
@@ -67,10 +69,13 @@ impl History {
 
     fn take_in(&mut self, entry: Entry) {
         match entry {
-            Entry::Listening(address) => self.listening = Some(address),
+            Entry::Listening(address) => {
+                (self.listening, self.gathering) = (Some(address), true);
+            }
             Entry::Spawned { slot, process } => drop(self.spawned.insert(slot, process)),
             Entry::Generation { number, members } if Generation(number) > self.generation => {
                 (self.generation, self.members) = (Generation(number), members);
+                self.gathering = false;
             }
             Entry::Generation { .. } => {}
             // Numbers stay used; nobody is left.
@@ -84,7 +89,8 @@ impl History {
     /// Where workers that were left behind look for their coordinator, if there may be any.
     pub(crate) fn listening(&self) -> Option<SocketAddr> {
         let any = !self.past().members.is_empty() || !self.children().is_empty();
-        self.listening.filter(|_| any)
+        // Who came before the first generation is known to nobody else.
+        self.listening.filter(|_| any || self.gathering)
     }
 
     /// The processes that were started on this machine and still run, by slot.
@@ -135,9 +141,12 @@ impl Journal {
 
     /// Writes a line, on the disk for good.
     pub(crate) fn note(&mut self, entry: &Entry) -> Result<()> {
-        files::append_line(&mut self.file, entry)
-            .and_then(|()| self.file.sync_data())
-            .with_context(|| format!("cannot write {}", self.path.display()))
+        let written = files::append_line(&mut self.file, entry).and_then(|()| {
+            crashpoint::reach!("journal.written");
+            self.file.sync_data()
+        });
+        crashpoint::reach!("journal.synced");
+        written.with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
 
@@ -181,6 +190,17 @@ mod tests {
     fn a_line_that_is_none_says_nothing() {
         let history = history(&["{\"generation\":", "null", "[]", "{\"ended\":1}", "\u{0}"]);
         assert_eq!(history, History::default());
+    }
+
+    /// Workers may have come that no generation has yet.
+    #[test]
+    fn who_listened_before_the_first_generation_is_still_looked_for() {
+        let listening = "{\"listening\":\"127.0.0.1:7\"}";
+        let address = "127.0.0.1:7".parse().ok();
+        assert_eq!(history(&[listening]).listening(), address);
+        let nobody = "{\"generation\":{\"number\":1,\"members\":[]}}";
+        assert_eq!(history(&[listening, nobody]).listening(), None);
+        assert_eq!(history(&[listening, nobody, listening]).listening(), address);
     }
 
     #[test]

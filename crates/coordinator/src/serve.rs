@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use membership::Outcome;
-use protocol::{CONTROL_MESSAGE_BYTES_MAX, wire::coordinator_server::CoordinatorServer};
+use protocol::{CONTROL_MESSAGE_BYTES_MAX, door, wire::coordinator_server::CoordinatorServer};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -70,15 +70,18 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
     let (health, health_service) = health::service();
     let reflection = health::reflection()?;
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = door::guarded(TcpIncoming::from(listener).with_nodelay(Some(true)));
     let server = Server::builder()
+        .http2_keepalive_interval(Some(door::KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(door::KEEP_ALIVE_PATIENCE));
+    let served = { server }
         .add_service(service)
         .add_service(health_service)
         .add_service(reflection)
         .serve_with_incoming_shutdown(incoming, async {
             let _dropped = stopped_serving.await;
         });
-    tokio::spawn(server);
+    tokio::spawn(served);
     let (code, exit_code) = oneshot::channel();
     tokio::spawn(stop_on_signal(inputs.clone(), code)?);
     let mut children = if launch.spawn {

@@ -13,14 +13,14 @@ use protocol::{
     DATASET_CHUNK_BYTES, PROTOCOL_VERSION, status,
     wire::{
         CoordinatorMessage, DatasetChunk, FetchDatasetRequest, Hello, StatusReply, StatusRequest,
-        WorkerMessage, coordinator_server::Coordinator, worker_message::Body,
+        WorkerMessage, coordinator_message, coordinator_server::Coordinator, worker_message::Body,
     },
 };
 use tokio::{
     io::AsyncReadExt as _,
     sync::{mpsc, oneshot},
 };
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt as _, adapters::Map, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::control::{Connection, Input};
@@ -33,6 +33,9 @@ const OUTBOUND_MESSAGES: usize = 64;
 
 /// Chunks of the data set that wait to be sent to one worker.
 const DATASET_CHUNKS: usize = 4;
+
+/// What a worker is told, or why it is told nothing more.
+type Told = Result<CoordinatorMessage, Status>;
 
 /// The service's side of the control loop.
 #[derive(Debug)]
@@ -50,7 +53,7 @@ impl Service {
 
 #[tonic::async_trait]
 impl Coordinator for Service {
-    type JoinStream = ReceiverStream<Result<CoordinatorMessage, Status>>;
+    type JoinStream = Map<ReceiverStream<Told>, fn(Told) -> Told>;
     type FetchDatasetStream = ReceiverStream<Result<DatasetChunk, Status>>;
 
     async fn join(
@@ -67,7 +70,7 @@ impl Coordinator for Service {
         let joined = Input::Joined(worker, join, connection, run_id);
         self.inputs.send(joined).await.map_err(|_| ended())?;
         tokio::spawn(forward(worker, inbound, self.inputs.clone()));
-        Ok(Response::new(ReceiverStream::new(messages)))
+        Ok(Response::new(ReceiverStream::new(messages).map(tell)))
     }
 
     async fn status(
@@ -98,6 +101,14 @@ impl Coordinator for Service {
         });
         Ok(Response::new(ReceiverStream::new(chunks)))
     }
+}
+
+/// A message on its way out, while others still wait.
+fn tell(message: Told) -> Told {
+    if let Ok(CoordinatorMessage { body: Some(coordinator_message::Body::Start(_)) }) = message {
+        crashpoint::reach!("coordinator.telling");
+    }
+    message
 }
 
 fn ended() -> Status {

@@ -21,6 +21,7 @@ pub(crate) mod stream;
 use std::{net::SocketAddr, time::Duration};
 
 use collective::{Generation, Rank, Share};
+use protocol::door::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE};
 use thiserror::Error;
 
 pub use endpoint::Endpoint;
@@ -32,13 +33,6 @@ const HTTP2_FRAME_BYTES: u32 = 1 << 20;
 
 /// Bytes in flight before the receiver has to acknowledge, per stream and per connection.
 const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
-
-/// A connection that is silent for so long is asked whether it still lives. The coordinator
-/// notices a lost member long before; this is what frees its connections and what they hold.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-
-/// How long it has to answer.
-const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a stream may take to send its hello, to wait for its generation to connect, and
 /// to end after this side has ended it.

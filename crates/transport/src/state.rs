@@ -137,7 +137,10 @@ async fn receive(
     while arriving.room() > 0 {
         match next(&mut inbound).await? {
             Arrival::Event(Event::Chunk(bytes)) => arriving.expect(bytes)?,
-            Arrival::Event(Event::Values(values)) => arriving.take_in(&values),
+            Arrival::Event(Event::Values(values)) => {
+                arriving.take_in(&values);
+                crashpoint::reach!("transfer.receiving");
+            }
             Arrival::Event(Event::Frame(StateFrame { body: Some(Body::Values(values)) })) => {
                 arriving.expect(values.len())?;
                 arriving.take_in(&values);

@@ -126,6 +126,7 @@ impl Control<'_> {
         if let Err(error) = self.run_dir.journal().note(&entry) {
             return self.break_off(error);
         }
+        crashpoint::reach!("coordinator.decided");
         tracing::info!(generation = generation.0, members = members.len(), "generation starts");
         self.recovery.start();
         self.console.begin(self.record.step(), self.record.steps());

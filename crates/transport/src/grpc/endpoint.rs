@@ -7,7 +7,7 @@ use std::{
 };
 
 use collective::{Generation, Rank};
-use protocol::{status, wire::PeerHello};
+use protocol::{door, status, wire::PeerHello};
 use tokio::{net::TcpListener, sync::Notify};
 use tonic::{Status, transport::Server};
 
@@ -85,7 +85,7 @@ impl Endpoint {
             .http2_keepalive_timeout(Some(KEEP_ALIVE_PATIENCE))
             .add_optional_service(self.donor.clone())
             .add_service(Service::new(self))
-            .serve_with_incoming_shutdown(socket::incoming(listener), shutdown)
+            .serve_with_incoming_shutdown(door::guarded(socket::incoming(listener)), shutdown)
             .await
     }
 

@@ -93,6 +93,7 @@ impl AllReduce for Grpc {
             self.sum = vec![0.0; self.plan.length()];
             return Err(Interrupted::Aborted);
         };
+        crashpoint::reach!("all-reduce.grpc.done");
         (self.sum, self.contributions) = (sum, contributions);
         outcome
     }

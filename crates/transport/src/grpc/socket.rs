@@ -35,7 +35,7 @@ pub(super) async fn connect(address: SocketAddr) -> io::Result<Socket> {
 /// The sockets that `listener` accepts.
 pub(super) fn incoming(
     listener: TcpListener,
-) -> impl Stream<Item = io::Result<Socket>> + Send + 'static {
+) -> impl Stream<Item = io::Result<Socket>> + Send + Unpin + 'static {
     TcpListenerStream::new(listener).map(|stream| stream.map(Socket::new))
 }
 

@@ -80,6 +80,7 @@ impl Shm {
         let arrived = Instant::now();
         let passed = self.barrier.pass_contributed();
         let contributed = passed.map_err(|cause| self.interrupted(round, cause))?;
+        crashpoint::reach!("all-reduce.shm.contributed");
         let waiting = arrived.elapsed();
         self.file = None;
 
@@ -96,8 +97,10 @@ impl Shm {
             let segment = self.plan.segment(self.me);
             let (partial, sum) = self.vectors.reduction(&contributed, segment);
             self.reducer.add(partial, sum);
+            crashpoint::reach!("all-reduce.shm.added");
             let passed = self.barrier.pass_reduced(contributed);
             passed.map_err(|cause| self.interrupted(round, cause))?;
+            crashpoint::reach!("all-reduce.shm.done");
         }
         self.rounds += 1;
         Ok(Outcome { waiting, ..outcome })

@@ -82,7 +82,9 @@ impl Donor {
         if request.run_id != *self.run_id {
             return Err(status::stale("this worker takes part in another run"));
         }
-        let pieces = tokio_stream::iter(pieces(&*self.snapshot().await?));
+        let pieces = pieces(&*self.snapshot().await?);
+        let pieces = pieces.inspect(|_| crashpoint::reach!("transfer.donating"));
+        let pieces = tokio_stream::iter(pieces);
         let mut response = Response::new(stream::body(Side::Server, pieces));
         response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
         Ok(response)
