@@ -30,6 +30,18 @@ fn command(host: Option<&Host>, program: &str) -> Command {
     }
 }
 
+/// Starts a coordinator with these variables in its environment, separated by blanks.
+pub(crate) fn coordinator_in(environment: &str, place: &Place, flags: &str) -> Process {
+    let mut command = Command::new(programs().join("vae-coordinator"));
+    command.args(flags.split_whitespace()).current_dir(place.path(""));
+    command.envs(variables(environment));
+    Process::start("coordinator", &mut command)
+}
+
+fn variables(environment: &str) -> impl Iterator<Item = (&str, &str)> {
+    environment.split_whitespace().filter_map(|pair| pair.split_once('='))
+}
+
 /// Starts a coordinator of the run in `place`, on a free port.
 pub(crate) fn coordinator_at(place: &Place, flags: &str) -> Process {
     let run_dir = place.run_dir.display();
@@ -45,6 +57,14 @@ fn worker_on(host: Option<&Host>, url: &str, flags: &str) -> Process {
     let mut command = command(host, "vae-worker");
     command.args(["--coordinator", url]).args(flags.split_whitespace());
     Process::start("worker", &mut command).on(host.cloned())
+}
+
+/// Starts a worker as a launcher does that sets these variables, separated by blanks.
+pub(crate) fn worker_in(environment: &str, flags: &str) -> Process {
+    let mut command = Command::new(programs().join("vae-worker"));
+    command.args(flags.split_whitespace());
+    command.envs(variables(environment));
+    Process::start("worker", &mut command)
 }
 
 /// A coordinator and workers that are processes of the test.

@@ -21,12 +21,13 @@ use protocol::{
     wire::{self, CoordinatorMessage, StatusReply, coordinator_message::Body, worker_message},
 };
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
 use self::recovery::Recovery;
 use crate::{
     console::Console,
+    health::Health,
     journal::{Entry, Process},
     launch::Launch,
     record::Record,
@@ -114,6 +115,8 @@ pub(crate) struct Control<'a> {
     /// The newest checkpoint that was found to verify.
     verified: Option<PathBuf>,
     outcome: Option<Outcome>,
+    /// For those who ask after this coordinator's health.
+    health: watch::Sender<Health>,
     /// Why the run directory cannot be written; the run then stops.
     broken: Option<anyhow::Error>,
 }
@@ -124,6 +127,7 @@ impl<'a> Control<'a> {
         run_dir: &'a mut RunDir,
         children: &'a mut Children,
         console: Console,
+        health: watch::Sender<Health>,
     ) -> Self {
         let config = launch.config();
         let record = Record::new(launch);
@@ -151,6 +155,7 @@ impl<'a> Control<'a> {
             recovery: Recovery::default(),
             verified: None,
             outcome: None,
+            health,
             broken: None,
         }
     }
@@ -414,5 +419,11 @@ impl<'a> Control<'a> {
         for command in self.engine.handle(event, now) {
             self.carry_out(command);
         }
+        let health = match (&self.outcome, self.engine.is_training()) {
+            (Some(_), _) => Health::Ended,
+            (None, true) => Health::Training,
+            (None, false) => Health::Waiting,
+        };
+        self.health.send_if_modified(|before| std::mem::replace(before, health) != health);
     }
 }

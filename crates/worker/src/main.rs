@@ -10,6 +10,7 @@ mod bridge;
 mod control;
 mod dataset;
 mod device;
+mod discovery;
 mod generation;
 mod reporter;
 mod samples;

@@ -44,7 +44,9 @@ use crate::{
     args::Args,
     bridge::{Assignment, Bridge, Event, Order, Shared},
     control::{self, Identity, Joined},
-    dataset, device, generation, training,
+    dataset, device,
+    discovery::{self, Found, Source},
+    generation, training,
 };
 
 /// How long the training thread may take to finish what it has in hand at the end.
@@ -55,30 +57,39 @@ const RECIPIENTS: usize = 64;
 
 /// Takes part in a run.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let device = args.device.resolve()?;
+    let found =
+        discovery::find(args.rank, args.coordinator.as_deref(), |name| std::env::var(name).ok())?;
+    let device = args.device.resolve(found.local_rank)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(take_part(args, device));
+    let result = runtime.block_on(take_part(args, found, device));
     // A training thread that does not come to an end must not keep the process alive.
     runtime.shutdown_background();
     result
 }
 
-async fn take_part(args: &Args, device: Device) -> Result<()> {
+async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
+    match found.rank {
+        Some(rank) => tracing::info!("asking for rank {rank}, by {}", found.rank_from),
+        None => tracing::debug!("asking for any rank"),
+    }
+    if found.coordinator_from != Source::Default {
+        tracing::info!("the coordinator is {}, by {}", found.coordinator, found.coordinator_from);
+    }
     let patience = Duration::from_secs(args.join_timeout_seconds.into());
-    let mut client = control::reach(&args.coordinator, patience).await?;
+    let mut client = control::reach(&found.coordinator, patience).await?;
     let own = if args.insecure {
         tracing::warn!("--insecure: listen and connect beyond loopback without TLS and token");
-        control::own_address(&args.coordinator).await?
+        control::own_address(&found.coordinator).await?
     } else {
         Ipv4Addr::LOCALHOST.into()
     };
     let listener =
         TcpListener::bind((own, 0)).await.context("cannot open a port for the other workers")?;
     let identity = Identity {
-        rank: args.rank.map(Rank),
+        rank: found.rank.map(Rank),
         address: listener.local_addr()?,
         fingerprint: device::fingerprint(device),
     };
@@ -108,7 +119,7 @@ async fn take_part(args: &Args, device: Device) -> Result<()> {
     let bridge = Bridge::start(setup, shared)?;
     let rank = welcome.rank.map(Rank).or(identity.rank);
     let mut session = Session {
-        coordinator: args.coordinator.clone(),
+        coordinator: found.coordinator,
         identity: Identity { rank, ..identity },
         run_id: welcome.run_id,
         config,
