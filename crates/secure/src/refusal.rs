@@ -1,0 +1,130 @@
+//! What went wrong between two ends of a connection, in words that say what to do.
+
+use std::{
+    error::Error,
+    fmt, io,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError};
+
+/// The other side does not want this connection, or this side does not want it: trying again
+/// does not help before somebody has changed something.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Refusal {}
+
+impl Refusal {
+    pub(crate) fn new(reason: impl fmt::Display) -> io::Error {
+        io::Error::new(io::ErrorKind::PermissionDenied, Self(reason.to_string()))
+    }
+}
+
+/// The refusal that an error comes from, if it comes from one.
+pub(crate) fn refusal<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refusal> {
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let found = inner.and_then(|inner| inner.downcast_ref::<Refusal>());
+    found.or_else(|| refusal(error.source()?))
+}
+
+/// What the other side speaks that it should not.
+pub(crate) const NO_TLS: &str =
+    "it does not speak TLS, as this side does: give --tls-dir to both, or to none";
+pub(crate) const TLS: &str =
+    "it speaks TLS, and this side does not: give --tls-dir to both, or to none";
+
+/// Puts an error of the TLS layer into words; others stay as they are.
+pub(crate) fn explain(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
+    match inner {
+        Some(inner) => Refusal::new(of_peer(inner)),
+        None => error,
+    }
+}
+
+fn of_peer(error: &TlsError) -> String {
+    use AlertDescription as Alert;
+    match error {
+        TlsError::InvalidCertificate(reason) => format!("its certificate {}", certificate(reason)),
+        TlsError::NoCertificatesPresented => "it shows no certificate".into(),
+        TlsError::InvalidMessage(_) => NO_TLS.into(),
+        TlsError::AlertReceived(alert) => match alert {
+            Alert::UnknownCA => "it does not take this side's certificate: the two are of \
+                                 different CAs"
+                .into(),
+            Alert::CertificateExpired => {
+                "it does not take this side's certificate, which has expired".into()
+            }
+            Alert::CertificateRequired => "it wants to see a certificate".into(),
+            Alert::BadCertificate | Alert::UnsupportedCertificate | Alert::CertificateUnknown => {
+                format!("it does not take this side's certificate ({alert:?})")
+            }
+            other => format!("it has ended the TLS handshake ({other:?})"),
+        },
+        other => format!("TLS: {other}"),
+    }
+}
+
+/// What is wrong with this side's own certificate or key.
+pub(crate) fn own(error: &TlsError) -> String {
+    match error {
+        TlsError::InvalidCertificate(reason) => format!("the certificate {}", certificate(reason)),
+        TlsError::InconsistentKeys(_) => {
+            "the certificate and the private key beside it do not belong together".into()
+        }
+        other => other.to_string(),
+    }
+}
+
+fn certificate(reason: &CertificateError) -> String {
+    const ISSUE: &str = "issue another one with `vae-coordinator certs issue`";
+    match reason {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "is not of the CA in ca.crt: all certificates of a run are issued by the same one"
+                .into()
+        }
+        CertificateError::Expired => format!("has expired: {ISSUE}"),
+        CertificateError::ExpiredContext { time, not_after } => {
+            let hours = time.as_secs().saturating_sub(not_after.as_secs()) / 3600;
+            format!("has expired {} ago: {ISSUE}", ago(hours))
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "is not valid yet: is the clock right?".into()
+        }
+        CertificateError::NotValidForName => format!("is for another host: {ISSUE} --host ..."),
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let expected = expected.to_str();
+            // The list comes from the certificate.
+            let list: String = presented.join(", ").chars().filter(|c| !c.is_control()).collect();
+            format!("is not for {expected} ({list}): {ISSUE} --host {expected}")
+        }
+        CertificateError::BadEncoding => "is damaged".into(),
+        other => format!("cannot be used ({other})"),
+    }
+}
+
+fn ago(hours: u64) -> String {
+    if hours < 48 { format!("{hours} hours") } else { format!("{} days", hours / 24) }
+}
+
+/// Says that a connection was refused, once a second at most: whoever knocks all day shall
+/// not fill a disk.
+pub(crate) fn log(peer: Option<std::net::SocketAddr>, reason: &io::Error) {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let peer = peer.map_or("somebody".to_owned(), |peer| peer.to_string());
+    if reason.kind() == io::ErrorKind::PermissionDenied && LAST.swap(now, Ordering::Relaxed) != now
+    {
+        tracing::warn!("refused a connection from {peer}: {reason}");
+    } else {
+        tracing::debug!("a connection from {peer} came to nothing: {reason}");
+    }
+}
