@@ -18,6 +18,7 @@ mod tls;
 mod token;
 
 pub use address::{Address, ParseAddressError};
+pub use refusal::turned_away;
 pub use secret::{Key, SECRET_BYTES, Secret};
 pub use security::{Exposed, Security, SetUpError};
 pub use stream::Stream;

@@ -3,6 +3,7 @@
 use std::{
     error::Error,
     fmt, io,
+    net::SocketAddr,
     sync::atomic::{AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -115,16 +116,24 @@ fn ago(hours: u64) -> String {
     if hours < 48 { format!("{hours} hours") } else { format!("{} days", hours / 24) }
 }
 
-/// Says that a connection was refused, once a second at most: whoever knocks all day shall
-/// not fill a disk.
-pub(crate) fn log(peer: Option<std::net::SocketAddr>, reason: &io::Error) {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+/// Says that a connection was refused; one that was only cut off is hardly worth a word.
+pub(crate) fn log(peer: Option<SocketAddr>, reason: &io::Error) {
     let peer = peer.map_or("somebody".to_owned(), |peer| peer.to_string());
-    if reason.kind() == io::ErrorKind::PermissionDenied && LAST.swap(now, Ordering::Relaxed) != now
-    {
-        tracing::warn!("refused a connection from {peer}: {reason}");
+    if refusal(reason).is_some() {
+        turned_away(&format!("a connection from {peer}: {reason}"));
     } else {
         tracing::debug!("a connection from {peer} came to nothing: {reason}");
+    }
+}
+
+/// Says that somebody was turned away, once a second at most: whoever knocks all day shall not
+/// fill a disk.
+pub fn turned_away(who: &str) {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    if LAST.swap(now, Ordering::Relaxed) == now {
+        tracing::debug!("turned away: {who}");
+    } else {
+        tracing::warn!("turned away: {who}");
     }
 }

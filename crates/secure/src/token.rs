@@ -17,6 +17,8 @@ use tonic::{
     service::Interceptor,
 };
 
+use crate::refusal;
+
 /// The header that the token travels in.
 const HEADER: &str = "authorization";
 
@@ -124,7 +126,7 @@ impl Interceptor for Doorkeeper {
             Some(_) => "wrong join token: give --token-file the coordinator's own",
             None => "no join token: give --token-file the coordinator's own",
         };
-        tracing::warn!("refused a call: {message}");
+        refusal::turned_away(message);
         Err(Status::unauthenticated(message))
     }
 }

@@ -10,6 +10,7 @@ mod connect;
 mod endpoint;
 mod exchange;
 mod frames;
+mod gate;
 mod handle;
 mod link;
 mod parser;
@@ -18,12 +19,13 @@ mod service;
 mod socket;
 mod stream;
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use collective::{Generation, Rank, Share};
+use secure::{Address, Secret};
 use thiserror::Error;
 
-pub(crate) use connect::channel;
+pub(crate) use connect::{cause, channel};
 pub use endpoint::Endpoint;
 pub(crate) use frames::{FLOAT_BYTES, bytes_of};
 pub use handle::{Abort, Grpc};
@@ -47,12 +49,14 @@ const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(60);
 const STREAM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A member of a generation, and where it serves `AllReduce`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its rank and shards.
     pub share: Share,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: Address,
+    /// What the stream with it has to bring.
+    pub secret: Secret,
 }
 
 /// A generation to connect.
@@ -87,7 +91,7 @@ pub enum ConnectError {
         /// The member.
         rank: Rank,
         /// Where it should listen.
-        address: SocketAddr,
+        address: Address,
         /// What went wrong.
         reason: String,
     },

@@ -3,7 +3,10 @@
 //! Served beside the all-reduce, at the same address. The donor's training thread makes a
 //! [`Snapshot`] between two steps; from then on it is not held up.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use collective::Tally;
@@ -16,12 +19,13 @@ use protocol::{
         state_transfer_client::StateTransferClient, state_transfer_server::StateTransfer,
     },
 };
+use secure::{Address, Secret, Security};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::grpc::{FLOAT_BYTES, bytes_of, channel};
+use crate::grpc::{FLOAT_BYTES, bytes_of, cause, channel};
 
 /// The flat vectors of a state: parameters, first and second moments.
 const VECTORS: usize = 3;
@@ -77,18 +81,32 @@ impl From<Status> for FetchError {
     }
 }
 
-/// Takes over the state of the worker at `address`, whose flat vectors have `length` floats.
+/// A worker to take over a state from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Where it listens.
+    pub address: Address,
+    /// What has to be brought there.
+    pub secret: Secret,
+    /// How to get there.
+    pub security: Security,
+}
+
+/// Takes over the state of another worker, whose flat vectors have `length` floats.
 ///
 /// # Errors
 /// [`FetchError`]; every wait in it has a bound.
 pub async fn fetch(
-    address: SocketAddr,
+    source: &Source,
     run_id: &str,
     length: usize,
 ) -> Result<Snapshot, FetchError> {
-    let request = FetchRequest { run_id: run_id.to_owned() };
+    let Source { address, secret, security } = source;
+    let secret = Bytes::copy_from_slice(secret.bytes());
+    let request = FetchRequest { run_id: run_id.to_owned(), secret };
     let call = async {
-        let channel = channel(address).await.map_err(|error| Status::unavailable(cause(&error)))?;
+        let channel = channel(address, security).await;
+        let channel = channel.map_err(|error| Status::unavailable(cause(&error)))?;
         let client = StateTransferClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
         let mut frames = { client }.fetch(request).await?.into_inner();
         Ok::<_, Status>((frames.message().await?, frames))
@@ -102,11 +120,6 @@ pub async fn fetch(
     let epochs = epochs(&header, length)?;
     let vectors = receive(frames, length).await?;
     Ok(Snapshot { step: header.step, epochs, vectors: vectors.map(Arc::new) })
-}
-
-/// The innermost reason of an error, which the outer ones only wrap.
-fn cause(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), cause)
 }
 
 fn epochs(header: &StateHeader, length: usize) -> Result<Vec<Tally>, Malformed> {
@@ -160,13 +173,25 @@ fn take_in(
 pub struct Donor {
     run_id: Arc<str>,
     recipients: mpsc::Sender<Recipient>,
+    /// None while nobody may ask.
+    secret: Arc<Mutex<Option<Secret>>>,
 }
 
 impl Donor {
     /// A donor whose snapshots are made by whoever receives from the other end.
     #[must_use]
     pub fn new(run_id: &str, recipients: mpsc::Sender<Recipient>) -> Self {
-        Self { run_id: run_id.into(), recipients }
+        Self { run_id: run_id.into(), recipients, secret: Arc::default() }
+    }
+
+    /// From now on, gives the state to those who bring this secret, and to nobody else.
+    pub fn demand(&self, secret: Secret) {
+        *self.secret.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret);
+    }
+
+    fn is_known(&self, brought: &[u8]) -> bool {
+        let secret = *self.secret.lock().unwrap_or_else(PoisonError::into_inner);
+        secret.is_some_and(|secret| secret.is(brought))
     }
 
     async fn snapshot(&self) -> Result<Arc<Snapshot>, Status> {
@@ -190,6 +215,11 @@ impl StateTransfer for Donor {
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Frames>, Status> {
         if request.get_ref().run_id != *self.run_id {
             return Err(status::stale("this worker takes part in another run"));
+        }
+        if !self.is_known(&request.get_ref().secret) {
+            let message = "a request for this worker's state, without the secret for it";
+            secure::turned_away(message);
+            return Err(Status::permission_denied(message));
         }
         Ok(Response::new(Frames { snapshot: self.snapshot().await?, next: Next::Header }))
     }
