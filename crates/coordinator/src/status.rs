@@ -5,10 +5,11 @@ use std::{fmt::Write as _, time::Duration};
 use anyhow::{Context as _, Result, anyhow};
 use protocol::{
     convert::printable,
+    status::reason,
     wire::{Phase, StatusReply, StatusRequest, coordinator_client::CoordinatorClient},
 };
+use secure::Security;
 use serde_json::json;
-use tonic::transport::Endpoint;
 
 use crate::args::StatusArgs;
 
@@ -21,19 +22,23 @@ pub(crate) fn show(args: &StatusArgs) -> Result<String> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let status = runtime.block_on(ask(&args.coordinator))?;
+    let status = runtime.block_on(ask(args))?;
     Ok(if args.json { serde_json::to_string_pretty(&as_json(&status))? } else { text(&status) })
 }
 
-async fn ask(url: &str) -> Result<StatusReply> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .with_context(|| format!("--coordinator {url:?} is no URL such as http://127.0.0.1:50051"))?
-        .connect_timeout(PATIENCE)
-        .timeout(PATIENCE);
-    let channel = endpoint.connect().await;
-    let channel = channel.map_err(|_| anyhow!("no coordinator answers at {url}"))?;
+async fn ask(args: &StatusArgs) -> Result<StatusReply> {
+    let url = &args.coordinator;
+    let security = args.security.load()?;
+    let (endpoint, address) = security.coordinator(url)?;
+    let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
+    let channel = security.channel(&endpoint, &address).await;
+    let channel = channel.map_err(|error| match Security::refused(&error) {
+        Some(reason) => anyhow!("cannot ask the coordinator at {url}: {reason}"),
+        None => anyhow!("no coordinator answers at {url}"),
+    })?;
+    let channel = security.authorize(channel);
     let answer = CoordinatorClient::new(channel).status(StatusRequest {}).await;
-    let status = answer.map_err(|status| anyhow!("{}", printable(status.message())))?;
+    let status = answer.map_err(|status| anyhow!("{}", reason(&status)))?;
     Ok(status.into_inner())
 }
 

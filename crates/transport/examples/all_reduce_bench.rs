@@ -126,13 +126,18 @@ fn connect(transport: &str, rank: u32, members: u32, length: usize) -> Outcome<B
             let addresses: Vec<SocketAddr> =
                 told()?.split(';').map(str::parse).collect::<Result<_, _>>()?;
             let peers = shares.into_iter().zip(addresses);
+            let peer = |(share, address): (_, SocketAddr)| grpc::Peer {
+                share,
+                address: address.into(),
+                secret: [0; secure::SECRET_BYTES].into(),
+            };
             let group = grpc::Group {
                 run_id: RUN.into(),
                 generation: Generation(1),
                 shards: members,
                 length,
                 rank: Rank(rank),
-                peers: peers.map(|(share, address)| grpc::Peer { share, address }).collect(),
+                peers: peers.map(peer).collect(),
             };
             let connected = runtime.block_on(endpoint.connect(&group))?;
             // It serves until the process ends.
