@@ -114,7 +114,7 @@ fn a_member_that_falls_silent_before_the_run_begins() {
 }
 
 /// The TCP ports on which a process listens.
-fn listening_ports(id: u32) -> Vec<u16> {
+pub(crate) fn listening_ports(id: u32) -> Vec<u16> {
     let sockets: Vec<String> = fs::read_dir(format!("/proc/{id}/fd"))
         .unwrap()
         .flatten()

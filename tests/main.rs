@@ -18,6 +18,8 @@ mod kill_coordinator;
 mod kill_worker;
 mod resume;
 mod same_bits;
+mod secured;
 mod stop;
+mod strangers;
 mod train;
 mod training_options;

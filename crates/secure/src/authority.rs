@@ -28,7 +28,7 @@ use crate::{
 
 const CA_KEY_FILE: &str = "ca.key";
 
-/// The name that all authorities made here have. They differ in their keys.
+/// How the names of all authorities begin that are made here.
 const CA_NAME: &str = "Lockstep CA";
 
 /// Every host is also itself.
@@ -113,7 +113,7 @@ pub fn init(dir: &Path, validity: Validity) -> Result<(), AuthorityError> {
         }
     }
     let key = KeyPair::generate()?;
-    let mut params = params(CA_NAME, validity);
+    let mut params = params(&name_of(&key), validity);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key)?;
@@ -128,17 +128,13 @@ pub fn init(dir: &Path, validity: Validity) -> Result<(), AuthorityError> {
 ///
 /// # Errors
 /// [`AuthorityError`]; a file is complete or as it was.
-pub fn issue(
-    dir: &Path,
-    hosts: &[String],
-    validity: Validity,
-) -> Result<PathBuf, AuthorityError> {
+pub fn issue(dir: &Path, hosts: &[String], validity: Validity) -> Result<PathBuf, AuthorityError> {
     let ca_key = KeyPair::from_pem(&read(&dir.join(CA_KEY_FILE))?)?;
     let ca = read(&dir.join(CA_FILE))?;
     hosts.iter().try_for_each(|host| check_host(host))?;
     let first = hosts.first().ok_or_else(|| AuthorityError::Host(String::new()))?;
 
-    let issuer = Issuer::new(params(CA_NAME, validity), ca_key);
+    let issuer = Issuer::new(params(&name_of(&ca_key), validity), ca_key);
     let loopback = LOOPBACK.map(str::to_owned);
     let mut names: Vec<String> = hosts.iter().chain(&loopback).cloned().collect();
     let mut seen = std::collections::HashSet::new();
@@ -166,6 +162,18 @@ pub fn issue(
     Ok(folder)
 }
 
+/// The name of the authority with this key. Of two authorities with one name, the wrong one would
+/// be taken for the right one until signatures are compared.
+fn name_of(key: &KeyPair) -> String {
+    use std::fmt::Write as _;
+    let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key_raw());
+    let mut name = format!("{CA_NAME} ");
+    for byte in &digest.as_ref()[..4] {
+        let _infallible = write!(name, "{byte:02x}");
+    }
+    name
+}
+
 fn params(name: &str, validity: Validity) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -176,7 +184,10 @@ fn params(name: &str, validity: Validity) -> CertificateParams {
 }
 
 fn check_host(host: &str) -> Result<(), AuthorityError> {
-    let is_name = || DnsName::try_from(host.strip_prefix("*.").unwrap_or(host)).is_ok();
+    // One for all of a top-level domain would match nothing.
+    let name =
+        host.strip_prefix("*.").map_or(Some(host), |rest| rest.contains('.').then_some(rest));
+    let is_name = || name.is_some_and(|name| DnsName::try_from(name).is_ok());
     if IpAddr::try_from(host).is_ok() || is_name() {
         Ok(())
     } else {

@@ -65,7 +65,10 @@ fn of_peer(error: &TlsError) -> String {
                 "it does not take this side's certificate, which has expired".into()
             }
             Alert::CertificateRequired => "it wants to see a certificate".into(),
-            Alert::BadCertificate | Alert::UnsupportedCertificate | Alert::CertificateUnknown => {
+            Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateUnknown
+            | Alert::DecryptError => {
                 format!("it does not take this side's certificate ({alert:?})")
             }
             other => format!("it has ended the TLS handshake ({other:?})"),
@@ -103,13 +106,20 @@ fn certificate(reason: &CertificateError) -> String {
         CertificateError::NotValidForName => format!("is for another host: {ISSUE} --host ..."),
         CertificateError::NotValidForNameContext { expected, presented } => {
             let expected = expected.to_str();
-            // The list comes from the certificate.
-            let list: String = presented.join(", ").chars().filter(|c| !c.is_control()).collect();
-            format!("is not for {expected} ({list}): {ISSUE} --host {expected}")
+            let list: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            // They come from a peer.
+            let list: String = list.join(", ").chars().filter(|c| !c.is_control()).collect();
+            format!("is not for {expected}, only for {list}: {ISSUE} --host {expected}")
         }
         CertificateError::BadEncoding => "is damaged".into(),
         other => format!("cannot be used ({other})"),
     }
+}
+
+/// The name in a text such as `DnsName("a.example")`.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"')
 }
 
 fn ago(hours: u64) -> String {

@@ -57,7 +57,9 @@ where
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let (socket, untried) = match &mut self.0 {
-            Layer::Plain { socket, untried: None } => return Pin::new(socket).poll_read(cx, buffer),
+            Layer::Plain { socket, untried: None } => {
+                return Pin::new(socket).poll_read(cx, buffer);
+            }
             Layer::Plain { socket, untried } => (socket, untried),
             Layer::Tls(stream) => return Pin::new(stream).poll_read(cx, buffer),
         };

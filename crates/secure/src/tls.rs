@@ -144,8 +144,7 @@ fn load(folder: &Path) -> Result<Loaded, TlsError> {
     let roots = Arc::new(roots(&folder.join(CA_FILE))?);
     let path = folder.join(CERTIFICATE_FILE);
     let chain = certificates(&path)?;
-    let unusable =
-        |error| TlsError::Unusable { path: path.clone(), reason: refusal::own(&error) };
+    let unusable = |error| TlsError::Unusable { path: path.clone(), reason: refusal::own(&error) };
     let verifier = verifier(&roots).map_err(unusable)?;
     let now = UnixTime::now();
     check(&*verifier, &chain, now).map_err(unusable)?;

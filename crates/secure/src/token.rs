@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn what_could_be_guessed_or_not_be_sent_is_no_token() {
-        for wrong in ["", "short", "0123456789abcde\n", "0123456789 abcdef", "ééééééééééééé"] {
+        for wrong in ["", "short", "0123456789abcde\n", "0123456789 abcdef", "ééééééééééééé"]
+        {
             assert!(matches!(token(wrong), Err(TokenError::Malformed(_))), "{wrong}");
         }
         assert!(token(&"x".repeat(2000)).is_err());

@@ -61,7 +61,12 @@ async fn serve(security: &Security) -> Address {
 
 /// Connects, and says something; what goes wrong on the way.
 async fn talk(security: &Security, to: &Address) -> Result<(), String> {
-    let open = TcpStream::connect((to.host(), to.port()));
+    talk_to(to, security, to).await
+}
+
+/// The same, with one who should be `to`.
+async fn talk_to(place: &Address, security: &Security, to: &Address) -> Result<(), String> {
+    let open = TcpStream::connect((place.host(), place.port()));
     let talk = async {
         let mut stream = security.connect(to, open).await?;
         let mut answer = [0; GREETING.len() + 1];
@@ -106,15 +111,16 @@ async fn a_certificate_is_for_its_host() {
     let (a, b) = (host(&ours, "10.1.2.3"), host(&ours, "b.example"));
     let server = serve(&security(&a)).await;
     let elsewhere = Address::on("127.0.0.2", server.port()).unwrap();
-    refused(&security(&b), &elsewhere, "is not for 127.0.0.2").await;
+    let reason = talk_to(&server, &security(&b), &elsewhere).await.unwrap_err();
+    assert!(reason.contains("is not for 127.0.0.2") && reason.contains("10.1.2.3"), "{reason}");
     let check = |name: &str| security(&a).check_name(&Address::on(name, 1).unwrap());
     check("10.1.2.3").unwrap();
     check("localhost").unwrap();
     let reason = check("10.1.2.4").unwrap_err().to_string();
     assert!(reason.contains("tls.crt") && reason.contains("--host 10.1.2.4"), "{reason}");
-    let wild = security(&host(&ours, "*.workers"));
-    wild.check_name(&Address::on("worker-7.workers", 1).unwrap()).unwrap();
-    assert!(wild.check_name(&Address::on("a.b.workers", 1).unwrap()).is_err());
+    let wild = security(&host(&ours, "*.workers.example"));
+    wild.check_name(&Address::on("worker-7.workers.example", 1).unwrap()).unwrap();
+    assert!(wild.check_name(&Address::on("a.b.workers.example", 1).unwrap()).is_err());
 }
 
 #[tokio::test]
@@ -162,7 +168,8 @@ fn files_that_are_missing_or_wrong_are_named() {
     let other = host(&ours, "b.example");
     fs::copy(other.join("tls.key"), folder.join("tls.key")).unwrap();
     assert!(reason(&folder).contains("do not belong together"), "{}", reason(&folder));
-    fs::copy(host(&authority(), "a.example").join("tls.crt"), other.join("tls.crt")).unwrap();
+    let theirs = authority();
+    fs::copy(host(&theirs, "a.example").join("tls.crt"), other.join("tls.crt")).unwrap();
     assert!(reason(&other).contains("is not of the CA in ca.crt"), "{}", reason(&other));
     let past = SystemTime::now() - DAY * 3;
     let validity = Validity { not_before: past - DAY, not_after: past };
@@ -194,7 +201,7 @@ fn an_authority_is_made_once_and_keeps_its_keys_to_itself() {
     let nowhere = tempfile::tempdir().unwrap();
     let none = issue(nowhere.path(), &["a".into()], Validity::days(1)).unwrap_err().to_string();
     assert!(none.contains("certs init --dir"), "{none}");
-    for wrong in ["", "a b", "../a", "-", "https://a"] {
+    for wrong in ["", "a b", "../a", "-", "https://a", "*.a"] {
         let error = issue(ours.path(), &[wrong.to_owned()], Validity::days(1)).unwrap_err();
         assert!(error.to_string().contains("--host"), "{error}");
     }
@@ -202,7 +209,8 @@ fn an_authority_is_made_once_and_keeps_its_keys_to_itself() {
 
 #[test]
 fn beyond_loopback_only_with_tls_and_token() {
-    let folder = host(&authority(), "a.example");
+    let ours = authority();
+    let folder = host(&ours, "a.example");
     let far: Address = "10.0.0.1:1".parse().unwrap();
     let near: Address = "127.0.0.1:1".parse().unwrap();
     let closed = security(&folder);

@@ -96,11 +96,7 @@ pub struct Source {
 ///
 /// # Errors
 /// [`FetchError`]; every wait in it has a bound.
-pub async fn fetch(
-    source: &Source,
-    run_id: &str,
-    length: usize,
-) -> Result<Snapshot, FetchError> {
+pub async fn fetch(source: &Source, run_id: &str, length: usize) -> Result<Snapshot, FetchError> {
     let Source { address, secret, security } = source;
     let secret = Bytes::copy_from_slice(secret.bytes());
     let request = FetchRequest { run_id: run_id.to_owned(), secret };

@@ -6,9 +6,9 @@ mod stories;
 use std::{net::SocketAddr, thread};
 
 use collective::{AllReduce as _, Contribution, Control, Generation, Interrupted, Node, Rank};
+use secure::Secret;
 use stories::Transport;
 use tokio::{net::TcpListener, runtime::Runtime};
-use secure::Secret;
 use transport::{ConnectError, Endpoint, Group, Grpc, Peer};
 
 const RUN: &str = "test";
@@ -53,7 +53,11 @@ fn group(hosts: &[Host], ranges: &[(u32, u32)], length: usize, generation: u64) 
         peers: hosts
             .iter()
             .zip(shares)
-            .map(|(host, share)| Peer { share, address: host.address.into(), secret: SECRET.into() })
+            .map(|(host, share)| Peer {
+                share,
+                address: host.address.into(),
+                secret: SECRET.into(),
+            })
             .collect(),
     }
 }

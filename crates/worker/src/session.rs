@@ -132,11 +132,7 @@ async fn take_part(args: &Args, device: Device) -> Result<()> {
 
 /// Opens a port for the other workers: at the address from which the coordinator is reached,
 /// for where that is, they are.
-async fn listen(
-    args: &Args,
-    route: &Route,
-    security: &Security,
-) -> Result<(TcpListener, Address)> {
+async fn listen(args: &Args, route: &Route, security: &Security) -> Result<(TcpListener, Address)> {
     let own = route.own_address().await?;
     let listener =
         TcpListener::bind((own, 0)).await.context("cannot open a port for the other workers")?;

@@ -16,8 +16,8 @@ use tokio::{net::TcpListener, sync::Notify};
 use tonic::{Status, transport::Server};
 
 use super::{
-    HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE,
-    Group, STREAM_PATIENCE, frames, gate::Gate, service::Service, socket, stream::PeerStream,
+    Group, HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE,
+    STREAM_PATIENCE, frames, gate::Gate, service::Service, socket, stream::PeerStream,
 };
 use crate::state::Donor;
 
