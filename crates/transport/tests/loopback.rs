@@ -156,7 +156,8 @@ fn a_stream_without_the_secret_of_its_rank_is_refused() {
     thread::scope(|scope| {
         let first = scope.spawn(|| hosts[0].connect(&group).unwrap());
         for secret in [Secret::from([8; 32]), Secret::random()] {
-            let attempt = stranger.connect(&with(secret));
+            let group = with(secret);
+            let attempt = stranger.connect(&group);
             let error = hosts[1].runtime.block_on(attempt).unwrap_err().to_string();
             assert!(error.contains("rank 1 of generation 1, without the secret"), "{error}");
         }
