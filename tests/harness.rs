@@ -5,6 +5,7 @@
 //! knows what a scenario expects.
 
 mod fleet;
+mod network;
 mod place;
 mod process;
 mod raw;
@@ -19,7 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use fleet::{Fleet, coordinator, coordinator_at, worker};
+pub(crate) use fleet::{
+    Fleet, coordinator, coordinator_at, coordinator_in, coordinator_on, worker, worker_in,
+};
+pub(crate) use network::{Host, Lost, Network, namespaces};
 pub(crate) use place::{Place, assert_same_tensors};
 pub(crate) use process::{Exit, Process};
 pub(crate) use raw::{Raw, hello};

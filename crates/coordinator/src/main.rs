@@ -9,6 +9,7 @@ mod certs;
 mod console;
 mod control;
 mod files;
+mod health;
 mod journal;
 mod launch;
 mod record;

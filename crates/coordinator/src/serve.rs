@@ -18,6 +18,7 @@ use tonic::{
 use crate::{
     console::Console,
     control::{Control, Input},
+    health,
     journal::{self, Entry},
     launch::{Launch, Start},
     run_dir::RunDir,
@@ -72,14 +73,18 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let service = CoordinatorServer::new(Service::new(inputs.clone(), launch.data_dir.clone()))
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
     let service = InterceptedService::new(service, launch.security.doorkeeper());
+    let (health, health_service) = health::service();
+    let reflection = health::reflection()?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let incoming = launch.security.accept(incoming);
-    tokio::spawn(Server::builder().add_service(service).serve_with_incoming_shutdown(
-        incoming,
-        async {
+    let server = Server::builder()
+        .add_service(service)
+        .add_service(health_service)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(incoming, async {
             let _dropped = stopped_serving.await;
-        },
-    ));
+        });
+    tokio::spawn(server);
     let (code, exit_code) = oneshot::channel();
     tokio::spawn(stop_on_signal(inputs.clone(), code)?);
     let mut children = if launch.spawn {
@@ -88,7 +93,8 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
         Children::default()
     };
 
-    let control = Control::new(launch, key, &mut run_dir, &mut children, console.clone());
+    let console = console.clone();
+    let control = Control::new(launch, key, &mut run_dir, &mut children, console, health);
     let outcome = control.run(received).await;
     drop(stop_serving);
     children.finish().await;

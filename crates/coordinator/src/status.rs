@@ -2,16 +2,22 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use protocol::{
     convert::printable,
     status::reason,
-    wire::{Phase, StatusReply, StatusRequest, coordinator_client::CoordinatorClient},
+    wire::{
+        Phase, StatusReply, StatusRequest, coordinator_client::CoordinatorClient,
+        coordinator_server::SERVICE_NAME,
+    },
 };
-use secure::Security;
+use secure::{Authorized, Security};
 use serde_json::json;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
-use crate::args::StatusArgs;
+use crate::args::{HealthArg, StatusArgs};
 
 /// How long the coordinator may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,11 +28,35 @@ pub(crate) fn show(args: &StatusArgs) -> Result<String> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
+    if let Some(whose) = args.health {
+        return runtime.block_on(ask_health(args, whose));
+    }
     let status = runtime.block_on(ask(args))?;
     Ok(if args.json { serde_json::to_string_pretty(&as_json(&status))? } else { text(&status) })
 }
 
 async fn ask(args: &StatusArgs) -> Result<StatusReply> {
+    let answer = CoordinatorClient::new(connect(args).await?).status(StatusRequest {}).await;
+    let status = answer.map_err(|status| anyhow!("{}", reason(&status)))?;
+    Ok(status.into_inner())
+}
+
+/// A word if all is well, and an error if not.
+async fn ask_health(args: &StatusArgs, whose: HealthArg) -> Result<String> {
+    let service = match whose {
+        HealthArg::Coordinator => SERVICE_NAME,
+        HealthArg::Training => protocol::TRAINING_HEALTH,
+    };
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let answer = HealthClient::new(connect(args).await?).check(request).await;
+    let answer = answer.map_err(|status| anyhow!("{}", reason(&status)))?;
+    match answer.into_inner().status() {
+        ServingStatus::Serving => Ok("serving".into()),
+        _ => bail!("{service} at {} is not serving", args.coordinator),
+    }
+}
+
+async fn connect(args: &StatusArgs) -> Result<Authorized> {
     let url = &args.coordinator;
     let security = args.security.load()?;
     let (endpoint, address) = security.coordinator(url)?;
@@ -36,10 +66,7 @@ async fn ask(args: &StatusArgs) -> Result<StatusReply> {
         Some(reason) => anyhow!("cannot ask the coordinator at {url}: {reason}"),
         None => anyhow!("no coordinator answers at {url}"),
     })?;
-    let channel = security.authorize(channel);
-    let answer = CoordinatorClient::new(channel).status(StatusRequest {}).await;
-    let status = answer.map_err(|status| anyhow!("{}", reason(&status)))?;
-    Ok(status.into_inner())
+    Ok(security.authorize(channel))
 }
 
 fn phase_name(phase: Phase) -> &'static str {

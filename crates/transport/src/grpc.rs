@@ -6,18 +6,18 @@
 //! `stream` sends bytes that lie in the gradient and `parser` finds the floats in those that
 //! arrive. The wire is ordinary gRPC with ordinary protobuf, so generated stubs can take part.
 
-mod connect;
+pub(crate) mod connect;
 mod endpoint;
 mod exchange;
-mod frames;
+pub(crate) mod frames;
 mod gate;
 mod handle;
 mod link;
-mod parser;
+pub(crate) mod parser;
 mod pieces;
-mod service;
+pub(crate) mod service;
 mod socket;
-mod stream;
+pub(crate) mod stream;
 
 use std::time::Duration;
 
@@ -25,9 +25,7 @@ use collective::{Generation, Rank, Share};
 use secure::{Address, Secret};
 use thiserror::Error;
 
-pub(crate) use connect::{cause, channel};
 pub use endpoint::Endpoint;
-pub(crate) use frames::{FLOAT_BYTES, bytes_of};
 pub use handle::{Abort, Grpc};
 
 /// HTTP/2 frames of this size let a chunk travel in few pieces; the protocol's default of
@@ -46,7 +44,7 @@ const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a stream may take to send its hello, to wait for its generation to connect, and
 /// to end after this side has ended it.
-const STREAM_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const STREAM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A member of a generation, and where it serves `AllReduce`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 //! Start reading at [`grpc`], for members anywhere, or at [`shm`], for those on one host;
 //! [`state`] is what a worker that is behind takes over.
 
+mod allocator;
 pub mod grpc;
 #[cfg(target_os = "linux")]
 pub mod shm;
@@ -14,6 +15,7 @@ pub mod state;
 
 use collective::AllReduce;
 
+pub use allocator::keep_freed_blocks;
 pub use grpc::{ConnectError, Endpoint, Group, Grpc, Peer};
 
 /// A generation that this member is connected to.

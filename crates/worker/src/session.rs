@@ -36,7 +36,7 @@ use tokio::{
 use tonic::{Code, Status};
 use transport::{
     Abort, Connected, Endpoint, Group, Peer,
-    state::{self, Donor, FetchError, Recipient, Snapshot, Source},
+    state::{self, Donor, FetchError, Recipient, Snapshot},
 };
 
 use self::away::{Link, Unheard};
@@ -44,7 +44,9 @@ use crate::{
     args::Args,
     bridge::{Assignment, Bridge, Event, Order, Shared},
     control::{self, Identity, Joined, Route, secret},
-    dataset, device, generation, training,
+    dataset, device,
+    discovery::{self, Found, Source},
+    generation, training,
 };
 
 /// How long the training thread may take to finish what it has in hand at the end.
@@ -55,25 +57,34 @@ const RECIPIENTS: usize = 64;
 
 /// Takes part in a run.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let device = args.device.resolve()?;
+    let found =
+        discovery::find(args.rank, args.coordinator.as_deref(), |name| std::env::var(name).ok())?;
+    let device = args.device.resolve(found.local_rank)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(take_part(args, device));
+    let result = runtime.block_on(take_part(args, found, device));
     // A training thread that does not come to an end must not keep the process alive.
     runtime.shutdown_background();
     result
 }
 
-async fn take_part(args: &Args, device: Device) -> Result<()> {
+async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
+    match found.rank {
+        Some(rank) => tracing::info!("asking for rank {rank}, by {}", found.rank_from),
+        None => tracing::debug!("asking for any rank"),
+    }
+    if found.coordinator_from != Source::Default {
+        tracing::info!("the coordinator is {}, by {}", found.coordinator, found.coordinator_from);
+    }
     let patience = Duration::from_secs(args.join_timeout_seconds.into());
     let security = args.security.load()?;
-    let route = Route::new(&args.coordinator, &security)?;
+    let route = Route::new(&found.url(security.scheme()), &security)?;
     let mut client = route.reach(patience).await?;
     let (listener, address) = listen(args, &route, &security).await?;
     let identity = Identity {
-        rank: args.rank.map(Rank),
+        rank: found.rank.map(Rank),
         address,
         proof: None,
         fingerprint: device::fingerprint(device),
@@ -393,7 +404,7 @@ impl Session {
             address.with_context(|| format!("rank {} has no usable address", fetch.donor))?;
         let (run_id, length) = (self.run_id.clone(), self.length);
         let (secret, security) = (secret(&fetch.secret)?, self.security.clone());
-        let source = Source { address, secret, security };
+        let source = state::Source { address, secret, security };
         tracing::info!(donor = fetch.donor, "fetching the run's state");
         self.phase = Phase::Fetching(tokio::spawn(async move {
             let begun = Instant::now();

@@ -74,8 +74,10 @@ impl Endpoint {
         frames::put_message(&mut first, &Frame { body: Some(frame::Body::Hello(hello)) });
         let (outbound, body) = stream::outbound(Side::Client, self.queued_max());
         outbound.try_send(first.freeze()).map_err(|error| error.to_string())?;
-        let response =
-            channel.oneshot(call(address, body)?).await.map_err(|error| error.to_string())?;
+        let response = channel
+            .oneshot(call(address, EXCHANGE_PATH, body)?)
+            .await
+            .map_err(|error| cause(&error))?;
         Ok(PeerStream { outbound, inbound: Inbound::new(accepted(response)?) })
     }
 }
@@ -108,8 +110,8 @@ pub(crate) fn cause(error: &dyn std::error::Error) -> String {
 }
 
 /// The request that opens a stream.
-fn call(address: &Address, body: Body) -> Result<Request<Body>, String> {
-    Request::post(format!("http://{address}{EXCHANGE_PATH}"))
+pub(crate) fn call(address: &Address, path: &str, body: Body) -> Result<Request<Body>, String> {
+    Request::post(format!("http://{address}{path}"))
         .version(Version::HTTP_2)
         .header(header::TE, HeaderValue::from_static("trailers"))
         .header(header::CONTENT_TYPE, CONTENT_TYPE)
@@ -118,7 +120,7 @@ fn call(address: &Address, body: Body) -> Result<Request<Body>, String> {
 }
 
 /// The body of a response, unless it refuses the call.
-fn accepted(response: Response<Body>) -> Result<Body, String> {
+pub(crate) fn accepted(response: Response<Body>) -> Result<Body, String> {
     if response.status() != StatusCode::OK {
         return Err(format!("it answered with {}", response.status()));
     }
