@@ -286,7 +286,7 @@ fn a_silent_crowd_keeps_nobody_out() {
 }
 
 /// The TCP ports on which a process listens.
-fn listening_ports(id: u32) -> Vec<u16> {
+pub(crate) fn listening_ports(id: u32) -> Vec<u16> {
     let sockets: Vec<String> = fs::read_dir(format!("/proc/{id}/fd"))
         .unwrap()
         .flatten()

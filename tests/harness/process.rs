@@ -109,6 +109,12 @@ impl Process {
         }
     }
 
+    /// Whether there is a line that contains both.
+    pub(crate) fn says(&self, one: &str, other: &str) -> bool {
+        let written = self.output.lock();
+        written.lines.iter().any(|(_, line)| line.contains(one) && line.contains(other))
+    }
+
     /// Waits until `done` holds. It is looked at again and again, also after the process ended,
     /// but then only once more.
     pub(crate) fn wait_until(&mut self, what: &str, mut done: impl FnMut() -> bool) {

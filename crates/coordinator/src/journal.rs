@@ -3,14 +3,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs::{self, File, Permissions},
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 use collective::{Generation, Rank};
 use membership::Past;
+use secure::Key;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
@@ -41,6 +43,8 @@ pub(crate) enum Entry {
     Spawned { slot: u32, process: u32 },
     /// A generation is about to start: its number is used.
     Generation { number: u64, members: Vec<Member> },
+    /// What the secrets of generations come from, as hexadecimal text.
+    Key(String),
     /// The run has ended as its coordinator wanted it to.
     Ended,
 }
@@ -54,6 +58,7 @@ pub(crate) struct History {
     /// Whether a coordinator listened and then began no generation.
     gathering: bool,
     spawned: BTreeMap<u32, u32>,
+    key: Option<Key>,
 }
 
 impl History {
@@ -78,6 +83,7 @@ impl History {
                 self.gathering = false;
             }
             Entry::Generation { .. } => {}
+            Entry::Key(key) => self.key = Key::from_hex(&key),
             // Numbers stay used; nobody is left.
             Entry::Ended => {
                 let generation = self.generation;
@@ -91,6 +97,17 @@ impl History {
         let any = !self.past().members.is_empty() || !self.children().is_empty();
         // Who came before the first generation is known to nobody else.
         self.listening.filter(|_| any || self.gathering)
+    }
+
+    /// What the secrets of generations come from: what the coordinator before this one has
+    /// noted, so that this one knows whom that has called to which rank, or else a new one.
+    pub(crate) fn key(&self, journal: &mut Journal) -> Result<Key> {
+        if let Some(key) = self.key {
+            return Ok(key);
+        }
+        let key = Key::random();
+        journal.note(&Entry::Key(key.to_hex()))?;
+        Ok(key)
     }
 
     /// The processes that were started on this machine and still run, by slot.
@@ -136,7 +153,11 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn open(path: PathBuf) -> Result<Self> {
-        Ok(Self { file: files::append_lines(&path)?, path })
+        let file = files::append_lines(&path)?;
+        // It holds the key.
+        file.set_permissions(Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot keep {} from others", path.display()))?;
+        Ok(Self { file, path })
     }
 
     /// Writes a line, on the disk for good.
@@ -179,6 +200,12 @@ mod tests {
         // Of the two, only the one on another host may still be there.
         let members = BTreeSet::from([Rank(0)]);
         assert_eq!(history.past(), Past { generation: Generation(3), members });
+
+        let key = history.key(&mut journal).unwrap();
+        let history = History::read(&path).unwrap();
+        assert_eq!(history.key(&mut journal).unwrap(), key, "the next one finds it");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "nobody else does");
 
         journal.note(&Entry::Ended).unwrap();
         let history = History::read(&path).unwrap();

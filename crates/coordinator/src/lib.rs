@@ -5,6 +5,7 @@
 //! books; [`console`] is what a person sees. No tensor and no training step passes through here.
 
 mod args;
+mod certs;
 mod console;
 mod control;
 mod files;
@@ -39,8 +40,12 @@ pub fn main() -> ExitCode {
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let console = Console::new();
     start_logging(args.log_format, &console);
-    if let Some(Command::Status(args)) = &args.command {
-        return match status::show(args) {
+    if let Some(command) = &args.command {
+        let said = match command {
+            Command::Status(args) => status::show(args),
+            Command::Certs(command) => certs::carry_out(command),
+        };
+        return match said {
             Ok(text) => {
                 console.line(&text);
                 ExitCode::SUCCESS

@@ -10,13 +10,16 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
 };
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Server, server::TcpIncoming},
+};
 
 use crate::{
     console::Console,
     control::{Control, Input},
     health,
-    journal::Entry,
+    journal::{self, Entry},
     launch::{Launch, Start},
     run_dir::RunDir,
     service::Service,
@@ -62,15 +65,18 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     data::fetch::ensure(&launch.data_dir, launch.offline)?;
     let mut run_dir = launch.open_run_dir()?;
     run_dir.journal().note(&Entry::Listening(address))?;
+    let key = launch.history.key(run_dir.journal())?;
     introduce(launch, &run_dir, address, console);
 
     let (inputs, received) = mpsc::channel(INPUTS);
     let (stop_serving, stopped_serving) = oneshot::channel::<()>();
     let service = CoordinatorServer::new(Service::new(inputs.clone(), launch.data_dir.clone()))
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+    let service = InterceptedService::new(service, launch.security.doorkeeper());
     let (health, health_service) = health::service();
     let reflection = health::reflection()?;
     let incoming = door::guarded(TcpIncoming::from(listener).with_nodelay(Some(true)));
+    let incoming = launch.security.accept(incoming);
     let server = Server::builder()
         .http2_keepalive_interval(Some(door::KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(door::KEEP_ALIVE_PATIENCE));
@@ -90,7 +96,8 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
         Children::default()
     };
 
-    let control = Control::new(launch, &mut run_dir, &mut children, console.clone(), health);
+    let console = console.clone();
+    let control = Control::new(launch, key, &mut run_dir, &mut children, console, health);
     let outcome = control.run(received).await;
     drop(stop_serving);
     children.finish().await;
@@ -126,10 +133,17 @@ fn introduce(launch: &Launch, run_dir: &RunDir, address: std::net::SocketAddr, c
             console.line(&format!("Going on after step {step}, from {}", path.display()));
         }
     }
-    console.line(&format!("Listening on http://{address}"));
+    let scheme = launch.security.scheme();
+    console.line(&format!("Listening on {scheme}://{address}"));
     if !launch.spawn {
+        let place = if address.ip().is_unspecified() {
+            format!("{}:{}", journal::host(), address.port())
+        } else {
+            address.to_string()
+        };
+        let more = if launch.security.has_tls() { " --tls-dir DIR" } else { "" };
         console.line(&format!("Start {workers} workers, each with:"));
-        console.line(&format!("  vae-worker --coordinator http://{address}"));
+        console.line(&format!("  vae-worker --coordinator {scheme}://{place}{more}"));
     }
 }
 

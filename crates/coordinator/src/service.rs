@@ -10,12 +10,13 @@ use std::{
 use data::RawFile;
 use membership::{Join, Loss, WorkerId};
 use protocol::{
-    DATASET_CHUNK_BYTES, PROTOCOL_VERSION, status,
+    DATASET_CHUNK_BYTES, Malformed, PROTOCOL_VERSION, status,
     wire::{
         CoordinatorMessage, DatasetChunk, FetchDatasetRequest, Hello, StatusReply, StatusRequest,
         WorkerMessage, coordinator_message, coordinator_server::Coordinator, worker_message::Body,
     },
 };
+use secure::Address;
 use tokio::{
     io::AsyncReadExt as _,
     sync::{mpsc, oneshot},
@@ -63,11 +64,13 @@ impl Coordinator for Service {
         let mut inbound = request.into_inner();
         let hello = receive_hello(&mut inbound).await?;
         let join = Join::try_from(&hello).map_err(|error| status::malformed(&error))?;
+        hello.all_reduce_address.parse::<Address>().map_err(|error| {
+            status::malformed(&Malformed(format!("a worker's address: {error}")))
+        })?;
         let worker = WorkerId(self.next_worker.fetch_add(1, Ordering::Relaxed));
         let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
         let connection = Connection::new(&hello, outbound);
-        let run_id = hello.returning.map(|returning| returning.run_id);
-        let joined = Input::Joined(worker, join, connection, run_id);
+        let joined = Input::Joined(worker, join, connection, hello.returning);
         self.inputs.send(joined).await.map_err(|_| ended())?;
         tokio::spawn(forward(worker, inbound, self.inputs.clone()));
         Ok(Response::new(ReceiverStream::new(messages).map(tell)))

@@ -70,7 +70,11 @@ fn control() {
         fingerprint: Some(fingerprint),
         memory_domain: "domain".into(),
         process: 7,
-        returning: Some(Returning { run_id: "run".into(), generation: 2 }),
+        returning: Some(Returning {
+            run_id: "run".into(),
+            generation: 2,
+            proof: vec![7; 32].into(),
+        }),
     };
     from_worker("hello", Said::Hello(hello));
     let mishap = wire::ready::Mishap::Interrupted("lost rank 1".into());
@@ -83,9 +87,10 @@ fn control() {
         end_shard: rank * 4 + 4,
         all_reduce_address: "127.0.0.1:7".into(),
         host: "host".into(),
+        secret: vec![7; 32].into(),
     };
     let members = vec![member(0), member(1)];
-    let start = Start { generation: 3, members, transport: 1, rank: 1 };
+    let start = Start { generation: 3, members, transport: 1, rank: 1, proof: vec![7; 32].into() };
     from_coordinator("start", Told::Start(start));
     let message = "the run is over".into();
     from_coordinator("finish", Told::Finish(wire::Finish { success: true, message }));
@@ -101,7 +106,8 @@ fn exchange() {
         tallies: vec![tally.clone(), tally.clone()],
         ..RoundHeader::default()
     };
-    let hello = PeerHello { run_id: "run".into(), generation: 3, rank: 1 };
+    let hello =
+        PeerHello { run_id: "run".into(), generation: 3, rank: 1, secret: vec![7; 32].into() };
     let chunk = Chunk { node: 1, offset: 0, values: vec![0; 32].into() };
     for (name, body) in [
         ("header", Body::Header(header)),

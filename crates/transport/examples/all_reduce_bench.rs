@@ -1,6 +1,6 @@
 //! How long an all-reduce takes: members as processes of their own, on this host.
 //!
-//! `all_reduce_bench [shm|grpc]...` writes a line of JSON for each transport, number of members
+//! `all_reduce_bench [shm|grpc|grpc-tls]...` writes a line of JSON for each transport, number of members
 //! and size. Two medians of the leader's time are given: `median_ms` where the partials stay
 //! as they are, so that nothing but the all-reduce is in the caches' way; `fresh_median_ms`
 //! where every member has just written its partials, as it does in training.
@@ -14,6 +14,7 @@ use std::{
     error::Error,
     io::Write as _,
     net::SocketAddr,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -22,6 +23,10 @@ use collective::{
     AllReduce, Contribution, Generation, Kind, Rank, Round, ShardRange, Share, Step, Tally,
 };
 use processes::{Member, listen, say};
+use secure::{
+    Security,
+    authority::{self, Validity},
+};
 use tokio::{net::TcpListener, runtime};
 use transport::{grpc, shm};
 
@@ -70,11 +75,18 @@ fn run(transports: &[&str]) -> Outcome<()> {
     Ok(())
 }
 
+/// Where members over TLS find their certificate.
+const TLS_DIR: &str = "ALL_REDUCE_BENCH_TLS_DIR";
+
 /// Starts the members, introduces them to each other, and returns what the leader has found.
 fn start(transport: &str, members: u32, length: usize) -> Outcome<String> {
     let mut group: Vec<Member> = Vec::new();
+    let folder = tempfile::tempdir()?;
+    authority::init(folder.path(), Validity::days(1))?;
+    let host = authority::issue(folder.path(), &["localhost".into()], Validity::days(1))?;
     for rank in 0..members {
         let mut command = Command::new(env::current_exe()?);
+        command.env(TLS_DIR, &host);
         let numbers = [rank.to_string(), members.to_string(), length.to_string()];
         group.push(Member::start(command.args(["member", transport]).args(numbers)));
     }
@@ -116,23 +128,30 @@ fn connect(transport: &str, rank: u32, members: u32, length: usize) -> Outcome<B
             };
             Ok(Box::new(segment.into_all_reduce()))
         }
-        "grpc" => {
+        "grpc" | "grpc-tls" => {
             let runtime =
                 runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-            let endpoint = grpc::Endpoint::new(RUN, members, length);
+            let folder = env::var_os(TLS_DIR).filter(|_| transport == "grpc-tls");
+            let security = Security::load(folder.as_deref().map(Path::new), None, false)?;
+            let endpoint = grpc::Endpoint::new(RUN, members, length).secured(security);
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
             say(&format!("place {}", listener.local_addr()?));
             runtime.spawn(endpoint.clone().serve(listener, std::future::pending()));
             let addresses: Vec<SocketAddr> =
                 told()?.split(';').map(str::parse).collect::<Result<_, _>>()?;
             let peers = shares.into_iter().zip(addresses);
+            let peer = |(share, address): (_, SocketAddr)| grpc::Peer {
+                share,
+                address: address.into(),
+                secret: [0; secure::SECRET_BYTES].into(),
+            };
             let group = grpc::Group {
                 run_id: RUN.into(),
                 generation: Generation(1),
                 shards: members,
                 length,
                 rank: Rank(rank),
-                peers: peers.map(|(share, address)| grpc::Peer { share, address }).collect(),
+                peers: peers.map(peer).collect(),
             };
             let connected = runtime.block_on(endpoint.connect(&group))?;
             // It serves until the process ends.

@@ -10,6 +10,7 @@ pub(crate) mod connect;
 mod endpoint;
 mod exchange;
 pub(crate) mod frames;
+mod gate;
 mod handle;
 mod link;
 pub(crate) mod parser;
@@ -18,10 +19,11 @@ pub(crate) mod service;
 mod socket;
 pub(crate) mod stream;
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use collective::{Generation, Rank, Share};
 use protocol::door::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE};
+use secure::{Address, Secret};
 use thiserror::Error;
 
 pub use endpoint::Endpoint;
@@ -39,12 +41,14 @@ const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
 pub(crate) const STREAM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A member of a generation, and where it serves `AllReduce`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its rank and shards.
     pub share: Share,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: Address,
+    /// What the stream with it has to bring.
+    pub secret: Secret,
 }
 
 /// A generation to connect.
@@ -79,7 +83,7 @@ pub enum ConnectError {
         /// The member.
         rank: Rank,
         /// Where it should listen.
-        address: SocketAddr,
+        address: Address,
         /// What went wrong.
         reason: String,
     },

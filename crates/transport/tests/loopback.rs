@@ -6,11 +6,15 @@ mod stories;
 use std::{net::SocketAddr, thread};
 
 use collective::{AllReduce as _, Contribution, Control, Generation, Interrupted, Node, Rank};
+use secure::Secret;
 use stories::Transport;
 use tokio::{net::TcpListener, runtime::Runtime};
 use transport::{ConnectError, Endpoint, Group, Grpc, Peer};
 
 const RUN: &str = "test";
+
+/// What all streams bring.
+const SECRET: [u8; 32] = [7; 32];
 
 /// A member's communication thread: its runtime and its listening endpoint.
 struct Host {
@@ -49,7 +53,11 @@ fn group(hosts: &[Host], ranges: &[(u32, u32)], length: usize, generation: u64) 
         peers: hosts
             .iter()
             .zip(shares)
-            .map(|(host, share)| Peer { share, address: host.address })
+            .map(|(host, share)| Peer {
+                share,
+                address: host.address.into(),
+                secret: SECRET.into(),
+            })
             .collect(),
     }
 }
@@ -133,6 +141,30 @@ fn streams_of_another_run_or_an_old_generation_are_refused() {
     let stale = Group { rank: Rank(1), ..group(&hosts, &ranges, 10, 3) };
     let error = hosts[1].connect(&stale).unwrap_err();
     assert!(error.to_string().contains("generation 3 is over"), "{error}");
+}
+
+#[test]
+fn a_stream_without_the_secret_of_its_rank_is_refused() {
+    let hosts: Vec<Host> = (0..2).map(|_| Host::start(2, 10)).collect();
+    let group = group(&hosts, &[(0, 1), (1, 2)], 10, 1);
+    let with = |secret: Secret| {
+        let mut group = Group { rank: Rank(1), ..group.clone() };
+        group.peers[0].secret = secret;
+        group
+    };
+    let stranger = Endpoint::new(RUN, 2, 10);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| hosts[0].connect(&group).unwrap());
+        for secret in [Secret::from([8; 32]), Secret::random()] {
+            let group = with(secret);
+            let attempt = stranger.connect(&group);
+            let error = hosts[1].runtime.block_on(attempt).unwrap_err().to_string();
+            assert!(error.contains("rank 1 of generation 1, without the secret"), "{error}");
+        }
+        // It has waited for the right one all along.
+        drop(hosts[1].connect(&with(SECRET.into())).unwrap());
+        drop(first.join().unwrap());
+    });
 }
 
 /// Floats of the largest gradient that goes in one hop, and of a chunk of a larger one.

@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 use transport::{Endpoint, Group, Grpc, Peer};
 
 const RUN: &str = "wire";
+const SECRET: [u8; 32] = [9; 32];
 const RANGES: [(u32, u32); 2] = [(0, 1), (1, 2)];
 /// Not what the members' own chunks are cut to.
 const CHUNK: usize = 100_003;
@@ -63,7 +64,11 @@ fn plan(length: usize) -> Plan {
 }
 
 fn group(length: usize, rank: u32, addresses: [SocketAddr; 2]) -> Group {
-    let peer = |(share, address)| Peer { share, address };
+    let peer = |(share, address): (_, SocketAddr)| Peer {
+        share,
+        address: address.into(),
+        secret: SECRET.into(),
+    };
     Group {
         run_id: RUN.into(),
         generation: Generation(1),
@@ -85,7 +90,8 @@ fn message(body: Body) -> Frame {
 }
 
 fn hello() -> Frame {
-    message(Body::Hello(PeerHello { run_id: RUN.into(), generation: 1, rank: 1 }))
+    let secret = SECRET.to_vec().into();
+    message(Body::Hello(PeerHello { run_id: RUN.into(), generation: 1, rank: 1, secret }))
 }
 
 /// A plain member of rank 1 that opens the stream to a worker of rank 0.

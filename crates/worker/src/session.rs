@@ -6,7 +6,6 @@
 mod away;
 
 use std::{
-    net::Ipv4Addr,
     path::PathBuf,
     sync::Arc,
     thread,
@@ -26,6 +25,7 @@ use protocol::{
         coordinator_message::Body as Told, worker_message::Body as Said,
     },
 };
+use secure::{Address, Security};
 use tch::Device;
 use tokio::{
     net::TcpListener,
@@ -43,7 +43,7 @@ use self::away::{Link, Unheard};
 use crate::{
     args::Args,
     bridge::{Assignment, Bridge, Event, Order, Shared},
-    control::{self, Identity, Joined},
+    control::{self, Identity, Joined, Route, secret},
     dataset, device,
     discovery::{self, Found, Source},
     generation, training,
@@ -79,18 +79,14 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
         tracing::info!("the coordinator is {}, by {}", found.coordinator, found.coordinator_from);
     }
     let patience = Duration::from_secs(args.join_timeout_seconds.into());
-    let mut client = control::reach(&found.coordinator, patience).await?;
-    let own = if args.insecure {
-        tracing::warn!("--insecure: listen and connect beyond loopback without TLS and token");
-        control::own_address(&found.coordinator).await?
-    } else {
-        Ipv4Addr::LOCALHOST.into()
-    };
-    let listener =
-        TcpListener::bind((own, 0)).await.context("cannot open a port for the other workers")?;
+    let security = args.security.load()?;
+    let route = Route::new(&found.url(security.scheme()), &security)?;
+    let mut client = route.reach(patience).await?;
+    let (listener, address) = listen(args, &route, &security).await?;
     let identity = Identity {
         rank: found.rank.map(Rank),
-        address: listener.local_addr()?,
+        address,
+        proof: None,
         fingerprint: device::fingerprint(device),
     };
     let mut joined = control::join(&mut client, &identity, None).await?;
@@ -102,8 +98,11 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
     joined.show_life(&shared);
     let length = Vae::new(&config.training.model)?.layout().len();
     let (recipients, requests) = mpsc::channel(RECIPIENTS);
+    let donor = Donor::new(&welcome.run_id, recipients);
+    donor.demand(joined.state_secret()?);
     let endpoint = Endpoint::new(&welcome.run_id, config.training.shards, length)
-        .donating(Donor::new(&welcome.run_id, recipients));
+        .secured(security.clone())
+        .donating(donor.clone());
     tokio::spawn(endpoint.clone().serve(listener, std::future::pending()));
 
     let data_dir = args.data_dir.clone().unwrap_or_else(data::default_dir);
@@ -119,7 +118,8 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
     let bridge = Bridge::start(setup, shared)?;
     let rank = welcome.rank.map(Rank).or(identity.rank);
     let mut session = Session {
-        coordinator: found.coordinator,
+        route,
+        security,
         identity: Identity { rank, ..identity },
         run_id: welcome.run_id,
         config,
@@ -127,6 +127,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
         unheard: Unheard::default(),
         bridge,
         endpoint,
+        donor,
         requests,
         length,
         threads: args.threads,
@@ -140,9 +141,28 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
     result
 }
 
+/// Opens a port for the other workers: at the address from which the coordinator is reached,
+/// for where that is, they are.
+async fn listen(args: &Args, route: &Route, security: &Security) -> Result<(TcpListener, Address)> {
+    let own = route.own_address().await?;
+    let listener =
+        TcpListener::bind((own, 0)).await.context("cannot open a port for the other workers")?;
+    let bound = listener.local_addr()?;
+    let address = match &args.advertise {
+        Some(host) => Address::on(host, bound.port()).context("--advertise")?,
+        None => bound.into(),
+    };
+    security.permit("the address for the other workers,", &bound.into())?;
+    security
+        .check_name(&address)
+        .with_context(|| format!("other workers are told to find this one at {address}"))?;
+    Ok((listener, address))
+}
+
 /// A worker that has joined.
 struct Session {
-    coordinator: String,
+    route: Route,
+    security: Security,
     identity: Identity,
     run_id: String,
     config: RunConfig,
@@ -150,6 +170,7 @@ struct Session {
     unheard: Unheard,
     bridge: Bridge,
     endpoint: Endpoint,
+    donor: Donor,
     /// Other workers that ask for the state.
     requests: mpsc::Receiver<Recipient>,
     length: usize,
@@ -315,7 +336,7 @@ impl Session {
                 .all_reduce_address
                 .parse()
                 .with_context(|| format!("rank {} has no usable address", member.rank))?;
-            Ok(Peer { share: Share::from(member), address })
+            Ok(Peer { share: Share::from(member), address, secret: secret(&member.secret)? })
         };
         let peers: Vec<Peer> = start.members.iter().map(peer).collect::<Result<_>>()?;
         let (generation, rank) = (Generation(start.generation), Rank(start.rank));
@@ -329,6 +350,7 @@ impl Session {
             rank,
             peers,
         };
+        let proof = secret(&start.proof)?;
         let (rendezvous, announced) = oneshot::channel();
         let leads = ranks.first() == Some(&rank);
         let task = match start.transport() {
@@ -340,6 +362,7 @@ impl Session {
             Transport::Unspecified => bail!("the coordinator asked for an unknown transport"),
         };
         self.identity.rank = Some(rank);
+        self.identity.proof = Some(proof);
         self.unheard.ready = None;
         self.bridge.shared.begin_generation(start.generation);
         let rendezvous = Some(rendezvous);
@@ -380,10 +403,12 @@ impl Session {
         let address =
             address.with_context(|| format!("rank {} has no usable address", fetch.donor))?;
         let (run_id, length) = (self.run_id.clone(), self.length);
+        let (secret, security) = (secret(&fetch.secret)?, self.security.clone());
+        let source = state::Source { address, secret, security };
         tracing::info!(donor = fetch.donor, "fetching the run's state");
         self.phase = Phase::Fetching(tokio::spawn(async move {
             let begun = Instant::now();
-            let snapshot = state::fetch(address, &run_id, length).await?;
+            let snapshot = state::fetch(&source, &run_id, length).await?;
             let seconds = begun.elapsed().as_secs_f64();
             let transfer = Transfer { bytes: snapshot.bytes() as u64, seconds };
             Ok((snapshot, transfer))
