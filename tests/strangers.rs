@@ -109,10 +109,10 @@ fn strangers_at_the_door_of_a_run_over_tls() {
     refused("", &["--coordinator", "asks for TLS", "--tls-dir"]);
 
     let plain = fleet.url.replace("https", "http");
-    worker(&plain, "").wait().failed_with(&["it speaks TLS", "--tls-dir"]);
+    worker(&plain, "").wait().failed_with(&["speaks TLS", "--tls-dir"]);
     worker(&plain, &flag(&ours)).wait().failed_with(&["without TLS", "write https"]);
     let ask = |flags: &str| coordinator(&place, &format!("status {flags}"));
-    ask(&format!("--coordinator {plain}")).wait().failed_with(&["it speaks TLS"]);
+    ask(&format!("--coordinator {plain}")).wait().failed_with(&["speaks TLS", "--tls-dir"]);
     let secured = format!("--coordinator {} {}", fleet.url, flag(&without));
     ask(&secured).wait().failed_with(&["no join token"]);
     undisturbed(&place, fleet);
@@ -219,7 +219,7 @@ fn one_that_pretends_to_come_back() {
     fleet.coordinator.signal(Signal::KILL);
     // The real ones are late.
     fleet.workers.iter().for_each(|worker| worker.signal(Signal::STOP));
-    let Fleet { coordinator: killed, url, workers } = fleet;
+    let Fleet { coordinator: killed, url, workers, network } = fleet;
     killed.wait();
     let again = coordinator(&place, &format!("--resume --run-dir {}", place.run_dir.display()));
     again.wait_for_line(&format!("Listening on {url}"));
@@ -233,7 +233,7 @@ fn one_that_pretends_to_come_back() {
     again.wait_for_line("turned away: a worker: it cannot prove");
     assert!(place.events("adopted").is_empty());
     workers.iter().for_each(|worker| worker.signal(Signal::CONT));
-    let mut fleet = Fleet { coordinator: again, url, workers };
+    let mut fleet = Fleet { coordinator: again, url, workers, network };
     fleet.wait_for_event(&place, "adopted", 2);
     undisturbed(&place, fleet);
 }
