@@ -158,7 +158,7 @@ fn clients_without_a_valid_certificate() {
 fn tls_at_the_door_of_a_run_without() {
     let place = Place::new();
     let tls = flag(&host(&place, "ca"));
-    let flags = format!("{SMALL} {ENDLESS} --workers 2 --collective grpc");
+    let flags = format!("{SMALL} {ENDLESS} --collective grpc");
     let mut fleet = Fleet::start(&place, 2, &flags);
     fleet.wait_for_progress(&place);
     let url = fleet.url.replace("http", "https");
