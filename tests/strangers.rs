@@ -109,10 +109,10 @@ fn strangers_at_the_door_of_a_run_over_tls() {
     refused("", &["--coordinator", "asks for TLS", "--tls-dir"]);
 
     let plain = fleet.url.replace("https", "http");
-    worker(&plain, "").wait().failed_with(&["it speaks TLS", "--tls-dir"]);
+    worker(&plain, "").wait().failed_with(&["speaks TLS", "--tls-dir"]);
     worker(&plain, &flag(&ours)).wait().failed_with(&["without TLS", "write https"]);
     let ask = |flags: &str| coordinator(&place, &format!("status {flags}"));
-    ask(&format!("--coordinator {plain}")).wait().failed_with(&["it speaks TLS"]);
+    ask(&format!("--coordinator {plain}")).wait().failed_with(&["speaks TLS", "--tls-dir"]);
     let secured = format!("--coordinator {} {}", fleet.url, flag(&without));
     ask(&secured).wait().failed_with(&["no join token"]);
     undisturbed(&place, fleet);
@@ -158,7 +158,7 @@ fn clients_without_a_valid_certificate() {
 fn tls_at_the_door_of_a_run_without() {
     let place = Place::new();
     let tls = flag(&host(&place, "ca"));
-    let flags = format!("{SMALL} {ENDLESS} --workers 2 --collective grpc");
+    let flags = format!("{SMALL} {ENDLESS} --collective grpc");
     let mut fleet = Fleet::start(&place, 2, &flags);
     fleet.wait_for_progress(&place);
     let url = fleet.url.replace("http", "https");

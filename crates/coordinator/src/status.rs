@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use anyhow::{Context as _, Result, anyhow, bail};
 use protocol::{
     convert::printable,
-    status::reason,
+    status::{is_transient, reason},
     wire::{
         Phase, StatusReply, StatusRequest, coordinator_client::CoordinatorClient,
         coordinator_server::SERVICE_NAME,
@@ -13,6 +13,7 @@ use protocol::{
 };
 use secure::{Authorized, Security};
 use serde_json::json;
+use tonic::Status;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -37,8 +38,7 @@ pub(crate) fn show(args: &StatusArgs) -> Result<String> {
 
 async fn ask(args: &StatusArgs) -> Result<StatusReply> {
     let answer = CoordinatorClient::new(connect(args).await?).status(StatusRequest {}).await;
-    let status = answer.map_err(|status| anyhow!("{}", reason(&status)))?;
-    Ok(status.into_inner())
+    Ok(answer.map_err(|status| failed(args, &status))?.into_inner())
 }
 
 /// A word if all is well, and an error if not.
@@ -49,11 +49,16 @@ async fn ask_health(args: &StatusArgs, whose: HealthArg) -> Result<String> {
     };
     let request = HealthCheckRequest { service: service.to_owned() };
     let answer = HealthClient::new(connect(args).await?).check(request).await;
-    let answer = answer.map_err(|status| anyhow!("{}", reason(&status)))?;
+    let answer = answer.map_err(|status| failed(args, &status))?;
     match answer.into_inner().status() {
         ServingStatus::Serving => Ok("serving".into()),
         _ => bail!("{service} at {} is not serving", args.coordinator),
     }
+}
+
+fn failed(args: &StatusArgs, status: &Status) -> anyhow::Error {
+    let is_plain = args.security.tls_dir.is_none() && is_transient(status.code());
+    anyhow!("{}{}", reason(status), if is_plain { secure::TLS_HINT } else { "" })
 }
 
 async fn connect(args: &StatusArgs) -> Result<Authorized> {

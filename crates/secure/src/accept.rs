@@ -1,10 +1,10 @@
 //! The way in: every connection does its handshake by itself, so that a slow one holds up
 //! nobody.
 
-use std::{io, pin::Pin, sync::Arc};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     sync::{Semaphore, mpsc},
     time::timeout,
 };
@@ -22,6 +22,9 @@ use crate::{
 /// Handshakes under way at once; one more connection is closed. More than the workers of any
 /// run that come at the same moment.
 const HANDSHAKES_MAX: usize = 1024;
+
+/// How long a peer that is turned away may take to hear of it.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Connections that have done their handshake and wait to be served.
 const ACCEPTED: usize = 16;
@@ -85,7 +88,21 @@ async fn greet<S>(socket: S, tls: &Tls) -> io::Result<Stream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = TlsAcceptor::from(tls.server()).accept(socket);
-    let stream = timeout(HANDSHAKE_PATIENCE, handshake).await.map_err(io::Error::other)?;
-    stream.map(|stream| Stream::tls(stream.into())).map_err(refusal::explain)
+    let handshake = TlsAcceptor::from(tls.server()).accept(socket).into_fallible();
+    match timeout(HANDSHAKE_PATIENCE, handshake).await.map_err(io::Error::other)? {
+        Ok(stream) => Ok(Stream::tls(stream.into())),
+        Err((error, socket)) => {
+            let _gone = timeout(FAREWELL, part(socket)).await;
+            Err(refusal::explain(error))
+        }
+    }
+}
+
+/// Ends a connection so that the peer hears why: what it has sent and nobody reads would have
+/// the last words of this side thrown away.
+async fn part<S: AsyncRead + AsyncWrite + Unpin>(mut socket: S) -> io::Result<()> {
+    socket.shutdown().await?;
+    let mut unread = [0; 1024];
+    while socket.read(&mut unread).await? > 0 {}
+    Ok(())
 }

@@ -25,6 +25,9 @@ pub use stream::Stream;
 pub use tls::TlsError;
 pub use token::{Bearer, Doorkeeper, TokenError};
 
+/// What to tell a person whose connection without TLS came to nothing.
+pub const TLS_HINT: &str = "; if it speaks TLS, write https://... and give --tls-dir";
+
 /// A channel whose calls bring the join token along.
 pub type Authorized =
     tonic::service::interceptor::InterceptedService<tonic::transport::Channel, Bearer>;

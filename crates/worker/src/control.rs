@@ -213,6 +213,15 @@ impl Route {
         Ok(CoordinatorClient::new(channel).max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX))
     }
 
+    fn refused(&self, refusal: &Status) -> Unjoined {
+        let message = status::reason(refusal);
+        if !status::is_transient(refusal.code()) {
+            return Unjoined::Refused(anyhow!("the coordinator refused this worker: {message}"));
+        }
+        let hint = if self.security.has_tls() { "" } else { secure::TLS_HINT };
+        Unjoined::Unreachable(anyhow!("lost the coordinator before it answered: {message}{hint}"))
+    }
+
     /// The address of this host that packets to the coordinator come from, where the other
     /// workers can reach this one if the coordinator can.
     pub(crate) async fn own_address(&self) -> Result<IpAddr> {
@@ -245,6 +254,7 @@ pub(crate) enum Unjoined {
 /// Says hello and waits for the welcome.
 pub(crate) async fn join(
     client: &mut Client,
+    route: &Route,
     identity: &Identity,
     returning: Option<Returning>,
 ) -> Result<Joined, Unjoined> {
@@ -267,7 +277,7 @@ pub(crate) async fn join(
     };
     let answered = tokio::time::timeout(WELCOME_PATIENCE, answer).await;
     let silent = |_| Unjoined::Unreachable(anyhow!("the coordinator does not answer"));
-    let (first, inbound) = answered.map_err(silent)?.map_err(|status| refused(&status))?;
+    let (first, inbound) = answered.map_err(silent)?.map_err(|status| route.refused(&status))?;
     match first.and_then(|message| message.body) {
         Some(coordinator_message::Body::Welcome(welcome)) => {
             Ok(Joined { welcome, outbound, inbound, heartbeat: None })
@@ -275,15 +285,6 @@ pub(crate) async fn join(
         _ => Err(Unjoined::Refused(anyhow!(
             "the coordinator did not answer the hello with a welcome"
         ))),
-    }
-}
-
-fn refused(refusal: &Status) -> Unjoined {
-    let message = status::reason(refusal);
-    if status::is_transient(refusal.code()) {
-        Unjoined::Unreachable(anyhow!("lost the coordinator before it answered: {message}"))
-    } else {
-        Unjoined::Refused(anyhow!("the coordinator refused this worker: {message}"))
     }
 }
 
@@ -317,7 +318,7 @@ pub(crate) async fn come_back(
             let proof = identity.proof.map(|proof| proof.bytes().to_vec().into());
             let proof = proof.unwrap_or_default();
             let returning = Returning { run_id: run_id.clone(), generation, proof };
-            join(&mut client, &identity, Some(returning)).await
+            join(&mut client, &route, &identity, Some(returning)).await
         };
         match attempt.await {
             Ok(joined) => return Ok(Box::new(joined)),

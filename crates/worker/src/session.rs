@@ -89,7 +89,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
         proof: None,
         fingerprint: device::fingerprint(device),
     };
-    let mut joined = control::join(&mut client, &identity, None).await?;
+    let mut joined = control::join(&mut client, &route, &identity, None).await?;
     let (config, welcome) = (joined.config()?, joined.welcome.clone());
     let place = welcome.rank.map_or("spare".to_owned(), |rank| format!("rank {rank}"));
     tracing::info!(run_id = welcome.run_id, ?device, "joined as {place}");
