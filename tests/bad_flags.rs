@@ -81,6 +81,11 @@ fn an_address_that_others_could_reach() {
         let flags = format!("--listen {listen}");
         coordinator(&place, &flags).wait().failed_with(&[listen, "loopback", "127.0.0.1"]);
     }
+    // One that was asked for, and is no address of this machine.
+    let words = ["cannot listen on 192.0.2.77:50051"];
+    let asked = coordinator(&place, "--insecure --listen 192.0.2.77:50051").wait();
+    let warning = "--insecure: listen and connect beyond loopback without TLS and token";
+    assert!(asked.failed_with(&words).text().contains(warning));
 }
 
 #[test]

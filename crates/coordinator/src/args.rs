@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Address to listen on; port 0 takes any free port
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDRESS:PORT")]
     pub(crate) listen: SocketAddr,
+    /// Listen and connect beyond loopback without TLS and token
+    #[arg(long)]
+    pub(crate) insecure: bool,
     /// Start the workers too, as processes on this machine, and again when they die
     #[arg(long)]
     pub(crate) spawn: bool,

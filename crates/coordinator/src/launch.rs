@@ -29,6 +29,7 @@ pub(crate) struct Launch {
     pub(crate) data_dir: PathBuf,
     pub(crate) offline: bool,
     pub(crate) listen: SocketAddr,
+    pub(crate) insecure: bool,
     pub(crate) spawn: bool,
     /// What is known of a run that has begun before.
     pub(crate) history: History,
@@ -66,11 +67,14 @@ impl Launch {
     /// Prepares the run that the flags describe; `matches` says which were given.
     pub(crate) fn prepare(args: Args, matches: &ArgMatches) -> Result<Self> {
         ensure!(
-            args.listen.ip().is_loopback(),
+            args.insecure || args.listen.ip().is_loopback(),
             "--listen {} is reachable from other machines, and connections are neither encrypted \
-             nor authenticated: use a loopback address such as 127.0.0.1",
+             nor authenticated: use a loopback address such as 127.0.0.1, or --insecure",
             args.listen
         );
+        if args.insecure {
+            tracing::warn!("--insecure: listen and connect beyond loopback without TLS and token");
+        }
         let dead_after = seconds("--dead-after-seconds", args.dead_after_seconds)?;
         let stall_after = seconds("--stall-after-seconds", args.stall_after_seconds)?;
         let join_timeout = seconds("--join-timeout-seconds", args.join_timeout_seconds)?;
@@ -99,6 +103,7 @@ impl Launch {
             // Workers that were left behind look for their coordinator where it was.
             listen: history.listening().filter(|_| !listen_given).unwrap_or(args.listen),
             history,
+            insecure: args.insecure,
             spawn: args.spawn,
             min_workers: args.min_workers,
             max_restarts: args.max_restarts,

@@ -116,9 +116,10 @@ impl Children {
             "--log-format",
             launch.log_format.name(),
         ];
+        let insecure = launch.insecure.then_some("--insecure");
         let spawner = Spawner {
             program: worker_program()?,
-            arguments: arguments.map(str::to_owned).to_vec(),
+            arguments: arguments.into_iter().chain(insecure).map(str::to_owned).collect(),
             max_restarts: launch.max_restarts,
             console: console.clone(),
             inputs: inputs.clone(),

@@ -14,6 +14,9 @@ pub(crate) struct Args {
     /// Where the coordinator listens
     #[arg(long, default_value = "http://127.0.0.1:50051", value_name = "URL")]
     pub(crate) coordinator: String,
+    /// Listen and connect beyond loopback without TLS and token
+    #[arg(long)]
+    pub(crate) insecure: bool,
     /// The rank to take [default: any free one]
     #[arg(long, value_name = "N")]
     pub(crate) rank: Option<u32>,

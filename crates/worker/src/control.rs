@@ -4,7 +4,7 @@
 use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher as _,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,7 +20,11 @@ use protocol::{
         coordinator_client::CoordinatorClient, coordinator_message, worker_message::Body,
     },
 };
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::{
+    net::{UdpSocket, lookup_host},
+    sync::mpsc,
+    task::AbortHandle,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Status, Streaming,
@@ -179,6 +183,26 @@ fn endpoint(url: &str) -> Result<Endpoint> {
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
         .keep_alive_while_idle(true))
+}
+
+/// The address of this host that packets to the coordinator come from, where the other workers
+/// can reach this one if the coordinator can.
+pub(crate) async fn own_address(url: &str) -> Result<IpAddr> {
+    let uri = endpoint(url)?.uri().clone();
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    // Nothing is sent: a datagram socket only looks its route up.
+    let found = async {
+        let mut coordinators = lookup_host((host, uri.port_u16().unwrap_or(80))).await?;
+        let coordinator = coordinators.next().ok_or_else(|| anyhow!("no such host"))?;
+        let any: IpAddr = match coordinator {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).await?;
+        socket.connect(coordinator).await?;
+        anyhow::Ok(socket.local_addr()?.ip())
+    };
+    found.await.with_context(|| format!("cannot tell this host's address on the way to {url}"))
 }
 
 fn client(channel: Channel) -> CoordinatorClient<Channel> {

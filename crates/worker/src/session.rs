@@ -69,9 +69,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 async fn take_part(args: &Args, device: Device) -> Result<()> {
     let patience = Duration::from_secs(args.join_timeout_seconds.into());
     let mut client = control::reach(&args.coordinator, patience).await?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .await
-        .context("cannot open a port for the other workers")?;
+    let own = if args.insecure {
+        tracing::warn!("--insecure: listen and connect beyond loopback without TLS and token");
+        control::own_address(&args.coordinator).await?
+    } else {
+        Ipv4Addr::LOCALHOST.into()
+    };
+    let listener =
+        TcpListener::bind((own, 0)).await.context("cannot open a port for the other workers")?;
     let identity = Identity {
         rank: args.rank.map(Rank),
         address: listener.local_addr()?,
