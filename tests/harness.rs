@@ -5,6 +5,7 @@
 //! knows what a scenario expects.
 
 mod fleet;
+mod network;
 mod place;
 mod process;
 mod raw;
@@ -20,6 +21,7 @@ use std::{
 };
 
 pub(crate) use fleet::{Fleet, coordinator, coordinator_at, worker};
+pub(crate) use network::{Host, Lost, Network, namespaces};
 pub(crate) use place::{Place, assert_same_tensors};
 pub(crate) use process::{Exit, Process};
 pub(crate) use raw::{Raw, hello};
@@ -41,7 +43,7 @@ pub(crate) const SMALL: &str = "--shards 4 --batch-size 16 --train-images 6000 -
 pub(crate) const ENDLESS: &str = "--epochs 100000";
 
 /// The folder with this build's programs, which are built now if they are not fresh.
-fn programs() -> &'static PathBuf {
+pub(crate) fn programs() -> &'static PathBuf {
     static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
         // A test executable is target/<profile>/deps/<name>.

@@ -13,6 +13,7 @@ mod dataset;
 mod full_disk;
 mod harness;
 mod hostile_peers;
+mod hosts;
 mod joining;
 mod kill_coordinator;
 mod kill_worker;

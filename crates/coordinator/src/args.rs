@@ -1,6 +1,9 @@
 //! The flags, and what their values mean. Whether they fit together is checked in `config`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use config::{
@@ -33,6 +36,9 @@ pub(crate) struct Args {
     /// Listen and connect beyond loopback without TLS and token
     #[arg(long)]
     pub(crate) insecure: bool,
+    /// What workers are told to connect to, if that is not the address to listen on
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) advertise: Option<IpAddr>,
     /// Start the workers too, as processes on this machine, and again when they die
     #[arg(long)]
     pub(crate) spawn: bool,
@@ -215,6 +221,8 @@ pub(crate) enum CollectiveArg {
     Grpc,
     /// Memory that the workers share; they must be on one host
     Shm,
+    /// Memory among the workers of each host, streams between hosts
+    TwoLevel,
 }
 
 /// How log lines are written.
@@ -278,6 +286,7 @@ impl Args {
                     CollectiveArg::Auto => Collective::Auto,
                     CollectiveArg::Grpc => Collective::Grpc,
                     CollectiveArg::Shm => Collective::Shm,
+                    CollectiveArg::TwoLevel => Collective::TwoLevel,
                 },
                 verify_every: o.verify_every,
                 checkpoint_every_epochs: o.checkpoint_every_epochs,

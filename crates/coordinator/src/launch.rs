@@ -2,7 +2,7 @@
 //! the checkpoint to resume from. Nothing is written before [`Launch::open_run_dir`].
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -30,6 +30,8 @@ pub(crate) struct Launch {
     pub(crate) offline: bool,
     pub(crate) listen: SocketAddr,
     pub(crate) insecure: bool,
+    /// What workers are told to connect to, if not what this coordinator listens on.
+    pub(crate) advertise: Option<IpAddr>,
     pub(crate) spawn: bool,
     /// What is known of a run that has begun before.
     pub(crate) history: History,
@@ -104,6 +106,7 @@ impl Launch {
             listen: history.listening().filter(|_| !listen_given).unwrap_or(args.listen),
             history,
             insecure: args.insecure,
+            advertise: args.advertise,
             spawn: args.spawn,
             min_workers: args.min_workers,
             max_restarts: args.max_restarts,

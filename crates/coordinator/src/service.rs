@@ -62,7 +62,7 @@ impl Coordinator for Service {
         let join = Join::try_from(&hello).map_err(|error| status::malformed(&error))?;
         let worker = WorkerId(self.next_worker.fetch_add(1, Ordering::Relaxed));
         let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
-        let connection = Connection::new(&hello, outbound);
+        let connection = Connection::new(&hello, &join, outbound);
         let run_id = hello.returning.map(|returning| returning.run_id);
         let joined = Input::Joined(worker, join, connection, run_id);
         self.inputs.send(joined).await.map_err(|_| ended())?;

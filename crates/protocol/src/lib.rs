@@ -16,7 +16,7 @@ pub mod wire {
 pub use convert::Malformed;
 
 /// Version of the protocol that this build speaks.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Most bytes of a message on the control stream; a generation of thousands of members fits.
 pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 20;

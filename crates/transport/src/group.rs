@@ -53,6 +53,15 @@ impl Group {
         Ok((plan, me))
     }
 
+    /// Whether no member with a lower rank shares memory with this one.
+    #[must_use]
+    pub fn is_first_of_its_host(&self) -> bool {
+        let me = self.peers.iter().find(|peer| peer.share.rank == self.rank);
+        let domain = me.and_then(|me| me.memory_domain);
+        let beside = |peer: &&Peer| domain.is_some() && peer.memory_domain == domain;
+        self.peers.iter().find(beside).is_none_or(|first| first.share.rank == self.rank)
+    }
+
     /// The members by memory domain, and this member's index.
     pub(crate) fn hosts(&self) -> Result<(Hosts, usize), GroupError> {
         let (plan, me) = self.plan()?;

@@ -1,6 +1,6 @@
 //! The flags.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
 
@@ -17,6 +17,9 @@ pub(crate) struct Args {
     /// Listen and connect beyond loopback without TLS and token
     #[arg(long)]
     pub(crate) insecure: bool,
+    /// This host's address for the other workers [default: that on the way to the coordinator]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) advertise: Option<IpAddr>,
     /// The rank to take [default: any free one]
     #[arg(long, value_name = "N")]
     pub(crate) rank: Option<u32>,

@@ -6,7 +6,8 @@
 mod away;
 
 use std::{
-    net::Ipv4Addr,
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     thread,
@@ -44,7 +45,9 @@ use crate::{
     args::Args,
     bridge::{Assignment, Bridge, Event, Order, Shared},
     control::{self, Identity, Joined},
-    dataset, device, generation, training,
+    dataset, device,
+    generation::{self, Meeting},
+    training,
 };
 
 /// How long the training thread may take to finish what it has in hand at the end.
@@ -69,19 +72,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 async fn take_part(args: &Args, device: Device) -> Result<()> {
     let patience = Duration::from_secs(args.join_timeout_seconds.into());
     let mut client = control::reach(&args.coordinator, patience).await?;
-    let own = if args.insecure {
-        tracing::warn!("--insecure: listen and connect beyond loopback without TLS and token");
-        control::own_address(&args.coordinator).await?
-    } else {
-        Ipv4Addr::LOCALHOST.into()
-    };
-    let listener =
-        TcpListener::bind((own, 0)).await.context("cannot open a port for the other workers")?;
-    let identity = Identity {
-        rank: args.rank.map(Rank),
-        address: listener.local_addr()?,
-        fingerprint: device::fingerprint(device),
-    };
+    let (listener, address) = listen(args).await?;
+    let identity =
+        Identity { rank: args.rank.map(Rank), address, fingerprint: device::fingerprint(device) };
     let mut joined = control::join(&mut client, &identity, None).await?;
     let (config, welcome) = (joined.config()?, joined.welcome.clone());
     let place = welcome.rank.map_or("spare".to_owned(), |rank| format!("rank {rank}"));
@@ -129,6 +122,30 @@ async fn take_part(args: &Args, device: Device) -> Result<()> {
     result
 }
 
+/// Opens a port for the other workers; gives it, and where they are told to find it.
+async fn listen(args: &Args) -> Result<(TcpListener, SocketAddr)> {
+    let own = if args.insecure {
+        tracing::warn!("--insecure: listen and connect beyond loopback without TLS and token");
+        control::own_address(&args.coordinator).await?
+    } else {
+        Ipv4Addr::LOCALHOST.into()
+    };
+    let advertised = args.advertise.unwrap_or(own);
+    if !args.insecure && !advertised.is_loopback() {
+        bail!("--advertise {advertised} is reachable from other machines: give --insecure too");
+    }
+    let listener = match TcpListener::bind((advertised, 0)).await {
+        // It leads here by way of another machine.
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+            TcpListener::bind((own, 0)).await
+        }
+        bound => bound,
+    };
+    let listener = listener.context("cannot open a port for the other workers")?;
+    let port = listener.local_addr()?.port();
+    Ok((listener, (advertised, port).into()))
+}
+
 /// A worker that has joined.
 struct Session {
     coordinator: String,
@@ -165,7 +182,7 @@ struct Connecting {
     ranks: Vec<Rank>,
     threads: u32,
     task: JoinHandle<Result<Connected>>,
-    /// Takes where the leader's segment is, if this member waits for it.
+    /// Takes where this host's segment is, if this member waits for it.
     rendezvous: Option<oneshot::Sender<String>>,
 }
 
@@ -304,7 +321,8 @@ impl Session {
                 .all_reduce_address
                 .parse()
                 .with_context(|| format!("rank {} has no usable address", member.rank))?;
-            Ok(Peer { share: Share::from(member), address })
+            let memory_domain = (member.memory_domain != 0).then_some(member.memory_domain);
+            Ok(Peer { share: Share::from(member), address, memory_domain })
         };
         let peers: Vec<Peer> = start.members.iter().map(peer).collect::<Result<_>>()?;
         let (generation, rank) = (Generation(start.generation), Rank(start.rank));
@@ -319,13 +337,12 @@ impl Session {
             peers,
         };
         let (rendezvous, announced) = oneshot::channel();
-        let leads = ranks.first() == Some(&rank);
+        let meeting = Meeting { outbound: joined.outbound(), announced };
+        let endpoint = self.endpoint.clone();
         let task = match start.transport() {
-            Transport::Grpc => tokio::spawn(generation::over_grpc(self.endpoint.clone(), group)),
-            Transport::Shm if leads => {
-                tokio::spawn(generation::share_segment(group, joined.outbound()))
-            }
-            Transport::Shm => tokio::spawn(generation::open_segment(group, announced)),
+            Transport::Grpc => tokio::spawn(generation::over_grpc(endpoint, group)),
+            Transport::Shm => tokio::spawn(generation::over_shm(group, meeting)),
+            Transport::TwoLevel => tokio::spawn(generation::over_both(endpoint, group, meeting)),
             Transport::Unspecified => bail!("the coordinator asked for an unknown transport"),
         };
         self.identity.rank = Some(rank);

@@ -44,12 +44,7 @@ pub(super) struct Link {
 impl Link {
     /// With a peer on a host whose members have so many `tallies` each, and that brings `nodes`
     /// partials, of which this member adds up `span` floats.
-    pub(super) fn new(
-        stream: PeerStream,
-        tallies: Vec<usize>,
-        nodes: usize,
-        span: usize,
-    ) -> Self {
+    pub(super) fn new(stream: PeerStream, tallies: Vec<usize>, nodes: usize, span: usize) -> Self {
         let partials = (0..nodes).map(|_| Pieces::default()).collect();
         let headers = Vec::with_capacity(tallies.len());
         Self { stream, tallies, headers, partials, span, summed: 0, filling: None }
