@@ -1,13 +1,18 @@
 //! Disasters drawn from a seed, one after the other, and at the end the bytes of an undisturbed
 //! run. `cargo xtask chaos --seeds 1..100` goes through as many seeds as one wants.
+//!
+//! Here is what a seed does, and what must be so after it; [`strikes`] strikes, [`figures`] says
+//! how long it took the run to go on, and [`soak`] goes on for as long as one wants.
 
-use std::{env, fs, ops::RangeInclusive};
+mod figures;
+mod soak;
+mod strikes;
 
-use rustix::process::Signal;
+use std::{collections::BTreeSet, env, fs, ops::RangeInclusive, process};
 
+use self::{figures::Figures, strikes::strike};
 use crate::{
-    harness::{ENDLESS, Fleet, Place, SMALL},
-    kill_coordinator::replaced,
+    harness::{ENDLESS, Fleet, Network, Place, SMALL, namespaces, wait_until},
     stop::stopped_with_the_same_bits,
 };
 
@@ -18,6 +23,25 @@ const WORKERS: usize = 4;
 
 /// Disasters of one seed.
 const DISASTERS: usize = 6;
+
+/// Kinds of disasters that need nothing but processes, and those that need links too.
+const KINDS: [usize; 2] = [7, 13];
+
+/// How the members of a seed's run are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Over the loopback.
+    Loopback,
+    SharedMemory,
+    /// Between hosts of the test's own, whose links are struck too.
+    Links,
+}
+
+impl Way {
+    fn of(seed: u64) -> Self {
+        [Self::SharedMemory, Self::Loopback, Self::Links][(seed % 3) as usize]
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Disaster {
@@ -35,120 +59,158 @@ enum Disaster {
     Coordinator,
     /// A worker is killed while there is no coordinator.
     CoordinatorAndWorker(usize),
+    /// A worker is cut off from everybody until it is given up, and comes back.
+    CutOff(usize),
+    /// Nobody hears a worker any more, although it hears the others.
+    Mute(usize),
+    /// Two workers are cut off from each other until their generation ends.
+    CutBetween(usize, usize),
+    /// A worker's link is slow for a while.
+    Slow(usize),
+    /// The coordinator is cut off from everybody until it has given up all of them.
+    CoordinatorCutOff,
+    /// A worker is killed while another one's link is slow.
+    SlowAndKill(usize, usize),
 }
 
-/// The schedule of a seed, by SplitMix64.
-fn schedule(seed: u64) -> Vec<Disaster> {
-    let mut state = seed;
-    let mut draw = |below: usize| {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
+/// Numbers drawn from a seed, by SplitMix64.
+struct Draws(u64);
+
+impl Draws {
+    /// A number below `below`.
+    fn draw(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) % below as u64) as usize
-    };
-    let mut disaster = || match draw(7) {
-        0 => Disaster::Kill(draw(WORKERS)),
-        1 => Disaster::KillTwo(draw(WORKERS), draw(WORKERS - 1)),
-        2 => Disaster::Freeze(draw(WORKERS)),
-        3 => Disaster::Leave(draw(WORKERS)),
-        4 => Disaster::Spare,
-        5 => Disaster::Coordinator,
-        _ => Disaster::CoordinatorAndWorker(draw(WORKERS)),
-    };
-    (0..DISASTERS).map(|_| disaster()).collect()
+    }
+
+    fn worker(&mut self) -> usize {
+        self.draw(WORKERS)
+    }
+
+    fn two_workers(&mut self) -> (usize, usize) {
+        let first = self.worker();
+        (first, (first + 1 + self.draw(WORKERS - 1)) % WORKERS)
+    }
+
+    fn disaster(&mut self, kinds: usize) -> Disaster {
+        match self.draw(kinds) {
+            0 => Disaster::Kill(self.worker()),
+            1 => Disaster::KillTwo(self.worker(), self.draw(WORKERS - 1)),
+            2 => Disaster::Freeze(self.worker()),
+            3 => Disaster::Leave(self.worker()),
+            4 => Disaster::Spare,
+            5 => Disaster::Coordinator,
+            6 => Disaster::CoordinatorAndWorker(self.worker()),
+            7 => Disaster::CutOff(self.worker()),
+            8 => Disaster::Mute(self.worker()),
+            9 => {
+                let (one, other) = self.two_workers();
+                Disaster::CutBetween(one, other)
+            }
+            10 => Disaster::Slow(self.worker()),
+            11 => Disaster::CoordinatorCutOff,
+            _ => {
+                let (slow, killed) = self.two_workers();
+                Disaster::SlowAndKill(slow, killed)
+            }
+        }
+    }
+}
+
+/// The schedule of a seed.
+fn schedule(seed: u64, links: bool) -> Vec<Disaster> {
+    let mut draws = Draws(seed);
+    (0..DISASTERS).map(|_| draws.disaster(KINDS[usize::from(links)])).collect()
 }
 
 #[expect(clippy::print_stdout, reason = "a seed that fails is known by what it did")]
-fn endure(seed: u64, collective: &str) {
-    let disasters = schedule(seed);
-    println!("seed {seed} over {collective}: {disasters:?}");
+fn endure(seed: u64) {
+    let way = Way::of(seed);
+    let network = if way == Way::Links { Network::new() } else { None };
+    let disasters = schedule(seed, network.is_some());
+    println!("seed {seed}, {way:?}: {disasters:?}");
+    let shared = shared_memory();
     let place = Place::new();
-    let flags = format!("{SMALL} {ENDLESS} --dead-after-seconds 2 --collective {collective}");
-    let mut fleet = Fleet::start(&place, WORKERS as u32, &flags);
+    let collective = if way == Way::SharedMemory { "shm" } else { "grpc" };
+    let flags = format!(
+        "{SMALL} {ENDLESS} --dead-after-seconds 2 --stall-after-seconds 12 \
+         --collective {collective}"
+    );
+    let mut fleet = Fleet::start_on(network, &place, WORKERS as u32, &flags);
+    let url = fleet.url.clone();
+    let mut figures = Figures::new(seed);
     for disaster in disasters {
         fleet.wait_for_progress(&place);
+        figures.struck(disaster, &place);
         fleet = strike(disaster, &place, fleet);
+        fleet.wait_for_progress(&place);
+        figures.endured(&place);
     }
-    fleet.wait_for_progress(&place);
     stopped_with_the_same_bits(&place, fleet);
-    assert_eq!(leftovers(&place), [] as [String; 0]);
+    figures.write(&place);
+    assert_eq!(half_written(&place), [] as [String; 0]);
+    nothing_is_left(&place, &url, &shared);
+    println!("seed {seed}: passed");
 }
 
-fn strike(disaster: Disaster, place: &Place, mut fleet: Fleet) -> Fleet {
-    let lost = place.events("lost").len();
-    match disaster {
-        Disaster::Kill(victim) => {
-            fleet.workers.remove(victim).signal(Signal::KILL);
-            newcomers(&mut fleet, 1);
-        }
-        Disaster::KillTwo(first, second) => {
-            let victims = [fleet.workers.remove(first), fleet.workers.remove(second)];
-            victims.iter().for_each(|victim| victim.signal(Signal::KILL));
-            newcomers(&mut fleet, 2);
-        }
-        Disaster::Freeze(victim) => {
-            fleet.workers[victim].signal(Signal::STOP);
-            fleet.wait_for_event(place, "lost", lost + 1);
-            let joined = place.events("joined").len();
-            fleet.workers[victim].signal(Signal::CONT);
-            fleet.wait_for_event(place, "joined", joined + 1);
-        }
-        Disaster::Leave(victim) => {
-            let victim = fleet.workers.remove(victim);
-            victim.signal(Signal::TERM);
-            victim.wait().succeeded();
-            newcomers(&mut fleet, 1);
-        }
-        Disaster::Spare => {
-            fleet.add("--threads 1");
-            let spare = fleet.workers.pop().unwrap();
-            spare.wait_for_line("joined as");
-            spare.signal(Signal::KILL);
-        }
-        Disaster::Coordinator => fleet = replaced(place, fleet, |_| {}),
-        Disaster::CoordinatorAndWorker(victim) => {
-            fleet = replaced(place, fleet, |fleet| {
-                let victim = fleet.workers.remove(victim);
-                victim.signal(Signal::KILL);
-                victim.wait();
-            });
-            newcomers(&mut fleet, 1);
-        }
-    }
-    fleet
+/// No process, namespace or shared memory of a run outlives it.
+fn nothing_is_left(place: &Place, url: &str, shared_before: &BTreeSet<String>) {
+    let run_dir = place.run_dir.display().to_string();
+    wait_until("every process has ended", || !is_running(url) && !is_running(&run_dir));
+    let own = format!("-{}-", process::id());
+    let left: Vec<String> = namespaces().into_iter().filter(|name| name.contains(&own)).collect();
+    assert_eq!(left, [] as [String; 0], "namespaces");
+    let left: Vec<String> = shared_memory().difference(shared_before).cloned().collect();
+    assert_eq!(left, [] as [String; 0], "in /dev/shm");
 }
 
-/// Workers come, and take part.
-fn newcomers(fleet: &mut Fleet, count: usize) {
-    let before = fleet.workers.len();
-    (0..count).for_each(|_| fleet.add("--threads 1"));
-    for newcomer in &fleet.workers[before..] {
-        newcomer.wait_for_line("training rank=");
-    }
+/// Whether a process has a word in its command line.
+fn is_running(word: &str) -> bool {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes.into_iter().any(|process| {
+        let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|other| other == word.as_bytes())
+    })
 }
 
-/// Files that should not be there: half-written ones.
-fn leftovers(place: &Place) -> Vec<String> {
+/// What programs like these have in the folder of shared memory.
+fn shared_memory() -> BTreeSet<String> {
+    let names = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| ["lockstep", "vae", "torch"].iter().any(|own| name.contains(own))).collect()
+}
+
+/// Files that should not be there.
+fn half_written(place: &Place) -> Vec<String> {
     let folders = ["", "checkpoints", "samples"].map(|folder| place.file(folder));
     let names = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap().flatten());
     let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| name.starts_with('.') || name.ends_with(".tmp")).collect()
 }
 
-/// The seeds that were asked for.
-fn seeds() -> Option<RangeInclusive<u64>> {
-    let seeds = env::var(SEEDS).ok()?;
-    let (first, last) = seeds.split_once("..").unwrap_or((&seeds, &seeds));
-    Some(first.parse().expect("a seed")..=last.parse().expect("a seed"))
+/// The seeds that were asked for, or else `usual`, of those that go this way.
+fn endure_all(usual: RangeInclusive<u64>, way: Way) {
+    let asked = env::var(SEEDS).ok().map(|seeds| {
+        let (first, last) = seeds.split_once("..").unwrap_or((&seeds, &seeds));
+        first.parse().expect("a seed")..=last.parse().expect("a seed")
+    });
+    asked.unwrap_or(usual).filter(|seed| Way::of(*seed) == way).for_each(endure);
 }
 
 #[test]
-fn disasters_over_grpc() {
-    seeds().unwrap_or(1..=2).for_each(|seed| endure(seed, "grpc"));
+fn disasters_over_the_loopback() {
+    endure_all(1..=4, Way::Loopback);
 }
 
 #[test]
 fn disasters_through_shared_memory() {
-    seeds().unwrap_or(3..=4).for_each(|seed| endure(seed, "shm"));
+    endure_all(1..=4, Way::SharedMemory);
+}
+
+#[test]
+fn disasters_between_hosts() {
+    endure_all(1..=4, Way::Links);
 }

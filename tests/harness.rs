@@ -20,7 +20,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use fleet::{Fleet, coordinator, coordinator_at, worker};
+pub(crate) use fleet::{
+    Fleet, coordinator, coordinator_at, coordinator_in, coordinator_on, worker, worker_in,
+};
 pub(crate) use network::{Host, Lost, Network, namespaces};
 pub(crate) use place::{Place, assert_same_tensors};
 pub(crate) use process::{Exit, Process};

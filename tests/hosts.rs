@@ -77,10 +77,10 @@ fn coordinate(host: &Host, place: &Place, listen: &str, flags: &str) -> Fleet {
     let mut command = host.command(&programs().join("vae-coordinator"));
     command.args(["--insecure", "--listen", listen, "--run-dir"]).arg(&place.run_dir);
     command.args(flags.split_whitespace()).current_dir(place.path(""));
-    let coordinator = Process::start("coordinator", &mut command);
+    let coordinator = Process::start("coordinator", &mut command).on(Some(host.clone()));
     let line = coordinator.wait_for_line("Listening on ");
     let url = line.rsplit(' ').next().unwrap().to_owned();
-    Fleet { coordinator, url, workers: Vec::new() }
+    Fleet { coordinator, url, workers: Vec::new(), network: None }
 }
 
 /// The last generation that made a step: how its members exchanged gradients, and their number.

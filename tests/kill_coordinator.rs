@@ -7,8 +7,8 @@ use rustix::process::{Signal, kill_process, test_kill_process};
 
 use crate::{
     harness::{
-        ENDLESS, Fleet, Place, SMALL, assert_same_tensors, coordinator_at, descendants, reference,
-        wait_until,
+        ENDLESS, Fleet, Place, SMALL, assert_same_tensors, coordinator_at, coordinator_on,
+        descendants, reference, wait_until,
     },
     stop::{resumes_to_the_same_bits, stopped_with_the_same_bits},
 };
@@ -18,13 +18,15 @@ pub(crate) fn replaced(place: &Place, fleet: Fleet, meanwhile: impl FnOnce(&mut 
     let mut fleet = fleet;
     fleet.coordinator.signal(Signal::KILL);
     meanwhile(&mut fleet);
-    let Fleet { coordinator, url, workers } = fleet;
+    let Fleet { coordinator, url, workers, network } = fleet;
+    let host = coordinator.host().cloned();
     coordinator.wait();
     // Where the workers look for it, without having been told.
     let run_dir = place.run_dir.display();
-    let coordinator = crate::harness::coordinator(place, &format!("--resume --run-dir {run_dir}"));
+    let flags = format!("--resume --run-dir {run_dir}");
+    let coordinator = coordinator_on(host.as_ref(), place, &flags);
     coordinator.wait_for_line(&format!("Listening on {url}"));
-    Fleet { coordinator, url, workers }
+    Fleet { coordinator, url, workers, network }
 }
 
 fn checkpoint_after(place: &Place, step: u64) {

@@ -3,13 +3,43 @@
 
 use std::process::Command;
 
-use super::{Exit, Place, Process, programs};
+use super::{Exit, Host, Network, Place, Process, programs};
 
 /// Starts a coordinator with the given flags, separated by blanks, and no others.
 pub(crate) fn coordinator(place: &Place, flags: &str) -> Process {
+    coordinator_on(None, place, flags)
+}
+
+/// The same on a host of the test's own.
+pub(crate) fn coordinator_on(host: Option<&Host>, place: &Place, flags: &str) -> Process {
+    let mut command = command(host, "vae-coordinator");
+    command.args(flags.split_whitespace()).current_dir(place.path(""));
+    Process::start("coordinator", &mut command).on(host.cloned())
+}
+
+/// A program, where it is to run. On a host of its own it must be reachable from others.
+fn command(host: Option<&Host>, program: &str) -> Command {
+    let program = programs().join(program);
+    match host {
+        None => Command::new(program),
+        Some(host) => {
+            let mut command = host.command(&program);
+            command.arg("--insecure");
+            command
+        }
+    }
+}
+
+/// Starts a coordinator with these variables in its environment, separated by blanks.
+pub(crate) fn coordinator_in(environment: &str, place: &Place, flags: &str) -> Process {
     let mut command = Command::new(programs().join("vae-coordinator"));
     command.args(flags.split_whitespace()).current_dir(place.path(""));
+    command.envs(variables(environment));
     Process::start("coordinator", &mut command)
+}
+
+fn variables(environment: &str) -> impl Iterator<Item = (&str, &str)> {
+    environment.split_whitespace().filter_map(|pair| pair.split_once('='))
 }
 
 /// Starts a coordinator of the run in `place`, on a free port.
@@ -20,8 +50,20 @@ pub(crate) fn coordinator_at(place: &Place, flags: &str) -> Process {
 
 /// Starts a worker with the given flags, separated by blanks.
 pub(crate) fn worker(url: &str, flags: &str) -> Process {
-    let mut command = Command::new(programs().join("vae-worker"));
+    worker_on(None, url, flags)
+}
+
+fn worker_on(host: Option<&Host>, url: &str, flags: &str) -> Process {
+    let mut command = command(host, "vae-worker");
     command.args(["--coordinator", url]).args(flags.split_whitespace());
+    Process::start("worker", &mut command).on(host.cloned())
+}
+
+/// Starts a worker as a launcher does that sets these variables, separated by blanks.
+pub(crate) fn worker_in(environment: &str, flags: &str) -> Process {
+    let mut command = Command::new(programs().join("vae-worker"));
+    command.args(flags.split_whitespace());
+    command.envs(variables(environment));
     Process::start("worker", &mut command)
 }
 
@@ -32,27 +74,49 @@ pub(crate) struct Fleet {
     pub(crate) url: String,
     /// In rank order.
     pub(crate) workers: Vec<Process>,
+    /// Where each has a host of its own; on the loopback if there is none.
+    pub(crate) network: Option<Network>,
 }
 
 impl Fleet {
     /// Starts a coordinator in `place`, still without workers.
     pub(crate) fn without_workers(place: &Place, flags: &str) -> Self {
-        let coordinator = coordinator_at(place, flags);
+        Self::of(coordinator_at(place, flags), None)
+    }
+
+    fn of(coordinator: Process, network: Option<Network>) -> Self {
         let line = coordinator.wait_for_line("Listening on ");
         let url = line.rsplit(' ').next().unwrap().to_owned();
-        Self { coordinator, url, workers: Vec::new() }
+        Self { coordinator, url, workers: Vec::new(), network }
     }
 
     /// Starts a coordinator in `place` and this many workers of one thread each.
     pub(crate) fn start(place: &Place, workers: u32, flags: &str) -> Self {
-        let mut fleet = Self::without_workers(place, &format!("--workers {workers} {flags}"));
+        Self::start_on(None, place, workers, flags)
+    }
+
+    /// The same, each of them on a host of its own.
+    pub(crate) fn start_on(
+        network: Option<Network>,
+        place: &Place,
+        workers: u32,
+        flags: &str,
+    ) -> Self {
+        let host = network.as_ref().map(Network::host);
+        let (listen, run_dir) = match &host {
+            None => ("127.0.0.1:0".to_owned(), place.run_dir.display()),
+            Some(host) => (format!("{}:50051", host.address()), place.run_dir.display()),
+        };
+        let flags = format!("--listen {listen} --run-dir {run_dir} --workers {workers} {flags}");
+        let mut fleet = Self::of(coordinator_on(host.as_ref(), place, &flags), network);
         (0..workers).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
         fleet
     }
 
     /// Starts one more worker.
     pub(crate) fn add(&mut self, flags: &str) {
-        self.workers.push(worker(&self.url, flags));
+        let host = self.network.as_ref().map(Network::host);
+        self.workers.push(worker_on(host.as_ref(), &self.url, flags));
     }
 
     /// Waits until the run is in the middle of training: some steps are done.

@@ -14,7 +14,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{DEADLINE, POLL, descendants};
+use super::{DEADLINE, Host, POLL, descendants};
 
 /// Where a line was written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(crate) struct Process {
     name: String,
     child: Child,
     output: Arc<Output>,
+    /// What it runs on, if that is of the test's own; gone after the process.
+    host: Option<Host>,
 }
 
 /// All that a process has written, as it comes.
@@ -66,7 +68,17 @@ impl Process {
         let output = Arc::new(Output::default());
         read(Pipe::Stdout, child.stdout.take().unwrap(), &output);
         read(Pipe::Stderr, child.stderr.take().unwrap(), &output);
-        Self { name: name.to_owned(), child, output }
+        Self { name: name.to_owned(), child, output, host: None }
+    }
+
+    /// Notes the host that it was started on.
+    pub(crate) fn on(mut self, host: Option<Host>) -> Self {
+        self.host = host;
+        self
+    }
+
+    pub(crate) fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
     }
 
     pub(crate) fn id(&self) -> u32 {

@@ -91,6 +91,18 @@ pub(crate) struct StatusArgs {
     /// Print it as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Tell in a word, and by the exit code, whether the coordinator takes in workers, or with
+    /// --health=training whether members compute: for probes of containers
+    #[arg(long, value_enum, value_name = "WHOSE", conflicts_with = "json")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "coordinator")]
+    pub(crate) health: Option<HealthArg>,
+}
+
+/// Whose health is asked after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HealthArg {
+    Coordinator,
+    Training,
 }
 
 /// What determines the trained bits.

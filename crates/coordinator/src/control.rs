@@ -22,12 +22,13 @@ use protocol::{
     wire::{self, CoordinatorMessage, StatusReply, coordinator_message::Body, worker_message},
 };
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
 use self::recovery::Recovery;
 use crate::{
     console::Console,
+    health::Health,
     journal::{Entry, Process},
     launch::Launch,
     record::Record,
@@ -118,6 +119,8 @@ pub(crate) struct Control<'a> {
     /// The newest checkpoint that was found to verify.
     verified: Option<PathBuf>,
     outcome: Option<Outcome>,
+    /// For those who ask after this coordinator's health.
+    health: watch::Sender<Health>,
     /// Why the run directory cannot be written; the run then stops.
     broken: Option<anyhow::Error>,
 }
@@ -128,6 +131,7 @@ impl<'a> Control<'a> {
         run_dir: &'a mut RunDir,
         children: &'a mut Children,
         console: Console,
+        health: watch::Sender<Health>,
     ) -> Self {
         let config = launch.config();
         let record = Record::new(launch);
@@ -156,6 +160,7 @@ impl<'a> Control<'a> {
             recovery: Recovery::default(),
             verified: None,
             outcome: None,
+            health,
             broken: None,
         }
     }
@@ -273,10 +278,18 @@ impl<'a> Control<'a> {
         let who = self.name(worker);
         tracing::info!("{who} is gone: {loss}");
         if self.is_member(worker) && *loss != Loss::Left {
-            self.recovery.detect(&format!("{who} is gone: {loss}"));
+            self.detect(&format!("{who} is gone: {loss}"));
         }
         let rank = self.engine.rank(worker).map(|rank| rank.0);
         self.note("lost", json!({ "rank": rank, "reason": loss.to_string() }));
+    }
+
+    /// Notes that the generation is about to end.
+    fn detect(&mut self, cause: &str) {
+        if self.recovery.detect(cause) {
+            let generation = self.engine.generation().0;
+            self.note("generation_ended", json!({ "generation": generation, "cause": cause }));
+        }
     }
 
     /// A worker's name for people.
@@ -338,7 +351,7 @@ impl<'a> Control<'a> {
         let rank = self.engine.rank(worker).map(|rank| rank.0);
         if let Some(wire::ready::Mishap::Interrupted(reason)) = &ready.mishap {
             let who = self.name(worker);
-            self.recovery.detect(&format!("{who}: {}", printable(reason)));
+            self.detect(&format!("{who}: {}", printable(reason)));
         }
         if let Some(transfer) = &ready.transfer {
             let ms = transfer.seconds * 1e3;
@@ -411,5 +424,11 @@ impl<'a> Control<'a> {
         for command in self.engine.handle(event, now) {
             self.carry_out(command);
         }
+        let health = match (&self.outcome, self.engine.is_training()) {
+            (Some(_), _) => Health::Ended,
+            (None, true) => Health::Training,
+            (None, false) => Health::Waiting,
+        };
+        self.health.send_if_modified(|before| std::mem::replace(before, health) != health);
     }
 }

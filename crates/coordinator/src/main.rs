@@ -8,6 +8,7 @@ mod args;
 mod console;
 mod control;
 mod files;
+mod health;
 mod journal;
 mod launch;
 mod record;

@@ -15,6 +15,7 @@ use tonic::transport::{Server, server::TcpIncoming};
 use crate::{
     console::Console,
     control::{Control, Input},
+    health,
     journal::Entry,
     launch::{Launch, Start},
     run_dir::RunDir,
@@ -68,13 +69,17 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let (stop_serving, stopped_serving) = oneshot::channel::<()>();
     let service = CoordinatorServer::new(Service::new(inputs.clone(), launch.data_dir.clone()))
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+    let (health, health_service) = health::service();
+    let reflection = health::reflection()?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tokio::spawn(Server::builder().add_service(service).serve_with_incoming_shutdown(
-        incoming,
-        async {
+    let server = Server::builder()
+        .add_service(service)
+        .add_service(health_service)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(incoming, async {
             let _dropped = stopped_serving.await;
-        },
-    ));
+        });
+    tokio::spawn(server);
     let (code, exit_code) = oneshot::channel();
     tokio::spawn(stop_on_signal(inputs.clone(), code)?);
     let mut children = if launch.spawn {
@@ -83,7 +88,7 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
         Children::default()
     };
 
-    let control = Control::new(launch, &mut run_dir, &mut children, console.clone());
+    let control = Control::new(launch, &mut run_dir, &mut children, console.clone(), health);
     let outcome = control.run(received).await;
     drop(stop_serving);
     children.finish().await;

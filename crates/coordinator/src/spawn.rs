@@ -211,7 +211,8 @@ impl Children {
 
     /// Starts the worker of a slot again, under whatever rank is free.
     pub(crate) fn restart(&mut self, slot: u32, journal: &mut Journal) -> Result<()> {
-        let fresh = self.spawn(slot, &[], journal)?;
+        // Not a rank that the environment gives: it was the coordinator's, if anybody's.
+        let fresh = self.spawn(slot, &["--rank", "any"], journal)?;
         if let Some(entry) = self.slots.get_mut(slot as usize) {
             *entry = Slot { restarts: entry.restarts, backoff: entry.backoff, ..fresh };
         }

@@ -2,15 +2,21 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use protocol::{
     convert::printable,
-    wire::{Phase, StatusReply, StatusRequest, coordinator_client::CoordinatorClient},
+    wire::{
+        Phase, StatusReply, StatusRequest, coordinator_client::CoordinatorClient,
+        coordinator_server::SERVICE_NAME,
+    },
 };
 use serde_json::json;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
-use crate::args::StatusArgs;
+use crate::args::{HealthArg, StatusArgs};
 
 /// How long the coordinator may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -21,20 +27,41 @@ pub(crate) fn show(args: &StatusArgs) -> Result<String> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
+    if let Some(whose) = args.health {
+        return runtime.block_on(ask_health(&args.coordinator, whose));
+    }
     let status = runtime.block_on(ask(&args.coordinator))?;
     Ok(if args.json { serde_json::to_string_pretty(&as_json(&status))? } else { text(&status) })
 }
 
 async fn ask(url: &str) -> Result<StatusReply> {
+    let answer = CoordinatorClient::new(connect(url).await?).status(StatusRequest {}).await;
+    let status = answer.map_err(|status| anyhow!("{}", printable(status.message())))?;
+    Ok(status.into_inner())
+}
+
+/// A word if all is well, and an error if not.
+async fn ask_health(url: &str, whose: HealthArg) -> Result<String> {
+    let service = match whose {
+        HealthArg::Coordinator => SERVICE_NAME,
+        HealthArg::Training => protocol::TRAINING_HEALTH,
+    };
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let answer = HealthClient::new(connect(url).await?).check(request).await;
+    let answer = answer.map_err(|status| anyhow!("{}", printable(status.message())))?;
+    match answer.into_inner().status() {
+        ServingStatus::Serving => Ok("serving".into()),
+        _ => bail!("{service} at {url} is not serving"),
+    }
+}
+
+async fn connect(url: &str) -> Result<Channel> {
     let endpoint = Endpoint::from_shared(url.to_owned())
         .with_context(|| format!("--coordinator {url:?} is no URL such as http://127.0.0.1:50051"))?
         .connect_timeout(PATIENCE)
         .timeout(PATIENCE);
     let channel = endpoint.connect().await;
-    let channel = channel.map_err(|_| anyhow!("no coordinator answers at {url}"))?;
-    let answer = CoordinatorClient::new(channel).status(StatusRequest {}).await;
-    let status = answer.map_err(|status| anyhow!("{}", printable(status.message())))?;
-    Ok(status.into_inner())
+    channel.map_err(|_| anyhow!("no coordinator answers at {url}"))
 }
 
 fn phase_name(phase: Phase) -> &'static str {

@@ -141,6 +141,12 @@ impl Engine {
         self.roster.members()
     }
 
+    /// Whether a generation computes.
+    #[must_use]
+    pub fn is_training(&self) -> bool {
+        matches!(self.state, State::Running { .. })
+    }
+
     /// The rank of a worker, if it holds one.
     #[must_use]
     pub fn rank(&self, worker: WorkerId) -> Option<Rank> {

@@ -15,6 +15,13 @@ pub mod wire {
 
 pub use convert::Malformed;
 
+/// What `proto/` says, for those who ask a server what it can do.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The name under which a coordinator's health tells whether members compute; whether it takes in
+/// workers is told under that of its service.
+pub const TRAINING_HEALTH: &str = "lockstep.v1.Training";
+
 /// Version of the protocol that this build speaks.
 pub const PROTOCOL_VERSION: u32 = 3;
 

@@ -8,17 +8,17 @@
 //! `stream` sends bytes that lie in the gradient and `parser` finds the floats in those that
 //! arrive. The wire is ordinary gRPC with ordinary protobuf, so generated stubs can take part.
 
-mod connect;
+pub(crate) mod connect;
 mod endpoint;
 mod exchange;
-mod frames;
+pub(crate) mod frames;
 mod handle;
 mod link;
-mod parser;
+pub(crate) mod parser;
 mod pieces;
-mod service;
+pub(crate) mod service;
 mod socket;
-mod stream;
+pub(crate) mod stream;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -27,9 +27,7 @@ use thiserror::Error;
 
 use crate::GroupError;
 
-pub(crate) use connect::channel;
 pub use endpoint::Endpoint;
-pub(crate) use frames::{FLOAT_BYTES, bytes_of};
 pub use handle::{Abort, Grpc};
 
 /// HTTP/2 frames of this size let a chunk travel in few pieces; the protocol's default of
@@ -48,7 +46,7 @@ const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a stream may take to send its hello, to wait for its generation to connect, and
 /// to end after this side has ended it.
-const STREAM_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const STREAM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a generation could not be connected.
 #[derive(Debug, Error)]

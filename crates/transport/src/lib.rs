@@ -8,6 +8,7 @@
 //! [`two_level`] puts the two together for several members on each of several hosts. All of
 //! them connect a [`Group`]. [`state`] is what a worker that is behind takes over.
 
+mod allocator;
 mod group;
 pub mod grpc;
 #[cfg(target_os = "linux")]
@@ -18,6 +19,7 @@ pub mod two_level;
 
 use collective::AllReduce;
 
+pub use allocator::keep_freed_blocks;
 pub use group::{Group, GroupError, Peer};
 pub use grpc::{ConnectError, Endpoint, Grpc};
 

@@ -1,33 +1,35 @@
 //! State transfer: a worker that is behind takes over the state of one that is not.
 //!
-//! Served beside the all-reduce, at the same address. The donor's training thread makes a
-//! [`Snapshot`] between two steps; from then on it is not held up.
+//! Served beside the all-reduce, at the same address, by the [`Donor`]. The donor's training
+//! thread makes a [`Snapshot`] between two steps; from then on it is not held up. Floats are
+//! sent from where the snapshot has them, and copied once where they arrive: no codec is between.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod donor;
 
-use bytes::Bytes;
+use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
 use collective::Tally;
 use protocol::{
-    CHUNK_FLOATS, FRAME_BYTES_MAX, Malformed,
+    Malformed,
     convert::printable,
-    status,
-    wire::{
-        FetchRequest, NodeTally, StateFrame, StateHeader, state_frame::Body,
-        state_transfer_client::StateTransferClient, state_transfer_server::StateTransfer,
-    },
+    wire::{FetchRequest, StateFrame, StateHeader, state_frame::Body},
 };
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
-use tokio_stream::Stream;
-use tonic::{Request, Response, Status, Streaming};
+use tokio::sync::oneshot;
+use tower::ServiceExt as _;
+use zerocopy::IntoBytes as _;
 
-use crate::grpc::{FLOAT_BYTES, bytes_of, channel};
+pub use self::donor::Donor;
+use crate::grpc::{
+    connect::{accepted, call, channel},
+    frames::{self, FLOAT_BYTES},
+    parser::Event,
+    stream::{self, Arrival, Inbound, Side},
+};
 
 /// The flat vectors of a state: parameters, first and second moments.
 const VECTORS: usize = 3;
-
-/// Epochs whose counts a state may bring along.
-const EPOCHS_MAX: usize = 1 << 20;
 
 /// How long a donor may take to make the snapshot, which it does between two steps.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(20);
@@ -71,12 +73,6 @@ pub enum FetchError {
     Malformed(#[from] Malformed),
 }
 
-impl From<Status> for FetchError {
-    fn from(status: Status) -> Self {
-        Self::Refused(printable(status.message()))
-    }
-}
-
 /// Takes over the state of the worker at `address`, whose flat vectors have `length` floats.
 ///
 /// # Errors
@@ -86,27 +82,34 @@ pub async fn fetch(
     run_id: &str,
     length: usize,
 ) -> Result<Snapshot, FetchError> {
-    let request = FetchRequest { run_id: run_id.to_owned() };
-    let call = async {
-        let channel = channel(address).await.map_err(|error| Status::unavailable(cause(&error)))?;
-        let client = StateTransferClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX);
-        let mut frames = { client }.fetch(request).await?.into_inner();
-        Ok::<_, Status>((frames.message().await?, frames))
-    };
     let patience = SNAPSHOT_PATIENCE + FRAME_PATIENCE;
-    let called = tokio::time::timeout(patience, call).await;
-    let (first, frames) = called.map_err(|_| FetchError::Silent(patience))??;
-    let Some(StateFrame { body: Some(Body::Header(header)) }) = first else {
+    let opened = tokio::time::timeout(patience, open(address, run_id)).await;
+    let mut inbound = opened.map_err(|_| FetchError::Silent(patience))??;
+    let Arrival::Event(Event::Frame(StateFrame { body: Some(Body::Header(header)) })) =
+        next(&mut inbound).await?
+    else {
         return Err(Malformed("a state without a header".into()).into());
     };
     let epochs = epochs(&header, length)?;
-    let vectors = receive(frames, length).await?;
+    let vectors = receive(inbound, length).await?;
     Ok(Snapshot { step: header.step, epochs, vectors: vectors.map(Arc::new) })
+}
+
+/// Asks for the state, and waits until it begins to come.
+async fn open(address: SocketAddr, run_id: &str) -> Result<Inbound<StateFrame>, FetchError> {
+    let refused = |error: &dyn std::error::Error| FetchError::Refused(cause(error));
+    let channel = channel(address).await.map_err(|error| refused(&error))?;
+    let mut request = BytesMut::new();
+    frames::put_message(&mut request, &FetchRequest { run_id: run_id.to_owned() });
+    let body = stream::body(Side::Client, tokio_stream::once(request.freeze()));
+    let call = call(address, donor::FETCH_PATH, body).map_err(FetchError::Refused)?;
+    let response = channel.oneshot(call).await.map_err(|error| refused(&error))?;
+    Ok(Inbound::new(accepted(response).map_err(FetchError::Refused)?))
 }
 
 /// The innermost reason of an error, which the outer ones only wrap.
 fn cause(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), cause)
+    error.source().map_or_else(|| printable(&error.to_string()), cause)
 }
 
 fn epochs(header: &StateHeader, length: usize) -> Result<Vec<Tally>, Malformed> {
@@ -117,135 +120,70 @@ fn epochs(header: &StateHeader, length: usize) -> Result<Vec<Tally>, Malformed> 
     header.epochs.iter().map(Tally::try_from).collect()
 }
 
+async fn next(inbound: &mut Inbound<StateFrame>) -> Result<Arrival<StateFrame>, FetchError> {
+    let next = tokio::time::timeout(FRAME_PATIENCE, poll_fn(|cx| inbound.poll_next(cx))).await;
+    next.map_err(|_| FetchError::Silent(FRAME_PATIENCE))
+}
+
 async fn receive(
-    mut frames: Streaming<StateFrame>,
+    mut inbound: Inbound<StateFrame>,
     length: usize,
 ) -> Result<[Vec<f32>; VECTORS], FetchError> {
-    let mut vectors: [Vec<f32>; VECTORS] = std::array::from_fn(|_| Vec::with_capacity(length));
-    let mut filled = 0;
-    loop {
-        let next = tokio::time::timeout(FRAME_PATIENCE, frames.message()).await;
-        match next.map_err(|_| FetchError::Silent(FRAME_PATIENCE))?? {
-            Some(StateFrame { body: Some(Body::Values(values)) }) => {
-                take_in(&values, &mut vectors, &mut filled, length)?;
-            }
-            Some(_) => return Err(Malformed("a state with two headers".into()).into()),
-            None if filled == VECTORS => return Ok(vectors),
-            None => return Err(FetchError::Refused("the state was cut off".into())),
-        }
-    }
-}
-
-/// Appends floats; a chunk lies within one vector.
-fn take_in(
-    values: &Bytes,
-    vectors: &mut [Vec<f32>; VECTORS],
-    filled: &mut usize,
-    length: usize,
-) -> Result<(), Malformed> {
-    let (floats, rest) = values.as_chunks::<FLOAT_BYTES>();
-    let vector = vectors.get_mut(*filled);
-    let room = vector.as_ref().map_or(0, |vector| length - vector.len());
-    let (Some(vector), [], true) = (vector, rest, !floats.is_empty() && floats.len() <= room)
-    else {
-        return Err(Malformed(format!("{} bytes where a state has no room", values.len())));
+    let mut arriving = Arriving {
+        vectors: std::array::from_fn(|_| vec![0.0; length]),
+        length: length * FLOAT_BYTES,
+        arrived: 0,
     };
-    vector.extend(floats.iter().map(|bytes| f32::from_le_bytes(*bytes)));
-    *filled += usize::from(vector.len() == length);
-    Ok(())
-}
-
-/// Gives the state of this worker to others.
-#[derive(Clone, Debug)]
-pub struct Donor {
-    run_id: Arc<str>,
-    recipients: mpsc::Sender<Recipient>,
-}
-
-impl Donor {
-    /// A donor whose snapshots are made by whoever receives from the other end.
-    #[must_use]
-    pub fn new(run_id: &str, recipients: mpsc::Sender<Recipient>) -> Self {
-        Self { run_id: run_id.into(), recipients }
-    }
-
-    async fn snapshot(&self) -> Result<Arc<Snapshot>, Status> {
-        let (recipient, snapshot) = oneshot::channel();
-        self.recipients
-            .try_send(recipient)
-            .map_err(|_| Status::resource_exhausted("too many workers ask for this state"))?;
-        let made = tokio::time::timeout(SNAPSHOT_PATIENCE, snapshot).await;
-        match made {
-            Ok(Ok(snapshot)) if snapshot.epochs.len() <= EPOCHS_MAX => Ok(snapshot),
-            Ok(_) => Err(Status::unavailable("this worker has no state to give")),
-            Err(_) => Err(Status::deadline_exceeded("this worker is between no two steps")),
-        }
-    }
-}
-
-#[tonic::async_trait]
-impl StateTransfer for Donor {
-    type FetchStream = Frames;
-
-    async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Frames>, Status> {
-        if request.get_ref().run_id != *self.run_id {
-            return Err(status::stale("this worker takes part in another run"));
-        }
-        Ok(Response::new(Frames { snapshot: self.snapshot().await?, next: Next::Header }))
-    }
-}
-
-/// The frames of a snapshot, made as they are sent.
-#[derive(Debug)]
-pub struct Frames {
-    snapshot: Arc<Snapshot>,
-    next: Next,
-}
-
-/// The frame that is sent next.
-#[derive(Clone, Copy, Debug)]
-enum Next {
-    Header,
-    Values { vector: usize, start: usize },
-}
-
-impl Frames {
-    fn header(&self) -> StateHeader {
-        let Snapshot { step, epochs, vectors } = &*self.snapshot;
-        StateHeader {
-            step: *step,
-            length: vectors[0].len() as u64,
-            epochs: epochs.iter().map(NodeTally::from).collect(),
-        }
-    }
-}
-
-impl Iterator for Frames {
-    type Item = StateFrame;
-
-    fn next(&mut self) -> Option<StateFrame> {
-        let (body, next) = match self.next {
-            Next::Header => (Body::Header(self.header()), Next::Values { vector: 0, start: 0 }),
-            Next::Values { vector: index, start } => {
-                let vector = self.snapshot.vectors.get(index)?;
-                let end = (start + CHUNK_FLOATS).min(vector.len());
-                let next = if end < vector.len() { (index, end) } else { (index + 1, 0) };
-                let values = bytes_of(vector, start..end);
-                (Body::Values(values), Next::Values { vector: next.0, start: next.1 })
+    while arriving.room() > 0 {
+        match next(&mut inbound).await? {
+            Arrival::Event(Event::Chunk(bytes)) => arriving.expect(bytes)?,
+            Arrival::Event(Event::Values(values)) => arriving.take_in(&values),
+            Arrival::Event(Event::Frame(StateFrame { body: Some(Body::Values(values)) })) => {
+                arriving.expect(values.len())?;
+                arriving.take_in(&values);
             }
-        };
-        self.next = next;
-        Some(StateFrame { body: Some(body) })
+            Arrival::Event(Event::Frame(_)) => {
+                return Err(Malformed("a state with two headers".into()).into());
+            }
+            Arrival::Malformed(malformed) => return Err(malformed.into()),
+            Arrival::Closed(reason) => {
+                return Err(FetchError::Refused(format!("the state was cut off: {reason}")));
+            }
+        }
     }
+    Ok(arriving.vectors)
 }
 
-impl Stream for Frames {
-    type Item = Result<StateFrame, Status>;
+/// The vectors of a state, as far as they have come.
+struct Arriving {
+    vectors: [Vec<f32>; VECTORS],
+    /// Bytes of each.
+    length: usize,
+    /// Bytes that have come, of all.
+    arrived: usize,
+}
 
-    fn poll_next(
-        self: std::pin::Pin<&mut Self>,
-        _cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        std::task::Poll::Ready(self.get_mut().next().map(Ok))
+impl Arriving {
+    /// Bytes that the vector in hand has still room for.
+    fn room(&self) -> usize {
+        if self.arrived == self.length * VECTORS {
+            return 0;
+        }
+        self.length - self.arrived % self.length
+    }
+
+    /// Checks a chunk that is about to come; it lies within one vector.
+    fn expect(&self, bytes: usize) -> Result<(), Malformed> {
+        let fits = bytes > 0 && bytes.is_multiple_of(FLOAT_BYTES) && bytes <= self.room();
+        let wrong = || Malformed(format!("{bytes} bytes where a state has no room"));
+        fits.then_some(()).ok_or_else(wrong)
+    }
+
+    /// Takes in bytes of a chunk that was checked.
+    fn take_in(&mut self, values: &Bytes) {
+        let (vector, begin) = (self.arrived / self.length, self.arrived % self.length);
+        let vector = self.vectors[vector].as_mut_bytes();
+        vector[begin..begin + values.len()].copy_from_slice(values);
+        self.arrived += values.len();
     }
 }

@@ -3,7 +3,15 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use collective::Tally;
+use protocol::wire::{
+    FetchRequest, StateFrame, StateHeader,
+    state_frame::Body,
+    state_transfer_client::StateTransferClient,
+    state_transfer_server::{StateTransfer, StateTransferServer},
+};
 use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, transport::Server};
 use transport::{
     Endpoint,
     state::{Donor, Recipient, Snapshot, fetch},
@@ -75,4 +83,87 @@ async fn nobody_is_there() {
     drop(listener);
     let refusal = fetch(address, "a", LENGTH).await.unwrap_err();
     assert!(refusal.to_string().contains("refused"), "{refusal}");
+}
+
+/// Generated code that asks for a state.
+#[tokio::test]
+async fn the_wire_is_ordinary_for_one_who_asks() {
+    let (address, mut asked) = serve(1).await;
+    let given = Arc::new(snapshot());
+    let donated = Arc::clone(&given);
+    tokio::spawn(async move { asked.recv().await.unwrap().send(given).unwrap() });
+    let client = StateTransferClient::connect(format!("http://{address}")).await.unwrap();
+    let mut client = client.max_decoding_message_size(protocol::FRAME_BYTES_MAX);
+    let request = FetchRequest { run_id: "a".into() };
+    let mut frames = client.fetch(request).await.unwrap().into_inner();
+    let Some(Body::Header(header)) = frames.message().await.unwrap().unwrap().body else {
+        panic!("no header");
+    };
+    assert_eq!((header.step, header.length), (donated.step, LENGTH as u64));
+    let mut values = Vec::new();
+    while let Some(frame) = frames.message().await.unwrap() {
+        let Some(Body::Values(bytes)) = frame.body else { panic!("no values") };
+        values.extend(bytes.as_chunks::<4>().0.iter().map(|value| u32::from_le_bytes(*value)));
+    }
+    assert!(values == bits(&donated).concat());
+}
+
+/// Generated code that gives what it is told to.
+struct Plain(Vec<StateFrame>);
+
+#[tonic::async_trait]
+impl StateTransfer for Plain {
+    type FetchStream = tokio_stream::Iter<std::vec::IntoIter<Result<StateFrame, Status>>>;
+
+    async fn fetch(&self, _: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        let frames: Vec<_> = self.0.iter().cloned().map(Ok).collect();
+        Ok(Response::new(tokio_stream::iter(frames)))
+    }
+}
+
+async fn fetched_from(frames: Vec<StateFrame>, length: usize) -> Result<Snapshot, String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::builder().add_service(StateTransferServer::new(Plain(frames)));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    fetch(address, "a", length).await.map_err(|error| error.to_string())
+}
+
+fn header(length: u64) -> StateFrame {
+    let header = StateHeader { step: 9, length, epochs: Vec::new() };
+    StateFrame { body: Some(Body::Header(header)) }
+}
+
+fn values(floats: std::ops::Range<u16>) -> StateFrame {
+    let bytes: Vec<u8> = floats.flat_map(|value| f32::from(value).to_le_bytes()).collect();
+    StateFrame { body: Some(Body::Values(bytes.into())) }
+}
+
+#[tokio::test]
+async fn the_wire_is_ordinary_for_one_who_gives() {
+    let frames = [header(5), values(0..1), values(1..5), values(5..10), values(10..13)];
+    let frames = frames.into_iter().chain([values(13..15)]).collect();
+    let state = fetched_from(frames, 5).await.unwrap();
+    let found: Vec<f32> = state.vectors.iter().flat_map(|vector| vector.to_vec()).collect();
+    assert_eq!((state.step, found), (9, (0..15_u16).map(f32::from).collect()));
+}
+
+#[tokio::test]
+async fn what_is_no_state_is_named() {
+    let bytes = |bytes: &'static [u8]| StateFrame { body: Some(Body::Values(bytes.into())) };
+    for (frames, words) in [
+        (vec![], "without a header"),
+        (vec![values(0..5)], "without a header"),
+        (vec![header(4)], "4 floats instead of 5"),
+        (vec![header(5), header(5)], "two headers"),
+        (vec![header(5), values(0..6)], "24 bytes where a state has no room"),
+        (vec![header(5), values(0..4), values(4..6)], "8 bytes where a state has no room"),
+        (vec![header(5), bytes(b"abc")], "3 bytes where a state has no room"),
+        (vec![header(5), bytes(b"")], "0 bytes where a state has no room"),
+        (vec![header(5), StateFrame { body: None }], "two headers"),
+        (vec![header(5), values(0..5), values(5..10)], "cut off"),
+    ] {
+        let error = fetched_from(frames, 5).await.unwrap_err();
+        assert!(error.contains(words), "{error} instead of {words}");
+    }
 }

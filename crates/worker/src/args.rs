@@ -4,25 +4,27 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
 
-use crate::device::DeviceChoice;
+use crate::{device::DeviceChoice, discovery::RankChoice};
 
 /// Compute gradients for a run: join its coordinator, train with the other workers, and leave
 /// when the run ends.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "vae-worker", version, max_term_width = 100)]
 pub(crate) struct Args {
-    /// Where the coordinator listens
-    #[arg(long, default_value = "http://127.0.0.1:50051", value_name = "URL")]
-    pub(crate) coordinator: String,
+    /// Where the coordinator listens [default: port 50051 of the host that MASTER_ADDR,
+    /// PET_MASTER_ADDR or SLURM_LAUNCH_NODE_IPADDR names, else http://127.0.0.1:50051]
+    #[arg(long, value_name = "URL")]
+    pub(crate) coordinator: Option<String>,
     /// Listen and connect beyond loopback without TLS and token
     #[arg(long)]
     pub(crate) insecure: bool,
     /// This host's address for the other workers [default: that on the way to the coordinator]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) advertise: Option<IpAddr>,
-    /// The rank to take [default: any free one]
+    /// The rank to take, or any for a free one [default: what RANK, PET_NODE_RANK, SLURM_PROCID
+    /// or JOB_COMPLETION_INDEX says, in this order, else any]
     #[arg(long, value_name = "N")]
-    pub(crate) rank: Option<u32>,
+    pub(crate) rank: Option<RankChoice>,
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceChoice,

@@ -37,11 +37,15 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The device to use on this machine.
-    pub(crate) fn resolve(self) -> Result<Device> {
+    /// The device to use on this machine; of several GPUs, each of its processes takes another.
+    pub(crate) fn resolve(self, local_rank: Option<u32>) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Auto if Cuda::is_available() => Ok(Device::Cuda(0)),
+            Self::Auto if Cuda::is_available() => {
+                let devices = usize::try_from(Cuda::device_count()).unwrap_or_default().max(1);
+                // A launcher may have hidden all GPUs but the process's own.
+                Ok(Device::Cuda(local_rank.map_or(0, |rank| rank as usize % devices)))
+            }
             Self::Auto => Ok(Device::Cpu),
             Self::Cuda(index) => {
                 let devices = Cuda::device_count();

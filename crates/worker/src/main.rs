@@ -10,6 +10,7 @@ mod bridge;
 mod control;
 mod dataset;
 mod device;
+mod discovery;
 mod generation;
 mod reporter;
 mod samples;
@@ -30,6 +31,7 @@ use crate::args::{Args, LogFormat};
 fn main() -> ExitCode {
     // Before any other thread exists and before libtorch computes anything.
     model::blas::deterministic();
+    transport::keep_freed_blocks();
     if let Some(done) = manual::on_request(Args::command()) {
         return done;
     }

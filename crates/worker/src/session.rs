@@ -46,6 +46,7 @@ use crate::{
     bridge::{Assignment, Bridge, Event, Order, Shared},
     control::{self, Identity, Joined},
     dataset, device,
+    discovery::{self, Found, Source},
     generation::{self, Meeting},
     training,
 };
@@ -58,23 +59,32 @@ const RECIPIENTS: usize = 64;
 
 /// Takes part in a run.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let device = args.device.resolve()?;
+    let found =
+        discovery::find(args.rank, args.coordinator.as_deref(), |name| std::env::var(name).ok())?;
+    let device = args.device.resolve(found.local_rank)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(take_part(args, device));
+    let result = runtime.block_on(take_part(args, found, device));
     // A training thread that does not come to an end must not keep the process alive.
     runtime.shutdown_background();
     result
 }
 
-async fn take_part(args: &Args, device: Device) -> Result<()> {
+async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
+    match found.rank {
+        Some(rank) => tracing::info!("asking for rank {rank}, by {}", found.rank_from),
+        None => tracing::debug!("asking for any rank"),
+    }
+    if found.coordinator_from != Source::Default {
+        tracing::info!("the coordinator is {}, by {}", found.coordinator, found.coordinator_from);
+    }
     let patience = Duration::from_secs(args.join_timeout_seconds.into());
-    let mut client = control::reach(&args.coordinator, patience).await?;
-    let (listener, address) = listen(args).await?;
-    let identity =
-        Identity { rank: args.rank.map(Rank), address, fingerprint: device::fingerprint(device) };
+    let mut client = control::reach(&found.coordinator, patience).await?;
+    let (listener, address) = listen(args, &found.coordinator).await?;
+    let rank = found.rank.map(Rank);
+    let identity = Identity { rank, address, fingerprint: device::fingerprint(device) };
     let mut joined = control::join(&mut client, &identity, None).await?;
     let (config, welcome) = (joined.config()?, joined.welcome.clone());
     let place = welcome.rank.map_or("spare".to_owned(), |rank| format!("rank {rank}"));
@@ -101,7 +111,7 @@ async fn take_part(args: &Args, device: Device) -> Result<()> {
     let bridge = Bridge::start(setup, shared)?;
     let rank = welcome.rank.map(Rank).or(identity.rank);
     let mut session = Session {
-        coordinator: args.coordinator.clone(),
+        coordinator: found.coordinator,
         identity: Identity { rank, ..identity },
         run_id: welcome.run_id,
         config,
@@ -123,10 +133,10 @@ async fn take_part(args: &Args, device: Device) -> Result<()> {
 }
 
 /// Opens a port for the other workers; gives it, and where they are told to find it.
-async fn listen(args: &Args) -> Result<(TcpListener, SocketAddr)> {
+async fn listen(args: &Args, coordinator: &str) -> Result<(TcpListener, SocketAddr)> {
     let own = if args.insecure {
         tracing::warn!("--insecure: listen and connect beyond loopback without TLS and token");
-        control::own_address(&args.coordinator).await?
+        control::own_address(coordinator).await?
     } else {
         Ipv4Addr::LOCALHOST.into()
     };

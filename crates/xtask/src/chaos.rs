@@ -1,4 +1,9 @@
-//! `cargo xtask chaos`: runs that are struck by disasters drawn from seeds, over both transports.
+//! `cargo xtask chaos`: runs that are struck by disasters drawn from seeds, and a table of how
+//! long they took to go on; or one run in which workers die for as long as one wants.
+
+mod table;
+
+use std::fs;
 
 use anyhow::{Context as _, ensure};
 
@@ -10,6 +15,10 @@ pub(crate) struct Options {
     /// Which seeds to go through: one, or the first and the last
     #[arg(long, default_value = "1..100", value_name = "FIRST..LAST", value_parser = seeds)]
     seeds: String,
+    /// Instead of that, kill a worker every five seconds for so long, and compare with an
+    /// undisturbed run
+    #[arg(long, value_name = "MINUTES", conflicts_with = "seeds")]
+    soak: Option<f64>,
 }
 
 /// Sets up, builds the programs, and runs the scenario `chaos`, seed after seed. Returns the exit
@@ -20,8 +29,23 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
         return Ok(code);
     }
     let mut tests = workspace::cargo();
-    tests.args(["test", "--release", "-p", "scenarios", "--", "chaos", "--nocapture"]);
-    child::run(tests.args(["--test-threads", "1"]).env("LOCKSTEP_CHAOS_SEEDS", &options.seeds))
+    tests.args(["test", "--release", "-p", "scenarios", "--", "--nocapture"]);
+    tests.args(["--test-threads", "1"]);
+    if let Some(minutes) = options.soak {
+        let minutes = minutes.to_string();
+        let soak = tests.args(["--ignored", "--exact", "chaos::soak::soak"]);
+        return child::run(soak.env("LOCKSTEP_CHAOS_SOAK", minutes));
+    }
+    let figures = tempfile::NamedTempFile::new().context("cannot make a file for the figures")?;
+    tests.arg("chaos::disasters").env("LOCKSTEP_CHAOS_SEEDS", &options.seeds);
+    let code = child::run(tests.env("LOCKSTEP_CHAOS_FIGURES", figures.path()))?;
+    print(&table::table(&fs::read_to_string(figures.path())?)?);
+    Ok(code)
+}
+
+#[expect(clippy::print_stdout, reason = "it is what the command is for")]
+fn print(table: &str) {
+    println!("{table}");
 }
 
 fn seeds(text: &str) -> anyhow::Result<String> {

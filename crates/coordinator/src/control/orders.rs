@@ -33,7 +33,7 @@ impl Control<'_> {
             }
             Command::Start(generation, members) => self.start(generation, &members),
             Command::Pause(generation, workers) => {
-                self.recovery.detect("a pause, for a worker that comes or goes");
+                self.detect("a pause, for a worker that comes or goes");
                 let pause = Body::Pause(wire::Pause { generation: generation.0 });
                 workers.iter().for_each(|worker| self.tell(*worker, pause.clone()));
             }

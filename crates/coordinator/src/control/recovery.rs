@@ -29,15 +29,17 @@ pub(super) struct Recovered {
 }
 
 impl Recovery {
-    /// Notes that the generation is about to end, unless that is known already.
-    pub(super) fn detect(&mut self, cause: &str) {
-        if self.detected.is_none() || self.started.is_some() {
+    /// Notes that the generation is about to end; says whether that was not known before.
+    pub(super) fn detect(&mut self, cause: &str) -> bool {
+        let is_news = self.detected.is_none() || self.started.is_some();
+        if is_news {
             (self.started, self.transfer) = (None, Duration::ZERO);
             self.detected = Some((Instant::now(), cause.to_owned()));
             self.errors.push(cause.to_owned());
             let surplus = self.errors.len().saturating_sub(ERRORS);
             self.errors.drain(..surplus);
         }
+        is_news
     }
 
     /// Notes that a state was taken over.

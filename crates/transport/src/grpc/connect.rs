@@ -85,8 +85,10 @@ impl Endpoint {
         frames::put_message(&mut first, &Frame { body: Some(frame::Body::Hello(hello)) });
         let (outbound, body) = stream::outbound(Side::Client, self.queued_max());
         outbound.try_send(first.freeze()).map_err(|error| error.to_string())?;
-        let response =
-            channel.oneshot(call(address, body)?).await.map_err(|error| error.to_string())?;
+        let response = channel
+            .oneshot(call(address, EXCHANGE_PATH, body)?)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(PeerStream { outbound, inbound: Inbound::new(accepted(response)?) })
     }
 }
@@ -107,8 +109,8 @@ pub(crate) async fn channel(address: SocketAddr) -> Result<Channel, transport::E
 }
 
 /// The request that opens a stream.
-fn call(address: SocketAddr, body: Body) -> Result<Request<Body>, String> {
-    Request::post(format!("http://{address}{EXCHANGE_PATH}"))
+pub(crate) fn call(address: SocketAddr, path: &str, body: Body) -> Result<Request<Body>, String> {
+    Request::post(format!("http://{address}{path}"))
         .version(Version::HTTP_2)
         .header(header::TE, HeaderValue::from_static("trailers"))
         .header(header::CONTENT_TYPE, CONTENT_TYPE)
@@ -117,7 +119,7 @@ fn call(address: SocketAddr, body: Body) -> Result<Request<Body>, String> {
 }
 
 /// The body of a response, unless it refuses the call.
-fn accepted(response: Response<Body>) -> Result<Body, String> {
+pub(crate) fn accepted(response: Response<Body>) -> Result<Body, String> {
     if response.status() != StatusCode::OK {
         return Err(format!("it answered with {}", response.status()));
     }

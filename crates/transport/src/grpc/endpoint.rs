@@ -7,10 +7,7 @@ use std::{
 };
 
 use collective::{Generation, Rank};
-use protocol::{
-    status,
-    wire::{PeerHello, state_transfer_server::StateTransferServer},
-};
+use protocol::{status, wire::PeerHello};
 use tokio::{net::TcpListener, sync::Notify};
 use tonic::{Status, transport::Server};
 
@@ -86,7 +83,7 @@ impl Endpoint {
             .initial_connection_window_size(HTTP2_WINDOW_BYTES)
             .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_PATIENCE))
-            .add_optional_service(self.donor.clone().map(StateTransferServer::new))
+            .add_optional_service(self.donor.clone())
             .add_service(Service::new(self))
             .serve_with_incoming_shutdown(socket::incoming(listener), shutdown)
             .await

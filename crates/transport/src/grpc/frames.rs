@@ -7,8 +7,7 @@
 use std::{ops::Range, sync::Arc};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use prost::Message as _;
-use protocol::wire::Frame;
+use prost::Message;
 use zerocopy::IntoBytes as _;
 
 // Floats travel as they lie in memory, and the wire is little endian.
@@ -23,7 +22,7 @@ pub(super) const PREFIX_BYTES: usize = 5;
 ///
 /// A smaller chunk is added up, and its sum sent, while the next one is under way; a larger
 /// one has fewer costs of its own.
-pub(super) const CHUNK_FLOATS: usize = 1 << 17;
+pub(crate) const CHUNK_FLOATS: usize = 1 << 17;
 
 /// Protobuf's keys of the fields that a chunk's message is made of.
 pub(super) mod key {
@@ -35,6 +34,7 @@ pub(super) mod key {
     pub(in super::super) const NODE: u8 = 1 << 3 | FIXED32;
     pub(in super::super) const OFFSET: u8 = 2 << 3 | FIXED32;
     pub(in super::super) const VALUES: u8 = 3 << 3 | LENGTH_DELIMITED;
+    pub(in super::super) const STATE_VALUES: u8 = 2 << 3 | LENGTH_DELIMITED;
 }
 
 /// What a chunk is a piece of.
@@ -56,10 +56,10 @@ pub(super) fn queued_max(shards: u32, length: usize) -> usize {
 }
 
 /// Appends a whole message.
-pub(super) fn put_message(bytes: &mut BytesMut, frame: &Frame) {
-    put_prefix(bytes, frame.encoded_len());
+pub(crate) fn put_message(bytes: &mut BytesMut, message: &impl Message) {
+    put_prefix(bytes, message.encoded_len());
     // BytesMut grows as it must, so the only error, a lack of room, cannot be.
-    let _room = frame.encode(bytes);
+    let _room = message.encode(bytes);
 }
 
 /// Appends all of a chunk's message that comes before its floats.
@@ -79,6 +79,14 @@ pub(super) fn put_chunk_head(bytes: &mut BytesMut, piece: Piece, offset: usize, 
     bytes.put_u8(key::OFFSET);
     bytes.put_u32_le(u32::try_from(offset).unwrap_or(u32::MAX));
     bytes.put_u8(key::VALUES);
+    put_length(bytes, values);
+}
+
+/// Appends all of the message with a state's next floats that comes before them.
+pub(crate) fn put_state_head(bytes: &mut BytesMut, floats: usize) {
+    let values = floats * FLOAT_BYTES;
+    put_prefix(bytes, 1 + prost::length_delimiter_len(values) + values);
+    bytes.put_u8(key::STATE_VALUES);
     put_length(bytes, values);
 }
 

@@ -5,9 +5,14 @@
 //! has to end with them, as every usual encoder has it. Any other message, and any other
 //! order of fields, is collected and left to the generated code.
 
+use std::{fmt::Debug, marker::PhantomData};
+
 use bytes::{Buf as _, Bytes, BytesMut};
-use prost::Message as _;
-use protocol::{FRAME_BYTES_MAX, Malformed, wire::Frame};
+use prost::Message;
+use protocol::{
+    FRAME_BYTES_MAX, Malformed,
+    wire::{FetchRequest, Frame, StateFrame},
+};
 
 use super::frames::{PREFIX_BYTES, Piece, key};
 
@@ -15,25 +20,77 @@ use super::frames::{PREFIX_BYTES, Piece, key};
 /// at most five bytes, two numbers of four, and room for fields given twice.
 const HEAD_BYTES_MAX: usize = 32;
 
+/// A kind of message that streams are made of.
+pub(crate) trait Streamed: Message + Default {
+    /// What precedes the floats of a message that ends with them.
+    type Head: Copy + Debug;
+
+    /// Reads it, and the number of bytes of floats that follow, off a message of `message` bytes.
+    fn read_head(cursor: &mut Cursor<'_>, message: usize) -> Result<(Self::Head, usize), Unread>;
+}
+
 /// A piece of a stream that means something.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(crate) enum Event<M: Streamed = Frame> {
     /// A message that came as a whole.
-    Frame(Frame),
+    Frame(M),
     /// The beginning of a chunk with at least one byte of floats.
-    Chunk(ChunkHead),
+    Chunk(M::Head),
     /// The next bytes of that chunk's floats.
     Values(Bytes),
 }
 
-/// What precedes a chunk's floats.
+/// What precedes the floats of a chunk of an all-reduce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ChunkHead {
+pub(crate) struct ChunkHead {
     pub(super) piece: Piece,
     /// Floats from the start of the segment.
     pub(super) offset: u32,
     /// Bytes of floats that follow.
     pub(super) bytes: usize,
+}
+
+impl Streamed for Frame {
+    type Head = ChunkHead;
+
+    fn read_head(cursor: &mut Cursor<'_>, message: usize) -> Result<(ChunkHead, usize), Unread> {
+        let key = cursor.byte()?;
+        if ![key::PARTIAL, key::SUM].contains(&key) {
+            return Err(Unread::NoChunk);
+        }
+        cursor.length_to(message)?;
+        let (mut node, mut offset) = (0, 0);
+        let bytes = loop {
+            match cursor.byte()? {
+                key::NODE => node = cursor.fixed32()?,
+                key::OFFSET => offset = cursor.fixed32()?,
+                key::VALUES => break cursor.length_to(message)?,
+                _ => return Err(Unread::NoChunk),
+            }
+        };
+        let piece = if key == key::SUM { Piece::Sum } else { Piece::Partial(node) };
+        Ok((ChunkHead { piece, offset, bytes }, bytes))
+    }
+}
+
+impl Streamed for StateFrame {
+    /// Bytes of floats that follow.
+    type Head = usize;
+
+    fn read_head(cursor: &mut Cursor<'_>, message: usize) -> Result<(usize, usize), Unread> {
+        match cursor.byte()? {
+            key::STATE_VALUES => cursor.length_to(message).map(|bytes| (bytes, bytes)),
+            _ => Err(Unread::NoChunk),
+        }
+    }
+}
+
+impl Streamed for FetchRequest {
+    type Head = ();
+
+    fn read_head(_cursor: &mut Cursor<'_>, _message: usize) -> Result<((), usize), Unread> {
+        Err(Unread::NoChunk)
+    }
 }
 
 #[derive(Debug)]
@@ -50,22 +107,23 @@ enum State {
 
 /// The state between two pieces of a stream.
 #[derive(Debug)]
-pub(super) struct Parser {
+pub(super) struct Parser<M = Frame> {
     state: State,
     /// What of the prefix, head or whole message has come.
     held: BytesMut,
+    messages: PhantomData<fn() -> M>,
 }
 
-impl Parser {
+impl<M: Streamed> Parser<M> {
     pub(super) fn new() -> Self {
-        Self { state: State::Prefix, held: BytesMut::new() }
+        Self { state: State::Prefix, held: BytesMut::new(), messages: PhantomData }
     }
 
     /// Takes the next event off the front of `input`; with none, `input` is used up.
     ///
     /// # Errors
     /// [`Malformed`] for what no correct peer sends; the stream cannot be read on then.
-    pub(super) fn next(&mut self, input: &mut Bytes) -> Result<Option<Event>, Malformed> {
+    pub(super) fn next(&mut self, input: &mut Bytes) -> Result<Option<Event<M>>, Malformed> {
         loop {
             match self.state {
                 State::Prefix => {
@@ -73,8 +131,8 @@ impl Parser {
                     self.state = State::Head(message_length(&prefix)?);
                 }
                 State::Head(message) => match self.read_head(input, message) {
-                    Ok((head, _)) => {
-                        self.state = State::Values(head.bytes);
+                    Ok((head, bytes)) => {
+                        self.state = State::Values(bytes);
                         return Ok(Some(Event::Chunk(head)));
                     }
                     Err(Unread::Partly) => return Ok(None),
@@ -84,7 +142,7 @@ impl Parser {
                     let Some(bytes) = self.collect(input, message) else { return Ok(None) };
                     self.state = State::Prefix;
                     let unreadable = |error| Malformed(format!("a frame is unreadable: {error}"));
-                    return Frame::decode(bytes).map(|f| Some(Event::Frame(f))).map_err(unreadable);
+                    return M::decode(bytes).map(|f| Some(Event::Frame(f))).map_err(unreadable);
                 }
                 State::Values(_) if input.is_empty() => return Ok(None),
                 State::Values(left) => {
@@ -111,22 +169,21 @@ impl Parser {
 
     /// Reads a chunk's head off `input`, or holds what of it has come. A message that is no
     /// chunk is left as it was.
-    fn read_head(
-        &mut self,
-        input: &mut Bytes,
-        message: usize,
-    ) -> Result<(ChunkHead, usize), Unread> {
+    fn read_head(&mut self, input: &mut Bytes, message: usize) -> Result<(M::Head, usize), Unread> {
         let before = self.held.len();
         let window = message.min(HEAD_BYTES_MAX);
         let more = input.len().min(window - before);
         self.held.extend_from_slice(&input[..more]);
-        let read = match Cursor::new(&self.held).chunk_head(message) {
+        let mut cursor = Cursor { bytes: &self.held, at: 0 };
+        let read = match M::read_head(&mut cursor, message) {
+            Ok((_, 0)) => Err(Unread::NoChunk),
             // All that a head may take has come, and it is none.
             Err(Unread::Partly) if self.held.len() == window => Err(Unread::NoChunk),
             read => read,
         };
+        let length = cursor.at;
         match read {
-            Ok((_, length)) => {
+            Ok(_) => {
                 self.held.clear();
                 input.advance(length - before);
             }
@@ -153,46 +210,21 @@ fn message_length(prefix: &[u8]) -> Result<usize, Malformed> {
 
 /// Why there is no head of a chunk.
 #[derive(Clone, Copy, Debug)]
-enum Unread {
+pub(crate) enum Unread {
     /// More bytes are needed to tell.
     Partly,
     /// The message is not a chunk that ends with its floats.
     NoChunk,
 }
 
-struct Cursor<'a> {
+/// The first bytes of a message.
+#[derive(Debug)]
+pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl<'a> Cursor<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
-    }
-
-    /// The head of a chunk that fills a message of `message` bytes, and the head's length.
-    fn chunk_head(mut self, message: usize) -> Result<(ChunkHead, usize), Unread> {
-        let key = self.byte()?;
-        if ![key::PARTIAL, key::SUM].contains(&key) {
-            return Err(Unread::NoChunk);
-        }
-        self.length_to(message)?;
-        let (mut node, mut offset) = (0, 0);
-        let bytes = loop {
-            match self.byte()? {
-                key::NODE => node = self.fixed32()?,
-                key::OFFSET => offset = self.fixed32()?,
-                key::VALUES => break self.length_to(message)?,
-                _ => return Err(Unread::NoChunk),
-            }
-        };
-        if bytes == 0 {
-            return Err(Unread::NoChunk);
-        }
-        let piece = if key == key::SUM { Piece::Sum } else { Piece::Partial(node) };
-        Ok((ChunkHead { piece, offset, bytes }, self.at))
-    }
-
+impl Cursor<'_> {
     fn byte(&mut self) -> Result<u8, Unread> {
         let byte = *self.bytes.get(self.at).ok_or(Unread::Partly)?;
         self.at += 1;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::{HeaderValue, Request, Response, header};
-use protocol::wire::{all_reduce_server, frame};
+use protocol::wire::{Frame, all_reduce_server, frame};
 use tonic::{Status, body::Body, server::NamedService};
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
 /// Where the service's one call is.
 pub(super) const EXCHANGE_PATH: &str = "/lockstep.v1.AllReduce/Exchange";
 
-pub(super) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
+pub(crate) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Takes in the streams of an endpoint.
 #[derive(Clone)]
@@ -46,7 +46,7 @@ impl Service {
 
     /// Waits for the hello and leaves the stream to its generation.
     async fn exchange(&self, request: Body) -> Result<Body, Status> {
-        let mut inbound = Inbound::new(request);
+        let mut inbound = Inbound::<Frame>::new(request);
         let arrival = tokio::time::timeout(STREAM_PATIENCE, poll_fn(|cx| inbound.poll_next(cx)))
             .await
             .map_err(|_| Status::deadline_exceeded("the stream sent no hello"))?;

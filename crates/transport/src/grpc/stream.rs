@@ -11,13 +11,14 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
-use protocol::Malformed;
+use protocol::{Malformed, wire};
 use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Status, body::Body};
 
 use super::{
     STREAM_PATIENCE,
-    parser::{Event, Parser},
+    parser::{Event, Parser, Streamed},
 };
 
 /// Both directions of a stream.
@@ -29,7 +30,7 @@ pub(super) struct PeerStream {
 
 /// Which end of a call a body belongs to: gRPC has only the server say how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     Client,
     Server,
 }
@@ -37,21 +38,26 @@ pub(super) enum Side {
 /// A body that sends what is queued, at most `capacity` pieces of bytes at a time.
 pub(super) fn outbound(side: Side, capacity: usize) -> (mpsc::Sender<Bytes>, Body) {
     let (sender, queue) = mpsc::channel(capacity);
+    (sender, body(side, ReceiverStream::new(queue)))
+}
+
+/// A body that sends what `pieces` gives.
+pub(crate) fn body(side: Side, pieces: impl Stream<Item = Bytes> + Send + Unpin + 'static) -> Body {
     let trailers = (side == Side::Server).then(|| {
         let mut trailers = HeaderMap::new();
         // The message is empty, so there is nothing that a header could not hold.
         let _fits = Status::ok("").add_header(&mut trailers);
         trailers
     });
-    (sender, Body::new(Outbound { queue, trailers }))
+    Body::new(Outbound { pieces, trailers })
 }
 
-struct Outbound {
-    queue: mpsc::Receiver<Bytes>,
+struct Outbound<S> {
+    pieces: S,
     trailers: Option<HeaderMap>,
 }
 
-impl http_body::Body for Outbound {
+impl<S: Stream<Item = Bytes> + Unpin> http_body::Body for Outbound<S> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -59,7 +65,7 @@ impl http_body::Body for Outbound {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let frame = match ready!(self.queue.poll_recv(cx)) {
+        let frame = match ready!(Pin::new(&mut self.pieces).poll_next(cx)) {
             Some(bytes) => Some(Frame::data(bytes)),
             None => self.trailers.take().map(Frame::trailers),
         };
@@ -69,9 +75,9 @@ impl http_body::Body for Outbound {
 
 /// What comes over a stream.
 #[derive(Debug)]
-pub(super) enum Arrival {
+pub(crate) enum Arrival<M: Streamed = wire::Frame> {
     /// A part of a frame.
-    Event(Event),
+    Event(Event<M>),
     /// The stream is over, and why.
     Closed(String),
     /// The peer sent what it must not.
@@ -79,21 +85,21 @@ pub(super) enum Arrival {
 }
 
 /// The receiving direction of a stream.
-pub(super) struct Inbound {
+pub(crate) struct Inbound<M = wire::Frame> {
     body: Body,
-    parser: Parser,
+    parser: Parser<M>,
     /// What has come and is not yet parsed.
     input: Bytes,
 }
 
-impl Inbound {
-    pub(super) fn new(body: Body) -> Self {
+impl<M: Streamed> Inbound<M> {
+    pub(crate) fn new(body: Body) -> Self {
         Self { body, parser: Parser::new(), input: Bytes::new() }
     }
 
     /// The next arrival; after [`Arrival::Closed`] or [`Arrival::Malformed`] not to be asked
     /// again.
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Arrival> {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Arrival<M>> {
         loop {
             match self.parser.next(&mut self.input) {
                 Ok(Some(event)) => return Poll::Ready(Arrival::Event(event)),

@@ -138,6 +138,10 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ),
     ("crates/worker/tests/allocation.rs", "an allocator that counts"),
     (
+        "crates/transport/src/allocator.rs",
+        "calls mallopt, so that freed pages are not fetched and cleared again and again",
+    ),
+    (
         "crates/transport/src/shm/memory.rs",
         "maps the segment that members on one host share, and hands out slices of it",
     ),

@@ -180,7 +180,7 @@ fn fields_in_any_order_and_unknown_ones_are_read_as_protobuf_demands() {
 #[test]
 fn a_chunk_is_handed_on_before_it_is_complete() {
     let stream = chunk(Piece::Partial(2), 40, 1000);
-    let mut parser = Parser::new();
+    let mut parser = Parser::<Frame>::new();
     let mut input = Bytes::from(stream).slice(..100);
     let head = ChunkHead { piece: Piece::Partial(2), offset: 40, bytes: 4000 };
     assert!(matches!(parser.next(&mut input), Ok(Some(Event::Chunk(read))) if read == head));

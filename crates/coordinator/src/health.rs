@@ -1,0 +1,52 @@
+//! The standard gRPC services beside the coordinator's own: its health, which follows the run, and
+//! what it can be asked. Neither tells more than that.
+
+use anyhow::{Context as _, Result};
+use protocol::{DESCRIPTORS, TRAINING_HEALTH, wire::coordinator_server::SERVICE_NAME};
+use tokio::sync::watch;
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::{Health as Service, HealthServer},
+    server::{HealthReporter, health_reporter},
+};
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+
+/// How the run stands, as far as health goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It takes in workers, and no generation computes.
+    Waiting,
+    /// A generation computes.
+    Training,
+    /// It is over.
+    Ended,
+}
+
+/// The health service, and the way to tell it how the run stands.
+pub(crate) fn service() -> (watch::Sender<Health>, HealthServer<impl Service>) {
+    let (reporter, service) = health_reporter();
+    let (sender, health) = watch::channel(Health::Waiting);
+    tokio::spawn(report(health, reporter));
+    (sender, service)
+}
+
+async fn report(mut health: watch::Receiver<Health>, reporter: HealthReporter) {
+    let serving = |yes| if yes { ServingStatus::Serving } else { ServingStatus::NotServing };
+    loop {
+        let now = *health.borrow_and_update();
+        reporter.set_service_status(SERVICE_NAME, serving(now != Health::Ended)).await;
+        reporter.set_service_status(TRAINING_HEALTH, serving(now == Health::Training)).await;
+        if health.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The service that describes all services.
+pub(crate) fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .context("the descriptions of the services are damaged")
+}

@@ -1,0 +1,131 @@
+//! The `StateTransfer` service of a worker: gives its state to others, from where it lies in
+//! memory.
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    vec,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, header};
+use protocol::{
+    status,
+    wire::{
+        FetchRequest, NodeTally, StateFrame, StateHeader, state_frame::Body as Part,
+        state_transfer_server,
+    },
+};
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Status, body::Body, server::NamedService};
+
+use super::{Recipient, SNAPSHOT_PATIENCE, Snapshot};
+use crate::grpc::{
+    STREAM_PATIENCE,
+    frames::{self, CHUNK_FLOATS},
+    parser::Event,
+    service::CONTENT_TYPE,
+    stream::{self, Arrival, Inbound, Side},
+};
+
+/// Where the service's one call is.
+pub(super) const FETCH_PATH: &str = "/lockstep.v1.StateTransfer/Fetch";
+
+/// Epochs whose counts a state may bring along.
+const EPOCHS_MAX: usize = 1 << 20;
+
+/// Gives the state of this worker to others.
+#[derive(Clone, Debug)]
+pub struct Donor {
+    run_id: Arc<str>,
+    recipients: mpsc::Sender<Recipient>,
+}
+
+impl Donor {
+    /// A donor whose snapshots are made by whoever receives from the other end.
+    #[must_use]
+    pub fn new(run_id: &str, recipients: mpsc::Sender<Recipient>) -> Self {
+        Self { run_id: run_id.into(), recipients }
+    }
+
+    async fn snapshot(&self) -> Result<Arc<Snapshot>, Status> {
+        let (recipient, snapshot) = oneshot::channel();
+        self.recipients
+            .try_send(recipient)
+            .map_err(|_| Status::resource_exhausted("too many workers ask for this state"))?;
+        let made = tokio::time::timeout(SNAPSHOT_PATIENCE, snapshot).await;
+        match made {
+            Ok(Ok(snapshot)) if snapshot.epochs.len() <= EPOCHS_MAX => Ok(snapshot),
+            Ok(_) => Err(Status::unavailable("this worker has no state to give")),
+            Err(_) => Err(Status::deadline_exceeded("this worker is between no two steps")),
+        }
+    }
+
+    /// Reads the request and answers it with the state.
+    async fn fetch(self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        if request.uri().path() != FETCH_PATH {
+            return Err(Status::unimplemented("no such call"));
+        }
+        let mut inbound = Inbound::<FetchRequest>::new(request.into_body());
+        let arrival = tokio::time::timeout(STREAM_PATIENCE, poll_fn(|cx| inbound.poll_next(cx)));
+        let arrival = arrival.await.map_err(|_| Status::deadline_exceeded("no request came"))?;
+        let request = match arrival {
+            Arrival::Event(Event::Frame(request)) => request,
+            Arrival::Malformed(malformed) => return Err(status::malformed(&malformed)),
+            Arrival::Event(_) | Arrival::Closed(_) => {
+                return Err(Status::invalid_argument("a call without a request"));
+            }
+        };
+        if request.run_id != *self.run_id {
+            return Err(status::stale("this worker takes part in another run"));
+        }
+        let pieces = tokio_stream::iter(pieces(&*self.snapshot().await?));
+        let mut response = Response::new(stream::body(Side::Server, pieces));
+        response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
+        Ok(response)
+    }
+}
+
+/// The messages of a snapshot, cut where its floats begin and end.
+fn pieces(snapshot: &Snapshot) -> vec::IntoIter<Bytes> {
+    let Snapshot { step, epochs, vectors } = snapshot;
+    let header = StateHeader {
+        step: *step,
+        length: vectors[0].len() as u64,
+        epochs: epochs.iter().map(NodeTally::from).collect(),
+    };
+    let mut head = BytesMut::new();
+    frames::put_message(&mut head, &StateFrame { body: Some(Part::Header(header)) });
+    let mut pieces = vec![head.split().freeze()];
+    for vector in vectors {
+        for start in (0..vector.len()).step_by(CHUNK_FLOATS) {
+            let end = (start + CHUNK_FLOATS).min(vector.len());
+            frames::put_state_head(&mut head, end - start);
+            pieces.push(head.split().freeze());
+            pieces.push(frames::bytes_of(vector, start..end));
+        }
+    }
+    pieces.into_iter()
+}
+
+impl NamedService for Donor {
+    const NAME: &'static str = state_transfer_server::SERVICE_NAME;
+}
+
+impl tower::Service<Request<Body>> for Donor {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let donor = self.clone();
+        Box::pin(async move { Ok(donor.fetch(request).await.unwrap_or_else(Status::into_http)) })
+    }
+}

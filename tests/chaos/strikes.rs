@@ -1,0 +1,120 @@
+//! What each disaster does to a run, and what the run must have noticed before the next one.
+
+use rustix::process::Signal;
+
+use super::Disaster;
+use crate::{
+    harness::{Fleet, Host, Lost, Place, Process},
+    kill_coordinator::replaced,
+};
+
+/// Strikes, and returns what is left and has come.
+pub(super) fn strike(disaster: Disaster, place: &Place, mut fleet: Fleet) -> Fleet {
+    match disaster {
+        Disaster::Kill(victim) => {
+            fleet.workers.remove(victim).signal(Signal::KILL);
+            newcomers(&mut fleet, 1);
+        }
+        Disaster::KillTwo(first, second) => {
+            let victims = [fleet.workers.remove(first), fleet.workers.remove(second)];
+            victims.iter().for_each(|victim| victim.signal(Signal::KILL));
+            newcomers(&mut fleet, 2);
+        }
+        Disaster::Freeze(victim) => given_up_and_back(
+            place,
+            &mut fleet,
+            victim,
+            |worker| worker.signal(Signal::STOP),
+            |worker| worker.signal(Signal::CONT),
+        ),
+        Disaster::Leave(victim) => {
+            let victim = fleet.workers.remove(victim);
+            victim.signal(Signal::TERM);
+            victim.wait().succeeded();
+            newcomers(&mut fleet, 1);
+        }
+        Disaster::Spare => {
+            fleet.add("--threads 1");
+            let spare = fleet.workers.pop().unwrap();
+            spare.wait_for_line("joined as");
+            spare.signal(Signal::KILL);
+        }
+        Disaster::Coordinator => fleet = replaced(place, fleet, |_| {}),
+        Disaster::CoordinatorAndWorker(victim) => {
+            fleet = replaced(place, fleet, |fleet| {
+                let victim = fleet.workers.remove(victim);
+                victim.signal(Signal::KILL);
+                victim.wait();
+            });
+            newcomers(&mut fleet, 1);
+        }
+        Disaster::CutOff(victim) => given_up_and_back(
+            place,
+            &mut fleet,
+            victim,
+            |worker| host(worker).cut_off(Lost::Both),
+            |worker| host(worker).heal(),
+        ),
+        Disaster::Mute(victim) => given_up_and_back(
+            place,
+            &mut fleet,
+            victim,
+            |worker| host(worker).cut_off(Lost::Sent),
+            |worker| host(worker).heal(),
+        ),
+        Disaster::CutBetween(one, other) => {
+            let ended = place.events("generation_ended").len();
+            host(&fleet.workers[one]).cut_from(host(&fleet.workers[other]));
+            fleet.wait_for_event(place, "generation_ended", ended + 1);
+            host(&fleet.workers[one]).heal();
+        }
+        Disaster::Slow(slow) => {
+            host(&fleet.workers[slow]).slow_down();
+            fleet.wait_for_progress(place);
+            host(&fleet.workers[slow]).speed_up();
+        }
+        Disaster::CoordinatorCutOff => {
+            let lost = place.events("lost").len() + fleet.workers.len();
+            host(&fleet.coordinator).cut_off(Lost::Both);
+            fleet.wait_for_event(place, "lost", lost);
+            host(&fleet.coordinator).heal();
+        }
+        Disaster::SlowAndKill(slow, victim) => {
+            host(&fleet.workers[slow]).slow_down();
+            let slow = host(&fleet.workers[slow]).clone();
+            fleet.workers.remove(victim).signal(Signal::KILL);
+            newcomers(&mut fleet, 1);
+            slow.speed_up();
+        }
+    }
+    fleet
+}
+
+fn host(process: &Process) -> &Host {
+    process.host().expect("a host of its own")
+}
+
+/// A worker is given up for what `strike` does to it, and comes back after `heal`.
+fn given_up_and_back(
+    place: &Place,
+    fleet: &mut Fleet,
+    victim: usize,
+    strike: impl FnOnce(&Process),
+    heal: impl FnOnce(&Process),
+) {
+    let lost = place.events("lost").len();
+    strike(&fleet.workers[victim]);
+    fleet.wait_for_event(place, "lost", lost + 1);
+    let joined = place.events("joined").len();
+    heal(&fleet.workers[victim]);
+    fleet.wait_for_event(place, "joined", joined + 1);
+}
+
+/// Workers come, and take part.
+pub(super) fn newcomers(fleet: &mut Fleet, count: usize) {
+    let before = fleet.workers.len();
+    (0..count).for_each(|_| fleet.add("--threads 1"));
+    for newcomer in &fleet.workers[before..] {
+        newcomer.wait_for_line("training rank=");
+    }
+}
