@@ -76,13 +76,14 @@ mod tests {
 
     #[test]
     fn auto_takes_memory_where_it_is_shared_and_streams_where_it_is_not() {
-        let cases: [(&[Option<&str>], &[u32], Transport); 6] = [
-            (&[Some("a"), Some("a")], &[1, 1], Transport::Shm),
-            (&[Some("a"), Some("b")], &[1, 2], Transport::Grpc),
-            (&[Some("a"), Some("b"), Some("a")], &[1, 2, 1], Transport::TwoLevel),
-            (&[Some("a"), Some("a"), None], &[1, 1, 0], Transport::TwoLevel),
-            (&[None, None], &[0, 0], Transport::Grpc),
-            (&[None], &[0], Transport::Grpc),
+        let (a, b) = (Some("a"), Some("b"));
+        let cases = [
+            (vec![a, a], vec![1, 1], Transport::Shm),
+            (vec![a, b], vec![1, 2], Transport::Grpc),
+            (vec![a, b, a], vec![1, 2, 1], Transport::TwoLevel),
+            (vec![a, a, None], vec![1, 1, 0], Transport::TwoLevel),
+            (vec![None, None], vec![0, 0], Transport::Grpc),
+            (vec![None], vec![0], Transport::Grpc),
         ];
         for (named, numbers, transport) in cases {
             let placing = Placing::of(named.iter().copied());
