@@ -21,7 +21,8 @@ use std::{
 };
 
 pub(crate) use fleet::{
-    Fleet, coordinator, coordinator_at, coordinator_in, coordinator_on, worker, worker_in,
+    Fleet, armed_coordinator, coordinator, coordinator_at, coordinator_in, coordinator_on, worker,
+    worker_in,
 };
 pub(crate) use network::{Host, Lost, Network, namespaces};
 pub(crate) use place::{Place, assert_same_tensors};
@@ -44,29 +45,49 @@ pub(crate) const SMALL: &str = "--shards 4 --batch-size 16 --train-images 6000 -
 /// More epochs than anybody waits for: such a run is in the middle whenever it is looked at.
 pub(crate) const ENDLESS: &str = "--epochs 100000";
 
+/// What cargo is to build to have coordinators and workers with their crash points armed: the
+/// examples of the same names. Only what has crash points is compiled once more for them.
+const ARMED: [&str; 5] = [
+    "--example=vae-coordinator",
+    "--example=vae-worker",
+    "--features=coordinator/crash-points",
+    "--features=worker/crash-points",
+    "--workspace",
+];
+
 /// The folder with this build's programs, which are built now if they are not fresh.
 pub(crate) fn programs() -> &'static PathBuf {
     static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAMS.get_or_init(|| {
-        // A test executable is target/<profile>/deps/<name>.
-        let me = std::env::current_exe().unwrap();
-        let folder = me.ancestors().nth(2).unwrap().to_owned();
-        let profile = match folder.file_name().unwrap().to_str().unwrap() {
-            "debug" => "dev",
-            name => name,
-        };
-        let built = Command::new(env!("CARGO"))
-            // The whole workspace, as `cargo xtask test` does: another choice of packages would
-            // have other features, and so be compiled once more.
-            .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile])
-            .arg("--target-dir")
-            .arg(folder.parent().unwrap())
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .unwrap();
-        assert!(built.success(), "the programs cannot be built");
-        folder
-    })
+    // The whole workspace, as `cargo xtask test` does: another choice of packages would have
+    // other features, and so be compiled once more.
+    PROGRAMS.get_or_init(|| build(&["--workspace", "--bins"]))
+}
+
+/// The folder with the programs whose crash points are armed.
+pub(crate) fn armed_programs() -> &'static PathBuf {
+    static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAMS.get_or_init(|| build(&ARMED).join("examples"))
+}
+
+/// Builds programs that are not fresh, and returns the folder of the profile.
+fn build(selection: &[&str]) -> PathBuf {
+    // A test executable is target/<profile>/deps/<name>.
+    let me = std::env::current_exe().unwrap();
+    let folder = me.ancestors().nth(2).unwrap().to_owned();
+    let profile = match folder.file_name().unwrap().to_str().unwrap() {
+        "debug" => "dev",
+        name => name,
+    };
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--profile", profile])
+        .args(selection)
+        .arg("--target-dir")
+        .arg(folder.parent().unwrap())
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .unwrap();
+    assert!(built.success(), "the programs cannot be built");
+    folder
 }
 
 /// Waits until `done` holds.

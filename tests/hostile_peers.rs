@@ -4,12 +4,23 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
+    process::Command,
 };
 
-use protocol::wire::{Hello, Ready, worker_message::Body};
-use tonic::Code;
+use protocol::wire::{
+    Frame, Hello, PeerHello, Ready, all_reduce_client::AllReduceClient, frame, worker_message::Body,
+};
+use tokio::{runtime::Runtime, sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
 
-use crate::harness::{Fleet, Place, Raw, SMALL, assert_same_tensors, hello, reference};
+use crate::{
+    harness::{
+        DEADLINE, ENDLESS, Fleet, Place, Process, Raw, SMALL, assert_same_tensors, hello, programs,
+        reference,
+    },
+    stop::stopped_with_the_same_bits,
+};
 
 const EPOCHS: u64 = 4;
 
@@ -113,8 +124,160 @@ fn a_member_that_falls_silent_before_the_run_begins() {
     completes_with_the_same_bits(&place, fleet);
 }
 
+/// An HTTP/2 connection by hand, with the first half of a message to a call of the server.
+fn half_a_message(address: &str, path: &str) -> TcpStream {
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    // By HPACK's static table: POST, http, and three with a name from there or of their own.
+    let headers = [
+        vec![0x83, 0x86, 0x04],
+        text(path),
+        [vec![0x01], text(address)].concat(),
+        [vec![0x0f, 0x10], text("application/grpc")].concat(),
+        [vec![0x00], text("te"), text("trailers")].concat(),
+    ];
+    let mut stream = TcpStream::connect(address).unwrap();
+    let words = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, &[]),
+        frame(1, 4, 1, &headers.concat()),
+        // Of a message of a thousand bytes, ten.
+        frame(0, 0, 1, &[&[0, 0, 0, 3, 0xe8][..], &[0x0a; 10]].concat()),
+    ];
+    stream.write_all(&words.concat()).unwrap();
+    stream
+}
+
+#[test]
+fn half_a_message_on_every_port() {
+    let place = Place::new();
+    let mut fleet = gathering(&place);
+    let address = fleet.url.strip_prefix("http://").unwrap().to_owned();
+    let mut peers = vec![half_a_message(&address, "/lockstep.v1.Coordinator/Join")];
+    (0..2).for_each(|_| fleet.add("--threads 1"));
+    fleet.wait_for_progress(&place);
+    peers.push(half_a_message(&address, "/lockstep.v1.Coordinator/Status"));
+    for worker in &fleet.workers {
+        let address = format!("127.0.0.1:{}", listening_ports(worker.id())[0]);
+        peers.push(half_a_message(&address, "/lockstep.v1.AllReduce/Exchange"));
+        peers.push(half_a_message(&address, "/lockstep.v1.StateTransfer/Fetch"));
+    }
+    completes_with_the_same_bits(&place, fleet);
+    assert_no_step_was_missed(&place);
+}
+
+/// Nobody was lost, and the first generation went on to the end.
+fn assert_no_step_was_missed(place: &Place) {
+    assert_eq!(place.events("lost"), [] as [serde_json::Value; 0]);
+    assert_eq!(place.events("generation_started").len(), 1);
+}
+
+/// What a worker answers to a stranger that opens a stream with this hello.
+fn refused(runtime: &Runtime, port: u16, hello: PeerHello) -> Status {
+    let (outbound, frames) = mpsc::channel(4);
+    runtime.block_on(async {
+        let first = Frame { body: Some(frame::Body::Hello(hello)) };
+        outbound.send(first).await.unwrap();
+        let address = format!("http://127.0.0.1:{port}");
+        let mut client = AllReduceClient::connect(address).await.unwrap();
+        let opened = client.exchange(ReceiverStream::new(frames));
+        timeout(DEADLINE, opened).await.expect("the worker answers").unwrap_err()
+    })
+}
+
+/// Strangers to the members' exchange: of another run, of a generation that is over, and one
+/// that says that it is a member.
+#[test]
+fn strangers_in_the_all_reduce() {
+    let place = Place::new();
+    let flags = format!("{SMALL} {ENDLESS} --workers 2 --collective grpc");
+    let mut fleet = Fleet::without_workers(&place, &flags);
+    (0..2).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
+    fleet.wait_for_progress(&place);
+    let run_id = place.json("config.json")["run_id"].as_str().unwrap().to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for worker in &fleet.workers {
+        let port = listening_ports(worker.id())[0];
+        let run_id = run_id.clone();
+        let member = PeerHello { run_id, generation: 1, rank: 1, ..PeerHello::default() };
+        let foreign = PeerHello { run_id: "another".into(), ..member.clone() };
+        let refusal = refused(&runtime, port, foreign);
+        assert!(refusal.message().contains("another run"), "{refusal}");
+        let stale = PeerHello { generation: 0, ..member.clone() };
+        let refusal = refused(&runtime, port, stale);
+        assert!(refusal.message().contains("is over"), "{refusal}");
+        // Someone else's rank.
+        for secret in [vec![], vec![7; 32]] {
+            let hello = PeerHello { secret: secret.into(), ..member.clone() };
+            let refusal = refused(&runtime, port, hello);
+            assert!(refusal.message().contains("without the secret"), "{refusal}");
+        }
+    }
+    fleet.wait_for_progress(&place);
+    assert_no_step_was_missed(&place);
+    stopped_with_the_same_bits(&place, fleet);
+}
+
+/// Connections of a crowd, all in all.
+const CROWD: usize = 10_000;
+
+/// Those of them that come to one port at a time; twice as many are held open.
+const BATCH: usize = 250;
+
+/// Descriptors of a process with little room: a quarter of a batch finds some.
+const FEW_DESCRIPTORS: u32 = 320;
+
+/// Starts a program with few descriptors.
+fn cramped(name: &str, arguments: &str) -> Process {
+    let mut command = Command::new("sh");
+    let limited = format!("ulimit -n {FEW_DESCRIPTORS} && exec \"$@\"");
+    command.args(["-c", &limited, "sh"]).arg(programs().join(name));
+    command.args(arguments.split_whitespace());
+    Process::start(name, &mut command)
+}
+
+/// Ten thousand connections that say nothing, to servers with room for a few.
+#[test]
+fn a_silent_crowd_keeps_nobody_out() {
+    let place = Place::new();
+    let run_dir = place.run_dir.display();
+    let flags = format!("--listen 127.0.0.1:0 --run-dir {run_dir} {SMALL} {ENDLESS} --workers 2");
+    let mut fleet = Fleet::of(cramped("vae-coordinator", &flags), None);
+    for rank in 0..2 {
+        let flags = format!("--coordinator {} --rank {rank} --threads 1", fleet.url);
+        fleet.workers.push(cramped("vae-worker", &flags));
+    }
+    fleet.wait_for_progress(&place);
+    let mut addresses = vec![fleet.url.strip_prefix("http://").unwrap().to_owned()];
+    for worker in &fleet.workers {
+        addresses.push(format!("127.0.0.1:{}", listening_ports(worker.id())[0]));
+    }
+    let mut crowd: Vec<Vec<TcpStream>> = Vec::new();
+    for batch in 0..CROWD.div_ceil(BATCH) {
+        let address = &addresses[batch % addresses.len()];
+        // Two batches to each port are there at a time.
+        if crowd.len() == 2 * addresses.len() {
+            crowd.remove(0);
+        }
+        crowd.push((0..BATCH).map(|_| TcpStream::connect(address).unwrap()).collect());
+    }
+    // While the last of them are still there, others get in.
+    let mut status = Command::new(programs().join("vae-coordinator"));
+    status.args(["status", "--coordinator", &fleet.url]);
+    Process::start("status", &mut status).wait().succeeded();
+    fleet.add("--threads 1");
+    fleet.wait_for_event(&place, "state_transferred", 1);
+    fleet.wait_for_progress(&place);
+    assert_no_step_was_missed(&place);
+    drop(crowd);
+    stopped_with_the_same_bits(&place, fleet);
+}
+
 /// The TCP ports on which a process listens.
-fn listening_ports(id: u32) -> Vec<u16> {
+pub(crate) fn listening_ports(id: u32) -> Vec<u16> {
     let sockets: Vec<String> = fs::read_dir(format!("/proc/{id}/fd"))
         .unwrap()
         .flatten()

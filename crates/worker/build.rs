@@ -8,5 +8,9 @@ fn main() {
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
     }
-    println!("cargo:rustc-link-arg-bins=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true");
+    for targets in ["bins", "examples"] {
+        println!(
+            "cargo:rustc-link-arg-{targets}=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true"
+        );
+    }
 }

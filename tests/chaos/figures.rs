@@ -107,7 +107,8 @@ impl Figures {
         let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
         for mut line in self.lines {
             line["seed"] = self.seed.into();
-            writeln!(file, "{line}").unwrap();
+            // In one piece: another seed may write at the same time.
+            file.write_all(format!("{line}\n").as_bytes()).unwrap();
         }
     }
 }

@@ -48,16 +48,23 @@ pub(super) fn strike(disaster: Disaster, place: &Place, mut fleet: Fleet) -> Fle
             });
             newcomers(&mut fleet, 1);
         }
+        link => strike_link(link, place, &mut fleet),
+    }
+    fleet
+}
+
+fn strike_link(disaster: Disaster, place: &Place, fleet: &mut Fleet) {
+    match disaster {
         Disaster::CutOff(victim) => given_up_and_back(
             place,
-            &mut fleet,
+            fleet,
             victim,
             |worker| host(worker).cut_off(Lost::Both),
             |worker| host(worker).heal(),
         ),
         Disaster::Mute(victim) => given_up_and_back(
             place,
-            &mut fleet,
+            fleet,
             victim,
             |worker| host(worker).cut_off(Lost::Sent),
             |worker| host(worker).heal(),
@@ -83,11 +90,11 @@ pub(super) fn strike(disaster: Disaster, place: &Place, mut fleet: Fleet) -> Fle
             host(&fleet.workers[slow]).slow_down();
             let slow = host(&fleet.workers[slow]).clone();
             fleet.workers.remove(victim).signal(Signal::KILL);
-            newcomers(&mut fleet, 1);
+            newcomers(fleet, 1);
             slow.speed_up();
         }
+        processes => panic!("{processes:?} strikes no link"),
     }
-    fleet
 }
 
 fn host(process: &Process) -> &Host {

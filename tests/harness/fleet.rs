@@ -3,7 +3,10 @@
 
 use std::process::Command;
 
-use super::{Exit, Host, Network, Place, Process, programs};
+use super::{Exit, Host, Network, Place, Process, armed_programs, programs};
+
+/// Says at which crash point a program comes to what harm; see `crates/crashpoint`.
+const CRASH_POINT: &str = "LOCKSTEP_CRASH_POINT";
 
 /// Starts a coordinator with the given flags, separated by blanks, and no others.
 pub(crate) fn coordinator(place: &Place, flags: &str) -> Process {
@@ -67,6 +70,22 @@ pub(crate) fn worker_in(environment: &str, flags: &str) -> Process {
     Process::start("worker", &mut command)
 }
 
+/// Starts a coordinator of the run in `place` that comes to harm at a crash point, as in
+/// "journal.synced 2 kill".
+pub(crate) fn armed_coordinator(place: &Place, flags: &str, order: &str) -> Process {
+    let mut command = Command::new(armed_programs().join("vae-coordinator"));
+    command.args(["--listen", "127.0.0.1:0", "--run-dir"]).arg(&place.run_dir);
+    command.args(flags.split_whitespace()).current_dir(place.path("")).env(CRASH_POINT, order);
+    Process::start("armed coordinator", &mut command)
+}
+
+/// Starts a worker that comes to harm at a crash point.
+fn armed_worker(url: &str, flags: &str, order: &str) -> Process {
+    let mut command = Command::new(armed_programs().join("vae-worker"));
+    command.args(["--coordinator", url]).args(flags.split_whitespace()).env(CRASH_POINT, order);
+    Process::start("armed worker", &mut command)
+}
+
 /// A coordinator and workers that are processes of the test.
 #[derive(Debug)]
 pub(crate) struct Fleet {
@@ -84,7 +103,8 @@ impl Fleet {
         Self::of(coordinator_at(place, flags), None)
     }
 
-    fn of(coordinator: Process, network: Option<Network>) -> Self {
+    /// A coordinator that was started, and no workers.
+    pub(crate) fn of(coordinator: Process, network: Option<Network>) -> Self {
         let line = coordinator.wait_for_line("Listening on ");
         let url = line.rsplit(' ').next().unwrap().to_owned();
         Self { coordinator, url, workers: Vec::new(), network }
@@ -117,6 +137,11 @@ impl Fleet {
     pub(crate) fn add(&mut self, flags: &str) {
         let host = self.network.as_ref().map(Network::host);
         self.workers.push(worker_on(host.as_ref(), &self.url, flags));
+    }
+
+    /// Starts one more worker, which comes to harm at a crash point.
+    pub(crate) fn add_armed(&mut self, flags: &str, order: &str) {
+        self.workers.push(armed_worker(&self.url, flags, order));
     }
 
     /// Waits until the run is in the middle of training: some steps are done.

@@ -6,6 +6,7 @@
 use std::{
     fmt,
     io::{BufRead as _, BufReader, Read},
+    os::unix::process::ExitStatusExt as _,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
@@ -106,6 +107,12 @@ impl Process {
             let waited = self.output.more.wait_timeout(written, left);
             written = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Whether there is a line that contains both.
+    pub(crate) fn says(&self, one: &str, other: &str) -> bool {
+        let written = self.output.lock();
+        written.lines.iter().any(|(_, line)| line.contains(one) && line.contains(other))
     }
 
     /// Waits until `done` holds. It is looked at again and again, also after the process ended,
@@ -209,6 +216,13 @@ impl Exit {
     #[track_caller]
     pub(crate) fn succeeded(self) -> Self {
         assert!(self.status.success(), "{self}");
+        self
+    }
+
+    /// Asserts that it was killed, as by itself at a crash point.
+    #[track_caller]
+    pub(crate) fn killed(self) -> Self {
+        assert_eq!(self.status.signal(), Some(Signal::KILL.as_raw()), "{self}");
         self
     }
 

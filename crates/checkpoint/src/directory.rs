@@ -85,11 +85,18 @@ impl Directory {
         {
             return Ok(path);
         }
-        let mut temporary = self.temporary(metadata.step)?;
+        let temporary = self.temporary(&file_name(metadata.step));
+        let mut temporary =
+            temporary.map_err(CheckpointError::io("create a temporary file in", &self.path))?;
+        crashpoint::reach!("checkpoint.created");
         draft.write(&path, temporary.as_file_mut())?;
+        crashpoint::reach!("checkpoint.written");
         temporary.as_file().sync_all().map_err(&error)?;
+        crashpoint::reach!("checkpoint.synced");
         temporary.persist(&path).map_err(|persist| error(persist.error))?;
+        crashpoint::reach!("checkpoint.renamed");
         sync(&self.path)?;
+        crashpoint::reach!("checkpoint.durable");
         Ok(path)
     }
 
@@ -131,6 +138,7 @@ impl Directory {
         }
         for (_, path) in old {
             remove(&path)?;
+            crashpoint::reach!("checkpoint.retired");
         }
         self.sweep()
     }
@@ -160,19 +168,17 @@ impl Directory {
         Ok(names)
     }
 
-    /// A temporary file in this folder, locked by us.
-    fn temporary(&self, step: u64) -> Result<NamedTempFile, CheckpointError> {
+    /// A temporary file in this folder for one of this name, locked by us.
+    pub(crate) fn temporary(&self, name: &str) -> io::Result<NamedTempFile> {
         let mut builder = tempfile::Builder::new();
-        let prefix = format!("{TEMPORARY_PREFIX}{}-", file_name(step));
+        let prefix = format!("{TEMPORARY_PREFIX}{name}-");
         builder.prefix(&prefix).suffix(TEMPORARY_SUFFIX);
         // tempfile's default is for secrets; a checkpoint is as readable as any other file.
         #[cfg(unix)]
         builder.permissions(<Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
         let mut outcome = io::Error::from(io::ErrorKind::TimedOut);
         for _ in 0..TEMPORARY_ATTEMPTS {
-            let file = builder
-                .tempfile_in(&self.path)
-                .map_err(CheckpointError::io("create a temporary file in", &self.path))?;
+            let file = builder.tempfile_in(&self.path)?;
             match file.as_file().try_lock() {
                 // A file system without locks: no sweeper can lock either, so none will delete the file.
                 Ok(()) | Err(TryLockError::Error(_)) if file.path().exists() => return Ok(file),
@@ -180,11 +186,11 @@ impl Directory {
                 Err(error) => outcome = error.into(),
             }
         }
-        Err(CheckpointError::io("keep a temporary file in", &self.path)(outcome))
+        Err(outcome)
     }
 
     /// Deletes the temporary files of writers that are gone: theirs can be locked.
-    fn sweep(&self) -> Result<(), CheckpointError> {
+    pub(crate) fn sweep(&self) -> Result<(), CheckpointError> {
         let temporary =
             |name: &String| name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX);
         for name in self.names()?.into_iter().filter(temporary) {

@@ -196,6 +196,7 @@ impl<'a> Draft<'a> {
         file.write_all(&self.placeholder).map_err(&error)?;
         let sha256 = self.stream(file).map_err(&error)?;
         let header = encode(path, self.metadata, &self.tensors, &sha256)?;
+        crashpoint::reach!("checkpoint.half-written");
         file.seek(SeekFrom::Start(0)).map_err(&error)?;
         file.write_all(&header).map_err(&error)
     }

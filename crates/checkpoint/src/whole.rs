@@ -1,10 +1,9 @@
 //! One file that appears whole or not at all: written beside its place, then renamed. It does not know what is in it.
 
-use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
-use crate::CheckpointError;
+use crate::{CheckpointError, Directory};
 
 /// Writes a file so that there is either all of it or what was there before.
 ///
@@ -19,12 +18,10 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
     if path.is_dir() {
         return Err(error(std::io::ErrorKind::IsADirectory.into()));
     }
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-");
-    // tempfile's default is for secrets.
-    #[cfg(unix)]
-    builder.permissions(<fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
-    let mut temporary = builder.tempfile_in(folder).map_err(&error)?;
+    // What a writer that was killed has left goes with the next one.
+    let beside = Directory::open(folder);
+    beside.sweep()?;
+    let mut temporary = beside.temporary("file").map_err(&error)?;
     temporary.write_all(bytes).map_err(&error)?;
     temporary.as_file().sync_all().map_err(&error)?;
     temporary.persist(path).map_err(|persist| error(persist.error))?;
@@ -33,6 +30,8 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -44,6 +43,16 @@ mod tests {
             assert_eq!(fs::read(&path).unwrap(), bytes);
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_goes_and_what_a_live_one_needs_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let live = Directory::open(folder.path()).temporary("other").unwrap();
+        fs::write(folder.path().join(".writing-file-dead.tmp"), b"half").unwrap();
+        write_whole(&folder.path().join("file"), b"bytes").unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert!(live.path().exists());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The flags, and what their values mean. Whether they fit together is checked in `config`.
 
 use std::{
+    ffi::OsString,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
@@ -10,6 +11,7 @@ use config::{
     Binarize, Collective, LearningRateSchedule, Likelihood, ModelConfig, Operation, Precision,
     RunConfig, Training,
 };
+use secure::{Security, SetUpError};
 
 /// Train a variational autoencoder on MNIST, data-parallel: shard the data, start
 /// generations of workers, and keep the run directory.
@@ -33,9 +35,6 @@ pub(crate) struct Args {
     /// Address to listen on; port 0 takes any free port
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDRESS:PORT")]
     pub(crate) listen: SocketAddr,
-    /// Listen and connect beyond loopback without TLS and token
-    #[arg(long)]
-    pub(crate) insecure: bool,
     /// What workers are told to connect to, if that is not the address to listen on
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) advertise: Option<IpAddr>,
@@ -52,6 +51,8 @@ pub(crate) struct Args {
     pub(crate) operation: OperationArgs,
     #[command(flatten)]
     pub(crate) directories: DirectoryArgs,
+    #[command(flatten)]
+    pub(crate) security: SecurityArgs,
 
     /// Seconds without a sign of life after which a worker counts as dead
     #[arg(long, default_value_t = 5.0, value_name = "SECONDS", help_heading = "Patience")]
@@ -80,6 +81,83 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Show how a run stands
     Status(StatusArgs),
+    /// Make what it takes to go beyond this machine: certificates and a join token
+    #[command(subcommand)]
+    Certs(CertsCommand),
+}
+
+/// What to make.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum CertsCommand {
+    /// Make a certificate authority and a join token; what is there stays
+    Init(InitArgs),
+    /// Issue the certificate of a host, into a folder of its own: the host's --tls-dir
+    Issue(IssueArgs),
+}
+
+/// Where to make an authority.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct InitArgs {
+    /// Folder of the authority; keep it where only you can read it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Days that its certificate is valid
+    #[arg(long, default_value_t = 3650, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub(crate) days: u32,
+}
+
+/// For whom to issue a certificate.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct IssueArgs {
+    /// Folder of the authority
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Name or IP address that others reach the host by; give it once for each
+    #[arg(long, required = true, value_name = "NAME_OR_IP")]
+    pub(crate) host: Vec<String>,
+    /// Days that the certificate is valid
+    #[arg(long, default_value_t = 365, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub(crate) days: u32,
+}
+
+/// What keeps strangers out. Needed beyond loopback.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Security")]
+pub(crate) struct SecurityArgs {
+    /// Folder with ca.crt, tls.crt and tls.key: connections then go over TLS, and both sides
+    /// show a certificate of this CA
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tls_dir: Option<PathBuf>,
+    /// File with the join token that every worker must bring [default: token in --tls-dir, if
+    /// there is one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Listen and connect beyond loopback without TLS and token
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+impl SecurityArgs {
+    /// What the files hold.
+    pub(crate) fn load(&self) -> Result<Security, SetUpError> {
+        let security =
+            Security::load(self.tls_dir.as_deref(), self.token_file.as_deref(), self.insecure)?;
+        if let Some(warning) = security.warning() {
+            tracing::warn!("{warning}");
+        }
+        Ok(security)
+    }
+
+    /// The same flags, for another process on this machine.
+    pub(crate) fn to_arguments(&self) -> Vec<OsString> {
+        let file = |flag: &str, path: &Option<PathBuf>| {
+            let path = path.as_ref().map(|path| std::path::absolute(path).unwrap_or(path.clone()));
+            path.map(|path| [flag.into(), path.into_os_string()])
+        };
+        let files = [file("--tls-dir", &self.tls_dir), file("--token-file", &self.token_file)];
+        let insecure = self.insecure.then(|| "--insecure".into());
+        files.into_iter().flatten().flatten().chain(insecure).collect()
+    }
 }
 
 /// Which run, and how to show it.
@@ -96,6 +174,8 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_enum, value_name = "WHOSE", conflicts_with = "json")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "coordinator")]
     pub(crate) health: Option<HealthArg>,
+    #[command(flatten)]
+    pub(crate) security: SecurityArgs,
 }
 
 /// Whose health is asked after.

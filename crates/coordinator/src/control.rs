@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::Result;
-use collective::Rank;
+use collective::{Generation, Rank};
 use config::Precision;
 use membership::{Engine, Event, Join, Loss, Outcome, Progress, Settings, WorkerId};
 use protocol::{
@@ -21,6 +21,7 @@ use protocol::{
     status as code,
     wire::{self, CoordinatorMessage, StatusReply, coordinator_message::Body, worker_message},
 };
+use secure::{Key, Secret};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
@@ -49,7 +50,7 @@ pub(crate) const FAREWELL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) enum Input {
     /// A worker said hello; perhaps one that comes back, to this run.
-    Joined(WorkerId, Join, Connection, Option<String>),
+    Joined(WorkerId, Join, Connection, Option<wire::Returning>),
     /// A worker said something else.
     Message(WorkerId, worker_message::Body),
     /// A worker's stream ended.
@@ -73,6 +74,8 @@ pub(crate) struct Connection {
     process: Process,
     /// Equal for workers that can share memory; none for one that cannot.
     memory_domain: Option<String>,
+    /// What has to be brought to it by those who fetch its state.
+    state_secret: Secret,
     last: Option<(Progress, Instant)>,
 }
 
@@ -87,6 +90,7 @@ impl Connection {
             address: printable(&hello.all_reduce_address),
             process: Process { host: printable(&hello.host), id: hello.process },
             memory_domain: join.memory_domain.clone(),
+            state_secret: Secret::random(),
             last: None,
         }
     }
@@ -104,6 +108,7 @@ impl Connection {
 #[derive(Debug)]
 pub(crate) struct Control<'a> {
     launch: &'a Launch,
+    key: Key,
     run_dir: &'a mut RunDir,
     children: &'a mut Children,
     console: Console,
@@ -128,6 +133,7 @@ pub(crate) struct Control<'a> {
 impl<'a> Control<'a> {
     pub(crate) fn new(
         launch: &'a Launch,
+        key: Key,
         run_dir: &'a mut RunDir,
         children: &'a mut Children,
         console: Console,
@@ -148,6 +154,7 @@ impl<'a> Control<'a> {
         };
         Self {
             launch,
+            key,
             run_dir,
             children,
             console,
@@ -186,6 +193,7 @@ impl<'a> Control<'a> {
         }
         let outcome = self.outcome.unwrap_or(Outcome::Interrupted(collective::Step(0)));
         self.run_dir.journal().note(&Entry::Ended)?;
+        crashpoint::reach!("coordinator.ended");
         if let Outcome::Completed(digest) = outcome {
             let generations = self.engine.generation();
             self.run_dir.write_summary(&self.record.summary(digest, generations))?;
@@ -227,8 +235,8 @@ impl<'a> Control<'a> {
 
     fn take_in(&mut self, input: Input) {
         match input {
-            Input::Joined(worker, join, connection, run_id) => {
-                self.joined(worker, join, connection, run_id.as_deref());
+            Input::Joined(worker, join, connection, returning) => {
+                self.joined(worker, join, connection, returning.as_ref());
             }
             Input::Message(worker, body) => self.message(worker, body),
             Input::Lost(worker, loss) => {
@@ -259,11 +267,16 @@ impl<'a> Control<'a> {
         worker: WorkerId,
         mut join: Join,
         connection: Connection,
-        run_id: Option<&str>,
+        returning: Option<&wire::Returning>,
     ) {
-        if run_id.is_some_and(|run_id| run_id != self.launch.info.run_id) {
+        if returning.is_some_and(|returning| returning.run_id != self.launch.info.run_id) {
             let message = "this coordinator carries out another run";
             return connection.send(Err(Status::failed_precondition(message)));
+        }
+        if returning.is_some_and(|returning| !self.is_proven(&join, returning)) {
+            let message = "it cannot prove that it is a member of the generation it names";
+            secure::turned_away(&format!("a worker: {message}"));
+            return connection.send(Err(Status::permission_denied(message)));
         }
         self.connections.insert(worker, connection);
         // How a worker computes bf16 products says nothing about a run in f32.
@@ -271,6 +284,14 @@ impl<'a> Control<'a> {
             join.fingerprint.precision = "f32".into();
         }
         self.decide(Event::Joined(worker, join));
+    }
+
+    /// Whether a worker that comes back was called to the rank and generation that it names,
+    /// by this coordinator or the one before it.
+    fn is_proven(&self, join: &Join, returning: &wire::Returning) -> bool {
+        let generation = Generation(returning.generation);
+        let proof = join.rank.map(|rank| self.key.member(generation, rank));
+        returning.generation == 0 || proof.is_some_and(|proof| proof.is(&returning.proof))
     }
 
     /// Notes that a worker is gone.
@@ -328,13 +349,17 @@ impl<'a> Control<'a> {
             }
             Said::Ready(ready) => match (&ready).try_into() {
                 Ok(standing) => {
+                    crashpoint::reach!("coordinator.ready-received");
                     self.ready(worker, &ready);
                     Event::Ready(worker, standing, (&ready).into())
                 }
                 Err(malformed) => return self.expel(worker, &code::malformed(&malformed)),
             },
             Said::Leaving(_) => Event::Leaving(worker),
-            Said::Saved(_) => Event::Saved(worker),
+            Said::Saved(_) => {
+                crashpoint::reach!("coordinator.saved-received");
+                Event::Saved(worker)
+            }
             Said::Failed(failed) => Event::Failed(worker, (&failed).into()),
             Said::Report(report) => return self.report(worker, &report),
             Said::EpochReport(report) => return self.epoch_report(&report),
@@ -394,6 +419,7 @@ impl<'a> Control<'a> {
     }
 
     fn epoch_report(&mut self, report: &wire::EpochReport) {
+        crashpoint::reach!("coordinator.epoch-received");
         if let Some((text, line)) = self.record.epoch_report(report) {
             self.console.line(&text);
             let written = self.run_dir.append_metrics(&line);

@@ -3,14 +3,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs::{self, File, Permissions},
     net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 use collective::{Generation, Rank};
 use membership::Past;
+use secure::Key;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
@@ -41,6 +43,8 @@ pub(crate) enum Entry {
     Spawned { slot: u32, process: u32 },
     /// A generation is about to start: its number is used.
     Generation { number: u64, members: Vec<Member> },
+    /// What the secrets of generations come from, as hexadecimal text.
+    Key(String),
     /// The run has ended as its coordinator wanted it to.
     Ended,
 }
@@ -51,7 +55,10 @@ pub(crate) struct History {
     pub(crate) generation: Generation,
     members: Vec<Member>,
     listening: Option<SocketAddr>,
+    /// Whether a coordinator listened and then began no generation.
+    gathering: bool,
     spawned: BTreeMap<u32, u32>,
+    key: Option<Key>,
 }
 
 impl History {
@@ -67,12 +74,16 @@ impl History {
 
     fn take_in(&mut self, entry: Entry) {
         match entry {
-            Entry::Listening(address) => self.listening = Some(address),
+            Entry::Listening(address) => {
+                (self.listening, self.gathering) = (Some(address), true);
+            }
             Entry::Spawned { slot, process } => drop(self.spawned.insert(slot, process)),
             Entry::Generation { number, members } if Generation(number) > self.generation => {
                 (self.generation, self.members) = (Generation(number), members);
+                self.gathering = false;
             }
             Entry::Generation { .. } => {}
+            Entry::Key(key) => self.key = Key::from_hex(&key),
             // Numbers stay used; nobody is left.
             Entry::Ended => {
                 let generation = self.generation;
@@ -84,7 +95,19 @@ impl History {
     /// Where workers that were left behind look for their coordinator, if there may be any.
     pub(crate) fn listening(&self) -> Option<SocketAddr> {
         let any = !self.past().members.is_empty() || !self.children().is_empty();
-        self.listening.filter(|_| any)
+        // Who came before the first generation is known to nobody else.
+        self.listening.filter(|_| any || self.gathering)
+    }
+
+    /// What the secrets of generations come from: what the coordinator before this one has
+    /// noted, so that this one knows whom that has called to which rank, or else a new one.
+    pub(crate) fn key(&self, journal: &mut Journal) -> Result<Key> {
+        if let Some(key) = self.key {
+            return Ok(key);
+        }
+        let key = Key::random();
+        journal.note(&Entry::Key(key.to_hex()))?;
+        Ok(key)
     }
 
     /// The processes that were started on this machine and still run, by slot.
@@ -130,14 +153,21 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn open(path: PathBuf) -> Result<Self> {
-        Ok(Self { file: files::append_lines(&path)?, path })
+        let file = files::append_lines(&path)?;
+        // It holds the key.
+        file.set_permissions(Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot keep {} from others", path.display()))?;
+        Ok(Self { file, path })
     }
 
     /// Writes a line, on the disk for good.
     pub(crate) fn note(&mut self, entry: &Entry) -> Result<()> {
-        files::append_line(&mut self.file, entry)
-            .and_then(|()| self.file.sync_data())
-            .with_context(|| format!("cannot write {}", self.path.display()))
+        let written = files::append_line(&mut self.file, entry).and_then(|()| {
+            crashpoint::reach!("journal.written");
+            self.file.sync_data()
+        });
+        crashpoint::reach!("journal.synced");
+        written.with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
 
@@ -171,6 +201,12 @@ mod tests {
         let members = BTreeSet::from([Rank(0)]);
         assert_eq!(history.past(), Past { generation: Generation(3), members });
 
+        let key = history.key(&mut journal).unwrap();
+        let history = History::read(&path).unwrap();
+        assert_eq!(history.key(&mut journal).unwrap(), key, "the next one finds it");
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "nobody else does");
+
         journal.note(&Entry::Ended).unwrap();
         let history = History::read(&path).unwrap();
         assert_eq!(history.past(), Past { generation: Generation(3), members: BTreeSet::new() });
@@ -181,6 +217,17 @@ mod tests {
     fn a_line_that_is_none_says_nothing() {
         let history = history(&["{\"generation\":", "null", "[]", "{\"ended\":1}", "\u{0}"]);
         assert_eq!(history, History::default());
+    }
+
+    /// Workers may have come that no generation has yet.
+    #[test]
+    fn who_listened_before_the_first_generation_is_still_looked_for() {
+        let listening = "{\"listening\":\"127.0.0.1:7\"}";
+        let address = "127.0.0.1:7".parse().ok();
+        assert_eq!(history(&[listening]).listening(), address);
+        let nobody = "{\"generation\":{\"number\":1,\"members\":[]}}";
+        assert_eq!(history(&[listening, nobody]).listening(), None);
+        assert_eq!(history(&[listening, nobody, listening]).listening(), address);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! the checkpoint to resume from. Nothing is written before [`Launch::open_run_dir`].
 
 use std::{
+    ffi::OsString,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -11,6 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use checkpoint::{Checkpoint, Directory};
 use clap::{ArgMatches, parser::ValueSource};
 use config::{Difference, LearningRateSchedule, RunConfig};
+use secure::Security;
 
 use crate::{
     args::{Args, LogFormat},
@@ -29,9 +31,11 @@ pub(crate) struct Launch {
     pub(crate) data_dir: PathBuf,
     pub(crate) offline: bool,
     pub(crate) listen: SocketAddr,
-    pub(crate) insecure: bool,
     /// What workers are told to connect to, if not what this coordinator listens on.
     pub(crate) advertise: Option<IpAddr>,
+    pub(crate) security: Security,
+    /// The same security, as flags of the workers that are started here.
+    pub(crate) worker_arguments: Vec<OsString>,
     pub(crate) spawn: bool,
     /// What is known of a run that has begun before.
     pub(crate) history: History,
@@ -68,15 +72,7 @@ const WAIT_SECONDS: std::ops::RangeInclusive<f64> = 0.5..=86_400.0;
 impl Launch {
     /// Prepares the run that the flags describe; `matches` says which were given.
     pub(crate) fn prepare(args: Args, matches: &ArgMatches) -> Result<Self> {
-        ensure!(
-            args.insecure || args.listen.ip().is_loopback(),
-            "--listen {} is reachable from other machines, and connections are neither encrypted \
-             nor authenticated: use a loopback address such as 127.0.0.1, or --insecure",
-            args.listen
-        );
-        if args.insecure {
-            tracing::warn!("--insecure: listen and connect beyond loopback without TLS and token");
-        }
+        let security = args.security.load()?;
         let dead_after = seconds("--dead-after-seconds", args.dead_after_seconds)?;
         let stall_after = seconds("--stall-after-seconds", args.stall_after_seconds)?;
         let join_timeout = seconds("--join-timeout-seconds", args.join_timeout_seconds)?;
@@ -95,6 +91,9 @@ impl Launch {
         );
         let history = RunDir::read_history(&run_dir)?;
         let listen_given = matches.value_source("listen") == Some(ValueSource::CommandLine);
+        // Workers that were left behind look for their coordinator where it was.
+        let listen = history.listening().filter(|_| !listen_given).unwrap_or(args.listen);
+        security.permit("--listen", &listen.into())?;
         Ok(Self {
             info,
             run_dir,
@@ -102,11 +101,11 @@ impl Launch {
             start,
             data_dir,
             offline: args.directories.offline,
-            // Workers that were left behind look for their coordinator where it was.
-            listen: history.listening().filter(|_| !listen_given).unwrap_or(args.listen),
+            listen,
             history,
-            insecure: args.insecure,
             advertise: args.advertise,
+            security,
+            worker_arguments: args.security.to_arguments(),
             spawn: args.spawn,
             min_workers: args.min_workers,
             max_restarts: args.max_restarts,

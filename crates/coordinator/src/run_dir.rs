@@ -146,8 +146,11 @@ impl RunDir {
             let mut file = File::create(&beside)?;
             serde_json::to_writer_pretty(&mut file, object)?;
             file.write_all(b"\n")?;
+            crashpoint::reach!("run-dir.written");
             file.sync_all()?;
+            crashpoint::reach!("run-dir.synced");
             fs::rename(&beside, &path)?;
+            crashpoint::reach!("run-dir.renamed");
             File::open(&self.path)?.sync_all()
         };
         write().with_context(|| format!("cannot write {}", path.display()))

@@ -4,19 +4,22 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use membership::Outcome;
-use protocol::{CONTROL_MESSAGE_BYTES_MAX, wire::coordinator_server::CoordinatorServer};
+use protocol::{CONTROL_MESSAGE_BYTES_MAX, door, wire::coordinator_server::CoordinatorServer};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
 };
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Server, server::TcpIncoming},
+};
 
 use crate::{
     console::Console,
     control::{Control, Input},
     health,
-    journal::Entry,
+    journal::{self, Entry},
     launch::{Launch, Start},
     run_dir::RunDir,
     service::Service,
@@ -62,6 +65,7 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     data::fetch::ensure(&launch.data_dir, launch.offline)?;
     let mut run_dir = launch.open_run_dir()?;
     run_dir.journal().note(&Entry::Listening(address))?;
+    let key = launch.history.key(run_dir.journal())?;
     let advertised = launch.advertise.map_or(address, |ip| (ip, address.port()).into());
     introduce(launch, &run_dir, advertised, console);
 
@@ -69,17 +73,22 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let (stop_serving, stopped_serving) = oneshot::channel::<()>();
     let service = CoordinatorServer::new(Service::new(inputs.clone(), launch.data_dir.clone()))
         .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+    let service = InterceptedService::new(service, launch.security.doorkeeper());
     let (health, health_service) = health::service();
     let reflection = health::reflection()?;
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = door::guarded(TcpIncoming::from(listener).with_nodelay(Some(true)));
+    let incoming = launch.security.accept(incoming);
     let server = Server::builder()
+        .http2_keepalive_interval(Some(door::KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(door::KEEP_ALIVE_PATIENCE));
+    let served = { server }
         .add_service(service)
         .add_service(health_service)
         .add_service(reflection)
         .serve_with_incoming_shutdown(incoming, async {
             let _dropped = stopped_serving.await;
         });
-    tokio::spawn(server);
+    tokio::spawn(served);
     let (code, exit_code) = oneshot::channel();
     tokio::spawn(stop_on_signal(inputs.clone(), code)?);
     let mut children = if launch.spawn {
@@ -88,7 +97,8 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
         Children::default()
     };
 
-    let control = Control::new(launch, &mut run_dir, &mut children, console.clone(), health);
+    let console = console.clone();
+    let control = Control::new(launch, key, &mut run_dir, &mut children, console, health);
     let outcome = control.run(received).await;
     drop(stop_serving);
     children.finish().await;
@@ -124,10 +134,17 @@ fn introduce(launch: &Launch, run_dir: &RunDir, address: std::net::SocketAddr, c
             console.line(&format!("Going on after step {step}, from {}", path.display()));
         }
     }
-    console.line(&format!("Listening on http://{address}"));
+    let scheme = launch.security.scheme();
+    console.line(&format!("Listening on {scheme}://{address}"));
     if !launch.spawn {
+        let place = if address.ip().is_unspecified() {
+            format!("{}:{}", journal::host(), address.port())
+        } else {
+            address.to_string()
+        };
+        let more = if launch.security.has_tls() { " --tls-dir DIR" } else { "" };
         console.line(&format!("Start {workers} workers, each with:"));
-        console.line(&format!("  vae-worker --coordinator http://{address}"));
+        console.line(&format!("  vae-worker --coordinator {scheme}://{place}{more}"));
     }
 }
 

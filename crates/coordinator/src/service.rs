@@ -10,17 +10,18 @@ use std::{
 use data::RawFile;
 use membership::{Join, Loss, WorkerId};
 use protocol::{
-    DATASET_CHUNK_BYTES, PROTOCOL_VERSION, status,
+    DATASET_CHUNK_BYTES, Malformed, PROTOCOL_VERSION, status,
     wire::{
         CoordinatorMessage, DatasetChunk, FetchDatasetRequest, Hello, StatusReply, StatusRequest,
-        WorkerMessage, coordinator_server::Coordinator, worker_message::Body,
+        WorkerMessage, coordinator_message, coordinator_server::Coordinator, worker_message::Body,
     },
 };
+use secure::Address;
 use tokio::{
     io::AsyncReadExt as _,
     sync::{mpsc, oneshot},
 };
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt as _, adapters::Map, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::control::{Connection, Input};
@@ -33,6 +34,9 @@ const OUTBOUND_MESSAGES: usize = 64;
 
 /// Chunks of the data set that wait to be sent to one worker.
 const DATASET_CHUNKS: usize = 4;
+
+/// What a worker is told, or why it is told nothing more.
+type Told = Result<CoordinatorMessage, Status>;
 
 /// The service's side of the control loop.
 #[derive(Debug)]
@@ -50,7 +54,7 @@ impl Service {
 
 #[tonic::async_trait]
 impl Coordinator for Service {
-    type JoinStream = ReceiverStream<Result<CoordinatorMessage, Status>>;
+    type JoinStream = Map<ReceiverStream<Told>, fn(Told) -> Told>;
     type FetchDatasetStream = ReceiverStream<Result<DatasetChunk, Status>>;
 
     async fn join(
@@ -60,14 +64,16 @@ impl Coordinator for Service {
         let mut inbound = request.into_inner();
         let hello = receive_hello(&mut inbound).await?;
         let join = Join::try_from(&hello).map_err(|error| status::malformed(&error))?;
+        hello.all_reduce_address.parse::<Address>().map_err(|error| {
+            status::malformed(&Malformed(format!("a worker's address: {error}")))
+        })?;
         let worker = WorkerId(self.next_worker.fetch_add(1, Ordering::Relaxed));
         let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
         let connection = Connection::new(&hello, &join, outbound);
-        let run_id = hello.returning.map(|returning| returning.run_id);
-        let joined = Input::Joined(worker, join, connection, run_id);
+        let joined = Input::Joined(worker, join, connection, hello.returning);
         self.inputs.send(joined).await.map_err(|_| ended())?;
         tokio::spawn(forward(worker, inbound, self.inputs.clone()));
-        Ok(Response::new(ReceiverStream::new(messages)))
+        Ok(Response::new(ReceiverStream::new(messages).map(tell)))
     }
 
     async fn status(
@@ -98,6 +104,14 @@ impl Coordinator for Service {
         });
         Ok(Response::new(ReceiverStream::new(chunks)))
     }
+}
+
+/// A message on its way out, while others still wait.
+fn tell(message: Told) -> Told {
+    if let Ok(CoordinatorMessage { body: Some(coordinator_message::Body::Start(_)) }) = message {
+        crashpoint::reach!("coordinator.telling");
+    }
+    message
 }
 
 fn ended() -> Status {

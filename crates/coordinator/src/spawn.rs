@@ -2,7 +2,8 @@
 //! they die, and taken over from a coordinator that is no more.
 
 use std::{
-    net::SocketAddr,
+    ffi::OsString,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::Arc,
@@ -74,7 +75,7 @@ pub(crate) struct Children {
 #[derive(Debug)]
 struct Spawner {
     program: PathBuf,
-    arguments: Vec<String>,
+    arguments: Vec<OsString>,
     max_restarts: u32,
     console: Console,
     inputs: mpsc::Sender<Input>,
@@ -110,16 +111,16 @@ impl Children {
     ) -> Result<Self> {
         let arguments = [
             "--coordinator",
-            &format!("http://{address}"),
+            &format!("{}://{}", launch.security.scheme(), from_here(address)),
             "--data-dir",
             &launch.data_dir.to_string_lossy(),
             "--log-format",
             launch.log_format.name(),
         ];
-        let insecure = launch.insecure.then_some("--insecure");
+        let arguments = arguments.map(OsString::from).into_iter();
         let spawner = Spawner {
             program: worker_program()?,
-            arguments: arguments.into_iter().chain(insecure).map(str::to_owned).collect(),
+            arguments: arguments.chain(launch.worker_arguments.iter().cloned()).collect(),
             max_restarts: launch.max_restarts,
             console: console.clone(),
             inputs: inputs.clone(),
@@ -246,6 +247,21 @@ impl Children {
         let all = async { while self.watchers.join_next().await.is_some() {} };
         tokio::time::timeout(FAREWELL, all).await.is_ok()
     }
+}
+
+/// Where a process on this machine finds what listens at `address`.
+fn from_here(address: SocketAddr) -> SocketAddr {
+    let mut address = address;
+    match address {
+        SocketAddr::V4(any) if any.ip().is_unspecified() => {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        SocketAddr::V6(any) if any.ip().is_unspecified() => {
+            address.set_ip(Ipv6Addr::LOCALHOST.into());
+        }
+        _ => {}
+    }
+    address
 }
 
 /// The worker's program, beside this one.

@@ -5,13 +5,14 @@ use std::{fmt::Write as _, time::Duration};
 use anyhow::{Context as _, Result, anyhow, bail};
 use protocol::{
     convert::printable,
+    status::reason,
     wire::{
         Phase, StatusReply, StatusRequest, coordinator_client::CoordinatorClient,
         coordinator_server::SERVICE_NAME,
     },
 };
+use secure::{Authorized, Security};
 use serde_json::json;
-use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -28,40 +29,44 @@ pub(crate) fn show(args: &StatusArgs) -> Result<String> {
         .build()
         .context("cannot start the runtime")?;
     if let Some(whose) = args.health {
-        return runtime.block_on(ask_health(&args.coordinator, whose));
+        return runtime.block_on(ask_health(args, whose));
     }
-    let status = runtime.block_on(ask(&args.coordinator))?;
+    let status = runtime.block_on(ask(args))?;
     Ok(if args.json { serde_json::to_string_pretty(&as_json(&status))? } else { text(&status) })
 }
 
-async fn ask(url: &str) -> Result<StatusReply> {
-    let answer = CoordinatorClient::new(connect(url).await?).status(StatusRequest {}).await;
-    let status = answer.map_err(|status| anyhow!("{}", printable(status.message())))?;
+async fn ask(args: &StatusArgs) -> Result<StatusReply> {
+    let answer = CoordinatorClient::new(connect(args).await?).status(StatusRequest {}).await;
+    let status = answer.map_err(|status| anyhow!("{}", reason(&status)))?;
     Ok(status.into_inner())
 }
 
 /// A word if all is well, and an error if not.
-async fn ask_health(url: &str, whose: HealthArg) -> Result<String> {
+async fn ask_health(args: &StatusArgs, whose: HealthArg) -> Result<String> {
     let service = match whose {
         HealthArg::Coordinator => SERVICE_NAME,
         HealthArg::Training => protocol::TRAINING_HEALTH,
     };
     let request = HealthCheckRequest { service: service.to_owned() };
-    let answer = HealthClient::new(connect(url).await?).check(request).await;
-    let answer = answer.map_err(|status| anyhow!("{}", printable(status.message())))?;
+    let answer = HealthClient::new(connect(args).await?).check(request).await;
+    let answer = answer.map_err(|status| anyhow!("{}", reason(&status)))?;
     match answer.into_inner().status() {
         ServingStatus::Serving => Ok("serving".into()),
-        _ => bail!("{service} at {url} is not serving"),
+        _ => bail!("{service} at {} is not serving", args.coordinator),
     }
 }
 
-async fn connect(url: &str) -> Result<Channel> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .with_context(|| format!("--coordinator {url:?} is no URL such as http://127.0.0.1:50051"))?
-        .connect_timeout(PATIENCE)
-        .timeout(PATIENCE);
-    let channel = endpoint.connect().await;
-    channel.map_err(|_| anyhow!("no coordinator answers at {url}"))
+async fn connect(args: &StatusArgs) -> Result<Authorized> {
+    let url = &args.coordinator;
+    let security = args.security.load()?;
+    let (endpoint, address) = security.coordinator(url)?;
+    let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
+    let channel = security.channel(&endpoint, &address).await;
+    let channel = channel.map_err(|error| match Security::refused(&error) {
+        Some(reason) => anyhow!("cannot ask the coordinator at {url}: {reason}"),
+        None => anyhow!("no coordinator answers at {url}"),
+    })?;
+    Ok(security.authorize(channel))
 }
 
 fn phase_name(phase: Phase) -> &'static str {

@@ -5,6 +5,7 @@
 //! missing field, a wrong length or an unknown kind becomes an [`Malformed`], never a panic.
 
 pub mod convert;
+pub mod door;
 pub mod status;
 
 /// The generated messages, clients and servers.

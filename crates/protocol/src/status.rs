@@ -3,7 +3,7 @@
 use membership::Refusal;
 use tonic::{Code, Status};
 
-use crate::{Malformed, PROTOCOL_VERSION};
+use crate::{Malformed, PROTOCOL_VERSION, convert::printable};
 
 /// The status for a worker that is turned away.
 #[must_use]
@@ -38,6 +38,19 @@ pub fn version(theirs: u32) -> Status {
 #[must_use]
 pub fn stale(message: impl Into<String>) -> Status {
     Status::new(Code::Aborted, message)
+}
+
+/// What a status says, for people; of one that stands for a broken connection, the innermost of
+/// its reasons, for the outer ones only say that it broke.
+#[must_use]
+pub fn reason(status: &Status) -> String {
+    let mut reason = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        reason = error.to_string();
+        source = error.source();
+    }
+    printable(&reason)
 }
 
 /// Whether a call that failed with this code may succeed when it is tried again.

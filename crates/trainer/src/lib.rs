@@ -181,6 +181,7 @@ impl Trainer {
         while self.state.step < self.steps() {
             let begun = Instant::now();
             let position = self.schedule.locate(self.state.step);
+            crashpoint::reach!("trainer.step");
             self.contribute(collective, observer.control());
             let computed = begun.elapsed();
             let outcome = collective.all_reduce(self.round(Kind::Train), &self.contribution)?;
@@ -219,6 +220,7 @@ impl Trainer {
         let sum = recipe.clipped(sum, images, &mut self.clipped);
         let adam = Adam { learning_rate: adam.learning_rate * rate, ..*adam };
         adam.apply_with(Isa::best(), &self.team, &mut self.state, sum, images);
+        crashpoint::flip!("trainer.updated", &mut self.state.parameters);
     }
 
     /// Computes this member's partials of the next step, and what goes with them.

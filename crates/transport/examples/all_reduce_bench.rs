@@ -1,6 +1,7 @@
 //! How long an all-reduce takes: members as processes of their own, on this host.
 //!
-//! `all_reduce_bench [shm|grpc|two-level]...` writes a line of JSON for each transport, number of members
+//! `all_reduce_bench [shm|grpc|grpc-tls|two-level]...` writes a line of JSON for each transport,
+//! number of members
 //! and size. Two medians of the leader's time are given: `median_ms` where the partials stay
 //! as they are, so that nothing but the all-reduce is in the caches' way; `fresh_median_ms`
 //! where every member has just written its partials, as it does in training.
@@ -14,6 +15,7 @@ use std::{
     error::Error,
     io::Write as _,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -22,6 +24,10 @@ use collective::{
     AllReduce, Contribution, Generation, Kind, Rank, Round, ShardRange, Share, Step, Tally,
 };
 use processes::{Member, listen, say};
+use secure::{
+    Security,
+    authority::{self, Validity},
+};
 use tokio::{net::TcpListener, runtime};
 use transport::{Group, Peer, grpc, shm::Segment, two_level::TwoLevel};
 
@@ -75,11 +81,18 @@ fn run(transports: &[&str]) -> Outcome<()> {
     Ok(())
 }
 
+/// Where members over TLS find their certificate.
+const TLS_DIR: &str = "ALL_REDUCE_BENCH_TLS_DIR";
+
 /// Starts the members, introduces them to each other, and returns what the leader has found.
 fn start(transport: &str, members: u32, length: usize) -> Outcome<String> {
     let mut group: Vec<Member> = Vec::new();
+    let folder = tempfile::tempdir()?;
+    authority::init(folder.path(), Validity::days(1))?;
+    let host = authority::issue(folder.path(), &["localhost".into()], Validity::days(1))?;
     for rank in 0..members {
         let mut command = Command::new(env::current_exe()?);
+        command.env(TLS_DIR, &host);
         let numbers = [rank.to_string(), members.to_string(), length.to_string()];
         group.push(Member::start(command.args(["member", transport]).args(numbers)));
     }
@@ -99,7 +112,8 @@ fn connect(transport: &str, rank: u32, members: u32, length: usize) -> Outcome<B
     let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let peer = |rank| Peer {
         share: Share { rank: Rank(rank), shards: ShardRange { start: rank, end: rank + 1 } },
-        address: unknown,
+        address: unknown.into(),
+        secret: [0; secure::SECRET_BYTES].into(),
         memory_domain: Some(if transport == "two-level" { rank / TWO_LEVEL_NEIGHBOURS } else { 0 }),
     };
     let group = Group {
@@ -115,14 +129,16 @@ fn connect(transport: &str, rank: u32, members: u32, length: usize) -> Outcome<B
             let (segment, _) = meet(&group, None)?;
             Ok(Box::new(segment.into_all_reduce()?))
         }
-        "grpc" | "two-level" => {
+        "grpc" | "grpc-tls" | "two-level" => {
             let runtime =
                 runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-            let endpoint = grpc::Endpoint::new(RUN, members, length);
+            let folder = env::var_os(TLS_DIR).filter(|_| transport == "grpc-tls");
+            let security = Security::load(folder.as_deref().map(Path::new), None, false)?;
+            let endpoint = grpc::Endpoint::new(RUN, members, length).secured(security);
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
             let address = listener.local_addr()?;
             runtime.spawn(endpoint.clone().serve(listener, std::future::pending()));
-            let connected: Box<dyn AllReduce> = if transport == "grpc" {
+            let connected: Box<dyn AllReduce> = if transport != "two-level" {
                 say(&format!("place {address}"));
                 let places = listen().ok_or(UNTOLD)?;
                 let group = with_addresses(group, &places)?;
@@ -159,7 +175,8 @@ fn meet(group: &Group, address: Option<SocketAddr>) -> Outcome<(Segment, String)
 
 fn with_addresses(mut group: Group, places: &str) -> Outcome<Group> {
     for (peer, place) in group.peers.iter_mut().zip(places.split(';')) {
-        peer.address = place.split(',').next().unwrap_or_default().parse()?;
+        let address: SocketAddr = place.split(',').next().unwrap_or_default().parse()?;
+        peer.address = address.into();
     }
     Ok(group)
 }

@@ -11,22 +11,25 @@ use std::{
     env,
     error::Error,
     io::Write as _,
-    net::SocketAddr,
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use processes::{Member, say};
+use secure::Security;
 use tokio::{net::TcpListener, runtime, sync::mpsc};
 use transport::{
     Endpoint,
-    state::{Donor, Snapshot, fetch},
+    state::{Donor, Snapshot, Source, fetch},
 };
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const RUN: &str = "state-bench";
+
+/// What is asked for, so that all goes as in a run.
+const SECRET: [u8; secure::SECRET_BYTES] = [7; secure::SECRET_BYTES];
 
 /// Floats in each of the three vectors: the default model's, and a large one's.
 const LENGTHS: [usize; 2] = [973_624, 16_777_216];
@@ -55,7 +58,9 @@ async fn donate(length: usize) -> Outcome<()> {
     let vectors = [Arc::clone(&vector), Arc::clone(&vector), vector];
     let snapshot = Arc::new(Snapshot { step: 1, epochs: Vec::new(), vectors });
     let (recipients, mut asked) = mpsc::channel(1);
-    let endpoint = Endpoint::new(RUN, 1, length).donating(Donor::new(RUN, recipients));
+    let donor = Donor::new(RUN, recipients);
+    donor.demand(SECRET.into());
+    let endpoint = Endpoint::new(RUN, 1, length).donating(donor);
     tokio::spawn(endpoint.serve(listener, std::future::pending()));
     while let Some(recipient) = asked.recv().await {
         let _gone = recipient.send(Arc::clone(&snapshot));
@@ -67,12 +72,13 @@ fn measure(runtime: &runtime::Runtime, length: usize) -> Outcome<()> {
     let mut donor = Command::new(env::current_exe()?);
     let donor = Member::start(donor.args(["donor", &length.to_string()]));
     let address = donor.hear("place", DEADLINE).ok_or("the donor said nothing")?;
-    let address: SocketAddr = address.parse()?;
+    let (address, security) = (address.parse()?, Security::default());
+    let source = Source { address, secret: SECRET.into(), security };
     let mut seconds = Vec::new();
     let mut bytes = 0;
     for _ in 0..FETCHES {
         let begun = Instant::now();
-        let snapshot = runtime.block_on(fetch(address, RUN, length))?;
+        let snapshot = runtime.block_on(fetch(&source, RUN, length))?;
         seconds.push(begun.elapsed().as_secs_f64());
         bytes = snapshot.bytes();
     }

@@ -1,17 +1,18 @@
 //! A generation to connect, the same for every transport.
 
-use std::net::SocketAddr;
-
 use collective::{Generation, Hosts, Plan, Rank, Share, plan::PlanError};
+use secure::{Address, Secret};
 use thiserror::Error;
 
 /// A member of a generation, and where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its rank and shards.
     pub share: Share,
     /// Where it serves `AllReduce`.
-    pub address: SocketAddr,
+    pub address: Address,
+    /// What the stream with it has to bring.
+    pub secret: Secret,
     /// The same for members that can share memory; none for one that cannot.
     pub memory_domain: Option<u32>,
 }

@@ -12,6 +12,7 @@ pub(crate) mod connect;
 mod endpoint;
 mod exchange;
 pub(crate) mod frames;
+mod gate;
 mod handle;
 mod link;
 pub(crate) mod parser;
@@ -20,9 +21,11 @@ pub(crate) mod service;
 mod socket;
 pub(crate) mod stream;
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use collective::Rank;
+use protocol::door::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE};
+use secure::Address;
 use thiserror::Error;
 
 use crate::GroupError;
@@ -36,13 +39,6 @@ const HTTP2_FRAME_BYTES: u32 = 1 << 20;
 
 /// Bytes in flight before the receiver has to acknowledge, per stream and per connection.
 const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
-
-/// A connection that is silent for so long is asked whether it still lives. The coordinator
-/// notices a lost member long before; this is what frees its connections and what they hold.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-
-/// How long it has to answer.
-const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a stream may take to send its hello, to wait for its generation to connect, and
 /// to end after this side has ended it.
@@ -60,7 +56,7 @@ pub enum ConnectError {
         /// The member.
         rank: Rank,
         /// Where it should listen.
-        address: SocketAddr,
+        address: Address,
         /// What went wrong.
         reason: String,
     },

@@ -6,7 +6,7 @@
 
 mod donor;
 
-use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use collective::Tally;
@@ -15,6 +15,7 @@ use protocol::{
     convert::printable,
     wire::{FetchRequest, StateFrame, StateHeader, state_frame::Body},
 };
+use secure::{Address, Secret, Security};
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tower::ServiceExt as _;
@@ -22,7 +23,7 @@ use zerocopy::IntoBytes as _;
 
 pub use self::donor::Donor;
 use crate::grpc::{
-    connect::{accepted, call, channel},
+    connect::{accepted, call, cause, channel},
     frames::{self, FLOAT_BYTES},
     parser::Event,
     stream::{self, Arrival, Inbound, Side},
@@ -73,17 +74,24 @@ pub enum FetchError {
     Malformed(#[from] Malformed),
 }
 
-/// Takes over the state of the worker at `address`, whose flat vectors have `length` floats.
+/// A worker to take over a state from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Where it listens.
+    pub address: Address,
+    /// What has to be brought there.
+    pub secret: Secret,
+    /// How to get there.
+    pub security: Security,
+}
+
+/// Takes over the state of another worker, whose flat vectors have `length` floats.
 ///
 /// # Errors
 /// [`FetchError`]; every wait in it has a bound.
-pub async fn fetch(
-    address: SocketAddr,
-    run_id: &str,
-    length: usize,
-) -> Result<Snapshot, FetchError> {
+pub async fn fetch(source: &Source, run_id: &str, length: usize) -> Result<Snapshot, FetchError> {
     let patience = SNAPSHOT_PATIENCE + FRAME_PATIENCE;
-    let opened = tokio::time::timeout(patience, open(address, run_id)).await;
+    let opened = tokio::time::timeout(patience, open(source, run_id)).await;
     let mut inbound = opened.map_err(|_| FetchError::Silent(patience))??;
     let Arrival::Event(Event::Frame(StateFrame { body: Some(Body::Header(header)) })) =
         next(&mut inbound).await?
@@ -96,20 +104,17 @@ pub async fn fetch(
 }
 
 /// Asks for the state, and waits until it begins to come.
-async fn open(address: SocketAddr, run_id: &str) -> Result<Inbound<StateFrame>, FetchError> {
-    let refused = |error: &dyn std::error::Error| FetchError::Refused(cause(error));
-    let channel = channel(address).await.map_err(|error| refused(&error))?;
+async fn open(source: &Source, run_id: &str) -> Result<Inbound<StateFrame>, FetchError> {
+    let refused = |error: &dyn std::error::Error| FetchError::Refused(printable(&cause(error)));
+    let Source { address, secret, security } = source;
+    let channel = channel(address, security).await.map_err(|error| refused(&error))?;
     let mut request = BytesMut::new();
-    frames::put_message(&mut request, &FetchRequest { run_id: run_id.to_owned() });
+    let secret = Bytes::copy_from_slice(secret.bytes());
+    frames::put_message(&mut request, &FetchRequest { run_id: run_id.to_owned(), secret });
     let body = stream::body(Side::Client, tokio_stream::once(request.freeze()));
     let call = call(address, donor::FETCH_PATH, body).map_err(FetchError::Refused)?;
     let response = channel.oneshot(call).await.map_err(|error| refused(&error))?;
     Ok(Inbound::new(accepted(response).map_err(FetchError::Refused)?))
-}
-
-/// The innermost reason of an error, which the outer ones only wrap.
-fn cause(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| printable(&error.to_string()), cause)
 }
 
 fn epochs(header: &StateHeader, length: usize) -> Result<Vec<Tally>, Malformed> {
@@ -137,7 +142,10 @@ async fn receive(
     while arriving.room() > 0 {
         match next(&mut inbound).await? {
             Arrival::Event(Event::Chunk(bytes)) => arriving.expect(bytes)?,
-            Arrival::Event(Event::Values(values)) => arriving.take_in(&values),
+            Arrival::Event(Event::Values(values)) => {
+                arriving.take_in(&values);
+                crashpoint::reach!("transfer.receiving");
+            }
             Arrival::Event(Event::Frame(StateFrame { body: Some(Body::Values(values)) })) => {
                 arriving.expect(values.len())?;
                 arriving.take_in(&values);

@@ -9,6 +9,7 @@ use std::thread;
 
 use collective::{AllReduce as _, Contribution, Control, Generation, Interrupted, Node, Rank};
 use loopback::{Host, RUN};
+use secure::Secret;
 use stories::Transport;
 use transport::{ConnectError, Endpoint, Group, Grpc, Peer};
 
@@ -24,7 +25,7 @@ fn group(hosts: &[Host], ranges: &[(u32, u32)], length: usize, generation: u64) 
         shards: ranges.last().unwrap().1,
         length,
         rank: Rank(0),
-        peers: peers.map(|(host, peer)| Peer { address: host.address, ..peer }).collect(),
+        peers: peers.map(|(host, peer)| Peer { address: host.address.into(), ..peer }).collect(),
     }
 }
 
@@ -107,6 +108,30 @@ fn streams_of_another_run_or_an_old_generation_are_refused() {
     let stale = Group { rank: Rank(1), ..group(&hosts, &ranges, 10, 3) };
     let error = connect(&hosts[1], &stale).unwrap_err();
     assert!(error.to_string().contains("generation 3 is over"), "{error}");
+}
+
+#[test]
+fn a_stream_without_the_secret_of_its_rank_is_refused() {
+    let hosts: Vec<Host> = (0..2).map(|_| Host::start(2, 10)).collect();
+    let group = group(&hosts, &[(0, 1), (1, 2)], 10, 1);
+    let with = |secret: Secret| {
+        let mut group = Group { rank: Rank(1), ..group.clone() };
+        group.peers[0].secret = secret;
+        group
+    };
+    let stranger = Endpoint::new(RUN, 2, 10);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| connect(&hosts[0], &group).unwrap());
+        for secret in [Secret::from([8; 32]), Secret::random()] {
+            let group = with(secret);
+            let attempt = stranger.connect(&group);
+            let error = hosts[1].runtime.block_on(attempt).unwrap_err().to_string();
+            assert!(error.contains("rank 1 of generation 1, without the secret"), "{error}");
+        }
+        // It has waited for the right one all along.
+        drop(connect(&hosts[1], &with(stories::SECRET.into())).unwrap());
+        drop(first.join().unwrap());
+    });
 }
 
 /// Floats of the largest gradient that goes in one hop, and of a chunk of a larger one.

@@ -1,6 +1,6 @@
 //! A state is taken over bit for bit, and what is no state of this run is refused.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use collective::Tally;
 use protocol::wire::{
@@ -9,12 +9,13 @@ use protocol::wire::{
     state_transfer_client::StateTransferClient,
     state_transfer_server::{StateTransfer, StateTransferServer},
 };
+use secure::{Secret, Security};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 use transport::{
     Endpoint,
-    state::{Donor, Recipient, Snapshot, fetch},
+    state::{Donor, Recipient, Snapshot, Source, fetch},
 };
 
 /// More than one chunk, and not a whole number of them.
@@ -30,13 +31,15 @@ fn snapshot() -> Snapshot {
 }
 
 /// Serves a donor of run "a"; whoever asks it comes out of the other end.
-async fn serve(places: usize) -> (SocketAddr, mpsc::Receiver<Recipient>) {
+async fn serve(places: usize) -> (Source, mpsc::Receiver<Recipient>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (recipients, asked) = mpsc::channel(places);
-    let endpoint = Endpoint::new("a", 1, LENGTH).donating(Donor::new("a", recipients));
+    let (donor, secret) = (Donor::new("a", recipients), Secret::random());
+    donor.demand(secret);
+    let endpoint = Endpoint::new("a", 1, LENGTH).donating(donor);
     tokio::spawn(endpoint.serve(listener, std::future::pending()));
-    (address, asked)
+    (Source { address: address.into(), secret, security: Security::default() }, asked)
 }
 
 fn bits(snapshot: &Snapshot) -> Vec<Vec<u32>> {
@@ -46,55 +49,76 @@ fn bits(snapshot: &Snapshot) -> Vec<Vec<u32>> {
 
 #[tokio::test]
 async fn a_state_arrives_bit_for_bit() {
-    let (address, mut asked) = serve(1).await;
+    let (source, mut asked) = serve(1).await;
     let donated = Arc::new(snapshot());
     let given = Arc::clone(&donated);
     tokio::spawn(async move { asked.recv().await.unwrap().send(given).unwrap() });
-    let fetched = fetch(address, "a", LENGTH).await.unwrap();
+    let fetched = fetch(&source, "a", LENGTH).await.unwrap();
     assert_eq!((fetched.step, &fetched.epochs), (donated.step, &donated.epochs));
     assert!(bits(&fetched) == bits(&donated));
 }
 
 #[tokio::test]
 async fn another_run_and_another_model_are_refused() {
-    let (address, mut asked) = serve(1).await;
-    let refusal = fetch(address, "b", LENGTH).await.unwrap_err();
+    let (source, mut asked) = serve(1).await;
+    let refusal = fetch(&source, "b", LENGTH).await.unwrap_err();
     assert!(refusal.to_string().contains("another run"), "{refusal}");
     tokio::spawn(async move { asked.recv().await.unwrap().send(Arc::new(snapshot())).unwrap() });
-    let refusal = fetch(address, "a", LENGTH + 1).await.unwrap_err();
+    let refusal = fetch(&source, "a", LENGTH + 1).await.unwrap_err();
     assert!(refusal.to_string().contains("instead of"), "{refusal}");
 }
 
 #[tokio::test]
+async fn who_does_not_bring_the_secret_is_refused() {
+    let (source, mut asked) = serve(1).await;
+    for secret in [Secret::random(), Secret::from([0; 32])] {
+        let refusal = fetch(&Source { secret, ..source.clone() }, "a", LENGTH).await.unwrap_err();
+        assert!(refusal.to_string().contains("without the secret"), "{refusal}");
+    }
+    assert!(asked.try_recv().is_err(), "nobody has troubled the training thread");
+    let (recipients, _asked) = mpsc::channel(1);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().into();
+    let endpoint = Endpoint::new("a", 1, LENGTH).donating(Donor::new("a", recipients));
+    tokio::spawn(endpoint.serve(listener, std::future::pending()));
+    let source = Source { address, ..source };
+    let refusal = fetch(&source, "a", LENGTH).await.unwrap_err();
+    assert!(refusal.to_string().contains("without the secret"), "before there is one: {refusal}");
+}
+
+#[tokio::test]
 async fn a_donor_without_a_state_or_without_time_says_so() {
-    let (address, mut asked) = serve(1).await;
+    let (source, mut asked) = serve(1).await;
     tokio::spawn(async move { drop(asked.recv().await) });
-    let refusal = fetch(address, "a", LENGTH).await.unwrap_err();
+    let refusal = fetch(&source, "a", LENGTH).await.unwrap_err();
     assert!(refusal.to_string().contains("no state to give"), "{refusal}");
     // Now nobody takes requests in any more.
-    let refusal = fetch(address, "a", LENGTH).await.unwrap_err();
+    let refusal = fetch(&source, "a", LENGTH).await.unwrap_err();
     assert!(refusal.to_string().contains("too many"), "{refusal}");
 }
 
 #[tokio::test]
 async fn nobody_is_there() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().unwrap().into();
+    let (secret, security) = (Secret::random(), Security::default());
+    let source = Source { address, secret, security };
     drop(listener);
-    let refusal = fetch(address, "a", LENGTH).await.unwrap_err();
+    let refusal = fetch(&source, "a", LENGTH).await.unwrap_err();
     assert!(refusal.to_string().contains("refused"), "{refusal}");
 }
 
 /// Generated code that asks for a state.
 #[tokio::test]
 async fn the_wire_is_ordinary_for_one_who_asks() {
-    let (address, mut asked) = serve(1).await;
+    let (source, mut asked) = serve(1).await;
     let given = Arc::new(snapshot());
     let donated = Arc::clone(&given);
     tokio::spawn(async move { asked.recv().await.unwrap().send(given).unwrap() });
-    let client = StateTransferClient::connect(format!("http://{address}")).await.unwrap();
+    let client = StateTransferClient::connect(format!("http://{}", source.address)).await.unwrap();
     let mut client = client.max_decoding_message_size(protocol::FRAME_BYTES_MAX);
-    let request = FetchRequest { run_id: "a".into() };
+    let request =
+        FetchRequest { run_id: "a".into(), secret: source.secret.bytes().to_vec().into() };
     let mut frames = client.fetch(request).await.unwrap().into_inner();
     let Some(Body::Header(header)) = frames.message().await.unwrap().unwrap().body else {
         panic!("no header");
@@ -123,10 +147,12 @@ impl StateTransfer for Plain {
 
 async fn fetched_from(frames: Vec<StateFrame>, length: usize) -> Result<Snapshot, String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let address = listener.local_addr().unwrap().into();
+    let (secret, security) = (Secret::random(), Security::default());
+    let source = Source { address, secret, security };
     let server = Server::builder().add_service(StateTransferServer::new(Plain(frames)));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    fetch(address, "a", length).await.map_err(|error| error.to_string())
+    fetch(&source, "a", length).await.map_err(|error| error.to_string())
 }
 
 fn header(length: u64) -> StateFrame {

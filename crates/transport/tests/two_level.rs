@@ -58,7 +58,7 @@ fn group(
 ) -> Group {
     let peers = stories::peers(ranges).into_iter().zip(hosts).zip(0..);
     let peer = |((peer, host), member): ((Peer, &Host), u32)| Peer {
-        address: host.address,
+        address: host.address.into(),
         memory_domain: place(member),
         ..peer
     };

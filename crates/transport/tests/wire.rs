@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 use transport::{Endpoint, Group, Grpc, Peer};
 
 const RUN: &str = "wire";
+const SECRET: [u8; 32] = [9; 32];
 const RANGES: [(u32, u32); 2] = [(0, 1), (1, 2)];
 /// Not what the members' own chunks are cut to.
 const CHUNK: usize = 100_003;
@@ -70,7 +71,7 @@ fn group(length: usize, rank: u32, addresses: [SocketAddr; 2]) -> Group {
         shards: 2,
         length,
         rank: Rank(rank),
-        peers: peers.map(|(peer, address)| Peer { address, ..peer }).collect(),
+        peers: peers.map(|(peer, address)| Peer { address: address.into(), ..peer }).collect(),
     }
 }
 
@@ -85,7 +86,8 @@ fn message(body: Body) -> Frame {
 }
 
 fn hello() -> Frame {
-    message(Body::Hello(PeerHello { run_id: RUN.into(), generation: 1, rank: 1 }))
+    let secret = SECRET.to_vec().into();
+    message(Body::Hello(PeerHello { run_id: RUN.into(), generation: 1, rank: 1, secret }))
 }
 
 /// A plain member of rank 1 that opens the stream to a worker of rank 0.

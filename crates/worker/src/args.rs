@@ -1,8 +1,9 @@
 //! The flags.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use secure::{Security, SetUpError};
 
 use crate::{device::DeviceChoice, discovery::RankChoice};
 
@@ -15,12 +16,10 @@ pub(crate) struct Args {
     /// PET_MASTER_ADDR or SLURM_LAUNCH_NODE_IPADDR names, else http://127.0.0.1:50051]
     #[arg(long, value_name = "URL")]
     pub(crate) coordinator: Option<String>,
-    /// Listen and connect beyond loopback without TLS and token
-    #[arg(long)]
-    pub(crate) insecure: bool,
-    /// This host's address for the other workers [default: that on the way to the coordinator]
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) advertise: Option<IpAddr>,
+    /// Name or IP address that other workers reach this host by [default: its address on the
+    /// way to the coordinator]
+    #[arg(long, value_name = "NAME_OR_IP")]
+    pub(crate) advertise: Option<String>,
     /// The rank to take, or any for a free one [default: what RANK, PET_NODE_RANK, SLURM_PROCID
     /// or JOB_COMPLETION_INDEX says, in this order, else any]
     #[arg(long, value_name = "N")]
@@ -40,6 +39,36 @@ pub(crate) struct Args {
     /// How log lines are written to standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) security: SecurityArgs,
+}
+
+/// What keeps strangers out. Needed beyond loopback.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Security")]
+pub(crate) struct SecurityArgs {
+    /// Folder with ca.crt, tls.crt and tls.key: connections then go over TLS, and both sides
+    /// show a certificate of this CA
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tls_dir: Option<PathBuf>,
+    /// File with the coordinator's join token [default: token in --tls-dir, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Listen and connect beyond loopback without TLS and token
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+impl SecurityArgs {
+    /// What the files hold.
+    pub(crate) fn load(&self) -> Result<Security, SetUpError> {
+        let security =
+            Security::load(self.tls_dir.as_deref(), self.token_file.as_deref(), self.insecure)?;
+        if let Some(warning) = security.warning() {
+            tracing::warn!("{warning}");
+        }
+        Ok(security)
+    }
 }
 
 /// How log lines are written.

@@ -20,16 +20,14 @@ use protocol::{
         coordinator_client::CoordinatorClient, coordinator_message, worker_message::Body,
     },
 };
+use secure::{Address, Authorized, Secret, Security};
 use tokio::{
     net::{UdpSocket, lookup_host},
     sync::mpsc,
     task::AbortHandle,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Status, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Status, Streaming, transport::Endpoint};
 
 use crate::{bridge::Shared, generation};
 
@@ -67,7 +65,10 @@ const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) rank: Option<Rank>,
-    pub(crate) address: SocketAddr,
+    /// Where it serves the other workers.
+    pub(crate) address: Address,
+    /// That it was called to its rank in its last generation.
+    pub(crate) proof: Option<Secret>,
     pub(crate) fingerprint: Fingerprint,
 }
 
@@ -87,6 +88,11 @@ impl Joined {
             .context("the coordinator sent a configuration that this worker does not understand")?;
         config.validate().context("the coordinator sent an impossible configuration")?;
         Ok(config)
+    }
+
+    /// What others must bring to fetch the state of this worker.
+    pub(crate) fn state_secret(&self) -> Result<Secret> {
+        secret(&self.welcome.state_secret)
     }
 
     /// Sends signs of life from now on, until this stream is dropped.
@@ -125,6 +131,11 @@ impl Drop for Joined {
     }
 }
 
+/// Reads a secret that the coordinator gave.
+pub(crate) fn secret(bytes: &[u8]) -> Result<Secret> {
+    Secret::try_from(bytes).context("the coordinator gave a secret that is none")
+}
+
 async fn show_life(outbound: mpsc::Sender<WorkerMessage>, shared: Arc<Shared>, interval: Duration) {
     let mut beats = tokio::time::interval(interval);
     loop {
@@ -141,72 +152,85 @@ async fn show_life(outbound: mpsc::Sender<WorkerMessage>, shared: Arc<Shared>, i
     }
 }
 
-/// Connects to the coordinator, trying again until `patience` is over.
-pub(crate) async fn reach(url: &str, patience: Duration) -> Result<CoordinatorClient<Channel>> {
-    let endpoint = endpoint(url)?;
-    let begun = Instant::now();
-    let mut next_line = Duration::ZERO;
-    loop {
-        match endpoint.connect().await {
-            Ok(channel) => return Ok(client(channel)),
-            Err(error) => {
-                let waited = begun.elapsed();
-                let left = patience.saturating_sub(waited);
-                if left.is_zero() {
-                    let error = anyhow!(error);
-                    bail!(
-                        "no coordinator at {url} within {} s ({}): start vae-coordinator, or say \
-                         where it is with --coordinator",
-                        patience.as_secs(),
-                        error.root_cause()
-                    );
-                }
-                if waited >= next_line {
-                    tracing::info!("waiting for a coordinator at {url}, {} s left", left.as_secs());
-                    next_line = waited + COUNTDOWN_INTERVAL;
-                }
-                tokio::time::sleep(RETRY_INTERVAL.min(left)).await;
+/// A coordinator's place, and how to get there.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    url: String,
+    endpoint: Endpoint,
+    address: Address,
+    security: Security,
+}
+
+/// Calls to a coordinator.
+pub(crate) type Client = CoordinatorClient<Authorized>;
+
+impl Route {
+    pub(crate) fn new(url: &str, security: &Security) -> Result<Self> {
+        let (endpoint, address) = security.coordinator(url)?;
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
+            .keep_alive_while_idle(true);
+        Ok(Self { url: url.to_owned(), endpoint, address, security: security.clone() })
+    }
+
+    /// Connects to the coordinator, trying again until `patience` is over.
+    pub(crate) async fn reach(&self, patience: Duration) -> Result<Client> {
+        let url = &self.url;
+        let begun = Instant::now();
+        let mut next_line = Duration::ZERO;
+        loop {
+            let error = match self.connect().await {
+                Ok(client) => return Ok(client),
+                Err(error) => error,
+            };
+            if let Some(reason) = Security::refused(&error) {
+                bail!("no connection to the coordinator at {url}: {reason}");
             }
+            let waited = begun.elapsed();
+            let left = patience.saturating_sub(waited);
+            if left.is_zero() {
+                let error = anyhow!(error);
+                bail!(
+                    "no coordinator at {url} within {} s ({}): start vae-coordinator, or say \
+                     where it is with --coordinator",
+                    patience.as_secs(),
+                    error.root_cause()
+                );
+            }
+            if waited >= next_line {
+                tracing::info!("waiting for a coordinator at {url}, {} s left", left.as_secs());
+                next_line = waited + COUNTDOWN_INTERVAL;
+            }
+            tokio::time::sleep(RETRY_INTERVAL.min(left)).await;
         }
     }
-}
 
-fn endpoint(url: &str) -> Result<Endpoint> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .ok()
-        .filter(|endpoint| endpoint.uri().host().is_some_and(|host| !host.is_empty()))
-        .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
-        .ok_or_else(|| anyhow!("--coordinator {url:?} is no URL such as http://127.0.0.1:50051"))?;
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
-        .keep_alive_while_idle(true))
-}
+    async fn connect(&self) -> Result<Client, tonic::transport::Error> {
+        let channel = self.security.channel(&self.endpoint, &self.address).await?;
+        let channel = self.security.authorize(channel);
+        Ok(CoordinatorClient::new(channel).max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX))
+    }
 
-/// The address of this host that packets to the coordinator come from, where the other workers
-/// can reach this one if the coordinator can.
-pub(crate) async fn own_address(url: &str) -> Result<IpAddr> {
-    let uri = endpoint(url)?.uri().clone();
-    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    // Nothing is sent: a datagram socket only looks its route up.
-    let found = async {
-        let mut coordinators = lookup_host((host, uri.port_u16().unwrap_or(80))).await?;
-        let coordinator = coordinators.next().ok_or_else(|| anyhow!("no such host"))?;
-        let any: IpAddr = match coordinator {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    /// The address of this host that packets to the coordinator come from, where the other
+    /// workers can reach this one if the coordinator can.
+    pub(crate) async fn own_address(&self) -> Result<IpAddr> {
+        let Self { url, address, .. } = self;
+        // Nothing is sent: a datagram socket only looks its route up.
+        let found = async {
+            let mut coordinators = lookup_host((address.host(), address.port())).await?;
+            let coordinator = coordinators.next().ok_or_else(|| anyhow!("no such host"))?;
+            let any: IpAddr = match coordinator {
+                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            let socket = UdpSocket::bind((any, 0)).await?;
+            socket.connect(coordinator).await?;
+            anyhow::Ok(socket.local_addr()?.ip())
         };
-        let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect(coordinator).await?;
-        anyhow::Ok(socket.local_addr()?.ip())
-    };
-    found.await.with_context(|| format!("cannot tell this host's address on the way to {url}"))
-}
-
-fn client(channel: Channel) -> CoordinatorClient<Channel> {
-    CoordinatorClient::new(channel).max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX)
+        found.await.with_context(|| format!("cannot tell this host's address on the way to {url}"))
+    }
 }
 
 /// Why there is no control stream.
@@ -220,7 +244,7 @@ pub(crate) enum Unjoined {
 
 /// Says hello and waits for the welcome.
 pub(crate) async fn join(
-    client: &mut CoordinatorClient<Channel>,
+    client: &mut Client,
     identity: &Identity,
     returning: Option<Returning>,
 ) -> Result<Joined, Unjoined> {
@@ -255,7 +279,7 @@ pub(crate) async fn join(
 }
 
 fn refused(refusal: &Status) -> Unjoined {
-    let message = protocol::convert::printable(refusal.message());
+    let message = status::reason(refusal);
     if status::is_transient(refusal.code()) {
         Unjoined::Unreachable(anyhow!("lost the coordinator before it answered: {message}"))
     } else {
@@ -276,28 +300,30 @@ impl From<Unjoined> for anyhow::Error {
 /// # Errors
 /// When it is over, or the coordinator refuses this worker.
 pub(crate) async fn come_back(
-    url: String,
+    route: Route,
     identity: Identity,
     run_id: String,
     shared: Arc<Shared>,
     patience: Duration,
 ) -> Result<Box<Joined>> {
-    let endpoint = endpoint(&url)?;
     let begun = Instant::now();
     let mut backoff = BACKOFF_MIN;
     loop {
         let attempt = async {
             let unreachable = |error| Unjoined::Unreachable(anyhow!("{error}"));
-            let channel = endpoint.connect().await.map_err(unreachable)?;
+            let mut client = route.connect().await.map_err(unreachable)?;
             // What the worker is in now, not when it lost the coordinator.
             let generation = shared.computing();
-            let returning = Returning { run_id: run_id.clone(), generation };
-            join(&mut client(channel), &identity, Some(returning)).await
+            let proof = identity.proof.map(|proof| proof.bytes().to_vec().into());
+            let proof = proof.unwrap_or_default();
+            let returning = Returning { run_id: run_id.clone(), generation, proof };
+            join(&mut client, &identity, Some(returning)).await
         };
         match attempt.await {
             Ok(joined) => return Ok(Box::new(joined)),
             Err(Unjoined::Refused(refused)) => return Err(refused),
             Err(Unjoined::Unreachable(_)) if begun.elapsed() >= patience => {
+                let url = &route.url;
                 bail!("no coordinator came back to {url} within {:.0} s", patience.as_secs_f64())
             }
             Err(Unjoined::Unreachable(_)) => {

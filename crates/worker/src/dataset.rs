@@ -8,9 +8,10 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use bytes::{Buf as _, Bytes};
 use data::{DataError, Mnist, RawFile};
-use protocol::wire::{FetchDatasetRequest, coordinator_client::CoordinatorClient};
+use protocol::wire::FetchDatasetRequest;
 use tokio::sync::mpsc;
-use tonic::transport::Channel;
+
+use crate::control::Client;
 
 /// Chunks that wait to be written.
 const CHUNKS: usize = 8;
@@ -19,7 +20,7 @@ const CHUNKS: usize = 8;
 /// the run's first images.
 pub(crate) async fn load(
     dir: PathBuf,
-    client: CoordinatorClient<Channel>,
+    client: Client,
     training: &config::Training,
 ) -> Result<Mnist> {
     let mut mnist = match read(dir.clone()).await? {
@@ -38,7 +39,7 @@ async fn read(dir: PathBuf) -> Result<Result<Mnist, DataError>> {
     Ok(tokio::task::spawn_blocking(move || Mnist::load(&dir)).await?)
 }
 
-async fn fetch(dir: &Path, mut client: CoordinatorClient<Channel>) -> Result<()> {
+async fn fetch(dir: &Path, mut client: Client) -> Result<()> {
     let mut stream = client
         .fetch_dataset(FetchDatasetRequest {})
         .await

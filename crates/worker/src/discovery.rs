@@ -64,6 +64,16 @@ pub(crate) struct Found {
     pub(crate) coordinator_from: Source,
 }
 
+impl Found {
+    /// The coordinator's URL, which begins with `scheme` where it was found and not given.
+    pub(crate) fn url(&self, scheme: &str) -> String {
+        match (self.coordinator_from, self.coordinator.split_once("://")) {
+            (Source::Flag, _) | (_, None) => self.coordinator.clone(),
+            (_, Some((_, place))) => format!("{scheme}://{place}"),
+        }
+    }
+}
+
 /// What a launcher says that cannot be.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(crate) enum Misled {

@@ -7,7 +7,7 @@ mod away;
 
 use std::{
     io::ErrorKind,
-    net::{Ipv4Addr, SocketAddr},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     thread,
@@ -27,6 +27,7 @@ use protocol::{
         coordinator_message::Body as Told, worker_message::Body as Said,
     },
 };
+use secure::{Address, Security};
 use tch::Device;
 use tokio::{
     net::TcpListener,
@@ -44,7 +45,7 @@ use self::away::{Link, Unheard};
 use crate::{
     args::Args,
     bridge::{Assignment, Bridge, Event, Order, Shared},
-    control::{self, Identity, Joined},
+    control::{self, Identity, Joined, Route, secret},
     dataset, device,
     discovery::{self, Found, Source},
     generation::{self, Meeting},
@@ -81,10 +82,16 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
         tracing::info!("the coordinator is {}, by {}", found.coordinator, found.coordinator_from);
     }
     let patience = Duration::from_secs(args.join_timeout_seconds.into());
-    let mut client = control::reach(&found.coordinator, patience).await?;
-    let (listener, address) = listen(args, &found.coordinator).await?;
-    let rank = found.rank.map(Rank);
-    let identity = Identity { rank, address, fingerprint: device::fingerprint(device) };
+    let security = args.security.load()?;
+    let route = Route::new(&found.url(security.scheme()), &security)?;
+    let mut client = route.reach(patience).await?;
+    let (listener, address) = listen(args, &route, &security).await?;
+    let identity = Identity {
+        rank: found.rank.map(Rank),
+        address,
+        proof: None,
+        fingerprint: device::fingerprint(device),
+    };
     let mut joined = control::join(&mut client, &identity, None).await?;
     let (config, welcome) = (joined.config()?, joined.welcome.clone());
     let place = welcome.rank.map_or("spare".to_owned(), |rank| format!("rank {rank}"));
@@ -94,8 +101,11 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
     joined.show_life(&shared);
     let length = Vae::new(&config.training.model)?.layout().len();
     let (recipients, requests) = mpsc::channel(RECIPIENTS);
+    let donor = Donor::new(&welcome.run_id, recipients);
+    donor.demand(joined.state_secret()?);
     let endpoint = Endpoint::new(&welcome.run_id, config.training.shards, length)
-        .donating(Donor::new(&welcome.run_id, recipients));
+        .secured(security.clone())
+        .donating(donor.clone());
     tokio::spawn(endpoint.clone().serve(listener, std::future::pending()));
 
     let data_dir = args.data_dir.clone().unwrap_or_else(data::default_dir);
@@ -111,7 +121,8 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
     let bridge = Bridge::start(setup, shared)?;
     let rank = welcome.rank.map(Rank).or(identity.rank);
     let mut session = Session {
-        coordinator: found.coordinator,
+        route,
+        security,
         identity: Identity { rank, ..identity },
         run_id: welcome.run_id,
         config,
@@ -119,6 +130,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
         unheard: Unheard::default(),
         bridge,
         endpoint,
+        donor,
         requests,
         length,
         threads: args.threads,
@@ -132,19 +144,12 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
     result
 }
 
-/// Opens a port for the other workers; gives it, and where they are told to find it.
-async fn listen(args: &Args, coordinator: &str) -> Result<(TcpListener, SocketAddr)> {
-    let own = if args.insecure {
-        tracing::warn!("--insecure: listen and connect beyond loopback without TLS and token");
-        control::own_address(coordinator).await?
-    } else {
-        Ipv4Addr::LOCALHOST.into()
-    };
-    let advertised = args.advertise.unwrap_or(own);
-    if !args.insecure && !advertised.is_loopback() {
-        bail!("--advertise {advertised} is reachable from other machines: give --insecure too");
-    }
-    let listener = match TcpListener::bind((advertised, 0)).await {
+/// Opens a port for the other workers: at the address that they are told, if it is this host's,
+/// else at that from which the coordinator is reached, for where that is, they are.
+async fn listen(args: &Args, route: &Route, security: &Security) -> Result<(TcpListener, Address)> {
+    let own: IpAddr = route.own_address().await?;
+    let advertised = args.advertise.as_ref().and_then(|host| host.parse().ok());
+    let listener = match TcpListener::bind((advertised.unwrap_or(own), 0)).await {
         // It leads here by way of another machine.
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
             TcpListener::bind((own, 0)).await
@@ -152,13 +157,22 @@ async fn listen(args: &Args, coordinator: &str) -> Result<(TcpListener, SocketAd
         bound => bound,
     };
     let listener = listener.context("cannot open a port for the other workers")?;
-    let port = listener.local_addr()?.port();
-    Ok((listener, (advertised, port).into()))
+    let bound = listener.local_addr()?;
+    let address = match &args.advertise {
+        Some(host) => Address::on(host, bound.port()).context("--advertise")?,
+        None => bound.into(),
+    };
+    security.permit("the address for the other workers,", &bound.into())?;
+    security
+        .check_name(&address)
+        .with_context(|| format!("other workers are told to find this one at {address}"))?;
+    Ok((listener, address))
 }
 
 /// A worker that has joined.
 struct Session {
-    coordinator: String,
+    route: Route,
+    security: Security,
     identity: Identity,
     run_id: String,
     config: RunConfig,
@@ -166,6 +180,7 @@ struct Session {
     unheard: Unheard,
     bridge: Bridge,
     endpoint: Endpoint,
+    donor: Donor,
     /// Other workers that ask for the state.
     requests: mpsc::Receiver<Recipient>,
     length: usize,
@@ -332,7 +347,8 @@ impl Session {
                 .parse()
                 .with_context(|| format!("rank {} has no usable address", member.rank))?;
             let memory_domain = (member.memory_domain != 0).then_some(member.memory_domain);
-            Ok(Peer { share: Share::from(member), address, memory_domain })
+            let (share, secret) = (Share::from(member), secret(&member.secret)?);
+            Ok(Peer { share, address, secret, memory_domain })
         };
         let peers: Vec<Peer> = start.members.iter().map(peer).collect::<Result<_>>()?;
         let (generation, rank) = (Generation(start.generation), Rank(start.rank));
@@ -346,6 +362,7 @@ impl Session {
             rank,
             peers,
         };
+        let proof = secret(&start.proof)?;
         let (rendezvous, announced) = oneshot::channel();
         let meeting = Meeting { outbound: joined.outbound(), announced };
         let endpoint = self.endpoint.clone();
@@ -356,6 +373,7 @@ impl Session {
             Transport::Unspecified => bail!("the coordinator asked for an unknown transport"),
         };
         self.identity.rank = Some(rank);
+        self.identity.proof = Some(proof);
         self.unheard.ready = None;
         self.bridge.shared.begin_generation(start.generation);
         let rendezvous = Some(rendezvous);
@@ -396,10 +414,12 @@ impl Session {
         let address =
             address.with_context(|| format!("rank {} has no usable address", fetch.donor))?;
         let (run_id, length) = (self.run_id.clone(), self.length);
+        let (secret, security) = (secret(&fetch.secret)?, self.security.clone());
+        let source = state::Source { address, secret, security };
         tracing::info!(donor = fetch.donor, "fetching the run's state");
         self.phase = Phase::Fetching(tokio::spawn(async move {
             let begun = Instant::now();
-            let snapshot = state::fetch(address, &run_id, length).await?;
+            let snapshot = state::fetch(&source, &run_id, length).await?;
             let seconds = begun.elapsed().as_secs_f64();
             let transfer = Transfer { bytes: snapshot.bytes() as u64, seconds };
             Ok((snapshot, transfer))

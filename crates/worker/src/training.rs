@@ -13,7 +13,7 @@ use membership::{Course, Failure, Phase, Standing};
 use model::{Adam, Layout, State};
 use protocol::wire::Transfer;
 use tch::Device;
-use trainer::{EpochLedger, Ledger, Recipe, TrainError, Trainer};
+use trainer::{Ended, EpochLedger, Ledger, Recipe, TrainError, Trainer};
 use transport::state::{Recipient, Snapshot};
 
 use crate::{
@@ -85,6 +85,11 @@ impl Desk<'_> {
         })
     }
 
+    /// Whether something could not be written; [`Self::flush`] says what.
+    fn has_failed(&self) -> bool {
+        self.writer.as_ref().is_some_and(Writer::has_failed)
+    }
+
     fn flush(&mut self) -> Result<()> {
         self.writer.as_mut().map_or(Ok(()), Writer::flush)
     }
@@ -124,10 +129,13 @@ fn train(
     let ended = trainer.train(&mut collective, &mut reporter);
     reporter.flush();
     match ended {
-        Ok(_) => {
-            // What was written in the background is on disk before anybody hears of the end.
-            trainee.shared.enter(Phase::Saving);
-            desk.flush()?;
+        Ok(ended) => {
+            // What was written in the background is on disk before anybody hears of the run's
+            // end. In a pause the others would wait for the disk: it is written on meanwhile.
+            if ended == Ended::Completed || desk.has_failed() {
+                trainee.shared.enter(Phase::Saving);
+                desk.flush()?;
+            }
             say_ready(trainer, Course::AsTold, None, trainee);
         }
         Err(TrainError::Interrupted(Interrupted::Diverged(divergence))) => {

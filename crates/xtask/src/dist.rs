@@ -16,6 +16,9 @@ const PACKAGES: [&str; 3] = ["coordinator", "worker", "latent"];
 /// The flag with which a program writes its man pages and completions.
 const WRITE_MANUAL: &str = "--write-manual";
 
+/// In a program with crash points, the variable that orders them.
+const CRASH_POINTS: &[u8] = b"LOCKSTEP_CRASH_POINT";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// The folder to make; one that is there is replaced
@@ -54,6 +57,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
 
 fn lay_out(programs: &[PathBuf], folder: &Path) -> anyhow::Result<()> {
     ensure!(programs.len() == PACKAGES.len(), "the build has made {} programs", programs.len());
+    programs.iter().try_for_each(|program| refuse_crash_points(program))?;
     copy_all(programs, &made(folder, "bin")?)?;
     let share = made(folder, "share")?;
     for program in programs {
@@ -67,6 +71,14 @@ fn lay_out(programs: &[PathBuf], folder: &Path) -> anyhow::Result<()> {
     let man = made(&share, "man")?;
     fs::rename(share.join("man1"), man.join("man1")).context("there are no man pages")?;
     copy_all(&[workspace::root().join("README.md")], folder)
+}
+
+/// A program with crash points is for tests alone: people's must not even know the name.
+fn refuse_crash_points(program: &Path) -> anyhow::Result<()> {
+    let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    let armed = bytes.windows(CRASH_POINTS.len()).any(|window| window == CRASH_POINTS);
+    ensure!(!armed, "{} has crash points: it was built for tests", program.display());
+    Ok(())
 }
 
 fn made(parent: &Path, name: &str) -> anyhow::Result<PathBuf> {
@@ -113,5 +125,8 @@ mod tests {
             assert!(dist.join(file).is_file(), "{file}");
         }
         assert!(lay_out(&programs[..2], &dist).is_err());
+        let armed = fs::read(&programs[0]).unwrap();
+        fs::write(&programs[0], [&armed, CRASH_POINTS].concat()).unwrap();
+        assert!(lay_out(&programs, &dist).unwrap_err().to_string().contains("crash points"));
     }
 }

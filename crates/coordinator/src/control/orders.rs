@@ -101,6 +101,7 @@ impl Control<'_> {
             checkpoint,
             heartbeat_ms: millis(self.launch.dead_after / HEARTBEATS_PER_DEATH),
             coordinator_timeout_ms: millis(self.launch.coordinator_timeout),
+            state_secret: connection.state_secret.bytes().to_vec().into(),
         })));
     }
 
@@ -128,6 +129,7 @@ impl Control<'_> {
         if let Err(error) = self.run_dir.journal().note(&entry) {
             return self.break_off(error);
         }
+        crashpoint::reach!("coordinator.decided");
         self.recovery.start();
         self.console.begin(self.record.step(), self.record.steps());
         self.members = members.iter().map(|member| (member.rank, member.worker)).collect();
@@ -155,14 +157,21 @@ impl Control<'_> {
                 all_reduce_address: connection.map(|c| c.address.clone()).unwrap_or_default(),
                 host: connection.map(|c| c.process.host.clone()).unwrap_or_default(),
                 memory_domain: *memory_domain,
+                ..wire::Member::default()
             }
         };
         let members: Vec<wire::Member> =
             members.iter().zip(placing.memory_domains()).map(member).collect();
         let transport = transport.into();
         for (rank, worker) in &self.members {
-            let (generation, members) = (generation.0, members.clone());
-            let start = wire::Start { generation, members, transport, rank: rank.0 };
+            let mut members = members.clone();
+            for member in &mut members {
+                let secret = self.key.stream(generation, *rank, Rank(member.rank));
+                member.secret = secret.bytes().to_vec().into();
+            }
+            let proof = self.key.member(generation, *rank).bytes().to_vec().into();
+            let (generation, rank) = (generation.0, rank.0);
+            let start = wire::Start { generation, members, transport, rank, proof };
             self.tell(*worker, Body::Start(start));
         }
     }
@@ -187,10 +196,13 @@ impl Control<'_> {
     }
 
     fn fetch(&self, worker: WorkerId, donor: WorkerId) {
-        let address = self.connections.get(&donor).map(|connection| connection.address.clone());
         let rank = self.engine.rank(donor).map_or(0, |rank| rank.0);
-        let address = address.unwrap_or_default();
-        self.tell(worker, Body::Fetch(wire::Fetch { donor: rank, address }));
+        let mut fetch = wire::Fetch { donor: rank, ..wire::Fetch::default() };
+        if let Some(donor) = self.connections.get(&donor) {
+            fetch.address.clone_from(&donor.address);
+            fetch.secret = donor.state_secret.bytes().to_vec().into();
+        }
+        self.tell(worker, Body::Fetch(fetch));
     }
 
     fn evict(&mut self, worker: WorkerId, loss: &Loss) {

@@ -1,12 +1,11 @@
 //! Connects the members of a generation: every pair by one stream, opened by the higher rank.
 
-use std::net::SocketAddr;
-
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use collective::Hosts;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
 use protocol::wire::{Frame, PeerHello, frame};
+use secure::{Address, Security};
 use tonic::{
     Status,
     body::Body,
@@ -46,7 +45,7 @@ impl Endpoint {
         hosts: Hosts,
         me: usize,
     ) -> Result<Grpc, ConnectError> {
-        self.enter(group.generation);
+        self.enter(group);
         let mut streams = Vec::new();
         for member in hosts.linked(me) {
             let peer = &group.peers[member];
@@ -64,22 +63,24 @@ impl Endpoint {
     }
 
     async fn dial(&self, group: &Group, peer: &Peer) -> Result<PeerStream, ConnectError> {
-        let attempt = self.open(group, peer.address);
+        let attempt = self.open(group, peer);
         let reason = match tokio::time::timeout(STREAM_PATIENCE, attempt).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(reason)) => reason,
             Err(_) => "no answer in time".to_owned(),
         };
-        let Peer { share, address, .. } = *peer;
+        let Peer { share, address, .. } = peer.clone();
         Err(ConnectError::Unreachable { rank: share.rank, address, reason })
     }
 
-    async fn open(&self, group: &Group, address: SocketAddr) -> Result<PeerStream, String> {
-        let channel = channel(address).await.map_err(|error| error.to_string())?;
+    async fn open(&self, group: &Group, peer: &Peer) -> Result<PeerStream, String> {
+        let Peer { address, secret, .. } = peer;
+        let channel = channel(address, self.security()).await.map_err(|error| cause(&error))?;
         let hello = PeerHello {
             run_id: self.run_id().to_owned(),
             generation: group.generation.0,
             rank: group.rank.0,
+            secret: Bytes::copy_from_slice(secret.bytes()),
         };
         let mut first = BytesMut::new();
         frames::put_message(&mut first, &Frame { body: Some(frame::Body::Hello(hello)) });
@@ -88,13 +89,17 @@ impl Endpoint {
         let response = channel
             .oneshot(call(address, EXCHANGE_PATH, body)?)
             .await
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| cause(&error))?;
         Ok(PeerStream { outbound, inbound: Inbound::new(accepted(response)?) })
     }
 }
 
 /// Connects to a worker's address.
-pub(crate) async fn channel(address: SocketAddr) -> Result<Channel, transport::Error> {
+pub(crate) async fn channel(
+    address: &Address,
+    security: &Security,
+) -> Result<Channel, transport::Error> {
+    let (address, security) = (address.clone(), security.clone());
     transport::Endpoint::from_shared(format!("http://{address}"))?
         .max_frame_size(HTTP2_FRAME_BYTES)
         .initial_stream_window_size(HTTP2_WINDOW_BYTES)
@@ -102,14 +107,22 @@ pub(crate) async fn channel(address: SocketAddr) -> Result<Channel, transport::E
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
         .keep_alive_while_idle(true)
-        .connect_with_connector(service_fn(move |_| async move {
-            socket::connect(address).await.map(TokioIo::new)
+        .connect_with_connector(service_fn(move |_| {
+            let (address, security) = (address.clone(), security.clone());
+            async move {
+                security.connect(&address, socket::connect(&address)).await.map(TokioIo::new)
+            }
         }))
         .await
 }
 
+/// The innermost reason of an error, which the outer ones only wrap.
+pub(crate) fn cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), cause)
+}
+
 /// The request that opens a stream.
-pub(crate) fn call(address: SocketAddr, path: &str, body: Body) -> Result<Request<Body>, String> {
+pub(crate) fn call(address: &Address, path: &str, body: Body) -> Result<Request<Body>, String> {
     Request::post(format!("http://{address}{path}"))
         .version(Version::HTTP_2)
         .header(header::TE, HeaderValue::from_static("trailers"))

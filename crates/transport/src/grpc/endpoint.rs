@@ -7,15 +7,16 @@ use std::{
 };
 
 use collective::{Generation, Rank};
-use protocol::{status, wire::PeerHello};
+use protocol::{door, status, wire::PeerHello};
+use secure::Security;
 use tokio::{net::TcpListener, sync::Notify};
 use tonic::{Status, transport::Server};
 
 use super::{
     HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE,
-    STREAM_PATIENCE, frames, service::Service, socket, stream::PeerStream,
+    STREAM_PATIENCE, frames, gate::Gate, service::Service, socket, stream::PeerStream,
 };
-use crate::state::Donor;
+use crate::{Group, state::Donor};
 
 /// Streams kept for generations that have not connected yet; one more is refused.
 const WAITING_STREAMS_MAX: usize = 4096;
@@ -40,6 +41,8 @@ pub struct Endpoint {
     arrived: Arc<Notify>,
     queued_max: usize,
     donor: Option<Donor>,
+    gate: Arc<Gate>,
+    security: Security,
 }
 
 impl std::fmt::Debug for Endpoint {
@@ -59,7 +62,16 @@ impl Endpoint {
             arrived: Arc::default(),
             queued_max: frames::queued_max(shards, length) * ROUNDS_QUEUED,
             donor: None,
+            gate: Arc::default(),
+            security: Security::default(),
         }
+    }
+
+    /// Has this endpoint listen and connect as securely as this says; without it, only plainly
+    /// and on loopback.
+    #[must_use]
+    pub fn secured(self, security: Security) -> Self {
+        Self { security, ..self }
     }
 
     /// Has this endpoint give the worker's state to others, too.
@@ -77,6 +89,7 @@ impl Endpoint {
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
+        let incoming = self.security.accept(door::guarded(socket::incoming(listener)));
         Server::builder()
             .max_frame_size(HTTP2_FRAME_BYTES)
             .initial_stream_window_size(HTTP2_WINDOW_BYTES)
@@ -85,7 +98,7 @@ impl Endpoint {
             .http2_keepalive_timeout(Some(KEEP_ALIVE_PATIENCE))
             .add_optional_service(self.donor.clone())
             .add_service(Service::new(self))
-            .serve_with_incoming_shutdown(socket::incoming(listener), shutdown)
+            .serve_with_incoming_shutdown(incoming, shutdown)
             .await
     }
 
@@ -98,8 +111,15 @@ impl Endpoint {
         self.queued_max
     }
 
+    pub(super) fn security(&self) -> &Security {
+        &self.security
+    }
+
     /// Declares every earlier generation stale, and its waiting streams closed.
-    pub(super) fn enter(&self, generation: Generation) {
+    pub(super) fn enter(&self, group: &Group) {
+        let generation = group.generation;
+        let secrets = group.peers.iter().map(|peer| (peer.share.rank, peer.secret)).collect();
+        self.gate.expect(generation, secrets);
         let mut lobby = self.lobby.lock().unwrap_or_else(PoisonError::into_inner);
         lobby.current = generation;
         lobby.waiting.retain(|(waiting, _), _| *waiting >= generation);
@@ -126,11 +146,16 @@ impl Endpoint {
         lobby.waiting.remove(&(generation, rank))
     }
 
-    /// Keeps a stream for the generation that it belongs to.
-    pub(super) fn admit(&self, hello: &PeerHello, stream: PeerStream) -> Result<(), Status> {
+    /// Lets nobody pass but a member of a generation of this run.
+    pub(super) async fn vouch(&self, hello: &PeerHello) -> Result<(), Status> {
         if hello.run_id != *self.run_id {
             return Err(status::stale("this worker takes part in another run"));
         }
+        self.gate.pass(hello).await
+    }
+
+    /// Keeps a stream that was vouched for, for the generation that it belongs to.
+    pub(super) fn admit(&self, hello: &PeerHello, stream: PeerStream) -> Result<(), Status> {
         let (generation, rank) = (Generation(hello.generation), Rank(hello.rank));
         let mut lobby = self.lobby.lock().unwrap_or_else(PoisonError::into_inner);
         if generation < lobby.current {

@@ -269,6 +269,7 @@ impl Exchange {
                 Poll::Ready(received) => received.map_err(self.interrupted(job.round, member))?,
                 Poll::Pending => complete = false,
             }
+            crashpoint::reach!("all-reduce.grpc.received");
             self.add_up(job)?;
         }
         if complete { Poll::Ready(Ok(())) } else { Poll::Pending }

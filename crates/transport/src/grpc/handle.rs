@@ -91,6 +91,7 @@ impl Grpc {
             self.sum = vec![0.0; self.hosts.plan().length()];
             return Err(Interrupted::Aborted);
         };
+        crashpoint::reach!("all-reduce.grpc.done");
         (self.sum, self.contributions) = (sum, contributions);
         outcome
     }

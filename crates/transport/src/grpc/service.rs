@@ -60,6 +60,7 @@ impl Service {
         };
         let hello = hello
             .ok_or_else(|| Status::invalid_argument("the first frame of a stream is its hello"))?;
+        self.0.vouch(&hello).await?;
         let (outbound, body) = stream::outbound(Side::Server, self.0.queued_max());
         self.0.admit(&hello, PeerStream { outbound, inbound })?;
         Ok(body)

@@ -3,13 +3,13 @@
 
 use std::{
     io::{self, IoSlice},
-    net::SocketAddr,
     os::fd::AsFd,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use rustix::net::sockopt;
+use secure::Address;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -28,14 +28,14 @@ const NOT_PACING: [&str; 2] = ["cubic", "reno"];
 const TURN_BYTES: usize = 512 << 10;
 
 /// Connects to a peer.
-pub(super) async fn connect(address: SocketAddr) -> io::Result<Socket> {
-    TcpStream::connect(address).await.map(Socket::new)
+pub(super) async fn connect(address: &Address) -> io::Result<Socket> {
+    TcpStream::connect((address.host(), address.port())).await.map(Socket::new)
 }
 
 /// The sockets that `listener` accepts.
 pub(super) fn incoming(
     listener: TcpListener,
-) -> impl Stream<Item = io::Result<Socket>> + Send + 'static {
+) -> impl Stream<Item = io::Result<Socket>> + Send + Unpin + 'static {
     TcpListenerStream::new(listener).map(|stream| stream.map(Socket::new))
 }
 

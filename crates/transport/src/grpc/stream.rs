@@ -66,7 +66,10 @@ impl<S: Stream<Item = Bytes> + Unpin> http_body::Body for Outbound<S> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let frame = match ready!(Pin::new(&mut self.pieces).poll_next(cx)) {
-            Some(bytes) => Some(Frame::data(bytes)),
+            Some(bytes) => {
+                crashpoint::reach!("grpc.sending");
+                Some(Frame::data(bytes))
+            }
             None => self.trailers.take().map(Frame::trailers),
         };
         Poll::Ready(frame.map(Ok))

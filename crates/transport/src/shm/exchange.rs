@@ -89,7 +89,9 @@ impl Shm {
             let segment = self.plan.segment(self.me);
             let (partial, sum) = self.vectors.reduction(&contributed, segment);
             self.reducers[0].add(partial, sum);
+            crashpoint::reach!("all-reduce.shm.added");
             self.complete(round, contributed)?;
+            crashpoint::reach!("all-reduce.shm.done");
         }
         Ok(Outcome { waiting, ..outcome })
     }
@@ -108,6 +110,7 @@ impl Shm {
         let arrived = Instant::now();
         let passed = self.barrier.pass_contributed();
         let contributed = passed.map_err(|cause| self.interrupted(round, cause))?;
+        crashpoint::reach!("all-reduce.shm.contributed");
         let waiting = arrived.elapsed();
         self.file = None;
 

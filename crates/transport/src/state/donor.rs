@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     future::poll_fn,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     vec,
 };
@@ -19,6 +19,7 @@ use protocol::{
         state_transfer_server,
     },
 };
+use secure::Secret;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, body::Body, server::NamedService};
 
@@ -42,13 +43,25 @@ const EPOCHS_MAX: usize = 1 << 20;
 pub struct Donor {
     run_id: Arc<str>,
     recipients: mpsc::Sender<Recipient>,
+    /// None while nobody may ask.
+    secret: Arc<Mutex<Option<Secret>>>,
 }
 
 impl Donor {
     /// A donor whose snapshots are made by whoever receives from the other end.
     #[must_use]
     pub fn new(run_id: &str, recipients: mpsc::Sender<Recipient>) -> Self {
-        Self { run_id: run_id.into(), recipients }
+        Self { run_id: run_id.into(), recipients, secret: Arc::default() }
+    }
+
+    /// From now on, gives the state to those who bring this secret, and to nobody else.
+    pub fn demand(&self, secret: Secret) {
+        *self.secret.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret);
+    }
+
+    fn is_known(&self, brought: &[u8]) -> bool {
+        let secret = *self.secret.lock().unwrap_or_else(PoisonError::into_inner);
+        secret.is_some_and(|secret| secret.is(brought))
     }
 
     async fn snapshot(&self) -> Result<Arc<Snapshot>, Status> {
@@ -82,7 +95,14 @@ impl Donor {
         if request.run_id != *self.run_id {
             return Err(status::stale("this worker takes part in another run"));
         }
-        let pieces = tokio_stream::iter(pieces(&*self.snapshot().await?));
+        if !self.is_known(&request.secret) {
+            let message = "a request for this worker's state, without the secret for it";
+            secure::turned_away(message);
+            return Err(Status::permission_denied(message));
+        }
+        let pieces = pieces(&*self.snapshot().await?);
+        let pieces = pieces.inspect(|_| crashpoint::reach!("transfer.donating"));
+        let pieces = tokio_stream::iter(pieces);
         let mut response = Response::new(stream::body(Side::Server, pieces));
         response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
         Ok(response)

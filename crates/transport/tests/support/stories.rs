@@ -38,10 +38,15 @@ pub(crate) fn shares(ranges: &[(u32, u32)]) -> Vec<Share> {
     ranges.iter().zip(0..).map(share).collect()
 }
 
+/// What all streams bring.
+pub(crate) const SECRET: [u8; 32] = [7; 32];
+
 /// Members that share one memory and have no address of any use.
 pub(crate) fn peers(ranges: &[(u32, u32)]) -> Vec<Peer> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let peer = |share| Peer { share, address, memory_domain: Some(1) };
+    let secret = || SECRET.into();
+    let peer =
+        |share| Peer { share, address: address.into(), secret: secret(), memory_domain: Some(1) };
     shares(ranges).into_iter().map(peer).collect()
 }
 

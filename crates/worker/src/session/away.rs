@@ -60,7 +60,7 @@ impl Session {
         // Without the coordinator, the members may not find each other.
         self.stop_connecting("the coordinator was lost");
         self.link = Link::Down(Box::pin(control::come_back(
-            self.coordinator.clone(),
+            self.route.clone(),
             self.identity.clone(),
             self.run_id.clone(),
             Arc::clone(&self.bridge.shared),
@@ -73,6 +73,7 @@ impl Session {
             bail!("the coordinator came back with another configuration: start this worker again");
         }
         joined.show_life(&self.bridge.shared);
+        self.donor.demand(joined.state_secret()?);
         let rank = joined.welcome.rank.map(Rank);
         tracing::info!(rank = rank.map(|rank| rank.0), "the coordinator is back");
         self.identity.rank = rank.or(self.identity.rank);

@@ -23,29 +23,38 @@ const fn row(layer: u8, name: &'static str, may_use: &'static [&'static str]) ->
 #[rustfmt::skip]
 pub(super) const CRATES: &[Crate] = &[
     // Programs and what stands beside them.
-    row(7, "scenarios",   &["checkpoint", "collective", "config", "data", "protocol"]),
-    row(7, "xtask",       &[]),
-    row(6, "coordinator", &["checkpoint", "collective", "config", "data", "manual", "membership",
+    row(7, "scenarios",   &["checkpoint", "collective", "config", "data", "protocol", "secure"]),
+    // Feeds what reads others' bytes with any bytes; nothing depends on it.
+    row(7, "fuzzing",     &["checkpoint", "collective", "coordinator", "data", "membership",
                             "protocol"]),
-    row(6, "worker",      &["checkpoint", "collective", "config", "data", "manual", "membership",
-                            "model", "picture", "protocol", "trainer", "transport"]),
+    row(7, "xtask",       &[]),
+    row(6, "coordinator", &["checkpoint", "collective", "config", "crashpoint", "data", "manual",
+                            "membership", "protocol", "secure"]),
+    row(6, "worker",      &["checkpoint", "collective", "config", "crashpoint", "data", "manual",
+                            "membership", "model", "picture", "protocol", "secure", "trainer",
+                            "transport"]),
     row(6, "latent",      &["checkpoint", "config", "data", "manual", "model", "picture"]),
     // What a program needs to describe itself; it knows none of the others.
     row(0, "manual",      &[]),
-    // Between hosts. These two know nothing of training: no arrow leads to model or trainer.
-    row(5, "transport",   &["collective", "protocol"]),
+    // Between hosts. These three know nothing of training: no arrow leads to model or trainer.
+    row(5, "transport",   &["collective", "crashpoint", "protocol", "secure"]),
+    // Below whatever is said over a connection, so it knows nothing of protocol; beside it, since
+    // all who connect need it: the coordinator, workers, and the transport between them.
+    row(4, "secure",      &["collective"]),
     row(4, "protocol",    &["collective", "config", "membership"]),
     // Training.
-    row(3, "trainer",     &["collective", "config", "data", "model"]),
+    row(3, "trainer",     &["collective", "config", "crashpoint", "data", "model"]),
     row(2, "model",       &["collective", "config", "data"]),
     // Grids of digits for the worker's samples and for latent: one canvas for both.
     row(2, "picture",     &["data"]),
     // Pure or on the standard library alone: no network but data's download, no tensors.
-    row(1, "checkpoint",  &["config"]),
+    row(1, "checkpoint",  &["config", "crashpoint"]),
     row(1, "data",        &["config"]),
     row(1, "membership",  &["collective", "config"]),
     row(0, "collective",  &[]),
     row(0, "config",      &[]),
+    // Marks where tests kill; stands for nothing in what people get.
+    row(0, "crashpoint",  &[]),
 ];
 
 /// Members that live outside `crates/`, as (folder, package). In `crates/`, the folder has the
@@ -74,14 +83,22 @@ pub(super) const FENCES: &[Fence] = &[
     },
     Fence {
         packages: &["tokio", "tonic", "hyper", "tower", "h2"],
-        inside: &["protocol", "transport", "coordinator", "worker", "scenarios"],
+        inside: &["protocol", "secure", "transport", "coordinator", "worker", "scenarios"],
         tests_too: true,
-        rule: "async and gRPC only in protocol, transport, coordinator, worker: what decides and \
-               what computes is plain blocking code, tested by plain calls",
+        rule: "async and gRPC only in protocol, secure, transport, coordinator, worker: what \
+               decides and what computes is plain blocking code, tested by plain calls",
+    },
+    Fence {
+        packages: &["rustls", "tokio-rustls", "ring", "rcgen", "subtle"],
+        inside: &["secure", "scenarios"],
+        tests_too: true,
+        rule: "keys, certificates and comparisons of secrets only in secure, so that one crate has \
+               to be read to know who may connect",
     },
     Fence {
         packages: &["prost"],
-        inside: &["protocol", "transport", "coordinator", "worker"],
+        // fuzzing decodes what the others take in.
+        inside: &["protocol", "transport", "coordinator", "worker", "fuzzing"],
         tests_too: true,
         rule: "protobuf types only in protocol, transport, coordinator, worker: others see \
                domain types",

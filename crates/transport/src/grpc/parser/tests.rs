@@ -83,7 +83,8 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
         whole(&Frame { body: Some(Body::Header(header)) })
     });
     let hello = any::<u64>().prop_map(|generation| {
-        let hello = PeerHello { run_id: "run".into(), generation, rank: 3 };
+        let hello =
+            PeerHello { run_id: "run".into(), generation, rank: 3, secret: vec![5; 32].into() };
         whole(&Frame { body: Some(Body::Hello(hello)) })
     });
     let generated = (any::<bool>(), 0..3_u32, 0..3_u32, 0..300_usize).prop_map(|chunk| {

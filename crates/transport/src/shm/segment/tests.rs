@@ -30,7 +30,12 @@ fn pair() -> (Segment, Segment) {
     let share =
         |rank| Share { rank: Rank(rank), shards: ShardRange { start: rank, end: rank + 1 } };
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let peer = |rank| Peer { share: share(rank), address, memory_domain: Some(1) };
+    let peer = |rank| Peer {
+        share: share(rank),
+        address: address.into(),
+        secret: [7; 32].into(),
+        memory_domain: Some(1),
+    };
     let group = Group {
         run_id: "hostile".into(),
         generation: Generation(1),

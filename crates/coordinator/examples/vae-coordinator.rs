@@ -1,0 +1,5 @@
+//! `vae-coordinator` with its crash points armed, for `tests/crash_points.rs`.
+
+fn main() -> std::process::ExitCode {
+    coordinator::main()
+}

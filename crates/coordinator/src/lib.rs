@@ -1,0 +1,103 @@
+//! `vae-coordinator`: the control plane of a run, a shell around the crate `membership`.
+//!
+//! [`launch`] turns flags into a run; [`service`] takes in streams; [`control`] feeds the
+//! engine and carries out its decisions; [`record`], [`run_dir`] and [`journal`] keep the
+//! books; [`console`] is what a person sees. No tensor and no training step passes through here.
+
+mod args;
+mod certs;
+mod console;
+mod control;
+mod files;
+mod health;
+mod journal;
+mod launch;
+mod record;
+mod run_dir;
+mod serve;
+mod service;
+mod spawn;
+mod status;
+
+use std::{io::IsTerminal as _, process::ExitCode};
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+use membership::Outcome;
+
+use crate::{
+    args::{Args, Command, LogFormat},
+    console::Console,
+    launch::Launch,
+    serve::Stopped,
+};
+
+/// The program.
+pub fn main() -> ExitCode {
+    if let Some(done) = manual::on_request(Args::command()) {
+        return done;
+    }
+    let matches = Args::command().get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let console = Console::new();
+    start_logging(args.log_format, &console);
+    if let Some(command) = &args.command {
+        let said = match command {
+            Command::Status(args) => status::show(args),
+            Command::Certs(command) => certs::carry_out(command),
+        };
+        return match said {
+            Ok(text) => {
+                console.line(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&format!("{error:#}")),
+        };
+    }
+    let result = Launch::prepare(args, &matches).and_then(|launch| serve::run(&launch, &console));
+    match result {
+        Ok((Outcome::Completed(_), _)) => ExitCode::SUCCESS,
+        Ok((Outcome::Interrupted(step), stopped)) => {
+            console.line(&format!("Interrupted after step {step}; {}", go_on(&stopped)));
+            ExitCode::from(stopped.exit_code)
+        }
+        Ok((outcome, stopped)) => fail(&format!("{outcome}\n{}", go_on(&stopped))),
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+/// The last generation that a journal speaks of, whatever else the file holds.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn last_generation(journal: &std::path::Path) -> anyhow::Result<u64> {
+    let history = journal::History::read(journal)?;
+    let _ways_to_live_workers = (history.listening(), history.past());
+    Ok(history.generation.0)
+}
+
+#[allow(clippy::print_stderr, reason = "an error is the last thing this program says")]
+fn fail(error: &str) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
+
+/// What to type to have the run go on.
+fn go_on(stopped: &Stopped) -> String {
+    format!("go on with: vae-coordinator --resume --run-dir {}", stopped.run_dir.display())
+}
+
+fn start_logging(format: LogFormat, console: &Console) {
+    use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
+    let filter =
+        EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(console.clone())
+        // A pipe that is closed must not end a run.
+        .log_internal_errors(false);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -1,0 +1,4 @@
+//! Hands `fuzzing::checkpoint` to libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzzing::checkpoint(bytes));

@@ -1,0 +1,4 @@
+//! Hands `fuzzing::journal` to libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzzing::journal(bytes));

@@ -1,0 +1,91 @@
+//! The way in: every connection does its handshake by itself, so that a slow one holds up
+//! nobody.
+
+use std::{io, pin::Pin, sync::Arc};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use crate::{
+    refusal::{self, Refusal},
+    security::HANDSHAKE_PATIENCE,
+    stream::{Side, Stream},
+    tls::Tls,
+};
+
+/// Handshakes under way at once; one more connection is closed. More than the workers of any
+/// run that come at the same moment.
+const HANDSHAKES_MAX: usize = 1024;
+
+/// Connections that have done their handshake and wait to be served.
+const ACCEPTED: usize = 16;
+
+/// What a listener gives, still without TLS.
+type Sockets<S> = Pin<Box<dyn tokio_stream::Stream<Item = io::Result<S>> + Send>>;
+
+/// Takes in connections as they are.
+pub(crate) fn plain<S: Send + 'static>(sockets: Sockets<S>) -> Sockets<Stream<S>> {
+    Box::pin(sockets.map(|socket| socket.map(|socket| Stream::plain(socket, Side::Server))))
+}
+
+/// Takes in connections that do a TLS handshake. Those that cannot are logged and gone.
+pub(crate) fn tls<S>(sockets: Sockets<S>, tls: Tls) -> Sockets<Stream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + Connected<ConnectInfo = TcpConnectInfo> + 'static,
+{
+    let (accepted, streams) = mpsc::channel(ACCEPTED);
+    tokio::spawn(take_in(sockets, tls, accepted));
+    Box::pin(ReceiverStream::new(streams))
+}
+
+async fn take_in<S>(
+    mut sockets: Sockets<S>,
+    tls: Tls,
+    accepted: mpsc::Sender<io::Result<Stream<S>>>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + Connected<ConnectInfo = TcpConnectInfo> + 'static,
+{
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let next = tokio::select! {
+            next = sockets.next() => next,
+            () = accepted.closed() => return,
+        };
+        let socket = match next {
+            None => return,
+            Some(Ok(socket)) => socket,
+            Some(Err(error)) => {
+                let _stopped = accepted.send(Err(error)).await;
+                continue;
+            }
+        };
+        let peer = socket.connect_info().remote_addr();
+        let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
+            refusal::log(peer, &Refusal::because("too many others are in their handshake"));
+            continue;
+        };
+        let (tls, accepted) = (tls.clone(), accepted.clone());
+        tokio::spawn(async move {
+            match greet(socket, &tls).await {
+                Ok(stream) => drop(accepted.send(Ok(stream)).await),
+                Err(error) => refusal::log(peer, &error),
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn greet<S>(socket: S, tls: &Tls) -> io::Result<Stream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let handshake = TlsAcceptor::from(tls.server()).accept(socket);
+    let stream = timeout(HANDSHAKE_PATIENCE, handshake).await.map_err(io::Error::other)?;
+    stream.map(|stream| Stream::tls(stream.into())).map_err(refusal::explain)
+}

@@ -1,0 +1,256 @@
+//! `vae-coordinator certs`: a certificate authority in a folder, and what it issues.
+//!
+//! ```text
+//! DIR/ca.crt  DIR/ca.key  DIR/token                  init: stays where it was made
+//! DIR/HOST/ca.crt  tls.crt  tls.key  token           issue: the --tls-dir of that host
+//! ```
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
+};
+use thiserror::Error;
+use tokio_rustls::rustls::pki_types::{DnsName, IpAddr};
+
+use crate::{
+    Secret, TlsError,
+    security::TOKEN_FILE,
+    tls::{self, CA_FILE, CERTIFICATE_FILE, KEY_FILE},
+};
+
+const CA_KEY_FILE: &str = "ca.key";
+
+/// How the names of all authorities begin that are made here.
+const CA_NAME: &str = "Lockstep CA";
+
+/// Every host is also itself.
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// Hosts whose clocks are a little behind take a fresh certificate, too.
+const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// What everybody may read, and what only its owner may.
+const PUBLIC: u32 = 0o644;
+const PRIVATE: u32 = 0o600;
+
+/// Why nothing was issued.
+#[derive(Debug, Error)]
+pub enum AuthorityError {
+    /// There is an authority already.
+    #[error(
+        "{} is there already and stays: issue certificates with `vae-coordinator certs issue`, \
+         or make another CA in another --dir",
+        .0.display()
+    )]
+    Exists(PathBuf),
+    /// There is none.
+    #[error(
+        "cannot read {}: {error}; make a CA there with `vae-coordinator certs init --dir {}`",
+        path.display(), path.parent().unwrap_or(path).display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {error}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// No name or number of a host.
+    #[error("--host {0:?} is neither a host's name nor its IP address")]
+    Host(String),
+    /// The authority's files do not fit together.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A key or certificate could not be made.
+    #[error("cannot make a certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
+}
+
+/// From when to when a certificate is valid.
+#[derive(Clone, Copy, Debug)]
+pub struct Validity {
+    /// The first moment.
+    pub not_before: SystemTime,
+    /// The last one.
+    pub not_after: SystemTime,
+}
+
+impl Validity {
+    /// So many days from now on.
+    #[must_use]
+    pub fn days(days: u32) -> Self {
+        let now = SystemTime::now();
+        Self { not_before: now - CLOCK_SKEW, not_after: now + DAY * days }
+    }
+}
+
+/// Makes an authority and a join token in `dir`. What is there stays.
+///
+/// # Errors
+/// [`AuthorityError`]; a file is complete or absent.
+pub fn init(dir: &Path, validity: Validity) -> Result<(), AuthorityError> {
+    make_dir(dir)?;
+    for name in [CA_FILE, CA_KEY_FILE, TOKEN_FILE] {
+        if dir.join(name).exists() {
+            return Err(AuthorityError::Exists(dir.join(name)));
+        }
+    }
+    let key = KeyPair::generate()?;
+    let mut params = params(&name_of(&key), validity);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let certificate = params.self_signed(&key)?;
+    create(&dir.join(CA_KEY_FILE), key.serialize_pem().as_bytes(), PRIVATE)?;
+    create(&dir.join(CA_FILE), certificate.pem().as_bytes(), PUBLIC)?;
+    create(&dir.join(TOKEN_FILE), token().as_bytes(), PRIVATE)
+}
+
+/// Issues a certificate of the authority in `dir` for a host, by all the names and numbers
+/// that others know it by, and puts it into a folder that is named by the first of them, with
+/// all else that the host needs. A certificate that was there is replaced.
+///
+/// # Errors
+/// [`AuthorityError`]; a file is complete or as it was.
+pub fn issue(dir: &Path, hosts: &[String], validity: Validity) -> Result<PathBuf, AuthorityError> {
+    let ca_key = KeyPair::from_pem(&read(&dir.join(CA_KEY_FILE))?)?;
+    let ca = read(&dir.join(CA_FILE))?;
+    hosts.iter().try_for_each(|host| check_host(host))?;
+    let first = hosts.first().ok_or_else(|| AuthorityError::Host(String::new()))?;
+
+    let issuer = Issuer::new(params(&name_of(&ca_key), validity), ca_key);
+    let loopback = LOOPBACK.map(str::to_owned);
+    let mut names: Vec<String> = hosts.iter().chain(&loopback).cloned().collect();
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    let mut params = params(first, validity);
+    params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, &issuer)?.pem();
+    let valid = validity.not_before + Duration::from_secs(1);
+    tls::check_issued(&dir.join(CA_FILE), certificate.as_bytes(), valid)?;
+
+    let folder = dir.join(first.replace(['*', '/', ':'], "_"));
+    make_dir(&folder)?;
+    replace(&folder.join(CA_FILE), ca.as_bytes(), PUBLIC)?;
+    if let Ok(token) = fs::read(dir.join(TOKEN_FILE)) {
+        replace(&folder.join(TOKEN_FILE), &token, PRIVATE)?;
+    }
+    replace(&folder.join(KEY_FILE), key.serialize_pem().as_bytes(), PRIVATE)?;
+    replace(&folder.join(CERTIFICATE_FILE), certificate.as_bytes(), PUBLIC)?;
+    Ok(folder)
+}
+
+/// The name of the authority with this key. Of two authorities with one name, the wrong one would
+/// be taken for the right one until signatures are compared.
+fn name_of(key: &KeyPair) -> String {
+    use std::fmt::Write as _;
+    let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key_raw());
+    let mut name = format!("{CA_NAME} ");
+    for byte in &digest.as_ref()[..4] {
+        let _infallible = write!(name, "{byte:02x}");
+    }
+    name
+}
+
+fn params(name: &str, validity: Validity) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.not_before = validity.not_before.into();
+    params.not_after = validity.not_after.into();
+    params
+}
+
+fn check_host(host: &str) -> Result<(), AuthorityError> {
+    // One for all of a top-level domain would match nothing.
+    let name =
+        host.strip_prefix("*.").map_or(Some(host), |rest| rest.contains('.').then_some(rest));
+    let is_name = || name.is_some_and(|name| DnsName::try_from(name).is_ok());
+    if IpAddr::try_from(host).is_ok() || is_name() {
+        Ok(())
+    } else {
+        Err(AuthorityError::Host(host.to_owned()))
+    }
+}
+
+fn token() -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for byte in Secret::random().bytes() {
+        let _infallible = write!(text, "{byte:02x}");
+    }
+    text.push('\n');
+    text
+}
+
+fn read(path: &Path) -> Result<String, AuthorityError> {
+    fs::read_to_string(path)
+        .map_err(|error| AuthorityError::Unreadable { path: path.to_owned(), error })
+}
+
+fn make_dir(path: &Path) -> Result<(), AuthorityError> {
+    fs::create_dir_all(path)
+        .map_err(|error| AuthorityError::Unwritable { path: path.to_owned(), error })
+}
+
+/// Writes a file where there is none.
+fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AuthorityError> {
+    write(path, bytes, mode, |beside| {
+        // Unlike a rename, a link never takes the place of a file.
+        let linked = fs::hard_link(beside, path);
+        fs::remove_file(beside)?;
+        linked
+    })
+    .map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => AuthorityError::Exists(path.to_owned()),
+        _ => AuthorityError::Unwritable { path: path.to_owned(), error },
+    })
+}
+
+/// Writes a file, in the place of one that may be there.
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AuthorityError> {
+    write(path, bytes, mode, |beside| fs::rename(beside, path))
+        .map_err(|error| AuthorityError::Unwritable { path: path.to_owned(), error })
+}
+
+fn write(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    put: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    // One that was left behind may have another mode.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    put(&beside)?;
+    File::open(path.parent().unwrap_or(path))?.sync_all()
+}

@@ -1,0 +1,30 @@
+//! Who may connect, and to whom: TLS with certificates on both sides, the join token, and the
+//! secrets that bind streams of the data plane to a generation.
+//!
+//! [`Security`] is what a program was given of it, and the one place where connections pass:
+//! [`Security::connect`] on the way out, [`Security::accept`] on the way in. Without TLS and
+//! a token neither leaves this machine. [`authority`] makes certificates and tokens; [`Key`]
+//! and [`Secret`] are what a coordinator hands out. Nothing here knows what is said over a
+//! connection.
+
+mod accept;
+mod address;
+pub mod authority;
+mod refusal;
+mod secret;
+mod security;
+mod stream;
+mod tls;
+mod token;
+
+pub use address::{Address, ParseAddressError};
+pub use refusal::turned_away;
+pub use secret::{Key, SECRET_BYTES, Secret};
+pub use security::{Exposed, Security, SetUpError};
+pub use stream::Stream;
+pub use tls::TlsError;
+pub use token::{Bearer, Doorkeeper, TokenError};
+
+/// A channel whose calls bring the join token along.
+pub type Authorized =
+    tonic::service::interceptor::InterceptedService<tonic::transport::Channel, Bearer>;

@@ -1,0 +1,149 @@
+//! What went wrong between two ends of a connection, in words that say what to do.
+
+use std::{
+    error::Error,
+    fmt, io,
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError};
+
+/// The other side does not want this connection, or this side does not want it: trying again
+/// does not help before somebody has changed something.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Refusal {}
+
+impl Refusal {
+    pub(crate) fn because(reason: impl fmt::Display) -> io::Error {
+        io::Error::new(io::ErrorKind::PermissionDenied, Self(reason.to_string()))
+    }
+}
+
+/// The refusal that an error comes from, if it comes from one.
+pub(crate) fn refusal<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refusal> {
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let found = inner.and_then(|inner| inner.downcast_ref::<Refusal>());
+    found.or_else(|| refusal(error.source()?))
+}
+
+/// What the other side speaks that it should not.
+pub(crate) const NO_TLS: &str =
+    "it does not speak TLS, as this side does: give --tls-dir to both, or to none";
+pub(crate) const TLS: &str =
+    "it speaks TLS, and this side does not: give --tls-dir to both, or to none";
+
+/// Puts an error of the TLS layer into words; others stay as they are.
+pub(crate) fn explain(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
+    match inner {
+        Some(inner) => Refusal::because(of_peer(inner)),
+        None => error,
+    }
+}
+
+fn of_peer(error: &TlsError) -> String {
+    use AlertDescription as Alert;
+    match error {
+        TlsError::InvalidCertificate(reason) => format!("its certificate {}", certificate(reason)),
+        TlsError::NoCertificatesPresented => "it shows no certificate".into(),
+        TlsError::InvalidMessage(_) => NO_TLS.into(),
+        TlsError::AlertReceived(alert) => match alert {
+            Alert::UnknownCA => "it does not take this side's certificate: the two are of \
+                                 different CAs"
+                .into(),
+            Alert::CertificateExpired => {
+                "it does not take this side's certificate, which has expired".into()
+            }
+            Alert::CertificateRequired => "it wants to see a certificate".into(),
+            Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateUnknown
+            | Alert::DecryptError => {
+                format!("it does not take this side's certificate ({alert:?})")
+            }
+            other => format!("it has ended the TLS handshake ({other:?})"),
+        },
+        other => format!("TLS: {other}"),
+    }
+}
+
+/// What is wrong with this side's own certificate or key.
+pub(crate) fn own(error: &TlsError) -> String {
+    match error {
+        TlsError::InvalidCertificate(reason) => format!("the certificate {}", certificate(reason)),
+        TlsError::InconsistentKeys(_) => {
+            "the certificate and the private key beside it do not belong together".into()
+        }
+        other => other.to_string(),
+    }
+}
+
+fn certificate(reason: &CertificateError) -> String {
+    const ISSUE: &str = "issue another one with `vae-coordinator certs issue`";
+    match reason {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "is not of the CA in ca.crt: all certificates of a run are issued by the same one"
+                .into()
+        }
+        CertificateError::Expired => format!("has expired: {ISSUE}"),
+        CertificateError::ExpiredContext { time, not_after } => {
+            let hours = time.as_secs().saturating_sub(not_after.as_secs()) / 3600;
+            format!("has expired {} ago: {ISSUE}", ago(hours))
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "is not valid yet: is the clock right?".into()
+        }
+        CertificateError::NotValidForName => format!("is for another host: {ISSUE} --host ..."),
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let expected = expected.to_str();
+            let list: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            // They come from a peer.
+            let list: String = list.join(", ").chars().filter(|c| !c.is_control()).collect();
+            format!("is not for {expected}, only for {list}: {ISSUE} --host {expected}")
+        }
+        CertificateError::BadEncoding => "is damaged".into(),
+        other => format!("cannot be used ({other})"),
+    }
+}
+
+/// The name in a text such as `DnsName("a.example")`.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"')
+}
+
+fn ago(hours: u64) -> String {
+    if hours < 48 { format!("{hours} hours") } else { format!("{} days", hours / 24) }
+}
+
+/// Says that a connection was refused; one that was only cut off is hardly worth a word.
+pub(crate) fn log(peer: Option<SocketAddr>, reason: &io::Error) {
+    let peer = peer.map_or("somebody".to_owned(), |peer| peer.to_string());
+    if refusal(reason).is_some() {
+        turned_away(&format!("a connection from {peer}: {reason}"));
+    } else {
+        tracing::debug!("a connection from {peer} came to nothing: {reason}");
+    }
+}
+
+/// Says that somebody was turned away, once a second at most: whoever knocks all day shall not
+/// fill a disk.
+pub fn turned_away(who: &str) {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    if LAST.swap(now, Ordering::Relaxed) == now {
+        tracing::debug!("turned away: {who}");
+    } else {
+        tracing::warn!("turned away: {who}");
+    }
+}

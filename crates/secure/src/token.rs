@@ -1,0 +1,176 @@
+//! The join token: what a worker has to know to be taken in, beside a certificate. It travels
+//! with every call to the coordinator, as gRPC's own bearer token.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ring::digest;
+use subtle::ConstantTimeEq as _;
+use thiserror::Error;
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::Interceptor,
+};
+
+use crate::refusal;
+
+/// The header that the token travels in.
+const HEADER: &str = "authorization";
+
+/// What precedes it there.
+const SCHEME: &str = "Bearer ";
+
+/// Bytes of a token. A shorter one could be guessed.
+const LENGTH: std::ops::RangeInclusive<usize> = 16..=1024;
+
+/// Why there is no token.
+#[derive(Debug, Error)]
+pub enum TokenError {
+    /// The file cannot be read.
+    #[error(
+        "cannot read the join token in {}: {error}; copy it from the coordinator's machine, or \
+         make one with `vae-coordinator certs init`",
+        path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// What is in it is no token.
+    #[error(
+        "{} holds no join token: it must be one line of {} to {} printable characters",
+        .0.display(), LENGTH.start(), LENGTH.end()
+    )]
+    Malformed(PathBuf),
+}
+
+/// A join token. Nothing prints it.
+#[derive(Clone)]
+pub(crate) struct Token(Arc<str>);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+impl Token {
+    pub(crate) fn read(path: &Path) -> Result<Self, TokenError> {
+        let mut text = String::new();
+        let limit = *LENGTH.end() as u64 + 2;
+        File::open(path)
+            .and_then(|file| file.take(limit).read_to_string(&mut text))
+            .map_err(|error| TokenError::Unreadable { path: path.to_owned(), error })?;
+        let token = text.trim_end_matches(['\r', '\n']);
+        let is_printable = token.bytes().all(|byte| byte.is_ascii_graphic());
+        if LENGTH.contains(&token.len()) && is_printable {
+            Ok(Self(token.into()))
+        } else {
+            Err(TokenError::Malformed(path.to_owned()))
+        }
+    }
+
+    /// Compares digests: they are of one length, and say nothing of the token's.
+    fn is(&self, brought: &str) -> bool {
+        let digest = |text: &str| digest::digest(&digest::SHA256, text.as_bytes());
+        digest(&self.0).as_ref().ct_eq(digest(brought).as_ref()).into()
+    }
+}
+
+/// Sends the token along with every call.
+#[derive(Clone, Debug)]
+pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Bearer {
+    pub(crate) fn new(token: Option<&Token>) -> Self {
+        Self(token.and_then(|Token(token)| {
+            let mut value = MetadataValue::try_from(format!("{SCHEME}{token}")).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        }))
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert(HEADER, value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// Lets nobody call without the token, if there is one.
+#[derive(Clone, Debug)]
+pub struct Doorkeeper(Option<Token>);
+
+impl Doorkeeper {
+    pub(crate) fn new(token: Option<&Token>) -> Self {
+        Self(token.cloned())
+    }
+}
+
+impl Interceptor for Doorkeeper {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let Some(token) = &self.0 else { return Ok(request) };
+        let brought = request.metadata().get(HEADER).and_then(|value| value.to_str().ok());
+        let message = match brought.and_then(|value| value.strip_prefix(SCHEME)) {
+            Some(brought) if token.is(brought) => return Ok(request),
+            Some(_) => "wrong join token: give --token-file the coordinator's own",
+            None => "no join token: give --token-file the coordinator's own",
+        };
+        refusal::turned_away(message);
+        Err(Status::unauthenticated(message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn token(text: &str) -> Result<Token, TokenError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        fs::write(&path, text).unwrap();
+        Token::read(&path)
+    }
+
+    #[test]
+    fn the_right_token_opens_and_no_other() {
+        let mut door = Doorkeeper::new(Some(&token("0123456789abcdef\n").unwrap()));
+        let mut call = |bearer: &mut Bearer| door.call(bearer.call(Request::new(())).unwrap());
+        assert!(call(&mut Bearer::new(Some(&token("0123456789abcdef").unwrap()))).is_ok());
+        let wrong = call(&mut Bearer::new(Some(&token("0123456789abcdeF").unwrap()))).unwrap_err();
+        assert!(wrong.message().starts_with("wrong join token"), "{wrong}");
+        let none = call(&mut Bearer::new(None)).unwrap_err();
+        assert!(none.message().starts_with("no join token"), "{none}");
+        assert!(Doorkeeper::new(None).call(Request::new(())).is_ok());
+    }
+
+    #[test]
+    fn what_could_be_guessed_or_not_be_sent_is_no_token() {
+        for wrong in ["", "short", "0123456789abcde\n", "0123456789 abcdef", "ééééééééééééé"]
+        {
+            assert!(matches!(token(wrong), Err(TokenError::Malformed(_))), "{wrong}");
+        }
+        assert!(token(&"x".repeat(2000)).is_err());
+        let missing = Token::read(Path::new("/nowhere/token")).unwrap_err().to_string();
+        assert!(missing.contains("/nowhere/token") && missing.contains("certs init"), "{missing}");
+    }
+
+    #[test]
+    fn nothing_prints_it() {
+        let token = token("0123456789abcdef").unwrap();
+        let printed = format!("{token:?} {:?}", Bearer::new(Some(&token)));
+        assert!(!printed.contains("0123"), "{printed}");
+    }
+}

@@ -1,0 +1,5 @@
+//! `vae-worker` with its crash points armed, for `tests/crash_points.rs`.
+
+fn main() -> std::process::ExitCode {
+    worker::main()
+}

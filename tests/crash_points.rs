@@ -1,0 +1,307 @@
+//! Processes that die at the worst moments: between any two operations on the disk, in the
+//! middle of an exchange, of a transfer or of an announcement. Whoever is left goes on, or the
+//! run is resumed, and its bytes are those of an undisturbed run.
+//!
+//! The moments are the crash points in the code, named there and here; a place that is never
+//! reached fails the test, for nobody dies.
+
+use std::fs;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::{
+    chaos::half_written,
+    harness::{
+        ENDLESS, Fleet, Place, Process, SMALL, armed_coordinator, armed_programs,
+        assert_same_tensors, coordinator, coordinator_at, programs, reference,
+    },
+    stop::stopped_with_the_same_bits,
+};
+
+const EPOCHS: u64 = 3;
+
+/// A name that every armed program holds, and no other.
+const VARIABLE: &[u8] = b"LOCKSTEP_CRASH_POINT";
+
+/// A name that every program with the checkpoint writer would hold.
+const POINT: &[u8] = b"checkpoint.renamed";
+
+fn three_epochs(more: &str) -> String {
+    format!("{SMALL} --epochs {EPOCHS} {more}")
+}
+
+/// Asserts that the run has ended as if nothing had happened.
+#[track_caller]
+fn undisturbed(place: &Place) {
+    assert_same_tensors(&place.newest(), &reference(EPOCHS));
+    assert_eq!(place.summary()["images_counted"], Value::from(vec![6000; EPOCHS as usize]));
+    assert_eq!(half_written(place), [] as [String; 0]);
+    assert_no_number_twice(place);
+}
+
+/// Asserts that no two generations have the same number.
+#[track_caller]
+fn assert_no_number_twice(place: &Place) {
+    let journal = fs::read_to_string(place.file("journal.jsonl")).unwrap();
+    let lines = journal.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
+    let numbers = lines.filter_map(|line| line["generation"]["number"].as_u64());
+    let numbers: Vec<u64> = numbers.collect();
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+}
+
+/// Starts a coordinator again where it was, with the workers that are left.
+fn started_again(place: &Place, url: &str, workers: Vec<Process>, flags: &str) -> Fleet {
+    let run_dir = place.run_dir.display();
+    let again = coordinator(place, &format!("--resume --run-dir {run_dir} {flags}"));
+    let fleet = Fleet::of(again, None);
+    assert_eq!(fleet.url, url);
+    Fleet { workers, ..fleet }
+}
+
+#[test]
+fn what_people_get_has_no_crash_points() {
+    let holds = |program: &std::path::Path, name: &[u8]| {
+        let bytes = fs::read(program).unwrap();
+        bytes.windows(name.len()).any(|window| window == name)
+    };
+    for name in ["vae-coordinator", "vae-worker", "vae"] {
+        let program = programs().join(name);
+        assert!(!holds(&program, VARIABLE) && !holds(&program, POINT), "{name}");
+    }
+    assert!(holds(&armed_programs().join("vae-coordinator"), VARIABLE));
+    assert!(holds(&armed_programs().join("vae-worker"), VARIABLE));
+    assert!(holds(&armed_programs().join("vae-worker"), POINT));
+}
+
+/// Everything dies while the second checkpoint is written, and is resumed from what is there.
+fn dies_while_writing(point: &str) {
+    let place = Place::new();
+    let mut fleet =
+        Fleet::without_workers(&place, &three_epochs("--workers 1 --keep-checkpoints 1"));
+    fleet.add_armed("--threads 1", point);
+    fleet.workers.remove(0).wait().killed();
+    fleet.coordinator.signal(Signal::KILL);
+    fleet.coordinator.wait();
+    coordinator_at(&place, "--resume --workers 2 --spawn").wait().succeeded();
+    undisturbed(&place);
+    assert_eq!(place.checkpoints().len(), 1);
+}
+
+#[test]
+fn all_die_while_a_checkpoint_is_written() {
+    dies_while_writing("checkpoint.created 2 kill");
+    dies_while_writing("checkpoint.half-written 2 kill");
+    dies_while_writing("checkpoint.written 2 kill");
+    dies_while_writing("checkpoint.synced 2 kill");
+}
+
+#[test]
+fn all_die_once_a_checkpoint_has_its_name() {
+    dies_while_writing("checkpoint.renamed 2 kill");
+    dies_while_writing("checkpoint.durable 2 kill");
+    dies_while_writing("checkpoint.retired 1 kill");
+}
+
+/// The next member leads, and writes what the first one has not.
+#[test]
+fn the_leader_dies_while_it_writes_the_last_checkpoint() {
+    let place = Place::new();
+    let mut fleet = Fleet::without_workers(&place, &three_epochs("--workers 2"));
+    fleet.add_armed("--rank 0 --threads 1", "checkpoint.synced 3 kill");
+    fleet.add("--rank 1 --threads 1");
+    fleet.workers.remove(0).wait().killed();
+    fleet.completed();
+    undisturbed(&place);
+}
+
+/// Members that are to die one after the other, and one that is left with all the work.
+fn die_in_an_all_reduce(collective: &str, orders: [&str; 3]) {
+    let place = Place::new();
+    let flags = three_epochs(&format!("--workers 4 --collective {collective}"));
+    let mut fleet = Fleet::without_workers(&place, &flags);
+    for (rank, order) in orders.iter().enumerate() {
+        fleet.add_armed(&format!("--rank {rank} --threads 1"), order);
+    }
+    fleet.add("--rank 3 --threads 1");
+    for victim in fleet.workers.drain(..orders.len()) {
+        victim.wait().killed();
+    }
+    fleet.completed();
+    undisturbed(&place);
+}
+
+#[test]
+fn members_die_in_the_middle_of_an_all_reduce_over_grpc() {
+    // The first two die with some bytes sent, one to begin with; the third with some received.
+    let middle =
+        ["grpc.sending 400 kill", "grpc.sending 997 kill", "all-reduce.grpc.received 250 kill"];
+    die_in_an_all_reduce("grpc", middle);
+    // A step is done for the one that dies, and perhaps for no other.
+    let end = [
+        "all-reduce.grpc.done 30 kill",
+        "all-reduce.grpc.done 70 kill",
+        "all-reduce.grpc.done 120 kill",
+    ];
+    die_in_an_all_reduce("grpc", end);
+}
+
+#[test]
+fn members_die_in_the_middle_of_an_all_reduce_through_shared_memory() {
+    let points = [
+        "all-reduce.shm.contributed 30 kill",
+        "all-reduce.shm.added 70 kill",
+        "all-reduce.shm.done 120 kill",
+    ];
+    die_in_an_all_reduce("shm", points);
+}
+
+/// A newcomer dies with half of the state, and the next one takes it over.
+#[test]
+fn a_worker_dies_while_it_takes_over_a_state() {
+    let place = Place::new();
+    let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} {ENDLESS} --workers 2"));
+    fleet.add("--rank 0 --threads 1");
+    fleet.add_armed("--rank 1 --threads 1", "trainer.step 30 kill");
+    fleet.workers.remove(1).wait().killed();
+    fleet.add_armed("--threads 1", "transfer.receiving 2 kill");
+    fleet.workers.remove(1).wait().killed();
+    fleet.add("--threads 1");
+    fleet.workers[1].wait_for_line("training rank=1");
+    fleet.wait_for_progress(&place);
+    stopped_with_the_same_bits(&place, fleet);
+}
+
+/// The one whose state is taken over dies with half of it given, and the newcomer asks another.
+#[test]
+fn a_donor_dies_while_it_gives_its_state() {
+    let place = Place::new();
+    let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} {ENDLESS} --workers 3"));
+    fleet.add("--rank 0 --threads 1");
+    // The last of those who have the state is asked first.
+    fleet.add_armed("--rank 1 --threads 1", "transfer.donating 2 kill");
+    fleet.add_armed("--rank 2 --threads 1", "trainer.step 30 kill");
+    fleet.workers.remove(2).wait().killed();
+    fleet.add("--threads 1");
+    fleet.workers.remove(1).wait().killed();
+    fleet.workers[1].wait_for_line("training rank=");
+    fleet.wait_for_progress(&place);
+    stopped_with_the_same_bits(&place, fleet);
+}
+
+/// The last one who knows dies while it tells: what is on the disk is the beginning.
+#[test]
+fn the_only_donor_dies_while_it_gives_its_state() {
+    let place = Place::new();
+    let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} {ENDLESS} --workers 2"));
+    fleet.add_armed("--rank 0 --threads 1", "transfer.donating 3 kill");
+    fleet.add_armed("--rank 1 --threads 1", "trainer.step 200 kill");
+    fleet.workers.remove(1).wait().killed();
+    fleet.add("--threads 1");
+    fleet.workers.remove(0).wait().killed();
+    fleet.workers[0].wait_for_line("training rank=");
+    fleet.wait_for_progress(&place);
+    stopped_with_the_same_bits(&place, fleet);
+}
+
+/// A coordinator dies while it makes the run directory, before anybody has come.
+fn dies_at_the_beginning(order: &str) {
+    let place = Place::new();
+    armed_coordinator(&place, &three_epochs("--workers 2"), order).wait().killed();
+    let is_a_run = place.file("config.json").exists();
+    let flags = if is_a_run { "--resume --spawn" } else { &three_epochs("--workers 2 --spawn") };
+    coordinator_at(&place, flags).wait().succeeded();
+    undisturbed(&place);
+}
+
+#[test]
+fn a_coordinator_dies_while_it_makes_the_run_directory() {
+    dies_at_the_beginning("run-dir.written 1 kill");
+    dies_at_the_beginning("run-dir.synced 1 kill");
+    dies_at_the_beginning("run-dir.renamed 1 kill");
+    dies_at_the_beginning("journal.written 1 kill");
+    dies_at_the_beginning("journal.synced 1 kill");
+}
+
+/// A coordinator of two workers dies; they wait for the one that is started again.
+fn dies_and_is_started_again(order: &str) {
+    let place = Place::new();
+    let mut fleet = Fleet::of(armed_coordinator(&place, &three_epochs("--workers 2"), order), None);
+    (0..2).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
+    let Fleet { coordinator, url, workers, .. } = fleet;
+    coordinator.wait().killed();
+    started_again(&place, &url, workers, "").completed();
+    undisturbed(&place);
+}
+
+/// The number of the generation is on the disk; none, one or both of its members know.
+#[test]
+fn a_coordinator_dies_between_deciding_and_telling() {
+    dies_and_is_started_again("journal.written 2 kill");
+    dies_and_is_started_again("journal.synced 2 kill");
+    dies_and_is_started_again("coordinator.decided 1 kill");
+    dies_and_is_started_again("coordinator.telling 1 kill");
+    dies_and_is_started_again("coordinator.telling 2 kill");
+}
+
+#[test]
+fn a_coordinator_dies_between_receiving_and_recording() {
+    dies_and_is_started_again("coordinator.ready-received 1 kill");
+    dies_and_is_started_again("coordinator.ready-received 2 kill");
+    dies_and_is_started_again("coordinator.epoch-received 2 kill");
+    // Here both have completed the run.
+    dies_and_is_started_again("coordinator.ready-received 4 kill");
+}
+
+/// A worker dies in the middle of a step, and the coordinator when it has decided what follows.
+#[test]
+fn a_worker_dies_and_then_the_coordinator() {
+    for order in ["coordinator.decided 2 kill", "coordinator.telling 5 kill"] {
+        let place = Place::new();
+        let mut fleet =
+            Fleet::of(armed_coordinator(&place, &three_epochs("--workers 4"), order), None);
+        fleet.add_armed("--rank 0 --threads 1", "trainer.step 100 kill");
+        (1..4).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
+        let Fleet { coordinator, url, mut workers, .. } = fleet;
+        workers.remove(0).wait().killed();
+        coordinator.wait().killed();
+        started_again(&place, &url, workers, "").completed();
+        undisturbed(&place);
+    }
+}
+
+/// All is trained, and the coordinator dies before it has said so in writing.
+fn dies_at_the_end(order: &str) {
+    let place = Place::new();
+    let mut fleet = Fleet::of(armed_coordinator(&place, &three_epochs("--workers 1"), order), None);
+    fleet.add("--threads 1");
+    fleet.coordinator.wait().killed();
+    // The worker has been told that the run is over.
+    fleet.workers.remove(0).wait().succeeded();
+    coordinator_at(&place, "--resume --spawn").wait().succeeded();
+    undisturbed(&place);
+}
+
+#[test]
+fn a_coordinator_dies_while_it_ends_the_run() {
+    dies_at_the_end("journal.written 3 kill");
+    dies_at_the_end("coordinator.ended 1 kill");
+    dies_at_the_end("run-dir.synced 2 kill");
+}
+
+/// It was told to stop, and dies when it hears that the state is saved.
+#[test]
+fn a_coordinator_dies_while_it_stops() {
+    let place = Place::new();
+    let flags = format!("{SMALL} {ENDLESS} --workers 2");
+    let order = "coordinator.saved-received 1 kill";
+    let mut fleet = Fleet::of(armed_coordinator(&place, &flags, order), None);
+    (0..2).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
+    fleet.wait_for_progress(&place);
+    fleet.coordinator.signal(Signal::INT);
+    let Fleet { coordinator, url, workers, .. } = fleet;
+    coordinator.wait().killed();
+    let mut fleet = started_again(&place, &url, workers, "");
+    fleet.wait_for_progress(&place);
+    stopped_with_the_same_bits(&place, fleet);
+}

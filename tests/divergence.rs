@@ -1,0 +1,41 @@
+//! A bit of one worker's memory flips: the run stops and says where, for it must not go on as if
+//! nothing had happened.
+
+use crate::harness::{Exit, Fleet, Place, SMALL};
+
+/// Steps between comparisons. The bit flips in the update of step 25, which makes it step 30.
+const FLAGS: &str = "--epochs 4 --verify-every 10";
+const FLIP: &str = "trainer.updated 25 flip";
+
+/// Runs with as many workers, the last of which is spoilt.
+fn spoilt(workers: usize, collective: &str) -> (Exit, Vec<Exit>) {
+    let place = Place::new();
+    let flags = format!("{SMALL} {FLAGS} --workers {workers} --collective {collective}");
+    let mut fleet = Fleet::without_workers(&place, &flags);
+    for rank in 0..workers - 1 {
+        fleet.add(&format!("--rank {rank} --threads 1"));
+    }
+    fleet.add_armed(&format!("--rank {} --threads 1", workers - 1), FLIP);
+    let ended = fleet.wait();
+    assert!(place.checkpoints().is_empty(), "no state that cannot be trusted is kept");
+    ended
+}
+
+#[test]
+fn of_three_the_odd_one_is_named() {
+    for collective in ["grpc", "shm"] {
+        let (coordinator, workers) = spoilt(3, collective);
+        let words = ["differ after step 30", "rank 0 has", "rank 1 has", "odd one out: rank 2;"];
+        coordinator.failed_with(&words);
+        workers.into_iter().for_each(|worker| drop(worker.failed_with(&words)));
+    }
+}
+
+#[test]
+fn of_two_both_are_named() {
+    let (coordinator, workers) = spoilt(2, "auto");
+    let words = ["differ after step 30", "rank 0 has", "rank 1 has"];
+    let coordinator = coordinator.failed_with(&words);
+    assert!(!coordinator.text().contains("odd one out"), "nobody knows which: {coordinator}");
+    workers.into_iter().for_each(|worker| drop(worker.failed_with(&words)));
+}
