@@ -16,6 +16,7 @@ mod full_disk;
 mod harness;
 mod health;
 mod hostile_peers;
+mod hosts;
 mod joining;
 mod kill_coordinator;
 mod kill_worker;

@@ -159,6 +159,19 @@ impl Host {
         self.run(&format!("tc qdisc del dev {INTERFACE} root"));
     }
 
+    /// Gives this host one more address, as in `fd77::1/64`.
+    pub(crate) fn add_address(&self, address: &str) {
+        let at_once = if address.contains(':') { "nodad" } else { "" };
+        self.run(&format!("ip addr add {address} dev {INTERFACE} {at_once}"));
+    }
+
+    /// Bytes that this host has sent over its link.
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        let counter = format!("/sys/class/net/{INTERFACE}/statistics/tx_bytes");
+        let output = self.command(Path::new("cat")).arg(counter).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+    }
+
     fn run(&self, command: &str) {
         self.0.namespace.run(command).unwrap_or_else(|reason| panic!("{reason}"));
     }

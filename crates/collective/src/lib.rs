@@ -3,7 +3,8 @@
 //! A step's gradient is the sum over `S` shards, added along one fixed binary tree
 //! ([`tree`]), so that the bits of the sum do not depend on who computed which shard.
 //! Members own contiguous shard ranges, contribute one partial per maximal tree node inside
-//! their range, and each adds up one segment of the flat gradient for all ([`plan`]).
+//! their range, and each adds up one segment of the flat gradient for all ([`plan`]). Where
+//! several members share a host, they add up what they can there, and less travels ([`hosts`]).
 //! Beside the gradient every step carries a few numbers ([`round`]).
 //!
 //! Start reading at [`AllReduce`], the one trait through which a training thread sees the
@@ -11,6 +12,7 @@
 //! all-reduce of a lone member, for examples and tests.
 
 pub mod digest;
+pub mod hosts;
 pub mod ids;
 pub mod local;
 pub mod plan;
@@ -18,6 +20,7 @@ pub mod round;
 pub mod tree;
 
 pub use digest::Digest;
+pub use hosts::Hosts;
 pub use ids::{Generation, Rank, ShardRange, Step};
 pub use local::Local;
 pub use plan::{Plan, Reducer, Share};

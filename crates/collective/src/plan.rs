@@ -25,9 +25,9 @@ pub struct Share {
     pub shards: ShardRange,
 }
 
-/// Shares that do not divide the shards of a run among members in rank order.
+/// Shares that do not divide the shards of a run among members given in rank order.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("the shares {shares} do not cover the shards 0..{shards} in rank order, each once")]
+#[error("the shares {shares} are not in rank order or do not cover the shards 0..{shards} once")]
 pub struct PlanError {
     shards: u32,
     shares: String,
@@ -48,12 +48,14 @@ impl Plan {
     /// The plan for a flat vector of `length` floats and the members' shares in rank order.
     ///
     /// # Errors
-    /// [`PlanError`] unless ranks ascend and the ranges cover `0..shards` contiguously, none
-    /// of them empty.
+    /// [`PlanError`] unless ranks ascend and the ranges, in any order, cover `0..shards`, none
+    /// of them empty and no shard twice.
     pub fn new(shards: u32, length: usize, shares: &[Share]) -> Result<Self, PlanError> {
         let ranks_ascend = shares.is_sorted_by(|a, b| a.rank < b.rank);
-        let covered = shares.iter().try_fold(0, |end, share| {
-            (share.shards.start == end && !share.shards.is_empty()).then_some(share.shards.end)
+        let mut ranges: Vec<ShardRange> = shares.iter().map(|share| share.shards).collect();
+        ranges.sort_unstable_by_key(|range| range.start);
+        let covered = ranges.iter().try_fold(0, |end, range| {
+            (range.start == end && !range.is_empty()).then_some(range.end)
         });
         if !ranks_ascend || shares.is_empty() || covered != Some(shards) {
             let shares: Vec<String> =
@@ -104,23 +106,41 @@ impl Plan {
     /// The segment of the flat vector that `member` adds up for all.
     #[must_use]
     pub fn segment(&self, member: usize) -> Range<usize> {
-        let blocks = self.length.div_ceil(SEGMENT_ALIGNMENT);
-        let cut =
-            |member: usize| (blocks * member / self.members() * SEGMENT_ALIGNMENT).min(self.length);
-        cut(member)..cut(member + 1)
+        divide(0..self.length, self.members(), member)
     }
 
-    /// The order of addition over all members' nodes.
+    /// The order of addition over all members' nodes, those of the first member first.
     #[must_use]
     pub fn reducer(&self) -> Reducer {
-        Reducer::new(self.shards, &self.nodes.concat())
+        Reducer::new(self.root(), &self.nodes.concat())
     }
+
+    pub(crate) fn root(&self) -> Node {
+        Node::root(self.shards)
+    }
+
+    /// The plan that holds for these members, in rank order, among themselves. Unless they are
+    /// all, it has no order of addition up to the root.
+    pub(crate) fn among(&self, members: &[usize]) -> Self {
+        let shares = members.iter().map(|member| self.shares[*member]).collect();
+        let nodes = members.iter().map(|member| self.nodes[*member].clone()).collect();
+        Self { shares, nodes, ..*self }
+    }
+}
+
+/// The part with this index, of so many, of a range that begins at a segment's beginning. As
+/// long as the others but for an alignment; of a short range it may be empty.
+pub(crate) fn divide(range: Range<usize>, parts: usize, index: usize) -> Range<usize> {
+    let blocks = range.len().div_ceil(SEGMENT_ALIGNMENT);
+    let cut =
+        |part: usize| (range.start + blocks * part / parts * SEGMENT_ALIGNMENT).min(range.end);
+    cut(index)..cut(index + 1)
 }
 
 /// Where an addition takes a term from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Term {
-    /// The partial of the node with this index, in shard order.
+    /// The partial of the node with this index among those given.
     Partial(usize),
     /// An intermediate result.
     Scratch(usize),
@@ -133,7 +153,7 @@ struct Addition {
     into: usize,
 }
 
-/// Adds the partials of tree nodes that together cover all shards, in tree order.
+/// Adds the partials of tree nodes that together cover another one, in tree order.
 #[derive(Clone, Debug)]
 pub struct Reducer {
     additions: Vec<Addition>,
@@ -142,11 +162,11 @@ pub struct Reducer {
 }
 
 impl Reducer {
-    /// The additions for `nodes`, which cover `0..shards` in shard order.
-    fn new(shards: u32, nodes: &[Node]) -> Self {
+    /// The additions up to `root` for `nodes`, some of which cover it.
+    pub(crate) fn new(root: Node, nodes: &[Node]) -> Self {
         let mut additions = Vec::new();
         let mut level = 0;
-        let total = Self::schedule(Node::root(shards), nodes, 0, &mut additions, &mut level);
+        let total = Self::schedule(root, nodes, 0, &mut additions, &mut level);
         Self { additions, total, scratch: vec![vec![0.0; BLOCK]; level] }
     }
 
@@ -169,8 +189,8 @@ impl Reducer {
         Term::Scratch(free)
     }
 
-    /// Writes into `sum` the tree's sum of the partials: one slice per node, by its index in
-    /// shard order, each as long as `sum`.
+    /// Writes into `sum` the tree's sum of the partials: one slice per node, by its index among
+    /// those given, each as long as `sum`.
     pub fn add<'a>(&mut self, partial: impl Fn(usize) -> &'a [f32], sum: &mut [f32]) {
         for start in (0..sum.len()).step_by(BLOCK) {
             let end = (start + BLOCK).min(sum.len());
@@ -206,7 +226,7 @@ impl Reducer {
         add(sum, term(last.left), term(last.right));
     }
 
-    /// The tree's sum of one tally per node, by its index in shard order.
+    /// The tree's sum of one tally per node, by its index among those given.
     #[must_use]
     pub fn add_tallies(&self, partial: impl Fn(usize) -> Tally) -> Tally {
         let mut scratch = [Tally::default(); LEVELS_MAX];

@@ -56,6 +56,21 @@ impl Node {
         found
     }
 
+    /// The maximal nodes of the tree below this node whose shards are all in `ranges`, which do
+    /// not overlap, in shard order.
+    #[must_use]
+    pub fn maximal_within(self, ranges: &[ShardRange]) -> Vec<Self> {
+        let mut ranges = ranges.to_vec();
+        ranges.sort_unstable_by_key(|range| range.start);
+        // A node is a contiguous range: it is within one run of neighbours, or within none.
+        ranges.dedup_by(|next, run| {
+            let adjoins = run.end == next.start;
+            run.end = if adjoins { next.end } else { run.end };
+            adjoins
+        });
+        ranges.into_iter().flat_map(|run| self.maximal_inside(run)).collect()
+    }
+
     fn collect_inside(self, range: ShardRange, found: &mut Vec<Self>) {
         if range.is_empty() || self.disjoint(range) {
             return;
@@ -90,5 +105,13 @@ mod tests {
         let range = ShardRange { start: 1, end: 6 };
         let nodes = Node::root(8).maximal_inside(range);
         assert_eq!(nodes, [node(1, 2), node(2, 4), node(4, 6)]);
+    }
+
+    #[test]
+    fn neighbouring_ranges_have_common_nodes() {
+        let ranges = [(4, 5), (0, 1), (1, 2), (6, 8)];
+        let ranges = ranges.map(|(start, end)| ShardRange { start, end });
+        let nodes = Node::root(8).maximal_within(&ranges);
+        assert_eq!(nodes, [node(0, 2), node(4, 5), node(6, 8)]);
     }
 }

@@ -156,6 +156,9 @@ pub enum Collective {
     Grpc,
     /// Shared memory; all members are on one host.
     Shm,
+    /// Shared memory among the members of each host, streams between hosts.
+    #[serde(rename = "two-level")]
+    TwoLevel,
 }
 
 /// A training field in which two configurations differ.

@@ -1,6 +1,10 @@
 //! The flags, and what their values mean. Whether they fit together is checked in `config`.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use config::{
@@ -31,6 +35,9 @@ pub(crate) struct Args {
     /// Address to listen on; port 0 takes any free port
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDRESS:PORT")]
     pub(crate) listen: SocketAddr,
+    /// What workers are told to connect to, if that is not the address to listen on
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) advertise: Option<IpAddr>,
     /// Start the workers too, as processes on this machine, and again when they die
     #[arg(long)]
     pub(crate) spawn: bool,
@@ -306,6 +313,8 @@ pub(crate) enum CollectiveArg {
     Grpc,
     /// Memory that the workers share; they must be on one host
     Shm,
+    /// Memory among the workers of each host, streams between hosts
+    TwoLevel,
 }
 
 /// How log lines are written.
@@ -369,6 +378,7 @@ impl Args {
                     CollectiveArg::Auto => Collective::Auto,
                     CollectiveArg::Grpc => Collective::Grpc,
                     CollectiveArg::Shm => Collective::Shm,
+                    CollectiveArg::TwoLevel => Collective::TwoLevel,
                 },
                 verify_every: o.verify_every,
                 checkpoint_every_epochs: o.checkpoint_every_epochs,

@@ -2,6 +2,7 @@
 //! out what it decides. All state of a running coordinator is here, in one task.
 
 mod orders;
+mod placing;
 mod recovery;
 mod status;
 
@@ -71,8 +72,8 @@ pub(crate) struct Connection {
     /// Where it serves the other workers.
     address: String,
     process: Process,
-    /// Equal for workers that can share memory; empty for one that cannot.
-    memory_domain: String,
+    /// Equal for workers that can share memory; none for one that cannot.
+    memory_domain: Option<String>,
     /// What has to be brought to it by those who fetch its state.
     state_secret: Secret,
     last: Option<(Progress, Instant)>,
@@ -81,13 +82,14 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(
         hello: &wire::Hello,
+        join: &Join,
         outbound: mpsc::Sender<Result<CoordinatorMessage, Status>>,
     ) -> Self {
         Self {
             outbound,
             address: printable(&hello.all_reduce_address),
             process: Process { host: printable(&hello.host), id: hello.process },
-            memory_domain: printable(&hello.memory_domain),
+            memory_domain: join.memory_domain.clone(),
             state_secret: Secret::random(),
             last: None,
         }
@@ -116,6 +118,8 @@ pub(crate) struct Control<'a> {
     connections: HashMap<WorkerId, Connection>,
     /// Of the current generation, in rank order; the first leads.
     members: Vec<(Rank, WorkerId)>,
+    /// How they exchange gradients, once this coordinator has told them.
+    transport: Option<wire::Transport>,
     recovery: Recovery,
     /// The newest checkpoint that was found to verify.
     verified: Option<PathBuf>,
@@ -159,6 +163,7 @@ impl<'a> Control<'a> {
             epoch: Instant::now(),
             connections: HashMap::new(),
             members: Vec::new(),
+            transport: None,
             recovery: Recovery::default(),
             verified: None,
             outcome: None,

@@ -3,7 +3,7 @@
 
 use std::{
     ffi::OsString,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -31,6 +31,8 @@ pub(crate) struct Launch {
     pub(crate) data_dir: PathBuf,
     pub(crate) offline: bool,
     pub(crate) listen: SocketAddr,
+    /// What workers are told to connect to, if not what this coordinator listens on.
+    pub(crate) advertise: Option<IpAddr>,
     pub(crate) security: Security,
     /// The same security, as flags of the workers that are started here.
     pub(crate) worker_arguments: Vec<OsString>,
@@ -101,6 +103,7 @@ impl Launch {
             offline: args.directories.offline,
             listen,
             history,
+            advertise: args.advertise,
             security,
             worker_arguments: args.security.to_arguments(),
             spawn: args.spawn,

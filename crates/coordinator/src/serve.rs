@@ -66,7 +66,8 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let mut run_dir = launch.open_run_dir()?;
     run_dir.journal().note(&Entry::Listening(address))?;
     let key = launch.history.key(run_dir.journal())?;
-    introduce(launch, &run_dir, address, console);
+    let advertised = launch.advertise.map_or(address, |ip| (ip, address.port()).into());
+    introduce(launch, &run_dir, advertised, console);
 
     let (inputs, received) = mpsc::channel(INPUTS);
     let (stop_serving, stopped_serving) = oneshot::channel::<()>();

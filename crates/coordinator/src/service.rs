@@ -69,7 +69,7 @@ impl Coordinator for Service {
         })?;
         let worker = WorkerId(self.next_worker.fetch_add(1, Ordering::Relaxed));
         let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
-        let connection = Connection::new(&hello, outbound);
+        let connection = Connection::new(&hello, &join, outbound);
         let joined = Input::Joined(worker, join, connection, hello.returning);
         self.inputs.send(joined).await.map_err(|_| ended())?;
         tokio::spawn(forward(worker, inbound, self.inputs.clone()));

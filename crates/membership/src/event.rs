@@ -36,6 +36,8 @@ pub struct Join {
     pub rank: Option<Rank>,
     /// How it computes.
     pub fingerprint: Fingerprint,
+    /// Equal for workers that can share memory; none for one that cannot.
+    pub memory_domain: Option<String>,
     /// What it brings along, if it took part before and has lost its coordinator.
     pub returning: Option<Returning>,
 }

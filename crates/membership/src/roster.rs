@@ -23,6 +23,7 @@ pub(crate) struct Seat {
     /// The rank that it asked for.
     wanted: Option<Rank>,
     fingerprint: Fingerprint,
+    memory_domain: Option<String>,
     pub(crate) last_seen: Duration,
     pub(crate) place: Place,
     /// What it last said of itself in its generation, and when its step last changed.
@@ -200,20 +201,34 @@ impl Roster {
         furthest.map(|(worker, _, standing)| (worker, standing))
     }
 
-    /// Makes these workers, in rank order, the members of a new generation.
+    /// Makes these workers, in rank order, the members of a new generation. Those that share
+    /// memory get neighbouring shards, so that they can add up what of them belongs together.
     pub(crate) fn deal(&mut self, workers: &[WorkerId], shards: u32, now: Duration) -> Vec<Member> {
         let members = u32::try_from(workers.len()).unwrap_or(u32::MAX);
-        let deal = workers.iter().zip(ShardRange::deal(shards, members));
-        deal.filter_map(|(worker, shards)| {
-            let seat = self.seats.get_mut(worker)?;
-            let progress =
-                seat.standing().map(|s| Progress { step: s.step, phase: Phase::Connecting });
-            seat.progress = progress.map(|progress| (progress, now));
-            (seat.place, seat.proven, seat.failed_fetches) = (Place::Member, true, 0);
-            seat.failed_recipients.clear();
-            Some(Member { worker: *worker, rank: seat.rank?, shards })
-        })
-        .collect()
+        let mut by_host: Vec<WorkerId> = workers.to_vec();
+        // Stable: hosts in the order of their first ranks, and ranks in order within each.
+        by_host.sort_by_cached_key(|worker| self.first_beside(*worker, workers));
+        let mut deal: Vec<(WorkerId, ShardRange)> =
+            by_host.into_iter().zip(ShardRange::deal(shards, members)).collect();
+        deal.sort_by_key(|(worker, _)| workers.iter().position(|other| other == worker));
+        deal.iter()
+            .filter_map(|(worker, shards)| {
+                let seat = self.seats.get_mut(worker)?;
+                let progress =
+                    seat.standing().map(|s| Progress { step: s.step, phase: Phase::Connecting });
+                seat.progress = progress.map(|progress| (progress, now));
+                (seat.place, seat.proven, seat.failed_fetches) = (Place::Member, true, 0);
+                seat.failed_recipients.clear();
+                Some(Member { worker: *worker, rank: seat.rank?, shards: *shards })
+            })
+            .collect()
+    }
+
+    /// The place of the first of these workers that shares memory with this one.
+    fn first_beside(&self, worker: WorkerId, workers: &[WorkerId]) -> Option<usize> {
+        let domain = |worker: &WorkerId| self.get(*worker)?.memory_domain.as_ref();
+        let own = domain(&worker);
+        workers.iter().position(|other| *other == worker || own.is_some() && domain(other) == own)
     }
 }
 
@@ -223,6 +238,7 @@ impl Seat {
             rank,
             wanted: join.rank,
             fingerprint: join.fingerprint.clone(),
+            memory_domain: join.memory_domain.clone(),
             last_seen: now,
             place: Place::Loading,
             progress: None,

@@ -54,7 +54,9 @@ impl TryFrom<&wire::Hello> for Join {
         let returning = hello.returning.as_ref().map(|returning| Returning {
             generation: (returning.generation != 0).then_some(Generation(returning.generation)),
         });
-        Ok(Self { rank: hello.rank.map(Rank), fingerprint, returning })
+        let memory_domain = printable(&hello.memory_domain);
+        let memory_domain = (!memory_domain.is_empty()).then_some(memory_domain);
+        Ok(Self { rank: hello.rank.map(Rank), fingerprint, memory_domain, returning })
     }
 }
 

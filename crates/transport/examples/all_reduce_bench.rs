@@ -1,6 +1,7 @@
 //! How long an all-reduce takes: members as processes of their own, on this host.
 //!
-//! `all_reduce_bench [shm|grpc|grpc-tls]...` writes a line of JSON for each transport, number of members
+//! `all_reduce_bench [shm|grpc|grpc-tls|two-level]...` writes a line of JSON for each transport,
+//! number of members
 //! and size. Two medians of the leader's time are given: `median_ms` where the partials stay
 //! as they are, so that nothing but the all-reduce is in the caches' way; `fresh_median_ms`
 //! where every member has just written its partials, as it does in training.
@@ -13,7 +14,7 @@ use std::{
     env,
     error::Error,
     io::Write as _,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -28,13 +29,18 @@ use secure::{
     authority::{self, Validity},
 };
 use tokio::{net::TcpListener, runtime};
-use transport::{grpc, shm};
+use transport::{Group, Peer, grpc, shm::Segment, two_level::TwoLevel};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const RUN: &str = "all-reduce-bench";
 
 const MEMBERS: [u32; 2] = [2, 4];
+
+/// Members that share memory in the bench of two levels, as if the others were elsewhere.
+const TWO_LEVEL_NEIGHBOURS: u32 = 2;
+
+const UNTOLD: &str = "nobody told where the others are";
 
 /// Floats of a small vector, of the default model's gradient, and of a large one: 4 KB,
 /// 3.9 MB, 67 MB.
@@ -92,11 +98,9 @@ fn start(transport: &str, members: u32, length: usize) -> Outcome<String> {
     }
     let silent = || format!("a member over {transport} said nothing; is it a known transport?");
     let heard = |member: &Member, word| member.hear(word, DEADLINE).ok_or_else(silent);
-    let speakers = if transport == "shm" { &group[..1] } else { &group[..] };
     let places: Vec<String> =
-        speakers.iter().map(|member| heard(member, "place")).collect::<Result<_, _>>()?;
-    let listeners = if transport == "shm" { &mut group[1..] } else { &mut group[..] };
-    for member in listeners {
+        group.iter().map(|member| heard(member, "place")).collect::<Result<_, _>>()?;
+    for member in &mut group {
         member.tell(&places.join(";"));
     }
     let found: Vec<String> =
@@ -105,61 +109,76 @@ fn start(transport: &str, members: u32, length: usize) -> Outcome<String> {
 }
 
 fn connect(transport: &str, rank: u32, members: u32, length: usize) -> Outcome<Box<dyn AllReduce>> {
-    let share =
-        |rank| Share { rank: Rank(rank), shards: ShardRange { start: rank, end: rank + 1 } };
-    let shares: Vec<Share> = (0..members).map(share).collect();
-    let told = || listen().ok_or("nobody told where the others are");
+    let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let peer = |rank| Peer {
+        share: Share { rank: Rank(rank), shards: ShardRange { start: rank, end: rank + 1 } },
+        address: unknown.into(),
+        secret: [0; secure::SECRET_BYTES].into(),
+        memory_domain: Some(if transport == "two-level" { rank / TWO_LEVEL_NEIGHBOURS } else { 0 }),
+    };
+    let group = Group {
+        run_id: RUN.into(),
+        generation: Generation(1),
+        shards: members,
+        length,
+        rank: Rank(rank),
+        peers: (0..members).map(peer).collect(),
+    };
     match transport {
         "shm" => {
-            let group = shm::Group {
-                run_id: RUN.into(),
-                generation: Generation(1),
-                shards: members,
-                length,
-                rank: Rank(rank),
-                shares,
-            };
-            let segment = if rank == 0 {
-                let (segment, rendezvous) = shm::Segment::create(&group)?;
-                say(&format!("place {rendezvous}"));
-                segment
-            } else {
-                shm::Segment::open(&group, &told()?.parse()?)?
-            };
-            Ok(Box::new(segment.into_all_reduce()))
+            let (segment, _) = meet(&group, None)?;
+            Ok(Box::new(segment.into_all_reduce()?))
         }
-        "grpc" | "grpc-tls" => {
+        "grpc" | "grpc-tls" | "two-level" => {
             let runtime =
                 runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
             let folder = env::var_os(TLS_DIR).filter(|_| transport == "grpc-tls");
             let security = Security::load(folder.as_deref().map(Path::new), None, false)?;
             let endpoint = grpc::Endpoint::new(RUN, members, length).secured(security);
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
-            say(&format!("place {}", listener.local_addr()?));
+            let address = listener.local_addr()?;
             runtime.spawn(endpoint.clone().serve(listener, std::future::pending()));
-            let addresses: Vec<SocketAddr> =
-                told()?.split(';').map(str::parse).collect::<Result<_, _>>()?;
-            let peers = shares.into_iter().zip(addresses);
-            let peer = |(share, address): (_, SocketAddr)| grpc::Peer {
-                share,
-                address: address.into(),
-                secret: [0; secure::SECRET_BYTES].into(),
+            let connected: Box<dyn AllReduce> = if transport != "two-level" {
+                say(&format!("place {address}"));
+                let places = listen().ok_or(UNTOLD)?;
+                let group = with_addresses(group, &places)?;
+                Box::new(runtime.block_on(endpoint.connect(&group))?)
+            } else {
+                let (segment, places) = meet(&group, Some(address))?;
+                let group = with_addresses(group, &places)?;
+                Box::new(runtime.block_on(TwoLevel::connect(&endpoint, &group, segment))?)
             };
-            let group = grpc::Group {
-                run_id: RUN.into(),
-                generation: Generation(1),
-                shards: members,
-                length,
-                rank: Rank(rank),
-                peers: peers.map(peer).collect(),
-            };
-            let connected = runtime.block_on(endpoint.connect(&group))?;
             // It serves until the process ends.
             std::mem::forget(runtime);
-            Ok(Box::new(connected))
+            Ok(connected)
         }
         unknown => Err(format!("no transport {unknown}").into()),
     }
+}
+
+/// Makes or opens this host's segment; gives it with what all members have said.
+fn meet(group: &Group, address: Option<SocketAddr>) -> Outcome<(Segment, String)> {
+    let address = address.map_or("-".into(), |address| address.to_string());
+    if group.is_first_of_its_host() {
+        let (segment, rendezvous) = Segment::create(group)?;
+        say(&format!("place {address},{rendezvous}"));
+        return Ok((segment, listen().ok_or(UNTOLD)?));
+    }
+    say(&format!("place {address},"));
+    let places = listen().ok_or(UNTOLD)?;
+    let domain = |rank: Rank| group.peers[rank.0 as usize].memory_domain;
+    let mut firsts = (0..).map(Rank).zip(places.split(';'));
+    let first = firsts.find(|(rank, _)| domain(*rank) == domain(group.rank));
+    let rendezvous = first.and_then(|(_, place)| place.split_once(',')).ok_or(UNTOLD)?.1;
+    Ok((Segment::open(group, &rendezvous.parse()?)?, places))
+}
+
+fn with_addresses(mut group: Group, places: &str) -> Outcome<Group> {
+    for (peer, place) in group.peers.iter_mut().zip(places.split(';')) {
+        let address: SocketAddr = place.split(',').next().unwrap_or_default().parse()?;
+        peer.address = address.into();
+    }
+    Ok(group)
 }
 
 /// One member's rounds; all members do the same.

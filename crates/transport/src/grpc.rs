@@ -1,4 +1,6 @@
-//! All-reduce over gRPC: one bidirectional stream for each pair of members.
+//! All-reduce over gRPC: one bidirectional stream for each pair of members that exchange
+//! anything. Here a host is whatever adds up its members' partials elsewhere, before; in the
+//! plain transport, every member is one.
 //!
 //! [`Endpoint`] is the service that every worker hosts, and where generations connect;
 //! [`Grpc`] is the training thread's side of one connected generation. Between them, on the
@@ -21,10 +23,12 @@ pub(crate) mod stream;
 
 use std::time::Duration;
 
-use collective::{Generation, Rank, Share};
+use collective::Rank;
 use protocol::door::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE};
-use secure::{Address, Secret};
+use secure::Address;
 use thiserror::Error;
+
+use crate::GroupError;
 
 pub use endpoint::Endpoint;
 pub use handle::{Abort, Grpc};
@@ -40,43 +44,12 @@ const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
 /// to end after this side has ended it.
 pub(crate) const STREAM_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A member of a generation, and where it serves `AllReduce`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Its rank and shards.
-    pub share: Share,
-    /// Where it listens.
-    pub address: Address,
-    /// What the stream with it has to bring.
-    pub secret: Secret,
-}
-
-/// A generation to connect.
-#[derive(Clone, Debug)]
-pub struct Group {
-    /// The run; streams of another run are refused.
-    pub run_id: String,
-    /// The generation; streams of another one are refused.
-    pub generation: Generation,
-    /// Shards of the run.
-    pub shards: u32,
-    /// Floats in the flat gradient.
-    pub length: usize,
-    /// The rank of this member.
-    pub rank: Rank,
-    /// All members in rank order.
-    pub peers: Vec<Peer>,
-}
-
 /// Why a generation could not be connected.
 #[derive(Debug, Error)]
 pub enum ConnectError {
-    /// The members do not divide the shards.
+    /// There can be no such generation.
     #[error(transparent)]
-    Plan(#[from] collective::plan::PlanError),
-    /// This member is not in the list.
-    #[error("rank {0} is not a member of the generation")]
-    NotAMember(Rank),
+    Group(#[from] GroupError),
     /// A member did not answer.
     #[error("cannot connect to rank {rank} at {address}: {reason}")]
     Unreachable {

@@ -5,18 +5,23 @@
 //! in `collective` alone.
 //!
 //! Start reading at [`grpc`], for members anywhere, or at [`shm`], for those on one host;
-//! [`state`] is what a worker that is behind takes over.
+//! [`two_level`] puts the two together for several members on each of several hosts. All of
+//! them connect a [`Group`]. [`state`] is what a worker that is behind takes over.
 
 mod allocator;
+mod group;
 pub mod grpc;
 #[cfg(target_os = "linux")]
 pub mod shm;
 pub mod state;
+#[cfg(target_os = "linux")]
+pub mod two_level;
 
 use collective::AllReduce;
 
 pub use allocator::keep_freed_blocks;
-pub use grpc::{ConnectError, Endpoint, Group, Grpc, Peer};
+pub use group::{Group, GroupError, Peer};
+pub use grpc::{ConnectError, Endpoint, Grpc};
 
 /// A generation that this member is connected to.
 pub struct Connected {
@@ -40,6 +45,9 @@ pub enum Abort {
     /// Of a generation that shares memory.
     #[cfg(target_os = "linux")]
     Shm(shm::Abort),
+    /// Of a generation that does both.
+    #[cfg(target_os = "linux")]
+    TwoLevel(two_level::Abort),
 }
 
 impl Abort {
@@ -50,6 +58,8 @@ impl Abort {
             Self::Grpc(abort) => abort.abort(),
             #[cfg(target_os = "linux")]
             Self::Shm(abort) => abort.abort(),
+            #[cfg(target_os = "linux")]
+            Self::TwoLevel(abort) => abort.abort(),
         }
     }
 }
@@ -64,5 +74,13 @@ impl From<Grpc> for Connected {
 impl From<shm::Shm> for Connected {
     fn from(shm: shm::Shm) -> Self {
         Self { abort: Abort::Shm(shm.abort_handle()), collective: Box::new(shm) }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl From<two_level::TwoLevel> for Connected {
+    fn from(two_level: two_level::TwoLevel) -> Self {
+        let abort = Abort::TwoLevel(two_level.abort_handle());
+        Self { abort, collective: Box::new(two_level) }
     }
 }

@@ -1,4 +1,5 @@
-//! All-reduce through a shared segment of memory: members on one host.
+//! All-reduce through a shared segment of memory: members on one host. Those of a host among
+//! several share one too: see [`two_level`](crate::two_level).
 //!
 //! The flat gradient is in the segment: [`partial_mut`](collective::AllReduce::partial_mut)
 //! hands out this member's part of it, every member adds up its share of all partials straight
@@ -67,38 +68,7 @@ mod process;
 mod rendezvous;
 mod segment;
 
-use collective::{Generation, Rank, Share};
-
+pub(crate) use barrier::Contributed;
 pub use exchange::{Abort, Shm};
 pub use rendezvous::{ParseRendezvousError, RENDEZVOUS_BYTES_MAX, Rendezvous};
 pub use segment::{Segment, SegmentError};
-
-impl From<&crate::Group> for Group {
-    fn from(group: &crate::Group) -> Self {
-        Self {
-            run_id: group.run_id.clone(),
-            generation: group.generation,
-            shards: group.shards,
-            length: group.length,
-            rank: group.rank,
-            shares: group.peers.iter().map(|peer| peer.share).collect(),
-        }
-    }
-}
-
-/// A generation whose members share a segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// The run; segments of another run are refused.
-    pub run_id: String,
-    /// The generation; segments of another one are refused.
-    pub generation: Generation,
-    /// Shards of the run.
-    pub shards: u32,
-    /// Floats in the flat gradient.
-    pub length: usize,
-    /// The rank of this member.
-    pub rank: Rank,
-    /// All members' ranks and shards in rank order.
-    pub shares: Vec<Share>,
-}

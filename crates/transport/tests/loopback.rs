@@ -1,64 +1,31 @@
 //! Members in one process, over real sockets: the sum is bitwise that of the shard tree.
 
+#[path = "support/loopback.rs"]
+mod loopback;
 #[path = "support/stories.rs"]
 mod stories;
 
-use std::{net::SocketAddr, thread};
+use std::thread;
 
 use collective::{AllReduce as _, Contribution, Control, Generation, Interrupted, Node, Rank};
+use loopback::{Host, RUN};
 use secure::Secret;
 use stories::Transport;
-use tokio::{net::TcpListener, runtime::Runtime};
 use transport::{ConnectError, Endpoint, Group, Grpc, Peer};
 
-const RUN: &str = "test";
-
-/// What all streams bring.
-const SECRET: [u8; 32] = [7; 32];
-
-/// A member's communication thread: its runtime and its listening endpoint.
-struct Host {
-    runtime: Runtime,
-    endpoint: Endpoint,
-    address: SocketAddr,
-}
-
-impl Host {
-    fn start(shards: u32, length: usize) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let endpoint = Endpoint::new(RUN, shards, length);
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let address = listener.local_addr().unwrap();
-        runtime.spawn(endpoint.clone().serve(listener, std::future::pending()));
-        Self { runtime, endpoint, address }
-    }
-
-    fn connect(&self, group: &Group) -> Result<Grpc, ConnectError> {
-        self.runtime.block_on(self.endpoint.connect(group))
-    }
+fn connect(host: &Host, group: &Group) -> Result<Grpc, ConnectError> {
+    host.runtime.block_on(host.endpoint.connect(group))
 }
 
 fn group(hosts: &[Host], ranges: &[(u32, u32)], length: usize, generation: u64) -> Group {
-    let shares = stories::shares(ranges);
+    let peers = hosts.iter().zip(stories::peers(ranges));
     Group {
         run_id: RUN.into(),
         generation: Generation(generation),
         shards: ranges.last().unwrap().1,
         length,
         rank: Rank(0),
-        peers: hosts
-            .iter()
-            .zip(shares)
-            .map(|(host, share)| Peer {
-                share,
-                address: host.address.into(),
-                secret: SECRET.into(),
-            })
-            .collect(),
+        peers: peers.map(|(host, peer)| Peer { address: host.address.into(), ..peer }).collect(),
     }
 }
 
@@ -78,7 +45,7 @@ impl Transport for Loopback {
         let group = group(&hosts, ranges, length, 1);
         let run = |(host, rank): (&Host, u32)| {
             let group = Group { rank: Rank(rank), ..group.clone() };
-            member(Rank(rank), host.connect(&group).unwrap())
+            member(Rank(rank), connect(host, &group).unwrap())
         };
         let run = &run;
         thread::scope(|scope| {
@@ -130,16 +97,16 @@ fn streams_of_another_run_or_an_old_generation_are_refused() {
     assert!(error.to_string().contains("another run"), "{error}");
 
     let alone = Group { peers: vec![], ..group(&hosts, &ranges, 10, 5) };
-    assert!(hosts[0].connect(&alone).is_err());
+    assert!(connect(&hosts[0], &alone).is_err());
     let late = Group { rank: Rank(1), ..group(&hosts, &ranges, 10, 6) };
     let first = group(&hosts, &ranges, 10, 6);
     thread::scope(|scope| {
-        let other = scope.spawn(|| hosts[1].connect(&late).unwrap());
-        drop(hosts[0].connect(&first).unwrap());
+        let other = scope.spawn(|| connect(&hosts[1], &late).unwrap());
+        drop(connect(&hosts[0], &first).unwrap());
         drop(other.join().unwrap());
     });
     let stale = Group { rank: Rank(1), ..group(&hosts, &ranges, 10, 3) };
-    let error = hosts[1].connect(&stale).unwrap_err();
+    let error = connect(&hosts[1], &stale).unwrap_err();
     assert!(error.to_string().contains("generation 3 is over"), "{error}");
 }
 
@@ -154,7 +121,7 @@ fn a_stream_without_the_secret_of_its_rank_is_refused() {
     };
     let stranger = Endpoint::new(RUN, 2, 10);
     thread::scope(|scope| {
-        let first = scope.spawn(|| hosts[0].connect(&group).unwrap());
+        let first = scope.spawn(|| connect(&hosts[0], &group).unwrap());
         for secret in [Secret::from([8; 32]), Secret::random()] {
             let group = with(secret);
             let attempt = stranger.connect(&group);
@@ -162,7 +129,7 @@ fn a_stream_without_the_secret_of_its_rank_is_refused() {
             assert!(error.contains("rank 1 of generation 1, without the secret"), "{error}");
         }
         // It has waited for the right one all along.
-        drop(hosts[1].connect(&with(SECRET.into())).unwrap());
+        drop(connect(&hosts[1], &with(stories::SECRET.into())).unwrap());
         drop(first.join().unwrap());
     });
 }

@@ -16,7 +16,10 @@ use std::{
 use collective::{AllReduce as _, Contribution, Control, Generation, Interrupted, Node, Rank};
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use stories::Transport;
-use transport::shm::{Abort, Group, Rendezvous, Segment, SegmentError, Shm};
+use transport::{
+    Group,
+    shm::{Abort, Rendezvous, Segment, SegmentError, Shm},
+};
 
 fn group(ranges: &[(u32, u32)], length: usize) -> Group {
     Group {
@@ -25,7 +28,7 @@ fn group(ranges: &[(u32, u32)], length: usize) -> Group {
         shards: ranges.last().unwrap().1,
         length,
         rank: Rank(0),
-        shares: stories::shares(ranges),
+        peers: stories::peers(ranges),
     }
 }
 
@@ -51,7 +54,7 @@ impl Transport for Shared {
         let member = &member;
         thread::scope(|scope| {
             let start = |(segment, rank): (Segment, u32)| {
-                scope.spawn(move || member(Rank(rank), segment.into_all_reduce()))
+                scope.spawn(move || member(Rank(rank), segment.into_all_reduce().unwrap()))
             };
             let threads: Vec<_> = segments.into_iter().zip(0..).map(start).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -193,7 +196,7 @@ fn a_segment_of_another_run_generation_or_plan_is_refused() {
         (Group { generation: Generation(2), ..mine.clone() }, "generation 1"),
         (Group { length: 100_000, ..mine.clone() }, "bytes instead of"),
         // As many bytes, and other shards.
-        (Group { shares: stories::shares(&[(0, 3), (3, 4)]), ..mine.clone() }, "another plan"),
+        (Group { peers: stories::peers(&[(0, 3), (3, 4)]), ..mine.clone() }, "another plan"),
         (Group { length: 9, ..mine.clone() }, "another plan"),
         (Group { rank: Rank(7), ..mine.clone() }, "not a member"),
         (Group { rank: Rank(0), ..mine.clone() }, "has opened the segment before"),
@@ -209,7 +212,7 @@ fn a_segment_of_another_run_generation_or_plan_is_refused() {
     assert!(refused(&mine, &wrong_nonce.parse().unwrap()).contains("nonce"));
     let _second = Segment::open(&mine, &rendezvous).unwrap();
     assert!(matches!(Segment::open(&mine, &rendezvous), Err(SegmentError::Taken(Rank(1)))));
-    assert!(matches!(Segment::create(&mine), Err(SegmentError::NotTheLeader(Rank(1)))));
+    assert!(matches!(Segment::create(&mine), Err(SegmentError::NotTheFirst(Rank(1)))));
 }
 
 fn rendezvous_at(descriptor: i32) -> Rendezvous {

@@ -20,7 +20,7 @@ use std::{
 use collective::{AllReduce as _, Control, Generation, Interrupted, Node, Rank};
 use processes::{Member, listen, say};
 use rustix::process::{Pid, Signal, kill_process};
-use transport::shm::{Group, Segment};
+use transport::{Group, shm::Segment};
 
 const LENGTH: usize = 5_000;
 
@@ -45,7 +45,7 @@ fn group(run: &str, rank: u32, members: u32) -> Group {
         shards: members,
         length: LENGTH,
         rank: Rank(rank),
-        shares: stories::shares(&ranges),
+        peers: stories::peers(&ranges),
     }
 }
 
@@ -62,7 +62,7 @@ fn member() {
     } else {
         Segment::open(&group, &listen().unwrap().parse().unwrap()).unwrap()
     };
-    let mut shm = segment.into_all_reduce();
+    let mut shm = segment.into_all_reduce().unwrap();
     let abort = shm.abort_handle();
     thread::spawn(move || {
         if listen().as_deref() == Some("abort") {

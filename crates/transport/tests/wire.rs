@@ -64,18 +64,14 @@ fn plan(length: usize) -> Plan {
 }
 
 fn group(length: usize, rank: u32, addresses: [SocketAddr; 2]) -> Group {
-    let peer = |(share, address): (_, SocketAddr)| Peer {
-        share,
-        address: address.into(),
-        secret: SECRET.into(),
-    };
+    let peers = stories::peers(&RANGES).into_iter().zip(addresses);
     Group {
         run_id: RUN.into(),
         generation: Generation(1),
         shards: 2,
         length,
         rank: Rank(rank),
-        peers: stories::shares(&RANGES).into_iter().zip(addresses).map(peer).collect(),
+        peers: peers.map(|(peer, address)| Peer { address: address.into(), ..peer }).collect(),
     }
 }
 

@@ -6,6 +6,8 @@
 mod away;
 
 use std::{
+    io::ErrorKind,
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     thread,
@@ -46,7 +48,8 @@ use crate::{
     control::{self, Identity, Joined, Route, secret},
     dataset, device,
     discovery::{self, Found, Source},
-    generation, training,
+    generation::{self, Meeting},
+    training,
 };
 
 /// How long the training thread may take to finish what it has in hand at the end.
@@ -141,12 +144,19 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
     result
 }
 
-/// Opens a port for the other workers: at the address from which the coordinator is reached,
-/// for where that is, they are.
+/// Opens a port for the other workers: at the address that they are told, if it is this host's,
+/// else at that from which the coordinator is reached, for where that is, they are.
 async fn listen(args: &Args, route: &Route, security: &Security) -> Result<(TcpListener, Address)> {
-    let own = route.own_address().await?;
-    let listener =
-        TcpListener::bind((own, 0)).await.context("cannot open a port for the other workers")?;
+    let own: IpAddr = route.own_address().await?;
+    let advertised = args.advertise.as_ref().and_then(|host| host.parse().ok());
+    let listener = match TcpListener::bind((advertised.unwrap_or(own), 0)).await {
+        // It leads here by way of another machine.
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+            TcpListener::bind((own, 0)).await
+        }
+        bound => bound,
+    };
+    let listener = listener.context("cannot open a port for the other workers")?;
     let bound = listener.local_addr()?;
     let address = match &args.advertise {
         Some(host) => Address::on(host, bound.port()).context("--advertise")?,
@@ -197,7 +207,7 @@ struct Connecting {
     ranks: Vec<Rank>,
     threads: u32,
     task: JoinHandle<Result<Connected>>,
-    /// Takes where the leader's segment is, if this member waits for it.
+    /// Takes where this host's segment is, if this member waits for it.
     rendezvous: Option<oneshot::Sender<String>>,
 }
 
@@ -336,7 +346,9 @@ impl Session {
                 .all_reduce_address
                 .parse()
                 .with_context(|| format!("rank {} has no usable address", member.rank))?;
-            Ok(Peer { share: Share::from(member), address, secret: secret(&member.secret)? })
+            let memory_domain = (member.memory_domain != 0).then_some(member.memory_domain);
+            let (share, secret) = (Share::from(member), secret(&member.secret)?);
+            Ok(Peer { share, address, secret, memory_domain })
         };
         let peers: Vec<Peer> = start.members.iter().map(peer).collect::<Result<_>>()?;
         let (generation, rank) = (Generation(start.generation), Rank(start.rank));
@@ -352,13 +364,12 @@ impl Session {
         };
         let proof = secret(&start.proof)?;
         let (rendezvous, announced) = oneshot::channel();
-        let leads = ranks.first() == Some(&rank);
+        let meeting = Meeting { outbound: joined.outbound(), announced };
+        let endpoint = self.endpoint.clone();
         let task = match start.transport() {
-            Transport::Grpc => tokio::spawn(generation::over_grpc(self.endpoint.clone(), group)),
-            Transport::Shm if leads => {
-                tokio::spawn(generation::share_segment(group, joined.outbound()))
-            }
-            Transport::Shm => tokio::spawn(generation::open_segment(group, announced)),
+            Transport::Grpc => tokio::spawn(generation::over_grpc(endpoint, group)),
+            Transport::Shm => tokio::spawn(generation::over_shm(group, meeting)),
+            Transport::TwoLevel => tokio::spawn(generation::over_both(endpoint, group, meeting)),
             Transport::Unspecified => bail!("the coordinator asked for an unknown transport"),
         };
         self.identity.rank = Some(rank);

@@ -2,6 +2,7 @@
 //! waits for a disk.
 
 use std::{
+    fs,
     path::PathBuf,
     sync::mpsc::{self, SyncSender},
     thread::{self, JoinHandle},
@@ -46,10 +47,17 @@ impl Writer {
     /// Starts the writing thread.
     pub(crate) fn start(setup: &Setup, trainer: &Trainer) -> Result<Self> {
         let training = &setup.config.training;
+        // On a host that does not share the coordinator's disk they are not there yet.
+        let [checkpoints, samples] =
+            ["checkpoints", "samples"].map(|name| setup.run_dir.join(name));
+        for folder in [&checkpoints, &samples] {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+        }
         let desk = Desk {
-            checkpoints: Directory::open(setup.run_dir.join("checkpoints")),
+            checkpoints: Directory::open(checkpoints),
             keep: setup.config.operation.keep_checkpoints as usize,
-            samples: setup.run_dir.join("samples"),
+            samples,
             metadata: Metadata {
                 run_id: setup.run_id.clone(),
                 seed: training.seed,

@@ -8,6 +8,7 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     error::Error,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,7 +21,7 @@ use config::{Likelihood, ModelConfig, Precision};
 use data::{Images, Mnist, PIXELS};
 use model::{Adam, Model as _, State, Vae};
 use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
-use transport::shm;
+use transport::{Group, Peer, shm};
 
 /// Counts what is asked of the system's allocator.
 struct Counting;
@@ -96,25 +97,28 @@ fn a_step_allocates_nothing() -> Result<(), Box<dyn Error>> {
 
 /// The allocations that each of two members has seen.
 fn over_shared_memory(precision: Precision) -> Result<Vec<Option<u64>>, Box<dyn Error>> {
-    let share = |(rank, start): (u32, u32)| Share {
-        rank: Rank(rank),
-        shards: ShardRange { start, end: start + SHARDS / 2 },
+    let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let peer = |(rank, start): (u32, u32)| Peer {
+        share: Share { rank: Rank(rank), shards: ShardRange { start, end: start + SHARDS / 2 } },
+        address: nowhere.into(),
+        secret: [0; secure::SECRET_BYTES].into(),
+        memory_domain: Some(1),
     };
-    let group = shm::Group {
+    let group = Group {
         run_id: "allocation".into(),
         generation: Generation(1),
         shards: SHARDS,
         length: trainer(precision, 1)?.model().layout().len(),
         rank: Rank(0),
-        shares: [(0, 0), (1, SHARDS / 2)].map(share).to_vec(),
+        peers: [(0, 0), (1, SHARDS / 2)].map(peer).to_vec(),
     };
     let (leader, rendezvous) = shm::Segment::create(&group)?;
-    let other = shm::Segment::open(&shm::Group { rank: Rank(1), ..group }, &rendezvous)?;
+    let other = shm::Segment::open(&Group { rank: Rank(1), ..group }, &rendezvous)?;
     let segments = [leader, other];
     Ok(thread::scope(|scope| {
         let member = |segment: shm::Segment| {
             let mut trainer = trainer(precision, 1).ok()?;
-            train(&mut trainer, &mut segment.into_all_reduce())
+            train(&mut trainer, &mut segment.into_all_reduce().ok()?)
         };
         let threads = segments.map(|segment| scope.spawn(move || member(segment)));
         threads.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
 use collective::{Generation, Rank};
-use config::Collective;
 use membership::{Command, Loss, Member, Outcome, WorkerId};
 use protocol::{
     convert::printable,
@@ -14,7 +12,11 @@ use protocol::{
 use serde_json::json;
 use tonic::Status;
 
-use super::{Control, recovery::Recovered};
+use super::{
+    Control,
+    placing::{self, Placing},
+    recovery::Recovered,
+};
 use crate::journal;
 
 /// Signs of life that fit into the time after which a worker counts as dead.
@@ -128,15 +130,25 @@ impl Control<'_> {
             return self.break_off(error);
         }
         crashpoint::reach!("coordinator.decided");
-        tracing::info!(generation = generation.0, members = members.len(), "generation starts");
         self.recovery.start();
         self.console.begin(self.record.step(), self.record.steps());
         self.members = members.iter().map(|member| (member.rank, member.worker)).collect();
-        let transport = match self.transport() {
-            Ok(transport) => transport.into(),
+        let placing = Placing::of(self.members.iter().map(|(_, worker)| {
+            self.connections.get(worker).and_then(|worker| worker.memory_domain.as_deref())
+        }));
+        let transport = match placing.transport(self.launch.config().operation.collective) {
+            Ok(transport) => transport,
             Err(error) => return self.break_off(error),
         };
-        let member = |member: &Member| {
+        tracing::info!(
+            generation = generation.0,
+            members = members.len(),
+            hosts = placing.hosts(),
+            collective = placing::name(transport),
+            "generation starts"
+        );
+        self.transport = Some(transport);
+        let member = |(member, memory_domain): (&Member, &u32)| {
             let connection = self.connections.get(&member.worker);
             wire::Member {
                 rank: member.rank.0,
@@ -144,10 +156,13 @@ impl Control<'_> {
                 end_shard: member.shards.end,
                 all_reduce_address: connection.map(|c| c.address.clone()).unwrap_or_default(),
                 host: connection.map(|c| c.process.host.clone()).unwrap_or_default(),
+                memory_domain: *memory_domain,
                 ..wire::Member::default()
             }
         };
-        let members: Vec<wire::Member> = members.iter().map(member).collect();
+        let members: Vec<wire::Member> =
+            members.iter().zip(placing.memory_domains()).map(member).collect();
+        let transport = transport.into();
         for (rank, worker) in &self.members {
             let mut members = members.clone();
             for member in &mut members {
@@ -167,32 +182,16 @@ impl Control<'_> {
         self.finish(Outcome::Interrupted(collective::Step(self.record.step())));
     }
 
-    /// How the members exchange gradients: through memory if they can share it, unless the
-    /// user says otherwise.
-    fn transport(&self) -> Result<wire::Transport> {
-        let domain = |(_, worker): &(Rank, WorkerId)| {
-            self.connections.get(worker).map(|connection| connection.memory_domain.as_str())
-        };
-        let first = self.members.first().and_then(domain).filter(|domain| !domain.is_empty());
-        let shared = first.is_some() && self.members.iter().all(|member| domain(member) == first);
-        match self.launch.config().operation.collective {
-            Collective::Auto | Collective::Shm if shared => Ok(wire::Transport::Shm),
-            Collective::Auto | Collective::Grpc => Ok(wire::Transport::Grpc),
-            Collective::Shm => Err(anyhow!(
-                "--collective shm needs all workers on one host, as one user and in one \
-                 container: use --collective auto or grpc"
-            )),
-        }
-    }
-
-    /// Tells the others where the leader's segment is.
+    /// Tells the others on its host where the segment is that the first member there has made.
     pub(super) fn announce(&self, worker: WorkerId, segment: wire::Segment) {
-        if let Some(((_, leader), others)) = self.members.split_first()
-            && *leader == worker
-        {
+        let domain = |worker: &WorkerId| self.connections.get(worker)?.memory_domain.as_deref();
+        let Some(own) = domain(&worker) else { return };
+        let neighbours = self.members.iter().map(|(_, member)| *member);
+        let mut neighbours = neighbours.filter(|member| domain(member) == Some(own));
+        if neighbours.next() == Some(worker) {
             let rendezvous = printable(&segment.rendezvous);
             let segment = Body::Segment(wire::Segment { rendezvous, ..segment });
-            others.iter().for_each(|(_, other)| self.tell(*other, segment.clone()));
+            neighbours.for_each(|other| self.tell(other, segment.clone()));
         }
     }
 
@@ -233,6 +232,7 @@ impl Control<'_> {
                 "generation": generation,
                 "ranks": ranks,
                 "step": step,
+                "collective": self.transport.map(placing::name),
                 "cause": cause,
                 "agreement_ms": ms(agreement),
                 "transfer_ms": ms(transfer),

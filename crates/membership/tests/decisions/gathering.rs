@@ -8,8 +8,8 @@ use membership::{
 };
 
 use crate::run::{
-    JOIN_TIMEOUT, Run, admit, at, dismiss, fetch, fingerprint, join, persist, running, settings,
-    start,
+    JOIN_TIMEOUT, Run, admit, at, dismiss, fetch, fingerprint, join, join_from, persist, running,
+    settings, start,
 };
 
 fn refused(worker: u64, reason: Refusal) -> Vec<Command> {
@@ -24,6 +24,29 @@ fn starts_when_all_are_ready_with_the_shards_dealt_in_rank_order() {
     assert_eq!(run.joins(8), [admit(8, Some(0))]);
     assert_eq!(run.ready(8, 0), [start(1, &[(8, 0, 0, 2), (7, 1, 2, 4)])]);
     assert_eq!(run.engine.members(), [WorkerId(8), WorkerId(7)]);
+}
+
+#[test]
+fn members_on_one_host_get_neighbouring_shards_and_keep_their_ranks() {
+    let mut run = Run::new(settings(4));
+    for (worker, host, rank) in [(0, "a", None), (1, "b", Some(1)), (2, "a", None), (3, "b", None)]
+    {
+        run.on(Event::Joined(WorkerId(worker), join_from(host, rank)));
+    }
+    (0..3).for_each(|worker| drop(run.ready(worker, 0)));
+    let dealt = [(0, 0, 0, 1), (1, 1, 2, 3), (2, 2, 1, 2), (3, 3, 3, 4)];
+    assert_eq!(run.ready(3, 0), [start(1, &dealt)]);
+}
+
+#[test]
+fn a_worker_that_can_share_memory_with_nobody_is_no_neighbour() {
+    let mut run = Run::new(settings(3));
+    run.on(Event::Joined(WorkerId(0), join(None)));
+    run.on(Event::Joined(WorkerId(1), join_from("a", None)));
+    run.on(Event::Joined(WorkerId(2), join(None)));
+    (0..2).for_each(|worker| drop(run.ready(worker, 0)));
+    let dealt = [(0, 0, 0, 1), (1, 1, 1, 2), (2, 2, 2, 4)];
+    assert_eq!(run.ready(2, 0), [start(1, &dealt)]);
 }
 
 #[test]

@@ -30,7 +30,13 @@ pub(crate) fn settings(workers: u32) -> Settings {
 }
 
 pub(crate) fn join(rank: Option<u32>) -> Join {
-    Join { rank: rank.map(Rank), fingerprint: fingerprint("avx512"), returning: None }
+    let fingerprint = fingerprint("avx512");
+    Join { rank: rank.map(Rank), fingerprint, memory_domain: None, returning: None }
+}
+
+/// A worker on a host.
+pub(crate) fn join_from(host: &str, rank: Option<u32>) -> Join {
+    Join { memory_domain: Some(host.into()), ..join(rank) }
 }
 
 /// A worker that comes back from a generation, or from none.

@@ -20,6 +20,9 @@ use membership::{
 /// A process, by the order in which they were started.
 pub(crate) type Process = usize;
 
+/// Hosts that the workers are on, one after the other.
+const HOSTS: usize = 2;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
     settings: Settings,
@@ -349,6 +352,7 @@ impl World {
         let join = Join {
             rank: worker.rank,
             fingerprint: fingerprint(),
+            memory_domain: Some((process % HOSTS).to_string()),
             returning: worker.is_known.then_some(Returning { generation }),
         };
         let up = VecDeque::from([Event::Joined(id, join)]);
@@ -407,10 +411,12 @@ impl World {
         self.journal.members = members.iter().map(|member| member.rank).collect();
         let in_order = members.is_sorted_by(|a, b| a.rank < b.rank);
         assert!(in_order && !members.is_empty(), "{generation} has no one leader: {members:?}");
+        let mut dealt: Vec<_> = members.iter().map(|member| member.shards).collect();
+        dealt.sort_by_key(|shards| shards.start);
         let mut next_shard = 0;
-        for member in members {
-            assert_eq!(member.shards.start, next_shard, "shards of {generation}: {members:?}");
-            next_shard = member.shards.end;
+        for shards in dealt {
+            assert_eq!(shards.start, next_shard, "shards of {generation}: {members:?}");
+            next_shard = shards.end;
         }
         assert_eq!(next_shard, self.settings.shards, "shards of {generation}: {members:?}");
         let processes: Vec<Process> =

@@ -1,7 +1,7 @@
 //! Connects the members of a generation: every pair by one stream, opened by the higher rank.
 
 use bytes::{Bytes, BytesMut};
-use collective::Plan;
+use collective::Hosts;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
 use protocol::wire::{Frame, PeerHello, frame};
@@ -14,12 +14,13 @@ use tonic::{
 use tower::{ServiceExt as _, service_fn};
 
 use super::{
-    ConnectError, Endpoint, Group, Grpc, HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES,
-    KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE, Peer, STREAM_PATIENCE, frames,
+    ConnectError, Endpoint, Grpc, HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL,
+    KEEP_ALIVE_PATIENCE, STREAM_PATIENCE, frames,
     service::{CONTENT_TYPE, EXCHANGE_PATH},
     socket,
     stream::{self, Inbound, PeerStream, Side},
 };
+use crate::{Group, Peer};
 
 impl Endpoint {
     /// Connects to all other members of `group`. To be called on the runtime that also
@@ -28,26 +29,37 @@ impl Endpoint {
     /// # Errors
     /// [`ConnectError`] when a member cannot be reached or does not come within seconds.
     pub async fn connect(&self, group: &Group) -> Result<Grpc, ConnectError> {
-        let shares: Vec<_> = group.peers.iter().map(|peer| peer.share).collect();
-        let plan = Plan::new(group.shards, group.length, &shares)?;
-        let me = plan.member(group.rank).ok_or(ConnectError::NotAMember(group.rank))?;
-        self.enter(group);
+        let (plan, me) = group.plan()?;
+        self.connect_hosts(group, Hosts::apart(plan), me).await
+    }
 
+    /// Connects to those members on other hosts that this one exchanges anything with.
+    pub(crate) async fn connect_lanes(&self, group: &Group) -> Result<Grpc, ConnectError> {
+        let (hosts, me) = group.hosts()?;
+        self.connect_hosts(group, hosts, me).await
+    }
+
+    async fn connect_hosts(
+        &self,
+        group: &Group,
+        hosts: Hosts,
+        me: usize,
+    ) -> Result<Grpc, ConnectError> {
+        self.enter(group);
         let mut streams = Vec::new();
-        for (member, peer) in group.peers.iter().enumerate() {
+        for member in hosts.linked(me) {
+            let peer = &group.peers[member];
             let rank = peer.share.rank;
-            let stream = if member == me {
-                None
-            } else if member < me {
-                Some(self.dial(group, peer).await?)
+            let stream = if member < me {
+                self.dial(group, peer).await?
             } else {
                 let seconds = STREAM_PATIENCE.as_secs();
                 let absent = ConnectError::Absent { rank, seconds };
-                Some(self.take(group.generation, rank).await.ok_or(absent)?)
+                self.take(group.generation, rank).await.ok_or(absent)?
             };
-            streams.push(stream);
+            streams.push((member, stream));
         }
-        Ok(Grpc::new(plan, me, streams))
+        Ok(Grpc::new(hosts, me, streams))
     }
 
     async fn dial(&self, group: &Group, peer: &Peer) -> Result<PeerStream, ConnectError> {

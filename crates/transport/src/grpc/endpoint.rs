@@ -13,10 +13,10 @@ use tokio::{net::TcpListener, sync::Notify};
 use tonic::{Status, transport::Server};
 
 use super::{
-    Group, HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE,
+    HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE,
     STREAM_PATIENCE, frames, gate::Gate, service::Service, socket, stream::PeerStream,
 };
-use crate::state::Donor;
+use crate::{Group, state::Donor};
 
 /// Streams kept for generations that have not connected yet; one more is refused.
 const WAITING_STREAMS_MAX: usize = 4096;

@@ -1,5 +1,6 @@
 //! The communication side of a connected generation: sends, takes in and adds up, one round
-//! after the other, on the runtime that the streams live on.
+//! after the other, on the runtime that the streams live on. What goes where is decided in
+//! [`Hosts`].
 //!
 //! Everything is added here, straight from the bytes that arrived, and the sum of a chunk is
 //! under way while the next one still comes in. The training thread only waits.
@@ -13,7 +14,9 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use collective::{Contribution, Header, Interrupted, Kind, Outcome, Plan, Reducer, Round};
+use collective::{
+    Contribution, Header, Hosts, Interrupted, Kind, Outcome, Reducer, Round, hosts::Part,
+};
 use protocol::{
     ONE_HOP_BYTES_MAX,
     wire::{Frame, frame},
@@ -32,8 +35,9 @@ const BLOCK: usize = 2048;
 /// A round to do. The training thread waits for `done`, so nothing else uses the vectors.
 pub(super) struct Job {
     pub(super) round: Round,
-    pub(super) contribution: Contribution,
-    /// One flat gradient for each own node.
+    /// By member of this host.
+    pub(super) contributions: Vec<Contribution>,
+    /// One flat gradient for each node of this host.
     pub(super) partials: Vec<Arc<Vec<f32>>>,
     /// Where the sum goes.
     pub(super) sum: Vec<f32>,
@@ -50,57 +54,76 @@ pub(super) struct Done {
 
 /// A generation's streams, and what of a round has been added up.
 pub(super) struct Exchange {
-    plan: Arc<Plan>,
+    hosts: Arc<Hosts>,
     me: usize,
-    reducer: Reducer,
-    /// By member; none for this one.
-    links: Vec<Option<Link>>,
-    /// Copies of the chunks of this member's segment of the sum: they stay as they are for as
-    /// long as a stream still sends them, which is never beyond the next round's beginning.
-    sums: Vec<Arc<Vec<f32>>>,
-    /// One block for each of the others' nodes.
+    /// Over the members' nodes, for tallies.
+    members_order: Reducer,
+    /// Over the hosts' nodes, for floats.
+    hosts_order: Reducer,
+    lanes: Vec<Lane>,
+    /// Of what this member adds up, in order.
+    chunks: Vec<Chunk>,
+    /// One block for each of the other hosts' nodes.
     blocks: Vec<Vec<f32>>,
-    /// Floats added up in this round, from the start of this member's span.
+    /// The chunk that is being added up, and how far, in floats of the flat vector.
+    chunk: usize,
     added: usize,
+    /// Whether the gradient is so small that every member adds up all of it: more bytes, but
+    /// one hop instead of two.
+    one_hop: bool,
     /// What ended the generation.
     failure: Option<Interrupted>,
 }
 
-/// Whether the gradient is so small that every member adds up all of it: more bytes, but one
-/// hop instead of two.
-fn is_one_hop(plan: &Plan) -> bool {
-    plan.length() * FLOAT_BYTES <= ONE_HOP_BYTES_MAX
+/// The exchange with one member of another host.
+struct Lane {
+    member: usize,
+    link: Link,
+    /// What of the flat vector this member adds up with the other's partials.
+    takes: Range<usize>,
+    /// What the other one adds up with this member's partials.
+    gives: Range<usize>,
 }
 
-/// What `member` adds up.
-fn span(plan: &Plan, member: usize) -> Range<usize> {
-    if is_one_hop(plan) { 0..plan.length() } else { plan.segment(member) }
-}
-
-/// What `member` sends the sum of.
-fn segment(plan: &Plan, member: usize) -> Range<usize> {
-    if is_one_hop(plan) { 0..0 } else { plan.segment(member) }
+/// A piece of what this member adds up, and sends the sum of.
+struct Chunk {
+    /// Of the flat vector.
+    range: Range<usize>,
+    /// The lanes that bring the partials and take the sum: one of each other host, in their order.
+    lanes: Vec<usize>,
+    /// A copy of the sum: it stays as it is for as long as a stream still sends it, which is
+    /// never beyond the next round's beginning.
+    sum: Arc<Vec<f32>>,
 }
 
 impl Exchange {
-    pub(super) fn new(plan: Arc<Plan>, me: usize, streams: Vec<Option<PeerStream>>) -> Self {
-        let length = span(&plan, me).len();
-        let link = |(member, stream): (usize, Option<_>)| {
-            stream.map(|stream| Link::new(stream, plan.nodes(member).len(), length))
+    pub(super) fn new(hosts: Arc<Hosts>, me: usize, streams: Vec<(usize, PeerStream)>) -> Self {
+        let plan = hosts.plan();
+        let one_hop = hosts.are_apart() && plan.length() * FLOAT_BYTES <= ONE_HOP_BYTES_MAX;
+        let passed = |from: usize, to: usize| {
+            if one_hop { 0..plan.length() } else { hosts.passed(from, to) }
         };
-        let links = streams.into_iter().enumerate().map(link).collect();
-        let sums = segment(&plan, me).len().div_ceil(CHUNK_FLOATS);
-        let others = (0..plan.members()).filter(|member| *member != me);
-        let blocks = others.map(|member| plan.nodes(member).len()).sum();
+        let lane = |(member, stream): (usize, PeerStream)| {
+            let (host, takes) = (hosts.host(member), passed(member, me));
+            let tallies = hosts.members(host).iter().map(|m| plan.nodes(*m).len()).collect();
+            let link = Link::new(stream, tallies, hosts.nodes(host).len(), takes.len());
+            Lane { member, link, takes, gives: passed(me, member) }
+        };
+        let lanes: Vec<Lane> = streams.into_iter().map(lane).collect();
+        let others = (0..hosts.count()).filter(|host| *host != hosts.host(me));
+        let blocks = others.map(|host| hosts.nodes(host).len()).sum();
         Self {
             me,
-            reducer: plan.reducer(),
-            links,
-            sums: vec![Arc::default(); sums],
+            members_order: plan.reducer(),
+            hosts_order: hosts.reducer_between(),
+            chunks: chunks_of(&hosts, me, &lanes, one_hop),
+            lanes,
             blocks: vec![vec![0.0; BLOCK]; blocks],
+            chunk: 0,
             added: 0,
+            one_hop,
             failure: None,
-            plan,
+            hosts,
         }
     }
 
@@ -116,8 +139,8 @@ impl Exchange {
             // An error says that the training thread has let go already.
             let _gone = done.send(Done { outcome, contributions, sum });
         }
-        for link in self.links.into_iter().flatten() {
-            tokio::spawn(link.into_stream().end());
+        for lane in self.lanes {
+            tokio::spawn(lane.link.into_stream().end());
         }
     }
 
@@ -131,83 +154,104 @@ impl Exchange {
             return Err(failure.clone());
         }
         let round = job.round;
-        let (tallies, nodes) = (job.contribution.tallies.len(), job.partials.len());
-        if tallies != nodes {
-            let reason = format!("{tallies} tallies for {nodes} nodes");
-            return Err(Interrupted::Protocol { rank: self.plan.rank(self.me), round, reason });
-        }
-        let (headers, waiting) = tokio::select! {
+        self.check(job)?;
+        let waiting = tokio::select! {
             biased;
             // The sender goes only with the training thread, which waits for this round.
             _ = abort.wait_for(|abort| *abort) => return Err(Interrupted::Aborted),
             exchanged = self.exchange(job) => exchanged?,
         };
-        contributions.extend(headers.into_iter().map(|header| {
-            header.map_or_else(|| job.contribution.clone(), |header| header.contribution)
-        }));
-        let outcome = Outcome::combine(&self.plan, &self.reducer, round.step, contributions)?;
+        self.collect(job, contributions);
+        let plan = self.hosts.plan();
+        let outcome = Outcome::combine(plan, &self.members_order, round.step, contributions)?;
         Ok(Outcome { waiting, ..outcome })
     }
 
-    /// Queues for every other member this member's partials of what that one adds up.
-    fn send_contribution(&mut self, job: &Job) -> Result<(), Interrupted> {
-        let contribution = job.contribution.clone();
-        let header = frame::Body::Header((&Header { round: job.round, contribution }).into());
+    /// That this host's members bring what the plan has them bring.
+    fn check(&self, job: &Job) -> Result<(), Interrupted> {
+        let (plan, members) = (self.hosts.plan(), self.hosts.members(self.hosts.host(self.me)));
+        for (member, contribution) in members.iter().zip(&job.contributions) {
+            let (tallies, nodes) = (contribution.tallies.len(), plan.nodes(*member).len());
+            if tallies != nodes {
+                let reason = format!("{tallies} tallies for {nodes} nodes");
+                let (rank, round) = (plan.rank(*member), job.round);
+                return Err(Interrupted::Protocol { rank, round, reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the round, and puts together what every member brought to it, in rank order.
+    fn collect(&mut self, job: &mut Job, contributions: &mut Vec<Contribution>) {
+        let Self { hosts, lanes, me, .. } = self;
+        contributions.resize(hosts.plan().members(), Contribution::default());
+        for lane in lanes {
+            let members = hosts.members(hosts.host(lane.member));
+            for (member, header) in members.iter().zip(lane.link.finish_round()) {
+                contributions[*member] = header.contribution;
+            }
+        }
+        let own = hosts.members(hosts.host(*me));
+        for (member, contribution) in own.iter().zip(job.contributions.drain(..)) {
+            contributions[*member] = contribution;
+        }
+    }
+
+    /// Queues for every linked member this host's partials of what that one adds up.
+    fn send_contributions(&mut self, job: &Job) -> Result<(), Interrupted> {
         let mut first = BytesMut::new();
-        frames::put_message(&mut first, &Frame { body: Some(header) });
+        for contribution in &job.contributions {
+            let header = Header { round: job.round, contribution: contribution.clone() };
+            let body = Some(frame::Body::Header((&header).into()));
+            frames::put_message(&mut first, &Frame { body });
+        }
         let train = job.round.kind == Kind::Train;
-        if train && is_one_hop(&self.plan) {
+        if train && self.one_hop {
             // A copy, because that others have added it up does not say that it was sent.
             put_copies(&mut first, &job.partials);
         }
         let first = first.freeze();
-        for member in self.others() {
-            self.send(job.round, member, first.clone())?;
+        for lane in &self.lanes {
+            self.send(job.round, lane, first.clone())?;
         }
-        if train && !is_one_hop(&self.plan) {
-            for member in self.others() {
-                self.send_partials(job, member)?;
+        if train && !self.one_hop {
+            for lane in &self.lanes {
+                self.send_partials(job, lane)?;
             }
         }
         Ok(())
     }
 
-    /// Queues the partials of `member`'s segment chunk by chunk, so that it can add up the
-    /// first ones while the others are under way.
-    fn send_partials(&self, job: &Job, member: usize) -> Result<(), Interrupted> {
-        let segment = segment(&self.plan, member);
-        for chunk in chunks(segment.len()) {
+    /// Queues the partials chunk by chunk, so that the other can add up the first ones while
+    /// more are under way.
+    fn send_partials(&self, job: &Job, lane: &Lane) -> Result<(), Interrupted> {
+        for chunk in chunks(lane.gives.clone()) {
             for (partial, node) in job.partials.iter().zip(0..) {
-                let head = chunk_head(Piece::Partial(node), &chunk);
-                self.send(job.round, member, head)?;
-                let range = segment.start + chunk.start..segment.start + chunk.end;
-                self.send(job.round, member, frames::bytes_of(partial, range))?;
+                let head = chunk_head(Piece::Partial(node), &chunk, &lane.gives);
+                self.send(job.round, lane, head)?;
+                self.send(job.round, lane, frames::bytes_of(partial, chunk.clone()))?;
             }
         }
         Ok(())
     }
 
-    /// Exchanges the round's frames. Returns the others' headers by member, and how long it
-    /// took until all of them had begun the round.
-    async fn exchange(
-        &mut self,
-        job: &mut Job,
-    ) -> Result<(Vec<Option<Header>>, Duration), Interrupted> {
-        self.send_contribution(job)?;
+    /// Exchanges the round's frames. Returns how long it took until all others had begun the
+    /// round.
+    async fn exchange(&mut self, job: &mut Job) -> Result<Duration, Interrupted> {
+        self.send_contributions(job)?;
         let begun = Instant::now();
         let mut waiting = None;
-        self.added = 0;
+        (self.chunk, self.added) = (0, self.chunks.first().map_or(0, |chunk| chunk.range.start));
         self.add_up(job)?;
         poll_fn(|cx| {
             let received = self.poll_receive(cx, job);
-            if waiting.is_none() && self.links.iter().flatten().all(Link::has_header) {
+            if waiting.is_none() && self.lanes.iter().all(|lane| lane.link.has_headers()) {
                 waiting = Some(begun.elapsed());
             }
             received
         })
         .await?;
-        let finish = |link: &mut Option<Link>| link.as_mut().and_then(Link::finish_round);
-        Ok((self.links.iter_mut().map(finish).collect(), waiting.unwrap_or_default()))
+        Ok(waiting.unwrap_or_default())
     }
 
     /// Takes in and adds up what has come, until the round is complete.
@@ -217,10 +261,11 @@ impl Exchange {
         job: &mut Job,
     ) -> Poll<Result<(), Interrupted>> {
         let mut complete = true;
-        for member in self.others() {
-            let Some(link) = &mut self.links[member] else { continue };
-            let sum = &mut job.sum[segment(&self.plan, member)];
-            match link.poll_receive(cx, job.round, sum) {
+        for index in 0..self.lanes.len() {
+            let Lane { member, link, gives, .. } = &mut self.lanes[index];
+            let sum = if self.one_hop { 0..0 } else { gives.clone() };
+            let member = *member;
+            match link.poll_receive(cx, job.round, &mut job.sum[sum]) {
                 Poll::Ready(received) => received.map_err(self.interrupted(job.round, member))?,
                 Poll::Pending => complete = false,
             }
@@ -230,90 +275,89 @@ impl Exchange {
         if complete { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    /// Adds up as much as has come from all members, and sends each chunk that is complete.
+    /// Adds up as much as has come from all hosts, and sends each chunk that is complete.
     fn add_up(&mut self, job: &mut Job) -> Result<(), Interrupted> {
         if job.round.kind != Kind::Train {
             return Ok(());
         }
-        let span = span(&self.plan, self.me);
-        let arrived = self.links.iter().flatten().map(Link::floats).min().unwrap_or(span.len());
-        let two_hops = !is_one_hop(&self.plan);
-        while self.added < arrived {
-            let chunk = self.added / CHUNK_FLOATS;
-            let chunk_end = ((chunk + 1) * CHUNK_FLOATS).min(span.len());
-            let end = (self.added + BLOCK).min(chunk_end);
-            if end > arrived {
-                return Ok(());
+        while let Some(chunk) = self.chunks.get(self.chunk) {
+            let end = (self.added + BLOCK).min(chunk.range.end);
+            let arrived = |lane: &usize| {
+                let lane = &self.lanes[*lane];
+                lane.takes.start + lane.link.floats() >= end
+            };
+            if !chunk.lanes.iter().all(arrived) {
+                break;
             }
-            let added = span.start + self.added..span.start + end;
-            self.add_block(job, added.clone());
-            if two_hops {
-                self.keep_sum(chunk, chunk_end - chunk * CHUNK_FLOATS, &job.sum[added]);
+            let is_last = end == chunk.range.end;
+            let range = self.added..end;
+            self.add_block(job, range.clone());
+            if !self.one_hop {
+                self.keep_sum(&job.sum[range]);
+                if is_last {
+                    self.send_sum(job.round)?;
+                }
             }
             self.added = end;
-            if two_hops && end == chunk_end {
-                self.send_sum(job.round, chunk)?;
-            }
+            self.chunk += usize::from(is_last);
         }
         Ok(())
     }
 
-    /// Adds up the next block of the span, which is `range` of the flat vector.
+    /// Adds up the next block of the chunk, which is `range` of the flat vector.
     fn add_block(&mut self, job: &mut Job, range: Range<usize>) {
         let mut blocks = self.blocks.iter_mut();
-        for pieces in self.links.iter_mut().flatten().flat_map(Link::partials_mut) {
-            if let Some(block) = blocks.next() {
-                pieces.take(&mut block[..range.len()]);
+        for lane in &self.chunks[self.chunk].lanes {
+            for pieces in self.lanes[*lane].link.partials_mut() {
+                if let Some(block) = blocks.next() {
+                    pieces.take(&mut block[..range.len()]);
+                }
             }
         }
         let mut blocks = self.blocks.iter().map(|block| &block[..range.len()]);
         let mut terms: Vec<&[f32]> = Vec::with_capacity(self.blocks.len() + job.partials.len());
-        for member in 0..self.plan.members() {
-            if member == self.me {
+        for host in 0..self.hosts.count() {
+            if host == self.hosts.host(self.me) {
                 terms.extend(job.partials.iter().map(|partial| &partial[range.clone()]));
             } else {
-                terms.extend(blocks.by_ref().take(self.plan.nodes(member).len()));
+                terms.extend(blocks.by_ref().take(self.hosts.nodes(host).len()));
             }
         }
-        self.reducer.add(|node| terms[node], &mut job.sum[range]);
+        self.hosts_order.add(|node| terms[node], &mut job.sum[range]);
     }
 
-    /// Keeps a part of the sum for sending; `length` is that of its chunk.
-    fn keep_sum(&mut self, chunk: usize, length: usize, sum: &[f32]) {
-        let begin = self.added - chunk * CHUNK_FLOATS;
-        let kept = &mut self.sums[chunk];
-        if begin == 0 && Arc::get_mut(kept).is_none_or(|kept| kept.len() != length) {
-            *kept = Arc::new(vec![0.0; length]);
+    /// Keeps the next part of the chunk's sum for sending.
+    fn keep_sum(&mut self, sum: &[f32]) {
+        let Chunk { range, sum: kept, .. } = &mut self.chunks[self.chunk];
+        let begin = self.added - range.start;
+        if begin == 0 && Arc::get_mut(kept).is_none_or(|kept| kept.len() != range.len()) {
+            *kept = Arc::new(vec![0.0; range.len()]);
         }
         if let Some(kept) = Arc::get_mut(kept) {
             kept[begin..begin + sum.len()].copy_from_slice(sum);
         }
     }
 
-    fn send_sum(&self, round: Round, chunk: usize) -> Result<(), Interrupted> {
-        let sum = &self.sums[chunk];
-        let begin = chunk * CHUNK_FLOATS;
-        let head = chunk_head(Piece::Sum, &(begin..begin + sum.len()));
+    fn send_sum(&self, round: Round) -> Result<(), Interrupted> {
+        let Chunk { range, lanes, sum } = &self.chunks[self.chunk];
         let values = frames::bytes_of(sum, 0..sum.len());
-        for member in self.others() {
-            self.send(round, member, head.clone())?;
-            self.send(round, member, values.clone())?;
+        for lane in lanes.iter().map(|lane| &self.lanes[*lane]) {
+            self.send(round, lane, chunk_head(Piece::Sum, range, &lane.takes))?;
+            self.send(round, lane, values.clone())?;
         }
         Ok(())
     }
 
-    fn send(&self, round: Round, member: usize, bytes: Bytes) -> Result<(), Interrupted> {
-        let Some(link) = &self.links[member] else { return Ok(()) };
-        link.send(bytes).map_err(self.interrupted(round, member))
+    fn send(&self, round: Round, lane: &Lane, bytes: Bytes) -> Result<(), Interrupted> {
+        lane.link.send(bytes).map_err(self.interrupted(round, lane.member))
     }
 
-    fn others(&self) -> impl Iterator<Item = usize> + use<> {
-        let me = self.me;
-        (0..self.plan.members()).filter(move |member| *member != me)
-    }
-
-    fn interrupted(&self, round: Round, member: usize) -> impl FnOnce(Broken) -> Interrupted {
-        let rank = self.plan.rank(member);
+    fn interrupted(
+        &self,
+        round: Round,
+        member: usize,
+    ) -> impl FnOnce(Broken) -> Interrupted + use<> {
+        let rank = self.hosts.plan().rank(member);
         move |broken| match broken {
             Broken::Lost(reason) => Interrupted::Lost { rank, round, reason },
             Broken::Protocol(reason) => Interrupted::Protocol { rank, round, reason },
@@ -321,21 +365,38 @@ impl Exchange {
     }
 }
 
-/// The ranges of the chunks of a vector of `length` floats.
-fn chunks(length: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..length).step_by(CHUNK_FLOATS).map(move |start| start..(start + CHUNK_FLOATS).min(length))
+/// The chunks of what `me` adds up, each from the lanes that bring it.
+fn chunks_of(hosts: &Hosts, me: usize, lanes: &[Lane], one_hop: bool) -> Vec<Chunk> {
+    let chunk = |range, lanes: &[usize]| Chunk { range, lanes: lanes.into(), sum: Arc::default() };
+    if one_hop {
+        let all: Vec<usize> = (0..lanes.len()).collect();
+        return chunks(0..hosts.plan().length()).map(|range| chunk(range, &all)).collect();
+    }
+    let cut = |part: Part| {
+        let lane = |source: &usize| lanes.iter().position(|lane| lane.member == *source);
+        let lanes: Vec<usize> = part.sources.iter().filter_map(lane).collect();
+        chunks(part.range).map(move |range| chunk(range, &lanes))
+    };
+    hosts.parts(me).into_iter().flat_map(cut).collect()
 }
 
-fn chunk_head(piece: Piece, chunk: &Range<usize>) -> Bytes {
+/// The ranges of the chunks of a range of a vector.
+fn chunks(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(CHUNK_FLOATS).map(move |start| start..(start + CHUNK_FLOATS).min(end))
+}
+
+/// What precedes a chunk of what passes between two members.
+fn chunk_head(piece: Piece, chunk: &Range<usize>, passed: &Range<usize>) -> Bytes {
     let mut head = BytesMut::new();
-    frames::put_chunk_head(&mut head, piece, chunk.start, chunk.len());
+    frames::put_chunk_head(&mut head, piece, chunk.start - passed.start, chunk.len());
     head.freeze()
 }
 
 fn put_copies(bytes: &mut BytesMut, partials: &[Arc<Vec<f32>>]) {
     use zerocopy::IntoBytes as _;
     for (partial, node) in partials.iter().zip(0..) {
-        for chunk in chunks(partial.len()) {
+        for chunk in chunks(0..partial.len()) {
             frames::put_chunk_head(bytes, Piece::Partial(node), chunk.start, chunk.len());
             bytes.extend_from_slice(partial[chunk].as_bytes());
         }

@@ -7,7 +7,6 @@
 use std::{ops::Range, sync::Arc};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use collective::Node;
 use prost::Message;
 use zerocopy::IntoBytes as _;
 
@@ -50,9 +49,10 @@ pub(super) enum Piece {
 /// The most pieces of bytes that a member queues for one peer in a round, whatever the
 /// generation.
 pub(super) fn queued_max(shards: u32, length: usize) -> usize {
-    // A contiguous range holds at most two maximal nodes for each level of the tree.
-    let nodes = 2 * Node::root(shards).depth();
-    1 + 2 * (nodes + 1) * length.div_ceil(CHUNK_FLOATS).max(1)
+    // A member or host has no more nodes than shards; and as the others have shards too, no more
+    // of them can cut a span into parts, each of which begins another chunk of the sum.
+    let shards = shards as usize;
+    1 + 2 * ((shards + 1) * length.div_ceil(CHUNK_FLOATS).max(1) + shards)
 }
 
 /// Appends a whole message.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use collective::{AllReduce, Contribution, Interrupted, Node, Outcome, Plan, Round};
+use collective::{AllReduce, Contribution, Hosts, Interrupted, Node, Outcome, Round};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -13,9 +13,9 @@ use super::{
 /// All-reduce over one generation's gRPC streams.
 #[derive(Debug)]
 pub struct Grpc {
-    plan: Arc<Plan>,
+    hosts: Arc<Hosts>,
     me: usize,
-    /// One flat gradient for each own node. While a stream still sends from one, it has
+    /// One flat gradient for each node of this member's host. While a stream still sends from one, it has
     /// another owner.
     partials: Vec<Arc<Vec<f32>>>,
     sum: Vec<f32>,
@@ -37,23 +37,24 @@ impl Abort {
 }
 
 impl Grpc {
-    /// For the member with index `me` of `plan`; to be called on the runtime that the streams
-    /// live on.
-    pub(super) fn new(plan: Plan, me: usize, streams: Vec<Option<PeerStream>>) -> Self {
-        let plan = Arc::new(plan);
+    /// For the member with index `me`, with the streams of those that it is linked to; to be
+    /// called on the runtime that they live on.
+    pub(super) fn new(hosts: Hosts, me: usize, streams: Vec<(usize, PeerStream)>) -> Self {
+        let hosts = Arc::new(hosts);
         let (abort, aborted) = watch::channel(false);
         // The training thread waits for a round before it asks for the next.
         let (jobs, queue) = mpsc::channel(1);
-        tokio::spawn(Exchange::new(Arc::clone(&plan), me, streams).run(queue, aborted));
-        let partial = |_: &Node| Arc::new(vec![0.0; plan.length()]);
+        tokio::spawn(Exchange::new(Arc::clone(&hosts), me, streams).run(queue, aborted));
+        let length = hosts.plan().length();
+        let partial = |_: &Node| Arc::new(vec![0.0; length]);
         Self {
             me,
-            partials: plan.nodes(me).iter().map(partial).collect(),
-            sum: vec![0.0; plan.length()],
+            partials: hosts.nodes(hosts.host(me)).iter().map(partial).collect(),
+            sum: vec![0.0; length],
             contributions: Vec::new(),
             jobs,
             abort: Abort(Arc::new(abort)),
-            plan,
+            hosts,
         }
     }
 
@@ -62,11 +63,43 @@ impl Grpc {
     pub fn abort_handle(&self) -> Abort {
         self.abort.clone()
     }
+
+    pub(crate) fn hosts(&self) -> &Hosts {
+        &self.hosts
+    }
+
+    /// This member's index.
+    pub(crate) fn me(&self) -> usize {
+        self.me
+    }
+
+    /// Adds up the hosts' partials, with what each member of this host brings. Of the partials,
+    /// and of the sum afterwards, only what is in this member's hands is looked at or written.
+    pub(crate) fn exchange(
+        &mut self,
+        round: Round,
+        contributions: Vec<Contribution>,
+    ) -> Result<Outcome, Interrupted> {
+        let (done, finished) = oneshot::channel();
+        let partials = self.partials.clone();
+        let sum = std::mem::take(&mut self.sum);
+        let job = Job { round, contributions, partials, sum, done };
+        // Without the communication thread there is no generation either.
+        let sent = self.jobs.blocking_send(job).ok();
+        let answer = sent.and_then(|()| finished.blocking_recv().ok());
+        let Some(Done { outcome, contributions, sum }) = answer else {
+            self.sum = vec![0.0; self.hosts.plan().length()];
+            return Err(Interrupted::Aborted);
+        };
+        crashpoint::reach!("all-reduce.grpc.done");
+        (self.sum, self.contributions) = (sum, contributions);
+        outcome
+    }
 }
 
 impl AllReduce for Grpc {
     fn nodes(&self) -> &[Node] {
-        self.plan.nodes(self.me)
+        self.hosts.nodes(self.hosts.host(self.me))
     }
 
     fn partial_mut(&mut self, index: usize) -> &mut [f32] {
@@ -81,21 +114,7 @@ impl AllReduce for Grpc {
         round: Round,
         contribution: &Contribution,
     ) -> Result<Outcome, Interrupted> {
-        let (done, finished) = oneshot::channel();
-        let contribution = contribution.clone();
-        let partials = self.partials.clone();
-        let sum = std::mem::take(&mut self.sum);
-        let job = Job { round, contribution, partials, sum, done };
-        // Without the communication thread there is no generation either.
-        let sent = self.jobs.blocking_send(job).ok();
-        let answer = sent.and_then(|()| finished.blocking_recv().ok());
-        let Some(Done { outcome, contributions, sum }) = answer else {
-            self.sum = vec![0.0; self.plan.length()];
-            return Err(Interrupted::Aborted);
-        };
-        crashpoint::reach!("all-reduce.grpc.done");
-        (self.sum, self.contributions) = (sum, contributions);
-        outcome
+        self.exchange(round, vec![contribution.clone()])
     }
 
     fn contributions(&self) -> &[Contribution] {

@@ -27,23 +27,27 @@ pub(super) enum Broken {
 /// The stream with one other member, and what has come over it in this round.
 pub(super) struct Link {
     stream: PeerStream,
-    header: Option<Header>,
-    /// The peer's partials of what this member adds up, by the peer's nodes.
+    /// By member of the peer's host, how many tallies its header has.
+    tallies: Vec<usize>,
+    /// Those that have come.
+    headers: Vec<Header>,
+    /// By the nodes of the peer's host, the partials of what this member adds up from it.
     partials: Vec<Pieces>,
     /// Floats in each of them.
     span: usize,
-    /// Bytes of the peer's segment of the sum.
+    /// Bytes of what the peer adds up for this member.
     summed: usize,
     /// What the chunk that is under way is a piece of.
     filling: Option<Piece>,
 }
 
 impl Link {
-    /// With a peer that contributes `nodes` partials, of which this member adds up `span`
-    /// floats.
-    pub(super) fn new(stream: PeerStream, nodes: usize, span: usize) -> Self {
+    /// With a peer on a host whose members have so many `tallies` each, and that brings `nodes`
+    /// partials, of which this member adds up `span` floats.
+    pub(super) fn new(stream: PeerStream, tallies: Vec<usize>, nodes: usize, span: usize) -> Self {
         let partials = (0..nodes).map(|_| Pieces::default()).collect();
-        Self { stream, header: None, partials, span, summed: 0, filling: None }
+        let headers = Vec::with_capacity(tallies.len());
+        Self { stream, tallies, headers, partials, span, summed: 0, filling: None }
     }
 
     /// Queues bytes; the queue holds what two rounds can need.
@@ -57,8 +61,8 @@ impl Link {
         })
     }
 
-    /// Takes in what has come, no further than to the end of the round. `sum` is the peer's
-    /// segment of the sum.
+    /// Takes in what has come, no further than to the end of the round. `sum` is where that part
+    /// of the sum goes that the peer adds up for this member.
     pub(super) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -80,8 +84,9 @@ impl Link {
         Poll::Ready(Ok(()))
     }
 
-    pub(super) fn has_header(&self) -> bool {
-        self.header.is_some()
+    /// Whether all members of the peer's host have begun the round.
+    pub(super) fn has_headers(&self) -> bool {
+        self.headers.len() == self.tallies.len()
     }
 
     /// Floats of which every partial has come, from the start of the span.
@@ -93,18 +98,18 @@ impl Link {
         &mut self.partials
     }
 
-    /// Ends the round and gives its header, if it has come.
-    pub(super) fn finish_round(&mut self) -> Option<Header> {
+    /// Ends the round and gives its headers, by member of the peer's host.
+    pub(super) fn finish_round(&mut self) -> impl Iterator<Item = Header> {
         self.summed = 0;
         self.partials.iter_mut().for_each(Pieces::restart);
-        self.header.take()
+        self.headers.drain(..)
     }
 
-    /// Whether all of the round has come; `segment` is the length of the peer's.
-    fn is_complete(&self, round: Round, segment: usize) -> bool {
+    /// Whether all of the round has come, with so many floats of the sum.
+    fn is_complete(&self, round: Round, sum: usize) -> bool {
         let train = round.kind == Kind::Train;
-        self.header.is_some()
-            && (!train || self.summed == segment * FLOAT_BYTES && self.floats() == self.span)
+        self.has_headers()
+            && (!train || self.summed == sum * FLOAT_BYTES && self.floats() == self.span)
     }
 
     /// Lets go of the stream.
@@ -131,15 +136,17 @@ impl Link {
 
     fn take_header(&mut self, round: Round, header: RoundHeader) -> Result<(), String> {
         let header = Header::try_from(header).map_err(|malformed| malformed.to_string())?;
-        if header.round != round || self.header.is_some() {
-            return Err(format!("it is at {}", header.round));
+        let (round_of_it, tallies) = (header.round, header.contribution.tallies.len());
+        match self.tallies.get(self.headers.len()) {
+            Some(nodes) if round_of_it == round && tallies == *nodes => {
+                self.headers.push(header);
+                Ok(())
+            }
+            Some(nodes) if round_of_it == round => {
+                Err(format!("{tallies} tallies for {nodes} nodes"))
+            }
+            _ => Err(format!("it is at {round_of_it}")),
         }
-        let (tallies, nodes) = (header.contribution.tallies.len(), self.partials.len());
-        if tallies != nodes {
-            return Err(format!("{tallies} tallies for {nodes} nodes"));
-        }
-        self.header = Some(header);
-        Ok(())
     }
 
     fn take_chunk(&mut self, piece: Piece, chunk: Chunk, sum: &mut [f32]) -> Result<(), String> {
@@ -149,12 +156,13 @@ impl Link {
     }
 
     /// Checks that a chunk follows on those before it and ends in its vector.
-    fn begin_chunk(&mut self, head: ChunkHead, segment: usize) -> Result<(), String> {
-        if self.header.as_ref().is_none_or(|header| header.round.kind != Kind::Train) {
+    fn begin_chunk(&mut self, head: ChunkHead, sum: usize) -> Result<(), String> {
+        let is_train = |header: &Header| header.round.kind == Kind::Train;
+        if !self.has_headers() || !self.headers.first().is_some_and(is_train) {
             return Err("a chunk outside a training round".into());
         }
         let (filled, length) = match head.piece {
-            Piece::Sum => (self.summed, segment),
+            Piece::Sum => (self.summed, sum),
             Piece::Partial(node) => {
                 let pieces = self.partials.get(node as usize);
                 let unknown = || format!("a partial of node {node}, which it does not have");

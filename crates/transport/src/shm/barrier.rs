@@ -130,7 +130,7 @@ impl Bell {
 /// The proof that every member has contributed to the round in hand; the barrier that ends it
 /// takes it back.
 #[derive(Debug)]
-pub(super) struct Contributed(());
+pub(crate) struct Contributed(());
 
 /// A member's place at the barrier; the others see it go when this is dropped.
 #[derive(Debug)]

@@ -1,12 +1,16 @@
 //! The training thread's side of a mapped segment: one round after the other.
 
-use std::{os::fd::OwnedFd, time::Instant};
+use std::{
+    ops::Range,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use collective::{AllReduce, Contribution, Interrupted, Kind, Node, Outcome, Plan, Reducer, Round};
 
 use super::{
     Segment,
-    barrier::{Barrier, Bell, Cause},
+    barrier::{Barrier, Bell, Cause, Contributed},
     header,
     layout::Layout,
     memory::Vectors,
@@ -15,9 +19,11 @@ use super::{
 /// All-reduce over one generation's segment.
 #[derive(Debug)]
 pub struct Shm {
+    /// Of this host's members.
     plan: Plan,
     me: usize,
-    reducer: Reducer,
+    /// By the host's nodes; where this is the only host, one up to the root.
+    reducers: Vec<Reducer>,
     layout: Layout,
     vectors: Vectors,
     barrier: Barrier,
@@ -45,13 +51,15 @@ impl Abort {
 
 impl Shm {
     pub(super) fn new(segment: Segment) -> Self {
-        let Segment { plan, me, layout, vectors, barrier, file } = segment;
-        let reducer = plan.reducer();
+        let Segment { hosts, plan, me, layout, vectors, barrier, file } = segment;
+        let host = plan.rank(me);
+        let host = hosts.plan().member(host).map_or(0, |member| hosts.host(member));
+        let reducers = hosts.reducers_within(host);
         let contributions = vec![Contribution::default(); plan.members()];
         Self {
             plan,
             me,
-            reducer,
+            reducers,
             layout,
             vectors,
             barrier,
@@ -73,6 +81,28 @@ impl Shm {
         round: Round,
         contribution: &Contribution,
     ) -> Result<Outcome, Interrupted> {
+        let (contributed, waiting) = self.contribute(round, contribution)?;
+        let Self { plan, reducers, contributions, .. } = &*self;
+        let outcome = Outcome::combine(plan, &reducers[0], round.step, contributions)?;
+        // A lone member's partial is the sum.
+        if round.kind == Kind::Train && self.plan.members() > 1 {
+            let segment = self.plan.segment(self.me);
+            let (partial, sum) = self.vectors.reduction(&contributed, segment);
+            self.reducers[0].add(partial, sum);
+            crashpoint::reach!("all-reduce.shm.added");
+            self.complete(round, contributed)?;
+            crashpoint::reach!("all-reduce.shm.done");
+        }
+        Ok(Outcome { waiting, ..outcome })
+    }
+
+    /// Writes what this member brings to the round, and takes in what the others bring: all of
+    /// them have written their partials then. Gives how long they were waited for.
+    pub(crate) fn contribute(
+        &mut self,
+        round: Round,
+        contribution: &Contribution,
+    ) -> Result<(Contributed, Duration), Interrupted> {
         if let Some(cause) = self.barrier.cause() {
             return Err(self.interrupted(round, cause));
         }
@@ -90,20 +120,37 @@ impl Shm {
                 self.read_header(round, member)?;
             }
         }
-        let Self { plan, reducer, contributions, .. } = &*self;
-        let outcome = Outcome::combine(plan, reducer, round.step, contributions)?;
-        // A lone member's partial is the sum.
-        if round.kind == Kind::Train && self.plan.members() > 1 {
-            let segment = self.plan.segment(self.me);
-            let (partial, sum) = self.vectors.reduction(&contributed, segment);
-            self.reducer.add(partial, sum);
-            crashpoint::reach!("all-reduce.shm.added");
-            let passed = self.barrier.pass_reduced(contributed);
-            passed.map_err(|cause| self.interrupted(round, cause))?;
-            crashpoint::reach!("all-reduce.shm.done");
-        }
         self.rounds += 1;
-        Ok(Outcome { waiting, ..outcome })
+        Ok((contributed, waiting))
+    }
+
+    /// Adds up the partials within the host's node with this index, in `range` of the vector.
+    pub(crate) fn add_node(
+        &mut self,
+        contributed: &Contributed,
+        node: usize,
+        range: Range<usize>,
+        sum: &mut [f32],
+    ) {
+        let (partial, _) = self.vectors.reduction(contributed, range);
+        self.reducers[node].add(partial, sum);
+    }
+
+    /// Writes a part of the sum, which is this member's to write.
+    pub(crate) fn write_sum(&mut self, contributed: &Contributed, start: usize, sum: &[f32]) {
+        let (_, shared) = self.vectors.reduction(contributed, start..start + sum.len());
+        shared.copy_from_slice(sum);
+    }
+
+    /// Waits until all members have written their parts of the sum.
+    pub(crate) fn complete(&mut self, round: Round, spent: Contributed) -> Result<(), Interrupted> {
+        let passed = self.barrier.pass_reduced(spent);
+        passed.map_err(|cause| self.interrupted(round, cause))
+    }
+
+    /// The sum that the members have written together.
+    pub(crate) fn written_sum(&self) -> &[f32] {
+        self.vectors.sum()
     }
 
     fn write_header(&self, round: Round, contribution: &Contribution) -> Result<(), Interrupted> {
@@ -180,6 +227,6 @@ impl AllReduce for Shm {
     }
 
     fn sum(&self) -> &[f32] {
-        self.vectors.sum()
+        if self.plan.members() == 1 { self.vectors.first_partial() } else { self.vectors.sum() }
     }
 }

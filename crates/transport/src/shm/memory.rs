@@ -178,11 +178,19 @@ impl Vectors {
         unsafe { slice::from_raw_parts_mut(vector.as_ptr(), self.length) }
     }
 
-    /// The sum; of a single partial, that one.
+    /// The sum.
     pub(super) fn sum(&self) -> &[f32] {
-        let vector = self.vector(if self.partials == 1 { 0 } else { self.partials });
+        self.read(self.partials)
+    }
+
+    /// The first partial, which is that of a lone member.
+    pub(super) fn first_partial(&self) -> &[f32] {
+        self.read(0)
+    }
+
+    fn read(&self, index: usize) -> &[f32] {
         // SAFETY: as in `partial_mut`; shared, and nobody writes: see above.
-        unsafe { slice::from_raw_parts(vector.as_ptr(), self.length) }
+        unsafe { slice::from_raw_parts(self.vector(index).as_ptr(), self.length) }
     }
 
     /// All partials' and the sum's floats in `segment`, which is this member's.

@@ -13,11 +13,12 @@ use std::{
     },
 };
 
-use collective::{Plan, plan::PlanError};
+use collective::{Hosts, Plan};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
-use super::{Group, Rendezvous, Shm, barrier::Barrier, layout::Layout, memory, process::Process};
+use super::{Rendezvous, Shm, barrier::Barrier, layout::Layout, memory, process::Process};
+use crate::{Group, GroupError};
 
 /// The first word of a segment: "lockstep".
 const MAGIC: u64 = u64::from_le_bytes(*b"lockstep");
@@ -31,15 +32,15 @@ const RUN_ID_BYTES_MAX: usize = 128;
 /// Why there is no segment.
 #[derive(Debug, Error)]
 pub enum SegmentError {
-    /// The members do not divide the shards.
+    /// There can be no such generation.
     #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// This member is not in the list.
-    #[error("rank {0} is not a member of the generation")]
-    NotAMember(collective::Rank),
-    /// A segment is created by the member with the lowest rank alone.
-    #[error("rank {0} does not lead the generation")]
-    NotTheLeader(collective::Rank),
+    Group(#[from] GroupError),
+    /// A segment is created by the member of the host with the lowest rank alone.
+    #[error("rank {0} is not the first of its host")]
+    NotTheFirst(collective::Rank),
+    /// There are members that cannot share the memory.
+    #[error("the generation has members on {0} hosts")]
+    SeveralHosts(usize),
     /// The run's id does not fit in.
     #[error("a run's id has at most {RUN_ID_BYTES_MAX} bytes, this one {0}")]
     RunId(usize),
@@ -72,11 +73,14 @@ pub enum SegmentError {
     Taken(collective::Rank),
 }
 
-/// A generation's segment, mapped by one of its members. The others see it go when it is
-/// dropped.
+/// The segment of a host's members in a generation, mapped by one of them. The others see it
+/// go when it is dropped.
 #[derive(Debug)]
 pub struct Segment {
+    pub(super) hosts: Hosts,
+    /// Of this host's members among themselves.
     pub(super) plan: Plan,
+    /// This member's index in it.
     pub(super) me: usize,
     pub(super) layout: Layout,
     pub(super) vectors: memory::Vectors,
@@ -86,20 +90,20 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Creates the segment of `group`, as its leader. The others can open it until the first
-    /// round is over.
+    /// Creates the segment of the members of `group` on this host, as the first of them. The
+    /// others can open it until the first round is over.
     ///
     /// # Errors
-    /// [`SegmentError`] when this member does not lead, or there is not enough memory.
+    /// [`SegmentError`] when this member is not the first, or there is not enough memory.
     pub fn create(group: &Group) -> Result<(Self, Rendezvous), SegmentError> {
-        let (plan, me) = group.plan()?;
+        let (hosts, plan, me) = among_neighbours(group)?;
         if me != 0 {
-            return Err(SegmentError::NotTheLeader(group.rank));
+            return Err(SegmentError::NotTheFirst(group.rank));
         }
         let mut nonce = [0; 16];
         let random = rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty());
         let nonce = u128::from_ne_bytes(nonce);
-        let identity = identity(group, nonce);
+        let identity = identity(group, &plan, nonce);
         let layout = Layout::new(&plan, identity.len());
         let failed = |source| SegmentError::Create { bytes: layout.bytes, source };
         random.map_err(|error| failed(error.into()))?;
@@ -116,16 +120,16 @@ impl Segment {
         let barrier = Barrier::take_seat(&words, &layout, me, plan.members(), process)
             .ok_or(SegmentError::Taken(group.rank))?;
         let rendezvous = Rendezvous { pid: process.pid, descriptor, nonce };
-        Ok((Self { plan, me, layout, vectors, barrier, file: Some(file) }, rendezvous))
+        Ok((Self { hosts, plan, me, layout, vectors, barrier, file: Some(file) }, rendezvous))
     }
 
-    /// Opens the segment that the leader of `group` has created.
+    /// Opens the segment that the first member of this host has created for `group`.
     ///
     /// # Errors
     /// [`SegmentError`] when it cannot be reached, or is not the segment of this generation.
     pub fn open(group: &Group, rendezvous: &Rendezvous) -> Result<Self, SegmentError> {
-        let (plan, me) = group.plan()?;
-        let identity = identity(group, rendezvous.nonce);
+        let (hosts, plan, me) = among_neighbours(group)?;
+        let identity = identity(group, &plan, rendezvous.nonce);
         let layout = Layout::new(&plan, identity.len());
         let path = format!("/proc/{}/fd/{}", rendezvous.pid, rendezvous.descriptor);
         let unreachable = |source| SegmentError::Open { path: path.clone(), source };
@@ -138,15 +142,36 @@ impl Segment {
         check_identity(words.words(), &identity).map_err(foreign)?;
         let barrier = Barrier::take_seat(&words, &layout, me, plan.members(), process)
             .ok_or(SegmentError::Taken(group.rank))?;
-        Ok(Self { plan, me, layout, vectors, barrier, file: None })
+        Ok(Self { hosts, plan, me, layout, vectors, barrier, file: None })
     }
 
     /// The all-reduce over this segment, for the training thread. The first round waits for
     /// members that have not opened the segment yet, for seconds.
-    #[must_use]
-    pub fn into_all_reduce(self) -> Shm {
+    ///
+    /// # Errors
+    /// [`SegmentError::SeveralHosts`] when not all members are on this host.
+    pub fn into_all_reduce(self) -> Result<Shm, SegmentError> {
+        match self.hosts.count() {
+            1 => Ok(Shm::new(self)),
+            hosts => Err(SegmentError::SeveralHosts(hosts)),
+        }
+    }
+
+    /// This host's part of an all-reduce between hosts.
+    pub(crate) fn into_level(self) -> Shm {
         Shm::new(self)
     }
+}
+
+/// All hosts, and the plan of this one's members with this member's index in it.
+fn among_neighbours(group: &Group) -> Result<(Hosts, Plan, usize), SegmentError> {
+    if group.run_id.len() > RUN_ID_BYTES_MAX {
+        return Err(SegmentError::RunId(group.run_id.len()));
+    }
+    let (hosts, member) = group.hosts()?;
+    let plan = hosts.plan_within(hosts.host(member));
+    let me = plan.member(group.rank).ok_or(GroupError::NotAMember(group.rank))?;
+    Ok((hosts, plan, me))
 }
 
 /// The partials of `member` among all, which are in shard order.
@@ -180,20 +205,21 @@ fn check_file(file: &File, layout: &Layout) -> io::Result<Result<(), String>> {
 }
 
 /// The words that tell one generation's segment from any other.
-fn identity(group: &Group, nonce: u128) -> Vec<u64> {
+fn identity(group: &Group, plan: &Plan, nonce: u128) -> Vec<u64> {
     let mut run_id = group.run_id.as_bytes().to_vec();
     run_id.resize(RUN_ID_BYTES_MAX, 0);
     let (run_words, _) = run_id.as_chunks();
-    let shares = group.shares.iter().flat_map(|share| {
-        let shards = u64::from(share.shards.start) << 32 | u64::from(share.shards.end);
-        [share.rank.0.into(), shards]
+    let shares = (0..plan.members()).flat_map(|member| {
+        let shards = plan.shards(member);
+        let shards = u64::from(shards.start) << 32 | u64::from(shards.end);
+        [plan.rank(member).0.into(), shards]
     });
     [MAGIC, VERSION, nonce as u64, (nonce >> 64) as u64]
         .into_iter()
         .chain([group.run_id.len() as u64])
         .chain(run_words.iter().map(|bytes| u64::from_le_bytes(*bytes)))
         .chain([group.generation.0])
-        .chain([group.shards.into(), group.length as u64, group.shares.len() as u64])
+        .chain([group.shards.into(), group.length as u64, plan.members() as u64])
         .chain(shares)
         .collect()
 }
@@ -212,17 +238,6 @@ fn check_identity(words: &[AtomicU64], identity: &[u64]) -> Result<(), String> {
         GENERATION => format!("it is that of generation {found}"),
         _ => "it has another plan".to_owned(),
     })
-}
-
-impl Group {
-    fn plan(&self) -> Result<(Plan, usize), SegmentError> {
-        if self.run_id.len() > RUN_ID_BYTES_MAX {
-            return Err(SegmentError::RunId(self.run_id.len()));
-        }
-        let plan = Plan::new(self.shards, self.length, &self.shares)?;
-        let me = plan.member(self.rank).ok_or(SegmentError::NotAMember(self.rank))?;
-        Ok((plan, me))
-    }
 }
 
 #[cfg(test)]

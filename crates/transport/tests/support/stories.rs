@@ -2,12 +2,16 @@
 //! tree, and whatever goes wrong is named. How members find each other is the affair of a
 //! [`Transport`].
 
-use std::sync::{Mutex, mpsc};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Mutex, mpsc},
+};
 
 use collective::{
     AllReduce, Contribution, Control, Digest, Interrupted, Kind, Node, Outcome, Rank, Round,
     ShardRange, Share, Step, Tally,
 };
+use transport::Peer;
 
 /// An all-reduce whose members live on threads of this process.
 pub(crate) trait Transport {
@@ -32,6 +36,18 @@ pub(crate) fn shares(ranges: &[(u32, u32)]) -> Vec<Share> {
         shards: ShardRange { start: *start, end: *end },
     };
     ranges.iter().zip(0..).map(share).collect()
+}
+
+/// What all streams bring.
+pub(crate) const SECRET: [u8; 32] = [7; 32];
+
+/// Members that share one memory and have no address of any use.
+pub(crate) fn peers(ranges: &[(u32, u32)]) -> Vec<Peer> {
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let secret = || SECRET.into();
+    let peer =
+        |share| Peer { share, address: address.into(), secret: secret(), memory_domain: Some(1) };
+    shares(ranges).into_iter().map(peer).collect()
 }
 
 fn gradient(step: u64, shard: u32, index: usize) -> f32 {

@@ -1,6 +1,7 @@
 //! A hostile peer: one that has mapped the segment, and writes what no member writes.
 
 use std::{
+    net::{Ipv4Addr, SocketAddr},
     sync::atomic::Ordering::SeqCst,
     thread,
     time::{Duration, Instant},
@@ -12,6 +13,7 @@ use collective::{
 };
 
 use super::*;
+use crate::Peer;
 
 /// A lost wake would cost a timeout, a missed cause the test's patience.
 const PROMPTLY: Duration = Duration::from_secs(20);
@@ -27,13 +29,20 @@ const STARTED: usize = 3;
 fn pair() -> (Segment, Segment) {
     let share =
         |rank| Share { rank: Rank(rank), shards: ShardRange { start: rank, end: rank + 1 } };
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let peer = |rank| Peer {
+        share: share(rank),
+        address: address.into(),
+        secret: [7; 32].into(),
+        memory_domain: Some(1),
+    };
     let group = Group {
         run_id: "hostile".into(),
         generation: Generation(1),
         shards: 2,
         length: 100,
         rank: Rank(0),
-        shares: vec![share(0), share(1)],
+        peers: vec![peer(0), peer(1)],
     };
     let (leader, rendezvous) = Segment::create(&group).unwrap();
     let other = Segment::open(&Group { rank: Rank(1), ..group }, &rendezvous).unwrap();
@@ -49,7 +58,7 @@ fn met_with(worst: impl FnOnce(&Segment)) -> Interrupted {
     let (leader, hostile) = pair();
     worst(&hostile);
     let begun = Instant::now();
-    let error = leader.into_all_reduce().all_reduce(ROUND, &contribution()).unwrap_err();
+    let error = leader.into_all_reduce().unwrap().all_reduce(ROUND, &contribution()).unwrap_err();
     assert!(begun.elapsed() < PROMPTLY);
     drop(hostile);
     error
@@ -108,7 +117,7 @@ fn wakes_that_are_lost_are_made_up_for() {
     // Whoever arrives believes that nobody sleeps.
     let sleepers = leader.layout.sleepers;
     let memory = leader.vectors.memory().clone();
-    let mut members = [leader, other].map(Segment::into_all_reduce);
+    let mut members = [leader, other].map(|segment| segment.into_all_reduce().unwrap());
     let [first, second] = &mut members;
     let begun = Instant::now();
     thread::scope(|scope| {
@@ -127,7 +136,7 @@ fn wakes_that_are_lost_are_made_up_for() {
 fn a_member_that_never_comes_is_lost() {
     let (leader, other) = pair();
     seat(&other, 1)[STATE].store(0, SeqCst);
-    let error = leader.into_all_reduce().all_reduce(ROUND, &contribution()).unwrap_err();
+    let error = leader.into_all_reduce().unwrap().all_reduce(ROUND, &contribution()).unwrap_err();
     let Interrupted::Lost { rank: Rank(1), reason, .. } = error else { panic!("{error}") };
     assert!(reason.contains("did not open"), "{reason}");
     drop(other);

@@ -1,0 +1,72 @@
+//! A generation to connect, the same for every transport.
+
+use collective::{Generation, Hosts, Plan, Rank, Share, plan::PlanError};
+use secure::{Address, Secret};
+use thiserror::Error;
+
+/// A member of a generation, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its rank and shards.
+    pub share: Share,
+    /// Where it serves `AllReduce`.
+    pub address: Address,
+    /// What the stream with it has to bring.
+    pub secret: Secret,
+    /// The same for members that can share memory; none for one that cannot.
+    pub memory_domain: Option<u32>,
+}
+
+/// A generation to connect.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The run; members of another run are refused.
+    pub run_id: String,
+    /// The generation; members of another one are refused.
+    pub generation: Generation,
+    /// Shards of the run.
+    pub shards: u32,
+    /// Floats in the flat gradient.
+    pub length: usize,
+    /// The rank of this member.
+    pub rank: Rank,
+    /// All members in rank order.
+    pub peers: Vec<Peer>,
+}
+
+/// A group that no generation can be.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum GroupError {
+    /// The members do not divide the shards.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// This member is not in the list.
+    #[error("rank {0} is not a member of the generation")]
+    NotAMember(Rank),
+}
+
+impl Group {
+    /// The plan, and this member's index in it.
+    pub(crate) fn plan(&self) -> Result<(Plan, usize), GroupError> {
+        let shares: Vec<Share> = self.peers.iter().map(|peer| peer.share).collect();
+        let plan = Plan::new(self.shards, self.length, &shares)?;
+        let me = plan.member(self.rank).ok_or(GroupError::NotAMember(self.rank))?;
+        Ok((plan, me))
+    }
+
+    /// Whether no member with a lower rank shares memory with this one.
+    #[must_use]
+    pub fn is_first_of_its_host(&self) -> bool {
+        let me = self.peers.iter().find(|peer| peer.share.rank == self.rank);
+        let domain = me.and_then(|me| me.memory_domain);
+        let beside = |peer: &&Peer| domain.is_some() && peer.memory_domain == domain;
+        self.peers.iter().find(beside).is_none_or(|first| first.share.rank == self.rank)
+    }
+
+    /// The members by memory domain, and this member's index.
+    pub(crate) fn hosts(&self) -> Result<(Hosts, usize), GroupError> {
+        let (plan, me) = self.plan()?;
+        let domains: Vec<_> = self.peers.iter().map(|peer| peer.memory_domain).collect();
+        Ok((Hosts::new(plan, &domains), me))
+    }
+}

@@ -1,0 +1,147 @@
+//! All-reduce on two levels: through memory among the members of each host, over gRPC between
+//! hosts.
+//!
+//! A round of kind `Train` is, on every member:
+//!
+//! 1. Write the own partials into the host's segment, and wait until all of its members have
+//!    ([`shm`]).
+//! 2. In the own lane of the flat vector, add up the members' partials to those of the host's
+//!    tree nodes.
+//! 3. Exchange these with the members of other hosts that have the same lane ([`grpc`]); their
+//!    streams carry what every member of the host brings beside the gradient, too.
+//! 4. Write the lane's sum into the segment, and wait until all members have.
+//!
+//! So every member carries the same share of the traffic, and every float passes between two
+//! hosts once in each direction. Which lane is whose, and that the bits are those of the tree,
+//! is the business of [`collective::hosts`].
+//!
+//! Whoever cannot go on ends the round for its host; the members of other hosts see its streams
+//! end. A host may complete a round that another one does not: as ever, members then differ by
+//! one step.
+
+use collective::{AllReduce, Contribution, Interrupted, Kind, Node, Outcome, Round};
+
+use crate::{
+    ConnectError, Endpoint, Group, Grpc, grpc,
+    shm::{self, Contributed, Segment, Shm},
+};
+
+/// All-reduce over a host's segment and one generation's streams between hosts.
+#[derive(Debug)]
+pub struct TwoLevel {
+    shm: Shm,
+    grpc: Grpc,
+    /// What every call returns once a round has failed.
+    broken: Option<Interrupted>,
+}
+
+/// Ends a generation for all members of a host, from outside their training threads.
+#[derive(Clone, Debug)]
+pub struct Abort {
+    shm: shm::Abort,
+    grpc: grpc::Abort,
+}
+
+impl Abort {
+    /// Makes the current round, or else the next one, end with [`Interrupted::Aborted`].
+    pub fn abort(&self) {
+        self.shm.abort();
+        self.grpc.abort();
+    }
+}
+
+impl TwoLevel {
+    /// Connects the member that has mapped `segment` to those on other hosts. To be called on
+    /// the runtime that serves `endpoint`; the result is for the training thread.
+    ///
+    /// # Errors
+    /// [`ConnectError`] when a member cannot be reached or does not come within seconds.
+    pub async fn connect(
+        endpoint: &Endpoint,
+        group: &Group,
+        segment: Segment,
+    ) -> Result<Self, ConnectError> {
+        let grpc = endpoint.connect_lanes(group).await?;
+        Ok(Self { shm: segment.into_level(), grpc, broken: None })
+    }
+
+    /// A handle that ends this generation.
+    #[must_use]
+    pub fn abort_handle(&self) -> Abort {
+        Abort { shm: self.shm.abort_handle(), grpc: self.grpc.abort_handle() }
+    }
+
+    fn exchange(
+        &mut self,
+        round: Round,
+        contribution: &Contribution,
+    ) -> Result<Outcome, Interrupted> {
+        let (contributed, waiting) = self.shm.contribute(round, contribution)?;
+        let train = round.kind == Kind::Train;
+        if train {
+            self.add_up_lanes(&contributed);
+        }
+        let neighbours = self.shm.contributions().to_vec();
+        let outcome = self.grpc.exchange(round, neighbours)?;
+        if train {
+            self.share_sums(&contributed);
+            self.shm.complete(round, contributed)?;
+        }
+        Ok(Outcome { waiting: waiting + outcome.waiting, ..outcome })
+    }
+
+    /// The partials of this host's nodes, in this member's lane of each segment.
+    fn add_up_lanes(&mut self, contributed: &Contributed) {
+        let Self { shm, grpc, .. } = self;
+        for segment in 0..grpc.hosts().count() {
+            let lane = grpc.hosts().lane(grpc.me(), segment);
+            for node in 0..grpc.hosts().nodes(grpc.hosts().host(grpc.me())).len() {
+                let partial = &mut grpc.partial_mut(node)[lane.clone()];
+                shm.add_node(contributed, node, lane.clone(), partial);
+            }
+        }
+    }
+
+    fn share_sums(&mut self, contributed: &Contributed) {
+        let Self { shm, grpc, .. } = self;
+        for segment in 0..grpc.hosts().count() {
+            let lane = grpc.hosts().lane(grpc.me(), segment);
+            shm.write_sum(contributed, lane.start, &grpc.sum()[lane]);
+        }
+    }
+}
+
+impl AllReduce for TwoLevel {
+    fn nodes(&self) -> &[Node] {
+        self.shm.nodes()
+    }
+
+    fn partial_mut(&mut self, index: usize) -> &mut [f32] {
+        self.shm.partial_mut(index)
+    }
+
+    fn all_reduce(
+        &mut self,
+        round: Round,
+        contribution: &Contribution,
+    ) -> Result<Outcome, Interrupted> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.clone());
+        }
+        let outcome = self.exchange(round, contribution);
+        if let Err(interrupted) = &outcome {
+            self.broken = Some(interrupted.clone());
+            // The others of this host wait for this member's lane.
+            self.abort_handle().abort();
+        }
+        outcome
+    }
+
+    fn contributions(&self) -> &[Contribution] {
+        self.grpc.contributions()
+    }
+
+    fn sum(&self) -> &[f32] {
+        self.shm.written_sum()
+    }
+}

@@ -1,0 +1,237 @@
+//! Members in one process, told that they are on several hosts: those of one host share memory,
+//! the others are reached over real sockets. The sum is bitwise that of the shard tree.
+
+#![cfg(target_os = "linux")]
+
+#[path = "support/loopback.rs"]
+mod loopback;
+#[path = "support/stories.rs"]
+mod stories;
+
+use std::{sync::mpsc, thread};
+
+use collective::{AllReduce as _, Control, Generation, Interrupted, Node, Rank};
+use loopback::{Host, RUN};
+use stories::Transport;
+use transport::{
+    Group, Peer,
+    shm::{Segment, SegmentError},
+    two_level::TwoLevel,
+};
+
+/// Which host each member is on, by its index.
+trait Placing {
+    fn host(member: u32) -> Option<u32>;
+}
+
+macro_rules! placing {
+    ($($name:ident: $member:ident => $host:expr;)*) => {
+        $(
+            struct $name;
+            impl Placing for $name {
+                fn host($member: u32) -> Option<u32> { $host }
+            }
+        )*
+    };
+}
+
+placing! {
+    // Two by two; of an odd number, the last is alone.
+    Pairs: member => Some(member / 2);
+    // Three and the rest, so that lanes of one host face several of the other.
+    Uneven: member => Some(u32::from(member > 2));
+    // No member next to one of its own host, as ranks that users choose may have it.
+    Interleaved: member => Some(member % 2);
+    // All on one host: nothing travels.
+    Together: _member => Some(1);
+    // Nobody shares anything.
+    Alone: _member => None;
+}
+
+struct Hosts<P>(std::marker::PhantomData<P>);
+
+fn group(
+    ranges: &[(u32, u32)],
+    length: usize,
+    hosts: &[Host],
+    place: fn(u32) -> Option<u32>,
+) -> Group {
+    let peers = stories::peers(ranges).into_iter().zip(hosts).zip(0..);
+    let peer = |((peer, host), member): ((Peer, &Host), u32)| Peer {
+        address: host.address.into(),
+        memory_domain: place(member),
+        ..peer
+    };
+    Group {
+        run_id: RUN.into(),
+        generation: Generation(1),
+        shards: ranges.last().unwrap().1,
+        length,
+        rank: Rank(0),
+        peers: peers.map(peer).collect(),
+    }
+}
+
+/// The segments of all members, as their hosts' first members make them.
+fn segments(group: &Group) -> Vec<Segment> {
+    let mut rendezvous = Vec::new();
+    let mut segment = |peer: &Peer| {
+        let group = Group { rank: peer.share.rank, ..group.clone() };
+        let domain = peer.memory_domain;
+        match rendezvous.iter().find(|(other, _)| domain.is_some() && *other == domain) {
+            Some((_, rendezvous)) => Segment::open(&group, rendezvous).unwrap(),
+            None => {
+                let (segment, found) = Segment::create(&group).unwrap();
+                rendezvous.push((domain, found));
+                segment
+            }
+        }
+    };
+    group.peers.iter().map(&mut segment).collect()
+}
+
+impl<P: Placing> Transport for Hosts<P> {
+    type Member = TwoLevel;
+
+    fn with_members<T: Send>(
+        ranges: &[(u32, u32)],
+        length: usize,
+        member: impl Fn(Rank, TwoLevel) -> T + Sync,
+    ) -> Vec<T> {
+        let shards = ranges.last().unwrap().1;
+        let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(shards, length)).collect();
+        let group = group(ranges, length, &hosts, P::host);
+        let run = |((host, segment), rank): ((&Host, Segment), u32)| {
+            let group = Group { rank: Rank(rank), ..group.clone() };
+            let connect = TwoLevel::connect(&host.endpoint, &group, segment);
+            member(Rank(rank), host.runtime.block_on(connect).unwrap())
+        };
+        let run = &run;
+        thread::scope(|scope| {
+            let threads: Vec<_> = hosts
+                .iter()
+                .zip(segments(&group))
+                .zip(0..)
+                .map(|host| scope.spawn(move || run(host)))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    fn abort(member: &TwoLevel) -> Box<dyn FnOnce() + Send> {
+        let abort = member.abort_handle();
+        Box::new(move || abort.abort())
+    }
+}
+
+#[test]
+fn sums_are_those_of_the_tree_for_any_split_length_and_placing() {
+    stories::sums_are_those_of_the_tree_for_any_split_and_length::<Hosts<Pairs>>();
+    stories::sums_are_those_of_the_tree_for_any_split_and_length::<Hosts<Uneven>>();
+    stories::sums_are_those_of_the_tree_for_any_split_and_length::<Hosts<Interleaved>>();
+    stories::sums_are_those_of_the_tree_for_any_split_and_length::<Hosts<Together>>();
+    stories::sums_are_those_of_the_tree_for_any_split_and_length::<Hosts<Alone>>();
+}
+
+#[test]
+fn differing_digests_are_named_on_every_member() {
+    stories::differing_digests_are_named_on_every_member::<Hosts<Pairs>>();
+    stories::differing_digests_are_named_on_every_member::<Hosts<Together>>();
+}
+
+#[test]
+fn a_member_that_goes_away_interrupts_the_others_and_is_named() {
+    stories::a_member_that_goes_away_interrupts_the_others_and_is_named::<Hosts<Together>>();
+}
+
+#[test]
+fn an_abort_ends_the_wait_for_a_member_that_never_contributes() {
+    stories::an_abort_ends_the_wait_for_a_member_that_never_contributes::<Hosts<Together>>();
+    stories::an_abort_ends_the_wait_for_a_member_that_never_contributes::<Hosts<Alone>>();
+}
+
+#[test]
+fn members_at_different_steps_are_told_apart() {
+    stories::members_at_different_steps_are_told_apart::<Hosts<Together>>();
+    stories::members_at_different_steps_are_told_apart::<Hosts<Alone>>();
+}
+
+/// Lanes of three members on one host and of two on the other, over many rounds of both kinds:
+/// chunks end within parts, and parts within chunks.
+#[test]
+fn many_rounds_over_uneven_lanes_keep_their_bits() {
+    const ROUNDS: u64 = 60;
+    const LENGTH: usize = 1_300_000;
+    const GRADIENTS: u64 = 3;
+    let ranges = [(0, 1), (1, 2), (2, 3), (3, 5), (5, 6)];
+    let expected: Vec<_> =
+        (0..GRADIENTS).map(|step| stories::tree_sum(Node::root(6), step, LENGTH)).collect();
+    Hosts::<Uneven>::with_members(&ranges, LENGTH, |rank, mut member| {
+        for step in 0..ROUNDS {
+            let of = step % GRADIENTS;
+            let control = Control(1 << rank.0);
+            let contribution = stories::contribute(&mut member, of, LENGTH, control);
+            let train = step % 4 != 3;
+            let round = if train { stories::train(step) } else { stories::evaluate(step) };
+            let outcome = member.all_reduce(round, &contribution).unwrap();
+            assert_eq!((outcome.control, outcome.tally.images), (Control(31), 6), "{round}");
+            assert!(!train || stories::same_bits(member.sum(), &expected[of as usize]), "{round}");
+        }
+    });
+}
+
+#[test]
+fn a_member_that_goes_interrupts_all_on_its_host_and_on_others() {
+    let ranges = [(0, 1), (1, 2), (2, 3), (3, 4)];
+    for goes in (0..4).map(Rank) {
+        let errors = Hosts::<Pairs>::with_members(&ranges, 100_000, |rank, mut member| {
+            for step in 0..3 {
+                let contribution =
+                    stories::contribute(&mut member, step, 100_000, Control::default());
+                let outcome = member.all_reduce(stories::train(step), &contribution);
+                assert_eq!(outcome.is_ok(), step < 2, "{outcome:?}");
+                if step == 1 && rank == goes {
+                    return None;
+                }
+                if let Err(error) = outcome {
+                    // It stays so.
+                    let again = member.all_reduce(stories::train(step + 1), &contribution);
+                    assert_eq!(again, Err(error.clone()));
+                    return Some(error);
+                }
+            }
+            unreachable!("the third round cannot be completed")
+        });
+        let lost = |error: &Option<Interrupted>| matches!(error, Some(Interrupted::Lost { .. }));
+        // At least its neighbour, and whoever exchanges with it, know of somebody that is lost.
+        assert!(errors.iter().filter(|error| lost(error)).count() >= 2, "{errors:?}");
+    }
+}
+
+#[test]
+fn an_abort_of_one_member_ends_the_round_of_all() {
+    let ranges = [(0, 1), (1, 2), (2, 3), (3, 4)];
+    let (sender, receiver) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+    let aborter = thread::spawn(move || receiver.recv().unwrap()());
+    let errors = Hosts::<Pairs>::with_members(&ranges, 100, |rank, mut member| {
+        let contribution = stories::contribute(&mut member, 0, 100, Control::default());
+        if rank == Rank(3) {
+            // It never contributes by itself: it finds that its generation is over.
+            sender.send(Hosts::<Pairs>::abort(&member)).unwrap();
+        }
+        let steps = if rank == Rank(3) { 7 } else { 0 };
+        let failed = |step| member.all_reduce(stories::train(step), &contribution).err();
+        (steps..steps + 1).find_map(failed)
+    });
+    aborter.join().unwrap();
+    assert!(errors.iter().all(Option::is_some), "{errors:?}");
+}
+
+#[test]
+fn a_segment_of_several_hosts_is_no_all_reduce_of_its_own() {
+    let ranges = [(0, 1), (1, 2)];
+    let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(2, 10)).collect();
+    let group = group(&ranges, 10, &hosts, Alone::host);
+    let (segment, _) = Segment::create(&group).unwrap();
+    assert!(matches!(segment.into_all_reduce(), Err(SegmentError::SeveralHosts(2))));
+}
