@@ -88,6 +88,7 @@ fn control() {
         all_reduce_address: "127.0.0.1:7".into(),
         host: "host".into(),
         secret: vec![7; 32].into(),
+        memory_domain: 1,
     };
     let members = vec![member(0), member(1)];
     let start = Start { generation: 3, members, transport: 1, rank: 1, proof: vec![7; 32].into() };
