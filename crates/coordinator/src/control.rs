@@ -69,6 +69,8 @@ pub(crate) enum Input {
 #[derive(Debug)]
 pub(crate) struct Connection {
     outbound: mpsc::Sender<Result<CoordinatorMessage, Status>>,
+    /// As it was told last: the engine forgets whom it gives up before anybody hears of it.
+    rank: Option<Rank>,
     /// Where it serves the other workers.
     address: String,
     process: Process,
@@ -87,6 +89,7 @@ impl Connection {
     ) -> Self {
         Self {
             outbound,
+            rank: None,
             address: printable(&hello.all_reduce_address),
             process: Process { host: printable(&hello.host), id: hello.process },
             memory_domain: join.memory_domain.clone(),
@@ -301,7 +304,7 @@ impl<'a> Control<'a> {
         if self.is_member(worker) && *loss != Loss::Left {
             self.detect(&format!("{who} is gone: {loss}"));
         }
-        let rank = self.engine.rank(worker).map(|rank| rank.0);
+        let rank = self.rank(worker).map(|rank| rank.0);
         self.note("lost", json!({ "rank": rank, "reason": loss.to_string() }));
     }
 
@@ -313,9 +316,14 @@ impl<'a> Control<'a> {
         }
     }
 
+    /// The rank of a worker that is or was taken in.
+    fn rank(&self, worker: WorkerId) -> Option<Rank> {
+        self.connections.get(&worker)?.rank
+    }
+
     /// A worker's name for people.
     fn name(&self, worker: WorkerId) -> String {
-        match self.engine.rank(worker) {
+        match self.rank(worker) {
             Some(rank) => format!("rank {rank}"),
             None => "a spare".into(),
         }
@@ -373,7 +381,7 @@ impl<'a> Control<'a> {
 
     /// Notes what a worker that has become ready tells beside where it stands.
     fn ready(&mut self, worker: WorkerId, ready: &wire::Ready) {
-        let rank = self.engine.rank(worker).map(|rank| rank.0);
+        let rank = self.rank(worker).map(|rank| rank.0);
         if let Some(wire::ready::Mishap::Interrupted(reason)) = &ready.mishap {
             let who = self.name(worker);
             self.detect(&format!("{who}: {}", printable(reason)));

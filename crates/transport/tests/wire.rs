@@ -25,7 +25,6 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 use transport::{Endpoint, Group, Grpc, Peer};
 
 const RUN: &str = "wire";
-const SECRET: [u8; 32] = [9; 32];
 const RANGES: [(u32, u32); 2] = [(0, 1), (1, 2)];
 /// Not what the members' own chunks are cut to.
 const CHUNK: usize = 100_003;
@@ -86,7 +85,7 @@ fn message(body: Body) -> Frame {
 }
 
 fn hello() -> Frame {
-    let secret = SECRET.to_vec().into();
+    let secret = stories::SECRET.to_vec().into();
     message(Body::Hello(PeerHello { run_id: RUN.into(), generation: 1, rank: 1, secret }))
 }
 

@@ -58,6 +58,7 @@ impl Control<'_> {
     }
 
     fn admit(&mut self, worker: WorkerId, rank: Option<Rank>) {
+        self.seat(worker, rank);
         let Some(connection) = self.connections.get(&worker) else { return };
         let host = connection.process.host.clone();
         let process = connection.process.id;
@@ -78,12 +79,19 @@ impl Control<'_> {
     /// Takes a member of the current generation back in.
     fn adopt(&mut self, worker: WorkerId, rank: Rank) {
         tracing::info!(rank = rank.0, "worker is back");
+        self.seat(worker, Some(rank));
         self.members.push((rank, worker));
         self.members.sort_unstable();
         self.console.begin(self.record.step(), self.record.steps());
         self.welcome(worker, Some(rank));
         let generation = self.engine.generation().0;
         self.note("adopted", json!({ "rank": rank.0, "generation": generation }));
+    }
+
+    fn seat(&mut self, worker: WorkerId, rank: Option<Rank>) {
+        if let Some(connection) = self.connections.get_mut(&worker) {
+            connection.rank = rank;
+        }
     }
 
     fn welcome(&mut self, worker: WorkerId, rank: Option<Rank>) {
@@ -133,6 +141,7 @@ impl Control<'_> {
         self.recovery.start();
         self.console.begin(self.record.step(), self.record.steps());
         self.members = members.iter().map(|member| (member.rank, member.worker)).collect();
+        members.iter().for_each(|member| self.seat(member.worker, Some(member.rank)));
         let placing = Placing::of(self.members.iter().map(|(_, worker)| {
             self.connections.get(worker).and_then(|worker| worker.memory_domain.as_deref())
         }));
@@ -196,7 +205,7 @@ impl Control<'_> {
     }
 
     fn fetch(&self, worker: WorkerId, donor: WorkerId) {
-        let rank = self.engine.rank(donor).map_or(0, |rank| rank.0);
+        let rank = self.rank(donor).map_or(0, |rank| rank.0);
         let mut fetch = wire::Fetch { donor: rank, ..wire::Fetch::default() };
         if let Some(donor) = self.connections.get(&donor) {
             fetch.address.clone_from(&donor.address);

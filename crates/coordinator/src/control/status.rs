@@ -11,7 +11,7 @@ impl Control<'_> {
         let worker = |(worker, connection): (&WorkerId, &Connection)| {
             let last = connection.last;
             WorkerStatus {
-                rank: self.engine.rank(*worker).map(|rank| rank.0),
+                rank: connection.rank.map(|rank| rank.0),
                 host: connection.process.host.clone(),
                 process: connection.process.id,
                 member: computing.contains(worker),
