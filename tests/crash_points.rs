@@ -219,8 +219,11 @@ fn a_coordinator_dies_while_it_makes_the_run_directory() {
     dies_at_the_beginning("run-dir.written 1 kill");
     dies_at_the_beginning("run-dir.synced 1 kill");
     dies_at_the_beginning("run-dir.renamed 1 kill");
+    // First the key of the secrets, then the address.
     dies_at_the_beginning("journal.written 1 kill");
     dies_at_the_beginning("journal.synced 1 kill");
+    dies_at_the_beginning("journal.written 2 kill");
+    dies_at_the_beginning("journal.synced 2 kill");
 }
 
 /// A coordinator of two workers dies; they wait for the one that is started again.
@@ -237,8 +240,8 @@ fn dies_and_is_started_again(order: &str) {
 /// The number of the generation is on the disk; none, one or both of its members know.
 #[test]
 fn a_coordinator_dies_between_deciding_and_telling() {
-    dies_and_is_started_again("journal.written 2 kill");
-    dies_and_is_started_again("journal.synced 2 kill");
+    dies_and_is_started_again("journal.written 3 kill");
+    dies_and_is_started_again("journal.synced 3 kill");
     dies_and_is_started_again("coordinator.decided 1 kill");
     dies_and_is_started_again("coordinator.telling 1 kill");
     dies_and_is_started_again("coordinator.telling 2 kill");
@@ -284,7 +287,7 @@ fn dies_at_the_end(order: &str) {
 
 #[test]
 fn a_coordinator_dies_while_it_ends_the_run() {
-    dies_at_the_end("journal.written 3 kill");
+    dies_at_the_end("journal.written 4 kill");
     dies_at_the_end("coordinator.ended 1 kill");
     dies_at_the_end("run-dir.synced 2 kill");
 }

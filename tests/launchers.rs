@@ -34,7 +34,7 @@ fn each_launcher_says_where_the_coordinator_is() {
         ("PET_NODE_RANK=0 PET_MASTER_ADDR=nowhere.invalid", "PET_MASTER_ADDR"),
         ("SLURM_PROCID=0 SLURM_LAUNCH_NODE_IPADDR=nowhere.invalid", "SLURM_LAUNCH_NODE_IPADDR"),
     ] {
-        let worker = worker_in(environment, "--join-timeout-seconds 0");
+        let worker = worker_in(environment, "--insecure --join-timeout-seconds 0");
         let exit = worker.wait().failed_with(&["no coordinator at http://nowhere.invalid:50051"]);
         let line = format!("the coordinator is http://nowhere.invalid:50051, by {variable}");
         assert!(exit.text().contains(&line), "{exit}");

@@ -16,10 +16,13 @@ const HISTORY: usize = 10;
 const STEPS_MAX: usize = 200;
 /// No part of the gradient is larger at the end.
 const TOLERANCE: f64 = 1e-5;
-/// How often a step is halved before the search is over: rounding hides what is left to gain.
+/// How often a step is halved before the search is over.
 const HALVINGS_MAX: usize = 20;
 /// A step must gain this share of what the slope promises (Armijo).
 const SUFFICIENT: f64 = 1e-4;
+/// The share of the loss that is lost in rounding. A gain below it is judged by the slope where
+/// the step ends (Hager and Zhang 2005, the approximate Wolfe condition).
+const ROUNDING: f64 = 1e-6;
 
 /// A trained reader.
 #[derive(Debug)]
@@ -55,7 +58,9 @@ impl Logistic {
             let found = (0..HALVINGS_MAX).find_map(|_| {
                 let there = &weights + &direction * length;
                 let (lower, steeper) = problem.loss(&there);
-                let enough = lower <= loss + SUFFICIENT * length * slope;
+                let gained = lower <= loss + SUFFICIENT * length * slope;
+                let flatter = || dot(&steeper, &direction) <= (2.0 * SUFFICIENT - 1.0) * slope;
+                let enough = gained || (lower <= loss + ROUNDING * loss.abs() && flatter());
                 length *= 0.5;
                 enough.then_some((there, lower, steeper))
             });
