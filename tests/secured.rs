@@ -8,9 +8,10 @@ use secure::authority::{self, Validity};
 
 use crate::{
     harness::{
-        ENDLESS, Fleet, Place, SMALL, assert_same_tensors, coordinator, coordinator_at, reference,
-        wait_until,
+        ENDLESS, Fleet, Place, Process, SMALL, assert_same_tensors, coordinator, coordinator_at,
+        reference, wait_until,
     },
+    hostile_peers::listening_ports,
     stop::stopped_with_the_same_bits,
 };
 
@@ -26,18 +27,31 @@ pub(crate) fn flag(folder: &std::path::Path) -> String {
     format!("--tls-dir {}", folder.display())
 }
 
-fn survives(collective: &str) {
+/// How many others have come to a worker over its local socket.
+fn local_connections(worker: &Process) -> usize {
+    let table = fs::read_to_string("/proc/net/unix").unwrap();
+    let ports = listening_ports(worker.id());
+    let names: Vec<_> = ports.iter().map(|port| format!("@lockstep 127.0.0.1:{port}")).collect();
+    let is_connected = |line: &&str| line.split_whitespace().nth(5) == Some("03");
+    let is_its = |line: &&str| names.iter().any(|name| line.ends_with(name.as_str()));
+    table.lines().filter(is_connected).filter(is_its).count()
+}
+
+/// `more` is what the workers are told beside.
+fn survives(collective: &str, more: &str) {
     let place = Place::new();
     let tls = flag(&host(&place, "ca"));
     let flags = format!("{SMALL} {ENDLESS} --workers 3 --collective {collective} {tls}");
     let mut fleet = Fleet::without_workers(&place, &flags);
     assert!(fleet.url.starts_with("https://"), "{}", fleet.url);
-    (0..3).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1 {tls}")));
+    (0..3).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1 {tls} {more}")));
     fleet.wait_for_progress(&place);
+    let local = if collective == "grpc" && more.is_empty() { 2 } else { 0 };
+    assert_eq!(local_connections(&fleet.workers[0]), local);
 
     fleet.workers.remove(1).signal(Signal::KILL);
     fleet.wait_for_event(&place, "lost", 1);
-    fleet.add(&format!("--threads 1 {tls}"));
+    fleet.add(&format!("--threads 1 {tls} {more}"));
     fleet.workers[2].wait_for_line("training rank=");
     fleet.wait_for_progress(&place);
 
@@ -57,12 +71,18 @@ fn survives(collective: &str) {
 
 #[test]
 fn over_grpc_all_goes_as_it_does_without() {
-    survives("grpc");
+    survives("grpc", "--tcp-only");
+}
+
+/// On one host, where the bytes do not pass through TLS.
+#[test]
+fn over_local_sockets_all_goes_as_it_does_without() {
+    survives("grpc", "");
 }
 
 #[test]
 fn through_shared_memory_all_goes_as_it_does_without() {
-    survives("shm");
+    survives("shm", "");
 }
 
 /// The coordinator hands on what it was given, and people ask it with the same flags.

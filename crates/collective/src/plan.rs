@@ -153,6 +153,24 @@ struct Addition {
     into: usize,
 }
 
+/// A float, or the bytes of one, little endian, as a message brings it.
+pub trait Float: Copy {
+    /// The number.
+    fn value(self) -> f32;
+}
+
+impl Float for f32 {
+    fn value(self) -> f32 {
+        self
+    }
+}
+
+impl Float for [u8; size_of::<f32>()] {
+    fn value(self) -> f32 {
+        f32::from_le_bytes(self)
+    }
+}
+
 /// Adds the partials of tree nodes that together cover another one, in tree order.
 #[derive(Clone, Debug)]
 pub struct Reducer {
@@ -191,39 +209,55 @@ impl Reducer {
 
     /// Writes into `sum` the tree's sum of the partials: one slice per node, by its index among
     /// those given, each as long as `sum`.
-    pub fn add<'a>(&mut self, partial: impl Fn(usize) -> &'a [f32], sum: &mut [f32]) {
+    pub fn add<'a, T: Float + 'a>(&mut self, partial: impl Fn(usize) -> &'a [T], sum: &mut [f32]) {
         for start in (0..sum.len()).step_by(BLOCK) {
             let end = (start + BLOCK).min(sum.len());
             self.add_block(|index| &partial(index)[start..end], &mut sum[start..end]);
         }
     }
 
-    fn add_block<'a>(&mut self, partial: impl Fn(usize) -> &'a [f32], sum: &mut [f32]) {
+    fn add_block<'a, T: Float + 'a>(
+        &mut self,
+        partial: impl Fn(usize) -> &'a [T],
+        sum: &mut [f32],
+    ) {
         let Some((last, inner)) = self.additions.split_last() else {
             let Term::Partial(index) = self.total else { unreachable!("no additions, no scratch") };
-            sum.copy_from_slice(partial(index));
+            sum.iter_mut().zip(partial(index)).for_each(|(sum, float)| *sum = float.value());
             return;
         };
         let length = sum.len();
         for addition in inner {
             let mut result = std::mem::take(&mut self.scratch[addition.into]);
-            let term = |term| match term {
-                Term::Partial(index) => partial(index),
-                Term::Scratch(index) => &self.scratch[index][..length],
-            };
-            match addition.left {
-                Term::Scratch(index) if index == addition.into => {
-                    accumulate(&mut result[..length], term(addition.right));
+            let into = &mut result[..length];
+            match (addition.left, addition.right) {
+                (Term::Scratch(left), Term::Partial(right)) if left == addition.into => {
+                    accumulate(into, partial(right));
                 }
-                left => add(&mut result[..length], term(left), term(addition.right)),
+                (Term::Scratch(left), Term::Scratch(right)) if left == addition.into => {
+                    accumulate(into, &self.scratch[right][..length]);
+                }
+                _ => self.add_two(addition, &partial, into),
             }
             self.scratch[addition.into] = result;
         }
-        let term = |term| match term {
-            Term::Partial(index) => partial(index),
-            Term::Scratch(index) => &self.scratch[index][..length],
-        };
-        add(sum, term(last.left), term(last.right));
+        self.add_two(last, &partial, sum);
+    }
+
+    fn add_two<'a, T: Float + 'a>(
+        &self,
+        addition: &Addition,
+        partial: &impl Fn(usize) -> &'a [T],
+        sum: &mut [f32],
+    ) {
+        let length = sum.len();
+        let scratch = |index: usize| &self.scratch[index][..length];
+        match (addition.left, addition.right) {
+            (Term::Partial(left), Term::Partial(right)) => add(sum, partial(left), partial(right)),
+            (Term::Partial(left), Term::Scratch(right)) => add(sum, partial(left), scratch(right)),
+            (Term::Scratch(left), Term::Partial(right)) => add(sum, scratch(left), partial(right)),
+            (Term::Scratch(left), Term::Scratch(right)) => add(sum, scratch(left), scratch(right)),
+        }
     }
 
     /// The tree's sum of one tally per node, by its index among those given.
@@ -243,15 +277,15 @@ impl Reducer {
 }
 
 /// `sum = left + right`, element by element.
-pub fn add(sum: &mut [f32], left: &[f32], right: &[f32]) {
+pub fn add<L: Float, R: Float>(sum: &mut [f32], left: &[L], right: &[R]) {
     for ((sum, left), right) in sum.iter_mut().zip(left).zip(right) {
-        *sum = left + right;
+        *sum = left.value() + right.value();
     }
 }
 
 /// `sum += term`, element by element.
-pub fn accumulate(sum: &mut [f32], term: &[f32]) {
+pub fn accumulate<T: Float>(sum: &mut [f32], term: &[T]) {
     for (sum, term) in sum.iter_mut().zip(term) {
-        *sum += term;
+        *sum += term.value();
     }
 }

@@ -24,7 +24,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 pub const TRAINING_HEALTH: &str = "lockstep.v1.Training";
 
 /// Version of the protocol that this build speaks.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Most bytes of a message on the control stream; a generation of thousands of members fits.
 pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -34,6 +34,9 @@ pub const DATASET_CHUNK_BYTES: usize = 1 << 18;
 
 /// Most bytes of a gradient of which every member adds up all for itself; see `worker.proto`.
 pub const ONE_HOP_BYTES_MAX: usize = 32 << 10;
+
+/// Nodes of all members of a generation in which the same holds for any gradient.
+pub const ONE_HOP_NODES_MAX: usize = 2;
 
 /// Most floats in one chunk of an all-reduce.
 pub const CHUNK_FLOATS: usize = 1 << 18;

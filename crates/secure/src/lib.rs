@@ -3,13 +3,15 @@
 //!
 //! [`Security`] is what a program was given of it, and the one place where connections pass:
 //! [`Security::connect`] on the way out, [`Security::accept`] on the way in. Without TLS and
-//! a token neither leaves this machine. [`authority`] makes certificates and tokens; [`Key`]
+//! a token neither leaves this machine. [`local`] is for connections that never do: they need no
+//! TLS. [`authority`] makes certificates and tokens; [`Key`]
 //! and [`Secret`] are what a coordinator hands out. Nothing here knows what is said over a
 //! connection.
 
 mod accept;
 mod address;
 pub mod authority;
+pub mod local;
 mod refusal;
 mod secret;
 mod security;

@@ -1,8 +1,7 @@
 //! How long an all-reduce takes: members as processes of their own, on this host.
 //!
-//! `all_reduce_bench [shm|grpc|grpc-tls|two-level]...` writes a line of JSON for each transport,
-//! number of members
-//! and size. Two medians of the leader's time are given: `median_ms` where the partials stay
+//! `all_reduce_bench [shm|grpc|grpc-tcp|grpc-tls|two-level]...` writes a line of JSON for each
+//! transport, number of members and size; grpc is over local sockets. Two medians of the leader's time are given: `median_ms` where the partials stay
 //! as they are, so that nothing but the all-reduce is in the caches' way; `fresh_median_ms`
 //! where every member has just written its partials, as it does in training.
 //! What is measured is the same for every transport; how members find each other is not.
@@ -29,7 +28,7 @@ use secure::{
     authority::{self, Validity},
 };
 use tokio::{net::TcpListener, runtime};
-use transport::{Group, Peer, grpc, shm::Segment, two_level::TwoLevel};
+use transport::{Group, Listener, Peer, grpc, shm::Segment, two_level::TwoLevel};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -55,6 +54,8 @@ const WARM_UP_ROUNDS: u64 = 10;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 fn main() -> Outcome<()> {
+    // As in a worker.
+    transport::keep_freed_blocks();
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
@@ -114,7 +115,11 @@ fn connect(transport: &str, rank: u32, members: u32, length: usize) -> Outcome<B
         share: Share { rank: Rank(rank), shards: ShardRange { start: rank, end: rank + 1 } },
         address: unknown.into(),
         secret: [0; secure::SECRET_BYTES].into(),
-        memory_domain: Some(if transport == "two-level" { rank / TWO_LEVEL_NEIGHBOURS } else { 0 }),
+        memory_domain: match transport {
+            "grpc-tcp" | "grpc-tls" => None,
+            "two-level" => Some(rank / TWO_LEVEL_NEIGHBOURS),
+            _ => Some(0),
+        },
     };
     let group = Group {
         run_id: RUN.into(),
@@ -129,7 +134,7 @@ fn connect(transport: &str, rank: u32, members: u32, length: usize) -> Outcome<B
             let (segment, _) = meet(&group, None)?;
             Ok(Box::new(segment.into_all_reduce()?))
         }
-        "grpc" | "grpc-tls" | "two-level" => {
+        "grpc" | "grpc-tcp" | "grpc-tls" | "two-level" => {
             let runtime =
                 runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
             let folder = env::var_os(TLS_DIR).filter(|_| transport == "grpc-tls");
@@ -137,6 +142,8 @@ fn connect(transport: &str, rank: u32, members: u32, length: usize) -> Outcome<B
             let endpoint = grpc::Endpoint::new(RUN, members, length).secured(security);
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
             let address = listener.local_addr()?;
+            let _inside = runtime.enter();
+            let listener = Listener::from(listener).and_near(&address.into());
             runtime.spawn(endpoint.clone().serve(listener, std::future::pending()));
             let connected: Box<dyn AllReduce> = if transport != "two-level" {
                 say(&format!("place {address}"));

@@ -57,10 +57,15 @@ impl Group {
     /// Whether no member with a lower rank shares memory with this one.
     #[must_use]
     pub fn is_first_of_its_host(&self) -> bool {
+        let first = self.peers.iter().find(|peer| self.is_near(peer));
+        first.is_none_or(|first| first.share.rank == self.rank)
+    }
+
+    /// Whether a member shares memory with this one.
+    pub(crate) fn is_near(&self, peer: &Peer) -> bool {
         let me = self.peers.iter().find(|peer| peer.share.rank == self.rank);
         let domain = me.and_then(|me| me.memory_domain);
-        let beside = |peer: &&Peer| domain.is_some() && peer.memory_domain == domain;
-        self.peers.iter().find(beside).is_none_or(|first| first.share.rank == self.rank)
+        domain.is_some() && peer.memory_domain == domain
     }
 
     /// The members by memory domain, and this member's index.

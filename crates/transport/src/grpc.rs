@@ -32,6 +32,7 @@ use crate::GroupError;
 
 pub use endpoint::Endpoint;
 pub use handle::{Abort, Grpc};
+pub use socket::Listener;
 
 /// HTTP/2 frames of this size let a chunk travel in few pieces; the protocol's default of
 /// 16 KiB costs more than twice the time.

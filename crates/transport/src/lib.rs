@@ -21,7 +21,7 @@ use collective::AllReduce;
 
 pub use allocator::keep_freed_blocks;
 pub use group::{Group, GroupError, Peer};
-pub use grpc::{ConnectError, Endpoint, Grpc};
+pub use grpc::{ConnectError, Endpoint, Grpc, Listener};
 
 /// A generation that this member is connected to.
 pub struct Connected {

@@ -8,7 +8,7 @@ mod stories;
 use std::thread;
 
 use collective::{AllReduce as _, Contribution, Control, Generation, Interrupted, Node, Rank};
-use loopback::{Host, RUN};
+use loopback::{Host, RUN, Way};
 use secure::Secret;
 use stories::Transport;
 use transport::{ConnectError, Endpoint, Group, Grpc, Peer};
@@ -25,14 +25,44 @@ fn group(hosts: &[Host], ranges: &[(u32, u32)], length: usize, generation: u64) 
         shards: ranges.last().unwrap().1,
         length,
         rank: Rank(0),
-        peers: peers.map(|(host, peer)| Peer { address: host.address.into(), ..peer }).collect(),
+        peers: peers.map(|(host, peer)| Peer { address: host.address.clone(), ..peer }).collect(),
     }
 }
 
-/// Every member has a host of its own.
-struct Loopback;
+/// Over TCP: nobody listens on a local socket, though all share memory.
+struct Tcp;
 
-impl Transport for Loopback {
+/// Over local sockets.
+struct Local;
+
+/// Members on threads, each with a runtime and an endpoint of its own.
+fn with_members<T: Send>(
+    way: Way,
+    ranges: &[(u32, u32)],
+    length: usize,
+    member: impl Fn(Rank, Grpc) -> T + Sync,
+) -> Vec<T> {
+    let shards = ranges.last().unwrap().1;
+    let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(way, shards, length)).collect();
+    let group = group(&hosts, ranges, length, 1);
+    let run = |(host, rank): (&Host, u32)| {
+        let group = Group { rank: Rank(rank), ..group.clone() };
+        member(Rank(rank), connect(host, &group).unwrap())
+    };
+    let run = &run;
+    thread::scope(|scope| {
+        let threads: Vec<_> =
+            hosts.iter().zip(0..).map(|host| scope.spawn(move || run(host))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn abort(member: &Grpc) -> Box<dyn FnOnce() + Send> {
+    let abort = member.abort_handle();
+    Box::new(move || abort.abort())
+}
+
+impl Transport for Tcp {
     type Member = Grpc;
 
     fn with_members<T: Send>(
@@ -40,55 +70,76 @@ impl Transport for Loopback {
         length: usize,
         member: impl Fn(Rank, Grpc) -> T + Sync,
     ) -> Vec<T> {
-        let shards = ranges.last().unwrap().1;
-        let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(shards, length)).collect();
-        let group = group(&hosts, ranges, length, 1);
-        let run = |(host, rank): (&Host, u32)| {
-            let group = Group { rank: Rank(rank), ..group.clone() };
-            member(Rank(rank), connect(host, &group).unwrap())
-        };
-        let run = &run;
-        thread::scope(|scope| {
-            let threads: Vec<_> =
-                hosts.iter().zip(0..).map(|host| scope.spawn(move || run(host))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        })
+        with_members(Way::Tcp, ranges, length, member)
     }
 
     fn abort(member: &Grpc) -> Box<dyn FnOnce() + Send> {
-        let abort = member.abort_handle();
-        Box::new(move || abort.abort())
+        abort(member)
+    }
+}
+
+impl Transport for Local {
+    type Member = Grpc;
+
+    fn with_members<T: Send>(
+        ranges: &[(u32, u32)],
+        length: usize,
+        member: impl Fn(Rank, Grpc) -> T + Sync,
+    ) -> Vec<T> {
+        with_members(Way::Local, ranges, length, member)
+    }
+
+    fn abort(member: &Grpc) -> Box<dyn FnOnce() + Send> {
+        abort(member)
     }
 }
 
 #[test]
 fn sums_are_those_of_the_tree_for_any_split_and_length() {
-    stories::sums_are_those_of_the_tree_for_any_split_and_length::<Loopback>();
+    stories::sums_are_those_of_the_tree_for_any_split_and_length::<Tcp>();
+    stories::sums_are_those_of_the_tree_for_any_split_and_length::<Local>();
 }
 
 #[test]
 fn differing_digests_are_named_on_every_member() {
-    stories::differing_digests_are_named_on_every_member::<Loopback>();
+    stories::differing_digests_are_named_on_every_member::<Tcp>();
+    stories::differing_digests_are_named_on_every_member::<Local>();
 }
 
 #[test]
 fn a_member_that_goes_away_interrupts_the_others_and_is_named() {
-    stories::a_member_that_goes_away_interrupts_the_others_and_is_named::<Loopback>();
+    stories::a_member_that_goes_away_interrupts_the_others_and_is_named::<Tcp>();
+    stories::a_member_that_goes_away_interrupts_the_others_and_is_named::<Local>();
 }
 
 #[test]
 fn an_abort_ends_the_wait_for_a_member_that_never_contributes() {
-    stories::an_abort_ends_the_wait_for_a_member_that_never_contributes::<Loopback>();
+    stories::an_abort_ends_the_wait_for_a_member_that_never_contributes::<Tcp>();
+    stories::an_abort_ends_the_wait_for_a_member_that_never_contributes::<Local>();
 }
 
 #[test]
 fn members_at_different_steps_are_told_apart() {
-    stories::members_at_different_steps_are_told_apart::<Loopback>();
+    stories::members_at_different_steps_are_told_apart::<Tcp>();
+    stories::members_at_different_steps_are_told_apart::<Local>();
+}
+
+#[test]
+fn nobody_on_another_host_is_looked_for_on_this_one() {
+    let hosts: Vec<Host> = (0..2).map(|_| Host::start(Way::Local, 2, 10)).collect();
+    let mut group = Group { rank: Rank(1), ..group(&hosts, &[(0, 1), (1, 2)], 10, 1) };
+    group.peers[0].memory_domain = Some(2);
+    let error = connect(&hosts[1], &group).unwrap_err();
+    assert!(matches!(error, ConnectError::Unreachable { rank: Rank(0), .. }), "{error}");
 }
 
 #[test]
 fn streams_of_another_run_or_an_old_generation_are_refused() {
-    let hosts: Vec<Host> = (0..2).map(|_| Host::start(2, 10)).collect();
+    [Way::Tcp, Way::Local].map(strangers_are_refused);
+}
+
+fn strangers_are_refused(way: Way) {
+    let hosts: Vec<Host> = (0..2).map(|_| Host::start(way, 2, 10)).collect();
     let ranges = [(0, 1), (1, 2)];
     let stranger =
         Group { rank: Rank(1), run_id: "another".into(), ..group(&hosts, &ranges, 10, 5) };
@@ -112,7 +163,11 @@ fn streams_of_another_run_or_an_old_generation_are_refused() {
 
 #[test]
 fn a_stream_without_the_secret_of_its_rank_is_refused() {
-    let hosts: Vec<Host> = (0..2).map(|_| Host::start(2, 10)).collect();
+    [Way::Tcp, Way::Local].map(one_without_the_secret_is_refused);
+}
+
+fn one_without_the_secret_is_refused(way: Way) {
+    let hosts: Vec<Host> = (0..2).map(|_| Host::start(way, 2, 10)).collect();
     let group = group(&hosts, &[(0, 1), (1, 2)], 10, 1);
     let with = |secret: Secret| {
         let mut group = Group { rank: Rank(1), ..group.clone() };
@@ -147,7 +202,7 @@ fn sums_are_those_of_the_tree_at_the_edges_of_chunks_and_of_one_hop() {
             let root = Node::root(ranges.last().unwrap().1);
             let expected: Vec<_> =
                 (0..2).map(|step| stories::tree_sum(root, step, length)).collect();
-            Loopback::with_members(ranges, length, |_, mut member| {
+            Local::with_members(ranges, length, |_, mut member| {
                 for (step, expected) in (0..).zip(&expected) {
                     let contribution =
                         stories::contribute(&mut member, step, length, Control::default());
@@ -161,20 +216,26 @@ fn sums_are_those_of_the_tree_at_the_edges_of_chunks_and_of_one_hop() {
 
 #[test]
 fn a_partial_is_sent_from_where_it_is_and_is_free_after_the_round() {
-    Loopback::with_members(&[(0, 1), (1, 2), (2, 3)], 600_000, |_, mut member| {
-        let place = member.partial_mut(0).as_ptr();
-        for step in 0..10 {
-            let contribution = stories::contribute(&mut member, step, 600_000, Control::default());
-            member.all_reduce(stories::train(step), &contribution).unwrap();
-            // Were it still queued somewhere, it would have been copied for the next round.
-            assert_eq!(member.partial_mut(0).as_ptr(), place, "step {step}");
+    // In one hop and in two.
+    for ranges in [&[(0, 1), (1, 2)][..], &[(0, 1), (1, 2), (2, 3)]] {
+        for way in [Way::Tcp, Way::Local] {
+            with_members(way, ranges, 600_000, |_, mut member| {
+                let place = member.partial_mut(0).as_ptr();
+                for step in 0..10 {
+                    let contribution =
+                        stories::contribute(&mut member, step, 600_000, Control::default());
+                    member.all_reduce(stories::train(step), &contribution).unwrap();
+                    // Were it still queued somewhere, it would have been copied for the next round.
+                    assert_eq!(member.partial_mut(0).as_ptr(), place, "step {step}");
+                }
+            });
         }
-    });
+    }
 }
 
 #[test]
 fn a_contribution_that_does_not_fit_the_plan_is_refused() {
-    let errors = Loopback::with_members(&[(0, 1), (1, 3)], 10, |rank, mut member| {
+    let errors = Tcp::with_members(&[(0, 1), (1, 3)], 10, |rank, mut member| {
         let mut contribution = stories::contribute(&mut member, 0, 10, Control::default());
         if rank == Rank(1) {
             contribution = Contribution::default();

@@ -11,7 +11,7 @@ mod stories;
 use std::{sync::mpsc, thread};
 
 use collective::{AllReduce as _, Control, Generation, Interrupted, Node, Rank};
-use loopback::{Host, RUN};
+use loopback::{Host, RUN, Way};
 use stories::Transport;
 use transport::{
     Group, Peer,
@@ -58,7 +58,7 @@ fn group(
 ) -> Group {
     let peers = stories::peers(ranges).into_iter().zip(hosts).zip(0..);
     let peer = |((peer, host), member): ((Peer, &Host), u32)| Peer {
-        address: host.address.into(),
+        address: host.address.clone(),
         memory_domain: place(member),
         ..peer
     };
@@ -99,7 +99,8 @@ impl<P: Placing> Transport for Hosts<P> {
         member: impl Fn(Rank, TwoLevel) -> T + Sync,
     ) -> Vec<T> {
         let shards = ranges.last().unwrap().1;
-        let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(shards, length)).collect();
+        let hosts: Vec<Host> =
+            ranges.iter().map(|_| Host::start(Way::Tcp, shards, length)).collect();
         let group = group(ranges, length, &hosts, P::host);
         let run = |((host, segment), rank): ((&Host, Segment), u32)| {
             let group = Group { rank: Rank(rank), ..group.clone() };
@@ -230,7 +231,7 @@ fn an_abort_of_one_member_ends_the_round_of_all() {
 #[test]
 fn a_segment_of_several_hosts_is_no_all_reduce_of_its_own() {
     let ranges = [(0, 1), (1, 2)];
-    let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(2, 10)).collect();
+    let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(Way::Tcp, 2, 10)).collect();
     let group = group(&ranges, 10, &hosts, Alone::host);
     let (segment, _) = Segment::create(&group).unwrap();
     assert!(matches!(segment.into_all_reduce(), Err(SegmentError::SeveralHosts(2))));

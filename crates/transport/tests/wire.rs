@@ -25,10 +25,15 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 use transport::{Endpoint, Group, Grpc, Peer};
 
 const RUN: &str = "wire";
-const RANGES: [(u32, u32); 2] = [(0, 1), (1, 2)];
+/// Shards of two members with a node each, that exchange everything in one hop.
+const ONE_HOP: Ranges = [(0, 1), (1, 2)];
+/// Of which the second has two nodes.
+const TWO_HOPS: Ranges = [(0, 1), (1, 3)];
 /// Not what the members' own chunks are cut to.
 const CHUNK: usize = 100_003;
 const QUEUE: usize = 64;
+
+type Ranges = [(u32, u32); 2];
 
 /// Where frames to send are put.
 type Outbound = mpsc::Sender<Result<Frame, Status>>;
@@ -58,16 +63,16 @@ impl AllReduce for Host {
     }
 }
 
-fn plan(length: usize) -> Plan {
-    Plan::new(2, length, &stories::shares(&RANGES)).unwrap()
+fn plan(ranges: Ranges, length: usize) -> Plan {
+    Plan::new(ranges[1].1, length, &stories::shares(&ranges)).unwrap()
 }
 
-fn group(length: usize, rank: u32, addresses: [SocketAddr; 2]) -> Group {
-    let peers = stories::peers(&RANGES).into_iter().zip(addresses);
+fn group(ranges: Ranges, length: usize, rank: u32, addresses: [SocketAddr; 2]) -> Group {
+    let peers = stories::peers(&ranges).into_iter().zip(addresses);
     Group {
         run_id: RUN.into(),
         generation: Generation(1),
-        shards: 2,
+        shards: ranges[1].1,
         length,
         rank: Rank(rank),
         peers: peers.map(|(peer, address)| Peer { address: address.into(), ..peer }).collect(),
@@ -90,32 +95,32 @@ fn hello() -> Frame {
 }
 
 /// A plain member of rank 1 that opens the stream to a worker of rank 0.
-async fn plain_client(length: usize) -> (Grpc, Plain) {
+async fn plain_client(ranges: Ranges, length: usize) -> (Grpc, Plain) {
     let (listener, address) = listen().await;
-    let endpoint = Endpoint::new(RUN, 2, length);
+    let endpoint = Endpoint::new(RUN, ranges[1].1, length);
     tokio::spawn(endpoint.clone().serve(listener, std::future::pending()));
-    let group = group(length, 0, [address; 2]);
+    let group = group(ranges, length, 0, [address; 2]);
     let worker = tokio::spawn(async move { endpoint.connect(&group).await.unwrap() });
     let (frames, outbound) = mpsc::channel(QUEUE);
     frames.send(Ok(hello())).await.unwrap();
     let mut client = AllReduceClient::connect(format!("http://{address}")).await.unwrap();
     let outbound = ReceiverStream::new(outbound).filter_map(Result::ok);
     let inbound = client.exchange(outbound).await.unwrap().into_inner();
-    (worker.await.unwrap(), Plain { me: 1, plan: plan(length), frames, inbound })
+    (worker.await.unwrap(), Plain { me: 1, plan: plan(ranges, length), frames, inbound })
 }
 
 /// A plain member of rank 0 that a worker of rank 1 opens the stream to.
-async fn plain_server(length: usize) -> (Grpc, Plain) {
+async fn plain_server(ranges: Ranges, length: usize) -> (Grpc, Plain) {
     let (listener, address) = listen().await;
     let (calls, mut called) = mpsc::channel(1);
     let service = AllReduceServer::new(Host(calls));
     let incoming = TcpListenerStream::new(listener);
     tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
-    let endpoint = Endpoint::new(RUN, 2, length);
-    let worker = endpoint.connect(&group(length, 1, [address; 2])).await.unwrap();
+    let endpoint = Endpoint::new(RUN, ranges[1].1, length);
+    let worker = endpoint.connect(&group(ranges, length, 1, [address; 2])).await.unwrap();
     let (frames, mut inbound) = called.recv().await.unwrap();
     assert_eq!(inbound.message().await.unwrap(), Some(hello()));
-    (worker, Plain { me: 0, plan: plan(length), frames, inbound })
+    (worker, Plain { me: 0, plan: plan(ranges, length), frames, inbound })
 }
 
 impl Plain {
@@ -123,10 +128,10 @@ impl Plain {
         self.frames.send(Ok(message(body))).await.unwrap();
     }
 
-    async fn send_chunks(&self, floats: &[f32], body: impl Fn(Chunk) -> Body) {
+    async fn send_chunks(&self, node: u32, floats: &[f32], body: impl Fn(Chunk) -> Body) {
         for (floats, offset) in floats.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
             let values = floats.iter().flat_map(|float| float.to_le_bytes()).collect();
-            self.send(body(Chunk { node: 0, offset, values })).await;
+            self.send(body(Chunk { node, offset, values })).await;
         }
     }
 
@@ -144,17 +149,18 @@ impl Plain {
         }
     }
 
-    /// The floats of chunks that follow on each other.
-    async fn receive(&mut self, length: usize, is_sum: bool) -> Vec<f32> {
-        let mut floats = Vec::new();
-        while floats.len() < length {
+    /// The floats of so many nodes, each from chunks that follow on each other.
+    async fn receive(&mut self, length: usize, nodes: usize, is_sum: bool) -> Vec<Vec<f32>> {
+        let mut floats = vec![Vec::new(); nodes];
+        while floats.iter().any(|floats| floats.len() < length) {
             let body = self.inbound.message().await.unwrap().and_then(|frame| frame.body);
             let chunk = match body {
                 Some(Body::Sum(chunk)) if is_sum => chunk,
                 Some(Body::Partial(chunk)) if !is_sum => chunk,
                 other => panic!("{other:?} instead of a chunk"),
             };
-            assert_eq!((chunk.node, chunk.offset as usize), (0, floats.len()));
+            let floats = &mut floats[chunk.node as usize];
+            assert_eq!(chunk.offset as usize, floats.len());
             let (values, rest) = chunk.values.as_chunks();
             assert!(rest.is_empty());
             floats.extend(values.iter().map(|value| f32::from_le_bytes(*value)));
@@ -165,42 +171,50 @@ impl Plain {
     /// A round as `worker.proto` tells it. Returns the sum.
     async fn round(&mut self, step: u64) -> Vec<f32> {
         let (length, other) = (self.plan.length(), 1 - self.me);
-        let one_hop = length * 4 <= protocol::ONE_HOP_BYTES_MAX;
-        let partial = stories::tree_sum(self.plan.nodes(self.me)[0], step, length);
+        let partials = |member: usize| -> Vec<Vec<f32>> {
+            let nodes = self.plan.nodes(member).iter();
+            nodes.map(|node| stories::tree_sum(*node, step, length)).collect()
+        };
+        let [own, others] = [self.me, other].map(partials);
+        let one_hop = length * 4 <= protocol::ONE_HOP_BYTES_MAX || own.len() + others.len() == 2;
         let [mine, theirs] = [self.me, other]
             .map(|member| if one_hop { 0..length } else { self.plan.segment(member) });
         self.send(Body::Header(self.header(step))).await;
-        self.send_chunks(&partial[theirs.clone()], Body::Partial).await;
-        self.receive_header(step).await;
-        let received = self.receive(mine.len(), false).await;
-        let terms = [&partial[mine.clone()], &received[..]];
-        let added: Vec<f32> = terms[0].iter().zip(terms[1]).map(|(a, b)| a + b).collect();
-        if one_hop {
-            return added;
+        for (partial, node) in own.iter().zip(0..) {
+            self.send_chunks(node, &partial[theirs.clone()], Body::Partial).await;
         }
-        self.send_chunks(&added, Body::Sum).await;
-        let mut sum = vec![0.0; length];
-        sum[mine].copy_from_slice(&added);
-        let received = self.receive(theirs.len(), true).await;
-        sum[theirs].copy_from_slice(&received);
+        self.receive_header(step).await;
+        let received = self.receive(mine.len(), others.len(), false).await;
+        for (received, partial) in received.iter().zip(&others) {
+            assert!(stories::same_bits(received, &partial[mine.clone()]), "step {step}");
+        }
+        // What it comes to when these are added up, in the order of the tree.
+        let shards = self.plan.shards(1).end;
+        let mut sum = stories::tree_sum(Node::root(shards), step, length);
+        if !one_hop {
+            self.send_chunks(0, &sum[mine], Body::Sum).await;
+            let received = self.receive(theirs.len(), 1, true).await;
+            sum[theirs].copy_from_slice(&received[0]);
+        }
         sum
     }
 }
 
 async fn do_rounds(worker: Grpc, mut plain: Plain) -> (Grpc, Plain) {
     let length = plain.plan.length();
+    let root = Node::root(plain.plan.shards(1).end);
     let training = spawn_blocking(move || {
         let mut worker = worker;
         for step in 0..3 {
             let contribution = stories::contribute(&mut worker, step, length, Control::default());
             worker.all_reduce(stories::train(step), &contribution).unwrap();
-            let expected = stories::tree_sum(Node::root(2), step, length);
+            let expected = stories::tree_sum(root, step, length);
             assert!(stories::same_bits(worker.sum(), &expected), "step {step}");
         }
         worker
     });
     for step in 0..3 {
-        let expected = stories::tree_sum(Node::root(2), step, length);
+        let expected = stories::tree_sum(root, step, length);
         assert!(stories::same_bits(&plain.round(step).await, &expected), "step {step}");
     }
     (training.await.unwrap(), plain)
@@ -208,18 +222,22 @@ async fn do_rounds(worker: Grpc, mut plain: Plain) -> (Grpc, Plain) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_generated_client_gets_the_right_bits() {
-    for length in [0, 1, 5_000, 8_192, 8_193, 600_001] {
-        let (worker, plain) = plain_client(length).await;
-        let (worker, mut plain) = do_rounds(worker, plain).await;
-        drop(worker);
-        assert_eq!(plain.inbound.message().await.unwrap(), None, "it ends in good order");
+    for ranges in [ONE_HOP, TWO_HOPS] {
+        for length in [0, 1, 5_000, 8_192, 8_193, 600_001] {
+            let (worker, plain) = plain_client(ranges, length).await;
+            let (worker, mut plain) = do_rounds(worker, plain).await;
+            drop(worker);
+            assert_eq!(plain.inbound.message().await.unwrap(), None, "it ends in good order");
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_generated_server_gets_the_right_bits_and_its_status_is_understood() {
-    for length in [1, 5_000, 600_001] {
-        let (worker, plain) = plain_server(length).await;
+    for (ranges, length) in
+        [(ONE_HOP, 1), (TWO_HOPS, 5_000), (ONE_HOP, 600_001), (TWO_HOPS, 600_001)]
+    {
+        let (worker, plain) = plain_server(ranges, length).await;
         let (mut worker, plain) = do_rounds(worker, plain).await;
         plain.frames.send(Err(Status::aborted("enough of it"))).await.unwrap();
         let lost = spawn_blocking(move || {
@@ -236,7 +254,7 @@ async fn a_generated_server_gets_the_right_bits_and_its_status_is_understood() {
 /// What the worker says when rank 1 sends `frames`.
 async fn verdict(frames: Vec<Frame>) -> Interrupted {
     const LENGTH: usize = 20_000;
-    let (mut worker, plain) = plain_client(LENGTH).await;
+    let (mut worker, plain) = plain_client(TWO_HOPS, LENGTH).await;
     for frame in frames {
         plain.frames.send(Ok(frame)).await.unwrap();
     }
@@ -249,7 +267,7 @@ async fn verdict(frames: Vec<Frame>) -> Interrupted {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_breaks_the_protocol_is_named() {
-    let tallies = stories::tallies(&[Node { start: 1, end: 2 }]);
+    let tallies = stories::tallies(&[Node { start: 1, end: 2 }, Node { start: 2, end: 3 }]);
     let contribution = Contribution { tallies, ..Default::default() };
     let header: RoundHeader = (&Header { round: stories::train(0), contribution }).into();
     let chunk = |node, offset, bytes| Chunk { node, offset, values: vec![0; bytes].into() };
@@ -261,7 +279,7 @@ async fn whatever_breaks_the_protocol_is_named() {
         (vec![message(Body::Partial(chunk(0, 0, 4)))], "a chunk outside a training round"),
         (vec![message(Body::Sum(chunk(0, 0, 4)))], "a chunk outside a training round"),
         (vec![message(Body::Header(late))], "it is at step 9"),
-        (vec![message(Body::Header(none))], "0 tallies for 1 nodes"),
+        (vec![message(Body::Header(none))], "0 tallies for 2 nodes"),
         (vec![message(Body::Header(unknown))], "unknown kind"),
         (vec![hello()], "a second hello"),
         (vec![Frame::default()], "a frame without a body"),

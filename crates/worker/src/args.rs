@@ -20,6 +20,10 @@ pub(crate) struct Args {
     /// way to the coordinator]
     #[arg(long, value_name = "NAME_OR_IP")]
     pub(crate) advertise: Option<String>,
+    /// Have workers on this host come over TCP too, as those on others do, and not over a local
+    /// socket
+    #[arg(long)]
+    pub(crate) tcp_only: bool,
     /// The rank to take, or any for a free one [default: what RANK, PET_NODE_RANK, SLURM_PROCID
     /// or JOB_COMPLETION_INDEX says, in this order, else any]
     #[arg(long, value_name = "N")]

@@ -37,7 +37,7 @@ use tokio::{
 };
 use tonic::{Code, Status};
 use transport::{
-    Abort, Connected, Endpoint, Group, Peer,
+    Abort, Connected, Endpoint, Group, Listener, Peer,
     state::{self, Donor, FetchError, Recipient, Snapshot},
 };
 
@@ -146,7 +146,8 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
 
 /// Opens a port for the other workers: at the address that they are told, if it is this host's,
 /// else at that from which the coordinator is reached, for where that is, they are.
-async fn listen(args: &Args, route: &Route, security: &Security) -> Result<(TcpListener, Address)> {
+/// Those on this host have another way beside it.
+async fn listen(args: &Args, route: &Route, security: &Security) -> Result<(Listener, Address)> {
     let own: IpAddr = route.own_address().await?;
     let advertised = args.advertise.as_ref().and_then(|host| host.parse().ok());
     let listener = match TcpListener::bind((advertised.unwrap_or(own), 0)).await {
@@ -166,7 +167,8 @@ async fn listen(args: &Args, route: &Route, security: &Security) -> Result<(TcpL
     security
         .check_name(&address)
         .with_context(|| format!("other workers are told to find this one at {address}"))?;
-    Ok((listener, address))
+    let listener = Listener::from(listener);
+    Ok((if args.tcp_only { listener } else { listener.and_near(&address) }, address))
 }
 
 /// A worker that has joined.

@@ -75,7 +75,7 @@ impl Endpoint {
 
     async fn open(&self, group: &Group, peer: &Peer) -> Result<PeerStream, String> {
         let Peer { address, secret, .. } = peer;
-        let channel = channel(address, self.security()).await.map_err(|error| cause(&error))?;
+        let channel = self.reach(group, peer).await.map_err(|error| cause(&error))?;
         let hello = PeerHello {
             run_id: self.run_id().to_owned(),
             generation: group.generation.0,
@@ -92,6 +92,20 @@ impl Endpoint {
             .map_err(|error| cause(&error))?;
         Ok(PeerStream { outbound, inbound: Inbound::new(accepted(response)?) })
     }
+
+    /// Connects to a member over the shortest way that there is.
+    async fn reach(&self, group: &Group, peer: &Peer) -> Result<Channel, transport::Error> {
+        if group.is_near(peer) {
+            match near_channel(&peer.address).await {
+                Ok(channel) => return Ok(channel),
+                Err(error) => {
+                    let (rank, reason) = (peer.share.rank, cause(&error));
+                    tracing::debug!(%rank, reason, "no local socket, so it is TCP");
+                }
+            }
+        }
+        channel(&peer.address, self.security()).await
+    }
 }
 
 /// Connects to a worker's address.
@@ -99,21 +113,33 @@ pub(crate) async fn channel(
     address: &Address,
     security: &Security,
 ) -> Result<Channel, transport::Error> {
-    let (address, security) = (address.clone(), security.clone());
-    transport::Endpoint::from_shared(format!("http://{address}"))?
+    let (to, security) = (address.clone(), security.clone());
+    let connector = service_fn(move |_| {
+        let (to, security) = (to.clone(), security.clone());
+        async move { security.connect(&to, socket::connect(&to)).await.map(TokioIo::new) }
+    });
+    settings(address)?.connect_with_connector(connector).await
+}
+
+/// Connects to a worker on this host, beside its address.
+async fn near_channel(address: &Address) -> Result<Channel, transport::Error> {
+    let to = address.clone();
+    let connector = service_fn(move |_| {
+        let to = to.clone();
+        async move { socket::connect_near(&to).await.map(TokioIo::new) }
+    });
+    settings(address)?.connect_with_connector(connector).await
+}
+
+fn settings(address: &Address) -> Result<transport::Endpoint, transport::Error> {
+    let endpoint = transport::Endpoint::from_shared(format!("http://{address}"))?;
+    Ok(endpoint
         .max_frame_size(HTTP2_FRAME_BYTES)
         .initial_stream_window_size(HTTP2_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
-        .keep_alive_while_idle(true)
-        .connect_with_connector(service_fn(move |_| {
-            let (address, security) = (address.clone(), security.clone());
-            async move {
-                security.connect(&address, socket::connect(&address)).await.map(TokioIo::new)
-            }
-        }))
-        .await
+        .keep_alive_while_idle(true))
 }
 
 /// The innermost reason of an error, which the outer ones only wrap.

@@ -3,17 +3,25 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use collective::{Generation, Rank};
 use protocol::{door, status, wire::PeerHello};
 use secure::Security;
-use tokio::{net::TcpListener, sync::Notify};
-use tonic::{Status, transport::Server};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Notify, watch},
+};
+use tokio_stream::Stream;
+use tonic::{
+    Status,
+    transport::{Server, server::Connected},
+};
 
 use super::{
-    HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE,
+    HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE, Listener,
     STREAM_PATIENCE, frames, gate::Gate, service::Service, socket, stream::PeerStream,
 };
 use crate::{Group, state::Donor};
@@ -86,10 +94,38 @@ impl Endpoint {
     /// What the listener says when it breaks.
     pub async fn serve(
         self,
-        listener: TcpListener,
+        listener: impl Into<Listener>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
-        let incoming = self.security.accept(door::guarded(socket::incoming(listener)));
+        let Listener { far, near } = listener.into();
+        let far = self.security.accept(door::guarded(socket::incoming(far)));
+        let Some(near) = near else { return self.answer(far, shutdown).await };
+        let near = door::guarded(socket::incoming_near(near));
+        let (running, stopped) = watch::channel(());
+        let over = |mut stopped: watch::Receiver<()>| async move {
+            let _gone = stopped.changed().await;
+        };
+        let both = async {
+            let far = self.clone().answer(far, over(stopped.clone()));
+            let near = self.answer(near, over(stopped));
+            tokio::try_join!(far, near).map(|_| ())
+        };
+        tokio::pin!(both);
+        tokio::select! {
+            served = &mut both => return served,
+            () = shutdown => drop(running),
+        }
+        both.await
+    }
+
+    async fn answer<S>(
+        self,
+        incoming: impl Stream<Item = io::Result<S>>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), tonic::transport::Error>
+    where
+        S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         Server::builder()
             .max_frame_size(HTTP2_FRAME_BYTES)
             .initial_stream_window_size(HTTP2_WINDOW_BYTES)

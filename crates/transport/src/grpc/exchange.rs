@@ -18,18 +18,18 @@ use collective::{
     Contribution, Header, Hosts, Interrupted, Kind, Outcome, Reducer, Round, hosts::Part,
 };
 use protocol::{
-    ONE_HOP_BYTES_MAX,
+    ONE_HOP_BYTES_MAX, ONE_HOP_NODES_MAX,
     wire::{Frame, frame},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    frames::{self, CHUNK_FLOATS, FLOAT_BYTES, Piece},
+    frames::{self, CHUNK_FLOATS, FLOAT_BYTES, Piece, Unsent},
     link::{Broken, Link},
     stream::PeerStream,
 };
 
-/// Floats added at a time, so that what is copied together for it stays in the cache.
+/// Floats added at a time, so that their sum is copied for sending while it is in the cache.
 const BLOCK: usize = 2048;
 
 /// A round to do. The training thread waits for `done`, so nothing else uses the vectors.
@@ -63,14 +63,14 @@ pub(super) struct Exchange {
     lanes: Vec<Lane>,
     /// Of what this member adds up, in order.
     chunks: Vec<Chunk>,
-    /// One block for each of the other hosts' nodes.
-    blocks: Vec<Vec<f32>>,
     /// The chunk that is being added up, and how far, in floats of the flat vector.
     chunk: usize,
     added: usize,
-    /// Whether the gradient is so small that every member adds up all of it: more bytes, but
-    /// one hop instead of two.
+    /// Whether every member adds up all of the gradient, in one hop instead of two: because it is
+    /// small, or because no more bytes pass between two members that way.
     one_hop: bool,
+    /// Whether it is so small that it is copied for sending.
+    small: bool,
     /// What ended the generation.
     failure: Option<Interrupted>,
 }
@@ -99,7 +99,9 @@ struct Chunk {
 impl Exchange {
     pub(super) fn new(hosts: Arc<Hosts>, me: usize, streams: Vec<(usize, PeerStream)>) -> Self {
         let plan = hosts.plan();
-        let one_hop = hosts.are_apart() && plan.length() * FLOAT_BYTES <= ONE_HOP_BYTES_MAX;
+        let small = plan.length() * FLOAT_BYTES <= ONE_HOP_BYTES_MAX;
+        let nodes: usize = (0..hosts.count()).map(|host| hosts.nodes(host).len()).sum();
+        let one_hop = hosts.are_apart() && (small || nodes == ONE_HOP_NODES_MAX);
         let passed = |from: usize, to: usize| {
             if one_hop { 0..plan.length() } else { hosts.passed(from, to) }
         };
@@ -110,18 +112,16 @@ impl Exchange {
             Lane { member, link, takes, gives: passed(me, member) }
         };
         let lanes: Vec<Lane> = streams.into_iter().map(lane).collect();
-        let others = (0..hosts.count()).filter(|host| *host != hosts.host(me));
-        let blocks = others.map(|host| hosts.nodes(host).len()).sum();
         Self {
             me,
             members_order: plan.reducer(),
             hosts_order: hosts.reducer_between(),
             chunks: chunks_of(&hosts, me, &lanes, one_hop),
             lanes,
-            blocks: vec![vec![0.0; BLOCK]; blocks],
             chunk: 0,
             added: 0,
             one_hop,
+            small,
             failure: None,
             hosts,
         }
@@ -198,7 +198,7 @@ impl Exchange {
     }
 
     /// Queues for every linked member this host's partials of what that one adds up.
-    fn send_contributions(&mut self, job: &Job) -> Result<(), Interrupted> {
+    fn send_contributions(&self, job: &Job, unsent: &Unsent) -> Result<(), Interrupted> {
         let mut first = BytesMut::new();
         for contribution in &job.contributions {
             let header = Header { round: job.round, contribution: contribution.clone() };
@@ -206,17 +206,17 @@ impl Exchange {
             frames::put_message(&mut first, &Frame { body });
         }
         let train = job.round.kind == Kind::Train;
-        if train && self.one_hop {
-            // A copy, because that others have added it up does not say that it was sent.
+        let copy = self.one_hop && self.small;
+        if train && copy {
             put_copies(&mut first, &job.partials);
         }
         let first = first.freeze();
         for lane in &self.lanes {
             self.send(job.round, lane, first.clone())?;
         }
-        if train && !self.one_hop {
+        if train && !copy {
             for lane in &self.lanes {
-                self.send_partials(job, lane)?;
+                self.send_partials(job, lane, unsent)?;
             }
         }
         Ok(())
@@ -224,12 +224,13 @@ impl Exchange {
 
     /// Queues the partials chunk by chunk, so that the other can add up the first ones while
     /// more are under way.
-    fn send_partials(&self, job: &Job, lane: &Lane) -> Result<(), Interrupted> {
+    fn send_partials(&self, job: &Job, lane: &Lane, unsent: &Unsent) -> Result<(), Interrupted> {
         for chunk in chunks(lane.gives.clone()) {
             for (partial, node) in job.partials.iter().zip(0..) {
                 let head = chunk_head(Piece::Partial(node), &chunk, &lane.gives);
                 self.send(job.round, lane, head)?;
-                self.send(job.round, lane, frames::bytes_of(partial, chunk.clone()))?;
+                let floats = frames::counted_bytes_of(partial, chunk.clone(), unsent);
+                self.send(job.round, lane, floats)?;
             }
         }
         Ok(())
@@ -238,7 +239,9 @@ impl Exchange {
     /// Exchanges the round's frames. Returns how long it took until all others had begun the
     /// round.
     async fn exchange(&mut self, job: &mut Job) -> Result<Duration, Interrupted> {
-        self.send_contributions(job)?;
+        let (unsent, mut sent) = mpsc::channel(1);
+        self.send_contributions(job, &unsent)?;
+        drop(unsent);
         let begun = Instant::now();
         let mut waiting = None;
         (self.chunk, self.added) = (0, self.chunks.first().map_or(0, |chunk| chunk.range.start));
@@ -251,6 +254,9 @@ impl Exchange {
             received
         })
         .await?;
+        // Nobody's sum has said that all of the partials were sent, as it does over two hops; and
+        // the training thread is to write to them again.
+        let None = sent.recv().await;
         Ok(waiting.unwrap_or_default())
     }
 
@@ -304,26 +310,29 @@ impl Exchange {
         Ok(())
     }
 
-    /// Adds up the next block of the chunk, which is `range` of the flat vector.
+    /// Adds up the next block of the chunk, which is `range` of the flat vector, from where it lies.
     fn add_block(&mut self, job: &mut Job, range: Range<usize>) {
-        let mut blocks = self.blocks.iter_mut();
-        for lane in &self.chunks[self.chunk].lanes {
-            for pieces in self.lanes[*lane].link.partials_mut() {
-                if let Some(block) = blocks.next() {
-                    pieces.take(&mut block[..range.len()]);
-                }
+        let Self { hosts, me, hosts_order, lanes, .. } = self;
+        let sources = &self.chunks[self.chunk].lanes;
+        for lane in sources {
+            let partials = lanes[*lane].link.partials_mut();
+            partials.iter_mut().for_each(|pieces| pieces.join(range.len()));
+        }
+        let mut terms = Vec::with_capacity(lanes.len() + job.partials.len());
+        let mut others = sources.iter().map(|lane| &lanes[*lane].link);
+        for host in 0..hosts.count() {
+            if host == hosts.host(*me) {
+                let own = job.partials.iter();
+                terms.extend(own.map(|partial| frames::raw(&partial[range.clone()])));
+            } else if let Some(link) = others.next() {
+                terms.extend(link.partials().iter().map(|pieces| pieces.next(range.len())));
             }
         }
-        let mut blocks = self.blocks.iter().map(|block| &block[..range.len()]);
-        let mut terms: Vec<&[f32]> = Vec::with_capacity(self.blocks.len() + job.partials.len());
-        for host in 0..self.hosts.count() {
-            if host == self.hosts.host(self.me) {
-                terms.extend(job.partials.iter().map(|partial| &partial[range.clone()]));
-            } else {
-                terms.extend(blocks.by_ref().take(self.hosts.nodes(host).len()));
-            }
+        hosts_order.add(|node| terms[node], &mut job.sum[range.clone()]);
+        for lane in sources {
+            let partials = lanes[*lane].link.partials_mut();
+            partials.iter_mut().for_each(|pieces| pieces.skip(range.len()));
         }
-        self.hosts_order.add(|node| terms[node], &mut job.sum[range]);
     }
 
     /// Keeps the next part of the chunk's sum for sending.

@@ -4,10 +4,11 @@
 //! with its floats, so the bytes before them are made here, and the floats go out from where
 //! they lie in memory.
 
-use std::{ops::Range, sync::Arc};
+use std::{convert::Infallible, ops::Range, sync::Arc};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use prost::Message;
+use tokio::sync::mpsc;
 use zerocopy::IntoBytes as _;
 
 // Floats travel as they lie in memory, and the wire is little endian.
@@ -99,10 +100,19 @@ fn put_length(bytes: &mut BytesMut, length: usize) {
     let _room = prost::encode_length_delimiter(length, bytes);
 }
 
+/// Floats as they travel.
+pub(super) fn raw(floats: &[f32]) -> &[[u8; FLOAT_BYTES]] {
+    floats.as_bytes().as_chunks().0
+}
+
+/// Held by all that is still to be sent; when no one holds it any more, all of it has been.
+pub(super) type Unsent = mpsc::Sender<Infallible>;
+
 /// A part of a vector, for as long as anything that sends it still needs it.
 struct Floats {
     vector: Arc<Vec<f32>>,
     range: Range<usize>,
+    _unsent: Option<Unsent>,
 }
 
 impl AsRef<[u8]> for Floats {
@@ -114,5 +124,15 @@ impl AsRef<[u8]> for Floats {
 /// The bytes of a part of `vector`, where they are. Until they have been written to the
 /// socket and dropped, `vector` has another owner and so cannot be written to.
 pub(crate) fn bytes_of(vector: &Arc<Vec<f32>>, range: Range<usize>) -> Bytes {
-    Bytes::from_owner(Floats { vector: Arc::clone(vector), range })
+    Bytes::from_owner(Floats { vector: Arc::clone(vector), range, _unsent: None })
+}
+
+/// The same, and says by `unsent` when they have been written and dropped.
+pub(super) fn counted_bytes_of(
+    vector: &Arc<Vec<f32>>,
+    range: Range<usize>,
+    unsent: &Unsent,
+) -> Bytes {
+    let _unsent = Some(unsent.clone());
+    Bytes::from_owner(Floats { vector: Arc::clone(vector), range, _unsent })
 }

@@ -94,6 +94,10 @@ impl Link {
         self.partials.iter().map(Pieces::floats).min().unwrap_or(self.span)
     }
 
+    pub(super) fn partials(&self) -> &[Pieces] {
+        &self.partials
+    }
+
     pub(super) fn partials_mut(&mut self) -> &mut [Pieces] {
         &mut self.partials
     }

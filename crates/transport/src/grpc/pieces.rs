@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use zerocopy::IntoBytes as _;
 
 use super::frames::FLOAT_BYTES;
 
@@ -42,21 +41,38 @@ impl Pieces {
         self.arrived / FLOAT_BYTES
     }
 
-    /// Takes out the next floats; there must be as many.
-    pub(super) fn take(&mut self, floats: &mut [f32]) {
-        let mut rest = floats.as_mut_bytes();
-        while !rest.is_empty() {
-            let Some(piece) = self.kept.front_mut() else {
-                assert!(!self.copied.is_empty(), "more floats taken than have come");
-                self.keep_copied();
-                continue;
-            };
-            let (now, later) = rest.split_at_mut(piece.len().min(rest.len()));
-            piece.copy_to_slice(now);
+    /// Has the next floats lie in one place; there must be as many. They nearly always do: what is
+    /// cut elsewhere than between two chunks is put together here.
+    pub(super) fn join(&mut self, floats: usize) {
+        let bytes = floats * FLOAT_BYTES;
+        if self.kept.front().is_some_and(|piece| piece.len() >= bytes) {
+            return;
+        }
+        self.keep_copied();
+        let mut joined = BytesMut::with_capacity(bytes);
+        while joined.len() < bytes {
+            let piece = self.kept.front_mut().expect("as many floats have come");
+            joined.extend_from_slice(&piece.split_to(piece.len().min(bytes - joined.len())));
             if piece.is_empty() {
                 self.kept.pop_front();
             }
-            rest = later;
+        }
+        self.kept.push_front(joined.freeze());
+    }
+
+    /// The next floats, which were joined.
+    pub(super) fn next(&self, floats: usize) -> &[[u8; FLOAT_BYTES]] {
+        let front = self.kept.front().map_or(&[][..], |piece| piece);
+        &front.as_chunks().0[..floats]
+    }
+
+    /// Goes on after the next floats, which were joined.
+    pub(super) fn skip(&mut self, floats: usize) {
+        if let Some(piece) = self.kept.front_mut() {
+            piece.advance(floats * FLOAT_BYTES);
+            if piece.is_empty() {
+                self.kept.pop_front();
+            }
         }
     }
 
@@ -75,6 +91,7 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use zerocopy::IntoBytes as _;
 
     use super::*;
 
@@ -94,12 +111,13 @@ mod tests {
             }
             prop_assert_eq!(pieces.floats(), length);
             for count in takes.into_iter().cycle() {
-                let mut some = vec![0.0; count.min(length - taken.len())];
-                if some.is_empty() {
+                let count = count.min(length - taken.len());
+                if count == 0 {
                     break;
                 }
-                pieces.take(&mut some);
-                taken.extend(some);
+                pieces.join(count);
+                taken.extend(pieces.next(count).iter().map(|bytes| f32::from_le_bytes(*bytes)));
+                pieces.skip(count);
             }
             prop_assert_eq!(taken, floats);
         }

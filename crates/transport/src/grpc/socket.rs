@@ -1,5 +1,8 @@
-//! The TCP sockets of the data plane: what they are told before the first byte, and how much
-//! is read from one at a time.
+//! The sockets of the data plane: where a worker listens, what a socket is told before the first
+//! byte, and how much is read from one at a time.
+//!
+//! Members on other hosts are reached over TCP. Those on this one are reached over a local socket,
+//! which knows nothing of packets and takes half the time.
 
 use std::{
     io::{self, IoSlice},
@@ -9,10 +12,10 @@ use std::{
 };
 
 use rustix::net::sockopt;
-use secure::Address;
+use secure::{Address, local};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 use tokio_stream::{Stream, StreamExt as _, wrappers::TcpListenerStream};
 use tonic::transport::server::Connected;
@@ -27,37 +30,82 @@ const NOT_PACING: [&str; 2] = ["cubic", "reno"];
 /// there is something, and everything would have left the cache before it is added up.
 const TURN_BYTES: usize = 512 << 10;
 
-/// Connects to a peer.
-pub(super) async fn connect(address: &Address) -> io::Result<Socket> {
-    TcpStream::connect((address.host(), address.port())).await.map(Socket::new)
+/// Bytes that a local socket takes in before they are read, if the system allows as many: about
+/// what two members have under way. TCP finds its own number.
+const LOCAL_BUFFER_BYTES: usize = 1 << 20;
+
+/// Where a worker listens for others.
+#[derive(Debug)]
+pub struct Listener {
+    pub(super) far: TcpListener,
+    pub(super) near: Option<UnixListener>,
+}
+
+impl From<TcpListener> for Listener {
+    /// For everybody, wherever they are.
+    fn from(far: TcpListener) -> Self {
+        Self { far, near: None }
+    }
+}
+
+impl Listener {
+    /// Listens for those on this host apart, beside the `address` that others find this worker at.
+    /// Where that cannot be, they come over TCP as well.
+    #[must_use]
+    pub fn and_near(self, address: &Address) -> Self {
+        let near = local::listen(address);
+        let near = near.inspect_err(|error| tracing::debug!(%error, "no local socket"));
+        Self { near: near.ok(), ..self }
+    }
+}
+
+/// Connects to a peer wherever it is.
+pub(super) async fn connect(address: &Address) -> io::Result<Socket<TcpStream>> {
+    TcpStream::connect((address.host(), address.port())).await.map(far)
+}
+
+/// Connects to a peer on this host.
+pub(super) async fn connect_near(address: &Address) -> io::Result<Socket<UnixStream>> {
+    local::connect(address).await.map(near)
 }
 
 /// The sockets that `listener` accepts.
 pub(super) fn incoming(
     listener: TcpListener,
-) -> impl Stream<Item = io::Result<Socket>> + Send + Unpin + 'static {
-    TcpListenerStream::new(listener).map(|stream| stream.map(Socket::new))
+) -> impl Stream<Item = io::Result<Socket<TcpStream>>> + Send + Unpin + 'static {
+    TcpListenerStream::new(listener).map(|stream| stream.map(far))
+}
+
+/// The sockets that `listener` accepts from this host.
+pub(super) fn incoming_near(
+    listener: UnixListener,
+) -> impl Stream<Item = io::Result<Socket<UnixStream>>> + Send + Unpin + 'static {
+    local::incoming(listener).map(|stream| stream.map(near))
+}
+
+/// A socket that cannot be told is slower, not wrong: errors are no reason to go without it.
+fn far(stream: TcpStream) -> Socket<TcpStream> {
+    // Without it the end of a chunk waits for the acknowledgement of its beginning.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "the socket keeps Nagle's algorithm");
+    }
+    avoid_pacing(&stream);
+    Socket { stream, read: 0 }
+}
+
+fn near(stream: UnixStream) -> Socket<UnixStream> {
+    if let Err(error) = sockopt::set_socket_send_buffer_size(&stream, LOCAL_BUFFER_BYTES) {
+        tracing::debug!(%error, "the socket keeps its small buffer");
+    }
+    Socket { stream, read: 0 }
 }
 
 /// A socket that reads in turns.
 #[derive(Debug)]
-pub(super) struct Socket {
-    stream: TcpStream,
+pub(super) struct Socket<S> {
+    stream: S,
     /// Bytes read in this turn.
     read: usize,
-}
-
-impl Socket {
-    /// A socket that cannot be told is slower, not wrong: errors are no reason to go without
-    /// it.
-    fn new(stream: TcpStream) -> Self {
-        // Without it the end of a chunk waits for the acknowledgement of its beginning.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "the socket keeps Nagle's algorithm");
-        }
-        avoid_pacing(&stream);
-        Self { stream, read: 0 }
-    }
 }
 
 fn avoid_pacing(socket: impl AsFd) {
@@ -67,7 +115,7 @@ fn avoid_pacing(socket: impl AsFd) {
     }
 }
 
-impl AsyncRead for Socket {
+impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -88,7 +136,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -118,8 +166,8 @@ impl AsyncWrite for Socket {
     }
 }
 
-impl Connected for Socket {
-    type ConnectInfo = <TcpStream as Connected>::ConnectInfo;
+impl<S: Connected> Connected for Socket<S> {
+    type ConnectInfo = S::ConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
         self.stream.connect_info()

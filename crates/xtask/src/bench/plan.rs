@@ -183,6 +183,8 @@ impl Plan {
                 (Transport::Shm, 4),
                 (Transport::Grpc, 2),
                 (Transport::Grpc, 4),
+                (Transport::GrpcTcp, 2),
+                (Transport::GrpcTcp, 4),
             ] {
                 let required = match (name, transport, members) {
                     ("3.9 MB", Transport::Shm, 2) => Some(15.0),

@@ -46,7 +46,10 @@ pub(super) struct Training {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Transport {
     Shm,
+    /// Over local sockets, as workers on one host do.
     Grpc,
+    /// As between hosts.
+    GrpcTcp,
     Gloo,
 }
 
@@ -157,6 +160,7 @@ impl fmt::Display for Transport {
         f.write_str(match self {
             Transport::Shm => "shm",
             Transport::Grpc => "grpc",
+            Transport::GrpcTcp => "grpc-tcp",
             Transport::Gloo => "gloo",
         })
     }
