@@ -4,6 +4,7 @@
 //! Whatever a peer sends passes through [`convert`] before anything else sees it: there a
 //! missing field, a wrong length or an unknown kind becomes an [`Malformed`], never a panic.
 
+pub mod codec;
 pub mod convert;
 pub mod door;
 pub mod status;
