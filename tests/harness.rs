@@ -6,6 +6,7 @@
 
 mod fleet;
 mod network;
+mod objects;
 mod place;
 mod process;
 mod raw;
@@ -25,6 +26,7 @@ pub(crate) use fleet::{
     worker_in,
 };
 pub(crate) use network::{Host, Lost, Network, namespaces};
+pub(crate) use objects::Objects;
 pub(crate) use place::{Place, assert_same_tensors};
 pub(crate) use process::{Exit, Process};
 pub(crate) use raw::{Raw, hello};

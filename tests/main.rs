@@ -21,6 +21,7 @@ mod joining;
 mod kill_coordinator;
 mod kill_worker;
 mod launchers;
+mod object_store;
 mod resume;
 mod same_bits;
 mod secured;

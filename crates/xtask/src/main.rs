@@ -13,6 +13,7 @@ mod child;
 mod dist;
 mod interrupt;
 mod libtorch;
+mod moto;
 mod prerequisites;
 mod python;
 mod setup;
