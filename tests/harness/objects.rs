@@ -16,6 +16,11 @@ const REQUIRED: &str = "LOCKSTEP_S3_REQUIRED";
 
 const BUCKET: &str = "bucket";
 
+/// moto wants to know who asks, and believes it.
+const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 \
+                             Credential=key/20260101/us-east-1/s3/aws4_request, \
+                             SignedHeaders=host, Signature=none";
+
 /// A running server with one bucket.
 #[derive(Debug)]
 pub(crate) struct Objects {
@@ -95,14 +100,15 @@ impl Objects {
         drop(self.server);
     }
 
-    /// One request without credentials, which moto does not ask for; returns the body.
+    /// One request; returns the body.
     fn request(&self, method: &str, path: &str, body: &[u8]) -> Vec<u8> {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let length = body.len();
         write!(
             stream,
             "{method} /{path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {length}\r\n\
-             Content-Type: application/octet-stream\r\nConnection: close\r\n\r\n",
+             Content-Type: application/octet-stream\r\nConnection: close\r\n\
+             Authorization: {AUTHORIZATION}\r\n\r\n",
             self.address
         )
         .unwrap();
