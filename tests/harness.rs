@@ -8,6 +8,7 @@ mod crowd;
 mod fleet;
 mod holding;
 mod network;
+mod objects;
 mod place;
 mod process;
 mod raw;
@@ -29,6 +30,7 @@ pub(crate) use fleet::{
 };
 pub(crate) use holding::Holding;
 pub(crate) use network::{Host, Lost, Network, namespaces};
+pub(crate) use objects::Objects;
 pub(crate) use place::{Place, assert_same_tensors};
 pub(crate) use process::{Exit, Process};
 pub(crate) use raw::{Raw, hello};

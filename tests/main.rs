@@ -23,6 +23,7 @@ mod kill_coordinator;
 mod kill_worker;
 mod launchers;
 mod logging;
+mod object_store;
 mod resume;
 mod same_bits;
 mod secured;

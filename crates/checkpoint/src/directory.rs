@@ -206,7 +206,7 @@ impl Directory {
 }
 
 /// The step in a file name, where it is spelled exactly as [`file_name`] does.
-fn step_of(name: &str) -> Option<u64> {
+pub fn step_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(NAME_PREFIX)?.strip_suffix(NAME_SUFFIX)?;
     let step = digits.parse().ok()?;
     (file_name(step) == name).then_some(step)
@@ -227,7 +227,7 @@ fn remove(path: &Path) -> Result<(), CheckpointError> {
 }
 
 /// Makes the names in a folder durable.
-fn sync(directory: &Path) -> Result<(), CheckpointError> {
+pub(crate) fn sync(directory: &Path) -> Result<(), CheckpointError> {
     match File::open(directory).and_then(|folder| folder.sync_all()) {
         // Some network file systems cannot: the rename is then as durable as they make it.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),

@@ -194,6 +194,11 @@ impl CheckpointError {
         }
     }
 
+    /// Whether the file itself is to blame, not what it was read from or written to.
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, CheckpointError::Io { .. } | CheckpointError::DiskFull { .. })
+    }
+
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, CheckpointError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }

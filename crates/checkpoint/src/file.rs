@@ -30,7 +30,7 @@ pub struct Verified {
 /// # Errors
 /// The first thing found wrong, by name. Allocates no more than a small multiple of the file's size, whatever it holds.
 pub fn read(path: &Path) -> Result<Checkpoint, CheckpointError> {
-    let (mut file, header) = open(path)?;
+    let (mut file, header) = open(path, path)?;
     let mut body = Body::new(path, &mut file);
     let mut tensors = BTreeMap::new();
     for (name, shape) in &header.tensors {
@@ -52,7 +52,12 @@ pub fn read(path: &Path) -> Result<Checkpoint, CheckpointError> {
 /// # Errors
 /// As [`read`].
 pub fn verify(path: &Path) -> Result<Verified, CheckpointError> {
-    let (mut file, header) = open(path)?;
+    verify_as(path, path)
+}
+
+/// Verifies the file at `place`, which errors call `path`.
+pub(crate) fn verify_as(path: &Path, place: &Path) -> Result<Verified, CheckpointError> {
+    let (mut file, header) = open(path, place)?;
     let mut body = Body::new(path, &mut file);
     for (_, shape) in &header.tensors {
         body.floats(shape.iter().product(), |_| ())?;
@@ -61,14 +66,14 @@ pub fn verify(path: &Path) -> Result<Verified, CheckpointError> {
     Ok(Verified { metadata: header.metadata, sha256: header.sha256 })
 }
 
-/// Opens a file and verifies everything but the tensors; the file then stands at their first byte.
-fn open(path: &Path) -> Result<(File, Header), CheckpointError> {
+/// Opens the file at `place` and verifies everything but the tensors; the file then stands at their first byte.
+fn open(path: &Path, place: &Path) -> Result<(File, Header), CheckpointError> {
     let io = |action| CheckpointError::io(action, path);
     // Looked at before it is opened: opening a pipe would wait for a writer.
-    if !std::fs::metadata(path).map_err(io("read"))?.is_file() {
+    if !std::fs::metadata(place).map_err(io("read"))?.is_file() {
         return Err(CheckpointError::NotAFile { path: path.into() });
     }
-    let mut file = File::open(path).map_err(io("open"))?;
+    let mut file = File::open(place).map_err(io("open"))?;
     let found = file.metadata().map_err(io("read"))?.len();
     let truncated = |expected| CheckpointError::Truncated { path: path.into(), expected, found };
     if found == 0 {

@@ -1,6 +1,7 @@
 //! Checkpoints: named f32 tensors and a little metadata in one verified safetensors file, and the folder of them.
 //!
-//! [`Directory`] writes, lists, finds and retires the files of a run; [`read`] and [`verify`] take any one file.
+//! [`Directory`] writes, lists, finds and retires the files of a run, and takes in one from elsewhere ([`Incoming`]);
+//! [`read`] and [`verify`] take any one file.
 //! A file either reads back exactly as it was written or is refused with the reason: one SHA-256 covers the tensor
 //! bytes, a second one the header with the first in it, so no damaged byte can pass.
 //!
@@ -12,15 +13,17 @@ mod directory;
 mod error;
 mod file;
 mod header;
+mod incoming;
 mod whole;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use directory::{Directory, Newest, file_name};
+pub use directory::{Directory, Newest, file_name, step_of};
 pub use error::CheckpointError;
 pub use file::{Verified, read, verify};
+pub use incoming::Incoming;
 pub use whole::write_whole;
 
 /// The version of the file layout which this crate writes, and the only one it reads.

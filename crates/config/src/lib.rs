@@ -144,6 +144,9 @@ pub struct Operation {
     pub checkpoint_every_epochs: u32,
     /// Checkpoints that are kept, the newest.
     pub keep_checkpoints: u32,
+    /// The folder in an object store where they are kept too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_url: Option<String>,
 }
 
 /// How members exchange gradients.

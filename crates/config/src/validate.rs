@@ -145,6 +145,7 @@ mod tests {
                 verify_every: 100,
                 checkpoint_every_epochs: 1,
                 keep_checkpoints: 3,
+                checkpoint_url: None,
             },
         }
     }

@@ -256,6 +256,11 @@ pub(crate) struct OperationArgs {
     /// Checkpoints to keep, the newest
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub(crate) keep_checkpoints: u32,
+    /// Folder of this run in an object store, where checkpoints are kept too and --resume finds
+    /// them: s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, file:///FOLDER, or none for none.
+    /// Credentials come from the environment, here and with the workers
+    #[arg(long, value_name = "URL")]
+    pub(crate) checkpoint_url: Option<String>,
     /// Steps between comparisons of all workers' states; 0 for never
     #[arg(long, default_value_t = 100, value_name = "STEPS")]
     pub(crate) verify_every: u32,
@@ -383,6 +388,7 @@ impl Args {
                 verify_every: o.verify_every,
                 checkpoint_every_epochs: o.checkpoint_every_epochs,
                 keep_checkpoints: o.keep_checkpoints,
+                checkpoint_url: o.checkpoint_url.clone().filter(|url| url != "none"),
             },
         }
     }

@@ -2,6 +2,7 @@
 //! out what it decides. All state of a running coordinator is here, in one task.
 
 mod call;
+mod farewell;
 mod orders;
 mod placing;
 mod recovery;
@@ -128,6 +129,8 @@ pub(crate) struct Control<'a> {
     /// The newest checkpoint that was found to verify.
     verified: Option<PathBuf>,
     outcome: Option<Outcome>,
+    /// What a worker could not finish after the run's end: the last checkpoint is not stored.
+    unfinished: Option<String>,
     /// For those who ask after this coordinator's health.
     health: watch::Sender<Health>,
     /// Why the run directory cannot be written; the run then stops.
@@ -171,13 +174,18 @@ impl<'a> Control<'a> {
             recovery: Recovery::default(),
             verified: None,
             outcome: None,
+            unfinished: None,
             health,
             broken: None,
         }
     }
 
     /// Runs until the run has ended and its workers have gone.
-    pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<Outcome> {
+    /// Returns how it ended, and what was left undone.
+    pub(crate) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+    ) -> Result<(Outcome, Option<String>)> {
         self.begin();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -203,7 +211,7 @@ impl<'a> Control<'a> {
             self.run_dir.write_summary(&self.record.summary(digest, generations))?;
             self.console.line(&self.record.closing_words(self.run_dir)?);
         }
-        Ok(outcome)
+        Ok((outcome, self.unfinished))
     }
 
     fn begin(&mut self) {
@@ -216,25 +224,6 @@ impl<'a> Control<'a> {
             ));
         }
         self.note("coordinator_started", json!({ "generation": past.generation.0 }));
-    }
-
-    /// Waits, within a bound, for the workers to end their streams.
-    async fn say_farewell(&mut self, mut inputs: mpsc::Receiver<Input>) {
-        let gone = async {
-            while !self.connections.is_empty() {
-                match inputs.recv().await {
-                    Some(Input::Lost(worker, _)) => drop(self.connections.remove(&worker)),
-                    Some(Input::Joined(_, _, connection, _)) => {
-                        connection.send(Err(Status::aborted("the run has ended")));
-                    }
-                    Some(_) => {}
-                    None => return,
-                }
-            }
-        };
-        if tokio::time::timeout(FAREWELL, gone).await.is_err() {
-            tracing::warn!(workers = self.connections.len(), "some workers did not go in time");
-        }
     }
 
     fn take_in(&mut self, input: Input) {

@@ -1,5 +1,6 @@
 //! From flags to a run that can begin: a valid configuration, the run directory's place, and
-//! the checkpoint to resume from. Nothing is written before [`Launch::open_run_dir`].
+//! the checkpoint to resume from. Nothing is written before [`Launch::open_run_dir`], except what a
+//! store has of a run to resume and its directory lacks.
 
 use std::{
     ffi::OsString,
@@ -18,6 +19,7 @@ use crate::{
     args::{Args, LogFormat},
     journal::History,
     run_dir::{RunDir, RunInfo},
+    storage::{self, Storage},
 };
 
 /// A run that can begin.
@@ -28,6 +30,8 @@ pub(crate) struct Launch {
     /// Whether `runs/latest` is to point at the run directory.
     is_default_dir: bool,
     pub(crate) start: Start,
+    /// Where checkpoints are kept beside the run directory.
+    storage: Option<Storage>,
     pub(crate) data_dir: PathBuf,
     pub(crate) offline: bool,
     pub(crate) listen: SocketAddr,
@@ -60,6 +64,14 @@ pub(crate) enum Start {
     Checkpoint(PathBuf, checkpoint::Metadata),
 }
 
+/// A run as the flags describe it: a new one, or one that has begun before.
+struct Origin {
+    info: RunInfo,
+    run_dir: PathBuf,
+    start: Start,
+    storage: Option<Storage>,
+}
+
 /// Where default run directories are made, relative to the working directory.
 const RUNS: &str = "runs";
 
@@ -80,7 +92,7 @@ impl Launch {
             seconds("--coordinator-timeout-seconds", args.coordinator_timeout_seconds)?;
         let data_dir = args.directories.data_dir.clone().unwrap_or_else(data::default_dir);
         let data_dir = std::path::absolute(data_dir)?;
-        let (info, run_dir, start) =
+        let Origin { info, run_dir, start, storage } =
             if args.directories.resume { resume(&args, matches)? } else { begin(&args)? };
         check_memory(&info.config, args.spawn)?;
         let workers = info.config.operation.workers;
@@ -90,15 +102,16 @@ impl Launch {
             args.min_workers
         );
         let history = RunDir::read_history(&run_dir)?;
-        let listen_given = matches.value_source("listen") == Some(ValueSource::CommandLine);
         // Workers that were left behind look for their coordinator where it was.
-        let listen = history.listening().filter(|_| !listen_given).unwrap_or(args.listen);
+        let known = history.listening().filter(|_| !is_given(matches, "listen"));
+        let listen = known.unwrap_or(args.listen);
         security.permit("--listen", &listen.into())?;
         Ok(Self {
             info,
+            is_default_dir: args.directories.run_dir.is_none() && run_dir != latest(),
             run_dir,
-            is_default_dir: !args.directories.resume && args.directories.run_dir.is_none(),
             start,
+            storage,
             data_dir,
             offline: args.directories.offline,
             listen,
@@ -116,6 +129,14 @@ impl Launch {
             allow_mixed_devices: args.allow_mixed_devices,
             log_format: args.log_format,
         })
+    }
+
+    /// Marks the folder in the store, if there is one, as this run's. This shows that something can
+    /// be put there, too.
+    pub(crate) async fn claim_storage(&self) -> Result<()> {
+        let Some(storage) = self.storage.clone() else { return Ok(()) };
+        let info = self.info.clone();
+        tokio::task::spawn_blocking(move || storage.claim(&info)).await?
     }
 
     /// Makes the run directory, or opens that of the run to resume.
@@ -156,7 +177,7 @@ fn seconds(flag: &str, value: f64) -> Result<Duration> {
     Ok(Duration::from_secs_f64(value))
 }
 
-fn begin(args: &Args) -> Result<(RunInfo, PathBuf, Start)> {
+fn begin(args: &Args) -> Result<Origin> {
     let config = args.config();
     config.validate()?;
     let info = RunInfo { run_id: uuid::Uuid::new_v4().simple().to_string(), config };
@@ -165,12 +186,23 @@ fn begin(args: &Args) -> Result<(RunInfo, PathBuf, Start)> {
             refuse_occupied(path, &info.config)?;
             path.clone()
         }
-        None => {
-            let now = jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S");
-            Path::new(RUNS).join(format!("{now}-{}", &info.run_id[..SHORT_ID]))
-        }
+        None => default_dir(&info.run_id),
     };
-    Ok((info, run_dir, Start::Seed))
+    let storage = Storage::open(info.config.operation.checkpoint_url.as_deref())?;
+    if let Some(storage) = &storage {
+        storage.refuse_occupied()?;
+    }
+    Ok(Origin { info, run_dir, start: Start::Seed, storage })
+}
+
+/// Where a run is kept of which nothing else was said.
+fn default_dir(run_id: &str) -> PathBuf {
+    let now = jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S");
+    Path::new(RUNS).join(format!("{now}-{}", run_id.get(..SHORT_ID).unwrap_or(run_id)))
+}
+
+fn latest() -> PathBuf {
+    Path::new(RUNS).join("latest")
 }
 
 /// Refuses to begin a run where there is one already.
@@ -190,8 +222,27 @@ fn refuse_occupied(path: &Path, config: &RunConfig) -> Result<()> {
     )
 }
 
-fn resume(args: &Args, matches: &ArgMatches) -> Result<(RunInfo, PathBuf, Start)> {
-    let path = args.directories.run_dir.clone().unwrap_or_else(|| Path::new(RUNS).join("latest"));
+fn resume(args: &Args, matches: &ArgMatches) -> Result<Origin> {
+    let asked = args.config();
+    let mut path = args.directories.run_dir.clone().unwrap_or_else(latest);
+    let here = RunDir::holds_run(&path).then(|| RunDir::read_info(&path)).transpose()?;
+    let kept = here.as_ref().and_then(|info| info.config.operation.checkpoint_url.clone());
+    let given = is_given(matches, "checkpoint_url");
+    let url = if given { asked.operation.checkpoint_url.clone() } else { kept.clone() };
+    let mut storage = Storage::open(url.as_deref())?;
+    if let Some(there) = &mut storage {
+        let is_free = args.directories.run_dir.is_none();
+        let place = |run_id: &str| if is_free { default_dir(run_id) } else { path.clone() };
+        match there.restore(here.as_ref(), &path, place) {
+            Ok(restored) => path = restored,
+            // A store that is away does not stop a run that has used it, and is here.
+            Err(error) if here.is_some() && url == kept && storage::is_away(&error) => {
+                tracing::warn!("going on from the run directory alone: {error:#}");
+                storage = None;
+            }
+            Err(error) => return Err(error),
+        }
+    }
     ensure!(
         RunDir::holds_run(&path),
         "nothing to resume: {} holds no run; name its folder with --run-dir, or begin a new run \
@@ -199,12 +250,12 @@ fn resume(args: &Args, matches: &ArgMatches) -> Result<(RunInfo, PathBuf, Start)
         path.display()
     );
     let stored = RunDir::read_info(&path)?;
-    let config = resumed_config(&stored.config, &args.config(), matches)
+    let config = resumed_config(&stored.config, &asked, matches)
         .with_context(|| format!("cannot resume the run in {}", path.display()))?;
     config.validate()?;
     let info = RunInfo { config, ..stored };
     let start = newest_checkpoint(&path, &info)?;
-    Ok((info, path, start))
+    Ok(Origin { info, run_dir: path, start, storage })
 }
 
 /// The newest checkpoint of the run that verifies; the damaged ones are named.
@@ -243,7 +294,7 @@ fn newest_checkpoint(run_dir: &Path, info: &RunInfo) -> Result<Start> {
 
 /// The run's own configuration, with the flags given now where they may differ.
 fn resumed_config(stored: &RunConfig, asked: &RunConfig, m: &ArgMatches) -> Result<RunConfig> {
-    let given = |flag: &str| m.value_source(flag) == Some(ValueSource::CommandLine);
+    let given = |flag: &str| is_given(m, flag);
     let flag_of = |field: &str| field.rsplit('.').next().unwrap_or(field).to_owned();
     let differences: Vec<Difference> = stored
         .training
@@ -281,7 +332,14 @@ fn resumed_config(stored: &RunConfig, asked: &RunConfig, m: &ArgMatches) -> Resu
     if given("collective") {
         ours.collective = theirs.collective;
     }
+    if given("checkpoint_url") {
+        ours.checkpoint_url.clone_from(&theirs.checkpoint_url);
+    }
     Ok(config)
+}
+
+fn is_given(matches: &ArgMatches, flag: &str) -> bool {
+    matches.value_source(flag) == Some(ValueSource::CommandLine)
 }
 
 fn describe(differences: &[Difference], ours: &str, theirs: &str) -> String {

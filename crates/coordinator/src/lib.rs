@@ -18,6 +18,7 @@ mod serve;
 mod service;
 mod spawn;
 mod status;
+mod storage;
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
@@ -54,14 +55,21 @@ pub fn main() -> ExitCode {
         };
     }
     let result = Launch::prepare(args, &matches).and_then(|launch| serve::run(&launch, &console));
-    match result {
-        Ok((Outcome::Completed(_), _)) => ExitCode::SUCCESS,
-        Ok((Outcome::Interrupted(step), stopped)) => {
-            console.line(&format!("Interrupted after step {step}; {}", go_on(&stopped)));
-            ExitCode::from(stopped.exit_code)
+    let (outcome, stopped) = match result {
+        Ok(ended) => ended,
+        Err(error) => return fail(&format!("{error:#}")),
+    };
+    if let Outcome::Interrupted(step) = outcome {
+        console.line(&format!("Interrupted after step {step}; {}", go_on(&stopped)));
+    }
+    match (outcome, &stopped.unfinished) {
+        (Outcome::Completed(_), None) => ExitCode::SUCCESS,
+        (Outcome::Completed(_), Some(unfinished)) => {
+            fail(&format!("{unfinished}\n{}", go_on(&stopped)))
         }
-        Ok((outcome, stopped)) => fail(&format!("{outcome}\n{}", go_on(&stopped))),
-        Err(error) => fail(&format!("{error:#}")),
+        (Outcome::Interrupted(_), None) => ExitCode::from(stopped.exit_code),
+        (Outcome::Interrupted(_), Some(unfinished)) => fail(unfinished),
+        (outcome, _) => fail(&format!("{outcome}\n{}", go_on(&stopped))),
     }
 }
 

@@ -58,6 +58,12 @@ impl RunDir {
             .with_context(|| format!("{} is not a run's configuration", file.display()))
     }
 
+    /// Makes a run directory of a run that began elsewhere; what else is in it comes later.
+    pub(crate) fn restore(path: &Path, info: &RunInfo) -> Result<()> {
+        fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+        write_json(path, CONFIG, info)
+    }
+
     /// Where a run in `path` keeps its checkpoints.
     pub(crate) fn checkpoints_in(path: &Path) -> PathBuf {
         path.join(CHECKPOINTS)
@@ -78,7 +84,7 @@ impl RunDir {
         let events = files::append_lines(&path.join(EVENTS))?;
         let journal = Journal::open(path.join(JOURNAL))?;
         let run_dir = Self { path, metrics, events, journal, _lock: lock };
-        run_dir.write_json(CONFIG, info)?;
+        write_json(&run_dir.path, CONFIG, info)?;
         Ok(run_dir)
     }
 
@@ -96,7 +102,7 @@ impl RunDir {
     }
 
     pub(crate) fn write_summary(&self, summary: &impl Serialize) -> Result<()> {
-        self.write_json(SUMMARY, summary)
+        write_json(&self.path, SUMMARY, summary)
     }
 
     /// Appends a line to the log of events.
@@ -138,23 +144,29 @@ impl RunDir {
         };
         point().with_context(|| format!("cannot point {} at the run", link.display()))
     }
+}
 
-    fn write_json(&self, name: &str, object: &impl Serialize) -> Result<()> {
-        let path = self.path.join(name);
-        let beside = self.path.join(format!(".{name}.tmp"));
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&beside)?;
-            serde_json::to_writer_pretty(&mut file, object)?;
-            file.write_all(b"\n")?;
-            crashpoint::reach!("run-dir.written");
-            file.sync_all()?;
-            crashpoint::reach!("run-dir.synced");
-            fs::rename(&beside, &path)?;
-            crashpoint::reach!("run-dir.renamed");
-            File::open(&self.path)?.sync_all()
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))
-    }
+fn write_json(folder: &Path, name: &str, object: &impl Serialize) -> Result<()> {
+    let path = folder.join(name);
+    let beside = folder.join(format!(".{name}.tmp"));
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&beside)?;
+        file.write_all(&json(object)?)?;
+        crashpoint::reach!("run-dir.written");
+        file.sync_all()?;
+        crashpoint::reach!("run-dir.synced");
+        fs::rename(&beside, &path)?;
+        crashpoint::reach!("run-dir.renamed");
+        File::open(folder)?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// An object as a file of its own holds it.
+pub(crate) fn json(object: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(object)?;
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
 fn lock(path: &Path) -> Result<File> {

@@ -39,6 +39,8 @@ pub(crate) struct Stopped {
     pub(crate) run_dir: PathBuf,
     /// The exit code that stands for the interruption.
     pub(crate) exit_code: u8,
+    /// What is left undone although the run has ended well.
+    pub(crate) unfinished: Option<String>,
 }
 
 /// Carries out the run.
@@ -63,6 +65,7 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     })?;
     let address = listener.local_addr()?;
     data::fetch::ensure(&launch.data_dir, launch.offline)?;
+    launch.claim_storage().await?;
     let mut run_dir = launch.open_run_dir()?;
     run_dir.journal().note(&Entry::Listening(address))?;
     let key = launch.history.key(run_dir.journal())?;
@@ -99,12 +102,13 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
 
     let console = console.clone();
     let control = Control::new(launch, key, &mut run_dir, &mut children, console, health);
-    let outcome = control.run(received).await;
+    let ended = control.run(received).await;
     drop(stop_serving);
     children.finish().await;
     let mut exit_code = exit_code;
     let exit_code = exit_code.try_recv().unwrap_or(EXIT_SIGTERM);
-    Ok((outcome?, Stopped { run_dir: run_dir.path().to_owned(), exit_code }))
+    let (outcome, unfinished) = ended?;
+    Ok((outcome, Stopped { run_dir: run_dir.path().to_owned(), exit_code, unfinished }))
 }
 
 /// Tells a person what is about to run and how to start the workers.

@@ -24,7 +24,7 @@ pub use refusal::turned_away;
 pub use secret::{Key, SECRET_BYTES, Secret};
 pub use security::{Exposed, Security, SetUpError};
 pub use stream::Stream;
-pub use tls::TlsError;
+pub use tls::{TlsError, prefer_ring};
 pub use token::{Bearer, Doorkeeper, TokenError};
 
 /// What to tell a person whose connection without TLS came to nothing.

@@ -36,6 +36,12 @@ const BYTES_MAX: u64 = 1 << 20;
 /// Both ends agree on HTTP/2, as gRPC asks for.
 const PROTOCOL: &[u8] = b"h2";
 
+/// Has TLS use ring where a library that connects on its own leaves the choice to the program, and would panic
+/// without one.
+pub fn prefer_ring() {
+    let _chosen_before = ring::default_provider().install_default();
+}
+
 /// Why a `--tls-dir` cannot be used.
 #[derive(Debug, Error)]
 pub enum TlsError {

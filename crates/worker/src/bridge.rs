@@ -166,13 +166,20 @@ impl Bridge {
         let _ended = self.orders.send(order);
     }
 
-    /// Lets the training thread finish what it has in hand, and waits for it.
-    pub(crate) async fn finish(self) {
+    /// Lets the training thread finish what it has in hand, and waits for it. Returns what it
+    /// could not finish.
+    pub(crate) async fn finish(self) -> Option<String> {
         let Self { orders, mut events, thread, .. } = self;
         drop(orders);
-        // Nobody listens any more, but a full channel must not hold the thread up.
-        while events.recv().await.is_some() {}
+        let mut unfinished = None;
+        // To most nobody listens any more, but a full channel must not hold the thread up.
+        while let Some(event) = events.recv().await {
+            if let Event::Failed(failure) = event {
+                unfinished = Some(failure.message);
+            }
+        }
         let _panicked = tokio::task::spawn_blocking(move || thread.join()).await;
+        unfinished
     }
 }
 

@@ -6,6 +6,7 @@
 //! meet. The leader's extra duties are in [`reporter`] and [`writer`].
 
 mod args;
+mod beginning;
 mod bridge;
 mod control;
 mod dataset;

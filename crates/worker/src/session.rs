@@ -4,6 +4,7 @@
 //! A coordinator that goes away ends nothing: see [`away`].
 
 mod away;
+mod parting;
 
 use std::{
     io::ErrorKind,
@@ -41,7 +42,10 @@ use transport::{
     state::{self, Donor, FetchError, Recipient, Snapshot},
 };
 
-use self::away::{Link, Unheard};
+use self::{
+    away::{Link, Unheard},
+    parting::Parting,
+};
 use crate::{
     args::Args,
     bridge::{Assignment, Bridge, Event, Order, Shared},
@@ -136,12 +140,8 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
         threads: args.threads,
         phase: Phase::Idle,
     };
-    let result = session.converse().await;
-    session.end_generation();
-    if tokio::time::timeout(FAREWELL, session.bridge.finish()).await.is_err() {
-        tracing::warn!("the training thread did not come to an end");
-    }
-    result
+    let parting = session.converse().await;
+    session.part(parting).await
 }
 
 /// Opens a port for the other workers: at the address that they are told, if it is this host's,
@@ -226,7 +226,7 @@ enum Wake {
 
 impl Session {
     /// Talks with the coordinator until the run ends.
-    async fn converse(&mut self) -> Result<()> {
+    async fn converse(&mut self) -> Result<Parting> {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let mut failure = None;
@@ -236,12 +236,14 @@ impl Session {
                 Wake::Told(Ok(Some(Told::Finish(finish)))) => {
                     return match failure {
                         Some(message) => Err(anyhow!("{message}")),
-                        None if finish.success => Ok(()),
+                        None if finish.success => Ok(Parting::Ended),
                         None => Err(anyhow!("the run has failed: {}", printable(&finish.message))),
                     };
                 }
                 Wake::Told(Ok(Some(told))) => self.obey(told)?,
-                Wake::Told(Ok(None) | Err(_)) if leaving && failure.is_none() => return Ok(()),
+                Wake::Told(Ok(None) | Err(_)) if leaving && failure.is_none() => {
+                    return Ok(Parting::Left);
+                }
                 Wake::Told(Ok(None)) => self.lose_link("it closed the connection"),
                 Wake::Told(Err(status)) => {
                     let message = printable(status.message());
@@ -264,7 +266,7 @@ impl Session {
                 Wake::Fetched(result) => self.fetched(result),
                 Wake::Asked(recipient) => self.bridge.order(Order::Donate(recipient)),
                 Wake::Signalled if leaving => bail!("stopped by a second signal"),
-                Wake::Signalled if matches!(self.link, Link::Down(_)) => return Ok(()),
+                Wake::Signalled if matches!(self.link, Link::Down(_)) => return Ok(Parting::Left),
                 Wake::Signalled => {
                     leaving = true;
                     tracing::info!("leaving the run");

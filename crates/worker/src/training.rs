@@ -1,22 +1,20 @@
 //! The training thread: builds the model, then carries out orders, one after the other.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, anyhow};
 use collective::{Interrupted, Step, Tally};
 use config::RunConfig;
 use data::Mnist;
 use membership::{Course, Failure, Phase, Standing};
-use model::{Adam, Layout, State};
+use model::{Adam, State};
 use protocol::wire::Transfer;
 use tch::Device;
 use trainer::{Ended, EpochLedger, Ledger, Recipe, TrainError, Trainer};
 use transport::state::{Recipient, Snapshot};
 
 use crate::{
+    beginning,
     bridge::{Assignment, Event, Order, Trainee},
     device,
     reporter::Reporter,
@@ -47,7 +45,7 @@ pub(crate) fn run(setup: Setup, trainee: &Trainee) {
 
 fn work(setup: &Setup, trainee: &Trainee) -> Result<()> {
     let mut trainer = build(setup)?;
-    let mut desk = Desk { setup, writer: None };
+    let mut desk = Desk { setup, writer: None, wrote_last: false };
     say_ready(&trainer, Course::AsTold, None, trainee);
     while let Some(order) = trainee.next_order() {
         match order {
@@ -61,6 +59,7 @@ fn work(setup: &Setup, trainee: &Trainee) -> Result<()> {
                 donate(vec![recipient], trainer.state(), trainer.ledger());
             }
             Order::Persist => {
+                desk.wrote_last = true;
                 let writer = desk.writer(&trainer)?;
                 writer.save(trainer.state(), trainer.ledger());
                 writer.flush()?;
@@ -68,13 +67,20 @@ fn work(setup: &Setup, trainee: &Trainee) -> Result<()> {
             }
         }
     }
-    desk.flush()
+    desk.flush()?;
+    if let (Some(writer), true) = (&desk.writer, desk.wrote_last) {
+        trainee.shared.enter(Phase::Saving);
+        writer.flush_store().map_err(|unstored| anyhow!("{unstored}"))?;
+    }
+    Ok(())
 }
 
 /// Where this worker's files are written, if it has any to write.
 struct Desk<'a> {
     setup: &'a Setup,
     writer: Option<Writer>,
+    /// Whether no other worker may have written a checkpoint since.
+    wrote_last: bool,
 }
 
 impl Desk<'_> {
@@ -124,6 +130,7 @@ fn train(
     trainee.shared.enter(Phase::Computing);
     let mut collective = Watched { collective, shared: Arc::clone(&trainee.shared) };
     let operation = desk.setup.config.operation.clone();
+    desk.wrote_last = leads;
     let writer = if leads { Some(desk.writer(trainer)?) } else { None };
     let mut reporter = Reporter::new(&operation, generation, ranks, writer, trainee);
     let ended = trainer.train(&mut collective, &mut reporter);
@@ -189,39 +196,8 @@ fn build(setup: &Setup) -> Result<Trainer> {
         recipe: Recipe::of(training),
     };
     let mut trainer = Trainer::new(settings, model, Arc::clone(&setup.data));
-    match &setup.checkpoint {
-        // On a host without the run directory, the state comes from the other workers.
-        Some(path) if !path.exists() => {
-            tracing::warn!("{} is not on this host: beginning without it", path.display());
-        }
-        Some(path) => {
-            let (state, ledger) = load(path, setup, trainer.model().layout())
-                .with_context(|| format!("cannot go on from {}", path.display()))?;
-            trainer.restore(state, ledger);
-        }
-        None => {}
+    if let Some((state, ledger)) = beginning::find(setup, trainer.model().layout())? {
+        trainer.restore(state, ledger);
     }
     Ok(trainer)
-}
-
-fn load(path: &Path, setup: &Setup, layout: &Layout) -> Result<(State, Ledger)> {
-    let checkpoint::Checkpoint { metadata, tensors, .. } = checkpoint::read(path)?;
-    ensure!(metadata.run_id == setup.run_id, "it belongs to run {}", metadata.run_id);
-    let gather = |prefix: &str| {
-        layout.gather(|name| {
-            let tensor = tensors.get(&format!("{prefix}{name}"))?;
-            Some((&tensor.shape[..], &tensor.data[..]))
-        })
-    };
-    let state = State {
-        step: metadata.step,
-        parameters: gather("")?,
-        exp_avg: gather("exp_avg.")?,
-        exp_avg_sq: gather("exp_avg_sq.")?,
-    };
-    let epoch = |epoch: checkpoint::EpochLedger| {
-        let terms = epoch.loss_terms.try_into().unwrap_or_default();
-        EpochLedger { images: epoch.images, index_sum: epoch.index_sum, terms }
-    };
-    Ok((state, Ledger { epochs: metadata.ledger.into_iter().map(epoch).collect() }))
 }

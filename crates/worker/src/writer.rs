@@ -4,19 +4,28 @@
 use std::{
     fs,
     path::PathBuf,
-    sync::mpsc::{self, SyncSender},
+    sync::{
+        Arc,
+        mpsc::{self, SyncSender},
+    },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow};
 use checkpoint::{Directory, Metadata, TensorView};
 use model::{Layout, State, Vae};
+use store::{Mirror, Unstored};
 use trainer::{Ledger, Trainer};
 
 use crate::{samples, training::Setup};
 
 /// Snapshots that wait to be written; training waits when there are more.
 const JOBS: usize = 2;
+
+/// How long the last checkpoint may take to get into the store: a slow link's time. A store that
+/// does not answer is given up within two minutes.
+pub(crate) const STORE_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 enum Job {
     Checkpoint(Box<State>, Ledger),
@@ -30,12 +39,15 @@ pub(crate) struct Writer {
     jobs: SyncSender<Job>,
     /// None once it has failed and said why.
     thread: Option<JoinHandle<Result<()>>>,
+    /// Where checkpoints are stored beside this disk.
+    mirror: Option<Arc<Mirror>>,
 }
 
 /// What the writing thread works with.
 struct Desk {
     checkpoints: Directory,
     keep: usize,
+    mirror: Option<Arc<Mirror>>,
     samples: PathBuf,
     metadata: Metadata,
     layout: Layout,
@@ -54,9 +66,14 @@ impl Writer {
             fs::create_dir_all(folder)
                 .with_context(|| format!("cannot create {}", folder.display()))?;
         }
+        let operation = &setup.config.operation;
+        let keep = operation.keep_checkpoints as usize;
+        let mirror = operation.checkpoint_url.clone().map(|url| Mirror::start(url, keep));
+        let mirror = mirror.transpose().context("cannot start the storing thread")?.map(Arc::new);
         let desk = Desk {
             checkpoints: Directory::open(checkpoints),
-            keep: setup.config.operation.keep_checkpoints as usize,
+            keep,
+            mirror: mirror.clone(),
             samples,
             metadata: Metadata {
                 run_id: setup.run_id.clone(),
@@ -73,7 +90,7 @@ impl Writer {
             .name("writer".into())
             .spawn(move || desk.work(&received))
             .context("cannot start the writing thread")?;
-        Ok(Self { jobs, thread: Some(thread) })
+        Ok(Self { jobs, thread: Some(thread), mirror })
     }
 
     /// Has a checkpoint of the state written.
@@ -105,6 +122,14 @@ impl Writer {
             Some(Ok(Err(error))) => Err(error),
             _ => Err(anyhow!("the writing thread is gone")),
         }
+    }
+
+    /// Waits until the last checkpoint that is on disk is in the store, if there is one.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub(crate) fn flush_store(&self) -> Result<(), Unstored> {
+        self.mirror.as_ref().map_or(Ok(()), |mirror| mirror.flush(STORE_PATIENCE))
     }
 
     /// A writing thread that failed says so at the next flush.
@@ -157,6 +182,9 @@ impl Desk {
         let path = self.checkpoints.write(&self.metadata, &views)?;
         self.checkpoints.retain(self.keep)?;
         tracing::debug!(step = state.step, path = %path.display(), "wrote a checkpoint");
+        if let Some(mirror) = &self.mirror {
+            mirror.hand_over(path);
+        }
         Ok(())
     }
 }

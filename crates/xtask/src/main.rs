@@ -14,6 +14,7 @@ mod crowd;
 mod dist;
 mod interrupt;
 mod libtorch;
+mod moto;
 mod prerequisites;
 mod python;
 mod setup;

@@ -1,7 +1,7 @@
-//! The wheels of PyTorch, through python3: downloaded or installed with pip, unpacked with
+//! Wheels, of PyTorch above all, through python3: downloaded or installed with pip, unpacked with
 //! `zipfile`.
 //!
-//! Only set-up and benchmarks use Python. This file does not know what of a wheel is wanted, nor
+//! Only set-up, benchmarks and tests use Python. This file does not know what of a wheel is wanted, nor
 //! where it ends up.
 
 use anyhow::{Context, bail, ensure};
@@ -72,7 +72,16 @@ pub(crate) fn install(
     let mut pip = pip("install", dependencies, folder)?;
     pip.args(["--no-compile", "--root-user-action=ignore"]);
     pip.arg("--target").arg(folder).args(requirements);
-    run(&mut pip, "cannot install PyTorch with pip", instead)
+    let first = requirements.first().map_or("", |requirement| requirement);
+    run(&mut pip, &format!("cannot install {first} with pip"), instead)
+}
+
+/// Major and minor version of python3.
+pub(crate) fn version() -> anyhow::Result<String> {
+    let script = "import sys; print('%d.%d' % sys.version_info[:2])";
+    let output =
+        Command::new("python3").args(["-c", script]).output().context("cannot start python3")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn pip(command: &str, dependencies: Dependencies, folder: &Path) -> anyhow::Result<Command> {

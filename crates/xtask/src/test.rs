@@ -1,7 +1,7 @@
 //! `cargo xtask test`: the whole test suite, from a fresh checkout on.
 
 use crate::workspace::{self, Build};
-use crate::{child, setup};
+use crate::{child, moto, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -26,6 +26,9 @@ const ARMED: [&str; 5] = [
 /// status of what failed.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
+    if !names_packages(&options.arguments) {
+        moto::ensure()?;
+    }
     if let Build::Failed(code) = workspace::build_programs(&["--bins", "--workspace"])? {
         return Ok(code);
     }

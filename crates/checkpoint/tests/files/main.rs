@@ -1,6 +1,7 @@
 //! Checkpoint files as stories: what is damaged is named, what is sound is found. Start at `damage.rs`.
 
 mod damage;
+mod incoming;
 mod retention;
 mod round_trip;
 

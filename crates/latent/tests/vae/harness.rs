@@ -79,6 +79,7 @@ pub(crate) fn train(training: &Training, run_dir: &Path) {
         verify_every: 0,
         checkpoint_every_epochs: 1,
         keep_checkpoints: 1,
+        checkpoint_url: None,
     };
     let config = RunConfig { training: training.clone(), operation };
     let metadata = Metadata {

@@ -29,15 +29,17 @@ pub(super) const CRATES: &[Crate] = &[
                             "protocol"]),
     row(7, "xtask",       &[]),
     row(6, "coordinator", &["checkpoint", "collective", "config", "crashpoint", "data", "manual",
-                            "membership", "protocol", "secure"]),
+                            "membership", "protocol", "secure", "store"]),
     row(6, "worker",      &["checkpoint", "collective", "config", "crashpoint", "data", "manual",
-                            "membership", "model", "picture", "protocol", "secure", "trainer",
-                            "transport"]),
+                            "membership", "model", "picture", "protocol", "secure", "store",
+                            "trainer", "transport"]),
     row(6, "latent",      &["checkpoint", "config", "data", "manual", "model", "picture"]),
     // What a program needs to describe itself; it knows none of the others.
     row(0, "manual",      &[]),
-    // Between hosts. These three know nothing of training: no arrow leads to model or trainer.
+    // Between hosts. These know nothing of training: no arrow leads to model or trainer.
     row(5, "transport",   &["collective", "crashpoint", "protocol", "secure"]),
+    // Checkpoints beyond this machine; secure chooses how TLS is done, here too.
+    row(5, "store",       &["checkpoint", "secure"]),
     // Below whatever is said over a connection, so it knows nothing of protocol; beside it, since
     // all who connect need it: the coordinator, workers, and the transport between them.
     row(4, "secure",      &["collective"]),
@@ -83,10 +85,16 @@ pub(super) const FENCES: &[Fence] = &[
     },
     Fence {
         packages: &["tokio", "tonic", "hyper", "tower", "h2"],
-        inside: &["protocol", "secure", "transport", "coordinator", "worker", "scenarios"],
+        inside: &["protocol", "secure", "store", "transport", "coordinator", "worker", "scenarios"],
         tests_too: true,
-        rule: "async and gRPC only in protocol, secure, transport, coordinator, worker: what \
-               decides and what computes is plain blocking code, tested by plain calls",
+        rule: "async and gRPC only in protocol, secure, store, transport, coordinator, worker: \
+               what decides and what computes is plain blocking code, tested by plain calls",
+    },
+    Fence {
+        packages: &["object_store", "reqwest"],
+        inside: &["store"],
+        tests_too: true,
+        rule: "object stores only in store: others see checkpoints and plain calls",
     },
     Fence {
         packages: &["rustls", "tokio-rustls", "ring", "rcgen", "subtle"],

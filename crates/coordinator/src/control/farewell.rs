@@ -1,0 +1,57 @@
+//! The end of a run: its workers go, and one that still stores the last checkpoint is waited for.
+
+use std::time::Duration;
+
+use protocol::{
+    convert::printable,
+    wire::{self, worker_message::Body as Said},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+use tonic::Status;
+
+use super::{Control, FAREWELL, Input};
+
+/// The longest that a worker is waited for which says that it saves; it gives up itself before.
+const SAVING_TIMEOUT: Duration = Duration::from_secs(11 * 60);
+
+impl Control<'_> {
+    /// Waits, within a bound, for the workers to end their streams.
+    pub(super) async fn say_farewell(&mut self, mut inputs: mpsc::Receiver<Input>) {
+        let last = Instant::now() + SAVING_TIMEOUT;
+        let mut deadline = Instant::now() + FAREWELL;
+        let mut is_told = false;
+        while !self.connections.is_empty() {
+            let Ok(input) = timeout_at(deadline, inputs.recv()).await else {
+                tracing::warn!(workers = self.connections.len(), "some workers did not go in time");
+                return;
+            };
+            match input {
+                Some(Input::Lost(worker, _)) => drop(self.connections.remove(&worker)),
+                Some(Input::Joined(_, _, connection, _)) => {
+                    connection.send(Err(Status::aborted("the run has ended")));
+                }
+                Some(Input::Message(_, Said::Heartbeat(alive)))
+                    if alive.phase() == wire::Phase::Saving =>
+                {
+                    deadline = last.min(Instant::now() + FAREWELL);
+                    let url = self.launch.config().operation.checkpoint_url.as_ref();
+                    if let (Some(url), false) = (url, std::mem::replace(&mut is_told, true)) {
+                        self.console.line(&format!("Storing the last checkpoint at {url} ..."));
+                    }
+                }
+                Some(Input::Message(worker, Said::Failed(failed))) => {
+                    let who = self.name(worker);
+                    if let Some(connection) = self.connections.remove(&worker) {
+                        let (host, why) = (connection.process.host, printable(&failed.message));
+                        self.unfinished.get_or_insert(format!("{who} on {host}: {why}"));
+                    }
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+}

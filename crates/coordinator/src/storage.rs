@@ -1,0 +1,130 @@
+//! The store beside the run directory: whose run is kept there, and what of it the run directory
+//! lacks. What is fetched goes into the run directory; from there on all is as if it had been
+//! there. Checkpoints are put there by the workers.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use checkpoint::Directory;
+use store::{Store, StoreError};
+
+use crate::run_dir::{self, RunDir, RunInfo};
+
+/// What comes before what is wrong with a store.
+const FLAG: &str = "--checkpoint-url (`none` does without)";
+
+/// A run's folder in a store.
+#[derive(Clone, Debug)]
+pub(crate) struct Storage {
+    store: Store,
+    /// Whether this run has put its configuration there.
+    is_ours: bool,
+}
+
+/// Whether it was the store that failed, not what is in it.
+pub(crate) fn is_away(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(StoreError::Failed { .. }))
+}
+
+impl Storage {
+    /// Opens the folder at a URL, if there is one. Nothing is asked of the store.
+    pub(crate) fn open(url: Option<&str>) -> Result<Option<Self>> {
+        let Some(url) = url else { return Ok(None) };
+        Ok(Some(Self { store: Store::open(url).context(FLAG)?, is_ours: false }))
+    }
+
+    /// Refuses to begin a run where another one keeps its checkpoints.
+    pub(crate) fn refuse_occupied(&self) -> Result<()> {
+        // Asked first, since it tells a bucket that does not exist from one that is empty.
+        let steps = self.store.steps().context(FLAG)?;
+        ensure!(steps.is_empty() && self.run()?.is_none(), self.occupied());
+        Ok(())
+    }
+
+    fn occupied(&self) -> String {
+        format!(
+            "--checkpoint-url {} holds a run already: go on with --resume, or choose another",
+            self.store.url()
+        )
+    }
+
+    /// Puts the run's configuration there. Where this run has it there already, a store that does
+    /// not take in the new one stops nothing.
+    pub(crate) fn claim(&self, info: &RunInfo) -> Result<()> {
+        let config = run_dir::json(info)?;
+        if self.is_ours {
+            if let Err(error) = self.store.put_config(&config) {
+                tracing::warn!("the stored configuration is the one before: {error}");
+            }
+            return Ok(());
+        }
+        match self.store.claim(&config) {
+            Err(StoreError::Exists { .. }) => bail!(self.occupied()),
+            result => result.context(FLAG),
+        }
+    }
+
+    /// Brings the newest checkpoint that verifies into the run directory at `path`, unless that
+    /// has it or a newer one. Where no run is `here`, or another one in a directory that nobody
+    /// named, a run directory is made where `place` says for its id. Returns the run directory.
+    pub(crate) fn restore(
+        &mut self,
+        here: Option<&RunInfo>,
+        path: &Path,
+        place: impl Fn(&str) -> PathBuf,
+    ) -> Result<PathBuf> {
+        let steps = self.store.steps().context(FLAG)?;
+        let url = self.store.url();
+        let Some(there) = self.run()? else {
+            ensure!(
+                steps.is_empty(),
+                "{url} holds checkpoints and no config.json, which says whose they are: put there \
+                 that of their run directory, or choose another --checkpoint-url"
+            );
+            ensure!(
+                here.is_some(),
+                "nothing to resume: neither {} nor {url} holds a run",
+                path.display()
+            );
+            return Ok(path.to_owned());
+        };
+        let is_here = here.is_some_and(|here| here.run_id == there.run_id);
+        let run_dir = if is_here { path.to_owned() } else { place(&there.run_id) };
+        if !is_here {
+            ensure!(
+                here.is_none() || run_dir != path,
+                "{} holds another run than {url}: choose another --run-dir or --checkpoint-url",
+                path.display()
+            );
+            RunDir::restore(&run_dir, &there)?;
+        }
+        self.is_ours = true;
+        self.fetch(&run_dir)?;
+        Ok(run_dir)
+    }
+
+    /// Which run is kept there, if one is.
+    fn run(&self) -> Result<Option<RunInfo>> {
+        let Some(config) = self.store.config().context(FLAG)? else { return Ok(None) };
+        let info = serde_json::from_slice(&config);
+        let url = self.store.url();
+        info.with_context(|| format!("{url}/config.json is not a run's configuration")).map(Some)
+    }
+
+    fn fetch(&self, run_dir: &Path) -> Result<()> {
+        let checkpoints = Directory::open(RunDir::checkpoints_in(run_dir));
+        let above = checkpoints.newest()?.checkpoint.map(|(_, newest)| newest.metadata.step);
+        let newest = self.store.newest(above, &checkpoints).context(FLAG)?;
+        for damaged in &newest.damaged {
+            tracing::warn!("skipped a damaged checkpoint: {damaged}");
+        }
+        ensure!(
+            above.is_some() || newest.file.is_some() || newest.damaged.is_empty(),
+            "nothing to resume: none of the {} checkpoints at {} verifies; restore one from a \
+             copy, or begin a new run with another --checkpoint-url",
+            newest.damaged.len(),
+            self.store.url()
+        );
+        Ok(())
+    }
+}

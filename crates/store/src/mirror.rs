@@ -1,0 +1,216 @@
+//! Keeps a store up with the newest checkpoint on this disk, on a thread of its own.
+//!
+//! Whoever hands a checkpoint over goes on at once. One waits at the most: the newest, for it is worth more than those
+//! before it. What cannot be stored is tried again, with longer and longer pauses, and said; whether the newest is
+//! there in the end, [`Mirror::flush`] tells.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use checkpoint::step_of;
+
+use crate::{Store, StoreError};
+
+/// How often the newest checkpoint is tried to be stored, unless a newer one comes.
+const ATTEMPTS: u32 = 8;
+
+/// The pause after the first attempt that failed; each further one is twice as long. All of them take ten minutes.
+const PAUSE_MIN: Duration = Duration::from_secs(5);
+
+/// The newest checkpoint is on this disk alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unstored {
+    /// The file.
+    pub path: PathBuf,
+    /// Why it is not in the store, with the store's URL.
+    pub cause: String,
+}
+
+impl fmt::Display for Unstored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, cause } = self;
+        write!(f, "{cause}; the last checkpoint is only in {}", path.display())
+    }
+}
+
+/// The way to the thread that stores.
+#[derive(Debug)]
+pub struct Mirror {
+    url: String,
+    desk: Arc<Desk>,
+}
+
+/// What both sides see.
+#[derive(Debug, Default)]
+struct Desk {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Option<PathBuf>,
+    in_hand: Option<PathBuf>,
+    /// The newest that was handed over, if it could not be stored.
+    unstored: Option<Unstored>,
+    /// Somebody waits for the end: no more pauses.
+    hurried: bool,
+    closed: bool,
+}
+
+/// How a pause ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    Over,
+    CutShort,
+    /// There is a newer checkpoint, or nobody is interested any more.
+    Moot,
+}
+
+impl Mirror {
+    /// Starts the thread. It stores at `url` and keeps so many checkpoints there.
+    ///
+    /// # Errors
+    /// No thread can be started. What is wrong with the store is said when something is to be stored.
+    pub fn start(url: String, keep: usize) -> io::Result<Mirror> {
+        let desk = Arc::new(Desk::default());
+        let clerk = Clerk { url: url.clone(), keep, store: None, desk: Arc::clone(&desk) };
+        thread::Builder::new().name("mirror".into()).spawn(move || clerk.work())?;
+        Ok(Mirror { url, desk })
+    }
+
+    /// Has the checkpoint in a file stored; one that still waits is passed over for it.
+    pub fn hand_over(&self, file: PathBuf) {
+        self.desk.lock().waiting = Some(file);
+        self.desk.changed.notify_all();
+    }
+
+    /// Waits until the newest checkpoint that was handed over is stored, or has failed once more.
+    ///
+    /// # Errors
+    /// It is not there, or not yet.
+    pub fn flush(&self, patience: Duration) -> Result<(), Unstored> {
+        let mut state = self.desk.lock();
+        if state.newest().is_none() {
+            state.waiting = state.unstored.take().map(|unstored| unstored.path);
+        }
+        state.hurried = true;
+        self.desk.changed.notify_all();
+        let is_busy = |state: &mut State| state.newest().is_some();
+        let waited = self.desk.changed.wait_timeout_while(state, patience, is_busy);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.hurried = false;
+        if let Some(path) = state.newest().cloned() {
+            let cause = format!("{} did not take it within {} s", self.url, patience.as_secs());
+            return Err(Unstored { path, cause });
+        }
+        state.unstored.clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.desk.lock().closed = true;
+        self.desk.changed.notify_all();
+    }
+}
+
+impl State {
+    /// The newest checkpoint that is still to be stored.
+    fn newest(&self) -> Option<&PathBuf> {
+        self.waiting.as_ref().or(self.in_hand.as_ref())
+    }
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who works on the thread.
+struct Clerk {
+    url: String,
+    keep: usize,
+    store: Option<Store>,
+    desk: Arc<Desk>,
+}
+
+impl Clerk {
+    fn work(mut self) {
+        while let Some(file) = self.next() {
+            let unstored = self.carry(file);
+            let mut state = self.desk.lock();
+            state.in_hand = None;
+            state.unstored = unstored;
+            self.desk.changed.notify_all();
+        }
+    }
+
+    fn next(&self) -> Option<PathBuf> {
+        let idle = |state: &mut State| state.waiting.is_none() && !state.closed;
+        let waited = self.desk.changed.wait_while(self.desk.lock(), idle);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        state.in_hand = state.waiting.take();
+        state.in_hand.clone()
+    }
+
+    /// Stores a checkpoint, or says why that was given up.
+    fn carry(&mut self, file: PathBuf) -> Option<Unstored> {
+        let mut pause = PAUSE_MIN;
+        let mut left = ATTEMPTS;
+        loop {
+            let error = match self.attempt(&file) {
+                Ok(()) => return None,
+                Err(error) => error,
+            };
+            left -= 1;
+            let unstored = Unstored { path: file.clone(), cause: error.to_string() };
+            if !file.exists() && self.desk.lock().waiting.is_some() {
+                // Retired on this disk too, for a newer one.
+                return Some(unstored);
+            }
+            tracing::warn!("a checkpoint was not stored: {error}");
+            if left == 0 {
+                return Some(unstored);
+            }
+            match self.pause(pause) {
+                Pause::Over => pause *= 2,
+                Pause::CutShort => left = 1,
+                Pause::Moot => return Some(unstored),
+            }
+        }
+    }
+
+    fn attempt(&mut self, file: &std::path::Path) -> Result<(), StoreError> {
+        let store = match &self.store {
+            Some(store) => store,
+            None => self.store.insert(Store::open(&self.url)?),
+        };
+        let begun = Instant::now();
+        store.put(file)?;
+        let ms = begun.elapsed().as_millis();
+        tracing::debug!(file = %file.display(), url = store.url(), ms, "stored a checkpoint");
+        let stored = file.file_name().and_then(|name| name.to_str()).and_then(step_of);
+        // What is there too long does no harm.
+        if let Err(error) = store.retain(self.keep, stored.unwrap_or_default()) {
+            tracing::warn!("old checkpoints stay: {error}");
+        }
+        Ok(())
+    }
+
+    fn pause(&self, pause: Duration) -> Pause {
+        let undisturbed =
+            |state: &mut State| state.waiting.is_none() && !state.closed && !state.hurried;
+        let waited = self.desk.changed.wait_timeout_while(self.desk.lock(), pause, undisturbed);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.waiting.is_some() || state.closed {
+            return Pause::Moot;
+        }
+        if std::mem::take(&mut state.hurried) { Pause::CutShort } else { Pause::Over }
+    }
+}

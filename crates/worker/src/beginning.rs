@@ -1,0 +1,70 @@
+//! Where a worker begins: at the checkpoint that the coordinator names, or at a newer one that only
+//! the store has, as after all workers were lost together with their disks; else at the seed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use checkpoint::{Checkpoint, Directory, step_of};
+use model::{Layout, State};
+use store::Store;
+use trainer::{EpochLedger, Ledger};
+
+use crate::training::Setup;
+
+/// The state to begin from; none for that of the seed.
+pub(crate) fn find(setup: &Setup, layout: &Layout) -> Result<Option<(State, Ledger)>> {
+    let told = setup.checkpoint.as_deref();
+    let here = told.filter(|path| path.exists());
+    let stored = from_store(setup, here);
+    if let (Some(told), None, None) = (told, here, &stored) {
+        // On a host without the run directory, the state comes from the other workers.
+        tracing::warn!("{} is not on this host: beginning without it", told.display());
+    }
+    let Some(path) = stored.as_deref().or(here) else { return Ok(None) };
+    let begun = load(path, setup, layout);
+    begun.map(Some).with_context(|| format!("cannot go on from {}", path.display()))
+}
+
+/// Brings the newest checkpoint in the store to this host, if it is newer than what is here. A
+/// store that does not answer keeps nobody from beginning.
+fn from_store(setup: &Setup, here: Option<&Path>) -> Option<PathBuf> {
+    let url = setup.config.operation.checkpoint_url.as_deref()?;
+    let above = here.and_then(|path| step_of(path.file_name()?.to_str()?));
+    let folder = Directory::open(setup.run_dir.join("checkpoints"));
+    match Store::open(url).and_then(|store| store.newest(above, &folder)) {
+        Ok(newest) => {
+            for damaged in &newest.damaged {
+                tracing::warn!("skipped a damaged checkpoint: {damaged}");
+            }
+            let file = newest.file?;
+            tracing::info!("fetched {} from {url}", file.display());
+            Some(file)
+        }
+        Err(error) => {
+            tracing::warn!("beginning without the store: {error}");
+            None
+        }
+    }
+}
+
+fn load(path: &Path, setup: &Setup, layout: &Layout) -> Result<(State, Ledger)> {
+    let Checkpoint { metadata, tensors, .. } = checkpoint::read(path)?;
+    ensure!(metadata.run_id == setup.run_id, "it belongs to run {}", metadata.run_id);
+    let gather = |prefix: &str| {
+        layout.gather(|name| {
+            let tensor = tensors.get(&format!("{prefix}{name}"))?;
+            Some((&tensor.shape[..], &tensor.data[..]))
+        })
+    };
+    let state = State {
+        step: metadata.step,
+        parameters: gather("")?,
+        exp_avg: gather("exp_avg.")?,
+        exp_avg_sq: gather("exp_avg_sq.")?,
+    };
+    let epoch = |epoch: checkpoint::EpochLedger| {
+        let terms = epoch.loss_terms.try_into().unwrap_or_default();
+        EpochLedger { images: epoch.images, index_sum: epoch.index_sum, terms }
+    };
+    Ok((state, Ledger { epochs: metadata.ledger.into_iter().map(epoch).collect() }))
+}
