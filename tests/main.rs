@@ -24,6 +24,7 @@ mod launchers;
 mod resume;
 mod same_bits;
 mod secured;
+mod slurm;
 mod stall;
 mod stop;
 mod strangers;
