@@ -13,6 +13,7 @@ mod place;
 mod process;
 mod raw;
 mod reference;
+mod slurm;
 
 use std::{
     fs,
@@ -36,6 +37,7 @@ pub(crate) use process::{Exit, Process};
 pub(crate) use raw::{Raw, hello};
 pub(crate) use reference::{STEPS_PER_EPOCH, reference};
 use rustix::process::Pid;
+pub(crate) use slurm::{Cluster, Job};
 
 /// A wait that is longer is a hang, also on a machine that has other things to do.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);

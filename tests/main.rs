@@ -27,6 +27,7 @@ mod object_store;
 mod resume;
 mod same_bits;
 mod secured;
+mod slurm;
 mod stall;
 mod stop;
 mod strangers;

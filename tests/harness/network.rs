@@ -15,6 +15,8 @@ use std::{
     },
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Set where tests must not do without a network of their own.
 const REQUIRED: &str = "LOCKSTEP_NETWORK_REQUIRED";
 
@@ -172,6 +174,11 @@ impl Host {
         String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
     }
 
+    /// What runs on this host.
+    pub(crate) fn processes(&self) -> Vec<Pid> {
+        self.0.namespace.processes()
+    }
+
     fn run(&self, command: &str) {
         self.0.namespace.run(command).unwrap_or_else(|reason| panic!("{reason}"));
     }
@@ -190,10 +197,21 @@ impl Namespace {
     fn run(&self, command: &str) -> Result<(), String> {
         run(&format!("ip netns exec {} {command}", self.0))
     }
+
+    fn processes(&self) -> Vec<Pid> {
+        let output = Command::new("ip").args(["netns", "pids", &self.0]).output();
+        let text = output.map(|output| output.stdout).unwrap_or_default();
+        let ids = String::from_utf8_lossy(&text);
+        ids.lines().filter_map(|id| Pid::from_raw(id.trim().parse().ok()?)).collect()
+    }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
+        // What a program there started and let go of.
+        for process in self.processes() {
+            let _gone = kill_process(process, Signal::KILL);
+        }
         let _gone = run(&format!("ip netns del {}", self.0));
     }
 }
