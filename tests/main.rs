@@ -11,6 +11,7 @@ mod chaos;
 mod crash_points;
 mod damaged_checkpoint;
 mod dataset;
+mod deploy;
 mod divergence;
 mod full_disk;
 mod harness;

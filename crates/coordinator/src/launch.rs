@@ -37,6 +37,8 @@ pub(crate) struct Launch {
     /// The same security, as flags of the workers that are started here.
     pub(crate) worker_arguments: Vec<OsString>,
     pub(crate) spawn: bool,
+    /// Whether SIGTERM ends this process alone, and not the run.
+    pub(crate) leave_on_sigterm: bool,
     /// What is known of a run that has begun before.
     pub(crate) history: History,
     pub(crate) min_workers: u32,
@@ -80,8 +82,10 @@ impl Launch {
             seconds("--coordinator-timeout-seconds", args.coordinator_timeout_seconds)?;
         let data_dir = args.directories.data_dir.clone().unwrap_or_else(data::default_dir);
         let data_dir = std::path::absolute(data_dir)?;
-        let (info, run_dir, start) =
-            if args.directories.resume { resume(&args, matches)? } else { begin(&args)? };
+        let directories = &args.directories;
+        let holds_run = || directories.run_dir.as_deref().is_some_and(RunDir::holds_run);
+        let resumes = directories.resume || (directories.resume_or_begin && holds_run());
+        let (info, run_dir, start) = if resumes { resume(&args, matches)? } else { begin(&args)? };
         check_memory(&info.config, args.spawn)?;
         let workers = info.config.operation.workers;
         ensure!(
@@ -97,7 +101,7 @@ impl Launch {
         Ok(Self {
             info,
             run_dir,
-            is_default_dir: !args.directories.resume && args.directories.run_dir.is_none(),
+            is_default_dir: !resumes && args.directories.run_dir.is_none(),
             start,
             data_dir,
             offline: args.directories.offline,
@@ -107,6 +111,7 @@ impl Launch {
             security,
             worker_arguments: args.security.to_arguments(),
             spawn: args.spawn,
+            leave_on_sigterm: args.leave_on_sigterm,
             min_workers: args.min_workers,
             max_restarts: args.max_restarts,
             dead_after,

@@ -1,8 +1,8 @@
-//! The wheels of PyTorch, through python3: downloaded or installed with pip, unpacked with
-//! `zipfile`.
+//! Python packages, above all the wheels of PyTorch, through python3: downloaded or installed with
+//! pip, unpacked with `zipfile`.
 //!
-//! Only set-up and benchmarks use Python. This file does not know what of a wheel is wanted, nor
-//! where it ends up.
+//! Only set-up, benchmarks and the check of deploy/ use Python. This file does not know what of a
+//! wheel is wanted, nor where it ends up.
 
 use anyhow::{Context, bail, ensure};
 use std::fs;
@@ -72,7 +72,15 @@ pub(crate) fn install(
     let mut pip = pip("install", dependencies, folder)?;
     pip.args(["--no-compile", "--root-user-action=ignore"]);
     pip.arg("--target").arg(folder).args(requirements);
-    run(&mut pip, "cannot install PyTorch with pip", instead)
+    run(&mut pip, "cannot install Python packages with pip", instead)
+}
+
+/// Major and minor version of python3.
+pub(crate) fn version() -> anyhow::Result<String> {
+    let script = "import sys; print('%d.%d' % sys.version_info[:2])";
+    let output =
+        Command::new("python3").args(["-c", script]).output().context("cannot start python3")?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn pip(command: &str, dependencies: Dependencies, folder: &Path) -> anyhow::Result<Command> {

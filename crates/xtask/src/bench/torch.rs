@@ -32,7 +32,7 @@ pub(super) fn ensure() -> anyhow::Result<PathBuf> {
     prerequisites::platform()?;
     prerequisites::python(INSTEAD)?;
     let destination = workspace::root().join(".torch");
-    let stamp = format!("torch {VERSION}, Python {}", python_version()?);
+    let stamp = format!("torch {VERSION}, Python {}", python::version()?);
     if installed(&destination, &stamp) {
         println!("{stamp} is in place");
     } else {
@@ -44,14 +44,6 @@ pub(super) fn ensure() -> anyhow::Result<PathBuf> {
 fn installed(folder: &Path, stamp: &str) -> bool {
     fs::read_to_string(folder.join(STAMP)).is_ok_and(|found| found.trim() == stamp)
         && folder.join("site/torch/__init__.py").is_file()
-}
-
-/// Major and minor version of python3.
-fn python_version() -> anyhow::Result<String> {
-    let script = "import sys; print('%d.%d' % sys.version_info[:2])";
-    let output =
-        Command::new("python3").args(["-c", script]).output().context("cannot start python3")?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn fetch(destination: &Path, stamp: &str) -> anyhow::Result<()> {
