@@ -153,7 +153,7 @@ fn a_worker_is_told_to_leave() {
     let place = Place::new();
     let mut fleet = in_the_middle(&place, "auto");
     fleet.workers[0].signal(Signal::TERM);
-    fleet.workers.remove(0).wait().succeeded();
+    fleet.workers.remove(0).wait().exited_with(143);
     fleet.wait_for_event(&place, "generation_started", 2);
     fleet.wait_for_progress(&place);
     let cause = place.events("generation_started")[1]["cause"].to_string();
@@ -170,7 +170,7 @@ fn the_only_worker_is_told_to_leave() {
     fleet.wait_for_progress(&place);
     let step = place.step();
     fleet.workers[0].signal(Signal::TERM);
-    fleet.workers.remove(0).wait().succeeded();
+    fleet.workers.remove(0).wait().exited_with(143);
     fleet.coordinator.wait_for_line("Waiting for workers: 0 of 1");
     assert!(place.newest().metadata.step >= step, "no step is lost");
     fleet.add("--threads 1");

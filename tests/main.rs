@@ -12,6 +12,7 @@ mod crash_points;
 mod crowd;
 mod damaged_checkpoint;
 mod dataset;
+mod deploy;
 mod divergence;
 mod full_disk;
 mod harness;

@@ -67,7 +67,8 @@ fn by_a_signal_to_all_processes_at_once() {
     fleet.coordinator.signal(Signal::TERM);
     let (coordinator, workers) = fleet.wait();
     coordinator.exited_with(143);
-    workers.into_iter().for_each(|worker| drop(worker.succeeded()));
+    // Each was let go or saw the end of the run, whichever came first.
+    assert!(workers.iter().all(|worker| matches!(worker.status.code(), Some(0 | 143))));
     resumes_to_the_same_bits(&place, 2);
 }
 

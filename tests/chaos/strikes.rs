@@ -30,7 +30,7 @@ pub(super) fn strike(disaster: Disaster, place: &Place, mut fleet: Fleet) -> Fle
         Disaster::Leave(victim) => {
             let victim = fleet.workers.remove(victim);
             victim.signal(Signal::TERM);
-            victim.wait().succeeded();
+            victim.wait().exited_with(143);
             newcomers(&mut fleet, 1);
         }
         Disaster::Spare => {

@@ -67,6 +67,10 @@ pub(crate) struct Args {
     /// Seconds that workers train on without a coordinator, until it is started again
     #[arg(long, default_value_t = 60.0, value_name = "SECONDS", help_heading = "Patience")]
     pub(crate) coordinator_timeout_seconds: f64,
+    /// On SIGTERM leave at once, as if killed, so that the workers wait for a coordinator that is
+    /// started again, elsewhere or here; SIGINT still ends the run
+    #[arg(long, help_heading = "Patience", conflicts_with = "spawn")]
+    pub(crate) leave_on_sigterm: bool,
     /// Let workers with different devices or instruction sets compute together; the result
     /// then depends on who computed which shard
     #[arg(long)]
@@ -277,6 +281,10 @@ pub(crate) struct DirectoryArgs {
     /// verifies; flags that are not given are those of the run
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Go on with the run in --run-dir if there is one, and begin it if not: for what starts
+    /// coordinators again by itself
+    #[arg(long, requires = "run_dir", conflicts_with = "resume")]
+    pub(crate) resume_or_begin: bool,
     /// Where the MNIST files are, or are to be put [default: the user's cache]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,

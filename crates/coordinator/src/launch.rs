@@ -16,7 +16,7 @@ use config::{Difference, LearningRateSchedule, RunConfig};
 use secure::Security;
 
 use crate::{
-    args::{Args, LogFormat},
+    args::{Args, DirectoryArgs, LogFormat},
     journal::History,
     run_dir::{RunDir, RunInfo},
     storage::{self, Storage},
@@ -41,6 +41,8 @@ pub(crate) struct Launch {
     /// The same security, as flags of the workers that are started here.
     pub(crate) worker_arguments: Vec<OsString>,
     pub(crate) spawn: bool,
+    /// Whether SIGTERM ends this process alone, and not the run.
+    pub(crate) leave_on_sigterm: bool,
     /// What is known of a run that has begun before.
     pub(crate) history: History,
     pub(crate) min_workers: u32,
@@ -93,7 +95,7 @@ impl Launch {
         let data_dir = args.directories.data_dir.clone().unwrap_or_else(data::default_dir);
         let data_dir = std::path::absolute(data_dir)?;
         let Origin { info, run_dir, start, storage } =
-            if args.directories.resume { resume(&args, matches)? } else { begin(&args)? };
+            if resumes(&args)? { resume(&args, matches)? } else { begin(&args)? };
         check_memory(&info.config, args.spawn)?;
         let workers = info.config.operation.workers;
         ensure!(
@@ -120,6 +122,7 @@ impl Launch {
             security,
             worker_arguments: args.security.to_arguments(),
             spawn: args.spawn,
+            leave_on_sigterm: args.leave_on_sigterm,
             min_workers: args.min_workers,
             max_restarts: args.max_restarts,
             dead_after,
@@ -175,6 +178,16 @@ fn seconds(flag: &str, value: f64) -> Result<Duration> {
     let (min, max) = (WAIT_SECONDS.start(), WAIT_SECONDS.end());
     ensure!(WAIT_SECONDS.contains(&value), "{flag} must be from {min} to {max}, not {value}");
     Ok(Duration::from_secs_f64(value))
+}
+
+/// Whether there is to be a run to go on with.
+fn resumes(args: &Args) -> Result<bool> {
+    let DirectoryArgs { run_dir, resume, resume_or_begin, .. } = &args.directories;
+    if !resume_or_begin || run_dir.as_deref().is_some_and(RunDir::holds_run) {
+        return Ok(*resume || *resume_or_begin);
+    }
+    let storage = Storage::open(args.operation.checkpoint_url.as_deref())?;
+    storage.map_or(Ok(false), |storage| storage.holds_run())
 }
 
 fn begin(args: &Args) -> Result<Origin> {

@@ -93,7 +93,7 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
         });
     tokio::spawn(served);
     let (code, exit_code) = oneshot::channel();
-    tokio::spawn(stop_on_signal(inputs.clone(), code)?);
+    tokio::spawn(stop_on_signal(inputs.clone(), code, launch.leave_on_sigterm)?);
     let mut children = if launch.spawn {
         Children::start(launch, address, console, &inputs, run_dir.journal())?
     } else {
@@ -152,10 +152,12 @@ fn introduce(launch: &Launch, run_dir: &RunDir, address: std::net::SocketAddr, c
     }
 }
 
-/// Asks for a stop at the first SIGINT or SIGTERM, and exits at the second.
+/// Asks for a stop at the first SIGINT or SIGTERM, and exits at the second; where SIGTERM is no
+/// reason to stop the run, exits at once, for what the next coordinator has to know is on the disk.
 fn stop_on_signal(
     inputs: mpsc::Sender<Input>,
     code: oneshot::Sender<u8>,
+    leave_on_sigterm: bool,
 ) -> Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -166,7 +168,12 @@ fn stop_on_signal(
                 _ = terminate.recv() => EXIT_SIGTERM,
             }
         };
-        let _ended = code.send(next().await);
+        let first = next().await;
+        if leave_on_sigterm && first == EXIT_SIGTERM {
+            tracing::warn!("leaving the run to its workers, until a coordinator resumes it");
+            std::process::exit(i32::from(first));
+        }
+        let _ended = code.send(first);
         let _ended = inputs.send(Input::Stop).await;
         let impatient = next().await;
         std::process::exit(i32::from(impatient));

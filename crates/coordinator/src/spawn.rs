@@ -42,6 +42,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A worker that lived for so long did not die of its start.
 const A_WHILE: Duration = Duration::from_secs(10);
 
+/// Exit codes of a worker that was not needed any more, or was told to leave by SIGINT or SIGTERM.
+const LEFT: [i32; 3] = [0, 130, 143];
+
 /// How a worker's process ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Exit {
@@ -188,7 +191,7 @@ impl Children {
             return Verdict::GivenUp;
         };
         entry.kill = None;
-        if exit.code == Some(0) {
+        if exit.code.is_some_and(|code| LEFT.contains(&code)) {
             return Verdict::Left;
         }
         // A process that says what is wrong before it has joined would say it again.

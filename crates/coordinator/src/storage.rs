@@ -37,8 +37,13 @@ impl Storage {
     pub(crate) fn refuse_occupied(&self) -> Result<()> {
         // Asked first, since it tells a bucket that does not exist from one that is empty.
         let steps = self.store.steps().context(FLAG)?;
-        ensure!(steps.is_empty() && self.run()?.is_none(), self.occupied());
+        ensure!(steps.is_empty() && !self.holds_run()?, self.occupied());
         Ok(())
+    }
+
+    /// Whether a run is kept there.
+    pub(crate) fn holds_run(&self) -> Result<bool> {
+        Ok(self.run()?.is_some())
     }
 
     fn occupied(&self) -> String {

@@ -242,6 +242,29 @@ impl Route {
     }
 }
 
+/// Waits until the name that others are told to find this host by leads somewhere: clusters make
+/// names known a moment after their hosts have begun.
+pub(crate) async fn until_known(address: &Address, patience: Duration) {
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        let found = lookup_host((address.host(), address.port())).await;
+        if found.is_ok_and(|mut found| found.next().is_some()) {
+            return;
+        }
+        let left = patience.saturating_sub(begun.elapsed());
+        let host = address.host();
+        if left.is_zero() {
+            tracing::warn!("{host} is not known here: going on, for others may know it");
+            return;
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::info!("waiting until {host} is known, for at most {} s", left.as_secs());
+        }
+        tokio::time::sleep(RETRY_INTERVAL.min(left)).await;
+    }
+}
+
 /// Why there is no control stream.
 #[derive(Debug)]
 pub(crate) enum Unjoined {

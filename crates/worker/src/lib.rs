@@ -40,7 +40,7 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     start_logging(args.log_format);
     match session::run(&args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error),
     }
 }

@@ -62,8 +62,9 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// Workers that may ask for the state at once.
 const RECIPIENTS: usize = 64;
 
-/// Takes part in a run.
-pub(crate) fn run(args: &Args) -> Result<()> {
+/// Takes part in a run. Returns the exit code: 0 only where the run has ended, so that whoever
+/// takes this worker away knows that another one is wanted.
+pub(crate) fn run(args: &Args) -> Result<u8> {
     let found =
         discovery::find(args.rank, args.coordinator.as_deref(), |name| std::env::var(name).ok())?;
     let device = args.device.resolve(found.local_rank)?;
@@ -77,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     result
 }
 
-async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
+async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
     match found.rank {
         Some(rank) => tracing::info!("asking for rank {rank}, by {}", found.rank_from),
         None => tracing::debug!("asking for any rank"),
@@ -90,6 +91,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<()> {
     let route = Route::new(&found.url(security.scheme()), &security)?;
     let mut client = route.reach(patience).await?;
     let (listener, address) = listen(args, &route, &security).await?;
+    control::until_known(&address, patience).await;
     let identity = Identity {
         rank: found.rank.map(Rank),
         address,
@@ -221,7 +223,7 @@ enum Wake {
     Connected(Result<Connected, String>),
     Fetched(Result<(Snapshot, Transfer), String>),
     Asked(Recipient),
-    Signalled,
+    Signalled(Parting),
 }
 
 impl Session {
@@ -230,7 +232,7 @@ impl Session {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let mut failure = None;
-        let mut leaving = false;
+        let mut leaving = None;
         loop {
             match self.wake(&mut interrupt, &mut terminate).await {
                 Wake::Told(Ok(Some(Told::Finish(finish)))) => {
@@ -241,8 +243,8 @@ impl Session {
                     };
                 }
                 Wake::Told(Ok(Some(told))) => self.obey(told)?,
-                Wake::Told(Ok(None) | Err(_)) if leaving && failure.is_none() => {
-                    return Ok(Parting::Left);
+                Wake::Told(Ok(None) | Err(_)) if let (Some(left), None) = (leaving, &failure) => {
+                    return Ok(left);
                 }
                 Wake::Told(Ok(None)) => self.lose_link("it closed the connection"),
                 Wake::Told(Err(status)) => {
@@ -265,10 +267,10 @@ impl Session {
                 Wake::Connected(result) => self.connected(result),
                 Wake::Fetched(result) => self.fetched(result),
                 Wake::Asked(recipient) => self.bridge.order(Order::Donate(recipient)),
-                Wake::Signalled if leaving => bail!("stopped by a second signal"),
-                Wake::Signalled if matches!(self.link, Link::Down(_)) => return Ok(Parting::Left),
-                Wake::Signalled => {
-                    leaving = true;
+                Wake::Signalled(_) if leaving.is_some() => bail!("stopped by a second signal"),
+                Wake::Signalled(left) if matches!(self.link, Link::Down(_)) => return Ok(left),
+                Wake::Signalled(left) => {
+                    leaving = Some(left);
                     tracing::info!("leaving the run");
                     self.say(Said::Leaving(Leaving {}));
                 }
@@ -302,8 +304,8 @@ impl Session {
             }
             wake = at_work => wake,
             Some(recipient) = requests.recv() => Wake::Asked(recipient),
-            _ = interrupt.recv() => Wake::Signalled,
-            _ = terminate.recv() => Wake::Signalled,
+            _ = interrupt.recv() => Wake::Signalled(Parting::Interrupted),
+            _ = terminate.recv() => Wake::Signalled(Parting::Terminated),
         }
     }
 

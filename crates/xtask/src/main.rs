@@ -11,6 +11,7 @@ mod bench;
 mod chaos;
 mod child;
 mod crowd;
+mod deploy;
 mod dist;
 mod interrupt;
 mod libtorch;
@@ -91,6 +92,12 @@ enum Command {
     /// machine: the programs find libtorch in lib/ beside their bin/.
     Dist(dist::Options),
 
+    /// Check the files in deploy/: container, Compose, Kubernetes, systemd
+    ///
+    /// Fetches the tools that deploy/requirements.txt names into target/deploy, once (200 MB), and
+    /// says what each finds. Each must also find a mistake that is put into a copy of its file.
+    Deploy(deploy::Options),
+
     /// Check the structure: who may depend on whom, and how large and how named files may be
     ///
     /// Every breach is printed with its place and its rule. The rules are tables, made to be read:
@@ -108,6 +115,7 @@ fn main() -> ExitCode {
         Command::Chaos(options) => chaos::run(&options),
         Command::Crowd(options) => crowd::run(&options),
         Command::Dist(options) => dist::run(&options),
+        Command::Deploy(options) => deploy::run(&options),
         Command::Tidy => tidy::run(),
     });
     match outcome {

@@ -90,13 +90,13 @@ pub(crate) fn python(instead: &str) -> anyhow::Result<()> {
     };
     if let Err(error) = quietly(&["--version"]) {
         bail!(
-            "PyTorch's wheels are fetched with python3, which cannot be started ({error}): \
+            "Python packages are fetched with python3, which cannot be started ({error}): \
              {PYTHON_HINT}, or {instead}"
         );
     }
     ensure!(
         quietly(&["-m", "pip", "--version"])?.success(),
-        "PyTorch's wheels are fetched with pip, and `python3 -m pip` does not work: {PYTHON_HINT}, \
+        "Python packages are fetched with pip, and `python3 -m pip` does not work: {PYTHON_HINT}, \
          or {instead}"
     );
     Ok(())

@@ -1,8 +1,8 @@
-//! Wheels, of PyTorch above all, through python3: downloaded or installed with pip, unpacked with
-//! `zipfile`.
+//! Python packages, above all the wheels of PyTorch, through python3: downloaded or installed with
+//! pip, unpacked with `zipfile`.
 //!
-//! Only set-up, benchmarks and tests use Python. This file does not know what of a wheel is wanted, nor
-//! where it ends up.
+//! Only set-up, benchmarks, tests and the check of deploy/ use Python. This file does not know what
+//! of a wheel is wanted, nor where it ends up.
 
 use anyhow::{Context, bail, ensure};
 use std::fs;

@@ -16,13 +16,27 @@ use crate::{bridge::Bridge, writer::STORE_PATIENCE};
 pub(super) enum Parting {
     /// The run has ended.
     Ended,
-    /// It was told to leave.
-    Left,
+    /// It was told to leave, by SIGINT.
+    Interrupted,
+    /// It was told to leave, by SIGTERM.
+    Terminated,
+}
+
+impl Parting {
+    /// The exit code: 0 only where the run has ended, so that whoever takes this worker away knows
+    /// that another one is wanted; else by convention 128 plus the signal's number.
+    fn exit_code(self) -> u8 {
+        match self {
+            Self::Ended => 0,
+            Self::Interrupted => 130,
+            Self::Terminated => 143,
+        }
+    }
 }
 
 impl Session {
-    /// Takes leave.
-    pub(super) async fn part(self, parting: Result<Parting>) -> Result<()> {
+    /// Takes leave. Returns the exit code.
+    pub(super) async fn part(self, parting: Result<Parting>) -> Result<u8> {
         self.end_generation();
         let Self { bridge, link, config, .. } = self;
         let stores = config.operation.checkpoint_url.is_some();
@@ -38,9 +52,9 @@ impl Session {
             }
             (parting, Some(message)) => {
                 tracing::warn!("{message}");
-                parting.map(drop)
+                parting.map(Parting::exit_code)
             }
-            (parting, None) => parting.map(drop),
+            (parting, None) => parting.map(Parting::exit_code),
         }
     }
 }

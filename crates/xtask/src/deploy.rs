@@ -1,0 +1,206 @@
+//! `cargo xtask deploy`: checks the files in `deploy/`, as far as a machine without a cluster can.
+//!
+//! [`FILES`] says what checks which file, and a mistake for each: a copy with the mistake must be
+//! refused, or the check is worth nothing. `deploy/tools.rs` fetches the tools. That the programs
+//! take the flags that the files give them is tested in `tests/deploy.rs`, with the programs.
+
+mod tools;
+
+use self::tools::Tools;
+use crate::{child, interrupt, workspace};
+use anyhow::{Context, ensure};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use tempfile::TempDir;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Fail where systemd's tools are missing, instead of leaving its files out
+    #[arg(long)]
+    complete: bool,
+}
+
+/// What checks a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Judge {
+    /// The linter of container files.
+    Hadolint,
+    /// The Compose specification, as a schema that comes with check-jsonschema.
+    Compose,
+    /// Kubernetes' own kinds; what they do not know is refused.
+    Kubernetes,
+    /// A kind that is not Kubernetes' own, by the schema of its maintainers.
+    Kind(&'static str),
+    /// systemd's own word on units.
+    Units,
+    /// The same on users.
+    Users,
+}
+
+/// A file, what checks it, and a mistake that must be found in it: a text in it, and another.
+struct Subject {
+    file: &'static str,
+    judge: Judge,
+    mistake: (&'static str, &'static str),
+}
+
+const fn row(file: &'static str, judge: Judge, mistake: (&'static str, &'static str)) -> Subject {
+    Subject { file, judge, mistake }
+}
+
+#[rustfmt::skip]
+const FILES: &[Subject] = &[
+    row("Containerfile", Judge::Hadolint, ("FROM debian:bookworm-slim", "FROM debian")),
+    row("compose.yaml", Judge::Compose, ("healthcheck:", "healthchek:")),
+    row("kubernetes/coordinator.yaml", Judge::Kubernetes, ("restartPolicy:", "restartpolicy:")),
+    row("kubernetes/workers-job.yaml", Judge::Kubernetes, ("PerIndex: 20", "PerIndex: many")),
+    row("kubernetes/workers-jobset.yaml", Judge::Kind("JobSet"), ("mountPath:", "mountpath:")),
+    row("kubernetes/trainingruntime.yaml", Judge::Kind("TrainingRuntime"), ("torch:", "pytorch:")),
+    row("kubernetes/workers-trainjob.yaml", Judge::Kind("TrainJob"), ("runtimeRef:", "runtime:")),
+    row("systemd/lockstep-coordinator.service", Judge::Units, ("ProtectHome=", "ProtectHom=")),
+    row("systemd/lockstep-worker@.service", Judge::Units, ("=on-failure", "=on-failur")),
+    row("systemd/lockstep.conf", Judge::Users, ("u lockstep", "x lockstep")),
+];
+
+/// Where the units have the programs.
+const PROGRAMS: &str = "/opt/lockstep/bin";
+
+impl Judge {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hadolint => "hadolint",
+            Self::Compose | Self::Kind(_) => "check-jsonschema",
+            Self::Kubernetes => "kubernetes-validate",
+            Self::Units => "systemd-analyze",
+            Self::Users => "systemd-sysusers",
+        }
+    }
+
+    /// Whether it comes from the operating system, and not out of our own folder.
+    fn is_of_the_system(self) -> bool {
+        matches!(self, Self::Units | Self::Users)
+    }
+
+    /// The command that judges `file`.
+    fn command(self, tools: &Tools, file: &Path) -> Command {
+        let mut command = match self {
+            Self::Hadolint => tools.program("hadolint"),
+            Self::Compose | Self::Kind(_) => tools.module("check_jsonschema"),
+            Self::Kubernetes => tools.module("kubernetes_validate"),
+            Self::Units | Self::Users => Command::new(self.name()),
+        };
+        match self {
+            Self::Hadolint => command.arg("--failure-threshold=style"),
+            Self::Compose => command.arg("--builtin-schema=vendor.compose-spec"),
+            Self::Kind(kind) => command.arg("--schemafile").arg(tools.schema(kind)),
+            Self::Kubernetes => command.arg("--strict"),
+            // The manual is not installed where this runs.
+            Self::Units => command.args(["--man=no", "verify"]),
+            Self::Users => command.arg("--dry-run"),
+        };
+        command.arg(file);
+        command
+    }
+}
+
+/// Checks every file, and every check. Returns the exit status.
+pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
+    let tools = tools::ensure()?;
+    let folder = workspace::root().join("deploy");
+    let mut all_good = true;
+    for Subject { file, judge, mistake } in FILES {
+        ensure!(!interrupt::seen(), "interrupted");
+        let name = judge.name();
+        if judge.is_of_the_system() && Command::new(name).arg("--version").output().is_err() {
+            ensure!(
+                !options.complete,
+                "{name} is not here: install it (Debian and Ubuntu: apt-get install systemd)"
+            );
+            println!("{file:40} left out: {name} is not here");
+            continue;
+        }
+        let text = fs::read_to_string(folder.join(file))
+            .with_context(|| format!("cannot read deploy/{file}"))?;
+        let wrong = spoiled(file, &text, *mistake)?;
+        if let Some(complaint) = objection(*judge, &tools, file, &text)? {
+            println!("{file:40} refused by {name}:\n{}", complaint.trim_end());
+        } else if objection(*judge, &tools, file, &wrong)?.is_none() {
+            let (right, wrong) = mistake;
+            println!("{file:40} not checked: {name} has nothing against {wrong:?} for {right:?}");
+        } else {
+            println!("{file:40} good, says {name}");
+            continue;
+        }
+        all_good = false;
+    }
+    Ok(if all_good { child::SUCCESS } else { 1 })
+}
+
+/// The text with a mistake.
+fn spoiled(file: &str, text: &str, (right, wrong): (&str, &str)) -> anyhow::Result<String> {
+    ensure!(text.contains(right), "deploy/{file} does not contain {right:?}: name another mistake");
+    Ok(text.replacen(right, wrong, 1))
+}
+
+/// What there is to say against a file of this name with this text; none if it is good.
+fn objection(
+    judge: Judge,
+    tools: &Tools,
+    file: &str,
+    text: &str,
+) -> anyhow::Result<Option<String>> {
+    let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
+    // Not where other units are, nor with a name that stands for no unit.
+    let name = Path::new(file).file_name().unwrap_or_default();
+    let path = scratch.path().join(name);
+    let text = if judge == Judge::Units { with_programs(text, &scratch)? } else { text.to_owned() };
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    let unit = path.display().to_string().replace("@.", "@1.");
+    let mut command = judge.command(tools, Path::new(&unit));
+    let output = command.output().with_context(|| format!("cannot start {}", judge.name()))?;
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    // systemd-analyze warns of what it does not know, and is content.
+    let is_good = output.status.success() && (judge != Judge::Units || errors.is_empty());
+    Ok((!is_good).then(|| String::from_utf8_lossy(&output.stdout).into_owned() + &errors))
+}
+
+/// A unit's text with something to start, where the programs are not installed.
+fn with_programs(text: &str, scratch: &TempDir) -> anyhow::Result<String> {
+    for program in ["vae-coordinator", "vae-worker"] {
+        let path = scratch.path().join(program);
+        fs::write(&path, "#!/bin/sh\n")
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(text.replace(PROGRAMS, &scratch.path().display().to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::staging::entries;
+
+    /// What is in the folder beside what is checked here.
+    const OTHERS: [&str; 3] = ["Containerfile.dockerignore", "requirements.txt", "slurm"];
+
+    #[test]
+    fn every_file_is_checked_and_has_room_for_a_mistake() {
+        let folder = workspace::root().join("deploy");
+        let mut pending = vec![folder.clone()];
+        while let Some(path) = pending.pop() {
+            let name = path.strip_prefix(&folder).unwrap().to_str().unwrap();
+            if OTHERS.contains(&name) {
+                continue;
+            }
+            if path.is_dir() {
+                pending.extend(entries(&path).unwrap());
+                continue;
+            }
+            let Subject { mistake, .. } =
+                FILES.iter().find(|subject| subject.file == name).expect(name);
+            spoiled(name, &fs::read_to_string(&path).unwrap(), *mistake).unwrap();
+        }
+    }
+}
