@@ -73,9 +73,9 @@ async fn finish(bridge: Bridge) -> Result<Option<String>> {
 /// Tells the coordinator what could not be finished, and waits until it has heard.
 async fn tell(link: Link, message: String) {
     let Link::Up(mut joined) = link else { return };
-    let heard = async { while let Ok(Some(_)) = joined.hear().await {} };
     // The states are as good as ever.
     if joined.say(Said::Failed(Failed { message, state_intact: true })) {
+        let heard = async { while let Ok(Some(_)) = joined.hear().await {} };
         let _gave_up = timeout(FAREWELL, heard).await;
     }
 }
