@@ -25,7 +25,6 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 use transport::{Endpoint, Group, Grpc, Peer};
 
 const RUN: &str = "wire";
-const SECRET: [u8; 32] = [9; 32];
 /// Shards of two members with a node each, that exchange everything in one hop.
 const ONE_HOP: Ranges = [(0, 1), (1, 2)];
 /// Of which the second has two nodes.
@@ -91,7 +90,7 @@ fn message(body: Body) -> Frame {
 }
 
 fn hello() -> Frame {
-    let secret = SECRET.to_vec().into();
+    let secret = stories::SECRET.to_vec().into();
     message(Body::Hello(PeerHello { run_id: RUN.into(), generation: 1, rank: 1, secret }))
 }
 
