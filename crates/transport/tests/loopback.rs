@@ -135,7 +135,7 @@ fn nobody_on_another_host_is_looked_for_on_this_one() {
 
 #[test]
 fn streams_of_another_run_or_an_old_generation_are_refused() {
-    [Way::Tcp, Way::Local].map(strangers_are_refused);
+    [Way::Tcp, Way::Local].into_iter().for_each(strangers_are_refused);
 }
 
 fn strangers_are_refused(way: Way) {
@@ -163,7 +163,7 @@ fn strangers_are_refused(way: Way) {
 
 #[test]
 fn a_stream_without_the_secret_of_its_rank_is_refused() {
-    [Way::Tcp, Way::Local].map(one_without_the_secret_is_refused);
+    [Way::Tcp, Way::Local].into_iter().for_each(one_without_the_secret_is_refused);
 }
 
 fn one_without_the_secret_is_refused(way: Way) {

@@ -1,8 +1,8 @@
 //! The sockets of the data plane: where a worker listens, what a socket is told before the first
 //! byte, and how much is read from one at a time.
 //!
-//! Members on other hosts are reached over TCP. Those on this one are reached over a local socket,
-//! which knows nothing of packets and takes half the time.
+//! Members on other hosts are reached over TCP, those on this one over a local socket: it knows
+//! nothing of packets, and four members exchange a gradient in two thirds of the time.
 
 use std::{
     io::{self, IoSlice},
@@ -30,8 +30,8 @@ const NOT_PACING: [&str; 2] = ["cubic", "reno"];
 /// there is something, and everything would have left the cache before it is added up.
 const TURN_BYTES: usize = 512 << 10;
 
-/// Bytes that a local socket takes in before they are read, if the system allows as many: about
-/// what two members have under way. TCP finds its own number.
+/// Bytes that a local socket takes in before they are read, if the system allows as many: a chunk
+/// or two. More gain nothing, fewer cost wake-ups. TCP finds its own number.
 const LOCAL_BUFFER_BYTES: usize = 1 << 20;
 
 /// Where a worker listens for others.
