@@ -1,6 +1,7 @@
 //! The workers that are connected: their ranks, their last signs of life, what they are at.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
@@ -88,7 +89,8 @@ impl Roster {
         reserved: &BTreeSet<Rank>,
         now: Duration,
     ) -> Result<Option<Rank>, Refusal> {
-        let held = |rank: &Rank| self.holder(*rank).is_some() || reserved.contains(rank);
+        let ranks = self.ranks();
+        let held = |rank: &Rank| ranks.contains(rank) || reserved.contains(rank);
         let rank = match join.rank {
             Some(rank) if rank.0 >= workers => return Err(Refusal::NoSuchRank { rank, workers }),
             Some(rank) if !held(&rank) => Some(rank),
@@ -116,7 +118,7 @@ impl Roster {
     /// Gives ranks that nobody holds and that are not in `reserved` to spares that are ready; the
     /// rank that each asked for, if it is free.
     pub(crate) fn promote_spares(&mut self, workers: u32, reserved: &BTreeSet<Rank>) {
-        let taken: BTreeSet<Rank> = self.seats.values().filter_map(|seat| seat.rank).collect();
+        let taken = self.ranks();
         let is_free = |rank: &Rank| !taken.contains(rank) && !reserved.contains(rank);
         let mut free: BTreeSet<Rank> = (0..workers).map(Rank).filter(is_free).collect();
         let is_waiting =
@@ -153,14 +155,20 @@ impl Roster {
         self.seats.values().next().map(|seat| &seat.fingerprint)
     }
 
-    fn holder(&self, rank: Rank) -> Option<WorkerId> {
-        self.iter().find(|(_, seat)| seat.rank == Some(rank)).map(|(worker, _)| worker)
+    /// The ranks that are held.
+    fn ranks(&self) -> BTreeSet<Rank> {
+        self.seats.values().filter_map(|seat| seat.rank).collect()
     }
 
     /// Workers that hold a rank.
     pub(crate) fn ranked(&self) -> u32 {
         let ranked = self.seats.values().filter(|seat| seat.rank.is_some()).count();
         u32::try_from(ranked).unwrap_or(u32::MAX)
+    }
+
+    /// Whether anybody computes in the current generation.
+    pub(crate) fn has_members(&self) -> bool {
+        self.seats.values().any(|seat| seat.place == Place::Member)
     }
 
     /// The workers that compute in the current generation, in rank order.
@@ -188,16 +196,23 @@ impl Roster {
         ready
     }
 
-    /// Workers that are taking over the state of this one.
-    pub(crate) fn fetches_from(&self, donor: WorkerId) -> usize {
-        let from = |place| matches!(place, Place::Fetching { donor: other, .. } if other == donor);
-        self.seats.values().filter(|seat| from(seat.place)).count()
+    /// How many workers are taking over the state of each.
+    pub(crate) fn fetches(&self) -> BTreeMap<WorkerId, usize> {
+        let mut fetches = BTreeMap::new();
+        for seat in self.seats.values() {
+            if let Place::Fetching { donor, .. } = seat.place {
+                *fetches.entry(donor).or_default() += 1;
+            }
+        }
+        fetches
     }
 
     /// The ready worker that is furthest, of several the one with the lowest rank.
     pub(crate) fn furthest(&self) -> Option<(WorkerId, Standing)> {
-        // max_by_key keeps the last of several, so reverse.
-        let furthest = self.standings().into_iter().rev().max_by_key(|(_, _, s)| s.step);
+        let ready = self.iter().filter_map(|(w, seat)| Some((w, seat.rank, seat.standing()?)));
+        let furthest = ready.min_by_key(|(worker, rank, standing)| {
+            (Reverse(standing.step), rank.is_none(), *rank, *worker)
+        });
         furthest.map(|(worker, _, standing)| (worker, standing))
     }
 
@@ -205,30 +220,35 @@ impl Roster {
     /// memory get neighbouring shards, so that they can add up what of them belongs together.
     pub(crate) fn deal(&mut self, workers: &[WorkerId], shards: u32, now: Duration) -> Vec<Member> {
         let members = u32::try_from(workers.len()).unwrap_or(u32::MAX);
-        let mut by_host: Vec<WorkerId> = workers.to_vec();
+        let mut by_host: Vec<usize> = (0..workers.len()).collect();
+        let first_beside = self.first_beside(workers);
         // Stable: hosts in the order of their first ranks, and ranks in order within each.
-        by_host.sort_by_cached_key(|worker| self.first_beside(*worker, workers));
-        let mut deal: Vec<(WorkerId, ShardRange)> =
+        by_host.sort_by_key(|index| first_beside[*index]);
+        let mut deal: Vec<(usize, ShardRange)> =
             by_host.into_iter().zip(ShardRange::deal(shards, members)).collect();
-        deal.sort_by_key(|(worker, _)| workers.iter().position(|other| other == worker));
+        deal.sort_unstable_by_key(|(index, _)| *index);
         deal.iter()
-            .filter_map(|(worker, shards)| {
-                let seat = self.seats.get_mut(worker)?;
+            .filter_map(|(index, shards)| {
+                let worker = workers[*index];
+                let seat = self.seats.get_mut(&worker)?;
                 let progress =
                     seat.standing().map(|s| Progress { step: s.step, phase: Phase::Connecting });
                 seat.progress = progress.map(|progress| (progress, now));
                 (seat.place, seat.proven, seat.failed_fetches) = (Place::Member, true, 0);
                 seat.failed_recipients.clear();
-                Some(Member { worker: *worker, rank: seat.rank?, shards: *shards })
+                Some(Member { worker, rank: seat.rank?, shards: *shards })
             })
             .collect()
     }
 
-    /// The place of the first of these workers that shares memory with this one.
-    fn first_beside(&self, worker: WorkerId, workers: &[WorkerId]) -> Option<usize> {
-        let domain = |worker: &WorkerId| self.get(*worker)?.memory_domain.as_ref();
-        let own = domain(&worker);
-        workers.iter().position(|other| *other == worker || own.is_some() && domain(other) == own)
+    /// For each of these workers, the place of the first of them that shares memory with it.
+    fn first_beside(&self, workers: &[WorkerId]) -> Vec<usize> {
+        let mut first: BTreeMap<&str, usize> = BTreeMap::new();
+        let place = |(index, worker): (usize, &WorkerId)| {
+            let domain = self.get(*worker).and_then(|seat| seat.memory_domain.as_deref());
+            domain.map_or(index, |domain| *first.entry(domain).or_insert(index))
+        };
+        workers.iter().enumerate().map(place).collect()
     }
 }
 

@@ -1,9 +1,9 @@
 //! From one generation to the next: its members stop, those behind catch up, and the next one
 //! starts.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use collective::{Divergence, Rank, Step};
+use collective::{Digest, Divergence, Rank, Step};
 
 use super::{Ending, Engine, State};
 use crate::{
@@ -92,7 +92,7 @@ impl Engine {
 
     /// Whether a member of the last generation has yet to say where it stands.
     fn is_computing(&self) -> bool {
-        !self.absent.is_empty() || !self.roster.members().is_empty()
+        !self.absent.is_empty() || self.roster.has_members()
     }
 
     /// Starts the next generation, or does what is still to be done before.
@@ -126,12 +126,12 @@ impl Engine {
 
     /// States that differ although they have seen the same steps.
     fn divergence(&self) -> Option<Divergence> {
-        let standings = self.roster.standings();
-        standings.iter().find_map(|(_, _, standing)| {
-            let equals = standings.iter().filter(|(_, _, other)| other.step == standing.step);
-            let digests = equals.filter_map(|(_, seat, s)| Some((seat.rank?, s.digest)));
-            Divergence::among(standing.step, &digests.collect::<Vec<_>>()).err()
-        })
+        let mut digests: BTreeMap<Step, Vec<(Rank, Digest)>> = BTreeMap::new();
+        for (_, seat, standing) in self.roster.standings() {
+            let digest = seat.rank.map(|rank| (rank, standing.digest));
+            digests.entry(standing.step).or_default().extend(digest);
+        }
+        digests.iter().find_map(|(step, digests)| Divergence::among(*step, digests).err())
     }
 
     /// Counts a generation that broke for no better reason than that it broke; says so when
@@ -176,7 +176,7 @@ impl Engine {
     /// furthest; of several, of the one that has the least to give.
     pub(super) fn fetch(&mut self, worker: WorkerId, now: Duration) -> Option<Command> {
         let own = self.roster.get(worker)?.standing()?.step;
-        let computing = !self.roster.members().is_empty();
+        let computing = self.roster.has_members();
         let furthest = self.roster.furthest().map(|(_, standing)| standing.step);
         let mut donors = self.roster.ranks_first(|seat| match seat.place {
             Place::Member => seat.progress.map_or(Step::default(), |(p, _)| p.step) >= own,
@@ -186,7 +186,8 @@ impl Engine {
         donors.retain(|donor| *donor != worker);
         // The leader, first in rank order, has most to do: it comes last.
         donors.reverse();
-        donors.sort_by_key(|donor| self.roster.fetches_from(*donor));
+        let fetches = self.roster.fetches();
+        donors.sort_by_key(|donor| fetches.get(donor));
         let seat = self.roster.get_mut(worker)?;
         let tried = seat.failed_fetches as usize;
         let donor = *donors.get(tried.checked_rem(donors.len())?)?;

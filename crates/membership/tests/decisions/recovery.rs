@@ -49,6 +49,28 @@ fn two_at_once() {
     assert_eq!(run.interrupted(2, 10), [start(2, &[(2, 2, 0, 4)])]);
 }
 
+/// Half of those who are left have not done the last step.
+#[test]
+fn half_of_a_thousand_at_once() {
+    let mut run = running_as(Settings { shards: 1000, ..settings(1000) });
+    let lost = (0..1000).step_by(2);
+    let commands: Vec<Command> = lost.flat_map(|worker| run.lose(worker)).collect();
+    assert!(matches!(&commands[..], [Command::Abort(_, told)] if told.len() == 999));
+    let left: Vec<u64> = (0..1000).skip(1).step_by(2).collect();
+    let (behind, ahead) = left.split_at(left.len() / 2);
+    behind.iter().for_each(|worker| assert_eq!(run.interrupted(*worker, 10), []));
+    let commands: Vec<Command> =
+        ahead.iter().flat_map(|worker| run.interrupted(*worker, 11)).collect();
+    // Each of them from another one.
+    let donors = ahead.iter().rev();
+    let fetches: Vec<Command> = behind.iter().zip(donors).map(|(w, d)| fetch(*w, *d)).collect();
+    assert_eq!(commands, fetches);
+    let commands: Vec<Command> = behind.iter().flat_map(|worker| run.ready(*worker, 11)).collect();
+    let member = |(index, worker): (u32, &u64)| (*worker, 2 * index + 1, 2 * index, 2 * index + 2);
+    let members: Vec<_> = (0..).zip(&left).map(member).collect();
+    assert_eq!(commands, [start(2, &members)]);
+}
+
 #[test]
 fn several_that_are_behind_share_the_donors() {
     let mut run = running_as(Settings { shards: 8, ..settings(5) });
