@@ -1,6 +1,7 @@
 //! The control loop: feeds the membership engine with what happens, and has [`orders`] carry
 //! out what it decides. All state of a running coordinator is here, in one task.
 
+mod call;
 mod orders;
 mod placing;
 mod recovery;
@@ -19,13 +20,14 @@ use membership::{Engine, Event, Join, Loss, Outcome, Progress, Settings, WorkerI
 use protocol::{
     convert::printable,
     status as code,
-    wire::{self, CoordinatorMessage, StatusReply, coordinator_message::Body, worker_message},
+    wire::{self, StatusReply, worker_message},
 };
 use secure::{Key, Secret};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
+pub(crate) use self::call::Word;
 use self::recovery::Recovery;
 use crate::{
     console::Console,
@@ -68,7 +70,7 @@ pub(crate) enum Input {
 /// The way to a worker.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    outbound: mpsc::Sender<Result<CoordinatorMessage, Status>>,
+    outbound: mpsc::Sender<Result<Word, Status>>,
     /// Where it serves the other workers.
     address: String,
     process: Process,
@@ -83,7 +85,7 @@ impl Connection {
     pub(crate) fn new(
         hello: &wire::Hello,
         join: &Join,
-        outbound: mpsc::Sender<Result<CoordinatorMessage, Status>>,
+        outbound: mpsc::Sender<Result<Word, Status>>,
     ) -> Self {
         Self {
             outbound,
@@ -96,9 +98,8 @@ impl Connection {
     }
 
     /// Sends, or gives up: a worker that does not take in its messages will fall silent too.
-    fn send(&self, message: Result<Body, Status>) {
-        let message = message.map(|body| CoordinatorMessage { body: Some(body) });
-        if self.outbound.try_send(message).is_err() {
+    fn send(&self, word: Result<Word, Status>) {
+        if self.outbound.try_send(word).is_err() {
             tracing::debug!(host = self.process.host, "a message to a worker was dropped");
         }
     }

@@ -13,7 +13,7 @@ use protocol::{
     DATASET_CHUNK_BYTES, Malformed, PROTOCOL_VERSION, status,
     wire::{
         CoordinatorMessage, DatasetChunk, FetchDatasetRequest, Hello, StatusReply, StatusRequest,
-        WorkerMessage, coordinator_message, coordinator_server::Coordinator, worker_message::Body,
+        WorkerMessage, coordinator_server::Coordinator, worker_message::Body,
     },
 };
 use secure::Address;
@@ -24,7 +24,7 @@ use tokio::{
 use tokio_stream::{StreamExt as _, adapters::Map, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::control::{Connection, Input};
+use crate::control::{Connection, Input, Word};
 
 /// How long a new stream may take to say hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
@@ -35,7 +35,8 @@ const OUTBOUND_MESSAGES: usize = 64;
 /// Chunks of the data set that wait to be sent to one worker.
 const DATASET_CHUNKS: usize = 4;
 
-/// What a worker is told, or why it is told nothing more.
+/// What a worker is told, or why it is told nothing more: as it waits to be sent, and as it goes.
+type Waiting = Result<Word, Status>;
 type Told = Result<CoordinatorMessage, Status>;
 
 /// The service's side of the control loop.
@@ -54,7 +55,7 @@ impl Service {
 
 #[tonic::async_trait]
 impl Coordinator for Service {
-    type JoinStream = Map<ReceiverStream<Told>, fn(Told) -> Told>;
+    type JoinStream = Map<ReceiverStream<Waiting>, fn(Waiting) -> Told>;
     type FetchDatasetStream = ReceiverStream<Result<DatasetChunk, Status>>;
 
     async fn join(
@@ -107,11 +108,11 @@ impl Coordinator for Service {
 }
 
 /// A message on its way out, while others still wait.
-fn tell(message: Told) -> Told {
-    if let Ok(CoordinatorMessage { body: Some(coordinator_message::Body::Start(_)) }) = message {
+fn tell(word: Waiting) -> Told {
+    if let Ok(Word::Call(..)) = word {
         crashpoint::reach!("coordinator.telling");
     }
-    message
+    word.map(CoordinatorMessage::from)
 }
 
 fn ended() -> Status {

@@ -1,6 +1,6 @@
 //! Carries out what the engine has decided.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use collective::{Generation, Rank};
 use membership::{Command, Loss, Member, Outcome, WorkerId};
@@ -14,6 +14,7 @@ use tonic::Status;
 
 use super::{
     Control,
+    call::{Call, Word},
     placing::{self, Placing},
     recovery::Recovered,
 };
@@ -93,7 +94,7 @@ impl Control<'_> {
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let millis =
             |time: std::time::Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-        connection.send(Ok(Body::Welcome(wire::Welcome {
+        connection.send(Ok(Word::Plain(Body::Welcome(wire::Welcome {
             run_id: info.run_id.clone(),
             rank: rank.map(|rank| rank.0),
             configuration_json: serde_json::to_string(&info.config).unwrap_or_default(),
@@ -102,7 +103,7 @@ impl Control<'_> {
             heartbeat_ms: millis(self.launch.dead_after / HEARTBEATS_PER_DEATH),
             coordinator_timeout_ms: millis(self.launch.coordinator_timeout),
             state_secret: connection.state_secret.bytes().to_vec().into(),
-        })));
+        }))));
     }
 
     /// The checkpoint that a worker is to begin from, so that what is on the disk is not lost
@@ -148,7 +149,8 @@ impl Control<'_> {
             "generation starts"
         );
         self.transport = Some(transport);
-        let member = |(member, memory_domain): (&Member, &u32)| {
+        let members = members.iter().zip(placing.memory_domains());
+        let members = members.map(|(member, memory_domain)| {
             let connection = self.connections.get(&member.worker);
             wire::Member {
                 rank: member.rank.0,
@@ -159,20 +161,12 @@ impl Control<'_> {
                 memory_domain: *memory_domain,
                 ..wire::Member::default()
             }
-        };
-        let members: Vec<wire::Member> =
-            members.iter().zip(placing.memory_domains()).map(member).collect();
-        let transport = transport.into();
+        });
+        let call = Arc::new(Call::new(self.key, generation, transport, members.collect()));
         for (rank, worker) in &self.members {
-            let mut members = members.clone();
-            for member in &mut members {
-                let secret = self.key.stream(generation, *rank, Rank(member.rank));
-                member.secret = secret.bytes().to_vec().into();
+            if let Some(connection) = self.connections.get(worker) {
+                connection.send(Ok(Word::Call(Arc::clone(&call), *rank)));
             }
-            let proof = self.key.member(generation, *rank).bytes().to_vec().into();
-            let (generation, rank) = (generation.0, rank.0);
-            let start = wire::Start { generation, members, transport, rank, proof };
-            self.tell(*worker, Body::Start(start));
         }
     }
 
@@ -251,14 +245,14 @@ impl Control<'_> {
         self.note("ended", json!({ "success": success, "reason": message }));
         let finish = Body::Finish(wire::Finish { success, message });
         for connection in self.connections.values() {
-            connection.send(Ok(finish.clone()));
+            connection.send(Ok(Word::Plain(finish.clone())));
         }
         self.outcome = Some(outcome);
     }
 
     fn tell(&self, worker: WorkerId, body: Body) {
         if let Some(connection) = self.connections.get(&worker) {
-            connection.send(Ok(body));
+            connection.send(Ok(Word::Plain(body)));
         }
     }
 }

@@ -1,0 +1,62 @@
+//! What workers are told, as it waits to be sent. The call to a generation waits once for all of
+//! its members: written out for each of them, a thousand times a thousand entries would.
+
+use std::sync::Arc;
+
+use collective::{Generation, Rank};
+use protocol::wire::{self, CoordinatorMessage, Transport, coordinator_message::Body};
+use secure::Key;
+
+/// Something that a worker is told.
+#[derive(Clone, Debug)]
+pub(crate) enum Word {
+    Plain(Body),
+    /// The call to a generation, to its member of this rank.
+    Call(Arc<Call>, Rank),
+}
+
+impl From<Word> for CoordinatorMessage {
+    fn from(word: Word) -> Self {
+        let body = match word {
+            Word::Plain(body) => body,
+            Word::Call(call, rank) => Body::Start(call.to(rank)),
+        };
+        Self { body: Some(body) }
+    }
+}
+
+/// The call to a generation.
+#[derive(Debug)]
+pub(crate) struct Call {
+    key: Key,
+    generation: Generation,
+    transport: Transport,
+    /// Without the secrets, which differ for each who is told.
+    members: Vec<wire::Member>,
+}
+
+impl Call {
+    pub(super) fn new(
+        key: Key,
+        generation: Generation,
+        transport: Transport,
+        members: Vec<wire::Member>,
+    ) -> Self {
+        Self { key, generation, transport, members }
+    }
+
+    /// As one member is told.
+    fn to(&self, rank: Rank) -> wire::Start {
+        let member = |member: &wire::Member| {
+            let secret = self.key.stream(self.generation, rank, Rank(member.rank));
+            wire::Member { secret: secret.bytes().to_vec().into(), ..member.clone() }
+        };
+        wire::Start {
+            generation: self.generation.0,
+            members: self.members.iter().map(member).collect(),
+            transport: self.transport.into(),
+            rank: rank.0,
+            proof: self.key.member(self.generation, rank).bytes().to_vec().into(),
+        }
+    }
+}
