@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::oneshot,
@@ -52,16 +52,26 @@ pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 pub const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Lets in what `listener` accepts, within bounds. It ends only when `listener` does: an error
-/// there, as for want of descriptors, is waited out.
+/// there, as for want of descriptors, is waited out. Has the system give this process as many
+/// descriptors as all that takes, if it may have them.
 pub fn guarded<L, T>(listener: L) -> Door<L>
 where
     L: Stream<Item = io::Result<T>> + Unpin,
 {
-    let descriptors = getrlimit(Resource::Nofile).current;
-    let descriptors =
-        descriptors.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let descriptors = descriptors(CONNECTIONS_MAX + DESCRIPTORS_RESERVED);
     let room = descriptors.saturating_sub(DESCRIPTORS_RESERVED).clamp(1, CONNECTIONS_MAX);
     Door { listener, room, inside: Arc::default(), silent: VecDeque::new(), pause: None }
+}
+
+/// The descriptors that this process may have, after asking for so many.
+fn descriptors(wanted: usize) -> usize {
+    let before = getrlimit(Resource::Nofile);
+    let wanted = before.maximum.map_or(wanted as u64, |most| most.min(wanted as u64));
+    if before.current.is_some_and(|limit| limit < wanted) {
+        let _few = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..before });
+    }
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// The connections that were let in, as [`Guest`]s.
