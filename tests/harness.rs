@@ -4,7 +4,9 @@
 //! Start at [`Place`], a folder for one run, and [`Process`], one running program. Nothing here
 //! knows what a scenario expects.
 
+mod crowd;
 mod fleet;
+mod holding;
 mod network;
 mod place;
 mod process;
@@ -20,10 +22,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use crowd::Crowd;
 pub(crate) use fleet::{
     Fleet, armed_coordinator, coordinator, coordinator_at, coordinator_in, coordinator_on, worker,
     worker_in,
 };
+pub(crate) use holding::Holding;
 pub(crate) use network::{Host, Lost, Network, namespaces};
 pub(crate) use place::{Place, assert_same_tensors};
 pub(crate) use process::{Exit, Process};

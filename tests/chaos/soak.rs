@@ -3,7 +3,7 @@
 //! `cargo xtask chaos --soak MINUTES`.
 
 use std::{
-    env, fs,
+    env,
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::{Draws, WORKERS};
-use crate::harness::{ENDLESS, Fleet, Place, Process, SMALL, wait_until};
+use crate::harness::{ENDLESS, Fleet, Holding, Place, SMALL, wait_until};
 
 /// How long, in minutes.
 const MINUTES: &str = "LOCKSTEP_CHAOS_SOAK";
@@ -27,23 +27,6 @@ const WARM_UP_DEATHS: u32 = 4;
 
 /// Memory that a survivor may hold more at the end than at the beginning, of what it held.
 const MORE_MEMORY_MAX: f64 = 0.1;
-
-/// What a process holds.
-#[derive(Clone, Copy, Debug)]
-struct Holding {
-    resident_bytes: u64,
-    files: usize,
-}
-
-impl Holding {
-    fn of(process: &Process) -> Self {
-        let folder = format!("/proc/{}", process.id());
-        let pages = fs::read_to_string(format!("{folder}/statm")).unwrap();
-        let pages: u64 = pages.split_whitespace().nth(1).unwrap().parse().unwrap();
-        let files = fs::read_dir(format!("{folder}/fd")).unwrap().count();
-        Self { resident_bytes: pages * rustix::param::page_size() as u64, files }
-    }
-}
 
 #[test]
 #[ignore = "takes minutes: cargo xtask chaos --soak MINUTES"]

@@ -17,6 +17,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{DEADLINE, Host, POLL, descendants};
 
+/// Lines that say why a process does not do what it should.
+const LAST_WORDS: usize = 10;
+
 /// Where a line was written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pipe {
@@ -57,10 +60,12 @@ pub(crate) struct Exit {
 
 impl Process {
     pub(crate) fn start(name: &str, command: &mut Command) -> Self {
+        if !command.get_envs().any(|(name, _)| name == "RUST_LOG") {
+            command.env_remove("RUST_LOG");
+        }
         let mut child = command
             // Where there is a panic, its trace is part of the output that tests look at.
             .env("RUST_BACKTRACE", "1")
-            .env_remove("RUST_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -113,6 +118,13 @@ impl Process {
     pub(crate) fn says(&self, one: &str, other: &str) -> bool {
         let written = self.output.lock();
         written.lines.iter().any(|(_, line)| line.contains(one) && line.contains(other))
+    }
+
+    /// What it has said last.
+    pub(crate) fn last_words(&self) -> String {
+        let written = self.output.lock();
+        let lines = &written.lines;
+        shown(&lines[lines.len().saturating_sub(LAST_WORDS)..])
     }
 
     /// Waits until `done` holds. It is looked at again and again, also after the process ended,

@@ -10,6 +10,7 @@
 mod bench;
 mod chaos;
 mod child;
+mod crowd;
 mod dist;
 mod interrupt;
 mod libtorch;
@@ -75,6 +76,14 @@ enum Command {
     /// is printed before it is done, and that seed does it again.
     Chaos(chaos::Options),
 
+    /// Measure the coordinator with a thousand workers that have no tensors
+    ///
+    /// Sets up, builds the release binaries, and has a crowd join a coordinator, train for a while
+    /// and lose half of its members at once. Prints how long that took and what the coordinator
+    /// used beside what it may use, and fails where it used more. The crowd takes its time from the
+    /// same cores: leave the machine alone meanwhile.
+    Crowd(crowd::Options),
+
     /// Lay out a release: the programs, libtorch, man pages, shell completions
     ///
     /// Sets up and builds the release binaries. The folder can be packed and taken to another
@@ -96,6 +105,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Chaos(options) => chaos::run(&options),
+        Command::Crowd(options) => crowd::run(&options),
         Command::Dist(options) => dist::run(&options),
         Command::Tidy => tidy::run(),
     });

@@ -1,0 +1,29 @@
+//! `cargo xtask crowd`: a coordinator with a thousand workers that have no tensors, and what it
+//! takes for them.
+
+use crate::workspace::{self, Build};
+use crate::{child, setup};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Workers, all in one process; half of them are lost
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=4096))]
+    workers: u32,
+    /// Times that all is done; each takes a quarter of a minute
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+}
+
+/// Sets up, builds the programs, and runs the scenario that measures. Returns the exit status of
+/// what failed.
+pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
+    setup::run(&setup::Options::default())?;
+    if let Build::Failed(code) = workspace::build_programs(&["--bins", "--workspace"])? {
+        return Ok(code);
+    }
+    let mut tests = workspace::cargo();
+    tests.args(["test", "--release", "--workspace", "--test", "scenarios", "--", "--nocapture"]);
+    tests.args(["--ignored", "--exact", "crowd::measure::measure"]);
+    tests.env("LOCKSTEP_CROWD_WORKERS", options.workers.to_string());
+    child::run(tests.env("LOCKSTEP_CROWD_ROUNDS", options.rounds.to_string()))
+}

@@ -1,0 +1,215 @@
+//! One worker of a crowd, from its hello to the end of the run.
+
+use std::{sync::Arc, time::Duration};
+
+use protocol::{
+    CONTROL_MESSAGE_BYTES_MAX,
+    wire::{
+        CoordinatorMessage, Heartbeat, Hello, Losses, Phase, RankSeconds, Ready, Report, Saved,
+        Start, Transfer, Welcome, WorkerMessage, coordinator_client::CoordinatorClient,
+        coordinator_message::Body as Told, ready::Mishap, worker_message::Body as Said,
+    },
+};
+use tokio::{
+    sync::mpsc,
+    time::{Interval, MissedTickBehavior, interval},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::{Shared, WORKERS_A_HOST, rendezvous};
+use crate::harness::hello;
+
+/// Messages that wait to be sent.
+const OUTBOUND_MESSAGES: usize = 16;
+
+/// Time between two reports of a leader, as real ones have it; a step of a crowd takes as long.
+const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Of so many members that are aborted, one has not done the last step.
+const BEHIND: u32 = 3;
+
+/// Images of a step, for the reports.
+const IMAGES: u64 = 1_000;
+
+/// Bytes of the default model's state: parameters and both moments.
+const STATE_BYTES: u64 = 3 * 4 * 973_624;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Takes part in a run until it ends.
+pub(super) async fn take_part(shared: &Arc<Shared>, number: usize) -> Outcome<()> {
+    let channel = shared.endpoint.connect().await?;
+    let mut client =
+        CoordinatorClient::new(channel).max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+    let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
+    let host = format!("host-{}", number / WORKERS_A_HOST);
+    let hello =
+        Hello { memory_domain: host.clone(), host, process: u32::try_from(number)? + 1, ..hello() };
+    outbound.send(WorkerMessage { body: Some(Said::Hello(hello)) }).await?;
+    let mut inbound = client.join(ReceiverStream::new(messages)).await?.into_inner();
+    let Some(Told::Welcome(welcome)) = hear(&mut inbound).await? else {
+        return Err("no welcome".into());
+    };
+    let mut worker = Worker::new(shared, number, outbound, &welcome);
+    worker.ready(None, None).await?;
+    loop {
+        tokio::select! {
+            told = hear(&mut inbound) => match told? {
+                Some(Told::Finish(_)) => return Ok(()),
+                Some(told) => worker.obey(told).await?,
+                None => return Err("the coordinator has closed the connection".into()),
+            },
+            _ = worker.beats.tick() => worker.show_life().await?,
+            _ = worker.reports.tick(), if worker.leads() => worker.report().await?,
+        }
+    }
+}
+
+async fn hear(inbound: &mut Streaming<CoordinatorMessage>) -> Result<Option<Told>, Status> {
+    Ok(inbound.message().await?.and_then(|message| message.body))
+}
+
+/// A worker that has joined.
+struct Worker<'a> {
+    shared: &'a Shared,
+    number: usize,
+    outbound: mpsc::Sender<WorkerMessage>,
+    beats: Interval,
+    reports: Interval,
+    /// Updates that its own state has seen while it is in no generation.
+    step: u64,
+    /// The generation that it was last called to; 0 for none.
+    generation: u64,
+    is_member: bool,
+    rank: u32,
+    /// The members of its generation.
+    ranks: Vec<u32>,
+}
+
+impl<'a> Worker<'a> {
+    fn new(
+        shared: &'a Shared,
+        number: usize,
+        outbound: mpsc::Sender<WorkerMessage>,
+        welcome: &Welcome,
+    ) -> Self {
+        let mut reports = interval(REPORT_INTERVAL);
+        reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            shared,
+            number,
+            outbound,
+            beats: interval(Duration::from_millis(welcome.heartbeat_ms.into())),
+            reports,
+            step: 0,
+            generation: 0,
+            is_member: false,
+            rank: 0,
+            ranks: Vec::new(),
+        }
+    }
+
+    fn leads(&self) -> bool {
+        self.is_member && self.ranks.first() == Some(&self.rank)
+    }
+
+    async fn say(&self, body: Said) -> Outcome<()> {
+        Ok(self.outbound.send(WorkerMessage { body: Some(body) }).await?)
+    }
+
+    async fn obey(&mut self, told: Told) -> Outcome<()> {
+        match told {
+            Told::Start(start) => self.start(start).await,
+            Told::Abort(abort) if self.is_in(abort.generation) => {
+                self.stop();
+                if self.rank.is_multiple_of(BEHIND) && self.has_stepped() {
+                    self.step -= 1;
+                }
+                self.ready(Some(Mishap::Interrupted("aborted".into())), None).await
+            }
+            Told::Pause(pause) if self.is_in(pause.generation) => {
+                self.stop();
+                self.ready(None, None).await
+            }
+            Told::Fetch(_) if !self.is_member => {
+                self.step = self.shared.training().step;
+                let transfer = Transfer { bytes: STATE_BYTES, seconds: 0.01 };
+                self.ready(None, Some(transfer)).await
+            }
+            Told::Persist(_) => self.say(Said::Saved(Saved { step: self.step })).await,
+            // A word about a generation that is over for this worker, or to its neighbours.
+            Told::Abort(_) | Told::Pause(_) | Told::Segment(_) => Ok(()),
+            Told::Fetch(_) | Told::Welcome(_) | Told::Finish(_) => Err("told out of turn".into()),
+        }
+    }
+
+    fn is_in(&self, generation: u64) -> bool {
+        self.is_member && self.generation == generation
+    }
+
+    async fn start(&mut self, start: Start) -> Outcome<()> {
+        if self.is_member {
+            return Err("a generation within another".into());
+        }
+        self.shared.training().begin(self.number, &start)?;
+        (self.generation, self.rank, self.is_member) = (start.generation, start.rank, true);
+        self.ranks = start.members.iter().map(|member| member.rank).collect();
+        if let Some(segment) = rendezvous(&start) {
+            self.say(Said::Segment(segment)).await?;
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        self.step = self.shared.training().stop(self.generation);
+        self.is_member = false;
+    }
+
+    fn has_stepped(&self) -> bool {
+        self.shared.training().has_stepped(self.generation)
+    }
+
+    async fn ready(&self, mishap: Option<Mishap>, transfer: Option<Transfer>) -> Outcome<()> {
+        // The same for all whose state has seen the same steps.
+        let digest = u128::from(self.step).to_le_bytes().to_vec().into();
+        self.say(Said::Ready(Ready { step: self.step, digest, mishap, transfer })).await
+    }
+
+    async fn show_life(&self) -> Outcome<()> {
+        let (step, phase) = match self.is_member {
+            true => (self.shared.training().step, Phase::Computing),
+            false => (self.step, Phase::Idle),
+        };
+        let heartbeat = Heartbeat { generation: self.generation, step, phase: phase.into() };
+        self.say(Said::Heartbeat(heartbeat)).await
+    }
+
+    /// As the leader: does a step, for all, and reports.
+    async fn report(&self) -> Outcome<()> {
+        let step = {
+            let mut training = self.shared.training();
+            if !training.advance(self.generation) {
+                return Ok(());
+            }
+            training.step
+        };
+        let seconds = REPORT_INTERVAL.as_secs_f64();
+        let rank = |rank: &u32| RankSeconds {
+            rank: *rank,
+            compute: seconds / 2.0,
+            all_reduce: seconds / 4.0,
+            waiting: seconds / 4.0,
+        };
+        self.say(Said::Report(Report {
+            generation: self.generation,
+            step,
+            epoch: 1,
+            images: IMAGES,
+            seconds,
+            losses: Some(Losses { loss: 100.0, reconstruction: 90.0, kl: 10.0 }),
+            ranks: self.ranks.iter().map(rank).collect(),
+        }))
+        .await
+    }
+}
