@@ -89,9 +89,8 @@ impl Crowd {
             let training = self.shared.training();
             let failures = &training.failures;
             assert!(failures.is_empty(), "{what}: {failures:?}\n{}", coordinator.last_words());
-            let later = training.generations.range(before + 1..);
-            let is_it = |started: &Started| started.ranks.len() == members && started.is_complete();
-            let entry = later.into_iter().find(|(_, started)| is_it(started));
+            let mut later = training.generations.range(before + 1..);
+            let entry = later.find(|(_, s)| s.ranks.len() == members && s.is_complete());
             found = entry.map(|(number, started)| (*number, started.clone()));
             found.is_some()
         });
