@@ -1,4 +1,5 @@
 //! Local sockets, and the processes of others at their ends.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "two processes tell each other so")]
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
