@@ -36,10 +36,17 @@ fn goes_on(job: &Job<'_>, place: &Place, requeued: u64) {
     job.wait_until("the job is back in the queue", is_queued);
     let saved = place.newest_step();
     assert!(saved >= place.step(), "no step is lost: {}", job.log());
+    no_keys_are_left(place);
     job.start_now();
     job.wait_until("the run goes on", || place.step() > saved);
     assert!(job.log().contains(&format!("Going on after step {saved},")), "{}", job.log());
     wait_for_all(job, place);
+}
+
+fn no_keys_are_left(place: &Place) {
+    let entries = fs::read_dir(&place.run_dir).unwrap().flatten();
+    let names: Vec<_> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    assert!(!names.iter().any(|name| name.starts_with("tls")), "keys are left behind: {names:?}");
 }
 
 #[test]
@@ -83,7 +90,5 @@ fn a_job_is_killed_requeued_and_cancelled() {
     assert_same_tensors(&place.newest(), &reference(epochs));
     let counted = place.summary()["images_counted"].clone();
     assert_eq!(counted, serde_json::Value::from(vec![6000; epochs as usize]));
-    let entries = fs::read_dir(&place.run_dir).unwrap().flatten();
-    let names: Vec<_> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
-    assert!(!names.iter().any(|name| name.starts_with("tls")), "keys are left behind: {names:?}");
+    no_keys_are_left(&place);
 }

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::process::Pid;
@@ -26,6 +26,9 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/slurm/locks
 
 /// Set where tests must not do without Slurm.
 const REQUIRED: &str = "LOCKSTEP_SLURM_REQUIRED";
+
+/// Nodes tell the starts of a job apart by the second, and refuse those up to the last requeue.
+const REVOKED: Duration = Duration::from_millis(1500);
 
 /// As many as the key of an authentication service takes.
 const MUNGE_KEY_BYTES: u64 = 128;
@@ -188,8 +191,11 @@ impl Job<'_> {
         self.cluster.run(&format!("{command} {}", self.id));
     }
 
-    /// Has a job that was put back into the queue start without the usual wait.
+    /// Has a job that was put back into the queue start without the two minutes that Slurm waits.
     pub(crate) fn start_now(&self) {
+        let begun = Instant::now();
+        let has_passed = || begun.elapsed() > REVOKED;
+        self.wait_until("the nodes can tell the next start from the last one", has_passed);
         self.cluster.run(&format!("scontrol update JobId={} StartTime=now", self.id));
     }
 
