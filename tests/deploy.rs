@@ -296,7 +296,7 @@ fn an_indexed_job_trains_and_survives_drained_nodes() {
     // Not a success: the index must not count as done.
     fleet.workers.remove(1).wait().exited_with(143);
     fleet.workers.insert(1, JOB.worker(&cluster, 1));
-    fleet.workers[1].wait_for_line("joined as rank 1");
+    fleet.workers[1].wait_for_line("training rank=1");
     fleet.wait_for_progress(&cluster.place);
 
     fleet.coordinator.signal(Signal::TERM);
