@@ -314,8 +314,8 @@ fn compose_trains() {
     let compose = last("deploy/compose.yaml");
     let script = field(&compose, "/services/certs/command/2");
     let path = format!("{}:/usr/bin:/bin", programs().display());
-    let made = Command::new("sh").args(["-euc", &cluster.here(script)]).env("PATH", path).status();
-    assert!(made.unwrap().success());
+    let made = Command::new("sh").args(["-euc", &cluster.here(script)]).env("PATH", path).output();
+    assert!(made.unwrap().status.success());
 
     let words = |service: &str| -> Vec<String> {
         let words = compose.pointer(&format!("/services/{service}/command"));

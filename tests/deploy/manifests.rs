@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
+use yaml_rust2::{Yaml, YamlLoader};
 
 const PROGRAMS: [&str; 2] = ["vae-coordinator", "vae-worker"];
 
@@ -28,7 +29,23 @@ pub(super) fn text(file: &str) -> String {
 
 /// The documents of a YAML file.
 pub(super) fn documents(file: &str) -> Vec<Value> {
-    serde_saphyr::from_multiple(&text(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    let read = YamlLoader::load_from_str(&text(file));
+    read.unwrap_or_else(|error| panic!("{file}: {error}")).iter().map(json).collect()
+}
+
+fn json(yaml: &Yaml) -> Value {
+    match yaml {
+        Yaml::Array(parts) => parts.iter().map(json).collect(),
+        Yaml::Hash(fields) => {
+            let name = |key: &Yaml| key.as_str().unwrap_or_default().to_owned();
+            fields.iter().map(|(key, field)| (name(key), json(field))).collect()
+        }
+        Yaml::String(text) => text.as_str().into(),
+        Yaml::Integer(number) => (*number).into(),
+        Yaml::Boolean(truth) => (*truth).into(),
+        // Of no use here.
+        Yaml::Real(_) | Yaml::Alias(_) | Yaml::Null | Yaml::BadValue => Value::Null,
+    }
 }
 
 /// The files in deploy/ that may start programs, and the README. What is for Slurm is made of the

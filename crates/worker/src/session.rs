@@ -91,7 +91,6 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
     let route = Route::new(&found.url(security.scheme()), &security)?;
     let mut client = route.reach(patience).await?;
     let (listener, address) = listen(args, &route, &security).await?;
-    control::until_known(&address, patience).await;
     let identity = Identity {
         rank: found.rank.map(Rank),
         address,
@@ -169,6 +168,7 @@ async fn listen(args: &Args, route: &Route, security: &Security) -> Result<(List
     security
         .check_name(&address)
         .with_context(|| format!("other workers are told to find this one at {address}"))?;
+    control::until_known(&address, Duration::from_secs(args.join_timeout_seconds.into())).await;
     let listener = Listener::from(listener);
     Ok((if args.tcp_only { listener } else { listener.and_near(&address) }, address))
 }
