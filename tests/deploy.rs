@@ -15,7 +15,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use self::manifests::{Invocation, documents, files, invocations};
+use self::manifests::{documents, files, invocations};
 use crate::{
     harness::{
         ENDLESS, Fleet, Host, Network, Place, Process, SMALL, assert_same_tensors, programs,
@@ -38,7 +38,7 @@ fn the_programs_take_what_the_files_give_them() {
     let mut starting = Vec::new();
     for file in files() {
         let found = invocations(&file);
-        for Invocation { words, .. } in &found {
+        for words in &found {
             assert!(is_taken(words), "{file}: {}", words.join(" "));
             let misspelt: Vec<String> =
                 words.iter().map(|word| word.replace("--", "--un")).collect();
@@ -137,8 +137,8 @@ fn expanded(word: &str, variables: &[(&str, String)]) -> String {
 /// The one command of a file that starts a program which stays.
 fn starting(file: &str) -> Vec<String> {
     let is_start = |words: &[String]| words.get(1).is_some_and(|word| word.starts_with("--"));
-    let mut found = invocations(file).into_iter().filter(|found| is_start(&found.words));
-    let only = found.next().expect(file).words;
+    let mut found = invocations(file).into_iter().filter(|words| is_start(words));
+    let only = found.next().expect(file);
     assert!(found.next().is_none(), "{file}");
     only
 }
@@ -149,9 +149,9 @@ fn issue(folder: &Path, host: &str) {
     let is_about = |words: &[String]| words.contains(&"certs".into());
     let makes =
         |words: &[String]| words.contains(&"init".into()) || words.contains(&host.to_owned());
-    let lines: Vec<_> = lines.iter().filter(|l| is_about(&l.words) && makes(&l.words)).collect();
-    assert!(lines.iter().any(|line| line.words.contains(&host.to_owned())), "{host}: {lines:?}");
-    for Invocation { words, .. } in lines {
+    let lines: Vec<_> = lines.iter().filter(|words| is_about(words) && makes(words)).collect();
+    assert!(lines.iter().any(|words| words.contains(&host.to_owned())), "{host}: {lines:?}");
+    for words in lines {
         let mut command = Command::new(programs().join(&words[0]));
         let output = command.args(&words[1..]).current_dir(folder).output().unwrap();
         // The first one makes the authority, once.
@@ -285,10 +285,10 @@ fn an_indexed_job_trains_and_survives_drained_nodes() {
         fleet.workers.push(worker);
     }
     fleet.wait_for_progress(&cluster.place);
-    let probes = invocations(COORDINATOR).into_iter().filter(|i| i.words[1] == "status");
+    let probes = invocations(COORDINATOR).into_iter().filter(|words| words[1] == "status");
     let probes: Vec<_> = probes.collect();
     assert_eq!(probes.len(), 3);
-    for Invocation { words, .. } in probes {
+    for words in probes {
         assert!(cluster.start(0, &words, &[], "").wait().succeeded().text().contains("serving"));
     }
 
@@ -342,8 +342,8 @@ fn two_hosts_by_hand() {
     assert_eq!(addresses, [Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 0, 2)]);
     let lines: Vec<Vec<String>> = invocations("README.md")
         .into_iter()
-        .filter(|line| line.words.iter().any(|word| word.contains("10.0.0.")))
-        .map(|line| line.words.iter().map(|word| word.replace("10.0.0.", "10.77.0.")).collect())
+        .filter(|words| words.iter().any(|word| word.contains("10.0.0.")))
+        .map(|words| words.iter().map(|word| word.replace("10.0.0.", "10.77.0.")).collect())
         .collect();
     let [first, second, coordinator, worker, other] = &lines[..] else { panic!("{lines:?}") };
     let init = ["vae-coordinator", "certs", "init", "--dir", "ca"].map(str::to_owned);

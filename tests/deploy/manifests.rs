@@ -12,13 +12,6 @@ use yaml_rust2::{Yaml, YamlLoader};
 
 const PROGRAMS: [&str; 2] = ["vae-coordinator", "vae-worker"];
 
-/// A command of a file, a word each: the program, then what it is given.
-#[derive(Clone, Debug)]
-pub(super) struct Invocation {
-    pub(super) file: String,
-    pub(super) words: Vec<String>,
-}
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
@@ -70,9 +63,9 @@ pub(super) fn files() -> Vec<String> {
     found
 }
 
-/// The commands of a file.
-pub(super) fn invocations(file: &str) -> Vec<Invocation> {
-    let commands = match file.rsplit_once('.').map(|(_, extension)| extension) {
+/// The commands of a file, each as words: the program, then what it is given.
+pub(super) fn invocations(file: &str) -> Vec<Vec<String>> {
+    match file.rsplit_once('.').map(|(_, extension)| extension) {
         Some("yaml") => {
             let mut found = Vec::new();
             documents(file).iter().for_each(|document| walk(document, &mut found));
@@ -81,8 +74,7 @@ pub(super) fn invocations(file: &str) -> Vec<Invocation> {
         Some("service") => of_shell(&text(file).replace("ExecStart=", "")),
         Some("md") => of_shell(&consoles(&text(file))),
         _ => of_shell(&text(file)),
-    };
-    commands.into_iter().map(|words| Invocation { file: file.to_owned(), words }).collect()
+    }
 }
 
 /// What a container runs, in Kubernetes' words or in those of Compose, here or further down.
