@@ -86,7 +86,12 @@ fn build(selection: &[&str]) -> PathBuf {
         "debug" => "dev",
         name => name,
     };
+    let of_tests =
+        |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     let built = Command::new(env!("CARGO"))
+        // With these, which speak of the tests, the build script of ring would run again.
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| !of_tests(&name.to_string_lossy())))
         .args(["build", "--quiet", "--profile", profile])
         .args(selection)
         .arg("--target-dir")

@@ -21,6 +21,14 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.current_dir(root());
+    // What cargo says of xtask to xtask is not for the build script of ring: it would run again,
+    // and all that depends on it be compiled again, whenever somebody else had called cargo.
+    for (name, _) in env::vars_os() {
+        let of_xtask = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if of_xtask.iter().any(|start| name.to_string_lossy().starts_with(start)) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
