@@ -29,40 +29,14 @@ fn group(hosts: &[Host], ranges: &[(u32, u32)], length: usize, generation: u64) 
     }
 }
 
-/// Over TCP: nobody listens on a local socket, though all share memory.
-struct Tcp;
-
-/// Over local sockets.
-struct Local;
-
 /// Members on threads, each with a runtime and an endpoint of its own.
-fn with_members<T: Send>(
-    way: Way,
-    ranges: &[(u32, u32)],
-    length: usize,
-    member: impl Fn(Rank, Grpc) -> T + Sync,
-) -> Vec<T> {
-    let shards = ranges.last().unwrap().1;
-    let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(way, shards, length)).collect();
-    let group = group(&hosts, ranges, length, 1);
-    let run = |(host, rank): (&Host, u32)| {
-        let group = Group { rank: Rank(rank), ..group.clone() };
-        member(Rank(rank), connect(host, &group).unwrap())
-    };
-    let run = &run;
-    thread::scope(|scope| {
-        let threads: Vec<_> =
-            hosts.iter().zip(0..).map(|host| scope.spawn(move || run(host))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    })
-}
+struct Over<const LOCAL: bool>;
 
-fn abort(member: &Grpc) -> Box<dyn FnOnce() + Send> {
-    let abort = member.abort_handle();
-    Box::new(move || abort.abort())
-}
+/// Nobody listens on a local socket, though all share memory.
+type Tcp = Over<false>;
+type Local = Over<true>;
 
-impl Transport for Tcp {
+impl<const LOCAL: bool> Transport for Over<LOCAL> {
     type Member = Grpc;
 
     fn with_members<T: Send>(
@@ -70,27 +44,25 @@ impl Transport for Tcp {
         length: usize,
         member: impl Fn(Rank, Grpc) -> T + Sync,
     ) -> Vec<T> {
-        with_members(Way::Tcp, ranges, length, member)
+        let way = if LOCAL { Way::Local } else { Way::Tcp };
+        let shards = ranges.last().unwrap().1;
+        let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(way, shards, length)).collect();
+        let group = group(&hosts, ranges, length, 1);
+        let run = |(host, rank): (&Host, u32)| {
+            let group = Group { rank: Rank(rank), ..group.clone() };
+            member(Rank(rank), connect(host, &group).unwrap())
+        };
+        let run = &run;
+        thread::scope(|scope| {
+            let threads: Vec<_> =
+                hosts.iter().zip(0..).map(|host| scope.spawn(move || run(host))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
     }
 
     fn abort(member: &Grpc) -> Box<dyn FnOnce() + Send> {
-        abort(member)
-    }
-}
-
-impl Transport for Local {
-    type Member = Grpc;
-
-    fn with_members<T: Send>(
-        ranges: &[(u32, u32)],
-        length: usize,
-        member: impl Fn(Rank, Grpc) -> T + Sync,
-    ) -> Vec<T> {
-        with_members(Way::Local, ranges, length, member)
-    }
-
-    fn abort(member: &Grpc) -> Box<dyn FnOnce() + Send> {
-        abort(member)
+        let abort = member.abort_handle();
+        Box::new(move || abort.abort())
     }
 }
 
@@ -214,22 +186,24 @@ fn sums_are_those_of_the_tree_at_the_edges_of_chunks_and_of_one_hop() {
     }
 }
 
+fn a_partial_stays_where_it_is<const LOCAL: bool>(ranges: &[(u32, u32)]) {
+    Over::<LOCAL>::with_members(ranges, 600_000, |_, mut member| {
+        let place = member.partial_mut(0).as_ptr();
+        for step in 0..10 {
+            let contribution = stories::contribute(&mut member, step, 600_000, Control::default());
+            member.all_reduce(stories::train(step), &contribution).unwrap();
+            // Were it still queued somewhere, it would have been copied for the next round.
+            assert_eq!(member.partial_mut(0).as_ptr(), place, "step {step}");
+        }
+    });
+}
+
 #[test]
 fn a_partial_is_sent_from_where_it_is_and_is_free_after_the_round() {
     // In one hop and in two.
     for ranges in [&[(0, 1), (1, 2)][..], &[(0, 1), (1, 2), (2, 3)]] {
-        for way in [Way::Tcp, Way::Local] {
-            with_members(way, ranges, 600_000, |_, mut member| {
-                let place = member.partial_mut(0).as_ptr();
-                for step in 0..10 {
-                    let contribution =
-                        stories::contribute(&mut member, step, 600_000, Control::default());
-                    member.all_reduce(stories::train(step), &contribution).unwrap();
-                    // Were it still queued somewhere, it would have been copied for the next round.
-                    assert_eq!(member.partial_mut(0).as_ptr(), place, "step {step}");
-                }
-            });
-        }
+        a_partial_stays_where_it_is::<false>(ranges);
+        a_partial_stays_where_it_is::<true>(ranges);
     }
 }
 
