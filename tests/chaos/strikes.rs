@@ -84,7 +84,9 @@ fn strike_link(disaster: Disaster, place: &Place, fleet: &mut Fleet) {
             let lost = place.events("lost").len() + fleet.workers.len();
             host(&fleet.coordinator).cut_off(Lost::Both);
             fleet.wait_for_event(place, "lost", lost);
+            let joined = place.events("joined").len() + fleet.workers.len();
             host(&fleet.coordinator).heal();
+            fleet.wait_for_event(place, "joined", joined);
         }
         Disaster::SlowAndKill(slow, victim) => {
             host(&fleet.workers[slow]).slow_down();
