@@ -141,7 +141,7 @@ fn endure(seed: u64) {
     );
     let mut fleet = Fleet::start_on(network, &place, WORKERS as u32, &flags);
     let url = fleet.url.clone();
-    let mut figures = Figures::new(seed);
+    let mut figures = Figures::new(seed, way);
     for disaster in disasters {
         fleet.wait_for_progress(&place);
         figures.struck(disaster, &place);

@@ -6,7 +6,7 @@ use std::{env, fs::OpenOptions, io::Write as _};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::Disaster;
+use super::{Disaster, Way};
 use crate::harness::Place;
 
 /// Names the file that figures are added to; without it nobody wants them.
@@ -15,6 +15,7 @@ const FIGURES: &str = "LOCKSTEP_CHAOS_FIGURES";
 /// The figures of a seed.
 pub(super) struct Figures {
     seed: u64,
+    way: Way,
     /// When workers were killed.
     kills: Vec<Timestamp>,
     /// The disaster in hand, if it is one in which the coordinator is away.
@@ -32,8 +33,8 @@ struct Outage {
 }
 
 impl Figures {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { seed, kills: Vec::new(), outage: None, lines: Vec::new() }
+    pub(super) fn new(seed: u64, way: Way) -> Self {
+        Self { seed, way, kills: Vec::new(), outage: None, lines: Vec::new() }
     }
 
     /// Notes that a disaster is about to strike.
@@ -107,6 +108,7 @@ impl Figures {
         let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
         for mut line in self.lines {
             line["seed"] = self.seed.into();
+            line["links"] = (self.way == Way::Links).into();
             // In one piece: another seed may write at the same time.
             file.write_all(format!("{line}\n").as_bytes()).unwrap();
         }

@@ -12,6 +12,7 @@ use config::{
     RunConfig, Training,
 };
 use secure::{Security, SetUpError};
+use telemetry::LogFormat;
 
 /// Train a variational autoencoder on MNIST, data-parallel: shard the data, start
 /// generations of workers, and keep the run directory.
@@ -328,22 +329,6 @@ pub(crate) enum CollectiveArg {
     Shm,
     /// Memory among the workers of each host, streams between hosts
     TwoLevel,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    Text,
-    Json,
-}
-
-impl LogFormat {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        }
-    }
 }
 
 impl Args {

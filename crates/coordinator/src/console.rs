@@ -106,7 +106,7 @@ impl io::Write for LogLine {
     }
 }
 
-impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Console {
+impl<'a> telemetry::MakeWriter<'a> for Console {
     type Writer = LogLine;
 
     fn make_writer(&'a self) -> LogLine {

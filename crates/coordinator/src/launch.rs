@@ -14,9 +14,10 @@ use checkpoint::{Checkpoint, Directory};
 use clap::{ArgMatches, parser::ValueSource};
 use config::{Difference, LearningRateSchedule, RunConfig};
 use secure::Security;
+use telemetry::LogFormat;
 
 use crate::{
-    args::{Args, DirectoryArgs, LogFormat},
+    args::{Args, DirectoryArgs},
     journal::History,
     run_dir::{RunDir, RunInfo},
     storage::{self, Storage},

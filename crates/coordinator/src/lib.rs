@@ -20,13 +20,14 @@ mod spawn;
 mod status;
 mod storage;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use membership::Outcome;
+use telemetry::{LevelFilter, Log};
 
 use crate::{
-    args::{Args, Command, LogFormat},
+    args::{Args, Command},
     console::Console,
     launch::Launch,
     serve::Stopped,
@@ -40,7 +41,14 @@ pub fn main() -> ExitCode {
     let matches = Args::command().get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let console = Console::new();
-    start_logging(args.log_format, &console);
+    let _traces = Log {
+        program: "vae-coordinator",
+        format: args.log_format,
+        level: LevelFilter::WARN,
+        detailed: true,
+        writer: console.clone(),
+    }
+    .start();
     if let Some(command) = &args.command {
         let said = match command {
             Command::Status(args) => status::show(args),
@@ -92,20 +100,4 @@ fn fail(error: &str) -> ExitCode {
 /// What to type to have the run go on.
 fn go_on(stopped: &Stopped) -> String {
     format!("go on with: vae-coordinator --resume --run-dir {}", stopped.run_dir.display())
-}
-
-fn start_logging(format: LogFormat, console: &Console) {
-    use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
-    let filter =
-        EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
-    let builder = fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(console.clone())
-        // A pipe that is closed must not end a run.
-        .log_internal_errors(false);
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }

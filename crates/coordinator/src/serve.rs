@@ -68,6 +68,7 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     launch.claim_storage().await?;
     let mut run_dir = launch.open_run_dir()?;
     run_dir.journal().note(&Entry::Listening(address))?;
+    telemetry::note_run(&launch.info.run_id);
     let key = launch.history.key(run_dir.journal())?;
     let advertised = launch.advertise.map_or(address, |ip| (ip, address.port()).into());
     introduce(launch, &run_dir, advertised, console);

@@ -9,6 +9,13 @@ use data::{Batch, Domain, Stream, Visit};
 use crate::Trainer;
 
 impl Trainer {
+    /// Does what a first step has to do once, ahead of it: computes a gradient, and drops it.
+    /// Other members do not wait for that, then.
+    pub fn warm_up(&mut self) {
+        let mut gradient = vec![0.0; self.state.parameters.len()];
+        self.shard_gradient(0, &mut gradient);
+    }
+
     /// Writes the summed gradient of the shards below `node`; `level` counts the right-hand
     /// turns on the way here, each of which holds one spare vector.
     pub(crate) fn node_gradient(&mut self, node: Node, sum: &mut [f32], level: usize) -> Tally {

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use secure::{Security, SetUpError};
+use telemetry::LogFormat;
 
 use crate::{device::DeviceChoice, discovery::RankChoice};
 
@@ -73,11 +74,4 @@ impl SecurityArgs {
         }
         Ok(security)
     }
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    Text,
-    Json,
 }

@@ -21,13 +21,14 @@ mod watched;
 mod writer;
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
 };
 
 use clap::{CommandFactory as _, Parser as _};
+use telemetry::{LevelFilter, Log};
 
-use crate::args::{Args, LogFormat};
+use crate::args::Args;
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -38,7 +39,15 @@ pub fn main() -> ExitCode {
         return done;
     }
     let args = Args::parse();
-    start_logging(args.log_format);
+    let _traces = Log {
+        program: "vae-worker",
+        format: args.log_format,
+        level: LevelFilter::INFO,
+        // The coordinator names the worker, where it has started it.
+        detailed: false,
+        writer: io::stderr,
+    }
+    .start();
     match session::run(&args) {
         Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error),
@@ -49,21 +58,4 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     // Whoever started this worker may have gone, and its pipe with it.
     let _closed = writeln!(io::stderr(), "error: {error:#}");
     ExitCode::FAILURE
-}
-
-fn start_logging(format: LogFormat) {
-    use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
-    let filter =
-        EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let builder = fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        // A pipe that is closed must not end a worker.
-        .log_internal_errors(false)
-        .with_target(false);
-    match format {
-        LogFormat::Text => builder.without_time().init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }

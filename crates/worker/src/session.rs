@@ -37,6 +37,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tonic::{Code, Status};
+use tracing::Instrument as _;
 use transport::{
     Abort, Connected, Endpoint, Group, Listener, Peer,
     state::{self, Donor, FetchError, Recipient, Snapshot},
@@ -102,6 +103,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
     let place = welcome.rank.map_or("spare".to_owned(), |rank| format!("rank {rank}"));
     tracing::info!(run_id = welcome.run_id, ?device, "joined as {place}");
 
+    telemetry::note_run(&welcome.run_id);
     let shared = Arc::new(Shared::default());
     joined.show_life(&shared);
     let length = Vae::new(&config.training.model)?.layout().len();
@@ -372,10 +374,15 @@ impl Session {
         let (rendezvous, announced) = oneshot::channel();
         let meeting = Meeting { outbound: joined.outbound(), announced };
         let endpoint = self.endpoint.clone();
+        let span = tracing::info_span!("connection", generation = generation.0);
         let task = match start.transport() {
-            Transport::Grpc => tokio::spawn(generation::over_grpc(endpoint, group)),
-            Transport::Shm => tokio::spawn(generation::over_shm(group, meeting)),
-            Transport::TwoLevel => tokio::spawn(generation::over_both(endpoint, group, meeting)),
+            Transport::Grpc => {
+                tokio::spawn(generation::over_grpc(endpoint, group).instrument(span))
+            }
+            Transport::Shm => tokio::spawn(generation::over_shm(group, meeting).instrument(span)),
+            Transport::TwoLevel => {
+                tokio::spawn(generation::over_both(endpoint, group, meeting).instrument(span))
+            }
             Transport::Unspecified => bail!("the coordinator asked for an unknown transport"),
         };
         self.identity.rank = Some(rank);
@@ -423,13 +430,15 @@ impl Session {
         let (secret, security) = (secret(&fetch.secret)?, self.security.clone());
         let source = state::Source { address, secret, security };
         tracing::info!(donor = fetch.donor, "fetching the run's state");
-        self.phase = Phase::Fetching(tokio::spawn(async move {
+        let span = tracing::info_span!("state transfer", donor = fetch.donor);
+        let fetched = async move {
             let begun = Instant::now();
             let snapshot = state::fetch(&source, &run_id, length).await?;
             let seconds = begun.elapsed().as_secs_f64();
             let transfer = Transfer { bytes: snapshot.bytes() as u64, seconds };
             Ok((snapshot, transfer))
-        }));
+        };
+        self.phase = Phase::Fetching(tokio::spawn(fetched.instrument(span)));
         Ok(())
     }
 

@@ -118,6 +118,9 @@ fn train(
     let Assignment { generation, collective, rank, ranks, threads } = assignment;
     trainer.set_threads(threads as usize);
     let leads = ranks.first() == Some(&rank);
+    let (number, members) = (generation.0, ranks.len());
+    let span = tracing::info_span!("generation", generation = number, rank = rank.0, members);
+    let _generation = span.entered();
     tracing::info!(
         rank = rank.0,
         generation = generation.0,
@@ -199,5 +202,6 @@ fn build(setup: &Setup) -> Result<Trainer> {
     if let Some((state, ledger)) = beginning::find(setup, trainer.model().layout())? {
         trainer.restore(state, ledger);
     }
+    trainer.warm_up();
     Ok(trainer)
 }

@@ -156,6 +156,7 @@ impl Desk {
     }
 
     fn write(&mut self, state: &State, ledger: &Ledger) -> Result<()> {
+        let _span = tracing::info_span!("checkpoint", step = state.step).entered();
         let epoch = |epoch: &trainer::EpochLedger| checkpoint::EpochLedger {
             images: epoch.images,
             index_sum: epoch.index_sum,

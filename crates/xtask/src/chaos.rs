@@ -29,7 +29,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
         return Ok(code);
     }
     let mut tests = workspace::cargo();
-    tests.args(["test", "--release", "-p", "scenarios", "--", "--nocapture"]);
+    tests.args(["test", "--release", "--workspace", "--test", "scenarios", "--", "--nocapture"]);
     tests.args(["--test-threads", "1"]);
     if let Some(minutes) = options.soak {
         let minutes = minutes.to_string();
@@ -39,7 +39,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     let figures = tempfile::NamedTempFile::new().context("cannot make a file for the figures")?;
     tests.arg("chaos::disasters").env("LOCKSTEP_CHAOS_SEEDS", &options.seeds);
     let code = child::run(tests.env("LOCKSTEP_CHAOS_FIGURES", figures.path()))?;
-    print(&table::table(&fs::read_to_string(figures.path())?)?);
+    print(&table::tables(&fs::read_to_string(figures.path())?)?);
     Ok(code)
 }
 

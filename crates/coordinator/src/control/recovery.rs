@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tracing::Span;
+
 /// Errors that are kept for people who ask.
 const ERRORS: usize = 20;
 
@@ -13,6 +15,8 @@ pub(super) struct Recovery {
     started: Option<Instant>,
     transfer: Duration,
     errors: Vec<String>,
+    /// Begins and ends with it.
+    span: Option<Span>,
 }
 
 /// A generation that does its first step.
@@ -35,6 +39,7 @@ impl Recovery {
         if is_news {
             (self.started, self.transfer) = (None, Duration::ZERO);
             self.detected = Some((Instant::now(), cause.to_owned()));
+            self.span = Some(tracing::info_span!("recovery", cause));
             self.errors.push(cause.to_owned());
             let surplus = self.errors.len().saturating_sub(ERRORS);
             self.errors.drain(..surplus);
@@ -56,6 +61,7 @@ impl Recovery {
     /// Notes a step; something to tell if it is the first of its generation.
     pub(super) fn first_step(&mut self) -> Option<Recovered> {
         let started = self.started.take()?;
+        self.span = None;
         let (cause, agreement) = match self.detected.take() {
             Some((detected, cause)) => (Some(cause), started - detected),
             None => (None, Duration::ZERO),

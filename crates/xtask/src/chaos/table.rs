@@ -19,42 +19,47 @@ const ROWS: [(&str, &str, &str); 10] = [
     ("transfer", "ms", "state transfer"),
 ];
 
-/// A table of the figures in `lines`, each of which is JSON.
-pub(super) fn table(lines: &str) -> anyhow::Result<String> {
+/// Tables of the figures in `lines`, each of which is JSON: links that are cut and slow take a
+/// table of their own.
+pub(super) fn tables(lines: &str) -> anyhow::Result<String> {
     let figures: Vec<Value> = lines
         .lines()
         .map(|line| serde_json::from_str(line).with_context(|| format!("no figure: {line}")))
         .collect::<Result<_, _>>()?;
-    let mut text = format!("{:56}{:>7}{:>12}{:>12}\n", "ms", "number", "median", "p99");
-    for (kind, field, name) in ROWS {
-        write_row(&mut text, name, values(&figures, kind, |figure| figure[field].as_f64()))?;
-    }
-    let rates = values(&figures, "transfer", |figure| {
-        Some(figure["bytes"].as_f64()? / figure["ms"].as_f64()? / 1e3)
-    });
-    // The slowest is what is of interest here.
-    let slowest = rates.first().copied().unwrap_or(f64::NAN);
-    let (number, median) = (rates.len(), quantile(&rates, 0.5));
-    writeln!(text, "\n{:56}{:>7}{:>12}{:>12}", "MB/s", "number", "median", "slowest")?;
-    writeln!(text, "{:56}{number:>7}{median:>12.1}{slowest:>12.1}", "state transfer")?;
-    let sum = |field: &str| -> f64 {
-        values(&figures, "outage", |figure| figure[field].as_f64()).iter().sum()
-    };
-    writeln!(
-        text,
-        "\n{} outages of the coordinator, {:.1} s in all: {} steps done, {:.0} expected of the pace \
-         before",
-        values(&figures, "outage", |figure| figure["seconds"].as_f64()).len(),
-        sum("seconds"),
-        sum("steps"),
-        sum("expected"),
-    )?;
+    let (links, one_host): (Vec<Value>, Vec<Value>) =
+        figures.into_iter().partition(|figure| figure["links"] == true);
+    let mut text = String::new();
+    write_table(&mut text, "on one host", &one_host)?;
+    write_table(&mut text, "\nbetween hosts whose links are cut and slowed", &links)?;
     Ok(text)
 }
 
-fn write_row(text: &mut String, name: &str, values: Vec<f64>) -> std::fmt::Result {
-    let (median, late) = (quantile(&values, 0.5), quantile(&values, 0.99));
-    writeln!(text, "{name:56}{:>7}{median:>12.1}{late:>12.1}", values.len())
+fn write_table(text: &mut String, title: &str, figures: &[Value]) -> std::fmt::Result {
+    writeln!(
+        text,
+        "{title}\n{:56}{:>7}{:>12}{:>12}{:>12}",
+        "ms", "number", "median", "p99", "most"
+    )?;
+    for (kind, field, name) in ROWS {
+        write_row(text, name, &values(figures, kind, |figure| figure[field].as_f64()))?;
+    }
+    let sum = |field: &str| -> f64 {
+        values(figures, "outage", |figure| figure[field].as_f64()).iter().sum()
+    };
+    writeln!(
+        text,
+        "{} outages of the coordinator, {:.1} s in all: {} steps done, {:.0} expected of the pace \
+         before",
+        values(figures, "outage", |figure| figure["seconds"].as_f64()).len(),
+        sum("seconds"),
+        sum("steps"),
+        sum("expected"),
+    )
+}
+
+fn write_row(text: &mut String, name: &str, values: &[f64]) -> std::fmt::Result {
+    let [median, late, most] = [0.5, 0.99, 1.0].map(|share| quantile(values, share));
+    writeln!(text, "{name:56}{:>7}{median:>12.1}{late:>12.1}{most:>12.1}", values.len())
 }
 
 /// Of the figures of a kind, in order of size.
@@ -86,15 +91,17 @@ mod tests {
     #[test]
     fn figures_become_rows() {
         let lines = r#"{"figure":"kill","ms":30.0,"detection_ms":1.0}
-{"figure":"kill","ms":10.0}
-{"figure":"transfer","bytes":5000000,"ms":5.0}
+{"figure":"kill","ms":10.0,"links":false}
+{"figure":"kill","ms":70.0,"links":true}
 {"figure":"outage","seconds":2.0,"steps":900,"expected":1000.0}
 "#;
-        let text = table(lines).unwrap();
-        let row = text.lines().find(|line| line.starts_with("kill")).unwrap();
-        assert!(row.split_whitespace().rev().take(3).eq(["30.0", "10.0", "2"]), "{row}");
-        assert!(text.contains("1000.0") && text.contains("1 outages"), "{text}");
+        let text = tables(lines).unwrap();
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("kill")).collect();
+        let end = |row: &str| row.split_whitespace().rev().take(4).collect::<Vec<_>>().join(" ");
+        assert_eq!(end(rows[0]), "30.0 30.0 10.0 2");
+        assert_eq!(end(rows[1]), "70.0 70.0 70.0 1");
+        assert!(text.contains("1 outages of the coordinator, 2.0 s in all"), "{text}");
         assert!(text.contains("900 steps done, 1000 expected"), "{text}");
-        assert!(table("nonsense").is_err());
+        assert!(tables("nonsense").is_err());
     }
 }

@@ -29,13 +29,15 @@ pub(super) const CRATES: &[Crate] = &[
                             "protocol"]),
     row(7, "xtask",       &[]),
     row(6, "coordinator", &["checkpoint", "collective", "config", "crashpoint", "data", "manual",
-                            "membership", "protocol", "secure", "store"]),
+                            "membership", "protocol", "secure", "store", "telemetry"]),
     row(6, "worker",      &["checkpoint", "collective", "config", "crashpoint", "data", "manual",
                             "membership", "model", "picture", "protocol", "secure", "store",
-                            "trainer", "transport"]),
+                            "telemetry", "trainer", "transport"]),
     row(6, "latent",      &["checkpoint", "config", "data", "manual", "model", "picture"]),
     // What a program needs to describe itself; it knows none of the others.
     row(0, "manual",      &[]),
+    // What the two programs say while they run.
+    row(0, "telemetry",   &[]),
     // Between hosts. These know nothing of training: no arrow leads to model or trainer.
     row(5, "transport",   &["collective", "crashpoint", "protocol", "secure"]),
     // Checkpoints beyond this machine; secure chooses how TLS is done, here too.
@@ -85,10 +87,20 @@ pub(super) const FENCES: &[Fence] = &[
     },
     Fence {
         packages: &["tokio", "tonic", "hyper", "tower", "h2"],
-        inside: &["protocol", "secure", "store", "transport", "coordinator", "worker", "scenarios"],
+        inside: &[
+            "protocol",
+            "secure",
+            "store",
+            "transport",
+            "coordinator",
+            "worker",
+            "scenarios",
+            "telemetry",
+        ],
         tests_too: true,
-        rule: "async and gRPC only in protocol, secure, store, transport, coordinator, worker: \
-               what decides and what computes is plain blocking code, tested by plain calls",
+        rule: "async and gRPC only in protocol, secure, store, transport, coordinator, worker, and \
+               in telemetry: what decides and what computes is plain blocking code, tested by \
+               plain calls",
     },
     Fence {
         packages: &["object_store", "reqwest"],
@@ -113,11 +125,17 @@ pub(super) const FENCES: &[Fence] = &[
     },
     Fence {
         packages: &["clap", "anyhow", "tracing-subscriber"],
-        inside: &["coordinator", "worker", "latent", "manual", "xtask", "scenarios"],
+        inside: &["coordinator", "worker", "latent", "manual", "telemetry", "xtask", "scenarios"],
         // An example is a binary, and its dependencies are dev-dependencies.
         tests_too: false,
-        rule: "arguments, opaque errors and log set-up only in binaries and in manual, which \
-               describes arguments: a library returns its own errors and spans",
+        rule: "arguments, opaque errors and log set-up only in binaries, in manual, which \
+               describes arguments, and in telemetry: a library returns its own errors and spans",
+    },
+    Fence {
+        packages: &["opentelemetry", "tracing-opentelemetry"],
+        inside: &["telemetry", "scenarios"],
+        tests_too: true,
+        rule: "collectors only in telemetry: others begin spans, whoever may listen",
     },
 ];
 

@@ -1,0 +1,97 @@
+//! What the programs say of themselves while they run: log lines on standard error, and with the
+//! feature `opentelemetry` traces, for a collector that the environment names.
+//!
+//! Events are log lines, spans are traces. Without the feature nobody listens to spans, and they
+//! cost nothing.
+
+#[cfg(feature = "opentelemetry")]
+mod traces;
+#[cfg(not(feature = "opentelemetry"))]
+#[path = "no_traces.rs"]
+mod traces;
+
+use std::io::{self, IsTerminal as _};
+
+use clap::ValueEnum;
+pub use tracing::level_filters::LevelFilter;
+pub use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt as _, filter_fn},
+    fmt,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
+
+pub use self::traces::{Traces, note_run};
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+impl LogFormat {
+    /// As it is typed.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// How a program logs.
+#[derive(Clone, Copy, Debug)]
+pub struct Log<W> {
+    /// The program, as traces call it.
+    pub program: &'static str,
+    /// How lines are written.
+    pub format: LogFormat,
+    /// What is logged where `RUST_LOG` says nothing.
+    pub level: LevelFilter,
+    /// Whether a line names the part of the program that it comes from, and one of text the time.
+    pub detailed: bool,
+    /// Where lines go.
+    pub writer: W,
+}
+
+impl<W> Log<W>
+where
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    /// Starts logging, and sending traces. These end when what is returned is dropped.
+    #[must_use]
+    pub fn start(self) -> Traces {
+        let (traces, problem) = Traces::start(self.program);
+        let subscriber = tracing_subscriber::registry().with(self.lines());
+        #[cfg(feature = "opentelemetry")]
+        let subscriber = subscriber.with(traces.layer());
+        subscriber.init();
+        if let Some(problem) = problem {
+            tracing::warn!("no traces: {problem}");
+        }
+        traces
+    }
+
+    fn lines(self) -> impl Layer<Registry> {
+        let filter = EnvFilter::builder().with_default_directive(self.level.into());
+        let filter = filter.from_env_lossy().and(filter_fn(|metadata| metadata.is_event()));
+        let lines = fmt::layer()
+            .with_ansi(io::stderr().is_terminal())
+            .with_writer(self.writer)
+            .with_target(self.detailed)
+            // A pipe that is closed must not end a run.
+            .log_internal_errors(false);
+        let lines = match (self.format, self.detailed) {
+            (LogFormat::Text, true) => lines.boxed(),
+            (LogFormat::Text, false) => lines.without_time().boxed(),
+            (LogFormat::Json, _) => lines.json().boxed(),
+        };
+        lines.with_filter(filter)
+    }
+}
