@@ -26,8 +26,8 @@ use std::{
 
 pub(crate) use crowd::Crowd;
 pub(crate) use fleet::{
-    Fleet, armed_coordinator, coordinator, coordinator_at, coordinator_in, coordinator_on, worker,
-    worker_in,
+    Fleet, armed_coordinator, coordinator, coordinator_at, coordinator_in, coordinator_on,
+    traced_coordinator, worker, worker_in,
 };
 pub(crate) use holding::Holding;
 pub(crate) use network::{Host, Lost, Network, namespaces};
@@ -53,13 +53,15 @@ pub(crate) const SMALL: &str = "--shards 4 --batch-size 16 --train-images 6000 -
 /// More epochs than anybody waits for: such a run is in the middle whenever it is looked at.
 pub(crate) const ENDLESS: &str = "--epochs 100000";
 
-/// What cargo is to build to have coordinators and workers with their crash points armed: the
-/// examples of the same names. Only what has crash points is compiled once more for them.
-const ARMED: [&str; 5] = [
+/// What cargo is to build to have coordinators and workers with their crash points armed and with
+/// traces: the examples of the same names. Only what has either is compiled once more for them.
+const ARMED: [&str; 7] = [
     "--example=vae-coordinator",
     "--example=vae-worker",
     "--features=coordinator/crash-points",
+    "--features=coordinator/opentelemetry",
     "--features=worker/crash-points",
+    "--features=worker/opentelemetry",
     "--workspace",
 ];
 

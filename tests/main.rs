@@ -32,5 +32,6 @@ mod slurm;
 mod stall;
 mod stop;
 mod strangers;
+mod traces;
 mod train;
 mod training_options;

@@ -79,6 +79,16 @@ pub(crate) fn armed_coordinator(place: &Place, flags: &str, order: &str) -> Proc
     Process::start("armed coordinator", &mut command)
 }
 
+/// Starts a coordinator of the run in `place` that sends its traces to a collector, as those do
+/// that it spawns.
+pub(crate) fn traced_coordinator(place: &Place, flags: &str, collector: &str) -> Process {
+    let mut command = Command::new(armed_programs().join("vae-coordinator"));
+    command.args(["--listen", "127.0.0.1:0", "--run-dir"]).arg(&place.run_dir);
+    command.args(flags.split_whitespace()).current_dir(place.path(""));
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector);
+    Process::start("traced coordinator", &mut command)
+}
+
 /// Starts a worker that comes to harm at a crash point.
 fn armed_worker(url: &str, flags: &str, order: &str) -> Process {
     let mut command = Command::new(armed_programs().join("vae-worker"));

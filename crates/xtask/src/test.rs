@@ -13,13 +13,15 @@ pub(crate) struct Options {
     arguments: Vec<String>,
 }
 
-/// The programs that die where tests/crash_points.rs wants them to.
-const ARMED: [&str; 5] = [
+/// The programs that die where tests/crash_points.rs wants them to, and send traces.
+const ARMED: [&str; 7] = [
     "--workspace",
     "--example=vae-coordinator",
     "--example=vae-worker",
     "--features=coordinator/crash-points",
+    "--features=coordinator/opentelemetry",
     "--features=worker/crash-points",
+    "--features=worker/opentelemetry",
 ];
 
 /// Sets up, builds the programs that the scenarios start, and runs the tests. Returns the exit
