@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
-use protocol::wire::{Segment as SegmentNews, WorkerMessage, worker_message::Body};
+use protocol::wire::{Segment as SegmentNews, Transport, WorkerMessage, worker_message::Body};
 use tokio::sync::{mpsc, oneshot};
 use transport::{Connected, Endpoint, Group, shm::Segment, two_level::TwoLevel};
 
@@ -16,22 +16,33 @@ pub(crate) struct Meeting {
     pub(crate) announced: oneshot::Receiver<String>,
 }
 
-/// Connects by a stream for each pair of members.
-pub(crate) async fn over_grpc(endpoint: Endpoint, group: Group) -> Result<Connected> {
-    Ok(endpoint.connect(&group).await?.into())
-}
-
-/// Connects through memory, which all members share.
-pub(crate) async fn over_shm(group: Group, meeting: Meeting) -> Result<Connected> {
-    Ok(segment(&group, meeting).await?.into_all_reduce()?.into())
-}
-
-/// Connects through memory to the members on this host, and by streams to those on others.
-pub(crate) async fn over_both(
+/// Connects to the other members.
+pub(crate) async fn connect(
+    transport: Transport,
     endpoint: Endpoint,
     group: Group,
     meeting: Meeting,
 ) -> Result<Connected> {
+    match transport {
+        Transport::Grpc => over_grpc(endpoint, group).await,
+        Transport::Shm => over_shm(group, meeting).await,
+        Transport::TwoLevel => over_both(endpoint, group, meeting).await,
+        Transport::Unspecified => bail!("no transport was chosen"),
+    }
+}
+
+/// By a stream for each pair of members.
+async fn over_grpc(endpoint: Endpoint, group: Group) -> Result<Connected> {
+    Ok(endpoint.connect(&group).await?.into())
+}
+
+/// Through memory, which all members share.
+async fn over_shm(group: Group, meeting: Meeting) -> Result<Connected> {
+    Ok(segment(&group, meeting).await?.into_all_reduce()?.into())
+}
+
+/// Through memory to the members on this host, and by streams to those on others.
+async fn over_both(endpoint: Endpoint, group: Group, meeting: Meeting) -> Result<Connected> {
     let segment = segment(&group, meeting).await?;
     Ok(TwoLevel::connect(&endpoint, &group, segment).await?.into())
 }

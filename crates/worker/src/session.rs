@@ -349,6 +349,9 @@ impl Session {
         let (Phase::Idle, Link::Up(joined)) = (&self.phase, &self.link) else {
             bail!("the coordinator started a generation within another");
         };
+        if start.transport() == Transport::Unspecified {
+            bail!("the coordinator asked for an unknown transport");
+        }
         let peer = |member: &protocol::wire::Member| -> Result<Peer> {
             let address = member
                 .all_reduce_address
@@ -375,16 +378,8 @@ impl Session {
         let meeting = Meeting { outbound: joined.outbound(), announced };
         let endpoint = self.endpoint.clone();
         let span = tracing::info_span!("connection", generation = generation.0);
-        let task = match start.transport() {
-            Transport::Grpc => {
-                tokio::spawn(generation::over_grpc(endpoint, group).instrument(span))
-            }
-            Transport::Shm => tokio::spawn(generation::over_shm(group, meeting).instrument(span)),
-            Transport::TwoLevel => {
-                tokio::spawn(generation::over_both(endpoint, group, meeting).instrument(span))
-            }
-            Transport::Unspecified => bail!("the coordinator asked for an unknown transport"),
-        };
+        let connected = generation::connect(start.transport(), endpoint, group, meeting);
+        let task = tokio::spawn(connected.instrument(span));
         self.identity.rank = Some(rank);
         self.identity.proof = Some(proof);
         self.unheard.ready = None;

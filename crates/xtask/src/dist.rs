@@ -3,7 +3,7 @@
 //! The three programs, libtorch's libraries where the programs look for them, man pages and
 //! shell completions, which each program writes itself.
 
-use crate::staging::{self, Scratch};
+use crate::staging;
 use crate::workspace::{self, Build};
 use crate::{child, setup};
 use anyhow::{Context, ensure};
@@ -39,18 +39,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
         Build::Done(programs) => programs,
     };
     let output = workspace::root().join(&options.output);
-    let parent = output.parent().context("--output has no parent folder")?;
-    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-    let scratch = Scratch::create(&output)?;
-    let staged = scratch.folder("dist")?;
-    lay_out(&programs, &staged)?;
-    if !options.no_libtorch {
-        // As cargo has it from .cargo/config.toml, or from the user.
-        let libtorch = env::var_os("LIBTORCH").map(PathBuf::from);
-        let libtorch = libtorch.unwrap_or_else(|| workspace::root().join(".libtorch"));
-        copy_all(&staging::entries(&libtorch.join("lib"))?, &made(&staged, "lib")?)?;
-    }
-    staging::replace(&output, &staged, &scratch.path.join("previous"))?;
+    staging::put_in_place(
+        &output,
+        || false,
+        |scratch| {
+            let staged = scratch.folder("dist")?;
+            lay_out(&programs, &staged)?;
+            if !options.no_libtorch {
+                // As cargo has it from .cargo/config.toml, or from the user.
+                let libtorch = env::var_os("LIBTORCH").map(PathBuf::from);
+                let libtorch = libtorch.unwrap_or_else(|| workspace::root().join(".libtorch"));
+                copy_all(&staging::entries(&libtorch.join("lib"))?, &made(&staged, "lib")?)?;
+            }
+            Ok(staged)
+        },
+    )?;
     println!("{}", output.display());
     Ok(child::SUCCESS)
 }

@@ -6,7 +6,7 @@
 
 use crate::prerequisites;
 use crate::python::{self, Dependencies};
-use crate::staging::{Scratch, entries, lock, replace, sweep};
+use crate::staging::{Scratch, entries, put_in_place};
 use anyhow::{Context, bail};
 use std::ffi::OsStr;
 use std::fmt;
@@ -102,22 +102,13 @@ fn missing_file(folder: &Path) -> Option<PathBuf> {
 pub(crate) fn fetch(destination: &Path, flavour: Flavour) -> anyhow::Result<()> {
     prerequisites::platform()?;
     prerequisites::python(INSTEAD)?;
-    let parent =
-        destination.parent().context("the destination of libtorch has no parent folder")?;
-    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-    let lock = lock(parent)?;
-    if installed(destination) == Some(Installation { flavour }) {
-        return Ok(()); // Another set-up has fetched it while this one waited.
-    }
-    if lock.is_some() {
-        sweep(destination);
-    }
-    prerequisites::disk_space(parent, flavour.peak_bytes(), INSTEAD)?;
-    println!("fetching libtorch {VERSION} ({flavour}) into {}", destination.display());
-    let scratch = Scratch::create(destination)?;
-    download(&scratch, flavour)?;
-    let staged = stage(&scratch, flavour)?;
-    replace(destination, &staged, &scratch.path.join("previous"))?;
+    let is_there = || installed(destination) == Some(Installation { flavour });
+    put_in_place(destination, is_there, |scratch| {
+        prerequisites::disk_space(&scratch.path, flavour.peak_bytes(), INSTEAD)?;
+        println!("fetching libtorch {VERSION} ({flavour}) into {}", destination.display());
+        download(scratch, flavour)?;
+        stage(scratch, flavour)
+    })?;
     println!("libtorch {VERSION} ({flavour}) is in place");
     Ok(())
 }
@@ -218,11 +209,15 @@ mod tests {
         let destination = folder.path().join("libtorch");
         installation(&destination, "2.10.0+cpu");
         fs::write(destination.join("lib/old.so"), "old").unwrap();
-        let scratch = Scratch::create(&destination).unwrap();
-        installation(&scratch.path.join("unpacked/torch"), "not copied");
-        let staged = stage(&scratch, Flavour::Cpu).unwrap();
-        replace(&destination, &staged, &scratch.path.join("previous")).unwrap();
-        drop(scratch);
+        put_in_place(
+            &destination,
+            || false,
+            |scratch| {
+                installation(&scratch.path.join("unpacked/torch"), "not copied");
+                stage(scratch, Flavour::Cpu)
+            },
+        )
+        .unwrap();
         assert_eq!(installed(&destination), Some(Installation { flavour: Flavour::Cpu }));
         assert!(!destination.join("lib/old.so").exists());
         assert_eq!(entries(folder.path()).unwrap(), [destination]);
@@ -231,10 +226,18 @@ mod tests {
     #[test]
     fn wheels_that_lack_a_library_are_refused_by_its_name() {
         let folder = tempfile::tempdir().unwrap();
-        let scratch = Scratch::create(&folder.path().join("libtorch")).unwrap();
-        installation(&scratch.path.join("unpacked/torch"), "");
-        fs::remove_file(scratch.path.join("unpacked/torch/lib/libgomp.so.1")).unwrap();
-        let error = stage(&scratch, Flavour::Cpu).unwrap_err().to_string();
+        let destination = folder.path().join("libtorch");
+        let placed = put_in_place(
+            &destination,
+            || false,
+            |scratch| {
+                installation(&scratch.path.join("unpacked/torch"), "");
+                fs::remove_file(scratch.path.join("unpacked/torch/lib/libgomp.so.1")).unwrap();
+                stage(scratch, Flavour::Cpu)
+            },
+        );
+        let error = placed.unwrap_err().to_string();
         assert!(error.contains("lib/libgomp.so.1"), "{error}");
+        assert_eq!(entries(folder.path()).unwrap(), [] as [PathBuf; 0]);
     }
 }

@@ -5,7 +5,7 @@
 //! (`staging.rs`). tests/harness/objects.rs looks for it there.
 
 use crate::python::{self, Dependencies};
-use crate::staging::{Scratch, lock, replace, sweep};
+use crate::staging::put_in_place;
 use crate::{prerequisites, workspace};
 use anyhow::Context;
 use std::path::Path;
@@ -55,7 +55,7 @@ const INSTEAD: &str = "the tests that need it are left out";
 /// Makes sure that the server is in place. Where it cannot be had, this says so, and is an error
 /// only where the server is required.
 pub(crate) fn ensure() -> anyhow::Result<()> {
-    match put_in_place() {
+    match fetch() {
         Err(error) if env::var_os(REQUIRED).is_none() => {
             println!("no S3 server, so nothing is stored in tests: {error:#}");
             Ok(())
@@ -64,29 +64,24 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
     }
 }
 
-fn put_in_place() -> anyhow::Result<()> {
+fn fetch() -> anyhow::Result<()> {
     prerequisites::python(INSTEAD)?;
     let stamp = format!("{}, Python {}", REQUIREMENTS[0], python::version()?);
     let destination = workspace::root().join(".moto");
-    if is_installed(&destination, &stamp) {
-        return Ok(());
-    }
-    let parent = workspace::root();
-    let lock = lock(&parent)?;
-    if is_installed(&destination, &stamp) {
-        return Ok(()); // Another one has fetched it while this one waited.
-    }
-    if lock.is_some() {
-        sweep(&destination);
-    }
-    println!("fetching {stamp} into {} (30 MB)", destination.display());
-    let scratch = Scratch::create(&destination)?;
-    let staged = scratch.folder("moto")?;
-    let site = scratch.folder("moto/site")?;
-    let requirements = REQUIREMENTS.map(str::to_owned);
-    python::install(&requirements, Dependencies::Leave, &site, INSTEAD)?;
-    fs::write(staged.join(STAMP), format!("{stamp}\n")).context("cannot write the stamp")?;
-    replace(&destination, &staged, &scratch.path.join("previous"))
+    put_in_place(
+        &destination,
+        || is_installed(&destination, &stamp),
+        |scratch| {
+            println!("fetching {stamp} into {} (30 MB)", destination.display());
+            let staged = scratch.folder("moto")?;
+            let site = scratch.folder("moto/site")?;
+            let requirements = REQUIREMENTS.map(str::to_owned);
+            python::install(&requirements, Dependencies::Leave, &site, INSTEAD)?;
+            fs::write(staged.join(STAMP), format!("{stamp}\n"))
+                .context("cannot write the stamp")?;
+            Ok(staged)
+        },
+    )
 }
 
 fn is_installed(folder: &Path, stamp: &str) -> bool {

@@ -23,9 +23,33 @@ pub(crate) fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(entries)
 }
 
+/// Has `make` fill a folder in a scratch folder, and puts that at `destination`; nothing is done
+/// where `is_there` says so, be it that another process came first.
+pub(crate) fn put_in_place(
+    destination: &Path,
+    is_there: impl Fn() -> bool,
+    make: impl FnOnce(&Scratch) -> anyhow::Result<PathBuf>,
+) -> anyhow::Result<()> {
+    if is_there() {
+        return Ok(());
+    }
+    let parent = destination.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    let lock = lock(parent)?;
+    if is_there() {
+        return Ok(()); // Another one has made it while this one waited.
+    }
+    if lock.is_some() {
+        sweep(destination);
+    }
+    let scratch = Scratch::create(destination)?;
+    let staged = make(&scratch)?;
+    replace(destination, &staged, &scratch.path.join("previous"))
+}
+
 /// Puts `staged` at `destination`; what was there goes to `previous`, so that it is never half
 /// overwritten.
-pub(crate) fn replace(destination: &Path, staged: &Path, previous: &Path) -> anyhow::Result<()> {
+fn replace(destination: &Path, staged: &Path, previous: &Path) -> anyhow::Result<()> {
     if fs::symlink_metadata(destination).is_ok() {
         fs::rename(destination, previous)
             .with_context(|| format!("cannot move the old {} aside", destination.display()))?;
@@ -41,7 +65,7 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    pub(crate) fn create(destination: &Path) -> anyhow::Result<Scratch> {
+    fn create(destination: &Path) -> anyhow::Result<Scratch> {
         let path = beside(destination, &process::id().to_string());
         fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Scratch { path })
@@ -71,7 +95,7 @@ fn beside(destination: &Path, suffix: &str) -> PathBuf {
 
 /// Removes the scratch folders of fetches that were killed. Only for who holds the lock: none of
 /// them is in use then.
-pub(crate) fn sweep(destination: &Path) {
+fn sweep(destination: &Path) {
     let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else {
         return;
     };
@@ -86,7 +110,7 @@ pub(crate) fn sweep(destination: &Path) {
 
 /// Locks `folder` against other set-ups until the returned file is dropped; none where the file
 /// system has no locks.
-pub(crate) fn lock(folder: &Path) -> anyhow::Result<Option<File>> {
+fn lock(folder: &Path) -> anyhow::Result<Option<File>> {
     let file = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
     let deadline = Instant::now() + LOCK_WAIT;
     let mut told = false;

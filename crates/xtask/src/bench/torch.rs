@@ -7,7 +7,7 @@
 
 use crate::libtorch::VERSION;
 use crate::python::{self, Dependencies, requirements_in};
-use crate::staging::{Scratch, entries, lock, replace, sweep};
+use crate::staging::{Scratch, entries, put_in_place};
 use crate::{prerequisites, workspace};
 use anyhow::{Context, ensure};
 use std::fs;
@@ -33,11 +33,9 @@ pub(super) fn ensure() -> anyhow::Result<PathBuf> {
     prerequisites::python(INSTEAD)?;
     let destination = workspace::root().join(".torch");
     let stamp = format!("torch {VERSION}, Python {}", python::version()?);
-    if installed(&destination, &stamp) {
-        println!("{stamp} is in place");
-    } else {
-        fetch(&destination, &stamp)?;
-    }
+    let is_there = || installed(&destination, &stamp);
+    put_in_place(&destination, is_there, |scratch| make(scratch, &stamp))?;
+    println!("{stamp} is in place");
     Ok(destination.join("site"))
 }
 
@@ -46,27 +44,17 @@ fn installed(folder: &Path, stamp: &str) -> bool {
         && folder.join("site/torch/__init__.py").is_file()
 }
 
-fn fetch(destination: &Path, stamp: &str) -> anyhow::Result<()> {
-    let parent = destination.parent().context("the place of PyTorch has no parent folder")?;
-    let lock = lock(parent)?;
-    if installed(destination, stamp) {
-        return Ok(()); // Another one has fetched it while this one waited.
-    }
-    if lock.is_some() {
-        sweep(destination);
-    }
-    prerequisites::disk_space(parent, PEAK_BYTES, INSTEAD)?;
-    println!("fetching {stamp} into {} (2.4 GB)", destination.display());
-    let scratch = Scratch::create(destination)?;
+/// Fetches PyTorch into a folder of `scratch`, and returns its path.
+fn make(scratch: &Scratch, stamp: &str) -> anyhow::Result<PathBuf> {
+    prerequisites::disk_space(&scratch.path, PEAK_BYTES, INSTEAD)?;
+    println!("fetching {stamp} into .torch (2.4 GB)");
     let staged = scratch.folder("torch")?;
     let site = scratch.folder("torch/site")?;
     python::install(&[format!("torch=={VERSION}")], Dependencies::Leave, &site, INSTEAD)?;
     python::install(&needed(&metadata(&site)?), Dependencies::Follow, &site, INSTEAD)?;
     check(&site)?;
     fs::write(staged.join(STAMP), format!("{stamp}\n")).context("cannot write PyTorch's stamp")?;
-    replace(destination, &staged, &scratch.path.join("previous"))?;
-    println!("{stamp} is in place");
-    Ok(())
+    Ok(staged)
 }
 
 /// What the installed torch says of itself.

@@ -4,7 +4,7 @@
 //! The folder has `site/`, `schemas/` and a stamp. It appears complete (`staging.rs`).
 
 use crate::python::{self, Dependencies};
-use crate::staging::{Scratch, lock, replace, sweep};
+use crate::staging::{Scratch, put_in_place};
 use crate::{prerequisites, workspace};
 use anyhow::{Context, ensure};
 use std::fs;
@@ -59,9 +59,8 @@ pub(super) fn ensure() -> anyhow::Result<Tools> {
         fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let stamp = format!("{requirements}{WRITE_SCHEMAS}# Python {}\n", python::version()?);
     let tools = Tools { folder: workspace::root().join("target/deploy") };
-    if !is_installed(&tools.folder, &stamp) {
-        fetch(&tools.folder, &requirements, &stamp)?;
-    }
+    let is_there = || is_installed(&tools.folder, &stamp);
+    put_in_place(&tools.folder, is_there, |scratch| make(scratch, &requirements, &stamp))?;
     Ok(tools)
 }
 
@@ -69,19 +68,10 @@ fn is_installed(folder: &Path, stamp: &str) -> bool {
     fs::read_to_string(folder.join(STAMP)).is_ok_and(|found| found == stamp)
 }
 
-fn fetch(destination: &Path, requirements: &str, stamp: &str) -> anyhow::Result<()> {
-    let parent = destination.parent().context("the tools' folder has no parent")?;
-    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-    let lock = lock(parent)?;
-    if is_installed(destination, stamp) {
-        return Ok(()); // Another one has fetched them while this one waited.
-    }
-    if lock.is_some() {
-        sweep(destination);
-    }
-    prerequisites::disk_space(parent, PEAK_BYTES, INSTEAD)?;
-    println!("fetching what deploy/requirements.txt names into {}", destination.display());
-    let scratch = Scratch::create(destination)?;
+/// Fetches the tools into a folder of `scratch`, and returns its path.
+fn make(scratch: &Scratch, requirements: &str, stamp: &str) -> anyhow::Result<PathBuf> {
+    prerequisites::disk_space(&scratch.path, PEAK_BYTES, INSTEAD)?;
+    println!("fetching what deploy/requirements.txt names into target/deploy");
     let staged = Tools { folder: scratch.folder("tools")? };
     scratch.folder("tools/site")?;
     python::install(&named(requirements), Dependencies::Follow, &staged.site(), INSTEAD)?;
@@ -93,7 +83,7 @@ fn fetch(destination: &Path, requirements: &str, stamp: &str) -> anyhow::Result<
     let last = complaint.lines().last().unwrap_or_default();
     ensure!(output.status.success(), "cannot write the schemas: {last}");
     fs::write(staged.folder.join(STAMP), stamp).context("cannot write the tools' stamp")?;
-    replace(destination, &staged.folder, &scratch.path.join("previous"))
+    Ok(staged.folder)
 }
 
 /// The packages that a requirements file names.
