@@ -14,6 +14,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
     thread,
 };
@@ -77,18 +78,23 @@ impl Team {
             job: UnsafeCell::new(&|| {}),
             panicked: AtomicBool::new(false),
         });
+        let (starting, started) = mpsc::channel::<()>();
         let start = |_| {
-            let shared = Arc::clone(&shared);
+            let (shared, starting) = (Arc::clone(&shared), starting.clone());
             let help = move || {
                 // libtorch has a setting for each thread: a part of a product must not start
                 // threads of its own.
                 tch::set_num_threads(1);
+                drop(starting);
                 shared.help();
             };
             thread::Builder::new().name("helper".into()).spawn(help).ok()
         };
         // More than that do not fit the count of those at work.
         let helpers = (1..threads.min(AT_WORK as usize)).map_while(start).collect();
+        drop(starting);
+        // Says that no sender is left: what a thread allocates as it starts belongs to no step.
+        let _all_started = started.recv();
         Self { shared, helpers, caller: Mutex::new(()) }
     }
 
