@@ -70,8 +70,12 @@ impl Network {
     /// A switch without hosts; none, and a word why, where the machine does not allow it.
     #[expect(clippy::print_stdout, reason = "what is not tested is to be known")]
     pub(crate) fn new() -> Option<Self> {
-        static SWEPT: OnceLock<()> = OnceLock::new();
-        SWEPT.get_or_init(sweep);
+        static PREPARED: OnceLock<()> = OnceLock::new();
+        PREPARED.get_or_init(|| {
+            sweep();
+            // From within, nothing can be fetched.
+            data::fetch::ensure(&data::default_dir(), false).unwrap();
+        });
         match Self::try_new() {
             Ok(network) => Some(network),
             Err(reason) => {
