@@ -27,7 +27,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Launch {
     pub(crate) info: RunInfo,
-    run_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
     /// Whether `runs/latest` is to point at the run directory.
     is_default_dir: bool,
     pub(crate) start: Start,
@@ -168,6 +168,18 @@ impl Launch {
     pub(crate) fn steps_per_epoch(&self) -> u64 {
         steps_per_epoch(self.config())
     }
+
+    /// Whether the run has been completed before, so that nothing of it is left to do.
+    pub(crate) fn is_complete(&self) -> bool {
+        let steps = steps(self.config());
+        let is_trained = self.checkpoint().is_some_and(|(_, metadata)| metadata.step == steps);
+        // Only workers could tell whether a store lacks something.
+        is_trained && self.storage.is_none() && RunDir::is_summed_up(&self.run_dir, steps)
+    }
+}
+
+fn steps(config: &RunConfig) -> u64 {
+    steps_per_epoch(config) * u64::from(config.operation.epochs)
 }
 
 fn steps_per_epoch(config: &RunConfig) -> u64 {
@@ -296,7 +308,7 @@ fn newest_checkpoint(run_dir: &Path, info: &RunInfo) -> Result<Start> {
         metadata.run_id,
         info.run_id
     );
-    let steps = steps_per_epoch(&info.config) * u64::from(info.config.operation.epochs);
+    let steps = steps(&info.config);
     ensure!(
         metadata.step <= steps,
         "the run is at step {} already, and --epochs {} ends at step {steps}: give more --epochs",

@@ -62,8 +62,16 @@ pub fn main() -> ExitCode {
             Err(error) => fail(&format!("{error:#}")),
         };
     }
-    let result = Launch::prepare(args, &matches).and_then(|launch| serve::run(&launch, &console));
-    let (outcome, stopped) = match result {
+    let launch = match Launch::prepare(args, &matches) {
+        Ok(launch) => launch,
+        Err(error) => return fail(&format!("{error:#}")),
+    };
+    if launch.is_complete() {
+        let run_dir = launch.run_dir.display();
+        console.line(&format!("The run in {run_dir} is complete; --epochs can give it more"));
+        return ExitCode::SUCCESS;
+    }
+    let (outcome, stopped) = match serve::run(&launch, &console) {
         Ok(ended) => ended,
         Err(error) => return fail(&format!("{error:#}")),
     };

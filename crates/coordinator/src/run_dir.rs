@@ -58,6 +58,14 @@ impl RunDir {
             .with_context(|| format!("{} is not a run's configuration", file.display()))
     }
 
+    /// Whether the summary of the run in `path` is of that many steps.
+    pub(crate) fn is_summed_up(path: &Path, steps: u64) -> bool {
+        let summary = files::read(&path.join(SUMMARY)).ok();
+        let summary: Option<serde_json::Value> =
+            summary.and_then(|text| serde_json::from_str(&text).ok());
+        summary.is_some_and(|summary| summary["steps"] == steps)
+    }
+
     /// Makes a run directory of a run that began elsewhere; what else is in it comes later.
     pub(crate) fn restore(path: &Path, info: &RunInfo) -> Result<()> {
         fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
