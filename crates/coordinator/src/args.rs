@@ -275,7 +275,7 @@ pub(crate) struct OperationArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Directories")]
 pub(crate) struct DirectoryArgs {
-    /// Where the run is kept [default: runs/<date-time>-<id>, with runs/latest pointing at it]
+    /// Where the run is kept [default: runs/DATE-TIME-ID, with runs/latest pointing at it]
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
     /// Go on with the run in --run-dir (or runs/latest), from its newest checkpoint that

@@ -1,9 +1,10 @@
 //! How long an all-reduce takes: members as processes of their own, on this host.
 //!
 //! `all_reduce_bench [shm|grpc|grpc-tcp|grpc-tls|two-level]...` writes a line of JSON for each
-//! transport, number of members and size; grpc is over local sockets. Two medians of the leader's time are given: `median_ms` where the partials stay
-//! as they are, so that nothing but the all-reduce is in the caches' way; `fresh_median_ms`
-//! where every member has just written its partials, as it does in training.
+//! transport, number of members and size; grpc is over local sockets. Two medians of the
+//! leader's time are given: `median_ms` where the partials stay as they are, so that nothing
+//! but the all-reduce is in the caches' way; `fresh_median_ms` where every member has just
+//! written its partials, as it does in training.
 //! What is measured is the same for every transport; how members find each other is not.
 
 #[path = "../tests/support/processes.rs"]

@@ -5,7 +5,11 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use config::{Precision, Training};
 use membership::Fingerprint;
-use model::{Isa, Model, Vae, blas, vae_autograd};
+use model::{
+    Isa, Model, Vae, blas,
+    cuda::{self, NoCuda},
+    vae_autograd,
+};
 use tch::{Cuda, Device};
 
 /// The libtorch that tch 0.24 binds; its build refuses any other.
@@ -37,28 +41,40 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The device to use on this machine; of several GPUs, each of its processes takes another.
+    /// The device to use on this machine.
     pub(crate) fn resolve(self, local_rank: Option<u32>) -> Result<Device> {
         match self {
+            Self::Auto => Ok(best(local_rank)),
             Self::Cpu => Ok(Device::Cpu),
-            Self::Auto if Cuda::is_available() => {
-                let devices = usize::try_from(Cuda::device_count()).unwrap_or_default().max(1);
-                // A launcher may have hidden all GPUs but the process's own.
-                Ok(Device::Cuda(local_rank.map_or(0, |rank| rank as usize % devices)))
-            }
-            Self::Auto => Ok(Device::Cpu),
-            Self::Cuda(index) => {
-                let devices = Cuda::device_count();
-                if usize::try_from(devices).is_ok_and(|devices| index < devices) {
-                    return Ok(Device::Cuda(index));
-                }
-                bail!(
-                    "--device cuda:{index}: this machine offers {devices} CUDA devices to this \
-                     build of libtorch; use --device cpu"
-                );
-            }
+            Self::Cuda(index) => match cuda_devices() {
+                Ok(devices) if index < devices => Ok(Device::Cuda(index)),
+                Ok(devices) => bail!(
+                    "--device cuda:{index}: this machine offers {devices} CUDA devices; use \
+                     --device cpu"
+                ),
+                Err(reason) => bail!("--device cuda:{index}: {reason}; or use --device cpu"),
+            },
         }
     }
+}
+
+/// A GPU, if there is one; of several GPUs, each of this machine's processes takes another.
+fn best(local_rank: Option<u32>) -> Device {
+    match cuda_devices() {
+        // A launcher may have hidden all GPUs but the process's own.
+        Ok(devices @ 1..) => Device::Cuda(local_rank.map_or(0, |rank| rank as usize % devices)),
+        Err(reason @ NoCuda::Library) => {
+            tracing::info!("computing on the CPU: {reason}");
+            Device::Cpu
+        }
+        Ok(0) | Err(NoCuda::Driver) => Device::Cpu,
+    }
+}
+
+/// How many CUDA devices there are.
+fn cuda_devices() -> Result<usize, NoCuda> {
+    cuda::load()?;
+    Ok(usize::try_from(Cuda::device_count()).unwrap_or_default())
 }
 
 /// What decides whether another worker computes the same bits.

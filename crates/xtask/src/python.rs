@@ -23,8 +23,8 @@ const PLATFORMS: [&str; 6] = [
     "manylinux2014_x86_64",
 ];
 
-/// Extracts the members of the zip file argv[1] that match any of the patterns argv[3..] into the
-/// folder argv[2].
+/// Extracts the members of the zip file `argv[1]` that match any of the patterns `argv[3..]` into the
+/// folder `argv[2]`.
 const UNPACK: &str = "\
 import sys, zipfile, fnmatch
 archive, folder, *patterns = sys.argv[1:]

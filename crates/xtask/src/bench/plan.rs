@@ -4,7 +4,7 @@
 //! To measure something else, or to ask for more, change a row here.
 
 use super::subject::{
-    FLOAT, Figure, Job, LENGTHS, Precision, Quantity, System, Training, Transport,
+    FLOAT, Figure, Job, LENGTHS, MEMBERS, Precision, Quantity, System, Training, Transport,
 };
 use super::{Collective, Options, Section};
 
@@ -210,6 +210,7 @@ impl Plan {
                 }
             }
         }
+        rows.extend(MEMBERS.map(cost_of_tls));
         rows
     }
 
@@ -276,6 +277,20 @@ impl Plan {
             None,
         ));
         rows
+    }
+}
+
+/// The default model's gradient over TLS, beside the same without.
+fn cost_of_tls(members: u32) -> Row {
+    let bytes = LENGTHS[1] * FLOAT;
+    let time = Quantity::Milliseconds { members, bytes, fresh: false };
+    let without = (Job::Exchange(Transport::GrpcTcp), time);
+    Row {
+        section: Section::AllReduce,
+        label: format!("3.9 MB, N={members}, {}", Transport::GrpcTls),
+        ours: (Job::Exchange(Transport::GrpcTls), time),
+        comparison: Comparison::Cost(without, "grpc-tcp"),
+        required: None,
     }
 }
 

@@ -48,8 +48,10 @@ pub(super) enum Transport {
     Shm,
     /// Over local sockets, as workers on one host do.
     Grpc,
-    /// As between hosts.
+    /// As between hosts, without TLS.
     GrpcTcp,
+    /// As between hosts.
+    GrpcTls,
     Gloo,
 }
 
@@ -161,6 +163,7 @@ impl fmt::Display for Transport {
             Transport::Shm => "shm",
             Transport::Grpc => "grpc",
             Transport::GrpcTcp => "grpc-tcp",
+            Transport::GrpcTls => "grpc-tls",
             Transport::Gloo => "gloo",
         })
     }

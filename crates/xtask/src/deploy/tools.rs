@@ -14,7 +14,7 @@ use std::process::Command;
 /// Holds the requirements and the version of Python that they were fetched for.
 const STAMP: &str = "version";
 
-/// Writes the schemas of the kinds that are not Kubernetes' own into the folder argv[1].
+/// Writes the schemas of the kinds that are not Kubernetes' own into the folder `argv[1]`.
 const WRITE_SCHEMAS: &str = include_str!("schemas.py");
 
 /// The room that a fetch takes at its peak, in bytes.

@@ -1,0 +1,204 @@
+//! Where a worker is in a generation, and how it comes into one and takes over a state.
+
+use std::{thread, time::Instant};
+
+use anyhow::{Context as _, Result, bail};
+use collective::{Control, Generation, Rank, Share};
+use membership::{Course, Phase as Activity};
+use protocol::wire::{
+    Fetch, Member, Start, Transfer, Transport, coordinator_message::Body as Told,
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+use tracing::Instrument as _;
+use transport::{
+    Abort, Connected, Group, Peer,
+    state::{self, FetchError, Snapshot},
+};
+
+use super::{Session, away::Link};
+use crate::{
+    bridge::{Assignment, Order},
+    control::secret,
+    generation::{self, Meeting},
+};
+
+/// Where the worker is in a generation.
+pub(super) enum Phase {
+    /// In none.
+    Idle,
+    /// In none, and taking over a state.
+    Fetching(JoinHandle<Result<(Snapshot, Transfer), FetchError>>),
+    /// Connecting to the other members.
+    Connecting(Connecting),
+    /// Training.
+    Training(Generation, Abort),
+}
+
+/// A generation that is being connected.
+pub(super) struct Connecting {
+    generation: Generation,
+    rank: Rank,
+    ranks: Vec<Rank>,
+    threads: u32,
+    pub(super) task: JoinHandle<Result<Connected>>,
+    /// Takes where this host's segment is, if this member waits for it.
+    rendezvous: Option<oneshot::Sender<String>>,
+}
+
+impl Session {
+    /// Does what the coordinator tells this worker to.
+    pub(super) fn obey(&mut self, told: Told) -> Result<()> {
+        match told {
+            Told::Start(start) => return self.start(&start),
+            Told::Fetch(fetch) => return self.fetch(&fetch),
+            Told::Pause(pause) if self.is_in(pause.generation) => {
+                self.bridge.shared.request(Control::PAUSE);
+            }
+            Told::Abort(abort) if self.is_in(abort.generation) => match &self.phase {
+                Phase::Training(_, abort) => abort.abort(),
+                _ => self.stop_connecting("the generation was ended"),
+            },
+            Told::Segment(segment) if self.is_in(segment.generation) => {
+                if let Phase::Connecting(connecting) = &mut self.phase
+                    && let Some(waiting) = connecting.rendezvous.take()
+                {
+                    let _gave_up = waiting.send(segment.rendezvous);
+                }
+            }
+            Told::Persist(_) => self.bridge.order(Order::Persist),
+            // A word about a generation that is over for this worker.
+            Told::Pause(_) | Told::Abort(_) | Told::Segment(_) => {}
+            Told::Welcome(_) | Told::Finish(_) => bail!("the coordinator broke the protocol"),
+        }
+        Ok(())
+    }
+
+    fn is_in(&self, generation: u64) -> bool {
+        match &self.phase {
+            Phase::Idle | Phase::Fetching(_) => false,
+            Phase::Connecting(Connecting { generation: current, .. })
+            | Phase::Training(current, _) => current.0 == generation,
+        }
+    }
+
+    fn start(&mut self, start: &Start) -> Result<()> {
+        let (Phase::Idle, Link::Up(joined)) = (&self.phase, &self.link) else {
+            bail!("the coordinator started a generation within another");
+        };
+        if start.transport() == Transport::Unspecified {
+            bail!("the coordinator asked for an unknown transport");
+        }
+        let peers: Vec<Peer> = start.members.iter().map(peer).collect::<Result<_>>()?;
+        let (generation, rank) = (Generation(start.generation), Rank(start.rank));
+        let ranks: Vec<Rank> = peers.iter().map(|peer| peer.share.rank).collect();
+        let threads = self.threads.unwrap_or_else(|| fair_share(start));
+        let group = Group {
+            run_id: self.run_id.clone(),
+            generation,
+            shards: self.config.training.shards,
+            length: self.length,
+            rank,
+            peers,
+        };
+        let proof = secret(&start.proof)?;
+        let (rendezvous, announced) = oneshot::channel();
+        let meeting = Meeting { outbound: joined.outbound(), announced };
+        let endpoint = self.endpoint.clone();
+        let span = tracing::info_span!("connection", generation = generation.0);
+        let connected = generation::connect(start.transport(), endpoint, group, meeting);
+        let task = tokio::spawn(connected.instrument(span));
+        self.identity.rank = Some(rank);
+        self.identity.proof = Some(proof);
+        self.unheard.ready = None;
+        self.bridge.shared.begin_generation(start.generation);
+        let rendezvous = Some(rendezvous);
+        let connecting = Connecting { generation, rank, ranks, threads, task, rendezvous };
+        self.phase = Phase::Connecting(connecting);
+        Ok(())
+    }
+
+    /// Has the training thread begin, or hear why it cannot.
+    pub(super) fn connected(&mut self, result: Result<Connected, String>) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Idle);
+        let Phase::Connecting(Connecting { generation, rank, ranks, threads, .. }) = phase else {
+            return;
+        };
+        match result {
+            Ok(Connected { collective, abort }) => {
+                self.phase = Phase::Training(generation, abort);
+                let assignment = Assignment { generation, collective, rank, ranks, threads };
+                self.bridge.order(Order::Train(Box::new(assignment)));
+            }
+            Err(reason) => self.bridge.order(Order::Report(Course::Interrupted(reason))),
+        }
+    }
+
+    pub(super) fn stop_connecting(&mut self, reason: &str) {
+        if let Phase::Connecting(connecting) = &self.phase {
+            connecting.task.abort();
+            self.phase = Phase::Idle;
+            self.bridge.shared.enter(Activity::Idle);
+            self.bridge.order(Order::Report(Course::Interrupted(reason.to_owned())));
+        }
+    }
+
+    fn fetch(&mut self, fetch: &Fetch) -> Result<()> {
+        if !matches!(self.phase, Phase::Idle) {
+            bail!("the coordinator told a busy worker to fetch a state");
+        }
+        let address = fetch.address.parse();
+        let address =
+            address.with_context(|| format!("rank {} has no usable address", fetch.donor))?;
+        let (run_id, length) = (self.run_id.clone(), self.length);
+        let (secret, security) = (secret(&fetch.secret)?, self.security.clone());
+        let source = state::Source { address, secret, security };
+        tracing::info!(donor = fetch.donor, "fetching the run's state");
+        let span = tracing::info_span!("state transfer", donor = fetch.donor);
+        let fetched = async move {
+            let begun = Instant::now();
+            let snapshot = state::fetch(&source, &run_id, length).await?;
+            let seconds = begun.elapsed().as_secs_f64();
+            let transfer = Transfer { bytes: snapshot.bytes() as u64, seconds };
+            Ok((snapshot, transfer))
+        };
+        self.phase = Phase::Fetching(tokio::spawn(fetched.instrument(span)));
+        Ok(())
+    }
+
+    /// Has the training thread take over the state, or hear why it cannot.
+    pub(super) fn fetched(&mut self, result: Result<(Snapshot, Transfer), String>) {
+        self.phase = Phase::Idle;
+        self.bridge.order(match result {
+            Ok((snapshot, transfer)) => Order::TakeOver(Box::new(snapshot), transfer),
+            Err(reason) => Order::Report(Course::NotFetched(reason)),
+        });
+    }
+
+    /// Has the training thread stop in the middle of a step.
+    pub(super) fn end_generation(&self) {
+        if let Phase::Training(_, abort) = &self.phase {
+            abort.abort();
+        }
+    }
+}
+
+/// A member as the transports know it.
+fn peer(member: &Member) -> Result<Peer> {
+    let address = member
+        .all_reduce_address
+        .parse()
+        .with_context(|| format!("rank {} has no usable address", member.rank))?;
+    let memory_domain = (member.memory_domain != 0).then_some(member.memory_domain);
+    let (share, secret) = (Share::from(member), secret(&member.secret)?);
+    Ok(Peer { share, address, secret, memory_domain })
+}
+
+/// The cores of this host divided among the members on it, at least one.
+fn fair_share(start: &Start) -> u32 {
+    let mine = start.members.iter().find(|member| member.rank == start.rank);
+    let neighbours =
+        start.members.iter().filter(|member| mine.is_some_and(|me| me.host == member.host));
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let share = cores / neighbours.count().max(1);
+    u32::try_from(share.max(1)).unwrap_or(1)
+}
