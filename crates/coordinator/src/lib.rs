@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
     };
     if launch.is_complete() {
         let run_dir = launch.run_dir.display();
-        console.line(&format!("The run in {run_dir} is complete; --epochs can give it more"));
+        console.line(&format!("The run in {run_dir} is complete: nothing is left to do"));
         return ExitCode::SUCCESS;
     }
     let (outcome, stopped) = match serve::run(&launch, &console) {
