@@ -3,11 +3,14 @@
 
 use anyhow::Result;
 use collective::{Digest, Generation};
-use protocol::wire::{EpochReport, Losses, Report, StatusReply};
+use protocol::wire::{EpochReport, Losses, RankSeconds, Report, StatusReply};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::{console::Progress, launch::Launch, run_dir::RunDir};
+
+/// Ranks that a line of the metrics tells of at the most.
+const RANKS_TOLD: usize = 64;
 
 /// The numbers of a run.
 #[derive(Debug)]
@@ -109,7 +112,7 @@ impl Record {
         let images_per_second = rate(report.images, report.seconds);
         (self.epoch, self.loss, self.images_per_second) =
             (report.epoch, losses.loss, images_per_second);
-        let rank = |rank: &protocol::wire::RankSeconds| {
+        let rank = |rank: &RankSeconds| {
             json!({
                 "rank": rank.rank,
                 "compute_seconds": rank.compute,
@@ -127,7 +130,7 @@ impl Record {
             "kl": losses.kl,
             "images": report.images,
             "images_per_second": images_per_second,
-            "ranks": report.ranks.iter().map(rank).collect::<Vec<_>>(),
+            "ranks": slowest(&report.ranks).map(rank).collect::<Vec<_>>(),
         });
         let progress = Progress {
             epoch: report.epoch,
@@ -217,4 +220,29 @@ impl Record {
 
 fn rate(images: u64, seconds: f64) -> f64 {
     if seconds > 0.0 { images as f64 / seconds } else { 0.0 }
+}
+
+/// The ranks that a line has room for, in order: those that computed longest, for which the
+/// others waited.
+fn slowest(ranks: &[RankSeconds]) -> impl Iterator<Item = &RankSeconds> {
+    let mut told: Vec<&RankSeconds> = ranks.iter().collect();
+    told.sort_by(|one, other| other.compute.total_cmp(&one.compute));
+    told.truncate(RANKS_TOLD);
+    told.sort_by_key(|rank| rank.rank);
+    told.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_ranks_the_slowest_are_told_of() {
+        let seconds =
+            |rank| RankSeconds { rank, compute: f64::from(rank % 10), ..Default::default() };
+        let ranks: Vec<RankSeconds> = (0..640).map(seconds).collect();
+        let told: Vec<u32> = slowest(&ranks).map(|rank| rank.rank).collect();
+        assert_eq!(told, (0..64).map(|ten| ten * 10 + 9).collect::<Vec<_>>());
+        assert_eq!(slowest(&ranks[..3]).count(), 3);
+    }
 }
