@@ -2,7 +2,7 @@
 
 use std::{net::TcpListener, path::Path};
 
-use crate::harness::{Place, coordinator, coordinator_at, worker};
+use crate::harness::{Fleet, Place, SMALL, coordinator, coordinator_at, worker};
 
 /// A port where nobody listens: it was free a moment ago.
 fn free_port() -> u16 {
@@ -130,6 +130,20 @@ fn a_device_that_is_not_there() {
     let device = if Path::new("/dev/nvidia0").exists() { "cuda:99" } else { "cuda" };
     let words = ["--device cuda:", "use --device cpu"];
     worker("http://127.0.0.1:1", &format!("--device {device}")).wait().failed_with(&words);
+}
+
+#[test]
+fn nccl_without_gpus_or_without_a_word_on_its_open_ports() {
+    let place = Place::new();
+    let words = ["--collective nccl", "--insecure", "--collective auto"];
+    coordinator_at(&place, "--collective nccl --spawn").wait().failed_with(&words);
+    let flags = format!("{SMALL} --workers 1 --collective nccl --insecure");
+    let mut fleet = Fleet::without_workers(&place, &flags);
+    fleet.add("--device cpu");
+    let (coordinator, workers) = fleet.wait();
+    let words = ["--collective nccl", "a GPU for each worker", "--collective auto"];
+    coordinator.failed_with(&words);
+    workers.into_iter().for_each(|worker| drop(worker.failed_with(&words)));
 }
 
 #[test]

@@ -263,6 +263,14 @@ pub enum Interrupted {
         /// What was wrong.
         reason: String,
     },
+    /// What moves the gradients here does not.
+    #[error("{round} failed here: {reason}")]
+    Failed {
+        /// The round that did not finish.
+        round: Round,
+        /// What a library or the system said.
+        reason: String,
+    },
     /// The members' states differ.
     #[error(transparent)]
     Diverged(#[from] Divergence),

@@ -162,6 +162,8 @@ pub enum Collective {
     /// Shared memory among the members of each host, streams between hosts.
     #[serde(rename = "two-level")]
     TwoLevel,
+    /// NCCL; every member has a GPU of its own.
+    Nccl,
 }
 
 /// A training field in which two configurations differ.

@@ -329,6 +329,8 @@ pub(crate) enum CollectiveArg {
     Shm,
     /// Memory among the workers of each host, streams between hosts
     TwoLevel,
+    /// NCCL, for workers with a GPU each; it opens ports of its own, so only with --insecure
+    Nccl,
 }
 
 impl Args {
@@ -377,6 +379,7 @@ impl Args {
                     CollectiveArg::Grpc => Collective::Grpc,
                     CollectiveArg::Shm => Collective::Shm,
                     CollectiveArg::TwoLevel => Collective::TwoLevel,
+                    CollectiveArg::Nccl => Collective::Nccl,
                 },
                 verify_every: o.verify_every,
                 checkpoint_every_epochs: o.checkpoint_every_epochs,

@@ -79,6 +79,8 @@ pub(crate) struct Connection {
     process: Process,
     /// Equal for workers that can share memory; none for one that cannot.
     memory_domain: Option<String>,
+    /// The GPU that it computes on, if it does, among those of its host.
+    gpu: Option<String>,
     /// What has to be brought to it by those who fetch its state.
     state_secret: Secret,
     last: Option<(Progress, Instant)>,
@@ -96,6 +98,7 @@ impl Connection {
             address: printable(&hello.all_reduce_address),
             process: Process { host: printable(&hello.host), id: hello.process },
             memory_domain: join.memory_domain.clone(),
+            gpu: Some(printable(&hello.gpu)).filter(|gpu| !gpu.is_empty()),
             state_secret: Secret::random(),
             last: None,
         }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use checkpoint::{Checkpoint, Directory};
 use clap::{ArgMatches, parser::ValueSource};
-use config::{Difference, LearningRateSchedule, RunConfig};
+use config::{Collective, Difference, LearningRateSchedule, RunConfig};
 use secure::Security;
 use telemetry::LogFormat;
 
@@ -98,6 +98,11 @@ impl Launch {
         let Origin { info, run_dir, start, storage } =
             if resumes(&args)? { resume(&args, matches)? } else { begin(&args)? };
         check_memory(&info.config, args.spawn)?;
+        ensure!(
+            info.config.operation.collective != Collective::Nccl || args.security.insecure,
+            "--collective nccl has NCCL open ports of its own, without TLS and token: say \
+             --insecure too if only friends can reach them, or choose --collective auto"
+        );
         let workers = info.config.operation.workers;
         ensure!(
             (1..=workers).contains(&args.min_workers),

@@ -75,6 +75,7 @@ fn control() {
             generation: 2,
             proof: vec![7; 32].into(),
         }),
+        gpu: "0000:01:00.0".into(),
     };
     from_worker("hello", Said::Hello(hello));
     let mishap = wire::ready::Mishap::Interrupted("lost rank 1".into());

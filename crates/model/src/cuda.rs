@@ -3,11 +3,9 @@
 
 #![allow(unsafe_code, reason = "libraries of libtorch and of the driver, opened at run time")]
 
-use std::{
-    ffi::{CStr, c_char, c_int, c_void},
-    sync::OnceLock,
-};
+use std::sync::OnceLock;
 
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use thiserror::Error;
 
 /// Why there is no CUDA device.
@@ -32,21 +30,16 @@ pub enum NoCuda {
 pub fn load() -> Result<(), NoCuda> {
     static LOADED: OnceLock<Result<(), NoCuda>> = OnceLock::new();
     *LOADED.get_or_init(|| {
-        if !open(c"libcuda.so.1") {
+        if !open("libcuda.so.1") {
             return Err(NoCuda::Driver);
         }
-        if open(c"libtorch_cuda.so") { Ok(()) } else { Err(NoCuda::Library) }
+        if open("libtorch_cuda.so") { Ok(()) } else { Err(NoCuda::Library) }
     })
 }
 
 /// Opens a library for good; its symbols are there for all that is opened later.
-fn open(library: &CStr) -> bool {
-    unsafe extern "C" {
-        fn dlopen(file: *const c_char, flags: c_int) -> *mut c_void;
-    }
-    /// `RTLD_NOW | RTLD_GLOBAL` of `dlfcn.h`.
-    const FLAGS: c_int = 0x2 | 0x100;
-    // SAFETY: the name is a C string, and what these libraries do when they are opened is
-    // meant to be done in any process.
-    !unsafe { dlopen(library.as_ptr(), FLAGS) }.is_null()
+fn open(library: &str) -> bool {
+    // SAFETY: what these libraries do when they are opened is meant to be done in any process.
+    let opened = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
+    opened.map(std::mem::forget).is_ok()
 }

@@ -5,12 +5,13 @@
 //! in `collective` alone.
 //!
 //! Start reading at [`grpc`], for members anywhere, or at [`shm`], for those on one host;
-//! [`two_level`] puts the two together for several members on each of several hosts. All of
-//! them connect a [`Group`]. [`state`] is what a worker that is behind takes over.
+//! [`two_level`] puts the two together for several members on each of several hosts, and
+//! [`nccl`] is for members that compute on GPUs. All of them connect a [`Group`]. [`state`] is what a worker that is behind takes over.
 
 mod allocator;
 mod group;
 pub mod grpc;
+pub mod nccl;
 #[cfg(target_os = "linux")]
 pub mod shm;
 pub mod state;
@@ -48,6 +49,8 @@ pub enum Abort {
     /// Of a generation that does both.
     #[cfg(target_os = "linux")]
     TwoLevel(two_level::Abort),
+    /// Of a generation whose members compute on GPUs.
+    Nccl(nccl::Abort),
 }
 
 impl Abort {
@@ -60,6 +63,7 @@ impl Abort {
             Self::Shm(abort) => abort.abort(),
             #[cfg(target_os = "linux")]
             Self::TwoLevel(abort) => abort.abort(),
+            Self::Nccl(abort) => abort.abort(),
         }
     }
 }
@@ -82,5 +86,11 @@ impl From<two_level::TwoLevel> for Connected {
     fn from(two_level: two_level::TwoLevel) -> Self {
         let abort = Abort::TwoLevel(two_level.abort_handle());
         Self { abort, collective: Box::new(two_level) }
+    }
+}
+
+impl From<nccl::Nccl> for Connected {
+    fn from(nccl: nccl::Nccl) -> Self {
+        Self { abort: Abort::Nccl(nccl.abort_handle()), collective: Box::new(nccl) }
     }
 }

@@ -70,6 +70,8 @@ pub(crate) struct Identity {
     /// That it was called to its rank in its last generation.
     pub(crate) proof: Option<Secret>,
     pub(crate) fingerprint: Fingerprint,
+    /// The GPU that it computes on; empty on the CPU.
+    pub(crate) gpu: String,
 }
 
 /// A control stream that the coordinator has answered.
@@ -291,6 +293,7 @@ pub(crate) async fn join(
         memory_domain: generation::memory_domain(),
         process: std::process::id(),
         returning,
+        gpu: identity.gpu.clone(),
     };
     let _open = outbound.try_send(WorkerMessage { body: Some(Body::Hello(hello)) });
     let answer = async {

@@ -11,6 +11,7 @@ use model::{
     vae_autograd,
 };
 use tch::{Cuda, Device};
+use transport::nccl::{self, Libraries};
 
 /// The libtorch that tch 0.24 binds; its build refuses any other.
 const LIBTORCH_VERSION: &str = "2.11.0";
@@ -91,6 +92,16 @@ pub(crate) fn fingerprint(device: Device) -> Fingerprint {
         precision: blas::precision_name(Precision::Bf16).into(),
         libtorch: LIBTORCH_VERSION.into(),
     }
+}
+
+/// The name of the GPU that is the device, among those of this host; empty if it is none.
+pub(crate) fn gpu(device: Device) -> String {
+    let Device::Cuda(index) = device else { return String::new() };
+    let name = Libraries::open().and_then(|libraries| nccl::name_of_gpu(libraries, index));
+    name.unwrap_or_else(|error| {
+        tracing::info!("--collective nccl is out of the question: {error}");
+        String::new()
+    })
 }
 
 /// The model on the device.

@@ -3,22 +3,41 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
-use protocol::wire::{Segment as SegmentNews, Transport, WorkerMessage, worker_message::Body};
-use tokio::sync::{mpsc, oneshot};
-use transport::{Connected, Endpoint, Group, shm::Segment, two_level::TwoLevel};
+use protocol::wire::{Segment as News, Transport, WorkerMessage, worker_message::Body};
+use tch::Device;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::spawn_blocking,
+};
+use transport::{
+    Connected, Endpoint, Group,
+    nccl::{Libraries, Nccl, UniqueId},
+    shm::Segment,
+    two_level::TwoLevel,
+};
 
-/// How the members of a host find the segment that they share: the first of them makes it, and
-/// the coordinator passes the news on.
+/// How members meet in one place: the first of them makes it, and the coordinator passes the
+/// news on.
 pub(crate) struct Meeting {
     /// The way to the coordinator.
     pub(crate) outbound: mpsc::Sender<WorkerMessage>,
-    /// Where the segment is, from the coordinator.
+    /// Where the place is, from the coordinator.
     pub(crate) announced: oneshot::Receiver<String>,
+}
+
+impl Meeting {
+    /// Has the others know where the place is.
+    async fn announce(self, group: &Group, place: &impl ToString) -> Result<()> {
+        let news = News { generation: group.generation.0, rendezvous: place.to_string() };
+        let sent = self.outbound.send(WorkerMessage { body: Some(Body::Segment(news)) }).await;
+        sent.ok().context("lost the coordinator")
+    }
 }
 
 /// Connects to the other members.
 pub(crate) async fn connect(
     transport: Transport,
+    device: Device,
     endpoint: Endpoint,
     group: Group,
     meeting: Meeting,
@@ -27,6 +46,7 @@ pub(crate) async fn connect(
         Transport::Grpc => over_grpc(endpoint, group).await,
         Transport::Shm => over_shm(group, meeting).await,
         Transport::TwoLevel => over_both(endpoint, group, meeting).await,
+        Transport::Nccl => over_nccl(device, endpoint, group, meeting).await,
         Transport::Unspecified => bail!("no transport was chosen"),
     }
 }
@@ -47,21 +67,38 @@ async fn over_both(endpoint: Endpoint, group: Group, meeting: Meeting) -> Result
     Ok(TwoLevel::connect(&endpoint, &group, segment).await?.into())
 }
 
+/// Between GPUs; streams carry what goes beside the gradient.
+async fn over_nccl(
+    device: Device,
+    endpoint: Endpoint,
+    group: Group,
+    meeting: Meeting,
+) -> Result<Connected> {
+    let Device::Cuda(gpu) = device else { bail!("NCCL is for workers that compute on GPUs") };
+    let libraries = Libraries::open()?;
+    let first = group.peers.first().context("a generation has members")?;
+    let id = if first.share.rank == group.rank {
+        let id = spawn_blocking(move || UniqueId::new(libraries)).await??;
+        meeting.announce(&group, &id).await?;
+        id
+    } else {
+        meeting.announced.await.context("NCCL's unique id was never announced")?.parse()?
+    };
+    let headers = endpoint.connect(&Group { length: 0, ..group.clone() }).await?;
+    let join = move || Nccl::join(libraries, gpu, &group, &id, headers);
+    Ok(spawn_blocking(join).await??.into())
+}
+
 async fn segment(group: &Group, meeting: Meeting) -> Result<Segment> {
-    let Meeting { outbound, announced } = meeting;
-    let (generation, group) = (group.generation.0, group.clone());
+    let own = group.clone();
     if group.is_first_of_its_host() {
-        let create = move || Segment::create(&group);
-        let (segment, rendezvous) = tokio::task::spawn_blocking(create).await??;
-        let news = SegmentNews { generation, rendezvous: rendezvous.to_string() };
-        if outbound.send(WorkerMessage { body: Some(Body::Segment(news)) }).await.is_err() {
-            bail!("lost the coordinator");
-        }
+        let (segment, rendezvous) = spawn_blocking(move || Segment::create(&own)).await??;
+        meeting.announce(group, &rendezvous).await?;
         return Ok(segment);
     }
-    let rendezvous = announced.await.context("this host's segment was never announced")?;
+    let rendezvous = meeting.announced.await.context("this host's segment was never announced")?;
     let rendezvous = rendezvous.parse()?;
-    Ok(tokio::task::spawn_blocking(move || Segment::open(&group, &rendezvous)).await??)
+    Ok(spawn_blocking(move || Segment::open(&own, &rendezvous)).await??)
 }
 
 /// Names the processes that this one can share memory with: those of one user in one pid

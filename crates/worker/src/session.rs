@@ -90,6 +90,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         address,
         proof: None,
         fingerprint: device::fingerprint(device),
+        gpu: device::gpu(device),
     };
     let mut joined = control::join(&mut client, &route, &identity, None).await?;
     let (config, welcome) = (joined.config()?, joined.welcome.clone());
@@ -132,6 +133,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         endpoint,
         donor,
         requests,
+        device,
         length,
         threads: args.threads,
         phase: Phase::Idle,
@@ -182,6 +184,7 @@ struct Session {
     donor: Donor,
     /// Other workers that ask for the state.
     requests: mpsc::Receiver<Recipient>,
+    device: Device,
     length: usize,
     threads: Option<u32>,
     phase: Phase,

@@ -13,7 +13,7 @@ use serde_json::json;
 use tonic::Status;
 
 use super::{
-    Control,
+    Connection, Control,
     call::{Call, Word},
     placing::{self, Placing},
     recovery::Recovered,
@@ -146,7 +146,12 @@ impl Control<'_> {
         let placing = Placing::of(self.members.iter().map(|(_, worker)| {
             self.connections.get(worker).and_then(|worker| worker.memory_domain.as_deref())
         }));
-        let transport = match placing.transport(self.launch.config().operation.collective) {
+        let gpus = self.members.iter().map(|(_, worker)| {
+            let Connection { process, gpu, .. } = self.connections.get(worker)?;
+            Some((process.host.as_str(), gpu.as_deref()?))
+        });
+        let asked = self.launch.config().operation.collective;
+        let transport = match placing.transport(asked, gpus.collect()) {
             Ok(transport) => transport,
             Err(error) => return self.break_off(error),
         };
@@ -185,16 +190,20 @@ impl Control<'_> {
         self.finish(Outcome::Interrupted(collective::Step(self.record.step())));
     }
 
-    /// Tells the others on its host where the segment is that the first member there has made.
+    /// Tells the others where the first member of those that meet in one place has made it: those
+    /// on its host, or with NCCL all.
     pub(super) fn announce(&self, worker: WorkerId, segment: wire::Segment) {
         let domain = |worker: &WorkerId| self.connections.get(worker)?.memory_domain.as_deref();
-        let Some(own) = domain(&worker) else { return };
-        let neighbours = self.members.iter().map(|(_, member)| *member);
-        let mut neighbours = neighbours.filter(|member| domain(member) == Some(own));
-        if neighbours.next() == Some(worker) {
+        let own = domain(&worker);
+        let is_met = |member: &WorkerId| match self.transport {
+            Some(wire::Transport::Nccl) => true,
+            _ => own.is_some() && domain(member) == own,
+        };
+        let mut met = self.members.iter().map(|(_, member)| *member).filter(is_met);
+        if met.next() == Some(worker) {
             let rendezvous = printable(&segment.rendezvous);
             let segment = Body::Segment(wire::Segment { rendezvous, ..segment });
-            neighbours.for_each(|other| self.tell(other, segment.clone()));
+            met.for_each(|other| self.tell(other, segment.clone()));
         }
     }
 

@@ -43,8 +43,12 @@ impl Placing {
     }
 
     /// How the members exchange gradients: through memory where they can share it, unless the
-    /// user says otherwise.
-    pub(super) fn transport(&self, asked: Collective) -> Result<Transport> {
+    /// user says otherwise. Each computes on one of these `gpus`, given by its host and name.
+    pub(super) fn transport(
+        &self,
+        asked: Collective,
+        gpus: Vec<Option<(&str, &str)>>,
+    ) -> Result<Transport> {
         let together = self.hosts == 1 && !self.memory_domains.contains(&0);
         let apart = self.hosts == self.memory_domains.len();
         Ok(match asked {
@@ -56,8 +60,25 @@ impl Placing {
                 "--collective shm needs all workers on one host, as one user and in one \
                  container: use --collective auto, two-level or grpc"
             ),
+            Collective::Nccl => match shared_gpu(gpus) {
+                None => Transport::Nccl,
+                Some(reason) => bail!(
+                    "--collective nccl needs a GPU for each worker, and {reason}: \
+                     use --collective auto"
+                ),
+            },
         })
     }
+}
+
+/// Why the members do not have a GPU each, if they do not.
+fn shared_gpu(gpus: Vec<Option<(&str, &str)>>) -> Option<String> {
+    let Some(mut gpus) = gpus.into_iter().collect::<Option<Vec<_>>>() else {
+        return Some("not all compute on one".to_owned());
+    };
+    gpus.sort_unstable();
+    let (host, gpu) = gpus.windows(2).find(|pair| pair[0] == pair[1])?[0];
+    Some(format!("several compute on {gpu} of {host}"))
 }
 
 /// A transport as people call it.
@@ -67,6 +88,7 @@ pub(super) fn name(transport: Transport) -> &'static str {
         Transport::Grpc => "grpc",
         Transport::Shm => "shm",
         Transport::TwoLevel => "two-level",
+        Transport::Nccl => "nccl",
     }
 }
 
@@ -88,11 +110,31 @@ mod tests {
         for (named, numbers, transport) in cases {
             let placing = Placing::of(named.iter().copied());
             assert_eq!(placing.memory_domains(), numbers);
-            assert_eq!(placing.transport(Collective::Auto).unwrap(), transport, "{named:?}");
-            assert_eq!(placing.transport(Collective::Grpc).unwrap(), Transport::Grpc);
-            assert_eq!(placing.transport(Collective::TwoLevel).unwrap(), Transport::TwoLevel);
-            let shm = placing.transport(Collective::Shm).is_ok();
+            assert_eq!(
+                placing.transport(Collective::Auto, Vec::new()).unwrap(),
+                transport,
+                "{named:?}"
+            );
+            assert_eq!(placing.transport(Collective::Grpc, Vec::new()).unwrap(), Transport::Grpc);
+            assert_eq!(
+                placing.transport(Collective::TwoLevel, Vec::new()).unwrap(),
+                Transport::TwoLevel
+            );
+            let shm = placing.transport(Collective::Shm, Vec::new()).is_ok();
             assert_eq!(shm, transport == Transport::Shm, "{named:?}");
         }
+    }
+
+    #[test]
+    fn nccl_is_for_members_with_a_gpu_each() {
+        let placing = Placing::of([Some("a"), Some("a")].into_iter());
+        let transport = |gpus: [Option<(&str, &str)>; 2]| {
+            placing.transport(Collective::Nccl, gpus.to_vec()).map_err(|error| error.to_string())
+        };
+        let (first, second) = (Some(("a", "0000:01:00.0")), Some(("a", "0000:02:00.0")));
+        assert_eq!(transport([first, second]), Ok(Transport::Nccl));
+        assert_eq!(transport([first, Some(("b", "0000:01:00.0"))]), Ok(Transport::Nccl));
+        assert!(transport([first, first]).unwrap_err().contains("0000:01:00.0 of a"));
+        assert!(transport([first, None]).unwrap_err().contains("not all compute on one"));
     }
 }

@@ -105,7 +105,8 @@ impl Session {
         let meeting = Meeting { outbound: joined.outbound(), announced };
         let endpoint = self.endpoint.clone();
         let span = tracing::info_span!("connection", generation = generation.0);
-        let connected = generation::connect(start.transport(), endpoint, group, meeting);
+        let connected =
+            generation::connect(start.transport(), self.device, endpoint, group, meeting);
         let task = tokio::spawn(connected.instrument(span));
         self.identity.rank = Some(rank);
         self.identity.proof = Some(proof);

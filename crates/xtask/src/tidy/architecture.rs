@@ -185,6 +185,10 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
         "crates/transport/src/allocator.rs",
         "calls mallopt, so that freed pages are not fetched and cleared again and again",
     ),
+    ("crates/transport/src/nccl/library.rs", "opens NCCL and the CUDA runtime, where they are"),
+    ("crates/transport/src/nccl/gpu.rs", "calls the CUDA runtime, and owns memory of its"),
+    ("crates/transport/src/nccl/communicator.rs", "calls NCCL"),
+    ("crates/transport/examples/nccl_stand_in.rs", "stands in for those in tests"),
     (
         "crates/transport/src/shm/memory.rs",
         "maps the segment that members on one host share, and hands out slices of it",

@@ -1,0 +1,363 @@
+//! Stands in for NCCL and the CUDA runtime in `tests/nccl.rs`, since few machines have GPUs: a
+//! library with their functions, whose GPUs are memory of this process and whose members are its
+//! threads. What is asked for is done later, when it is looked after, as the real ones do it.
+//!
+//! It knows nothing of Lockstep. What only the real ones can show, it cannot: times, and what
+//! another version of them changes.
+
+#![allow(unsafe_code, reason = "functions that C declares")]
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    ffi::{c_char, c_int, c_uint, c_void},
+    mem, ptr, slice,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+};
+
+/// GPUs of this machine that is none.
+const GPUS: c_int = 8;
+
+const SUCCESS: c_int = 0;
+const NOT_READY: c_int = 600;
+const INVALID_DEVICE: c_int = 101;
+const INVALID_USAGE: c_int = 5;
+const IN_PROGRESS: c_int = 7;
+
+const ID_BYTES: usize = 128;
+const CONFIG_MAGIC: c_uint = 0xcafe_beef;
+
+/// `ncclUniqueId`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Id([u8; ID_BYTES]);
+
+/// The beginning of `ncclConfig_t`.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Config {
+    size: usize,
+    magic: c_uint,
+    version: c_uint,
+    blocking: c_int,
+}
+
+/// What passes between two members, in order.
+type Mail = HashMap<(Id, c_int, c_int), VecDeque<Vec<f32>>>;
+
+#[derive(Default)]
+struct World {
+    /// Of memory and streams, by address.
+    allocated: HashMap<usize, Box<[u64]>>,
+    /// How many members have joined.
+    joined: HashMap<Id, c_int>,
+    mail: Mail,
+    communicators: HashMap<usize, Communicator>,
+    /// Streams and communicators that have been looked after since they were given work.
+    seen: HashMap<usize, bool>,
+    last_id: u64,
+}
+
+struct Communicator {
+    id: Id,
+    me: c_int,
+    members: c_int,
+    /// From whom, where to, and how many floats.
+    expected: VecDeque<(c_int, usize, usize)>,
+}
+
+/// A send or receive of the group in hand.
+struct Part {
+    communicator: usize,
+    peer: c_int,
+    place: usize,
+    floats: usize,
+    goes: bool,
+}
+
+thread_local! {
+    static GROUP: RefCell<Vec<Part>> = const { RefCell::new(Vec::new()) };
+}
+
+fn world() -> MutexGuard<'static, World> {
+    static WORLD: LazyLock<Mutex<World>> = LazyLock::new(Mutex::default);
+    WORLD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl World {
+    fn allocate(&mut self, bytes: usize) -> *mut c_void {
+        let mut memory = vec![0_u64; bytes.div_ceil(size_of::<u64>())].into_boxed_slice();
+        let place = memory.as_mut_ptr();
+        self.allocated.insert(place as usize, memory);
+        place.cast()
+    }
+
+    /// Whether something was looked after before; the first time, it is still at work.
+    fn is_done(&mut self, handle: *mut c_void) -> bool {
+        mem::replace(self.seen.entry(handle as usize).or_default(), true)
+    }
+
+    /// Takes in what has come for a communicator; says whether that is all.
+    fn deliver(&mut self, handle: usize) -> bool {
+        let Some(Communicator { id, me, members, expected }) = self.communicators.get_mut(&handle)
+        else {
+            return true;
+        };
+        if self.joined[id] < *members {
+            return false;
+        }
+        while let Some((peer, place, floats)) = expected.front().copied() {
+            let Some(sent) = self.mail.get_mut(&(*id, peer, *me)).and_then(VecDeque::pop_front)
+            else {
+                return false;
+            };
+            assert_eq!(sent.len(), floats, "both sides mean the same");
+            // SAFETY: the receiver has said that there is room for so many.
+            unsafe { ptr::copy_nonoverlapping(sent.as_ptr(), place as *mut f32, floats) };
+            expected.pop_front();
+        }
+        true
+    }
+}
+
+/// # Safety
+/// As CUDA has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaGetErrorString(_status: c_int) -> *const c_char {
+    c"invalid device ordinal".as_ptr()
+}
+
+/// # Safety
+/// As CUDA has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaSetDevice(device: c_int) -> c_int {
+    if (0..GPUS).contains(&device) { SUCCESS } else { INVALID_DEVICE }
+}
+
+/// # Safety
+/// As CUDA has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaDeviceGetPCIBusId(
+    text: *mut c_char,
+    room: c_int,
+    device: c_int,
+) -> c_int {
+    let name = format!("0000:{device:02x}:00.0\0");
+    if !(0..GPUS).contains(&device) || name.len() > room as usize {
+        return INVALID_DEVICE;
+    }
+    // SAFETY: there is room.
+    unsafe { ptr::copy_nonoverlapping(name.as_ptr().cast(), text, name.len()) };
+    SUCCESS
+}
+
+/// # Safety
+/// As CUDA has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaStreamCreateWithFlags(
+    stream: *mut *mut c_void,
+    _flags: c_uint,
+) -> c_int {
+    // SAFETY: the caller's place for the stream.
+    unsafe { *stream = world().allocate(1) };
+    SUCCESS
+}
+
+/// # Safety
+/// As CUDA has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaStreamQuery(stream: *mut c_void) -> c_int {
+    if world().is_done(stream) { SUCCESS } else { NOT_READY }
+}
+
+/// # Safety
+/// As CUDA has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaStreamDestroy(stream: *mut c_void) -> c_int {
+    // SAFETY: as for this function.
+    unsafe { cudaFree(stream) }
+}
+
+/// # Safety
+/// As CUDA has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaMalloc(place: *mut *mut c_void, bytes: usize) -> c_int {
+    // SAFETY: the caller's place for the address.
+    unsafe { *place = world().allocate(bytes) };
+    SUCCESS
+}
+
+/// # Safety
+/// As CUDA has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaFree(place: *mut c_void) -> c_int {
+    let found = world().allocated.remove(&(place as usize));
+    assert!(found.is_some(), "freed once, and only what was allocated");
+    SUCCESS
+}
+
+/// # Safety
+/// As CUDA has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaHostAlloc(
+    place: *mut *mut c_void,
+    bytes: usize,
+    _flags: c_uint,
+) -> c_int {
+    // SAFETY: as for this function.
+    unsafe { cudaMalloc(place, bytes) }
+}
+
+/// # Safety
+/// As CUDA has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaFreeHost(place: *mut c_void) -> c_int {
+    // SAFETY: as for this function.
+    unsafe { cudaFree(place) }
+}
+
+/// # Safety
+/// As CUDA has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudaMemcpyAsync(
+    to: *mut c_void,
+    from: *const c_void,
+    bytes: usize,
+    _direction: c_int,
+    stream: *mut c_void,
+) -> c_int {
+    // SAFETY: the caller's places, which do not overlap.
+    unsafe { ptr::copy_nonoverlapping(from.cast::<u8>(), to.cast::<u8>(), bytes) };
+    world().seen.insert(stream as usize, false);
+    SUCCESS
+}
+
+/// # Safety
+/// As NCCL has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGetErrorString(_status: c_int) -> *const c_char {
+    c"invalid usage".as_ptr()
+}
+
+/// # Safety
+/// As NCCL has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGetUniqueId(id: *mut Id) -> c_int {
+    let mut world = world();
+    world.last_id += 1;
+    let mut bytes = [0; ID_BYTES];
+    bytes[..8].copy_from_slice(&world.last_id.to_le_bytes());
+    // SAFETY: the caller's place for the id.
+    unsafe { *id = Id(bytes) };
+    SUCCESS
+}
+
+/// # Safety
+/// As NCCL has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommInitRankConfig(
+    place: *mut *mut c_void,
+    members: c_int,
+    id: Id,
+    me: c_int,
+    config: *mut Config,
+) -> c_int {
+    // SAFETY: the caller's configuration.
+    let Config { magic, blocking, .. } = unsafe { &*config };
+    if *magic != CONFIG_MAGIC || *blocking != 0 || !(0..members).contains(&me) {
+        return INVALID_USAGE;
+    }
+    let mut world = world();
+    let handle = world.allocate(1);
+    *world.joined.entry(id).or_default() += 1;
+    let communicator = Communicator { id, me, members, expected: VecDeque::new() };
+    world.communicators.insert(handle as usize, communicator);
+    // SAFETY: the caller's place for the communicator.
+    unsafe { *place = handle };
+    IN_PROGRESS
+}
+
+/// # Safety
+/// As NCCL has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommGetAsyncError(handle: *mut c_void, status: *mut c_int) -> c_int {
+    let mut world = world();
+    let is_settled = world.is_done(handle) && world.deliver(handle as usize);
+    // SAFETY: the caller's place for the status.
+    unsafe { *status = if is_settled { SUCCESS } else { IN_PROGRESS } };
+    SUCCESS
+}
+
+/// # Safety
+/// As NCCL has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGroupStart() -> c_int {
+    GROUP.with_borrow_mut(Vec::clear);
+    SUCCESS
+}
+
+/// # Safety
+/// As NCCL has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclGroupEnd() -> c_int {
+    let mut world = world();
+    for Part { communicator, peer, place, floats, goes } in GROUP.take() {
+        world.seen.insert(communicator, false);
+        let Some(found) = world.communicators.get_mut(&communicator) else { return INVALID_USAGE };
+        if goes {
+            let address = (found.id, found.me, peer);
+            // SAFETY: the sender has said that so many are there.
+            let sent = unsafe { slice::from_raw_parts(place as *const f32, floats) }.to_vec();
+            world.mail.entry(address).or_default().push_back(sent);
+        } else {
+            found.expected.push_back((peer, place, floats));
+        }
+    }
+    IN_PROGRESS
+}
+
+/// # Safety
+/// As NCCL has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclSend(
+    place: *const c_void,
+    floats: usize,
+    _kind: c_int,
+    peer: c_int,
+    communicator: *mut c_void,
+    _stream: *mut c_void,
+) -> c_int {
+    let (communicator, place) = (communicator as usize, place as usize);
+    GROUP.with_borrow_mut(|group| {
+        group.push(Part { communicator, peer, place, floats, goes: true });
+    });
+    SUCCESS
+}
+
+/// # Safety
+/// As NCCL has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclRecv(
+    place: *mut c_void,
+    floats: usize,
+    _kind: c_int,
+    peer: c_int,
+    communicator: *mut c_void,
+    _stream: *mut c_void,
+) -> c_int {
+    let (communicator, place) = (communicator as usize, place as usize);
+    GROUP.with_borrow_mut(|group| {
+        group.push(Part { communicator, peer, place, floats, goes: false });
+    });
+    SUCCESS
+}
+
+/// # Safety
+/// As NCCL has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommAbort(communicator: *mut c_void) -> c_int {
+    let found = world().communicators.remove(&(communicator as usize));
+    assert!(found.is_some(), "aborted once");
+    // SAFETY: nobody uses it any more.
+    unsafe { cudaFree(communicator) }
+}

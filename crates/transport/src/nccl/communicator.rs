@@ -1,0 +1,213 @@
+//! NCCL's communicator of one generation: what is sent and received together, and the waits for
+//! it, each of which an abort ends.
+
+#![allow(unsafe_code, reason = "calls NCCL")]
+
+use std::{
+    ffi::{c_int, c_void},
+    fmt,
+    ops::Range,
+    ptr,
+    str::FromStr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    gpu::{Gpu, Memory},
+    library::{
+        Collectives, Config, FLOAT, ID_BYTES, IN_PROGRESS, Id, Libraries, NcclError, SUCCESS,
+    },
+};
+
+/// How long the members may take to come together.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often something is looked after before others may run.
+const LOOKS: u32 = 100;
+
+/// What the members of a generation find each other by; one of them makes it. It travels as
+/// text, two hexadecimal digits a byte.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct UniqueId([u8; ID_BYTES]);
+
+/// Text that is no [`UniqueId`].
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("that is not NCCL's unique id")]
+pub struct ParseUniqueIdError;
+
+impl UniqueId {
+    /// A new one. From now on this process answers those who have it.
+    ///
+    /// # Errors
+    /// What NCCL says, as when it finds no network interface.
+    pub fn new(libraries: Libraries) -> Result<Self, NcclError> {
+        let mut id = Id([0; ID_BYTES]);
+        // SAFETY: the place for the id is this one.
+        let status = unsafe { (libraries.nccl.unique_id)(&raw mut id) };
+        libraries.nccl("ncclGetUniqueId", status)?;
+        Ok(Self(id.0))
+    }
+}
+
+impl fmt::Display for UniqueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for UniqueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UniqueId").finish_non_exhaustive()
+    }
+}
+
+impl FromStr for UniqueId {
+    type Err = ParseUniqueIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseUniqueIdError> {
+        let mut id = [0; ID_BYTES];
+        if text.len() != 2 * ID_BYTES || !text.is_ascii() {
+            return Err(ParseUniqueIdError);
+        }
+        for (byte, index) in id.iter_mut().zip((0..text.len()).step_by(2)) {
+            let digits = &text[index..index + 2];
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| ParseUniqueIdError)?;
+        }
+        Ok(Self(id))
+    }
+}
+
+/// What passes between this member and another one.
+pub(super) struct Transfer<'a> {
+    pub(super) member: usize,
+    pub(super) memory: &'a Memory,
+    pub(super) range: Range<usize>,
+    /// Whether it goes to the other member, or comes from it.
+    pub(super) goes: bool,
+}
+
+/// The members' connection between their GPUs.
+pub(super) struct Communicator {
+    comm: *mut c_void,
+    gpu: Gpu,
+}
+
+// SAFETY: a communicator may be used from any thread, one at a time.
+unsafe impl Send for Communicator {}
+
+impl Communicator {
+    /// Waits, within a bound, for all members.
+    pub(super) fn join(
+        gpu: Gpu,
+        id: &UniqueId,
+        members: usize,
+        me: usize,
+        aborted: &AtomicBool,
+    ) -> Result<Self, NcclError> {
+        let nccl = gpu.libraries.nccl;
+        let mut communicator = Self { comm: ptr::null_mut(), gpu };
+        let (members, me) = (members as c_int, me as c_int);
+        let mut config = Config::NON_BLOCKING;
+        let (comm, id) = (&raw mut communicator.comm, Id(id.0));
+        // SAFETY: the places for the communicator and the configuration are these.
+        let status = unsafe { (nccl.join)(comm, members, id, me, &raw mut config) };
+        communicator.gpu.libraries.nccl("ncclCommInitRankConfig", status)?;
+        let deadline = Instant::now() + PATIENCE;
+        communicator.look_after(aborted, |communicator| {
+            if Instant::now() > deadline {
+                return Err(NcclError::Absent { seconds: PATIENCE.as_secs() });
+            }
+            communicator.is_settled()
+        })?;
+        Ok(communicator)
+    }
+
+    pub(super) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Puts what is to pass into the GPU's stream, all at once.
+    pub(super) fn pass(
+        &self,
+        transfers: &[Transfer<'_>],
+        aborted: &AtomicBool,
+    ) -> Result<(), NcclError> {
+        let libraries = self.gpu.libraries;
+        // SAFETY: takes nothing.
+        libraries.nccl("ncclGroupStart", unsafe { (libraries.nccl.group_start)() })?;
+        let queued = transfers.iter().try_for_each(|transfer| self.queue(transfer));
+        // SAFETY: takes nothing.
+        let ended = libraries.nccl("ncclGroupEnd", unsafe { (libraries.nccl.group_end)() });
+        queued.and(ended)?;
+        // Only then does the stream have it, and may be given more to do.
+        self.look_after(aborted, Self::is_settled)
+    }
+
+    fn queue(&self, transfer: &Transfer<'_>) -> Result<(), NcclError> {
+        let Transfer { member, memory, range, goes } = transfer;
+        if range.is_empty() {
+            return Ok(());
+        }
+        assert!(range.end <= memory.floats(), "beyond what is there");
+        let Gpu { libraries, stream, .. } = &self.gpu;
+        let (place, floats, peer) = (memory.at(range.start), range.len(), *member as c_int);
+        // SAFETY: the memory has that many floats there, and is freed only after this value.
+        let (call, status) = unsafe {
+            let Collectives { send, receive, .. } = libraries.nccl;
+            if *goes {
+                ("ncclSend", send(place, floats, FLOAT, peer, self.comm, *stream))
+            } else {
+                ("ncclRecv", receive(place, floats, FLOAT, peer, self.comm, *stream))
+            }
+        };
+        libraries.nccl(call, status)
+    }
+
+    /// Waits until the GPU has done all that it was given.
+    pub(super) fn finish(&self, aborted: &AtomicBool) -> Result<(), NcclError> {
+        self.look_after(aborted, |communicator| {
+            communicator.is_settled()?;
+            communicator.gpu.is_idle()
+        })
+    }
+
+    /// Waits until something is so, or an error or an abort says that it never will be. The
+    /// coordinator aborts a generation in which a member hangs.
+    fn look_after(
+        &self,
+        aborted: &AtomicBool,
+        is_so: impl Fn(&Self) -> Result<bool, NcclError>,
+    ) -> Result<(), NcclError> {
+        let mut looks = 0;
+        while !is_so(self)? {
+            if aborted.load(Ordering::Relaxed) {
+                return Err(NcclError::Aborted);
+            }
+            looks += 1;
+            if looks < LOOKS { std::hint::spin_loop() } else { thread::yield_now() }
+        }
+        Ok(())
+    }
+
+    /// Whether NCCL has begun all that it was asked to do.
+    fn is_settled(&self) -> Result<bool, NcclError> {
+        let libraries = self.gpu.libraries;
+        let mut status = SUCCESS;
+        // SAFETY: the communicator is there for as long as this value.
+        let asked = unsafe { (libraries.nccl.status)(self.comm, &raw mut status) };
+        libraries.nccl("ncclCommGetAsyncError", asked)?;
+        libraries.nccl("NCCL", status)?;
+        Ok(status != IN_PROGRESS)
+    }
+}
+
+impl Drop for Communicator {
+    fn drop(&mut self) {
+        if !self.comm.is_null() {
+            // SAFETY: nobody else uses the communicator. What is under way ends with it.
+            let _error = unsafe { (self.gpu.libraries.nccl.abort)(self.comm) };
+        }
+    }
+}

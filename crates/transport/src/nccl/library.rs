@@ -1,0 +1,199 @@
+//! NVIDIA's libraries, opened at run time: NCCL, and the CUDA runtime below it. Their functions
+//! are here as C declares them; what they do together is the business of `gpu.rs` and
+//! `communicator.rs`.
+
+#![allow(unsafe_code, reason = "functions of libraries that are opened at run time")]
+
+use std::{
+    ffi::{CStr, OsStr, c_char, c_int, c_uint, c_void},
+    path::Path,
+};
+
+use libloading::Library;
+use thiserror::Error;
+
+/// As libtorch for CUDA 13 brings them.
+const CUDA_RUNTIME: &str = "libcudart.so.13";
+const NCCL: &str = "libnccl.so.2";
+
+/// Why GPUs cannot exchange anything.
+#[derive(Debug, Error)]
+pub enum NcclError {
+    /// A library is not there, or is another one.
+    #[error("cannot use {name}: {reason}")]
+    Library {
+        /// Its file name.
+        name: String,
+        /// What the system said.
+        reason: libloading::Error,
+    },
+    /// A library refused.
+    #[error("{call}: {reason}")]
+    Refused {
+        /// What it was asked to do, as its documentation calls it.
+        call: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// The other members did not come in time.
+    #[error("the other members have not joined NCCL's communicator within {seconds} s")]
+    Absent {
+        /// How long they were waited for.
+        seconds: u64,
+    },
+    /// The generation was ended.
+    #[error("the generation was ended")]
+    Aborted,
+}
+
+/// The status of a call that was done.
+pub(super) const SUCCESS: c_int = 0;
+/// Of a stream that still has work to do: `cudaErrorNotReady`.
+pub(super) const NOT_READY: c_int = 600;
+/// Of a communicator that still does what it was asked to: `ncclInProgress`.
+pub(super) const IN_PROGRESS: c_int = 7;
+/// `ncclFloat32`.
+pub(super) const FLOAT: c_int = 7;
+/// `cudaMemcpyDefault`: where the two places are says in which direction.
+pub(super) const EITHER_WAY: c_int = 4;
+/// `cudaStreamNonBlocking`: does not wait for libtorch's stream.
+pub(super) const NON_BLOCKING: c_uint = 1;
+
+/// `ncclUniqueId`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Id(pub(super) [u8; ID_BYTES]);
+
+pub(super) const ID_BYTES: usize = 128;
+
+/// The beginning of `ncclConfig_t`, as it was in version 2.14; later ones take that.
+#[repr(C)]
+pub(super) struct Config {
+    size: usize,
+    magic: c_uint,
+    version: c_uint,
+    blocking: c_int,
+}
+
+impl Config {
+    /// Calls return at once, and are then looked after.
+    pub(super) const NON_BLOCKING: Self =
+        Self { size: size_of::<Self>(), magic: 0xcafe_beef, version: 21_400, blocking: 0 };
+}
+
+/// A table of functions of a library.
+macro_rules! functions {
+    ($table:ident { $($name:ident = $symbol:literal ($($argument:ty),*) -> $status:ty;)* }) => {
+        #[derive(Clone, Copy)]
+        pub(super) struct $table {
+            $(pub(super) $name: unsafe extern "C" fn($($argument),*) -> $status,)*
+        }
+
+        impl $table {
+            fn of(library: &Library) -> Result<Self, libloading::Error> {
+                // SAFETY: the symbols are functions of these types in every version.
+                Ok(Self { $($name: *unsafe { library.get($symbol) }?,)* })
+            }
+        }
+    };
+}
+
+functions!(Cuda {
+    error_text = c"cudaGetErrorString" (c_int) -> *const c_char;
+    set_device = c"cudaSetDevice" (c_int) -> c_int;
+    pci_bus_id = c"cudaDeviceGetPCIBusId" (*mut c_char, c_int, c_int) -> c_int;
+    stream_create = c"cudaStreamCreateWithFlags" (*mut *mut c_void, c_uint) -> c_int;
+    stream_query = c"cudaStreamQuery" (*mut c_void) -> c_int;
+    stream_destroy = c"cudaStreamDestroy" (*mut c_void) -> c_int;
+    allocate = c"cudaMalloc" (*mut *mut c_void, usize) -> c_int;
+    free = c"cudaFree" (*mut c_void) -> c_int;
+    allocate_pinned = c"cudaHostAlloc" (*mut *mut c_void, usize, c_uint) -> c_int;
+    free_pinned = c"cudaFreeHost" (*mut c_void) -> c_int;
+    copy = c"cudaMemcpyAsync" (*mut c_void, *const c_void, usize, c_int, *mut c_void) -> c_int;
+});
+
+functions!(Collectives {
+    error_text = c"ncclGetErrorString" (c_int) -> *const c_char;
+    unique_id = c"ncclGetUniqueId" (*mut Id) -> c_int;
+    join = c"ncclCommInitRankConfig" (*mut *mut c_void, c_int, Id, c_int, *mut Config) -> c_int;
+    status = c"ncclCommGetAsyncError" (*mut c_void, *mut c_int) -> c_int;
+    group_start = c"ncclGroupStart" () -> c_int;
+    group_end = c"ncclGroupEnd" () -> c_int;
+    send = c"ncclSend"
+        (*const c_void, usize, c_int, c_int, *mut c_void, *mut c_void) -> c_int;
+    receive = c"ncclRecv"
+        (*mut c_void, usize, c_int, c_int, *mut c_void, *mut c_void) -> c_int;
+    abort = c"ncclCommAbort" (*mut c_void) -> c_int;
+});
+
+/// The libraries, open for good.
+#[derive(Clone, Copy)]
+pub struct Libraries {
+    pub(super) cuda: Cuda,
+    pub(super) nccl: Collectives,
+}
+
+impl std::fmt::Debug for Libraries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Libraries").finish_non_exhaustive()
+    }
+}
+
+impl Libraries {
+    /// Opens those that libtorch uses itself.
+    ///
+    /// # Errors
+    /// [`NcclError::Library`] where there are none, or others.
+    pub fn open() -> Result<Self, NcclError> {
+        Self::of(CUDA_RUNTIME.as_ref(), NCCL.as_ref())
+    }
+
+    /// Opens one file that stands for both.
+    ///
+    /// # Errors
+    /// As [`Libraries::open`].
+    pub fn at(path: &Path) -> Result<Self, NcclError> {
+        Self::of(path.as_os_str(), path.as_os_str())
+    }
+
+    fn of(cuda: &OsStr, nccl: &OsStr) -> Result<Self, NcclError> {
+        Ok(Self { cuda: table(cuda, Cuda::of)?, nccl: table(nccl, Collectives::of)? })
+    }
+
+    /// Turns a status of the CUDA runtime into a result.
+    pub(super) fn cuda(&self, call: &'static str, status: c_int) -> Result<(), NcclError> {
+        said(call, status, self.cuda.error_text)
+    }
+
+    /// Turns a status of NCCL into a result; that something is still being done is none yet.
+    pub(super) fn nccl(&self, call: &'static str, status: c_int) -> Result<(), NcclError> {
+        if status == IN_PROGRESS { Ok(()) } else { said(call, status, self.nccl.error_text) }
+    }
+}
+
+fn table<T>(
+    name: &OsStr,
+    of: impl Fn(&Library) -> Result<T, libloading::Error>,
+) -> Result<T, NcclError> {
+    // SAFETY: what these libraries do when they are opened is meant to be done in any process.
+    let opened = unsafe { Library::new(name) }.and_then(|library| {
+        let table = of(&library)?;
+        // The functions are called for as long as the process runs.
+        std::mem::forget(library);
+        Ok(table)
+    });
+    opened.map_err(|reason| NcclError::Library { name: name.to_string_lossy().into(), reason })
+}
+
+fn said(
+    call: &'static str,
+    status: c_int,
+    text: unsafe extern "C" fn(c_int) -> *const c_char,
+) -> Result<(), NcclError> {
+    if status == SUCCESS {
+        return Ok(());
+    }
+    // SAFETY: both libraries have a text that stays where it is for every number.
+    let reason = unsafe { CStr::from_ptr(text(status)) }.to_string_lossy().into_owned();
+    Err(NcclError::Refused { call, reason })
+}

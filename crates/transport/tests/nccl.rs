@@ -1,0 +1,115 @@
+//! Members in one process over a stand-in for NCCL (`examples/nccl_stand_in.rs`): the sum is
+//! bitwise that of the shard tree, and whatever goes wrong is named. What the real library does
+//! is for machines that have GPUs to show.
+
+#[path = "support/loopback.rs"]
+mod loopback;
+#[path = "support/stories.rs"]
+mod stories;
+
+use std::{env, path::PathBuf, thread};
+
+use collective::{Generation, Rank};
+use loopback::{Host, RUN, Way};
+use stories::Transport;
+use transport::{
+    Group, Peer,
+    nccl::{self, Libraries, Nccl, NcclError, UniqueId},
+};
+
+/// The library that stands in, which is built beside the tests.
+fn libraries() -> Libraries {
+    let test = env::current_exe().unwrap();
+    let built: PathBuf = test.parent().unwrap().parent().unwrap().join("examples");
+    Libraries::at(&built.join("libnccl_stand_in.so")).unwrap()
+}
+
+/// Every member has a GPU of its own.
+struct Gpus;
+
+impl Transport for Gpus {
+    type Member = Nccl;
+
+    fn with_members<T: Send>(
+        ranges: &[(u32, u32)],
+        length: usize,
+        member: impl Fn(Rank, Nccl) -> T + Sync,
+    ) -> Vec<T> {
+        let shards = ranges.last().unwrap().1;
+        let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(Way::Tcp, shards, 0)).collect();
+        let peers = hosts.iter().zip(stories::peers(ranges));
+        let group = Group {
+            run_id: RUN.into(),
+            generation: Generation(1),
+            shards,
+            length,
+            rank: Rank(0),
+            peers: peers
+                .map(|(host, peer)| Peer { address: host.address.clone(), ..peer })
+                .collect(),
+        };
+        let id = UniqueId::new(libraries()).unwrap();
+        let run = |(host, rank): (&Host, u32)| {
+            let group = Group { rank: Rank(rank), ..group.clone() };
+            let headers = Group { length: 0, ..group.clone() };
+            let headers = host.runtime.block_on(host.endpoint.connect(&headers)).unwrap();
+            let joined = Nccl::join(libraries(), rank as usize, &group, &id, headers);
+            member(Rank(rank), joined.unwrap())
+        };
+        let run = &run;
+        thread::scope(|scope| {
+            let threads: Vec<_> =
+                hosts.iter().zip(0..).map(|host| scope.spawn(move || run(host))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    fn abort(member: &Nccl) -> Box<dyn FnOnce() + Send> {
+        let abort = member.abort_handle();
+        Box::new(move || abort.abort())
+    }
+}
+
+#[test]
+fn sums_are_those_of_the_tree_for_any_split_and_length() {
+    stories::sums_are_those_of_the_tree_for_any_split_and_length::<Gpus>();
+}
+
+#[test]
+fn differing_digests_are_named_on_every_member() {
+    stories::differing_digests_are_named_on_every_member::<Gpus>();
+}
+
+#[test]
+fn a_member_that_goes_away_interrupts_the_others_and_is_named() {
+    stories::a_member_that_goes_away_interrupts_the_others_and_is_named::<Gpus>();
+}
+
+#[test]
+fn an_abort_ends_the_wait_for_a_member_that_never_contributes() {
+    stories::an_abort_ends_the_wait_for_a_member_that_never_contributes::<Gpus>();
+}
+
+#[test]
+fn members_at_different_steps_are_told_apart() {
+    stories::members_at_different_steps_are_told_apart::<Gpus>();
+}
+
+#[test]
+fn gpus_have_names_and_ids_travel_as_text() {
+    assert_eq!(nccl::name_of_gpu(libraries(), 3).unwrap(), "0000:03:00.0");
+    let id = UniqueId::new(libraries()).unwrap();
+    assert_eq!(id.to_string().parse(), Ok(id));
+    for wrong in ["", "12", &id.to_string()[1..], &id.to_string().replace('0', "x")] {
+        assert!(wrong.parse::<UniqueId>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let nowhere = Libraries::at("/nowhere/libnccl.so.2".as_ref()).unwrap_err();
+    assert!(nowhere.to_string().contains("/nowhere/libnccl.so.2"), "{nowhere}");
+    let no_gpu = nccl::name_of_gpu(libraries(), 99).unwrap_err();
+    assert!(matches!(no_gpu, NcclError::Refused { .. }), "{no_gpu}");
+    assert!(no_gpu.to_string().contains("invalid device"), "{no_gpu}");
+}
