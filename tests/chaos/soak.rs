@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::{Draws, WORKERS};
-use crate::harness::{ENDLESS, Fleet, Holding, Place, SMALL, wait_until};
+use crate::harness::{ENDLESS, Fleet, Holding, Place, wait_until};
 
 /// How long, in minutes.
 const MINUTES: &str = "LOCKSTEP_CHAOS_SOAK";
@@ -22,8 +22,13 @@ const UNDISTURBED_MAX: Duration = Duration::from_secs(60);
 /// Mean time between two deaths.
 const BETWEEN_DEATHS: Duration = Duration::from_secs(5);
 
-/// Deaths before the first look at what the survivors hold: by then they have met newcomers.
-const WARM_UP_DEATHS: u32 = 4;
+/// Deaths before the first look at what the survivors hold: by then all that a death needs for a
+/// while has been needed, and is kept for the next one.
+const WARM_UP_DEATHS: u32 = 20;
+
+/// The job. Its epochs are as long as real ones: the ledger has an entry for each, and short ones
+/// would come to tens of thousands in an hour.
+const JOB: &str = "--shards 4 --batch-size 16 --test-images 200 --hidden-dim 64 --latent-dim 8";
 
 /// Memory that a survivor may hold more at the end than at the beginning, of what it held.
 const MORE_MEMORY_MAX: f64 = 0.1;
@@ -36,7 +41,7 @@ fn soak() {
     let length = Duration::from_secs_f64(minutes * 60.0);
     let place = Place::new();
     let mut fleet =
-        Fleet::start(&place, WORKERS as u32, &format!("{SMALL} {ENDLESS} --collective grpc"));
+        Fleet::start(&place, WORKERS as u32, &format!("{JOB} {ENDLESS} --collective grpc"));
     fleet.wait_for_progress(&place);
     let undisturbed = steps_per_second(&place, length.min(UNDISTURBED_MAX), || ());
 
@@ -69,8 +74,11 @@ fn soak() {
             "share": disturbed / undisturbed,
         })
     );
-    for ((name, before), (_, after)) in before.into_iter().zip(after) {
+    let held = || before.iter().zip(&after);
+    for ((name, before), (_, after)) in held() {
         println!("{name}: {before:?} after {WARM_UP_DEATHS} deaths, {after:?} after {deaths}");
+    }
+    for ((name, before), (_, after)) in held() {
         assert!(after.files <= before.files, "{name} holds more files");
         let most = before.resident_bytes as f64 * (1.0 + MORE_MEMORY_MAX);
         assert!(after.resident_bytes as f64 <= most, "{name} holds more memory");

@@ -170,12 +170,12 @@ impl Clerk {
             };
             left -= 1;
             let unstored = Unstored { path: file.clone(), cause: error.to_string() };
-            if !file.exists() && self.desk.lock().waiting.is_some() {
-                // Retired on this disk too, for a newer one.
-                return Some(unstored);
+            // Retired on this disk too, for a newer one: that it could not be read is no news then.
+            let is_retired = !file.exists() && self.desk.lock().waiting.is_some();
+            if !(is_retired && matches!(error, StoreError::Checkpoint(_))) {
+                tracing::warn!("a checkpoint was not stored: {error}");
             }
-            tracing::warn!("a checkpoint was not stored: {error}");
-            if left == 0 {
+            if is_retired || left == 0 {
                 return Some(unstored);
             }
             match self.pause(pause) {
