@@ -1,12 +1,21 @@
-//! libtorch's part for GPUs. Nothing is linked with it, so that one program serves every
-//! machine; where it is wanted, [`load`] opens it.
+//! GPUs. Nothing is linked with what drives them, so that one program serves every machine:
+//! [`load`] opens libtorch's part for them, and with it come the libraries of the CUDA toolkit
+//! that [`Vae`] computes with. `gpu.rs` is one GPU, `kernels.cu` what is compiled for it when
+//! it is opened.
 
-#![allow(unsafe_code, reason = "libraries of libtorch and of the driver, opened at run time")]
+#![allow(unsafe_code, reason = "libraries opened at run time")]
+
+mod gpu;
+mod vae;
 
 use std::sync::OnceLock;
 
+use cudarc::driver::CudaContext;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use thiserror::Error;
+
+pub use gpu::GpuError;
+pub use vae::Vae;
 
 /// Why there is no CUDA device.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -42,4 +51,13 @@ fn open(library: &str) -> bool {
     // SAFETY: what these libraries do when they are opened is meant to be done in any process.
     let opened = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
     opened.map(std::mem::forget).is_ok()
+}
+
+/// What decides about the bits of a GPU's results: its model.
+///
+/// # Errors
+/// [`GpuError`] where there is no such device.
+pub fn name(device: usize) -> Result<String, GpuError> {
+    load()?;
+    Ok(CudaContext::new(device)?.name()?)
 }

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::cuda::GpuError;
+
 /// A configuration that no model can be made of.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum ModelError {
@@ -37,6 +39,9 @@ pub enum ModelError {
         /// What was given.
         found: Vec<usize>,
     },
+    /// The GPU refused; its memory may be full.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// The vectors do not fit into memory.
     #[error("{purpose} needs {bytes} bytes, which this machine does not have; use a smaller one")]
     Memory {

@@ -16,10 +16,10 @@ use crate::{
 /// A fully connected layer: y = x W' + b with W `[outputs, inputs]`, row-major.
 #[derive(Clone, Debug)]
 pub(crate) struct Linear {
-    inputs: usize,
-    outputs: usize,
-    weight: Range<usize>,
-    bias: Range<usize>,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) weight: Range<usize>,
+    pub(crate) bias: Range<usize>,
 }
 
 impl Linear {

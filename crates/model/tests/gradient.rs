@@ -5,7 +5,7 @@ use std::error::Error;
 
 use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
-use model::{Adam, Isa, Layout, Model, ModelError, State, Sums, Vae, vae_autograd};
+use model::{Adam, Isa, Layout, Model, ModelError, State, Sums, Vae, cuda, vae_autograd};
 use tch::Device;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -313,6 +313,37 @@ fn training_shows_divergence_instead_of_hiding_it() -> Outcome {
         parameters[5] = f32::NAN;
         let (_, sums) = gradient(&mut vae, &parameters, &batch);
         assert!(sums.terms[0].is_nan());
+    }
+    Ok(())
+}
+
+/// On a machine with a GPU: `cargo test -p model --test gradient -- --ignored`.
+#[test]
+#[ignore = "needs a GPU"]
+fn a_gpu_computes_the_same_gradient_and_the_same_bits_again() -> Outcome {
+    for case in CASES {
+        let config = config(case, Likelihood::Bernoulli);
+        let (mut vae, mut gpu) = (Vae::new(&config)?, cuda::Vae::new(&config, 0)?);
+        let parameters = parameters(&vae);
+        let images = images(case.2);
+        let indices: Vec<u32> = (0..case.2 as u32).rev().collect();
+        let batch = Batch { images: &images, indices: &indices };
+        for weight in [1.0, 0.25] {
+            vae.set_kl_weight(weight);
+            gpu.set_kl_weight(weight);
+            let (expected, expected_sums) = gradient(&mut vae, &parameters, &batch);
+            let (found, sums) = gradient(&mut gpu, &parameters, &batch);
+            assert_close(vae.layout(), &found, &expected, &format!("{case:?}"));
+            for (a, b) in sums.terms.iter().zip(expected_sums.terms) {
+                assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{case:?}: {a} is not {b}");
+            }
+            let part = Batch { images: &images, indices: &indices[..case.2.div_ceil(2)] };
+            gradient(&mut gpu, &parameters, &part);
+            let (again, again_sums) = gradient(&mut gpu, &parameters, &batch);
+            assert!(again.iter().zip(&found).all(|(a, b)| a.to_bits() == b.to_bits()), "{case:?}");
+            assert_eq!(again_sums, sums);
+            assert_eq!(gpu.evaluate(&parameters, &batch, noise()), sums);
+        }
     }
     Ok(())
 }

@@ -82,7 +82,10 @@ fn cuda_devices() -> Result<usize, NoCuda> {
 pub(crate) fn fingerprint(device: Device) -> Fingerprint {
     let (device, instruction_set) = match device {
         Device::Cpu => ("cpu".to_owned(), blas::deterministic().to_string()),
-        Device::Cuda(_) => ("cuda".to_owned(), "cuda".to_owned()),
+        Device::Cuda(index) => {
+            let gpu = cuda::name(index).unwrap_or_else(|error| error.to_string());
+            ("cuda".to_owned(), gpu)
+        }
         other => (format!("{other:?}").to_lowercase(), "unknown".to_owned()),
     };
     Fingerprint {
@@ -110,6 +113,9 @@ pub(crate) fn model(training: &Training, device: Device) -> Result<Box<dyn Model
     Ok(match (device, training.precision) {
         (Device::Cpu, precision) => {
             Box::new(Vae::with_samples(config, precision, Isa::best(), samples)?)
+        }
+        (Device::Cuda(index), Precision::F32) if cuda::Vae::suits(config, samples) => {
+            Box::new(cuda::Vae::new(config, index)?)
         }
         (device, Precision::F32) => Box::new(vae_autograd(config, samples, device)?),
         (_, Precision::Bf16) => bail!("--precision bf16 is for CPUs so far: use --precision f32"),

@@ -176,6 +176,7 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/model/src/isa.rs", "calls functions compiled for CPU features found at run time"),
     ("crates/model/src/blas.rs", "defines the symbol that MKL asks for the CPU's vendor"),
     ("crates/model/src/cuda.rs", "opens libtorch's part for GPUs, where there is one"),
+    ("crates/model/src/cuda/gpu.rs", "kernels, products and memory of a GPU"),
     (
         "crates/model/src/team.rs",
         "threads run a closure that lives on the stack of one who waits for them",
