@@ -101,15 +101,17 @@ impl Vae {
         })
     }
 
-    fn size(&mut self, images: usize) -> Result<&mut Size, GpuError> {
-        if self.sizes.len() >= SIZES && !self.sizes.contains_key(&images) {
-            self.sizes.clear();
-        }
+    /// Sees to it that batches of so many images can be computed.
+    fn prepare_for(&mut self, images: usize) -> Result<(), GpuError> {
+        self.gpu.enter()?;
         if !self.sizes.contains_key(&images) {
+            if self.sizes.len() >= SIZES {
+                self.sizes.clear();
+            }
             let size = self.prepare(images)?;
             self.sizes.insert(images, size);
         }
-        Ok(self.sizes.get_mut(&images).expect("it was prepared"))
+        Ok(())
     }
 
     fn prepare(&mut self, images: usize) -> Result<Size, GpuError> {
@@ -171,10 +173,9 @@ impl Vae {
         stream: Stream,
         gradient: Option<&mut [f32]>,
     ) -> Result<Sums, GpuError> {
-        self.gpu.enter()?;
+        self.prepare_for(batch.len())?;
         let beta = (self.beta * self.kl_weight) as f32;
         let latent = self.network.latent;
-        self.size(batch.len())?;
         let Self { gpu, team, flat, sizes, .. } = self;
         let size = sizes.get_mut(&batch.len()).expect("it was prepared");
 
@@ -231,9 +232,7 @@ impl Model for Vae {
     }
 
     fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
-        self.gpu.enter()?;
-        self.size(images)?;
-        Ok(())
+        Ok(self.prepare_for(images)?)
     }
 
     fn set_kl_weight(&mut self, weight: f64) {
