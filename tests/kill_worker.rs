@@ -78,6 +78,7 @@ fn frozen(rank: usize, collective: &str) {
     fleet.wait_for_event(&place, "lost", 1);
     let lost = &place.events("lost")[0];
     assert!(lost["reason"].as_str().unwrap().contains("no sign of life"), "{lost}");
+    fleet.wait_for_event(&place, "generation_started", 2);
     fleet.wait_for_progress(&place);
     // It wakes up in a generation that is over, and comes back.
     fleet.workers[rank].signal(Signal::CONT);
