@@ -10,7 +10,7 @@ mod vae;
 
 use std::sync::OnceLock;
 
-use cudarc::driver::CudaContext;
+use cudarc::driver::result;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use thiserror::Error;
 
@@ -59,5 +59,8 @@ fn open(library: &str) -> bool {
 /// [`GpuError`] where there is no such device.
 pub fn name(device: usize) -> Result<String, GpuError> {
     load()?;
-    Ok(CudaContext::new(device)?.name()?)
+    // Asked of the driver alone: a context takes memory, and long to make.
+    result::init()?;
+    let device = result::device::get(i32::try_from(device).unwrap_or(i32::MAX))?;
+    Ok(result::device::get_name(device)?)
 }

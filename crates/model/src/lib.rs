@@ -2,7 +2,8 @@
 //!
 //! [`Model`] is all that a trainer knows. [`Vae`] implements it by hand, on slices, for the
 //! CPU, in either precision, and [`cuda::Vae`] for GPUs; [`Autograd`] makes one of any
-//! objective written in tch, on any device. [`Adam`] advances a [`State`]. Nothing here knows of other members, files or sockets.
+//! objective written in tch, on any device. [`Adam`] advances a [`State`]. Nothing here knows of
+//! other members, files or sockets.
 //!
 //! The bits of every result depend on the arguments and the [`Isa`]'s BLAS alone: not on
 //! the number of threads, on what ran before, or on where a slice lies in memory. Start

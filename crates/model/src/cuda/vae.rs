@@ -173,6 +173,10 @@ impl Vae {
         stream: Stream,
         gradient: Option<&mut [f32]>,
     ) -> Result<Sums, GpuError> {
+        if batch.is_empty() {
+            gradient.into_iter().for_each(|gradient| gradient.fill(0.0));
+            return Ok(Sums::default());
+        }
         self.prepare_for(batch.len())?;
         let beta = (self.beta * self.kl_weight) as f32;
         let latent = self.network.latent;
@@ -249,18 +253,11 @@ impl Model for Vae {
         let length = self.network.layout.len();
         assert_eq!(parameters.len(), length, "parameters and layout differ in length");
         assert_eq!(gradient.len(), length, "gradient and layout differ in length");
-        if batch.is_empty() {
-            gradient.fill(0.0);
-            return Sums::default();
-        }
         let computed = self.compute(parameters, batch, noise, Some(gradient));
         computed.unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn evaluate(&mut self, parameters: &[f32], batch: &Batch<'_>, noise: Stream) -> Sums {
-        if batch.is_empty() {
-            return Sums::default();
-        }
         let computed = self.compute(parameters, batch, noise, None);
         computed.unwrap_or_else(|error| panic!("{error}"))
     }
