@@ -1,6 +1,9 @@
 //! Workers die every few seconds for as long as one wants: the run gets on nearly as fast as an
 //! undisturbed one, and nobody who stays needs more and more memory or files.
 //! `cargo xtask chaos --soak MINUTES`.
+//!
+//! A machine shared with others changes its speed by the minute. So each minute of deaths is
+//! compared with the quiet seconds just before and just after it, and the median of all counts.
 
 use std::{
     env,
@@ -13,22 +16,27 @@ use serde_json::json;
 use super::{Draws, WORKERS};
 use crate::harness::{ENDLESS, Fleet, Holding, Place, wait_until};
 
-/// How long, in minutes.
+/// How many minutes of deaths.
 const MINUTES: &str = "LOCKSTEP_CHAOS_SOAK";
 
-/// The longest time without disturbance that the rest is compared with.
-const UNDISTURBED_MAX: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Time without deaths before each of these minutes and after the last.
+const QUIET: Duration = Duration::from_secs(15);
 
 /// Mean time between two deaths.
 const BETWEEN_DEATHS: Duration = Duration::from_secs(5);
 
-/// Deaths before the first look at what the survivors hold: by then all that a death needs for a
+/// Minutes before the first look at what the survivors hold: by then all that a death needs for a
 /// while has been needed, and is kept for the next one.
-const WARM_UP_DEATHS: u32 = 20;
+const WARM_UP_MINUTES: usize = 2;
 
 /// The job. Its epochs are as long as real ones: the ledger has an entry for each, and short ones
 /// would come to tens of thousands in an hour.
 const JOB: &str = "--shards 4 --batch-size 16 --test-images 200 --hidden-dim 64 --latent-dim 8";
+
+/// The least speed among deaths, of the undisturbed one.
+const SHARE_MIN: f64 = 0.85;
 
 /// Memory that a survivor may hold more at the end than at the beginning, of what it held.
 const MORE_MEMORY_MAX: f64 = 0.1;
@@ -37,56 +45,128 @@ const MORE_MEMORY_MAX: f64 = 0.1;
 #[ignore = "takes minutes: cargo xtask chaos --soak MINUTES"]
 #[expect(clippy::print_stdout, reason = "somebody waits for what it finds")]
 fn soak() {
-    let minutes: f64 = env::var(MINUTES).expect(MINUTES).parse().expect("minutes");
-    let length = Duration::from_secs_f64(minutes * 60.0);
-    let place = Place::new();
-    let mut fleet =
-        Fleet::start(&place, WORKERS as u32, &format!("{JOB} {ENDLESS} --collective grpc"));
-    fleet.wait_for_progress(&place);
-    let undisturbed = steps_per_second(&place, length.min(UNDISTURBED_MAX), || ());
-
-    let mut draws = Draws(length.as_secs());
-    let mut deaths = 0;
-    let mut before = None;
-    let mut next = Instant::now();
-    let disturbed = steps_per_second(&place, length, || {
-        if Instant::now() < next {
-            return;
+    let minutes: usize = env::var(MINUTES).expect(MINUTES).parse().expect("minutes");
+    let mut soak = Soak::begin();
+    let (mut shares, mut before) = (Vec::new(), None);
+    let mut quiet = soak.quiet();
+    for minute in 0..minutes {
+        if minute == WARM_UP_MINUTES {
+            before = Some((soak.deaths, soak.holdings()));
         }
-        if deaths == WARM_UP_DEATHS {
-            before = Some(holdings(&mut fleet, &place));
-        }
-        // Rank 0 stays, so that somebody sees all of it.
-        fleet.workers.remove(1 + draws.draw(WORKERS - 1)).signal(Signal::KILL);
-        fleet.add("--threads 1");
-        deaths += 1;
-        next += between(&mut draws);
-    });
-    let after = holdings(&mut fleet, &place);
-    let before = before.expect("more minutes");
-    println!(
-        "{}",
-        json!({
-            "minutes": minutes,
-            "deaths": deaths,
-            "undisturbed_steps_per_second": undisturbed,
-            "disturbed_steps_per_second": disturbed,
-            "share": disturbed / undisturbed,
-        })
-    );
+        let disturbed = soak.disturbed();
+        let next = soak.quiet();
+        let share = 2.0 * disturbed / (quiet + next);
+        println!(
+            "{}",
+            json!({
+                "minute": minute + 1,
+                "deaths": soak.deaths,
+                "undisturbed_steps_per_second": [quiet, next],
+                "disturbed_steps_per_second": disturbed,
+                "share": share,
+            })
+        );
+        shares.push(share);
+        quiet = next;
+    }
+    shares.sort_by(f64::total_cmp);
+    let share = shares[(minutes - 1) / 2];
+    println!("deaths: {}, median share: {share:.3}", soak.deaths);
+    let (deaths, before) = before.expect("more minutes");
+    let after = soak.holdings();
     let held = || before.iter().zip(&after);
     for ((name, before), (_, after)) in held() {
-        println!("{name}: {before:?} after {WARM_UP_DEATHS} deaths, {after:?} after {deaths}");
+        println!("{name}: {before:?} after {deaths} deaths, {after:?} after {}", soak.deaths);
     }
     for ((name, before), (_, after)) in held() {
         assert!(after.files <= before.files, "{name} holds more files");
         let most = before.resident_bytes as f64 * (1.0 + MORE_MEMORY_MAX);
         assert!(after.resident_bytes as f64 <= most, "{name} holds more memory");
     }
-    fleet.coordinator.signal(Signal::INT);
-    let (coordinator, workers) = fleet.wait();
-    coordinator.exited_with(130);
-    workers.into_iter().for_each(|worker| drop(worker.succeeded()));
+    assert!(share >= SHARE_MIN, "deaths cost too much");
+    soak.end();
+}
+
+/// A run whose workers die now and then.
+struct Soak {
+    place: Place,
+    fleet: Fleet,
+    draws: Draws,
+    deaths: usize,
+}
+
+impl Soak {
+    fn begin() -> Self {
+        let place = Place::new();
+        let flags = format!("{JOB} {ENDLESS} --collective grpc");
+        let mut soak = Self {
+            fleet: Fleet::start(&place, WORKERS as u32, &flags),
+            place,
+            draws: Draws(1),
+            deaths: 0,
+        };
+        soak.wait_for_all();
+        soak
+    }
+
+    /// Waits until all members take part and the run makes progress.
+    fn wait_for_all(&mut self) {
+        for worker in &self.fleet.workers {
+            worker.wait_for_line("training rank=");
+        }
+        self.fleet.wait_for_progress(&self.place);
+    }
+
+    /// Steps per second while nothing happens.
+    fn quiet(&mut self) -> f64 {
+        self.steps_per_second(|_| {
+            let end = Instant::now() + QUIET;
+            wait_until("it was quiet for a while", || Instant::now() >= end);
+        })
+    }
+
+    /// Steps per second while workers die, until the last one that came takes part.
+    fn disturbed(&mut self) -> f64 {
+        self.steps_per_second(|soak| {
+            let end = Instant::now() + MINUTE;
+            let mut next = Instant::now() + between(&mut soak.draws);
+            while next < end {
+                wait_until("the time of a death has come", || Instant::now() >= next);
+                soak.kill();
+                next += between(&mut soak.draws);
+            }
+            wait_until("the minute is over", || Instant::now() >= end);
+        })
+    }
+
+    fn steps_per_second(&mut self, meanwhile: impl FnOnce(&mut Self)) -> f64 {
+        let (begun, step) = (Instant::now(), self.place.step());
+        meanwhile(self);
+        self.wait_for_all();
+        let steps = self.place.step() - step;
+        steps as f64 / begun.elapsed().as_secs_f64()
+    }
+
+    /// Kills a worker and starts another. Rank 0 stays, so that somebody sees all of it.
+    fn kill(&mut self) {
+        let victim = 1 + self.draws.draw(WORKERS - 1);
+        self.fleet.workers.remove(victim).signal(Signal::KILL);
+        self.fleet.add("--threads 1");
+        self.deaths += 1;
+    }
+
+    /// What the coordinator and the survivor hold.
+    fn holdings(&self) -> [(&'static str, Holding); 2] {
+        let Fleet { coordinator, workers, .. } = &self.fleet;
+        [("coordinator", Holding::of(coordinator)), ("survivor", Holding::of(&workers[0]))]
+    }
+
+    fn end(self) {
+        self.fleet.coordinator.signal(Signal::INT);
+        let (coordinator, workers) = self.fleet.wait();
+        coordinator.exited_with(130);
+        workers.into_iter().for_each(|worker| drop(worker.succeeded()));
+    }
 }
 
 /// A time drawn so that deaths are independent of each other.
@@ -94,26 +174,4 @@ fn between(draws: &mut Draws) -> Duration {
     const PARTS: usize = 1 << 20;
     let part = (draws.draw(PARTS) + 1) as f64 / PARTS as f64;
     BETWEEN_DEATHS.mul_f64(-part.ln())
-}
-
-/// How fast the run gets on for so long, while something is done now and then.
-fn steps_per_second(place: &Place, length: Duration, mut meanwhile: impl FnMut()) -> f64 {
-    let (begun, step) = (Instant::now(), place.step());
-    let within = Instant::now() + length;
-    while Instant::now() < within {
-        let slice = Instant::now() + Duration::from_secs(1);
-        wait_until("a second has passed", || Instant::now() >= slice);
-        meanwhile();
-    }
-    (place.step() - step) as f64 / begun.elapsed().as_secs_f64()
-}
-
-/// What the coordinator and the survivor hold, once all members take part and no one more.
-fn holdings(fleet: &mut Fleet, place: &Place) -> [(&'static str, Holding); 2] {
-    for worker in &fleet.workers {
-        worker.wait_for_line("training rank=");
-    }
-    fleet.wait_for_progress(place);
-    let survivor = &fleet.workers[0];
-    [("coordinator", Holding::of(&fleet.coordinator)), ("survivor", Holding::of(survivor))]
 }

@@ -15,10 +15,11 @@ pub(crate) struct Options {
     /// Which seeds to go through: one, or the first and the last
     #[arg(long, default_value = "1..100", value_name = "FIRST..LAST", value_parser = seeds)]
     seeds: String,
-    /// Instead of that, kill a worker every five seconds for so long, and compare with an
-    /// undisturbed run
-    #[arg(long, value_name = "MINUTES", conflicts_with = "seeds")]
-    soak: Option<f64>,
+    /// Instead of that, kill a worker every five seconds for so long, and compare each minute with
+    /// the quiet seconds around it; at least 3
+    #[arg(long, value_name = "MINUTES", conflicts_with = "seeds",
+        value_parser = clap::value_parser!(u32).range(3..))]
+    soak: Option<u32>,
 }
 
 /// Sets up, builds the programs, and runs the scenario `chaos`, seed after seed. Returns the exit
