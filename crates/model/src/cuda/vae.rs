@@ -273,48 +273,51 @@ impl Pass<'_> {
     /// From grey values and noise to the sums and the gradient of the logits.
     fn forward(&self, gpu: &Gpu) {
         let Self { network, images, x, stats, noise, deviation, z, y, .. } = *self;
-        let [e1, e2] = self.encoder;
-        let [d1, d2] = self.decoder;
         gpu.pixels(self.grey, x, images * PIXELS);
-        let [first, second, third] = &network.encoder;
-        self.hidden_layer(gpu, first, x, e1);
-        self.hidden_layer(gpu, second, e1, e2);
-        self.product(gpu, third, e2, stats);
-        let bias = self.parameters.offset(third.bias.start);
+        self.half_forward(gpu, &network.encoder, x, self.encoder, stats);
+        let bias = self.parameters.offset(network.encoder[2].bias.start);
         let latent = network.latent;
         gpu.sample([stats, bias, noise], [deviation, z, self.divergences], latent, images);
-        let [first, second, third] = &network.decoder;
-        self.hidden_layer(gpu, first, z, d1);
-        self.hidden_layer(gpu, second, d1, d2);
-        self.product(gpu, third, d2, y);
-        let bias = self.parameters.offset(third.bias.start);
+        self.half_forward(gpu, &network.decoder, z, self.decoder, y);
+        let bias = self.parameters.offset(network.decoder[2].bias.start);
         gpu.bernoulli([y, bias, x, self.losses], PIXELS, images);
         gpu.totals([self.losses, self.divergences, self.beta, self.sums], images);
     }
 
     /// From the gradient of the logits to that of the parameters.
     fn backward(&self, gpu: &Gpu) {
-        let Self { network, images, dz, d_stats, beta, .. } = *self;
-        let [e1, e2] = self.encoder;
-        let [d1, d2] = self.decoder;
-        let [da, db] = self.d_hidden;
-        let [first, second, third] = &network.decoder;
-        gpu.column_sums(self.y, self.bias_gradient(third), PIXELS, images);
-        self.layer_backward(gpu, third, d2, self.y, Some(da));
-        gpu.relu_backward([da, d2, self.bias_gradient(second)], network.hidden, images);
-        self.layer_backward(gpu, second, d1, da, Some(db));
-        gpu.relu_backward([db, d1, self.bias_gradient(first)], network.hidden, images);
-        self.layer_backward(gpu, first, self.z, db, Some(dz));
-
-        let [first, second, third] = &network.encoder;
-        let places = [dz, self.noise, self.stats, self.deviation, beta, d_stats];
+        let Self { network, images, x, z, y, dz, d_stats, .. } = *self;
+        self.half_backward(gpu, &network.decoder, [z, y], self.decoder, Some(dz));
+        let places = [dz, self.noise, self.stats, self.deviation, self.beta, d_stats];
         gpu.sample_backward(places, network.latent, images);
-        gpu.column_sums(d_stats, self.bias_gradient(third), 2 * network.latent, images);
-        self.layer_backward(gpu, third, e2, d_stats, Some(da));
-        gpu.relu_backward([da, e2, self.bias_gradient(second)], network.hidden, images);
-        self.layer_backward(gpu, second, e1, da, Some(db));
-        gpu.relu_backward([db, e1, self.bias_gradient(first)], network.hidden, images);
-        self.layer_backward(gpu, first, self.x, db, None);
+        self.half_backward(gpu, &network.encoder, [x, d_stats], self.encoder, None);
+    }
+
+    /// Takes `x` through the encoder or decoder; the last bias is for the kernel that follows.
+    fn half_forward(&self, gpu: &Gpu, layers: &[Linear; 3], x: Place, h: [Place; 2], y: Place) {
+        let [first, second, third] = layers;
+        self.hidden_layer(gpu, first, x, h[0]);
+        self.hidden_layer(gpu, second, h[0], h[1]);
+        self.product(gpu, third, h[1], y);
+    }
+
+    /// From the gradient of what it made to that of its parameters, and of what went in.
+    fn half_backward(
+        &self,
+        gpu: &Gpu,
+        layers: &[Linear; 3],
+        [x, dy]: [Place; 2],
+        h: [Place; 2],
+        dx: Option<Place>,
+    ) {
+        let Self { images, d_hidden: [da, db], .. } = *self;
+        let [first, second, third] = layers;
+        gpu.column_sums(dy, self.bias_gradient(third), third.outputs, images);
+        self.layer_backward(gpu, third, h[1], dy, Some(da));
+        gpu.relu_backward([da, h[1], self.bias_gradient(second)], second.outputs, images);
+        self.layer_backward(gpu, second, h[0], da, Some(db));
+        gpu.relu_backward([db, h[0], self.bias_gradient(first)], first.outputs, images);
+        self.layer_backward(gpu, first, x, db, dx);
     }
 
     /// Writes relu(x W' + b) to `out`.
