@@ -4,6 +4,8 @@
 //!
 //! A machine shared with others changes its speed by the minute. So each minute of deaths is
 //! compared with the quiet seconds just before and just after it, and the median of all counts.
+//! Memory goes up and down too, by pages of the program above all: what was held in the last
+//! quarter is compared with what was held in the first.
 
 use std::{
     env,
@@ -27,8 +29,8 @@ const QUIET: Duration = Duration::from_secs(15);
 /// Mean time between two deaths.
 const BETWEEN_DEATHS: Duration = Duration::from_secs(5);
 
-/// Minutes before the first look at what the survivors hold: by then all that a death needs for a
-/// while has been needed, and is kept for the next one.
+/// Minutes before the first look at what those hold who stay: by then all that a death needs for
+/// a while has been needed, and is kept for the next one.
 const WARM_UP_MINUTES: usize = 2;
 
 /// The job. Its epochs are as long as real ones: the ledger has an entry for each, and short ones
@@ -38,7 +40,7 @@ const JOB: &str = "--shards 4 --batch-size 16 --test-images 200 --hidden-dim 64 
 /// The least speed among deaths, of the undisturbed one.
 const SHARE_MIN: f64 = 0.85;
 
-/// Memory that a survivor may hold more at the end than at the beginning, of what it held.
+/// Memory that may be held more at the end than at the beginning, of what was held then.
 const MORE_MEMORY_MAX: f64 = 0.1;
 
 #[test]
@@ -47,44 +49,71 @@ const MORE_MEMORY_MAX: f64 = 0.1;
 fn soak() {
     let minutes: usize = env::var(MINUTES).expect(MINUTES).parse().expect("minutes");
     let mut soak = Soak::begin();
-    let (mut shares, mut before) = (Vec::new(), None);
+    let (mut shares, mut coordinator, mut survivor) = (Vec::new(), Vec::new(), Vec::new());
     let mut quiet = soak.quiet();
-    for minute in 0..minutes {
-        if minute == WARM_UP_MINUTES {
-            before = Some((soak.deaths, soak.holdings()));
-        }
+    for minute in 1..=minutes {
         let disturbed = soak.disturbed();
         let next = soak.quiet();
         let share = 2.0 * disturbed / (quiet + next);
+        let holdings = [&soak.fleet.coordinator, &soak.fleet.workers[0]].map(Holding::of);
         println!(
             "{}",
             json!({
-                "minute": minute + 1,
+                "minute": minute,
                 "deaths": soak.deaths,
                 "undisturbed_steps_per_second": [quiet, next],
                 "disturbed_steps_per_second": disturbed,
                 "share": share,
+                "resident_bytes": holdings.map(|holding| holding.resident_bytes),
+                "files": holdings.map(|holding| holding.files),
             })
         );
         shares.push(share);
+        if minute > WARM_UP_MINUTES {
+            coordinator.push(holdings[0]);
+            survivor.push(holdings[1]);
+        }
         quiet = next;
     }
-    shares.sort_by(f64::total_cmp);
-    let share = shares[(minutes - 1) / 2];
+    let share = median(shares.into_iter());
     println!("deaths: {}, median share: {share:.3}", soak.deaths);
-    let (deaths, before) = before.expect("more minutes");
-    let after = soak.holdings();
-    let held = || before.iter().zip(&after);
-    for ((name, before), (_, after)) in held() {
-        println!("{name}: {before:?} after {deaths} deaths, {after:?} after {}", soak.deaths);
-    }
-    for ((name, before), (_, after)) in held() {
+    let grown = [("coordinator", coordinator), ("survivor", survivor)].map(|(name, held)| {
+        let quarter = held.len().div_ceil(4);
+        let (first, last) = (&held[..quarter], &held[held.len() - quarter..]);
+        let [before, after] = [first, last].map(Held::of);
+        println!("{name}: {before:?} in the first quarter, {after:?} in the last");
+        (name, before, after)
+    });
+    for (name, before, after) in grown {
         assert!(after.files <= before.files, "{name} holds more files");
-        let most = before.resident_bytes as f64 * (1.0 + MORE_MEMORY_MAX);
-        assert!(after.resident_bytes as f64 <= most, "{name} holds more memory");
+        let most = before.resident_bytes * (1.0 + MORE_MEMORY_MAX);
+        assert!(after.resident_bytes <= most, "{name} holds more memory");
     }
     assert!(share >= SHARE_MIN, "deaths cost too much");
     soak.end();
+}
+
+/// What a process held most of the time; read once a minute.
+#[derive(Debug)]
+struct Held {
+    resident_bytes: f64,
+    files: f64,
+}
+
+impl Held {
+    fn of(readings: &[Holding]) -> Self {
+        Self {
+            resident_bytes: median(readings.iter().map(|held| held.resident_bytes as f64)),
+            files: median(readings.iter().map(|held| held.files as f64)),
+        }
+    }
+}
+
+/// The middle one, the lower of two.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[(values.len() - 1) / 2]
 }
 
 /// A run whose workers die now and then.
@@ -153,12 +182,6 @@ impl Soak {
         self.fleet.workers.remove(victim).signal(Signal::KILL);
         self.fleet.add("--threads 1");
         self.deaths += 1;
-    }
-
-    /// What the coordinator and the survivor hold.
-    fn holdings(&self) -> [(&'static str, Holding); 2] {
-        let Fleet { coordinator, workers, .. } = &self.fleet;
-        [("coordinator", Holding::of(coordinator)), ("survivor", Holding::of(&workers[0]))]
     }
 
     fn end(self) {
