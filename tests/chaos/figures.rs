@@ -16,10 +16,8 @@ const FIGURES: &str = "LOCKSTEP_CHAOS_FIGURES";
 pub(super) struct Figures {
     seed: u64,
     way: Way,
-    /// When workers were killed, and when the run had gone on after it.
-    kills: Vec<(Timestamp, Timestamp)>,
-    /// The kill in hand.
-    kill: Option<Timestamp>,
+    /// When workers were killed.
+    kills: Vec<Timestamp>,
     /// The disaster in hand, if it is one in which the coordinator is away.
     outage: Option<Outage>,
     lines: Vec<Value>,
@@ -36,14 +34,14 @@ struct Outage {
 
 impl Figures {
     pub(super) fn new(seed: u64, way: Way) -> Self {
-        Self { seed, way, kills: Vec::new(), kill: None, outage: None, lines: Vec::new() }
+        Self { seed, way, kills: Vec::new(), outage: None, lines: Vec::new() }
     }
 
     /// Notes that a disaster is about to strike.
     pub(super) fn struck(&mut self, disaster: Disaster, place: &Place) {
         let now = Timestamp::now();
         match disaster {
-            Disaster::Kill(_) | Disaster::KillTwo(..) => self.kill = Some(now),
+            Disaster::Kill(_) | Disaster::KillTwo(..) => self.kills.push(now),
             Disaster::Coordinator => {
                 let reports = place.metrics("steps");
                 self.outage = reports.last().map(|last| Outage {
@@ -59,7 +57,6 @@ impl Figures {
 
     /// Notes that the run has gone on since.
     pub(super) fn endured(&mut self, place: &Place) {
-        self.kills.extend(self.kill.take().map(|kill| (kill, Timestamp::now())));
         let Some(Outage { begun, step, reports, steps_per_second }) = self.outage.take() else {
             return;
         };
@@ -78,13 +75,17 @@ impl Figures {
         let Some(path) = env::var_os(FIGURES) else { return };
         let started = place.events("generation_started");
         let ended = place.events("generation_ended");
-        for (kill, endured) in &self.kills {
-            // One that was no member ends no generation.
-            let within = |event: &&Value| (*kill..=*endured).contains(&time(event));
-            let Some(ended) = ended.iter().find(within) else { continue };
-            // Not just after the kill: a first step before it may be told of after it.
-            let next = started.iter().find(|event| time(event) >= time(ended));
-            let Some(started) = next else { continue };
+        let lost = place.events("lost");
+        for kill in &self.kills {
+            let (Some(lost), Some(ended)) = (first(&lost, *kill), first(&ended, *kill)) else {
+                continue;
+            };
+            // A generation that its loss ends has ended when the loss is noted. One that was no
+            // member ends none; the next end is another's, such as a newcomer's pause.
+            if time(ended) > time(lost) {
+                continue;
+            }
+            let Some(started) = first(&started, time(ended)) else { continue };
             self.lines.push(json!({
                 "figure": "kill",
                 "ms": milliseconds(*kill, time(started)),
@@ -116,6 +117,11 @@ impl Figures {
             file.write_all(format!("{line}\n").as_bytes()).unwrap();
         }
     }
+}
+
+/// The first of the events since then.
+fn first(events: &[Value], since: Timestamp) -> Option<&Value> {
+    events.iter().find(|event| time(event) >= since)
 }
 
 /// Steps a second over the last seconds, as reported.
