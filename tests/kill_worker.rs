@@ -85,6 +85,10 @@ fn frozen(rank: usize, collective: &str) {
     fleet.wait_for_event(&place, "joined", WORKERS as usize + 1);
     fleet.wait_for_event(&place, "generation_started", 3);
     fleet.wait_for_progress(&place);
+    // What it tells of the generation that it woke up in is nothing against the running one.
+    let ended = place.events("generation_ended");
+    let causes: Vec<_> = ended.iter().map(|event| event["cause"].as_str().unwrap()).collect();
+    assert!(matches!(causes[..], [_, pause] if pause.contains("a pause")), "{causes:?}");
     stopped_with_the_same_bits(&place, fleet);
 }
 

@@ -375,7 +375,10 @@ impl<'a> Control<'a> {
     /// Notes what a worker that has become ready tells beside where it stands.
     fn ready(&mut self, worker: WorkerId, ready: &wire::Ready) {
         let rank = self.rank(worker).map(|rank| rank.0);
-        if let Some(wire::ready::Mishap::Interrupted(reason)) = &ready.mishap {
+        if let Some(wire::ready::Mishap::Interrupted(reason)) = &ready.mishap
+            // One that comes back tells of a generation that is over.
+            && self.is_member(worker)
+        {
             let who = self.name(worker);
             self.detect(&format!("{who}: {}", printable(reason)));
         }

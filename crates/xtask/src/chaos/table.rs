@@ -37,43 +37,45 @@ pub(super) fn tables(lines: &str) -> anyhow::Result<String> {
 fn write_table(text: &mut String, title: &str, figures: &[Value]) -> std::fmt::Result {
     writeln!(
         text,
-        "{title}\n{:56}{:>7}{:>12}{:>12}{:>12}",
-        "ms", "number", "median", "p99", "most"
+        "{title}\n{:56}{:>7}{:>12}{:>12}{:>12}{:>9}",
+        "ms", "number", "median", "p99", "most", "of seed"
     )?;
     for (kind, field, name) in ROWS {
-        write_row(text, name, &values(figures, kind, |figure| figure[field].as_f64()))?;
+        write_row(text, name, &values(figures, kind, field))?;
     }
     let sum = |field: &str| -> f64 {
-        values(figures, "outage", |figure| figure[field].as_f64()).iter().sum()
+        values(figures, "outage", field).iter().map(|(value, _)| value).sum()
     };
     writeln!(
         text,
         "{} outages of the coordinator, {:.1} s in all: {} steps done, {:.0} expected of the pace \
          before",
-        values(figures, "outage", |figure| figure["seconds"].as_f64()).len(),
+        values(figures, "outage", "seconds").len(),
         sum("seconds"),
         sum("steps"),
         sum("expected"),
     )
 }
 
-fn write_row(text: &mut String, name: &str, values: &[f64]) -> std::fmt::Result {
-    let [median, late, most] = [0.5, 0.99, 1.0].map(|share| quantile(values, share));
-    writeln!(text, "{name:56}{:>7}{median:>12.1}{late:>12.1}{most:>12.1}", values.len())
+fn write_row(text: &mut String, name: &str, values: &[(f64, u64)]) -> std::fmt::Result {
+    let [(median, _), (late, _), (most, seed)] =
+        [0.5, 0.99, 1.0].map(|share| quantile(values, share));
+    writeln!(text, "{name:56}{:>7}{median:>12.1}{late:>12.1}{most:>12.1}{seed:>9}", values.len())
 }
 
-/// Of the figures of a kind, in order of size.
-fn values(figures: &[Value], kind: &str, value: impl Fn(&Value) -> Option<f64>) -> Vec<f64> {
-    let mut values: Vec<f64> =
+/// A field of all figures of a kind, each with its seed, in order of size.
+fn values(figures: &[Value], kind: &str, field: &str) -> Vec<(f64, u64)> {
+    let value = |figure: &Value| Some((figure[field].as_f64()?, figure["seed"].as_u64()?));
+    let mut values: Vec<_> =
         figures.iter().filter(|figure| figure["figure"] == kind).filter_map(value).collect();
-    values.sort_by(f64::total_cmp);
+    values.sort_by(|one, other| one.0.total_cmp(&other.0));
     values
 }
 
 /// The least of the `sorted` values that this share of them does not exceed.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
+fn quantile(sorted: &[(f64, u64)], share: f64) -> (f64, u64) {
     let place = (sorted.len() as f64 * share).ceil() as usize;
-    sorted.get(place.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+    sorted.get(place.saturating_sub(1)).copied().unwrap_or((f64::NAN, 0))
 }
 
 #[cfg(test)]
@@ -82,24 +84,25 @@ mod tests {
 
     #[test]
     fn a_quantile_is_one_of_the_values() {
-        let values: Vec<f64> = (1..=100).map(f64::from).collect();
-        assert_eq!([0.5, 0.99, 1.0].map(|share| quantile(&values, share)), [50.0, 99.0, 100.0]);
-        assert_eq!(quantile(&[7.0], 0.5), 7.0);
-        assert!(quantile(&[], 0.5).is_nan());
+        let values: Vec<(f64, u64)> = (1..=100).map(|i| (i as f64, i)).collect();
+        let at = |share| quantile(&values, share).0;
+        assert_eq!([0.5, 0.99, 1.0].map(at), [50.0, 99.0, 100.0]);
+        assert_eq!(quantile(&[(7.0, 3)], 0.5), (7.0, 3));
+        assert!(quantile(&[], 0.5).0.is_nan());
     }
 
     #[test]
     fn figures_become_rows() {
-        let lines = r#"{"figure":"kill","ms":30.0,"detection_ms":1.0}
-{"figure":"kill","ms":10.0,"links":false}
-{"figure":"kill","ms":70.0,"links":true}
-{"figure":"outage","seconds":2.0,"steps":900,"expected":1000.0}
+        let lines = r#"{"figure":"kill","seed":4,"ms":30.0,"detection_ms":1.0}
+{"figure":"kill","seed":1,"ms":10.0,"links":false}
+{"figure":"kill","seed":2,"ms":70.0,"links":true}
+{"figure":"outage","seed":1,"seconds":2.0,"steps":900,"expected":1000.0}
 "#;
         let text = tables(lines).unwrap();
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("kill")).collect();
-        let end = |row: &str| row.split_whitespace().rev().take(4).collect::<Vec<_>>().join(" ");
-        assert_eq!(end(rows[0]), "30.0 30.0 10.0 2");
-        assert_eq!(end(rows[1]), "70.0 70.0 70.0 1");
+        let end = |row: &str| row.split_whitespace().rev().take(5).collect::<Vec<_>>().join(" ");
+        assert_eq!(end(rows[0]), "4 30.0 30.0 10.0 2");
+        assert_eq!(end(rows[1]), "2 70.0 70.0 70.0 1");
         assert!(text.contains("1 outages of the coordinator, 2.0 s in all"), "{text}");
         assert!(text.contains("900 steps done, 1000 expected"), "{text}");
         assert!(tables("nonsense").is_err());
