@@ -53,6 +53,10 @@ pub(crate) const SMALL: &str = "--shards 4 --batch-size 16 --train-images 6000 -
 /// More epochs than anybody waits for: such a run is in the middle whenever it is looked at.
 pub(crate) const ENDLESS: &str = "--epochs 100000";
 
+/// What cargo is to build to have the programs. The whole workspace, and an example, as `cargo xtask
+/// test` does: another choice would have other features than the tests, and be compiled once more.
+const PROGRAMS_OF_TESTS: [&str; 3] = ["--workspace", "--bins", "--example=state_bench"];
+
 /// What cargo is to build to have coordinators and workers with their crash points armed and with
 /// traces: the examples of the same names. Only what has either is compiled once more for them.
 const ARMED: [&str; 7] = [
@@ -68,9 +72,7 @@ const ARMED: [&str; 7] = [
 /// The folder with this build's programs, which are built now if they are not fresh.
 pub(crate) fn programs() -> &'static PathBuf {
     static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
-    // The whole workspace, as `cargo xtask test` does: another choice of packages would have
-    // other features, and so be compiled once more.
-    PROGRAMS.get_or_init(|| build(&["--workspace", "--bins"]))
+    PROGRAMS.get_or_init(|| build(&PROGRAMS_OF_TESTS))
 }
 
 /// The folder with the programs whose crash points are armed.

@@ -18,7 +18,7 @@ pub(crate) struct Options {
 /// what failed.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
-    if let Build::Failed(code) = workspace::build_programs(&["--bins", "--workspace"])? {
+    if let Build::Failed(code) = workspace::build_programs(&workspace::PROGRAMS_OF_TESTS)? {
         return Ok(code);
     }
     let mut tests = workspace::cargo();

@@ -59,7 +59,8 @@ enum Command {
     /// Run every test of the workspace, those that start real processes included
     ///
     /// Sets up, builds the release binaries (the scenarios in tests/ start them) and runs `cargo
-    /// test --release --workspace`. The same profile as `train`, so that nothing is compiled twice.
+    /// test --release --workspace`. The same profile as `train`, so that libtorch's bindings are
+    /// compiled once.
     Test(test::Options),
 
     /// Measure Lockstep beside PyTorch's DistributedDataParallel on this machine

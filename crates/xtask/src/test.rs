@@ -31,7 +31,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     if !names_packages(&options.arguments) {
         moto::ensure()?;
     }
-    if let Build::Failed(code) = workspace::build_programs(&["--bins", "--workspace"])? {
+    if let Build::Failed(code) = workspace::build_programs(&workspace::PROGRAMS_OF_TESTS)? {
         return Ok(code);
     }
     if !names_packages(&options.arguments)

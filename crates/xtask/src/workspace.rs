@@ -32,6 +32,12 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// What cargo is to build to have the programs that scenarios start, as tests/harness.rs has it.
+///
+/// The example is there for what it needs: with it, cargo gives all crates the features that the
+/// tests give them, and what is compiled for the programs serves the tests too.
+pub(crate) const PROGRAMS_OF_TESTS: [&str; 3] = ["--workspace", "--bins", "--example=state_bench"];
+
 /// What became of a build.
 pub(crate) enum Build {
     /// The programs it made.

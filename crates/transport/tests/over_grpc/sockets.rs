@@ -1,17 +1,15 @@
 //! Members in one process, over real sockets: the sum is bitwise that of the shard tree.
 
-#[path = "support/loopback.rs"]
-mod loopback;
-#[path = "support/stories.rs"]
-mod stories;
-
 use std::thread;
 
 use collective::{AllReduce as _, Contribution, Control, Generation, Interrupted, Node, Rank};
-use loopback::{Host, RUN, Way};
 use secure::Secret;
-use stories::Transport;
 use transport::{ConnectError, Endpoint, Group, Grpc, Peer};
+
+use crate::{
+    hosts::{Host, RUN, Way},
+    stories::{self, Transport},
+};
 
 fn connect(host: &Host, group: &Group) -> Result<Grpc, ConnectError> {
     host.runtime.block_on(host.endpoint.connect(group))

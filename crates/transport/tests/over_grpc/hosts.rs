@@ -18,7 +18,6 @@ pub(crate) struct Host {
 pub(crate) enum Way {
     Tcp,
     /// Over local sockets, for nobody listens at the addresses that the members have.
-    #[allow(dead_code, reason = "not everybody who uses this file goes it")]
     Local,
 }
 

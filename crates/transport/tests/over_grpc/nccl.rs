@@ -2,19 +2,17 @@
 //! bitwise that of the shard tree, and whatever goes wrong is named. What the real library does
 //! is for machines that have GPUs to show.
 
-#[path = "support/loopback.rs"]
-mod loopback;
-#[path = "support/stories.rs"]
-mod stories;
-
 use std::{env, path::PathBuf, thread};
 
 use collective::{Generation, Rank};
-use loopback::{Host, RUN, Way};
-use stories::Transport;
 use transport::{
     Group, Peer,
     nccl::{self, Libraries, Nccl, NcclError, UniqueId},
+};
+
+use crate::{
+    hosts::{Host, RUN, Way},
+    stories::{self, Transport},
 };
 
 /// The library that stands in, which is built beside the tests.

@@ -1,10 +1,6 @@
 //! The wire is ordinary gRPC: a member that is nothing but generated code takes part in a
 //! generation, from either end of a stream, and what it does wrong is named.
 
-#[path = "support/stories.rs"]
-#[allow(dead_code, reason = "the stories are told elsewhere")]
-mod stories;
-
 use std::net::SocketAddr;
 
 use collective::{
@@ -23,6 +19,8 @@ use tokio_stream::{
 };
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 use transport::{Endpoint, Group, Grpc, Peer};
+
+use crate::stories;
 
 const RUN: &str = "wire";
 /// Shards of two members with a node each, that exchange everything in one hop.

@@ -1,22 +1,18 @@
 //! Members in one process, told that they are on several hosts: those of one host share memory,
 //! the others are reached over real sockets. The sum is bitwise that of the shard tree.
 
-#![cfg(target_os = "linux")]
-
-#[path = "support/loopback.rs"]
-mod loopback;
-#[path = "support/stories.rs"]
-mod stories;
-
 use std::{sync::mpsc, thread};
 
 use collective::{AllReduce as _, Control, Generation, Interrupted, Node, Rank};
-use loopback::{Host, RUN, Way};
-use stories::Transport;
 use transport::{
     Group, Peer,
     shm::{Segment, SegmentError},
     two_level::TwoLevel,
+};
+
+use crate::{
+    hosts::{Host, RUN, Way},
+    stories::{self, Transport},
 };
 
 /// Which host each member is on, by its index.
