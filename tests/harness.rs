@@ -53,36 +53,21 @@ pub(crate) const SMALL: &str = "--shards 4 --batch-size 16 --train-images 6000 -
 /// More epochs than anybody waits for: such a run is in the middle whenever it is looked at.
 pub(crate) const ENDLESS: &str = "--epochs 100000";
 
-/// What cargo is to build to have the programs. The whole workspace, and an example, as `cargo xtask
-/// test` does: another choice would have other features than the tests, and be compiled once more.
-const PROGRAMS_OF_TESTS: [&str; 3] = ["--workspace", "--bins", "--example=state_bench"];
-
-/// What cargo is to build to have coordinators and workers with their crash points armed and with
-/// traces: the examples of the same names. Only what has either is compiled once more for them.
-const ARMED: [&str; 7] = [
-    "--example=vae-coordinator",
-    "--example=vae-worker",
-    "--features=coordinator/crash-points",
-    "--features=coordinator/opentelemetry",
-    "--features=worker/crash-points",
-    "--features=worker/opentelemetry",
-    "--workspace",
-];
-
 /// The folder with this build's programs, which are built now if they are not fresh.
 pub(crate) fn programs() -> &'static PathBuf {
     static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAMS.get_or_init(|| build(&PROGRAMS_OF_TESTS))
+    PROGRAMS.get_or_init(|| build("test-programs"))
 }
 
 /// The folder with the programs whose crash points are armed.
 pub(crate) fn armed_programs() -> &'static PathBuf {
     static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAMS.get_or_init(|| build(&ARMED).join("examples"))
+    PROGRAMS.get_or_init(|| build("armed-programs").join("examples"))
 }
 
-/// Builds programs that are not fresh, and returns the folder of the profile.
-fn build(selection: &[&str]) -> PathBuf {
+/// Builds programs that are not fresh, by an alias of .cargo/config.toml, and returns the folder of
+/// the profile.
+fn build(alias: &str) -> PathBuf {
     // A test executable is target/<profile>/deps/<name>.
     let me = std::env::current_exe().unwrap();
     let folder = me.ancestors().nth(2).unwrap().to_owned();
@@ -96,8 +81,7 @@ fn build(selection: &[&str]) -> PathBuf {
         // With these, which speak of the tests, the build script of ring would run again.
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| !of_tests(&name.to_string_lossy())))
-        .args(["build", "--quiet", "--profile", profile])
-        .args(selection)
+        .args([alias, "--quiet", "--profile", profile])
         .arg("--target-dir")
         .arg(folder.parent().unwrap())
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -7,8 +7,7 @@ use std::fs;
 
 use anyhow::{Context as _, ensure};
 
-use crate::workspace::{self, Build};
-use crate::{child, setup};
+use crate::{child, setup, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -26,7 +25,8 @@ pub(crate) struct Options {
 /// status of what failed.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
-    if let Build::Failed(code) = workspace::build_programs(&workspace::PROGRAMS_OF_TESTS)? {
+    let code = workspace::build_for_tests("test-programs")?;
+    if code != child::SUCCESS {
         return Ok(code);
     }
     let mut tests = workspace::cargo();

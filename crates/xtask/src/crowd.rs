@@ -1,8 +1,7 @@
 //! `cargo xtask crowd`: a coordinator with a thousand workers that have no tensors, and what it
 //! takes for them.
 
-use crate::workspace::{self, Build};
-use crate::{child, setup};
+use crate::{child, setup, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -18,7 +17,8 @@ pub(crate) struct Options {
 /// what failed.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
-    if let Build::Failed(code) = workspace::build_programs(&workspace::PROGRAMS_OF_TESTS)? {
+    let code = workspace::build_for_tests("test-programs")?;
+    if code != child::SUCCESS {
         return Ok(code);
     }
     let mut tests = workspace::cargo();

@@ -1,7 +1,6 @@
 //! `cargo xtask test`: the whole test suite, from a fresh checkout on.
 
-use crate::workspace::{self, Build};
-use crate::{child, moto, setup};
+use crate::{child, moto, setup, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -13,17 +12,6 @@ pub(crate) struct Options {
     arguments: Vec<String>,
 }
 
-/// The programs that die where tests/crash_points.rs wants them to, and send traces.
-const ARMED: [&str; 7] = [
-    "--workspace",
-    "--example=vae-coordinator",
-    "--example=vae-worker",
-    "--features=coordinator/crash-points",
-    "--features=coordinator/opentelemetry",
-    "--features=worker/crash-points",
-    "--features=worker/opentelemetry",
-];
-
 /// Sets up, builds the programs that the scenarios start, and runs the tests. Returns the exit
 /// status of what failed.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
@@ -31,13 +19,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     if !names_packages(&options.arguments) {
         moto::ensure()?;
     }
-    if let Build::Failed(code) = workspace::build_programs(&workspace::PROGRAMS_OF_TESTS)? {
+    let code = workspace::build_for_tests("test-programs")?;
+    if code != child::SUCCESS {
         return Ok(code);
     }
-    if !names_packages(&options.arguments)
-        && let Build::Failed(code) = workspace::build_programs(&ARMED)?
-    {
-        return Ok(code);
+    if !names_packages(&options.arguments) {
+        let code = workspace::build_for_tests("armed-programs")?;
+        if code != child::SUCCESS {
+            return Ok(code);
+        }
     }
     let mut tests = workspace::cargo();
     tests.args(["test", "--release"]);

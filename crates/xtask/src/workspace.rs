@@ -32,11 +32,11 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// What cargo is to build to have the programs that scenarios start, as tests/harness.rs has it.
-///
-/// The example is there for what it needs: with it, cargo gives all crates the features that the
-/// tests give them, and what is compiled for the programs serves the tests too.
-pub(crate) const PROGRAMS_OF_TESTS: [&str; 3] = ["--workspace", "--bins", "--example=state_bench"];
+/// Builds programs that the scenarios start, by an alias of .cargo/config.toml. Returns the exit
+/// status.
+pub(crate) fn build_for_tests(alias: &str) -> anyhow::Result<u8> {
+    child::run(cargo().args([alias, "--release"]))
+}
 
 /// What became of a build.
 pub(crate) enum Build {

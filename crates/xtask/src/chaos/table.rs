@@ -41,10 +41,7 @@ fn write_table(text: &mut String, title: &str, figures: &[Value]) -> std::fmt::R
         "ms", "number", "median", "p99", "most", "of seed"
     )?;
     for (kind, field, name) in ROWS {
-        let values = values(figures, kind, field);
-        if !values.is_empty() {
-            write_row(text, name, &values)?;
-        }
+        write_row(text, name, &values(figures, kind, field))?;
     }
     let outages = values(figures, "outage", "seconds").len();
     if outages == 0 {
@@ -64,8 +61,11 @@ fn write_table(text: &mut String, title: &str, figures: &[Value]) -> std::fmt::R
 }
 
 fn write_row(text: &mut String, name: &str, values: &[(f64, u64)]) -> std::fmt::Result {
-    let [(median, _), (late, _), (most, seed)] =
-        [0.5, 0.99, 1.0].map(|share| quantile(values, share));
+    let [Some((median, _)), Some((late, _)), Some((most, seed))] =
+        [0.5, 0.99, 1.0].map(|share| quantile(values, share))
+    else {
+        return Ok(());
+    };
     writeln!(text, "{name:56}{:>7}{median:>12.1}{late:>12.1}{most:>12.1}{seed:>9}", values.len())
 }
 
@@ -78,11 +78,10 @@ fn values(figures: &[Value], kind: &str, field: &str) -> Vec<(f64, u64)> {
     values
 }
 
-/// The least of the `sorted` values, of which there are some, that this share of them does not
-/// exceed.
-fn quantile(sorted: &[(f64, u64)], share: f64) -> (f64, u64) {
+/// The least of the `sorted` values that this share of them does not exceed; none of none.
+fn quantile(sorted: &[(f64, u64)], share: f64) -> Option<(f64, u64)> {
     let place = (sorted.len() as f64 * share).ceil() as usize;
-    sorted[place.saturating_sub(1)]
+    sorted.get(place.saturating_sub(1)).copied()
 }
 
 #[cfg(test)]
@@ -92,9 +91,10 @@ mod tests {
     #[test]
     fn a_quantile_is_one_of_the_values() {
         let values: Vec<(f64, u64)> = (1..=100).map(|i| (i as f64, i)).collect();
-        let at = |share| quantile(&values, share).0;
+        let at = |share| quantile(&values, share).unwrap().0;
         assert_eq!([0.5, 0.99, 1.0].map(at), [50.0, 99.0, 100.0]);
-        assert_eq!(quantile(&[(7.0, 3)], 0.5), (7.0, 3));
+        assert_eq!(quantile(&[(7.0, 3)], 0.5), Some((7.0, 3)));
+        assert_eq!(quantile(&[], 0.5), None);
     }
 
     #[test]
