@@ -3,7 +3,7 @@
 //! - [`fetch`]: get the four raw files, from whichever source answers, and verify them
 //! - [`mnist`]: their names and digests, and loading them; [`idx`] parses, [`raw`] does the files
 //! - [`order`]: the order of each epoch and the positions of each shard
-//! - [`batch`]: pixels and labels of some images, as a model wants them
+//! - [`batch`]: some examples of a set, as a model wants them
 //! - [`philox`]: counter-based random numbers, the only source of randomness in the workspace
 //!
 //! This crate knows nothing of models, processes or networks of workers. Start at `mnist.rs`.
@@ -18,7 +18,7 @@ pub mod order;
 pub mod philox;
 pub mod raw;
 
-pub use batch::{Batch, Visit};
+pub use batch::{Batch, Dataset, Splits, Visit};
 pub use error::{Attempt, DataError};
 pub use mnist::{FILES, Images, Mnist, PIXELS, Split};
 pub use order::{Position, Schedule};

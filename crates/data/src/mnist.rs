@@ -8,13 +8,15 @@ use std::path::Path;
 use config::{Binarize, Training};
 
 use crate::DataError;
-use crate::batch::{Batch, Visit};
+use crate::batch::{Dataset, Splits, Visit};
 use crate::idx;
 use crate::raw::{self, RawFile};
 
 /// Pixels of an image: 28 rows of 28.
 pub const PIXELS: usize = (SIDE * SIDE) as usize;
 const SIDE: u32 = 28;
+/// Words of a block of a stream.
+const WORDS: usize = 4;
 
 /// The raw files: training images and labels, test images and labels.
 pub const FILES: [RawFile; 4] = [
@@ -99,6 +101,23 @@ impl Images {
         self.labels[index as usize]
     }
 
+    /// Writes the pixels of one image, black or white: white with the probability of their grey, drawn for the visit.
+    ///
+    /// # Panics
+    /// If `out` is not 784 long, or `index` is not below [`Images::len`].
+    pub fn binarize(&self, index: u32, visit: Visit, out: &mut [u8]) {
+        assert_eq!(out.len(), PIXELS, "784 pixels");
+        let stream = visit.stream(index);
+        let greys = self.image(index).chunks(WORDS);
+        for (block, (grey, out)) in greys.zip(out.chunks_mut(WORDS)).enumerate() {
+            for ((word, grey), out) in stream.block(block as u32).into_iter().zip(grey).zip(out) {
+                // A word is below grey / 255 of its range with exactly that probability.
+                let white = u64::from(word) * 255 < u64::from(*grey) << 32;
+                *out = if white { u8::MAX } else { 0 };
+            }
+        }
+    }
+
     /// Keeps the first `n` images, or all where there are fewer.
     pub fn truncate(&mut self, n: usize) {
         self.labels.truncate(n);
@@ -106,14 +125,15 @@ impl Images {
     }
 }
 
-/// Both parts of the set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mnist {
-    /// To learn from.
-    pub train: Images,
-    /// To evaluate on.
-    pub test: Images,
+impl Dataset for Images {
+    fn count(&self) -> u32 {
+        // Images::new refuses more.
+        self.labels.len() as u32
+    }
 }
+
+/// Both parts of the set.
+pub type Mnist = Splits<Images>;
 
 impl Mnist {
     /// Loads the set from the four raw files in `directory` and verifies each.
@@ -130,9 +150,12 @@ impl Mnist {
         self.train.truncate(training.train_images as usize);
         self.test.truncate(training.test_images as usize);
         if training.binarize == Binarize::Dynamic {
-            let indices: Vec<u32> = (0..self.test.len() as u32).collect();
-            let batch = Batch { images: &self.test, indices: &indices };
-            self.test = batch.binarized(training.seed, Visit::Test);
+            let visit = Visit::test(training.seed);
+            let mut drawn = vec![0; self.test.pixels.len()];
+            for (index, image) in (0..self.test.count()).zip(drawn.chunks_exact_mut(PIXELS)) {
+                self.test.binarize(index, visit, image);
+            }
+            self.test.pixels = drawn;
         }
     }
 
@@ -182,6 +205,48 @@ mod tests {
 
     use super::*;
     use crate::raw::tests::raw;
+
+    #[test]
+    fn a_pixel_is_white_as_often_as_it_is_grey() {
+        const EPOCHS: u64 = 4000;
+        let pixels: Vec<u8> = (0..2 * PIXELS).map(|at| (at % 256) as u8).collect();
+        let images = Images::new(pixels, vec![3, 4]).unwrap();
+        let mut whites = vec![0_u64; PIXELS];
+        let mut drawn = [0; PIXELS];
+        for epoch in 0..EPOCHS {
+            images.binarize(1, Visit::train(5, epoch), &mut drawn);
+            for (count, pixel) in whites.iter_mut().zip(&drawn) {
+                assert!([0, 255].contains(pixel));
+                *count += u64::from(*pixel / 255);
+            }
+        }
+        for (count, grey) in whites.into_iter().zip(images.image(1)) {
+            let (expected, p) =
+                (EPOCHS as f64 * f64::from(*grey) / 255.0, f64::from(*grey) / 255.0);
+            // Five standard deviations; none for black and white, which stay.
+            let bound = 5.0 * (EPOCHS as f64 * p * (1.0 - p)).sqrt();
+            assert!((count as f64 - expected).abs() <= bound, "{count} of {grey}");
+        }
+    }
+
+    #[test]
+    fn draws_depend_on_seed_visit_and_image() {
+        let images = Images::new(vec![128; 3 * PIXELS], vec![0; 3]).unwrap();
+        let draw = |index, visit| {
+            let mut drawn = [0; PIXELS];
+            images.binarize(index, visit, &mut drawn);
+            drawn
+        };
+        let visit = Visit::train(0, 2);
+        assert_eq!(draw(1, visit), draw(1, visit));
+        let others = [
+            draw(1, Visit::train(1, 2)),
+            draw(1, Visit::train(0, 0)),
+            draw(1, Visit::test(0)),
+            draw(0, visit),
+        ];
+        assert!(others.iter().all(|other| *other != draw(1, visit)));
+    }
 
     /// A file of `n` elements each `size` bytes long, `shape` being that of one element.
     fn file(n: u32, shape: &[u32]) -> Vec<u8> {

@@ -24,8 +24,8 @@ pub enum Domain {
     Evaluation = 4,
     /// Samples from the prior.
     Sample = 5,
-    /// Binarizing grey pixels.
-    Binarize = 6,
+    /// What is drawn for an example at a visit; `a` is the epoch, `b` the example.
+    Visit = 6,
 }
 
 /// A stream of 2^32 blocks of four words each.
@@ -117,7 +117,7 @@ mod tests {
     fn different_fields_give_different_streams() {
         let mut seen = HashSet::new();
         for seed in [0, 1, 1 << 32, u64::MAX] {
-            for domain in [Domain::Initial, Domain::Order, Domain::Noise, Domain::Binarize] {
+            for domain in [Domain::Initial, Domain::Order, Domain::Noise, Domain::Visit] {
                 for a in [0, 1, 1 << 32, (1 << 56) - 1] {
                     for b in [0, 1, u32::MAX] {
                         for block in [0, 1, u32::MAX] {

@@ -78,7 +78,7 @@ impl Image<'_> {
         let deviation: Vec<f32> = log_variance.iter().map(|lv| (0.5 * lv).exp()).collect();
         let entropy: f64 = log_variance.iter().map(|lv| f64::from(*lv)).sum();
         let indices = [self.index as u32];
-        let batch = Batch { images: self.images, indices: &indices };
+        let batch = Batch::of(self.images, &indices);
         let mut log_weights = Vec::with_capacity(samples);
         for (chunk, start) in (0..samples).step_by(ROWS).enumerate() {
             let rows = ROWS.min(samples - start);

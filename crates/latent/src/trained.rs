@@ -98,7 +98,7 @@ impl Trained {
         let Latents { mean, log_variance, .. } = &mut latents;
         let rows = mean.chunks_mut(BATCH * dim).zip(log_variance.chunks_mut(BATCH * dim));
         for (indices, (mean, log_variance)) in batches(images).zip(rows) {
-            let batch = Batch { images, indices: &indices };
+            let batch = Batch::of(images, &indices);
             self.vae.encode(&self.parameters, &batch, mean, log_variance);
             bar.inc(indices.len() as u64);
         }
@@ -120,7 +120,7 @@ impl Trained {
         let mut losses = vec![0.0; images.len()];
         let rows = z.chunks(BATCH * self.dim()).zip(losses.chunks_mut(BATCH));
         for (indices, (z, losses)) in batches(images).zip(rows) {
-            let batch = Batch { images, indices: &indices };
+            let batch = Batch::of(images, &indices);
             self.vae.reconstruction(&self.parameters, &batch, z, losses);
         }
         losses

@@ -12,7 +12,7 @@ use std::{env, error::Error, sync::Arc, time::Instant};
 use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{
-    Adam, Bf16, Isa, Layout, Model, State, Team, Vae, bf16, blas,
+    Adam, Bf16, Isa, Layout, Model, State, StepContext, Team, Vae, VaeSettings, bf16, blas,
     gemm::{Factor, Matrix, multiply},
     noise,
 };
@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let pixels = (0..images * PIXELS).map(|i| if i % 5 == 0 { (i % 251) as u8 } else { 0 });
         let set = Images::new(pixels.collect(), vec![0; images])?;
         let indices: Vec<u32> = (0..images as u32).collect();
-        let batch = Batch { images: &set, indices: &indices };
+        let batch = Batch::of(&set, &indices);
         for likelihood in [Likelihood::Bernoulli, Likelihood::Gaussian] {
             let config =
                 ModelConfig { hidden_dim: 400, latent_dim: LATENT as u32, likelihood, beta: 1.0 };
@@ -52,11 +52,11 @@ fn profile<T: Factor>(
     team: &Arc<Team>,
     config: &ModelConfig,
     precision: Precision,
-    batch: &Batch<'_>,
+    batch: &Batch<'_, Images>,
     element: fn(f32) -> T,
 ) -> Result<(), Box<dyn Error>> {
     let images = batch.len();
-    let mut vae = Vae::with_precision(config, precision)?;
+    let mut vae = Vae::with(config, VaeSettings { precision, ..Default::default() })?;
     vae.set_team(Arc::clone(team));
     vae.reserve(images)?;
     let mut state = State::initial(&vae, 1);
@@ -68,9 +68,10 @@ fn profile<T: Factor>(
     let mut fastest = [f64::INFINITY; 4];
     for step in 0..REPEATS {
         let stream = Stream::new(1, Domain::Noise, step, 0);
+        let context = StepContext::alone(stream);
         // Adam comes between, as in training: it decides what the caches hold.
         let times = [
-            time(|| vae.gradient(&state.parameters, batch, stream, &mut gradient)),
+            time(|| vae.gradient(&state.parameters, batch, &context, &mut gradient)),
             time(|| adam.apply_with(Isa::best(), team, &mut state, &gradient, images as u32)),
             time(|| bf16::round(Isa::best(), &state.parameters, &mut weights)),
             time(|| noise::normals(Isa::best(), stream, &mut normals)),

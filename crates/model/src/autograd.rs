@@ -4,23 +4,26 @@
 //! the parameters to the device and the gradient back: right for any model and for GPUs, and
 //! slower than a model by hand. It does not know what the objective means.
 
-use std::{fmt, ops::Index, sync::Arc};
+use std::{fmt, marker::PhantomData, ops::Index, sync::Arc};
 
-use data::{Batch, PIXELS, Stream};
+use config::Binarize;
+use data::{Batch, Dataset, Images, PIXELS, Stream};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::{Isa, Layout, Model, Sums, TERMS, Team, blas, initialise_linear, noise};
+use crate::{
+    Isa, Layout, Model, StepContext, Sums, TERMS, Team, blas, element, initialise_linear, noise,
+};
 
-/// A [`Model`] of an objective `F`, which gives the sums over the batch's images as scalar
+/// A [`Model`] of an objective `F`, which gives the sums over the batch's examples as scalar
 /// tensors: the loss first, the others as the terms are named.
 ///
 /// Its methods panic where a tch operation fails, as tch's own do.
-pub struct Autograd<F> {
+pub struct Autograd<D, F> {
     layout: Layout,
     terms: [&'static str; TERMS],
     device: Device,
     objective: F,
-    kl_weight: f64,
+    data: PhantomData<fn(&D)>,
     /// All parameters on the device; the named tensors are views of it.
     flat: Tensor,
     parameters: Parameters,
@@ -34,20 +37,21 @@ pub struct Parameters {
 
 /// What an objective may look at besides the parameters.
 #[derive(Debug)]
-pub struct Inputs {
-    /// Pixels, 0 to 1, `[n, 784]`.
-    pub pixels: Tensor,
-    /// Labels as 64-bit integers, `[n]`.
-    pub labels: Tensor,
-    /// The stream of all randomness in the step.
-    pub noise: Stream,
-    /// The share of a regularising part that counts.
-    pub kl_weight: f64,
+pub struct Inputs<'a, D> {
+    /// The examples.
+    pub batch: &'a Batch<'a, D>,
+    /// Where the sums are to be computed.
+    pub device: Device,
+    /// The stream of all randomness.
+    pub random: Stream,
+    /// Where in the run the step is; none in an evaluation, in which no schedule counts.
+    pub context: Option<StepContext>,
 }
 
-impl<F> Autograd<F>
+impl<D, F> Autograd<D, F>
 where
-    F: Fn(&Parameters, &Inputs) -> [Tensor; TERMS],
+    D: Dataset,
+    F: Fn(&Parameters, &Inputs<'_, D>) -> [Tensor; TERMS],
 {
     /// A model whose parameters are the layout's tensors, initially as `torch.nn.Linear`
     /// has them (see [`initialise_linear`]).
@@ -64,32 +68,25 @@ where
             .iter()
             .map(|entry| (entry.name.clone(), leaf(entry.range.clone(), &entry.shape)))
             .collect();
-        let (parameters, kl_weight) = (Parameters { named }, 1.0);
-        Self { parameters, layout, terms, device, objective, kl_weight, flat }
+        let (parameters, data) = (Parameters { named }, PhantomData);
+        Self { parameters, layout, terms, device, objective, data, flat }
     }
 
     /// Runs the objective on a batch.
-    fn forward(&mut self, parameters: &[f32], batch: &Batch<'_>, noise: Stream) -> [Tensor; TERMS] {
+    fn forward(&mut self, parameters: &[f32], inputs: &Inputs<'_, D>) -> [Tensor; TERMS] {
         assert_eq!(parameters.len(), self.layout.len(), "parameters and layout differ in length");
         no_grad(|| self.flat.copy_(&Tensor::from_slice(parameters)));
-        let mut pixels = vec![0.0_f32; batch.len() * PIXELS];
-        batch.gather_pixels(&mut pixels);
-        let mut labels = Vec::new();
-        batch.gather_labels(&mut labels);
-        let inputs = Inputs {
-            pixels: Tensor::from_slice(&pixels).view([-1, PIXELS as i64]).to_device(self.device),
-            labels: Tensor::from_slice(&labels).to_device(self.device),
-            noise,
-            kl_weight: self.kl_weight,
-        };
-        (self.objective)(&self.parameters, &inputs)
+        (self.objective)(&self.parameters, inputs)
     }
 }
 
-impl<F> Model for Autograd<F>
+impl<D, F> Model for Autograd<D, F>
 where
-    F: Fn(&Parameters, &Inputs) -> [Tensor; TERMS],
+    D: Dataset,
+    F: Fn(&Parameters, &Inputs<'_, D>) -> [Tensor; TERMS],
 {
+    type Data = D;
+
     fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -106,15 +103,11 @@ where
         initialise_linear(&self.layout, seed, parameters);
     }
 
-    fn set_kl_weight(&mut self, weight: f64) {
-        self.kl_weight = weight;
-    }
-
     fn gradient(
         &mut self,
         parameters: &[f32],
-        batch: &Batch<'_>,
-        noise: Stream,
+        batch: &Batch<'_, D>,
+        context: &StepContext,
         gradient: &mut [f32],
     ) -> Sums {
         assert_eq!(gradient.len(), self.layout.len(), "gradient and layout differ in length");
@@ -122,7 +115,8 @@ where
             gradient.fill(0.0);
             return Sums::default();
         }
-        let terms = self.forward(parameters, batch, noise);
+        let (device, random, context) = (self.device, context.random, Some(*context));
+        let terms = self.forward(parameters, &Inputs { batch, device, random, context });
         let leaves: Vec<&Tensor> = self.parameters.named.iter().map(|(_, leaf)| leaf).collect();
         let gradients = Tensor::run_backward(&[&terms[0]], &leaves, false, false);
         let flat = Tensor::zeros(self.layout.len() as i64, (Kind::Float, self.device));
@@ -137,16 +131,17 @@ where
         read(&terms)
     }
 
-    fn evaluate(&mut self, parameters: &[f32], batch: &Batch<'_>, noise: Stream) -> Sums {
+    fn evaluate(&mut self, parameters: &[f32], batch: &Batch<'_, D>, random: Stream) -> Sums {
         if batch.is_empty() {
             return Sums::default();
         }
-        let terms = no_grad(|| self.forward(parameters, batch, noise));
+        let inputs = Inputs { batch, device: self.device, random, context: None };
+        let terms = no_grad(|| self.forward(parameters, &inputs));
         read(&terms)
     }
 }
 
-impl<F> fmt::Debug for Autograd<F> {
+impl<D, F> fmt::Debug for Autograd<D, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Autograd")
             .field("terms", &self.terms)
@@ -186,11 +181,27 @@ fn read(terms: &[Tensor; TERMS]) -> Sums {
     sums
 }
 
-impl Inputs {
+impl<D> Inputs<'_, D> {
     /// Standard normals from the step's stream: the same numbers on every device.
     pub fn normals(&self, rows: i64, columns: i64) -> Tensor {
         let mut values = vec![0.0_f32; (rows * columns) as usize];
-        noise::normals(Isa::best(), self.noise, &mut values);
-        Tensor::from_slice(&values).view([rows, columns]).to_device(self.pixels.device())
+        noise::normals(Isa::best(), self.random, &mut values);
+        Tensor::from_slice(&values).view([rows, columns]).to_device(self.device)
+    }
+}
+
+impl Inputs<'_, Images> {
+    /// Pixels, 0 to 1, `[n, 784]`, as this visit sees them.
+    pub fn pixels(&self, binarize: Binarize) -> Tensor {
+        let mut pixels = vec![0.0_f32; self.batch.len() * PIXELS];
+        element::gather(Isa::best(), self.batch, binarize, &mut pixels);
+        Tensor::from_slice(&pixels).view([-1, PIXELS as i64]).to_device(self.device)
+    }
+
+    /// Labels as 64-bit integers, `[n]`.
+    pub fn labels(&self) -> Tensor {
+        let mut labels = Vec::new();
+        self.batch.gather_labels(&mut labels);
+        Tensor::from_slice(&labels).to_device(self.device)
     }
 }

@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use data::{Batch, PIXELS};
+use config::Binarize;
+use data::{Batch, Images, PIXELS};
 
 use crate::{
     Isa,
@@ -32,8 +33,8 @@ pub(crate) trait Element: Factor + Default + fmt::Debug {
     /// The pixel, 0 to 1, that is stored as this number.
     fn pixel(self) -> f32;
 
-    /// Writes the batch's pixels, as they are stored.
-    fn gather(isa: Isa, batch: &Batch<'_>, out: &mut [Self]);
+    /// Stores the pixels of one image.
+    fn store_greys(isa: Isa, greys: &[u8], out: &mut [Self]);
 
     /// Stores pixels that are 0 to 1.
     fn store_pixels(isa: Isa, pixels: &[f32], out: &mut [Self]);
@@ -49,6 +50,36 @@ pub(crate) trait Element: Factor + Default + fmt::Debug {
 
     /// Whether [`Element::weights`] uses its memory.
     const ROUNDS: bool;
+}
+
+/// Calls `store` with each image of the batch, as this visit sees it, and its place in `out`.
+pub(crate) fn gather_rows<T>(
+    batch: &Batch<'_, Images>,
+    binarize: Binarize,
+    out: &mut [T],
+    mut store: impl FnMut(&[u8], &mut [T]),
+) {
+    assert_eq!(out.len(), batch.len() * PIXELS, "784 numbers an image");
+    let mut drawn = [0; PIXELS];
+    for (row, index) in out.chunks_exact_mut(PIXELS).zip(batch.indices) {
+        match binarize {
+            Binarize::None => store(batch.data.image(*index), row),
+            Binarize::Dynamic => {
+                batch.data.binarize(*index, batch.visit, &mut drawn);
+                store(&drawn, row);
+            }
+        }
+    }
+}
+
+/// Writes the batch's pixels, as this visit sees them and as the elements store them.
+pub(crate) fn gather<E: Element>(
+    isa: Isa,
+    batch: &Batch<'_, Images>,
+    binarize: Binarize,
+    out: &mut [E],
+) {
+    gather_rows(batch, binarize, out, |greys, row| E::store_greys(isa, greys, row));
 }
 
 impl Element for f32 {
@@ -70,8 +101,10 @@ impl Element for f32 {
         self
     }
 
-    fn gather(_: Isa, batch: &Batch<'_>, out: &mut [Self]) {
-        batch.gather_pixels(out);
+    fn store_greys(_: Isa, greys: &[u8], out: &mut [Self]) {
+        for (out, grey) in out.iter_mut().zip(greys) {
+            *out = f32::from(*grey) / WHITE;
+        }
     }
 
     fn store_pixels(_: Isa, pixels: &[f32], out: &mut [Self]) {
@@ -103,11 +136,8 @@ impl Element for Bf16 {
         self.to_f32() / WHITE
     }
 
-    fn gather(isa: Isa, batch: &Batch<'_>, out: &mut [Self]) {
-        assert_eq!(out.len(), batch.len() * PIXELS, "784 numbers an image");
-        for (row, index) in out.chunks_exact_mut(PIXELS).zip(batch.indices) {
-            bf16::from_bytes(isa, batch.images.image(*index), row);
-        }
+    fn store_greys(isa: Isa, greys: &[u8], out: &mut [Self]) {
+        bf16::from_bytes(isa, greys, out);
     }
 
     fn store_pixels(isa: Isa, pixels: &[f32], out: &mut [Self]) {

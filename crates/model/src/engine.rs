@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use data::{Batch, PIXELS, Stream};
+use config::Binarize;
+use data::{Batch, Images, PIXELS, Stream};
 
 use crate::{
     Isa, ModelError, Sums,
-    element::Element,
+    element::{self, Element},
     network::Network,
     noise,
     pass::{FACTORS, FLOATS, Pass, Work},
@@ -21,10 +22,9 @@ use crate::{
 pub(crate) struct Engine<E> {
     network: Network,
     beta: f64,
-    /// The share of beta that counts.
-    kl_weight: f64,
     /// Latents drawn an image; of more than one the loss is the importance-weighted bound.
     samples: usize,
+    binarize: Binarize,
     isa: Isa,
     team: Arc<Team>,
     floats: Scratch<f32, FLOATS>,
@@ -35,22 +35,24 @@ pub(crate) struct Engine<E> {
 
 impl<E: Element> Engine<E> {
     /// Working memory comes with [`Engine::reserve`] or the first batch.
-    pub(crate) fn new(network: Network, beta: f64, isa: Isa, samples: usize) -> Self {
+    pub(crate) fn new(
+        network: Network,
+        beta: f64,
+        isa: Isa,
+        samples: usize,
+        binarize: Binarize,
+    ) -> Self {
         Self {
             floats: Scratch::new(Work::<E>::floats_per_image(&network, samples)),
             factors: Scratch::new(Work::<E>::factors_per_image(&network, samples)),
             weights: Scratch::new([if E::ROUNDS { network.layout.len() } else { 0 }]),
             network,
             beta,
-            kl_weight: 1.0,
             samples,
+            binarize,
             isa,
             team: Arc::default(),
         }
-    }
-
-    pub(crate) const fn set_kl_weight(&mut self, weight: f64) {
-        self.kl_weight = weight;
     }
 
     pub(crate) const fn network(&self) -> &Network {
@@ -67,14 +69,20 @@ impl<E: Element> Engine<E> {
         self.weights.reserve(1)
     }
 
-    /// What a pass needs, with pixels and noise yet to be written.
-    fn begin<'a>(&'a mut self, parameters: &'a [f32], images: usize) -> (Pass<'a, E>, Work<'a, E>) {
-        let Self { network, beta, kl_weight, isa, team, floats, factors, weights, .. } = self;
+    /// What a pass needs, with pixels and noise yet to be written. `kl_weight` is the share of
+    /// beta that counts.
+    fn begin<'a>(
+        &'a mut self,
+        parameters: &'a [f32],
+        images: usize,
+        kl_weight: f64,
+    ) -> (Pass<'a, E>, Work<'a, E>) {
+        let Self { network, beta, isa, team, floats, factors, weights, .. } = self;
         let len = network.layout.len();
         assert_eq!(parameters.len(), len, "parameters and layout differ in length");
         let [memory] = weights.slices(1);
         let weights = E::weights(*isa, team, parameters, memory);
-        let beta = *beta * *kl_weight;
+        let beta = *beta * kl_weight;
         let pass = Pass { network, isa: *isa, team, beta, parameters, weights };
         (pass, Work::new(floats, factors, images))
     }
@@ -83,11 +91,13 @@ impl<E: Element> Engine<E> {
     fn begin_batch<'a>(
         &'a mut self,
         parameters: &'a [f32],
-        batch: &Batch<'_>,
+        batch: &Batch<'_, Images>,
         stream: Stream,
+        kl_weight: f64,
     ) -> (Pass<'a, E>, Work<'a, E>) {
-        let (pass, work) = self.begin(parameters, batch.len());
-        E::gather(pass.isa, batch, work.x);
+        let binarize = self.binarize;
+        let (pass, work) = self.begin(parameters, batch.len(), kl_weight);
+        element::gather(pass.isa, batch, binarize, work.x);
         noise::normals(pass.isa, stream, work.noise);
         (pass, work)
     }
@@ -95,12 +105,13 @@ impl<E: Element> Engine<E> {
     pub(crate) fn gradient(
         &mut self,
         parameters: &[f32],
-        batch: &Batch<'_>,
+        batch: &Batch<'_, Images>,
         stream: Stream,
+        kl_weight: f64,
         gradient: &mut [f32],
     ) -> Sums {
         let samples = self.samples;
-        let (pass, mut work) = self.begin_batch(parameters, batch, stream);
+        let (pass, mut work) = self.begin_batch(parameters, batch, stream, kl_weight);
         differentiate(pass, &mut work, samples, gradient)
     }
 
@@ -112,7 +123,7 @@ impl<E: Element> Engine<E> {
         gradient: &mut [f32],
     ) -> Sums {
         let samples = self.samples;
-        let (pass, mut work) = self.begin(parameters, pixels.len() / PIXELS);
+        let (pass, mut work) = self.begin(parameters, pixels.len() / PIXELS, 1.0);
         E::store_pixels(pass.isa, pixels, work.x);
         work.noise.copy_from_slice(noise);
         differentiate(pass, &mut work, samples, gradient)
@@ -121,11 +132,11 @@ impl<E: Element> Engine<E> {
     pub(crate) fn evaluate(
         &mut self,
         parameters: &[f32],
-        batch: &Batch<'_>,
+        batch: &Batch<'_, Images>,
         stream: Stream,
     ) -> Sums {
         let samples = self.samples;
-        let (pass, mut work) = self.begin_batch(parameters, batch, stream);
+        let (pass, mut work) = self.begin_batch(parameters, batch, stream, 1.0);
         let mut unused = [0.0; PIXELS];
         match samples {
             1 => pass.forward(&mut work, &mut unused).0,
@@ -136,13 +147,13 @@ impl<E: Element> Engine<E> {
     pub(crate) fn encode(
         &mut self,
         parameters: &[f32],
-        batch: &Batch<'_>,
+        batch: &Batch<'_, Images>,
         mean: &mut [f32],
         log_variance: &mut [f32],
     ) {
-        let latent = self.network.latent;
-        let (pass, mut work) = self.begin(parameters, batch.len());
-        E::gather(pass.isa, batch, work.x);
+        let (latent, binarize) = (self.network.latent, self.binarize);
+        let (pass, mut work) = self.begin(parameters, batch.len(), 1.0);
+        element::gather(pass.isa, batch, binarize, work.x);
         pass.encode(&mut work);
         let rows = mean.chunks_exact_mut(latent).zip(log_variance.chunks_exact_mut(latent));
         for (stats, (mean, log_variance)) in work.stats.chunks_exact(2 * latent).zip(rows) {
@@ -152,7 +163,7 @@ impl<E: Element> Engine<E> {
     }
 
     pub(crate) fn decode(&mut self, parameters: &[f32], z: &[f32], pixels: &mut [f32]) {
-        let (pass, work) = self.begin(parameters, pixels.len() / PIXELS);
+        let (pass, work) = self.begin(parameters, pixels.len() / PIXELS, 1.0);
         let mut work = work.single();
         for (element, z) in work.z.iter_mut().zip(z) {
             *element = E::round(*z);
@@ -163,14 +174,15 @@ impl<E: Element> Engine<E> {
     pub(crate) fn reconstruction(
         &mut self,
         parameters: &[f32],
-        batch: &Batch<'_>,
+        batch: &Batch<'_, Images>,
         z: &[f32],
         losses: &mut [f64],
     ) {
-        let (pass, work) = self.begin(parameters, losses.len());
+        let binarize = self.binarize;
+        let (pass, work) = self.begin(parameters, losses.len(), 1.0);
         let mut work = work.single();
         work.x = &mut work.x[..batch.len() * PIXELS];
-        E::gather(pass.isa, batch, work.x);
+        element::gather(pass.isa, batch, binarize, work.x);
         for (element, z) in work.z.iter_mut().zip(z) {
             *element = E::round(*z);
         }
@@ -181,11 +193,11 @@ impl<E: Element> Engine<E> {
     pub(crate) fn reconstruct(
         &mut self,
         parameters: &[f32],
-        batch: &Batch<'_>,
+        batch: &Batch<'_, Images>,
         stream: Stream,
         pixels: &mut [f32],
     ) {
-        let (pass, work) = self.begin_batch(parameters, batch, stream);
+        let (pass, work) = self.begin_batch(parameters, batch, stream, 1.0);
         let mut work = work.single();
         pass.encode(&mut work);
         pass.sample(&mut work);

@@ -37,7 +37,7 @@ mod vae;
 
 use std::sync::Arc;
 
-use data::{Batch, Stream};
+use data::{Batch, Dataset, Stream};
 
 pub use adam::Adam;
 pub use autograd::Autograd;
@@ -49,12 +49,12 @@ pub use layout::{Entry, Layout};
 pub use objective::{vae_autograd, vae_objective};
 pub use state::State;
 pub use team::Team;
-pub use vae::Vae;
+pub use vae::{Vae, VaeSettings};
 
 /// How many sums a model reports for a batch: as many as the members exchange.
 pub use collective::TERMS;
 
-/// Sums over the images of a batch.
+/// Sums over the examples of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sums {
     /// The loss first, the others as [`Model::terms`] names them.
@@ -69,6 +69,27 @@ impl std::ops::AddAssign for Sums {
     }
 }
 
+/// Where in a run a step is: all that a step may depend on beside parameters and examples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepContext {
+    /// Updates done before the step.
+    pub step: u64,
+    /// Steps in an epoch.
+    pub steps_per_epoch: u64,
+    /// Steps in the run.
+    pub steps: u64,
+    /// The stream of all randomness in the step.
+    pub random: Stream,
+}
+
+impl StepContext {
+    /// The only step of a run, for those who compute outside of one.
+    #[must_use]
+    pub const fn alone(random: Stream) -> Self {
+        Self { step: 0, steps_per_epoch: 1, steps: 1, random }
+    }
+}
+
 /// What a trainer knows of a model.
 ///
 /// # Panics
@@ -76,6 +97,9 @@ impl std::ops::AddAssign for Sums {
 /// The methods panic where a slice's length does not fit the layout or the batch: that is
 /// a mistake of the caller, which no input can cause.
 pub trait Model {
+    /// The set that it learns from.
+    type Data: Dataset;
+
     /// The parameters' names, shapes and places in the flat vectors.
     fn layout(&self) -> &Layout;
 
@@ -89,32 +113,31 @@ pub trait Model {
     /// computes with whatever libtorch does.
     fn set_team(&mut self, team: Arc<Team>);
 
-    /// Makes room for batches of `images`, so that lack of memory shows before training.
+    /// Makes room for batches of so many examples, so that lack of memory shows before training.
     ///
     /// # Errors
     ///
     /// [`ModelError::Memory`], with the bytes that were wanted.
-    fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
-        let _ = images;
+    fn reserve(&mut self, examples: usize) -> Result<(), ModelError> {
+        let _ = examples;
         Ok(())
     }
 
-    /// From now on only this share of a regularising part of the loss counts, 0 to 1: for a
-    /// warm-up. A model without such a part ignores it.
-    fn set_kl_weight(&mut self, weight: f64) {
-        let _ = weight;
-    }
-
-    /// Writes (does not add) the gradient of the sum of the loss over the batch's images;
-    /// an empty batch gives zeros. `noise` is the stream of all randomness in the step.
+    /// Writes (does not add) the gradient of the sum of the loss over the batch's examples;
+    /// an empty batch gives zeros.
     fn gradient(
         &mut self,
         parameters: &[f32],
-        batch: &Batch<'_>,
-        noise: Stream,
+        batch: &Batch<'_, Self::Data>,
+        context: &StepContext,
         gradient: &mut [f32],
     ) -> Sums;
 
-    /// The sums alone, without a gradient.
-    fn evaluate(&mut self, parameters: &[f32], batch: &Batch<'_>, noise: Stream) -> Sums;
+    /// The sums alone, without a gradient; nothing that a schedule changes counts in them.
+    fn evaluate(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_, Self::Data>,
+        random: Stream,
+    ) -> Sums;
 }

@@ -4,27 +4,28 @@
 use std::f64::consts::TAU;
 
 use config::{Likelihood, ModelConfig};
+use data::Images;
 use tch::{Device, Reduction, Tensor};
 
 use crate::{
-    Autograd, ModelError, TERMS,
+    Autograd, ModelError, TERMS, VaeSettings,
     autograd::{Inputs, Parameters},
     network::Network,
     vae::VAE_TERMS,
 };
 
 /// A function that gives the sums over a batch: loss, reconstruction, KL without beta. The
-/// parameters are those of [`crate::Vae`]. Of more than one of `samples` latents an image the
-/// loss is the importance-weighted bound.
+/// parameters are those of [`crate::Vae`]; the settings' precision does not count.
 pub fn vae_objective(
     config: &ModelConfig,
-    samples: u32,
-) -> impl Fn(&Parameters, &Inputs) -> [Tensor; TERMS] + use<> {
+    settings: VaeSettings,
+) -> impl Fn(&Parameters, &Inputs<'_, Images>) -> [Tensor; TERMS] + use<> {
     let ModelConfig { latent_dim, likelihood, beta, .. } = *config;
-    let (latent, samples) = (i64::from(latent_dim), i64::from(samples));
+    let (latent, samples) = (i64::from(latent_dim), i64::from(settings.samples));
     move |parameters, inputs| {
-        let x = inputs.pixels.repeat_interleave_self_int(samples, 0, None::<i64>);
-        let h = parameters.linear("encoder.0", &inputs.pixels).relu();
+        let pixels = inputs.pixels(settings.binarize);
+        let x = pixels.repeat_interleave_self_int(samples, 0, None::<i64>);
+        let h = parameters.linear("encoder.0", &pixels).relu();
         let h = parameters.linear("encoder.2", &h).relu();
         let stats = parameters.linear("encoder.4", &h);
         let (mean, log_variance) = (stats.narrow(1, 0, latent), stats.narrow(1, latent, latent));
@@ -43,7 +44,7 @@ pub fn vae_objective(
             }
             Likelihood::Gaussian => -log_normal(&x, &output, &parameters["log_variance"]),
         };
-        let beta = beta * inputs.kl_weight;
+        let beta = beta * inputs.context.map_or(1.0, |context| settings.kl_weight(&context));
         let reconstruction = errors.sum(None) / samples as f64;
         let loss = if samples == 1 {
             &reconstruction + &kl * beta
@@ -71,9 +72,12 @@ fn log_normal(x: &Tensor, mean: &Tensor, log_variance: &Tensor) -> Tensor {
 /// As [`crate::Vae::new`].
 pub fn vae_autograd(
     config: &ModelConfig,
-    samples: u32,
+    settings: VaeSettings,
     device: Device,
-) -> Result<Autograd<impl Fn(&Parameters, &Inputs) -> [Tensor; TERMS] + use<>>, ModelError> {
+) -> Result<
+    Autograd<Images, impl Fn(&Parameters, &Inputs<'_, Images>) -> [Tensor; TERMS] + use<>>,
+    ModelError,
+> {
     let layout = Network::new(config)?.layout;
-    Ok(Autograd::new(layout, VAE_TERMS, device, vae_objective(config, samples)))
+    Ok(Autograd::new(layout, VAE_TERMS, device, vae_objective(config, settings)))
 }

@@ -24,7 +24,7 @@ const CHUNK_FLOATS: usize = 1024;
 impl State {
     /// The state before the first step.
     #[must_use]
-    pub fn initial(model: &dyn Model, seed: u64) -> Self {
+    pub fn initial<M: Model + ?Sized>(model: &M, seed: u64) -> Self {
         let len = model.layout().len();
         let mut parameters = vec![0.0; len];
         model.initialise(seed, &mut parameters);

@@ -8,11 +8,11 @@
 
 use std::sync::Arc;
 
-use config::{ModelConfig, Precision};
-use data::{Batch, PIXELS, Stream};
+use config::{Binarize, ModelConfig, Precision, Training};
+use data::{Batch, Images, PIXELS, Stream};
 
 use crate::{
-    Bf16, Isa, Layout, Model, ModelError, Sums, TERMS, blas,
+    Bf16, Isa, Layout, Model, ModelError, StepContext, Sums, TERMS, blas,
     engine::Engine,
     gemm::Factor,
     initialise_linear,
@@ -28,7 +28,10 @@ pub(crate) const VAE_TERMS: [&str; TERMS] = ["loss", "reconstruction", "kl"];
 
 /// The model with its working memory.
 #[derive(Debug)]
-pub struct Vae(Precise);
+pub struct Vae {
+    engine: Precise,
+    settings: VaeSettings,
+}
 
 #[derive(Debug)]
 enum Precise {
@@ -46,66 +49,95 @@ macro_rules! with_engine {
     };
 }
 
+/// What a run decides beside the network.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct VaeSettings {
+    /// In what the factors of matrix products are.
+    pub precision: Precision,
+    /// Latents drawn an image; with more than one the loss is the importance-weighted bound
+    /// (see `importance.rs`).
+    pub samples: u32,
+    /// Whether grey pixels are made black or white.
+    pub binarize: Binarize,
+    /// Epochs in which the KL divergence's weight grows from nothing to beta.
+    pub warmup_epochs: u32,
+}
+
+impl Default for VaeSettings {
+    /// The plain VAE on grey pixels, in f32.
+    fn default() -> Self {
+        let (precision, binarize) = (Precision::F32, Binarize::None);
+        Self { precision, samples: 1, binarize, warmup_epochs: 0 }
+    }
+}
+
+impl VaeSettings {
+    /// Those of a run's configuration.
+    #[must_use]
+    pub const fn of(training: &Training) -> Self {
+        Self {
+            precision: training.precision,
+            samples: training.importance_samples,
+            binarize: training.binarize,
+            warmup_epochs: training.warmup_epochs,
+        }
+    }
+
+    /// The share of the KL divergence's weight that counts in a step.
+    #[must_use]
+    pub(crate) fn kl_weight(&self, context: &StepContext) -> f64 {
+        let warmup = context.steps_per_epoch * u64::from(self.warmup_epochs);
+        if context.step >= warmup { 1.0 } else { (context.step + 1) as f64 / warmup as f64 }
+    }
+}
+
 impl Vae {
-    /// Checks the sizes; working memory comes with [`Model::reserve`] or the first batch.
-    /// It computes in f32.
+    /// The plain VAE on grey pixels, in f32: [`Vae::with`] the default settings.
     ///
     /// # Errors
     ///
     /// [`ModelError`] where a size is out of range or its vectors would not fit into memory.
     pub fn new(config: &ModelConfig) -> Result<Self, ModelError> {
-        Self::with_precision(config, Precision::F32)
+        Self::with(config, VaeSettings::default())
     }
 
-    /// [`Vae::new`] with factors of matrix products in the given precision.
+    /// Checks the sizes; working memory comes with [`Model::reserve`] or the first batch.
     ///
     /// # Errors
     ///
-    /// As [`Vae::new`], and [`ModelError::Precision`] where the BLAS lacks it.
-    pub fn with_precision(config: &ModelConfig, precision: Precision) -> Result<Self, ModelError> {
-        Self::with_isa(config, precision, Isa::best())
+    /// As [`Vae::new`], [`ModelError::Size`] for no samples, and [`ModelError::Precision`] where
+    /// the BLAS lacks it.
+    pub fn with(config: &ModelConfig, settings: VaeSettings) -> Result<Self, ModelError> {
+        Self::with_isa(config, settings, Isa::best())
     }
 
-    /// [`Vae::with_precision`] with a chosen instruction set for all but matrix products; the
-    /// bits are the same for all.
+    /// [`Vae::with`] a chosen instruction set for all but matrix products; the bits are the
+    /// same for all.
     ///
     /// # Errors
     ///
-    /// As [`Vae::with_precision`].
+    /// As [`Vae::with`].
     pub fn with_isa(
         config: &ModelConfig,
-        precision: Precision,
+        settings: VaeSettings,
         isa: Isa,
-    ) -> Result<Self, ModelError> {
-        Self::with_samples(config, precision, isa, 1)
-    }
-
-    /// [`Vae::with_isa`] with the importance-weighted bound of `samples` latents an image as
-    /// its loss (see `importance.rs`); one is the plain VAE.
-    ///
-    /// # Errors
-    ///
-    /// As [`Vae::with_precision`], and [`ModelError::Size`] for no samples.
-    pub fn with_samples(
-        config: &ModelConfig,
-        precision: Precision,
-        isa: Isa,
-        samples: u32,
     ) -> Result<Self, ModelError> {
         blas::deterministic();
         let (network, beta) = (Network::new(config)?, config.beta);
-        let samples = side("importance_samples", samples, SAMPLES_MAX)?;
-        Ok(Self(match precision {
-            Precision::F32 => Precise::F32(Engine::new(network, beta, isa, samples)),
+        let samples = side("importance_samples", settings.samples, SAMPLES_MAX)?;
+        let binarize = settings.binarize;
+        let engine = match settings.precision {
+            Precision::F32 => Precise::F32(Engine::new(network, beta, isa, samples, binarize)),
             Precision::Bf16 if Bf16::routine().is_none() => {
                 return Err(ModelError::Precision("bf16"));
             }
-            Precision::Bf16 => Precise::Bf16(Engine::new(network, beta, isa, samples)),
-        }))
+            Precision::Bf16 => Precise::Bf16(Engine::new(network, beta, isa, samples, binarize)),
+        };
+        Ok(Self { engine, settings })
     }
 
     fn network(&self) -> &Network {
-        with_engine!(&self.0, engine => engine.network())
+        with_engine!(&self.engine, engine => engine.network())
     }
 
     /// Dimensions of the latent space.
@@ -128,7 +160,7 @@ impl Vae {
     ) -> Sums {
         let images = pixels.len() / PIXELS;
         assert_eq!(pixels.len(), images * PIXELS, "pixels of {images} images");
-        with_engine!(&mut self.0, engine => {
+        with_engine!(&mut self.engine, engine => {
             engine.gradient_from(parameters, pixels, noise, gradient)
         })
     }
@@ -141,14 +173,14 @@ impl Vae {
     pub fn encode(
         &mut self,
         parameters: &[f32],
-        batch: &Batch<'_>,
+        batch: &Batch<'_, Images>,
         mean: &mut [f32],
         log_variance: &mut [f32],
     ) {
         let (images, latent) = (batch.len(), self.latent_dim());
         assert_eq!(mean.len(), images * latent, "means of {images} images");
         assert_eq!(log_variance.len(), images * latent, "log-variances of {images} images");
-        with_engine!(&mut self.0, engine => engine.encode(parameters, batch, mean, log_variance));
+        with_engine!(&mut self.engine, engine => engine.encode(parameters, batch, mean, log_variance));
     }
 
     /// Writes the expected pixels, 0 to 1, `[n, 784]`, for latents `[n, latent]`.
@@ -160,7 +192,7 @@ impl Vae {
         let images = z.len() / self.latent_dim();
         assert_eq!(z.len(), images * self.latent_dim(), "latents of {images} images");
         assert_eq!(pixels.len(), images * PIXELS, "pixels of {images} images");
-        with_engine!(&mut self.0, engine => engine.decode(parameters, z, pixels));
+        with_engine!(&mut self.engine, engine => engine.decode(parameters, z, pixels));
     }
 
     /// Writes -log p(x|z) of every image for its k latents, in nats: `z` is `[n, k, latent]`,
@@ -172,14 +204,14 @@ impl Vae {
     pub fn reconstruction(
         &mut self,
         parameters: &[f32],
-        batch: &Batch<'_>,
+        batch: &Batch<'_, Images>,
         z: &[f32],
         losses: &mut [f64],
     ) {
         assert_eq!(z.len(), losses.len() * self.latent_dim(), "latents of {} losses", losses.len());
         let rows = losses.len().checked_div(batch.len()).unwrap_or(0);
         assert_eq!(losses.len(), rows * batch.len(), "losses of {} images", batch.len());
-        with_engine!(&mut self.0, engine => engine.reconstruction(parameters, batch, z, losses));
+        with_engine!(&mut self.engine, engine => engine.reconstruction(parameters, batch, z, losses));
     }
 
     /// Writes the expected pixels, 0 to 1, `[n, 784]`, for latents sampled from q(z|x).
@@ -190,17 +222,19 @@ impl Vae {
     pub fn reconstruct(
         &mut self,
         parameters: &[f32],
-        batch: &Batch<'_>,
+        batch: &Batch<'_, Images>,
         noise: Stream,
         pixels: &mut [f32],
     ) {
         let images = batch.len();
         assert_eq!(pixels.len(), images * PIXELS, "pixels of {images} images");
-        with_engine!(&mut self.0, engine => engine.reconstruct(parameters, batch, noise, pixels));
+        with_engine!(&mut self.engine, engine => engine.reconstruct(parameters, batch, noise, pixels));
     }
 }
 
 impl Model for Vae {
+    type Data = Images;
+
     fn layout(&self) -> &Layout {
         &self.network().layout
     }
@@ -216,28 +250,45 @@ impl Model for Vae {
     fn set_team(&mut self, team: Arc<Team>) {
         // A product of one of its threads must not start threads of its own.
         tch::set_num_threads(1);
-        with_engine!(&mut self.0, engine => engine.set_team(team));
+        with_engine!(&mut self.engine, engine => engine.set_team(team));
     }
 
     fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
-        with_engine!(&mut self.0, engine => engine.reserve(images))
-    }
-
-    fn set_kl_weight(&mut self, weight: f64) {
-        with_engine!(&mut self.0, engine => engine.set_kl_weight(weight));
+        with_engine!(&mut self.engine, engine => engine.reserve(images))
     }
 
     fn gradient(
         &mut self,
         parameters: &[f32],
-        batch: &Batch<'_>,
-        noise: Stream,
+        batch: &Batch<'_, Images>,
+        context: &StepContext,
         gradient: &mut [f32],
     ) -> Sums {
-        with_engine!(&mut self.0, engine => engine.gradient(parameters, batch, noise, gradient))
+        let (random, kl_weight) = (context.random, self.settings.kl_weight(context));
+        with_engine!(&mut self.engine, engine => {
+            engine.gradient(parameters, batch, random, kl_weight, gradient)
+        })
     }
 
-    fn evaluate(&mut self, parameters: &[f32], batch: &Batch<'_>, noise: Stream) -> Sums {
-        with_engine!(&mut self.0, engine => engine.evaluate(parameters, batch, noise))
+    fn evaluate(&mut self, parameters: &[f32], batch: &Batch<'_, Images>, random: Stream) -> Sums {
+        with_engine!(&mut self.engine, engine => engine.evaluate(parameters, batch, random))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use data::Domain;
+
+    use super::*;
+
+    #[test]
+    fn the_divergence_counts_more_with_every_step_of_the_warm_up() {
+        let random = Stream::new(0, Domain::Noise, 0, 0);
+        let at = |warmup_epochs, step| {
+            let settings = VaeSettings { warmup_epochs, ..VaeSettings::default() };
+            settings.kl_weight(&StepContext { step, steps_per_epoch: 10, steps: 50, random })
+        };
+        assert_eq!([0, 9, 19, 20, 1000].map(|step| at(2, step)), [0.05, 0.5, 1.0, 1.0, 1.0]);
+        assert_eq!(at(0, 0), 1.0);
     }
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, Mnist, PIXELS, Schedule, Split, Stream};
-use model::{Adam, Layout, Model, State, Vae};
+use model::{Adam, Layout, Model, State, StepContext, Vae, VaeSettings};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -76,16 +76,16 @@ fn compare(
     name: &str,
 ) -> Outcome {
     let (images, indices) = (bars(count), (0..count as u32).collect::<Vec<_>>());
-    let batch = Batch { images: &images, indices: &indices };
+    let batch = Batch::of(&images, &indices);
     let run = |precision| -> Result<_, Box<dyn Error>> {
-        let mut vae = Vae::with_precision(config, precision)?;
+        let mut vae = Vae::with(config, VaeSettings { precision, ..Default::default() })?;
         let layout = vae.layout().clone();
         let (mut parameters, mut gradient) =
             (vec![0.0; layout.len()], vec![f32::NAN; layout.len()]);
         vae.initialise(3, &mut parameters);
         change(&layout, &mut parameters);
         let noise = Stream::new(9, Domain::Noise, 4, 2);
-        let sums = vae.gradient(&parameters, &batch, noise, &mut gradient);
+        let sums = vae.gradient(&parameters, &batch, &StepContext::alone(noise), &mut gradient);
         assert_eq!(vae.evaluate(&parameters, &batch, noise), sums);
         Ok((layout, gradient, sums))
     };
@@ -111,9 +111,12 @@ fn check(layout: &Layout, found: &[f32], expected: &[f32], tolerance: f64, case:
 /// Given as numbers from 0 to 1, pixels are what they are in a batch.
 #[test]
 fn pixels_are_exact() -> Outcome {
-    let mut vae = Vae::with_precision(&config(16, 4, Likelihood::Bernoulli), Precision::Bf16)?;
+    let mut vae = Vae::with(
+        &config(16, 4, Likelihood::Bernoulli),
+        VaeSettings { precision: Precision::Bf16, ..Default::default() },
+    )?;
     let images = Images::new((0..2 * PIXELS).map(|i| i as u8).collect(), vec![0; 2])?;
-    let batch = Batch { images: &images, indices: &[0, 1] };
+    let batch = Batch::of(&images, &[0, 1]);
     let (mut pixels, mut noise) = (vec![0.0; 2 * PIXELS], vec![0.0; 2 * 4]);
     batch.gather_pixels(&mut pixels);
     let stream = Stream::new(1, Domain::Noise, 0, 0);
@@ -121,7 +124,7 @@ fn pixels_are_exact() -> Outcome {
     let len = vae.layout().len();
     let (mut parameters, mut one, mut other) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
     vae.initialise(1, &mut parameters);
-    let sums = vae.gradient(&parameters, &batch, stream, &mut one);
+    let sums = vae.gradient(&parameters, &batch, &StepContext::alone(stream), &mut one);
     assert_eq!(vae.gradient_from(&parameters, &pixels, &noise, &mut other), sums);
     assert!(one == other);
     Ok(())
@@ -138,7 +141,7 @@ fn train(
     const BATCH: u32 = 64;
     // Such small products gain nothing from threads, and lose much where cores are busy.
     tch::set_num_threads(1);
-    let mut vae = Vae::with_precision(config, precision)?;
+    let mut vae = Vae::with(config, VaeSettings { precision, ..Default::default() })?;
     let mut state = State::initial(&vae, seed);
     let mut gradient = vec![0.0; vae.layout().len()];
     let schedule = Schedule::new(seed, train.len() as u32, 1, BATCH);
@@ -149,16 +152,16 @@ fn train(
             order = (position.epoch, schedule.order(position.epoch));
         }
         let places = schedule.positions(position.step, 0);
-        let batch = Batch { images: train, indices: &order.1[places] };
+        let batch = Batch::of(train, &order.1[places]);
         let noise = Stream::new(seed, Domain::Noise, step, 0);
-        vae.gradient(&state.parameters, &batch, noise, &mut gradient);
+        vae.gradient(&state.parameters, &batch, &StepContext::alone(noise), &mut gradient);
         Adam::new(1e-3).apply(&mut state, &gradient, batch.len() as u32);
     }
     let mut loss = 0.0;
     let mut judge = Vae::new(config)?;
     for (part, indices) in (0..test.len() as u32).collect::<Vec<_>>().chunks(500).enumerate() {
         let noise = Stream::new(seed, Domain::Evaluation, 0, part as u32);
-        let batch = Batch { images: test, indices };
+        let batch = Batch::of(test, indices);
         loss += judge.evaluate(&state.parameters, &batch, noise).terms[0];
     }
     Ok(loss / test.len() as f64)

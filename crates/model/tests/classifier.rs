@@ -1,7 +1,8 @@
 //! Another model in one screen: [`Autograd`] makes one of any objective in tch.
 
+use config::Binarize;
 use data::{Batch, Domain, Images, PIXELS, Stream};
-use model::{Adam, Autograd, Layout, Model, State};
+use model::{Adam, Autograd, Layout, Model, State, StepContext};
 use tch::{Device, Kind, Reduction, Tensor};
 
 const CLASSES: usize = 4;
@@ -28,9 +29,9 @@ fn a_classifier_trains() {
     ]);
     let terms = ["loss", "correct", "images"];
     let mut model = Autograd::new(layout, terms, Device::Cpu, |parameters, inputs| {
-        let hidden = parameters.linear("hidden", &inputs.pixels).relu();
+        let hidden = parameters.linear("hidden", &inputs.pixels(Binarize::None)).relu();
         let logits = parameters.linear("output", &hidden);
-        let targets = &inputs.labels;
+        let targets = &inputs.labels();
         let loss = logits.cross_entropy_loss::<Tensor>(targets, None, Reduction::Sum, -100, 0.0);
         let correct = logits.argmax(1, false).eq_tensor(targets).sum(Kind::Float);
         [loss, correct, targets.ones_like().sum(Kind::Float)]
@@ -38,13 +39,13 @@ fn a_classifier_trains() {
 
     let images = images();
     let indices: Vec<u32> = (0..40).collect();
-    let batch = Batch { images: &images, indices: &indices };
+    let batch = Batch::of(&images, &indices);
     let noise = Stream::new(0, Domain::Noise, 0, 0);
     let mut state = State::initial(&model, 1);
     let mut gradient = vec![0.0; model.layout().len()];
     let before = model.evaluate(&state.parameters, &batch, noise).terms;
     for _ in 0..100 {
-        model.gradient(&state.parameters, &batch, noise, &mut gradient);
+        model.gradient(&state.parameters, &batch, &StepContext::alone(noise), &mut gradient);
         Adam::new(1e-2).apply(&mut state, &gradient, 40);
     }
     let after = model.evaluate(&state.parameters, &batch, noise).terms;

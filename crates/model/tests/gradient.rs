@@ -5,7 +5,10 @@ use std::error::Error;
 
 use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
-use model::{Adam, Isa, Layout, Model, ModelError, State, Sums, Vae, cuda, vae_autograd};
+use model::{
+    Adam, Isa, Layout, Model, ModelError, State, StepContext, Sums, Vae, VaeSettings, cuda,
+    vae_autograd,
+};
 use tch::Device;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -15,6 +18,9 @@ type Outcome = Result<(), Box<dyn Error>>;
 const TOLERANCE: f64 = 2e-5;
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+
+/// Of a run of which the steps here are part.
+const STEPS_PER_EPOCH: u64 = 10;
 
 const LIKELIHOODS: [Likelihood; 2] = [Likelihood::Bernoulli, Likelihood::Gaussian];
 
@@ -47,7 +53,7 @@ fn noise() -> Stream {
     Stream::new(9, Domain::Noise, 4, 2)
 }
 
-fn parameters(model: &dyn Model) -> Vec<f32> {
+fn parameters(model: &dyn Model<Data = Images>) -> Vec<f32> {
     let mut parameters = vec![0.0; model.layout().len()];
     model.initialise(3, &mut parameters);
     if let Some(range) = model.layout().range("log_variance") {
@@ -56,11 +62,36 @@ fn parameters(model: &dyn Model) -> Vec<f32> {
     parameters
 }
 
-fn gradient(model: &mut dyn Model, parameters: &[f32], batch: &Batch<'_>) -> (Vec<f32>, Sums) {
+fn gradient(
+    model: &mut dyn Model<Data = Images>,
+    parameters: &[f32],
+    batch: &Batch<'_, Images>,
+) -> (Vec<f32>, Sums) {
+    gradient_at(STEPS_PER_EPOCH, model, parameters, batch)
+}
+
+/// The gradient in a step of a run.
+fn gradient_at(
+    step: u64,
+    model: &mut dyn Model<Data = Images>,
+    parameters: &[f32],
+    batch: &Batch<'_, Images>,
+) -> (Vec<f32>, Sums) {
+    let context = StepContext {
+        step,
+        steps_per_epoch: STEPS_PER_EPOCH,
+        steps: 3 * STEPS_PER_EPOCH,
+        random: noise(),
+    };
     // Whatever was there before must not matter.
     let mut gradient = vec![f32::NAN; parameters.len()];
-    let sums = model.gradient(parameters, batch, noise(), &mut gradient);
+    let sums = model.gradient(parameters, batch, &context, &mut gradient);
     (gradient, sums)
+}
+
+/// An epoch of warm-up.
+fn warming(samples: u32) -> VaeSettings {
+    VaeSettings { samples, warmup_epochs: 1, ..VaeSettings::default() }
 }
 
 #[track_caller]
@@ -89,9 +120,9 @@ fn autograd_agrees() -> Outcome {
             let config = config(case, likelihood);
             let images = images(case.2);
             let indices: Vec<u32> = (0..case.2 as u32).rev().collect();
-            let batch = Batch { images: &images, indices: &indices };
+            let batch = Batch::of(&images, &indices);
             let (mut vae, mut oracle) =
-                (Vae::new(&config)?, vae_autograd(&config, 1, Device::Cpu)?);
+                (Vae::new(&config)?, vae_autograd(&config, VaeSettings::default(), Device::Cpu)?);
             assert_eq!(vae.layout(), oracle.layout());
             assert_eq!(vae.terms(), oracle.terms());
             let parameters = parameters(&vae);
@@ -121,18 +152,19 @@ fn autograd_agrees_on_weighted_samples() -> Outcome {
             let config = config(case, likelihood);
             let images = images(case.2);
             let indices: Vec<u32> = (0..case.2 as u32).rev().collect();
-            let batch = Batch { images: &images, indices: &indices };
-            let mut vae = Vae::with_samples(&config, Precision::F32, Isa::best(), samples)?;
-            let mut oracle = vae_autograd(&config, samples, Device::Cpu)?;
+            let batch = Batch::of(&images, &indices);
+            let mut vae = Vae::with(&config, warming(samples))?;
+            let mut oracle = vae_autograd(&config, warming(samples), Device::Cpu)?;
             let parameters = parameters(&vae);
-            for kl_weight in [1.0, 0.3] {
-                vae.set_kl_weight(kl_weight);
-                oracle.set_kl_weight(kl_weight);
-                let (found, sums) = gradient(&mut vae, &parameters, &batch);
-                let (expected, expected_sums) = gradient(&mut oracle, &parameters, &batch);
+            let evaluated = vae.evaluate(&parameters, &batch, noise());
+            for step in [2, STEPS_PER_EPOCH] {
+                let (found, sums) = gradient_at(step, &mut vae, &parameters, &batch);
+                let (expected, expected_sums) = gradient_at(step, &mut oracle, &parameters, &batch);
                 // exp of log-weights in the hundreds: the weights are exact to 1e-4 or so.
                 assert_close_within(20.0, vae.layout(), &found, &expected, &name);
-                assert_eq!(vae.evaluate(&parameters, &batch, noise()), sums, "{name}");
+                // All of beta counts in an evaluation, as it does after the warm-up.
+                let is_warm = step == STEPS_PER_EPOCH || config.beta == 0.0;
+                assert_eq!(evaluated == sums, is_warm, "{name}");
                 for (ours, theirs) in sums.terms.iter().zip(expected_sums.terms) {
                     assert!((ours - theirs).abs() <= TOLERANCE * theirs.abs(), "{name}");
                 }
@@ -145,13 +177,12 @@ fn autograd_agrees_on_weighted_samples() -> Outcome {
 #[test]
 fn a_part_of_beta_is_that_beta() -> Outcome {
     let images = images(6);
-    let batch = Batch { images: &images, indices: &[0, 1, 2, 3, 4, 5] };
-    let mut half = Vae::new(&config((16, 4, 6, 1.0), Likelihood::Bernoulli))?;
-    half.set_kl_weight(0.5);
+    let batch = Batch::of(&images, &[0, 1, 2, 3, 4, 5]);
+    let mut half = Vae::with(&config((16, 4, 6, 1.0), Likelihood::Bernoulli), warming(1))?;
     let mut lower = Vae::new(&config((16, 4, 6, 0.5), Likelihood::Bernoulli))?;
     let parameters = parameters(&half);
     let expected = gradient(&mut lower, &parameters, &batch);
-    assert_eq!(gradient(&mut half, &parameters, &batch), expected);
+    assert_eq!(gradient_at(4, &mut half, &parameters, &batch), expected);
     Ok(())
 }
 
@@ -160,9 +191,9 @@ fn a_part_of_beta_is_that_beta() -> Outcome {
 fn reconstruction_losses_add_up_to_the_term() -> Outcome {
     for (precision, likelihood) in both() {
         let config = config((33, 7, 5, 1.0), likelihood);
-        let mut vae = Vae::with_precision(&config, precision)?;
+        let mut vae = Vae::with(&config, VaeSettings { precision, ..Default::default() })?;
         let (images, parameters) = (images(5), parameters(&vae));
-        let batch = Batch { images: &images, indices: &[4, 3, 2, 1, 0] };
+        let batch = Batch::of(&images, &[4, 3, 2, 1, 0]);
         let sums = vae.evaluate(&parameters, &batch, noise());
         let (mut mean, mut log_variance) = (vec![0.0; 35], vec![0.0; 35]);
         vae.encode(&parameters, &batch, &mut mean, &mut log_variance);
@@ -195,7 +226,7 @@ fn differences_of_the_loss_agree_for_log_variance() -> Outcome {
     let config = config(CASES[1], Likelihood::Gaussian);
     let mut vae = Vae::new(&config)?;
     let images = images(6);
-    let batch = Batch { images: &images, indices: &[0, 1, 2, 3, 4, 5] };
+    let batch = Batch::of(&images, &[0, 1, 2, 3, 4, 5]);
     let place = vae.layout().range("log_variance").ok_or("no log_variance")?.start;
     for log_variance in [-1.0, 0.0, 0.5] {
         let mut parameters = parameters(&vae);
@@ -218,9 +249,10 @@ fn all_instruction_sets_give_the_same_bits() -> Outcome {
         for case in CASES {
             let images = images(case.2);
             let indices: Vec<u32> = (0..case.2 as u32).collect();
-            let batch = Batch { images: &images, indices: &indices };
+            let batch = Batch::of(&images, &indices);
             let run = |isa| -> Result<_, ModelError> {
-                let mut vae = Vae::with_isa(&config(case, likelihood), precision, isa)?;
+                let settings = VaeSettings { precision, ..VaeSettings::default() };
+                let mut vae = Vae::with_isa(&config(case, likelihood), settings, isa)?;
                 let parameters = parameters(&vae);
                 let (gradient, sums) = gradient(&mut vae, &parameters, &batch);
                 let mut pixels = vec![0.0; case.2 * PIXELS];
@@ -241,15 +273,18 @@ fn all_instruction_sets_give_the_same_bits() -> Outcome {
 #[test]
 fn an_empty_batch_gives_zeros() -> Outcome {
     let images = images(1);
-    let batch = Batch { images: &images, indices: &[] };
+    let batch = Batch::of(&images, &[]);
     for likelihood in LIKELIHOODS {
         let config = config(CASES[1], likelihood);
-        let models: [Box<dyn Model>; 5] = [
-            Box::new(Vae::new(&config)?),
-            Box::new(Vae::with_samples(&config, Precision::F32, Isa::best(), 3)?),
-            Box::new(Vae::with_samples(&config, Precision::Bf16, Isa::best(), 3)?),
-            Box::new(Vae::with_precision(&config, Precision::Bf16)?),
-            Box::new(vae_autograd(&config, 1, Device::Cpu)?),
+        let vae = |precision, samples| {
+            Vae::with(&config, VaeSettings { precision, samples, ..VaeSettings::default() })
+        };
+        let models: [Box<dyn Model<Data = Images>>; 5] = [
+            Box::new(vae(Precision::F32, 1)?),
+            Box::new(vae(Precision::F32, 3)?),
+            Box::new(vae(Precision::Bf16, 3)?),
+            Box::new(vae(Precision::Bf16, 1)?),
+            Box::new(vae_autograd(&config, VaeSettings::default(), Device::Cpu)?),
         ];
         for mut model in models {
             let parameters = parameters(&*model);
@@ -268,10 +303,9 @@ fn what_ran_before_does_not_matter() -> Outcome {
     let config = config(CASES[2], Likelihood::Bernoulli);
     let images = images(40);
     let all: Vec<u32> = (0..40).collect();
-    let (few, many) =
-        (Batch { images: &images, indices: &all[..3] }, Batch { images: &images, indices: &all });
+    let (few, many) = (Batch::of(&images, &all[..3]), Batch::of(&images, &all));
     for precision in PRECISIONS {
-        let mut vae = Vae::with_precision(&config, precision)?;
+        let mut vae = Vae::with(&config, VaeSettings { precision, ..Default::default() })?;
         let parameters = parameters(&vae);
         let expected = gradient(&mut vae, &parameters, &few);
         gradient(&mut vae, &vec![f32::NAN; parameters.len()], &many);
@@ -284,9 +318,9 @@ fn what_ran_before_does_not_matter() -> Outcome {
 fn padding_stays_zero_while_training() -> Outcome {
     let config = config(CASES[2], Likelihood::Gaussian);
     let images = images(4);
-    let batch = Batch { images: &images, indices: &[0, 1, 2, 3] };
+    let batch = Batch::of(&images, &[0, 1, 2, 3]);
     for precision in PRECISIONS {
-        let mut vae = Vae::with_precision(&config, precision)?;
+        let mut vae = Vae::with(&config, VaeSettings { precision, ..Default::default() })?;
         let mut state = State::initial(&vae, 1);
         let layout = vae.layout().clone();
         assert!(layout.len() > layout.parameters());
@@ -306,9 +340,10 @@ fn padding_stays_zero_while_training() -> Outcome {
 #[test]
 fn training_shows_divergence_instead_of_hiding_it() -> Outcome {
     let images = images(2);
-    let batch = Batch { images: &images, indices: &[0, 1] };
+    let batch = Batch::of(&images, &[0, 1]);
     for (precision, likelihood) in both() {
-        let mut vae = Vae::with_precision(&config(CASES[1], likelihood), precision)?;
+        let settings = VaeSettings { precision, ..VaeSettings::default() };
+        let mut vae = Vae::with(&config(CASES[1], likelihood), settings)?;
         let mut parameters = parameters(&vae);
         parameters[5] = f32::NAN;
         let (_, sums) = gradient(&mut vae, &parameters, &batch);
@@ -323,26 +358,27 @@ fn training_shows_divergence_instead_of_hiding_it() -> Outcome {
 fn a_gpu_computes_the_same_gradient_and_the_same_bits_again() -> Outcome {
     for case in CASES {
         let config = config(case, Likelihood::Bernoulli);
-        let (mut vae, mut gpu) = (Vae::new(&config)?, cuda::Vae::new(&config, 0)?);
+        let mut vae = Vae::with(&config, warming(1))?;
+        let mut gpu = cuda::Vae::new(&config, warming(1), 0)?;
         let parameters = parameters(&vae);
         let images = images(case.2);
         let indices: Vec<u32> = (0..case.2 as u32).rev().collect();
-        let batch = Batch { images: &images, indices: &indices };
-        for weight in [1.0, 0.25] {
-            vae.set_kl_weight(weight);
-            gpu.set_kl_weight(weight);
-            let (expected, expected_sums) = gradient(&mut vae, &parameters, &batch);
-            let (found, sums) = gradient(&mut gpu, &parameters, &batch);
+        let batch = Batch::of(&images, &indices);
+        for step in [STEPS_PER_EPOCH, 2] {
+            let (expected, expected_sums) = gradient_at(step, &mut vae, &parameters, &batch);
+            let (found, sums) = gradient_at(step, &mut gpu, &parameters, &batch);
             assert_close(vae.layout(), &found, &expected, &format!("{case:?}"));
             for (a, b) in sums.terms.iter().zip(expected_sums.terms) {
                 assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{case:?}: {a} is not {b}");
             }
-            let part = Batch { images: &images, indices: &indices[..case.2.div_ceil(2)] };
-            gradient(&mut gpu, &parameters, &part);
-            let (again, again_sums) = gradient(&mut gpu, &parameters, &batch);
+            let part = Batch::of(&images, &indices[..case.2.div_ceil(2)]);
+            gradient_at(step, &mut gpu, &parameters, &part);
+            let (again, again_sums) = gradient_at(step, &mut gpu, &parameters, &batch);
             assert!(again.iter().zip(&found).all(|(a, b)| a.to_bits() == b.to_bits()), "{case:?}");
             assert_eq!(again_sums, sums);
-            assert_eq!(gpu.evaluate(&parameters, &batch, noise()), sums);
+            if step == STEPS_PER_EPOCH {
+                assert_eq!(gpu.evaluate(&parameters, &batch, noise()), sums);
+            }
         }
     }
     Ok(())

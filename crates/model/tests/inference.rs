@@ -4,7 +4,7 @@ use std::error::Error;
 
 use config::{Likelihood, ModelConfig};
 use data::{Batch, Domain, Images, PIXELS, Stream};
-use model::{Adam, Isa, Model, State, Vae, noise};
+use model::{Adam, Isa, Model, State, StepContext, Vae, noise};
 
 const LATENT: usize = 3;
 
@@ -25,13 +25,14 @@ fn train(vae: &mut Vae, images: &Images) -> (State, f64, f64) {
     // Such small products gain nothing from threads, and lose much where cores are busy.
     tch::set_num_threads(1);
     let indices: Vec<u32> = (0..16).collect();
-    let batch = Batch { images, indices: &indices };
+    let batch = Batch::of(images, &indices);
     let mut state = State::initial(vae, 5);
     let mut gradient = vec![0.0; vae.layout().len()];
     let mut losses = Vec::new();
     for step in 0..400 {
         let noise = Stream::new(5, Domain::Noise, step, 0);
-        let sums = vae.gradient(&state.parameters, &batch, noise, &mut gradient);
+        let sums =
+            vae.gradient(&state.parameters, &batch, &StepContext::alone(noise), &mut gradient);
         losses.push(sums.terms[0] / 16.0);
         Adam::new(5e-3).apply(&mut state, &gradient, 16);
     }
@@ -46,7 +47,7 @@ fn training_learns_to_reconstruct() -> Result<(), Box<dyn Error>> {
         let (state, first, last) = train(&mut vae, &images);
         assert!(last < 0.2 * first, "{likelihood:?}: from {first} to {last}");
 
-        let batch = Batch { images: &images, indices: &[0, 1, 2, 3] };
+        let batch = Batch::of(&images, &[0, 1, 2, 3]);
         let mut pixels = vec![0.0; 4 * PIXELS];
         let stream = Stream::new(5, Domain::Evaluation, 0, 0);
         vae.reconstruct(&state.parameters, &batch, stream, &mut pixels);
@@ -66,7 +67,7 @@ fn the_parts_make_the_whole() -> Result<(), Box<dyn Error>> {
     let mut vae = Vae::new(&config(Likelihood::Bernoulli))?;
     let mut parameters = vec![0.0; vae.layout().len()];
     vae.initialise(2, &mut parameters);
-    let batch = Batch { images: &images, indices: &[0, 5, 10] };
+    let batch = Batch::of(&images, &[0, 5, 10]);
     let (mut mean, mut log_variance) = ([0.0; 3 * LATENT], [0.0; 3 * LATENT]);
     vae.encode(&parameters, &batch, &mut mean, &mut log_variance);
     let stream = Stream::new(1, Domain::Sample, 0, 0);

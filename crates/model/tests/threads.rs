@@ -7,7 +7,7 @@ use std::{error::Error, sync::Arc};
 use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{
-    Bf16, Isa, Model, Team, Vae, blas,
+    Bf16, Isa, Model, StepContext, Team, Vae, VaeSettings, blas,
     gemm::{Factor, Matrix, multiply},
 };
 
@@ -26,7 +26,7 @@ fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
     let pixels = (0..IMAGES * PIXELS).map(|i| (i * i % 253) as u8).collect();
     let images = Images::new(pixels, vec![0; IMAGES])?;
     let indices: Vec<u32> = (0..IMAGES as u32).collect();
-    let batch = Batch { images: &images, indices: &indices };
+    let batch = Batch::of(&images, &indices);
     let config = ModelConfig {
         hidden_dim: 400,
         latent_dim: 20,
@@ -42,12 +42,12 @@ fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
         let gradient = &mut gradient[16 - offset..][..len];
         vae.initialise(1, parameters);
         let noise = Stream::new(1, Domain::Noise, 0, 0);
-        let sums = vae.gradient(parameters, &batch, noise, gradient);
+        let sums = vae.gradient(parameters, &batch, &StepContext::alone(noise), gradient);
         let bits: Vec<u32> = gradient.iter().map(|x| x.to_bits()).collect();
         (bits, sums.terms.map(f64::to_bits))
     };
     for precision in [Precision::F32, Precision::Bf16] {
-        let mut vae = Vae::with_precision(&config, precision)?;
+        let mut vae = Vae::with(&config, VaeSettings { precision, ..Default::default() })?;
         let expected = run(1, 0, &mut vae);
         for threads in [1, 2, 3, 4] {
             for offset in [0, 1, 4, 7, 16] {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use collective::{Control, Local};
+use config::Binarize;
+use data::Images;
 use model::{
     Adam, Autograd, Layout, Model as _, State,
     autograd::{Inputs, Parameters},
@@ -18,11 +20,12 @@ use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Tra
 const SHARDS: u32 = 2;
 
 /// Cross-entropy, errors, and nothing: each summed over the images.
-fn objective(parameters: &Parameters, inputs: &Inputs) -> [Tensor; 3] {
-    let hidden = parameters.linear("hidden", &inputs.pixels).relu();
+fn objective(parameters: &Parameters, inputs: &Inputs<'_, Images>) -> [Tensor; 3] {
+    let (pixels, labels) = (inputs.pixels(Binarize::None), inputs.labels());
+    let hidden = parameters.linear("hidden", &pixels).relu();
     let logits = parameters.linear("digits", &hidden);
-    let loss = logits.cross_entropy_loss::<Tensor>(&inputs.labels, None, Reduction::Sum, -100, 0.0);
-    let errors = logits.argmax(-1, false).ne_tensor(&inputs.labels).sum(Kind::Float);
+    let loss = logits.cross_entropy_loss::<Tensor>(&labels, None, Reduction::Sum, -100, 0.0);
+    let errors = logits.argmax(-1, false).ne_tensor(&labels).sum(Kind::Float);
     let nothing = loss.zeros_like();
     [loss, errors, nothing]
 }

@@ -1,7 +1,7 @@
 //! The test set's losses, computed by all members together.
 
 use collective::{AllReduce, Contribution, Interrupted, Kind, Node, ShardRange, Tally};
-use data::{Batch, Domain, Stream};
+use data::{Batch, Dataset, Domain, Stream, Visit};
 
 use crate::Trainer;
 
@@ -9,14 +9,13 @@ use crate::Trainer;
 /// reported losses in their last digits.
 const EVALUATION_BATCH: usize = 250;
 
-impl Trainer {
+impl<D: Dataset> Trainer<D> {
     /// The tally of the whole test set at the current state, the latents sampled. Each shard
     /// stands for its slice of the test images, so the sum follows the shard tree too.
     pub(crate) fn evaluate(
         &mut self,
         collective: &mut dyn AllReduce,
     ) -> Result<Tally, Interrupted> {
-        self.model.set_kl_weight(1.0);
         let tallies =
             collective.nodes().to_vec().into_iter().map(|node| self.evaluate_node(node)).collect();
         let contribution = Contribution { tallies, ..Contribution::default() };
@@ -32,13 +31,12 @@ impl Trainer {
     }
 
     fn evaluate_shard(&mut self, shard: u32) -> Tally {
-        let images = u32::try_from(self.data.test.len()).unwrap_or(u32::MAX);
-        let slices = ShardRange::deal(images, self.settings.shards);
+        let slices = ShardRange::deal(self.data.test.count(), self.settings.shards);
         let indices: Vec<u32> = slices[shard as usize].iter().collect();
         let mut tally = Tally::default();
         for indices in indices.chunks(EVALUATION_BATCH) {
-            let batch = Batch { images: &self.data.test, indices };
             let (seed, step) = (self.settings.seed, self.state.step);
+            let batch = Batch { data: &self.data.test, indices, visit: Visit::test(seed) };
             let noise = Stream::new(seed, Domain::Evaluation, step, indices[0]);
             let sums = self.model.evaluate(&self.state.parameters, &batch, noise);
             let (images, index_sum) = (batch.len() as u64, batch.index_sum());

@@ -3,12 +3,11 @@
 use std::mem;
 
 use collective::{Node, Tally, plan};
-use config::Binarize;
-use data::{Batch, Domain, Stream, Visit};
+use data::{Batch, Dataset, Visit};
 
 use crate::Trainer;
 
-impl Trainer {
+impl<D: Dataset> Trainer<D> {
     /// Does what a first step has to do once, ahead of it: computes a gradient, and drops it.
     /// Other members do not wait for that, then.
     pub fn warm_up(&mut self) {
@@ -40,19 +39,10 @@ impl Trainer {
         }
         let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
         let indices = &order[self.schedule.positions(position.step, shard)];
-        let batch = Batch { images: &self.data.train, indices };
-        let noise = Stream::new(self.settings.seed, Domain::Noise, self.state.step, shard);
-        let parameters = &self.state.parameters;
-        let sums = match self.settings.recipe.binarize {
-            Binarize::None => self.model.gradient(parameters, &batch, noise, gradient),
-            Binarize::Dynamic => {
-                let visit = Visit::Train { epoch: position.epoch };
-                let images = batch.binarized(self.settings.seed, visit);
-                let indices: Vec<u32> = (0..images.len() as u32).collect();
-                let drawn = Batch { images: &images, indices: &indices };
-                self.model.gradient(parameters, &drawn, noise, gradient)
-            }
-        };
+        let visit = Visit::train(self.settings.seed, position.epoch);
+        let batch = Batch { data: &self.data.train, indices, visit };
+        let context = self.context(shard);
+        let sums = self.model.gradient(&self.state.parameters, &batch, &context, gradient);
         Tally { terms: sums.terms, images: batch.len() as u64, index_sum: batch.index_sum() }
     }
 }

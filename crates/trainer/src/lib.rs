@@ -13,8 +13,8 @@ mod recipe;
 use std::{fmt, sync::Arc, time::Instant};
 
 use collective::{AllReduce, Contribution, Control, Interrupted, Kind, Round, Step};
-use data::{Images, Mnist, Schedule};
-use model::{Adam, Isa, Model, State, Team};
+use data::{Dataset, Domain, Schedule, Splits, Stream};
+use model::{Adam, Isa, Model, State, StepContext, Team};
 use thiserror::Error;
 
 pub use ledger::{EpochLedger, Ledger};
@@ -83,11 +83,11 @@ pub enum TrainError {
 }
 
 /// Trains a model, one generation after the other, on one state.
-pub struct Trainer {
+pub struct Trainer<D> {
     settings: Settings,
-    model: Box<dyn Model>,
+    model: Box<dyn Model<Data = D>>,
     team: Arc<Team>,
-    data: Arc<Mnist>,
+    data: Arc<Splits<D>>,
     schedule: Schedule,
     state: State,
     ledger: Ledger,
@@ -101,18 +101,17 @@ pub struct Trainer {
     contribution: Contribution,
 }
 
-impl fmt::Debug for Trainer {
+impl<D> fmt::Debug for Trainer<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Trainer").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
-impl Trainer {
+impl<D: Dataset> Trainer<D> {
     /// A trainer at the state before the first step.
-    pub fn new(settings: Settings, model: Box<dyn Model>, data: Arc<Mnist>) -> Self {
+    pub fn new(settings: Settings, model: Box<dyn Model<Data = D>>, data: Arc<Splits<D>>) -> Self {
         let Settings { seed, shards, batch_size, .. } = settings;
-        let images = u32::try_from(data.train.len()).unwrap_or(u32::MAX);
-        let schedule = Schedule::new(seed, images, shards, batch_size);
+        let schedule = Schedule::new(seed, data.train.count(), shards, batch_size);
         let state = State::initial(&*model, seed);
         Self {
             settings,
@@ -140,13 +139,13 @@ impl Trainer {
     }
 
     /// The model.
-    pub fn model(&self) -> &dyn Model {
+    pub fn model(&self) -> &dyn Model<Data = D> {
         &*self.model
     }
 
-    /// The test images.
-    pub fn test_images(&self) -> &Images {
-        &self.data.test
+    /// The examples.
+    pub fn data(&self) -> &Splits<D> {
+        &self.data
     }
 
     /// Goes on from another state, as from a checkpoint.
@@ -209,6 +208,17 @@ impl Trainer {
         Ok(Ended::Completed)
     }
 
+    /// What the model is told of the step that follows the state, for one shard.
+    pub(crate) fn context(&self, shard: u32) -> StepContext {
+        let step = self.state.step;
+        StepContext {
+            step,
+            steps_per_epoch: self.schedule.steps_per_epoch(),
+            steps: self.steps(),
+            random: Stream::new(self.settings.seed, Domain::Noise, step, shard),
+        }
+    }
+
     fn round(&self, kind: Kind) -> Round {
         Round { step: Step(self.state.step), kind }
     }
@@ -225,8 +235,6 @@ impl Trainer {
 
     /// Computes this member's partials of the next step, and what goes with them.
     fn contribute(&mut self, collective: &mut dyn AllReduce, control: Control) {
-        let kl_weight = self.settings.recipe.kl_weight(&self.schedule, self.state.step);
-        self.model.set_kl_weight(kl_weight);
         self.contribution.tallies.clear();
         for index in 0..collective.nodes().len() {
             let node = collective.nodes()[index];

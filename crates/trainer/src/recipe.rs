@@ -1,5 +1,4 @@
-//! What changes from step to step: the learning rate, the weight of the KL divergence, and the
-//! gradient's length. All of it is a function of the step alone, computed without the C
+//! What changes from step to step: the learning rate, and the gradient's length. All of it is a function of the step alone, computed without the C
 //! library's functions, which may differ between hosts.
 
 use config::{LearningRateSchedule, Training};
@@ -25,31 +24,21 @@ const TURN: f64 = 4_294_967_296.0;
 pub struct Recipe {
     /// How the learning rate goes on.
     pub learning_rate_schedule: LearningRateSchedule,
-    /// Epochs in which the KL divergence's weight grows from nothing to all of it.
-    pub warmup_epochs: u32,
     /// The largest norm of the mean gradient.
     pub grad_clip: Option<f64>,
-    /// Whether pixels are drawn black or white.
-    pub binarize: config::Binarize,
 }
 
 impl Recipe {
     /// Nothing changes.
-    pub const PLAIN: Self = Self {
-        learning_rate_schedule: LearningRateSchedule::Constant,
-        warmup_epochs: 0,
-        grad_clip: None,
-        binarize: config::Binarize::None,
-    };
+    pub const PLAIN: Self =
+        Self { learning_rate_schedule: LearningRateSchedule::Constant, grad_clip: None };
 
     /// That of a run's configuration.
     #[must_use]
     pub const fn of(training: &Training) -> Self {
         Self {
             learning_rate_schedule: training.learning_rate_schedule,
-            warmup_epochs: training.warmup_epochs,
             grad_clip: training.grad_clip,
-            binarize: training.binarize,
         }
     }
 
@@ -66,13 +55,6 @@ impl Recipe {
                 0.5 * (1.0 + f64::from(cosine))
             }
         }
-    }
-
-    /// The KL divergence's weight in the step that follows `step` completed ones.
-    #[must_use]
-    pub(crate) fn kl_weight(&self, schedule: &Schedule, step: u64) -> f64 {
-        let warmup = schedule.steps_per_epoch() * u64::from(self.warmup_epochs);
-        if step >= warmup { 1.0 } else { (step + 1) as f64 / warmup as f64 }
     }
 
     /// The summed gradient with its mean over `images` shortened to the norm allowed, where it
@@ -139,14 +121,6 @@ mod tests {
             assert!((recipe.rate(&schedule, step, 200) - expected).abs() < 1e-6, "{step}");
         }
         assert_eq!(Recipe::PLAIN.rate(&schedule, 7, 200), 1.0);
-    }
-
-    #[test]
-    fn the_divergence_counts_more_with_every_step_of_the_warm_up() {
-        let recipe = Recipe { warmup_epochs: 2, ..Recipe::PLAIN };
-        let at = |step| recipe.kl_weight(&schedule(), step);
-        assert_eq!([0, 9, 19, 20, 1000].map(at), [0.05, 0.5, 1.0, 1.0, 1.0]);
-        assert_eq!(Recipe::PLAIN.kl_weight(&schedule(), 0), 1.0);
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::str::FromStr;
 
 use anyhow::{Result, bail};
 use config::{Precision, Training};
+use data::Images;
 use membership::Fingerprint;
 use model::{
-    Isa, Model, Vae, blas,
+    Model, Vae, VaeSettings, blas,
     cuda::{self, NoCuda},
     vae_autograd,
 };
@@ -108,16 +109,14 @@ pub(crate) fn gpu(device: Device) -> String {
 }
 
 /// The model on the device.
-pub(crate) fn model(training: &Training, device: Device) -> Result<Box<dyn Model>> {
-    let (config, samples) = (&training.model, training.importance_samples);
+pub(crate) fn model(training: &Training, device: Device) -> Result<Box<dyn Model<Data = Images>>> {
+    let (config, settings) = (&training.model, VaeSettings::of(training));
     Ok(match (device, training.precision) {
-        (Device::Cpu, precision) => {
-            Box::new(Vae::with_samples(config, precision, Isa::best(), samples)?)
+        (Device::Cpu, _) => Box::new(Vae::with(config, settings)?),
+        (Device::Cuda(index), Precision::F32) if cuda::Vae::suits(config, settings) => {
+            Box::new(cuda::Vae::new(config, settings, index)?)
         }
-        (Device::Cuda(index), Precision::F32) if cuda::Vae::suits(config, samples) => {
-            Box::new(cuda::Vae::new(config, index)?)
-        }
-        (device, Precision::F32) => Box::new(vae_autograd(config, samples, device)?),
+        (device, Precision::F32) => Box::new(vae_autograd(config, settings, device)?),
         (_, Precision::Bf16) => bail!("--precision bf16 is for CPUs so far: use --precision f32"),
     })
 }

@@ -36,7 +36,7 @@ impl Gallery {
     /// Draws the picture for these parameters. The latents depend on the seed alone, so that
     /// the pictures of a run can be compared.
     pub(crate) fn draw(&self, vae: &mut Vae, parameters: &[f32], seed: u64) -> Canvas {
-        let batch = Batch { images: &self.images, indices: &self.indices };
+        let batch = Batch::of(&self.images, &self.indices);
         let mut originals = vec![0.0; batch.len() * PIXELS];
         batch.gather_pixels(&mut originals);
         let mut reconstructions = vec![0.0; batch.len() * PIXELS];

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::{Result, anyhow};
 use collective::{Interrupted, Step, Tally};
 use config::RunConfig;
-use data::Mnist;
+use data::{Images, Mnist};
 use membership::{Course, Failure, Phase, Standing};
 use model::{Adam, State};
 use protocol::wire::Transfer;
@@ -84,7 +84,7 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
-    fn writer(&mut self, trainer: &Trainer) -> Result<&mut Writer> {
+    fn writer(&mut self, trainer: &Trainer<Images>) -> Result<&mut Writer> {
         Ok(match &mut self.writer {
             Some(writer) => writer,
             none => none.insert(Writer::start(self.setup, trainer)?),
@@ -101,7 +101,12 @@ impl Desk<'_> {
     }
 }
 
-fn say_ready(trainer: &Trainer, course: Course, transfer: Option<Transfer>, trainee: &Trainee) {
+fn say_ready(
+    trainer: &Trainer<Images>,
+    course: Course,
+    transfer: Option<Transfer>,
+    trainee: &Trainee,
+) {
     let state = trainer.state();
     trainee.shared.note_step(state.step);
     trainee.shared.enter(Phase::Idle);
@@ -111,7 +116,7 @@ fn say_ready(trainer: &Trainer, course: Course, transfer: Option<Transfer>, trai
 
 fn train(
     desk: &mut Desk<'_>,
-    trainer: &mut Trainer,
+    trainer: &mut Trainer<Images>,
     assignment: Assignment,
     trainee: &Trainee,
 ) -> Result<()> {
@@ -160,7 +165,7 @@ fn train(
     Ok(())
 }
 
-fn take_over(trainer: &mut Trainer, snapshot: Snapshot) {
+fn take_over(trainer: &mut Trainer<Images>, snapshot: Snapshot) {
     let Snapshot { step, epochs, vectors } = snapshot;
     let [parameters, exp_avg, exp_avg_sq] = vectors.map(Arc::unwrap_or_clone);
     let epoch = |Tally { images, index_sum, terms }| EpochLedger { images, index_sum, terms };
@@ -185,7 +190,7 @@ pub(crate) fn donate(recipients: Vec<Recipient>, state: &State, ledger: &Ledger)
     }
 }
 
-fn build(setup: &Setup) -> Result<Trainer> {
+fn build(setup: &Setup) -> Result<Trainer<Images>> {
     let training = &setup.config.training;
     let mut model = device::model(training, setup.device)?;
     model.reserve(training.batch_size as usize)?;

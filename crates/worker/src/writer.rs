@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use checkpoint::{Directory, Metadata, TensorView};
+use data::Images;
 use model::{Layout, State, Vae};
 use store::{Mirror, Unstored};
 use trainer::{Ledger, Trainer};
@@ -57,7 +58,7 @@ struct Desk {
 
 impl Writer {
     /// Starts the writing thread.
-    pub(crate) fn start(setup: &Setup, trainer: &Trainer) -> Result<Self> {
+    pub(crate) fn start(setup: &Setup, trainer: &Trainer<Images>) -> Result<Self> {
         let training = &setup.config.training;
         // On a host that does not share the coordinator's disk they are not there yet.
         let [checkpoints, samples] =
@@ -83,7 +84,7 @@ impl Writer {
             },
             layout: trainer.model().layout().clone(),
             vae: Vae::new(&training.model)?,
-            gallery: samples::Gallery::new(trainer.test_images())?,
+            gallery: samples::Gallery::new(&trainer.data().test)?,
         };
         let (jobs, received) = mpsc::sync_channel(JOBS);
         let thread = thread::Builder::new()

@@ -17,9 +17,9 @@ use std::{
 };
 
 use collective::{AllReduce, Control, Generation, Local, Rank, ShardRange, Share};
-use config::{Likelihood, ModelConfig, Precision};
+use config::{Binarize, Likelihood, ModelConfig, Precision};
 use data::{Images, Mnist, PIXELS};
-use model::{Adam, Model as _, State, Vae};
+use model::{Adam, Model as _, State, Vae, VaeSettings};
 use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
 use transport::{Group, Peer, shm};
 
@@ -81,22 +81,25 @@ impl Observer for Watch {
 
 #[test]
 fn a_step_allocates_nothing() -> Result<(), Box<dyn Error>> {
-    for precision in [Precision::F32, Precision::Bf16] {
+    let plain = VaeSettings::default();
+    let bf16 = VaeSettings { precision: Precision::Bf16, ..plain };
+    let drawn = VaeSettings { binarize: Binarize::Dynamic, ..plain };
+    for settings in [plain, bf16, drawn] {
         for threads in [1, 2] {
-            let mut trainer = trainer(precision, threads)?;
+            let mut trainer = trainer(settings, threads)?;
             let length = trainer.model().layout().len();
             let found = train(&mut trainer, &mut Local::new(SHARDS, length)?);
-            assert_eq!(found, Some(0), "alone, {precision:?}, {threads} threads");
+            assert_eq!(found, Some(0), "alone, {settings:?}, {threads} threads");
         }
-        for found in over_shared_memory(precision)? {
-            assert_eq!(found, Some(0), "over shared memory, {precision:?}");
+        for found in over_shared_memory(settings)? {
+            assert_eq!(found, Some(0), "over shared memory, {settings:?}");
         }
     }
     Ok(())
 }
 
 /// The allocations that each of two members has seen.
-fn over_shared_memory(precision: Precision) -> Result<Vec<Option<u64>>, Box<dyn Error>> {
+fn over_shared_memory(settings: VaeSettings) -> Result<Vec<Option<u64>>, Box<dyn Error>> {
     let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let peer = |(rank, start): (u32, u32)| Peer {
         share: Share { rank: Rank(rank), shards: ShardRange { start, end: start + SHARDS / 2 } },
@@ -108,7 +111,7 @@ fn over_shared_memory(precision: Precision) -> Result<Vec<Option<u64>>, Box<dyn 
         run_id: "allocation".into(),
         generation: Generation(1),
         shards: SHARDS,
-        length: trainer(precision, 1)?.model().layout().len(),
+        length: trainer(settings, 1)?.model().layout().len(),
         rank: Rank(0),
         peers: [(0, 0), (1, SHARDS / 2)].map(peer).to_vec(),
     };
@@ -117,7 +120,7 @@ fn over_shared_memory(precision: Precision) -> Result<Vec<Option<u64>>, Box<dyn 
     let segments = [leader, other];
     Ok(thread::scope(|scope| {
         let member = |segment: shm::Segment| {
-            let mut trainer = trainer(precision, 1).ok()?;
+            let mut trainer = trainer(settings, 1).ok()?;
             train(&mut trainer, &mut segment.into_all_reduce().ok()?)
         };
         let threads = segments.map(|segment| scope.spawn(move || member(segment)));
@@ -125,13 +128,13 @@ fn over_shared_memory(precision: Precision) -> Result<Vec<Option<u64>>, Box<dyn 
     }))
 }
 
-fn train(trainer: &mut Trainer, collective: &mut dyn AllReduce) -> Option<u64> {
+fn train(trainer: &mut Trainer<Images>, collective: &mut dyn AllReduce) -> Option<u64> {
     let mut watch = Watch::default();
     trainer.train(collective, &mut watch).ok()?;
     watch.found
 }
 
-fn trainer(precision: Precision, threads: usize) -> Result<Trainer, Box<dyn Error>> {
+fn trainer(vae: VaeSettings, threads: usize) -> Result<Trainer<Images>, Box<dyn Error>> {
     let images = |count: usize| {
         let pixels = (0..count * PIXELS).map(|i| (i * i % 253) as u8).collect();
         Images::new(pixels, vec![0; count])
@@ -139,7 +142,7 @@ fn trainer(precision: Precision, threads: usize) -> Result<Trainer, Box<dyn Erro
     let data = Arc::new(Mnist { train: images(IMAGES)?, test: images(10)? });
     let config =
         ModelConfig { hidden_dim: 64, latent_dim: 4, likelihood: Likelihood::Bernoulli, beta: 1.0 };
-    let mut model = Vae::with_precision(&config, precision)?;
+    let mut model = Vae::with(&config, vae)?;
     model.reserve(BATCH as usize)?;
     let settings = Settings {
         seed: 0,

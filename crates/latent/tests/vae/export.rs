@@ -45,7 +45,7 @@ fn compare(place: &Place, run_dir: &Path, config: &config::Training) {
     let images = mnist().test;
     for count in [1_u32, 7, 64] {
         let indices: Vec<u32> = (0..count).collect();
-        let batch = Batch { images: &images, indices: &indices };
+        let batch = Batch::of(&images, &indices);
         let len = indices.len() * LATENT;
         let (mut mean, mut log_variance) = (vec![0.0; len], vec![0.0; len]);
         vae.encode(&parameters, &batch, &mut mean, &mut log_variance);

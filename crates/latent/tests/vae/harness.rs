@@ -15,7 +15,7 @@ use config::{
     RunConfig, Training,
 };
 use data::Mnist;
-use model::{Adam, Model as _, Vae};
+use model::{Adam, Model as _, Vae, VaeSettings};
 use tempfile::TempDir;
 use trainer::{Quiet, Recipe, Settings, Trainer};
 
@@ -57,7 +57,7 @@ pub(crate) fn mnist() -> Mnist {
 pub(crate) fn train(training: &Training, run_dir: &Path) {
     let mut mnist = mnist();
     mnist.prepare(training);
-    let model = Vae::new(&training.model).unwrap();
+    let model = Vae::with(&training.model, VaeSettings::of(training)).unwrap();
     let layout = model.layout().clone();
     let settings = Settings {
         seed: training.seed,

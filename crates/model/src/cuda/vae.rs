@@ -6,11 +6,12 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use config::{Likelihood, ModelConfig};
 use cudarc::driver::{CudaGraph, CudaSlice, PinnedHostSlice};
-use data::{Batch, PIXELS, Stream};
+use data::{Batch, Images, PIXELS, Stream};
 
 use super::gpu::{Gpu, GpuError, Matrix, Place};
 use crate::{
-    Isa, Layout, Model, ModelError, Sums, TERMS, Team, initialise_linear,
+    Isa, Layout, Model, ModelError, StepContext, Sums, TERMS, Team, VaeSettings, element,
+    initialise_linear,
     network::{Linear, Network},
     noise,
     vae::VAE_TERMS,
@@ -24,7 +25,7 @@ const SIZES: usize = 8;
 pub struct Vae {
     network: Network,
     beta: f64,
-    kl_weight: f64,
+    settings: VaeSettings,
     team: Arc<Team>,
     parameters: CudaSlice<f32>,
     gradient: CudaSlice<f32>,
@@ -76,8 +77,8 @@ struct Pass<'a> {
 impl Vae {
     /// Whether this model is for such a run; [`crate::vae_autograd`] is for all.
     #[must_use]
-    pub fn suits(config: &ModelConfig, samples: u32) -> bool {
-        samples == 1 && config.likelihood == Likelihood::Bernoulli
+    pub fn suits(config: &ModelConfig, settings: VaeSettings) -> bool {
+        settings.samples == 1 && config.likelihood == Likelihood::Bernoulli
     }
 
     /// Checks the sizes, and takes memory for the flat vectors.
@@ -85,12 +86,16 @@ impl Vae {
     /// # Errors
     ///
     /// As [`crate::Vae::new`], and [`ModelError::Gpu`].
-    pub fn new(config: &ModelConfig, device: usize) -> Result<Self, ModelError> {
+    pub fn new(
+        config: &ModelConfig,
+        settings: VaeSettings,
+        device: usize,
+    ) -> Result<Self, ModelError> {
         let network = Network::new(config)?;
         let (gpu, length) = (Gpu::open(device)?, network.layout.len());
         Ok(Self {
             beta: config.beta,
-            kl_weight: 1.0,
+            settings,
             team: Arc::default(),
             parameters: gpu.zeros(length)?,
             gradient: gpu.zeros(length)?,
@@ -169,8 +174,9 @@ impl Vae {
     fn compute(
         &mut self,
         parameters: &[f32],
-        batch: &Batch<'_>,
+        batch: &Batch<'_, Images>,
         stream: Stream,
+        kl_weight: f64,
         gradient: Option<&mut [f32]>,
     ) -> Result<Sums, GpuError> {
         if batch.is_empty() {
@@ -178,17 +184,15 @@ impl Vae {
             return Ok(Sums::default());
         }
         self.prepare_for(batch.len())?;
-        let beta = (self.beta * self.kl_weight) as f32;
-        let latent = self.network.latent;
+        let beta = (self.beta * kl_weight) as f32;
+        let (latent, binarize) = (self.network.latent, self.settings.binarize);
         let Self { gpu, team, flat, sizes, .. } = self;
         let size = sizes.get_mut(&batch.len()).expect("it was prepared");
 
         copy(team, parameters, flat.as_mut_slice()?);
         gpu.upload(flat, &mut self.parameters)?;
         let grey = size.grey.0.as_mut_slice()?;
-        for (row, index) in grey.chunks_exact_mut(PIXELS).zip(batch.indices) {
-            row.copy_from_slice(batch.images.image(*index));
-        }
+        element::gather_rows(batch, binarize, grey, |greys, row| row.copy_from_slice(greys));
         gpu.upload(&size.grey.0, &mut size.grey.1)?;
         let inputs = size.noise.0.as_mut_slice()?;
         inputs[0] = beta;
@@ -219,6 +223,8 @@ fn copy(team: &Team, from: &[f32], to: &mut [f32]) {
 }
 
 impl Model for Vae {
+    type Data = Images;
+
     fn layout(&self) -> &Layout {
         &self.network.layout
     }
@@ -239,26 +245,23 @@ impl Model for Vae {
         Ok(self.prepare_for(images)?)
     }
 
-    fn set_kl_weight(&mut self, weight: f64) {
-        self.kl_weight = weight;
-    }
-
     fn gradient(
         &mut self,
         parameters: &[f32],
-        batch: &Batch<'_>,
-        noise: Stream,
+        batch: &Batch<'_, Images>,
+        context: &StepContext,
         gradient: &mut [f32],
     ) -> Sums {
         let length = self.network.layout.len();
         assert_eq!(parameters.len(), length, "parameters and layout differ in length");
         assert_eq!(gradient.len(), length, "gradient and layout differ in length");
-        let computed = self.compute(parameters, batch, noise, Some(gradient));
+        let (random, kl_weight) = (context.random, self.settings.kl_weight(context));
+        let computed = self.compute(parameters, batch, random, kl_weight, Some(gradient));
         computed.unwrap_or_else(|error| panic!("{error}"))
     }
 
-    fn evaluate(&mut self, parameters: &[f32], batch: &Batch<'_>, noise: Stream) -> Sums {
-        let computed = self.compute(parameters, batch, noise, None);
+    fn evaluate(&mut self, parameters: &[f32], batch: &Batch<'_, Images>, random: Stream) -> Sums {
+        let computed = self.compute(parameters, batch, random, 1.0, None);
         computed.unwrap_or_else(|error| panic!("{error}"))
     }
 }
