@@ -1,14 +1,17 @@
 //! The coordinator dies without a word: its workers train on, and one that is started again
 //! finds them. When it only stood still for a while, nothing has happened.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use rustix::process::{Signal, kill_process, test_kill_process};
 
 use crate::{
     harness::{
-        ENDLESS, Fleet, Place, SMALL, assert_same_tensors, coordinator_at, coordinator_on,
-        descendants, reference, wait_until,
+        ENDLESS, Fleet, Place, SMALL, STEPS_PER_EPOCH, assert_same_tensors, coordinator_at,
+        coordinator_on, descendants, reference, wait_until,
     },
     stop::{resumes_to_the_same_bits, stopped_with_the_same_bits},
 };
@@ -33,19 +36,46 @@ fn checkpoint_after(place: &Place, step: u64) {
     wait_until("the workers go on", || place.newest_step() > step);
 }
 
+/// Asserts that the metrics hold every epoch that was trained, once and in order, and that their
+/// rows about steps tell of every image once.
+fn every_epoch_is_recorded_once(place: &Place) {
+    let epochs = place.metrics("epoch");
+    let numbers: Vec<u64> = epochs.iter().map(|line| line["epoch"].as_u64().unwrap()).collect();
+    let trained = place.newest().metadata.step / STEPS_PER_EPOCH;
+    assert_eq!(numbers, (1..=trained).collect::<Vec<_>>());
+    for line in &epochs {
+        assert!(line["loss"].is_f64() && line["test_loss"].is_f64(), "{line}");
+        assert!(line["images_per_second"].as_f64().is_none_or(|rate| rate > 0.0), "{line}");
+        assert_eq!(line["images_counted"], 6000, "{line}");
+    }
+}
+
+fn every_step_is_recorded_once(place: &Place) {
+    let mut images = BTreeMap::<u64, u64>::new();
+    for line in place.metrics("steps") {
+        *images.entry(line["epoch"].as_u64().unwrap()).or_default() +=
+            line["images"].as_u64().unwrap();
+    }
+    assert!(images.values().all(|images| *images == 6000), "{images:?}");
+    assert_eq!(images.len() as u64, place.newest().metadata.step / STEPS_PER_EPOCH);
+}
+
 fn killed(collective: &str) {
     let place = Place::new();
     let flags = format!("{SMALL} {ENDLESS} --collective {collective}");
     let mut fleet = Fleet::start(&place, 3, &flags);
     fleet.wait_for_progress(&place);
     let step = place.step();
-    let mut fleet = replaced(&place, fleet, |_| checkpoint_after(&place, step + 94));
+    let away = step + 3 * STEPS_PER_EPOCH;
+    let mut fleet = replaced(&place, fleet, |_| checkpoint_after(&place, away));
     fleet.wait_for_event(&place, "adopted", 3);
     fleet.wait_for_progress(&place);
     // The generation went on: nothing was aborted, nothing begun anew.
     assert_eq!(place.events("generation_started").len(), 1);
     assert!(place.events("lost").is_empty());
     stopped_with_the_same_bits(&place, fleet);
+    every_epoch_is_recorded_once(&place);
+    every_step_is_recorded_once(&place);
 }
 
 #[test]
@@ -67,6 +97,64 @@ fn a_worker_dies_while_it_is_away() {
     });
     fleet.wait_for_progress(&place);
     stopped_with_the_same_bits(&place, fleet);
+}
+
+/// Those that are left know of the epochs that were trained meanwhile, too.
+#[test]
+fn the_leader_dies_after_some_epochs_while_it_is_away() {
+    let place = Place::new();
+    let flags = format!("{SMALL} {ENDLESS} --dead-after-seconds 2");
+    let mut fleet = Fleet::start(&place, 3, &flags);
+    fleet.wait_for_progress(&place);
+    let step = place.step();
+    let mut fleet = replaced(&place, fleet, |fleet| {
+        checkpoint_after(&place, step + 3 * STEPS_PER_EPOCH);
+        let leader = fleet.workers.remove(0);
+        leader.signal(Signal::KILL);
+        leader.wait();
+    });
+    fleet.wait_for_progress(&place);
+    stopped_with_the_same_bits(&place, fleet);
+    every_epoch_is_recorded_once(&place);
+}
+
+/// It comes back to a run that its workers have completed.
+#[test]
+fn the_run_is_completed_while_it_is_away() {
+    let place = Place::new();
+    let mut fleet = Fleet::start(&place, 2, &format!("{SMALL} --epochs 8"));
+    fleet.wait_for_progress(&place);
+    let last = 8 * STEPS_PER_EPOCH;
+    let fleet = replaced(&place, fleet, |_| checkpoint_after(&place, last - 1));
+    fleet.completed();
+    assert_same_tensors(&place.newest(), &reference(8));
+    every_epoch_is_recorded_once(&place);
+    assert!(place.summary()["test_loss"].is_f64(), "{}", place.summary());
+    assert_eq!(place.summary()["images_counted"], serde_json::Value::from(vec![6000; 8]));
+}
+
+/// Nobody is left to tell of the epochs that were trained meanwhile: what the checkpoint knows of
+/// them is recorded, and what nobody knows is no number.
+#[test]
+fn everybody_dies_after_it() {
+    let place = Place::new();
+    let mut fleet = Fleet::start(&place, 2, &format!("{SMALL} {ENDLESS}"));
+    fleet.wait_for_progress(&place);
+    let step = place.step();
+    fleet.coordinator.signal(Signal::KILL);
+    checkpoint_after(&place, step + 3 * STEPS_PER_EPOCH);
+    fleet.workers.iter().for_each(|worker| worker.signal(Signal::KILL));
+    fleet.wait();
+    let trained = place.newest_step() / STEPS_PER_EPOCH;
+    resumes_to_the_same_bits(&place, 2);
+    let epochs = place.metrics("epoch");
+    let numbers: Vec<u64> = epochs.iter().map(|line| line["epoch"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=trained + 1).collect::<Vec<_>>());
+    let unknown = epochs.iter().filter(|line| line["test_loss"].is_null());
+    let unknown: Vec<_> =
+        unknown.inspect(|line| assert!(line["loss"].is_f64(), "{line}")).collect();
+    assert!(unknown.len() >= 2, "{epochs:?}");
+    assert!(unknown.iter().all(|line| line["images_per_second"].is_null()), "{unknown:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use config::{
     RunConfig, Training,
 };
 use secure::{Security, SetUpError};
-use telemetry::LogFormat;
+use telemetry::{LogFormat, LogLevel};
 
 /// Train a variational autoencoder on MNIST, data-parallel: shard the data, start
 /// generations of workers, and keep the run directory.
@@ -23,10 +23,12 @@ pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 
-    /// Workers that compute together; the run begins when all of them have come
+    /// Workers that compute together; the run begins when all of them have come, or after
+    /// --join-timeout-seconds with those that have, if they are --min-workers at least
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub(crate) workers: u32,
-    /// Workers that it takes to go on when others are lost; with fewer the run waits
+    /// Workers that it takes to begin after --join-timeout-seconds, and to go on when others are
+    /// lost; with fewer the run waits
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) min_workers: u32,
     /// Slices of every global batch [default: --workers]. The result depends on this number,
@@ -62,7 +64,9 @@ pub(crate) struct Args {
     /// twenty steps take
     #[arg(long, default_value_t = 30.0, value_name = "SECONDS", help_heading = "Patience")]
     pub(crate) stall_after_seconds: f64,
-    /// Seconds to wait for enough workers to come and be ready
+    /// Seconds to wait for workers to come and be ready: for all --workers at the beginning, for
+    /// --min-workers when others are lost. After that the run ends, unless it can begin with
+    /// --min-workers
     #[arg(long, default_value_t = 60.0, value_name = "SECONDS", help_heading = "Patience")]
     pub(crate) join_timeout_seconds: f64,
     /// Seconds that workers train on without a coordinator, until it is started again
@@ -79,6 +83,10 @@ pub(crate) struct Args {
     /// How log lines are written to standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
+    /// What to log on standard error: this and what is graver, also by workers that --spawn
+    /// started. RUST_LOG, if it is set, says it instead, as in RUST_LOG=debug
+    #[arg(long, value_enum, default_value_t = LogLevel::Warn, value_name = "LEVEL")]
+    pub(crate) log_level: LogLevel,
 }
 
 /// What else there is to do than to carry out a run.

@@ -1,104 +1,167 @@
-//! What a person sees: a progress bar on a terminal, plain lines elsewhere.
+//! What a person sees: lines, and on a terminal a status line below them, which shows how far
+//! training is or what the run waits for. The wording of the numbers is in [`figures`].
 //!
 //! The only place that writes to standard output. It does not know where its numbers come
 //! from.
+//!
+//! The status line begins in the first column, and the cursor is put back there. So erasing from
+//! the cursor on removes all of it, also after the terminal was made narrower and has wrapped it,
+//! and after it has echoed Ctrl-C.
+
+mod figures;
 
 use std::{
+    fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use console::Term;
+
+pub(crate) use self::figures::{EpochLine, Progress};
+use self::figures::{Remaining, fitted};
 
 /// Time between two plain lines of progress.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Moves to the first column and erases from there to the end of the screen.
+const ERASE: &str = "\r\x1b[J";
+
 /// Standard output, shared by all that speak to the person. Clones are the same console.
 #[derive(Clone, Debug)]
 pub(crate) struct Console {
-    bar: ProgressBar,
     is_terminal: bool,
-    last_line: Arc<Mutex<Instant>>,
+    screen: Arc<Mutex<Screen>>,
 }
 
-/// How far training is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Progress {
-    pub(crate) epoch: u64,
-    pub(crate) epochs: u32,
-    pub(crate) step: u64,
-    pub(crate) steps: u64,
-    /// Nats per image.
-    pub(crate) loss: f64,
-    pub(crate) images_per_second: f64,
+/// What is shown below the lines, and when the last plain line of progress was written.
+#[derive(Debug)]
+struct Screen {
+    progress: Option<Progress>,
+    waiting: Option<String>,
+    remaining: Remaining,
+    is_drawn: bool,
+    last_line: Instant,
+}
+
+impl Screen {
+    /// Draws the status line, if there is one, in the place of what was there.
+    fn draw(&mut self) {
+        let width = Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns));
+        // The last column stays free: some terminals wrap as soon as it is written to.
+        let width = width.saturating_sub(1);
+        let text = match (&self.waiting, &self.progress) {
+            (Some(waiting), _) => Some(waiting.chars().take(width).collect()),
+            (None, Some(progress)) => Some(fitted(progress, self.remaining.time(), width)),
+            (None, None) => None,
+        };
+        let mut drawn = if self.is_drawn { ERASE.to_owned() } else { String::new() };
+        if let Some(text) = &text {
+            let _infallible = write!(drawn, "\r{text}\r");
+        }
+        self.is_drawn = text.is_some();
+        print(&drawn);
+    }
+
+    fn erase(&mut self) {
+        if std::mem::take(&mut self.is_drawn) {
+            print(ERASE);
+        }
+    }
+}
+
+/// A reader that went away must not end a run.
+fn print(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let _closed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
 impl Console {
     pub(crate) fn new() -> Self {
-        let is_terminal = io::stdout().is_terminal();
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        Self { bar, is_terminal, last_line: Arc::new(Mutex::new(Instant::now())) }
+        let screen = Screen {
+            progress: None,
+            waiting: None,
+            remaining: Remaining::default(),
+            is_drawn: false,
+            last_line: Instant::now(),
+        };
+        Self { is_terminal: io::stdout().is_terminal(), screen: Arc::new(Mutex::new(screen)) }
     }
 
-    /// Prints a line; the progress bar stays below it.
+    fn screen(&self) -> MutexGuard<'_, Screen> {
+        self.screen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a status line can be shown.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
+    /// Prints a line; the status line stays below it.
     pub(crate) fn line(&self, text: &str) {
-        // A reader that went away must not end a run.
-        self.bar.suspend(|| {
-            let _closed = writeln!(io::stdout(), "{text}");
-        });
+        self.above(|| print(&format!("{text}\n")));
     }
 
-    /// Shows the progress bar, where there is a terminal, from `step` on.
-    pub(crate) fn begin(&self, step: u64, steps: u64) {
-        if !self.is_terminal {
-            return;
-        }
-        self.bar.set_length(steps);
-        self.bar.set_position(step);
-        self.bar.reset_eta();
-        if let Ok(style) = ProgressStyle::with_template(
-            "{prefix} {wide_bar:.cyan/blue} {pos}/{len} steps, {msg}, {eta} left",
-        ) {
-            self.bar.set_style(style);
-        }
-        self.bar.set_draw_target(ProgressDrawTarget::stdout());
-    }
-
-    /// Shows progress: on the bar, or as a plain line now and then.
-    pub(crate) fn progress(&self, progress: &Progress) {
-        let Progress { epoch, epochs, step, steps, loss, images_per_second } = *progress;
+    /// Writes something above the status line.
+    fn above<T>(&self, write: impl FnOnce() -> T) -> T {
+        let mut screen = self.screen();
+        screen.erase();
+        let written = write();
         if self.is_terminal {
-            self.bar.set_prefix(format!("Epoch {epoch}/{epochs}"));
-            self.bar.set_message(format!("loss {loss:.2}, {images_per_second:.0} images/s"));
-            self.bar.set_position(step);
-            return;
+            screen.draw();
         }
-        let mut last = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.elapsed() < LINE_INTERVAL {
-            return;
-        }
-        *last = Instant::now();
-        drop(last);
-        self.line(&format!(
-            "epoch {epoch}/{epochs} step {step}/{steps} loss {loss:.2} {images_per_second:.0} images/s"
-        ));
+        written
     }
 
-    /// Takes the progress bar away.
+    /// Shows, where there is a terminal, how far training is that begins now.
+    pub(crate) fn begin(&self, progress: Progress) {
+        if self.is_terminal {
+            let mut screen = self.screen();
+            screen.remaining = Remaining::default();
+            screen.progress = Some(progress);
+            screen.draw();
+        }
+    }
+
+    /// Shows progress: on the status line, or as a plain line now and then.
+    pub(crate) fn progress(&self, progress: &Progress) {
+        let mut screen = self.screen();
+        if self.is_terminal {
+            screen.remaining.note(progress);
+            screen.progress = Some(*progress);
+            return screen.draw();
+        }
+        if screen.last_line.elapsed() >= LINE_INTERVAL {
+            screen.last_line = Instant::now();
+            print(&format!("{progress}\n"));
+        }
+    }
+
+    /// Shows, where there is a terminal, what the run waits for; none if it waits for nothing.
+    pub(crate) fn waiting(&self, waiting: Option<String>) {
+        let mut screen = self.screen();
+        if self.is_terminal && screen.waiting != waiting {
+            screen.waiting = waiting;
+            screen.draw();
+        }
+    }
+
+    /// Takes the status line away.
     pub(crate) fn end(&self) {
-        self.bar.finish_and_clear();
-        self.bar.set_draw_target(ProgressDrawTarget::hidden());
+        let mut screen = self.screen();
+        (screen.progress, screen.waiting) = (None, None);
+        screen.erase();
     }
 }
 
-/// A log line on its way to standard error, above the progress bar.
+/// A log line on its way to standard error, above the status line.
 #[derive(Debug)]
 pub(crate) struct LogLine(Console);
 
 impl io::Write for LogLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.bar.suspend(|| io::stderr().write(bytes))
+        self.0.above(|| io::stderr().write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -6,7 +6,9 @@ mod farewell;
 mod orders;
 mod placing;
 mod recovery;
+mod reports;
 mod status;
+mod waiting;
 
 use std::{
     collections::HashMap,
@@ -29,7 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
 pub(crate) use self::call::Word;
-use self::recovery::Recovery;
+use self::{recovery::Recovery, waiting::Waits};
 use crate::{
     console::Console,
     health::Health,
@@ -83,6 +85,7 @@ pub(crate) struct Connection {
     gpu: Option<String>,
     /// What has to be brought to it by those who fetch its state.
     state_secret: Secret,
+    joined: Instant,
     last: Option<(Progress, Instant)>,
 }
 
@@ -100,6 +103,7 @@ impl Connection {
             memory_domain: join.memory_domain.clone(),
             gpu: Some(printable(&hello.gpu)).filter(|gpu| !gpu.is_empty()),
             state_secret: Secret::random(),
+            joined: Instant::now(),
             last: None,
         }
     }
@@ -121,6 +125,7 @@ pub(crate) struct Control<'a> {
     children: &'a mut Children,
     console: Console,
     record: Record,
+    waits: Waits,
     engine: Engine,
     epoch: Instant,
     connections: HashMap<WorkerId, Connection>,
@@ -128,6 +133,10 @@ pub(crate) struct Control<'a> {
     members: Vec<(Rank, WorkerId)>,
     /// How they exchange gradients, once this coordinator has told them.
     transport: Option<wire::Transport>,
+    /// Whether this coordinator has seen a generation.
+    has_begun: bool,
+    /// When the current one was decided on, by this coordinator.
+    generation_began: Option<Instant>,
     recovery: Recovery,
     /// The newest checkpoint that was found to verify.
     verified: Option<PathBuf>,
@@ -150,7 +159,7 @@ impl<'a> Control<'a> {
         health: watch::Sender<Health>,
     ) -> Self {
         let config = launch.config();
-        let record = Record::new(launch);
+        let record = Record::new(launch, run_dir.take_recorded());
         let settings = Settings {
             workers: config.operation.workers,
             min_workers: launch.min_workers,
@@ -169,11 +178,14 @@ impl<'a> Control<'a> {
             children,
             console,
             record,
+            waits: Waits::default(),
             engine: Engine::new(settings, launch.history.past(), Duration::ZERO),
             epoch: Instant::now(),
             connections: HashMap::new(),
             members: Vec::new(),
             transport: None,
+            has_begun: false,
+            generation_began: None,
             recovery: Recovery::default(),
             verified: None,
             outcome: None,
@@ -198,10 +210,14 @@ impl<'a> Control<'a> {
                     Some(input) => self.take_in(input),
                     None => self.decide(Event::StopRequested),
                 },
-                _ = ticks.tick() => self.decide(Event::Tick),
+                _ = ticks.tick() => {
+                    self.decide(Event::Tick);
+                    self.tell_waiting();
+                }
             }
         }
         self.console.end();
+        self.record_unreported(u64::MAX);
         self.say_farewell(inputs).await;
         if let Some(error) = self.broken {
             return Err(error);
@@ -227,6 +243,10 @@ impl<'a> Control<'a> {
             ));
         }
         self.note("coordinator_started", json!({ "generation": past.generation.0 }));
+        if past.members.is_empty() {
+            // The last of them is reported once more by those who go on from the checkpoint.
+            self.record_unreported(self.record.begun_at_epoch());
+        }
     }
 
     fn take_in(&mut self, input: Input) {
@@ -290,20 +310,25 @@ impl<'a> Control<'a> {
         returning.generation == 0 || proof.is_some_and(|proof| proof.is(&returning.proof))
     }
 
-    /// Notes that a worker is gone.
+    /// Notes that a worker is gone, and tells people.
     fn lost(&mut self, worker: WorkerId, loss: &Loss) {
         let who = self.name(worker);
-        tracing::info!("{who} is gone: {loss}");
+        let host = self.connections.get(&worker).map(|c| c.process.host.clone());
+        let place = host.map_or(String::new(), |host| format!(" on {host}"));
+        self.console.line(&match loss {
+            Loss::Left => format!("Let {who}{place} go"),
+            loss => format!("Lost {who}{place}: {loss}"),
+        });
         if self.is_member(worker) && *loss != Loss::Left {
-            self.detect(&format!("{who} is gone: {loss}"));
+            self.detect(&format!("{who} is gone: {loss}"), true);
         }
         let rank = self.rank(worker).map(|rank| rank.0);
         self.note("lost", json!({ "rank": rank, "reason": loss.to_string() }));
     }
 
     /// Notes that the generation is about to end.
-    fn detect(&mut self, cause: &str) {
-        if self.recovery.detect(cause) {
+    fn detect(&mut self, cause: &str, is_told: bool) {
+        if self.recovery.detect(cause, is_told) {
             let generation = self.engine.generation().0;
             self.note("generation_ended", json!({ "generation": generation, "cause": cause }));
         }
@@ -380,7 +405,7 @@ impl<'a> Control<'a> {
             && self.is_member(worker)
         {
             let who = self.name(worker);
-            self.detect(&format!("{who}: {}", printable(reason)));
+            self.detect(&format!("{who}: {}", printable(reason)), false);
         }
         if let Some(transfer) = &ready.transfer {
             let ms = transfer.seconds * 1e3;
@@ -406,29 +431,6 @@ impl<'a> Control<'a> {
 
     fn is_member(&self, worker: WorkerId) -> bool {
         self.members.iter().any(|(_, member)| *member == worker)
-    }
-
-    fn report(&mut self, worker: WorkerId, report: &wire::Report) {
-        let current = self.engine.generation();
-        if !self.is_member(worker) || report.generation != current.0 {
-            return;
-        }
-        if let Some(recovered) = self.recovery.first_step() {
-            self.recovered(&recovered, report.step);
-        }
-        let (progress, line) = self.record.report(report);
-        self.console.progress(&progress);
-        let written = self.run_dir.append_metrics(&line);
-        self.stop_if_broken(written);
-    }
-
-    fn epoch_report(&mut self, report: &wire::EpochReport) {
-        crashpoint::reach!("coordinator.epoch-received");
-        if let Some((text, line)) = self.record.epoch_report(report) {
-            self.console.line(&text);
-            let written = self.run_dir.append_metrics(&line);
-            self.stop_if_broken(written);
-        }
     }
 
     /// Writes a line of the event log.

@@ -14,7 +14,7 @@ use checkpoint::{Checkpoint, Directory};
 use clap::{ArgMatches, parser::ValueSource};
 use config::{Collective, Difference, LearningRateSchedule, RunConfig};
 use secure::Security;
-use telemetry::LogFormat;
+use telemetry::{LogFormat, LogLevel};
 
 use crate::{
     args::{Args, DirectoryArgs},
@@ -54,6 +54,7 @@ pub(crate) struct Launch {
     pub(crate) coordinator_timeout: Duration,
     pub(crate) allow_mixed_devices: bool,
     pub(crate) log_format: LogFormat,
+    pub(crate) log_level: LogLevel,
 }
 
 /// What a run starts from.
@@ -137,6 +138,7 @@ impl Launch {
             coordinator_timeout,
             allow_mixed_devices: args.allow_mixed_devices,
             log_format: args.log_format,
+            log_level: args.log_level,
         })
     }
 

@@ -13,6 +13,7 @@ mod health;
 mod journal;
 mod launch;
 mod record;
+mod recorded;
 mod run_dir;
 mod serve;
 mod service;
@@ -24,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use membership::Outcome;
-use telemetry::{LevelFilter, Log};
+use telemetry::Log;
 
 use crate::{
     args::{Args, Command},
@@ -44,7 +45,7 @@ pub fn main() -> ExitCode {
     let _traces = Log {
         program: "vae-coordinator",
         format: args.log_format,
-        level: LevelFilter::WARN,
+        level: args.log_level,
         detailed: true,
         writer: console.clone(),
     }
@@ -76,7 +77,11 @@ pub fn main() -> ExitCode {
         Err(error) => return fail(&format!("{error:#}")),
     };
     if let Outcome::Interrupted(step) = outcome {
-        console.line(&format!("Interrupted after step {step}; {}", go_on(&stopped)));
+        let when = match step.0 {
+            0 => "before the first step".to_owned(),
+            step => format!("after step {step}"),
+        };
+        console.line(&format!("Interrupted {when}; {}", go_on(&stopped)));
     }
     match (outcome, &stopped.unfinished) {
         (Outcome::Completed(_), None) => ExitCode::SUCCESS,

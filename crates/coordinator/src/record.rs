@@ -1,13 +1,23 @@
 //! What a run has done so far: the numbers behind the metrics, the summary and the lines that
 //! people read.
+//!
+//! A number that is not known is none, never 0.
+
+use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::Result;
+use checkpoint::EpochLedger;
 use collective::{Digest, Generation};
-use protocol::wire::{EpochReport, Losses, RankSeconds, Report, StatusReply};
+use protocol::wire::{self, EpochReport, Losses, RankSeconds, Report, StatusReply};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::{console::Progress, launch::Launch, run_dir::RunDir};
+use crate::{
+    console::{EpochLine, Progress},
+    launch::Launch,
+    recorded::Recorded,
+    run_dir::RunDir,
+};
 
 /// Ranks that a line of the metrics tells of at the most.
 const RANKS_TOLD: usize = 64;
@@ -20,21 +30,32 @@ pub(crate) struct Record {
     shards: u32,
     epochs: u32,
     steps_per_epoch: u64,
+    /// Updates that the checkpoint has seen that this coordinator began from.
+    begun_at: u64,
     /// Updates that the state has seen, as far as was reported.
     step: u64,
     /// Images of each epoch that was completed, as counted by the all-reduce.
     images_counted: Vec<u64>,
-    /// As last reported.
-    epoch: u64,
-    loss: f64,
-    images_per_second: f64,
-    /// Epochs that were reported before this run was resumed.
-    epochs_before: u64,
-    test: Losses,
+    last: Option<Last>,
+    recorded: Recorded,
+    /// Epochs that the checkpoint knows of and nobody has reported: their test losses are lost
+    /// unless a worker brings them.
+    unreported: BTreeMap<u64, EpochLedger>,
+    /// The newest epoch that was reported, and its test losses.
+    tested: Option<(u64, Losses)>,
+    /// Of all steps that this coordinator has recorded.
     images: u64,
     seconds: f64,
-    epoch_images: u64,
-    epoch_seconds: f64,
+}
+
+/// The last report of some steps.
+#[derive(Debug)]
+struct Last {
+    generation: u64,
+    step: u64,
+    loss: Option<f64>,
+    images_per_second: Option<f64>,
+    at: Instant,
 }
 
 /// What `summary.json` holds.
@@ -46,40 +67,48 @@ pub(crate) struct Summary {
     workers: u32,
     shards: u32,
     /// Nats per image, z sampled, whole test set.
-    test_loss: f64,
-    test_reconstruction: f64,
-    test_kl: f64,
-    train_images_per_second: f64,
+    test_loss: Option<f64>,
+    test_reconstruction: Option<f64>,
+    test_kl: Option<f64>,
+    /// Of the steps that this coordinator has recorded; none if there are none.
+    train_images_per_second: Option<f64>,
     digest: String,
     generations: u64,
     /// By epoch, as added up by the all-reduce.
     images_counted: Vec<u64>,
 }
 
+/// A row about an epoch, for the metrics and for people.
+#[derive(Debug)]
+pub(crate) struct EpochRow {
+    pub(crate) text: String,
+    pub(crate) line: Value,
+}
+
 impl Record {
-    pub(crate) fn new(launch: &Launch) -> Self {
+    pub(crate) fn new(launch: &Launch, recorded: Recorded) -> Self {
         let config = launch.config();
         let steps_per_epoch = launch.steps_per_epoch();
         let before = launch.checkpoint().map(|(_, metadata)| metadata);
         let step = before.map_or(0, |metadata| metadata.step);
-        let counted = before.map(|m| m.ledger.iter().map(|epoch| epoch.images).collect());
+        let ledger = before.map_or(&[][..], |metadata| &metadata.ledger);
+        let complete = (1..).zip(ledger).take_while(|(epoch, _)| epoch * steps_per_epoch <= step);
+        let unreported = complete.filter(|(epoch, _)| !recorded.has_epoch(*epoch));
         Self {
             run_id: launch.info.run_id.clone(),
             workers: config.operation.workers,
             shards: config.training.shards,
             epochs: config.operation.epochs,
             steps_per_epoch,
+            begun_at: step,
             step,
-            images_counted: counted.unwrap_or_default(),
-            epoch: step / steps_per_epoch + 1,
-            loss: 0.0,
-            images_per_second: 0.0,
-            epochs_before: step / steps_per_epoch,
-            test: Losses::default(),
+            images_counted: ledger.iter().map(|epoch| epoch.images).collect(),
+            last: None,
+            unreported: unreported.map(|(epoch, ledger)| (epoch, ledger.clone())).collect(),
+            recorded,
+            tested: None,
             images: 0,
             seconds: 0.0,
-            epoch_images: 0,
-            epoch_seconds: 0.0,
         }
     }
 
@@ -93,25 +122,71 @@ impl Record {
         self.step
     }
 
-    /// Fills in what is known of the training.
-    pub(crate) fn describe(&self, status: &mut StatusReply) {
-        (status.step, status.steps) = (self.step, self.steps());
-        (status.epoch, status.epochs) = (self.epoch.min(self.epochs.into()), self.epochs);
-        (status.images_per_second, status.loss) = (self.images_per_second, self.loss);
-        status.workers = self.workers;
+    /// Updates that are in the checkpoint that this coordinator began from.
+    pub(crate) fn begun_at(&self) -> u64 {
+        self.begun_at
     }
 
-    /// Takes in a leader's report: what to show, and the line for the metrics.
-    pub(crate) fn report(&mut self, report: &Report) -> (Progress, serde_json::Value) {
+    /// Epochs that it has seen to their ends.
+    pub(crate) fn begun_at_epoch(&self) -> u64 {
+        self.begun_at / self.steps_per_epoch
+    }
+
+    /// What the metrics hold.
+    pub(crate) fn recorded(&self) -> wire::Recorded {
+        (&self.recorded).into()
+    }
+
+    /// The epoch that the update after `step` belongs to, from 1.
+    fn epoch_at(&self, step: u64) -> u64 {
+        (step / self.steps_per_epoch + 1).min(self.epochs.into())
+    }
+
+    /// Fills in what is known of the training. `seen` are the updates that a member has spoken of;
+    /// `training` is the generation that trains, if one does.
+    pub(crate) fn describe(&self, status: &mut StatusReply, seen: u64, training: Option<u64>) {
+        (status.step, status.steps) = (self.step.max(seen), self.steps());
+        (status.epoch, status.epochs) = (self.epoch_at(status.step), self.epochs);
+        status.workers = self.workers;
+        let Some(last) = &self.last else { return };
+        status.loss = last.loss;
+        status.reported_step = Some(last.step);
+        status.reported_seconds_ago = Some(last.at.elapsed().as_secs_f64());
+        status.images_per_second =
+            last.images_per_second.filter(|_| training == Some(last.generation));
+    }
+
+    /// How far training is, before anything was reported.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress {
+            epoch: self.epoch_at(self.step),
+            epochs: self.epochs,
+            step: self.step,
+            steps: self.steps(),
+            loss: None,
+            images_per_second: None,
+        }
+    }
+
+    /// Takes in a leader's report: what to show, and the line for the metrics, unless the steps
+    /// were recorded before.
+    pub(crate) fn report(&mut self, report: &Report) -> Option<(Progress, Value)> {
+        if report.step > self.steps() || !self.recorded.add_steps(report.generation, report.step) {
+            return None;
+        }
         self.step = report.step;
         self.images += report.images;
         self.seconds += report.seconds;
-        self.epoch_images += report.images;
-        self.epoch_seconds += report.seconds;
-        let losses = report.losses.unwrap_or_default();
+        let losses = report.losses.as_ref();
         let images_per_second = rate(report.images, report.seconds);
-        (self.epoch, self.loss, self.images_per_second) =
-            (report.epoch, losses.loss, images_per_second);
+        let loss = losses.map(|losses| losses.loss);
+        self.last = Some(Last {
+            generation: report.generation,
+            step: report.step,
+            loss,
+            images_per_second,
+            at: Instant::now(),
+        });
         let rank = |rank: &RankSeconds| {
             json!({
                 "rank": rank.rank,
@@ -125,72 +200,110 @@ impl Record {
             "step": report.step,
             "epoch": report.epoch,
             "generation": report.generation,
-            "loss": losses.loss,
-            "reconstruction": losses.reconstruction,
-            "kl": losses.kl,
+            "loss": loss,
+            "reconstruction": losses.map(|losses| losses.reconstruction),
+            "kl": losses.map(|losses| losses.kl),
             "images": report.images,
             "images_per_second": images_per_second,
             "ranks": slowest(&report.ranks).map(rank).collect::<Vec<_>>(),
         });
-        let progress = Progress {
-            epoch: report.epoch,
-            epochs: self.epochs,
-            step: report.step,
-            steps: self.steps(),
-            loss: losses.loss,
-            images_per_second,
-        };
-        (progress, line)
+        let (epoch, step) = (report.epoch, report.step);
+        let progress = Progress { epoch, step, loss, images_per_second, ..self.progress() };
+        Some((progress, line))
     }
 
-    /// Takes in the end of an epoch: the line for people and the one for the metrics, unless
-    /// the epoch was reported before.
-    pub(crate) fn epoch_report(
-        &mut self,
-        report: &EpochReport,
-    ) -> Option<(String, serde_json::Value)> {
-        let (train, test) = (report.train.unwrap_or_default(), report.test.unwrap_or_default());
-        self.test = test;
-        self.images_counted.clone_from(&report.images_by_epoch);
-        if report.epoch <= self.epochs_before {
-            return None;
+    /// Takes in the end of an epoch: a row for it and for all before that nobody has reported,
+    /// unless they were recorded before.
+    pub(crate) fn epoch_report(&mut self, report: &EpochReport) -> Vec<EpochRow> {
+        let epoch = report.epoch;
+        let is_possible = (1..=u64::from(self.epochs)).contains(&epoch);
+        if !is_possible || report.step != epoch * self.steps_per_epoch {
+            return Vec::new();
         }
-        self.epochs_before = report.epoch;
-        let images_per_second = rate(self.epoch_images, self.epoch_seconds);
-        (self.epoch_images, self.epoch_seconds) = (0, 0.0);
-        let text = format!(
-            "Epoch {}/{}  loss {:.2}  reconstruction {:.2}  KL {:.2}  test loss {:.2}  \
-             {images_per_second:.0} images/s",
-            report.epoch, self.epochs, train.loss, train.reconstruction, train.kl, test.loss
-        );
+        if let Some(test) = report.test
+            && self.tested.is_none_or(|(tested, _)| tested <= epoch)
+        {
+            self.tested = Some((epoch, test));
+        }
+        if report.images_by_epoch.len() >= self.images_counted.len() {
+            self.images_counted.clone_from(&report.images_by_epoch);
+        }
+        self.unreported.remove(&epoch);
+        if self.recorded.has_epoch(epoch) {
+            return Vec::new();
+        }
+        let mut rows = self.unreported_before(epoch);
+        self.recorded.add_epoch(epoch);
+        let time = report.step_time.unwrap_or_default();
         let line = json!({
-            "kind": "epoch",
-            "step": report.step,
-            "epoch": report.epoch,
             "generation": report.generation,
-            "loss": train.loss,
-            "reconstruction": train.reconstruction,
-            "kl": train.kl,
-            "test_loss": test.loss,
-            "test_reconstruction": test.reconstruction,
-            "test_kl": test.kl,
-            "images_per_second": images_per_second,
-            "images_counted": report.images_by_epoch.last(),
+            "images_per_second": rate(time.images, time.seconds),
+            "images_counted": report.images,
             "index_sum": report.index_sum,
         });
-        Some((text, line))
+        rows.push(self.epoch_row(epoch, report.train, report.test, line));
+        rows
+    }
+
+    /// Rows for the epochs before `epoch` that only the checkpoint knows of, in order.
+    pub(crate) fn unreported_before(&mut self, epoch: u64) -> Vec<EpochRow> {
+        let later = self.unreported.split_off(&epoch);
+        let before = std::mem::replace(&mut self.unreported, later);
+        let row = |(epoch, ledger): (u64, EpochLedger)| {
+            self.recorded.add_epoch(epoch);
+            let line = json!({
+                "generation": null,
+                "images_per_second": null,
+                "images_counted": ledger.images,
+                "index_sum": ledger.index_sum,
+            });
+            self.epoch_row(epoch, means(&ledger), None, line)
+        };
+        before.into_iter().map(row).collect()
+    }
+
+    fn epoch_row(
+        &self,
+        epoch: u64,
+        train: Option<Losses>,
+        test: Option<Losses>,
+        mut line: Value,
+    ) -> EpochRow {
+        let text = EpochLine {
+            epoch,
+            epochs: self.epochs,
+            train,
+            test_loss: test.map(|test| test.loss),
+            images_per_second: line["images_per_second"].as_f64(),
+        };
+        let of = |losses: Option<Losses>, which: fn(&Losses) -> f64| losses.as_ref().map(which);
+        line["kind"] = "epoch".into();
+        line["step"] = (epoch * self.steps_per_epoch).into();
+        line["epoch"] = epoch.into();
+        for (name, value) in [
+            ("loss", of(train, |losses| losses.loss)),
+            ("reconstruction", of(train, |losses| losses.reconstruction)),
+            ("kl", of(train, |losses| losses.kl)),
+            ("test_loss", of(test, |losses| losses.loss)),
+            ("test_reconstruction", of(test, |losses| losses.reconstruction)),
+            ("test_kl", of(test, |losses| losses.kl)),
+        ] {
+            line[name] = value.into();
+        }
+        EpochRow { text: text.to_string(), line }
     }
 
     pub(crate) fn summary(&self, digest: Digest, generations: Generation) -> Summary {
+        let test = self.tested.map(|(_, losses)| losses);
         Summary {
             run_id: self.run_id.clone(),
             steps: self.steps(),
             epochs: self.epochs,
             workers: self.workers,
             shards: self.shards,
-            test_loss: self.test.loss,
-            test_reconstruction: self.test.reconstruction,
-            test_kl: self.test.kl,
+            test_loss: test.map(|test| test.loss),
+            test_reconstruction: test.map(|test| test.reconstruction),
+            test_kl: test.map(|test| test.kl),
             train_images_per_second: rate(self.images, self.seconds),
             digest: digest.to_string(),
             generations: generations.0,
@@ -201,12 +314,13 @@ impl Record {
     /// What a person reads at the end of a run.
     pub(crate) fn closing_words(&self, run_dir: &RunDir) -> Result<String> {
         let newest = run_dir.checkpoints().list()?.pop().map(|(_, path)| path);
-        let mut words = format!(
-            "Done: {} steps, test loss {:.2} nats per image, {:.0} images/s",
-            self.steps(),
-            self.test.loss,
-            rate(self.images, self.seconds)
-        );
+        let mut words = format!("Done: {} steps", self.steps());
+        if let Some((_, test)) = self.tested {
+            words += &format!(", test loss {:.2} nats per image", test.loss);
+        }
+        if let Some(rate) = rate(self.images, self.seconds) {
+            words += &format!(", {rate:.0} images/s");
+        }
         if let Some(checkpoint) = newest {
             words += &format!("\nCheckpoint: {}", checkpoint.display());
         }
@@ -218,8 +332,17 @@ impl Record {
     }
 }
 
-fn rate(images: u64, seconds: f64) -> f64 {
-    if seconds > 0.0 { images as f64 / seconds } else { 0.0 }
+/// Images a second; none where no time was measured.
+fn rate(images: u64, seconds: f64) -> Option<f64> {
+    let rate = images as f64 / seconds;
+    (images > 0 && seconds > 0.0 && rate.is_finite()).then_some(rate)
+}
+
+/// The means that a checkpoint's account of an epoch gives.
+fn means(ledger: &EpochLedger) -> Option<Losses> {
+    let [loss, reconstruction, kl] = ledger.loss_terms[..] else { return None };
+    let mean = |sum: f64| sum / ledger.images.max(1) as f64;
+    Some(Losses { loss: mean(loss), reconstruction: mean(reconstruction), kl: mean(kl) })
 }
 
 /// The ranks that a line has room for, in order: those that computed longest, for which the
@@ -233,16 +356,4 @@ fn slowest(ranks: &[RankSeconds]) -> impl Iterator<Item = &RankSeconds> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_many_ranks_the_slowest_are_told_of() {
-        let seconds =
-            |rank| RankSeconds { rank, compute: f64::from(rank % 10), ..Default::default() };
-        let ranks: Vec<RankSeconds> = (0..640).map(seconds).collect();
-        let told: Vec<u32> = slowest(&ranks).map(|rank| rank.rank).collect();
-        assert_eq!(told, (0..64).map(|ten| ten * 10 + 9).collect::<Vec<_>>());
-        assert_eq!(slowest(&ranks[..3]).count(), 3);
-    }
-}
+mod tests;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     files,
     journal::{History, Journal},
+    recorded::Recorded,
 };
 
 const CONFIG: &str = "config.json";
@@ -41,6 +42,7 @@ pub(crate) struct RunDir {
     metrics: File,
     events: File,
     journal: Journal,
+    recorded: Recorded,
     _lock: File,
 }
 
@@ -89,9 +91,10 @@ impl RunDir {
                 .with_context(|| format!("cannot create {}", folder.display()))?;
         }
         let metrics = files::append_lines(&path.join(METRICS))?;
+        let recorded = Recorded::read(&path.join(METRICS))?;
         let events = files::append_lines(&path.join(EVENTS))?;
         let journal = Journal::open(path.join(JOURNAL))?;
-        let run_dir = Self { path, metrics, events, journal, _lock: lock };
+        let run_dir = Self { path, metrics, events, journal, recorded, _lock: lock };
         write_json(&run_dir.path, CONFIG, info)?;
         Ok(run_dir)
     }
@@ -123,6 +126,11 @@ impl RunDir {
     pub(crate) fn append_metrics(&mut self, object: &impl Serialize) -> Result<()> {
         files::append_line(&mut self.metrics, object)
             .with_context(|| format!("cannot write {}", self.path.join(METRICS).display()))
+    }
+
+    /// What the metrics held when they were opened.
+    pub(crate) fn take_recorded(&mut self) -> Recorded {
+        std::mem::take(&mut self.recorded)
     }
 
     pub(crate) fn journal(&mut self) -> &mut Journal {

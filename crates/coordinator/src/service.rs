@@ -147,8 +147,8 @@ async fn forward(
                 }
             }
             Ok(Some(WorkerMessage { body: None })) => break "it sent an empty message".to_owned(),
-            Ok(None) => break "closed".to_owned(),
-            Err(status) => break protocol::convert::printable(status.message()),
+            Ok(None) => break "it closed it".to_owned(),
+            Err(status) => break protocol::status::cause(&status),
         }
     };
     let _ended = inputs.send(Input::Lost(worker, Loss::Disconnected(reason))).await;

@@ -119,6 +119,8 @@ impl Children {
             &launch.data_dir.to_string_lossy(),
             "--log-format",
             launch.log_format.name(),
+            "--log-level",
+            launch.log_level.name(),
         ];
         let arguments = arguments.map(OsString::from).into_iter();
         let spawner = Spawner {

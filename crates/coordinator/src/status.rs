@@ -7,7 +7,7 @@ use protocol::{
     convert::printable,
     status::{is_transient, reason},
     wire::{
-        Phase, StatusReply, StatusRequest, coordinator_client::CoordinatorClient,
+        Phase, StatusReply, StatusRequest, WorkerStatus, coordinator_client::CoordinatorClient,
         coordinator_server::SERVICE_NAME,
     },
 };
@@ -86,7 +86,7 @@ fn phase_name(phase: Phase) -> &'static str {
 
 fn text(status: &StatusReply) -> String {
     let mut text = format!(
-        "Run {} in {}\n{}: generation {}, epoch {}/{}, step {}/{}, loss {:.2}, {:.0} images/s\n",
+        "Run {} in {}\n{}: generation {}, epoch {}/{}, step {}/{}\n",
         status.run_id,
         printable(&status.run_directory),
         printable(&status.phase),
@@ -95,26 +95,43 @@ fn text(status: &StatusReply) -> String {
         status.epochs,
         status.step,
         status.steps,
-        status.loss,
-        status.images_per_second
     );
+    if !status.waiting_for.is_empty() {
+        let (what, seconds) = (printable(&status.waiting_for), status.waiting_seconds);
+        let _infallible = writeln!(text, "  {what} ({seconds:.0} s)");
+    }
+    if let Some(reported) = reported(status) {
+        let _infallible = writeln!(text, "  {reported}");
+    }
     for worker in &status.connected {
-        let rank = worker.rank.map_or("spare ".to_owned(), |rank| format!("rank {rank}"));
-        let state = if worker.member { phase_name(worker.phase()) } else { "not a member" };
-        let _infallible = writeln!(
-            text,
-            "  {rank:8} {state:12} step {:<8} {} (process {}), last heard {:.1} s ago",
-            worker.step,
-            printable(&worker.host),
-            worker.process,
-            worker.silent_seconds
-        );
+        let _infallible = writeln!(text, "  {}", worker_line(worker));
     }
     for error in &status.recent_errors {
         let _infallible = writeln!(text, "  before: {}", printable(error));
     }
     text.truncate(text.trim_end().len());
     text
+}
+
+/// What the last report has said, and as of when.
+fn reported(status: &StatusReply) -> Option<String> {
+    let loss = status.loss.map(|loss| format!("loss {loss:.2}"));
+    let rate = status.images_per_second.map(|rate| format!("{rate:.0} images/s"));
+    let numbers = [loss, rate].into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let (step, ago) = (status.reported_step?, status.reported_seconds_ago?);
+    Some(format!("{numbers} as of step {step}, {ago:.1} s ago")).filter(|_| !numbers.is_empty())
+}
+
+fn worker_line(worker: &WorkerStatus) -> String {
+    let rank = worker.rank.map_or("spare".to_owned(), |rank| format!("rank {rank}"));
+    let place = format!("{} (process {})", printable(&worker.host), worker.process);
+    let (Some(step), Some(_)) = (worker.step, worker.phase) else {
+        let silent = worker.silent_seconds;
+        return format!("{rank:8} joined {silent:.1} s ago, not heard of since; {place}");
+    };
+    let state = if worker.member { phase_name(worker.phase()) } else { "not a member" };
+    // Each sign of life is of another moment, so members of one step show different ones.
+    format!("{rank:8} {state:12} at step {step:<8} {:.1} s ago; {place}", worker.silent_seconds)
 }
 
 fn as_json(status: &StatusReply) -> serde_json::Value {
@@ -125,7 +142,7 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
             "process": worker.process,
             "member": worker.member,
             "step": worker.step,
-            "phase": phase_name(worker.phase()),
+            "phase": worker.phase.map(|_| phase_name(worker.phase())),
             "silent_seconds": worker.silent_seconds,
         })
     });
@@ -140,6 +157,10 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
         "epochs": status.epochs,
         "images_per_second": status.images_per_second,
         "loss": status.loss,
+        "reported_step": status.reported_step,
+        "reported_seconds_ago": status.reported_seconds_ago,
+        "waiting_for": (!status.waiting_for.is_empty()).then_some(&status.waiting_for),
+        "waiting_seconds": (!status.waiting_for.is_empty()).then_some(status.waiting_seconds),
         "workers": status.workers,
         "connected": workers.collect::<Vec<_>>(),
         "recent_errors": status.recent_errors,

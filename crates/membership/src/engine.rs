@@ -1,16 +1,19 @@
 //! The states of a run and what leads from one to the next.
 //!
 //! Here is who comes and goes. How the next generation comes about is in [`forming`], how the
-//! run ends in [`ending`], and what is given up for taking too long in [`patience`].
+//! run ends in [`ending`], what is given up for taking too long in [`patience`], and what those
+//! who watch are told in the meantime in [`waiting`].
 
 mod ending;
 mod forming;
 mod patience;
+mod waiting;
 
 use std::{collections::BTreeSet, mem, time::Duration};
 
 use collective::{Generation, Rank, Step};
 
+pub use self::waiting::Waiting;
 use self::{ending::Ending, forming::Setbacks, patience::Pace};
 use crate::{
     Command, Course, Event, Failure, Fingerprint, Join, Loss, Outcome, Progress, Refusal, Standing,

@@ -25,7 +25,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 pub const TRAINING_HEALTH: &str = "lockstep.v1.Training";
 
 /// Version of the protocol that this build speaks.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Most bytes of a message on the control stream; a generation of thousands of members fits.
 pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 20;

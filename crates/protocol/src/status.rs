@@ -53,6 +53,25 @@ pub fn reason(status: &Status) -> String {
     printable(&reason)
 }
 
+/// Why a stream ended, for people: what the peer said, or in words that its connection broke.
+#[must_use]
+pub fn cause(status: &Status) -> String {
+    let message = status.message();
+    let is_broken = std::error::Error::source(status).is_some();
+    if !is_broken && !message.is_empty() && !message.starts_with("h2 protocol error") {
+        return printable(message);
+    }
+    // What libraries say of it speaks of their own parts.
+    let reason = reason(status);
+    if reason.contains("timed out") {
+        "it did not answer in time".into()
+    } else if reason.contains("stream error received") || status.code() == Code::Cancelled {
+        "it ended the connection".into()
+    } else {
+        "its process died, or the network was cut".into()
+    }
+}
+
 /// Whether a call that failed with this code may succeed when it is tried again.
 #[must_use]
 pub fn is_transient(code: Code) -> bool {

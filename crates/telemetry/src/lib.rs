@@ -13,7 +13,7 @@ mod traces;
 use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
-pub use tracing::level_filters::LevelFilter;
+use tracing::level_filters::LevelFilter;
 pub use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
@@ -45,6 +45,47 @@ impl LogFormat {
     }
 }
 
+/// What is logged where `RUST_LOG` says nothing: this and what is graver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What a run cannot go on with.
+    Error,
+    /// What a person may have to do something about.
+    Warn,
+    /// What happens.
+    Info,
+    /// What is of use to those who look for a fault.
+    Debug,
+    /// All that there is.
+    Trace,
+}
+
+impl LogLevel {
+    /// As it is typed.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
 /// How a program logs.
 #[derive(Clone, Copy, Debug)]
 pub struct Log<W> {
@@ -53,7 +94,7 @@ pub struct Log<W> {
     /// How lines are written.
     pub format: LogFormat,
     /// What is logged where `RUST_LOG` says nothing.
-    pub level: LevelFilter,
+    pub level: LogLevel,
     /// Whether a line names the part of the program that it comes from, and one of text the time.
     pub detailed: bool,
     /// Where lines go.
@@ -79,7 +120,8 @@ where
     }
 
     fn lines(self) -> impl Layer<Registry> {
-        let filter = EnvFilter::builder().with_default_directive(self.level.into());
+        let filter =
+            EnvFilter::builder().with_default_directive(LevelFilter::from(self.level).into());
         let filter = filter.from_env_lossy().and(filter_fn(|metadata| metadata.is_event()));
         let lines = fmt::layer()
             .with_ansi(io::stderr().is_terminal())

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use secure::{Security, SetUpError};
-use telemetry::LogFormat;
+use telemetry::{LogFormat, LogLevel};
 
 use crate::{device::DeviceChoice, discovery::RankChoice};
 
@@ -44,6 +44,10 @@ pub(crate) struct Args {
     /// How log lines are written to standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
+    /// What to log on standard error: this and what is graver. RUST_LOG, if it is set, says it
+    /// instead, as in RUST_LOG=debug
+    #[arg(long, value_enum, default_value_t = LogLevel::Info, value_name = "LEVEL")]
+    pub(crate) log_level: LogLevel,
     #[command(flatten)]
     pub(crate) security: SecurityArgs,
 }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use bytes::{Buf as _, Bytes};
 use data::{DataError, Mnist, RawFile};
-use protocol::wire::FetchDatasetRequest;
+use protocol::{status, wire::FetchDatasetRequest};
 use tokio::sync::mpsc;
 
 use crate::control::Client;
@@ -43,10 +43,10 @@ async fn fetch(dir: &Path, mut client: Client) -> Result<()> {
     let mut stream = client
         .fetch_dataset(FetchDatasetRequest {})
         .await
-        .map_err(|status| anyhow!("{}", status.message()))?
+        .map_err(|status| anyhow!("{}", status::cause(&status)))?
         .into_inner();
     let mut current: Option<Download> = None;
-    while let Some(chunk) = stream.message().await.map_err(|s| anyhow!("{}", s.message()))? {
+    while let Some(chunk) = stream.message().await.map_err(|s| anyhow!("{}", status::cause(&s)))? {
         let file = data::FILES
             .iter()
             .find(|file| file.name == chunk.file)

@@ -26,7 +26,7 @@ use std::{
 };
 
 use clap::{CommandFactory as _, Parser as _};
-use telemetry::{LevelFilter, Log};
+use telemetry::Log;
 
 use crate::args::Args;
 
@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
     let _traces = Log {
         program: "vae-worker",
         format: args.log_format,
-        level: LevelFilter::INFO,
+        level: args.log_level,
         // The coordinator names the worker, where it has started it.
         detailed: false,
         writer: io::stderr,

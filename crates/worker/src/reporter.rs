@@ -7,7 +7,7 @@ use collective::{Control, Generation, Rank, TERMS, Timing};
 use config::Operation;
 use membership::Phase;
 use model::State;
-use protocol::wire::{EpochReport, Losses, RankSeconds, Report};
+use protocol::wire::{EpochReport, Losses, RankSeconds, Report, StepTime};
 use trainer::{EpochSummary, Ledger, Observer, StepSummary};
 
 use crate::{
@@ -30,8 +30,34 @@ pub(crate) struct Reporter<'a> {
     /// The leader's writer; none for other members.
     writer: Option<&'a mut Writer>,
     since: Interval,
+    epoch_time: &'a mut EpochTime,
     /// Whether the generation's first step was reported: everybody wants to know that it goes.
     has_reported: bool,
+}
+
+/// How long the current epoch's steps took, as far as this member took part in them. It outlives
+/// generations: an epoch may be trained in several.
+#[derive(Debug, Default)]
+pub(crate) struct EpochTime {
+    epoch: u64,
+    images: u64,
+    elapsed: Duration,
+}
+
+impl EpochTime {
+    fn add(&mut self, step: &StepSummary<'_>) {
+        if self.epoch != step.epoch {
+            *self = Self { epoch: step.epoch, ..Self::default() };
+        }
+        self.images += step.tally.images;
+        self.elapsed += step.elapsed;
+    }
+
+    /// That of an epoch; none if this member did not take part in it.
+    fn of(&self, epoch: u64) -> Option<StepTime> {
+        let seconds = self.elapsed.as_secs_f64();
+        (self.epoch == epoch).then_some(StepTime { images: self.images, seconds })
+    }
 }
 
 /// What was seen since the last report.
@@ -66,6 +92,7 @@ impl<'a> Reporter<'a> {
         generation: Generation,
         ranks: Vec<Rank>,
         writer: Option<&'a mut Writer>,
+        epoch_time: &'a mut EpochTime,
         trainee: &'a Trainee,
     ) -> Self {
         Self {
@@ -75,6 +102,7 @@ impl<'a> Reporter<'a> {
             epochs: u64::from(operation.epochs),
             writer,
             since: Interval::begin(ranks.len()),
+            epoch_time,
             has_reported: false,
             ranks,
         }
@@ -116,6 +144,7 @@ impl Observer for Reporter<'_> {
 
     fn stepped(&mut self, step: &StepSummary<'_>, state: &State, ledger: &Ledger) {
         self.trainee.shared.note_step(step.step);
+        self.epoch_time.add(step);
         let recipients = self.trainee.recipients();
         if !recipients.is_empty() {
             training::donate(recipients, state, ledger);
@@ -163,6 +192,8 @@ impl Observer for Reporter<'_> {
             test: Some(losses(test.terms, test.images)),
             images_by_epoch: ledger.epochs.iter().map(|epoch| epoch.images).collect(),
             index_sum: train.index_sum,
+            images: train.images,
+            step_time: self.epoch_time.of(epoch),
         }));
     }
 }

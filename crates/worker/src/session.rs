@@ -6,6 +6,7 @@
 
 mod away;
 mod parting;
+mod pending;
 mod phase;
 
 use std::{io::ErrorKind, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -36,11 +37,7 @@ use transport::{
     state::{Donor, Recipient, Snapshot},
 };
 
-use self::{
-    away::{Link, Unheard},
-    parting::Parting,
-    phase::Phase,
-};
+use self::{away::Link, parting::Parting, pending::PendingReports, phase::Phase};
 use crate::{
     args::Args,
     bridge::{Bridge, Event, Order, Shared},
@@ -128,7 +125,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         run_id: welcome.run_id,
         config,
         link: Link::Up(Box::new(joined)),
-        unheard: Unheard::default(),
+        pending: PendingReports::default(),
         bridge,
         endpoint,
         donor,
@@ -178,7 +175,7 @@ struct Session {
     run_id: String,
     config: RunConfig,
     link: Link,
-    unheard: Unheard,
+    pending: PendingReports,
     bridge: Bridge,
     endpoint: Endpoint,
     donor: Donor,
@@ -213,7 +210,10 @@ impl Session {
                 Wake::Told(Ok(Some(Told::Finish(finish)))) => {
                     return match failure {
                         Some(message) => Err(anyhow!("{message}")),
-                        None if finish.success => Ok(Parting::Ended),
+                        None if finish.success => {
+                            tracing::info!("{}", printable(&finish.message));
+                            Ok(Parting::Ended)
+                        }
                         None => Err(anyhow!("the run has failed: {}", printable(&finish.message))),
                     };
                 }
@@ -223,14 +223,14 @@ impl Session {
                 }
                 Wake::Told(Ok(None)) => self.lose_link("it closed the connection"),
                 Wake::Told(Err(status)) => {
-                    let message = printable(status.message());
+                    let message = status::cause(&status);
                     if !status::is_transient(status.code()) && status.code() != Code::Aborted {
                         bail!("sent away by the coordinator: {message}");
                     }
                     self.lose_link(&message);
                 }
                 Wake::CameBack(joined) => match joined {
-                    Ok(joined) => self.regain_link(joined)?,
+                    Ok(joined) => self.regain_link(joined).await?,
                     Err(error) => {
                         self.save_alone().await;
                         return Err(error.context("lost the coordinator"));
@@ -291,7 +291,7 @@ impl Session {
                 let digest = standing.digest.0.to_vec().into();
                 let mishap = mishap(course);
                 let ready = Ready { step: standing.step.0, digest, mishap, transfer };
-                self.unheard.ready = Some(ready.clone());
+                self.pending.ready = Some(ready.clone());
                 self.say(Said::Ready(ready));
             }
             Event::Saved(step) => self.say(Said::Saved(Saved { step })),
@@ -300,11 +300,14 @@ impl Session {
                 let membership::Failure { message, state_intact } = failed;
                 self.say(Said::Failed(Failed { message, state_intact }));
             }
-            Event::Report(report) => self.say(Said::Report(report)),
-            Event::EpochReport(report) if matches!(self.link, Link::Down(_)) => {
-                self.unheard.keep(report);
+            Event::Report(report) => {
+                self.pending.keep_steps(&report, matches!(self.link, Link::Up(_)));
+                self.say(Said::Report(report));
             }
-            Event::EpochReport(report) => self.say(Said::EpochReport(report)),
+            Event::EpochReport(report) => {
+                self.pending.keep_epoch(&report);
+                self.say(Said::EpochReport(report));
+            }
         }
     }
 }

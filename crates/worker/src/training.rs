@@ -17,7 +17,7 @@ use crate::{
     beginning,
     bridge::{Assignment, Event, Order, Trainee},
     device,
-    reporter::Reporter,
+    reporter::{EpochTime, Reporter},
     watched::Watched,
     writer::Writer,
 };
@@ -46,10 +46,13 @@ pub(crate) fn run(setup: Setup, trainee: &Trainee) {
 fn work(setup: &Setup, trainee: &Trainee) -> Result<()> {
     let mut trainer = build(setup)?;
     let mut desk = Desk { setup, writer: None, wrote_last: false };
+    let mut epoch_time = EpochTime::default();
     say_ready(&trainer, Course::AsTold, None, trainee);
     while let Some(order) = trainee.next_order() {
         match order {
-            Order::Train(assignment) => train(&mut desk, &mut trainer, *assignment, trainee)?,
+            Order::Train(assignment) => {
+                train(&mut desk, &mut trainer, &mut epoch_time, *assignment, trainee)?;
+            }
             Order::Report(course) => say_ready(&trainer, course, None, trainee),
             Order::TakeOver(snapshot, transfer) => {
                 take_over(&mut trainer, *snapshot);
@@ -117,6 +120,7 @@ fn say_ready(
 fn train(
     desk: &mut Desk<'_>,
     trainer: &mut Trainer<Images>,
+    epoch_time: &mut EpochTime,
     assignment: Assignment,
     trainee: &Trainee,
 ) -> Result<()> {
@@ -140,7 +144,7 @@ fn train(
     let operation = desk.setup.config.operation.clone();
     desk.wrote_last = leads;
     let writer = if leads { Some(desk.writer(trainer)?) } else { None };
-    let mut reporter = Reporter::new(&operation, generation, ranks, writer, trainee);
+    let mut reporter = Reporter::new(&operation, generation, ranks, writer, epoch_time, trainee);
     let ended = trainer.train(&mut collective, &mut reporter);
     reporter.flush();
     match ended {

@@ -1,6 +1,6 @@
 //! Carries out what the engine has decided.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use collective::{Generation, Rank};
 use membership::{Command, Loss, Member, Outcome, WorkerId};
@@ -34,7 +34,7 @@ impl Control<'_> {
             }
             Command::Start(generation, members) => self.start(generation, &members),
             Command::Pause(generation, workers) => {
-                self.detect("a pause, for a worker that comes or goes");
+                self.detect("a pause, for a worker that comes or goes", false);
                 let pause = Body::Pause(wire::Pause { generation: generation.0 });
                 workers.iter().for_each(|worker| self.tell(*worker, pause.clone()));
             }
@@ -83,7 +83,9 @@ impl Control<'_> {
         self.seat(worker, Some(rank));
         self.members.push((rank, worker));
         self.members.sort_unstable();
-        self.console.begin(self.record.step(), self.record.steps());
+        self.has_begun = true;
+        self.generation_began = Some(Instant::now());
+        self.console.begin(self.record.progress());
         self.welcome(worker, Some(rank));
         let generation = self.engine.generation().0;
         self.note("adopted", json!({ "rank": rank.0, "generation": generation }));
@@ -111,6 +113,7 @@ impl Control<'_> {
             heartbeat_ms: millis(self.launch.dead_after / HEARTBEATS_PER_DEATH),
             coordinator_timeout_ms: millis(self.launch.coordinator_timeout),
             state_secret: connection.state_secret.bytes().to_vec().into(),
+            recorded: Some(self.record.recorded()),
         }))));
     }
 
@@ -140,7 +143,8 @@ impl Control<'_> {
         }
         crashpoint::reach!("coordinator.decided");
         self.recovery.start();
-        self.console.begin(self.record.step(), self.record.steps());
+        self.tell_beginning(members.len());
+        self.console.begin(self.record.progress());
         self.members = members.iter().map(|member| (member.rank, member.worker)).collect();
         members.iter().for_each(|member| self.seat(member.worker, Some(member.rank)));
         let placing = Placing::of(self.members.iter().map(|(_, worker)| {
@@ -227,13 +231,14 @@ impl Control<'_> {
 
     /// Tells people that the run goes on.
     pub(super) fn recovered(&mut self, recovered: &Recovered, step: u64) {
-        let Recovered { cause, agreement, transfer, connection } = recovered;
+        let Recovered { cause, is_told, agreement, transfer, connection } = recovered;
         let (generation, members) = (self.engine.generation().0, self.members.len());
         let total = (*agreement + *connection).as_millis();
         if let Some(cause) = cause {
+            let workers = self.launch.config().operation.workers;
+            let cause = if *is_told { String::new() } else { format!(" ({cause})") };
             self.console.line(&format!(
-                "Going on with {members} of {} workers after {total} ms ({cause})",
-                self.launch.config().operation.workers
+                "Going on with {members} of {workers} workers after {total} ms{cause}"
             ));
         }
         let ms = |time: &std::time::Duration| time.as_secs_f64() * 1e3;
@@ -255,12 +260,25 @@ impl Control<'_> {
     }
 
     fn finish(&mut self, outcome: Outcome) {
+        // What the run was resumed from is on the disk, whoever has come since.
+        let outcome = match outcome {
+            Outcome::Interrupted(step) => {
+                Outcome::Interrupted(step.max(collective::Step(self.record.begun_at())))
+            }
+            outcome => outcome,
+        };
         let (success, message) = match (&self.broken, &outcome) {
             (Some(error), _) => (false, format!("{error:#}")),
             (None, Outcome::Completed(_) | Outcome::Interrupted(_)) => (true, outcome.to_string()),
             (None, _) => (false, outcome.to_string()),
         };
         self.note("ended", json!({ "success": success, "reason": message }));
+        // Workers say it as their last word.
+        let message = match outcome {
+            Outcome::Completed(_) => format!("the run is done: {message}"),
+            Outcome::Interrupted(_) if success => format!("the run was stopped: {message}"),
+            _ => message,
+        };
         let finish = Body::Finish(wire::Finish { success, message });
         for connection in self.connections.values() {
             connection.send(Ok(Word::Plain(finish.clone())));

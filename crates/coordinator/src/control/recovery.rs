@@ -12,6 +12,8 @@ const ERRORS: usize = 20;
 pub(super) struct Recovery {
     /// When it was known that the generation ends, and why.
     detected: Option<(Instant, String)>,
+    /// Whether people were told of it then.
+    is_told: bool,
     started: Option<Instant>,
     transfer: Duration,
     errors: Vec<String>,
@@ -24,6 +26,8 @@ pub(super) struct Recovery {
 pub(super) struct Recovered {
     /// Why the one before had ended; none for the first.
     pub(super) cause: Option<String>,
+    /// Whether people were told the cause when it was detected.
+    pub(super) is_told: bool,
     /// From then until the new generation was decided on.
     pub(super) agreement: Duration,
     /// The longest state transfer of that.
@@ -33,12 +37,14 @@ pub(super) struct Recovered {
 }
 
 impl Recovery {
-    /// Notes that the generation is about to end; says whether that was not known before.
-    pub(super) fn detect(&mut self, cause: &str) -> bool {
+    /// Notes that the generation is about to end, of which people were or were not told; says
+    /// whether that was not known before.
+    pub(super) fn detect(&mut self, cause: &str, is_told: bool) -> bool {
         let is_news = self.detected.is_none() || self.started.is_some();
         if is_news {
             (self.started, self.transfer) = (None, Duration::ZERO);
             self.detected = Some((Instant::now(), cause.to_owned()));
+            self.is_told = is_told;
             self.span = Some(tracing::info_span!("recovery", cause));
             self.errors.push(cause.to_owned());
             let surplus = self.errors.len().saturating_sub(ERRORS);
@@ -67,7 +73,8 @@ impl Recovery {
             None => (None, Duration::ZERO),
         };
         let transfer = std::mem::take(&mut self.transfer);
-        Some(Recovered { cause, agreement, transfer, connection: started.elapsed() })
+        let is_told = self.is_told;
+        Some(Recovered { cause, is_told, agreement, transfer, connection: started.elapsed() })
     }
 
     /// Why the last generations ended, the oldest first.

@@ -10,14 +10,15 @@ impl Control<'_> {
         let computing = self.engine.members();
         let worker = |(worker, connection): (&WorkerId, &Connection)| {
             let last = connection.last;
+            let silent = last.map_or(connection.joined, |(_, heard)| heard).elapsed();
             WorkerStatus {
                 rank: connection.rank.map(|rank| rank.0),
                 host: connection.process.host.clone(),
                 process: connection.process.id,
                 member: computing.contains(worker),
-                step: last.map_or(0, |(progress, _)| progress.step.0),
-                phase: last.map_or(0, |(progress, _)| wire::Phase::from(progress.phase).into()),
-                silent_seconds: last.map_or(0.0, |(_, heard)| heard.elapsed().as_secs_f64()),
+                step: last.map(|(progress, _)| progress.step.0),
+                phase: last.map(|(progress, _)| wire::Phase::from(progress.phase).into()),
+                silent_seconds: silent.as_secs_f64(),
             }
         };
         let mut connected: Vec<WorkerStatus> = self.connections.iter().map(worker).collect();
@@ -31,7 +32,14 @@ impl Control<'_> {
             recent_errors: self.recovery.errors().to_vec(),
             ..StatusReply::default()
         };
-        self.record.describe(&mut status);
+        let seen = status.connected.iter().filter(|worker| worker.member);
+        let seen = seen.filter_map(|worker| worker.step).max().unwrap_or_default();
+        let training = self.engine.is_training() && !computing.is_empty();
+        let training = training.then_some(status.generation);
+        self.record.describe(&mut status, seen, training);
+        if let Some((text, waited)) = self.waits_for() {
+            (status.waiting_for, status.waiting_seconds) = (text, waited.as_secs_f64());
+        }
         status
     }
 }

@@ -111,7 +111,7 @@ impl<M: Streamed> Inbound<M> {
             }
             let closed = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 None => "the stream ended".to_owned(),
-                Some(Err(status)) => status.message().to_owned(),
+                Some(Err(status)) => protocol::status::cause(&status),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         self.input = data;

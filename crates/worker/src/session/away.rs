@@ -1,11 +1,11 @@
 //! A coordinator that is away: training goes on, what it should have heard is kept, and the
 //! worker comes back to it with its state.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::{Result, bail};
 use collective::{Control, Rank};
-use protocol::wire::{EpochReport, Ready, worker_message::Body as Said};
+use protocol::wire::{WorkerMessage, worker_message::Body as Said};
 
 use super::{FAREWELL, Phase, Session};
 use crate::{
@@ -13,31 +13,14 @@ use crate::{
     control::{self, Joined},
 };
 
-/// Reports of epochs that are kept for a coordinator that is away; older ones go.
-const UNHEARD_EPOCHS: usize = 1024;
+/// How long a coordinator that comes back may take to read the reports that it lacks.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The way to the coordinator.
 pub(super) enum Link {
     Up(Box<Joined>),
     /// The attempts to come back.
     Down(Pin<Box<dyn Future<Output = Result<Box<Joined>>> + Send>>),
-}
-
-/// What a coordinator that is away has yet to hear.
-#[derive(Debug, Default)]
-pub(super) struct Unheard {
-    /// Where the worker stands since its last generation.
-    pub(super) ready: Option<Ready>,
-    epochs: VecDeque<EpochReport>,
-}
-
-impl Unheard {
-    /// Keeps the report of an epoch.
-    pub(super) fn keep(&mut self, report: EpochReport) {
-        self.epochs.push_back(report);
-        let surplus = self.epochs.len().saturating_sub(UNHEARD_EPOCHS);
-        self.epochs.drain(..surplus);
-    }
 }
 
 impl Session {
@@ -68,7 +51,8 @@ impl Session {
         )));
     }
 
-    pub(super) fn regain_link(&mut self, mut joined: Box<Joined>) -> Result<()> {
+    /// Goes on with a coordinator that is back, which first is sent the reports that it lacks.
+    pub(super) async fn regain_link(&mut self, mut joined: Box<Joined>) -> Result<()> {
         if joined.config()? != self.config {
             bail!("the coordinator came back with another configuration: start this worker again");
         }
@@ -77,12 +61,22 @@ impl Session {
         let rank = joined.welcome.rank.map(Rank);
         tracing::info!(rank = rank.map(|rank| rank.0), "the coordinator is back");
         self.identity.rank = rank.or(self.identity.rank);
-        self.link = Link::Up(joined);
-        for report in std::mem::take(&mut self.unheard.epochs) {
-            self.say(Said::EpochReport(report));
+        let recorded = joined.welcome.recorded.unwrap_or_default();
+        let mut lacking = self.pending.lacking(&recorded);
+        // Last: it may end the run.
+        if let (Phase::Idle, Some(ready)) = (&self.phase, self.pending.ready.clone()) {
+            lacking.push(Said::Ready(ready));
         }
-        if let (Phase::Idle, Some(ready)) = (&self.phase, self.unheard.ready.clone()) {
-            self.say(Said::Ready(ready));
+        let outbound = joined.outbound();
+        self.link = Link::Up(joined);
+        let delivered = tokio::time::timeout(DELIVERY_TIMEOUT, async {
+            for body in lacking {
+                outbound.send(WorkerMessage { body: Some(body) }).await?;
+            }
+            anyhow::Ok(())
+        });
+        if !matches!(delivered.await, Ok(Ok(()))) {
+            self.lose_link("it takes nothing in");
         }
         Ok(())
     }

@@ -110,7 +110,7 @@ impl Session {
         let task = tokio::spawn(connected.instrument(span));
         self.identity.rank = Some(rank);
         self.identity.proof = Some(proof);
-        self.unheard.ready = None;
+        self.pending.ready = None;
         self.bridge.shared.begin_generation(start.generation);
         let rendezvous = Some(rendezvous);
         let connecting = Connecting { generation, rank, ranks, threads, task, rendezvous };

@@ -1,0 +1,50 @@
+//! What workers report of training, on its way to people and to the metrics.
+//!
+//! Reports may come late: a worker that comes back to a coordinator brings those that it lacks.
+
+use membership::WorkerId;
+use protocol::wire;
+
+use super::Control;
+use crate::record::EpochRow;
+
+impl Control<'_> {
+    pub(super) fn report(&mut self, worker: WorkerId, report: &wire::Report) {
+        let current = self.engine.generation().0;
+        if report.generation > current {
+            return;
+        }
+        if self.is_member(worker)
+            && report.generation == current
+            && let Some(recovered) = self.recovery.first_step()
+        {
+            self.recovered(&recovered, report.step);
+        }
+        if let Some((progress, line)) = self.record.report(report) {
+            self.waits.note_step();
+            self.console.progress(&progress);
+            let written = self.run_dir.append_metrics(&line);
+            self.stop_if_broken(written);
+        }
+    }
+
+    pub(super) fn epoch_report(&mut self, report: &wire::EpochReport) {
+        crashpoint::reach!("coordinator.epoch-received");
+        let rows = self.record.epoch_report(report);
+        self.write_epochs(rows);
+    }
+
+    /// Records the epochs before `epoch` of which no worker brings a report any more.
+    pub(super) fn record_unreported(&mut self, epoch: u64) {
+        let rows = self.record.unreported_before(epoch);
+        self.write_epochs(rows);
+    }
+
+    fn write_epochs(&mut self, rows: Vec<EpochRow>) {
+        for EpochRow { text, line } in rows {
+            self.console.line(&text);
+            let written = self.run_dir.append_metrics(&line);
+            self.stop_if_broken(written);
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! What the run waits for, in words: on a terminal at any time, elsewhere in lines that come ever
+//! more seldom.
+
+use std::{
+    mem::{Discriminant, discriminant},
+    time::{Duration, Instant},
+};
+
+use membership::{Phase, Waiting, WorkerId};
+use serde_json::json;
+
+use super::Control;
+
+/// How long something is waited for before people are told: on a terminal, and elsewhere. There
+/// the time doubles with each line.
+const SHOWN_AFTER: Duration = Duration::from_secs(1);
+const TOLD_AFTER: Duration = Duration::from_secs(5);
+
+/// Workers that are named; of more, the rest is counted.
+const NAMED: usize = 4;
+
+/// What is waited for, and for how long.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    current: Option<Wait>,
+    /// When the members' last step was reported.
+    last_step: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Wait {
+    /// None for a step.
+    kind: Option<Discriminant<Waiting>>,
+    begun: Instant,
+    told_after: Duration,
+}
+
+impl Waits {
+    pub(super) fn note_step(&mut self) {
+        self.last_step = Some(Instant::now());
+    }
+
+    /// How long the wait of a kind has gone on that began at `begun`, or now.
+    fn enter(&mut self, kind: Option<Discriminant<Waiting>>, begun: Option<Instant>) -> &mut Wait {
+        let is_other = |wait: &Wait| wait.kind != kind || begun.is_some_and(|b| b > wait.begun);
+        if self.current.as_ref().is_none_or(is_other) {
+            self.current = None;
+        }
+        let begun = begun.unwrap_or_else(Instant::now);
+        self.current.get_or_insert(Wait { kind, begun, told_after: TOLD_AFTER })
+    }
+}
+
+impl Wait {
+    /// Whether it is time for another line.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.begun.elapsed() >= self.told_after;
+        if is_due {
+            self.told_after *= 2;
+        }
+        is_due
+    }
+}
+
+impl Control<'_> {
+    /// Tells people what is waited for, where it is time to.
+    pub(super) fn tell_waiting(&mut self) {
+        let Some((text, waited)) = self.waited_for() else {
+            return self.console.waiting(None);
+        };
+        let line = format!("{text} ({} s)", waited.as_secs());
+        if self.console.is_terminal() {
+            return self.console.waiting((waited >= SHOWN_AFTER).then_some(line));
+        }
+        if self.waits.current.as_mut().is_some_and(Wait::is_due) {
+            self.console.line(&line);
+        }
+    }
+
+    /// What the run waits for, if it waits, and since when.
+    fn waited_for(&mut self) -> Option<(String, Duration)> {
+        if self.outcome.is_some() {
+            return None;
+        }
+        let now = self.epoch.elapsed();
+        if let Some(waiting) = self.engine.waiting(now) {
+            let text = self.describe_waiting(&waiting);
+            let wait = self.waits.enter(Some(discriminant(&waiting)), None);
+            return Some((text, wait.begun.elapsed()));
+        }
+        let begun = self.waits.last_step;
+        let begun = begun.max(self.generation_began);
+        let wait = self.waits.enter(None, begun);
+        let waited = wait.begun.elapsed();
+        (waited >= TOLD_AFTER).then(|| (self.describe_step(), waited))
+    }
+
+    /// The same for those who ask, whether or not it is time to tell.
+    pub(super) fn waits_for(&self) -> Option<(String, Duration)> {
+        let waiting = self.engine.waiting(self.epoch.elapsed());
+        let (text, wait) = match (&waiting, &self.waits.current) {
+            (_, _) if self.outcome.is_some() => return None,
+            (Some(waiting), wait) => (self.describe_waiting(waiting), wait.as_ref()),
+            (None, Some(wait)) if wait.begun.elapsed() >= TOLD_AFTER => {
+                (self.describe_step(), Some(wait))
+            }
+            (None, _) => return None,
+        };
+        let kind = waiting.as_ref().map(discriminant);
+        let waited = wait.filter(|wait| wait.kind == kind).map(|wait| wait.begun.elapsed());
+        Some((text, waited.unwrap_or_default()))
+    }
+
+    fn describe_waiting(&self, waiting: &Waiting) -> String {
+        let seconds = |time: &Duration| format!("{:.0} s", time.as_secs_f64().ceil());
+        match waiting {
+            Waiting::Workers { ready, needed, needed_later, loading, left } => {
+                let loading = match &loading[..] {
+                    [] => String::new(),
+                    loading => format!(", {} not yet", self.names(loading)),
+                };
+                let then = match (needed_later, ready) {
+                    (later, ready) if later < needed && ready >= later => {
+                        format!("{ready} will do in {}", seconds(left))
+                    }
+                    (later, _) if later < needed => {
+                        format!("giving up in {} with less than {later}", seconds(left))
+                    }
+                    _ => format!("giving up in {}", seconds(left)),
+                };
+                format!("Waiting for workers: {ready} of {needed} are ready{loading}; {then}")
+            }
+            Waiting::Returning { missing, left } => {
+                let names: Vec<String> = missing.iter().map(|r| format!("rank {r}")).collect();
+                format!(
+                    "Waiting for {} of generation {} to come back, for {} more",
+                    listed(&names),
+                    self.engine.generation(),
+                    seconds(left)
+                )
+            }
+            Waiting::Transfer { transfers } => {
+                let workers: Vec<WorkerId> = transfers.iter().map(|(worker, _)| *worker).collect();
+                let donor = transfers.first().map_or(String::new(), |(_, d)| self.name(*d));
+                format!("Waiting for {} to take over the state of {donor}", self.names(&workers))
+            }
+            Waiting::Stopping { members, left: None } => {
+                format!("Waiting for {} to finish the current step", self.names(members))
+            }
+            Waiting::Stopping { members, left: Some(left) } => {
+                let left = seconds(left);
+                format!("Waiting for {} to stop, for {left} more", self.names(members))
+            }
+            Waiting::Saving { worker, left } => {
+                let left = seconds(left);
+                format!("Waiting for {} to write a checkpoint, for {left} more", self.name(*worker))
+            }
+        }
+    }
+
+    /// Whom the members wait for that have done no step for a while.
+    fn describe_step(&self) -> String {
+        let at = |phase: Phase| -> Vec<WorkerId> {
+            let is_at = |worker: &WorkerId| {
+                let last = self.connections.get(worker).and_then(|connection| connection.last);
+                last.is_some_and(|(progress, _)| progress.phase == phase)
+            };
+            self.members.iter().map(|(_, worker)| *worker).filter(is_at).collect()
+        };
+        let busy = [
+            (Phase::Connecting, "to connect to the others"),
+            (Phase::Saving, "to write files"),
+            (Phase::Computing, "to compute"),
+        ];
+        let busy = busy.into_iter().map(|(phase, what)| (at(phase), what));
+        match busy.into_iter().find(|(workers, _)| !workers.is_empty()) {
+            Some((workers, what)) => {
+                let step = self.record.step();
+                format!("Waiting for {} {what}, after step {step}", self.names(&workers))
+            }
+            None => format!("Waiting for a step after step {}", self.record.step()),
+        }
+    }
+
+    fn names(&self, workers: &[WorkerId]) -> String {
+        let names: Vec<String> = workers.iter().map(|worker| self.name(*worker)).collect();
+        listed(&names)
+    }
+
+    /// Says so when a run begins with fewer workers than it is for.
+    pub(super) fn tell_beginning(&mut self, members: usize) {
+        self.generation_began = Some(Instant::now());
+        if std::mem::replace(&mut self.has_begun, true) {
+            return;
+        }
+        let workers = self.launch.config().operation.workers;
+        if members < workers as usize {
+            let waited = self.epoch.elapsed();
+            self.console.line(&format!(
+                "Beginning with {members} of {workers} workers after {:.0} s; the others may still \
+                 join",
+                waited.as_secs_f64()
+            ));
+            let waited = waited.as_secs_f64();
+            let what = json!({ "members": members, "workers": workers, "waited_seconds": waited });
+            self.note("begun_with_fewer", what);
+        }
+    }
+}
+
+/// A few names, and how many more there are.
+fn listed(names: &[String]) -> String {
+    match names {
+        [] => "nobody".into(),
+        [one] => one.clone(),
+        names if names.len() <= NAMED => {
+            let (last, others) = names.split_last().unwrap_or((&names[0], &[]));
+            format!("{} and {last}", others.join(", "))
+        }
+        names => format!("{} and {} others", names[..NAMED].join(", "), names.len() - NAMED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_workers_are_named_and_many_are_counted() {
+        let names: Vec<String> = (0..9).map(|rank| format!("rank {rank}")).collect();
+        assert_eq!(listed(&names[..1]), "rank 0");
+        assert_eq!(listed(&names[..3]), "rank 0, rank 1 and rank 2");
+        assert_eq!(listed(&names), "rank 0, rank 1, rank 2, rank 3 and 5 others");
+    }
+
+    #[test]
+    fn a_wait_begins_anew_with_another_kind_or_a_step() {
+        let mut waits = Waits::default();
+        let begun = Instant::now().checked_sub(TOLD_AFTER * 3).unwrap();
+        let kind = Some(discriminant(&Waiting::Transfer { transfers: vec![] }));
+        let wait = waits.enter(kind, Some(begun));
+        assert!(wait.is_due() && wait.is_due() && !wait.is_due(), "after 5 s, 10 s, and not 20 s");
+        assert_eq!(waits.enter(kind, None).begun, begun, "it is still the same");
+        assert!(!waits.enter(None, None).is_due());
+        let step = Instant::now();
+        assert_eq!(waits.enter(None, Some(step)).begun, step);
+        assert_eq!(waits.enter(None, Some(begun)).begun, step);
+    }
+}

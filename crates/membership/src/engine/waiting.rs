@@ -1,0 +1,97 @@
+//! What a run waits for while nobody computes, for those who watch it.
+
+use std::time::Duration;
+
+use collective::Rank;
+
+use super::{Engine, State};
+use crate::{WorkerId, roster::Place};
+
+/// What a run waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// For workers to come and to be ready.
+    Workers {
+        /// Workers that are ready.
+        ready: u32,
+        /// Workers that it takes now.
+        needed: u32,
+        /// Workers that it takes once `left` is over; the run ends if there are fewer then.
+        needed_later: u32,
+        /// Workers that have come and are not ready, in rank order.
+        loading: Vec<WorkerId>,
+        /// How long it goes on waiting.
+        left: Duration,
+    },
+    /// For members of the current generation to come back to this coordinator.
+    Returning {
+        /// Those that are missing.
+        missing: Vec<Rank>,
+        /// How long it goes on waiting.
+        left: Duration,
+    },
+    /// For workers to take over a state.
+    Transfer {
+        /// Each, and the worker whose state it takes over.
+        transfers: Vec<(WorkerId, WorkerId)>,
+    },
+    /// For the members of a generation that ends to stop.
+    Stopping {
+        /// Those that have not.
+        members: Vec<WorkerId>,
+        /// How long it goes on waiting; none while they are asked to finish a step.
+        left: Option<Duration>,
+    },
+    /// For a worker to write a checkpoint.
+    Saving {
+        /// The worker.
+        worker: WorkerId,
+        /// How long it goes on waiting.
+        left: Duration,
+    },
+}
+
+impl Engine {
+    /// What the run waits for at `now`, if its members do not compute.
+    #[must_use]
+    pub fn waiting(&self, now: Duration) -> Option<Waiting> {
+        let left = |deadline: Duration| deadline.saturating_sub(now);
+        if !self.absent.is_empty() {
+            let missing = self.absent.iter().copied().collect();
+            return Some(Waiting::Returning { missing, left: left(self.absent_until) });
+        }
+        match self.state {
+            State::Gathering { .. } if self.is_fetching(now) => {
+                let donor = |place| match place {
+                    Place::Fetching { donor, .. } => Some(donor),
+                    _ => None,
+                };
+                let transfers = self.roster.iter();
+                let transfers =
+                    transfers.filter_map(|(worker, seat)| Some((worker, donor(seat.place)?)));
+                Some(Waiting::Transfer { transfers: transfers.collect() })
+            }
+            State::Gathering { deadline } => {
+                let ready = self.roster.in_rank_order(|seat| seat.standing().is_some()).len();
+                Some(Waiting::Workers {
+                    ready: u32::try_from(ready).unwrap_or(u32::MAX),
+                    needed: self.needed(now),
+                    needed_later: self.settings.min_workers,
+                    loading: self.roster.in_rank_order(|seat| seat.place == Place::Loading),
+                    left: left(deadline),
+                })
+            }
+            State::Settling { deadline } => {
+                let members = self.roster.members();
+                Some(Waiting::Stopping { members, left: Some(left(deadline)) })
+            }
+            State::Running { pausing: true } => {
+                Some(Waiting::Stopping { members: self.roster.members(), left: None })
+            }
+            State::Persisting { by, deadline } => {
+                Some(Waiting::Saving { worker: by, left: left(deadline) })
+            }
+            State::Running { pausing: false } | State::Ended => None,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What a coordinator may not have recorded yet: reports are kept here, and a coordinator that
+//! comes back is sent those that it lacks.
+//!
+//! A report that was sent is kept for a while too: a coordinator that dies takes along what it
+//! had not read.
+
+use std::collections::VecDeque;
+
+use protocol::wire::{
+    EpochReport, Losses, RankSeconds, Ready, Recorded, Report, worker_message::Body as Said,
+};
+
+/// Reports of epochs that are kept; older ones go.
+const EPOCHS_MAX: usize = 1024;
+
+/// Reports of steps that are kept although they were sent: more than can be on their way to a
+/// coordinator that does not answer, before it counts as lost.
+const SENT_MAX: usize = 256;
+
+/// Reports of steps that wait for a coordinator that is away. Beyond, each two become one.
+const UNSENT_MAX: usize = 512;
+
+/// What a coordinator that is away has yet to hear.
+#[derive(Debug, Default)]
+pub(super) struct PendingReports {
+    /// Where the worker stands since its last generation.
+    pub(super) ready: Option<Ready>,
+    epochs: VecDeque<EpochReport>,
+    sent: VecDeque<Report>,
+    unsent: Vec<Report>,
+}
+
+impl PendingReports {
+    /// Keeps the report of an epoch. That of the epoch before no longer needs the counts of all
+    /// epochs: the newest has them.
+    pub(super) fn keep_epoch(&mut self, report: &EpochReport) {
+        if let Some(newest) = self.epochs.back_mut() {
+            if newest.epoch >= report.epoch {
+                return;
+            }
+            newest.images_by_epoch = Vec::new();
+        }
+        self.epochs.push_back(report.clone());
+        drop_oldest(&mut self.epochs, EPOCHS_MAX);
+    }
+
+    /// Keeps the report of some steps, which is or is not sent right now.
+    pub(super) fn keep_steps(&mut self, report: &Report, is_sent: bool) {
+        if is_sent {
+            self.sent.push_back(report.clone());
+            drop_oldest(&mut self.sent, SENT_MAX);
+            return;
+        }
+        self.unsent.push(report.clone());
+        if self.unsent.len() > UNSENT_MAX {
+            let halved = self.unsent.chunks(2).flat_map(|pair| match pair {
+                [one, other] if one.generation == other.generation => vec![merged(one, other)],
+                apart => apart.to_vec(),
+            });
+            self.unsent = halved.collect();
+        }
+    }
+
+    /// The reports that a coordinator which has `recorded` so much lacks, in the order of their
+    /// steps. They count as sent from now on.
+    pub(super) fn lacking(&mut self, recorded: &Recorded) -> Vec<Said> {
+        self.sent.extend(self.unsent.drain(..));
+        let last = (recorded.generation, recorded.step);
+        self.sent.retain(|report| (report.generation, report.step) > last);
+        self.epochs.retain(|report| report.epoch > recorded.epoch);
+        // An epoch's last steps come before the epoch.
+        let steps = self.sent.iter().map(|r| ((r.step, 0), Said::Report(r.clone())));
+        let epochs = self.epochs.iter().map(|r| ((r.step, 1), Said::EpochReport(r.clone())));
+        let mut lacking: Vec<_> = steps.chain(epochs).collect();
+        lacking.sort_by_key(|(place, _)| *place);
+        drop_oldest(&mut self.sent, SENT_MAX);
+        lacking.into_iter().map(|(_, said)| said).collect()
+    }
+}
+
+fn drop_oldest<T>(reports: &mut VecDeque<T>, max: usize) {
+    let surplus = reports.len().saturating_sub(max);
+    reports.drain(..surplus);
+}
+
+/// Two reports of steps that follow on each other, as one.
+fn merged(one: &Report, other: &Report) -> Report {
+    let images = one.images + other.images;
+    let mean = |of: fn(&Losses) -> f64| {
+        let sum = |report: &Report| of(&report.losses.unwrap_or_default()) * report.images as f64;
+        (sum(one) + sum(other)) / images.max(1) as f64
+    };
+    let losses = Losses {
+        loss: mean(|losses| losses.loss),
+        reconstruction: mean(|losses| losses.reconstruction),
+        kl: mean(|losses| losses.kl),
+    };
+    let rank = |(one, other): (&RankSeconds, &RankSeconds)| RankSeconds {
+        rank: other.rank,
+        compute: one.compute + other.compute,
+        all_reduce: one.all_reduce + other.all_reduce,
+        waiting: one.waiting + other.waiting,
+    };
+    Report {
+        images,
+        seconds: one.seconds + other.seconds,
+        losses: Some(losses),
+        ranks: one.ranks.iter().zip(&other.ranks).map(rank).collect(),
+        ..other.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(step: u64) -> Report {
+        let losses = Losses { loss: step as f64, ..Losses::default() };
+        let ranks = vec![RankSeconds { rank: 3, compute: 0.5, ..RankSeconds::default() }];
+        let (images, seconds) = (10, 1.0);
+        Report { generation: 1, step, images, seconds, losses: Some(losses), ranks, epoch: 1 }
+    }
+
+    fn epoch(epoch: u64) -> EpochReport {
+        let images_by_epoch = vec![10; usize::try_from(epoch).unwrap()];
+        EpochReport { epoch, step: 10 * epoch, images_by_epoch, ..EpochReport::default() }
+    }
+
+    /// The steps of the reports, those of epochs as negative numbers.
+    fn places(said: &[Said]) -> Vec<i64> {
+        let place = |said: &Said| match said {
+            Said::Report(report) => report.step.cast_signed(),
+            Said::EpochReport(report) => -report.step.cast_signed(),
+            other => panic!("{other:?}"),
+        };
+        said.iter().map(place).collect()
+    }
+
+    #[test]
+    fn what_is_lacking_is_sent_in_order_also_if_it_was_sent_before() {
+        let mut pending = PendingReports::default();
+        for step in [5, 10, 15, 20, 25] {
+            pending.keep_steps(&steps(step), step <= 15);
+        }
+        [1, 2].iter().for_each(|number| pending.keep_epoch(&epoch(*number)));
+        let recorded = Recorded { epoch: 0, generation: 1, step: 5 };
+        assert_eq!(places(&pending.lacking(&recorded)), [10, -10, 15, 20, -20, 25]);
+        // It may have died again without having read them.
+        let recorded = Recorded { epoch: 1, generation: 1, step: 15 };
+        assert_eq!(places(&pending.lacking(&recorded)), [20, -20, 25]);
+        let recorded = Recorded { epoch: 2, generation: 2, step: 1 };
+        assert_eq!(places(&pending.lacking(&recorded)), [0; 0]);
+    }
+
+    #[test]
+    fn an_epoch_is_kept_once_and_only_the_newest_has_all_counts() {
+        let mut pending = PendingReports::default();
+        [1, 1, 2, 2, 3].iter().for_each(|number| pending.keep_epoch(&epoch(*number)));
+        let counts = |said: &Said| match said {
+            Said::EpochReport(report) => report.images_by_epoch.len(),
+            other => panic!("{other:?}"),
+        };
+        let lacking = pending.lacking(&Recorded::default());
+        assert_eq!(lacking.iter().map(counts).collect::<Vec<_>>(), [0, 0, 3]);
+    }
+
+    #[test]
+    fn however_long_the_coordinator_is_away_memory_is_bounded_and_sums_are_kept() {
+        let mut pending = PendingReports::default();
+        let count = 10 * UNSENT_MAX as u64;
+        for step in 1..=count {
+            pending.keep_steps(&steps(step), false);
+            pending.keep_epoch(&epoch(step));
+            assert!(pending.unsent.len() <= UNSENT_MAX && pending.epochs.len() <= EPOCHS_MAX);
+        }
+        let (mut images, mut loss, mut compute) = (0, 0.0, 0.0);
+        for said in pending.lacking(&Recorded::default()) {
+            if let Said::Report(report) = said {
+                images += report.images;
+                loss += report.losses.unwrap().loss * report.images as f64;
+                compute += report.ranks[0].compute;
+            }
+        }
+        assert_eq!(images, 10 * count);
+        let sum = (10 * count * (count + 1) / 2) as f64;
+        assert!((loss - sum).abs() < 1e-9 * sum, "{loss}");
+        assert!((compute - 0.5 * count as f64).abs() < 1e-6, "{compute}");
+    }
+}
