@@ -1,14 +1,13 @@
 //! Where a peer listens: a host, by name or by number, and a port.
 
 use std::{
+    error::Error,
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
 
-use thiserror::Error;
 use tokio_rustls::rustls::pki_types::{DnsName, ServerName};
-use tonic::transport::Uri;
 
 /// The port of an URL that names none.
 const PORT: u16 = 50051;
@@ -27,26 +26,103 @@ pub struct Address {
 }
 
 /// A text that is no address.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{0:?} is no host and port such as 10.0.0.7:50051")]
-pub struct ParseAddressError(String);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParseAddressError {
+    /// It has another form.
+    Form(String),
+    /// The host is none.
+    Host(String),
+    /// There is no such port.
+    Port {
+        /// The whole text.
+        text: String,
+        /// What stands for the port.
+        port: String,
+    },
+    /// It is not clear where the address ends.
+    Brackets(String),
+}
+
+impl ParseAddressError {
+    /// What is wrong with the text, without the text.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Form(_) => "is no host and port such as 10.0.0.7:50051".into(),
+            Self::Host(_) => "is neither a host's name nor its IP address".into(),
+            Self::Port { port, .. } => {
+                format!("names port {port}, and ports are numbers from 1 to 65535")
+            }
+            Self::Brackets(_) => {
+                "is not clear: write an IPv6 address in brackets, such as [::1]:50051".into()
+            }
+        }
+    }
+}
+
+impl fmt::Display for ParseAddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Form(text) | Self::Host(text) | Self::Brackets(text) | Self::Port { text, .. }) =
+            self;
+        write!(f, "{text:?} {}", self.reason())
+    }
+}
+
+impl Error for ParseAddressError {}
+
+/// A host and a port as people type them; the port may be left out, and may be 0.
+///
+/// # Errors
+/// [`ParseAddressError`] that says what is wrong with the text.
+pub fn host_and_port(text: &str) -> Result<(String, Option<u16>), ParseAddressError> {
+    let shown = |text: &str| text.chars().take(SHOWN).collect::<String>();
+    let form = || ParseAddressError::Form(shown(text));
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or_else(form)?;
+        let port = rest.strip_prefix(':');
+        if host.parse::<Ipv6Addr>().is_err() || (port.is_none() && !rest.is_empty()) {
+            return Err(form());
+        }
+        (host, port)
+    } else {
+        let (host, port) =
+            text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+        if port.is_some_and(|port| port.contains(':')) {
+            let is_number = text.chars().all(|c| c.is_ascii_hexdigit() || ":.".contains(c));
+            return Err(if is_number { ParseAddressError::Brackets(shown(text)) } else { form() });
+        }
+        (host, port)
+    };
+    if ServerName::try_from(host).is_err() || port == Some("") {
+        return Err(form());
+    }
+    let number = |port: &str| {
+        let number = port.parse().ok().filter(|_| port.bytes().all(|byte| byte.is_ascii_digit()));
+        number.ok_or_else(|| ParseAddressError::Port { text: shown(text), port: shown(port) })
+    };
+    Ok((host.to_owned(), port.map(number).transpose()?))
+}
 
 impl Address {
-    /// The address that an URL speaks of.
-    #[must_use]
-    pub fn of(uri: &Uri) -> Option<Self> {
-        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-        let host = ServerName::try_from(host.to_owned()).ok()?;
-        Some(Self { host, port: uri.port_u16().unwrap_or(PORT) })
-    }
-
     /// A port on a host that is given by name or number.
     ///
     /// # Errors
     /// [`ParseAddressError`] if it is neither.
     pub fn on(host: &str, port: u16) -> Result<Self, ParseAddressError> {
-        let parsed = ServerName::try_from(host.to_owned());
-        parsed.map(|host| Self { host, port }).map_err(|_| ParseAddressError(host.to_owned()))
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let parsed = ServerName::try_from(bare.unwrap_or(host).to_owned());
+        parsed.map(|host| Self { host, port }).map_err(|_| ParseAddressError::Host(host.to_owned()))
+    }
+
+    /// An address as people type it; without a port it is the one where coordinators listen.
+    ///
+    /// # Errors
+    /// [`ParseAddressError`] that says what is wrong with the text.
+    pub fn typed(text: &str) -> Result<Self, ParseAddressError> {
+        let (host, port) = host_and_port(text)?;
+        match port {
+            Some(0) => Err(ParseAddressError::Port { text: text.into(), port: "0".into() }),
+            port => Self::on(&host, port.unwrap_or(PORT)),
+        }
     }
 
     /// The host, as a resolver takes it.
@@ -100,7 +176,7 @@ impl FromStr for Address {
             };
             Some(Self { host, port })
         };
-        parse().ok_or_else(|| ParseAddressError(text.chars().take(SHOWN).collect()))
+        parse().ok_or_else(|| ParseAddressError::Form(text.chars().take(SHOWN).collect()))
     }
 }
 
@@ -123,9 +199,40 @@ mod tests {
         for wrong in ["", "host", "host:", ":1", "::1:5", "a b:1", "host:0", "host:99999"] {
             assert!(wrong.parse::<Address>().is_err(), "{wrong}");
         }
-        let of = |uri: &'static str| Address::of(&Uri::from_static(uri)).unwrap().to_string();
-        assert_eq!(of("https://[fe80::1]:7"), "[fe80::1]:7");
-        assert_eq!(of("http://coordinator"), "coordinator:50051");
+    }
+
+    #[test]
+    fn what_people_type() {
+        let typed = |text: &str| match Address::typed(text) {
+            Ok(address) => address.to_string(),
+            Err(error) => error.to_string(),
+        };
+        for (text, expected) in [
+            ("10.0.0.7:1", "10.0.0.7:1"),
+            ("localhost", "localhost:50051"),
+            ("[::1]:7", "[::1]:7"),
+            ("[::1]", "[::1]:50051"),
+            ("node-3.cluster:7000", "node-3.cluster:7000"),
+            ("host:70000", "names port 70000, and ports are numbers from 1 to 65535"),
+            ("host:0", "names port 0"),
+            ("host:-1", "names port -1"),
+            ("host:+1", "names port +1"),
+            ("host:http", "names port http"),
+            ("host:", "is no host and port such as"),
+            ("[::1]:65536", "names port 65536"),
+            ("::1", "is not clear: write an IPv6 address in brackets, such as [::1]:50051"),
+            ("fe80::1:50051", "write an IPv6 address in brackets"),
+            ("node:b:c", "is no host and port such as"),
+            ("[::1", "is no host and port such as"),
+            ("[host]:1", "is no host and port such as"),
+            ("[::1]x", "is no host and port such as"),
+            ("", "is no host and port such as"),
+            (":50051", "is no host and port such as"),
+            ("two words:1", "is no host and port such as"),
+        ] {
+            assert!(typed(text).contains(expected), "{text}: {}", typed(text));
+        }
+        assert_eq!(host_and_port("localhost:0"), Ok(("localhost".into(), Some(0))));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use advice::CommandLine;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
@@ -48,15 +49,14 @@ const PRIVATE: u32 = 0o600;
 pub enum AuthorityError {
     /// There is an authority already.
     #[error(
-        "{} is there already and stays: issue certificates with `vae-coordinator certs issue`, \
-         or make another CA in another --dir",
-        .0.display()
+        "{} is there already and stays: make another CA in another --dir, or issue certificates, \
+         for this host with: {}",
+        .0.display(), issue_for_this_host(.0.parent().unwrap_or(.0))
     )]
     Exists(PathBuf),
     /// There is none.
     #[error(
-        "cannot read {}: {error}; make a CA there with `vae-coordinator certs init --dir {}`",
-        path.display(), path.parent().unwrap_or(path).display()
+        "cannot read {}: {error}{}", path.display(), missing_authority(path, error)
     )]
     Unreadable {
         /// The file.
@@ -81,6 +81,32 @@ pub enum AuthorityError {
     /// A key or certificate could not be made.
     #[error("cannot make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
+}
+
+/// A command that makes certificates, for people to type.
+pub(crate) fn certs(arguments: &[&str]) -> CommandLine {
+    CommandLine::program_beside("vae-coordinator").arg("certs").args(arguments)
+}
+
+/// The command that issues a certificate of an authority for this host.
+#[must_use]
+pub fn issue_for_this_host(dir: &Path) -> CommandLine {
+    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = if check_host(&node).is_ok() { &node } else { LOOPBACK[0] };
+    certs(&["issue", "--dir"]).arg(dir).args(["--host", host])
+}
+
+/// What to do when a file of an authority cannot be read.
+fn missing_authority(path: &Path, error: &io::Error) -> String {
+    let dir = path.parent().unwrap_or(path);
+    let is_empty = [CA_FILE, CA_KEY_FILE, TOKEN_FILE].iter().all(|name| !dir.join(name).exists());
+    match error.kind() {
+        io::ErrorKind::NotFound if is_empty => {
+            format!("; make a CA there with: {}", certs(&["init", "--dir"]).arg(dir))
+        }
+        io::ErrorKind::NotFound => "; restore it from a copy, or make another CA elsewhere".into(),
+        _ => String::new(),
+    }
 }
 
 /// From when to when a certificate is valid.

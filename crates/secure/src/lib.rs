@@ -19,7 +19,7 @@ mod stream;
 mod tls;
 mod token;
 
-pub use address::{Address, ParseAddressError};
+pub use address::{Address, ParseAddressError, host_and_port};
 pub use refusal::turned_away;
 pub use secret::{Key, SECRET_BYTES, Secret};
 pub use security::{Exposed, Security, SetUpError};
@@ -28,7 +28,7 @@ pub use tls::{TlsError, prefer_ring};
 pub use token::{Bearer, Doorkeeper, TokenError};
 
 /// What to tell a person whose connection without TLS came to nothing.
-pub const TLS_HINT: &str = "; if it speaks TLS, write https://... and give --tls-dir";
+pub const TLS_HINT: &str = "; if it speaks TLS, give --tls-dir";
 
 /// A channel whose calls bring the join token along.
 pub type Authorized =

@@ -10,6 +10,8 @@ use std::{
 
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError};
 
+use crate::authority::certs;
+
 /// The other side does not want this connection, or this side does not want it: trying again
 /// does not help before somebody has changed something.
 #[derive(Clone, Debug)]
@@ -89,27 +91,33 @@ pub(crate) fn own(error: &TlsError) -> String {
 }
 
 fn certificate(reason: &CertificateError) -> String {
-    const ISSUE: &str = "issue another one with `vae-coordinator certs issue`";
+    let how = || format!("(`{}` says how)", certs(&["issue", "--help"]));
+    let again = || format!("issue another one for the same hosts {}", how());
     match reason {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "is not of the CA in ca.crt: all certificates of a run are issued by the same one"
                 .into()
         }
-        CertificateError::Expired => format!("has expired: {ISSUE}"),
+        CertificateError::Expired => format!("has expired: {}", again()),
         CertificateError::ExpiredContext { time, not_after } => {
             let hours = time.as_secs().saturating_sub(not_after.as_secs()) / 3600;
-            format!("has expired {} ago: {ISSUE}", ago(hours))
+            format!("has expired {} ago: {}", ago(hours), again())
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "is not valid yet: is the clock right?".into()
         }
-        CertificateError::NotValidForName => format!("is for another host: {ISSUE} --host ..."),
+        CertificateError::NotValidForName => {
+            format!("is for another host: issue one for this host {}", how())
+        }
         CertificateError::NotValidForNameContext { expected, presented } => {
             let expected = expected.to_str();
             let list: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
             // They come from a peer.
             let list: String = list.join(", ").chars().filter(|c| !c.is_control()).collect();
-            format!("is not for {expected}, only for {list}: {ISSUE} --host {expected}")
+            format!(
+                "is not for {expected}, only for {list}: issue one with --host {expected} too {}",
+                how()
+            )
         }
         CertificateError::BadEncoding => "is damaged".into(),
         other => format!("cannot be used ({other})"),

@@ -17,14 +17,15 @@ use tokio_rustls::TlsConnector;
 use tonic::{
     service::interceptor::InterceptedService,
     transport::{
-        self, Channel, Endpoint,
+        self, Channel, Endpoint, Uri,
         server::{Connected, TcpConnectInfo},
     },
 };
 use tower::service_fn;
 
 use crate::{
-    Address, Authorized, Bearer, Doorkeeper, TlsError, TokenError, accept,
+    Address, Authorized, Bearer, Doorkeeper, ParseAddressError, TlsError, TokenError, accept,
+    authority::certs,
     refusal::{self, Refusal},
     stream::{Side, Stream},
     tls::Tls,
@@ -55,7 +56,7 @@ pub enum SetUpError {
         /// As it was given.
         url: String,
         /// What is wrong, and what to do.
-        reason: &'static str,
+        reason: String,
     },
 }
 
@@ -63,8 +64,9 @@ pub enum SetUpError {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
     "{what} {address} goes beyond this machine, which takes TLS and a join token, and there is \
-     {missing}: give --tls-dir and --token-file (`vae-coordinator certs` makes both), use a \
-     loopback address such as 127.0.0.1, or say --insecure"
+     {missing} (`{}` says how to make both), use a loopback address such as 127.0.0.1, or say \
+     --insecure",
+    certs(&["--help"])
 )]
 pub struct Exposed {
     what: String,
@@ -83,9 +85,9 @@ enum Missing {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Both => "neither",
-            Self::Tls => "no TLS",
-            Self::Token => "no token",
+            Self::Both => "neither: give --tls-dir and --token-file",
+            Self::Tls => "no TLS: give --tls-dir",
+            Self::Token => "no token: give --token-file",
         })
     }
 }
@@ -168,30 +170,42 @@ impl Security {
         self.tls.as_ref().map_or(Ok(()), |tls| tls.check_name(address))
     }
 
-    /// The coordinator that a URL names, and the settings for its connections.
+    /// The coordinator that a person names, by a URL or by its host and port, and the settings for
+    /// its connections. Without a scheme it is taken to speak TLS if this side does.
     ///
     /// # Errors
     /// [`SetUpError`] if it is none, or does not go with the other flags.
-    pub fn coordinator(&self, url: &str) -> Result<(Endpoint, Address), SetUpError> {
-        let wrong = |reason| SetUpError::Url { url: url.to_owned(), reason };
+    pub fn coordinator(&self, given: &str) -> Result<(Endpoint, Address), SetUpError> {
+        let wrong = |reason: &str| SetUpError::Url { url: given.into(), reason: reason.into() };
         let form = || wrong("is no URL such as http://127.0.0.1:50051");
-        let given = Endpoint::from_shared(url.to_owned()).map_err(|_| form())?;
-        let address = Address::of(given.uri()).ok_or_else(form)?;
-        match given.uri().scheme_str() {
-            Some("http") if self.has_tls() => {
+        let (scheme, place) = match given.split_once("://") {
+            Some((scheme, rest)) => {
+                let place = rest.split('/').next().unwrap_or_default();
+                (scheme.to_ascii_lowercase(), place)
+            }
+            None => (self.scheme().to_owned(), given),
+        };
+        match &scheme[..] {
+            "http" if self.has_tls() => {
                 return Err(wrong("is without TLS, which --tls-dir asks for: write https://..."));
             }
-            Some("https") if !self.has_tls() => {
+            "https" if !self.has_tls() => {
                 return Err(wrong(
                     "asks for TLS, which takes --tls-dir; without TLS write a URL such as \
                      http://127.0.0.1:50051",
                 ));
             }
-            Some("http" | "https") => {}
+            "http" | "https" => {}
             _ => return Err(form()),
         }
+        let address = Address::typed(place).map_err(|error| match error {
+            ParseAddressError::Form(_) => form(),
+            // The URL is named already.
+            error => wrong(&error.reason()),
+        })?;
         self.permit("--coordinator", &address)?;
-        Ok((endpoint(&address).origin(given.uri().clone()), address))
+        let uri = Uri::try_from(format!("{scheme}://{address}")).map_err(|_| form())?;
+        Ok((endpoint(&address).origin(uri), address))
     }
 
     /// Opens a connection to the coordinator.
@@ -294,4 +308,35 @@ impl Security {
 fn endpoint(address: &Address) -> Endpoint {
     Endpoint::from_shared(format!("http://{address}"))
         .unwrap_or_else(|_| Endpoint::from_static("http://127.0.0.1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_is_named_as_people_do() {
+        let security = Security { insecure: true, ..Security::default() };
+        let named = |given: &str| match security.coordinator(given) {
+            Ok((endpoint, address)) => format!("{address} at {}", endpoint.uri()),
+            Err(error) => error.to_string(),
+        };
+        for (given, expected) in [
+            ("127.0.0.1:7", "127.0.0.1:7 at http://127.0.0.1:7/"),
+            ("localhost", "localhost:50051 at "),
+            ("[::1]:7", "[::1]:7 at http://[::1]:7/"),
+            ("http://[fe80::1]:7", "[fe80::1]:7 at "),
+            ("HTTP://node:7/", "node:7 at "),
+            ("http://node", "node:50051 at "),
+            ("https://node:7", "asks for TLS, which takes --tls-dir"),
+            ("ftp://node:7", "is no URL such as http://127.0.0.1:50051"),
+            ("http://", "is no URL such as"),
+            ("", "--coordinator \"\" is no URL such as"),
+            ("two words", "is no URL such as"),
+            ("http://node:70000", "--coordinator \"http://node:70000\" names port 70000"),
+            ("::1", "write an IPv6 address in brackets"),
+        ] {
+            assert!(named(given).contains(expected), "{given}: {}", named(given));
+        }
+    }
 }

@@ -20,7 +20,7 @@ use tokio_rustls::rustls::{
     version::TLS13,
 };
 
-use crate::{Address, refusal};
+use crate::{Address, authority::certs, refusal};
 
 /// The names of the files in a `--tls-dir`, as Kubernetes has them in a secret.
 pub(crate) const CA_FILE: &str = "ca.crt";
@@ -48,8 +48,8 @@ pub enum TlsError {
     /// A file cannot be read.
     #[error(
         "cannot read {}: {error}; --tls-dir needs {CA_FILE}, {CERTIFICATE_FILE} and {KEY_FILE}, \
-         as `vae-coordinator certs issue` writes them",
-        path.display()
+         and `{}` says how to make them",
+        path.display(), certs(&["issue", "--help"])
     )]
     Unreadable {
         /// The file.
@@ -157,8 +157,9 @@ fn load(folder: &Path) -> Result<Loaded, TlsError> {
     if let Some(left) = expires_soon(&*verifier, &chain, now) {
         let days = left.as_secs() / (24 * 3600);
         tracing::warn!(
-            "{} expires in {days} days: issue another one with `vae-coordinator certs issue`",
-            path.display()
+            "{} expires in {days} days: issue another one for the same hosts (`{}` says how)",
+            path.display(),
+            certs(&["issue", "--help"])
         );
     }
     let key_path = folder.join(KEY_FILE);

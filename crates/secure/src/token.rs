@@ -17,7 +17,7 @@ use tonic::{
     service::Interceptor,
 };
 
-use crate::refusal;
+use crate::{authority::certs, refusal};
 
 /// The header that the token travels in.
 const HEADER: &str = "authorization";
@@ -34,8 +34,8 @@ pub enum TokenError {
     /// The file cannot be read.
     #[error(
         "cannot read the join token in {}: {error}; copy it from the coordinator's machine, or \
-         make one with `vae-coordinator certs init`",
-        path.display()
+         make one (`{}` says how)",
+        path.display(), certs(&["init", "--help"])
     )]
     Unreadable {
         /// The file.

@@ -27,15 +27,17 @@ pub(super) const CRATES: &[Crate] = &[
     // Feeds what reads others' bytes with any bytes; nothing depends on it.
     row(7, "fuzzing",     &["checkpoint", "collective", "coordinator", "data", "membership",
                             "protocol"]),
-    row(7, "xtask",       &[]),
-    row(6, "coordinator", &["checkpoint", "collective", "config", "crashpoint", "data", "manual",
+    row(7, "xtask",       &["advice", "manual"]),
+    row(6, "coordinator", &["advice", "checkpoint", "collective", "config", "crashpoint", "data", "manual",
                             "membership", "protocol", "secure", "store", "telemetry"]),
-    row(6, "worker",      &["checkpoint", "collective", "config", "crashpoint", "data", "manual",
+    row(6, "worker",      &["advice", "checkpoint", "collective", "config", "crashpoint", "data", "manual",
                             "membership", "model", "picture", "protocol", "secure", "store",
                             "telemetry", "trainer", "transport"]),
-    row(6, "latent",      &["checkpoint", "config", "data", "manual", "model", "picture"]),
+    row(6, "latent",      &["advice", "checkpoint", "config", "data", "manual", "model", "picture"]),
     // What a program needs to describe itself; it knows none of the others.
     row(0, "manual",      &[]),
+    // Commands that a person is told to type, as a shell reads them.
+    row(0, "advice",      &[]),
     // What the two programs say while they run.
     row(0, "telemetry",   &[]),
     // Between hosts. These know nothing of training: no arrow leads to model or trainer.
@@ -44,7 +46,7 @@ pub(super) const CRATES: &[Crate] = &[
     row(5, "store",       &["checkpoint", "secure"]),
     // Below whatever is said over a connection, so it knows nothing of protocol; beside it, since
     // all who connect need it: the coordinator, workers, and the transport between them.
-    row(4, "secure",      &["collective"]),
+    row(4, "secure",      &["advice", "collective"]),
     row(4, "protocol",    &["collective", "config", "membership"]),
     // Training.
     row(3, "trainer",     &["collective", "config", "crashpoint", "data", "model"]),
