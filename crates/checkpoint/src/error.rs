@@ -18,7 +18,7 @@ pub enum CheckpointError {
     },
     /// The disk (or the quota) is full. The temporary file has been removed; older checkpoints are untouched.
     #[error(
-        "no space left for {} ({bytes} bytes): {source}; free some space or lower the number of checkpoints kept",
+        "no space left for {} ({bytes} bytes): {source}; free some space",
         path.display()
     )]
     DiskFull {
@@ -54,14 +54,14 @@ pub enum CheckpointError {
         path: PathBuf,
     },
     /// The file has no bytes at all.
-    #[error("{} is empty (0 bytes); delete it or restore it from a copy", path.display())]
+    #[error("{} is empty (0 bytes); restore it from a copy, or use another checkpoint", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
     /// The file ends before its own header says that it does.
     #[error(
-        "{} is truncated: {expected} bytes expected, {found} found; delete it or restore it from a copy",
+        "{} is truncated: {expected} bytes expected, {found} found; restore it from a copy, or use another checkpoint",
         path.display()
     )]
     Truncated {
@@ -74,7 +74,7 @@ pub enum CheckpointError {
     },
     /// The file goes on after its last tensor.
     #[error(
-        "{} is too long: {expected} bytes expected, {found} found; delete it or restore it from a copy",
+        "{} is too long: {expected} bytes expected, {found} found; restore it from a copy, or use another checkpoint",
         path.display()
     )]
     TooLong {
@@ -87,7 +87,7 @@ pub enum CheckpointError {
     },
     /// The header cannot be understood as safetensors.
     #[error(
-        "{} is not a safetensors file, or its header is damaged: {reason}; delete it or restore it from a copy",
+        "{} is not a safetensors file, or its header is damaged: {reason}; restore it from a copy, or name a checkpoint",
         path.display()
     )]
     NotSafetensors {
@@ -98,7 +98,7 @@ pub enum CheckpointError {
     },
     /// A safetensors file, but of somebody else.
     #[error(
-        "{} is a safetensors file but not a checkpoint of lockstep (no format_version in its metadata); move it away",
+        "{} is a safetensors file but not a checkpoint of lockstep (no format_version in its metadata); name a checkpoint",
         path.display()
     )]
     Foreign {
@@ -120,7 +120,7 @@ pub enum CheckpointError {
     },
     /// The header is not the one that was written.
     #[error(
-        "the header of {} is damaged: sha256 {expected} expected, {found} found; delete it or restore it from a copy",
+        "the header of {} is damaged: sha256 {expected} expected, {found} found; restore it from a copy, or use another checkpoint",
         path.display()
     )]
     HeaderDamaged {
@@ -133,7 +133,7 @@ pub enum CheckpointError {
     },
     /// The tensor bytes are not those that were written.
     #[error(
-        "the tensors of {} are damaged: sha256 {expected} expected, {found} found; delete it or restore it from a copy",
+        "the tensors of {} are damaged: sha256 {expected} expected, {found} found; restore it from a copy, or use another checkpoint",
         path.display()
     )]
     TensorsDamaged {
@@ -165,7 +165,7 @@ pub enum CheckpointError {
         found: String,
     },
     /// The file name says one step, the content another.
-    #[error("{} holds step {step}, not the step in its name; rename it to {}", path.display(), crate::file_name(*step))]
+    #[error("{} holds step {step}, not the step in its name; the name for it is {}", path.display(), crate::file_name(*step))]
     Misnamed {
         /// The file.
         path: PathBuf,

@@ -14,6 +14,7 @@ mod error;
 mod file;
 mod header;
 mod incoming;
+mod runs;
 mod whole;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use directory::{Directory, Newest, file_name, step_of};
 pub use error::CheckpointError;
 pub use file::{Verified, read, verify};
 pub use incoming::Incoming;
+pub use runs::{CHECKPOINTS, has_checkpoint, newest_run};
 pub use whole::write_whole;
 
 /// The version of the file layout which this crate writes, and the only one it reads.

@@ -10,6 +10,9 @@ use model::{Isa, Model as _, Vae, noise};
 
 use crate::output;
 
+/// The link to the latest of the runs beside it.
+const LATEST: &str = "latest";
+
 /// Images that go through the network at a time.
 const BATCH: usize = 250;
 
@@ -184,8 +187,23 @@ fn batches(images: &Images) -> impl Iterator<Item = Vec<u32>> + use<> {
         .map(move |start| (start..(start + BATCH).min(count)).map(|index| index as u32).collect())
 }
 
+/// The run in place of `runs/latest`, where that has no checkpoint: the newest that has, if there is
+/// one.
+fn instead_of_latest(place: &Path) -> Option<PathBuf> {
+    let is_latest = place.file_name().is_some_and(|name| name == LATEST);
+    if !is_latest || checkpoint::has_checkpoint(place) {
+        return None;
+    }
+    let run = checkpoint::newest_run(place.parent()?)?;
+    let (shown, latest) = (run.display(), place.display());
+    output::complain(&format!("{latest} has no checkpoint: taking {shown}, the newest that has"));
+    Some(run)
+}
+
 /// The checkpoint at a place, or the newest in it that verifies.
 fn find(place: &Path) -> Result<(PathBuf, Checkpoint)> {
+    let instead = instead_of_latest(place);
+    let place = instead.as_deref().unwrap_or(place);
     let shown = place.display();
     if !place.exists() {
         bail!("there is no {shown}: train a model first, or name one with --checkpoint");
