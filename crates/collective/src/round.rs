@@ -171,7 +171,7 @@ impl Outcome {
 #[derive(Clone, Debug, Error, PartialEq, Eq, Hash)]
 #[error(
     "the members' states differ after step {step}: {}; \
-     {}run again from the last checkpoint with --resume, and check the memory of that machine",
+     {}check the memory of that machine before the run goes on",
     list(.digests),
     blame(.digests)
 )]

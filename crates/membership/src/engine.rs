@@ -370,7 +370,7 @@ impl Engine {
             return Vec::new();
         }
         let message = format!("its process ended before the run began ({status})");
-        self.finish(Outcome::WorkerFailed { rank, message })
+        self.finish(Outcome::WorkerFailed { rank, message, recurs: false })
     }
 
     fn failed(&mut self, worker: WorkerId, failure: Failure, now: Duration) -> Vec<Command> {
@@ -381,9 +381,9 @@ impl Engine {
         }
         let Some(seat) = self.roster.remove(worker) else { return Vec::new() };
         let rank = seat.rank.unwrap_or_default();
-        let outcome = Outcome::WorkerFailed { rank, message: failure.message };
-        let ending =
-            if failure.state_intact { Ending::Fault(outcome) } else { Ending::Untrusted(outcome) };
+        let Failure { message, state_intact, recurs } = failure;
+        let outcome = Outcome::WorkerFailed { rank, message, recurs };
+        let ending = if state_intact { Ending::Fault(outcome) } else { Ending::Untrusted(outcome) };
         let was_saving = matches!(self.state, State::Persisting { by, .. } if by == worker);
         let mut commands = self.end(ending, now);
         if was_saving {

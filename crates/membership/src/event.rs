@@ -154,6 +154,8 @@ pub struct Failure {
     pub message: String,
     /// Whether the members' states are still to be trusted, so that one may be saved.
     pub state_intact: bool,
+    /// Whether the run would fail in the same way if it were resumed.
+    pub recurs: bool,
 }
 
 /// A member of a generation.
@@ -219,7 +221,7 @@ pub enum Refusal {
     },
     /// Another worker holds the rank.
     #[error(
-        "rank {0} is taken by another worker: choose another --rank, or give none to get a free one"
+        "rank {0} is taken by another worker: choose another --rank, or --rank any for a free one"
     )]
     RankTaken(Rank),
     /// Every rank is taken, and there are spares enough.
@@ -257,8 +259,7 @@ pub enum Outcome {
     Interrupted(Step),
     /// Too few workers came, or were left.
     #[error(
-        "only {present} of {needed} workers were ready within {:.0} s: start the missing ones \
-         with `vae-worker`, or lower --{flag}", .waited.as_secs_f64()
+        "only {present} of {needed} workers were ready within {:.0} s", .waited.as_secs_f64()
     )]
     WorkersMissing {
         /// Workers that were ready.
@@ -277,6 +278,8 @@ pub enum Outcome {
         rank: Rank,
         /// What it said.
         message: String,
+        /// Whether the run would fail in the same way if it were resumed.
+        recurs: bool,
     },
     /// Workers that should hold the same state do not.
     #[error(transparent)]

@@ -132,7 +132,8 @@ impl From<Phase> for wire::Phase {
 
 impl From<&wire::Failed> for Failure {
     fn from(failed: &wire::Failed) -> Self {
-        Self { message: printable(&failed.message), state_intact: failed.state_intact }
+        let wire::Failed { message, state_intact, recurs } = failed;
+        Self { message: printable(message), state_intact: *state_intact, recurs: *recurs }
     }
 }
 

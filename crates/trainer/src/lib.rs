@@ -57,8 +57,8 @@ pub enum TrainError {
     Interrupted(#[from] Interrupted),
     /// The loss is no number any more. The state is that before this step.
     #[error(
-        "the loss of step {step} is not finite ({loss}): training has diverged; lower \
-         --learning-rate and start again"
+        "the loss of step {step} is not finite ({loss}): training has diverged; begin a new run \
+         with a lower --learning-rate"
     )]
     NotFinite {
         /// Updates done before the step.
@@ -80,6 +80,17 @@ pub enum TrainError {
         /// What should have been.
         expected: EpochLedger,
     },
+}
+
+impl TrainError {
+    /// Whether the same run comes to the same end again.
+    #[must_use]
+    pub fn recurs(&self) -> bool {
+        match self {
+            Self::Interrupted(_) => false,
+            Self::NotFinite { .. } | Self::Miscounted { .. } => true,
+        }
+    }
 }
 
 /// Trains a model, one generation after the other, on one state.

@@ -297,8 +297,8 @@ impl Session {
             Event::Saved(step) => self.say(Said::Saved(Saved { step })),
             Event::Failed(failed) => {
                 *failure = Some(failed.message.clone());
-                let membership::Failure { message, state_intact } = failed;
-                self.say(Said::Failed(Failed { message, state_intact }));
+                let membership::Failure { message, state_intact, recurs } = failed;
+                self.say(Said::Failed(Failed { message, state_intact, recurs }));
             }
             Event::Report(report) => {
                 self.pending.keep_steps(&report, matches!(self.link, Link::Up(_)));

@@ -38,7 +38,9 @@ pub(crate) struct Setup {
 /// The life of the training thread.
 pub(crate) fn run(setup: Setup, trainee: &Trainee) {
     if let Err(error) = work(&setup, trainee) {
-        let failure = Failure { message: format!("{error:#}"), state_intact: true };
+        let cause = error.downcast_ref::<TrainError>();
+        let recurs = cause.is_some_and(TrainError::recurs);
+        let failure = Failure { message: format!("{error:#}"), state_intact: true, recurs };
         trainee.events.send(Event::Failed(failure));
     }
 }
@@ -158,7 +160,8 @@ fn train(
             say_ready(trainer, Course::AsTold, None, trainee);
         }
         Err(TrainError::Interrupted(Interrupted::Diverged(divergence))) => {
-            let failure = Failure { message: divergence.to_string(), state_intact: false };
+            let message = divergence.to_string();
+            let failure = Failure { message, state_intact: false, recurs: false };
             trainee.events.send(Event::Failed(failure));
         }
         Err(TrainError::Interrupted(interrupted)) => {

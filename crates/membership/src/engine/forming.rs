@@ -148,7 +148,7 @@ impl Engine {
             Some((rank, message)) if broken && furthest == Some(*started_at) => {
                 *not_before = now + SETBACK_PAUSE * 2_u32.pow(*in_a_row);
                 *in_a_row += 1;
-                let outcome = Outcome::WorkerFailed { rank, message };
+                let outcome = Outcome::WorkerFailed { rank, message, recurs: false };
                 (*in_a_row >= SETBACKS).then_some(Ending::Fault(outcome))
             }
             _ => {

@@ -18,12 +18,15 @@ fn completed() -> Vec<Command> {
 }
 
 fn failed(worker: u64, message: &str, state_intact: bool) -> Event {
-    Event::Failed(WorkerId(worker), Failure { message: message.into(), state_intact })
+    Event::Failed(
+        WorkerId(worker),
+        Failure { message: message.into(), state_intact, recurs: false },
+    )
 }
 
 fn worker_failed(rank: u32, message: &str) -> Vec<Command> {
     let message = message.into();
-    vec![Command::Finish(Outcome::WorkerFailed { rank: Rank(rank), message })]
+    vec![Command::Finish(Outcome::WorkerFailed { rank: Rank(rank), message, recurs: false })]
 }
 
 #[test]

@@ -131,7 +131,8 @@ fn a_worker_behind_at_the_beginning_fetches_first() {
 fn a_process_that_cannot_begin_ends_a_run_that_has_not_begun() {
     let mut run = Run::new(settings(2));
     let commands = run.on(Event::GivenUp(Rank(1), "exit status: 1".into()));
-    let [Command::Finish(Outcome::WorkerFailed { rank: Rank(1), message })] = &commands[..] else {
+    let [Command::Finish(Outcome::WorkerFailed { rank: Rank(1), message, .. })] = &commands[..]
+    else {
         panic!("{commands:?}")
     };
     assert!(message.contains("exit status: 1"), "{message}");
@@ -176,8 +177,8 @@ fn a_stop_before_the_beginning_ends_at_once() {
 fn a_worker_that_cannot_go_on_before_the_beginning_ends_the_run() {
     let mut run = Run::new(settings(2));
     run.joins(0);
-    let failure = Failure { message: "no data".into(), state_intact: true };
-    let outcome = Outcome::WorkerFailed { rank: Rank(0), message: "no data".into() };
+    let failure = Failure { message: "no data".into(), state_intact: true, recurs: false };
+    let outcome = Outcome::WorkerFailed { rank: Rank(0), message: "no data".into(), recurs: false };
     assert_eq!(run.on(Event::Failed(WorkerId(0), failure)), [Command::Finish(outcome)]);
 }
 

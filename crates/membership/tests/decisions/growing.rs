@@ -47,7 +47,7 @@ fn a_joiner_that_cannot_fetch_disturbs_nobody_and_is_given_up() {
 fn a_joiner_that_cannot_load_ends_no_run() {
     let mut run = two_of_three();
     run.joins(3);
-    let failure = Failure { message: "no data".into(), state_intact: true };
+    let failure = Failure { message: "no data".into(), state_intact: true, recurs: false };
     assert_eq!(
         run.on(Event::Failed(WorkerId(3), failure)),
         [Command::Evict(WorkerId(3), Loss::Unable("no data".into()))]

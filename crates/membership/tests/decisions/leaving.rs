@@ -132,7 +132,7 @@ fn when_saving_fails_the_run_ends_for_that_reason() {
     run.leaves(1);
     run.ready(0, 10);
     assert_eq!(run.ready(1, 10), [persist(0)]);
-    let full = Failure { message: "disk full".into(), state_intact: true };
+    let full = Failure { message: "disk full".into(), state_intact: true, recurs: false };
     assert_eq!(run.on(Event::Failed(WorkerId(0), full)), [persist(1)]);
     let commands = run.on(Event::Saved(WorkerId(1)));
     let [Command::Finish(Outcome::WorkerFailed { message, .. })] = &commands[..] else {

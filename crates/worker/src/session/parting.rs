@@ -74,7 +74,7 @@ async fn finish(bridge: Bridge) -> Result<Option<String>> {
 async fn tell(link: Link, message: String) {
     let Link::Up(mut joined) = link else { return };
     // The states are as good as ever.
-    if joined.say(Said::Failed(Failed { message, state_intact: true })) {
+    if joined.say(Said::Failed(Failed { message, state_intact: true, recurs: false })) {
         let heard = async { while let Ok(Some(_)) = joined.hear().await {} };
         let _gave_up = timeout(FAREWELL, heard).await;
     }
