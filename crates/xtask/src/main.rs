@@ -25,7 +25,7 @@ mod tidy;
 mod train;
 mod workspace;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Set up, train, test and check Lockstep. A newcomer starts with `cargo xtask train`.
@@ -52,7 +52,8 @@ enum Command {
     /// Train the autoencoder on MNIST with a coordinator and four workers on this machine
     ///
     /// Sets up, builds the release binaries and runs `vae-coordinator --spawn`: four workers, five
-    /// epochs. At the end it names the checkpoint and the picture of samples that the run has left.
+    /// epochs. At the end it names the checkpoint and the picture of samples that the run has left,
+    /// and commands to look into the model with.
     /// Ctrl-C stops the run in good order.
     Train(train::Options),
 
@@ -107,7 +108,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let matches = manual::complete(Args::command(), &[]).get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let outcome = interrupt::install().and_then(|()| match args.command {
         Command::Setup(options) => setup::run(&options).map(|()| child::SUCCESS),
         Command::Train(options) => train::run(&options),

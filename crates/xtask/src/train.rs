@@ -1,16 +1,25 @@
 //! `cargo xtask train`: a whole training run on this machine, from a fresh checkout on.
 //!
-//! The coordinator says where the checkpoint and the picture are; this only gets it going.
+//! The coordinator says where the checkpoint and the picture are; this gets it going, and says how
+//! to look into the model.
 
 use crate::workspace::{self, Build};
 use crate::{child, setup};
+use advice::CommandLine;
 use anyhow::Context as _;
-use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The flag that has the coordinator start its workers; it may be given once only.
 const SPAWN: &str = "--spawn";
+
+/// Epochs of a run unless flags say otherwise.
+const EPOCHS: u32 = 5;
+
+/// Words after which a coordinator trains nothing.
+const NO_TRAINING: [&str; 7] = ["status", "certs", "help", "--help", "-h", "--version", "-V"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -19,21 +28,123 @@ pub(crate) struct Options {
     /// For instance `cargo xtask train -- --epochs 20 --workers 2`. All of them:
     /// `cargo xtask train -- --help`.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
-    flags: Vec<String>,
+    flags: Vec<OsString>,
 }
 
 /// Sets up, builds and trains. Returns the exit status of what failed, or of the coordinator.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
-    let coordinator =
-        match workspace::build_programs(&["--bins", "-p", "coordinator", "-p", "worker"])? {
-            Build::Failed(code) => return Ok(code),
-            Build::Done(programs) => {
-                let named =
-                    |program: &PathBuf| program.file_name() == Some(OsStr::new("vae-coordinator"));
-                programs.into_iter().find(named).context("the build has made no vae-coordinator")?
-            }
-        };
-    let spawn = (!options.flags.iter().any(|flag| flag == SPAWN)).then_some(SPAWN);
-    child::run(Command::new(coordinator).args(spawn).args(&options.flags))
+    let packages = ["--bins", "-p", "coordinator", "-p", "worker", "-p", "latent"];
+    let programs = match workspace::build_programs(&packages)? {
+        Build::Failed(code) => return Ok(code),
+        Build::Done(programs) => programs,
+    };
+    let named = |name: &str| {
+        let program = programs.iter().find(|program| program.file_name() == Some(OsStr::new(name)));
+        program
+            .map(|program| near(program))
+            .with_context(|| format!("the build has made no {name}"))
+    };
+    let (coordinator, vae) = (named("vae-coordinator")?, named("vae")?);
+    let flags = &options.flags;
+    let trains = !flags.iter().any(|flag| NO_TRAINING.iter().any(|word| flag == word));
+    let spawn = (trains && !flags.iter().any(|flag| flag == SPAWN)).then_some(SPAWN);
+    let code = child::run(Command::new(&coordinator).args(spawn).args(flags))?;
+    if trains && code == child::SUCCESS {
+        println!("{}", next(&coordinator, &vae, flags));
+    }
+    Ok(code)
+}
+
+/// What to type after a training run.
+fn next(coordinator: &Path, vae: &Path, flags: &[OsString]) -> String {
+    let run_dir = value(flags, "--run-dir");
+    let data_dir = value(flags, "--data-dir");
+    let with = |line: CommandLine, flag: &str, value: &Option<OsString>| match value {
+        Some(value) => line.arg(flag).arg(value),
+        None => line,
+    };
+    let look = |command: &str| {
+        let line = with(CommandLine::program(vae).arg(command), "--checkpoint", &run_dir);
+        with(line, "--data-dir", &data_dir)
+    };
+    let sample = with(CommandLine::program(vae).arg("sample"), "--checkpoint", &run_dir);
+    let mut lines = vec![sample, look("reconstruct"), look("map"), look("evaluate")];
+    if let Some(epochs) = more_epochs(flags) {
+        let more = with(CommandLine::program(coordinator).arg("--resume"), "--run-dir", &run_dir);
+        let more = with(more, "--data-dir", &data_dir).args([SPAWN, "--epochs"]);
+        lines.push(more.arg(epochs.to_string()));
+    }
+    let lines: Vec<String> = lines.iter().map(|line| format!("\n  {line}")).collect();
+    format!("To look into the model, or to train on:{}", lines.concat())
+}
+
+/// Twice as many epochs, where the run is known to have some and may have more.
+fn more_epochs(flags: &[OsString]) -> Option<u32> {
+    let is_resumed = flags.iter().any(|flag| flag.to_string_lossy().starts_with("--resume"));
+    let is_fixed = value(flags, "--learning-rate-schedule").is_some_and(|name| name == "cosine");
+    if is_resumed || is_fixed {
+        return None;
+    }
+    match value(flags, "--epochs") {
+        Some(epochs) => epochs.to_str()?.parse::<u32>().ok()?.checked_mul(2),
+        None => Some(2 * EPOCHS),
+    }
+}
+
+/// The value of a flag among those of the coordinator.
+fn value(flags: &[OsString], flag: &str) -> Option<OsString> {
+    let joined = format!("{flag}=");
+    flags.iter().enumerate().find_map(|(index, word)| {
+        if word == flag {
+            return flags.get(index + 1).cloned();
+        }
+        let (word, joined) = (word.as_encoded_bytes(), joined.as_bytes());
+        let value = word.strip_prefix(joined)?;
+        Some(std::os::unix::ffi::OsStrExt::from_bytes(value)).map(OsStr::to_owned)
+    })
+}
+
+/// A program's path as a person would type it here.
+fn near(program: &Path) -> PathBuf {
+    let here = env::current_dir().unwrap_or_default();
+    match program.strip_prefix(&here) {
+        Ok(below) if below.components().count() > 1 => below.to_owned(),
+        _ => program.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(flags: &[&str]) -> Vec<String> {
+        let flags: Vec<OsString> = flags.iter().map(OsString::from).collect();
+        let text = next(Path::new("target/vae-coordinator"), Path::new("target/vae"), &flags);
+        text.lines().skip(1).map(|line| line.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn the_commands_are_about_the_run_that_was_trained() {
+        let lines = said(&["--workers", "2"]);
+        assert_eq!(lines[0], "target/vae sample");
+        assert_eq!(lines[3], "target/vae evaluate");
+        assert_eq!(lines[4], "target/vae-coordinator --resume --spawn --epochs 10");
+        let lines = said(&["--run-dir=my run", "--data-dir", "data", "--epochs", "30"]);
+        assert_eq!(lines[0], "target/vae sample --checkpoint 'my run'");
+        assert_eq!(lines[2], "target/vae map --checkpoint 'my run' --data-dir data");
+        let more = "--resume --run-dir 'my run' --data-dir data --spawn --epochs 60";
+        assert_eq!(lines[4], format!("target/vae-coordinator {more}"));
+        assert_eq!(said(&["--learning-rate-schedule", "cosine"]).len(), 4);
+        assert_eq!(said(&["--resume"]).len(), 4);
+    }
+
+    #[test]
+    fn a_program_below_this_folder_is_named_from_here() {
+        let here = env::current_dir().unwrap();
+        assert_eq!(near(&here.join("target/release/vae")), Path::new("target/release/vae"));
+        assert_eq!(near(Path::new("/elsewhere/vae")), Path::new("/elsewhere/vae"));
+        // A bare name would be looked for in PATH.
+        assert_eq!(near(&here.join("vae")), here.join("vae"));
+    }
 }
