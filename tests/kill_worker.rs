@@ -209,7 +209,7 @@ fn nobody_comes_in_the_place_of_those_who_are_lost() {
     let (coordinator, workers) = fleet.wait();
     let words = ["only 1 of 2 workers", "within 8 s", "--min-workers"];
     let coordinator = coordinator.failed_with(&words);
-    assert!(coordinator.text().contains("go on with: vae-coordinator --resume"), "{coordinator}");
+    assert!(coordinator.text().contains("/vae-coordinator --resume --run-dir "), "{coordinator}");
     workers.into_iter().for_each(|worker| drop(worker.failed_with(&["only 1 of 2 workers"])));
     assert!(place.newest().metadata.step >= step, "no step is lost");
     resumes_to_the_same_bits(&place, 2);

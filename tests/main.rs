@@ -4,6 +4,7 @@
 //! One file is one story; [`harness`] starts and ends the processes. To read one first, take
 //! [`train`], then [`kill_worker`].
 
+mod advice;
 mod bad_data;
 mod bad_flags;
 mod bad_run_dir;

@@ -138,7 +138,7 @@ fn a_server_that_dies_costs_no_step() {
     let words = [&url[..], "onnection refused", "the last checkpoint is only in", "rank 0 on "];
     let exit = coordinator.wait().failed_with(&words);
     assert!(exit.text().contains("Interrupted after step"), "{exit}");
-    assert!(exit.text().contains("go on with: vae-coordinator --resume"), "{exit}");
+    assert!(exit.text().contains("/vae-coordinator --resume --run-dir "), "{exit}");
 
     let epochs = place.newest().metadata.step / STEPS_PER_EPOCH + 1;
     let flags = format!("--resume --checkpoint-url none --epochs {epochs} --spawn");

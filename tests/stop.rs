@@ -38,7 +38,7 @@ fn stopped_by(signal: Signal, exit_code: i32) {
     fleet.coordinator.signal(signal);
     let (coordinator, workers) = fleet.wait();
     let coordinator = coordinator.exited_with(exit_code);
-    assert!(coordinator.text().contains("go on with: vae-coordinator --resume"), "{coordinator}");
+    assert!(coordinator.text().contains("/vae-coordinator --resume --run-dir "), "{coordinator}");
     workers.into_iter().for_each(|worker| drop(worker.succeeded()));
 
     let step = place.newest().metadata.step;

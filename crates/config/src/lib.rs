@@ -5,6 +5,7 @@
 //! [`Operation`] says how the run is carried out and may differ when it is resumed. How
 //! flags are parsed is the coordinator's business.
 
+pub mod bounds;
 mod validate;
 
 use serde::{Deserialize, Serialize};

@@ -1,17 +1,10 @@
 //! The bounds of a configuration. Whoever receives one checks it here first.
 
+use std::ops::RangeInclusive;
+
 use thiserror::Error;
 
-use crate::{RunConfig, Training};
-
-const WORKERS_MAX: u32 = 4096;
-const SHARDS_MAX: u32 = 4096;
-const BATCH_SIZE_MAX: u32 = 60_000;
-const DIM_MAX: u32 = 1 << 16;
-const EPOCHS_MAX: u32 = 1_000_000;
-const TRAIN_IMAGES: u32 = 60_000;
-const TEST_IMAGES: u32 = 10_000;
-const IMPORTANCE_SAMPLES_MAX: u32 = 4096;
+use crate::{RunConfig, Training, bounds};
 
 /// A configuration outside its bounds.
 #[derive(Clone, Debug, Error, PartialEq)]
@@ -58,11 +51,11 @@ impl RunConfig {
     /// The first field found out of its bounds.
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         let operation = &self.operation;
-        count("--workers", operation.workers, 1, WORKERS_MAX)?;
+        count("--workers", operation.workers, bounds::WORKERS)?;
         self.training.validate()?;
-        count("--epochs", operation.epochs, 1, EPOCHS_MAX)?;
-        count("--checkpoint-every-epochs", operation.checkpoint_every_epochs, 1, EPOCHS_MAX)?;
-        count("--keep-checkpoints", operation.keep_checkpoints, 1, EPOCHS_MAX)?;
+        count("--epochs", operation.epochs, bounds::EPOCHS)?;
+        count("--checkpoint-every-epochs", operation.checkpoint_every_epochs, bounds::EPOCHS)?;
+        count("--keep-checkpoints", operation.keep_checkpoints, bounds::EPOCHS)?;
         if operation.workers > self.training.shards {
             return Err(InvalidConfig::IdleWorkers {
                 workers: operation.workers,
@@ -75,37 +68,45 @@ impl RunConfig {
 
 impl Training {
     fn validate(&self) -> Result<(), InvalidConfig> {
-        count("--shards", self.shards, 1, SHARDS_MAX)?;
-        count("--batch-size", self.batch_size, 1, BATCH_SIZE_MAX)?;
-        count("--hidden-dim", self.model.hidden_dim, 1, DIM_MAX)?;
-        count("--latent-dim", self.model.latent_dim, 1, DIM_MAX)?;
-        count("--train-images", self.train_images, 1, TRAIN_IMAGES)?;
-        count("--test-images", self.test_images, 1, TEST_IMAGES)?;
-        let rate = self.learning_rate;
-        if !(rate.is_finite() && rate > 0.0) {
-            let bound = "a positive number";
-            return Err(InvalidConfig::Real { field: "--learning-rate", value: rate, bound });
-        }
-        count("--warmup-epochs", self.warmup_epochs, 0, EPOCHS_MAX)?;
-        count("--importance-samples", self.importance_samples, 1, IMPORTANCE_SAMPLES_MAX)?;
-        if let Some(norm) = self.grad_clip.filter(|norm| !(norm.is_finite() && *norm > 0.0)) {
-            let bound = "a positive number";
-            return Err(InvalidConfig::Real { field: "--grad-clip", value: norm, bound });
+        count("--shards", self.shards, bounds::SHARDS)?;
+        count("--batch-size", self.batch_size, bounds::BATCH_SIZE)?;
+        count("--hidden-dim", self.model.hidden_dim, bounds::DIM)?;
+        count("--latent-dim", self.model.latent_dim, bounds::DIM)?;
+        count("--train-images", self.train_images, bounds::TRAIN_IMAGES)?;
+        count("--test-images", self.test_images, bounds::TEST_IMAGES)?;
+        positive("--learning-rate", self.learning_rate)?;
+        count("--warmup-epochs", self.warmup_epochs, bounds::WARMUP_EPOCHS)?;
+        count("--importance-samples", self.importance_samples, bounds::IMPORTANCE_SAMPLES)?;
+        if let Some(norm) = self.grad_clip {
+            positive("--grad-clip", norm)?;
         }
         let beta = self.model.beta;
-        if !(beta.is_finite() && beta >= 0.0) {
-            let bound = "a number that is not negative";
+        if !bounds::is_not_negative(beta) {
+            let bound = bounds::NOT_NEGATIVE;
             return Err(InvalidConfig::Real { field: "--beta", value: beta, bound });
         }
         Ok(())
     }
 }
 
-fn count(field: &'static str, value: u32, min: u32, max: u32) -> Result<(), InvalidConfig> {
-    if (min..=max).contains(&value) {
+fn count(
+    field: &'static str,
+    value: u32,
+    bounds: RangeInclusive<u32>,
+) -> Result<(), InvalidConfig> {
+    let (min, max) = (*bounds.start(), *bounds.end());
+    if bounds.contains(&value) {
         Ok(())
     } else {
         Err(InvalidConfig::Count { field, value, min, max })
+    }
+}
+
+fn positive(field: &'static str, value: f64) -> Result<(), InvalidConfig> {
+    if bounds::is_positive(value) {
+        Ok(())
+    } else {
+        Err(InvalidConfig::Real { field, value, bound: bounds::POSITIVE })
     }
 }
 

@@ -1,18 +1,41 @@
 //! The flags, and what their values mean. Whether they fit together is checked in `config`.
 
-use std::{
-    ffi::OsString,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-};
+use std::{ffi::OsString, ops::RangeInclusive, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use config::{
     Binarize, Collective, LearningRateSchedule, Likelihood, ModelConfig, Operation, Precision,
-    RunConfig, Training,
+    RunConfig, Training, bounds,
 };
+use manual::{real, whole};
 use secure::{Security, SetUpError};
 use telemetry::{LogFormat, LogLevel};
+
+use crate::listen::{HostName, ListenAddress};
+
+/// The least and the greatest number of seconds for the waits that a flag sets.
+pub(crate) const WAIT_SECONDS: RangeInclusive<f64> = 0.5..=86_400.0;
+
+/// Days that a certificate may be valid.
+const DAYS: RangeInclusive<u32> = 1..=36_500;
+
+/// Threads that a worker may compute with.
+const THREADS: RangeInclusive<u32> = 1..=1024;
+
+/// The parser of a number of seconds to wait.
+fn wait() -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'static {
+    let (min, max) = (WAIT_SECONDS.start(), WAIT_SECONDS.end());
+    real(format!("a number from {min} to {max}"), |seconds| WAIT_SECONDS.contains(&seconds))
+}
+
+/// Checks where a worker is to compute; whether the device is there is for the worker to say.
+fn device(text: &str) -> Result<String, String> {
+    let index = text.strip_prefix("cuda:").map(|index| index.parse::<u16>().is_ok());
+    match index.unwrap_or(["auto", "cpu", "cuda"].contains(&text)) {
+        true => Ok(text.to_owned()),
+        false => Err("choose auto, cpu, cuda or cuda:N".into()),
+    }
+}
 
 /// Train a variational autoencoder on MNIST, data-parallel: shard the data, start
 /// generations of workers, and keep the run directory.
@@ -25,28 +48,37 @@ pub(crate) struct Args {
 
     /// Workers that compute together; the run begins when all of them have come, or after
     /// --join-timeout-seconds with those that have, if they are --min-workers at least
-    #[arg(long, default_value_t = 4, value_name = "N")]
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = whole(bounds::WORKERS))]
     pub(crate) workers: u32,
     /// Workers that it takes to begin after --join-timeout-seconds, and to go on when others are
     /// lost; with fewer the run waits
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = whole(bounds::WORKERS))]
     pub(crate) min_workers: u32,
     /// Slices of every global batch [default: --workers]. The result depends on this number,
     /// never on --workers
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = whole(bounds::SHARDS))]
     pub(crate) shards: Option<u32>,
-    /// Address to listen on; port 0 takes any free port
-    #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDRESS:PORT")]
-    pub(crate) listen: SocketAddr,
-    /// What workers are told to connect to, if that is not the address to listen on
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) advertise: Option<IpAddr>,
+    /// Where to listen: a name or IP address of this host, and a port; port 0 takes any free port
+    #[arg(long, default_value = "127.0.0.1:50051", value_name = "HOST:PORT")]
+    pub(crate) listen: ListenAddress,
+    /// Name or IP address that workers are told to connect to, if that is not the address to listen
+    /// on
+    #[arg(long, value_name = "NAME_OR_IP")]
+    pub(crate) advertise: Option<HostName>,
     /// Start the workers too, as processes on this machine, and again when they die
     #[arg(long)]
     pub(crate) spawn: bool,
     /// How often each worker that --spawn started may be started again
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = whole(0..=u32::MAX))]
     pub(crate) max_restarts: u32,
+    /// Threads of each worker that --spawn starts [default: the cores of this host divided among
+    /// the workers]
+    #[arg(long, value_name = "N", value_parser = whole(THREADS))]
+    pub(crate) worker_threads: Option<u32>,
+    /// Where the workers that --spawn starts compute: auto, cpu, cuda or cuda:N; of a list such as
+    /// cuda:0,cuda:1 each worker takes the next [default: auto]
+    #[arg(long, value_name = "DEVICE", value_parser = device, value_delimiter = ',')]
+    pub(crate) worker_device: Vec<String>,
 
     #[command(flatten)]
     pub(crate) training: TrainingArgs,
@@ -58,19 +90,23 @@ pub(crate) struct Args {
     pub(crate) security: SecurityArgs,
 
     /// Seconds without a sign of life after which a worker counts as dead
-    #[arg(long, default_value_t = 5.0, value_name = "SECONDS", help_heading = "Patience")]
+    #[arg(long, default_value_t = 5.0, value_name = "SECONDS", value_parser = wait())]
+    #[arg(help_heading = "Patience")]
     pub(crate) dead_after_seconds: f64,
     /// Seconds that others may wait for a worker that makes no progress; never less than
     /// twenty steps take
-    #[arg(long, default_value_t = 30.0, value_name = "SECONDS", help_heading = "Patience")]
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS", value_parser = wait())]
+    #[arg(help_heading = "Patience")]
     pub(crate) stall_after_seconds: f64,
     /// Seconds to wait for workers to come and be ready: for all --workers at the beginning, for
     /// --min-workers when others are lost. After that the run ends, unless it can begin with
     /// --min-workers
-    #[arg(long, default_value_t = 60.0, value_name = "SECONDS", help_heading = "Patience")]
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = wait())]
+    #[arg(help_heading = "Patience")]
     pub(crate) join_timeout_seconds: f64,
     /// Seconds that workers train on without a coordinator, until it is started again
-    #[arg(long, default_value_t = 60.0, value_name = "SECONDS", help_heading = "Patience")]
+    #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = wait())]
+    #[arg(help_heading = "Patience")]
     pub(crate) coordinator_timeout_seconds: f64,
     /// On SIGTERM leave at once, as if killed, so that the workers wait for a coordinator that is
     /// started again, elsewhere or here; SIGINT still ends the run
@@ -115,7 +151,7 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
     /// Days that its certificate is valid
-    #[arg(long, default_value_t = 3650, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    #[arg(long, default_value_t = 3650, value_name = "N", value_parser = whole(DAYS))]
     pub(crate) days: u32,
 }
 
@@ -129,7 +165,7 @@ pub(crate) struct IssueArgs {
     #[arg(long, required = true, value_name = "NAME_OR_IP")]
     pub(crate) host: Vec<String>,
     /// Days that the certificate is valid
-    #[arg(long, default_value_t = 365, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    #[arg(long, default_value_t = 365, value_name = "N", value_parser = whole(DAYS))]
     pub(crate) days: u32,
 }
 
@@ -176,8 +212,8 @@ impl SecurityArgs {
 /// Which run, and how to show it.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct StatusArgs {
-    /// Where the run's coordinator listens
-    #[arg(long, default_value = "http://127.0.0.1:50051", value_name = "URL")]
+    /// Where the run's coordinator listens: HOST:PORT or a URL
+    #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDRESS")]
     pub(crate) coordinator: String,
     /// Print it as JSON
     #[arg(long)]
@@ -203,56 +239,56 @@ pub(crate) enum HealthArg {
 #[command(next_help_heading = "Training")]
 pub(crate) struct TrainingArgs {
     /// Passes over the training images
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = whole(bounds::EPOCHS))]
     pub(crate) epochs: u32,
     /// Images per shard and step
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = whole(bounds::BATCH_SIZE))]
     pub(crate) batch_size: u32,
     /// Step size of Adam
-    #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
+    #[arg(long, default_value_t = 1e-3, value_name = "RATE", value_parser = real(bounds::POSITIVE, bounds::is_positive))]
     pub(crate) learning_rate: f64,
     /// How the learning rate goes on: the same all along, in the stages of the IWAE paper, or
     /// down to nothing along a cosine
     #[arg(long, value_enum, default_value_t = ScheduleArg::Constant)]
     pub(crate) learning_rate_schedule: ScheduleArg,
     /// Epochs in which the weight of the KL divergence grows from nothing to --beta
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = whole(bounds::WARMUP_EPOCHS))]
     pub(crate) warmup_epochs: u32,
     /// Shorten gradients to this norm where they are longer [default: never]
-    #[arg(long, value_name = "NORM")]
+    #[arg(long, value_name = "NORM", value_parser = real(bounds::POSITIVE, bounds::is_positive))]
     pub(crate) grad_clip: Option<f64>,
     /// Make grey pixels black or white, each time anew, with the probability of their grey
     #[arg(long, value_enum, default_value_t = BinarizeArg::None)]
     pub(crate) binarize: BinarizeArg,
     /// Latents drawn an image; with more than one the objective is the importance-weighted
     /// bound (IWAE)
-    #[arg(long, default_value_t = 1, value_name = "K")]
+    #[arg(long, default_value_t = 1, value_name = "K", value_parser = whole(bounds::IMPORTANCE_SAMPLES))]
     pub(crate) importance_samples: u32,
     /// In what the factors of matrix products are; sums, parameters and optimizer are f32 in
     /// either. bf16 is twice as fast on CPUs with AVX512_BF16, and gains nothing on others
     #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
     pub(crate) precision: PrecisionArg,
     /// Key of every random number in the run
-    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    #[arg(long, default_value_t = 0, value_name = "SEED", value_parser = whole(0..=u64::MAX))]
     pub(crate) seed: u64,
     /// Width of the two hidden layers of encoder and decoder
-    #[arg(long, default_value_t = 400, value_name = "N")]
+    #[arg(long, default_value_t = 400, value_name = "N", value_parser = whole(bounds::DIM))]
     pub(crate) hidden_dim: u32,
     /// Dimensions of the latent space
-    #[arg(long, default_value_t = 20, value_name = "N")]
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = whole(bounds::DIM))]
     pub(crate) latent_dim: u32,
     /// Distribution of a pixel given the latents: cross-entropy on grey pixels, or squared
     /// error with one learned variance
     #[arg(long, value_enum, default_value_t = LikelihoodArg::Bernoulli)]
     pub(crate) likelihood: LikelihoodArg,
     /// Weight of the KL divergence in the objective
-    #[arg(long, default_value_t = 1.0, value_name = "WEIGHT")]
+    #[arg(long, default_value_t = 1.0, value_name = "WEIGHT", value_parser = real(bounds::NOT_NEGATIVE, bounds::is_not_negative))]
     pub(crate) beta: f64,
     /// Use only the first N training images
-    #[arg(long, default_value_t = 60_000, value_name = "N")]
+    #[arg(long, default_value_t = 60_000, value_name = "N", value_parser = whole(bounds::TRAIN_IMAGES))]
     pub(crate) train_images: u32,
     /// Use only the first N test images
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = whole(bounds::TEST_IMAGES))]
     pub(crate) test_images: u32,
 }
 
@@ -264,10 +300,10 @@ pub(crate) struct OperationArgs {
     #[arg(long, value_enum, default_value_t = CollectiveArg::Auto)]
     pub(crate) collective: CollectiveArg,
     /// Epochs between checkpoints
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = whole(bounds::EPOCHS))]
     pub(crate) checkpoint_every_epochs: u32,
     /// Checkpoints to keep, the newest
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = whole(bounds::EPOCHS))]
     pub(crate) keep_checkpoints: u32,
     /// Folder of this run in an object store, where checkpoints are kept too and --resume finds
     /// them: s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, file:///FOLDER, or none for none.
@@ -275,7 +311,7 @@ pub(crate) struct OperationArgs {
     #[arg(long, value_name = "URL")]
     pub(crate) checkpoint_url: Option<String>,
     /// Steps between comparisons of all workers' states; 0 for never
-    #[arg(long, default_value_t = 100, value_name = "STEPS")]
+    #[arg(long, default_value_t = 100, value_name = "STEPS", value_parser = whole(0..=u32::MAX))]
     pub(crate) verify_every: u32,
 }
 
@@ -294,7 +330,8 @@ pub(crate) struct DirectoryArgs {
     /// coordinators again by itself
     #[arg(long, requires = "run_dir", conflicts_with = "resume")]
     pub(crate) resume_or_begin: bool,
-    /// Where the MNIST files are, or are to be put [default: the user's cache]
+    /// Where the MNIST files are, or are to be put [default: LOCKSTEP_DATA_DIR, else the user's
+    /// cache]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Never reach out to the network for the data set

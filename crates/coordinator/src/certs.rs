@@ -1,10 +1,16 @@
 //! `vae-coordinator certs`: makes an authority, issues certificates, and says what to do with
 //! them.
 
-use anyhow::Result;
-use secure::authority::{self, Validity};
+use std::path::Path;
 
-use crate::args::CertsCommand;
+use advice::CommandLine;
+use anyhow::Result;
+use secure::{
+    Address,
+    authority::{self, Validity},
+};
+
+use crate::{args::CertsCommand, listen::PORT, spawn::WORKER};
 
 /// Does it; returns what there is to say.
 pub(crate) fn carry_out(command: &CertsCommand) -> Result<String> {
@@ -13,18 +19,35 @@ pub(crate) fn carry_out(command: &CertsCommand) -> Result<String> {
             authority::init(&args.dir, Validity::days(args.days))?;
             let dir = args.dir.display();
             Ok(format!(
-                "Made a CA and a join token in {dir}; ca.key stays there. For each host:\n  \
-                 vae-coordinator certs issue --dir {dir} --host NAME_OR_IP"
+                "Made a CA and a join token in {dir}; ca.key stays there. Each host needs a \
+                 certificate, issued with its name or IP address after --host. For this host:\n  {}",
+                authority::issue_for_this_host(&args.dir)
             ))
         }
         CertsCommand::Issue(args) => {
             let folder = authority::issue(&args.dir, &args.host, Validity::days(args.days))?;
-            Ok(format!(
-                "Issued {dir}/tls.crt, valid for {} days. Copy {dir} to the host, and give \
-                 --tls-dir there",
+            let mut text = format!(
+                "Issued {dir}/tls.crt, valid for {} days. Copy {dir} to the host, and name it there \
+                 with --tls-dir",
                 args.days,
                 dir = folder.display()
-            ))
+            );
+            // Of names with a star nobody knows which host is meant.
+            let address = args.host.iter().find_map(|host| Address::on(host, PORT).ok());
+            if let Some(address) = address {
+                let (coordinator, worker) = start(&address, &folder);
+                text +=
+                    &format!("; a coordinator, and its workers, with\n  {coordinator}\n  {worker}");
+            }
+            Ok(text)
         }
     }
+}
+
+/// What starts a coordinator on a host that has a certificate, and a worker beside it.
+fn start(address: &Address, folder: &Path) -> (CommandLine, CommandLine) {
+    let coordinator = CommandLine::this_program().arg("--listen").arg(address.to_string());
+    let worker = CommandLine::program_beside(WORKER).arg("--coordinator");
+    let worker = worker.arg(format!("https://{address}"));
+    (coordinator.arg("--tls-dir").arg(folder), worker.arg("--tls-dir").arg(folder))
 }

@@ -4,22 +4,25 @@
 
 use std::{
     ffi::OsString,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use checkpoint::{Checkpoint, Directory};
 use clap::{ArgMatches, parser::ValueSource};
-use config::{Collective, Difference, LearningRateSchedule, RunConfig};
+use config::{Collective, Difference, InvalidConfig, LearningRateSchedule, RunConfig};
 use secure::Security;
 use telemetry::{LogFormat, LogLevel};
 
 use crate::{
     args::{Args, DirectoryArgs},
+    hints::Given,
     journal::History,
+    listen::HostName,
     run_dir::{RunDir, RunInfo},
+    spawn,
     storage::{self, Storage},
 };
 
@@ -34,14 +37,18 @@ pub(crate) struct Launch {
     /// Where checkpoints are kept beside the run directory.
     storage: Option<Storage>,
     pub(crate) data_dir: PathBuf,
+    pub(crate) is_data_dir_given: bool,
     pub(crate) offline: bool,
     pub(crate) listen: SocketAddr,
     /// What workers are told to connect to, if not what this coordinator listens on.
-    pub(crate) advertise: Option<IpAddr>,
+    pub(crate) advertise: Option<HostName>,
     pub(crate) security: Security,
     /// The same security, as flags of the workers that are started here.
     pub(crate) worker_arguments: Vec<OsString>,
-    pub(crate) spawn: bool,
+    /// The workers to start here, if they are started here.
+    pub(crate) spawn: Option<Spawn>,
+    /// What has to be said again to go on with the run.
+    pub(crate) given: Given,
     /// Whether SIGTERM ends this process alone, and not the run.
     pub(crate) leave_on_sigterm: bool,
     /// What is known of a run that has begun before.
@@ -76,24 +83,39 @@ struct Origin {
     storage: Option<Storage>,
 }
 
+/// How workers are started here.
+#[derive(Debug)]
+pub(crate) struct Spawn {
+    pub(crate) program: PathBuf,
+    pub(crate) threads: Option<u32>,
+    /// Where they compute, one after the other, and again from the first; empty to leave it to
+    /// them.
+    pub(crate) devices: Vec<String>,
+}
+
 /// Where default run directories are made, relative to the working directory.
 const RUNS: &str = "runs";
 
 /// Digits of the run's id that its default directory is named by.
 const SHORT_ID: usize = 6;
 
-/// The least and the greatest number of seconds for the waits that a flag sets.
-const WAIT_SECONDS: std::ops::RangeInclusive<f64> = 0.5..=86_400.0;
+impl Spawn {
+    fn new(args: &Args) -> Result<Self> {
+        let (threads, devices) = (args.worker_threads, args.worker_device.clone());
+        Ok(Self { program: spawn::worker_program()?, threads, devices })
+    }
+}
 
 impl Launch {
     /// Prepares the run that the flags describe; `matches` says which were given.
     pub(crate) fn prepare(args: Args, matches: &ArgMatches) -> Result<Self> {
         let security = args.security.load()?;
-        let dead_after = seconds("--dead-after-seconds", args.dead_after_seconds)?;
-        let stall_after = seconds("--stall-after-seconds", args.stall_after_seconds)?;
-        let join_timeout = seconds("--join-timeout-seconds", args.join_timeout_seconds)?;
-        let coordinator_timeout =
-            seconds("--coordinator-timeout-seconds", args.coordinator_timeout_seconds)?;
+        ensure!(
+            args.spawn || (args.worker_threads.is_none() && args.worker_device.is_empty()),
+            "--worker-threads and --worker-device are for the workers that --spawn starts: say \
+             --spawn too, or give each worker its own --threads and --device"
+        );
+        let spawn = args.spawn.then(|| Spawn::new(&args)).transpose()?;
         let data_dir = args.directories.data_dir.clone().unwrap_or_else(data::default_dir);
         let data_dir = std::path::absolute(data_dir)?;
         let Origin { info, run_dir, start, storage } =
@@ -106,14 +128,14 @@ impl Launch {
         );
         let workers = info.config.operation.workers;
         ensure!(
-            (1..=workers).contains(&args.min_workers),
+            args.min_workers <= workers,
             "--min-workers must be from 1 to the run's {workers} workers, not {}",
             args.min_workers
         );
         let history = RunDir::read_history(&run_dir)?;
         // Workers that were left behind look for their coordinator where it was.
         let known = history.listening().filter(|_| !is_given(matches, "listen"));
-        let listen = known.unwrap_or(args.listen);
+        let listen = known.map_or_else(|| args.listen.resolve(), Ok)?;
         security.permit("--listen", &listen.into())?;
         Ok(Self {
             info,
@@ -122,20 +144,22 @@ impl Launch {
             start,
             storage,
             data_dir,
+            is_data_dir_given: args.directories.data_dir.is_some(),
             offline: args.directories.offline,
             listen,
             history,
             advertise: args.advertise,
             security,
             worker_arguments: args.security.to_arguments(),
-            spawn: args.spawn,
+            spawn,
+            given: Given::new(matches),
             leave_on_sigterm: args.leave_on_sigterm,
             min_workers: args.min_workers,
             max_restarts: args.max_restarts,
-            dead_after,
-            stall_after,
-            join_timeout,
-            coordinator_timeout,
+            dead_after: Duration::from_secs_f64(args.dead_after_seconds),
+            stall_after: Duration::from_secs_f64(args.stall_after_seconds),
+            join_timeout: Duration::from_secs_f64(args.join_timeout_seconds),
+            coordinator_timeout: Duration::from_secs_f64(args.coordinator_timeout_seconds),
             allow_mixed_devices: args.allow_mixed_devices,
             log_format: args.log_format,
             log_level: args.log_level,
@@ -152,11 +176,28 @@ impl Launch {
 
     /// Makes the run directory, or opens that of the run to resume.
     pub(crate) fn open_run_dir(&self) -> Result<RunDir> {
-        let run_dir = RunDir::create(&self.run_dir, &self.info)?;
-        if self.is_default_dir {
+        RunDir::create(&self.run_dir, &self.info)
+    }
+
+    /// Notes that workers begin to compute: from now on this is the latest run.
+    pub(crate) fn begin(&self, run_dir: &mut RunDir) -> Result<()> {
+        if self.is_default_dir && !run_dir.has_begun() {
             run_dir.point_latest()?;
         }
-        Ok(run_dir)
+        run_dir.begin();
+        Ok(())
+    }
+
+    /// The flags to go on with where only so many workers came; `flag` says how many it takes.
+    pub(crate) fn with_fewer(&self, flag: &str, workers: u32) -> Given {
+        let given = self.given.clone();
+        let given = if flag == "workers" { given.with("workers", workers) } else { given };
+        if self.min_workers > workers { given.with("min_workers", workers) } else { given }
+    }
+
+    /// Whether the run is known beyond this start: it has begun before, or it stands in a store.
+    pub(crate) fn is_known(&self) -> bool {
+        !matches!(self.start, Start::Seed) || self.storage.is_some()
     }
 
     pub(crate) fn config(&self) -> &RunConfig {
@@ -192,12 +233,6 @@ fn steps(config: &RunConfig) -> u64 {
 fn steps_per_epoch(config: &RunConfig) -> u64 {
     let t = &config.training;
     data::Schedule::new(t.seed, t.train_images, t.shards, t.batch_size).steps_per_epoch()
-}
-
-fn seconds(flag: &str, value: f64) -> Result<Duration> {
-    let (min, max) = (WAIT_SECONDS.start(), WAIT_SECONDS.end());
-    ensure!(WAIT_SECONDS.contains(&value), "{flag} must be from {min} to {max}, not {value}");
-    Ok(Duration::from_secs_f64(value))
 }
 
 /// Whether there is to be a run to go on with.
@@ -238,6 +273,27 @@ fn latest() -> PathBuf {
     Path::new(RUNS).join("latest")
 }
 
+/// The run to go on with where nobody names one: the latest, or where that has no checkpoint, and
+/// nobody works on one, the newest that has.
+fn latest_to_resume(args: &Args) -> PathBuf {
+    let latest = latest();
+    let is_taken = checkpoint::has_checkpoint(&latest) || RunDir::is_open(&latest);
+    // A store says itself which run is kept there.
+    if is_taken || args.operation.checkpoint_url.is_some() {
+        return latest;
+    }
+    match checkpoint::newest_run(Path::new(RUNS)) {
+        Some(run) => {
+            let (shown, latest) = (run.display(), latest.display());
+            tracing::warn!(
+                "{latest} has no checkpoint: going on with {shown}, the newest that has"
+            );
+            run
+        }
+        None => latest,
+    }
+}
+
 /// Refuses to begin a run where there is one already.
 fn refuse_occupied(path: &Path, config: &RunConfig) -> Result<()> {
     if !RunDir::holds_run(path) {
@@ -257,7 +313,7 @@ fn refuse_occupied(path: &Path, config: &RunConfig) -> Result<()> {
 
 fn resume(args: &Args, matches: &ArgMatches) -> Result<Origin> {
     let asked = args.config();
-    let mut path = args.directories.run_dir.clone().unwrap_or_else(latest);
+    let mut path = args.directories.run_dir.clone().unwrap_or_else(|| latest_to_resume(args));
     let here = RunDir::holds_run(&path).then(|| RunDir::read_info(&path)).transpose()?;
     let kept = here.as_ref().and_then(|info| info.config.operation.checkpoint_url.clone());
     let given = is_given(matches, "checkpoint_url");
@@ -276,16 +332,26 @@ fn resume(args: &Args, matches: &ArgMatches) -> Result<Origin> {
             Err(error) => return Err(error),
         }
     }
+    let name_it = match &args.directories.run_dir {
+        Some(_) => "name the folder of one",
+        None => "name its folder with --run-dir",
+    };
     ensure!(
         RunDir::holds_run(&path),
-        "nothing to resume: {} holds no run; name its folder with --run-dir, or begin a new run \
-         without --resume",
+        "nothing to resume: {} holds no run; {name_it}, or begin a new run without --resume",
         path.display()
     );
     let stored = RunDir::read_info(&path)?;
     let config = resumed_config(&stored.config, &asked, matches)
         .with_context(|| format!("cannot resume the run in {}", path.display()))?;
-    config.validate()?;
+    config.validate().map_err(|invalid| match invalid {
+        // Shards cannot be raised any more.
+        InvalidConfig::IdleWorkers { workers, shards } => anyhow!(
+            "--workers {workers} is more than the run's --shards {shards}, which stays: a worker \
+             owns at least one shard; lower --workers"
+        ),
+        invalid => invalid.into(),
+    })?;
     let info = RunInfo { config, ..stored };
     let start = newest_checkpoint(&path, &info)?;
     Ok(Origin { info, run_dir: path, start, storage })
@@ -310,7 +376,7 @@ fn newest_checkpoint(run_dir: &Path, info: &RunInfo) -> Result<Start> {
     };
     ensure!(
         metadata.run_id == info.run_id,
-        "{} belongs to run {}, not to {}: remove it from the run directory",
+        "{} belongs to run {}, not to {}: move it out of the run directory",
         file.display(),
         metadata.run_id,
         info.run_id
@@ -388,10 +454,14 @@ fn check_memory(config: &RunConfig, spawn: bool) -> Result<()> {
     let Some(total) = memory_total() else { return Ok(()) };
     ensure!(
         needed < total,
-        "{who} would need at least {:.1} GB of memory, this machine has {:.1} GB: \
-         lower --hidden-dim, --latent-dim, --batch-size or --workers",
+        "{who} would need at least {:.1} GB of memory, this machine has {:.1} GB: lower {}",
         needed as f64 / 1e9,
-        total as f64 / 1e9
+        total as f64 / 1e9,
+        if workers > 1 {
+            "--hidden-dim, --latent-dim, --batch-size or --workers"
+        } else {
+            "--hidden-dim, --latent-dim or --batch-size"
+        }
     );
     Ok(())
 }

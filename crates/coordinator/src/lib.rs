@@ -8,10 +8,13 @@ mod args;
 mod certs;
 mod console;
 mod control;
+mod environment;
 mod files;
 mod health;
+mod hints;
 mod journal;
 mod launch;
+mod listen;
 mod record;
 mod recorded;
 mod run_dir;
@@ -20,8 +23,9 @@ mod service;
 mod spawn;
 mod status;
 mod storage;
+mod undo;
 
-use std::process::ExitCode;
+use std::{fmt::Display, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use membership::Outcome;
@@ -31,15 +35,14 @@ use crate::{
     args::{Args, Command},
     console::Console,
     launch::Launch,
-    serve::Stopped,
 };
 
 /// The program.
 pub fn main() -> ExitCode {
-    if let Some(done) = manual::on_request(Args::command()) {
+    if let Some(done) = manual::on_request(Args::command(), &environment::VARIABLES) {
         return done;
     }
-    let matches = Args::command().get_matches();
+    let matches = command().get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let console = Console::new();
     let _traces = Log {
@@ -76,22 +79,32 @@ pub fn main() -> ExitCode {
         Ok(ended) => ended,
         Err(error) => return fail(&format!("{error:#}")),
     };
+    let run_dir = &stopped.run_dir;
     if let Outcome::Interrupted(step) = outcome {
         let when = match step.0 {
             0 => "before the first step".to_owned(),
             step => format!("after step {step}"),
         };
-        console.line(&format!("Interrupted {when}; {}", go_on(&stopped)));
+        let next = hints::next(&launch, run_dir.as_deref());
+        console.line(&format!("Interrupted {when}; {next}"));
     }
-    match (outcome, &stopped.unfinished) {
+    let unfinished = |what: &dyn Display| match hints::after(&outcome, &launch, run_dir.as_deref())
+    {
+        Some(next) => fail(&format!("{what}\n{next}")),
+        None => fail(&what.to_string()),
+    };
+    match (&outcome, &stopped.unfinished) {
         (Outcome::Completed(_), None) => ExitCode::SUCCESS,
-        (Outcome::Completed(_), Some(unfinished)) => {
-            fail(&format!("{unfinished}\n{}", go_on(&stopped)))
-        }
+        (Outcome::Completed(_), Some(what)) => unfinished(what),
         (Outcome::Interrupted(_), None) => ExitCode::from(stopped.exit_code),
-        (Outcome::Interrupted(_), Some(unfinished)) => fail(unfinished),
-        (outcome, _) => fail(&format!("{outcome}\n{}", go_on(&stopped))),
+        (Outcome::Interrupted(_), Some(what)) => fail(what),
+        (outcome, _) => unfinished(outcome),
     }
+}
+
+/// The command as it is parsed.
+fn command() -> clap::Command {
+    manual::complete(Args::command(), &environment::VARIABLES)
 }
 
 /// The last generation that a journal speaks of, whatever else the file holds.
@@ -108,9 +121,4 @@ pub fn last_generation(journal: &std::path::Path) -> anyhow::Result<u64> {
 fn fail(error: &str) -> ExitCode {
     eprintln!("error: {error}");
     ExitCode::FAILURE
-}
-
-/// What to type to have the run go on.
-fn go_on(stopped: &Stopped) -> String {
-    format!("go on with: vae-coordinator --resume --run-dir {}", stopped.run_dir.display())
 }

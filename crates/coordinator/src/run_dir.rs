@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use checkpoint::Directory;
+use checkpoint::{CHECKPOINTS, Directory};
 use config::RunConfig;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,6 @@ const EVENTS: &str = "events.jsonl";
 const SUMMARY: &str = "summary.json";
 const JOURNAL: &str = "journal.jsonl";
 const LOCK: &str = "lock";
-const CHECKPOINTS: &str = "checkpoints";
 const SAMPLES: &str = "samples";
 
 /// What `config.json` holds.
@@ -43,6 +42,7 @@ pub(crate) struct RunDir {
     events: File,
     journal: Journal,
     recorded: Recorded,
+    has_begun: bool,
     _lock: File,
 }
 
@@ -50,6 +50,14 @@ impl RunDir {
     /// Whether there is a run in `path`.
     pub(crate) fn holds_run(path: &Path) -> bool {
         path.join(CONFIG).exists()
+    }
+
+    /// Whether a coordinator has the run in `path` open.
+    pub(crate) fn is_open(path: &Path) -> bool {
+        let lock = File::open(path.join(LOCK)).ok();
+        let locked =
+            lock.map(|lock| rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared));
+        locked == Some(Err(rustix::io::Errno::WOULDBLOCK))
     }
 
     /// Reads which run is in `path`.
@@ -79,6 +87,17 @@ impl RunDir {
         path.join(CHECKPOINTS)
     }
 
+    /// The files that are made with a run directory.
+    pub(crate) fn files_in(path: &Path) -> Vec<PathBuf> {
+        let files = [CONFIG, METRICS, EVENTS, JOURNAL, LOCK];
+        files.map(|name| path.join(name)).into()
+    }
+
+    /// The folders that are made with a run directory, in it.
+    pub(crate) fn folders_in(path: &Path) -> Vec<PathBuf> {
+        [CHECKPOINTS, SAMPLES].map(|name| path.join(name)).into()
+    }
+
     /// Opens a run directory for writing, made now if there is none.
     pub(crate) fn create(path: &Path, info: &RunInfo) -> Result<Self> {
         fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -94,13 +113,23 @@ impl RunDir {
         let recorded = Recorded::read(&path.join(METRICS))?;
         let events = files::append_lines(&path.join(EVENTS))?;
         let journal = Journal::open(path.join(JOURNAL))?;
-        let run_dir = Self { path, metrics, events, journal, recorded, _lock: lock };
+        let run_dir = Self { path, metrics, events, journal, recorded, has_begun: false, _lock: lock };
         write_json(&run_dir.path, CONFIG, info)?;
         Ok(run_dir)
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Notes that workers begin to compute.
+    pub(crate) fn begin(&mut self) {
+        self.has_begun = true;
+    }
+
+    /// Whether workers have begun to compute since it was opened.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     pub(crate) fn checkpoints(&self) -> Directory {

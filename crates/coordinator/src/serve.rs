@@ -1,14 +1,15 @@
 //! A run from the first open socket to the last exited worker.
 
-use std::path::PathBuf;
+use std::{io::ErrorKind, net::SocketAddr, path::PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use membership::Outcome;
 use protocol::{CONTROL_MESSAGE_BYTES_MAX, door, wire::coordinator_server::CoordinatorServer};
+use secure::Key;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 use tonic::{
     service::interceptor::InterceptedService,
@@ -18,12 +19,14 @@ use tonic::{
 use crate::{
     console::Console,
     control::{Control, Input},
-    health,
-    journal::{self, Entry},
+    health::{self, Health},
+    hints,
+    journal::Entry,
     launch::{Launch, Start},
     run_dir::RunDir,
     service::Service,
     spawn::Children,
+    undo::Undo,
 };
 
 /// Inputs that wait for the control loop; workers are slowed down beyond.
@@ -36,7 +39,8 @@ const EXIT_SIGTERM: u8 = 143;
 /// Where and how a run stopped.
 #[derive(Debug)]
 pub(crate) struct Stopped {
-    pub(crate) run_dir: PathBuf,
+    /// None if the run never began: nothing of it is kept.
+    pub(crate) run_dir: Option<PathBuf>,
     /// The exit code that stands for the interruption.
     pub(crate) exit_code: u8,
     /// What is left undone although the run has ended well.
@@ -56,22 +60,64 @@ pub(crate) fn run(launch: &Launch, console: &Console) -> Result<(Outcome, Stoppe
 }
 
 async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)> {
-    let listener = TcpListener::bind(launch.listen).await.with_context(|| {
-        format!(
-            "cannot listen on {}: is another coordinator running? choose another --listen, or \
-             port 0 for any free one",
-            launch.listen
-        )
-    })?;
-    let address = listener.local_addr()?;
+    let listener = listen(launch.listen).await?;
     data::fetch::ensure(&launch.data_dir, launch.offline)?;
-    launch.claim_storage().await?;
+    let undo = Undo::new(&launch.run_dir);
+    let started = start(launch, console, listener).await.inspect_err(|_| undo.undo())?;
+    let Started { key, mut run_dir, mut children, health, received, stop_serving, .. } = started;
+    let mut exit_code = started.exit_code;
+
+    let console = console.clone();
+    let control = Control::new(launch, key, &mut run_dir, &mut children, console, health);
+    let ended = control.run(received).await;
+    drop(stop_serving);
+    children.finish().await;
+    let exit_code = exit_code.try_recv().unwrap_or(EXIT_SIGTERM);
+    let run_dir = (launch.is_known() || run_dir.has_begun()).then(|| run_dir.path().to_owned());
+    if run_dir.is_none() {
+        undo.undo();
+    }
+    let (outcome, unfinished) = ended?;
+    Ok((outcome, Stopped { run_dir, exit_code, unfinished }))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = match error.kind() {
+            ErrorKind::AddrInUse => {
+                "is another coordinator running? choose another --listen, or port 0 for any free \
+                 one"
+            }
+            ErrorKind::AddrNotAvailable => {
+                "this machine has no such address: choose another --listen"
+            }
+            ErrorKind::PermissionDenied => "choose another --listen, with a port above 1023",
+            _ => "choose another --listen",
+        };
+        anyhow!("cannot listen on {address}: {error}; {advice}")
+    })
+}
+
+/// A coordinator that workers can join.
+struct Started {
+    key: Key,
+    run_dir: RunDir,
+    children: Children,
+    health: watch::Sender<Health>,
+    received: mpsc::Receiver<Input>,
+    stop_serving: oneshot::Sender<()>,
+    exit_code: oneshot::Receiver<u8>,
+}
+
+async fn start(launch: &Launch, console: &Console, listener: TcpListener) -> Result<Started> {
+    let address = listener.local_addr()?;
     let mut run_dir = launch.open_run_dir()?;
+    // A run that could not be kept here must not stand in the store.
+    launch.claim_storage().await?;
     run_dir.journal().note(&Entry::Listening(address))?;
     telemetry::note_run(&launch.info.run_id);
     let key = launch.history.key(run_dir.journal())?;
-    let advertised = launch.advertise.map_or(address, |ip| (ip, address.port()).into());
-    introduce(launch, &run_dir, advertised, console);
+    introduce(launch, &run_dir, address, console);
 
     let (inputs, received) = mpsc::channel(INPUTS);
     let (stop_serving, stopped_serving) = oneshot::channel::<()>();
@@ -95,25 +141,17 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     tokio::spawn(served);
     let (code, exit_code) = oneshot::channel();
     tokio::spawn(stop_on_signal(inputs.clone(), code, launch.leave_on_sigterm)?);
-    let mut children = if launch.spawn {
-        Children::start(launch, address, console, &inputs, run_dir.journal())?
-    } else {
-        Children::default()
+    let children = match &launch.spawn {
+        Some(spawn) => {
+            Children::start(launch, spawn, address, console, &inputs, run_dir.journal())?
+        }
+        None => Children::default(),
     };
-
-    let console = console.clone();
-    let control = Control::new(launch, key, &mut run_dir, &mut children, console, health);
-    let ended = control.run(received).await;
-    drop(stop_serving);
-    children.finish().await;
-    let mut exit_code = exit_code;
-    let exit_code = exit_code.try_recv().unwrap_or(EXIT_SIGTERM);
-    let (outcome, unfinished) = ended?;
-    Ok((outcome, Stopped { run_dir: run_dir.path().to_owned(), exit_code, unfinished }))
+    Ok(Started { key, run_dir, children, health, received, stop_serving, exit_code })
 }
 
 /// Tells a person what is about to run and how to start the workers.
-fn introduce(launch: &Launch, run_dir: &RunDir, address: std::net::SocketAddr, console: &Console) {
+fn introduce(launch: &Launch, run_dir: &RunDir, address: SocketAddr, console: &Console) {
     let config = launch.config();
     let (training, model) = (&config.training, &config.training.model);
     let workers = config.operation.workers;
@@ -140,16 +178,15 @@ fn introduce(launch: &Launch, run_dir: &RunDir, address: std::net::SocketAddr, c
         }
     }
     let scheme = launch.security.scheme();
-    console.line(&format!("Listening on {scheme}://{address}"));
-    if !launch.spawn {
-        let place = if address.ip().is_unspecified() {
-            format!("{}:{}", journal::host(), address.port())
-        } else {
-            address.to_string()
-        };
-        let more = if launch.security.has_tls() { " --tls-dir DIR" } else { "" };
+    let told = launch.advertise.as_ref().and_then(|host| host.port(address.port()));
+    let told = told.map_or_else(|| address.to_string(), |told| told.to_string());
+    console.line(&format!("Listening on {scheme}://{told}"));
+    if launch.spawn.is_none() {
         console.line(&format!("Start {workers} workers, each with:"));
-        console.line(&format!("  vae-worker --coordinator {scheme}://{place}{more}"));
+        console.line(&format!("  {}", hints::worker(launch, address)));
+        if launch.security.has_tls() {
+            console.line("On another host, name in --tls-dir the folder that was issued for it.");
+        }
     }
 }
 

@@ -25,9 +25,13 @@ use tokio::{
 use crate::{
     console::Console,
     control::{FAREWELL, Input},
+    hints,
     journal::{Entry, Journal},
-    launch::Launch,
+    launch::{Launch, Spawn},
 };
+
+/// The worker's program.
+pub(crate) const WORKER: &str = "vae-worker";
 
 /// Bytes of a worker's line that are passed through at a time.
 const LINE_BYTES: usize = 8192;
@@ -79,6 +83,8 @@ pub(crate) struct Children {
 struct Spawner {
     program: PathBuf,
     arguments: Vec<OsString>,
+    /// See [`Spawn`].
+    devices: Vec<String>,
     max_restarts: u32,
     console: Console,
     inputs: mpsc::Sender<Input>,
@@ -107,6 +113,7 @@ impl Children {
     /// and that still run.
     pub(crate) fn start(
         launch: &Launch,
+        spawn: &Spawn,
         address: SocketAddr,
         console: &Console,
         inputs: &mpsc::Sender<Input>,
@@ -124,8 +131,12 @@ impl Children {
         ];
         let arguments = arguments.map(OsString::from).into_iter();
         let spawner = Spawner {
-            program: worker_program()?,
-            arguments: arguments.chain(launch.worker_arguments.iter().cloned()).collect(),
+            program: spawn.program.clone(),
+            arguments: arguments
+                .chain(launch.worker_arguments.iter().cloned())
+                .chain(spawn.threads.map(|threads| format!("--threads={threads}").into()))
+                .collect(),
+            devices: spawn.devices.clone(),
             max_restarts: launch.max_restarts,
             console: console.clone(),
             inputs: inputs.clone(),
@@ -144,9 +155,11 @@ impl Children {
 
     fn spawn(&mut self, slot: u32, more: &[&str], journal: &mut Journal) -> Result<Slot> {
         let spawner = self.spawner.as_ref().context("no workers are started here")?;
+        let device = spawner.devices.iter().cycle().nth(slot as usize);
         let mut child = Command::new(&spawner.program)
             .args(&spawner.arguments)
             .args(more)
+            .args(device.map(|device| format!("--device={device}")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -270,13 +283,14 @@ fn from_here(address: SocketAddr) -> SocketAddr {
 }
 
 /// The worker's program, beside this one.
-fn worker_program() -> Result<PathBuf> {
+pub(crate) fn worker_program() -> Result<PathBuf> {
     let me = std::env::current_exe().context("cannot find this program's own file")?;
-    let program = me.with_file_name("vae-worker");
+    let program = me.with_file_name(WORKER);
     ensure!(
-        program.exists(),
-        "--spawn needs {}: build it with `cargo build --bin vae-worker`",
-        program.display()
+        advice::is_program(&program),
+        "--spawn needs {}, which is not there: {}",
+        program.display(),
+        hints::get_worker(&program)
     );
     Ok(program)
 }

@@ -10,6 +10,7 @@ mod args;
 mod bound;
 mod commands;
 mod drawing;
+mod environment;
 mod features;
 mod logistic;
 mod mixture;
@@ -24,17 +25,19 @@ mod trained;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _, error::ErrorKind};
+use clap::{CommandFactory as _, FromArgMatches as _, error::ErrorKind};
 
 use crate::args::Args;
 
 fn main() -> ExitCode {
     // Before any other thread exists and before libtorch computes anything.
     model::blas::deterministic();
-    if let Some(done) = manual::on_request(Args::command()) {
+    if let Some(done) = manual::on_request(Args::command(), &environment::VARIABLES) {
         return done;
     }
-    let result = match Args::try_parse() {
+    let command = manual::complete(Args::command(), &environment::VARIABLES);
+    let matches = command.try_get_matches();
+    let result = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => args.command.run(),
         Err(error) => usage(&error),
     };

@@ -2,7 +2,11 @@
 //! parses: `PROGRAM --write-manual DIR`, for those who pack it (`cargo xtask dist` does).
 //!
 //! The flag is not among the program's own, so it is neither in its help nor in what is
-//! written. Nothing here knows what the flags mean.
+//! written. Beside that, what the flags of all programs have in common: how they take numbers, and
+//! the variables that stand in the help beside them. Nothing here knows what the flags mean.
+
+mod environment;
+mod numbers;
 
 use std::{
     env, fs, io,
@@ -12,6 +16,12 @@ use std::{
 
 use clap::Command;
 use clap_complete::Shell;
+use clap_mangen::Man;
+
+pub use self::{
+    environment::Variable,
+    numbers::{accept_negative_numbers, real, whole},
+};
 
 const FLAG: &str = "--write-manual";
 /// The shells that people use here.
@@ -21,12 +31,19 @@ pub const PAGES: &str = "man1";
 /// See [`PAGES`].
 pub const COMPLETIONS: &str = "completions";
 
+/// A program's command as it is to be parsed: with the variables that the program reads in its help,
+/// and numbers as [`accept_negative_numbers`] has them.
+#[must_use]
+pub fn complete(command: Command, variables: &[Variable]) -> Command {
+    accept_negative_numbers(environment::in_help(command, variables))
+}
+
 /// Writes the manual where that is all that was asked for; the program then ends with what this
-/// gives.
+/// gives. Its variables get a section of the man page.
 #[allow(clippy::print_stderr, reason = "an error is the last thing the program says")]
-pub fn on_request(command: Command) -> Option<ExitCode> {
+pub fn on_request(command: Command, variables: &[Variable]) -> Option<ExitCode> {
     let folder = requested(env::args_os().skip(1).collect())?;
-    Some(match write(command, &folder) {
+    Some(match write(command, variables, &folder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: cannot write the manual to {}: {error}", folder.display());
@@ -43,17 +60,36 @@ fn requested(arguments: Vec<std::ffi::OsString>) -> Option<PathBuf> {
 }
 
 /// Writes a page for the command and each of its own commands, and completions for each shell.
-fn write(mut command: Command, folder: &Path) -> io::Result<()> {
+fn write(mut command: Command, variables: &[Variable], folder: &Path) -> io::Result<()> {
     let (pages, completions) = (folder.join(PAGES), folder.join(COMPLETIONS));
     fs::create_dir_all(&pages)?;
     fs::create_dir_all(&completions)?;
     // Before the completions, which add a help command to those of the program.
-    clap_mangen::generate_to(command.clone().disable_help_subcommand(true), &pages)?;
+    write_pages(command.clone(), variables, &pages)?;
     let name = command.get_name().to_owned();
     for shell in SHELLS {
-        clap_complete::generate_to(shell, &mut command, &name, &completions)?;
+        let file = clap_complete::generate_to(shell, &mut command, &name, &completions)?;
+        if shell == Shell::Bash {
+            let script = fs::read_to_string(&file)?;
+            fs::write(&file, with_one_name(&script, &name))?;
+        }
     }
     Ok(())
+}
+
+fn write_pages(command: Command, variables: &[Variable], folder: &Path) -> io::Result<()> {
+    clap_mangen::generate_to(command.clone().disable_help_subcommand(true), folder)?;
+    let page = folder.join(Man::new(command).get_filename());
+    let mut page = fs::OpenOptions::new().append(true).open(page)?;
+    environment::write_section(variables, &mut page)
+}
+
+/// The script for bash with one name for each of the program's own commands. Where the name of the
+/// program has a dash, clap_complete 4.6 notes a command under one name and looks it up under
+/// another, so that nothing is ever offered for it.
+fn with_one_name(script: &str, program: &str) -> String {
+    let (noted, looked_up) = (program.replace('-', "__"), program.replace('-', "__subcmd__"));
+    script.replace(&format!("{looked_up}__subcmd__"), &format!("{noted}__subcmd__"))
 }
 
 #[cfg(test)]
@@ -75,15 +111,62 @@ mod tests {
     fn every_command_has_a_page_and_every_shell_its_completions() {
         let folder = tempfile::tempdir().unwrap();
         let part = Command::new("part").about("A part").arg(Arg::new("size").long("size"));
-        write(Command::new("whole").subcommand(part), folder.path()).unwrap();
+        let variables = [Variable { name: "WHOLE_SIZE", meaning: "How large it is" }];
+        write(Command::new("whole").subcommand(part), &variables, folder.path()).unwrap();
         for page in ["whole.1", "whole-part.1"] {
             let text = fs::read_to_string(folder.path().join(PAGES).join(page)).unwrap();
             assert!(text.contains(".TH whole"), "{text}");
+            let section = ".SH ENVIRONMENT\n.TP\n\\fBWHOLE_SIZE\\fR\nHow large it is\n";
+            assert_eq!(text.contains(section), page == "whole.1", "{text}");
         }
         assert_eq!(fs::read_dir(folder.path().join(PAGES)).unwrap().count(), 2);
         for file in ["whole.bash", "whole.fish", "_whole"] {
             let text = fs::read_to_string(folder.path().join(COMPLETIONS).join(file)).unwrap();
             assert!(text.contains("size"), "{file}");
         }
+    }
+
+    #[test]
+    fn the_help_names_the_variables() {
+        let meaning = "word ".repeat(40);
+        let variables = [Variable { name: "SIZE", meaning: Box::leak(meaning.into()) }];
+        let help = complete(Command::new("whole"), &variables).render_help().to_string();
+        let (_, section) = help.split_once("Environment:\n  SIZE\n").expect(&help);
+        assert_eq!(section.matches("word").count(), 40);
+        assert!(section.lines().all(|line| line.len() <= 100), "{section}");
+    }
+
+    /// What bash offers after a line is what a person is offered there.
+    #[test]
+    fn bash_offers_the_flags_of_each_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let size = Arg::new("size").long("size").value_parser(["large", "small"]);
+        let part = Command::new("a-part").arg(size).subcommand(Command::new("deep-er"));
+        let whole = Command::new("the-whole").arg(Arg::new("name").long("name")).subcommand(part);
+        write(whole, &[], folder.path()).unwrap();
+        let script = folder.path().join(COMPLETIONS).join("the-whole.bash");
+        let offered = |line: &str| {
+            let ask = format!(
+                "source '{}'; COMP_WORDS=({line} ''); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+                 $(complete -p the-whole | sed 's/.*-F \\([^ ]*\\).*/\\1/') \"${{COMP_WORDS[0]}}\" '' \
+                 \"${{COMP_WORDS[COMP_CWORD - 1]}}\"; echo \"${{COMPREPLY[@]}}\"",
+                script.display()
+            );
+            let output = std::process::Command::new("bash").args(["-c", &ask]).output().unwrap();
+            let text = |bytes| String::from_utf8(bytes).unwrap();
+            assert_eq!(text(output.stderr), "", "{line}");
+            text(output.stdout)
+        };
+        for (line, expected) in [
+            ("the-whole", "--name"),
+            ("the-whole", "a-part"),
+            ("the-whole a-part", "--size"),
+            ("./bin/the-whole a-part", "deep-er"),
+            ("the-whole a-part --size", "large small"),
+            ("the-whole a-part deep-er", "--help"),
+        ] {
+            assert!(offered(line).contains(expected), "{line}: {}", offered(line));
+        }
+        assert!(!offered("the-whole a-part").contains("--name"));
     }
 }

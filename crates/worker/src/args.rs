@@ -1,21 +1,28 @@
 //! The flags.
 
-use std::path::PathBuf;
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use clap::Parser;
+use manual::whole;
 use secure::{Security, SetUpError};
 use telemetry::{LogFormat, LogLevel};
 
 use crate::{device::DeviceChoice, discovery::RankChoice};
+
+/// Seconds to keep trying to reach a coordinator.
+const JOIN_TIMEOUT: RangeInclusive<u32> = 0..=86_400;
+
+/// Threads to compute with.
+const THREADS: RangeInclusive<u32> = 1..=1024;
 
 /// Compute gradients for a run: join its coordinator, train with the other workers, and leave
 /// when the run ends.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "vae-worker", version, max_term_width = 100)]
 pub(crate) struct Args {
-    /// Where the coordinator listens [default: port 50051 of the host that MASTER_ADDR,
-    /// PET_MASTER_ADDR or SLURM_LAUNCH_NODE_IPADDR names, else http://127.0.0.1:50051]
-    #[arg(long, value_name = "URL")]
+    /// Where the coordinator listens: HOST:PORT or a URL [default: port 50051 of the host that
+    /// MASTER_ADDR, PET_MASTER_ADDR or SLURM_LAUNCH_NODE_IPADDR names, else 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDRESS")]
     pub(crate) coordinator: Option<String>,
     /// Name or IP address that other workers reach this host by [default: its address on the
     /// way to the coordinator]
@@ -27,19 +34,20 @@ pub(crate) struct Args {
     pub(crate) tcp_only: bool,
     /// The rank to take, or any for a free one [default: what RANK, PET_NODE_RANK, SLURM_PROCID
     /// or JOB_COMPLETION_INDEX says, in this order, else any]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) rank: Option<RankChoice>,
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceChoice,
     /// Threads to compute with [default: the cores of this host divided among its workers]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = whole(THREADS))]
     pub(crate) threads: Option<u32>,
-    /// Where the MNIST files are, or are to be put [default: the user's cache]
+    /// Where the MNIST files are, or are to be put [default: LOCKSTEP_DATA_DIR, else the user's
+    /// cache]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Seconds to keep trying to reach the coordinator
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = whole(JOIN_TIMEOUT))]
     pub(crate) join_timeout_seconds: u32,
     /// How log lines are written to standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
@@ -77,5 +85,18 @@ impl SecurityArgs {
             tracing::warn!("{warning}");
         }
         Ok(security)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_flag_has_a_value_of_its_type() {
+        let flags = ["--threads=2", "--rank=any", "--device=cuda:1", "--join-timeout-seconds=5"];
+        let args = Args::try_parse_from(["vae-worker"].iter().chain(&flags)).unwrap();
+        assert_eq!((args.threads, args.join_timeout_seconds), (Some(2), 5));
+        assert_eq!(Args::try_parse_from(["vae-worker"]).unwrap().join_timeout_seconds, 60);
     }
 }

@@ -195,8 +195,8 @@ impl Route {
             if left.is_zero() {
                 let error = anyhow!(error);
                 bail!(
-                    "no coordinator at {url} within {} s ({}): start vae-coordinator, or say \
-                     where it is with --coordinator",
+                    "no coordinator at {url} within {} s ({}): start vae-coordinator there, or name \
+                     another place with --coordinator",
                     patience.as_secs(),
                     error.root_cause()
                 );

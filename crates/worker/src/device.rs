@@ -50,9 +50,11 @@ impl DeviceChoice {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(index) => match cuda_devices() {
                 Ok(devices) if index < devices => Ok(Device::Cuda(index)),
+                Ok(0) => bail!("--device cuda:{index}: there is no CUDA device; use --device cpu"),
                 Ok(devices) => bail!(
-                    "--device cuda:{index}: this machine offers {devices} CUDA devices; use \
-                     --device cpu"
+                    "--device cuda:{index}: the last CUDA device here is cuda:{}; use that or \
+                     another, or --device cpu",
+                    devices - 1
                 ),
                 Err(reason) => bail!("--device cuda:{index}: {reason}; or use --device cpu"),
             },
@@ -117,6 +119,9 @@ pub(crate) fn model(training: &Training, device: Device) -> Result<Box<dyn Model
             Box::new(cuda::Vae::new(config, settings, index)?)
         }
         (device, Precision::F32) => Box::new(vae_autograd(config, settings, device)?),
-        (_, Precision::Bf16) => bail!("--precision bf16 is for CPUs so far: use --precision f32"),
+        (_, Precision::Bf16) => bail!(
+            "the run computes with --precision bf16, which is for CPUs so far: give this worker \
+             --device cpu, or begin a new run with --precision f32"
+        ),
     })
 }

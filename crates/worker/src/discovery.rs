@@ -26,7 +26,10 @@ impl FromStr for RankChoice {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "any" => Ok(Self::Any),
-            _ => text.parse().map(Self::Number).map_err(|error| format!("{error}, nor is it any")),
+            _ => match text.parse() {
+                Ok(rank) => Ok(Self::Number(rank)),
+                Err(_) => Err("must be a rank, a whole number from 0, or any".into()),
+            },
         }
     }
 }

@@ -12,6 +12,7 @@ mod control;
 mod dataset;
 mod device;
 mod discovery;
+mod environment;
 mod generation;
 mod reporter;
 mod samples;
@@ -25,7 +26,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 use telemetry::Log;
 
 use crate::args::Args;
@@ -35,10 +36,11 @@ pub fn main() -> ExitCode {
     // Before any other thread exists and before libtorch computes anything.
     model::blas::deterministic();
     transport::keep_freed_blocks();
-    if let Some(done) = manual::on_request(Args::command()) {
+    if let Some(done) = manual::on_request(Args::command(), &environment::VARIABLES) {
         return done;
     }
-    let args = Args::parse();
+    let matches = manual::complete(Args::command(), &environment::VARIABLES).get_matches();
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let _traces = Log {
         program: "vae-worker",
         format: args.log_format,

@@ -159,6 +159,9 @@ impl Control<'_> {
             Ok(transport) => transport,
             Err(error) => return self.break_off(error),
         };
+        if let Err(error) = self.launch.begin(self.run_dir) {
+            return self.break_off(error);
+        }
         tracing::info!(
             generation = generation.0,
             members = members.len(),

@@ -1,0 +1,235 @@
+//! The commands that a person is told to type: how to go on with a run, how to start its workers.
+
+use std::{
+    collections::HashSet,
+    env,
+    ffi::OsString,
+    net::{SocketAddr, ToSocketAddrs as _, UdpSocket},
+    path::Path,
+};
+
+use advice::CommandLine;
+use clap::{Arg, ArgMatches, Args as _, Command, CommandFactory as _, parser::ValueSource};
+use membership::Outcome;
+use secure::Address;
+
+use crate::{
+    args::{Args, OperationArgs, TrainingArgs},
+    journal,
+    launch::Launch,
+    spawn::WORKER,
+};
+
+/// What a run keeps beside its configuration, or what every command says anew.
+const NOT_REPEATED: [&str; 5] = ["workers", "shards", "run_dir", "resume", "resume_or_begin"];
+
+/// The variable that tells cargo where to build.
+const TARGET: &str = "CARGO_TARGET_DIR";
+
+/// Addresses that belong to nobody: the way to them is that to other hosts.
+const FAR_AWAY: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+
+/// The flags that this coordinator was given and that its run does not keep: what it takes to go
+/// on as before.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Given(Vec<Flag>);
+
+/// A flag, and how it is typed.
+#[derive(Clone, Debug)]
+struct Flag {
+    id: String,
+    words: Vec<OsString>,
+}
+
+impl Given {
+    pub(crate) fn new(matches: &ArgMatches) -> Self {
+        let kept = OperationArgs::augment_args(TrainingArgs::augment_args(Command::new("kept")));
+        let kept: HashSet<&str> =
+            kept.get_arguments().map(|arg| arg.get_id().as_str()).chain(NOT_REPEATED).collect();
+        let command = Args::command();
+        let flags = command.get_arguments().filter(|arg| {
+            let id = arg.get_id().as_str();
+            let is_given = matches.value_source(id) == Some(ValueSource::CommandLine);
+            is_given && !kept.contains(id)
+        });
+        let flag = |arg: &Arg| Flag { id: arg.get_id().to_string(), words: words(arg, matches) };
+        Self(flags.map(flag).collect())
+    }
+
+    /// What has the run in a directory go on.
+    pub(crate) fn go_on(&self, run_dir: &Path) -> CommandLine {
+        let line = CommandLine::this_program().arg("--resume").arg("--run-dir").arg(run_dir);
+        line.args(self.0.iter().flat_map(|flag| flag.words.clone()))
+    }
+
+    /// The same with another value of a flag.
+    pub(crate) fn with(mut self, id: &str, value: impl ToString) -> Self {
+        self.0.retain(|flag| flag.id != id);
+        let name = format!("--{}", id.replace('_', "-"));
+        self.0.push(Flag { id: id.into(), words: vec![name.into(), value.to_string().into()] });
+        self
+    }
+}
+
+/// What to do about a run that was stopped: go on with it, or begin again where nothing of it was
+/// kept.
+pub(crate) fn next(launch: &Launch, run_dir: Option<&Path>) -> String {
+    match run_dir {
+        Some(run_dir) => format!("go on with: {}", launch.given.go_on(run_dir)),
+        None => format!("begin again with: {}", CommandLine::as_called()),
+    }
+}
+
+/// What to do after an outcome that is not what its coordinator wanted; none where the outcome says
+/// so itself, since the same run would come to the same end.
+pub(crate) fn after(outcome: &Outcome, launch: &Launch, run_dir: Option<&Path>) -> Option<String> {
+    let next = next(launch, run_dir);
+    match outcome {
+        Outcome::WorkerFailed { recurs: true, .. } => None,
+        Outcome::WorkersMissing { present, flag, .. } => {
+            let fewer = (*present > 0).then_some(run_dir).flatten();
+            let fewer = fewer.map(|run_dir| launch.with_fewer(flag, *present).go_on(run_dir));
+            let fewer = fewer.map(|line| format!("\nor with fewer: {line}")).unwrap_or_default();
+            // A command ends its line, so that a line can be pasted as it is.
+            let start = match launch.spawn {
+                Some(_) => "",
+                None => "\nand start the workers when it says how",
+            };
+            Some(format!("{next}{fewer}{start}"))
+        }
+        _ => Some(next),
+    }
+}
+
+/// How to get the worker's program, which is not where it is looked for.
+pub(crate) fn get_worker(program: &Path) -> String {
+    match build(program) {
+        Some(line) => format!("build it with: {line}"),
+        None => "put the one of the same release there".into(),
+    }
+}
+
+/// How cargo builds a program at this place; none where it does not.
+fn build(program: &Path) -> Option<CommandLine> {
+    let folder = program.parent()?;
+    if !folder.join(".fingerprint").is_dir() {
+        return None;
+    }
+    let line = CommandLine::program("cargo").args(["build", "--bin", WORKER]);
+    let line = match folder.file_name()?.to_str()? {
+        "debug" => line,
+        "release" => line.arg("--release"),
+        profile => line.arg("--profile").arg(profile),
+    };
+    let target = folder.parent()?;
+    let is_elsewhere = target.file_name()? != "target" && env::var_os(TARGET).is_none();
+    Some(if is_elsewhere { line.arg("--target-dir").arg(target) } else { line })
+}
+
+/// A flag as it is typed, with its values.
+fn words(arg: &Arg, matches: &ArgMatches) -> Vec<OsString> {
+    let name = format!("--{}", arg.get_long().unwrap_or_default());
+    if !arg.get_action().takes_values() {
+        return vec![name.into()];
+    }
+    let values = matches.get_raw(arg.get_id().as_str()).into_iter().flatten();
+    let values: Vec<OsString> = match arg.get_value_delimiter() {
+        Some(delimiter) => {
+            let values: Vec<_> = values.map(OsString::from).collect();
+            vec![values.join(delimiter.to_string().as_ref())]
+        }
+        None => values.map(OsString::from).collect(),
+    };
+    values.into_iter().flat_map(|value| [name.clone().into(), value]).collect()
+}
+
+/// What starts a worker of the run on this host.
+pub(crate) fn worker(launch: &Launch, listening: SocketAddr) -> CommandLine {
+    let url = format!("{}://{}", launch.security.scheme(), place(launch, listening));
+    let line = CommandLine::program_beside(WORKER).arg("--coordinator").arg(url);
+    let line = line.args(launch.worker_arguments.clone());
+    if launch.is_data_dir_given {
+        return line.arg("--data-dir").arg(&launch.data_dir);
+    }
+    line
+}
+
+/// Where workers find what listens at an address: as they are told, else by a name that leads there
+/// and that is in the certificate, if there is one.
+fn place(launch: &Launch, listening: SocketAddr) -> String {
+    let port = listening.port();
+    if let Some(address) = launch.advertise.as_ref().and_then(|host| host.port(port)) {
+        return address.to_string();
+    }
+    let is_any = listening.ip().is_unspecified();
+    let leads_here = |host: &str| {
+        let found = (host, port).to_socket_addrs().into_iter().flatten();
+        let is_here = |found: SocketAddr| match is_any {
+            true => found.is_ipv4() || listening.is_ipv6(),
+            false => found.ip() == listening.ip(),
+        };
+        found.map(is_here).any(|is_here| is_here)
+    };
+    let numbered = (!is_any).then(|| listening.ip().to_string());
+    let far_away = || FAR_AWAY.iter().filter_map(|(any, far)| own_address(any, far));
+    let names = || [journal::host(), "localhost".into(), "127.0.0.1".into(), "::1".into()];
+    let mut candidates = numbered.into_iter().chain(far_away()).chain(names());
+    let found = candidates.find_map(|host| {
+        let address = Address::on(&host, port).ok()?;
+        let is_in_certificate = launch.security.check_name(&address).is_ok();
+        (is_in_certificate && leads_here(&host)).then(|| address.to_string())
+    });
+    found.unwrap_or_else(|| listening.to_string())
+}
+
+/// The address of this host on the way to others. Nothing is sent: a datagram socket only looks its
+/// route up.
+fn own_address(any: &str, far: &str) -> Option<String> {
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(far).ok()?;
+    Some(socket.local_addr().ok()?.ip().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn go_on(flags: &[&str]) -> String {
+        let line = ["vae-coordinator"].iter().chain(flags);
+        let given = Given::new(&crate::command().try_get_matches_from(line).unwrap());
+        let line = given.go_on(Path::new("/runs/a b")).to_string();
+        line.split_once(" --resume ").unwrap().1.to_owned()
+    }
+
+    #[test]
+    fn what_the_run_does_not_keep_is_said_again() {
+        assert_eq!(go_on(&[]), "--run-dir '/runs/a b'");
+        let kept = ["--epochs", "7", "--workers=2", "--run-dir", "other", "--collective", "grpc"];
+        assert_eq!(go_on(&kept), "--run-dir '/runs/a b'");
+        let flags = [
+            "--spawn",
+            "--worker-device=cuda:0,cpu",
+            "--worker-device=auto",
+            "--tls-dir",
+            "it's mine",
+            "--listen=localhost:0",
+            "--min-workers",
+            "2",
+            "--dead-after-seconds=1.5",
+            "--allow-mixed-devices",
+        ];
+        let again = "--run-dir '/runs/a b' --min-workers 2 --listen localhost:0 --spawn \
+                     --worker-device cuda:0,cpu,auto --tls-dir 'it'\\''s mine' \
+                     --dead-after-seconds 1.5 --allow-mixed-devices";
+        assert_eq!(go_on(&flags), again);
+        assert_eq!(go_on(&["--resume"]), "--run-dir '/runs/a b'");
+    }
+
+    #[test]
+    fn a_flag_is_replaced() {
+        let line = ["vae-coordinator", "--min-workers", "2", "--spawn"];
+        let given = Given::new(&crate::command().try_get_matches_from(line).unwrap());
+        let line = given.with("min_workers", 1).go_on(Path::new("/run")).to_string();
+        assert!(line.ends_with(" --run-dir /run --spawn --min-workers 1"), "{line}");
+    }
+}

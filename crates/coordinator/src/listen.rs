@@ -1,0 +1,92 @@
+//! Where a coordinator listens and what workers are told of it, as people type it.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    str::FromStr,
+};
+
+use anyhow::{Context as _, Result};
+use secure::{Address, ParseAddressError};
+
+/// The port where a coordinator listens if nobody says another.
+pub(crate) const PORT: u16 = 50051;
+
+/// A name or IP address of this host, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ListenAddress {
+    host: String,
+    port: u16,
+}
+
+impl FromStr for ListenAddress {
+    type Err = ParseAddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (host, port) = secure::host_and_port(text)?;
+        Ok(Self { host, port: port.unwrap_or(PORT) })
+    }
+}
+
+impl ListenAddress {
+    /// The address to listen on.
+    pub(crate) fn resolve(&self) -> Result<SocketAddr> {
+        let Self { host, port } = self;
+        let unknown = || format!("--listen {host}:{port}: no host of this name is known here");
+        let found: Vec<_> = (&host[..], *port).to_socket_addrs().with_context(unknown)?.collect();
+        // Where a name has both, most people and programs mean the one of IPv4.
+        let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+        first.copied().with_context(unknown)
+    }
+}
+
+/// The name or IP address of a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostName(String);
+
+impl FromStr for HostName {
+    type Err = ParseAddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Address::on(text, PORT).map(|address| Self(address.host()))
+    }
+}
+
+impl HostName {
+    /// A port on this host.
+    pub(crate) fn port(&self, port: u16) -> Option<Address> {
+        Address::on(&self.0, port).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_named_or_numbered() {
+        let resolved = |text: &str| match text.parse::<ListenAddress>() {
+            Ok(address) => match address.resolve() {
+                Ok(address) => address.to_string(),
+                Err(error) => format!("{error:#}"),
+            },
+            Err(error) => error.to_string(),
+        };
+        for (text, expected) in [
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("localhost:7", "127.0.0.1:7"),
+            ("localhost", "127.0.0.1:50051"),
+            ("[::1]:7", "[::1]:7"),
+            ("0.0.0.0:7", "0.0.0.0:7"),
+            ("localhost:70000", "names port 70000"),
+            ("::1", "in brackets"),
+            (":7", "is no host and port"),
+            ("http://localhost:7", "is no host and port"),
+            ("nobody.invalid:7", "--listen nobody.invalid:7: no host of this name is known here"),
+        ] {
+            assert!(resolved(text).contains(expected), "{text}: {}", resolved(text));
+        }
+        let host = "[::1]".parse::<HostName>().unwrap();
+        assert_eq!(host.port(7).unwrap().to_string(), "[::1]:7");
+        assert!("10.0.0.1:7".parse::<HostName>().is_err());
+    }
+}

@@ -1,0 +1,56 @@
+//! What the program reads from its environment.
+
+use manual::Variable;
+
+/// In the order of the help.
+pub(crate) const VARIABLES: [Variable; 11] = [
+    Variable {
+        name: "LOCKSTEP_DATA_DIR",
+        meaning: "Where the MNIST files are, or are to be put, if --data-dir does not say. Without \
+                  either: lockstep/mnist in XDG_CACHE_HOME, else in .cache of HOME",
+    },
+    Variable {
+        name: "RUST_LOG",
+        meaning: "What is logged to standard error: off, error, warn, info, debug or trace, for all \
+                  parts of the program or for some, as in warn,worker=debug [default: info]",
+    },
+    Variable {
+        name: "RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR",
+        meaning: "Set by torchrun: the rank, if --rank does not say, and the host of the \
+                  coordinator, if --coordinator does not say",
+    },
+    Variable {
+        name: "PET_NODE_RANK, PET_NNODES, PET_NPROC_PER_NODE, PET_MASTER_ADDR",
+        meaning: "The same, set by Kubeflow",
+    },
+    Variable {
+        name: "SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_LAUNCH_NODE_IPADDR",
+        meaning: "The same, set by Slurm",
+    },
+    Variable {
+        name: "JOB_COMPLETION_INDEX",
+        meaning: "The rank, set by an indexed Kubernetes Job",
+    },
+    Variable {
+        name: "CUDA_VISIBLE_DEVICES",
+        meaning: "The GPUs that --device counts; read by CUDA",
+    },
+    Variable {
+        name: "MKL_CBWR",
+        meaning: "The instruction set that MKL computes with, in place of the best that gives the \
+                  same bits for any number of threads; all workers of a run need the same",
+    },
+    Variable {
+        name: "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, AWS_...",
+        meaning: "Credentials and place of the store, if the run keeps checkpoints at s3://...",
+    },
+    Variable {
+        name: "GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_...",
+        meaning: "Credentials of the store, if the run keeps checkpoints at gs://...",
+    },
+    Variable {
+        name: "OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_SERVICE_NAME",
+        meaning: "Where traces are sent and under which name, by a program that was built with \
+                  the feature opentelemetry",
+    },
+];
