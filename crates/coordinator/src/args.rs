@@ -245,7 +245,8 @@ pub(crate) struct TrainingArgs {
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = whole(bounds::BATCH_SIZE))]
     pub(crate) batch_size: u32,
     /// Step size of Adam
-    #[arg(long, default_value_t = 1e-3, value_name = "RATE", value_parser = real(bounds::POSITIVE, bounds::is_positive))]
+    #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
+    #[arg(value_parser = real(bounds::POSITIVE, bounds::is_positive))]
     pub(crate) learning_rate: f64,
     /// How the learning rate goes on: the same all along, in the stages of the IWAE paper, or
     /// down to nothing along a cosine
@@ -262,7 +263,8 @@ pub(crate) struct TrainingArgs {
     pub(crate) binarize: BinarizeArg,
     /// Latents drawn an image; with more than one the objective is the importance-weighted
     /// bound (IWAE)
-    #[arg(long, default_value_t = 1, value_name = "K", value_parser = whole(bounds::IMPORTANCE_SAMPLES))]
+    #[arg(long, default_value_t = 1, value_name = "K")]
+    #[arg(value_parser = whole(bounds::IMPORTANCE_SAMPLES))]
     pub(crate) importance_samples: u32,
     /// In what the factors of matrix products are; sums, parameters and optimizer are f32 in
     /// either. bf16 is twice as fast on CPUs with AVX512_BF16, and gains nothing on others
@@ -282,13 +284,16 @@ pub(crate) struct TrainingArgs {
     #[arg(long, value_enum, default_value_t = LikelihoodArg::Bernoulli)]
     pub(crate) likelihood: LikelihoodArg,
     /// Weight of the KL divergence in the objective
-    #[arg(long, default_value_t = 1.0, value_name = "WEIGHT", value_parser = real(bounds::NOT_NEGATIVE, bounds::is_not_negative))]
+    #[arg(long, default_value_t = 1.0, value_name = "WEIGHT")]
+    #[arg(value_parser = real(bounds::NOT_NEGATIVE, bounds::is_not_negative))]
     pub(crate) beta: f64,
     /// Use only the first N training images
-    #[arg(long, default_value_t = 60_000, value_name = "N", value_parser = whole(bounds::TRAIN_IMAGES))]
+    #[arg(long, default_value_t = 60_000, value_name = "N")]
+    #[arg(value_parser = whole(bounds::TRAIN_IMAGES))]
     pub(crate) train_images: u32,
     /// Use only the first N test images
-    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = whole(bounds::TEST_IMAGES))]
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    #[arg(value_parser = whole(bounds::TEST_IMAGES))]
     pub(crate) test_images: u32,
 }
 

@@ -20,15 +20,16 @@ pub(crate) fn carry_out(command: &CertsCommand) -> Result<String> {
             let dir = args.dir.display();
             Ok(format!(
                 "Made a CA and a join token in {dir}; ca.key stays there. Each host needs a \
-                 certificate, issued with its name or IP address after --host. For this host:\n  {}",
+                 certificate, issued with its name or IP address after --host. For this \
+                 host:\n  {}",
                 authority::issue_for_this_host(&args.dir)
             ))
         }
         CertsCommand::Issue(args) => {
             let folder = authority::issue(&args.dir, &args.host, Validity::days(args.days))?;
             let mut text = format!(
-                "Issued {dir}/tls.crt, valid for {} days. Copy {dir} to the host, and name it there \
-                 with --tls-dir",
+                "Issued {dir}/tls.crt, valid for {} days. Copy {dir} to the host, and name it \
+                 there with --tls-dir",
                 args.days,
                 dir = folder.display()
             );

@@ -11,8 +11,9 @@ pub(crate) const VARIABLES: [Variable; 6] = [
     },
     Variable {
         name: "RUST_LOG",
-        meaning: "What is logged to standard error: off, error, warn, info, debug or trace, for all \
-                  parts of the program or for some, as in warn,coordinator=debug [default: warn]",
+        meaning: "What is logged to standard error, before --log-level: off, error, warn, info, \
+                  debug or trace, for the whole program or for parts of it, as in \
+                  warn,coordinator=debug",
     },
     Variable {
         name: "HTTPS_PROXY, ALL_PROXY, NO_PROXY",

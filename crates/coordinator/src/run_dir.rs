@@ -113,7 +113,8 @@ impl RunDir {
         let recorded = Recorded::read(&path.join(METRICS))?;
         let events = files::append_lines(&path.join(EVENTS))?;
         let journal = Journal::open(path.join(JOURNAL))?;
-        let run_dir = Self { path, metrics, events, journal, recorded, has_begun: false, _lock: lock };
+        let run_dir =
+            Self { path, metrics, events, journal, recorded, has_begun: false, _lock: lock };
         write_json(&run_dir.path, CONFIG, info)?;
         Ok(run_dir)
     }

@@ -11,8 +11,9 @@ pub(crate) const VARIABLES: [Variable; 11] = [
     },
     Variable {
         name: "RUST_LOG",
-        meaning: "What is logged to standard error: off, error, warn, info, debug or trace, for all \
-                  parts of the program or for some, as in warn,worker=debug [default: info]",
+        meaning: "What is logged to standard error, before --log-level: off, error, warn, info, \
+                  debug or trace, for the whole program or for parts of it, as in \
+                  warn,worker=debug",
     },
     Variable {
         name: "RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR",
