@@ -15,6 +15,7 @@ mod damaged_checkpoint;
 mod dataset;
 mod deploy;
 mod divergence;
+mod failed_start;
 mod full_disk;
 mod harness;
 mod health;
