@@ -9,6 +9,7 @@ mod bad_data;
 mod bad_flags;
 mod bad_run_dir;
 mod chaos;
+mod completions;
 mod crash_points;
 mod crowd;
 mod damaged_checkpoint;

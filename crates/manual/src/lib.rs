@@ -69,10 +69,15 @@ fn write(mut command: Command, variables: &[Variable], folder: &Path) -> io::Res
     let name = command.get_name().to_owned();
     for shell in SHELLS {
         let file = clap_complete::generate_to(shell, &mut command, &name, &completions)?;
-        if shell == Shell::Bash {
-            let script = fs::read_to_string(&file)?;
-            fs::write(&file, with_one_name(&script, &name))?;
-        }
+        let script = fs::read_to_string(&file)?;
+        fs::write(
+            &file,
+            match shell {
+                Shell::Bash => with_one_name(&script, &name),
+                Shell::Fish => with_last_value(&script),
+                _ => script,
+            },
+        )?;
     }
     Ok(())
 }
@@ -90,6 +95,17 @@ fn write_pages(command: Command, variables: &[Variable], folder: &Path) -> io::R
 fn with_one_name(script: &str, program: &str) -> String {
     let (noted, looked_up) = (program.replace('-', "__"), program.replace('-', "__subcmd__"));
     script.replace(&format!("{looked_up}__subcmd__"), &format!("{noted}__subcmd__"))
+}
+
+/// The script for fish that offers the values of a flag, too, where the program has commands: to see
+/// whether there is one on the line, clap_complete 4.6 parses the line, which fails as long as the
+/// last flag has no value.
+fn with_last_value(script: &str) -> String {
+    let give_up = "    or return\n";
+    let parse = script.lines().find(|line| line.ends_with("-- $cmd 2>/dev/null"));
+    let Some(line) = parse else { return script.to_owned() };
+    let again = line.trim_start().replace("$cmd", "$cmd ''");
+    script.replace(&format!("{line}\n{give_up}"), &format!("{line}\n    or {again}\n{give_up}"))
 }
 
 #[cfg(test)]
