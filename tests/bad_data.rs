@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use crate::harness::{Place, coordinator_at};
+use crate::harness::{Fleet, Place, SMALL, coordinator_at};
 
 fn offline(place: &Place, words: &[&str]) {
     let data_dir = place.path("mnist");
@@ -36,7 +36,7 @@ fn it_is_truncated() {
     let path = mnist_to_spoil(&place.path("mnist"));
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(1000).unwrap();
-    offline(&place, &[path.to_str().unwrap(), "truncated", "1000 found", "delete it"]);
+    offline(&place, &[path.to_str().unwrap(), "truncated", "1000 found", "--data-dir"]);
 }
 
 #[test]
@@ -46,5 +46,26 @@ fn one_byte_is_wrong() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[12_345] ^= 1;
     fs::write(&path, bytes).unwrap();
-    offline(&place, &[path.to_str().unwrap(), "sha256", "delete it"]);
+    offline(&place, &[path.to_str().unwrap(), "sha256", "--data-dir"]);
+}
+
+/// Fashion-MNIST has the same names and sizes. Online, too, neither program replaces a file of it.
+#[test]
+fn it_is_another_data_set() {
+    let place = Place::new();
+    let folder = place.path("mnist");
+    let path = mnist_to_spoil(&folder);
+    let mut theirs = fs::read(&path).unwrap();
+    theirs[16..].reverse();
+    fs::write(&path, &theirs).unwrap();
+    let flags = format!("--workers 1 --spawn --data-dir {}", folder.display());
+    let words = [path.to_str().unwrap(), data::FILES[0].sha256, "found", "--data-dir"];
+    coordinator_at(&place, &flags).wait().failed_with(&words);
+    assert!(!place.run_dir.exists(), "a run that cannot begin leaves nothing behind");
+
+    let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} --workers 1 --epochs 1"));
+    fleet.add(&format!("--data-dir {}", folder.display()));
+    fleet.workers.remove(0).wait().failed_with(&words);
+    assert!(fs::read(&path).unwrap() == theirs, "it is as it was");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), data::FILES.len());
 }

@@ -68,7 +68,7 @@ fn it_cannot_be_written() {
     let below_a_file = place.path("file/run").display().to_string();
     for run_dir in [&below_a_file[..], "/proc/lockstep"] {
         let flags = format!("{TINY} --listen 127.0.0.1:0 --run-dir {run_dir}");
-        coordinator(&place, &flags).wait().failed_with(&["cannot create", run_dir]);
+        coordinator(&place, &flags).wait().failed_with(&["cannot write", run_dir, "--run-dir"]);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Generates the wire types from proto/, without protoc.
+//! Generates the wire types and the descriptors from proto/, without protoc.
 
 use std::{env, error::Error, fs, path::Path};
 

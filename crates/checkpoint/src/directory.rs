@@ -1,27 +1,18 @@
 //! The folder of a run's checkpoints: a file appears whole or not at all, the newest one that verifies is found, old
 //! ones go.
 //!
-//! Several processes may use one folder at once: temporary names are unique, and the writer of a temporary file holds
-//! a lock on it, so that what a dead writer left can be told from what a live one needs. It does not know when to write
-//! or how many to keep.
+//! Several processes may use one folder at once; see the crate `disk`. A file that has the name of a checkpoint and was
+//! not written by the run is neither replaced nor deleted. It does not know when to write or how many to keep.
 
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-
-use tempfile::NamedTempFile;
 
 use crate::file::{Draft, read, verify};
 use crate::{Checkpoint, CheckpointError, Metadata, TensorView};
 
 const NAME_PREFIX: &str = "step-";
 const NAME_SUFFIX: &str = ".safetensors";
-/// A leading dot hides temporary files from `step-*` patterns.
-const TEMPORARY_PREFIX: &str = ".writing-";
-const TEMPORARY_SUFFIX: &str = ".tmp";
-/// How often a temporary file may be swept away between its creation and its lock; each time needs another process
-/// to look in that very moment, so once is already rare.
-const TEMPORARY_ATTEMPTS: usize = 8;
 
 /// A folder of checkpoints.
 #[derive(Clone, Debug)]
@@ -59,19 +50,16 @@ impl Directory {
     /// # Errors
     /// What the system said.
     pub fn create(&self) -> Result<(), CheckpointError> {
-        fs::create_dir_all(&self.path).map_err(CheckpointError::io("create", &self.path))?;
-        // Without this a power cut could lose the folder together with every file synced in it.
-        match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => sync(parent),
-            _ => Ok(()),
-        }
+        // Durable, for a power cut could else lose the folder together with every file synced in it.
+        disk::create_folder(&self.path).map_err(CheckpointError::io("create", &self.path))
     }
 
     /// Writes a checkpoint so that it is either there, whole and on the disk, or not there at all. A file of the same
-    /// step with the same tensors is left alone; one with other tensors, or a damaged one, is replaced.
+    /// step with the same tensors is left alone; one of the same run with other tensors, or a damaged one, is replaced.
     ///
     /// # Errors
-    /// Tensors that contradict themselves, a full disk, or what the system said; the temporary file is gone then.
+    /// Tensors that contradict themselves, a file of somebody else under the name, a full disk, or what the system said;
+    /// the temporary file is gone then.
     pub fn write(
         &self,
         metadata: &Metadata,
@@ -85,17 +73,18 @@ impl Directory {
         {
             return Ok(path);
         }
-        let temporary = self.temporary(&file_name(metadata.step));
+        refuse_occupied(&path, &metadata.run_id)?;
+        let temporary = disk::temporary(&self.path);
         let mut temporary =
             temporary.map_err(CheckpointError::io("create a temporary file in", &self.path))?;
         crashpoint::reach!("checkpoint.created");
         draft.write(&path, temporary.as_file_mut())?;
         crashpoint::reach!("checkpoint.written");
-        temporary.as_file().sync_all().map_err(&error)?;
+        disk::sync_file(temporary.as_file(), &path).map_err(&error)?;
         crashpoint::reach!("checkpoint.synced");
         temporary.persist(&path).map_err(|persist| error(persist.error))?;
         crashpoint::reach!("checkpoint.renamed");
-        sync(&self.path)?;
+        disk::sync_folder(&self.path).map_err(CheckpointError::io("sync", &self.path))?;
         crashpoint::reach!("checkpoint.durable");
         Ok(path)
     }
@@ -123,14 +112,17 @@ impl Directory {
         Ok(Newest { checkpoint: None, damaged })
     }
 
-    /// Deletes all checkpoints but the newest `keep` (at least one), and temporary files whose writer is gone. Where
-    /// none of those verifies, the newest older one that does is kept as well: what could still be resumed from is
-    /// never deleted.
+    /// Deletes all checkpoints of a run but the newest `keep` (at least one), and temporary files whose writer is gone.
+    /// Where none of those verifies, the newest older one that does is kept as well: what could still be resumed from is
+    /// never deleted. Files that have the name of a checkpoint and are not of this run do not count and stay.
     ///
     /// # Errors
     /// What the system said on listing or deleting.
-    pub fn retain(&self, keep: usize) -> Result<(), CheckpointError> {
+    pub fn retain(&self, keep: usize, run_id: &str) -> Result<(), CheckpointError> {
         let mut old = self.list()?;
+        if old.len() > keep.max(1) {
+            old.retain(|(_, path)| is_of_run(path, run_id));
+        }
         let kept = old.split_off(old.len().saturating_sub(keep.max(1)));
         if !old.is_empty() && !kept.iter().rev().any(is_sound) {
             let sound = old.iter().rposition(is_sound);
@@ -140,7 +132,18 @@ impl Directory {
             remove(&path)?;
             crashpoint::reach!("checkpoint.retired");
         }
-        self.sweep()
+        disk::sweep(&self.path);
+        Ok(())
+    }
+
+    /// Finds out whether checkpoints can be written in the folder, which is made where there is none.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn try_write(&self) -> Result<(), CheckpointError> {
+        self.create()?;
+        let tried = disk::temporary(&self.path).map(drop);
+        tried.map_err(CheckpointError::io("create a file in", &self.path))
     }
 
     /// The checkpoints by step, fewest steps first. Nothing is opened; other files are passed over.
@@ -167,42 +170,6 @@ impl Directory {
         }
         Ok(names)
     }
-
-    /// A temporary file in this folder for one of this name, locked by us.
-    pub(crate) fn temporary(&self, name: &str) -> io::Result<NamedTempFile> {
-        let mut builder = tempfile::Builder::new();
-        let prefix = format!("{TEMPORARY_PREFIX}{name}-");
-        builder.prefix(&prefix).suffix(TEMPORARY_SUFFIX);
-        // tempfile's default is for secrets; a checkpoint is as readable as any other file.
-        #[cfg(unix)]
-        builder.permissions(<Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
-        let mut outcome = io::Error::from(io::ErrorKind::TimedOut);
-        for _ in 0..TEMPORARY_ATTEMPTS {
-            let file = builder.tempfile_in(&self.path)?;
-            match file.as_file().try_lock() {
-                // A file system without locks: no sweeper can lock either, so none will delete the file.
-                Ok(()) | Err(TryLockError::Error(_)) if file.path().exists() => return Ok(file),
-                Ok(()) => outcome = io::ErrorKind::NotFound.into(),
-                Err(error) => outcome = error.into(),
-            }
-        }
-        Err(outcome)
-    }
-
-    /// Deletes the temporary files of writers that are gone: theirs can be locked.
-    pub(crate) fn sweep(&self) -> Result<(), CheckpointError> {
-        let temporary =
-            |name: &String| name.starts_with(TEMPORARY_PREFIX) && name.ends_with(TEMPORARY_SUFFIX);
-        for name in self.names()?.into_iter().filter(temporary) {
-            let path = self.path.join(name);
-            // Gone by now: it was renamed or swept by another.
-            let Ok(file) = File::open(&path) else { continue };
-            if file.try_lock().is_ok() {
-                remove(&path)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The step in a file name, where it is spelled exactly as [`file_name`] does.
@@ -226,11 +193,17 @@ fn remove(path: &Path) -> Result<(), CheckpointError> {
     }
 }
 
-/// Makes the names in a folder durable.
-pub(crate) fn sync(directory: &Path) -> Result<(), CheckpointError> {
-    match File::open(directory).and_then(|folder| folder.sync_all()) {
-        // Some network file systems cannot: the rename is then as durable as they make it.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        result => result.map_err(CheckpointError::io("sync", directory)),
+/// Whether a file was written by a run: its header names the run, whatever else in it is damaged. An empty file holds
+/// nothing that could be lost.
+fn is_of_run(path: &Path, run_id: &str) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0)
+        || disk::holds(path, run_id.as_bytes())
+}
+
+/// Refuses a path where a file is that was not written by the run.
+pub(crate) fn refuse_occupied(path: &Path, run_id: &str) -> Result<(), CheckpointError> {
+    if fs::symlink_metadata(path).is_ok() && !is_of_run(path, run_id) {
+        return Err(CheckpointError::Occupied { path: path.into() });
     }
+    Ok(())
 }

@@ -29,6 +29,15 @@ pub enum CheckpointError {
         /// What the system said.
         source: io::Error,
     },
+    /// Somebody else's file has the name of the checkpoint.
+    #[error(
+        "{} is there already and was not written by this run, so it stays: move it away, or choose another run directory",
+        path.display()
+    )]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+    },
     /// A tensor given to be written contradicts itself or another.
     #[error("tensor `{name}` cannot be written: {reason}")]
     Tensor {
@@ -196,7 +205,8 @@ impl CheckpointError {
 
     /// Whether the file itself is to blame, not what it was read from or written to.
     pub fn is_damage(&self) -> bool {
-        !matches!(self, CheckpointError::Io { .. } | CheckpointError::DiskFull { .. })
+        use CheckpointError::{DiskFull, Io, Occupied};
+        !matches!(self, Io { .. } | DiskFull { .. } | Occupied { .. })
     }
 
     pub(crate) fn is_not_found(&self) -> bool {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::directory::sync;
+use crate::directory::refuse_occupied;
 use crate::file::verify_as;
 use crate::{CheckpointError, Directory, file_name};
 
@@ -24,7 +24,7 @@ impl Directory {
     /// # Errors
     /// What the system said.
     pub fn receive(&self, step: u64) -> Result<Incoming, CheckpointError> {
-        let file = self.temporary(&file_name(step));
+        let file = disk::temporary(self.path());
         let file = file.map_err(CheckpointError::io("create a temporary file in", self.path()))?;
         Ok(Incoming { folder: self.path().into(), step, file })
     }
@@ -41,7 +41,7 @@ impl Write for Incoming {
 }
 
 impl Incoming {
-    /// Gives the checkpoint its name, in the place of any file of the same step, if it verifies.
+    /// Gives the checkpoint its name if it verifies, also in the place of another file of its run.
     ///
     /// # Errors
     /// What is wrong with it, or what the system said; errors call it `origin`.
@@ -52,11 +52,12 @@ impl Incoming {
             return Err(CheckpointError::Misnamed { path, step });
         }
         let path = self.folder.join(file_name(self.step));
+        refuse_occupied(&path, &verified.metadata.run_id)?;
         let bytes = self.file.as_file().metadata().map_or(0, |metadata| metadata.len());
         let error = CheckpointError::write(&path, bytes);
-        self.file.as_file().sync_all().map_err(&error)?;
+        disk::sync_file(self.file.as_file(), &path).map_err(&error)?;
         self.file.persist(&path).map_err(|persist| error(persist.error))?;
-        sync(&self.folder)?;
+        disk::sync_folder(&self.folder).map_err(CheckpointError::io("sync", &self.folder))?;
         Ok(path)
     }
 }

@@ -15,7 +15,6 @@ mod file;
 mod header;
 mod incoming;
 mod runs;
-mod whole;
 
 use std::collections::BTreeMap;
 
@@ -26,7 +25,6 @@ pub use error::CheckpointError;
 pub use file::{Verified, read, verify};
 pub use incoming::Incoming;
 pub use runs::{CHECKPOINTS, has_checkpoint, newest_run};
-pub use whole::write_whole;
 
 /// The version of the file layout which this crate writes, and the only one it reads.
 pub const FORMAT_VERSION: &str = "1";

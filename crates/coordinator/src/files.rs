@@ -55,7 +55,8 @@ fn end_last_line(file: &mut File, path: &Path) -> io::Result<()> {
     reader.take(BYTES_MAX).read_to_end(&mut last)?;
     match serde_json::from_slice::<serde::de::IgnoredAny>(&last) {
         Ok(_) => file.write_all(b"\n"),
-        Err(_) => file.set_len(begin),
+        // Where a file cannot be made shorter, the line is ended.
+        Err(_) => file.set_len(begin).or_else(|_| file.write_all(b"\n")),
     }
 }
 

@@ -3,9 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File, Permissions},
+    fs::{self, File},
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -155,7 +154,7 @@ impl Journal {
     pub(crate) fn open(path: PathBuf) -> Result<Self> {
         let file = files::append_lines(&path)?;
         // It holds the key.
-        file.set_permissions(Permissions::from_mode(0o600))
+        disk::convenience::keep_private(&file, &path)
             .with_context(|| format!("cannot keep {} from others", path.display()))?;
         Ok(Self { file, path })
     }
@@ -164,7 +163,7 @@ impl Journal {
     pub(crate) fn note(&mut self, entry: &Entry) -> Result<()> {
         let written = files::append_line(&mut self.file, entry).and_then(|()| {
             crashpoint::reach!("journal.written");
-            self.file.sync_data()
+            disk::sync_data(&self.file, &self.path)
         });
         crashpoint::reach!("journal.synced");
         written.with_context(|| format!("cannot write {}", self.path.display()))
@@ -173,6 +172,8 @@ impl Journal {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn history(lines: &[&str]) -> History {

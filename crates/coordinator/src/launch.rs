@@ -182,7 +182,7 @@ impl Launch {
     /// Notes that workers begin to compute: from now on this is the latest run.
     pub(crate) fn begin(&self, run_dir: &mut RunDir) -> Result<()> {
         if self.is_default_dir && !run_dir.has_begun() {
-            run_dir.point_latest()?;
+            run_dir.point_latest();
         }
         run_dir.begin();
         Ok(())
@@ -252,9 +252,14 @@ fn begin(args: &Args) -> Result<Origin> {
     let run_dir = match &args.directories.run_dir {
         Some(path) => {
             refuse_occupied(path, &info.config)?;
+            RunDir::try_new(path)?;
             path.clone()
         }
-        None => default_dir(&info.run_id),
+        None => {
+            let path = default_dir(&info.run_id);
+            RunDir::try_write(&path)?;
+            path
+        }
     };
     let storage = Storage::open(info.config.operation.checkpoint_url.as_deref())?;
     if let Some(storage) = &storage {
@@ -341,6 +346,7 @@ fn resume(args: &Args, matches: &ArgMatches) -> Result<Origin> {
         "nothing to resume: {} holds no run; {name_it}, or begin a new run without --resume",
         path.display()
     );
+    RunDir::try_write(&path)?;
     let stored = RunDir::read_info(&path)?;
     let config = resumed_config(&stored.config, &asked, matches)
         .with_context(|| format!("cannot resume the run in {}", path.display()))?;

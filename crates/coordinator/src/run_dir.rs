@@ -2,14 +2,14 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use checkpoint::{CHECKPOINTS, Directory};
 use config::RunConfig;
-use rustix::fs::FlockOperation;
+use disk::{Draft, convenience};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -25,6 +25,12 @@ const SUMMARY: &str = "summary.json";
 const JOURNAL: &str = "journal.jsonl";
 const LOCK: &str = "lock";
 const SAMPLES: &str = "samples";
+
+/// The link to the newest run, beside the runs.
+const LATEST: &str = "latest";
+
+/// Names that are tried for a new link before it gets its own.
+const LINK_ATTEMPTS: u32 = 100;
 
 /// What `config.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,8 +82,44 @@ impl RunDir {
         summary.is_some_and(|summary| summary["steps"] == steps)
     }
 
+    /// Refuses a folder for a new run that cannot be written, or where files are that the run
+    /// would write and another program has written. Leaves nothing.
+    pub(crate) fn try_new(path: &Path) -> Result<()> {
+        let holds_something = |name: &&str| {
+            let path = path.join(name);
+            match fs::metadata(&path) {
+                Ok(file) if file.is_dir() => {
+                    fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some())
+                }
+                Ok(file) => file.is_file() && file.len() > 0,
+                Err(_) => false,
+            }
+        };
+        let found = [METRICS, EVENTS, SUMMARY, JOURNAL, CHECKPOINTS, SAMPLES];
+        if let Some(name) = found.into_iter().find(holds_something) {
+            bail!(
+                "{} is there already and belongs to no run: choose another --run-dir, a new or an \
+                 empty folder",
+                path.join(name).display()
+            );
+        }
+        Self::try_write(path)
+    }
+
+    /// Refuses a folder that cannot be written. Leaves nothing.
+    pub(crate) fn try_write(path: &Path) -> Result<()> {
+        let tried = disk::try_folder(path);
+        tried.map_err(|error| anyhow!("{error}: choose another --run-dir"))
+    }
+
     /// Makes a run directory of a run that began elsewhere; what else is in it comes later.
     pub(crate) fn restore(path: &Path, info: &RunInfo) -> Result<()> {
+        let checkpoints = Directory::open(Self::checkpoints_in(path)).list()?;
+        let is_of_run = |(_, path): &(u64, PathBuf)| disk::holds(path, info.run_id.as_bytes());
+        // One that has lost its configuration alone is still the run's.
+        if !checkpoints.iter().any(is_of_run) {
+            Self::try_new(path)?;
+        }
         fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
         write_json(path, CONFIG, info)
     }
@@ -104,6 +146,8 @@ impl RunDir {
         let path = fs::canonicalize(path)
             .with_context(|| format!("cannot open the run directory {}", path.display()))?;
         let lock = lock(&path)?;
+        // First, for it says whose the rest is.
+        write_json(&path, CONFIG, info)?;
         for folder in [CHECKPOINTS, SAMPLES] {
             let folder = path.join(folder);
             fs::create_dir_all(&folder)
@@ -113,10 +157,7 @@ impl RunDir {
         let recorded = Recorded::read(&path.join(METRICS))?;
         let events = files::append_lines(&path.join(EVENTS))?;
         let journal = Journal::open(path.join(JOURNAL))?;
-        let run_dir =
-            Self { path, metrics, events, journal, recorded, has_begun: false, _lock: lock };
-        write_json(&run_dir.path, CONFIG, info)?;
-        Ok(run_dir)
+        Ok(Self { path, metrics, events, journal, recorded, has_begun: false, _lock: lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -173,39 +214,57 @@ impl RunDir {
         if journal.exists() { History::read(&journal) } else { Ok(History::default()) }
     }
 
-    /// Points the link `latest` beside this directory at it.
-    pub(crate) fn point_latest(&self) -> Result<()> {
-        let (Some(runs), Some(name)) = (self.path.parent(), self.path.file_name()) else {
-            return Ok(());
-        };
-        let (link, beside) =
-            (runs.join("latest"), runs.join(format!(".latest-{}", std::process::id())));
-        let point = || -> io::Result<()> {
-            match fs::remove_file(&beside) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            std::os::unix::fs::symlink(name, &beside)?;
-            fs::rename(&beside, &link)
-        };
-        point().with_context(|| format!("cannot point {} at the run", link.display()))
+    /// Points the link `latest` beside this directory at it. The link is a convenience: what keeps
+    /// it from being made is a warning, and what is in its place and was not made here stays.
+    pub(crate) fn point_latest(&self) {
+        let (Some(runs), Some(name)) = (self.path.parent(), self.path.file_name()) else { return };
+        let link = runs.join(LATEST);
+        let consequence = format!("name this run with --run-dir {}", self.path.display());
+        if !is_link_of_ours(&link) {
+            tracing::warn!(
+                "{} is not a link to a run and stays as it is; {consequence}",
+                link.display()
+            );
+        } else if let Err(error) = point(&link, Path::new(name)) {
+            convenience::warn("create the link", &link, &consequence, &error);
+        }
     }
+}
+
+/// Whether `link` is a link to something beside it, as those are that are made here, or nothing.
+fn is_link_of_ours(link: &Path) -> bool {
+    match fs::read_link(link) {
+        Ok(target) => Some(target.as_os_str()) == target.file_name(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// Makes a link, in the place of one that is there.
+fn point(link: &Path, target: &Path) -> io::Result<()> {
+    let mut made = Err(io::ErrorKind::AlreadyExists.into());
+    let mut beside = PathBuf::new();
+    for attempt in 0..LINK_ATTEMPTS {
+        let name = format!(".lockstep-latest-{}-{attempt}", std::process::id());
+        beside = link.with_file_name(name);
+        made = std::os::unix::fs::symlink(target, &beside);
+        if !matches!(&made, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
+            break;
+        }
+    }
+    made?;
+    fs::rename(&beside, link).inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
 fn write_json(folder: &Path, name: &str, object: &impl Serialize) -> Result<()> {
     let path = folder.join(name);
-    let beside = folder.join(format!(".{name}.tmp"));
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&beside)?;
-        file.write_all(&json(object)?)?;
-        crashpoint::reach!("run-dir.written");
-        file.sync_all()?;
-        crashpoint::reach!("run-dir.synced");
-        fs::rename(&beside, &path)?;
-        crashpoint::reach!("run-dir.renamed");
-        File::open(folder)?.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    let bytes = json(object).with_context(|| format!("cannot write {}", path.display()))?;
+    let draft = Draft::new(&path, &bytes)?;
+    crashpoint::reach!("run-dir.written");
+    draft.sync()?;
+    crashpoint::reach!("run-dir.synced");
+    draft.put()?;
+    crashpoint::reach!("run-dir.renamed");
+    disk::sync_folder(folder).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// An object as a file of its own holds it.
@@ -216,12 +275,13 @@ pub(crate) fn json(object: &impl Serialize) -> serde_json::Result<Vec<u8>> {
 }
 
 fn lock(path: &Path) -> Result<File> {
-    let file = files::append(&path.join(LOCK))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            bail!("another coordinator is running in {}: stop it first", path.display())
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
-    }
+    let name = path.join(LOCK);
+    let file = files::append(&name)?;
+    let locked = convenience::lock(&file, &name);
+    let is_free = locked.with_context(|| format!("cannot lock {}", path.display()))?;
+    ensure!(is_free, "another coordinator is running in {}: stop it first", path.display());
+    Ok(file)
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,17 +119,18 @@ impl Children {
         inputs: &mpsc::Sender<Input>,
         journal: &mut Journal,
     ) -> Result<Self> {
-        let arguments = [
-            "--coordinator",
-            &format!("{}://{}", launch.security.scheme(), from_here(address)),
-            "--data-dir",
-            &launch.data_dir.to_string_lossy(),
-            "--log-format",
-            launch.log_format.name(),
-            "--log-level",
-            launch.log_level.name(),
+        let coordinator = format!("{}://{}", launch.security.scheme(), from_here(address));
+        let arguments: [OsString; 8] = [
+            "--coordinator".into(),
+            coordinator.into(),
+            "--data-dir".into(),
+            launch.data_dir.clone().into(),
+            "--log-format".into(),
+            launch.log_format.name().into(),
+            "--log-level".into(),
+            launch.log_level.name().into(),
         ];
-        let arguments = arguments.map(OsString::from).into_iter();
+        let arguments = arguments.into_iter();
         let spawner = Spawner {
             program: spawn.program.clone(),
             arguments: arguments

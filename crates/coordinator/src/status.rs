@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use protocol::{
-    convert::printable,
+    convert::{path_from_wire, printable},
     status::{is_transient, reason},
     wire::{
         Phase, StatusReply, StatusRequest, WorkerStatus, coordinator_client::CoordinatorClient,
@@ -88,7 +88,7 @@ fn text(status: &StatusReply) -> String {
     let mut text = format!(
         "Run {} in {}\n{}: generation {}, epoch {}/{}, step {}/{}\n",
         status.run_id,
-        printable(&status.run_directory),
+        printable(&path_from_wire(&status.run_directory).to_string_lossy()),
         printable(&status.phase),
         status.generation,
         status.epoch,
@@ -148,7 +148,7 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
     });
     json!({
         "run_id": status.run_id,
-        "run_directory": status.run_directory,
+        "run_directory": path_from_wire(&status.run_directory).to_string_lossy(),
         "phase": status.phase,
         "generation": status.generation,
         "step": status.step,

@@ -15,8 +15,12 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// A file is there but is not the canonical one.
-    #[error("{} is {damage}; delete it and fetch it while online, or put the right one there by hand", path.display())]
+    /// A file is there but is not the canonical one. It may be of another data set, so it is never replaced.
+    #[error(
+        "{} is {damage}; it may be of another data set and stays as it is: name another folder with --data-dir, or move \
+         the file away to have MNIST's fetched",
+        path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -119,7 +123,7 @@ pub enum Damage {
         found: u64,
     },
     /// As many bytes, but others.
-    #[error("not the canonical file (sha256 {expected} expected, {found} found)")]
+    #[error("not MNIST's file (sha256 {expected} expected, {found} found)")]
     Digest {
         /// The SHA-256 of the canonical file in hex.
         expected: String,
@@ -129,6 +133,9 @@ pub enum Damage {
     /// A folder, a pipe or a device.
     #[error("not a regular file")]
     NotAFile,
+    /// A link whose target is missing.
+    #[error("a link to nothing")]
+    Dangling,
 }
 
 /// A source which was tried in vain.

@@ -33,11 +33,11 @@ const REDIRECTS_MAX: u32 = 4;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// Sees to it that `directory` holds all of [`FILES`], verified. Where it does already nothing happens; what is missing
-/// or damaged is fetched, unless `offline`.
+/// is fetched, unless `offline`. A file that is there and is another one stays, and is an error before anything is fetched.
 ///
 /// # Errors
-/// Offline: the first file that is missing or damaged. Online: every source tried and why it did not help, and what to
-/// do by hand; or what the disk said.
+/// The first file that is another one, or offline the first that is missing. Online: every source tried and why it did
+/// not help, and what to do by hand; or what the disk said.
 pub fn ensure(directory: &Path, offline: bool) -> Result<(), DataError> {
     let config = ureq::Agent::config_builder()
         .https_only(true)
@@ -91,19 +91,15 @@ impl Sources {
         for file in files {
             match raw::verify(&directory.join(file.name), file) {
                 Ok(()) => (),
-                Err(error) if offline => return Err(error),
-                Err(DataError::Missing { .. }) => wanted.push(*file),
-                Err(error) => {
-                    tracing::warn!(file = file.name, reason = %error, "fetching it again");
-                    wanted.push(*file);
-                }
+                Err(DataError::Missing { .. }) if !offline => wanted.push(*file),
+                Err(error) => return Err(error),
             }
         }
         if wanted.is_empty() {
             return Ok(());
         }
         tracing::info!(directory = %directory.display(), files = wanted.len(), "fetching mnist");
-        raw::sweep(directory);
+        disk::sweep(directory);
         let mut attempts = Vec::new();
         for mirror in &self.mirrors {
             self.try_mirror(mirror, directory, &mut wanted, &mut attempts)?;

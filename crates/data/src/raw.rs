@@ -1,4 +1,5 @@
-//! One raw file of the set on disk: verified, read, stored. Whatever is stored was verified first and appears whole.
+//! One raw file of the set on disk: verified, read, stored. Whatever is stored was verified first and appears whole, and
+//! a file that is there is never replaced: it may be of another data set, which uses the same names.
 //!
 //! It does not know where bytes come from (`fetch.rs`) or what they mean (`mnist.rs`).
 
@@ -6,7 +7,6 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
@@ -14,9 +14,6 @@ use crate::DataError;
 use crate::error::Damage;
 
 const BUFFER_BYTES: usize = 256 << 10;
-const TEMPORARY_PREFIX: &str = ".fetching-";
-/// Every source is bounded by minutes, so nobody writes any more to a temporary file unchanged for this long.
-const TEMPORARY_AGE_MAX: Duration = Duration::from_secs(3600);
 
 /// A file of the set as it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,37 +71,22 @@ pub(crate) fn read(directory: &Path, file: &RawFile) -> Result<Vec<u8>, DataErro
 
 /// Stores what `reader` gives as `file` in `directory`, created where needed: bounded by the size expected, verified,
 /// then put in place at once, so that no reader ever sees a part and any number of processes may store the same file.
+/// What is in place already stays.
 ///
 /// # Errors
-/// [`DataError::Received`] and [`DataError::Interrupted`] are the source's fault, [`DataError::Io`] is the disk's.
-/// Whatever was in place before is untouched then.
+/// [`DataError::Received`] and [`DataError::Interrupted`] are the source's fault, [`DataError::Io`] is the disk's;
+/// [`DataError::Damaged`] where another file has the name.
 pub fn store(directory: &Path, file: &RawFile, reader: impl Read) -> Result<(), DataError> {
     let path = directory.join(file.name);
     fs::create_dir_all(directory).map_err(DataError::io("create", directory))?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(TEMPORARY_PREFIX);
-    // tempfile's default is for secrets; the set is as readable as any other file.
-    #[cfg(unix)]
-    builder.permissions(<fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
-    let mut temporary = builder
-        .tempfile_in(directory)
+    let mut temporary = disk::temporary(directory)
         .map_err(DataError::io("create a temporary file in", directory))?;
     copy(reader, temporary.as_file_mut(), &path, file)?;
-    temporary.as_file().sync_all().map_err(DataError::io("write", &path))?;
-    temporary.persist(&path).map_err(|error| DataError::io("write", &path)(error.error))?;
-    Ok(())
-}
-
-/// Deletes temporary files which processes that were killed have left.
-pub(crate) fn sweep(directory: &Path) {
-    // Tidying is no reason to fail: whatever cannot be looked at or deleted stays.
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let ours = entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX);
-        let modified = entry.metadata().and_then(|metadata| metadata.modified());
-        let age = modified.ok().and_then(|time| SystemTime::now().duration_since(time).ok());
-        if ours && age.is_some_and(|age| age > TEMPORARY_AGE_MAX) {
-            let _ = fs::remove_file(entry.path());
-        }
+    disk::sync_file(temporary.as_file(), &path).map_err(DataError::io("write", &path))?;
+    match disk::put_new(temporary, &path) {
+        // Another process may have stored the same.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => verify(&path, file),
+        put => put.map_err(DataError::io("write", &path)),
     }
 }
 
@@ -148,6 +130,9 @@ fn open(path: &Path, file: &RawFile) -> Result<impl Read + use<>, DataError> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if path.is_symlink() {
+                return Err(damaged(path, Damage::Dangling));
+            }
             return Err(DataError::Missing { path: path.into() });
         }
         Err(error) => return Err(DataError::io("read", path)(error)),
@@ -265,27 +250,32 @@ pub(crate) mod tests {
             let line = line();
             assert_eq!(line, same());
             assert!(line.starts_with(&format!("{named} is ")), "{line}");
-            assert!(line.contains(expected) && line.contains("delete it"), "{line}");
+            assert!(line.contains(expected) && line.contains("--data-dir"), "{line}");
         }
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(line().contains("not a regular file"));
+        fs::remove_dir(&path).unwrap();
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        assert!(line().contains("a link to nothing"));
     }
 
     #[test]
-    fn only_old_temporary_files_are_swept() {
+    fn a_file_of_another_set_is_never_replaced() {
         let root = tempfile::tempdir().unwrap();
-        let old = SystemTime::now() - 2 * TEMPORARY_AGE_MAX;
-        for name in [".fetching-old", "mine"] {
-            let file = File::create(root.path().join(name)).unwrap();
-            file.set_modified(old).unwrap();
+        let file = raw("x", b"right");
+        let path = root.path().join("x");
+        for theirs in ["wrong", "other sizes", ""] {
+            fs::write(&path, theirs).unwrap();
+            let error = store(root.path(), &file, &b"right"[..]).unwrap_err();
+            assert!(matches!(error, DataError::Damaged { .. }), "{error}");
+            assert_eq!(fs::read(&path).unwrap(), theirs.as_bytes());
         }
-        File::create(root.path().join(".fetching-new")).unwrap();
-        sweep(root.path());
-        let mut left: Vec<_> =
-            fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, [".fetching-new", "mine"]);
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        store(root.path(), &file, &b"right"[..]).unwrap_err();
+        assert_eq!(fs::read_link(&path).unwrap(), Path::new("nowhere"));
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
 
     #[test]

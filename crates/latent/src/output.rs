@@ -35,7 +35,7 @@ impl Output {
 
     /// Writes the file, whole or not at all, and says so.
     pub(crate) fn write(&self, bytes: &[u8], what: &str) -> Result<()> {
-        checkpoint::write_whole(&self.path, bytes)?;
+        disk::write_whole(&self.path, bytes)?;
         say(&format!("Wrote {} ({what})", self.path.display()));
         Ok(())
     }

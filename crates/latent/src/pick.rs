@@ -1,8 +1,9 @@
 //! A digit that a person names: by its label, by its place in the test set, or as a picture.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{ffi::OsString, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use clap::builder::{OsStringValueParser, TypedValueParser as _, ValueParser, ValueParserFactory};
 use data::Images;
 
 use crate::drawing;
@@ -18,10 +19,18 @@ pub(crate) enum Pick {
     Picture(PathBuf),
 }
 
-impl FromStr for Pick {
-    type Err = String;
+impl ValueParserFactory for Pick {
+    type Parser = ValueParser;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn value_parser() -> ValueParser {
+        OsStringValueParser::new().try_map(Self::parse).into()
+    }
+}
+
+impl Pick {
+    fn parse(what: OsString) -> Result<Self, String> {
+        // A path need not be a text.
+        let Some(text) = what.to_str() else { return Ok(Self::Picture(what.into())) };
         if let Some(index) = text.strip_prefix("test:") {
             let index =
                 index.parse().map_err(|_| format!("no index of a test image: {index:?}"))?;
@@ -30,12 +39,10 @@ impl FromStr for Pick {
         match text.parse::<u64>() {
             Ok(label @ 0..=9) => Ok(Self::Label(label as u8)),
             Ok(label) => Err(format!("there is no digit {label}; a test image is test:{label}")),
-            Err(_) => Ok(Self::Picture(text.into())),
+            Err(_) => Ok(Self::Picture(what.into())),
         }
     }
-}
 
-impl Pick {
     /// The 784 pixels.
     pub(crate) fn pixels(&self, test: &Images) -> Result<Vec<u8>> {
         let count = test.len() as u32;
@@ -59,20 +66,23 @@ pub(crate) fn unlabelled(pixels: Vec<u8>) -> Result<Images> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
     use data::PIXELS;
 
     use super::*;
 
     #[test]
     fn labels_indices_and_paths_are_told_apart() {
-        assert_eq!("3".parse(), Ok(Pick::Label(3)));
-        assert_eq!("test:17".parse(), Ok(Pick::Index(17)));
-        assert_eq!("./3.png".parse(), Ok(Pick::Picture("./3.png".into())));
-        assert_eq!(
-            "11".parse::<Pick>(),
-            Err("there is no digit 11; a test image is test:11".into())
-        );
-        assert!("test:x".parse::<Pick>().is_err());
+        let parse = |text: &str| Pick::parse(text.into());
+        assert_eq!(parse("3"), Ok(Pick::Label(3)));
+        assert_eq!(parse("test:17"), Ok(Pick::Index(17)));
+        assert_eq!(parse("./3.png"), Ok(Pick::Picture("./3.png".into())));
+        let error = "there is no digit 11; a test image is test:11";
+        assert_eq!(parse("11"), Err(error.into()));
+        assert!(parse("test:x").is_err());
+        let path = OsString::from_vec(b"dr\xffwing.png".into());
+        assert_eq!(Pick::parse(path.clone()), Ok(Pick::Picture(path.into())));
     }
 
     #[test]

@@ -6,6 +6,9 @@ use gif::{Encoder, EncodingError, Frame, Repeat};
 
 use crate::Canvas;
 
+/// What every PNG file of this crate holds near its beginning, and hardly any other: a note that names its program.
+pub const MARK: &[u8] = b"tEXtSoftware\0Lockstep";
+
 /// The palette of an animation: greys, of which a GIF can have 256.
 fn greys() -> Vec<u8> {
     (0..=u8::MAX).flat_map(|grey| [grey; 3]).collect()
@@ -22,6 +25,7 @@ impl Canvas {
         let mut encoder = png::Encoder::new(&mut bytes, side(self.width()), side(self.height()));
         let grey = self.pixels.iter().all(|[red, green, blue]| red == green && green == blue);
         encoder.set_color(if grey { png::ColorType::Grayscale } else { png::ColorType::Rgb });
+        encoder.add_text_chunk("Software".into(), "Lockstep".into())?;
         let mut writer = encoder.write_header()?;
         if grey {
             let levels: Vec<u8> = self.pixels.iter().map(|[level, ..]| *level).collect();
@@ -72,6 +76,7 @@ mod tests {
         {
             let canvas = Canvas::new(5, 3, colour);
             let bytes = canvas.png().unwrap();
+            assert!(bytes[..200].windows(MARK.len()).any(|window| window == MARK));
             let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().unwrap();
             let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
             let info = reader.next_frame(&mut pixels).unwrap();

@@ -8,5 +8,5 @@ mod encode;
 mod palette;
 
 pub use canvas::{Align, Canvas, Colour, SIDE};
-pub use encode::gif;
+pub use encode::{MARK, gif};
 pub use palette::{BLACK, CLASSES, GREY, LIGHT, WHITE};

@@ -1,5 +1,12 @@
 //! Wire types to domain types and back, checked.
 
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
 use collective::{
     Contribution, Control, Digest, Generation, Header, Kind, Rank, Round, ShardRange, Share, Step,
     TERMS, Tally, Timing,
@@ -35,6 +42,18 @@ pub fn printable(text: &str) -> String {
         })
         .map(clean)
         .collect()
+}
+
+/// A path for the wire, byte for byte.
+#[must_use]
+pub fn path_to_wire(path: &Path) -> Bytes {
+    Bytes::copy_from_slice(path.as_os_str().as_bytes())
+}
+
+/// A path from the wire.
+#[must_use]
+pub fn path_from_wire(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
 }
 
 impl TryFrom<&wire::Hello> for Join {
@@ -236,6 +255,15 @@ mod tests {
             },
         };
         assert_eq!(Header::try_from(wire::RoundHeader::from(&header)), Ok(header));
+    }
+
+    #[test]
+    fn a_path_survives_the_wire_whatever_its_bytes() {
+        for bytes in [&b"/runs/one"[..], b"/r\xffns/\xc3", b"/a b/\n", "/läufe/å".as_bytes(), b""]
+        {
+            let path = path_from_wire(bytes);
+            assert_eq!(&path_to_wire(&path)[..], bytes);
+        }
     }
 
     #[test]

@@ -6,9 +6,8 @@
 //! ```
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs,
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -18,6 +17,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
 };
+use tempfile::NamedTempFile;
 use thiserror::Error;
 use tokio_rustls::rustls::pki_types::{DnsName, IpAddr};
 
@@ -40,9 +40,12 @@ const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// What everybody may read, and what only its owner may.
-const PUBLIC: u32 = 0o644;
-const PRIVATE: u32 = 0o600;
+/// Who may read a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Readers {
+    Everybody,
+    Owner,
+}
 
 /// Why nothing was issued.
 #[derive(Debug, Error)]
@@ -54,6 +57,13 @@ pub enum AuthorityError {
         .0.display(), issue_for_this_host(.0.parent().unwrap_or(.0))
     )]
     Exists(PathBuf),
+    /// A file of somebody else has the name of one that is to be written.
+    #[error(
+        "{} is there already and `certs issue` has not made it, so it stays: move it away, or \
+         make another CA in another --dir",
+        .0.display()
+    )]
+    Foreign(PathBuf),
     /// There is none.
     #[error(
         "cannot read {}: {error}{}", path.display(), missing_authority(path, error)
@@ -143,14 +153,15 @@ pub fn init(dir: &Path, validity: Validity) -> Result<(), AuthorityError> {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key)?;
-    create(&dir.join(CA_KEY_FILE), key.serialize_pem().as_bytes(), PRIVATE)?;
-    create(&dir.join(CA_FILE), certificate.pem().as_bytes(), PUBLIC)?;
-    create(&dir.join(TOKEN_FILE), token().as_bytes(), PRIVATE)
+    create(&dir.join(CA_KEY_FILE), key.serialize_pem().as_bytes(), Readers::Owner)?;
+    create(&dir.join(CA_FILE), certificate.pem().as_bytes(), Readers::Everybody)?;
+    create(&dir.join(TOKEN_FILE), token().as_bytes(), Readers::Owner)
 }
 
 /// Issues a certificate of the authority in `dir` for a host, by all the names and numbers
 /// that others know it by, and puts it into a folder that is named by the first of them, with
-/// all else that the host needs. A certificate that was there is replaced.
+/// all else that the host needs. A certificate that was issued there before is replaced; files
+/// that were made by others stay.
 ///
 /// # Errors
 /// [`AuthorityError`]; a file is complete or as it was.
@@ -178,13 +189,14 @@ pub fn issue(dir: &Path, hosts: &[String], validity: Validity) -> Result<PathBuf
     tls::check_issued(&dir.join(CA_FILE), certificate.as_bytes(), valid)?;
 
     let folder = dir.join(first.replace(['*', '/', ':'], "_"));
+    refuse_foreign(&folder)?;
     make_dir(&folder)?;
-    replace(&folder.join(CA_FILE), ca.as_bytes(), PUBLIC)?;
+    replace(&folder.join(CA_FILE), ca.as_bytes(), Readers::Everybody)?;
     if let Ok(token) = fs::read(dir.join(TOKEN_FILE)) {
-        replace(&folder.join(TOKEN_FILE), &token, PRIVATE)?;
+        replace(&folder.join(TOKEN_FILE), &token, Readers::Owner)?;
     }
-    replace(&folder.join(KEY_FILE), key.serialize_pem().as_bytes(), PRIVATE)?;
-    replace(&folder.join(CERTIFICATE_FILE), certificate.as_bytes(), PUBLIC)?;
+    replace(&folder.join(KEY_FILE), key.serialize_pem().as_bytes(), Readers::Owner)?;
+    replace(&folder.join(CERTIFICATE_FILE), certificate.as_bytes(), Readers::Everybody)?;
     Ok(folder)
 }
 
@@ -241,42 +253,54 @@ fn make_dir(path: &Path) -> Result<(), AuthorityError> {
         .map_err(|error| AuthorityError::Unwritable { path: path.to_owned(), error })
 }
 
+/// Refuses a folder with files that were not issued here. A certificate says by whom it was
+/// issued; without one, a key may be anybody's.
+fn refuse_foreign(folder: &Path) -> Result<(), AuthorityError> {
+    let is_there = |name: &&str| fs::symlink_metadata(folder.join(name)).is_ok();
+    let names = [CERTIFICATE_FILE, KEY_FILE, CA_FILE, TOKEN_FILE];
+    let Some(found) = names.into_iter().find(is_there) else { return Ok(()) };
+    let is_ours = |name: &str| {
+        let pem = fs::read(folder.join(name)).unwrap_or_default();
+        tls::mentions(&pem, CA_NAME)
+    };
+    // They are written in this order: the CA's certificate is there with whatever else is.
+    if is_ours(CA_FILE) && (!is_there(&CERTIFICATE_FILE) || is_ours(CERTIFICATE_FILE)) {
+        return Ok(());
+    }
+    Err(AuthorityError::Foreign(folder.join(found)))
+}
+
 /// Writes a file where there is none.
-fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AuthorityError> {
-    write(path, bytes, mode, |beside| {
-        // Unlike a rename, a link never takes the place of a file.
-        let linked = fs::hard_link(beside, path);
-        fs::remove_file(beside)?;
-        linked
-    })
-    .map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => AuthorityError::Exists(path.to_owned()),
-        _ => AuthorityError::Unwritable { path: path.to_owned(), error },
+fn create(path: &Path, bytes: &[u8], readers: Readers) -> Result<(), AuthorityError> {
+    write(path, bytes, readers, |beside| disk::put_new(beside, path)).map_err(|error| {
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => AuthorityError::Exists(path.to_owned()),
+            _ => AuthorityError::Unwritable { path: path.to_owned(), error },
+        }
     })
 }
 
 /// Writes a file, in the place of one that may be there.
-fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AuthorityError> {
-    write(path, bytes, mode, |beside| fs::rename(beside, path))
+fn replace(path: &Path, bytes: &[u8], readers: Readers) -> Result<(), AuthorityError> {
+    let put = |beside: NamedTempFile| beside.persist(path).map(drop).map_err(|put| put.error);
+    write(path, bytes, readers, put)
         .map_err(|error| AuthorityError::Unwritable { path: path.to_owned(), error })
 }
 
 fn write(
     path: &Path,
     bytes: &[u8],
-    mode: u32,
-    put: impl FnOnce(&Path) -> io::Result<()>,
+    readers: Readers,
+    put: impl FnOnce(NamedTempFile) -> io::Result<()>,
 ) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    // One that was left behind may have another mode.
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    put(&beside)?;
-    File::open(path.parent().unwrap_or(path))?.sync_all()
+    let folder = path.parent().unwrap_or(path);
+    disk::sweep(folder);
+    let mut beside = match readers {
+        Readers::Everybody => disk::temporary(folder)?,
+        Readers::Owner => disk::temporary_private(folder)?,
+    };
+    beside.write_all(bytes)?;
+    disk::sync_file(beside.as_file(), path)?;
+    put(beside)?;
+    disk::sync_folder(folder)
 }

@@ -261,6 +261,15 @@ pub(crate) fn check_issued(ca: &Path, pem: &[u8], when: SystemTime) -> Result<()
         .map_err(|error| TlsError::Unusable { path: ca.to_owned(), reason: refusal::own(&error) })
 }
 
+/// Whether each certificate of a PEM text, of which there is at least one, holds a name.
+pub(crate) fn mentions(pem: &[u8], name: &str) -> bool {
+    let found: Vec<_> = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect();
+    let holds = |der: &CertificateDer<'_>| {
+        der.as_ref().windows(name.len()).any(|window| window == name.as_bytes())
+    };
+    !found.is_empty() && found.iter().all(holds)
+}
+
 fn client(
     roots: Arc<RootCertStore>,
     chain: Vec<CertificateDer<'static>>,

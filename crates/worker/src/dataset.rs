@@ -25,6 +25,8 @@ pub(crate) async fn load(
 ) -> Result<Mnist> {
     let mut mnist = match read(dir.clone()).await? {
         Ok(mnist) => mnist,
+        // A file of another data set stays where it is.
+        Err(error @ DataError::Damaged { .. }) => return Err(error.into()),
         Err(reason) => {
             tracing::info!("fetching the data set from the coordinator, since {reason}");
             fetch(&dir, client).await.context("cannot fetch the data set from the coordinator")?;

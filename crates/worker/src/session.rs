@@ -9,14 +9,14 @@ mod parting;
 mod pending;
 mod phase;
 
-use std::{io::ErrorKind, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io::ErrorKind, net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use collective::Rank;
 use config::RunConfig;
 use model::{Model as _, Vae};
 use protocol::{
-    convert::{mishap, printable},
+    convert::{mishap, path_from_wire, printable},
     status,
     wire::{
         Failed, Leaving, Ready, Saved, Transfer, coordinator_message::Body as Told,
@@ -113,8 +113,9 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         config: config.clone(),
         device,
         data,
-        run_dir: PathBuf::from(&welcome.run_directory),
-        checkpoint: welcome.checkpoint.as_ref().map(PathBuf::from),
+        run_dir: path_from_wire(&welcome.run_directory),
+        is_first: welcome.rank == Some(0),
+        checkpoint: welcome.checkpoint.as_deref().map(path_from_wire),
     };
     let bridge = Bridge::start(setup, shared)?;
     let rank = welcome.rank.map(Rank).or(identity.rank);

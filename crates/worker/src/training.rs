@@ -19,7 +19,7 @@ use crate::{
     device,
     reporter::{EpochTime, Reporter},
     watched::Watched,
-    writer::Writer,
+    writer::{self, Writer},
 };
 
 /// What the training thread needs to begin.
@@ -31,6 +31,8 @@ pub(crate) struct Setup {
     /// Cut to the run's first images.
     pub(crate) data: Arc<Mnist>,
     pub(crate) run_dir: PathBuf,
+    /// Whether this worker has the lowest rank, so that it leads as long as it is a member.
+    pub(crate) is_first: bool,
     /// The checkpoint to begin from; from the seed if none.
     pub(crate) checkpoint: Option<PathBuf>,
 }
@@ -46,6 +48,12 @@ pub(crate) fn run(setup: Setup, trainee: &Trainee) {
 }
 
 fn work(setup: &Setup, trainee: &Trainee) -> Result<()> {
+    match writer::try_folders(setup) {
+        Err(error) if setup.is_first => return Err(error),
+        // Another member may lead for the whole run.
+        Err(error) => tracing::warn!("{error:#}"),
+        Ok(()) => {}
+    }
     let mut trainer = build(setup)?;
     let mut desk = Desk { setup, writer: None, wrote_last: false };
     let mut epoch_time = EpochTime::default();

@@ -2,7 +2,6 @@
 //! waits for a disk.
 
 use std::{
-    fs,
     path::PathBuf,
     sync::{
         Arc,
@@ -15,6 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use checkpoint::{Directory, Metadata, TensorView};
 use data::Images;
+use disk::DiskError;
 use model::{Layout, State, Vae};
 use store::{Mirror, Unstored};
 use trainer::{Ledger, Trainer};
@@ -44,6 +44,23 @@ pub(crate) struct Writer {
     mirror: Option<Arc<Mirror>>,
 }
 
+/// The folders that the leader writes to.
+fn folders(setup: &Setup) -> [PathBuf; 2] {
+    ["checkpoints", "samples"].map(|name| setup.run_dir.join(name))
+}
+
+/// Finds out whether this worker could lead: whether it can write the run directory, which may be
+/// on another host's disk or belong to another user. Leaves nothing.
+pub(crate) fn try_folders(setup: &Setup) -> Result<()> {
+    let tried = folders(setup).iter().try_for_each(|folder| disk::try_folder(folder));
+    tried.map_err(|error| {
+        anyhow!(
+            "{error}, so this worker cannot lead: give its user the right to write the run \
+             directory, or choose another --run-dir"
+        )
+    })
+}
+
 /// What the writing thread works with.
 struct Desk {
     checkpoints: Directory,
@@ -61,12 +78,12 @@ impl Writer {
     pub(crate) fn start(setup: &Setup, trainer: &Trainer<Images>) -> Result<Self> {
         let training = &setup.config.training;
         // On a host that does not share the coordinator's disk they are not there yet.
-        let [checkpoints, samples] =
-            ["checkpoints", "samples"].map(|name| setup.run_dir.join(name));
+        let [checkpoints, samples] = folders(setup);
         for folder in [&checkpoints, &samples] {
-            fs::create_dir_all(folder)
+            disk::create_folder(folder)
                 .with_context(|| format!("cannot create {}", folder.display()))?;
         }
+        try_folders(setup)?;
         let operation = &setup.config.operation;
         let keep = operation.keep_checkpoints as usize;
         let mirror = operation.checkpoint_url.clone().map(|url| Mirror::start(url, keep));
@@ -148,7 +165,11 @@ impl Desk {
                     let path = self.samples.join(format!("epoch-{epoch:03}.png"));
                     let seed = self.metadata.seed;
                     let picture = self.gallery.draw(&mut self.vae, &parameters, seed).png()?;
-                    checkpoint::write_whole(&path, &picture)?;
+                    match disk::write_own(&path, &picture, picture::MARK) {
+                        // A run does not end for want of a picture.
+                        Err(error @ DiskError::Foreign { .. }) => tracing::warn!("{error}"),
+                        written => written?,
+                    }
                 }
                 Job::Flush(done) => drop(done.send(())),
             }
@@ -182,7 +203,7 @@ impl Desk {
         let views: Vec<TensorView<'_>> =
             named.iter().map(|(name, shape, data)| TensorView { name, shape, data }).collect();
         let path = self.checkpoints.write(&self.metadata, &views)?;
-        self.checkpoints.retain(self.keep)?;
+        self.checkpoints.retain(self.keep, &self.metadata.run_id)?;
         tracing::debug!(step = state.step, path = %path.display(), "wrote a checkpoint");
         if let Some(mirror) = &self.mirror {
             mirror.hand_over(path);

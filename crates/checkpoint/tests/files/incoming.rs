@@ -22,10 +22,25 @@ fn a_sound_one_gets_its_name() {
     let (_there, from) = folder();
     let (_here, to) = folder();
     let sound = write(&from, 10);
-    fs::write(to.path().join("step-00000010.safetensors"), "damaged").unwrap();
+    let mut damaged = fs::read(&sound).unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    fs::write(to.path().join("step-00000010.safetensors"), damaged).unwrap();
     assert!(refusal(&to, 10, &fs::read(&sound).unwrap()).is_none());
     assert_eq!(read(&to.newest().unwrap().checkpoint.unwrap().0).unwrap(), read(&sound).unwrap());
     assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1, "nothing stays beside it");
+}
+
+#[test]
+fn a_file_of_somebody_else_keeps_its_name() {
+    let (_there, from) = folder();
+    let (_here, to) = folder();
+    let sound = fs::read(write(&from, 10)).unwrap();
+    let path = to.path().join("step-00000010.safetensors");
+    fs::write(&path, "mine").unwrap();
+    let error = refusal(&to, 10, &sound).unwrap();
+    assert!(!error.is_damage() && error.to_string().contains("stays"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"mine");
+    assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
 }
 
 #[test]

@@ -10,6 +10,9 @@ use std::path::PathBuf;
 use checkpoint::{Directory, EpochLedger, Metadata, TensorView};
 use tempfile::TempDir;
 
+/// The run that all checkpoints are of, unless a test says otherwise.
+const RUN: &str = "run-1";
+
 /// A folder for one test; it goes with the first value.
 fn folder() -> (TempDir, Directory) {
     let root = tempfile::tempdir().unwrap();
@@ -20,7 +23,7 @@ fn folder() -> (TempDir, Directory) {
 
 fn metadata(step: u64) -> Metadata {
     Metadata {
-        run_id: "run-1".into(),
+        run_id: RUN.into(),
         step,
         seed: 42,
         configuration: r#"{"shards":4,"note":"a \"quoted\" one"}"#.into(),

@@ -5,7 +5,7 @@ use std::sync::Barrier;
 
 use checkpoint::{file_name, read};
 
-use crate::{folder, steps, write};
+use crate::{RUN, folder, metadata, steps, write};
 
 #[test]
 fn the_newest_stay() {
@@ -16,11 +16,11 @@ fn the_newest_stay() {
     fs::write(directory.path().join("notes.txt"), "mine").unwrap();
     fs::write(directory.path().join("step-7.safetensors"), "spelled otherwise").unwrap();
     assert_eq!(steps(&directory), [1, 3, 20, 99_999_999, 100_000_000]);
-    directory.retain(3).unwrap();
+    directory.retain(3, RUN).unwrap();
     assert_eq!(steps(&directory), [20, 99_999_999, 100_000_000]);
-    directory.retain(0).unwrap();
+    directory.retain(0, RUN).unwrap();
     assert_eq!(steps(&directory), [100_000_000], "the only one is never deleted");
-    directory.retain(5).unwrap();
+    directory.retain(5, RUN).unwrap();
     assert_eq!(steps(&directory), [100_000_000]);
     assert!(directory.path().join("notes.txt").exists());
     assert!(directory.path().join("step-7.safetensors").exists());
@@ -33,26 +33,55 @@ fn the_newest_sound_one_stays_where_all_newer_ones_are_damaged() {
         write(&directory, step);
     }
     for step in [4, 5, 6] {
-        fs::write(directory.path().join(file_name(step)), "damaged").unwrap();
+        let path = directory.path().join(file_name(step));
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
     }
-    directory.retain(2).unwrap();
+    directory.retain(2, RUN).unwrap();
     assert_eq!(steps(&directory), [3, 5, 6]);
     assert_eq!(directory.newest().unwrap().checkpoint.unwrap().1.metadata.step, 3);
+}
+
+/// Others may use the same names, as for the checkpoints of another program.
+#[test]
+fn what_the_run_has_not_written_is_neither_deleted_nor_replaced() {
+    let (_root, directory) = folder();
+    let theirs = [2, 4, 7].map(|step| directory.path().join(file_name(step)));
+    let other = checkpoint::Metadata { run_id: "another".into(), ..metadata(2) };
+    directory.write(&other, &[]).unwrap();
+    fs::write(&theirs[1], "a safetensors file of another program").unwrap();
+    std::os::unix::fs::symlink("nowhere", &theirs[2]).unwrap();
+    let before = theirs.each_ref().map(|path| fs::read(path).ok());
+    for step in [1, 3, 5, 6] {
+        write(&directory, step);
+        directory.retain(2, RUN).unwrap();
+    }
+    assert_eq!(steps(&directory), [2, 4, 5, 6, 7], "the run's own two newest stay as well");
+    for step in [2, 4, 7] {
+        let message = directory.write(&metadata(step), &[]).unwrap_err().to_string();
+        assert!(message.contains(&file_name(step)) && message.contains("stays"), "{message}");
+    }
+    assert_eq!(theirs.each_ref().map(|path| fs::read(path).ok()), before);
+    // With an empty file nothing is lost.
+    fs::write(&theirs[1], "").unwrap();
+    write(&directory, 4);
+    assert_eq!(read(&theirs[1]).unwrap().metadata.run_id, RUN);
 }
 
 #[test]
 fn temporary_files_go_once_their_writer_is_gone() {
     let (_root, directory) = folder();
     write(&directory, 1);
-    let dead = directory.path().join(".writing-step-00000002.safetensors-aaaaaa.tmp");
-    let live = directory.path().join(".writing-step-00000003.safetensors-bbbbbb.tmp");
+    let dead = directory.path().join(".lockstep-aaaaaaaaaaaa.tmp");
+    let live = directory.path().join(".lockstep-bbbbbbbbbbbb.tmp");
     fs::write(&dead, "left by a killed process").unwrap();
     let writer = File::create(&live).unwrap();
     writer.try_lock().unwrap();
-    directory.retain(1).unwrap();
+    directory.retain(1, RUN).unwrap();
     assert!(!dead.exists() && live.exists());
     drop(writer);
-    directory.retain(1).unwrap();
+    directory.retain(1, RUN).unwrap();
     assert!(!live.exists());
 }
 
@@ -75,7 +104,7 @@ fn writers_and_sweepers_at_once_do_each_other_no_harm() {
         }
         start.wait();
         for _ in 0..ROUNDS {
-            directory.retain(usize::MAX).unwrap();
+            directory.retain(usize::MAX, RUN).unwrap();
             directory.newest().unwrap();
         }
     });

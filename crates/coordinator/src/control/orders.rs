@@ -1,11 +1,11 @@
 //! Carries out what the engine has decided.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use collective::{Generation, Rank};
 use membership::{Command, Loss, Member, Outcome, WorkerId};
 use protocol::{
-    convert::printable,
+    convert::{path_to_wire, printable},
     status,
     wire::{self, coordinator_message::Body},
 };
@@ -101,14 +101,13 @@ impl Control<'_> {
         let checkpoint = self.newest_checkpoint();
         let Some(connection) = self.connections.get(&worker) else { return };
         let info = &self.launch.info;
-        let path = |path: &Path| path.to_string_lossy().into_owned();
         let millis =
             |time: std::time::Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         connection.send(Ok(Word::Plain(Body::Welcome(wire::Welcome {
             run_id: info.run_id.clone(),
             rank: rank.map(|rank| rank.0),
             configuration_json: serde_json::to_string(&info.config).unwrap_or_default(),
-            run_directory: path(self.run_dir.path()),
+            run_directory: path_to_wire(self.run_dir.path()),
             checkpoint,
             heartbeat_ms: millis(self.launch.dead_after / HEARTBEATS_PER_DEATH),
             coordinator_timeout_ms: millis(self.launch.coordinator_timeout),
@@ -119,13 +118,13 @@ impl Control<'_> {
 
     /// The checkpoint that a worker is to begin from, so that what is on the disk is not lost
     /// when all others are.
-    fn newest_checkpoint(&mut self) -> Option<String> {
+    fn newest_checkpoint(&mut self) -> Option<bytes::Bytes> {
         let checkpoints = self.run_dir.checkpoints();
         let (_, newest) = checkpoints.list().ok()?.pop()?;
         if self.verified.as_ref() != Some(&newest) {
             self.verified = checkpoints.newest().ok()?.checkpoint.map(|(path, _)| path);
         }
-        self.verified.as_ref().map(|path| path.to_string_lossy().into_owned())
+        self.verified.as_deref().map(path_to_wire)
     }
 
     fn start(&mut self, generation: Generation, members: &[Member]) {

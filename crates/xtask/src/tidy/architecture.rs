@@ -28,12 +28,14 @@ pub(super) const CRATES: &[Crate] = &[
     row(7, "fuzzing",     &["checkpoint", "collective", "coordinator", "data", "membership",
                             "protocol"]),
     row(7, "xtask",       &["advice", "manual"]),
-    row(6, "coordinator", &["advice", "checkpoint", "collective", "config", "crashpoint", "data", "manual",
-                            "membership", "protocol", "secure", "store", "telemetry"]),
-    row(6, "worker",      &["advice", "checkpoint", "collective", "config", "crashpoint", "data", "manual",
-                            "membership", "model", "picture", "protocol", "secure", "store",
-                            "telemetry", "trainer", "transport"]),
-    row(6, "latent",      &["advice", "checkpoint", "config", "data", "manual", "model", "picture"]),
+    row(6, "coordinator", &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
+                            "disk", "manual", "membership", "protocol", "secure", "store",
+                            "telemetry"]),
+    row(6, "worker",      &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
+                            "disk", "manual", "membership", "model", "picture", "protocol",
+                            "secure", "store", "telemetry", "trainer", "transport"]),
+    row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "manual", "model",
+                            "picture"]),
     // What a program needs to describe itself; it knows none of the others.
     row(0, "manual",      &[]),
     // Commands that a person is told to type, as a shell reads them.
@@ -46,7 +48,7 @@ pub(super) const CRATES: &[Crate] = &[
     row(5, "store",       &["checkpoint", "secure"]),
     // Below whatever is said over a connection, so it knows nothing of protocol; beside it, since
     // all who connect need it: the coordinator, workers, and the transport between them.
-    row(4, "secure",      &["advice", "collective"]),
+    row(4, "secure",      &["advice", "collective", "disk"]),
     row(4, "protocol",    &["collective", "config", "membership"]),
     // Training.
     row(3, "trainer",     &["collective", "config", "crashpoint", "data", "model"]),
@@ -54,11 +56,13 @@ pub(super) const CRATES: &[Crate] = &[
     // Grids of digits for the worker's samples and for latent: one canvas for both.
     row(2, "picture",     &["data"]),
     // Pure or on the standard library alone: no network but data's download, no tensors.
-    row(1, "checkpoint",  &["config", "crashpoint"]),
-    row(1, "data",        &["config"]),
+    row(1, "checkpoint",  &["config", "crashpoint", "disk"]),
+    row(1, "data",        &["config", "disk"]),
     row(1, "membership",  &["collective", "config"]),
     row(0, "collective",  &[]),
     row(0, "config",      &[]),
+    // One rule for what is written where: all crates that write files use it.
+    row(0, "disk",        &[]),
     // Marks where tests kill; stands for nothing in what people get.
     row(0, "crashpoint",  &[]),
 ];

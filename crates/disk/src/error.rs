@@ -1,0 +1,38 @@
+//! What can be wrong with a place for a file.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a file was not written. What was there before is as it was, unless the file could only be written in place.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The operating system refused.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Somebody else's file has the name.
+    #[error(
+        "{} is there already and was not written by this program, so it stays: move it away, or choose another folder",
+        path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl DiskError {
+    pub(crate) fn write(path: &Path) -> impl Fn(io::Error) -> DiskError + use<> {
+        let path = path.to_path_buf();
+        move |source| DiskError::Write { path: path.clone(), source }
+    }
+
+    /// Whether the reader of a pipe has gone.
+    pub fn is_closed_pipe(&self) -> bool {
+        matches!(self, DiskError::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}

@@ -1,0 +1,161 @@
+//! Where a file goes that a person named: beside and renamed, or, where a rename would destroy what is there, in place.
+
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Access;
+use tempfile::NamedTempFile;
+
+use crate::{DiskError, pipe, temporary};
+
+/// Links that are followed one after the other; the kernel's bound.
+const LINKS_MAX: usize = 40;
+
+/// How a path is written.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// A temporary file, which gets this name, links followed.
+    Beside(NamedTempFile, PathBuf),
+    /// A regular file that has to keep its inode: it has other names, or its folder takes in no file.
+    InPlace(File),
+    /// A device, a pipe, or an output of this process.
+    Stream,
+}
+
+/// What is at a path, links followed; none where there is nothing.
+fn look(path: &Path) -> io::Result<Option<Metadata>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a path leads to the standard output of this process.
+pub fn is_standard_output(path: &Path) -> bool {
+    look(path)
+        .is_ok_and(|there| there.is_some_and(|there| is_open_as(io::stdout().as_fd(), &there)))
+}
+
+fn is_open_as(output: BorrowedFd<'_>, there: &Metadata) -> bool {
+    rustix::fs::fstat(output)
+        .is_ok_and(|own| (own.st_dev, own.st_ino) == (there.dev(), there.ino()))
+}
+
+/// An output of this process that a path leads to, as in `/dev/stdout`.
+fn own_output(there: &Metadata) -> Option<io::Result<File>> {
+    let (stdout, stderr) = (io::stdout(), io::stderr());
+    let outputs = [stdout.as_fd(), stderr.as_fd()];
+    let output = outputs.into_iter().find(|output| is_open_as(*output, there))?;
+    Some(output.try_clone_to_owned().map(File::from))
+}
+
+impl Place {
+    /// Finds out how `path` is to be written, and prepares it.
+    pub(crate) fn of(path: &Path) -> io::Result<Place> {
+        let Some(there) = look(path)? else {
+            let target = follow(path)?;
+            return Ok(Place::Beside(temporary(folder_of(&target))?, target));
+        };
+        if there.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        if there.file_type().is_block_device() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a disk"));
+        }
+        if !there.is_file() || own_output(&there).is_some() {
+            return Ok(Place::Stream);
+        }
+        // Whoever may not write a file may not replace it either.
+        let file = File::options().write(true).open(path)?;
+        let target = fs::canonicalize(path)?;
+        if there.nlink() > 1 {
+            return Ok(Place::InPlace(file));
+        }
+        match temporary(folder_of(&target)) {
+            Ok(beside) if take_after(beside.as_file(), &there).is_ok() => {
+                Ok(Place::Beside(beside, target))
+            }
+            Ok(_) => Ok(Place::InPlace(file)),
+            Err(error) if is_closed(&error) => Ok(Place::InPlace(file)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whether a folder takes in no file, while files in it may be written.
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// Gives a file the owner and the mode of the one that it replaces.
+fn take_after(file: &File, there: &Metadata) -> io::Result<()> {
+    let own = file.metadata()?;
+    let (user, group) = (there.uid(), there.gid());
+    if (own.uid(), own.gid()) != (user, group) {
+        std::os::unix::fs::fchown(file, Some(user), Some(group))?;
+    }
+    // After the owner, for a change of owner clears bits of the mode.
+    if file.metadata()?.permissions().mode() != there.permissions().mode() {
+        file.set_permissions(there.permissions())?;
+    }
+    Ok(())
+}
+
+/// Opens what is neither a folder nor a regular file.
+pub(crate) fn open_stream(path: &Path) -> io::Result<File> {
+    let there = fs::metadata(path)?;
+    if let Some(output) = own_output(&there) {
+        return output;
+    }
+    if there.file_type().is_fifo() {
+        return pipe::open(path);
+    }
+    File::options().write(true).open(path)
+}
+
+/// Where links lead that end at nothing.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_path_buf();
+    for _ in 0..LINKS_MAX {
+        match fs::read_link(&path) {
+            Ok(next) => path = folder_of(&path).join(next),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(rustix::io::Errno::LOOP.into())
+}
+
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Finds out whether a file could be written at `path` now; leaves nothing and changes nothing.
+///
+/// # Errors
+/// Why it could not.
+pub fn try_write(path: &Path) -> Result<(), DiskError> {
+    let tried = || match Place::of(path)? {
+        Place::Beside(..) | Place::InPlace(_) => Ok(()),
+        // Not opened: a pipe would wait for a reader.
+        Place::Stream => Ok(rustix::fs::access(path, Access::WRITE_OK)?),
+    };
+    tried().map_err(DiskError::write(path))
+}
+
+/// Finds out whether files can be written in a folder, or, where there is none, whether it could be made; leaves nothing.
+///
+/// # Errors
+/// Why not.
+pub fn try_folder(folder: &Path) -> Result<(), DiskError> {
+    let absolute = std::path::absolute(folder).map_err(DiskError::write(folder))?;
+    let there = absolute.ancestors().find(|folder| fs::symlink_metadata(folder).is_ok());
+    let there = there.unwrap_or(Path::new("/"));
+    temporary(there).map(drop).map_err(DiskError::write(folder))
+}
