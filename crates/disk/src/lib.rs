@@ -16,6 +16,6 @@ mod whole;
 
 pub use convenience::{create_folder, sync_data, sync_file, sync_folder};
 pub use error::DiskError;
-pub use place::{is_standard_output, try_folder, try_write};
+pub use place::{is_standard_output, is_stream, try_folder, try_write};
 pub use temporary::{put_new, sweep, temporary, temporary_private};
 pub use whole::{Draft, holds, refuse_foreign, write_own, write_whole};

@@ -34,10 +34,17 @@ fn look(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// Whether a path leads to the standard output of this process.
+/// Whether a path leads to the standard output of this process, where that is a pipe or a file.
 pub fn is_standard_output(path: &Path) -> bool {
-    look(path)
-        .is_ok_and(|there| there.is_some_and(|there| is_open_as(io::stdout().as_fd(), &there)))
+    let is = |there: Metadata| {
+        !there.file_type().is_char_device() && is_open_as(io::stdout().as_fd(), &there)
+    };
+    look(path).is_ok_and(|there| there.is_some_and(is))
+}
+
+/// Whether there is something at a path, links followed, that is neither a regular file nor a folder: a device or a pipe.
+pub fn is_stream(path: &Path) -> bool {
+    look(path).is_ok_and(|there| there.is_some_and(|there| !there.is_file() && !there.is_dir()))
 }
 
 fn is_open_as(output: BorrowedFd<'_>, there: &Metadata) -> bool {

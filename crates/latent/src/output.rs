@@ -4,11 +4,16 @@ use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Whether a file goes to standard output, as with `--output /dev/stdout`. Lines then go to standard
+/// error, since they would spoil the file.
+static IS_STDOUT_AN_OUTPUT: AtomicBool = AtomicBool::new(false);
 
 /// A file to be written, whose place was looked at before the work began.
 #[derive(Debug)]
@@ -24,6 +29,10 @@ impl Output {
         let shown = path.display();
         ensure!(!path.is_dir(), "cannot write {shown}: it is a folder");
         ensure!(folder.is_dir(), "cannot write {shown}: there is no folder {}", folder.display());
+        disk::try_write(path)?;
+        if disk::is_standard_output(path) {
+            IS_STDOUT_AN_OUTPUT.store(true, Ordering::Relaxed);
+        }
         Ok(Self { path: path.into() })
     }
 
@@ -35,7 +44,13 @@ impl Output {
 
     /// Writes the file, whole or not at all, and says so.
     pub(crate) fn write(&self, bytes: &[u8], what: &str) -> Result<()> {
-        disk::write_whole(&self.path, bytes)?;
+        match disk::write_whole(&self.path, bytes) {
+            // As for whatever else is said there.
+            Err(error) if error.is_closed_pipe() && disk::is_standard_output(&self.path) => {
+                return Ok(());
+            }
+            written => written?,
+        }
         say(&format!("Wrote {} ({what})", self.path.display()));
         Ok(())
     }
@@ -48,6 +63,9 @@ pub(crate) fn create_folder(folder: &Path) -> Result<()> {
 
 /// Says a line on standard output. A reader that went away is no reason to fail.
 pub(crate) fn say(line: &str) {
+    if IS_STDOUT_AN_OUTPUT.load(Ordering::Relaxed) {
+        return complain(line);
+    }
     let _closed = writeln!(io::stdout(), "{line}");
 }
 

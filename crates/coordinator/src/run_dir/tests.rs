@@ -15,6 +15,7 @@ fn run_in(runs: &Path, name: &str) -> RunDir {
         metrics: open(METRICS),
         events: open(EVENTS),
         journal: Journal::open(path.join(JOURNAL)).unwrap(),
+        recorded: Recorded::read(&path.join(METRICS)).unwrap(),
         _lock: open(LOCK),
         path,
     }

@@ -6,5 +6,6 @@ mod bad_input;
 mod evaluation;
 mod export;
 mod harness;
+mod outputs;
 mod pictures;
 mod tables;
