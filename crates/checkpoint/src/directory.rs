@@ -69,6 +69,7 @@ impl Directory {
         let draft = Draft::new(&path, metadata, tensors)?;
         let error = CheckpointError::write(&path, draft.bytes());
         if let Ok(present) = verify(&path)
+            && present.metadata.run_id == metadata.run_id
             && present.sha256 == draft.sha256().map_err(&error)?
         {
             return Ok(path);
