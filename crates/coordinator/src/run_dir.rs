@@ -1,7 +1,7 @@
 //! The run directory: what is in it, and how it is written so that nothing is ever half done.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
 };
@@ -61,9 +61,7 @@ impl RunDir {
     /// Whether a coordinator has the run in `path` open.
     pub(crate) fn is_open(path: &Path) -> bool {
         let lock = File::open(path.join(LOCK)).ok();
-        let locked =
-            lock.map(|lock| rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared));
-        locked == Some(Err(rustix::io::Errno::WOULDBLOCK))
+        lock.is_some_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
     /// Reads which run is in `path`.

@@ -16,6 +16,7 @@ fn run_in(runs: &Path, name: &str) -> RunDir {
         events: open(EVENTS),
         journal: Journal::open(path.join(JOURNAL)).unwrap(),
         recorded: Recorded::read(&path.join(METRICS)).unwrap(),
+        has_begun: false,
         _lock: open(LOCK),
         path,
     }
