@@ -1,6 +1,8 @@
 //! Stands in for NCCL and the CUDA runtime in `tests/nccl.rs`, since few machines have GPUs: a
 //! library with their functions, whose GPUs are memory of this process and whose members are its
-//! threads. What is asked for is done later, when it is looked after, as the real ones do it.
+//! threads. What is asked for is done later, when it is looked after, as the real ones do it; and
+//! memory that is freed before that ends the process. Two of the GPUs fail in the middle of their
+//! work.
 //!
 //! It knows nothing of Lockstep. What only the real ones can show, it cannot: times, and what
 //! another version of them changes.
@@ -8,7 +10,7 @@
 #![allow(unsafe_code, reason = "functions that C declares")]
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     ffi::{c_char, c_int, c_uint, c_void},
     mem, ptr, slice,
@@ -16,10 +18,20 @@ use std::{
 };
 
 /// GPUs of this machine that is none.
-const GPUS: c_int = 8;
+const GPUS: c_int = 10;
+
+/// The GPU that says once that it has failed, and still copies for a while.
+const FAILING: c_int = 8;
+
+/// The GPU that never again says anything but that it has failed.
+const LOST: c_int = 9;
+
+/// How often the failing GPU is looked after before it has copied.
+const LOOKS: u32 = 100;
 
 const SUCCESS: c_int = 0;
 const NOT_READY: c_int = 600;
+const LAUNCH_FAILURE: c_int = 719;
 const INVALID_DEVICE: c_int = 101;
 const INVALID_USAGE: c_int = 5;
 const IN_PROGRESS: c_int = 7;
@@ -53,9 +65,43 @@ struct World {
     joined: HashMap<Id, c_int>,
     mail: Mail,
     communicators: HashMap<usize, Communicator>,
-    /// Streams and communicators that have been looked after since they were given work.
+    streams: HashMap<usize, Stream>,
+    /// Copies whose streams were destroyed before they were done.
+    orphans: Vec<Copy>,
+    /// Communicators that have been looked after since they were given work.
     seen: HashMap<usize, bool>,
     last_id: u64,
+}
+
+#[derive(Default)]
+struct Stream {
+    gpu: c_int,
+    /// Still to be done.
+    copies: Vec<Copy>,
+    /// How often it was looked after since it was given work.
+    looks: u32,
+}
+
+struct Copy {
+    to: usize,
+    from: usize,
+    bytes: usize,
+}
+
+impl Copy {
+    fn uses(&self, memory: &[u64]) -> bool {
+        let (start, end) = (memory.as_ptr() as usize, memory.as_ptr_range().end as usize);
+        [self.to, self.from].iter().any(|place| *place < end && start < *place + self.bytes)
+    }
+}
+
+impl Stream {
+    fn copy_all(&mut self) {
+        for Copy { to, from, bytes } in self.copies.drain(..) {
+            // SAFETY: the caller's places, which do not overlap, and are not freed yet.
+            unsafe { ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+        }
+    }
 }
 
 struct Communicator {
@@ -72,10 +118,12 @@ struct Part {
     peer: c_int,
     place: usize,
     floats: usize,
+    stream: usize,
     goes: bool,
 }
 
 thread_local! {
+    static GPU: Cell<c_int> = const { Cell::new(0) };
     static GROUP: RefCell<Vec<Part>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -123,14 +171,20 @@ impl World {
 /// # Safety
 /// As CUDA has it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cudaGetErrorString(_status: c_int) -> *const c_char {
-    c"invalid device ordinal".as_ptr()
+pub unsafe extern "C" fn cudaGetErrorString(status: c_int) -> *const c_char {
+    let text = if status == LAUNCH_FAILURE {
+        c"unspecified launch failure"
+    } else {
+        c"invalid device ordinal"
+    };
+    text.as_ptr()
 }
 
 /// # Safety
 /// As CUDA has it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaSetDevice(device: c_int) -> c_int {
+    GPU.set(device);
     if (0..GPUS).contains(&device) { SUCCESS } else { INVALID_DEVICE }
 }
 
@@ -158,8 +212,11 @@ pub unsafe extern "C" fn cudaStreamCreateWithFlags(
     stream: *mut *mut c_void,
     _flags: c_uint,
 ) -> c_int {
+    let mut world = world();
+    let handle = world.allocate(1);
+    world.streams.insert(handle as usize, Stream { gpu: GPU.get(), ..Stream::default() });
     // SAFETY: the caller's place for the stream.
-    unsafe { *stream = world().allocate(1) };
+    unsafe { *stream = handle };
     SUCCESS
 }
 
@@ -167,13 +224,27 @@ pub unsafe extern "C" fn cudaStreamCreateWithFlags(
 /// As CUDA has it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaStreamQuery(stream: *mut c_void) -> c_int {
-    if world().is_done(stream) { SUCCESS } else { NOT_READY }
+    let mut world = world();
+    let Some(stream) = world.streams.get_mut(&(stream as usize)) else { return INVALID_USAGE };
+    stream.looks += 1;
+    match (stream.gpu, stream.looks, stream.copies.is_empty()) {
+        (LOST, _, false) | (FAILING, 1, false) => LAUNCH_FAILURE,
+        (FAILING, ..LOOKS, false) | (_, 1, _) => NOT_READY,
+        _ => {
+            stream.copy_all();
+            SUCCESS
+        }
+    }
 }
 
 /// # Safety
 /// As CUDA has it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaStreamDestroy(stream: *mut c_void) -> c_int {
+    let mut world = world();
+    let Some(found) = world.streams.remove(&(stream as usize)) else { return INVALID_USAGE };
+    world.orphans.extend(found.copies);
+    drop(world);
     // SAFETY: as for this function.
     unsafe { cudaFree(stream) }
 }
@@ -191,8 +262,12 @@ pub unsafe extern "C" fn cudaMalloc(place: *mut *mut c_void, bytes: usize) -> c_
 /// As CUDA has it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaFree(place: *mut c_void) -> c_int {
-    let found = world().allocated.remove(&(place as usize));
-    assert!(found.is_some(), "freed once, and only what was allocated");
+    let mut world = world();
+    let found = world.allocated.remove(&(place as usize));
+    let memory = found.expect("freed once, and only what was allocated");
+    let waiting = world.streams.values().flat_map(|stream| &stream.copies);
+    let mut copies = waiting.chain(&world.orphans);
+    assert!(copies.all(|copy| !copy.uses(&memory)), "freed before its last copy was done");
     SUCCESS
 }
 
@@ -226,9 +301,10 @@ pub unsafe extern "C" fn cudaMemcpyAsync(
     _direction: c_int,
     stream: *mut c_void,
 ) -> c_int {
-    // SAFETY: the caller's places, which do not overlap.
-    unsafe { ptr::copy_nonoverlapping(from.cast::<u8>(), to.cast::<u8>(), bytes) };
-    world().seen.insert(stream as usize, false);
+    let mut world = world();
+    let Some(stream) = world.streams.get_mut(&(stream as usize)) else { return INVALID_USAGE };
+    stream.copies.push(Copy { to: to as usize, from: from as usize, bytes });
+    stream.looks = 0;
     SUCCESS
 }
 
@@ -301,8 +377,10 @@ pub unsafe extern "C" fn ncclGroupStart() -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclGroupEnd() -> c_int {
     let mut world = world();
-    for Part { communicator, peer, place, floats, goes } in GROUP.take() {
+    for Part { communicator, peer, place, floats, stream, goes } in GROUP.take() {
         world.seen.insert(communicator, false);
+        // What was given to the stream before comes first.
+        world.streams.entry(stream).or_default().copy_all();
         let Some(found) = world.communicators.get_mut(&communicator) else { return INVALID_USAGE };
         if goes {
             let address = (found.id, found.me, peer);
@@ -325,11 +403,11 @@ pub unsafe extern "C" fn ncclSend(
     _kind: c_int,
     peer: c_int,
     communicator: *mut c_void,
-    _stream: *mut c_void,
+    stream: *mut c_void,
 ) -> c_int {
-    let (communicator, place) = (communicator as usize, place as usize);
+    let (communicator, place, stream) = (communicator as usize, place as usize, stream as usize);
     GROUP.with_borrow_mut(|group| {
-        group.push(Part { communicator, peer, place, floats, goes: true });
+        group.push(Part { communicator, peer, place, floats, stream, goes: true });
     });
     SUCCESS
 }
@@ -343,11 +421,11 @@ pub unsafe extern "C" fn ncclRecv(
     _kind: c_int,
     peer: c_int,
     communicator: *mut c_void,
-    _stream: *mut c_void,
+    stream: *mut c_void,
 ) -> c_int {
-    let (communicator, place) = (communicator as usize, place as usize);
+    let (communicator, place, stream) = (communicator as usize, place as usize, stream as usize);
     GROUP.with_borrow_mut(|group| {
-        group.push(Part { communicator, peer, place, floats, goes: false });
+        group.push(Part { communicator, peer, place, floats, stream, goes: false });
     });
     SUCCESS
 }

@@ -153,7 +153,7 @@ impl Communicator {
         assert!(range.end <= memory.floats(), "beyond what is there");
         let Gpu { libraries, stream, .. } = &self.gpu;
         let (place, floats, peer) = (memory.at(range.start), range.len(), *member as c_int);
-        // SAFETY: the memory has that many floats there, and is freed only after this value.
+        // SAFETY: the memory has that many floats there, and is freed only once this value is closed.
         let (call, status) = unsafe {
             let Collectives { send, receive, .. } = libraries.nccl;
             if *goes {
@@ -203,11 +203,26 @@ impl Communicator {
     }
 }
 
+impl Communicator {
+    /// Ends what is under way. Says whether it is certain that the GPU does not use the memory any
+    /// more that it was given.
+    pub(super) fn close(mut self) -> bool {
+        self.abort();
+        self.gpu.settle()
+    }
+
+    fn abort(&mut self) {
+        let comm = std::mem::replace(&mut self.comm, ptr::null_mut());
+        if !comm.is_null() {
+            // SAFETY: nobody else uses the communicator. What NCCL does ends with it; copies that
+            // were begun do not.
+            let _error = unsafe { (self.gpu.libraries.nccl.abort)(comm) };
+        }
+    }
+}
+
 impl Drop for Communicator {
     fn drop(&mut self) {
-        if !self.comm.is_null() {
-            // SAFETY: nobody else uses the communicator. What is under way ends with it.
-            let _error = unsafe { (self.gpu.libraries.nccl.abort)(self.comm) };
-        }
+        self.abort();
     }
 }

@@ -26,7 +26,7 @@ pub struct Nccl {
     /// Carries what goes beside the partials.
     headers: Grpc,
     aborted: Arc<AtomicBool>,
-    /// Before the memory that it uses, so that it goes first; it goes when a round fails, too.
+    /// Closed before the memory that it uses is freed; closed when a round fails, too.
     communicator: Option<Communicator>,
     /// This member's, one after the other.
     partials: Vector,
@@ -61,6 +61,11 @@ impl Abort {
 impl Vector {
     fn new(libraries: Libraries, floats: usize) -> Result<Self, NcclError> {
         Ok(Self { here: Pinned::new(libraries, floats)?, there: Memory::new(libraries, floats)? })
+    }
+
+    fn keep(&mut self) {
+        self.here.keep();
+        self.there.keep();
     }
 }
 
@@ -128,15 +133,24 @@ impl Nccl {
     ) -> Result<Outcome, Interrupted> {
         let outcome = self.headers.exchange(round, vec![contribution.clone()])?;
         if round.kind == Kind::Train {
-            // Where the exchange fails it goes: the others' GPUs wait for this one.
             let communicator = self.communicator.take().ok_or(Interrupted::Aborted)?;
-            self.exchange_floats(&communicator).map_err(|error| match error {
+            let exchanged = self.exchange_floats(&communicator);
+            self.communicator = Some(communicator);
+            exchanged.map_err(|error| match error {
                 NcclError::Aborted => Interrupted::Aborted,
                 error => Interrupted::Failed { round, reason: error.to_string() },
             })?;
-            self.communicator = Some(communicator);
         }
         Ok(outcome)
+    }
+
+    /// Ends what is under way. Memory that the GPU may still use is not freed.
+    fn close(&mut self) {
+        if self.communicator.take().is_some_and(|communicator| !communicator.close()) {
+            for vector in [&mut self.partials, &mut self.received, &mut self.sum] {
+                vector.keep();
+            }
+        }
     }
 
     /// Steps 1 to 4 of a round.
@@ -216,6 +230,12 @@ impl Nccl {
     }
 }
 
+impl Drop for Nccl {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl AllReduce for Nccl {
     fn nodes(&self) -> &[Node] {
         self.plan.nodes(self.me)
@@ -237,7 +257,8 @@ impl AllReduce for Nccl {
         let outcome = self.exchange(round, contribution);
         if let Err(interrupted) = &outcome {
             self.broken = Some(interrupted.clone());
-            self.communicator = None;
+            // Not only at the end: the other members' GPUs may wait for this one.
+            self.close();
         }
         outcome
     }

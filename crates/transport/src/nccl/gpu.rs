@@ -6,13 +6,17 @@
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
     ops::Range,
-    ptr, slice,
+    ptr, slice, thread,
+    time::{Duration, Instant},
 };
 
 use super::library::{EITHER_WAY, Libraries, NON_BLOCKING, NOT_READY, NcclError, SUCCESS};
 
 /// Room for the text of a PCI bus id.
 const PCI_BUS_ID_BYTES: usize = 32;
+
+/// How long a GPU may take to finish what it was given: copies of some megabytes.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const FLOAT_BYTES: usize = size_of::<f32>();
 
@@ -85,10 +89,23 @@ impl Gpu {
 
     fn copy(&self, to: *mut c_void, from: *const c_void, floats: usize) -> Result<(), NcclError> {
         let (bytes, stream) = (floats * FLOAT_BYTES, self.stream);
-        // SAFETY: both places have that many floats, as was checked. They are freed only after
-        // the communicator, when the stream has nothing left to do.
+        // SAFETY: both places have that many floats, as was checked. They are freed only once the
+        // stream has nothing left to do.
         let status = unsafe { (self.libraries.cuda.copy)(to, from, bytes, EITHER_WAY, stream) };
         self.libraries.cuda("cudaMemcpyAsync", status)
+    }
+
+    /// Waits, within a bound, until all that was begun is done. Says whether it is certain: if not,
+    /// the GPU may still read and write the memory that it was given.
+    pub(super) fn settle(&self) -> bool {
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
+        loop {
+            match self.is_idle() {
+                Ok(true) => return true,
+                Ok(false) if Instant::now() < deadline => thread::yield_now(),
+                Ok(false) | Err(_) => return false,
+            }
+        }
     }
 
     /// Whether all that was begun is done.
@@ -116,6 +133,7 @@ pub(super) struct Memory {
     libraries: Libraries,
     place: *mut c_void,
     floats: usize,
+    is_kept: bool,
 }
 
 // SAFETY: the memory is the process's, and this value its only owner.
@@ -124,7 +142,7 @@ unsafe impl Send for Memory {}
 impl Memory {
     /// On the GPU that the calling thread uses.
     pub(super) fn new(libraries: Libraries, floats: usize) -> Result<Self, NcclError> {
-        let mut memory = Self { libraries, place: ptr::null_mut(), floats };
+        let mut memory = Self { libraries, place: ptr::null_mut(), floats, is_kept: false };
         let bytes = floats.max(1) * FLOAT_BYTES;
         // SAFETY: the place for the address is this one.
         let status = unsafe { (libraries.cuda.allocate)(&raw mut memory.place, bytes) };
@@ -141,11 +159,16 @@ impl Memory {
     pub(super) fn floats(&self) -> usize {
         self.floats
     }
+
+    /// Has the memory stay allocated for as long as the process runs.
+    pub(super) fn keep(&mut self) {
+        self.is_kept = true;
+    }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if !self.place.is_null() {
+        if !self.place.is_null() && !self.is_kept {
             // SAFETY: nobody else uses the memory.
             let _error = unsafe { (self.libraries.cuda.free)(self.place) };
         }
@@ -157,6 +180,7 @@ pub(super) struct Pinned {
     libraries: Libraries,
     place: *mut c_void,
     floats: usize,
+    is_kept: bool,
 }
 
 // SAFETY: the memory is the process's, and this value its only owner.
@@ -165,7 +189,7 @@ unsafe impl Send for Pinned {}
 impl Pinned {
     /// Zeros.
     pub(super) fn new(libraries: Libraries, floats: usize) -> Result<Self, NcclError> {
-        let mut pinned = Self { libraries, place: ptr::null_mut(), floats };
+        let mut pinned = Self { libraries, place: ptr::null_mut(), floats, is_kept: false };
         let bytes = floats.max(1) * FLOAT_BYTES;
         // SAFETY: the place for the address is this one.
         let status = unsafe { (libraries.cuda.allocate_pinned)(&raw mut pinned.place, bytes, 0) };
@@ -189,11 +213,16 @@ impl Pinned {
         // SAFETY: as above, and this value is the only owner.
         unsafe { slice::from_raw_parts_mut(self.place.cast::<f32>(), self.floats) }
     }
+
+    /// Has the memory stay allocated for as long as the process runs.
+    pub(super) fn keep(&mut self) {
+        self.is_kept = true;
+    }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        if !self.place.is_null() {
+        if !self.place.is_null() && !self.is_kept {
             // SAFETY: nobody else uses the memory.
             let _error = unsafe { (self.libraries.cuda.free_pinned)(self.place) };
         }

@@ -2,9 +2,9 @@
 //! bitwise that of the shard tree, and whatever goes wrong is named. What the real library does
 //! is for machines that have GPUs to show.
 
-use std::{env, path::PathBuf, thread};
+use std::{env, path::PathBuf, sync::OnceLock, thread};
 
-use collective::{Generation, Rank};
+use collective::{AllReduce as _, Control, Generation, Interrupted, Rank};
 use transport::{
     Group, Peer,
     nccl::{self, Libraries, Nccl, NcclError, UniqueId},
@@ -33,39 +33,79 @@ impl Transport for Gpus {
         length: usize,
         member: impl Fn(Rank, Nccl) -> T + Sync,
     ) -> Vec<T> {
-        let shards = ranges.last().unwrap().1;
-        let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(Way::Tcp, shards, 0)).collect();
-        let peers = hosts.iter().zip(stories::peers(ranges));
-        let group = Group {
-            run_id: RUN.into(),
-            generation: Generation(1),
-            shards,
-            length,
-            rank: Rank(0),
-            peers: peers
-                .map(|(host, peer)| Peer { address: host.address.clone(), ..peer })
-                .collect(),
-        };
-        let id = UniqueId::new(libraries()).unwrap();
-        let run = |(host, rank): (&Host, u32)| {
-            let group = Group { rank: Rank(rank), ..group.clone() };
-            let headers = Group { length: 0, ..group.clone() };
-            let headers = host.runtime.block_on(host.endpoint.connect(&headers)).unwrap();
-            let joined = Nccl::join(libraries(), rank as usize, &group, &id, headers);
-            member(Rank(rank), joined.unwrap())
-        };
-        let run = &run;
-        thread::scope(|scope| {
-            let threads: Vec<_> =
-                hosts.iter().zip(0..).map(|host| scope.spawn(move || run(host))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        })
+        with_members_on(|rank| rank as usize, ranges, length, member)
     }
 
     fn abort(member: &Nccl) -> Box<dyn FnOnce() + Send> {
         let abort = member.abort_handle();
         Box::new(move || abort.abort())
     }
+}
+
+/// Members whose GPUs are chosen by their ranks.
+fn with_members_on<T: Send>(
+    gpu: impl Fn(u32) -> usize + Sync,
+    ranges: &[(u32, u32)],
+    length: usize,
+    member: impl Fn(Rank, Nccl) -> T + Sync,
+) -> Vec<T> {
+    let shards = ranges.last().unwrap().1;
+    let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(Way::Tcp, shards, 0)).collect();
+    let peers = hosts.iter().zip(stories::peers(ranges));
+    let group = Group {
+        run_id: RUN.into(),
+        generation: Generation(1),
+        shards,
+        length,
+        rank: Rank(0),
+        peers: peers.map(|(host, peer)| Peer { address: host.address.clone(), ..peer }).collect(),
+    };
+    let id = UniqueId::new(libraries()).unwrap();
+    let run = |(host, rank): (&Host, u32)| {
+        let group = Group { rank: Rank(rank), ..group.clone() };
+        let headers = Group { length: 0, ..group.clone() };
+        let headers = host.runtime.block_on(host.endpoint.connect(&headers)).unwrap();
+        let joined = Nccl::join(libraries(), gpu(rank), &group, &id, headers);
+        member(Rank(rank), joined.unwrap())
+    };
+    let run = &run;
+    thread::scope(|scope| {
+        let threads: Vec<_> =
+            hosts.iter().zip(0..).map(|host| scope.spawn(move || run(host))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// A member's GPU fails while it copies. Its memory is not freed before the copies are done, which
+/// the stand-in looks after; the other member waits until its generation is aborted.
+fn fails_in_the_middle_of_an_exchange(gpu: usize) {
+    let (length, others) = (5_000, OnceLock::new());
+    let gpu_of = |rank| if rank == 1 { gpu } else { 0 };
+    with_members_on(gpu_of, &[(0, 2), (2, 4)], length, |rank, mut member| {
+        if rank == Rank(0) {
+            others.set(member.abort_handle()).unwrap();
+        }
+        let contribution = stories::contribute(&mut member, 0, length, Control::default());
+        let interrupted = member.all_reduce(stories::train(0), &contribution).unwrap_err();
+        drop(member);
+        if rank == Rank(0) {
+            assert_eq!(interrupted, Interrupted::Aborted);
+        } else {
+            let reason = interrupted.to_string();
+            assert!(reason.contains("cudaStreamQuery: unspecified launch failure"), "{reason}");
+            others.wait().abort();
+        }
+    });
+}
+
+#[test]
+fn memory_outlives_the_copies_of_a_gpu_that_fails() {
+    fails_in_the_middle_of_an_exchange(8);
+}
+
+#[test]
+fn memory_of_a_gpu_that_is_lost_is_never_freed() {
+    fails_in_the_middle_of_an_exchange(9);
 }
 
 #[test]
