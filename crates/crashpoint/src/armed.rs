@@ -21,6 +21,10 @@ enum Action {
     Kill,
     /// The thread stands still for ever.
     Hang,
+    /// The thread panics.
+    Panic,
+    /// What is done there fails.
+    Fail,
     /// The lowest bit of the first float is another.
     Flip,
 }
@@ -42,6 +46,8 @@ impl Order {
         let action = match action {
             "kill" => Action::Kill,
             "hang" => Action::Hang,
+            "panic" => Action::Panic,
+            "fail" => Action::Fail,
             "flip" => Action::Flip,
             _ => return None,
         };
@@ -76,8 +82,15 @@ pub fn reach(name: &str) {
             stand_still();
         }
         Some(Action::Hang) => stand_still(),
-        Some(Action::Flip) => panic!("there is no bit to flip at {name}"),
+        Some(Action::Panic) => panic!("a panic that a test asked for at {name}"),
+        Some(Action::Flip | Action::Fail) => panic!("nothing flips or fails at {name}"),
     }
+}
+
+/// Whether what is done at the place is to fail.
+#[must_use]
+pub fn fails(name: &str) -> bool {
+    due(name) == Some(Action::Fail)
 }
 
 /// Flips a bit at the place, if that is to be done.

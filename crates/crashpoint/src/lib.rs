@@ -1,4 +1,5 @@
-//! Crash points: named places in the code where a test has a process die, hang or spoil a bit.
+//! Crash points: named places in the code where a test has a process die, hang, panic, fail or
+//! spoil a bit.
 //!
 //! Without the feature `armed`, as in every program that people get, the macros stand for
 //! nothing: neither the places nor their names are in the program. With it, the environment
@@ -9,7 +10,7 @@
 #[cfg(feature = "armed")]
 pub mod armed;
 
-/// Marks a place where a process may be told to die or to hang.
+/// Marks a place where a process may be told to die, to panic or to hang.
 #[cfg(feature = "armed")]
 #[macro_export]
 macro_rules! reach {
@@ -18,11 +19,29 @@ macro_rules! reach {
     };
 }
 
-/// Marks a place where a process may be told to die or to hang.
+/// Marks a place where a process may be told to die, to panic or to hang.
 #[cfg(not(feature = "armed"))]
 #[macro_export]
 macro_rules! reach {
     ($name:literal) => {{}};
+}
+
+/// Whether what happens at a place was told to fail.
+#[cfg(feature = "armed")]
+#[macro_export]
+macro_rules! fails {
+    ($name:literal) => {
+        $crate::armed::fails($name)
+    };
+}
+
+/// Whether what happens at a place was told to fail.
+#[cfg(not(feature = "armed"))]
+#[macro_export]
+macro_rules! fails {
+    ($name:literal) => {
+        false
+    };
 }
 
 /// Marks a place where a bit of some floats may be told to flip.

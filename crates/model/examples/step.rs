@@ -71,7 +71,7 @@ fn profile<T: Factor>(
         let context = StepContext::alone(stream);
         // Adam comes between, as in training: it decides what the caches hold.
         let times = [
-            time(|| vae.gradient(&state.parameters, batch, &context, &mut gradient)),
+            time(|| vae.gradient(&state.parameters, batch, &context, &mut gradient).unwrap()),
             time(|| adam.apply_with(Isa::best(), team, &mut state, &gradient, images as u32)),
             time(|| bf16::round(Isa::best(), &state.parameters, &mut weights)),
             time(|| noise::normals(Isa::best(), stream, &mut normals)),

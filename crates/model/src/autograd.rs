@@ -8,16 +8,17 @@ use std::{fmt, marker::PhantomData, ops::Index, sync::Arc};
 
 use config::Binarize;
 use data::{Batch, Dataset, Images, PIXELS, Stream};
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::{
-    Isa, Layout, Model, StepContext, Sums, TERMS, Team, blas, element, initialise_linear, noise,
+    Isa, Layout, Model, ModelError, StepContext, Sums, TERMS, Team, attempt::attempt, blas,
+    element, initialise_linear, noise,
 };
 
 /// A [`Model`] of an objective `F`, which gives the sums over the batch's examples as scalar
 /// tensors: the loss first, the others as the terms are named.
 ///
-/// Its methods panic where a tch operation fails, as tch's own do.
+/// An operation of tch that fails, in the objective too, is an error of the method.
 pub struct Autograd<D, F> {
     layout: Layout,
     terms: [&'static str; TERMS],
@@ -75,8 +76,33 @@ where
     /// Runs the objective on a batch.
     fn forward(&mut self, parameters: &[f32], inputs: &Inputs<'_, D>) -> [Tensor; TERMS] {
         assert_eq!(parameters.len(), self.layout.len(), "parameters and layout differ in length");
-        no_grad(|| self.flat.copy_(&Tensor::from_slice(parameters)));
+        {
+            let _no_gradient = no_grad_guard();
+            self.flat.copy_(&Tensor::from_slice(parameters));
+        }
         (self.objective)(&self.parameters, inputs)
+    }
+
+    /// Runs the objective on a batch, and writes its gradient.
+    fn differentiate(
+        &mut self,
+        parameters: &[f32],
+        inputs: &Inputs<'_, D>,
+        gradient: &mut [f32],
+    ) -> Sums {
+        let terms = self.forward(parameters, inputs);
+        let leaves: Vec<&Tensor> = self.parameters.named.iter().map(|(_, leaf)| leaf).collect();
+        let gradients = Tensor::run_backward(&[&terms[0]], &leaves, false, false);
+        let flat = Tensor::zeros(self.layout.len() as i64, (Kind::Float, self.device));
+        for (entry, part) in self.layout.entries().iter().zip(gradients) {
+            // A parameter that the loss does not depend on has no gradient: it stays zero.
+            if part.defined() {
+                let (start, len) = (entry.range.start as i64, entry.range.len() as i64);
+                flat.narrow(0, start, len).copy_(&part.reshape([-1]));
+            }
+        }
+        flat.to_device(Device::Cpu).copy_data(gradient, self.layout.len());
+        read(&terms)
     }
 }
 
@@ -109,35 +135,31 @@ where
         batch: &Batch<'_, D>,
         context: &StepContext,
         gradient: &mut [f32],
-    ) -> Sums {
+    ) -> Result<Sums, ModelError> {
         assert_eq!(gradient.len(), self.layout.len(), "gradient and layout differ in length");
         if batch.is_empty() {
             gradient.fill(0.0);
-            return Sums::default();
+            return Ok(Sums::default());
         }
         let (device, random, context) = (self.device, context.random, Some(*context));
-        let terms = self.forward(parameters, &Inputs { batch, device, random, context });
-        let leaves: Vec<&Tensor> = self.parameters.named.iter().map(|(_, leaf)| leaf).collect();
-        let gradients = Tensor::run_backward(&[&terms[0]], &leaves, false, false);
-        let flat = Tensor::zeros(self.layout.len() as i64, (Kind::Float, self.device));
-        for (entry, part) in self.layout.entries().iter().zip(gradients) {
-            // A parameter that the loss does not depend on has no gradient: it stays zero.
-            if part.defined() {
-                let (start, len) = (entry.range.start as i64, entry.range.len() as i64);
-                flat.narrow(0, start, len).copy_(&part.reshape([-1]));
-            }
-        }
-        flat.to_device(Device::Cpu).copy_data(gradient, self.layout.len());
-        read(&terms)
+        let inputs = Inputs { batch, device, random, context };
+        attempt(|| self.differentiate(parameters, &inputs, gradient))
     }
 
-    fn evaluate(&mut self, parameters: &[f32], batch: &Batch<'_, D>, random: Stream) -> Sums {
+    fn evaluate(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_, D>,
+        random: Stream,
+    ) -> Result<Sums, ModelError> {
         if batch.is_empty() {
-            return Sums::default();
+            return Ok(Sums::default());
         }
         let inputs = Inputs { batch, device: self.device, random, context: None };
-        let terms = no_grad(|| self.forward(parameters, &inputs));
-        read(&terms)
+        attempt(|| {
+            let _no_gradient = no_grad_guard();
+            read(&self.forward(parameters, &inputs))
+        })
     }
 }
 

@@ -1,10 +1,10 @@
-//! Why a model cannot be had.
+//! Why a model cannot be had, or cannot compute.
 
 use thiserror::Error;
 
 use crate::cuda::GpuError;
 
-/// A configuration that no model can be made of.
+/// A configuration that no model can be made of, or a device that failed.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum ModelError {
     /// A size is zero, or above what the matrix kernels can index.
@@ -42,6 +42,9 @@ pub enum ModelError {
     /// The GPU refused; its memory may be full.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// An operation of libtorch failed, as on a GPU that is gone or whose memory is full.
+    #[error("libtorch: {0}")]
+    Libtorch(String),
     /// The vectors do not fit into memory.
     #[error("{purpose} needs {bytes} bytes, which this machine does not have; use a smaller one")]
     Memory {

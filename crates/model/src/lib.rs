@@ -18,6 +18,7 @@ pub mod math;
 pub mod noise;
 
 mod adam;
+mod attempt;
 mod element;
 mod engine;
 mod error;
@@ -125,19 +126,28 @@ pub trait Model {
 
     /// Writes (does not add) the gradient of the sum of the loss over the batch's examples;
     /// an empty batch gives zeros.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Gpu`] or [`ModelError::Libtorch`] where the device failed. What was written
+    /// is then undefined, and the model is not to be used any more.
     fn gradient(
         &mut self,
         parameters: &[f32],
         batch: &Batch<'_, Self::Data>,
         context: &StepContext,
         gradient: &mut [f32],
-    ) -> Sums;
+    ) -> Result<Sums, ModelError>;
 
     /// The sums alone, without a gradient; nothing that a schedule changes counts in them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::gradient`].
     fn evaluate(
         &mut self,
         parameters: &[f32],
         batch: &Batch<'_, Self::Data>,
         random: Stream,
-    ) -> Sums;
+    ) -> Result<Sums, ModelError>;
 }

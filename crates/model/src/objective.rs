@@ -9,6 +9,7 @@ use tch::{Device, Reduction, Tensor};
 
 use crate::{
     Autograd, ModelError, TERMS, VaeSettings,
+    attempt::attempt,
     autograd::{Inputs, Parameters},
     network::Network,
     vae::VAE_TERMS,
@@ -69,7 +70,7 @@ fn log_normal(x: &Tensor, mean: &Tensor, log_variance: &Tensor) -> Tensor {
 ///
 /// # Errors
 ///
-/// As [`crate::Vae::new`].
+/// As [`crate::Vae::new`], and [`ModelError::Libtorch`] where the device fails.
 pub fn vae_autograd(
     config: &ModelConfig,
     settings: VaeSettings,
@@ -79,5 +80,5 @@ pub fn vae_autograd(
     ModelError,
 > {
     let layout = Network::new(config)?.layout;
-    Ok(Autograd::new(layout, VAE_TERMS, device, vae_objective(config, settings)))
+    attempt(|| Autograd::new(layout, VAE_TERMS, device, vae_objective(config, settings)))
 }

@@ -263,15 +263,20 @@ impl Model for Vae {
         batch: &Batch<'_, Images>,
         context: &StepContext,
         gradient: &mut [f32],
-    ) -> Sums {
+    ) -> Result<Sums, ModelError> {
         let (random, kl_weight) = (context.random, self.settings.kl_weight(context));
-        with_engine!(&mut self.engine, engine => {
+        Ok(with_engine!(&mut self.engine, engine => {
             engine.gradient(parameters, batch, random, kl_weight, gradient)
-        })
+        }))
     }
 
-    fn evaluate(&mut self, parameters: &[f32], batch: &Batch<'_, Images>, random: Stream) -> Sums {
-        with_engine!(&mut self.engine, engine => engine.evaluate(parameters, batch, random))
+    fn evaluate(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_, Images>,
+        random: Stream,
+    ) -> Result<Sums, ModelError> {
+        Ok(with_engine!(&mut self.engine, engine => engine.evaluate(parameters, batch, random)))
     }
 }
 

@@ -85,8 +85,9 @@ fn compare(
         vae.initialise(3, &mut parameters);
         change(&layout, &mut parameters);
         let noise = Stream::new(9, Domain::Noise, 4, 2);
-        let sums = vae.gradient(&parameters, &batch, &StepContext::alone(noise), &mut gradient);
-        assert_eq!(vae.evaluate(&parameters, &batch, noise), sums);
+        let sums =
+            vae.gradient(&parameters, &batch, &StepContext::alone(noise), &mut gradient).unwrap();
+        assert_eq!(vae.evaluate(&parameters, &batch, noise).unwrap(), sums);
         Ok((layout, gradient, sums))
     };
     let (layout, expected, expected_sums) = run(Precision::F32)?;
@@ -124,7 +125,7 @@ fn pixels_are_exact() -> Outcome {
     let len = vae.layout().len();
     let (mut parameters, mut one, mut other) = (vec![0.0; len], vec![0.0; len], vec![0.0; len]);
     vae.initialise(1, &mut parameters);
-    let sums = vae.gradient(&parameters, &batch, &StepContext::alone(stream), &mut one);
+    let sums = vae.gradient(&parameters, &batch, &StepContext::alone(stream), &mut one).unwrap();
     assert_eq!(vae.gradient_from(&parameters, &pixels, &noise, &mut other), sums);
     assert!(one == other);
     Ok(())
@@ -154,7 +155,7 @@ fn train(
         let places = schedule.positions(position.step, 0);
         let batch = Batch::of(train, &order.1[places]);
         let noise = Stream::new(seed, Domain::Noise, step, 0);
-        vae.gradient(&state.parameters, &batch, &StepContext::alone(noise), &mut gradient);
+        vae.gradient(&state.parameters, &batch, &StepContext::alone(noise), &mut gradient).unwrap();
         Adam::new(1e-3).apply(&mut state, &gradient, batch.len() as u32);
     }
     let mut loss = 0.0;
@@ -162,7 +163,7 @@ fn train(
     for (part, indices) in (0..test.len() as u32).collect::<Vec<_>>().chunks(500).enumerate() {
         let noise = Stream::new(seed, Domain::Evaluation, 0, part as u32);
         let batch = Batch::of(test, indices);
-        loss += judge.evaluate(&state.parameters, &batch, noise).terms[0];
+        loss += judge.evaluate(&state.parameters, &batch, noise).unwrap().terms[0];
     }
     Ok(loss / test.len() as f64)
 }

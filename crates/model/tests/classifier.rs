@@ -43,12 +43,14 @@ fn a_classifier_trains() {
     let noise = Stream::new(0, Domain::Noise, 0, 0);
     let mut state = State::initial(&model, 1);
     let mut gradient = vec![0.0; model.layout().len()];
-    let before = model.evaluate(&state.parameters, &batch, noise).terms;
+    let before = model.evaluate(&state.parameters, &batch, noise).unwrap().terms;
     for _ in 0..100 {
-        model.gradient(&state.parameters, &batch, &StepContext::alone(noise), &mut gradient);
+        model
+            .gradient(&state.parameters, &batch, &StepContext::alone(noise), &mut gradient)
+            .unwrap();
         Adam::new(1e-2).apply(&mut state, &gradient, 40);
     }
-    let after = model.evaluate(&state.parameters, &batch, noise).terms;
+    let after = model.evaluate(&state.parameters, &batch, noise).unwrap().terms;
     assert!(after[0] < 0.1 * before[0], "from {before:?} to {after:?}");
     assert_eq!(after[1..], [40.0, 40.0]);
 }

@@ -31,8 +31,9 @@ fn train(vae: &mut Vae, images: &Images) -> (State, f64, f64) {
     let mut losses = Vec::new();
     for step in 0..400 {
         let noise = Stream::new(5, Domain::Noise, step, 0);
-        let sums =
-            vae.gradient(&state.parameters, &batch, &StepContext::alone(noise), &mut gradient);
+        let sums = vae
+            .gradient(&state.parameters, &batch, &StepContext::alone(noise), &mut gradient)
+            .unwrap();
         losses.push(sums.terms[0] / 16.0);
         Adam::new(5e-3).apply(&mut state, &gradient, 16);
     }

@@ -42,7 +42,7 @@ fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
         let gradient = &mut gradient[16 - offset..][..len];
         vae.initialise(1, parameters);
         let noise = Stream::new(1, Domain::Noise, 0, 0);
-        let sums = vae.gradient(parameters, &batch, &StepContext::alone(noise), gradient);
+        let sums = vae.gradient(parameters, &batch, &StepContext::alone(noise), gradient).unwrap();
         let bits: Vec<u32> = gradient.iter().map(|x| x.to_bits()).collect();
         (bits, sums.terms.map(f64::to_bits))
     };

@@ -4,35 +4,44 @@ use std::mem;
 
 use collective::{Node, Tally, plan};
 use data::{Batch, Dataset, Visit};
+use model::ModelError;
 
 use crate::Trainer;
 
 impl<D: Dataset> Trainer<D> {
     /// Does what a first step has to do once, ahead of it: computes a gradient, and drops it.
     /// Other members do not wait for that, then.
-    pub fn warm_up(&mut self) {
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn warm_up(&mut self) -> Result<(), ModelError> {
         let mut gradient = vec![0.0; self.state.parameters.len()];
-        self.shard_gradient(0, &mut gradient);
+        self.shard_gradient(0, &mut gradient).map(drop)
     }
 
     /// Writes the summed gradient of the shards below `node`; `level` counts the right-hand
     /// turns on the way here, each of which holds one spare vector.
-    pub(crate) fn node_gradient(&mut self, node: Node, sum: &mut [f32], level: usize) -> Tally {
+    pub(crate) fn node_gradient(
+        &mut self,
+        node: Node,
+        sum: &mut [f32],
+        level: usize,
+    ) -> Result<Tally, ModelError> {
         let Some((left, right)) = node.children() else {
             return self.shard_gradient(node.start, sum);
         };
         if self.spare.len() <= level {
             self.spare.push(vec![0.0; sum.len()]);
         }
-        let left = self.node_gradient(left, sum, level);
+        let left = self.node_gradient(left, sum, level)?;
         let mut term = mem::take(&mut self.spare[level]);
-        let right = self.node_gradient(right, &mut term, level + 1);
+        let right = self.node_gradient(right, &mut term, level + 1)?;
         plan::accumulate(sum, &term);
         self.spare[level] = term;
-        left + right
+        Ok(left + right)
     }
 
-    fn shard_gradient(&mut self, shard: u32, gradient: &mut [f32]) -> Tally {
+    fn shard_gradient(&mut self, shard: u32, gradient: &mut [f32]) -> Result<Tally, ModelError> {
         let position = self.schedule.locate(self.state.step);
         if self.order.as_ref().is_none_or(|(epoch, _)| *epoch != position.epoch) {
             self.order = Some((position.epoch, self.schedule.order(position.epoch)));
@@ -42,7 +51,8 @@ impl<D: Dataset> Trainer<D> {
         let visit = Visit::train(self.settings.seed, position.epoch);
         let batch = Batch { data: &self.data.train, indices, visit };
         let context = self.context(shard);
-        let sums = self.model.gradient(&self.state.parameters, &batch, &context, gradient);
-        Tally { terms: sums.terms, images: batch.len() as u64, index_sum: batch.index_sum() }
+        let sums = self.model.gradient(&self.state.parameters, &batch, &context, gradient)?;
+        let (images, index_sum) = (batch.len() as u64, batch.index_sum());
+        Ok(Tally { terms: sums.terms, images, index_sum })
     }
 }

@@ -14,7 +14,7 @@ use std::{fmt, sync::Arc, time::Instant};
 
 use collective::{AllReduce, Contribution, Control, Interrupted, Kind, Round, Step};
 use data::{Dataset, Domain, Schedule, Splits, Stream};
-use model::{Adam, Isa, Model, State, StepContext, Team};
+use model::{Adam, Isa, Model, ModelError, State, StepContext, Team};
 use thiserror::Error;
 
 pub use ledger::{EpochLedger, Ledger};
@@ -55,6 +55,9 @@ pub enum TrainError {
     /// The generation broke. The state is that after the last complete step.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// The device that the model computes on failed. The model is not to be used any more.
+    #[error("this worker's device failed: {0}")]
+    Device(#[from] ModelError),
     /// The loss is no number any more. The state is that before this step.
     #[error(
         "the loss of step {step} is not finite ({loss}): training has diverged; begin a new run \
@@ -87,7 +90,7 @@ impl TrainError {
     #[must_use]
     pub fn recurs(&self) -> bool {
         match self {
-            Self::Interrupted(_) => false,
+            Self::Interrupted(_) | Self::Device(_) => false,
             Self::NotFinite { .. } | Self::Miscounted { .. } => true,
         }
     }
@@ -192,7 +195,7 @@ impl<D: Dataset> Trainer<D> {
             let begun = Instant::now();
             let position = self.schedule.locate(self.state.step);
             crashpoint::reach!("trainer.step");
-            self.contribute(collective, observer.control());
+            self.contribute(collective, observer.control())?;
             let computed = begun.elapsed();
             let outcome = collective.all_reduce(self.round(Kind::Train), &self.contribution)?;
             let reduced = begun.elapsed();
@@ -245,17 +248,25 @@ impl<D: Dataset> Trainer<D> {
     }
 
     /// Computes this member's partials of the next step, and what goes with them.
-    fn contribute(&mut self, collective: &mut dyn AllReduce, control: Control) {
+    fn contribute(
+        &mut self,
+        collective: &mut dyn AllReduce,
+        control: Control,
+    ) -> Result<(), ModelError> {
+        if crashpoint::fails!("trainer.device") {
+            return Err(ModelError::Libtorch("a failure that a test asked for".into()));
+        }
         self.contribution.tallies.clear();
         for index in 0..collective.nodes().len() {
             let node = collective.nodes()[index];
-            let tally = self.node_gradient(node, collective.partial_mut(index), 0);
+            let tally = self.node_gradient(node, collective.partial_mut(index), 0)?;
             self.contribution.tallies.push(tally);
         }
         let verify_every = u64::from(self.settings.verify_every);
         let verify = self.state.step.checked_rem(verify_every) == Some(0);
         self.contribution.digest = verify.then(|| self.state.digest());
         self.contribution.control = control;
+        Ok(())
     }
 
     fn check_loss(&self, loss: f64) -> Result<(), TrainError> {

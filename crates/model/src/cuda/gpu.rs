@@ -51,6 +51,9 @@ pub enum GpuError {
     /// cuBLAS refused.
     #[error("cuBLAS: {0}")]
     Blas(#[from] CublasError),
+    /// The driver recorded nothing.
+    #[error("the CUDA driver has recorded no graph")]
+    NoGraph,
     /// The kernels do not compile.
     #[error("the kernels do not compile for this GPU: {0}")]
     Kernels(String),
@@ -220,7 +223,7 @@ impl Gpu {
         work(self);
         let graph = self.stream.end_capture(CUgraphInstantiate_flags(0));
         self.look()?;
-        Ok(graph?.expect("the stream was recording"))
+        graph?.ok_or(GpuError::NoGraph)
     }
 
     /// Writes the product of `a` and `b`.

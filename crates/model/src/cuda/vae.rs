@@ -251,18 +251,28 @@ impl Model for Vae {
         batch: &Batch<'_, Images>,
         context: &StepContext,
         gradient: &mut [f32],
-    ) -> Sums {
+    ) -> Result<Sums, ModelError> {
         let length = self.network.layout.len();
         assert_eq!(parameters.len(), length, "parameters and layout differ in length");
         assert_eq!(gradient.len(), length, "gradient and layout differ in length");
         let (random, kl_weight) = (context.random, self.settings.kl_weight(context));
-        let computed = self.compute(parameters, batch, random, kl_weight, Some(gradient));
-        computed.unwrap_or_else(|error| panic!("{error}"))
+        Ok(self.compute(parameters, batch, random, kl_weight, Some(gradient))?)
     }
 
-    fn evaluate(&mut self, parameters: &[f32], batch: &Batch<'_, Images>, random: Stream) -> Sums {
-        let computed = self.compute(parameters, batch, random, 1.0, None);
-        computed.unwrap_or_else(|error| panic!("{error}"))
+    fn evaluate(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_, Images>,
+        random: Stream,
+    ) -> Result<Sums, ModelError> {
+        Ok(self.compute(parameters, batch, random, 1.0, None)?)
+    }
+}
+
+impl Drop for Vae {
+    fn drop(&mut self) {
+        // After an error, copies may still be under way, and the memory that they use goes next.
+        let _failed_device = self.gpu.wait();
     }
 }
 

@@ -1,0 +1,68 @@
+//! Operations of libtorch that may fail. tch panics where one does; here, and only here, that
+//! becomes an error.
+
+use std::{
+    any::Any,
+    cell::Cell,
+    panic::{self, AssertUnwindSafe},
+    sync::Once,
+};
+
+use crate::ModelError;
+
+thread_local! {
+    /// Whether a panic of this thread is told as an error, and not by the hook.
+    static ATTEMPTS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does what may panic in tch. What it has changed is not to be used after an error.
+///
+/// # Errors
+///
+/// [`ModelError::Libtorch`], with the first line of what the panic says.
+pub(crate) fn attempt<T>(operations: impl FnOnce() -> T) -> Result<T, ModelError> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !ATTEMPTS.get() {
+                hook(info);
+            }
+        }));
+    });
+    let outer = ATTEMPTS.replace(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(operations));
+    ATTEMPTS.set(outer);
+    result.map_err(|panic| ModelError::Libtorch(reason(&*panic)))
+}
+
+/// The reason in a panic of tch: `called .. on an `Err` value: Torch("REASON\nstack ..")`.
+fn reason(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it failed");
+    let inner = text.split_once("Torch(\"").map_or(text, |(_, inner)| inner);
+    let end = inner.find("\\n").into_iter().chain(inner.find('\n')).min().unwrap_or(inner.len());
+    inner[..end].trim_end_matches("\")").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn an_operation_that_fails_is_an_error_of_one_line() {
+        let product = attempt(|| {
+            let matrix = |side| Tensor::zeros([side, side], (Kind::Float, Device::Cpu));
+            matrix(2).matmul(&matrix(3))
+        });
+        let error = product.unwrap_err().to_string();
+        assert!(
+            error.starts_with("libtorch: mat1 and mat2 shapes cannot be multiplied"),
+            "{error}"
+        );
+        assert!(!error.contains("\\n") && !error.contains("called"), "{error}");
+        assert_eq!(attempt(|| 7), Ok(7));
+    }
+}
