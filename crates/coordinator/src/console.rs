@@ -12,12 +12,13 @@ mod figures;
 
 use std::{
     fmt::Write as _,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use console::Term;
+use telemetry::Outlet;
 
 pub(crate) use self::figures::{EpochLine, Progress};
 use self::figures::{Remaining, fitted};
@@ -71,10 +72,8 @@ impl Screen {
     }
 }
 
-/// A reader that went away must not end a run.
 fn print(text: &str) {
-    let mut stdout = io::stdout().lock();
-    let _closed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    Outlet::Stdout.say(text.as_bytes());
 }
 
 impl Console {
@@ -161,11 +160,12 @@ pub(crate) struct LogLine(Console);
 
 impl io::Write for LogLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.above(|| io::stderr().write(bytes))
+        self.0.above(|| Outlet::Stderr.say(bytes));
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 //! Events are log lines, spans are traces. Without the feature nobody listens to spans, and they
 //! cost nothing.
 
+mod outlet;
 #[cfg(feature = "opentelemetry")]
 mod traces;
 #[cfg(not(feature = "opentelemetry"))]
@@ -23,7 +24,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-pub use self::traces::{Traces, note_run};
+pub use self::{
+    outlet::Outlet,
+    traces::{Traces, note_run},
+};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
