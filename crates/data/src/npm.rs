@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use flate2::read::GzDecoder;
@@ -74,11 +75,11 @@ impl Npm {
         let outputs = ["stdout", "stderr"].map(|name| place.join(name));
         let child = self.start(place, &outputs);
         let (program, wait) = (self.command[0].display(), self.wait);
-        let mut child = child.map_err(|error| match error.kind() {
+        let child = child.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => format!("{program} is not installed"),
             _ => format!("cannot start {program}: {error}"),
         })?;
-        let ended = wait_at_most(&mut child, wait).map_err(|error| error.to_string())?;
+        let ended = wait_at_most(child, wait).map_err(|error| error.to_string())?;
         let Some(status) = ended else {
             let said = said(&outputs);
             return Err(format!("killed, for it took longer than {} s{said}", wait.as_secs_f32()));
@@ -101,17 +102,41 @@ impl Npm {
     }
 }
 
+/// The children that run now.
+static RUNNING: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+fn running() -> MutexGuard<'static, Vec<Child>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills what was started here, for a program that is about to end.
+pub(crate) fn kill_children() {
+    for mut child in running().drain(..) {
+        let _ended_by_itself = child.kill().and_then(|()| child.wait());
+    }
+}
+
 /// Waits for the end of a child; kills it at the bound, which is then `None`.
-fn wait_at_most(child: &mut Child, wait: Duration) -> io::Result<Option<ExitStatus>> {
+fn wait_at_most(child: Child, wait: Duration) -> io::Result<Option<ExitStatus>> {
     let deadline = Instant::now() + wait;
+    let id = child.id();
+    running().push(child);
     loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
+        {
+            let mut running = running();
+            let Some(index) = running.iter().position(|child| child.id() == id) else {
+                return Ok(None);
+            };
+            if let Some(status) = running[index].try_wait()? {
+                running.remove(index);
+                return Ok(Some(status));
+            }
+            if Instant::now() >= deadline {
+                let mut child = running.remove(index);
+                child.kill()?;
+                child.wait()?;
+                return Ok(None);
+            }
         }
         std::thread::sleep(POLL);
     }
