@@ -3,6 +3,10 @@
 
 use std::{
     collections::BTreeMap,
+    fs::{self, File},
+    io::Write as _,
+    os::unix::process::ExitStatusExt as _,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -10,8 +14,8 @@ use rustix::process::{Signal, kill_process, test_kill_process};
 
 use crate::{
     harness::{
-        ENDLESS, Fleet, Place, SMALL, STEPS_PER_EPOCH, assert_same_tensors, coordinator_at,
-        coordinator_on, descendants, reference, wait_until,
+        ENDLESS, Fleet, Place, Process, SMALL, STEPS_PER_EPOCH, assert_same_tensors,
+        coordinator_at, coordinator_on, descendants, reference, wait_until,
     },
     stop::{resumes_to_the_same_bits, stopped_with_the_same_bits},
 };
@@ -183,6 +187,51 @@ fn its_spawned_workers_are_adopted_and_not_doubled() {
         workers.iter().all(|worker| test_kill_process(*worker).is_err())
     });
     resumes_to_the_same_bits(&place, 2);
+}
+
+/// While no coordinator ran, the number of its worker has gone to another process, of the same name.
+#[test]
+fn the_number_of_a_spawned_worker_has_gone_to_another_process() {
+    let place = Place::new();
+    let flags = format!("{SMALL} {ENDLESS} --workers 1 --spawn");
+    let mut coordinator = coordinator_at(&place, &flags);
+    coordinator.wait_until("the run makes progress", || place.step() > 0);
+    let workers = descendants(coordinator.id());
+    coordinator.signal(Signal::KILL);
+    coordinator.wait();
+    kill_process(workers[0], Signal::KILL).unwrap();
+    wait_until("the worker is gone", || test_kill_process(workers[0]).is_err());
+
+    let program = place.path("vae-worker");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let another = Process::start("another", Command::new(&program).arg("3600"));
+    let path = place.file("journal.jsonl");
+    let journal = fs::read_to_string(&path).unwrap();
+    let listening = journal.lines().find(|line| line.contains("listening")).unwrap();
+    let worker = journal.lines().find(|line| line.contains("spawned")).unwrap();
+    let mut worker: serde_json::Value = serde_json::from_str(worker).unwrap();
+    worker["spawned"]["process"] = another.id().into();
+    let now = worker.to_string();
+    worker["spawned"].as_object_mut().unwrap().remove("birth").expect("it was noted");
+    let earlier = worker.to_string();
+    // As it is noted now, and as earlier versions noted it.
+    for worker in [now, earlier] {
+        let mut journal = File::options().append(true).open(&path).unwrap();
+        write!(journal, "{listening}\n{worker}\n").unwrap();
+        let mut coordinator = coordinator_at(&place, "--resume --spawn");
+        let step = place.step();
+        coordinator.wait_until("a worker of its own trains", || place.step() > step);
+        coordinator.signal(Signal::INT);
+        coordinator.wait().exited_with(130);
+    }
+    another.signal(Signal::TERM);
+    let exit = another.wait();
+    assert_eq!(
+        exit.status.signal(),
+        Some(Signal::TERM.as_raw()),
+        "nobody else has ended it: {exit}"
+    );
+    resumes_to_the_same_bits(&place, 1);
 }
 
 /// Nobody waits for ever: the members stop together and save what they have.

@@ -57,6 +57,12 @@ fn by_sigterm() {
     stopped_by(Signal::TERM, 143);
 }
 
+/// As when its terminal is closed.
+#[test]
+fn by_sighup() {
+    stopped_by(Signal::HUP, 129);
+}
+
 /// As a service manager does, or Ctrl-C in a terminal where all of them run.
 #[test]
 fn by_a_signal_to_all_processes_at_once() {
@@ -91,9 +97,8 @@ fn a_worker_before_the_run_begins() {
     let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} --workers 2 --epochs 1"));
     fleet.add("--rank 0 --threads 1");
     fleet.workers[0].wait_for_line("joined");
-    // Its handler is there once the data is; until then the signal ends it anyway.
     fleet.workers[0].signal(Signal::TERM);
-    fleet.workers.remove(0).wait();
+    fleet.workers.remove(0).wait().exited_with(143);
     (0..2).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
     fleet.completed();
     assert_same_tensors(&place.newest(), &reference(1));

@@ -108,7 +108,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = wait())]
     #[arg(help_heading = "Patience")]
     pub(crate) coordinator_timeout_seconds: f64,
-    /// On SIGTERM leave at once, as if killed, so that the workers wait for a coordinator that is
+    /// On SIGTERM or SIGHUP leave at once, as if killed, so that the workers wait for a coordinator that is
     /// started again, elsewhere or here; SIGINT still ends the run
     #[arg(long, help_heading = "Patience", conflicts_with = "spawn")]
     pub(crate) leave_on_sigterm: bool,

@@ -8,6 +8,7 @@ mod placing;
 mod recovery;
 mod reports;
 mod status;
+mod stop;
 mod waiting;
 
 use std::{
@@ -40,6 +41,7 @@ use crate::{
     record::Record,
     run_dir::RunDir,
     spawn::{Children, Exit, Verdict},
+    stop::Asked,
 };
 
 /// Time between looks at the clock.
@@ -66,8 +68,6 @@ pub(crate) enum Input {
     Restart(u32),
     /// Somebody wants to know how the run stands.
     Status(oneshot::Sender<StatusReply>),
-    /// A person wants the run to stop.
-    Stop,
 }
 
 /// The way to a worker.
@@ -86,6 +86,8 @@ pub(crate) struct Connection {
     /// What has to be brought to it by those who fetch its state.
     state_secret: Secret,
     joined: Instant,
+    /// The newest one when it came, to begin from.
+    checkpoint: Option<PathBuf>,
     last: Option<(Progress, Instant)>,
 }
 
@@ -94,16 +96,22 @@ impl Connection {
         hello: &wire::Hello,
         join: &Join,
         outbound: mpsc::Sender<Result<Word, Status>>,
+        checkpoint: Option<PathBuf>,
     ) -> Self {
         Self {
             outbound,
             rank: None,
             address: printable(&hello.all_reduce_address),
-            process: Process { host: printable(&hello.host), id: hello.process },
+            process: Process {
+                host: printable(&hello.host),
+                id: hello.process,
+                birth: Some(printable(&hello.birth)).filter(|birth| !birth.is_empty()),
+            },
             memory_domain: join.memory_domain.clone(),
             gpu: Some(printable(&hello.gpu)).filter(|gpu| !gpu.is_empty()),
             state_secret: Secret::random(),
             joined: Instant::now(),
+            checkpoint,
             last: None,
         }
     }
@@ -138,8 +146,6 @@ pub(crate) struct Control<'a> {
     /// When the current one was decided on, by this coordinator.
     generation_began: Option<Instant>,
     recovery: Recovery,
-    /// The newest checkpoint that was found to verify.
-    verified: Option<PathBuf>,
     outcome: Option<Outcome>,
     /// What a worker could not finish after the run's end: the last checkpoint is not stored.
     unfinished: Option<String>,
@@ -147,6 +153,21 @@ pub(crate) struct Control<'a> {
     health: watch::Sender<Health>,
     /// Why the run directory cannot be written; the run then stops.
     broken: Option<anyhow::Error>,
+    /// What signals ask for.
+    asked: watch::Receiver<Asked>,
+    /// Whether nothing is waited for any more.
+    is_cut_short: bool,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    /// What was left undone.
+    pub(crate) unfinished: Option<String>,
+    /// Whether it was interrupted before its state was saved; the outcome then names the step of
+    /// the last checkpoint.
+    pub(crate) is_cut_short: bool,
 }
 
 impl<'a> Control<'a> {
@@ -157,6 +178,7 @@ impl<'a> Control<'a> {
         children: &'a mut Children,
         console: Console,
         health: watch::Sender<Health>,
+        asked: watch::Receiver<Asked>,
     ) -> Self {
         let config = launch.config();
         let record = Record::new(launch, run_dir.take_recorded());
@@ -187,29 +209,27 @@ impl<'a> Control<'a> {
             has_begun: false,
             generation_began: None,
             recovery: Recovery::default(),
-            verified: None,
             outcome: None,
             unfinished: None,
             health,
             broken: None,
+            asked,
+            is_cut_short: false,
         }
     }
 
     /// Runs until the run has ended and its workers have gone.
-    /// Returns how it ended, and what was left undone.
-    pub(crate) async fn run(
-        mut self,
-        mut inputs: mpsc::Receiver<Input>,
-    ) -> Result<(Outcome, Option<String>)> {
+    pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<Ended> {
         self.begin();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while self.outcome.is_none() {
+        while self.outcome.is_none() && !self.is_cut_short {
             tokio::select! {
                 input = inputs.recv() => match input {
                     Some(input) => self.take_in(input),
                     None => self.decide(Event::StopRequested),
                 },
+                Ok(()) = self.asked.changed() => self.heed_signals(),
                 _ = ticks.tick() => {
                     self.decide(Event::Tick);
                     self.tell_waiting();
@@ -218,9 +238,20 @@ impl<'a> Control<'a> {
         }
         self.console.end();
         self.record_unreported(u64::MAX);
-        self.say_farewell(inputs).await;
+        if !self.is_cut_short {
+            self.say_farewell(inputs).await;
+        }
+        if self.is_cut_short {
+            self.cut_short();
+        }
         if let Some(error) = self.broken {
             return Err(error);
+        }
+        if self.is_cut_short && !matches!(self.outcome, Some(Outcome::Completed(_))) {
+            let newest = self.run_dir.checkpoints().list()?.pop();
+            let step = collective::Step(newest.map_or(0, |(step, _)| step));
+            let outcome = Outcome::Interrupted(step);
+            return Ok(Ended { outcome, unfinished: None, is_cut_short: true });
         }
         let outcome = self.outcome.unwrap_or(Outcome::Interrupted(collective::Step(0)));
         self.run_dir.journal().note(&Entry::Ended)?;
@@ -230,7 +261,7 @@ impl<'a> Control<'a> {
             self.run_dir.write_summary(&self.record.summary(digest, generations))?;
             self.console.line(&self.record.closing_words(self.run_dir)?);
         }
-        Ok((outcome, self.unfinished))
+        Ok(Ended { outcome, unfinished: self.unfinished, is_cut_short: false })
     }
 
     fn begin(&mut self) {
@@ -270,10 +301,6 @@ impl<'a> Control<'a> {
             }
             Input::Status(reply) => {
                 let _gone = reply.send(self.status());
-            }
-            Input::Stop => {
-                self.console.line("Stopping after the step in hand ...");
-                self.decide(Event::StopRequested);
             }
         }
     }

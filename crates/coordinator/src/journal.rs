@@ -23,6 +23,33 @@ pub(crate) struct Process {
     pub(crate) host: String,
     /// Its number there.
     pub(crate) id: u32,
+    /// When it began, since numbers are used again; none where the system did not tell, and in
+    /// journals of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) birth: Option<String>,
+}
+
+impl Process {
+    /// The process that has this number on this host now.
+    pub(crate) fn here(id: u32) -> Self {
+        Self { host: host(), id, birth: process::birth(id) }
+    }
+
+    /// Whether both are the same one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        let births = self.birth.as_ref().zip(other.birth.as_ref());
+        (&self.host, self.id) == (&other.host, other.id)
+            && births.is_none_or(|(ours, theirs)| ours == theirs)
+    }
+
+    /// Whether it runs, as one of this host. Of one whose birth is not known, that is so only if
+    /// the process with its number is a worker.
+    pub(crate) fn runs_here(&self) -> bool {
+        match &self.birth {
+            Some(birth) => process::birth(self.id).as_ref() == Some(birth),
+            None => is_worker(self.id),
+        }
+    }
 }
 
 /// A member of a generation, as the journal knows it.
@@ -39,7 +66,12 @@ pub(crate) enum Entry {
     /// A coordinator listens here.
     Listening(SocketAddr),
     /// A process was started in a slot.
-    Spawned { slot: u32, process: u32 },
+    Spawned {
+        slot: u32,
+        process: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        birth: Option<String>,
+    },
     /// A generation is about to start: its number is used.
     Generation { number: u64, members: Vec<Member> },
     /// What the secrets of generations come from, as hexadecimal text.
@@ -56,7 +88,7 @@ pub(crate) struct History {
     listening: Option<SocketAddr>,
     /// Whether a coordinator listened and then began no generation.
     gathering: bool,
-    spawned: BTreeMap<u32, u32>,
+    spawned: BTreeMap<u32, Process>,
     key: Option<Key>,
 }
 
@@ -76,7 +108,9 @@ impl History {
             Entry::Listening(address) => {
                 (self.listening, self.gathering) = (Some(address), true);
             }
-            Entry::Spawned { slot, process } => drop(self.spawned.insert(slot, process)),
+            Entry::Spawned { slot, process: id, birth } => {
+                self.spawned.insert(slot, Process { host: host(), id, birth });
+            }
             Entry::Generation { number, members } if Generation(number) > self.generation => {
                 (self.generation, self.members) = (Generation(number), members);
                 self.gathering = false;
@@ -110,18 +144,29 @@ impl History {
     }
 
     /// The processes that were started on this machine and still run, by slot.
-    pub(crate) fn children(&self) -> BTreeMap<u32, u32> {
-        let alive = self.spawned.iter().filter(|(_, process)| is_worker(**process));
-        alive.map(|(slot, process)| (*slot, *process)).collect()
+    pub(crate) fn children(&self) -> BTreeMap<u32, Process> {
+        let is_child = |process: &Process| {
+            // Without a birth, another coordinator's worker could have the number by now.
+            process.runs_here() && (process.birth.is_some() || self.has_called(process.id))
+        };
+        let running = self.spawned.iter().filter(|(_, process)| is_child(process));
+        running.map(|(slot, process)| (*slot, process.clone())).collect()
+    }
+
+    /// Whether a process was told to join the coordinator that wrote this journal.
+    fn has_called(&self, process: u32) -> bool {
+        let Some(address) = self.listening else { return false };
+        let arguments = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        let mut arguments = arguments.split(|byte| *byte == 0);
+        let port = format!(":{}", address.port());
+        arguments.any(|argument| argument == b"--coordinator")
+            && arguments.next().is_some_and(|url| url.ends_with(port.as_bytes()))
     }
 
     /// What the engine has to know: members on other hosts may always be computing.
     pub(crate) fn past(&self) -> Past {
         let here = host();
-        let may_live = |member: &&Member| {
-            let Process { host, id } = &member.process;
-            *host != here || is_worker(*id)
-        };
+        let may_live = |member: &&Member| member.process.host != here || member.process.runs_here();
         let members: BTreeSet<Rank> =
             self.members.iter().filter(may_live).map(|member| Rank(member.rank)).collect();
         Past { generation: self.generation, members }
@@ -184,7 +229,7 @@ mod tests {
     }
 
     fn member(rank: u32, host: &str, id: u32) -> Member {
-        Member { rank, process: Process { host: host.into(), id } }
+        Member { rank, process: Process { host: host.into(), id, birth: None } }
     }
 
     #[test]
@@ -232,9 +277,33 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_no_worker_is_no_child() {
-        let me = std::process::id();
-        let spawned = format!("{{\"spawned\":{{\"slot\":0,\"process\":{me}}}}}");
-        assert!(history(&[&spawned]).children().is_empty());
+    fn a_number_that_another_process_has_by_now_is_no_child() {
+        let me = Process::here(std::process::id());
+        let birth = me.birth.clone().unwrap();
+        let spawned = |birth: &str| {
+            let birth = Some(birth.to_owned()).filter(|birth| !birth.is_empty());
+            let entry = Entry::Spawned { slot: 0, process: me.id, birth };
+            history(&[&serde_json::to_string(&entry).unwrap()]).children()
+        };
+        assert_eq!(spawned(&birth), BTreeMap::from([(0, me.clone())]));
+        let another_start = format!("{birth}7");
+        let another_boot = birth.replacen(|c: char| c.is_ascii_hexdigit(), "x", 1);
+        for another in [&another_start, &another_boot] {
+            assert_eq!(spawned(another), BTreeMap::new(), "{another}");
+        }
+        // As earlier versions wrote it: this process is no worker.
+        assert_eq!(spawned(""), BTreeMap::new());
+    }
+
+    #[test]
+    fn a_member_whose_number_another_process_has_by_now_is_not_waited_for() {
+        let me = Process::here(std::process::id());
+        let past = |process: Process| {
+            let member = Member { rank: 4, process };
+            let entry = Entry::Generation { number: 1, members: vec![member] };
+            history(&[&serde_json::to_string(&entry).unwrap()]).past().members
+        };
+        assert_eq!(past(me.clone()), BTreeSet::from([Rank(4)]));
+        assert_eq!(past(Process { birth: Some("another".into()), ..me }), BTreeSet::new());
     }
 }

@@ -22,6 +22,7 @@ mod serve;
 mod service;
 mod spawn;
 mod status;
+mod stop;
 mod storage;
 mod undo;
 
@@ -29,7 +30,7 @@ use std::{fmt::Display, process::ExitCode};
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use membership::Outcome;
-use telemetry::Log;
+use telemetry::{Log, Outlet};
 
 use crate::{
     args::{Args, Command},
@@ -39,12 +40,16 @@ use crate::{
 
 /// The program.
 pub fn main() -> ExitCode {
+    if let Err(error) = process::signals::install() {
+        return fail(&format!("cannot handle signals: {error}"));
+    }
     if let Some(done) = manual::on_request(Args::command(), &environment::VARIABLES) {
         return done;
     }
     let matches = command().get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let console = Console::new();
+    let _written = Written;
     let _traces = Log {
         program: "vae-coordinator",
         format: args.log_format,
@@ -81,12 +86,14 @@ pub fn main() -> ExitCode {
     };
     let run_dir = &stopped.run_dir;
     if let Outcome::Interrupted(step) = outcome {
-        let when = match step.0 {
-            0 => "before the first step".to_owned(),
-            step => format!("after step {step}"),
+        let when = match (stopped.is_cut_short, step.0) {
+            (false, 0) => "Interrupted before the first step".to_owned(),
+            (false, step) => format!("Interrupted after step {step}"),
+            (true, 0) => "Interrupted before the first checkpoint was written".to_owned(),
+            (true, step) => format!("Interrupted; the last checkpoint is that of step {step}"),
         };
         let next = hints::next(&launch, run_dir.as_deref());
-        console.line(&format!("Interrupted {when}; {next}"));
+        console.line(&format!("{when}; {next}"));
     }
     let unfinished = |what: &dyn Display| match hints::after(&outcome, &launch, run_dir.as_deref())
     {
@@ -117,8 +124,18 @@ pub fn last_generation(journal: &std::path::Path) -> anyhow::Result<u64> {
     Ok(history.generation.0)
 }
 
+/// When dropped, all that was said is written.
+struct Written;
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        Outlet::flush_all();
+    }
+}
+
 #[allow(clippy::print_stderr, reason = "an error is the last thing this program says")]
 fn fail(error: &str) -> ExitCode {
+    Outlet::flush_all();
     eprintln!("error: {error}");
     ExitCode::FAILURE
 }

@@ -4,11 +4,11 @@ use std::{io::ErrorKind, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use membership::Outcome;
+use process::signals::{Listening, Stop};
 use protocol::{CONTROL_MESSAGE_BYTES_MAX, door, wire::coordinator_server::CoordinatorServer};
 use secure::Key;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
 };
 use tonic::{
@@ -18,7 +18,7 @@ use tonic::{
 
 use crate::{
     console::Console,
-    control::{Control, Input},
+    control::{Control, Ended, Input},
     health::{self, Health},
     hints,
     journal::Entry,
@@ -26,15 +26,12 @@ use crate::{
     run_dir::RunDir,
     service::Service,
     spawn::Children,
+    stop::{self, Asked},
     undo::Undo,
 };
 
 /// Inputs that wait for the control loop; workers are slowed down beyond.
 const INPUTS: usize = 1024;
-
-/// Exit codes of a program that a signal stopped, by convention 128 plus its number.
-const EXIT_SIGINT: u8 = 130;
-const EXIT_SIGTERM: u8 = 143;
 
 /// Where and how a run stopped.
 #[derive(Debug)]
@@ -45,6 +42,8 @@ pub(crate) struct Stopped {
     pub(crate) exit_code: u8,
     /// What is left undone although the run has ended well.
     pub(crate) unfinished: Option<String>,
+    /// Whether it was interrupted before its state was saved.
+    pub(crate) is_cut_short: bool,
 }
 
 /// Carries out the run.
@@ -61,24 +60,26 @@ pub(crate) fn run(launch: &Launch, console: &Console) -> Result<(Outcome, Stoppe
 
 async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)> {
     let listener = listen(launch.listen).await?;
+    let fetching = stop::listen_while_fetching()?;
     data::fetch::ensure(&launch.data_dir, launch.offline)?;
+    drop(fetching);
     let undo = Undo::new(&launch.run_dir);
     let started = start(launch, console, listener).await.inspect_err(|_| undo.undo())?;
     let Started { key, mut run_dir, mut children, health, received, stop_serving, .. } = started;
-    let mut exit_code = started.exit_code;
+    let (_listening, asked) = started.signals;
 
-    let console = console.clone();
-    let control = Control::new(launch, key, &mut run_dir, &mut children, console, health);
+    let (console, signals) = (console.clone(), asked.clone());
+    let control = Control::new(launch, key, &mut run_dir, &mut children, console, health, signals);
     let ended = control.run(received).await;
     drop(stop_serving);
-    children.finish().await;
-    let exit_code = exit_code.try_recv().unwrap_or(EXIT_SIGTERM);
+    children.finish(asked.clone()).await;
+    let exit_code = asked.borrow().last.unwrap_or(Stop::Terminate).exit_code();
     let run_dir = (launch.is_known() || run_dir.has_begun()).then(|| run_dir.path().to_owned());
     if run_dir.is_none() {
         undo.undo();
     }
-    let (outcome, unfinished) = ended?;
-    Ok((outcome, Stopped { run_dir, exit_code, unfinished }))
+    let Ended { outcome, unfinished, is_cut_short } = ended?;
+    Ok((outcome, Stopped { run_dir, exit_code, unfinished, is_cut_short }))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
@@ -106,7 +107,7 @@ struct Started {
     health: watch::Sender<Health>,
     received: mpsc::Receiver<Input>,
     stop_serving: oneshot::Sender<()>,
-    exit_code: oneshot::Receiver<u8>,
+    signals: (Listening, watch::Receiver<Asked>),
 }
 
 async fn start(launch: &Launch, console: &Console, listener: TcpListener) -> Result<Started> {
@@ -121,8 +122,10 @@ async fn start(launch: &Launch, console: &Console, listener: TcpListener) -> Res
 
     let (inputs, received) = mpsc::channel(INPUTS);
     let (stop_serving, stopped_serving) = oneshot::channel::<()>();
-    let service = CoordinatorServer::new(Service::new(inputs.clone(), launch.data_dir.clone()))
-        .max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
+    let service =
+        Service::new(inputs.clone(), launch.data_dir.clone(), run_dir.checkpoints().clone());
+    let service =
+        CoordinatorServer::new(service).max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
     let service = InterceptedService::new(service, launch.security.doorkeeper());
     let (health, health_service) = health::service();
     let reflection = health::reflection()?;
@@ -139,15 +142,17 @@ async fn start(launch: &Launch, console: &Console, listener: TcpListener) -> Res
             let _dropped = stopped_serving.await;
         });
     tokio::spawn(served);
-    let (code, exit_code) = oneshot::channel();
-    tokio::spawn(stop_on_signal(inputs.clone(), code, launch.leave_on_sigterm)?);
-    let children = match &launch.spawn {
-        Some(spawn) => {
-            Children::start(launch, spawn, address, console, &inputs, run_dir.journal())?
-        }
-        None => Children::default(),
-    };
-    Ok(Started { key, run_dir, children, health, received, stop_serving, exit_code })
+    let signals = stop::listen(launch.leave_on_sigterm, launch.coordinator_timeout)?;
+    let mut children = Children::default();
+    if let Some(spawn) = &launch.spawn
+        && let Err(error) =
+            children.start(launch, spawn, address, console, &inputs, run_dir.journal())
+    {
+        children.kill_all();
+        children.finish(signals.1).await;
+        return Err(error);
+    }
+    Ok(Started { key, run_dir, children, health, received, stop_serving, signals })
 }
 
 /// Tells a person what is about to run and how to start the workers.
@@ -188,32 +193,4 @@ fn introduce(launch: &Launch, run_dir: &RunDir, address: SocketAddr, console: &C
             console.line("On another host, name in --tls-dir the folder that was issued for it.");
         }
     }
-}
-
-/// Asks for a stop at the first SIGINT or SIGTERM, and exits at the second; where SIGTERM is no
-/// reason to stop the run, exits at once, for what the next coordinator has to know is on the disk.
-fn stop_on_signal(
-    inputs: mpsc::Sender<Input>,
-    code: oneshot::Sender<u8>,
-    leave_on_sigterm: bool,
-) -> Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    Ok(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = interrupt.recv() => EXIT_SIGINT,
-                _ = terminate.recv() => EXIT_SIGTERM,
-            }
-        };
-        let first = next().await;
-        if leave_on_sigterm && first == EXIT_SIGTERM {
-            tracing::warn!("leaving the run to its workers, until a coordinator resumes it");
-            std::process::exit(i32::from(first));
-        }
-        let _ended = code.send(first);
-        let _ended = inputs.send(Input::Stop).await;
-        let impatient = next().await;
-        std::process::exit(i32::from(impatient));
-    })
 }

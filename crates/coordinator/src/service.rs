@@ -3,10 +3,14 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use checkpoint::Directory;
 use data::RawFile;
 use membership::{Join, Loss, WorkerId};
 use protocol::{
@@ -19,7 +23,9 @@ use protocol::{
 use secure::Address;
 use tokio::{
     io::AsyncReadExt as _,
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
+    task::spawn_blocking,
+    time::timeout,
 };
 use tokio_stream::{StreamExt as _, adapters::Map, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -28,6 +34,10 @@ use crate::control::{Connection, Input, Word};
 
 /// How long a new stream may take to say hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the run directory may take to say which checkpoints it holds. A worker waits longer for
+/// its welcome.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Messages to a worker that wait to be sent; a worker that lets more pile up is lost.
 const OUTBOUND_MESSAGES: usize = 64;
@@ -44,12 +54,45 @@ type Told = Result<CoordinatorMessage, Status>;
 pub(crate) struct Service {
     inputs: mpsc::Sender<Input>,
     data_dir: PathBuf,
+    checkpoints: Directory,
+    /// One look at the checkpoints at a time: a disk that hangs must not take up all threads.
+    listing: Arc<Semaphore>,
     next_worker: AtomicU64,
 }
 
 impl Service {
-    pub(crate) fn new(inputs: mpsc::Sender<Input>, data_dir: PathBuf) -> Self {
-        Self { inputs, data_dir, next_worker: AtomicU64::new(0) }
+    pub(crate) fn new(
+        inputs: mpsc::Sender<Input>,
+        data_dir: PathBuf,
+        checkpoints: Directory,
+    ) -> Self {
+        let (listing, next_worker) = (Arc::new(Semaphore::new(1)), AtomicU64::new(0));
+        Self { inputs, data_dir, checkpoints, listing, next_worker }
+    }
+
+    /// The newest checkpoint in the run directory, for a worker to begin from, so that what is on
+    /// the disk is not lost when all others are. The worker verifies it: here, where the run is
+    /// waited for, no checkpoint is read.
+    async fn newest_checkpoint(&self) -> Result<Option<PathBuf>, Status> {
+        let (checkpoints, listing) = (self.checkpoints.clone(), Arc::clone(&self.listing));
+        let listed = async move {
+            // Never closed.
+            let turn = listing.acquire_owned().await.ok();
+            let list = move || {
+                let list = checkpoints.list();
+                drop(turn);
+                list
+            };
+            spawn_blocking(list).await
+        };
+        match timeout(LISTING_TIMEOUT, listed).await {
+            Ok(Ok(Ok(mut list))) => Ok(list.pop().map(|(_, newest)| newest)),
+            Ok(Ok(Err(error))) => {
+                tracing::warn!("a worker begins without the checkpoints: {error}");
+                Ok(None)
+            }
+            Ok(Err(_)) | Err(_) => Err(Status::unavailable("the run directory does not answer")),
+        }
     }
 }
 
@@ -70,7 +113,10 @@ impl Coordinator for Service {
         })?;
         let worker = WorkerId(self.next_worker.fetch_add(1, Ordering::Relaxed));
         let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
-        let connection = Connection::new(&hello, &join, outbound);
+        // One that comes back brings its state along.
+        let checkpoint =
+            if hello.returning.is_some() { None } else { self.newest_checkpoint().await? };
+        let connection = Connection::new(&hello, &join, outbound, checkpoint);
         let joined = Input::Joined(worker, join, connection, hello.returning);
         self.inputs.send(joined).await.map_err(|_| ended())?;
         tokio::spawn(forward(worker, inbound, self.inputs.clone()));
@@ -120,7 +166,7 @@ fn ended() -> Status {
 }
 
 async fn receive_hello(inbound: &mut Streaming<WorkerMessage>) -> Result<Hello, Status> {
-    let first = tokio::time::timeout(HELLO_PATIENCE, inbound.message())
+    let first = timeout(HELLO_PATIENCE, inbound.message())
         .await
         .map_err(|_| Status::deadline_exceeded("the worker sent no hello"))??;
     let Some(WorkerMessage { body: Some(Body::Hello(hello)) }) = first else {

@@ -18,7 +18,7 @@ use rustix::{
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
     process::{Child, Command},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 
@@ -26,8 +26,9 @@ use crate::{
     console::Console,
     control::{FAREWELL, Input},
     hints,
-    journal::{Entry, Journal},
+    journal::{Entry, Journal, Process},
     launch::{Launch, Spawn},
+    stop::Asked,
 };
 
 /// The worker's program.
@@ -46,8 +47,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A worker that lived for so long did not die of its start.
 const A_WHILE: Duration = Duration::from_secs(10);
 
-/// Exit codes of a worker that was not needed any more, or was told to leave by SIGINT or SIGTERM.
-const LEFT: [i32; 3] = [0, 130, 143];
+/// Exit codes of a worker that was not needed any more, or was told to leave by SIGHUP, SIGINT or
+/// SIGTERM.
+const LEFT: [i32; 4] = [0, 129, 130, 143];
 
 /// How a worker's process ended.
 #[derive(Clone, Debug)]
@@ -93,7 +95,7 @@ struct Spawner {
 /// A place for a worker, one process after the other.
 #[derive(Debug)]
 struct Slot {
-    process: u32,
+    process: Process,
     kill: Option<oneshot::Sender<()>>,
     begun: Instant,
     has_joined: bool,
@@ -102,7 +104,7 @@ struct Slot {
 }
 
 impl Slot {
-    fn new(process: u32, kill: oneshot::Sender<()>) -> Self {
+    fn new(process: Process, kill: oneshot::Sender<()>) -> Self {
         let (restarts, backoff, has_joined) = (0, BACKOFF_MIN, false);
         Self { process, kill: Some(kill), begun: Instant::now(), has_joined, restarts, backoff }
     }
@@ -111,14 +113,18 @@ impl Slot {
 impl Children {
     /// Starts all workers of the run, but those that the coordinator before this one started
     /// and that still run.
+    ///
+    /// # Errors
+    /// One cannot be started; those that were started before it still run.
     pub(crate) fn start(
+        &mut self,
         launch: &Launch,
         spawn: &Spawn,
         address: SocketAddr,
         console: &Console,
         inputs: &mpsc::Sender<Input>,
         journal: &mut Journal,
-    ) -> Result<Self> {
+    ) -> Result<()> {
         let coordinator = format!("{}://{}", launch.security.scheme(), from_here(address));
         let arguments: [OsString; 8] = [
             "--coordinator".into(),
@@ -142,16 +148,16 @@ impl Children {
             console: console.clone(),
             inputs: inputs.clone(),
         };
-        let running = launch.history.children();
-        let mut children = Self { spawner: Some(spawner), ..Self::default() };
+        let mut running = launch.history.children();
+        self.spawner = Some(spawner);
         for slot in 0..launch.config().operation.workers {
-            let entry = match running.get(&slot) {
-                Some(process) => children.take_over(slot, *process)?,
-                None => children.spawn(slot, &["--rank", &slot.to_string()], journal)?,
+            let entry = match running.remove(&slot) {
+                Some(process) => self.take_over(slot, process)?,
+                None => self.spawn(slot, &["--rank", &slot.to_string()], journal)?,
             };
-            children.slots.push(entry);
+            self.slots.push(entry);
         }
-        Ok(children)
+        Ok(())
     }
 
     fn spawn(&mut self, slot: u32, more: &[&str], journal: &mut Journal) -> Result<Slot> {
@@ -169,8 +175,12 @@ impl Children {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {}", spawner.program.display()))?;
-        let process = child.id().unwrap_or_default();
-        journal.note(&Entry::Spawned { slot, process })?;
+        let process = Process::here(child.id().unwrap_or_default());
+        journal.note(&Entry::Spawned {
+            slot,
+            process: process.id,
+            birth: process.birth.clone(),
+        })?;
         if let Some(stdout) = child.stdout.take() {
             self.watchers.spawn(pass_through(slot, stdout, spawner.console.clone()));
         }
@@ -183,18 +193,23 @@ impl Children {
     }
 
     /// Watches a process that the coordinator before this one has started.
-    fn take_over(&mut self, slot: u32, process: u32) -> Result<Slot> {
+    fn take_over(&mut self, slot: u32, process: Process) -> Result<Slot> {
         let spawner = self.spawner.as_ref().context("no workers are started here")?;
         let (kill, killed) = oneshot::channel();
-        self.watchers.spawn(watch_other(slot, process, killed, spawner.inputs.clone()));
+        self.watchers.spawn(watch_other(slot, process.clone(), killed, spawner.inputs.clone()));
         Ok(Slot { has_joined: true, ..Slot::new(process, kill) })
     }
 
     /// Notes that a process has joined the run: it can.
-    pub(crate) fn note_joined(&mut self, process: u32) {
-        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.process == process) {
+    pub(crate) fn note_joined(&mut self, process: &Process) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.process.is(process)) {
             slot.has_joined = true;
         }
+    }
+
+    /// Whether a process was started here.
+    pub(crate) fn started(&self, process: &Process) -> bool {
+        self.slots.iter().any(|slot| slot.process.is(process))
     }
 
     /// Decides what follows from the end of a slot's process, and has [`Input::Restart`] come
@@ -240,22 +255,38 @@ impl Children {
     }
 
     /// Kills a process, if it was started here.
-    pub(crate) fn kill(&mut self, process: u32) {
-        let slot = self.slots.iter_mut().find(|slot| slot.process == process);
+    pub(crate) fn kill(&mut self, process: &Process) {
+        let slot = self.slots.iter_mut().find(|slot| slot.process.is(process));
         if let Some(kill) = slot.and_then(|slot| slot.kill.take()) {
             let _exited = kill.send(());
         }
     }
 
-    /// Waits, within a bound, for all workers to exit and to have said all; what is left then
-    /// is killed.
-    pub(crate) async fn finish(mut self) {
-        if self.all_exit().await {
+    /// Kills all that were started here and still run. Returns how many those are.
+    pub(crate) fn kill_all(&mut self) -> usize {
+        let kills = self.slots.iter_mut().filter_map(|slot| slot.kill.take());
+        kills.filter_map(|kill| kill.send(()).ok()).count()
+    }
+
+    /// Waits, within a bound, for all workers to exit and to have said all; what is left then, or
+    /// when signals say that nothing is to be waited for, is killed.
+    pub(crate) async fn finish(mut self, mut asked: watch::Receiver<Asked>) {
+        let is_impatient = async {
+            // Without a sender there is no impatience, either.
+            if asked.wait_for(Asked::to_end_at_once).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let all_exited = tokio::select! {
+            all_exited = self.all_exit() => all_exited,
+            () = is_impatient => false,
+        };
+        if all_exited {
             return;
         }
-        tracing::warn!("killing workers that did not exit");
-        for slot in &mut self.slots {
-            slot.kill.take().map(|kill| kill.send(()));
+        let killed = self.kill_all();
+        if killed > 0 {
+            tracing::warn!("killing {killed} workers that did not exit");
         }
         if !self.all_exit().await {
             self.watchers.shutdown().await;
@@ -316,15 +347,16 @@ async fn watch(
 /// Watches a process that is not this one's child.
 async fn watch_other(
     slot: u32,
-    process: u32,
+    process: Process,
     killed: oneshot::Receiver<()>,
     inputs: mpsc::Sender<Input>,
 ) {
     let status = "it was started by the coordinator before this one".to_owned();
     let exit = Exit { code: None, status };
-    let pid = Pid::from_raw(process.cast_signed());
+    let pid = Pid::from_raw(process.id.cast_signed());
     let handle = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-    if let Some(handle) = handle.map(Arc::new) {
+    // Looked at again now that the handle holds it: the number may have gone to another process.
+    if let Some(handle) = handle.filter(|_| process.runs_here()).map(Arc::new) {
         let watched = Arc::clone(&handle);
         let mut gone = tokio::task::spawn_blocking(move || {
             let mut exit = [PollFd::new(&*watched, PollFlags::IN)];

@@ -76,6 +76,7 @@ fn control() {
             proof: vec![7; 32].into(),
         }),
         gpu: "0000:01:00.0".into(),
+        birth: String::new(),
     };
     from_worker("hello", Said::Hello(hello));
     let mishap = wire::ready::Mishap::Interrupted("lost rank 1".into());

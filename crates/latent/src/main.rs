@@ -30,6 +30,14 @@ use clap::{CommandFactory as _, FromArgMatches as _, error::ErrorKind};
 use crate::args::Args;
 
 fn main() -> ExitCode {
+    // As process 1 of a container it would not hear signals; elsewhere the default is better, since
+    // a shell ends a loop only if Ctrl-C has killed the program in it.
+    if std::process::id() == 1
+        && let Err(error) = process::signals::install()
+    {
+        output::complain(&format!("error: cannot handle signals: {error}"));
+        return ExitCode::FAILURE;
+    }
     // Before any other thread exists and before libtorch computes anything.
     model::blas::deterministic();
     if let Some(done) = manual::on_request(Args::command(), &environment::VARIABLES) {

@@ -1,5 +1,6 @@
-//! Where a worker begins: at the checkpoint that the coordinator names, or at a newer one that only
-//! the store has, as after all workers were lost together with their disks; else at the seed.
+//! Where a worker begins: at the newest checkpoint that verifies, among those beside the one that
+//! the coordinator names, or at a newer one that only the store has, as after all workers were lost
+//! together with their disks; else at the seed. The coordinator has not read the one that it names.
 
 use std::path::{Path, PathBuf};
 
@@ -14,15 +15,32 @@ use crate::training::Setup;
 /// The state to begin from; none for that of the seed.
 pub(crate) fn find(setup: &Setup, layout: &Layout) -> Result<Option<(State, Ledger)>> {
     let told = setup.checkpoint.as_deref();
-    let here = told.filter(|path| path.exists());
-    let stored = from_store(setup, here);
-    if let (Some(told), None, None) = (told, here, &stored) {
+    let here = told.map(newest_beside).transpose()?.flatten();
+    let stored = from_store(setup, here.as_ref().map(|(path, _)| path.as_path()));
+    if let (Some(told), None, None) = (told, &here, &stored) {
         // On a host without the run directory, the state comes from the other workers.
         tracing::warn!("{} is not on this host: beginning without it", told.display());
     }
-    let Some(path) = stored.as_deref().or(here) else { return Ok(None) };
-    let begun = load(path, setup, layout);
+    let (path, checkpoint) = match (stored, here) {
+        (Some(path), _) => {
+            let checkpoint = checkpoint::read(&path);
+            (path, checkpoint?)
+        }
+        (None, Some(here)) => here,
+        (None, None) => return Ok(None),
+    };
+    let begun = restore(checkpoint, setup, layout);
     begun.map(Some).with_context(|| format!("cannot go on from {}", path.display()))
+}
+
+/// The newest checkpoint that verifies in the folder of the one at `told`; damaged ones are named.
+fn newest_beside(told: &Path) -> Result<Option<(PathBuf, Checkpoint)>> {
+    let Some(folder) = told.parent() else { return Ok(None) };
+    let newest = Directory::open(folder).newest()?;
+    for (damaged, why) in &newest.damaged {
+        tracing::warn!(checkpoint = %damaged.display(), "skipped a damaged checkpoint: {why}");
+    }
+    Ok(newest.checkpoint)
 }
 
 /// Brings the newest checkpoint in the store to this host, if it is newer than what is here. A
@@ -47,8 +65,8 @@ fn from_store(setup: &Setup, here: Option<&Path>) -> Option<PathBuf> {
     }
 }
 
-fn load(path: &Path, setup: &Setup, layout: &Layout) -> Result<(State, Ledger)> {
-    let Checkpoint { metadata, tensors, .. } = checkpoint::read(path)?;
+fn restore(checkpoint: Checkpoint, setup: &Setup, layout: &Layout) -> Result<(State, Ledger)> {
+    let Checkpoint { metadata, tensors, .. } = checkpoint;
     ensure!(metadata.run_id == setup.run_id, "it belongs to run {}", metadata.run_id);
     let gather = |prefix: &str| {
         layout.gather(|name| {

@@ -56,8 +56,11 @@ pub(crate) enum Event {
     Ready(Standing, Course, Option<Transfer>),
     /// The checkpoint that was ordered is on disk.
     Saved(u64),
-    /// It cannot go on.
+    /// The run cannot go on.
     Failed(Failure),
+    /// This worker cannot go on, for its device or a bug: it leaves as if it were killed, and the
+    /// others go on.
+    Died(String),
     /// How training goes, from the leader.
     Report(wire::Report),
     /// An epoch was completed.
@@ -130,7 +133,9 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Bridge {
     orders: blocking::Sender<Order>,
-    pub(crate) events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Event>,
+    /// Whether all events were taken out, and the training thread has ended.
+    has_ended: bool,
     pub(crate) shared: Arc<Shared>,
     thread: thread::JoinHandle<()>,
 }
@@ -158,7 +163,18 @@ impl Bridge {
             .name("training".into())
             .spawn(move || training::run(setup, &trainee))
             .context("cannot start the training thread")?;
-        Ok(Self { orders, events, shared, thread })
+        Ok(Self { orders, events, has_ended: false, shared, thread })
+    }
+
+    /// The training thread's next event, and once none, when it has ended, whenever that was.
+    /// After that, nothing comes any more.
+    pub(crate) async fn next_event(&mut self) -> Option<Event> {
+        if self.has_ended {
+            return std::future::pending().await;
+        }
+        let event = self.events.recv().await;
+        self.has_ended = event.is_none();
+        event
     }
 
     /// Hands an order over. A training thread that has ended says so as an event.
@@ -174,8 +190,10 @@ impl Bridge {
         let mut unfinished = None;
         // To most nobody listens any more, but a full channel must not hold the thread up.
         while let Some(event) = events.recv().await {
-            if let Event::Failed(failure) = event {
-                unfinished = Some(failure.message);
+            match event {
+                Event::Failed(failure) => unfinished = Some(failure.message),
+                Event::Died(cause) => unfinished = Some(cause),
+                _ => {}
             }
         }
         let _panicked = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -202,5 +220,31 @@ impl EventSender {
     /// Sends an event; without effect when nobody listens any more.
     pub(crate) fn send(&self, event: Event) {
         let _gone = self.0.blocking_send(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the session did meanwhile.
+    #[tokio::test]
+    async fn a_training_thread_that_ended_unseen_is_noticed_once() {
+        let (orders, _received) = blocking::channel();
+        let (sender, events) = mpsc::channel(EVENTS);
+        let thread = thread::spawn(move || {
+            EventSender(sender).send(Event::Saved(7));
+        });
+        while !thread.is_finished() {
+            thread::yield_now();
+        }
+        let shared = Arc::default();
+        let mut bridge = Bridge { orders, events, has_ended: false, shared, thread };
+        assert!(matches!(bridge.next_event().await, Some(Event::Saved(7))));
+        assert!(bridge.next_event().await.is_none());
+        // From now on the session waits for others.
+        let again = std::pin::pin!(bridge.next_event());
+        let waker = std::task::Waker::noop();
+        assert!(again.poll(&mut std::task::Context::from_waker(waker)).is_pending());
     }
 }

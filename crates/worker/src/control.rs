@@ -294,6 +294,7 @@ pub(crate) async fn join(
         process: std::process::id(),
         returning,
         gpu: identity.gpu.clone(),
+        birth: process::birth(std::process::id()).unwrap_or_default(),
     };
     let _open = outbound.try_send(WorkerMessage { body: Some(Body::Hello(hello)) });
     let answer = async {

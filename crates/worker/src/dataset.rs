@@ -23,7 +23,7 @@ pub(crate) async fn load(
     client: Client,
     training: &config::Training,
 ) -> Result<Mnist> {
-    let mut mnist = match read(dir.clone()).await? {
+    let mnist = match read(dir.clone()).await? {
         Ok(mnist) => mnist,
         // A file of another data set stays where it is.
         Err(error @ DataError::Damaged { .. }) => return Err(error.into()),
@@ -33,8 +33,13 @@ pub(crate) async fn load(
             read(dir).await??
         }
     };
-    mnist.prepare(training);
-    Ok(mnist)
+    let training = training.clone();
+    let prepare = move || {
+        let mut mnist = mnist;
+        mnist.prepare(&training);
+        mnist
+    };
+    Ok(tokio::task::spawn_blocking(prepare).await?)
 }
 
 async fn read(dir: PathBuf) -> Result<Result<Mnist, DataError>> {

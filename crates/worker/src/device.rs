@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use config::{Precision, Training};
 use data::Images;
 use membership::Fingerprint;
@@ -82,22 +82,27 @@ fn cuda_devices() -> Result<usize, NoCuda> {
 }
 
 /// What decides whether another worker computes the same bits.
-pub(crate) fn fingerprint(device: Device) -> Fingerprint {
+///
+/// # Errors
+/// The GPU does not tell its name.
+pub(crate) fn fingerprint(device: Device) -> Result<Fingerprint> {
     let (device, instruction_set) = match device {
         Device::Cpu => ("cpu".to_owned(), blas::deterministic().to_string()),
         Device::Cuda(index) => {
-            let gpu = cuda::name(index).unwrap_or_else(|error| error.to_string());
+            let gpu = cuda::name(index).with_context(|| {
+                format!("cannot tell which GPU cuda:{index} is; use another --device")
+            })?;
             ("cuda".to_owned(), gpu)
         }
         other => (format!("{other:?}").to_lowercase(), "unknown".to_owned()),
     };
-    Fingerprint {
+    Ok(Fingerprint {
         device,
         instruction_set,
         // The run decides between f32 and bf16; only with bf16 does this say something.
         precision: blas::precision_name(Precision::Bf16).into(),
         libtorch: LIBTORCH_VERSION.into(),
-    }
+    })
 }
 
 /// The name of the GPU that is the device, among those of this host; empty if it is none.
@@ -124,4 +129,17 @@ pub(crate) fn model(training: &Training, device: Device) -> Result<Box<dyn Model
              --device cpu, or begin a new run with --precision f32"
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_is_no_error_message() {
+        assert_eq!(fingerprint(Device::Cpu).unwrap().device, "cpu");
+        // No machine has so many.
+        let error = fingerprint(Device::Cuda(4096)).unwrap_err();
+        assert!(error.to_string().contains("cuda:4096"), "{error}");
+    }
 }

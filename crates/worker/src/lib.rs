@@ -27,12 +27,15 @@ use std::{
 };
 
 use clap::{CommandFactory as _, FromArgMatches as _};
-use telemetry::Log;
+use telemetry::{Log, Outlet};
 
 use crate::args::Args;
 
 /// The program.
 pub fn main() -> ExitCode {
+    if let Err(error) = process::signals::install() {
+        return fail(&anyhow::Error::new(error).context("cannot handle signals"));
+    }
     // Before any other thread exists and before libtorch computes anything.
     model::blas::deterministic();
     transport::keep_freed_blocks();
@@ -47,16 +50,19 @@ pub fn main() -> ExitCode {
         level: args.log_level,
         // The coordinator names the worker, where it has started it.
         detailed: false,
-        writer: io::stderr,
+        writer: Outlet::Stderr,
     }
     .start();
-    match session::run(&args) {
+    let code = match session::run(&args) {
         Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error),
-    }
+    };
+    Outlet::flush_all();
+    code
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
+    Outlet::flush_all();
     // Whoever started this worker may have gone, and its pipe with it.
     let _closed = writeln!(io::stderr(), "error: {error:#}");
     ExitCode::FAILURE

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use collective::Rank;
 use config::RunConfig;
 use model::{Model as _, Vae};
+use process::signals::{self, Listening, Stop};
 use protocol::{
     convert::{mishap, path_from_wire, printable},
     status,
@@ -25,12 +26,7 @@ use protocol::{
 };
 use secure::{Address, Security};
 use tch::Device;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tonic::{Code, Status};
 use transport::{
     Connected, Endpoint, Listener,
@@ -52,6 +48,9 @@ const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Workers that may ask for the state at once.
 const RECIPIENTS: usize = 64;
+
+/// Signals that wait to be handled; the second is the last one that matters.
+const SIGNALS: usize = 4;
 
 /// Takes part in a run. Returns the exit code: 0 only where the run has ended, so that whoever
 /// takes this worker away knows that another one is wanted.
@@ -86,7 +85,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         rank: found.rank.map(Rank),
         address,
         proof: None,
-        fingerprint: device::fingerprint(device),
+        fingerprint: device::fingerprint(device)?,
         gpu: device::gpu(device),
     };
     let mut joined = control::join(&mut client, &route, &identity, None).await?;
@@ -118,6 +117,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         checkpoint: welcome.checkpoint.as_deref().map(path_from_wire),
     };
     let bridge = Bridge::start(setup, shared)?;
+    let (_listening, signals) = listen_for_signals()?;
     let rank = welcome.rank.map(Rank).or(identity.rank);
     let mut session = Session {
         route,
@@ -135,9 +135,19 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         length,
         threads: args.threads,
         phase: Phase::Idle,
+        signals,
     };
     let parting = session.converse().await;
     session.part(parting).await
+}
+
+/// Listens from now on: this worker has something to leave. Signals end it at once before that.
+fn listen_for_signals() -> Result<(Listening, mpsc::Receiver<Stop>)> {
+    let (sender, signals) = mpsc::channel(SIGNALS);
+    let heed = move |stop| {
+        let _more_than_matter = sender.try_send(stop);
+    };
+    Ok((signals::listen(heed).context("cannot listen for signals")?, signals))
 }
 
 /// Opens a port for the other workers: at the address that they are told, if it is this host's,
@@ -186,6 +196,8 @@ struct Session {
     length: usize,
     threads: Option<u32>,
     phase: Phase,
+    /// Those that ask this worker to leave.
+    signals: mpsc::Receiver<Stop>,
 }
 
 /// What wakes the session.
@@ -196,18 +208,16 @@ enum Wake {
     Connected(Result<Connected, String>),
     Fetched(Result<(Snapshot, Transfer), String>),
     Asked(Recipient),
-    Signalled(Parting),
+    Signalled(Stop),
 }
 
 impl Session {
     /// Talks with the coordinator until the run ends.
     async fn converse(&mut self) -> Result<Parting> {
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         let mut failure = None;
         let mut leaving = None;
         loop {
-            match self.wake(&mut interrupt, &mut terminate).await {
+            match self.wake().await {
                 Wake::Told(Ok(Some(Told::Finish(finish)))) => {
                     return match failure {
                         Some(message) => Err(anyhow!("{message}")),
@@ -220,7 +230,7 @@ impl Session {
                 }
                 Wake::Told(Ok(Some(told))) => self.obey(told)?,
                 Wake::Told(Ok(None) | Err(_)) if let (Some(left), None) = (leaving, &failure) => {
-                    return Ok(left);
+                    return Ok(Parting::Stopped(left));
                 }
                 Wake::Told(Ok(None)) => self.lose_link("it closed the connection"),
                 Wake::Told(Err(status)) => {
@@ -237,14 +247,21 @@ impl Session {
                         return Err(error.context("lost the coordinator"));
                     }
                 },
+                Wake::Trained(Some(Event::Died(cause))) => bail!("{cause}"),
                 Wake::Trained(Some(event)) => self.pass_on(event, &mut failure),
                 Wake::Trained(None) if failure.is_none() => bail!("the training thread is gone"),
                 Wake::Trained(None) => {}
                 Wake::Connected(result) => self.connected(result),
                 Wake::Fetched(result) => self.fetched(result),
                 Wake::Asked(recipient) => self.bridge.order(Order::Donate(recipient)),
-                Wake::Signalled(_) if leaving.is_some() => bail!("stopped by a second signal"),
-                Wake::Signalled(left) if matches!(self.link, Link::Down(_)) => return Ok(left),
+                Wake::Signalled(stop) if leaving.is_some() => {
+                    signals::end_at_next();
+                    tracing::warn!("stopped by a second signal");
+                    return Ok(Parting::CutShort(stop));
+                }
+                Wake::Signalled(stop) if matches!(self.link, Link::Down(_)) => {
+                    return Ok(Parting::Stopped(stop));
+                }
                 Wake::Signalled(left) => {
                     leaving = Some(left);
                     tracing::info!("leaving the run");
@@ -257,8 +274,8 @@ impl Session {
         }
     }
 
-    async fn wake(&mut self, interrupt: &mut Signal, terminate: &mut Signal) -> Wake {
-        let Self { link, phase, requests, bridge, .. } = self;
+    async fn wake(&mut self) -> Wake {
+        let Self { link, phase, requests, bridge, signals, .. } = self;
         let coordinator = async {
             match link {
                 Link::Up(joined) => Wake::Told(joined.hear().await),
@@ -272,16 +289,12 @@ impl Session {
                 Phase::Idle | Phase::Training(..) => std::future::pending().await,
             }
         };
-        let events = &mut bridge.events;
         tokio::select! {
             wake = coordinator => wake,
-            event = events.recv(), if !events.is_closed() || !events.is_empty() => {
-                Wake::Trained(event)
-            }
+            event = bridge.next_event() => Wake::Trained(event),
             wake = at_work => wake,
             Some(recipient) = requests.recv() => Wake::Asked(recipient),
-            _ = interrupt.recv() => Wake::Signalled(Parting::Interrupted),
-            _ = terminate.recv() => Wake::Signalled(Parting::Terminated),
+            Some(stop) = signals.recv() => Wake::Signalled(stop),
         }
     }
 
@@ -296,6 +309,8 @@ impl Session {
                 self.say(Said::Ready(ready));
             }
             Event::Saved(step) => self.say(Said::Saved(Saved { step })),
+            // The worker ends before it says anything more.
+            Event::Died(_) => {}
             Event::Failed(failed) => {
                 *failure = Some(failed.message.clone());
                 let membership::Failure { message, state_intact, recurs } = failed;

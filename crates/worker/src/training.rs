@@ -1,6 +1,11 @@
 //! The training thread: builds the model, then carries out orders, one after the other.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    any::Any,
+    panic::{self, AssertUnwindSafe},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use anyhow::{Result, anyhow};
 use collective::{Interrupted, Step, Tally};
@@ -39,15 +44,35 @@ pub(crate) struct Setup {
 
 /// The life of the training thread.
 pub(crate) fn run(setup: Setup, trainee: &Trainee) {
-    if let Err(error) = work(&setup, trainee) {
-        let cause = error.downcast_ref::<TrainError>();
-        let recurs = cause.is_some_and(TrainError::recurs);
-        let failure = Failure { message: format!("{error:#}"), state_intact: true, recurs };
-        trainee.events.send(Event::Failed(failure));
+    // After a panic nothing is used again but the way to say so.
+    let worked = panic::catch_unwind(AssertUnwindSafe(|| work(&setup, trainee)));
+    let event = match worked {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => ended_by(&error),
+        Err(panic) => Event::Died(format!("the training thread panicked: {}", message(&*panic))),
+    };
+    trainee.events.send(event);
+}
+
+/// What follows from an error.
+fn ended_by(error: &anyhow::Error) -> Event {
+    let (message, cause) = (format!("{error:#}"), error.downcast_ref::<TrainError>());
+    if let Some(TrainError::Device(_)) = cause {
+        return Event::Died(message);
     }
+    let recurs = cause.is_some_and(TrainError::recurs);
+    Event::Failed(Failure { message, state_intact: true, recurs })
+}
+
+/// What a panic says, as one line.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it did not say why").replace('\n', " ")
 }
 
 fn work(setup: &Setup, trainee: &Trainee) -> Result<()> {
+    crashpoint::reach!("training.begins");
     match writer::try_folders(setup) {
         Err(error) if setup.is_first => return Err(error),
         // Another member may lead for the whole run.
@@ -222,6 +247,6 @@ fn build(setup: &Setup) -> Result<Trainer<Images>> {
     if let Some((state, ledger)) = beginning::find(setup, trainer.model().layout())? {
         trainer.restore(state, ledger);
     }
-    trainer.warm_up();
+    trainer.warm_up()?;
     Ok(trainer)
 }

@@ -24,7 +24,21 @@ impl Control<'_> {
         let mut deadline = Instant::now() + FAREWELL;
         let mut is_told = false;
         while !self.connections.is_empty() {
-            let Ok(input) = timeout_at(deadline, inputs.recv()).await else {
+            let input = tokio::select! {
+                input = timeout_at(deadline, inputs.recv()) => input,
+                Ok(()) = self.asked.changed() => {
+                    if self.asked.borrow_and_update().to_end_at_once() {
+                        self.is_cut_short = true;
+                        return;
+                    }
+                    self.console.line(
+                        "The run has ended, and waits for its workers to finish; a second signal \
+                         ends those that were started here",
+                    );
+                    continue;
+                }
+            };
+            let Ok(input) = input else {
                 tracing::warn!(workers = self.connections.len(), "some workers did not go in time");
                 return;
             };

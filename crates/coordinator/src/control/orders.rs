@@ -62,7 +62,7 @@ impl Control<'_> {
         self.seat(worker, rank);
         let Some(connection) = self.connections.get(&worker) else { return };
         let host = connection.process.host.clone();
-        let process = connection.process.id;
+        let process = connection.process.clone();
         self.console.line(&match rank {
             Some(rank) => format!(
                 "Rank {rank} joined from {host} ({}/{})",
@@ -72,9 +72,9 @@ impl Control<'_> {
             None => format!("A spare joined from {host}"),
         });
         self.welcome(worker, rank);
-        self.children.note_joined(process);
+        self.children.note_joined(&process);
         let rank = rank.map(|rank| rank.0);
-        self.note("joined", json!({ "rank": rank, "host": host, "process": process }));
+        self.note("joined", json!({ "rank": rank, "host": host, "process": process.id }));
     }
 
     /// Takes a member of the current generation back in.
@@ -97,8 +97,7 @@ impl Control<'_> {
         }
     }
 
-    fn welcome(&mut self, worker: WorkerId, rank: Option<Rank>) {
-        let checkpoint = self.newest_checkpoint();
+    fn welcome(&self, worker: WorkerId, rank: Option<Rank>) {
         let Some(connection) = self.connections.get(&worker) else { return };
         let info = &self.launch.info;
         let millis =
@@ -108,23 +107,12 @@ impl Control<'_> {
             rank: rank.map(|rank| rank.0),
             configuration_json: serde_json::to_string(&info.config).unwrap_or_default(),
             run_directory: path_to_wire(self.run_dir.path()),
-            checkpoint,
+            checkpoint: connection.checkpoint.as_deref().map(path_to_wire),
             heartbeat_ms: millis(self.launch.dead_after / HEARTBEATS_PER_DEATH),
             coordinator_timeout_ms: millis(self.launch.coordinator_timeout),
             state_secret: connection.state_secret.bytes().to_vec().into(),
             recorded: Some(self.record.recorded()),
         }))));
-    }
-
-    /// The checkpoint that a worker is to begin from, so that what is on the disk is not lost
-    /// when all others are.
-    fn newest_checkpoint(&mut self) -> Option<bytes::Bytes> {
-        let checkpoints = self.run_dir.checkpoints();
-        let (_, newest) = checkpoints.list().ok()?.pop()?;
-        if self.verified.as_ref() != Some(&newest) {
-            self.verified = checkpoints.newest().ok()?.checkpoint.map(|(path, _)| path);
-        }
-        self.verified.as_deref().map(path_to_wire)
     }
 
     fn start(&mut self, generation: Generation, members: &[Member]) {
@@ -226,7 +214,7 @@ impl Control<'_> {
     fn evict(&mut self, worker: WorkerId, loss: &Loss) {
         self.lost(worker, loss);
         if let Some(connection) = self.connections.get(&worker) {
-            self.children.kill(connection.process.id);
+            self.children.kill(&connection.process);
         }
         self.close(worker, Status::aborted(format!("given up: {loss}")));
     }

@@ -89,22 +89,26 @@ impl Session {
             if idle {
                 self.bridge.order(Order::Persist);
             }
-            while let Some(event) = self.bridge.events.recv().await {
+            while let Some(event) = self.bridge.next_event().await {
                 match event {
                     Event::Ready(..) if !idle => {
                         idle = true;
                         self.bridge.order(Order::Persist);
                     }
                     Event::Saved(step) => return Some(step),
-                    Event::Failed(_) => return None,
+                    Event::Failed(_) | Event::Died(_) => return None,
                     Event::Ready(..) | Event::Report(_) | Event::EpochReport(_) => {}
                 }
             }
             None
         };
-        match tokio::time::timeout(FAREWELL, saved).await {
-            Ok(Some(step)) => tracing::info!("saved the state after step {step}"),
-            _ => tracing::warn!("the state was not saved"),
+        let saved = tokio::select! {
+            saved = tokio::time::timeout(FAREWELL, saved) => saved.unwrap_or_default(),
+            Some(_) = self.signals.recv() => None,
+        };
+        match saved {
+            Some(step) => tracing::info!("saved the state after step {step}"),
+            None => tracing::warn!("the state was not saved"),
         }
     }
 }

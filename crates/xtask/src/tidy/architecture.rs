@@ -29,13 +29,13 @@ pub(super) const CRATES: &[Crate] = &[
                             "protocol"]),
     row(7, "xtask",       &["advice", "manual"]),
     row(6, "coordinator", &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
-                            "disk", "manual", "membership", "protocol", "secure", "store",
-                            "telemetry"]),
+                            "disk", "manual", "membership", "process", "protocol", "secure",
+                            "store", "telemetry"]),
     row(6, "worker",      &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
-                            "disk", "manual", "membership", "model", "picture", "protocol",
-                            "secure", "store", "telemetry", "trainer", "transport"]),
+                            "disk", "manual", "membership", "model", "picture", "process",
+                            "protocol", "secure", "store", "telemetry", "trainer", "transport"]),
     row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "manual", "model",
-                            "picture"]),
+                            "picture", "process"]),
     // What a program needs to describe itself; it knows none of the others.
     row(0, "manual",      &[]),
     // Commands that a person is told to type, as a shell reads them.
@@ -63,6 +63,8 @@ pub(super) const CRATES: &[Crate] = &[
     row(0, "config",      &[]),
     // One rule for what is written where: all crates that write files use it.
     row(0, "disk",        &[]),
+    // Which process is meant, and the signals that ask it to stop: for all programs.
+    row(0, "process",     &[]),
     // Marks where tests kill; stands for nothing in what people get.
     row(0, "crashpoint",  &[]),
 ];

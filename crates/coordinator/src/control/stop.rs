@@ -1,0 +1,40 @@
+//! What a control loop does when signals ask it to stop.
+
+use membership::{Event, Outcome};
+
+use super::Control;
+
+impl Control<'_> {
+    /// Does what the signals that came last ask for.
+    pub(super) fn heed_signals(&mut self) {
+        let asked = *self.asked.borrow_and_update();
+        if asked.to_end_at_once() {
+            self.is_cut_short = true;
+        } else if asked.to_stop() {
+            self.console.line("Stopping after the current step ...");
+            self.decide(Event::StopRequested);
+        }
+    }
+
+    /// Ends the workers that were started here, and says what becomes of the others.
+    pub(super) fn cut_short(&mut self) {
+        let killed = self.children.kill_all();
+        let others = self.connections.values();
+        let others = others.filter(|other| !self.children.started(&other.process)).count();
+        let url = self.launch.config().operation.checkpoint_url.as_ref();
+        if let (Some(url), Some(Outcome::Completed(_))) = (url, &self.outcome) {
+            let message = format!("the last checkpoint may not be stored at {url}");
+            self.unfinished.get_or_insert(message);
+        }
+        if killed > 0 {
+            self.console.line(&format!("Killed {killed} workers that were started here"));
+        }
+        if others > 0 {
+            let seconds = self.launch.coordinator_timeout.as_secs_f64();
+            self.console.line(&format!(
+                "{others} workers that were not started here wait up to {seconds:.0} s for a \
+                 coordinator, and then save and end"
+            ));
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! A worker's device fails in the middle of a step, or its training thread panics: it leaves as if
+//! it were killed and says why, and the others go on to the same bytes.
+
+use serde_json::Value;
+
+use crate::harness::{Fleet, Place, Process, SMALL, assert_same_tensors, reference};
+
+const EPOCHS: u64 = 2;
+
+/// Asserts that a worker ended with one line on the cause.
+#[track_caller]
+fn left_with(worker: Process, cause: &str) {
+    let exit = worker.wait().exited_with(1);
+    let errors: Vec<&str> = exit.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert!(matches!(errors[..], [error] if error.contains(cause)), "{exit}");
+}
+
+#[track_caller]
+fn completed(fleet: Fleet, place: &Place) {
+    fleet.completed();
+    assert_same_tensors(&place.newest(), &reference(EPOCHS));
+    assert_eq!(place.summary()["images_counted"], Value::from(vec![6000; EPOCHS as usize]));
+}
+
+/// One of three breaks at its 30th step.
+fn breaks(order: &str, cause: &str, collective: &str) {
+    let place = Place::new();
+    let flags = format!("{SMALL} --epochs {EPOCHS} --workers 3 --collective {collective}");
+    let mut fleet = Fleet::without_workers(&place, &flags);
+    fleet.add("--rank 0 --threads 1");
+    fleet.add_armed("--rank 1 --threads 1", order);
+    fleet.add("--rank 2 --threads 1");
+    left_with(fleet.workers.remove(1), cause);
+    completed(fleet, &place);
+    assert_eq!(place.events("lost").len(), 1);
+}
+
+#[test]
+fn its_device_fails() {
+    let cause = "this worker's device failed: libtorch: a failure that a test asked for";
+    breaks("trainer.device 30 fail", cause, "shm");
+    breaks("trainer.device 30 fail", cause, "grpc");
+}
+
+#[test]
+fn its_training_thread_panics() {
+    let cause = "the training thread panicked: a panic that a test asked for at trainer.step";
+    breaks("trainer.step 30 panic", cause, "shm");
+    breaks("trainer.step 30 panic", cause, "grpc");
+}
+
+/// Nobody else would notice: the heartbeats of the only worker would go on for ever.
+#[test]
+fn the_only_one_breaks() {
+    for (order, cause) in [
+        ("trainer.step 1 panic", "at trainer.step"),
+        ("trainer.step 100 panic", "at trainer.step"),
+        ("training.begins 1 panic", "at training.begins"),
+        ("trainer.device 100 fail", "device failed"),
+    ] {
+        let place = Place::new();
+        let flags = format!("{SMALL} --epochs {EPOCHS} --workers 1");
+        let mut fleet = Fleet::without_workers(&place, &flags);
+        fleet.add_armed("--threads 1", order);
+        left_with(fleet.workers.remove(0), cause);
+        fleet.add("--threads 1");
+        completed(fleet, &place);
+    }
+}
