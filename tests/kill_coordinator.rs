@@ -137,8 +137,8 @@ fn the_run_is_completed_while_it_is_away() {
     assert_eq!(place.summary()["images_counted"], serde_json::Value::from(vec![6000; 8]));
 }
 
-/// Nobody is left to tell of the epochs that were trained meanwhile: what the checkpoint knows of
-/// them is recorded, and what nobody knows is no number.
+/// Nobody is left to tell of the epochs that were trained meanwhile, but the checkpoint knows of
+/// them. How fast they were is known to nobody.
 #[test]
 fn everybody_dies_after_it() {
     let place = Place::new();
@@ -151,14 +151,11 @@ fn everybody_dies_after_it() {
     fleet.wait();
     let trained = place.newest_step() / STEPS_PER_EPOCH;
     resumes_to_the_same_bits(&place, 2);
+    every_epoch_is_recorded_once(&place);
     let epochs = place.metrics("epoch");
-    let numbers: Vec<u64> = epochs.iter().map(|line| line["epoch"].as_u64().unwrap()).collect();
-    assert_eq!(numbers, (1..=trained + 1).collect::<Vec<_>>());
-    let unknown = epochs.iter().filter(|line| line["test_loss"].is_null());
-    let unknown: Vec<_> =
-        unknown.inspect(|line| assert!(line["loss"].is_f64(), "{line}")).collect();
-    assert!(unknown.len() >= 2, "{epochs:?}");
-    assert!(unknown.iter().all(|line| line["images_per_second"].is_null()), "{unknown:?}");
+    assert_eq!(epochs.len() as u64, trained + 1);
+    let untimed = epochs.iter().filter(|line| line["images_per_second"].is_null());
+    assert!(untimed.count() >= 2, "{epochs:?}");
 }
 
 #[test]

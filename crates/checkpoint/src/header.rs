@@ -239,7 +239,12 @@ mod tests {
             step: 7,
             seed: u64::MAX,
             configuration: r#"{"a":"\"header_sha256\":\"x\""}"#.into(),
-            ledger: vec![EpochLedger { images: 3, index_sum: 12, loss_terms: vec![0.1] }],
+            ledger: vec![EpochLedger {
+                images: 3,
+                index_sum: 12,
+                loss_terms: vec![0.1],
+                test_losses: vec![],
+            }],
         }
     }
 

@@ -53,6 +53,9 @@ pub struct EpochLedger {
     pub index_sum: u64,
     /// The images' loss terms, summed; which they are is the model's business.
     pub loss_terms: Vec<f64>,
+    /// The loss terms after the epoch, as means over the test images; empty where the writer does not know them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub test_losses: Vec<f64>,
 }
 
 /// A tensor to write, borrowed from its owner.

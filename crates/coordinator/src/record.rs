@@ -38,8 +38,8 @@ pub(crate) struct Record {
     images_counted: Vec<u64>,
     last: Option<Last>,
     recorded: Recorded,
-    /// Epochs that the checkpoint knows of and nobody has reported: their test losses are lost
-    /// unless a worker brings them.
+    /// Epochs that the checkpoint knows of and nobody has reported: recorded from there unless a
+    /// worker brings more of them.
     unreported: BTreeMap<u64, EpochLedger>,
     /// The newest epoch that was reported, and its test losses.
     tested: Option<(u64, Losses)>,
@@ -257,7 +257,7 @@ impl Record {
                 "images_counted": ledger.images,
                 "index_sum": ledger.index_sum,
             });
-            self.epoch_row(epoch, means(&ledger), None, line)
+            self.epoch_row(epoch, trained(&ledger), tested(&ledger), line)
         };
         before.into_iter().map(row).collect()
     }
@@ -338,11 +338,17 @@ fn rate(images: u64, seconds: f64) -> Option<f64> {
     (images > 0 && seconds > 0.0 && rate.is_finite()).then_some(rate)
 }
 
-/// The means that a checkpoint's account of an epoch gives.
-fn means(ledger: &EpochLedger) -> Option<Losses> {
+/// The training losses of an epoch in a checkpoint's account.
+fn trained(ledger: &EpochLedger) -> Option<Losses> {
     let [loss, reconstruction, kl] = ledger.loss_terms[..] else { return None };
     let mean = |sum: f64| sum / ledger.images.max(1) as f64;
     Some(Losses { loss: mean(loss), reconstruction: mean(reconstruction), kl: mean(kl) })
+}
+
+/// The test losses of an epoch in a checkpoint's account, if it has them.
+fn tested(ledger: &EpochLedger) -> Option<Losses> {
+    let [loss, reconstruction, kl] = ledger.test_losses[..] else { return None };
+    Some(Losses { loss, reconstruction, kl })
 }
 
 /// The ranks that a line has room for, in order: those that computed longest, for which the

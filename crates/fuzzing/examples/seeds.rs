@@ -38,7 +38,12 @@ fn files() {
     );
     put("idx", "labels", &[0, 0, 8, 1, 0, 0, 0, 3, 1, 2, 3]);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let ledger = EpochLedger { images: 10, index_sum: 45, loss_terms: vec![1.5, 1.0, 0.5] };
+    let ledger = EpochLedger {
+        images: 10,
+        index_sum: 45,
+        loss_terms: vec![1.5, 1.0, 0.5],
+        test_losses: vec![],
+    };
     let metadata =
         Metadata { run_id: "run".into(), step: 3, ledger: vec![ledger], ..Metadata::default() };
     let tensor = |name| TensorView { name, shape: &[2, 3], data: &[0.5; 6] };

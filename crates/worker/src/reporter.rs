@@ -1,7 +1,10 @@
 //! What a member does beside training: it passes requests on, gives its state to workers that
 //! are behind, reports, and as the leader hands checkpoints and samples to the writer.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use collective::{Control, Generation, Rank, TERMS, Timing};
 use config::Operation;
@@ -19,6 +22,10 @@ use crate::{
 /// Time between two reports.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Epochs whose test losses are kept for checkpoints: more than are trained while no coordinator is
+/// there to record them.
+const TESTS_MAX: usize = 1024;
+
 /// An observer of one generation.
 #[derive(Debug)]
 pub(crate) struct Reporter<'a> {
@@ -30,31 +37,46 @@ pub(crate) struct Reporter<'a> {
     /// The leader's writer; none for other members.
     writer: Option<&'a mut Writer>,
     since: Interval,
-    epoch_time: &'a mut EpochTime,
+    epochs_seen: &'a mut Epochs,
     /// Whether the generation's first step was reported: everybody wants to know that it goes.
     has_reported: bool,
 }
 
-/// How long the current epoch's steps took, as far as this member took part in them. It outlives
-/// generations: an epoch may be trained in several.
+/// What this member has seen of the epochs. It outlives generations: an epoch may be trained in
+/// several.
 #[derive(Debug, Default)]
-pub(crate) struct EpochTime {
+pub(crate) struct Epochs {
+    /// The current epoch, and how long its steps took that this member took part in.
     epoch: u64,
     images: u64,
     elapsed: Duration,
+    /// The test losses of past epochs, as checkpoints keep them.
+    tests: BTreeMap<u64, Losses>,
 }
 
-impl EpochTime {
+impl Epochs {
+    /// The test losses of the last epochs that this member has seen the end of.
+    pub(crate) fn tests(&self) -> &BTreeMap<u64, Losses> {
+        &self.tests
+    }
+
+    fn note_test(&mut self, epoch: u64, test: Losses) {
+        self.tests.insert(epoch, test);
+        if self.tests.len() > TESTS_MAX {
+            self.tests.pop_first();
+        }
+    }
+
     fn add(&mut self, step: &StepSummary<'_>) {
         if self.epoch != step.epoch {
-            *self = Self { epoch: step.epoch, ..Self::default() };
+            (self.epoch, self.images, self.elapsed) = (step.epoch, 0, Duration::ZERO);
         }
         self.images += step.tally.images;
         self.elapsed += step.elapsed;
     }
 
-    /// That of an epoch; none if this member did not take part in it.
-    fn of(&self, epoch: u64) -> Option<StepTime> {
+    /// The time of an epoch's steps; none if this member did not take part in them.
+    fn time(&self, epoch: u64) -> Option<StepTime> {
         let seconds = self.elapsed.as_secs_f64();
         (self.epoch == epoch).then_some(StepTime { images: self.images, seconds })
     }
@@ -92,7 +114,7 @@ impl<'a> Reporter<'a> {
         generation: Generation,
         ranks: Vec<Rank>,
         writer: Option<&'a mut Writer>,
-        epoch_time: &'a mut EpochTime,
+        epochs_seen: &'a mut Epochs,
         trainee: &'a Trainee,
     ) -> Self {
         Self {
@@ -102,7 +124,7 @@ impl<'a> Reporter<'a> {
             epochs: u64::from(operation.epochs),
             writer,
             since: Interval::begin(ranks.len()),
-            epoch_time,
+            epochs_seen,
             has_reported: false,
             ranks,
         }
@@ -144,7 +166,7 @@ impl Observer for Reporter<'_> {
 
     fn stepped(&mut self, step: &StepSummary<'_>, state: &State, ledger: &Ledger) {
         self.trainee.shared.note_step(step.step);
-        self.epoch_time.add(step);
+        self.epochs_seen.add(step);
         let recipients = self.trainee.recipients();
         if !recipients.is_empty() {
             training::donate(recipients, state, ledger);
@@ -175,25 +197,27 @@ impl Observer for Reporter<'_> {
     fn epoch_ended(&mut self, summary: &EpochSummary, state: &State, ledger: &Ledger) {
         self.flush();
         let epoch = summary.epoch;
+        let (train, test) = (&summary.train, &summary.test);
+        let (train, test) = (losses(train.terms, train.images), losses(test.terms, test.images));
+        self.epochs_seen.note_test(epoch, test);
         if let Some(writer) = &mut self.writer {
             self.trainee.shared.enter(Phase::Saving);
             if epoch.is_multiple_of(self.checkpoint_every) || epoch == self.epochs {
-                writer.save(state, ledger);
+                writer.save(state, ledger, self.epochs_seen.tests());
             }
             writer.sample(epoch, &state.parameters);
             self.trainee.shared.enter(Phase::Computing);
         }
-        let (train, test) = (&summary.train, &summary.test);
         self.trainee.events.send(Event::EpochReport(EpochReport {
             epoch,
             step: state.step,
             generation: self.generation.0,
-            train: Some(losses(train.terms, train.images)),
-            test: Some(losses(test.terms, test.images)),
+            train: Some(train),
+            test: Some(test),
             images_by_epoch: ledger.epochs.iter().map(|epoch| epoch.images).collect(),
-            index_sum: train.index_sum,
-            images: train.images,
-            step_time: self.epoch_time.of(epoch),
+            index_sum: summary.train.index_sum,
+            images: summary.train.images,
+            step_time: self.epochs_seen.time(epoch),
         }));
     }
 }

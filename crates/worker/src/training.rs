@@ -22,7 +22,7 @@ use crate::{
     beginning,
     bridge::{Assignment, Event, Order, Trainee},
     device,
-    reporter::{EpochTime, Reporter},
+    reporter::{Epochs, Reporter},
     watched::Watched,
     writer::{self, Writer},
 };
@@ -81,12 +81,12 @@ fn work(setup: &Setup, trainee: &Trainee) -> Result<()> {
     }
     let mut trainer = build(setup)?;
     let mut desk = Desk { setup, writer: None, wrote_last: false };
-    let mut epoch_time = EpochTime::default();
+    let mut epochs = Epochs::default();
     say_ready(&trainer, Course::AsTold, None, trainee);
     while let Some(order) = trainee.next_order() {
         match order {
             Order::Train(assignment) => {
-                train(&mut desk, &mut trainer, &mut epoch_time, *assignment, trainee)?;
+                train(&mut desk, &mut trainer, &mut epochs, *assignment, trainee)?;
             }
             Order::Report(course) => say_ready(&trainer, course, None, trainee),
             Order::TakeOver(snapshot, transfer) => {
@@ -99,7 +99,7 @@ fn work(setup: &Setup, trainee: &Trainee) -> Result<()> {
             Order::Persist => {
                 desk.wrote_last = true;
                 let writer = desk.writer(&trainer)?;
-                writer.save(trainer.state(), trainer.ledger());
+                writer.save(trainer.state(), trainer.ledger(), epochs.tests());
                 writer.flush()?;
                 trainee.events.send(Event::Saved(trainer.state().step));
             }
@@ -155,7 +155,7 @@ fn say_ready(
 fn train(
     desk: &mut Desk<'_>,
     trainer: &mut Trainer<Images>,
-    epoch_time: &mut EpochTime,
+    epochs: &mut Epochs,
     assignment: Assignment,
     trainee: &Trainee,
 ) -> Result<()> {
@@ -179,7 +179,7 @@ fn train(
     let operation = desk.setup.config.operation.clone();
     desk.wrote_last = leads;
     let writer = if leads { Some(desk.writer(trainer)?) } else { None };
-    let mut reporter = Reporter::new(&operation, generation, ranks, writer, epoch_time, trainee);
+    let mut reporter = Reporter::new(&operation, generation, ranks, writer, epochs, trainee);
     let ended = trainer.train(&mut collective, &mut reporter);
     reporter.flush();
     match ended {

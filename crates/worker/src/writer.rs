@@ -2,6 +2,7 @@
 //! waits for a disk.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -16,6 +17,7 @@ use checkpoint::{Directory, Metadata, TensorView};
 use data::Images;
 use disk::DiskError;
 use model::{Layout, State, Vae};
+use protocol::wire::Losses;
 use store::{Mirror, Unstored};
 use trainer::{Ledger, Trainer};
 
@@ -29,7 +31,7 @@ const JOBS: usize = 2;
 pub(crate) const STORE_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 enum Job {
-    Checkpoint(Box<State>, Ledger),
+    Checkpoint(Box<State>, Ledger, BTreeMap<u64, Losses>),
     Samples { epoch: u64, parameters: Vec<f32> },
     Flush(SyncSender<()>),
 }
@@ -111,9 +113,10 @@ impl Writer {
         Ok(Self { jobs, thread: Some(thread), mirror })
     }
 
-    /// Has a checkpoint of the state written.
-    pub(crate) fn save(&self, state: &State, ledger: &Ledger) {
-        self.hand_over(Job::Checkpoint(Box::new(state.clone()), ledger.clone()));
+    /// Has a checkpoint of the state written, with the test losses of epochs, from 1.
+    pub(crate) fn save(&self, state: &State, ledger: &Ledger, tests: &BTreeMap<u64, Losses>) {
+        let (state, ledger) = (Box::new(state.clone()), ledger.clone());
+        self.hand_over(Job::Checkpoint(state, ledger, tests.clone()));
     }
 
     /// Has the picture of an epoch, from 1, drawn.
@@ -160,7 +163,7 @@ impl Desk {
     fn work(mut self, jobs: &mpsc::Receiver<Job>) -> Result<()> {
         for job in jobs {
             match job {
-                Job::Checkpoint(state, ledger) => self.write(&state, &ledger)?,
+                Job::Checkpoint(state, ledger, tests) => self.write(&state, &ledger, &tests)?,
                 Job::Samples { epoch, parameters } => {
                     let path = self.samples.join(format!("epoch-{epoch:03}.png"));
                     let seed = self.metadata.seed;
@@ -177,15 +180,22 @@ impl Desk {
         Ok(())
     }
 
-    fn write(&mut self, state: &State, ledger: &Ledger) -> Result<()> {
+    fn write(
+        &mut self,
+        state: &State,
+        ledger: &Ledger,
+        tests: &BTreeMap<u64, Losses>,
+    ) -> Result<()> {
         let _span = tracing::info_span!("checkpoint", step = state.step).entered();
-        let epoch = |epoch: &trainer::EpochLedger| checkpoint::EpochLedger {
+        let test = |test: &Losses| vec![test.loss, test.reconstruction, test.kl];
+        let epoch = |(number, epoch): (u64, &trainer::EpochLedger)| checkpoint::EpochLedger {
             images: epoch.images,
             index_sum: epoch.index_sum,
             loss_terms: epoch.terms.to_vec(),
+            test_losses: tests.get(&number).map(test).unwrap_or_default(),
         };
         self.metadata.step = state.step;
-        self.metadata.ledger = ledger.epochs.iter().map(epoch).collect();
+        self.metadata.ledger = (1..).zip(&ledger.epochs).map(epoch).collect();
         let vectors = [
             ("", &state.parameters),
             ("exp_avg.", &state.exp_avg),

@@ -31,6 +31,7 @@ fn metadata(step: u64) -> Metadata {
             images: 60_000,
             index_sum: 1_799_970_000,
             loss_terms: vec![0.1, -2.5e300],
+            test_losses: vec![0.5, 1e-300],
         }],
     }
 }

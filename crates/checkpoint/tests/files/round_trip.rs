@@ -108,7 +108,12 @@ proptest! {
         ledger in prop::collection::vec(any::<(u64, u64)>(), 0..4),
     ) {
         let (_root, directory) = folder();
-        let ledger = ledger.into_iter().map(|(images, index_sum)| EpochLedger { images, index_sum, loss_terms: vec![images as f64 / 3.0] });
+        let ledger = ledger.into_iter().map(|(images, index_sum)| EpochLedger {
+            images,
+            index_sum,
+            loss_terms: vec![images as f64 / 3.0],
+            ..EpochLedger::default()
+        });
         let metadata = Metadata { run_id, step, seed, configuration, ledger: ledger.collect() };
         let owned: Vec<_> = values
             .iter()

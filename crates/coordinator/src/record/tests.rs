@@ -130,8 +130,11 @@ fn an_epoch_that_nobody_reports_is_recorded_from_the_checkpoint() {
         images: 6000,
         index_sum: 6000 * 5999 / 2,
         loss_terms: vec![6000.0 * 120.0, 6000.0 * 100.0, 6000.0 * 20.0],
+        test_losses: vec![],
     };
-    let unreported = (1..=4).map(|epoch| (epoch, ledger.clone())).collect();
+    let mut unreported: BTreeMap<_, _> = (1..=4).map(|epoch| (epoch, ledger.clone())).collect();
+    // The others were trained by a worker that the writer of the checkpoint did not see.
+    unreported.get_mut(&4).unwrap().test_losses = vec![104.0, 94.0, 10.0];
     let mut record = Record { unreported, ..record() };
     assert_eq!(told(&record.unreported_before(2)), [(1, None, None)]);
     // The worker that came back knows the third alone.
@@ -141,7 +144,7 @@ fn an_epoch_that_nobody_reports_is_recorded_from_the_checkpoint() {
     assert_eq!(line["loss"], 120.0);
     assert_eq!((&line["step"], &line["images_counted"]), (&json!(188), &json!(6000)));
     assert!(rows[0].text.starts_with("Epoch 2/5  loss 120.00"), "{}", rows[0].text);
-    assert_eq!(told(&record.unreported_before(u64::MAX)), [(4, None, None)]);
+    assert_eq!(told(&record.unreported_before(u64::MAX)), [(4, None, Some(104.0))]);
     assert!(record.epoch_report(&epoch(4)).is_empty());
 }
 
