@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::harness::{
-    ENDLESS, Fleet, Place, SMALL, STEPS_PER_EPOCH, coordinator, coordinator_at, worker,
+    ENDLESS, Fleet, Place, SMALL, STEPS_PER_EPOCH, coordinator, coordinator_at, wait_until, worker,
 };
 
 /// How the run of a fleet stands.
@@ -56,6 +56,22 @@ fn a_run_that_has_nothing_left_to_train_has_no_rate() {
     assert_eq!(summary["test_loss"], test_loss);
     assert!(!exit.text().contains("images/s"), "{exit}");
     assert_eq!(place.metrics("epoch").len(), 1, "the epoch was recorded before");
+}
+
+#[test]
+fn what_is_waited_for_is_told_by_the_one_who_waits() {
+    let place = Place::new();
+    let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} --workers 2"));
+    fleet.add("--threads 1");
+    let words = "waiting for the coordinator, which waits for other workers (5 s)";
+    fleet.workers[0].wait_for_line(words);
+    // Each line comes after twice the time.
+    for seconds in ["(5 s)", "(10 s)"] {
+        let told = || fleet.coordinator.says("Waiting for workers: ", seconds);
+        wait_until("it is told", told);
+    }
+    fleet.coordinator.signal(Signal::KILL);
+    fleet.workers[0].wait_for_line("waiting for the coordinator to come back (5 s)");
 }
 
 #[test]

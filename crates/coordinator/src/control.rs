@@ -31,7 +31,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
-pub(crate) use self::call::Word;
+pub(crate) use self::{call::Word, waiting::during};
 use self::{recovery::Recovery, waiting::Waits};
 use crate::{
     console::Console,
@@ -244,6 +244,7 @@ impl<'a> Control<'a> {
         if self.is_cut_short {
             self.cut_short();
         }
+        self.console.end();
         if let Some(error) = self.broken {
             return Err(error);
         }

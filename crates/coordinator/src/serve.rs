@@ -18,7 +18,7 @@ use tonic::{
 
 use crate::{
     console::Console,
-    control::{Control, Ended, Input},
+    control::{self, Control, Ended, Input},
     health::{self, Health},
     hints,
     journal::Entry,
@@ -114,7 +114,9 @@ async fn start(launch: &Launch, console: &Console, listener: TcpListener) -> Res
     let address = listener.local_addr()?;
     let mut run_dir = launch.open_run_dir()?;
     // A run that could not be kept here must not stand in the store.
-    launch.claim_storage().await?;
+    let url = launch.config().operation.checkpoint_url.as_deref().unwrap_or_default();
+    let claimed = launch.claim_storage();
+    control::during(console, &format!("Waiting for {url} to answer"), claimed).await?;
     run_dir.journal().note(&Entry::Listening(address))?;
     telemetry::note_run(&launch.info.run_id);
     let key = launch.history.key(run_dir.journal())?;
@@ -142,7 +144,8 @@ async fn start(launch: &Launch, console: &Console, listener: TcpListener) -> Res
             let _dropped = stopped_serving.await;
         });
     tokio::spawn(served);
-    let signals = stop::listen(launch.leave_on_sigterm, launch.coordinator_timeout)?;
+    let signals =
+        stop::listen(launch.leave_on_sigterm, launch.coordinator_timeout, console.clone())?;
     let mut children = Children::default();
     if let Some(spawn) = &launch.spawn
         && let Err(error) =

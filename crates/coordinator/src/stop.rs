@@ -6,6 +6,8 @@ use process::signals::{self, Listening, Stop};
 use telemetry::Outlet;
 use tokio::sync::watch;
 
+use crate::console::Console;
+
 /// The signals that came.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Asked {
@@ -41,6 +43,7 @@ pub(crate) fn listen_while_fetching() -> Result<Listening> {
 pub(crate) fn listen(
     leave_on_sigterm: bool,
     workers_wait: std::time::Duration,
+    console: Console,
 ) -> Result<(Listening, watch::Receiver<Asked>)> {
     let (sender, asked) = watch::channel(Asked::default());
     let heed = move |stop: Stop| {
@@ -50,6 +53,7 @@ pub(crate) fn listen(
                  resumes it",
                 workers_wait.as_secs_f64()
             );
+            console.end();
             Outlet::flush_all();
             std::process::exit(i32::from(stop.exit_code()));
         }

@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, mem, time::Duration};
 
 use collective::{Generation, Rank, Step};
 
-pub use self::waiting::Waiting;
+pub use self::waiting::{Newcomers, Waiting};
 use self::{ending::Ending, forming::Setbacks, patience::Pace};
 use crate::{
     Command, Course, Event, Failure, Fingerprint, Join, Loss, Outcome, Progress, Refusal, Standing,

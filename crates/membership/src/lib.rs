@@ -12,7 +12,7 @@ pub mod engine;
 pub mod event;
 mod roster;
 
-pub use engine::{Engine, Past, Settings, Waiting};
+pub use engine::{Engine, Newcomers, Past, Settings, Waiting};
 pub use event::{
     Command, Course, Event, Failure, Fingerprint, Join, Loss, Member, Outcome, Phase, Progress,
     Refusal, Returning, Standing, WorkerId,

@@ -8,6 +8,7 @@ mod away;
 mod parting;
 mod pending;
 mod phase;
+mod waiting;
 
 use std::{io::ErrorKind, net::IpAddr, sync::Arc, time::Duration};
 
@@ -33,7 +34,7 @@ use transport::{
     state::{Donor, Recipient, Snapshot},
 };
 
-use self::{away::Link, parting::Parting, pending::PendingReports, phase::Phase};
+use self::{away::Link, parting::Parting, pending::PendingReports, phase::Phase, waiting::Wait};
 use crate::{
     args::Args,
     bridge::{Bridge, Event, Order, Shared},
@@ -136,6 +137,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         threads: args.threads,
         phase: Phase::Idle,
         signals,
+        wait: Wait::default(),
     };
     let parting = session.converse().await;
     session.part(parting).await
@@ -198,6 +200,7 @@ struct Session {
     phase: Phase,
     /// Those that ask this worker to leave.
     signals: mpsc::Receiver<Stop>,
+    wait: Wait,
 }
 
 /// What wakes the session.
@@ -209,6 +212,8 @@ enum Wake {
     Fetched(Result<(Snapshot, Transfer), String>),
     Asked(Recipient),
     Signalled(Stop),
+    /// Something has been waited for so long that it is time to say so.
+    Waited(&'static str, Duration),
 }
 
 impl Session {
@@ -253,6 +258,9 @@ impl Session {
                 Wake::Trained(None) => {}
                 Wake::Connected(result) => self.connected(result),
                 Wake::Fetched(result) => self.fetched(result),
+                Wake::Waited(what, waited) => {
+                    tracing::info!("waiting for {what} ({} s)", waited.as_secs());
+                }
                 Wake::Asked(recipient) => self.bridge.order(Order::Donate(recipient)),
                 Wake::Signalled(stop) if leaving.is_some() => {
                     signals::end_at_next();
@@ -275,7 +283,8 @@ impl Session {
     }
 
     async fn wake(&mut self) -> Wake {
-        let Self { link, phase, requests, bridge, signals, .. } = self;
+        self.wait.enter(self.waits_for());
+        let Self { link, phase, requests, bridge, signals, wait, .. } = self;
         let coordinator = async {
             match link {
                 Link::Up(joined) => Wake::Told(joined.hear().await),
@@ -295,6 +304,7 @@ impl Session {
             wake = at_work => wake,
             Some(recipient) = requests.recv() => Wake::Asked(recipient),
             Some(stop) = signals.recv() => Wake::Signalled(stop),
+            (what, waited) = wait.due() => Wake::Waited(what, waited),
         }
     }
 

@@ -12,7 +12,10 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::{Control, FAREWELL, Input};
+use super::{Control, FAREWELL, Input, waiting::Wait};
+
+/// The longest time between two looks at what is still waited for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The longest that a worker is waited for which says that it saves; it gives up itself before.
 const SAVING_TIMEOUT: Duration = Duration::from_secs(11 * 60);
@@ -22,10 +25,12 @@ impl Control<'_> {
     pub(super) async fn say_farewell(&mut self, mut inputs: mpsc::Receiver<Input>) {
         let last = Instant::now() + SAVING_TIMEOUT;
         let mut deadline = Instant::now() + FAREWELL;
-        let mut is_told = false;
+        let mut storing = false;
+        let mut wait = Wait::default();
         while !self.connections.is_empty() {
+            let look = deadline.min(Instant::now() + LOOK_INTERVAL);
             let input = tokio::select! {
-                input = timeout_at(deadline, inputs.recv()) => input,
+                input = timeout_at(look, inputs.recv()) => input,
                 Ok(()) = self.asked.changed() => {
                     if self.asked.borrow_and_update().to_end_at_once() {
                         self.is_cut_short = true;
@@ -38,7 +43,11 @@ impl Control<'_> {
                     continue;
                 }
             };
+            wait.tell(&self.console, &self.still_here(storing));
             let Ok(input) = input else {
+                if Instant::now() < deadline {
+                    continue;
+                }
                 tracing::warn!(workers = self.connections.len(), "some workers did not go in time");
                 return;
             };
@@ -52,7 +61,7 @@ impl Control<'_> {
                 {
                     deadline = last.min(Instant::now() + FAREWELL);
                     let url = self.launch.config().operation.checkpoint_url.as_ref();
-                    if let (Some(url), false) = (url, std::mem::replace(&mut is_told, true)) {
+                    if let (Some(url), false) = (url, std::mem::replace(&mut storing, true)) {
                         self.console.line(&format!("Storing the last checkpoint at {url} ..."));
                     }
                 }
@@ -66,6 +75,14 @@ impl Control<'_> {
                 Some(_) => {}
                 None => return,
             }
+        }
+    }
+
+    /// What is waited for at the end.
+    fn still_here(&self, storing: bool) -> String {
+        match &self.launch.config().operation.checkpoint_url {
+            Some(url) if storing => format!("Storing the last checkpoint at {url}"),
+            _ => format!("Waiting for {} workers to end", self.connections.len()),
         }
     }
 }

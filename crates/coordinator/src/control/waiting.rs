@@ -6,10 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use membership::{Phase, Waiting, WorkerId};
+use membership::{Newcomers, Phase, Waiting, WorkerId};
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::Control;
+use crate::console::Console;
 
 /// How long something is waited for before people are told: on a terminal, and elsewhere. There
 /// the time doubles with each line.
@@ -23,13 +25,15 @@ const NAMED: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Waits {
     current: Option<Wait>,
+    /// For workers that are about to take part while others train.
+    newcomers: Option<Wait>,
     /// When the members' last step was reported.
     last_step: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Wait {
-    /// None for a step.
+pub(super) struct Wait {
+    /// None for what is no state of the engine's, as a step.
     kind: Option<Discriminant<Waiting>>,
     begun: Instant,
     told_after: Duration,
@@ -51,7 +55,24 @@ impl Waits {
     }
 }
 
+impl Default for Wait {
+    fn default() -> Self {
+        Self { kind: None, begun: Instant::now(), told_after: TOLD_AFTER }
+    }
+}
+
 impl Wait {
+    /// Tells people what is waited for, where it is time to: on a terminal in the status line.
+    pub(super) fn tell(&mut self, console: &Console, what: &str) {
+        let waited = self.begun.elapsed();
+        let line = format!("{what} ({} s)", waited.as_secs());
+        if console.is_terminal() {
+            console.waiting((waited >= SHOWN_AFTER).then_some(line));
+        } else if self.is_due() {
+            console.line(&line);
+        }
+    }
+
     /// Whether it is time for another line.
     fn is_due(&mut self) -> bool {
         let is_due = self.begun.elapsed() >= self.told_after;
@@ -65,34 +86,43 @@ impl Wait {
 impl Control<'_> {
     /// Tells people what is waited for, where it is time to.
     pub(super) fn tell_waiting(&mut self) {
-        let Some((text, waited)) = self.waited_for() else {
-            return self.console.waiting(None);
-        };
-        let line = format!("{text} ({} s)", waited.as_secs());
-        if self.console.is_terminal() {
-            return self.console.waiting((waited >= SHOWN_AFTER).then_some(line));
-        }
-        if self.waits.current.as_mut().is_some_and(Wait::is_due) {
-            self.console.line(&line);
+        self.tell_newcomers();
+        match (self.waited_for(), &mut self.waits.current) {
+            (Some(text), Some(wait)) => wait.tell(&self.console, &text),
+            _ => self.console.waiting(None),
         }
     }
 
-    /// What the run waits for, if it waits, and since when.
-    fn waited_for(&mut self) -> Option<(String, Duration)> {
+    /// Tells people who is about to take part; training goes on.
+    fn tell_newcomers(&mut self) {
+        let Newcomers { loading, transfers } = self.engine.newcomers();
+        let text = match (&transfers[..], &loading[..]) {
+            ([], []) => return self.waits.newcomers = None,
+            ([], loading) => format!("Waiting for {} to get ready", self.names(loading)),
+            (transfers, _) => self.describe_transfers(transfers),
+        };
+        let wait = self.waits.newcomers.get_or_insert_default();
+        if wait.is_due() {
+            let seconds = wait.begun.elapsed().as_secs();
+            self.console.line(&format!("{text}; training goes on ({seconds} s)"));
+        }
+    }
+
+    /// What the run waits for, if it waits; for how long is in `waits`.
+    fn waited_for(&mut self) -> Option<String> {
         if self.outcome.is_some() {
             return None;
         }
         let now = self.epoch.elapsed();
         if let Some(waiting) = self.engine.waiting(now) {
             let text = self.describe_waiting(&waiting);
-            let wait = self.waits.enter(Some(discriminant(&waiting)), None);
-            return Some((text, wait.begun.elapsed()));
+            self.waits.enter(Some(discriminant(&waiting)), None);
+            return Some(text);
         }
         let begun = self.waits.last_step;
         let begun = begun.max(self.generation_began);
         let wait = self.waits.enter(None, begun);
-        let waited = wait.begun.elapsed();
-        (waited >= TOLD_AFTER).then(|| (self.describe_step(), waited))
+        (wait.begun.elapsed() >= TOLD_AFTER).then(|| self.describe_step())
     }
 
     /// The same for those who ask, whether or not it is time to tell.
@@ -139,11 +169,7 @@ impl Control<'_> {
                     seconds(left)
                 )
             }
-            Waiting::Transfer { transfers } => {
-                let workers: Vec<WorkerId> = transfers.iter().map(|(worker, _)| *worker).collect();
-                let donor = transfers.first().map_or(String::new(), |(_, d)| self.name(*d));
-                format!("Waiting for {} to take over the state of {donor}", self.names(&workers))
-            }
+            Waiting::Transfer { transfers } => self.describe_transfers(transfers),
             Waiting::Stopping { members, left: None } => {
                 format!("Waiting for {} to finish the current step", self.names(members))
             }
@@ -156,6 +182,15 @@ impl Control<'_> {
                 format!("Waiting for {} to write a checkpoint, for {left} more", self.name(*worker))
             }
         }
+    }
+
+    fn describe_transfers(&self, transfers: &[(WorkerId, WorkerId)]) -> String {
+        let workers: Vec<WorkerId> = transfers.iter().map(|(worker, _)| *worker).collect();
+        let mut donors: Vec<WorkerId> = transfers.iter().map(|(_, donor)| *donor).collect();
+        donors.sort_unstable();
+        donors.dedup();
+        let (workers, donors) = (self.names(&workers), self.names(&donors));
+        format!("Waiting for {workers} to take over the state of {donors}")
     }
 
     /// Whom the members wait for that have done no step for a while.
@@ -204,6 +239,21 @@ impl Control<'_> {
             let waited = waited.as_secs_f64();
             let what = json!({ "members": members, "workers": workers, "waited_seconds": waited });
             self.note("begun_with_fewer", what);
+        }
+    }
+}
+
+/// Waits for `work`, and tells people that it does.
+pub(crate) async fn during<T>(console: &Console, what: &str, work: impl Future<Output = T>) -> T {
+    let mut wait = Wait::default();
+    let mut work = std::pin::pin!(work);
+    loop {
+        match timeout(SHOWN_AFTER, &mut work).await {
+            Ok(done) => {
+                console.waiting(None);
+                return done;
+            }
+            Err(_) => wait.tell(console, what),
         }
     }
 }

@@ -51,7 +51,35 @@ pub enum Waiting {
     },
 }
 
+/// Workers that are about to take part while the members train on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Newcomers {
+    /// Those that are not ready yet, in rank order.
+    pub loading: Vec<WorkerId>,
+    /// Those that take over a state, each with the worker whose it is.
+    pub transfers: Vec<(WorkerId, WorkerId)>,
+}
+
 impl Engine {
+    /// Who is about to take part while the members train on.
+    #[must_use]
+    pub fn newcomers(&self) -> Newcomers {
+        if !self.is_training() {
+            return Newcomers::default();
+        }
+        let loading = self.roster.in_rank_order(|seat| seat.place == Place::Loading);
+        Newcomers { loading, transfers: self.transfers() }
+    }
+
+    fn transfers(&self) -> Vec<(WorkerId, WorkerId)> {
+        let donor = |place| match place {
+            Place::Fetching { donor, .. } => Some(donor),
+            _ => None,
+        };
+        let seats = self.roster.iter();
+        seats.filter_map(|(worker, seat)| Some((worker, donor(seat.place)?))).collect()
+    }
+
     /// What the run waits for at `now`, if its members do not compute.
     #[must_use]
     pub fn waiting(&self, now: Duration) -> Option<Waiting> {
@@ -62,14 +90,7 @@ impl Engine {
         }
         match self.state {
             State::Gathering { .. } if self.is_fetching(now) => {
-                let donor = |place| match place {
-                    Place::Fetching { donor, .. } => Some(donor),
-                    _ => None,
-                };
-                let transfers = self.roster.iter();
-                let transfers =
-                    transfers.filter_map(|(worker, seat)| Some((worker, donor(seat.place)?)));
-                Some(Waiting::Transfer { transfers: transfers.collect() })
+                Some(Waiting::Transfer { transfers: self.transfers() })
             }
             State::Gathering { deadline } => {
                 let ready = self.roster.in_rank_order(|seat| seat.standing().is_some()).len();

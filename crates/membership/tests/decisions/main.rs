@@ -8,3 +8,4 @@ mod patience;
 mod recovery;
 mod returning;
 mod run;
+mod waiting;
