@@ -190,3 +190,13 @@ fn what_to_build_is_said_as_cargo_takes_it() {
     fs::set_permissions(&worker, fs::Permissions::from_mode(0o644)).unwrap();
     refused(&installed, &["which is not there"]);
 }
+
+#[test]
+fn a_folder_that_holds_the_run_is_gone_on_with_what_is_printed() {
+    let place = Place::new();
+    drop(Fleet::without_workers(&place, TINY));
+    let exit = coordinator_at(&place, &format!("{TINY} --spawn --epochs 1")).wait();
+    let text = exit.failed_with(&["already holds this run", "--run-dir"]).text();
+    paste(&place, after(&text, "go on with: ")).wait().succeeded();
+    assert_eq!(place.summary()["workers"], 1);
+}

@@ -119,7 +119,7 @@ impl Launch {
         let data_dir = args.directories.data_dir.clone().unwrap_or_else(data::default_dir);
         let data_dir = std::path::absolute(data_dir)?;
         let Origin { info, run_dir, start, storage } =
-            if resumes(&args)? { resume(&args, matches)? } else { begin(&args)? };
+            if resumes(&args)? { resume(&args, matches)? } else { begin(&args, matches)? };
         check_memory(&info.config, args.spawn)?;
         ensure!(
             info.config.operation.collective != Collective::Nccl || args.security.insecure,
@@ -245,13 +245,13 @@ fn resumes(args: &Args) -> Result<bool> {
     storage.map_or(Ok(false), |storage| storage.holds_run())
 }
 
-fn begin(args: &Args) -> Result<Origin> {
+fn begin(args: &Args, matches: &ArgMatches) -> Result<Origin> {
     let config = args.config();
     config.validate()?;
     let info = RunInfo { run_id: uuid::Uuid::new_v4().simple().to_string(), config };
     let run_dir = match &args.directories.run_dir {
         Some(path) => {
-            refuse_occupied(path, &info.config)?;
+            refuse_occupied(path, &info.config, &Given::new(matches))?;
             RunDir::try_new(path)?;
             path.clone()
         }
@@ -300,15 +300,15 @@ fn latest_to_resume(args: &Args) -> PathBuf {
 }
 
 /// Refuses to begin a run where there is one already.
-fn refuse_occupied(path: &Path, config: &RunConfig) -> Result<()> {
+fn refuse_occupied(path: &Path, config: &RunConfig, given: &Given) -> Result<()> {
     if !RunDir::holds_run(path) {
         return Ok(());
     }
     let there = RunDir::read_info(path)?;
     let differences = there.config.training.differences(&config.training);
-    let path = path.display();
+    let (go_on, path) = (given.go_on(path), path.display());
     if differences.is_empty() {
-        bail!("{path} already holds this run: go on with --resume, or choose another --run-dir");
+        bail!("{path} already holds this run: choose another --run-dir, or go on with: {go_on}");
     }
     bail!(
         "{path} holds a run of another configuration ({}): choose another --run-dir",

@@ -370,7 +370,8 @@ impl Engine {
             return Vec::new();
         }
         let message = format!("its process ended before the run began ({status})");
-        self.finish(Outcome::WorkerFailed { rank, message, recurs: false })
+        // What it has said of itself is true of the next one too.
+        self.finish(Outcome::WorkerFailed { rank, message, recurs: true })
     }
 
     fn failed(&mut self, worker: WorkerId, failure: Failure, now: Duration) -> Vec<Command> {
