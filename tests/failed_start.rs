@@ -39,7 +39,7 @@ fn failures(place: &Place, taken: &str) -> Vec<(String, &'static str)> {
         (format!("--checkpoint-url file://{}/none", place.path("file").display()), "file"),
         (format!("--checkpoint-url file://{}", store.display()), "config.json"),
         (last("--checkpoint-url nonsense"), "nonsense"),
-        (last("--run-dir file/run"), "cannot create"),
+        (last("--run-dir file/run"), "file/run"),
         (last("--spawn --worker-device cuda:999"), "process ended before the run began"),
         (last("--min-workers 2"), "--min-workers"),
         (last("--workers 3 --shards 2"), "--shards"),
