@@ -29,6 +29,7 @@ fn completions(place: &Place) -> String {
 }
 
 /// Whether a shell is here to be asked.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn has(shell: &str) -> bool {
     let is_here = std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|folder| folder.join(shell).is_file())

@@ -163,12 +163,12 @@ fn place(launch: &Launch, listening: SocketAddr) -> String {
     }
     let is_any = listening.ip().is_unspecified();
     let leads_here = |host: &str| {
-        let found = (host, port).to_socket_addrs().into_iter().flatten();
+        let mut found = (host, port).to_socket_addrs().into_iter().flatten();
         let is_here = |found: SocketAddr| match is_any {
             true => found.is_ipv4() || listening.is_ipv6(),
             false => found.ip() == listening.ip(),
         };
-        found.map(is_here).any(|is_here| is_here)
+        found.any(is_here)
     };
     let numbered = (!is_any).then(|| listening.ip().to_string());
     let far_away = || FAR_AWAY.iter().filter_map(|(any, far)| own_address(any, far));

@@ -9,6 +9,7 @@ use advice::CommandLine;
 use anyhow::Context as _;
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -99,9 +100,8 @@ fn value(flags: &[OsString], flag: &str) -> Option<OsString> {
         if word == flag {
             return flags.get(index + 1).cloned();
         }
-        let (word, joined) = (word.as_encoded_bytes(), joined.as_bytes());
-        let value = word.strip_prefix(joined)?;
-        Some(std::os::unix::ffi::OsStrExt::from_bytes(value)).map(OsStr::to_owned)
+        let value = word.as_bytes().strip_prefix(joined.as_bytes())?;
+        Some(OsStr::from_bytes(value).to_owned())
     })
 }
 
