@@ -238,7 +238,8 @@ fn a_second_sigterm_says_what_becomes_of_other_workers() {
     fleet.coordinator.signal(Signal::TERM);
     let Fleet { coordinator, workers, .. } = fleet;
     let exit = coordinator.wait().exited_with(143);
-    let said = "2 workers that were not started here wait up to 1 s for a coordinator";
+    let said = "Without a coordinator for up to 1 s, until they save and end: 2 workers that were \
+                not started here";
     assert!(exit.text().contains(said), "{exit}");
     workers[0].signal(Signal::CONT);
     for worker in workers {

@@ -248,7 +248,7 @@ impl<'a> Control<'a> {
         if let Some(error) = self.broken {
             return Err(error);
         }
-        if self.is_cut_short && !matches!(self.outcome, Some(Outcome::Completed(_))) {
+        if self.is_cut_short && self.outcome.is_none() {
             let newest = self.run_dir.checkpoints().list()?.pop();
             let step = collective::Step(newest.map_or(0, |(step, _)| step));
             let outcome = Outcome::Interrupted(step);

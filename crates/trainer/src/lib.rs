@@ -56,7 +56,7 @@ pub enum TrainError {
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// The device that the model computes on failed. The model is not to be used any more.
-    #[error("this worker's device failed: {0}")]
+    #[error("this worker's device failed")]
     Device(#[from] ModelError),
     /// The loss is no number any more. The state is that before this step.
     #[error(

@@ -26,14 +26,19 @@ impl Control<'_> {
             let message = format!("the last checkpoint may not be stored at {url}");
             self.unfinished.get_or_insert(message);
         }
+        let workers = |count| match count {
+            1 => "1 worker that was".to_owned(),
+            _ => format!("{count} workers that were"),
+        };
         if killed > 0 {
-            self.console.line(&format!("Killed {killed} workers that were started here"));
+            self.console.line(&format!("Killed {} started here", workers(killed)));
         }
         if others > 0 {
-            let seconds = self.launch.coordinator_timeout.as_secs_f64();
+            let (others, seconds) =
+                (workers(others), self.launch.coordinator_timeout.as_secs_f64());
             self.console.line(&format!(
-                "{others} workers that were not started here wait up to {seconds:.0} s for a \
-                 coordinator, and then save and end"
+                "Without a coordinator for up to {seconds:.0} s, until they save and end: {others} \
+                 not started here"
             ));
         }
     }
