@@ -3,7 +3,9 @@
 
 use serde_json::Value;
 
-use crate::harness::{Fleet, Place, Process, SMALL, assert_same_tensors, reference};
+use crate::harness::{
+    Fleet, Place, Process, SMALL, armed_programs, assert_same_tensors, reference,
+};
 
 const EPOCHS: u64 = 2;
 
@@ -24,6 +26,8 @@ fn completed(fleet: Fleet, place: &Place) {
 
 /// One of three breaks at its 30th step.
 fn breaks(order: &str, cause: &str, collective: &str) {
+    // Built first, since others wait for this worker.
+    armed_programs();
     let place = Place::new();
     let flags = format!("{SMALL} --epochs {EPOCHS} --workers 3 --collective {collective}");
     let mut fleet = Fleet::without_workers(&place, &flags);

@@ -68,6 +68,7 @@ pub(crate) fn verify_as(path: &Path, place: &Path) -> Result<Verified, Checkpoin
 
 /// Opens the file at `place` and verifies everything but the tensors; the file then stands at their first byte.
 fn open(path: &Path, place: &Path) -> Result<(File, Header), CheckpointError> {
+    crashpoint::reach!("checkpoint.reading");
     let io = |action| CheckpointError::io(action, path);
     // Looked at before it is opened: opening a pipe would wait for a writer.
     if !std::fs::metadata(place).map_err(io("read"))?.is_file() {
