@@ -56,6 +56,7 @@ fn its_training_thread_panics() {
 /// Nobody else would notice: the heartbeats of the only worker would go on for ever.
 #[test]
 fn the_only_one_breaks() {
+    armed_programs();
     for (order, cause) in [
         ("trainer.step 1 panic", "at trainer.step"),
         ("trainer.step 100 panic", "at trainer.step"),

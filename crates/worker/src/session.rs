@@ -69,7 +69,8 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
     result
 }
 
-async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
+/// Says what was found, and who has given it.
+fn tell(found: &Found) {
     match found.rank {
         Some(rank) => tracing::info!("asking for rank {rank}, by {}", found.rank_from),
         None => tracing::debug!("asking for any rank"),
@@ -77,6 +78,10 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
     if found.coordinator_from != Source::Default {
         tracing::info!("the coordinator is {}, by {}", found.coordinator, found.coordinator_from);
     }
+}
+
+async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
+    tell(&found);
     let patience = Duration::from_secs(args.join_timeout_seconds.into());
     let security = args.security.load()?;
     let route = Route::new(&found.url(security.scheme()), &security)?;
