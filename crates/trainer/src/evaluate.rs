@@ -1,8 +1,9 @@
-//! The test set's losses, computed by all members together.
+//! The test set's losses, computed by all members together, or by one alone that has only the
+//! parameters.
 
 use collective::{AllReduce, Contribution, Kind, Node, ShardRange, Tally};
 use data::{Batch, Dataset, Domain, Stream, Visit};
-use model::ModelError;
+use model::{Model, ModelError};
 
 use crate::{TrainError, Trainer};
 
@@ -10,37 +11,69 @@ use crate::{TrainError, Trainer};
 /// reported losses in their last digits.
 const EVALUATION_BATCH: usize = 250;
 
-impl<D: Dataset> Trainer<D> {
-    /// The tally of the whole test set at the current state, the latents sampled. Each shard
-    /// stands for its slice of the test images, so the sum follows the shard tree too.
-    pub(crate) fn evaluate(&mut self, collective: &mut dyn AllReduce) -> Result<Tally, TrainError> {
-        let nodes = collective.nodes().to_vec();
-        let tallies: Result<_, _> =
-            nodes.into_iter().map(|node| self.evaluate_node(node)).collect();
-        let contribution = Contribution { tallies: tallies?, ..Contribution::default() };
-        let outcome = collective.all_reduce(self.round(Kind::Evaluate), &contribution)?;
-        Ok(outcome.tally)
+/// What the losses of the test set are a function of, beside the model.
+#[derive(Debug)]
+pub struct Evaluation<'a, D> {
+    /// The parameters.
+    pub parameters: &'a [f32],
+    /// The test set, as the run sees it.
+    pub test: &'a D,
+    /// Logical slices of the test set.
+    pub shards: u32,
+    /// Key of the noise.
+    pub seed: u64,
+    /// Updates that the parameters have seen; part of the noise's key.
+    pub step: u64,
+}
+
+impl<D: Dataset> Evaluation<'_, D> {
+    /// The tally of the whole test set: the numbers that a run reports at the end of an epoch.
+    ///
+    /// # Errors
+    /// What the model says of its device.
+    pub fn tally(&self, model: &mut dyn Model<Data = D>) -> Result<Tally, ModelError> {
+        self.node(model, Node::root(self.shards))
     }
 
-    fn evaluate_node(&mut self, node: Node) -> Result<Tally, ModelError> {
+    /// The tally of a node of the shard tree.
+    fn node(&self, model: &mut dyn Model<Data = D>, node: Node) -> Result<Tally, ModelError> {
         Ok(match node.children() {
-            None => self.evaluate_shard(node.start)?,
-            Some((left, right)) => self.evaluate_node(left)? + self.evaluate_node(right)?,
+            None => self.shard(model, node.start)?,
+            Some((left, right)) => self.node(model, left)? + self.node(model, right)?,
         })
     }
 
-    fn evaluate_shard(&mut self, shard: u32) -> Result<Tally, ModelError> {
-        let slices = ShardRange::deal(self.data.test.count(), self.settings.shards);
+    fn shard(&self, model: &mut dyn Model<Data = D>, shard: u32) -> Result<Tally, ModelError> {
+        let slices = ShardRange::deal(self.test.count(), self.shards);
         let indices: Vec<u32> = slices[shard as usize].iter().collect();
         let mut tally = Tally::default();
         for indices in indices.chunks(EVALUATION_BATCH) {
-            let (seed, step) = (self.settings.seed, self.state.step);
-            let batch = Batch { data: &self.data.test, indices, visit: Visit::test(seed) };
-            let noise = Stream::new(seed, Domain::Evaluation, step, indices[0]);
-            let sums = self.model.evaluate(&self.state.parameters, &batch, noise)?;
+            let batch = Batch { data: self.test, indices, visit: Visit::test(self.seed) };
+            let noise = Stream::new(self.seed, Domain::Evaluation, self.step, indices[0]);
+            let sums = model.evaluate(self.parameters, &batch, noise)?;
             let (images, index_sum) = (batch.len() as u64, batch.index_sum());
             tally = tally + Tally { terms: sums.terms, images, index_sum };
         }
         Ok(tally)
+    }
+}
+
+impl<D: Dataset> Trainer<D> {
+    /// The tally of the whole test set at the current state, the latents sampled. Each shard
+    /// stands for its slice of the test images, so the sum follows the shard tree too.
+    pub(crate) fn evaluate(&mut self, collective: &mut dyn AllReduce) -> Result<Tally, TrainError> {
+        let evaluation = Evaluation {
+            parameters: &self.state.parameters,
+            test: &self.data.test,
+            shards: self.settings.shards,
+            seed: self.settings.seed,
+            step: self.state.step,
+        };
+        let nodes = collective.nodes().iter();
+        let tallies: Result<_, _> =
+            nodes.map(|node| evaluation.node(&mut *self.model, *node)).collect();
+        let contribution = Contribution { tallies: tallies?, ..Contribution::default() };
+        let outcome = collective.all_reduce(self.round(Kind::Evaluate), &contribution)?;
+        Ok(outcome.tally)
     }
 }

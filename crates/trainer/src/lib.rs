@@ -17,6 +17,7 @@ use data::{Dataset, Domain, Schedule, Splits, Stream};
 use model::{Adam, Isa, Model, ModelError, State, StepContext, Team};
 use thiserror::Error;
 
+pub use evaluate::Evaluation;
 pub use ledger::{EpochLedger, Ledger};
 pub use observer::{EpochSummary, Observer, Quiet, StepSummary};
 pub use recipe::Recipe;
