@@ -41,6 +41,7 @@ mod slow_disk;
 mod slow_reader;
 mod slurm;
 mod stall;
+mod standard_output;
 mod stop;
 mod strangers;
 mod terminal;

@@ -26,7 +26,11 @@ mod stop;
 mod storage;
 mod undo;
 
-use std::{fmt::Display, process::ExitCode};
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use membership::Outcome;
@@ -40,13 +44,20 @@ use crate::{
 
 /// The program.
 pub fn main() -> ExitCode {
+    stdout::finish(run())
+}
+
+fn run() -> ExitCode {
     if let Err(error) = process::signals::install() {
         return fail(&format!("cannot handle signals: {error}"));
     }
     if let Some(done) = manual::on_request(Args::command(), &environment::VARIABLES) {
         return done;
     }
-    let matches = command().get_matches();
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(said) => return manual::answer(&said),
+    };
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let console = Console::new();
     let _written = Written;
@@ -65,7 +76,7 @@ pub fn main() -> ExitCode {
         };
         return match said {
             Ok(text) => {
-                console.line(&text);
+                stdout::say!("{text}");
                 ExitCode::SUCCESS
             }
             Err(error) => fail(&format!("{error:#}")),
@@ -133,9 +144,8 @@ impl Drop for Written {
     }
 }
 
-#[allow(clippy::print_stderr, reason = "an error is the last thing this program says")]
 fn fail(error: &str) -> ExitCode {
     Outlet::flush_all();
-    eprintln!("error: {error}");
+    let _closed = writeln!(io::stderr(), "error: {error}");
     ExitCode::FAILURE
 }

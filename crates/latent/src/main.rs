@@ -2,9 +2,9 @@
 //!
 //! One file a command, in `commands/`. They work on a [`trained::Trained`] model, which
 //! `trained.rs` finds and reads, and write whole files through `output.rs`. The mathematics is
-//! in `pca.rs`, `mixture.rs`, `logistic.rs` and `bound.rs`, the file formats in `latents/` and
-//! `onnx.rs`, the pictures in the crate `picture`. Nothing here trains or reaches out to a
-//! network.
+//! in `pca.rs`, `mixture.rs`, `logistic.rs` and `bound.rs`, the file formats in `table/` and
+//! `onnx.rs`, people's own pictures in `drawing.rs`, the drawing in the crate `picture`. Nothing
+//! here trains or reaches out to a network.
 
 mod args;
 mod bound;
@@ -21,15 +21,20 @@ mod pick;
 mod protobuf;
 mod scatter;
 mod table;
+mod threads;
 mod trained;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, error::ErrorKind};
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::args::Args;
 
 fn main() -> ExitCode {
+    stdout::finish(run())
+}
+
+fn run() -> ExitCode {
     // As process 1 of a container it would not hear signals; elsewhere the default is better, since
     // a shell ends a loop only if Ctrl-C has killed the program in it.
     if std::process::id() == 1
@@ -40,36 +45,21 @@ fn main() -> ExitCode {
     }
     // Before any other thread exists and before libtorch computes anything.
     model::blas::deterministic();
+    threads::one_for_libtorch();
     if let Some(done) = manual::on_request(Args::command(), &environment::VARIABLES) {
         return done;
     }
     let command = manual::complete(Args::command(), &environment::VARIABLES);
     let matches = command.try_get_matches();
-    let result = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
-        Ok(args) => args.command.run(),
-        Err(error) => usage(&error),
+    let args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
+        Ok(args) => args,
+        Err(said) => return manual::answer(&said),
     };
-    match result {
+    match args.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
-}
-
-/// What clap has to say: help as it is, a mistake in one line.
-fn usage(error: &clap::Error) -> anyhow::Result<()> {
-    let help = [
-        ErrorKind::DisplayHelp,
-        ErrorKind::DisplayVersion,
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
-    ];
-    if help.contains(&error.kind()) {
-        error.exit();
-    }
-    let text = error.render().to_string();
-    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
-    let line = lines.collect::<Vec<_>>().join(" ");
-    anyhow::bail!("{}", line.trim_start_matches("error: "))
 }

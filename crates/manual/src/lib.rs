@@ -1,5 +1,6 @@
 //! Man pages and shell completions of a program, made by the program itself from the flags it
-//! parses: `PROGRAM --write-manual DIR`, for those who pack it (`cargo xtask dist` does).
+//! parses: `PROGRAM --write-manual DIR`, for those who pack it (`cargo xtask dist` does). And its
+//! answer to arguments that it does not run on: help, or what is wrong with them.
 //!
 //! The flag is not among the program's own, so it is neither in its help nor in what is
 //! written. Beside that, what the flags of all programs have in common: how they take numbers, and
@@ -9,7 +10,8 @@ mod environment;
 mod numbers;
 
 use std::{
-    env, fs, io,
+    env, fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -40,16 +42,28 @@ pub fn complete(command: Command, variables: &[Variable]) -> Command {
 
 /// Writes the manual where that is all that was asked for; the program then ends with what this
 /// gives. Its variables get a section of the man page.
-#[allow(clippy::print_stderr, reason = "an error is the last thing the program says")]
 pub fn on_request(command: Command, variables: &[Variable]) -> Option<ExitCode> {
     let folder = requested(env::args_os().skip(1).collect())?;
     Some(match write(command, variables, &folder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: cannot write the manual to {}: {error}", folder.display());
+            let folder = folder.display();
+            let _closed =
+                writeln!(io::stderr(), "error: cannot write the manual to {folder}: {error}");
             ExitCode::FAILURE
         }
     })
+}
+
+/// Prints what the parser has to say: help and version on standard output, a mistake with the
+/// usage on standard error. Gives the exit code that belongs to it.
+#[must_use]
+pub fn answer(said: &clap::Error) -> ExitCode {
+    let printed = said.print();
+    if !said.use_stderr() {
+        let _told_at_the_end = stdout::printed(printed);
+    }
+    ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(u8::MAX))
 }
 
 fn requested(arguments: Vec<std::ffi::OsString>) -> Option<PathBuf> {

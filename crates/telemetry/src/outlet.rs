@@ -107,15 +107,20 @@ impl Outlet {
         SHARED.changed.notify_all();
     }
 
-    /// A reader that went away must not end a run.
+    /// What is lost here must not end a run: the checkpoints are worth more. Where standard output
+    /// has failed, the program ends with an error.
     fn write_now(self, text: &[u8]) {
-        let _closed = match self {
-            Self::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(text).and_then(|()| stdout.flush())
-            }
-            Self::Stderr => io::stderr().write_all(text),
+        let lost = match self {
+            Self::Stdout => stdout::bytes(text).err(),
+            Self::Stderr => None,
         };
+        let told = lost.map(|reason| {
+            format!("warning: cannot write to standard output: {reason}; going on without it\n")
+        });
+        let text = told.as_ref().map_or(text, String::as_bytes);
+        if self == Self::Stderr || told.is_some() {
+            let _closed = io::stderr().write_all(text);
+        }
     }
 
     /// Waits, within a bound, until all is written.

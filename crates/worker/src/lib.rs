@@ -42,8 +42,12 @@ pub fn main() -> ExitCode {
     if let Some(done) = manual::on_request(Args::command(), &environment::VARIABLES) {
         return done;
     }
-    let matches = manual::complete(Args::command(), &environment::VARIABLES).get_matches();
-    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let command = manual::complete(Args::command(), &environment::VARIABLES);
+    let matches = command.try_get_matches();
+    let args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
+        Ok(args) => args,
+        Err(said) => return stdout::finish(manual::answer(&said)),
+    };
     let _traces = Log {
         program: "vae-worker",
         format: args.log_format,

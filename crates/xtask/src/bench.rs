@@ -137,7 +137,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     let output = output_folder(options)?;
     let machine = Machine::here();
     let mut bench = Bench::prepare(&programs, &output)?;
-    println!("\n{}\n", machine.describe());
+    stdout::say!("\n{}\n", machine.describe());
     let all_rows = plan::rows(&Options { only: Vec::new(), ..options.clone() }, machine::cores());
     let jobs = plan::jobs(&plan::rows(options, machine::cores()));
     let mut figures = match options.add {
@@ -154,7 +154,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
         figures.rounds(),
         report::text(&rows, &figures)
     );
-    println!("\n{text}");
+    stdout::say!("\n{text}");
     let mut written = Vec::new();
     let mut write = |name: &str, content: String| {
         let file = output.join(name);
@@ -168,7 +168,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     if rows.iter().any(|row| row.section == Section::Steps) {
         write("bench.svg", draw(&figures, options, &machine))?;
     }
-    println!("Written: {}", written.join(", "));
+    stdout::say!("Written: {}", written.join(", "));
     Ok(child::SUCCESS)
 }
 
@@ -262,7 +262,7 @@ impl Bench {
         };
         let site = torch::ensure()?;
         let unlocking = pytorch::compile_unlocking(output).map_err(|error| format!("{error:#}"));
-        println!("trying Lockstep, with the data set in {}", data_dir.display());
+        stdout::say!("trying Lockstep, with the data set in {}", data_dir.display());
         lockstep.prepare().context("Lockstep cannot be measured")?;
         let pytorch = PyTorch { site, data_dir, unlocking };
         Ok(Bench { lockstep, pytorch, all_reduce: programs.all_reduce.clone() })

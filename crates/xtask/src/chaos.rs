@@ -46,7 +46,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
 
 #[expect(clippy::print_stdout, reason = "it is what the command is for")]
 fn print(table: &str) {
-    println!("{table}");
+    stdout::say!("{table}");
 }
 
 fn seeds(text: &str) -> anyhow::Result<String> {

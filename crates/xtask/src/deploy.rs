@@ -118,19 +118,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
                 !options.complete,
                 "{name} is not here: install it (Debian and Ubuntu: apt-get install systemd)"
             );
-            println!("{file:40} left out: {name} is not here");
+            stdout::say!("{file:40} left out: {name} is not here");
             continue;
         }
         let text = fs::read_to_string(folder.join(file))
             .with_context(|| format!("cannot read deploy/{file}"))?;
         let wrong = spoiled(file, &text, *mistake)?;
         if let Some(complaint) = objection(*judge, &tools, file, &text)? {
-            println!("{file:40} refused by {name}:\n{}", complaint.trim_end());
+            stdout::say!("{file:40} refused by {name}:\n{}", complaint.trim_end());
         } else if objection(*judge, &tools, file, &wrong)?.is_none() {
             let (right, wrong) = mistake;
-            println!("{file:40} not checked: {name} has nothing against {wrong:?} for {right:?}");
+            stdout::say!(
+                "{file:40} not checked: {name} has nothing against {wrong:?} for {right:?}"
+            );
         } else {
-            println!("{file:40} good, says {name}");
+            stdout::say!("{file:40} good, says {name}");
             continue;
         }
         all_good = false;

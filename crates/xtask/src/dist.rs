@@ -54,7 +54,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
             Ok(staged)
         },
     )?;
-    println!("{}", output.display());
+    stdout::say!("{}", output.display());
     Ok(child::SUCCESS)
 }
 

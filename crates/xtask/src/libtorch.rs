@@ -105,11 +105,11 @@ pub(crate) fn fetch(destination: &Path, flavour: Flavour) -> anyhow::Result<()> 
     let is_there = || installed(destination) == Some(Installation { flavour });
     put_in_place(destination, is_there, |scratch| {
         prerequisites::disk_space(&scratch.path, flavour.peak_bytes(), INSTEAD)?;
-        println!("fetching libtorch {VERSION} ({flavour}) into {}", destination.display());
+        stdout::say!("fetching libtorch {VERSION} ({flavour}) into {}", destination.display());
         download(scratch, flavour)?;
         stage(scratch, flavour)
     })?;
-    println!("libtorch {VERSION} ({flavour}) is in place");
+    stdout::say!("libtorch {VERSION} ({flavour}) is in place");
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 //! `tidy/architecture.rs`. Nothing here knows how training works: xtask only starts the other
 //! programs, as a person would by hand.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it speaks to a terminal")]
+#![expect(clippy::print_stderr, reason = "it speaks to a terminal")]
 
 mod bench;
 mod chaos;
@@ -108,8 +108,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let matches = manual::complete(Args::command(), &[]).get_matches();
-    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = manual::complete(Args::command(), &[]).try_get_matches();
+    let args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
+        Ok(args) => args,
+        Err(said) => return stdout::finish(manual::answer(&said)),
+    };
     let outcome = interrupt::install().and_then(|()| match args.command {
         Command::Setup(options) => setup::run(&options).map(|()| child::SUCCESS),
         Command::Train(options) => train::run(&options),
@@ -121,12 +124,12 @@ fn main() -> ExitCode {
         Command::Deploy(options) => deploy::run(&options),
         Command::Tidy => tidy::run(),
     });
-    match outcome {
+    stdout::finish(match outcome {
         Ok(code) => ExitCode::from(code),
         Err(_) if interrupt::seen() => ExitCode::from(child::INTERRUPTED),
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
-    }
+    })
 }

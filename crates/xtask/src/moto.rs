@@ -57,7 +57,7 @@ const INSTEAD: &str = "the tests that need it are left out";
 pub(crate) fn ensure() -> anyhow::Result<()> {
     match fetch() {
         Err(error) if env::var_os(REQUIRED).is_none() => {
-            println!("no S3 server, so nothing is stored in tests: {error:#}");
+            stdout::say!("no S3 server, so nothing is stored in tests: {error:#}");
             Ok(())
         }
         result => result,
@@ -72,7 +72,7 @@ fn fetch() -> anyhow::Result<()> {
         &destination,
         || is_installed(&destination, &stamp),
         |scratch| {
-            println!("fetching {stamp} into {} (30 MB)", destination.display());
+            stdout::say!("fetching {stamp} into {} (30 MB)", destination.display());
             let staged = scratch.folder("moto")?;
             let site = scratch.folder("moto/site")?;
             let requirements = REQUIREMENTS.map(str::to_owned);

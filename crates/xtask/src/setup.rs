@@ -42,7 +42,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         Some(destination) => std::path::absolute(destination)?,
         None => match users_libtorch(env::var_os("LIBTORCH"), &own)? {
             Some(theirs) => {
-                println!("using the libtorch of LIBTORCH={}", theirs.display());
+                stdout::say!("using the libtorch of LIBTORCH={}", theirs.display());
                 return Ok(());
             }
             None => own,
@@ -53,9 +53,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         Some(flavour) => libtorch::fetch(&destination, flavour)?,
         None => {
             let Some(Installation { flavour }) = present else { return Ok(()) };
-            println!("libtorch {} ({flavour}) is in place", libtorch::VERSION);
+            stdout::say!("libtorch {} ({flavour}) is in place", libtorch::VERSION);
             if flavour == Flavour::Cpu && prerequisites::nvidia_driver() {
-                println!("  for the GPU: cargo xtask setup --flavour cuda");
+                stdout::say!("  for the GPU: cargo xtask setup --flavour cuda");
             }
         }
     }

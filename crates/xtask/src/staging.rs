@@ -121,7 +121,7 @@ fn lock(folder: &Path) -> anyhow::Result<Option<File>> {
             Err(TryLockError::WouldBlock) => {}
         }
         if !told {
-            println!("waiting for another set-up in {}", folder.display());
+            stdout::say!("waiting for another set-up in {}", folder.display());
             told = true;
         }
         ensure!(!interrupt::seen(), "interrupted");

@@ -38,12 +38,14 @@ impl fmt::Display for Breach {
 pub(crate) fn run() -> anyhow::Result<u8> {
     let breaches = check(&workspace::root())?;
     for breach in &breaches {
-        println!("{breach}");
+        stdout::say!("{breach}");
     }
     match breaches.len() {
-        0 => println!("tidy: the structure is as crates/xtask/src/tidy/architecture.rs has it"),
+        0 => stdout::say!("tidy: the structure is as crates/xtask/src/tidy/architecture.rs has it"),
         count => {
-            println!("tidy: {count} breaches of the rules in crates/xtask/src/tidy/architecture.rs")
+            stdout::say!(
+                "tidy: {count} breaches of the rules in crates/xtask/src/tidy/architecture.rs"
+            )
         }
     }
     Ok(if breaches.is_empty() { child::SUCCESS } else { 1 })

@@ -52,7 +52,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     let spawn = (trains && !flags.iter().any(|flag| flag == SPAWN)).then_some(SPAWN);
     let code = child::run(Command::new(&coordinator).args(spawn).args(flags))?;
     if trains && code == child::SUCCESS {
-        println!("{}", next(&coordinator, &vae, flags));
+        stdout::say!("{}", next(&coordinator, &vae, flags));
     }
     Ok(code)
 }

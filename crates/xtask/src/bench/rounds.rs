@@ -127,7 +127,7 @@ pub(super) fn run(
                 }
             };
             let seconds = begun.elapsed().as_secs();
-            println!("round {} of {}, {job}: {told} ({seconds} s)", round + 1, first + rounds);
+            stdout::say!("round {} of {}, {job}: {told} ({seconds} s)", round + 1, first + rounds);
         }
     }
     Ok(())

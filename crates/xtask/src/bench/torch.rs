@@ -35,7 +35,7 @@ pub(super) fn ensure() -> anyhow::Result<PathBuf> {
     let stamp = format!("torch {VERSION}, Python {}", python::version()?);
     let is_there = || installed(&destination, &stamp);
     put_in_place(&destination, is_there, |scratch| make(scratch, &stamp))?;
-    println!("{stamp} is in place");
+    stdout::say!("{stamp} is in place");
     Ok(destination.join("site"))
 }
 
@@ -47,7 +47,7 @@ fn installed(folder: &Path, stamp: &str) -> bool {
 /// Fetches PyTorch into a folder of `scratch`, and returns its path.
 fn make(scratch: &Scratch, stamp: &str) -> anyhow::Result<PathBuf> {
     prerequisites::disk_space(&scratch.path, PEAK_BYTES, INSTEAD)?;
-    println!("fetching {stamp} into .torch (2.4 GB)");
+    stdout::say!("fetching {stamp} into .torch (2.4 GB)");
     let staged = scratch.folder("torch")?;
     let site = scratch.folder("torch/site")?;
     python::install(&[format!("torch=={VERSION}")], Dependencies::Leave, &site, INSTEAD)?;

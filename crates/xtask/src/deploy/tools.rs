@@ -71,7 +71,7 @@ fn is_installed(folder: &Path, stamp: &str) -> bool {
 /// Fetches the tools into a folder of `scratch`, and returns its path.
 fn make(scratch: &Scratch, requirements: &str, stamp: &str) -> anyhow::Result<PathBuf> {
     prerequisites::disk_space(&scratch.path, PEAK_BYTES, INSTEAD)?;
-    println!("fetching what deploy/requirements.txt names into target/deploy");
+    stdout::say!("fetching what deploy/requirements.txt names into target/deploy");
     let staged = Tools { folder: scratch.folder("tools")? };
     scratch.folder("tools/site")?;
     python::install(&named(requirements), Dependencies::Follow, &staged.site(), INSTEAD)?;

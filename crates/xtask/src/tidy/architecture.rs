@@ -27,21 +27,24 @@ pub(super) const CRATES: &[Crate] = &[
     // Feeds what reads others' bytes with any bytes; nothing depends on it.
     row(7, "fuzzing",     &["checkpoint", "collective", "coordinator", "data", "membership",
                             "protocol"]),
-    row(7, "xtask",       &["advice", "manual"]),
+    row(7, "xtask",       &["advice", "manual", "stdout"]),
     row(6, "coordinator", &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
                             "disk", "manual", "membership", "process", "protocol", "secure",
-                            "store", "telemetry"]),
+                            "stdout", "store", "telemetry"]),
     row(6, "worker",      &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
                             "disk", "manual", "membership", "model", "picture", "process",
-                            "protocol", "secure", "store", "telemetry", "trainer", "transport"]),
+                            "protocol", "secure", "stdout", "store", "telemetry", "trainer",
+                            "transport"]),
     row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "manual", "model",
-                            "picture", "process"]),
-    // What a program needs to describe itself; it knows none of the others.
-    row(0, "manual",      &[]),
+                            "picture", "process", "stdout", "trainer"]),
+    // What a program needs to describe itself, and to answer to its arguments.
+    row(1, "manual",      &["stdout"]),
+    // What every program prints.
+    row(0, "stdout",      &[]),
     // Commands that a person is told to type, as a shell reads them.
     row(0, "advice",      &[]),
     // What the two programs say while they run.
-    row(0, "telemetry",   &[]),
+    row(1, "telemetry",   &["stdout"]),
     // Between hosts. These know nothing of training: no arrow leads to model or trainer.
     row(5, "transport",   &["collective", "crashpoint", "protocol", "secure"]),
     // Checkpoints beyond this machine; secure chooses how TLS is done, here too.
