@@ -46,6 +46,14 @@ pub(crate) enum Command {
     Export(export::Options),
 }
 
+/// Reads a number that is finite and fits; `what` says what fits.
+pub(crate) fn number(text: &str, fits: fn(f32) -> bool, what: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(number) if number.is_finite() && fits(number) => Ok(number),
+        _ => Err(format!("it must be {what}")),
+    }
+}
+
 impl Command {
     pub(crate) fn run(&self) -> Result<()> {
         match self {

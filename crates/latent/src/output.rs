@@ -8,38 +8,117 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Whether a file goes to standard output, as with `--output /dev/stdout`. Lines then go to standard
 /// error, since they would spoil the file.
 static IS_STDOUT_AN_OUTPUT: AtomicBool = AtomicBool::new(false);
 
+/// What a file is called, and the endings of the formats in which it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kind {
+    name: &'static str,
+    /// Without the dot, in lower case, the usual one first.
+    endings: &'static [&'static str],
+}
+
+/// A picture.
+pub(crate) const PICTURE: Kind = Kind { name: "a picture", endings: &["png"] };
+/// Several pictures, one after the other.
+pub(crate) const ANIMATION: Kind = Kind { name: "an animation", endings: &["gif"] };
+/// Latents of images.
+pub(crate) const TABLE: Kind =
+    Kind { name: "a table of latents", endings: &["npy", "parquet", "csv"] };
+/// Digits, to look at or to compute with.
+pub(crate) const DIGITS: Kind =
+    Kind { name: "a picture or an array of digits", endings: &["png", "npy"] };
+/// A Gaussian mixture.
+pub(crate) const MIXTURE: Kind = Kind { name: "a mixture", endings: &["safetensors"] };
+
+/// Endings of files that somebody may expect where a folder is written.
+const FILE_ENDINGS: [&str; 14] = [
+    "bin",
+    "csv",
+    "gz",
+    "h5",
+    "json",
+    "npz",
+    "onnx",
+    "pb",
+    "pt",
+    "pth",
+    "safetensors",
+    "tar",
+    "tsv",
+    "zip",
+];
+
+impl Kind {
+    /// The format that a path's ending stands for.
+    pub(crate) fn format(&self, path: &Path) -> Option<&'static str> {
+        let ending = ending(path);
+        self.endings.iter().find(|known| **known == ending).copied()
+    }
+
+    /// The formats as a sentence names them.
+    pub(crate) fn named(&self) -> String {
+        let Self { name, endings } = self;
+        let listed: Vec<String> = endings.iter().map(|ending| format!(".{ending}")).collect();
+        match &listed[..] {
+            [first @ .., last] if !first.is_empty() => {
+                format!("{name} ends in {} or {last}", first.join(", "))
+            }
+            _ => format!("{name} ends in {}", listed.concat()),
+        }
+    }
+}
+
+/// What follows the last dot of a path, in lower case.
+fn ending(path: &Path) -> String {
+    path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
+}
+
 /// A file to be written, whose place was looked at before the work began.
 #[derive(Debug)]
 pub(crate) struct Output {
     path: PathBuf,
+    format: &'static str,
 }
 
 impl Output {
-    /// Refuses a place where no file can be.
-    pub(crate) fn new(path: &Path) -> Result<Self> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
+    /// Refuses a place where no file can be, and an ending of a format that is not written.
+    pub(crate) fn new(path: &Path, kind: Kind) -> Result<Self> {
         let shown = path.display();
         ensure!(!path.is_dir(), "cannot write {shown}: it is a folder");
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
         ensure!(folder.is_dir(), "cannot write {shown}: there is no folder {}", folder.display());
+        let format = match kind.format(path) {
+            Some(format) => format,
+            // Devices and pipes have the names that they have.
+            None if path.exists() && !path.is_file() => kind.endings[0],
+            None if disk::is_standard_output(path) => kind.endings[0],
+            None => bail!("cannot write {shown}: {}", kind.named()),
+        };
         disk::try_write(path)?;
         if disk::is_standard_output(path) {
             IS_STDOUT_AN_OUTPUT.store(true, Ordering::Relaxed);
         }
-        Ok(Self { path: path.into() })
+        Ok(Self { path: path.into(), format })
     }
 
-    /// The place's extension in lower case.
-    pub(crate) fn extension(&self) -> String {
-        let extension = self.path.extension().unwrap_or_default();
-        extension.to_string_lossy().to_lowercase()
+    /// A file of a folder that this program has made.
+    pub(crate) fn inside(folder: &Path, name: &str) -> Result<Self> {
+        let path = folder.join(name);
+        ensure!(!path.is_dir(), "cannot write {}: it is a folder", path.display());
+        disk::try_write(&path)?;
+        Ok(Self { path, format: "" })
+    }
+
+    /// The format that the place asks for: an ending without the dot.
+    pub(crate) const fn format(&self) -> &'static str {
+        self.format
     }
 
     /// Writes the file, whole or not at all, and says so.
@@ -56,17 +135,32 @@ impl Output {
     }
 }
 
+/// Refuses a folder that cannot be made, or whose name promises a single file.
+pub(crate) fn check_folder(folder: &Path) -> Result<()> {
+    let shown = folder.display();
+    if folder.is_dir() {
+        return Ok(());
+    }
+    ensure!(!folder.exists(), "cannot create {shown}: there is a file of this name");
+    let ending = ending(folder);
+    ensure!(
+        !FILE_ENDINGS.contains(&&*ending),
+        "cannot create {shown}: a folder is written, with several files; name one without .{ending}"
+    );
+    Ok(())
+}
+
 /// Makes a folder, parents included, where there is none.
 pub(crate) fn create_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
 }
 
-/// Says a line on standard output. A reader that went away is no reason to fail.
+/// Says a line on standard output. What is lost there is told when the program ends.
 pub(crate) fn say(line: &str) {
     if IS_STDOUT_AN_OUTPUT.load(Ordering::Relaxed) {
         return complain(line);
     }
-    let _closed = writeln!(io::stdout(), "{line}");
+    stdout::say!("{line}");
 }
 
 /// Says a line on standard error.
@@ -82,4 +176,49 @@ pub(crate) fn progress(what: &'static str, steps: usize) -> ProgressBar {
     }
     bar.enable_steady_tick(Duration::from_millis(200));
     bar.with_finish(indicatif::ProgressFinish::AndClear)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ending_names_the_format_in_either_case() {
+        assert_eq!(TABLE.format(Path::new("a.b/c.NPY")), Some("npy"));
+        assert_eq!(PICTURE.format(Path::new("map.png.svg")), None);
+        assert_eq!(PICTURE.format(Path::new("png")), None);
+        assert_eq!(PICTURE.named(), "a picture ends in .png");
+        assert_eq!(DIGITS.named(), "a picture or an array of digits ends in .png or .npy");
+        assert_eq!(TABLE.named(), "a table of latents ends in .npy, .parquet or .csv");
+    }
+
+    #[test]
+    fn other_endings_are_refused_and_devices_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = |name: &str, kind| {
+            let error = Output::new(&folder.path().join(name), kind).unwrap_err().to_string();
+            assert!(error.ends_with(&kind.named()), "{error}");
+        };
+        for name in ["m.svg", "m.jpg", "m", "m.", ".png", "m.png.bak"] {
+            refused(name, PICTURE);
+        }
+        refused("m.txt", TABLE);
+        refused("m.json", MIXTURE);
+        refused("m.mp4", ANIMATION);
+        refused("m.parquet", DIGITS);
+        assert_eq!(Output::new(&folder.path().join("m.Png"), PICTURE).unwrap().format(), "png");
+        assert_eq!(Output::new(Path::new("/dev/null"), TABLE).unwrap().format(), "npy");
+    }
+
+    #[test]
+    fn a_folder_is_not_named_like_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["model.onnx", "model.PT", "m.safetensors", "vectors.tsv"] {
+            let error = check_folder(&folder.path().join(name)).unwrap_err().to_string();
+            assert!(error.contains("a folder is written"), "{error}");
+        }
+        for name in ["export", "v1.2", "a/b"] {
+            check_folder(&folder.path().join(name)).unwrap();
+        }
+    }
 }

@@ -15,7 +15,7 @@ pub(crate) enum Pick {
     Label(u8),
     /// A test image by its index.
     Index(u32),
-    /// A PNG file.
+    /// A PNG or JPEG file.
     Picture(PathBuf),
 }
 
@@ -36,8 +36,9 @@ impl Pick {
                 index.parse().map_err(|_| format!("no index of a test image: {index:?}"))?;
             return Ok(Self::Index(index));
         }
-        match text.parse::<u64>() {
+        match text.parse::<i64>() {
             Ok(label @ 0..=9) => Ok(Self::Label(label as u8)),
+            Ok(label) if label < 0 => Err(format!("there is no digit {label}")),
             Ok(label) => Err(format!("there is no digit {label}; a test image is test:{label}")),
             Err(_) => Ok(Self::Picture(what.into())),
         }

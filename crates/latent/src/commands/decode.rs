@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use picture::{Canvas, SIDE};
 
-use crate::{args::Source, output::Output, table};
+use crate::{
+    args::Source,
+    output::{DIGITS, Output},
+    table,
+};
 
 const ZOOM: usize = 1;
 /// More digits do not make a picture that can be looked at.
@@ -15,7 +19,8 @@ const PICTURE_MAX: usize = 10_000;
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
-    /// A table as vae encode writes it, or an .npy array of f32 with a row a digit
+    /// The latents, a row a digit: a table as vae encode writes it, or what NumPy or pandas writes
+    /// as .npy, .csv or .parquet
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// The digits: a .png picture, or an .npy array of n x 28 x 28 from 0 to 1
@@ -24,19 +29,17 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let output = Output::new(&options.output)?;
+    let output = Output::new(&options.output, DIGITS)?;
+    table::check(&options.input)?;
     let mut trained = options.source.trained()?;
     let z = table::read(&options.input, trained.dim())?;
     let count = z.len() / trained.dim();
-    let extension = output.extension();
-    let known = ["png", "npy"].contains(&extension.as_str());
-    ensure!(known, "{}: digits end in .png or .npy", options.output.display());
     ensure!(
-        extension == "npy" || count <= PICTURE_MAX,
+        output.format() == "npy" || count <= PICTURE_MAX,
         "{count} digits are too many for a picture: write an .npy array"
     );
     let digits = trained.decode(&z);
-    let bytes = match extension.as_str() {
+    let bytes = match output.format() {
         "npy" => table::array(&[count, SIDE, SIDE], &digits),
         _ => Canvas::grid(ZOOM, &digits).png()?,
     };

@@ -9,8 +9,8 @@ use half::f16;
 
 use crate::{
     args::Source,
-    output::{self, Output},
-    table::{Format, Table},
+    output::{self, Output, TABLE},
+    table::Table,
     trained::{Latents, Trained},
 };
 
@@ -42,13 +42,12 @@ impl From<SplitArg> for Split {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let format = Format::of(&options.output)?;
-    let output = Output::new(&options.output)?;
+    let output = Output::new(&options.output, TABLE)?;
     let mut trained = options.source.trained()?;
     let mnist = options.source.mnist(&trained)?;
     let images = mnist.split(options.split.into());
     let latents = trained.encode(images);
-    let bytes = Table::new(images, &latents).to_bytes(format)?;
+    let bytes = Table::new(images, &latents).to_bytes(output.format())?;
     report(&mut trained, images, &latents);
     let what = format!("mean and log-variance of {} images", latents.len());
     output.write(&bytes, &what)

@@ -36,8 +36,9 @@ enum Format {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let trained = options.source.trained()?;
     let folder = &options.output;
+    output::check_folder(folder)?;
+    let trained = options.source.trained()?;
     // Everything is made before the first file is written.
     let files = match options.format {
         Format::Onnx => vec![
@@ -50,10 +51,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     output::create_folder(folder)?;
     for (name, bytes, what) in files {
-        Output::new(&folder.join(name))?.write(&bytes, what)?;
+        Output::inside(folder, name)?.write(&bytes, what)?;
     }
     let card = card(&trained, options.format);
-    Output::new(&folder.join("README.md"))?.write(card.as_bytes(), "the model card")
+    Output::inside(folder, "README.md")?.write(card.as_bytes(), "the model card")
 }
 
 /// The parameters alone, by their names in PyTorch.

@@ -8,7 +8,7 @@ use clap::builder::RangedU64ValueParser;
 use crate::{
     args::Source,
     mixture::Mixture,
-    output::{self, Output},
+    output::{self, MIXTURE, Output},
     trained::{Latents, Trained},
 };
 
@@ -22,7 +22,7 @@ pub(crate) struct Options {
     source: Source,
     #[command(flatten)]
     fit: Fit,
-    /// The mixture's file [default: gmm.safetensors in the run directory]
+    /// The mixture's file, ending in .safetensors [default: gmm.safetensors in the run directory]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -40,9 +40,10 @@ pub(crate) struct Fit {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    // Refused before a checkpoint is read.
+    let named = options.output.as_deref().map(|path| Output::new(path, MIXTURE)).transpose()?;
     let mut trained = options.source.trained()?;
-    let path = options.output.clone().unwrap_or_else(|| default_path(&trained));
-    let output = Output::new(&path)?;
+    let output = named.map_or_else(|| Output::new(&default_path(&trained), MIXTURE), Ok)?;
     let mixture = options.fit.run(&options.source, &mut trained)?;
     let what = format!("a mixture of {} components", options.fit.components);
     output.write(&mixture.to_bytes(&trained.sha256)?, &what)

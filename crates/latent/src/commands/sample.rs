@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::{ValueEnum, builder::RangedU64ValueParser};
 use picture::Canvas;
 
 use crate::{
-    args::Source,
+    args::{Source, number},
     commands::fit_gmm::{self, Fit},
-    output::Output,
+    output::{Output, PICTURE},
     trained::{Purpose, normals},
 };
 
@@ -33,7 +33,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Standard deviation of the latents, in those of the sampler: less is more typical
-    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR", value_parser = temperature)]
     temperature: f32,
     /// What the latents are drawn from
     #[arg(long, value_enum, default_value_t = Sampler::Prior)]
@@ -53,13 +53,13 @@ enum Sampler {
     Gmm,
 }
 
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, |value| value >= 0.0, "a number that is not negative")
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { source, count, output, seed, temperature, sampler, gmm, fit } = options;
-    ensure!(
-        temperature.is_finite() && *temperature >= 0.0,
-        "--temperature must be a number that is not negative, not {temperature}"
-    );
-    let output = Output::new(output)?;
+    let output = Output::new(output, PICTURE)?;
     let mut trained = source.trained()?;
     let z = match sampler {
         Sampler::Prior => {

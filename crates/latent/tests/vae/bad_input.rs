@@ -60,24 +60,64 @@ fn pictures_labels_and_tables() {
         ("reconstruct --input text.png", "cannot read the picture text.png"),
         ("reconstruct --input missing.png", "cannot read the picture missing.png"),
         ("interpolate --from text.png --to 3", "cannot read the picture text.png"),
-        ("interpolate --from 3 --to 12", "there is no digit 12"),
-        ("interpolate --from 3 --to -1", "-1"),
         ("interpolate --from 3 --to test:300", "there is no test image 300: there are 300"),
         ("interpolate --from 3 --to 3", "are the same"),
-        ("interpolate --from 3", "--to <WHAT>"),
-        ("traverse --from test:x", "no index of a test image"),
         ("decode --input missing.npy", "cannot read missing.npy"),
         ("decode --input latents.csv", "it has no column mean_0"),
-        ("decode --input latents.txt", "ends in .npy, .parquet or .csv"),
-        ("encode --output latents.txt", "ends in .npy, .parquet or .csv"),
+        ("decode --input text.png", "cannot read text.png: a table of latents ends in .npy"),
         ("sample --sampler gmm --gmm missing", "cannot read missing"),
         ("sample --sampler gmm --gmm text.png", "is not a mixture"),
-        ("frobnicate", "unrecognized subcommand"),
     ] {
-        let message = match command {
-            "frobnicate" => place.refused(command),
-            _ => place.refused(&format!("{command} {model}")),
-        };
+        let message = place.refused(&format!("{command} {model}"));
+        assert!(message.contains(expected), "{command}: {message}");
+    }
+}
+
+#[test]
+fn an_ending_of_a_format_that_is_not_written() {
+    let place = Place::new();
+    // Refused before anything is read: there is no checkpoint here.
+    for (command, expected) in [
+        ("sample --output m.svg", "cannot write m.svg: a picture ends in .png"),
+        ("sample --output m", "cannot write m: a picture ends in .png"),
+        ("reconstruct --output m.jpg", "cannot write m.jpg: a picture ends in .png"),
+        ("traverse --output m.pdf", "cannot write m.pdf: a picture ends in .png"),
+        ("map --output m.svg", "cannot write m.svg: a picture ends in .png"),
+        ("map --projector vectors.tsv", "name one without .tsv"),
+        ("interpolate --from 1 --to 2 --output m.gif", "m.gif: a picture ends in .png"),
+        ("interpolate --from 1 --to 2 --gif m.mp4", "m.mp4: an animation ends in .gif"),
+        ("encode --output m.txt", "cannot write m.txt: a table of latents ends in .npy, .parquet"),
+        ("decode --input z.npy --output m.jpg", "an array of digits ends in .png or .npy"),
+        ("fit-gmm --output m.json", "cannot write m.json: a mixture ends in .safetensors"),
+        ("export --output model.onnx", "cannot create model.onnx: a folder is written"),
+        ("export --output model.pt", "name one without .pt"),
+    ] {
+        let message = place.refused(command);
+        assert!(message.contains(expected), "{command}: {message}");
+    }
+    // Either case is known.
+    place.vae("sample --count 1 --output m.PNG");
+    assert!(place.read("m.PNG").starts_with(b"\x89PNG"));
+    place.vae("encode --output z.CSV");
+    place.vae("decode --input z.CSV --output digits.NPY");
+    assert!(place.read("digits.NPY").starts_with(b"\x93NUMPY"));
+}
+
+#[test]
+fn arguments_are_answered_with_the_usage() {
+    let place = Place::new();
+    for (command, expected) in [
+        ("frobnicate", "unrecognized subcommand 'frobnicate'"),
+        ("sampel", "tip: some similar subcommands exist: 'map', 'sample'"),
+        ("sample --cuont 3", "a similar argument exists: '--count'"),
+        ("sample --count", "a value is required for '--count <N>'"),
+        ("sample --sampler normal", "[possible values: prior, gmm]"),
+        ("interpolate --from 3", "--to <WHAT>"),
+        ("interpolate --from 3 --to 12", "there is no digit 12"),
+        ("interpolate --from 3 --to -1", "there is no digit -1"),
+        ("traverse --from test:x", "no index of a test image"),
+    ] {
+        let message = place.misused(command);
         assert!(message.contains(expected), "{command}: {message}");
     }
 }
@@ -88,16 +128,22 @@ fn numbers() {
     for (command, expected) in [
         ("sample --count 0", "0 is not in 1..=10000"),
         ("sample --count many", "many"),
-        ("sample --temperature -1", "-1"),
+        ("sample --count -3", "invalid value '-3' for '--count <N>'"),
+        ("sample --seed -1", "invalid value '-1' for '--seed <SEED>'"),
+        (
+            "sample --temperature -1",
+            "'--temperature <FACTOR>': it must be a number that is not neg",
+        ),
         ("sample --temperature nan", "must be a number that is not negative"),
         ("reconstruct --count 0", "0 is not in 1..=1000"),
         ("interpolate --from 1 --to 2 --steps 1", "1 is not in 2..=200"),
         ("traverse --steps 0", "0 is not in 2..=200"),
         ("traverse --range 0", "must be a positive number"),
+        ("traverse --range -2.5", "invalid value '-2.5' for '--range <VALUE>'"),
         ("fit-gmm --components 0", "0 is not in 1..=1000"),
-        ("evaluate --importance-samples -3", "-3"),
+        ("evaluate --importance-samples -3", "invalid value '-3' for '--importance-samples <K>'"),
     ] {
-        let message = place.refused(&format!("{command} {model}"));
+        let message = place.misused(&format!("{command} {model}"));
         assert!(message.contains(expected), "{command}: {message}");
     }
 }
@@ -107,14 +153,44 @@ fn outputs_that_cannot_be_written() {
     let (place, model) = (Place::new(), model());
     fs::create_dir(place.path("folder")).unwrap();
     fs::write(place.path("file"), "here first").unwrap();
+    fs::create_dir(place.path("folder.png")).unwrap();
     for command in ["sample", "reconstruct", "interpolate --from 1 --to 2", "traverse", "map"] {
-        let message = place.refused(&format!("{command} --output folder {model}"));
-        assert!(message.contains("cannot write folder: it is a folder"), "{message}");
+        for folder in ["folder", "folder.png"] {
+            let message = place.refused(&format!("{command} --output {folder} {model}"));
+            assert!(
+                message.contains(&format!("cannot write {folder}: it is a folder")),
+                "{message}"
+            );
+        }
         let message = place.refused(&format!("{command} --output missing/a.png {model}"));
         assert!(message.contains("there is no folder missing"), "{message}");
     }
-    for command in ["export --output file", "map --projector file --output file"] {
+    for command in ["export --output file", "map --projector file"] {
         let message = place.refused(&format!("{command} {model}"));
         assert!(message.contains("cannot create file"), "{message}");
+    }
+}
+
+/// /dev/full takes in nothing, as a full disk would.
+#[test]
+fn lines_that_cannot_be_printed() {
+    let (place, model) = (Place::new(), model());
+    let quick = "--no-features --importance-samples 0";
+    for (command, left) in [
+        (format!("evaluate --json {quick} {model}"), None),
+        (format!("evaluate {quick} {model}"), None),
+        (format!("sample --count 4 --output kept.png {model}"), Some("kept.png")),
+    ] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = place.command(&command).stdout(full).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        let expected = "error: cannot write to standard output: No space left on device";
+        assert!(error.starts_with(expected) && error.lines().count() == 1, "{command}: {error}");
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        left.into_iter().for_each(|file| assert!(place.path(file).exists()));
+        // A reader that has read enough.
+        let (_, closed) = std::io::pipe().unwrap();
+        let output = place.command(&command).stdout(closed).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{command}: {output:?}");
     }
 }
