@@ -1,7 +1,8 @@
 //! A table of latents: what `vae encode` writes and `vae decode` reads.
 //!
 //! A row an image: its index in the set, its label, and mean and log-variance of every
-//! dimension. The format is chosen by the file's extension.
+//! dimension. The format is chosen by the file's ending. Tables that NumPy and pandas write are
+//! read too: any number type, any order, further columns. Of a table only the means are read.
 
 mod csv;
 mod npy;
@@ -9,12 +10,12 @@ mod parquet;
 
 use std::{fs, path::Path};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use data::Images;
 
 pub(crate) use npy::array;
 
-use crate::trained::Latents;
+use crate::{output::TABLE, trained::Latents};
 
 /// Bytes of a table that are read at the most.
 const FILE_BYTES_MAX: u64 = 4 << 30;
@@ -26,41 +27,18 @@ pub(crate) struct Table<'a> {
     pub(crate) latents: &'a Latents,
 }
 
-/// How a table is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// A NumPy array of records.
-    Npy,
-    /// Apache Parquet, a column a number.
-    Parquet,
-    /// Text, a line a row.
-    Csv,
-}
-
-impl Format {
-    /// The format that an extension stands for.
-    pub(crate) fn of(path: &Path) -> Result<Self> {
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("npy") => Ok(Self::Npy),
-            Some("parquet") => Ok(Self::Parquet),
-            Some("csv") => Ok(Self::Csv),
-            _ => bail!("{}: a table of latents ends in .npy, .parquet or .csv", path.display()),
-        }
-    }
-}
-
 impl<'a> Table<'a> {
     pub(crate) fn new(images: &Images, latents: &'a Latents) -> Self {
         let labels = (0..images.len()).map(|index| images.label(index as u32)).collect();
         Self { labels, latents }
     }
 
-    /// The file's bytes.
-    pub(crate) fn to_bytes(&self, format: Format) -> Result<Vec<u8>> {
+    /// The file's bytes in one of [`TABLE`]'s formats.
+    pub(crate) fn to_bytes(&self, format: &str) -> Result<Vec<u8>> {
         match format {
-            Format::Npy => Ok(npy::write(self)),
-            Format::Parquet => parquet::write(self),
-            Format::Csv => Ok(csv::write(self).into_bytes()),
+            "parquet" => parquet::write(self),
+            "csv" => csv::write(self),
+            _ => Ok(npy::write(self)),
         }
     }
 
@@ -72,22 +50,47 @@ impl<'a> Table<'a> {
     }
 }
 
-/// The means `[n, dim]` in a table's file.
-pub(crate) fn read(path: &Path, dim: usize) -> Result<Vec<f32>> {
-    let format = Format::of(path)?;
+/// Refuses a file that is no table by its ending, or that is not there.
+pub(crate) fn check(path: &Path) -> Result<&'static str> {
     let shown = path.display();
     let size = fs::metadata(path).with_context(|| format!("cannot read {shown}"))?.len();
     ensure!(size <= FILE_BYTES_MAX, "{shown} is too large: {size} bytes");
+    TABLE.format(path).ok_or_else(|| anyhow!("cannot read {shown}: {}", TABLE.named()))
+}
+
+/// The means `[n, dim]` in a table's file.
+pub(crate) fn read(path: &Path, dim: usize) -> Result<Vec<f32>> {
+    let format = check(path)?;
+    let shown = path.display();
     let bytes = fs::read(path).with_context(|| format!("cannot read {shown}"))?;
     let means = match format {
-        Format::Npy => npy::read(&bytes, dim),
-        Format::Parquet => parquet::read(bytes, dim),
-        Format::Csv => csv::read(&bytes, dim),
+        "parquet" => parquet::read(bytes, dim),
+        "csv" => csv::read(&bytes, dim),
+        _ => npy::read(&bytes, dim),
     };
     let means = means.with_context(|| format!("{shown} is no table of {dim} latents"))?;
     ensure!(!means.is_empty(), "{shown} has no rows");
-    ensure!(means.iter().all(|mean| mean.is_finite()), "{shown} holds what is no finite number");
+    if let Some(place) = means.iter().position(|mean| !mean.is_finite()) {
+        let (row, dimension) = (place / dim, place % dim);
+        bail!("{shown} holds no finite number in row {row} (from 0) of latent {dimension}");
+    }
     Ok(means)
+}
+
+/// Where the columns of the means are: `mean_0`, `mean_1` .. as `vae encode` names them, or `0`,
+/// `1` .. as pandas names those of an array.
+fn columns<T: AsRef<str>>(names: &[T], dim: usize) -> Result<Vec<usize>> {
+    let place = |prefix: &str, dimension: usize| {
+        let name = format!("{prefix}{dimension}");
+        names.iter().position(|other| other.as_ref().trim() == name)
+    };
+    let of_array = place("mean_", 0).is_none() && place("", 0).is_some();
+    let prefix = if of_array { "" } else { "mean_" };
+    let missing = |dimension| format!("it has no column {prefix}{dimension}");
+    let find = |dimension| place(prefix, dimension).with_context(|| missing(dimension));
+    let places = (0..dim).map(find).collect::<Result<Vec<_>>>()?;
+    ensure!(place(prefix, dim).is_none(), "it has a column {prefix}{dim}");
+    Ok(places)
 }
 
 #[cfg(test)]
@@ -96,38 +99,80 @@ mod tests {
 
     use super::*;
 
-    fn latents() -> Latents {
+    pub(super) fn latents() -> Latents {
         let values = |scale: f32| (0..6).map(|i| scale * (i as f32 - 2.5) / 3.0).collect();
         Latents { dim: 3, mean: values(1.0), log_variance: values(-7.0) }
     }
 
-    #[test]
-    fn every_format_gives_the_means_back_to_the_bit() {
-        let latents = latents();
-        let images = Images::new(vec![0; 2 * PIXELS], vec![4, 9]).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["a.npy", "a.parquet", "a.csv"] {
-            let path = folder.path().join(name);
-            let bytes = Table::new(&images, &latents).to_bytes(Format::of(&path).unwrap()).unwrap();
-            fs::write(&path, &bytes).unwrap();
-            assert_eq!(read(&path, 3).unwrap(), latents.mean, "{name}");
-            let error = read(&path, 4).unwrap_err().to_string();
-            assert!(error.contains("no table of 4 latents"), "{error}");
-            for bytes in [&bytes[..bytes.len() / 2], b"", b"\x93NUMPY\x01\x00\xff\xff", b"PAR1PAR1"]
-            {
-                fs::write(&path, bytes).unwrap();
-                assert!(read(&path, 3).is_err(), "{name}");
-            }
-        }
-        assert!(Format::of(Path::new("a.txt")).is_err());
+    fn written(format: &str) -> Vec<u8> {
+        let (latents, images) = (latents(), Images::new(vec![0; 2 * PIXELS], vec![4, 9]).unwrap());
+        Table::new(&images, &latents).to_bytes(format).unwrap()
     }
 
     #[test]
-    fn a_plain_array_will_do() {
+    fn every_format_gives_the_means_back_to_the_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        for format in ["npy", "parquet", "csv"] {
+            let path = folder.path().join(format!("a.{format}"));
+            let bytes = written(format);
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(read(&path, 3).unwrap(), latents().mean, "{format}");
+            let error = read(&path, 4).unwrap_err().to_string();
+            assert!(error.contains("no table of 4 latents"), "{error}");
+            assert!(read(&path, 2).is_err(), "{format}");
+            for bytes in [&bytes[..bytes.len() / 2], b"", b"\x93NUMPY\x01\x00\xff\xff", b"PAR1PAR1"]
+            {
+                fs::write(&path, bytes).unwrap();
+                assert!(read(&path, 3).is_err(), "{format}");
+            }
+        }
+        let text = folder.path().join("a.txt");
+        fs::write(&text, "0").unwrap();
+        assert!(read(&text, 3).unwrap_err().to_string().contains(".npy, .parquet or .csv"));
+    }
+
+    /// Bytes that are changed at one place or two, and cut off: an answer, whatever it is.
+    #[test]
+    fn no_file_makes_a_reader_panic() {
+        let mut state = 1_u64;
+        let mut draw = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % below
+        };
+        for (format, rounds) in [("npy", 3_000), ("csv", 3_000), ("parquet", 3_000)] {
+            let sound = written(format);
+            for _ in 0..rounds {
+                let mut bytes = sound.clone();
+                for _ in 0..=draw(2) {
+                    let place = draw(bytes.len());
+                    bytes[place] = draw(256) as u8;
+                }
+                bytes.truncate(bytes.len() - draw(4) * draw(bytes.len()) / 8);
+                let _any_answer = match format {
+                    "npy" => npy::read(&bytes, 3),
+                    "csv" => csv::read(&bytes, 3),
+                    _ => parquet::read(bytes, 3),
+                };
+            }
+        }
+    }
+
+    #[test]
+    fn columns_are_found_by_name() {
+        assert_eq!(columns(&["index", "mean_1", "mean_0"], 2).unwrap(), [2, 1]);
+        assert_eq!(columns(&["", "0", "1"], 2).unwrap(), [1, 2]);
+        // Numbers beside named means are something else.
+        assert_eq!(columns(&["0", "mean_0"], 1).unwrap(), [1]);
+        assert!(columns(&["0", "1", "2"], 2).unwrap_err().to_string().contains("a column 2"));
+        assert!(columns(&["x"], 1).unwrap_err().to_string().contains("no column mean_0"));
+    }
+
+    #[test]
+    fn what_is_no_number_is_named_with_its_place() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("z.npy");
-        fs::write(&path, array(&[2, 3], &latents().mean)).unwrap();
-        assert_eq!(read(&path, 3).unwrap(), latents().mean);
-        assert!(read(&path, 2).is_err());
+        fs::write(&path, array(&[2, 2], &[0.0, 1.0, f32::NAN, 2.0])).unwrap();
+        let error = read(&path, 2).unwrap_err().to_string();
+        assert!(error.contains("no finite number in row 1 (from 0) of latent 0"), "{error}");
     }
 }

@@ -1,50 +1,131 @@
 //! Latents as text: a line of names, then a line a row. Numbers are written so that they read
 //! back to the bit.
+//!
+//! Read are tables with commas, semicolons or tabs, quoted or not, with a byte order mark or a
+//! comment sign before the names, and numbers alone, as `numpy.savetxt` writes them.
 
-use std::fmt::Write as _;
-
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use csv::{ReaderBuilder, StringRecord, Trim, WriterBuilder};
 
 use super::Table;
 
-pub(super) fn write(table: &Table<'_>) -> String {
-    let mut text = String::from("index,label");
-    for part in ["mean", "log_variance"] {
-        for dimension in 0..table.latents.dim {
-            let _infallible = write!(text, ",{part}_{dimension}");
-        }
-    }
-    text.push('\n');
+const DELIMITERS: [u8; 4] = *b",;\t ";
+const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+pub(super) fn write(table: &Table<'_>) -> Result<Vec<u8>> {
+    let mut file = WriterBuilder::new().from_writer(Vec::new());
+    let names = ["mean", "log_variance"].into_iter();
+    let dimensions = 0..table.latents.dim;
+    let names = names.flat_map(|part| dimensions.clone().map(move |d| format!("{part}_{d}")));
+    file.write_record(["index", "label"].into_iter().map(str::to_owned).chain(names))?;
     for (index, (label, mean, log_variance)) in table.rows().enumerate() {
-        let _infallible = write!(text, "{index},{label}");
-        for value in mean.iter().chain(log_variance) {
-            let _infallible = write!(text, ",{value}");
-        }
-        text.push('\n');
+        let numbers = mean.iter().chain(log_variance).map(f32::to_string);
+        file.write_record([index.to_string(), label.to_string()].into_iter().chain(numbers))?;
     }
-    text
+    Ok(file.into_inner()?)
 }
 
 pub(super) fn read(bytes: &[u8], dim: usize) -> Result<Vec<f32>> {
-    let text = std::str::from_utf8(bytes).context("it is no text")?;
-    let mut lines = text.lines();
-    let names: Vec<&str> = lines.next().context("it is empty")?.split(',').collect();
-    let place = |dimension: usize| {
-        let name = format!("mean_{dimension}");
-        let found = names.iter().position(|other| other.trim() == name);
-        found.with_context(|| format!("it has no column {name}"))
-    };
-    let places = (0..dim).map(place).collect::<Result<Vec<_>>>()?;
-    anyhow::ensure!(place(dim).is_err(), "it has a column mean_{dim}");
+    let text = std::str::from_utf8(bytes).context("it is no text in UTF-8")?;
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    // numpy.savetxt puts a comment sign before its header.
+    let text = text.strip_prefix('#').map_or(text, str::trim_start);
+    let delimiter = delimiter(text.lines().next().context("it is empty")?, dim);
+    let mut reader = ReaderBuilder::new();
+    let reader = reader.delimiter(delimiter).has_headers(false).flexible(true).trim(Trim::All);
+    let mut records = reader.from_reader(text.as_bytes()).into_records();
+    let first = records.next().context("it is empty")??;
+    let names: Vec<&str> = first.iter().collect();
     let mut means = Vec::new();
-    for (number, line) in lines.enumerate() {
-        let fields: Vec<&str> = line.split(',').collect();
-        for place in &places {
-            let value = fields.get(*place).and_then(|field| field.trim().parse::<f32>().ok());
-            means.push(value.with_context(|| {
-                format!("line {} has no number in column {}", number + 2, names[*place])
-            })?);
-        }
+    // Names that are numbers, as pandas gives them to the columns of an array, count from 0.
+    let counted = (0..dim).all(|d| names.iter().any(|name| *name == d.to_string()));
+    let places = if !counted && names.iter().all(|name| name.parse::<f32>().is_ok()) {
+        ensure!(names.len() == dim, "it has {} numbers in a line and no names", names.len());
+        let places: Vec<usize> = (0..dim).collect();
+        row(&first, &names, &places, &mut means)?;
+        places
+    } else {
+        super::columns(&names, dim)?
+    };
+    for record in records {
+        row(&record?, &names, &places, &mut means)?;
     }
     Ok(means)
+}
+
+/// What parts a line's fields: the sign that gives enough of them.
+fn delimiter(line: &str, dim: usize) -> u8 {
+    let fields = |delimiter: &u8| line.bytes().filter(|byte| byte == delimiter).count() + 1;
+    DELIMITERS.into_iter().find(|delimiter| dim > 1 && fields(delimiter) >= dim).unwrap_or_else(
+        // A single latent may stand alone in its line.
+        || DELIMITERS.into_iter().find(|delimiter| fields(delimiter) > 1).unwrap_or(b','),
+    )
+}
+
+fn row(
+    record: &StringRecord,
+    names: &[&str],
+    places: &[usize],
+    means: &mut Vec<f32>,
+) -> Result<()> {
+    for place in places {
+        let value = record.get(*place).and_then(|field| field.parse::<f32>().ok());
+        means.push(value.with_context(|| {
+            let line = record.position().map_or(0, csv::Position::line);
+            format!("line {line} has no number in column {}", names[*place])
+        })?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEANS: [f32; 4] = [0.5, -1.25, 1e-3, 2.0];
+
+    #[test]
+    fn what_pandas_writes() {
+        for text in [
+            // to_csv of an encoded table, with its index, and with every field quoted.
+            ",index,label,mean_0,mean_1\n0,0,4,0.5,-1.25\n1,1,9,0.001,2.0\n",
+            "\"\",\"mean_0\",\"mean_1\"\n\"0\",\"0.5\",\"-1.25\"\n\"1\",\"0.001\",\"2.0\"\n",
+            // Of an array, with and without its index.
+            ",0,1\n0,0.5,-1.25\n1,0.001,2.0\n",
+            "0,1\n0.5,-1.25\n0.001,2.0\n",
+            // Windows, a spreadsheet's byte order mark, other delimiters, no last line's end.
+            "mean_0,mean_1\r\n0.5,-1.25\r\n1e-3,2\r\n",
+            "\u{feff}mean_0;mean_1\n0.5;-1.25\n0.001;2.0",
+            "\u{feff}\"mean_1\"\t\"mean_0\"\n-1.25\t0.5\n2.0\t0.001\n",
+            "index, mean_0, mean_1\n0, 0.5, -1.25\n1, 0.001, 2.0\n",
+            // A quoted field may hold anything.
+            "note,mean_0,mean_1\n\"a, \"\"b\"\"\n\",0.5,-1.25\n,0.001,2.0\n",
+            // savetxt, plain, with commas, with a header.
+            "5.000000000000000000e-01 -1.250000000000000000e+00\n1e-03 2.0e+00\n",
+            "0.5,-1.25\n0.001,2.0\n",
+            "# mean_0,mean_1\n0.5,-1.25\n0.001,2.0\n",
+        ] {
+            assert_eq!(read(text.as_bytes(), 2).unwrap(), MEANS, "{text:?}");
+        }
+        for text in ["mean_0\n0.5\n2\n", "0.5\n2\n", ",mean_0\n0,0.5\n1,2\n", ",0\n0,0.5\n1,2\n"] {
+            assert_eq!(read(text.as_bytes(), 1).unwrap(), [0.5, 2.0], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        for (text, expected) in [
+            ("", "empty"),
+            ("mean_0,mean_1\n0.5,1\n0.5\n", "line 3 has no number in column mean_1"),
+            ("mean_0,mean_1\n0.5,\n", "line 2 has no number in column mean_1"),
+            ("mean_0,mean_1\n0.5,many\n", "line 2 has no number in column mean_1"),
+            ("mean_0,mean_1,mean_2\n1,2,3\n", "it has a column mean_2"),
+            ("mean_0,label\n1,2\n", "no column mean_1"),
+            ("0.5,1.5,2.5\n", "it has 3 numbers in a line and no names"),
+        ] {
+            let error = format!("{:#}", read(text.as_bytes(), 2).unwrap_err());
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+        assert!(read(b"m\0e\0a\0n\0_\0\xff", 2).is_err());
+    }
 }

@@ -1,13 +1,17 @@
 //! Latents as Apache Parquet: plain, uncompressed columns, which every reader understands.
+//!
+//! Read are also what pandas, pyarrow and polars write: compressed columns (snappy, zstd) of other
+//! number types, which could have gaps but must have none.
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
+use half::f16;
 use parquet::{
     basic::{Compression, Repetition, Type as Physical},
-    column::reader::ColumnReader,
-    data_type::{FloatType, Int32Type},
+    column::reader::{ColumnReader, ColumnReaderImpl},
+    data_type::{DataType, FloatType, Int32Type},
     file::{
         properties::WriterProperties,
         reader::{FileReader as _, SerializedFileReader},
@@ -65,28 +69,30 @@ fn write_column<T: parquet::data_type::DataType>(
 }
 
 pub(super) fn read(bytes: Vec<u8>, dim: usize) -> Result<Vec<f32>> {
+    let size = bytes.len() as i64;
     let file = SerializedFileReader::new(Bytes::from(bytes))?;
     let schema = file.metadata().file_metadata().schema_descr();
-    let place = |dimension: usize| {
-        let name = format!("mean_{dimension}");
-        let found = schema.columns().iter().position(|column| column.name() == name);
-        found.with_context(|| format!("it has no column {name}"))
+    // A column that belongs to a list or a struct has no number of its own in every row.
+    let name = |column: &Arc<parquet::schema::types::ColumnDescriptor>| match column.path().parts()
+    {
+        [name] => name.clone(),
+        _ => String::new(),
     };
-    let places = (0..dim).map(place).collect::<Result<Vec<_>>>()?;
-    ensure!(place(dim).is_err(), "it has a column mean_{dim}");
+    let names: Vec<String> = schema.columns().iter().map(name).collect();
+    let places = super::columns(&names, dim)?;
     let mut means = Vec::new();
     for group in 0..file.num_row_groups() {
         let group = file.get_row_group(group)?;
         let rows = usize::try_from(group.metadata().num_rows())?;
         let columns = places.iter().map(|place| {
-            let ColumnReader::FloatColumnReader(mut column) = group.get_column_reader(*place)?
-            else {
-                anyhow::bail!("its means are not 32-bit floats");
-            };
-            let mut values = Vec::new();
-            column.read_records(rows, None, None, &mut values)?;
-            ensure!(values.len() == rows, "it is cut off");
-            Ok(values)
+            // The reader takes these numbers for granted.
+            let chunk = group.metadata().column(*place);
+            let pages = [Some(chunk.data_page_offset()), chunk.dictionary_page_offset()];
+            let fits = |place: i64| (0..=size).contains(&place);
+            let known = pages.into_iter().flatten().chain([chunk.compressed_size()]).all(fits);
+            ensure!(known, "column {} lies outside the file", names[*place]);
+            let numbers = numbers(group.get_column_reader(*place)?, rows);
+            numbers.with_context(|| format!("column {} cannot be read", names[*place]))
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
         for row in 0..rows {
@@ -94,4 +100,76 @@ pub(super) fn read(bytes: Vec<u8>, dim: usize) -> Result<Vec<f32>> {
         }
     }
     Ok(means)
+}
+
+/// The numbers of a column, one a row.
+fn numbers(column: ColumnReader, rows: usize) -> Result<Vec<f32>> {
+    match column {
+        ColumnReader::FloatColumnReader(column) => values(column, rows, |value| Ok(*value)),
+        ColumnReader::DoubleColumnReader(column) => values(column, rows, |value| Ok(*value as f32)),
+        ColumnReader::Int32ColumnReader(column) => values(column, rows, |value| Ok(*value as f32)),
+        ColumnReader::Int64ColumnReader(column) => values(column, rows, |value| Ok(*value as f32)),
+        ColumnReader::FixedLenByteArrayColumnReader(column) => values(column, rows, |value| {
+            let bytes: [u8; 2] = value.data().try_into().context("it holds no numbers")?;
+            Ok(f16::from_le_bytes(bytes).to_f32())
+        }),
+        _ => bail!("it holds no numbers"),
+    }
+}
+
+fn values<T: DataType>(
+    mut column: ColumnReaderImpl<T>,
+    rows: usize,
+    number: impl Fn(&T::T) -> Result<f32>,
+) -> Result<Vec<f32>> {
+    let (mut found, mut levels) = (Vec::new(), Vec::new());
+    column.read_records(rows, Some(&mut levels), None, &mut found)?;
+    ensure!(found.len() == rows, "it has numbers in {} of {rows} rows", found.len());
+    found.iter().map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::data_type::{DoubleType, Int64Type};
+
+    use super::*;
+
+    /// A file with one column that may have gaps, as pandas writes it.
+    fn file<T: DataType>(
+        kind: Physical,
+        values: &[T::T],
+        levels: &[i16],
+        packed: Compression,
+    ) -> Vec<u8> {
+        let column = Type::primitive_type_builder("mean_0", kind);
+        let column = column.with_repetition(Repetition::OPTIONAL).build().unwrap();
+        let schema = Type::group_type_builder("schema").with_fields(vec![Arc::new(column)]);
+        let properties = WriterProperties::builder().set_compression(packed).build();
+        let (mut bytes, schema) = (Vec::new(), Arc::new(schema.build().unwrap()));
+        let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::new(properties)).unwrap();
+        let mut rows = file.next_row_group().unwrap();
+        let mut column = rows.next_column().unwrap().unwrap();
+        column.typed::<T>().write_batch(values, Some(levels), None).unwrap();
+        column.close().unwrap();
+        rows.close().unwrap();
+        file.close().unwrap();
+        bytes
+    }
+
+    #[test]
+    fn what_pandas_writes() {
+        let zstd = Compression::ZSTD(parquet::basic::ZstdLevel::default());
+        for packed in [Compression::SNAPPY, zstd, Compression::UNCOMPRESSED] {
+            let doubles = file::<DoubleType>(Physical::DOUBLE, &[0.5, -2.25], &[1, 1], packed);
+            assert_eq!(read(doubles, 1).unwrap(), [0.5, -2.25]);
+        }
+        let integers = file::<Int64Type>(Physical::INT64, &[7, -1], &[1, 1], Compression::SNAPPY);
+        assert_eq!(read(integers, 1).unwrap(), [7.0, -1.0]);
+        let gaps = file::<DoubleType>(Physical::DOUBLE, &[0.5], &[1, 0], Compression::SNAPPY);
+        let error = format!("{:#}", read(gaps, 1).unwrap_err());
+        assert!(
+            error.contains("column mean_0 cannot be read: it has numbers in 1 of 2"),
+            "{error}"
+        );
+    }
 }

@@ -1,5 +1,7 @@
 //! Latents as tables, there and back.
 
+use std::fs;
+
 use data::PIXELS;
 
 use crate::harness::{LATENT, Place, TEST_IMAGES};
@@ -42,4 +44,33 @@ fn the_report_adds_up() {
     // Coarser means are worse, but by next to nothing.
     assert!((f32_[2] - f16[2]).abs() < 0.01 && (f32_[2] - bits[2]).abs() < 1.0, "{said}");
     assert!((0.01..0.2).contains(&f32_[3]), "{said}");
+}
+
+/// What people make with other programs from the same numbers.
+#[test]
+fn tables_of_other_programs_decode_to_the_same_digits() {
+    let place = Place::new();
+    let rows = [[0.5_f64, -1.25, 0.0, 2.0], [-0.75, 0.125, 3.0, -2.5]];
+    let header = "{'descr': '<f8', 'fortran_order': True, 'shape': (2, 4), }";
+    let mut array = b"\x93NUMPY\x01\x00".to_vec();
+    array.extend((header.len() as u16 + 1).to_le_bytes());
+    array.extend(format!("{header}\n").bytes());
+    for column in 0..4 {
+        rows.iter().for_each(|row| array.extend(row[column].to_le_bytes()));
+    }
+    fs::write(place.path("float64.npy"), array).unwrap();
+    let mut quoted = "\u{feff}\"\",\"mean_0\",\"mean_1\",\"mean_2\",\"mean_3\"\r\n".to_owned();
+    let mut plain = ",0,1,2,3\n".to_owned();
+    for (index, row) in rows.iter().enumerate() {
+        quoted +=
+            &format!("\"{index}\",\"{}\",\"{}\",\"{}\",\"{}\"\r\n", row[0], row[1], row[2], row[3]);
+        plain += &format!("{index},{},{},{},{}\n", row[0], row[1], row[2], row[3]);
+    }
+    fs::write(place.path("quoted.csv"), quoted).unwrap();
+    fs::write(place.path("plain.csv"), plain).unwrap();
+    for name in ["float64.npy", "quoted.csv", "plain.csv"] {
+        let said = place.vae(&format!("decode --input {name} --output {name}.npy"));
+        assert!(said.contains("2 digits"), "{said}");
+        assert_eq!(place.read(&format!("{name}.npy")), place.read("float64.npy.npy"), "{name}");
+    }
 }
