@@ -1,128 +1,111 @@
-//! A person's own picture made to look like MNIST: a PNG of any size, light on dark, scaled
-//! into 20 x 20 pixels and centred by its mass in 28 x 28.
+//! A person's own picture made to look like MNIST: a PNG or JPEG file of any size, a drawing or a
+//! photograph of a digit. The background is subtracted (`ink.rs`), the digit is scaled into 20 x 20
+//! pixels and centred by its mass in 28 x 28.
 //!
-//! As LeCun, Bottou, Bengio and Haffner describe it, "Gradient-based learning applied to
-//! document recognition", 1998, section III.A. A picture of 28 x 28 is taken as it is.
+//! Scaling and centring are as LeCun, Bottou, Bengio and Haffner describe them, "Gradient-based
+//! learning applied to document recognition", 1998, section III.A. A picture of 28 x 28 on plain
+//! black or white is taken as it is.
+
+mod grey;
+mod ink;
 
 use std::{fs::File, io::BufReader, path::Path};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 use data::PIXELS;
+use image::{DynamicImage, ImageDecoder as _, ImageError, ImageReader, Limits};
 use picture::SIDE;
-use png::{ColorType, Transformations};
+
+use grey::Grey;
 
 /// The larger side of a digit in its frame.
 const DIGIT: f64 = 20.0;
 /// A picture with more pixels is none of a digit.
-const PIXELS_MAX: usize = 100 << 20;
+const PIXELS_MAX: u64 = 100 << 20;
+/// Bytes that a decoder may take: three channels of 16 bits.
+const DECODER_BYTES_MAX: u64 = 6 * PIXELS_MAX;
+/// Pixels of the larger side of a picture while it is worked on; a larger one is shrunk.
+const WORKING_SIDE: usize = 1024;
+/// Levels that differ by less are those of an empty picture.
+const CONTRAST_MIN: f32 = 0.1;
 
-/// A grey picture, 0 dark to 1 light.
-#[derive(Clone, Debug)]
-struct Grey {
-    width: usize,
-    height: usize,
-    pixels: Vec<f32>,
-}
-
-/// Reads a PNG file as 784 grey levels.
+/// Reads a PNG or JPEG file as 784 grey levels, light on dark.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    let grey =
-        decode(path).with_context(|| format!("cannot read the picture {}", path.display()))?;
-    let digit = if (grey.width, grey.height) == (SIDE, SIDE) {
-        grey.pixels
-    } else {
-        centre(&grey)
-            .with_context(|| format!("there is nothing on the picture {}", path.display()))?
-    };
-    Ok(digit.into_iter().map(|level| (level.clamp(0.0, 1.0) * 255.0).round() as u8).collect())
+    let shown = path.display();
+    let grey = decode(path).with_context(|| format!("cannot read the picture {shown}"))?;
+    let digit =
+        as_it_is(&grey).or_else(|| ink::of(&grey.shrunk(WORKING_SIDE)).map(|ink| centre(&ink)));
+    let levels = digit.with_context(|| {
+        format!("there is nothing on the picture {shown}: it is all of one colour, or nearly")
+    })?;
+    Ok(levels.into_iter().map(|level| (level.clamp(0.0, 1.0) * 255.0).round() as u8).collect())
 }
 
 fn decode(path: &Path) -> Result<Grey> {
+    // The content says what it is, not the ending.
     let file = BufReader::new(File::open(path)?);
-    let mut decoder = png::Decoder::new_with_limits(file, png::Limits { bytes: PIXELS_MAX });
-    decoder.set_transformations(Transformations::normalize_to_color8());
-    let mut reader = decoder.read_info()?;
-    let size = reader.output_buffer_size().filter(|size| *size <= 4 * PIXELS_MAX);
-    let mut bytes = vec![0; size.context("it is too large")?];
-    let info = reader.next_frame(&mut bytes)?;
-    let (width, height) = (info.width as usize, info.height as usize);
-    ensure!(width * height > 0, "it has no pixels");
-    let samples = info.color_type.samples();
-    let pixels = bytes[..info.buffer_size()].chunks_exact(samples).map(|pixel| {
-        // Transparent is as white paper.
-        let level = |share: [f32; 3], alpha: u8| {
-            let grey = 0.299 * share[0] + 0.587 * share[1] + 0.114 * share[2];
-            let alpha = f32::from(alpha) / 255.0;
-            (grey / 255.0).mul_add(alpha, 1.0 - alpha)
-        };
-        match (info.color_type, pixel) {
-            (ColorType::GrayscaleAlpha, &[grey, alpha]) => level([f32::from(grey); 3], alpha),
-            (ColorType::Rgba, &[r, g, b, alpha]) => level([r, g, b].map(f32::from), alpha),
-            (ColorType::Rgb, &[r, g, b]) => level([r, g, b].map(f32::from), 255),
-            _ => f32::from(pixel[0]) / 255.0,
-        }
-    });
-    let mut grey = Grey { width, height, pixels: pixels.collect() };
-    grey.invert_if_light();
-    Ok(grey)
+    let mut reader = ImageReader::new(file).with_guessed_format()?;
+    if reader.format().is_none() {
+        bail!("it is neither PNG nor JPEG");
+    }
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(DECODER_BYTES_MAX);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(explained)?;
+    let (width, height) = decoder.dimensions();
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels == 0 || pixels > PIXELS_MAX {
+        bail!("it has {width} x {height} pixels");
+    }
+    // Telephones write how they were held, and leave the pixels as they lay.
+    let orientation = decoder.orientation().map_err(explained)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(explained)?;
+    image.apply_orientation(orientation);
+    let image = image.into_luma_alpha8();
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    // Transparent is as white paper.
+    let level = |[level, alpha]: &[u8; 2]| {
+        let [level, alpha] = [level, alpha].map(|value| f32::from(*value) / 255.0);
+        level.mul_add(alpha, 1.0 - alpha)
+    };
+    let pixels = image.as_raw().as_chunks::<2>().0.iter().map(level).collect();
+    Ok(Grey { width, height, pixels })
 }
 
-impl Grey {
-    fn at(&self, x: usize, y: usize) -> f32 {
-        self.pixels[y * self.width + x]
-    }
-
-    /// Makes ink on paper light on dark: the border tells which it is.
-    fn invert_if_light(&mut self) {
-        let (right, bottom) = (self.width - 1, self.height - 1);
-        let rows = (0..self.height).flat_map(|y| [self.at(0, y), self.at(right, y)]);
-        let columns = (0..self.width).flat_map(|x| [self.at(x, 0), self.at(x, bottom)]);
-        let border: Vec<f32> = rows.chain(columns).collect();
-        if border.iter().sum::<f32>() > 0.5 * border.len() as f32 {
-            self.pixels.iter_mut().for_each(|level| *level = 1.0 - *level);
+fn explained(error: ImageError) -> anyhow::Error {
+    match error {
+        ImageError::Unsupported(error) => {
+            anyhow::anyhow!("it is neither PNG nor JPEG, or one of a rare kind ({error})")
         }
-    }
-
-    /// The mean over a rectangle of fractional bounds: shrinking averages, growing repeats.
-    fn mean(&self, [left, right]: [f64; 2], [top, bottom]: [f64; 2]) -> f64 {
-        let overlap = |from: f64, to: f64, cell: usize| {
-            (to.min(cell as f64 + 1.0) - from.max(cell as f64)).max(0.0)
-        };
-        let cells = |from: f64, to: f64, len: usize| {
-            (from.max(0.0) as usize).min(len)..(to.max(0.0).ceil() as usize).min(len)
-        };
-        let (mut sum, mut area) = (0.0, 0.0);
-        for y in cells(top, bottom, self.height) {
-            for x in cells(left, right, self.width) {
-                let share = overlap(left, right, x) * overlap(top, bottom, y);
-                sum += share * f64::from(self.at(x, y));
-                area += share;
-            }
-        }
-        if area > 0.0 { sum / area } else { 0.0 }
-    }
-
-    /// Bounds of what is not background: left, right, top, bottom, the ends excluded.
-    fn bounds(&self) -> Option<[usize; 4]> {
-        const INK: f32 = 0.1;
-        let inked = |x: usize, y: usize| self.at(x, y) > INK;
-        let column = |x: &usize| (0..self.height).any(|y| inked(*x, y));
-        let row = |y: &usize| (0..self.width).any(|x| inked(x, *y));
-        let (left, right) = ((0..self.width).find(column)?, (0..self.width).rev().find(column)?);
-        let (top, bottom) = ((0..self.height).find(row)?, (0..self.height).rev().find(row)?);
-        Some([left, right + 1, top, bottom + 1])
+        error => error.into(),
     }
 }
 
-/// The digit in its frame; nothing where the picture is empty.
-fn centre(grey: &Grey) -> Option<Vec<f32>> {
-    let [left, right, top, bottom] = grey.bounds()?.map(|bound| bound as f64);
-    let scale = (right - left).max(bottom - top) / DIGIT;
+/// A picture that has the size and the background of MNIST's, or their negative.
+fn as_it_is(grey: &Grey) -> Option<Vec<f32>> {
+    /// Levels that count as black.
+    const BLACK: f32 = 0.02;
+    if (grey.width, grey.height) != (SIDE, SIDE) {
+        return None;
+    }
+    let border = grey.border_median();
+    let levels: Vec<f32> = match border {
+        border if border <= BLACK => grey.pixels.clone(),
+        border if border >= 1.0 - BLACK => grey.pixels.iter().map(|level| 1.0 - level).collect(),
+        _ => return None,
+    };
+    levels.iter().any(|level| *level > CONTRAST_MIN).then_some(levels)
+}
+
+/// The digit in its frame.
+fn centre(ink: &Grey) -> Vec<f32> {
+    let [left, right, top, bottom] = ink.bounds(CONTRAST_MIN).map(|bound| bound as f64);
+    let scale = (right - left).max(bottom - top).max(1.0) / DIGIT;
     // Where the mass of the ink is, in the picture's pixels.
     let (mut mass, mut x_mass, mut y_mass) = (0.0, 0.0, 0.0);
     for y in top as usize..bottom as usize {
         for x in left as usize..right as usize {
-            let level = f64::from(grey.at(x, y));
+            let level = f64::from(ink.at(x, y));
             mass += level;
             x_mass += level * (x as f64 + 0.5);
             y_mass += level * (y as f64 + 0.5);
@@ -130,25 +113,36 @@ fn centre(grey: &Grey) -> Option<Vec<f32>> {
     }
     let middle = SIDE as f64 / 2.0;
     let (x_origin, y_origin) = (x_mass / mass - middle * scale, y_mass / mass - middle * scale);
-    let digit = (0..PIXELS).map(|place| {
-        let (row, column) = ((place / SIDE) as f64, (place % SIDE) as f64);
-        let span = |origin: f64, cell: f64| [origin + cell * scale, origin + (cell + 1.0) * scale];
-        grey.mean(span(x_origin, column), span(y_origin, row)) as f32
-    });
-    Some(digit.collect())
+    let mut digit: Vec<f32> = (0..PIXELS)
+        .map(|place| {
+            let (row, column) = ((place / SIDE) as f64, (place % SIDE) as f64);
+            let span =
+                |origin: f64, cell: f64| [origin + cell * scale, origin + (cell + 1.0) * scale];
+            ink.mean(span(x_origin, column), span(y_origin, row)) as f32
+        })
+        .collect();
+    // A thin stroke covers no pixel as a whole; MNIST's strokes are bright.
+    let brightest = digit.iter().copied().fold(0.0, f32::max);
+    digit.iter_mut().for_each(|level| *level /= brightest.max(f32::MIN_POSITIVE));
+    digit
 }
 
 #[cfg(test)]
 mod tests {
+    use image::{ExtendedColorType, ImageEncoder as _, codecs::jpeg::JpegEncoder};
     use picture::{Canvas, Colour};
 
     use super::*;
 
-    fn written(canvas: &Canvas) -> Result<Vec<u8>> {
+    fn written(name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
         let folder = tempfile::tempdir()?;
-        let path = folder.path().join("digit.png");
-        std::fs::write(&path, canvas.png()?)?;
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes)?;
         read(&path)
+    }
+
+    fn png(canvas: &Canvas) -> Result<Vec<u8>> {
+        written("digit.png", &canvas.png()?)
     }
 
     /// A bar of ink on paper, off the middle of a large picture.
@@ -158,34 +152,145 @@ mod tests {
         canvas
     }
 
+    /// Rows and columns, first and last, of what is light.
+    #[track_caller]
+    fn assert_is_the_bar(digit: &[u8]) {
+        let inked: Vec<usize> = (0..PIXELS).filter(|place| digit[*place] > 128).collect();
+        let (first, last) = (inked[0] / SIDE, inked[inked.len() - 1] / SIDE);
+        let columns = || inked.iter().map(|place| place % SIDE);
+        assert_eq!((first, last), (4, 23));
+        assert_eq!((columns().min(), columns().max()), (Some(12), Some(15)));
+        // The paper is black, not grey.
+        let paper = (0..PIXELS).filter(|place| !(11..=16).contains(&(place % SIDE)));
+        let lightest = paper.map(|place| digit[place]).max();
+        assert!(lightest < Some(10), "{lightest:?}");
+    }
+
     #[test]
     fn a_digit_is_scaled_to_20_pixels_and_centred() {
-        for (paper, ink) in [([255; 3], [0; 3]), ([0; 3], [255; 3]), ([250, 240, 255], [20, 0, 90])]
-        {
-            let digit = written(&bar(paper, ink)).unwrap();
-            let inked = |place: &usize| digit[*place] > 128;
-            let rows: Vec<usize> = (0..PIXELS).filter(inked).map(|place| place / SIDE).collect();
-            let columns: Vec<usize> = (0..PIXELS).filter(inked).map(|p| p % SIDE).collect();
-            assert_eq!((rows.first(), rows.last()), (Some(&4), Some(&23)));
-            assert_eq!((columns.iter().min(), columns.iter().max()), (Some(&12), Some(&15)));
+        for (paper, ink) in [
+            ([255; 3], [0; 3]),
+            ([0; 3], [255; 3]),
+            ([250, 240, 255], [20, 0, 90]),
+            // Cream paper, pencil on grey paper, chalk.
+            ([222, 205, 160], [60, 50, 70]),
+            ([150; 3], [90; 3]),
+            ([40, 60, 50], [180, 190, 185]),
+        ] {
+            assert_is_the_bar(&png(&bar(paper, ink)).unwrap());
         }
+    }
+
+    /// Paper that is lit from one corner, with the noise of a camera.
+    fn photograph(ink: bool) -> (u32, u32, Vec<u8>) {
+        let (width, height) = (600, 400);
+        let mut noise = 7_u32;
+        let mut pixels = Vec::new();
+        for y in 0..height {
+            for x in 0..width {
+                noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let grain = (noise >> 24) as f32 / 255.0 * 10.0 - 5.0;
+                let light = 1.0 - 0.5 * x as f32 / 600.0 - 0.25 * y as f32 / 400.0;
+                let is_inked = ink && (60..100).contains(&x) && (40..240).contains(&y);
+                let reflected = if is_inked { 0.25 } else { 1.0 };
+                for paper in [235.0, 222.0, 180.0] {
+                    pixels.push((paper * light * reflected + grain).clamp(0.0, 255.0) as u8);
+                }
+            }
+        }
+        (width, height, pixels)
+    }
+
+    fn jpeg((width, height, pixels): (u32, u32, Vec<u8>), exif: Option<Vec<u8>>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut encoder = JpegEncoder::new_with_quality(&mut bytes, 80);
+        if let Some(exif) = exif {
+            encoder.set_exif_metadata(exif).unwrap();
+        }
+        encoder.write_image(&pixels, width, height, ExtendedColorType::Rgb8).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_photograph_loses_its_paper() {
+        let bytes = jpeg(photograph(true), None);
+        assert_is_the_bar(&written("photo.jpg", &bytes).unwrap());
+        // The content counts, not the ending.
+        assert_is_the_bar(&written("photo.png", &bytes).unwrap());
+    }
+
+    #[test]
+    fn a_photograph_is_turned_as_the_camera_was_held() {
+        // One entry of TIFF: orientation (0x112) 6, a turn to the right by 90 degrees.
+        let tiff = b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        let (width, height, pixels) = photograph(true);
+        let mut turned = vec![0; pixels.len()];
+        for (place, pixel) in pixels.chunks_exact(3).enumerate() {
+            let (x, y) = (place % width as usize, place / width as usize);
+            // As it lies before the turn to the right: turned to the left.
+            let (left, below) = (y, width as usize - 1 - x);
+            turned[3 * (below * height as usize + left)..][..3].copy_from_slice(pixel);
+        }
+        let bytes = jpeg((height, width, turned), Some(tiff.to_vec()));
+        assert_is_the_bar(&written("photo.jpg", &bytes).unwrap());
+    }
+
+    #[test]
+    fn dust_moves_no_digit() {
+        let mut canvas = bar([240; 3], [30; 3]);
+        for (x, y) in [(290, 190), (150, 5), (5, 180), (200, 100)] {
+            canvas.fill(x, y, 3, 3, [60; 3]);
+        }
+        assert_is_the_bar(&png(&canvas).unwrap());
+    }
+
+    #[test]
+    fn a_thin_stroke_is_bright() {
+        let mut canvas = Canvas::new(800, 800, [255; 3]);
+        canvas.fill(400, 100, 4, 600, [0; 3]);
+        assert_eq!(png(&canvas).unwrap().into_iter().max(), Some(255));
     }
 
     #[test]
     fn a_picture_of_the_right_size_is_taken_as_it_is() {
-        let mut canvas = Canvas::new(SIDE, SIDE, [0; 3]);
-        canvas.put(3, 2, [77; 3]);
-        let digit = written(&canvas).unwrap();
-        assert_eq!((digit[2 * SIDE + 3], digit.iter().map(|l| u32::from(*l)).sum()), (77, 77));
+        for (background, put, expected) in [(0, 77, 77), (255, 255 - 77, 77)] {
+            let mut canvas = Canvas::new(SIDE, SIDE, [background; 3]);
+            canvas.put(3, 2, [put; 3]);
+            let digit = png(&canvas).unwrap();
+            let sum: u32 = digit.iter().map(|level| u32::from(*level)).sum();
+            assert_eq!((digit[2 * SIDE + 3], sum), (expected, u32::from(expected)));
+        }
     }
 
     #[test]
-    fn an_empty_picture_and_none_at_all_are_refused() {
-        let error = written(&Canvas::new(50, 40, [255; 3])).unwrap_err();
-        assert!(error.to_string().starts_with("there is nothing on the picture"), "{error}");
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("text.png");
-        std::fs::write(&path, "no picture").unwrap();
-        assert!(format!("{:#}", read(&path).unwrap_err()).contains("text.png"));
+    fn empty_pictures_have_one_answer() {
+        for side in [1, 5, 28, 29, 100, 2000] {
+            for level in [0, 1, 128, 254, 255] {
+                let error = png(&Canvas::new(side, side, [level; 3])).unwrap_err().to_string();
+                let expected = "digit.png: it is all of one colour, or nearly";
+                assert!(
+                    error.starts_with("there is nothing on the picture")
+                        && error.ends_with(expected),
+                    "{side} {level}: {error}"
+                );
+            }
+        }
+        let error = written("paper.jpg", &jpeg(photograph(false), None)).unwrap_err().to_string();
+        assert!(error.starts_with("there is nothing on the picture"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_picture_is_named() {
+        for bytes in
+            [&b"no picture"[..], b"", b"GIF89a\x01\0\x01\0", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]
+        {
+            let error = format!("{:#}", written("text.png", bytes).unwrap_err());
+            assert!(
+                error.contains("cannot read the picture") && error.contains("text.png"),
+                "{error}"
+            );
+        }
+        let error = format!("{:#}", written("a.png", b"no picture").unwrap_err());
+        assert!(error.ends_with("it is neither PNG nor JPEG"), "{error}");
     }
 }
