@@ -12,8 +12,14 @@ const LEGEND: usize = 56;
 /// Points are small where there are many.
 const RADIUS: f64 = 2.2;
 const OPACITY: f64 = 0.55;
+/// Radius of the mark with a digit in it.
+const MARK: f64 = 13.0;
 /// About so many ticks on an axis.
 const TICKS: f32 = 8.0;
+/// Letters of a tick's label.
+const LABEL_MAX: usize = 7;
+/// The share of a turn that spreads directions evenly.
+const GOLDEN: f64 = 0.618_033_988_75;
 
 /// Points in the plane with their labels.
 #[derive(Clone, Copy, Debug)]
@@ -21,105 +27,154 @@ pub(crate) struct Points<'a> {
     /// `[n, 2]`.
     pub(crate) places: &'a [f32],
     pub(crate) labels: &'a [u8],
-    /// The share of the variance along each axis.
-    pub(crate) explained: [f64; 2],
+    /// What the axes are.
+    pub(crate) caption: &'a str,
 }
 
-/// The part of the plane that is shown: a square around a middle.
+/// What a grid beside the points shows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grid<'a> {
+    /// Digits a side.
+    pub(crate) side: usize,
+    /// `[side * side, 784]`, row by row from the top.
+    pub(crate) digits: &'a [f32],
+    pub(crate) caption: &'a str,
+}
+
+/// The part of the plane that is shown: a rectangle around a middle.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Frame {
     middle: [f32; 2],
-    /// Half a side.
-    reach: f32,
+    /// Half of either side.
+    reach: [f32; 2],
+    /// Whether the second axis is a list of the digits.
+    in_rows: bool,
 }
 
 impl Frame {
-    /// All but the outermost points, one in 500, which would leave the others little room.
+    /// A square around all but the outermost points, one in 500, which would leave the others
+    /// little room.
     pub(crate) fn around(places: &[f32]) -> Self {
-        let ends = [0, 1].map(|axis| {
-            let mut values: Vec<f32> = places.iter().skip(axis).step_by(2).copied().collect();
-            values.sort_by(f32::total_cmp);
-            let outer = values.len() / 1000;
-            match values[..] {
-                [] => [-1.0, 1.0],
-                _ => [values[outer], values[values.len() - 1 - outer]],
-            }
-        });
+        let ends = [0, 1].map(|axis| ends(places.iter().skip(axis).step_by(2)));
         let reach = ends.map(|[low, high]| 0.525 * (high - low));
         let reach = reach[0].max(reach[1]);
         let reach = if reach > 0.0 { reach } else { 1.0 };
-        Self { middle: ends.map(|[low, high]| 0.5 * (low + high)), reach }
+        Self {
+            middle: ends.map(|[low, high]| 0.5 * (low + high)),
+            reach: [reach; 2],
+            in_rows: false,
+        }
+    }
+
+    /// The same for values on a line, which stand in a row for each digit.
+    pub(crate) fn of_rows(values: &[f32]) -> Self {
+        let [low, high] = ends(values.iter());
+        let reach = if high > low { 0.525 * (high - low) } else { 1.0 };
+        let (middle, half) = ((CLASSES.len() - 1) as f32 / 2.0, CLASSES.len() as f32 / 2.0);
+        Self { middle: [0.5 * (low + high), middle], reach: [reach, half], in_rows: true }
     }
 
     /// The places, `[n * n, 2]` row by row from the top, of a grid of `n` digits a side.
     pub(crate) fn grid(&self, n: usize) -> Vec<[f32; 2]> {
-        let offset = |index: usize| self.reach * ((2 * index + 1) as f32 / n as f32 - 1.0);
-        let [x, y] = self.middle;
-        (0..n * n).map(|cell| [x + offset(cell % n), y - offset(cell / n)]).collect()
+        let offset = |index: usize| (2 * index + 1) as f32 / n as f32 - 1.0;
+        let ([x, y], [across, up]) = (self.middle, self.reach);
+        (0..n * n).map(|cell| [x + across * offset(cell % n), y - up * offset(cell / n)]).collect()
+    }
+
+    /// As many values of the first axis as a grid of `n` digits a side has, from low to high.
+    pub(crate) fn line(&self, n: usize) -> Vec<f32> {
+        let last = (n * n - 1).max(1) as f32;
+        let share = |cell: usize| 2.0 * cell as f32 / last - 1.0;
+        (0..n * n).map(|cell| self.middle[0] + self.reach[0] * share(cell)).collect()
     }
 
     /// Where a place is in the plot, from 0 at the left and at the top to 1.
     fn share(&self, [x, y]: [f32; 2]) -> [f64; 2] {
-        let share = |offset: f32| f64::from(0.5 + 0.5 * offset / self.reach);
-        [share(x - self.middle[0]), share(self.middle[1] - y)]
+        let share = |offset: f32, reach: f32| f64::from(0.5 + 0.5 * offset / reach);
+        [share(x - self.middle[0], self.reach[0]), share(self.middle[1] - y, self.reach[1])]
     }
 
-    /// Round numbers on an axis.
-    fn ticks(&self, axis: usize) -> Vec<f32> {
-        let rough = 2.0 * self.reach / TICKS;
-        let power = 10.0_f32.powf(rough.log10().floor());
+    /// Round numbers on an axis, and how many decimals tell them apart.
+    fn ticks(&self, axis: usize) -> (Vec<f32>, usize) {
+        let reach = self.reach[axis];
+        let rough = 2.0 * reach / TICKS;
+        let exponent = rough.log10().floor();
+        let power = 10.0_f32.powf(exponent);
         let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
         let step = step.into_iter().find(|step| *step >= rough).unwrap_or(rough);
-        let (low, high) = (self.middle[axis] - self.reach, self.middle[axis] + self.reach);
+        let (low, high) = (self.middle[axis] - reach, self.middle[axis] + reach);
         let first = (low / step).ceil() as i64;
         let last = (high / step).floor() as i64;
-        (first..=last).map(|tick| tick as f32 * step).collect()
+        let decimals = (-step.log10().floor()).max(0.0) as usize;
+        ((first..=last).map(|tick| tick as f32 * step).collect(), decimals)
     }
 }
 
-/// Draws the points, and beside them the digits `[n * n, 784]` of the frame's grid if given.
-pub(crate) fn draw(points: &Points<'_>, frame: Frame, digits: Option<(usize, &[f32])>) -> Canvas {
+/// The least and the greatest of some values, the outermost aside.
+fn ends<'a>(values: impl Iterator<Item = &'a f32>) -> [f32; 2] {
+    let mut values: Vec<f32> = values.copied().collect();
+    values.sort_by(f32::total_cmp);
+    let outer = values.len() / 1000;
+    match values[..] {
+        [] => [-1.0, 1.0],
+        _ => [values[outer], values[values.len() - 1 - outer]],
+    }
+}
+
+/// Draws the points, and beside them a grid of digits if given.
+pub(crate) fn draw(points: &Points<'_>, frame: Frame, grid: Option<Grid<'_>>) -> Canvas {
     let map = LEFT + PLOT + LEGEND;
-    let width = if digits.is_some() { map + LEFT + PLOT + LEFT / 2 } else { map };
+    let width = if grid.is_some() { map + LEFT + PLOT + LEFT / 2 } else { map };
     let mut canvas = Canvas::new(width, TOP + PLOT + BOTTOM, WHITE);
-    axes(&mut canvas, LEFT, frame, points.explained);
+    axes(&mut canvas, LEFT, frame);
+    foot(&mut canvas, LEFT, points.caption);
     canvas.heading(LEFT, TOP / 2, Align::Left, BLACK, "Latent means, by digit");
     scatter(&mut canvas, points, frame);
     legend(&mut canvas);
-    if let Some((n, digits)) = digits {
-        axes(&mut canvas, map + LEFT, frame, points.explained);
-        canvas.heading(map + LEFT, TOP / 2, Align::Left, BLACK, "What the plane decodes to");
+    if let Some(Grid { side, digits, caption }) = grid {
+        if !frame.in_rows {
+            axes(&mut canvas, map + LEFT, frame);
+        }
+        foot(&mut canvas, map + LEFT, caption);
+        canvas.heading(map + LEFT, TOP / 2, Align::Left, BLACK, "What it decodes to");
         for (cell, digit) in digits.chunks_exact(SIDE * SIDE).enumerate() {
-            let side = PLOT / n;
-            let (x, y) = (map + LEFT + cell % n * side, TOP + cell / n * side);
-            canvas.digit(x, y, side / SIDE, digit);
+            let zoomed = PLOT / side;
+            let (x, y) = (map + LEFT + cell % side * zoomed, TOP + cell / side * zoomed);
+            canvas.digit(x, y, zoomed / SIDE, digit);
         }
     }
     canvas
 }
 
-fn axes(canvas: &mut Canvas, left: usize, frame: Frame, explained: [f64; 2]) {
+fn axes(canvas: &mut Canvas, left: usize, frame: Frame) {
     let place = |share: f64| (share * (PLOT - 1) as f64).round() as usize;
-    for tick in frame.ticks(0) {
+    let (ticks, decimals) = frame.ticks(0);
+    for tick in ticks {
         let x = left + place(frame.share([tick, 0.0])[0]);
         canvas.fill(x, TOP, 1, PLOT, LIGHT);
-        canvas.text(x, TOP + PLOT + 12, Align::Centre, GREY, &label(tick));
+        canvas.text(x, TOP + PLOT + 12, Align::Centre, GREY, &label(tick, decimals));
     }
-    for tick in frame.ticks(1) {
+    if frame.in_rows {
+        return;
+    }
+    let (ticks, decimals) = frame.ticks(1);
+    for tick in ticks {
         let y = TOP + place(frame.share([0.0, tick])[1]);
         canvas.fill(left, y, PLOT, 1, LIGHT);
-        canvas.text(left - 6, y, Align::Right, GREY, &label(tick));
+        canvas.text(left - 6, y, Align::Right, GREY, &label(tick, decimals));
     }
-    let [across, up] = explained.map(|share| 100.0 * share);
-    let text = format!(
-        "across: 1st principal component, {across:.0} % of the variance; up: 2nd, {up:.0} %"
-    );
-    canvas.text(left + PLOT / 2, TOP + PLOT + 36, Align::Centre, GREY, &text);
 }
 
-fn label(tick: f32) -> String {
+fn foot(canvas: &mut Canvas, left: usize, caption: &str) {
+    canvas.text(left + PLOT / 2, TOP + PLOT + 36, Align::Centre, GREY, caption);
+}
+
+/// A number that is short enough for an axis.
+fn label(tick: f32, decimals: usize) -> String {
     // No minus before a zero.
-    format!("{:.1}", if tick == 0.0 { 0.0 } else { tick }).trim_end_matches(".0").to_owned()
+    let tick = if tick == 0.0 { 0.0 } else { tick };
+    let plain = format!("{tick:.decimals$}");
+    if plain.len() <= LABEL_MAX { plain } else { format!("{tick:.1e}") }
 }
 
 fn scatter(canvas: &mut Canvas, points: &Points<'_>, frame: Frame) {
@@ -128,9 +183,9 @@ fn scatter(canvas: &mut Canvas, points: &Points<'_>, frame: Frame) {
         (x, y, LEFT as f64 + x * PLOT as f64, TOP as f64 + y * PLOT as f64)
     };
     let (places, _) = points.places.as_chunks::<2>();
-    let mut sums = [[0.0_f32; 3]; 10];
+    let mut sums = [[0.0_f32; 3]; CLASSES.len()];
     for (place, class) in places.iter().zip(points.labels) {
-        let class = usize::from(*class) % 10;
+        let class = usize::from(*class) % CLASSES.len();
         let (x_share, y_share, x, y) = on_canvas(*place);
         if (0.0..=1.0).contains(&x_share) && (0.0..=1.0).contains(&y_share) {
             canvas.disc(x, y, RADIUS, CLASSES[class], OPACITY);
@@ -139,13 +194,58 @@ fn scatter(canvas: &mut Canvas, points: &Points<'_>, frame: Frame) {
             *sum += value;
         }
     }
-    // The digit itself at the middle of its points: colours alone would ask for a good memory.
-    for (class, [x, y, count]) in sums.into_iter().enumerate().filter(|(_, sum)| sum[2] > 0.0) {
-        let (.., x, y) = on_canvas([x / count, y / count]);
-        canvas.disc(x, y, 13.0, CLASSES[class], 1.0);
-        canvas.disc(x, y, 10.5, WHITE, 1.0);
+    // The digit itself near the middle of its points: colours alone would ask for a good memory.
+    let present = sums.into_iter().enumerate().filter(|(_, sum)| sum[2] > 0.0);
+    let (classes, middles): (Vec<usize>, Vec<[f64; 2]>) = present
+        .map(|(class, [x, y, count])| {
+            let (.., x, y) = on_canvas([x / count, y / count]);
+            (class, [x, y])
+        })
+        .unzip();
+    for (class, [x, y]) in classes.into_iter().zip(apart(middles)) {
+        canvas.disc(x, y, MARK, CLASSES[class], 1.0);
+        canvas.disc(x, y, MARK - 2.5, WHITE, 1.0);
         canvas.heading(x as usize, y as usize, Align::Centre, BLACK, &class.to_string());
     }
+}
+
+/// The places moved as little as it takes for no mark to cover another, and to stay in the plot.
+fn apart(mut places: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
+    const ROUNDS: usize = 500;
+    let distance = 2.0 * MARK + 1.0;
+    for _ in 0..ROUNDS {
+        let mut moved = false;
+        for second in 1..places.len() {
+            for first in 0..second {
+                let [dx, dy] = [0, 1].map(|axis| places[second][axis] - places[first][axis]);
+                let length = dx.hypot(dy);
+                // Marks in one place part in a direction of their own.
+                let turn = second as f64 * std::f64::consts::TAU * GOLDEN;
+                let direction = if length > 1e-9 {
+                    [dx / length, dy / length]
+                } else {
+                    [turn.cos(), turn.sin()]
+                };
+                let overlap = distance - length;
+                if overlap > 0.01 {
+                    moved = true;
+                    for axis in [0, 1] {
+                        places[second][axis] += 0.5 * overlap * direction[axis];
+                        places[first][axis] -= 0.5 * overlap * direction[axis];
+                    }
+                }
+            }
+        }
+        for [x, y] in &mut places {
+            let inside = |origin: usize| origin as f64 + MARK..=(origin + PLOT) as f64 - MARK;
+            *x = x.clamp(*inside(LEFT).start(), *inside(LEFT).end());
+            *y = y.clamp(*inside(TOP).start(), *inside(TOP).end());
+        }
+        if !moved {
+            break;
+        }
+    }
+    places
 }
 
 fn legend(canvas: &mut Canvas) {
@@ -169,7 +269,7 @@ mod tests {
             assert!(frame.share([x, y]).iter().all(|share| (0.0..=1.0).contains(share)));
         }
         let grid = frame.grid(2);
-        let half = frame.reach / 2.0;
+        let half = frame.reach[0] / 2.0;
         let [x, y] = frame.middle;
         assert_eq!(
             grid,
@@ -180,19 +280,61 @@ mod tests {
                 [x + half, y - half]
             ]
         );
-        let ticks = frame.ticks(0);
+        let (ticks, _) = frame.ticks(0);
         assert!(ticks.contains(&0.0) && ticks.contains(&4.0), "{ticks:?}");
+    }
+
+    #[test]
+    fn values_on_a_line_have_a_row_for_each_digit() {
+        let frame = Frame::of_rows(&[-2.0, 0.5, 2.0]);
+        for digit in 0..10 {
+            let [x, y] = frame.share([0.0, digit as f32]);
+            assert!((x - 0.5).abs() < 1e-6 && (y - (9.5 - f64::from(digit)) / 10.0).abs() < 1e-6);
+        }
+        let line = frame.line(20);
+        assert_eq!(line.len(), 400);
+        assert!(line.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!((line[0] + 2.1).abs() < 1e-5 && (line[399] - 2.1).abs() < 1e-5);
     }
 
     #[test]
     fn no_points_and_equal_points_have_a_frame() {
         for places in [&[][..], &[2.0, 2.0, 2.0, 2.0]] {
-            assert!(Frame::around(places).reach > 0.0);
+            assert!(Frame::around(places).reach[0] > 0.0);
+            assert!(Frame::of_rows(places).reach[0] > 0.0);
         }
     }
 
     #[test]
-    fn labels_are_short() {
-        assert_eq!([-2.0, -0.0, 0.5].map(label), ["-2", "0", "0.5"]);
+    fn labels_are_short_and_differ() {
+        assert_eq!([-2.0, -0.0, 0.5].map(|tick| label(tick, 1)), ["-2.0", "0.0", "0.5"]);
+        for reach in [1e-4_f32, 0.03, 2.0, 70.0, 1e7] {
+            let frame = Frame::around(&[0.0, 0.0, reach, 0.0]);
+            let (ticks, decimals) = frame.ticks(0);
+            let labels: Vec<String> = ticks.iter().map(|tick| label(*tick, decimals)).collect();
+            let mut distinct = labels.clone();
+            distinct.dedup();
+            assert!(labels.len() >= 4 && distinct == labels, "{labels:?}");
+            let room = PLOT / labels.len();
+            assert!(labels.iter().all(|label| Canvas::text_width(label) < room), "{labels:?}");
+        }
+    }
+
+    #[test]
+    fn no_mark_covers_another() {
+        let corner = [LEFT as f64, TOP as f64];
+        let row: Vec<[f64; 2]> = (0..10).map(|i| [200.0 + f64::from(i), 100.0]).collect();
+        for places in [vec![corner; 10], vec![[300.0, 300.0]; 10], row] {
+            let placed = apart(places);
+            for (index, a) in placed.iter().enumerate() {
+                assert!(a[0] >= LEFT as f64 + MARK && a[1] >= TOP as f64 + MARK, "{placed:?}");
+                for b in &placed[..index] {
+                    assert!((a[0] - b[0]).hypot(a[1] - b[1]) >= 2.0 * MARK, "{placed:?}");
+                }
+            }
+        }
+        // What does not touch stays.
+        let far = vec![[100.0, 100.0], [200.0, 150.0]];
+        assert_eq!(apart(far.clone()), far);
     }
 }

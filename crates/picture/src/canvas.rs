@@ -8,8 +8,10 @@ use crate::WHITE;
 use data::PIXELS;
 use embedded_graphics::{
     mono_font::{
-        MonoFont, MonoTextStyle,
-        ascii::{FONT_7X13, FONT_9X18_BOLD},
+        MonoFont,
+        MonoTextStyle,
+        // With the letters of western Europe, for names of files.
+        iso_8859_1::{FONT_7X13, FONT_9X18_BOLD},
     },
     pixelcolor::Rgb888,
     prelude::*,
@@ -134,6 +136,12 @@ impl Canvas {
         self.write(x, y, align, colour, text, &FONT_9X18_BOLD);
     }
 
+    /// Pixels that small text takes in a row.
+    #[must_use]
+    pub fn text_width(text: &str) -> usize {
+        text.chars().count() * FONT_7X13.character_size.width as usize
+    }
+
     fn write(
         &mut self,
         x: usize,
@@ -203,6 +211,23 @@ mod tests {
         canvas.put(30, 0, BLACK);
         assert_eq!(canvas.pixels.len(), 600);
         assert_eq!((canvas.pixels[0], canvas.pixels[24 + 9 * 30]), (WHITE, WHITE));
+    }
+
+    #[test]
+    fn text_has_the_width_that_is_said() {
+        const TEXT: &str = "spherical \u{e9}\u{df}";
+        let width = Canvas::text_width(TEXT);
+        assert_eq!(width, 12 * 7);
+        for (align, x, left) in
+            [(Align::Left, 50, 50), (Align::Right, 50 + width, 50), (Align::Centre, 100, 58)]
+        {
+            let mut canvas = Canvas::new(200, 20, WHITE);
+            canvas.text(x, 10, align, BLACK, TEXT);
+            let inked = |x: &usize| (0..20).any(|y| canvas.pixels[y * 200 + x] == BLACK);
+            let (first, last) = ((0..200).find(inked).unwrap(), (0..200).rfind(inked).unwrap());
+            assert!(first >= left && last <= left + width, "{align:?} {first} {last}");
+            assert!(last - first > width - 7, "{align:?} {first} {last}");
+        }
     }
 
     #[test]

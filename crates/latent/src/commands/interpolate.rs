@@ -9,15 +9,15 @@ use picture::{Align, BLACK, Canvas, SIDE, WHITE};
 
 use crate::{
     args::Source,
-    output::Output,
+    output::{ANIMATION, Output, PICTURE},
     pick::{Pick, unlabelled},
 };
 
 const STEPS_MAX: u64 = 200;
 const ZOOM: usize = 2;
 const CELL: usize = SIDE * ZOOM;
-/// Room for the rows' names, left of them.
-const NAMES: usize = 66;
+/// What the rows are called, left of them.
+const NAMES: [&str; 2] = ["linear", "spherical"];
 const GAP: usize = 6;
 /// An animation is looked at by itself.
 const GIF_ZOOM: usize = 6;
@@ -25,15 +25,18 @@ const GIF_ZOOM: usize = 6;
 const FRAME: u16 = 8;
 const REST: u16 = 60;
 
+/// The point at a share of the way between two others.
+type Walk = fn(&[f32], &[f32], f32) -> Vec<f32>;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
-    /// Where to begin: a digit (its first test image), test:INDEX, or a PNG file
-    #[arg(long, value_name = "WHAT")]
+    /// Where to begin: a digit (its first test image), test:INDEX, or a PNG or JPEG file
+    #[arg(long, value_name = "WHAT", allow_negative_numbers = true)]
     from: Pick,
     /// Where to end
-    #[arg(long, value_name = "WHAT")]
+    #[arg(long, value_name = "WHAT", allow_negative_numbers = true)]
     to: Pick,
     /// Digits on the way, both ends included
     #[arg(long, default_value_t = 12, value_name = "N",
@@ -42,15 +45,15 @@ pub(crate) struct Options {
     /// The picture, a PNG file
     #[arg(long, default_value = "interpolation.png", value_name = "FILE")]
     output: PathBuf,
-    /// Write an animation of the way along the sphere too
+    /// Write an animation of the way along the sphere too, a GIF file
     #[arg(long, value_name = "FILE")]
     gif: Option<PathBuf>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { source, from, to, steps, output, gif } = options;
-    let output = Output::new(output)?;
-    let gif = gif.as_deref().map(Output::new).transpose()?;
+    let output = Output::new(output, PICTURE)?;
+    let gif = gif.as_deref().map(|path| Output::new(path, ANIMATION)).transpose()?;
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
     let ends = unlabelled([from.pixels(&test)?, to.pixels(&test)?].concat())?;
@@ -59,24 +62,30 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if from == to {
         bail!("--from and --to are the same: there is no way between them");
     }
-    let way = |walk: fn(&[f32], &[f32], f32) -> Vec<f32>| -> Vec<f32> {
+    let way = |walk: Walk| -> Vec<f32> {
         let share = |step: usize| step as f32 / (steps - 1) as f32;
         (0..*steps).flat_map(|step| walk(from, to, share(step))).collect()
     };
-    let rows =
-        [("linear", linear as fn(&[f32], &[f32], f32) -> Vec<f32>), ("spherical", spherical)];
-    let mut canvas = Canvas::new(NAMES + steps * CELL + GAP, 2 * CELL + 3 * GAP, WHITE);
-    for (row, (name, walk)) in rows.into_iter().enumerate() {
-        let y = GAP + row * (CELL + GAP);
-        canvas.text(NAMES - GAP, y + CELL / 2, Align::Right, BLACK, name);
-        canvas.digits(NAMES, y, ZOOM, *steps, &trained.decode(&way(walk)));
-    }
+    let rows = [linear as Walk, spherical].map(|walk| trained.decode(&way(walk)));
+    let canvas = draw(&rows, *steps);
     let gif_bytes = picture::gif(&frames(&trained.decode(&way(spherical)), *steps))?;
     output.write(&canvas.png()?, &format!("{steps} steps, linear and spherical"))?;
     if let Some(gif) = gif {
         gif.write(&gif_bytes, "an animation, spherical")?;
     }
     Ok(())
+}
+
+/// A row of digits for each way, with its name.
+fn draw(rows: &[Vec<f32>; 2], steps: usize) -> Canvas {
+    let names = NAMES.map(Canvas::text_width).into_iter().max().unwrap_or(0) + 2 * GAP;
+    let mut canvas = Canvas::new(names + steps * CELL + GAP, 2 * CELL + 3 * GAP, WHITE);
+    for (row, (name, digits)) in NAMES.into_iter().zip(rows).enumerate() {
+        let y = GAP + row * (CELL + GAP);
+        canvas.text(names - GAP, y + CELL / 2, Align::Right, BLACK, name);
+        canvas.digits(names, y, ZOOM, steps, digits);
+    }
+    canvas
 }
 
 /// There and back again, with a rest at either end.

@@ -11,14 +11,18 @@ use picture::{Canvas, SIDE};
 
 use crate::{
     args::Source,
-    output::{self, Output},
+    output::{self, Output, PICTURE},
     pca::Pca,
-    scatter::{self, Frame, Points},
+    scatter::{self, Frame, Grid, Points},
     trained::Latents,
 };
 
 /// Digits a side of the decoded plane.
 const GRID: usize = 20;
+/// How far the points of a row spread, in distances between rows.
+const SPREAD: f32 = 0.7;
+/// Spreads points evenly: the fractional parts of its multiples.
+const GOLDEN: f32 = 0.618_034;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -37,30 +41,73 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { source, output: picture, grid, projector } = options;
-    let picture = Output::new(picture)?;
+    let picture = Output::new(picture, PICTURE)?;
     if let Some(folder) = projector {
+        output::check_folder(folder)?;
         output::create_folder(folder)?;
     }
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
     let latents = trained.encode(&test);
-    // A plane needs two directions; the second of a line is of no length.
-    let pca = Pca::fit(&latents.mean, latents.dim, 2);
-    let places: Vec<f32> = match latents.dim {
-        1 => latents.mean.iter().flat_map(|mean| [*mean, 0.0]).collect(),
-        _ => pca.project(&latents.mean),
-    };
     let labels: Vec<u8> = (0..test.len()).map(|index| test.label(index as u32)).collect();
-    let explained = [0, 1].map(|axis| pca.explained.get(axis).copied().unwrap_or(0.0));
-    let frame = Frame::around(&places);
-    let digits = grid.then(|| {
-        let z: Vec<f32> = frame.grid(GRID).iter().flat_map(|place| pca.point(place)).collect();
-        trained.decode(&z)
-    });
-    let points = Points { places: &places, labels: &labels, explained };
-    let canvas = scatter::draw(&points, frame, digits.as_ref().map(|digits| (GRID, &digits[..])));
+    let view = View::of(&latents, &labels);
+    let grid = grid.then(|| trained.decode(&view.z));
+    let grid = grid.as_ref().map(|digits| Grid { side: GRID, digits, caption: &view.grid });
+    let points = Points { places: &view.places, labels: &labels, caption: &view.axes };
+    let canvas = scatter::draw(&points, view.frame, grid);
     picture.write(&canvas.png()?, &format!("{} latent means in the plane", latents.len()))?;
     projector.as_deref().map_or(Ok(()), |folder| write_projector(folder, &test, &latents))
+}
+
+/// Where the latent means stand on the picture, and what its grid decodes.
+struct View {
+    /// `[n, 2]`.
+    places: Vec<f32>,
+    frame: Frame,
+    axes: String,
+    /// The latents of the grid's digits.
+    z: Vec<f32>,
+    grid: String,
+}
+
+impl View {
+    /// One latent is shown along a line, two are the axes, and of more the two principal components.
+    fn of(latents: &Latents, labels: &[u8]) -> Self {
+        let Latents { dim, mean, .. } = latents;
+        if *dim == 1 {
+            return Self::of_one(mean, labels);
+        }
+        let pca = (*dim > 2).then(|| Pca::fit(mean, *dim, 2));
+        let places = pca.as_ref().map_or_else(|| mean.clone(), |pca| pca.project(mean));
+        let frame = Frame::around(&places);
+        let point =
+            |place: &[f32; 2]| pca.as_ref().map_or_else(|| place.to_vec(), |pca| pca.point(place));
+        let z = frame.grid(GRID).iter().flat_map(point).collect();
+        let axes = match &pca {
+            None => "across: latent 0; up: latent 1".to_owned(),
+            Some(pca) => {
+                let [across, up] =
+                    [0, 1].map(|axis| 100.0 * pca.explained.get(axis).copied().unwrap_or(0.0));
+                format!(
+                    "across: 1st principal component, {across:.0} % of the variance; up: 2nd, \
+                     {up:.0} %"
+                )
+            }
+        };
+        Self { places, frame, grid: axes.clone(), axes, z }
+    }
+
+    fn of_one(mean: &[f32], labels: &[u8]) -> Self {
+        let frame = Frame::of_rows(mean);
+        let spread = |index: usize| SPREAD * ((index as f32 * GOLDEN).fract() - 0.5);
+        let rows = mean.iter().zip(labels).enumerate();
+        let places =
+            rows.flat_map(|(index, (x, label))| [*x, f32::from(*label) + spread(index)]).collect();
+        let z = frame.line(GRID);
+        let (low, high) = (z[0], z[z.len() - 1]);
+        let grid = format!("latent 0 from {low:.2} (top left), row by row, to {high:.2}");
+        Self { places, frame, axes: "across: latent 0; up: a row for each digit".into(), z, grid }
+    }
 }
 
 /// The files that the projector loads: vectors, labels, and a sprite of all images.
@@ -82,7 +129,7 @@ fn write_projector(folder: &Path, images: &Images, latents: &Latents) -> Result<
          single_image_dim: {SIDE}\n    single_image_dim: {SIDE}\n  }}\n}}\n"
     );
     let write = |name: &str, bytes: &[u8], what: &str| {
-        Output::new(&folder.join(name)).and_then(|output| output.write(bytes, what))
+        Output::inside(folder, name).and_then(|output| output.write(bytes, what))
     };
     write("tensors.tsv", tensors.as_bytes(), "vectors")?;
     write("metadata.tsv", metadata.as_bytes(), "labels")?;

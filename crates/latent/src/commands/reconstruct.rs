@@ -1,6 +1,6 @@
 //! `vae reconstruct`: images above their reconstructions, each with its loss.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::builder::RangedU64ValueParser;
@@ -10,7 +10,7 @@ use picture::{Align, BLACK, Canvas, GREY, SIDE, WHITE};
 use crate::{
     args::Source,
     drawing,
-    output::{self, Output},
+    output::{self, Output, PICTURE},
     pick::unlabelled,
     trained::{Latents, Loss, Trained},
 };
@@ -20,6 +20,10 @@ const ZOOM: usize = 2;
 const CELL: usize = SIDE * ZOOM;
 /// Height of a line of text below a pair.
 const TEXT: usize = 16;
+/// Letters of a file's name below its picture.
+const NAME_MAX: usize = 20;
+/// What is explained at the foot.
+const FOOT: &str = "image, reconstruction, nats";
 /// Between pairs.
 const GAP: usize = 6;
 const COUNT_MAX: u64 = 1_000;
@@ -32,7 +36,8 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 20, value_name = "N",
           value_parser = RangedU64ValueParser::<usize>::new().range(1..=COUNT_MAX))]
     count: usize,
-    /// Pictures of your own instead, PNG files of any size: centred and scaled as MNIST does
+    /// Pictures of your own instead, PNG or JPEG files of any size, drawn or photographed: the
+    /// background is subtracted, and the digit scaled and centred as in MNIST
     #[arg(long, value_name = "FILE", num_args = 1..)]
     input: Vec<PathBuf>,
     /// The picture, a PNG file
@@ -45,7 +50,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { source, count, input, output, seed } = options;
-    let output = Output::new(output)?;
+    let output = Output::new(output, PICTURE)?;
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
     let images = if input.is_empty() {
@@ -57,12 +62,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         unlabelled(pixels.concat())?
     };
     let (latents, z, losses) = measure(&mut trained, &images, *seed);
-    let picture = draw(&mut trained, &images, &z, &losses);
+    let names = names(input);
+    let picture = draw(&images, &trained.decode(&z), &losses, &names);
     if input.is_empty() {
         list(&images, &losses);
     } else {
         let (.., known) = measure(&mut trained, &test, *seed);
-        compare(input, &losses, &known);
+        compare(&names, &losses, &known);
     }
     let what = format!("{} images above their reconstructions", latents.len());
     output.write(&picture.png()?, &what)
@@ -71,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// The latents, one draw of each, and the losses at these.
 fn measure(trained: &mut Trained, images: &Images, seed: u64) -> (Latents, Vec<f32>, Vec<Loss>) {
     let latents = trained.encode(images);
-    let z = latents.draw(seed);
+    let z = latents.draw_by_picture(images, seed);
     let losses = trained.losses(images, &latents, &z);
     (latents, z, losses)
 }
@@ -86,41 +92,77 @@ fn list(images: &Images, losses: &[Loss]) {
 }
 
 /// Says how unusual each picture is: the share of the test images with a lower loss.
-fn compare(paths: &[PathBuf], losses: &[Loss], known: &[Loss]) {
+fn compare(names: &[String], losses: &[Loss], known: &[Loss]) {
     let mean = known.iter().map(Loss::total).sum::<f64>() / known.len().max(1) as f64;
-    output::say(&format!("Loss of the {} test images: {mean:.2} nats on average", known.len()));
-    for (path, loss) in paths.iter().zip(losses) {
-        let (name, total) = (name(path), loss.total());
+    output::say(&format!(
+        "Loss of the {} test images: {mean:.2} nats on average (other noise than in vae evaluate)",
+        known.len()
+    ));
+    for (name, loss) in names.iter().zip(losses) {
+        let total = loss.total();
         let below = known.iter().filter(|known| known.total() < total).count();
         let share = 100.0 * below as f64 / known.len().max(1) as f64;
         output::say(&format!("{name}: {total:.2} nats, more unusual than {share:.1} % of them"));
     }
 }
 
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+/// The files' names, or their paths where two have the same name.
+fn names(paths: &[PathBuf]) -> Vec<String> {
+    let name = |path: &PathBuf| path.file_name().unwrap_or(path.as_os_str()).to_owned();
+    let is_alone = |path: &PathBuf| paths.iter().filter(|p| name(p) == name(path)).count() == 1;
+    let shown = |path: &PathBuf| if is_alone(path) { name(path) } else { path.clone().into() };
+    paths.iter().map(|path| shown(path).to_string_lossy().into_owned()).collect()
 }
 
-fn draw(trained: &mut Trained, images: &Images, z: &[f32], losses: &[Loss]) -> Canvas {
-    let reconstructions = trained.decode(z);
+/// A name that fits below a picture: its end tells more than its beginning.
+fn short(name: &str) -> String {
+    let surplus = name.chars().count().saturating_sub(NAME_MAX);
+    match surplus {
+        0 => name.to_owned(),
+        _ => format!("..{}", name.chars().skip(surplus + 2).collect::<String>()),
+    }
+}
+
+/// Images above their reconstructions and losses; below them their names, if they have any.
+fn draw(images: &Images, reconstructions: &[f32], losses: &[Loss], names: &[String]) -> Canvas {
+    let names: Vec<String> = names.iter().map(|name| short(name)).collect();
+    let widest = names.iter().map(|name| Canvas::text_width(name)).max().unwrap_or(0);
+    let column = CELL.max(widest) + GAP;
     let columns = COLUMNS.min(losses.len());
-    let pair = 2 * CELL + TEXT + GAP;
+    let pair = 2 * CELL + TEXT + if names.is_empty() { 0 } else { TEXT } + GAP;
     let rows = losses.len().div_ceil(columns);
-    let width = columns * (CELL + GAP) + GAP;
+    let width = (columns * column).max(Canvas::text_width(FOOT) + GAP) + GAP;
     let mut canvas = Canvas::new(width, rows * pair + GAP + TEXT, WHITE);
     for (index, (reconstruction, loss)) in
         reconstructions.chunks_exact(PIXELS).zip(losses).enumerate()
     {
-        let x = GAP + index % columns * (CELL + GAP);
-        let y = GAP + index / columns * pair;
+        let middle = GAP + index % columns * column + (column - GAP) / 2;
+        let (x, y) = (middle - CELL / 2, GAP + index / columns * pair);
         let original: Vec<f32> =
             images.image(index as u32).iter().map(|level| f32::from(*level) / 255.0).collect();
         canvas.digit(x, y, ZOOM, &original);
         canvas.digit(x, y + CELL, ZOOM, reconstruction);
-        let text = format!("{:.1}", loss.total());
-        canvas.text(x + CELL / 2, y + 2 * CELL + TEXT / 2, Align::Centre, BLACK, &text);
+        let below = y + 2 * CELL + TEXT / 2;
+        canvas.text(middle, below, Align::Centre, BLACK, &format!("{:.1}", loss.total()));
+        if let Some(name) = names.get(index) {
+            canvas.text(middle, below + TEXT, Align::Centre, GREY, name);
+        }
     }
     let foot = canvas.height() - TEXT / 2 - 2;
-    canvas.text(GAP, foot, Align::Left, GREY, "image, reconstruction, nats");
+    canvas.text(GAP, foot, Align::Left, GREY, FOOT);
     canvas
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_files_apart() {
+        let paths = ["a/3.png", "b/3.png", "c/four.jpg"].map(PathBuf::from);
+        assert_eq!(names(&paths), ["a/3.png", "b/3.png", "four.jpg"]);
+        assert_eq!(short("0123456789.png"), "0123456789.png");
+        let long = short("a-very-long-name-of-a-picture-0007.png");
+        assert_eq!((long.as_str(), long.len()), ("..a-picture-0007.png", NAME_MAX));
+    }
 }

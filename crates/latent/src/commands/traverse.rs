@@ -2,21 +2,23 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::builder::RangedU64ValueParser;
 use picture::{Align, BLACK, Canvas, GREY, SIDE, WHITE};
 
 use crate::{
-    args::Source,
-    output::Output,
+    args::{Source, number},
+    output::{Output, PICTURE},
     pick::{Pick, unlabelled},
 };
 
 const STEPS_MAX: u64 = 200;
 const ZOOM: usize = 2;
 const CELL: usize = SIDE * ZOOM;
-/// Room for the dimensions' names, left of their strips.
-const NAMES: usize = 140;
+/// What stands above the dimensions' names, left of their strips.
+const NAMES: &str = "dimension    KL";
+/// A label's letters at the most, so that two fit side by side.
+const LABEL_MAX: usize = 7;
 const HEAD: usize = 24;
 const GAP: usize = 6;
 
@@ -24,25 +26,28 @@ const GAP: usize = 6;
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
-    /// The digit to begin with: a digit (its first test image), test:INDEX, or a PNG file
-    #[arg(long, value_name = "WHAT", default_value = "3")]
+    /// The digit to begin with: a digit (its first test image), test:INDEX, or a PNG or JPEG file
+    #[arg(long, value_name = "WHAT", default_value = "3", allow_negative_numbers = true)]
     from: Pick,
     /// Digits a strip
     #[arg(long, default_value_t = 11, value_name = "N",
           value_parser = RangedU64ValueParser::<usize>::new().range(2..=STEPS_MAX))]
     steps: usize,
     /// The value that the dimension takes at either end of its strip
-    #[arg(long, default_value_t = 3.0, value_name = "VALUE")]
+    #[arg(long, default_value_t = 3.0, value_name = "VALUE", value_parser = range)]
     range: f32,
     /// The picture, a PNG file
     #[arg(long, default_value = "traversal.png", value_name = "FILE")]
     output: PathBuf,
 }
 
+fn range(text: &str) -> Result<f32, String> {
+    number(text, |value| value > 0.0, "a positive number")
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { source, from, steps, range, output } = options;
-    ensure!(range.is_finite() && *range > 0.0, "--range must be a positive number, not {range}");
-    let output = Output::new(output)?;
+    let output = Output::new(output, PICTURE)?;
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
     let start = trained.encode(&unlabelled(from.pixels(&test)?)?).mean;
@@ -50,13 +55,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut order: Vec<usize> = (0..trained.dim()).collect();
     order.sort_by(|a, b| divergence[*b].total_cmp(&divergence[*a]));
 
-    let width = NAMES + steps * CELL + GAP;
+    let names = Canvas::text_width(NAMES) + 2 * GAP;
+    let width = names + steps * CELL + GAP;
     let mut canvas = Canvas::new(width, HEAD + order.len() * (CELL + GAP), WHITE);
-    canvas.text(NAMES - GAP, HEAD / 2, Align::Right, GREY, "dimension    KL");
+    canvas.text(names - GAP, HEAD / 2, Align::Right, GREY, NAMES);
     let value = |step: usize| range * (2.0 * step as f32 / (steps - 1) as f32 - 1.0);
-    for step in (0..*steps).step_by(steps.div_ceil(2).saturating_sub(1).max(1)) {
-        let x = NAMES + step * CELL + CELL / 2;
-        canvas.text(x, HEAD / 2, Align::Centre, GREY, &format!("{:.1}", value(step)));
+    let middle = (steps % 2 == 1).then_some(steps / 2);
+    for step in [Some(0), middle, Some(steps - 1)].into_iter().flatten() {
+        let x = names + step * CELL + CELL / 2;
+        canvas.text(x, HEAD / 2, Align::Centre, GREY, &label(value(step)));
     }
     for (row, dimension) in order.iter().enumerate() {
         let mut z = start.repeat(*steps);
@@ -65,8 +72,33 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         let y = HEAD + row * (CELL + GAP);
         let name = format!("{dimension:2}  {:6.2}", divergence[*dimension]);
-        canvas.text(NAMES - GAP, y + CELL / 2, Align::Right, BLACK, &name);
-        canvas.digits(NAMES, y, ZOOM, *steps, &trained.decode(&z));
+        canvas.text(names - GAP, y + CELL / 2, Align::Right, BLACK, &name);
+        canvas.digits(names, y, ZOOM, *steps, &trained.decode(&z));
     }
     output.write(&canvas.png()?, &format!("{} dimensions, the most used first", order.len()))
+}
+
+fn label(value: f32) -> String {
+    let plain = format!("{value:.1}");
+    if plain.len() <= LABEL_MAX && value.abs() >= 0.1 || value == 0.0 {
+        plain
+    } else {
+        format!("{value:.0e}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_fit_a_digit() {
+        assert_eq!(
+            [-3.0, 0.0, 0.5, 0.001, -1e6, 3e38].map(label)[..],
+            ["-3.0", "0.0", "0.5", "1e-3", "-1e6", "3e38"]
+        );
+        let widest =
+            [-1e-38, -12_345.6, -99_999.9, f32::MIN].map(|value| Canvas::text_width(&label(value)));
+        assert!(widest.into_iter().all(|width| width <= CELL), "{widest:?}");
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use picture::{Canvas, SIDE, WHITE};
+use picture::{Align, BLACK, Canvas, GREY, SIDE, WHITE};
 
-use crate::harness::{Place, TEST_IMAGES, png};
+use crate::harness::{Place, TEST_IMAGES, png, run_dir, train, training};
 
 #[test]
 fn samples_depend_on_the_seed_and_the_temperature() {
@@ -78,6 +78,144 @@ fn a_persons_own_pictures_are_told_from_digits() {
     };
     assert!(share("one.png") < 90.0, "{said}");
     assert!(share("squares.png") > 99.0, "{said}");
+}
+
+/// A picture's loss is its own: not its place's, not that of the pictures beside it.
+#[test]
+fn the_loss_of_a_picture_does_not_depend_on_its_place() {
+    let place = Place::new();
+    let mut names = Vec::new();
+    for index in 0..5_usize {
+        let mut canvas = Canvas::new(60, 80, WHITE);
+        canvas.fill(20 + 3 * index, 10, 6 + index, 60, [10 * index as u8; 3]);
+        let name = format!("{index}.png");
+        fs::write(place.path(&name), canvas.png().unwrap()).unwrap();
+        names.push(name);
+    }
+    let lines = |files: &[&str]| -> Vec<String> {
+        let files = files.join(" ");
+        let said = place.vae(&format!("reconstruct --input {files} --output o.png"));
+        let mut lines: Vec<String> =
+            said.lines().filter(|line| line.contains(".png: ")).map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let together = lines(&names);
+    assert_eq!(together.len(), 5);
+    let backwards: Vec<&str> = names.iter().copied().rev().collect();
+    assert_eq!(lines(&backwards), together);
+    for (name, line) in names.iter().zip(&together) {
+        assert_eq!(lines(&[name]), [line.clone()]);
+    }
+    // Many of the same, so that it stands in the second batch too.
+    assert_eq!(lines(&[names[1]; 260])[259], together[1]);
+}
+
+#[test]
+fn empty_pictures_have_one_answer() {
+    let place = Place::new();
+    for (name, side, level) in [
+        ("black28", 28, 0),
+        ("white28", 28, 255),
+        ("grey28", 28, 90),
+        ("black100", 100, 0),
+        ("white100", 100, 255),
+    ] {
+        let name = format!("{name}.png");
+        let canvas = Canvas::new(side, side, [level; 3]);
+        fs::write(place.path(&name), canvas.png().unwrap()).unwrap();
+        let model = format!("--checkpoint {}", run_dir().display());
+        let expected = format!(
+            "error: there is nothing on the picture {name}: it is all of one colour, or nearly\n"
+        );
+        for command in
+            [format!("reconstruct --input {name}"), format!("interpolate --from {name} --to 3")]
+        {
+            assert_eq!(place.refused(&format!("{command} {model}")), expected);
+        }
+    }
+}
+
+/// The part of a picture from a corner, as rows of its samples.
+fn part(bytes: &[u8], [left, top, width, height]: [usize; 4]) -> Vec<Vec<u8>> {
+    let (all, rows, pixels) = png(bytes);
+    let samples = pixels.len() / (all * rows);
+    let row = |y: usize| {
+        let pixels = &pixels[(y * all + left) * samples..][..width * samples];
+        pixels.chunks(samples).map(|pixel| pixel[0]).collect()
+    };
+    (top..top + height).map(row).collect()
+}
+
+#[test]
+fn names_of_rows_and_files_are_whole() {
+    let place = Place::new();
+    // As the text is drawn where there is room on all sides.
+    let text = |text: &str, colour, canvas: (usize, usize), place: (usize, usize), align| {
+        let mut drawn = Canvas::new(canvas.0, canvas.1, WHITE);
+        drawn.text(place.0, place.1, align, colour, text);
+        drawn.png().unwrap()
+    };
+    place.vae("interpolate --from 3 --to 8 --steps 3");
+    let names = 9 * 7 + 2 * 6;
+    for (row, name) in ["linear", "spherical"].into_iter().enumerate() {
+        let y = 6 + row * (2 * SIDE + 6);
+        let found = part(&place.read("interpolation.png"), [0, y, names, 2 * SIDE]);
+        let expected = text(name, BLACK, (names, 2 * SIDE), (names - 6, SIDE), Align::Right);
+        assert_eq!(found, part(&expected, [0, 0, names, 2 * SIDE]), "{name}");
+    }
+
+    let mut one = Canvas::new(200, 300, WHITE);
+    one.fill(95, 40, 18, 210, [30, 30, 60]);
+    for name in ["one.png", "a-long-name-of-a-picture.png"] {
+        fs::write(place.path(name), one.png().unwrap()).unwrap();
+    }
+    place.vae("reconstruct --input one.png a-long-name-of-a-picture.png --output names.png");
+    let wide = 20 * 7;
+    for (column, name) in ["one.png", "..e-of-a-picture.png"].into_iter().enumerate() {
+        let area = [6 + column * (wide + 6), 6 + 4 * SIDE + 16, wide, 16];
+        let expected = text(name, GREY, (wide, 16), (wide / 2, 8), Align::Centre);
+        assert_eq!(
+            part(&place.read("names.png"), area),
+            part(&expected, [0, 0, wide, 16]),
+            "{name}"
+        );
+    }
+    // The line at the foot fits below a single picture.
+    place.vae("reconstruct --count 1 --output single.png");
+    let (width, height, _) = png(&place.read("single.png"));
+    let foot = "image, reconstruction, nats";
+    let expected = text(foot, GREY, (width, 16), (6, 8), Align::Left);
+    let found = part(&place.read("single.png"), [0, height - 18, width, 16]);
+    assert_eq!(found, part(&expected, [0, 0, width, 16]));
+    assert!(width > 27 * 7 + 6);
+}
+
+#[test]
+fn one_and_two_latents_have_a_map_of_their_own() {
+    let place = Place::new();
+    for latent_dim in [1, 2] {
+        let mut training = training();
+        training.model.latent_dim = latent_dim;
+        let run_dir = place.path("run");
+        train(&training, &run_dir);
+        let plain = format!("plain-{latent_dim}.png");
+        place.vae_of(&run_dir, &format!("map --output {plain}"));
+        let with_grid = format!("grid-{latent_dim}.png");
+        place.vae_of(&run_dir, &format!("map --grid --output {with_grid}"));
+        assert!(png(&place.read(&with_grid)).0 > png(&place.read(&plain)).0);
+        // What stands below the axes is about latents, not about components.
+        let caption = match latent_dim {
+            1 => "across: latent 0; up: a row for each digit",
+            _ => "across: latent 0; up: latent 1",
+        };
+        let mut expected = Canvas::new(560, 16, WHITE);
+        expected.text(280, 8, Align::Centre, GREY, caption);
+        let found = part(&place.read(&plain), [64, 44 + 560 + 36 - 8, 560, 16]);
+        assert_eq!(found, part(&expected.png().unwrap(), [0, 0, 560, 16]));
+        fs::remove_dir_all(run_dir).unwrap();
+    }
 }
 
 #[test]
