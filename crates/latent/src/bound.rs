@@ -4,15 +4,13 @@
 //! (Burda, Grosse and Salakhutdinov 2016). Images are shared out over the cores; the noise of
 //! each is its own, so the result does not depend on how.
 
-use std::thread;
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use data::{Batch, Domain, Images, Stream};
 use indicatif::ProgressBar;
 use model::{Isa, Vae, noise};
 
 use crate::{
-    output,
+    output, threads,
     trained::{Latents, Trained},
 };
 
@@ -27,39 +25,24 @@ pub(crate) fn log_likelihoods(
     seed: u64,
 ) -> Result<Vec<f64>> {
     let latents = trained.encode(images);
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(images.len().max(1));
-    let share = images.len().div_ceil(threads).max(1);
+    let share = images.len().div_ceil(threads::team().threads()).max(1);
     let bar = output::progress("Sampling the likelihood", images.len());
     let (parameters, config) = (&trained.parameters[..], &trained.config.model);
-    // Each thread multiplies its own matrices: no thread waits for another.
-    let before = tch::get_num_threads();
-    tch::set_num_threads(1);
     let mut found = vec![0.0; images.len()];
-    let outcome = thread::scope(|scope| {
-        let workers: Vec<_> = found
-            .chunks_mut(share)
-            .enumerate()
-            .map(|(thread, out)| {
-                let first = thread * share;
-                let (latents, bar) = (&latents, &bar);
-                scope.spawn(move || -> Result<()> {
-                    let mut vae = Vae::new(config)?;
-                    for (offset, out) in out.iter_mut().enumerate() {
-                        let image = Image { images, latents, index: first + offset };
-                        *out = image.log_likelihood(&mut vae, parameters, samples, seed);
-                        bar.inc(1);
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        workers.into_iter().try_for_each(|worker| {
-            worker.join().ok().context("a thread of the likelihood has panicked")?
-        })
+    // Each thread multiplies its own matrices: no thread waits for another.
+    let shares = found.chunks_mut(share).enumerate().collect();
+    let outcomes = threads::map(shares, |(number, out)| -> Result<()> {
+        let mut vae = Vae::new(config)?;
+        for (offset, out) in out.iter_mut().enumerate() {
+            let image = Image { images, latents: &latents, index: number * share + offset };
+            *out = image.log_likelihood(&mut vae, parameters, samples, seed);
+            bar.inc(1);
+        }
+        Ok(())
     });
-    tch::set_num_threads(before);
     ProgressBar::finish_and_clear(&bar);
-    outcome.map(|()| found)
+    outcomes.into_iter().collect::<Result<()>>()?;
+    Ok(found)
 }
 
 /// One image of many.

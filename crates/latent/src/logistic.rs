@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::pca::floats;
+use crate::{pca::floats, threads};
 
 const CLASSES: i64 = 10;
 /// Pairs of steps and gradients that shape the next direction.
@@ -18,6 +18,9 @@ const STEPS_MAX: usize = 200;
 const TOLERANCE: f64 = 1e-5;
 /// How often a step is halved before the search is over.
 const HALVINGS_MAX: usize = 20;
+/// Rows that a thread takes at a time. The sums of the parts are added in order, so no digit
+/// depends on the number of threads.
+const ROWS: i64 = 2048;
 /// A step must gain this share of what the slope promises (Armijo).
 const SUFFICIENT: f64 = 1e-4;
 /// The share of the loss that is lost in rounding. A gain below it is judged by the slope where
@@ -31,20 +34,25 @@ pub(crate) struct Logistic {
     weights: Tensor,
 }
 
-/// Features with their labels, on which a loss can be taken.
-struct Problem<'a> {
-    x: &'a Tensor,
+/// Features with their labels, on which a loss can be taken, in parts of some rows each.
+struct Problem {
+    parts: Vec<Part>,
+    count: f64,
+    dim: i64,
+}
+
+/// Some rows of features, their labels, and these as rows of zeros with a one.
+struct Part {
+    x: Tensor,
+    labels: Tensor,
     one_hot: Tensor,
-    labels: &'a Tensor,
-    penalty: f64,
 }
 
 impl Logistic {
     /// Fits features `[n, dim]` to labels `[n]`.
     pub(crate) fn fit(x: &Tensor, labels: &Tensor) -> Self {
-        let (count, dim) = (x.size()[0], x.size()[1]);
-        let one_hot = labels.one_hot(CLASSES).to_kind(Kind::Float);
-        let problem = Problem { x, one_hot, labels, penalty: 1.0 / count as f64 };
+        let problem = Problem::new(x, labels);
+        let dim = problem.dim;
         let mut weights = Tensor::zeros([CLASSES, dim + 1], (Kind::Float, Device::Cpu));
         let (mut loss, mut gradient) = problem.loss(&weights);
         let mut history = VecDeque::new();
@@ -90,19 +98,45 @@ impl Logistic {
     }
 }
 
-impl Problem<'_> {
+impl Problem {
+    fn new(x: &Tensor, labels: &Tensor) -> Self {
+        let (count, dim) = (x.size()[0], x.size()[1]);
+        let part = |start: i64| {
+            let rows = |tensor: &Tensor| tensor.narrow(0, start, ROWS.min(count - start));
+            let labels = rows(labels);
+            Part { x: rows(x), one_hot: labels.one_hot(CLASSES).to_kind(Kind::Float), labels }
+        };
+        let parts = (0..count).step_by(ROWS as usize).map(part).collect();
+        Self { parts, count: count as f64, dim }
+    }
+
     fn loss(&self, weights: &Tensor) -> (f64, Tensor) {
-        let count = self.x.size()[0] as f64;
-        let log = logits(self.x, weights).log_softmax(1, Kind::Float);
-        let right = log.gather(1, &self.labels.unsqueeze(1), false);
-        let error = (log.exp() - &self.one_hot) / count;
-        let dim = self.x.size()[1];
-        let bias = error.sum_dim_intlist(0, true, Kind::Float).tr();
-        let slopes = weights.narrow(1, 0, dim);
-        let gradient = error.tr().matmul(self.x) + &slopes * self.penalty;
-        let penalty = 0.5 * self.penalty * dot(&slopes, &slopes);
-        let loss = penalty - right.sum(Kind::Double).double_value(&[]) / count;
-        (loss, Tensor::cat(&[gradient, bias], 1))
+        let penalty = 1.0 / self.count;
+        let slopes = weights.narrow(1, 0, self.dim);
+        let part = |part: &Part| {
+            (
+                part.x.shallow_clone(),
+                part.labels.shallow_clone(),
+                part.one_hot.shallow_clone(),
+                weights.shallow_clone(),
+            )
+        };
+        let sums =
+            threads::map(self.parts.iter().map(part).collect(), |(x, labels, one_hot, weights)| {
+                let log = logits(&x, &weights).log_softmax(1, Kind::Float);
+                let right = log.gather(1, &labels.unsqueeze(1), false);
+                let error = log.exp() - one_hot;
+                let bias = error.sum_dim_intlist(0, true, Kind::Float).tr();
+                let gradient = Tensor::cat(&[error.tr().matmul(&x), bias], 1);
+                (right.sum(Kind::Double).double_value(&[]), gradient)
+            });
+        let right: f64 = sums.iter().map(|(right, _)| right).sum();
+        let mut gradient = weights * penalty;
+        let _no_penalty = gradient.select(1, self.dim).zero_();
+        for (_, sum) in sums {
+            gradient += sum / self.count;
+        }
+        (0.5 * penalty * dot(&slopes, &slopes) - right / self.count, gradient)
     }
 }
 

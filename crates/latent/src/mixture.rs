@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     output,
     pca::floats,
+    threads,
     trained::{Purpose, normals},
 };
 
@@ -75,14 +76,15 @@ impl Mixture {
         let mass = shares.sum_dim_intlist(0, false, Kind::Double) + 1e-10;
         self.weights = &mass / mass.sum(Kind::Double);
         self.means = shares.tr().matmul(x) / mass.unsqueeze(1);
-        let factors: Vec<Tensor> = (0..self.components())
-            .map(|k| {
-                let spread = x - self.means.get(k);
-                let weighted = &spread * shares.select(1, k).unsqueeze(1);
-                let covariance = weighted.tr().matmul(&spread) / mass.get(k);
-                (covariance + floor(dim as usize)).linalg_cholesky(false)
-            })
-            .collect();
+        let part =
+            |k: i64| (x.shallow_clone(), self.means.get(k), shares.select(1, k), mass.get(k));
+        let parts = (0..self.components()).map(part).collect();
+        let factors = threads::map(parts, |(x, mean, shares, mass)| {
+            let spread = x - mean;
+            let weighted = &spread * shares.unsqueeze(1);
+            let covariance = weighted.tr().matmul(&spread) / mass;
+            (covariance + floor(dim as usize)).linalg_cholesky(false)
+        });
         self.factors = Tensor::stack(&factors, 0);
     }
 
@@ -97,13 +99,13 @@ impl Mixture {
     /// log of weight times density, `[n, k]`.
     fn joint(&self, x: &Tensor) -> Tensor {
         let constant = 0.5 * self.dim() as f64 * std::f64::consts::TAU.ln();
-        let column = |k: i64| {
-            let factor = self.factors.get(k);
-            let unit = (x - self.means.get(k)).matmul(&Tensor::linalg_inv(&factor).tr());
+        let part = |k: i64| (x.shallow_clone(), self.means.get(k), self.factors.get(k));
+        let parts = (0..self.components()).map(part).collect();
+        let columns = threads::map(parts, |(x, mean, factor)| {
+            let unit = (x - mean).matmul(&Tensor::linalg_inv(&factor).tr());
             let log_root = factor.diagonal(0, 0, 1).log().sum(Kind::Double);
             unit.square().sum_dim_intlist(1, false, Kind::Double) * -0.5 - log_root - constant
-        };
-        let columns: Vec<Tensor> = (0..self.components()).map(column).collect();
+        });
         Tensor::stack(&columns, 1) + self.weights.log()
     }
 
