@@ -4,17 +4,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use checkpoint::{Checkpoint, Directory};
-use config::{RunConfig, Training};
+use config::{Precision, RunConfig, Training};
 use data::{Batch, Domain, Images, PIXELS, Stream};
-use model::{Isa, Model as _, Vae, noise};
+use model::{Isa, Model as _, ModelError, Vae, VaeSettings, noise};
+use trainer::Evaluation;
+use xxhash_rust::xxh3::xxh3_64;
 
-use crate::output;
+use crate::{output, threads};
 
 /// The link to the latest of the runs beside it.
 const LATEST: &str = "latest";
 
 /// Images that go through the network at a time.
 const BATCH: usize = 250;
+/// .. and at least: a product of fewer rows may be computed in another way, with other bits, so
+/// that a picture's loss would depend on the pictures beside it.
+const BATCH_MIN: usize = 16;
 
 /// A model with what its checkpoint says of it.
 #[derive(Debug)]
@@ -69,7 +74,8 @@ impl Trained {
         let config: RunConfig =
             serde_json::from_str(&metadata.configuration).with_context(foreign)?;
         config.validate().with_context(foreign)?;
-        let vae = Vae::new(&config.training.model).with_context(foreign)?;
+        let mut vae = Vae::new(&config.training.model).with_context(foreign)?;
+        vae.set_team(threads::team());
         let parameters = vae
             .layout()
             .gather(|name| tensors.get(name).map(|tensor| (&tensor.shape[..], &tensor.data[..])))
@@ -102,8 +108,12 @@ impl Trained {
         let rows = mean.chunks_mut(BATCH * dim).zip(log_variance.chunks_mut(BATCH * dim));
         for (indices, (mean, log_variance)) in batches(images).zip(rows) {
             let batch = Batch::of(images, &indices);
-            self.vae.encode(&self.parameters, &batch, mean, log_variance);
-            bar.inc(indices.len() as u64);
+            let mut padded = [vec![0.0; indices.len() * dim], vec![0.0; indices.len() * dim]];
+            let [means, log_variances] = &mut padded;
+            self.vae.encode(&self.parameters, &batch, means, log_variances);
+            mean.copy_from_slice(&means[..mean.len()]);
+            log_variance.copy_from_slice(&log_variances[..mean.len()]);
+            bar.inc((mean.len() / dim) as u64);
         }
         latents
     }
@@ -124,9 +134,36 @@ impl Trained {
         let rows = z.chunks(BATCH * self.dim()).zip(losses.chunks_mut(BATCH));
         for (indices, (z, losses)) in batches(images).zip(rows) {
             let batch = Batch::of(images, &indices);
-            self.vae.reconstruction(&self.parameters, &batch, z, losses);
+            let first = &z[..z.len() / losses.len()];
+            let rest = first.iter().cycle().take((indices.len() - losses.len()) * first.len());
+            let z: Vec<f32> = z.iter().chain(rest).copied().collect();
+            let mut padded = vec![0.0; indices.len()];
+            self.vae.reconstruction(&self.parameters, &batch, &z, &mut padded);
+            losses.copy_from_slice(&padded[..losses.len()]);
         }
         losses
+    }
+
+    /// The mean losses of the test images as a run reports them at the end of an epoch: the
+    /// objective, the reconstruction's and the KL divergence. With the run's own seed these are
+    /// the numbers that training printed at this step.
+    pub(crate) fn test_loss(&self, test: &Images, seed: u64) -> Result<[f64; 3]> {
+        let config = &self.config;
+        let settings = VaeSettings::of(config);
+        let build = |precision| Vae::with(&config.model, VaeSettings { precision, ..settings });
+        let mut vae = match build(config.precision) {
+            Err(error @ ModelError::Precision(_)) => {
+                output::complain(&format!(
+                    "warning: {error}: the loss is computed in f32, and differs from training's"
+                ));
+                build(Precision::F32)?
+            }
+            built => built?,
+        };
+        vae.set_team(threads::team());
+        let (parameters, step, shards) = (&self.parameters, self.step, config.shards);
+        let tally = Evaluation { parameters, test, shards, seed, step }.tally(&mut vae);
+        Ok(tally.terms.map(|sum| sum / tally.images as f64))
     }
 
     /// The loss of each image with the latents given, sampled from theirs.
@@ -163,12 +200,39 @@ impl Latents {
         sums.into_iter().map(|sum| sum / self.len().max(1) as f64).collect()
     }
 
-    /// One draw for every image.
+    /// One draw for every image, which depends on the seed and the image's place.
     pub(crate) fn draw(&self, seed: u64) -> Vec<f32> {
         let noise = normals(seed, Purpose::Posterior, 0, self.mean.len());
         let moments = self.mean.iter().zip(&self.log_variance);
         moments.zip(noise).map(|((mean, lv), noise)| mean + (0.5 * lv).exp() * noise).collect()
     }
+
+    /// One draw for every image, which depends on the seed and the image's pixels.
+    pub(crate) fn draw_by_picture(&self, images: &Images, seed: u64) -> Vec<f32> {
+        let mut z = Vec::with_capacity(self.mean.len());
+        let mut noise = vec![0.0; self.dim];
+        let moments =
+            self.mean.chunks_exact(self.dim).zip(self.log_variance.chunks_exact(self.dim));
+        for (index, (mean, log_variance)) in moments.enumerate() {
+            noise::normals(
+                Isa::best(),
+                picture_stream(seed, images.image(index as u32)),
+                &mut noise,
+            );
+            let values = mean.iter().zip(log_variance).zip(&noise);
+            z.extend(values.map(|((mean, lv), noise)| mean + (0.5 * lv).exp() * noise));
+        }
+        z
+    }
+}
+
+/// What a draw for an image is keyed by beside the seed: its pixels alone, so that the same picture
+/// has the same loss wherever it stands.
+fn picture_stream(seed: u64, image: &[u8]) -> Stream {
+    let hash = xxh3_64(image);
+    // The purpose and 48 bits; the remaining 16.
+    let key = hash << 16 >> 8 | Purpose::Posterior as u64;
+    Stream::new(seed, Domain::Sample, key, (hash >> 48) as u32)
 }
 
 /// Standard normals; equal arguments give equal numbers.
@@ -179,12 +243,15 @@ pub(crate) fn normals(seed: u64, purpose: Purpose, index: u32, len: usize) -> Ve
     values
 }
 
-/// The indices of all images, some at a time.
+/// The indices of all images, some at a time. The first of a short batch comes again until there
+/// are enough.
 fn batches(images: &Images) -> impl Iterator<Item = Vec<u32>> + use<> {
     let count = images.len();
-    (0..count)
-        .step_by(BATCH)
-        .map(move |start| (start..(start + BATCH).min(count)).map(|index| index as u32).collect())
+    (0..count).step_by(BATCH).map(move |start| {
+        let rows = BATCH.min(count - start);
+        let place = |row: usize| if row < rows { start + row } else { start };
+        (0..rows.max(BATCH_MIN)).map(|row| place(row) as u32).collect()
+    })
 }
 
 /// The run in place of `runs/latest`, where that has no checkpoint: the newest that has, if there is

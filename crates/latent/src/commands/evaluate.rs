@@ -13,7 +13,7 @@ use crate::{
     features::{self, Errors},
     logistic::Logistic,
     output,
-    trained::{Latents, Loss, Purpose, Trained, normals},
+    trained::{Latents, Purpose, Trained, normals},
 };
 
 /// The variance over the images that a used latent mean has (Burda, Grosse and Salakhutdinov).
@@ -38,9 +38,10 @@ pub(crate) struct Options {
     /// Print one JSON object instead
     #[arg(long)]
     json: bool,
-    /// Key of the latents' noise
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Key of the latents' noise [default: the run's seed, which gives the test loss that training
+    /// printed at this step]
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 /// What was measured. Losses are nats an image.
@@ -53,10 +54,15 @@ struct Report {
     /// `binary` or `grey`.
     pixels: &'static str,
     likelihood: Likelihood,
-    /// The negative evidence lower bound, z sampled.
+    /// What training minimises, z sampled: the negative evidence lower bound, with the KL
+    /// divergence weighted by beta; of several importance samples, their bound.
     loss: f64,
     reconstruction: f64,
     kl: f64,
+    beta: f64,
+    importance_samples: u32,
+    /// Key of the noise.
+    seed: u64,
     log_likelihood: Option<LogLikelihood>,
     /// Dimensions whose means vary over the images.
     active_units: usize,
@@ -87,19 +93,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { source, importance_samples, no_features, json, seed } = options;
     let mut trained = source.trained()?;
     let mnist = source.mnist(&trained)?;
+    let seed = seed.unwrap_or(trained.config.seed);
+    let [loss, reconstruction, kl] = trained.test_loss(&mnist.test, seed)?;
     let latents = trained.encode(&mnist.test);
-    let z = latents.draw(*seed);
-    let losses = trained.losses(&mnist.test, &latents, &z);
-    let mean = |part: fn(&Loss) -> f64| losses.iter().map(part).sum::<f64>() / losses.len() as f64;
     let log_likelihood = match importance_samples {
         0 => None,
-        samples => Some(log_likelihood(&mut trained, &mnist, *samples, *seed)?),
+        samples => Some(log_likelihood(&mut trained, &mnist, *samples, seed)?),
     };
     let (features, diversity) = if *no_features {
         (None, None)
     } else {
         let (reader, errors) = features::compare(&mut trained, &mnist);
-        (Some(errors), Some(diversity(&mut trained, &reader, *seed)))
+        (Some(errors), Some(diversity(&mut trained, &reader, seed)))
     };
     let report = Report {
         checkpoint: trained.path.display().to_string(),
@@ -108,9 +113,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         images: mnist.test.len(),
         pixels: if is_binary(&trained) { "binary" } else { "grey" },
         likelihood: trained.config.model.likelihood,
-        loss: mean(Loss::total),
-        reconstruction: mean(|loss| loss.reconstruction),
-        kl: mean(|loss| loss.kl),
+        loss,
+        reconstruction,
+        kl,
+        beta: trained.config.model.beta,
+        importance_samples: trained.config.importance_samples,
+        seed,
         log_likelihood,
         active_units: active_units(&latents),
         kl_by_dimension: latents.divergence_by_dimension(),
@@ -180,7 +188,14 @@ fn print(report: &Report) {
     let say = output::say;
     let Report { checkpoint, images, pixels, loss, reconstruction, kl, .. } = report;
     say(&format!("{checkpoint}: {images} test images, {pixels} pixels, nats an image"));
-    say(&format!("Loss {loss:.2}: reconstruction {reconstruction:.2}, KL {kl:.2} (z sampled)"));
+    let mut kind = "z sampled".to_owned();
+    if report.beta != 1.0 {
+        kind += &format!("; the loss has {} times the KL", report.beta);
+    }
+    if report.importance_samples > 1 {
+        kind += &format!("; the loss is the bound of {} samples", report.importance_samples);
+    }
+    say(&format!("Loss {loss:.2}: reconstruction {reconstruction:.2}, KL {kl:.2} ({kind})"));
     if let Some(found) = &report.log_likelihood {
         let LogLikelihood { nats, standard_error, importance_samples, meaning } = found;
         say(&format!(

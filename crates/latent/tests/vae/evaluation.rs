@@ -1,9 +1,10 @@
 //! The numbers of an evaluation: consistent with each other, and with the model's own.
 
-use config::{Binarize, Likelihood};
+use config::{Binarize, Likelihood, Precision};
+use model::{Vae, VaeSettings};
 use serde_json::Value;
 
-use crate::harness::{LATENT, Place, TEST_IMAGES, train, training};
+use crate::harness::{LATENT, Place, TEST_IMAGES, run_dir, train, training};
 
 fn evaluate(place: &Place, flags: &str) -> Value {
     serde_json::from_str(&place.vae(&format!("evaluate --json {flags}"))).unwrap()
@@ -60,6 +61,60 @@ fn features_are_read_and_digits_counted() {
     for part in ["Loss ", "Active units: 4 of 4", "labels  latent means", "Diversity: "] {
         assert!(text.contains(part), "{text}");
     }
+}
+
+/// To the last bit, whatever the objective, the precision, the shards and the pixels are.
+#[test]
+fn the_loss_is_the_one_that_training_reported() {
+    let plain = training();
+    let mut cases = vec![plain.clone(), plain.clone(), plain.clone(), plain.clone()];
+    cases[1].shards = 3;
+    cases[1].model.beta = 4.0;
+    cases[1].model.likelihood = Likelihood::Gaussian;
+    cases[2].importance_samples = 3;
+    cases[2].binarize = Binarize::Dynamic;
+    cases[2].seed = 77;
+    cases[3].model.latent_dim = 2;
+    let in_bf16 = VaeSettings { precision: Precision::Bf16, ..VaeSettings::default() };
+    if Vae::with(&plain.model, in_bf16).is_ok() {
+        cases[3].precision = Precision::Bf16;
+    }
+    let place = Place::new();
+    for training in cases {
+        let run_dir = place.path("run");
+        let reported = train(&training, &run_dir);
+        let flags = "evaluate --no-features --importance-samples 0";
+        let report = place.vae_of(&run_dir, &format!("{flags} --json"));
+        let report: Value = serde_json::from_str(&report).unwrap();
+        let found = ["loss", "reconstruction", "kl"].map(|name| report[name].as_f64().unwrap());
+        assert_eq!(found, reported, "{training:?}");
+        let text = place.vae_of(&run_dir, flags);
+        assert!(text.contains(&format!("Loss {:.2}: ", reported[0])), "{text}");
+        // Another seed draws other noise.
+        let report = place.vae_of(&run_dir, &format!("{flags} --json --seed 123456"));
+        let report: Value = serde_json::from_str(&report).unwrap();
+        assert_ne!(report["loss"].as_f64().unwrap(), reported[0]);
+        std::fs::remove_dir_all(run_dir).unwrap();
+    }
+}
+
+/// libtorch would start as many threads as the environment asks for, and have them look for work
+/// all the time. The program's own threads sleep.
+#[test]
+fn no_threads_but_those_of_the_team() {
+    let place = Place::new();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let mut command = place.command("fit-gmm --output gmm.safetensors --checkpoint");
+    command.arg(run_dir()).env("OMP_NUM_THREADS", (cores + 20).to_string());
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let tasks = format!("/proc/{}/task", child.id());
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        most = most.max(std::fs::read_dir(&tasks).map_or(0, Iterator::count));
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(child.wait().unwrap().success());
+    assert!((1..=cores + 10).contains(&most), "{most} threads on {cores} cores");
 }
 
 #[test]

@@ -9,15 +9,15 @@ use std::{
 };
 
 use checkpoint::{Directory, Metadata, TensorView};
-use collective::Local;
+use collective::{Control, Local};
 use config::{
     Binarize, Collective, LearningRateSchedule, Likelihood, ModelConfig, Operation, Precision,
     RunConfig, Training,
 };
 use data::Mnist;
-use model::{Adam, Model as _, Vae, VaeSettings};
+use model::{Adam, Model as _, State, Vae, VaeSettings};
 use tempfile::TempDir;
-use trainer::{Quiet, Recipe, Settings, Trainer};
+use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
 
 pub(crate) const LATENT: usize = 4;
 pub(crate) const TEST_IMAGES: u32 = 300;
@@ -53,15 +53,32 @@ pub(crate) fn mnist() -> Mnist {
     data::fetch::load(&data::default_dir(), false).expect("MNIST is there or can be fetched")
 }
 
-/// Trains a model and writes its checkpoint into the run directory.
-pub(crate) fn train(training: &Training, run_dir: &Path) {
+/// The test losses that training reported last: all terms, nats an image.
+#[derive(Debug, Default)]
+struct LastReport([f64; 3]);
+
+impl Observer for LastReport {
+    fn control(&self) -> Control {
+        Control::default()
+    }
+
+    fn stepped(&mut self, _: &StepSummary<'_>, _: &State, _: &Ledger) {}
+
+    fn epoch_ended(&mut self, summary: &EpochSummary, _: &State, _: &Ledger) {
+        self.0 = summary.test.terms.map(|sum| sum / summary.test.images as f64);
+    }
+}
+
+/// Trains a model and writes its checkpoint into the run directory. Gives the test losses of the
+/// last epoch.
+pub(crate) fn train(training: &Training, run_dir: &Path) -> [f64; 3] {
     let mut mnist = mnist();
     mnist.prepare(training);
     let model = Vae::with(&training.model, VaeSettings::of(training)).unwrap();
     let layout = model.layout().clone();
     let settings = Settings {
         seed: training.seed,
-        shards: SHARDS,
+        shards: training.shards,
         batch_size: BATCH_SIZE,
         epochs: EPOCHS,
         verify_every: 0,
@@ -69,8 +86,9 @@ pub(crate) fn train(training: &Training, run_dir: &Path) {
         recipe: Recipe::of(training),
     };
     let mut trainer = Trainer::new(settings, Box::new(model), Arc::new(mnist));
-    let mut alone = Local::new(SHARDS, layout.len()).unwrap();
-    trainer.train(&mut alone, &mut Quiet).unwrap();
+    let mut alone = Local::new(training.shards, layout.len()).unwrap();
+    let mut report = LastReport::default();
+    trainer.train(&mut alone, &mut report).unwrap();
 
     let operation = Operation {
         workers: 1,
@@ -97,6 +115,7 @@ pub(crate) fn train(training: &Training, run_dir: &Path) {
     let folder = Directory::open(run_dir.join("checkpoints"));
     folder.create().unwrap();
     folder.write(&metadata, &tensors.collect::<Vec<_>>()).unwrap();
+    report.0
 }
 
 /// The run directory of the model that most stories use; trained once, never written to.
@@ -128,12 +147,17 @@ impl Place {
     }
 
     /// Runs the program with these arguments, separated by blanks, and no others.
-    fn run(&self, arguments: &str) -> (bool, String, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vae"));
-        let command = command.args(arguments.split_whitespace()).current_dir(self.0.path());
-        let output = command.output().unwrap();
+    fn run(&self, arguments: &str) -> (Option<i32>, String, String) {
+        let output = self.command(arguments).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.success(), text(&output.stdout), text(&output.stderr))
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// The program with these arguments, separated by blanks, and no others.
+    pub(crate) fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vae"));
+        command.args(arguments.split_whitespace()).current_dir(self.0.path());
+        command
     }
 
     /// Runs a command on the small model; gives what it said.
@@ -143,18 +167,34 @@ impl Place {
 
     /// Runs a command on the model in a run directory.
     pub(crate) fn vae_of(&self, run_dir: &Path, arguments: &str) -> String {
-        let (ok, out, error) = self.run(&format!("{arguments} --checkpoint {}", run_dir.display()));
-        assert!(ok, "vae {arguments}: {error}");
+        let (code, out, error) =
+            self.run(&format!("{arguments} --checkpoint {}", run_dir.display()));
+        assert_eq!(code, Some(0), "vae {arguments}: {error}");
         out
     }
 
     /// Runs a command that must fail with one line, which it gives, and leave nothing behind.
     #[track_caller]
     pub(crate) fn refused(&self, arguments: &str) -> String {
+        let error = self.failed(arguments, 1);
+        assert_eq!(error.trim().lines().count(), 1, "{error}");
+        error
+    }
+
+    /// Runs a command whose arguments must be refused, with the usage; gives what it said.
+    #[track_caller]
+    pub(crate) fn misused(&self, arguments: &str) -> String {
+        let error = self.failed(arguments, 2);
+        assert!(error.contains("\n\n") && error.contains("--help"), "{error}");
+        error
+    }
+
+    #[track_caller]
+    fn failed(&self, arguments: &str, expected: i32) -> String {
         let before = self.files();
-        let (ok, _, error) = self.run(arguments);
-        assert!(!ok, "vae {arguments} succeeded");
-        assert!(error.starts_with("error: ") && error.trim().lines().count() == 1, "{error}");
+        let (code, _, error) = self.run(arguments);
+        assert_eq!(code, Some(expected), "vae {arguments}: {error}");
+        assert!(error.starts_with("error: "), "{error}");
         assert_eq!(self.files(), before, "vae {arguments} left something behind");
         error
     }
