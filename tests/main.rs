@@ -18,6 +18,7 @@ mod damaged_checkpoint;
 mod dataset;
 mod deploy;
 mod divergence;
+mod evaluation;
 mod failed_start;
 mod file_systems;
 mod full_disk;

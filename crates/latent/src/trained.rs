@@ -162,7 +162,7 @@ impl Trained {
         };
         vae.set_team(threads::team());
         let (parameters, step, shards) = (&self.parameters, self.step, config.shards);
-        let tally = Evaluation { parameters, test, shards, seed, step }.tally(&mut vae);
+        let tally = Evaluation { parameters, test, shards, seed, step }.tally(&mut vae)?;
         Ok(tally.terms.map(|sum| sum / tally.images as f64))
     }
 

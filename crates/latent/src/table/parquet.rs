@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use half::f16;
 use parquet::{
@@ -91,8 +91,11 @@ pub(super) fn read(bytes: Vec<u8>, dim: usize) -> Result<Vec<f32>> {
             let fits = |place: i64| (0..=size).contains(&place);
             let known = pages.into_iter().flatten().chain([chunk.compressed_size()]).all(fits);
             ensure!(known, "column {} lies outside the file", names[*place]);
-            let numbers = numbers(group.get_column_reader(*place)?, rows);
-            numbers.with_context(|| format!("column {} cannot be read", names[*place]))
+            let numbers = group.get_column_reader(*place).map_err(Into::into);
+            let numbers = numbers.and_then(|column| numbers_of(column, rows));
+            numbers
+                .map_err(explained)
+                .with_context(|| format!("column {} cannot be read", names[*place]))
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
         for row in 0..rows {
@@ -102,8 +105,20 @@ pub(super) fn read(bytes: Vec<u8>, dim: usize) -> Result<Vec<f32>> {
     Ok(means)
 }
 
+/// Says what to do about a compression that was left out of this program.
+fn explained(error: anyhow::Error) -> anyhow::Error {
+    match error.to_string() {
+        said if said.contains("Disabled feature") => {
+            anyhow!(
+                "it is compressed in another way than by snappy or zstd: write it anew with one of these"
+            )
+        }
+        _ => error,
+    }
+}
+
 /// The numbers of a column, one a row.
-fn numbers(column: ColumnReader, rows: usize) -> Result<Vec<f32>> {
+fn numbers_of(column: ColumnReader, rows: usize) -> Result<Vec<f32>> {
     match column {
         ColumnReader::FloatColumnReader(column) => values(column, rows, |value| Ok(*value)),
         ColumnReader::DoubleColumnReader(column) => values(column, rows, |value| Ok(*value as f32)),
