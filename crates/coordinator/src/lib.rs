@@ -70,17 +70,7 @@ fn run() -> ExitCode {
     }
     .start();
     if let Some(command) = &args.command {
-        let said = match command {
-            Command::Status(args) => status::show(args),
-            Command::Certs(command) => certs::carry_out(command),
-        };
-        return match said {
-            Ok(text) => {
-                stdout::say!("{text}");
-                ExitCode::SUCCESS
-            }
-            Err(error) => fail(&format!("{error:#}")),
-        };
+        return carry_out(command);
     }
     let launch = match Launch::prepare(args, &matches) {
         Ok(launch) => launch,
@@ -117,6 +107,21 @@ fn run() -> ExitCode {
         (Outcome::Interrupted(_), None) => ExitCode::from(stopped.exit_code),
         (Outcome::Interrupted(_), Some(what)) => fail(what),
         (outcome, _) => unfinished(outcome),
+    }
+}
+
+/// Does what was asked for in place of a run.
+fn carry_out(command: &Command) -> ExitCode {
+    let said = match command {
+        Command::Status(args) => status::show(args),
+        Command::Certs(command) => certs::carry_out(command),
+    };
+    match said {
+        Ok(text) => {
+            stdout::say!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&format!("{error:#}")),
     }
 }
 
