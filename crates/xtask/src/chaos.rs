@@ -44,7 +44,6 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-#[expect(clippy::print_stdout, reason = "it is what the command is for")]
 fn print(table: &str) {
     stdout::say!("{table}");
 }

@@ -106,7 +106,7 @@ fn the_loss_of_a_picture_does_not_depend_on_its_place() {
     let backwards: Vec<&str> = names.iter().copied().rev().collect();
     assert_eq!(lines(&backwards), together);
     for (name, line) in names.iter().zip(&together) {
-        assert_eq!(lines(&[name]), [line.clone()]);
+        assert_eq!(lines(&[name]), std::slice::from_ref(line));
     }
     // Many of the same, so that it stands in the second batch too.
     assert_eq!(lines(&[names[1]; 260])[259], together[1]);
