@@ -1,6 +1,6 @@
 """Writes reference.safetensors: what PyTorch computes for a small VAE.
 
-The test `crates/model/tests/reference.rs` compares the hand-written model with it. To run
+The test `crates/vae/tests/reference.rs` compares the hand-written model with it. To run
 it again: python3 with torch 2.11 and safetensors; then `python3 make_reference.py`.
 
 Of tensors with more than SAMPLE_FROM elements only every SAMPLE_STRIDE-th is kept, with the

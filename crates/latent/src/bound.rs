@@ -7,7 +7,8 @@
 use anyhow::Result;
 use data::{Batch, Domain, Images, Stream};
 use indicatif::ProgressBar;
-use model::{Isa, Vae, noise};
+use model::{Isa, noise};
+use vae::Vae;
 
 use crate::{
     output, threads,

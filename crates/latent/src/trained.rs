@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use checkpoint::{Checkpoint, Directory};
 use config::{Precision, RunConfig, Training};
 use data::{Batch, Domain, Images, PIXELS, Stream};
-use model::{Isa, Model as _, ModelError, Vae, VaeSettings, noise};
+use model::{Isa, Model as _, ModelError, noise};
 use trainer::Evaluation;
+use vae::Vae;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{output, threads};
@@ -149,8 +150,8 @@ impl Trained {
     /// the numbers that training printed at this step.
     pub(crate) fn test_loss(&self, test: &Images, seed: u64) -> Result<[f64; 3]> {
         let config = &self.config;
-        let settings = VaeSettings::of(config);
-        let build = |precision| Vae::with(&config.model, VaeSettings { precision, ..settings });
+        let settings = vae::Settings::of(config);
+        let build = |precision| Vae::with(&config.model, vae::Settings { precision, ..settings });
         let mut vae = match build(config.precision) {
             Err(error @ ModelError::Precision(_)) => {
                 output::complain(&format!(

@@ -3,7 +3,7 @@
 //! Kingma and Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1. It knows
 //! neither tensors nor members; every member runs it on the same vectors with the same bits.
 
-use crate::{Isa, State, Team, isa::kernel};
+use crate::{Isa, State, Team, kernel};
 
 /// Parameters that a thread advances at a time; with the moments and the gradient, 256 KB.
 const PART: usize = 1 << 14;

@@ -6,13 +6,12 @@
 
 use std::{fmt, marker::PhantomData, ops::Index, sync::Arc};
 
-use config::Binarize;
 use data::{Batch, Dataset, Images, PIXELS, Stream};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::{
     Isa, Layout, Model, ModelError, StepContext, Sums, TERMS, Team, attempt::attempt, blas,
-    element, initialise_linear, noise,
+    initialise_linear, noise,
 };
 
 /// A [`Model`] of an objective `F`, which gives the sums over the batch's examples as scalar
@@ -56,8 +55,21 @@ where
 {
     /// A model whose parameters are the layout's tensors, initially as `torch.nn.Linear`
     /// has them (see [`initialise_linear`]).
-    pub fn new(layout: Layout, terms: [&'static str; TERMS], device: Device, objective: F) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Libtorch`] where the device fails.
+    pub fn new(
+        layout: Layout,
+        terms: [&'static str; TERMS],
+        device: Device,
+        objective: F,
+    ) -> Result<Self, ModelError> {
         blas::deterministic();
+        attempt(|| Self::build(layout, terms, device, objective))
+    }
+
+    fn build(layout: Layout, terms: [&'static str; TERMS], device: Device, objective: F) -> Self {
         let flat = Tensor::zeros(layout.len() as i64, (Kind::Float, device));
         let leaf = |range: std::ops::Range<usize>, shape: &[usize]| {
             let shape: Vec<i64> = shape.iter().map(|&side| side as i64).collect();
@@ -210,14 +222,19 @@ impl<D> Inputs<'_, D> {
         noise::normals(Isa::best(), self.random, &mut values);
         Tensor::from_slice(&values).view([rows, columns]).to_device(self.device)
     }
+
+    /// Numbers as rows, `[n, width]`, where the sums are to be computed.
+    pub fn rows(&self, values: &[f32], width: usize) -> Tensor {
+        Tensor::from_slice(values).view([-1, width as i64]).to_device(self.device)
+    }
 }
 
 impl Inputs<'_, Images> {
-    /// Pixels, 0 to 1, `[n, 784]`, as this visit sees them.
-    pub fn pixels(&self, binarize: Binarize) -> Tensor {
+    /// Pixels, 0 to 1, `[n, 784]`.
+    pub fn pixels(&self) -> Tensor {
         let mut pixels = vec![0.0_f32; self.batch.len() * PIXELS];
-        element::gather(Isa::best(), self.batch, binarize, &mut pixels);
-        Tensor::from_slice(&pixels).view([-1, PIXELS as i64]).to_device(self.device)
+        self.batch.gather_pixels(&mut pixels);
+        self.rows(&pixels, PIXELS)
     }
 
     /// Labels as 64-bit integers, `[n]`.

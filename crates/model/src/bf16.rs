@@ -1,6 +1,6 @@
 //! The number format bf16: the upper half of an f32, 8 significant bits.
 
-use crate::isa::kernel;
+use crate::kernel;
 
 /// A number in bf16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,7 +44,7 @@ kernel! {
 
 kernel! {
     /// Whole numbers, which are exact.
-    pub(crate) fn from_bytes(from: &[u8], to: &mut [Bf16]) {
+    pub fn from_bytes(from: &[u8], to: &mut [Bf16]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = Bf16::from_f32(f32::from(*from));
         }
@@ -53,7 +53,7 @@ kernel! {
 
 kernel! {
     /// Rounds every number times `by`.
-    pub(crate) fn round_scaled(from: &[f32], by: f32, to: &mut [Bf16]) {
+    pub fn round_scaled(from: &[f32], by: f32, to: &mut [Bf16]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = Bf16::from_f32(*from * by);
         }

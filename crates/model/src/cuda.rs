@@ -1,21 +1,17 @@
 //! GPUs. Nothing is linked with what drives them, so that one program serves every machine:
 //! [`load`] opens libtorch's part for them, and with it come the libraries of the CUDA toolkit
-//! that [`Vae`] computes with. `gpu.rs` is one GPU, `kernels.cu` what is compiled for it when
-//! it is opened.
+//! that a model by hand computes with.
 
 #![allow(unsafe_code, reason = "libraries opened at run time")]
 
-mod gpu;
-mod vae;
-
 use std::sync::OnceLock;
 
-use cudarc::driver::result;
+use cudarc::{
+    cublas::result::CublasError,
+    driver::{DriverError, result},
+};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use thiserror::Error;
-
-pub use gpu::GpuError;
-pub use vae::Vae;
 
 /// Why there is no CUDA device.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -29,6 +25,29 @@ pub enum NoCuda {
          `cargo xtask setup --flavour cuda` fetches the other"
     )]
     Library,
+}
+
+/// What a GPU answered.
+#[derive(Clone, Debug, Error, PartialEq)]
+pub enum GpuError {
+    /// It cannot be used.
+    #[error(transparent)]
+    None(#[from] NoCuda),
+    /// A library of the CUDA toolkit is not beside libtorch.
+    #[error("{0} was not found beside libtorch, or does not open")]
+    Missing(&'static str),
+    /// The driver refused.
+    #[error("the CUDA driver: {0}")]
+    Driver(#[from] DriverError),
+    /// cuBLAS refused.
+    #[error("cuBLAS: {0}")]
+    Blas(#[from] CublasError),
+    /// The driver recorded nothing.
+    #[error("the CUDA driver has recorded no graph")]
+    NoGraph,
+    /// The kernels do not compile.
+    #[error("the kernels do not compile for this GPU: {0}")]
+    Kernels(String),
 }
 
 /// Makes CUDA devices known to libtorch. To be called before tch is asked about any; only the
@@ -46,8 +65,9 @@ pub fn load() -> Result<(), NoCuda> {
     })
 }
 
-/// Opens a library for good; its symbols are there for all that is opened later.
-fn open(library: &str) -> bool {
+/// Opens a library for good; its symbols are there for all that is opened later. Whether it is
+/// there.
+pub fn open(library: &str) -> bool {
     // SAFETY: what these libraries do when they are opened is meant to be done in any process.
     let opened = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
     opened.map(std::mem::forget).is_ok()

@@ -17,9 +17,16 @@ pub enum ModelError {
         /// The largest that is allowed.
         max: u64,
     },
-    /// The weight of the KL divergence is negative, infinite or not a number.
-    #[error("beta is {0}; it must be a finite number, zero or above")]
-    Beta(f64),
+    /// A number is not one of those that make sense.
+    #[error("{name} is {value}; it must be {allowed}")]
+    Number {
+        /// The configuration's name of it.
+        name: &'static str,
+        /// What was asked for.
+        value: f64,
+        /// Those that do, in words.
+        allowed: &'static str,
+    },
     /// The BLAS cannot multiply in this precision.
     #[error("precision {0} is not supported: the BLAS of this libtorch is not MKL; use f32")]
     Precision(&'static str),

@@ -9,10 +9,12 @@
 
 /// An instruction set that this CPU has; only detection makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Isa(pub(crate) Level);
+pub struct Isa(#[doc(hidden)] pub Level);
 
+/// What [`kernel!`] compiles for.
+#[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Level {
+pub enum Level {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -83,6 +85,7 @@ fn has_avx512() -> bool {
 ///
 /// The body must only call functions marked `#[inline(always)]`: others would not be
 /// compiled for the instruction set. It may have one type parameter.
+#[macro_export]
 macro_rules! kernel {
     (
         $(#[$meta:meta])*
@@ -124,5 +127,3 @@ macro_rules! kernel {
         }
     };
 }
-
-pub(crate) use kernel;

@@ -1,40 +1,32 @@
 //! Models on flat vectors: parameters in, the gradient of the summed loss out.
 //!
-//! [`Model`] is all that a trainer knows. [`Vae`] implements it by hand, on slices, for the
-//! CPU, in either precision, and [`cuda::Vae`] for GPUs; [`Autograd`] makes one of any
-//! objective written in tch, on any device. [`Adam`] advances a [`State`]. Nothing here knows of
-//! other members, files or sockets.
+//! [`Model`] is all that a trainer knows. [`Autograd`] makes one of any objective written in
+//! tch, on any device; a model by hand stands on [`gemm`], [`math`], [`noise`] and [`kernel!`],
+//! and keeps its memory in a [`Scratch`]. [`Adam`] advances a [`State`]. Nothing here knows what
+//! is trained, or of other members, files and sockets.
 //!
 //! The bits of every result depend on the arguments and the [`Isa`]'s BLAS alone: not on
 //! the number of threads, on what ran before, or on where a slice lies in memory. Start
-//! reading at `vae.rs`.
+//! reading at [`Model`].
 
 pub mod autograd;
 pub mod bf16;
 pub mod blas;
 pub mod cuda;
 pub mod gemm;
+pub mod isa;
 pub mod math;
+pub mod memory;
 pub mod noise;
 
 mod adam;
 mod attempt;
-mod element;
-mod engine;
 mod error;
-mod importance;
 mod initial;
-mod isa;
-mod kernels;
 mod layout;
-mod memory;
-mod network;
-mod objective;
-mod pass;
 mod scratch;
 mod state;
 mod team;
-mod vae;
 
 use std::sync::Arc;
 
@@ -47,10 +39,9 @@ pub use error::ModelError;
 pub use initial::initialise_linear;
 pub use isa::Isa;
 pub use layout::{Entry, Layout};
-pub use objective::{vae_autograd, vae_objective};
+pub use scratch::Scratch;
 pub use state::State;
 pub use team::Team;
-pub use vae::{Vae, VaeSettings};
 
 /// How many sums a model reports for a batch: as many as the members exchange.
 pub use collective::TERMS;

@@ -11,7 +11,11 @@ const MACHINE_LIMIT: &str = "/proc/meminfo";
 
 /// Fails where `bytes` exceed what the machine or the process's control group has. Where
 /// neither can be read, only sizes that no allocation can have are refused.
-pub(crate) fn check(bytes: u128, purpose: impl FnOnce() -> String) -> Result<(), ModelError> {
+///
+/// # Errors
+///
+/// [`ModelError::Memory`], with what `purpose` says.
+pub fn check(bytes: u128, purpose: impl FnOnce() -> String) -> Result<(), ModelError> {
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
     let limits = [machine_limit(), group_limit()];
     let limit = limits.into_iter().flatten().min().unwrap_or(isize::MAX.unsigned_abs() as u64);

@@ -7,7 +7,7 @@
 use data::Stream;
 
 use crate::{
-    isa::kernel,
+    kernel,
     math::{ln, sin_cos_turn},
 };
 

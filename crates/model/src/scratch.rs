@@ -7,29 +7,34 @@ use crate::{ModelError, layout::ALIGNMENT_FLOATS, memory};
 /// A cache line in the smallest numbers that are kept, those of two bytes.
 const LINE: usize = 2 * ALIGNMENT_FLOATS;
 
-/// `N` slices whose lengths are proportional to the number of images; they grow, never
+/// `N` slices whose lengths are proportional to the number of examples; they grow, never
 /// shrink, and begin at cache lines.
 #[derive(Debug)]
-pub(crate) struct Scratch<T, const N: usize> {
-    per_image: [usize; N],
+pub struct Scratch<T, const N: usize> {
+    per_example: [usize; N],
     memory: Vec<T>,
 }
 
 impl<T: Copy + Default, const N: usize> Scratch<T, N> {
-    /// With these lengths an image.
-    pub(crate) const fn new(per_image: [usize; N]) -> Self {
-        Self { per_image, memory: Vec::new() }
+    /// With these lengths an example.
+    #[must_use]
+    pub const fn new(per_example: [usize; N]) -> Self {
+        Self { per_example, memory: Vec::new() }
     }
 
-    /// Makes room for `images`.
-    pub(crate) fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
-        let padded = |len: usize| (len as u128 * images as u128).next_multiple_of(LINE as u128);
-        let len: u128 = self.per_image.iter().map(|&len| padded(len)).sum();
+    /// Makes room for `examples`.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Memory`], with the bytes that were wanted.
+    pub fn reserve(&mut self, examples: usize) -> Result<(), ModelError> {
+        let padded = |len: usize| (len as u128 * examples as u128).next_multiple_of(LINE as u128);
+        let len: u128 = self.per_example.iter().map(|&len| padded(len)).sum();
         let len = len + LINE as u128;
         if len <= self.memory.len() as u128 {
             return Ok(());
         }
-        let purpose = || format!("working memory for a batch of {images} images");
+        let purpose = || format!("working memory for a batch of {examples} examples");
         let bytes = len.saturating_mul(size_of::<T>() as u128);
         memory::check(bytes, purpose)?;
         // What it held is not needed: release it before the larger piece is asked for.
@@ -41,20 +46,20 @@ impl<T: Copy + Default, const N: usize> Scratch<T, N> {
         Ok(())
     }
 
-    /// The slices for `images`, with whatever they held.
+    /// The slices for `examples`, with whatever they held.
     ///
     /// # Panics
     ///
     /// Where there is no room; who takes sizes from input reserves before.
-    pub(crate) fn slices(&mut self, images: usize) -> [&mut [T]; N] {
-        if let Err(error) = self.reserve(images) {
+    pub fn slices(&mut self, examples: usize) -> [&mut [T]; N] {
+        if let Err(error) = self.reserve(examples) {
             panic!("{error}");
         }
         // An unaligned start would cost time, not correctness.
         let start = self.memory.as_ptr().align_offset(4 * ALIGNMENT_FLOATS);
         let mut rest = &mut self.memory[start.min(LINE)..];
-        self.per_image.map(|len| {
-            let len = len * images;
+        self.per_example.map(|len| {
+            let len = len * examples;
             let (slice, tail) = std::mem::take(&mut rest).split_at_mut(len.next_multiple_of(LINE));
             rest = tail;
             &mut slice[..len]
@@ -72,10 +77,10 @@ mod tests {
     fn slices_are_aligned_and_of_their_lengths() {
         fn check<T: Copy + Default>() {
             let mut scratch = Scratch::<T, 3>::new([3, 784, 1]);
-            for images in [1, 7, 64, 3, 0] {
-                let slices = scratch.slices(images);
+            for examples in [1, 7, 64, 3, 0] {
+                let slices = scratch.slices(examples);
                 let lengths = slices.each_ref().map(|slice| slice.len());
-                assert_eq!(lengths, [3, 784, 1].map(|n| n * images));
+                assert_eq!(lengths, [3, 784, 1].map(|n| n * examples));
                 for slice in slices {
                     assert_eq!(slice.as_ptr().align_offset(64), 0);
                 }
@@ -90,16 +95,16 @@ mod tests {
         let mut scratch = Scratch::<f32, 2>::new([5, 9]);
         scratch.reserve(64).unwrap();
         let place = scratch.memory.as_ptr();
-        for images in [1, 64, 63] {
-            scratch.slices(images)[1].fill(1.0);
+        for examples in [1, 64, 63] {
+            scratch.slices(examples)[1].fill(1.0);
             assert_eq!(scratch.memory.as_ptr(), place);
         }
     }
 
     #[test]
     fn absurd_sizes_are_errors() {
-        for images in [usize::MAX, usize::MAX / 64, 1 << 50] {
-            let error = Scratch::<f32, 2>::new([784, 1 << 20]).reserve(images).unwrap_err();
+        for examples in [usize::MAX, usize::MAX / 64, 1 << 50] {
+            let error = Scratch::<f32, 2>::new([784, 1 << 20]).reserve(examples).unwrap_err();
             assert!(matches!(error, ModelError::Memory { .. }));
         }
     }

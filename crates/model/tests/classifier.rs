@@ -1,6 +1,5 @@
 //! Another model in one screen: [`Autograd`] makes one of any objective in tch.
 
-use config::Binarize;
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{Adam, Autograd, Layout, Model, State, StepContext};
 use tch::{Device, Kind, Reduction, Tensor};
@@ -29,13 +28,14 @@ fn a_classifier_trains() {
     ]);
     let terms = ["loss", "correct", "images"];
     let mut model = Autograd::new(layout, terms, Device::Cpu, |parameters, inputs| {
-        let hidden = parameters.linear("hidden", &inputs.pixels(Binarize::None)).relu();
+        let hidden = parameters.linear("hidden", &inputs.pixels()).relu();
         let logits = parameters.linear("output", &hidden);
         let targets = &inputs.labels();
         let loss = logits.cross_entropy_loss::<Tensor>(targets, None, Reduction::Sum, -100, 0.0);
         let correct = logits.argmax(1, false).eq_tensor(targets).sum(Kind::Float);
         [loss, correct, targets.ones_like().sum(Kind::Float)]
-    });
+    })
+    .unwrap();
 
     let images = images();
     let indices: Vec<u32> = (0..40).collect();

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use collective::{Control, Local};
-use config::Binarize;
 use data::Images;
 use model::{
     Adam, Autograd, Layout, Model as _, State,
@@ -21,7 +20,7 @@ const SHARDS: u32 = 2;
 
 /// Cross-entropy, errors, and nothing: each summed over the images.
 fn objective(parameters: &Parameters, inputs: &Inputs<'_, Images>) -> [Tensor; 3] {
-    let (pixels, labels) = (inputs.pixels(Binarize::None), inputs.labels());
+    let (pixels, labels) = (inputs.pixels(), inputs.labels());
     let hidden = parameters.linear("hidden", &pixels).relu();
     let logits = parameters.linear("digits", &hidden);
     let loss = logits.cross_entropy_loss::<Tensor>(&labels, None, Reduction::Sum, -100, 0.0);
@@ -58,7 +57,7 @@ fn main() -> Result<()> {
         ("digits.bias".into(), vec![10]),
     ]);
     let terms = ["cross-entropy", "errors", "nothing"];
-    let model = Autograd::new(layout, terms, Device::cuda_if_available(), objective);
+    let model = Autograd::new(layout, terms, Device::cuda_if_available(), objective)?;
     let mnist = data::fetch::load(&data::default_dir(), false)?;
     let (adam, recipe) = (Adam::new(1e-3), Recipe::PLAIN);
     let settings = Settings {

@@ -7,12 +7,12 @@ use config::{Precision, Training};
 use data::Images;
 use membership::Fingerprint;
 use model::{
-    Model, Vae, VaeSettings, blas,
+    Model, blas,
     cuda::{self, NoCuda},
-    vae_autograd,
 };
 use tch::{Cuda, Device};
 use transport::nccl::{self, Libraries};
+use vae::{Vae, vae_autograd};
 
 /// The libtorch that tch 0.24 binds; its build refuses any other.
 const LIBTORCH_VERSION: &str = "2.11.0";
@@ -117,11 +117,11 @@ pub(crate) fn gpu(device: Device) -> String {
 
 /// The model on the device.
 pub(crate) fn model(training: &Training, device: Device) -> Result<Box<dyn Model<Data = Images>>> {
-    let (config, settings) = (&training.model, VaeSettings::of(training));
+    let (config, settings) = (&training.model, vae::Settings::of(training));
     Ok(match (device, training.precision) {
         (Device::Cpu, _) => Box::new(Vae::with(config, settings)?),
-        (Device::Cuda(index), Precision::F32) if cuda::Vae::suits(config, settings) => {
-            Box::new(cuda::Vae::new(config, settings, index)?)
+        (Device::Cuda(index), Precision::F32) if vae::cuda::Vae::suits(config, settings) => {
+            Box::new(vae::cuda::Vae::new(config, settings, index)?)
         }
         (device, Precision::F32) => Box::new(vae_autograd(config, settings, device)?),
         (_, Precision::Bf16) => bail!(

@@ -3,8 +3,9 @@
 
 use anyhow::Result;
 use data::{Batch, Domain, Images, PIXELS, Stream};
-use model::{Isa, Vae, noise};
+use model::{Isa, noise};
 use picture::{Canvas, SIDE, WHITE};
+use vae::Vae;
 
 const COLUMNS: usize = 10;
 /// Rows of images decoded from the prior.

@@ -15,7 +15,7 @@ use std::{io::ErrorKind, net::IpAddr, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, anyhow, bail};
 use collective::Rank;
 use config::RunConfig;
-use model::{Model as _, Vae};
+use model::Model as _;
 use process::signals::{self, Listening, Stop};
 use protocol::{
     convert::{mishap, path_from_wire, printable},
@@ -35,6 +35,8 @@ use transport::{
 };
 
 use self::{away::Link, parting::Parting, pending::PendingReports, phase::Phase, waiting::Wait};
+use vae::Vae;
+
 use crate::{
     args::Args,
     bridge::{Bridge, Event, Order, Shared},

@@ -16,10 +16,11 @@ use anyhow::{Context as _, Result, anyhow};
 use checkpoint::{Directory, Metadata, TensorView};
 use data::Images;
 use disk::DiskError;
-use model::{Layout, State, Vae};
+use model::{Layout, State};
 use protocol::wire::Losses;
 use store::{Mirror, Unstored};
 use trainer::{Ledger, Trainer};
+use vae::Vae;
 
 use crate::{samples, training::Setup};
 

@@ -19,9 +19,10 @@ use std::{
 use collective::{AllReduce, Control, Generation, Local, Rank, ShardRange, Share};
 use config::{Binarize, Likelihood, ModelConfig, Precision};
 use data::{Images, Mnist, PIXELS};
-use model::{Adam, Model as _, State, Vae, VaeSettings};
+use model::{Adam, Model as _, State};
 use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
 use transport::{Group, Peer, shm};
+use vae::Vae;
 
 /// Counts what is asked of the system's allocator.
 struct Counting;
@@ -81,9 +82,9 @@ impl Observer for Watch {
 
 #[test]
 fn a_step_allocates_nothing() -> Result<(), Box<dyn Error>> {
-    let plain = VaeSettings::default();
-    let bf16 = VaeSettings { precision: Precision::Bf16, ..plain };
-    let drawn = VaeSettings { binarize: Binarize::Dynamic, ..plain };
+    let plain = vae::Settings::default();
+    let bf16 = vae::Settings { precision: Precision::Bf16, ..plain };
+    let drawn = vae::Settings { binarize: Binarize::Dynamic, ..plain };
     for settings in [plain, bf16, drawn] {
         for threads in [1, 2] {
             let mut trainer = trainer(settings, threads)?;
@@ -99,7 +100,7 @@ fn a_step_allocates_nothing() -> Result<(), Box<dyn Error>> {
 }
 
 /// The allocations that each of two members has seen.
-fn over_shared_memory(settings: VaeSettings) -> Result<Vec<Option<u64>>, Box<dyn Error>> {
+fn over_shared_memory(settings: vae::Settings) -> Result<Vec<Option<u64>>, Box<dyn Error>> {
     let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let peer = |(rank, start): (u32, u32)| Peer {
         share: Share { rank: Rank(rank), shards: ShardRange { start, end: start + SHARDS / 2 } },
@@ -134,7 +135,7 @@ fn train(trainer: &mut Trainer<Images>, collective: &mut dyn AllReduce) -> Optio
     watch.found
 }
 
-fn trainer(vae: VaeSettings, threads: usize) -> Result<Trainer<Images>, Box<dyn Error>> {
+fn trainer(of_vae: vae::Settings, threads: usize) -> Result<Trainer<Images>, Box<dyn Error>> {
     let images = |count: usize| {
         let pixels = (0..count * PIXELS).map(|i| (i * i % 253) as u8).collect();
         Images::new(pixels, vec![0; count])
@@ -142,7 +143,7 @@ fn trainer(vae: VaeSettings, threads: usize) -> Result<Trainer<Images>, Box<dyn 
     let data = Arc::new(Mnist { train: images(IMAGES)?, test: images(10)? });
     let config =
         ModelConfig { hidden_dim: 64, latent_dim: 4, likelihood: Likelihood::Bernoulli, beta: 1.0 };
-    let mut model = Vae::with(&config, vae)?;
+    let mut model = Vae::with(&config, of_vae)?;
     model.reserve(BATCH as usize)?;
     let settings = Settings {
         seed: 0,

@@ -1,7 +1,7 @@
 //! The numbers of an evaluation: consistent with each other, and with the model's own.
 
 use config::{Binarize, Likelihood, Precision};
-use model::{Vae, VaeSettings};
+use vae::Vae;
 use serde_json::Value;
 
 use crate::harness::{LATENT, Place, TEST_IMAGES, run_dir, train, training};
@@ -75,7 +75,7 @@ fn the_loss_is_the_one_that_training_reported() {
     cases[2].binarize = Binarize::Dynamic;
     cases[2].seed = 77;
     cases[3].model.latent_dim = 2;
-    let in_bf16 = VaeSettings { precision: Precision::Bf16, ..VaeSettings::default() };
+    let in_bf16 = vae::Settings { precision: Precision::Bf16, ..vae::Settings::default() };
     if Vae::with(&plain.model, in_bf16).is_ok() {
         cases[3].precision = Precision::Bf16;
     }

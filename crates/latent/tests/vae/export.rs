@@ -4,8 +4,9 @@ use std::path::Path;
 
 use config::Likelihood;
 use data::{Batch, PIXELS};
-use model::{Model as _, Vae};
+use model::Model as _;
 use tract_onnx::prelude::*;
+use vae::Vae;
 
 use crate::harness::{LATENT, Place, mnist, run_dir, train, training};
 

@@ -15,9 +15,10 @@ use config::{
     RunConfig, Training,
 };
 use data::Mnist;
-use model::{Adam, Model as _, State, Vae, VaeSettings};
+use model::{Adam, Model as _, State};
 use tempfile::TempDir;
 use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
+use vae::Vae;
 
 pub(crate) const LATENT: usize = 4;
 pub(crate) const TEST_IMAGES: u32 = 300;
@@ -74,7 +75,7 @@ impl Observer for LastReport {
 pub(crate) fn train(training: &Training, run_dir: &Path) -> [f64; 3] {
     let mut mnist = mnist();
     mnist.prepare(training);
-    let model = Vae::with(&training.model, VaeSettings::of(training)).unwrap();
+    let model = Vae::with(&training.model, vae::Settings::of(training)).unwrap();
     let layout = model.layout().clone();
     let settings = Settings {
         seed: training.seed,

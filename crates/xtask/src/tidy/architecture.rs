@@ -34,9 +34,9 @@ pub(super) const CRATES: &[Crate] = &[
     row(6, "worker",      &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
                             "disk", "manual", "membership", "model", "picture", "process",
                             "protocol", "secure", "stdout", "store", "telemetry", "trainer",
-                            "transport"]),
+                            "transport", "vae"]),
     row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "manual", "model",
-                            "picture", "process", "stdout", "trainer"]),
+                            "picture", "process", "stdout", "trainer", "vae"]),
     // What a program needs to describe itself, and to answer to its arguments.
     row(1, "manual",      &["stdout"]),
     // What every program prints.
@@ -54,6 +54,7 @@ pub(super) const CRATES: &[Crate] = &[
     row(4, "secure",      &["advice", "collective", "disk"]),
     row(4, "protocol",    &["collective", "config", "membership"]),
     // Training.
+    row(3, "vae",         &["config", "data", "model"]),
     row(3, "trainer",     &["collective", "config", "crashpoint", "data", "model"]),
     row(2, "model",       &["collective", "config", "data"]),
     // Grids of digits for the worker's samples and for latent: one canvas for both.
@@ -91,10 +92,10 @@ pub(super) struct Fence {
 pub(super) const FENCES: &[Fence] = &[
     Fence {
         packages: &["tch", "torch-sys"],
-        inside: &["model", "trainer", "worker", "latent"],
+        inside: &["model", "trainer", "vae", "worker", "latent"],
         tests_too: true,
-        rule: "libtorch only in model, trainer and what embeds them: the rest builds and is tested \
-               without it",
+        rule: "libtorch only in model, trainer, vae and what embeds them: the rest builds and is \
+               tested without it",
     },
     Fence {
         packages: &["tokio", "tonic", "hyper", "tower", "h2"],
@@ -172,7 +173,16 @@ pub(super) const OUT_OF_REACH: &[OutOfReach] = &[
         rule: "the coordinator, and what it is made of, builds and runs without libtorch",
     },
     OutOfReach {
-        from: &["collective", "config", "membership", "data", "checkpoint", "model", "trainer"],
+        from: &[
+            "collective",
+            "config",
+            "membership",
+            "data",
+            "checkpoint",
+            "model",
+            "trainer",
+            "vae",
+        ],
         packages: &["tokio", "tonic"],
         rule: "no async runtime under what decides and what computes",
     },
@@ -187,7 +197,7 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/model/src/isa.rs", "calls functions compiled for CPU features found at run time"),
     ("crates/model/src/blas.rs", "defines the symbol that MKL asks for the CPU's vendor"),
     ("crates/model/src/cuda.rs", "opens libtorch's part for GPUs, where there is one"),
-    ("crates/model/src/cuda/gpu.rs", "kernels, products and memory of a GPU"),
+    ("crates/vae/src/cuda/gpu.rs", "kernels, products and memory of a GPU"),
     (
         "crates/model/src/team.rs",
         "threads run a closure that lives on the stack of one who waits for them",

@@ -8,11 +8,12 @@
 
 use data::PIXELS;
 
-use crate::{
-    element::Element,
-    isa::kernel,
+use model::{
+    kernel,
     math::{exp, sigmoid, sigmoid_and_softplus},
 };
+
+use crate::element::Element;
 
 const LANES: usize = 16;
 

@@ -2,7 +2,8 @@
 
 use config::{Likelihood, ModelConfig};
 use data::PIXELS;
-use model::{Model, ModelError, Vae};
+use model::{Model, ModelError};
+use vae::Vae;
 
 fn config(hidden_dim: u32, latent_dim: u32) -> ModelConfig {
     ModelConfig { hidden_dim, latent_dim, likelihood: Likelihood::Gaussian, beta: 1.0 }
@@ -48,7 +49,7 @@ fn a_batch_beyond_memory_is_refused() {
 fn beta_must_be_a_finite_number_not_below_zero() {
     for beta in [-1.0, f64::NAN, f64::INFINITY] {
         let error = Vae::new(&ModelConfig { beta, ..config(16, 4) }).unwrap_err();
-        assert!(matches!(error, ModelError::Beta(_)), "{error}");
+        assert!(matches!(error, ModelError::Number { name: "beta", .. }), "{error}");
     }
 }
 

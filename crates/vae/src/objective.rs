@@ -3,28 +3,27 @@
 
 use std::f64::consts::TAU;
 
-use config::{Likelihood, ModelConfig};
-use data::Images;
+use config::{Binarize, Likelihood, ModelConfig};
+use data::{Images, PIXELS};
 use tch::{Device, Reduction, Tensor};
 
-use crate::{
-    Autograd, ModelError, TERMS, VaeSettings,
-    attempt::attempt,
+use model::{
+    Autograd, Isa, ModelError, TERMS,
     autograd::{Inputs, Parameters},
-    network::Network,
-    vae::VAE_TERMS,
 };
+
+use crate::{Settings, element, network::Network, vae::VAE_TERMS};
 
 /// A function that gives the sums over a batch: loss, reconstruction, KL without beta. The
 /// parameters are those of [`crate::Vae`]; the settings' precision does not count.
 pub fn vae_objective(
     config: &ModelConfig,
-    settings: VaeSettings,
+    settings: Settings,
 ) -> impl Fn(&Parameters, &Inputs<'_, Images>) -> [Tensor; TERMS] + use<> {
     let ModelConfig { latent_dim, likelihood, beta, .. } = *config;
     let (latent, samples) = (i64::from(latent_dim), i64::from(settings.samples));
     move |parameters, inputs| {
-        let pixels = inputs.pixels(settings.binarize);
+        let pixels = pixels(inputs, settings.binarize);
         let x = pixels.repeat_interleave_self_int(samples, 0, None::<i64>);
         let h = parameters.linear("encoder.0", &pixels).relu();
         let h = parameters.linear("encoder.2", &h).relu();
@@ -61,6 +60,13 @@ pub fn vae_objective(
     }
 }
 
+/// The batch's pixels, 0 to 1, `[n, 784]`, as this visit sees them.
+fn pixels(inputs: &Inputs<'_, Images>, binarize: Binarize) -> Tensor {
+    let mut pixels = vec![0.0; inputs.batch.len() * PIXELS];
+    element::gather::<f32>(Isa::best(), inputs.batch, binarize, &mut pixels);
+    inputs.rows(&pixels, PIXELS)
+}
+
 /// The log density of a normal distribution, elementwise.
 fn log_normal(x: &Tensor, mean: &Tensor, log_variance: &Tensor) -> Tensor {
     ((x - mean).square() * (-log_variance).exp() + log_variance + TAU.ln()) * -0.5
@@ -73,12 +79,12 @@ fn log_normal(x: &Tensor, mean: &Tensor, log_variance: &Tensor) -> Tensor {
 /// As [`crate::Vae::new`], and [`ModelError::Libtorch`] where the device fails.
 pub fn vae_autograd(
     config: &ModelConfig,
-    settings: VaeSettings,
+    settings: Settings,
     device: Device,
 ) -> Result<
     Autograd<Images, impl Fn(&Parameters, &Inputs<'_, Images>) -> [Tensor; TERMS] + use<>>,
     ModelError,
 > {
     let layout = Network::new(config)?.layout;
-    attempt(|| Autograd::new(layout, VAE_TERMS, device, vae_objective(config, settings)))
+    Autograd::new(layout, VAE_TERMS, device, vae_objective(config, settings))
 }

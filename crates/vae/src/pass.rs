@@ -5,13 +5,12 @@
 
 use data::PIXELS;
 
+use model::{Isa, Scratch, Sums, Team, math};
+
 use crate::{
-    Isa, Sums,
     element::Element,
-    kernels, math,
+    kernels,
     network::{Linear, Network},
-    scratch::Scratch,
-    team::Team,
 };
 
 /// ln(2 pi).

@@ -4,7 +4,8 @@ use std::error::Error;
 
 use config::{Likelihood, ModelConfig};
 use data::{Batch, Domain, Images, PIXELS, Stream};
-use model::{Adam, Isa, Model, State, StepContext, Vae, noise};
+use model::{Adam, Isa, Model, State, StepContext, noise};
+use vae::Vae;
 
 const LATENT: usize = 3;
 

@@ -8,14 +8,12 @@ use std::sync::Arc;
 use config::Binarize;
 use data::{Batch, Images, PIXELS, Stream};
 
+use model::{Isa, ModelError, Scratch, Sums, Team, noise};
+
 use crate::{
-    Isa, ModelError, Sums,
     element::{self, Element},
     network::Network,
-    noise,
     pass::{FACTORS, FLOATS, Pass, Work},
-    scratch::Scratch,
-    team::Team,
 };
 
 #[derive(Debug)]

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use config::{Binarize, ModelConfig, Precision, Training};
 use data::{Batch, Images, PIXELS, Stream};
 
-use crate::{
-    Bf16, Isa, Layout, Model, ModelError, StepContext, Sums, TERMS, blas,
-    engine::Engine,
-    gemm::Factor,
+use model::{
+    Bf16, Isa, Layout, Model, ModelError, StepContext, Sums, TERMS, Team, blas, gemm::Factor,
     initialise_linear,
+};
+
+use crate::{
+    engine::Engine,
     network::{Network, side},
-    team::Team,
 };
 
 /// More samples an image than this are for an evaluation, not for training.
@@ -30,7 +31,7 @@ pub(crate) const VAE_TERMS: [&str; TERMS] = ["loss", "reconstruction", "kl"];
 #[derive(Debug)]
 pub struct Vae {
     engine: Precise,
-    settings: VaeSettings,
+    settings: Settings,
 }
 
 #[derive(Debug)]
@@ -51,7 +52,7 @@ macro_rules! with_engine {
 
 /// What a run decides beside the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct VaeSettings {
+pub struct Settings {
     /// In what the factors of matrix products are.
     pub precision: Precision,
     /// Latents drawn an image; with more than one the loss is the importance-weighted bound
@@ -63,7 +64,7 @@ pub struct VaeSettings {
     pub warmup_epochs: u32,
 }
 
-impl Default for VaeSettings {
+impl Default for Settings {
     /// The plain VAE on grey pixels, in f32.
     fn default() -> Self {
         let (precision, binarize) = (Precision::F32, Binarize::None);
@@ -71,7 +72,7 @@ impl Default for VaeSettings {
     }
 }
 
-impl VaeSettings {
+impl Settings {
     /// Those of a run's configuration.
     #[must_use]
     pub const fn of(training: &Training) -> Self {
@@ -98,7 +99,7 @@ impl Vae {
     ///
     /// [`ModelError`] where a size is out of range or its vectors would not fit into memory.
     pub fn new(config: &ModelConfig) -> Result<Self, ModelError> {
-        Self::with(config, VaeSettings::default())
+        Self::with(config, Settings::default())
     }
 
     /// Checks the sizes; working memory comes with [`Model::reserve`] or the first batch.
@@ -107,7 +108,7 @@ impl Vae {
     ///
     /// As [`Vae::new`], [`ModelError::Size`] for no samples, and [`ModelError::Precision`] where
     /// the BLAS lacks it.
-    pub fn with(config: &ModelConfig, settings: VaeSettings) -> Result<Self, ModelError> {
+    pub fn with(config: &ModelConfig, settings: Settings) -> Result<Self, ModelError> {
         Self::with_isa(config, settings, Isa::best())
     }
 
@@ -119,7 +120,7 @@ impl Vae {
     /// As [`Vae::with`].
     pub fn with_isa(
         config: &ModelConfig,
-        settings: VaeSettings,
+        settings: Settings,
         isa: Isa,
     ) -> Result<Self, ModelError> {
         blas::deterministic();
@@ -290,7 +291,7 @@ mod tests {
     fn the_divergence_counts_more_with_every_step_of_the_warm_up() {
         let random = Stream::new(0, Domain::Noise, 0, 0);
         let at = |warmup_epochs, step| {
-            let settings = VaeSettings { warmup_epochs, ..VaeSettings::default() };
+            let settings = Settings { warmup_epochs, ..Settings::default() };
             settings.kl_weight(&StepContext { step, steps_per_epoch: 10, steps: 50, random })
         };
         assert_eq!([0, 9, 19, 20, 1000].map(|step| at(2, step)), [0.05, 0.5, 1.0, 1.0, 1.0]);

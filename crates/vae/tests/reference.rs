@@ -5,8 +5,9 @@
 use std::{error::Error, fs, path::Path};
 
 use config::{Likelihood, ModelConfig};
-use model::{Adam, Layout, Model, State, Vae};
+use model::{Adam, Layout, Model, State};
 use safetensors::SafeTensors;
+use vae::Vae;
 
 type Outcome = Result<(), Box<dyn Error>>;
 

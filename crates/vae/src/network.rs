@@ -5,13 +5,13 @@ use std::ops::Range;
 use config::{Likelihood, ModelConfig};
 use data::PIXELS;
 
-use crate::{
-    Layout, ModelError,
-    element::Element,
+use model::{
+    Layout, ModelError, Team,
     gemm::{self, Matrix},
     memory,
-    team::Team,
 };
+
+use crate::element::Element;
 
 /// A fully connected layer: y = x W' + b with W `[outputs, inputs]`, row-major.
 #[derive(Clone, Debug)]
@@ -102,7 +102,8 @@ impl Network {
         // Mean and log-variance are one matrix of twice the width.
         let latent = side("latent_dim", config.latent_dim, gemm::SIDE_MAX / 2)?;
         if !(config.beta.is_finite() && config.beta >= 0.0) {
-            return Err(ModelError::Beta(config.beta));
+            let allowed = "a finite number, zero or above";
+            return Err(ModelError::Number { name: "beta", value: config.beta, allowed });
         }
         memory::check(4 * VECTORS * u128::from(config.parameters()), || {
             format!("a model with hidden_dim {hidden} and latent_dim {latent}")

@@ -7,9 +7,10 @@ use std::{error::Error, sync::Arc};
 use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{
-    Bf16, Isa, Model, StepContext, Team, Vae, VaeSettings, blas,
+    Bf16, Isa, Model, StepContext, Team, blas,
     gemm::{Factor, Matrix, multiply},
 };
+use vae::{Settings, Vae};
 
 const IMAGES: usize = 64;
 
@@ -47,7 +48,7 @@ fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
         (bits, sums.terms.map(f64::to_bits))
     };
     for precision in [Precision::F32, Precision::Bf16] {
-        let mut vae = Vae::with(&config, VaeSettings { precision, ..Default::default() })?;
+        let mut vae = Vae::with(&config, Settings { precision, ..Default::default() })?;
         let expected = run(1, 0, &mut vae);
         for threads in [1, 2, 3, 4] {
             for offset in [0, 1, 4, 7, 16] {

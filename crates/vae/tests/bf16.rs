@@ -4,7 +4,8 @@ use std::error::Error;
 
 use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, Mnist, PIXELS, Schedule, Split, Stream};
-use model::{Adam, Layout, Model, State, StepContext, Vae, VaeSettings};
+use model::{Adam, Layout, Model, State, StepContext};
+use vae::{Settings, Vae};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -78,7 +79,7 @@ fn compare(
     let (images, indices) = (bars(count), (0..count as u32).collect::<Vec<_>>());
     let batch = Batch::of(&images, &indices);
     let run = |precision| -> Result<_, Box<dyn Error>> {
-        let mut vae = Vae::with(config, VaeSettings { precision, ..Default::default() })?;
+        let mut vae = Vae::with(config, Settings { precision, ..Default::default() })?;
         let layout = vae.layout().clone();
         let (mut parameters, mut gradient) =
             (vec![0.0; layout.len()], vec![f32::NAN; layout.len()]);
@@ -114,7 +115,7 @@ fn check(layout: &Layout, found: &[f32], expected: &[f32], tolerance: f64, case:
 fn pixels_are_exact() -> Outcome {
     let mut vae = Vae::with(
         &config(16, 4, Likelihood::Bernoulli),
-        VaeSettings { precision: Precision::Bf16, ..Default::default() },
+        Settings { precision: Precision::Bf16, ..Default::default() },
     )?;
     let images = Images::new((0..2 * PIXELS).map(|i| i as u8).collect(), vec![0; 2])?;
     let batch = Batch::of(&images, &[0, 1]);
@@ -142,7 +143,7 @@ fn train(
     const BATCH: u32 = 64;
     // Such small products gain nothing from threads, and lose much where cores are busy.
     tch::set_num_threads(1);
-    let mut vae = Vae::with(config, VaeSettings { precision, ..Default::default() })?;
+    let mut vae = Vae::with(config, Settings { precision, ..Default::default() })?;
     let mut state = State::initial(&vae, seed);
     let mut gradient = vec![0.0; vae.layout().len()];
     let schedule = Schedule::new(seed, train.len() as u32, 1, BATCH);

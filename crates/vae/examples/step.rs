@@ -1,5 +1,5 @@
 //! Where the time of a training step goes, on one thread or more:
-//! `cargo run --release -p model --example step -- 1`.
+//! `cargo run --release -p vae --example step -- 1`.
 //!
 //! Times are the fastest of many. `products` repeats the gradient's matrix products alone, on
 //! vectors of the same sizes, and adds the fastest time of each; what is left of the gradient
@@ -12,10 +12,11 @@ use std::{env, error::Error, sync::Arc, time::Instant};
 use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{
-    Adam, Bf16, Isa, Layout, Model, State, StepContext, Team, Vae, VaeSettings, bf16, blas,
+    Adam, Bf16, Isa, Layout, Model, State, StepContext, Team, bf16, blas,
     gemm::{Factor, Matrix, multiply},
     noise,
 };
+use vae::{Settings, Vae};
 
 const BATCHES: [usize; 2] = [64, 256];
 const LATENT: usize = 20;
@@ -56,7 +57,7 @@ fn profile<T: Factor>(
     element: fn(f32) -> T,
 ) -> Result<(), Box<dyn Error>> {
     let images = batch.len();
-    let mut vae = Vae::with(config, VaeSettings { precision, ..Default::default() })?;
+    let mut vae = Vae::with(config, Settings { precision, ..Default::default() })?;
     vae.set_team(Arc::clone(team));
     vae.reserve(images)?;
     let mut state = State::initial(&vae, 1);

@@ -5,11 +5,9 @@ use std::error::Error;
 
 use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
-use model::{
-    Adam, Isa, Layout, Model, ModelError, State, StepContext, Sums, Vae, VaeSettings, cuda,
-    vae_autograd,
-};
+use model::{Adam, Isa, Layout, Model, ModelError, State, StepContext, Sums};
 use tch::Device;
+use vae::{Settings, Vae, cuda, vae_autograd};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -90,8 +88,8 @@ fn gradient_at(
 }
 
 /// An epoch of warm-up.
-fn warming(samples: u32) -> VaeSettings {
-    VaeSettings { samples, warmup_epochs: 1, ..VaeSettings::default() }
+fn warming(samples: u32) -> Settings {
+    Settings { samples, warmup_epochs: 1, ..Settings::default() }
 }
 
 #[track_caller]
@@ -122,7 +120,7 @@ fn autograd_agrees() -> Outcome {
             let indices: Vec<u32> = (0..case.2 as u32).rev().collect();
             let batch = Batch::of(&images, &indices);
             let (mut vae, mut oracle) =
-                (Vae::new(&config)?, vae_autograd(&config, VaeSettings::default(), Device::Cpu)?);
+                (Vae::new(&config)?, vae_autograd(&config, Settings::default(), Device::Cpu)?);
             assert_eq!(vae.layout(), oracle.layout());
             assert_eq!(vae.terms(), oracle.terms());
             let parameters = parameters(&vae);
@@ -191,7 +189,7 @@ fn a_part_of_beta_is_that_beta() -> Outcome {
 fn reconstruction_losses_add_up_to_the_term() -> Outcome {
     for (precision, likelihood) in both() {
         let config = config((33, 7, 5, 1.0), likelihood);
-        let mut vae = Vae::with(&config, VaeSettings { precision, ..Default::default() })?;
+        let mut vae = Vae::with(&config, Settings { precision, ..Default::default() })?;
         let (images, parameters) = (images(5), parameters(&vae));
         let batch = Batch::of(&images, &[4, 3, 2, 1, 0]);
         let sums = vae.evaluate(&parameters, &batch, noise()).unwrap();
@@ -251,7 +249,7 @@ fn all_instruction_sets_give_the_same_bits() -> Outcome {
             let indices: Vec<u32> = (0..case.2 as u32).collect();
             let batch = Batch::of(&images, &indices);
             let run = |isa| -> Result<_, ModelError> {
-                let settings = VaeSettings { precision, ..VaeSettings::default() };
+                let settings = Settings { precision, ..Settings::default() };
                 let mut vae = Vae::with_isa(&config(case, likelihood), settings, isa)?;
                 let parameters = parameters(&vae);
                 let (gradient, sums) = gradient(&mut vae, &parameters, &batch);
@@ -277,14 +275,14 @@ fn an_empty_batch_gives_zeros() -> Outcome {
     for likelihood in LIKELIHOODS {
         let config = config(CASES[1], likelihood);
         let vae = |precision, samples| {
-            Vae::with(&config, VaeSettings { precision, samples, ..VaeSettings::default() })
+            Vae::with(&config, Settings { precision, samples, ..Settings::default() })
         };
         let models: [Box<dyn Model<Data = Images>>; 5] = [
             Box::new(vae(Precision::F32, 1)?),
             Box::new(vae(Precision::F32, 3)?),
             Box::new(vae(Precision::Bf16, 3)?),
             Box::new(vae(Precision::Bf16, 1)?),
-            Box::new(vae_autograd(&config, VaeSettings::default(), Device::Cpu)?),
+            Box::new(vae_autograd(&config, Settings::default(), Device::Cpu)?),
         ];
         for mut model in models {
             let parameters = parameters(&*model);
@@ -305,7 +303,7 @@ fn what_ran_before_does_not_matter() -> Outcome {
     let all: Vec<u32> = (0..40).collect();
     let (few, many) = (Batch::of(&images, &all[..3]), Batch::of(&images, &all));
     for precision in PRECISIONS {
-        let mut vae = Vae::with(&config, VaeSettings { precision, ..Default::default() })?;
+        let mut vae = Vae::with(&config, Settings { precision, ..Default::default() })?;
         let parameters = parameters(&vae);
         let expected = gradient(&mut vae, &parameters, &few);
         gradient(&mut vae, &vec![f32::NAN; parameters.len()], &many);
@@ -320,7 +318,7 @@ fn padding_stays_zero_while_training() -> Outcome {
     let images = images(4);
     let batch = Batch::of(&images, &[0, 1, 2, 3]);
     for precision in PRECISIONS {
-        let mut vae = Vae::with(&config, VaeSettings { precision, ..Default::default() })?;
+        let mut vae = Vae::with(&config, Settings { precision, ..Default::default() })?;
         let mut state = State::initial(&vae, 1);
         let layout = vae.layout().clone();
         assert!(layout.len() > layout.parameters());
@@ -342,7 +340,7 @@ fn training_shows_divergence_instead_of_hiding_it() -> Outcome {
     let images = images(2);
     let batch = Batch::of(&images, &[0, 1]);
     for (precision, likelihood) in both() {
-        let settings = VaeSettings { precision, ..VaeSettings::default() };
+        let settings = Settings { precision, ..Settings::default() };
         let mut vae = Vae::with(&config(CASES[1], likelihood), settings)?;
         let mut parameters = parameters(&vae);
         parameters[5] = f32::NAN;
@@ -352,7 +350,7 @@ fn training_shows_divergence_instead_of_hiding_it() -> Outcome {
     Ok(())
 }
 
-/// On a machine with a GPU: `cargo test -p model --test gradient -- --ignored`.
+/// On a machine with a GPU: `cargo test -p vae --test gradient -- --ignored`.
 #[test]
 #[ignore = "needs a GPU"]
 fn a_gpu_computes_the_same_gradient_and_the_same_bits_again() -> Outcome {

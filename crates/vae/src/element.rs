@@ -6,11 +6,10 @@ use std::fmt;
 use config::Binarize;
 use data::{Batch, Images, PIXELS};
 
-use crate::{
-    Isa,
+use model::{
+    Isa, Team,
     bf16::{self, Bf16},
     gemm::Factor,
-    team::Team,
 };
 
 /// The value of a white pixel.

@@ -2,18 +2,23 @@
 //! likelihood, and one latent an image. Parameters come from the host and the gradient goes
 //! back there for every batch, since that is where members exchange it; the rest is one graph.
 
+mod gpu;
+
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use config::{Likelihood, ModelConfig};
 use cudarc::driver::{CudaGraph, CudaSlice, PinnedHostSlice};
 use data::{Batch, Images, PIXELS, Stream};
 
-use super::gpu::{Gpu, GpuError, Matrix, Place};
+use model::{
+    Isa, Layout, Model, ModelError, StepContext, Sums, TERMS, Team, cuda::GpuError,
+    initialise_linear, noise,
+};
+
+use self::gpu::{Gpu, Matrix, Place};
 use crate::{
-    Isa, Layout, Model, ModelError, StepContext, Sums, TERMS, Team, VaeSettings, element,
-    initialise_linear,
+    Settings, element,
     network::{Linear, Network},
-    noise,
     vae::VAE_TERMS,
 };
 
@@ -25,7 +30,7 @@ const SIZES: usize = 8;
 pub struct Vae {
     network: Network,
     beta: f64,
-    settings: VaeSettings,
+    settings: Settings,
     team: Arc<Team>,
     parameters: CudaSlice<f32>,
     gradient: CudaSlice<f32>,
@@ -77,7 +82,7 @@ struct Pass<'a> {
 impl Vae {
     /// Whether this model is for such a run; [`crate::vae_autograd`] is for all.
     #[must_use]
-    pub fn suits(config: &ModelConfig, settings: VaeSettings) -> bool {
+    pub fn suits(config: &ModelConfig, settings: Settings) -> bool {
         settings.samples == 1 && config.likelihood == Likelihood::Bernoulli
     }
 
@@ -88,7 +93,7 @@ impl Vae {
     /// As [`crate::Vae::new`], and [`ModelError::Gpu`].
     pub fn new(
         config: &ModelConfig,
-        settings: VaeSettings,
+        settings: Settings,
         device: usize,
     ) -> Result<Self, ModelError> {
         let network = Network::new(config)?;

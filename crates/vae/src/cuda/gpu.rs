@@ -8,19 +8,16 @@ use std::{cell::RefCell, ffi::c_int, sync::Arc};
 use cudarc::{
     cublas::{
         self, CudaBlas,
-        result::CublasError,
         sys::cublasOperation_t::{self, CUBLAS_OP_N, CUBLAS_OP_T},
     },
     driver::{
         CudaContext, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DeviceRepr,
-        DriverError, LaunchConfig, PinnedHostSlice, PushKernelArg as _, ValidAsZeroBits,
+        LaunchConfig, PinnedHostSlice, PushKernelArg as _, ValidAsZeroBits,
         sys::{CUgraphInstantiate_flags, CUstreamCaptureMode},
     },
     nvrtc,
 };
-use thiserror::Error;
-
-use super::NoCuda;
+use model::cuda::{self, GpuError};
 
 /// What the compiler opens by name, without looking where it lies itself.
 const COMPILER_PART: &str = "libnvrtc-builtins.so.13.0";
@@ -35,29 +32,6 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 const THREADS: usize = 256;
 /// Side of a block of threads that adds up columns.
 const TILE: usize = 32;
-
-/// What a GPU answered.
-#[derive(Clone, Debug, Error, PartialEq)]
-pub enum GpuError {
-    /// It cannot be used.
-    #[error(transparent)]
-    None(#[from] NoCuda),
-    /// A library of the CUDA toolkit is not beside libtorch.
-    #[error("{0} was not found beside libtorch, or does not open")]
-    Missing(&'static str),
-    /// The driver refused.
-    #[error("the CUDA driver: {0}")]
-    Driver(#[from] DriverError),
-    /// cuBLAS refused.
-    #[error("cuBLAS: {0}")]
-    Blas(#[from] CublasError),
-    /// The driver recorded nothing.
-    #[error("the CUDA driver has recorded no graph")]
-    NoGraph,
-    /// The kernels do not compile.
-    #[error("the kernels do not compile for this GPU: {0}")]
-    Kernels(String),
-}
 
 /// The address of a matrix or vector of floats on the GPU.
 #[derive(Clone, Copy, Debug)]
@@ -138,8 +112,8 @@ macro_rules! start {
 
 impl Gpu {
     pub(super) fn open(device: usize) -> Result<Self, GpuError> {
-        super::load()?;
-        super::open(COMPILER_PART);
+        cuda::load()?;
+        cuda::open(COMPILER_PART);
         // cudarc panics where a library is missing; what does not open here is named instead.
         // SAFETY: opens libraries whose opening does nothing else.
         let (blas, compiler) =

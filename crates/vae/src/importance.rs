@@ -11,12 +11,14 @@
 
 use data::PIXELS;
 
-use crate::{
-    Sums,
-    element::Element,
-    isa::kernel,
-    kernels::{self, sum},
+use model::{
+    Sums, kernel,
     math::{self, exp, ln, sigmoid_and_softplus},
+};
+
+use crate::{
+    element::Element,
+    kernels::{self, sum},
     pass::{LN_TAU, Pass, Work},
 };
 

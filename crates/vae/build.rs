@@ -1,0 +1,10 @@
+//! Lets this crate's tests and examples find libtorch at run time, and MKL find the
+//! function that unlocks its fast path (see `src/blas.rs`).
+
+fn main() {
+    if let Ok(libtorch) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}");
+    }
+    println!("cargo:rustc-link-arg=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true");
+    println!("cargo:rerun-if-changed=build.rs");
+}

@@ -1,0 +1,20 @@
+//! The variational autoencoder: computed by hand, on slices, for CPUs in either precision
+//! ([`Vae`]) and for GPUs ([`cuda::Vae`]), and through libtorch's autograd for all else and as
+//! the oracle of the tests ([`vae_autograd`]).
+//!
+//! `vae.rs` checks lengths and chooses the precision, `engine.rs` keeps the memory, and the
+//! computation is in `pass.rs`; start there. Nothing here knows how a model is trained.
+
+pub mod cuda;
+
+mod element;
+mod engine;
+mod importance;
+mod kernels;
+mod network;
+mod objective;
+mod pass;
+mod vae;
+
+pub use objective::{vae_autograd, vae_objective};
+pub use vae::{Settings, Vae};
