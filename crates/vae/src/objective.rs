@@ -8,7 +8,7 @@ use data::{Images, PIXELS};
 use tch::{Device, Reduction, Tensor};
 
 use model::{
-    Autograd, Isa, ModelError, TERMS,
+    Autograd, Isa, Model, ModelError, TERMS,
     autograd::{Inputs, Parameters},
 };
 
@@ -81,10 +81,7 @@ pub fn vae_autograd(
     config: &ModelConfig,
     settings: Settings,
     device: Device,
-) -> Result<
-    Autograd<Images, impl Fn(&Parameters, &Inputs<'_, Images>) -> [Tensor; TERMS] + use<>>,
-    ModelError,
-> {
+) -> Result<impl Model<Data = Images> + use<>, ModelError> {
     let layout = Network::new(config)?.layout;
     Autograd::new(layout, VAE_TERMS, device, vae_objective(config, settings))
 }
