@@ -107,7 +107,7 @@ impl RunDir {
     /// Refuses a folder that cannot be written. Leaves nothing.
     pub(crate) fn try_write(path: &Path) -> Result<()> {
         let tried = disk::try_folder(path);
-        tried.map_err(|error| anyhow!("{error}: choose another --run-dir"))
+        tried.map_err(|error| anyhow!("{error}; choose another --run-dir"))
     }
 
     /// Makes a run directory of a run that began elsewhere; what else is in it comes later.

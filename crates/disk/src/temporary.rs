@@ -47,7 +47,7 @@ fn with_mode(folder: &Path, mode: u32) -> io::Result<NamedTempFile> {
     builder.permissions(Permissions::from_mode(mode));
     let mut outcome = io::Error::from(io::ErrorKind::TimedOut);
     for _ in 0..ATTEMPTS {
-        let file = builder.tempfile_in(folder)?;
+        let file = builder.tempfile_in(folder).map_err(without_path)?;
         match file.as_file().try_lock() {
             // A file system without locks: no sweeper can lock either, so none will delete the file.
             Ok(()) | Err(TryLockError::Error(_)) if file.path().exists() => return Ok(file),
@@ -56,6 +56,13 @@ fn with_mode(folder: &Path, mode: u32) -> io::Result<NamedTempFile> {
         }
     }
     Err(outcome)
+}
+
+/// The system's own error: people have not named the temporary file.
+fn without_path(error: io::Error) -> io::Error {
+    let source = error.get_ref().and_then(|wrapped| wrapped.source());
+    let own = source.and_then(|source| source.downcast_ref::<io::Error>()?.raw_os_error());
+    own.map_or(error, io::Error::from_raw_os_error)
 }
 
 /// Gives a temporary file its name where nothing has that name.

@@ -51,7 +51,10 @@ fn run() -> ExitCode {
     }
     let command = manual::complete(Args::command(), &environment::VARIABLES);
     let matches = command.try_get_matches();
-    let args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
+    let args = match matches.and_then(|matches| {
+        output::note_default(&matches);
+        Args::from_arg_matches(&matches)
+    }) {
         Ok(args) => args,
         Err(said) => return manual::answer(&said),
     };

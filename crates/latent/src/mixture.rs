@@ -29,6 +29,9 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 /// The metadata field that says to which model a mixture belongs.
 const MODEL: &str = "model_sha256";
 
+/// What every file of a mixture holds.
+pub(crate) const MARK: &[u8] = b"\"model_sha256\":";
+
 /// Components in `dim` dimensions.
 #[derive(Debug)]
 pub(crate) struct Mixture {

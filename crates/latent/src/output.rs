@@ -4,11 +4,15 @@ use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::{ArgMatches, parser::ValueSource};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Whether a file goes to standard output, as with `--output /dev/stdout`. Lines then go to standard
@@ -79,6 +83,32 @@ fn ending(path: &Path) -> String {
     path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
+/// The output that the command has chosen itself, since nobody has named one.
+static DEFAULT_OUTPUT: OnceLock<PathBuf> = OnceLock::new();
+
+/// Notes whether somebody has named the output.
+pub(crate) fn note_default(matches: &ArgMatches) {
+    let Some((_, matches)) = matches.subcommand() else { return };
+    if let Ok(Some(path)) = matches.try_get_one::<PathBuf>("output")
+        && matches.value_source("output") == Some(ValueSource::DefaultValue)
+    {
+        // The first call counts, and there is one.
+        let _before = DEFAULT_OUTPUT.set(path.clone());
+    }
+}
+
+/// Refuses to replace somebody's file under a name that nobody has given.
+fn refuse_unnamed(path: &Path) -> Result<()> {
+    let is_named = DEFAULT_OUTPUT.get().is_none_or(|default| default != path);
+    let shown = path.display();
+    ensure!(
+        is_named || disk::refuse_foreign(path, picture::MARK).is_ok(),
+        "{shown} is there already, and nothing shows that vae has written it: say --output {shown} \
+         to replace it, or name another file"
+    );
+    Ok(())
+}
+
 /// A file to be written, whose place was looked at before the work began.
 #[derive(Debug)]
 pub(crate) struct Output {
@@ -94,6 +124,7 @@ impl Output {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         ensure!(folder.is_dir(), "cannot write {shown}: there is no folder {}", folder.display());
+        refuse_unnamed(path)?;
         let format = match kind.format(path) {
             Some(format) => format,
             // Devices and pipes have the names that they have.

@@ -176,6 +176,7 @@ fn libraries_under(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::staging::MARK;
 
     /// A folder that passes for a whole libtorch of the given stamp.
     fn installation(folder: &Path, stamp: &str) {
@@ -209,6 +210,7 @@ mod tests {
         let destination = folder.path().join("libtorch");
         installation(&destination, "2.10.0+cpu");
         fs::write(destination.join("lib/old.so"), "old").unwrap();
+        fs::write(destination.join(MARK), "").unwrap();
         put_in_place(
             &destination,
             || false,

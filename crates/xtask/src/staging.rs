@@ -10,6 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{io, process, thread};
 
+/// A file in every folder that is put in place here, and in every scratch folder: without it a
+/// folder is somebody else's, and stays.
+pub(crate) const MARK: &str = ".made-by-xtask";
+
 /// How long another set-up in the same folder is waited for.
 const LOCK_WAIT: Duration = Duration::from_mins(30);
 const LOCK_POLL: Duration = Duration::from_millis(200);
@@ -39,12 +43,34 @@ pub(crate) fn put_in_place(
     if is_there() {
         return Ok(()); // Another one has made it while this one waited.
     }
+    refuse_foreign(destination)?;
     if lock.is_some() {
         sweep(destination);
     }
     let scratch = Scratch::create(destination)?;
     let staged = make(&scratch)?;
+    mark(&staged)?;
+    refuse_foreign(destination)?;
     replace(destination, &staged, &scratch.path.join("previous"))
+}
+
+fn mark(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join(MARK);
+    fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Refuses to replace what was not made here. In an empty folder there is nothing to lose.
+fn refuse_foreign(destination: &Path) -> anyhow::Result<()> {
+    let Ok(there) = fs::symlink_metadata(destination) else { return Ok(()) };
+    let is_ours =
+        there.is_dir() && (destination.join(MARK).is_file() || entries(destination)?.is_empty());
+    ensure!(
+        is_ours,
+        "{} is there already and was not made by cargo xtask, so it stays: move it away, or choose \
+         another folder",
+        destination.display()
+    );
+    Ok(())
 }
 
 /// Puts `staged` at `destination`; what was there goes to `previous`, so that it is never half
@@ -68,7 +94,9 @@ impl Scratch {
     fn create(destination: &Path) -> anyhow::Result<Scratch> {
         let path = beside(destination, &process::id().to_string());
         fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Scratch { path })
+        let scratch = Scratch { path };
+        mark(&scratch.path)?;
+        Ok(scratch)
     }
 
     pub(crate) fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
@@ -102,7 +130,8 @@ fn sweep(destination: &Path) {
     let prefix = format!("{}-", name.display());
     for entry in entries(parent).unwrap_or_default() {
         let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.strip_prefix(&prefix).is_some_and(|rest| rest.parse::<u32>().is_ok()) {
+        let is_scratch = name.strip_prefix(&prefix).is_some_and(|rest| rest.parse::<u32>().is_ok());
+        if is_scratch && entry.join(MARK).is_file() {
             let _ = fs::remove_dir_all(entry);
         }
     }
@@ -137,12 +166,48 @@ mod tests {
     #[test]
     fn a_sweep_takes_scratch_folders_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["libtorch", "libtorch-123", "libtorch-mine", "other-123"] {
+        for name in ["libtorch", "libtorch-123", "libtorch-2024", "libtorch-mine", "other-123"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
+        for name in ["libtorch-123", "libtorch-mine", "other-123"] {
+            mark(&folder.path().join(name)).unwrap();
+        }
         sweep(&folder.path().join("libtorch"));
-        let left = ["libtorch", "libtorch-mine", "other-123"].map(|name| folder.path().join(name));
+        let left = ["libtorch", "libtorch-2024", "libtorch-mine", "other-123"];
+        let left = left.map(|name| folder.path().join(name));
         assert_eq!(entries(folder.path()).unwrap(), left);
+    }
+
+    #[test]
+    fn only_what_was_made_here_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let destination = folder.path().join("dist");
+        let put = |text: &str| {
+            put_in_place(
+                &destination,
+                || false,
+                |scratch| {
+                    let staged = scratch.folder("dist")?;
+                    fs::write(staged.join("file"), text)?;
+                    Ok(staged)
+                },
+            )
+        };
+        fs::create_dir(&destination).unwrap();
+        put("first").unwrap();
+        put("second").unwrap();
+        assert_eq!(fs::read(destination.join("file")).unwrap(), b"second");
+
+        fs::remove_file(destination.join(MARK)).unwrap();
+        fs::write(destination.join("file"), "mine").unwrap();
+        let message = put("third").unwrap_err().to_string();
+        assert!(message.contains("dist is there already"), "{message}");
+        assert_eq!(fs::read(destination.join("file")).unwrap(), b"mine");
+        fs::rename(&destination, folder.path().join("moved")).unwrap();
+        std::os::unix::fs::symlink("moved", &destination).unwrap();
+        put("fourth").unwrap_err();
+        assert_eq!(fs::read_link(&destination).unwrap(), Path::new("moved"));
+        assert_eq!(entries(folder.path()).unwrap().len(), 2, "nothing is left");
     }
 
     #[test]

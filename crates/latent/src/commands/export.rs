@@ -1,6 +1,6 @@
 //! `vae export`: encoder and decoder for other programs, with a model card.
 
-use std::path::PathBuf;
+use std::{collections::HashMap, path::PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -38,23 +38,37 @@ enum Format {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let folder = &options.output;
     output::check_folder(folder)?;
+    disk::try_folder(folder)?;
     let trained = options.source.trained()?;
     // Everything is made before the first file is written.
     let files = match options.format {
         Format::Onnx => vec![
             ("encoder.onnx", onnx::encoder(&trained), "pixels to mean and log_variance"),
             ("decoder.onnx", onnx::decoder(&trained), "z to pixels"),
+            ("README.md", card(&trained, options.format).into(), "the model card"),
         ],
-        Format::Safetensors => {
-            vec![("model.safetensors", state_dict(&trained)?, "a PyTorch state dict")]
-        }
+        Format::Safetensors => vec![
+            ("model.safetensors", state_dict(&trained)?, "a PyTorch state dict"),
+            ("README.md", card(&trained, options.format).into(), "the model card"),
+        ],
     };
+    // A file of somebody else is found before the first one is written.
+    files.iter().try_for_each(|(name, ..)| disk::refuse_foreign(&folder.join(name), mark(name)))?;
     output::create_folder(folder)?;
     for (name, bytes, what) in files {
         Output::inside(folder, name)?.write(&bytes, what)?;
     }
-    let card = card(&trained, options.format);
-    Output::inside(folder, "README.md")?.write(card.as_bytes(), "the model card")
+    Ok(())
+}
+
+/// What every file that is written under this name holds.
+fn mark(name: &str) -> &'static [u8] {
+    match name {
+        "README.md" => b"Trained by Lockstep: ",
+        "model.safetensors" => b"\"producer\":\"lockstep\"",
+        // The field 2 of a model is the name of its producer.
+        _ => b"\x12\x08lockstep",
+    }
 }
 
 /// The parameters alone, by their names in PyTorch.
@@ -72,7 +86,8 @@ fn state_dict(trained: &Trained) -> Result<Vec<u8>> {
             Ok((&entry.name[..], TensorView::new(Dtype::F32, entry.shape.clone(), bytes)?))
         })
         .collect::<Result<Vec<_>>>()?;
-    Ok(safetensors::serialize(views, None)?)
+    let metadata = HashMap::from([("producer".to_owned(), "lockstep".to_owned())]);
+    Ok(safetensors::serialize(views, Some(metadata))?)
 }
 
 /// What somebody needs to know who has the files and nothing else.

@@ -7,7 +7,7 @@ use clap::builder::RangedU64ValueParser;
 
 use crate::{
     args::Source,
-    mixture::Mixture,
+    mixture::{MARK, Mixture},
     output::{self, MIXTURE, Output},
     trained::{Latents, Trained},
 };
@@ -43,7 +43,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // Refused before a checkpoint is read.
     let named = options.output.as_deref().map(|path| Output::new(path, MIXTURE)).transpose()?;
     let mut trained = options.source.trained()?;
-    let output = named.map_or_else(|| Output::new(&default_path(&trained), MIXTURE), Ok)?;
+    let output = match named {
+        Some(output) => output,
+        None => {
+            let path = default_path(&trained);
+            disk::refuse_foreign(&path, MARK)?;
+            Output::new(&path, MIXTURE)?
+        }
+    };
     let mixture = options.fit.run(&options.source, &mut trained)?;
     let what = format!("a mixture of {} components", options.fit.components);
     output.write(&mixture.to_bytes(&trained.sha256)?, &what)

@@ -24,6 +24,15 @@ const SPREAD: f32 = 0.7;
 /// Spreads points evenly: the fractional parts of its multiples.
 const GOLDEN: f32 = 0.618_034;
 
+/// The projector's files.
+const CONFIG: &str = "projector_config.pbtxt";
+const TENSORS: &str = "tensors.tsv";
+const METADATA: &str = "metadata.tsv";
+const SPRITE: &str = "sprite.png";
+
+/// What the configuration holds that is written here.
+const MARK: &[u8] = b"# Written by vae map.";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -44,7 +53,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let picture = Output::new(picture, PICTURE)?;
     if let Some(folder) = projector {
         output::check_folder(folder)?;
+        refuse_foreign(folder)?;
         output::create_folder(folder)?;
+        disk::try_folder(folder)?;
     }
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
@@ -110,6 +121,16 @@ impl View {
     }
 }
 
+/// Refuses a folder with files of others under the names of the projector's: tables cannot be told
+/// apart by themselves, but the configuration beside them says whose they are.
+fn refuse_foreign(folder: &Path) -> Result<()> {
+    if disk::holds(&folder.join(CONFIG), MARK) {
+        return Ok(());
+    }
+    let names = [CONFIG, TENSORS, METADATA, SPRITE];
+    Ok(names.iter().try_for_each(|name| disk::refuse_foreign(&folder.join(name), MARK))?)
+}
+
 /// The files that the projector loads: vectors, labels, and a sprite of all images.
 fn write_projector(folder: &Path, images: &Images, latents: &Latents) -> Result<()> {
     let mut tensors = String::new();
@@ -124,15 +145,16 @@ fn write_projector(folder: &Path, images: &Images, latents: &Latents) -> Result<
         pixels.extend(images.image(index).iter().map(|level| f32::from(*level) / 255.0));
     }
     let config = format!(
-        "embeddings {{\n  tensor_name: \"latent means\"\n  tensor_path: \"tensors.tsv\"\n  \
-         metadata_path: \"metadata.tsv\"\n  sprite {{\n    image_path: \"sprite.png\"\n    \
+        "# Written by vae map.\nembeddings {{\n  tensor_name: \"latent means\"\n  tensor_path: \
+         \"{TENSORS}\"\n  metadata_path: \"{METADATA}\"\n  sprite {{\n    image_path: \"{SPRITE}\"\n    \
          single_image_dim: {SIDE}\n    single_image_dim: {SIDE}\n  }}\n}}\n"
     );
     let write = |name: &str, bytes: &[u8], what: &str| {
         Output::inside(folder, name).and_then(|output| output.write(bytes, what))
     };
-    write("tensors.tsv", tensors.as_bytes(), "vectors")?;
-    write("metadata.tsv", metadata.as_bytes(), "labels")?;
-    write("sprite.png", &Canvas::grid(1, &pixels).png()?, "images")?;
-    write("projector_config.pbtxt", config.as_bytes(), "for tensorboard --logdir")
+    // First, for it says whose the others are.
+    write(CONFIG, config.as_bytes(), "for tensorboard --logdir")?;
+    write(TENSORS, tensors.as_bytes(), "vectors")?;
+    write(METADATA, metadata.as_bytes(), "labels")?;
+    write(SPRITE, &Canvas::grid(1, &pixels).png()?, "images")
 }

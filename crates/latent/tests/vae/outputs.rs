@@ -112,3 +112,35 @@ fn a_path_that_is_no_text_is_as_good_as_any() {
     run(walk.arg("--checkpoint").arg(run_dir()).arg("--from").arg(name(b"\xfe.png")));
     assert_eq!(place.files().len(), 3);
 }
+
+/// What a command calls by a name of its own is not put in the place of somebody's file.
+#[test]
+fn files_of_others_stay() {
+    let (place, model) = (Place::new(), format!("--checkpoint {}", run_dir().display()));
+    for (command, name) in [
+        ("export --output .", "README.md"),
+        ("export --output .", "encoder.onnx"),
+        ("export --format safetensors --output .", "model.safetensors"),
+        ("map --output map.png --projector .", "metadata.tsv"),
+        ("map --output map.png --projector .", "projector_config.pbtxt"),
+        ("sample", "samples.png"),
+        ("map", "map.png"),
+        ("encode", "latents.npy"),
+    ] {
+        fs::write(place.path(name), "mine").unwrap();
+        let message = place.refused(&format!("{command} {model}"));
+        assert!(message.contains(&format!("{name} is there already")), "{message}");
+        assert_eq!(place.read(name), b"mine");
+        fs::remove_file(place.path(name)).unwrap();
+    }
+    assert!(place.files().is_empty());
+    // Their own files they replace, and others where a person says so.
+    for _ in 0..2 {
+        place.vae("export --output .");
+        place.vae("map --projector .");
+        place.vae("sample");
+    }
+    fs::write(place.path("mine.png"), "mine").unwrap();
+    place.vae("sample --output mine.png");
+    png(&place.read("mine.png"));
+}
