@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// The operating system refused.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {error}", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// Somebody else's file has the name.
     #[error(
@@ -28,11 +28,11 @@ pub enum DiskError {
 impl DiskError {
     pub(crate) fn write(path: &Path) -> impl Fn(io::Error) -> DiskError + use<> {
         let path = path.to_path_buf();
-        move |source| DiskError::Write { path: path.clone(), source }
+        move |error| DiskError::Write { path: path.clone(), error }
     }
 
     /// Whether the reader of a pipe has gone.
     pub fn is_closed_pipe(&self) -> bool {
-        matches!(self, DiskError::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+        matches!(self, DiskError::Write { error, .. } if error.kind() == io::ErrorKind::BrokenPipe)
     }
 }

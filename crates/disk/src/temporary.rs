@@ -1,9 +1,9 @@
 //! Temporary files beside the file that they become. Their names say whose they are, and their writer holds a lock, so
 //! that what a dead writer left can be told from what a live one needs and from what is none of ours.
 
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use tempfile::NamedTempFile;
@@ -44,10 +44,11 @@ pub fn temporary_private(folder: &Path) -> io::Result<NamedTempFile> {
 fn with_mode(folder: &Path, mode: u32) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(PREFIX).suffix(SUFFIX).rand_bytes(RANDOM);
-    builder.permissions(Permissions::from_mode(mode));
+    let mut options = File::options();
+    options.read(true).write(true).create_new(true).mode(mode);
     let mut outcome = io::Error::from(io::ErrorKind::TimedOut);
     for _ in 0..ATTEMPTS {
-        let file = builder.tempfile_in(folder).map_err(without_path)?;
+        let file = builder.make_in(folder, |path| options.open(path))?;
         match file.as_file().try_lock() {
             // A file system without locks: no sweeper can lock either, so none will delete the file.
             Ok(()) | Err(TryLockError::Error(_)) if file.path().exists() => return Ok(file),
@@ -56,13 +57,6 @@ fn with_mode(folder: &Path, mode: u32) -> io::Result<NamedTempFile> {
         }
     }
     Err(outcome)
-}
-
-/// The system's own error: people have not named the temporary file.
-fn without_path(error: io::Error) -> io::Error {
-    let source = error.get_ref().and_then(|wrapped| wrapped.source());
-    let own = source.and_then(|source| source.downcast_ref::<io::Error>()?.raw_os_error());
-    own.map_or(error, io::Error::from_raw_os_error)
 }
 
 /// Gives a temporary file its name where nothing has that name.
@@ -108,6 +102,8 @@ fn is_temporary(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]

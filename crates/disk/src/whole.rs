@@ -35,7 +35,7 @@ impl<'a> Draft<'a> {
             if let Place::Beside(file, target) = &mut place {
                 // What a writer that was killed has left goes with the next one.
                 sweep(folder_of(target));
-                file.write_all(bytes)?;
+                file.as_file_mut().write_all(bytes)?;
             }
             Ok(place)
         };

@@ -299,7 +299,7 @@ fn write(
         Readers::Everybody => disk::temporary(folder)?,
         Readers::Owner => disk::temporary_private(folder)?,
     };
-    beside.write_all(bytes)?;
+    beside.as_file_mut().write_all(bytes)?;
     disk::sync_file(beside.as_file(), path)?;
     put(beside)?;
     disk::sync_folder(folder)
