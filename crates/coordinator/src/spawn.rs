@@ -273,7 +273,7 @@ impl Children {
     pub(crate) async fn finish(mut self, mut asked: watch::Receiver<Asked>) {
         let is_impatient = async {
             // Without a sender there is no impatience, either.
-            if asked.wait_for(Asked::to_end_at_once).await.is_err() {
+            if asked.wait_for(Asked::is_impatient).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };

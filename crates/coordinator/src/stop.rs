@@ -18,12 +18,12 @@ pub(crate) struct Asked {
 
 impl Asked {
     /// Whether the run is to stop.
-    pub(crate) fn to_stop(&self) -> bool {
+    pub(crate) fn wants_stop(&self) -> bool {
         self.times > 0
     }
 
     /// Whether nothing is to be waited for any more.
-    pub(crate) fn to_end_at_once(&self) -> bool {
+    pub(crate) fn is_impatient(&self) -> bool {
         self.times > 1
     }
 }
@@ -47,7 +47,7 @@ pub(crate) fn listen(
 ) -> Result<(Listening, watch::Receiver<Asked>)> {
     let (sender, asked) = watch::channel(Asked::default());
     let heed = move |stop: Stop| {
-        if leave_on_sigterm && stop != Stop::Interrupt && !sender.borrow().to_stop() {
+        if leave_on_sigterm && stop != Stop::Interrupt && !sender.borrow().wants_stop() {
             tracing::warn!(
                 "leaving the run to its workers, which wait up to {:.0} s for a coordinator that \
                  resumes it",
@@ -61,7 +61,7 @@ pub(crate) fn listen(
             asked.times += 1;
             asked.last = Some(stop);
         });
-        if sender.borrow().to_end_at_once() {
+        if sender.borrow().is_impatient() {
             signals::end_at_next();
         }
     };

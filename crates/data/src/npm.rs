@@ -127,15 +127,14 @@ fn wait_at_most(child: Child, wait: Duration) -> io::Result<Option<ExitStatus>> 
             let Some(index) = running.iter().position(|child| child.id() == id) else {
                 return Ok(None);
             };
-            if let Some(status) = running[index].try_wait()? {
-                running.remove(index);
-                return Ok(Some(status));
+            if running[index].try_wait()?.is_some() {
+                return running.swap_remove(index).wait().map(Some);
             }
             if Instant::now() >= deadline {
-                let mut child = running.remove(index);
-                child.kill()?;
+                let mut child = running.swap_remove(index);
+                let killed = child.kill();
                 child.wait()?;
-                return Ok(None);
+                return killed.map(|()| None);
             }
         }
         std::thread::sleep(POLL);

@@ -32,7 +32,7 @@ impl Control<'_> {
             let input = tokio::select! {
                 input = timeout_at(look, inputs.recv()) => input,
                 Ok(()) = self.asked.changed() => {
-                    if self.asked.borrow_and_update().to_end_at_once() {
+                    if self.asked.borrow_and_update().is_impatient() {
                         self.is_cut_short = true;
                         return;
                     }

@@ -8,9 +8,9 @@ impl Control<'_> {
     /// Does what the signals that came last ask for.
     pub(super) fn heed_signals(&mut self) {
         let asked = *self.asked.borrow_and_update();
-        if asked.to_end_at_once() {
+        if asked.is_impatient() {
             self.is_cut_short = true;
-        } else if asked.to_stop() {
+        } else if asked.wants_stop() {
             self.console.line("Stopping after the current step ...");
             self.decide(Event::StopRequested);
         }
