@@ -16,7 +16,7 @@ fn a_worker_with_an_empty_folder_and_one_with_half_of_it() {
     let (empty, half) = (place.path("empty"), place.path("half"));
     fs::create_dir(&half).unwrap();
     let source = data::default_dir();
-    data::fetch::ensure(&source, false).unwrap();
+    data::fetch::ensure(&source, false, &|_| ()).unwrap();
     for file in &data::FILES[..2] {
         fs::copy(source.join(file.name), half.join(file.name)).unwrap();
     }

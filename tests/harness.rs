@@ -27,7 +27,7 @@ use std::{
 pub(crate) use crowd::Crowd;
 pub(crate) use fleet::{
     Fleet, armed_coordinator, coordinator, coordinator_at, coordinator_in, coordinator_on,
-    traced_coordinator, worker, worker_in,
+    coordinator_under, traced_coordinator, worker, worker_in, worker_under,
 };
 pub(crate) use holding::Holding;
 pub(crate) use network::{Host, Lost, Network, namespaces};

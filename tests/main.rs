@@ -5,6 +5,7 @@
 //! [`train`], then [`kill_worker`].
 
 mod advice;
+mod arithmetic;
 mod bad_data;
 mod bad_flags;
 mod bad_run_dir;
@@ -20,7 +21,9 @@ mod deploy;
 mod divergence;
 mod evaluation;
 mod failed_start;
+mod fetching;
 mod file_systems;
+mod foreign_libtorch;
 mod full_disk;
 mod harness;
 mod health;
@@ -45,6 +48,7 @@ mod stall;
 mod standard_output;
 mod stop;
 mod strangers;
+mod system_limits;
 mod terminal;
 mod traces;
 mod train;

@@ -2,6 +2,9 @@
 //! function that unlocks its fast path (see `src/blas.rs`).
 
 fn main() {
+    // Searched before LD_LIBRARY_PATH, which may lead to another libtorch (DT_RPATH); without this
+    // flag, after it (DT_RUNPATH).
+    println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags");
     if let Ok(libtorch) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}");
     }

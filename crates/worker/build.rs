@@ -2,6 +2,9 @@
 //! model exports for it.
 
 fn main() {
+    // Searched before LD_LIBRARY_PATH, which may lead to another libtorch (DT_RPATH); without this
+    // flag, after it (DT_RUNPATH).
+    println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags");
     println!("cargo:rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
     // A release has libtorch beside the programs; a checkout has it where it was built against.
     println!("cargo:rustc-link-arg-bins=-Wl,-rpath,$ORIGIN/../lib");

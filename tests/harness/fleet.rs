@@ -41,6 +41,27 @@ pub(crate) fn coordinator_in(environment: &str, place: &Place, flags: &str) -> P
     Process::start("coordinator", &mut command)
 }
 
+/// Starts a coordinator from a shell that has changed its limits first.
+pub(crate) fn coordinator_under(limits: &str, place: &Place, flags: &str) -> Process {
+    let mut command = under(limits, "vae-coordinator");
+    command.args(flags.split_whitespace()).current_dir(place.path(""));
+    Process::start("coordinator", &mut command)
+}
+
+/// Starts a worker from a shell that has changed its limits first.
+pub(crate) fn worker_under(limits: &str, url: &str, flags: &str) -> Process {
+    let mut command = under(limits, "vae-worker");
+    command.args(["--coordinator", url]).args(flags.split_whitespace());
+    Process::start("worker", &mut command)
+}
+
+fn under(limits: &str, program: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{limits} && exec \"$0\" \"$@\"")]);
+    command.arg(programs().join(program));
+    command
+}
+
 fn variables(environment: &str) -> impl Iterator<Item = (&str, &str)> {
     environment.split_whitespace().filter_map(|pair| pair.split_once('='))
 }

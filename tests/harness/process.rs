@@ -114,6 +114,25 @@ impl Process {
         }
     }
 
+    /// Waits until it has ended or has said a line that contains `needle`, and tells whether it said
+    /// that.
+    pub(crate) fn ends_or_says(&self, needle: &str) -> bool {
+        let begun = Instant::now();
+        let mut written = self.output.lock();
+        loop {
+            if written.lines.iter().any(|(_, line)| line.contains(needle)) {
+                return true;
+            }
+            let left = DEADLINE.saturating_sub(begun.elapsed());
+            assert!(!left.is_zero(), "{} never said {needle:?}, nor ended", self.name);
+            if written.closed_pipes == 2 {
+                return false;
+            }
+            let waited = self.output.more.wait_timeout(written, left);
+            written = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// Whether there is a line that contains both.
     pub(crate) fn says(&self, one: &str, other: &str) -> bool {
         let written = self.output.lock();

@@ -38,6 +38,20 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
     },
+    /// The file would be larger than this process may write. The temporary file has been removed; older checkpoints
+    /// are untouched.
+    #[error(
+        "{} takes {bytes} bytes, more than a file may have here ({reason}): raise that limit with `ulimit -f`",
+        path.display()
+    )]
+    FileSizeLimit {
+        /// The file which was to be written.
+        path: PathBuf,
+        /// Its size in bytes.
+        bytes: u64,
+        /// What the system said.
+        reason: String,
+    },
     /// A tensor given to be written contradicts itself or another.
     #[error("tensor `{name}` cannot be written: {reason}")]
     Tensor {
@@ -199,14 +213,18 @@ impl CheckpointError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 CheckpointError::DiskFull { path: path.clone(), bytes, source }
             }
+            io::ErrorKind::FileTooLarge => {
+                let reason = source.to_string();
+                CheckpointError::FileSizeLimit { path: path.clone(), bytes, reason }
+            }
             _ => CheckpointError::Io { action: "write", path: path.clone(), source },
         }
     }
 
     /// Whether the file itself is to blame, not what it was read from or written to.
     pub fn is_damage(&self) -> bool {
-        use CheckpointError::{DiskFull, Io, Occupied};
-        !matches!(self, Io { .. } | DiskFull { .. } | Occupied { .. })
+        use CheckpointError::{DiskFull, FileSizeLimit, Io, Occupied};
+        !matches!(self, Io { .. } | DiskFull { .. } | FileSizeLimit { .. } | Occupied { .. })
     }
 
     pub(crate) fn is_not_found(&self) -> bool {

@@ -80,6 +80,7 @@ pub(crate) fn encode(
 ) -> serde_json::Result<Vec<u8>> {
     let (step, seed) = (metadata.step.to_string(), metadata.seed.to_string());
     let ledger = serde_json::to_string(&metadata.ledger)?;
+    let arithmetic = serde_json::to_string(&metadata.arithmetic)?;
     let fields = [
         ("format_version", FORMAT_VERSION),
         ("header_sha256", ZERO_DIGEST),
@@ -90,6 +91,9 @@ pub(crate) fn encode(
         ("configuration", &metadata.configuration),
         ("ledger", &ledger),
     ];
+    // As in files of earlier versions, which do not have it.
+    let known = (!metadata.arithmetic.is_empty()).then_some(("arithmetic", &*arithmetic));
+    let fields: Vec<(&str, &str)> = fields.into_iter().chain(known).collect();
     let mut end = 0;
     let infos: Vec<_> = tensors
         .iter()
@@ -157,6 +161,14 @@ pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<Header, CheckpointErro
             reason: format!("is `{}`, a number expected ({error})", excerpt(&text)),
         })
     };
+    // Files of earlier versions do not have it.
+    let arithmetic = fields.get("arithmetic").map_or("[]", |text| text);
+    let arithmetic =
+        serde_json::from_str(arithmetic).map_err(|error| CheckpointError::Metadata {
+            path: path.into(),
+            key: "arithmetic",
+            reason: format!("cannot be read: {}", excerpt(&error.to_string())),
+        })?;
     let ledger = field("ledger")?;
     let ledger = serde_json::from_str(&ledger).map_err(|error| CheckpointError::Metadata {
         path: path.into(),
@@ -170,6 +182,7 @@ pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<Header, CheckpointErro
             seed: number("seed")?,
             configuration: field("configuration")?,
             ledger,
+            arithmetic,
         },
         sha256: field("sha256")?,
         tensors: tensors(path, &layout)?,
@@ -245,7 +258,16 @@ mod tests {
                 loss_terms: vec![0.1],
                 test_losses: vec![],
             }],
+            arithmetic: vec!["cpu/\"AVX2\"/f32/libtorch 2".into(), "cuda".into()],
         }
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_version_has_no_arithmetic_and_is_read() {
+        let metadata = Metadata { arithmetic: Vec::new(), ..metadata() };
+        let bytes = encode(&metadata, &[], ZERO_DIGEST).unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains("arithmetic"));
+        assert_eq!(decode(Path::new("x"), &bytes).unwrap().metadata, metadata);
     }
 
     #[test]

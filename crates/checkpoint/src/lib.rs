@@ -42,6 +42,9 @@ pub struct Metadata {
     pub configuration: String,
     /// What was counted in each epoch begun, first epoch first.
     pub ledger: Vec<EpochLedger>,
+    /// How the steps were computed: a fingerprint for each kind of device and arithmetic that took part. Empty where
+    /// nobody has noted it.
+    pub arithmetic: Vec<String>,
 }
 
 /// The account of one epoch: how many images were seen, and which.

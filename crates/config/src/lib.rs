@@ -225,9 +225,13 @@ impl ModelConfig {
     }
 }
 
+/// What any worker takes, with the smallest of models, in bytes: libtorch, MNIST, buffers.
+/// Measured; about half of it is libtorch's.
+const WORKER_BYTES: u64 = 130_000_000;
+
 impl Training {
-    /// A lower bound of the memory that one worker needs, in bytes: parameters, gradient,
-    /// sum and both Adam moments, and what a batch's activations and gradients take.
+    /// A lower bound of the memory that one worker needs, in bytes: what any takes, parameters,
+    /// gradient, sum and both Adam moments, and what a batch's activations and gradients take.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         // What goes into matrix products has the precision's size; results have that of f32.
@@ -238,6 +242,6 @@ impl Training {
         let pixels = u64::from(PIXELS);
         let image = factor * (5 * u64::from(self.model.hidden_dim) + 2 * pixels) + 4 * pixels;
         let images = u64::from(self.batch_size) * u64::from(self.importance_samples);
-        (5 * 4 + weights) * self.model.parameters() + images * image
+        WORKER_BYTES + (5 * 4 + weights) * self.model.parameters() + images * image
     }
 }

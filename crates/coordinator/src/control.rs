@@ -1,6 +1,7 @@
 //! The control loop: feeds the membership engine with what happens, and has [`orders`] carry
 //! out what it decides. All state of a running coordinator is here, in one task.
 
+mod arrivals;
 mod call;
 mod farewell;
 mod orders;
@@ -12,14 +13,13 @@ mod stop;
 mod waiting;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use collective::{Generation, Rank};
-use config::Precision;
+use collective::Rank;
 use membership::{Engine, Event, Join, Loss, Outcome, Progress, Settings, WorkerId};
 use protocol::{
     convert::printable,
@@ -35,12 +35,13 @@ pub(crate) use self::{call::Word, waiting::during};
 use self::{recovery::Recovery, waiting::Waits};
 use crate::{
     console::Console,
+    deaths::Deaths,
     health::Health,
     journal::{Entry, Process},
     launch::Launch,
     record::Record,
     run_dir::RunDir,
-    spawn::{Children, Exit, Verdict},
+    spawn::{Children, Exit},
     stop::Asked,
 };
 
@@ -89,6 +90,8 @@ pub(crate) struct Connection {
     /// The newest one when it came, to begin from.
     checkpoint: Option<PathBuf>,
     last: Option<(Progress, Instant)>,
+    /// Its fingerprint, as checkpoints hold it.
+    arithmetic: String,
 }
 
 impl Connection {
@@ -113,6 +116,7 @@ impl Connection {
             joined: Instant::now(),
             checkpoint,
             last: None,
+            arithmetic: String::new(),
         }
     }
 
@@ -131,10 +135,16 @@ pub(crate) struct Control<'a> {
     key: Key,
     run_dir: &'a mut RunDir,
     children: &'a mut Children,
+    /// Why workers that were started here have died.
+    deaths: Deaths,
     console: Console,
     record: Record,
     waits: Waits,
     engine: Engine,
+    /// How all steps of the run were computed so far, a fingerprint for each kind.
+    arithmetic: BTreeSet<String>,
+    /// Why a worker was turned away that computes other bits, if one was.
+    turned_away: Option<String>,
     epoch: Instant,
     connections: HashMap<WorkerId, Connection>,
     /// Of the current generation, in rank order; the first leads.
@@ -181,6 +191,10 @@ impl<'a> Control<'a> {
         asked: watch::Receiver<Asked>,
     ) -> Self {
         let config = launch.config();
+        let arithmetic: BTreeSet<String> = launch
+            .checkpoint()
+            .map(|(_, metadata)| metadata.arithmetic.iter().cloned().collect())
+            .unwrap_or_default();
         let record = Record::new(launch, run_dir.take_recorded());
         let settings = Settings {
             workers: config.operation.workers,
@@ -198,10 +212,14 @@ impl<'a> Control<'a> {
             key,
             run_dir,
             children,
+            deaths: Deaths::new(),
             console,
             record,
             waits: Waits::default(),
-            engine: Engine::new(settings, launch.history.past(), Duration::ZERO),
+            engine: Engine::new(settings, launch.history.past(), Duration::ZERO)
+                .going_on_from(arithmetic.clone()),
+            arithmetic,
+            turned_away: None,
             epoch: Instant::now(),
             connections: HashMap::new(),
             members: Vec::new(),
@@ -231,6 +249,7 @@ impl<'a> Control<'a> {
                 },
                 Ok(()) = self.asked.changed() => self.heed_signals(),
                 _ = ticks.tick() => {
+                    self.deaths.pass_time();
                     self.decide(Event::Tick);
                     self.tell_waiting();
                 }
@@ -306,38 +325,6 @@ impl<'a> Control<'a> {
         }
     }
 
-    fn joined(
-        &mut self,
-        worker: WorkerId,
-        mut join: Join,
-        connection: Connection,
-        returning: Option<&wire::Returning>,
-    ) {
-        if returning.is_some_and(|returning| returning.run_id != self.launch.info.run_id) {
-            let message = "this coordinator carries out another run";
-            return connection.send(Err(Status::failed_precondition(message)));
-        }
-        if returning.is_some_and(|returning| !self.is_proven(&join, returning)) {
-            let message = "it cannot prove that it is a member of the generation it names";
-            secure::turned_away(&format!("a worker: {message}"));
-            return connection.send(Err(Status::permission_denied(message)));
-        }
-        self.connections.insert(worker, connection);
-        // How a worker computes bf16 products says nothing about a run in f32.
-        if self.launch.config().training.precision == Precision::F32 {
-            join.fingerprint.precision = "f32".into();
-        }
-        self.decide(Event::Joined(worker, join));
-    }
-
-    /// Whether a worker that comes back was called to the rank and generation that it names,
-    /// by this coordinator or the one before it.
-    fn is_proven(&self, join: &Join, returning: &wire::Returning) -> bool {
-        let generation = Generation(returning.generation);
-        let proof = join.rank.map(|rank| self.key.member(generation, rank));
-        returning.generation == 0 || proof.is_some_and(|proof| proof.is(&returning.proof))
-    }
-
     /// Notes that a worker is gone, and tells people.
     fn lost(&mut self, worker: WorkerId, loss: &Loss) {
         let who = self.name(worker);
@@ -372,23 +359,6 @@ impl<'a> Control<'a> {
         match self.rank(worker) {
             Some(rank) => format!("rank {rank}"),
             None => "a spare".into(),
-        }
-    }
-
-    fn child_exited(&mut self, slot: u32, exit: &Exit) {
-        let status = &exit.status;
-        match self.children.exited(slot, exit) {
-            Verdict::Left => {}
-            Verdict::Again(after) => {
-                let after = after.as_secs_f64();
-                tracing::info!(slot, "worker ended ({status}); starting it again in {after:.1} s");
-                self.note("restarting", json!({ "slot": slot, "status": status }));
-            }
-            Verdict::GivenUp => {
-                tracing::warn!(slot, "worker ended ({status}) and is not started again");
-                self.note("given_up", json!({ "slot": slot, "status": status }));
-                self.decide(Event::GivenUp(Rank(slot), status.clone()));
-            }
         }
     }
 

@@ -14,6 +14,8 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 /// How the run stands, as far as health goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
+    /// It does not take in workers yet.
+    Preparing,
     /// It takes in workers, and no generation computes.
     Waiting,
     /// A generation computes.
@@ -25,7 +27,7 @@ pub(crate) enum Health {
 /// The health service, and the way to tell it how the run stands.
 pub(crate) fn service() -> (watch::Sender<Health>, HealthServer<impl Service>) {
     let (reporter, service) = health_reporter();
-    let (sender, health) = watch::channel(Health::Waiting);
+    let (sender, health) = watch::channel(Health::Preparing);
     tokio::spawn(report(health, reporter));
     (sender, service)
 }
@@ -34,7 +36,8 @@ async fn report(mut health: watch::Receiver<Health>, reporter: HealthReporter) {
     let serving = |yes| if yes { ServingStatus::Serving } else { ServingStatus::NotServing };
     loop {
         let now = *health.borrow_and_update();
-        reporter.set_service_status(SERVICE_NAME, serving(now != Health::Ended)).await;
+        let takes_in = matches!(now, Health::Waiting | Health::Training);
+        reporter.set_service_status(SERVICE_NAME, serving(takes_in)).await;
         reporter.set_service_status(TRAINING_HEALTH, serving(now == Health::Training)).await;
         if health.changed().await.is_err() {
             return;

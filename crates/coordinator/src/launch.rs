@@ -21,6 +21,7 @@ use crate::{
     hints::Given,
     journal::History,
     listen::HostName,
+    needs,
     run_dir::{RunDir, RunInfo},
     spawn,
     storage::{self, Storage},
@@ -120,7 +121,7 @@ impl Launch {
         let data_dir = std::path::absolute(data_dir)?;
         let Origin { info, run_dir, start, storage } =
             if resumes(&args)? { resume(&args, matches)? } else { begin(&args, matches)? };
-        check_memory(&info.config, args.spawn)?;
+        needs::check(&info.config, args.spawn)?;
         ensure!(
             info.config.operation.collective != Collective::Nccl || args.security.insecure,
             "--collective nccl has NCCL open ports of its own, without TLS and token: say \
@@ -198,6 +199,13 @@ impl Launch {
     /// Whether the run is known beyond this start: it has begun before, or it stands in a store.
     pub(crate) fn is_known(&self) -> bool {
         !matches!(self.start, Start::Seed) || self.storage.is_some()
+    }
+
+    /// Where the run's checkpoints are or will be, whatever a link on the way may lead to later.
+    pub(crate) fn checkpoints(&self) -> Result<PathBuf> {
+        let there = std::fs::canonicalize(&self.run_dir);
+        let run_dir = there.or_else(|_| std::path::absolute(&self.run_dir))?;
+        Ok(RunDir::checkpoints_in(&run_dir))
     }
 
     pub(crate) fn config(&self) -> &RunConfig {
@@ -450,31 +458,4 @@ fn is_given(matches: &ArgMatches, flag: &str) -> bool {
 fn describe(differences: &[Difference], ours: &str, theirs: &str) -> String {
     let one = |d: &Difference| format!("{}: {} {ours}, {} {theirs}", d.field, d.ours, d.theirs);
     differences.iter().map(one).collect::<Vec<_>>().join("; ")
-}
-
-/// Refuses sizes that this machine cannot hold: all workers' if it starts them, else one's.
-fn check_memory(config: &RunConfig, spawn: bool) -> Result<()> {
-    let (who, workers) =
-        if spawn { ("the workers", config.operation.workers) } else { ("a worker", 1) };
-    let needed = config.training.memory_bytes() * u64::from(workers);
-    let Some(total) = memory_total() else { return Ok(()) };
-    ensure!(
-        needed < total,
-        "{who} would need at least {:.1} GB of memory, this machine has {:.1} GB: lower {}",
-        needed as f64 / 1e9,
-        total as f64 / 1e9,
-        if workers > 1 {
-            "--hidden-dim, --latent-dim, --batch-size or --workers"
-        } else {
-            "--hidden-dim, --latent-dim or --batch-size"
-        }
-    );
-    Ok(())
-}
-
-/// The machine's memory in bytes, where the system tells.
-fn memory_total() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find(|line| line.starts_with("MemTotal:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }

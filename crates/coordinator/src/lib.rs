@@ -8,6 +8,7 @@ mod args;
 mod certs;
 mod console;
 mod control;
+mod deaths;
 mod environment;
 mod files;
 mod health;
@@ -15,6 +16,8 @@ mod hints;
 mod journal;
 mod launch;
 mod listen;
+mod needs;
+mod preparation;
 mod record;
 mod recorded;
 mod run_dir;
@@ -44,6 +47,7 @@ use crate::{
 
 /// The program.
 pub fn main() -> ExitCode {
+    limits::report_file_size_limit();
     stdout::finish(run())
 }
 
@@ -74,7 +78,7 @@ fn run() -> ExitCode {
     }
     let launch = match Launch::prepare(args, &matches) {
         Ok(launch) => launch,
-        Err(error) => return fail(&format!("{error:#}")),
+        Err(error) => return fail(&told(&error)),
     };
     if launch.is_complete() {
         let run_dir = launch.run_dir.display();
@@ -83,7 +87,7 @@ fn run() -> ExitCode {
     }
     let (outcome, stopped) = match serve::run(&launch, &console) {
         Ok(ended) => ended,
-        Err(error) => return fail(&format!("{error:#}")),
+        Err(error) => return fail(&told(&error)),
     };
     let run_dir = &stopped.run_dir;
     if let Outcome::Interrupted(step) = outcome {
@@ -121,7 +125,7 @@ fn carry_out(command: &Command) -> ExitCode {
             stdout::say!("{text}");
             ExitCode::SUCCESS
         }
-        Err(error) => fail(&format!("{error:#}")),
+        Err(error) => fail(&told(&error)),
     }
 }
 
@@ -153,4 +157,9 @@ fn fail(error: &str) -> ExitCode {
     Outlet::flush_all();
     let _closed = writeln!(io::stderr(), "error: {error}");
     ExitCode::FAILURE
+}
+
+/// An error with its causes, and what to do where a limit of the system is one.
+fn told(error: &anyhow::Error) -> String {
+    limits::advise(format!("{error:#}"), error.as_ref())
 }

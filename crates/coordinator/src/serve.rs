@@ -3,6 +3,7 @@
 use std::{io::ErrorKind, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
+use checkpoint::Directory;
 use membership::Outcome;
 use process::signals::{Listening, Stop};
 use protocol::{CONTROL_MESSAGE_BYTES_MAX, door, wire::coordinator_server::CoordinatorServer};
@@ -23,6 +24,7 @@ use crate::{
     hints,
     journal::Entry,
     launch::{Launch, Start},
+    preparation::Preparation,
     run_dir::RunDir,
     service::Service,
     spawn::Children,
@@ -60,12 +62,22 @@ pub(crate) fn run(launch: &Launch, console: &Console) -> Result<(Outcome, Stoppe
 
 async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)> {
     let listener = listen(launch.listen).await?;
+    let address = listener.local_addr()?;
+    let (inputs, received) = mpsc::channel(INPUTS);
+    let (stop_serving, stopped_serving) = oneshot::channel::<()>();
+    let preparation = Preparation::begin();
+    let checkpoints = Directory::open(launch.checkpoints()?);
+    let data_dir = launch.data_dir.clone();
+    let service = Service::new(inputs.clone(), data_dir, checkpoints, preparation.clone());
+    let health = answer(launch, service, listener, stopped_serving)?;
     let fetching = stop::listen_while_fetching()?;
-    data::fetch::ensure(&launch.data_dir, launch.offline)?;
+    fetch_dataset(launch, console, &preparation).await?;
     drop(fetching);
     let undo = Undo::new(&launch.run_dir);
-    let started = start(launch, console, listener).await.inspect_err(|_| undo.undo())?;
-    let Started { key, mut run_dir, mut children, health, received, stop_serving, .. } = started;
+    let started = start(launch, console, address, inputs).await.inspect_err(|_| undo.undo())?;
+    preparation.end();
+    health.send_replace(Health::Waiting);
+    let Started { key, mut run_dir, mut children, .. } = started;
     let (_listening, asked) = started.signals;
 
     let (console, signals) = (console.clone(), asked.clone());
@@ -104,14 +116,15 @@ struct Started {
     key: Key,
     run_dir: RunDir,
     children: Children,
-    health: watch::Sender<Health>,
-    received: mpsc::Receiver<Input>,
-    stop_serving: oneshot::Sender<()>,
     signals: (Listening, watch::Receiver<Asked>),
 }
 
-async fn start(launch: &Launch, console: &Console, listener: TcpListener) -> Result<Started> {
-    let address = listener.local_addr()?;
+async fn start(
+    launch: &Launch,
+    console: &Console,
+    address: SocketAddr,
+    inputs: mpsc::Sender<Input>,
+) -> Result<Started> {
     let mut run_dir = launch.open_run_dir()?;
     // A run that could not be kept here must not stand in the store.
     let url = launch.config().operation.checkpoint_url.as_deref().unwrap_or_default();
@@ -121,11 +134,27 @@ async fn start(launch: &Launch, console: &Console, listener: TcpListener) -> Res
     telemetry::note_run(&launch.info.run_id);
     let key = launch.history.key(run_dir.journal())?;
     introduce(launch, &run_dir, address, console);
+    let signals =
+        stop::listen(launch.leave_on_sigterm, launch.coordinator_timeout, console.clone())?;
+    let mut children = Children::default();
+    if let Some(spawn) = &launch.spawn
+        && let Err(error) =
+            children.start(launch, spawn, address, console, &inputs, run_dir.journal())
+    {
+        children.kill_all();
+        children.finish(signals.1).await;
+        return Err(error);
+    }
+    Ok(Started { key, run_dir, children, signals })
+}
 
-    let (inputs, received) = mpsc::channel(INPUTS);
-    let (stop_serving, stopped_serving) = oneshot::channel::<()>();
-    let service =
-        Service::new(inputs.clone(), launch.data_dir.clone(), run_dir.checkpoints().clone());
+/// Answers those who connect, from now on. Returns the way to say how the run stands.
+fn answer(
+    launch: &Launch,
+    service: Service,
+    listener: TcpListener,
+    stopped: oneshot::Receiver<()>,
+) -> Result<watch::Sender<Health>> {
     let service =
         CoordinatorServer::new(service).max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX);
     let service = InterceptedService::new(service, launch.security.doorkeeper());
@@ -141,21 +170,28 @@ async fn start(launch: &Launch, console: &Console, listener: TcpListener) -> Res
         .add_service(health_service)
         .add_service(reflection)
         .serve_with_incoming_shutdown(incoming, async {
-            let _dropped = stopped_serving.await;
+            let _dropped = stopped.await;
         });
     tokio::spawn(served);
-    let signals =
-        stop::listen(launch.leave_on_sigterm, launch.coordinator_timeout, console.clone())?;
-    let mut children = Children::default();
-    if let Some(spawn) = &launch.spawn
-        && let Err(error) =
-            children.start(launch, spawn, address, console, &inputs, run_dir.journal())
-    {
-        children.kill_all();
-        children.finish(signals.1).await;
-        return Err(error);
-    }
-    Ok(Started { key, run_dir, children, health, received, stop_serving, signals })
+    Ok(health)
+}
+
+/// Sees to it that the data set is there, and tells how that goes: the person, and workers that
+/// come meanwhile.
+async fn fetch_dataset(
+    launch: &Launch,
+    console: &Console,
+    preparation: &Preparation,
+) -> Result<()> {
+    let (data_dir, offline) = (launch.data_dir.clone(), launch.offline);
+    let (console, preparation) = (console.clone(), preparation.clone());
+    let fetching = move || {
+        data::fetch::ensure(&data_dir, offline, &|line| {
+            console.line(line);
+            preparation.note(line);
+        })
+    };
+    Ok(tokio::task::spawn_blocking(fetching).await??)
 }
 
 /// Tells a person what is about to run and how to start the workers.

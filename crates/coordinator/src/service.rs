@@ -30,7 +30,10 @@ use tokio::{
 use tokio_stream::{StreamExt as _, adapters::Map, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::control::{Connection, Input, Word};
+use crate::{
+    control::{Connection, Input, Word},
+    preparation::Preparation,
+};
 
 /// How long a new stream may take to say hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
@@ -57,6 +60,7 @@ pub(crate) struct Service {
     checkpoints: Directory,
     /// One look at the checkpoints at a time: a disk that hangs must not take up all threads.
     listing: Arc<Semaphore>,
+    preparation: Preparation,
     next_worker: AtomicU64,
 }
 
@@ -65,9 +69,10 @@ impl Service {
         inputs: mpsc::Sender<Input>,
         data_dir: PathBuf,
         checkpoints: Directory,
+        preparation: Preparation,
     ) -> Self {
         let (listing, next_worker) = (Arc::new(Semaphore::new(1)), AtomicU64::new(0));
-        Self { inputs, data_dir, checkpoints, listing, next_worker }
+        Self { inputs, data_dir, checkpoints, listing, preparation, next_worker }
     }
 
     /// The newest checkpoint in the run directory, for a worker to begin from, so that what is on
@@ -105,6 +110,7 @@ impl Coordinator for Service {
         &self,
         request: Request<Streaming<WorkerMessage>>,
     ) -> Result<Response<Self::JoinStream>, Status> {
+        self.preparation.check()?;
         let mut inbound = request.into_inner();
         let hello = receive_hello(&mut inbound).await?;
         let join = Join::try_from(&hello).map_err(|error| status::malformed(&error))?;
@@ -127,6 +133,7 @@ impl Coordinator for Service {
         &self,
         _request: Request<StatusRequest>,
     ) -> Result<Response<StatusReply>, Status> {
+        self.preparation.check()?;
         let (reply, status) = oneshot::channel();
         self.inputs.send(Input::Status(reply)).await.map_err(|_| ended())?;
         Ok(Response::new(status.await.map_err(|_| ended())?))
@@ -136,6 +143,7 @@ impl Coordinator for Service {
         &self,
         _request: Request<FetchDatasetRequest>,
     ) -> Result<Response<Self::FetchDatasetStream>, Status> {
+        self.preparation.check()?;
         let (outbound, chunks) = mpsc::channel(DATASET_CHUNKS);
         let data_dir = self.data_dir.clone();
         tokio::spawn(async move {

@@ -4,6 +4,7 @@
 use std::{
     ffi::OsString,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::Arc,
@@ -58,6 +59,10 @@ pub(crate) struct Exit {
     pub(crate) status: String,
     /// Its exit code; none if a signal ended it, or nobody knows.
     code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub(crate) signal: Option<i32>,
+    /// Whether that was sent here.
+    pub(crate) killed_here: bool,
 }
 
 /// What follows from a worker's end.
@@ -333,13 +338,18 @@ async fn watch(
     killed: oneshot::Receiver<()>,
     inputs: mpsc::Sender<Input>,
 ) {
-    let exited = tokio::select! {
-        exited = child.wait() => exited,
-        Ok(()) = killed => child.kill().await.and(child.wait().await),
+    let (exited, killed_here) = tokio::select! {
+        exited = child.wait() => (exited, false),
+        Ok(()) = killed => (child.kill().await.and(child.wait().await), true),
     };
     let exit = match exited {
-        Ok(status) => Exit { code: ExitStatus::code(&status), status: status.to_string() },
-        Err(error) => Exit { code: None, status: error.to_string() },
+        Ok(status) => Exit {
+            code: ExitStatus::code(&status),
+            signal: status.signal(),
+            status: format!("ended with {status}"),
+            killed_here,
+        },
+        Err(error) => Exit { code: None, signal: None, status: error.to_string(), killed_here },
     };
     let _ended = inputs.send(Input::ChildExited(slot, exit)).await;
 }
@@ -351,8 +361,8 @@ async fn watch_other(
     killed: oneshot::Receiver<()>,
     inputs: mpsc::Sender<Input>,
 ) {
-    let status = "it was started by the coordinator before this one".to_owned();
-    let exit = Exit { code: None, status };
+    let status = "ended; the coordinator before this one had started it".to_owned();
+    let exit = Exit { code: None, signal: None, status, killed_here: false };
     let pid = Pid::from_raw(process.id.cast_signed());
     let handle = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
     // Looked at again now that the handle holds it: the number may have gone to another process.

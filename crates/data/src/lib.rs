@@ -9,6 +9,7 @@
 //! This crate knows nothing of models, processes or networks of workers. Start at `mnist.rs`.
 
 pub mod batch;
+mod download;
 mod error;
 pub mod fetch;
 pub mod idx;
@@ -19,6 +20,7 @@ pub mod philox;
 pub mod raw;
 
 pub use batch::{Batch, Dataset, Splits, Visit};
+pub use download::Tell;
 pub use error::{Attempt, DataError};
 pub use mnist::{FILES, Images, Mnist, PIXELS, Split};
 pub use order::{Position, Schedule};

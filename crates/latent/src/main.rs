@@ -35,6 +35,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
+    limits::report_file_size_limit();
+    if let Err(wrong) = model::libtorch::check() {
+        output::complain(&format!("error: {wrong}"));
+        return ExitCode::FAILURE;
+    }
     // As process 1 of a container it would not hear signals; elsewhere the default is better, since
     // a shell ends a loop only if Ctrl-C has killed the program in it.
     if std::process::id() == 1
@@ -61,7 +66,8 @@ fn run() -> ExitCode {
     match args.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&format!("error: {error:#}"));
+            let text = limits::advise(format!("{error:#}"), error.as_ref());
+            output::complain(&format!("error: {text}"));
             ExitCode::FAILURE
         }
     }

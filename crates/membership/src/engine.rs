@@ -65,6 +65,8 @@ pub struct Engine {
     ending: Option<Ending>,
     /// How the members of the run compute, once there was a generation.
     fingerprint: Option<Fingerprint>,
+    /// How the state was computed that the run goes on from, as far as it is known.
+    computed: BTreeSet<String>,
     /// Members of the current generation that this coordinator has not heard of yet, and how
     /// long it waits for them.
     absent: BTreeSet<Rank>,
@@ -117,6 +119,7 @@ impl Engine {
             state,
             ending: None,
             fingerprint: None,
+            computed: BTreeSet::new(),
             absent: past.members,
             waiting_with: None,
             saved: None,
@@ -124,6 +127,12 @@ impl Engine {
             pace: Pace::default(),
             last_tick: now,
         }
+    }
+
+    /// Has the run go on from a state that was computed like this, a fingerprint for each kind.
+    #[must_use]
+    pub fn going_on_from(self, computed: BTreeSet<String>) -> Self {
+        Self { computed, ..self }
     }
 
     /// The current generation, or the last one.
@@ -223,8 +232,16 @@ impl Engine {
     }
 
     fn refuse_mixed(&self, join: &Join) -> Option<Refusal> {
+        if self.settings.allow_mixed_devices {
+            return None;
+        }
+        let theirs = join.fingerprint.to_string();
+        if !self.computed.iter().all(|computed| *computed == theirs) {
+            let computed: Vec<String> = self.computed.iter().cloned().collect();
+            return Some(Refusal::OtherArithmetic { computed: computed.join(" and "), theirs });
+        }
         let ours = self.fingerprint.as_ref().or_else(|| self.roster.fingerprint())?;
-        let mixed = !self.settings.allow_mixed_devices && *ours != join.fingerprint;
+        let mixed = *ours != join.fingerprint;
         mixed.then(|| Refusal::MixedFingerprints {
             ours: Box::new(ours.clone()),
             theirs: Box::new(join.fingerprint.clone()),

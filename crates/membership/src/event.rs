@@ -246,6 +246,18 @@ pub enum Refusal {
         /// The fingerprint of the worker turned away.
         theirs: Box<Fingerprint>,
     },
+    /// The worker would compute other bits than those that the run goes on from.
+    #[error(
+        "this worker computes on {theirs}, and the checkpoint was computed on {computed}: the result \
+         would be that of neither; go on as the run began (MKL_CBWR in the environment counts, \
+         too), or start the coordinator with --allow-mixed-devices"
+    )]
+    OtherArithmetic {
+        /// The fingerprints in the checkpoint.
+        computed: String,
+        /// The fingerprint of the worker turned away.
+        theirs: String,
+    },
 }
 
 /// How a run ended.
@@ -259,7 +271,9 @@ pub enum Outcome {
     Interrupted(Step),
     /// Too few workers came, or were left.
     #[error(
-        "only {present} of {needed} workers were ready within {:.0} s", .waited.as_secs_f64()
+        "only {present} of {needed} workers were ready within {:.0} s{}",
+        .waited.as_secs_f64(),
+        .cause.as_ref().map_or(String::new(), |cause| format!(": {cause}"))
     )]
     WorkersMissing {
         /// Workers that were ready.
@@ -270,6 +284,8 @@ pub enum Outcome {
         flag: &'static str,
         /// How long the run waited.
         waited: Duration,
+        /// Why workers have died, if somebody knows. The engine does not.
+        cause: Option<String>,
     },
     /// A worker said that the run cannot go on.
     #[error("rank {rank} cannot go on: {message}")]

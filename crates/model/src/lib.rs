@@ -15,6 +15,7 @@ pub mod blas;
 pub mod cuda;
 pub mod gemm;
 pub mod isa;
+pub mod libtorch;
 pub mod math;
 pub mod memory;
 pub mod noise;

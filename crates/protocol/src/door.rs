@@ -15,10 +15,9 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::oneshot,
@@ -30,8 +29,8 @@ use tonic::transport::server::Connected;
 /// Most connections at a time: one for each worker of a large run, and as many again.
 pub const CONNECTIONS_MAX: usize = 8192;
 
-/// Descriptors that are left for files and for connections that this process opens itself,
-/// where it may have few.
+/// Descriptors that are left for files and for connections that this process opens itself; half of
+/// them where it may have few.
 const DESCRIPTORS_RESERVED: usize = 256;
 
 /// How long a connection may take to say enough for a call.
@@ -43,6 +42,9 @@ const WORDS_BYTES: usize = 128;
 
 /// How long nobody is let in after the system had no descriptor left, or another complaint.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Time between two lines that say that nobody can be let in.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A connection that is silent for so long is asked whether it still lives. The coordinator
 /// notices a lost member long before; this is what frees its connections and what they hold.
@@ -58,20 +60,12 @@ pub fn guarded<L, T>(listener: L) -> Door<L>
 where
     L: Stream<Item = io::Result<T>> + Unpin,
 {
-    let descriptors = descriptors(CONNECTIONS_MAX + DESCRIPTORS_RESERVED);
-    let room = descriptors.saturating_sub(DESCRIPTORS_RESERVED).clamp(1, CONNECTIONS_MAX);
-    Door { listener, room, inside: Arc::default(), silent: VecDeque::new(), pause: None }
-}
-
-/// The descriptors that this process may have, after asking for so many.
-fn descriptors(wanted: usize) -> usize {
-    let before = getrlimit(Resource::Nofile);
-    let wanted = before.maximum.map_or(wanted as u64, |most| most.min(wanted as u64));
-    if before.current.is_some_and(|limit| limit < wanted) {
-        let _few = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..before });
-    }
-    let limit = getrlimit(Resource::Nofile).current;
-    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+    let wanted = CONNECTIONS_MAX + DESCRIPTORS_RESERVED;
+    let descriptors = limits::raise_descriptors(wanted as u64).min(wanted as u64) as usize;
+    let room = descriptors - DESCRIPTORS_RESERVED.min(descriptors / 2);
+    let room = room.clamp(1, CONNECTIONS_MAX);
+    let (inside, silent) = Default::default();
+    Door { listener, room, inside, silent, pause: None, complained: None }
 }
 
 /// The connections that were let in, as [`Guest`]s.
@@ -83,12 +77,22 @@ pub struct Door<L> {
     /// The way to have each go that has not said enough, the oldest first; closed for others.
     silent: VecDeque<oneshot::Sender<()>>,
     pause: Option<Pin<Box<Sleep>>>,
+    /// When a person was last told that nobody can be let in.
+    complained: Option<Instant>,
 }
 
 impl<L> Door<L> {
     /// Has the oldest silent connection go; says whether there was one.
     fn make_room(&mut self) -> bool {
         std::iter::from_fn(|| self.silent.pop_front()).any(|oldest| oldest.send(()).is_ok())
+    }
+
+    /// Says at the default level why nobody is let in, but not again and again.
+    fn complain(&mut self, reason: impl FnOnce() -> String) {
+        if self.complained.is_none_or(|before| before.elapsed() >= COMPLAINT_INTERVAL) {
+            self.complained = Some(Instant::now());
+            tracing::warn!("{}", reason());
+        }
     }
 
     fn admit<T>(&mut self, stream: T) -> Guest<T> {
@@ -121,7 +125,10 @@ where
             match ready!(Pin::new(&mut door.listener).poll_next(cx)) {
                 None => return Poll::Ready(None),
                 Some(Err(error)) => {
-                    tracing::debug!(%error, "a connection could not be accepted");
+                    door.complain(|| {
+                        let cause = limits::explain(&error).unwrap_or(error.to_string());
+                        format!("a connection cannot be accepted: {cause}")
+                    });
                     door.make_room();
                     door.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
                 }
@@ -129,7 +136,13 @@ where
                     if door.inside.load(Ordering::Relaxed) < door.room || door.make_room() {
                         return Poll::Ready(Some(Ok(door.admit(stream))));
                     }
-                    tracing::debug!(room = door.room, "a connection too many is turned away");
+                    let room = door.room;
+                    door.complain(|| {
+                        format!(
+                            "a connection is turned away, for {room} are open, which is as many \
+                             as this process lets in (ulimit -n bounds them)"
+                        )
+                    });
                 }
             }
         }

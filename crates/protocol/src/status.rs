@@ -1,7 +1,7 @@
 //! The one table from errors to gRPC codes.
 
 use membership::Refusal;
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{Malformed, PROTOCOL_VERSION, convert::printable};
 
@@ -12,7 +12,9 @@ pub fn refusal(refusal: &Refusal) -> Status {
         Refusal::NoSuchRank { .. } => Code::OutOfRange,
         Refusal::RankTaken(_) => Code::AlreadyExists,
         Refusal::Full { .. } => Code::ResourceExhausted,
-        Refusal::MixedFingerprints { .. } => Code::FailedPrecondition,
+        Refusal::MixedFingerprints { .. } | Refusal::OtherArithmetic { .. } => {
+            Code::FailedPrecondition
+        }
         Refusal::Ending => Code::Aborted,
     };
     Status::new(code, refusal.to_string())
@@ -38,6 +40,23 @@ pub fn version(theirs: u32) -> Status {
 #[must_use]
 pub fn stale(message: impl Into<String>) -> Status {
     Status::new(Code::Aborted, message)
+}
+
+/// Says in its metadata that a coordinator is not ready yet.
+const PREPARING: &str = "lockstep-preparing";
+
+/// The status for one who asks a coordinator that is not ready yet, and what it does.
+#[must_use]
+pub fn preparing(what: &str) -> Status {
+    let mut status = Status::unavailable(format!("the coordinator is getting ready: {what}"));
+    status.metadata_mut().insert(PREPARING, MetadataValue::from_static("1"));
+    status
+}
+
+/// Whether a status is of a coordinator that is not ready yet, but will be.
+#[must_use]
+pub fn is_preparing(status: &Status) -> bool {
+    status.metadata().contains_key(PREPARING)
 }
 
 /// What a status says, for people; of one that stands for a broken connection, the innermost of

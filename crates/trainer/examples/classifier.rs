@@ -58,7 +58,7 @@ fn main() -> Result<()> {
     ]);
     let terms = ["cross-entropy", "errors", "nothing"];
     let model = Autograd::new(layout, terms, Device::cuda_if_available(), objective)?;
-    let mnist = data::fetch::load(&data::default_dir(), false)?;
+    let mnist = data::fetch::load(&data::default_dir(), false, &|line| println!("{line}"))?;
     let (adam, recipe) = (Adam::new(1e-3), Recipe::PLAIN);
     let settings = Settings {
         seed: 0,

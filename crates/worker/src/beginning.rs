@@ -12,8 +12,16 @@ use trainer::{EpochLedger, Ledger};
 
 use crate::training::Setup;
 
+/// What a worker begins from.
+pub(crate) struct Beginning {
+    pub(crate) state: State,
+    pub(crate) ledger: Ledger,
+    /// How it was computed, a fingerprint for each kind.
+    pub(crate) arithmetic: Vec<String>,
+}
+
 /// The state to begin from; none for that of the seed.
-pub(crate) fn find(setup: &Setup, layout: &Layout) -> Result<Option<(State, Ledger)>> {
+pub(crate) fn find(setup: &Setup, layout: &Layout) -> Result<Option<Beginning>> {
     let told = setup.checkpoint.as_deref();
     let here = told.map(newest_beside).transpose()?.flatten();
     let stored = from_store(setup, here.as_ref().map(|(path, _)| path.as_path()));
@@ -65,7 +73,7 @@ fn from_store(setup: &Setup, here: Option<&Path>) -> Option<PathBuf> {
     }
 }
 
-fn restore(checkpoint: Checkpoint, setup: &Setup, layout: &Layout) -> Result<(State, Ledger)> {
+fn restore(checkpoint: Checkpoint, setup: &Setup, layout: &Layout) -> Result<Beginning> {
     let Checkpoint { metadata, tensors, .. } = checkpoint;
     ensure!(metadata.run_id == setup.run_id, "it belongs to run {}", metadata.run_id);
     let gather = |prefix: &str| {
@@ -84,5 +92,6 @@ fn restore(checkpoint: Checkpoint, setup: &Setup, layout: &Layout) -> Result<(St
         let terms = epoch.loss_terms.try_into().unwrap_or_default();
         EpochLedger { images: epoch.images, index_sum: epoch.index_sum, terms }
     };
-    Ok((state, Ledger { epochs: metadata.ledger.into_iter().map(epoch).collect() }))
+    let ledger = Ledger { epochs: metadata.ledger.into_iter().map(epoch).collect() };
+    Ok(Beginning { state, ledger, arithmetic: metadata.arithmetic })
 }

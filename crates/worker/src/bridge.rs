@@ -47,6 +47,8 @@ pub(crate) struct Assignment {
     pub(crate) ranks: Vec<Rank>,
     /// Threads to compute with.
     pub(crate) threads: u32,
+    /// How the run has been computed so far and is now, for checkpoints.
+    pub(crate) arithmetic: Vec<String>,
 }
 
 /// What the training thread has to say.

@@ -190,6 +190,9 @@ impl Route {
             if let Some(reason) = Security::refused(&error) {
                 bail!("no connection to the coordinator at {url}: {reason}");
             }
+            if let Some(limit) = limits::explain(&error) {
+                bail!("no connection to the coordinator at {url}: {limit}");
+            }
             let waited = begun.elapsed();
             let left = patience.saturating_sub(waited);
             if left.is_zero() {
@@ -217,6 +220,9 @@ impl Route {
 
     fn refused(&self, refusal: &Status) -> Unjoined {
         let message = status::reason(refusal);
+        if status::is_preparing(refusal) {
+            return Unjoined::Preparing(message);
+        }
         if !status::is_transient(refusal.code()) {
             return Unjoined::Refused(anyhow!("the coordinator refused this worker: {message}"));
         }
@@ -270,6 +276,8 @@ pub(crate) async fn until_known(address: &Address, patience: Duration) {
 /// Why there is no control stream.
 #[derive(Debug)]
 pub(crate) enum Unjoined {
+    /// The coordinator is not ready yet, and says why.
+    Preparing(String),
     /// Trying again may help.
     Unreachable(anyhow::Error),
     /// The coordinator does not want this worker.
@@ -315,9 +323,32 @@ pub(crate) async fn join(
     }
 }
 
+/// Joins a run for the first time. A coordinator that is not ready yet, as it still fetches the data
+/// set, is waited for as long as it says so.
+pub(crate) async fn join_when_ready(
+    client: &mut Client,
+    route: &Route,
+    identity: &Identity,
+) -> Result<Joined> {
+    let mut told: Option<Instant> = None;
+    loop {
+        match join(client, route, identity, None).await {
+            Err(Unjoined::Preparing(what)) => {
+                if told.is_none_or(|before| before.elapsed() >= COUNTDOWN_INTERVAL) {
+                    told = Some(Instant::now());
+                    tracing::info!("waiting: {what}");
+                }
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+            joined => return Ok(joined?),
+        }
+    }
+}
+
 impl From<Unjoined> for anyhow::Error {
     fn from(unjoined: Unjoined) -> Self {
         match unjoined {
+            Unjoined::Preparing(what) => anyhow!("{what}"),
             Unjoined::Unreachable(error) | Unjoined::Refused(error) => error,
         }
     }
@@ -334,7 +365,7 @@ pub(crate) async fn come_back(
     shared: Arc<Shared>,
     patience: Duration,
 ) -> Result<Box<Joined>> {
-    let begun = Instant::now();
+    let mut begun = Instant::now();
     let mut backoff = BACKOFF_MIN;
     loop {
         let attempt = async {
@@ -350,6 +381,11 @@ pub(crate) async fn come_back(
         match attempt.await {
             Ok(joined) => return Ok(Box::new(joined)),
             Err(Unjoined::Refused(refused)) => return Err(refused),
+            Err(Unjoined::Preparing(what)) => {
+                tracing::debug!("{what}");
+                begun = Instant::now();
+                tokio::time::sleep(BACKOFF_MAX).await;
+            }
             Err(Unjoined::Unreachable(_)) if begun.elapsed() >= patience => {
                 let url = &route.url;
                 bail!("no coordinator came back to {url} within {:.0} s", patience.as_secs_f64())

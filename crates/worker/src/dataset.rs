@@ -3,18 +3,29 @@
 use std::{
     io::{self, Read},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use bytes::{Buf as _, Bytes};
 use data::{DataError, Mnist, RawFile};
-use protocol::{status, wire::FetchDatasetRequest};
-use tokio::sync::mpsc;
+use protocol::{
+    status,
+    wire::{DatasetChunk, FetchDatasetRequest},
+};
+use tokio::{sync::mpsc, time::timeout};
+use tonic::Streaming;
 
 use crate::control::Client;
 
 /// Chunks that wait to be written.
 const CHUNKS: usize = 8;
+
+/// Time between two lines about the progress.
+const TELL_INTERVAL: Duration = Duration::from_secs(3);
+
+/// A coordinator that sends nothing for so long does not send the data set.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Loads the set from `dir`, fetched from the coordinator if it is not there, and cuts it to
 /// the run's first images.
@@ -53,7 +64,8 @@ async fn fetch(dir: &Path, mut client: Client) -> Result<()> {
         .map_err(|status| anyhow!("{}", status::cause(&status)))?
         .into_inner();
     let mut current: Option<Download> = None;
-    while let Some(chunk) = stream.message().await.map_err(|s| anyhow!("{}", status::cause(&s)))? {
+    let mut progress = Progress::begin();
+    while let Some(chunk) = progress.wait(&mut stream).await? {
         let file = data::FILES
             .iter()
             .find(|file| file.name == chunk.file)
@@ -68,10 +80,54 @@ async fn fetch(dir: &Path, mut client: Client) -> Result<()> {
             download.put(chunk.content).await;
         }
     }
-    match current {
-        Some(last) => last.finish().await,
-        None => Err(anyhow!("it sent no file")),
+    current.ok_or_else(|| anyhow!("it sent no file"))?.finish().await?;
+    let Progress { bytes, begun, .. } = progress;
+    let seconds = begun.elapsed().as_secs_f64();
+    tracing::info!("the data set is complete: {:.1} MB in {seconds:.1} s", megabytes(bytes));
+    Ok(())
+}
+
+/// How far the data set is.
+struct Progress {
+    bytes: u64,
+    begun: Instant,
+    told: Instant,
+}
+
+impl Progress {
+    fn begin() -> Self {
+        let now = Instant::now();
+        Self { bytes: 0, begun: now, told: now }
     }
+
+    /// The next chunk, within [`SILENCE_MAX`]; people are told now and then, also while none comes.
+    async fn wait(&mut self, stream: &mut Streaming<DatasetChunk>) -> Result<Option<DatasetChunk>> {
+        let since = Instant::now();
+        loop {
+            if self.told.elapsed() >= TELL_INTERVAL {
+                self.told = Instant::now();
+                let total: u64 = data::FILES.iter().map(|file| file.bytes).sum();
+                let (bytes, total) = (megabytes(self.bytes), megabytes(total));
+                let rate = bytes / self.begun.elapsed().as_secs_f64();
+                tracing::info!(
+                    "fetching the data set: {bytes:.1} of {total:.1} MB, {rate:.1} MB/s"
+                );
+            }
+            let next = timeout(TELL_INTERVAL, stream.message()).await;
+            let Ok(next) = next else {
+                let silent = since.elapsed();
+                ensure!(silent < SILENCE_MAX, "it sent nothing for {} s", silent.as_secs());
+                continue;
+            };
+            let next = next.map_err(|status| anyhow!("{}", status::cause(&status)))?;
+            self.bytes += next.as_ref().map_or(0, |chunk| chunk.content.len() as u64);
+            return Ok(next);
+        }
+    }
+}
+
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
 }
 
 /// One file on its way to disk, where a blocking thread verifies and stores it.

@@ -9,13 +9,11 @@ use membership::Fingerprint;
 use model::{
     Model, blas,
     cuda::{self, NoCuda},
+    libtorch,
 };
 use tch::{Cuda, Device};
 use transport::nccl::{self, Libraries};
 use vae::{Vae, vae_autograd};
-
-/// The libtorch that tch 0.24 binds; its build refuses any other.
-const LIBTORCH_VERSION: &str = "2.11.0";
 
 /// The device that the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +99,7 @@ pub(crate) fn fingerprint(device: Device) -> Result<Fingerprint> {
         instruction_set,
         // The run decides between f32 and bf16; only with bf16 does this say something.
         precision: blas::precision_name(Precision::Bf16).into(),
-        libtorch: LIBTORCH_VERSION.into(),
+        libtorch: libtorch::VERSION.into(),
     })
 }
 

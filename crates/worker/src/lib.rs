@@ -14,6 +14,7 @@ mod device;
 mod discovery;
 mod environment;
 mod generation;
+mod needs;
 mod reporter;
 mod samples;
 mod session;
@@ -33,6 +34,10 @@ use crate::args::Args;
 
 /// The program.
 pub fn main() -> ExitCode {
+    limits::report_file_size_limit();
+    if let Err(wrong) = model::libtorch::check() {
+        return fail(&wrong.into());
+    }
     if let Err(error) = process::signals::install() {
         return fail(&anyhow::Error::new(error).context("cannot handle signals"));
     }
@@ -68,6 +73,11 @@ pub fn main() -> ExitCode {
 fn fail(error: &anyhow::Error) -> ExitCode {
     Outlet::flush_all();
     // Whoever started this worker may have gone, and its pipe with it.
-    let _closed = writeln!(io::stderr(), "error: {error:#}");
+    let _closed = writeln!(io::stderr(), "error: {}", told(error));
     ExitCode::FAILURE
+}
+
+/// An error with its causes, and what to do where a limit of the system is one.
+fn told(error: &anyhow::Error) -> String {
+    limits::advise(format!("{error:#}"), error.as_ref())
 }

@@ -43,7 +43,7 @@ use crate::{
     control::{self, Identity, Joined, Route},
     dataset, device,
     discovery::{self, Found, Source},
-    training,
+    needs, training,
 };
 
 /// How long the training thread may take to finish what it has in hand at the end.
@@ -58,6 +58,7 @@ const SIGNALS: usize = 4;
 /// Takes part in a run. Returns the exit code: 0 only where the run has ended, so that whoever
 /// takes this worker away knows that another one is wanted.
 pub(crate) fn run(args: &Args) -> Result<u8> {
+    needs::check(args.threads)?;
     let found =
         discovery::find(args.rank, args.coordinator.as_deref(), |name| std::env::var(name).ok())?;
     let device = args.device.resolve(found.local_rank)?;
@@ -96,8 +97,9 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         fingerprint: device::fingerprint(device)?,
         gpu: device::gpu(device),
     };
-    let mut joined = control::join(&mut client, &route, &identity, None).await?;
+    let mut joined = control::join_when_ready(&mut client, &route, &identity).await?;
     let (config, welcome) = (joined.config()?, joined.welcome.clone());
+    needs::check_run(&config)?;
     let place = welcome.rank.map_or("spare".to_owned(), |rank| format!("rank {rank}"));
     tracing::info!(run_id = welcome.run_id, ?device, "joined as {place}");
 

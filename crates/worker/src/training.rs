@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    collections::BTreeSet,
     panic::{self, AssertUnwindSafe},
     path::PathBuf,
     sync::Arc,
@@ -56,7 +57,7 @@ pub(crate) fn run(setup: Setup, trainee: &Trainee) {
 
 /// What follows from an error.
 fn ended_by(error: &anyhow::Error) -> Event {
-    let (message, cause) = (format!("{error:#}"), error.downcast_ref::<TrainError>());
+    let (message, cause) = (crate::told(error), error.downcast_ref::<TrainError>());
     if let Some(TrainError::Device(_)) = cause {
         return Event::Died(message);
     }
@@ -79,8 +80,8 @@ fn work(setup: &Setup, trainee: &Trainee) -> Result<()> {
         Err(error) => tracing::warn!("{error:#}"),
         Ok(()) => {}
     }
-    let mut trainer = build(setup)?;
-    let mut desk = Desk { setup, writer: None, wrote_last: false };
+    let (mut trainer, arithmetic) = build(setup)?;
+    let mut desk = Desk { setup, writer: None, wrote_last: false, arithmetic };
     let mut epochs = Epochs::default();
     say_ready(&trainer, Course::AsTold, None, trainee);
     while let Some(order) = trainee.next_order() {
@@ -119,14 +120,18 @@ struct Desk<'a> {
     writer: Option<Writer>,
     /// Whether no other worker may have written a checkpoint since.
     wrote_last: bool,
+    /// How all steps were computed so far, for checkpoints.
+    arithmetic: BTreeSet<String>,
 }
 
 impl Desk<'_> {
     fn writer(&mut self, trainer: &Trainer<Images>) -> Result<&mut Writer> {
-        Ok(match &mut self.writer {
+        let writer = match &mut self.writer {
             Some(writer) => writer,
             none => none.insert(Writer::start(self.setup, trainer)?),
-        })
+        };
+        writer.arithmetic = self.arithmetic.iter().cloned().collect();
+        Ok(writer)
     }
 
     /// Whether something could not be written; [`Self::flush`] says what.
@@ -159,7 +164,8 @@ fn train(
     assignment: Assignment,
     trainee: &Trainee,
 ) -> Result<()> {
-    let Assignment { generation, collective, rank, ranks, threads } = assignment;
+    let Assignment { generation, collective, rank, ranks, threads, arithmetic } = assignment;
+    desk.arithmetic.extend(arithmetic);
     trainer.set_threads(threads as usize);
     let leads = ranks.first() == Some(&rank);
     let (number, members) = (generation.0, ranks.len());
@@ -230,7 +236,8 @@ pub(crate) fn donate(recipients: Vec<Recipient>, state: &State, ledger: &Ledger)
     }
 }
 
-fn build(setup: &Setup) -> Result<Trainer<Images>> {
+/// The trainer, and how the state was computed that it begins with.
+fn build(setup: &Setup) -> Result<(Trainer<Images>, BTreeSet<String>)> {
     let training = &setup.config.training;
     let mut model = device::model(training, setup.device)?;
     model.reserve(training.batch_size as usize)?;
@@ -244,9 +251,11 @@ fn build(setup: &Setup) -> Result<Trainer<Images>> {
         recipe: Recipe::of(training),
     };
     let mut trainer = Trainer::new(settings, model, Arc::clone(&setup.data));
-    if let Some((state, ledger)) = beginning::find(setup, trainer.model().layout())? {
-        trainer.restore(state, ledger);
+    let mut computed = BTreeSet::new();
+    if let Some(beginning) = beginning::find(setup, trainer.model().layout())? {
+        trainer.restore(beginning.state, beginning.ledger);
+        computed.extend(beginning.arithmetic);
     }
     trainer.warm_up()?;
-    Ok(trainer)
+    Ok((trainer, computed))
 }

@@ -32,7 +32,7 @@ const JOBS: usize = 2;
 pub(crate) const STORE_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 enum Job {
-    Checkpoint(Box<State>, Ledger, BTreeMap<u64, Losses>),
+    Checkpoint(Box<State>, Ledger, BTreeMap<u64, Losses>, Vec<String>),
     Samples { epoch: u64, parameters: Vec<f32> },
     Flush(SyncSender<()>),
 }
@@ -45,6 +45,8 @@ pub(crate) struct Writer {
     thread: Option<JoinHandle<Result<()>>>,
     /// Where checkpoints are stored beside this disk.
     mirror: Option<Arc<Mirror>>,
+    /// How the state was computed that is handed over, for its checkpoint.
+    pub(crate) arithmetic: Vec<String>,
 }
 
 /// The folders that the leader writes to.
@@ -111,13 +113,13 @@ impl Writer {
             .name("writer".into())
             .spawn(move || desk.work(&received))
             .context("cannot start the writing thread")?;
-        Ok(Self { jobs, thread: Some(thread), mirror })
+        Ok(Self { jobs, thread: Some(thread), mirror, arithmetic: Vec::new() })
     }
 
     /// Has a checkpoint of the state written, with the test losses of epochs, from 1.
     pub(crate) fn save(&self, state: &State, ledger: &Ledger, tests: &BTreeMap<u64, Losses>) {
         let (state, ledger) = (Box::new(state.clone()), ledger.clone());
-        self.hand_over(Job::Checkpoint(state, ledger, tests.clone()));
+        self.hand_over(Job::Checkpoint(state, ledger, tests.clone(), self.arithmetic.clone()));
     }
 
     /// Has the picture of an epoch, from 1, drawn.
@@ -164,7 +166,10 @@ impl Desk {
     fn work(mut self, jobs: &mpsc::Receiver<Job>) -> Result<()> {
         for job in jobs {
             match job {
-                Job::Checkpoint(state, ledger, tests) => self.write(&state, &ledger, &tests)?,
+                Job::Checkpoint(state, ledger, tests, arithmetic) => {
+                    self.metadata.arithmetic = arithmetic;
+                    self.write(&state, &ledger, &tests)?;
+                }
                 Job::Samples { epoch, parameters } => {
                     let path = self.samples.join(format!("epoch-{epoch:03}.png"));
                     let seed = self.metadata.seed;

@@ -5,10 +5,14 @@
 //! of a wheel is wanted, nor where it ends up.
 
 use anyhow::{Context, bail, ensure};
+use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::io::{self, BufRead, BufReader, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::interrupt;
 
@@ -38,6 +42,12 @@ with zipfile.ZipFile(archive) as wheel:
 /// shown.
 const COMPLAINT_LINES: usize = 400;
 
+/// How long pip waits for bytes before it complains and tries again.
+const SILENCE_SECONDS: &str = "15";
+
+/// Time between two lines about the progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dependencies {
     Follow,
@@ -58,6 +68,7 @@ pub(crate) fn download(
     pip.args(["--python-version", "3.12", "--implementation", "cp"]);
     pip.args(PLATFORMS.iter().flat_map(|tag| ["--platform", tag]));
     pip.arg("--dest").arg(folder).args(requirements);
+    let _progress = Progress::watch(folder);
     run(&mut pip, "cannot download the wheels of libtorch with pip", instead)
 }
 
@@ -73,6 +84,7 @@ pub(crate) fn install(
     pip.args(["--no-compile", "--root-user-action=ignore"]);
     pip.arg("--target").arg(folder).args(requirements);
     let first = requirements.first().map_or("", |requirement| requirement);
+    let _progress = Progress::watch(folder);
     run(&mut pip, &format!("cannot install {first} with pip"), instead)
 }
 
@@ -88,16 +100,103 @@ fn pip(command: &str, dependencies: Dependencies, folder: &Path) -> anyhow::Resu
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", command, "--no-input", "--disable-pip-version-check"]);
     pip.arg("--only-binary=:all:");
+    // Behind a proxy that never answers, pip says so after the first and gives up after the last.
+    pip.args(["--timeout", SILENCE_SECONDS, "--retries", "2"]);
     if dependencies == Dependencies::Leave {
         pip.arg("--no-deps");
     }
     // pip downloads into a temporary folder first: one that has room, and that is removed with ours
     // if pip is killed.
-    let temporary = folder.with_file_name("temporary");
+    let temporary = temporary(folder);
     fs::create_dir_all(&temporary)
         .with_context(|| format!("cannot create {}", temporary.display()))?;
     pip.env("TMPDIR", temporary);
     Ok(pip)
+}
+
+/// Where pip downloads to, before it puts things into `folder`.
+fn temporary(folder: &Path) -> PathBuf {
+    folder.with_file_name("temporary")
+}
+
+/// Says now and then how much has come, where pip does not: without a terminal it draws no bar. It
+/// ends when it is dropped.
+struct Progress {
+    /// None where pip shows progress itself.
+    running: Option<(mpsc::Sender<()>, thread::JoinHandle<()>)>,
+}
+
+impl Progress {
+    fn watch(folder: &Path) -> Self {
+        println!("  by pip, {}", way(|name| env::var(name).ok()));
+        if io::stdout().is_terminal() {
+            return Self { running: None };
+        }
+        let folders = [folder.to_owned(), temporary(folder)];
+        Self::start(
+            PROGRESS_INTERVAL,
+            move || folders.iter().map(|f| bytes_in(f)).sum(),
+            |line| {
+                println!("{line}");
+            },
+        )
+    }
+
+    /// Says every `interval` what has come since the last time.
+    fn start(
+        interval: Duration,
+        bytes: impl Fn() -> u64 + Send + 'static,
+        say: impl Fn(&str) + Send + 'static,
+    ) -> Self {
+        let (sender, ended) = mpsc::channel::<()>();
+        let report = move || {
+            let (begun, mut before) = (Instant::now(), bytes());
+            while ended.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let now = bytes();
+                let rate = now.saturating_sub(before) as f64 / 1e6 / interval.as_secs_f64();
+                let seconds = begun.elapsed().as_secs();
+                say(&format!("  {:.1} MB after {seconds} s, {rate:.1} MB/s", now as f64 / 1e6));
+                before = now;
+            }
+        };
+        Self { running: Some((sender, thread::spawn(report))) }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some((sender, thread)) = self.running.take() {
+            drop(sender);
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// Where pip fetches from, and by which proxy, without names and passwords.
+fn way(variable: impl Fn(&str) -> Option<String>) -> String {
+    let set = |names: &[&str]| {
+        let values = names.iter().filter_map(|name| variable(name));
+        let value = values.into_iter().find(|value| !value.is_empty())?;
+        let place = value.split_once("://").map_or(&value[..], |(_, place)| place);
+        Some(place.rsplit_once('@').map_or(place, |(_, place)| place).to_owned())
+    };
+    let index = set(&["PIP_INDEX_URL"]).unwrap_or("the index that it is set to".to_owned());
+    let proxies = ["PIP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+    match set(&proxies) {
+        Some(proxy) => format!("from {index}, by the proxy {proxy}"),
+        None => format!("from {index}"),
+    }
+}
+
+/// The bytes of all files in a folder and those below it, as far as they can be seen.
+fn bytes_in(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => bytes_in(&entry.path()),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    };
+    entries.map(bytes).sum()
 }
 
 /// Unpacks the members of `wheel` that match a pattern into `folder`, under their own paths.
@@ -209,6 +308,42 @@ fn cause(complaint: &str, instead: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_come_is_told_again_and_again() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("below")).unwrap();
+        fs::write(folder.path().join("below/wheel"), vec![0; 2_500_000]).unwrap();
+        let (sender, lines) = mpsc::channel();
+        let watched = folder.path().to_owned();
+        let progress = Progress::start(
+            Duration::from_millis(1),
+            move || bytes_in(&watched),
+            move |line| drop(sender.send(line.to_owned())),
+        );
+        for _ in 0..2 {
+            let line = lines.recv_timeout(Duration::from_secs(60)).unwrap();
+            assert!(line.starts_with("  2.5 MB after ") && line.ends_with(" MB/s"), "{line}");
+        }
+        drop(progress);
+        // The other end is gone: nothing is told any more.
+        lines.iter().for_each(drop);
+    }
+
+    #[test]
+    fn the_way_is_told_without_passwords() {
+        let set = |pairs: &'static [(&str, &str)]| {
+            way(move |name| {
+                let (_, value) = pairs.iter().find(|(variable, _)| *variable == name)?;
+                Some((*value).to_owned())
+            })
+        };
+        assert_eq!(set(&[]), "from the index that it is set to");
+        let index = &[("PIP_INDEX_URL", "https://me:secret@mirror.example/simple")];
+        assert_eq!(set(index), "from mirror.example/simple");
+        let proxies = &[("HTTPS_PROXY", "http://me:secret@10.0.0.1:3128"), ("PIP_INDEX_URL", "")];
+        assert_eq!(set(proxies), "from the index that it is set to, by the proxy 10.0.0.1:3128");
+    }
 
     #[test]
     fn the_cause_of_a_failed_download_is_named() {

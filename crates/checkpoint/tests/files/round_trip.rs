@@ -106,6 +106,7 @@ proptest! {
         configuration in any::<String>(),
         (step, seed) in any::<(u64, u64)>(),
         ledger in prop::collection::vec(any::<(u64, u64)>(), 0..4),
+        arithmetic in prop::collection::vec(any::<String>(), 0..3),
     ) {
         let (_root, directory) = folder();
         let ledger = ledger.into_iter().map(|(images, index_sum)| EpochLedger {
@@ -114,7 +115,7 @@ proptest! {
             loss_terms: vec![images as f64 / 3.0],
             ..EpochLedger::default()
         });
-        let metadata = Metadata { run_id, step, seed, configuration, ledger: ledger.collect() };
+        let metadata = Metadata { run_id, step, seed, configuration, ledger: ledger.collect(), arithmetic };
         let owned: Vec<_> = values
             .iter()
             .map(|(name, bits)| (name, [bits.len()], bits.iter().map(|bits| f32::from_bits(*bits)).collect::<Vec<_>>()))

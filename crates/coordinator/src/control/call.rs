@@ -33,6 +33,8 @@ pub(crate) struct Call {
     transport: Transport,
     /// Without the secrets, which differ for each who is told.
     members: Vec<wire::Member>,
+    /// How the run has been computed so far, and is now.
+    arithmetic: Vec<String>,
 }
 
 impl Call {
@@ -41,8 +43,9 @@ impl Call {
         generation: Generation,
         transport: Transport,
         members: Vec<wire::Member>,
+        arithmetic: Vec<String>,
     ) -> Self {
-        Self { key, generation, transport, members }
+        Self { key, generation, transport, members, arithmetic }
     }
 
     /// As one member is told.
@@ -57,6 +60,7 @@ impl Call {
             transport: self.transport.into(),
             rank: rank.0,
             proof: self.key.member(self.generation, rank).bytes().to_vec().into(),
+            arithmetic: self.arithmetic.clone(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use collective::{Generation, Rank};
-use membership::{Command, Loss, Member, Outcome, WorkerId};
+use membership::{Command, Loss, Member, Outcome, Refusal, WorkerId};
 use protocol::{
     convert::{path_to_wire, printable},
     status,
@@ -28,10 +28,7 @@ impl Control<'_> {
         match command {
             Command::Admit(worker, rank) => self.admit(worker, rank),
             Command::Adopt(worker, rank) => self.adopt(worker, rank),
-            Command::Refuse(worker, refusal) => {
-                tracing::info!("a worker was turned away: {refusal}");
-                self.close(worker, status::refusal(&refusal));
-            }
+            Command::Refuse(worker, refusal) => self.refuse(worker, &refusal),
             Command::Start(generation, members) => self.start(generation, &members),
             Command::Pause(generation, workers) => {
                 self.detect("a pause, for a worker that comes or goes", false);
@@ -56,6 +53,17 @@ impl Control<'_> {
             }
             Command::Finish(outcome) => self.finish(outcome),
         }
+    }
+
+    fn refuse(&mut self, worker: WorkerId, refusal: &Refusal) {
+        match refusal {
+            Refusal::MixedFingerprints { .. } | Refusal::OtherArithmetic { .. } => {
+                tracing::warn!("a worker was turned away: {refusal}");
+                self.turned_away = Some(refusal.to_string());
+            }
+            _ => tracing::info!("a worker was turned away: {refusal}"),
+        }
+        self.close(worker, status::refusal(refusal));
     }
 
     fn admit(&mut self, worker: WorkerId, rank: Option<Rank>) {
@@ -157,6 +165,9 @@ impl Control<'_> {
             "generation starts"
         );
         self.transport = Some(transport);
+        let computing = members.iter().filter_map(|member| self.connections.get(&member.worker));
+        self.arithmetic.extend(computing.map(|connection| connection.arithmetic.clone()));
+        let arithmetic = self.arithmetic.iter().cloned().collect();
         let members = members.iter().zip(placing.memory_domains());
         let members = members.map(|(member, memory_domain)| {
             let connection = self.connections.get(&member.worker);
@@ -170,7 +181,8 @@ impl Control<'_> {
                 ..wire::Member::default()
             }
         });
-        let call = Arc::new(Call::new(self.key, generation, transport, members.collect()));
+        let call = Call::new(self.key, generation, transport, members.collect(), arithmetic);
+        let call = Arc::new(call);
         for (rank, worker) in &self.members {
             if let Some(connection) = self.connections.get(worker) {
                 connection.send(Ok(Word::Call(Arc::clone(&call), *rank)));
@@ -249,7 +261,24 @@ impl Control<'_> {
         );
     }
 
+    /// Adds why workers are missing that were here, as far as it is known.
+    fn with_cause(&self, mut outcome: Outcome) -> Outcome {
+        let turned_away = self.turned_away.as_ref();
+        let turned_away = turned_away.map(|why| format!("one was turned away: {why}"));
+        match &mut outcome {
+            Outcome::WorkersMissing { cause, .. } => {
+                *cause = turned_away.or_else(|| self.deaths.summary());
+            }
+            Outcome::WorkerFailed { message, .. } => {
+                message.extend(turned_away.map(|why| format!("; {why}")));
+            }
+            _ => {}
+        }
+        outcome
+    }
+
     fn finish(&mut self, outcome: Outcome) {
+        let outcome = self.with_cause(outcome);
         // What the run was resumed from is on the disk, whoever has come since.
         let outcome = match outcome {
             Outcome::Interrupted(step) => {

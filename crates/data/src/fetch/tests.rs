@@ -77,6 +77,9 @@ impl Mirror {
     }
 }
 
+/// Hears nothing of the progress.
+const SILENT: Tell<'static> = &|_| ();
+
 /// Sources with a shell script in the place of npm.
 fn sources(mirrors: &[&str], script: &str) -> Sources {
     let config = ureq::Agent::config_builder().proxy(None).timeout_global(Some(REQUEST_WAIT));
@@ -84,6 +87,7 @@ fn sources(mirrors: &[&str], script: &str) -> Sources {
         mirrors: mirrors.iter().map(|mirror| mirror.to_string()).collect(),
         agent: config.build().into(),
         npm: Npm { command: ["sh", "-c", script].map(OsString::from).into(), wait: NPM_WAIT },
+        bounds: BOUNDS,
     }
 }
 
@@ -120,11 +124,11 @@ fn the_first_mirror_that_answers_is_enough_and_repeating_does_nothing() {
     let directory = root.path().join("new");
     let (first, second) = (Mirror::whole(), Mirror::whole());
     let sources = sources(&[&Mirror::dead(), &first.url, &second.url], NO_NPM);
-    sources.ensure(&directory, &files(), false).unwrap();
+    sources.ensure(&directory, &files(), false, SILENT).unwrap();
     complete(&directory);
     assert_eq!((first.requests(), second.requests()), (2, 0));
-    sources.ensure(&directory, &files(), false).unwrap();
-    sources.ensure(&directory, &files(), true).unwrap();
+    sources.ensure(&directory, &files(), false, SILENT).unwrap();
+    sources.ensure(&directory, &files(), true, SILENT).unwrap();
     assert_eq!(first.requests(), 2);
 }
 
@@ -134,7 +138,7 @@ fn what_one_mirror_lacks_or_has_wrong_comes_from_the_next() {
     let wrong = HashMap::from([("/images.gz".into(), gzip(b"\0\0\x08\x03abc"))]);
     let (first, second) = (Mirror::serve(wrong), Mirror::whole());
     let sources = sources(&[&first.url, &second.url], NO_NPM);
-    sources.ensure(root.path(), &files(), false).unwrap();
+    sources.ensure(root.path(), &files(), false, SILENT).unwrap();
     complete(root.path());
     assert_eq!((first.requests(), second.requests()), (2, 2));
 }
@@ -144,7 +148,7 @@ fn a_mirror_that_unzips_on_the_way_is_understood() {
     let root = folder();
     let answer = |(name, content): (&str, &[u8])| (format!("/{name}.gz"), content.to_vec());
     let mirror = Mirror::serve(CONTENT.map(answer).into());
-    sources(&[&mirror.url], NO_NPM).ensure(root.path(), &files(), false).unwrap();
+    sources(&[&mirror.url], NO_NPM).ensure(root.path(), &files(), false, SILENT).unwrap();
     complete(root.path());
 }
 
@@ -157,7 +161,7 @@ fn hostile_answers_are_bounded_and_refused() {
         let root = folder();
         let mirror = Mirror::serve(HashMap::from([("/images.gz".into(), body)]));
         let sources = sources(&[&mirror.url], NO_NPM);
-        let error = sources.ensure(root.path(), &files()[..1], false).unwrap_err();
+        let error = sources.ensure(root.path(), &files()[..1], false, SILENT).unwrap_err();
         assert!(matches!(error, DataError::Unavailable { .. }), "{error}");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "nothing is stored");
     }
@@ -170,7 +174,7 @@ fn where_no_mirror_answers_npm_does() {
     let directory = root.path().join("data");
     let missing = Mirror::serve(HashMap::new());
     let sources = sources(&[&Mirror::dead(), &missing.url], &npm);
-    sources.ensure(&directory, &files(), false).unwrap();
+    sources.ensure(&directory, &files(), false, SILENT).unwrap();
     complete(&directory);
 }
 
@@ -182,7 +186,7 @@ fn a_file_that_is_another_one_stays_and_nothing_is_fetched() {
     for theirs in [&[9; 4][..], &[9; 400], &[]] {
         fs::write(root.path().join("labels"), theirs).unwrap();
         for offline in [true, false] {
-            let error = sources.ensure(root.path(), &files()[1..], offline).unwrap_err();
+            let error = sources.ensure(root.path(), &files()[1..], offline, SILENT).unwrap_err();
             assert!(matches!(&error, DataError::Damaged { path, .. } if path.ends_with("labels")));
             assert!(error.to_string().contains("--data-dir"), "{error}");
         }
@@ -196,7 +200,7 @@ fn only_what_is_missing_is_fetched() {
     let root = folder();
     let mirror = Mirror::whole();
     fs::write(root.path().join("labels"), CONTENT[1].1).unwrap();
-    sources(&[&mirror.url], NO_NPM).ensure(root.path(), &files(), false).unwrap();
+    sources(&[&mirror.url], NO_NPM).ensure(root.path(), &files(), false, SILENT).unwrap();
     complete(root.path());
     assert_eq!(mirror.requests(), 1);
 }
@@ -205,7 +209,8 @@ fn only_what_is_missing_is_fetched() {
 fn offline_asks_nobody() {
     let root = folder();
     let mirror = Mirror::whole();
-    let error = sources(&[&mirror.url], NO_NPM).ensure(root.path(), &files(), true).unwrap_err();
+    let error =
+        sources(&[&mirror.url], NO_NPM).ensure(root.path(), &files(), true, SILENT).unwrap_err();
     assert!(matches!(&error, DataError::Missing { path } if path.ends_with("images")), "{error}");
     assert_eq!(mirror.requests(), 0);
 }
@@ -215,7 +220,7 @@ fn where_nothing_helps_one_line_says_all_that_was_tried() {
     let root = folder();
     let (dead, missing) = (Mirror::dead(), Mirror::serve(HashMap::new()));
     let sources = sources(&[&dead, &missing.url], NO_NPM);
-    let error = sources.ensure(root.path(), &files(), false).unwrap_err();
+    let error = sources.ensure(root.path(), &files(), false, SILENT).unwrap_err();
     let DataError::Unavailable { names, attempts, .. } = &error else { panic!("{error}") };
     assert_eq!(names, &["images", "labels"]);
     // The dead mirror is asked once only, the live one for each file.
@@ -234,7 +239,7 @@ fn where_nothing_helps_one_line_says_all_that_was_tried() {
 
 #[test]
 fn npm_that_hangs_fails_or_is_absent_is_reported() {
-    let reason = |npm: Npm| npm.fetch(folder().path(), &mut files()).unwrap().unwrap_err();
+    let reason = |npm: Npm| npm.fetch(folder().path(), &mut files(), SILENT).unwrap().unwrap_err();
     let script = |script: &str| sources(&[], script).npm;
     let bound = Duration::from_millis(50);
     let hanging = Npm { wait: bound, ..script("echo thinking; exec sleep 1000") };
@@ -257,9 +262,90 @@ fn packages_with_other_content_are_refused() {
         ("echo junk > x.tgz".into(), "the package cannot be read"),
     ] {
         let target = folder();
-        let outcome = sources(&[], &npm).npm.fetch(target.path(), &mut files()).unwrap();
+        let outcome = sources(&[], &npm).npm.fetch(target.path(), &mut files(), SILENT).unwrap();
         let reason = outcome.unwrap_err();
         assert!(reason.contains(expected), "{expected} in {reason}");
         assert!(!target.path().join("labels").exists());
     }
+}
+
+/// A place that takes connections and sends `head`, but never anything more. The connections stay
+/// open as long as the process does.
+fn black_hole(head: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            stream.write_all(head).unwrap();
+            held.push(stream);
+        }
+    });
+    address
+}
+
+const SHORT: Bounds = Bounds {
+    answer: Duration::from_millis(200),
+    silence: Duration::from_millis(200),
+    tell: Duration::ZERO,
+};
+
+/// Fetches, and gives the lines that a person sees.
+fn told(sources: &Sources, directory: &Path) -> (Result<(), DataError>, String) {
+    let lines = std::cell::RefCell::new(String::new());
+    let tell = |line: &str| lines.borrow_mut().push_str(&format!("{line}\n"));
+    let outcome = sources.ensure(directory, &files(), false, &tell);
+    (outcome, lines.into_inner())
+}
+
+#[test]
+fn a_mirror_that_never_answers_or_falls_silent_is_left_for_the_next() {
+    let half = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n\x1f\x8b\x08";
+    for (head, reason) in [(&b""[..], "no answer within 0.2 s"), (half, "nothing came for 0.2 s")] {
+        let root = folder();
+        let (hole, whole) = (format!("http://{}/", black_hole(head)), Mirror::whole());
+        let sources = Sources { bounds: SHORT, ..sources(&[&hole, &whole.url], NO_NPM) };
+        let (outcome, lines) = told(&sources, root.path());
+        outcome.unwrap();
+        complete(root.path());
+        assert!(lines.contains(&format!("Fetching {hole}images.gz")), "{lines}");
+        assert!(lines.contains(reason), "{reason} in {lines}");
+        assert!(lines.contains("this mirror is not asked again"), "{lines}");
+        assert!(!lines.contains(&format!("{hole}labels")), "asked once: {lines}");
+        assert!(lines.contains(&format!("Fetching {}labels.gz", whole.url)), "{lines}");
+    }
+}
+
+#[test]
+fn a_proxy_that_never_answers_is_named_without_its_password() {
+    let root = folder();
+    let place = black_hole(b"");
+    let proxy = ureq::Proxy::new(&format!("http://me:secret@{place}")).unwrap();
+    let agent = ureq::Agent::config_builder().proxy(Some(proxy)).build().into();
+    let mirror = Mirror::whole();
+    let sources = Sources { bounds: SHORT, agent, ..sources(&[&mirror.url], NO_NPM) };
+    let (outcome, lines) = told(&sources, root.path());
+    let error = outcome.unwrap_err().to_string();
+    for text in [&lines, &error] {
+        assert!(text.contains(&format!("by the proxy {place}")), "{text}");
+        assert!(text.contains("HTTPS_PROXY") && !text.contains("secret"), "{text}");
+    }
+    assert_eq!(mirror.requests(), 0);
+}
+
+#[test]
+fn progress_is_told_in_bytes_and_their_rate() {
+    let root = folder();
+    let mirror = Mirror::whole();
+    let sources = Sources {
+        bounds: Bounds { tell: Duration::ZERO, ..BOUNDS },
+        ..sources(&[&mirror.url], NO_NPM)
+    };
+    let (outcome, lines) = told(&sources, root.path());
+    outcome.unwrap();
+    let directory = root.path().display();
+    assert!(lines.contains(&format!("fetching 2 files of MNIST into {directory}")), "{lines}");
+    assert!(lines.contains("  images.gz: 0.0 of 0.0 MB, "), "{lines}");
+    assert!(lines.contains("MB/s\n") && lines.contains("  labels: complete"), "{lines}");
 }

@@ -1,8 +1,8 @@
 //! The numbers of an evaluation: consistent with each other, and with the model's own.
 
 use config::{Binarize, Likelihood, Precision};
-use vae::Vae;
 use serde_json::Value;
+use vae::Vae;
 
 use crate::harness::{LATENT, Place, TEST_IMAGES, run_dir, train, training};
 

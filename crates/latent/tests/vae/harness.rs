@@ -51,7 +51,8 @@ pub(crate) fn training() -> Training {
 }
 
 pub(crate) fn mnist() -> Mnist {
-    data::fetch::load(&data::default_dir(), false).expect("MNIST is there or can be fetched")
+    data::fetch::load(&data::default_dir(), false, &|_| ())
+        .expect("MNIST is there or can be fetched")
 }
 
 /// The test losses that training reported last: all terms, nats an image.

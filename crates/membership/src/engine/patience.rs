@@ -100,7 +100,9 @@ impl Engine {
         let ready = self.roster.standings().len();
         let present = u32::try_from(ready).unwrap_or(u32::MAX);
         let waited = self.settings.join_timeout;
-        self.end(Ending::Fault(Outcome::WorkersMissing { present, needed, flag, waited }), now)
+        let cause = None;
+        let missing = Outcome::WorkersMissing { present, needed, flag, waited, cause };
+        self.end(Ending::Fault(missing), now)
     }
 
     fn evict_silent(&mut self, now: Duration) -> Vec<Command> {

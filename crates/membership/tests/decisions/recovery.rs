@@ -158,7 +158,7 @@ fn when_too_few_come_the_state_is_saved() {
     let commands = run.on(Event::Saved(WorkerId(0)));
     let flag = "min-workers";
     let waited = JOIN_TIMEOUT;
-    let missing = Outcome::WorkersMissing { present: 1, needed: 2, flag, waited };
+    let missing = Outcome::WorkersMissing { present: 1, needed: 2, flag, waited, cause: None };
     assert_eq!(commands, [Command::Finish(missing)]);
 }
 

@@ -40,6 +40,7 @@ pub(super) struct Connecting {
     rank: Rank,
     ranks: Vec<Rank>,
     threads: u32,
+    arithmetic: Vec<String>,
     pub(super) task: JoinHandle<Result<Connected>>,
     /// Takes where this host's segment is, if this member waits for it.
     rendezvous: Option<oneshot::Sender<String>>,
@@ -113,7 +114,9 @@ impl Session {
         self.pending.ready = None;
         self.bridge.shared.begin_generation(start.generation);
         let rendezvous = Some(rendezvous);
-        let connecting = Connecting { generation, rank, ranks, threads, task, rendezvous };
+        let arithmetic = start.arithmetic.clone();
+        let connecting =
+            Connecting { generation, rank, ranks, threads, arithmetic, task, rendezvous };
         self.phase = Phase::Connecting(connecting);
         Ok(())
     }
@@ -121,13 +124,13 @@ impl Session {
     /// Has the training thread begin, or hear why it cannot.
     pub(super) fn connected(&mut self, result: Result<Connected, String>) {
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
-        let Phase::Connecting(Connecting { generation, rank, ranks, threads, .. }) = phase else {
-            return;
-        };
+        let Phase::Connecting(connecting) = phase else { return };
+        let Connecting { generation, rank, ranks, threads, arithmetic, .. } = connecting;
         match result {
             Ok(Connected { collective, abort }) => {
                 self.phase = Phase::Training(generation, abort);
-                let assignment = Assignment { generation, collective, rank, ranks, threads };
+                let assignment =
+                    Assignment { generation, collective, rank, ranks, threads, arithmetic };
                 self.bridge.order(Order::Train(Box::new(assignment)));
             }
             Err(reason) => self.bridge.order(Order::Report(Course::Interrupted(reason))),

@@ -29,20 +29,22 @@ pub(super) const CRATES: &[Crate] = &[
                             "protocol"]),
     row(7, "xtask",       &["advice", "manual", "stdout"]),
     row(6, "coordinator", &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
-                            "disk", "manual", "membership", "process", "protocol", "secure",
-                            "stdout", "store", "telemetry"]),
+                            "disk", "limits", "manual", "membership", "process", "protocol",
+                            "secure", "stdout", "store", "telemetry"]),
     row(6, "worker",      &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
-                            "disk", "manual", "membership", "model", "picture", "process",
-                            "protocol", "secure", "stdout", "store", "telemetry", "trainer",
-                            "transport", "vae"]),
-    row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "manual", "model",
-                            "picture", "process", "stdout", "trainer", "vae"]),
+                            "disk", "limits", "manual", "membership", "model", "picture",
+                            "process", "protocol", "secure", "stdout", "store", "telemetry",
+                            "trainer", "transport", "vae"]),
+    row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "limits", "manual",
+                            "model", "picture", "process", "stdout", "trainer", "vae"]),
     // What a program needs to describe itself, and to answer to its arguments.
     row(1, "manual",      &["stdout"]),
     // What every program prints.
     row(0, "stdout",      &[]),
     // Commands that a person is told to type, as a shell reads them.
     row(0, "advice",      &[]),
+    // What the system grants a process; all programs compare their needs with that.
+    row(0, "limits",      &[]),
     // What the two programs say while they run.
     row(1, "telemetry",   &["stdout"]),
     // Between hosts. These know nothing of training: no arrow leads to model or trainer.
@@ -52,7 +54,7 @@ pub(super) const CRATES: &[Crate] = &[
     // Below whatever is said over a connection, so it knows nothing of protocol; beside it, since
     // all who connect need it: the coordinator, workers, and the transport between them.
     row(4, "secure",      &["advice", "collective", "disk"]),
-    row(4, "protocol",    &["collective", "config", "membership"]),
+    row(4, "protocol",    &["collective", "config", "limits", "membership"]),
     // Training.
     row(3, "vae",         &["config", "data", "model"]),
     row(3, "trainer",     &["collective", "config", "crashpoint", "data", "model"]),
@@ -196,12 +198,14 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ),
     ("crates/model/src/isa.rs", "calls functions compiled for CPU features found at run time"),
     ("crates/model/src/blas.rs", "defines the symbol that MKL asks for the CPU's vendor"),
+    ("crates/model/src/libtorch.rs", "asks libtorch_cpu for its version and its file"),
     ("crates/model/src/cuda.rs", "opens libtorch's part for GPUs, where there is one"),
     ("crates/vae/src/cuda/gpu.rs", "kernels, products and memory of a GPU"),
     (
         "crates/model/src/team.rs",
         "threads run a closure that lives on the stack of one who waits for them",
     ),
+    ("crates/limits/src/file_size.rs", "ignores a signal, which std has no call for"),
     ("crates/worker/tests/allocation.rs", "an allocator that counts"),
     (
         "crates/transport/src/allocator.rs",

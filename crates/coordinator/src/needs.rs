@@ -1,0 +1,54 @@
+//! What a run takes of this machine, compared with what the system grants, before anything begins.
+
+use anyhow::{Context as _, Result};
+use config::RunConfig;
+
+/// Files and sockets that a coordinator has open whatever the run is, and some in reserve: those of
+/// its runtime and of the run directory, checkpoints that it reads, people who ask for the status.
+const OWN_DESCRIPTORS: u64 = 24;
+
+/// Of a worker: its connection, and a file of the data set while it fetches that.
+const DESCRIPTORS_PER_WORKER: u64 = 2;
+
+/// Of a worker that is started here: two pipes and its handle.
+const DESCRIPTORS_PER_CHILD: u64 = 3;
+
+/// While one more process is started: the other ends of its pipes.
+const DESCRIPTORS_TO_SPAWN: u64 = 8;
+
+/// Threads that wait for files and names while the control loop goes on.
+const THREADS: usize = 4;
+
+/// Refuses what this machine cannot hold: all workers if they are started here, else one.
+pub(crate) fn check(config: &RunConfig, spawn: bool) -> Result<()> {
+    check_memory(config, spawn)?;
+    let workers = config.operation.workers;
+    limits::ensure_descriptors(
+        &format!("a coordinator of {workers} workers"),
+        descriptors(workers, spawn),
+    )?;
+    limits::ensure_threads("a coordinator", THREADS)?;
+    Ok(())
+}
+
+fn descriptors(workers: u32, spawn: bool) -> u64 {
+    let workers = u64::from(workers);
+    let children = if spawn { DESCRIPTORS_PER_CHILD * workers + DESCRIPTORS_TO_SPAWN } else { 0 };
+    OWN_DESCRIPTORS + DESCRIPTORS_PER_WORKER * workers + children
+}
+
+fn check_memory(config: &RunConfig, spawn: bool) -> Result<()> {
+    let one = config.training.memory_bytes();
+    let workers = u64::from(config.operation.workers);
+    // Elsewhere a worker is in another control group, and looks at that itself.
+    let (who, needed, limit) = match spawn {
+        true => ("what is started here", one * workers, limits::memory_limit()),
+        false => ("a worker", one, limits::machine_memory()),
+    };
+    let lower = match workers {
+        1 => "--hidden-dim, --latent-dim or --batch-size",
+        _ => "--hidden-dim, --latent-dim, --batch-size or --workers",
+    };
+    limits::ensure_memory(who, needed, limit)
+        .with_context(|| format!("too little memory for the run: lower {lower}, or give it more"))
+}

@@ -1,0 +1,98 @@
+//! What the system grants a process (file descriptors, threads, memory, the size of files), and
+//! why it ended one.
+//!
+//! A program compares a limit with its needs when it starts: the person is then told of the limit
+//! itself, not of what follows from it an hour later. This crate reads and raises limits; how much
+//! a program needs is the program's to know.
+
+mod cgroup;
+mod descriptors;
+mod ending;
+mod file_size;
+mod memory;
+mod threads;
+
+use std::{error::Error, io};
+
+pub use descriptors::{TooFewDescriptors, ensure_descriptors, raise_descriptors};
+pub use ending::{Killer, describe_signal};
+pub use file_size::report_file_size_limit;
+pub use memory::{
+    MemoryKills, MemoryLimit, TooLittleMemory, ensure_memory, machine_memory, memory_limit,
+};
+use rustix::process::Resource;
+pub use threads::{TooFewThreads, ensure_threads};
+
+/// The text of an error, with what to do where a limit of the system is its cause.
+#[must_use]
+pub fn advise(text: String, error: &(dyn Error + 'static)) -> String {
+    match explain(error) {
+        Some(limit) => format!("{text}: {limit}"),
+        None => text,
+    }
+}
+
+/// The limit that an error comes from, if it comes from one, and what to do about it.
+#[must_use]
+pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
+    let code = |error: &(dyn Error + 'static)| {
+        error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error)
+    };
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(meaning) = code(error).and_then(meaning) {
+            return Some(meaning);
+        }
+        // The source of an `io::Error` that wraps another one is not that one, but what is below.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(meaning) = wrapped.and_then(|wrapped| explain(wrapped)) {
+            return Some(meaning);
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn meaning(code: i32) -> Option<String> {
+    use rustix::io::Errno;
+    match Errno::from_raw_os_error(code) {
+        Errno::MFILE => Some(format!(
+            "this process has as many files and connections open as it may: {} file descriptors \
+             (ulimit -n); {}",
+            shown(Resource::Nofile),
+            descriptors::REMEDY
+        )),
+        Errno::NFILE => Some(
+            "this machine has as many files open as it may (fs.file-max): close other programs, \
+             or raise it with sysctl"
+                .to_owned(),
+        ),
+        Errno::FBIG => Some(format!(
+            "a file may have at most {} bytes here (ulimit -f): raise that limit",
+            shown(Resource::Fsize)
+        )),
+        _ => None,
+    }
+}
+
+/// A limit as people read it.
+fn shown(resource: Resource) -> String {
+    let limit = rustix::process::getrlimit(resource).current;
+    limit.map_or("an unlimited number of".to_owned(), |limit| limit.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_found_however_deep_it_lies() {
+        let few = io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        let wrapped = io::Error::other(io::Error::other(few));
+        let meaning = explain(&wrapped).unwrap();
+        assert!(meaning.contains("ulimit -n"), "{meaning}");
+        let large = io::Error::from_raw_os_error(rustix::io::Errno::FBIG.raw_os_error());
+        assert!(explain(&large).unwrap().contains("ulimit -f"));
+        assert_eq!(explain(&io::Error::other("nothing of the kind")), None);
+    }
+}

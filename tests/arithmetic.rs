@@ -1,0 +1,46 @@
+//! A checkpoint says how it was computed, and a run goes on with the same arithmetic only.
+
+use crate::harness::{Exit, Fleet, Place, SMALL, worker_in};
+
+/// MKL's slowest path, which every CPU has: other bits than those of the path that a worker chooses.
+const COMPATIBLE: &str = "MKL_CBWR=COMPATIBLE";
+
+/// Carries the run on to the end of an epoch, with one worker of this environment.
+fn train(place: &Place, flags: &str, environment: &str) -> (Exit, Exit) {
+    let flags = format!("{SMALL} --workers 1 --join-timeout-seconds 10 {flags}");
+    let fleet = Fleet::without_workers(place, &flags);
+    let worker = worker_in(environment, &format!("--coordinator {} --threads 1", fleet.url));
+    let worker = worker.wait();
+    (fleet.coordinator.wait(), worker)
+}
+
+fn trained(place: &Place, flags: &str, environment: &str) -> Vec<String> {
+    let (coordinator, worker) = train(place, flags, environment);
+    coordinator.succeeded();
+    worker.succeeded();
+    place.newest().metadata.arithmetic
+}
+
+#[test]
+fn another_arithmetic_at_a_resume_is_refused_by_name() {
+    let place = Place::new();
+    let first = trained(&place, "--epochs 1", COMPATIBLE);
+    assert_eq!(first.len(), 1, "{first:?}");
+    assert!(first[0].starts_with("cpu/COMPATIBLE/f32/libtorch "), "{first:?}");
+
+    let (coordinator, worker) = train(&place, "--resume --epochs 2", "");
+    let words = ["this worker computes on cpu/", &first[0], "--allow-mixed-devices"];
+    worker.failed_with(&words);
+    let coordinator = coordinator.failed_with(&["turned away", &first[0]]);
+    assert!(!coordinator.text().contains("start the missing"), "{coordinator}");
+    assert_eq!(place.newest_step(), 94);
+
+    let same = trained(&place, "--resume --epochs 2", COMPATIBLE);
+    assert_eq!(same, first);
+    let mixed = trained(&place, "--resume --epochs 3 --allow-mixed-devices", "");
+    assert!(mixed.len() == 2 && mixed.contains(&first[0]), "{mixed:?}");
+
+    let (coordinator, worker) = train(&place, "--resume --epochs 4", COMPATIBLE);
+    worker.failed_with(&[&mixed[0], &mixed[1], "--allow-mixed-devices"]);
+    coordinator.failed_with(&["turned away"]);
+}
