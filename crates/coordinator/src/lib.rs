@@ -60,7 +60,7 @@ fn run() -> ExitCode {
     }
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
-        Err(said) => return manual::answer(&said),
+        Err(said) => return manual::answer(said),
     };
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let console = Console::new();
@@ -161,5 +161,5 @@ fn fail(error: &str) -> ExitCode {
 
 /// An error with its causes, and what to do where a limit of the system is one.
 fn told(error: &anyhow::Error) -> String {
-    limits::advise(format!("{error:#}"), error.as_ref())
+    limits::told(error.as_ref())
 }

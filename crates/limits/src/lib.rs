@@ -23,9 +23,19 @@ pub use memory::{
 use rustix::process::Resource;
 pub use threads::{TooFewThreads, ensure_threads};
 
-/// The text of an error, with what to do where a limit of the system is its cause.
+/// An error with its causes, and what to do where a limit of the system is one. Many errors name their cause in their own
+/// words already: it is not said again.
 #[must_use]
-pub fn advise(text: String, error: &(dyn Error + 'static)) -> String {
+pub fn told(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        next = cause.source();
+    }
     match explain(error) {
         Some(limit) => format!("{text}: {limit}"),
         None => text,
@@ -84,6 +94,25 @@ fn shown(resource: Resource) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        #[derive(Debug)]
+        struct Full(io::Error);
+        impl std::fmt::Display for Full {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "no space for x: {}; free some", self.0)
+            }
+        }
+        impl Error for Full {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        assert_eq!(told(&Full(io::Error::other("full"))), "no space for x: full; free some");
+        let outer = io::Error::other(Full(io::Error::other("full")));
+        assert_eq!(told(&outer), "no space for x: full; free some");
+    }
 
     #[test]
     fn a_limit_is_found_however_deep_it_lies() {

@@ -51,7 +51,7 @@ pub fn main() -> ExitCode {
     let matches = command.try_get_matches();
     let args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => args,
-        Err(said) => return stdout::finish(manual::answer(&said)),
+        Err(said) => return stdout::finish(manual::answer(said)),
     };
     let _traces = Log {
         program: "vae-worker",
@@ -79,5 +79,5 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 /// An error with its causes, and what to do where a limit of the system is one.
 fn told(error: &anyhow::Error) -> String {
-    limits::advise(format!("{error:#}"), error.as_ref())
+    limits::told(error.as_ref())
 }

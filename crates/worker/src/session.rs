@@ -350,7 +350,7 @@ impl Session {
 /// What a task came to, an error as text.
 async fn flat<T, E: Into<anyhow::Error>>(task: &mut JoinHandle<Result<T, E>>) -> Result<T, String> {
     match task.await {
-        Ok(result) => result.map_err(|error| format!("{:#}", error.into())),
+        Ok(result) => result.map_err(|error| limits::told(error.into().as_ref())),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -77,7 +77,7 @@ fn work(setup: &Setup, trainee: &Trainee) -> Result<()> {
     match writer::try_folders(setup) {
         Err(error) if setup.is_first => return Err(error),
         // Another member may lead for the whole run.
-        Err(error) => tracing::warn!("{error:#}"),
+        Err(error) => tracing::warn!("{}", limits::told(error.as_ref())),
         Ok(()) => {}
     }
     let (mut trainer, arithmetic) = build(setup)?;
