@@ -44,6 +44,18 @@ fn a_finished_run_is_finished_at_once_when_resumed() {
 }
 
 #[test]
+fn a_checkpoint_of_somebody_else_is_not_named_at_the_end() {
+    let place = first_epoch();
+    let foreign = place.run_dir.join("checkpoints/step-00099999.safetensors");
+    fs::write(&foreign, "mine").unwrap();
+    let exit = coordinator_at(&place, "--resume --epochs 2 --spawn").wait().succeeded();
+    let text = exit.text();
+    let named = text.lines().find(|line| line.starts_with("Checkpoint: ")).unwrap();
+    assert!(named.ends_with("checkpoints/step-00000188.safetensors"), "{exit}");
+    assert_eq!(fs::read(foreign).unwrap(), b"mine");
+}
+
+#[test]
 fn a_finished_run_cannot_be_made_shorter() {
     let place = Place::new();
     let flags = format!("{SMALL} --workers 1 --spawn --epochs 2");

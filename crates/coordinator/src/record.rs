@@ -313,7 +313,9 @@ impl Record {
 
     /// What a person reads at the end of a run.
     pub(crate) fn closing_words(&self, run_dir: &RunDir) -> Result<String> {
-        let newest = run_dir.checkpoints().list()?.pop().map(|(_, path)| path);
+        // Later ones are none of this run's.
+        let mut listed = run_dir.checkpoints().list()?.into_iter();
+        let newest = listed.rfind(|(step, _)| *step <= self.steps()).map(|(_, path)| path);
         let mut words = format!("Done: {} steps", self.steps());
         if let Some((_, test)) = self.tested {
             words += &format!(", test loss {:.2} nats per image", test.loss);
