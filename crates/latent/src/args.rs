@@ -46,11 +46,14 @@ pub(crate) enum Command {
     Export(export::Options),
 }
 
-/// Reads a number that is finite and fits; `what` says what fits.
-pub(crate) fn number(text: &str, fits: fn(f32) -> bool, what: &str) -> Result<f32, String> {
+/// Latents beyond this are nowhere near a digit, and layers may overflow at larger ones.
+pub(crate) const LATENT_MAX: f32 = 1e6;
+
+/// Reads a number from a range.
+pub(crate) fn number(text: &str, min: f32, max: f32) -> Result<f32, String> {
     match text.parse::<f32>() {
-        Ok(number) if number.is_finite() && fits(number) => Ok(number),
-        _ => Err(format!("it must be {what}")),
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(format!("must be a number from {min} to {max}")),
     }
 }
 

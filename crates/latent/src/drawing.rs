@@ -9,19 +9,25 @@
 mod grey;
 mod ink;
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{io::Cursor, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use data::PIXELS;
-use image::{DynamicImage, ImageDecoder as _, ImageError, ImageReader, Limits};
+use image::{
+    DynamicImage, GrayAlphaImage, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits,
+};
 use picture::SIDE;
 
 use grey::Grey;
+
+use crate::input;
 
 /// The larger side of a digit in its frame.
 const DIGIT: f64 = 20.0;
 /// A picture with more pixels is none of a digit.
 const PIXELS_MAX: u64 = 100 << 20;
+/// Bytes of a file that are read at the most.
+const FILE_BYTES_MAX: u64 = 512 << 20;
 /// Bytes that a decoder may take: three channels of 16 bits.
 const DECODER_BYTES_MAX: u64 = 6 * PIXELS_MAX;
 /// Pixels of the larger side of a picture while it is worked on; a larger one is shrunk.
@@ -32,21 +38,33 @@ const CONTRAST_MIN: f32 = 0.1;
 /// Reads a PNG or JPEG file as 784 grey levels, light on dark.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     let shown = path.display();
-    let grey = decode(path).with_context(|| format!("cannot read the picture {shown}"))?;
+    let image = decode(path).with_context(|| format!("cannot read the picture {shown}"))?;
+    let is_opaque = image.pixels().all(|pixel| pixel.0[1] == u8::MAX);
+    // Transparent is as white paper, or as a blackboard where all ink is white.
     let digit =
-        as_it_is(&grey).or_else(|| ink::of(&grey.shrunk(WORKING_SIDE)).map(|ink| centre(&ink)));
+        digit(&on(&image, 1.0)).or_else(|| if is_opaque { None } else { digit(&on(&image, 0.0)) });
     let levels = digit.with_context(|| {
-        format!("there is nothing on the picture {shown}: it is all of one colour, or nearly")
+        format!(
+            "there is nothing on the picture {shown}: it is all of one colour, or nothing on it is \
+             much darker or lighter than the rest"
+        )
     })?;
     Ok(levels.into_iter().map(|level| (level.clamp(0.0, 1.0) * 255.0).round() as u8).collect())
 }
 
-fn decode(path: &Path) -> Result<Grey> {
+fn digit(grey: &Grey) -> Option<Vec<f32>> {
+    as_it_is(grey).or_else(|| ink::of(&grey.shrunk(WORKING_SIDE)).map(|ink| centre(&ink)))
+}
+
+fn decode(path: &Path) -> Result<GrayAlphaImage> {
+    let bytes = input::read(path, FILE_BYTES_MAX)?;
     // The content says what it is, not the ending.
-    let file = BufReader::new(File::open(path)?);
-    let mut reader = ImageReader::new(file).with_guessed_format()?;
-    if reader.format().is_none() {
-        bail!("it is neither PNG nor JPEG");
+    let mut reader = ImageReader::new(Cursor::new(&bytes[..])).with_guessed_format()?;
+    let Some(format) = reader.format() else {
+        bail!("it is neither PNG nor JPEG: save it as one of these");
+    };
+    if format == ImageFormat::Jpeg && is_cut_off(&bytes) {
+        bail!("the file ends before the picture does: copy it anew");
     }
     let mut limits = Limits::default();
     limits.max_alloc = Some(DECODER_BYTES_MAX);
@@ -61,21 +79,43 @@ fn decode(path: &Path) -> Result<Grey> {
     let orientation = decoder.orientation().map_err(explained)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(explained)?;
     image.apply_orientation(orientation);
-    let image = image.into_luma_alpha8();
+    Ok(image.into_luma_alpha8())
+}
+
+/// The picture with paper of some level below it.
+fn on(image: &GrayAlphaImage, paper: f32) -> Grey {
     let (width, height) = (image.width() as usize, image.height() as usize);
-    // Transparent is as white paper.
     let level = |[level, alpha]: &[u8; 2]| {
         let [level, alpha] = [level, alpha].map(|value| f32::from(*value) / 255.0);
-        level.mul_add(alpha, 1.0 - alpha)
+        level.mul_add(alpha, paper * (1.0 - alpha))
     };
     let pixels = image.as_raw().as_chunks::<2>().0.iter().map(level).collect();
-    Ok(Grey { width, height, pixels })
+    Grey { width, height, pixels }
+}
+
+/// Whether a JPEG file ends within its picture. A decoder makes up the rest and says nothing.
+fn is_cut_off(jpeg: &[u8]) -> bool {
+    const END: [u8; 2] = [0xff, 0xd9];
+    // Behind the mark of the file. Segments say how long they are, up to the first with pixels; a small picture in one
+    // of them has an end of its own.
+    let mut at = 2;
+    loop {
+        match jpeg.get(at..) {
+            Some([0xff, 0xff, ..]) => at += 1,
+            Some([0xff, 0xda, pixels @ ..]) => return !pixels.windows(2).any(|pair| pair == END),
+            Some([0xff, _, high, low, ..]) => {
+                at += 2 + usize::from(u16::from_be_bytes([*high, *low]));
+            }
+            // The decoder has more to say about it.
+            _ => return false,
+        }
+    }
 }
 
 fn explained(error: ImageError) -> anyhow::Error {
     match error {
         ImageError::Unsupported(error) => {
-            anyhow::anyhow!("it is neither PNG nor JPEG, or one of a rare kind ({error})")
+            anyhow::anyhow!("save it as an ordinary PNG or JPEG file ({error})")
         }
         error => error.into(),
     }
@@ -236,6 +276,30 @@ mod tests {
     }
 
     #[test]
+    fn a_photograph_that_is_cut_off_is_no_picture() {
+        let bytes = jpeg(photograph(true), None);
+        for len in [bytes.len() - 2, bytes.len() / 2] {
+            let error = format!("{:#}", written("photo.jpg", &bytes[..len]).unwrap_err());
+            assert!(error.contains("ends before the picture does"), "{error}");
+        }
+        // Some telephones put a film behind the picture.
+        assert_is_the_bar(&written("photo.jpg", &[&bytes[..], b"film"].concat()).unwrap());
+    }
+
+    #[test]
+    fn ink_on_nothing_is_seen_in_either_colour() {
+        for level in [0, 255] {
+            let mut image = GrayAlphaImage::from_pixel(300, 200, image::LumaA([level, 0]));
+            for (x, y) in (20..120).flat_map(|y| (30..50).map(move |x| (x, y))) {
+                image.put_pixel(x, y, image::LumaA([level, 255]));
+            }
+            let mut bytes = Vec::new();
+            image.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png).unwrap();
+            assert_is_the_bar(&written("ink.png", &bytes).unwrap());
+        }
+    }
+
+    #[test]
     fn dust_moves_no_digit() {
         let mut canvas = bar([240; 3], [30; 3]);
         for (x, y) in [(290, 190), (150, 5), (5, 180), (200, 100)] {
@@ -267,7 +331,8 @@ mod tests {
         for side in [1, 5, 28, 29, 100, 2000] {
             for level in [0, 1, 128, 254, 255] {
                 let error = png(&Canvas::new(side, side, [level; 3])).unwrap_err().to_string();
-                let expected = "digit.png: it is all of one colour, or nearly";
+                let expected = "digit.png: it is all of one colour, or nothing on it is much darker or \
+                                lighter than the rest";
                 assert!(
                     error.starts_with("there is nothing on the picture")
                         && error.ends_with(expected),
@@ -291,6 +356,6 @@ mod tests {
             );
         }
         let error = format!("{:#}", written("a.png", b"no picture").unwrap_err());
-        assert!(error.ends_with("it is neither PNG nor JPEG"), "{error}");
+        assert!(error.ends_with("it is neither PNG nor JPEG: save it as one of these"), "{error}");
     }
 }

@@ -12,6 +12,7 @@ mod commands;
 mod drawing;
 mod environment;
 mod features;
+mod input;
 mod logistic;
 mod mixture;
 mod onnx;
@@ -61,12 +62,12 @@ fn run() -> ExitCode {
         Args::from_arg_matches(&matches)
     }) {
         Ok(args) => args,
-        Err(said) => return manual::answer(&said),
+        Err(said) => return manual::answer(said),
     };
     match args.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let text = limits::advise(format!("{error:#}"), error.as_ref());
+            let text = limits::told(error.as_ref());
             output::complain(&format!("error: {text}"));
             ExitCode::FAILURE
         }

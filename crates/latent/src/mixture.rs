@@ -11,7 +11,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    output,
+    input, output,
     pca::floats,
     threads,
     trained::{Purpose, normals},
@@ -164,9 +164,7 @@ impl Mixture {
     /// Reads a file that [`Mixture::to_bytes`] has made for this model.
     pub(crate) fn read(path: &Path, model_sha256: &str, dim: usize) -> Result<Self> {
         let shown = path.display();
-        let size = std::fs::metadata(path).with_context(|| format!("cannot read {shown}"))?.len();
-        ensure!(size <= FILE_BYTES_MAX, "{shown} is too large for a mixture");
-        let bytes = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+        let bytes = input::read(path, FILE_BYTES_MAX)?;
         let (_, header) = SafeTensors::read_metadata(&bytes)
             .with_context(|| format!("{shown} is not a mixture"))?;
         let model = header.metadata().as_ref().and_then(|metadata| metadata.get(MODEL));

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         OnceLock,
@@ -125,6 +126,7 @@ impl Output {
         let folder = folder.unwrap_or(Path::new("."));
         ensure!(folder.is_dir(), "cannot write {shown}: there is no folder {}", folder.display());
         refuse_unnamed(path)?;
+        ensure!(path != Path::new("-"), "cannot write -: standard output is called /dev/stdout");
         let format = match kind.format(path) {
             Some(format) => format,
             // Devices and pipes have the names that they have.
@@ -137,6 +139,21 @@ impl Output {
             IS_STDOUT_AN_OUTPUT.store(true, Ordering::Relaxed);
         }
         Ok(Self { path: path.into(), format })
+    }
+
+    /// Refuses a place that the command reads from: what is there would be lost.
+    pub(crate) fn is_no_input<'a>(&self, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+        let file = |path: &Path| {
+            let there = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+            Some((there.dev(), there.ino()))
+        };
+        let Some(own) = file(&self.path) else { return Ok(()) };
+        ensure!(
+            inputs.into_iter().all(|input| file(input) != Some(own)),
+            "cannot write {}: it is read from, and what is there would be lost; name another file",
+            self.path.display()
+        );
+        Ok(())
     }
 
     /// A file of a folder that this program has made.

@@ -1,6 +1,9 @@
 //! A digit that a person names: by its label, by its place in the test set, or as a picture.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::builder::{OsStringValueParser, TypedValueParser as _, ValueParser, ValueParserFactory};
@@ -41,6 +44,14 @@ impl Pick {
             Ok(label) if label < 0 => Err(format!("there is no digit {label}")),
             Ok(label) => Err(format!("there is no digit {label}; a test image is test:{label}")),
             Err(_) => Ok(Self::Picture(what.into())),
+        }
+    }
+
+    /// The file, where it is one.
+    pub(crate) fn picture(&self) -> Option<&Path> {
+        match self {
+            Self::Picture(path) => Some(path),
+            Self::Label(_) | Self::Index(_) => None,
         }
     }
 

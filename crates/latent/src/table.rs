@@ -15,7 +15,7 @@ use data::Images;
 
 pub(crate) use npy::array;
 
-use crate::{output::TABLE, trained::Latents};
+use crate::{input, output::TABLE, trained::Latents};
 
 /// Bytes of a table that are read at the most.
 const FILE_BYTES_MAX: u64 = 4 << 30;
@@ -62,7 +62,7 @@ pub(crate) fn check(path: &Path) -> Result<&'static str> {
 pub(crate) fn read(path: &Path, dim: usize) -> Result<Vec<f32>> {
     let format = check(path)?;
     let shown = path.display();
-    let bytes = fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+    let bytes = input::read(path, FILE_BYTES_MAX)?;
     let means = match format {
         "parquet" => parquet::read(bytes, dim),
         "csv" => csv::read(&bytes, dim),

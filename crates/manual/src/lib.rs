@@ -16,7 +16,10 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Command;
+use clap::{
+    Command,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
@@ -58,12 +61,23 @@ pub fn on_request(command: Command, variables: &[Variable]) -> Option<ExitCode> 
 /// Prints what the parser has to say: help and version on standard output, a mistake with the
 /// usage on standard error. Gives the exit code that belongs to it.
 #[must_use]
-pub fn answer(said: &clap::Error) -> ExitCode {
+pub fn answer(mut said: clap::Error) -> ExitCode {
+    tell_of_dashes(&mut said);
     let printed = said.print();
     if !said.use_stderr() {
         let _told_at_the_end = stdout::printed(printed);
     }
     ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(u8::MAX))
+}
+
+/// Says how a value is given that begins with a dash, such as the name of a file: it was taken for flags of one letter.
+fn tell_of_dashes(said: &mut clap::Error) {
+    let Some(ContextValue::String(argument)) = said.get(ContextKind::InvalidArg) else { return };
+    let is_short = argument.starts_with('-') && !argument.starts_with("--");
+    if said.kind() == ErrorKind::UnknownArgument && is_short {
+        let tip = "a value that begins with a dash follows its flag after `=`: --flag=-value";
+        said.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
 }
 
 fn requested(arguments: Vec<std::ffi::OsString>) -> Option<PathBuf> {
@@ -154,6 +168,20 @@ mod tests {
             let text = fs::read_to_string(folder.path().join(COMPLETIONS).join(file)).unwrap();
             assert!(text.contains("size"), "{file}");
         }
+    }
+
+    #[test]
+    fn a_value_that_begins_with_a_dash_is_explained() {
+        let command = || Command::new("whole").arg(Arg::new("output").long("output"));
+        let said = |line: &str| {
+            let mut said = command().try_get_matches_from(line.split(' ')).unwrap_err();
+            tell_of_dashes(&mut said);
+            said.to_string()
+        };
+        let tip = "tip: a value that begins with a dash";
+        assert!(said("whole --output -x.png").contains(tip), "{}", said("whole --output -x.png"));
+        assert!(!said("whole --outptu x.png").contains(tip));
+        assert!(command().try_get_matches_from(["whole", "--output=-x.png"]).is_ok());
     }
 
     #[test]

@@ -111,7 +111,7 @@ fn main() -> ExitCode {
     let matches = manual::complete(Args::command(), &[]).try_get_matches();
     let args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => args,
-        Err(said) => return stdout::finish(manual::answer(&said)),
+        Err(said) => return stdout::finish(manual::answer(said)),
     };
     let outcome = interrupt::install().and_then(|()| match args.command {
         Command::Setup(options) => setup::run(&options).map(|()| child::SUCCESS),

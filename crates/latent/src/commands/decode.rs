@@ -30,6 +30,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let output = Output::new(&options.output, DIGITS)?;
+    output.is_no_input([&*options.input])?;
     table::check(&options.input)?;
     let mut trained = options.source.trained()?;
     let z = table::read(&options.input, trained.dim())?;

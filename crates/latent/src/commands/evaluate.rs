@@ -1,7 +1,6 @@
 //! `vae evaluate`: how good a model is, in numbers that can be compared.
 
 use anyhow::Result;
-use clap::builder::RangedU64ValueParser;
 use config::{Binarize, Likelihood};
 use data::{Mnist, PIXELS};
 use serde::Serialize;
@@ -22,7 +21,7 @@ const ACTIVE_MIN: f64 = 0.01;
 const SAMPLES: usize = 1_000;
 const CLASS_MIN: usize = 10;
 const CLASSES: usize = 10;
-const IMPORTANCE_SAMPLES_MAX: u64 = 1_000_000;
+const IMPORTANCE_SAMPLES_MAX: usize = 1_000_000;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -30,7 +29,7 @@ pub(crate) struct Options {
     source: Source,
     /// Latents an image for the log-likelihood; 0 to leave it out, which saves minutes
     #[arg(long, default_value_t = 5_000, value_name = "K",
-          value_parser = RangedU64ValueParser::<usize>::new().range(0..=IMPORTANCE_SAMPLES_MAX))]
+          value_parser = manual::whole(0..=IMPORTANCE_SAMPLES_MAX))]
     importance_samples: usize,
     /// Leave out the linear readers of features, and the diversity that one of them judges
     #[arg(long)]
@@ -40,7 +39,7 @@ pub(crate) struct Options {
     json: bool,
     /// Key of the latents' noise [default: the run's seed, which gives the test loss that training
     /// printed at this step]
-    #[arg(long)]
+    #[arg(long, value_parser = manual::whole(0..=u64::MAX))]
     seed: Option<u64>,
 }
 

@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use clap::builder::RangedU64ValueParser;
+use anyhow::{Result, ensure};
 
 use crate::{
     args::Source,
@@ -14,7 +13,7 @@ use crate::{
 
 /// The file's name in the model's folder.
 const NAME: &str = "gmm.safetensors";
-const COMPONENTS_MAX: u64 = 1_000;
+const COMPONENTS_MAX: usize = 1_000;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -32,28 +31,36 @@ pub(crate) struct Options {
 pub(crate) struct Fit {
     /// Components of the mixture
     #[arg(long, default_value_t = 30, value_name = "N",
-          value_parser = RangedU64ValueParser::<usize>::new().range(1..=COMPONENTS_MAX))]
+          value_parser = manual::whole(1..=COMPONENTS_MAX))]
     components: usize,
     /// Key of the latents' noise and of where the search begins
-    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    #[arg(long, default_value_t = 0, value_name = "SEED",
+          value_parser = manual::whole(0..=u64::MAX))]
     fit_seed: u64,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     // Refused before a checkpoint is read.
-    let named = options.output.as_deref().map(|path| Output::new(path, MIXTURE)).transpose()?;
+    let named = options.output.as_deref().map(at).transpose()?;
     let mut trained = options.source.trained()?;
     let output = match named {
         Some(output) => output,
-        None => {
-            let path = default_path(&trained);
-            disk::refuse_foreign(&path, MARK)?;
-            Output::new(&path, MIXTURE)?
-        }
+        None => at(&default_path(&trained))?,
     };
     let mixture = options.fit.run(&options.source, &mut trained)?;
     let what = format!("a mixture of {} components", options.fit.components);
     output.write(&mixture.to_bytes(&trained.sha256)?, &what)
+}
+
+/// A place for a mixture: not one where a checkpoint or another model is, which has the same ending.
+fn at(path: &Path) -> Result<Output> {
+    let output = Output::new(path, MIXTURE)?;
+    ensure!(
+        disk::refuse_foreign(path, MARK).is_ok(),
+        "{} is there already and is no mixture, so it stays: name another file with --output",
+        path.display()
+    );
+    Ok(output)
 }
 
 impl Fit {

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use clap::builder::RangedU64ValueParser;
 use data::PIXELS;
 use picture::{Align, BLACK, Canvas, SIDE, WHITE};
 
@@ -13,7 +12,7 @@ use crate::{
     pick::{Pick, unlabelled},
 };
 
-const STEPS_MAX: u64 = 200;
+const STEPS_MAX: usize = 200;
 const ZOOM: usize = 2;
 const CELL: usize = SIDE * ZOOM;
 /// What the rows are called, left of them.
@@ -40,7 +39,7 @@ pub(crate) struct Options {
     to: Pick,
     /// Digits on the way, both ends included
     #[arg(long, default_value_t = 12, value_name = "N",
-          value_parser = RangedU64ValueParser::<usize>::new().range(2..=STEPS_MAX))]
+          value_parser = manual::whole(2..=STEPS_MAX))]
     steps: usize,
     /// The picture, a PNG file
     #[arg(long, default_value = "interpolation.png", value_name = "FILE")]
@@ -53,6 +52,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { source, from, to, steps, output, gif } = options;
     let output = Output::new(output, PICTURE)?;
+    output.is_no_input([from, to].into_iter().filter_map(Pick::picture))?;
     let gif = gif.as_deref().map(|path| Output::new(path, ANIMATION)).transpose()?;
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::builder::RangedU64ValueParser;
 use data::{Images, PIXELS};
 use picture::{Align, BLACK, Canvas, GREY, SIDE, WHITE};
 
@@ -26,7 +25,7 @@ const NAME_MAX: usize = 20;
 const FOOT: &str = "image, reconstruction, nats";
 /// Between pairs.
 const GAP: usize = 6;
-const COUNT_MAX: u64 = 1_000;
+const COUNT_MAX: usize = 1_000;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -34,7 +33,7 @@ pub(crate) struct Options {
     source: Source,
     /// Test images to show, from the first
     #[arg(long, default_value_t = 20, value_name = "N",
-          value_parser = RangedU64ValueParser::<usize>::new().range(1..=COUNT_MAX))]
+          value_parser = manual::whole(1..=COUNT_MAX))]
     count: usize,
     /// Pictures of your own instead, PNG or JPEG files of any size, drawn or photographed: the
     /// background is subtracted, and the digit scaled and centred as in MNIST
@@ -44,13 +43,14 @@ pub(crate) struct Options {
     #[arg(long, default_value = "reconstructions.png", value_name = "FILE")]
     output: PathBuf,
     /// Key of the latents' noise
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = manual::whole(0..=u64::MAX))]
     seed: u64,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { source, count, input, output, seed } = options;
     let output = Output::new(output, PICTURE)?;
+    output.is_no_input(input.iter().map(PathBuf::as_path))?;
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
     let images = if input.is_empty() {

@@ -3,18 +3,18 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{ValueEnum, builder::RangedU64ValueParser};
+use clap::ValueEnum;
 use picture::Canvas;
 
 use crate::{
-    args::{Source, number},
+    args::{LATENT_MAX, Source, number},
     commands::fit_gmm::{self, Fit},
     output::{Output, PICTURE},
     trained::{Purpose, normals},
 };
 
 /// More would not fit a picture that can be looked at.
-const COUNT_MAX: u64 = 10_000;
+const COUNT_MAX: usize = 10_000;
 /// Each pixel becomes a square of this many.
 const ZOOM: usize = 2;
 
@@ -24,13 +24,13 @@ pub(crate) struct Options {
     source: Source,
     /// Digits to draw
     #[arg(long, default_value_t = 64, value_name = "N",
-          value_parser = RangedU64ValueParser::<usize>::new().range(1..=COUNT_MAX))]
+          value_parser = manual::whole(1..=COUNT_MAX))]
     count: usize,
     /// The picture, a PNG file
     #[arg(long, default_value = "samples.png", value_name = "FILE")]
     output: PathBuf,
     /// Key of the latents; another seed draws other digits
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = manual::whole(0..=u64::MAX))]
     seed: u64,
     /// Standard deviation of the latents, in those of the sampler: less is more typical
     #[arg(long, default_value_t = 1.0, value_name = "FACTOR", value_parser = temperature)]
@@ -54,7 +54,7 @@ enum Sampler {
 }
 
 fn temperature(text: &str) -> Result<f32, String> {
-    number(text, |value| value >= 0.0, "a number that is not negative")
+    number(text, 0.0, LATENT_MAX)
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {

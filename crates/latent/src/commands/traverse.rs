@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::builder::RangedU64ValueParser;
 use picture::{Align, BLACK, Canvas, GREY, SIDE, WHITE};
 
 use crate::{
-    args::{Source, number},
+    args::{LATENT_MAX, Source, number},
     output::{Output, PICTURE},
     pick::{Pick, unlabelled},
 };
 
-const STEPS_MAX: u64 = 200;
+const STEPS_MAX: usize = 200;
+/// A smaller step changes no digit.
+const RANGE_MIN: f32 = 1e-6;
 const ZOOM: usize = 2;
 const CELL: usize = SIDE * ZOOM;
 /// What stands above the dimensions' names, left of their strips.
@@ -31,7 +32,7 @@ pub(crate) struct Options {
     from: Pick,
     /// Digits a strip
     #[arg(long, default_value_t = 11, value_name = "N",
-          value_parser = RangedU64ValueParser::<usize>::new().range(2..=STEPS_MAX))]
+          value_parser = manual::whole(2..=STEPS_MAX))]
     steps: usize,
     /// The value that the dimension takes at either end of its strip
     #[arg(long, default_value_t = 3.0, value_name = "VALUE", value_parser = range)]
@@ -42,12 +43,13 @@ pub(crate) struct Options {
 }
 
 fn range(text: &str) -> Result<f32, String> {
-    number(text, |value| value > 0.0, "a positive number")
+    number(text, RANGE_MIN, LATENT_MAX)
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { source, from, steps, range, output } = options;
     let output = Output::new(output, PICTURE)?;
+    output.is_no_input(from.picture())?;
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
     let start = trained.encode(&unlabelled(from.pixels(&test)?)?).mean;

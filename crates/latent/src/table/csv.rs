@@ -28,8 +28,7 @@ pub(super) fn write(table: &Table<'_>) -> Result<Vec<u8>> {
 pub(super) fn read(bytes: &[u8], dim: usize) -> Result<Vec<f32>> {
     let text = std::str::from_utf8(bytes).context("it is no text in UTF-8")?;
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    // numpy.savetxt puts a comment sign before its header.
-    let text = text.strip_prefix('#').map_or(text, str::trim_start);
+    let text = uncommented(text);
     let delimiter = delimiter(text.lines().next().context("it is empty")?, dim);
     let mut reader = ReaderBuilder::new();
     let reader = reader.delimiter(delimiter).has_headers(false).flexible(true).trim(Trim::All);
@@ -51,6 +50,21 @@ pub(super) fn read(bytes: &[u8], dim: usize) -> Result<Vec<f32>> {
         row(&record?, &names, &places, &mut means)?;
     }
     Ok(means)
+}
+
+/// The table below a header as numpy.savetxt writes it, a comment sign before each line: the last of these lines may be
+/// the names of the columns.
+fn uncommented(text: &str) -> &str {
+    let (mut last, mut rest) = (None, text);
+    while let Some(line) = rest.strip_prefix('#') {
+        last = Some(line.trim_start());
+        rest = line.split_once('\n').map_or("", |(_, rest)| rest);
+    }
+    let is_name = |field: &str| field.trim_matches('"').starts_with("mean_");
+    let delimiters = DELIMITERS.map(char::from);
+    let has_names =
+        |from: &&str| from.lines().next().is_some_and(|line| line.split(delimiters).any(is_name));
+    last.filter(has_names).unwrap_or(rest)
 }
 
 /// What parts a line's fields: the sign that gives enough of them.
@@ -104,6 +118,9 @@ mod tests {
             "5.000000000000000000e-01 -1.250000000000000000e+00\n1e-03 2.0e+00\n",
             "0.5,-1.25\n0.001,2.0\n",
             "# mean_0,mean_1\n0.5,-1.25\n0.001,2.0\n",
+            "# drawn by hand\n0.5 -1.25\n0.001 2.0\n",
+            "# drawn by hand, twice\n# mean_1 mean_0\n-1.25 0.5\n2.0 0.001\n",
+            "# mean_0 and so on\n# drawn by hand\n0.5 -1.25\n0.001 2.0\n",
         ] {
             assert_eq!(read(text.as_bytes(), 2).unwrap(), MEANS, "{text:?}");
         }

@@ -126,26 +126,55 @@ fn arguments_are_answered_with_the_usage() {
 fn numbers() {
     let (place, model) = (Place::new(), model());
     for (command, expected) in [
-        ("sample --count 0", "0 is not in 1..=10000"),
+        ("sample --count 0", "'0' for '--count <N>': must be a whole number from 1 to 10000"),
         ("sample --count many", "many"),
         ("sample --count -3", "invalid value '-3' for '--count <N>'"),
         ("sample --seed -1", "invalid value '-1' for '--seed <SEED>'"),
-        (
-            "sample --temperature -1",
-            "'--temperature <FACTOR>': it must be a number that is not neg",
-        ),
-        ("sample --temperature nan", "must be a number that is not negative"),
-        ("reconstruct --count 0", "0 is not in 1..=1000"),
-        ("interpolate --from 1 --to 2 --steps 1", "1 is not in 2..=200"),
-        ("traverse --steps 0", "0 is not in 2..=200"),
-        ("traverse --range 0", "must be a positive number"),
+        ("sample --seed -1", "must be a whole number from 0 to 18446744073709551615"),
+        ("sample --temperature -1", "'--temperature <FACTOR>': must be a number from 0 to 1000000"),
+        ("sample --temperature nan", "must be a number from 0 to 1000000"),
+        ("sample --temperature 3e38", "must be a number from 0 to 1000000"),
+        ("traverse --range inf", "to 1000000"),
+        ("sample --output -x.png", "follows its flag after `=`"),
+        ("reconstruct --count 0", "must be a whole number from 1 to 1000"),
+        ("interpolate --from 1 --to 2 --steps 1", "must be a whole number from 2 to 200"),
+        ("traverse --steps 0", "must be a whole number from 2 to 200"),
+        ("traverse --range 0", "must be a number from 0.000001"),
         ("traverse --range -2.5", "invalid value '-2.5' for '--range <VALUE>'"),
-        ("fit-gmm --components 0", "0 is not in 1..=1000"),
+        ("fit-gmm --components 0", "must be a whole number from 1 to 1000"),
         ("evaluate --importance-samples -3", "invalid value '-3' for '--importance-samples <K>'"),
     ] {
         let message = place.misused(&format!("{command} {model}"));
         assert!(message.contains(expected), "{command}: {message}");
     }
+}
+
+/// What a command reads from is not what it writes to.
+#[test]
+fn an_output_that_is_an_input() {
+    let place = Place::new();
+    place.vae("encode --output z.npy");
+    place.vae("sample --count 1 --output digit.png");
+    std::os::unix::fs::symlink("digit.png", place.path("link.png")).unwrap();
+    fs::hard_link(place.path("z.npy"), place.path("same.npy")).unwrap();
+    let (_, checkpoint) =
+        checkpoint::Directory::open(run_dir().join("checkpoints")).list().unwrap().pop().unwrap();
+    fs::copy(checkpoint, place.path("model.safetensors")).unwrap();
+    let inputs = ["z.npy", "digit.png", "model.safetensors"];
+    let before = inputs.map(|file| place.read(file));
+    for (command, expected) in [
+        ("decode --input z.npy --output z.npy", "cannot write z.npy: it is read from"),
+        ("decode --input z.npy --output same.npy", "it is read from"),
+        ("reconstruct --input digit.png --output link.png", "it is read from"),
+        ("interpolate --from 3 --to digit.png --output ./digit.png", "it is read from"),
+        ("traverse --from digit.png --output digit.png", "it is read from"),
+        ("fit-gmm --output model.safetensors", "and is no mixture, so it stays"),
+        ("sample --output -", "standard output is called /dev/stdout"),
+    ] {
+        let message = place.refused(&format!("{command} --checkpoint model.safetensors"));
+        assert!(message.contains(expected), "{command}: {message}");
+    }
+    assert_eq!(inputs.map(|file| place.read(file)), before);
 }
 
 #[test]

@@ -127,7 +127,8 @@ fn empty_pictures_have_one_answer() {
         fs::write(place.path(&name), canvas.png().unwrap()).unwrap();
         let model = format!("--checkpoint {}", run_dir().display());
         let expected = format!(
-            "error: there is nothing on the picture {name}: it is all of one colour, or nearly\n"
+            "error: there is nothing on the picture {name}: it is all of one colour, or nothing on \
+             it is much darker or lighter than the rest\n"
         );
         for command in
             [format!("reconstruct --input {name}"), format!("interpolate --from {name} --to 3")]
