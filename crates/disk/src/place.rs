@@ -20,7 +20,7 @@ pub(crate) enum Place {
     /// A temporary file, which gets this name, links followed.
     Beside(NamedTempFile, PathBuf),
     /// A regular file that has to keep its inode: it has other names, or its folder takes in no file.
-    InPlace(File),
+    Direct(File),
     /// A device, a pipe, or an output of this process.
     Stream,
 }
@@ -80,14 +80,14 @@ impl Place {
         let file = File::options().write(true).open(path)?;
         let target = fs::canonicalize(path)?;
         if there.nlink() > 1 {
-            return Ok(Place::InPlace(file));
+            return Ok(Place::Direct(file));
         }
         match temporary(folder_of(&target)) {
             Ok(beside) if take_after(beside.as_file(), &there).is_ok() => {
                 Ok(Place::Beside(beside, target))
             }
-            Ok(_) => Ok(Place::InPlace(file)),
-            Err(error) if is_closed(&error) => Ok(Place::InPlace(file)),
+            Ok(_) => Ok(Place::Direct(file)),
+            Err(error) if is_closed(&error) => Ok(Place::Direct(file)),
             Err(error) => Err(error),
         }
     }
@@ -149,7 +149,7 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 /// Why it could not.
 pub fn try_write(path: &Path) -> Result<(), DiskError> {
     let tried = || match Place::of(path)? {
-        Place::Beside(..) | Place::InPlace(_) => Ok(()),
+        Place::Beside(..) | Place::Direct(_) => Ok(()),
         // Not opened: a pipe would wait for a reader.
         Place::Stream => Ok(rustix::fs::access(path, Access::WRITE_OK)?),
     };

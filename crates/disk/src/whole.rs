@@ -52,7 +52,7 @@ impl<'a> Draft<'a> {
             Place::Beside(file, _) => {
                 sync_file(file.as_file(), &self.path).map_err(DiskError::write(&self.path))
             }
-            Place::InPlace(_) | Place::Stream => Ok(()),
+            Place::Direct(_) | Place::Stream => Ok(()),
         }
     }
 
@@ -74,7 +74,7 @@ impl<'a> Draft<'a> {
                 }
                 Err(persist) => Err(persist.error),
             },
-            Place::InPlace(file) => fill(file, &path, bytes),
+            Place::Direct(file) => fill(file, &path, bytes),
             Place::Stream => place::open_stream(&path).and_then(|mut stream| {
                 // What this process has said before comes before.
                 io::stdout().flush()?;

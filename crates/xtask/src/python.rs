@@ -128,7 +128,7 @@ struct Progress {
 
 impl Progress {
     fn watch(folder: &Path) -> Self {
-        println!("  by pip, {}", way(|name| env::var(name).ok()));
+        stdout::say!("  by pip, {}", way(|name| env::var(name).ok()));
         if io::stdout().is_terminal() {
             return Self { running: None };
         }
@@ -137,7 +137,7 @@ impl Progress {
             PROGRESS_INTERVAL,
             move || folders.iter().map(|f| bytes_in(f)).sum(),
             |line| {
-                println!("{line}");
+                stdout::say!("{line}");
             },
         )
     }
