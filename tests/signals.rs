@@ -199,6 +199,25 @@ fn a_second_sighup_is_not_impatience() {
     resumes_to_the_same_bits(&place, 2);
 }
 
+/// Workers that are still starting know nothing of the run's end, and would look for a coordinator
+/// that is gone.
+#[test]
+fn workers_that_have_not_joined_hold_nobody_up() {
+    let place = Place::new();
+    let mut coordinator = coordinator_at(&place, &format!("{SMALL} --workers 2 --spawn"));
+    coordinator.wait_for_line("Listening on ");
+    let id = coordinator.id();
+    coordinator.wait_until("both are started", || descendants(id).len() == 2);
+    let workers = descendants(id);
+    for worker in &workers {
+        kill_process(*worker, Signal::STOP).unwrap();
+    }
+    coordinator.signal(Signal::INT);
+    let exit = coordinator.wait().exited_with(130);
+    assert!(workers.iter().all(is_gone), "{exit}");
+    assert!(!exit.text().contains("did not exit"), "{exit}");
+}
+
 fn is_gone(process: &Pid) -> bool {
     test_kill_process(*process).is_err()
 }

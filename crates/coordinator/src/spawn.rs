@@ -274,8 +274,12 @@ impl Children {
     }
 
     /// Waits, within a bound, for all workers to exit and to have said all; what is left then, or
-    /// when signals say that nothing is to be waited for, is killed.
+    /// when signals say that nothing is to be waited for, is killed. Those that have never joined
+    /// are killed at once: they have nothing to save, and would go on looking for a coordinator.
     pub(crate) async fn finish(mut self, mut asked: watch::Receiver<Asked>) {
+        for slot in self.slots.iter_mut().filter(|slot| !slot.has_joined) {
+            let _exited = slot.kill.take().map(|kill| kill.send(()));
+        }
         let is_impatient = async {
             // Without a sender there is no impatience, either.
             if asked.wait_for(Asked::is_impatient).await.is_err() {
