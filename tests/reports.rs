@@ -80,7 +80,9 @@ fn a_run_that_begins_with_fewer_workers_says_so() {
     let flags = format!("{SMALL} --workers 2 --epochs 1 --join-timeout-seconds 7");
     let mut fleet = Fleet::without_workers(&place, &flags);
     fleet.add("--threads 1");
-    fleet.coordinator.wait_for_line("Waiting for workers: 1 of 2 are ready; 1 will do in ");
+    fleet
+        .coordinator
+        .wait_for_line("Waiting for workers: 1 of 2 are ready; the run begins with 1 in ");
     fleet.coordinator.wait_for_line("Beginning with 1 of 2 workers after 7 s");
     fleet.completed();
     let begun = &place.events("begun_with_fewer")[0];

@@ -287,9 +287,12 @@ impl<'a> Control<'a> {
     fn begin(&mut self) {
         let past = self.launch.history.past();
         if !past.members.is_empty() {
-            let members = past.members.len();
+            let members = match past.members.len() {
+                1 => "1 worker".to_owned(),
+                several => format!("{several} workers"),
+            };
             self.console.line(&format!(
-                "Waiting for {members} workers of generation {} to come back",
+                "Waiting for {members} of generation {} to come back",
                 past.generation
             ));
         }

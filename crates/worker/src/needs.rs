@@ -26,7 +26,11 @@ pub(crate) fn check(threads: Option<u32>) -> Result<()> {
 pub(crate) fn check_run(config: &RunConfig) -> Result<()> {
     let others = u64::from(config.operation.workers.saturating_sub(1));
     limits::ensure_descriptors(
-        &format!("a worker with {others} others"),
+        &match others {
+            0 => "a worker".to_owned(),
+            1 => "a worker with 1 other".to_owned(),
+            _ => format!("a worker with {others} others"),
+        },
         OWN_DESCRIPTORS + DESCRIPTORS_PER_MEMBER * others,
     )?;
     let needed = config.training.memory_bytes();

@@ -151,10 +151,10 @@ impl Control<'_> {
                 };
                 let then = match (needed_later, ready) {
                     (later, ready) if later < needed && ready >= later => {
-                        format!("{ready} will do in {}", seconds(left))
+                        format!("the run begins with {ready} in {}", seconds(left))
                     }
                     (later, _) if later < needed => {
-                        format!("giving up in {} with less than {later}", seconds(left))
+                        format!("giving up in {} if fewer than {later} are", seconds(left))
                     }
                     _ => format!("giving up in {}", seconds(left)),
                 };
