@@ -58,9 +58,11 @@ pub(super) const CRATES: &[Crate] = &[
     // Training.
     row(3, "vae",         &["config", "data", "model"]),
     row(3, "trainer",     &["collective", "config", "crashpoint", "data", "model"]),
-    row(2, "model",       &["collective", "config", "data"]),
+    row(2, "model",       &["collective", "config", "data", "limits"]),
     // Grids of digits for the worker's samples and for latent: one canvas for both.
     row(2, "picture",     &["data"]),
+    // What people have as pictures; no program reads it yet but through its tests.
+    row(0, "images",      &[]),
     // Pure or on the standard library alone: no network but data's download, no tensors.
     row(1, "checkpoint",  &["config", "crashpoint", "disk"]),
     row(1, "data",        &["config", "disk"]),

@@ -1,0 +1,326 @@
+//! Arrays as numpy saves them: a `.npy` file of images, or a `.npz` file of images and labels.
+
+use std::{
+    fs::File,
+    io::{BufReader, Read},
+    path::{Path, PathBuf},
+};
+
+use npyz::{DType, NpyFile, Order, TypeChar};
+use zip::ZipArchive;
+
+use crate::{
+    ImagesError, Shape,
+    source::{Example, Part, Visitor},
+};
+
+/// Names of the arrays in a `.npz` file: images and labels to learn from, then to test with.
+const NAMES: [[&str; 4]; 3] = [
+    ["x_train", "y_train", "x_test", "y_test"],
+    ["train_images", "train_labels", "test_images", "test_labels"],
+    ["images", "labels", "test_images", "test_labels"],
+];
+
+/// The only array of a `.npz` file to which no name was given.
+const UNNAMED: &str = "arr_0";
+
+/// Arrays whose headers agree.
+#[derive(Debug)]
+pub(crate) struct Arrays {
+    path: PathBuf,
+    parts: [Option<Pair>; 2],
+    shape: Shape,
+    is_planar: bool,
+}
+
+/// Images and labels of a part, by the names of their arrays; none in a `.npy` file.
+#[derive(Debug)]
+struct Pair {
+    images: Option<String>,
+    labels: Option<String>,
+    count: u64,
+}
+
+/// What an array of images looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Form {
+    count: u64,
+    shape: Shape,
+    /// Whether each channel is a plane of its own.
+    is_planar: bool,
+}
+
+impl Arrays {
+    pub(crate) fn open(path: &Path) -> Result<Self, ImagesError> {
+        let is_archive = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"));
+        if !is_archive {
+            let form = form(path, None)?;
+            let part = Pair { images: None, labels: None, count: form.count };
+            return Ok(Self::of(path, [Some(part), None], form));
+        }
+        let names = array_names(path)?;
+        let has = |name: &str| names.iter().any(|other| other == name);
+        let [images, labels, test_images, test_labels] = NAMES
+            .into_iter()
+            .find(|[images, ..]| has(images))
+            .or_else(|| has(UNNAMED).then_some([UNNAMED, "", "", ""]))
+            .ok_or_else(|| {
+                let what = format!(
+                    "its arrays are {}: images are expected as x_train (with y_train, x_test, \
+                     y_test), as train_images (with train_labels, ...) or as images (with labels)",
+                    names.join(", ")
+                );
+                ImagesError::file(path, what)
+            })?;
+        let pair = |images: &str, labels: &str| -> Result<Option<(Pair, Form)>, ImagesError> {
+            if !has(images) {
+                return Ok(None);
+            }
+            let form = form(path, Some(images))?;
+            let labels = has(labels).then(|| labels.to_owned());
+            if let Some(labels) = &labels {
+                check_labels(path, labels, form.count)?;
+            }
+            Ok(Some((Pair { images: Some(images.into()), labels, count: form.count }, form)))
+        };
+        let (train, form) = pair(images, labels)?
+            .ok_or_else(|| ImagesError::file(path, format!("there is no array {images}")))?;
+        let test = pair(test_images, test_labels)?;
+        if let Some((part, other)) = &test
+            && (Form { count: form.count, ..*other } != form
+                || part.labels.is_some() != train.labels.is_some())
+        {
+            let what = format!(
+                "{images} and {test_images} differ in the shape of an image, or only one of them \
+                 has labels"
+            );
+            return Err(ImagesError::file(path, what));
+        }
+        Ok(Self::of(path, [Some(train), test.map(|(part, _)| part)], form))
+    }
+
+    fn of(path: &Path, parts: [Option<Pair>; 2], form: Form) -> Self {
+        let Form { shape, is_planar, .. } = form;
+        Self { path: path.into(), parts, shape, is_planar }
+    }
+
+    pub(crate) const fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    pub(crate) fn count(&self, part: Part) -> Option<u64> {
+        self.parts[part as usize].as_ref().map(|part| part.count)
+    }
+
+    pub(crate) const fn is_labelled(&self) -> bool {
+        matches!(&self.parts[0], Some(Pair { labels: Some(_), .. }))
+    }
+
+    pub(crate) fn each(&self, part: Part, visit: &mut Visitor<'_>) -> Result<(), ImagesError> {
+        let Some(Pair { images, labels, .. }) = &self.parts[part as usize] else { return Ok(()) };
+        let labels = match labels {
+            Some(labels) => Some(read_labels(&self.path, labels)?),
+            None => None,
+        };
+        let mut index = 0;
+        let mut reordered = vec![0; self.shape.bytes()];
+        with_array(&self.path, images.as_deref(), |array| {
+            each_row(array, self.shape.bytes(), &mut |row| {
+                let label = labels.as_ref().map(|labels| labels[index]);
+                index += 1;
+                let pixels = if self.is_planar {
+                    interleave(row, self.shape.channels as usize, &mut reordered);
+                    &reordered
+                } else {
+                    row
+                };
+                visit(Example { pixels, label })
+            })
+        })
+    }
+}
+
+/// Writes planes of channels as pixels of channels.
+fn interleave(planes: &[u8], channels: usize, pixels: &mut [u8]) {
+    let plane = planes.len() / channels;
+    for (place, pixel) in pixels.chunks_exact_mut(channels).enumerate() {
+        for (channel, level) in pixel.iter_mut().enumerate() {
+            *level = planes[channel * plane + place];
+        }
+    }
+}
+
+fn array_names(path: &Path) -> Result<Vec<String>, ImagesError> {
+    let archive = archive(path)?;
+    let plain = archive.file_names().filter_map(Result::ok);
+    Ok(plain.filter_map(|name| name.strip_suffix(".npy").map(str::to_owned)).collect())
+}
+
+fn archive(path: &Path) -> Result<ZipArchive<BufReader<File>>, ImagesError> {
+    let file = File::open(path).map_err(ImagesError::io("open", path))?;
+    let archive = ZipArchive::new(BufReader::new(file));
+    archive.map_err(|error| ImagesError::file(path, format!("not a .npz file: {error}")))
+}
+
+/// Calls `read` with an array: of the file itself, or by its name in the archive.
+fn with_array<T>(
+    path: &Path,
+    name: Option<&str>,
+    read: impl FnOnce(NpyFile<&mut dyn Read>) -> Result<T, ImagesError>,
+) -> Result<T, ImagesError> {
+    let unreadable = |error: &dyn std::fmt::Display| {
+        ImagesError::file(path, format!("not a numpy array: {error}"))
+    };
+    let Some(name) = name else {
+        let file = File::open(path).map_err(ImagesError::io("open", path))?;
+        let mut file = BufReader::new(file);
+        return read(NpyFile::new(&mut file as &mut dyn Read).map_err(|error| unreadable(&error))?);
+    };
+    let mut archive = archive(path)?;
+    let mut entry = archive.by_name(&format!("{name}.npy")).map_err(|error| unreadable(&error))?;
+    read(NpyFile::new(&mut entry as &mut dyn Read).map_err(|error| unreadable(&error))?).map_err(
+        |error| match error {
+            ImagesError::File { path, what } => {
+                ImagesError::File { path, what: format!("array {name}: {what}") }
+            }
+            other => other,
+        },
+    )
+}
+
+fn form(path: &Path, name: Option<&str>) -> Result<Form, ImagesError> {
+    with_array(path, name, |array| {
+        let wrong = |what: String| ImagesError::file(path, what);
+        if array.order() != Order::C && array.shape().len() > 1 {
+            return Err(wrong("in Fortran order: save np.ascontiguousarray of it".into()));
+        }
+        let side = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
+        let grey = |height, width| Shape::grey(side(height), side(width));
+        let (count, shape, is_planar) = match *array.shape() {
+            [n, height, width] => (n, grey(height, width), false),
+            [n, height, width, channels @ (1 | 3)] => {
+                (n, Shape { channels: side(channels), ..grey(height, width) }, false)
+            }
+            [n, channels @ (1 | 3), height, width] => {
+                (n, Shape { channels: side(channels), ..grey(height, width) }, channels == 3)
+            }
+            [n, pixels] if pixels.isqrt() * pixels.isqrt() == pixels => {
+                (n, grey(pixels.isqrt(), pixels.isqrt()), false)
+            }
+            _ => {
+                return Err(wrong(format!(
+                    "its shape is {:?}: [n, height, width], [n, height, width, 3], [n, 3, height, \
+                     width] or [n, side * side] are images",
+                    array.shape()
+                )));
+            }
+        };
+        scalar(&array).map_err(wrong)?;
+        Ok(Form { count, shape, is_planar })
+    })
+}
+
+/// The kind of numbers that an array holds.
+fn scalar(array: &NpyFile<&mut dyn Read>) -> Result<(TypeChar, u64), String> {
+    match array.dtype() {
+        DType::Plain(plain) => Ok((plain.type_char(), plain.size_field())),
+        other => Err(format!("numbers are expected, not {}", other.descr())),
+    }
+}
+
+/// Shows the rows of an array of images, each of so many bytes. Floats are 0 to 1.
+fn each_row(
+    array: NpyFile<&mut dyn Read>,
+    length: usize,
+    visit: &mut dyn FnMut(&[u8]) -> Result<(), ImagesError>,
+) -> Result<(), ImagesError> {
+    let whole = |value: f64| {
+        (value.fract() == 0.0 && (0.0..=255.0).contains(&value)).then_some(value as u8)
+    };
+    let unit = |value: f64| (0.0..=1.0).contains(&value).then(|| (value * 255.0).round() as u8);
+    let kind = scalar(&array).map_err(unnamed)?;
+    match kind {
+        (TypeChar::Bool, 1) => rows::<bool>(array, length, |bit| Some(255 * u8::from(bit)), visit),
+        (TypeChar::Uint, 1) => rows::<u8>(array, length, Some, visit),
+        (TypeChar::Int, 4) => rows::<i32>(array, length, |value| whole(value.into()), visit),
+        (TypeChar::Int, 8) => rows::<i64>(array, length, |value| u8::try_from(value).ok(), visit),
+        (TypeChar::Float, 4) => rows::<f32>(array, length, |value| unit(value.into()), visit),
+        (TypeChar::Float, 8) => rows::<f64>(array, length, unit, visit),
+        (kind, bytes) => Err(unnamed(format!(
+            "pixels of type {}{bytes} are not read: save them as uint8, or as float32 from 0 to 1",
+            kind.to_str()
+        ))),
+    }
+}
+
+/// An error whose file is known further up.
+fn unnamed(what: String) -> ImagesError {
+    ImagesError::file("", what)
+}
+
+fn rows<T: npyz::Deserialize>(
+    array: NpyFile<&mut dyn Read>,
+    length: usize,
+    level: impl Fn(T) -> Option<u8>,
+    visit: &mut dyn FnMut(&[u8]) -> Result<(), ImagesError>,
+) -> Result<(), ImagesError> {
+    let total = array.len();
+    let values = array.data::<T>().map_err(|error| unnamed(error.to_string()))?;
+    let mut row = Vec::with_capacity(length);
+    for (place, value) in (0..total).zip(values) {
+        let value =
+            value.map_err(|error| unnamed(format!("it ends at number {place}: {error}")))?;
+        row.push(level(value).ok_or_else(|| {
+            unnamed(format!("number {place} is no pixel: integers are 0 to 255, floats 0 to 1"))
+        })?);
+        if row.len() == length {
+            visit(&row)?;
+            row.clear();
+        }
+    }
+    Ok(())
+}
+
+fn check_labels(path: &Path, name: &str, count: u64) -> Result<(), ImagesError> {
+    with_array(path, Some(name), |array| match *array.shape() {
+        [n] | [n, 1] if n == count => Ok(()),
+        _ => {
+            let what = format!("its shape is {:?}: [{count}] is expected of labels", array.shape());
+            Err(ImagesError::file(path, what))
+        }
+    })
+}
+
+fn read_labels(path: &Path, name: &str) -> Result<Vec<u32>, ImagesError> {
+    with_array(path, Some(name), |array| {
+        let wrong = |what: String| ImagesError::file(path, what);
+        let values: Vec<i64> = match scalar(&array).map_err(wrong)? {
+            (TypeChar::Int, 1) => integers::<i8>(array),
+            (TypeChar::Int, 2) => integers::<i16>(array),
+            (TypeChar::Int, 4) => integers::<i32>(array),
+            (TypeChar::Int, 8) => integers::<i64>(array),
+            (TypeChar::Uint, 1) => integers::<u8>(array),
+            (TypeChar::Uint, 2) => integers::<u16>(array),
+            (TypeChar::Uint, 4) => integers::<u32>(array),
+            (kind, bytes) => {
+                let kind = kind.to_str();
+                return Err(wrong(format!(
+                    "labels of type {kind}{bytes} are not read: save int64"
+                )));
+            }
+        }
+        .map_err(wrong)?;
+        let label = |(index, value): (usize, i64)| {
+            let fits = u32::try_from(value).ok().filter(|label| *label <= i32::MAX as u32);
+            fits.ok_or_else(|| wrong(format!("label {index} is {value}: labels count from 0")))
+        };
+        values.into_iter().enumerate().map(label).collect()
+    })
+}
+
+fn integers<T: npyz::Deserialize + Into<i64>>(
+    array: NpyFile<&mut dyn Read>,
+) -> Result<Vec<i64>, String> {
+    let values = array.data::<T>().map_err(|error| error.to_string())?;
+    values.map(|value| value.map(T::into).map_err(|error| error.to_string())).collect()
+}

@@ -1,0 +1,260 @@
+//! A set in the form that workers read: four IDX files in a folder of their own, and the names
+//! of the classes beside them.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader, BufWriter, Read, Seek as _, Write},
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use crate::{
+    ImagesError, Shape, holdout,
+    idx::{Element, Header},
+    source::{Part, Source},
+};
+
+/// The file with the names of the classes, one a line in the order of the labels.
+pub const CLASSES: &str = "classes.txt";
+
+/// Digits of the digest that a packed set's folder is named by.
+const NAME_DIGITS: usize = 16;
+
+/// So many labels fit into bytes.
+const BYTE_LABELS: u32 = 256;
+
+/// A packed set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// Where its files are.
+    pub folder: PathBuf,
+    /// Its files, images to learn from first.
+    pub files: Vec<PackedFile>,
+    /// The shape of each image.
+    pub shape: Shape,
+    /// Images to learn from, and to test with.
+    pub counts: [u32; 2],
+    /// The names of the classes, where they have names.
+    pub classes: Vec<String>,
+    /// One more than the largest label; 0 without labels.
+    pub labels: u32,
+}
+
+/// A file of a packed set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackedFile {
+    /// Its name in the folder.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256 in lowercase hexadecimal.
+    pub sha256: String,
+}
+
+impl Packed {
+    /// SHA-256 over the names and digests of its files: equal for equal sets.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = Sha256::new();
+        for PackedFile { name, sha256, .. } in &self.files {
+            hasher.update(format!("{sha256}  {name}\n"));
+        }
+        hex(&hasher.finalize())
+    }
+}
+
+/// Packs a set into a folder below `into`, which is named by its digest: a set that is there
+/// already is left as it is. `progress` hears how many images of how many were read.
+///
+/// # Errors
+/// An image that cannot be read, a set without enough images, or what the disk said.
+pub fn pack(
+    source: &Source,
+    into: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Packed, ImagesError> {
+    fs::create_dir_all(into).map_err(ImagesError::io("create", into))?;
+    let folder = tempfile::Builder::new()
+        .prefix(".packing-")
+        .tempdir_in(into)
+        .map_err(ImagesError::io("create a folder in", into))?;
+    let total = [Part::Train, Part::Test].iter().filter_map(|part| source.count(*part)).sum();
+    let mut done = 0;
+    let mut heard = || {
+        done += 1;
+        progress(done, total);
+    };
+    let train = Spool::fill(source, Part::Train, &folder, &mut heard)?;
+    let parts = match source.count(Part::Test) {
+        Some(_) => [train, Spool::fill(source, Part::Test, &folder, &mut heard)?],
+        None => train.hold_out(source, &folder)?,
+    };
+    for (spool, purpose) in parts.iter().zip(["to learn from", "to test with"]) {
+        if spool.count == 0 {
+            return Err(ImagesError::file(source.path(), format!("no images {purpose}")));
+        }
+    }
+    let labels = parts.iter().flat_map(|part| &part.labels).max().map_or(0, |most| most + 1);
+    let shape = source.shape();
+    let counts = parts.each_ref().map(|part| part.count);
+    let mut files = Vec::new();
+    for (spool, prefix) in parts.into_iter().zip(["train", "t10k"]) {
+        spool.finish(folder.path(), prefix, (shape, labels), &mut files)?;
+    }
+    let classes = source.classes().to_vec();
+    if !classes.is_empty() {
+        let lines: String = classes.iter().map(|class| format!("{class}\n")).collect();
+        files.push(write(folder.path(), CLASSES.into(), &mut lines.as_bytes())?);
+    }
+    let packed = Packed { folder: into.into(), files, shape, counts, classes, labels };
+    let name: String = packed.digest().chars().take(NAME_DIGITS).collect();
+    let place = into.join(name);
+    put_in_place(folder, &place)?;
+    Ok(Packed { folder: place, ..packed })
+}
+
+/// Gives the folder its name, unless that set is there already.
+fn put_in_place(folder: TempDir, place: &Path) -> Result<(), ImagesError> {
+    match fs::rename(folder.path(), place) {
+        Ok(()) => {
+            let _renamed = folder.keep();
+            Ok(())
+        }
+        // Somebody else has packed the same images.
+        Err(_) if place.is_dir() => Ok(()),
+        Err(error) => Err(ImagesError::io("create", place)(error)),
+    }
+}
+
+/// Images in a file without a name, for as long as their number is not known.
+struct Spool {
+    pixels: File,
+    count: u32,
+    labels: Vec<u32>,
+    /// By image, where some are to be held out.
+    keys: Vec<u64>,
+}
+
+impl Spool {
+    fn new(folder: &TempDir) -> Result<Self, ImagesError> {
+        let pixels = tempfile::tempfile_in(folder.path())
+            .map_err(ImagesError::io("create a file in", folder.path()))?;
+        Ok(Self { pixels, count: 0, labels: Vec::new(), keys: Vec::new() })
+    }
+
+    fn fill(
+        source: &Source,
+        part: Part,
+        folder: &TempDir,
+        heard: &mut dyn FnMut(),
+    ) -> Result<Self, ImagesError> {
+        let mut spool = Self::new(folder)?;
+        let is_to_be_dealt = source.count(Part::Test).is_none();
+        let mut writer = BufWriter::new(&spool.pixels);
+        source.each(part, &mut |example| {
+            spool.count = spool.count.checked_add(1).ok_or_else(|| {
+                ImagesError::file(source.path(), "more images than 32 bits can number")
+            })?;
+            writer.write_all(example.pixels).map_err(ImagesError::io("write to", folder.path()))?;
+            spool.labels.extend(example.label);
+            if is_to_be_dealt {
+                spool.keys.push(holdout::key(example.pixels));
+            }
+            heard();
+            Ok(())
+        })?;
+        writer.flush().map_err(ImagesError::io("write to", folder.path()))?;
+        drop(writer);
+        Ok(spool)
+    }
+
+    /// Deals the images between learning and testing.
+    fn hold_out(mut self, source: &Source, folder: &TempDir) -> Result<[Self; 2], ImagesError> {
+        let threshold = holdout::threshold(&self.keys).ok_or_else(|| {
+            let what = "two different images are needed at the least: one to learn from and one to \
+                        test with";
+            ImagesError::file(source.path(), what)
+        })?;
+        let failed = || ImagesError::io("write to", folder.path());
+        let mut parts = [Self::new(folder)?, Self::new(folder)?];
+        let mut image = vec![0; source.shape().bytes()];
+        self.pixels.rewind().map_err(failed())?;
+        let mut reader = BufReader::new(&self.pixels);
+        for (index, key) in self.keys.iter().enumerate() {
+            let part = &mut parts[usize::from(*key <= threshold)];
+            reader.read_exact(&mut image).map_err(failed())?;
+            part.pixels.write_all(&image).map_err(failed())?;
+            part.count += 1;
+            part.labels.extend(self.labels.get(index));
+        }
+        Ok(parts)
+    }
+
+    /// Writes the files of a part.
+    fn finish(
+        mut self,
+        folder: &Path,
+        prefix: &str,
+        (shape, labels): (Shape, u32),
+        files: &mut Vec<PackedFile>,
+    ) -> Result<(), ImagesError> {
+        let mut sides = vec![self.count, shape.height, shape.width];
+        if shape.channels > 1 {
+            sides.push(shape.channels);
+        }
+        let name = format!("{prefix}-images-idx{}-ubyte", sides.len());
+        let header = Header { element: Element::Byte, shape: sides }.to_bytes();
+        self.pixels.rewind().map_err(ImagesError::io("read from", folder))?;
+        files.push(write(folder, name, &mut header.chain(self.pixels))?);
+        if labels == 0 {
+            return Ok(());
+        }
+        let (element, kind) = match labels {
+            0..=BYTE_LABELS => (Element::Byte, "ubyte"),
+            _ => (Element::Int, "int"),
+        };
+        let mut bytes = Header { element, shape: vec![self.count] }.to_bytes();
+        for label in &self.labels {
+            let label = label.to_be_bytes();
+            bytes.extend(if element == Element::Byte { &label[3..] } else { &label[..] });
+        }
+        files.push(write(folder, format!("{prefix}-labels-idx1-{kind}"), &mut &bytes[..])?);
+        Ok(())
+    }
+}
+
+/// Writes a file whole, and tells its size and digest.
+fn write(folder: &Path, name: String, reader: &mut dyn Read) -> Result<PackedFile, ImagesError> {
+    let path = folder.join(&name);
+    let file = File::create_new(&path).map_err(ImagesError::io("create", &path))?;
+    let mut writer = Hashing { file: BufWriter::new(file), hasher: Sha256::new() };
+    let bytes = io::copy(reader, &mut writer).map_err(ImagesError::io("write", &path))?;
+    let Hashing { file, hasher } = writer;
+    let written = file.into_inner().map_err(io::IntoInnerError::into_error);
+    written.and_then(|file| file.sync_all()).map_err(ImagesError::io("write", &path))?;
+    Ok(PackedFile { name, bytes, sha256: hex(&hasher.finalize()) })
+}
+
+/// A file that is hashed as it is written.
+struct Hashing {
+    file: BufWriter<File>,
+    hasher: Sha256,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,235 @@
+//! Sets as people have them, packed and read back.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use flate2::{Compression, write::GzEncoder};
+use image::{Rgb, RgbImage};
+use images::{Colour, ImagesError, Options, Packed, Part, Shape, pack, sheet, source};
+use tempfile::TempDir;
+
+/// A picture of one colour.
+fn picture(folder: &Path, name: &str, (width, height): (u32, u32), colour: [u8; 3]) -> PathBuf {
+    fs::create_dir_all(folder).unwrap();
+    let path = folder.join(name);
+    RgbImage::from_pixel(width, height, Rgb(colour)).save(&path).unwrap();
+    path
+}
+
+fn idx(shape: &[u32], elements: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 8, shape.len() as u8];
+    bytes.extend(shape.iter().flat_map(|size| size.to_be_bytes()));
+    bytes.extend(elements);
+    bytes
+}
+
+fn packed(path: &Path, options: &Options) -> Result<(Packed, TempDir), ImagesError> {
+    let place = tempfile::tempdir().unwrap();
+    let packed = pack(&source::open(path, options)?, place.path(), &mut |_, _| {})?;
+    Ok((packed, place))
+}
+
+/// The bytes of a packed file behind its header.
+fn elements(packed: &Packed, name: &str) -> Vec<u8> {
+    let bytes = fs::read(packed.folder.join(name)).unwrap();
+    bytes[4 + 4 * usize::from(bytes[3])..].to_vec()
+}
+
+fn line(path: &Path) -> String {
+    packed(path, &Options::default()).unwrap_err().to_string()
+}
+
+#[test]
+fn folders_of_pictures_are_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    for index in 0..10_u8 {
+        picture(&folder.path().join("cat"), &format!("{index}.png"), (6, 4), [index, 0, 0]);
+        picture(&folder.path().join("ant"), &format!("{index}.png"), (6, 4), [0, 0, index + 1]);
+    }
+    fs::write(folder.path().join("ant/notes.txt"), "not a picture").unwrap();
+    let found = source::open(folder.path(), &Options::default()).unwrap();
+    let shape = Shape { height: 4, width: 6, channels: 3 };
+    assert_eq!((found.shape(), found.count(Part::Train)), (shape, Some(20)));
+    assert_eq!((found.classes(), found.ignored()), (&["ant".to_owned(), "cat".into()][..], 1));
+
+    let (packed, _place) = packed(folder.path(), &Options::default()).unwrap();
+    assert_eq!((packed.counts, packed.labels), ([18, 2], 2));
+    let names: Vec<&str> = packed.files.iter().map(|file| file.name.as_str()).collect();
+    let expected = [
+        "train-images-idx4-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx4-ubyte",
+        "t10k-labels-idx1-ubyte",
+        "classes.txt",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(fs::read_to_string(packed.folder.join("classes.txt")).unwrap(), "ant\ncat\n");
+    // Every image has the label of its folder, on whichever side it is.
+    for part in ["train", "t10k"] {
+        let pixels = elements(&packed, &format!("{part}-images-idx4-ubyte"));
+        let labels = elements(&packed, &format!("{part}-labels-idx1-ubyte"));
+        for (image, label) in pixels.chunks(shape.bytes()).zip(labels) {
+            assert_eq!(label, u8::from(image[2] == 0), "{:?}", &image[..3]);
+        }
+    }
+}
+
+#[test]
+fn what_is_packed_is_read_like_the_original() {
+    let folder = tempfile::tempdir().unwrap();
+    for index in 0..12_u8 {
+        picture(folder.path(), &format!("{index}.jpg"), (8, 8), [20 * index; 3]);
+    }
+    let grey = Options { colour: Colour::Grey, ..Options::default() };
+    let (first, _place) = packed(folder.path(), &grey).unwrap();
+    assert_eq!(first.shape, Shape::grey(8, 8));
+    let (second, _other) = packed(&first.folder, &Options::default()).unwrap();
+    assert_eq!((second.files.clone(), second.digest()), (first.files.clone(), first.digest()));
+}
+
+#[test]
+fn pictures_are_scaled_and_those_without_folders_have_no_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    for (index, size) in [(30, 20), (20, 30), (200, 200)].into_iter().enumerate() {
+        picture(folder.path(), &format!("{index}.png"), size, [10, 20 * index as u8, 30]);
+    }
+    for (options, side) in
+        [(Options::default(), 64), (Options { side: Some(16), colour: Colour::Auto }, 16)]
+    {
+        let found = source::open(folder.path(), &options).unwrap();
+        assert_eq!(found.shape(), Shape { height: side, width: side, channels: 3 });
+        assert!(!found.is_labelled());
+        let mut greens = Vec::new();
+        let mut keep = |example: images::Example<'_>| {
+            greens.push((example.pixels[1], example.label));
+            Ok(())
+        };
+        found.each(Part::Train, &mut keep).unwrap();
+        assert_eq!(greens, [(0, None), (20, None), (40, None)]);
+        assert_eq!(&sheet::draw(&found).unwrap()[1..4], b"PNG");
+    }
+}
+
+#[test]
+fn idx_files_are_found_by_their_names_zipped_or_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (images, labels) = (idx(&[3, 2, 2], &[7; 12]), idx(&[3], &[0, 1, 2]));
+    fs::write(folder.path().join("emnist-letters-train-images-idx3-ubyte"), &images).unwrap();
+    fs::write(folder.path().join("emnist-letters-train-labels-idx1-ubyte"), &labels).unwrap();
+    for (name, bytes) in
+        [("t10k-images-idx3-ubyte.gz", images), ("t10k-labels-idx1-ubyte.gz", labels)]
+    {
+        let mut zipped = GzEncoder::new(Vec::new(), Compression::fast());
+        zipped.write_all(&bytes).unwrap();
+        fs::write(folder.path().join(name), zipped.finish().unwrap()).unwrap();
+    }
+    let (packed, _place) = packed(folder.path(), &Options::default()).unwrap();
+    assert_eq!((packed.counts, packed.labels, packed.shape), ([3, 3], 3, Shape::grey(2, 2)));
+    assert_eq!(elements(&packed, "t10k-labels-idx1-ubyte"), [0, 1, 2]);
+}
+
+/// A `.npy` file as numpy writes it.
+fn npy(kind: &str, shape: &str, elements: &[u8]) -> Vec<u8> {
+    let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}");
+    let padding = 63 - (10 + header.len()) % 64;
+    let header = format!("{header}{}\n", " ".repeat(padding));
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(elements);
+    bytes
+}
+
+#[test]
+fn numpy_arrays_are_read_in_their_usual_forms() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("images.npy");
+    let unit: Vec<u8> = (0..8).flat_map(|index| (index as f32 / 8.0).to_le_bytes()).collect();
+    let planes: Vec<u8> = (0..24).collect();
+    for (kind, shape, bytes, first) in [
+        ("|u1", "(2, 2, 2)", (0..8).collect::<Vec<u8>>(), vec![0, 1, 2, 3]),
+        ("|u1", "(2, 4)", (0..8).collect(), vec![0, 1, 2, 3]),
+        ("<f4", "(2, 2, 2)", unit, vec![0, 32, 64, 96]),
+        ("|u1", "(2, 3, 2, 2)", planes, vec![0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]),
+    ] {
+        fs::write(&path, npy(kind, shape, &bytes)).unwrap();
+        let found = source::open(&path, &Options::default()).unwrap();
+        let mut images = Vec::new();
+        let mut keep = |example: images::Example<'_>| {
+            images.push(example.pixels.to_vec());
+            Ok(())
+        };
+        found.each(Part::Train, &mut keep).unwrap();
+        assert_eq!((images.len(), &images[0]), (2, &first), "{kind} {shape}");
+    }
+}
+
+#[test]
+fn an_archive_of_arrays_brings_its_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("set.npz");
+    let mut archive = zip::ZipWriter::new(fs::File::create(&path).unwrap());
+    let labels = |labels: &[i64]| labels.iter().flat_map(|l| l.to_le_bytes()).collect::<Vec<u8>>();
+    for (name, bytes) in [
+        ("x_train", npy("|u1", "(3, 2, 2)", &[9; 12])),
+        ("y_train", npy("<i8", "(3,)", &labels(&[4, 0, 300]))),
+        ("x_test", npy("|u1", "(1, 2, 2)", &[1; 4])),
+        ("y_test", npy("<i8", "(1,)", &labels(&[2]))),
+    ] {
+        let options = zip::write::SimpleFileOptions::default();
+        archive.start_file(format!("{name}.npy"), options).unwrap();
+        archive.write_all(&bytes).unwrap();
+    }
+    archive.finish().unwrap();
+    let (packed, _place) = packed(&path, &Options::default()).unwrap();
+    assert_eq!((packed.counts, packed.labels), ([3, 1], 301));
+    // More classes than a byte can number.
+    let found = elements(&packed, "train-labels-idx1-int");
+    assert_eq!(found, [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 1, 44]);
+}
+
+#[test]
+fn what_is_wrong_is_one_line_that_names_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path();
+    let at = |name: &str| top.join(name);
+
+    fs::create_dir(at("empty")).unwrap();
+    assert_eq!(
+        line(&at("empty")),
+        format!("{}: no pictures in it: files that end in png, jpg, jpeg", at("empty").display())
+    );
+
+    picture(&at("mixed"), "a.png", (4, 4), [0; 3]);
+    picture(&at("mixed/class"), "b.png", (4, 4), [0; 3]);
+    assert!(line(&at("mixed")).contains("mixed/a.png: is a picture beside the folder"));
+
+    picture(&at("cut"), "good.png", (4, 4), [0; 3]);
+    let bytes = fs::read(at("cut/good.png")).unwrap();
+    fs::write(at("cut/short.png"), &bytes[..bytes.len() / 2]).unwrap();
+    assert!(line(&at("cut")).contains("cut/short.png: no picture that can be read"));
+
+    picture(&at("same"), "a.png", (4, 4), [0; 3]);
+    picture(&at("same"), "b.png", (4, 4), [0; 3]);
+    assert!(line(&at("same")).contains("two different images are needed"));
+
+    fs::create_dir(at("idx")).unwrap();
+    fs::write(at("idx/train-images-idx3-ubyte"), idx(&[2, 2, 2], &[1; 7])).unwrap();
+    assert!(line(&at("idx")).contains("train-images-idx3-ubyte: it ends within image 1"));
+    fs::write(at("idx/train-images-idx3-ubyte"), idx(&[2, 2, 2], &[1; 9])).unwrap();
+    assert!(line(&at("idx")).contains("it goes on after the last element"));
+
+    fs::write(at("long.npy"), npy("<i8", "(1, 1, 1)", &300_i64.to_le_bytes())).unwrap();
+    assert!(line(&at("long.npy")).contains("number 0 is no pixel"), "{}", line(&at("long.npy")));
+    fs::write(at("text.txt"), "hello").unwrap();
+    assert!(line(&at("text.txt")).contains("text.txt: no set of images"));
+    assert!(line(&at("gone")).contains("cannot read"));
+    // What could not be packed leaves nothing behind.
+    let place = tempfile::tempdir().unwrap();
+    let cut = source::open(&at("idx"), &Options::default()).unwrap();
+    pack(&cut, place.path(), &mut |_, _| {}).unwrap_err();
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+}
