@@ -98,6 +98,8 @@ fn workers_that_never_come() {
     let place = Place::new();
     let flags = "--workers 2 --join-timeout-seconds 1";
     let fleet = Fleet::without_workers(&place, flags);
-    let words = ["only 0 of 2 workers", "within 1 s", "vae-worker", "lower --workers"];
-    fleet.coordinator.wait().failed_with(&words);
+    let exit = fleet.coordinator.wait().failed_with(&["only 0 of 2 workers", "within 1 s"]);
+    for advice in ["begin again with: ", "start the workers"] {
+        assert!(exit.text().contains(advice), "{exit}");
+    }
 }

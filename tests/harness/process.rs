@@ -8,7 +8,7 @@ use std::{
     io::{BufRead as _, BufReader, Read},
     os::unix::process::ExitStatusExt as _,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, Once, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -58,8 +58,18 @@ pub(crate) struct Exit {
     lines: Vec<(Pipe, String)>,
 }
 
+/// Under nohup(1) SIGHUP is ignored, and stays so in the programs that are started. A signal with a
+/// handler is back at its default there.
+fn heed_hangup() {
+    static HEEDED: Once = Once::new();
+    HEEDED.call_once(|| {
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::default()).unwrap();
+    });
+}
+
 impl Process {
     pub(crate) fn start(name: &str, command: &mut Command) -> Self {
+        heed_hangup();
         if !command.get_envs().any(|(name, _)| name == "RUST_LOG") {
             command.env_remove("RUST_LOG");
         }

@@ -360,7 +360,8 @@ impl Engine {
                 }
             }
             Course::Interrupted(reason) if was_member => {
-                self.setbacks.reason = Some((seat.rank.unwrap_or_default(), reason));
+                // What the others say after the first is a consequence.
+                self.setbacks.reason.get_or_insert((seat.rank.unwrap_or_default(), reason));
                 if matches!(self.state, State::Running { .. }) {
                     return self.break_generation(now);
                 }

@@ -10,6 +10,8 @@ use vae::Vae;
 const COLUMNS: usize = 10;
 /// Rows of images decoded from the prior.
 const PRIOR_ROWS: usize = 8;
+/// The most images that go through the network at a time.
+pub(crate) const IMAGES_MAX: usize = COLUMNS * PRIOR_ROWS;
 /// Each pixel becomes a square of this many.
 const ZOOM: usize = 2;
 /// White pixels, before zooming, between the test rows and the prior rows.

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, anyhow};
 use checkpoint::{Directory, Metadata, TensorView};
 use data::Images;
 use disk::DiskError;
-use model::{Layout, State};
+use model::{Layout, Model as _, State};
 use protocol::wire::Losses;
 use store::{Mirror, Unstored};
 use trainer::{Ledger, Trainer};
@@ -93,6 +93,9 @@ impl Writer {
         let keep = operation.keep_checkpoints as usize;
         let mirror = operation.checkpoint_url.clone().map(|url| Mirror::start(url, keep));
         let mirror = mirror.transpose().context("cannot start the storing thread")?.map(Arc::new);
+        let mut vae = Vae::new(&training.model)?;
+        // Lack of memory shows now, and not on the writing thread after an epoch.
+        vae.reserve(samples::IMAGES_MAX)?;
         let desk = Desk {
             checkpoints: Directory::open(checkpoints),
             keep,
@@ -105,7 +108,7 @@ impl Writer {
                 ..Metadata::default()
             },
             layout: trainer.model().layout().clone(),
-            vae: Vae::new(&training.model)?,
+            vae,
             gallery: samples::Gallery::new(&trainer.data().test)?,
         };
         let (jobs, received) = mpsc::sync_channel(JOBS);

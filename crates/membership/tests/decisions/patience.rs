@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use collective::Rank;
 use membership::{Command, Course, Event, Loss, Outcome, Phase, WorkerId};
 
 use crate::run::{DEAD_AFTER, Run, STALL_AFTER, TICK, abort, at, persist, running, start};
@@ -121,6 +122,32 @@ fn eight_fruitless_generations_end_the_run_with_growing_pauses() {
         panic!("{commands:?}")
     };
     assert_eq!(message, "no route");
+}
+
+/// A member that is told of the end of a generation has nothing to say of its cause.
+#[test]
+fn the_cause_is_what_the_first_member_says() {
+    let mut run = running(2);
+    run.interrupted(0, 10);
+    let mut commands = run.interrupted(1, 10);
+    let says = |run: &mut Run, worker, reason: &str| {
+        let course = Course::Interrupted(reason.into());
+        run.on(Event::Ready(WorkerId(worker), at(10), course))
+    };
+    while matches!(commands[..], [Command::Start(..)]) {
+        says(&mut run, 1, "no memory");
+        commands = says(&mut run, 0, "the generation was ended");
+        while commands.is_empty() {
+            let idle = [(0, 10, Phase::Idle), (1, 10, Phase::Idle)];
+            commands = run.after(Duration::from_millis(50), &idle);
+        }
+    }
+    assert_eq!(commands, [persist(0)]);
+    let commands = run.on(Event::Saved(WorkerId(0)));
+    let [Command::Finish(Outcome::WorkerFailed { rank, message, .. })] = &commands[..] else {
+        panic!("{commands:?}")
+    };
+    assert_eq!((*rank, message.as_str()), (Rank(1), "no memory"));
 }
 
 #[test]
