@@ -120,6 +120,10 @@ fn screen(written: &str) -> Vec<String> {
             rest = after;
             continue;
         }
+        if let Some(after) = rest.strip_prefix("\x1b[").and_then(after_colour) {
+            rest = after;
+            continue;
+        }
         rest = &rest[character.len_utf8()..];
         match character {
             '\r' => column = 0,
@@ -140,6 +144,11 @@ fn screen(written: &str) -> Vec<String> {
     lines.map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty()).collect()
 }
 
+/// What follows a sequence that sets colours, as log lines have them.
+fn after_colour(rest: &str) -> Option<&str> {
+    rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').strip_prefix('m')
+}
+
 /// Whether a line is a status line, or what was left of one.
 fn is_status(line: &str) -> bool {
     line.contains(" steps") && (line.contains('[') || line.contains(" left")) || line.contains("#.")
@@ -148,6 +157,7 @@ fn is_status(line: &str) -> bool {
 #[test]
 fn the_screen_of_the_test_knows_what_is_erased() {
     assert_eq!(screen("one\r\ntwo\r\x1b[Jthree\r\n"), ["one", "three"]);
+    assert_eq!(screen("\x1b[1;33mone\x1b[0m\r\n"), ["one"]);
     assert_eq!(screen("status\r^C\r\x1b[Jline\r\nstatus\r"), ["line", "status"]);
     assert_eq!(screen("status\rline\r\n"), ["lineus"]);
 }

@@ -63,7 +63,11 @@ fn from_store(setup: &Setup, here: Option<&Path>) -> Option<PathBuf> {
                 tracing::warn!("skipped a damaged checkpoint: {damaged}");
             }
             let file = newest.file?;
-            tracing::info!("fetched {} from {url}", file.display());
+            // Worth a warning: the disk that it was written to is gone.
+            tracing::warn!(
+                "this host lacked the newest checkpoint: fetched {} from {url}",
+                file.display()
+            );
             Some(file)
         }
         Err(error) => {
