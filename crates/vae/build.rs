@@ -1,5 +1,5 @@
 //! Lets this crate's tests and examples find libtorch at run time, and MKL find the
-//! function that unlocks its fast path (see `src/blas.rs`).
+//! function that unlocks its fast path (see `blas.rs` of the crate model).
 
 fn main() {
     // Searched before LD_LIBRARY_PATH, which may lead to another libtorch (DT_RPATH); without this

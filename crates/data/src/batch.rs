@@ -97,17 +97,22 @@ impl<D> Batch<'_, D> {
     }
 }
 
+/// Writes grey values as pixels, 0 to 1: exactly x / 255 as torchvision computes it.
+pub fn unit_pixels(greys: &[u8], out: &mut [f32]) {
+    for (out, grey) in out.iter_mut().zip(greys) {
+        *out = f32::from(*grey) / WHITE;
+    }
+}
+
 impl Batch<'_, Images> {
-    /// Writes the pixels, 0 to 1, row-major `[len, 784]`: exactly x / 255 as torchvision computes it.
+    /// Writes the pixels, 0 to 1, row-major `[len, 784]`; see [`unit_pixels`].
     ///
     /// # Panics
     /// If `out` is not `len * 784` long, or an index is not below the count.
     pub fn gather_pixels(&self, out: &mut [f32]) {
         assert_eq!(out.len(), self.len() * PIXELS, "784 floats an image");
         for (row, index) in out.chunks_exact_mut(PIXELS).zip(self.indices) {
-            for (out, pixel) in row.iter_mut().zip(self.data.image(*index)) {
-                *out = f32::from(*pixel) / WHITE;
-            }
+            unit_pixels(self.data.image(*index), row);
         }
     }
 

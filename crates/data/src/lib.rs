@@ -19,7 +19,7 @@ pub mod order;
 pub mod philox;
 pub mod raw;
 
-pub use batch::{Batch, Dataset, Splits, Visit};
+pub use batch::{Batch, Dataset, Splits, Visit, unit_pixels};
 pub use download::Tell;
 pub use error::{Attempt, DataError};
 pub use mnist::{FILES, Images, Mnist, PIXELS, Split};

@@ -101,9 +101,7 @@ impl Element for f32 {
     }
 
     fn store_greys(_: Isa, greys: &[u8], out: &mut [Self]) {
-        for (out, grey) in out.iter_mut().zip(greys) {
-            *out = f32::from(*grey) / WHITE;
-        }
+        data::unit_pixels(greys, out);
     }
 
     fn store_pixels(_: Isa, pixels: &[f32], out: &mut [Self]) {
