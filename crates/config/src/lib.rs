@@ -6,10 +6,15 @@
 //! flags are parsed is the coordinator's business.
 
 pub mod bounds;
+pub mod manifest;
+pub mod task;
+
 mod validate;
 
 use serde::{Deserialize, Serialize};
 
+pub use manifest::{FileEntry, Manifest};
+pub use task::{Metric, Size, Task};
 pub use validate::InvalidConfig;
 
 /// The number of pixels of an image.

@@ -1,0 +1,129 @@
+//! What is trained, as the program that trains it describes it to those that do not know it.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::manifest::{InvalidManifest, Manifest};
+
+/// Most sums that a task reports; the loss is the first.
+pub const METRICS_MAX: usize = 8;
+
+/// Most bytes of a name, a unit, or a summary.
+const TEXT_BYTES_MAX: usize = 256;
+
+/// A task with its options and its data set. A run keeps it, and gives it to its workers; those
+/// that know no task read nothing in it but names and numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// Its name, as in `vae`.
+    pub name: String,
+    /// Its revision: another one computes something else.
+    pub revision: u32,
+    /// Its options, an object whose keys are the names of their flags, with underscores.
+    pub options: serde_json::Value,
+    /// What it learns from.
+    pub dataset: Manifest,
+    /// What it calls an example, in the singular, as in `image`.
+    pub example: String,
+    /// The sums that it reports, the loss first.
+    pub metrics: Vec<Metric>,
+    /// What people read of it, in a few words.
+    pub summary: String,
+    /// What it takes of a machine.
+    pub size: Size,
+}
+
+/// A number that a task reports for each example, summed by the members and shown as a mean.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metric {
+    /// Its name, lowercase, as in `reconstruction`: a key in the metrics.
+    pub name: String,
+    /// Its unit for one example, as in `nats`; empty if it has none.
+    pub unit: String,
+}
+
+/// What a task takes of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    /// The number of trained parameters.
+    pub parameters: u64,
+    /// A lower bound of the memory of a worker, in bytes, without that of the examples of a batch.
+    pub worker_bytes: u64,
+    /// A lower bound of the memory of one example in a batch, in bytes.
+    pub example_bytes: u64,
+}
+
+/// A description that describes no task.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum InvalidTask {
+    /// A name that is no name.
+    #[error(
+        "{0:?} must be lowercase letters, digits, dashes or underscores, and begin with a letter"
+    )]
+    Name(String),
+    /// A text that is too long, or is none.
+    #[error("{0:?} must be at most {TEXT_BYTES_MAX} bytes without control characters")]
+    Text(String),
+    /// It reports nothing, or too much.
+    #[error("a task reports from 1 to {METRICS_MAX} metrics, the loss first; {0} has {1}")]
+    Metrics(String, usize),
+    /// Two metrics of one name.
+    #[error("the task {0} reports two metrics called {1:?}")]
+    SameName(String, String),
+    /// Options that are no object.
+    #[error("the options of the task {0} are not an object of named values")]
+    Options(String),
+    /// Its data set is none.
+    #[error(transparent)]
+    Dataset(#[from] InvalidManifest),
+}
+
+impl Task {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// The first thing found wrong.
+    pub fn validate(&self) -> Result<(), InvalidTask> {
+        let (name, count) = (&self.name, self.metrics.len());
+        if !(1..=METRICS_MAX).contains(&count) {
+            return Err(InvalidTask::Metrics(name.clone(), count));
+        }
+        let metrics = self.metrics.iter().map(|metric| &metric.name);
+        if let Some(bad) = [name, &self.example].into_iter().chain(metrics).find(|n| !is_name(n)) {
+            return Err(InvalidTask::Name(bad.clone()));
+        }
+        for (index, metric) in self.metrics.iter().enumerate() {
+            if self.metrics[..index].iter().any(|other| other.name == metric.name) {
+                return Err(InvalidTask::SameName(name.clone(), metric.name.clone()));
+            }
+        }
+        let units = self.metrics.iter().map(|metric| &metric.unit);
+        if let Some(bad) = units.chain([&self.summary]).find(|text| !is_text(text)) {
+            return Err(InvalidTask::Text(bad.clone()));
+        }
+        if !self.options.is_object() {
+            return Err(InvalidTask::Options(name.clone()));
+        }
+        Ok(self.dataset.validate()?)
+    }
+
+    /// What people read for a number of examples, as in `1 image` and `2 images`.
+    #[must_use]
+    pub fn examples(&self) -> String {
+        format!("{}s", self.example)
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let is_inside = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+    name.len() <= TEXT_BYTES_MAX
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(is_inside)
+}
+
+fn is_text(text: &str) -> bool {
+    text.len() <= TEXT_BYTES_MAX && !text.chars().any(char::is_control)
+}
