@@ -25,7 +25,7 @@ pub use ids::{Generation, Rank, ShardRange, Step};
 pub use local::Local;
 pub use plan::{Plan, Reducer, Share};
 pub use round::{
-    Contribution, Control, Divergence, Header, Interrupted, Kind, Outcome, Round, TERMS, Tally,
+    Contribution, Control, Divergence, Header, Interrupted, Kind, Outcome, Round, TERMS_MAX, Tally,
     Timing,
 };
 pub use tree::Node;

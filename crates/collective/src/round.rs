@@ -1,4 +1,4 @@
-//! What travels beside the gradient: losses, the ledger of images, digests, control.
+//! What travels beside the gradient: sums, the ledger of examples, digests, control.
 
 use std::{
     fmt,
@@ -10,8 +10,8 @@ use thiserror::Error;
 
 use crate::{Digest, Plan, Rank, Reducer, Step};
 
-/// The number of loss terms that a model reports; the first is the loss itself.
-pub const TERMS: usize = 3;
+/// Most sums that a task reports for a batch; the first is the loss.
+pub const TERMS_MAX: usize = 8;
 
 /// What a round adds up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,14 +40,14 @@ impl fmt::Display for Round {
     }
 }
 
-/// Sums over images: what the losses were, and which images were counted.
+/// Sums over examples: the task's terms, and which examples were counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tally {
-    /// Loss terms, summed over images; the first is the loss.
-    pub terms: [f64; TERMS],
-    /// How many images.
-    pub images: u64,
-    /// The sum of the images' indices in the data set, modulo 2^64.
+    /// The task's terms, the loss first; those that it does not have are zero.
+    pub terms: [f64; TERMS_MAX],
+    /// How many examples.
+    pub examples: u64,
+    /// The sum of the examples' indices in the data set, modulo 2^64.
     pub index_sum: u64,
 }
 
@@ -57,7 +57,7 @@ impl Add for Tally {
     fn add(self, other: Self) -> Self {
         Self {
             terms: std::array::from_fn(|index| self.terms[index] + other.terms[index]),
-            images: self.images + other.images,
+            examples: self.examples + other.examples,
             index_sum: self.index_sum.wrapping_add(other.index_sum),
         }
     }

@@ -48,11 +48,11 @@ proptest! {
             .map(|node| sum(*node, &values))
             .collect();
         let expected = sum(Node::root(shards), &values);
-        let tally = |node: usize| Tally { terms: [partials[node]; 3], images: 1, index_sum: 2 };
+        let tally = |node: usize| Tally { terms: [partials[node]; 8], examples: 1, index_sum: 2 };
         let found = plan.reducer().add_tallies(tally);
-        prop_assert_eq!(found.terms.map(f64::to_bits), [expected.to_bits(); 3]);
+        prop_assert_eq!(found.terms.map(f64::to_bits), [expected.to_bits(); 8]);
         let nodes = partials.len() as u64;
-        prop_assert_eq!((found.images, found.index_sum), (nodes, 2 * nodes));
+        prop_assert_eq!((found.examples, found.index_sum), (nodes, 2 * nodes));
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn control() {
 
 fn exchange() {
     use wire::{frame::Body, state_frame};
-    let tally = NodeTally { terms: vec![1.0, 2.0, 3.0], images: 4, index_sum: 6 };
+    let tally = NodeTally { terms: vec![1.0, 2.0, 3.0], examples: 4, index_sum: 6 };
     let header = RoundHeader {
         step: 5,
         kind: 1,

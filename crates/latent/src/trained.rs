@@ -164,7 +164,8 @@ impl Trained {
         vae.set_team(threads::team());
         let (parameters, step, shards) = (&self.parameters, self.step, config.shards);
         let tally = Evaluation { parameters, test, shards, seed, step }.tally(&mut vae)?;
-        Ok(tally.terms.map(|sum| sum / tally.images as f64))
+        let [loss, reconstruction, kl, ..] = tally.terms.map(|sum| sum / tally.examples as f64);
+        Ok([loss, reconstruction, kl])
     }
 
     /// The loss of each image with the latents given, sampled from theirs.

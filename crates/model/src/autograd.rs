@@ -10,17 +10,16 @@ use data::{Batch, Dataset, Images, PIXELS, Stream};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::{
-    Isa, Layout, Model, ModelError, StepContext, Sums, TERMS, Team, attempt::attempt, blas,
+    Isa, Layout, Model, ModelError, StepContext, Sums, TERMS_MAX, Team, attempt::attempt, blas,
     initialise_linear, noise,
 };
 
 /// A [`Model`] of an objective `F`, which gives the sums over the batch's examples as scalar
-/// tensors: the loss first, the others as the terms are named.
+/// tensors: the loss first, at most [`TERMS_MAX`].
 ///
 /// An operation of tch that fails, in the objective too, is an error of the method.
 pub struct Autograd<D, F> {
     layout: Layout,
-    terms: [&'static str; TERMS],
     device: Device,
     objective: F,
     data: PhantomData<fn(&D)>,
@@ -51,7 +50,7 @@ pub struct Inputs<'a, D> {
 impl<D, F> Autograd<D, F>
 where
     D: Dataset,
-    F: Fn(&Parameters, &Inputs<'_, D>) -> [Tensor; TERMS],
+    F: Fn(&Parameters, &Inputs<'_, D>) -> Vec<Tensor>,
 {
     /// A model whose parameters are the layout's tensors, initially as `torch.nn.Linear`
     /// has them (see [`initialise_linear`]).
@@ -59,17 +58,12 @@ where
     /// # Errors
     ///
     /// [`ModelError::Libtorch`] where the device fails.
-    pub fn new(
-        layout: Layout,
-        terms: [&'static str; TERMS],
-        device: Device,
-        objective: F,
-    ) -> Result<Self, ModelError> {
+    pub fn new(layout: Layout, device: Device, objective: F) -> Result<Self, ModelError> {
         blas::deterministic();
-        attempt(|| Self::build(layout, terms, device, objective))
+        attempt(|| Self::build(layout, device, objective))
     }
 
-    fn build(layout: Layout, terms: [&'static str; TERMS], device: Device, objective: F) -> Self {
+    fn build(layout: Layout, device: Device, objective: F) -> Self {
         let flat = Tensor::zeros(layout.len() as i64, (Kind::Float, device));
         let leaf = |range: std::ops::Range<usize>, shape: &[usize]| {
             let shape: Vec<i64> = shape.iter().map(|&side| side as i64).collect();
@@ -82,11 +76,11 @@ where
             .map(|entry| (entry.name.clone(), leaf(entry.range.clone(), &entry.shape)))
             .collect();
         let (parameters, data) = (Parameters { named }, PhantomData);
-        Self { parameters, layout, terms, device, objective, data, flat }
+        Self { parameters, layout, device, objective, data, flat }
     }
 
     /// Runs the objective on a batch.
-    fn forward(&mut self, parameters: &[f32], inputs: &Inputs<'_, D>) -> [Tensor; TERMS] {
+    fn forward(&mut self, parameters: &[f32], inputs: &Inputs<'_, D>) -> Vec<Tensor> {
         assert_eq!(parameters.len(), self.layout.len(), "parameters and layout differ in length");
         {
             let _no_gradient = no_grad_guard();
@@ -121,16 +115,12 @@ where
 impl<D, F> Model for Autograd<D, F>
 where
     D: Dataset,
-    F: Fn(&Parameters, &Inputs<'_, D>) -> [Tensor; TERMS],
+    F: Fn(&Parameters, &Inputs<'_, D>) -> Vec<Tensor>,
 {
     type Data = D;
 
     fn layout(&self) -> &Layout {
         &self.layout
-    }
-
-    fn terms(&self) -> [&'static str; TERMS] {
-        self.terms
     }
 
     fn set_team(&mut self, team: Arc<Team>) {
@@ -178,7 +168,6 @@ where
 impl<D, F> fmt::Debug for Autograd<D, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Autograd")
-            .field("terms", &self.terms)
             .field("device", &self.device)
             .field("parameters", &self.layout.parameters())
             .finish_non_exhaustive()
@@ -207,11 +196,13 @@ impl Index<&str> for Parameters {
 }
 
 /// The values of the terms, in one transfer from the device.
-fn read(terms: &[Tensor; TERMS]) -> Sums {
-    let values = terms.each_ref().map(|term| term.detach().to_kind(Kind::Double).reshape([]));
+fn read(terms: &[Tensor]) -> Sums {
+    assert!((1..=TERMS_MAX).contains(&terms.len()), "an objective gives 1 to {TERMS_MAX} terms");
+    let value = |term: &Tensor| term.detach().to_kind(Kind::Double).reshape([]);
+    let values: Vec<Tensor> = terms.iter().map(value).collect();
     let values = Tensor::stack(&values, 0).to_device(Device::Cpu);
     let mut sums = Sums::default();
-    values.copy_data(&mut sums.terms, TERMS);
+    values.copy_data(&mut sums.terms, terms.len());
     sums
 }
 

@@ -44,14 +44,25 @@ pub use scratch::Scratch;
 pub use state::State;
 pub use team::Team;
 
-/// How many sums a model reports for a batch: as many as the members exchange.
-pub use collective::TERMS;
+/// Most sums that a model reports for a batch: as many as the members exchange.
+pub use collective::TERMS_MAX;
 
 /// Sums over the examples of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sums {
-    /// The loss first, the others as [`Model::terms`] names them.
-    pub terms: [f64; TERMS],
+    /// The loss first, the others as the task names them; those that it does not have are zero.
+    pub terms: [f64; TERMS_MAX],
+}
+
+impl Sums {
+    /// These terms, at most [`TERMS_MAX`], the loss first.
+    #[must_use]
+    pub fn of<const N: usize>(terms: [f64; N]) -> Self {
+        const { assert!(N <= TERMS_MAX, "more terms than the members exchange") }
+        let mut sums = Self::default();
+        sums.terms[..N].copy_from_slice(&terms);
+        sums
+    }
 }
 
 impl std::ops::AddAssign for Sums {
@@ -95,9 +106,6 @@ pub trait Model {
 
     /// The parameters' names, shapes and places in the flat vectors.
     fn layout(&self) -> &Layout;
-
-    /// The names of the sums.
-    fn terms(&self) -> [&'static str; TERMS];
 
     /// Writes the initial parameters, a function of the seed alone.
     fn initialise(&self, seed: u64, parameters: &mut [f32]);

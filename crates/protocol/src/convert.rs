@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use collective::{
     Contribution, Control, Digest, Generation, Header, Kind, Rank, Round, ShardRange, Share, Step,
-    TERMS, Tally, Timing,
+    TERMS_MAX, Tally, Timing,
 };
 use membership::{Course, Failure, Fingerprint, Join, Phase, Progress, Returning, Standing};
 use thiserror::Error;
@@ -222,7 +222,10 @@ impl From<Kind> for wire::RoundKind {
 
 impl From<&Tally> for wire::NodeTally {
     fn from(tally: &Tally) -> Self {
-        Self { terms: tally.terms.to_vec(), images: tally.images, index_sum: tally.index_sum }
+        let Tally { terms, examples, index_sum } = *tally;
+        // Terms that the task does not have are zero, and are not sent.
+        let used = terms.iter().rposition(|term| term.to_bits() != 0).map_or(0, |last| last + 1);
+        Self { terms: terms[..used].to_vec(), examples, index_sum }
     }
 }
 
@@ -230,11 +233,13 @@ impl TryFrom<&wire::NodeTally> for Tally {
     type Error = Malformed;
 
     fn try_from(tally: &wire::NodeTally) -> Result<Self, Malformed> {
+        let mut terms = [0.0; TERMS_MAX];
         let count = tally.terms.len();
-        let terms = tally.terms[..].try_into().map_err(|_| {
-            Malformed::new(format!("a tally of {count} loss terms instead of {TERMS}"))
+        let used = terms.get_mut(..count).ok_or_else(|| {
+            Malformed::new(format!("a tally of {count} terms; there are at most {TERMS_MAX}"))
         })?;
-        Ok(Self { terms, images: tally.images, index_sum: tally.index_sum })
+        used.copy_from_slice(&tally.terms);
+        Ok(Self { terms, examples: tally.examples, index_sum: tally.index_sum })
     }
 }
 
@@ -244,7 +249,8 @@ mod tests {
 
     #[test]
     fn a_header_survives_the_wire() {
-        let tally = Tally { terms: [1.0, 2.0, 3.0], images: 4, index_sum: 5 };
+        let tally =
+            Tally { terms: [1.0, -0.0, 3.0, 0.0, 0.0, 6.0, -0.0, 0.0], examples: 4, index_sum: 5 };
         let header = Header {
             round: Round { step: Step(9), kind: Kind::Train },
             contribution: Contribution {
@@ -254,7 +260,11 @@ mod tests {
                 timing: Timing { compute_us: 1, all_reduce_us: 2, waiting_us: 3 },
             },
         };
-        assert_eq!(Header::try_from(wire::RoundHeader::from(&header)), Ok(header));
+        let wire = wire::RoundHeader::from(&header);
+        assert_eq!(wire.tallies[0].terms.len(), 7);
+        let bits = |header: &Header| header.contribution.tallies[1].terms.map(f64::to_bits);
+        let back = Header::try_from(wire).unwrap();
+        assert_eq!((bits(&back), back), (bits(&header), header));
     }
 
     #[test]

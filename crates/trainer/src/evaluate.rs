@@ -7,7 +7,7 @@ use model::{Model, ModelError};
 
 use crate::{TrainError, Trainer};
 
-/// Images evaluated at a time; part of the noise's key, so that changing it changes the
+/// Examples evaluated at a time; part of the noise's key, so that changing it changes the
 /// reported losses in their last digits.
 const EVALUATION_BATCH: usize = 250;
 
@@ -51,16 +51,16 @@ impl<D: Dataset> Evaluation<'_, D> {
             let batch = Batch { data: self.test, indices, visit: Visit::test(self.seed) };
             let noise = Stream::new(self.seed, Domain::Evaluation, self.step, indices[0]);
             let sums = model.evaluate(self.parameters, &batch, noise)?;
-            let (images, index_sum) = (batch.len() as u64, batch.index_sum());
-            tally = tally + Tally { terms: sums.terms, images, index_sum };
+            let (examples, index_sum) = (batch.len() as u64, batch.index_sum());
+            tally = tally + Tally { terms: sums.terms, examples, index_sum };
         }
         Ok(tally)
     }
 }
 
 impl<D: Dataset> Trainer<D> {
-    /// The tally of the whole test set at the current state, the latents sampled. Each shard
-    /// stands for its slice of the test images, so the sum follows the shard tree too.
+    /// The tally of the whole test set at the current state, Each shard
+    /// stands for its slice of the test examples, so the sum follows the shard tree too.
     pub(crate) fn evaluate(&mut self, collective: &mut dyn AllReduce) -> Result<Tally, TrainError> {
         let evaluation = Evaluation {
             parameters: &self.state.parameters,

@@ -52,7 +52,7 @@ impl<D: Dataset> Trainer<D> {
         let batch = Batch { data: &self.data.train, indices, visit };
         let context = self.context(shard);
         let sums = self.model.gradient(&self.state.parameters, &batch, &context, gradient)?;
-        let (images, index_sum) = (batch.len() as u64, batch.index_sum());
-        Ok(Tally { terms: sums.terms, images, index_sum })
+        let (examples, index_sum) = (batch.len() as u64, batch.index_sum());
+        Ok(Tally { terms: sums.terms, examples, index_sum })
     }
 }

@@ -1,30 +1,31 @@
-//! Which images were counted, as added up by the all-reduce.
+//! Which examples were counted, as added up by the all-reduce.
 
-use collective::{TERMS, Tally};
+use collective::{TERMS_MAX, Tally};
 
 /// What one epoch has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EpochLedger {
-    /// Images.
-    pub images: u64,
+    /// Examples.
+    pub examples: u64,
     /// The sum of their indices.
     pub index_sum: u64,
-    /// Their loss terms, summed.
-    pub terms: [f64; TERMS],
+    /// The task's terms, summed over them.
+    pub terms: [f64; TERMS_MAX],
 }
 
 impl EpochLedger {
-    /// What a complete epoch over `images` images counts; its losses are left at zero.
+    /// What a complete epoch over so many examples counts; its terms are left at zero.
     #[must_use]
-    pub fn complete(images: u32) -> Self {
-        let images = u64::from(images);
-        Self { images, index_sum: images * images.saturating_sub(1) / 2, terms: [0.0; TERMS] }
+    pub fn complete(examples: u32) -> Self {
+        let examples = u64::from(examples);
+        let index_sum = examples * examples.saturating_sub(1) / 2;
+        Self { examples, index_sum, terms: [0.0; TERMS_MAX] }
     }
 
-    /// The mean of each loss term over the images.
+    /// The mean of each term over the examples.
     #[must_use]
-    pub fn means(&self) -> [f64; TERMS] {
-        self.terms.map(|sum| sum / self.images.max(1) as f64)
+    pub fn means(&self) -> [f64; TERMS_MAX] {
+        self.terms.map(|sum| sum / self.examples.max(1) as f64)
     }
 }
 
@@ -52,7 +53,7 @@ impl Ledger {
             self.epochs.push(EpochLedger::default());
         }
         let Some(ledger) = self.epochs.last_mut() else { return };
-        ledger.images += tally.images;
+        ledger.examples += tally.examples;
         ledger.index_sum = ledger.index_sum.wrapping_add(tally.index_sum);
         for (sum, term) in ledger.terms.iter_mut().zip(tally.terms) {
             *sum += term;

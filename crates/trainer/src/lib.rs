@@ -29,9 +29,9 @@ pub struct Settings {
     pub seed: u64,
     /// Logical slices of a global batch.
     pub shards: u32,
-    /// Images per shard and step.
+    /// Examples per shard and step.
     pub batch_size: u32,
-    /// Passes over the training images.
+    /// Passes over the training examples.
     pub epochs: u32,
     /// Steps between comparisons of the members' digests; 0 for never.
     pub verify_every: u32,
@@ -67,13 +67,13 @@ pub enum TrainError {
     NotFinite {
         /// Updates done before the step.
         step: Step,
-        /// The loss, summed over the images.
+        /// The loss, summed over the examples.
         loss: f64,
     },
-    /// An epoch did not count every image exactly once.
+    /// An epoch did not count every example exactly once.
     #[error(
-        "epoch {epoch} counted {} images with index sum {}, instead of {} with {}: \
-         this is a bug, please report it", .found.images, .found.index_sum, .expected.images,
+        "epoch {epoch} counted {} examples with index sum {}, instead of {} with {}: \
+         this is a bug, please report it", .found.examples, .found.index_sum, .expected.examples,
         .expected.index_sum
     )]
     Miscounted {
@@ -148,7 +148,7 @@ impl<D: Dataset> Trainer<D> {
         &self.state
     }
 
-    /// The images counted so far.
+    /// The examples counted so far.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
@@ -201,8 +201,8 @@ impl<D: Dataset> Trainer<D> {
             let outcome = collective.all_reduce(self.round(Kind::Train), &self.contribution)?;
             let reduced = begun.elapsed();
             self.check_loss(outcome.tally.terms[0])?;
-            let images = u32::try_from(outcome.tally.images).unwrap_or(u32::MAX);
-            self.update(collective.sum(), images);
+            let examples = u32::try_from(outcome.tally.examples).unwrap_or(u32::MAX);
+            self.update(collective.sum(), examples);
             self.ledger.add(position.epoch, &outcome.tally);
             let updated = begun.elapsed();
             self.contribution.timing =
@@ -239,12 +239,12 @@ impl<D: Dataset> Trainer<D> {
     }
 
     /// Applies the mean gradient, as every member does.
-    fn update(&mut self, sum: &[f32], images: u32) {
+    fn update(&mut self, sum: &[f32], examples: u32) {
         let Settings { recipe, adam, .. } = &self.settings;
         let rate = recipe.rate(&self.schedule, self.state.step, self.steps());
-        let sum = recipe.clipped(sum, images, &mut self.clipped);
+        let sum = recipe.clipped(sum, examples, &mut self.clipped);
         let adam = Adam { learning_rate: adam.learning_rate * rate, ..*adam };
-        adam.apply_with(Isa::best(), &self.team, &mut self.state, sum, images);
+        adam.apply_with(Isa::best(), &self.team, &mut self.state, sum, examples);
         crashpoint::flip!("trainer.updated", &mut self.state.parameters);
     }
 
@@ -288,7 +288,7 @@ impl<D: Dataset> Trainer<D> {
         let epoch = self.state.step / per_epoch;
         let train = self.ledger.epoch(epoch - 1);
         let expected = EpochLedger::complete(self.schedule.images());
-        if (train.images, train.index_sum) != (expected.images, expected.index_sum) {
+        if (train.examples, train.index_sum) != (expected.examples, expected.index_sum) {
             return Err(TrainError::Miscounted { epoch, found: train, expected });
         }
         let test = self.evaluate(collective)?;

@@ -14,7 +14,7 @@ pub struct StepSummary<'a> {
     pub step: u64,
     /// The epoch, from 1.
     pub epoch: u64,
-    /// The losses and images of the step, over all members.
+    /// The sums and examples of the step, over all members.
     pub tally: Tally,
     /// What each member brought, in rank order, with where its previous step spent its time.
     pub contributions: &'a [Contribution],
@@ -27,9 +27,9 @@ pub struct StepSummary<'a> {
 pub struct EpochSummary {
     /// The epoch, from 1.
     pub epoch: u64,
-    /// The training images' losses, as they were when each was visited.
+    /// The training examples' sums, as they were when each was visited.
     pub train: EpochLedger,
-    /// The test images' losses at the end of the epoch.
+    /// The test examples' sums at the end of the epoch.
     pub test: Tally,
 }
 

@@ -57,17 +57,17 @@ impl Recipe {
         }
     }
 
-    /// The summed gradient with its mean over `images` shortened to the norm allowed, where it
+    /// The summed gradient with its mean over so many examples shortened to the norm allowed, where it
     /// is longer.
     pub(crate) fn clipped<'a>(
         &self,
         sum: &'a [f32],
-        images: u32,
+        examples: u32,
         memory: &'a mut Vec<f32>,
     ) -> &'a [f32] {
         let Some(allowed) = self.grad_clip else { return sum };
         let square: f64 = sum.iter().map(|part| f64::from(*part) * f64::from(*part)).sum();
-        let norm = square.sqrt() / f64::from(images);
+        let norm = square.sqrt() / f64::from(examples);
         // Of what is no number nothing is made: the loss shows it.
         if norm.is_nan() || norm <= allowed {
             return sum;

@@ -109,7 +109,7 @@ fn thousands_of_rounds_of_both_kinds_keep_their_bits() {
             };
             let outcome = shm.all_reduce(round, &contribution).unwrap();
             assert_eq!(outcome.control, Control(3 << (step % 16 * 2)), "{round}");
-            assert_eq!(outcome.tally.images, 4);
+            assert_eq!(outcome.tally.examples, 4);
             if round == stories::train(step) {
                 let expected = stories::tree_sum(Node::root(4), step, LENGTH);
                 assert!(stories::same_bits(shm.sum(), &expected), "{round}");

@@ -11,15 +11,15 @@ use cudarc::driver::{CudaGraph, CudaSlice, PinnedHostSlice};
 use data::{Batch, Images, PIXELS, Stream};
 
 use model::{
-    Isa, Layout, Model, ModelError, StepContext, Sums, TERMS, Team, cuda::GpuError,
-    initialise_linear, noise,
+    Isa, Layout, Model, ModelError, StepContext, Sums, Team, cuda::GpuError, initialise_linear,
+    noise,
 };
 
 use self::gpu::{Gpu, Matrix, Place};
 use crate::{
     Settings, element,
     network::{Linear, Network},
-    vae::VAE_TERMS,
+    vae::TERMS,
 };
 
 /// Batches of so many sizes are prepared for at once: in training and evaluation, whole ones
@@ -215,7 +215,7 @@ impl Vae {
             copy(team, flat.as_slice()?, gradient);
         }
         let mut sums = Sums::default();
-        sums.terms.copy_from_slice(size.sums.0.as_slice()?);
+        sums.terms[..TERMS].copy_from_slice(size.sums.0.as_slice()?);
         Ok(sums)
     }
 }
@@ -232,10 +232,6 @@ impl Model for Vae {
 
     fn layout(&self) -> &Layout {
         &self.network.layout
-    }
-
-    fn terms(&self) -> [&'static str; TERMS] {
-        VAE_TERMS
     }
 
     fn initialise(&self, seed: u64, parameters: &mut [f32]) {

@@ -85,7 +85,7 @@ impl<E: Element> Pass<'_, E> {
         let reconstruction = losses.iter().sum::<f64>() / samples as f64;
         let log_variance_gradient = self.log_variance_gradient(&losses, &weights);
         Weighted {
-            sums: Sums { terms: [loss, reconstruction, kl] },
+            sums: Sums::of([loss, reconstruction, kl]),
             samples,
             weights,
             log_variance_gradient,

@@ -17,4 +17,4 @@ mod pass;
 mod vae;
 
 pub use objective::{vae_autograd, vae_objective};
-pub use vae::{Settings, Vae};
+pub use vae::{Settings, TERMS, Vae};

@@ -8,18 +8,18 @@ use data::{Images, PIXELS};
 use tch::{Device, Reduction, Tensor};
 
 use model::{
-    Autograd, Isa, Model, ModelError, TERMS,
+    Autograd, Isa, Model, ModelError,
     autograd::{Inputs, Parameters},
 };
 
-use crate::{Settings, element, network::Network, vae::VAE_TERMS};
+use crate::{Settings, element, network::Network};
 
 /// A function that gives the sums over a batch: loss, reconstruction, KL without beta. The
 /// parameters are those of [`crate::Vae`]; the settings' precision does not count.
 pub fn vae_objective(
     config: &ModelConfig,
     settings: Settings,
-) -> impl Fn(&Parameters, &Inputs<'_, Images>) -> [Tensor; TERMS] + use<> {
+) -> impl Fn(&Parameters, &Inputs<'_, Images>) -> Vec<Tensor> + use<> {
     let ModelConfig { latent_dim, likelihood, beta, .. } = *config;
     let (latent, samples) = (i64::from(latent_dim), i64::from(settings.samples));
     move |parameters, inputs| {
@@ -56,7 +56,7 @@ pub fn vae_objective(
             let log_weights = (ratios * beta - errors).view([-1, samples]);
             ((samples as f64).ln() - log_weights.logsumexp(1, false)).sum(None)
         };
-        [loss, reconstruction, kl]
+        vec![loss, reconstruction, kl]
     }
 }
 
@@ -83,5 +83,5 @@ pub fn vae_autograd(
     device: Device,
 ) -> Result<impl Model<Data = Images> + use<>, ModelError> {
     let layout = Network::new(config)?.layout;
-    Autograd::new(layout, VAE_TERMS, device, vae_objective(config, settings))
+    Autograd::new(layout, device, vae_objective(config, settings))
 }

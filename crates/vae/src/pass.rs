@@ -178,7 +178,7 @@ impl<E: Element> Pass<'_, E> {
             }
         };
         let loss = reconstruction + self.beta * kl;
-        (Sums { terms: [loss, reconstruction, kl] }, log_variance_gradient)
+        (Sums::of([loss, reconstruction, kl]), log_variance_gradient)
     }
 
     /// All the way back, after [`Pass::forward`]: the weights' gradients and the hidden

@@ -12,7 +12,7 @@ use config::{Binarize, ModelConfig, Precision, Training};
 use data::{Batch, Images, PIXELS, Stream};
 
 use model::{
-    Bf16, Isa, Layout, Model, ModelError, StepContext, Sums, TERMS, Team, blas, gemm::Factor,
+    Bf16, Isa, Layout, Model, ModelError, StepContext, Sums, Team, blas, gemm::Factor,
     initialise_linear,
 };
 
@@ -24,8 +24,8 @@ use crate::{
 /// More samples an image than this are for an evaluation, not for training.
 const SAMPLES_MAX: usize = 1 << 16;
 
-/// The names of the VAE's sums; kl is without beta.
-pub(crate) const VAE_TERMS: [&str; TERMS] = ["loss", "reconstruction", "kl"];
+/// How many terms the VAE reports: the loss, the reconstruction, and the KL divergence without beta.
+pub const TERMS: usize = 3;
 
 /// The model with its working memory.
 #[derive(Debug)]
@@ -238,10 +238,6 @@ impl Model for Vae {
 
     fn layout(&self) -> &Layout {
         &self.network().layout
-    }
-
-    fn terms(&self) -> [&'static str; TERMS] {
-        VAE_TERMS
     }
 
     fn initialise(&self, seed: u64, parameters: &mut [f32]) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use checkpoint::{Checkpoint, Directory, step_of};
+use collective::TERMS_MAX;
 use model::{Layout, State};
 use store::Store;
 use trainer::{EpochLedger, Ledger};
@@ -93,8 +94,9 @@ fn restore(checkpoint: Checkpoint, setup: &Setup, layout: &Layout) -> Result<Beg
         exp_avg_sq: gather("exp_avg_sq.")?,
     };
     let epoch = |epoch: checkpoint::EpochLedger| {
-        let terms = epoch.loss_terms.try_into().unwrap_or_default();
-        EpochLedger { images: epoch.images, index_sum: epoch.index_sum, terms }
+        let mut terms = [0.0; TERMS_MAX];
+        terms.iter_mut().zip(epoch.loss_terms).for_each(|(sum, term)| *sum = term);
+        EpochLedger { examples: epoch.images, index_sum: epoch.index_sum, terms }
     };
     let ledger = Ledger { epochs: metadata.ledger.into_iter().map(epoch).collect() };
     Ok(Beginning { state, ledger, arithmetic: metadata.arithmetic })

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use collective::{Control, Generation, Rank, TERMS, Timing};
+use collective::{Control, Generation, Rank, TERMS_MAX, Timing};
 use config::Operation;
 use membership::Phase;
 use model::State;
@@ -71,7 +71,7 @@ impl Epochs {
         if self.epoch != step.epoch {
             (self.epoch, self.images, self.elapsed) = (step.epoch, 0, Duration::ZERO);
         }
-        self.images += step.tally.images;
+        self.images += step.tally.examples;
         self.elapsed += step.elapsed;
     }
 
@@ -89,7 +89,7 @@ struct Interval {
     step: u64,
     epoch: u64,
     images: u64,
-    terms: [f64; TERMS],
+    terms: [f64; TERMS_MAX],
     elapsed: Duration,
     timings: Vec<[u64; 3]>,
 }
@@ -101,7 +101,7 @@ impl Interval {
             step: 0,
             epoch: 0,
             images: 0,
-            terms: [0.0; TERMS],
+            terms: [0.0; TERMS_MAX],
             elapsed: Duration::ZERO,
             timings: vec![[0; 3]; members],
         }
@@ -176,7 +176,7 @@ impl Observer for Reporter<'_> {
         }
         let since = &mut self.since;
         (since.step, since.epoch) = (step.step, step.epoch);
-        since.images += step.tally.images;
+        since.images += step.tally.examples;
         since.elapsed += step.elapsed;
         for (sum, term) in since.terms.iter_mut().zip(step.tally.terms) {
             *sum += term;
@@ -198,7 +198,8 @@ impl Observer for Reporter<'_> {
         self.flush();
         let epoch = summary.epoch;
         let (train, test) = (&summary.train, &summary.test);
-        let (train, test) = (losses(train.terms, train.images), losses(test.terms, test.images));
+        let (train, test) =
+            (losses(train.terms, train.examples), losses(test.terms, test.examples));
         self.epochs_seen.note_test(epoch, test);
         if let Some(writer) = &mut self.writer {
             self.trainee.shared.enter(Phase::Saving);
@@ -214,16 +215,16 @@ impl Observer for Reporter<'_> {
             generation: self.generation.0,
             train: Some(train),
             test: Some(test),
-            images_by_epoch: ledger.epochs.iter().map(|epoch| epoch.images).collect(),
+            images_by_epoch: ledger.epochs.iter().map(|epoch| epoch.examples).collect(),
             index_sum: summary.train.index_sum,
-            images: summary.train.images,
+            images: summary.train.examples,
             step_time: self.epochs_seen.time(epoch),
         }));
     }
 }
 
 /// The means over `images` images of summed loss terms.
-fn losses(terms: [f64; TERMS], images: u64) -> Losses {
-    let [loss, reconstruction, kl] = terms.map(|sum| sum / images.max(1) as f64);
+fn losses(terms: [f64; TERMS_MAX], images: u64) -> Losses {
+    let [loss, reconstruction, kl, ..] = terms.map(|sum| sum / images.max(1) as f64);
     Losses { loss, reconstruction, kl }
 }

@@ -214,7 +214,7 @@ fn train(
 fn take_over(trainer: &mut Trainer<Images>, snapshot: Snapshot) {
     let Snapshot { step, epochs, vectors } = snapshot;
     let [parameters, exp_avg, exp_avg_sq] = vectors.map(Arc::unwrap_or_clone);
-    let epoch = |Tally { images, index_sum, terms }| EpochLedger { images, index_sum, terms };
+    let epoch = |Tally { examples, index_sum, terms }| EpochLedger { examples, index_sum, terms };
     let ledger = Ledger { epochs: epochs.into_iter().map(epoch).collect() };
     trainer.restore(State { step, parameters, exp_avg, exp_avg_sq }, ledger);
 }
@@ -222,8 +222,8 @@ fn take_over(trainer: &mut Trainer<Images>, snapshot: Snapshot) {
 /// Gives the state to other workers.
 pub(crate) fn donate(recipients: Vec<Recipient>, state: &State, ledger: &Ledger) {
     let tally = |epoch: &EpochLedger| {
-        let EpochLedger { images, index_sum, terms } = *epoch;
-        Tally { images, index_sum, terms }
+        let EpochLedger { examples, index_sum, terms } = *epoch;
+        Tally { examples, index_sum, terms }
     };
     let State { step, parameters, exp_avg, exp_avg_sq } = state;
     let snapshot = Arc::new(Snapshot {

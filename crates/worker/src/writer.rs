@@ -198,9 +198,9 @@ impl Desk {
         let _span = tracing::info_span!("checkpoint", step = state.step).entered();
         let test = |test: &Losses| vec![test.loss, test.reconstruction, test.kl];
         let epoch = |(number, epoch): (u64, &trainer::EpochLedger)| checkpoint::EpochLedger {
-            images: epoch.images,
+            images: epoch.examples,
             index_sum: epoch.index_sum,
-            loss_terms: epoch.terms.to_vec(),
+            loss_terms: epoch.terms[..vae::TERMS].to_vec(),
             test_losses: tests.get(&number).map(test).unwrap_or_default(),
         };
         self.metadata.step = state.step;

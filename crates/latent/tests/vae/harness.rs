@@ -67,7 +67,8 @@ impl Observer for LastReport {
     fn stepped(&mut self, _: &StepSummary<'_>, _: &State, _: &Ledger) {}
 
     fn epoch_ended(&mut self, summary: &EpochSummary, _: &State, _: &Ledger) {
-        self.0 = summary.test.terms.map(|sum| sum / summary.test.images as f64);
+        let [loss, reconstruction, kl, ..] = summary.test.terms;
+        self.0 = [loss, reconstruction, kl].map(|sum| sum / summary.test.examples as f64);
     }
 }
 

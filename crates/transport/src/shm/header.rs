@@ -3,12 +3,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use collective::{Contribution, Control, Digest, Kind, Round, Step, TERMS, Tally, Timing};
+use collective::{Contribution, Control, Digest, Kind, Round, Step, TERMS_MAX, Tally, Timing};
 
 use super::layout::{HEADER_PREFIX_WORDS, TALLY_WORDS};
 
-/// Most images of a tally; the sum over any members is far from overflowing.
-const IMAGES_MAX: u64 = 1 << 40;
+/// Most examples of a tally; the sum over any members is far from overflowing.
+const EXAMPLES_MAX: u64 = 1 << 40;
 
 const TRAIN: u64 = 1;
 const EVALUATE: u64 = 2;
@@ -42,7 +42,7 @@ pub(super) fn write(words: &[AtomicU64], round: Round, contribution: &Contributi
         timing.waiting_us.into(),
     ];
     let tallies = tallies.iter().flat_map(|tally| {
-        tally.terms.map(f64::to_bits).into_iter().chain([tally.images, tally.index_sum])
+        tally.terms.map(f64::to_bits).into_iter().chain([tally.examples, tally.index_sum])
     });
     for (word, value) in words.iter().zip(prefix.into_iter().chain(tallies)) {
         word.store(value, Relaxed);
@@ -98,12 +98,12 @@ pub(super) fn read(
 }
 
 fn tally(words: [u64; TALLY_WORDS]) -> Result<Tally, String> {
-    let [images, index_sum] = [words[TERMS], words[TERMS + 1]];
-    if images > IMAGES_MAX {
-        return Err(format!("a tally of {images} images"));
+    let [examples, index_sum] = [words[TERMS_MAX], words[TERMS_MAX + 1]];
+    if examples > EXAMPLES_MAX {
+        return Err(format!("a tally of {examples} examples"));
     }
     let terms = std::array::from_fn(|index| f64::from_bits(words[index]));
-    Ok(Tally { terms, images, index_sum })
+    Ok(Tally { terms, examples, index_sum })
 }
 
 fn small(value: u64, what: &str) -> Result<u32, String> {
@@ -119,7 +119,8 @@ mod tests {
     const NODES: usize = 2;
 
     fn header() -> Header {
-        let tally = |images| Tally { terms: [1.5, -0.0, 3.0], images, index_sum: u64::MAX };
+        let terms = [1.5, -0.0, 3.0, 4.0, 5.0, 6.0, 7.0, -8.5];
+        let tally = |examples| Tally { terms, examples, index_sum: u64::MAX };
         Header {
             round: Round { step: Step(u64::MAX), kind: Kind::Evaluate },
             contribution: Contribution {
@@ -152,14 +153,14 @@ mod tests {
 
     #[test]
     fn what_no_member_writes_is_refused() {
-        let images = HEADER_PREFIX_WORDS + TERMS;
+        let examples = HEADER_PREFIX_WORDS + TERMS_MAX;
         let cases = [
             (1, 0, "kind"),
             (1, 9, "kind"),
             (2, 1 << 32, "control"),
             (3, 2, "digests"),
             (7, 1 << 32, "waiting"),
-            (images, u64::MAX, "images"),
+            (examples, u64::MAX, "examples"),
         ];
         for (index, value, what) in cases {
             let words = written(&header());

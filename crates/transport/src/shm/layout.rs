@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use collective::{Plan, TERMS};
+use collective::{Plan, TERMS_MAX};
 
 /// Bytes that no two writers share. Processors fetch pairs of 64-byte lines.
 const LINE_BYTES: usize = 128;
@@ -29,7 +29,7 @@ const VECTOR_ALIGNMENT: usize = 16;
 pub(super) const HEADER_PREFIX_WORDS: usize = 8;
 
 /// Words of a tally.
-pub(super) const TALLY_WORDS: usize = TERMS + 2;
+pub(super) const TALLY_WORDS: usize = TERMS_MAX + 2;
 
 /// Headers of this many rounds are kept: a member may write that of round `n + 1` while
 /// another still reads round `n`, and no member is further ahead.

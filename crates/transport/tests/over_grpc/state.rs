@@ -26,7 +26,11 @@ fn snapshot() -> Snapshot {
         let bits = (0..LENGTH as u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9) ^ salt));
         Arc::new(bits.collect::<Vec<_>>())
     };
-    let epochs = vec![Tally { terms: [1.5, -2.0, 1e300], images: 60_000, index_sum: u64::MAX }];
+    let epochs = vec![Tally {
+        terms: [1.5, -2.0, 1e300, 0.0, 0.0, 0.0, 0.0, 1.0],
+        examples: 60_000,
+        index_sum: u64::MAX,
+    }];
     Snapshot { step: 1234, epochs, vectors: [vector(0), vector(1), vector(2)] }
 }
 

@@ -171,7 +171,7 @@ fn many_rounds_over_uneven_lanes_keep_their_bits() {
             let train = step % 4 != 3;
             let round = if train { stories::train(step) } else { stories::evaluate(step) };
             let outcome = member.all_reduce(round, &contribution).unwrap();
-            assert_eq!((outcome.control, outcome.tally.images), (Control(31), 6), "{round}");
+            assert_eq!((outcome.control, outcome.tally.examples), (Control(31), 6), "{round}");
             assert!(!train || stories::same_bits(member.sum(), &expected[of as usize]), "{round}");
         }
     });

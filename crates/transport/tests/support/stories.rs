@@ -91,8 +91,8 @@ pub(crate) fn contribute(
 
 pub(crate) fn tallies(nodes: &[Node]) -> Vec<Tally> {
     let tally = |node: &Node| Tally {
-        terms: [f64::from(node.start); 3],
-        images: u64::from(node.end - node.start),
+        terms: [f64::from(node.start); 8],
+        examples: u64::from(node.end - node.start),
         index_sum: u64::from(node.start),
     };
     nodes.iter().map(tally).collect()
@@ -127,7 +127,7 @@ pub(crate) fn sums_are_those_of_the_tree_for_any_split_and_length<T: Transport>(
                 }
                 let contribution = contribute(&mut member, 3, length, Control::default());
                 let outcome = member.all_reduce(evaluate(3), &contribution).unwrap();
-                assert_eq!(outcome.tally.images, u64::from(shards));
+                assert_eq!(outcome.tally.examples, u64::from(shards));
             });
         }
     }
@@ -135,7 +135,7 @@ pub(crate) fn sums_are_those_of_the_tree_for_any_split_and_length<T: Transport>(
 
 fn check_outcome(outcome: &Outcome, ranges: &[(u32, u32)]) {
     assert_eq!(outcome.control.0, (1 << ranges.len()) - 1);
-    assert_eq!(outcome.tally.images, u64::from(ranges.last().unwrap().1));
+    assert_eq!(outcome.tally.examples, u64::from(ranges.last().unwrap().1));
 }
 
 pub(crate) fn differing_digests_are_named_on_every_member<T: Transport>() {
