@@ -14,7 +14,7 @@ fn offline(place: &Place, words: &[&str]) {
 /// The set in a folder of its own, by links but for the first file, which can be spoilt.
 fn mnist_to_spoil(folder: &Path) -> std::path::PathBuf {
     fs::create_dir(folder).unwrap();
-    let source = data::default_dir();
+    let source = data::default_dir("mnist");
     data::fetch::ensure(&source, false, &|_| ()).unwrap();
     for file in &data::FILES[1..] {
         std::os::unix::fs::symlink(source.join(file.name), folder.join(file.name)).unwrap();

@@ -21,7 +21,7 @@ fn left_with(worker: Process, cause: &str) {
 fn completed(fleet: Fleet, place: &Place) {
     fleet.completed();
     assert_same_tensors(&place.newest(), &reference(EPOCHS));
-    assert_eq!(place.summary()["images_counted"], Value::from(vec![6000; EPOCHS as usize]));
+    assert_eq!(place.summary()["examples_counted"], Value::from(vec![6000; EPOCHS as usize]));
 }
 
 /// One of three breaks at its 30th step.

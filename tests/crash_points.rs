@@ -35,7 +35,7 @@ fn three_epochs(more: &str) -> String {
 #[track_caller]
 fn undisturbed(place: &Place) {
     assert_same_tensors(&place.newest(), &reference(EPOCHS));
-    assert_eq!(place.summary()["images_counted"], Value::from(vec![6000; EPOCHS as usize]));
+    assert_eq!(place.summary()["examples_counted"], Value::from(vec![6000; EPOCHS as usize]));
     assert_eq!(half_written(place), [] as [String; 0]);
     assert_no_number_twice(place);
 }

@@ -15,7 +15,7 @@ fn a_worker_with_an_empty_folder_and_one_with_half_of_it() {
     let place = Place::new();
     let (empty, half) = (place.path("empty"), place.path("half"));
     fs::create_dir(&half).unwrap();
-    let source = data::default_dir();
+    let source = data::default_dir("mnist");
     data::fetch::ensure(&source, false, &|_| ()).unwrap();
     for file in &data::FILES[..2] {
         fs::copy(source.join(file.name), half.join(file.name)).unwrap();

@@ -49,8 +49,8 @@ fn every_epoch_is_recorded_once(place: &Place) {
     assert_eq!(numbers, (1..=trained).collect::<Vec<_>>());
     for line in &epochs {
         assert!(line["loss"].is_f64() && line["test_loss"].is_f64(), "{line}");
-        assert!(line["images_per_second"].as_f64().is_none_or(|rate| rate > 0.0), "{line}");
-        assert_eq!(line["images_counted"], 6000, "{line}");
+        assert!(line["examples_per_second"].as_f64().is_none_or(|rate| rate > 0.0), "{line}");
+        assert_eq!(line["examples_counted"], 6000, "{line}");
     }
 }
 
@@ -58,7 +58,7 @@ fn every_step_is_recorded_once(place: &Place) {
     let mut images = BTreeMap::<u64, u64>::new();
     for line in place.metrics("steps") {
         *images.entry(line["epoch"].as_u64().unwrap()).or_default() +=
-            line["images"].as_u64().unwrap();
+            line["examples"].as_u64().unwrap();
     }
     assert!(images.values().all(|images| *images == 6000), "{images:?}");
     assert_eq!(images.len() as u64, place.newest().metadata.step / STEPS_PER_EPOCH);
@@ -134,7 +134,7 @@ fn the_run_is_completed_while_it_is_away() {
     assert_same_tensors(&place.newest(), &reference(8));
     every_epoch_is_recorded_once(&place);
     assert!(place.summary()["test_loss"].is_f64(), "{}", place.summary());
-    assert_eq!(place.summary()["images_counted"], serde_json::Value::from(vec![6000; 8]));
+    assert_eq!(place.summary()["examples_counted"], serde_json::Value::from(vec![6000; 8]));
 }
 
 /// Nobody is left to tell of the epochs that were trained meanwhile, but the checkpoint knows of
@@ -154,7 +154,7 @@ fn everybody_dies_after_it() {
     every_epoch_is_recorded_once(&place);
     let epochs = place.metrics("epoch");
     assert_eq!(epochs.len() as u64, trained + 1);
-    let untimed = epochs.iter().filter(|line| line["images_per_second"].is_null());
+    let untimed = epochs.iter().filter(|line| line["examples_per_second"].is_null());
     assert!(untimed.count() >= 2, "{epochs:?}");
 }
 

@@ -62,7 +62,7 @@ fn everything_is_killed_and_the_disk_is_lost() {
     let exit = coordinate(&objects, &place, &flags).wait().succeeded();
     assert!(exit.text().contains(&format!("Going on after step {newest}, ")), "{exit}");
     has_stored(&objects, &place, epochs);
-    let counted = place.summary()["images_counted"].clone();
+    let counted = place.summary()["examples_counted"].clone();
     assert_eq!(counted, serde_json::Value::from(vec![6000; epochs as usize]));
 }
 

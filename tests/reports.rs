@@ -30,7 +30,7 @@ fn every_epoch_has_its_rate() {
         let epochs = place.metrics("epoch");
         assert_eq!(epochs.len(), 3);
         for line in &epochs {
-            assert!(line["images_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{line}");
+            assert!(line["examples_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{line}");
         }
         let told: Vec<&str> = exit.lines().filter(|line| line.starts_with("Epoch ")).collect();
         assert_eq!(told.len(), 3, "{exit}");
@@ -38,7 +38,7 @@ fn every_epoch_has_its_rate() {
             assert!(line.ends_with(" images/s") && !line.contains(" 0 images/s"), "{line}");
             assert!(line.len() <= 80, "{} columns: {line}", line.len());
         }
-        assert!(place.summary()["train_images_per_second"].as_f64().unwrap() > 0.0);
+        assert!(place.summary()["train_examples_per_second"].as_f64().unwrap() > 0.0);
     }
 }
 
@@ -52,7 +52,7 @@ fn a_run_that_has_nothing_left_to_train_has_no_rate() {
     std::fs::remove_file(place.file("summary.json")).unwrap();
     let exit = coordinator_at(&place, "--resume --spawn").wait().succeeded();
     let summary = place.summary();
-    assert!(summary["train_images_per_second"].is_null(), "{summary}");
+    assert!(summary["train_examples_per_second"].is_null(), "{summary}");
     assert_eq!(summary["test_loss"], test_loss);
     assert!(!exit.text().contains("images/s"), "{exit}");
     assert_eq!(place.metrics("epoch").len(), 1, "the epoch was recorded before");
@@ -103,7 +103,7 @@ fn a_resumed_run_that_is_stopped_before_anybody_came_is_where_it_was() {
     let status = status(&place, &fleet.url);
     assert_eq!(status["step"], STEPS_PER_EPOCH);
     assert_eq!(status["epoch"], 2);
-    for unknown in ["loss", "images_per_second", "reported_step", "reported_seconds_ago"] {
+    for unknown in ["loss", "examples_per_second", "reported_step", "reported_seconds_ago"] {
         assert!(status[unknown].is_null(), "{unknown}: {status}");
     }
     let waiting = status["waiting_for"].as_str().unwrap();
@@ -134,7 +134,7 @@ fn the_status_says_what_is_known_and_as_of_when() {
     let mut fleet = Fleet::start(&place, 2, &format!("{SMALL} {ENDLESS} --min-workers 2"));
     fleet.wait_for_progress(&place);
     let training = status(&place, &fleet.url);
-    assert!(training["images_per_second"].as_f64().unwrap() > 0.0, "{training}");
+    assert!(training["examples_per_second"].as_f64().unwrap() > 0.0, "{training}");
     assert!(training["reported_seconds_ago"].as_f64().unwrap() >= 0.0, "{training}");
     assert!(training["waiting_for"].is_null(), "{training}");
     assert!(training["step"].as_u64() >= training["reported_step"].as_u64(), "{training}");
@@ -145,7 +145,7 @@ fn the_status_says_what_is_known_and_as_of_when() {
     fleet.workers.remove(1).signal(Signal::KILL);
     fleet.coordinator.wait_for_line("Waiting for workers: 1 of 2 are ready");
     let waiting = status(&place, &fleet.url);
-    assert!(waiting["images_per_second"].is_null(), "{waiting}");
+    assert!(waiting["examples_per_second"].is_null(), "{waiting}");
     assert!(waiting["loss"].is_f64() && waiting["reported_step"].is_u64(), "{waiting}");
     assert!(waiting["waiting_for"].as_str().unwrap().contains("1 of 2 are ready"), "{waiting}");
     let text = status_text(&place, &fleet.url);

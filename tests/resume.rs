@@ -23,7 +23,7 @@ fn stopped_after_each_epoch_and_resumed_with_other_numbers_of_workers() {
         let summary = place.summary();
         assert_eq!(summary["workers"], workers);
         assert_eq!(summary["generations"], epochs, "a number is never used twice");
-        assert_eq!(summary["images_counted"].as_array().unwrap().len() as u64, epochs);
+        assert_eq!(summary["examples_counted"].as_array().unwrap().len() as u64, epochs);
     }
     let epochs: Vec<_> =
         place.metrics("epoch").iter().map(|line| line["epoch"].as_u64().unwrap()).collect();

@@ -88,7 +88,7 @@ fn a_job_is_killed_requeued_and_cancelled() {
     last.wait_until("the run is complete", || last.is("JobState=COMPLETED"));
     assert!(last.is("ExitCode=0:0"), "{}", last.log());
     assert_same_tensors(&place.newest(), &reference(epochs));
-    let counted = place.summary()["images_counted"].clone();
+    let counted = place.summary()["examples_counted"].clone();
     assert_eq!(counted, serde_json::Value::from(vec![6000; epochs as usize]));
     no_keys_are_left(&place);
 }

@@ -13,7 +13,7 @@ pub(crate) fn resumes_to_the_same_bits(place: &Place, workers: u32) {
     let flags = format!("--resume --epochs {epochs} --workers {workers} --spawn");
     coordinator_at(place, &flags).wait().succeeded();
     assert_same_tensors(&place.newest(), &reference(epochs));
-    let counted = place.summary()["images_counted"].clone();
+    let counted = place.summary()["examples_counted"].clone();
     assert_eq!(counted, serde_json::Value::from(vec![6000; epochs as usize]));
 }
 

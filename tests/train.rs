@@ -27,9 +27,9 @@ fn a_run_leaves_all_that_it_promises() {
     assert_eq!(summary["workers"], 2);
     assert_eq!(summary["shards"], 4);
     assert_eq!(summary["generations"], 1);
-    assert_eq!(summary["images_counted"], Value::from(vec![6000; 3]));
+    assert_eq!(summary["examples_counted"], Value::from(vec![6000; 3]));
     assert_eq!(place.digest().len(), 32);
-    assert!(summary["train_images_per_second"].as_f64().unwrap() > 0.0);
+    assert!(summary["train_examples_per_second"].as_f64().unwrap() > 0.0);
     let number = |name: &str| summary[name].as_f64().unwrap();
     let parts = number("test_reconstruction") + number("test_kl");
     assert!((number("test_loss") - parts).abs() < 1e-6 * parts, "{summary}");
@@ -55,7 +55,7 @@ fn the_metrics_tell_how_training_went() {
         for field in ["step", "epoch", "generation"] {
             assert!(line[field].is_u64(), "{field} of {line}");
         }
-        for field in ["loss", "reconstruction", "kl", "images_per_second"] {
+        for field in ["loss", "reconstruction", "kl", "examples_per_second"] {
             assert!(line[field].is_f64(), "{field} of {line}");
         }
         let ranks = line["ranks"].as_array().unwrap();
@@ -69,7 +69,7 @@ fn the_metrics_tell_how_training_went() {
     let epochs = place.metrics("epoch");
     assert_eq!(epochs.iter().map(|line| &line["epoch"]).collect::<Vec<_>>(), [1, 2, 3]);
     for line in &epochs {
-        assert_eq!(line["images_counted"], 6000);
+        assert_eq!(line["examples_counted"], 6000);
         assert_eq!(line["index_sum"], 6000 * 5999 / 2);
     }
     let losses = |field: &str| epochs.iter().map(|l| l[field].as_f64().unwrap()).collect();
@@ -89,10 +89,10 @@ fn every_image_of_mnist_is_counted_exactly_once() {
 
     let epochs = place.metrics("epoch");
     assert_eq!(epochs.len(), 1);
-    assert_eq!(epochs[0]["images_counted"], 60_000);
+    assert_eq!(epochs[0]["examples_counted"], 60_000);
     assert_eq!(epochs[0]["index_sum"], 60_000_u64 * 59_999 / 2);
     assert_eq!(epochs[0]["step"], 60_000_u64.div_ceil(3 * 128));
-    assert_eq!(place.summary()["images_counted"], Value::from(vec![60_000]));
+    assert_eq!(place.summary()["examples_counted"], Value::from(vec![60_000]));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn more_shards_than_images_is_unusual_but_works() {
     let flags = "--workers 3 --spawn --shards 5 --batch-size 2 --train-images 3 --test-images 2 \
                  --hidden-dim 8 --latent-dim 2 --epochs 2";
     coordinator_at(&place, flags).wait().succeeded();
-    assert_eq!(place.summary()["images_counted"], Value::from(vec![3; 2]));
+    assert_eq!(place.summary()["examples_counted"], Value::from(vec![3; 2]));
 }
 
 /// Whoever has the PyTorch module of the design can load the file into it, strictly.

@@ -131,7 +131,7 @@ pub(super) fn pace(place: &Place) -> f64 {
     let rates = reports.iter().rev().take(REPORTS);
     let seconds: f64 = rates
         .clone()
-        .map(|line| number(&line["images"]) / number(&line["images_per_second"]))
+        .map(|line| number(&line["examples"]) / number(&line["examples_per_second"]))
         .sum();
     let steps = number(&reports[reports.len() - 1]["step"])
         - reports.len().checked_sub(REPORTS + 1).map_or(0.0, |i| number(&reports[i]["step"]));

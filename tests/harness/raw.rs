@@ -26,6 +26,8 @@ pub(crate) fn hello() -> Hello {
             precision: "whole".into(),
             libtorch: "0".into(),
         }),
+        task: vae_options::NAME.into(),
+        task_revision: vae_options::REVISION,
         ..Hello::default()
     }
 }

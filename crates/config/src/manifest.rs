@@ -2,7 +2,7 @@
 //!
 //! The files' digests are part of a run's identity; where the files may be fetched from is not.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -15,6 +15,9 @@ pub const NAME_BYTES_MAX: usize = 128;
 
 /// Hexadecimal digits of a SHA-256.
 const DIGITS: usize = 64;
+
+/// As many of them as people are shown.
+const SHORT_DIGITS: usize = 12;
 
 /// A data set: its files, and how many examples it has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +127,15 @@ impl Manifest {
         let content = |file: &FileEntry| (file.name.clone(), file.bytes, file.sha256.clone());
         (self.train, self.test) == (other.train, other.test)
             && self.files.iter().map(content).eq(other.files.iter().map(content))
+    }
+}
+
+impl fmt::Display for Manifest {
+    /// Its name, its counts, and enough of its first file's digest to tell it from others.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, train, test, .. } = self;
+        let digest = self.files.first().and_then(|file| file.sha256.get(..SHORT_DIGITS));
+        write!(f, "{name} ({train} + {test} examples, {})", digest.unwrap_or_default())
     }
 }
 

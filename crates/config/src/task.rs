@@ -1,9 +1,13 @@
 //! What is trained, as the program that trains it describes it to those that do not know it.
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use thiserror::Error;
 
-use crate::manifest::{InvalidManifest, Manifest};
+use crate::{
+    Difference, differences,
+    manifest::{InvalidManifest, Manifest},
+};
 
 /// Most sums that a task reports; the loss is the first.
 pub const METRICS_MAX: usize = 8;
@@ -28,10 +32,25 @@ pub struct Task {
     pub example: String,
     /// The sums that it reports, the loss first.
     pub metrics: Vec<Metric>,
+    /// In what the factors of its matrix products are.
+    #[serde(default)]
+    pub precision: Precision,
     /// What people read of it, in a few words.
     pub summary: String,
     /// What it takes of a machine.
     pub size: Size,
+}
+
+/// In what the factors of matrix products are. How those of bf16 are computed differs between CPUs
+/// on which those of f32 have the same bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 24 significant bits.
+    #[default]
+    F32,
+    /// 8 significant bits.
+    Bf16,
 }
 
 /// A number that a task reports for each example, summed by the members and shown as a mean.
@@ -110,10 +129,24 @@ impl Task {
         Ok(self.dataset.validate()?)
     }
 
-    /// What people read for a number of examples, as in `1 image` and `2 images`.
+    /// What it calls several examples, as in `images`.
     #[must_use]
     pub fn examples(&self) -> String {
         format!("{}s", self.example)
+    }
+
+    /// The options and other parts of its identity in which `other` differs, by name.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<Difference> {
+        let identity = |task: &Self| json!({ "task": format!("{} {}", task.name, task.revision) });
+        let mut found = differences(&identity(self), &identity(other));
+        found.extend(differences(&self.options, &other.options));
+        if found.is_empty() && !self.dataset.is_same_data(&other.dataset) {
+            let field = "dataset".into();
+            let (ours, theirs) = (self.dataset.to_string(), other.dataset.to_string());
+            found.push(Difference { field, ours, theirs });
+        }
+        found
     }
 }
 

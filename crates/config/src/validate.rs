@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
-use crate::{RunConfig, Training, bounds};
+use crate::{RunConfig, Training, bounds, task::InvalidTask};
 
 /// A configuration outside its bounds.
 #[derive(Clone, Debug, Error, PartialEq)]
@@ -31,6 +31,21 @@ pub enum InvalidConfig {
         /// The allowed range, in words.
         bound: &'static str,
     },
+    /// More examples than the data set has.
+    #[error("{flag} {value} is more than the data set {dataset} has: {found}")]
+    TooManyExamples {
+        /// The flag.
+        flag: &'static str,
+        /// What was given.
+        value: u32,
+        /// The data set's name.
+        dataset: String,
+        /// How many there are.
+        found: u32,
+    },
+    /// A task that is none.
+    #[error(transparent)]
+    Task(#[from] InvalidTask),
     /// More workers than shards: some would have nothing to do.
     #[error(
         "--workers {workers} is more than --shards {shards}: a worker owns at least one shard; \
@@ -70,26 +85,33 @@ impl Training {
     fn validate(&self) -> Result<(), InvalidConfig> {
         count("--shards", self.shards, bounds::SHARDS)?;
         count("--batch-size", self.batch_size, bounds::BATCH_SIZE)?;
-        count("--hidden-dim", self.model.hidden_dim, bounds::DIM)?;
-        count("--latent-dim", self.model.latent_dim, bounds::DIM)?;
-        count("--train-images", self.train_images, bounds::TRAIN_IMAGES)?;
-        count("--test-images", self.test_images, bounds::TEST_IMAGES)?;
+        count("--train-examples", self.train_examples, bounds::EXAMPLES)?;
+        count("--test-examples", self.test_examples, bounds::EXAMPLES)?;
+        count("--model-threads", self.model_threads, bounds::THREADS)?;
+        self.task.validate()?;
+        let dataset = &self.task.dataset;
+        for (flag, value, found) in [
+            ("--train-examples", self.train_examples, dataset.train),
+            ("--test-examples", self.test_examples, dataset.test),
+        ] {
+            if value > found {
+                let dataset = dataset.name.clone();
+                return Err(InvalidConfig::TooManyExamples { flag, value, dataset, found });
+            }
+        }
         positive("--learning-rate", self.learning_rate)?;
-        count("--warmup-epochs", self.warmup_epochs, bounds::WARMUP_EPOCHS)?;
-        count("--importance-samples", self.importance_samples, bounds::IMPORTANCE_SAMPLES)?;
         if let Some(norm) = self.grad_clip {
             positive("--grad-clip", norm)?;
-        }
-        let beta = self.model.beta;
-        if !bounds::is_not_negative(beta) {
-            let bound = bounds::NOT_NEGATIVE;
-            return Err(InvalidConfig::Real { field: "--beta", value: beta, bound });
         }
         Ok(())
     }
 }
 
-fn count(
+/// Checks a whole number.
+///
+/// # Errors
+/// [`InvalidConfig::Count`] where it is out of bounds.
+pub fn count(
     field: &'static str,
     value: u32,
     bounds: RangeInclusive<u32>,
@@ -102,7 +124,11 @@ fn count(
     }
 }
 
-fn positive(field: &'static str, value: f64) -> Result<(), InvalidConfig> {
+/// Checks a number that must be positive.
+///
+/// # Errors
+/// [`InvalidConfig::Real`] where it is not.
+pub fn positive(field: &'static str, value: f64) -> Result<(), InvalidConfig> {
     if bounds::is_positive(value) {
         Ok(())
     } else {
@@ -112,10 +138,34 @@ fn positive(field: &'static str, value: f64) -> Result<(), InvalidConfig> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use crate::{
-        Binarize, Collective, LearningRateSchedule, Likelihood, ModelConfig, Operation, Precision,
-        RunConfig, Training,
+        Collective, FileEntry, LearningRateSchedule, Manifest, Metric, Operation, RunConfig, Size,
+        Task, Training, task::Precision,
     };
+
+    fn task() -> Task {
+        let metric = |name: &str| Metric { name: name.into(), unit: "nats".into() };
+        let (name, bytes) = ("images".into(), 5);
+        let (sha256, sources) = ("0a".repeat(32), Vec::new());
+        Task {
+            name: "vae".into(),
+            revision: 1,
+            options: json!({ "hidden_dim": 400, "beta": 1.0 }),
+            dataset: Manifest {
+                name: "mnist".into(),
+                files: vec![FileEntry { name, bytes, sha256, sources }],
+                train: 60_000,
+                test: 10_000,
+            },
+            example: "image".into(),
+            metrics: vec![metric("loss"), metric("kl")],
+            precision: Precision::F32,
+            summary: "VAE".into(),
+            size: Size { parameters: 5, worker_bytes: 1000, example_bytes: 10 },
+        }
+    }
 
     fn config() -> RunConfig {
         RunConfig {
@@ -125,19 +175,11 @@ mod tests {
                 batch_size: 64,
                 learning_rate: 1e-3,
                 learning_rate_schedule: LearningRateSchedule::Constant,
-                warmup_epochs: 0,
                 grad_clip: None,
-                binarize: Binarize::None,
-                importance_samples: 1,
-                precision: Precision::F32,
-                model: ModelConfig {
-                    hidden_dim: 400,
-                    latent_dim: 20,
-                    likelihood: Likelihood::Bernoulli,
-                    beta: 1.0,
-                },
-                train_images: 60_000,
-                test_images: 10_000,
+                train_examples: 60_000,
+                test_examples: 10_000,
+                model_threads: 1,
+                task: task(),
             },
             operation: Operation {
                 workers: 4,
@@ -157,51 +199,27 @@ mod tests {
         config.validate().unwrap();
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<RunConfig>(&json).unwrap(), config);
-        assert_eq!(config.training.model.parameters(), 973_624);
-    }
-
-    /// Written before there were schedules, warm-up, clipping, binary pixels and importance
-    /// sampling: what it did then is what the defaults do.
-    #[test]
-    fn an_older_configuration_is_read_with_defaults() {
-        let mut json = serde_json::to_value(config()).unwrap();
-        let training = json["training"].as_object_mut().unwrap();
-        for field in [
-            "learning_rate_schedule",
-            "warmup_epochs",
-            "grad_clip",
-            "binarize",
-            "importance_samples",
-        ] {
-            training.remove(field).unwrap();
-        }
-        assert_eq!(serde_json::from_value::<RunConfig>(json).unwrap(), config());
-    }
-
-    #[test]
-    fn precisions_have_the_names_of_their_flag() {
-        for (precision, name) in [(Precision::F32, "f32"), (Precision::Bf16, "bf16")] {
-            assert_eq!(serde_json::to_value(precision).unwrap(), name);
-            assert_eq!(serde_json::from_value::<Precision>(name.into()).unwrap(), precision);
-        }
-        assert_eq!(Precision::default(), Precision::F32);
+        assert_eq!(config.training.memory_bytes(), 1640);
     }
 
     #[test]
     fn each_bound_is_checked() {
         type Breakage = (fn(&mut RunConfig), &'static str);
-        let broken: [Breakage; 11] = [
+        let broken: [Breakage; 14] = [
             (|c| c.operation.workers = 0, "--workers"),
             (|c| c.operation.workers = 5, "--shards 4"),
             (|c| c.training.shards = 0, "--shards"),
             (|c| c.training.batch_size = 0, "--batch-size"),
-            (|c| c.training.model.hidden_dim = 1 << 20, "--hidden-dim"),
             (|c| c.training.learning_rate = f64::NAN, "--learning-rate"),
-            (|c| c.training.model.beta = -1.0, "--beta"),
             (|c| c.training.grad_clip = Some(0.0), "--grad-clip"),
-            (|c| c.training.importance_samples = 0, "--importance-samples"),
-            (|c| c.training.warmup_epochs = u32::MAX, "--warmup-epochs"),
-            (|c| c.training.train_images = 60_001, "--train-images"),
+            (|c| c.training.train_examples = 60_001, "--train-examples 60001"),
+            (|c| c.training.test_examples = 0, "--test-examples"),
+            (|c| c.training.model_threads = 0, "--model-threads"),
+            (|c| c.training.task.metrics.clear(), "vae has 0"),
+            (|c| c.training.task.metrics[1].name = "loss".into(), "two metrics called \"loss\""),
+            (|c| c.training.task.name = "My task".into(), "My task"),
+            (|c| c.training.task.options = json!([1]), "not an object"),
+            (|c| c.training.task.dataset.files.clear(), "not 0"),
         ];
         for (break_it, named) in broken {
             let mut config = config();
@@ -214,12 +232,19 @@ mod tests {
     #[test]
     fn differences_name_the_fields() {
         let (ours, mut theirs) = (config().training, config().training);
+        assert!(ours.differences(&theirs).is_empty());
         theirs.seed = 1;
-        theirs.model.hidden_dim = 200;
-        theirs.precision = Precision::Bf16;
-        let fields: Vec<String> =
-            ours.differences(&theirs).into_iter().map(|difference| difference.field).collect();
-        assert_eq!(fields, ["model.hidden_dim", "precision", "seed"]);
-        assert!(ours.differences(&ours.clone()).is_empty());
+        theirs.task.options = json!({ "hidden_dim": 200, "beta": 1.0, "extra": 1 });
+        let fields = |theirs: &Training| -> Vec<String> {
+            ours.differences(theirs).into_iter().map(|difference| difference.field).collect()
+        };
+        assert_eq!(fields(&theirs), ["seed", "extra", "hidden_dim"]);
+        theirs.task.revision = 2;
+        assert_eq!(fields(&theirs)[1], "task");
+        let mut theirs = ours.clone();
+        theirs.task.dataset.name = "the same elsewhere".into();
+        assert!(fields(&theirs).is_empty());
+        theirs.task.dataset.files[0].sha256 = "0b".repeat(32);
+        assert_eq!(fields(&theirs), ["dataset"]);
     }
 }

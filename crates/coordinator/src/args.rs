@@ -3,10 +3,7 @@
 use std::{ffi::OsString, ops::RangeInclusive, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use config::{
-    Binarize, Collective, LearningRateSchedule, Likelihood, ModelConfig, Operation, Precision,
-    RunConfig, Training, bounds,
-};
+use config::{Collective, LearningRateSchedule, Operation, RunConfig, Task, Training, bounds};
 use manual::{real, whole};
 use secure::{Security, SetUpError};
 use telemetry::{LogFormat, LogLevel};
@@ -37,10 +34,9 @@ fn device(text: &str) -> Result<String, String> {
     }
 }
 
-/// Train a variational autoencoder on MNIST, data-parallel: shard the data, start
-/// generations of workers, and keep the run directory.
+/// The flags that every coordinator has; those of its task come from its program.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "vae-coordinator", version, max_term_width = 100)]
+#[command(version, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -65,6 +61,10 @@ pub(crate) struct Args {
     /// on
     #[arg(long, value_name = "NAME_OR_IP")]
     pub(crate) advertise: Option<HostName>,
+    /// Train what this file describes, as `PROGRAM describe` has written it, in the place of this
+    /// program's own task: this machine needs neither that program nor libtorch
+    #[arg(long, value_name = "FILE", conflicts_with = "spawn")]
+    pub(crate) task: Option<PathBuf>,
     /// Start the workers too, as processes on this machine, and again when they die
     #[arg(long)]
     pub(crate) spawn: bool,
@@ -116,6 +116,10 @@ pub(crate) struct Args {
     /// then depends on who computed which shard
     #[arg(long)]
     pub(crate) allow_mixed_devices: bool,
+    /// Let workers whose programs were built differently compute together, if they compute the same
+    /// gradient
+    #[arg(long)]
+    pub(crate) allow_mixed_builds: bool,
     /// How log lines are written to standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
@@ -238,10 +242,10 @@ pub(crate) enum HealthArg {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub(crate) struct TrainingArgs {
-    /// Passes over the training images
+    /// Passes over the training examples
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = whole(bounds::EPOCHS))]
     pub(crate) epochs: u32,
-    /// Images per shard and step
+    /// Examples per shard and step
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = whole(bounds::BATCH_SIZE))]
     pub(crate) batch_size: u32,
     /// Step size of Adam
@@ -252,49 +256,24 @@ pub(crate) struct TrainingArgs {
     /// down to nothing along a cosine
     #[arg(long, value_enum, default_value_t = ScheduleArg::Constant)]
     pub(crate) learning_rate_schedule: ScheduleArg,
-    /// Epochs in which the weight of the KL divergence grows from nothing to --beta
-    #[arg(long, default_value_t = 0, value_name = "N", value_parser = whole(bounds::WARMUP_EPOCHS))]
-    pub(crate) warmup_epochs: u32,
     /// Shorten gradients to this norm where they are longer [default: never]
     #[arg(long, value_name = "NORM", value_parser = real(bounds::POSITIVE, bounds::is_positive))]
     pub(crate) grad_clip: Option<f64>,
-    /// Make grey pixels black or white, each time anew, with the probability of their grey
-    #[arg(long, value_enum, default_value_t = BinarizeArg::None)]
-    pub(crate) binarize: BinarizeArg,
-    /// Latents drawn an image; with more than one the objective is the importance-weighted
-    /// bound (IWAE)
-    #[arg(long, default_value_t = 1, value_name = "K")]
-    #[arg(value_parser = whole(bounds::IMPORTANCE_SAMPLES))]
-    pub(crate) importance_samples: u32,
-    /// In what the factors of matrix products are; sums, parameters and optimizer are f32 in
-    /// either. bf16 is twice as fast on CPUs with AVX512_BF16, and gains nothing on others
-    #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
-    pub(crate) precision: PrecisionArg,
     /// Key of every random number in the run
     #[arg(long, default_value_t = 0, value_name = "SEED", value_parser = whole(0..=u64::MAX))]
     pub(crate) seed: u64,
-    /// Width of the two hidden layers of encoder and decoder
-    #[arg(long, default_value_t = 400, value_name = "N", value_parser = whole(bounds::DIM))]
-    pub(crate) hidden_dim: u32,
-    /// Dimensions of the latent space
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = whole(bounds::DIM))]
-    pub(crate) latent_dim: u32,
-    /// Distribution of a pixel given the latents: cross-entropy on grey pixels, or squared
-    /// error with one learned variance
-    #[arg(long, value_enum, default_value_t = LikelihoodArg::Bernoulli)]
-    pub(crate) likelihood: LikelihoodArg,
-    /// Weight of the KL divergence in the objective
-    #[arg(long, default_value_t = 1.0, value_name = "WEIGHT")]
-    #[arg(value_parser = real(bounds::NOT_NEGATIVE, bounds::is_not_negative))]
-    pub(crate) beta: f64,
-    /// Use only the first N training images
-    #[arg(long, default_value_t = 60_000, value_name = "N")]
-    #[arg(value_parser = whole(bounds::TRAIN_IMAGES))]
-    pub(crate) train_images: u32,
-    /// Use only the first N test images
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
-    #[arg(value_parser = whole(bounds::TEST_IMAGES))]
-    pub(crate) test_images: u32,
+    /// Use only the first N examples to learn from [default: all]
+    #[arg(long, visible_alias = "train-images", value_name = "N")]
+    #[arg(value_parser = whole(bounds::EXAMPLES))]
+    pub(crate) train_examples: Option<u32>,
+    /// Use only the first N examples to evaluate on [default: all]
+    #[arg(long, visible_alias = "test-images", value_name = "N")]
+    #[arg(value_parser = whole(bounds::EXAMPLES))]
+    pub(crate) test_examples: Option<u32>,
+    /// Threads of every worker for a model by libtorch's autograd: the result depends on this
+    /// number. Other models compute with any number of threads
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = whole(bounds::THREADS))]
+    pub(crate) model_threads: u32,
 }
 
 /// How the run is carried out.
@@ -335,8 +314,8 @@ pub(crate) struct DirectoryArgs {
     /// coordinators again by itself
     #[arg(long, requires = "run_dir", conflicts_with = "resume")]
     pub(crate) resume_or_begin: bool,
-    /// Where the MNIST files are, or are to be put [default: LOCKSTEP_DATA_DIR, else the user's
-    /// cache]
+    /// Where the files of the data set are, or are to be put [default: LOCKSTEP_DATA_DIR, else a
+    /// folder in the user's cache]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Never reach out to the network for the data set
@@ -345,28 +324,10 @@ pub(crate) struct DirectoryArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum LikelihoodArg {
-    Bernoulli,
-    Gaussian,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum ScheduleArg {
     Constant,
     Iwae,
     Cosine,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum BinarizeArg {
-    None,
-    Dynamic,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum PrecisionArg {
-    F32,
-    Bf16,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -383,59 +344,56 @@ pub(crate) enum CollectiveArg {
     Nccl,
 }
 
+impl TrainingArgs {
+    /// What determines the bits of a run of this task.
+    pub(crate) fn training(&self, shards: u32, task: Task) -> Training {
+        Training {
+            seed: self.seed,
+            shards,
+            batch_size: self.batch_size,
+            learning_rate: self.learning_rate,
+            learning_rate_schedule: match self.learning_rate_schedule {
+                ScheduleArg::Constant => LearningRateSchedule::Constant,
+                ScheduleArg::Iwae => LearningRateSchedule::Iwae,
+                ScheduleArg::Cosine => LearningRateSchedule::Cosine,
+            },
+            grad_clip: self.grad_clip,
+            train_examples: self.train_examples.unwrap_or(task.dataset.train),
+            test_examples: self.test_examples.unwrap_or(task.dataset.test),
+            model_threads: self.model_threads,
+            task,
+        }
+    }
+}
+
+impl OperationArgs {
+    /// How a run of so many workers and epochs is carried out.
+    pub(crate) fn operation(&self, workers: u32, epochs: u32) -> Operation {
+        Operation {
+            workers,
+            epochs,
+            collective: match self.collective {
+                CollectiveArg::Auto => Collective::Auto,
+                CollectiveArg::Grpc => Collective::Grpc,
+                CollectiveArg::Shm => Collective::Shm,
+                CollectiveArg::TwoLevel => Collective::TwoLevel,
+                CollectiveArg::Nccl => Collective::Nccl,
+            },
+            verify_every: self.verify_every,
+            checkpoint_every_epochs: self.checkpoint_every_epochs,
+            keep_checkpoints: self.keep_checkpoints,
+            checkpoint_url: self.checkpoint_url.clone().filter(|url| url != "none"),
+        }
+    }
+}
+
 impl Args {
-    /// The configuration that the flags describe.
-    pub(crate) fn config(&self) -> RunConfig {
-        let Self { training: t, operation: o, .. } = self;
+    /// The configuration of a run of this task that the flags describe.
+    pub(crate) fn config(&self, task: Task) -> RunConfig {
+        let shards = self.shards.unwrap_or(self.workers);
         RunConfig {
-            training: Training {
-                seed: t.seed,
-                shards: self.shards.unwrap_or(self.workers),
-                batch_size: t.batch_size,
-                learning_rate: t.learning_rate,
-                learning_rate_schedule: match t.learning_rate_schedule {
-                    ScheduleArg::Constant => LearningRateSchedule::Constant,
-                    ScheduleArg::Iwae => LearningRateSchedule::Iwae,
-                    ScheduleArg::Cosine => LearningRateSchedule::Cosine,
-                },
-                warmup_epochs: t.warmup_epochs,
-                grad_clip: t.grad_clip,
-                binarize: match t.binarize {
-                    BinarizeArg::None => Binarize::None,
-                    BinarizeArg::Dynamic => Binarize::Dynamic,
-                },
-                importance_samples: t.importance_samples,
-                precision: match t.precision {
-                    PrecisionArg::F32 => Precision::F32,
-                    PrecisionArg::Bf16 => Precision::Bf16,
-                },
-                model: ModelConfig {
-                    hidden_dim: t.hidden_dim,
-                    latent_dim: t.latent_dim,
-                    likelihood: match t.likelihood {
-                        LikelihoodArg::Bernoulli => Likelihood::Bernoulli,
-                        LikelihoodArg::Gaussian => Likelihood::Gaussian,
-                    },
-                    beta: t.beta,
-                },
-                train_images: t.train_images,
-                test_images: t.test_images,
-            },
-            operation: Operation {
-                workers: self.workers,
-                epochs: t.epochs,
-                collective: match o.collective {
-                    CollectiveArg::Auto => Collective::Auto,
-                    CollectiveArg::Grpc => Collective::Grpc,
-                    CollectiveArg::Shm => Collective::Shm,
-                    CollectiveArg::TwoLevel => Collective::TwoLevel,
-                    CollectiveArg::Nccl => Collective::Nccl,
-                },
-                verify_every: o.verify_every,
-                checkpoint_every_epochs: o.checkpoint_every_epochs,
-                keep_checkpoints: o.keep_checkpoints,
-                checkpoint_url: o.checkpoint_url.clone().filter(|url| url != "none"),
-            },
+            training: self.training.training(shards, task),
+            operation: self.operation.operation(self.workers, self.training.epochs),
         }
     }
 }

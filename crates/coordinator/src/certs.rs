@@ -1,4 +1,4 @@
-//! `vae-coordinator certs`: makes an authority, issues certificates, and says what to do with
+//! `COORDINATOR certs`: makes an authority, issues certificates, and says what to do with
 //! them.
 
 use std::path::Path;
@@ -10,10 +10,10 @@ use secure::{
     authority::{self, Validity},
 };
 
-use crate::{args::CertsCommand, listen::PORT, spawn::WORKER};
+use crate::{args::CertsCommand, listen::PORT, program::Program};
 
 /// Does it; returns what there is to say.
-pub(crate) fn carry_out(command: &CertsCommand) -> Result<String> {
+pub(crate) fn carry_out(command: &CertsCommand, program: &dyn Program) -> Result<String> {
     match command {
         CertsCommand::Init(args) => {
             authority::init(&args.dir, Validity::days(args.days))?;
@@ -36,7 +36,7 @@ pub(crate) fn carry_out(command: &CertsCommand) -> Result<String> {
             // Of names with a star nobody knows which host is meant.
             let address = args.host.iter().find_map(|host| Address::on(host, PORT).ok());
             if let Some(address) = address {
-                let (coordinator, worker) = start(&address, &folder);
+                let (coordinator, worker) = start(program, &address, &folder);
                 text +=
                     &format!("; a coordinator, and its workers, with\n  {coordinator}\n  {worker}");
             }
@@ -46,9 +46,9 @@ pub(crate) fn carry_out(command: &CertsCommand) -> Result<String> {
 }
 
 /// What starts a coordinator on a host that has a certificate, and a worker beside it.
-fn start(address: &Address, folder: &Path) -> (CommandLine, CommandLine) {
-    let coordinator = CommandLine::this_program().arg("--listen").arg(address.to_string());
-    let worker = CommandLine::program_beside(WORKER).arg("--coordinator");
-    let worker = worker.arg(format!("https://{address}"));
+fn start(program: &dyn Program, address: &Address, folder: &Path) -> (CommandLine, CommandLine) {
+    let coordinator = CommandLine::this_program().args(program.subcommand());
+    let coordinator = coordinator.arg("--listen").arg(address.to_string());
+    let worker = program.worker().line().arg("--coordinator").arg(format!("https://{address}"));
     (coordinator.arg("--tls-dir").arg(folder), worker.arg("--tls-dir").arg(folder))
 }

@@ -20,7 +20,7 @@ use std::{
 use console::Term;
 use telemetry::Outlet;
 
-pub(crate) use self::figures::{EpochLine, Progress};
+pub(crate) use self::figures::{EpochLine, Progress, Rate};
 use self::figures::{Remaining, fitted};
 
 /// Time between two plain lines of progress.
@@ -128,7 +128,7 @@ impl Console {
         let mut screen = self.screen();
         if self.is_terminal {
             screen.remaining.note(progress);
-            screen.progress = Some(*progress);
+            screen.progress = Some(progress.clone());
             return screen.draw();
         }
         if screen.last_line.elapsed() >= LINE_INTERVAL {

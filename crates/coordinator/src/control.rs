@@ -4,6 +4,7 @@
 mod arrivals;
 mod call;
 mod farewell;
+mod fingerprints;
 mod orders;
 mod placing;
 mod recovery;
@@ -19,7 +20,7 @@ use std::{
 };
 
 use anyhow::Result;
-use collective::Rank;
+use collective::{Digest, Rank};
 use membership::{Engine, Event, Join, Loss, Outcome, Progress, Settings, WorkerId};
 use protocol::{
     convert::printable,
@@ -32,7 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
 pub(crate) use self::{call::Word, waiting::during};
-use self::{recovery::Recovery, waiting::Waits};
+use self::{fingerprints::Trains, recovery::Recovery, waiting::Waits};
 use crate::{
     console::Console,
     deaths::Deaths,
@@ -92,6 +93,7 @@ pub(crate) struct Connection {
     last: Option<(Progress, Instant)>,
     /// Its fingerprint, as checkpoints hold it.
     arithmetic: String,
+    trains: Trains,
 }
 
 impl Connection {
@@ -117,6 +119,7 @@ impl Connection {
             checkpoint,
             last: None,
             arithmetic: String::new(),
+            trains: hello.into(),
         }
     }
 
@@ -143,7 +146,11 @@ pub(crate) struct Control<'a> {
     engine: Engine,
     /// How all steps of the run were computed so far, a fingerprint for each kind.
     arithmetic: BTreeSet<String>,
-    /// Why a worker was turned away that computes other bits, if one was.
+    /// The digest of the first worker's program; empty where it is not known.
+    program: Option<Vec<u8>>,
+    /// The digest of the gradient that every worker has to show.
+    probe: Option<Digest>,
+    /// Why a worker was turned away that computes something else, if one was.
     turned_away: Option<String>,
     epoch: Instant,
     connections: HashMap<WorkerId, Connection>,
@@ -219,6 +226,8 @@ impl<'a> Control<'a> {
             engine: Engine::new(settings, launch.history.past(), Duration::ZERO)
                 .going_on_from(arithmetic.clone()),
             arithmetic,
+            program: None,
+            probe: launch.history.probe(),
             turned_away: None,
             epoch: Instant::now(),
             connections: HashMap::new(),
@@ -375,6 +384,7 @@ impl<'a> Control<'a> {
                 Event::Alive(worker, progress)
             }
             Said::Ready(ready) => match (&ready).try_into() {
+                Ok(_) if self.refuses_probe(worker, &ready) => return,
                 Ok(standing) => {
                     crashpoint::reach!("coordinator.ready-received");
                     self.ready(worker, &ready);

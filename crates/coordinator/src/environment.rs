@@ -6,8 +6,8 @@ use manual::Variable;
 pub(crate) const VARIABLES: [Variable; 6] = [
     Variable {
         name: "LOCKSTEP_DATA_DIR",
-        meaning: "Where the MNIST files are, or are to be put, if --data-dir does not say. Without \
-                  either: lockstep/mnist in XDG_CACHE_HOME, else in .cache of HOME",
+        meaning: "Where the files of the data set are, or are to be put, if --data-dir does not say. \
+                  Without either: lockstep/NAME in XDG_CACHE_HOME, else in .cache of HOME",
     },
     Variable {
         name: "RUST_LOG",

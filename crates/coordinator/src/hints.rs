@@ -9,15 +9,15 @@ use std::{
 };
 
 use advice::CommandLine;
-use clap::{Arg, ArgMatches, Args as _, Command, CommandFactory as _, parser::ValueSource};
+use clap::{Arg, ArgMatches, Args as _, Command, parser::ValueSource};
 use membership::Outcome;
 use secure::Address;
 
 use crate::{
-    args::{Args, OperationArgs, TrainingArgs},
+    args::{OperationArgs, TrainingArgs},
     journal,
     launch::Launch,
-    spawn::WORKER,
+    program::Program,
 };
 
 /// What a run keeps beside its configuration, or what every command says anew.
@@ -32,7 +32,11 @@ const FAR_AWAY: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[
 /// The flags that this coordinator was given and that its run does not keep: what it takes to go
 /// on as before.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Given(Vec<Flag>);
+pub(crate) struct Given {
+    /// The word before the flags.
+    subcommand: Option<&'static str>,
+    flags: Vec<Flag>,
+}
 
 /// A flag, and how it is typed.
 #[derive(Clone, Debug)]
@@ -42,31 +46,33 @@ struct Flag {
 }
 
 impl Given {
-    pub(crate) fn new(matches: &ArgMatches) -> Self {
+    pub(crate) fn new(program: &dyn Program, matches: &ArgMatches) -> Self {
         let kept = OperationArgs::augment_args(TrainingArgs::augment_args(Command::new("kept")));
+        let kept = program.add_flags(kept);
         let kept: HashSet<&str> =
             kept.get_arguments().map(|arg| arg.get_id().as_str()).chain(NOT_REPEATED).collect();
-        let command = Args::command();
+        let command = crate::flags(program);
         let flags = command.get_arguments().filter(|arg| {
             let id = arg.get_id().as_str();
             let is_given = matches.value_source(id) == Some(ValueSource::CommandLine);
             is_given && !kept.contains(id)
         });
         let flag = |arg: &Arg| Flag { id: arg.get_id().to_string(), words: words(arg, matches) };
-        Self(flags.map(flag).collect())
+        Self { subcommand: program.subcommand(), flags: flags.map(flag).collect() }
     }
 
     /// What has the run in a directory go on.
     pub(crate) fn go_on(&self, run_dir: &Path) -> CommandLine {
-        let line = CommandLine::this_program().arg("--resume").arg("--run-dir").arg(run_dir);
-        line.args(self.0.iter().flat_map(|flag| flag.words.clone()))
+        let line = CommandLine::this_program().args(self.subcommand);
+        let line = line.arg("--resume").arg("--run-dir").arg(run_dir);
+        line.args(self.flags.iter().flat_map(|flag| flag.words.clone()))
     }
 
     /// The same with another value of a flag.
     pub(crate) fn with(mut self, id: &str, value: impl ToString) -> Self {
-        self.0.retain(|flag| flag.id != id);
+        self.flags.retain(|flag| flag.id != id);
         let name = format!("--{}", id.replace('_', "-"));
-        self.0.push(Flag { id: id.into(), words: vec![name.into(), value.to_string().into()] });
+        self.flags.push(Flag { id: id.into(), words: vec![name.into(), value.to_string().into()] });
         self
     }
 }
@@ -115,7 +121,8 @@ fn build(program: &Path) -> Option<CommandLine> {
     if !folder.join(".fingerprint").is_dir() {
         return None;
     }
-    let line = CommandLine::program("cargo").args(["build", "--bin", WORKER]);
+    let name = program.file_name()?;
+    let line = CommandLine::program("cargo").args(["build", "--bin"]).arg(name);
     let line = match folder.file_name()?.to_str()? {
         "debug" => line,
         "release" => line.arg("--release"),
@@ -146,7 +153,12 @@ fn words(arg: &Arg, matches: &ArgMatches) -> Vec<OsString> {
 /// What starts a worker of the run on this host.
 pub(crate) fn worker(launch: &Launch, listening: SocketAddr) -> CommandLine {
     let url = format!("{}://{}", launch.security.scheme(), place(launch, listening));
-    let line = CommandLine::program_beside(WORKER).arg("--coordinator").arg(url);
+    let line = match launch.foreign_task() {
+        // The program that has described the task; nobody here knows where it is.
+        Some(task) => CommandLine::program(task).arg("worker"),
+        None => launch.program.worker().line(),
+    };
+    let line = line.arg("--coordinator").arg(url);
     let line = line.args(launch.worker_arguments.clone());
     if launch.is_data_dir_given {
         return line.arg("--data-dir").arg(&launch.data_dir);
@@ -193,10 +205,11 @@ fn own_address(any: &str, far: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::tests::Plain;
 
     fn go_on(flags: &[&str]) -> String {
         let line = ["vae-coordinator"].iter().chain(flags);
-        let given = Given::new(&crate::command().try_get_matches_from(line).unwrap());
+        let given = Given::new(&Plain, &crate::command(&Plain).try_get_matches_from(line).unwrap());
         let line = given.go_on(Path::new("/runs/a b")).to_string();
         line.split_once(" --resume ").unwrap().1.to_owned()
     }
@@ -228,7 +241,7 @@ mod tests {
     #[test]
     fn a_flag_is_replaced() {
         let line = ["vae-coordinator", "--min-workers", "2", "--spawn"];
-        let given = Given::new(&crate::command().try_get_matches_from(line).unwrap());
+        let given = Given::new(&Plain, &crate::command(&Plain).try_get_matches_from(line).unwrap());
         let line = given.with("min_workers", 1).go_on(Path::new("/run")).to_string();
         assert!(line.ends_with(" --run-dir /run --spawn --min-workers 1"), "{line}");
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use collective::{Generation, Rank};
+use collective::{Digest, Generation, Rank};
 use membership::Past;
 use secure::Key;
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,8 @@ pub(crate) enum Entry {
     Generation { number: u64, members: Vec<Member> },
     /// What the secrets of generations come from, as hexadecimal text.
     Key(String),
+    /// The digest of the gradient that every worker has to show, as hexadecimal text.
+    Probe(String),
     /// The run has ended as its coordinator wanted it to.
     Ended,
 }
@@ -90,6 +92,7 @@ pub(crate) struct History {
     gathering: bool,
     spawned: BTreeMap<u32, Process>,
     key: Option<Key>,
+    probe: Option<Digest>,
 }
 
 impl History {
@@ -117,10 +120,11 @@ impl History {
             }
             Entry::Generation { .. } => {}
             Entry::Key(key) => self.key = Key::from_hex(&key),
-            // Numbers stay used; nobody is left.
+            Entry::Probe(probe) => self.probe = probe.parse().ok(),
+            // Numbers stay used, and so does what the run computes; nobody is left.
             Entry::Ended => {
-                let generation = self.generation;
-                *self = Self { generation, ..Self::default() };
+                let (generation, probe) = (self.generation, self.probe);
+                *self = Self { generation, probe, ..Self::default() };
             }
         }
     }
@@ -130,6 +134,11 @@ impl History {
         let any = !self.past().members.is_empty() || !self.children().is_empty();
         // Who came before the first generation is known to nobody else.
         self.listening.filter(|_| any || self.gathering)
+    }
+
+    /// The digest of the gradient that every worker has to show, if one has.
+    pub(crate) fn probe(&self) -> Option<Digest> {
+        self.probe
     }
 
     /// What the secrets of generations come from: what the coordinator before this one has

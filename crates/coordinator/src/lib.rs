@@ -1,6 +1,7 @@
-//! `vae-coordinator`: the control plane of a run, a shell around the crate `membership`.
+//! The control plane of a run, a shell around the crate `membership`: a program calls [`main`] with
+//! what it knows of its task, a [`Program`].
 //!
-//! [`launch`] turns flags into a run; [`service`] takes in streams; [`control`] feeds the
+//! [`origin`] and [`launch`] turn flags into a run; [`service`] takes in streams; [`control`] feeds the
 //! engine and carries out its decisions; [`record`], [`run_dir`] and [`journal`] keep the
 //! books; [`console`] is what a person sees. No tensor and no training step passes through here.
 
@@ -8,6 +9,7 @@ mod args;
 mod certs;
 mod console;
 mod control;
+mod dataset;
 mod deaths;
 mod environment;
 mod files;
@@ -17,7 +19,9 @@ mod journal;
 mod launch;
 mod listen;
 mod needs;
+mod origin;
 mod preparation;
+mod program;
 mod record;
 mod recorded;
 mod run_dir;
@@ -27,9 +31,11 @@ mod spawn;
 mod status;
 mod stop;
 mod storage;
+mod terms;
 mod undo;
 
 use std::{
+    ffi::OsString,
     fmt::Display,
     io::{self, Write as _},
     process::ExitCode,
@@ -45,20 +51,26 @@ use crate::{
     launch::Launch,
 };
 
-/// The program.
-pub fn main() -> ExitCode {
+pub use crate::program::{Preparing, Program, WorkerProgram};
+
+/// The program, with its arguments: the first is what it was called as, as in
+/// [`std::env::args_os`].
+pub fn main(
+    program: &'static dyn Program,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> ExitCode {
     limits::report_file_size_limit();
-    stdout::finish(run())
+    stdout::finish(run(program, arguments.into_iter().collect()))
 }
 
-fn run() -> ExitCode {
+fn run(program: &'static dyn Program, arguments: Vec<OsString>) -> ExitCode {
     if let Err(error) = process::signals::install() {
         return fail(&format!("cannot handle signals: {error}"));
     }
-    if let Some(done) = manual::on_request(Args::command(), &environment::VARIABLES) {
+    if let Some(done) = manual::on_request(flags(program), &environment::VARIABLES) {
         return done;
     }
-    let matches = match command().try_get_matches() {
+    let matches = match command(program).try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(said) => return manual::answer(said),
     };
@@ -66,7 +78,7 @@ fn run() -> ExitCode {
     let console = Console::new();
     let _written = Written;
     let _traces = Log {
-        program: "vae-coordinator",
+        program: program.name(),
         format: args.log_format,
         level: args.log_level,
         detailed: true,
@@ -74,9 +86,10 @@ fn run() -> ExitCode {
     }
     .start();
     if let Some(command) = &args.command {
-        return carry_out(command);
+        return carry_out(command, program);
     }
-    let launch = match Launch::prepare(args, &matches) {
+    let tell = |line: &str| console.line(line);
+    let launch = match Launch::prepare(program, args, &matches, &tell) {
         Ok(launch) => launch,
         Err(error) => return fail(&told(&error)),
     };
@@ -115,10 +128,10 @@ fn run() -> ExitCode {
 }
 
 /// Does what was asked for in place of a run.
-fn carry_out(command: &Command) -> ExitCode {
+fn carry_out(command: &Command, program: &dyn Program) -> ExitCode {
     let said = match command {
         Command::Status(args) => status::show(args),
-        Command::Certs(command) => certs::carry_out(command),
+        Command::Certs(command) => certs::carry_out(command, program),
     };
     match said {
         Ok(text) => {
@@ -130,8 +143,14 @@ fn carry_out(command: &Command) -> ExitCode {
 }
 
 /// The command as it is parsed.
-fn command() -> clap::Command {
-    manual::complete(Args::command(), &environment::VARIABLES)
+fn command(program: &dyn Program) -> clap::Command {
+    manual::complete(flags(program), &environment::VARIABLES)
+}
+
+/// The flags of all coordinators, and those of the program's task.
+fn flags(program: &dyn Program) -> clap::Command {
+    let command = Args::command().name(program.name()).about(program.about());
+    program.add_flags(command.next_help_heading("Model"))
 }
 
 /// The last generation that a journal speaks of, whatever else the file holds.

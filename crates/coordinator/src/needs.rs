@@ -46,8 +46,8 @@ fn check_memory(config: &RunConfig, spawn: bool) -> Result<()> {
         false => ("a worker", one, limits::machine_memory()),
     };
     let lower = match workers {
-        1 => "--hidden-dim, --latent-dim or --batch-size",
-        _ => "--hidden-dim, --latent-dim, --batch-size or --workers",
+        1 => "--batch-size or the size of the model",
+        _ => "--batch-size, --workers or the size of the model",
     };
     limits::ensure_memory(who, needed, limit)
         .with_context(|| format!("too little memory for the run: lower {lower}, or give it more"))

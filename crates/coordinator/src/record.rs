@@ -8,15 +8,17 @@ use std::{collections::BTreeMap, time::Instant};
 use anyhow::Result;
 use checkpoint::EpochLedger;
 use collective::{Digest, Generation};
-use protocol::wire::{self, EpochReport, Losses, RankSeconds, Report, StatusReply};
+use config::Metric;
+use protocol::wire::{self, EpochReport, RankSeconds, Report, StatusReply};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
-    console::{EpochLine, Progress},
+    console::{EpochLine, Progress, Rate},
     launch::Launch,
     recorded::Recorded,
     run_dir::RunDir,
+    terms::Terms,
 };
 
 /// Ranks that a line of the metrics tells of at the most.
@@ -26,6 +28,10 @@ const RANKS_TOLD: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Record {
     run_id: String,
+    task: String,
+    /// What the task calls an example.
+    example: String,
+    metrics: Vec<Metric>,
     workers: u32,
     shards: u32,
     epochs: u32,
@@ -34,17 +40,17 @@ pub(crate) struct Record {
     begun_at: u64,
     /// Updates that the state has seen, as far as was reported.
     step: u64,
-    /// Images of each epoch that was completed, as counted by the all-reduce.
-    images_counted: Vec<u64>,
+    /// Examples of each epoch that was completed, as counted by the all-reduce.
+    examples_counted: Vec<u64>,
     last: Option<Last>,
     recorded: Recorded,
     /// Epochs that the checkpoint knows of and nobody has reported: recorded from there unless a
     /// worker brings more of them.
     unreported: BTreeMap<u64, EpochLedger>,
-    /// The newest epoch that was reported, and its test losses.
-    tested: Option<(u64, Losses)>,
+    /// The newest epoch that was reported, and what its test came to.
+    tested: Option<(u64, Terms)>,
     /// Of all steps that this coordinator has recorded.
-    images: u64,
+    examples: u64,
     seconds: f64,
 }
 
@@ -53,8 +59,8 @@ pub(crate) struct Record {
 struct Last {
     generation: u64,
     step: u64,
-    loss: Option<f64>,
-    images_per_second: Option<f64>,
+    terms: Terms,
+    examples_per_second: Option<f64>,
     at: Instant,
 }
 
@@ -62,20 +68,20 @@ struct Last {
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     run_id: String,
+    task: String,
     steps: u64,
     epochs: u32,
     workers: u32,
     shards: u32,
-    /// Nats per image, z sampled, whole test set.
-    test_loss: Option<f64>,
-    test_reconstruction: Option<f64>,
-    test_kl: Option<f64>,
+    /// Means over the whole test set, as `test_loss` and so on.
+    #[serde(flatten)]
+    test: Map<String, Value>,
     /// Of the steps that this coordinator has recorded; none if there are none.
-    train_images_per_second: Option<f64>,
+    train_examples_per_second: Option<f64>,
     digest: String,
     generations: u64,
     /// By epoch, as added up by the all-reduce.
-    images_counted: Vec<u64>,
+    examples_counted: Vec<u64>,
 }
 
 /// A row about an epoch, for the metrics and for people.
@@ -88,6 +94,7 @@ pub(crate) struct EpochRow {
 impl Record {
     pub(crate) fn new(launch: &Launch, recorded: Recorded) -> Self {
         let config = launch.config();
+        let task = &config.training.task;
         let steps_per_epoch = launch.steps_per_epoch();
         let before = launch.checkpoint().map(|(_, metadata)| metadata);
         let step = before.map_or(0, |metadata| metadata.step);
@@ -96,18 +103,21 @@ impl Record {
         let unreported = complete.filter(|(epoch, _)| !recorded.has_epoch(*epoch));
         Self {
             run_id: launch.info.run_id.clone(),
+            task: task.name.clone(),
+            example: task.example.clone(),
+            metrics: task.metrics.clone(),
             workers: config.operation.workers,
             shards: config.training.shards,
             epochs: config.operation.epochs,
             steps_per_epoch,
             begun_at: step,
             step,
-            images_counted: ledger.iter().map(|epoch| epoch.images).collect(),
+            examples_counted: ledger.iter().map(|epoch| epoch.images).collect(),
             last: None,
             unreported: unreported.map(|(epoch, ledger)| (epoch, ledger.clone())).collect(),
             recorded,
             tested: None,
-            images: 0,
+            examples: 0,
             seconds: 0.0,
         }
     }
@@ -148,12 +158,19 @@ impl Record {
         (status.step, status.steps) = (self.step.max(seen), self.steps());
         (status.epoch, status.epochs) = (self.epoch_at(status.step), self.epochs);
         status.workers = self.workers;
+        (status.task, status.example) = (self.task.clone(), self.example.clone());
         let Some(last) = &self.last else { return };
-        status.loss = last.loss;
+        status.metrics = (&last.terms).into();
         status.reported_step = Some(last.step);
         status.reported_seconds_ago = Some(last.at.elapsed().as_secs_f64());
-        status.images_per_second =
-            last.images_per_second.filter(|_| training == Some(last.generation));
+        status.examples_per_second =
+            last.examples_per_second.filter(|_| training == Some(last.generation));
+    }
+
+    /// A rate with the task's word for examples; none where it is not known.
+    fn rate(&self, per_second: Option<f64>) -> Option<Rate> {
+        let examples = format!("{}s", self.example);
+        per_second.map(|per_second| Rate { per_second, examples })
     }
 
     /// How far training is, before anything was reported.
@@ -164,7 +181,7 @@ impl Record {
             step: self.step,
             steps: self.steps(),
             loss: None,
-            images_per_second: None,
+            rate: None,
         }
     }
 
@@ -175,18 +192,10 @@ impl Record {
             return None;
         }
         self.step = report.step;
-        self.images += report.images;
+        self.examples += report.examples;
         self.seconds += report.seconds;
-        let losses = report.losses.as_ref();
-        let images_per_second = rate(report.images, report.seconds);
-        let loss = losses.map(|losses| losses.loss);
-        self.last = Some(Last {
-            generation: report.generation,
-            step: report.step,
-            loss,
-            images_per_second,
-            at: Instant::now(),
-        });
+        let terms = Terms::new(&self.metrics, &report.means);
+        let examples_per_second = rate(report.examples, report.seconds);
         let rank = |rank: &RankSeconds| {
             json!({
                 "rank": rank.rank,
@@ -195,21 +204,32 @@ impl Record {
                 "waiting_seconds": rank.waiting,
             })
         };
-        let line = json!({
+        let mut line = json!({
             "kind": "steps",
             "step": report.step,
             "epoch": report.epoch,
             "generation": report.generation,
-            "loss": loss,
-            "reconstruction": losses.map(|losses| losses.reconstruction),
-            "kl": losses.map(|losses| losses.kl),
-            "images": report.images,
-            "images_per_second": images_per_second,
+            "examples": report.examples,
+            "examples_per_second": examples_per_second,
             "ranks": slowest(&report.ranks).map(rank).collect::<Vec<_>>(),
         });
-        let (epoch, step) = (report.epoch, report.step);
-        let progress = Progress { epoch, step, loss, images_per_second, ..self.progress() };
+        self.add_terms(&mut line, "", &terms);
+        let (epoch, step, loss) = (report.epoch, report.step, terms.loss());
+        let rate = self.rate(examples_per_second);
+        let progress = Progress { epoch, step, loss, rate, ..self.progress() };
+        let (generation, at) = (report.generation, Instant::now());
+        self.last = Some(Last { generation, step, terms, examples_per_second, at });
         Some((progress, line))
+    }
+
+    /// Adds the metrics to a line by their names, after a prefix; null where they are not known.
+    fn add_terms(&self, line: &mut Value, prefix: &str, terms: &Terms) {
+        for metric in &self.metrics {
+            line[format!("{prefix}{}", metric.name)] = Value::Null;
+        }
+        for (metric, value) in terms.iter() {
+            line[format!("{prefix}{}", metric.name)] = value.into();
+        }
     }
 
     /// Takes in the end of an epoch: a row for it and for all before that nobody has reported,
@@ -220,13 +240,13 @@ impl Record {
         if !is_possible || report.step != epoch * self.steps_per_epoch {
             return Vec::new();
         }
-        if let Some(test) = report.test
-            && self.tested.is_none_or(|(tested, _)| tested <= epoch)
-        {
-            self.tested = Some((epoch, test));
+        let train = Terms::new(&self.metrics, &report.train);
+        let test = Terms::new(&self.metrics, &report.test);
+        if !test.is_empty() && self.tested.as_ref().is_none_or(|(tested, _)| *tested <= epoch) {
+            self.tested = Some((epoch, test.clone()));
         }
-        if report.images_by_epoch.len() >= self.images_counted.len() {
-            self.images_counted.clone_from(&report.images_by_epoch);
+        if report.examples_by_epoch.len() >= self.examples_counted.len() {
+            self.examples_counted.clone_from(&report.examples_by_epoch);
         }
         self.unreported.remove(&epoch);
         if self.recorded.has_epoch(epoch) {
@@ -237,11 +257,11 @@ impl Record {
         let time = report.step_time.unwrap_or_default();
         let line = json!({
             "generation": report.generation,
-            "images_per_second": rate(time.images, time.seconds),
-            "images_counted": report.images,
+            "examples_per_second": rate(time.examples, time.seconds),
+            "examples_counted": report.examples,
             "index_sum": report.index_sum,
         });
-        rows.push(self.epoch_row(epoch, report.train, report.test, line));
+        rows.push(self.epoch_row(epoch, &train, &test, line));
         rows
     }
 
@@ -253,61 +273,51 @@ impl Record {
             self.recorded.add_epoch(epoch);
             let line = json!({
                 "generation": null,
-                "images_per_second": null,
-                "images_counted": ledger.images,
+                "examples_per_second": null,
+                "examples_counted": ledger.images,
                 "index_sum": ledger.index_sum,
             });
-            self.epoch_row(epoch, trained(&ledger), tested(&ledger), line)
+            let mean = |sum: &f64| sum / ledger.images.max(1) as f64;
+            let train: Vec<f64> = ledger.loss_terms.iter().map(mean).collect();
+            let train = Terms::new(&self.metrics, &train);
+            let test = Terms::new(&self.metrics, &ledger.test_losses);
+            self.epoch_row(epoch, &train, &test, line)
         };
         before.into_iter().map(row).collect()
     }
 
-    fn epoch_row(
-        &self,
-        epoch: u64,
-        train: Option<Losses>,
-        test: Option<Losses>,
-        mut line: Value,
-    ) -> EpochRow {
+    fn epoch_row(&self, epoch: u64, train: &Terms, test: &Terms, mut line: Value) -> EpochRow {
         let text = EpochLine {
             epoch,
             epochs: self.epochs,
             train,
-            test_loss: test.map(|test| test.loss),
-            images_per_second: line["images_per_second"].as_f64(),
+            test_loss: test.loss(),
+            rate: self.rate(line["examples_per_second"].as_f64()),
         };
-        let of = |losses: Option<Losses>, which: fn(&Losses) -> f64| losses.as_ref().map(which);
         line["kind"] = "epoch".into();
         line["step"] = (epoch * self.steps_per_epoch).into();
         line["epoch"] = epoch.into();
-        for (name, value) in [
-            ("loss", of(train, |losses| losses.loss)),
-            ("reconstruction", of(train, |losses| losses.reconstruction)),
-            ("kl", of(train, |losses| losses.kl)),
-            ("test_loss", of(test, |losses| losses.loss)),
-            ("test_reconstruction", of(test, |losses| losses.reconstruction)),
-            ("test_kl", of(test, |losses| losses.kl)),
-        ] {
-            line[name] = value.into();
-        }
+        self.add_terms(&mut line, "", train);
+        self.add_terms(&mut line, "test_", test);
         EpochRow { text: text.to_string(), line }
     }
 
     pub(crate) fn summary(&self, digest: Digest, generations: Generation) -> Summary {
-        let test = self.tested.map(|(_, losses)| losses);
+        let mut test = json!({});
+        let terms = self.tested.as_ref().map(|(_, terms)| terms.clone()).unwrap_or_default();
+        self.add_terms(&mut test, "test_", &terms);
         Summary {
             run_id: self.run_id.clone(),
+            task: self.task.clone(),
             steps: self.steps(),
             epochs: self.epochs,
             workers: self.workers,
             shards: self.shards,
-            test_loss: test.map(|test| test.loss),
-            test_reconstruction: test.map(|test| test.reconstruction),
-            test_kl: test.map(|test| test.kl),
-            train_images_per_second: rate(self.images, self.seconds),
+            test: test.as_object().cloned().unwrap_or_default(),
+            train_examples_per_second: rate(self.examples, self.seconds),
             digest: digest.to_string(),
             generations: generations.0,
-            images_counted: self.images_counted.clone(),
+            examples_counted: self.examples_counted.clone(),
         }
     }
 
@@ -317,11 +327,12 @@ impl Record {
         let mut listed = run_dir.checkpoints().list()?.into_iter();
         let newest = listed.rfind(|(step, _)| *step <= self.steps()).map(|(_, path)| path);
         let mut words = format!("Done: {} steps", self.steps());
-        if let Some((_, test)) = self.tested {
-            words += &format!(", test loss {:.2} nats per image", test.loss);
+        let tested = self.tested.as_ref().and_then(|(_, test)| test.describe_loss(&self.example));
+        if let Some(loss) = tested {
+            words += &format!(", test loss {loss}");
         }
-        if let Some(rate) = rate(self.images, self.seconds) {
-            words += &format!(", {rate:.0} images/s");
+        if let Some(rate) = self.rate(rate(self.examples, self.seconds)) {
+            words += &format!(", {rate}");
         }
         if let Some(checkpoint) = newest {
             words += &format!("\nCheckpoint: {}", checkpoint.display());
@@ -334,23 +345,10 @@ impl Record {
     }
 }
 
-/// Images a second; none where no time was measured.
-fn rate(images: u64, seconds: f64) -> Option<f64> {
-    let rate = images as f64 / seconds;
-    (images > 0 && seconds > 0.0 && rate.is_finite()).then_some(rate)
-}
-
-/// The training losses of an epoch in a checkpoint's account.
-fn trained(ledger: &EpochLedger) -> Option<Losses> {
-    let [loss, reconstruction, kl] = ledger.loss_terms[..] else { return None };
-    let mean = |sum: f64| sum / ledger.images.max(1) as f64;
-    Some(Losses { loss: mean(loss), reconstruction: mean(reconstruction), kl: mean(kl) })
-}
-
-/// The test losses of an epoch in a checkpoint's account, if it has them.
-fn tested(ledger: &EpochLedger) -> Option<Losses> {
-    let [loss, reconstruction, kl] = ledger.test_losses[..] else { return None };
-    Some(Losses { loss, reconstruction, kl })
+/// Examples a second; none where no time was measured.
+fn rate(examples: u64, seconds: f64) -> Option<f64> {
+    let rate = examples as f64 / seconds;
+    (examples > 0 && seconds > 0.0 && rate.is_finite()).then_some(rate)
 }
 
 /// The ranks that a line has room for, in order: those that computed longest, for which the

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     files,
     journal::{History, Journal},
+    program::Program,
     recorded::Recorded,
 };
 
@@ -38,6 +39,15 @@ pub(crate) struct RunInfo {
     pub(crate) run_id: String,
     #[serde(flatten)]
     pub(crate) config: RunConfig,
+}
+
+impl RunInfo {
+    /// Reads what a `config.json` holds, also one that an earlier version has written.
+    pub(crate) fn parse(json: &[u8], program: &dyn Program) -> serde_json::Result<Self> {
+        let mut info = serde_json::from_slice(json)?;
+        program.upgrade(&mut info);
+        serde_json::from_value(info)
+    }
 }
 
 /// An open run directory; no other coordinator has it open.
@@ -65,10 +75,9 @@ impl RunDir {
     }
 
     /// Reads which run is in `path`.
-    pub(crate) fn read_info(path: &Path) -> Result<RunInfo> {
+    pub(crate) fn read_info(path: &Path, program: &dyn Program) -> Result<RunInfo> {
         let file = path.join(CONFIG);
-        let text = files::read(&file)?;
-        serde_json::from_str(&text)
+        RunInfo::parse(files::read(&file)?.as_bytes(), program)
             .with_context(|| format!("{} is not a run's configuration", file.display()))
     }
 

@@ -5,7 +5,7 @@ use std::{io::ErrorKind, net::SocketAddr, path::PathBuf};
 use anyhow::{Context as _, Result, anyhow};
 use checkpoint::Directory;
 use membership::Outcome;
-use process::signals::{Listening, Stop};
+use process::signals::Stop;
 use protocol::{CONTROL_MESSAGE_BYTES_MAX, door, wire::coordinator_server::CoordinatorServer};
 use secure::Key;
 use tokio::{
@@ -20,6 +20,7 @@ use tonic::{
 use crate::{
     console::Console,
     control::{self, Control, Ended, Input},
+    dataset::Files,
     health::{self, Health},
     hints,
     journal::Entry,
@@ -28,7 +29,7 @@ use crate::{
     run_dir::RunDir,
     service::Service,
     spawn::Children,
-    stop::{self, Asked},
+    stop::{self, Signals},
     undo::Undo,
 };
 
@@ -67,18 +68,19 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let (stop_serving, stopped_serving) = oneshot::channel::<()>();
     let preparation = Preparation::begin();
     let checkpoints = Directory::open(launch.checkpoints()?);
-    let data_dir = launch.data_dir.clone();
-    let service = Service::new(inputs.clone(), data_dir, checkpoints, preparation.clone());
+    let dataset = Files::new(launch.dataset().clone(), launch.data_dir.clone());
+    let service = Service::new(inputs.clone(), dataset, checkpoints, preparation.clone());
     let health = answer(launch, service, listener, stopped_serving)?;
-    let fetching = stop::listen_while_fetching()?;
-    fetch_dataset(launch, console, &preparation).await?;
-    drop(fetching);
     let undo = Undo::new(&launch.run_dir);
-    let started = start(launch, console, address, inputs).await.inspect_err(|_| undo.undo())?;
+    let (leaves, workers_wait) = (launch.leave_on_sigterm, launch.coordinator_timeout);
+    let signals = stop::listen(undo.clone(), leaves, workers_wait, console.clone())?;
+    fetch_dataset(launch, console, &preparation).await?;
+    let started = start(launch, console, address, inputs, &signals).await;
+    let started = started.inspect_err(|_| undo.undo())?;
     preparation.end();
     health.send_replace(Health::Waiting);
-    let Started { key, mut run_dir, mut children, .. } = started;
-    let (_listening, asked) = started.signals;
+    let Started { key, mut run_dir, mut children } = started;
+    let asked = signals.asked.clone();
 
     let (console, signals) = (console.clone(), asked.clone());
     let control = Control::new(launch, key, &mut run_dir, &mut children, console, health, signals);
@@ -116,7 +118,6 @@ struct Started {
     key: Key,
     run_dir: RunDir,
     children: Children,
-    signals: (Listening, watch::Receiver<Asked>),
 }
 
 async fn start(
@@ -124,6 +125,7 @@ async fn start(
     console: &Console,
     address: SocketAddr,
     inputs: mpsc::Sender<Input>,
+    signals: &Signals,
 ) -> Result<Started> {
     let mut run_dir = launch.open_run_dir()?;
     // A run that could not be kept here must not stand in the store.
@@ -133,19 +135,19 @@ async fn start(
     run_dir.journal().note(&Entry::Listening(address))?;
     telemetry::note_run(&launch.info.run_id);
     let key = launch.history.key(run_dir.journal())?;
+    // Before anybody is told where it listens: who knows that may ask it to stop.
+    signals.prepared();
     introduce(launch, &run_dir, address, console);
-    let signals =
-        stop::listen(launch.leave_on_sigterm, launch.coordinator_timeout, console.clone())?;
     let mut children = Children::default();
     if let Some(spawn) = &launch.spawn
         && let Err(error) =
             children.start(launch, spawn, address, console, &inputs, run_dir.journal())
     {
         children.kill_all();
-        children.finish(signals.1).await;
+        children.finish(signals.asked.clone()).await;
         return Err(error);
     }
-    Ok(Started { key, run_dir, children, signals })
+    Ok(Started { key, run_dir, children })
 }
 
 /// Answers those who connect, from now on. Returns the way to say how the run stands.
@@ -197,21 +199,19 @@ async fn fetch_dataset(
 /// Tells a person what is about to run and how to start the workers.
 fn introduce(launch: &Launch, run_dir: &RunDir, address: SocketAddr, console: &Console) {
     let config = launch.config();
-    let (training, model) = (&config.training, &config.training.model);
+    let (training, task) = (&config.training, &config.training.task);
     let workers = config.operation.workers;
     console.line(&format!("Run directory: {}", run_dir.path().display()));
     console.line(&format!(
-        "VAE {pixels}-{hidden}-{hidden}-{latent}, {} parameters; {} images, {} shards x {}, {} \
-         epochs of {} steps",
-        model.parameters(),
-        training.train_images,
+        "{}, {} parameters; {} {}, {} shards x {}, {} epochs of {} steps",
+        task.summary,
+        task.size.parameters,
+        training.train_examples,
+        task.examples(),
         training.shards,
         training.batch_size,
         config.operation.epochs,
         launch.steps_per_epoch(),
-        pixels = config::PIXELS,
-        hidden = model.hidden_dim,
-        latent = model.latent_dim,
     ));
     match &launch.start {
         Start::Seed => {}

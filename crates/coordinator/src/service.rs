@@ -1,8 +1,7 @@
-//! The gRPC service: turns streams into inputs for the control loop, and the data set into
-//! chunks. It decides nothing.
+//! The gRPC service: turns streams into inputs for the control loop. It decides nothing.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,18 +10,16 @@ use std::{
 };
 
 use checkpoint::Directory;
-use data::RawFile;
 use membership::{Join, Loss, WorkerId};
 use protocol::{
-    DATASET_CHUNK_BYTES, Malformed, PROTOCOL_VERSION, status,
+    Malformed, PROTOCOL_VERSION, status,
     wire::{
-        CoordinatorMessage, DatasetChunk, FetchDatasetRequest, Hello, StatusReply, StatusRequest,
+        CoordinatorMessage, FetchFileRequest, FileChunk, Hello, StatusReply, StatusRequest,
         WorkerMessage, coordinator_server::Coordinator, worker_message::Body,
     },
 };
 use secure::Address;
 use tokio::{
-    io::AsyncReadExt as _,
     sync::{Semaphore, mpsc, oneshot},
     task::spawn_blocking,
     time::timeout,
@@ -32,6 +29,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     control::{Connection, Input, Word},
+    dataset::Files,
     preparation::Preparation,
 };
 
@@ -45,9 +43,6 @@ const LISTING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages to a worker that wait to be sent; a worker that lets more pile up is lost.
 const OUTBOUND_MESSAGES: usize = 64;
 
-/// Chunks of the data set that wait to be sent to one worker.
-const DATASET_CHUNKS: usize = 4;
-
 /// What a worker is told, or why it is told nothing more: as it waits to be sent, and as it goes.
 type Waiting = Result<Word, Status>;
 type Told = Result<CoordinatorMessage, Status>;
@@ -56,7 +51,7 @@ type Told = Result<CoordinatorMessage, Status>;
 #[derive(Debug)]
 pub(crate) struct Service {
     inputs: mpsc::Sender<Input>,
-    data_dir: PathBuf,
+    dataset: Files,
     checkpoints: Directory,
     /// One look at the checkpoints at a time: a disk that hangs must not take up all threads.
     listing: Arc<Semaphore>,
@@ -67,12 +62,12 @@ pub(crate) struct Service {
 impl Service {
     pub(crate) fn new(
         inputs: mpsc::Sender<Input>,
-        data_dir: PathBuf,
+        dataset: Files,
         checkpoints: Directory,
         preparation: Preparation,
     ) -> Self {
         let (listing, next_worker) = (Arc::new(Semaphore::new(1)), AtomicU64::new(0));
-        Self { inputs, data_dir, checkpoints, listing, preparation, next_worker }
+        Self { inputs, dataset, checkpoints, listing, preparation, next_worker }
     }
 
     /// The newest checkpoint in the run directory, for a worker to begin from, so that what is on
@@ -104,7 +99,7 @@ impl Service {
 #[tonic::async_trait]
 impl Coordinator for Service {
     type JoinStream = Map<ReceiverStream<Waiting>, fn(Waiting) -> Told>;
-    type FetchDatasetStream = ReceiverStream<Result<DatasetChunk, Status>>;
+    type FetchFileStream = ReceiverStream<Result<FileChunk, Status>>;
 
     async fn join(
         &self,
@@ -139,24 +134,12 @@ impl Coordinator for Service {
         Ok(Response::new(status.await.map_err(|_| ended())?))
     }
 
-    async fn fetch_dataset(
+    async fn fetch_file(
         &self,
-        _request: Request<FetchDatasetRequest>,
-    ) -> Result<Response<Self::FetchDatasetStream>, Status> {
+        request: Request<FetchFileRequest>,
+    ) -> Result<Response<Self::FetchFileStream>, Status> {
         self.preparation.check()?;
-        let (outbound, chunks) = mpsc::channel(DATASET_CHUNKS);
-        let data_dir = self.data_dir.clone();
-        tokio::spawn(async move {
-            for file in &data::FILES {
-                let sent = send_file(&data_dir, file, &outbound).await;
-                if let Err(error) = sent {
-                    tracing::warn!(file = file.name, "cannot send the data set: {error}");
-                    let unavailable = Status::unavailable(format!("{}: {error}", file.name));
-                    let _gone = outbound.send(Err(unavailable)).await;
-                    return;
-                }
-            }
-        });
+        let chunks = self.dataset.send(request.into_inner()).await?;
         Ok(Response::new(ReceiverStream::new(chunks)))
     }
 }
@@ -206,26 +189,4 @@ async fn forward(
         }
     };
     let _ended = inputs.send(Input::Lost(worker, Loss::Disconnected(reason))).await;
-}
-
-async fn send_file(
-    data_dir: &Path,
-    raw: &RawFile,
-    outbound: &mpsc::Sender<Result<DatasetChunk, Status>>,
-) -> std::io::Result<()> {
-    let mut file = tokio::fs::File::open(data_dir.join(raw.name)).await?;
-    loop {
-        let mut content = vec![0; DATASET_CHUNK_BYTES];
-        let read = file.read(&mut content).await?;
-        content.truncate(read);
-        let chunk = DatasetChunk {
-            file: raw.name.into(),
-            sha256: raw.sha256.into(),
-            content: content.into(),
-        };
-        // A worker that went away does not matter here: its control stream tells.
-        if read == 0 || outbound.send(Ok(chunk)).await.is_err() {
-            return Ok(());
-        }
-    }
 }

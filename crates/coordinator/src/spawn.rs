@@ -29,11 +29,9 @@ use crate::{
     hints,
     journal::{Entry, Journal, Process},
     launch::{Launch, Spawn},
+    program::WorkerProgram,
     stop::Asked,
 };
-
-/// The worker's program.
-pub(crate) const WORKER: &str = "vae-worker";
 
 /// Bytes of a worker's line that are passed through at a time.
 const LINE_BYTES: usize = 8192;
@@ -131,6 +129,7 @@ impl Children {
         journal: &mut Journal,
     ) -> Result<()> {
         let coordinator = format!("{}://{}", launch.security.scheme(), from_here(address));
+        let word = launch.program.worker().subcommand();
         let arguments: [OsString; 8] = [
             "--coordinator".into(),
             coordinator.into(),
@@ -141,7 +140,7 @@ impl Children {
             "--log-level".into(),
             launch.log_level.name().into(),
         ];
-        let arguments = arguments.into_iter();
+        let arguments = word.map(OsString::from).into_iter().chain(arguments);
         let spawner = Spawner {
             program: spawn.program.clone(),
             arguments: arguments
@@ -323,10 +322,11 @@ fn from_here(address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// The worker's program, beside this one.
-pub(crate) fn worker_program() -> Result<PathBuf> {
+/// The file of the worker's program.
+pub(crate) fn worker_program(program: WorkerProgram) -> Result<PathBuf> {
     let me = std::env::current_exe().context("cannot find this program's own file")?;
-    let program = me.with_file_name(WORKER);
+    let WorkerProgram::Beside(name) = program else { return Ok(me) };
+    let program = me.with_file_name(name);
     ensure!(
         advice::is_program(&program),
         "--spawn needs {}, which is not there: {}",

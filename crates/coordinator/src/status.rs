@@ -7,8 +7,8 @@ use protocol::{
     convert::{path_from_wire, printable},
     status::{is_transient, reason},
     wire::{
-        Phase, StatusReply, StatusRequest, WorkerStatus, coordinator_client::CoordinatorClient,
-        coordinator_server::SERVICE_NAME,
+        MetricValue, Phase, StatusReply, StatusRequest, WorkerStatus,
+        coordinator_client::CoordinatorClient, coordinator_server::SERVICE_NAME,
     },
 };
 use secure::{Authorized, Security};
@@ -115,9 +115,14 @@ fn text(status: &StatusReply) -> String {
 
 /// What the last report has said, and as of when.
 fn reported(status: &StatusReply) -> Option<String> {
-    let loss = status.loss.map(|loss| format!("loss {loss:.2}"));
-    let rate = status.images_per_second.map(|rate| format!("{rate:.0} images/s"));
-    let numbers = [loss, rate].into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let metric = |metric: &MetricValue| {
+        let (name, unit) = (printable(&metric.name), printable(&metric.unit));
+        format!("{name} {:.2} {unit}", metric.value).trim_end().to_owned()
+    };
+    let example = printable(&status.example);
+    let rate = status.examples_per_second.map(|rate| format!("{rate:.0} {example}s/s"));
+    let numbers: Vec<String> = status.metrics.iter().map(metric).chain(rate).collect();
+    let numbers = numbers.join(", ");
     let (step, ago) = (status.reported_step?, status.reported_seconds_ago?);
     Some(format!("{numbers} as of step {step}, {ago:.1} s ago")).filter(|_| !numbers.is_empty())
 }
@@ -146,6 +151,10 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
             "silent_seconds": worker.silent_seconds,
         })
     });
+    let metrics = status
+        .metrics
+        .iter()
+        .map(|metric| json!({ "name": metric.name, "unit": metric.unit, "value": metric.value }));
     json!({
         "run_id": status.run_id,
         "run_directory": path_from_wire(&status.run_directory).to_string_lossy(),
@@ -155,8 +164,11 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
         "steps": status.steps,
         "epoch": status.epoch,
         "epochs": status.epochs,
-        "images_per_second": status.images_per_second,
-        "loss": status.loss,
+        "task": status.task,
+        "example": status.example,
+        "examples_per_second": status.examples_per_second,
+        "loss": status.metrics.first().map(|loss| loss.value),
+        "metrics": metrics.collect::<Vec<_>>(),
         "reported_step": status.reported_step,
         "reported_seconds_ago": status.reported_seconds_ago,
         "waiting_for": (!status.waiting_for.is_empty()).then_some(&status.waiting_for),

@@ -1,12 +1,14 @@
 //! Signals to a coordinator. The first asks it to stop after the current step, the second to end
 //! its workers and itself at once, and the third ends the process, whatever it does.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use anyhow::{Context as _, Result};
 use process::signals::{self, Listening, Stop};
 use telemetry::Outlet;
 use tokio::sync::watch;
 
-use crate::console::Console;
+use crate::{console::Console, undo::Undo};
 
 /// The signals that came.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,25 +30,44 @@ impl Asked {
     }
 }
 
-/// While this lives, a signal ends the program at once, and with it what fetches the data set.
-pub(crate) fn listen_while_fetching() -> Result<Listening> {
-    let heed = |stop: Stop| {
-        data::fetch::end_children();
-        std::process::exit(i32::from(stop.exit_code()));
-    };
-    signals::listen(heed).context("cannot listen for signals")
+/// The signals to a coordinator, from before it makes anything until it ends.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    pub(crate) asked: watch::Receiver<Asked>,
+    /// What a signal undoes before it ends the program; none once the run can be stopped in order.
+    preparing: Arc<Mutex<Option<Undo>>>,
+    _listening: Listening,
 }
 
-/// Listens from now on; signals end the program at once before that, and when what is returned has
-/// been dropped. Where SIGTERM is no reason to stop the run, it ends this process: what the next
-/// coordinator has to know is on the disk.
+impl Signals {
+    /// From now on a signal asks the run to stop.
+    pub(crate) fn prepared(&self) {
+        *self.preparing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Listens from now on. While a run is prepared, a signal ends the program at once, and with it what
+/// fetches the data set, and takes away what `undo` speaks of. After that it asks the run to stop;
+/// where SIGTERM is no reason to stop the run, it ends this process: what the next coordinator has
+/// to know is on the disk.
 pub(crate) fn listen(
+    undo: Undo,
     leave_on_sigterm: bool,
     workers_wait: std::time::Duration,
     console: Console,
-) -> Result<(Listening, watch::Receiver<Asked>)> {
+) -> Result<Signals> {
+    let preparing = Arc::new(Mutex::new(Some(undo)));
+    let is_preparing = Arc::clone(&preparing);
     let (sender, asked) = watch::channel(Asked::default());
     let heed = move |stop: Stop| {
+        // Held while the process ends: nothing is made any more that would stay behind.
+        let preparing = is_preparing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(undo) = &*preparing {
+            data::fetch::end_children();
+            undo.undo();
+            std::process::exit(i32::from(stop.exit_code()));
+        }
+        drop(preparing);
         if leave_on_sigterm && stop != Stop::Interrupt && !sender.borrow().wants_stop() {
             tracing::warn!(
                 "leaving the run to its workers, which wait up to {:.0} s for a coordinator that \
@@ -66,5 +87,5 @@ pub(crate) fn listen(
         }
     };
     let listening = signals::listen(heed).context("cannot listen for signals")?;
-    Ok((listening, asked))
+    Ok(Signals { asked, preparing, _listening: listening })
 }

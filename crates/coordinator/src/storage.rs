@@ -8,7 +8,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use checkpoint::Directory;
 use store::{Store, StoreError};
 
-use crate::run_dir::{self, RunDir, RunInfo};
+use crate::{
+    program::Program,
+    run_dir::{self, RunDir, RunInfo},
+};
 
 /// What comes before what is wrong with a store.
 const FLAG: &str = "--checkpoint-url (`none` does without)";
@@ -17,6 +20,7 @@ const FLAG: &str = "--checkpoint-url (`none` does without)";
 #[derive(Clone, Debug)]
 pub(crate) struct Storage {
     store: Store,
+    program: &'static dyn Program,
     /// Whether this run has put its configuration there.
     is_ours: bool,
 }
@@ -28,9 +32,9 @@ pub(crate) fn is_away(error: &anyhow::Error) -> bool {
 
 impl Storage {
     /// Opens the folder at a URL, if there is one. Nothing is asked of the store.
-    pub(crate) fn open(url: Option<&str>) -> Result<Option<Self>> {
+    pub(crate) fn open(url: Option<&str>, program: &'static dyn Program) -> Result<Option<Self>> {
         let Some(url) = url else { return Ok(None) };
-        Ok(Some(Self { store: Store::open(url).context(FLAG)?, is_ours: false }))
+        Ok(Some(Self { store: Store::open(url).context(FLAG)?, program, is_ours: false }))
     }
 
     /// Refuses to begin a run where another one keeps its checkpoints.
@@ -111,7 +115,7 @@ impl Storage {
     /// Which run is kept there, if one is.
     fn run(&self) -> Result<Option<RunInfo>> {
         let Some(config) = self.store.config().context(FLAG)? else { return Ok(None) };
-        let info = serde_json::from_slice(&config);
+        let info = RunInfo::parse(&config, self.program);
         let url = self.store.url();
         info.with_context(|| format!("{url}/config.json is not a run's configuration")).map(Some)
     }

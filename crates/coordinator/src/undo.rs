@@ -11,7 +11,7 @@ use std::{
 use crate::run_dir::RunDir;
 
 /// What was missing before a run directory was made.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Undo {
     files: Vec<PathBuf>,
     /// The innermost first.

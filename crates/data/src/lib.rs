@@ -25,4 +25,4 @@ pub use error::{Attempt, DataError};
 pub use mnist::{FILES, Images, Mnist, PIXELS, Split};
 pub use order::{Position, Schedule};
 pub use philox::{Domain, Stream};
-pub use raw::{RawFile, default_dir, store, verify};
+pub use raw::{RawFile, cache_dir, default_dir, store, verify};

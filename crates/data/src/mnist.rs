@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use config::{Binarize, Training};
+use config::{FileEntry, Manifest};
 
 use crate::DataError;
 use crate::batch::{Dataset, Splits, Visit};
@@ -41,6 +41,19 @@ pub const FILES: [RawFile; 4] = [
         bytes: 10_008,
     },
 ];
+
+/// The set as a run knows it.
+#[must_use]
+pub fn manifest() -> Manifest {
+    let entry = |file: &RawFile| FileEntry {
+        name: file.name.into(),
+        bytes: file.bytes,
+        sha256: file.sha256.into(),
+        sources: Vec::new(),
+    };
+    let files = FILES.iter().map(entry).collect();
+    Manifest { name: "mnist".into(), files, train: 60_000, test: 10_000 }
+}
 
 /// Which part of the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,19 +157,21 @@ impl Mnist {
         load_files(directory, &FILES)
     }
 
-    /// Makes the set that of a run: its first images, and the test images black and white where
-    /// the run draws its pixels so. Training images are drawn at each visit.
-    pub fn prepare(&mut self, training: &Training) {
-        self.train.truncate(training.train_images as usize);
-        self.test.truncate(training.test_images as usize);
-        if training.binarize == Binarize::Dynamic {
-            let visit = Visit::test(training.seed);
-            let mut drawn = vec![0; self.test.pixels.len()];
-            for (index, image) in (0..self.test.count()).zip(drawn.chunks_exact_mut(PIXELS)) {
-                self.test.binarize(index, visit, image);
-            }
-            self.test.pixels = drawn;
+    /// Keeps the first images of both parts.
+    pub fn truncate(&mut self, train: u32, test: u32) {
+        self.train.truncate(train as usize);
+        self.test.truncate(test as usize);
+    }
+
+    /// Makes the test images black and white, for a run that draws its pixels so. Training images
+    /// are drawn at each visit.
+    pub fn binarize_test(&mut self, seed: u64) {
+        let visit = Visit::test(seed);
+        let mut drawn = vec![0; self.test.pixels.len()];
+        for (index, image) in (0..self.test.count()).zip(drawn.chunks_exact_mut(PIXELS)) {
+            self.test.binarize(index, visit, image);
         }
+        self.test.pixels = drawn;
     }
 
     /// One part of the set.

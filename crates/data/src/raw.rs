@@ -27,18 +27,24 @@ pub struct RawFile {
 }
 
 /// `$LOCKSTEP_DATA_DIR`, else `$XDG_CACHE_HOME/lockstep/mnist`, else `~/.cache/lockstep/mnist`.
-pub fn default_dir() -> PathBuf {
-    directory_from(|name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
+pub fn default_dir(name: &str) -> PathBuf {
+    variable("LOCKSTEP_DATA_DIR").unwrap_or_else(|| cache_dir().join(name))
 }
 
-fn directory_from(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
-    if let Some(directory) = variable("LOCKSTEP_DATA_DIR") {
-        return directory;
-    }
+/// The folder of all data sets in the user's cache.
+pub fn cache_dir() -> PathBuf {
+    cache_from(variable)
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn cache_from(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     // The XDG specification has relative paths ignored.
     let cache = variable("XDG_CACHE_HOME").filter(|cache| cache.is_absolute());
     let cache = cache.or_else(|| Some(variable("HOME")?.join(".cache")));
-    cache.unwrap_or_else(env::temp_dir).join("lockstep/mnist")
+    cache.unwrap_or_else(env::temp_dir).join("lockstep")
 }
 
 /// Whether the file at `path` is `file`, to the byte.
@@ -175,18 +181,16 @@ pub(crate) mod tests {
     #[test]
     fn the_directory_is_the_first_that_is_named() {
         let of = |variables: &[(&str, &str)]| {
-            directory_from(|name| {
+            cache_from(|name| {
                 let (_, value) = variables.iter().find(|(variable, _)| *variable == name)?;
                 Some(PathBuf::from(value))
             })
         };
-        let [own, cache, home] =
-            [("LOCKSTEP_DATA_DIR", "/own"), ("XDG_CACHE_HOME", "/cache"), ("HOME", "/home/me")];
-        assert_eq!(of(&[own, cache, home]), Path::new("/own"));
-        assert_eq!(of(&[cache, home]), Path::new("/cache/lockstep/mnist"));
-        assert_eq!(of(&[home]), Path::new("/home/me/.cache/lockstep/mnist"));
+        let [cache, home] = [("XDG_CACHE_HOME", "/cache"), ("HOME", "/home/me")];
+        assert_eq!(of(&[cache, home]), Path::new("/cache/lockstep"));
+        assert_eq!(of(&[home]), Path::new("/home/me/.cache/lockstep"));
         let relative = ("XDG_CACHE_HOME", "cache");
-        assert_eq!(of(&[relative, home]), Path::new("/home/me/.cache/lockstep/mnist"));
+        assert_eq!(of(&[relative, home]), Path::new("/home/me/.cache/lockstep"));
     }
 
     #[test]

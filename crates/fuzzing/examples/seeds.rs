@@ -82,11 +82,16 @@ fn control() {
         }),
         gpu: "0000:01:00.0".into(),
         birth: String::new(),
+        task: "vae".into(),
+        task_revision: 1,
+        program: vec![3; 32].into(),
     };
     from_worker("hello", Said::Hello(hello));
     let mishap = wire::ready::Mishap::Interrupted("lost rank 1".into());
     let transfer = Some(Transfer { bytes: 12, seconds: 0.5 });
-    let ready = Ready { step: 9, digest: vec![7; 16].into(), mishap: Some(mishap), transfer };
+    let probe = vec![4; 16].into();
+    let ready =
+        Ready { step: 9, digest: vec![7; 16].into(), mishap: Some(mishap), transfer, probe };
     from_worker("ready", Said::Ready(ready));
     let member = |rank| Member {
         rank,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use data::Mnist;
+use vae_options::Binarize;
 
 use crate::{
     commands::{
@@ -94,9 +95,13 @@ impl Source {
     /// The data set as the run saw it: as many images, and as binary ones where the run made
     /// them so.
     pub(crate) fn mnist(&self, trained: &Trained) -> Result<Mnist> {
-        let dir = self.data_dir.clone().unwrap_or_else(data::default_dir);
+        let dir = self.data_dir.clone().unwrap_or_else(|| data::default_dir("mnist"));
         let mut mnist = Mnist::load(Path::new(&dir))?;
-        mnist.prepare(&trained.config);
+        let config = &trained.config;
+        mnist.truncate(config.train_examples, config.test_examples);
+        if trained.options.binarize == Binarize::Dynamic {
+            mnist.binarize_test(config.seed);
+        }
         Ok(mnist)
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn log_likelihoods(
     let latents = trained.encode(images);
     let share = images.len().div_ceil(threads::team().threads()).max(1);
     let bar = output::progress("Sampling the likelihood", images.len());
-    let (parameters, config) = (&trained.parameters[..], &trained.config.model);
+    let (parameters, config) = (&trained.parameters[..], &trained.options.model());
     let mut found = vec![0.0; images.len()];
     // Each thread multiplies its own matrices: no thread waits for another.
     let shares = found.chunks_mut(share).enumerate().collect();
@@ -98,6 +98,7 @@ mod tests {
     use data::PIXELS;
     use model::Model as _;
     use serde_json::json;
+    use vae_options::{Likelihood, VaeOptions};
 
     use super::*;
 
@@ -108,13 +109,16 @@ mod tests {
 
     /// x = SLOPE z + 0.2 + noise for every pixel, and q(z|x) = N(0, 1) whatever x is.
     fn linear() -> Trained {
+        let likelihood = Likelihood::Gaussian;
+        let options =
+            VaeOptions { hidden_dim: 1, latent_dim: 1, likelihood, ..VaeOptions::default() };
         let config = json!({
-            "seed": 0, "shards": 1, "batch_size": 1, "learning_rate": 0.1, "precision": "f32",
-            "model": {"hidden_dim": 1, "latent_dim": 1, "likelihood": "gaussian", "beta": 1.0},
-            "train_images": 1, "test_images": 1
+            "seed": 0, "shards": 1, "batch_size": 1, "learning_rate": 0.1,
+            "train_examples": 1, "test_examples": 1,
+            "task": options.describe(data::mnist::manifest()).unwrap()
         });
         let config: config::Training = serde_json::from_value(config).unwrap();
-        let vae = Vae::new(&config.model).unwrap();
+        let vae = Vae::new(&options.model()).unwrap();
         let mut parameters = vec![0.0; vae.layout().len()];
         for (name, value) in [
             ("decoder.0.weight", 1.0),
@@ -127,7 +131,7 @@ mod tests {
             parameters[vae.layout().range(name).unwrap()].fill(value);
         }
         let (path, sha256) = ("checkpoint".into(), String::new());
-        Trained { path, config, step: 0, sha256, parameters, vae }
+        Trained { path, config, options, step: 0, sha256, parameters, vae }
     }
 
     /// The pixels are jointly normal, with covariance variance I + SLOPE^2 1 1': the matrix

@@ -4,9 +4,9 @@
 //! and gives `mean` and `log_variance` `[batch, latent]`; the decoder takes `z` and gives the
 //! expected `pixels`.
 
-use config::Likelihood;
 use data::PIXELS;
 use model::Model as _;
+use vae_options::Likelihood;
 
 use crate::{protobuf::Message, trained::Trained};
 
@@ -42,7 +42,7 @@ pub(crate) fn decoder(trained: &Trained) -> Vec<u8> {
     graph.hidden("z", "decoder.0", "h1");
     graph.hidden("h1", "decoder.2", "h2");
     graph.linear("h2", "decoder.4", 0..PIXELS, "output");
-    match trained.config.model.likelihood {
+    match trained.options.likelihood {
         Likelihood::Bernoulli => graph.node("Sigmoid", &["output"], "pixels", &[]),
         Likelihood::Gaussian => {
             graph.tensor("zero", &[], &[0.0]);

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use checkpoint::{Checkpoint, Directory};
-use config::{Precision, RunConfig, Training};
+use config::{RunConfig, Training};
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{Isa, Model as _, ModelError, noise};
 use trainer::Evaluation;
 use vae::Vae;
+use vae_options::{Precision, VaeOptions};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{output, threads};
@@ -27,6 +28,7 @@ const BATCH_MIN: usize = 16;
 pub(crate) struct Trained {
     pub(crate) path: PathBuf,
     pub(crate) config: Training,
+    pub(crate) options: VaeOptions,
     pub(crate) step: u64,
     /// Of the tensors; the model's name, so to speak.
     pub(crate) sha256: String,
@@ -72,17 +74,23 @@ impl Trained {
     pub(crate) fn open(place: &Path) -> Result<Self> {
         let (path, Checkpoint { metadata, tensors, sha256 }) = find(place)?;
         let foreign = || format!("{} is not of a variational autoencoder", path.display());
-        let config: RunConfig =
+        let mut configuration =
             serde_json::from_str(&metadata.configuration).with_context(foreign)?;
+        vae_options::upgrade(&mut configuration, data::mnist::manifest);
+        let config: RunConfig = serde_json::from_value(configuration).with_context(foreign)?;
         config.validate().with_context(foreign)?;
-        let mut vae = Vae::new(&config.training.model).with_context(foreign)?;
+        let task = &config.training.task;
+        ensure!(task.name == vae_options::NAME, "{}, but of the task {}", foreign(), task.name);
+        let options = VaeOptions::read(&task.options).with_context(foreign)?;
+        options.validate().with_context(foreign)?;
+        let mut vae = Vae::new(&options.model()).with_context(foreign)?;
         vae.set_team(threads::team());
         let parameters = vae
             .layout()
             .gather(|name| tensors.get(name).map(|tensor| (&tensor.shape[..], &tensor.data[..])))
             .with_context(foreign)?;
         let (step, config) = (metadata.step, config.training);
-        Ok(Self { path, config, step, sha256, parameters, vae })
+        Ok(Self { path, config, options, step, sha256, parameters, vae })
     }
 
     /// Dimensions of the latent space.
@@ -149,10 +157,10 @@ impl Trained {
     /// objective, the reconstruction's and the KL divergence. With the run's own seed these are
     /// the numbers that training printed at this step.
     pub(crate) fn test_loss(&self, test: &Images, seed: u64) -> Result<[f64; 3]> {
-        let config = &self.config;
-        let settings = vae::Settings::of(config);
-        let build = |precision| Vae::with(&config.model, vae::Settings { precision, ..settings });
-        let mut vae = match build(config.precision) {
+        let (config, model) = (&self.config, self.options.model());
+        let settings = vae::Settings::of(&self.options);
+        let build = |precision| Vae::with(&model, vae::Settings { precision, ..settings });
+        let mut vae = match build(self.options.precision) {
             Err(error @ ModelError::Precision(_)) => {
                 output::complain(&format!(
                     "warning: {error}: the loss is computed in f32, and differs from training's"

@@ -17,8 +17,6 @@ use std::{
     sync::OnceLock,
 };
 
-use config::Precision;
-
 use crate::{Isa, isa::Level};
 
 /// Which code path MKL takes; part of what makes results comparable between machines.
@@ -57,17 +55,14 @@ pub fn deterministic() -> Branch {
     BRANCH.get_or_init(fix_branch).clone()
 }
 
-/// The precision's name in a fingerprint: bf16 products have other bits on CPUs that have
-/// other instructions for them, where f32 products have the same on one [`Branch`].
+/// How bf16 products are computed, for a fingerprint: they have other bits on CPUs that have other
+/// instructions for them, where f32 products have the same on one [`Branch`].
 #[must_use]
-pub fn precision_name(precision: Precision) -> &'static str {
-    match precision {
-        Precision::F32 => "f32",
-        Precision::Bf16 => match bf16_unit() {
-            Bf16Unit::Tiles => "bf16 (AMX)",
-            Bf16Unit::Vectors => "bf16 (AVX512_BF16)",
-            Bf16Unit::None => "bf16 (emulated)",
-        },
+pub fn bf16_name() -> &'static str {
+    match bf16_unit() {
+        Bf16Unit::Tiles => "bf16 (AMX)",
+        Bf16Unit::Vectors => "bf16 (AVX512_BF16)",
+        Bf16Unit::None => "bf16 (emulated)",
     }
 }
 

@@ -25,13 +25,13 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 pub const TRAINING_HEALTH: &str = "lockstep.v1.Training";
 
 /// Version of the protocol that this build speaks.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// Most bytes of a message on the control stream; a generation of thousands of members fits.
 pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Most bytes of file content in one chunk of the data set.
-pub const DATASET_CHUNK_BYTES: usize = 1 << 18;
+pub const FILE_CHUNK_BYTES: usize = 1 << 18;
 
 /// Most bytes of a gradient of which every member adds up all for itself; see `worker.proto`.
 pub const ONE_HOP_BYTES_MAX: usize = 32 << 10;

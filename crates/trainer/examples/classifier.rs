@@ -56,7 +56,7 @@ fn main() -> Result<()> {
         ("digits.bias".into(), vec![10]),
     ]);
     let model = Autograd::new(layout, Device::cuda_if_available(), objective)?;
-    let mnist = data::fetch::load(&data::default_dir(), false, &|line| println!("{line}"))?;
+    let mnist = data::fetch::load(&data::default_dir("mnist"), false, &|line| println!("{line}"))?;
     let (adam, recipe) = (Adam::new(1e-3), Recipe::PLAIN);
     let settings = Settings {
         seed: 0,

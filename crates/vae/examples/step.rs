@@ -9,7 +9,6 @@
 
 use std::{env, error::Error, sync::Arc, time::Instant};
 
-use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{
     Adam, Bf16, Isa, Layout, Model, State, StepContext, Team, bf16, blas,
@@ -17,6 +16,7 @@ use model::{
     noise,
 };
 use vae::{Settings, Vae};
+use vae_options::{Likelihood, ModelConfig, Precision};
 
 const BATCHES: [usize; 2] = [64, 256];
 const LATENT: usize = 20;

@@ -6,9 +6,9 @@ mod gpu;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use config::{Likelihood, ModelConfig};
 use cudarc::driver::{CudaGraph, CudaSlice, PinnedHostSlice};
 use data::{Batch, Images, PIXELS, Stream};
+use vae_options::{Likelihood, ModelConfig};
 
 use model::{
     Isa, Layout, Model, ModelError, StepContext, Sums, Team, cuda::GpuError, initialise_linear,

@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use config::Binarize;
 use data::{Batch, Images, PIXELS};
+use vae_options::Binarize;
 
 use model::{
     Isa, Team,

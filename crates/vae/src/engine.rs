@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use config::Binarize;
 use data::{Batch, Images, PIXELS, Stream};
+use vae_options::Binarize;
 
 use model::{Isa, ModelError, Scratch, Sums, Team, noise};
 

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use config::{Likelihood, ModelConfig};
 use data::PIXELS;
+use vae_options::{Likelihood, ModelConfig};
 
 use model::{
     Layout, ModelError, Team,

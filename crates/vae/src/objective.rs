@@ -3,9 +3,9 @@
 
 use std::f64::consts::TAU;
 
-use config::{Binarize, Likelihood, ModelConfig};
 use data::{Images, PIXELS};
 use tch::{Device, Reduction, Tensor};
+use vae_options::{Binarize, Likelihood, ModelConfig};
 
 use model::{
     Autograd, Isa, Model, ModelError,

@@ -8,8 +8,8 @@
 
 use std::sync::Arc;
 
-use config::{Binarize, ModelConfig, Precision, Training};
 use data::{Batch, Images, PIXELS, Stream};
+use vae_options::{Binarize, ModelConfig, Precision, VaeOptions};
 
 use model::{
     Bf16, Isa, Layout, Model, ModelError, StepContext, Sums, Team, blas, gemm::Factor,
@@ -73,14 +73,14 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Those of a run's configuration.
+    /// Those of a run's options.
     #[must_use]
-    pub const fn of(training: &Training) -> Self {
+    pub const fn of(options: &VaeOptions) -> Self {
         Self {
-            precision: training.precision,
-            samples: training.importance_samples,
-            binarize: training.binarize,
-            warmup_epochs: training.warmup_epochs,
+            precision: options.precision,
+            samples: options.importance_samples,
+            binarize: options.binarize,
+            warmup_epochs: options.warmup_epochs,
         }
     }
 

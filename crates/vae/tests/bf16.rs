@@ -2,10 +2,10 @@
 
 use std::error::Error;
 
-use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, Mnist, PIXELS, Schedule, Split, Stream};
 use model::{Adam, Layout, Model, State, StepContext};
 use vae::{Settings, Vae};
+use vae_options::{Likelihood, ModelConfig, Precision};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -192,7 +192,7 @@ fn it_trains_as_well_as_f32() -> Outcome {
 #[test]
 #[ignore = "needs MNIST in its folder, and a minute of an idle core"]
 fn it_trains_on_mnist_as_well_as_f32() -> Outcome {
-    let mnist = Mnist::load(&data::default_dir())?;
+    let mnist = Mnist::load(&data::default_dir("mnist"))?;
     let sets = (mnist.split(Split::Train), mnist.split(Split::Test));
     compare_training(&config(400, 20, Likelihood::Bernoulli), sets, 938)
 }

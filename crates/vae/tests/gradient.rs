@@ -3,11 +3,11 @@
 
 use std::error::Error;
 
-use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{Adam, Isa, Layout, Model, ModelError, State, StepContext, Sums};
 use tch::Device;
 use vae::{Settings, Vae, cuda, vae_autograd};
+use vae_options::{Likelihood, ModelConfig, Precision};
 
 type Outcome = Result<(), Box<dyn Error>>;
 

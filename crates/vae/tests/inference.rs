@@ -2,10 +2,10 @@
 
 use std::error::Error;
 
-use config::{Likelihood, ModelConfig};
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{Adam, Isa, Model, State, StepContext, noise};
 use vae::Vae;
+use vae_options::{Likelihood, ModelConfig};
 
 const LATENT: usize = 3;
 

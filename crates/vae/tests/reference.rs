@@ -4,10 +4,10 @@
 
 use std::{error::Error, fs, path::Path};
 
-use config::{Likelihood, ModelConfig};
 use model::{Adam, Layout, Model, State};
 use safetensors::SafeTensors;
 use vae::Vae;
+use vae_options::{Likelihood, ModelConfig};
 
 type Outcome = Result<(), Box<dyn Error>>;
 

@@ -1,9 +1,9 @@
 //! Sizes that no model can have are errors that say what was wrong.
 
-use config::{Likelihood, ModelConfig};
 use data::PIXELS;
 use model::{Model, ModelError};
 use vae::Vae;
+use vae_options::{Likelihood, ModelConfig};
 
 fn config(hidden_dim: u32, latent_dim: u32) -> ModelConfig {
     ModelConfig { hidden_dim, latent_dim, likelihood: Likelihood::Gaussian, beta: 1.0 }

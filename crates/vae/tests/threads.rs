@@ -4,13 +4,13 @@
 
 use std::{error::Error, sync::Arc};
 
-use config::{Likelihood, ModelConfig, Precision};
 use data::{Batch, Domain, Images, PIXELS, Stream};
 use model::{
     Bf16, Isa, Model, StepContext, Team, blas,
     gemm::{Factor, Matrix, multiply},
 };
 use vae::{Settings, Vae};
+use vae_options::{Likelihood, ModelConfig, Precision};
 
 const IMAGES: usize = 64;
 

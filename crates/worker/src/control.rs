@@ -303,6 +303,9 @@ pub(crate) async fn join(
         returning,
         gpu: identity.gpu.clone(),
         birth: process::birth(std::process::id()).unwrap_or_default(),
+        task: vae_options::NAME.into(),
+        task_revision: vae_options::REVISION,
+        program: bytes::Bytes::new(),
     };
     let _open = outbound.try_send(WorkerMessage { body: Some(Body::Hello(hello)) });
     let answer = async {

@@ -11,10 +11,11 @@ use bytes::{Buf as _, Bytes};
 use data::{DataError, Mnist, RawFile};
 use protocol::{
     status,
-    wire::{DatasetChunk, FetchDatasetRequest},
+    wire::{FetchFileRequest, FileChunk},
 };
 use tokio::{sync::mpsc, time::timeout};
 use tonic::Streaming;
+use vae_options::{Binarize, VaeOptions};
 
 use crate::control::Client;
 
@@ -33,6 +34,7 @@ pub(crate) async fn load(
     dir: PathBuf,
     client: Client,
     training: &config::Training,
+    options: &VaeOptions,
 ) -> Result<Mnist> {
     let mnist = match read(dir.clone()).await? {
         Ok(mnist) => mnist,
@@ -44,10 +46,14 @@ pub(crate) async fn load(
             read(dir).await??
         }
     };
-    let training = training.clone();
+    let &config::Training { train_examples, test_examples, seed, .. } = training;
+    let is_binary = options.binarize == Binarize::Dynamic;
     let prepare = move || {
         let mut mnist = mnist;
-        mnist.prepare(&training);
+        mnist.truncate(train_examples, test_examples);
+        if is_binary {
+            mnist.binarize_test(seed);
+        }
         mnist
     };
     Ok(tokio::task::spawn_blocking(prepare).await?)
@@ -58,29 +64,21 @@ async fn read(dir: PathBuf) -> Result<Result<Mnist, DataError>> {
 }
 
 async fn fetch(dir: &Path, mut client: Client) -> Result<()> {
-    let mut stream = client
-        .fetch_dataset(FetchDatasetRequest {})
-        .await
-        .map_err(|status| anyhow!("{}", status::cause(&status)))?
-        .into_inner();
-    let mut current: Option<Download> = None;
     let mut progress = Progress::begin();
-    while let Some(chunk) = progress.wait(&mut stream).await? {
-        let file = data::FILES
-            .iter()
-            .find(|file| file.name == chunk.file)
-            .ok_or_else(|| anyhow!("it sent a file that is not part of MNIST"))?;
-        if current.as_ref().is_none_or(|download| download.file != file.name) {
-            if let Some(finished) = current.take() {
-                finished.finish().await?;
-            }
-            current = Some(Download::begin(dir, file));
+    for file in &data::FILES {
+        if data::verify(&dir.join(file.name), file).is_ok() {
+            continue;
         }
-        if let Some(download) = &current {
+        let request = FetchFileRequest { name: file.name.into(), offset: 0 };
+        let stream = client.fetch_file(request).await;
+        let mut stream =
+            stream.map_err(|status| anyhow!("{}", status::cause(&status)))?.into_inner();
+        let download = Download::begin(dir, file);
+        while let Some(chunk) = progress.wait(&mut stream).await? {
             download.put(chunk.content).await;
         }
+        download.finish().await?;
     }
-    current.ok_or_else(|| anyhow!("it sent no file"))?.finish().await?;
     let Progress { bytes, begun, .. } = progress;
     let seconds = begun.elapsed().as_secs_f64();
     tracing::info!("the data set is complete: {:.1} MB in {seconds:.1} s", megabytes(bytes));
@@ -101,7 +99,7 @@ impl Progress {
     }
 
     /// The next chunk, within [`SILENCE_MAX`]; people are told now and then, also while none comes.
-    async fn wait(&mut self, stream: &mut Streaming<DatasetChunk>) -> Result<Option<DatasetChunk>> {
+    async fn wait(&mut self, stream: &mut Streaming<FileChunk>) -> Result<Option<FileChunk>> {
         let since = Instant::now();
         loop {
             if self.told.elapsed() >= TELL_INTERVAL {
@@ -132,7 +130,6 @@ fn megabytes(bytes: u64) -> f64 {
 
 /// One file on its way to disk, where a blocking thread verifies and stores it.
 struct Download {
-    file: &'static str,
     chunks: mpsc::Sender<Bytes>,
     stored: tokio::task::JoinHandle<Result<(), DataError>>,
 }
@@ -143,7 +140,7 @@ impl Download {
         let dir = dir.to_owned();
         let reader = ChunkReader { received, chunk: Bytes::new() };
         let stored = tokio::task::spawn_blocking(move || data::store(&dir, file, reader));
-        Self { file: file.name, chunks, stored }
+        Self { chunks, stored }
     }
 
     async fn put(&self, chunk: Bytes) {

@@ -3,7 +3,6 @@
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
-use config::{Precision, Training};
 use data::Images;
 use membership::Fingerprint;
 use model::{
@@ -14,6 +13,7 @@ use model::{
 use tch::{Cuda, Device};
 use transport::nccl::{self, Libraries};
 use vae::{Vae, vae_autograd};
+use vae_options::{Precision, VaeOptions};
 
 /// The device that the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ pub(crate) fn fingerprint(device: Device) -> Result<Fingerprint> {
         device,
         instruction_set,
         // The run decides between f32 and bf16; only with bf16 does this say something.
-        precision: blas::precision_name(Precision::Bf16).into(),
+        precision: blas::bf16_name().into(),
         libtorch: libtorch::VERSION.into(),
     })
 }
@@ -114,9 +114,9 @@ pub(crate) fn gpu(device: Device) -> String {
 }
 
 /// The model on the device.
-pub(crate) fn model(training: &Training, device: Device) -> Result<Box<dyn Model<Data = Images>>> {
-    let (config, settings) = (&training.model, vae::Settings::of(training));
-    Ok(match (device, training.precision) {
+pub(crate) fn model(options: &VaeOptions, device: Device) -> Result<Box<dyn Model<Data = Images>>> {
+    let (config, settings) = (&options.model(), vae::Settings::of(options));
+    Ok(match (device, options.precision) {
         (Device::Cpu, _) => Box::new(Vae::with(config, settings)?),
         (Device::Cuda(index), Precision::F32) if vae::cuda::Vae::suits(config, settings) => {
             Box::new(vae::cuda::Vae::new(config, settings, index)?)

@@ -7,10 +7,10 @@ use std::{
 };
 
 use collective::{Control, Generation, Rank, TERMS_MAX, Timing};
-use config::Operation;
+use config::RunConfig;
 use membership::Phase;
 use model::State;
-use protocol::wire::{EpochReport, Losses, RankSeconds, Report, StepTime};
+use protocol::wire::{EpochReport, RankSeconds, Report, StepTime};
 use trainer::{EpochSummary, Ledger, Observer, StepSummary};
 
 use crate::{
@@ -34,6 +34,8 @@ pub(crate) struct Reporter<'a> {
     ranks: Vec<Rank>,
     checkpoint_every: u64,
     epochs: u64,
+    /// How many sums the task reports.
+    metrics: usize,
     /// The leader's writer; none for other members.
     writer: Option<&'a mut Writer>,
     since: Interval,
@@ -51,16 +53,16 @@ pub(crate) struct Epochs {
     images: u64,
     elapsed: Duration,
     /// The test losses of past epochs, as checkpoints keep them.
-    tests: BTreeMap<u64, Losses>,
+    tests: BTreeMap<u64, Vec<f64>>,
 }
 
 impl Epochs {
     /// The test losses of the last epochs that this member has seen the end of.
-    pub(crate) fn tests(&self) -> &BTreeMap<u64, Losses> {
+    pub(crate) fn tests(&self) -> &BTreeMap<u64, Vec<f64>> {
         &self.tests
     }
 
-    fn note_test(&mut self, epoch: u64, test: Losses) {
+    fn note_test(&mut self, epoch: u64, test: Vec<f64>) {
         self.tests.insert(epoch, test);
         if self.tests.len() > TESTS_MAX {
             self.tests.pop_first();
@@ -78,7 +80,7 @@ impl Epochs {
     /// The time of an epoch's steps; none if this member did not take part in them.
     fn time(&self, epoch: u64) -> Option<StepTime> {
         let seconds = self.elapsed.as_secs_f64();
-        (self.epoch == epoch).then_some(StepTime { images: self.images, seconds })
+        (self.epoch == epoch).then_some(StepTime { examples: self.images, seconds })
     }
 }
 
@@ -110,7 +112,7 @@ impl Interval {
 
 impl<'a> Reporter<'a> {
     pub(crate) fn new(
-        operation: &Operation,
+        config: &RunConfig,
         generation: Generation,
         ranks: Vec<Rank>,
         writer: Option<&'a mut Writer>,
@@ -120,14 +122,20 @@ impl<'a> Reporter<'a> {
         Self {
             trainee,
             generation,
-            checkpoint_every: u64::from(operation.checkpoint_every_epochs),
-            epochs: u64::from(operation.epochs),
+            checkpoint_every: u64::from(config.operation.checkpoint_every_epochs),
+            epochs: u64::from(config.operation.epochs),
+            metrics: config.training.task.metrics.len(),
             writer,
             since: Interval::begin(ranks.len()),
             epochs_seen,
             has_reported: false,
             ranks,
         }
+    }
+
+    /// The means over examples of the sums that the task reports.
+    fn means(&self, sums: [f64; TERMS_MAX], examples: u64) -> Vec<f64> {
+        sums.iter().take(self.metrics).map(|sum| sum / examples.max(1) as f64).collect()
     }
 
     /// Reports what has not been reported.
@@ -147,9 +155,9 @@ impl<'a> Reporter<'a> {
             generation: self.generation.0,
             step: since.step,
             epoch: since.epoch,
-            images: since.images,
+            examples: since.images,
             seconds: since.elapsed.as_secs_f64(),
-            losses: Some(losses(since.terms, since.images)),
+            means: self.means(since.terms, since.images),
             ranks: self.ranks.iter().zip(since.timings).map(rank).collect(),
         }));
     }
@@ -198,9 +206,9 @@ impl Observer for Reporter<'_> {
         self.flush();
         let epoch = summary.epoch;
         let (train, test) = (&summary.train, &summary.test);
-        let (train, test) =
-            (losses(train.terms, train.examples), losses(test.terms, test.examples));
-        self.epochs_seen.note_test(epoch, test);
+        let train = self.means(train.terms, train.examples);
+        let test = self.means(test.terms, test.examples);
+        self.epochs_seen.note_test(epoch, test.clone());
         if let Some(writer) = &mut self.writer {
             self.trainee.shared.enter(Phase::Saving);
             if epoch.is_multiple_of(self.checkpoint_every) || epoch == self.epochs {
@@ -213,18 +221,12 @@ impl Observer for Reporter<'_> {
             epoch,
             step: state.step,
             generation: self.generation.0,
-            train: Some(train),
-            test: Some(test),
-            images_by_epoch: ledger.epochs.iter().map(|epoch| epoch.examples).collect(),
+            train,
+            test,
+            examples_by_epoch: ledger.epochs.iter().map(|epoch| epoch.examples).collect(),
             index_sum: summary.train.index_sum,
-            images: summary.train.examples,
+            examples: summary.train.examples,
             step_time: self.epochs_seen.time(epoch),
         }));
     }
-}
-
-/// The means over `images` images of summed loss terms.
-fn losses(terms: [f64; TERMS_MAX], images: u64) -> Losses {
-    let [loss, reconstruction, kl, ..] = terms.map(|sum| sum / images.max(1) as f64);
-    Losses { loss, reconstruction, kl }
 }

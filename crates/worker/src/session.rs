@@ -36,6 +36,7 @@ use transport::{
 
 use self::{away::Link, parting::Parting, pending::PendingReports, phase::Phase, waiting::Wait};
 use vae::Vae;
+use vae_options::VaeOptions;
 
 use crate::{
     args::Args,
@@ -100,13 +101,14 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
     let mut joined = control::join_when_ready(&mut client, &route, &identity).await?;
     let (config, welcome) = (joined.config()?, joined.welcome.clone());
     needs::check_run(&config)?;
+    let options = VaeOptions::read(&config.training.task.options)?;
     let place = welcome.rank.map_or("spare".to_owned(), |rank| format!("rank {rank}"));
     tracing::info!(run_id = welcome.run_id, ?device, "joined as {place}");
 
     telemetry::note_run(&welcome.run_id);
     let shared = Arc::new(Shared::default());
     joined.show_life(&shared);
-    let length = Vae::new(&config.training.model)?.layout().len();
+    let length = Vae::new(&options.model())?.layout().len();
     let (recipients, requests) = mpsc::channel(RECIPIENTS);
     let donor = Donor::new(&welcome.run_id, recipients);
     donor.demand(joined.state_secret()?);
@@ -115,11 +117,12 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         .donating(donor.clone());
     tokio::spawn(endpoint.clone().serve(listener, std::future::pending()));
 
-    let data_dir = args.data_dir.clone().unwrap_or_else(data::default_dir);
-    let data = Arc::new(dataset::load(data_dir, client, &config.training).await?);
+    let data_dir = args.data_dir.clone().unwrap_or_else(|| data::default_dir("mnist"));
+    let data = Arc::new(dataset::load(data_dir, client, &config.training, &options).await?);
     let setup = training::Setup {
         run_id: welcome.run_id.clone(),
         config: config.clone(),
+        options,
         device,
         data,
         run_dir: path_from_wire(&welcome.run_directory),
@@ -323,7 +326,8 @@ impl Session {
                 self.phase = Phase::Idle;
                 let digest = standing.digest.0.to_vec().into();
                 let mishap = mishap(course);
-                let ready = Ready { step: standing.step.0, digest, mishap, transfer };
+                let step = standing.step.0;
+                let ready = Ready { step, digest, mishap, transfer, ..Ready::default() };
                 self.pending.ready = Some(ready.clone());
                 self.say(Said::Ready(ready));
             }

@@ -18,6 +18,7 @@ use protocol::wire::Transfer;
 use tch::Device;
 use trainer::{Ended, EpochLedger, Ledger, Recipe, TrainError, Trainer};
 use transport::state::{Recipient, Snapshot};
+use vae_options::VaeOptions;
 
 use crate::{
     beginning,
@@ -33,6 +34,7 @@ use crate::{
 pub(crate) struct Setup {
     pub(crate) run_id: String,
     pub(crate) config: RunConfig,
+    pub(crate) options: VaeOptions,
     pub(crate) device: Device,
     /// Cut to the run's first images.
     pub(crate) data: Arc<Mnist>,
@@ -182,10 +184,10 @@ fn train(
     );
     trainee.shared.enter(Phase::Computing);
     let mut collective = Watched { collective, shared: Arc::clone(&trainee.shared) };
-    let operation = desk.setup.config.operation.clone();
+    let config = desk.setup.config.clone();
     desk.wrote_last = leads;
     let writer = if leads { Some(desk.writer(trainer)?) } else { None };
-    let mut reporter = Reporter::new(&operation, generation, ranks, writer, epochs, trainee);
+    let mut reporter = Reporter::new(&config, generation, ranks, writer, epochs, trainee);
     let ended = trainer.train(&mut collective, &mut reporter);
     reporter.flush();
     match ended {
@@ -239,7 +241,7 @@ pub(crate) fn donate(recipients: Vec<Recipient>, state: &State, ledger: &Ledger)
 /// The trainer, and how the state was computed that it begins with.
 fn build(setup: &Setup) -> Result<(Trainer<Images>, BTreeSet<String>)> {
     let training = &setup.config.training;
-    let mut model = device::model(training, setup.device)?;
+    let mut model = device::model(&setup.options, setup.device)?;
     model.reserve(training.batch_size as usize)?;
     let settings = trainer::Settings {
         seed: training.seed,

@@ -17,7 +17,6 @@ use checkpoint::{Directory, Metadata, TensorView};
 use data::Images;
 use disk::DiskError;
 use model::{Layout, Model as _, State};
-use protocol::wire::Losses;
 use store::{Mirror, Unstored};
 use trainer::{Ledger, Trainer};
 use vae::Vae;
@@ -32,7 +31,7 @@ const JOBS: usize = 2;
 pub(crate) const STORE_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 enum Job {
-    Checkpoint(Box<State>, Ledger, BTreeMap<u64, Losses>, Vec<String>),
+    Checkpoint(Box<State>, Ledger, BTreeMap<u64, Vec<f64>>, Vec<String>),
     Samples { epoch: u64, parameters: Vec<f32> },
     Flush(SyncSender<()>),
 }
@@ -73,6 +72,8 @@ struct Desk {
     mirror: Option<Arc<Mirror>>,
     samples: PathBuf,
     metadata: Metadata,
+    /// How many sums the task reports.
+    metrics: usize,
     layout: Layout,
     vae: Vae,
     gallery: samples::Gallery,
@@ -93,7 +94,7 @@ impl Writer {
         let keep = operation.keep_checkpoints as usize;
         let mirror = operation.checkpoint_url.clone().map(|url| Mirror::start(url, keep));
         let mirror = mirror.transpose().context("cannot start the storing thread")?.map(Arc::new);
-        let mut vae = Vae::new(&training.model)?;
+        let mut vae = Vae::new(&setup.options.model())?;
         // Lack of memory shows now, and not on the writing thread after an epoch.
         vae.reserve(samples::IMAGES_MAX)?;
         let desk = Desk {
@@ -107,6 +108,7 @@ impl Writer {
                 configuration: serde_json::to_string(&setup.config)?,
                 ..Metadata::default()
             },
+            metrics: training.task.metrics.len(),
             layout: trainer.model().layout().clone(),
             vae,
             gallery: samples::Gallery::new(&trainer.data().test)?,
@@ -120,7 +122,7 @@ impl Writer {
     }
 
     /// Has a checkpoint of the state written, with the test losses of epochs, from 1.
-    pub(crate) fn save(&self, state: &State, ledger: &Ledger, tests: &BTreeMap<u64, Losses>) {
+    pub(crate) fn save(&self, state: &State, ledger: &Ledger, tests: &BTreeMap<u64, Vec<f64>>) {
         let (state, ledger) = (Box::new(state.clone()), ledger.clone());
         self.hand_over(Job::Checkpoint(state, ledger, tests.clone(), self.arithmetic.clone()));
     }
@@ -193,15 +195,15 @@ impl Desk {
         &mut self,
         state: &State,
         ledger: &Ledger,
-        tests: &BTreeMap<u64, Losses>,
+        tests: &BTreeMap<u64, Vec<f64>>,
     ) -> Result<()> {
         let _span = tracing::info_span!("checkpoint", step = state.step).entered();
-        let test = |test: &Losses| vec![test.loss, test.reconstruction, test.kl];
+        let metrics = self.metrics;
         let epoch = |(number, epoch): (u64, &trainer::EpochLedger)| checkpoint::EpochLedger {
             images: epoch.examples,
             index_sum: epoch.index_sum,
-            loss_terms: epoch.terms[..vae::TERMS].to_vec(),
-            test_losses: tests.get(&number).map(test).unwrap_or_default(),
+            loss_terms: epoch.terms[..metrics].to_vec(),
+            test_losses: tests.get(&number).cloned().unwrap_or_default(),
         };
         self.metadata.step = state.step;
         self.metadata.ledger = (1..).zip(&ledger.epochs).map(epoch).collect();

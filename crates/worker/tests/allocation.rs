@@ -17,12 +17,12 @@ use std::{
 };
 
 use collective::{AllReduce, Control, Generation, Local, Rank, ShardRange, Share};
-use config::{Binarize, Likelihood, ModelConfig, Precision};
 use data::{Images, Mnist, PIXELS};
 use model::{Adam, Model as _, State};
 use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
 use transport::{Group, Peer, shm};
 use vae::Vae;
+use vae_options::{Binarize, Likelihood, ModelConfig, Precision};
 
 /// Counts what is asked of the system's allocator.
 struct Counting;

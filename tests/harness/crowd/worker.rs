@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use protocol::{
     CONTROL_MESSAGE_BYTES_MAX,
     wire::{
-        CoordinatorMessage, Heartbeat, Hello, Losses, Phase, RankSeconds, Ready, Report, Saved,
-        Start, Transfer, Welcome, WorkerMessage, coordinator_client::CoordinatorClient,
+        CoordinatorMessage, Heartbeat, Hello, Phase, RankSeconds, Ready, Report, Saved, Start,
+        Transfer, Welcome, WorkerMessage, coordinator_client::CoordinatorClient,
         coordinator_message::Body as Told, ready::Mishap, worker_message::Body as Said,
     },
 };
@@ -173,7 +173,14 @@ impl<'a> Worker<'a> {
     async fn ready(&self, mishap: Option<Mishap>, transfer: Option<Transfer>) -> Outcome<()> {
         // The same for all whose state has seen the same steps.
         let digest = u128::from(self.step).to_le_bytes().to_vec().into();
-        self.say(Said::Ready(Ready { step: self.step, digest, mishap, transfer })).await
+        self.say(Said::Ready(Ready {
+            step: self.step,
+            digest,
+            mishap,
+            transfer,
+            ..Ready::default()
+        }))
+        .await
     }
 
     async fn show_life(&self) -> Outcome<()> {
@@ -205,9 +212,9 @@ impl<'a> Worker<'a> {
             generation: self.generation,
             step,
             epoch: 1,
-            images: IMAGES,
+            examples: IMAGES,
             seconds,
-            losses: Some(Losses { loss: 100.0, reconstruction: 90.0, kl: 10.0 }),
+            means: vec![100.0, 90.0, 10.0],
             ranks: self.ranks.iter().map(rank).collect(),
         }))
         .await

@@ -7,13 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::wire::Losses;
+use crate::terms::Terms;
 
 /// Columns of a line that fits any terminal.
 const COLUMNS: usize = 80;
 
 /// Characters of a loss: of a large one, less is shown behind the point.
 const LOSS_WIDTH: usize = 6;
+
+/// Characters of a metric's name, and of one that is longer than that.
+const NAME_WIDTH: usize = 8;
+const SHORT_NAME_WIDTH: usize = 3;
 
 /// Columns of the shortest and of the longest bar.
 const BAR_MIN: usize = 10;
@@ -23,26 +27,39 @@ const BAR_MAX: usize = 40;
 const REPORTS: usize = 60;
 
 /// How far training is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Progress {
     pub(crate) epoch: u64,
     pub(crate) epochs: u32,
     pub(crate) step: u64,
     pub(crate) steps: u64,
-    /// Nats per image.
     pub(crate) loss: Option<f64>,
-    pub(crate) images_per_second: Option<f64>,
+    pub(crate) rate: Option<Rate>,
+}
+
+/// How fast training is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Rate {
+    pub(crate) per_second: f64,
+    /// What the task calls examples.
+    pub(crate) examples: String,
+}
+
+impl Display for Rate {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} {}/s", self.per_second, self.examples)
+    }
 }
 
 impl Display for Progress {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { epoch, epochs, step, steps, loss, images_per_second } = *self;
+        let Self { epoch, epochs, step, steps, loss, rate } = self;
         write!(f, "epoch {epoch}/{epochs} step {step}/{steps}")?;
         if let Some(loss) = loss {
             write!(f, " loss {loss:.2}")?;
         }
-        if let Some(rate) = images_per_second {
-            write!(f, " {rate:.0} images/s")?;
+        if let Some(rate) = rate {
+            write!(f, " {rate}")?;
         }
         Ok(())
     }
@@ -51,12 +68,13 @@ impl Display for Progress {
 /// Progress within `width` columns: with a bar if there is room, without its last words if there
 /// is not enough.
 pub(super) fn fitted(progress: &Progress, remaining: Option<Duration>, width: usize) -> String {
-    let Progress { epoch, epochs, step, steps, loss, images_per_second } = *progress;
+    let Progress { epoch, epochs, step, steps, loss, rate } = progress;
+    let (step, steps) = (*step, *steps);
     let epoch = format!("Epoch {epoch}/{epochs}");
     let words: Vec<String> = [
         Some(format!("{step}/{steps} steps")),
         loss.map(|loss| format!("loss {}", short(loss))),
-        images_per_second.map(|rate| format!("{rate:.0} images/s")),
+        rate.as_ref().map(Rate::to_string),
         remaining.map(|time| format!("{} left", duration(time))),
     ]
     .into_iter()
@@ -106,35 +124,39 @@ impl Remaining {
 }
 
 /// The end of an epoch in one line.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct EpochLine {
+#[derive(Clone, Debug)]
+pub(crate) struct EpochLine<'a> {
     pub(crate) epoch: u64,
     pub(crate) epochs: u32,
-    pub(crate) train: Option<Losses>,
-    /// Nats per image, as the other losses.
+    pub(crate) train: &'a Terms,
     pub(crate) test_loss: Option<f64>,
-    pub(crate) images_per_second: Option<f64>,
+    pub(crate) rate: Option<Rate>,
 }
 
-impl EpochLine {
-    fn parts(&self, with_terms: bool) -> Vec<String> {
-        let loss = |name: &str, of: Option<f64>| of.map(|loss| format!("{name} {}", short(loss)));
-        let term = |of: fn(&Losses) -> f64| self.train.as_ref().map(of).filter(|_| with_terms);
-        [
-            Some(format!("Epoch {}/{}", self.epoch, self.epochs)),
-            loss("loss", self.train.map(|train| train.loss)),
-            loss("rec", term(|train| train.reconstruction)),
-            loss("KL", term(|train| train.kl)),
-            loss("test loss", self.test_loss),
-            self.images_per_second.map(|rate| format!("{rate:.0} images/s")),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+impl EpochLine<'_> {
+    /// With all that the task reports, or with the loss alone.
+    fn parts(&self, with_all: bool) -> Vec<String> {
+        let shown = |name: &str, value: f64| format!("{name} {}", short(value));
+        let terms =
+            self.train.iter().map(|(metric, value)| shown(abbreviated(&metric.name), value));
+        let epoch = format!("Epoch {}/{}", self.epoch, self.epochs);
+        let parts = [epoch].into_iter().chain(terms.take(if with_all { usize::MAX } else { 1 }));
+        parts
+            .chain(self.test_loss.map(|loss| shown("test loss", loss)))
+            .chain(self.rate.as_ref().map(Rate::to_string))
+            .collect()
     }
 }
 
-impl Display for EpochLine {
+/// A metric's name in a line: a long one is cut, for a line has 80 columns.
+fn abbreviated(name: &str) -> &str {
+    match name.char_indices().nth(NAME_WIDTH) {
+        Some(_) => name.get(..SHORT_NAME_WIDTH).unwrap_or(name),
+        None => name,
+    }
+}
+
+impl Display for EpochLine<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (all, without_terms) = (self.parts(true), self.parts(false));
         let wide = all.join("  ");
@@ -165,33 +187,39 @@ fn duration(time: Duration) -> String {
 mod tests {
     use super::*;
 
-    fn losses(loss: f64, reconstruction: f64, kl: f64) -> Option<Losses> {
-        Some(Losses { loss, reconstruction, kl })
+    fn terms(values: &[f64]) -> Terms {
+        let metrics = ["loss", "reconstruction", "kl"]
+            .map(|name| config::Metric { name: name.into(), unit: "nats".into() });
+        Terms::new(&metrics, values)
     }
 
-    fn epoch(epoch: u64, epochs: u32, train: Option<Losses>, rate: Option<f64>) -> String {
-        let test_loss = train.map(|train| train.loss);
-        EpochLine { epoch, epochs, train, test_loss, images_per_second: rate }.to_string()
+    fn rate(per_second: f64) -> Option<Rate> {
+        Some(Rate { per_second, examples: "images".into() })
+    }
+
+    fn epoch(epoch: u64, epochs: u32, train: &[f64], rate: Option<Rate>) -> String {
+        let (train, test_loss) = (&terms(train), train.first().copied());
+        EpochLine { epoch, epochs, train, test_loss, rate }.to_string()
     }
 
     #[test]
     fn an_epoch_is_one_line_of_at_most_eighty_columns() {
-        let usual = epoch(1, 5, losses(200.43, 196.14, 4.29), Some(20_376.4));
+        let usual = epoch(1, 5, &[200.43, 196.14, 4.29], rate(20_376.4));
         let expected =
-            "Epoch 1/5  loss 200.43  rec 196.14  KL 4.29  test loss 200.43  20376 images/s";
+            "Epoch 1/5  loss 200.43  rec 196.14  kl 4.29  test loss 200.43  20376 images/s";
         assert_eq!(usual, expected);
         let cases = [
-            epoch(100, 100, losses(123.45, 111.22, 12.23), Some(123_456.0)),
-            epoch(100, 100, losses(12_345.67, 12_345.67, 12_345.67), Some(999_999.0)),
-            epoch(100, 100, losses(-12_345.67, -12_345.67, 345.67), Some(999_999.0)),
-            epoch(100_000, 100_000, losses(1e12, 1e12, 1e3), Some(1e7)),
+            epoch(100, 100, &[123.45, 111.22, 12.23], rate(123_456.0)),
+            epoch(100, 100, &[12_345.67, 12_345.67, 12_345.67], rate(999_999.0)),
+            epoch(100, 100, &[-12_345.67, -12_345.67, 345.67], rate(999_999.0)),
+            epoch(100_000, 100_000, &[1e12, 1e12, 1e3], rate(1e7)),
         ];
         for line in &cases {
             assert!(line.len() <= 80, "{} columns: {line}", line.len());
             assert!(line.starts_with("Epoch 100") && line.ends_with(" images/s"), "{line}");
         }
-        assert!(cases[0].contains("KL 12.23 ") && cases[1].contains("test loss 12346 "));
-        assert_eq!(epoch(2, 5, None, None), "Epoch 2/5");
+        assert!(cases[0].contains("kl 12.23 ") && cases[1].contains("test loss 12346 "));
+        assert_eq!(epoch(2, 5, &[], None), "Epoch 2/5");
     }
 
     #[test]
@@ -205,7 +233,7 @@ mod tests {
 
     fn progress(step: u64) -> Progress {
         let (epoch, epochs, steps) = (4, 5, 1175);
-        Progress { epoch, epochs, step, steps, loss: Some(115.8), images_per_second: Some(20_376.) }
+        Progress { epoch, epochs, step, steps, loss: Some(115.8), rate: rate(20_376.) }
     }
 
     #[test]
@@ -224,7 +252,7 @@ mod tests {
 
     #[test]
     fn before_the_first_report_there_are_no_numbers_that_need_one() {
-        let begun = Progress { loss: None, images_per_second: None, ..progress(828) };
+        let begun = Progress { loss: None, rate: None, ..progress(828) };
         let line = fitted(&begun, Remaining::default().time(), 79);
         assert!(line.ends_with("] 828/1175 steps"), "{line}");
         assert_eq!(begun.to_string(), "epoch 4/5 step 828/1175");

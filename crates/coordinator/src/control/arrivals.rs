@@ -1,7 +1,7 @@
 //! Who comes to the run, and what follows when the process of a worker that was started here ends.
 
 use collective::{Generation, Rank};
-use config::Precision;
+use config::task::Precision;
 use membership::{Event, Join, WorkerId};
 use protocol::wire;
 use serde_json::json;
@@ -27,8 +27,11 @@ impl Control<'_> {
             secure::turned_away(&format!("a worker: {message}"));
             return connection.send(Err(Status::permission_denied(message)));
         }
+        if let Err(refused) = self.check_program(&connection) {
+            return connection.send(Err(refused));
+        }
         // How a worker computes bf16 products says nothing about a run in f32.
-        if self.launch.config().training.precision == Precision::F32 {
+        if self.launch.config().training.task.precision == Precision::F32 {
             join.fingerprint.precision = "f32".into();
         }
         connection.arithmetic = join.fingerprint.to_string();

@@ -9,24 +9,32 @@ const STEPS_PER_EPOCH: u64 = 94;
 fn record() -> Record {
     Record {
         run_id: "run".into(),
+        task: "vae".into(),
+        example: "image".into(),
+        metrics: metrics(),
         workers: 2,
         shards: 4,
         epochs: 5,
         steps_per_epoch: STEPS_PER_EPOCH,
         begun_at: 0,
         step: 0,
-        images_counted: Vec::new(),
+        examples_counted: Vec::new(),
         last: None,
         recorded: Recorded::default(),
         unreported: BTreeMap::new(),
         tested: None,
-        images: 0,
+        examples: 0,
         seconds: 0.0,
     }
 }
 
-fn losses(loss: f64) -> Losses {
-    Losses { loss, reconstruction: loss - 10.0, kl: 10.0 }
+fn metrics() -> Vec<Metric> {
+    let metric = |name: &str| Metric { name: name.into(), unit: "nats".into() };
+    ["loss", "reconstruction", "kl"].map(metric).into()
+}
+
+fn means(loss: f64) -> Vec<f64> {
+    vec![loss, loss - 10.0, 10.0]
 }
 
 fn epoch(epoch: u64) -> EpochReport {
@@ -34,33 +42,25 @@ fn epoch(epoch: u64) -> EpochReport {
         epoch,
         step: epoch * STEPS_PER_EPOCH,
         generation: 1,
-        train: Some(losses(200.0)),
-        test: Some(losses(100.0 + epoch as f64)),
-        images_by_epoch: vec![6000; usize::try_from(epoch).unwrap()],
+        train: means(200.0),
+        test: means(100.0 + epoch as f64),
+        examples_by_epoch: vec![6000; usize::try_from(epoch).unwrap()],
         index_sum: 6000 * 5999 / 2,
-        images: 6000,
-        step_time: Some(StepTime { images: 6000, seconds: 1.5 }),
+        examples: 6000,
+        step_time: Some(StepTime { examples: 6000, seconds: 1.5 }),
     }
 }
 
 fn steps(generation: u64, step: u64) -> Report {
-    let (images, seconds) = (640, 0.25);
-    Report {
-        generation,
-        step,
-        epoch: 1,
-        images,
-        seconds,
-        losses: Some(losses(150.0)),
-        ranks: vec![],
-    }
+    let (examples, seconds) = (640, 0.25);
+    Report { generation, step, epoch: 1, examples, seconds, means: means(150.0), ranks: vec![] }
 }
 
 /// The epochs of rows, with their rates and test losses.
 fn told(rows: &[EpochRow]) -> Vec<(u64, Option<f64>, Option<f64>)> {
     let told = |row: &EpochRow| {
         let number = |name: &str| row.line[name].as_f64();
-        (row.line["epoch"].as_u64().unwrap(), number("images_per_second"), number("test_loss"))
+        (row.line["epoch"].as_u64().unwrap(), number("examples_per_second"), number("test_loss"))
     };
     rows.iter().map(told).collect()
 }
@@ -77,21 +77,21 @@ fn the_rate_of_an_epoch_is_known_before_its_steps_are_reported() {
 fn what_is_not_known_is_no_number() {
     let mut record = record();
     let untimed = EpochReport { step_time: None, ..epoch(1) };
-    let at_once = Some(StepTime { images: 6000, seconds: 0.0 });
-    let in_no_time = EpochReport { step_time: at_once, train: None, test: None, ..epoch(2) };
+    let at_once = Some(StepTime { examples: 6000, seconds: 0.0 });
+    let in_no_time = EpochReport { step_time: at_once, train: vec![], test: vec![], ..epoch(2) };
     for report in [untimed, in_no_time] {
         let row = record.epoch_report(&report).remove(0);
-        assert!(row.line["images_per_second"].is_null(), "{}", row.line);
+        assert!(row.line["examples_per_second"].is_null(), "{}", row.line);
         assert!(!row.text.contains("images/s"), "{}", row.text);
-        assert_eq!(row.line["loss"].is_null(), report.train.is_none(), "{}", row.line);
-        assert_eq!(row.text.contains("loss"), report.train.is_some(), "{}", row.text);
+        assert_eq!(row.line["loss"].is_null(), report.train.is_empty(), "{}", row.line);
+        assert_eq!(row.text.contains("loss"), !report.train.is_empty(), "{}", row.text);
     }
     let (progress, line) =
-        record.report(&Report { seconds: 0.0, losses: None, ..steps(1, 10) }).unwrap();
-    assert_eq!((progress.images_per_second, progress.loss), (None, None));
-    assert!(line["images_per_second"].is_null() && line["loss"].is_null(), "{line}");
+        record.report(&Report { seconds: 0.0, means: vec![], ..steps(1, 10) }).unwrap();
+    assert_eq!((progress.rate, progress.loss), (None, None));
+    assert!(line["examples_per_second"].is_null() && line["loss"].is_null(), "{line}");
     let summary = serde_json::to_value(record.summary(Digest([0; 16]), Generation(1))).unwrap();
-    assert!(summary["train_images_per_second"].is_null(), "{summary}");
+    assert!(summary["train_examples_per_second"].is_null(), "{summary}");
 }
 
 #[test]
@@ -100,15 +100,15 @@ fn each_epoch_and_each_step_is_recorded_once() {
     assert_eq!(record.epoch_report(&epoch(1)).len(), 1);
     assert_eq!(record.epoch_report(&epoch(2)).len(), 1);
     // Another member, which tells all that it has kept.
-    let late = EpochReport { images_by_epoch: Vec::new(), ..epoch(1) };
+    let late = EpochReport { examples_by_epoch: Vec::new(), ..epoch(1) };
     assert!(record.epoch_report(&late).is_empty());
-    assert_eq!(record.images_counted, [6000; 2]);
-    assert_eq!(record.tested, Some((2, losses(102.0))));
+    assert_eq!(record.examples_counted, [6000; 2]);
+    assert_eq!(record.tested, Some((2, Terms::new(&metrics(), &means(102.0)))));
     assert!(record.report(&steps(1, 10)).is_some());
     assert!(record.report(&steps(1, 10)).is_none());
     assert!(record.report(&steps(1, 20)).is_some());
     assert_eq!(
-        record.summary(Digest([0; 16]), Generation(1)).train_images_per_second,
+        record.summary(Digest([0; 16]), Generation(1)).train_examples_per_second,
         Some(2560.0)
     );
 }
@@ -142,7 +142,7 @@ fn an_epoch_that_nobody_reports_is_recorded_from_the_checkpoint() {
     assert_eq!(told(&rows), [(2, None, None), (3, Some(4000.0), Some(103.0))]);
     let line = &rows[0].line;
     assert_eq!(line["loss"], 120.0);
-    assert_eq!((&line["step"], &line["images_counted"]), (&json!(188), &json!(6000)));
+    assert_eq!((&line["step"], &line["examples_counted"]), (&json!(188), &json!(6000)));
     assert!(rows[0].text.starts_with("Epoch 2/5  loss 120.00"), "{}", rows[0].text);
     assert_eq!(told(&record.unreported_before(u64::MAX)), [(4, None, Some(104.0))]);
     assert!(record.epoch_report(&epoch(4)).is_empty());
@@ -157,14 +157,15 @@ fn a_rate_is_of_the_generation_that_trains() {
         status
     };
     let before = status(&record, None);
-    assert_eq!((before.loss, before.reported_step, before.step), (None, None, 12));
+    assert_eq!((before.metrics.len(), before.reported_step, before.step), (0, None, 12));
     record.report(&steps(3, 10));
     let training = status(&record, Some(3));
-    assert_eq!((training.images_per_second, training.loss), (Some(2560.0), Some(150.0)));
+    let loss = |status: &StatusReply| status.metrics[0].value;
+    assert_eq!((training.examples_per_second, loss(&training)), (Some(2560.0), 150.0));
     assert_eq!((training.reported_step, training.step), (Some(10), 12));
     for other in [None, Some(4)] {
-        assert_eq!(status(&record, other).images_per_second, None);
-        assert_eq!(status(&record, other).loss, Some(150.0));
+        assert_eq!(status(&record, other).examples_per_second, None);
+        assert_eq!(loss(&status(&record, other)), 150.0);
     }
 }
 

@@ -110,7 +110,7 @@ fn report(trained: &mut Trained, images: &Images, latents: &Latents) {
     output::say(&format!(
         "{count} images of {PIXELS} bytes: {raw} bytes. Their latent means in their place \
          (without the decoder's {} parameters):",
-        trained.config.model.parameters()
+        trained.options.model().parameters()
     ));
     output::say("stored as     bytes  smaller by  nats an image  squared error a pixel");
     for storage in [Storage::F32, Storage::F16, Storage::Bits8] {

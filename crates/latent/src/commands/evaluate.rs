@@ -1,10 +1,10 @@
 //! `vae evaluate`: how good a model is, in numbers that can be compared.
 
 use anyhow::Result;
-use config::{Binarize, Likelihood};
 use data::{Mnist, PIXELS};
 use serde::Serialize;
 use tch::Tensor;
+use vae_options::{Binarize, Likelihood};
 
 use crate::{
     args::Source,
@@ -111,12 +111,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         step: trained.step,
         images: mnist.test.len(),
         pixels: if is_binary(&trained) { "binary" } else { "grey" },
-        likelihood: trained.config.model.likelihood,
+        likelihood: trained.options.likelihood,
         loss,
         reconstruction,
         kl,
-        beta: trained.config.model.beta,
-        importance_samples: trained.config.importance_samples,
+        beta: trained.options.beta,
+        importance_samples: trained.options.importance_samples,
         seed,
         log_likelihood,
         active_units: active_units(&latents),
@@ -133,7 +133,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn is_binary(trained: &Trained) -> bool {
-    trained.config.binarize == Binarize::Dynamic
+    trained.options.binarize == Binarize::Dynamic
 }
 
 fn log_likelihood(
@@ -146,7 +146,7 @@ fn log_likelihood(
     let count = found.len() as f64;
     let mean = found.iter().sum::<f64>() / count;
     let variance = found.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
-    let meaning = match (trained.config.model.likelihood, is_binary(trained)) {
+    let meaning = match (trained.options.likelihood, is_binary(trained)) {
         (Likelihood::Bernoulli, true) => "log-likelihood of binary pixels",
         (Likelihood::Bernoulli, false) => {
             "bound of minus the cross-entropy with grey pixels: no likelihood, and not to be \

@@ -4,9 +4,11 @@ use std::{collections::HashMap, path::PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use config::{Likelihood, Training};
+use config::Training;
 use model::Model as _;
 use safetensors::{Dtype, tensor::TensorView};
+
+use vae_options::{Binarize, Likelihood, VaeOptions};
 
 use crate::{
     args::Source,
@@ -92,10 +94,10 @@ fn state_dict(trained: &Trained) -> Result<Vec<u8>> {
 
 /// What somebody needs to know who has the files and nothing else.
 fn card(trained: &Trained, format: Format) -> String {
-    let Trained { config, step, sha256, .. } = trained;
-    let Training { seed, shards, batch_size, learning_rate, train_images, model, .. } = config;
-    let config::ModelConfig { hidden_dim, latent_dim, beta, .. } = *model;
-    let (likelihood, last) = match model.likelihood {
+    let Trained { config, options, step, sha256, .. } = trained;
+    let Training { seed, shards, batch_size, learning_rate, train_examples, .. } = config;
+    let VaeOptions { hidden_dim, latent_dim, beta, .. } = *options;
+    let (likelihood, last) = match options.likelihood {
         Likelihood::Bernoulli => ("Bernoulli", "a sigmoid"),
         Likelihood::Gaussian => ("Gaussian, one learned variance", "clamping"),
     };
@@ -128,7 +130,7 @@ fn card(trained: &Trained, format: Format) -> String {
          ## Use\n\n{use_it}\n\n\
          ## Training\n\n\
          | | |\n|---|---|\n\
-         | images | the first {train_images} of MNIST's training set |\n\
+         | images | the first {train_examples} of MNIST's training set |\n\
          | likelihood | {likelihood}, beta {beta} |\n\
          | pixels | {} |\n\
          | steps | {step}, {shards} shards of {batch_size} images each |\n\
@@ -140,11 +142,11 @@ fn card(trained: &Trained, format: Format) -> String {
          It knows handwritten digits of 28 x 28 pixels, light on dark and centred by mass, and \
          nothing else: whatever it is\ngiven, it sees a digit. MNIST: Yann LeCun and Corinna \
          Cortes, CC BY-SA 3.0.\n",
-        model.parameters(),
-        match config.binarize {
-            config::Binarize::None => "grey",
-            config::Binarize::Dynamic => "black or white, drawn anew at every visit",
+        options.model().parameters(),
+        match options.binarize {
+            Binarize::None => "grey",
+            Binarize::Dynamic => "black or white, drawn anew at every visit",
         },
-        config.importance_samples,
+        options.importance_samples,
     )
 }

@@ -1,10 +1,10 @@
 //! The numbers of an evaluation: consistent with each other, and with the model's own.
 
-use config::{Binarize, Likelihood, Precision};
 use serde_json::Value;
 use vae::Vae;
+use vae_options::{Binarize, Likelihood, Precision};
 
-use crate::harness::{LATENT, Place, TEST_IMAGES, run_dir, train, training};
+use crate::harness::{LATENT, Place, TEST_IMAGES, plain, run_dir, train};
 
 fn evaluate(place: &Place, flags: &str) -> Value {
     serde_json::from_str(&place.vae(&format!("evaluate --json {flags}"))).unwrap()
@@ -66,28 +66,28 @@ fn features_are_read_and_digits_counted() {
 /// To the last bit, whatever the objective, the precision, the shards and the pixels are.
 #[test]
 fn the_loss_is_the_one_that_training_reported() {
-    let plain = training();
+    let plain = plain();
     let mut cases = vec![plain.clone(), plain.clone(), plain.clone(), plain.clone()];
     cases[1].shards = 3;
-    cases[1].model.beta = 4.0;
-    cases[1].model.likelihood = Likelihood::Gaussian;
-    cases[2].importance_samples = 3;
-    cases[2].binarize = Binarize::Dynamic;
+    cases[1].options.beta = 4.0;
+    cases[1].options.likelihood = Likelihood::Gaussian;
+    cases[2].options.importance_samples = 3;
+    cases[2].options.binarize = Binarize::Dynamic;
     cases[2].seed = 77;
-    cases[3].model.latent_dim = 2;
+    cases[3].options.latent_dim = 2;
     let in_bf16 = vae::Settings { precision: Precision::Bf16, ..vae::Settings::default() };
-    if Vae::with(&plain.model, in_bf16).is_ok() {
-        cases[3].precision = Precision::Bf16;
+    if Vae::with(&plain.options.model(), in_bf16).is_ok() {
+        cases[3].options.precision = Precision::Bf16;
     }
     let place = Place::new();
-    for training in cases {
+    for variant in cases {
         let run_dir = place.path("run");
-        let reported = train(&training, &run_dir);
+        let reported = train(&variant, &run_dir);
         let flags = "evaluate --no-features --importance-samples 0";
         let report = place.vae_of(&run_dir, &format!("{flags} --json"));
         let report: Value = serde_json::from_str(&report).unwrap();
         let found = ["loss", "reconstruction", "kl"].map(|name| report[name].as_f64().unwrap());
-        assert_eq!(found, reported, "{training:?}");
+        assert_eq!(found, reported, "{variant:?}");
         let text = place.vae_of(&run_dir, flags);
         assert!(text.contains(&format!("Loss {:.2}: ", reported[0])), "{text}");
         // Another seed draws other noise.
@@ -120,13 +120,13 @@ fn no_threads_but_those_of_the_team() {
 #[test]
 fn models_of_binary_pixels_and_of_densities_say_so() {
     let place = Place::new();
-    let mut binary = training();
-    binary.binarize = Binarize::Dynamic;
-    let mut gaussian = training();
-    gaussian.model.likelihood = Likelihood::Gaussian;
-    for (training, meaning) in [(binary, "log-likelihood of binary"), (gaussian, "log density")] {
+    let mut binary = plain();
+    binary.options.binarize = Binarize::Dynamic;
+    let mut gaussian = plain();
+    gaussian.options.likelihood = Likelihood::Gaussian;
+    for (variant, meaning) in [(binary, "log-likelihood of binary"), (gaussian, "log density")] {
         let run_dir = place.path("run");
-        train(&training, &run_dir);
+        train(&variant, &run_dir);
         let flags = "evaluate --json --no-features --importance-samples 2";
         let report: Value = serde_json::from_str(&place.vae_of(&run_dir, flags)).unwrap();
         let found = report["log_likelihood"]["meaning"].as_str().unwrap();

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use config::Likelihood;
 use data::{Batch, PIXELS};
 use model::Model as _;
 use tract_onnx::prelude::*;
 use vae::Vae;
+use vae_options::Likelihood;
 
-use crate::harness::{LATENT, Place, mnist, run_dir, train, training};
+use crate::harness::{LATENT, Place, Variant, mnist, plain, run_dir, train};
 
 /// Runs an ONNX file on rows of one width; gives its outputs.
 fn onnx(path: &Path, rows: &[f32], width: usize) -> Vec<Vec<f32>> {
@@ -35,12 +35,12 @@ fn assert_close(found: &[f32], expected: &[f32]) {
 }
 
 /// Compares both graphs of the model in a run directory with our own, for several batches.
-fn compare(place: &Place, run_dir: &Path, config: &config::Training) {
+fn compare(place: &Place, run_dir: &Path, variant: &Variant) {
     place.vae_of(run_dir, "export --output onnx");
     let (_, path) =
         checkpoint::Directory::open(run_dir.join("checkpoints")).list().unwrap().remove(0);
     let tensors = checkpoint::read(&path).unwrap().tensors;
-    let mut vae = Vae::new(&config.model).unwrap();
+    let mut vae = Vae::new(&variant.options.model()).unwrap();
     let tensor = |name: &str| tensors.get(name).map(|t| (&t.shape[..], &t.data[..]));
     let parameters = vae.layout().gather(tensor).unwrap();
     let images = mnist().test;
@@ -63,14 +63,14 @@ fn compare(place: &Place, run_dir: &Path, config: &config::Training) {
 
 #[test]
 fn onnx_computes_what_we_compute_for_any_batch() {
-    compare(&Place::new(), run_dir(), &training());
+    compare(&Place::new(), run_dir(), &plain());
 }
 
 #[test]
 fn a_gaussian_decoder_clips() {
     let place = Place::new();
-    let mut gaussian = training();
-    gaussian.model.likelihood = Likelihood::Gaussian;
+    let mut gaussian = plain();
+    gaussian.options.likelihood = Likelihood::Gaussian;
     let run_dir = place.path("run");
     train(&gaussian, &run_dir);
     compare(&place, &run_dir, &gaussian);
@@ -82,7 +82,7 @@ fn the_state_dict_has_the_parameters_alone_and_the_card_says_what_they_are() {
     place.vae("export --format safetensors --output st");
     let bytes = place.read("st/model.safetensors");
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let vae = Vae::new(&training().model).unwrap();
+    let vae = Vae::new(&plain().options.model()).unwrap();
     assert_eq!(file.len(), vae.layout().entries().len());
     for entry in vae.layout().entries() {
         assert_eq!(file.tensor(&entry.name).unwrap().shape(), entry.shape);

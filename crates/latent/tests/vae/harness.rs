@@ -10,15 +10,13 @@ use std::{
 
 use checkpoint::{Directory, Metadata, TensorView};
 use collective::{Control, Local};
-use config::{
-    Binarize, Collective, LearningRateSchedule, Likelihood, ModelConfig, Operation, Precision,
-    RunConfig, Training,
-};
+use config::{Collective, LearningRateSchedule, Operation, RunConfig, Training};
 use data::Mnist;
 use model::{Adam, Model as _, State};
 use tempfile::TempDir;
 use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
 use vae::Vae;
+use vae_options::{Binarize, VaeOptions};
 
 pub(crate) const LATENT: usize = 4;
 pub(crate) const TEST_IMAGES: u32 = 300;
@@ -26,32 +24,39 @@ const SHARDS: u32 = 1;
 const BATCH_SIZE: u32 = 50;
 const EPOCHS: u32 = 6;
 
-/// The configuration that the small models differ from in one point or another.
-pub(crate) fn training() -> Training {
-    Training {
-        seed: 5,
-        shards: SHARDS,
-        batch_size: BATCH_SIZE,
-        learning_rate: 3e-3,
-        learning_rate_schedule: LearningRateSchedule::Constant,
-        warmup_epochs: 0,
-        grad_clip: None,
-        binarize: Binarize::None,
-        importance_samples: 1,
-        precision: Precision::F32,
-        model: ModelConfig {
-            hidden_dim: 32,
-            latent_dim: LATENT as u32,
-            likelihood: Likelihood::Bernoulli,
-            beta: 1.0,
-        },
-        train_images: 2_000,
-        test_images: TEST_IMAGES,
+/// What the small models differ in.
+#[derive(Clone, Debug)]
+pub(crate) struct Variant {
+    pub(crate) seed: u64,
+    pub(crate) shards: u32,
+    pub(crate) options: VaeOptions,
+}
+
+impl Variant {
+    fn training(&self) -> Training {
+        Training {
+            seed: self.seed,
+            shards: self.shards,
+            batch_size: BATCH_SIZE,
+            learning_rate: 3e-3,
+            learning_rate_schedule: LearningRateSchedule::Constant,
+            grad_clip: None,
+            train_examples: 2_000,
+            test_examples: TEST_IMAGES,
+            model_threads: 1,
+            task: self.options.describe(data::mnist::manifest()).unwrap(),
+        }
     }
 }
 
+/// The model that the others differ from in one point or another.
+pub(crate) fn plain() -> Variant {
+    let options = VaeOptions { hidden_dim: 32, latent_dim: LATENT as u32, ..VaeOptions::default() };
+    Variant { seed: 5, shards: SHARDS, options }
+}
+
 pub(crate) fn mnist() -> Mnist {
-    data::fetch::load(&data::default_dir(), false, &|_| ())
+    data::fetch::load(&data::default_dir("mnist"), false, &|_| ())
         .expect("MNIST is there or can be fetched")
 }
 
@@ -74,10 +79,14 @@ impl Observer for LastReport {
 
 /// Trains a model and writes its checkpoint into the run directory. Gives the test losses of the
 /// last epoch.
-pub(crate) fn train(training: &Training, run_dir: &Path) -> [f64; 3] {
+pub(crate) fn train(variant: &Variant, run_dir: &Path) -> [f64; 3] {
+    let (options, training) = (&variant.options, variant.training());
     let mut mnist = mnist();
-    mnist.prepare(training);
-    let model = Vae::with(&training.model, vae::Settings::of(training)).unwrap();
+    mnist.truncate(training.train_examples, training.test_examples);
+    if options.binarize == Binarize::Dynamic {
+        mnist.binarize_test(training.seed);
+    }
+    let model = Vae::with(&options.model(), vae::Settings::of(options)).unwrap();
     let layout = model.layout().clone();
     let settings = Settings {
         seed: training.seed,
@@ -86,7 +95,7 @@ pub(crate) fn train(training: &Training, run_dir: &Path) -> [f64; 3] {
         epochs: EPOCHS,
         verify_every: 0,
         adam: Adam::new(training.learning_rate),
-        recipe: Recipe::of(training),
+        recipe: Recipe::of(&training),
     };
     let mut trainer = Trainer::new(settings, Box::new(model), Arc::new(mnist));
     let mut alone = Local::new(training.shards, layout.len()).unwrap();
@@ -102,7 +111,7 @@ pub(crate) fn train(training: &Training, run_dir: &Path) -> [f64; 3] {
         keep_checkpoints: 1,
         checkpoint_url: None,
     };
-    let config = RunConfig { training: training.clone(), operation };
+    let config = RunConfig { training, operation };
     let metadata = Metadata {
         run_id: "0123456789".into(),
         step: trainer.state().step,
@@ -126,7 +135,7 @@ pub(crate) fn run_dir() -> &'static Path {
     static RUN: OnceLock<TempDir> = OnceLock::new();
     let run = RUN.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        train(&training(), folder.path());
+        train(&plain(), folder.path());
         folder
     });
     run.path()

@@ -4,7 +4,7 @@ use std::fs;
 
 use picture::{Align, BLACK, Canvas, GREY, SIDE, WHITE};
 
-use crate::harness::{Place, TEST_IMAGES, png, run_dir, train, training};
+use crate::harness::{Place, TEST_IMAGES, plain, png, run_dir, train};
 
 #[test]
 fn samples_depend_on_the_seed_and_the_temperature() {
@@ -197,10 +197,10 @@ fn names_of_rows_and_files_are_whole() {
 fn one_and_two_latents_have_a_map_of_their_own() {
     let place = Place::new();
     for latent_dim in [1, 2] {
-        let mut training = training();
-        training.model.latent_dim = latent_dim;
+        let mut variant = plain();
+        variant.options.latent_dim = latent_dim;
         let run_dir = place.path("run");
-        train(&training, &run_dir);
+        train(&variant, &run_dir);
         let plain = format!("plain-{latent_dim}.png");
         place.vae_of(&run_dir, &format!("map --output {plain}"));
         let with_grid = format!("grid-{latent_dim}.png");

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use protocol::wire::{
-    EpochReport, Losses, RankSeconds, Ready, Recorded, Report, worker_message::Body as Said,
+    EpochReport, RankSeconds, Ready, Recorded, Report, worker_message::Body as Said,
 };
 
 /// Reports of epochs that are kept; older ones go.
@@ -38,7 +38,7 @@ impl PendingReports {
             if newest.epoch >= report.epoch {
                 return;
             }
-            newest.images_by_epoch = Vec::new();
+            newest.examples_by_epoch = Vec::new();
         }
         self.epochs.push_back(report.clone());
         drop_oldest(&mut self.epochs, EPOCHS_MAX);
@@ -85,16 +85,9 @@ fn drop_oldest<T>(reports: &mut VecDeque<T>, max: usize) {
 
 /// Two reports of steps that follow on each other, as one.
 fn merged(one: &Report, other: &Report) -> Report {
-    let images = one.images + other.images;
-    let mean = |of: fn(&Losses) -> f64| {
-        let sum = |report: &Report| of(&report.losses.unwrap_or_default()) * report.images as f64;
-        (sum(one) + sum(other)) / images.max(1) as f64
-    };
-    let losses = Losses {
-        loss: mean(|losses| losses.loss),
-        reconstruction: mean(|losses| losses.reconstruction),
-        kl: mean(|losses| losses.kl),
-    };
+    let examples = one.examples + other.examples;
+    let share = |report: &Report| report.examples as f64 / examples.max(1) as f64;
+    let mean = |(a, b): (&f64, &f64)| a * share(one) + b * share(other);
     let rank = |(one, other): (&RankSeconds, &RankSeconds)| RankSeconds {
         rank: other.rank,
         compute: one.compute + other.compute,
@@ -102,9 +95,9 @@ fn merged(one: &Report, other: &Report) -> Report {
         waiting: one.waiting + other.waiting,
     };
     Report {
-        images,
+        examples,
         seconds: one.seconds + other.seconds,
-        losses: Some(losses),
+        means: one.means.iter().zip(&other.means).map(mean).collect(),
         ranks: one.ranks.iter().zip(&other.ranks).map(rank).collect(),
         ..other.clone()
     }
@@ -115,15 +108,15 @@ mod tests {
     use super::*;
 
     fn steps(step: u64) -> Report {
-        let losses = Losses { loss: step as f64, ..Losses::default() };
+        let means = vec![step as f64, 0.0];
         let ranks = vec![RankSeconds { rank: 3, compute: 0.5, ..RankSeconds::default() }];
-        let (images, seconds) = (10, 1.0);
-        Report { generation: 1, step, images, seconds, losses: Some(losses), ranks, epoch: 1 }
+        let (examples, seconds) = (10, 1.0);
+        Report { generation: 1, step, examples, seconds, means, ranks, epoch: 1 }
     }
 
     fn epoch(epoch: u64) -> EpochReport {
-        let images_by_epoch = vec![10; usize::try_from(epoch).unwrap()];
-        EpochReport { epoch, step: 10 * epoch, images_by_epoch, ..EpochReport::default() }
+        let examples_by_epoch = vec![10; usize::try_from(epoch).unwrap()];
+        EpochReport { epoch, step: 10 * epoch, examples_by_epoch, ..EpochReport::default() }
     }
 
     /// The steps of the reports, those of epochs as negative numbers.
@@ -157,7 +150,7 @@ mod tests {
         let mut pending = PendingReports::default();
         [1, 1, 2, 2, 3].iter().for_each(|number| pending.keep_epoch(&epoch(*number)));
         let counts = |said: &Said| match said {
-            Said::EpochReport(report) => report.images_by_epoch.len(),
+            Said::EpochReport(report) => report.examples_by_epoch.len(),
             other => panic!("{other:?}"),
         };
         let lacking = pending.lacking(&Recorded::default());
@@ -173,15 +166,15 @@ mod tests {
             pending.keep_epoch(&epoch(step));
             assert!(pending.unsent.len() <= UNSENT_MAX && pending.epochs.len() <= EPOCHS_MAX);
         }
-        let (mut images, mut loss, mut compute) = (0, 0.0, 0.0);
+        let (mut examples, mut loss, mut compute) = (0, 0.0, 0.0);
         for said in pending.lacking(&Recorded::default()) {
             if let Said::Report(report) = said {
-                images += report.images;
-                loss += report.losses.unwrap().loss * report.images as f64;
+                examples += report.examples;
+                loss += report.means[0] * report.examples as f64;
                 compute += report.ranks[0].compute;
             }
         }
-        assert_eq!(images, 10 * count);
+        assert_eq!(examples, 10 * count);
         let sum = (10 * count * (count + 1) / 2) as f64;
         assert!((loss - sum).abs() < 1e-9 * sum, "{loss}");
         assert!((compute - 0.5 * count as f64).abs() < 1e-6, "{compute}");

@@ -257,8 +257,11 @@ fn summary(run_dir: &Path) -> anyhow::Result<(f64, f64)> {
 
 fn parse_summary(text: &str) -> Option<(f64, f64)> {
     let summary: Value = serde_json::from_str(text).ok()?;
-    let rate = summary["train_images_per_second"].as_f64().filter(|rate| *rate > 0.0)?;
-    let epochs = summary["images_counted"].as_array()?;
+    // The names before there were other tasks, for comparisons with builds of then.
+    let field = |name: &str, before: &str| summary.get(name).or_else(|| summary.get(before));
+    let rate = field("train_examples_per_second", "train_images_per_second")?;
+    let rate = rate.as_f64().filter(|rate| *rate > 0.0)?;
+    let epochs = field("examples_counted", "images_counted")?.as_array()?;
     let images: f64 = epochs.iter().filter_map(Value::as_f64).sum();
     Some((rate, images / rate))
 }

@@ -23,20 +23,23 @@ const fn row(layer: u8, name: &'static str, may_use: &'static [&'static str]) ->
 #[rustfmt::skip]
 pub(super) const CRATES: &[Crate] = &[
     // Programs and what stands beside them.
-    row(7, "scenarios",   &["checkpoint", "collective", "config", "data", "protocol", "secure"]),
+    row(7, "scenarios",   &["checkpoint", "collective", "config", "data", "protocol", "secure",
+                            "vae-options"]),
     // Feeds what reads others' bytes with any bytes; nothing depends on it.
     row(7, "fuzzing",     &["checkpoint", "collective", "coordinator", "data", "membership",
                             "protocol"]),
     row(7, "xtask",       &["advice", "manual", "stdout"]),
+    row(7, "vae-coordinator", &["config", "coordinator", "data", "vae-options"]),
     row(6, "coordinator", &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
                             "disk", "limits", "manual", "membership", "process", "protocol",
                             "secure", "stdout", "store", "telemetry"]),
     row(6, "worker",      &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
                             "disk", "limits", "manual", "membership", "model", "picture",
                             "process", "protocol", "secure", "stdout", "store", "telemetry",
-                            "trainer", "transport", "vae"]),
+                            "trainer", "transport", "vae", "vae-options"]),
     row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "limits", "manual",
-                            "model", "picture", "process", "stdout", "trainer", "vae"]),
+                            "model", "picture", "process", "stdout", "trainer", "vae",
+                            "vae-options"]),
     // What a program needs to describe itself, and to answer to its arguments.
     row(1, "manual",      &["stdout"]),
     // What every program prints.
@@ -56,9 +59,11 @@ pub(super) const CRATES: &[Crate] = &[
     row(4, "secure",      &["advice", "collective", "disk"]),
     row(4, "protocol",    &["collective", "config", "limits", "membership"]),
     // Training.
-    row(3, "vae",         &["config", "data", "model"]),
+    row(3, "vae",         &["data", "model", "vae-options"]),
+    // The VAE's flags and its description: without libtorch.
+    row(2, "vae-options", &["config", "data", "manual"]),
     row(3, "trainer",     &["collective", "config", "crashpoint", "data", "model"]),
-    row(2, "model",       &["collective", "config", "data", "limits"]),
+    row(2, "model",       &["collective", "data", "limits"]),
     // Grids of digits for the worker's samples and for latent: one canvas for both.
     row(2, "picture",     &["data"]),
     // What people have as pictures; no program reads it yet but through its tests.
@@ -141,7 +146,17 @@ pub(super) const FENCES: &[Fence] = &[
     },
     Fence {
         packages: &["clap", "anyhow", "tracing-subscriber"],
-        inside: &["coordinator", "worker", "latent", "manual", "telemetry", "xtask", "scenarios"],
+        inside: &[
+            "coordinator",
+            "vae-coordinator",
+            "vae-options",
+            "worker",
+            "latent",
+            "manual",
+            "telemetry",
+            "xtask",
+            "scenarios",
+        ],
         // An example is a binary, and its dependencies are dev-dependencies.
         tests_too: false,
         rule: "arguments, opaque errors and log set-up only in binaries, in manual, which \
@@ -166,6 +181,8 @@ pub(super) const OUT_OF_REACH: &[OutOfReach] = &[
     OutOfReach {
         from: &[
             "coordinator",
+            "vae-coordinator",
+            "vae-options",
             "transport",
             "membership",
             "collective",

@@ -1,5 +1,5 @@
 //! `vae-coordinator` with its crash points armed, for `tests/crash_points.rs`.
 
 fn main() -> std::process::ExitCode {
-    coordinator::main()
+    vae_coordinator::main()
 }

@@ -1,0 +1,102 @@
+//! Whether a worker computes what the run computes: its task, its program, and the gradient that it
+//! shows before its first step. How it computes is compared by the engine.
+
+use collective::Digest;
+use membership::WorkerId;
+use protocol::{convert, wire};
+use tonic::Status;
+
+use super::{Connection, Control};
+use crate::journal::Entry;
+
+/// Bytes of a program's digest that people are shown.
+const SHOWN_BYTES: usize = 6;
+
+/// What a worker trains, as its hello says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Trains {
+    task: String,
+    revision: u32,
+    /// SHA-256 of its program; empty where it is not known.
+    program: Vec<u8>,
+}
+
+impl From<&wire::Hello> for Trains {
+    fn from(hello: &wire::Hello) -> Self {
+        let (task, revision) = (convert::printable(&hello.task), hello.task_revision);
+        Self { task, revision, program: hello.program.to_vec() }
+    }
+}
+
+impl Control<'_> {
+    /// Refuses a worker of another task or, unless they may be mixed, of another program than the
+    /// first worker's.
+    pub(super) fn check_program(&mut self, connection: &Connection) -> Result<(), Status> {
+        let Trains { task, revision, program } = &connection.trains;
+        let ours = &self.launch.config().training.task;
+        if (task, *revision) != (&ours.name, ours.revision) {
+            return Err(self.turn_away(format!(
+                "this worker trains the task {task} (revision {revision}), the run is of the task \
+                 {} (revision {}): start the worker from the program of that task",
+                ours.name, ours.revision
+            )));
+        }
+        let first = self.program.get_or_insert_with(|| program.clone()).clone();
+        let is_known = !first.is_empty() && !program.is_empty();
+        if !is_known || first == *program || self.launch.allow_mixed_builds {
+            return Ok(());
+        }
+        Err(self.turn_away(format!(
+            "this worker's program (sha256 {}) is not that of the run's first worker (sha256 {}): \
+             use one build everywhere, or start the coordinator with --allow-mixed-builds",
+            short(program),
+            short(&first)
+        )))
+    }
+
+    /// Refuses a worker that computes another gradient than the run's first worker; the run keeps
+    /// that. Returns whether the worker was refused.
+    pub(super) fn refuses_probe(&mut self, worker: WorkerId, ready: &wire::Ready) -> bool {
+        // Devices that may be mixed compute other bits.
+        if ready.probe.is_empty() || self.launch.allow_mixed_devices {
+            return false;
+        }
+        let found = match convert::digest(&ready.probe) {
+            Ok(found) => found,
+            Err(malformed) => {
+                self.expel(worker, &protocol::status::malformed(&malformed));
+                return true;
+            }
+        };
+        let Some(expected) = self.probe else {
+            self.keep_probe(found);
+            return false;
+        };
+        if found == expected {
+            return false;
+        }
+        let refused = self.turn_away(format!(
+            "this worker computes another gradient than the run (of the same batch at the same \
+             parameters: digest {found}, the run's {expected}): its program is of other code; use \
+             one build everywhere"
+        ));
+        self.expel(worker, &refused);
+        true
+    }
+
+    fn keep_probe(&mut self, probe: Digest) {
+        self.probe = Some(probe);
+        let noted = self.run_dir.journal().note(&Entry::Probe(probe.to_string()));
+        self.stop_if_broken(noted);
+    }
+
+    fn turn_away(&mut self, why: String) -> Status {
+        tracing::warn!("a worker was turned away: {why}");
+        self.turned_away = Some(why.clone());
+        Status::failed_precondition(why)
+    }
+}
+
+fn short(digest: &[u8]) -> String {
+    digest.iter().take(SHOWN_BYTES).map(|byte| format!("{byte:02x}")).collect()
+}

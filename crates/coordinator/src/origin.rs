@@ -1,0 +1,336 @@
+//! Which run the flags mean: a new one, or one that has begun before, in a run directory or a store.
+//! Nothing is written here, except what a store has of a run to resume and its directory lacks.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use checkpoint::{Checkpoint, Directory};
+use clap::{ArgMatches, parser::ValueSource};
+use config::{Difference, InvalidConfig, LearningRateSchedule, RunConfig, Task};
+use serde_json::Value;
+
+use crate::{
+    args::{Args, DirectoryArgs},
+    hints::Given,
+    launch::{self, Start},
+    program::{Preparing, Program},
+    run_dir::{RunDir, RunInfo},
+    storage::{self, Storage},
+};
+
+/// Where default run directories are made, relative to the working directory.
+const RUNS: &str = "runs";
+
+/// Digits of the run's id that its default directory is named by.
+const SHORT_ID: usize = 6;
+
+/// Most bytes of a file that describes a task.
+const TASK_BYTES_MAX: u64 = 4 << 20;
+
+/// A run as the flags describe it.
+pub(crate) struct Origin {
+    pub(crate) info: RunInfo,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) start: Start,
+    pub(crate) storage: Option<Storage>,
+}
+
+/// What a person asks for.
+pub(crate) struct Asked<'a> {
+    pub(crate) program: &'static dyn Program,
+    pub(crate) args: &'a Args,
+    /// Says which flags were given.
+    pub(crate) matches: &'a ArgMatches,
+    /// Tells the person what takes long.
+    pub(crate) tell: &'a dyn Fn(&str),
+}
+
+impl Asked<'_> {
+    /// The run that the flags mean.
+    pub(crate) fn origin(&self) -> Result<Origin> {
+        if self.resumes()? { self.resume() } else { self.begin() }
+    }
+
+    /// Whether there is to be a run to go on with.
+    fn resumes(&self) -> Result<bool> {
+        let DirectoryArgs { run_dir, resume, resume_or_begin, .. } = &self.args.directories;
+        if !resume_or_begin || run_dir.as_deref().is_some_and(RunDir::holds_run) {
+            return Ok(*resume || *resume_or_begin);
+        }
+        let storage = Storage::open(self.args.operation.checkpoint_url.as_deref(), self.program)?;
+        storage.map_or(Ok(false), |storage| storage.holds_run())
+    }
+
+    fn begin(&self) -> Result<Origin> {
+        let config = self.args.config(self.task()?);
+        config.validate()?;
+        let info = RunInfo { run_id: uuid::Uuid::new_v4().simple().to_string(), config };
+        let run_dir = match &self.args.directories.run_dir {
+            Some(path) => {
+                self.refuse_occupied(path, &info.config)?;
+                RunDir::try_new(path)?;
+                path.clone()
+            }
+            None => {
+                let path = default_dir(&info.run_id);
+                RunDir::try_write(&path)?;
+                path
+            }
+        };
+        let url = info.config.operation.checkpoint_url.as_deref();
+        let storage = Storage::open(url, self.program)?;
+        if let Some(storage) = &storage {
+            storage.refuse_occupied()?;
+        }
+        Ok(Origin { info, run_dir, start: Start::Seed, storage })
+    }
+
+    /// The task of a new run: the program's own with the options given, or that of a file.
+    fn task(&self) -> Result<Task> {
+        let options = self.program.options(self.matches)?;
+        let Some(path) = &self.args.task else {
+            let cache = data::cache_dir();
+            let preparing = Preparing { cache: &cache, tell: self.tell };
+            return self.program.describe(options, &preparing);
+        };
+        let given: Vec<String> = self.given_of(&options).map(|(flag, _)| flag_name(flag)).collect();
+        ensure!(
+            given.is_empty(),
+            "--task {} says what is trained: leave {} out",
+            path.display(),
+            given.join(" and ")
+        );
+        read_task(path)
+    }
+
+    /// The options among these whose flags were given.
+    fn given_of<'v>(&self, options: &'v Value) -> impl Iterator<Item = (&'v str, &'v Value)> {
+        let options = options.as_object().into_iter().flatten();
+        let given = options.filter(|(flag, _)| is_given(self.matches, flag));
+        given.map(|(flag, value)| (flag.as_str(), value))
+    }
+
+    /// Refuses to begin a run where there is one already.
+    fn refuse_occupied(&self, path: &Path, config: &RunConfig) -> Result<()> {
+        if !RunDir::holds_run(path) {
+            return Ok(());
+        }
+        let there = RunDir::read_info(path, self.program)?;
+        let differences = there.config.training.differences(&config.training);
+        let go_on = Given::new(self.program, self.matches).go_on(path);
+        let path = path.display();
+        if differences.is_empty() {
+            bail!(
+                "{path} already holds this run: choose another --run-dir, or go on with: {go_on}"
+            );
+        }
+        bail!(
+            "{path} holds a run of another configuration ({}): choose another --run-dir",
+            describe(&differences, "there", "here")
+        )
+    }
+
+    fn resume(&self) -> Result<Origin> {
+        let args = self.args;
+        let mut path = args.directories.run_dir.clone().unwrap_or_else(|| latest_to_resume(args));
+        let read = || RunDir::read_info(&path, self.program);
+        let here = RunDir::holds_run(&path).then(read).transpose()?;
+        let kept = here.as_ref().and_then(|info| info.config.operation.checkpoint_url.clone());
+        let asked = args.operation.operation(args.workers, args.training.epochs).checkpoint_url;
+        let url = if is_given(self.matches, "checkpoint_url") { asked } else { kept.clone() };
+        let mut storage = Storage::open(url.as_deref(), self.program)?;
+        if let Some(there) = &mut storage {
+            let is_free = args.directories.run_dir.is_none();
+            let place = |run_id: &str| if is_free { default_dir(run_id) } else { path.clone() };
+            match there.restore(here.as_ref(), &path, place) {
+                Ok(restored) => path = restored,
+                // A store that is away does not stop a run that has used it, and is here.
+                Err(error) if here.is_some() && url == kept && storage::is_away(&error) => {
+                    tracing::warn!("going on from the run directory alone: {error:#}");
+                    storage = None;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let name_it = match &args.directories.run_dir {
+            Some(_) => "name the folder of one",
+            None => "name its folder with --run-dir",
+        };
+        ensure!(
+            RunDir::holds_run(&path),
+            "nothing to resume: {} holds no run; {name_it}, or begin a new run without --resume",
+            path.display()
+        );
+        RunDir::try_write(&path)?;
+        let stored = RunDir::read_info(&path, self.program)?;
+        let config = self
+            .resumed_config(&stored.config)
+            .with_context(|| format!("cannot resume the run in {}", path.display()))?;
+        config.validate().map_err(|invalid| match invalid {
+            // Shards cannot be raised any more.
+            InvalidConfig::IdleWorkers { workers, shards } => anyhow!(
+                "--workers {workers} is more than the run's --shards {shards}, which stays: a \
+                 worker owns at least one shard; lower --workers"
+            ),
+            invalid => invalid.into(),
+        })?;
+        let info = RunInfo { config, ..stored };
+        let start = newest_checkpoint(&path, &info)?;
+        Ok(Origin { info, run_dir: path, start, storage })
+    }
+
+    /// The run's own configuration, with the flags given now where they may differ.
+    fn resumed_config(&self, stored: &RunConfig) -> Result<RunConfig> {
+        let given = |flag: &str| is_given(self.matches, flag);
+        let asked = self.args.config(stored.training.task.clone());
+        let differences = stored.training.differences(&asked.training);
+        let mut differences: Vec<Difference> =
+            differences.into_iter().filter(|difference| given(&difference.field)).collect();
+        differences.extend(self.task_differences(&stored.training.task)?);
+        ensure!(
+            differences.is_empty(),
+            "these flags are not those of the run: {}; leave them out, or begin a new run",
+            describe(&differences, "in the run", "given")
+        );
+        ensure!(
+            stored.training.learning_rate_schedule != LearningRateSchedule::Cosine
+                || !given("epochs")
+                || asked.operation.epochs == stored.operation.epochs,
+            "--epochs {} is not that of the run ({}), whose learning rates depend on it \
+             (--learning-rate-schedule cosine); leave it out, or begin a new run",
+            asked.operation.epochs,
+            stored.operation.epochs
+        );
+        let mut config = stored.clone();
+        let (ours, theirs) = (&mut config.operation, &asked.operation);
+        let take = |flag, ours: &mut u32, theirs: u32| {
+            if given(flag) {
+                *ours = theirs;
+            }
+        };
+        take("workers", &mut ours.workers, theirs.workers);
+        take("epochs", &mut ours.epochs, theirs.epochs);
+        take("verify_every", &mut ours.verify_every, theirs.verify_every);
+        take("keep_checkpoints", &mut ours.keep_checkpoints, theirs.keep_checkpoints);
+        let every = theirs.checkpoint_every_epochs;
+        take("checkpoint_every_epochs", &mut ours.checkpoint_every_epochs, every);
+        if given("collective") {
+            ours.collective = theirs.collective;
+        }
+        if given("checkpoint_url") {
+            ours.checkpoint_url.clone_from(&theirs.checkpoint_url);
+        }
+        Ok(config)
+    }
+
+    /// In what the task that is asked for differs from that of the run.
+    fn task_differences(&self, stored: &Task) -> Result<Vec<Difference>> {
+        if let Some(path) = &self.args.task {
+            return Ok(stored.differences(&read_task(path)?));
+        }
+        let options = self.program.options(self.matches)?;
+        let differs = |(flag, value): &(&str, &Value)| stored.options[*flag] != **value;
+        let difference = |(flag, value): (&str, &Value)| Difference {
+            field: flag.to_owned(),
+            ours: stored.options[flag].to_string(),
+            theirs: value.to_string(),
+        };
+        Ok(self.given_of(&options).filter(differs).map(difference).collect())
+    }
+}
+
+/// Reads a task as its program has described it.
+fn read_task(path: &Path) -> Result<Task> {
+    let shown = path.display();
+    let context = || format!("--task {shown}");
+    let size = fs::metadata(path).with_context(context)?.len();
+    ensure!(size <= TASK_BYTES_MAX, "--task {shown} is too large for the description of a task");
+    let text = fs::read_to_string(path).with_context(context)?;
+    let task: Task = serde_json::from_str(&text).with_context(|| {
+        format!("--task {shown} does not describe a task: write it with `PROGRAM describe`")
+    })?;
+    task.validate().with_context(context)?;
+    Ok(task)
+}
+
+/// Where a run is kept of which nothing else was said.
+fn default_dir(run_id: &str) -> PathBuf {
+    let now = jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S");
+    Path::new(RUNS).join(format!("{now}-{}", run_id.get(..SHORT_ID).unwrap_or(run_id)))
+}
+
+pub(crate) fn latest() -> PathBuf {
+    Path::new(RUNS).join("latest")
+}
+
+/// The run to go on with where nobody names one: the latest, or where that has no checkpoint, and
+/// nobody works on one, the newest that has.
+fn latest_to_resume(args: &Args) -> PathBuf {
+    let latest = latest();
+    let is_taken = checkpoint::has_checkpoint(&latest) || RunDir::is_open(&latest);
+    // A store says itself which run is kept there.
+    if is_taken || args.operation.checkpoint_url.is_some() {
+        return latest;
+    }
+    match checkpoint::newest_run(Path::new(RUNS)) {
+        Some(run) => {
+            let (shown, latest) = (run.display(), latest.display());
+            tracing::warn!(
+                "{latest} has no checkpoint: going on with {shown}, the newest that has"
+            );
+            run
+        }
+        None => latest,
+    }
+}
+
+/// The newest checkpoint of the run that verifies; the damaged ones are named.
+fn newest_checkpoint(run_dir: &Path, info: &RunInfo) -> Result<Start> {
+    let checkpoints = RunDir::checkpoints_in(run_dir);
+    let newest = Directory::open(&checkpoints).newest()?;
+    for (damaged, why) in &newest.damaged {
+        tracing::warn!(checkpoint = %damaged.display(), "skipped a damaged checkpoint: {why}");
+    }
+    let Some((file, Checkpoint { metadata, .. })) = newest.checkpoint else {
+        ensure!(
+            newest.damaged.is_empty(),
+            "nothing to resume: none of the {} checkpoints in {} verifies; restore one from a \
+             copy, or begin a new run in another --run-dir",
+            newest.damaged.len(),
+            checkpoints.display(),
+        );
+        return Ok(Start::Again);
+    };
+    ensure!(
+        metadata.run_id == info.run_id,
+        "{} belongs to run {}, not to {}: move it out of the run directory",
+        file.display(),
+        metadata.run_id,
+        info.run_id
+    );
+    let steps = launch::steps(&info.config);
+    ensure!(
+        metadata.step <= steps,
+        "the run is at step {} already, and --epochs {} ends at step {steps}: give more --epochs",
+        metadata.step,
+        info.config.operation.epochs
+    );
+    Ok(Start::Checkpoint(std::path::absolute(file)?, metadata))
+}
+
+/// An option's flag.
+fn flag_name(option: &str) -> String {
+    format!("--{}", option.replace('_', "-"))
+}
+
+pub(crate) fn is_given(matches: &ArgMatches, flag: &str) -> bool {
+    matches.value_source(flag) == Some(ValueSource::CommandLine)
+}
+
+fn describe(differences: &[Difference], ours: &str, theirs: &str) -> String {
+    let one = |d: &Difference| format!("{}: {} {ours}, {} {theirs}", d.field, d.ours, d.theirs);
+    differences.iter().map(one).collect::<Vec<_>>().join("; ")
+}

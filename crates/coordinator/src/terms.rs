@@ -1,0 +1,49 @@
+//! The means that a task reports, by the names that it gives them.
+
+use config::Metric;
+use protocol::wire::MetricValue;
+
+/// Values of a task's metrics; empty where they are not known.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Terms(Vec<(Metric, f64)>);
+
+impl Terms {
+    /// The values in the order of the metrics; values of another number are not known.
+    pub(crate) fn new(metrics: &[Metric], values: &[f64]) -> Self {
+        if metrics.len() != values.len() {
+            return Self::default();
+        }
+        Self(metrics.iter().cloned().zip(values.iter().copied()).collect())
+    }
+
+    /// The first one, if they are known.
+    pub(crate) fn loss(&self) -> Option<f64> {
+        self.0.first().map(|(_, loss)| *loss)
+    }
+
+    /// The first one with its unit for one example, as in `132.36 nats per image`.
+    pub(crate) fn describe_loss(&self, example: &str) -> Option<String> {
+        let (Metric { unit, .. }, loss) = self.0.first()?;
+        let separator = if unit.is_empty() { "" } else { " " };
+        Some(format!("{loss:.2}{separator}{unit} per {example}"))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Metric, f64)> {
+        self.0.iter().map(|(metric, value)| (metric, *value))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<&Terms> for Vec<MetricValue> {
+    fn from(terms: &Terms) -> Self {
+        let value = |(metric, value): (&Metric, f64)| MetricValue {
+            name: metric.name.clone(),
+            unit: metric.unit.clone(),
+            value,
+        };
+        terms.iter().map(value).collect()
+    }
+}

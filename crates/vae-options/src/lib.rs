@@ -1,0 +1,212 @@
+//! The options of the variational autoencoder, and its description for those that do not know it.
+//!
+//! [`VaeOptions`] are its flags, and the object that a run keeps and gives to its workers. What
+//! computes is in the crate `vae`; this one builds without libtorch. Start at [`VaeOptions`].
+
+pub mod bounds;
+
+mod describe;
+mod upgrade;
+
+use config::{
+    InvalidConfig,
+    bounds::{NOT_NEGATIVE, is_not_negative},
+    validate,
+};
+use serde::{Deserialize, Serialize};
+
+pub use describe::{EXAMPLE, METRICS, NAME, REVISION};
+pub use upgrade::upgrade;
+
+/// The number of pixels of an image.
+pub const PIXELS: u32 = 784;
+
+/// Everything that a variational autoencoder is decided by, beside its data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
+#[serde(deny_unknown_fields)]
+pub struct VaeOptions {
+    /// Width of the two hidden layers of encoder and decoder
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = 400, value_name = "N"))]
+    #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::DIM)))]
+    pub hidden_dim: u32,
+    /// Dimensions of the latent space
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = 20, value_name = "N"))]
+    #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::DIM)))]
+    pub latent_dim: u32,
+    /// Distribution of a pixel given the latents: cross-entropy on grey pixels, or squared error
+    /// with one learned variance
+    #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Likelihood::Bernoulli))]
+    pub likelihood: Likelihood,
+    /// Weight of the KL divergence in the objective
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = 1.0, value_name = "WEIGHT"))]
+    #[cfg_attr(feature = "clap", arg(value_parser = manual::real(NOT_NEGATIVE, is_not_negative)))]
+    pub beta: f64,
+    /// Epochs in which the weight of the KL divergence grows from nothing to --beta
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = 0, value_name = "N"))]
+    #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::WARMUP_EPOCHS)))]
+    #[serde(default)]
+    pub warmup_epochs: u32,
+    /// Make grey pixels black or white, each time anew, with the probability of their grey
+    #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Binarize::None))]
+    #[serde(default)]
+    pub binarize: Binarize,
+    /// Latents drawn an image; with more than one the objective is the importance-weighted bound
+    /// (IWAE)
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = 1, value_name = "K"))]
+    #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::IMPORTANCE_SAMPLES)))]
+    #[serde(default = "one")]
+    pub importance_samples: u32,
+    /// In what the factors of matrix products are; sums, parameters and optimizer are f32 in
+    /// either. bf16 is twice as fast on CPUs with AVX512_BF16, and gains nothing on others
+    #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Precision::F32))]
+    #[serde(default)]
+    pub precision: Precision,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// The network and its objective.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// Width of both hidden layers of encoder and decoder.
+    pub hidden_dim: u32,
+    /// Dimensions of the latent space.
+    pub latent_dim: u32,
+    /// The distribution of a pixel given the latents.
+    pub likelihood: Likelihood,
+    /// Weight of the KL divergence in the objective.
+    pub beta: f64,
+}
+
+/// The distribution of a pixel given the latents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Likelihood {
+    /// Cross-entropy with logits, on grey pixels
+    Bernoulli,
+    /// Squared error with one learned variance
+    Gaussian,
+}
+
+/// In what the factors of matrix products are. Products are added in f32, and parameters,
+/// gradients and optimizer are f32, in either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 24 significant bits
+    #[default]
+    F32,
+    /// 8 significant bits: half the memory traffic, twice the speed where the CPU has instructions
+    /// for it
+    Bf16,
+}
+
+/// Whether grey pixels are made black or white.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Binarize {
+    /// They stay grey
+    #[default]
+    None,
+    /// White with the probability of their grey, drawn anew at every visit
+    Dynamic,
+}
+
+impl Default for VaeOptions {
+    fn default() -> Self {
+        Self {
+            hidden_dim: 400,
+            latent_dim: 20,
+            likelihood: Likelihood::Bernoulli,
+            beta: 1.0,
+            warmup_epochs: 0,
+            binarize: Binarize::None,
+            importance_samples: 1,
+            precision: Precision::F32,
+        }
+    }
+}
+
+impl VaeOptions {
+    /// Those that a run keeps.
+    ///
+    /// # Errors
+    /// What makes them none, for people.
+    pub fn read(options: &serde_json::Value) -> Result<Self, serde_json::Error> {
+        Self::deserialize(options)
+    }
+
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// The first option found out of its bounds.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        validate::count("--hidden-dim", self.hidden_dim, bounds::DIM)?;
+        validate::count("--latent-dim", self.latent_dim, bounds::DIM)?;
+        validate::count("--warmup-epochs", self.warmup_epochs, bounds::WARMUP_EPOCHS)?;
+        let samples = self.importance_samples;
+        validate::count("--importance-samples", samples, bounds::IMPORTANCE_SAMPLES)?;
+        if is_not_negative(self.beta) {
+            return Ok(());
+        }
+        Err(InvalidConfig::Real { field: "--beta", value: self.beta, bound: NOT_NEGATIVE })
+    }
+
+    /// The network and its objective.
+    #[must_use]
+    pub fn model(&self) -> ModelConfig {
+        let Self { hidden_dim, latent_dim, likelihood, beta, .. } = *self;
+        ModelConfig { hidden_dim, latent_dim, likelihood, beta }
+    }
+}
+
+impl ModelConfig {
+    /// The number of trained parameters.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        let layer = |inputs: u32, outputs: u32| (u64::from(inputs) + 1) * u64::from(outputs);
+        let (hidden, latent) = (self.hidden_dim, self.latent_dim);
+        let encoder = layer(PIXELS, hidden) + layer(hidden, hidden) + layer(hidden, 2 * latent);
+        let decoder = layer(latent, hidden) + layer(hidden, hidden) + layer(hidden, PIXELS);
+        encoder + decoder + u64::from(self.likelihood == Likelihood::Gaussian)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_survive_json() {
+        let options = VaeOptions::default();
+        options.validate().unwrap();
+        let json = serde_json::to_value(&options).unwrap();
+        assert_eq!(VaeOptions::read(&json).unwrap(), options);
+        assert_eq!(options.model().parameters(), 973_624);
+        assert_eq!((&json["precision"], &json["binarize"]), (&"f32".into(), &"none".into()));
+    }
+
+    #[test]
+    fn each_bound_is_checked() {
+        type Breakage = (fn(&mut VaeOptions), &'static str);
+        let broken: [Breakage; 5] = [
+            (|o| o.hidden_dim = 1 << 20, "--hidden-dim"),
+            (|o| o.latent_dim = 0, "--latent-dim"),
+            (|o| o.beta = -1.0, "--beta"),
+            (|o| o.importance_samples = 0, "--importance-samples"),
+            (|o| o.warmup_epochs = u32::MAX, "--warmup-epochs"),
+        ];
+        for (break_it, named) in broken {
+            let mut options = VaeOptions::default();
+            break_it(&mut options);
+            let message = options.validate().unwrap_err().to_string();
+            assert!(message.contains(named), "{message}");
+        }
+    }
+}

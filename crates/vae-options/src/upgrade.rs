@@ -1,0 +1,85 @@
+//! Configurations that were written before there were tasks: all of them trained this one, on MNIST.
+
+use config::Manifest;
+use serde_json::{Map, Value};
+
+use crate::VaeOptions;
+
+/// The options that stood beside the general ones.
+const OPTIONS: [&str; 4] = ["warmup_epochs", "binarize", "importance_samples", "precision"];
+
+/// The object with the options of the network.
+const MODEL: &str = "model";
+
+/// Fields that have other names now.
+const RENAMED: [(&str, &str); 2] =
+    [("train_images", "train_examples"), ("test_images", "test_examples")];
+
+/// Makes a configuration that was written before there were tasks one of today; leaves any other as
+/// it is. `dataset` is that of all those runs.
+pub fn upgrade(configuration: &mut Value, dataset: impl FnOnce() -> Manifest) {
+    let Some(training) = configuration.get_mut("training").and_then(Value::as_object_mut) else {
+        return;
+    };
+    if training.contains_key("task") {
+        return;
+    }
+    let Some(Value::Object(mut options)) = training.remove(MODEL) else { return };
+    take(training, &mut options);
+    for (before, now) in RENAMED {
+        if let Some(value) = training.remove(before) {
+            training.insert(now.into(), value);
+        }
+    }
+    let Ok(options) = serde_json::from_value::<VaeOptions>(options.into()) else { return };
+    let task = options.describe(dataset()).and_then(serde_json::to_value);
+    if let Ok(task) = task {
+        training.insert("task".into(), task);
+    }
+}
+
+fn take(training: &mut Map<String, Value>, options: &mut Map<String, Value>) {
+    for name in OPTIONS {
+        if let Some(value) = training.remove(name) {
+            options.insert(name.into(), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use config::{FileEntry, RunConfig};
+
+    use super::*;
+
+    fn mnist() -> Manifest {
+        let (name, sha256) = ("images".into(), "0a".repeat(32));
+        let file = FileEntry { name, bytes: 5, sha256, sources: Vec::new() };
+        Manifest { name: "mnist".into(), files: vec![file], train: 60_000, test: 10_000 }
+    }
+
+    /// As it was written before there were schedules, warm-up, clipping, binary pixels and
+    /// importance sampling, and the newest form before there were tasks.
+    #[test]
+    fn configurations_of_every_age_are_read() {
+        let oldest = include_str!("../tests/oldest.json");
+        let newest = include_str!("../tests/before_tasks.json");
+        let read = |text: &str| {
+            let mut json: Value = serde_json::from_str(text).unwrap();
+            json.as_object_mut().unwrap().remove("run_id");
+            upgrade(&mut json, mnist);
+            let config: RunConfig = serde_json::from_value(json.clone()).unwrap();
+            config.validate().unwrap();
+            let again = json.clone();
+            upgrade(&mut json, mnist);
+            assert_eq!(json, again, "what is of today stays as it is");
+            config.training
+        };
+        let (oldest, newest) = (read(oldest), read(newest));
+        assert_eq!(VaeOptions::read(&oldest.task.options).unwrap(), VaeOptions::default());
+        assert_eq!((oldest.train_examples, oldest.test_examples), (60_000, 10_000));
+        let options = VaeOptions::read(&newest.task.options).unwrap();
+        assert_eq!((options.hidden_dim, options.warmup_epochs), (64, 2));
+        assert_eq!((newest.train_examples, newest.learning_rate), (3000, 0.001));
+    }
+}
