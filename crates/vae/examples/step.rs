@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Isa::best().name(),
         blas::unlocked()
     );
-    println!("bf16: {}", blas::precision_name(Precision::Bf16));
+    println!("{}", blas::bf16_name());
 
     for images in BATCHES {
         let pixels = (0..images * PIXELS).map(|i| if i % 5 == 0 { (i % 251) as u8 } else { 0 });
