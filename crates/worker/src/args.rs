@@ -18,7 +18,7 @@ const THREADS: RangeInclusive<u32> = 1..=1024;
 /// Compute gradients for a run: join its coordinator, train with the other workers, and leave
 /// when the run ends.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "vae-worker", version, max_term_width = 100)]
+#[command(max_term_width = 100)]
 pub(crate) struct Args {
     /// Where the coordinator listens: HOST:PORT or a URL [default: port 50051 of the host that
     /// MASTER_ADDR, PET_MASTER_ADDR or SLURM_LAUNCH_NODE_IPADDR names, else 127.0.0.1:50051]

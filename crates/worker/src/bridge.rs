@@ -1,6 +1,6 @@
 //! Where the communication thread and the training thread meet.
 //!
-//! Orders go to the training thread, events come back, and a few words are shared. No other
+//! Orders go to the training thread, events come back, and a few numbers are shared. No other
 //! file mixes async and blocking code.
 
 use std::{
@@ -19,8 +19,6 @@ use protocol::wire::{self, Transfer};
 use tokio::sync::mpsc;
 use transport::state::{Recipient, Snapshot};
 
-use crate::training;
-
 /// Events of the training thread that wait to be handled.
 const EVENTS: usize = 64;
 
@@ -31,8 +29,8 @@ pub(crate) enum Order {
     /// Write a checkpoint of the current state.
     Persist,
     /// Go on from another worker's state.
-    TakeOver(Box<Snapshot>, Transfer),
-    /// Say where the state is, since something ended before it began.
+    Restore(Box<Snapshot>, Transfer),
+    /// Report the state again, since a generation ended before it began.
     Report(Course),
     /// Give the state to another worker; also while training, between two steps.
     Donate(Recipient),
@@ -51,17 +49,17 @@ pub(crate) struct Assignment {
     pub(crate) arithmetic: Vec<String>,
 }
 
-/// What the training thread has to say.
+/// What the training thread reports.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// It is in no generation and holds this state.
+    /// It is in no generation, and its state is this one.
     Ready(Standing, Course, Option<Transfer>),
     /// The checkpoint that was ordered is on disk.
     Saved(u64),
     /// The run cannot go on.
     Failed(Failure),
-    /// This worker cannot go on, for its device or a bug: it leaves as if it were killed, and the
-    /// others go on.
+    /// This worker cannot go on, because of its device or a bug: it leaves as if it were killed,
+    /// and the others go on.
     Died(String),
     /// How training goes, from the leader.
     Report(wire::Report),
@@ -69,7 +67,7 @@ pub(crate) enum Event {
     EpochReport(wire::EpochReport),
 }
 
-/// Words that both threads read and write at any time.
+/// Numbers that both threads read and write at any time.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     /// The last generation that this worker was called to; 0 for none.
@@ -114,7 +112,7 @@ impl Shared {
         self.step.load(Ordering::Relaxed)
     }
 
-    /// Notes what this worker is at.
+    /// Notes what this worker does now.
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.store(wire::Phase::from(phase) as u8, Ordering::Relaxed);
     }
@@ -144,26 +142,32 @@ pub(crate) struct Bridge {
 
 /// The training thread's end.
 #[derive(Debug)]
-pub(crate) struct Trainee {
+pub(crate) struct TrainingChannel {
     orders: blocking::Receiver<Order>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) events: EventSender,
 }
 
-/// Sends events from the training thread or its helper; blocks while too many wait.
+/// Sends events from the training thread; blocks while too many wait.
 #[derive(Clone, Debug)]
 pub(crate) struct EventSender(mpsc::Sender<Event>);
 
 impl Bridge {
-    /// Starts the training thread.
-    pub(crate) fn start(setup: training::Setup, shared: Arc<Shared>) -> Result<Self> {
+    /// Starts the training thread, which does `work`.
+    pub(crate) fn start(
+        shared: Arc<Shared>,
+        work: impl FnOnce(TrainingChannel) + Send + 'static,
+    ) -> Result<Self> {
         let (orders, received) = blocking::channel();
         let (sender, events) = mpsc::channel(EVENTS);
-        let trainee =
-            Trainee { orders: received, shared: Arc::clone(&shared), events: EventSender(sender) };
+        let channel = TrainingChannel {
+            orders: received,
+            shared: Arc::clone(&shared),
+            events: EventSender(sender),
+        };
         let thread = thread::Builder::new()
             .name("training".into())
-            .spawn(move || training::run(setup, &trainee))
+            .spawn(move || work(channel))
             .context("cannot start the training thread")?;
         Ok(Self { orders, events, has_ended: false, shared, thread })
     }
@@ -179,18 +183,18 @@ impl Bridge {
         event
     }
 
-    /// Hands an order over. A training thread that has ended says so as an event.
+    /// Hands an order over. A training thread that has ended reports that as an event.
     pub(crate) fn order(&self, order: Order) {
         let _ended = self.orders.send(order);
     }
 
-    /// Lets the training thread finish what it has in hand, and waits for it. Returns what it
-    /// could not finish.
+    /// Lets the training thread finish its work, and waits for it. Returns what it could not
+    /// finish.
     pub(crate) async fn finish(self) -> Option<String> {
         let Self { orders, mut events, thread, .. } = self;
         drop(orders);
         let mut unfinished = None;
-        // To most nobody listens any more, but a full channel must not hold the thread up.
+        // Most events no longer matter, but a full channel must not hold the thread up.
         while let Some(event) = events.recv().await {
             match event {
                 Event::Failed(failure) => unfinished = Some(failure.message),
@@ -203,13 +207,13 @@ impl Bridge {
     }
 }
 
-impl Trainee {
+impl TrainingChannel {
     /// The next order, or none when the worker is about to exit.
     pub(crate) fn next_order(&self) -> Option<Order> {
         self.orders.recv().ok()
     }
 
-    /// Those who have asked for the state while training: no other order comes then.
+    /// The workers that have asked for the state while training: no other order comes then.
     pub(crate) fn recipients(&self) -> Vec<Recipient> {
         let orders = self.orders.try_iter();
         orders
@@ -219,7 +223,7 @@ impl Trainee {
 }
 
 impl EventSender {
-    /// Sends an event; without effect when nobody listens any more.
+    /// Sends an event; without effect when the session has ended.
     pub(crate) fn send(&self, event: Event) {
         let _gone = self.0.blocking_send(event);
     }

@@ -1,4 +1,4 @@
-//! The control stream: reaching the coordinator, the hello, and coming back when the stream
+//! The control stream: reaching the coordinator, the hello, and reconnecting when the stream
 //! has ended although the run goes on.
 
 use std::{
@@ -38,7 +38,7 @@ const OUTBOUND_MESSAGES: usize = 256;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the coordinator may take to answer the hello.
-const WELCOME_PATIENCE: Duration = Duration::from_secs(10);
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time between two attempts to reach a coordinator for the first time.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -46,22 +46,22 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Time between two lines that say how long it is still tried.
 const COUNTDOWN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Time after the first failed attempt to come back; it doubles with each.
+/// Time after the first failed attempt to reconnect; it doubles with each.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 
-/// The most time between two attempts to come back.
+/// The most time between two attempts to reconnect.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// A coordinator that says nothing for so long is asked whether it still lives.
+/// A coordinator that is silent for so long is sent a ping.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long it has to answer: it may stand still for a while.
-const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(20);
+/// How long it may take to answer: it may be suspended for a while.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The least time between two signs of life, whatever the coordinator asks for.
+/// The least time between two heartbeats, whatever the coordinator asks for.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 
-/// What a worker says of itself in every hello.
+/// What every hello tells of a worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) rank: Option<Rank>,
@@ -97,25 +97,25 @@ impl Joined {
         secret(&self.welcome.state_secret)
     }
 
-    /// Sends signs of life from now on, until this stream is dropped.
-    pub(crate) fn show_life(&mut self, shared: &Arc<Shared>) {
+    /// Sends heartbeats from now on, until this stream is dropped.
+    pub(crate) fn send_heartbeats(&mut self, shared: &Arc<Shared>) {
         let interval = Duration::from_millis(self.welcome.heartbeat_ms.into()).max(HEARTBEAT_MIN);
-        let life = show_life(self.outbound.clone(), Arc::clone(shared), interval);
-        self.heartbeat = Some(tokio::spawn(life).abort_handle());
+        let beats = heartbeats(self.outbound.clone(), Arc::clone(shared), interval);
+        self.heartbeat = Some(tokio::spawn(beats).abort_handle());
     }
 
-    /// Says something, unless more waits to be said than a coordinator leaves unheard.
-    pub(crate) fn say(&self, body: Body) -> bool {
+    /// Queues a message. False when the queue is full or the stream has ended.
+    pub(crate) fn send(&self, body: Body) -> bool {
         self.outbound.try_send(WorkerMessage { body: Some(body) }).is_ok()
     }
 
-    /// The way for others to say something.
+    /// The queue of messages, for others.
     pub(crate) fn outbound(&self) -> mpsc::Sender<WorkerMessage> {
         self.outbound.clone()
     }
 
-    /// The coordinator's next words; none when it has ended the stream in good order.
-    pub(crate) async fn hear(&mut self) -> Result<Option<coordinator_message::Body>, Status> {
+    /// The coordinator's next message; none when it has ended the stream in good order.
+    pub(crate) async fn recv(&mut self) -> Result<Option<coordinator_message::Body>, Status> {
         let message = self.inbound.message().await?;
         match message {
             None => Ok(None),
@@ -138,7 +138,11 @@ pub(crate) fn secret(bytes: &[u8]) -> Result<Secret> {
     Secret::try_from(bytes).context("the coordinator gave a secret that is none")
 }
 
-async fn show_life(outbound: mpsc::Sender<WorkerMessage>, shared: Arc<Shared>, interval: Duration) {
+async fn heartbeats(
+    outbound: mpsc::Sender<WorkerMessage>,
+    shared: Arc<Shared>,
+    interval: Duration,
+) {
     let mut beats = tokio::time::interval(interval);
     loop {
         beats.tick().await;
@@ -172,13 +176,13 @@ impl Route {
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
         Ok(Self { url: url.to_owned(), endpoint, address, security: security.clone() })
     }
 
-    /// Connects to the coordinator, trying again until `patience` is over.
-    pub(crate) async fn reach(&self, patience: Duration) -> Result<Client> {
+    /// Connects to the coordinator, trying again until `timeout` is over.
+    pub(crate) async fn reach(&self, timeout: Duration) -> Result<Client> {
         let url = &self.url;
         let begun = Instant::now();
         let mut next_line = Duration::ZERO;
@@ -194,13 +198,13 @@ impl Route {
                 bail!("no connection to the coordinator at {url}: {limit}");
             }
             let waited = begun.elapsed();
-            let left = patience.saturating_sub(waited);
+            let left = timeout.saturating_sub(waited);
             if left.is_zero() {
                 let error = anyhow!(error);
                 bail!(
                     "no coordinator at {url} within {} s ({}): start vae-coordinator there, or name \
                      another place with --coordinator",
-                    patience.as_secs(),
+                    timeout.as_secs(),
                     error.root_cause()
                 );
             }
@@ -218,16 +222,16 @@ impl Route {
         Ok(CoordinatorClient::new(channel).max_decoding_message_size(CONTROL_MESSAGE_BYTES_MAX))
     }
 
-    fn refused(&self, refusal: &Status) -> Unjoined {
+    fn refused(&self, refusal: &Status) -> JoinError {
         let message = status::reason(refusal);
         if status::is_preparing(refusal) {
-            return Unjoined::Preparing(message);
+            return JoinError::Preparing(message);
         }
         if !status::is_transient(refusal.code()) {
-            return Unjoined::Refused(anyhow!("the coordinator refused this worker: {message}"));
+            return JoinError::Refused(anyhow!("the coordinator refused this worker: {message}"));
         }
         let hint = if self.security.has_tls() { "" } else { secure::TLS_HINT };
-        Unjoined::Unreachable(anyhow!("lost the coordinator before it answered: {message}{hint}"))
+        JoinError::Unreachable(anyhow!("lost the coordinator before it answered: {message}{hint}"))
     }
 
     /// The address of this host that packets to the coordinator come from, where the other
@@ -252,21 +256,21 @@ impl Route {
 
 /// Waits until the name that others are told to find this host by leads somewhere: clusters make
 /// names known a moment after their hosts have begun.
-pub(crate) async fn until_known(address: &Address, patience: Duration) {
+pub(crate) async fn until_known(address: &Address, timeout: Duration) {
     let begun = Instant::now();
-    let mut told = false;
+    let mut logged = false;
     loop {
         let found = lookup_host((address.host(), address.port())).await;
         if found.is_ok_and(|mut found| found.next().is_some()) {
             return;
         }
-        let left = patience.saturating_sub(begun.elapsed());
+        let left = timeout.saturating_sub(begun.elapsed());
         let host = address.host();
         if left.is_zero() {
             tracing::warn!("{host} is not known here: going on, for others may know it");
             return;
         }
-        if !std::mem::replace(&mut told, true) {
+        if !std::mem::replace(&mut logged, true) {
             tracing::info!("waiting until {host} is known, for at most {} s", left.as_secs());
         }
         tokio::time::sleep(RETRY_INTERVAL.min(left)).await;
@@ -275,7 +279,7 @@ pub(crate) async fn until_known(address: &Address, patience: Duration) {
 
 /// Why there is no control stream.
 #[derive(Debug)]
-pub(crate) enum Unjoined {
+pub(crate) enum JoinError {
     /// The coordinator is not ready yet, and says why.
     Preparing(String),
     /// Trying again may help.
@@ -290,7 +294,7 @@ pub(crate) async fn join(
     route: &Route,
     identity: &Identity,
     returning: Option<Returning>,
-) -> Result<Joined, Unjoined> {
+) -> Result<Joined, JoinError> {
     let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
     let hello = Hello {
         protocol_version: PROTOCOL_VERSION,
@@ -313,14 +317,14 @@ pub(crate) async fn join(
         let first = inbound.message().await?;
         Ok::<_, Status>((first, inbound))
     };
-    let answered = tokio::time::timeout(WELCOME_PATIENCE, answer).await;
-    let silent = |_| Unjoined::Unreachable(anyhow!("the coordinator does not answer"));
+    let answered = tokio::time::timeout(WELCOME_TIMEOUT, answer).await;
+    let silent = |_| JoinError::Unreachable(anyhow!("the coordinator does not answer"));
     let (first, inbound) = answered.map_err(silent)?.map_err(|status| route.refused(&status))?;
     match first.and_then(|message| message.body) {
         Some(coordinator_message::Body::Welcome(welcome)) => {
             Ok(Joined { welcome, outbound, inbound, heartbeat: None })
         }
-        _ => Err(Unjoined::Refused(anyhow!(
+        _ => Err(JoinError::Refused(anyhow!(
             "the coordinator did not answer the hello with a welcome"
         ))),
     }
@@ -333,12 +337,12 @@ pub(crate) async fn join_when_ready(
     route: &Route,
     identity: &Identity,
 ) -> Result<Joined> {
-    let mut told: Option<Instant> = None;
+    let mut logged: Option<Instant> = None;
     loop {
         match join(client, route, identity, None).await {
-            Err(Unjoined::Preparing(what)) => {
-                if told.is_none_or(|before| before.elapsed() >= COUNTDOWN_INTERVAL) {
-                    told = Some(Instant::now());
+            Err(JoinError::Preparing(what)) => {
+                if logged.is_none_or(|before| before.elapsed() >= COUNTDOWN_INTERVAL) {
+                    logged = Some(Instant::now());
                     tracing::info!("waiting: {what}");
                 }
                 tokio::time::sleep(RETRY_INTERVAL).await;
@@ -348,31 +352,31 @@ pub(crate) async fn join_when_ready(
     }
 }
 
-impl From<Unjoined> for anyhow::Error {
-    fn from(unjoined: Unjoined) -> Self {
+impl From<JoinError> for anyhow::Error {
+    fn from(unjoined: JoinError) -> Self {
         match unjoined {
-            Unjoined::Preparing(what) => anyhow!("{what}"),
-            Unjoined::Unreachable(error) | Unjoined::Refused(error) => error,
+            JoinError::Preparing(what) => anyhow!("{what}"),
+            JoinError::Unreachable(error) | JoinError::Refused(error) => error,
         }
     }
 }
 
-/// Comes back to a coordinator that was lost, trying again until `patience` is over.
+/// Reconnects to a coordinator that was lost, trying again until `timeout` is over.
 ///
 /// # Errors
 /// When it is over, or the coordinator refuses this worker.
-pub(crate) async fn come_back(
+pub(crate) async fn reconnect(
     route: Route,
     identity: Identity,
     run_id: String,
     shared: Arc<Shared>,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Box<Joined>> {
     let mut begun = Instant::now();
     let mut backoff = BACKOFF_MIN;
     loop {
         let attempt = async {
-            let unreachable = |error| Unjoined::Unreachable(anyhow!("{error}"));
+            let unreachable = |error| JoinError::Unreachable(anyhow!("{error}"));
             let mut client = route.connect().await.map_err(unreachable)?;
             // What the worker is in now, not when it lost the coordinator.
             let generation = shared.computing();
@@ -383,17 +387,17 @@ pub(crate) async fn come_back(
         };
         match attempt.await {
             Ok(joined) => return Ok(Box::new(joined)),
-            Err(Unjoined::Refused(refused)) => return Err(refused),
-            Err(Unjoined::Preparing(what)) => {
+            Err(JoinError::Refused(refused)) => return Err(refused),
+            Err(JoinError::Preparing(what)) => {
                 tracing::debug!("{what}");
                 begun = Instant::now();
                 tokio::time::sleep(BACKOFF_MAX).await;
             }
-            Err(Unjoined::Unreachable(_)) if begun.elapsed() >= patience => {
+            Err(JoinError::Unreachable(_)) if begun.elapsed() >= timeout => {
                 let url = &route.url;
-                bail!("no coordinator came back to {url} within {:.0} s", patience.as_secs_f64())
+                bail!("no coordinator came back to {url} within {:.0} s", timeout.as_secs_f64())
             }
-            Err(Unjoined::Unreachable(_)) => {
+            Err(JoinError::Unreachable(_)) => {
                 tokio::time::sleep(backoff.mul_f64(jitter())).await;
                 backoff = (backoff * 2).min(BACKOFF_MAX);
             }
@@ -401,7 +405,7 @@ pub(crate) async fn come_back(
     }
 }
 
-/// A number from 0.5 to 1, so that workers do not come back all at once.
+/// A number from 0.5 to 1, so that workers do not reconnect all at once.
 fn jitter() -> f64 {
     let random = RandomState::new().hash_one(std::process::id());
     0.5 + (random >> 11) as f64 / (1_u64 << 54) as f64

@@ -79,7 +79,7 @@ impl Found {
 
 /// What a launcher says that cannot be.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub(crate) enum Misled {
+pub(crate) enum DiscoveryError {
     #[error("{name} is {value:?}, not a number: correct it, unset it, or give --rank")]
     NoNumber { name: &'static str, value: String },
     #[error(
@@ -142,7 +142,7 @@ pub(crate) fn find(
     rank: Option<RankChoice>,
     coordinator: Option<&str>,
     variable: impl Fn(&str) -> Option<String>,
-) -> Result<Found, Misled> {
+) -> Result<Found, DiscoveryError> {
     let set = |name: &'static str| variable(name).filter(|value| !value.trim().is_empty());
     let launcher = LAUNCHERS.iter().find(|launcher| set(launcher.rank).is_some());
     let mut found = Found {
@@ -175,35 +175,40 @@ pub(crate) fn find(
 fn place(
     launcher: &Launcher,
     set: &impl Fn(&'static str) -> Option<String>,
-) -> Result<(u32, Option<u32>), Misled> {
+) -> Result<(u32, Option<u32>), DiscoveryError> {
     let number = |name: &'static str| match set(name) {
         None => Ok(None),
         Some(value) => match value.trim().parse() {
             Ok(number) => Ok(Some(number)),
             // Kubeflow may give a range of nodes, or leave processes to the number of GPUs.
             Err(_) if name == "PET_NNODES" || name == "PET_NPROC_PER_NODE" => Ok(None),
-            Err(_) => Err(Misled::NoNumber { name, value }),
+            Err(_) => Err(DiscoveryError::NoNumber { name, value }),
         },
     };
     let name = launcher.rank;
     let rank = number(name)?.unwrap_or_default();
     if let Some(count) = number(launcher.count)?.filter(|count| rank >= *count) {
-        return Err(Misled::BeyondTheEnd { name, rank, of: launcher.count, count });
+        return Err(DiscoveryError::BeyondTheEnd { name, rank, of: launcher.count, count });
     }
     if let Some(processes) = number("PET_NPROC_PER_NODE")?.filter(|processes| *processes > 1)
         && name == "PET_NODE_RANK"
     {
-        return Err(Misled::SharedRank(processes));
+        return Err(DiscoveryError::SharedRank(processes));
     }
     let local_rank = number(launcher.local_rank)?;
     if let Some(value) = local_rank.filter(|local| *local > rank) {
-        return Err(Misled::LocalBeyondGlobal { local: launcher.local_rank, value, name, rank });
+        return Err(DiscoveryError::LocalBeyondGlobal {
+            local: launcher.local_rank,
+            value,
+            name,
+            rank,
+        });
     }
     Ok((rank, local_rank))
 }
 
 /// Where a coordinator on this host listens.
-fn url(name: &'static str, host: &str) -> Result<String, Misled> {
+fn url(name: &'static str, host: &str) -> Result<String, DiscoveryError> {
     let host = host.trim();
     let is_name = |text: &str| {
         text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
@@ -214,7 +219,7 @@ fn url(name: &'static str, host: &str) -> Result<String, Misled> {
     if is_name(host) {
         return Ok(format!("http://{host}:{PORT}"));
     }
-    Err(Misled::NoHost { name, value: host.to_owned() })
+    Err(DiscoveryError::NoHost { name, value: host.to_owned() })
 }
 
 #[cfg(test)]

@@ -16,17 +16,17 @@ use transport::{
     two_level::TwoLevel,
 };
 
-/// How members meet in one place: the first of them makes it, and the coordinator passes the
-/// news on.
-pub(crate) struct Meeting {
+/// How members find the segment or the id that they share: the first of them makes it, and the
+/// coordinator passes its place on.
+pub(crate) struct Rendezvous {
     /// The way to the coordinator.
     pub(crate) outbound: mpsc::Sender<WorkerMessage>,
-    /// Where the place is, from the coordinator.
+    /// The place, from the coordinator.
     pub(crate) announced: oneshot::Receiver<String>,
 }
 
-impl Meeting {
-    /// Has the others know where the place is.
+impl Rendezvous {
+    /// Tells the others the place.
     async fn announce(self, group: &Group, place: &impl ToString) -> Result<()> {
         let news = News { generation: group.generation.0, rendezvous: place.to_string() };
         let sent = self.outbound.send(WorkerMessage { body: Some(Body::Segment(news)) }).await;
@@ -40,13 +40,13 @@ pub(crate) async fn connect(
     device: Device,
     endpoint: Endpoint,
     group: Group,
-    meeting: Meeting,
+    rendezvous: Rendezvous,
 ) -> Result<Connected> {
     match transport {
         Transport::Grpc => over_grpc(endpoint, group).await,
-        Transport::Shm => over_shm(group, meeting).await,
-        Transport::TwoLevel => over_both(endpoint, group, meeting).await,
-        Transport::Nccl => over_nccl(device, endpoint, group, meeting).await,
+        Transport::Shm => over_shm(group, rendezvous).await,
+        Transport::TwoLevel => over_both(endpoint, group, rendezvous).await,
+        Transport::Nccl => over_nccl(device, endpoint, group, rendezvous).await,
         Transport::Unspecified => bail!("no transport was chosen"),
     }
 }
@@ -57,13 +57,13 @@ async fn over_grpc(endpoint: Endpoint, group: Group) -> Result<Connected> {
 }
 
 /// Through memory, which all members share.
-async fn over_shm(group: Group, meeting: Meeting) -> Result<Connected> {
-    Ok(segment(&group, meeting).await?.into_all_reduce()?.into())
+async fn over_shm(group: Group, rendezvous: Rendezvous) -> Result<Connected> {
+    Ok(segment(&group, rendezvous).await?.into_all_reduce()?.into())
 }
 
 /// Through memory to the members on this host, and by streams to those on others.
-async fn over_both(endpoint: Endpoint, group: Group, meeting: Meeting) -> Result<Connected> {
-    let segment = segment(&group, meeting).await?;
+async fn over_both(endpoint: Endpoint, group: Group, rendezvous: Rendezvous) -> Result<Connected> {
+    let segment = segment(&group, rendezvous).await?;
     Ok(TwoLevel::connect(&endpoint, &group, segment).await?.into())
 }
 
@@ -72,33 +72,33 @@ async fn over_nccl(
     device: Device,
     endpoint: Endpoint,
     group: Group,
-    meeting: Meeting,
+    rendezvous: Rendezvous,
 ) -> Result<Connected> {
     let Device::Cuda(gpu) = device else { bail!("NCCL is for workers that compute on GPUs") };
     let libraries = Libraries::open()?;
     let first = group.peers.first().context("a generation has members")?;
     let id = if first.share.rank == group.rank {
         let id = spawn_blocking(move || UniqueId::new(libraries)).await??;
-        meeting.announce(&group, &id).await?;
+        rendezvous.announce(&group, &id).await?;
         id
     } else {
-        meeting.announced.await.context("NCCL's unique id was never announced")?.parse()?
+        rendezvous.announced.await.context("NCCL's unique id was never announced")?.parse()?
     };
     let headers = endpoint.connect(&Group { length: 0, ..group.clone() }).await?;
     let join = move || Nccl::join(libraries, gpu, &group, &id, headers);
     Ok(spawn_blocking(join).await??.into())
 }
 
-async fn segment(group: &Group, meeting: Meeting) -> Result<Segment> {
+async fn segment(group: &Group, rendezvous: Rendezvous) -> Result<Segment> {
     let own = group.clone();
     if group.is_first_of_its_host() {
-        let (segment, rendezvous) = spawn_blocking(move || Segment::create(&own)).await??;
-        meeting.announce(group, &rendezvous).await?;
+        let (segment, place) = spawn_blocking(move || Segment::create(&own)).await??;
+        rendezvous.announce(group, &place).await?;
         return Ok(segment);
     }
-    let rendezvous = meeting.announced.await.context("this host's segment was never announced")?;
-    let rendezvous = rendezvous.parse()?;
-    Ok(spawn_blocking(move || Segment::open(&own, &rendezvous)).await??)
+    let place = rendezvous.announced.await.context("this host's segment was never announced")?;
+    let place = place.parse()?;
+    Ok(spawn_blocking(move || Segment::open(&own, &place)).await??)
 }
 
 /// Names the processes that this one can share memory with: those of one user in one pid

@@ -1,4 +1,4 @@
-//! `vae-worker`: computes gradients on its device and averages them with the other members.
+//! A worker: computes gradients on its device and averages them with the other members.
 //!
 //! Two threads do the work. The communication thread, in [`session`], runs a tokio runtime:
 //! the control stream and the all-reduce streams. The training thread, in [`training`], is
@@ -6,20 +6,22 @@
 //! meet. The leader's extra duties are in [`reporter`] and [`writer`].
 
 mod args;
-mod beginning;
 mod bridge;
 mod control;
+mod convert;
 mod dataset;
 mod device;
 mod discovery;
 mod environment;
 mod generation;
 mod needs;
+mod phase_reporting;
 mod reporter;
+mod restore;
 mod samples;
 mod session;
+mod setup;
 mod training;
-mod watched;
 mod writer;
 
 use std::{
@@ -32,8 +34,24 @@ use telemetry::{Log, Outlet};
 
 use crate::args::Args;
 
-/// The program.
-pub fn main() -> ExitCode {
+/// What a program that is a worker calls itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// Its name, as in `vae-worker`.
+    pub name: &'static str,
+    /// Its version.
+    pub version: &'static str,
+}
+
+impl Program {
+    /// The command as clap knows it.
+    fn command(&self) -> clap::Command {
+        Args::command().name(self.name).version(self.version)
+    }
+}
+
+/// Runs the program on the arguments of this process.
+pub fn main(program: &Program) -> ExitCode {
     limits::report_file_size_limit();
     if let Err(wrong) = model::libtorch::check() {
         return fail(&wrong.into());
@@ -44,17 +62,17 @@ pub fn main() -> ExitCode {
     // Before any other thread exists and before libtorch computes anything.
     model::blas::deterministic();
     transport::keep_freed_blocks();
-    if let Some(done) = manual::on_request(Args::command(), &environment::VARIABLES) {
+    if let Some(done) = manual::on_request(program.command(), &environment::VARIABLES) {
         return done;
     }
-    let command = manual::complete(Args::command(), &environment::VARIABLES);
+    let command = manual::complete(program.command(), &environment::VARIABLES);
     let matches = command.try_get_matches();
     let args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => args,
         Err(said) => return stdout::finish(manual::answer(said)),
     };
     let _traces = Log {
-        program: "vae-worker",
+        program: program.name,
         format: args.log_format,
         level: args.log_level,
         // The coordinator names the worker, where it has started it.
@@ -73,11 +91,6 @@ pub fn main() -> ExitCode {
 fn fail(error: &anyhow::Error) -> ExitCode {
     Outlet::flush_all();
     // Whoever started this worker may have gone, and its pipe with it.
-    let _closed = writeln!(io::stderr(), "error: {}", told(error));
+    let _closed = writeln!(io::stderr(), "error: {}", limits::told(error.as_ref()));
     ExitCode::FAILURE
-}
-
-/// An error with its causes, and what to do where a limit of the system is one.
-fn told(error: &anyhow::Error) -> String {
-    limits::told(error.as_ref())
 }

@@ -1,8 +1,9 @@
 //! What a member does beside training: it passes requests on, gives its state to workers that
-//! are behind, reports, and as the leader hands checkpoints and samples to the writer.
+//! lack it, reports, and as the leader hands checkpoints and samples to the writer.
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,10 +13,11 @@ use membership::Phase;
 use model::State;
 use protocol::wire::{EpochReport, RankSeconds, Report, StepTime};
 use trainer::{EpochSummary, Ledger, Observer, StepSummary};
+use transport::state::Recipient;
 
 use crate::{
-    bridge::{Event, Trainee},
-    training,
+    bridge::{Event, TrainingChannel},
+    convert,
     writer::Writer,
 };
 
@@ -29,7 +31,7 @@ const TESTS_MAX: usize = 1024;
 /// An observer of one generation.
 #[derive(Debug)]
 pub(crate) struct Reporter<'a> {
-    trainee: &'a Trainee,
+    channel: &'a TrainingChannel,
     generation: Generation,
     ranks: Vec<Rank>,
     checkpoint_every: u64,
@@ -40,7 +42,7 @@ pub(crate) struct Reporter<'a> {
     writer: Option<&'a mut Writer>,
     since: Interval,
     epochs_seen: &'a mut Epochs,
-    /// Whether the generation's first step was reported: everybody wants to know that it goes.
+    /// Whether the generation's first step was reported, which is not delayed.
     has_reported: bool,
 }
 
@@ -50,7 +52,7 @@ pub(crate) struct Reporter<'a> {
 pub(crate) struct Epochs {
     /// The current epoch, and how long its steps took that this member took part in.
     epoch: u64,
-    images: u64,
+    examples: u64,
     elapsed: Duration,
     /// The test losses of past epochs, as checkpoints keep them.
     tests: BTreeMap<u64, Vec<f64>>,
@@ -71,16 +73,16 @@ impl Epochs {
 
     fn add(&mut self, step: &StepSummary<'_>) {
         if self.epoch != step.epoch {
-            (self.epoch, self.images, self.elapsed) = (step.epoch, 0, Duration::ZERO);
+            (self.epoch, self.examples, self.elapsed) = (step.epoch, 0, Duration::ZERO);
         }
-        self.images += step.tally.examples;
+        self.examples += step.tally.examples;
         self.elapsed += step.elapsed;
     }
 
     /// The time of an epoch's steps; none if this member did not take part in them.
     fn time(&self, epoch: u64) -> Option<StepTime> {
         let seconds = self.elapsed.as_secs_f64();
-        (self.epoch == epoch).then_some(StepTime { examples: self.images, seconds })
+        (self.epoch == epoch).then_some(StepTime { examples: self.examples, seconds })
     }
 }
 
@@ -90,7 +92,7 @@ struct Interval {
     begun: Instant,
     step: u64,
     epoch: u64,
-    images: u64,
+    examples: u64,
     terms: [f64; TERMS_MAX],
     elapsed: Duration,
     timings: Vec<[u64; 3]>,
@@ -102,7 +104,7 @@ impl Interval {
             begun: Instant::now(),
             step: 0,
             epoch: 0,
-            images: 0,
+            examples: 0,
             terms: [0.0; TERMS_MAX],
             elapsed: Duration::ZERO,
             timings: vec![[0; 3]; members],
@@ -117,10 +119,10 @@ impl<'a> Reporter<'a> {
         ranks: Vec<Rank>,
         writer: Option<&'a mut Writer>,
         epochs_seen: &'a mut Epochs,
-        trainee: &'a Trainee,
+        channel: &'a TrainingChannel,
     ) -> Self {
         Self {
-            trainee,
+            channel,
             generation,
             checkpoint_every: u64::from(config.operation.checkpoint_every_epochs),
             epochs: u64::from(config.operation.epochs),
@@ -133,15 +135,14 @@ impl<'a> Reporter<'a> {
         }
     }
 
-    /// The means over examples of the sums that the task reports.
     fn means(&self, sums: [f64; TERMS_MAX], examples: u64) -> Vec<f64> {
-        sums.iter().take(self.metrics).map(|sum| sum / examples.max(1) as f64).collect()
+        convert::means(&sums[..self.metrics], examples)
     }
 
     /// Reports what has not been reported.
     pub(crate) fn flush(&mut self) {
         let since = std::mem::replace(&mut self.since, Interval::begin(self.ranks.len()));
-        if self.writer.is_none() || since.images == 0 {
+        if self.writer.is_none() || since.examples == 0 {
             return;
         }
         let seconds = |micros: u64| micros as f64 / 1e6;
@@ -151,13 +152,13 @@ impl<'a> Reporter<'a> {
             all_reduce: seconds(all_reduce),
             waiting: seconds(waiting),
         };
-        self.trainee.events.send(Event::Report(Report {
+        self.channel.events.send(Event::Report(Report {
             generation: self.generation.0,
             step: since.step,
             epoch: since.epoch,
-            examples: since.images,
+            examples: since.examples,
             seconds: since.elapsed.as_secs_f64(),
-            means: self.means(since.terms, since.images),
+            means: self.means(since.terms, since.examples),
             ranks: self.ranks.iter().zip(since.timings).map(rank).collect(),
         }));
     }
@@ -165,26 +166,26 @@ impl<'a> Reporter<'a> {
 
 impl Observer for Reporter<'_> {
     fn control(&self) -> Control {
-        // What cannot be kept is not worth computing: the end of the generation says why.
+        // Steps that cannot be saved are not computed: the end of the generation tells why.
         if self.writer.as_ref().is_some_and(|writer| writer.has_failed()) {
-            self.trainee.shared.request(Control::PAUSE);
+            self.channel.shared.request(Control::PAUSE);
         }
-        self.trainee.shared.requests()
+        self.channel.shared.requests()
     }
 
     fn stepped(&mut self, step: &StepSummary<'_>, state: &State, ledger: &Ledger) {
-        self.trainee.shared.note_step(step.step);
+        self.channel.shared.note_step(step.step);
         self.epochs_seen.add(step);
-        let recipients = self.trainee.recipients();
+        let recipients = self.channel.recipients();
         if !recipients.is_empty() {
-            training::donate(recipients, state, ledger);
+            donate(recipients, state, ledger);
         }
         if self.writer.is_none() {
             return;
         }
         let since = &mut self.since;
         (since.step, since.epoch) = (step.step, step.epoch);
-        since.images += step.tally.examples;
+        since.examples += step.tally.examples;
         since.elapsed += step.elapsed;
         for (sum, term) in since.terms.iter_mut().zip(step.tally.terms) {
             *sum += term;
@@ -210,14 +211,14 @@ impl Observer for Reporter<'_> {
         let test = self.means(test.terms, test.examples);
         self.epochs_seen.note_test(epoch, test.clone());
         if let Some(writer) = &mut self.writer {
-            self.trainee.shared.enter(Phase::Saving);
+            self.channel.shared.enter(Phase::Saving);
             if epoch.is_multiple_of(self.checkpoint_every) || epoch == self.epochs {
                 writer.save(state, ledger, self.epochs_seen.tests());
             }
             writer.sample(epoch, &state.parameters);
-            self.trainee.shared.enter(Phase::Computing);
+            self.channel.shared.enter(Phase::Computing);
         }
-        self.trainee.events.send(Event::EpochReport(EpochReport {
+        self.channel.events.send(Event::EpochReport(EpochReport {
             epoch,
             step: state.step,
             generation: self.generation.0,
@@ -228,5 +229,13 @@ impl Observer for Reporter<'_> {
             examples: summary.train.examples,
             step_time: self.epochs_seen.time(epoch),
         }));
+    }
+}
+
+/// Gives the state to other workers.
+pub(crate) fn donate(recipients: Vec<Recipient>, state: &State, ledger: &Ledger) {
+    let snapshot = Arc::new(convert::to_snapshot(state, ledger));
+    for recipient in recipients {
+        let _gone = recipient.send(Arc::clone(&snapshot));
     }
 }

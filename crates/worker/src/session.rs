@@ -1,13 +1,13 @@
 //! The communication thread: a worker's life from the first attempt to reach the coordinator
 //! to the end of the run.
 //!
-//! What the coordinator says is carried out in [`phase`]; that it goes away ends nothing: see
-//! [`away`].
+//! Messages of the coordinator are handled in [`participation`]. A lost connection ends nothing:
+//! see [`reconnect`]. The end is in [`shutdown`].
 
-mod away;
-mod parting;
+mod participation;
 mod pending;
-mod phase;
+mod reconnect;
+mod shutdown;
 mod waiting;
 
 use std::{io::ErrorKind, net::IpAddr, sync::Arc, time::Duration};
@@ -21,8 +21,8 @@ use protocol::{
     convert::{mishap, path_from_wire, printable},
     status,
     wire::{
-        Failed, Leaving, Ready, Saved, Transfer, coordinator_message::Body as Told,
-        worker_message::Body as Said,
+        Failed, Leaving, Ready, Saved, Transfer, coordinator_message::Body as CoordinatorMsg,
+        worker_message::Body as WorkerMsg,
     },
 };
 use secure::{Address, Security};
@@ -34,7 +34,10 @@ use transport::{
     state::{Donor, Recipient, Snapshot},
 };
 
-use self::{away::Link, parting::Parting, pending::PendingReports, phase::Phase, waiting::Wait};
+use self::{
+    participation::Participation, pending::PendingReports, reconnect::Link, shutdown::Shutdown,
+    waiting::Wait,
+};
 use vae::Vae;
 use vae_options::VaeOptions;
 
@@ -44,11 +47,13 @@ use crate::{
     control::{self, Identity, Joined, Route},
     dataset, device,
     discovery::{self, Found, Source},
-    needs, training,
+    needs,
+    setup::Setup,
+    training,
 };
 
-/// How long the training thread may take to finish what it has in hand at the end.
-const FAREWELL: Duration = Duration::from_secs(10);
+/// How long the training thread may take to finish its work at the end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Workers that may ask for the state at once.
 const RECIPIENTS: usize = 64;
@@ -73,8 +78,8 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
     result
 }
 
-/// Says what was found, and who has given it.
-fn tell(found: &Found) {
+/// Logs rank and coordinator, and where each was given.
+fn log_place(found: &Found) {
     match found.rank {
         Some(rank) => tracing::info!("asking for rank {rank}, by {}", found.rank_from),
         None => tracing::debug!("asking for any rank"),
@@ -85,11 +90,11 @@ fn tell(found: &Found) {
 }
 
 async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
-    tell(&found);
-    let patience = Duration::from_secs(args.join_timeout_seconds.into());
+    log_place(&found);
+    let timeout = Duration::from_secs(args.join_timeout_seconds.into());
     let security = args.security.load()?;
     let route = Route::new(&found.url(security.scheme()), &security)?;
-    let mut client = route.reach(patience).await?;
+    let mut client = route.reach(timeout).await?;
     let (listener, address) = listen(args, &route, &security).await?;
     let identity = Identity {
         rank: found.rank.map(Rank),
@@ -107,7 +112,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
 
     telemetry::note_run(&welcome.run_id);
     let shared = Arc::new(Shared::default());
-    joined.show_life(&shared);
+    joined.send_heartbeats(&shared);
     let length = Vae::new(&options.model())?.layout().len();
     let (recipients, requests) = mpsc::channel(RECIPIENTS);
     let donor = Donor::new(&welcome.run_id, recipients);
@@ -119,7 +124,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
 
     let data_dir = args.data_dir.clone().unwrap_or_else(|| data::default_dir("mnist"));
     let data = Arc::new(dataset::load(data_dir, client, &config.training, &options).await?);
-    let setup = training::Setup {
+    let setup = Setup {
         run_id: welcome.run_id.clone(),
         config: config.clone(),
         options,
@@ -129,7 +134,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         is_first: welcome.rank == Some(0),
         checkpoint: welcome.checkpoint.as_deref().map(path_from_wire),
     };
-    let bridge = Bridge::start(setup, shared)?;
+    let bridge = Bridge::start(shared, move |channel| training::run(&setup, &channel))?;
     let (_listening, signals) = listen_for_signals()?;
     let rank = welcome.rank.map(Rank).or(identity.rank);
     let mut session = Session {
@@ -147,12 +152,12 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         device,
         length,
         threads: args.threads,
-        phase: Phase::Idle,
+        participation: Participation::Idle,
         signals,
         wait: Wait::default(),
     };
-    let parting = session.converse().await;
-    session.part(parting).await
+    let ended = session.run().await;
+    session.shut_down(ended).await
 }
 
 /// Listens from now on: this worker has something to leave. Signals end it at once before that.
@@ -209,7 +214,7 @@ struct Session {
     device: Device,
     length: usize,
     threads: Option<u32>,
-    phase: Phase,
+    participation: Participation,
     /// Those that ask this worker to leave.
     signals: mpsc::Receiver<Stop>,
     wait: Wait,
@@ -217,75 +222,77 @@ struct Session {
 
 /// What wakes the session.
 enum Wake {
-    Told(Result<Option<Told>, Status>),
-    CameBack(Result<Box<Joined>>),
-    Trained(Option<Event>),
+    Message(Result<Option<CoordinatorMsg>, Status>),
+    Reconnected(Result<Box<Joined>>),
+    Event(Option<Event>),
     Connected(Result<Connected, String>),
     Fetched(Result<(Snapshot, Transfer), String>),
-    Asked(Recipient),
+    StateRequest(Recipient),
     Signalled(Stop),
     /// Something has been waited for so long that it is time to say so.
     Waited(&'static str, Duration),
 }
 
 impl Session {
-    /// Talks with the coordinator until the run ends.
-    async fn converse(&mut self) -> Result<Parting> {
+    /// Handles messages and events until the run ends or this worker leaves it.
+    async fn run(&mut self) -> Result<Shutdown> {
         let mut failure = None;
         let mut leaving = None;
         loop {
             match self.wake().await {
-                Wake::Told(Ok(Some(Told::Finish(finish)))) => {
+                Wake::Message(Ok(Some(CoordinatorMsg::Finish(finish)))) => {
                     return match failure {
                         Some(message) => Err(anyhow!("{message}")),
                         None if finish.success => {
                             tracing::info!("{}", printable(&finish.message));
-                            Ok(Parting::Ended)
+                            Ok(Shutdown::RunEnded)
                         }
                         None => Err(anyhow!("the run has failed: {}", printable(&finish.message))),
                     };
                 }
-                Wake::Told(Ok(Some(told))) => self.obey(told)?,
-                Wake::Told(Ok(None) | Err(_)) if let (Some(left), None) = (leaving, &failure) => {
-                    return Ok(Parting::Stopped(left));
+                Wake::Message(Ok(Some(message))) => self.handle(message)?,
+                Wake::Message(Ok(None) | Err(_))
+                    if let (Some(left), None) = (leaving, &failure) =>
+                {
+                    return Ok(Shutdown::Signalled(left));
                 }
-                Wake::Told(Ok(None)) => self.lose_link("it closed the connection"),
-                Wake::Told(Err(status)) => {
+                Wake::Message(Ok(None)) => self.lose_link("it closed the connection"),
+                Wake::Message(Err(status)) => {
                     let message = status::cause(&status);
                     if !status::is_transient(status.code()) && status.code() != Code::Aborted {
                         bail!("sent away by the coordinator: {message}");
                     }
                     self.lose_link(&message);
                 }
-                Wake::CameBack(joined) => match joined {
+                Wake::Reconnected(joined) => match joined {
                     Ok(joined) => self.regain_link(joined).await?,
                     Err(error) => {
                         self.save_alone().await;
                         return Err(error.context("lost the coordinator"));
                     }
                 },
-                Wake::Trained(Some(Event::Died(cause))) => bail!("{cause}"),
-                Wake::Trained(Some(event)) => self.pass_on(event, &mut failure),
-                Wake::Trained(None) if failure.is_none() => bail!("the training thread is gone"),
-                Wake::Trained(None) => {}
+                Wake::Event(Some(Event::Died(cause))) => bail!("{cause}"),
+                Wake::Event(Some(event)) => self.pass_on(event, &mut failure),
+                Wake::Event(None) if failure.is_none() => bail!("the training thread is gone"),
+                Wake::Event(None) => {}
                 Wake::Connected(result) => self.connected(result),
                 Wake::Fetched(result) => self.fetched(result),
                 Wake::Waited(what, waited) => {
                     tracing::info!("waiting for {what} ({} s)", waited.as_secs());
                 }
-                Wake::Asked(recipient) => self.bridge.order(Order::Donate(recipient)),
+                Wake::StateRequest(recipient) => self.bridge.order(Order::Donate(recipient)),
                 Wake::Signalled(stop) if leaving.is_some() => {
                     signals::end_at_next();
                     tracing::warn!("stopped by a second signal");
-                    return Ok(Parting::CutShort(stop));
+                    return Ok(Shutdown::SignalledTwice(stop));
                 }
                 Wake::Signalled(stop) if matches!(self.link, Link::Down(_)) => {
-                    return Ok(Parting::Stopped(stop));
+                    return Ok(Shutdown::Signalled(stop));
                 }
                 Wake::Signalled(left) => {
                     leaving = Some(left);
                     tracing::info!("leaving the run");
-                    self.say(Said::Leaving(Leaving {}));
+                    self.send(WorkerMsg::Leaving(Leaving {}));
                 }
             }
             if let (Link::Down(_), Some(failure)) = (&self.link, &failure) {
@@ -296,25 +303,27 @@ impl Session {
 
     async fn wake(&mut self) -> Wake {
         self.wait.enter(self.waits_for());
-        let Self { link, phase, requests, bridge, signals, wait, .. } = self;
+        let Self { link, participation, requests, bridge, signals, wait, .. } = self;
         let coordinator = async {
             match link {
-                Link::Up(joined) => Wake::Told(joined.hear().await),
-                Link::Down(attempts) => Wake::CameBack(attempts.await),
+                Link::Up(joined) => Wake::Message(joined.recv().await),
+                Link::Down(attempts) => Wake::Reconnected(attempts.await),
             }
         };
         let at_work = async {
-            match phase {
-                Phase::Connecting(connecting) => Wake::Connected(flat(&mut connecting.task).await),
-                Phase::Fetching(task) => Wake::Fetched(flat(task).await),
-                Phase::Idle | Phase::Training(..) => std::future::pending().await,
+            match participation {
+                Participation::Connecting(connecting) => {
+                    Wake::Connected(flat(&mut connecting.task).await)
+                }
+                Participation::Fetching(task) => Wake::Fetched(flat(task).await),
+                Participation::Idle | Participation::Training(..) => std::future::pending().await,
             }
         };
         tokio::select! {
             wake = coordinator => wake,
-            event = bridge.next_event() => Wake::Trained(event),
+            event = bridge.next_event() => Wake::Event(event),
             wake = at_work => wake,
-            Some(recipient) = requests.recv() => Wake::Asked(recipient),
+            Some(recipient) = requests.recv() => Wake::StateRequest(recipient),
             Some(stop) = signals.recv() => Wake::Signalled(stop),
             (what, waited) = wait.due() => Wake::Waited(what, waited),
         }
@@ -323,35 +332,35 @@ impl Session {
     fn pass_on(&mut self, event: Event, failure: &mut Option<String>) {
         match event {
             Event::Ready(standing, course, transfer) => {
-                self.phase = Phase::Idle;
+                self.participation = Participation::Idle;
                 let digest = standing.digest.0.to_vec().into();
                 let mishap = mishap(course);
                 let step = standing.step.0;
                 let ready = Ready { step, digest, mishap, transfer, ..Ready::default() };
                 self.pending.ready = Some(ready.clone());
-                self.say(Said::Ready(ready));
+                self.send(WorkerMsg::Ready(ready));
             }
-            Event::Saved(step) => self.say(Said::Saved(Saved { step })),
-            // The worker ends before it says anything more.
+            Event::Saved(step) => self.send(WorkerMsg::Saved(Saved { step })),
+            // The worker exits before it sends anything more.
             Event::Died(_) => {}
             Event::Failed(failed) => {
                 *failure = Some(failed.message.clone());
                 let membership::Failure { message, state_intact, recurs } = failed;
-                self.say(Said::Failed(Failed { message, state_intact, recurs }));
+                self.send(WorkerMsg::Failed(Failed { message, state_intact, recurs }));
             }
             Event::Report(report) => {
                 self.pending.keep_steps(&report, matches!(self.link, Link::Up(_)));
-                self.say(Said::Report(report));
+                self.send(WorkerMsg::Report(report));
             }
             Event::EpochReport(report) => {
                 self.pending.keep_epoch(&report);
-                self.say(Said::EpochReport(report));
+                self.send(WorkerMsg::EpochReport(report));
             }
         }
     }
 }
 
-/// What a task came to, an error as text.
+/// The result of a task, an error as text.
 async fn flat<T, E: Into<anyhow::Error>>(task: &mut JoinHandle<Result<T, E>>) -> Result<T, String> {
     match task.await {
         Ok(result) => result.map_err(|error| limits::told(error.into().as_ref())),

@@ -4,62 +4,42 @@ use std::{
     any::Any,
     collections::BTreeSet,
     panic::{self, AssertUnwindSafe},
-    path::PathBuf,
     sync::Arc,
 };
 
 use anyhow::{Result, anyhow};
-use collective::{Interrupted, Step, Tally};
-use config::RunConfig;
-use data::{Images, Mnist};
+use collective::{Interrupted, Step};
+use data::Images;
 use membership::{Course, Failure, Phase, Standing};
-use model::{Adam, State};
+use model::Adam;
 use protocol::wire::Transfer;
-use tch::Device;
-use trainer::{Ended, EpochLedger, Ledger, Recipe, TrainError, Trainer};
-use transport::state::{Recipient, Snapshot};
-use vae_options::VaeOptions;
+use trainer::{Ended, Recipe, TrainError, Trainer};
 
 use crate::{
-    beginning,
-    bridge::{Assignment, Event, Order, Trainee},
-    device,
-    reporter::{Epochs, Reporter},
-    watched::Watched,
+    bridge::{Assignment, Event, Order, TrainingChannel},
+    convert, device,
+    phase_reporting::PhaseReporting,
+    reporter::{Epochs, Reporter, donate},
+    restore,
+    setup::Setup,
     writer::{self, Writer},
 };
 
-/// What the training thread needs to begin.
-#[derive(Debug)]
-pub(crate) struct Setup {
-    pub(crate) run_id: String,
-    pub(crate) config: RunConfig,
-    pub(crate) options: VaeOptions,
-    pub(crate) device: Device,
-    /// Cut to the run's first images.
-    pub(crate) data: Arc<Mnist>,
-    pub(crate) run_dir: PathBuf,
-    /// Whether this worker has the lowest rank, so that it leads as long as it is a member.
-    pub(crate) is_first: bool,
-    /// The checkpoint to begin from; from the seed if none.
-    pub(crate) checkpoint: Option<PathBuf>,
-}
-
-/// The life of the training thread.
-pub(crate) fn run(setup: Setup, trainee: &Trainee) {
-    // After a panic nothing is used again but the way to say so.
-    let worked = panic::catch_unwind(AssertUnwindSafe(|| work(&setup, trainee)));
+/// What the training thread does.
+pub(crate) fn run(setup: &Setup, channel: &TrainingChannel) {
+    // After a panic, only the channel is used, to report it.
+    let worked = panic::catch_unwind(AssertUnwindSafe(|| work(setup, channel)));
     let event = match worked {
         Ok(Ok(())) => return,
         Ok(Err(error)) => ended_by(&error),
         Err(panic) => Event::Died(format!("the training thread panicked: {}", message(&*panic))),
     };
-    trainee.events.send(event);
+    channel.events.send(event);
 }
 
-/// What follows from an error.
+/// The event that an error leads to.
 fn ended_by(error: &anyhow::Error) -> Event {
-    let (message, cause) = (crate::told(error), error.downcast_ref::<TrainError>());
+    let (message, cause) = (limits::told(error.as_ref()), error.downcast_ref::<TrainError>());
     if let Some(TrainError::Device(_)) = cause {
         return Event::Died(message);
     }
@@ -67,14 +47,14 @@ fn ended_by(error: &anyhow::Error) -> Event {
     Event::Failed(Failure { message, state_intact: true, recurs })
 }
 
-/// What a panic says, as one line.
+/// The message of a panic, as one line.
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("it did not say why").replace('\n', " ")
 }
 
-fn work(setup: &Setup, trainee: &Trainee) -> Result<()> {
+fn work(setup: &Setup, channel: &TrainingChannel) -> Result<()> {
     crashpoint::reach!("training.begins");
     match writer::try_folders(setup) {
         Err(error) if setup.is_first => return Err(error),
@@ -83,52 +63,54 @@ fn work(setup: &Setup, trainee: &Trainee) -> Result<()> {
         Ok(()) => {}
     }
     let (mut trainer, arithmetic) = build(setup)?;
-    let mut desk = Desk { setup, writer: None, wrote_last: false, arithmetic };
+    let mut writer = CheckpointWriter { setup, thread: None, wrote_last: false, arithmetic };
     let mut epochs = Epochs::default();
-    say_ready(&trainer, Course::AsTold, None, trainee);
-    while let Some(order) = trainee.next_order() {
+    report_ready(&trainer, Course::AsTold, None, channel);
+    while let Some(order) = channel.next_order() {
         match order {
             Order::Train(assignment) => {
-                train(&mut desk, &mut trainer, &mut epochs, *assignment, trainee)?;
+                train(&mut writer, &mut trainer, &mut epochs, *assignment, channel)?;
             }
-            Order::Report(course) => say_ready(&trainer, course, None, trainee),
-            Order::TakeOver(snapshot, transfer) => {
-                take_over(&mut trainer, *snapshot);
-                say_ready(&trainer, Course::AsTold, Some(transfer), trainee);
+            Order::Report(course) => report_ready(&trainer, course, None, channel),
+            Order::Restore(snapshot, transfer) => {
+                let (state, ledger) = convert::from_snapshot(*snapshot);
+                trainer.restore(state, ledger);
+                report_ready(&trainer, Course::AsTold, Some(transfer), channel);
             }
             Order::Donate(recipient) => {
                 donate(vec![recipient], trainer.state(), trainer.ledger());
             }
             Order::Persist => {
-                desk.wrote_last = true;
-                let writer = desk.writer(&trainer)?;
-                writer.save(trainer.state(), trainer.ledger(), epochs.tests());
-                writer.flush()?;
-                trainee.events.send(Event::Saved(trainer.state().step));
+                writer.wrote_last = true;
+                let thread = writer.thread(&trainer)?;
+                thread.save(trainer.state(), trainer.ledger(), epochs.tests());
+                thread.flush()?;
+                channel.events.send(Event::Saved(trainer.state().step));
             }
         }
     }
-    desk.flush()?;
-    if let (Some(writer), true) = (&desk.writer, desk.wrote_last) {
-        trainee.shared.enter(Phase::Saving);
-        writer.flush_store().map_err(|unstored| anyhow!("{unstored}"))?;
+    writer.flush()?;
+    if let (Some(thread), true) = (&writer.thread, writer.wrote_last) {
+        channel.shared.enter(Phase::Saving);
+        thread.flush_store().map_err(|unstored| anyhow!("{unstored}"))?;
     }
     Ok(())
 }
 
-/// Where this worker's files are written, if it has any to write.
-struct Desk<'a> {
+/// Writes this worker's files, if it has any to write.
+struct CheckpointWriter<'a> {
     setup: &'a Setup,
-    writer: Option<Writer>,
+    thread: Option<Writer>,
     /// Whether no other worker may have written a checkpoint since.
     wrote_last: bool,
     /// How all steps were computed so far, for checkpoints.
     arithmetic: BTreeSet<String>,
 }
 
-impl Desk<'_> {
-    fn writer(&mut self, trainer: &Trainer<Images>) -> Result<&mut Writer> {
-        let writer = match &mut self.writer {
+impl CheckpointWriter<'_> {
+    /// The way to the writing thread, which is started at first use.
+    fn thread(&mut self, trainer: &Trainer<Images>) -> Result<&mut Writer> {
+        let writer = match &mut self.thread {
             Some(writer) => writer,
             none => none.insert(Writer::start(self.setup, trainer)?),
         };
@@ -138,36 +120,36 @@ impl Desk<'_> {
 
     /// Whether something could not be written; [`Self::flush`] says what.
     fn has_failed(&self) -> bool {
-        self.writer.as_ref().is_some_and(Writer::has_failed)
+        self.thread.as_ref().is_some_and(Writer::has_failed)
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.writer.as_mut().map_or(Ok(()), Writer::flush)
+        self.thread.as_mut().map_or(Ok(()), Writer::flush)
     }
 }
 
-fn say_ready(
+fn report_ready(
     trainer: &Trainer<Images>,
     course: Course,
     transfer: Option<Transfer>,
-    trainee: &Trainee,
+    channel: &TrainingChannel,
 ) {
     let state = trainer.state();
-    trainee.shared.note_step(state.step);
-    trainee.shared.enter(Phase::Idle);
+    channel.shared.note_step(state.step);
+    channel.shared.enter(Phase::Idle);
     let standing = Standing { step: Step(state.step), digest: state.digest() };
-    trainee.events.send(Event::Ready(standing, course, transfer));
+    channel.events.send(Event::Ready(standing, course, transfer));
 }
 
 fn train(
-    desk: &mut Desk<'_>,
+    writer: &mut CheckpointWriter<'_>,
     trainer: &mut Trainer<Images>,
     epochs: &mut Epochs,
     assignment: Assignment,
-    trainee: &Trainee,
+    channel: &TrainingChannel,
 ) -> Result<()> {
     let Assignment { generation, collective, rank, ranks, threads, arithmetic } = assignment;
-    desk.arithmetic.extend(arithmetic);
+    writer.arithmetic.extend(arithmetic);
     trainer.set_threads(threads as usize);
     let leads = ranks.first() == Some(&rank);
     let (number, members) = (generation.0, ranks.len());
@@ -182,60 +164,35 @@ fn train(
         leads,
         "training"
     );
-    trainee.shared.enter(Phase::Computing);
-    let mut collective = Watched { collective, shared: Arc::clone(&trainee.shared) };
-    let config = desk.setup.config.clone();
-    desk.wrote_last = leads;
-    let writer = if leads { Some(desk.writer(trainer)?) } else { None };
-    let mut reporter = Reporter::new(&config, generation, ranks, writer, epochs, trainee);
+    channel.shared.enter(Phase::Computing);
+    let mut collective = PhaseReporting { collective, shared: Arc::clone(&channel.shared) };
+    let config = &writer.setup.config;
+    writer.wrote_last = leads;
+    let thread = if leads { Some(writer.thread(trainer)?) } else { None };
+    let mut reporter = Reporter::new(config, generation, ranks, thread, epochs, channel);
     let ended = trainer.train(&mut collective, &mut reporter);
     reporter.flush();
     match ended {
         Ok(ended) => {
-            // What was written in the background is on disk before anybody hears of the run's
-            // end. In a pause the others would wait for the disk: it is written on meanwhile.
-            if ended == Ended::Completed || desk.has_failed() {
-                trainee.shared.enter(Phase::Saving);
-                desk.flush()?;
+            // All files are on disk before the end of the run is reported. In a pause the others
+            // would wait for the disk: writing goes on meanwhile.
+            if ended == Ended::Completed || writer.has_failed() {
+                channel.shared.enter(Phase::Saving);
+                writer.flush()?;
             }
-            say_ready(trainer, Course::AsTold, None, trainee);
+            report_ready(trainer, Course::AsTold, None, channel);
         }
         Err(TrainError::Interrupted(Interrupted::Diverged(divergence))) => {
             let message = divergence.to_string();
             let failure = Failure { message, state_intact: false, recurs: false };
-            trainee.events.send(Event::Failed(failure));
+            channel.events.send(Event::Failed(failure));
         }
         Err(TrainError::Interrupted(interrupted)) => {
-            say_ready(trainer, Course::Interrupted(interrupted.to_string()), None, trainee);
+            report_ready(trainer, Course::Interrupted(interrupted.to_string()), None, channel);
         }
         Err(error) => return Err(error.into()),
     }
     Ok(())
-}
-
-fn take_over(trainer: &mut Trainer<Images>, snapshot: Snapshot) {
-    let Snapshot { step, epochs, vectors } = snapshot;
-    let [parameters, exp_avg, exp_avg_sq] = vectors.map(Arc::unwrap_or_clone);
-    let epoch = |Tally { examples, index_sum, terms }| EpochLedger { examples, index_sum, terms };
-    let ledger = Ledger { epochs: epochs.into_iter().map(epoch).collect() };
-    trainer.restore(State { step, parameters, exp_avg, exp_avg_sq }, ledger);
-}
-
-/// Gives the state to other workers.
-pub(crate) fn donate(recipients: Vec<Recipient>, state: &State, ledger: &Ledger) {
-    let tally = |epoch: &EpochLedger| {
-        let EpochLedger { examples, index_sum, terms } = *epoch;
-        Tally { examples, index_sum, terms }
-    };
-    let State { step, parameters, exp_avg, exp_avg_sq } = state;
-    let snapshot = Arc::new(Snapshot {
-        step: *step,
-        epochs: ledger.epochs.iter().map(tally).collect(),
-        vectors: [parameters, exp_avg, exp_avg_sq].map(|vector| Arc::new(vector.clone())),
-    });
-    for recipient in recipients {
-        let _gone = recipient.send(Arc::clone(&snapshot));
-    }
 }
 
 /// The trainer, and how the state was computed that it begins with.
@@ -254,9 +211,9 @@ fn build(setup: &Setup) -> Result<(Trainer<Images>, BTreeSet<String>)> {
     };
     let mut trainer = Trainer::new(settings, model, Arc::clone(&setup.data));
     let mut computed = BTreeSet::new();
-    if let Some(beginning) = beginning::find(setup, trainer.model().layout())? {
-        trainer.restore(beginning.state, beginning.ledger);
-        computed.extend(beginning.arithmetic);
+    if let Some(restored) = restore::newest(setup, trainer.model().layout())? {
+        trainer.restore(restored.state, restored.ledger);
+        computed.extend(restored.arithmetic);
     }
     trainer.warm_up()?;
     Ok((trainer, computed))

@@ -21,14 +21,14 @@ use store::{Mirror, Unstored};
 use trainer::{Ledger, Trainer};
 use vae::Vae;
 
-use crate::{samples, training::Setup};
+use crate::{convert, samples, setup::Setup};
 
 /// Snapshots that wait to be written; training waits when there are more.
 const JOBS: usize = 2;
 
-/// How long the last checkpoint may take to get into the store: a slow link's time. A store that
-/// does not answer is given up within two minutes.
-pub(crate) const STORE_PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// How long the last checkpoint may take to reach the store over a slow link. A store that does
+/// not answer is given up within two minutes.
+pub(crate) const STORE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 enum Job {
     Checkpoint(Box<State>, Ledger, BTreeMap<u64, Vec<f64>>, Vec<String>),
@@ -65,8 +65,8 @@ pub(crate) fn try_folders(setup: &Setup) -> Result<()> {
     })
 }
 
-/// What the writing thread works with.
-struct Desk {
+/// The writing thread, and what it works with.
+struct WriterThread {
     checkpoints: Directory,
     keep: usize,
     mirror: Option<Arc<Mirror>>,
@@ -97,7 +97,7 @@ impl Writer {
         let mut vae = Vae::new(&setup.options.model())?;
         // Lack of memory shows now, and not on the writing thread after an epoch.
         vae.reserve(samples::IMAGES_MAX)?;
-        let desk = Desk {
+        let writer = WriterThread {
             checkpoints: Directory::open(checkpoints),
             keep,
             mirror: mirror.clone(),
@@ -116,23 +116,23 @@ impl Writer {
         let (jobs, received) = mpsc::sync_channel(JOBS);
         let thread = thread::Builder::new()
             .name("writer".into())
-            .spawn(move || desk.work(&received))
+            .spawn(move || writer.work(&received))
             .context("cannot start the writing thread")?;
         Ok(Self { jobs, thread: Some(thread), mirror, arithmetic: Vec::new() })
     }
 
-    /// Has a checkpoint of the state written, with the test losses of epochs, from 1.
+    /// Queues a checkpoint of the state, with the test losses of epochs, from 1.
     pub(crate) fn save(&self, state: &State, ledger: &Ledger, tests: &BTreeMap<u64, Vec<f64>>) {
         let (state, ledger) = (Box::new(state.clone()), ledger.clone());
         self.hand_over(Job::Checkpoint(state, ledger, tests.clone(), self.arithmetic.clone()));
     }
 
-    /// Has the picture of an epoch, from 1, drawn.
+    /// Queues the picture of an epoch, counted from 1.
     pub(crate) fn sample(&self, epoch: u64, parameters: &[f32]) {
         self.hand_over(Job::Samples { epoch, parameters: parameters.to_vec() });
     }
 
-    /// Whether something could not be written; [`Self::flush`] says what.
+    /// Whether something could not be written; [`Self::flush`] tells what.
     pub(crate) fn has_failed(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -158,16 +158,16 @@ impl Writer {
     /// # Errors
     /// It could not be stored.
     pub(crate) fn flush_store(&self) -> Result<(), Unstored> {
-        self.mirror.as_ref().map_or(Ok(()), |mirror| mirror.flush(STORE_PATIENCE))
+        self.mirror.as_ref().map_or(Ok(()), |mirror| mirror.flush(STORE_TIMEOUT))
     }
 
-    /// A writing thread that failed says so at the next flush.
+    /// A writing thread that failed reports that at the next flush.
     fn hand_over(&self, job: Job) {
         let _failed = self.jobs.send(job);
     }
 }
 
-impl Desk {
+impl WriterThread {
     fn work(mut self, jobs: &mpsc::Receiver<Job>) -> Result<()> {
         for job in jobs {
             match job {
@@ -198,29 +198,9 @@ impl Desk {
         tests: &BTreeMap<u64, Vec<f64>>,
     ) -> Result<()> {
         let _span = tracing::info_span!("checkpoint", step = state.step).entered();
-        let metrics = self.metrics;
-        let epoch = |(number, epoch): (u64, &trainer::EpochLedger)| checkpoint::EpochLedger {
-            images: epoch.examples,
-            index_sum: epoch.index_sum,
-            loss_terms: epoch.terms[..metrics].to_vec(),
-            test_losses: tests.get(&number).cloned().unwrap_or_default(),
-        };
         self.metadata.step = state.step;
-        self.metadata.ledger = (1..).zip(&ledger.epochs).map(epoch).collect();
-        let vectors = [
-            ("", &state.parameters),
-            ("exp_avg.", &state.exp_avg),
-            ("exp_avg_sq.", &state.exp_avg_sq),
-        ];
-        let named: Vec<(String, &[usize], &[f32])> = vectors
-            .into_iter()
-            .flat_map(|(prefix, vector)| {
-                self.layout.entries().iter().map(move |entry| {
-                    let data = &vector[entry.range.clone()];
-                    (format!("{prefix}{}", entry.name), &entry.shape[..], data)
-                })
-            })
-            .collect();
+        self.metadata.ledger = convert::checkpoint_ledger(ledger, self.metrics, tests);
+        let named = convert::checkpoint_tensors(state, &self.layout);
         let views: Vec<TensorView<'_>> =
             named.iter().map(|(name, shape, data)| TensorView { name, shape, data }).collect();
         let path = self.checkpoints.write(&self.metadata, &views)?;

@@ -203,7 +203,7 @@ impl Programs {
     fn build() -> anyhow::Result<Built> {
         setup::run(&setup::Options::default())?;
         let built =
-            match workspace::build_programs(&["--bins", "-p", "coordinator", "-p", "worker"])? {
+            match workspace::build_programs(&["--bins", "-p", "vae-coordinator", "-p", "vae-worker"])? {
                 Build::Done(built) => built,
                 Build::Failed(code) => return Ok(Built::Failed(code)),
             };

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::{env, fs};
 
 /// What is in the release, by package.
-const PACKAGES: [&str; 3] = ["coordinator", "worker", "latent"];
+const PACKAGES: [&str; 3] = ["vae-coordinator", "vae-worker", "latent"];
 /// The flag with which a program writes its man pages and completions.
 const WRITE_MANUAL: &str = "--write-manual";
 

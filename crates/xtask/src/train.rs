@@ -35,7 +35,7 @@ pub(crate) struct Options {
 /// Sets up, builds and trains. Returns the exit status of what failed, or of the coordinator.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
-    let packages = ["--bins", "-p", "coordinator", "-p", "worker", "-p", "latent"];
+    let packages = ["--bins", "-p", "vae-coordinator", "-p", "vae-worker", "-p", "latent"];
     let programs = match workspace::build_programs(&packages)? {
         Build::Failed(code) => return Ok(code),
         Build::Done(programs) => programs,

@@ -1,13 +1,13 @@
-//! What a coordinator may not have recorded yet: reports are kept here, and a coordinator that
-//! comes back is sent those that it lacks.
+//! Reports that the coordinator may not have recorded yet. After a reconnection it is sent those
+//! that it lacks.
 //!
-//! A report that was sent is kept for a while too: a coordinator that dies takes along what it
-//! had not read.
+//! A report that was sent is kept for a while too: a coordinator that dies loses what it had not
+//! read.
 
 use std::collections::VecDeque;
 
 use protocol::wire::{
-    EpochReport, RankSeconds, Ready, Recorded, Report, worker_message::Body as Said,
+    EpochReport, RankSeconds, Ready, Recorded, Report, worker_message::Body as WorkerMsg,
 };
 
 /// Reports of epochs that are kept; older ones go.
@@ -20,10 +20,10 @@ const SENT_MAX: usize = 256;
 /// Reports of steps that wait for a coordinator that is away. Beyond, each two become one.
 const UNSENT_MAX: usize = 512;
 
-/// What a coordinator that is away has yet to hear.
+/// Reports that wait for the coordinator.
 #[derive(Debug, Default)]
 pub(super) struct PendingReports {
-    /// Where the worker stands since its last generation.
+    /// The state after the last generation.
     pub(super) ready: Option<Ready>,
     epochs: VecDeque<EpochReport>,
     sent: VecDeque<Report>,
@@ -63,18 +63,18 @@ impl PendingReports {
 
     /// The reports that a coordinator which has `recorded` so much lacks, in the order of their
     /// steps. They count as sent from now on.
-    pub(super) fn lacking(&mut self, recorded: &Recorded) -> Vec<Said> {
+    pub(super) fn lacking(&mut self, recorded: &Recorded) -> Vec<WorkerMsg> {
         self.sent.extend(self.unsent.drain(..));
         let last = (recorded.generation, recorded.step);
         self.sent.retain(|report| (report.generation, report.step) > last);
         self.epochs.retain(|report| report.epoch > recorded.epoch);
         // An epoch's last steps come before the epoch.
-        let steps = self.sent.iter().map(|r| ((r.step, 0), Said::Report(r.clone())));
-        let epochs = self.epochs.iter().map(|r| ((r.step, 1), Said::EpochReport(r.clone())));
+        let steps = self.sent.iter().map(|r| ((r.step, 0), WorkerMsg::Report(r.clone())));
+        let epochs = self.epochs.iter().map(|r| ((r.step, 1), WorkerMsg::EpochReport(r.clone())));
         let mut lacking: Vec<_> = steps.chain(epochs).collect();
         lacking.sort_by_key(|(place, _)| *place);
         drop_oldest(&mut self.sent, SENT_MAX);
-        lacking.into_iter().map(|(_, said)| said).collect()
+        lacking.into_iter().map(|(_, message)| message).collect()
     }
 }
 
@@ -120,10 +120,10 @@ mod tests {
     }
 
     /// The steps of the reports, those of epochs as negative numbers.
-    fn places(said: &[Said]) -> Vec<i64> {
-        let place = |said: &Said| match said {
-            Said::Report(report) => report.step.cast_signed(),
-            Said::EpochReport(report) => -report.step.cast_signed(),
+    fn places(said: &[WorkerMsg]) -> Vec<i64> {
+        let place = |said: &WorkerMsg| match said {
+            WorkerMsg::Report(report) => report.step.cast_signed(),
+            WorkerMsg::EpochReport(report) => -report.step.cast_signed(),
             other => panic!("{other:?}"),
         };
         said.iter().map(place).collect()
@@ -149,8 +149,8 @@ mod tests {
     fn an_epoch_is_kept_once_and_only_the_newest_has_all_counts() {
         let mut pending = PendingReports::default();
         [1, 1, 2, 2, 3].iter().for_each(|number| pending.keep_epoch(&epoch(*number)));
-        let counts = |said: &Said| match said {
-            Said::EpochReport(report) => report.examples_by_epoch.len(),
+        let counts = |said: &WorkerMsg| match said {
+            WorkerMsg::EpochReport(report) => report.examples_by_epoch.len(),
             other => panic!("{other:?}"),
         };
         let lacking = pending.lacking(&Recorded::default());
@@ -168,7 +168,7 @@ mod tests {
         }
         let (mut examples, mut loss, mut compute) = (0, 0.0, 0.0);
         for said in pending.lacking(&Recorded::default()) {
-            if let Said::Report(report) = said {
+            if let WorkerMsg::Report(report) = said {
                 examples += report.examples;
                 loss += report.means[0] * report.examples as f64;
                 compute += report.ranks[0].compute;

@@ -1,25 +1,25 @@
-//! What a worker waits for, told ever more seldom to whoever reads its log.
+//! What a worker waits for, logged at growing intervals.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{Phase, Session, away::Link};
+use super::{Session, participation::Participation, reconnect::Link};
 
-/// How long something is waited for before it is told; the time doubles with each line.
-const TOLD_AFTER: Duration = Duration::from_secs(5);
+/// How long a wait lasts before it is logged; the time doubles with each line.
+const LOGGED_AFTER: Duration = Duration::from_secs(5);
 
 /// What is waited for, since when.
 #[derive(Debug)]
 pub(super) struct Wait {
     what: Option<&'static str>,
     begun: Instant,
-    told_after: Duration,
+    logged_after: Duration,
 }
 
 impl Default for Wait {
     fn default() -> Self {
-        Self { what: None, begun: Instant::now(), told_after: TOLD_AFTER }
+        Self { what: None, begun: Instant::now(), logged_after: LOGGED_AFTER }
     }
 }
 
@@ -31,17 +31,17 @@ impl Wait {
         }
     }
 
-    /// Waits until it is time to tell again. Returns what is waited for, and for how long.
+    /// Waits until the next line is due. Returns what is waited for, and for how long.
     pub(super) async fn due(&mut self) -> (&'static str, Duration) {
         let Some(what) = self.what else { return std::future::pending().await };
-        sleep_until(self.begun + self.told_after).await;
+        sleep_until(self.begun + self.logged_after).await;
         (what, self.next())
     }
 
-    /// The time after which it is told now, and not again before twice that time.
+    /// The time after which this line is due; the next one is due after twice that time.
     fn next(&mut self) -> Duration {
-        let waited = self.told_after;
-        self.told_after *= 2;
+        let waited = self.logged_after;
+        self.logged_after *= 2;
         waited
     }
 }
@@ -49,13 +49,15 @@ impl Wait {
 impl Session {
     /// What this worker waits for.
     pub(super) fn waits_for(&self) -> Option<&'static str> {
-        match (&self.link, &self.phase) {
+        match (&self.link, &self.participation) {
             (Link::Down(_), _) => Some("the coordinator to come back"),
-            (_, Phase::Idle) if self.pending.ready.is_none() => Some("its model to be ready"),
-            (_, Phase::Idle) => Some("the coordinator, which waits for other workers"),
-            (_, Phase::Fetching(_)) => Some("the state of another worker"),
-            (_, Phase::Connecting(_)) => Some("the connections to the other members"),
-            (_, Phase::Training(..)) => None,
+            (_, Participation::Idle) if self.pending.ready.is_none() => {
+                Some("its model to be ready")
+            }
+            (_, Participation::Idle) => Some("the coordinator, which waits for other workers"),
+            (_, Participation::Fetching(_)) => Some("the state of another worker"),
+            (_, Participation::Connecting(_)) => Some("the connections to the other members"),
+            (_, Participation::Training(..)) => None,
         }
     }
 }
@@ -65,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_is_told_of_ever_more_seldom_and_begins_anew_with_another() {
+    fn a_wait_is_logged_at_growing_intervals_and_another_one_begins_anew() {
         let mut wait = Wait::default();
         wait.enter(Some("one"));
         for seconds in [5, 10, 20] {

@@ -28,6 +28,7 @@ pub(super) const CRATES: &[Crate] = &[
     // Feeds what reads others' bytes with any bytes; nothing depends on it.
     row(7, "fuzzing",     &["checkpoint", "collective", "coordinator", "data", "membership",
                             "protocol"]),
+    row(7, "vae-worker",  &["worker"]),
     row(7, "xtask",       &["advice", "manual", "stdout"]),
     row(7, "vae-coordinator", &["config", "coordinator", "data", "vae-options"]),
     row(6, "coordinator", &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
@@ -101,7 +102,7 @@ pub(super) struct Fence {
 pub(super) const FENCES: &[Fence] = &[
     Fence {
         packages: &["tch", "torch-sys"],
-        inside: &["model", "trainer", "vae", "worker", "latent"],
+        inside: &["model", "trainer", "vae", "worker", "vae-worker", "latent"],
         tests_too: true,
         rule: "libtorch only in model, trainer, vae and what embeds them: the rest builds and is \
                tested without it",

@@ -1,33 +1,33 @@
-//! A coordinator that is away: training goes on, what it should have heard is kept, and the
-//! worker comes back to it with its state.
+//! A lost connection to the coordinator: training goes on, reports are kept, and the worker
+//! reconnects and sends them.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::{Result, bail};
 use collective::{Control, Rank};
-use protocol::wire::{WorkerMessage, worker_message::Body as Said};
+use protocol::wire::{WorkerMessage, worker_message::Body as WorkerMsg};
 
-use super::{FAREWELL, Phase, Session};
+use super::{DRAIN_TIMEOUT, Session, participation::Participation};
 use crate::{
     bridge::{Event, Order},
     control::{self, Joined},
 };
 
-/// How long a coordinator that comes back may take to read the reports that it lacks.
+/// How long the coordinator may take, after a reconnection, to read the reports that it lacks.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The way to the coordinator.
 pub(super) enum Link {
     Up(Box<Joined>),
-    /// The attempts to come back.
+    /// The attempts to reconnect.
     Down(Pin<Box<dyn Future<Output = Result<Box<Joined>>> + Send>>),
 }
 
 impl Session {
-    /// Tells the coordinator, if it is there. One that takes nothing in is as good as gone.
-    pub(super) fn say(&mut self, body: Said) {
+    /// Sends a message, if there is a connection. One whose queue stays full counts as lost.
+    pub(super) fn send(&mut self, body: WorkerMsg) {
         if let Link::Up(joined) = &self.link
-            && !joined.say(body)
+            && !joined.send(body)
         {
             self.lose_link("it takes nothing in");
         }
@@ -35,28 +35,28 @@ impl Session {
 
     pub(super) fn lose_link(&mut self, reason: &str) {
         let Link::Up(joined) = &self.link else { return };
-        let patience = Duration::from_millis(joined.welcome.coordinator_timeout_ms.into());
+        let timeout = Duration::from_millis(joined.welcome.coordinator_timeout_ms.into());
         tracing::warn!(
             "lost the coordinator ({reason}): going on without it for up to {:.0} s",
-            patience.as_secs_f64()
+            timeout.as_secs_f64()
         );
         // Without the coordinator, the members may not find each other.
         self.stop_connecting("the coordinator was lost");
-        self.link = Link::Down(Box::pin(control::come_back(
+        self.link = Link::Down(Box::pin(control::reconnect(
             self.route.clone(),
             self.identity.clone(),
             self.run_id.clone(),
             Arc::clone(&self.bridge.shared),
-            patience,
+            timeout,
         )));
     }
 
-    /// Goes on with a coordinator that is back, which first is sent the reports that it lacks.
+    /// Uses a new connection, over which the reports that the coordinator lacks are sent first.
     pub(super) async fn regain_link(&mut self, mut joined: Box<Joined>) -> Result<()> {
         if joined.config()? != self.config {
             bail!("the coordinator came back with another configuration: start this worker again");
         }
-        joined.show_life(&self.bridge.shared);
+        joined.send_heartbeats(&self.bridge.shared);
         self.donor.demand(joined.state_secret()?);
         let rank = joined.welcome.rank.map(Rank);
         tracing::info!(rank = rank.map(|rank| rank.0), "the coordinator is back");
@@ -64,8 +64,10 @@ impl Session {
         let recorded = joined.welcome.recorded.unwrap_or_default();
         let mut lacking = self.pending.lacking(&recorded);
         // Last: it may end the run.
-        if let (Phase::Idle, Some(ready)) = (&self.phase, self.pending.ready.clone()) {
-            lacking.push(Said::Ready(ready));
+        if let (Participation::Idle, Some(ready)) =
+            (&self.participation, self.pending.ready.clone())
+        {
+            lacking.push(WorkerMsg::Ready(ready));
         }
         let outbound = joined.outbound();
         self.link = Link::Up(joined);
@@ -85,7 +87,7 @@ impl Session {
     pub(super) async fn save_alone(&mut self) {
         self.bridge.shared.request(Control::PAUSE);
         let saved = async {
-            let mut idle = !matches!(self.phase, Phase::Training(..));
+            let mut idle = !matches!(self.participation, Participation::Training(..));
             if idle {
                 self.bridge.order(Order::Persist);
             }
@@ -103,7 +105,7 @@ impl Session {
             None
         };
         let saved = tokio::select! {
-            saved = tokio::time::timeout(FAREWELL, saved) => saved.unwrap_or_default(),
+            saved = tokio::time::timeout(DRAIN_TIMEOUT, saved) => saved.unwrap_or_default(),
             Some(_) = self.signals.recv() => None,
         };
         match saved {

@@ -1,5 +1,5 @@
-//! An all-reduce that says when this member computes and when it waits for others, so that
-//! the coordinator can tell who holds up whom.
+//! An all-reduce that notes when this member computes and when it waits for others, so that the
+//! coordinator can tell which member the others wait for.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use membership::Phase;
 
 use crate::bridge::Shared;
 
-/// A generation's collective, watched.
-pub(crate) struct Watched {
+/// A generation's collective, with the phases noted.
+pub(crate) struct PhaseReporting {
     pub(crate) collective: Box<dyn AllReduce + Send>,
     pub(crate) shared: Arc<Shared>,
 }
 
-impl AllReduce for Watched {
+impl AllReduce for PhaseReporting {
     fn nodes(&self) -> &[Node] {
         self.collective.nodes()
     }

@@ -1,12 +1,12 @@
-//! Where a worker is in a generation, and how it comes into one and takes over a state.
+//! Whether a worker is in a generation, and how it enters one or takes over a state.
 
 use std::{thread, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use collective::{Control, Generation, Rank, Share};
-use membership::{Course, Phase as Activity};
+use membership::{Course, Phase};
 use protocol::wire::{
-    Fetch, Member, Start, Transfer, Transport, coordinator_message::Body as Told,
+    Fetch, Member, Start, Transfer, Transport, coordinator_message::Body as CoordinatorMsg,
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 use tracing::Instrument as _;
@@ -15,15 +15,15 @@ use transport::{
     state::{self, FetchError, Snapshot},
 };
 
-use super::{Session, away::Link};
+use super::{Session, reconnect::Link};
 use crate::{
     bridge::{Assignment, Order},
     control::secret,
-    generation::{self, Meeting},
+    generation::{self, Rendezvous},
 };
 
-/// Where the worker is in a generation.
-pub(super) enum Phase {
+/// Whether the worker is in a generation.
+pub(super) enum Participation {
     /// In none.
     Idle,
     /// In none, and taking over a state.
@@ -43,47 +43,51 @@ pub(super) struct Connecting {
     arithmetic: Vec<String>,
     pub(super) task: JoinHandle<Result<Connected>>,
     /// Takes where this host's segment is, if this member waits for it.
-    rendezvous: Option<oneshot::Sender<String>>,
+    place: Option<oneshot::Sender<String>>,
 }
 
 impl Session {
-    /// Does what the coordinator tells this worker to.
-    pub(super) fn obey(&mut self, told: Told) -> Result<()> {
-        match told {
-            Told::Start(start) => return self.start(&start),
-            Told::Fetch(fetch) => return self.fetch(&fetch),
-            Told::Pause(pause) if self.is_in(pause.generation) => {
+    /// Carries out a message of the coordinator.
+    pub(super) fn handle(&mut self, message: CoordinatorMsg) -> Result<()> {
+        match message {
+            CoordinatorMsg::Start(start) => return self.start(&start),
+            CoordinatorMsg::Fetch(fetch) => return self.fetch(&fetch),
+            CoordinatorMsg::Pause(pause) if self.is_in(pause.generation) => {
                 self.bridge.shared.request(Control::PAUSE);
             }
-            Told::Abort(abort) if self.is_in(abort.generation) => match &self.phase {
-                Phase::Training(_, abort) => abort.abort(),
-                _ => self.stop_connecting("the generation was ended"),
-            },
-            Told::Segment(segment) if self.is_in(segment.generation) => {
-                if let Phase::Connecting(connecting) = &mut self.phase
-                    && let Some(waiting) = connecting.rendezvous.take()
+            CoordinatorMsg::Abort(abort) if self.is_in(abort.generation) => {
+                match &self.participation {
+                    Participation::Training(_, abort) => abort.abort(),
+                    _ => self.stop_connecting("the generation was ended"),
+                }
+            }
+            CoordinatorMsg::Segment(segment) if self.is_in(segment.generation) => {
+                if let Participation::Connecting(connecting) = &mut self.participation
+                    && let Some(waiting) = connecting.place.take()
                 {
                     let _gave_up = waiting.send(segment.rendezvous);
                 }
             }
-            Told::Persist(_) => self.bridge.order(Order::Persist),
-            // A word about a generation that is over for this worker.
-            Told::Pause(_) | Told::Abort(_) | Told::Segment(_) => {}
-            Told::Welcome(_) | Told::Finish(_) => bail!("the coordinator broke the protocol"),
+            CoordinatorMsg::Persist(_) => self.bridge.order(Order::Persist),
+            // A message about a generation that has ended for this worker.
+            CoordinatorMsg::Pause(_) | CoordinatorMsg::Abort(_) | CoordinatorMsg::Segment(_) => {}
+            CoordinatorMsg::Welcome(_) | CoordinatorMsg::Finish(_) => {
+                bail!("the coordinator broke the protocol")
+            }
         }
         Ok(())
     }
 
     fn is_in(&self, generation: u64) -> bool {
-        match &self.phase {
-            Phase::Idle | Phase::Fetching(_) => false,
-            Phase::Connecting(Connecting { generation: current, .. })
-            | Phase::Training(current, _) => current.0 == generation,
+        match &self.participation {
+            Participation::Idle | Participation::Fetching(_) => false,
+            Participation::Connecting(Connecting { generation: current, .. })
+            | Participation::Training(current, _) => current.0 == generation,
         }
     }
 
     fn start(&mut self, start: &Start) -> Result<()> {
-        let (Phase::Idle, Link::Up(joined)) = (&self.phase, &self.link) else {
+        let (Participation::Idle, Link::Up(joined)) = (&self.participation, &self.link) else {
             bail!("the coordinator started a generation within another");
         };
         if start.transport() == Transport::Unspecified {
@@ -102,33 +106,32 @@ impl Session {
             peers,
         };
         let proof = secret(&start.proof)?;
-        let (rendezvous, announced) = oneshot::channel();
-        let meeting = Meeting { outbound: joined.outbound(), announced };
+        let (place, announced) = oneshot::channel();
+        let rendezvous = Rendezvous { outbound: joined.outbound(), announced };
         let endpoint = self.endpoint.clone();
         let span = tracing::info_span!("connection", generation = generation.0);
         let connected =
-            generation::connect(start.transport(), self.device, endpoint, group, meeting);
+            generation::connect(start.transport(), self.device, endpoint, group, rendezvous);
         let task = tokio::spawn(connected.instrument(span));
         self.identity.rank = Some(rank);
         self.identity.proof = Some(proof);
         self.pending.ready = None;
         self.bridge.shared.begin_generation(start.generation);
-        let rendezvous = Some(rendezvous);
         let arithmetic = start.arithmetic.clone();
         let connecting =
-            Connecting { generation, rank, ranks, threads, arithmetic, task, rendezvous };
-        self.phase = Phase::Connecting(connecting);
+            Connecting { generation, rank, ranks, threads, arithmetic, task, place: Some(place) };
+        self.participation = Participation::Connecting(connecting);
         Ok(())
     }
 
-    /// Has the training thread begin, or hear why it cannot.
+    /// Starts the training thread's part in the generation, or has it report why there is none.
     pub(super) fn connected(&mut self, result: Result<Connected, String>) {
-        let phase = std::mem::replace(&mut self.phase, Phase::Idle);
-        let Phase::Connecting(connecting) = phase else { return };
+        let ended = std::mem::replace(&mut self.participation, Participation::Idle);
+        let Participation::Connecting(connecting) = ended else { return };
         let Connecting { generation, rank, ranks, threads, arithmetic, .. } = connecting;
         match result {
             Ok(Connected { collective, abort }) => {
-                self.phase = Phase::Training(generation, abort);
+                self.participation = Participation::Training(generation, abort);
                 let assignment =
                     Assignment { generation, collective, rank, ranks, threads, arithmetic };
                 self.bridge.order(Order::Train(Box::new(assignment)));
@@ -138,16 +141,16 @@ impl Session {
     }
 
     pub(super) fn stop_connecting(&mut self, reason: &str) {
-        if let Phase::Connecting(connecting) = &self.phase {
+        if let Participation::Connecting(connecting) = &self.participation {
             connecting.task.abort();
-            self.phase = Phase::Idle;
-            self.bridge.shared.enter(Activity::Idle);
+            self.participation = Participation::Idle;
+            self.bridge.shared.enter(Phase::Idle);
             self.bridge.order(Order::Report(Course::Interrupted(reason.to_owned())));
         }
     }
 
     fn fetch(&mut self, fetch: &Fetch) -> Result<()> {
-        if !matches!(self.phase, Phase::Idle) {
+        if !matches!(self.participation, Participation::Idle) {
             bail!("the coordinator told a busy worker to fetch a state");
         }
         let address = fetch.address.parse();
@@ -165,22 +168,22 @@ impl Session {
             let transfer = Transfer { bytes: snapshot.bytes() as u64, seconds };
             Ok((snapshot, transfer))
         };
-        self.phase = Phase::Fetching(tokio::spawn(fetched.instrument(span)));
+        self.participation = Participation::Fetching(tokio::spawn(fetched.instrument(span)));
         Ok(())
     }
 
-    /// Has the training thread take over the state, or hear why it cannot.
+    /// Gives the training thread the state, or has it report why there is none.
     pub(super) fn fetched(&mut self, result: Result<(Snapshot, Transfer), String>) {
-        self.phase = Phase::Idle;
+        self.participation = Participation::Idle;
         self.bridge.order(match result {
-            Ok((snapshot, transfer)) => Order::TakeOver(Box::new(snapshot), transfer),
+            Ok((snapshot, transfer)) => Order::Restore(Box::new(snapshot), transfer),
             Err(reason) => Order::Report(Course::NotFetched(reason)),
         });
     }
 
     /// Has the training thread stop in the middle of a step.
     pub(super) fn end_generation(&self) {
-        if let Phase::Training(_, abort) = &self.phase {
+        if let Participation::Training(_, abort) = &self.participation {
             abort.abort();
         }
     }

@@ -1,0 +1,7 @@
+//! The program `vae-worker`: a worker of the VAE. The crate `worker` does all of it.
+
+use std::process::ExitCode;
+
+pub(crate) fn main() -> ExitCode {
+    worker::main(&worker::Program { name: "vae-worker", version: env!("CARGO_PKG_VERSION") })
+}

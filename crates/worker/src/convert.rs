@@ -1,0 +1,98 @@
+//! All conversions between the trainer's state and ledger and the forms that they have in a
+//! checkpoint, on the way to another worker, and in reports.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use collective::{TERMS_MAX, Tally};
+use model::{Layout, ModelError, State};
+use trainer::{EpochLedger, Ledger};
+use transport::state::Snapshot;
+
+/// The state and the ledger that a checkpoint holds.
+///
+/// # Errors
+/// A tensor of the layout is missing or has another shape.
+pub(crate) fn from_checkpoint(
+    checkpoint: checkpoint::Checkpoint,
+    layout: &Layout,
+) -> Result<(State, Ledger), ModelError> {
+    let checkpoint::Checkpoint { metadata, tensors, .. } = checkpoint;
+    let gather = |prefix: &str| {
+        layout.gather(|name| {
+            let tensor = tensors.get(&format!("{prefix}{name}"))?;
+            Some((&tensor.shape[..], &tensor.data[..]))
+        })
+    };
+    let state = State {
+        step: metadata.step,
+        parameters: gather("")?,
+        exp_avg: gather("exp_avg.")?,
+        exp_avg_sq: gather("exp_avg_sq.")?,
+    };
+    let epoch = |epoch: checkpoint::EpochLedger| {
+        let mut terms = [0.0; TERMS_MAX];
+        terms.iter_mut().zip(epoch.loss_terms).for_each(|(sum, term)| *sum = term);
+        EpochLedger { examples: epoch.images, index_sum: epoch.index_sum, terms }
+    };
+    Ok((state, Ledger { epochs: metadata.ledger.into_iter().map(epoch).collect() }))
+}
+
+/// A state's tensors, as a checkpoint names them.
+pub(crate) fn checkpoint_tensors<'a>(
+    state: &'a State,
+    layout: &'a Layout,
+) -> Vec<(String, &'a [usize], &'a [f32])> {
+    let vectors =
+        [("", &state.parameters), ("exp_avg.", &state.exp_avg), ("exp_avg_sq.", &state.exp_avg_sq)];
+    let named = |(prefix, vector): (&'static str, &'a Vec<f32>)| {
+        layout.entries().iter().map(move |entry| {
+            let data = &vector[entry.range.clone()];
+            (format!("{prefix}{}", entry.name), &entry.shape[..], data)
+        })
+    };
+    vectors.into_iter().flat_map(named).collect()
+}
+
+/// A ledger of the first `metrics` terms, with the test means of its epochs, counted from 1, as a
+/// checkpoint keeps them.
+pub(crate) fn checkpoint_ledger(
+    ledger: &Ledger,
+    metrics: usize,
+    tests: &BTreeMap<u64, Vec<f64>>,
+) -> Vec<checkpoint::EpochLedger> {
+    let epoch = |(number, epoch): (u64, &EpochLedger)| checkpoint::EpochLedger {
+        images: epoch.examples,
+        index_sum: epoch.index_sum,
+        loss_terms: epoch.terms[..metrics].to_vec(),
+        test_losses: tests.get(&number).cloned().unwrap_or_default(),
+    };
+    (1..).zip(&ledger.epochs).map(epoch).collect()
+}
+
+/// A copy of state and ledger for other workers.
+pub(crate) fn to_snapshot(state: &State, ledger: &Ledger) -> Snapshot {
+    let tally = |epoch: &EpochLedger| {
+        let EpochLedger { examples, index_sum, terms } = *epoch;
+        Tally { examples, index_sum, terms }
+    };
+    let State { step, parameters, exp_avg, exp_avg_sq } = state;
+    Snapshot {
+        step: *step,
+        epochs: ledger.epochs.iter().map(tally).collect(),
+        vectors: [parameters, exp_avg, exp_avg_sq].map(|vector| Arc::new(vector.clone())),
+    }
+}
+
+/// The state and the ledger that another worker gave.
+pub(crate) fn from_snapshot(snapshot: Snapshot) -> (State, Ledger) {
+    let Snapshot { step, epochs, vectors } = snapshot;
+    let [parameters, exp_avg, exp_avg_sq] = vectors.map(Arc::unwrap_or_clone);
+    let epoch = |Tally { examples, index_sum, terms }| EpochLedger { examples, index_sum, terms };
+    let ledger = Ledger { epochs: epochs.into_iter().map(epoch).collect() };
+    (State { step, parameters, exp_avg, exp_avg_sq }, ledger)
+}
+
+/// The means over examples of their sums, as reports carry them.
+pub(crate) fn means(sums: &[f64], examples: u64) -> Vec<f64> {
+    sums.iter().map(|sum| sum / examples.max(1) as f64).collect()
+}

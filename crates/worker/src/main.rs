@@ -1,5 +1,0 @@
-//! The program `vae-worker`; all of it is in the library beside.
-
-fn main() -> std::process::ExitCode {
-    worker::main()
-}

@@ -1,0 +1,87 @@
+//! The state that a worker begins from: that of the newest checkpoint that verifies, among those
+//! beside the one that the coordinator names, or of a newer one that only the store has, as after
+//! all workers were lost together with their disks; else that of the seed. The coordinator has not
+//! read the checkpoint that it names.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use checkpoint::{Checkpoint, Directory, step_of};
+use model::{Layout, State};
+use store::Store;
+use trainer::Ledger;
+
+use crate::{convert, setup::Setup};
+
+/// A state to begin from.
+pub(crate) struct Restored {
+    pub(crate) state: State,
+    pub(crate) ledger: Ledger,
+    /// How it was computed, a fingerprint for each kind.
+    pub(crate) arithmetic: Vec<String>,
+}
+
+/// The state to begin from; none for that of the seed.
+pub(crate) fn newest(setup: &Setup, layout: &Layout) -> Result<Option<Restored>> {
+    let named = setup.checkpoint.as_deref();
+    let here = named.map(newest_beside).transpose()?.flatten();
+    let stored = from_store(setup, here.as_ref().map(|(path, _)| path.as_path()));
+    if let (Some(named), None, None) = (named, &here, &stored) {
+        // On a host without the run directory, the state comes from the other workers.
+        tracing::warn!("{} is not on this host: beginning without it", named.display());
+    }
+    let (path, checkpoint) = match (stored, here) {
+        (Some(path), _) => {
+            let checkpoint = checkpoint::read(&path);
+            (path, checkpoint?)
+        }
+        (None, Some(here)) => here,
+        (None, None) => return Ok(None),
+    };
+    let restored = read(checkpoint, setup, layout);
+    restored.map(Some).with_context(|| format!("cannot go on from {}", path.display()))
+}
+
+/// The newest checkpoint that verifies in the folder of the one at `named`; damaged ones are logged.
+fn newest_beside(named: &Path) -> Result<Option<(PathBuf, Checkpoint)>> {
+    let Some(folder) = named.parent() else { return Ok(None) };
+    let newest = Directory::open(folder).newest()?;
+    for (damaged, why) in &newest.damaged {
+        tracing::warn!(checkpoint = %damaged.display(), "skipped a damaged checkpoint: {why}");
+    }
+    Ok(newest.checkpoint)
+}
+
+/// Fetches the newest checkpoint from the store, if it is newer than those on this host. A store
+/// that does not answer is no error.
+fn from_store(setup: &Setup, here: Option<&Path>) -> Option<PathBuf> {
+    let url = setup.config.operation.checkpoint_url.as_deref()?;
+    let above = here.and_then(|path| step_of(path.file_name()?.to_str()?));
+    let folder = Directory::open(setup.run_dir.join("checkpoints"));
+    match Store::open(url).and_then(|store| store.newest(above, &folder)) {
+        Ok(newest) => {
+            for damaged in &newest.damaged {
+                tracing::warn!("skipped a damaged checkpoint: {damaged}");
+            }
+            let file = newest.file?;
+            // Worth a warning: the disk that it was written to is gone.
+            tracing::warn!(
+                "this host lacked the newest checkpoint: fetched {} from {url}",
+                file.display()
+            );
+            Some(file)
+        }
+        Err(error) => {
+            tracing::warn!("beginning without the store: {error}");
+            None
+        }
+    }
+}
+
+fn read(checkpoint: Checkpoint, setup: &Setup, layout: &Layout) -> Result<Restored> {
+    let run_id = &checkpoint.metadata.run_id;
+    ensure!(*run_id == setup.run_id, "it belongs to run {run_id}");
+    let arithmetic = checkpoint.metadata.arithmetic.clone();
+    let (state, ledger) = convert::from_checkpoint(checkpoint, layout)?;
+    Ok(Restored { state, ledger, arithmetic })
+}
