@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use manifest::{FileEntry, Manifest};
-pub use task::{Metric, Size, Task};
+pub use task::{InvalidTask, Metric, Size, Task};
 pub use validate::InvalidConfig;
 
 /// The configuration of a run.

@@ -1,9 +1,9 @@
 //! Operations of libtorch that may fail. tch panics where one does; here, and only here, that
-//! becomes an error.
+//! becomes an error. So does a panic of an objective.
 
 use std::{
     any::Any,
-    cell::Cell,
+    cell::{Cell, RefCell},
     panic::{self, AssertUnwindSafe},
     sync::Once,
 };
@@ -13,19 +13,24 @@ use crate::ModelError;
 thread_local! {
     /// Whether a panic of this thread is told as an error, and not by the hook.
     static ATTEMPTS: Cell<bool> = const { Cell::new(false) };
+    /// Where the last of these panics was.
+    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
 /// Does what may panic in tch. What it has changed is not to be used after an error.
 ///
 /// # Errors
 ///
-/// [`ModelError::Libtorch`], with the first line of what the panic says.
+/// [`ModelError::Libtorch`], with the first line of what libtorch says; [`ModelError::Panicked`]
+/// for a panic that is not tch's.
 pub(crate) fn attempt<T>(operations: impl FnOnce() -> T) -> Result<T, ModelError> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let hook = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if !ATTEMPTS.get() {
+            if ATTEMPTS.get() {
+                PLACE.set(info.location().map(ToString::to_string).unwrap_or_default());
+            } else {
                 hook(info);
             }
         }));
@@ -33,16 +38,26 @@ pub(crate) fn attempt<T>(operations: impl FnOnce() -> T) -> Result<T, ModelError
     let outer = ATTEMPTS.replace(true);
     let result = panic::catch_unwind(AssertUnwindSafe(operations));
     ATTEMPTS.set(outer);
-    result.map_err(|panic| ModelError::Libtorch(reason(&*panic)))
+    result.map_err(|panic| {
+        let (reason, is_libtorch) = reason(&*panic);
+        let place = PLACE.take();
+        if is_libtorch {
+            ModelError::Libtorch(reason)
+        } else {
+            ModelError::Panicked { reason, place }
+        }
+    })
 }
 
-/// The reason in a panic of tch: `called .. on an `Err` value: Torch("REASON\nstack ..")`.
-fn reason(panic: &(dyn Any + Send)) -> String {
+/// The reason in a panic of tch: `called .. on an `Err` value: Torch("REASON\nstack ..")`; and
+/// whether it is one.
+fn reason(panic: &(dyn Any + Send)) -> (String, bool) {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it failed");
-    let inner = text.split_once("Torch(\"").map_or(text, |(_, inner)| inner);
+    let torch = text.split_once("Torch(\"");
+    let inner = torch.map_or(text, |(_, inner)| inner);
     let end = inner.find("\\n").into_iter().chain(inner.find('\n')).min().unwrap_or(inner.len());
-    inner[..end].trim_end_matches("\")").to_owned()
+    (inner[..end].trim_end_matches("\")").to_owned(), torch.is_some())
 }
 
 #[cfg(test)]
@@ -64,5 +79,7 @@ mod tests {
         );
         assert!(!error.contains("\\n") && !error.contains("called"), "{error}");
         assert_eq!(attempt(|| 7), Ok(7));
+        let own = attempt(|| panic!("seven")).unwrap_err().to_string();
+        assert!(own.starts_with("a panic at ") && own.ends_with(": seven"), "{own}");
     }
 }

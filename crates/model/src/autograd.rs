@@ -1,92 +1,160 @@
-//! Any objective written in tch as a [`Model`], on any device.
+//! Any module and objective written in tch as a [`Model`], on any device.
 //!
-//! The objective is a function of named tensors; libtorch differentiates it. Each call copies
-//! the parameters to the device and the gradient back: right for any model and for GPUs, and
-//! slower than a model by hand. It does not know what the objective means.
+//! libtorch differentiates the objective. The module's tensors are views of one flat vector, to
+//! which each call copies the parameters; the gradient is copied once, from where libtorch leaves
+//! it. It does not know what the objective means.
+//!
+//! libtorch's bits depend on its number of threads, so that number is the model's own and not the
+//! membership's ([`Autograd::with_threads`]). Its generator of random numbers is seeded anew before
+//! each call of the objective, by the run's seed, the step and the shard.
 
-use std::{fmt, marker::PhantomData, ops::Index, sync::Arc};
+mod inputs;
 
-use data::{Batch, Dataset, Images, PIXELS, Stream};
-use tch::{Device, Kind, Tensor, no_grad_guard};
-
-use crate::{
-    Isa, Layout, Model, ModelError, StepContext, Sums, TERMS_MAX, Team, attempt::attempt, blas,
-    initialise_linear, noise,
+use std::{
+    fmt,
+    marker::PhantomData,
+    ops::{Index, Range},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// A [`Model`] of an objective `F`, which gives the sums over the batch's examples as scalar
-/// tensors: the loss first, at most [`TERMS_MAX`].
+use data::{Batch, Dataset, Domain, Stream};
+use tch::{
+    Device, Kind, Tensor,
+    nn::{Path, VarStore},
+    no_grad_guard,
+};
+
+pub use inputs::Inputs;
+
+use crate::{
+    Layout, Model, ModelError, StepContext, Sums, TERMS_MAX, Team, attempt::attempt, blas,
+    initialise_linear,
+};
+
+/// A [`Model`] of a module `N` and an objective `F`, which gives the sums over the batch's examples
+/// as scalar tensors: the loss first, at most [`TERMS_MAX`].
 ///
-/// An operation of tch that fails, in the objective too, is an error of the method.
-pub struct Autograd<D, F> {
-    layout: Layout,
-    device: Device,
+/// What panics in them is an error of the method, the failed operations of tch included.
+pub struct Autograd<D, N, F> {
+    start: Start<N>,
+    module: N,
     objective: F,
     data: PhantomData<fn(&D)>,
-    /// All parameters on the device; the named tensors are views of it.
+    threads: i32,
+    device: Device,
+    layout: Layout,
+    /// All parameters on the device; the module's tensors are views of it.
     flat: Tensor,
-    parameters: Parameters,
+    /// The module's tensors, in the layout's order.
+    leaves: Vec<Tensor>,
 }
 
-/// The parameters by name.
+/// Where the initial values come from.
+enum Start<N> {
+    /// The module's own initialisation, by building it again.
+    Built(Box<dyn Fn(&Path<'_>) -> N>),
+    /// See [`initialise_linear`].
+    Linear,
+}
+
+/// The tensors of a layout by name, as a module for an objective that is a function of these.
 #[derive(Debug)]
 pub struct Parameters {
     named: Vec<(String, Tensor)>,
 }
 
-/// What an objective may look at besides the parameters.
-#[derive(Debug)]
-pub struct Inputs<'a, D> {
-    /// The examples.
-    pub batch: &'a Batch<'a, D>,
-    /// Where the sums are to be computed.
-    pub device: Device,
-    /// The stream of all randomness.
-    pub random: Stream,
-    /// Where in the run the step is; none in an evaluation, in which no schedule counts.
-    pub context: Option<StepContext>,
-}
-
-impl<D, F> Autograd<D, F>
+impl<D, N, F> Autograd<D, N, F>
 where
     D: Dataset,
-    F: Fn(&Parameters, &Inputs<'_, D>) -> Vec<Tensor>,
+    F: Fn(&N, &Inputs<'_, D>) -> Vec<Tensor>,
 {
-    /// A model whose parameters are the layout's tensors, initially as `torch.nn.Linear`
-    /// has them (see [`initialise_linear`]).
+    /// A model of the module that `build` makes. The parameters are the variables that it creates,
+    /// under their names, in the order of these. `build` is called again for the initial values,
+    /// with libtorch's generator seeded by the run's seed.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Libtorch`] where the device fails.
-    pub fn new(layout: Layout, device: Device, objective: F) -> Result<Self, ModelError> {
+    /// [`ModelError::Module`] where there is no parameter, or one that is not trained or not in
+    /// single precision; [`ModelError::Libtorch`] where the device fails.
+    pub fn new(
+        device: Device,
+        build: impl Fn(&Path<'_>) -> N + 'static,
+        objective: F,
+    ) -> Result<Self, ModelError> {
         blas::deterministic();
-        attempt(|| Self::build(layout, device, objective))
+        let (module, variables) = attempt(|| {
+            let store = VarStore::new(device);
+            (build(&store.root()), variables(&store))
+        })?;
+        check(&variables)?;
+        let shape = |tensor: &Tensor| tensor.size().iter().map(|&side| side as usize).collect();
+        let layout = Layout::new(variables.iter().map(|(name, t)| (name.clone(), shape(t))));
+        let leaves = variables.into_iter().map(|(_, tensor)| tensor).collect();
+        let start = Start::Built(Box::new(build));
+        Self::assemble(start, module, leaves, layout, device, objective)
     }
 
-    fn build(layout: Layout, device: Device, objective: F) -> Self {
-        let flat = Tensor::zeros(layout.len() as i64, (Kind::Float, device));
-        let leaf = |range: std::ops::Range<usize>, shape: &[usize]| {
-            let shape: Vec<i64> = shape.iter().map(|&side| side as i64).collect();
-            let view = flat.narrow(0, range.start as i64, range.len() as i64).view(&shape[..]);
-            view.detach().set_requires_grad(true)
-        };
-        let named = layout
-            .entries()
-            .iter()
-            .map(|entry| (entry.name.clone(), leaf(entry.range.clone(), &entry.shape)))
-            .collect();
-        let (parameters, data) = (Parameters { named }, PhantomData);
-        Self { parameters, layout, device, objective, data, flat }
+    fn assemble(
+        start: Start<N>,
+        module: N,
+        leaves: Vec<Tensor>,
+        layout: Layout,
+        device: Device,
+        objective: F,
+    ) -> Result<Self, ModelError> {
+        let flat = attempt(|| {
+            let flat = Tensor::zeros(layout.len() as i64, (Kind::Float, device));
+            let _no_gradient = no_grad_guard();
+            for (leaf, entry) in leaves.iter().zip(layout.entries()) {
+                // All clones of a variable share what it is, the module's own among them.
+                leaf.shallow_clone().set_data(&part(&flat, &entry.range).view_as(leaf));
+            }
+            flat
+        })?;
+        let (data, threads) = (PhantomData, 1);
+        Ok(Self { start, module, objective, data, threads, device, layout, flat, leaves })
+    }
+
+    /// The same model, computed with so many threads of libtorch; one, if this is not called. All
+    /// workers of a run must be given the same number: the bits depend on it.
+    #[must_use]
+    pub fn with_threads(self, threads: u16) -> Self {
+        Self { threads: i32::from(threads.max(1)), ..self }
     }
 
     /// Runs the objective on a batch.
-    fn forward(&mut self, parameters: &[f32], inputs: &Inputs<'_, D>) -> Vec<Tensor> {
+    fn forward(
+        &mut self,
+        parameters: &[f32],
+        inputs: &Inputs<'_, D>,
+    ) -> Result<Vec<Tensor>, ModelError> {
         assert_eq!(parameters.len(), self.layout.len(), "parameters and layout differ in length");
-        {
-            let _no_gradient = no_grad_guard();
-            self.flat.copy_(&Tensor::from_slice(parameters));
+        let terms = attempt(|| {
+            // Other models of this process may have set another number.
+            if tch::get_num_threads() != self.threads {
+                tch::set_num_threads(self.threads);
+            }
+            {
+                let _no_gradient = no_grad_guard();
+                self.flat.copy_(&Tensor::from_slice(parameters));
+            }
+            let _seeded = seed_generator(inputs.random);
+            (self.objective)(&self.module, inputs)
+        })?;
+        if !(1..=TERMS_MAX).contains(&terms.len()) {
+            let count = terms.len();
+            return Err(ModelError::Objective(format!(
+                "{count} terms; it must give 1 to {TERMS_MAX}"
+            )));
         }
-        (self.objective)(&self.parameters, inputs)
+        let is_scalar = |term: &&Tensor| term.size().iter().product::<i64>() == 1;
+        match terms.iter().find(|term| !is_scalar(term)) {
+            None => Ok(terms),
+            Some(term) => Err(ModelError::Objective(format!(
+                "a term of shape {:?}; it must be one number, the sum over the examples",
+                term.size()
+            ))),
+        }
     }
 
     /// Runs the objective on a batch, and writes its gradient.
@@ -95,82 +163,54 @@ where
         parameters: &[f32],
         inputs: &Inputs<'_, D>,
         gradient: &mut [f32],
-    ) -> Sums {
-        let terms = self.forward(parameters, inputs);
-        let leaves: Vec<&Tensor> = self.parameters.named.iter().map(|(_, leaf)| leaf).collect();
-        let gradients = Tensor::run_backward(&[&terms[0]], &leaves, false, false);
-        let flat = Tensor::zeros(self.layout.len() as i64, (Kind::Float, self.device));
-        for (entry, part) in self.layout.entries().iter().zip(gradients) {
-            // A parameter that the loss does not depend on has no gradient: it stays zero.
-            if part.defined() {
-                let (start, len) = (entry.range.start as i64, entry.range.len() as i64);
-                flat.narrow(0, start, len).copy_(&part.reshape([-1]));
-            }
-        }
-        flat.to_device(Device::Cpu).copy_data(gradient, self.layout.len());
-        read(&terms)
-    }
-}
-
-impl<D, F> Model for Autograd<D, F>
-where
-    D: Dataset,
-    F: Fn(&Parameters, &Inputs<'_, D>) -> Vec<Tensor>,
-{
-    type Data = D;
-
-    fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    fn set_team(&mut self, team: Arc<Team>) {
-        tch::set_num_threads(i32::try_from(team.threads()).unwrap_or(i32::MAX));
-    }
-
-    fn initialise(&self, seed: u64, parameters: &mut [f32]) {
-        initialise_linear(&self.layout, seed, parameters);
-    }
-
-    fn gradient(
-        &mut self,
-        parameters: &[f32],
-        batch: &Batch<'_, D>,
-        context: &StepContext,
-        gradient: &mut [f32],
     ) -> Result<Sums, ModelError> {
-        assert_eq!(gradient.len(), self.layout.len(), "gradient and layout differ in length");
-        if batch.is_empty() {
-            gradient.fill(0.0);
-            return Ok(Sums::default());
+        let terms = self.forward(parameters, inputs)?;
+        // libtorch would end the process.
+        if !terms[0].requires_grad() {
+            let reason = "a loss that does not depend on the parameters in a way with a derivative";
+            return Err(ModelError::Objective(reason.into()));
         }
-        let (device, random, context) = (self.device, context.random, Some(*context));
-        let inputs = Inputs { batch, device, random, context };
-        attempt(|| self.differentiate(parameters, &inputs, gradient))
-    }
-
-    fn evaluate(
-        &mut self,
-        parameters: &[f32],
-        batch: &Batch<'_, D>,
-        random: Stream,
-    ) -> Result<Sums, ModelError> {
-        if batch.is_empty() {
-            return Ok(Sums::default());
-        }
-        let inputs = Inputs { batch, device: self.device, random, context: None };
         attempt(|| {
-            let _no_gradient = no_grad_guard();
-            read(&self.forward(parameters, &inputs))
+            let parts = Tensor::run_backward(&[&terms[0]], &self.leaves, false, false);
+            if self.device == Device::Cpu {
+                write(&self.layout, &parts, gradient);
+            } else {
+                // One transfer instead of one for each tensor.
+                let flat = Tensor::zeros(self.layout.len() as i64, (Kind::Float, self.device));
+                for (entry, part_of) in self.layout.entries().iter().zip(&parts) {
+                    if part_of.defined() {
+                        part(&flat, &entry.range).copy_(&part_of.reshape([-1]));
+                    }
+                }
+                flat.to_device(Device::Cpu).copy_data(gradient, self.layout.len());
+            }
+            read(&terms)
         })
     }
 }
 
-impl<D, F> fmt::Debug for Autograd<D, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Autograd")
-            .field("device", &self.device)
-            .field("parameters", &self.layout.parameters())
-            .finish_non_exhaustive()
+impl<D, F> Autograd<D, Parameters, F>
+where
+    D: Dataset,
+    F: Fn(&Parameters, &Inputs<'_, D>) -> Vec<Tensor>,
+{
+    /// A model of an objective whose parameters are the layout's tensors, initially as
+    /// `torch.nn.Linear` has them (see [`initialise_linear`]).
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Libtorch`] where the device fails.
+    pub fn of_layout(layout: Layout, device: Device, objective: F) -> Result<Self, ModelError> {
+        blas::deterministic();
+        let leaf = |shape: &[usize]| {
+            let shape: Vec<i64> = shape.iter().map(|&side| side as i64).collect();
+            Tensor::zeros(&shape[..], (Kind::Float, device)).set_requires_grad(true)
+        };
+        let leaves: Vec<Tensor> =
+            attempt(|| layout.entries().iter().map(|entry| leaf(&entry.shape)).collect())?;
+        let named = layout.entries().iter().zip(&leaves);
+        let named = named.map(|(entry, leaf)| (entry.name.clone(), leaf.shallow_clone())).collect();
+        Self::assemble(Start::Linear, Parameters { named }, leaves, layout, device, objective)
     }
 }
 
@@ -195,9 +235,131 @@ impl Index<&str> for Parameters {
     }
 }
 
+impl<D, N, F> Model for Autograd<D, N, F>
+where
+    D: Dataset,
+    F: Fn(&N, &Inputs<'_, D>) -> Vec<Tensor>,
+{
+    type Data = D;
+
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Does nothing: the bits depend on the number of threads, so the members do not choose it.
+    fn set_team(&mut self, _team: Arc<Team>) {}
+
+    /// What the module's own initialisation gives on a CPU, with the generator seeded by `seed`.
+    fn initialise(&self, seed: u64, parameters: &mut [f32]) {
+        assert_eq!(parameters.len(), self.layout.len(), "parameters and layout differ in length");
+        let build = match &self.start {
+            Start::Built(build) => build,
+            Start::Linear => return initialise_linear(&self.layout, seed, parameters),
+        };
+        let store = VarStore::new(Device::Cpu);
+        let _seeded = seed_generator(Stream::new(seed, Domain::Initial, 0, 0));
+        let _module = build(&store.root());
+        let variables = variables(&store);
+        let names = variables.iter().map(|(name, _)| name);
+        assert!(
+            names.eq(self.layout.entries().iter().map(|entry| &entry.name)),
+            "a module has other variables when it is built again"
+        );
+        let parts: Vec<Tensor> = variables.into_iter().map(|(_, tensor)| tensor).collect();
+        write(&self.layout, &parts, parameters);
+    }
+
+    fn gradient(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_, D>,
+        context: &StepContext,
+        gradient: &mut [f32],
+    ) -> Result<Sums, ModelError> {
+        assert_eq!(gradient.len(), self.layout.len(), "gradient and layout differ in length");
+        if batch.is_empty() {
+            gradient.fill(0.0);
+            return Ok(Sums::default());
+        }
+        let (device, random, context) = (self.device, context.random, Some(*context));
+        let inputs = Inputs { batch, device, random, context };
+        self.differentiate(parameters, &inputs, gradient)
+    }
+
+    fn evaluate(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_, D>,
+        random: Stream,
+    ) -> Result<Sums, ModelError> {
+        if batch.is_empty() {
+            return Ok(Sums::default());
+        }
+        let inputs = Inputs { batch, device: self.device, random, context: None };
+        let _no_gradient = no_grad_guard();
+        let terms = self.forward(parameters, &inputs)?;
+        attempt(|| read(&terms))
+    }
+}
+
+impl<D, N, F> fmt::Debug for Autograd<D, N, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Autograd")
+            .field("device", &self.device)
+            .field("threads", &self.threads)
+            .field("parameters", &self.layout.parameters())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The variables of a store, by name.
+fn variables(store: &VarStore) -> Vec<(String, Tensor)> {
+    let mut variables: Vec<(String, Tensor)> = store.variables().into_iter().collect();
+    variables.sort_by(|(one, _), (other, _)| one.cmp(other));
+    variables
+}
+
+fn check(variables: &[(String, Tensor)]) -> Result<(), ModelError> {
+    if variables.is_empty() {
+        return Err(ModelError::Module("it has no parameters: create them with the path".into()));
+    }
+    for (name, tensor) in variables {
+        if !tensor.requires_grad() {
+            return Err(ModelError::Module(format!(
+                "{name} is not trained, as the running statistics of batch norm: each worker would \
+                 have its own; use group norm or layer norm, and keep constants out of the path"
+            )));
+        }
+        if tensor.kind() != Kind::Float {
+            let kind = tensor.kind();
+            return Err(ModelError::Module(format!(
+                "{name} is of kind {kind:?}; it must be Float"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn part(flat: &Tensor, range: &Range<usize>) -> Tensor {
+    flat.narrow(0, range.start as i64, range.len() as i64)
+}
+
+/// Writes the tensors of a layout into its flat vector. One that is not defined, as the gradient of
+/// a parameter that the loss does not depend on, counts as zeros.
+fn write(layout: &Layout, parts: &[Tensor], flat: &mut [f32]) {
+    layout.zero_padding(flat);
+    for (entry, part) in layout.entries().iter().zip(parts) {
+        let place = &mut flat[entry.range.clone()];
+        if part.defined() {
+            part.copy_data(place, place.len());
+        } else {
+            place.fill(0.0);
+        }
+    }
+}
+
 /// The values of the terms, in one transfer from the device.
 fn read(terms: &[Tensor]) -> Sums {
-    assert!((1..=TERMS_MAX).contains(&terms.len()), "an objective gives 1 to {TERMS_MAX} terms");
     let value = |term: &Tensor| term.detach().to_kind(Kind::Double).reshape([]);
     let values: Vec<Tensor> = terms.iter().map(value).collect();
     let values = Tensor::stack(&values, 0).to_device(Device::Cpu);
@@ -206,32 +368,12 @@ fn read(terms: &[Tensor]) -> Sums {
     sums
 }
 
-impl<D> Inputs<'_, D> {
-    /// Standard normals from the step's stream: the same numbers on every device.
-    pub fn normals(&self, rows: i64, columns: i64) -> Tensor {
-        let mut values = vec![0.0_f32; (rows * columns) as usize];
-        noise::normals(Isa::best(), self.random, &mut values);
-        Tensor::from_slice(&values).view([rows, columns]).to_device(self.device)
-    }
-
-    /// Numbers as rows, `[n, width]`, where the sums are to be computed.
-    pub fn rows(&self, values: &[f32], width: usize) -> Tensor {
-        Tensor::from_slice(values).view([-1, width as i64]).to_device(self.device)
-    }
-}
-
-impl Inputs<'_, Images> {
-    /// Pixels, 0 to 1, `[n, 784]`.
-    pub fn pixels(&self) -> Tensor {
-        let mut pixels = vec![0.0_f32; self.batch.len() * PIXELS];
-        self.batch.gather_pixels(&mut pixels);
-        self.rows(&pixels, PIXELS)
-    }
-
-    /// Labels as 64-bit integers, `[n]`.
-    pub fn labels(&self) -> Tensor {
-        let mut labels = Vec::new();
-        self.batch.gather_labels(&mut labels);
-        Tensor::from_slice(&labels).to_device(self.device)
-    }
+/// Seeds libtorch's generator with words that nothing else draws from the stream: its last. The
+/// process has one generator, so other threads are kept from it as long as the guard lives.
+fn seed_generator(stream: Stream) -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    let guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    let [low, high, ..] = stream.block(u32::MAX);
+    tch::manual_seed(i64::from(low) | i64::from(high) << 32);
+    guard
 }

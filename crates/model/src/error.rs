@@ -49,6 +49,20 @@ pub enum ModelError {
     /// The GPU refused; its memory may be full.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// Code of the task panicked.
+    #[error("a panic at {place}: {reason}")]
+    Panicked {
+        /// What it says.
+        reason: String,
+        /// The line of the source.
+        place: String,
+    },
+    /// A module cannot be trained by several workers.
+    #[error("the module cannot be trained: {0}")]
+    Module(String),
+    /// An objective gives what is no sum over examples.
+    #[error("the objective gives {0}")]
+    Objective(String),
     /// An operation of libtorch failed, as on a GPU that is gone or whose memory is full.
     #[error("libtorch: {0}")]
     Libtorch(String),

@@ -26,7 +26,7 @@ fn a_classifier_trains() {
         ("output.bias".to_owned(), vec![CLASSES]),
         ("unused".to_owned(), vec![3]),
     ]);
-    let mut model = Autograd::new(layout, Device::Cpu, |parameters, inputs| {
+    let mut model = Autograd::of_layout(layout, Device::Cpu, |parameters, inputs| {
         let hidden = parameters.linear("hidden", &inputs.pixels()).relu();
         let logits = parameters.linear("output", &hidden);
         let targets = &inputs.labels();

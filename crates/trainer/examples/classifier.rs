@@ -55,7 +55,7 @@ fn main() -> Result<()> {
         ("digits.weight".into(), vec![10, 128]),
         ("digits.bias".into(), vec![10]),
     ]);
-    let model = Autograd::new(layout, Device::cuda_if_available(), objective)?;
+    let model = Autograd::of_layout(layout, Device::cuda_if_available(), objective)?;
     let mnist = data::fetch::load(&data::default_dir("mnist"), false, &|line| println!("{line}"))?;
     let (adam, recipe) = (Adam::new(1e-3), Recipe::PLAIN);
     let settings = Settings {

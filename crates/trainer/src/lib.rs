@@ -4,11 +4,13 @@
 //! of it. The trainer knows nothing of processes, sockets, files or clocks on the wall; who
 //! wants to hear of its progress is an [`Observer`].
 
+pub mod checks;
 mod evaluate;
 mod gradient;
 mod ledger;
 mod observer;
 mod recipe;
+pub mod task;
 
 use std::{fmt, sync::Arc, time::Instant};
 
@@ -17,10 +19,12 @@ use data::{Dataset, Domain, Schedule, Splits, Stream};
 use model::{Adam, Isa, Model, ModelError, State, StepContext, Team};
 use thiserror::Error;
 
+pub use checks::{Mistake, probe};
 pub use evaluate::Evaluation;
 pub use ledger::{EpochLedger, Ledger};
 pub use observer::{EpochSummary, Observer, Quiet, StepSummary};
 pub use recipe::Recipe;
+pub use task::{Artifacts, Metric, Task, describe};
 
 /// What a trainer needs to know beside the model and the data.
 #[derive(Clone, Debug)]
@@ -80,9 +84,9 @@ pub enum TrainError {
         /// The epoch, from 1.
         epoch: u64,
         /// What was counted.
-        found: EpochLedger,
+        found: Box<EpochLedger>,
         /// What should have been.
-        expected: EpochLedger,
+        expected: Box<EpochLedger>,
     },
 }
 
@@ -289,7 +293,11 @@ impl<D: Dataset> Trainer<D> {
         let train = self.ledger.epoch(epoch - 1);
         let expected = EpochLedger::complete(self.schedule.images());
         if (train.examples, train.index_sum) != (expected.examples, expected.index_sum) {
-            return Err(TrainError::Miscounted { epoch, found: train, expected });
+            return Err(TrainError::Miscounted {
+                epoch,
+                found: Box::new(train),
+                expected: Box::new(expected),
+            });
         }
         let test = self.evaluate(collective)?;
         self.check_loss(test.terms[0])?;

@@ -33,7 +33,7 @@ pub fn vae_objective(
 
         let stats = stats.repeat_interleave_self_int(samples, 0, None::<i64>);
         let (mean, log_variance) = (stats.narrow(1, 0, latent), stats.narrow(1, latent, latent));
-        let noise = inputs.normals(x.size()[0], latent);
+        let noise = inputs.normals(&[x.size()[0], latent]);
         let z = &mean + (&log_variance * 0.5).exp() * noise;
         let h = parameters.linear("decoder.0", &z).relu();
         let h = parameters.linear("decoder.2", &h).relu();
@@ -83,5 +83,5 @@ pub fn vae_autograd(
     device: Device,
 ) -> Result<impl Model<Data = Images> + use<>, ModelError> {
     let layout = Network::new(config)?.layout;
-    Autograd::new(layout, device, vae_objective(config, settings))
+    Autograd::of_layout(layout, device, vae_objective(config, settings))
 }

@@ -1,0 +1,78 @@
+//! What an objective computes with: the batch's examples as tensors, and random numbers.
+
+use data::{Batch, Collate, Column, Stream, Values};
+use tch::{Device, Tensor};
+
+use crate::{Isa, StepContext, noise};
+
+/// What an objective may look at besides the module.
+#[derive(Debug)]
+pub struct Inputs<'a, D> {
+    /// The examples.
+    pub batch: &'a Batch<'a, D>,
+    /// Where the sums are to be computed.
+    pub device: Device,
+    /// The stream of all randomness.
+    pub random: Stream,
+    /// Where in the run the step is; none in an evaluation, in which no schedule counts.
+    pub context: Option<StepContext>,
+}
+
+impl<D> Inputs<'_, D> {
+    /// Whether this is a step of training, in which dropout and schedules count.
+    pub const fn is_training(&self) -> bool {
+        self.context.is_some()
+    }
+
+    /// Standard normals from the step's stream: the same numbers on every device.
+    pub fn normals(&self, shape: &[i64]) -> Tensor {
+        let mut values = vec![0.0_f32; shape.iter().product::<i64>() as usize];
+        noise::normals(Isa::best(), self.random, &mut values);
+        Tensor::from_slice(&values).view(shape).to_device(self.device)
+    }
+
+    /// Numbers as rows, `[n, width]`, where the sums are to be computed.
+    pub fn rows(&self, values: &[f32], width: usize) -> Tensor {
+        Tensor::from_slice(values).view([-1, width as i64]).to_device(self.device)
+    }
+}
+
+impl<D: Collate> Inputs<'_, D> {
+    /// The examples as tensors, one for each column of the data set; the first dimension of each
+    /// counts the examples. As in `let [images, labels] = inputs.columns();`.
+    ///
+    /// # Panics
+    ///
+    /// Where the data set has another number of columns.
+    pub fn columns<const COUNT: usize>(&self) -> [Tensor; COUNT] {
+        let tensor = |column: Column| {
+            let shape: Vec<i64> = column.shape.iter().map(|&side| side as i64).collect();
+            let values = match &column.values {
+                Values::Bytes(values) => Tensor::from_slice(values),
+                Values::Integers(values) => Tensor::from_slice(values),
+                Values::Floats(values) => Tensor::from_slice(values),
+            };
+            values.view(&shape[..]).to_device(self.device)
+        };
+        let columns: Vec<Tensor> = D::collate(self.batch).into_iter().map(tensor).collect();
+        columns.try_into().unwrap_or_else(|columns: Vec<Tensor>| {
+            panic!("the data set has {} columns, and the objective takes {COUNT}", columns.len())
+        })
+    }
+}
+
+impl Inputs<'_, data::Images> {
+    /// Pixels, 0 to 1, `[n, 784]`.
+    pub fn pixels(&self) -> Tensor {
+        let mut pixels = vec![0.0_f32; self.batch.len() * data::PIXELS];
+        self.batch.gather_pixels(&mut pixels);
+        self.rows(&pixels, data::PIXELS)
+    }
+
+    /// Labels as 64-bit integers, `[n]`.
+    pub fn labels(&self) -> Tensor {
+        let mut labels = Vec::new();
+        self.batch.gather_labels(&mut labels);
+        Tensor::from_slice(&labels).to_device(self.device)
+    }
+}

@@ -1,0 +1,302 @@
+//! Start-up checks: what a task may get wrong, found before its first step.
+//!
+//! Training adds up what the members compute, so a gradient must be that of a sum over examples,
+//! and must be the same whoever computes it. [`data`] looks at the examples, [`model`] at the
+//! gradients of one and two of them. The [`probe`] shows whether two programs compute the same.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use collective::Digest;
+use config::Manifest;
+use data::{Batch, Dataset, Domain, Splits, Stream, Visit};
+use model::{Model, ModelError, StepContext, Sums};
+use thiserror::Error;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::Metric;
+
+/// How far a gradient may be from the sum of its parts, as a share of their lengths. Rounding is far
+/// below, in bf16 too; a mean is at one half.
+const TOLERANCE: f64 = 0.02;
+
+/// Random draws, and copies of an example in a batch, where only averages can be compared.
+const DRAWS: u64 = 16;
+const COPIES: usize = 4;
+
+/// Examples in the batch of the probe.
+const PROBE_EXAMPLES: u32 = 8;
+
+/// What a task gets wrong.
+#[derive(Debug, Error)]
+pub enum Mistake {
+    /// The data set and its manifest differ.
+    #[error(
+        "the data set has {found} {part} examples, and its manifest says {expected}: correct the \
+         task's manifest, or what reads the files"
+    )]
+    Count {
+        /// Which part of the data set.
+        part: &'static str,
+        /// What it has.
+        found: u32,
+        /// What the manifest says.
+        expected: u32,
+    },
+    /// An example that should be there cannot be used.
+    #[error("example {index}, the last of the {part} examples, cannot be computed: {reason}")]
+    LastExample {
+        /// Which part of the data set.
+        part: &'static str,
+        /// Its index.
+        index: u32,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The model cannot be computed at all.
+    #[error("the gradient of the first examples cannot be computed: {0}")]
+    Gradient(String),
+    /// The loss or its gradient is not finite.
+    #[error(
+        "{what} of the first examples is not finite at the initial parameters: look for a division \
+         by zero, or the logarithm of zero, in the objective"
+    )]
+    NotFinite {
+        /// The loss or the gradient.
+        what: &'static str,
+    },
+    /// There are more sums than names.
+    #[error("the objective gives more terms than the {0} that the task's METRICS name")]
+    Unnamed(usize),
+    /// A mean where a sum is wanted.
+    #[error(
+        "the {0} is a mean over the examples of a batch, not their sum: use Reduction::Sum, or sum() \
+         instead of mean(); else examples weigh more in smaller batches"
+    )]
+    Mean(String),
+    /// Examples that change each other's terms.
+    #[error(
+        "the {0} of two examples together is not the sum of theirs: one example must not change \
+         what another gives, as by batch statistics (use layer or group norm) or by a term that is \
+         added once a batch (multiply it by the number of examples)"
+    )]
+    Mixed(String),
+    /// Another result the second time.
+    #[error(
+        "the same batch has another gradient when it is computed again: draw random numbers only from \
+         libtorch's generator or from the stream of the step, keep nothing from call to call, and \
+         use operations whose results do not depend on timing"
+    )]
+    Unrepeatable,
+}
+
+/// Compares a data set with its manifest. To be called with the whole set.
+///
+/// # Errors
+/// [`Mistake::Count`].
+pub fn data<D: Dataset>(data: &Splits<D>, manifest: &Manifest) -> Result<(), Mistake> {
+    let parts = [("training", &data.train, manifest.train), ("test", &data.test, manifest.test)];
+    for (part, set, expected) in parts {
+        let found = set.count();
+        if found != expected {
+            return Err(Mistake::Count { part, found, expected });
+        }
+    }
+    Ok(())
+}
+
+/// Computes with a few examples at the seed's parameters what must hold of every model.
+///
+/// # Errors
+/// The first [`Mistake`] that is found.
+pub fn model<D: Dataset>(
+    model: &mut dyn Model<Data = D>,
+    data: &Splits<D>,
+    metrics: &[Metric],
+    seed: u64,
+) -> Result<(), Mistake> {
+    let mut check = Check::new(model, data, seed)?;
+    check.last_examples()?;
+    let pair = [0, 1 % data.train.count()];
+    let together = check.gradient(&pair, 0)?;
+    together.check_finite()?;
+    if together.sums.terms[metrics.len()..].iter().any(|term| term.to_bits() != 0) {
+        return Err(Mistake::Unnamed(metrics.len()));
+    }
+    if !together.is_same(&check.gradient(&pair, 0)?) {
+        return Err(Mistake::Unrepeatable);
+    }
+    if together.is_same(&check.gradient(&pair, 1)?) {
+        let parts = [check.gradient(&pair[..1], 0)?, check.gradient(&pair[1..], 0)?];
+        return together.check_sum_of(&parts, metrics);
+    }
+    // Every batch has its own noise, dropout for one. Without it in an evaluation, the terms tell.
+    let together = check.evaluate(&pair, 0)?;
+    if together.terms == check.evaluate(&pair, 1)?.terms {
+        let parts = [check.evaluate(&pair[..1], 0)?, check.evaluate(&pair[1..], 0)?];
+        return check_terms(&together, &parts, metrics);
+    }
+    check.averages()
+}
+
+/// A digest of what the program computes for the first examples at the seed's parameters: the
+/// initial parameters and their names, the gradient and the terms.
+///
+/// # Errors
+/// The device failed.
+pub fn probe<D: Dataset>(
+    model: &mut dyn Model<Data = D>,
+    train: &D,
+    seed: u64,
+) -> Result<Digest, ModelError> {
+    let mut parameters = vec![0.0; model.layout().len()];
+    model.initialise(seed, &mut parameters);
+    let mut gradient = vec![0.0; parameters.len()];
+    let indices: Vec<u32> = (0..train.count().min(PROBE_EXAMPLES)).collect();
+    let batch = Batch { data: train, indices: &indices, visit: Visit::train(seed, 0) };
+    let context = StepContext::alone(Stream::new(seed, Domain::Noise, 0, 0));
+    let sums = model.gradient(&parameters, &batch, &context, &mut gradient)?;
+    let mut hasher = Xxh3::new();
+    for entry in model.layout().entries() {
+        hasher.update(format!("{} {:?}\n", entry.name, entry.shape).as_bytes());
+    }
+    for value in parameters.iter().chain(&gradient) {
+        hasher.update(&value.to_le_bytes());
+    }
+    for term in sums.terms {
+        hasher.update(&term.to_le_bytes());
+    }
+    Ok(Digest(hasher.digest128().to_be_bytes()))
+}
+
+/// A model at the seed's parameters, with its examples.
+struct Check<'a, D> {
+    model: &'a mut dyn Model<Data = D>,
+    data: &'a Splits<D>,
+    seed: u64,
+    parameters: Vec<f32>,
+}
+
+/// What a model gives for a batch.
+struct Computed {
+    gradient: Vec<f32>,
+    sums: Sums,
+}
+
+impl<'a, D: Dataset> Check<'a, D> {
+    fn new(
+        model: &'a mut dyn Model<Data = D>,
+        data: &'a Splits<D>,
+        seed: u64,
+    ) -> Result<Self, Mistake> {
+        let mut parameters = vec![0.0; model.layout().len()];
+        attempt(|| {
+            model.initialise(seed, &mut parameters);
+            Ok(())
+        })
+        .map_err(Mistake::Gradient)?;
+        Ok(Self { model, data, seed, parameters })
+    }
+
+    fn last_examples(&mut self) -> Result<(), Mistake> {
+        let Self { model, data, seed, parameters } = self;
+        for (part, set) in [("training", &data.train), ("test", &data.test)] {
+            let index = set.count().saturating_sub(1);
+            let batch = Batch { data: set, indices: &[index], visit: Visit::test(*seed) };
+            let random = Stream::new(*seed, Domain::Evaluation, 0, 0);
+            attempt(|| model.evaluate(parameters, &batch, random))
+                .map_err(|reason| Mistake::LastExample { part, index, reason })?;
+        }
+        Ok(())
+    }
+
+    fn gradient(&mut self, indices: &[u32], draw: u64) -> Result<Computed, Mistake> {
+        let Self { model, data, seed, parameters } = self;
+        let mut gradient = vec![0.0; parameters.len()];
+        let batch = Batch { data: &data.train, indices, visit: Visit::train(*seed, 0) };
+        let context = StepContext::alone(Stream::new(*seed, Domain::Noise, draw, 0));
+        let sums = attempt(|| model.gradient(parameters, &batch, &context, &mut gradient));
+        Ok(Computed { sums: sums.map_err(Mistake::Gradient)?, gradient })
+    }
+
+    fn evaluate(&mut self, indices: &[u32], draw: u64) -> Result<Sums, Mistake> {
+        let Self { model, data, seed, parameters } = self;
+        let batch = Batch { data: &data.train, indices, visit: Visit::train(*seed, 0) };
+        let random = Stream::new(*seed, Domain::Evaluation, draw, 0);
+        attempt(|| model.evaluate(parameters, &batch, random)).map_err(Mistake::Gradient)
+    }
+
+    /// Compares the average losses of one example alone, and of several copies of it. What is
+    /// random may differ by much, so only a mean is found.
+    fn averages(&mut self) -> Result<(), Mistake> {
+        let (mut alone, mut copies) = (0.0, 0.0);
+        for draw in 0..DRAWS {
+            alone += self.evaluate(&[0], draw)?.terms[0];
+            copies += self.evaluate(&[0; COPIES], draw)?.terms[0];
+        }
+        let is_one = (copies - alone).abs() < 0.5 * alone.abs();
+        if is_one { Err(Mistake::Mean("loss".into())) } else { Ok(()) }
+    }
+}
+
+impl Computed {
+    fn check_finite(&self) -> Result<(), Mistake> {
+        if !self.sums.terms[0].is_finite() {
+            return Err(Mistake::NotFinite { what: "the loss" });
+        }
+        let is_finite = self.gradient.iter().all(|value| value.is_finite());
+        if is_finite { Ok(()) } else { Err(Mistake::NotFinite { what: "the gradient" }) }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        let bits = |computed: &Self| computed.sums.terms.map(f64::to_bits);
+        let pairs = self.gradient.iter().zip(&other.gradient);
+        bits(self) == bits(other) && pairs.into_iter().all(|(a, b)| a.to_bits() == b.to_bits())
+    }
+
+    fn check_sum_of(&self, parts: &[Self; 2], metrics: &[Metric]) -> Result<(), Mistake> {
+        check_terms(&self.sums, &parts.each_ref().map(|part| part.sums), metrics)?;
+        let [one, two] = parts.each_ref().map(|part| &part.gradient);
+        let norm = |of: &dyn Fn(usize) -> f64| {
+            (0..one.len()).map(|index| of(index).powi(2)).sum::<f64>().sqrt()
+        };
+        let (first, second) = (|i: usize| f64::from(one[i]), |i: usize| f64::from(two[i]));
+        let allowed = TOLERANCE * (norm(&first) + norm(&second)) + f64::from(f32::MIN_POSITIVE);
+        let distance =
+            |share: f64| norm(&|i| f64::from(self.gradient[i]) - share * (first(i) + second(i)));
+        judge("gradient", distance(1.0) <= allowed, distance(0.5) <= allowed)
+    }
+}
+
+/// Whether each term of two examples is the sum of theirs.
+fn check_terms(together: &Sums, parts: &[Sums; 2], metrics: &[Metric]) -> Result<(), Mistake> {
+    for (index, metric) in metrics.iter().enumerate() {
+        let [one, two] = parts.each_ref().map(|part| part.terms[index]);
+        let allowed = TOLERANCE * (one.abs() + two.abs()) + f64::from(f32::EPSILON);
+        let is_near = |share: f64| {
+            let distance = together.terms[index] - share * (one + two);
+            distance.is_nan() || distance.abs() <= allowed
+        };
+        judge(&format!("term {}", metric.name), is_near(1.0), is_near(0.5))?;
+    }
+    Ok(())
+}
+
+fn judge(what: &str, is_sum: bool, is_mean: bool) -> Result<(), Mistake> {
+    match (is_sum, is_mean) {
+        (true, _) => Ok(()),
+        (false, true) => Err(Mistake::Mean(what.into())),
+        (false, false) => Err(Mistake::Mixed(what.into())),
+    }
+}
+
+/// Does what may fail, or panic in the task's code; gives one line of text then.
+fn attempt<T>(compute: impl FnOnce() -> Result<T, ModelError>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(compute)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(text.and_then(|text| text.lines().next()).unwrap_or("a panic").to_owned())
+        }
+    }
+}
