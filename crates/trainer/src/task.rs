@@ -3,7 +3,7 @@
 //! Workers are generic over it. Everybody else sees its description, a [`config::Task`] that
 //! [`describe`] makes; a coordinator needs no more, and neither libtorch nor this trait.
 
-use config::{InvalidTask, Manifest, Size};
+use config::{InvalidTask, Manifest, Size, task::Precision};
 use data::{Dataset, Files, Splits};
 use model::{Layout, Model};
 use serde::{Serialize, de::DeserializeOwned};
@@ -94,6 +94,12 @@ pub trait Task: 'static {
     fn summary(options: &Self::Options) -> String {
         let _ = options;
         Self::NAME.to_owned()
+    }
+
+    /// In what the factors of its matrix products are.
+    fn precision(options: &Self::Options) -> Precision {
+        let _ = options;
+        Precision::F32
     }
 
     /// What the task takes of a machine.
@@ -189,6 +195,7 @@ pub fn describe<T: Task>(options: &T::Options) -> Result<config::Task, DescribeE
         dataset: T::manifest(options).map_err(|source| DescribeError::Dataset { task, source })?,
         example: T::EXAMPLE.to_owned(),
         metrics: T::METRICS.iter().map(metric).collect(),
+        precision: T::precision(options),
         summary: T::summary(options),
         size: T::size(options).map_err(|source| DescribeError::Model { task, source })?,
     };

@@ -202,11 +202,16 @@ enum Built {
 impl Programs {
     fn build() -> anyhow::Result<Built> {
         setup::run(&setup::Options::default())?;
-        let built =
-            match workspace::build_programs(&["--bins", "-p", "vae-coordinator", "-p", "vae-worker"])? {
-                Build::Done(built) => built,
-                Build::Failed(code) => return Ok(Built::Failed(code)),
-            };
+        let built = match workspace::build_programs(&[
+            "--bins",
+            "-p",
+            "vae-coordinator",
+            "-p",
+            "vae-worker",
+        ])? {
+            Build::Done(built) => built,
+            Build::Failed(code) => return Ok(Built::Failed(code)),
+        };
         let example = ["--example", "all_reduce_bench", "-p", "transport"];
         let all_reduce = match workspace::build_programs(&example)? {
             Build::Done(built) => {
