@@ -15,11 +15,11 @@ fn offline(place: &Place, words: &[&str]) {
 fn mnist_to_spoil(folder: &Path) -> std::path::PathBuf {
     fs::create_dir(folder).unwrap();
     let source = data::default_dir("mnist");
-    data::fetch::ensure(&source, false, &|_| ()).unwrap();
-    for file in &data::FILES[1..] {
-        std::os::unix::fs::symlink(source.join(file.name), folder.join(file.name)).unwrap();
+    data::fetch::ensure(&source, &images::named::mnist(), false, &|_| ()).unwrap();
+    for file in &images::named::mnist().files[1..] {
+        std::os::unix::fs::symlink(source.join(&file.name), folder.join(&file.name)).unwrap();
     }
-    let first = data::FILES[0].name;
+    let first = &images::named::mnist().files[0].name;
     fs::copy(source.join(first), folder.join(first)).unwrap();
     folder.join(first)
 }
@@ -27,7 +27,7 @@ fn mnist_to_spoil(folder: &Path) -> std::path::PathBuf {
 #[test]
 fn it_is_missing() {
     let place = Place::new();
-    offline(&place, &[data::FILES[0].name, "missing", "fetch it while online"]);
+    offline(&place, &[&images::named::mnist().files[0].name, "missing", "fetch it while online"]);
 }
 
 #[test]
@@ -59,7 +59,8 @@ fn it_is_another_data_set() {
     theirs[16..].reverse();
     fs::write(&path, &theirs).unwrap();
     let flags = format!("--workers 1 --spawn --data-dir {}", folder.display());
-    let words = [path.to_str().unwrap(), data::FILES[0].sha256, "found", "--data-dir"];
+    let words =
+        [path.to_str().unwrap(), &images::named::mnist().files[0].sha256, "found", "--data-dir"];
     coordinator_at(&place, &flags).wait().failed_with(&words);
     assert!(!place.run_dir.exists(), "a run that cannot begin leaves nothing behind");
 
@@ -67,5 +68,5 @@ fn it_is_another_data_set() {
     fleet.add(&format!("--data-dir {}", folder.display()));
     fleet.workers.remove(0).wait().failed_with(&words);
     assert!(fs::read(&path).unwrap() == theirs, "it is as it was");
-    assert_eq!(fs::read_dir(&folder).unwrap().count(), data::FILES.len());
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), images::named::mnist().files.len());
 }

@@ -5,8 +5,8 @@ use std::{fs, path::Path};
 use crate::harness::{Fleet, Place, SMALL, assert_same_tensors, reference};
 
 fn assert_is_mnist(folder: &Path) {
-    for file in &data::FILES {
-        data::verify(&folder.join(file.name), file).unwrap();
+    for file in &images::named::mnist().files {
+        data::verify(&folder.join(&file.name), file).unwrap();
     }
 }
 
@@ -16,9 +16,9 @@ fn a_worker_with_an_empty_folder_and_one_with_half_of_it() {
     let (empty, half) = (place.path("empty"), place.path("half"));
     fs::create_dir(&half).unwrap();
     let source = data::default_dir("mnist");
-    data::fetch::ensure(&source, false, &|_| ()).unwrap();
-    for file in &data::FILES[..2] {
-        fs::copy(source.join(file.name), half.join(file.name)).unwrap();
+    data::fetch::ensure(&source, &images::named::mnist(), false, &|_| ()).unwrap();
+    for file in &images::named::mnist().files[..2] {
+        fs::copy(source.join(&file.name), half.join(&file.name)).unwrap();
     }
 
     let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} --workers 2 --epochs 1"));
@@ -41,7 +41,7 @@ fn two_workers_that_share_an_empty_folder() {
     fleet.completed();
     assert_is_mnist(&folder);
     let left = fs::read_dir(&folder).unwrap().count();
-    assert_eq!(left, data::FILES.len(), "nothing temporary is left");
+    assert_eq!(left, images::named::mnist().files.len(), "nothing temporary is left");
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn a_dead_proxy_is_named_and_does_not_hold_up_for_long() {
     );
     let flags = format!("--listen {listen} --run-dir run --data-dir data --workers 1");
     let coordinator = coordinator_in(&environment, &place, &flags);
-    coordinator.wait_for_line("fetching 4 files of MNIST into ");
+    coordinator.wait_for_line("fetching 4 files of mnist into ");
     let line = coordinator.wait_for_line("Fetching https://");
     assert!(line.contains(&format!("by the proxy {proxy}")), "{line}");
 

@@ -124,8 +124,8 @@ fn two_hosts_of_two_workers_get_the_same_bits_and_send_no_more_than_they_must() 
     assert_eq!(place.digest(), plain.digest());
     assert_eq!(place.checkpoints(), [] as [PathBuf; 0], "each host has a disk of its own");
     for site in &sites {
-        for file in &data::FILES {
-            data::verify(&site.data().join(file.name), file).unwrap();
+        for file in &images::named::mnist().files {
+            data::verify(&site.data().join(&file.name), file).unwrap();
         }
         // 2 (H - 1) / H for each of H = 2 hosts.
         let steps = (EPOCHS * STEPS_PER_EPOCH) as f64;

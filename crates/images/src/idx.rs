@@ -7,11 +7,11 @@
 use std::io::{self, Read};
 
 /// More dimensions than any file of images has.
-pub(crate) const DIMENSIONS_MAX: usize = 4;
+pub const DIMENSIONS_MAX: usize = 4;
 
 /// What a file's elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Element {
+pub enum Element {
     /// Unsigned bytes.
     Byte = 0x08,
     /// Signed 32-bit integers: labels of more than 256 classes.
@@ -20,15 +20,16 @@ pub(crate) enum Element {
 
 /// The beginning of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(crate) element: Element,
+pub struct Header {
+    /// What the elements are.
+    pub element: Element,
     /// The size of each dimension, slowest first.
-    pub(crate) shape: Vec<u32>,
+    pub shape: Vec<u32>,
 }
 
 impl Header {
     /// Reads it; the error says what is wrong and where.
-    pub(crate) fn read(reader: &mut impl Read) -> Result<Self, String> {
+    pub fn read(reader: &mut impl Read) -> Result<Self, String> {
         let mut magic = [0; 4];
         read_exactly(reader, &mut magic)?;
         let element = match magic {
@@ -57,8 +58,17 @@ impl Header {
         Ok(Self { element, shape })
     }
 
+    /// How many bytes of elements follow.
+    pub fn bytes(&self) -> u128 {
+        let size = match self.element {
+            Element::Byte => 1,
+            Element::Int => 4_u128,
+        };
+        self.shape.iter().fold(size, |bytes, side| bytes.saturating_mul(u128::from(*side)))
+    }
+
     /// The bytes of a header.
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0, 0, self.element as u8, self.shape.len() as u8];
         bytes.extend(self.shape.iter().flat_map(|size| size.to_be_bytes()));
         bytes

@@ -12,6 +12,7 @@ use flate2::read::MultiGzDecoder;
 use crate::{
     ImagesError, Shape,
     idx::{Element, Header},
+    read,
     source::{Example, Part, Visitor},
 };
 
@@ -135,20 +136,7 @@ impl Pair {
     fn open(&self, shape: &mut Option<Shape>) -> Result<Option<u64>, ImagesError> {
         let Some(images) = &self.images else { return Ok(None) };
         let (header, _) = open(images)?;
-        let found = match (header.element, &header.shape[..]) {
-            (Element::Byte, [_, height, width]) => Shape::grey(*height, *width),
-            (Element::Byte, [_, height, width, channels]) => {
-                Shape { height: *height, width: *width, channels: *channels }
-            }
-            _ => {
-                let what = format!(
-                    "its shape is {:?}: bytes of [n, height, width] or [n, height, width, 3] are \
-                     images",
-                    header.shape
-                );
-                return Err(ImagesError::file(images, what));
-            }
-        };
+        let found = read::shape(images, &header)?;
         if *shape.get_or_insert(found) != found {
             let what = format!("its images are {found}, those of the other part are not");
             return Err(ImagesError::file(images, what));

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use data::hex;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
@@ -19,7 +20,7 @@ use crate::{
 /// The file with the names of the classes, one a line in the order of the labels.
 pub const CLASSES: &str = "classes.txt";
 
-/// Digits of the digest that a packed set's folder is named by.
+/// Digits of the digest in the name of a packed set's folder.
 const NAME_DIGITS: usize = 16;
 
 /// So many labels fit into bytes.
@@ -42,6 +43,15 @@ pub struct Packed {
     pub labels: u32,
 }
 
+/// SHA-256 over the digests and names of a set's files: equal for equal sets.
+pub(crate) fn digest<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut hasher = Sha256::new();
+    for (name, sha256) in files {
+        hasher.update(format!("{sha256}  {name}\n"));
+    }
+    hex(&hasher.finalize())
+}
+
 /// A file of a packed set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackedFile {
@@ -57,21 +67,18 @@ impl Packed {
     /// SHA-256 over the names and digests of its files: equal for equal sets.
     #[must_use]
     pub fn digest(&self) -> String {
-        let mut hasher = Sha256::new();
-        for PackedFile { name, sha256, .. } in &self.files {
-            hasher.update(format!("{sha256}  {name}\n"));
-        }
-        hex(&hasher.finalize())
+        digest(self.files.iter().map(|file| (&*file.name, &*file.sha256)))
     }
 }
 
-/// Packs a set into a folder below `into`, which is named by its digest: a set that is there
-/// already is left as it is. `progress` hears how many images of how many were read.
+/// Packs a set into a folder below `into`, which is named by `stem` and the set's digest: a set
+/// that is there already is left as it is. `progress` hears how many images of how many were read.
 ///
 /// # Errors
 /// An image that cannot be read, a set without enough images, or what the disk said.
 pub fn pack(
     source: &Source,
+    stem: &str,
     into: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Packed, ImagesError> {
@@ -109,8 +116,8 @@ pub fn pack(
         files.push(write(folder.path(), CLASSES.into(), &mut lines.as_bytes())?);
     }
     let packed = Packed { folder: into.into(), files, shape, counts, classes, labels };
-    let name: String = packed.digest().chars().take(NAME_DIGITS).collect();
-    let place = into.join(name);
+    let digits: String = packed.digest().chars().take(NAME_DIGITS).collect();
+    let place = into.join(format!("{stem}-{digits}"));
     put_in_place(folder, &place)?;
     Ok(Packed { folder: place, ..packed })
 }
@@ -253,8 +260,4 @@ impl Write for Hashing {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

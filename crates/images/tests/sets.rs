@@ -6,9 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use data::Files;
 use flate2::{Compression, write::GzEncoder};
 use image::{Rgb, RgbImage};
-use images::{Colour, ImagesError, Options, Packed, Part, Shape, pack, sheet, source};
+use images::{
+    Colour, ImagesError, Options, Packed, Part, Shape, dataset, describe_images, pack, sheet,
+    source, splits,
+};
 use tempfile::TempDir;
 
 /// A picture of one colour.
@@ -28,7 +32,7 @@ fn idx(shape: &[u32], elements: &[u8]) -> Vec<u8> {
 
 fn packed(path: &Path, options: &Options) -> Result<(Packed, TempDir), ImagesError> {
     let place = tempfile::tempdir().unwrap();
-    let packed = pack(&source::open(path, options)?, place.path(), &mut |_, _| {})?;
+    let packed = pack(&source::open(path, options)?, "set", place.path(), &mut |_, _| {})?;
     Ok((packed, place))
 }
 
@@ -109,7 +113,6 @@ fn pictures_are_scaled_and_those_without_folders_have_no_labels() {
         };
         found.each(Part::Train, &mut keep).unwrap();
         assert_eq!(greens, [(0, None), (20, None), (40, None)]);
-        assert_eq!(&sheet::draw(&found).unwrap()[1..4], b"PNG");
     }
 }
 
@@ -230,6 +233,132 @@ fn what_is_wrong_is_one_line_that_names_the_file() {
     // What could not be packed leaves nothing behind.
     let place = tempfile::tempdir().unwrap();
     let cut = source::open(&at("idx"), &Options::default()).unwrap();
-    pack(&cut, place.path(), &mut |_, _| {}).unwrap_err();
+    pack(&cut, "cut", place.path(), &mut |_, _| {}).unwrap_err();
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
+/// All files below a folder with their contents.
+fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+        } else {
+            found.push((path.clone(), fs::read(path).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_folder_becomes_a_data_set_and_stays_as_it_is() {
+    let (theirs, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = theirs.path().join("My Cats!");
+    for index in 0..30_u8 {
+        let colour = [8 * index, 255 - 8 * index, 0];
+        picture(
+            &folder.join(["b", "a"][usize::from(index) % 2]),
+            &format!("{index}.png"),
+            (9, 6),
+            colour,
+        );
+    }
+    let before = contents(theirs.path());
+    let options = Options { side: Some(12), colour: Colour::Rgb };
+    let open = || dataset(folder.as_os_str(), &options, cache.path(), &mut |_, _| {}).unwrap();
+    let set = open();
+    assert!(set.manifest.name.starts_with("my-cats-"), "{}", set.manifest.name);
+    assert_eq!((set.manifest.train, set.manifest.test, set.labels), (27, 3, 2));
+    assert_eq!(set.classes, ["a", "b"]);
+    // Its own folder has the files, and so has any other, for they are used in place.
+    for place in [cache.path().join(&set.manifest.name), theirs.path().join("absent")] {
+        let files = Files::verified(&place, &set.manifest).unwrap();
+        let images = splits(&files).unwrap();
+        assert_eq!(images.train.shape(), Shape { height: 12, width: 12, channels: 3 });
+        assert_eq!((images.train.class(1), images.test.len()), ("b".into(), 3));
+        let lines = describe_images(&set, &images).join("\n");
+        for words in
+            ["27 to learn from, 3 to test with", "12 x 12 RGB", "2 classes", "a folder of pictures"]
+        {
+            assert!(lines.contains(words), "{words} in {lines}");
+        }
+        assert_eq!(&sheet::draw(&images.train).unwrap()[1..4], b"PNG");
+    }
+    assert_eq!((open(), contents(theirs.path())), (set.clone(), before));
+    assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 1, "packed once");
+
+    // A packed file that somebody changed is named, and stays.
+    let spoilt = cache.path().join(&set.manifest.name).join("classes.txt");
+    fs::write(&spoilt, "A\nb\n").unwrap();
+    let error = Files::verified(spoilt.parent().unwrap(), &set.manifest).unwrap_err().to_string();
+    assert!(error.starts_with(spoilt.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn names_paths_and_options_that_do_not_fit_are_told_apart() {
+    let place = tempfile::tempdir().unwrap();
+    let open = |what: &str, options: &Options| {
+        dataset(what.as_ref(), options, place.path(), &mut |_, _| {})
+            .map_err(|error| error.to_string())
+    };
+    let mnist = open("mnist", &Options { side: Some(28), ..Options::default() }).unwrap();
+    assert_eq!((mnist.manifest.bytes(), mnist.shape), (54_950_048, Shape::grey(28, 28)));
+    let unknown = open("minst", &Options::default()).unwrap_err();
+    assert_eq!(
+        unknown,
+        "minst: no such file or folder, and none of the names mnist, fashion-mnist"
+    );
+    let scaled = open("mnist", &Options { side: Some(32), ..Options::default() }).unwrap_err();
+    assert!(scaled.starts_with("mnist: its images are 28 x 28 grey"), "{scaled}");
+    let array = place.path().join("a.npy");
+    fs::write(&array, npy("|u1", "(20, 2, 2)", &(0..80).collect::<Vec<u8>>())).unwrap();
+    let colour = Options { colour: Colour::Rgb, ..Options::default() };
+    assert!(open(array.to_str().unwrap(), &colour).unwrap_err().contains("are taken as they are"));
+}
+
+/// A PNG file that claims to be huge, in a few bytes.
+fn huge() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    RgbImage::new(1, 1)
+        .write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png)
+        .unwrap();
+    // Width and height, then the checksum of the header, which readers check.
+    bytes[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
+    let checksum = crc32(&bytes[12..29]).to_be_bytes();
+    bytes[29..33].copy_from_slice(&checksum);
+    bytes
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(bytes);
+    crc.sum()
+}
+
+#[test]
+fn pictures_that_are_none_are_one_line_each() {
+    let place = tempfile::tempdir().unwrap();
+    let jpeg = {
+        let path = place.path().join("whole.jpg");
+        RgbImage::from_fn(64, 64, |x, y| Rgb([x as u8, y as u8, 9])).save(&path).unwrap();
+        fs::read(path).unwrap()
+    };
+    for (name, bytes) in [
+        ("empty.png", Vec::new()),
+        ("text.png", b"no picture".to_vec()),
+        ("huge.png", huge()),
+        ("cut.jpg", jpeg[..jpeg.len() / 2].to_vec()),
+        ("head.jpg", jpeg[..40].to_vec()),
+    ] {
+        let folder = place.path().join(name.replace('.', "-"));
+        for index in 0..3 {
+            picture(&folder, &format!("{index}.png"), (4, 4), [index; 3]);
+        }
+        fs::write(folder.join(name), bytes).unwrap();
+        let error = line(&folder);
+        assert!(error.starts_with(folder.join(name).to_str().unwrap()), "{name}: {error}");
+        assert_eq!(error.lines().count(), 1, "{name}: {error}");
+    }
 }

@@ -1,11 +1,11 @@
 //! The commands, and the flags that they share. Each command's own flags are in its file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use data::Mnist;
-use vae_options::Binarize;
+use data::{Files, Splits};
+use images::Images;
 
 use crate::{
     commands::{
@@ -81,7 +81,7 @@ pub(crate) struct Source {
     /// A checkpoint file, or a run directory, of which the newest one is taken
     #[arg(long, value_name = "PATH", default_value = "runs/latest")]
     pub(crate) checkpoint: PathBuf,
-    /// Where the MNIST files are [default: the user's cache]
+    /// Where the files of the run's data set are [default: the user's cache]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }
@@ -94,14 +94,17 @@ impl Source {
 
     /// The data set as the run saw it: as many images, and as binary ones where the run made
     /// them so.
-    pub(crate) fn mnist(&self, trained: &Trained) -> Result<Mnist> {
-        let dir = self.data_dir.clone().unwrap_or_else(|| data::default_dir("mnist"));
-        let mut mnist = Mnist::load(Path::new(&dir))?;
-        let config = &trained.config;
-        mnist.truncate(config.train_examples, config.test_examples);
-        if trained.options.binarize == Binarize::Dynamic {
-            mnist.binarize_test(config.seed);
-        }
+    pub(crate) fn mnist(&self, trained: &Trained) -> Result<Splits<Images>> {
+        let Trained { config, options, .. } = trained;
+        let manifest = &config.task.dataset;
+        let dir = self.data_dir.clone().unwrap_or_else(|| data::default_dir(&manifest.name));
+        let mut mnist = images::splits(&Files::verified(&dir, manifest)?)?;
+        vae::prepare(
+            &mut mnist,
+            options,
+            [config.train_examples, config.test_examples],
+            config.seed,
+        );
         Ok(mnist)
     }
 }

@@ -5,7 +5,8 @@
 //! each is its own, so the result does not depend on how.
 
 use anyhow::Result;
-use data::{Batch, Domain, Images, Stream};
+use data::{Batch, Domain, Stream};
+use images::Images;
 use indicatif::ProgressBar;
 use model::{Isa, noise};
 use vae::Vae;
@@ -95,7 +96,7 @@ fn log_mean_exp(values: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use data::PIXELS;
+    use images::PIXELS;
     use model::Model as _;
     use serde_json::json;
     use vae_options::{Likelihood, VaeOptions};
@@ -115,7 +116,7 @@ mod tests {
         let config = json!({
             "seed": 0, "shards": 1, "batch_size": 1, "learning_rate": 0.1,
             "train_examples": 1, "test_examples": 1,
-            "task": options.describe(data::mnist::manifest()).unwrap()
+            "task": options.describe(images::named::mnist()).unwrap()
         });
         let config: config::Training = serde_json::from_value(config).unwrap();
         let vae = Vae::new(&options.model()).unwrap();
@@ -151,7 +152,7 @@ mod tests {
     fn of_a_linear_model_it_is_the_closed_form() {
         let pixels: Vec<u8> =
             (0..3 * PIXELS).map(|at| (at * at % 101 + at / PIXELS) as u8).collect();
-        let images = Images::new(pixels, vec![0; 3]).unwrap();
+        let images = Images::new(images::Shape::grey(28, 28), pixels, vec![0; 3]).unwrap();
         let found = log_likelihoods(&mut linear(), &images, 20_000, 1).unwrap();
         for (index, found) in found.into_iter().enumerate() {
             let expected = exact(images.image(index as u32));

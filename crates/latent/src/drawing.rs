@@ -12,10 +12,10 @@ mod ink;
 use std::{io::Cursor, path::Path};
 
 use anyhow::{Context as _, Result, bail};
-use data::PIXELS;
 use image::{
     DynamicImage, GrayAlphaImage, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits,
 };
+use images::PIXELS;
 use picture::SIDE;
 
 use grey::Grey;

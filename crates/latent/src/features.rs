@@ -1,7 +1,8 @@
 //! What a linear reader sees in the latent means, beside what it sees in as many principal
 //! components and in the pixels themselves.
 
-use data::{Images, Mnist, PIXELS};
+use data::Splits;
+use images::{Images, PIXELS};
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
@@ -26,7 +27,7 @@ struct Features {
 }
 
 /// A reader of pixels, trained on all labels, and everybody's errors.
-pub(crate) fn compare(trained: &mut Trained, mnist: &Mnist) -> (Logistic, Vec<Errors>) {
+pub(crate) fn compare(trained: &mut Trained, mnist: &Splits<Images>) -> (Logistic, Vec<Errors>) {
     let dim = trained.dim();
     let (train_pixels, test_pixels) = (pixels(&mnist.train), pixels(&mnist.test));
     let pca = Pca::fit(&train_pixels, PIXELS, dim);
@@ -81,6 +82,8 @@ fn pixels(images: &Images) -> Vec<f32> {
 }
 
 fn labels(images: &Images) -> Tensor {
-    let labels = (0..images.len()).map(|index| i64::from(images.label(index as u32)));
-    Tensor::from_slice(&labels.collect::<Vec<_>>())
+    let mut labels = Vec::new();
+    let indices: Vec<u32> = (0..images.len() as u32).collect();
+    images.gather_labels(&indices, &mut labels);
+    Tensor::from_slice(&labels)
 }

@@ -4,7 +4,7 @@
 //! and gives `mean` and `log_variance` `[batch, latent]`; the decoder takes `z` and gives the
 //! expected `pixels`.
 
-use data::PIXELS;
+use images::PIXELS;
 use model::Model as _;
 use vae_options::Likelihood;
 

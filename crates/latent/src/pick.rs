@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::builder::{OsStringValueParser, TypedValueParser as _, ValueParser, ValueParserFactory};
-use data::Images;
+use images::{Images, Shape};
 
 use crate::drawing;
 
@@ -62,7 +62,7 @@ impl Pick {
             Self::Picture(path) => return drawing::read(path),
             Self::Index(index) => *index,
             Self::Label(label) => (0..count)
-                .find(|index| test.label(*index) == *label)
+                .find(|index| test.label(*index) == Some(u32::from(*label)))
                 .with_context(|| format!("there is no {label} among the {count} test images"))?,
         };
         ensure!(index < count, "there is no test image {index}: there are {count}, from 0");
@@ -72,15 +72,14 @@ impl Pick {
 
 /// Images of pixels that came one by one; nobody asks for their labels.
 pub(crate) fn unlabelled(pixels: Vec<u8>) -> Result<Images> {
-    let labels = vec![0; pixels.len() / data::PIXELS];
-    Ok(Images::new(pixels, labels)?)
+    Ok(Images::new(Shape::grey(28, 28), pixels, Vec::new())?)
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStringExt as _;
 
-    use data::PIXELS;
+    use images::PIXELS;
 
     use super::*;
 
@@ -99,7 +98,7 @@ mod tests {
 
     #[test]
     fn what_the_set_lacks_is_named() {
-        let images = Images::new(vec![5; 2 * PIXELS], vec![4, 7]).unwrap();
+        let images = Images::new(Shape::grey(28, 28), vec![5; 2 * PIXELS], vec![4, 7]).unwrap();
         assert_eq!(Pick::Label(7).pixels(&images).unwrap(), [5; PIXELS]);
         let error = |pick: Pick| pick.pixels(&images).unwrap_err().to_string();
         assert_eq!(error(Pick::Label(3)), "there is no 3 among the 2 test images");

@@ -11,7 +11,7 @@ mod parquet;
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use data::Images;
+use images::Images;
 
 pub(crate) use npy::array;
 
@@ -29,7 +29,9 @@ pub(crate) struct Table<'a> {
 
 impl<'a> Table<'a> {
     pub(crate) fn new(images: &Images, latents: &'a Latents) -> Self {
-        let labels = (0..images.len()).map(|index| images.label(index as u32)).collect();
+        let labels = (0..images.len())
+            .map(|index| images.label(index as u32).unwrap_or_default() as u8)
+            .collect();
         Self { labels, latents }
     }
 
@@ -95,7 +97,7 @@ fn columns<T: AsRef<str>>(names: &[T], dim: usize) -> Result<Vec<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use data::PIXELS;
+    use images::{PIXELS, Shape};
 
     use super::*;
 
@@ -105,7 +107,8 @@ mod tests {
     }
 
     fn written(format: &str) -> Vec<u8> {
-        let (latents, images) = (latents(), Images::new(vec![0; 2 * PIXELS], vec![4, 9]).unwrap());
+        let latents = latents();
+        let images = Images::new(Shape::grey(28, 28), vec![0; 2 * PIXELS], vec![4, 9]).unwrap();
         Table::new(&images, &latents).to_bytes(format).unwrap()
     }
 

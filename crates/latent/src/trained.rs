@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use checkpoint::{Checkpoint, Directory};
 use config::{RunConfig, Training};
-use data::{Batch, Domain, Images, PIXELS, Stream};
+use data::{Batch, Domain, Stream};
+use images::{Images, PIXELS};
 use model::{Isa, Model as _, ModelError, noise};
 use trainer::Evaluation;
 use vae::Vae;
@@ -76,7 +77,7 @@ impl Trained {
         let foreign = || format!("{} is not of a variational autoencoder", path.display());
         let mut configuration =
             serde_json::from_str(&metadata.configuration).with_context(foreign)?;
-        vae_options::upgrade(&mut configuration, data::mnist::manifest);
+        vae_options::upgrade(&mut configuration, images::named::mnist);
         let config: RunConfig = serde_json::from_value(configuration).with_context(foreign)?;
         config.validate().with_context(foreign)?;
         let task = &config.training.task;

@@ -1,6 +1,7 @@
 //! Another model in one screen: [`Autograd`] makes one of any objective in tch.
 
-use data::{Batch, Domain, Images, PIXELS, Stream};
+use data::{Batch, Domain, Stream};
+use images::{Images, PIXELS, Shape};
 use model::{Adam, Autograd, Layout, Model, State, StepContext};
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -11,8 +12,9 @@ fn images() -> Images {
     let image = |i: usize| {
         (0..PIXELS).map(move |p| if p / (PIXELS / CLASSES) == i % CLASSES { 255 } else { i as u8 })
     };
-    let labels = (0..40).map(|i| (i % CLASSES) as u8).collect();
-    Images::new((0..40).flat_map(image).collect(), labels).expect("whole images")
+    let labels = (0..40).map(|i| (i % CLASSES) as u32).collect();
+    Images::new(Shape::grey(28, 28), (0..40).flat_map(image).collect(), labels)
+        .expect("whole images")
 }
 
 #[test]
@@ -27,9 +29,14 @@ fn a_classifier_trains() {
         ("unused".to_owned(), vec![3]),
     ]);
     let mut model = Autograd::of_layout(layout, Device::Cpu, |parameters, inputs| {
-        let hidden = parameters.linear("hidden", &inputs.pixels()).relu();
+        let (indices, data) = (inputs.batch.indices, inputs.batch.data);
+        let mut pixels = vec![0.0; indices.len() * PIXELS];
+        Images::gather_pixels(data, indices, &mut pixels);
+        let mut labels = Vec::new();
+        data.gather_labels(indices, &mut labels);
+        let hidden = parameters.linear("hidden", &inputs.rows(&pixels, PIXELS)).relu();
         let logits = parameters.linear("output", &hidden);
-        let targets = &inputs.labels();
+        let targets = &Tensor::from_slice(&labels);
         let loss = logits.cross_entropy_loss::<Tensor>(targets, None, Reduction::Sum, -100, 0.0);
         let correct = logits.argmax(1, false).eq_tensor(targets).sum(Kind::Float);
         vec![loss, correct, targets.ones_like().sum(Kind::Float)]

@@ -5,7 +5,6 @@
 use std::convert::Infallible;
 
 use crate::WHITE;
-use data::PIXELS;
 use embedded_graphics::{
     mono_font::{
         MonoFont,
@@ -20,6 +19,7 @@ use embedded_graphics::{
 
 /// Pixels of a side of a digit.
 pub const SIDE: usize = 28;
+const PIXELS: usize = SIDE * SIDE;
 
 /// Red, green, blue.
 pub type Colour = [u8; 3];

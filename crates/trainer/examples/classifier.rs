@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use collective::{Control, Local};
-use data::Images;
+use images::{Images, PIXELS, named, splits};
 use model::{
     Adam, Autograd, Layout, Model as _, State,
     autograd::{Inputs, Parameters},
@@ -20,7 +20,13 @@ const SHARDS: u32 = 2;
 
 /// Cross-entropy and errors: each summed over the images.
 fn objective(parameters: &Parameters, inputs: &Inputs<'_, Images>) -> Vec<Tensor> {
-    let (pixels, labels) = (inputs.pixels(), inputs.labels());
+    let (indices, images) = (inputs.batch.indices, inputs.batch.data);
+    let mut pixels = vec![0.0; indices.len() * PIXELS];
+    images.gather_pixels(indices, &mut pixels);
+    let mut labels = Vec::new();
+    images.gather_labels(indices, &mut labels);
+    let pixels = inputs.rows(&pixels, PIXELS);
+    let labels = Tensor::from_slice(&labels).to_device(inputs.device);
     let hidden = parameters.linear("hidden", &pixels).relu();
     let logits = parameters.linear("digits", &hidden);
     let loss = logits.cross_entropy_loss::<Tensor>(&labels, None, Reduction::Sum, -100, 0.0);
@@ -56,7 +62,9 @@ fn main() -> Result<()> {
         ("digits.bias".into(), vec![10]),
     ]);
     let model = Autograd::of_layout(layout, Device::cuda_if_available(), objective)?;
-    let mnist = data::fetch::load(&data::default_dir("mnist"), false, &|line| println!("{line}"))?;
+    let folder = data::default_dir("mnist");
+    let files = data::fetch::ensure(&folder, &named::mnist(), false, &|line| println!("{line}"))?;
+    let mnist = splits(&files)?;
     let (adam, recipe) = (Adam::new(1e-3), Recipe::PLAIN);
     let settings = Settings {
         seed: 0,

@@ -48,10 +48,10 @@ impl Program for VaeCoordinator {
     fn describe(&self, options: Value, _preparing: &Preparing<'_>) -> Result<Task> {
         let options: VaeOptions = serde_json::from_value(options)?;
         options.validate()?;
-        Ok(options.describe(data::mnist::manifest())?)
+        Ok(options.describe(images::named::mnist())?)
     }
 
     fn upgrade(&self, configuration: &mut Value) {
-        vae_options::upgrade(configuration, data::mnist::manifest);
+        vae_options::upgrade(configuration, images::named::mnist);
     }
 }

@@ -9,7 +9,8 @@
 
 use std::{env, error::Error, sync::Arc, time::Instant};
 
-use data::{Batch, Domain, Images, PIXELS, Stream};
+use data::{Batch, Domain, Stream};
+use images::{Images, PIXELS};
 use model::{
     Adam, Bf16, Isa, Layout, Model, State, StepContext, Team, bf16, blas,
     gemm::{Factor, Matrix, multiply},
@@ -36,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     for images in BATCHES {
         let pixels = (0..images * PIXELS).map(|i| if i % 5 == 0 { (i % 251) as u8 } else { 0 });
-        let set = Images::new(pixels.collect(), vec![0; images])?;
+        let set = Images::new(images::Shape::grey(28, 28), pixels.collect(), vec![0; images])?;
         let indices: Vec<u32> = (0..images as u32).collect();
         let batch = Batch::of(&set, &indices);
         for likelihood in [Likelihood::Bernoulli, Likelihood::Gaussian] {

@@ -7,7 +7,8 @@ mod gpu;
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use cudarc::driver::{CudaGraph, CudaSlice, PinnedHostSlice};
-use data::{Batch, Images, PIXELS, Stream};
+use data::{Batch, Stream};
+use images::Images;
 use vae_options::{Likelihood, ModelConfig};
 
 use model::{
@@ -126,11 +127,11 @@ impl Vae {
 
     fn prepare(&mut self, images: usize) -> Result<Size, GpuError> {
         let Self { gpu, network, parameters, gradient, .. } = self;
-        let (hidden, latent) = (network.hidden, network.latent);
+        let (pixels, hidden, latent) = (network.pixels, network.hidden, network.latent);
         let mut noise = gpu.zeros::<f32>(1 + images * latent)?;
-        let mut grey = gpu.zeros::<u8>(images * PIXELS)?;
+        let mut grey = gpu.zeros::<u8>(images * pixels)?;
         let mut sums = gpu.zeros::<f64>(TERMS)?;
-        let mut work = gpu.zeros::<f32>(images * (2 * PIXELS + 6 * hidden + 7 * latent + 2))?;
+        let mut work = gpu.zeros::<f32>(images * (2 * pixels + 6 * hidden + 7 * latent + 2))?;
         let mut end = gpu.place(&mut work);
         let mut take = |width: usize| {
             let place = end;
@@ -147,13 +148,13 @@ impl Vae {
             beta,
             noise: beta.offset(1),
             sums: gpu.place(&mut sums),
-            x: take(PIXELS),
+            x: take(pixels),
             encoder: [take(hidden), take(hidden)],
             stats: take(2 * latent),
             deviation: take(latent),
             z: take(latent),
             decoder: [take(hidden), take(hidden)],
-            y: take(PIXELS),
+            y: take(pixels),
             losses: take(1),
             divergences: take(1),
             d_hidden: [take(hidden), take(hidden)],
@@ -167,7 +168,7 @@ impl Vae {
         })?;
         Ok(Size {
             noise: (gpu.pinned(1 + images * latent)?, noise),
-            grey: (gpu.pinned(images * PIXELS)?, grey),
+            grey: (gpu.pinned(images * pixels)?, grey),
             sums: (gpu.pinned(TERMS)?, sums),
             forward,
             both,
@@ -287,14 +288,14 @@ impl Pass<'_> {
     /// From grey values and noise to the sums and the gradient of the logits.
     fn forward(&self, gpu: &Gpu) {
         let Self { network, images, x, stats, noise, deviation, z, y, .. } = *self;
-        gpu.pixels(self.grey, x, images * PIXELS);
+        gpu.pixels(self.grey, x, images * network.pixels);
         self.half_forward(gpu, &network.encoder, x, self.encoder, stats);
         let bias = self.parameters.offset(network.encoder[2].bias.start);
         let latent = network.latent;
         gpu.sample([stats, bias, noise], [deviation, z, self.divergences], latent, images);
         self.half_forward(gpu, &network.decoder, z, self.decoder, y);
         let bias = self.parameters.offset(network.decoder[2].bias.start);
-        gpu.bernoulli([y, bias, x, self.losses], PIXELS, images);
+        gpu.bernoulli([y, bias, x, self.losses], network.pixels, images);
         gpu.totals([self.losses, self.divergences, self.beta, self.sums], images);
     }
 

@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use data::{Batch, Images, PIXELS};
+use data::Batch;
+use images::Images;
 use vae_options::Binarize;
 
 use model::{
@@ -14,6 +15,9 @@ use model::{
 
 /// The value of a white pixel.
 const WHITE: f32 = 255.0;
+
+/// Numbers that are drawn at a time; whole blocks of a stream.
+const PIECE: usize = 1024;
 
 /// Numbers that a thread rounds at a time.
 const PART: usize = 1 << 16;
@@ -51,22 +55,26 @@ pub(crate) trait Element: Factor + Default + fmt::Debug {
     const ROUNDS: bool;
 }
 
-/// Calls `store` with each image of the batch, as this visit sees it, and its place in `out`.
+/// Calls `store` with the images of the batch piece by piece, as this visit sees them, and with
+/// their places in `out`.
 pub(crate) fn gather_rows<T>(
     batch: &Batch<'_, Images>,
     binarize: Binarize,
     out: &mut [T],
     mut store: impl FnMut(&[u8], &mut [T]),
 ) {
-    assert_eq!(out.len(), batch.len() * PIXELS, "784 numbers an image");
-    let mut drawn = [0; PIXELS];
-    for (row, index) in out.chunks_exact_mut(PIXELS).zip(batch.indices) {
-        match binarize {
-            Binarize::None => store(batch.data.image(*index), row),
-            Binarize::Dynamic => {
-                batch.data.binarize(*index, batch.visit, &mut drawn);
-                store(&drawn, row);
-            }
+    let pixels = batch.data.shape().bytes();
+    assert_eq!(out.len(), batch.len() * pixels, "{pixels} numbers an image");
+    let mut drawn = [0; PIECE];
+    for (row, index) in out.chunks_exact_mut(pixels).zip(batch.indices) {
+        if binarize == Binarize::None {
+            store(batch.data.image(*index), row);
+            continue;
+        }
+        for (piece, row) in row.chunks_mut(PIECE).enumerate() {
+            let drawn = &mut drawn[..row.len()];
+            batch.data.binarize_from(*index, batch.visit, piece * PIECE, drawn);
+            store(drawn, row);
         }
     }
 }
@@ -101,7 +109,7 @@ impl Element for f32 {
     }
 
     fn store_greys(_: Isa, greys: &[u8], out: &mut [Self]) {
-        data::unit_pixels(greys, out);
+        images::unit_pixels(greys, out);
     }
 
     fn store_pixels(_: Isa, pixels: &[f32], out: &mut [Self]) {

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use data::{Batch, Images, PIXELS, Stream};
+use data::{Batch, Stream};
+use images::Images;
 use vae_options::Binarize;
 
 use model::{Isa, ModelError, Scratch, Sums, Team, noise};
@@ -27,6 +28,8 @@ pub(crate) struct Engine<E> {
     team: Arc<Team>,
     floats: Scratch<f32, FLOATS>,
     factors: Scratch<E, FACTORS>,
+    /// A gradient of the last bias that nobody reads.
+    unused: Vec<f32>,
     /// The rounded parameters; its one image is the layout.
     weights: Scratch<E, 1>,
 }
@@ -44,6 +47,7 @@ impl<E: Element> Engine<E> {
             floats: Scratch::new(Work::<E>::floats_per_image(&network, samples)),
             factors: Scratch::new(Work::<E>::factors_per_image(&network, samples)),
             weights: Scratch::new([if E::ROUNDS { network.layout.len() } else { 0 }]),
+            unused: vec![0.0; network.pixels],
             network,
             beta,
             samples,
@@ -121,7 +125,8 @@ impl<E: Element> Engine<E> {
         gradient: &mut [f32],
     ) -> Sums {
         let samples = self.samples;
-        let (pass, mut work) = self.begin(parameters, pixels.len() / PIXELS, 1.0);
+        let images = pixels.len() / self.network.pixels;
+        let (pass, mut work) = self.begin(parameters, images, 1.0);
         E::store_pixels(pass.isa, pixels, work.x);
         work.noise.copy_from_slice(noise);
         differentiate(pass, &mut work, samples, gradient)
@@ -134,12 +139,14 @@ impl<E: Element> Engine<E> {
         stream: Stream,
     ) -> Sums {
         let samples = self.samples;
+        let mut unused = std::mem::take(&mut self.unused);
         let (pass, mut work) = self.begin_batch(parameters, batch, stream, 1.0);
-        let mut unused = [0.0; PIXELS];
-        match samples {
+        let sums = match samples {
             1 => pass.forward(&mut work, &mut unused).0,
             _ => pass.forward_weighted(&mut work, samples, &mut unused).sums,
-        }
+        };
+        self.unused = unused;
+        sums
     }
 
     pub(crate) fn encode(
@@ -161,7 +168,8 @@ impl<E: Element> Engine<E> {
     }
 
     pub(crate) fn decode(&mut self, parameters: &[f32], z: &[f32], pixels: &mut [f32]) {
-        let (pass, work) = self.begin(parameters, pixels.len() / PIXELS, 1.0);
+        let images = pixels.len() / self.network.pixels;
+        let (pass, work) = self.begin(parameters, images, 1.0);
         let mut work = work.single();
         for (element, z) in work.z.iter_mut().zip(z) {
             *element = E::round(*z);
@@ -179,7 +187,7 @@ impl<E: Element> Engine<E> {
         let binarize = self.binarize;
         let (pass, work) = self.begin(parameters, losses.len(), 1.0);
         let mut work = work.single();
-        work.x = &mut work.x[..batch.len() * PIXELS];
+        work.x = &mut work.x[..batch.len() * pass.network.pixels];
         element::gather(pass.isa, batch, binarize, work.x);
         for (element, z) in work.z.iter_mut().zip(z) {
             *element = E::round(*z);

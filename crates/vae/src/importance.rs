@@ -9,8 +9,6 @@
 //! and the loss's gradient is the mean of that of -log w under the normalised weights. This
 //! file knows rows and weights; the layers are passed as for the plain loss, in `pass.rs`.
 
-use data::PIXELS;
-
 use model::{
     Sums, kernel,
     math::{self, exp, ln, sigmoid_and_softplus},
@@ -18,7 +16,7 @@ use model::{
 
 use crate::{
     element::Element,
-    kernels::{self, sum},
+    kernels::{self, PIECE, sum},
     pass::{LN_TAU, Pass, Work},
 };
 
@@ -38,14 +36,15 @@ impl<E: Element> Pass<'_, E> {
     /// gradient.
     pub(crate) fn likelihood(&self, work: &mut Work<'_, E>, losses: &mut [f64]) {
         let bias = self.network.decoder[2].bias(self.parameters);
-        let y = &work.y[..losses.len() * PIXELS];
+        let pixels = self.network.pixels;
+        let y = &work.y[..losses.len() * pixels];
         match self.network.log_variance {
             None => bernoulli_rows(self.isa, y, bias, work.x, work.d_output, losses),
             Some(place) => {
                 let log_variance = self.parameters[place];
                 let precision = math::exp(-log_variance);
                 gaussian_rows(self.isa, y, bias, work.x, precision, work.d_output, losses);
-                let constant = PIXELS as f64 * (f64::from(log_variance) + LN_TAU);
+                let constant = pixels as f64 * (f64::from(log_variance) + LN_TAU);
                 for loss in losses {
                     *loss = 0.5 * (*loss * f64::from(precision) + constant);
                 }
@@ -92,11 +91,12 @@ impl<E: Element> Pass<'_, E> {
         }
     }
 
-    /// The gaussian's: that of 1/2 (squares / variance + 784 (log-variance + ln 2 pi)).
+    /// The gaussian's: that of 1/2 (squares / variance + pixels (log-variance + ln 2 pi)).
     fn log_variance_gradient(&self, losses: &[f64], weights: &[f32]) -> f32 {
         let Some(place) = self.network.log_variance else { return 0.0 };
-        let constant = PIXELS as f64 * (f64::from(self.parameters[place]) + LN_TAU);
-        let of_row = |loss: f64| 0.5 * (PIXELS as f64 + constant) - loss;
+        let pixels = self.network.pixels as f64;
+        let constant = pixels * (f64::from(self.parameters[place]) + LN_TAU);
+        let of_row = |loss: f64| 0.5 * (pixels + constant) - loss;
         losses.iter().zip(weights).map(|(l, w)| f64::from(*w) * of_row(*l)).sum::<f64>() as f32
     }
 
@@ -229,19 +229,25 @@ kernel! {
         out: &mut [E],
         losses: &mut [f64],
     ) {
-        let samples = losses.len() / (x.len() / PIXELS).max(1);
-        let mut terms = [0.0_f32; PIXELS];
-        let rows = logits.chunks_exact(PIXELS).zip(out.chunks_exact_mut(PIXELS)).zip(losses);
+        let width = bias.len();
+        let samples = losses.len() / (x.len() / width).max(1);
+        let mut terms = [0.0_f32; PIECE];
+        let rows = logits.chunks_exact(width).zip(out.chunks_exact_mut(width)).zip(losses);
         for (row, ((logits, out), loss)) in rows.enumerate() {
-            let x = &x[row / samples * PIXELS..][..PIXELS];
-            let columns = logits.iter().zip(bias).zip(x);
-            for (((y, b), x), (out, term)) in columns.zip(out.iter_mut().zip(&mut terms)) {
-                let (x, logit) = (x.pixel(), y + b);
-                let (sigmoid, softplus) = sigmoid_and_softplus(logit);
-                *term = (-x).mul_add(logit, softplus);
-                *out = E::round(sigmoid - x);
+            let x = &x[row / samples * width..][..width];
+            *loss = 0.0;
+            let pieces = logits.chunks(PIECE).zip(bias.chunks(PIECE)).zip(x.chunks(PIECE));
+            for (((logits, bias), x), out) in pieces.zip(out.chunks_mut(PIECE)) {
+                let terms = &mut terms[..x.len()];
+                let columns = logits.iter().zip(bias).zip(x);
+                for (((y, b), x), (out, term)) in columns.zip(out.iter_mut().zip(terms.iter_mut())) {
+                    let (x, logit) = (x.pixel(), y + b);
+                    let (sigmoid, softplus) = sigmoid_and_softplus(logit);
+                    *term = (-x).mul_add(logit, softplus);
+                    *out = E::round(sigmoid - x);
+                }
+                *loss += sum(terms);
             }
-            *loss = sum(&terms);
         }
     }
 }
@@ -257,18 +263,24 @@ kernel! {
         out: &mut [E],
         squares: &mut [f64],
     ) {
-        let samples = squares.len() / (x.len() / PIXELS).max(1);
-        let mut terms = [0.0_f32; PIXELS];
-        let rows = means.chunks_exact(PIXELS).zip(out.chunks_exact_mut(PIXELS)).zip(squares);
+        let width = bias.len();
+        let samples = squares.len() / (x.len() / width).max(1);
+        let mut terms = [0.0_f32; PIECE];
+        let rows = means.chunks_exact(width).zip(out.chunks_exact_mut(width)).zip(squares);
         for (row, ((means, out), squares)) in rows.enumerate() {
-            let x = &x[row / samples * PIXELS..][..PIXELS];
-            let columns = means.iter().zip(bias).zip(x);
-            for (((y, b), x), (out, term)) in columns.zip(out.iter_mut().zip(&mut terms)) {
-                let error = y + b - x.pixel();
-                *term = error * error;
-                *out = E::round(error * precision);
+            let x = &x[row / samples * width..][..width];
+            *squares = 0.0;
+            let pieces = means.chunks(PIECE).zip(bias.chunks(PIECE)).zip(x.chunks(PIECE));
+            for (((means, bias), x), out) in pieces.zip(out.chunks_mut(PIECE)) {
+                let terms = &mut terms[..x.len()];
+                let columns = means.iter().zip(bias).zip(x);
+                for (((y, b), x), (out, term)) in columns.zip(out.iter_mut().zip(terms.iter_mut())) {
+                    let error = y + b - x.pixel();
+                    *term = error * error;
+                    *out = E::round(error * precision);
+                }
+                *squares += sum(terms);
             }
-            *squares = sum(&terms);
         }
     }
 }
@@ -278,7 +290,7 @@ kernel! {
     /// sums, the gradient of the bias.
     fn weigh<E: Element>(weights: &[f32], out: &mut [E], bias_gradient: &mut [f32]) {
         bias_gradient.fill(0.0);
-        for (row, weight) in out.chunks_exact_mut(PIXELS).zip(weights) {
+        for (row, weight) in out.chunks_exact_mut(bias_gradient.len()).zip(weights) {
             for (out, db) in row.iter_mut().zip(bias_gradient.iter_mut()) {
                 let d = weight * out.widen();
                 *out = E::round(d);

@@ -6,8 +6,6 @@
 //! sets add in the same order; sums over rows are in f64. NaN stays NaN everywhere: a
 //! training run that diverges must show it.
 
-use data::PIXELS;
-
 use model::{
     kernel,
     math::{exp, sigmoid, sigmoid_and_softplus},
@@ -16,6 +14,9 @@ use model::{
 use crate::element::Element;
 
 const LANES: usize = 16;
+
+/// Numbers of a row that are summed up at a time; an image of MNIST has fewer.
+pub(crate) const PIECE: usize = 1024;
 
 /// The sum of a slice: lane i adds the elements i, i + 16, ..; then the lanes are added.
 #[inline(always)]
@@ -173,22 +174,27 @@ kernel! {
         bias_gradient: &mut [f32],
     ) -> f64 {
         bias_gradient.fill(0.0);
-        let mut terms = [0.0_f32; PIXELS];
-        let mut total = 0.0;
-        let rows = logits.chunks_exact(PIXELS).zip(x.chunks_exact(PIXELS));
-        for ((row, x), out) in rows.zip(out.chunks_exact_mut(PIXELS)) {
-            let columns = bias.iter().zip(bias_gradient.iter_mut());
-            let outs = out.iter_mut().zip(&mut terms);
-            for (((y, x), (b, db)), (out, term)) in row.iter().zip(x).zip(columns).zip(outs) {
-                let x = x.pixel();
-                let logit = y + b;
-                let (sigmoid, softplus) = sigmoid_and_softplus(logit);
-                *term = (-x).mul_add(logit, softplus);
-                let d = sigmoid - x;
-                *out = E::round(d);
-                *db += d;
+        let mut terms = [0.0_f32; PIECE];
+        let (mut total, width) = (0.0, bias.len());
+        let rows = logits.chunks_exact(width).zip(x.chunks_exact(width));
+        for ((row, x), out) in rows.zip(out.chunks_exact_mut(width)) {
+            let columns = bias.chunks(PIECE).zip(bias_gradient.chunks_mut(PIECE));
+            let pieces = row.chunks(PIECE).zip(x.chunks(PIECE)).zip(out.chunks_mut(PIECE));
+            for (((row, x), out), (bias, bias_gradient)) in pieces.zip(columns) {
+                let terms = &mut terms[..row.len()];
+                let columns = bias.iter().zip(bias_gradient);
+                let outs = out.iter_mut().zip(terms.iter_mut());
+                for (((y, x), (b, db)), (out, term)) in row.iter().zip(x).zip(columns).zip(outs) {
+                    let x = x.pixel();
+                    let logit = y + b;
+                    let (sigmoid, softplus) = sigmoid_and_softplus(logit);
+                    *term = (-x).mul_add(logit, softplus);
+                    let d = sigmoid - x;
+                    *out = E::round(d);
+                    *db += d;
+                }
+                total += sum(terms);
             }
-            total += sum(&terms);
         }
         total
     }
@@ -207,21 +213,26 @@ kernel! {
         bias_gradient: &mut [f32],
     ) -> f64 {
         bias_gradient.fill(0.0);
-        let mut terms = [0.0_f32; PIXELS];
-        let mut total = 0.0;
-        let rows = means.chunks_exact(PIXELS).zip(x.chunks_exact(PIXELS));
-        for ((row, x), out) in rows.zip(out.chunks_exact_mut(PIXELS)) {
-            let columns = bias.iter().zip(bias_gradient.iter_mut());
-            let outs = out.iter_mut().zip(&mut terms);
-            for (((y, x), (b, db)), (out, term)) in row.iter().zip(x).zip(columns).zip(outs) {
-                let x = x.pixel();
-                let error = y + b - x;
-                *term = error * error;
-                let d = error * precision;
-                *out = E::round(d);
-                *db += d;
+        let mut terms = [0.0_f32; PIECE];
+        let (mut total, width) = (0.0, bias.len());
+        let rows = means.chunks_exact(width).zip(x.chunks_exact(width));
+        for ((row, x), out) in rows.zip(out.chunks_exact_mut(width)) {
+            let columns = bias.chunks(PIECE).zip(bias_gradient.chunks_mut(PIECE));
+            let pieces = row.chunks(PIECE).zip(x.chunks(PIECE)).zip(out.chunks_mut(PIECE));
+            for (((row, x), out), (bias, bias_gradient)) in pieces.zip(columns) {
+                let terms = &mut terms[..row.len()];
+                let columns = bias.iter().zip(bias_gradient);
+                let outs = out.iter_mut().zip(terms.iter_mut());
+                for (((y, x), (b, db)), (out, term)) in row.iter().zip(x).zip(columns).zip(outs) {
+                    let x = x.pixel();
+                    let error = y + b - x;
+                    *term = error * error;
+                    let d = error * precision;
+                    *out = E::round(d);
+                    *db += d;
+                }
+                total += sum(terms);
             }
-            total += sum(&terms);
         }
         total
     }

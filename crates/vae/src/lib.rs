@@ -14,7 +14,9 @@ mod kernels;
 mod network;
 mod objective;
 mod pass;
+mod prepare;
 mod vae;
 
 pub use objective::{vae_autograd, vae_objective};
+pub use prepare::prepare;
 pub use vae::{Settings, TERMS, Vae};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use data::PIXELS;
+use images::Shape;
 use vae_options::{Likelihood, ModelConfig};
 
 use model::{
@@ -89,6 +89,8 @@ pub(crate) struct Network {
     pub(crate) decoder: [Linear; 3],
     /// Where the gaussian likelihood's one log-variance is.
     pub(crate) log_variance: Option<usize>,
+    /// Numbers of an image.
+    pub(crate) pixels: usize,
     pub(crate) hidden: usize,
     pub(crate) latent: usize,
 }
@@ -98,6 +100,7 @@ const VECTORS: u128 = 4;
 
 impl Network {
     pub(crate) fn new(config: &ModelConfig) -> Result<Self, ModelError> {
+        let pixels = shape(config).bytes();
         let hidden = side("hidden_dim", config.hidden_dim, gemm::SIDE_MAX)?;
         // Mean and log-variance are one matrix of twice the width.
         let latent = side("latent_dim", config.latent_dim, gemm::SIDE_MAX / 2)?;
@@ -109,12 +112,12 @@ impl Network {
             format!("a model with hidden_dim {hidden} and latent_dim {latent}")
         })?;
         let layers = [
-            ("encoder.0", PIXELS, hidden),
+            ("encoder.0", pixels, hidden),
             ("encoder.2", hidden, hidden),
             ("encoder.4", hidden, 2 * latent),
             ("decoder.0", latent, hidden),
             ("decoder.2", hidden, hidden),
-            ("decoder.4", hidden, PIXELS),
+            ("decoder.4", hidden, pixels),
         ];
         let tensors = layers.iter().flat_map(|&(name, inputs, outputs)| {
             [
@@ -137,10 +140,16 @@ impl Network {
             decoder: [3, 4, 5].map(linear),
             log_variance: layout.range("log_variance").map(|range| range.start),
             layout,
+            pixels,
             hidden,
             latent,
         })
     }
+}
+
+/// The shape of the images.
+pub(crate) const fn shape(_config: &ModelConfig) -> Shape {
+    Shape::grey(28, 28)
 }
 
 pub(crate) fn side(name: &'static str, value: u32, max: usize) -> Result<usize, ModelError> {

@@ -3,7 +3,7 @@
 
 use std::f64::consts::TAU;
 
-use data::{Images, PIXELS};
+use images::Images;
 use tch::{Device, Reduction, Tensor};
 use vae_options::{Binarize, Likelihood, ModelConfig};
 
@@ -60,11 +60,12 @@ pub fn vae_objective(
     }
 }
 
-/// The batch's pixels, 0 to 1, `[n, 784]`, as this visit sees them.
+/// The batch's pixels, 0 to 1, a row an image, as this visit sees them.
 fn pixels(inputs: &Inputs<'_, Images>, binarize: Binarize) -> Tensor {
-    let mut pixels = vec![0.0; inputs.batch.len() * PIXELS];
+    let width = inputs.batch.data.shape().bytes();
+    let mut pixels = vec![0.0; inputs.batch.len() * width];
     element::gather::<f32>(Isa::best(), inputs.batch, binarize, &mut pixels);
-    inputs.rows(&pixels, PIXELS)
+    inputs.rows(&pixels, width)
 }
 
 /// The log density of a normal distribution, elementwise.

@@ -3,8 +3,6 @@
 //! It knows the layers and the objective, but neither where pixels and noise come from nor
 //! how memory is kept, and is written once for both precisions (`element.rs`). The formulas of each pass are with the kernels in `kernels.rs`.
 
-use data::PIXELS;
-
 use model::{Isa, Scratch, Sums, Team, math};
 
 use crate::{
@@ -52,16 +50,16 @@ impl<'a, E: Element> Work<'a, E> {
     /// The lengths of the vectors of f32, an image, in the order of the fields. From z on there
     /// are `samples` rows an image.
     pub(crate) const fn floats_per_image(network: &Network, samples: usize) -> [usize; FLOATS] {
-        let (hidden, latent) = (network.hidden, network.latent);
-        let widest = if hidden > PIXELS { hidden } else { PIXELS };
+        let Network { hidden, latent, pixels, .. } = *network;
+        let widest = if hidden > pixels { hidden } else { pixels };
         [samples * latent, samples * widest, 2 * latent, latent, samples * latent]
     }
 
     /// The lengths of the vectors of factors, an image, in the order of the fields.
     pub(crate) const fn factors_per_image(network: &Network, samples: usize) -> [usize; FACTORS] {
         let (hidden, latent, decoder) = (network.hidden, network.latent, samples * network.hidden);
-        let (z, output) = (samples * latent, samples * PIXELS);
-        [PIXELS, hidden, hidden, 2 * latent, z, decoder, decoder, output, decoder]
+        let (pixels, z, output) = (network.pixels, samples * latent, samples * network.pixels);
+        [pixels, hidden, hidden, 2 * latent, z, decoder, decoder, output, decoder]
     }
 
     pub(crate) fn new(
@@ -72,10 +70,6 @@ impl<'a, E: Element> Work<'a, E> {
         let [noise, y, stats, deviation, dz] = floats.slices(images);
         let [x, e1, e2, d_stats, z, d1, d2, d_output, dh] = factors.slices(images);
         Self { noise, y, stats, deviation, dz, x, e1, e2, d_stats, z, d1, d2, d_output, dh }
-    }
-
-    fn images(&self) -> usize {
-        self.x.len() / PIXELS
     }
 
     /// The same with one row an image from z on.
@@ -159,7 +153,7 @@ impl<E: Element> Pass<'_, E> {
         let kl = self.sample(work);
         self.decode(work);
         let bias = self.network.decoder[2].bias(self.parameters);
-        let pixels = work.images() * PIXELS;
+        let pixels = work.x.len();
         let (isa, y) = (self.isa, &work.y[..pixels]);
         let (reconstruction, log_variance_gradient) = match self.network.log_variance {
             None => {

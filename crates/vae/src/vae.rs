@@ -8,7 +8,8 @@
 
 use std::sync::Arc;
 
-use data::{Batch, Images, PIXELS, Stream};
+use data::{Batch, Stream};
+use images::Images;
 use vae_options::{Binarize, ModelConfig, Precision, VaeOptions};
 
 use model::{
@@ -141,13 +142,19 @@ impl Vae {
         with_engine!(&self.engine, engine => engine.network())
     }
 
+    /// Numbers of an image.
+    #[must_use]
+    pub fn pixels(&self) -> usize {
+        self.network().pixels
+    }
+
     /// Dimensions of the latent space.
     #[must_use]
     pub fn latent_dim(&self) -> usize {
         self.network().latent
     }
 
-    /// [`Model::gradient`] with given pixels, 0 to 1, `[n, 784]`, and noise, `[n, samples, latent]`.
+    /// [`Model::gradient`] with given pixels, 0 to 1, `[n, pixels]`, and noise, `[n, samples, latent]`.
     ///
     /// # Panics
     ///
@@ -159,8 +166,8 @@ impl Vae {
         noise: &[f32],
         gradient: &mut [f32],
     ) -> Sums {
-        let images = pixels.len() / PIXELS;
-        assert_eq!(pixels.len(), images * PIXELS, "pixels of {images} images");
+        let images = pixels.len() / self.pixels();
+        assert_eq!(pixels.len(), images * self.pixels(), "pixels of {images} images");
         with_engine!(&mut self.engine, engine => {
             engine.gradient_from(parameters, pixels, noise, gradient)
         })
@@ -184,7 +191,7 @@ impl Vae {
         with_engine!(&mut self.engine, engine => engine.encode(parameters, batch, mean, log_variance));
     }
 
-    /// Writes the expected pixels, 0 to 1, `[n, 784]`, for latents `[n, latent]`.
+    /// Writes the expected pixels, 0 to 1, `[n, pixels]`, for latents `[n, latent]`.
     ///
     /// # Panics
     ///
@@ -192,7 +199,7 @@ impl Vae {
     pub fn decode(&mut self, parameters: &[f32], z: &[f32], pixels: &mut [f32]) {
         let images = z.len() / self.latent_dim();
         assert_eq!(z.len(), images * self.latent_dim(), "latents of {images} images");
-        assert_eq!(pixels.len(), images * PIXELS, "pixels of {images} images");
+        assert_eq!(pixels.len(), images * self.pixels(), "pixels of {images} images");
         with_engine!(&mut self.engine, engine => engine.decode(parameters, z, pixels));
     }
 
@@ -215,7 +222,7 @@ impl Vae {
         with_engine!(&mut self.engine, engine => engine.reconstruction(parameters, batch, z, losses));
     }
 
-    /// Writes the expected pixels, 0 to 1, `[n, 784]`, for latents sampled from q(z|x).
+    /// Writes the expected pixels, 0 to 1, `[n, pixels]`, for latents sampled from q(z|x).
     ///
     /// # Panics
     ///
@@ -228,7 +235,7 @@ impl Vae {
         pixels: &mut [f32],
     ) {
         let images = batch.len();
-        assert_eq!(pixels.len(), images * PIXELS, "pixels of {images} images");
+        assert_eq!(pixels.len(), images * self.pixels(), "pixels of {images} images");
         with_engine!(&mut self.engine, engine => engine.reconstruct(parameters, batch, noise, pixels));
     }
 }

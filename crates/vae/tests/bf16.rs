@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-use data::{Batch, Domain, Images, Mnist, PIXELS, Schedule, Split, Stream};
+use data::{Batch, Domain, Files, Schedule, Stream};
+use images::{Images, PIXELS};
 use model::{Adam, Layout, Model, State, StepContext};
 use vae::{Settings, Vae};
 use vae_options::{Likelihood, ModelConfig, Precision};
@@ -33,7 +34,12 @@ fn bars(count: usize) -> Images {
         let (from, width) = (image * 7 % 20, 2 + image * 3 % 7);
         if (from..from + width).contains(&column) { (150 + image * 5 % 106) as u8 } else { 0 }
     };
-    Images::new((0..count * PIXELS).map(pixel).collect(), vec![0; count]).expect("whole images")
+    Images::new(
+        images::Shape::grey(28, 28),
+        (0..count * PIXELS).map(pixel).collect(),
+        vec![0; count],
+    )
+    .expect("whole images")
 }
 
 fn difference(found: &[f32], expected: &[f32]) -> f64 {
@@ -117,10 +123,14 @@ fn pixels_are_exact() -> Outcome {
         &config(16, 4, Likelihood::Bernoulli),
         Settings { precision: Precision::Bf16, ..Default::default() },
     )?;
-    let images = Images::new((0..2 * PIXELS).map(|i| i as u8).collect(), vec![0; 2])?;
+    let images = Images::new(
+        images::Shape::grey(28, 28),
+        (0..2 * PIXELS).map(|i| i as u8).collect(),
+        vec![0; 2],
+    )?;
     let batch = Batch::of(&images, &[0, 1]);
     let (mut pixels, mut noise) = (vec![0.0; 2 * PIXELS], vec![0.0; 2 * 4]);
-    batch.gather_pixels(&mut pixels);
+    batch.data.gather_pixels(batch.indices, &mut pixels);
     let stream = Stream::new(1, Domain::Noise, 0, 0);
     model::noise::normals(model::Isa::best(), stream, &mut noise);
     let len = vae.layout().len();
@@ -192,7 +202,8 @@ fn it_trains_as_well_as_f32() -> Outcome {
 #[test]
 #[ignore = "needs MNIST in its folder, and a minute of an idle core"]
 fn it_trains_on_mnist_as_well_as_f32() -> Outcome {
-    let mnist = Mnist::load(&data::default_dir("mnist"))?;
-    let sets = (mnist.split(Split::Train), mnist.split(Split::Test));
+    let files = Files::verified(&data::default_dir("mnist"), &images::named::mnist())?;
+    let mnist = images::splits(&files)?;
+    let sets = (&mnist.train, &mnist.test);
     compare_training(&config(400, 20, Likelihood::Bernoulli), sets, 938)
 }

@@ -3,7 +3,8 @@
 
 use std::error::Error;
 
-use data::{Batch, Domain, Images, PIXELS, Stream};
+use data::{Batch, Domain, Stream};
+use images::{Images, PIXELS};
 use model::{Adam, Isa, Layout, Model, ModelError, State, StepContext, Sums};
 use tch::Device;
 use vae::{Settings, Vae, cuda, vae_autograd};
@@ -39,7 +40,12 @@ fn config((hidden_dim, latent_dim, _, beta): (u32, u32, usize, f64), l: Likeliho
 /// Sparse grey images.
 fn images(count: usize) -> Images {
     let pixel = |i: usize| if i * i % 7 < 2 { (i * 31 % 256) as u8 } else { 0 };
-    Images::new((0..count * PIXELS).map(pixel).collect(), vec![0; count]).expect("whole images")
+    Images::new(
+        images::Shape::grey(28, 28),
+        (0..count * PIXELS).map(pixel).collect(),
+        vec![0; count],
+    )
+    .expect("whole images")
 }
 
 /// Every precision with every likelihood.

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-use data::{Batch, Domain, Images, PIXELS, Stream};
+use data::{Batch, Domain, Stream};
+use images::{Images, PIXELS};
 use model::{Adam, Isa, Model, State, StepContext, noise};
 use vae::Vae;
 use vae_options::{Likelihood, ModelConfig};
@@ -19,7 +20,7 @@ fn images() -> Images {
         (0..PIXELS).map(move |pixel| if pixel / (PIXELS / 4) == kind { 255 } else { 0 })
     };
     let pixels = (0..16).flat_map(|image| quarter(image % 4)).collect();
-    Images::new(pixels, vec![0; 16]).expect("whole images")
+    Images::new(images::Shape::grey(28, 28), pixels, vec![0; 16]).expect("whole images")
 }
 
 fn train(vae: &mut Vae, images: &Images) -> (State, f64, f64) {
@@ -54,7 +55,7 @@ fn training_learns_to_reconstruct() -> Result<(), Box<dyn Error>> {
         let stream = Stream::new(5, Domain::Evaluation, 0, 0);
         vae.reconstruct(&state.parameters, &batch, stream, &mut pixels);
         let mut expected = vec![0.0; 4 * PIXELS];
-        batch.gather_pixels(&mut expected);
+        batch.data.gather_pixels(batch.indices, &mut expected);
         let right = pixels.iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() < 0.5).count();
         assert!(right > 4 * PIXELS * 95 / 100, "{likelihood:?}: {right} pixels");
         assert!(pixels.iter().all(|pixel| (0.0..=1.0).contains(pixel)));

@@ -1,6 +1,6 @@
 //! Sizes that no model can have are errors that say what was wrong.
 
-use data::PIXELS;
+use images::PIXELS;
 use model::{Model, ModelError};
 use vae::Vae;
 use vae_options::{Likelihood, ModelConfig};

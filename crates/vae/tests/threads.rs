@@ -4,7 +4,8 @@
 
 use std::{error::Error, sync::Arc};
 
-use data::{Batch, Domain, Images, PIXELS, Stream};
+use data::{Batch, Domain, Stream};
+use images::{Images, PIXELS};
 use model::{
     Bf16, Isa, Model, StepContext, Team, blas,
     gemm::{Factor, Matrix, multiply},
@@ -25,7 +26,7 @@ fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
         assert!(matches!(branch, blas::Branch::Strict(_)), "MKL: {branch}");
     }
     let pixels = (0..IMAGES * PIXELS).map(|i| (i * i % 253) as u8).collect();
-    let images = Images::new(pixels, vec![0; IMAGES])?;
+    let images = Images::new(images::Shape::grey(28, 28), pixels, vec![0; IMAGES])?;
     let indices: Vec<u32> = (0..IMAGES as u32).collect();
     let batch = Batch::of(&images, &indices);
     let config = ModelConfig {

@@ -8,14 +8,16 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use bytes::{Buf as _, Bytes};
-use data::{DataError, Mnist, RawFile};
+use config::{FileEntry, Manifest};
+use data::{DataError, Files, Splits};
+use images::Images;
 use protocol::{
     status,
     wire::{FetchFileRequest, FileChunk},
 };
 use tokio::{sync::mpsc, time::timeout};
 use tonic::Streaming;
-use vae_options::{Binarize, VaeOptions};
+use vae_options::VaeOptions;
 
 use crate::control::Client;
 
@@ -31,49 +33,51 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Loads the set from `dir`, fetched from the coordinator if it is not there, and cuts it to
 /// the run's first images.
 pub(crate) async fn load(
-    dir: PathBuf,
+    dir: Option<PathBuf>,
     client: Client,
     training: &config::Training,
     options: &VaeOptions,
-) -> Result<Mnist> {
-    let mnist = match read(dir.clone()).await? {
-        Ok(mnist) => mnist,
+) -> Result<Splits<Images>> {
+    let manifest = training.task.dataset.clone();
+    let dir = dir.unwrap_or_else(|| data::default_dir(&manifest.name));
+    let files = match read(dir.clone(), manifest.clone()).await? {
+        Ok(files) => files,
         // A file of another data set stays where it is.
         Err(error @ DataError::Damaged { .. }) => return Err(error.into()),
         Err(reason) => {
             tracing::info!("fetching the data set from the coordinator, since {reason}");
-            fetch(&dir, client).await.context("cannot fetch the data set from the coordinator")?;
-            read(dir).await??
+            fetch(&dir, &manifest, client)
+                .await
+                .context("cannot fetch the data set from the coordinator")?;
+            read(dir, manifest).await??
         }
     };
     let &config::Training { train_examples, test_examples, seed, .. } = training;
-    let is_binary = options.binarize == Binarize::Dynamic;
+    let options = options.clone();
     let prepare = move || {
-        let mut mnist = mnist;
-        mnist.truncate(train_examples, test_examples);
-        if is_binary {
-            mnist.binarize_test(seed);
-        }
-        mnist
+        let mut images = images::splits(&files)?;
+        vae::prepare(&mut images, &options, [train_examples, test_examples], seed);
+        anyhow::Ok(images)
     };
-    Ok(tokio::task::spawn_blocking(prepare).await?)
+    tokio::task::spawn_blocking(prepare).await?
 }
 
-async fn read(dir: PathBuf) -> Result<Result<Mnist, DataError>> {
-    Ok(tokio::task::spawn_blocking(move || Mnist::load(&dir)).await?)
+async fn read(dir: PathBuf, manifest: Manifest) -> Result<Result<Files, DataError>> {
+    Ok(tokio::task::spawn_blocking(move || Files::verified(&dir, &manifest)).await?)
 }
 
-async fn fetch(dir: &Path, mut client: Client) -> Result<()> {
-    let mut progress = Progress::begin();
-    for file in &data::FILES {
-        if data::verify(&dir.join(file.name), file).is_ok() {
+async fn fetch(dir: &Path, manifest: &Manifest, mut client: Client) -> Result<()> {
+    let files = Files::new(dir, manifest);
+    let mut progress = Progress::begin(manifest.bytes());
+    for file in &manifest.files {
+        if data::verify(&files.locate(file), file).is_ok() {
             continue;
         }
-        let request = FetchFileRequest { name: file.name.into(), offset: 0 };
+        let request = FetchFileRequest { name: file.name.clone(), offset: 0 };
         let stream = client.fetch_file(request).await;
         let mut stream =
             stream.map_err(|status| anyhow!("{}", status::cause(&status)))?.into_inner();
-        let download = Download::begin(dir, file);
+        let download = Download::begin(dir, file.clone());
         while let Some(chunk) = progress.wait(&mut stream).await? {
             download.put(chunk.content).await;
         }
@@ -88,14 +92,15 @@ async fn fetch(dir: &Path, mut client: Client) -> Result<()> {
 /// How far the data set is.
 struct Progress {
     bytes: u64,
+    total: u64,
     begun: Instant,
     told: Instant,
 }
 
 impl Progress {
-    fn begin() -> Self {
+    fn begin(total: u64) -> Self {
         let now = Instant::now();
-        Self { bytes: 0, begun: now, told: now }
+        Self { bytes: 0, total, begun: now, told: now }
     }
 
     /// The next chunk, within [`SILENCE_MAX`]; people are told now and then, also while none comes.
@@ -104,8 +109,7 @@ impl Progress {
         loop {
             if self.told.elapsed() >= TELL_INTERVAL {
                 self.told = Instant::now();
-                let total: u64 = data::FILES.iter().map(|file| file.bytes).sum();
-                let (bytes, total) = (megabytes(self.bytes), megabytes(total));
+                let (bytes, total) = (megabytes(self.bytes), megabytes(self.total));
                 let rate = bytes / self.begun.elapsed().as_secs_f64();
                 tracing::info!(
                     "fetching the data set: {bytes:.1} of {total:.1} MB, {rate:.1} MB/s"
@@ -135,11 +139,11 @@ struct Download {
 }
 
 impl Download {
-    fn begin(dir: &Path, file: &'static RawFile) -> Self {
+    fn begin(dir: &Path, file: FileEntry) -> Self {
         let (chunks, received) = mpsc::channel(CHUNKS);
         let dir = dir.to_owned();
         let reader = ChunkReader { received, chunk: Bytes::new() };
-        let stored = tokio::task::spawn_blocking(move || data::store(&dir, file, reader));
+        let stored = tokio::task::spawn_blocking(move || data::store(&dir, &file, reader));
         Self { chunks, stored }
     }
 

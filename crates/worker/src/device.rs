@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
-use data::Images;
+use images::Images;
 use membership::Fingerprint;
 use model::{
     Model, blas,

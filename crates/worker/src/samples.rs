@@ -2,7 +2,8 @@
 //! the prior.
 
 use anyhow::Result;
-use data::{Batch, Domain, Images, PIXELS, Stream};
+use data::{Batch, Domain, Stream};
+use images::{Images, PIXELS};
 use model::{Isa, noise};
 use picture::{Canvas, SIDE, WHITE};
 use vae::Vae;
@@ -28,12 +29,11 @@ impl Gallery {
     /// Chooses from the test images; where there are too few, the picture shows fewer.
     pub(crate) fn new(test: &Images) -> Result<Self> {
         let count = u32::try_from(test.len()).unwrap_or(u32::MAX);
-        let first = |digit: u8| (0..count).find(|index| test.label(*index) == digit);
+        let first = |digit: u32| (0..count).find(|index| test.label(*index) == Some(digit));
         let chosen: Vec<u32> = (0..=9).filter_map(first).collect();
         let pixels = chosen.iter().flat_map(|index| test.image(*index)).copied().collect();
-        let labels = chosen.iter().map(|index| test.label(*index)).collect();
         let indices = (0..).take(chosen.len()).collect();
-        Ok(Self { images: Images::new(pixels, labels)?, indices })
+        Ok(Self { images: Images::new(test.shape(), pixels, Vec::new())?, indices })
     }
 
     /// Draws the picture for these parameters. The latents depend on the seed alone, so that
@@ -41,7 +41,7 @@ impl Gallery {
     pub(crate) fn draw(&self, vae: &mut Vae, parameters: &[f32], seed: u64) -> Canvas {
         let batch = Batch::of(&self.images, &self.indices);
         let mut originals = vec![0.0; batch.len() * PIXELS];
-        batch.gather_pixels(&mut originals);
+        batch.data.gather_pixels(batch.indices, &mut originals);
         let mut reconstructions = vec![0.0; batch.len() * PIXELS];
         let stream = Stream::new(seed, Domain::Sample, 0, 0);
         vae.reconstruct(parameters, &batch, stream, &mut reconstructions);

@@ -122,8 +122,8 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         .donating(donor.clone());
     tokio::spawn(endpoint.clone().serve(listener, std::future::pending()));
 
-    let data_dir = args.data_dir.clone().unwrap_or_else(|| data::default_dir("mnist"));
-    let data = Arc::new(dataset::load(data_dir, client, &config.training, &options).await?);
+    let data =
+        Arc::new(dataset::load(args.data_dir.clone(), client, &config.training, &options).await?);
     let setup = Setup {
         run_id: welcome.run_id.clone(),
         config: config.clone(),

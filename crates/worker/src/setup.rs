@@ -3,7 +3,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use config::RunConfig;
-use data::Mnist;
+use data::Splits;
+use images::Images;
 use tch::Device;
 use vae_options::VaeOptions;
 
@@ -15,7 +16,7 @@ pub(crate) struct Setup {
     pub(crate) options: VaeOptions,
     pub(crate) device: Device,
     /// Cut to the run's first images.
-    pub(crate) data: Arc<Mnist>,
+    pub(crate) data: Arc<Splits<Images>>,
     pub(crate) run_dir: PathBuf,
     /// Whether this worker has the lowest rank, so that it leads as long as it is a member.
     pub(crate) is_first: bool,

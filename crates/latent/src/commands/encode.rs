@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use data::{Images, PIXELS, Split};
 use half::f16;
+use images::{Images, PIXELS};
 
 use crate::{
     args::Source,
@@ -32,20 +32,14 @@ pub(crate) enum SplitArg {
     Test,
 }
 
-impl From<SplitArg> for Split {
-    fn from(arg: SplitArg) -> Self {
-        match arg {
-            SplitArg::Train => Self::Train,
-            SplitArg::Test => Self::Test,
-        }
-    }
-}
-
 pub(crate) fn run(options: &Options) -> Result<()> {
     let output = Output::new(&options.output, TABLE)?;
     let mut trained = options.source.trained()?;
     let mnist = options.source.mnist(&trained)?;
-    let images = mnist.split(options.split.into());
+    let images = match options.split {
+        SplitArg::Train => &mnist.train,
+        SplitArg::Test => &mnist.test,
+    };
     let latents = trained.encode(images);
     let bytes = Table::new(images, &latents).to_bytes(output.format())?;
     report(&mut trained, images, &latents);

@@ -1,7 +1,8 @@
 //! `vae evaluate`: how good a model is, in numbers that can be compared.
 
 use anyhow::Result;
-use data::{Mnist, PIXELS};
+use data::Splits;
+use images::{Images, PIXELS};
 use serde::Serialize;
 use tch::Tensor;
 use vae_options::{Binarize, Likelihood};
@@ -138,7 +139,7 @@ fn is_binary(trained: &Trained) -> bool {
 
 fn log_likelihood(
     trained: &mut Trained,
-    mnist: &Mnist,
+    mnist: &Splits<Images>,
     samples: usize,
     seed: u64,
 ) -> Result<LogLikelihood> {

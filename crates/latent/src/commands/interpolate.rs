@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use data::PIXELS;
+use images::PIXELS;
 use picture::{Align, BLACK, Canvas, SIDE, WHITE};
 
 use crate::{

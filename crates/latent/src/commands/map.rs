@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use data::Images;
+use images::Images;
 use picture::{Canvas, SIDE};
 
 use crate::{
@@ -60,7 +60,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
     let latents = trained.encode(&test);
-    let labels: Vec<u8> = (0..test.len()).map(|index| test.label(index as u32)).collect();
+    let labels: Vec<u8> =
+        (0..test.len()).map(|index| test.label(index as u32).unwrap_or_default() as u8).collect();
     let view = View::of(&latents, &labels);
     let grid = grid.then(|| trained.decode(&view.z));
     let grid = grid.as_ref().map(|digits| Grid { side: GRID, digits, caption: &view.grid });
@@ -141,7 +142,8 @@ fn write_projector(folder: &Path, images: &Images, latents: &Latents) -> Result<
     let mut metadata = String::from("index\tlabel\n");
     let mut pixels = Vec::with_capacity(images.len() * SIDE * SIDE);
     for index in 0..images.len() as u32 {
-        let _infallible = writeln!(metadata, "{index}\t{}", images.label(index));
+        let _infallible =
+            writeln!(metadata, "{index}\t{}", images.label(index).unwrap_or_default());
         pixels.extend(images.image(index).iter().map(|level| f32::from(*level) / 255.0));
     }
     let config = format!(

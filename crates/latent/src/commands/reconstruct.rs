@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use data::{Images, PIXELS};
+use images::{Images, PIXELS};
 use picture::{Align, BLACK, Canvas, GREY, SIDE, WHITE};
 
 use crate::{
@@ -86,7 +86,7 @@ fn list(images: &Images, losses: &[Loss]) {
     output::say("index  label    loss  reconstruction     KL");
     for (index, loss) in losses.iter().enumerate() {
         let (total, Loss { reconstruction, kl }) = (loss.total(), *loss);
-        let label = images.label(index as u32);
+        let label = images.label(index as u32).unwrap_or_default();
         output::say(&format!("{index:5}  {label:5}  {total:6.2}  {reconstruction:14.2}  {kl:5.2}"));
     }
 }

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use data::{Batch, PIXELS};
+use data::Batch;
+use images::PIXELS;
 use model::Model as _;
 use tract_onnx::prelude::*;
 use vae::Vae;
@@ -51,7 +52,7 @@ fn compare(place: &Place, run_dir: &Path, variant: &Variant) {
         let (mut mean, mut log_variance) = (vec![0.0; len], vec![0.0; len]);
         vae.encode(&parameters, &batch, &mut mean, &mut log_variance);
         let mut pixels = vec![0.0; indices.len() * PIXELS];
-        batch.gather_pixels(&mut pixels);
+        batch.data.gather_pixels(batch.indices, &mut pixels);
         let found = onnx(&place.path("onnx/encoder.onnx"), &pixels, PIXELS);
         assert_eq!(found.len(), 2);
         assert_close(&found[0], &mean);

@@ -11,12 +11,13 @@ use std::{
 use checkpoint::{Directory, Metadata, TensorView};
 use collective::{Control, Local};
 use config::{Collective, LearningRateSchedule, Operation, RunConfig, Training};
-use data::Mnist;
+use data::Splits;
+use images::Images;
 use model::{Adam, Model as _, State};
 use tempfile::TempDir;
 use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
 use vae::Vae;
-use vae_options::{Binarize, VaeOptions};
+use vae_options::VaeOptions;
 
 pub(crate) const LATENT: usize = 4;
 pub(crate) const TEST_IMAGES: u32 = 300;
@@ -44,7 +45,7 @@ impl Variant {
             train_examples: 2_000,
             test_examples: TEST_IMAGES,
             model_threads: 1,
-            task: self.options.describe(data::mnist::manifest()).unwrap(),
+            task: self.options.describe(images::named::mnist()).unwrap(),
         }
     }
 }
@@ -55,9 +56,11 @@ pub(crate) fn plain() -> Variant {
     Variant { seed: 5, shards: SHARDS, options }
 }
 
-pub(crate) fn mnist() -> Mnist {
-    data::fetch::load(&data::default_dir("mnist"), false, &|_| ())
-        .expect("MNIST is there or can be fetched")
+pub(crate) fn mnist() -> Splits<Images> {
+    let folder = data::default_dir("mnist");
+    let files = data::fetch::ensure(&folder, &images::named::mnist(), false, &|_| ())
+        .expect("MNIST is there or can be fetched");
+    images::splits(&files).expect("MNIST can be read")
 }
 
 /// The test losses that training reported last: all terms, nats an image.
@@ -82,10 +85,12 @@ impl Observer for LastReport {
 pub(crate) fn train(variant: &Variant, run_dir: &Path) -> [f64; 3] {
     let (options, training) = (&variant.options, variant.training());
     let mut mnist = mnist();
-    mnist.truncate(training.train_examples, training.test_examples);
-    if options.binarize == Binarize::Dynamic {
-        mnist.binarize_test(training.seed);
-    }
+    vae::prepare(
+        &mut mnist,
+        options,
+        [training.train_examples, training.test_examples],
+        training.seed,
+    );
     let model = Vae::with(&options.model(), vae::Settings::of(options)).unwrap();
     let layout = model.layout().clone();
     let settings = Settings {

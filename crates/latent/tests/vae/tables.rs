@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use data::PIXELS;
+use images::PIXELS;
 
 use crate::harness::{LATENT, Place, TEST_IMAGES};
 

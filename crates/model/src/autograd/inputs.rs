@@ -60,19 +60,3 @@ impl<D: Collate> Inputs<'_, D> {
         })
     }
 }
-
-impl Inputs<'_, data::Images> {
-    /// Pixels, 0 to 1, `[n, 784]`.
-    pub fn pixels(&self) -> Tensor {
-        let mut pixels = vec![0.0_f32; self.batch.len() * data::PIXELS];
-        self.batch.gather_pixels(&mut pixels);
-        self.rows(&pixels, data::PIXELS)
-    }
-
-    /// Labels as 64-bit integers, `[n]`.
-    pub fn labels(&self) -> Tensor {
-        let mut labels = Vec::new();
-        self.batch.gather_labels(&mut labels);
-        Tensor::from_slice(&labels).to_device(self.device)
-    }
-}

@@ -23,23 +23,23 @@ const fn row(layer: u8, name: &'static str, may_use: &'static [&'static str]) ->
 #[rustfmt::skip]
 pub(super) const CRATES: &[Crate] = &[
     // Programs and what stands beside them.
-    row(7, "scenarios",   &["checkpoint", "collective", "config", "data", "protocol", "secure",
-                            "vae-options"]),
+    row(7, "scenarios",   &["checkpoint", "collective", "config", "data", "images", "protocol",
+                            "secure", "vae-options"]),
     // Feeds what reads others' bytes with any bytes; nothing depends on it.
-    row(7, "fuzzing",     &["checkpoint", "collective", "coordinator", "data", "membership",
+    row(7, "fuzzing",     &["checkpoint", "collective", "coordinator", "images", "membership",
                             "protocol"]),
     row(7, "vae-worker",  &["worker"]),
     row(7, "xtask",       &["advice", "manual", "stdout"]),
-    row(7, "vae-coordinator", &["config", "coordinator", "data", "vae-options"]),
+    row(7, "vae-coordinator", &["config", "coordinator", "images", "vae-options"]),
     row(6, "coordinator", &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
                             "disk", "limits", "manual", "membership", "process", "protocol",
                             "secure", "stdout", "store", "telemetry"]),
     row(6, "worker",      &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
-                            "disk", "limits", "manual", "membership", "model", "picture",
+                            "disk", "images", "limits", "manual", "membership", "model", "picture",
                             "process", "protocol", "secure", "stdout", "store", "telemetry",
                             "trainer", "transport", "vae", "vae-options"]),
-    row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "limits", "manual",
-                            "model", "picture", "process", "stdout", "trainer", "vae",
+    row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "images", "limits",
+                            "manual", "model", "picture", "process", "stdout", "trainer", "vae",
                             "vae-options"]),
     // What a program needs to describe itself, and to answer to its arguments.
     row(1, "manual",      &["stdout"]),
@@ -60,15 +60,15 @@ pub(super) const CRATES: &[Crate] = &[
     row(4, "secure",      &["advice", "collective", "disk"]),
     row(4, "protocol",    &["collective", "config", "limits", "membership"]),
     // Training.
-    row(3, "vae",         &["data", "model", "vae-options"]),
+    row(3, "vae",         &["data", "images", "model", "vae-options"]),
     // The VAE's flags and its description: without libtorch.
-    row(2, "vae-options", &["config", "data", "manual"]),
+    row(2, "vae-options", &["config", "manual"]),
     row(3, "trainer",     &["collective", "config", "crashpoint", "data", "model"]),
     row(2, "model",       &["collective", "data", "limits"]),
     // Grids of digits for the worker's samples and for latent: one canvas for both.
-    row(2, "picture",     &["data"]),
-    // What people have as pictures; no program reads it yet but through its tests.
-    row(0, "images",      &[]),
+    row(2, "picture",     &[]),
+    // Sets of images: what people have as pictures, and the sets that are known by name.
+    row(2, "images",      &["config", "data"]),
     // Pure or on the standard library alone: no network but data's download, no tensors.
     row(1, "checkpoint",  &["config", "crashpoint", "disk"]),
     row(1, "data",        &["config", "disk"]),
@@ -189,6 +189,7 @@ pub(super) const OUT_OF_REACH: &[OutOfReach] = &[
             "collective",
             "config",
             "data",
+            "images",
             "checkpoint",
         ],
         packages: &["tch", "torch-sys"],
@@ -200,6 +201,7 @@ pub(super) const OUT_OF_REACH: &[OutOfReach] = &[
             "config",
             "membership",
             "data",
+            "images",
             "checkpoint",
             "model",
             "trainer",
@@ -220,6 +222,7 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/model/src/blas.rs", "defines the symbol that MKL asks for the CPU's vendor"),
     ("crates/model/src/libtorch.rs", "asks libtorch_cpu for its version and its file"),
     ("crates/model/src/cuda.rs", "opens libtorch's part for GPUs, where there is one"),
+    ("crates/images/src/mapped.rs", "maps a set of images that is larger than memory"),
     ("crates/vae/src/cuda/gpu.rs", "kernels, products and memory of a GPU"),
     (
         "crates/model/src/team.rs",

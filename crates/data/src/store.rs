@@ -1,13 +1,15 @@
-//! One raw file of the set on disk: verified, read, stored. Whatever is stored was verified first and appears whole, and
-//! a file that is there is never replaced: it may be of another data set, which uses the same names.
+//! One file of a data set on disk: verified, or stored. Whatever is stored was verified first and
+//! appears whole, and a file that is there is never replaced: it may be of another data set, which
+//! uses the same names.
 //!
-//! It does not know where bytes come from (`fetch.rs`) or what they mean (`mnist.rs`).
+//! It does not know where bytes come from (`fetch.rs`) or what they mean.
 
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use config::FileEntry;
 use sha2::{Digest as _, Sha256};
 
 use crate::DataError;
@@ -15,29 +17,23 @@ use crate::error::Damage;
 
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// A file of the set as it must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RawFile {
-    /// Its name in the folder.
-    pub name: &'static str,
-    /// Its SHA-256 in lowercase hex.
-    pub sha256: &'static str,
-    /// Its size in bytes.
-    pub bytes: u64,
-}
-
-/// `$LOCKSTEP_DATA_DIR`, else `$XDG_CACHE_HOME/lockstep/mnist`, else `~/.cache/lockstep/mnist`.
+/// The folder of the data set of that name: `$LOCKSTEP_DATA_DIR`, else a folder of the data set's
+/// name in [`cache_dir`].
 pub fn default_dir(name: &str) -> PathBuf {
-    variable("LOCKSTEP_DATA_DIR").unwrap_or_else(|| cache_dir().join(name))
+    folder_from(name, variable)
 }
 
-/// The folder of all data sets in the user's cache.
+/// Where data sets are kept: `$XDG_CACHE_HOME/lockstep`, else `~/.cache/lockstep`.
 pub fn cache_dir() -> PathBuf {
     cache_from(variable)
 }
 
 fn variable(name: &str) -> Option<PathBuf> {
     env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn folder_from(name: &str, variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
+    variable("LOCKSTEP_DATA_DIR").unwrap_or_else(|| cache_from(variable).join(name))
 }
 
 fn cache_from(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
@@ -47,11 +43,17 @@ fn cache_from(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
     cache.unwrap_or_else(env::temp_dir).join("lockstep")
 }
 
+/// SHA-256 in lowercase hexadecimal.
+#[must_use]
+pub fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Whether the file at `path` is `file`, to the byte.
 ///
 /// # Errors
 /// Missing, or how it differs.
-pub fn verify(path: &Path, file: &RawFile) -> Result<(), DataError> {
+pub fn verify(path: &Path, file: &FileEntry) -> Result<(), DataError> {
     let mut reader = open(path, file)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; BUFFER_BYTES];
@@ -64,26 +66,15 @@ pub fn verify(path: &Path, file: &RawFile) -> Result<(), DataError> {
     compare(file, &hasher.finalize()).map_err(|damage| damaged(path, damage))
 }
 
-/// The verified content of `file` in `directory`.
-pub(crate) fn read(directory: &Path, file: &RawFile) -> Result<Vec<u8>, DataError> {
-    let path = directory.join(file.name);
-    let mut reader = open(&path, file)?;
-    // The file was found to have this size.
-    let mut bytes = Vec::with_capacity(file.bytes as usize);
-    reader.read_to_end(&mut bytes).map_err(DataError::io("read", &path))?;
-    compare(file, &Sha256::digest(&bytes)).map_err(|damage| damaged(&path, damage))?;
-    Ok(bytes)
-}
-
-/// Stores what `reader` gives as `file` in `directory`, created where needed: bounded by the size expected, verified,
-/// then put in place at once, so that no reader ever sees a part and any number of processes may store the same file.
-/// What is in place already stays.
+/// Stores what `reader` gives as `file` in `directory`, created where needed: bounded by the size
+/// expected, verified, then put in place at once, so that no reader ever sees a part and any number
+/// of processes may store the same file. What is in place already stays.
 ///
 /// # Errors
-/// [`DataError::Received`] and [`DataError::Interrupted`] are the source's fault, [`DataError::Io`] is the disk's;
-/// [`DataError::Damaged`] where another file has the name.
-pub fn store(directory: &Path, file: &RawFile, reader: impl Read) -> Result<(), DataError> {
-    let path = directory.join(file.name);
+/// [`DataError::Received`] and [`DataError::Interrupted`] are the source's fault, [`DataError::Io`]
+/// is the disk's; [`DataError::Damaged`] where another file has the name.
+pub fn store(directory: &Path, file: &FileEntry, reader: impl Read) -> Result<(), DataError> {
+    let path = directory.join(&file.name);
     fs::create_dir_all(directory).map_err(DataError::io("create", directory))?;
     let mut temporary = disk::temporary(directory)
         .map_err(DataError::io("create a temporary file in", directory))?;
@@ -101,9 +92,9 @@ fn copy(
     mut reader: impl Read,
     out: &mut File,
     path: &Path,
-    file: &RawFile,
+    file: &FileEntry,
 ) -> Result<(), DataError> {
-    let received = |damage| DataError::Received { name: file.name.into(), damage };
+    let received = |damage| DataError::Received { name: file.name.clone(), damage };
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut found = 0;
@@ -113,7 +104,7 @@ fn copy(
             Ok(bytes) => &buffer[..bytes],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(source) => {
-                let (name, bytes) = (file.name.into(), found);
+                let (name, bytes) = (file.name.clone(), found);
                 return Err(DataError::Interrupted { name, bytes, source });
             }
         };
@@ -131,7 +122,7 @@ fn copy(
 }
 
 /// Opens a file of the right kind and size, bounded to that size.
-fn open(path: &Path, file: &RawFile) -> Result<impl Read + use<>, DataError> {
+fn open(path: &Path, file: &FileEntry) -> Result<impl Read + use<>, DataError> {
     // Looked at before it is opened: opening a pipe would wait for a writer.
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
@@ -156,12 +147,12 @@ fn open(path: &Path, file: &RawFile) -> Result<impl Read + use<>, DataError> {
     Ok(File::open(path).map_err(DataError::io("open", path))?.take(expected))
 }
 
-fn compare(file: &RawFile, digest: &[u8]) -> Result<(), Damage> {
-    let found: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+fn compare(file: &FileEntry, digest: &[u8]) -> Result<(), Damage> {
+    let found = hex(digest);
     if found == file.sha256 {
         return Ok(());
     }
-    Err(Damage::Digest { expected: file.sha256.into(), found })
+    Err(Damage::Digest { expected: file.sha256.clone(), found })
 }
 
 fn damaged(path: &Path, damage: Damage) -> DataError {
@@ -172,16 +163,16 @@ fn damaged(path: &Path, damage: Damage) -> DataError {
 pub(crate) mod tests {
     use super::*;
 
-    /// A file with this content as if it were canonical.
-    pub(crate) fn raw(name: &'static str, content: &[u8]) -> RawFile {
-        let hex: String = Sha256::digest(content).iter().map(|b| format!("{b:02x}")).collect();
-        RawFile { name, sha256: hex.leak(), bytes: content.len() as u64 }
+    /// A file with this content, from nowhere.
+    pub(crate) fn entry(name: &str, content: &[u8]) -> FileEntry {
+        let sha256 = hex(&Sha256::digest(content));
+        FileEntry { name: name.into(), sha256, bytes: content.len() as u64, sources: Vec::new() }
     }
 
     #[test]
     fn the_directory_is_the_first_that_is_named() {
         let of = |variables: &[(&str, &str)]| {
-            cache_from(|name| {
+            folder_from("mnist", |name| {
                 let (_, value) = variables.iter().find(|(variable, _)| *variable == name)?;
                 Some(PathBuf::from(value))
             })
@@ -198,10 +189,10 @@ pub(crate) mod tests {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("a/b");
         let content = vec![7; 3 * BUFFER_BYTES + 1];
-        let file = raw("x", &content);
+        let file = entry("x", &content);
         store(&directory, &file, &content[..]).unwrap();
         verify(&directory.join("x"), &file).unwrap();
-        assert_eq!(read(&directory, &file).unwrap(), content);
+        assert_eq!(fs::read(directory.join("x")).unwrap(), content);
         assert_eq!(fs::read_dir(directory).unwrap().count(), 1);
     }
 
@@ -215,7 +206,7 @@ pub(crate) mod tests {
         }
         let root = tempfile::tempdir().unwrap();
         let directory = root.path();
-        let file = raw("x", b"right");
+        let file = entry("x", b"right");
         store(directory, &file, &b"right"[..]).unwrap();
         let error = |reader: &mut dyn Read| store(directory, &file, reader).unwrap_err();
         let damage = |bytes: &[u8]| match error(&mut &bytes[..]) {
@@ -237,22 +228,20 @@ pub(crate) mod tests {
     fn errors_say_which_file_what_and_what_to_do() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("x");
-        let file = raw("x", b"right");
+        let file = entry("x", b"right");
         let line = || verify(&path, &file).unwrap_err().to_string();
-        let same = || read(root.path(), &file).unwrap_err().to_string();
         let named = path.display();
         let missing = format!(
             "{named} is missing; fetch it while online, or put the raw (unzipped) file there by hand"
         );
-        assert_eq!((line(), same()), (missing.clone(), missing));
+        assert_eq!(line(), missing);
         for (content, expected) in [
             ("righ", "truncated (5 bytes expected, 4 found)"),
             ("right!", "too long (5 bytes expected, at least 6 found)"),
-            ("wrong", file.sha256),
+            ("wrong", &file.sha256),
         ] {
             fs::write(&path, content).unwrap();
             let line = line();
-            assert_eq!(line, same());
             assert!(line.starts_with(&format!("{named} is ")), "{line}");
             assert!(line.contains(expected) && line.contains("--data-dir"), "{line}");
         }
@@ -267,7 +256,7 @@ pub(crate) mod tests {
     #[test]
     fn a_file_of_another_set_is_never_replaced() {
         let root = tempfile::tempdir().unwrap();
-        let file = raw("x", b"right");
+        let file = entry("x", b"right");
         let path = root.path().join("x");
         for theirs in ["wrong", "other sizes", ""] {
             fs::write(&path, theirs).unwrap();
@@ -286,7 +275,7 @@ pub(crate) mod tests {
     fn many_may_store_the_same_file_at_once() {
         let root = tempfile::tempdir().unwrap();
         let content = vec![3; 100_000];
-        let file = raw("x", &content);
+        let file = entry("x", &content);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| store(root.path(), &file, &content[..]).unwrap());

@@ -1,0 +1,156 @@
+//! The ordinary clients of package registries, run as programs: each in a temporary folder of its
+//! own, for a bounded time, and ended with this program. What they download is not known here.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::download::Tell;
+
+/// How much of a program's own words go into an error: its first lines say what is wrong.
+const OUTPUT_CHARS_MAX: usize = 400;
+/// The first part of a file that those words are taken from.
+const OUTPUT_BYTES_MAX: u64 = 16 << 10;
+const POLL: Duration = Duration::from_millis(20);
+/// Time between two lines that say that it still runs.
+const TELL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How to call a program.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    /// The program, and arguments that come before all others.
+    pub(crate) command: Vec<OsString>,
+    /// How long it may take before it is killed.
+    pub(crate) wait: Duration,
+}
+
+impl Client {
+    pub(crate) fn new(program: &str, wait: Duration) -> Self {
+        Self { command: vec![program.into()], wait }
+    }
+
+    /// Runs the program in `place` to its end; gives the file that it printed to.
+    pub(crate) fn run(
+        &self,
+        arguments: &[impl AsRef<OsStr>],
+        place: &Path,
+        tell: Tell<'_>,
+    ) -> Result<PathBuf, String> {
+        // Into files, not pipes: nothing has to be read while it runs, and no grandchild can hold a
+        // pipe open.
+        let outputs = ["stdout", "stderr"].map(|name| place.join(name));
+        let (program, wait) = (self.command[0].display(), self.wait);
+        let child = self.start(arguments, place, &outputs).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => format!("{program} is not installed"),
+            _ => format!("cannot start {program}: {error}"),
+        })?;
+        let name = Path::new(&self.command[0]).file_name().unwrap_or_default().to_string_lossy();
+        let ended = wait_at_most(child, wait, &name, tell).map_err(|error| error.to_string())?;
+        let Some(status) = ended else {
+            let said = said(&outputs);
+            return Err(format!("killed, for it took longer than {} s{said}", wait.as_secs_f32()));
+        };
+        if !status.success() {
+            return Err(format!("{status}{}", said(&outputs)));
+        }
+        let [stdout, _] = outputs;
+        Ok(stdout)
+    }
+
+    fn start(
+        &self,
+        arguments: &[impl AsRef<OsStr>],
+        place: &Path,
+        [stdout, stderr]: &[PathBuf; 2],
+    ) -> io::Result<Child> {
+        Command::new(&self.command[0])
+            .args(&self.command[1..])
+            .args(arguments)
+            .current_dir(place)
+            .stdin(Stdio::null())
+            .stdout(File::create(stdout)?)
+            .stderr(File::create(stderr)?)
+            .spawn()
+    }
+}
+
+/// The children that run now.
+static RUNNING: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+fn running() -> MutexGuard<'static, Vec<Child>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills what was started here, for a program that is about to end.
+pub(crate) fn kill_children() {
+    for mut child in running().drain(..) {
+        let _ended_by_itself = child.kill().and_then(|()| child.wait());
+    }
+}
+
+/// Waits for the end of a child; kills it at the bound, which is then `None`.
+fn wait_at_most(
+    child: Child,
+    wait: Duration,
+    name: &str,
+    tell: Tell<'_>,
+) -> io::Result<Option<ExitStatus>> {
+    let begun = Instant::now();
+    let deadline = begun + wait;
+    let mut next_line = begun + TELL_INTERVAL;
+    let id = child.id();
+    running().push(child);
+    loop {
+        {
+            let mut running = running();
+            let Some(index) = running.iter().position(|child| child.id() == id) else {
+                return Ok(None);
+            };
+            if running[index].try_wait()?.is_some() {
+                return running.swap_remove(index).wait().map(Some);
+            }
+            if Instant::now() >= deadline {
+                let mut child = running.swap_remove(index);
+                let killed = child.kill();
+                child.wait()?;
+                return killed.map(|()| None);
+            }
+        }
+        if Instant::now() >= next_line {
+            next_line += TELL_INTERVAL;
+            tell(&format!("  {name} still runs, after {} s", begun.elapsed().as_secs()));
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// What was printed in `place`, on one line and after a colon; nothing where nothing was.
+pub(crate) fn printed(place: &Path) -> String {
+    said(&["stdout", "stderr"].map(|name| place.join(name)))
+}
+
+fn said(outputs: &[PathBuf; 2]) -> String {
+    let mut text = Vec::new();
+    for path in outputs.iter().rev() {
+        if let Ok(file) = File::open(path) {
+            // What cannot be read is not said.
+            let _ = file.take(OUTPUT_BYTES_MAX).read_to_end(&mut text);
+            text.push(b' ');
+        }
+    }
+    let text = String::from_utf8_lossy(&text);
+    let words: Vec<_> = text.split_whitespace().collect();
+    let line: String = words.join(" ").chars().take(OUTPUT_CHARS_MAX).collect();
+    if line.is_empty() { line } else { format!(": {line}") }
+}
+
+/// The only file in a folder whose name ends so.
+pub(crate) fn find(place: &Path, ending: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(place).ok()?;
+    let mut paths = entries.flatten().map(|entry| entry.path());
+    paths.find(|path| path.extension() == Some(ending.as_ref()))
+}
