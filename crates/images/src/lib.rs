@@ -33,6 +33,7 @@ pub mod source;
 pub use dataset::{Dataset, dataset, describe_images};
 pub use error::ImagesError;
 pub use pack::{Packed, pack};
+pub use picture::read as picture;
 pub use read::splits;
 pub use set::{Images, unit_pixels};
 pub use shape::Shape;

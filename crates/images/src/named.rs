@@ -55,7 +55,7 @@ const FASHION: [Raw; 4] = [
     (
         "t10k-labels-idx1-ubyte",
         10_008,
-        "0402a96d92fd2663957922ceb108a494c5af83dab82d92729df917d7dec38c34",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
 ];
 

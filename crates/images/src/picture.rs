@@ -33,9 +33,12 @@ pub(crate) fn probe(path: &Path) -> Result<Probe, ImagesError> {
     Ok(Probe { height, width, has_colour: decoder.color_type().has_color() })
 }
 
-/// Reads a picture in the given shape: scaled so that it fills it, and cut off on both sides where
+/// Reads a PNG or JPEG file in the given shape: scaled so that it fills it, and cut off on both sides where
 /// it is longer. What is transparent becomes white.
-pub(crate) fn read(path: &Path, shape: Shape) -> Result<Vec<u8>, ImagesError> {
+///
+/// # Errors
+/// What is no picture, is cut off, or is too large; the file is named.
+pub fn read(path: &Path, shape: Shape) -> Result<Vec<u8>, ImagesError> {
     let mut decoder = reader(path)?.into_decoder().map_err(|error| unreadable(path, &error))?;
     let orientation = decoder.orientation().map_err(|error| unreadable(path, &error))?;
     let picture = DynamicImage::from_decoder(decoder).map_err(|error| unreadable(path, &error))?;

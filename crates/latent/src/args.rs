@@ -9,7 +9,8 @@ use images::Images;
 
 use crate::{
     commands::{
-        decode, encode, evaluate, export, fit_gmm, interpolate, map, reconstruct, sample, traverse,
+        dataset, decode, encode, evaluate, export, fit_gmm, interpolate, map, reconstruct, sample,
+        traverse,
     },
     trained::Trained,
 };
@@ -25,11 +26,11 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Draw digits from the prior, or from a mixture fitted to the training images' latents
+    /// Draw images from the prior, or from a mixture fitted to the training images' latents
     Sample(sample::Options),
     /// Show test images, or pictures of your own, above their reconstructions
     Reconstruct(reconstruct::Options),
-    /// Walk from one digit to another, straight and along a sphere
+    /// Walk from one image to another, straight and along a sphere
     Interpolate(interpolate::Options),
     /// Show what each latent dimension does, the most used first
     Traverse(traverse::Options),
@@ -37,7 +38,7 @@ pub(crate) enum Command {
     Map(map::Options),
     /// Write the latents of a split as a table, and say what they would save
     Encode(encode::Options),
-    /// Decode a table of latents to digits
+    /// Decode a table of latents to images
     Decode(decode::Options),
     /// Measure how good the model is: likelihood, use of the latents, features, diversity
     Evaluate(evaluate::Options),
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     FitGmm(fit_gmm::Options),
     /// Write encoder and decoder for other programs, with a model card
     Export(export::Options),
+    /// Look at a data set before a model learns from it
+    Dataset(dataset::Options),
 }
 
 /// Latents beyond this are nowhere near a digit, and layers may overflow at larger ones.
@@ -71,6 +74,7 @@ impl Command {
             Self::Evaluate(options) => evaluate::run(options),
             Self::FitGmm(options) => fit_gmm::run(options),
             Self::Export(options) => export::run(options),
+            Self::Dataset(options) => dataset::run(options),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One file a command: its flags, and what it does.
 
+pub(crate) mod dataset;
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod evaluate;

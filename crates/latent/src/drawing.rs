@@ -15,13 +15,14 @@ use anyhow::{Context as _, Result, bail};
 use image::{
     DynamicImage, GrayAlphaImage, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits,
 };
-use images::PIXELS;
-use picture::SIDE;
 
 use grey::Grey;
 
 use crate::input;
 
+/// Pixels of a side of an image of MNIST.
+const SIDE: usize = 28;
+const PIXELS: usize = SIDE * SIDE;
 /// The larger side of a digit in its frame.
 const DIGIT: f64 = 20.0;
 /// A picture with more pixels is none of a digit.

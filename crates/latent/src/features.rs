@@ -2,7 +2,7 @@
 //! components and in the pixels themselves.
 
 use data::Splits;
-use images::{Images, PIXELS};
+use images::Images;
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
@@ -28,14 +28,15 @@ struct Features {
 
 /// A reader of pixels, trained on all labels, and everybody's errors.
 pub(crate) fn compare(trained: &mut Trained, mnist: &Splits<Images>) -> (Logistic, Vec<Errors>) {
-    let dim = trained.dim();
+    let (dim, width) = (trained.dim(), trained.pixels());
+    let classes = mnist.train.label_count().max(mnist.test.label_count()) as usize;
     let (train_pixels, test_pixels) = (pixels(&mnist.train), pixels(&mnist.test));
-    let pca = Pca::fit(&train_pixels, PIXELS, dim);
+    let pca = Pca::fit(&train_pixels, width, dim);
     let project = |pixels: &[f32]| pca.project(pixels);
     let components = Features::standard(&project(&train_pixels), &project(&test_pixels), dim);
     let (train, test) = (trained.encode(&mnist.train), trained.encode(&mnist.test));
     let means = Features::standard(&train.mean, &test.mean, dim);
-    let pixels = Features { train: rows(&train_pixels, PIXELS), test: rows(&test_pixels, PIXELS) };
+    let pixels = Features { train: rows(&train_pixels, width), test: rows(&test_pixels, width) };
     let (train_labels, test_labels) = (labels(&mnist.train), labels(&mnist.test));
 
     let mut counts = LABELS.map(|count| count.min(mnist.train.len())).to_vec();
@@ -44,7 +45,7 @@ pub(crate) fn compare(trained: &mut Trained, mnist: &Splits<Images>) -> (Logisti
     let fit = |features: &Features, count: usize| {
         let count = count as i64;
         let x = features.train.narrow(0, 0, count);
-        let reader = Logistic::fit(&x, &train_labels.narrow(0, 0, count));
+        let reader = Logistic::fit(&x, &train_labels.narrow(0, 0, count), classes);
         bar.inc(1);
         (reader.error(&features.test, &test_labels), reader)
     };
@@ -75,7 +76,7 @@ fn rows(values: &[f32], dim: usize) -> Tensor {
     Tensor::from_slice(values).view([-1, dim as i64])
 }
 
-/// All pixels, 0 to 1, `[n, 784]`.
+/// All pixels, 0 to 1, a row an image.
 fn pixels(images: &Images) -> Vec<f32> {
     let levels = (0..images.len()).flat_map(|index| images.image(index as u32));
     levels.map(|level| f32::from(*level) / 255.0).collect()

@@ -10,7 +10,6 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{pca::floats, threads};
 
-const CLASSES: i64 = 10;
 /// Pairs of steps and gradients that shape the next direction.
 const HISTORY: usize = 10;
 const STEPS_MAX: usize = 200;
@@ -30,7 +29,7 @@ const ROUNDING: f64 = 1e-6;
 /// A trained reader.
 #[derive(Debug)]
 pub(crate) struct Logistic {
-    /// `[10, dim + 1]`, the bias last.
+    /// `[classes, dim + 1]`, the bias last.
     weights: Tensor,
 }
 
@@ -39,6 +38,7 @@ struct Problem {
     parts: Vec<Part>,
     count: f64,
     dim: i64,
+    classes: i64,
 }
 
 /// Some rows of features, their labels, and these as rows of zeros with a one.
@@ -49,11 +49,11 @@ struct Part {
 }
 
 impl Logistic {
-    /// Fits features `[n, dim]` to labels `[n]`.
-    pub(crate) fn fit(x: &Tensor, labels: &Tensor) -> Self {
-        let problem = Problem::new(x, labels);
-        let dim = problem.dim;
-        let mut weights = Tensor::zeros([CLASSES, dim + 1], (Kind::Float, Device::Cpu));
+    /// Fits features `[n, dim]` to labels `[n]`, which are below the number of classes.
+    pub(crate) fn fit(x: &Tensor, labels: &Tensor, classes: usize) -> Self {
+        let problem = Problem::new(x, labels, classes as i64);
+        let Problem { dim, classes, .. } = problem;
+        let mut weights = Tensor::zeros([classes, dim + 1], (Kind::Float, Device::Cpu));
         let (mut loss, mut gradient) = problem.loss(&weights);
         let mut history = VecDeque::new();
         for _ in 0..STEPS_MAX {
@@ -99,15 +99,15 @@ impl Logistic {
 }
 
 impl Problem {
-    fn new(x: &Tensor, labels: &Tensor) -> Self {
+    fn new(x: &Tensor, labels: &Tensor, classes: i64) -> Self {
         let (count, dim) = (x.size()[0], x.size()[1]);
         let part = |start: i64| {
             let rows = |tensor: &Tensor| tensor.narrow(0, start, ROWS.min(count - start));
             let labels = rows(labels);
-            Part { x: rows(x), one_hot: labels.one_hot(CLASSES).to_kind(Kind::Float), labels }
+            Part { x: rows(x), one_hot: labels.one_hot(classes).to_kind(Kind::Float), labels }
         };
         let parts = (0..count).step_by(ROWS as usize).map(part).collect();
-        Self { parts, count: count as f64, dim }
+        Self { parts, count: count as f64, dim, classes }
     }
 
     fn loss(&self, weights: &Tensor) -> (f64, Tensor) {
@@ -179,7 +179,7 @@ mod tests {
     fn the_gradient_is_zero_at_the_end_and_the_classes_are_right() {
         let x = Tensor::from_slice(&[-2.0_f32, -1.0, -0.5, 0.4, 1.0, 3.0]).view([6, 1]);
         let labels = Tensor::from_slice(&[4_i64, 4, 4, 7, 7, 7]);
-        let logistic = Logistic::fit(&x, &labels);
+        let logistic = Logistic::fit(&x, &labels, 10);
         assert_eq!(logistic.classes(&x), [4, 4, 4, 7, 7, 7]);
         assert_eq!(logistic.error(&x, &labels.flip([0])), 1.0);
 

@@ -1,10 +1,9 @@
 //! Encoder and decoder as ONNX: fully connected layers, ReLU between them, any batch.
 //!
-//! Field numbers are those of onnx.proto. The encoder takes `pixels` `[batch, 784]`, 0 to 1,
+//! Field numbers are those of onnx.proto. The encoder takes `pixels` `[batch, numbers of an image]`, 0 to 1,
 //! and gives `mean` and `log_variance` `[batch, latent]`; the decoder takes `z` and gives the
 //! expected `pixels`.
 
-use images::PIXELS;
 use model::Model as _;
 use vae_options::Likelihood;
 
@@ -33,7 +32,7 @@ pub(crate) fn encoder(trained: &Trained) -> Vec<u8> {
     // Mean and log-variance are the two halves of one layer.
     graph.linear("h2", "encoder.4", 0..latent, "mean");
     graph.linear("h2", "encoder.4", latent..2 * latent, "log_variance");
-    graph.finish(&[("pixels", PIXELS)], &[("mean", latent), ("log_variance", latent)])
+    graph.finish(&[("pixels", trained.pixels())], &[("mean", latent), ("log_variance", latent)])
 }
 
 /// The decoder as the bytes of an ONNX file.
@@ -41,7 +40,7 @@ pub(crate) fn decoder(trained: &Trained) -> Vec<u8> {
     let mut graph = Graph::new(trained, "decoder");
     graph.hidden("z", "decoder.0", "h1");
     graph.hidden("h1", "decoder.2", "h2");
-    graph.linear("h2", "decoder.4", 0..PIXELS, "output");
+    graph.linear("h2", "decoder.4", 0..trained.pixels(), "output");
     match trained.options.likelihood {
         Likelihood::Bernoulli => graph.node("Sigmoid", &["output"], "pixels", &[]),
         Likelihood::Gaussian => {
@@ -50,7 +49,7 @@ pub(crate) fn decoder(trained: &Trained) -> Vec<u8> {
             graph.node("Clip", &["output", "zero", "one"], "pixels", &[]);
         }
     }
-    graph.finish(&[("z", trained.dim())], &[("pixels", PIXELS)])
+    graph.finish(&[("z", trained.dim())], &[("pixels", trained.pixels())])
 }
 
 impl<'a> Graph<'a> {

@@ -1,24 +1,24 @@
-//! A digit that a person names: by its label, by its place in the test set, or as a picture.
+//! An image that a person names: by its class, by its place in the test set, or as a picture.
 
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::builder::{OsStringValueParser, TypedValueParser as _, ValueParser, ValueParserFactory};
-use images::{Images, Shape};
+use images::Images;
 
-use crate::drawing;
+use crate::trained::Trained;
 
 /// What was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pick {
-    /// The first test image of a digit.
-    Label(u8),
+    /// The first test image of a class.
+    Label(u32),
     /// A test image by its index.
     Index(u32),
-    /// A PNG or JPEG file.
+    /// A PNG or JPEG file, or the name of a class.
     Picture(PathBuf),
 }
 
@@ -40,9 +40,11 @@ impl Pick {
             return Ok(Self::Index(index));
         }
         match text.parse::<i64>() {
-            Ok(label @ 0..=9) => Ok(Self::Label(label as u8)),
-            Ok(label) if label < 0 => Err(format!("there is no digit {label}")),
-            Ok(label) => Err(format!("there is no digit {label}; a test image is test:{label}")),
+            Ok(label) => {
+                let label =
+                    u32::try_from(label).map_err(|_| format!("there is no class {label}"))?;
+                Ok(Self::Label(label))
+            }
             Err(_) => Ok(Self::Picture(what.into())),
         }
     }
@@ -55,31 +57,46 @@ impl Pick {
         }
     }
 
-    /// The 784 pixels.
-    pub(crate) fn pixels(&self, test: &Images) -> Result<Vec<u8>> {
+    /// The numbers of the image.
+    pub(crate) fn pixels(&self, trained: &Trained, test: &Images) -> Result<Vec<u8>> {
+        let class = |path: &Path| test.classes().iter().position(|class| path == Path::new(class));
+        match self {
+            Self::Picture(path) => match class(path).filter(|_| !path.exists()) {
+                Some(label) => Self::Label(label as u32).of_set(test),
+                None => trained.picture(path),
+            },
+            Self::Label(_) | Self::Index(_) => self.of_set(test),
+        }
+    }
+
+    fn of_set(&self, test: &Images) -> Result<Vec<u8>> {
         let count = test.len() as u32;
         let index = match self {
-            Self::Picture(path) => return drawing::read(path),
             Self::Index(index) => *index,
-            Self::Label(label) => (0..count)
-                .find(|index| test.label(*index) == Some(u32::from(*label)))
-                .with_context(|| format!("there is no {label} among the {count} test images"))?,
+            Self::Label(label) => {
+                let first = (0..count).find(|index| test.label(*index) == Some(*label));
+                let (class, classes) = (test.class(*label), test.label_count());
+                first.with_context(|| match classes {
+                    0 => format!("the data set has no labels: a test image is test:{label}"),
+                    _ => format!(
+                        "there is no {class} among the {count} test images, whose classes are 0 to \
+                         {}; a test image is test:{label}",
+                        classes - 1
+                    ),
+                })?
+            }
+            Self::Picture(path) => bail!("{} is a file", path.display()),
         };
         ensure!(index < count, "there is no test image {index}: there are {count}, from 0");
         Ok(test.image(index).to_vec())
     }
 }
 
-/// Images of pixels that came one by one; nobody asks for their labels.
-pub(crate) fn unlabelled(pixels: Vec<u8>) -> Result<Images> {
-    Ok(Images::new(Shape::grey(28, 28), pixels, Vec::new())?)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStringExt as _;
 
-    use images::PIXELS;
+    use images::Shape;
 
     use super::*;
 
@@ -89,8 +106,8 @@ mod tests {
         assert_eq!(parse("3"), Ok(Pick::Label(3)));
         assert_eq!(parse("test:17"), Ok(Pick::Index(17)));
         assert_eq!(parse("./3.png"), Ok(Pick::Picture("./3.png".into())));
-        let error = "there is no digit 11; a test image is test:11";
-        assert_eq!(parse("11"), Err(error.into()));
+        assert_eq!(parse("11"), Ok(Pick::Label(11)));
+        assert_eq!(parse("-1"), Err("there is no class -1".into()));
         assert!(parse("test:x").is_err());
         let path = OsString::from_vec(b"dr\xffwing.png".into());
         assert_eq!(Pick::parse(path.clone()), Ok(Pick::Picture(path.into())));
@@ -98,10 +115,14 @@ mod tests {
 
     #[test]
     fn what_the_set_lacks_is_named() {
-        let images = Images::new(Shape::grey(28, 28), vec![5; 2 * PIXELS], vec![4, 7]).unwrap();
-        assert_eq!(Pick::Label(7).pixels(&images).unwrap(), [5; PIXELS]);
-        let error = |pick: Pick| pick.pixels(&images).unwrap_err().to_string();
-        assert_eq!(error(Pick::Label(3)), "there is no 3 among the 2 test images");
+        let images = Images::new(Shape::grey(1, 2), vec![5, 5, 6, 6], vec![4, 7]).unwrap();
+        assert_eq!(Pick::Label(7).of_set(&images).unwrap(), [6, 6]);
+        let error = |pick: Pick| pick.of_set(&images).unwrap_err().to_string();
+        let missing = error(Pick::Label(3));
+        assert!(
+            missing.starts_with("there is no 3 among the 2 test images, whose classes are 0 to 7")
+        );
+        assert!(missing.ends_with("a test image is test:3"), "{missing}");
         assert_eq!(error(Pick::Index(2)), "there is no test image 2: there are 2, from 0");
     }
 }

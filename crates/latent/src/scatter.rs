@@ -1,14 +1,17 @@
 //! The latent space in the plane: points with axes and a legend, and the digits that its
 //! places decode to.
 
-use picture::{Align, BLACK, CLASSES, Canvas, GREY, LIGHT, SIDE, WHITE};
+use picture::{Align, BLACK, CLASSES, Canvas, Colour, GREY, LIGHT, Tile, WHITE};
 
 /// Sides of the plot.
 const PLOT: usize = 560;
 const LEFT: usize = 64;
 const TOP: usize = 44;
 const BOTTOM: usize = 54;
-const LEGEND: usize = 56;
+/// Width of the legend at least, and at most.
+const LEGEND: [usize; 2] = [56, 200];
+/// Pixels of a line of the legend.
+const LINE: usize = 24;
 /// Points are small where there are many.
 const RADIUS: f64 = 2.2;
 const OPACITY: f64 = 0.55;
@@ -16,6 +19,9 @@ const OPACITY: f64 = 0.55;
 const MARK: f64 = 13.0;
 /// About so many ticks on an axis.
 const TICKS: f32 = 8.0;
+/// Classes whose numbers stand among their points; more would cover them.
+const MARKS_MAX: usize = 20;
+const HEADING: &str = "Latent means, by class";
 /// Letters of a tick's label.
 const LABEL_MAX: usize = 7;
 /// The share of a turn that spreads directions evenly.
@@ -26,7 +32,9 @@ const GOLDEN: f64 = 0.618_033_988_75;
 pub(crate) struct Points<'a> {
     /// `[n, 2]`.
     pub(crate) places: &'a [f32],
-    pub(crate) labels: &'a [u8],
+    pub(crate) labels: &'a [u32],
+    /// The names of the classes in the order of the labels; none of a set without labels.
+    pub(crate) names: &'a [String],
     /// What the axes are.
     pub(crate) caption: &'a str,
 }
@@ -34,10 +42,12 @@ pub(crate) struct Points<'a> {
 /// What a grid beside the points shows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grid<'a> {
-    /// Digits a side.
+    /// Images a side.
     pub(crate) side: usize,
-    /// `[side * side, 784]`, row by row from the top.
+    /// `side * side` images, row by row from the top.
     pub(crate) digits: &'a [f32],
+    /// The shape of one.
+    pub(crate) tile: Tile,
     pub(crate) caption: &'a str,
 }
 
@@ -47,7 +57,7 @@ pub(crate) struct Frame {
     middle: [f32; 2],
     /// Half of either side.
     reach: [f32; 2],
-    /// Whether the second axis is a list of the digits.
+    /// Whether the second axis is a list of the classes.
     in_rows: bool,
 }
 
@@ -66,11 +76,12 @@ impl Frame {
         }
     }
 
-    /// The same for values on a line, which stand in a row for each digit.
-    pub(crate) fn of_rows(values: &[f32]) -> Self {
+    /// The same for values on a line, which stand in a row for each class.
+    pub(crate) fn of_rows(values: &[f32], classes: usize) -> Self {
         let [low, high] = ends(values.iter());
         let reach = if high > low { 0.525 * (high - low) } else { 1.0 };
-        let (middle, half) = ((CLASSES.len() - 1) as f32 / 2.0, CLASSES.len() as f32 / 2.0);
+        let classes = classes.max(1) as f32;
+        let (middle, half) = ((classes - 1.0) / 2.0, classes / 2.0);
         Self { middle: [0.5 * (low + high), middle], reach: [reach, half], in_rows: true }
     }
 
@@ -123,24 +134,31 @@ fn ends<'a>(values: impl Iterator<Item = &'a f32>) -> [f32; 2] {
 
 /// Draws the points, and beside them a grid of digits if given.
 pub(crate) fn draw(points: &Points<'_>, frame: Frame, grid: Option<Grid<'_>>) -> Canvas {
-    let map = LEFT + PLOT + LEGEND;
+    let map = LEFT + PLOT + legend_width(points.names);
     let width = if grid.is_some() { map + LEFT + PLOT + LEFT / 2 } else { map };
     let mut canvas = Canvas::new(width, TOP + PLOT + BOTTOM, WHITE);
     axes(&mut canvas, LEFT, frame);
     foot(&mut canvas, LEFT, points.caption);
-    canvas.heading(LEFT, TOP / 2, Align::Left, BLACK, "Latent means, by digit");
+    canvas.heading(
+        LEFT,
+        TOP / 2,
+        Align::Left,
+        BLACK,
+        if points.names.is_empty() { "Latent means" } else { HEADING },
+    );
     scatter(&mut canvas, points, frame);
-    legend(&mut canvas);
-    if let Some(Grid { side, digits, caption }) = grid {
+    legend(&mut canvas, points.names);
+    if let Some(Grid { side, digits, tile, caption }) = grid {
         if !frame.in_rows {
             axes(&mut canvas, map + LEFT, frame);
         }
         foot(&mut canvas, map + LEFT, caption);
         canvas.heading(map + LEFT, TOP / 2, Align::Left, BLACK, "What it decodes to");
-        for (cell, digit) in digits.chunks_exact(SIDE * SIDE).enumerate() {
+        for (cell, digit) in digits.chunks_exact(tile.numbers()).enumerate() {
             let zoomed = PLOT / side;
             let (x, y) = (map + LEFT + cell % side * zoomed, TOP + cell / side * zoomed);
-            canvas.digit(x, y, zoomed / SIDE, digit);
+            let (digit, tile) = fitted(digit, tile, zoomed);
+            canvas.image(x, y, tile.zoom(zoomed), tile, &digit);
         }
     }
     canvas
@@ -183,18 +201,21 @@ fn scatter(canvas: &mut Canvas, points: &Points<'_>, frame: Frame) {
         (x, y, LEFT as f64 + x * PLOT as f64, TOP as f64 + y * PLOT as f64)
     };
     let (places, _) = points.places.as_chunks::<2>();
-    let mut sums = [[0.0_f32; 3]; CLASSES.len()];
+    let mut sums = vec![[0.0_f32; 3]; points.names.len().max(1)];
     for (place, class) in places.iter().zip(points.labels) {
-        let class = usize::from(*class) % CLASSES.len();
+        let class = *class as usize;
         let (x_share, y_share, x, y) = on_canvas(*place);
         if (0.0..=1.0).contains(&x_share) && (0.0..=1.0).contains(&y_share) {
-            canvas.disc(x, y, RADIUS, CLASSES[class], OPACITY);
+            canvas.disc(x, y, RADIUS, colour(class), OPACITY);
         }
         for (sum, value) in sums[class].iter_mut().zip([place[0], place[1], 1.0]) {
             *sum += value;
         }
     }
-    // The digit itself near the middle of its points: colours alone would ask for a good memory.
+    if points.names.is_empty() || points.names.len() > MARKS_MAX {
+        return;
+    }
+    // The class itself near the middle of its points: colours alone would ask for a good memory.
     let present = sums.into_iter().enumerate().filter(|(_, sum)| sum[2] > 0.0);
     let (classes, middles): (Vec<usize>, Vec<[f64; 2]>) = present
         .map(|(class, [x, y, count])| {
@@ -203,7 +224,7 @@ fn scatter(canvas: &mut Canvas, points: &Points<'_>, frame: Frame) {
         })
         .unzip();
     for (class, [x, y]) in classes.into_iter().zip(apart(middles)) {
-        canvas.disc(x, y, MARK, CLASSES[class], 1.0);
+        canvas.disc(x, y, MARK, colour(class), 1.0);
         canvas.disc(x, y, MARK - 2.5, WHITE, 1.0);
         canvas.heading(x as usize, y as usize, Align::Centre, BLACK, &class.to_string());
     }
@@ -248,13 +269,42 @@ fn apart(mut places: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
     places
 }
 
-fn legend(canvas: &mut Canvas) {
-    const LINE: usize = 24;
-    for (class, colour) in CLASSES.into_iter().enumerate() {
+/// The colour of a class; there are fewer colours than some sets have classes.
+const fn colour(class: usize) -> Colour {
+    CLASSES[class % CLASSES.len()]
+}
+
+/// What stands in the legend for a class: its number, and its name where that is another.
+fn entry(class: usize, name: &str) -> String {
+    let number = class.to_string();
+    if number == name { number } else { format!("{number} {name}") }
+}
+
+fn legend_width(names: &[String]) -> usize {
+    let [least, most] = LEGEND;
+    let entries = names.iter().enumerate().take(PLOT / LINE);
+    let widest = entries.map(|(class, name)| Canvas::text_width(&entry(class, name))).max();
+    (widest.unwrap_or(0) + 49).clamp(least, most)
+}
+
+/// As many classes as there is room for.
+fn legend(canvas: &mut Canvas, names: &[String]) {
+    for (class, name) in names.iter().enumerate().take(PLOT / LINE) {
         let (x, y) = (LEFT + PLOT + 18, TOP + 12 + class * LINE);
-        canvas.disc(x as f64, y as f64, 6.0, colour, 1.0);
-        canvas.text(x + 14, y, Align::Left, BLACK, &class.to_string());
+        canvas.disc(x as f64, y as f64, 6.0, colour(class), 1.0);
+        canvas.text(x + 14, y, Align::Left, BLACK, &entry(class, name));
     }
+}
+
+/// The image, or every so manyth pixel of it, so that it fits a cell.
+fn fitted(image: &[f32], tile: Tile, cell: usize) -> (Vec<f32>, Tile) {
+    let step = tile.height.max(tile.width).div_ceil(cell.max(1)).max(1);
+    let rows = image.chunks_exact(tile.width * tile.channels).step_by(step);
+    let pixel = |row: &[f32]| -> Vec<f32> {
+        row.chunks_exact(tile.channels).step_by(step).flatten().copied().collect()
+    };
+    let (height, width) = (tile.height.div_ceil(step), tile.width.div_ceil(step));
+    (rows.flat_map(pixel).collect(), Tile { height, width, channels: tile.channels })
 }
 
 #[cfg(test)]
@@ -285,8 +335,8 @@ mod tests {
     }
 
     #[test]
-    fn values_on_a_line_have_a_row_for_each_digit() {
-        let frame = Frame::of_rows(&[-2.0, 0.5, 2.0]);
+    fn values_on_a_line_have_a_row_for_each_class() {
+        let frame = Frame::of_rows(&[-2.0, 0.5, 2.0], 10);
         for digit in 0..10 {
             let [x, y] = frame.share([0.0, digit as f32]);
             assert!((x - 0.5).abs() < 1e-6 && (y - (9.5 - f64::from(digit)) / 10.0).abs() < 1e-6);
@@ -301,7 +351,7 @@ mod tests {
     fn no_points_and_equal_points_have_a_frame() {
         for places in [&[][..], &[2.0, 2.0, 2.0, 2.0]] {
             assert!(Frame::around(places).reach[0] > 0.0);
-            assert!(Frame::of_rows(places).reach[0] > 0.0);
+            assert!(Frame::of_rows(places, 0).reach[0] > 0.0);
         }
     }
 
@@ -318,6 +368,16 @@ mod tests {
             let room = PLOT / labels.len();
             assert!(labels.iter().all(|label| Canvas::text_width(label) < room), "{labels:?}");
         }
+    }
+
+    #[test]
+    fn large_images_are_thinned_to_their_cell() {
+        let tile = Tile { height: 3, width: 4, channels: 3 };
+        let image: Vec<f32> = (0..36).map(|value| value as f32).collect();
+        let (fitted, small) = fitted(&image, tile, 2);
+        assert_eq!(small, Tile { height: 2, width: 2, channels: 3 });
+        assert_eq!(fitted, [0., 1., 2., 6., 7., 8., 24., 25., 26., 30., 31., 32.]);
+        assert_eq!((entry(3, "3"), entry(3, "cat")), ("3".into(), "3 cat".into()));
     }
 
     #[test]

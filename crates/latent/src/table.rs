@@ -23,14 +23,15 @@ const FILE_BYTES_MAX: u64 = 4 << 30;
 /// Latents with what they are of.
 #[derive(Debug)]
 pub(crate) struct Table<'a> {
-    pub(crate) labels: Vec<u8>,
+    /// -1 where the set has no labels.
+    pub(crate) labels: Vec<i32>,
     pub(crate) latents: &'a Latents,
 }
 
 impl<'a> Table<'a> {
     pub(crate) fn new(images: &Images, latents: &'a Latents) -> Self {
         let labels = (0..images.len())
-            .map(|index| images.label(index as u32).unwrap_or_default() as u8)
+            .map(|index| images.label(index as u32).map_or(-1, |label| label as i32))
             .collect();
         Self { labels, latents }
     }
@@ -45,7 +46,7 @@ impl<'a> Table<'a> {
     }
 
     /// Each row's label, mean and log-variance.
-    fn rows(&self) -> impl Iterator<Item = (u8, &[f32], &[f32])> {
+    fn rows(&self) -> impl Iterator<Item = (i32, &[f32], &[f32])> {
         let Latents { dim, mean, log_variance } = self.latents;
         let moments = mean.chunks_exact(*dim).zip(log_variance.chunks_exact(*dim));
         self.labels.iter().zip(moments).map(|(label, (mean, lv))| (*label, mean, lv))

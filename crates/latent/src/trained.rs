@@ -6,14 +6,15 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use checkpoint::{Checkpoint, Directory};
 use config::{RunConfig, Training};
 use data::{Batch, Domain, Stream};
-use images::{Images, PIXELS};
+use images::{Images, Shape};
 use model::{Isa, Model as _, ModelError, noise};
+use picture::Tile;
 use trainer::Evaluation;
 use vae::Vae;
 use vae_options::{Precision, VaeOptions};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{output, threads};
+use crate::{drawing, output, threads};
 
 /// The link to the latest of the runs beside it.
 const LATEST: &str = "latest";
@@ -99,6 +100,37 @@ impl Trained {
         self.vae.latent_dim()
     }
 
+    /// The shape of an image.
+    pub(crate) const fn shape(&self) -> Shape {
+        let [height, width, channels] = self.options.image;
+        Shape { height, width, channels }
+    }
+
+    /// The same, for a canvas.
+    pub(crate) const fn tile(&self) -> Tile {
+        let Shape { height, width, channels } = self.shape();
+        Tile { height: height as usize, width: width as usize, channels: channels as usize }
+    }
+
+    /// Numbers of an image.
+    pub(crate) fn pixels(&self) -> usize {
+        self.vae.pixels()
+    }
+
+    /// Images of the model's shape that came one by one, without labels.
+    pub(crate) fn unlabelled(&self, pixels: Vec<u8>) -> Result<Images> {
+        Ok(Images::new(self.shape(), pixels, Vec::new())?)
+    }
+
+    /// A person's own picture as an image of the data set.
+    pub(crate) fn picture(&self, path: &Path) -> Result<Vec<u8>> {
+        if self.config.task.dataset.is_same_data(&images::named::mnist()) {
+            drawing::read(path)
+        } else {
+            Ok(images::picture(path, self.shape())?)
+        }
+    }
+
     /// Where files that belong to the model are kept: the run directory, else beside it.
     pub(crate) fn folder(&self) -> &Path {
         let parent = self.path.parent().unwrap_or(Path::new("."));
@@ -128,10 +160,11 @@ impl Trained {
         latents
     }
 
-    /// The expected pixels, 0 to 1, `[n, 784]`, of latents `[n, dim]`.
+    /// The expected pixels, 0 to 1, a row an image, of latents `[n, dim]`.
     pub(crate) fn decode(&mut self, z: &[f32]) -> Vec<f32> {
-        let mut pixels = vec![0.0; z.len() / self.dim() * PIXELS];
-        let rows = z.chunks(BATCH * self.dim()).zip(pixels.chunks_mut(BATCH * PIXELS));
+        let width = self.pixels();
+        let mut pixels = vec![0.0; z.len() / self.dim() * width];
+        let rows = z.chunks(BATCH * self.dim()).zip(pixels.chunks_mut(BATCH * width));
         for (z, pixels) in rows {
             self.vae.decode(&self.parameters, z, pixels);
         }

@@ -17,9 +17,31 @@ use embedded_graphics::{
     text::{Alignment, Baseline, Text, TextStyleBuilder},
 };
 
-/// Pixels of a side of a digit.
-pub const SIDE: usize = 28;
-const PIXELS: usize = SIDE * SIDE;
+/// The shape of an image: its numbers are rows from the top, in them pixels from the left, in them
+/// channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tile {
+    /// Rows.
+    pub height: usize,
+    /// Pixels in a row.
+    pub width: usize,
+    /// Numbers of a pixel: 1 for grey, 3 for red, green and blue.
+    pub channels: usize,
+}
+
+impl Tile {
+    /// Numbers of an image.
+    #[must_use]
+    pub const fn numbers(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// The whole factor by which an image is enlarged to about `side` pixels.
+    #[must_use]
+    pub fn zoom(&self, side: usize) -> usize {
+        (side / self.height.max(self.width).max(1)).max(1)
+    }
+}
 
 /// Red, green, blue.
 pub type Colour = [u8; 3];
@@ -69,32 +91,48 @@ impl Canvas {
         }
     }
 
-    /// Draws a digit, 784 pixels from 0 to 1, light on dark; each becomes a square of `zoom`.
-    pub fn digit(&mut self, x: usize, y: usize, zoom: usize, digit: &[f32]) {
-        for (place, value) in digit.iter().enumerate().take(PIXELS) {
-            let grey = (value.clamp(0.0, 1.0) * 255.0).round() as u8;
-            let (row, column) = (place / SIDE, place % SIDE);
-            self.fill(x + column * zoom, y + row * zoom, zoom, zoom, [grey; 3]);
+    /// Draws an image, numbers from 0 to 1, dark to light; each pixel becomes a square of `zoom`.
+    pub fn image(&mut self, x: usize, y: usize, zoom: usize, tile: Tile, image: &[f32]) {
+        let level = |value: f32| (value.clamp(0.0, 1.0) * 255.0).round() as u8;
+        let Tile { height, width, channels } = tile;
+        let pixels = image.chunks_exact(channels.max(1)).take(height * width);
+        for (place, pixel) in pixels.enumerate() {
+            let colour = match *pixel {
+                [red, green, blue] => [red, green, blue].map(level),
+                [grey, ..] => [level(grey); 3],
+                [] => continue,
+            };
+            let (row, column) = (place / width, place % width);
+            self.fill(x + column * zoom, y + row * zoom, zoom, zoom, colour);
         }
     }
 
-    /// Draws digits, `[n, 784]`, in rows of `columns`.
-    pub fn digits(&mut self, x: usize, y: usize, zoom: usize, columns: usize, digits: &[f32]) {
-        for (index, digit) in digits.chunks_exact(PIXELS).enumerate() {
+    /// Draws images one after the other in rows of `columns`.
+    pub fn images(
+        &mut self,
+        x: usize,
+        y: usize,
+        zoom: usize,
+        columns: usize,
+        tile: Tile,
+        images: &[f32],
+    ) {
+        for (index, image) in images.chunks_exact(tile.numbers().max(1)).enumerate() {
             let (row, column) = (index / columns, index % columns);
-            self.digit(x + column * SIDE * zoom, y + row * SIDE * zoom, zoom, digit);
+            let (x, y) = (x + column * tile.width * zoom, y + row * tile.height * zoom);
+            self.image(x, y, zoom, tile, image);
         }
     }
 
-    /// Digits, `[n, 784]`, in a square as far as they fill one.
+    /// Images in a square as far as they fill one.
     #[must_use]
-    pub fn grid(zoom: usize, digits: &[f32]) -> Self {
-        let count = digits.len() / PIXELS;
+    pub fn grid(zoom: usize, tile: Tile, images: &[f32]) -> Self {
+        let count = images.len() / tile.numbers().max(1);
         let columns = count.isqrt() + usize::from(!count.is_multiple_of(count.isqrt().max(1)));
-        let columns = columns.max(1);
-        let side = SIDE * zoom;
-        let mut canvas = Self::new(columns * side, count.div_ceil(columns).max(1) * side, WHITE);
-        canvas.digits(0, 0, zoom, columns, digits);
+        let (columns, rows) = (columns.max(1), count.div_ceil(columns.max(1)).max(1));
+        let (width, height) = (columns * tile.width * zoom, rows * tile.height * zoom);
+        let mut canvas = Self::new(width, height, WHITE);
+        canvas.images(0, 0, zoom, columns, tile, images);
         canvas
     }
 
@@ -200,11 +238,13 @@ mod tests {
     use super::*;
     use crate::{BLACK, WHITE};
 
+    const DIGIT: Tile = Tile { height: 28, width: 28, channels: 1 };
+
     #[test]
     fn what_lies_outside_is_not_drawn() {
         let mut canvas = Canvas::new(30, 20, WHITE);
         canvas.fill(25, 15, 100, 100, BLACK);
-        canvas.digit(20, 10, 3, &[1.0; PIXELS]);
+        canvas.image(20, 10, 3, DIGIT, &[1.0; 784]);
         canvas.disc(-5.0, 40.0, 9.0, BLACK, 1.0);
         canvas.disc(f64::NAN, 1e300, 9.0, BLACK, 1.0);
         canvas.text(28, 19, Align::Left, BLACK, "outside");
@@ -231,13 +271,22 @@ mod tests {
     }
 
     #[test]
-    fn digits_go_row_by_row() {
+    fn images_go_row_by_row() {
         let mut canvas = Canvas::new(2 * 28 * 2, 2 * 28 * 2, WHITE);
-        let digits: Vec<f32> = (0..3).flat_map(|n| vec![n as f32 / 2.0; PIXELS]).collect();
-        canvas.digits(0, 0, 2, 2, &digits);
+        let digits: Vec<f32> = (0..3).flat_map(|n| vec![n as f32 / 2.0; 784]).collect();
+        canvas.images(0, 0, 2, 2, DIGIT, &digits);
         let at = |x: usize, y: usize| canvas.pixels[y * 112 + x];
         assert_eq!((at(0, 0), at(56, 0), at(55, 55)), ([0; 3], [128; 3], [0; 3]));
         assert_eq!((at(0, 56), at(56, 56)), (WHITE, WHITE));
+    }
+
+    #[test]
+    fn images_of_any_shape_keep_their_colours() {
+        let tile = Tile { height: 1, width: 2, channels: 3 };
+        let canvas = Canvas::grid(2, tile, &[1.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+        assert_eq!((canvas.width(), canvas.height()), (4, 2));
+        assert_eq!((canvas.pixels[1], canvas.pixels[6]), ([255, 0, 0], [0, 0, 255]));
+        assert_eq!((tile.numbers(), tile.zoom(56), tile.zoom(1)), (6, 28, 1));
     }
 
     #[test]

@@ -4,14 +4,38 @@ use std::io::ErrorKind;
 
 use gif::{Encoder, EncodingError, Frame, Repeat};
 
-use crate::Canvas;
+use crate::{Canvas, Colour};
 
 /// What every PNG file of this crate holds near its beginning, and hardly any other: a note that names its program.
 pub const MARK: &[u8] = b"tEXtSoftware\0Lockstep";
 
-/// The palette of an animation: greys, of which a GIF can have 256.
-fn greys() -> Vec<u8> {
-    (0..=u8::MAX).flat_map(|grey| [grey; 3]).collect()
+/// Steps of red, green and blue in the palette of an animation with colours.
+const STEPS: [u16; 3] = [6, 7, 6];
+
+/// The colours of an animation, of which a GIF can have 256: greys, or steps of red, green and blue.
+fn palette(is_grey: bool) -> Vec<u8> {
+    if is_grey {
+        return (0..=u8::MAX).flat_map(|grey| [grey; 3]).collect();
+    }
+    let [reds, greens, blues] = STEPS;
+    let level = |step: u16, steps: u16| (step * 255 / (steps - 1)) as u8;
+    let colour = |at: u16| {
+        let (red, green, blue) = (at / (greens * blues), at / blues % greens, at % blues);
+        [level(red, reds), level(green, greens), level(blue, blues)]
+    };
+    (0..reds * greens * blues).flat_map(colour).collect()
+}
+
+/// The place of the nearest colour in the palette.
+fn place(is_grey: bool, colour: Colour) -> u8 {
+    if is_grey {
+        return colour[0];
+    }
+    let mut place = 0;
+    for (level, steps) in colour.into_iter().zip(STEPS) {
+        place = place * steps + (u16::from(level) * (steps - 1) + 127) / 255;
+    }
+    place as u8
 }
 
 impl Canvas {
@@ -38,7 +62,7 @@ impl Canvas {
     }
 }
 
-/// An animation in greys of canvases of one size, each shown for as many hundredths of a
+/// An animation of canvases of one size, in greys or few colours, each shown for as many hundredths of a
 /// second as stands beside it, over and over.
 ///
 /// # Errors
@@ -52,10 +76,12 @@ pub fn gif(frames: &[(Canvas, u16)]) -> Result<Vec<u8>, EncodingError> {
         [] => (1, 1),
     };
     let mut bytes = Vec::new();
-    let mut encoder = Encoder::new(&mut bytes, width, height, &greys())?;
+    let is_plain = |[red, green, blue]: &Colour| red == green && green == blue;
+    let is_grey = frames.iter().all(|(canvas, _)| canvas.pixels.iter().all(is_plain));
+    let mut encoder = Encoder::new(&mut bytes, width, height, &palette(is_grey))?;
     encoder.set_repeat(Repeat::Infinite)?;
     for (canvas, hundredths) in frames {
-        let levels: Vec<u8> = canvas.pixels.iter().map(|[level, ..]| *level).collect();
+        let levels: Vec<u8> = canvas.pixels.iter().map(|colour| place(is_grey, *colour)).collect();
         let mut frame = Frame { width, height, delay: *hundredths, ..Frame::default() };
         frame.buffer = levels.into();
         encoder.write_frame(&frame)?;
@@ -82,6 +108,17 @@ mod tests {
             let info = reader.next_frame(&mut pixels).unwrap();
             assert_eq!((info.width, info.height, info.color_type), (5, 3, kind));
             assert_eq!(pixels[0], colour[0]);
+        }
+    }
+
+    #[test]
+    fn colours_of_an_animation_are_near() {
+        let palette = palette(false);
+        for colour in [[0, 0, 0], [255, 255, 255], [255, 0, 10], [100, 200, 50], [17, 119, 51]] {
+            let at = 3 * usize::from(place(false, colour));
+            for (level, found) in colour.into_iter().zip(&palette[at..at + 3]) {
+                assert!(level.abs_diff(*found) <= 26, "{colour:?} {found}");
+            }
         }
     }
 

@@ -11,7 +11,7 @@ pub const GREY: Colour = [110, 110, 110];
 /// Lines that guide the eye.
 pub const LIGHT: Colour = [225, 225, 225];
 
-/// One colour a digit: the scheme "muted" of Paul Tol's technical note "Colour schemes" (2021),
+/// The colours of classes, over again where there are more: the scheme "muted" of Paul Tol's technical note "Colour schemes" (2021),
 /// its nine colours and a dark grey.
 pub const CLASSES: [Colour; 10] = [
     [204, 102, 119],

@@ -1,13 +1,19 @@
 //! What `vae-coordinator` knows of the variational autoencoder: its flags and its description.
 
-use std::process::ExitCode;
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use clap::{ArgMatches, Args as _, Command, FromArgMatches as _};
 use config::Task;
 use coordinator::{Preparing, Program, WorkerProgram};
 use serde_json::Value;
-use vae_options::VaeOptions;
+use vae_options::{Color, VaeOptions};
+
+/// Time between two lines about the packing of a data set.
+const TELL_INTERVAL: Duration = Duration::from_secs(3);
 
 /// The program.
 pub fn main() -> ExitCode {
@@ -28,7 +34,7 @@ impl Program for VaeCoordinator {
     }
 
     fn about(&self) -> &'static str {
-        "Train a variational autoencoder on MNIST, data-parallel: shard the data, start generations \
+        "Train a variational autoencoder on images, data-parallel: shard the data, start generations \
          of workers, and keep the run directory"
     }
 
@@ -45,13 +51,33 @@ impl Program for VaeCoordinator {
         Ok(serde_json::to_value(options)?)
     }
 
-    fn describe(&self, options: Value, _preparing: &Preparing<'_>) -> Result<Task> {
-        let options: VaeOptions = serde_json::from_value(options)?;
+    fn describe(&self, options: Value, preparing: &Preparing<'_>) -> Result<Task> {
+        let mut options: VaeOptions = serde_json::from_value(options)?;
+        let set = dataset(&options, preparing)?;
+        options.image = [set.shape.height, set.shape.width, set.shape.channels];
         options.validate()?;
-        Ok(options.describe(images::named::mnist())?)
+        Ok(options.describe(set.manifest)?)
     }
 
     fn upgrade(&self, configuration: &mut Value) {
         vae_options::upgrade(configuration, images::named::mnist);
     }
+}
+
+/// The data set that the options name, packed where it lies at a path.
+fn dataset(options: &VaeOptions, preparing: &Preparing<'_>) -> Result<images::Dataset> {
+    let colour = match options.color {
+        Color::Auto => images::Colour::Auto,
+        Color::Grey => images::Colour::Grey,
+        Color::Rgb => images::Colour::Rgb,
+    };
+    let how = images::Options { side: options.image_size, colour };
+    let mut told = Instant::now();
+    let mut progress = |done: u64, total: u64| {
+        if told.elapsed() >= TELL_INTERVAL {
+            told = Instant::now();
+            (preparing.tell)(&format!("Packing the data set: {done} of {total} images"));
+        }
+    };
+    Ok(images::dataset(options.dataset.as_ref(), &how, preparing.cache, &mut progress)?)
 }

@@ -8,3 +8,9 @@ pub const DIM: RangeInclusive<u32> = 1..=1 << 16;
 pub const WARMUP_EPOCHS: RangeInclusive<u32> = 0..=1_000_000;
 /// Latents drawn an image.
 pub const IMPORTANCE_SAMPLES: RangeInclusive<u32> = 1..=4096;
+
+/// Pixels of a side of an image.
+pub const IMAGE_SIDE: RangeInclusive<u32> = 1..=1024;
+
+/// Numbers of a pixel.
+pub const IMAGE_CHANNELS: RangeInclusive<u32> = 1..=3;

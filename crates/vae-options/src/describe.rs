@@ -2,7 +2,7 @@
 
 use config::{Manifest, Metric, Size, Task, task};
 
-use crate::{PIXELS, Precision, VaeOptions};
+use crate::{Precision, VaeOptions, pixels};
 
 /// The task's name.
 pub const NAME: &str = "vae";
@@ -47,8 +47,9 @@ impl VaeOptions {
     /// The network in a few words.
     #[must_use]
     pub fn summary(&self) -> String {
-        let Self { hidden_dim, latent_dim, .. } = self;
-        format!("VAE {PIXELS}-{hidden_dim}-{hidden_dim}-{latent_dim}")
+        let Self { image, hidden_dim, latent_dim, .. } = self;
+        let pixels = pixels(*image);
+        format!("VAE {pixels}-{hidden_dim}-{hidden_dim}-{latent_dim}")
     }
 
     /// What it takes of a machine, as lower bounds: what any worker takes, parameters, gradient, sum
@@ -60,7 +61,7 @@ impl VaeOptions {
             Precision::F32 => (4, 0),
             Precision::Bf16 => (2, 2),
         };
-        let (parameters, pixels) = (self.model().parameters(), u64::from(PIXELS));
+        let (parameters, pixels) = (self.model().parameters(), pixels(self.image));
         let image = factor * (5 * u64::from(self.hidden_dim) + 2 * pixels) + 4 * pixels;
         Size {
             parameters,

@@ -18,14 +18,46 @@ use serde::{Deserialize, Serialize};
 pub use describe::{EXAMPLE, METRICS, NAME, REVISION};
 pub use upgrade::upgrade;
 
-/// The number of pixels of an image.
-pub const PIXELS: u32 = 784;
+/// The data set that is learned from where none is named.
+pub const DATASET: &str = "mnist";
+
+/// Rows of an image, pixels in a row, and numbers of a pixel: 1 for grey, 3 for red, green, blue.
+pub type ImageShape = [u32; 3];
+
+/// The images of [`DATASET`].
+pub const MNIST_IMAGE: ImageShape = [28, 28, 1];
+
+/// Numbers of an image.
+#[must_use]
+pub const fn pixels([height, width, channels]: ImageShape) -> u64 {
+    height as u64 * width as u64 * channels as u64
+}
 
 /// Everything that a variational autoencoder is decided by, beside its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
 #[serde(deny_unknown_fields)]
 pub struct VaeOptions {
+    /// What to learn from: mnist, fashion-mnist, or a path: a folder of pictures (PNG or JPEG;
+    /// folders in it are classes, and one called test is held out), a folder of IDX files, or a .npy
+    /// or .npz file
+    #[cfg_attr(feature = "clap", arg(long, default_value = DATASET, value_name = "NAME|PATH"))]
+    #[serde(default = "dataset")]
+    pub dataset: String,
+    /// Pixels of a side that pictures are scaled to [default: their own, if all are of one size,
+    /// else 64]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "PIXELS"))]
+    #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::IMAGE_SIDE)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<u32>,
+    /// What colours of pictures are kept
+    #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Color::Auto))]
+    #[serde(default)]
+    pub color: Color,
+    /// Of the data set, where it is not that of MNIST.
+    #[cfg_attr(feature = "clap", arg(skip = MNIST_IMAGE))]
+    #[serde(default = "mnist_image", skip_serializing_if = "is_mnist_image")]
+    pub image: ImageShape,
     /// Width of the two hidden layers of encoder and decoder
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 400, value_name = "N"))]
     #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::DIM)))]
@@ -68,9 +100,23 @@ const fn one() -> u32 {
     1
 }
 
+fn dataset() -> String {
+    DATASET.into()
+}
+
+const fn mnist_image() -> ImageShape {
+    MNIST_IMAGE
+}
+
+fn is_mnist_image(image: &ImageShape) -> bool {
+    *image == MNIST_IMAGE
+}
+
 /// The network and its objective.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
+    /// The shape of an image.
+    pub image: ImageShape,
     /// Width of both hidden layers of encoder and decoder.
     pub hidden_dim: u32,
     /// Dimensions of the latent space.
@@ -90,6 +136,20 @@ pub enum Likelihood {
     Bernoulli,
     /// Squared error with one learned variance
     Gaussian,
+}
+
+/// What colours of pictures are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Color {
+    /// RGB where a picture has colour, else grey
+    #[default]
+    Auto,
+    /// Grey
+    Grey,
+    /// Red, green, blue
+    Rgb,
 }
 
 /// In what the factors of matrix products are. Products are added in f32, and parameters,
@@ -121,6 +181,10 @@ pub enum Binarize {
 impl Default for VaeOptions {
     fn default() -> Self {
         Self {
+            dataset: dataset(),
+            image_size: None,
+            color: Color::Auto,
+            image: MNIST_IMAGE,
             hidden_dim: 400,
             latent_dim: 20,
             likelihood: Likelihood::Bernoulli,
@@ -147,6 +211,10 @@ impl VaeOptions {
     /// # Errors
     /// The first option found out of its bounds.
     pub fn validate(&self) -> Result<(), InvalidConfig> {
+        let [height, width, channels] = self.image;
+        validate::count("the height of an image", height, bounds::IMAGE_SIDE)?;
+        validate::count("the width of an image", width, bounds::IMAGE_SIDE)?;
+        validate::count("the channels of an image", channels, bounds::IMAGE_CHANNELS)?;
         validate::count("--hidden-dim", self.hidden_dim, bounds::DIM)?;
         validate::count("--latent-dim", self.latent_dim, bounds::DIM)?;
         validate::count("--warmup-epochs", self.warmup_epochs, bounds::WARMUP_EPOCHS)?;
@@ -161,8 +229,8 @@ impl VaeOptions {
     /// The network and its objective.
     #[must_use]
     pub fn model(&self) -> ModelConfig {
-        let Self { hidden_dim, latent_dim, likelihood, beta, .. } = *self;
-        ModelConfig { hidden_dim, latent_dim, likelihood, beta }
+        let Self { image, hidden_dim, latent_dim, likelihood, beta, .. } = *self;
+        ModelConfig { image, hidden_dim, latent_dim, likelihood, beta }
     }
 }
 
@@ -170,10 +238,11 @@ impl ModelConfig {
     /// The number of trained parameters.
     #[must_use]
     pub fn parameters(&self) -> u64 {
-        let layer = |inputs: u32, outputs: u32| (u64::from(inputs) + 1) * u64::from(outputs);
-        let (hidden, latent) = (self.hidden_dim, self.latent_dim);
-        let encoder = layer(PIXELS, hidden) + layer(hidden, hidden) + layer(hidden, 2 * latent);
-        let decoder = layer(latent, hidden) + layer(hidden, hidden) + layer(hidden, PIXELS);
+        let layer = |inputs: u64, outputs: u64| (inputs + 1) * outputs;
+        let (hidden, latent) = (u64::from(self.hidden_dim), u64::from(self.latent_dim));
+        let pixels = pixels(self.image);
+        let encoder = layer(pixels, hidden) + layer(hidden, hidden) + layer(hidden, 2 * latent);
+        let decoder = layer(latent, hidden) + layer(hidden, hidden) + layer(hidden, pixels);
         encoder + decoder + u64::from(self.likelihood == Likelihood::Gaussian)
     }
 }
@@ -190,12 +259,18 @@ mod tests {
         assert_eq!(VaeOptions::read(&json).unwrap(), options);
         assert_eq!(options.model().parameters(), 973_624);
         assert_eq!((&json["precision"], &json["binarize"]), (&"f32".into(), &"none".into()));
+        let options = VaeOptions { image: [64, 48, 3], ..options };
+        let json = serde_json::to_value(&options).unwrap();
+        assert_eq!(VaeOptions::read(&json).unwrap(), options);
+        assert_eq!(options.model().parameters(), 973_624 + (2 * 400 + 1) * (64 * 48 * 3 - 784));
     }
 
     #[test]
     fn each_bound_is_checked() {
         type Breakage = (fn(&mut VaeOptions), &'static str);
-        let broken: [Breakage; 5] = [
+        let broken: [Breakage; 7] = [
+            (|o| o.image[1] = 1025, "the width of an image"),
+            (|o| o.image[2] = 4, "the channels of an image"),
             (|o| o.hidden_dim = 1 << 20, "--hidden-dim"),
             (|o| o.latent_dim = 0, "--latent-dim"),
             (|o| o.beta = -1.0, "--beta"),

@@ -41,8 +41,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         let indices: Vec<u32> = (0..images as u32).collect();
         let batch = Batch::of(&set, &indices);
         for likelihood in [Likelihood::Bernoulli, Likelihood::Gaussian] {
-            let config =
-                ModelConfig { hidden_dim: 400, latent_dim: LATENT as u32, likelihood, beta: 1.0 };
+            let config = ModelConfig {
+                image: vae_options::MNIST_IMAGE,
+                hidden_dim: 400,
+                latent_dim: LATENT as u32,
+                likelihood,
+                beta: 1.0,
+            };
             profile(&team, &config, Precision::F32, &batch, |x| x)?;
             profile(&team, &config, Precision::Bf16, &batch, Bf16::from_f32)?;
         }

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use images::Shape;
-use vae_options::{Likelihood, ModelConfig};
+use vae_options::{ImageShape, Likelihood, ModelConfig};
 
 use model::{
     Layout, ModelError, Team,
@@ -100,7 +99,7 @@ const VECTORS: u128 = 4;
 
 impl Network {
     pub(crate) fn new(config: &ModelConfig) -> Result<Self, ModelError> {
-        let pixels = shape(config).bytes();
+        let pixels = pixels(config.image)?;
         let hidden = side("hidden_dim", config.hidden_dim, gemm::SIDE_MAX)?;
         // Mean and log-variance are one matrix of twice the width.
         let latent = side("latent_dim", config.latent_dim, gemm::SIDE_MAX / 2)?;
@@ -109,7 +108,9 @@ impl Network {
             return Err(ModelError::Number { name: "beta", value: config.beta, allowed });
         }
         memory::check(4 * VECTORS * u128::from(config.parameters()), || {
-            format!("a model with hidden_dim {hidden} and latent_dim {latent}")
+            format!(
+                "a model with hidden_dim {hidden} and latent_dim {latent} for images of {pixels} numbers"
+            )
         })?;
         let layers = [
             ("encoder.0", pixels, hidden),
@@ -147,9 +148,14 @@ impl Network {
     }
 }
 
-/// The shape of the images.
-pub(crate) const fn shape(_config: &ModelConfig) -> Shape {
-    Shape::grey(28, 28)
+/// Numbers of an image.
+fn pixels(image: ImageShape) -> Result<usize, ModelError> {
+    let pixels = vae_options::pixels(image);
+    let max = gemm::SIDE_MAX as u64;
+    if pixels == 0 || pixels > max {
+        return Err(ModelError::Size { name: "numbers of an image", value: pixels, max });
+    }
+    Ok(pixels as usize)
 }
 
 pub(crate) fn side(name: &'static str, value: u32, max: usize) -> Result<usize, ModelError> {

@@ -24,7 +24,7 @@ const NATS: f64 = 0.5;
 const LIKELIHOODS: [Likelihood; 2] = [Likelihood::Bernoulli, Likelihood::Gaussian];
 
 fn config(hidden_dim: u32, latent_dim: u32, likelihood: Likelihood) -> ModelConfig {
-    ModelConfig { hidden_dim, latent_dim, likelihood, beta: 1.0 }
+    ModelConfig { image: vae_options::MNIST_IMAGE, hidden_dim, latent_dim, likelihood, beta: 1.0 }
 }
 
 /// Grey bars of a place, a width and a brightness that differ.

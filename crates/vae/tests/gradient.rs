@@ -34,7 +34,7 @@ const CASES: [(u32, u32, usize, f64); 6] = [
 ];
 
 fn config((hidden_dim, latent_dim, _, beta): (u32, u32, usize, f64), l: Likelihood) -> ModelConfig {
-    ModelConfig { hidden_dim, latent_dim, likelihood: l, beta }
+    ModelConfig { image: vae_options::MNIST_IMAGE, hidden_dim, latent_dim, likelihood: l, beta }
 }
 
 /// Sparse grey images.

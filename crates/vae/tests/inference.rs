@@ -11,7 +11,13 @@ use vae_options::{Likelihood, ModelConfig};
 const LATENT: usize = 3;
 
 fn config(likelihood: Likelihood) -> ModelConfig {
-    ModelConfig { hidden_dim: 24, latent_dim: LATENT as u32, likelihood, beta: 1.0 }
+    ModelConfig {
+        image: vae_options::MNIST_IMAGE,
+        hidden_dim: 24,
+        latent_dim: LATENT as u32,
+        likelihood,
+        beta: 1.0,
+    }
 }
 
 /// Four kinds of image: one quarter of the rows is white.

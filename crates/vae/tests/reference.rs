@@ -48,7 +48,13 @@ fn check(case: &str, likelihood: Likelihood, beta: f64) -> Outcome {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference");
     let bytes = fs::read(path.join("reference.safetensors"))?;
     let file = SafeTensors::deserialize(&bytes)?;
-    let config = ModelConfig { hidden_dim: HIDDEN, latent_dim: LATENT, likelihood, beta };
+    let config = ModelConfig {
+        image: vae_options::MNIST_IMAGE,
+        hidden_dim: HIDDEN,
+        latent_dim: LATENT,
+        likelihood,
+        beta,
+    };
     let mut vae = Vae::new(&config)?;
     let layout = vae.layout().clone();
 

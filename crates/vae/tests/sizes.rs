@@ -6,7 +6,13 @@ use vae::Vae;
 use vae_options::{Likelihood, ModelConfig};
 
 fn config(hidden_dim: u32, latent_dim: u32) -> ModelConfig {
-    ModelConfig { hidden_dim, latent_dim, likelihood: Likelihood::Gaussian, beta: 1.0 }
+    ModelConfig {
+        image: vae_options::MNIST_IMAGE,
+        hidden_dim,
+        latent_dim,
+        likelihood: Likelihood::Gaussian,
+        beta: 1.0,
+    }
 }
 
 #[test]

@@ -30,6 +30,7 @@ fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
     let indices: Vec<u32> = (0..IMAGES as u32).collect();
     let batch = Batch::of(&images, &indices);
     let config = ModelConfig {
+        image: vae_options::MNIST_IMAGE,
         hidden_dim: 400,
         latent_dim: 20,
         likelihood: Likelihood::Bernoulli,

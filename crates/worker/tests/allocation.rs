@@ -142,8 +142,13 @@ fn trainer(of_vae: vae::Settings, threads: usize) -> Result<Trainer<Images>, Box
         Images::new(Shape::grey(28, 28), pixels, vec![0; count])
     };
     let data = Arc::new(Splits { train: images(IMAGES)?, test: images(10)? });
-    let config =
-        ModelConfig { hidden_dim: 64, latent_dim: 4, likelihood: Likelihood::Bernoulli, beta: 1.0 };
+    let config = ModelConfig {
+        image: vae_options::MNIST_IMAGE,
+        hidden_dim: 64,
+        latent_dim: 4,
+        likelihood: Likelihood::Bernoulli,
+        beta: 1.0,
+    };
     let mut model = Vae::with(&config, of_vae)?;
     model.reserve(BATCH as usize)?;
     let settings = Settings {

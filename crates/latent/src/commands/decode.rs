@@ -1,9 +1,9 @@
-//! `vae decode`: digits of a table of latents, as a picture or an array.
+//! `vae decode`: images of a table of latents, as a picture or an array.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use picture::{Canvas, SIDE};
+use picture::{Canvas, Tile};
 
 use crate::{
     args::Source,
@@ -12,18 +12,19 @@ use crate::{
 };
 
 const ZOOM: usize = 1;
-/// More digits do not make a picture that can be looked at.
+/// More images do not make a picture that can be looked at.
 const PICTURE_MAX: usize = 10_000;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
-    /// The latents, a row a digit: a table as vae encode writes it, or what NumPy or pandas writes
+    /// The latents, a row an image: a table as vae encode writes it, or what NumPy or pandas writes
     /// as .npy, .csv or .parquet
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// The digits: a .png picture, or an .npy array of n x 28 x 28 from 0 to 1
+    /// The images: a .png picture, or an .npy array of n x height x width from 0 to 1, with a further
+    /// dimension of 3 for RGB
     #[arg(long, default_value = "digits.png", value_name = "FILE")]
     output: PathBuf,
 }
@@ -37,12 +38,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let count = z.len() / trained.dim();
     ensure!(
         output.format() == "npy" || count <= PICTURE_MAX,
-        "{count} digits are too many for a picture: write an .npy array"
+        "{count} images are too many for a picture: write an .npy array"
     );
-    let digits = trained.decode(&z);
-    let bytes = match output.format() {
-        "npy" => table::array(&[count, SIDE, SIDE], &digits),
-        _ => Canvas::grid(ZOOM, &digits).png()?,
+    let (tile, images) = (trained.tile(), trained.decode(&z));
+    let Tile { height, width, channels } = tile;
+    let bytes = match (output.format(), channels) {
+        ("npy", 1) => table::array(&[count, height, width], &images),
+        ("npy", _) => table::array(&[count, height, width, channels], &images),
+        _ => Canvas::grid(ZOOM, tile, &images).png()?,
     };
-    output.write(&bytes, &format!("{count} digits"))
+    output.write(&bytes, &format!("{count} images"))
 }

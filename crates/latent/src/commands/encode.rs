@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::ValueEnum;
 use half::f16;
-use images::{Images, PIXELS};
+use images::Images;
 
 use crate::{
     args::Source,
@@ -100,9 +100,10 @@ impl Storage {
 /// Says what storing the means instead of the pixels would save, and what it would cost.
 fn report(trained: &mut Trained, images: &Images, latents: &Latents) {
     let (count, dim) = (images.len(), latents.dim);
-    let raw = count * PIXELS;
+    let pixels = trained.pixels();
+    let raw = count * pixels;
     output::say(&format!(
-        "{count} images of {PIXELS} bytes: {raw} bytes. Their latent means in their place \
+        "{count} images of {pixels} bytes: {raw} bytes. Their latent means in their place \
          (without the decoder's {} parameters):",
         trained.options.model().parameters()
     ));
@@ -124,7 +125,7 @@ fn squared_error(images: &Images, pixels: &[f32]) -> f64 {
             |(level, pixel): (&u8, &f32)| (f64::from(*level) / 255.0 - f64::from(*pixel)).powi(2);
         images.image(index as u32).iter().zip(pixels).map(square).sum()
     };
-    let sum: f64 = pixels.chunks_exact(PIXELS).enumerate().map(error).sum();
+    let sum: f64 = pixels.chunks_exact(images.shape().bytes()).enumerate().map(error).sum();
     sum / pixels.len().max(1) as f64
 }
 

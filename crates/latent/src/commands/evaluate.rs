@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use data::Splits;
-use images::{Images, PIXELS};
+use images::Images;
 use serde::Serialize;
 use tch::Tensor;
 use vae_options::{Binarize, Likelihood};
@@ -21,7 +21,6 @@ const ACTIVE_MIN: f64 = 0.01;
 /// Samples in which the classes are counted, and the least share that a class must have.
 const SAMPLES: usize = 1_000;
 const CLASS_MIN: usize = 10;
-const CLASSES: usize = 10;
 const IMPORTANCE_SAMPLES_MAX: usize = 1_000_000;
 
 #[derive(Debug, clap::Args)]
@@ -83,9 +82,9 @@ struct LogLikelihood {
 #[derive(Debug, Serialize)]
 struct Diversity {
     samples: usize,
-    /// How often the reader of pixels saw each digit in digits from the prior.
-    counts: [usize; CLASSES],
-    /// The share of digits seen in at least one of a hundred samples.
+    /// How often the reader of pixels saw each class in images from the prior.
+    counts: Vec<usize>,
+    /// The share of classes seen in at least one of a hundred samples.
     classes: f64,
 }
 
@@ -100,11 +99,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         0 => None,
         samples => Some(log_likelihood(&mut trained, &mnist, *samples, seed)?),
     };
-    let (features, diversity) = if *no_features {
+    let (features, diversity) = if *no_features || !mnist.train.is_labelled() {
         (None, None)
     } else {
         let (reader, errors) = features::compare(&mut trained, &mnist);
-        (Some(errors), Some(diversity(&mut trained, &reader, seed)))
+        let classes = mnist.train.label_count().max(mnist.test.label_count()) as usize;
+        (Some(errors), Some(diversity(&mut trained, &reader, classes, seed)))
     };
     let report = Report {
         checkpoint: trained.path.display().to_string(),
@@ -172,16 +172,17 @@ fn active_units(latents: &Latents) -> usize {
     (0..latents.dim).filter(varies).count()
 }
 
-/// Which digits the reader of pixels sees in digits from the prior.
-fn diversity(trained: &mut Trained, reader: &Logistic, seed: u64) -> Diversity {
+/// Which classes the reader of pixels sees in images from the prior.
+fn diversity(trained: &mut Trained, reader: &Logistic, classes: usize, seed: u64) -> Diversity {
     let z = normals(seed, Purpose::Sample, 0, SAMPLES * trained.dim());
-    let digits = Tensor::from_slice(&trained.decode(&z)).view([-1, PIXELS as i64]);
-    let mut counts = [0; CLASSES];
-    for class in reader.classes(&digits) {
+    let width = trained.pixels() as i64;
+    let images = Tensor::from_slice(&trained.decode(&z)).view([-1, width]);
+    let mut counts = vec![0; classes];
+    for class in reader.classes(&images) {
         counts[class as usize] += 1;
     }
     let seen = counts.iter().filter(|count| **count >= CLASS_MIN).count();
-    Diversity { samples: SAMPLES, counts, classes: seen as f64 / CLASSES as f64 }
+    Diversity { samples: SAMPLES, counts, classes: seen as f64 / classes.max(1) as f64 }
 }
 
 fn print(report: &Report) {
@@ -222,9 +223,10 @@ fn print(report: &Report) {
     if let Some(Diversity { samples, counts, classes }) = &report.diversity {
         let shares: Vec<String> = counts.iter().map(usize::to_string).collect();
         say(&format!(
-            "Diversity: {:.0} % of the digits in {samples} samples ({} of 0 to 9)",
+            "Diversity: {:.0} % of the classes in {samples} samples ({} of 0 to {})",
             100.0 * classes,
-            shares.join(" ")
+            shares.join(" "),
+            counts.len().saturating_sub(1)
         ));
     }
 }

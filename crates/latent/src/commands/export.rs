@@ -97,15 +97,16 @@ fn card(trained: &Trained, format: Format) -> String {
     let Trained { config, options, step, sha256, .. } = trained;
     let Training { seed, shards, batch_size, learning_rate, train_examples, .. } = config;
     let VaeOptions { hidden_dim, latent_dim, beta, .. } = *options;
+    let (pixels, shape, set) = (trained.pixels(), trained.shape(), &config.task.dataset);
     let (likelihood, last) = match options.likelihood {
         Likelihood::Bernoulli => ("Bernoulli", "a sigmoid"),
         Likelihood::Gaussian => ("Gaussian, one learned variance", "clamping"),
     };
     let use_it = match format {
         Format::Onnx => format!(
-            "`encoder.onnx` takes `pixels` [batch, 784], 0 (black) to 1 (white), row by row, and gives \
-             `mean` and\n`log_variance` [batch, {latent_dim}]. `decoder.onnx` takes `z` [batch, \
-             {latent_dim}] and gives `pixels` [batch, 784],\nafter {last}. To sample, draw `z` from \
+            "`encoder.onnx` takes `pixels` [batch, {pixels}], 0 (black) to 1 (white), row by row, in \
+             each its pixels, and gives `mean` and\n`log_variance` [batch, {latent_dim}]. \
+             `decoder.onnx` takes `z` [batch, {latent_dim}] and gives `pixels` [batch, {pixels}],\nafter {last}. To sample, draw `z` from \
              the standard normal distribution.\n\n```python\nimport numpy, onnxruntime\n\
              decoder = onnxruntime.InferenceSession(\"decoder.onnx\")\n\
              z = numpy.random.randn(64, {latent_dim}).astype(\"float32\")\n\
@@ -115,22 +116,22 @@ fn card(trained: &Trained, format: Format) -> String {
             "```python\nfrom torch import nn\nfrom safetensors.torch import load_file\n\
              tensors = load_file(\"model.safetensors\")\n\
              decoder = nn.Sequential(nn.Linear({latent_dim}, {hidden_dim}), nn.ReLU(), \
-             nn.Linear({hidden_dim}, {hidden_dim}), nn.ReLU(), nn.Linear({hidden_dim}, 784))\n\
+             nn.Linear({hidden_dim}, {hidden_dim}), nn.ReLU(), nn.Linear({hidden_dim}, {pixels}))\n\
              part = {{k.removeprefix(\"decoder.\"): t for k, t in tensors.items() if \
              k.startswith(\"decoder.\")}}\ndecoder.load_state_dict(part)\n```\n\n\
-             The encoder likewise, from 784 to {}: mean, then log-variance. The decoder's output \
+             The encoder likewise, from {pixels} to {}: mean, then log-variance. The decoder's output \
              goes through {last}.",
             2 * latent_dim
         ),
     };
     format!(
-        "# Variational autoencoder of MNIST digits\n\n\
-         Trained by Lockstep: 784-{hidden_dim}-{hidden_dim}-{latent_dim} encoder, its mirror as \
+        "# Variational autoencoder of the images of {}\n\n\
+         Trained by Lockstep: {pixels}-{hidden_dim}-{hidden_dim}-{latent_dim} encoder, its mirror as \
          decoder, ReLU; {} parameters.\n\n\
          ## Use\n\n{use_it}\n\n\
          ## Training\n\n\
          | | |\n|---|---|\n\
-         | images | the first {train_examples} of MNIST's training set |\n\
+         | images | the first {train_examples} of the training set of {}, each {shape} |\n\
          | likelihood | {likelihood}, beta {beta} |\n\
          | pixels | {} |\n\
          | steps | {step}, {shards} shards of {batch_size} images each |\n\
@@ -139,14 +140,33 @@ fn card(trained: &Trained, format: Format) -> String {
          | seed | {seed} |\n\
          | SHA-256 of the tensors of the checkpoint | `{sha256}` |\n\n\
          ## Limits\n\n\
-         It knows handwritten digits of 28 x 28 pixels, light on dark and centred by mass, and \
-         nothing else: whatever it is\ngiven, it sees a digit. MNIST: Yann LeCun and Corinna \
-         Cortes, CC BY-SA 3.0.\n",
+         {}\n",
+        set.name,
         options.model().parameters(),
+        set.name,
         match options.binarize {
             Binarize::None => "grey",
             Binarize::Dynamic => "black or white, drawn anew at every visit",
         },
         options.importance_samples,
+        limits(trained),
     )
+}
+
+/// What the model does not know.
+fn limits(trained: &Trained) -> String {
+    let set = &trained.config.task.dataset;
+    if set.is_same_data(&images::named::mnist()) {
+        "It knows handwritten digits of 28 x 28 pixels, light on dark and centred by mass, and \
+         nothing else: whatever it is\ngiven, it sees a digit. MNIST: Yann LeCun and Corinna \
+         Cortes, CC BY-SA 3.0."
+            .into()
+    } else {
+        format!(
+            "It knows images like those of {}, {}, and nothing else: whatever it is\ngiven, it sees \
+             one of these.",
+            set.name,
+            trained.shape()
+        )
+    }
 }

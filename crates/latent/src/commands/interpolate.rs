@@ -1,25 +1,24 @@
-//! `vae interpolate`: from one digit to another through the latent space.
+//! `vae interpolate`: from one image to another through the latent space.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use images::PIXELS;
-use picture::{Align, BLACK, Canvas, SIDE, WHITE};
+use picture::{Align, BLACK, Canvas, Tile, WHITE};
 
 use crate::{
     args::Source,
     output::{ANIMATION, Output, PICTURE},
-    pick::{Pick, unlabelled},
+    pick::Pick,
 };
 
 const STEPS_MAX: usize = 200;
-const ZOOM: usize = 2;
-const CELL: usize = SIDE * ZOOM;
+/// Pixels of a side of an image in the picture, about.
+const SIDE: usize = 56;
 /// What the rows are called, left of them.
 const NAMES: [&str; 2] = ["linear", "spherical"];
 const GAP: usize = 6;
 /// An animation is looked at by itself.
-const GIF_ZOOM: usize = 6;
+const GIF_SIDE: usize = 168;
 /// Hundredths of a second a frame, and at either end.
 const FRAME: u16 = 8;
 const REST: u16 = 60;
@@ -31,13 +30,13 @@ type Walk = fn(&[f32], &[f32], f32) -> Vec<f32>;
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
-    /// Where to begin: a digit (its first test image), test:INDEX, or a PNG or JPEG file
+    /// Where to begin: a class (its first test image), test:INDEX, or a PNG or JPEG file
     #[arg(long, value_name = "WHAT", allow_negative_numbers = true)]
     from: Pick,
     /// Where to end
     #[arg(long, value_name = "WHAT", allow_negative_numbers = true)]
     to: Pick,
-    /// Digits on the way, both ends included
+    /// Images on the way, both ends included
     #[arg(long, default_value_t = 12, value_name = "N",
           value_parser = manual::whole(2..=STEPS_MAX))]
     steps: usize,
@@ -56,7 +55,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let gif = gif.as_deref().map(|path| Output::new(path, ANIMATION)).transpose()?;
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
-    let ends = unlabelled([from.pixels(&test)?, to.pixels(&test)?].concat())?;
+    let ends = [from.pixels(&trained, &test)?, to.pixels(&trained, &test)?];
+    let ends = trained.unlabelled(ends.concat())?;
     let latents = trained.encode(&ends);
     let (from, to) = latents.mean.split_at(trained.dim());
     if from == to {
@@ -67,8 +67,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         (0..*steps).flat_map(|step| walk(from, to, share(step))).collect()
     };
     let rows = [linear as Walk, spherical].map(|walk| trained.decode(&way(walk)));
-    let canvas = draw(&rows, *steps);
-    let gif_bytes = picture::gif(&frames(&trained.decode(&way(spherical)), *steps))?;
+    let tile = trained.tile();
+    let canvas = draw(&rows, *steps, tile);
+    let gif_bytes = picture::gif(&frames(&trained.decode(&way(spherical)), *steps, tile))?;
     output.write(&canvas.png()?, &format!("{steps} steps, linear and spherical"))?;
     if let Some(gif) = gif {
         gif.write(&gif_bytes, "an animation, spherical")?;
@@ -76,25 +77,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// A row of digits for each way, with its name.
-fn draw(rows: &[Vec<f32>; 2], steps: usize) -> Canvas {
+/// A row of images for each way, with its name.
+fn draw(rows: &[Vec<f32>; 2], steps: usize, tile: Tile) -> Canvas {
+    let zoom = tile.zoom(SIDE);
+    let (height, width) = (tile.height * zoom, tile.width * zoom);
     let names = NAMES.map(Canvas::text_width).into_iter().max().unwrap_or(0) + 2 * GAP;
-    let mut canvas = Canvas::new(names + steps * CELL + GAP, 2 * CELL + 3 * GAP, WHITE);
-    for (row, (name, digits)) in NAMES.into_iter().zip(rows).enumerate() {
-        let y = GAP + row * (CELL + GAP);
-        canvas.text(names - GAP, y + CELL / 2, Align::Right, BLACK, name);
-        canvas.digits(names, y, ZOOM, steps, digits);
+    let mut canvas = Canvas::new(names + steps * width + GAP, 2 * height + 3 * GAP, WHITE);
+    for (row, (name, images)) in NAMES.into_iter().zip(rows).enumerate() {
+        let y = GAP + row * (height + GAP);
+        canvas.text(names - GAP, y + height / 2, Align::Right, BLACK, name);
+        canvas.images(names, y, zoom, steps, tile, images);
     }
     canvas
 }
 
 /// There and back again, with a rest at either end.
-fn frames(digits: &[f32], steps: usize) -> Vec<(Canvas, u16)> {
+fn frames(images: &[f32], steps: usize, tile: Tile) -> Vec<(Canvas, u16)> {
+    let zoom = tile.zoom(GIF_SIDE);
     let there = 0..steps;
     let back = (1..steps - 1).rev();
     let frame = |step: usize| {
-        let mut canvas = Canvas::new(SIDE * GIF_ZOOM, SIDE * GIF_ZOOM, WHITE);
-        canvas.digit(0, 0, GIF_ZOOM, &digits[step * PIXELS..][..PIXELS]);
+        let mut canvas = Canvas::new(tile.width * zoom, tile.height * zoom, WHITE);
+        let image = &images[step * tile.numbers()..][..tile.numbers()];
+        canvas.image(0, 0, zoom, tile, image);
         (canvas, if step == 0 || step == steps - 1 { REST } else { FRAME })
     };
     there.chain(back).map(frame).collect()

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use images::Images;
-use picture::{Canvas, SIDE};
+use picture::{Canvas, Tile};
 
 use crate::{
     args::Source,
@@ -17,7 +17,7 @@ use crate::{
     trained::Latents,
 };
 
-/// Digits a side of the decoded plane.
+/// Images a side of the decoded plane.
 const GRID: usize = 20;
 /// How far the points of a row spread, in distances between rows.
 const SPREAD: f32 = 0.7;
@@ -60,15 +60,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
     let latents = trained.encode(&test);
-    let labels: Vec<u8> =
-        (0..test.len()).map(|index| test.label(index as u32).unwrap_or_default() as u8).collect();
-    let view = View::of(&latents, &labels);
+    let label = |index: usize| test.label(index as u32).unwrap_or_default();
+    let labels: Vec<u32> = (0..test.len()).map(label).collect();
+    let names: Vec<String> = (0..test.label_count()).map(|label| test.class(label)).collect();
+    let view = View::of(&latents, &labels, names.len());
     let grid = grid.then(|| trained.decode(&view.z));
-    let grid = grid.as_ref().map(|digits| Grid { side: GRID, digits, caption: &view.grid });
-    let points = Points { places: &view.places, labels: &labels, caption: &view.axes };
+    let grid = grid.as_ref().map(|digits| Grid {
+        side: GRID,
+        digits,
+        tile: trained.tile(),
+        caption: &view.grid,
+    });
+    let points =
+        Points { places: &view.places, labels: &labels, names: &names, caption: &view.axes };
     let canvas = scatter::draw(&points, view.frame, grid);
     picture.write(&canvas.png()?, &format!("{} latent means in the plane", latents.len()))?;
-    projector.as_deref().map_or(Ok(()), |folder| write_projector(folder, &test, &latents))
+    projector
+        .as_deref()
+        .map_or(Ok(()), |folder| write_projector(folder, &test, trained.tile(), &latents))
 }
 
 /// Where the latent means stand on the picture, and what its grid decodes.
@@ -77,17 +86,17 @@ struct View {
     places: Vec<f32>,
     frame: Frame,
     axes: String,
-    /// The latents of the grid's digits.
+    /// The latents of the grid's images.
     z: Vec<f32>,
     grid: String,
 }
 
 impl View {
     /// One latent is shown along a line, two are the axes, and of more the two principal components.
-    fn of(latents: &Latents, labels: &[u8]) -> Self {
+    fn of(latents: &Latents, labels: &[u32], classes: usize) -> Self {
         let Latents { dim, mean, .. } = latents;
         if *dim == 1 {
-            return Self::of_one(mean, labels);
+            return Self::of_one(mean, labels, classes);
         }
         let pca = (*dim > 2).then(|| Pca::fit(mean, *dim, 2));
         let places = pca.as_ref().map_or_else(|| mean.clone(), |pca| pca.project(mean));
@@ -109,16 +118,16 @@ impl View {
         Self { places, frame, grid: axes.clone(), axes, z }
     }
 
-    fn of_one(mean: &[f32], labels: &[u8]) -> Self {
-        let frame = Frame::of_rows(mean);
+    fn of_one(mean: &[f32], labels: &[u32], classes: usize) -> Self {
+        let frame = Frame::of_rows(mean, classes);
         let spread = |index: usize| SPREAD * ((index as f32 * GOLDEN).fract() - 0.5);
         let rows = mean.iter().zip(labels).enumerate();
         let places =
-            rows.flat_map(|(index, (x, label))| [*x, f32::from(*label) + spread(index)]).collect();
+            rows.flat_map(|(index, (x, label))| [*x, *label as f32 + spread(index)]).collect();
         let z = frame.line(GRID);
         let (low, high) = (z[0], z[z.len() - 1]);
         let grid = format!("latent 0 from {low:.2} (top left), row by row, to {high:.2}");
-        Self { places, frame, axes: "across: latent 0; up: a row for each digit".into(), z, grid }
+        Self { places, frame, axes: "across: latent 0; up: a row for each class".into(), z, grid }
     }
 }
 
@@ -133,23 +142,27 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
 }
 
 /// The files that the projector loads: vectors, labels, and a sprite of all images.
-fn write_projector(folder: &Path, images: &Images, latents: &Latents) -> Result<()> {
+fn write_projector(folder: &Path, images: &Images, tile: Tile, latents: &Latents) -> Result<()> {
     let mut tensors = String::new();
     for mean in latents.mean.chunks_exact(latents.dim) {
         let row: Vec<String> = mean.iter().map(f32::to_string).collect();
         let _infallible = writeln!(tensors, "{}", row.join("\t"));
     }
     let mut metadata = String::from("index\tlabel\n");
-    let mut pixels = Vec::with_capacity(images.len() * SIDE * SIDE);
+    let mut pixels = Vec::with_capacity(images.len() * tile.numbers());
     for index in 0..images.len() as u32 {
-        let _infallible =
-            writeln!(metadata, "{index}\t{}", images.label(index).unwrap_or_default());
+        let _infallible = writeln!(
+            metadata,
+            "{index}\t{}",
+            images.label(index).map_or("-".into(), |label| images.class(label))
+        );
         pixels.extend(images.image(index).iter().map(|level| f32::from(*level) / 255.0));
     }
     let config = format!(
         "# Written by vae map.\nembeddings {{\n  tensor_name: \"latent means\"\n  tensor_path: \
          \"{TENSORS}\"\n  metadata_path: \"{METADATA}\"\n  sprite {{\n    image_path: \"{SPRITE}\"\n    \
-         single_image_dim: {SIDE}\n    single_image_dim: {SIDE}\n  }}\n}}\n"
+         single_image_dim: {}\n    single_image_dim: {}\n  }}\n}}\n",
+        tile.width, tile.height
     );
     let write = |name: &str, bytes: &[u8], what: &str| {
         Output::inside(folder, name).and_then(|output| output.write(bytes, what))
@@ -158,5 +171,5 @@ fn write_projector(folder: &Path, images: &Images, latents: &Latents) -> Result<
     write(CONFIG, config.as_bytes(), "for tensorboard --logdir")?;
     write(TENSORS, tensors.as_bytes(), "vectors")?;
     write(METADATA, metadata.as_bytes(), "labels")?;
-    write(SPRITE, &Canvas::grid(1, &pixels).png()?, "images")
+    write(SPRITE, &Canvas::grid(1, tile, &pixels).png()?, "images")
 }

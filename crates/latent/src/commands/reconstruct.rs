@@ -3,20 +3,18 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use images::{Images, PIXELS};
-use picture::{Align, BLACK, Canvas, GREY, SIDE, WHITE};
+use images::Images;
+use picture::{Align, BLACK, Canvas, GREY, Tile, WHITE};
 
 use crate::{
     args::Source,
-    drawing,
     output::{self, Output, PICTURE},
-    pick::unlabelled,
     trained::{Latents, Loss, Trained},
 };
 
 const COLUMNS: usize = 10;
-const ZOOM: usize = 2;
-const CELL: usize = SIDE * ZOOM;
+/// Pixels of a side of an image in the picture, about, and of the place of an image at least.
+const SIDE: usize = 56;
 /// Height of a line of text below a pair.
 const TEXT: usize = 16;
 /// Letters of a file's name below its picture.
@@ -35,8 +33,9 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 20, value_name = "N",
           value_parser = manual::whole(1..=COUNT_MAX))]
     count: usize,
-    /// Pictures of your own instead, PNG or JPEG files of any size, drawn or photographed: the
-    /// background is subtracted, and the digit scaled and centred as in MNIST
+    /// Pictures of your own instead, PNG or JPEG files of any size, scaled to the
+    /// model's size. For a model of MNIST, drawn or photographed: the background is subtracted, and
+    /// the digit scaled and centred as there
     #[arg(long, value_name = "FILE", num_args = 1..)]
     input: Vec<PathBuf>,
     /// The picture, a PNG file
@@ -58,12 +57,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         images.truncate(*count);
         images
     } else {
-        let pixels = input.iter().map(|path| drawing::read(path)).collect::<Result<Vec<_>>>()?;
-        unlabelled(pixels.concat())?
+        let pixels = input.iter().map(|path| trained.picture(path)).collect::<Result<Vec<_>>>()?;
+        trained.unlabelled(pixels.concat())?
     };
     let (latents, z, losses) = measure(&mut trained, &images, *seed);
     let names = names(input);
-    let picture = draw(&images, &trained.decode(&z), &losses, &names);
+    let picture = draw(&images, (&trained.decode(&z), trained.tile()), &losses, &names);
     if input.is_empty() {
         list(&images, &losses);
     } else {
@@ -86,7 +85,7 @@ fn list(images: &Images, losses: &[Loss]) {
     output::say("index  label    loss  reconstruction     KL");
     for (index, loss) in losses.iter().enumerate() {
         let (total, Loss { reconstruction, kl }) = (loss.total(), *loss);
-        let label = images.label(index as u32).unwrap_or_default();
+        let label = images.label(index as u32).map_or("-".into(), |label| label.to_string());
         output::say(&format!("{index:5}  {label:5}  {total:6.2}  {reconstruction:14.2}  {kl:5.2}"));
     }
 }
@@ -124,25 +123,32 @@ fn short(name: &str) -> String {
 }
 
 /// Images above their reconstructions and losses; below them their names, if they have any.
-fn draw(images: &Images, reconstructions: &[f32], losses: &[Loss], names: &[String]) -> Canvas {
+fn draw(
+    images: &Images,
+    (reconstructions, tile): (&[f32], Tile),
+    losses: &[Loss],
+    names: &[String],
+) -> Canvas {
+    let zoom = tile.zoom(SIDE);
+    let (height, width) = (tile.height * zoom, tile.width * zoom);
     let names: Vec<String> = names.iter().map(|name| short(name)).collect();
     let widest = names.iter().map(|name| Canvas::text_width(name)).max().unwrap_or(0);
-    let column = CELL.max(widest) + GAP;
+    let column = SIDE.max(width).max(widest) + GAP;
     let columns = COLUMNS.min(losses.len());
-    let pair = 2 * CELL + TEXT + if names.is_empty() { 0 } else { TEXT } + GAP;
+    let pair = 2 * height + TEXT + if names.is_empty() { 0 } else { TEXT } + GAP;
     let rows = losses.len().div_ceil(columns);
-    let width = (columns * column).max(Canvas::text_width(FOOT) + GAP) + GAP;
-    let mut canvas = Canvas::new(width, rows * pair + GAP + TEXT, WHITE);
+    let whole = (columns * column).max(Canvas::text_width(FOOT) + GAP) + GAP;
+    let mut canvas = Canvas::new(whole, rows * pair + GAP + TEXT, WHITE);
     for (index, (reconstruction, loss)) in
-        reconstructions.chunks_exact(PIXELS).zip(losses).enumerate()
+        reconstructions.chunks_exact(tile.numbers()).zip(losses).enumerate()
     {
         let middle = GAP + index % columns * column + (column - GAP) / 2;
-        let (x, y) = (middle - CELL / 2, GAP + index / columns * pair);
+        let (x, y) = (middle - width / 2, GAP + index / columns * pair);
         let original: Vec<f32> =
             images.image(index as u32).iter().map(|level| f32::from(*level) / 255.0).collect();
-        canvas.digit(x, y, ZOOM, &original);
-        canvas.digit(x, y + CELL, ZOOM, reconstruction);
-        let below = y + 2 * CELL + TEXT / 2;
+        canvas.image(x, y, zoom, tile, &original);
+        canvas.image(x, y + height, zoom, tile, reconstruction);
+        let below = y + 2 * height + TEXT / 2;
         canvas.text(middle, below, Align::Centre, BLACK, &format!("{:.1}", loss.total()));
         if let Some(name) = names.get(index) {
             canvas.text(middle, below + TEXT, Align::Centre, GREY, name);

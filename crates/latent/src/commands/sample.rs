@@ -1,4 +1,4 @@
-//! `vae sample`: digits decoded from the prior, or from a mixture fitted to the latents.
+//! `vae sample`: images decoded from the prior, or from a mixture fitted to the latents.
 
 use std::path::PathBuf;
 
@@ -15,21 +15,21 @@ use crate::{
 
 /// More would not fit a picture that can be looked at.
 const COUNT_MAX: usize = 10_000;
-/// Each pixel becomes a square of this many.
-const ZOOM: usize = 2;
+/// Pixels of a side of an image in the picture, about.
+const SIDE: usize = 56;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
-    /// Digits to draw
+    /// Images to draw
     #[arg(long, default_value_t = 64, value_name = "N",
           value_parser = manual::whole(1..=COUNT_MAX))]
     count: usize,
     /// The picture, a PNG file
     #[arg(long, default_value = "samples.png", value_name = "FILE")]
     output: PathBuf,
-    /// Key of the latents; another seed draws other digits
+    /// Key of the latents; another seed draws other images
     #[arg(long, default_value_t = 0, value_parser = manual::whole(0..=u64::MAX))]
     seed: u64,
     /// Standard deviation of the latents, in those of the sampler: less is more typical
@@ -73,6 +73,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             *temperature,
         ),
     };
-    let digits = trained.decode(&z);
-    output.write(&Canvas::grid(ZOOM, &digits).png()?, &format!("{count} digits"))
+    let (tile, images) = (trained.tile(), trained.decode(&z));
+    output.write(&Canvas::grid(tile.zoom(SIDE), tile, &images).png()?, &format!("{count} images"))
 }

@@ -3,21 +3,23 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use picture::{Align, BLACK, Canvas, GREY, SIDE, WHITE};
+use picture::{Align, BLACK, Canvas, GREY, WHITE};
 
 use crate::{
     args::{LATENT_MAX, Source, number},
     output::{Output, PICTURE},
-    pick::{Pick, unlabelled},
+    pick::Pick,
 };
 
 const STEPS_MAX: usize = 200;
-/// A smaller step changes no digit.
+/// A smaller step changes no image.
 const RANGE_MIN: f32 = 1e-6;
-const ZOOM: usize = 2;
-const CELL: usize = SIDE * ZOOM;
+/// Pixels of a side of an image in the picture, about, and of the place of an image at least.
+const SIDE: usize = 56;
 /// What stands above the dimensions' names, left of their strips.
 const NAMES: &str = "dimension    KL";
+/// The class to begin with, if the set has it.
+const CLASS: u32 = 3;
 /// A label's letters at the most, so that two fit side by side.
 const LABEL_MAX: usize = 7;
 const HEAD: usize = 24;
@@ -27,10 +29,11 @@ const GAP: usize = 6;
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
-    /// The digit to begin with: a digit (its first test image), test:INDEX, or a PNG or JPEG file
-    #[arg(long, value_name = "WHAT", default_value = "3", allow_negative_numbers = true)]
-    from: Pick,
-    /// Digits a strip
+    /// The image to begin with: a class (its first test image), test:INDEX, or a PNG or JPEG file
+    /// [default: 3, or the first test image where there is no class 3]
+    #[arg(long, value_name = "WHAT", allow_negative_numbers = true)]
+    from: Option<Pick>,
+    /// Images a strip
     #[arg(long, default_value_t = 11, value_name = "N",
           value_parser = manual::whole(2..=STEPS_MAX))]
     steps: usize,
@@ -49,22 +52,31 @@ fn range(text: &str) -> Result<f32, String> {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { source, from, steps, range, output } = options;
     let output = Output::new(output, PICTURE)?;
-    output.is_no_input(from.picture())?;
+    output.is_no_input(from.as_ref().and_then(Pick::picture))?;
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
-    let start = trained.encode(&unlabelled(from.pixels(&test)?)?).mean;
+    let pixels = match from {
+        Some(from) => from.pixels(&trained, &test)?,
+        None => Pick::Label(CLASS)
+            .pixels(&trained, &test)
+            .or_else(|_| Pick::Index(0).pixels(&trained, &test))?,
+    };
+    let start = trained.encode(&trained.unlabelled(pixels)?).mean;
     let divergence = trained.encode(&test).divergence_by_dimension();
     let mut order: Vec<usize> = (0..trained.dim()).collect();
     order.sort_by(|a, b| divergence[*b].total_cmp(&divergence[*a]));
 
+    let tile = trained.tile();
+    let zoom = tile.zoom(SIDE);
+    let (height, cell) = (tile.height * zoom, (tile.width * zoom).max(SIDE));
     let names = Canvas::text_width(NAMES) + 2 * GAP;
-    let width = names + steps * CELL + GAP;
-    let mut canvas = Canvas::new(width, HEAD + order.len() * (CELL + GAP), WHITE);
+    let width = names + steps * cell + GAP;
+    let mut canvas = Canvas::new(width, HEAD + order.len() * (height + GAP), WHITE);
     canvas.text(names - GAP, HEAD / 2, Align::Right, GREY, NAMES);
     let value = |step: usize| range * (2.0 * step as f32 / (steps - 1) as f32 - 1.0);
     let middle = (steps % 2 == 1).then_some(steps / 2);
     for step in [Some(0), middle, Some(steps - 1)].into_iter().flatten() {
-        let x = names + step * CELL + CELL / 2;
+        let x = names + step * cell + cell / 2;
         canvas.text(x, HEAD / 2, Align::Centre, GREY, &label(value(step)));
     }
     for (row, dimension) in order.iter().enumerate() {
@@ -72,10 +84,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         for (step, z) in z.chunks_exact_mut(trained.dim()).enumerate() {
             z[*dimension] = value(step);
         }
-        let y = HEAD + row * (CELL + GAP);
+        let y = HEAD + row * (height + GAP);
         let name = format!("{dimension:2}  {:6.2}", divergence[*dimension]);
-        canvas.text(names - GAP, y + CELL / 2, Align::Right, BLACK, &name);
-        canvas.digits(names, y, ZOOM, *steps, &trained.decode(&z));
+        canvas.text(names - GAP, y + height / 2, Align::Right, BLACK, &name);
+        for (step, image) in trained.decode(&z).chunks_exact(tile.numbers()).enumerate() {
+            let x = names + step * cell + (cell - tile.width * zoom) / 2;
+            canvas.image(x, y, zoom, tile, image);
+        }
     }
     output.write(&canvas.png()?, &format!("{} dimensions, the most used first", order.len()))
 }
@@ -94,13 +109,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_fit_a_digit() {
+    fn labels_fit_an_image() {
         assert_eq!(
             [-3.0, 0.0, 0.5, 0.001, -1e6, 3e38].map(label)[..],
             ["-3.0", "0.0", "0.5", "1e-3", "-1e6", "3e38"]
         );
         let widest =
             [-1e-38, -12_345.6, -99_999.9, f32::MIN].map(|value| Canvas::text_width(&label(value)));
-        assert!(widest.into_iter().all(|width| width <= CELL), "{widest:?}");
+        assert!(widest.into_iter().all(|width| width <= SIDE), "{widest:?}");
     }
 }

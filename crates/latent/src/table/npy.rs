@@ -31,7 +31,7 @@ fn header(descr: &str, shape: &str) -> Vec<u8> {
 
 fn record(dim: usize) -> String {
     format!(
-        "[('index', '<u4'), ('label', '|u1'), ('mean', '<f4', ({dim},)), \
+        "[('index', '<u4'), ('label', '<i4'), ('mean', '<f4', ({dim},)), \
          ('log_variance', '<f4', ({dim},))]"
     )
 }
@@ -48,7 +48,7 @@ pub(super) fn write(table: &Table<'_>) -> Vec<u8> {
     let mut bytes = header(&record(table.latents.dim), &format!("{},", table.labels.len()));
     for (index, (label, mean, log_variance)) in table.rows().enumerate() {
         bytes.extend((index as u32).to_le_bytes());
-        bytes.push(label);
+        bytes.extend(label.to_le_bytes());
         bytes.extend(mean.iter().chain(log_variance).flat_map(|value| value.to_le_bytes()));
     }
     bytes

@@ -45,9 +45,8 @@ pub(super) fn write(table: &Table<'_>) -> Result<Vec<u8>> {
     let mut file = SerializedFileWriter::new(&mut bytes, Arc::new(schema), Arc::new(properties))?;
     let mut rows = file.next_row_group()?;
     let indices: Vec<i32> = (0..).take(table.labels.len()).collect();
-    let labels: Vec<i32> = table.labels.iter().map(|label| i32::from(*label)).collect();
     write_column::<Int32Type>(&mut rows, &indices)?;
-    write_column::<Int32Type>(&mut rows, &labels)?;
+    write_column::<Int32Type>(&mut rows, &table.labels)?;
     for values in [&table.latents.mean, &table.latents.log_variance] {
         for dimension in 0..dim {
             let column: Vec<f32> = values.iter().skip(dimension).step_by(dim).copied().collect();

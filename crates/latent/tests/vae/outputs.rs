@@ -52,7 +52,7 @@ fn a_picture_to_standard_output_is_nothing_but_the_picture() {
     let piped = vae(&place, "sample --count 4 --output out.png").output().unwrap();
     assert!(piped.status.success());
     assert_eq!(piped.stdout, place.read("file.png"));
-    assert!(String::from_utf8_lossy(&piped.stderr).contains("Wrote out.png (4 digits)"));
+    assert!(String::from_utf8_lossy(&piped.stderr).contains("Wrote out.png (4 images)"));
 
     let file = fs::File::create(place.path("redirected.png")).unwrap();
     let run = vae(&place, "sample --count 4 --output out.png").stdout(file).status().unwrap();

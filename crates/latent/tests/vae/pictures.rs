@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use picture::{Align, BLACK, Canvas, GREY, SIDE, WHITE};
+use picture::{Align, BLACK, Canvas, GREY, WHITE};
+
+/// Pixels of a side of an image.
+const SIDE: usize = 28;
 
 use crate::harness::{Place, TEST_IMAGES, plain, png, run_dir, train};
 
@@ -10,7 +13,7 @@ use crate::harness::{Place, TEST_IMAGES, plain, png, run_dir, train};
 fn samples_depend_on_the_seed_and_the_temperature() {
     let place = Place::new();
     let said = place.vae("sample --count 10 --output a.png");
-    assert_eq!(said, "Wrote a.png (10 digits)\n");
+    assert_eq!(said, "Wrote a.png (10 images)\n");
     place.vae("sample --count 10 --output b.png");
     place.vae("sample --count 10 --output c.png --seed 1");
     place.vae("sample --count 10 --output d.png --temperature 0");
@@ -208,7 +211,7 @@ fn one_and_two_latents_have_a_map_of_their_own() {
         assert!(png(&place.read(&with_grid)).0 > png(&place.read(&plain)).0);
         // What stands below the axes is about latents, not about components.
         let caption = match latent_dim {
-            1 => "across: latent 0; up: a row for each digit",
+            1 => "across: latent 0; up: a row for each class",
             _ => "across: latent 0; up: latent 1",
         };
         let mut expected = Canvas::new(560, 16, WHITE);

@@ -70,7 +70,7 @@ fn tables_of_other_programs_decode_to_the_same_digits() {
     fs::write(place.path("plain.csv"), plain).unwrap();
     for name in ["float64.npy", "quoted.csv", "plain.csv"] {
         let said = place.vae(&format!("decode --input {name} --output {name}.npy"));
-        assert!(said.contains("2 digits"), "{said}");
+        assert!(said.contains("2 images"), "{said}");
         assert_eq!(place.read(&format!("{name}.npy")), place.read("float64.npy.npy"), "{name}");
     }
 }

@@ -1,0 +1,67 @@
+//! `vae dataset inspect`: what is read of a data set.
+
+use std::{cell::Cell, ffi::OsString, path::PathBuf};
+
+use anyhow::Result;
+use clap::Subcommand;
+use images::{Dataset, Options as Reading, dataset, describe_images, sheet, splits};
+use vae_options::{Color, bounds};
+
+use crate::output::{self, Output, PICTURE};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say how many images a data set has, of what shape and which classes, and draw some
+    Inspect(Inspect),
+}
+
+#[derive(Debug, clap::Args)]
+struct Inspect {
+    /// A name, mnist or fashion-mnist, or a path: a folder of pictures or of IDX files, or a .npy or
+    /// .npz file
+    #[arg(value_name = "NAME|PATH")]
+    what: OsString,
+    /// Pixels of a side that pictures are scaled to [default: their own, if all are of one size,
+    /// else 64]
+    #[arg(long, value_name = "PIXELS", value_parser = manual::whole(bounds::IMAGE_SIDE))]
+    image_size: Option<u32>,
+    /// What colours of pictures are kept
+    #[arg(long, value_enum, default_value_t = Color::Auto)]
+    color: Color,
+    /// The picture of some of the images, a PNG file
+    #[arg(long, default_value = "dataset.png", value_name = "FILE")]
+    output: PathBuf,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let Command::Inspect(Inspect { what, image_size, color, output }) = &options.command;
+    let output = Output::new(output, PICTURE)?;
+    let colour = match color {
+        Color::Auto => images::Colour::Auto,
+        Color::Grey => images::Colour::Grey,
+        Color::Rgb => images::Colour::Rgb,
+    };
+    let set = read(what, &Reading { side: *image_size, colour })?;
+    let folder = data::default_dir(&set.manifest.name);
+    let files = data::fetch::ensure(&folder, &set.manifest, false, &|line| output::complain(line))?;
+    let images = splits(&files)?;
+    describe_images(&set, &images).iter().for_each(|line| output::say(line));
+    output.write(&sheet::draw(&images.train)?, "some of the images to learn from")
+}
+
+/// The set, packed into the cache where it lies at a path.
+fn read(what: &OsString, reading: &Reading) -> Result<Dataset> {
+    let bar = Cell::new(None);
+    let set = dataset(what, reading, &data::cache_dir(), &mut |done, total| {
+        let shown = bar.take().unwrap_or_else(|| output::progress("Packing", total as usize));
+        shown.set_position(done);
+        bar.set(Some(shown));
+    });
+    Ok(set?)
+}
