@@ -215,6 +215,12 @@ where
 }
 
 impl Parameters {
+    /// The tensor of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.named.iter().find(|(other, _)| other == name).map(|(_, tensor)| tensor)
+    }
+
     /// x W' + b with the tensors called `layer.weight` and `layer.bias`.
     ///
     /// # Panics
@@ -230,8 +236,7 @@ impl Index<&str> for Parameters {
     type Output = Tensor;
 
     fn index(&self, name: &str) -> &Tensor {
-        let found = self.named.iter().find(|(other, _)| other == name);
-        &found.unwrap_or_else(|| panic!("the layout has no tensor called {name}")).1
+        self.get(name).unwrap_or_else(|| panic!("the layout has no tensor called {name}"))
     }
 }
 

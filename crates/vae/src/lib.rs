@@ -7,6 +7,7 @@
 
 pub mod cuda;
 
+mod conv;
 mod element;
 mod engine;
 mod importance;
@@ -17,6 +18,7 @@ mod pass;
 mod prepare;
 mod vae;
 
-pub use objective::{vae_autograd, vae_objective};
+pub use conv::{ConvNet, conv_vae};
+pub use objective::{Coder, vae_autograd};
 pub use prepare::prepare;
 pub use vae::{Settings, TERMS, Vae};

@@ -14,20 +14,48 @@ use model::{
 
 use crate::{Settings, element, network::Network};
 
+/// What the objective needs of a network, however that computes it.
+pub trait Coder {
+    /// Means and log-variances of the latents, `[n, 2 latent]`, of pixels `[n, width]`.
+    fn encode(&self, pixels: &Tensor) -> Tensor;
+
+    /// Of latents `[n, latent]`: each pixel's logit, or its mean with the Gaussian likelihood,
+    /// `[n, width]`.
+    fn decode(&self, z: &Tensor) -> Tensor;
+
+    /// The log-variance of all pixels; none but with the Gaussian likelihood.
+    fn log_variance(&self) -> Option<&Tensor>;
+}
+
+/// The parameters of [`crate::Vae`].
+impl Coder for Parameters {
+    fn encode(&self, pixels: &Tensor) -> Tensor {
+        let h = self.linear("encoder.0", pixels).relu();
+        self.linear("encoder.4", &self.linear("encoder.2", &h).relu())
+    }
+
+    fn decode(&self, z: &Tensor) -> Tensor {
+        let h = self.linear("decoder.0", z).relu();
+        self.linear("decoder.4", &self.linear("decoder.2", &h).relu())
+    }
+
+    fn log_variance(&self) -> Option<&Tensor> {
+        self.get("log_variance")
+    }
+}
+
 /// A function that gives the sums over a batch: loss, reconstruction, KL without beta. The
-/// parameters are those of [`crate::Vae`]; the settings' precision does not count.
-pub fn vae_objective(
+/// settings' precision does not count.
+pub(crate) fn objective<N: Coder>(
     config: &ModelConfig,
     settings: Settings,
-) -> impl Fn(&Parameters, &Inputs<'_, Images>) -> Vec<Tensor> + use<> {
+) -> impl Fn(&N, &Inputs<'_, Images>) -> Vec<Tensor> + use<N> {
     let ModelConfig { latent_dim, likelihood, beta, .. } = *config;
     let (latent, samples) = (i64::from(latent_dim), i64::from(settings.samples));
-    move |parameters, inputs| {
+    move |network, inputs| {
         let pixels = pixels(inputs, settings.binarize);
         let x = pixels.repeat_interleave_self_int(samples, 0, None::<i64>);
-        let h = parameters.linear("encoder.0", &pixels).relu();
-        let h = parameters.linear("encoder.2", &h).relu();
-        let stats = parameters.linear("encoder.4", &h);
+        let stats = network.encode(&pixels);
         let (mean, log_variance) = (stats.narrow(1, 0, latent), stats.narrow(1, latent, latent));
         let kl = (mean.square() + log_variance.exp() - 1.0 - &log_variance).sum(None) * 0.5;
 
@@ -35,14 +63,15 @@ pub fn vae_objective(
         let (mean, log_variance) = (stats.narrow(1, 0, latent), stats.narrow(1, latent, latent));
         let noise = inputs.normals(&[x.size()[0], latent]);
         let z = &mean + (&log_variance * 0.5).exp() * noise;
-        let h = parameters.linear("decoder.0", &z).relu();
-        let h = parameters.linear("decoder.2", &h).relu();
-        let output = parameters.linear("decoder.4", &h);
+        let output = network.decode(&z);
         let errors = match likelihood {
             Likelihood::Bernoulli => {
                 output.binary_cross_entropy_with_logits::<&Tensor>(&x, None, None, Reduction::None)
             }
-            Likelihood::Gaussian => -log_normal(&x, &output, &parameters["log_variance"]),
+            Likelihood::Gaussian => {
+                let log_variance = network.log_variance().expect("a Gaussian network has it");
+                -log_normal(&x, &output, log_variance)
+            }
         };
         let beta = beta * inputs.context.map_or(1.0, |context| settings.kl_weight(&context));
         let reconstruction = errors.sum(None) / samples as f64;
@@ -84,5 +113,5 @@ pub fn vae_autograd(
     device: Device,
 ) -> Result<impl Model<Data = Images> + use<>, ModelError> {
     let layout = Network::new(config)?.layout;
-    Autograd::of_layout(layout, device, vae_objective(config, settings))
+    Autograd::of_layout(layout, device, objective(config, settings))
 }
