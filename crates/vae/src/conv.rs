@@ -38,6 +38,9 @@ const KERNEL: i64 = 4;
 const STRIDE: i64 = 2;
 const PADDING: i64 = 1;
 
+/// The shortest and the longest side of a picture.
+const SIDES: (u64, u64) = (8, 256);
+
 /// A level: its channels, and the sides of what it gives.
 #[derive(Clone, Copy, Debug)]
 struct Level {
@@ -157,7 +160,10 @@ fn decoder(
             nn::conv_transpose2d(&path / "conv", level.channels, larger.channels, KERNEL, doubling);
         // Where a side was odd, half of it was rounded down.
         let [bottom, right] = [0, 1].map(|i| larger.sides[i] - STRIDE * level.sides[i]);
-        layers = layers.add(conv).add_fn(move |x| x.replication_pad2d([0, right, 0, bottom]));
+        layers = layers.add(conv);
+        if [bottom, right] != [0, 0] {
+            layers = layers.add_fn(move |x| x.replication_pad2d([0, right, 0, bottom]));
+        }
         layers = normalised(layers, &path, larger.channels);
     }
     let config = nn::ConvConfig { padding: PADDING, ..Default::default() };
@@ -169,13 +175,20 @@ fn decoder(
 ///
 /// # Errors
 ///
-/// [`ModelError::Libtorch`] where the device fails.
+/// [`ModelError::Size`] for sides that it is not made for, [`ModelError::Libtorch`] where the device
+/// fails.
 pub fn conv_vae(
     config: &ModelConfig,
     settings: Settings,
     shape: Shape,
     device: Device,
 ) -> Result<impl Model<Data = Images> + use<>, ModelError> {
+    for (name, side) in [("the height of the images", shape.height), ("their width", shape.width)] {
+        let (value, max) = (u64::from(side), SIDES.1);
+        if !(SIDES.0..=SIDES.1).contains(&value) {
+            return Err(ModelError::Size { name, value, max });
+        }
+    }
     let (objective, config) = (objective(config, settings), config.clone());
     Autograd::new(device, move |path| ConvNet::new(path, &config, shape), objective)
 }
