@@ -23,16 +23,16 @@ fn numbers_out_of_range() {
         ("--shards 99999", "from 1 to 4096"),
         ("--epochs 0", "from 1 to 1000000"),
         ("--epochs 4000000000", "from 1 to 1000000"),
-        ("--batch-size 0", "from 1 to 60000"),
-        ("--batch-size 60001", "from 1 to 60000"),
+        ("--batch-size 0", "from 1 to 1048576"),
+        ("--batch-size 1048577", "from 1 to 1048576"),
         ("--hidden-dim 0", "from 1 to 65536"),
         ("--hidden-dim 4294967295", "from 1 to 65536"),
         ("--latent-dim 0", "from 1 to 65536"),
         ("--latent-dim 99999999", "from 1 to 65536"),
-        ("--train-images 0", "from 1 to 60000"),
-        ("--train-images 60001", "from 1 to 60000"),
-        ("--test-images 0", "from 1 to 10000"),
-        ("--test-images 10001", "from 1 to 10000"),
+        ("--train-examples 0", "from 1 to"),
+        ("--train-examples 60001", "more than the data set mnist has: 60000"),
+        ("--test-examples 0", "from 1 to"),
+        ("--test-examples 10001", "more than the data set mnist has: 10000"),
         ("--checkpoint-every-epochs 0", "from 1 to 1000000"),
         ("--keep-checkpoints 0", "from 1 to 1000000"),
         ("--verify-every -1", "-1"),
@@ -72,7 +72,7 @@ fn numbers_out_of_range() {
 #[test]
 fn sizes_that_do_not_fit_into_memory() {
     let place = Place::new();
-    let words = ["memory", "lower --hidden-dim"];
+    let words = ["memory", "lower --batch-size"];
     coordinator_at(&place, "--workers 1 --hidden-dim 65536").wait().failed_with(&words);
     let many = "--workers 4096 --batch-size 60000 --spawn";
     coordinator_at(&place, many).wait().failed_with(&words);

@@ -17,7 +17,7 @@ fn a_run_leaves_all_that_it_promises() {
     let config = place.json("config.json");
     assert_eq!(config["training"]["seed"], 7);
     assert_eq!(config["training"]["shards"], 4);
-    assert_eq!(config["training"]["model"]["hidden_dim"], 64);
+    assert_eq!(config["training"]["task"]["options"]["hidden_dim"], 64);
     assert_eq!(config["operation"]["epochs"], 3);
 
     let summary = place.summary();
