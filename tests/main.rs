@@ -19,6 +19,7 @@ mod damaged_checkpoint;
 mod dataset;
 mod deploy;
 mod divergence;
+mod earlier_version;
 mod evaluation;
 mod failed_start;
 mod fetching;
