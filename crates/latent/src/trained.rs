@@ -205,7 +205,8 @@ impl Trained {
         };
         vae.set_team(threads::team());
         let (parameters, step, shards) = (&self.parameters, self.step, config.shards);
-        let tally = Evaluation { parameters, test, shards, seed, step }.tally(&mut vae)?;
+        let tally = Evaluation { parameters, test, examples: u32::MAX, shards, seed, step }
+            .tally(&mut vae)?;
         let [loss, reconstruction, kl, ..] = tally.terms.map(|sum| sum / tally.examples as f64);
         Ok([loss, reconstruction, kl])
     }

@@ -254,6 +254,10 @@ where
     /// Does nothing: the bits depend on the number of threads, so the members do not choose it.
     fn set_team(&mut self, _team: Arc<Team>) {}
 
+    fn fix_threads(&mut self, threads: u32) {
+        self.threads = i32::try_from(threads.max(1)).unwrap_or(i32::MAX);
+    }
+
     /// What the module's own initialisation gives on a CPU, with the generator seeded by `seed`.
     fn initialise(&self, seed: u64, parameters: &mut [f32]) {
         assert_eq!(parameters.len(), self.layout.len(), "parameters and layout differ in length");

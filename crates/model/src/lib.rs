@@ -114,6 +114,12 @@ pub trait Model {
     /// computes with whatever libtorch does.
     fn set_team(&mut self, team: Arc<Team>);
 
+    /// Computes with so many threads, where the bits depend on their number: it is the run's, the
+    /// same on all workers. Without effect on a model whose bits do not depend on it.
+    fn fix_threads(&mut self, threads: u32) {
+        let _ = threads;
+    }
+
     /// Makes room for batches of so many examples, so that lack of memory shows before training.
     ///
     /// # Errors

@@ -70,6 +70,8 @@ fn main() -> Result<()> {
         seed: 0,
         shards: SHARDS,
         batch_size: 64,
+        train_examples: u32::MAX,
+        test_examples: u32::MAX,
         epochs: 3,
         verify_every: 0,
         adam,

@@ -16,8 +16,10 @@ const EVALUATION_BATCH: usize = 250;
 pub struct Evaluation<'a, D> {
     /// The parameters.
     pub parameters: &'a [f32],
-    /// The test set, as the run sees it.
+    /// The test set.
     pub test: &'a D,
+    /// How many of its examples are used, from the first.
+    pub examples: u32,
     /// Logical slices of the test set.
     pub shards: u32,
     /// Key of the noise.
@@ -44,7 +46,8 @@ impl<D: Dataset> Evaluation<'_, D> {
     }
 
     fn shard(&self, model: &mut dyn Model<Data = D>, shard: u32) -> Result<Tally, ModelError> {
-        let slices = ShardRange::deal(self.test.count(), self.shards);
+        let examples = self.examples.min(self.test.count());
+        let slices = ShardRange::deal(examples, self.shards);
         let indices: Vec<u32> = slices[shard as usize].iter().collect();
         let mut tally = Tally::default();
         for indices in indices.chunks(EVALUATION_BATCH) {
@@ -65,6 +68,7 @@ impl<D: Dataset> Trainer<D> {
         let evaluation = Evaluation {
             parameters: &self.state.parameters,
             test: &self.data.test,
+            examples: self.settings.test_examples,
             shards: self.settings.shards,
             seed: self.settings.seed,
             step: self.state.step,

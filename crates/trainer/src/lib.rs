@@ -35,6 +35,10 @@ pub struct Settings {
     pub shards: u32,
     /// Examples per shard and step.
     pub batch_size: u32,
+    /// How many of the training examples are used, from the first.
+    pub train_examples: u32,
+    /// How many of the test examples are used, from the first.
+    pub test_examples: u32,
     /// Passes over the training examples.
     pub epochs: u32,
     /// Steps between comparisons of the members' digests; 0 for never.
@@ -129,8 +133,9 @@ impl<D> fmt::Debug for Trainer<D> {
 impl<D: Dataset> Trainer<D> {
     /// A trainer at the state before the first step.
     pub fn new(settings: Settings, model: Box<dyn Model<Data = D>>, data: Arc<Splits<D>>) -> Self {
-        let Settings { seed, shards, batch_size, .. } = settings;
-        let schedule = Schedule::new(seed, data.train.count(), shards, batch_size);
+        let Settings { seed, shards, batch_size, train_examples, .. } = settings;
+        let examples = train_examples.min(data.train.count());
+        let schedule = Schedule::new(seed, examples, shards, batch_size);
         let state = State::initial(&*model, seed);
         Self {
             settings,

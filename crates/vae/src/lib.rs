@@ -3,7 +3,7 @@
 //! the oracle of the tests ([`vae_autograd`]).
 //!
 //! `vae.rs` checks lengths and chooses the precision, `engine.rs` keeps the memory, and the
-//! computation is in `pass.rs`; start there. Nothing here knows how a model is trained.
+//! computation is in `pass.rs`; start there. `task.rs` is what workers see of it.
 
 pub mod cuda;
 
@@ -16,9 +16,12 @@ mod network;
 mod objective;
 mod pass;
 mod prepare;
+mod samples;
+mod task;
 mod vae;
 
 pub use conv::{ConvNet, conv_vae};
 pub use objective::{Coder, vae_autograd};
 pub use prepare::prepare;
+pub use task::VaeTask;
 pub use vae::{Settings, TERMS, Vae};

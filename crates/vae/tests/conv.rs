@@ -11,7 +11,8 @@ use vae_options::{Likelihood, ModelConfig};
 const COUNT: u32 = 6;
 
 fn config(likelihood: Likelihood) -> ModelConfig {
-    ModelConfig { hidden_dim: 1, latent_dim: 4, likelihood, beta: 1.0 }
+    let image = vae_options::MNIST_IMAGE;
+    ModelConfig { image, hidden_dim: 1, latent_dim: 4, likelihood, beta: 1.0 }
 }
 
 /// Discs of several sizes.

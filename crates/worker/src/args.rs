@@ -42,8 +42,8 @@ pub(crate) struct Args {
     /// Threads to compute with [default: the cores of this host divided among its workers]
     #[arg(long, value_name = "N", value_parser = whole(THREADS))]
     pub(crate) threads: Option<u32>,
-    /// Where the MNIST files are, or are to be put [default: LOCKSTEP_DATA_DIR, else the user's
-    /// cache]
+    /// Where the files of the data set are, or are to be put [default: LOCKSTEP_DATA_DIR, else the
+    /// user's cache]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Seconds to keep trying to reach the coordinator

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use collective::{AllReduce, Control, Generation, Rank};
+use collective::{AllReduce, Control, Digest, Generation, Rank};
 use membership::{Course, Failure, Phase, Standing};
 use protocol::wire::{self, Transfer};
 use tokio::sync::mpsc;
@@ -49,11 +49,22 @@ pub(crate) struct Assignment {
     pub(crate) arithmetic: Vec<String>,
 }
 
+/// The state between two generations.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) standing: Standing,
+    pub(crate) course: Course,
+    /// How the state came here, if another worker gave it.
+    pub(crate) transfer: Option<Transfer>,
+    /// What this program computes; with the first report only.
+    pub(crate) probe: Option<Digest>,
+}
+
 /// What the training thread reports.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// It is in no generation, and its state is this one.
-    Ready(Standing, Course, Option<Transfer>),
+    Ready(Ready),
     /// The checkpoint that was ordered is on disk.
     Saved(u64),
     /// The run cannot go on.

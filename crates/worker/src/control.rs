@@ -29,7 +29,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Endpoint};
 
-use crate::{bridge::Shared, generation};
+use crate::{bridge::Shared, generation, program};
 
 /// Messages to the coordinator that wait to be sent.
 const OUTBOUND_MESSAGES: usize = 256;
@@ -72,6 +72,8 @@ pub(crate) struct Identity {
     pub(crate) fingerprint: Fingerprint,
     /// The GPU that it computes on; empty on the CPU.
     pub(crate) gpu: String,
+    /// Name and revision of the task that its program trains.
+    pub(crate) task: (&'static str, u32),
 }
 
 /// A control stream that the coordinator has answered.
@@ -307,9 +309,9 @@ pub(crate) async fn join(
         returning,
         gpu: identity.gpu.clone(),
         birth: process::birth(std::process::id()).unwrap_or_default(),
-        task: vae_options::NAME.into(),
-        task_revision: vae_options::REVISION,
-        program: bytes::Bytes::new(),
+        task: identity.task.0.into(),
+        task_revision: identity.task.1,
+        program: program::digest().into(),
     };
     let _open = outbound.try_send(WorkerMessage { body: Some(Body::Hello(hello)) });
     let answer = async {

@@ -1,95 +1,224 @@
-//! The data set on the worker's side: its own copy, or one streamed from the coordinator.
+//! The data set on the worker's side: the files that are on this host, verified, and those that are
+//! not, streamed from the coordinator.
+//!
+//! A file that arrives is kept beside its place until it is whole (see [`partial`]), so that a
+//! broken connection, or a worker that is killed, costs what was on its way.
+
+mod partial;
 
 use std::{
-    io::{self, Read},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use bytes::{Buf as _, Bytes};
-use config::{FileEntry, Manifest};
+use config::{FileEntry, Manifest, RunConfig};
 use data::{DataError, Files, Splits};
-use images::Images;
 use protocol::{
     status,
     wire::{FetchFileRequest, FileChunk},
 };
-use tokio::{sync::mpsc, time::timeout};
-use tonic::Streaming;
-use vae_options::VaeOptions;
+use tokio::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+use tonic::{Status, Streaming};
+use trainer::Task;
 
-use crate::control::Client;
-
-/// Chunks that wait to be written.
-const CHUNKS: usize = 8;
+use self::partial::Partial;
+use crate::control::{Client, Route};
 
 /// Time between two lines about the progress.
 const TELL_INTERVAL: Duration = Duration::from_secs(3);
 
-/// A coordinator that sends nothing for so long does not send the data set.
+/// A coordinator that sends nothing for so long does not send the file.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Loads the set from `dir`, fetched from the coordinator if it is not there, and cuts it to
-/// the run's first images.
-pub(crate) async fn load(
-    dir: Option<PathBuf>,
-    client: Client,
-    training: &config::Training,
-    options: &VaeOptions,
-) -> Result<Splits<Images>> {
-    let manifest = training.task.dataset.clone();
-    let dir = dir.unwrap_or_else(|| data::default_dir(&manifest.name));
-    let files = match read(dir.clone(), manifest.clone()).await? {
-        Ok(files) => files,
-        // A file of another data set stays where it is.
-        Err(error @ DataError::Damaged { .. }) => return Err(error.into()),
-        Err(reason) => {
-            tracing::info!("fetching the data set from the coordinator, since {reason}");
-            fetch(&dir, &manifest, client)
-                .await
-                .context("cannot fetch the data set from the coordinator")?;
-            read(dir, manifest).await??
-        }
-    };
-    let &config::Training { train_examples, test_examples, seed, .. } = training;
+/// Time between two looks at a file that another process receives, and between two attempts to
+/// continue a file.
+const RETRY_INTERVAL: Duration = Duration::from_millis(300);
+
+/// The coordinator, as the source of files.
+pub(crate) struct Source {
+    pub(crate) route: Route,
+    pub(crate) client: Client,
+    /// How long to try again without any progress.
+    pub(crate) timeout: Duration,
+}
+
+/// The run's examples, read from verified files. Files that are neither in `folder`, by default that
+/// of the data set in the cache, nor where the manifest says, are fetched into the folder.
+pub(crate) async fn load<T: Task>(
+    folder: Option<PathBuf>,
+    config: &RunConfig,
+    options: &T::Options,
+    source: Source,
+) -> Result<Arc<Splits<T::Data>>> {
+    let manifest = &config.training.task.dataset;
+    let folder = folder.unwrap_or_else(|| data::default_dir(&manifest.name));
+    let files = files(folder, manifest, source).await?;
     let options = options.clone();
-    let prepare = move || {
-        let mut images = images::splits(&files)?;
-        vae::prepare(&mut images, &options, [train_examples, test_examples], seed);
-        anyhow::Ok(images)
-    };
-    tokio::task::spawn_blocking(prepare).await?
+    let read = spawn_blocking(move || T::data(&options, &files)).await?;
+    Ok(Arc::new(read.map_err(anyhow::Error::from_boxed)?))
 }
 
-async fn read(dir: PathBuf, manifest: Manifest) -> Result<Result<Files, DataError>> {
-    Ok(tokio::task::spawn_blocking(move || Files::verified(&dir, &manifest)).await?)
-}
-
-async fn fetch(dir: &Path, manifest: &Manifest, mut client: Client) -> Result<()> {
-    let files = Files::new(dir, manifest);
-    let mut progress = Progress::begin(manifest.bytes());
-    for file in &manifest.files {
-        if data::verify(&files.locate(file), file).is_ok() {
-            continue;
-        }
-        let request = FetchFileRequest { name: file.name.clone(), offset: 0 };
-        let stream = client.fetch_file(request).await;
-        let mut stream =
-            stream.map_err(|status| anyhow!("{}", status::cause(&status)))?.into_inner();
-        let download = Download::begin(dir, file.clone());
-        while let Some(chunk) = progress.wait(&mut stream).await? {
-            download.put(chunk.content).await;
-        }
-        download.finish().await?;
+async fn files(folder: PathBuf, manifest: &Manifest, mut source: Source) -> Result<Files> {
+    let files = Files::new(&folder, manifest);
+    let missing = missing(&files).await?;
+    if missing.is_empty() {
+        return Ok(files);
     }
-    let Progress { bytes, begun, .. } = progress;
-    let seconds = begun.elapsed().as_secs_f64();
-    tracing::info!("the data set is complete: {:.1} MB in {seconds:.1} s", megabytes(bytes));
-    Ok(())
+    let (some, all) = (missing.len(), manifest.files.len());
+    tracing::info!(
+        "fetching the data set from the coordinator, since {some} of the {all} files of {} are not \
+         in {}",
+        manifest.name,
+        folder.display()
+    );
+    let mut progress = Progress::begin(missing.iter().map(|file| file.bytes).sum());
+    for file in &missing {
+        let fetched = source.fetch(&folder, file, &mut progress).await;
+        fetched.with_context(|| {
+            format!("cannot fetch the data set from the coordinator ({})", file.name)
+        })?;
+    }
+    progress.end();
+    Ok(files)
 }
 
-/// How far the data set is.
+async fn missing(files: &Files) -> Result<Vec<FileEntry>> {
+    let files = files.clone();
+    Ok(spawn_blocking(move || files.missing()).await??)
+}
+
+/// Why a file did not arrive.
+enum Broken {
+    /// Another attempt may help.
+    Connection(String),
+    /// It does not.
+    Final(anyhow::Error),
+}
+
+impl From<Status> for Broken {
+    fn from(status: Status) -> Self {
+        let cause = status::cause(&status);
+        if status::is_transient(status.code()) {
+            Self::Connection(cause)
+        } else {
+            Self::Final(anyhow!("{cause}"))
+        }
+    }
+}
+
+impl Source {
+    /// Receives one file, continued after what an earlier attempt has left.
+    async fn fetch(
+        &mut self,
+        folder: &Path,
+        file: &FileEntry,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let mut last_progress = Instant::now();
+        loop {
+            let Some(partial) = open(folder, file).await? else {
+                // Another worker of this host receives it.
+                sleep(RETRY_INTERVAL).await;
+                if is_there(folder, file).await? {
+                    return Ok(());
+                }
+                continue;
+            };
+            if is_there(folder, file).await? {
+                return Ok(());
+            }
+            let before = progress.bytes;
+            let (partial, received) = self.receive(partial, file, progress).await;
+            let why = match received {
+                Ok(()) => return finish(partial, folder, file).await,
+                Err(Broken::Final(error)) => return Err(error),
+                Err(Broken::Connection(why)) => why,
+            };
+            drop(partial);
+            if progress.bytes > before {
+                last_progress = Instant::now();
+            }
+            let left = self.timeout.saturating_sub(last_progress.elapsed());
+            ensure!(!left.is_zero(), "{why}");
+            tracing::warn!("fetching {} was interrupted ({why}): continuing", file.name);
+            sleep(RETRY_INTERVAL).await;
+            self.client = self.route.reach(left).await?;
+        }
+    }
+
+    /// Receives what is lacking.
+    async fn receive(
+        &mut self,
+        mut partial: Partial,
+        file: &FileEntry,
+        progress: &mut Progress,
+    ) -> (Partial, Result<(), Broken>) {
+        let request = FetchFileRequest { name: file.name.clone(), offset: partial.bytes() };
+        let mut stream = match self.client.fetch_file(request).await {
+            Ok(stream) => stream.into_inner(),
+            Err(status) => return (partial, Err(status.into())),
+        };
+        while !partial.is_complete() {
+            let content = match progress.next(&mut stream).await {
+                Ok(Some(chunk)) => chunk.content,
+                Ok(None) => {
+                    let why = "the stream ended before the file".to_owned();
+                    return (partial, Err(Broken::Connection(why)));
+                }
+                Err(broken) => return (partial, Err(broken)),
+            };
+            let appended = spawn_blocking(move || {
+                let appended = partial.append(&content);
+                (partial, appended)
+            });
+            let appended = match appended.await {
+                Ok((back, appended)) => {
+                    partial = back;
+                    appended
+                }
+                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+            };
+            if let Err(error) = appended {
+                let error = anyhow::Error::new(error);
+                let path = partial.path().display().to_string();
+                return (partial, Err(Broken::Final(error.context(path))));
+            }
+        }
+        (partial, Ok(()))
+    }
+}
+
+async fn open(folder: &Path, file: &FileEntry) -> Result<Option<Partial>> {
+    let (folder, file) = (folder.to_owned(), file.clone());
+    let opened = spawn_blocking(move || {
+        let place = folder.display().to_string();
+        Partial::open(&folder, &file).context(place)
+    });
+    opened.await?
+}
+
+/// Whether another process has put the file in its place.
+async fn is_there(folder: &Path, file: &FileEntry) -> Result<bool> {
+    let (path, file) = (folder.join(&file.name), file.clone());
+    let verified = spawn_blocking(move || data::verify(&path, &file)).await?;
+    match verified {
+        Ok(()) => Ok(true),
+        Err(DataError::Missing { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn finish(partial: Partial, folder: &Path, file: &FileEntry) -> Result<()> {
+    let (folder, file) = (folder.to_owned(), file.clone());
+    spawn_blocking(move || partial.finish(&folder, &file)).await?
+}
+
+/// How much of the missing files has arrived.
 struct Progress {
     bytes: u64,
     total: u64,
@@ -103,8 +232,12 @@ impl Progress {
         Self { bytes: 0, total, begun: now, told: now }
     }
 
-    /// The next chunk, within [`SILENCE_MAX`]; people are told now and then, also while none comes.
-    async fn wait(&mut self, stream: &mut Streaming<FileChunk>) -> Result<Option<FileChunk>> {
+    /// The next chunk, within [`SILENCE_MAX`]; progress is logged now and then, also while no chunk
+    /// comes.
+    async fn next(
+        &mut self,
+        stream: &mut Streaming<FileChunk>,
+    ) -> Result<Option<FileChunk>, Broken> {
         let since = Instant::now();
         loop {
             if self.told.elapsed() >= TELL_INTERVAL {
@@ -115,64 +248,28 @@ impl Progress {
                     "fetching the data set: {bytes:.1} of {total:.1} MB, {rate:.1} MB/s"
                 );
             }
-            let next = timeout(TELL_INTERVAL, stream.message()).await;
-            let Ok(next) = next else {
-                let silent = since.elapsed();
-                ensure!(silent < SILENCE_MAX, "it sent nothing for {} s", silent.as_secs());
-                continue;
-            };
-            let next = next.map_err(|status| anyhow!("{}", status::cause(&status)))?;
-            self.bytes += next.as_ref().map_or(0, |chunk| chunk.content.len() as u64);
-            return Ok(next);
+            match timeout(TELL_INTERVAL, stream.message()).await {
+                Ok(next) => {
+                    let next = next?;
+                    self.bytes += next.as_ref().map_or(0, |chunk| chunk.content.len() as u64);
+                    return Ok(next);
+                }
+                Err(_) if since.elapsed() < SILENCE_MAX => {}
+                Err(_) => {
+                    let seconds = since.elapsed().as_secs();
+                    let why = format!("the coordinator sent nothing for {seconds} s");
+                    return Err(Broken::Connection(why));
+                }
+            }
         }
+    }
+
+    fn end(&self) {
+        let (bytes, seconds) = (megabytes(self.bytes), self.begun.elapsed().as_secs_f64());
+        tracing::info!("the data set is complete: {bytes:.1} MB in {seconds:.1} s");
     }
 }
 
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
-}
-
-/// One file on its way to disk, where a blocking thread verifies and stores it.
-struct Download {
-    chunks: mpsc::Sender<Bytes>,
-    stored: tokio::task::JoinHandle<Result<(), DataError>>,
-}
-
-impl Download {
-    fn begin(dir: &Path, file: FileEntry) -> Self {
-        let (chunks, received) = mpsc::channel(CHUNKS);
-        let dir = dir.to_owned();
-        let reader = ChunkReader { received, chunk: Bytes::new() };
-        let stored = tokio::task::spawn_blocking(move || data::store(&dir, &file, reader));
-        Self { chunks, stored }
-    }
-
-    async fn put(&self, chunk: Bytes) {
-        // Where storing failed, `finish` says why.
-        let _failed = self.chunks.send(chunk).await;
-    }
-
-    async fn finish(self) -> Result<()> {
-        drop(self.chunks);
-        Ok(self.stored.await??)
-    }
-}
-
-struct ChunkReader {
-    received: mpsc::Receiver<Bytes>,
-    chunk: Bytes,
-}
-
-impl Read for ChunkReader {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() {
-            match self.received.blocking_recv() {
-                Some(chunk) => self.chunk = chunk,
-                None => return Ok(0),
-            }
-        }
-        let count = out.len().min(self.chunk.len());
-        self.chunk.copy_to_slice(&mut out[..count]);
-        Ok(count)
-    }
 }

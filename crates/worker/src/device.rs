@@ -3,17 +3,14 @@
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
-use images::Images;
 use membership::Fingerprint;
 use model::{
-    Model, blas,
+    blas,
     cuda::{self, NoCuda},
     libtorch,
 };
 use tch::{Cuda, Device};
 use transport::nccl::{self, Libraries};
-use vae::{Vae, vae_autograd};
-use vae_options::{Precision, VaeOptions};
 
 /// The device that the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,22 +107,6 @@ pub(crate) fn gpu(device: Device) -> String {
     name.unwrap_or_else(|error| {
         tracing::info!("--collective nccl is out of the question: {error}");
         String::new()
-    })
-}
-
-/// The model on the device.
-pub(crate) fn model(options: &VaeOptions, device: Device) -> Result<Box<dyn Model<Data = Images>>> {
-    let (config, settings) = (&options.model(), vae::Settings::of(options));
-    Ok(match (device, options.precision) {
-        (Device::Cpu, _) => Box::new(Vae::with(config, settings)?),
-        (Device::Cuda(index), Precision::F32) if vae::cuda::Vae::suits(config, settings) => {
-            Box::new(vae::cuda::Vae::new(config, settings, index)?)
-        }
-        (device, Precision::F32) => Box::new(vae_autograd(config, settings, device)?),
-        (_, Precision::Bf16) => bail!(
-            "the run computes with --precision bf16, which is for CPUs so far: give this worker \
-             --device cpu, or begin a new run with --precision f32"
-        ),
     })
 }
 

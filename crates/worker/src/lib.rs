@@ -16,21 +16,24 @@ mod environment;
 mod generation;
 mod needs;
 mod phase_reporting;
+mod program;
 mod reporter;
 mod restore;
-mod samples;
 mod session;
 mod setup;
 mod training;
 mod writer;
 
 use std::{
+    env,
+    ffi::OsString,
     io::{self, Write as _},
     process::ExitCode,
 };
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use telemetry::{Log, Outlet};
+use trainer::Task;
 
 use crate::args::Args;
 
@@ -50,8 +53,13 @@ impl Program {
     }
 }
 
-/// Runs the program on the arguments of this process.
-pub fn main(program: &Program) -> ExitCode {
+/// Runs a program that is a worker of the task `T`, on the arguments of this process.
+pub fn main<T: Task>(program: &Program) -> ExitCode {
+    run::<T>(program, env::args_os().collect())
+}
+
+/// Runs a worker of the task `T` on these arguments, the name of the program first.
+pub fn run<T: Task>(program: &Program, arguments: Vec<OsString>) -> ExitCode {
     limits::report_file_size_limit();
     if let Err(wrong) = model::libtorch::check() {
         return fail(&wrong.into());
@@ -66,7 +74,7 @@ pub fn main(program: &Program) -> ExitCode {
         return done;
     }
     let command = manual::complete(program.command(), &environment::VARIABLES);
-    let matches = command.try_get_matches();
+    let matches = command.try_get_matches_from(arguments);
     let args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => args,
         Err(said) => return stdout::finish(manual::answer(said)),
@@ -80,7 +88,7 @@ pub fn main(program: &Program) -> ExitCode {
         writer: Outlet::Stderr,
     }
     .start();
-    let code = match session::run(&args) {
+    let code = match session::run::<T>(&args) {
         Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error),
     };

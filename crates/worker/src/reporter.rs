@@ -215,7 +215,7 @@ impl Observer for Reporter<'_> {
             if epoch.is_multiple_of(self.checkpoint_every) || epoch == self.epochs {
                 writer.save(state, ledger, self.epochs_seen.tests());
             }
-            writer.sample(epoch, &state.parameters);
+            writer.show(epoch, &state.parameters);
             self.channel.shared.enter(Phase::Computing);
         }
         self.channel.events.send(Event::EpochReport(EpochReport {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use checkpoint::{Checkpoint, Directory, step_of};
 use model::{Layout, State};
 use store::Store;
-use trainer::Ledger;
+use trainer::{Ledger, Task};
 
 use crate::{convert, setup::Setup};
 
@@ -22,7 +22,7 @@ pub(crate) struct Restored {
 }
 
 /// The state to begin from; none for that of the seed.
-pub(crate) fn newest(setup: &Setup, layout: &Layout) -> Result<Option<Restored>> {
+pub(crate) fn newest<T: Task>(setup: &Setup<T>, layout: &Layout) -> Result<Option<Restored>> {
     let named = setup.checkpoint.as_deref();
     let here = named.map(newest_beside).transpose()?.flatten();
     let stored = from_store(setup, here.as_ref().map(|(path, _)| path.as_path()));
@@ -54,7 +54,7 @@ fn newest_beside(named: &Path) -> Result<Option<(PathBuf, Checkpoint)>> {
 
 /// Fetches the newest checkpoint from the store, if it is newer than those on this host. A store
 /// that does not answer is no error.
-fn from_store(setup: &Setup, here: Option<&Path>) -> Option<PathBuf> {
+fn from_store<T: Task>(setup: &Setup<T>, here: Option<&Path>) -> Option<PathBuf> {
     let url = setup.config.operation.checkpoint_url.as_deref()?;
     let above = here.and_then(|path| step_of(path.file_name()?.to_str()?));
     let folder = Directory::open(setup.run_dir.join("checkpoints"));
@@ -78,7 +78,7 @@ fn from_store(setup: &Setup, here: Option<&Path>) -> Option<PathBuf> {
     }
 }
 
-fn read(checkpoint: Checkpoint, setup: &Setup, layout: &Layout) -> Result<Restored> {
+fn read<T: Task>(checkpoint: Checkpoint, setup: &Setup<T>, layout: &Layout) -> Result<Restored> {
     let run_id = &checkpoint.metadata.run_id;
     ensure!(*run_id == setup.run_id, "it belongs to run {run_id}");
     let arithmetic = checkpoint.metadata.arithmetic.clone();

@@ -13,9 +13,9 @@ mod waiting;
 use std::{io::ErrorKind, net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use bytes::Bytes;
 use collective::Rank;
 use config::RunConfig;
-use model::Model as _;
 use process::signals::{self, Listening, Stop};
 use protocol::{
     convert::{mishap, path_from_wire, printable},
@@ -38,17 +38,16 @@ use self::{
     participation::Participation, pending::PendingReports, reconnect::Link, shutdown::Shutdown,
     waiting::Wait,
 };
-use vae::Vae;
-use vae_options::VaeOptions;
+use trainer::Task;
 
 use crate::{
     args::Args,
-    bridge::{Bridge, Event, Order, Shared},
+    bridge::{self, Bridge, Event, Order, Shared},
     control::{self, Identity, Joined, Route},
     dataset, device,
     discovery::{self, Found, Source},
     needs,
-    setup::Setup,
+    setup::{self, Setup},
     training,
 };
 
@@ -63,7 +62,7 @@ const SIGNALS: usize = 4;
 
 /// Takes part in a run. Returns the exit code: 0 only where the run has ended, so that whoever
 /// takes this worker away knows that another one is wanted.
-pub(crate) fn run(args: &Args) -> Result<u8> {
+pub(crate) fn run<T: Task>(args: &Args) -> Result<u8> {
     needs::check(args.threads)?;
     let found =
         discovery::find(args.rank, args.coordinator.as_deref(), |name| std::env::var(name).ok())?;
@@ -72,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<u8> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(take_part(args, found, device));
+    let result = runtime.block_on(take_part::<T>(args, found, device));
     // A training thread that does not come to an end must not keep the process alive.
     runtime.shutdown_background();
     result
@@ -89,31 +88,25 @@ fn log_place(found: &Found) {
     }
 }
 
-async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
+async fn take_part<T: Task>(args: &Args, found: Found, device: Device) -> Result<u8> {
     log_place(&found);
     let timeout = Duration::from_secs(args.join_timeout_seconds.into());
     let security = args.security.load()?;
     let route = Route::new(&found.url(security.scheme()), &security)?;
     let mut client = route.reach(timeout).await?;
     let (listener, address) = listen(args, &route, &security).await?;
-    let identity = Identity {
-        rank: found.rank.map(Rank),
-        address,
-        proof: None,
-        fingerprint: device::fingerprint(device)?,
-        gpu: device::gpu(device),
-    };
+    let identity = identity::<T>(found.rank, address, device)?;
     let mut joined = control::join_when_ready(&mut client, &route, &identity).await?;
     let (config, welcome) = (joined.config()?, joined.welcome.clone());
+    let options = setup::options::<T>(&config.training.task)?;
     needs::check_run(&config)?;
-    let options = VaeOptions::read(&config.training.task.options)?;
     let place = welcome.rank.map_or("spare".to_owned(), |rank| format!("rank {rank}"));
     tracing::info!(run_id = welcome.run_id, ?device, "joined as {place}");
 
     telemetry::note_run(&welcome.run_id);
     let shared = Arc::new(Shared::default());
     joined.send_heartbeats(&shared);
-    let length = Vae::new(&options.model())?.layout().len();
+    let length = length::<T>(&options)?;
     let (recipients, requests) = mpsc::channel(RECIPIENTS);
     let donor = Donor::new(&welcome.run_id, recipients);
     donor.demand(joined.state_secret()?);
@@ -122,9 +115,10 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         .donating(donor.clone());
     tokio::spawn(endpoint.clone().serve(listener, std::future::pending()));
 
-    let data =
-        Arc::new(dataset::load(args.data_dir.clone(), client, &config.training, &options).await?);
-    let setup = Setup {
+    let timeout = Duration::from_millis(welcome.coordinator_timeout_ms.into());
+    let source = dataset::Source { route: route.clone(), client, timeout };
+    let data = dataset::load::<T>(args.data_dir.clone(), &config, &options, source).await?;
+    let setup = Setup::<T> {
         run_id: welcome.run_id.clone(),
         config: config.clone(),
         options,
@@ -134,7 +128,7 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
         is_first: welcome.rank == Some(0),
         checkpoint: welcome.checkpoint.as_deref().map(path_from_wire),
     };
-    let bridge = Bridge::start(shared, move |channel| training::run(&setup, &channel))?;
+    let bridge = Bridge::start(shared, move |channel| training::run::<T>(&setup, &channel))?;
     let (_listening, signals) = listen_for_signals()?;
     let rank = welcome.rank.map(Rank).or(identity.rank);
     let mut session = Session {
@@ -158,6 +152,23 @@ async fn take_part(args: &Args, found: Found, device: Device) -> Result<u8> {
     };
     let ended = session.run().await;
     session.shut_down(ended).await
+}
+
+fn identity<T: Task>(rank: Option<u32>, address: Address, device: Device) -> Result<Identity> {
+    Ok(Identity {
+        rank: rank.map(Rank),
+        address,
+        proof: None,
+        fingerprint: device::fingerprint(device)?,
+        gpu: device::gpu(device),
+        task: (T::NAME, T::REVISION),
+    })
+}
+
+/// The length of the model's flat vectors, wherever it computes.
+fn length<T: Task>(options: &T::Options) -> Result<usize> {
+    let model = T::model(options, Device::Cpu).map_err(anyhow::Error::from_boxed)?;
+    Ok(model.layout().len())
 }
 
 /// Listens from now on: this worker has something to leave. Signals end it at once before that.
@@ -331,12 +342,13 @@ impl Session {
 
     fn pass_on(&mut self, event: Event, failure: &mut Option<String>) {
         match event {
-            Event::Ready(standing, course, transfer) => {
+            Event::Ready(bridge::Ready { standing, course, transfer, probe }) => {
                 self.participation = Participation::Idle;
                 let digest = standing.digest.0.to_vec().into();
                 let mishap = mishap(course);
                 let step = standing.step.0;
-                let ready = Ready { step, digest, mishap, transfer, ..Ready::default() };
+                let probe = probe.map_or_else(Bytes::new, |probe| probe.0.to_vec().into());
+                let ready = Ready { step, digest, mishap, transfer, probe };
                 self.pending.ready = Some(ready.clone());
                 self.send(WorkerMsg::Ready(ready));
             }

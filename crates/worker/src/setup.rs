@@ -2,24 +2,75 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use anyhow::{Context as _, Result, ensure};
 use config::RunConfig;
 use data::Splits;
-use images::Images;
+use serde::Deserialize as _;
 use tch::Device;
-use vae_options::VaeOptions;
+use trainer::Task;
 
 /// A worker's part in a run, as it is known before the first generation.
-#[derive(Debug)]
-pub(crate) struct Setup {
+pub(crate) struct Setup<T: Task> {
     pub(crate) run_id: String,
     pub(crate) config: RunConfig,
-    pub(crate) options: VaeOptions,
+    pub(crate) options: T::Options,
     pub(crate) device: Device,
-    /// Cut to the run's first images.
-    pub(crate) data: Arc<Splits<Images>>,
+    pub(crate) data: Arc<Splits<T::Data>>,
     pub(crate) run_dir: PathBuf,
     /// Whether this worker has the lowest rank, so that it leads as long as it is a member.
     pub(crate) is_first: bool,
     /// The checkpoint to begin from; from the seed if none.
     pub(crate) checkpoint: Option<PathBuf>,
+}
+
+/// The options of a run's task, if it is the task of this program.
+///
+/// # Errors
+/// It is another task, another revision, or its options are none of this program.
+pub(crate) fn options<T: Task>(task: &config::Task) -> Result<T::Options> {
+    let own = (T::NAME, T::REVISION);
+    ensure!(
+        (task.name.as_str(), task.revision) == own,
+        "the run trains the task {} (revision {}), and this program trains {} (revision {}): start \
+         the worker of the run's task, in the run's version",
+        task.name,
+        task.revision,
+        own.0,
+        own.1
+    );
+    let options = T::Options::deserialize(&task.options).with_context(|| {
+        format!("the run's options of the task {} are none of this program", task.name)
+    })?;
+    T::validate(&options).map_err(anyhow::Error::from_boxed)?;
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use vae::VaeTask;
+    use vae_options::VaeOptions;
+
+    use super::*;
+
+    #[test]
+    fn another_task_and_other_options_are_refused() {
+        let dataset = VaeTask::manifest(&VaeOptions::default()).unwrap();
+        let run = VaeOptions::default().describe(dataset).unwrap();
+        assert_eq!(options::<VaeTask>(&run).unwrap(), VaeOptions::default());
+
+        let error = |change: fn(&mut config::Task)| {
+            let mut other = run.clone();
+            change(&mut other);
+            format!("{:#}", options::<VaeTask>(&other).unwrap_err())
+        };
+        let line = error(|task| task.name = "clothes".into());
+        assert!(line.starts_with("the run trains the task clothes (revision 1)"), "{line}");
+        let line = error(|task| task.revision += 1);
+        assert!(line.contains("this program trains vae (revision 1)"), "{line}");
+        let line = error(|task| task.options["dropout"] = json!(0.5));
+        assert!(line.contains("dropout"), "{line}");
+        let line = error(|task| task.options["latent_dim"] = json!(0));
+        assert!(line.contains("--latent-dim"), "{line}");
+    }
 }

@@ -8,16 +8,16 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use collective::{Interrupted, Step};
-use images::Images;
+use collective::{Digest, Interrupted, Step};
+use data::Dataset;
 use membership::{Course, Failure, Phase, Standing};
 use model::Adam;
 use protocol::wire::Transfer;
-use trainer::{Ended, Recipe, TrainError, Trainer};
+use trainer::{Ended, Mistake, Recipe, Task, TrainError, Trainer, checks};
 
 use crate::{
-    bridge::{Assignment, Event, Order, TrainingChannel},
-    convert, device,
+    bridge::{Assignment, Event, Order, Ready, TrainingChannel},
+    convert,
     phase_reporting::PhaseReporting,
     reporter::{Epochs, Reporter, donate},
     restore,
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// What the training thread does.
-pub(crate) fn run(setup: &Setup, channel: &TrainingChannel) {
+pub(crate) fn run<T: Task>(setup: &Setup<T>, channel: &TrainingChannel) {
     // After a panic, only the channel is used, to report it.
     let worked = panic::catch_unwind(AssertUnwindSafe(|| work(setup, channel)));
     let event = match worked {
@@ -43,7 +43,7 @@ fn ended_by(error: &anyhow::Error) -> Event {
     if let Some(TrainError::Device(_)) = cause {
         return Event::Died(message);
     }
-    let recurs = cause.is_some_and(TrainError::recurs);
+    let recurs = cause.is_some_and(TrainError::recurs) || error.is::<Mistake>();
     Event::Failed(Failure { message, state_intact: true, recurs })
 }
 
@@ -54,7 +54,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("it did not say why").replace('\n', " ")
 }
 
-fn work(setup: &Setup, channel: &TrainingChannel) -> Result<()> {
+fn work<T: Task>(setup: &Setup<T>, channel: &TrainingChannel) -> Result<()> {
     crashpoint::reach!("training.begins");
     match writer::try_folders(setup) {
         Err(error) if setup.is_first => return Err(error),
@@ -62,20 +62,20 @@ fn work(setup: &Setup, channel: &TrainingChannel) -> Result<()> {
         Err(error) => tracing::warn!("{}", limits::told(error.as_ref())),
         Ok(()) => {}
     }
-    let (mut trainer, arithmetic) = build(setup)?;
+    let Built { mut trainer, arithmetic, probe } = build(setup)?;
     let mut writer = CheckpointWriter { setup, thread: None, wrote_last: false, arithmetic };
     let mut epochs = Epochs::default();
-    report_ready(&trainer, Course::AsTold, None, channel);
+    report_ready(&trainer, Course::AsTold, Extra::Probe(probe), channel);
     while let Some(order) = channel.next_order() {
         match order {
             Order::Train(assignment) => {
                 train(&mut writer, &mut trainer, &mut epochs, *assignment, channel)?;
             }
-            Order::Report(course) => report_ready(&trainer, course, None, channel),
+            Order::Report(course) => report_ready(&trainer, course, Extra::Nothing, channel),
             Order::Restore(snapshot, transfer) => {
                 let (state, ledger) = convert::from_snapshot(*snapshot);
                 trainer.restore(state, ledger);
-                report_ready(&trainer, Course::AsTold, Some(transfer), channel);
+                report_ready(&trainer, Course::AsTold, Extra::Transfer(transfer), channel);
             }
             Order::Donate(recipient) => {
                 donate(vec![recipient], trainer.state(), trainer.ledger());
@@ -98,8 +98,8 @@ fn work(setup: &Setup, channel: &TrainingChannel) -> Result<()> {
 }
 
 /// Writes this worker's files, if it has any to write.
-struct CheckpointWriter<'a> {
-    setup: &'a Setup,
+struct CheckpointWriter<'a, T: Task> {
+    setup: &'a Setup<T>,
     thread: Option<Writer>,
     /// Whether no other worker may have written a checkpoint since.
     wrote_last: bool,
@@ -107,9 +107,9 @@ struct CheckpointWriter<'a> {
     arithmetic: BTreeSet<String>,
 }
 
-impl CheckpointWriter<'_> {
+impl<T: Task> CheckpointWriter<'_, T> {
     /// The way to the writing thread, which is started at first use.
-    fn thread(&mut self, trainer: &Trainer<Images>) -> Result<&mut Writer> {
+    fn thread(&mut self, trainer: &Trainer<T::Data>) -> Result<&mut Writer> {
         let writer = match &mut self.thread {
             Some(writer) => writer,
             none => none.insert(Writer::start(self.setup, trainer)?),
@@ -128,22 +128,36 @@ impl CheckpointWriter<'_> {
     }
 }
 
-fn report_ready(
-    trainer: &Trainer<Images>,
+/// What goes with some reports of the state.
+enum Extra {
+    Nothing,
+    /// With the first: what this program computes.
+    Probe(Digest),
+    /// With a state that another worker gave.
+    Transfer(Transfer),
+}
+
+fn report_ready<D: Dataset>(
+    trainer: &Trainer<D>,
     course: Course,
-    transfer: Option<Transfer>,
+    extra: Extra,
     channel: &TrainingChannel,
 ) {
     let state = trainer.state();
     channel.shared.note_step(state.step);
     channel.shared.enter(Phase::Idle);
     let standing = Standing { step: Step(state.step), digest: state.digest() };
-    channel.events.send(Event::Ready(standing, course, transfer));
+    let (probe, transfer) = match extra {
+        Extra::Nothing => (None, None),
+        Extra::Probe(probe) => (Some(probe), None),
+        Extra::Transfer(transfer) => (None, Some(transfer)),
+    };
+    channel.events.send(Event::Ready(Ready { standing, course, transfer, probe }));
 }
 
-fn train(
-    writer: &mut CheckpointWriter<'_>,
-    trainer: &mut Trainer<Images>,
+fn train<T: Task>(
+    writer: &mut CheckpointWriter<'_, T>,
+    trainer: &mut Trainer<T::Data>,
     epochs: &mut Epochs,
     assignment: Assignment,
     channel: &TrainingChannel,
@@ -180,7 +194,7 @@ fn train(
                 channel.shared.enter(Phase::Saving);
                 writer.flush()?;
             }
-            report_ready(trainer, Course::AsTold, None, channel);
+            report_ready(trainer, Course::AsTold, Extra::Nothing, channel);
         }
         Err(TrainError::Interrupted(Interrupted::Diverged(divergence))) => {
             let message = divergence.to_string();
@@ -188,33 +202,54 @@ fn train(
             channel.events.send(Event::Failed(failure));
         }
         Err(TrainError::Interrupted(interrupted)) => {
-            report_ready(trainer, Course::Interrupted(interrupted.to_string()), None, channel);
+            report_ready(
+                trainer,
+                Course::Interrupted(interrupted.to_string()),
+                Extra::Nothing,
+                channel,
+            );
         }
         Err(error) => return Err(error.into()),
     }
     Ok(())
 }
 
-/// The trainer, and how the state was computed that it begins with.
-fn build(setup: &Setup) -> Result<(Trainer<Images>, BTreeSet<String>)> {
-    let training = &setup.config.training;
-    let mut model = device::model(&setup.options, setup.device)?;
+/// All that the first report needs.
+struct Built<T: Task> {
+    trainer: Trainer<T::Data>,
+    /// How the state was computed that the trainer begins with.
+    arithmetic: BTreeSet<String>,
+    /// What this program computes.
+    probe: Digest,
+}
+
+/// Makes the trainer, after the checks of the task.
+fn build<T: Task>(setup: &Setup<T>) -> Result<Built<T>> {
+    let Setup { config, options, device, data, .. } = setup;
+    let training = &config.training;
+    let mut model = T::model(options, *device).map_err(anyhow::Error::from_boxed)?;
+    model.fix_threads(training.model_threads);
+    checks::data(data, &training.task.dataset)?;
+    checks::model(&mut *model, data, T::METRICS, training.seed)?;
+    let probe = checks::probe(&mut *model, &data.train, training.seed)?;
     model.reserve(training.batch_size as usize)?;
     let settings = trainer::Settings {
         seed: training.seed,
         shards: training.shards,
         batch_size: training.batch_size,
-        epochs: setup.config.operation.epochs,
-        verify_every: setup.config.operation.verify_every,
+        train_examples: training.train_examples,
+        test_examples: training.test_examples,
+        epochs: config.operation.epochs,
+        verify_every: config.operation.verify_every,
         adam: Adam::new(training.learning_rate),
         recipe: Recipe::of(training),
     };
-    let mut trainer = Trainer::new(settings, model, Arc::clone(&setup.data));
-    let mut computed = BTreeSet::new();
+    let mut trainer = Trainer::new(settings, model, Arc::clone(data));
+    let mut arithmetic = BTreeSet::new();
     if let Some(restored) = restore::newest(setup, trainer.model().layout())? {
         trainer.restore(restored.state, restored.ledger);
-        computed.extend(restored.arithmetic);
+        arithmetic.extend(restored.arithmetic);
     }
     trainer.warm_up()?;
-    Ok((trainer, computed))
+    Ok(Built { trainer, arithmetic, probe })
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Component, Path, PathBuf},
     sync::{
         Arc,
         mpsc::{self, SyncSender},
@@ -14,17 +14,19 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use checkpoint::{Directory, Metadata, TensorView};
+use data::Splits;
 use disk::DiskError;
-use images::Images;
-use model::{Layout, Model as _, State};
+use model::{Layout, State};
 use store::{Mirror, Unstored};
-use trainer::{Ledger, Trainer};
-use vae::Vae;
+use trainer::{Artifacts, Ledger, Task, Trainer};
 
-use crate::{convert, samples, setup::Setup};
+use crate::{convert, setup::Setup};
 
 /// Snapshots that wait to be written; training waits when there are more.
 const JOBS: usize = 2;
+
+/// The mark of a picture is in its first bytes.
+const MARKED_BYTES: usize = 4 << 10;
 
 /// How long the last checkpoint may take to reach the store over a slow link. A store that does
 /// not answer is given up within two minutes.
@@ -32,7 +34,7 @@ pub(crate) const STORE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 enum Job {
     Checkpoint(Box<State>, Ledger, BTreeMap<u64, Vec<f64>>, Vec<String>),
-    Samples { epoch: u64, parameters: Vec<f32> },
+    Artifacts { epoch: u64, parameters: Vec<f32> },
     Flush(SyncSender<()>),
 }
 
@@ -49,13 +51,13 @@ pub(crate) struct Writer {
 }
 
 /// The folders that the leader writes to.
-fn folders(setup: &Setup) -> [PathBuf; 2] {
+fn folders<T: Task>(setup: &Setup<T>) -> [PathBuf; 2] {
     ["checkpoints", "samples"].map(|name| setup.run_dir.join(name))
 }
 
 /// Finds out whether this worker could lead: whether it can write the run directory, which may be
 /// on another host's disk or belong to another user. Leaves nothing.
-pub(crate) fn try_folders(setup: &Setup) -> Result<()> {
+pub(crate) fn try_folders<T: Task>(setup: &Setup<T>) -> Result<()> {
     let tried = folders(setup).iter().try_for_each(|folder| disk::try_folder(folder));
     tried.map_err(|error| {
         anyhow!(
@@ -66,7 +68,7 @@ pub(crate) fn try_folders(setup: &Setup) -> Result<()> {
 }
 
 /// The writing thread, and what it works with.
-struct WriterThread {
+struct WriterThread<T: Task> {
     checkpoints: Directory,
     keep: usize,
     mirror: Option<Arc<Mirror>>,
@@ -75,13 +77,13 @@ struct WriterThread {
     /// How many sums the task reports.
     metrics: usize,
     layout: Layout,
-    vae: Vae,
-    gallery: samples::Gallery,
+    options: T::Options,
+    data: Arc<Splits<T::Data>>,
 }
 
 impl Writer {
     /// Starts the writing thread.
-    pub(crate) fn start(setup: &Setup, trainer: &Trainer<Images>) -> Result<Self> {
+    pub(crate) fn start<T: Task>(setup: &Setup<T>, trainer: &Trainer<T::Data>) -> Result<Self> {
         let training = &setup.config.training;
         // On a host that does not share the coordinator's disk they are not there yet.
         let [checkpoints, samples] = folders(setup);
@@ -94,10 +96,7 @@ impl Writer {
         let keep = operation.keep_checkpoints as usize;
         let mirror = operation.checkpoint_url.clone().map(|url| Mirror::start(url, keep));
         let mirror = mirror.transpose().context("cannot start the storing thread")?.map(Arc::new);
-        let mut vae = Vae::new(&setup.options.model())?;
-        // Lack of memory shows now, and not on the writing thread after an epoch.
-        vae.reserve(samples::IMAGES_MAX)?;
-        let writer = WriterThread {
+        let writer = WriterThread::<T> {
             checkpoints: Directory::open(checkpoints),
             keep,
             mirror: mirror.clone(),
@@ -110,8 +109,8 @@ impl Writer {
             },
             metrics: training.task.metrics.len(),
             layout: trainer.model().layout().clone(),
-            vae,
-            gallery: samples::Gallery::new(&trainer.data().test)?,
+            options: setup.options.clone(),
+            data: Arc::clone(&setup.data),
         };
         let (jobs, received) = mpsc::sync_channel(JOBS);
         let thread = thread::Builder::new()
@@ -127,9 +126,9 @@ impl Writer {
         self.hand_over(Job::Checkpoint(state, ledger, tests.clone(), self.arithmetic.clone()));
     }
 
-    /// Queues the picture of an epoch, counted from 1.
-    pub(crate) fn sample(&self, epoch: u64, parameters: &[f32]) {
-        self.hand_over(Job::Samples { epoch, parameters: parameters.to_vec() });
+    /// Queues what the task shows of the model after an epoch, counted from 1.
+    pub(crate) fn show(&self, epoch: u64, parameters: &[f32]) {
+        self.hand_over(Job::Artifacts { epoch, parameters: parameters.to_vec() });
     }
 
     /// Whether something could not be written; [`Self::flush`] tells what.
@@ -167,7 +166,7 @@ impl Writer {
     }
 }
 
-impl WriterThread {
+impl<T: Task> WriterThread<T> {
     fn work(mut self, jobs: &mpsc::Receiver<Job>) -> Result<()> {
         for job in jobs {
             match job {
@@ -175,17 +174,39 @@ impl WriterThread {
                     self.metadata.arithmetic = arithmetic;
                     self.write(&state, &ledger, &tests)?;
                 }
-                Job::Samples { epoch, parameters } => {
-                    let path = self.samples.join(format!("epoch-{epoch:03}.png"));
-                    let seed = self.metadata.seed;
-                    let picture = self.gallery.draw(&mut self.vae, &parameters, seed).png()?;
-                    match disk::write_own(&path, &picture, picture::MARK) {
-                        // A run does not end for want of a picture.
-                        Err(error @ DiskError::Foreign { .. }) => tracing::warn!("{error}"),
-                        written => written?,
-                    }
-                }
+                Job::Artifacts { epoch, parameters } => self.show(epoch, &parameters)?,
                 Job::Flush(done) => drop(done.send(())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the task's files of an epoch. A run does not end because the task makes none.
+    fn show(&self, epoch: u64, parameters: &[f32]) -> Result<()> {
+        let context =
+            Artifacts { parameters, test: &self.data.test, seed: self.metadata.seed, epoch };
+        let files = match T::artifacts(&self.options, &context) {
+            Ok(files) => files,
+            Err(error) => {
+                let error = limits::told(&*error);
+                tracing::warn!("the task {} shows nothing of epoch {epoch}: {error}", T::NAME);
+                return Ok(());
+            }
+        };
+        for (name, bytes) in files {
+            if !is_file_name(&name) {
+                tracing::warn!("{name:?} is no name for a file: the task {} gave it", T::NAME);
+                continue;
+            }
+            let path = self.samples.join(name);
+            let written = if is_own_picture(&bytes) {
+                disk::write_own(&path, &bytes, picture::MARK)
+            } else {
+                disk::write_whole(&path, &bytes)
+            };
+            match written {
+                Err(error @ DiskError::Foreign { .. }) => tracing::warn!("{error}"),
+                written => written?,
             }
         }
         Ok(())
@@ -210,5 +231,30 @@ impl WriterThread {
             mirror.hand_over(path);
         }
         Ok(())
+    }
+}
+
+/// Whether a file of that name lies in the folder that it is joined to.
+fn is_file_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(only)), None) if only == name)
+}
+
+/// Whether these are the bytes of a picture of this project, which replaces no other picture.
+fn is_own_picture(bytes: &[u8]) -> bool {
+    let begin = &bytes[..bytes.len().min(MARKED_BYTES)];
+    begin.windows(picture::MARK.len()).any(|window| window == picture::MARK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_stays_in_its_folder() {
+        assert!(is_file_name("epoch-001.png"));
+        for name in ["", ".", "..", "/etc/passwd", "a/b", "a/", "../a"] {
+            assert!(!is_file_name(name), "{name}");
+        }
     }
 }

@@ -155,6 +155,8 @@ fn trainer(of_vae: vae::Settings, threads: usize) -> Result<Trainer<Images>, Box
         seed: 0,
         shards: SHARDS,
         batch_size: BATCH,
+        train_examples: u32::MAX,
+        test_examples: u32::MAX,
         epochs: 1,
         // A step with a digest allocates nothing either.
         verify_every: 2,

@@ -97,6 +97,8 @@ pub(crate) fn train(variant: &Variant, run_dir: &Path) -> [f64; 3] {
         seed: training.seed,
         shards: training.shards,
         batch_size: BATCH_SIZE,
+        train_examples: u32::MAX,
+        test_examples: u32::MAX,
         epochs: EPOCHS,
         verify_every: 0,
         adam: Adam::new(training.learning_rate),

@@ -93,13 +93,13 @@ impl Session {
             }
             while let Some(event) = self.bridge.next_event().await {
                 match event {
-                    Event::Ready(..) if !idle => {
+                    Event::Ready(_) if !idle => {
                         idle = true;
                         self.bridge.order(Order::Persist);
                     }
                     Event::Saved(step) => return Some(step),
                     Event::Failed(_) | Event::Died(_) => return None,
-                    Event::Ready(..) | Event::Report(_) | Event::EpochReport(_) => {}
+                    Event::Ready(_) | Event::Report(_) | Event::EpochReport(_) => {}
                 }
             }
             None

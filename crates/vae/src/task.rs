@@ -1,0 +1,100 @@
+//! The variational autoencoder as a task: its options, its data set, its models, and its pictures.
+
+use data::{Files, Splits};
+use images::{Colour, Images};
+use tch::Device;
+use thiserror::Error;
+use trainer::{
+    Artifacts, Metric, Task,
+    task::{ArtifactFiles, Error, TaskModel},
+};
+use vae_options::{Color, Precision, VaeOptions};
+
+use crate::{Settings, Vae, cuda, samples, vae_autograd};
+
+/// The variational autoencoder on images.
+#[derive(Clone, Copy, Debug)]
+pub struct VaeTask;
+
+/// Why a device has no model.
+#[derive(Clone, Copy, Debug, Error)]
+#[error(
+    "the run computes with --precision bf16, which is for CPUs so far: give this worker --device \
+     cpu, or begin a new run with --precision f32"
+)]
+struct NoBf16;
+
+const METRICS: [Metric; vae_options::METRICS.len()] = {
+    let [loss, reconstruction, kl] = vae_options::METRICS;
+    [metric(loss), metric(reconstruction), metric(kl)]
+};
+
+const fn metric((name, unit): (&'static str, &'static str)) -> Metric {
+    Metric { name, unit }
+}
+
+impl Task for VaeTask {
+    const NAME: &'static str = vae_options::NAME;
+    const REVISION: u32 = vae_options::REVISION;
+    const EXAMPLE: &'static str = vae_options::EXAMPLE;
+    const METRICS: &'static [Metric] = &METRICS;
+    type Options = VaeOptions;
+    type Data = Images;
+
+    fn validate(options: &VaeOptions) -> Result<(), Error> {
+        Ok(options.validate()?)
+    }
+
+    fn manifest(options: &VaeOptions) -> Result<config::Manifest, Error> {
+        let colour = match options.color {
+            Color::Auto => Colour::Auto,
+            Color::Grey => Colour::Grey,
+            Color::Rgb => Colour::Rgb,
+        };
+        let how = images::Options { side: options.image_size, colour };
+        let cache = data::cache_dir();
+        let set = images::dataset(options.dataset.as_ref(), &how, &cache, &mut |_, _| ())?;
+        Ok(set.manifest)
+    }
+
+    fn data(_options: &VaeOptions, files: &Files) -> Result<Splits<Images>, Error> {
+        Ok(images::splits(files)?)
+    }
+
+    fn model(options: &VaeOptions, device: Device) -> Result<TaskModel<Self>, Error> {
+        let (config, settings) = (&options.model(), Settings::of(options));
+        Ok(match (device, options.precision) {
+            (Device::Cpu, _) => Box::new(Vae::with(config, settings)?),
+            (Device::Cuda(index), Precision::F32) if cuda::Vae::suits(config, settings) => {
+                Box::new(cuda::Vae::new(config, settings, index)?)
+            }
+            (device, Precision::F32) => Box::new(vae_autograd(config, settings, device)?),
+            (_, Precision::Bf16) => return Err(NoBf16.into()),
+        })
+    }
+
+    /// The picture of the epoch.
+    fn artifacts(
+        options: &VaeOptions,
+        context: &Artifacts<'_, Images>,
+    ) -> Result<ArtifactFiles, Error> {
+        let mut vae = Vae::new(&options.model())?;
+        let canvas = samples::draw(&mut vae, options.binarize, context)?;
+        Ok(vec![(format!("epoch-{:03}.png", context.epoch), canvas.png()?)])
+    }
+
+    fn summary(options: &VaeOptions) -> String {
+        options.summary()
+    }
+
+    fn size(options: &VaeOptions) -> Result<config::Size, Error> {
+        Ok(options.size())
+    }
+
+    fn precision(options: &VaeOptions) -> config::task::Precision {
+        match options.precision {
+            Precision::F32 => config::task::Precision::F32,
+            Precision::Bf16 => config::task::Precision::Bf16,
+        }
+    }
+}
