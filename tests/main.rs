@@ -36,6 +36,7 @@ mod kill_worker;
 mod launchers;
 mod logging;
 mod object_store;
+mod own_data;
 mod paths;
 mod reports;
 mod resume;

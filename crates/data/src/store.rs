@@ -177,11 +177,13 @@ pub(crate) mod tests {
                 Some(PathBuf::from(value))
             })
         };
-        let [cache, home] = [("XDG_CACHE_HOME", "/cache"), ("HOME", "/home/me")];
-        assert_eq!(of(&[cache, home]), Path::new("/cache/lockstep"));
-        assert_eq!(of(&[home]), Path::new("/home/me/.cache/lockstep"));
+        let [own, cache, home] =
+            [("LOCKSTEP_DATA_DIR", "/own"), ("XDG_CACHE_HOME", "/cache"), ("HOME", "/home/me")];
+        assert_eq!(of(&[own, cache, home]), Path::new("/own"));
+        assert_eq!(of(&[cache, home]), Path::new("/cache/lockstep/mnist"));
+        assert_eq!(of(&[home]), Path::new("/home/me/.cache/lockstep/mnist"));
         let relative = ("XDG_CACHE_HOME", "cache");
-        assert_eq!(of(&[relative, home]), Path::new("/home/me/.cache/lockstep"));
+        assert_eq!(of(&[relative, home]), Path::new("/home/me/.cache/lockstep/mnist"));
     }
 
     #[test]

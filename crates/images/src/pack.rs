@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Seek as _, Write},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
@@ -104,6 +105,10 @@ pub fn pack(
         }
     }
     let labels = parts.iter().flat_map(|part| &part.labels).max().map_or(0, |most| most + 1);
+    // The first images of a set stand for all, and so are of all classes.
+    let parts = parts.map(|part| part.shuffled(source, &folder));
+    let [train, test] = parts;
+    let parts = [train?, test?];
     let shape = source.shape();
     let counts = parts.each_ref().map(|part| part.count);
     let mut files = Vec::new();
@@ -140,7 +145,7 @@ struct Spool {
     pixels: File,
     count: u32,
     labels: Vec<u32>,
-    /// By image, where some are to be held out.
+    /// By image, where some are to be held out, or all are to be put in order.
     keys: Vec<u64>,
 }
 
@@ -158,7 +163,7 @@ impl Spool {
         heard: &mut dyn FnMut(),
     ) -> Result<Self, ImagesError> {
         let mut spool = Self::new(folder)?;
-        let is_to_be_dealt = source.count(Part::Test).is_none();
+        let has_keys = source.count(Part::Test).is_none() || source.is_in_order_of_classes();
         let mut writer = BufWriter::new(&spool.pixels);
         source.each(part, &mut |example| {
             spool.count = spool.count.checked_add(1).ok_or_else(|| {
@@ -166,7 +171,7 @@ impl Spool {
             })?;
             writer.write_all(example.pixels).map_err(ImagesError::io("write to", folder.path()))?;
             spool.labels.extend(example.label);
-            if is_to_be_dealt {
+            if has_keys {
                 spool.keys.push(holdout::key(example.pixels));
             }
             heard();
@@ -195,8 +200,33 @@ impl Spool {
             part.pixels.write_all(&image).map_err(failed())?;
             part.count += 1;
             part.labels.extend(self.labels.get(index));
+            part.keys.push(*key);
         }
         Ok(parts)
+    }
+
+    /// The images in the order of what they show, which has nothing to do with their classes; only
+    /// where they came class by class.
+    fn shuffled(self, source: &Source, folder: &TempDir) -> Result<Self, ImagesError> {
+        if !source.is_in_order_of_classes() {
+            return Ok(self);
+        }
+        let failed = || ImagesError::io("write to", folder.path());
+        let mut order: Vec<usize> = (0..self.keys.len()).collect();
+        order.sort_by_key(|index| (self.keys[*index], *index));
+        let mut spool = Self::new(folder)?;
+        let mut image = vec![0; source.shape().bytes()];
+        let mut writer = BufWriter::new(&spool.pixels);
+        for index in order {
+            let place = index as u64 * image.len() as u64;
+            self.pixels.read_exact_at(&mut image, place).map_err(failed())?;
+            writer.write_all(&image).map_err(failed())?;
+            spool.labels.extend(self.labels.get(index));
+        }
+        writer.flush().map_err(failed())?;
+        drop(writer);
+        spool.count = self.count;
+        Ok(spool)
     }
 
     /// Writes the files of a part.

@@ -148,6 +148,12 @@ impl Source {
         }
     }
 
+    /// Whether its images come class by class, in an order that nobody chose.
+    #[must_use]
+    pub const fn is_in_order_of_classes(&self) -> bool {
+        matches!(self.kind, Kind::Folder(_))
+    }
+
     /// Files beside the images that are left alone.
     #[must_use]
     pub const fn ignored(&self) -> usize {
