@@ -51,6 +51,7 @@ mod standard_output;
 mod stop;
 mod strangers;
 mod system_limits;
+mod tasks;
 mod terminal;
 mod traces;
 mod train;

@@ -15,22 +15,51 @@ pub(crate) fn coordinator(place: &Place, flags: &str) -> Process {
 
 /// The same on a host of the test's own.
 pub(crate) fn coordinator_on(host: Option<&Host>, place: &Place, flags: &str) -> Process {
-    let mut command = command(host, "vae-coordinator");
+    let mut command = Task::Vae.coordinator(host);
     command.args(flags.split_whitespace()).current_dir(place.path(""));
     Process::start("coordinator", &mut command).on(host.cloned())
 }
 
-/// A program, where it is to run. On a host of its own it must be reachable from others.
-fn command(host: Option<&Host>, program: &str) -> Command {
-    let program = programs().join(program);
-    match host {
-        None => Command::new(program),
-        Some(host) => {
-            let mut command = host.command(&program);
-            command.arg("--insecure");
-            command
+/// Whose programs carry out a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Those of this project.
+    Vae,
+    /// An example's, which is both a coordinator and a worker.
+    Example(&'static str),
+}
+
+impl Task {
+    /// The coordinator's program, without flags.
+    pub(crate) fn coordinator(self, host: Option<&Host>) -> Command {
+        self.command(host, "vae-coordinator", "train")
+    }
+
+    /// The worker's program, without flags.
+    pub(crate) fn worker(self, host: Option<&Host>) -> Command {
+        self.command(host, "vae-worker", "worker")
+    }
+
+    fn command(self, host: Option<&Host>, own: &str, word: &str) -> Command {
+        match self {
+            Self::Vae => command(host, own, None),
+            Self::Example(name) => command(host, name, Some(word)),
         }
     }
+}
+
+/// A program, where it is to run. On a host of its own it must be reachable from others.
+fn command(host: Option<&Host>, program: &str, word: Option<&str>) -> Command {
+    let program = programs().join(program);
+    let mut command = match host {
+        None => Command::new(program),
+        Some(host) => host.command(&program),
+    };
+    command.args(word);
+    if host.is_some() {
+        command.arg("--insecure");
+    }
+    command
 }
 
 /// Starts a coordinator with these variables in its environment, separated by blanks.
@@ -74,11 +103,11 @@ pub(crate) fn coordinator_at(place: &Place, flags: &str) -> Process {
 
 /// Starts a worker with the given flags, separated by blanks.
 pub(crate) fn worker(url: &str, flags: &str) -> Process {
-    worker_on(None, url, flags)
+    worker_on(Task::Vae, None, url, flags)
 }
 
-fn worker_on(host: Option<&Host>, url: &str, flags: &str) -> Process {
-    let mut command = command(host, "vae-worker");
+fn worker_on(task: Task, host: Option<&Host>, url: &str, flags: &str) -> Process {
+    let mut command = task.worker(host);
     command.args(["--coordinator", url]).args(flags.split_whitespace());
     Process::start("worker", &mut command).on(host.cloned())
 }
@@ -120,6 +149,7 @@ fn armed_worker(url: &str, flags: &str, order: &str) -> Process {
 /// A coordinator and workers that are processes of the test.
 #[derive(Debug)]
 pub(crate) struct Fleet {
+    task: Task,
     pub(crate) coordinator: Process,
     pub(crate) url: String,
     /// In rank order.
@@ -138,12 +168,23 @@ impl Fleet {
     pub(crate) fn of(coordinator: Process, network: Option<Network>) -> Self {
         let line = coordinator.wait_for_line("Listening on ");
         let url = line.rsplit(' ').next().unwrap().to_owned();
-        Self { coordinator, url, workers: Vec::new(), network }
+        Self { task: Task::Vae, coordinator, url, workers: Vec::new(), network }
     }
 
     /// Starts a coordinator in `place` and this many workers of one thread each.
     pub(crate) fn start(place: &Place, workers: u32, flags: &str) -> Self {
         Self::start_on(None, place, workers, flags)
+    }
+
+    /// The same with the programs of a task.
+    pub(crate) fn of_task(task: Task, place: &Place, workers: u32, flags: &str) -> Self {
+        let mut command = task.coordinator(None);
+        command.args(["--listen", "127.0.0.1:0", "--run-dir"]).arg(&place.run_dir);
+        command.args(["--workers", &workers.to_string()]).args(flags.split_whitespace());
+        let coordinator = Process::start("coordinator", command.current_dir(place.path("")));
+        let mut fleet = Self { task, ..Self::of(coordinator, None) };
+        (0..workers).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
+        fleet
     }
 
     /// The same, each of them on a host of its own.
@@ -167,7 +208,7 @@ impl Fleet {
     /// Starts one more worker.
     pub(crate) fn add(&mut self, flags: &str) {
         let host = self.network.as_ref().map(Network::host);
-        self.workers.push(worker_on(host.as_ref(), &self.url, flags));
+        self.workers.push(worker_on(self.task, host.as_ref(), &self.url, flags));
     }
 
     /// Starts one more worker, which comes to harm at a crash point.

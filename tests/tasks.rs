@@ -1,0 +1,222 @@
+//! Tasks of users: the same promises for any model and any data set. Each is carried out by the
+//! example's own program, or by this project's with a model by autograd.
+
+use std::{fs, process::Command};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::{
+    Fleet, Place, Process, Task, armed_programs, assert_same_tensors, coordinator_at, programs, worker,
+};
+
+const CLASSIFIER: Task = Task::Example("classifier");
+const TRANSFORMER: Task = Task::Example("transformer");
+
+/// Small runs of four shards, by the task that they train.
+const RUNS: [(Task, &str); 3] = [
+    (CLASSIFIER, "--shards 4 --batch-size 8 --train-examples 640 --test-examples 64 --seed 3"),
+    (TRANSFORMER, "--shards 4 --batch-size 4 --train-examples 160 --test-examples 32 --seed 3"),
+    (
+        Task::Vae,
+        "--architecture conv --latent-dim 4 --shards 4 --batch-size 4 --train-examples 128 \
+         --test-examples 32 --seed 3",
+    ),
+];
+
+/// Trains with workers that the coordinator starts.
+fn train(task: Task, place: &Place, flags: &str) {
+    let mut command = task.coordinator(None);
+    command.args(["--listen", "127.0.0.1:0", "--spawn", "--run-dir"]).arg(&place.run_dir);
+    command.args(flags.split_whitespace()).current_dir(place.path(""));
+    Process::start("coordinator", &mut command).wait().succeeded();
+}
+
+/// The standard output of a program that succeeds.
+fn said(command: &mut Command) -> Vec<u8> {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+#[track_caller]
+fn assert_same(ours: &Place, theirs: &Place) {
+    assert_eq!(ours.digest(), theirs.digest());
+    assert_same_tensors(&ours.newest(), &theirs.newest());
+}
+
+fn one_to_four_workers_give_the_same_bits((task, flags): (Task, &str)) {
+    let ways = [(1, "shm"), (2, "shm"), (3, "grpc"), (4, "shm"), (4, "grpc"), (2, "grpc")];
+    let places = ways.map(|(workers, collective)| {
+        let place = Place::new();
+        let how = format!("--workers {workers} --collective {collective} --epochs 2");
+        train(task, &place, &format!("{flags} {how}"));
+        place
+    });
+    places.iter().for_each(|place| assert_same(place, &places[0]));
+    let losses: Vec<f64> =
+        places[0].metrics("epoch").iter().map(|line| line["loss"].as_f64().unwrap()).collect();
+    assert!(losses[1] < losses[0], "it learns: {losses:?}");
+}
+
+/// Two workers are killed, one of them the leader, others come; then all is stopped and resumed.
+fn killed_twice_and_resumed((task, flags): (Task, &str), collective: &str) {
+    let place = Place::new();
+    let how = format!("--collective {collective} --epochs 100000 --dead-after-seconds 2");
+    let mut fleet = Fleet::of_task(task, &place, 3, &format!("{flags} {how}"));
+    for round in 1..=2 {
+        fleet.wait_for_progress(&place);
+        let victim = fleet.workers.remove(0);
+        victim.signal(Signal::KILL);
+        fleet.wait_for_event(&place, "lost", round);
+        fleet.add("--rank any --threads 1");
+    }
+    fleet.wait_for_progress(&place);
+    fleet.coordinator.signal(Signal::INT);
+    let (coordinator, workers) = fleet.wait();
+    coordinator.exited_with(130);
+    workers.into_iter().for_each(|worker| drop(worker.succeeded()));
+
+    let steps_per_epoch = steps_per_epoch(&place);
+    let epochs = place.newest().metadata.step / steps_per_epoch + 1;
+    train(task, &place, &format!("--resume --workers 2 --epochs {epochs}"));
+    let undisturbed = Place::new();
+    let how = format!("--workers 1 --epochs {epochs} --checkpoint-every-epochs {epochs}");
+    train(task, &undisturbed, &format!("{flags} {how}"));
+    assert_same_tensors(&place.newest(), &undisturbed.newest());
+    let counted = &place.summary()["examples_counted"];
+    assert_eq!(counted, &undisturbed.summary()["examples_counted"]);
+}
+
+fn steps_per_epoch(place: &Place) -> u64 {
+    let config = place.json("config.json");
+    let number = |name: &str| config["training"][name].as_u64().unwrap();
+    number("train_examples").div_ceil(number("shards") * number("batch_size"))
+}
+
+#[test]
+fn a_classifier_of_one_to_four_workers() {
+    one_to_four_workers_give_the_same_bits(RUNS[0]);
+}
+
+#[test]
+fn a_transformer_of_one_to_four_workers() {
+    one_to_four_workers_give_the_same_bits(RUNS[1]);
+}
+
+#[test]
+fn a_convolutional_vae_of_one_to_four_workers() {
+    one_to_four_workers_give_the_same_bits(RUNS[2]);
+}
+
+#[test]
+fn a_classifier_that_is_killed_twice() {
+    killed_twice_and_resumed(RUNS[0], "shm");
+    killed_twice_and_resumed(RUNS[0], "grpc");
+}
+
+#[test]
+fn a_transformer_that_is_killed_twice() {
+    killed_twice_and_resumed(RUNS[1], "grpc");
+}
+
+#[test]
+fn a_convolutional_vae_that_is_killed_twice() {
+    killed_twice_and_resumed(RUNS[2], "shm");
+}
+
+/// Status, metrics and the console speak of the task's own names and units.
+#[test]
+fn what_is_said_of_a_run_is_in_the_words_of_its_task() {
+    let place = Place::new();
+    let (task, flags) = RUNS[0];
+    let mut fleet = Fleet::of_task(task, &place, 1, &format!("{flags} --epochs 100000"));
+    fleet.wait_for_progress(&place);
+    let mut status = Command::new(programs().join("vae-coordinator"));
+    let status = said(status.args(["status", "--json", "--coordinator", &fleet.url]));
+    let status: Value = serde_json::from_slice(&status).unwrap();
+    assert_eq!((&status["task"], &status["example"]), (&"classifier".into(), &"image".into()));
+    let names = |metrics: &Value| -> Vec<String> {
+        let metrics = metrics.as_array().unwrap().iter();
+        metrics.map(|metric| metric["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let config = place.json("config.json");
+    let expected = names(&config["training"]["task"]["metrics"]);
+    assert_eq!(names(&status["metrics"]), expected);
+    for name in &expected {
+        assert!(place.metrics("steps").iter().all(|line| line[name].is_f64()), "{name}");
+    }
+    fleet.coordinator.signal(Signal::INT);
+    let (coordinator, _) = fleet.wait();
+    let text = coordinator.exited_with(130).text();
+    assert!(text.contains("640 images, 4 shards x 8"), "{text}");
+    assert!(!text.contains("VAE"), "{text}");
+}
+
+#[test]
+fn a_worker_of_another_task_is_refused() {
+    let place = Place::new();
+    let (task, flags) = RUNS[1];
+    let fleet = Fleet::of_task(task, &place, 0, &format!("{flags} --workers 1 --epochs 1"));
+    let mut other = CLASSIFIER.worker(None);
+    let exit = Process::start("worker", other.args(["--coordinator", &fleet.url])).wait();
+    exit.failed_with(&["this worker trains the task classifier", "of the task transformer"]);
+    worker(&fleet.url, "").wait().failed_with(&["trains the task vae", "of the task transformer"]);
+    fleet.coordinator.signal(Signal::INT);
+    fleet.wait().0.exited_with(130);
+}
+
+/// One machine describes the task; the coordinator knows neither the task nor libtorch.
+#[test]
+fn a_coordinator_that_does_not_know_the_task() {
+    let linked = Command::new("ldd").arg(programs().join("vae-coordinator")).output().unwrap();
+    assert!(!String::from_utf8_lossy(&linked.stdout).contains("torch"), "it needs no libtorch");
+    let place = Place::new();
+    let mut describe = Command::new(programs().join("classifier"));
+    fs::write(place.path("task.json"), said(describe.arg("describe"))).unwrap();
+    let (task, flags) = RUNS[0];
+    let task_flag = format!("--task {}", place.path("task.json").display());
+    let coordinator = coordinator_at(&place, &format!("{flags} {task_flag} --workers 2 --epochs 1"));
+    let mut fleet = Fleet { task, ..Fleet::of(coordinator, None) };
+    fleet.add("--threads 1");
+    fleet.add("--threads 1");
+    fleet.completed();
+    let alone = Place::new();
+    train(task, &alone, &format!("{flags} --workers 1 --epochs 1"));
+    assert_same(&place, &alone);
+
+    fs::write(place.path("task.json"), "{}").unwrap();
+    let exit = coordinator_at(&Place::new(), &task_flag).wait();
+    exit.failed_with(&["task.json does not describe a task", "PROGRAM describe"]);
+}
+
+/// Its code computes another gradient, although its task has the same name and revision.
+#[test]
+fn a_worker_that_computes_another_gradient_is_refused_before_the_first_step() {
+    let place = Place::new();
+    let flags = "--shards 2 --batch-size 16 --train-examples 320 --test-examples 32 --hidden-dim 8 \
+                 --latent-dim 2 --workers 2 --epochs 1";
+    let order = "trainer.probe 1 flip";
+    let mut fleet = Fleet::without_workers(&place, flags);
+    fleet.add("--rank 0 --threads 1");
+    fleet.coordinator.wait_for_line("Rank 0 joined");
+    fleet.add_armed("--rank 1 --threads 1", order);
+    let other_build = fleet.workers.pop().unwrap().wait();
+    other_build.failed_with(&["this worker's program", "--allow-mixed-builds"]);
+    fleet.coordinator.signal(Signal::INT);
+    drop(fleet.wait());
+
+    let place = Place::new();
+    let mut fleet = Fleet::without_workers(&place, &format!("{flags} --allow-mixed-builds"));
+    fleet.add("--rank 0 --threads 1");
+    // The first to show its gradient decides.
+    fleet.workers[0].wait_for_line("ready");
+    fleet.add_armed("--rank 1 --threads 1", order);
+    let other_code = fleet.workers.pop().unwrap().wait();
+    other_code.failed_with(&["this worker computes another gradient than the run"]);
+    assert!(place.metrics("steps").is_empty(), "before the first step");
+    // An armed program that comes to no harm computes the same.
+    fleet.add_armed("--rank 1 --threads 1", "trainer.step 1000000 kill");
+    fleet.completed();
+    let _built = armed_programs();
+}
