@@ -78,9 +78,7 @@ fn coordinate(host: &Host, place: &Place, listen: &str, flags: &str) -> Fleet {
     command.args(["--insecure", "--listen", listen, "--run-dir"]).arg(&place.run_dir);
     command.args(flags.split_whitespace()).current_dir(place.path(""));
     let coordinator = Process::start("coordinator", &mut command).on(Some(host.clone()));
-    let line = coordinator.wait_for_line("Listening on ");
-    let url = line.rsplit(' ').next().unwrap().to_owned();
-    Fleet { coordinator, url, workers: Vec::new(), network: None }
+    Fleet::of(coordinator, None)
 }
 
 /// The last generation that made a step: how its members exchanged gradients, and their number.

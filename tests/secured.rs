@@ -58,12 +58,12 @@ fn survives(collective: &str, more: &str) {
     fleet.coordinator.signal(Signal::KILL);
     let step = place.step();
     wait_until("the workers go on", || place.newest_step() > step + 94);
-    let Fleet { coordinator: killed, url, workers, network } = fleet;
+    let Fleet { task, coordinator: killed, url, workers, network } = fleet;
     killed.wait();
     let run_dir = place.run_dir.display();
     let again = coordinator(&place, &format!("--resume --run-dir {run_dir} {tls}"));
     again.wait_for_line(&format!("Listening on {url}"));
-    let mut fleet = Fleet { coordinator: again, url, workers, network };
+    let mut fleet = Fleet { task, coordinator: again, url, workers, network };
     fleet.wait_for_event(&place, "adopted", 3);
     fleet.wait_for_progress(&place);
     stopped_with_the_same_bits(&place, fleet);

@@ -6,8 +6,11 @@ use std::fs;
 
 use rustix::process::{Signal, kill_process};
 
-use crate::harness::{
-    Cluster, ENDLESS, Job, Place, SMALL, STEPS_PER_EPOCH, assert_same_tensors, reference,
+use crate::{
+    harness::{
+        Cluster, ENDLESS, Job, Place, SMALL, STEPS_PER_EPOCH, assert_same_tensors, reference,
+    },
+    tasks::{CLASSIFIER, CLASSIFIER_RUN, CLASSIFIER_STEPS_PER_EPOCH, train},
 };
 
 const WORKERS: usize = 4;
@@ -91,4 +94,27 @@ fn a_job_is_killed_requeued_and_cancelled() {
     let counted = place.summary()["examples_counted"].clone();
     assert_eq!(counted, serde_json::Value::from(vec![6000; epochs as usize]));
     no_keys_are_left(&place);
+}
+
+/// The same script carries out a task of one's own.
+#[test]
+fn a_job_of_another_task_is_requeued() {
+    let Some(cluster) = Cluster::new() else { return };
+    let place = Place::new();
+    let program = Some("classifier");
+    let job = cluster.submit_task(program, &place, &format!("{CLASSIFIER_RUN} {ENDLESS}"));
+    wait_for_all(&job, &place);
+    assert_eq!(cluster.processes("vae-worker"), []);
+    job.tell("scontrol requeue");
+    goes_on(&job, &place, 1);
+    job.tell("scancel");
+    job.wait_until("the job is cancelled", || job.is("JobState=CANCELLED"));
+
+    let epochs = place.newest_step() / CLASSIFIER_STEPS_PER_EPOCH + 1;
+    let flags = format!("{CLASSIFIER_RUN} --epochs {epochs}");
+    let last = cluster.submit_task(program, &place, &flags);
+    last.wait_until("the run is complete", || last.is("JobState=COMPLETED"));
+    let alone = Place::new();
+    train(CLASSIFIER, &alone, &format!("{flags} --workers 1"));
+    assert_same_tensors(&place.newest(), &alone.newest());
 }

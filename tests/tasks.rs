@@ -6,16 +6,24 @@ use std::{fs, process::Command};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use secure::authority::{self, Validity};
+
 use crate::harness::{
-    Fleet, Place, Process, Task, armed_programs, assert_same_tensors, coordinator_at, programs, worker,
+    Fleet, Host, Network, Place, Process, Task, assert_same_tensors, coordinator_at, programs,
+    worker,
 };
 
-const CLASSIFIER: Task = Task::Example("classifier");
+pub(crate) const CLASSIFIER: Task = Task::Example("classifier");
 const TRANSFORMER: Task = Task::Example("transformer");
+
+/// A small run of the classifier.
+pub(crate) const CLASSIFIER_RUN: &str =
+    "--shards 4 --batch-size 8 --train-examples 640 --test-examples 64 --seed 3";
+pub(crate) const CLASSIFIER_STEPS_PER_EPOCH: u64 = 20;
 
 /// Small runs of four shards, by the task that they train.
 const RUNS: [(Task, &str); 3] = [
-    (CLASSIFIER, "--shards 4 --batch-size 8 --train-examples 640 --test-examples 64 --seed 3"),
+    (CLASSIFIER, CLASSIFIER_RUN),
     (TRANSFORMER, "--shards 4 --batch-size 4 --train-examples 160 --test-examples 32 --seed 3"),
     (
         Task::Vae,
@@ -25,7 +33,7 @@ const RUNS: [(Task, &str); 3] = [
 ];
 
 /// Trains with workers that the coordinator starts.
-fn train(task: Task, place: &Place, flags: &str) {
+pub(crate) fn train(task: Task, place: &Place, flags: &str) {
     let mut command = task.coordinator(None);
     command.args(["--listen", "127.0.0.1:0", "--spawn", "--run-dir"]).arg(&place.run_dir);
     command.args(flags.split_whitespace()).current_dir(place.path(""));
@@ -176,7 +184,8 @@ fn a_coordinator_that_does_not_know_the_task() {
     fs::write(place.path("task.json"), said(describe.arg("describe"))).unwrap();
     let (task, flags) = RUNS[0];
     let task_flag = format!("--task {}", place.path("task.json").display());
-    let coordinator = coordinator_at(&place, &format!("{flags} {task_flag} --workers 2 --epochs 1"));
+    let coordinator =
+        coordinator_at(&place, &format!("{flags} {task_flag} --workers 2 --epochs 1"));
     let mut fleet = Fleet { task, ..Fleet::of(coordinator, None) };
     fleet.add("--threads 1");
     fleet.add("--threads 1");
@@ -218,5 +227,61 @@ fn a_worker_that_computes_another_gradient_is_refused_before_the_first_step() {
     // An armed program that comes to no harm computes the same.
     fleet.add_armed("--rank 1 --threads 1", "trainer.step 1000000 kill");
     fleet.completed();
-    let _built = armed_programs();
+}
+
+/// Two million parameters by autograd, over TLS between two hosts of two workers; one host is lost
+/// and comes back.
+#[test]
+fn a_large_classifier_whose_host_is_lost_and_comes_back() {
+    const LARGE: &str = "--channels 312 --shards 4 --batch-size 2 --train-examples 160 \
+                         --test-examples 64 --seed 3";
+    let Some(network) = Network::new() else { return };
+    let place = Place::new();
+    let hosts = [(); 3].map(|()| network.host());
+    let ca = place.path("ca");
+    authority::init(&ca, Validity::days(1)).unwrap();
+    let tls = |host: &Host| {
+        authority::issue(&ca, &[host.address().to_string()], Validity::days(1)).unwrap()
+    };
+    let [control, east, west] = &hosts;
+    let mut command = control.command(&programs().join("classifier"));
+    command.arg("train").args(["--listen", &format!("{}:0", control.address()), "--run-dir"]);
+    command.arg(&place.run_dir).arg("--tls-dir").arg(tls(control));
+    let flags = format!("{LARGE} --workers 4 --epochs 100000 --dead-after-seconds 2");
+    command.args(flags.split_whitespace()).current_dir(place.path(""));
+    let coordinator = Process::start("coordinator", &mut command).on(Some(control.clone()));
+    let mut fleet = Fleet::of(coordinator, None);
+    let (folders, url) = ([tls(east), tls(west)], fleet.url.clone());
+    let start = |host: usize| {
+        let mut command = hosts[host + 1].command(&programs().join("classifier"));
+        command.args(["worker", "--threads", "1", "--coordinator", &url]);
+        Process::start("worker", command.arg("--tls-dir").arg(&folders[host]))
+    };
+    fleet.workers = [0, 0, 1, 1].map(start).into();
+    fleet.wait_for_progress(&place);
+    let lost: Vec<Process> = fleet.workers.drain(2..).collect();
+    lost.iter().for_each(|worker| worker.signal(Signal::KILL));
+    fleet.wait_for_event(&place, "lost", 2);
+    fleet.wait_for_progress(&place);
+    fleet.workers.extend([1, 1].map(start));
+    fleet.wait_for_event(&place, "joined", 6);
+    fleet.wait_for_progress(&place);
+    fleet.coordinator.signal(Signal::INT);
+    fleet.wait().0.exited_with(130);
+
+    let config = place.json("config.json");
+    assert!(config["training"]["task"]["size"]["parameters"].as_u64().unwrap() > 2_000_000);
+    let epochs = place.newest().metadata.step / steps_per_epoch(&place) + 1;
+    train(
+        CLASSIFIER,
+        &place,
+        &format!("--resume --workers 1 --epochs {epochs} --tls-dir {}", folders[0].display()),
+    );
+    let undisturbed = Place::new();
+    train(
+        CLASSIFIER,
+        &undisturbed,
+        &format!("{LARGE} --workers 1 --epochs {epochs} --checkpoint-every-epochs {epochs}"),
+    );
+    assert_same_tensors(&place.newest(), &undisturbed.newest());
 }

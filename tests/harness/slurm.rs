@@ -157,6 +157,11 @@ PartitionName=all Nodes=ALL Default=YES
     /// Submits the script that people get, to run in `place` on both nodes, with two workers on
     /// each.
     pub(crate) fn submit(&self, place: &Place, flags: &str) -> Job<'_> {
+        self.submit_task(None, place, flags)
+    }
+
+    /// The same with a program in the place of the two of this project.
+    pub(crate) fn submit_task(&self, program: Option<&str>, place: &Place, flags: &str) -> Job<'_> {
         let output = place.path("job.log");
         let mut command = self.on(&self.nodes[0], "sbatch");
         command.args(["--parsable", "--nodes=2", "--ntasks-per-node=2", "--output"]).arg(&output);
@@ -165,6 +170,7 @@ PartitionName=all Nodes=ALL Default=YES
         path.push(":");
         path.push(env::var_os("PATH").unwrap_or_default());
         command.env("PATH", path).env("LOCKSTEP_RUN_DIR", &place.run_dir);
+        command.envs(program.map(|program| ("LOCKSTEP_PROGRAM", program)));
         let id = Process::start("sbatch", &mut command).wait().succeeded().text();
         Job { cluster: self, id: id.trim().to_owned(), output }
     }
