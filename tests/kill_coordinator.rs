@@ -25,7 +25,7 @@ pub(crate) fn replaced(place: &Place, fleet: Fleet, meanwhile: impl FnOnce(&mut 
     let mut fleet = fleet;
     fleet.coordinator.signal(Signal::KILL);
     meanwhile(&mut fleet);
-    let Fleet { coordinator, url, workers, network } = fleet;
+    let Fleet { task, coordinator, url, workers, network } = fleet;
     let host = coordinator.host().cloned();
     coordinator.wait();
     // Where the workers look for it, without having been told.
@@ -33,7 +33,7 @@ pub(crate) fn replaced(place: &Place, fleet: Fleet, meanwhile: impl FnOnce(&mut 
     let flags = format!("--resume --run-dir {run_dir}");
     let coordinator = coordinator_on(host.as_ref(), place, &flags);
     coordinator.wait_for_line(&format!("Listening on {url}"));
-    Fleet { coordinator, url, workers, network }
+    Fleet { task, coordinator, url, workers, network }
 }
 
 fn checkpoint_after(place: &Place, step: u64) {

@@ -219,7 +219,7 @@ fn one_that_pretends_to_come_back() {
     fleet.coordinator.signal(Signal::KILL);
     // The real ones are late.
     fleet.workers.iter().for_each(|worker| worker.signal(Signal::STOP));
-    let Fleet { coordinator: killed, url, workers, network } = fleet;
+    let Fleet { task, coordinator: killed, url, workers, network } = fleet;
     killed.wait();
     let again = coordinator(&place, &format!("--resume --run-dir {}", place.run_dir.display()));
     again.wait_for_line(&format!("Listening on {url}"));
@@ -233,7 +233,7 @@ fn one_that_pretends_to_come_back() {
     again.wait_for_line("turned away: a worker: it cannot prove");
     assert!(place.events("adopted").is_empty());
     workers.iter().for_each(|worker| worker.signal(Signal::CONT));
-    let mut fleet = Fleet { coordinator: again, url, workers, network };
+    let mut fleet = Fleet { task, coordinator: again, url, workers, network };
     fleet.wait_for_event(&place, "adopted", 2);
     undisturbed(&place, fleet);
 }

@@ -149,7 +149,7 @@ fn armed_worker(url: &str, flags: &str, order: &str) -> Process {
 /// A coordinator and workers that are processes of the test.
 #[derive(Debug)]
 pub(crate) struct Fleet {
-    task: Task,
+    pub(crate) task: Task,
     pub(crate) coordinator: Process,
     pub(crate) url: String,
     /// In rank order.

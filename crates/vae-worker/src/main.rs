@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 pub(crate) fn main() -> ExitCode {
-    worker::main::<vae::VaeTask>(&worker::Program { name: "vae-worker", version: env!("CARGO_PKG_VERSION") })
+    worker::main::<vae::VaeTask>(&worker::Program {
+        name: "vae-worker",
+        version: env!("CARGO_PKG_VERSION"),
+    })
 }
