@@ -6,8 +6,8 @@ use manual::Variable;
 pub(crate) const VARIABLES: [Variable; 2] = [
     Variable {
         name: "LOCKSTEP_DATA_DIR",
-        meaning: "Where the MNIST files are, if --data-dir does not say. Without either: \
-                  lockstep/mnist in XDG_CACHE_HOME, else in .cache of HOME",
+        meaning: "Where the files of the data set are, if --data-dir does not say. Without \
+                  either: lockstep in XDG_CACHE_HOME or in .cache of HOME, a folder for each set",
     },
     Variable {
         name: "MKL_CBWR",

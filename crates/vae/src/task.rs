@@ -1,7 +1,7 @@
 //! The variational autoencoder as a task: its options, its data set, its models, and its pictures.
 
 use data::{Files, Splits};
-use images::{Colour, Images};
+use images::{Colour, Images, Shape};
 use tch::Device;
 use thiserror::Error;
 use trainer::{
@@ -15,6 +15,15 @@ use crate::{Settings, Vae, cuda, samples, vae_autograd};
 /// The variational autoencoder on images.
 #[derive(Clone, Copy, Debug)]
 pub struct VaeTask;
+
+/// Images that are not what the options say.
+#[derive(Clone, Debug, Error)]
+#[error("the images of {name} are {found}, and the run's options say {expected}")]
+struct OtherShape {
+    name: String,
+    found: Shape,
+    expected: Shape,
+}
 
 /// Why a device has no model.
 #[derive(Clone, Copy, Debug, Error)]
@@ -57,8 +66,15 @@ impl Task for VaeTask {
         Ok(set.manifest)
     }
 
-    fn data(_options: &VaeOptions, files: &Files) -> Result<Splits<Images>, Error> {
-        Ok(images::splits(files)?)
+    fn data(options: &VaeOptions, files: &Files) -> Result<Splits<Images>, Error> {
+        let images = images::splits(files)?;
+        let (found, [height, width, channels]) = (images.train.shape(), options.image);
+        let expected = Shape { height, width, channels };
+        if found != expected {
+            let name = files.manifest().name.clone();
+            return Err(OtherShape { name, found, expected }.into());
+        }
+        Ok(images)
     }
 
     fn model(options: &VaeOptions, device: Device) -> Result<TaskModel<Self>, Error> {

@@ -6,8 +6,9 @@ use manual::Variable;
 pub(crate) const VARIABLES: [Variable; 11] = [
     Variable {
         name: "LOCKSTEP_DATA_DIR",
-        meaning: "Where the MNIST files are, or are to be put, if --data-dir does not say. Without \
-                  either: lockstep/mnist in XDG_CACHE_HOME, else in .cache of HOME",
+        meaning: "Where the files of the data set are, or are to be put, if --data-dir does not \
+                  say. Without either: lockstep in XDG_CACHE_HOME or in .cache of HOME, a folder \
+                  for each set",
     },
     Variable {
         name: "RUST_LOG",
