@@ -101,13 +101,9 @@ impl Shared {
         self.enter(Phase::Connecting);
     }
 
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Relaxed)
-    }
-
     /// The generation that this worker is in; 0 for none.
     pub(crate) fn computing(&self) -> u64 {
-        if self.phase() == Phase::Idle { 0 } else { self.generation() }
+        if self.phase() == Phase::Idle { 0 } else { self.generation.load(Ordering::Relaxed) }
     }
 
     pub(crate) fn requests(&self) -> Control {

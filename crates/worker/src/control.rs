@@ -149,7 +149,6 @@ async fn heartbeats(
     loop {
         beats.tick().await;
         let heartbeat = Heartbeat {
-            generation: shared.generation(),
             step: shared.step(),
             phase: protocol::wire::Phase::from(shared.phase()).into(),
         };

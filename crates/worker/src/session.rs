@@ -352,7 +352,7 @@ impl Session {
                 self.pending.ready = Some(ready.clone());
                 self.send(WorkerMsg::Ready(ready));
             }
-            Event::Saved(step) => self.send(WorkerMsg::Saved(Saved { step })),
+            Event::Saved(_) => self.send(WorkerMsg::Saved(Saved {})),
             // The worker exits before it sends anything more.
             Event::Died(_) => {}
             Event::Failed(failed) => {

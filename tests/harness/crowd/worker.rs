@@ -137,7 +137,7 @@ impl<'a> Worker<'a> {
                 let transfer = Transfer { bytes: STATE_BYTES, seconds: 0.01 };
                 self.ready(None, Some(transfer)).await
             }
-            Told::Persist(_) => self.say(Said::Saved(Saved { step: self.step })).await,
+            Told::Persist(_) => self.say(Said::Saved(Saved {})).await,
             // A word about a generation that is over for this worker, or to its neighbours.
             Told::Abort(_) | Told::Pause(_) | Told::Segment(_) => Ok(()),
             Told::Fetch(_) | Told::Welcome(_) | Told::Finish(_) => Err("told out of turn".into()),
@@ -188,7 +188,7 @@ impl<'a> Worker<'a> {
             true => (self.shared.training().step, Phase::Computing),
             false => (self.step, Phase::Idle),
         };
-        let heartbeat = Heartbeat { generation: self.generation, step, phase: phase.into() };
+        let heartbeat = Heartbeat { step, phase: phase.into() };
         self.say(Said::Heartbeat(heartbeat)).await
     }
 
