@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::harness::{
-    Fleet, Place, Process, SMALL, armed_programs, assert_same_tensors, reference,
+    Fleet, MIXED_BUILDS, Place, Process, SMALL, armed_programs, assert_same_tensors, reference,
 };
 
 const EPOCHS: u64 = 2;
@@ -29,7 +29,8 @@ fn breaks(order: &str, cause: &str, collective: &str) {
     // Built first, since others wait for this worker.
     armed_programs();
     let place = Place::new();
-    let flags = format!("{SMALL} --epochs {EPOCHS} --workers 3 --collective {collective}");
+    let flags =
+        format!("{SMALL} --epochs {EPOCHS} {MIXED_BUILDS} --workers 3 --collective {collective}");
     let mut fleet = Fleet::without_workers(&place, &flags);
     fleet.add("--rank 0 --threads 1");
     fleet.add_armed("--rank 1 --threads 1", order);
@@ -64,7 +65,7 @@ fn the_only_one_breaks() {
         ("trainer.device 100 fail", "device failed"),
     ] {
         let place = Place::new();
-        let flags = format!("{SMALL} --epochs {EPOCHS} --workers 1");
+        let flags = format!("{SMALL} --epochs {EPOCHS} {MIXED_BUILDS} --workers 1");
         let mut fleet = Fleet::without_workers(&place, &flags);
         fleet.add_armed("--threads 1", order);
         left_with(fleet.workers.remove(0), cause);

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     chaos::half_written,
     harness::{
-        ENDLESS, Fleet, Place, Process, SMALL, armed_coordinator, armed_programs,
+        ENDLESS, Fleet, MIXED_BUILDS, Place, Process, SMALL, armed_coordinator, armed_programs,
         assert_same_tensors, coordinator, coordinator_at, programs, reference,
     },
     stop::stopped_with_the_same_bits,
@@ -28,7 +28,7 @@ const VARIABLE: &[u8] = b"LOCKSTEP_CRASH_POINT";
 const POINT: &[u8] = b"checkpoint.renamed";
 
 fn three_epochs(more: &str) -> String {
-    format!("{SMALL} --epochs {EPOCHS} {more}")
+    format!("{SMALL} --epochs {EPOCHS} {MIXED_BUILDS} {more}")
 }
 
 /// Asserts that the run has ended as if nothing had happened.
@@ -160,7 +160,8 @@ fn members_die_in_the_middle_of_an_all_reduce_through_shared_memory() {
 #[test]
 fn a_worker_dies_while_it_takes_over_a_state() {
     let place = Place::new();
-    let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} {ENDLESS} --workers 2"));
+    let mut fleet =
+        Fleet::without_workers(&place, &format!("{SMALL} {ENDLESS} {MIXED_BUILDS} --workers 2"));
     fleet.add("--rank 0 --threads 1");
     fleet.add_armed("--rank 1 --threads 1", "trainer.step 30 kill");
     fleet.workers.remove(1).wait().killed();
@@ -176,7 +177,8 @@ fn a_worker_dies_while_it_takes_over_a_state() {
 #[test]
 fn a_donor_dies_while_it_gives_its_state() {
     let place = Place::new();
-    let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} {ENDLESS} --workers 3"));
+    let mut fleet =
+        Fleet::without_workers(&place, &format!("{SMALL} {ENDLESS} {MIXED_BUILDS} --workers 3"));
     fleet.add("--rank 0 --threads 1");
     // The last of those who have the state is asked first.
     fleet.add_armed("--rank 1 --threads 1", "transfer.donating 2 kill");
@@ -193,7 +195,8 @@ fn a_donor_dies_while_it_gives_its_state() {
 #[test]
 fn the_only_donor_dies_while_it_gives_its_state() {
     let place = Place::new();
-    let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} {ENDLESS} --workers 2"));
+    let mut fleet =
+        Fleet::without_workers(&place, &format!("{SMALL} {ENDLESS} {MIXED_BUILDS} --workers 2"));
     fleet.add_armed("--rank 0 --threads 1", "transfer.donating 3 kill");
     fleet.add_armed("--rank 1 --threads 1", "trainer.step 200 kill");
     fleet.workers.remove(1).wait().killed();
@@ -296,7 +299,7 @@ fn a_coordinator_dies_while_it_ends_the_run() {
 #[test]
 fn a_coordinator_dies_while_it_stops() {
     let place = Place::new();
-    let flags = format!("{SMALL} {ENDLESS} --workers 2");
+    let flags = format!("{SMALL} {ENDLESS} {MIXED_BUILDS} --workers 2");
     let order = "coordinator.saved-received 1 kill";
     let mut fleet = Fleet::of(armed_coordinator(&place, &flags, order), None);
     (0..2).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));

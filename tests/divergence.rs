@@ -1,7 +1,7 @@
 //! A bit of one worker's memory flips: the run stops and says where, for it must not go on as if
 //! nothing had happened.
 
-use crate::harness::{Exit, Fleet, Place, SMALL};
+use crate::harness::{Exit, Fleet, MIXED_BUILDS, Place, SMALL};
 
 /// Steps between comparisons. The bit flips in the update of step 25, which makes it step 30.
 const FLAGS: &str = "--epochs 4 --verify-every 10";
@@ -10,7 +10,8 @@ const FLIP: &str = "trainer.updated 25 flip";
 /// Runs with as many workers, the last of which is spoilt.
 fn spoilt(workers: usize, collective: &str) -> (Exit, Vec<Exit>) {
     let place = Place::new();
-    let flags = format!("{SMALL} {FLAGS} --workers {workers} --collective {collective}");
+    let flags =
+        format!("{SMALL} {FLAGS} {MIXED_BUILDS} --workers {workers} --collective {collective}");
     let mut fleet = Fleet::without_workers(&place, &flags);
     for rank in 0..workers - 1 {
         fleet.add(&format!("--rank {rank} --threads 1"));

@@ -50,6 +50,9 @@ const POLL: Duration = Duration::from_millis(5);
 pub(crate) const SMALL: &str = "--shards 4 --batch-size 16 --train-images 6000 --test-images 200 \
                                 --hidden-dim 64 --latent-dim 8 --seed 7";
 
+/// For runs in which programs with armed crash points take part, which are builds of their own.
+pub(crate) const MIXED_BUILDS: &str = "--allow-mixed-builds";
+
 /// More epochs than anybody waits for: such a run is in the middle whenever it is looked at.
 pub(crate) const ENDLESS: &str = "--epochs 100000";
 

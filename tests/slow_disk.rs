@@ -2,7 +2,8 @@
 
 use crate::{
     harness::{
-        ENDLESS, Fleet, Place, SMALL, armed_coordinator, armed_programs, coordinator, wait_until,
+        ENDLESS, Fleet, MIXED_BUILDS, Place, SMALL, armed_coordinator, armed_programs, coordinator,
+        wait_until,
     },
     stop::stopped_with_the_same_bits,
 };
@@ -14,7 +15,7 @@ fn a_checkpoint_that_cannot_be_read_in_time_makes_no_coordinator_deaf() {
     const ORDER: &str = "checkpoint.reading 1 hang";
     armed_programs();
     let place = Place::new();
-    let flags = format!("{SMALL} {ENDLESS} --workers 2");
+    let flags = format!("{SMALL} {ENDLESS} {MIXED_BUILDS} --workers 2");
     let mut fleet = Fleet::of(armed_coordinator(&place, &flags, ORDER), None);
     (0..2).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
     wait_until("a checkpoint is written", || place.newest_step() > 0);

@@ -1,13 +1,13 @@
 //! A worker whose training stands still while it goes on giving signs of life is given up.
 
-use crate::harness::{Fleet, Place, SMALL, assert_same_tensors, reference};
+use crate::harness::{Fleet, MIXED_BUILDS, Place, SMALL, assert_same_tensors, reference};
 
 const EPOCHS: u64 = 4;
 
 fn stalls(rank: usize, order: &str, collective: &str) {
     let place = Place::new();
     let flags = format!(
-        "{SMALL} --epochs {EPOCHS} --workers 3 --stall-after-seconds 1 --collective {collective}"
+        "{SMALL} --epochs {EPOCHS} {MIXED_BUILDS} --workers 3 --stall-after-seconds 1 --collective {collective}"
     );
     let mut fleet = Fleet::without_workers(&place, &flags);
     for other in 0..3 {

@@ -155,6 +155,7 @@ pub fn probe<D: Dataset>(
     let batch = Batch { data: train, indices: &indices, visit: Visit::train(seed, 0) };
     let context = StepContext::alone(Stream::new(seed, Domain::Noise, 0, 0));
     let sums = model.gradient(&parameters, &batch, &context, &mut gradient)?;
+    crashpoint::flip!("trainer.probe", &mut gradient);
     let mut hasher = Xxh3::new();
     for entry in model.layout().entries() {
         hasher.update(format!("{} {:?}\n", entry.name, entry.shape).as_bytes());
