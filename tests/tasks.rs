@@ -24,7 +24,14 @@ pub(crate) const CLASSIFIER_STEPS_PER_EPOCH: u64 = 20;
 /// Small runs of four shards, by the task that they train.
 const RUNS: [(Task, &str); 3] = [
     (CLASSIFIER, CLASSIFIER_RUN),
-    (TRANSFORMER, "--shards 4 --batch-size 4 --train-examples 160 --test-examples 32 --seed 3"),
+    (
+        TRANSFORMER,
+        concat!(
+            "--shards 4 --batch-size 4 --train-examples 160 --test-examples 32 --seed 3 --text ",
+            env!("CARGO_MANIFEST_DIR"),
+            "/../README.md"
+        ),
+    ),
     (
         Task::Vae,
         "--architecture conv --latent-dim 4 --shards 4 --batch-size 4 --train-examples 128 \

@@ -33,4 +33,4 @@ pub use error::{Attempt, DataError};
 pub use files::Files;
 pub use order::{Position, Schedule};
 pub use philox::{Domain, Stream};
-pub use store::{cache_dir, default_dir, hex, store, verify};
+pub use store::{cache_dir, default_dir, hex, local, store, verify};

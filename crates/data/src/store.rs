@@ -5,6 +5,7 @@
 //! It does not know where bytes come from (`fetch.rs`) or what they mean.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -47,6 +48,32 @@ fn cache_from(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
 #[must_use]
 pub fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a manifest says of a file of this machine: its name, size and digest, and where it is.
+///
+/// # Errors
+/// The file cannot be read, or its path is no text.
+pub fn local(path: &Path) -> Result<FileEntry, DataError> {
+    let error = |source| DataError::Io { action: "read", path: path.into(), source };
+    let place = path.canonicalize().map_err(error)?;
+    let mut file = File::open(&place).map_err(error)?;
+    let (mut bytes, mut hasher, mut buffer) = (0, Sha256::new(), vec![0; BUFFER_BYTES]);
+    loop {
+        match file.read(&mut buffer).map_err(error)? {
+            0 => break,
+            read => {
+                bytes += read as u64;
+                hasher.update(&buffer[..read]);
+            }
+        }
+    }
+    let texts = (place.file_name().and_then(OsStr::to_str), place.to_str());
+    let (Some(name), Some(place)) = texts else {
+        return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "its path is no text")));
+    };
+    let (name, sha256) = (name.to_owned(), hex(&hasher.finalize()));
+    Ok(FileEntry { name, bytes, sha256, sources: vec![format!("file://{place}")] })
 }
 
 /// Whether the file at `path` is `file`, to the byte.

@@ -30,6 +30,11 @@ pub(super) const CRATES: &[Crate] = &[
                             "protocol"]),
     row(7, "vae-worker",  &["vae", "worker"]),
     row(7, "xtask",       &["advice", "manual", "stdout"]),
+    // The face for people with a model of their own.
+    row(7, "lockstep",    &["config", "coordinator", "data", "images", "lockstep-build", "model",
+                            "stdout", "trainer", "worker"]),
+    // For build scripts.
+    row(0, "lockstep-build", &[]),
     row(7, "vae-coordinator", &["config", "coordinator", "images", "vae-options"]),
     row(6, "coordinator", &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
                             "disk", "limits", "manual", "membership", "process", "protocol",
@@ -103,7 +108,7 @@ pub(super) struct Fence {
 pub(super) const FENCES: &[Fence] = &[
     Fence {
         packages: &["tch", "torch-sys"],
-        inside: &["model", "trainer", "vae", "worker", "vae-worker", "latent"],
+        inside: &["model", "trainer", "vae", "worker", "vae-worker", "latent", "lockstep"],
         tests_too: true,
         rule: "libtorch only in model, trainer, vae and what embeds them: the rest builds and is \
                tested without it",
@@ -152,6 +157,7 @@ pub(super) const FENCES: &[Fence] = &[
             "coordinator",
             "vae-coordinator",
             "vae-options",
+            "lockstep",
             "worker",
             "latent",
             "manual",

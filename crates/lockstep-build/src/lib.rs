@@ -1,0 +1,34 @@
+//! For the build script of a program that embeds libtorch:
+//!
+//! ```no_run
+//! lockstep_build::link();
+//! ```
+//!
+//! A build script of one's own is needed because flags of the linker hold for one package alone.
+
+#![allow(clippy::print_stdout, reason = "a build script talks to cargo by printing")]
+
+use std::env;
+
+/// Where the crates that say it have their libtorch: `lockstep`, and `torch-sys`.
+const LIBRARIES: [&str; 2] = ["DEP_LOCKSTEP_LIBTORCH_LIB", "DEP_TCH_LIBTORCH_LIB"];
+
+/// Lets the package's programs find libtorch without LD_LIBRARY_PATH, and libtorch's MKL find the
+/// function that unlocks its fast and reproducible path, which the crate `model` exports.
+///
+/// The package must depend on `lockstep` or on `torch-sys`.
+pub fn link() {
+    println!("cargo:rerun-if-changed=build.rs");
+    // Searched before LD_LIBRARY_PATH, which may lead to another libtorch (DT_RPATH); without this
+    // flag, after it (DT_RUNPATH).
+    println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags");
+    // A release has libtorch beside the programs; a checkout has it where it was built against.
+    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
+    for variable in LIBRARIES {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
+    if let Some(lib) = LIBRARIES.iter().find_map(|variable| env::var(variable).ok()) {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+    }
+    println!("cargo:rustc-link-arg=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true");
+}
