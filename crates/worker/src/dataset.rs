@@ -39,6 +39,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// continue a file.
 const RETRY_INTERVAL: Duration = Duration::from_millis(300);
 
+/// The most time between two attempts; it doubles with each one that brings nothing.
+const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(5);
+
 /// The coordinator, as the source of files.
 pub(crate) struct Source {
     pub(crate) route: Route,
@@ -120,6 +123,8 @@ impl Source {
         progress: &mut Progress,
     ) -> Result<()> {
         let mut last_progress = Instant::now();
+        let mut pause = RETRY_INTERVAL;
+        let mut is_first = true;
         loop {
             let Some(partial) = open(folder, file).await? else {
                 // Another worker of this host receives it.
@@ -135,18 +140,25 @@ impl Source {
             let before = progress.bytes;
             let (partial, received) = self.receive(partial, file, progress).await;
             let why = match received {
-                Ok(()) => return finish(partial, folder, file).await,
+                Ok(()) => match finish(partial, folder, file).await {
+                    // What was left of an earlier attempt may have been damaged with its machine.
+                    Err(error) if std::mem::take(&mut is_first) => {
+                        tracing::warn!("fetching {} once more: {error}", file.name);
+                        continue;
+                    }
+                    finished => return finished,
+                },
                 Err(Broken::Final(error)) => return Err(error),
                 Err(Broken::Connection(why)) => why,
             };
-            drop(partial);
             if progress.bytes > before {
-                last_progress = Instant::now();
+                (last_progress, pause) = (Instant::now(), RETRY_INTERVAL);
             }
             let left = self.timeout.saturating_sub(last_progress.elapsed());
             ensure!(!left.is_zero(), "{why}");
             tracing::warn!("fetching {} was interrupted ({why}): continuing", file.name);
-            sleep(RETRY_INTERVAL).await;
+            sleep(pause).await;
+            pause = (2 * pause).min(RETRY_INTERVAL_MAX);
             self.client = self.route.reach(left).await?;
         }
     }

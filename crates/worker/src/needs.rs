@@ -34,8 +34,6 @@ pub(crate) fn check_run(config: &RunConfig) -> Result<()> {
         OWN_DESCRIPTORS + DESCRIPTORS_PER_MEMBER * others,
     )?;
     let needed = config.training.memory_bytes();
-    limits::ensure_memory("a worker of this run", needed, limits::memory_limit()).context(
-        "give it more memory, or begin a run with a lower --hidden-dim, --latent-dim or \
-         --batch-size",
-    )
+    limits::ensure_memory("a worker of this run", needed, limits::memory_limit())
+        .context("give it more memory, or begin a run with a smaller model or a lower --batch-size")
 }
