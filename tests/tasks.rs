@@ -1,7 +1,11 @@
 //! Tasks of users: the same promises for any model and any data set. Each is carried out by the
 //! example's own program, or by this project's with a model by autograd.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -187,7 +191,7 @@ fn a_coordinator_that_does_not_know_the_task() {
     let linked = Command::new("ldd").arg(programs().join("vae-coordinator")).output().unwrap();
     assert!(!String::from_utf8_lossy(&linked.stdout).contains("torch"), "it needs no libtorch");
     let place = Place::new();
-    let mut describe = Command::new(programs().join("classifier"));
+    let mut describe = Command::new(CLASSIFIER.program());
     fs::write(place.path("task.json"), said(describe.arg("describe"))).unwrap();
     let (task, flags) = RUNS[0];
     let task_flag = format!("--task {}", place.path("task.json").display());
@@ -251,7 +255,7 @@ fn a_large_classifier_whose_host_is_lost_and_comes_back() {
         authority::issue(&ca, &[host.address().to_string()], Validity::days(1)).unwrap()
     };
     let [control, east, west] = &hosts;
-    let mut command = control.command(&programs().join("classifier"));
+    let mut command = control.command(&CLASSIFIER.program());
     command.arg("train").args(["--listen", &format!("{}:0", control.address()), "--run-dir"]);
     command.arg(&place.run_dir).arg("--tls-dir").arg(tls(control));
     let flags = format!("{LARGE} --workers 4 --epochs 100000 --dead-after-seconds 2");
@@ -260,7 +264,7 @@ fn a_large_classifier_whose_host_is_lost_and_comes_back() {
     let mut fleet = Fleet::of(coordinator, None);
     let (folders, url) = ([tls(east), tls(west)], fleet.url.clone());
     let start = |host: usize| {
-        let mut command = hosts[host + 1].command(&programs().join("classifier"));
+        let mut command = hosts[host + 1].command(&CLASSIFIER.program());
         command.args(["worker", "--threads", "1", "--coordinator", &url]);
         Process::start("worker", command.arg("--tls-dir").arg(&folders[host]))
     };
@@ -291,4 +295,39 @@ fn a_large_classifier_whose_host_is_lost_and_comes_back() {
         &format!("{LARGE} --workers 1 --epochs {epochs} --checkpoint-every-epochs {epochs}"),
     );
     assert_same_tensors(&place.newest(), &undisturbed.newest());
+}
+
+/// What a user does: copy an example, and build it where it is.
+#[test]
+fn an_example_that_was_copied_elsewhere_builds_and_describes_itself() {
+    let (place, root) = (Place::new(), concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let root = fs::canonicalize(root).unwrap();
+    let copy = place.path("mine");
+    let example = root.join("crates/lockstep/examples/classifier");
+    fs::create_dir_all(copy.join("src")).unwrap();
+    for file in ["build.rs", "src/main.rs"] {
+        fs::copy(example.join(file), copy.join(file)).unwrap();
+    }
+    let manifest = fs::read_to_string(example.join("Cargo.toml")).unwrap();
+    let crates = format!("path = \"{}", root.join("crates").display());
+    let manifest = manifest
+        .replace("path = \"../../../lockstep-build", &format!("{crates}/lockstep-build"))
+        .replace("path = \"../..", &format!("{crates}/lockstep"));
+    fs::write(copy.join("Cargo.toml"), manifest).unwrap();
+    // The versions that are tested here; others may need the network.
+    fs::copy(root.join("Cargo.lock"), copy.join("Cargo.lock")).unwrap();
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--target-dir"]).arg(root.join("target/outside"));
+    build.env("CARGO_PROFILE_DEV_OPT_LEVEL", "0").env("CARGO_PROFILE_DEV_DEBUG", "0");
+    build.env("LIBTORCH", libtorch(&root)).env_remove("RUSTFLAGS").current_dir(&copy);
+    let output = build.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let ours = said(Command::new(CLASSIFIER.program()).arg("describe"));
+    let theirs = said(Command::new(root.join("target/outside/debug/classifier")).arg("describe"));
+    assert_eq!(String::from_utf8_lossy(&ours), String::from_utf8_lossy(&theirs));
+}
+
+/// Where libtorch is that the workspace is built against.
+fn libtorch(root: &Path) -> PathBuf {
+    std::env::var_os("LIBTORCH").map_or_else(|| root.join(".libtorch"), PathBuf::from)
 }

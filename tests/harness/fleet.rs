@@ -1,7 +1,10 @@
 //! The programs: a coordinator alone, a worker alone, or a coordinator with workers that the
 //! test can get at.
 
-use std::process::Command;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use super::{Exit, Host, Network, Place, Process, armed_programs, programs};
 
@@ -42,14 +45,22 @@ impl Task {
 
     fn command(self, host: Option<&Host>, own: &str, word: &str) -> Command {
         match self {
-            Self::Vae => command(host, own, None),
-            Self::Example(name) => command(host, name, Some(word)),
+            Self::Vae => command(host, Path::new(own), None),
+            Self::Example(_) => command(host, &self.program(), Some(word)),
+        }
+    }
+
+    /// An example's program.
+    pub(crate) fn program(self) -> PathBuf {
+        match self {
+            Self::Vae => panic!("there are two of them"),
+            Self::Example(name) => programs().join("examples").join(name),
         }
     }
 }
 
 /// A program, where it is to run. On a host of its own it must be reachable from others.
-fn command(host: Option<&Host>, program: &str, word: Option<&str>) -> Command {
+fn command(host: Option<&Host>, program: &Path, word: Option<&str>) -> Command {
     let program = programs().join(program);
     let mut command = match host {
         None => Command::new(program),

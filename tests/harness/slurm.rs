@@ -168,6 +168,8 @@ PartitionName=all Nodes=ALL Default=YES
         command.arg(SCRIPT).args(flags.split_whitespace()).current_dir(place.path(""));
         let mut path = programs().clone().into_os_string();
         path.push(":");
+        path.push(programs().join("examples"));
+        path.push(":");
         path.push(env::var_os("PATH").unwrap_or_default());
         command.env("PATH", path).env("LOCKSTEP_RUN_DIR", &place.run_dir);
         command.envs(program.map(|program| ("LOCKSTEP_PROGRAM", program)));
