@@ -229,6 +229,8 @@ fn build<T: Task>(setup: &Setup<T>) -> Result<Built<T>> {
     let training = &config.training;
     let mut model = T::model(options, *device).map_err(anyhow::Error::from_boxed)?;
     model.fix_threads(training.model_threads);
+    // One thread: the checks are short, and those of libtorch would wait for each other.
+    model.set_team(Arc::default());
     checks::data(data, &training.task.dataset)?;
     checks::model(&mut *model, data, T::METRICS, training.seed)?;
     let probe = checks::probe(&mut *model, &data.train, training.seed)?;
