@@ -2,7 +2,7 @@
 
 use config::{Manifest, Metric, Size, Task, task};
 
-use crate::{Precision, VaeOptions, pixels};
+use crate::{Architecture, Precision, VaeOptions, conv, pixels};
 
 /// The task's name.
 pub const NAME: &str = "vae";
@@ -48,6 +48,10 @@ impl VaeOptions {
     #[must_use]
     pub fn summary(&self) -> String {
         let Self { image, hidden_dim, latent_dim, .. } = self;
+        if self.architecture == Architecture::Conv {
+            let [height, width, channels] = image;
+            return format!("VAE conv {height}x{width}x{channels}-{latent_dim}");
+        }
         let pixels = pixels(*image);
         format!("VAE {pixels}-{hidden_dim}-{hidden_dim}-{latent_dim}")
     }
@@ -61,8 +65,13 @@ impl VaeOptions {
             Precision::F32 => (4, 0),
             Precision::Bf16 => (2, 2),
         };
-        let (parameters, pixels) = (self.model().parameters(), pixels(self.image));
-        let image = factor * (5 * u64::from(self.hidden_dim) + 2 * pixels) + 4 * pixels;
+        let (parameters, pixels) = (self.parameters(), pixels(self.image));
+        let image = match self.architecture {
+            Architecture::Dense => {
+                factor * (5 * u64::from(self.hidden_dim) + 2 * pixels) + 4 * pixels
+            }
+            Architecture::Conv => conv::example_bytes(self.image),
+        };
         Size {
             parameters,
             worker_bytes: WORKER_BYTES + (5 * 4 + weights) * parameters,

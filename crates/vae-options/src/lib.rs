@@ -4,6 +4,7 @@
 //! computes is in the crate `vae`; this one builds without libtorch. Start at [`VaeOptions`].
 
 pub mod bounds;
+pub mod conv;
 
 mod describe;
 mod upgrade;
@@ -58,7 +59,11 @@ pub struct VaeOptions {
     #[cfg_attr(feature = "clap", arg(skip = MNIST_IMAGE))]
     #[serde(default = "mnist_image", skip_serializing_if = "is_mnist_image")]
     pub image: ImageShape,
-    /// Width of the two hidden layers of encoder and decoder
+    /// What the network is made of
+    #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Architecture::Dense))]
+    #[serde(default, skip_serializing_if = "Architecture::is_dense")]
+    pub architecture: Architecture,
+    /// Width of the two hidden layers of encoder and decoder; not used by --architecture conv
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 400, value_name = "N"))]
     #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::DIM)))]
     pub hidden_dim: u32,
@@ -127,6 +132,26 @@ pub struct ModelConfig {
     pub beta: f64,
 }
 
+/// What the network is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Architecture {
+    /// Fully connected layers
+    #[default]
+    Dense,
+    /// Convolutions, by autograd: better pictures, and slower
+    Conv,
+}
+
+impl Architecture {
+    /// Whether the layers are fully connected.
+    #[must_use]
+    pub fn is_dense(&self) -> bool {
+        *self == Self::Dense
+    }
+}
+
 /// The distribution of a pixel given the latents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
@@ -185,6 +210,7 @@ impl Default for VaeOptions {
             image_size: None,
             color: Color::Auto,
             image: MNIST_IMAGE,
+            architecture: Architecture::Dense,
             hidden_dim: 400,
             latent_dim: 20,
             likelihood: Likelihood::Bernoulli,
@@ -220,10 +246,37 @@ impl VaeOptions {
         validate::count("--warmup-epochs", self.warmup_epochs, bounds::WARMUP_EPOCHS)?;
         let samples = self.importance_samples;
         validate::count("--importance-samples", samples, bounds::IMPORTANCE_SAMPLES)?;
+        self.validate_conv()?;
         if is_not_negative(self.beta) {
             return Ok(());
         }
         Err(InvalidConfig::Real { field: "--beta", value: self.beta, bound: NOT_NEGATIVE })
+    }
+
+    /// The number of trained parameters.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        match self.architecture {
+            Architecture::Dense => self.model().parameters(),
+            Architecture::Conv => conv::parameters(&self.model()),
+        }
+    }
+
+    fn validate_conv(&self) -> Result<(), InvalidConfig> {
+        if self.architecture.is_dense() {
+            return Ok(());
+        }
+        let [height, width, _] = self.image;
+        validate::count(
+            "the height of the images with --architecture conv",
+            height,
+            bounds::CONV_SIDE,
+        )?;
+        validate::count(
+            "the width of the images with --architecture conv",
+            width,
+            bounds::CONV_SIDE,
+        )
     }
 
     /// The network and its objective.
@@ -258,6 +311,9 @@ mod tests {
         let json = serde_json::to_value(&options).unwrap();
         assert_eq!(VaeOptions::read(&json).unwrap(), options);
         assert_eq!(options.model().parameters(), 973_624);
+        let architecture = Architecture::Conv;
+        let conv = VaeOptions { architecture, ..VaeOptions::default() };
+        assert_eq!(conv.parameters(), 1_699_497);
         assert_eq!((&json["precision"], &json["binarize"]), (&"f32".into(), &"none".into()));
         let options = VaeOptions { image: [64, 48, 3], ..options };
         let json = serde_json::to_value(&options).unwrap();

@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = data::fetch::ensure(&folder, &named::mnist(), false, &|line| println!("{line}"))?;
     let mnist = images::splits(&files)?;
     let options = VaeOptions::default().model();
-    let mut model = conv_vae(&options, Settings::default(), mnist.train.shape(), Device::Cpu)?;
+    let mut model = conv_vae(&options, Settings::default(), Device::Cpu)?;
     let (seed, mut state) = (0, State::initial(&model, 0));
     let schedule = Schedule::new(seed, mnist.train.count(), 1, BATCH);
     let mut gradient = vec![0.0; model.layout().len()];

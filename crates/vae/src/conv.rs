@@ -4,48 +4,43 @@
 //! the same way back. Group norm keeps the examples of a batch apart, as batch norm would not. The
 //! objective is that of the fully connected network; see `objective.rs`.
 
-use images::{Images, Shape};
+use images::Images;
 use model::{Autograd, Model, ModelError};
 use tch::{
     Device, Tensor,
     nn::{self, Module as _, Path},
 };
-use vae_options::{Likelihood, ModelConfig};
+use vae_options::{Likelihood, ModelConfig, conv};
 
 use crate::{
     Settings,
     objective::{Coder, objective},
 };
 
-/// Channels of the first level; each further one has twice as many, up to the most.
-const CHANNELS: i64 = 32;
-const CHANNELS_MOST: i64 = 128;
-
-/// Channels of the decoder at the full size.
-const LAST_CHANNELS: i64 = 16;
-
-/// The sides are halved until none is longer than this.
-const SIDE_MOST: i64 = 8;
-
 /// Channels of a group whose numbers are normalised together.
 const GROUP: i64 = 8;
 
-/// Width of the dense layers between the smallest level and the latents.
-const DENSE: i64 = 256;
+/// Width of the dense layers, and channels of the decoder at the full size.
+const DENSE: i64 = conv::DENSE as i64;
+const LAST_KERNEL: i64 = conv::LAST_KERNEL as i64;
+const LAST_CHANNELS: i64 = conv::LAST_CHANNELS as i64;
 
 /// Side, step and border of the convolutions that halve the sides, and of those that double them.
-const KERNEL: i64 = 4;
+const KERNEL: i64 = conv::KERNEL as i64;
 const STRIDE: i64 = 2;
 const PADDING: i64 = 1;
-
-/// The shortest and the longest side of a picture.
-const SIDES: (u64, u64) = (8, 256);
 
 /// A level: its channels, and the sides of what it gives.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     channels: i64,
     sides: [i64; 2],
+}
+
+impl From<conv::Level> for Level {
+    fn from(level: conv::Level) -> Self {
+        Self { channels: level.channels.into(), sides: level.sides.map(i64::from) }
+    }
 }
 
 /// Encoder and decoder.
@@ -59,13 +54,13 @@ pub struct ConvNet {
 }
 
 impl ConvNet {
-    /// A network for pictures of this shape.
+    /// The network of a configuration.
     #[must_use]
-    pub fn new(path: &Path<'_>, config: &ModelConfig, shape: Shape) -> Self {
-        let (height, width) = (i64::from(shape.height), i64::from(shape.width));
-        let (colours, latent) = (i64::from(shape.channels), i64::from(config.latent_dim));
+    pub fn new(path: &Path<'_>, config: &ModelConfig) -> Self {
+        let [height, width, colours] = config.image.map(i64::from);
+        let latent = i64::from(config.latent_dim);
         let picture = Level { channels: colours, sides: [height, width] };
-        let levels = levels(picture);
+        let levels: Vec<Level> = conv::levels(config.image).into_iter().map(Level::from).collect();
         let smallest = *levels.last().unwrap_or(&picture);
         let features = smallest.channels * smallest.sides[0] * smallest.sides[1];
         let is_gaussian = config.likelihood == Likelihood::Gaussian;
@@ -93,20 +88,6 @@ impl Coder for ConvNet {
 
     fn log_variance(&self) -> Option<&Tensor> {
         self.log_variance.as_ref()
-    }
-}
-
-/// The levels below a picture.
-fn levels(picture: Level) -> Vec<Level> {
-    let mut levels = Vec::new();
-    let mut next = Level { channels: CHANNELS, sides: picture.sides.map(|side| side / STRIDE) };
-    loop {
-        levels.push(next);
-        if next.sides.into_iter().all(|side| side <= SIDE_MOST) {
-            return levels;
-        }
-        let channels = (2 * next.channels).min(CHANNELS_MOST);
-        next = Level { channels, sides: next.sides.map(|side| (side / STRIDE).max(1)) };
     }
 }
 
@@ -167,28 +148,20 @@ fn decoder(
         layers = normalised(layers, &path, larger.channels);
     }
     let config = nn::ConvConfig { padding: PADDING, ..Default::default() };
-    layers.add(nn::conv2d(path / "output", LAST_CHANNELS, picture.channels, 3, config))
+    layers.add(nn::conv2d(path / "output", LAST_CHANNELS, picture.channels, LAST_KERNEL, config))
 }
 
-/// The convolutional VAE for pictures of this shape, on `device`. The settings' precision does not
-/// count.
+/// The convolutional VAE for pictures of the configuration's shape, on `device`. The settings'
+/// precision and the width of the hidden layers do not count.
 ///
 /// # Errors
 ///
-/// [`ModelError::Size`] for sides that it is not made for, [`ModelError::Libtorch`] where the device
-/// fails.
+/// [`ModelError::Libtorch`] where the device fails, or the pictures are too small.
 pub fn conv_vae(
     config: &ModelConfig,
     settings: Settings,
-    shape: Shape,
     device: Device,
 ) -> Result<impl Model<Data = Images> + use<>, ModelError> {
-    for (name, side) in [("the height of the images", shape.height), ("their width", shape.width)] {
-        let (value, max) = (u64::from(side), SIDES.1);
-        if !(SIDES.0..=SIDES.1).contains(&value) {
-            return Err(ModelError::Size { name, value, max });
-        }
-    }
     let (objective, config) = (objective(config, settings), config.clone());
-    Autograd::new(device, move |path| ConvNet::new(path, &config, shape), objective)
+    Autograd::new(device, move |path| ConvNet::new(path, &config), objective)
 }

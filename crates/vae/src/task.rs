@@ -8,9 +8,9 @@ use trainer::{
     Artifacts, Metric, Task,
     task::{ArtifactFiles, Error, TaskModel},
 };
-use vae_options::{Color, Precision, VaeOptions};
+use vae_options::{Architecture, Color, Precision, VaeOptions};
 
-use crate::{Settings, Vae, cuda, samples, vae_autograd};
+use crate::{Settings, Vae, conv_vae, cuda, samples, vae_autograd};
 
 /// The variational autoencoder on images.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,11 @@ struct OtherShape {
      cpu, or begin a new run with --precision f32"
 )]
 struct NoBf16;
+
+/// Convolutions are by autograd.
+#[derive(Clone, Copy, Debug, Error)]
+#[error("--architecture conv computes with --precision f32 alone")]
+struct ConvBf16;
 
 const METRICS: [Metric; vae_options::METRICS.len()] = {
     let [loss, reconstruction, kl] = vae_options::METRICS;
@@ -79,6 +84,12 @@ impl Task for VaeTask {
 
     fn model(options: &VaeOptions, device: Device) -> Result<TaskModel<Self>, Error> {
         let (config, settings) = (&options.model(), Settings::of(options));
+        if options.architecture == Architecture::Conv {
+            return match options.precision {
+                Precision::F32 => Ok(Box::new(conv_vae(config, settings, device)?)),
+                Precision::Bf16 => Err(ConvBf16.into()),
+            };
+        }
         Ok(match (device, options.precision) {
             (Device::Cpu, _) => Box::new(Vae::with(config, settings)?),
             (Device::Cuda(index), Precision::F32) if cuda::Vae::suits(config, settings) => {
@@ -89,11 +100,14 @@ impl Task for VaeTask {
         })
     }
 
-    /// The picture of the epoch.
+    /// The picture of the epoch; none with convolutions.
     fn artifacts(
         options: &VaeOptions,
         context: &Artifacts<'_, Images>,
     ) -> Result<ArtifactFiles, Error> {
+        if options.architecture == Architecture::Conv {
+            return Ok(Vec::new());
+        }
         let mut vae = Vae::new(&options.model())?;
         let canvas = samples::draw(&mut vae, options.binarize, context)?;
         Ok(vec![(format!("epoch-{:03}.png", context.epoch), canvas.png()?)])

@@ -6,12 +6,12 @@ use model::{Adam, Model, State, StepContext};
 use tch::Device;
 use trainer::{Metric, checks};
 use vae::{Settings, conv_vae};
-use vae_options::{Likelihood, ModelConfig};
+use vae_options::{Architecture, Likelihood, ModelConfig, VaeOptions};
 
 const COUNT: u32 = 6;
 
-fn config(likelihood: Likelihood) -> ModelConfig {
-    let image = vae_options::MNIST_IMAGE;
+fn config(shape: Shape, likelihood: Likelihood) -> ModelConfig {
+    let image = [shape.height, shape.width, shape.channels];
     ModelConfig { image, hidden_dim: 1, latent_dim: 4, likelihood, beta: 1.0 }
 }
 
@@ -35,7 +35,7 @@ fn pictures_of_any_shape_are_learned() {
     let likelihoods = [Likelihood::Bernoulli, Likelihood::Gaussian];
     for (shape, likelihood) in shapes.into_iter().zip(likelihoods.into_iter().cycle()) {
         let settings = Settings::default();
-        let mut model = conv_vae(&config(likelihood), settings, shape, Device::Cpu).unwrap();
+        let mut model = conv_vae(&config(shape, likelihood), settings, Device::Cpu).unwrap();
         let images = pictures(shape);
         let indices: Vec<u32> = (0..COUNT).collect();
         let batch = Batch::of(&images, &indices);
@@ -58,22 +58,25 @@ fn it_passes_the_start_up_checks() {
     let shape = Shape::grey(28, 28);
     let metric = |name| Metric { name, unit: "nats" };
     let metrics = ["loss", "reconstruction", "kl"].map(metric);
-    let config = config(Likelihood::Bernoulli);
+    let config = config(shape, Likelihood::Bernoulli);
     for samples in [1, 3] {
         let settings = Settings { samples, ..Settings::default() };
-        let mut model = conv_vae(&config, settings, shape, Device::Cpu).unwrap();
+        let mut model = conv_vae(&config, settings, Device::Cpu).unwrap();
         let data = Splits { train: pictures(shape), test: pictures(shape) };
         checks::model(&mut model, &data, &metrics, 3).unwrap();
     }
 }
 
 #[test]
-fn pictures_that_are_too_small_or_too_large_are_refused() {
-    for shape in [Shape::grey(7, 28), Shape::grey(28, 257)] {
-        let config = config(Likelihood::Bernoulli);
-        let built = conv_vae(&config, Settings::default(), shape, Device::Cpu);
-        assert!(built.is_err_and(
-            |error| error.to_string().contains("images") || error.to_string().contains("width")
-        ));
+fn the_options_know_how_many_parameters_there_are() {
+    for (image, latent_dim) in [([28, 28, 1], 20), ([64, 48, 3], 7), ([29, 31, 1], 2)] {
+        let architecture = Architecture::Conv;
+        let options = VaeOptions { architecture, image, latent_dim, ..VaeOptions::default() };
+        options.validate().unwrap();
+        let model = conv_vae(&options.model(), Settings::default(), Device::Cpu).unwrap();
+        assert_eq!(model.layout().parameters() as u64, options.parameters());
     }
+    let small =
+        VaeOptions { architecture: Architecture::Conv, image: [7, 28, 1], ..VaeOptions::default() };
+    assert!(small.validate().unwrap_err().to_string().contains("height"));
 }
