@@ -43,6 +43,9 @@ pub enum InvalidConfig {
         /// How many there are.
         found: u32,
     },
+    /// Options of a task that exclude each other.
+    #[error("{0}")]
+    Conflict(&'static str),
     /// A task that is none.
     #[error(transparent)]
     Task(#[from] InvalidTask),

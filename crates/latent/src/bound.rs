@@ -9,7 +9,7 @@ use data::{Batch, Domain, Stream};
 use images::Images;
 use indicatif::ProgressBar;
 use model::{Isa, noise};
-use vae::Vae;
+use vae::{Codec, Settings};
 
 use crate::{
     output, threads,
@@ -26,7 +26,7 @@ pub(crate) fn log_likelihoods(
     samples: usize,
     seed: u64,
 ) -> Result<Vec<f64>> {
-    let latents = trained.encode(images);
+    let latents = trained.encode(images)?;
     let share = images.len().div_ceil(threads::team().threads()).max(1);
     let bar = output::progress("Sampling the likelihood", images.len());
     let (parameters, config) = (&trained.parameters[..], &trained.options.model());
@@ -34,10 +34,10 @@ pub(crate) fn log_likelihoods(
     // Each thread multiplies its own matrices: no thread waits for another.
     let shares = found.chunks_mut(share).enumerate().collect();
     let outcomes = threads::map(shares, |(number, out)| -> Result<()> {
-        let mut vae = Vae::new(config)?;
+        let mut codec = vae::codec(config, Settings::default())?;
         for (offset, out) in out.iter_mut().enumerate() {
             let image = Image { images, latents: &latents, index: number * share + offset };
-            *out = image.log_likelihood(&mut vae, parameters, samples, seed);
+            *out = image.log_likelihood(&mut *codec, parameters, samples, seed)?;
             bar.inc(1);
         }
         Ok(())
@@ -55,7 +55,13 @@ struct Image<'a> {
 }
 
 impl Image<'_> {
-    fn log_likelihood(&self, vae: &mut Vae, parameters: &[f32], samples: usize, seed: u64) -> f64 {
+    fn log_likelihood(
+        &self,
+        codec: &mut dyn Codec,
+        parameters: &[f32],
+        samples: usize,
+        seed: u64,
+    ) -> Result<f64> {
         let dim = self.latents.dim;
         let row = self.index * dim..(self.index + 1) * dim;
         let (mean, log_variance) =
@@ -75,7 +81,7 @@ impl Image<'_> {
             };
             let z: Vec<f32> = noise.iter().enumerate().map(draw).collect();
             let mut losses = vec![0.0; rows];
-            vae.reconstruction(parameters, &batch, &z, &mut losses);
+            codec.reconstruction(parameters, &batch, &z, &mut losses)?;
             for (loss, (z, noise)) in losses.iter().zip(z.chunks(dim).zip(noise.chunks(dim))) {
                 let square = |values: &[f32]| -> f64 {
                     values.iter().map(|value| f64::from(*value).powi(2)).sum()
@@ -83,7 +89,7 @@ impl Image<'_> {
                 log_weights.push(0.5 * (square(noise) - square(z) + entropy) - loss);
             }
         }
-        log_mean_exp(&log_weights)
+        Ok(log_mean_exp(&log_weights))
     }
 }
 
@@ -97,7 +103,6 @@ fn log_mean_exp(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use images::PIXELS;
-    use model::Model as _;
     use serde_json::json;
     use vae_options::{Likelihood, VaeOptions};
 
@@ -119,8 +124,8 @@ mod tests {
             "task": options.describe(images::named::mnist()).unwrap()
         });
         let config: config::Training = serde_json::from_value(config).unwrap();
-        let vae = Vae::new(&options.model()).unwrap();
-        let mut parameters = vec![0.0; vae.layout().len()];
+        let codec = vae::codec(&options.model(), Settings::default()).unwrap();
+        let mut parameters = vec![0.0; codec.layout().len()];
         for (name, value) in [
             ("decoder.0.weight", 1.0),
             ("decoder.0.bias", OPEN),
@@ -129,10 +134,10 @@ mod tests {
             ("decoder.4.bias", 0.2 - SLOPE * OPEN),
             ("log_variance", LOG_VARIANCE),
         ] {
-            parameters[vae.layout().range(name).unwrap()].fill(value);
+            parameters[codec.layout().range(name).unwrap()].fill(value);
         }
         let (path, sha256) = ("checkpoint".into(), String::new());
-        Trained { path, config, options, step: 0, sha256, parameters, vae }
+        Trained { path, config, options, step: 0, sha256, parameters, codec }
     }
 
     /// The pixels are jointly normal, with covariance variance I + SLOPE^2 1 1': the matrix

@@ -1,6 +1,7 @@
 //! What a linear reader sees in the latent means, beside what it sees in as many principal
 //! components and in the pixels themselves.
 
+use anyhow::Result;
 use data::Splits;
 use images::Images;
 use serde::Serialize;
@@ -27,14 +28,17 @@ struct Features {
 }
 
 /// A reader of pixels, trained on all labels, and everybody's errors.
-pub(crate) fn compare(trained: &mut Trained, mnist: &Splits<Images>) -> (Logistic, Vec<Errors>) {
+pub(crate) fn compare(
+    trained: &mut Trained,
+    mnist: &Splits<Images>,
+) -> Result<(Logistic, Vec<Errors>)> {
     let (dim, width) = (trained.dim(), trained.pixels());
     let classes = mnist.train.label_count().max(mnist.test.label_count()) as usize;
     let (train_pixels, test_pixels) = (pixels(&mnist.train), pixels(&mnist.test));
     let pca = Pca::fit(&train_pixels, width, dim);
     let project = |pixels: &[f32]| pca.project(pixels);
     let components = Features::standard(&project(&train_pixels), &project(&test_pixels), dim);
-    let (train, test) = (trained.encode(&mnist.train), trained.encode(&mnist.test));
+    let (train, test) = (trained.encode(&mnist.train)?, trained.encode(&mnist.test)?);
     let means = Features::standard(&train.mean, &test.mean, dim);
     let pixels = Features { train: rows(&train_pixels, width), test: rows(&test_pixels, width) };
     let (train_labels, test_labels) = (labels(&mnist.train), labels(&mnist.test));
@@ -59,7 +63,7 @@ pub(crate) fn compare(trained: &mut Trained, mnist: &Splits<Images>) -> (Logisti
     });
     let errors: Vec<Errors> = errors.collect();
     let reader = reader.unwrap_or_else(|| fit(&pixels, mnist.train.len()).1);
-    (reader, errors)
+    Ok((reader, errors))
 }
 
 impl Features {

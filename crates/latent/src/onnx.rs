@@ -1,20 +1,32 @@
-//! Encoder and decoder as ONNX: fully connected layers, ReLU between them, any batch.
+//! Encoder and decoder as ONNX, for any batch.
 //!
 //! Field numbers are those of onnx.proto. The encoder takes `pixels` `[batch, numbers of an image]`, 0 to 1,
 //! and gives `mean` and `log_variance` `[batch, latent]`; the decoder takes `z` and gives the
-//! expected `pixels`.
+//! expected `pixels`. The layers are in `dense.rs` and `conv.rs`; here is what either is written with.
 
-use model::Model as _;
-use vae_options::Likelihood;
+mod conv;
+mod dense;
+
+use std::ops::Range;
+
+use vae_options::{Architecture, Likelihood};
 
 use crate::{protobuf::Message, trained::Trained};
 
 /// Version 8 of the format, operators of version 13: what runtimes since 2021 read.
 const IR_VERSION: u64 = 8;
 const OPERATORS: u64 = 13;
-/// TensorProto.DataType.FLOAT and AttributeProto.AttributeType.INT.
+/// TensorProto.DataType.
 const FLOAT: u64 = 1;
-const INT: u64 = 2;
+const INT64: u64 = 7;
+
+/// The attribute of an operator.
+#[derive(Clone, Copy, Debug)]
+enum Attribute<'a> {
+    Int(u64),
+    Ints(&'a [u64]),
+    Text(&'a str),
+}
 
 /// A graph in the making.
 #[derive(Debug)]
@@ -27,25 +39,28 @@ struct Graph<'a> {
 pub(crate) fn encoder(trained: &Trained) -> Vec<u8> {
     let latent = trained.dim();
     let mut graph = Graph::new(trained, "encoder");
-    graph.hidden("pixels", "encoder.0", "h1");
-    graph.hidden("h1", "encoder.2", "h2");
+    let (hidden, layer) = match trained.options.architecture {
+        Architecture::Dense => dense::encoder(&mut graph, "pixels"),
+        Architecture::Conv => conv::encoder(&mut graph, "pixels"),
+    };
     // Mean and log-variance are the two halves of one layer.
-    graph.linear("h2", "encoder.4", 0..latent, "mean");
-    graph.linear("h2", "encoder.4", latent..2 * latent, "log_variance");
+    graph.linear(hidden, layer, 0..latent, "mean");
+    graph.linear(hidden, layer, latent..2 * latent, "log_variance");
     graph.finish(&[("pixels", trained.pixels())], &[("mean", latent), ("log_variance", latent)])
 }
 
 /// The decoder as the bytes of an ONNX file.
 pub(crate) fn decoder(trained: &Trained) -> Vec<u8> {
     let mut graph = Graph::new(trained, "decoder");
-    graph.hidden("z", "decoder.0", "h1");
-    graph.hidden("h1", "decoder.2", "h2");
-    graph.linear("h2", "decoder.4", 0..trained.pixels(), "output");
+    match trained.options.architecture {
+        Architecture::Dense => dense::decoder(&mut graph, "z", "output"),
+        Architecture::Conv => conv::decoder(&mut graph, "z", "output"),
+    }
     match trained.options.likelihood {
         Likelihood::Bernoulli => graph.node("Sigmoid", &["output"], "pixels", &[]),
         Likelihood::Gaussian => {
-            graph.tensor("zero", &[], &[0.0]);
-            graph.tensor("one", &[], &[1.0]);
+            graph.floats("zero", &[], &[0.0]);
+            graph.floats("one", &[], &[1.0]);
             graph.node("Clip", &["output", "zero", "one"], "pixels", &[]);
         }
     }
@@ -61,50 +76,68 @@ impl<'a> Graph<'a> {
         self.message = std::mem::take(&mut self.message).message(field, part);
     }
 
-    /// A layer followed by ReLU.
-    fn hidden(&mut self, input: &str, layer: &str, output: &str) {
+    /// x W' + b with all rows of a layer.
+    fn whole_linear(&mut self, input: &str, layer: &str, output: &str) {
         let rows = self.shape(layer)[0];
-        let linear = format!("{output}_linear");
-        self.linear(input, layer, 0..rows, &linear);
-        self.node("Relu", &[&linear], output, &[]);
+        self.linear(input, layer, 0..rows, output);
     }
 
     /// x W' + b with some rows of a layer.
-    fn linear(&mut self, input: &str, layer: &str, rows: std::ops::Range<usize>, output: &str) {
+    fn linear(&mut self, input: &str, layer: &str, rows: Range<usize>, output: &str) {
         let inputs = self.shape(layer)[1];
         let (weight, bias) = (format!("{output}.weight"), format!("{output}.bias"));
-        let trained = self.trained;
-        let weights = &tensor(trained, &format!("{layer}.weight"));
-        self.tensor(
-            &weight,
-            &[rows.len(), inputs],
-            &weights[rows.start * inputs..rows.end * inputs],
-        );
-        self.tensor(&bias, &[rows.len()], &tensor(trained, &format!("{layer}.bias"))[rows]);
-        self.node("Gemm", &[input, &weight, &bias], output, &[("transB", 1)]);
+        let weights = &self.values(&format!("{layer}.weight"));
+        let part = &weights[rows.start * inputs..rows.end * inputs];
+        self.floats(&weight, &[rows.len(), inputs], part);
+        let biases = &self.values(&format!("{layer}.bias"));
+        self.floats(&bias, &[rows.len()], &biases[rows]);
+        let transposed = [("transB", Attribute::Int(1))];
+        self.node("Gemm", &[input, &weight, &bias], output, &transposed);
     }
 
+    /// The shape of a layer's weights.
     fn shape(&self, layer: &str) -> &'a [usize] {
         let name = format!("{layer}.weight");
-        let entries = self.trained.vae.layout().entries();
+        let entries = self.trained.codec.layout().entries();
         entries.iter().find(|entry| entry.name == name).map_or(&[0, 0], |entry| &entry.shape)
     }
 
-    /// A constant.
-    fn tensor(&mut self, name: &str, shape: &[usize], values: &[f32]) {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let sides =
-            shape.iter().fold(Message::default(), |message, side| message.number(1, *side as u64));
-        self.add(5, &sides.number(2, FLOAT).text(8, name).bytes(9, &bytes));
+    /// A tensor's values.
+    fn values(&self, name: &str) -> &'a [f32] {
+        let range = self.trained.codec.layout().range(name).unwrap_or_default();
+        &self.trained.parameters[range]
     }
 
-    fn node(&mut self, operator: &str, inputs: &[&str], output: &str, attributes: &[(&str, u64)]) {
+    /// A constant.
+    fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.constant(name, shape, FLOAT, &bytes);
+    }
+
+    /// A constant row of whole numbers.
+    fn integers(&mut self, name: &str, values: &[i64]) {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.constant(name, &[values.len()], INT64, &bytes);
+    }
+
+    fn constant(&mut self, name: &str, shape: &[usize], kind: u64, bytes: &[u8]) {
+        let sides =
+            shape.iter().fold(Message::default(), |message, side| message.number(1, *side as u64));
+        self.add(5, &sides.number(2, kind).text(8, name).bytes(9, bytes));
+    }
+
+    fn node(
+        &mut self,
+        operator: &str,
+        inputs: &[&str],
+        output: &str,
+        attributes: &[(&str, Attribute<'_>)],
+    ) {
         let node = inputs.iter().fold(Message::default(), |node, input| node.text(1, input));
         let node = node.text(2, output).text(3, output).text(4, operator);
-        let node = attributes.iter().fold(node, |node, (name, value)| {
-            let attribute = Message::default().text(1, name).number(3, *value).number(20, INT);
-            node.message(5, &attribute)
-        });
+        let node = attributes
+            .iter()
+            .fold(node, |node, (name, value)| node.message(5, &value.to_message(name)));
         self.add(1, &node);
     }
 
@@ -131,8 +164,17 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// A tensor's values.
-fn tensor<'a>(trained: &'a Trained, name: &str) -> &'a [f32] {
-    let range = trained.vae.layout().range(name).unwrap_or_default();
-    &trained.parameters[range]
+impl Attribute<'_> {
+    /// With the value's AttributeProto.AttributeType.
+    fn to_message(self, name: &str) -> Message {
+        let message = Message::default().text(1, name);
+        match self {
+            Self::Int(value) => message.number(3, value).number(20, 2),
+            Self::Text(value) => message.text(4, value).number(20, 3),
+            Self::Ints(values) => values
+                .iter()
+                .fold(message, |message, value| message.number(8, *value))
+                .number(20, 7),
+        }
+    }
 }

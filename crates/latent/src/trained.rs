@@ -7,10 +7,10 @@ use checkpoint::{Checkpoint, Directory};
 use config::{RunConfig, Training};
 use data::{Batch, Domain, Stream};
 use images::{Images, Shape};
-use model::{Isa, Model as _, ModelError, noise};
+use model::{Isa, ModelError, noise};
 use picture::Tile;
 use trainer::Evaluation;
-use vae::Vae;
+use vae::Codec;
 use vae_options::{Precision, VaeOptions};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -35,7 +35,7 @@ pub(crate) struct Trained {
     /// Of the tensors; the model's name, so to speak.
     pub(crate) sha256: String,
     pub(crate) parameters: Vec<f32>,
-    pub(crate) vae: Vae,
+    pub(crate) codec: Box<dyn Codec>,
 }
 
 /// Mean and log-variance of the latents of some images, each `[n, dim]`.
@@ -85,19 +85,21 @@ impl Trained {
         ensure!(task.name == vae_options::NAME, "{}, but of the task {}", foreign(), task.name);
         let options = VaeOptions::read(&task.options).with_context(foreign)?;
         options.validate().with_context(foreign)?;
-        let mut vae = Vae::new(&options.model()).with_context(foreign)?;
-        vae.set_team(threads::team());
-        let parameters = vae
+        let settings = vae::Settings::default();
+        let mut codec = vae::codec(&options.model(), settings).with_context(foreign)?;
+        codec.set_team(threads::team());
+        codec.fix_threads(config.training.model_threads);
+        let parameters = codec
             .layout()
             .gather(|name| tensors.get(name).map(|tensor| (&tensor.shape[..], &tensor.data[..])))
             .with_context(foreign)?;
         let (step, config) = (metadata.step, config.training);
-        Ok(Self { path, config, options, step, sha256, parameters, vae })
+        Ok(Self { path, config, options, step, sha256, parameters, codec })
     }
 
     /// Dimensions of the latent space.
     pub(crate) fn dim(&self) -> usize {
-        self.vae.latent_dim()
+        self.codec.latent_dim()
     }
 
     /// The shape of an image.
@@ -114,7 +116,7 @@ impl Trained {
 
     /// Numbers of an image.
     pub(crate) fn pixels(&self) -> usize {
-        self.vae.pixels()
+        self.codec.pixels()
     }
 
     /// Images of the model's shape that came one by one, without labels.
@@ -141,7 +143,7 @@ impl Trained {
     }
 
     /// The latents of all images.
-    pub(crate) fn encode(&mut self, images: &Images) -> Latents {
+    pub(crate) fn encode(&mut self, images: &Images) -> Result<Latents> {
         let dim = self.dim();
         let len = images.len() * dim;
         let mut latents = Latents { dim, mean: vec![0.0; len], log_variance: vec![0.0; len] };
@@ -152,27 +154,27 @@ impl Trained {
             let batch = Batch::of(images, &indices);
             let mut padded = [vec![0.0; indices.len() * dim], vec![0.0; indices.len() * dim]];
             let [means, log_variances] = &mut padded;
-            self.vae.encode(&self.parameters, &batch, means, log_variances);
+            self.codec.encode(&self.parameters, &batch, means, log_variances)?;
             mean.copy_from_slice(&means[..mean.len()]);
             log_variance.copy_from_slice(&log_variances[..mean.len()]);
             bar.inc((mean.len() / dim) as u64);
         }
-        latents
+        Ok(latents)
     }
 
     /// The expected pixels, 0 to 1, a row an image, of latents `[n, dim]`.
-    pub(crate) fn decode(&mut self, z: &[f32]) -> Vec<f32> {
+    pub(crate) fn decode(&mut self, z: &[f32]) -> Result<Vec<f32>> {
         let width = self.pixels();
         let mut pixels = vec![0.0; z.len() / self.dim() * width];
         let rows = z.chunks(BATCH * self.dim()).zip(pixels.chunks_mut(BATCH * width));
         for (z, pixels) in rows {
-            self.vae.decode(&self.parameters, z, pixels);
+            self.codec.decode(&self.parameters, z, pixels)?;
         }
-        pixels
+        Ok(pixels)
     }
 
     /// -log p(x|z) of each image, one latent each.
-    pub(crate) fn reconstruction(&mut self, images: &Images, z: &[f32]) -> Vec<f64> {
+    pub(crate) fn reconstruction(&mut self, images: &Images, z: &[f32]) -> Result<Vec<f64>> {
         let mut losses = vec![0.0; images.len()];
         let rows = z.chunks(BATCH * self.dim()).zip(losses.chunks_mut(BATCH));
         for (indices, (z, losses)) in batches(images).zip(rows) {
@@ -181,10 +183,10 @@ impl Trained {
             let rest = first.iter().cycle().take((indices.len() - losses.len()) * first.len());
             let z: Vec<f32> = z.iter().chain(rest).copied().collect();
             let mut padded = vec![0.0; indices.len()];
-            self.vae.reconstruction(&self.parameters, &batch, &z, &mut padded);
+            self.codec.reconstruction(&self.parameters, &batch, &z, &mut padded)?;
             losses.copy_from_slice(&padded[..losses.len()]);
         }
-        losses
+        Ok(losses)
     }
 
     /// The mean losses of the test images as a run reports them at the end of an epoch: the
@@ -193,8 +195,8 @@ impl Trained {
     pub(crate) fn test_loss(&self, test: &Images, seed: u64) -> Result<[f64; 3]> {
         let (config, model) = (&self.config, self.options.model());
         let settings = vae::Settings::of(&self.options);
-        let build = |precision| Vae::with(&model, vae::Settings { precision, ..settings });
-        let mut vae = match build(self.options.precision) {
+        let build = |precision| vae::codec(&model, vae::Settings { precision, ..settings });
+        let mut codec = match build(self.options.precision) {
             Err(error @ ModelError::Precision(_)) => {
                 output::complain(&format!(
                     "warning: {error}: the loss is computed in f32, and differs from training's"
@@ -203,21 +205,28 @@ impl Trained {
             }
             built => built?,
         };
-        vae.set_team(threads::team());
+        codec.set_team(threads::team());
+        codec.fix_threads(config.model_threads);
         let (parameters, step, shards) = (&self.parameters, self.step, config.shards);
         let tally = Evaluation { parameters, test, examples: u32::MAX, shards, seed, step }
-            .tally(&mut vae)?;
+            .tally(&mut *codec)?;
         let [loss, reconstruction, kl, ..] = tally.terms.map(|sum| sum / tally.examples as f64);
         Ok([loss, reconstruction, kl])
     }
 
     /// The loss of each image with the latents given, sampled from theirs.
-    pub(crate) fn losses(&mut self, images: &Images, latents: &Latents, z: &[f32]) -> Vec<Loss> {
-        let reconstruction = self.reconstruction(images, z);
+    pub(crate) fn losses(
+        &mut self,
+        images: &Images,
+        latents: &Latents,
+        z: &[f32],
+    ) -> Result<Vec<Loss>> {
+        let reconstruction = self.reconstruction(images, z)?;
         let loss =
             |(reconstruction, kl): (f64, &[f64])| Loss { reconstruction, kl: kl.iter().sum() };
         let divergences = latents.divergences();
-        reconstruction.into_iter().zip(divergences.chunks_exact(latents.dim)).map(loss).collect()
+        let divergences = divergences.chunks_exact(latents.dim);
+        Ok(reconstruction.into_iter().zip(divergences).map(loss).collect())
     }
 }
 

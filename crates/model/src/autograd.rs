@@ -83,6 +83,8 @@ where
     ) -> Result<Self, ModelError> {
         blas::deterministic();
         let (module, variables) = attempt(|| {
+            // Another model may be drawing numbers in another thread: the generator is the process's.
+            let _seeded = seed_generator(Stream::new(0, Domain::Initial, 0, 0));
             let store = VarStore::new(device);
             (build(&store.root()), variables(&store))
         })?;
@@ -122,6 +124,45 @@ where
         Self { threads: i32::from(threads.max(1)), ..self }
     }
 
+    /// Computes something else with the module, without a gradient. Tensors are on the model's
+    /// device; see [`Autograd::device`].
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Libtorch`] where an operation failed, [`ModelError::Panicked`] for another panic.
+    pub fn apply<T>(
+        &mut self,
+        parameters: &[f32],
+        operations: impl FnOnce(&N) -> T,
+    ) -> Result<T, ModelError> {
+        assert_eq!(parameters.len(), self.layout.len(), "parameters and layout differ in length");
+        let _no_gradient = no_grad_guard();
+        attempt(|| {
+            self.load(parameters);
+            operations(&self.module)
+        })
+    }
+
+    /// Where it computes.
+    pub const fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The module, with the parameters of the last call.
+    pub const fn module(&self) -> &N {
+        &self.module
+    }
+
+    /// Copies the parameters to the module's tensors.
+    fn load(&mut self, parameters: &[f32]) {
+        // Other models of this process may have set another number.
+        if tch::get_num_threads() != self.threads {
+            tch::set_num_threads(self.threads);
+        }
+        let _no_gradient = no_grad_guard();
+        self.flat.copy_(&Tensor::from_slice(parameters));
+    }
+
     /// Runs the objective on a batch.
     fn forward(
         &mut self,
@@ -130,14 +171,7 @@ where
     ) -> Result<Vec<Tensor>, ModelError> {
         assert_eq!(parameters.len(), self.layout.len(), "parameters and layout differ in length");
         let terms = attempt(|| {
-            // Other models of this process may have set another number.
-            if tch::get_num_threads() != self.threads {
-                tch::set_num_threads(self.threads);
-            }
-            {
-                let _no_gradient = no_grad_guard();
-                self.flat.copy_(&Tensor::from_slice(parameters));
-            }
+            self.load(parameters);
             let _seeded = seed_generator(inputs.random);
             (self.objective)(&self.module, inputs)
         })?;

@@ -14,6 +14,3 @@ pub const IMAGE_SIDE: RangeInclusive<u32> = 1..=1024;
 
 /// Numbers of a pixel.
 pub const IMAGE_CHANNELS: RangeInclusive<u32> = 1..=3;
-
-/// Sides of the images of --architecture conv.
-pub const CONV_SIDE: RangeInclusive<u32> = 8..=256;

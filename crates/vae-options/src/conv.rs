@@ -1,93 +1,174 @@
-//! The sizes of the convolutional network, without its arithmetic; see `conv.rs` of the crate `vae`.
+//! The arithmetic of the convolutional network: its levels, their sides and channels, its parameters.
+//!
+//! Each level of the encoder halves the sides and doubles the channels; the decoder goes the same
+//! way back. The layers themselves are in the crate `vae`, and its exports in the crate `latent`.
+
+use std::ops::RangeInclusive;
 
 use crate::{ImageShape, Likelihood, ModelConfig};
+
+/// Pixels of a side of an image that the network takes.
+pub const IMAGE_SIDE: RangeInclusive<u32> = 8..=256;
+
+/// Side, step and border of the convolutions that halve the sides, and of those that double them.
+pub const KERNEL: u32 = 4;
+/// See [`KERNEL`].
+pub const STRIDE: u32 = 2;
+/// See [`KERNEL`]; the border of the decoder's last convolution, too.
+pub const PADDING: u32 = 1;
+/// Side of the decoder's last convolution, which keeps the sides.
+pub const LAST_KERNEL: u32 = 3;
+
+/// Channels of a group whose numbers are normalised together.
+pub const GROUP: u32 = 8;
 
 /// Channels of the first level; each further one has twice as many, up to the most.
 const CHANNELS: u32 = 32;
 const CHANNELS_MOST: u32 = 128;
 
-/// Channels of the decoder at the full size.
-pub const LAST_CHANNELS: u32 = 16;
+/// Channels of the decoder at the image's own size.
+const LAST_CHANNELS: u32 = 16;
 
 /// The sides are halved until none is longer than this.
 const SIDE_MOST: u32 = 8;
 
-/// Width of the dense layers between the smallest level and the latents.
-pub const DENSE: u32 = 256;
-
-/// Side of the convolutions that halve the sides, and of those that double them.
-pub const KERNEL: u32 = 4;
-
-/// Side of the convolution that gives the pixels.
-pub const LAST_KERNEL: u32 = 3;
+/// Vectors that libtorch keeps of each normalised level for the way back: what the convolution
+/// gives, what the norm gives, and what the activation gives.
+const KEPT: u64 = 3;
 
 /// A level: its channels, and the sides of what it gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level {
-    /// Channels.
+    /// How many.
     pub channels: u32,
     /// Height and width.
     pub sides: [u32; 2],
 }
 
 impl Level {
-    /// How many numbers it gives.
+    /// How many numbers it gives for an image.
     #[must_use]
-    pub fn numbers(&self) -> u64 {
-        self.sides.iter().fold(u64::from(self.channels), |all, side| all * u64::from(*side))
+    pub const fn numbers(&self) -> u64 {
+        self.channels as u64 * self.sides[0] as u64 * self.sides[1] as u64
     }
 }
 
-/// The levels of the encoder, the largest first; the decoder goes the same way back.
-#[must_use]
-pub fn levels([height, width, _]: ImageShape) -> Vec<Level> {
-    let halved = |sides: [u32; 2]| sides.map(|side| (side / 2).max(1));
-    let mut levels = vec![Level { channels: CHANNELS, sides: halved([height, width]) }];
-    while let Some(last) = levels.last().filter(|l| l.sides.iter().any(|side| *side > SIDE_MOST)) {
-        let channels = (2 * last.channels).min(CHANNELS_MOST);
-        levels.push(Level { channels, sides: halved(last.sides) });
-    }
-    levels
+/// The levels of the network for images of one shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Levels {
+    image: Level,
+    below: Vec<Level>,
 }
 
-/// The number of trained parameters.
-pub(crate) fn parameters(config: &ModelConfig) -> u64 {
-    let layer = |inputs: u64, outputs: u64| (inputs + 1) * outputs;
-    let (levels, latent, dense) =
-        (levels(config.image), u64::from(config.latent_dim), u64::from(DENSE));
-    let (area, last_area) = (u64::from(KERNEL * KERNEL), u64::from(LAST_KERNEL * LAST_KERNEL));
-    let (colours, last) = (u64::from(config.image[2]), u64::from(LAST_CHANNELS));
-    let mut count = layer(last_area * last, colours);
-    let mut larger = [colours, last];
-    for level in &levels {
-        let channels = u64::from(level.channels);
-        // A convolution each way, and a norm after each.
-        count += layer(area * larger[0], channels) + 2 * channels;
-        count += area * channels * larger[1] + larger[1] + 2 * larger[1];
-        larger = [channels; 2];
+impl Levels {
+    /// Those for images of this shape.
+    #[must_use]
+    pub fn of([height, width, channels]: ImageShape) -> Self {
+        let image = Level { channels, sides: [height, width] };
+        let half = |side: u32| (side / STRIDE).max(1);
+        let mut below = vec![Level { channels: CHANNELS, sides: image.sides.map(half) }];
+        while let Some(last) =
+            below.last().filter(|level| level.sides.iter().max() > Some(&SIDE_MOST))
+        {
+            let channels = (2 * last.channels).min(CHANNELS_MOST);
+            below.push(Level { channels, sides: last.sides.map(half) });
+        }
+        Self { image, below }
     }
-    let features = levels.last().map_or(0, Level::numbers);
-    count += layer(features, dense) + layer(dense, 2 * latent);
-    count += layer(latent, dense) + layer(dense, features);
-    count + u64::from(config.likelihood == Likelihood::Gaussian)
-}
 
-/// Bytes of one example in a batch, at the least: what the levels give, both ways.
-pub(crate) fn example_bytes(image: ImageShape) -> u64 {
-    let pixels = u64::from(image[0]) * u64::from(image[1]);
-    let levels: u64 = levels(image).iter().map(Level::numbers).sum();
-    4 * (2 * 3 * levels + 3 * u64::from(LAST_CHANNELS) * pixels)
+    /// The image as a level.
+    #[must_use]
+    pub const fn image(&self) -> Level {
+        self.image
+    }
+
+    /// What the encoder's convolutions give, the largest first.
+    #[must_use]
+    pub fn below(&self) -> &[Level] {
+        &self.below
+    }
+
+    /// The last of [`Levels::below`].
+    #[must_use]
+    pub fn smallest(&self) -> Level {
+        self.below.last().copied().unwrap_or(self.image)
+    }
+
+    /// What the decoder makes of the level with this number in [`Levels::below`].
+    #[must_use]
+    pub fn above(&self, number: usize) -> Level {
+        let larger = number.checked_sub(1).and_then(|number| self.below.get(number));
+        larger.copied().unwrap_or(Level { channels: LAST_CHANNELS, ..self.image })
+    }
+
+    /// What the decoder adds at the bottom and at the right to come from the level with this number
+    /// to that above: where a side was odd, its half was rounded down.
+    #[must_use]
+    pub fn missing(&self, number: usize) -> [u32; 2] {
+        let (below, above) = (self.below[number], self.above(number));
+        [0, 1].map(|side| above.sides[side].saturating_sub(STRIDE * below.sides[side]))
+    }
+
+    /// The number of trained parameters of the network.
+    pub(crate) fn parameters(&self, config: &ModelConfig) -> u64 {
+        let layer = |inputs: u64, outputs: u64| (inputs + 1) * outputs;
+        let convolution = |kernel: u32, inputs: u32, outputs: u32| {
+            layer(u64::from(inputs) * u64::from(kernel * kernel), outputs.into())
+        };
+        // A group norm has a factor and a summand for each channel.
+        let normalised = |inputs: u32, outputs: u32| {
+            convolution(KERNEL, inputs, outputs) + 2 * u64::from(outputs)
+        };
+        let above = |number| self.above(number).channels;
+        let convolutions: u64 = (0..self.below.len())
+            .map(|number| {
+                let channels = self.below[number].channels;
+                let inputs = if number == 0 { self.image.channels } else { above(number) };
+                normalised(inputs, channels) + normalised(channels, above(number))
+            })
+            .sum();
+        let last = convolution(LAST_KERNEL, LAST_CHANNELS, self.image.channels);
+        let (hidden, latent) = (u64::from(config.hidden_dim), u64::from(config.latent_dim));
+        let features = self.smallest().numbers();
+        let dense = layer(features, hidden)
+            + layer(hidden, 2 * latent)
+            + layer(latent, hidden)
+            + layer(hidden, features);
+        let variance = u64::from(config.likelihood == Likelihood::Gaussian);
+        convolutions + last + dense + variance
+    }
+
+    /// How many numbers a step keeps at the least of an image and of each of its latents, until the
+    /// gradient is computed.
+    pub(crate) fn kept(&self, hidden_dim: u32) -> (u64, u64) {
+        let encoder: u64 = self.below.iter().map(Level::numbers).sum();
+        let decoder: u64 = (0..self.below.len()).map(|number| self.above(number).numbers()).sum();
+        let (image, dense) = (self.image.numbers(), u64::from(hidden_dim));
+        (image + KEPT * encoder + 2 * dense, image + KEPT * decoder + 2 * dense)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn sides(image: ImageShape) -> Vec<(u32, [u32; 2])> {
+        Levels::of(image).below().iter().map(|level| (level.channels, level.sides)).collect()
+    }
+
     #[test]
     fn sides_are_halved_until_they_are_short() {
-        let sides = |image| levels(image).iter().map(|l| (l.channels, l.sides)).collect::<Vec<_>>();
         assert_eq!(sides([28, 28, 1]), [(32, [14, 14]), (64, [7, 7])]);
-        let expected = [(32, [32, 16]), (64, [16, 8]), (128, [8, 4])];
-        assert_eq!(sides([64, 33, 3]), expected);
+        assert_eq!(sides([8, 8, 1]), [(32, [4, 4])]);
+        assert_eq!(sides([29, 64, 3]), [(32, [14, 32]), (64, [7, 16]), (128, [3, 8])]);
+        assert_eq!(sides([256, 256, 3]).last(), Some(&(128, [8, 8])));
+    }
+
+    #[test]
+    fn the_decoder_has_what_was_rounded_off() {
+        let levels = Levels::of([29, 38, 3]);
+        assert_eq!([0, 1, 2].map(|number| levels.missing(number)), [[1, 0], [0, 1], [1, 1]]);
+        assert_eq!(levels.above(0), Level { channels: 16, sides: [29, 38] });
+        assert_eq!(levels.above(2), levels.below()[1]);
     }
 }

@@ -2,7 +2,7 @@
 
 use config::{Manifest, Metric, Size, Task, task};
 
-use crate::{Architecture, Precision, VaeOptions, conv, pixels};
+use crate::{Architecture, Precision, VaeOptions, conv::Levels, pixels};
 
 /// The task's name.
 pub const NAME: &str = "vae";
@@ -44,38 +44,73 @@ impl VaeOptions {
         })
     }
 
-    /// The network in a few words.
+    /// The network in a few words, as in `VAE 784-400-400-20` and `VAE conv 28x28-32-64-400-20`: with
+    /// convolutions the sides of an image, the channels of each level, and the dense layers.
     #[must_use]
     pub fn summary(&self) -> String {
         let Self { image, hidden_dim, latent_dim, .. } = self;
-        if self.architecture == Architecture::Conv {
-            let [height, width, channels] = image;
-            return format!("VAE conv {height}x{width}x{channels}-{latent_dim}");
+        match self.architecture {
+            Architecture::Dense => {
+                let pixels = pixels(*image);
+                format!("VAE {pixels}-{hidden_dim}-{hidden_dim}-{latent_dim}")
+            }
+            Architecture::Conv => {
+                let [height, width, channels] = image;
+                let colours = if *channels == 1 { String::new() } else { format!("x{channels}") };
+                let levels = Levels::of(*image);
+                let levels = levels.below().iter().map(|level| format!("{}-", level.channels));
+                let levels: String = levels.collect();
+                format!("VAE conv {height}x{width}{colours}-{levels}{hidden_dim}-{latent_dim}")
+            }
         }
-        let pixels = pixels(*image);
-        format!("VAE {pixels}-{hidden_dim}-{hidden_dim}-{latent_dim}")
     }
 
     /// What it takes of a machine, as lower bounds: what any worker takes, parameters, gradient, sum
     /// and both Adam moments, and what a batch's activations and gradients take.
     #[must_use]
     pub fn size(&self) -> Size {
+        let parameters = self.model().parameters();
+        let (parameter_bytes, example_bytes) = match self.architecture {
+            Architecture::Dense => self.dense_bytes(),
+            Architecture::Conv => self.conv_bytes(),
+        };
+        Size {
+            parameters,
+            worker_bytes: WORKER_BYTES + (5 * 4 + parameter_bytes) * parameters,
+            example_bytes,
+        }
+    }
+
+    /// What a parameter takes beside the five vectors, and what an image takes.
+    fn dense_bytes(&self) -> (u64, u64) {
         // What goes into matrix products has the precision's size; results have that of f32.
         let (factor, weights) = match self.precision {
             Precision::F32 => (4, 0),
             Precision::Bf16 => (2, 2),
         };
-        let (parameters, pixels) = (self.parameters(), pixels(self.image));
-        let image = match self.architecture {
-            Architecture::Dense => {
-                factor * (5 * u64::from(self.hidden_dim) + 2 * pixels) + 4 * pixels
-            }
-            Architecture::Conv => conv::example_bytes(self.image),
-        };
-        Size {
-            parameters,
-            worker_bytes: WORKER_BYTES + (5 * 4 + weights) * parameters,
-            example_bytes: u64::from(self.importance_samples) * image,
-        }
+        let pixels = pixels(self.image);
+        let image = factor * (5 * u64::from(self.hidden_dim) + 2 * pixels) + 4 * pixels;
+        (weights, u64::from(self.importance_samples) * image)
+    }
+
+    /// The same with convolutions, by autograd: libtorch has parameters and gradient of its own.
+    fn conv_bytes(&self) -> (u64, u64) {
+        let (image, latent) = Levels::of(self.image).kept(self.hidden_dim);
+        (2 * 4, 4 * (image + u64::from(self.importance_samples) * latent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_told_in_a_few_words() {
+        let dense = VaeOptions::default();
+        assert_eq!(dense.summary(), "VAE 784-400-400-20");
+        let conv = VaeOptions { architecture: Architecture::Conv, ..dense };
+        assert_eq!(conv.summary(), "VAE conv 28x28-32-64-400-20");
+        let colour = VaeOptions { image: [64, 48, 3], ..conv };
+        assert_eq!(colour.summary(), "VAE conv 64x48x3-32-64-128-400-20");
     }
 }

@@ -59,11 +59,13 @@ pub struct VaeOptions {
     #[cfg_attr(feature = "clap", arg(skip = MNIST_IMAGE))]
     #[serde(default = "mnist_image", skip_serializing_if = "is_mnist_image")]
     pub image: ImageShape,
-    /// What the network is made of
+    /// The network: dense has fully connected layers, conv has convolutions, for images of 8 to
+    /// 256 pixels a side: better pictures, and ten times the work
     #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Architecture::Dense))]
     #[serde(default, skip_serializing_if = "Architecture::is_dense")]
     pub architecture: Architecture,
-    /// Width of the two hidden layers of encoder and decoder; not used by --architecture conv
+    /// Width of the two hidden layers of encoder and decoder; of conv, of the one between its
+    /// convolutions and the latents
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 400, value_name = "N"))]
     #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::DIM)))]
     pub hidden_dim: u32,
@@ -101,6 +103,11 @@ pub struct VaeOptions {
     pub precision: Precision,
 }
 
+/// Why a convolutional network is refused.
+const HEIGHT: &str = "the height of an image for --architecture conv";
+const WIDTH: &str = "the width of an image for --architecture conv";
+const CONV_BF16: &str = "--architecture conv is computed in f32: leave out --precision bf16";
+
 const fn one() -> u32 {
     1
 }
@@ -122,7 +129,9 @@ fn is_mnist_image(image: &ImageShape) -> bool {
 pub struct ModelConfig {
     /// The shape of an image.
     pub image: ImageShape,
-    /// Width of both hidden layers of encoder and decoder.
+    /// What the network is made of.
+    pub architecture: Architecture,
+    /// Width of the hidden layers of encoder and decoder.
     pub hidden_dim: u32,
     /// Dimensions of the latent space.
     pub latent_dim: u32,
@@ -140,15 +149,13 @@ pub enum Architecture {
     /// Fully connected layers
     #[default]
     Dense,
-    /// Convolutions, by autograd: better pictures, and slower
+    /// Convolutions, and fully connected layers around the latents
     Conv,
 }
 
 impl Architecture {
-    /// Whether the layers are fully connected.
-    #[must_use]
-    pub fn is_dense(&self) -> bool {
-        *self == Self::Dense
+    const fn is_dense(&self) -> bool {
+        matches!(self, Self::Dense)
     }
 }
 
@@ -241,49 +248,29 @@ impl VaeOptions {
         validate::count("the height of an image", height, bounds::IMAGE_SIDE)?;
         validate::count("the width of an image", width, bounds::IMAGE_SIDE)?;
         validate::count("the channels of an image", channels, bounds::IMAGE_CHANNELS)?;
+        if self.architecture == Architecture::Conv {
+            validate::count(HEIGHT, height, conv::IMAGE_SIDE)?;
+            validate::count(WIDTH, width, conv::IMAGE_SIDE)?;
+            if self.precision == Precision::Bf16 {
+                return Err(InvalidConfig::Conflict(CONV_BF16));
+            }
+        }
         validate::count("--hidden-dim", self.hidden_dim, bounds::DIM)?;
         validate::count("--latent-dim", self.latent_dim, bounds::DIM)?;
         validate::count("--warmup-epochs", self.warmup_epochs, bounds::WARMUP_EPOCHS)?;
         let samples = self.importance_samples;
         validate::count("--importance-samples", samples, bounds::IMPORTANCE_SAMPLES)?;
-        self.validate_conv()?;
         if is_not_negative(self.beta) {
             return Ok(());
         }
         Err(InvalidConfig::Real { field: "--beta", value: self.beta, bound: NOT_NEGATIVE })
     }
 
-    /// The number of trained parameters.
-    #[must_use]
-    pub fn parameters(&self) -> u64 {
-        match self.architecture {
-            Architecture::Dense => self.model().parameters(),
-            Architecture::Conv => conv::parameters(&self.model()),
-        }
-    }
-
-    fn validate_conv(&self) -> Result<(), InvalidConfig> {
-        if self.architecture.is_dense() {
-            return Ok(());
-        }
-        let [height, width, _] = self.image;
-        validate::count(
-            "the height of the images with --architecture conv",
-            height,
-            bounds::CONV_SIDE,
-        )?;
-        validate::count(
-            "the width of the images with --architecture conv",
-            width,
-            bounds::CONV_SIDE,
-        )
-    }
-
     /// The network and its objective.
     #[must_use]
     pub fn model(&self) -> ModelConfig {
-        let Self { image, hidden_dim, latent_dim, likelihood, beta, .. } = *self;
-        ModelConfig { image, hidden_dim, latent_dim, likelihood, beta }
+        let Self { image, architecture, hidden_dim, latent_dim, likelihood, beta, .. } = *self;
+        ModelConfig { image, architecture, hidden_dim, latent_dim, likelihood, beta }
     }
 }
 
@@ -291,6 +278,13 @@ impl ModelConfig {
     /// The number of trained parameters.
     #[must_use]
     pub fn parameters(&self) -> u64 {
+        match self.architecture {
+            Architecture::Dense => self.dense_parameters(),
+            Architecture::Conv => conv::Levels::of(self.image).parameters(self),
+        }
+    }
+
+    fn dense_parameters(&self) -> u64 {
         let layer = |inputs: u64, outputs: u64| (inputs + 1) * outputs;
         let (hidden, latent) = (u64::from(self.hidden_dim), u64::from(self.latent_dim));
         let pixels = pixels(self.image);
@@ -311,14 +305,36 @@ mod tests {
         let json = serde_json::to_value(&options).unwrap();
         assert_eq!(VaeOptions::read(&json).unwrap(), options);
         assert_eq!(options.model().parameters(), 973_624);
-        let architecture = Architecture::Conv;
-        let conv = VaeOptions { architecture, ..VaeOptions::default() };
-        assert_eq!(conv.parameters(), 1_699_497);
         assert_eq!((&json["precision"], &json["binarize"]), (&"f32".into(), &"none".into()));
         let options = VaeOptions { image: [64, 48, 3], ..options };
         let json = serde_json::to_value(&options).unwrap();
         assert_eq!(VaeOptions::read(&json).unwrap(), options);
         assert_eq!(options.model().parameters(), 973_624 + (2 * 400 + 1) * (64 * 48 * 3 - 784));
+    }
+
+    #[test]
+    fn an_architecture_that_is_not_the_usual_one_is_kept() {
+        let json = serde_json::to_value(VaeOptions::default()).unwrap();
+        assert_eq!(json.get("architecture"), None);
+        let conv = VaeOptions { architecture: Architecture::Conv, ..VaeOptions::default() };
+        let json = serde_json::to_value(&conv).unwrap();
+        assert_eq!(json["architecture"], "conv");
+        assert_eq!(VaeOptions::read(&json).unwrap(), conv);
+    }
+
+    #[test]
+    fn a_convolutional_network_has_bounds_of_its_own() {
+        let conv = VaeOptions { architecture: Architecture::Conv, ..VaeOptions::default() };
+        conv.validate().unwrap();
+        let broken = [
+            (VaeOptions { image: [7, 28, 1], ..conv.clone() }, "the height"),
+            (VaeOptions { image: [28, 257, 1], ..conv.clone() }, "the width"),
+            (VaeOptions { precision: Precision::Bf16, ..conv }, "--precision bf16"),
+        ];
+        for (options, named) in broken {
+            let message = options.validate().unwrap_err().to_string();
+            assert!(message.contains(named) && message.contains("conv"), "{message}");
+        }
     }
 
     #[test]

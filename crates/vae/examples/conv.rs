@@ -10,7 +10,7 @@ use images::named;
 use model::{Adam, Isa, Model, State, StepContext, Sums, Team};
 use tch::Device;
 use vae::{Settings, conv_vae};
-use vae_options::VaeOptions;
+use vae_options::{Architecture, VaeOptions};
 
 const BATCH: u32 = 128;
 
@@ -19,8 +19,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = data::default_dir("mnist");
     let files = data::fetch::ensure(&folder, &named::mnist(), false, &|line| println!("{line}"))?;
     let mnist = images::splits(&files)?;
-    let options = VaeOptions::default().model();
-    let mut model = conv_vae(&options, Settings::default(), Device::Cpu)?;
+    let options = VaeOptions { architecture: Architecture::Conv, ..VaeOptions::default() };
+    let mut model = conv_vae(&options.model(), Settings::default(), Device::Cpu)?;
     let (seed, mut state) = (0, State::initial(&model, 0));
     let schedule = Schedule::new(seed, mnist.train.count(), 1, BATCH);
     let mut gradient = vec![0.0; model.layout().len()];

@@ -17,7 +17,7 @@ use model::{
     noise,
 };
 use vae::{Settings, Vae};
-use vae_options::{Likelihood, ModelConfig, Precision};
+use vae_options::{Architecture, Likelihood, ModelConfig, Precision};
 
 const BATCHES: [usize; 2] = [64, 256];
 const LATENT: usize = 20;
@@ -43,6 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for likelihood in [Likelihood::Bernoulli, Likelihood::Gaussian] {
             let config = ModelConfig {
                 image: vae_options::MNIST_IMAGE,
+                architecture: Architecture::Dense,
                 hidden_dim: 400,
                 latent_dim: LATENT as u32,
                 likelihood,

@@ -4,44 +4,20 @@
 //! the same way back. Group norm keeps the examples of a batch apart, as batch norm would not. The
 //! objective is that of the fully connected network; see `objective.rs`.
 
-use images::Images;
-use model::{Autograd, Model, ModelError};
+use model::{Autograd, ModelError};
 use tch::{
     Device, Tensor,
     nn::{self, Module as _, Path},
 };
-use vae_options::{Likelihood, ModelConfig, conv};
-
-use crate::{
-    Settings,
-    objective::{Coder, objective},
+use vae_options::{
+    Likelihood, ModelConfig,
+    conv::{GROUP, IMAGE_SIDE, KERNEL, LAST_KERNEL, Levels, PADDING, STRIDE},
 };
 
-/// Channels of a group whose numbers are normalised together.
-const GROUP: i64 = 8;
-
-/// Width of the dense layers, and channels of the decoder at the full size.
-const DENSE: i64 = conv::DENSE as i64;
-const LAST_KERNEL: i64 = conv::LAST_KERNEL as i64;
-const LAST_CHANNELS: i64 = conv::LAST_CHANNELS as i64;
-
-/// Side, step and border of the convolutions that halve the sides, and of those that double them.
-const KERNEL: i64 = conv::KERNEL as i64;
-const STRIDE: i64 = 2;
-const PADDING: i64 = 1;
-
-/// A level: its channels, and the sides of what it gives.
-#[derive(Clone, Copy, Debug)]
-struct Level {
-    channels: i64,
-    sides: [i64; 2],
-}
-
-impl From<conv::Level> for Level {
-    fn from(level: conv::Level) -> Self {
-        Self { channels: level.channels.into(), sides: level.sides.map(i64::from) }
-    }
-}
+use crate::{
+    Codec, Settings,
+    objective::{Coder, objective},
+};
 
 /// Encoder and decoder.
 #[derive(Debug)]
@@ -51,25 +27,33 @@ pub struct ConvNet {
     log_variance: Option<Tensor>,
     /// Of a picture: height, width, channels.
     shape: [i64; 3],
+    latent: u32,
 }
 
 impl ConvNet {
-    /// The network of a configuration.
+    /// The network of this configuration.
     #[must_use]
     pub fn new(path: &Path<'_>, config: &ModelConfig) -> Self {
-        let [height, width, colours] = config.image.map(i64::from);
-        let latent = i64::from(config.latent_dim);
-        let picture = Level { channels: colours, sides: [height, width] };
-        let levels: Vec<Level> = conv::levels(config.image).into_iter().map(Level::from).collect();
-        let smallest = *levels.last().unwrap_or(&picture);
-        let features = smallest.channels * smallest.sides[0] * smallest.sides[1];
+        let levels = Levels::of(config.image);
+        let (dense, latent) = (i64::from(config.hidden_dim), i64::from(config.latent_dim));
         let is_gaussian = config.likelihood == Likelihood::Gaussian;
         Self {
-            encoder: encoder(&(path / "encoder"), &levels, picture, [features, 2 * latent]),
-            decoder: decoder(&(path / "decoder"), &levels, picture, [latent, features]),
+            encoder: encoder(&(path / "encoder"), &levels, dense, latent),
+            decoder: decoder(&(path / "decoder"), &levels, dense, latent),
             log_variance: is_gaussian.then(|| path.zeros("log_variance", &[1])),
-            shape: [height, width, colours],
+            shape: config.image.map(i64::from),
+            latent: config.latent_dim,
         }
+    }
+
+    /// Dimensions of the latent space.
+    pub(crate) const fn latent_dim(&self) -> usize {
+        self.latent as usize
+    }
+
+    /// Numbers of a picture.
+    pub(crate) fn pixels(&self) -> usize {
+        self.shape.iter().product::<i64>() as usize
     }
 }
 
@@ -92,76 +76,76 @@ impl Coder for ConvNet {
 }
 
 /// Group norm, then the activation.
-fn normalised(layers: nn::Sequential, path: &Path<'_>, channels: i64) -> nn::Sequential {
-    let norm = nn::group_norm(path / "norm", channels / GROUP, channels, Default::default());
+fn normalised(layers: nn::Sequential, path: &Path<'_>, channels: u32) -> nn::Sequential {
+    let (groups, channels) = (i64::from(channels / GROUP), i64::from(channels));
+    let norm = nn::group_norm(path / "norm", groups, channels, Default::default());
     layers.add(norm).add_fn(Tensor::silu)
 }
 
-fn encoder(
-    path: &Path<'_>,
-    levels: &[Level],
-    picture: Level,
-    [features, outputs]: [i64; 2],
-) -> nn::Sequential {
-    let config = nn::ConvConfig { stride: STRIDE, padding: PADDING, ..Default::default() };
-    let (mut layers, mut inputs) = (nn::seq(), picture.channels);
-    for (number, level) in levels.iter().enumerate() {
+fn encoder(path: &Path<'_>, levels: &Levels, dense: i64, latent: i64) -> nn::Sequential {
+    let (stride, padding) = (i64::from(STRIDE), i64::from(PADDING));
+    let config = nn::ConvConfig { stride, padding, ..Default::default() };
+    let (mut layers, mut inputs) = (nn::seq(), levels.image().channels);
+    for (number, level) in levels.below().iter().enumerate() {
         let path = path / number;
-        layers = layers.add(nn::conv2d(&path / "conv", inputs, level.channels, KERNEL, config));
+        let [from, to, kernel] = [inputs, level.channels, KERNEL].map(i64::from);
+        layers = layers.add(nn::conv2d(&path / "conv", from, to, kernel, config));
         layers = normalised(layers, &path, level.channels);
         inputs = level.channels;
     }
+    let features = levels.smallest().numbers() as i64;
     layers
         .add_fn(|x| x.flatten(1, -1))
-        .add(nn::linear(path / "dense", features, DENSE, Default::default()))
+        .add(nn::linear(path / "dense", features, dense, Default::default()))
         .add_fn(Tensor::silu)
-        .add(nn::linear(path / "latent", DENSE, outputs, Default::default()))
+        .add(nn::linear(path / "latent", dense, 2 * latent, Default::default()))
 }
 
-fn decoder(
-    path: &Path<'_>,
-    levels: &[Level],
-    picture: Level,
-    [latent, features]: [i64; 2],
-) -> nn::Sequential {
-    let smallest = *levels.last().unwrap_or(&picture);
-    let Level { channels, sides: [height, width] } = smallest;
+fn decoder(path: &Path<'_>, levels: &Levels, dense: i64, latent: i64) -> nn::Sequential {
+    let smallest = levels.smallest();
+    let [channels, height, width] =
+        [smallest.channels, smallest.sides[0], smallest.sides[1]].map(i64::from);
     let mut layers = nn::seq()
-        .add(nn::linear(path / "latent", latent, DENSE, Default::default()))
+        .add(nn::linear(path / "latent", latent, dense, Default::default()))
         .add_fn(Tensor::silu)
-        .add(nn::linear(path / "dense", DENSE, features, Default::default()))
+        .add(nn::linear(path / "dense", dense, smallest.numbers() as i64, Default::default()))
         .add_fn(move |x| x.silu().view([-1, channels, height, width]));
-    let doubling =
-        nn::ConvTransposeConfig { stride: STRIDE, padding: PADDING, ..Default::default() };
-    let full = Level { channels: LAST_CHANNELS, ..picture };
-    for (number, level) in levels.iter().enumerate().rev() {
-        let larger = if number == 0 { full } else { levels[number - 1] };
-        let path = path / number;
-        let conv =
-            nn::conv_transpose2d(&path / "conv", level.channels, larger.channels, KERNEL, doubling);
-        // Where a side was odd, half of it was rounded down.
-        let [bottom, right] = [0, 1].map(|i| larger.sides[i] - STRIDE * level.sides[i]);
-        layers = layers.add(conv);
+    let (stride, padding) = (i64::from(STRIDE), i64::from(PADDING));
+    let doubling = nn::ConvTransposeConfig { stride, padding, ..Default::default() };
+    for (number, level) in levels.below().iter().enumerate().rev() {
+        let (above, path) = (levels.above(number), path / number);
+        let [from, to, kernel] = [level.channels, above.channels, KERNEL].map(i64::from);
+        layers = layers.add(nn::conv_transpose2d(&path / "conv", from, to, kernel, doubling));
+        let [bottom, right] = levels.missing(number).map(i64::from);
         if [bottom, right] != [0, 0] {
             layers = layers.add_fn(move |x| x.replication_pad2d([0, right, 0, bottom]));
         }
-        layers = normalised(layers, &path, larger.channels);
+        layers = normalised(layers, &path, above.channels);
     }
-    let config = nn::ConvConfig { padding: PADDING, ..Default::default() };
-    layers.add(nn::conv2d(path / "output", LAST_CHANNELS, picture.channels, LAST_KERNEL, config))
+    let config = nn::ConvConfig { padding, ..Default::default() };
+    let [from, to, kernel] =
+        [levels.above(0).channels, levels.image().channels, LAST_KERNEL].map(i64::from);
+    layers.add(nn::conv2d(path / "output", from, to, kernel, config))
 }
 
-/// The convolutional VAE for pictures of the configuration's shape, on `device`. The settings'
-/// precision and the width of the hidden layers do not count.
+/// The convolutional VAE on `device`. The settings' precision does not count.
 ///
 /// # Errors
 ///
-/// [`ModelError::Libtorch`] where the device fails, or the pictures are too small.
+/// [`ModelError::Size`] for images that it is not made for, [`ModelError::Libtorch`] where the device
+/// fails.
 pub fn conv_vae(
     config: &ModelConfig,
     settings: Settings,
     device: Device,
-) -> Result<impl Model<Data = Images> + use<>, ModelError> {
+) -> Result<impl Codec + use<>, ModelError> {
+    let [height, width, _] = config.image;
+    for (name, side) in [("the height of the images", height), ("the width of the images", width)] {
+        if !IMAGE_SIDE.contains(&side) {
+            let (value, max) = (side.into(), (*IMAGE_SIDE.end()).into());
+            return Err(ModelError::Size { name, value, max });
+        }
+    }
     let (objective, config) = (objective(config, settings), config.clone());
     Autograd::new(device, move |path| ConvNet::new(path, &config), objective)
 }

@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 
 use images::Images;
 use tch::{Device, Reduction, Tensor};
-use vae_options::{Binarize, Likelihood, ModelConfig};
+use vae_options::{Binarize, ModelConfig};
 
 use model::{
     Autograd, Isa, Model, ModelError,
@@ -50,7 +50,7 @@ pub(crate) fn objective<N: Coder>(
     config: &ModelConfig,
     settings: Settings,
 ) -> impl Fn(&N, &Inputs<'_, Images>) -> Vec<Tensor> + use<N> {
-    let ModelConfig { latent_dim, likelihood, beta, .. } = *config;
+    let ModelConfig { latent_dim, beta, .. } = *config;
     let (latent, samples) = (i64::from(latent_dim), i64::from(settings.samples));
     move |network, inputs| {
         let pixels = pixels(inputs, settings.binarize);
@@ -64,15 +64,7 @@ pub(crate) fn objective<N: Coder>(
         let noise = inputs.normals(&[x.size()[0], latent]);
         let z = &mean + (&log_variance * 0.5).exp() * noise;
         let output = network.decode(&z);
-        let errors = match likelihood {
-            Likelihood::Bernoulli => {
-                output.binary_cross_entropy_with_logits::<&Tensor>(&x, None, None, Reduction::None)
-            }
-            Likelihood::Gaussian => {
-                let log_variance = network.log_variance().expect("a Gaussian network has it");
-                -log_normal(&x, &output, log_variance)
-            }
-        };
+        let errors = errors(network, &x, &output);
         let beta = beta * inputs.context.map_or(1.0, |context| settings.kl_weight(&context));
         let reconstruction = errors.sum(None) / samples as f64;
         let loss = if samples == 1 {
@@ -95,6 +87,14 @@ fn pixels(inputs: &Inputs<'_, Images>, binarize: Binarize) -> Tensor {
     let mut pixels = vec![0.0; inputs.batch.len() * width];
     element::gather::<f32>(Isa::best(), inputs.batch, binarize, &mut pixels);
     inputs.rows(&pixels, width)
+}
+
+/// -log p(x|z) of every pixel, for what the decoder gives.
+pub(crate) fn errors<N: Coder>(network: &N, x: &Tensor, output: &Tensor) -> Tensor {
+    match network.log_variance() {
+        None => output.binary_cross_entropy_with_logits::<&Tensor>(x, None, None, Reduction::None),
+        Some(log_variance) => -log_normal(x, output, log_variance),
+    }
 }
 
 /// The log density of a normal distribution, elementwise.

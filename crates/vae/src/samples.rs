@@ -3,12 +3,12 @@
 
 use data::{Batch, Domain, Stream, Visit};
 use images::Images;
-use model::{Isa, Model as _, noise};
+use model::{Isa, noise};
 use picture::{Canvas, Tile, WHITE};
 use trainer::{Artifacts, task::Error};
 use vae_options::Binarize;
 
-use crate::Vae;
+use crate::Codec;
 
 const COLUMNS: usize = 10;
 /// Rows of images decoded from the prior.
@@ -23,26 +23,26 @@ const GAP: usize = 4;
 /// Draws the picture. The latents depend on the seed alone, so that the pictures of a run can be
 /// compared.
 pub(crate) fn draw(
-    vae: &mut Vae,
+    codec: &mut dyn Codec,
     binarize: Binarize,
     context: &Artifacts<'_, Images>,
 ) -> Result<Canvas, Error> {
     let Artifacts { parameters, seed, .. } = *context;
-    vae.reserve(IMAGES_MAX)?;
+    codec.reserve(IMAGES_MAX)?;
     let images = chosen(context.test, binarize, seed)?;
     let indices: Vec<u32> = (0..).take(images.len()).collect();
     let batch = Batch::of(&images, &indices);
-    let mut originals = vec![0.0; batch.len() * vae.pixels()];
+    let mut originals = vec![0.0; batch.len() * codec.pixels()];
     images.gather_pixels(&indices, &mut originals);
-    let mut reconstructions = vec![0.0; batch.len() * vae.pixels()];
+    let mut reconstructions = vec![0.0; batch.len() * codec.pixels()];
     let stream = Stream::new(seed, Domain::Sample, 0, 0);
-    vae.reconstruct(parameters, &batch, stream, &mut reconstructions);
+    codec.reconstruct(parameters, &batch, stream, &mut reconstructions)?;
 
     let count = COLUMNS * PRIOR_ROWS;
-    let mut latents = vec![0.0; count * vae.latent_dim()];
+    let mut latents = vec![0.0; count * codec.latent_dim()];
     noise::normals(Isa::best(), Stream::new(seed, Domain::Sample, 1, 0), &mut latents);
-    let mut prior = vec![0.0; count * vae.pixels()];
-    vae.decode(parameters, &latents, &mut prior);
+    let mut prior = vec![0.0; count * codec.pixels()];
+    codec.decode(parameters, &latents, &mut prior)?;
 
     let shape = images.shape();
     let [height, width, channels] =

@@ -10,7 +10,7 @@ use trainer::{
 };
 use vae_options::{Architecture, Color, Precision, VaeOptions};
 
-use crate::{Settings, Vae, conv_vae, cuda, samples, vae_autograd};
+use crate::{Settings, Vae, codec, conv_vae, cuda, samples, vae_autograd};
 
 /// The variational autoencoder on images.
 #[derive(Clone, Copy, Debug)]
@@ -32,11 +32,6 @@ struct OtherShape {
      cpu, or begin a new run with --precision f32"
 )]
 struct NoBf16;
-
-/// Convolutions are by autograd.
-#[derive(Clone, Copy, Debug, Error)]
-#[error("--architecture conv computes with --precision f32 alone")]
-struct ConvBf16;
 
 const METRICS: [Metric; vae_options::METRICS.len()] = {
     let [loss, reconstruction, kl] = vae_options::METRICS;
@@ -85,10 +80,7 @@ impl Task for VaeTask {
     fn model(options: &VaeOptions, device: Device) -> Result<TaskModel<Self>, Error> {
         let (config, settings) = (&options.model(), Settings::of(options));
         if options.architecture == Architecture::Conv {
-            return match options.precision {
-                Precision::F32 => Ok(Box::new(conv_vae(config, settings, device)?)),
-                Precision::Bf16 => Err(ConvBf16.into()),
-            };
+            return Ok(Box::new(conv_vae(config, settings, device)?));
         }
         Ok(match (device, options.precision) {
             (Device::Cpu, _) => Box::new(Vae::with(config, settings)?),
@@ -100,16 +92,13 @@ impl Task for VaeTask {
         })
     }
 
-    /// The picture of the epoch; none with convolutions.
+    /// The picture of the epoch.
     fn artifacts(
         options: &VaeOptions,
         context: &Artifacts<'_, Images>,
     ) -> Result<ArtifactFiles, Error> {
-        if options.architecture == Architecture::Conv {
-            return Ok(Vec::new());
-        }
-        let mut vae = Vae::new(&options.model())?;
-        let canvas = samples::draw(&mut vae, options.binarize, context)?;
+        let mut codec = codec(&options.model(), Settings::default())?;
+        let canvas = samples::draw(&mut *codec, options.binarize, context)?;
         Ok(vec![(format!("epoch-{:03}.png", context.epoch), canvas.png()?)])
     }
 

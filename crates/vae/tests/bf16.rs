@@ -6,7 +6,7 @@ use data::{Batch, Domain, Files, Schedule, Stream};
 use images::{Images, PIXELS};
 use model::{Adam, Layout, Model, State, StepContext};
 use vae::{Settings, Vae};
-use vae_options::{Likelihood, ModelConfig, Precision};
+use vae_options::{Architecture, Likelihood, ModelConfig, Precision};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -24,7 +24,14 @@ const NATS: f64 = 0.5;
 const LIKELIHOODS: [Likelihood; 2] = [Likelihood::Bernoulli, Likelihood::Gaussian];
 
 fn config(hidden_dim: u32, latent_dim: u32, likelihood: Likelihood) -> ModelConfig {
-    ModelConfig { image: vae_options::MNIST_IMAGE, hidden_dim, latent_dim, likelihood, beta: 1.0 }
+    ModelConfig {
+        image: vae_options::MNIST_IMAGE,
+        architecture: Architecture::Dense,
+        hidden_dim,
+        latent_dim,
+        likelihood,
+        beta: 1.0,
+    }
 }
 
 /// Grey bars of a place, a width and a brightness that differ.

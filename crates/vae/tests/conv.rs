@@ -2,17 +2,25 @@
 
 use data::{Batch, Domain, Splits, Stream};
 use images::{Images, Shape};
-use model::{Adam, Model, State, StepContext};
+use model::{Adam, Isa, Model, State, StepContext, noise};
 use tch::Device;
 use trainer::{Metric, checks};
-use vae::{Settings, conv_vae};
-use vae_options::{Architecture, Likelihood, ModelConfig, VaeOptions};
+use vae::{Codec, Settings, conv_vae};
+use vae_options::{Architecture, Likelihood, ModelConfig};
 
 const COUNT: u32 = 6;
 
+const LATENT: usize = 4;
+
 fn config(shape: Shape, likelihood: Likelihood) -> ModelConfig {
-    let image = [shape.height, shape.width, shape.channels];
-    ModelConfig { image, hidden_dim: 1, latent_dim: 4, likelihood, beta: 1.0 }
+    ModelConfig {
+        image: [shape.height, shape.width, shape.channels],
+        architecture: Architecture::Conv,
+        hidden_dim: 256,
+        latent_dim: LATENT as u32,
+        likelihood,
+        beta: 1.0,
+    }
 }
 
 /// Discs of several sizes.
@@ -68,15 +76,65 @@ fn it_passes_the_start_up_checks() {
 }
 
 #[test]
-fn the_options_know_how_many_parameters_there_are() {
-    for (image, latent_dim) in [([28, 28, 1], 20), ([64, 48, 3], 7), ([29, 31, 1], 2)] {
-        let architecture = Architecture::Conv;
-        let options = VaeOptions { architecture, image, latent_dim, ..VaeOptions::default() };
-        options.validate().unwrap();
-        let model = conv_vae(&options.model(), Settings::default(), Device::Cpu).unwrap();
-        assert_eq!(model.layout().parameters() as u64, options.parameters());
+fn pictures_that_are_too_small_or_too_large_are_refused() {
+    for shape in [Shape::grey(7, 28), Shape::grey(28, 257)] {
+        let config = config(shape, Likelihood::Bernoulli);
+        let built = conv_vae(&config, Settings::default(), Device::Cpu);
+        assert!(built.is_err_and(|error| error.to_string().contains("of the images")));
     }
-    let small =
-        VaeOptions { architecture: Architecture::Conv, image: [7, 28, 1], ..VaeOptions::default() };
-    assert!(small.validate().unwrap_err().to_string().contains("height"));
+}
+
+#[test]
+fn the_options_know_how_many_parameters_there_are() {
+    let colour = |height, width| Shape { height, width, channels: 3 };
+    let shapes = [Shape::grey(28, 28), Shape::grey(8, 9), colour(29, 37), colour(256, 100)];
+    for shape in shapes {
+        for likelihood in [Likelihood::Bernoulli, Likelihood::Gaussian] {
+            let config = config(shape, likelihood);
+            let model = conv_vae(&config, Settings::default(), Device::Cpu).unwrap();
+            assert_eq!(config.parameters(), model.layout().parameters() as u64, "{shape}");
+        }
+    }
+}
+
+/// Encoding, decoding and the losses of the parts are those of the objective, and depend on no
+/// other image of a batch.
+#[test]
+fn the_parts_make_the_whole() {
+    let shape = Shape { height: 29, width: 30, channels: 3 };
+    for likelihood in [Likelihood::Bernoulli, Likelihood::Gaussian] {
+        let settings = Settings::default();
+        let mut model = conv_vae(&config(shape, likelihood), settings, Device::Cpu).unwrap();
+        let parameters = State::initial(&model, 3).parameters;
+        let images = pictures(shape);
+        let indices: Vec<u32> = (0..COUNT).collect();
+        let (batch, count) = (Batch::of(&images, &indices), COUNT as usize);
+        let (mut mean, mut log_variance) = (vec![0.0; count * LATENT], vec![0.0; count * LATENT]);
+        model.encode(&parameters, &batch, &mut mean, &mut log_variance).unwrap();
+        let stream = Stream::new(1, Domain::Evaluation, 0, 0);
+        let mut z = vec![0.0; count * LATENT];
+        noise::normals(Isa::best(), stream, &mut z);
+        for (z, (mean, log_variance)) in z.iter_mut().zip(mean.iter().zip(&log_variance)) {
+            *z = mean + (0.5 * log_variance).exp() * *z;
+        }
+        let mut losses = vec![0.0; count];
+        model.reconstruction(&parameters, &batch, &z, &mut losses).unwrap();
+        let expected = model.evaluate(&parameters, &batch, stream).unwrap().terms[1];
+        let found: f64 = losses.iter().sum();
+        assert!((found - expected).abs() < 1e-5 * expected.abs(), "{found} is not {expected}");
+
+        let mut pixels = vec![0.0; count * shape.bytes()];
+        model.decode(&parameters, &z, &mut pixels).unwrap();
+        assert!(pixels.iter().all(|pixel| (0.0..=1.0).contains(pixel)));
+        let mut whole = vec![0.0; count * shape.bytes()];
+        model.reconstruct(&parameters, &batch, stream, &mut whole).unwrap();
+        assert_eq!(pixels, whole);
+
+        let twice: Vec<f32> = [&z[..LATENT], &z[..LATENT]].concat();
+        let mut losses_of_one = [0.0; 2];
+        let one = Batch::of(&images, &indices[..1]);
+        model.reconstruction(&parameters, &one, &twice, &mut losses_of_one).unwrap();
+        assert_eq!(losses_of_one[0], losses_of_one[1]);
+        assert!((losses_of_one[0] - losses[0]).abs() < 1e-5 * losses[0].abs());
+    }
 }

@@ -8,7 +8,7 @@ use images::{Images, PIXELS};
 use model::{Adam, Isa, Layout, Model, ModelError, State, StepContext, Sums};
 use tch::Device;
 use vae::{Settings, Vae, cuda, vae_autograd};
-use vae_options::{Likelihood, ModelConfig, Precision};
+use vae_options::{Architecture, Likelihood, ModelConfig, Precision};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -34,7 +34,14 @@ const CASES: [(u32, u32, usize, f64); 6] = [
 ];
 
 fn config((hidden_dim, latent_dim, _, beta): (u32, u32, usize, f64), l: Likelihood) -> ModelConfig {
-    ModelConfig { image: vae_options::MNIST_IMAGE, hidden_dim, latent_dim, likelihood: l, beta }
+    ModelConfig {
+        image: vae_options::MNIST_IMAGE,
+        architecture: Architecture::Dense,
+        hidden_dim,
+        latent_dim,
+        likelihood: l,
+        beta,
+    }
 }
 
 /// Sparse grey images.

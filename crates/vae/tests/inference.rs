@@ -6,13 +6,14 @@ use data::{Batch, Domain, Stream};
 use images::{Images, PIXELS};
 use model::{Adam, Isa, Model, State, StepContext, noise};
 use vae::Vae;
-use vae_options::{Likelihood, ModelConfig};
+use vae_options::{Architecture, Likelihood, ModelConfig};
 
 const LATENT: usize = 3;
 
 fn config(likelihood: Likelihood) -> ModelConfig {
     ModelConfig {
         image: vae_options::MNIST_IMAGE,
+        architecture: Architecture::Dense,
         hidden_dim: 24,
         latent_dim: LATENT as u32,
         likelihood,

@@ -7,7 +7,7 @@ use std::{error::Error, fs, path::Path};
 use model::{Adam, Layout, Model, State};
 use safetensors::SafeTensors;
 use vae::Vae;
-use vae_options::{Likelihood, ModelConfig};
+use vae_options::{Architecture, Likelihood, ModelConfig};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -50,6 +50,7 @@ fn check(case: &str, likelihood: Likelihood, beta: f64) -> Outcome {
     let file = SafeTensors::deserialize(&bytes)?;
     let config = ModelConfig {
         image: vae_options::MNIST_IMAGE,
+        architecture: Architecture::Dense,
         hidden_dim: HIDDEN,
         latent_dim: LATENT,
         likelihood,

@@ -8,7 +8,7 @@ use images::{Images, Shape};
 use model::{Isa, Model, StepContext, Sums};
 use tch::Device;
 use vae::{Settings, Vae, vae_autograd};
-use vae_options::{Binarize, ImageShape, Likelihood, ModelConfig, Precision};
+use vae_options::{Architecture, Binarize, ImageShape, Likelihood, ModelConfig, Precision};
 
 /// One number, an odd shape in colour, and more numbers than a kernel takes at a time.
 const SHAPES: [ImageShape; 4] = [[1, 1, 1], [5, 7, 3], [37, 41, 1], [40, 33, 3]];
@@ -25,7 +25,8 @@ fn images([height, width, channels]: ImageShape, count: usize) -> Images {
 }
 
 fn config(image: ImageShape, likelihood: Likelihood) -> ModelConfig {
-    ModelConfig { image, hidden_dim: 19, latent_dim: 5, likelihood, beta: 0.7 }
+    let architecture = Architecture::Dense;
+    ModelConfig { image, architecture, hidden_dim: 19, latent_dim: 5, likelihood, beta: 0.7 }
 }
 
 fn gradient(

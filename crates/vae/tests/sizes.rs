@@ -3,11 +3,12 @@
 use images::PIXELS;
 use model::{Model, ModelError};
 use vae::Vae;
-use vae_options::{Likelihood, ModelConfig};
+use vae_options::{Architecture, Likelihood, ModelConfig};
 
 fn config(hidden_dim: u32, latent_dim: u32) -> ModelConfig {
     ModelConfig {
         image: vae_options::MNIST_IMAGE,
+        architecture: Architecture::Dense,
         hidden_dim,
         latent_dim,
         likelihood: Likelihood::Gaussian,

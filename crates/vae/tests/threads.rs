@@ -11,7 +11,7 @@ use model::{
     gemm::{Factor, Matrix, multiply},
 };
 use vae::{Settings, Vae};
-use vae_options::{Likelihood, ModelConfig, Precision};
+use vae_options::{Architecture, Likelihood, ModelConfig, Precision};
 
 const IMAGES: usize = 64;
 
@@ -31,6 +31,7 @@ fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
     let batch = Batch::of(&images, &indices);
     let config = ModelConfig {
         image: vae_options::MNIST_IMAGE,
+        architecture: Architecture::Dense,
         hidden_dim: 400,
         latent_dim: 20,
         likelihood: Likelihood::Bernoulli,

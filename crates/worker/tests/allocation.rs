@@ -23,7 +23,7 @@ use model::{Adam, Model as _, State};
 use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
 use transport::{Group, Peer, shm};
 use vae::Vae;
-use vae_options::{Binarize, Likelihood, ModelConfig, Precision};
+use vae_options::{Architecture, Binarize, Likelihood, ModelConfig, Precision};
 
 /// Counts what is asked of the system's allocator.
 struct Counting;
@@ -144,6 +144,7 @@ fn trainer(of_vae: vae::Settings, threads: usize) -> Result<Trainer<Images>, Box
     let data = Arc::new(Splits { train: images(IMAGES)?, test: images(10)? });
     let config = ModelConfig {
         image: vae_options::MNIST_IMAGE,
+        architecture: Architecture::Dense,
         hidden_dim: 64,
         latent_dim: 4,
         likelihood: Likelihood::Bernoulli,

@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         output.format() == "npy" || count <= PICTURE_MAX,
         "{count} images are too many for a picture: write an .npy array"
     );
-    let (tile, images) = (trained.tile(), trained.decode(&z));
+    let (tile, images) = (trained.tile(), trained.decode(&z)?);
     let Tile { height, width, channels } = tile;
     let bytes = match (output.format(), channels) {
         ("npy", 1) => table::array(&[count, height, width], &images),

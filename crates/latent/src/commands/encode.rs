@@ -40,9 +40,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         SplitArg::Train => &mnist.train,
         SplitArg::Test => &mnist.test,
     };
-    let latents = trained.encode(images);
+    let latents = trained.encode(images)?;
     let bytes = Table::new(images, &latents).to_bytes(output.format())?;
-    report(&mut trained, images, &latents);
+    report(&mut trained, images, &latents)?;
     let what = format!("mean and log-variance of {} images", latents.len());
     output.write(&bytes, &what)
 }
@@ -98,7 +98,7 @@ impl Storage {
 }
 
 /// Says what storing the means instead of the pixels would save, and what it would cost.
-fn report(trained: &mut Trained, images: &Images, latents: &Latents) {
+fn report(trained: &mut Trained, images: &Images, latents: &Latents) -> Result<()> {
     let (count, dim) = (images.len(), latents.dim);
     let pixels = trained.pixels();
     let raw = count * pixels;
@@ -111,11 +111,12 @@ fn report(trained: &mut Trained, images: &Images, latents: &Latents) {
     for storage in [Storage::F32, Storage::F16, Storage::Bits8] {
         let bytes = storage.bytes(latents.mean.len(), dim);
         let z = storage.round(&latents.mean, dim);
-        let nats = trained.reconstruction(images, &z).iter().sum::<f64>() / count as f64;
-        let error = squared_error(images, &trained.decode(&z));
+        let nats = trained.reconstruction(images, &z)?.iter().sum::<f64>() / count as f64;
+        let error = squared_error(images, &trained.decode(&z)?);
         let (name, ratio) = (storage.name(), raw as f64 / bytes as f64);
         output::say(&format!("{name:9}  {bytes:8}  {ratio:10.1}  {nats:13.3}  {error:21.5}"));
     }
+    Ok(())
 }
 
 /// The mean square of the difference of pixels that are 0 to 1.

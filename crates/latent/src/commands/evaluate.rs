@@ -94,7 +94,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mnist = source.mnist(&trained)?;
     let seed = seed.unwrap_or(trained.config.seed);
     let [loss, reconstruction, kl] = trained.test_loss(&mnist.test, seed)?;
-    let latents = trained.encode(&mnist.test);
+    let latents = trained.encode(&mnist.test)?;
     let log_likelihood = match importance_samples {
         0 => None,
         samples => Some(log_likelihood(&mut trained, &mnist, *samples, seed)?),
@@ -102,9 +102,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (features, diversity) = if *no_features || !mnist.train.is_labelled() {
         (None, None)
     } else {
-        let (reader, errors) = features::compare(&mut trained, &mnist);
+        let (reader, errors) = features::compare(&mut trained, &mnist)?;
         let classes = mnist.train.label_count().max(mnist.test.label_count()) as usize;
-        (Some(errors), Some(diversity(&mut trained, &reader, classes, seed)))
+        (Some(errors), Some(diversity(&mut trained, &reader, classes, seed)?))
     };
     let report = Report {
         checkpoint: trained.path.display().to_string(),
@@ -173,16 +173,22 @@ fn active_units(latents: &Latents) -> usize {
 }
 
 /// Which classes the reader of pixels sees in images from the prior.
-fn diversity(trained: &mut Trained, reader: &Logistic, classes: usize, seed: u64) -> Diversity {
+fn diversity(
+    trained: &mut Trained,
+    reader: &Logistic,
+    classes: usize,
+    seed: u64,
+) -> Result<Diversity> {
     let z = normals(seed, Purpose::Sample, 0, SAMPLES * trained.dim());
     let width = trained.pixels() as i64;
-    let images = Tensor::from_slice(&trained.decode(&z)).view([-1, width]);
+    let images = Tensor::from_slice(&trained.decode(&z)?).view([-1, width]);
     let mut counts = vec![0; classes];
     for class in reader.classes(&images) {
         counts[class as usize] += 1;
     }
     let seen = counts.iter().filter(|count| **count >= CLASS_MIN).count();
-    Diversity { samples: SAMPLES, counts, classes: seen as f64 / classes.max(1) as f64 }
+    let classes = seen as f64 / classes.max(1) as f64;
+    Ok(Diversity { samples: SAMPLES, counts, classes })
 }
 
 fn print(report: &Report) {

@@ -5,10 +5,11 @@ use std::{collections::HashMap, path::PathBuf};
 use anyhow::Result;
 use clap::ValueEnum;
 use config::Training;
-use model::Model as _;
 use safetensors::{Dtype, tensor::TensorView};
 
-use vae_options::{Binarize, Likelihood, VaeOptions};
+use vae_options::{Architecture, Binarize, Likelihood, VaeOptions};
+
+mod python;
 
 use crate::{
     args::Source,
@@ -75,7 +76,7 @@ fn mark(name: &str) -> &'static [u8] {
 
 /// The parameters alone, by their names in PyTorch.
 fn state_dict(trained: &Trained) -> Result<Vec<u8>> {
-    let entries = trained.vae.layout().entries();
+    let entries = trained.codec.layout().entries();
     let bytes: Vec<Vec<u8>> = entries
         .iter()
         .map(|entry| trained.parameters[entry.range.clone()].iter().flat_map(|v| v.to_le_bytes()))
@@ -98,6 +99,17 @@ fn card(trained: &Trained, format: Format) -> String {
     let Training { seed, shards, batch_size, learning_rate, train_examples, .. } = config;
     let VaeOptions { hidden_dim, latent_dim, beta, .. } = *options;
     let (pixels, shape, set) = (trained.pixels(), trained.shape(), &config.task.dataset);
+    let network = match options.architecture {
+        Architecture::Dense => {
+            format!(
+                "{pixels}-{hidden_dim}-{hidden_dim}-{latent_dim} encoder, its mirror as decoder, ReLU"
+            )
+        }
+        Architecture::Conv => format!(
+            "{} encoder, its mirror as decoder, group norm and SiLU after each convolution",
+            options.summary().trim_start_matches("VAE ")
+        ),
+    };
     let (likelihood, last) = match options.likelihood {
         Likelihood::Bernoulli => ("Bernoulli", "a sigmoid"),
         Likelihood::Gaussian => ("Gaussian, one learned variance", "clamping"),
@@ -112,22 +124,21 @@ fn card(trained: &Trained, format: Format) -> String {
              z = numpy.random.randn(64, {latent_dim}).astype(\"float32\")\n\
              (pixels,) = decoder.run(None, {{\"z\": z}})\n```"
         ),
-        Format::Safetensors => format!(
-            "```python\nfrom torch import nn\nfrom safetensors.torch import load_file\n\
-             tensors = load_file(\"model.safetensors\")\n\
-             decoder = nn.Sequential(nn.Linear({latent_dim}, {hidden_dim}), nn.ReLU(), \
-             nn.Linear({hidden_dim}, {hidden_dim}), nn.ReLU(), nn.Linear({hidden_dim}, {pixels}))\n\
-             part = {{k.removeprefix(\"decoder.\"): t for k, t in tensors.items() if \
-             k.startswith(\"decoder.\")}}\ndecoder.load_state_dict(part)\n```\n\n\
-             The encoder likewise, from {pixels} to {}: mean, then log-variance. The decoder's output \
-             goes through {last}.",
-            2 * latent_dim
-        ),
+        Format::Safetensors => {
+            let outputs = 2 * latent_dim;
+            let decoder = match options.architecture {
+                Architecture::Dense => python::dense(options),
+                Architecture::Conv => python::conv(options),
+            };
+            format!(
+                "```python\n{decoder}\n```\n\nThe encoder likewise, from {pixels} to {outputs}: \
+                 mean, then log-variance. The decoder's output goes through {last}."
+            )
+        }
     };
     format!(
         "# Variational autoencoder of the images of {}\n\n\
-         Trained by Lockstep: {pixels}-{hidden_dim}-{hidden_dim}-{latent_dim} encoder, its mirror as \
-         decoder, ReLU; {} parameters.\n\n\
+         Trained by Lockstep: {network}; {} parameters.\n\n\
          ## Use\n\n{use_it}\n\n\
          ## Training\n\n\
          | | |\n|---|---|\n\

@@ -67,7 +67,7 @@ impl Fit {
     /// Fits a mixture to the training images, and says how well it explains the test images'.
     pub(crate) fn run(&self, source: &Source, trained: &mut Trained) -> Result<Mixture> {
         let mnist = source.mnist(trained)?;
-        let (train, test) = (trained.encode(&mnist.train), trained.encode(&mnist.test));
+        let (train, test) = (trained.encode(&mnist.train)?, trained.encode(&mnist.test)?);
         let rows = train.draw(self.fit_seed);
         let mixture = Mixture::fit(&rows, trained.dim(), self.components, self.fit_seed);
         let rows = test.draw(self.fit_seed);

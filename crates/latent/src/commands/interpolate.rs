@@ -57,7 +57,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let test = source.mnist(&trained)?.test;
     let ends = [from.pixels(&trained, &test)?, to.pixels(&trained, &test)?];
     let ends = trained.unlabelled(ends.concat())?;
-    let latents = trained.encode(&ends);
+    let latents = trained.encode(&ends)?;
     let (from, to) = latents.mean.split_at(trained.dim());
     if from == to {
         bail!("--from and --to are the same: there is no way between them");
@@ -66,10 +66,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let share = |step: usize| step as f32 / (steps - 1) as f32;
         (0..*steps).flat_map(|step| walk(from, to, share(step))).collect()
     };
-    let rows = [linear as Walk, spherical].map(|walk| trained.decode(&way(walk)));
+    let rows = [trained.decode(&way(linear))?, trained.decode(&way(spherical))?];
     let tile = trained.tile();
     let canvas = draw(&rows, *steps, tile);
-    let gif_bytes = picture::gif(&frames(&trained.decode(&way(spherical)), *steps, tile))?;
+    let gif_bytes = picture::gif(&frames(&trained.decode(&way(spherical))?, *steps, tile))?;
     output.write(&canvas.png()?, &format!("{steps} steps, linear and spherical"))?;
     if let Some(gif) = gif {
         gif.write(&gif_bytes, "an animation, spherical")?;

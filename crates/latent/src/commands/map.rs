@@ -59,12 +59,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
-    let latents = trained.encode(&test);
+    let latents = trained.encode(&test)?;
     let label = |index: usize| test.label(index as u32).unwrap_or_default();
     let labels: Vec<u32> = (0..test.len()).map(label).collect();
     let names: Vec<String> = (0..test.label_count()).map(|label| test.class(label)).collect();
     let view = View::of(&latents, &labels, names.len());
-    let grid = grid.then(|| trained.decode(&view.z));
+    let grid = grid.then(|| trained.decode(&view.z)).transpose()?;
     let grid = grid.as_ref().map(|digits| Grid {
         side: GRID,
         digits,

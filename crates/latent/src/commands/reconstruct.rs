@@ -60,13 +60,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let pixels = input.iter().map(|path| trained.picture(path)).collect::<Result<Vec<_>>>()?;
         trained.unlabelled(pixels.concat())?
     };
-    let (latents, z, losses) = measure(&mut trained, &images, *seed);
+    let (latents, z, losses) = measure(&mut trained, &images, *seed)?;
     let names = names(input);
-    let picture = draw(&images, (&trained.decode(&z), trained.tile()), &losses, &names);
+    let picture = draw(&images, (&trained.decode(&z)?, trained.tile()), &losses, &names);
     if input.is_empty() {
         list(&images, &losses);
     } else {
-        let (.., known) = measure(&mut trained, &test, *seed);
+        let (.., known) = measure(&mut trained, &test, *seed)?;
         compare(&names, &losses, &known);
     }
     let what = format!("{} images above their reconstructions", latents.len());
@@ -74,11 +74,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// The latents, one draw of each, and the losses at these.
-fn measure(trained: &mut Trained, images: &Images, seed: u64) -> (Latents, Vec<f32>, Vec<Loss>) {
-    let latents = trained.encode(images);
+fn measure(
+    trained: &mut Trained,
+    images: &Images,
+    seed: u64,
+) -> Result<(Latents, Vec<f32>, Vec<Loss>)> {
+    let latents = trained.encode(images)?;
     let z = latents.draw_by_picture(images, seed);
-    let losses = trained.losses(images, &latents, &z);
-    (latents, z, losses)
+    let losses = trained.losses(images, &latents, &z)?;
+    Ok((latents, z, losses))
 }
 
 fn list(images: &Images, losses: &[Loss]) {

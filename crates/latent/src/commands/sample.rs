@@ -73,6 +73,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             *temperature,
         ),
     };
-    let (tile, images) = (trained.tile(), trained.decode(&z));
+    let (tile, images) = (trained.tile(), trained.decode(&z)?);
     output.write(&Canvas::grid(tile.zoom(SIDE), tile, &images).png()?, &format!("{count} images"))
 }

@@ -61,8 +61,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .pixels(&trained, &test)
             .or_else(|_| Pick::Index(0).pixels(&trained, &test))?,
     };
-    let start = trained.encode(&trained.unlabelled(pixels)?).mean;
-    let divergence = trained.encode(&test).divergence_by_dimension();
+    let start = trained.encode(&trained.unlabelled(pixels)?)?.mean;
+    let divergence = trained.encode(&test)?.divergence_by_dimension();
     let mut order: Vec<usize> = (0..trained.dim()).collect();
     order.sort_by(|a, b| divergence[*b].total_cmp(&divergence[*a]));
 
@@ -87,7 +87,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let y = HEAD + row * (height + GAP);
         let name = format!("{dimension:2}  {:6.2}", divergence[*dimension]);
         canvas.text(names - GAP, y + height / 2, Align::Right, BLACK, &name);
-        for (step, image) in trained.decode(&z).chunks_exact(tile.numbers()).enumerate() {
+        for (step, image) in trained.decode(&z)?.chunks_exact(tile.numbers()).enumerate() {
             let x = names + step * cell + (cell - tile.width * zoom) / 2;
             canvas.image(x, y, zoom, tile, image);
         }

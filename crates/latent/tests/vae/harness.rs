@@ -13,14 +13,14 @@ use collective::{Control, Local};
 use config::{Collective, LearningRateSchedule, Operation, RunConfig, Training};
 use data::Splits;
 use images::Images;
-use model::{Adam, Model as _, State};
+use model::{Adam, Layout, State};
 use tempfile::TempDir;
 use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
-use vae::Vae;
-use vae_options::VaeOptions;
+use vae_options::{Architecture, VaeOptions};
 
 pub(crate) const LATENT: usize = 4;
 pub(crate) const TEST_IMAGES: u32 = 300;
+const TRAIN_IMAGES: u32 = 2_000;
 const SHARDS: u32 = 1;
 const BATCH_SIZE: u32 = 50;
 const EPOCHS: u32 = 6;
@@ -30,6 +30,7 @@ const EPOCHS: u32 = 6;
 pub(crate) struct Variant {
     pub(crate) seed: u64,
     pub(crate) shards: u32,
+    pub(crate) train_images: u32,
     pub(crate) options: VaeOptions,
 }
 
@@ -42,7 +43,7 @@ impl Variant {
             learning_rate: 3e-3,
             learning_rate_schedule: LearningRateSchedule::Constant,
             grad_clip: None,
-            train_examples: 2_000,
+            train_examples: self.train_images,
             test_examples: TEST_IMAGES,
             model_threads: 1,
             task: self.options.describe(images::named::mnist()).unwrap(),
@@ -53,7 +54,16 @@ impl Variant {
 /// The model that the others differ from in one point or another.
 pub(crate) fn plain() -> Variant {
     let options = VaeOptions { hidden_dim: 32, latent_dim: LATENT as u32, ..VaeOptions::default() };
-    Variant { seed: 5, shards: SHARDS, options }
+    Variant { seed: 5, shards: SHARDS, train_images: TRAIN_IMAGES, options }
+}
+
+/// The one with convolutions.
+pub(crate) fn conv() -> Variant {
+    let mut variant = plain();
+    variant.options.architecture = Architecture::Conv;
+    // Each costs ten times as much.
+    variant.train_images = TRAIN_IMAGES / 10;
+    variant
 }
 
 pub(crate) fn mnist() -> Splits<Images> {
@@ -91,7 +101,7 @@ pub(crate) fn train(variant: &Variant, run_dir: &Path) -> [f64; 3] {
         [training.train_examples, training.test_examples],
         training.seed,
     );
-    let model = Vae::with(&options.model(), vae::Settings::of(options)).unwrap();
+    let model = vae::codec(&options.model(), vae::Settings::of(options)).unwrap();
     let layout = model.layout().clone();
     let settings = Settings {
         seed: training.seed,
@@ -104,11 +114,16 @@ pub(crate) fn train(variant: &Variant, run_dir: &Path) -> [f64; 3] {
         adam: Adam::new(training.learning_rate),
         recipe: Recipe::of(&training),
     };
-    let mut trainer = Trainer::new(settings, Box::new(model), Arc::new(mnist));
+    let mut trainer = Trainer::new(settings, model, Arc::new(mnist));
     let mut alone = Local::new(training.shards, layout.len()).unwrap();
     let mut report = LastReport::default();
     trainer.train(&mut alone, &mut report).unwrap();
+    write(variant, &layout, trainer.state(), run_dir);
+    report.0
+}
 
+/// Writes the checkpoint of a model into the run directory.
+pub(crate) fn write(variant: &Variant, layout: &Layout, state: &State, run_dir: &Path) {
     let operation = Operation {
         workers: 1,
         epochs: EPOCHS,
@@ -118,23 +133,21 @@ pub(crate) fn train(variant: &Variant, run_dir: &Path) -> [f64; 3] {
         keep_checkpoints: 1,
         checkpoint_url: None,
     };
-    let config = RunConfig { training, operation };
+    let config = RunConfig { training: variant.training(), operation };
     let metadata = Metadata {
         run_id: "0123456789".into(),
-        step: trainer.state().step,
+        step: state.step,
         configuration: serde_json::to_string(&config).unwrap(),
         ..Metadata::default()
     };
-    let parameters = &trainer.state().parameters;
     let tensors = layout.entries().iter().map(|entry| TensorView {
         name: &entry.name,
         shape: &entry.shape,
-        data: &parameters[entry.range.clone()],
+        data: &state.parameters[entry.range.clone()],
     });
     let folder = Directory::open(run_dir.join("checkpoints"));
     folder.create().unwrap();
     folder.write(&metadata, &tensors.collect::<Vec<_>>()).unwrap();
-    report.0
 }
 
 /// The run directory of the model that most stories use; trained once, never written to.
