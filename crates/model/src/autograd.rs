@@ -5,7 +5,7 @@
 //! it. It does not know what the objective means.
 //!
 //! libtorch's bits depend on its number of threads, so that number is the model's own and not the
-//! membership's ([`Autograd::with_threads`]). Its generator of random numbers is seeded anew before
+//! membership's ([`Model::fix_threads`]). Its generator of random numbers is seeded anew before
 //! each call of the objective, by the run's seed, the step and the shard.
 
 mod inputs;
@@ -115,13 +115,6 @@ where
         })?;
         let (data, threads) = (PhantomData, 1);
         Ok(Self { start, module, objective, data, threads, device, layout, flat, leaves })
-    }
-
-    /// The same model, computed with so many threads of libtorch; one, if this is not called. All
-    /// workers of a run must be given the same number: the bits depend on it.
-    #[must_use]
-    pub fn with_threads(self, threads: u16) -> Self {
-        Self { threads: i32::from(threads.max(1)), ..self }
     }
 
     /// Computes something else with the module, without a gradient. Tensors are on the model's
