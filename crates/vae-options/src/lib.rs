@@ -62,7 +62,7 @@ pub struct VaeOptions {
     /// The network: dense has fully connected layers, conv has convolutions, for images of 8 to
     /// 256 pixels a side: better pictures, and ten times the work
     #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Architecture::Dense))]
-    #[serde(default, skip_serializing_if = "Architecture::is_dense")]
+    #[serde(default)]
     pub architecture: Architecture,
     /// Width of the two hidden layers of encoder and decoder; of conv, of the one between its
     /// convolutions and the latents
@@ -151,12 +151,6 @@ pub enum Architecture {
     Dense,
     /// Convolutions, and fully connected layers around the latents
     Conv,
-}
-
-impl Architecture {
-    const fn is_dense(&self) -> bool {
-        matches!(self, Self::Dense)
-    }
 }
 
 /// The distribution of a pixel given the latents.
@@ -313,9 +307,11 @@ mod tests {
     }
 
     #[test]
-    fn an_architecture_that_is_not_the_usual_one_is_kept() {
-        let json = serde_json::to_value(VaeOptions::default()).unwrap();
-        assert_eq!(json.get("architecture"), None);
+    fn the_architecture_is_kept_and_options_without_one_are_of_the_usual_one() {
+        let mut json = serde_json::to_value(VaeOptions::default()).unwrap();
+        // A flag that is given is compared with what is kept.
+        assert_eq!(json.as_object_mut().unwrap().remove("architecture"), Some("dense".into()));
+        assert_eq!(VaeOptions::read(&json).unwrap(), VaeOptions::default());
         let conv = VaeOptions { architecture: Architecture::Conv, ..VaeOptions::default() };
         let json = serde_json::to_value(&conv).unwrap();
         assert_eq!(json["architecture"], "conv");

@@ -3,6 +3,7 @@
 //! One file a story; `harness.rs` has the model and the runs.
 
 mod bad_input;
+mod conv;
 mod evaluation;
 mod export;
 mod harness;
