@@ -89,6 +89,7 @@ fn killed_twice_and_resumed((task, flags): (Task, &str), collective: &str) {
         victim.signal(Signal::KILL);
         fleet.wait_for_event(&place, "lost", round);
         fleet.add("--rank any --threads 1");
+        fleet.wait_for_event(&place, "joined", 3 + round);
     }
     fleet.wait_for_progress(&place);
     fleet.coordinator.signal(Signal::INT);
@@ -176,7 +177,8 @@ fn what_is_said_of_a_run_is_in_the_words_of_its_task() {
 fn a_worker_of_another_task_is_refused() {
     let place = Place::new();
     let (task, flags) = RUNS[1];
-    let fleet = Fleet::of_task(task, &place, 0, &format!("{flags} --workers 1 --epochs 1"));
+    let fleet =
+        Fleet::of_task_without_workers(task, &place, &format!("{flags} --workers 1 --epochs 1"));
     let mut other = CLASSIFIER.worker(None);
     let exit = Process::start("worker", other.args(["--coordinator", &fleet.url])).wait();
     exit.failed_with(&["this worker trains the task classifier", "of the task transformer"]);
@@ -230,7 +232,9 @@ fn a_worker_that_computes_another_gradient_is_refused_before_the_first_step() {
     let mut fleet = Fleet::without_workers(&place, &format!("{flags} --allow-mixed-builds"));
     fleet.add("--rank 0 --threads 1");
     // The first to show its gradient decides.
-    fleet.workers[0].wait_for_line("ready");
+    let journal = place.file("journal.jsonl");
+    let has_shown = || fs::read_to_string(&journal).is_ok_and(|text| text.contains("probe"));
+    fleet.coordinator.wait_until("the first worker has shown its gradient", has_shown);
     fleet.add_armed("--rank 1 --threads 1", order);
     let other_code = fleet.workers.pop().unwrap().wait();
     other_code.failed_with(&["this worker computes another gradient than the run"]);

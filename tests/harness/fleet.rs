@@ -189,13 +189,18 @@ impl Fleet {
 
     /// The same with the programs of a task.
     pub(crate) fn of_task(task: Task, place: &Place, workers: u32, flags: &str) -> Self {
-        let mut command = task.coordinator(None);
-        command.args(["--listen", "127.0.0.1:0", "--run-dir"]).arg(&place.run_dir);
-        command.args(["--workers", &workers.to_string()]).args(flags.split_whitespace());
-        let coordinator = Process::start("coordinator", command.current_dir(place.path("")));
-        let mut fleet = Self { task, ..Self::of(coordinator, None) };
+        let flags = format!("--workers {workers} {flags}");
+        let mut fleet = Self::of_task_without_workers(task, place, &flags);
         (0..workers).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
         fleet
+    }
+
+    /// The same, still without workers.
+    pub(crate) fn of_task_without_workers(task: Task, place: &Place, flags: &str) -> Self {
+        let mut command = task.coordinator(None);
+        command.args(["--listen", "127.0.0.1:0", "--run-dir"]).arg(&place.run_dir);
+        command.args(flags.split_whitespace()).current_dir(place.path(""));
+        Self { task, ..Self::of(Process::start("coordinator", &mut command), None) }
     }
 
     /// The same, each of them on a host of its own.
