@@ -14,6 +14,7 @@ use self::{figures::Figures, strikes::strike};
 use crate::{
     harness::{ENDLESS, Fleet, Network, Place, SMALL, namespaces, wait_until},
     stop::stopped_with_the_same_bits,
+    tasks::{CLASSIFIER, CLASSIFIER_RUN, stopped_and_resumed},
 };
 
 /// Says which seeds are gone through, as in "1..100", instead of a handful.
@@ -215,4 +216,22 @@ fn disasters_through_shared_memory() {
 #[test]
 fn disasters_between_hosts() {
     endure_all(1..=4, Way::Links);
+}
+
+/// A task of a user goes through the disasters that need nothing but processes.
+#[test]
+fn disasters_of_a_classifier() {
+    const SEED: u64 = 5;
+    let place = Place::new();
+    let flags = format!(
+        "{CLASSIFIER_RUN} {ENDLESS} --dead-after-seconds 2 --stall-after-seconds 12 --collective shm"
+    );
+    let mut fleet = Fleet::of_task(CLASSIFIER, &place, WORKERS as u32, &flags);
+    for disaster in schedule(SEED, false) {
+        fleet.wait_for_progress(&place);
+        fleet = strike(disaster, &place, fleet);
+        fleet.wait_for_progress(&place);
+    }
+    stopped_and_resumed(CLASSIFIER, CLASSIFIER_RUN, &place, fleet);
+    assert_eq!(half_written(&place), [] as [String; 0]);
 }

@@ -26,7 +26,7 @@ use std::{
 
 pub(crate) use crowd::Crowd;
 pub(crate) use fleet::{
-    Fleet, Task, armed_coordinator, coordinator, coordinator_at, coordinator_in, coordinator_on,
+    Fleet, Task, armed_coordinator, coordinator, coordinator_at, coordinator_in, coordinator_of,
     coordinator_under, traced_coordinator, worker, worker_in, worker_under,
 };
 pub(crate) use holding::Holding;

@@ -15,7 +15,7 @@ use rustix::process::{Signal, kill_process, test_kill_process};
 use crate::{
     harness::{
         ENDLESS, Fleet, Place, Process, SMALL, STEPS_PER_EPOCH, assert_same_tensors,
-        coordinator_at, coordinator_on, descendants, reference, wait_until,
+        coordinator_at, coordinator_of, descendants, reference, wait_until,
     },
     stop::{resumes_to_the_same_bits, stopped_with_the_same_bits},
 };
@@ -31,7 +31,7 @@ pub(crate) fn replaced(place: &Place, fleet: Fleet, meanwhile: impl FnOnce(&mut 
     // Where the workers look for it, without having been told.
     let run_dir = place.run_dir.display();
     let flags = format!("--resume --run-dir {run_dir}");
-    let coordinator = coordinator_on(host.as_ref(), place, &flags);
+    let coordinator = coordinator_of(task, host.as_ref(), place, &flags);
     coordinator.wait_for_line(&format!("Listening on {url}"));
     Fleet { task, coordinator, url, workers, network }
 }

@@ -92,14 +92,17 @@ fn killed_twice_and_resumed((task, flags): (Task, &str), collective: &str) {
         fleet.wait_for_event(&place, "joined", 3 + round);
     }
     fleet.wait_for_progress(&place);
+    stopped_and_resumed(task, flags, &place, fleet);
+}
+
+/// Stops a run that has gone through something, resumes it, and compares it with one that has not.
+pub(crate) fn stopped_and_resumed(task: Task, flags: &str, place: &Place, fleet: Fleet) {
     fleet.coordinator.signal(Signal::INT);
     let (coordinator, workers) = fleet.wait();
     coordinator.exited_with(130);
     workers.into_iter().for_each(|worker| drop(worker.succeeded()));
-
-    let steps_per_epoch = steps_per_epoch(&place);
-    let epochs = place.newest().metadata.step / steps_per_epoch + 1;
-    train(task, &place, &format!("--resume --workers 2 --epochs {epochs}"));
+    let epochs = place.newest().metadata.step / steps_per_epoch(place) + 1;
+    train(task, place, &format!("--resume --workers 2 --epochs {epochs}"));
     let undisturbed = Place::new();
     let how = format!("--workers 1 --epochs {epochs} --checkpoint-every-epochs {epochs}");
     train(task, &undisturbed, &format!("{flags} {how}"));

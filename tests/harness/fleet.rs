@@ -17,8 +17,18 @@ pub(crate) fn coordinator(place: &Place, flags: &str) -> Process {
 }
 
 /// The same on a host of the test's own.
-pub(crate) fn coordinator_on(host: Option<&Host>, place: &Place, flags: &str) -> Process {
-    let mut command = Task::Vae.coordinator(host);
+fn coordinator_on(host: Option<&Host>, place: &Place, flags: &str) -> Process {
+    coordinator_of(Task::Vae, host, place, flags)
+}
+
+/// The same with the programs of a task.
+pub(crate) fn coordinator_of(
+    task: Task,
+    host: Option<&Host>,
+    place: &Place,
+    flags: &str,
+) -> Process {
+    let mut command = task.coordinator(host);
     command.args(flags.split_whitespace()).current_dir(place.path(""));
     Process::start("coordinator", &mut command).on(host.cloned())
 }

@@ -28,7 +28,7 @@ pub(super) const CRATES: &[Crate] = &[
     // Feeds what reads others' bytes with any bytes; nothing depends on it.
     row(7, "fuzzing",     &["checkpoint", "collective", "coordinator", "images", "membership",
                             "protocol"]),
-    row(7, "vae-worker",  &["vae", "worker"]),
+    row(7, "vae-worker",  &["lockstep-build", "vae", "worker"]),
     row(7, "xtask",       &["advice", "manual", "stdout"]),
     // The face for people with a model of their own.
     row(7, "lockstep",    &["config", "coordinator", "data", "images", "lockstep-build", "model",
@@ -40,11 +40,11 @@ pub(super) const CRATES: &[Crate] = &[
                             "disk", "limits", "manual", "membership", "process", "protocol",
                             "secure", "stdout", "store", "telemetry"]),
     row(6, "worker",      &["checkpoint", "collective", "config", "crashpoint", "data", "disk",
-                            "limits", "manual", "membership", "model", "picture", "process",
-                            "protocol", "secure", "stdout", "store", "telemetry", "trainer",
+                            "limits", "lockstep-build", "manual", "membership", "model", "picture",
+                            "process", "protocol", "secure", "stdout", "store", "telemetry", "trainer",
                             "transport"]),
     row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "images", "limits",
-                            "manual", "model", "picture", "process", "stdout", "trainer", "vae",
+                            "lockstep-build", "manual", "model", "picture", "process", "stdout", "trainer", "vae",
                             "vae-options"]),
     // What a program needs to describe itself, and to answer to its arguments.
     row(1, "manual",      &["stdout"]),
@@ -65,12 +65,12 @@ pub(super) const CRATES: &[Crate] = &[
     row(4, "secure",      &["advice", "collective", "disk"]),
     row(4, "protocol",    &["collective", "config", "limits", "membership"]),
     // Training.
-    row(4, "vae",         &["config", "data", "images", "model", "picture", "trainer",
+    row(4, "vae",         &["config", "data", "images", "lockstep-build", "model", "picture", "trainer",
                             "vae-options"]),
     // The VAE's flags and its description: without libtorch.
     row(2, "vae-options", &["config", "manual"]),
-    row(3, "trainer",     &["collective", "config", "crashpoint", "data", "model"]),
-    row(2, "model",       &["collective", "data", "limits"]),
+    row(3, "trainer",     &["collective", "config", "crashpoint", "data", "lockstep-build", "model"]),
+    row(2, "model",       &["collective", "data", "limits", "lockstep-build"]),
     // Grids of digits for the worker's samples and for latent: one canvas for both.
     row(2, "picture",     &[]),
     // Sets of images: what people have as pictures, and the sets that are known by name.
