@@ -4,6 +4,7 @@
 //! Messages of the coordinator are handled in [`participation`]. A lost connection ends nothing:
 //! see [`reconnect`]. The end is in [`shutdown`].
 
+mod link;
 mod participation;
 mod pending;
 mod reconnect;
@@ -35,7 +36,7 @@ use transport::{
 };
 
 use self::{
-    participation::Participation, pending::PendingReports, reconnect::Link, shutdown::Shutdown,
+    link::Link, participation::Participation, pending::PendingReports, shutdown::Shutdown,
     waiting::Wait,
 };
 use trainer::Task;

@@ -15,7 +15,7 @@ use transport::{
     state::{self, FetchError, Snapshot},
 };
 
-use super::{Session, reconnect::Link};
+use super::{Session, link::Link};
 use crate::{
     bridge::{Assignment, Order},
     control::secret,

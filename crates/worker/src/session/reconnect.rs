@@ -1,13 +1,13 @@
 //! A lost connection to the coordinator: training goes on, reports are kept, and the worker
 //! reconnects and sends them.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, bail};
 use collective::{Control, Rank};
 use protocol::wire::{WorkerMessage, worker_message::Body as WorkerMsg};
 
-use super::{DRAIN_TIMEOUT, Session, participation::Participation};
+use super::{DRAIN_TIMEOUT, Session, link::Link, participation::Participation};
 use crate::{
     bridge::{Event, Order},
     control::{self, Joined},
@@ -15,13 +15,6 @@ use crate::{
 
 /// How long the coordinator may take, after a reconnection, to read the reports that it lacks.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The way to the coordinator.
-pub(super) enum Link {
-    Up(Box<Joined>),
-    /// The attempts to reconnect.
-    Down(Pin<Box<dyn Future<Output = Result<Box<Joined>>> + Send>>),
-}
 
 impl Session {
     /// Sends a message, if there is a connection. One whose queue stays full counts as lost.

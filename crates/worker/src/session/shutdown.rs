@@ -6,7 +6,7 @@ use process::signals::{self, Stop};
 use protocol::wire::{Failed, worker_message::Body as WorkerMsg};
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{DRAIN_TIMEOUT, Session, reconnect::Link};
+use super::{DRAIN_TIMEOUT, Session, link::Link};
 use crate::writer::STORE_TIMEOUT;
 
 /// Why a worker exits, if nothing failed.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::{Session, participation::Participation, reconnect::Link};
+use super::{Session, link::Link, participation::Participation};
 
 /// How long a wait lasts before it is logged; the time doubles with each line.
 const LOGGED_AFTER: Duration = Duration::from_secs(5);
