@@ -135,6 +135,7 @@ impl Source {
                 continue;
             };
             if is_there(folder, file).await? {
+                partial.remove()?;
                 return Ok(());
             }
             let before = progress.bytes;

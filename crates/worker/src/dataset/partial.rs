@@ -51,6 +51,14 @@ impl Partial {
         Ok(Some(Self { file, path, bytes, bytes_max: entry.bytes }))
     }
 
+    /// Takes the part away: the file is there.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub(super) fn remove(self) -> io::Result<()> {
+        fs::remove_file(&self.path)
+    }
+
     /// Where the part is.
     pub(super) fn path(&self) -> &Path {
         &self.path
