@@ -10,7 +10,7 @@ use crate::{
     harness::{
         Cluster, ENDLESS, Job, Place, SMALL, STEPS_PER_EPOCH, assert_same_tensors, reference,
     },
-    tasks::{CLASSIFIER, CLASSIFIER_RUN, CLASSIFIER_STEPS_PER_EPOCH, train},
+    tasks::{CLASSIFIER, CLASSIFIER_RUN, CLASSIFIER_STEPS_PER_EPOCH, fetch_clothes, train},
 };
 
 const WORKERS: usize = 4;
@@ -100,6 +100,7 @@ fn a_job_is_killed_requeued_and_cancelled() {
 #[test]
 fn a_job_of_another_task_is_requeued() {
     let Some(cluster) = Cluster::new() else { return };
+    fetch_clothes();
     let place = Place::new();
     let program = Some("classifier");
     let job = cluster.submit_task(program, &place, &format!("{CLASSIFIER_RUN} {ENDLESS}"));

@@ -51,6 +51,13 @@ pub(crate) fn train(task: Task, place: &Place, flags: &str) {
     Process::start("coordinator", &mut command).wait().succeeded();
 }
 
+/// Sees to it that the classifier's data set is there: from a host of a test's own nothing can be
+/// fetched.
+pub(crate) fn fetch_clothes() {
+    let manifest = images::named::fashion_mnist();
+    data::fetch::ensure(&data::default_dir(&manifest.name), &manifest, false, &|_| ()).unwrap();
+}
+
 /// The standard output of a program that succeeds.
 fn said(command: &mut Command) -> Vec<u8> {
     let output = command.output().unwrap();
@@ -254,6 +261,7 @@ fn a_large_classifier_whose_host_is_lost_and_comes_back() {
     const LARGE: &str = "--channels 312 --shards 4 --batch-size 2 --train-examples 160 \
                          --test-examples 64 --seed 3";
     let Some(network) = Network::new() else { return };
+    fetch_clothes();
     let place = Place::new();
     let hosts = [(); 3].map(|()| network.host());
     let ca = place.path("ca");
