@@ -181,6 +181,10 @@ fn what_is_said_of_a_run_is_in_the_words_of_its_task() {
     let text = coordinator.exited_with(130).text();
     assert!(text.contains("640 images, 4 shards x 8"), "{text}");
     assert!(!text.contains("VAE"), "{text}");
+    let mut resumed = task.coordinator(None);
+    resumed.args(["--resume", "--channels", "8", "--run-dir"]).arg(&place.run_dir);
+    let exit = Process::start("coordinator", &mut resumed).wait();
+    exit.failed_with(&["channels: 16 in the run, 8 given", "leave them out"]);
 }
 
 #[test]

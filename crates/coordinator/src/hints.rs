@@ -134,7 +134,7 @@ fn build(program: &Path) -> Option<CommandLine> {
 }
 
 /// A flag as it is typed, with its values.
-fn words(arg: &Arg, matches: &ArgMatches) -> Vec<OsString> {
+pub(crate) fn words(arg: &Arg, matches: &ArgMatches) -> Vec<OsString> {
     let name = format!("--{}", arg.get_long().unwrap_or_default());
     if !arg.get_action().takes_values() {
         return vec![name.into()];

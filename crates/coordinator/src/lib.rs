@@ -150,7 +150,15 @@ fn command(program: &dyn Program) -> clap::Command {
 /// The flags of all coordinators, and those of the program's task.
 fn flags(program: &dyn Program) -> clap::Command {
     let command = Args::command().name(program.name()).about(program.about());
-    program.add_flags(command.next_help_heading("Model"))
+    let command = program.add_flags(command.next_help_heading("Model"));
+    // A run that goes on has its options, and so has a task that is described by a file.
+    let command = command.mut_args(|arg| match arg.is_required_set() {
+        true => {
+            arg.required(false).required_unless_present_any(["resume", "resume_or_begin", "task"])
+        }
+        false => arg,
+    });
+    command.subcommand_negates_reqs(true)
 }
 
 /// The last generation that a journal speaks of, whatever else the file holds.

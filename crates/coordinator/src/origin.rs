@@ -8,13 +8,13 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use checkpoint::{Checkpoint, Directory};
-use clap::{ArgMatches, parser::ValueSource};
+use clap::{ArgMatches, Command, parser::ValueSource};
 use config::{Difference, InvalidConfig, LearningRateSchedule, RunConfig, Task};
 use serde_json::Value;
 
 use crate::{
     args::{Args, DirectoryArgs},
-    hints::Given,
+    hints::{self, Given},
     launch::{self, Start},
     program::{Preparing, Program},
     run_dir::{RunDir, RunInfo},
@@ -90,13 +90,13 @@ impl Asked<'_> {
 
     /// The task of a new run: the program's own with the options given, or that of a file.
     fn task(&self) -> Result<Task> {
-        let options = self.program.options(self.matches)?;
         let Some(path) = &self.args.task else {
             let cache = data::cache_dir();
             let preparing = Preparing { cache: &cache, tell: self.tell };
-            return self.program.describe(options, &preparing);
+            return self.program.describe(self.program.options(self.matches)?, &preparing);
         };
-        let given: Vec<String> = self.given_of(&options).map(|(flag, _)| flag_name(flag)).collect();
+        let given: Vec<String> =
+            self.given_options().iter().map(|option| flag_name(option)).collect();
         ensure!(
             given.is_empty(),
             "--task {} says what is trained: leave {} out",
@@ -106,11 +106,29 @@ impl Asked<'_> {
         read_task(path)
     }
 
-    /// The options among these whose flags were given.
-    fn given_of<'v>(&self, options: &'v Value) -> impl Iterator<Item = (&'v str, &'v Value)> {
-        let options = options.as_object().into_iter().flatten();
-        let given = options.filter(|(flag, _)| is_given(self.matches, flag));
-        given.map(|(flag, value)| (flag.as_str(), value))
+    /// The task's options whose flags were given.
+    fn given_options(&self) -> Vec<String> {
+        let flags = self.program.add_flags(Command::new("task"));
+        let names = flags.get_arguments().map(|arg| arg.get_id().to_string());
+        names.filter(|name| is_given(self.matches, name)).collect()
+    }
+
+    /// The options that the flags describe; where one is required and was not given, it is the
+    /// run's.
+    fn options_of(&self, stored: &Task) -> Result<Value> {
+        let flags = self.program.add_flags(Command::new("task").no_binary_name(true));
+        let mut words = Vec::new();
+        for arg in flags.get_arguments() {
+            let name = arg.get_id().as_str();
+            if is_given(self.matches, name) {
+                words.extend(hints::words(arg, self.matches));
+            } else if arg.is_required_set() {
+                let value = &stored.options[name];
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                words.push(format!("{}={text}", flag_name(name)).into());
+            }
+        }
+        self.program.options(&flags.try_get_matches_from(words)?)
     }
 
     /// Refuses to begin a run where there is one already.
@@ -231,14 +249,14 @@ impl Asked<'_> {
         if let Some(path) = &self.args.task {
             return Ok(stored.differences(&read_task(path)?));
         }
-        let options = self.program.options(self.matches)?;
-        let differs = |(flag, value): &(&str, &Value)| stored.options[*flag] != **value;
-        let difference = |(flag, value): (&str, &Value)| Difference {
-            field: flag.to_owned(),
-            ours: stored.options[flag].to_string(),
-            theirs: value.to_string(),
-        };
-        Ok(self.given_of(&options).filter(differs).map(difference).collect())
+        let given = self.given_options();
+        if given.is_empty() {
+            return Ok(Vec::new());
+        }
+        let asked = self.options_of(stored)?;
+        let mut differences = config::differences(&stored.options, &asked);
+        differences.retain(|difference| given.contains(&difference.field));
+        Ok(differences)
     }
 }
 
