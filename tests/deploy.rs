@@ -18,7 +18,7 @@ use serde_json::Value;
 use self::manifests::{documents, files, invocations};
 use crate::{
     harness::{
-        ENDLESS, Fleet, Host, Network, Place, Process, SMALL, Task, assert_same_tensors, programs,
+        ENDLESS, Fleet, Host, Network, Place, Process, SMALL, assert_same_tensors, programs,
         reference,
     },
     stop::stopped_with_the_same_bits,
@@ -238,13 +238,7 @@ fn kubernetes(more: &str) -> Option<(Cluster, Fleet)> {
     issue(&cluster.place.path(""), "lockstep-coordinator");
     copy(&cluster.place.path("ca/lockstep-coordinator"), &cluster.place.path("tls"));
     let coordinator = cluster.coordinate(&starting(COORDINATOR), "lockstep-coordinator", more);
-    let fleet = Fleet {
-        task: Task::Vae,
-        coordinator,
-        url: String::new(),
-        workers: Vec::new(),
-        network: None,
-    };
+    let fleet = Fleet::at(coordinator, String::new(), None);
     Some((cluster, fleet))
 }
 
@@ -328,13 +322,7 @@ fn compose_trains() {
         serde_json::from_value(words.unwrap().clone()).unwrap()
     };
     let coordinator = cluster.coordinate(&words("coordinator"), "coordinator", "--epochs 1");
-    let mut fleet = Fleet {
-        task: Task::Vae,
-        coordinator,
-        url: String::new(),
-        workers: Vec::new(),
-        network: None,
-    };
+    let mut fleet = Fleet::at(coordinator, String::new(), None);
     for rank in 0..4 {
         let service = format!("worker-{rank}");
         let host = cluster.add_host();
@@ -370,13 +358,7 @@ fn two_hosts_by_hand() {
 
     let run = format!("--run-dir {} {SMALL} --epochs 1", cluster.place.run_dir.display());
     let coordinator = cluster.start(0, coordinator, &[], &run);
-    let mut fleet = Fleet {
-        task: Task::Vae,
-        coordinator,
-        url: String::new(),
-        workers: Vec::new(),
-        network: None,
-    };
+    let mut fleet = Fleet::at(coordinator, String::new(), None);
     fleet.workers.push(cluster.start(0, worker, &[], "--threads 1"));
     fleet.workers.push(cluster.start(1, other, &[], "--threads 1"));
     fleet.completed();

@@ -189,6 +189,11 @@ impl Fleet {
     pub(crate) fn of(coordinator: Process, network: Option<Network>) -> Self {
         let line = coordinator.wait_for_line("Listening on ");
         let url = line.rsplit(' ').next().unwrap().to_owned();
+        Self::at(coordinator, url, network)
+    }
+
+    /// A coordinator whose address is known, and no workers.
+    pub(crate) fn at(coordinator: Process, url: String, network: Option<Network>) -> Self {
         Self { task: Task::Vae, coordinator, url, workers: Vec::new(), network }
     }
 

@@ -35,13 +35,19 @@ impl VaeOptions {
             dataset,
             example: EXAMPLE.into(),
             metrics: METRICS.map(metric).into(),
-            precision: match self.precision {
-                Precision::F32 => task::Precision::F32,
-                Precision::Bf16 => task::Precision::Bf16,
-            },
+            precision: self.task_precision(),
             summary: self.summary(),
             size: self.size(),
         })
+    }
+
+    /// In what the factors of the task's matrix products are.
+    #[must_use]
+    pub const fn task_precision(&self) -> task::Precision {
+        match self.precision {
+            Precision::F32 => task::Precision::F32,
+            Precision::Bf16 => task::Precision::Bf16,
+        }
     }
 
     /// The network in a few words, as in `VAE 784-400-400-20` and `VAE conv 28x28-32-64-400-20`: with

@@ -111,9 +111,6 @@ impl Task for VaeTask {
     }
 
     fn precision(options: &VaeOptions) -> config::task::Precision {
-        match options.precision {
-            Precision::F32 => config::task::Precision::F32,
-            Precision::Bf16 => config::task::Precision::Bf16,
-        }
+        options.task_precision()
     }
 }

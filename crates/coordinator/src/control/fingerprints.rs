@@ -98,5 +98,5 @@ impl Control<'_> {
 }
 
 fn short(digest: &[u8]) -> String {
-    digest.iter().take(SHOWN_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    data::hex(&digest[..digest.len().min(SHOWN_BYTES)])
 }
