@@ -43,6 +43,9 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two attempts to reach a coordinator for the first time.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often a coordinator may be lost before it has answered the first hello.
+const LOSSES_MAX: u32 = 3;
+
 /// Time between two lines that say how long it is still tried.
 const COUNTDOWN_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -332,13 +335,15 @@ pub(crate) async fn join(
 }
 
 /// Joins a run for the first time. A coordinator that is not ready yet, as it still fetches the data
-/// set, is waited for as long as it says so.
+/// set, is waited for as long as it says so; one that is lost before it has answered, for `timeout`.
 pub(crate) async fn join_when_ready(
     client: &mut Client,
     route: &Route,
     identity: &Identity,
+    timeout: Duration,
 ) -> Result<Joined> {
     let mut logged: Option<Instant> = None;
+    let mut losses = 0;
     loop {
         match join(client, route, identity, None).await {
             Err(JoinError::Preparing(what)) => {
@@ -347,6 +352,12 @@ pub(crate) async fn join_when_ready(
                     tracing::info!("waiting: {what}");
                 }
                 tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+            Err(JoinError::Unreachable(lost)) if losses < LOSSES_MAX => {
+                losses += 1;
+                tracing::info!("{lost:#}: trying again");
+                tokio::time::sleep(RETRY_INTERVAL).await;
+                *client = route.reach(timeout).await?;
             }
             joined => return Ok(joined?),
         }

@@ -97,7 +97,7 @@ async fn take_part<T: Task>(args: &Args, found: Found, device: Device) -> Result
     let mut client = route.reach(timeout).await?;
     let (listener, address) = listen(args, &route, &security).await?;
     let identity = identity::<T>(found.rank, address, device)?;
-    let mut joined = control::join_when_ready(&mut client, &route, &identity).await?;
+    let mut joined = control::join_when_ready(&mut client, &route, &identity, timeout).await?;
     let (config, welcome) = (joined.config()?, joined.welcome.clone());
     let options = setup::options::<T>(&config.training.task)?;
     needs::check_run(&config)?;
