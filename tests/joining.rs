@@ -1,11 +1,16 @@
 //! Workers that cannot take part, and those that do not come.
 
+use std::net::TcpListener;
+
 use protocol::{PROTOCOL_VERSION, wire::Hello};
 use rustix::process::Signal;
 use tonic::Code;
 
 use crate::{
-    harness::{ENDLESS, Fleet, Place, Raw, SMALL, assert_same_tensors, hello, reference, worker},
+    harness::{
+        ENDLESS, Fleet, Place, Raw, SMALL, assert_same_tensors, coordinator, hello, reference,
+        worker,
+    },
     stop::stopped_with_the_same_bits,
 };
 
@@ -60,6 +65,26 @@ fn a_worker_that_computes_other_bits() {
         assert!(refusal.message().contains(words), "{refusal}");
     }
     completes_with_the_same_bits(&place, fleet);
+}
+
+/// What a worker finds of a coordinator that dies between taking its connection and its hello.
+#[test]
+fn a_coordinator_is_lost_before_it_has_answered() {
+    let place = Place::new();
+    let dying = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = dying.local_addr().unwrap();
+    let mut worker = worker(&format!("http://{address}"), "--threads 1");
+    dying.set_nonblocking(true).unwrap();
+    // What was sent is left unread.
+    worker.wait_until("a connection", || dying.accept().is_ok());
+    drop(dying);
+    worker.wait_for_line("trying again");
+    let (run_dir, flags) = (place.run_dir.display(), "--workers 1 --epochs 1");
+    let coordinator =
+        coordinator(&place, &format!("--listen {address} --run-dir {run_dir} {SMALL} {flags}"));
+    coordinator.wait().succeeded();
+    worker.wait().succeeded();
+    assert_same_tensors(&place.newest(), &reference(1));
 }
 
 /// A worker too many waits until it is needed.
