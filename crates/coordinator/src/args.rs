@@ -1,6 +1,6 @@
 //! The flags, and what their values mean. Whether they fit together is checked in `config`.
 
-use std::{ffi::OsString, ops::RangeInclusive, path::PathBuf};
+use std::{ffi::OsString, net::SocketAddr, ops::RangeInclusive, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use config::{Collective, LearningRateSchedule, Operation, RunConfig, Task, Training, bounds};
@@ -61,6 +61,10 @@ pub(crate) struct Args {
     /// on
     #[arg(long, value_name = "NAME_OR_IP")]
     pub(crate) advertise: Option<HostName>,
+    /// Show how the run stands at this address of loopback, as metrics for Prometheus at /metrics;
+    /// if the port is taken, at any free one [default: nowhere]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) board: Option<SocketAddr>,
     /// Train what this file describes, as `PROGRAM describe` has written it, in the place of this
     /// program's own task: this machine needs neither that program nor libtorch
     #[arg(long, value_name = "FILE", conflicts_with = "spawn")]

@@ -17,6 +17,7 @@ use telemetry::{LogFormat, LogLevel};
 
 use crate::{
     args::Args,
+    board,
     hints::Given,
     journal::History,
     listen::HostName,
@@ -43,6 +44,8 @@ pub(crate) struct Launch {
     pub(crate) is_data_dir_given: bool,
     pub(crate) offline: bool,
     pub(crate) listen: SocketAddr,
+    /// Where to show how the run stands, if anywhere.
+    pub(crate) board: Option<SocketAddr>,
     /// What workers are told to connect to, if not what this coordinator listens on.
     pub(crate) advertise: Option<HostName>,
     pub(crate) security: Security,
@@ -134,6 +137,7 @@ impl Launch {
         let known = history.listening().filter(|_| !is_given(matches, "listen"));
         let listen = known.map_or_else(|| args.listen.resolve(), Ok)?;
         security.permit("--listen", &listen.into())?;
+        args.board.map(board::permit).transpose()?;
         Ok(Self {
             program,
             info,
@@ -146,6 +150,7 @@ impl Launch {
             offline: args.directories.offline,
             listen,
             history,
+            board: args.board,
             advertise: args.advertise,
             security,
             worker_arguments: args.security.to_arguments(),

@@ -6,6 +6,7 @@
 //! books; [`console`] is what a person sees. No tensor and no training step passes through here.
 
 mod args;
+mod board;
 mod certs;
 mod console;
 mod control;

@@ -18,6 +18,7 @@ use tonic::{
 };
 
 use crate::{
+    board::{self, Readings},
     console::Console,
     control::{self, Control, Ended, Input},
     dataset::Files,
@@ -65,6 +66,10 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let listener = listen(launch.listen).await?;
     let address = listener.local_addr()?;
     let (inputs, received) = mpsc::channel(INPUTS);
+    let mut board = None;
+    if let Some(address) = launch.board {
+        board = Some(board::listen(address).await?);
+    }
     let (stop_serving, stopped_serving) = oneshot::channel::<()>();
     let preparation = Preparation::begin();
     let checkpoints = Directory::open(launch.checkpoints()?);
@@ -75,17 +80,23 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let (leaves, workers_wait) = (launch.leave_on_sigterm, launch.coordinator_timeout);
     let signals = stop::listen(undo.clone(), leaves, workers_wait, console.clone())?;
     fetch_dataset(launch, console, &preparation).await?;
+    let readings = inputs.downgrade();
     let started = start(launch, console, address, inputs, &signals).await;
     let started = started.inspect_err(|_| undo.undo())?;
     preparation.end();
     health.send_replace(Health::Waiting);
     let Started { key, mut run_dir, mut children } = started;
     let asked = signals.asked.clone();
+    let (stop_board, board_stopped) = oneshot::channel::<()>();
+    if let Some(listener) = board {
+        console.line(&format!("Metrics: http://{}/metrics", listener.local_addr()?));
+        tokio::spawn(::board::serve(listener, Readings(readings), board_stopped));
+    }
 
     let (console, signals) = (console.clone(), asked.clone());
     let control = Control::new(launch, key, &mut run_dir, &mut children, console, health, signals);
     let ended = control.run(received).await;
-    drop(stop_serving);
+    drop((stop_serving, stop_board));
     children.finish(asked.clone()).await;
     let exit_code = asked.borrow().last.unwrap_or(Stop::Terminate).exit_code();
     let run_dir = (launch.is_known() || run_dir.has_begun()).then(|| run_dir.path().to_owned());

@@ -74,7 +74,7 @@ async fn connect(args: &StatusArgs) -> Result<Authorized> {
     Ok(security.authorize(channel))
 }
 
-fn phase_name(phase: Phase) -> &'static str {
+pub(crate) fn phase_name(phase: Phase) -> &'static str {
     match phase {
         Phase::Idle => "idle",
         Phase::Connecting => "connecting",

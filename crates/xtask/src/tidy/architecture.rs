@@ -36,7 +36,7 @@ pub(super) const CRATES: &[Crate] = &[
     // For build scripts.
     row(0, "lockstep-build", &[]),
     row(7, "vae-coordinator", &["config", "coordinator", "images", "vae-options"]),
-    row(6, "coordinator", &["advice", "checkpoint", "collective", "config", "crashpoint", "data",
+    row(6, "coordinator", &["advice", "board", "checkpoint", "collective", "config", "crashpoint", "data",
                             "disk", "limits", "manual", "membership", "process", "protocol",
                             "secure", "stdout", "store", "telemetry"]),
     row(6, "worker",      &["checkpoint", "collective", "config", "crashpoint", "data", "disk",
@@ -60,6 +60,8 @@ pub(super) const CRATES: &[Crate] = &[
     row(5, "transport",   &["collective", "crashpoint", "protocol", "secure"]),
     // Checkpoints beyond this machine; secure chooses how TLS is done, here too.
     row(5, "store",       &["checkpoint", "secure"]),
+    // How a run stands, over HTTP. It knows no other crate: what it shows is handed to it.
+    row(0, "board",       &[]),
     // Below whatever is said over a connection, so it knows nothing of protocol; beside it, since
     // all who connect need it: the coordinator, workers, and the transport between them.
     row(4, "secure",      &["advice", "collective", "disk"]),
@@ -124,11 +126,19 @@ pub(super) const FENCES: &[Fence] = &[
             "worker",
             "scenarios",
             "telemetry",
+            "board",
         ],
         tests_too: true,
-        rule: "async and gRPC only in protocol, secure, store, transport, coordinator, worker, and \
-               in telemetry: what decides and what computes is plain blocking code, tested by \
+        rule: "async and gRPC only in protocol, secure, store, transport, coordinator, worker, in \
+               board and in telemetry: what decides and what computes is plain blocking code, tested by \
                plain calls",
+    },
+    Fence {
+        packages: &["axum", "prometheus-client"],
+        inside: &["board"],
+        tests_too: true,
+        rule: "HTTP for people and for Prometheus only in board: one crate has to be read to know \
+               what is served",
     },
     Fence {
         packages: &["object_store", "reqwest"],
