@@ -55,7 +55,7 @@ pub(crate) struct Options {
 
 /// A way from the latent space to the plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Projection {
+pub(crate) enum Projection {
     /// Along the two principal components: straight, so that each place of the plane has an image
     Pca,
     /// Near images stay near each other, as t-SNE has it: groups show better, distances between
