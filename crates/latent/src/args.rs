@@ -9,8 +9,8 @@ use images::Images;
 
 use crate::{
     commands::{
-        dataset, decode, encode, evaluate, export, fit_gmm, interpolate, map, reconstruct, sample,
-        traverse,
+        dataset, decode, encode, evaluate, explore, export, fit_gmm, interpolate, map, reconstruct,
+        sample, traverse,
     },
     trained::Trained,
 };
@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Traverse(traverse::Options),
     /// Show the latent means of the test images in the plane
     Map(map::Options),
+    /// Write a page to look into the latent space with a browser: hover, slide, draw
+    Explore(explore::Options),
     /// Write the latents of a split as a table, and say what they would save
     Encode(encode::Options),
     /// Decode a table of latents to images
@@ -69,6 +71,7 @@ impl Command {
             Self::Interpolate(options) => interpolate::run(options),
             Self::Traverse(options) => traverse::run(options),
             Self::Map(options) => map::run(options),
+            Self::Explore(options) => explore::run(options),
             Self::Encode(options) => encode::run(options),
             Self::Decode(options) => decode::run(options),
             Self::Evaluate(options) => evaluate::run(options),

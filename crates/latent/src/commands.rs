@@ -4,6 +4,7 @@ pub(crate) mod dataset;
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod evaluate;
+pub(crate) mod explore;
 pub(crate) mod export;
 pub(crate) mod fit_gmm;
 pub(crate) mod interpolate;

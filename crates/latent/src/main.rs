@@ -2,7 +2,7 @@
 //!
 //! One file a command, in `commands/`. They work on a [`trained::Trained`] model, which
 //! `trained.rs` finds and reads, and write whole files through `output.rs`. The mathematics is
-//! in `pca.rs`, `mixture.rs`, `logistic.rs` and `bound.rs`, the file formats in `table/` and
+//! in `pca.rs`, `tsne.rs`, `mixture.rs`, `logistic.rs` and `bound.rs`, the file formats in `table/` and
 //! `onnx.rs`, people's own pictures in `drawing.rs`, the drawing in the crate `picture`. Nothing
 //! here trains or reaches out to a network.
 
@@ -24,6 +24,7 @@ mod scatter;
 mod table;
 mod threads;
 mod trained;
+mod tsne;
 
 use std::process::ExitCode;
 

@@ -20,6 +20,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// error, since they would spoil the file.
 static IS_STDOUT_AN_OUTPUT: AtomicBool = AtomicBool::new(false);
 
+/// What the program's pictures and pages hold near their beginning.
+const MARKS: [&[u8]; 2] = [picture::MARK, b"<!-- Written by vae explore. -->"];
+
 /// What a file is called, and the endings of the formats in which it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kind {
@@ -30,6 +33,8 @@ pub(crate) struct Kind {
 
 /// A picture.
 pub(crate) const PICTURE: Kind = Kind { name: "a picture", endings: &["png"] };
+/// A page for a browser.
+pub(crate) const PAGE: Kind = Kind { name: "a page", endings: &["html"] };
 /// Several pictures, one after the other.
 pub(crate) const ANIMATION: Kind = Kind { name: "an animation", endings: &["gif"] };
 /// Latents of images.
@@ -103,7 +108,7 @@ fn refuse_unnamed(path: &Path) -> Result<()> {
     let is_named = DEFAULT_OUTPUT.get().is_none_or(|default| default != path);
     let shown = path.display();
     ensure!(
-        is_named || disk::refuse_foreign(path, picture::MARK).is_ok(),
+        is_named || MARKS.iter().any(|mark| disk::refuse_foreign(path, mark).is_ok()),
         "{shown} is there already, and nothing shows that vae has written it: say --output {shown} \
          to replace it, or name another file"
     );

@@ -99,6 +99,11 @@ impl Frame {
         (0..n * n).map(|cell| self.middle[0] + self.reach[0] * share(cell)).collect()
     }
 
+    /// The middle of the frame, and half of either side.
+    pub(crate) const fn middle_and_reach(&self) -> ([f32; 2], [f32; 2]) {
+        (self.middle, self.reach)
+    }
+
     /// Where a place is in the plot, from 0 at the left and at the top to 1.
     fn share(&self, [x, y]: [f32; 2]) -> [f64; 2] {
         let share = |offset: f32, reach: f32| f64::from(0.5 + 0.5 * offset / reach);

@@ -5,7 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
 use images::Images;
 use picture::{Canvas, Tile};
 
@@ -15,6 +16,7 @@ use crate::{
     pca::Pca,
     scatter::{self, Frame, Grid, Points},
     trained::Latents,
+    tsne,
 };
 
 /// Images a side of the decoded plane.
@@ -40,6 +42,9 @@ pub(crate) struct Options {
     /// The picture, a PNG file
     #[arg(long, default_value = "map.png", value_name = "FILE")]
     output: PathBuf,
+    /// How more than two latents come into the plane
+    #[arg(long, value_enum, default_value_t = Projection::Pca)]
+    projection: Projection,
     /// Show beside the points what the plane decodes to
     #[arg(long)]
     grid: bool,
@@ -48,8 +53,23 @@ pub(crate) struct Options {
     projector: Option<PathBuf>,
 }
 
+/// A way from the latent space to the plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Projection {
+    /// Along the two principal components: straight, so that each place of the plane has an image
+    Pca,
+    /// Near images stay near each other, as t-SNE has it: groups show better, distances between
+    /// them and axes mean nothing
+    Tsne,
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let Options { source, output: picture, grid, projector } = options;
+    let Options { source, output: picture, projection, grid, projector } = options;
+    ensure!(
+        !grid || *projection == Projection::Pca,
+        "a place on a t-SNE map stands for no latents, so that --grid has nothing to decode: leave \
+         out --grid, or say --projection pca"
+    );
     let picture = Output::new(picture, PICTURE)?;
     if let Some(folder) = projector {
         output::check_folder(folder)?;
@@ -58,12 +78,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         disk::try_folder(folder)?;
     }
     let mut trained = source.trained()?;
+    let dim = trained.dim();
+    ensure!(
+        dim > 2 || *projection == Projection::Pca,
+        "the map of a model with latent dimension {dim} shows the latents as they are: leave \
+         out --projection tsne"
+    );
     let test = source.mnist(&trained)?.test;
     let latents = trained.encode(&test)?;
     let label = |index: usize| test.label(index as u32).unwrap_or_default();
     let labels: Vec<u32> = (0..test.len()).map(label).collect();
     let names: Vec<String> = (0..test.label_count()).map(|label| test.class(label)).collect();
-    let view = View::of(&latents, &labels, names.len());
+    let view = match projection {
+        Projection::Pca => View::of(&latents, &labels, names.len()),
+        Projection::Tsne => View::of_neighbours(&latents)?,
+    };
     let grid = grid.then(|| trained.decode(&view.z)).transpose()?;
     let grid = grid.as_ref().map(|digits| Grid {
         side: GRID,
@@ -116,6 +145,14 @@ impl View {
             }
         };
         Self { places, frame, grid: axes.clone(), axes, z }
+    }
+
+    /// By t-SNE, whose plane decodes to nothing.
+    fn of_neighbours(latents: &Latents) -> Result<Self> {
+        let places = tsne::embed(&latents.mean, latents.dim)?;
+        let frame = Frame::around(&places);
+        let axes = "t-SNE: near images are near; axes and far distances mean nothing".into();
+        Ok(Self { places, frame, axes, z: Vec::new(), grid: String::new() })
     }
 
     fn of_one(mean: &[f32], labels: &[u32], classes: usize) -> Self {

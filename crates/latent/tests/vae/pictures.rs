@@ -267,3 +267,41 @@ fn the_map_has_its_grid_and_its_projector() {
     // 300 images are a square of 18 by 17.
     assert_eq!(png(&place.read("projector/sprite.png")).0, 18 * SIDE);
 }
+
+#[test]
+fn near_latents_are_near_on_a_map_by_t_sne() {
+    let place = Place::new();
+    let map = |name: &str, threads: &str| {
+        let run_dir = run_dir().display();
+        let arguments = format!("map --projection tsne --output {name} --checkpoint {run_dir}");
+        // rayon's own default, which must make no difference.
+        let output = place.command(&arguments).env("RAYON_NUM_THREADS", threads).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        place.read(name)
+    };
+    let (first, second) = (map("first.png", "1"), map("second.png", "3"));
+    assert_eq!(first, second);
+    place.vae("map --projection pca --output pca.png");
+    place.vae("map --output plain.png");
+    assert_eq!(place.read("pca.png"), place.read("plain.png"));
+    let (tsne, pca) = (png(&first), png(&place.read("pca.png")));
+    assert_eq!((tsne.0, tsne.1), (pca.0, pca.1));
+    let mut expected = Canvas::new(560, 16, WHITE);
+    let caption = "t-SNE: near images are near; axes and far distances mean nothing";
+    expected.text(280, 8, Align::Centre, GREY, caption);
+    let found = part(&first, [64, 44 + 560 + 36 - 8, 560, 16]);
+    assert_eq!(found, part(&expected.png().unwrap(), [0, 0, 560, 16]));
+}
+
+#[test]
+fn a_map_by_t_sne_that_would_show_nothing_is_refused() {
+    let place = Place::new();
+    let said = place.refused("map --projection tsne --grid");
+    assert!(said.contains("leave out --grid, or say --projection pca"), "{said}");
+    let mut variant = plain();
+    variant.options.latent_dim = 2;
+    let run_dir = place.path("run");
+    train(&variant, &run_dir);
+    let said = place.refused("map --projection tsne --checkpoint run");
+    assert!(said.contains("with latent dimension 2"), "{said}");
+}

@@ -1,0 +1,1 @@
+//! The rows of a run's metrics and events, read and written.
