@@ -4,6 +4,8 @@
 //! Start at [`Place`], a folder for one run, and [`Process`], one running program. Nothing here
 //! knows what a scenario expects.
 
+#[allow(dead_code, reason = "its stories come next")]
+mod browser;
 mod crowd;
 mod fleet;
 mod holding;
@@ -24,6 +26,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[allow(unused_imports, reason = "its stories come next")]
+pub(crate) use browser::Browser;
 pub(crate) use crowd::Crowd;
 pub(crate) use fleet::{
     Fleet, Task, armed_coordinator, coordinator, coordinator_at, coordinator_in, coordinator_of,

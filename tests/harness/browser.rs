@@ -1,0 +1,234 @@
+//! A real browser: Debian's chromium without a window, driven by its chromedriver.
+//!
+//! Every call is bounded, and both programs end with the test. It does not know what the pages are.
+
+use std::{
+    env, fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use thirtyfour::prelude::*;
+use tokio::{runtime::Runtime, time::timeout};
+
+use super::{DEADLINE, POLL, Process};
+
+/// Set where tests must not do without a browser.
+const REQUIRED: &str = "LOCKSTEP_BROWSER_REQUIRED";
+
+/// The longest that one command to the browser may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What an observed page runs first: it keeps what the browser complains of.
+const OBSERVER: &str = "window.complaints = [];
+    addEventListener('securitypolicyviolation', e =>
+        complaints.push('CSP: ' + e.violatedDirective + ' ' + e.blockedURI));
+    addEventListener('error', e => complaints.push('error: ' + (e.message || e.target.src)), true);
+    addEventListener('unhandledrejection', e => complaints.push('rejection: ' + e.reason));";
+
+/// A browser with one page.
+#[derive(Debug)]
+pub(crate) struct Browser {
+    driver: Option<WebDriver>,
+    runtime: Runtime,
+    // Ended before its folder goes.
+    _chromedriver: Process,
+    _profile: TempDir,
+}
+
+impl Browser {
+    /// Starts a browser; none, and a word why, where the machine has none.
+    #[expect(clippy::print_stdout, reason = "what is not tested is to be known")]
+    pub(crate) fn new() -> Option<Self> {
+        let missing = ["chromium", "chromedriver"]
+            .into_iter()
+            .find(|program| Command::new(program).arg("--version").output().is_err());
+        if let Some(missing) = missing {
+            assert!(
+                env::var_os(REQUIRED).is_none(),
+                "{REQUIRED} is set, but there is no {missing}"
+            );
+            println!("no page is looked at in a browser: there is no {missing}");
+            return None;
+        }
+        let profile = tempfile::Builder::new().prefix("lockstep-browser-").tempdir().unwrap();
+        let mut command = Command::new("chromedriver");
+        command.arg("--port=0").env("HOME", profile.path()).env("TMPDIR", profile.path());
+        let chromedriver = Process::start("chromedriver", &mut command);
+        let line = chromedriver.wait_for_line("started successfully on port ");
+        let port = line.rsplit(' ').next().unwrap().trim_end_matches('.').to_owned();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.unwrap();
+        // Its client wants one, though nothing here goes over TLS.
+        let _there_already =
+            tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+        let capabilities = capabilities(profile.path()).unwrap();
+        let connecting = WebDriver::new(format!("http://127.0.0.1:{port}"), capabilities);
+        let driver = runtime.block_on(async { timeout(DEADLINE, connecting).await });
+        let driver = driver.expect("the browser starts within the deadline").unwrap();
+        let browser =
+            Self { driver: Some(driver), runtime, _chromedriver: chromedriver, _profile: profile };
+        browser.cdp("Page.addScriptToEvaluateOnNewDocument", json!({ "source": OBSERVER }));
+        Some(browser)
+    }
+
+    fn driver(&self) -> &WebDriver {
+        self.driver.as_ref().expect("taken only when it is dropped")
+    }
+
+    /// Carries out a command within its time.
+    fn wait<T>(&self, command: impl Future<Output = WebDriverResult<T>>) -> WebDriverResult<T> {
+        let done = self.runtime.block_on(async { timeout(COMMAND_TIMEOUT, command).await });
+        done.expect("the browser answers a command in time")
+    }
+
+    /// Opens a page, and waits until it has loaded.
+    pub(crate) fn open(&self, url: &str) {
+        self.wait(self.driver().goto(url)).unwrap();
+    }
+
+    /// What the body of a function in JavaScript returns.
+    pub(crate) fn eval(&self, script: &str) -> Value {
+        let evaluated = self.wait(self.driver().execute(script, Vec::new()));
+        evaluated.unwrap_or_else(|error| panic!("{script}: {error}")).json().clone()
+    }
+
+    /// Waits until an expression in JavaScript is true, and returns what it is.
+    pub(crate) fn wait_for(&self, expression: &str) -> Value {
+        self.wait_within(DEADLINE, expression)
+    }
+
+    /// The same within a bound.
+    pub(crate) fn wait_within(&self, bound: Duration, expression: &str) -> Value {
+        let begun = Instant::now();
+        let script = format!("return {expression}");
+        loop {
+            let value = self.eval(&script);
+            if !matches!(value, Value::Null | Value::Bool(false)) {
+                return value;
+            }
+            let shown = || self.eval("return document.body.innerText");
+            assert!(begun.elapsed() < bound, "never so: {expression}; the page is: {}", shown());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// The text that the first element of a CSS selector shows.
+    pub(crate) fn text(&self, selector: &str) -> String {
+        let found = self.eval(&format!(
+            "return document.querySelector({})?.innerText ?? ''",
+            Value::from(selector)
+        ));
+        found.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Clicks the first element of a CSS selector with the mouse.
+    pub(crate) fn click(&self, selector: &str) {
+        let clicked = async { self.driver().find(By::Css(selector)).await?.click().await };
+        self.wait(clicked).unwrap_or_else(|error| panic!("{selector}: {error}"));
+    }
+
+    /// Presses keys, where the focus is; see [`Key`].
+    pub(crate) fn press(&self, keys: impl Into<TypingData>) {
+        let keys = keys.into();
+        let pressed = async { self.driver().action_chain().send_keys(keys).perform().await };
+        self.wait(pressed).unwrap();
+    }
+
+    /// Draws from point to point with the button of the mouse down, in pixels from the centre of the
+    /// first element of a CSS selector.
+    pub(crate) fn draw(&self, selector: &str, points: &[(i64, i64)]) {
+        let drawn = async {
+            let element = self.driver().find(By::Css(selector)).await?;
+            element.scroll_into_view().await?;
+            let mut chain = self.driver().action_chain();
+            for (index, (x, y)) in points.iter().enumerate() {
+                chain = chain.move_to_element_with_offset(&element, *x, *y);
+                if index == 0 {
+                    chain = chain.click_and_hold();
+                }
+            }
+            chain.release().perform().await
+        };
+        self.wait(drawn).unwrap_or_else(|error| panic!("{selector}: {error}"));
+    }
+
+    /// A command of the Chrome DevTools Protocol.
+    pub(crate) fn cdp(&self, method: &str, parameters: Value) -> Value {
+        let sent = self.wait(self.driver().cdp().send_raw(method, parameters));
+        sent.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// Prefers light or dark pages from now on.
+    pub(crate) fn prefer(&self, scheme: &str) {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        self.cdp("Emulation.setEmulatedMedia", json!({ "features": features }));
+    }
+
+    /// Has a window of this many pixels from now on, as a phone's or a screen's.
+    pub(crate) fn resize(&self, width: u32, height: u32) {
+        let is_phone = width < 600;
+        let metrics = json!({
+            "width": width, "height": height, "mobile": is_phone,
+            "deviceScaleFactor": if is_phone { 2 } else { 1 },
+        });
+        self.cdp("Emulation.setDeviceMetricsOverride", metrics);
+    }
+
+    /// What the page has had complaints of since it was opened: violations of its policy, errors.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let kept = self.eval("return window.complaints");
+        let kept = kept.as_array().expect("kept since the page was opened");
+        let text = |complaint: &Value| complaint.as_str().unwrap_or_default().to_owned();
+        kept.iter().map(text).collect()
+    }
+
+    /// The addresses of all requests over the network since the last call.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        let entries = self.wait(self.driver().get_log("performance")).unwrap();
+        let address = |message: &str| {
+            let message: Value = serde_json::from_str(message).ok()?;
+            let message = &message["message"];
+            let is_request = message["method"] == "Network.requestWillBeSent";
+            let url = message["params"]["request"]["url"].as_str()?.to_owned();
+            // The browser's own pages stay in it.
+            let is_sent = ["http", "ws", "ftp"].iter().any(|scheme| url.starts_with(scheme));
+            (is_request && is_sent).then_some(url)
+        };
+        entries.iter().filter_map(|entry| address(&entry.message)).collect()
+    }
+
+    /// Keeps a picture of the page in LOCKSTEP_SCREENSHOTS, if that names a folder, for a person.
+    pub(crate) fn picture(&self, name: &str) {
+        let Some(folder) = env::var_os("LOCKSTEP_SCREENSHOTS") else { return };
+        let folder = Path::new(&folder);
+        fs::create_dir_all(folder).unwrap();
+        let png = self.wait(self.driver().screenshot_as_png()).unwrap();
+        fs::write(folder.join(format!("{name}.png")), png).unwrap();
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            let quit = async { timeout(COMMAND_TIMEOUT, driver.quit()).await };
+            let _ended_with_its_driver = self.runtime.block_on(quit);
+        }
+    }
+}
+
+fn capabilities(profile: &Path) -> WebDriverResult<Capabilities> {
+    let mut capabilities = DesiredCapabilities::chrome();
+    capabilities.set_binary("/usr/bin/chromium")?;
+    let folder = format!("--user-data-dir={}", profile.join("profile").display());
+    // Root has no sandbox; a container's /dev/shm is small.
+    for argument in ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", &folder] {
+        capabilities.add_arg(argument)?;
+    }
+    capabilities.set("goog:loggingPrefs", json!({ "performance": "ALL" }))?;
+    Ok(capabilities.into())
+}
