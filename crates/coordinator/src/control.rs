@@ -21,6 +21,7 @@ use std::{
 
 use anyhow::Result;
 use collective::{Digest, Rank};
+use history::{Event as Happened, EventRow, Time};
 use membership::{Engine, Event, Join, Loss, Outcome, Progress, Settings, WorkerId};
 use protocol::{
     convert::printable,
@@ -28,7 +29,6 @@ use protocol::{
     wire::{self, StatusReply, worker_message},
 };
 use secure::{Key, Secret};
-use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
@@ -40,7 +40,7 @@ use crate::{
     health::Health,
     journal::{Entry, Process},
     launch::Launch,
-    record::Record,
+    record::{Record, VERSION},
     run_dir::RunDir,
     spawn::{Children, Exit},
     stop::Asked,
@@ -259,6 +259,7 @@ impl<'a> Control<'a> {
                 Ok(()) = self.asked.changed() => self.heed_signals(),
                 _ = ticks.tick() => {
                     self.deaths.pass_time();
+                    self.pass_time_of_metrics();
                     self.decide(Event::Tick);
                     self.tell_waiting();
                 }
@@ -266,6 +267,7 @@ impl<'a> Control<'a> {
         }
         self.console.end();
         self.record_unreported(u64::MAX);
+        self.flush_metrics();
         if !self.is_cut_short {
             self.say_farewell(inputs).await;
         }
@@ -305,7 +307,8 @@ impl<'a> Control<'a> {
                 past.generation
             ));
         }
-        self.note("coordinator_started", json!({ "generation": past.generation.0 }));
+        let (generation, version) = (past.generation.0, Some(VERSION.to_owned()));
+        self.note(Happened::CoordinatorStarted { generation, version });
         if past.members.is_empty() {
             // The last of them is reported once more by those who go on from the checkpoint.
             self.record_unreported(self.record.begun_at_epoch());
@@ -350,14 +353,14 @@ impl<'a> Control<'a> {
             self.detect(&format!("{who} is gone: {loss}"), true);
         }
         let rank = self.rank(worker).map(|rank| rank.0);
-        self.note("lost", json!({ "rank": rank, "reason": loss.to_string() }));
+        self.note(Happened::Lost { rank, reason: loss.to_string() });
     }
 
     /// Notes that the generation is about to end.
     fn detect(&mut self, cause: &str, is_told: bool) {
         if self.recovery.detect(cause, is_told) {
             let generation = self.engine.generation().0;
-            self.note("generation_ended", json!({ "generation": generation, "cause": cause }));
+            self.note(Happened::GenerationEnded { generation, cause: cause.to_owned() });
         }
     }
 
@@ -422,7 +425,7 @@ impl<'a> Control<'a> {
             let ms = transfer.seconds * 1e3;
             self.recovery.transferred(transfer.seconds);
             let bytes = transfer.bytes;
-            self.note("state_transferred", json!({ "rank": rank, "bytes": bytes, "ms": ms }));
+            self.note(Happened::StateTransferred { rank, bytes, ms });
         }
     }
 
@@ -444,13 +447,10 @@ impl<'a> Control<'a> {
         self.members.iter().any(|(_, member)| *member == worker)
     }
 
-    /// Writes a line of the event log.
-    fn note(&mut self, kind: &str, what: serde_json::Value) {
-        let mut line = json!({ "kind": kind, "time": jiff::Timestamp::now().to_string() });
-        if let (Some(line), serde_json::Value::Object(what)) = (line.as_object_mut(), what) {
-            line.extend(what);
-        }
-        let written = self.run_dir.append_event(&line);
+    /// Writes a row of the events.
+    fn note(&mut self, event: Happened) {
+        let row = EventRow { time: Some(Time::now()), event };
+        let written = self.run_dir.append_event(&row);
         self.stop_if_broken(written);
     }
 

@@ -215,7 +215,7 @@ impl Journal {
 
     /// Writes a line, on the disk for good.
     pub(crate) fn note(&mut self, entry: &Entry) -> Result<()> {
-        let written = files::append_line(&mut self.file, entry).and_then(|()| {
+        let written = history::append_line(&mut self.file, entry).and_then(|()| {
             crashpoint::reach!("journal.written");
             disk::sync_data(&self.file, &self.path)
         });

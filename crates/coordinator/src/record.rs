@@ -9,9 +9,10 @@ use anyhow::Result;
 use checkpoint::EpochLedger;
 use collective::{Digest, Generation};
 use config::Metric;
+use history::{EpochRow, RankRow, StepsRow, Time, Values};
 use protocol::wire::{self, EpochReport, RankSeconds, Report, StatusReply};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::{
     console::{EpochLine, Progress, Rate},
@@ -21,8 +22,8 @@ use crate::{
     terms::Terms,
 };
 
-/// Ranks that a line of the metrics tells of at the most.
-const RANKS_TOLD: usize = 64;
+/// Version of this coordinator, for the rows that it writes.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The numbers of a run.
 #[derive(Debug)]
@@ -84,11 +85,11 @@ pub(crate) struct Summary {
     examples_counted: Vec<u64>,
 }
 
-/// A row about an epoch, for the metrics and for people.
+/// What there is to tell of an epoch, to the metrics and to people.
 #[derive(Debug)]
-pub(crate) struct EpochRow {
+pub(crate) struct EpochNews {
     pub(crate) text: String,
-    pub(crate) line: Value,
+    pub(crate) row: EpochRow,
 }
 
 impl Record {
@@ -185,9 +186,9 @@ impl Record {
         }
     }
 
-    /// Takes in a leader's report: what to show, and the line for the metrics, unless the steps
+    /// Takes in a leader's report: what to show, and the row for the metrics, unless the steps
     /// were recorded before.
-    pub(crate) fn report(&mut self, report: &Report) -> Option<(Progress, Value)> {
+    pub(crate) fn report(&mut self, report: &Report) -> Option<(Progress, StepsRow)> {
         if report.step > self.steps() || !self.recorded.add_steps(report.generation, report.step) {
             return None;
         }
@@ -196,45 +197,38 @@ impl Record {
         self.seconds += report.seconds;
         let terms = Terms::new(&self.metrics, &report.means);
         let examples_per_second = rate(report.examples, report.seconds);
-        let rank = |rank: &RankSeconds| {
-            json!({
-                "rank": rank.rank,
-                "compute_seconds": rank.compute,
-                "all_reduce_seconds": rank.all_reduce,
-                "waiting_seconds": rank.waiting,
-            })
+        let mut row = StepsRow {
+            time: Some(Time::now()),
+            generation: report.generation,
+            epoch: report.epoch,
+            step: report.step,
+            examples: report.examples,
+            seconds: Some(report.seconds),
+            examples_per_second,
+            values: self.values(&terms),
+            ..StepsRow::default()
         };
-        let mut line = json!({
-            "kind": "steps",
-            "step": report.step,
-            "epoch": report.epoch,
-            "generation": report.generation,
-            "examples": report.examples,
-            "examples_per_second": examples_per_second,
-            "ranks": slowest(&report.ranks).map(rank).collect::<Vec<_>>(),
-        });
-        self.add_terms(&mut line, "", &terms);
+        row.set_ranks(report.ranks.iter().map(rank_row).collect());
         let (epoch, step, loss) = (report.epoch, report.step, terms.loss());
         let rate = self.rate(examples_per_second);
         let progress = Progress { epoch, step, loss, rate, ..self.progress() };
         let (generation, at) = (report.generation, Instant::now());
         self.last = Some(Last { generation, step, terms, examples_per_second, at });
-        Some((progress, line))
+        Some((progress, row))
     }
 
-    /// Adds the metrics to a line by their names, after a prefix; null where they are not known.
-    fn add_terms(&self, line: &mut Value, prefix: &str, terms: &Terms) {
-        for metric in &self.metrics {
-            line[format!("{prefix}{}", metric.name)] = Value::Null;
-        }
-        for (metric, value) in terms.iter() {
-            line[format!("{prefix}{}", metric.name)] = value.into();
-        }
+    /// The metrics by their names; none where they are not known.
+    fn values(&self, terms: &Terms) -> Values {
+        let value = |metric: &Metric| {
+            let mut known = terms.iter().filter(|(other, _)| *other == metric);
+            (metric.name.clone(), known.next().map(|(_, value)| value))
+        };
+        self.metrics.iter().map(value).collect()
     }
 
     /// Takes in the end of an epoch: a row for it and for all before that nobody has reported,
     /// unless they were recorded before.
-    pub(crate) fn epoch_report(&mut self, report: &EpochReport) -> Vec<EpochRow> {
+    pub(crate) fn epoch_report(&mut self, report: &EpochReport) -> Vec<EpochNews> {
         let epoch = report.epoch;
         let is_possible = (1..=u64::from(self.epochs)).contains(&epoch);
         if !is_possible || report.step != epoch * self.steps_per_epoch {
@@ -255,57 +249,63 @@ impl Record {
         let mut rows = self.unreported_before(epoch);
         self.recorded.add_epoch(epoch);
         let time = report.step_time.unwrap_or_default();
-        let line = json!({
-            "generation": report.generation,
-            "examples_per_second": rate(time.examples, time.seconds),
-            "examples_counted": report.examples,
-            "index_sum": report.index_sum,
-        });
-        rows.push(self.epoch_row(epoch, &train, &test, line));
+        let row = EpochRow {
+            generation: Some(report.generation),
+            examples_per_second: rate(time.examples, time.seconds),
+            examples_counted: Some(report.examples),
+            index_sum: Some(report.index_sum),
+            ..EpochRow::default()
+        };
+        rows.push(self.epoch_news(epoch, &train, &test, row));
         rows
     }
 
     /// Rows for the epochs before `epoch` that only the checkpoint knows of, in order.
-    pub(crate) fn unreported_before(&mut self, epoch: u64) -> Vec<EpochRow> {
+    pub(crate) fn unreported_before(&mut self, epoch: u64) -> Vec<EpochNews> {
         let later = self.unreported.split_off(&epoch);
         let before = std::mem::replace(&mut self.unreported, later);
         let row = |(epoch, ledger): (u64, EpochLedger)| {
             self.recorded.add_epoch(epoch);
-            let line = json!({
-                "generation": null,
-                "examples_per_second": null,
-                "examples_counted": ledger.images,
-                "index_sum": ledger.index_sum,
-            });
+            let row = EpochRow {
+                examples_counted: Some(ledger.images),
+                index_sum: Some(ledger.index_sum),
+                ..EpochRow::default()
+            };
             let mean = |sum: &f64| sum / ledger.images.max(1) as f64;
             let train: Vec<f64> = ledger.loss_terms.iter().map(mean).collect();
             let train = Terms::new(&self.metrics, &train);
             let test = Terms::new(&self.metrics, &ledger.test_losses);
-            self.epoch_row(epoch, &train, &test, line)
+            self.epoch_news(epoch, &train, &test, row)
         };
         before.into_iter().map(row).collect()
     }
 
-    fn epoch_row(&self, epoch: u64, train: &Terms, test: &Terms, mut line: Value) -> EpochRow {
+    /// Completes the row of an epoch.
+    fn epoch_news(&self, epoch: u64, train: &Terms, test: &Terms, row: EpochRow) -> EpochNews {
         let text = EpochLine {
             epoch,
             epochs: self.epochs,
             train,
             test_loss: test.loss(),
-            rate: self.rate(line["examples_per_second"].as_f64()),
+            rate: self.rate(row.examples_per_second),
         };
-        line["kind"] = "epoch".into();
-        line["step"] = (epoch * self.steps_per_epoch).into();
-        line["epoch"] = epoch.into();
-        self.add_terms(&mut line, "", train);
-        self.add_terms(&mut line, "test_", test);
-        EpochRow { text: text.to_string(), line }
+        let text = text.to_string();
+        let row = EpochRow {
+            time: Some(Time::now()),
+            epoch,
+            step: epoch * self.steps_per_epoch,
+            train: self.values(train),
+            test: self.values(test),
+            version: Some(VERSION.to_owned()),
+            ..row
+        };
+        EpochNews { text, row }
     }
 
     pub(crate) fn summary(&self, digest: Digest, generations: Generation) -> Summary {
-        let mut test = json!({});
         let terms = self.tested.as_ref().map(|(_, terms)| terms.clone()).unwrap_or_default();
-        self.add_terms(&mut test, "test_", &terms);
+        let test = self.values(&terms);
+        let test = test.iter().map(|(name, value)| (format!("test_{name}"), value.into()));
         Summary {
             run_id: self.run_id.clone(),
             task: self.task.clone(),
@@ -313,7 +313,7 @@ impl Record {
             epochs: self.epochs,
             workers: self.workers,
             shards: self.shards,
-            test: test.as_object().cloned().unwrap_or_default(),
+            test: test.collect(),
             train_examples_per_second: rate(self.examples, self.seconds),
             digest: digest.to_string(),
             generations: generations.0,
@@ -351,14 +351,14 @@ fn rate(examples: u64, seconds: f64) -> Option<f64> {
     (examples > 0 && seconds > 0.0 && rate.is_finite()).then_some(rate)
 }
 
-/// The ranks that a line has room for, in order: those that computed longest, for which the
-/// others waited.
-fn slowest(ranks: &[RankSeconds]) -> impl Iterator<Item = &RankSeconds> {
-    let mut told: Vec<&RankSeconds> = ranks.iter().collect();
-    told.sort_by(|one, other| other.compute.total_cmp(&one.compute));
-    told.truncate(RANKS_TOLD);
-    told.sort_by_key(|rank| rank.rank);
-    told.into_iter()
+fn rank_row(rank: &RankSeconds) -> RankRow {
+    RankRow {
+        rank: rank.rank,
+        compute_seconds: rank.compute,
+        all_reduce_seconds: rank.all_reduce,
+        waiting_seconds: rank.waiting,
+        memory_bytes: None,
+    }
 }
 
 #[cfg(test)]

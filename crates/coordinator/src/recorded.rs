@@ -1,19 +1,10 @@
 //! What the metrics file holds already, written by this coordinator or by one before it: so each
 //! epoch and each step is recorded once, whoever reports it again.
 
-use std::{
-    collections::BTreeSet,
-    fs::File,
-    io::{BufRead as _, BufReader, Read as _},
-    path::Path,
-};
+use std::{collections::BTreeSet, path::Path};
 
-use anyhow::{Context as _, Result};
+use history::{HistoryError, Item, Metrics, MetricsRow};
 use protocol::wire;
-use serde::Deserialize;
-
-/// Most bytes of a row: one of 64 ranks takes a few thousand.
-const ROW_BYTES_MAX: u64 = 1 << 20;
 
 /// What is recorded of a run.
 #[derive(Debug, Default)]
@@ -25,46 +16,21 @@ pub(crate) struct Recorded {
     steps: (u64, u64),
 }
 
-/// What a row says of its place in the run.
-#[derive(Deserialize)]
-struct Row {
-    kind: String,
-    #[serde(default)]
-    epoch: u64,
-    #[serde(default)]
-    step: u64,
-    generation: Option<u64>,
-}
-
 impl Recorded {
-    /// Reads the metrics in `path`; a row that is none says nothing.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        let context = || format!("cannot read {}", path.display());
-        let file = File::open(path).with_context(context)?;
+    /// Reads the metrics in a run directory; a row that is none says nothing.
+    pub(crate) fn read(run_dir: &Path) -> Result<Self, HistoryError> {
         let mut recorded = Self::default();
-        if !file.metadata().with_context(context)?.is_file() {
-            return Ok(recorded);
-        }
-        let mut rows = BufReader::new(file);
-        let mut row = Vec::new();
-        loop {
-            row.clear();
-            let mut bounded = (&mut rows).take(ROW_BYTES_MAX);
-            if bounded.read_until(b'\n', &mut row).with_context(context)? == 0 {
-                return Ok(recorded);
-            }
-            if let Ok(row) = serde_json::from_slice::<Row>(&row) {
-                recorded.take_in(&row);
+        let mut metrics = Metrics::open(run_dir);
+        while let Some(item) = metrics.next_item()? {
+            match item {
+                Item::Row(MetricsRow::Epoch(row)) => drop(recorded.add_epoch(row.epoch)),
+                Item::Row(MetricsRow::Steps(row)) => {
+                    recorded.add_steps(row.generation, row.step);
+                }
+                Item::Rewound { .. } | Item::Restarted => {}
             }
         }
-    }
-
-    fn take_in(&mut self, row: &Row) {
-        match &row.kind[..] {
-            "epoch" => drop(self.add_epoch(row.epoch)),
-            "steps" => drop(self.add_steps(row.generation.unwrap_or_default(), row.step)),
-            _ => {}
-        }
+        Ok(recorded)
     }
 
     /// Notes that an epoch, from 1, is recorded; whether it was not.
@@ -103,7 +69,6 @@ mod tests {
     #[test]
     fn rows_are_read_back_and_what_is_no_row_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("metrics.jsonl");
         let rows = r#"{"kind":"steps","step":94,"epoch":1,"generation":2,"loss":1.5}
 {"kind":"epoch","step":94,"epoch":1,"generation":2}
 {"kind":"epoch","step":188,"epoch":2,"generation":null}
@@ -111,8 +76,8 @@ nonsense
 {"kind":"steps","step":90,"epoch":1,"generation":3}
 {"kind":"epoch","step":376,"epoch":4,"generation":3}
 {"kind":"epoch","ste"#;
-        std::fs::write(&path, rows).unwrap();
-        let mut recorded = Recorded::read(&path).unwrap();
+        std::fs::write(folder.path().join(history::METRICS), rows).unwrap();
+        let mut recorded = Recorded::read(folder.path()).unwrap();
         let sent = wire::Recorded::from(&recorded);
         assert_eq!((sent.epoch, sent.generation, sent.step), (2, 3, 90));
         assert!(recorded.has_epoch(4) && !recorded.has_epoch(3));

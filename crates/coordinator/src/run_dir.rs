@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use checkpoint::{CHECKPOINTS, Directory};
 use config::RunConfig;
 use disk::{Draft, convenience};
+use history::{EVENTS, EventRow, EventWriter, Limits, METRICS, MetricsWriter};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -20,8 +21,6 @@ use crate::{
 };
 
 const CONFIG: &str = "config.json";
-const METRICS: &str = "metrics.jsonl";
-const EVENTS: &str = "events.jsonl";
 const SUMMARY: &str = "summary.json";
 const JOURNAL: &str = "journal.jsonl";
 const LOCK: &str = "lock";
@@ -54,8 +53,8 @@ impl RunInfo {
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
-    metrics: File,
-    events: File,
+    metrics: MetricsWriter,
+    events: EventWriter,
     journal: Journal,
     recorded: Recorded,
     has_begun: bool,
@@ -160,9 +159,9 @@ impl RunDir {
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot create {}", folder.display()))?;
         }
-        let metrics = files::append_lines(&path.join(METRICS))?;
-        let recorded = Recorded::read(&path.join(METRICS))?;
-        let events = files::append_lines(&path.join(EVENTS))?;
+        let metrics = MetricsWriter::open(&path, Limits::METRICS)?;
+        let recorded = Recorded::read(&path)?;
+        let events = EventWriter::open(&path, Limits::EVENTS)?;
         let journal = Journal::open(path.join(JOURNAL))?;
         Ok(Self { path, metrics, events, journal, recorded, has_begun: false, _lock: lock })
     }
@@ -194,16 +193,14 @@ impl RunDir {
         write_json(&self.path, SUMMARY, summary)
     }
 
-    /// Appends a line to the log of events.
-    pub(crate) fn append_event(&mut self, object: &impl Serialize) -> Result<()> {
-        files::append_line(&mut self.events, object)
-            .with_context(|| format!("cannot write {}", self.path.join(EVENTS).display()))
+    /// Appends a row to the events.
+    pub(crate) fn append_event(&mut self, row: &EventRow) -> Result<()> {
+        Ok(self.events.append(row)?)
     }
 
-    /// Appends a line to the metrics.
-    pub(crate) fn append_metrics(&mut self, object: &impl Serialize) -> Result<()> {
-        files::append_line(&mut self.metrics, object)
-            .with_context(|| format!("cannot write {}", self.path.join(METRICS).display()))
+    /// The metrics, to be written.
+    pub(crate) fn metrics(&mut self) -> &mut MetricsWriter {
+        &mut self.metrics
     }
 
     /// What the metrics held when they were opened.

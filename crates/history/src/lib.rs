@@ -1,1 +1,116 @@
-//! The rows of a run's metrics and events, read and written.
+//! The rows of a run's metrics and events, typed: one writer, and readers for all else.
+//!
+//! # The files
+//!
+//! A run directory has `metrics.jsonl` and `events.jsonl`, a JSON object a line. [`MetricsRow`] and
+//! [`EventRow`] are their rows. A field that is not known is null or absent; rows of older versions
+//! lack the newer fields and are read all the same.
+//!
+//! `time` is the wall clock in UTC by RFC 3339, to the millisecond, as in
+//! `2026-03-01T12:00:00.250Z`. A number of Unix seconds is read too.
+//!
+//! The volume is bounded: see [`Limits`]. A full file is closed as `metrics.000001.jsonl`, and the
+//! next one is begun. Of many closed files of metrics, two neighbours are made one: every two rows
+//! about steps become one with the sums and means of both. Of many closed files of events, the
+//! oldest is deleted.
+//!
+//! # Reading
+//!
+//! [`newest_rows`] gives the rows of a run as they count: of steps that were trained again after
+//! a resume, those of the newest generation. [`Metrics`] and [`Events`] follow files that grow:
+//!
+//! ```no_run
+//! use history::{Item, Metrics};
+//!
+//! # fn main() -> Result<(), history::HistoryError> {
+//! let mut metrics = Metrics::open("runs/latest".as_ref());
+//! while let Some(item) = metrics.next_item()? {
+//!     match item {
+//!         Item::Row(row) => println!("{row:?}"),
+//!         // Rows about steps beyond this one are void: they are trained again.
+//!         Item::Rewound { step } => println!("back to {step}"),
+//!         // What was read before is void: all rows come again.
+//!         Item::Restarted => println!("from the beginning"),
+//!     }
+//! }
+//! // None for now: ask again later, or go on from here in another process.
+//! let position = metrics.position().to_string();
+//! # drop(position);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! No reader holds a file in memory, and a line that is no row is skipped and counted. A last line
+//! that is not complete is left alone until it is.
+//!
+//! The crate does not know what is trained: a task's metrics are [`Values`] by name, and so are the
+//! factors of its schedule.
+
+mod event;
+mod lines;
+mod merge;
+mod metrics;
+mod newest;
+mod parse;
+mod reader;
+mod row;
+mod segments;
+mod serialize;
+mod time;
+mod writer;
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+pub use self::{
+    event::{Event, EventRow},
+    lines::{append_line, append_lines},
+    merge::merge,
+    metrics::MetricsWriter,
+    newest::{NewestRows, newest_rows},
+    parse::is_reserved,
+    reader::{Events, Item, Metrics, Position},
+    row::{EpochRow, MetricsRow, RANKS_MAX, RankRow, StepsRow, Values},
+    time::Time,
+    writer::{EventWriter, Limits},
+};
+
+/// The file of the metrics in a run directory.
+pub const METRICS: &str = "metrics.jsonl";
+
+/// The file of the events in a run directory.
+pub const EVENTS: &str = "events.jsonl";
+
+/// What keeps a file from being read or written.
+#[derive(Debug, Error)]
+pub enum HistoryError {
+    /// A file that cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file that cannot be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl HistoryError {
+    fn read(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        |source| Self::Read { path, source }
+    }
+
+    fn write(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        |source| Self::Write { path, source }
+    }
+}

@@ -2,9 +2,9 @@
 
 use collective::{Generation, Rank};
 use config::task::Precision;
+use history::Event as Happened;
 use membership::{Event, Join, WorkerId};
 use protocol::wire;
-use serde_json::json;
 use tonic::Status;
 
 use super::{Connection, Control};
@@ -58,11 +58,11 @@ impl Control<'_> {
             Verdict::Again(after) => {
                 let after = after.as_secs_f64();
                 tracing::warn!("worker {slot} {status}; starting it again in {after:.1} s");
-                self.note("restarting", json!({ "slot": slot, "status": status }));
+                self.note(Happened::Restarting { slot, status: status.clone() });
             }
             Verdict::GivenUp => {
                 tracing::warn!("worker {slot} {status}; it is not started again");
-                self.note("given_up", json!({ "slot": slot, "status": status }));
+                self.note(Happened::GivenUp { slot, status: status.clone() });
                 self.decide(Event::GivenUp(Rank(slot), status.clone()));
             }
         }

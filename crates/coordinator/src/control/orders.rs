@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Instant};
 
 use collective::{Generation, Rank};
+use history::Event as Happened;
 use membership::{Command, Loss, Member, Outcome, Refusal, WorkerId};
 use protocol::{
     convert::{path_to_wire, printable},
     status,
     wire::{self, coordinator_message::Body},
 };
-use serde_json::json;
 use tonic::Status;
 
 use super::{
@@ -49,7 +49,8 @@ impl Control<'_> {
             Command::Persist(worker) => self.tell(worker, Body::Persist(wire::Persist {})),
             Command::Wait { present, needed } => {
                 self.console.line(&format!("Waiting for workers: {present} of {needed} are ready"));
-                self.note("waiting", json!({ "present": present, "needed": needed }));
+                let (present, needed) = (present.into(), needed.into());
+                self.note(Happened::Waiting { present, needed });
             }
             Command::Finish(outcome) => self.finish(outcome),
         }
@@ -71,6 +72,7 @@ impl Control<'_> {
         let Some(connection) = self.connections.get(&worker) else { return };
         let host = connection.process.host.clone();
         let process = connection.process.clone();
+        let device = connection.arithmetic.clone();
         self.console.line(&match rank {
             Some(rank) => format!(
                 "Rank {rank} joined from {host} ({}/{})",
@@ -82,7 +84,8 @@ impl Control<'_> {
         self.welcome(worker, rank);
         self.children.note_joined(&process);
         let rank = rank.map(|rank| rank.0);
-        self.note("joined", json!({ "rank": rank, "host": host, "process": process.id }));
+        let (process, device) = (process.id, Some(device).filter(|device| !device.is_empty()));
+        self.note(Happened::Joined { rank, host, process, device });
     }
 
     /// Takes a member of the current generation back in.
@@ -96,7 +99,7 @@ impl Control<'_> {
         self.console.begin(self.record.progress());
         self.welcome(worker, Some(rank));
         let generation = self.engine.generation().0;
-        self.note("adopted", json!({ "rank": rank.0, "generation": generation }));
+        self.note(Happened::Adopted { rank: rank.0, generation });
     }
 
     fn seat(&mut self, worker: WorkerId, rank: Option<Rank>) {
@@ -245,20 +248,17 @@ impl Control<'_> {
         }
         let ms = |time: &std::time::Duration| time.as_secs_f64() * 1e3;
         let ranks: Vec<u32> = self.members.iter().map(|(rank, _)| rank.0).collect();
-        self.note(
-            "generation_started",
-            json!({
-                "generation": generation,
-                "ranks": ranks,
-                "step": step,
-                "collective": self.transport.map(placing::name),
-                "cause": cause,
-                "agreement_ms": ms(agreement),
-                "transfer_ms": ms(transfer),
-                "connection_ms": ms(connection),
-                "ms": ms(agreement) + ms(connection),
-            }),
-        );
+        self.note(Happened::GenerationStarted {
+            generation,
+            ranks,
+            step,
+            collective: self.transport.map(|transport| placing::name(transport).to_owned()),
+            cause: cause.clone(),
+            agreement_ms: ms(agreement),
+            transfer_ms: ms(transfer),
+            connection_ms: ms(connection),
+            ms: ms(agreement) + ms(connection),
+        });
     }
 
     /// Adds why workers are missing that were here, as far as it is known.
@@ -291,7 +291,7 @@ impl Control<'_> {
             (None, Outcome::Completed(_) | Outcome::Interrupted(_)) => (true, outcome.to_string()),
             (None, _) => (false, outcome.to_string()),
         };
-        self.note("ended", json!({ "success": success, "reason": message }));
+        self.note(Happened::Ended { success, reason: message.clone() });
         // Workers say it as their last word.
         let message = match outcome {
             Outcome::Completed(_) => format!("the run is done: {message}"),

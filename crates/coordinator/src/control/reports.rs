@@ -2,11 +2,13 @@
 //!
 //! Reports may come late: a worker that comes back to a coordinator brings those that it lacks.
 
+use std::time::Instant;
+
 use membership::WorkerId;
 use protocol::wire;
 
 use super::Control;
-use crate::record::EpochRow;
+use crate::record::EpochNews;
 
 impl Control<'_> {
     pub(super) fn report(&mut self, worker: WorkerId, report: &wire::Report) {
@@ -20,11 +22,11 @@ impl Control<'_> {
         {
             self.recovered(&recovered, report.step);
         }
-        if let Some((progress, line)) = self.record.report(report) {
+        if let Some((progress, row)) = self.record.report(report) {
             self.waits.note_step();
             self.console.progress(&progress);
-            let written = self.run_dir.append_metrics(&line);
-            self.stop_if_broken(written);
+            let written = self.run_dir.metrics().steps(row, Instant::now());
+            self.stop_if_broken(written.map_err(Into::into));
         }
     }
 
@@ -40,11 +42,23 @@ impl Control<'_> {
         self.write_epochs(rows);
     }
 
-    fn write_epochs(&mut self, rows: Vec<EpochRow>) {
-        for EpochRow { text, line } in rows {
+    fn write_epochs(&mut self, news: Vec<EpochNews>) {
+        for EpochNews { text, row } in news {
             self.console.line(&text);
-            let written = self.run_dir.append_metrics(&line);
-            self.stop_if_broken(written);
+            let written = self.run_dir.metrics().epoch(row, Instant::now());
+            self.stop_if_broken(written.map_err(Into::into));
         }
+    }
+
+    /// Writes the rows that have waited long enough.
+    pub(super) fn pass_time_of_metrics(&mut self) {
+        let written = self.run_dir.metrics().pass_time(Instant::now());
+        self.stop_if_broken(written.map_err(Into::into));
+    }
+
+    /// Writes the rows that wait.
+    pub(super) fn flush_metrics(&mut self) {
+        let written = self.run_dir.metrics().flush(Instant::now());
+        self.stop_if_broken(written.map_err(Into::into));
     }
 }

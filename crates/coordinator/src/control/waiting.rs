@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use history::Event as Happened;
 use membership::{Newcomers, Phase, Waiting, WorkerId};
-use serde_json::json;
 use tokio::time::timeout;
 
 use super::Control;
@@ -236,9 +236,9 @@ impl Control<'_> {
                  join",
                 waited.as_secs_f64()
             ));
-            let waited = waited.as_secs_f64();
-            let what = json!({ "members": members, "workers": workers, "waited_seconds": waited });
-            self.note("begun_with_fewer", what);
+            let (members, workers) = (members as u64, workers.into());
+            let waited_seconds = waited.as_secs_f64();
+            self.note(Happened::BegunWithFewer { members, workers, waited_seconds });
         }
     }
 }

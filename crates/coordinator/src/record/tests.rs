@@ -57,12 +57,11 @@ fn steps(generation: u64, step: u64) -> Report {
 }
 
 /// The epochs of rows, with their rates and test losses.
-fn told(rows: &[EpochRow]) -> Vec<(u64, Option<f64>, Option<f64>)> {
-    let told = |row: &EpochRow| {
-        let number = |name: &str| row.line[name].as_f64();
-        (row.line["epoch"].as_u64().unwrap(), number("examples_per_second"), number("test_loss"))
+fn told(news: &[EpochNews]) -> Vec<(u64, Option<f64>, Option<f64>)> {
+    let told = |EpochNews { row, .. }: &EpochNews| {
+        (row.epoch, row.examples_per_second, row.test.get("loss"))
     };
-    rows.iter().map(told).collect()
+    news.iter().map(told).collect()
 }
 
 #[test]
@@ -80,16 +79,18 @@ fn what_is_not_known_is_no_number() {
     let at_once = Some(StepTime { examples: 6000, seconds: 0.0 });
     let in_no_time = EpochReport { step_time: at_once, train: vec![], test: vec![], ..epoch(2) };
     for report in [untimed, in_no_time] {
-        let row = record.epoch_report(&report).remove(0);
-        assert!(row.line["examples_per_second"].is_null(), "{}", row.line);
-        assert!(!row.text.contains("images/s"), "{}", row.text);
-        assert_eq!(row.line["loss"].is_null(), report.train.is_empty(), "{}", row.line);
-        assert_eq!(row.text.contains("loss"), !report.train.is_empty(), "{}", row.text);
+        let EpochNews { row, text } = record.epoch_report(&report).remove(0);
+        assert_eq!(row.examples_per_second, None);
+        assert!(!text.contains("images/s"), "{text}");
+        assert_eq!(row.train.get("loss").is_none(), report.train.is_empty(), "{row:?}");
+        assert_eq!(text.contains("loss"), !report.train.is_empty(), "{text}");
     }
-    let (progress, line) =
+    let (progress, row) =
         record.report(&Report { seconds: 0.0, means: vec![], ..steps(1, 10) }).unwrap();
     assert_eq!((progress.rate, progress.loss), (None, None));
-    assert!(line["examples_per_second"].is_null() && line["loss"].is_null(), "{line}");
+    assert_eq!((row.examples_per_second, row.loss()), (None, None));
+    let names: Vec<&str> = row.values.iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["loss", "reconstruction", "kl"]);
     let summary = serde_json::to_value(record.summary(Digest([0; 16]), Generation(1))).unwrap();
     assert!(summary["train_examples_per_second"].is_null(), "{summary}");
 }
@@ -140,9 +141,9 @@ fn an_epoch_that_nobody_reports_is_recorded_from_the_checkpoint() {
     // The worker that came back knows the third alone.
     let rows = record.epoch_report(&epoch(3));
     assert_eq!(told(&rows), [(2, None, None), (3, Some(4000.0), Some(103.0))]);
-    let line = &rows[0].line;
-    assert_eq!(line["loss"], 120.0);
-    assert_eq!((&line["step"], &line["examples_counted"]), (&json!(188), &json!(6000)));
+    let row = &rows[0].row;
+    assert_eq!(row.train.get("loss"), Some(120.0));
+    assert_eq!((row.step, row.examples_counted, row.generation), (188, Some(6000), None));
     assert!(rows[0].text.starts_with("Epoch 2/5  loss 120.00"), "{}", rows[0].text);
     assert_eq!(told(&record.unreported_before(u64::MAX)), [(4, None, Some(104.0))]);
     assert!(record.epoch_report(&epoch(4)).is_empty());
@@ -167,13 +168,4 @@ fn a_rate_is_of_the_generation_that_trains() {
         assert_eq!(status(&record, other).examples_per_second, None);
         assert_eq!(loss(&status(&record, other)), 150.0);
     }
-}
-
-#[test]
-fn of_many_ranks_the_slowest_are_told_of() {
-    let seconds = |rank| RankSeconds { rank, compute: f64::from(rank % 10), ..Default::default() };
-    let ranks: Vec<RankSeconds> = (0..640).map(seconds).collect();
-    let told: Vec<u32> = slowest(&ranks).map(|rank| rank.rank).collect();
-    assert_eq!(told, (0..64).map(|ten| ten * 10 + 9).collect::<Vec<_>>());
-    assert_eq!(slowest(&ranks[..3]).count(), 3);
 }

@@ -12,10 +12,10 @@ fn run_in(runs: &Path, name: &str) -> RunDir {
     fs::create_dir(&path).unwrap();
     let open = |name: &str| files::append(&path.join(name)).unwrap();
     RunDir {
-        metrics: open(METRICS),
-        events: open(EVENTS),
+        metrics: MetricsWriter::open(&path, Limits::METRICS).unwrap(),
+        events: EventWriter::open(&path, Limits::EVENTS).unwrap(),
         journal: Journal::open(path.join(JOURNAL)).unwrap(),
-        recorded: Recorded::read(&path.join(METRICS)).unwrap(),
+        recorded: Recorded::read(&path).unwrap(),
         has_begun: false,
         _lock: open(LOCK),
         path,

@@ -37,7 +37,7 @@ pub(super) const CRATES: &[Crate] = &[
     row(0, "lockstep-build", &[]),
     row(7, "vae-coordinator", &["config", "coordinator", "images", "vae-options"]),
     row(6, "coordinator", &["advice", "board", "checkpoint", "collective", "config", "crashpoint", "data",
-                            "disk", "limits", "manual", "membership", "process", "protocol",
+                            "disk", "history", "limits", "manual", "membership", "process", "protocol",
                             "secure", "stdout", "store", "telemetry"]),
     row(6, "worker",      &["checkpoint", "collective", "config", "crashpoint", "data", "disk",
                             "limits", "lockstep-build", "manual", "membership", "model", "picture",
@@ -62,6 +62,8 @@ pub(super) const CRATES: &[Crate] = &[
     row(5, "store",       &["checkpoint", "secure"]),
     // How a run stands, over HTTP. It knows no other crate: what it shows is handed to it.
     row(0, "board",       &[]),
+    // The rows of a run's files, written by one and read by many.
+    row(0, "history",     &[]),
     // Below whatever is said over a connection, so it knows nothing of protocol; beside it, since
     // all who connect need it: the coordinator, workers, and the transport between them.
     row(4, "secure",      &["advice", "collective", "disk"]),

@@ -1,0 +1,127 @@
+//! The rows of a run as they count: of steps that were trained again, those of the newest
+//! generation.
+
+use std::path::Path;
+
+use crate::{
+    HistoryError,
+    reader::{Item, Metrics},
+    row::MetricsRow,
+};
+
+/// Reads the rows of a run that count, in the order of the file. The files are read twice, and not
+/// held in memory.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn newest_rows(run_dir: &Path) -> Result<NewestRows, HistoryError> {
+    let mut metrics = Metrics::open(run_dir);
+    let mut begins: Vec<Begin> = Vec::new();
+    let mut rows = 0;
+    while let Some(item) = metrics.next_item()? {
+        match item {
+            Item::Row(row) => rows += u64::from(matches!(row, MetricsRow::Steps(_))),
+            Item::Rewound { step } => begins.push(Begin { at: rows, step }),
+            Item::Restarted => (rows, begins) = (0, Vec::new()),
+        }
+    }
+    // A row counts if no later generation has begun before its step.
+    let mut step = u64::MAX;
+    for begin in begins.iter_mut().rev() {
+        step = step.min(begin.step);
+        begin.step = step;
+    }
+    Ok(NewestRows { metrics: Metrics::open(run_dir), begins, rows: 0, left: rows })
+}
+
+/// A place where steps begin to be trained again.
+#[derive(Debug)]
+struct Begin {
+    /// Rows about steps before it.
+    at: u64,
+    /// The last step that stays of them.
+    step: u64,
+}
+
+/// The rows of a run that count, as [`newest_rows`] gives them.
+#[derive(Debug)]
+pub struct NewestRows {
+    metrics: Metrics,
+    begins: Vec<Begin>,
+    rows: u64,
+    /// Rows about steps that were there when the run was looked through.
+    left: u64,
+}
+
+impl NewestRows {
+    fn counts(&mut self, row: &MetricsRow) -> bool {
+        let MetricsRow::Steps(row) = row else { return true };
+        let next = self.begins.partition_point(|begin| begin.at <= self.rows);
+        self.rows += 1;
+        self.begins.get(next).is_none_or(|begin| row.step <= begin.step)
+    }
+}
+
+impl Iterator for NewestRows {
+    type Item = Result<MetricsRow, HistoryError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.metrics.next_item() {
+                Ok(Some(Item::Row(row))) => {
+                    if matches!(row, MetricsRow::Steps(_)) && self.rows == self.left {
+                        return None;
+                    }
+                    if self.counts(&row) {
+                        return Some(Ok(row));
+                    }
+                }
+                Ok(Some(Item::Rewound { .. })) => {}
+                // Files were closed and thinned meanwhile: what is left comes another time.
+                Ok(Some(Item::Restarted) | None) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn newest(rows: &[(u64, u64, Option<u64>)]) -> Vec<(u64, u64)> {
+        let folder = tempfile::tempdir().unwrap();
+        let line = |(generation, step, steps): &(u64, u64, Option<u64>)| {
+            format!(
+                "{{\"kind\":\"steps\",\"generation\":{generation},\"step\":{step},\"steps\":{}}}\n",
+                serde_json::to_string(steps).unwrap()
+            )
+        };
+        let text: String = rows.iter().map(line).collect();
+        std::fs::write(folder.path().join(crate::METRICS), text).unwrap();
+        let row = |row: Result<MetricsRow, HistoryError>| match row.unwrap() {
+            MetricsRow::Steps(row) => (row.generation, row.step),
+            MetricsRow::Epoch(row) => panic!("{row:?}"),
+        };
+        newest_rows(folder.path()).unwrap().map(row).collect()
+    }
+
+    #[test]
+    fn steps_that_were_trained_again_are_those_of_the_newest_generation() {
+        let ten = |generation, step| (generation, step, Some(10));
+        assert_eq!(newest(&[ten(1, 10), ten(1, 20)]), [(1, 10), (1, 20)]);
+        // A generation that goes on where the one before it was.
+        assert_eq!(newest(&[ten(1, 10), ten(2, 20)]), [(1, 10), (2, 20)]);
+        // From a checkpoint of step 20; that row is of steps 16 to 25.
+        let resumed = newest(&[ten(1, 10), ten(1, 20), ten(1, 30), (2, 25, Some(5)), ten(2, 35)]);
+        assert_eq!(resumed, [(1, 10), (1, 20), (2, 25), (2, 35)]);
+        // Twice, the second time from an older checkpoint than the first.
+        let rows = [ten(1, 10), ten(1, 20), ten(1, 30), ten(2, 30), ten(3, 20), ten(3, 30)];
+        assert_eq!(newest(&rows), [(1, 10), (3, 20), (3, 30)]);
+        // From the beginning.
+        assert_eq!(newest(&[ten(1, 10), ten(1, 20), ten(2, 10)]), [(2, 10)]);
+        // Older rows do not tell of how many steps they are.
+        let old = [(1, 10, None), (1, 20, None), (1, 30, None), (2, 20, None), (2, 30, None)];
+        assert_eq!(newest(&old), [(1, 10), (2, 20), (2, 30)]);
+    }
+}

@@ -1,0 +1,116 @@
+//! The files that a log of rows consists of: the one that is written to, and those that are full
+//! and closed, by number.
+//!
+//! `metrics.jsonl` is written to. It is closed as `metrics.000007.jsonl`; when neighbours are made
+//! one, as `metrics.000003-000007.jsonl`, which stands for all of these numbers.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// A closed file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) path: PathBuf,
+}
+
+impl Segment {
+    pub(crate) fn contains(&self, number: u64) -> bool {
+        (self.first..=self.last).contains(&number)
+    }
+}
+
+/// A name in a folder, as in `metrics.jsonl`, with and without its ending.
+fn stem(name: &str) -> &str {
+    name.strip_suffix(".jsonl").unwrap_or(name)
+}
+
+/// Where a closed file is that stands for these numbers.
+pub(crate) fn closed_path(folder: &Path, name: &str, first: u64, last: u64) -> PathBuf {
+    let stem = stem(name);
+    folder.join(match first == last {
+        true => format!("{stem}.{first:06}.jsonl"),
+        false => format!("{stem}.{first:06}-{last:06}.jsonl"),
+    })
+}
+
+/// The closed files in order, and those that another one stands for: what was left of making two
+/// files one when the writer died.
+pub(crate) fn list(folder: &Path, name: &str) -> io::Result<(Vec<Segment>, Vec<Segment>)> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let file_name = entry.file_name();
+        let Some((first, last)) = file_name.to_str().and_then(|file| numbers(file, stem(name)))
+        else {
+            continue;
+        };
+        if fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_file()) {
+            found.push(Segment { first, last, path: entry.path() });
+        }
+    }
+    // Of those that begin alike, the one that stands for most comes first.
+    found.sort_by_key(|segment| (segment.first, std::cmp::Reverse(segment.last)));
+    let (mut segments, mut covered) = (Vec::<Segment>::new(), Vec::new());
+    for segment in found {
+        match segments.last() {
+            Some(before) if segment.first <= before.last => covered.push(segment),
+            _ => segments.push(segment),
+        }
+    }
+    Ok((segments, covered))
+}
+
+/// The numbers that a file of this name stands for.
+fn numbers(file: &str, stem: &str) -> Option<(u64, u64)> {
+    let middle = file.strip_prefix(stem)?.strip_prefix('.')?.strip_suffix(".jsonl")?;
+    let (first, last) = middle.split_once('-').unwrap_or((middle, middle));
+    let number = |text: &str| {
+        let is_number = text.len() >= 6 && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| text.parse::<u64>().ok()).flatten()
+    };
+    let (first, last) = (number(first)?, number(last)?);
+    (first >= 1 && first <= last && last < u64::MAX).then_some((first, last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_files_are_found_in_order_and_each_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = [
+            "metrics.jsonl",
+            "metrics.000003.jsonl",
+            "metrics.000001-000002.jsonl",
+            "metrics.000002.jsonl",
+            "metrics.1000000.jsonl",
+            "metrics.7.jsonl",
+            "metrics.000005-000004.jsonl",
+            "metrics.000009.jsonl.draft",
+            "events.000001.jsonl",
+        ];
+        for name in names {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let (segments, covered) = list(folder.path(), "metrics.jsonl").unwrap();
+        let spans = |segments: &[Segment]| -> Vec<(u64, u64)> {
+            segments.iter().map(|segment| (segment.first, segment.last)).collect()
+        };
+        assert_eq!(spans(&segments), [(1, 2), (3, 3), (1_000_000, 1_000_000)]);
+        assert_eq!(spans(&covered), [(2, 2)]);
+        for segment in &segments {
+            let path = closed_path(folder.path(), "metrics.jsonl", segment.first, segment.last);
+            assert_eq!(path, segment.path);
+        }
+        assert_eq!(list(&folder.path().join("none"), "metrics.jsonl").unwrap().0, []);
+    }
+}
