@@ -1,16 +1,23 @@
-//! `cargo xtask bench`: Lockstep beside PyTorch on this machine, with one command.
+//! `cargo xtask bench`: Lockstep beside PyTorch and JAX on this machine, with one command.
 //!
-//! `bench/plan.rs` says what is compared and what is required, and is where to start reading;
-//! `rounds.rs` runs it; `lockstep.rs`, `pytorch.rs` and `exchange.rs` know how each side is
-//! started, on top of `process.rs` and `procfs.rs`; `report.rs` and `plot.rs` show what was found,
-//! and `earlier.rs` reads it again.
-//! The PyTorch side itself is `ddp.py` and `gloo.py`. Everything is measured from outside, on whole
-//! processes: nothing here is linked with what it measures.
+//! `bench/plan.rs` says what is compared and what is required, and is where to start reading; its
+//! rows beside the best of others are in `peers.rs`, those about the time of a step in `cost.rs`.
+//! `rounds.rs` runs it; `lockstep.rs`, `pytorch.rs`, `jax.rs` and `exchange.rs` know how each side
+//! is started, on top of `process.rs` and `procfs.rs`; `ping.rs` and `nearness.rs` tell how far the
+//! cores were from each other meanwhile; `report.rs` and `plot.rs` show what was found, and
+//! `earlier.rs` reads it again.
+//! The other side itself is `ddp.py`, `compiled.py`, `gloo.py` and `jax_peer.py`. Everything is
+//! measured from outside, on whole processes: nothing here is linked with what it measures.
 
+mod cost;
 mod earlier;
 mod exchange;
+mod jax;
 mod lockstep;
 mod machine;
+mod nearness;
+mod peers;
+mod ping;
 mod plan;
 mod plot;
 mod process;
@@ -25,8 +32,9 @@ mod torch;
 
 use crate::workspace::{self, Build};
 use crate::{child, interrupt, setup};
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
+use jax::Jax;
 use lockstep::Lockstep;
 use machine::Machine;
 
@@ -90,6 +98,10 @@ impl Default for Options {
 enum Section {
     /// Images a second of whole training processes
     Steps,
+    /// The same beside the best of torch.compile and of JAX, at the same global batch
+    Peers,
+    /// The fixed time of a step, and that of each image
+    StepCost,
     /// Milliseconds of an all-reduce
     AllReduce,
     /// Two workers against one
@@ -99,8 +111,14 @@ enum Section {
 }
 
 impl Section {
-    const ALL: [Section; 4] =
-        [Section::Steps, Section::AllReduce, Section::Scaling, Section::Memory];
+    const ALL: [Section; 6] = [
+        Section::Steps,
+        Section::Peers,
+        Section::StepCost,
+        Section::AllReduce,
+        Section::Scaling,
+        Section::Memory,
+    ];
 }
 
 /// The coordinator's flag of this name.
@@ -136,10 +154,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     interrupt::install_for_termination()?;
     let output = output_folder(options)?;
     let machine = Machine::here();
-    let mut bench = Bench::prepare(&programs, &output)?;
-    stdout::say!("\n{}\n", machine.describe());
     let all_rows = plan::rows(&Options { only: Vec::new(), ..options.clone() }, machine::cores());
     let jobs = plan::jobs(&plan::rows(options, machine::cores()));
+    let mut bench = Bench::prepare(&programs, &output, &jobs)?;
+    let about = bench.describe(&machine);
+    stdout::say!("\n{about}\n");
     let mut figures = match options.add {
         true => earlier::read(&output.join("bench.json"), &all_rows, &machine)?,
         false => Figures::default(),
@@ -149,9 +168,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     let known = |row: &plan::Row| jobs.contains(&row.ours.0) || figures.has(row.ours.0);
     let rows: Vec<plan::Row> = all_rows.into_iter().filter(known).collect();
     let text = format!(
-        "{}\nRounds: {}; medians, and the largest distance from them.\n{}",
-        machine.describe(),
+        "{about}\nRounds: {}; medians, and the largest distance from them.\n{}\n{}",
         figures.rounds(),
+        nearness::describe(&figures),
         report::text(&rows, &figures)
     );
     stdout::say!("\n{text}");
@@ -165,7 +184,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     write("bench.txt", text)?;
     let json = report::json(&rows, &figures, &machine);
     write("bench.json", serde_json::to_string_pretty(&json)? + "\n")?;
-    if rows.iter().any(|row| row.section == Section::Steps) {
+    if rows.iter().any(|row| matches!(row.section, Section::Steps | Section::Peers)) {
         write("bench.svg", draw(&figures, options, &machine))?;
     }
     stdout::say!("Written: {}", written.join(", "));
@@ -252,12 +271,14 @@ fn named(programs: &[PathBuf], name: &str) -> anyhow::Result<PathBuf> {
 struct Bench {
     lockstep: Lockstep,
     pytorch: PyTorch,
+    /// None where nothing needs it; or why there is none.
+    jax: Option<Result<Jax, String>>,
     all_reduce: Result<PathBuf, String>,
 }
 
 impl Bench {
     /// Fetches what is missing, and sees to it that Lockstep works at all.
-    fn prepare(programs: &Programs, output: &Path) -> anyhow::Result<Bench> {
+    fn prepare(programs: &Programs, output: &Path, jobs: &[Job]) -> anyhow::Result<Bench> {
         let data_dir = lockstep::default_data_dir()?;
         let lockstep = Lockstep {
             coordinator: programs.coordinator.clone(),
@@ -267,13 +288,35 @@ impl Bench {
         };
         let site = torch::ensure()?;
         let unlocking = pytorch::compile_unlocking(output).map_err(|error| format!("{error:#}"));
+        let needs_jax = jobs.iter().any(|job| job.is_of_jax());
+        let jax = needs_jax.then(|| Jax::ensure().map_err(|error| format!("{error:#}")));
         stdout::say!("trying Lockstep, with the data set in {}", data_dir.display());
         lockstep.prepare().context("Lockstep cannot be measured")?;
-        let pytorch = PyTorch { site, data_dir, unlocking };
-        Ok(Bench { lockstep, pytorch, all_reduce: programs.all_reduce.clone() })
+        let compiled = std::path::absolute(output.join("torch.compile"))?;
+        let pytorch = PyTorch { site, data_dir, unlocking, compiled };
+        Ok(Bench { lockstep, pytorch, jax, all_reduce: programs.all_reduce.clone() })
     }
 
+    /// The machine, and the versions of all that is measured.
+    fn describe(&self, machine: &Machine) -> String {
+        let machine = machine.describe();
+        match &self.jax {
+            Some(Ok(jax)) => format!("{machine}\n{}", jax.describe()),
+            Some(Err(why)) => format!("{machine}\nno JAX: {why}"),
+            None => machine,
+        }
+    }
+
+    /// What a job finds, and the ping between two cores before and after it.
     fn measure(&mut self, job: Job) -> anyhow::Result<Vec<(Quantity, f64)>> {
+        let before = ping::nanoseconds();
+        let mut found = self.found_by(job)?;
+        let pings = [(Quantity::PingBefore, before), (Quantity::PingAfter, ping::nanoseconds())];
+        found.extend(pings.into_iter().filter_map(|(quantity, ping)| Some((quantity, ping?))));
+        Ok(found)
+    }
+
+    fn found_by(&mut self, job: Job) -> anyhow::Result<Vec<(Quantity, f64)>> {
         match job {
             Job::Training(training) => self.train(training),
             Job::Exchange(Transport::Gloo) => exchange::gloo(&self.pytorch),
@@ -293,7 +336,7 @@ impl Bench {
     }
 
     fn train(&mut self, training: Training) -> anyhow::Result<Vec<(Quantity, f64)>> {
-        let tuned = match training.system {
+        let shown = match training.system {
             System::Lockstep(collective) => {
                 let shown = self.lockstep.train(training, collective)?;
                 let share = shown.coordinator_share;
@@ -305,10 +348,15 @@ impl Bench {
                 found.extend(share.map(|share| (Quantity::CoordinatorShare, share)));
                 return Ok(found);
             }
-            System::PyTorch => false,
-            System::PyTorchTuned => true,
+            System::Jax | System::JaxDevices => match &self.jax {
+                Some(Ok(jax)) => jax.train(training, &self.pytorch.data_dir)?,
+                Some(Err(why)) => bail!("there is no JAX: {why}"),
+                None => bail!("JAX was not asked for"),
+            },
+            System::PyTorch | System::PyTorchTuned | System::Compiled | System::CompiledDdp => {
+                self.pytorch.train(training)?
+            }
         };
-        let shown = self.pytorch.train(training, tuned)?;
         Ok(vec![
             (Quantity::ImagesPerSecond, shown.images_per_second),
             (Quantity::Seconds, shown.seconds),
@@ -323,20 +371,25 @@ fn draw(figures: &Figures, options: &Options, machine: &Machine) -> String {
     let lines = [
         ("Lockstep, bf16", "#0b63c5", true, ours, Precision::Bf16),
         ("Lockstep", "#0b63c5", false, ours, Precision::F32),
+        ("JAX", "#2b8a3e", false, System::Jax, Precision::F32),
+        ("torch.compile", "#9c36b5", false, System::Compiled, Precision::F32),
         ("PyTorch DDP, tuned", "#d9480f", true, System::PyTorchTuned, Precision::F32),
         ("PyTorch DDP", "#d9480f", false, System::PyTorch, Precision::F32),
     ];
     let lines = lines.map(|(name, colour, dashed, system, precision)| {
         let points = plan::worker_counts().into_iter().filter_map(|workers| {
-            let job =
-                Job::Training(Training::sharing(machine::cores(), system, precision, 64, workers));
+            let training = peers::sharing(system, machine::cores(), 64, workers);
+            let job = Job::Training(Training { precision, ..training });
             let values = figures.of((job, Quantity::ImagesPerSecond)).into_iter().flatten();
             let statistics::Summary { median, low, high } = statistics::Summary::of(values)?;
             Some(plot::Point { x: workers, y: median, low, high })
         });
         plot::Line { name: name.to_owned(), colour, dashed, points: points.collect() }
     });
-    let subtitle = format!("batch 64 a worker, {}", machine.brief());
+    let subtitle = format!(
+        "batch 64 a worker; JAX and torch.compile: one process, the same global batch; {}",
+        machine.brief()
+    );
     let words = plot::Words {
         title: "Training: images a second, all workers together",
         subtitle: &subtitle,

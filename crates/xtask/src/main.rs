@@ -64,13 +64,14 @@ enum Command {
     /// compiled once.
     Test(test::Options),
 
-    /// Measure Lockstep beside PyTorch's DistributedDataParallel on this machine
+    /// Measure Lockstep beside PyTorch and JAX on this machine
     ///
     /// Sets up, builds the release binaries, fetches a full PyTorch of the same version into
-    /// .torch/ (2.4 GB, once), and runs both side by side, round after round: images a second,
-    /// all-reduce, scaling, memory. Prints a table with the ratios and those that are required,
-    /// and writes every figure to target/bench. Half an hour; --quick takes a few minutes. Leave
-    /// the machine alone meanwhile.
+    /// .torch/ (2.4 GB, once) and the newest JAX into .jax/ (0.5 GB, once), and runs them side by
+    /// side, round after round: images a second beside DistributedDataParallel, torch.compile and
+    /// JAX, the fixed time of a step, all-reduce, scaling, memory. Prints a table with the ratios
+    /// and those that are required, and writes every figure to target/bench. More than an hour;
+    /// --quick takes ten minutes. Leave the machine alone meanwhile.
     Bench(bench::Options),
 
     /// Strike runs with disasters drawn from seeds: whatever dies, the final bytes are the same

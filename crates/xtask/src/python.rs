@@ -64,7 +64,7 @@ pub(crate) fn download(
     folder: &Path,
     instead: &str,
 ) -> anyhow::Result<()> {
-    let mut pip = pip("download", dependencies, folder)?;
+    let mut pip = pip(Path::new("python3"), "download", dependencies, folder)?;
     pip.args(["--python-version", "3.12", "--implementation", "cp"]);
     pip.args(PLATFORMS.iter().flat_map(|tag| ["--platform", tag]));
     pip.arg("--dest").arg(folder).args(requirements);
@@ -80,7 +80,18 @@ pub(crate) fn install(
     folder: &Path,
     instead: &str,
 ) -> anyhow::Result<()> {
-    let mut pip = pip("install", dependencies, folder)?;
+    install_for(Path::new("python3"), requirements, dependencies, folder, instead)
+}
+
+/// The same for another Python of this machine.
+pub(crate) fn install_for(
+    python: &Path,
+    requirements: &[String],
+    dependencies: Dependencies,
+    folder: &Path,
+    instead: &str,
+) -> anyhow::Result<()> {
+    let mut pip = pip(python, "install", dependencies, folder)?;
     pip.args(["--no-compile", "--root-user-action=ignore"]);
     pip.arg("--target").arg(folder).args(requirements);
     let first = requirements.first().map_or("", |requirement| requirement);
@@ -96,8 +107,13 @@ pub(crate) fn version() -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn pip(command: &str, dependencies: Dependencies, folder: &Path) -> anyhow::Result<Command> {
-    let mut pip = Command::new("python3");
+fn pip(
+    python: &Path,
+    command: &str,
+    dependencies: Dependencies,
+    folder: &Path,
+) -> anyhow::Result<Command> {
+    let mut pip = Command::new(python);
     pip.args(["-m", "pip", command, "--no-input", "--disable-pip-version-check"]);
     pip.arg("--only-binary=:all:");
     // Behind a proxy that never answers, pip says so after the first and gives up after the last.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const POLL: Duration = Duration::from_millis(50);
 
 /// Variables that begin so change how fast a program computes; a measurement sets its own.
-const CLEARED: [&str; 9] = [
+const CLEARED: [&str; 12] = [
     "LD_PRELOAD",
     "GLIBC_TUNABLES",
     "MALLOC_",
@@ -23,6 +23,9 @@ const CLEARED: [&str; 9] = [
     "GOMP_",
     "KMP_",
     "TORCH_",
+    "TORCHINDUCTOR_",
+    "JAX_",
+    "XLA_",
     "RUST_LOG",
 ];
 

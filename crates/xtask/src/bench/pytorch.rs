@@ -1,9 +1,9 @@
-//! PyTorch's side of a measurement: `ddp.py` and `gloo.py`, one process per rank, as torchrun would
-//! start them.
+//! PyTorch's side of a measurement: `ddp.py`, `compiled.py` and `gloo.py`, one process per rank, as
+//! torchrun would start them.
 
 use super::process::{self, Process};
 use super::procfs;
-use super::subject::{Precision, Training};
+use super::subject::{Precision, System, Training};
 use crate::workspace;
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -13,9 +13,9 @@ use std::process::Command;
 use std::time::Duration;
 
 /// How long is measured.
-const SECONDS: f64 = 3.0;
-/// How long all of a run may take.
-const RUN_BOUND: Duration = Duration::from_mins(5);
+pub(super) const SECONDS: f64 = 3.0;
+/// How long all of a run may take, compilers included.
+pub(super) const RUN_BOUND: Duration = Duration::from_mins(10);
 
 /// Large tensors are kept for the next step and not given back to the kernel, page by page. The
 /// first is the most that glibc takes.
@@ -33,6 +33,8 @@ pub(super) struct PyTorch {
     pub(super) data_dir: PathBuf,
     /// The library that unlocks MKL, or why there is none.
     pub(super) unlocking: Result<PathBuf, String>,
+    /// Where torch.compile keeps what it has compiled, from one round to the next.
+    pub(super) compiled: PathBuf,
 }
 
 /// What a training run has shown.
@@ -62,7 +64,11 @@ pub(super) fn compile_unlocking(folder: &Path) -> anyhow::Result<PathBuf> {
 }
 
 impl PyTorch {
-    pub(super) fn train(&self, training: Training, tuned: bool) -> anyhow::Result<Shown> {
+    pub(super) fn train(&self, training: Training) -> anyhow::Result<Shown> {
+        let script = match training.system {
+            System::Compiled | System::CompiledDdp => "compiled.py",
+            _ => "ddp.py",
+        };
         let mut arguments = vec![
             "--data-dir".to_owned(),
             self.data_dir.display().to_string(),
@@ -73,16 +79,23 @@ impl PyTorch {
         if training.precision == Precision::Bf16 {
             arguments.push("--precision=bf16".to_owned());
         }
-        let mut environment = vec![("OMP_NUM_THREADS", training.threads.to_string())];
-        if tuned {
+        if training.system == System::Compiled {
+            arguments.push("--whole-step".to_owned());
+        }
+        let compiled = self.compiled.display().to_string();
+        let mut environment = vec![
+            ("OMP_NUM_THREADS", training.threads.to_string()),
+            ("TORCHINDUCTOR_CACHE_DIR", compiled),
+        ];
+        if training.system != System::PyTorch {
             let library = self.unlocking.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
             environment.push(("LD_PRELOAD", library.display().to_string()));
             environment.extend(MALLOC.map(|(name, value)| (name, value.to_owned())));
         }
         let (output, worker_peak_bytes) =
-            self.run("ddp.py", &arguments, &environment, training.workers)?;
+            self.run(script, &arguments, &environment, training.workers)?;
         let (images_per_second, seconds) =
-            speed_in(&output).context("ddp.py has not said how fast it was")?;
+            speed_in(&output).with_context(|| format!("{script} has not said how fast it was"))?;
         Ok(Shown { images_per_second, seconds, worker_peak_bytes })
     }
 
@@ -105,9 +118,9 @@ impl PyTorch {
         let port = free_port()?.to_string();
         let mut ranks = Vec::new();
         for rank in 0..world {
-            // -s: nothing of the user's own packages.
+            // Nothing of the user's own packages, and no compiled files beside the scripts.
             let mut command = process::command(Path::new("python3"));
-            command.arg("-s").arg(source(script)).args(arguments);
+            command.args(["-s", "-B"]).arg(source(script)).args(arguments);
             command.env("PYTHONPATH", &self.site).env("GLOO_SOCKET_IFNAME", "lo");
             command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", &port);
             command.env("RANK", rank.to_string()).env("WORLD_SIZE", world.to_string());
@@ -125,7 +138,7 @@ impl PyTorch {
 }
 
 /// A file beside this one.
-fn source(name: &str) -> PathBuf {
+pub(super) fn source(name: &str) -> PathBuf {
     workspace::root().join("crates/xtask/src/bench").join(name)
 }
 
@@ -137,7 +150,7 @@ fn free_port() -> anyhow::Result<u16> {
 }
 
 /// Images a second, and how many seconds were measured.
-fn speed_in(output: &str) -> Option<(f64, f64)> {
+pub(super) fn speed_in(output: &str) -> Option<(f64, f64)> {
     let found: Value =
         output.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok())?;
     Some((found["images_per_second"].as_f64()?, found["seconds"].as_f64()?))

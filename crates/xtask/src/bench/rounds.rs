@@ -4,7 +4,9 @@
 //! slow for a while is slow for both. Every other round goes backwards, so that nobody always runs
 //! first. Does not know how a job is run.
 
+use super::nearness::{self, Distance};
 use super::plan::{Comparison, Row};
+use super::statistics::Summary;
 use super::subject::{Figure, Job, Quantity};
 use super::table::number;
 use crate::interrupt;
@@ -58,6 +60,33 @@ impl Figures {
         figures.map(|(_, values)| values.len()).max().unwrap_or(0)
     }
 
+    /// The jobs of which anything was found.
+    pub(super) fn jobs(&self) -> Vec<Job> {
+        let mut jobs: Vec<Job> = self.values.keys().map(|(job, _)| *job).collect();
+        jobs.dedup();
+        jobs
+    }
+
+    /// The figures of those rounds in which the cores were at this distance.
+    pub(super) fn only(&self, distance: Distance) -> Figures {
+        let mut only = Figures { rounds: self.rounds, ..Figures::default() };
+        for job in self.jobs() {
+            let distances = nearness::of_rounds(self, job);
+            let figures = self.all().filter(|((of, _), _)| *of == job);
+            only.values.extend(figures.map(|(figure, values)| {
+                let pairs = values.into_iter().zip(&distances);
+                let kept = pairs.map(|(value, found)| value.filter(|_| *found == Some(distance)));
+                (figure, kept.collect())
+            }));
+        }
+        only
+    }
+
+    /// The median of a figure's rounds.
+    pub(super) fn median(&self, figure: Figure) -> Option<f64> {
+        Some(Summary::of(self.of(figure).into_iter().flatten())?.median)
+    }
+
     /// All figures, in order, each with its value in each round.
     pub(super) fn all(&self) -> impl Iterator<Item = (Figure, Vec<Option<f64>>)> {
         self.values.keys().map(|figure| (*figure, self.of(*figure)))
@@ -70,8 +99,14 @@ impl Figures {
         values
     }
 
-    /// A row's ratio in each round.
-    pub(super) fn ratios(&self, ours: Figure, comparison: Comparison) -> Vec<Option<f64>> {
+    /// The ratio of the medians.
+    pub(super) fn ratio(&self, ours: Figure, comparison: &Comparison) -> Option<f64> {
+        let other = comparison.other().and_then(|(figure, _)| self.median(figure));
+        comparison.ratio(self.median(ours)?, other)
+    }
+
+    /// The ratio in each round.
+    pub(super) fn ratios(&self, ours: Figure, comparison: &Comparison) -> Vec<Option<f64>> {
         let ours = self.of(ours);
         let others = match comparison.other() {
             Some((figure, _)) => self.of(figure),
@@ -81,12 +116,10 @@ impl Figures {
         pairs.map(|(ours, other)| comparison.ratio(ours?, other)).collect()
     }
 
-    /// Why a row is incomplete, if it is because a job of it failed.
-    pub(super) fn reason(&self, row: &Row) -> Option<String> {
-        let other = row.comparison.other().map(|((job, _), _)| job);
-        let jobs = [Some(row.ours.0), other];
-        let mut failed = jobs.into_iter().flatten();
-        failed.find_map(|job| Some(format!("{job}: {}", self.failures.get(&job)?)))
+    /// Why a row is incomplete, where jobs of it failed.
+    pub(super) fn reasons(&self, row: &Row) -> Vec<String> {
+        let failed = row.jobs().into_iter();
+        failed.filter_map(|job| Some(format!("{job}: {}", self.failures.get(&job)?))).collect()
     }
 }
 
@@ -196,7 +229,9 @@ mod tests {
         figures.put(0, GOOD, vec![(Quantity::Steps, 6.0)]);
         figures.put(0, BAD, vec![(Quantity::Steps, 2.0)]);
         figures.put(1, GOOD, vec![(Quantity::Steps, 4.0)]);
-        let ratios = figures.ratios(figure, Comparison::Rate(other, "theirs"));
-        assert_eq!(ratios, [Some(3.0), None]);
+        let comparison = Comparison::Rate(other, "theirs");
+        assert_eq!(figures.ratios(figure, &comparison), [Some(3.0), None]);
+        // That of the medians takes every round: 5 over 2.
+        assert_eq!(figures.ratio(figure, &comparison), Some(2.5));
     }
 }

@@ -23,6 +23,14 @@ pub(super) enum System {
     PyTorch,
     /// The same with MKL's AVX-512 path unlocked and with memory that malloc keeps.
     PyTorchTuned,
+    /// torch.compile over the whole step, in one process, tuned like that.
+    Compiled,
+    /// torch.compile under DistributedDataParallel, tuned like that.
+    CompiledDdp,
+    /// JAX in one process: one jit, a scan over many steps, one device.
+    Jax,
+    /// The same with a device for each worker, still in one process.
+    JaxDevices,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +74,12 @@ pub(super) enum Job {
 }
 
 impl Job {
+    /// Whether it runs JAX.
+    pub(super) fn is_of_jax(self) -> bool {
+        let jax = |training: Training| matches!(training.system, System::Jax | System::JaxDevices);
+        matches!(self, Job::Training(training) if jax(training))
+    }
+
     /// Whether once is enough: the long run takes its own time.
     pub(super) fn is_once(self) -> bool {
         self == Job::LongRun
@@ -78,6 +92,9 @@ pub(super) enum Quantity {
     ImagesPerSecond,
     /// How long was measured.
     Seconds,
+    /// A ping between two cores, just before the job and just after it.
+    PingBefore,
+    PingAfter,
     /// The largest of any worker.
     PeakMegabytes,
     /// The coordinator's processor time over the training time.
@@ -111,6 +128,8 @@ impl Quantity {
         let others = [
             Quantity::ImagesPerSecond,
             Quantity::Seconds,
+            Quantity::PingBefore,
+            Quantity::PingAfter,
             Quantity::PeakMegabytes,
             Quantity::CoordinatorShare,
             Quantity::HeapGrowthMegabytes,
@@ -175,6 +194,10 @@ impl fmt::Display for System {
             System::Lockstep(collective) => write!(f, "Lockstep ({collective})"),
             System::PyTorch => f.write_str("DDP"),
             System::PyTorchTuned => f.write_str("DDP tuned"),
+            System::Compiled => f.write_str("torch.compile"),
+            System::CompiledDdp => f.write_str("torch.compile under DDP"),
+            System::Jax => f.write_str("JAX"),
+            System::JaxDevices => f.write_str("JAX with devices"),
         }
     }
 }
@@ -197,6 +220,8 @@ impl fmt::Display for Quantity {
         match self {
             Quantity::ImagesPerSecond => f.write_str("images_per_second"),
             Quantity::Seconds => f.write_str("seconds"),
+            Quantity::PingBefore => f.write_str("ping_before_ns"),
+            Quantity::PingAfter => f.write_str("ping_after_ns"),
             Quantity::PeakMegabytes => f.write_str("worker_peak_mb"),
             Quantity::CoordinatorShare => f.write_str("coordinator_share_of_a_core"),
             Quantity::Milliseconds { members, bytes, fresh } => {

@@ -1,0 +1,231 @@
+//! What a step costs before its first image, and what each image adds: a line through the times of
+//! steps of several sizes, for each system.
+//!
+//! Does not know how a step is timed; the times follow from images a second.
+
+use super::nearness::Distance;
+use super::peers;
+use super::plan::{Comparison, Row};
+use super::rounds::Figures;
+use super::subject::{Job, Precision, Quantity, System, Training};
+use super::table::{Table, number};
+use super::{Options, Section};
+use serde_json::{Value, json};
+
+/// Images per worker and step. A system in one process takes the batches of two workers.
+const BATCHES: [u32; 4] = [16, 64, 256, 512];
+/// Two that the comparison of rates needs anyway.
+const QUICK_BATCHES: [u32; 2] = [64, 256];
+
+/// A fit needs as many.
+const POINTS_MIN: usize = 2;
+
+const MICROSECONDS: f64 = 1e6;
+
+/// The time of a step is `fixed` + `marginal` * images per worker.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Cost {
+    fixed_us: f64,
+    marginal_us: f64,
+    /// The largest distance of a time from the line, in percent of that time.
+    misfit_percent: f64,
+}
+
+/// The steps of one system, from small to large.
+#[derive(Debug)]
+struct Series {
+    name: String,
+    /// Images per worker of two, and the training.
+    trainings: Vec<(u32, Training)>,
+}
+
+/// A row for each step to time. The report shows their fits instead of them.
+pub(super) fn rows(options: &Options, cores: u32) -> Vec<Row> {
+    let row = |name: &str, training: Training| {
+        Row::rate(Section::StepCost, name.to_owned(), training, Comparison::Alone, None)
+    };
+    let all = series(options, cores);
+    let rows = all.iter().flat_map(|series| {
+        series.trainings.iter().map(|(_, training)| row(&series.name, *training))
+    });
+    rows.collect()
+}
+
+fn series(options: &Options, cores: u32) -> Vec<Series> {
+    let batches = if options.quick { &QUICK_BATCHES[..] } else { &BATCHES };
+    let of = |name: &str, training: &dyn Fn(u32) -> Training| Series {
+        name: name.to_owned(),
+        trainings: batches.iter().map(|batch| (*batch, training(*batch))).collect(),
+    };
+    let ours = System::Lockstep(options.collective);
+    let one =
+        |batch| Training { threads: 1, ..Training::sharing(cores, ours, Precision::F32, batch, 1) };
+    let mut all = vec![
+        of("Lockstep, 2 workers", &|batch| peers::pair(ours, cores, batch)),
+        of("Lockstep, 1 worker of 1 thread", &one),
+    ];
+    all.extend(
+        peers::OTHERS.map(|(system, name)| of(name, &|batch| peers::pair(system, cores, batch))),
+    );
+    all
+}
+
+/// The images that the line counts: those of a worker, or the share of one where a process takes
+/// the batches of two.
+fn images(training: Training) -> u32 {
+    match training.system {
+        System::Compiled | System::Jax => training.batch_size / peers::WORKERS,
+        _ => training.batch_size,
+    }
+}
+
+/// Least squares of the relative distances, so that a small step counts as much as a large one.
+/// The points are images and microseconds.
+fn fit(points: &[(f64, f64)]) -> Option<Cost> {
+    let usable = points.iter().filter(|(_, time)| *time > 0.0);
+    let (mut w, mut wx, mut wy, mut wxx, mut wxy) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for (images, time) in usable.clone() {
+        let weight = 1.0 / (time * time);
+        w += weight;
+        wx += weight * images;
+        wy += weight * time;
+        wxx += weight * images * images;
+        wxy += weight * images * time;
+    }
+    let determinant = w * wxx - wx * wx;
+    if usable.clone().count() < POINTS_MIN || determinant <= f64::EPSILON * w * wxx {
+        return None;
+    }
+    let marginal_us = (w * wxy - wx * wy) / determinant;
+    let fixed_us = (wy - marginal_us * wx) / w;
+    let misfit =
+        |(images, time): &(f64, f64)| 100.0 * (fixed_us + marginal_us * images - time).abs() / time;
+    let misfit_percent = usable.map(misfit).fold(0.0, f64::max);
+    Some(Cost { fixed_us, marginal_us, misfit_percent })
+}
+
+/// The fits of a series of rows of one name, by medians over the rounds.
+fn cost_of(rows: &[&Row], figures: &Figures) -> Option<Cost> {
+    let points = rows.iter().filter_map(|row| {
+        let Job::Training(training) = row.ours.0 else { return None };
+        let rate = figures.median((row.ours.0, Quantity::ImagesPerSecond))?;
+        let global = f64::from(training.batch_size * training.workers);
+        Some((f64::from(images(training)), MICROSECONDS * global / rate))
+    });
+    fit(&points.collect::<Vec<_>>())
+}
+
+/// Rows of the same name, in order.
+fn groups<'a>(rows: &[&'a Row]) -> Vec<(&'a str, Vec<&'a Row>)> {
+    let mut groups: Vec<(&str, Vec<&Row>)> = Vec::new();
+    for &row in rows {
+        match groups.iter_mut().find(|(name, _)| *name == row.label) {
+            Some((_, rows)) => rows.push(row),
+            None => groups.push((&row.label, vec![row])),
+        }
+    }
+    groups
+}
+
+/// A line for each system; with `distances`, one more for the rounds at each of them, where all
+/// steps have such rounds.
+pub(super) fn table(rows: &[&Row], figures: &Figures, distances: &[Distance]) -> Table {
+    let mut table = Table::new(&["", "fixed us", "us an image", "misfit %"]);
+    let apart: Vec<(Distance, Figures)> =
+        distances.iter().map(|distance| (*distance, figures.only(*distance))).collect();
+    for (name, rows) in groups(rows) {
+        table.push(cells(name, cost_of(&rows, figures)));
+        for (distance, figures) in &apart {
+            let complete = rows.iter().all(|row| figures.median(row.ours).is_some());
+            if let Some(cost) = cost_of(&rows, figures).filter(|_| complete) {
+                table.push(cells(&format!("  cores {}", distance.name()), Some(cost)));
+            }
+        }
+    }
+    table
+}
+
+fn cells(name: &str, cost: Option<Cost>) -> Vec<String> {
+    let Some(cost) = cost else { return vec![name.to_owned(), "-".to_owned(), "-".to_owned()] };
+    let figures = [cost.fixed_us, cost.marginal_us, cost.misfit_percent];
+    std::iter::once(name.to_owned()).chain(figures.map(number)).collect()
+}
+
+/// The same for programs.
+pub(super) fn json(rows: &[&Row], figures: &Figures) -> Value {
+    let one = |(name, rows): (&str, Vec<&Row>)| {
+        let cost = cost_of(&rows, figures);
+        json!({
+            "system": name,
+            "fixed_us": cost.map(|cost| cost.fixed_us),
+            "marginal_us": cost.map(|cost| cost.marginal_us),
+            "misfit_percent": cost.map(|cost| cost.misfit_percent),
+            "steps": rows.iter().map(|row| row.ours.0.to_string()).collect::<Vec<_>>(),
+        })
+    };
+    groups(rows).into_iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_found_again() {
+        let points = BATCHES.map(|n| (f64::from(n), 744.0 + 26.1 * f64::from(n)));
+        let cost = fit(&points).unwrap();
+        assert!((cost.fixed_us - 744.0).abs() < 1e-6, "{cost:?}");
+        assert!((cost.marginal_us - 26.1).abs() < 1e-9, "{cost:?}");
+        assert!(cost.misfit_percent < 1e-6);
+    }
+
+    #[test]
+    fn distances_count_by_their_share_of_the_time() {
+        // The same ten percent at either end moves the line by as much there.
+        let misfit = |place: usize| {
+            let mut points = [(16.0, 1_000.0), (64.0, 1_000.0), (256.0, 1_000.0)];
+            points[place].1 *= 1.1;
+            fit(&points).unwrap().misfit_percent
+        };
+        assert!(misfit(0) < 5.0 && misfit(2) < 5.0);
+    }
+
+    #[test]
+    fn too_few_points_have_no_line() {
+        assert_eq!(fit(&[]), None);
+        assert_eq!(fit(&[(16.0, 900.0)]), None);
+        assert_eq!(fit(&[(16.0, 900.0), (16.0, 950.0)]), None);
+        assert_eq!(fit(&[(16.0, 900.0), (64.0, 0.0)]), None);
+    }
+
+    #[test]
+    fn a_process_that_takes_two_batches_is_fitted_by_half_of_its_images() {
+        let options = Options { quick: true, ..Options::default() };
+        let rows = rows(&options, 2);
+        let mut figures = Figures::default();
+        // Every step takes 500 us, and 10 us for each image of a worker.
+        for row in &rows {
+            let Job::Training(training) = row.ours.0 else { panic!("no training") };
+            let time = 500.0 + 10.0 * f64::from(images(training));
+            let global = f64::from(training.batch_size * training.workers);
+            figures.restore(row.ours, vec![Some(MICROSECONDS * global / time)]);
+        }
+        let rows: Vec<&Row> = rows.iter().collect();
+        let text = table(&rows, &figures, &[]).render();
+        assert_eq!(text.lines().count(), 9, "{text}");
+        for line in text.lines().skip(1) {
+            assert!(line.contains("  500  ") && line.contains("  10.0"), "{text}");
+        }
+        let json = json(&rows, &figures);
+        assert_eq!(json[0]["system"], "Lockstep, 2 workers");
+        assert!((json[0]["fixed_us"].as_f64().unwrap() - 500.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_system_without_figures_has_a_line_without_numbers() {
+        let rows = rows(&Options::default(), 2);
+        let rows: Vec<&Row> = rows.iter().collect();
+        let text = table(&rows, &Figures::default(), &Distance::BOTH).render();
+        assert_eq!(text.lines().filter(|line| line.ends_with('-')).count(), 8, "{text}");
+    }
+}
