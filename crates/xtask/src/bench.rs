@@ -70,6 +70,10 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t)]
     collective: Collective,
 
+    /// Measure an earlier build of Lockstep too: a folder with its programs, as target/release
+    #[arg(long, value_name = "DIR")]
+    before: Option<PathBuf>,
+
     /// Where bench.json, bench.svg and bench.txt go [default: target/bench]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -87,6 +91,7 @@ impl Default for Options {
             only: Vec::new(),
             add: false,
             collective: Collective::default(),
+            before: None,
             output: None,
             programs: None,
         }
@@ -156,7 +161,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     let machine = Machine::here();
     let all_rows = plan::rows(&Options { only: Vec::new(), ..options.clone() }, machine::cores());
     let jobs = plan::jobs(&plan::rows(options, machine::cores()));
-    let mut bench = Bench::prepare(&programs, &output, &jobs)?;
+    let before = options.before.as_deref().map(Programs::in_folder).transpose()?;
+    let mut bench = Bench::prepare(&programs, before.as_ref(), &output, &jobs)?;
     let about = bench.describe(&machine);
     stdout::say!("\n{about}\n");
     let mut figures = match options.add {
@@ -270,6 +276,8 @@ fn named(programs: &[PathBuf], name: &str) -> anyhow::Result<PathBuf> {
 #[derive(Debug)]
 struct Bench {
     lockstep: Lockstep,
+    /// An earlier build, if one is to be measured.
+    before: Option<Lockstep>,
     pytorch: PyTorch,
     /// None where nothing needs it; or why there is none.
     jax: Option<Result<Jax, String>>,
@@ -278,23 +286,32 @@ struct Bench {
 
 impl Bench {
     /// Fetches what is missing, and sees to it that Lockstep works at all.
-    fn prepare(programs: &Programs, output: &Path, jobs: &[Job]) -> anyhow::Result<Bench> {
+    fn prepare(
+        programs: &Programs,
+        before: Option<&Programs>,
+        output: &Path,
+        jobs: &[Job],
+    ) -> anyhow::Result<Bench> {
         let data_dir = lockstep::default_data_dir()?;
-        let lockstep = Lockstep {
+        let lockstep_of = |programs: &Programs| Lockstep {
             coordinator: programs.coordinator.clone(),
             worker: programs.worker.clone(),
             data_dir: data_dir.clone(),
             epochs: BTreeMap::new(),
         };
+        let (lockstep, before) = (lockstep_of(programs), before.map(lockstep_of));
         let site = torch::ensure()?;
         let unlocking = pytorch::compile_unlocking(output).map_err(|error| format!("{error:#}"));
         let needs_jax = jobs.iter().any(|job| job.is_of_jax());
         let jax = needs_jax.then(|| Jax::ensure().map_err(|error| format!("{error:#}")));
         stdout::say!("trying Lockstep, with the data set in {}", data_dir.display());
         lockstep.prepare().context("Lockstep cannot be measured")?;
+        if let Some(before) = &before {
+            before.prepare().context("the earlier build cannot be measured")?;
+        }
         let compiled = std::path::absolute(output.join("torch.compile"))?;
         let pytorch = PyTorch { site, data_dir, unlocking, compiled };
-        Ok(Bench { lockstep, pytorch, jax, all_reduce: programs.all_reduce.clone() })
+        Ok(Bench { lockstep, before, pytorch, jax, all_reduce: programs.all_reduce.clone() })
     }
 
     /// The machine, and the versions of all that is measured.
@@ -338,15 +355,11 @@ impl Bench {
     fn train(&mut self, training: Training) -> anyhow::Result<Vec<(Quantity, f64)>> {
         let shown = match training.system {
             System::Lockstep(collective) => {
-                let shown = self.lockstep.train(training, collective)?;
-                let share = shown.coordinator_share;
-                let mut found = vec![
-                    (Quantity::ImagesPerSecond, shown.images_per_second),
-                    (Quantity::Seconds, shown.seconds),
-                    (Quantity::PeakMegabytes, shown.worker_peak_bytes as f64 / MEGABYTE),
-                ];
-                found.extend(share.map(|share| (Quantity::CoordinatorShare, share)));
-                return Ok(found);
+                return Ok(shown_by(self.lockstep.train(training, collective)?));
+            }
+            System::Before(collective) => {
+                let before = self.before.as_mut().context("there is no earlier build")?;
+                return Ok(shown_by(before.train(training, collective)?));
             }
             System::Jax | System::JaxDevices => match &self.jax {
                 Some(Ok(jax)) => jax.train(training, &self.pytorch.data_dir)?,
@@ -363,6 +376,17 @@ impl Bench {
             (Quantity::PeakMegabytes, shown.worker_peak_bytes as f64 / MEGABYTE),
         ])
     }
+}
+
+fn shown_by(shown: lockstep::Shown) -> Vec<(Quantity, f64)> {
+    let mut found = vec![
+        (Quantity::ImagesPerSecond, shown.images_per_second),
+        (Quantity::Seconds, shown.seconds),
+        (Quantity::PeakMegabytes, shown.worker_peak_bytes as f64 / MEGABYTE),
+        (Quantity::OwnPeakMegabytes, shown.worker_own_peak_bytes as f64 / MEGABYTE),
+    ];
+    found.extend(shown.coordinator_share.map(|share| (Quantity::CoordinatorShare, share)));
+    found
 }
 
 /// Images a second against workers, batch 64, as SVG.

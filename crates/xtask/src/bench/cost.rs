@@ -5,7 +5,8 @@
 
 use super::nearness::Distance;
 use super::peers;
-use super::plan::{Comparison, Row};
+use super::plan::{Comparison, Required, Row};
+use super::report;
 use super::rounds::Figures;
 use super::subject::{Job, Precision, Quantity, System, Training};
 use super::table::{Table, number};
@@ -16,6 +17,13 @@ use serde_json::{Value, json};
 const BATCHES: [u32; 4] = [16, 64, 256, 512];
 /// Two that the comparison of rates needs anyway.
 const QUICK_BATCHES: [u32; 2] = [64, 256];
+
+/// The names of the line that all are compared with, and of that of an earlier build.
+const OURS: &str = "Lockstep, 2 workers";
+const BEFORE: &str = "Lockstep before, 2 workers";
+
+/// How many times our fixed part that of an earlier build must be.
+const BEFORE_REQUIRED: Required = Required::AtLeast(2.0);
 
 /// A fit needs as many.
 const POINTS_MIN: usize = 2;
@@ -29,6 +37,13 @@ struct Cost {
     marginal_us: f64,
     /// The largest distance of a time from the line, in percent of that time.
     misfit_percent: f64,
+}
+
+impl Cost {
+    /// Its fixed part over that of another, where that one has any.
+    fn fixed_over(self, ours: Cost) -> Option<f64> {
+        (ours.fixed_us > 0.0).then(|| self.fixed_us / ours.fixed_us)
+    }
 }
 
 /// The steps of one system, from small to large.
@@ -61,9 +76,13 @@ fn series(options: &Options, cores: u32) -> Vec<Series> {
     let one =
         |batch| Training { threads: 1, ..Training::sharing(cores, ours, Precision::F32, batch, 1) };
     let mut all = vec![
-        of("Lockstep, 2 workers", &|batch| peers::pair(ours, cores, batch)),
+        of(OURS, &|batch| peers::pair(ours, cores, batch)),
         of("Lockstep, 1 worker of 1 thread", &one),
     ];
+    if options.before.is_some() {
+        let before = System::Before(options.collective);
+        all.push(of(BEFORE, &|batch| peers::pair(before, cores, batch)));
+    }
     all.extend(
         peers::OTHERS.map(|(system, name)| of(name, &|batch| peers::pair(system, cores, batch))),
     );
@@ -130,25 +149,41 @@ fn groups<'a>(rows: &[&'a Row]) -> Vec<(&'a str, Vec<&'a Row>)> {
 /// A line for each system; with `distances`, one more for the rounds at each of them, where all
 /// steps have such rounds.
 pub(super) fn table(rows: &[&Row], figures: &Figures, distances: &[Distance]) -> Table {
-    let mut table = Table::new(&["", "fixed us", "us an image", "misfit %"]);
+    let heads = ["", "fixed us", "us an image", "misfit %", "fixed, of ours", "required", ""];
+    let mut table = Table::new(&heads);
     let apart: Vec<(Distance, Figures)> =
         distances.iter().map(|distance| (*distance, figures.only(*distance))).collect();
-    for (name, rows) in groups(rows) {
-        table.push(cells(name, cost_of(&rows, figures)));
+    let groups = groups(rows);
+    let ours = |figures: &Figures| {
+        let (_, rows) = groups.iter().find(|(name, _)| *name == OURS)?;
+        cost_of(rows, figures)
+    };
+    for (name, rows) in &groups {
+        let cost = cost_of(rows, figures);
+        let ratio = cost.and_then(|cost| cost.fixed_over(ours(figures)?));
+        let mut line = cells(name, cost, ratio);
+        if *name == BEFORE {
+            line.resize(5, String::new());
+            line.push(report::bound(BEFORE_REQUIRED));
+            line.push(report::verdict(Some(BEFORE_REQUIRED), ratio).to_owned());
+        }
+        table.push(line);
         for (distance, figures) in &apart {
             let complete = rows.iter().all(|row| figures.median(row.ours).is_some());
-            if let Some(cost) = cost_of(&rows, figures).filter(|_| complete) {
-                table.push(cells(&format!("  cores {}", distance.name()), Some(cost)));
+            if let Some(cost) = cost_of(rows, figures).filter(|_| complete) {
+                let ratio = ours(figures).and_then(|ours| cost.fixed_over(ours));
+                table.push(cells(&format!("  cores {}", distance.name()), Some(cost), ratio));
             }
         }
     }
     table
 }
 
-fn cells(name: &str, cost: Option<Cost>) -> Vec<String> {
+fn cells(name: &str, cost: Option<Cost>, ratio: Option<f64>) -> Vec<String> {
     let Some(cost) = cost else { return vec![name.to_owned(), "-".to_owned(), "-".to_owned()] };
-    let figures = [cost.fixed_us, cost.marginal_us, cost.misfit_percent];
-    std::iter::once(name.to_owned()).chain(figures.map(number)).collect()
+    let figures = [cost.fixed_us, cost.marginal_us, cost.misfit_percent].map(number);
+    let ratio = ratio.map(number).unwrap_or_default();
+    std::iter::once(name.to_owned()).chain(figures).chain([ratio]).collect()
 }
 
 /// The same for programs.
@@ -200,7 +235,8 @@ mod tests {
 
     #[test]
     fn a_process_that_takes_two_batches_is_fitted_by_half_of_its_images() {
-        let options = Options { quick: true, ..Options::default() };
+        let before = Some("before".into());
+        let options = Options { quick: true, before, ..Options::default() };
         let rows = rows(&options, 2);
         let mut figures = Figures::default();
         // Every step takes 500 us, and 10 us for each image of a worker.
@@ -212,7 +248,8 @@ mod tests {
         }
         let rows: Vec<&Row> = rows.iter().collect();
         let text = table(&rows, &figures, &[]).render();
-        assert_eq!(text.lines().count(), 9, "{text}");
+        assert_eq!(text.lines().count(), 10, "{text}");
+        assert!(text.contains("1.00      >= 2  not met"), "{text}");
         for line in text.lines().skip(1) {
             assert!(line.contains("  500  ") && line.contains("  10.0"), "{text}");
         }

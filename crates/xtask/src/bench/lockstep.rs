@@ -62,6 +62,8 @@ pub(super) struct Shown {
     pub(super) images_per_second: f64,
     pub(super) seconds: f64,
     pub(super) worker_peak_bytes: u64,
+    /// Heap, stacks and shared memory, as they were seen.
+    pub(super) worker_own_peak_bytes: u64,
     pub(super) coordinator_share: Option<f64>,
 }
 
@@ -116,18 +118,24 @@ impl Lockstep {
         }
         let mut run = Run::start(self, &flags, training.workers, training.threads)?;
         let folder = run.run_dir();
-        let mut peaks = vec![0; run.processes.len()];
+        let (mut worker_peak_bytes, mut worker_own_peak_bytes) = (0, 0);
         let mut processor = ProcessorTime::default();
         process::wait(&mut run.processes, RUN_BOUND, |processes| {
-            for (peak, worker) in peaks.iter_mut().zip(processes).skip(1) {
-                *peak = procfs::memory(worker.id()).map_or(*peak, |memory| memory.peak);
+            for memory in processes[1..].iter().filter_map(|worker| procfs::memory(worker.id())) {
+                worker_peak_bytes = memory.peak.max(worker_peak_bytes);
+                worker_own_peak_bytes =
+                    (memory.anonymous + memory.shared).max(worker_own_peak_bytes);
             }
             processor.look(processes[0].id(), &folder);
         })?;
         let (images_per_second, seconds) = summary(&folder)?;
-        let worker_peak_bytes = peaks.into_iter().max().unwrap_or(0);
-        let coordinator_share = processor.share();
-        Ok(Shown { images_per_second, seconds, worker_peak_bytes, coordinator_share })
+        Ok(Shown {
+            images_per_second,
+            seconds,
+            worker_peak_bytes,
+            worker_own_peak_bytes,
+            coordinator_share: processor.share(),
+        })
     }
 
     /// Trains a small model for many steps, and compares each worker's memory early with that at

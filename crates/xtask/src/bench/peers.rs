@@ -60,6 +60,10 @@ pub(super) fn rows(options: &Options, cores: u32) -> Vec<Row> {
         let others = [1, 2 * WORKERS].into_iter().flat_map(alone);
         rows.extend(others.map(|(system, workers)| plan.against(&[system], 64, workers, None)));
     }
+    if options.before.is_some() {
+        let before = System::Before(options.collective);
+        rows.extend([64, 256].map(|batch_size| plan.against(&[before], batch_size, WORKERS, None)));
+    }
     rows.push(plan.bf16());
     rows.push(plan.more_workers());
     rows.push(plan.one_worker());
@@ -96,7 +100,7 @@ impl Peers<'_> {
     ) -> Row {
         let figure = |system: &System| {
             let name = OTHERS.iter().find(|(other, _)| other == system);
-            let name = name.map_or("", |(_, name)| *name);
+            let name = name.map_or("before", |(_, name)| *name);
             (rate(sharing(*system, self.cores, batch_size, workers)), name)
         };
         let ours = System::Lockstep(self.options.collective);

@@ -114,7 +114,8 @@ impl Row {
 
 /// All rows of the sections that were asked for.
 pub(super) fn rows(options: &Options, cores: u32) -> Vec<Row> {
-    let plan = Plan { collective: options.collective, quick: options.quick, cores };
+    let Options { collective, quick, .. } = *options;
+    let plan = Plan { collective, quick, before: options.before.is_some(), cores };
     let wanted = |section| options.only.is_empty() || options.only.contains(&section);
     let sections = [
         (Section::Steps, plan.steps()),
@@ -152,6 +153,8 @@ pub(super) fn worker_counts() -> [u32; 3] {
 struct Plan {
     collective: Collective,
     quick: bool,
+    /// Whether there is an earlier build to compare with.
+    before: bool,
     cores: u32,
 }
 
@@ -298,6 +301,7 @@ impl Plan {
                 required: Some(Required::AtMost(0.03)),
             });
         }
+        rows.push(self.own_memory());
         let growth = |label: &str, quantity, required| Row {
             section: Section::Memory,
             label: label.to_owned(),
@@ -316,6 +320,28 @@ impl Plan {
             None,
         ));
         rows
+    }
+}
+
+impl Plan {
+    /// A worker's memory without that of programs and libraries, beside that of an earlier build.
+    fn own_memory(&self) -> Row {
+        let figure = |system| {
+            let training = self.training(system, Precision::F32, 64, 2);
+            (Job::Training(training), Quantity::OwnPeakMegabytes)
+        };
+        let before = figure(System::Before(self.collective));
+        let (comparison, required) = match self.before {
+            true => (Comparison::Cost(before, "before"), Some(Required::AtLeast(1.0 / 0.6))),
+            false => (Comparison::Alone, None),
+        };
+        Row {
+            section: Section::Memory,
+            label: "peak of a worker beside its libraries, MB, 2 workers".to_owned(),
+            ours: figure(System::Lockstep(self.collective)),
+            comparison,
+            required,
+        }
     }
 }
 

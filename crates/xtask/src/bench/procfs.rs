@@ -14,6 +14,8 @@ pub(super) struct Memory {
     pub(super) resident: u64,
     /// The part of it that no file backs: heap and stacks.
     pub(super) anonymous: u64,
+    /// The part of it that processes share and no file on a disk backs.
+    pub(super) shared: u64,
 }
 
 /// None of a process that has ended.
@@ -31,6 +33,7 @@ fn parse_status(status: &str) -> Option<Memory> {
         peak: bytes("VmHWM:")?,
         resident: bytes("VmRSS:")?,
         anonymous: bytes("RssAnon:")?,
+        shared: bytes("RssShmem:")?,
     })
 }
 
@@ -57,8 +60,10 @@ mod tests {
 
     #[test]
     fn memory_is_read_from_the_status() {
-        let status = "Name:\tworker\nVmHWM:\t  2048 kB\nVmRSS:\t 1024 kB\nRssAnon:\t 512 kB\n";
-        let expected = Memory { peak: 2 << 20, resident: 1 << 20, anonymous: 512 << 10 };
+        let status = "Name:\tworker\nVmHWM:\t  2048 kB\nVmRSS:\t 1024 kB\nRssAnon:\t 512 kB\n\
+                      RssFile:\t 448 kB\nRssShmem:\t 64 kB\n";
+        let (anonymous, shared) = (512 << 10, 64 << 10);
+        let expected = Memory { peak: 2 << 20, resident: 1 << 20, anonymous, shared };
         assert_eq!(parse_status(status), Some(expected));
         assert_eq!(parse_status("Name:\tzombie\nState:\tZ\n"), None);
     }

@@ -116,14 +116,14 @@ fn summary(values: &[Option<f64>]) -> Option<Summary> {
     Summary::of(values.iter().copied().flatten())
 }
 
-fn bound(required: Required) -> String {
+pub(super) fn bound(required: Required) -> String {
     match required {
         Required::AtLeast(bound) => format!(">= {bound}"),
         Required::AtMost(bound) => format!("<= {bound}"),
     }
 }
 
-fn verdict(required: Option<Required>, ratio: Option<f64>) -> &'static str {
+pub(super) fn verdict(required: Option<Required>, ratio: Option<f64>) -> &'static str {
     match (required, ratio) {
         (None, _) => "",
         (Some(_), None) => "missing",

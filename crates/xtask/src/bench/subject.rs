@@ -19,6 +19,8 @@ pub(super) const FLOAT: u64 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum System {
     Lockstep(Collective),
+    /// An earlier build of it.
+    Before(Collective),
     /// DistributedDataParallel as it comes.
     PyTorch,
     /// The same with MKL's AVX-512 path unlocked and with memory that malloc keeps.
@@ -97,6 +99,8 @@ pub(super) enum Quantity {
     PingAfter,
     /// The largest of any worker.
     PeakMegabytes,
+    /// The same without what files back, as are programs and libraries.
+    OwnPeakMegabytes,
     /// The coordinator's processor time over the training time.
     CoordinatorShare,
     /// Of one all-reduce. `fresh`: after every member has just written its vector, as in training.
@@ -131,6 +135,7 @@ impl Quantity {
             Quantity::PingBefore,
             Quantity::PingAfter,
             Quantity::PeakMegabytes,
+            Quantity::OwnPeakMegabytes,
             Quantity::CoordinatorShare,
             Quantity::HeapGrowthMegabytes,
             Quantity::ResidentGrowthMegabytes,
@@ -192,6 +197,7 @@ impl fmt::Display for System {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             System::Lockstep(collective) => write!(f, "Lockstep ({collective})"),
+            System::Before(collective) => write!(f, "Lockstep before ({collective})"),
             System::PyTorch => f.write_str("DDP"),
             System::PyTorchTuned => f.write_str("DDP tuned"),
             System::Compiled => f.write_str("torch.compile"),
@@ -223,6 +229,7 @@ impl fmt::Display for Quantity {
             Quantity::PingBefore => f.write_str("ping_before_ns"),
             Quantity::PingAfter => f.write_str("ping_after_ns"),
             Quantity::PeakMegabytes => f.write_str("worker_peak_mb"),
+            Quantity::OwnPeakMegabytes => f.write_str("worker_own_peak_mb"),
             Quantity::CoordinatorShare => f.write_str("coordinator_share_of_a_core"),
             Quantity::Milliseconds { members, bytes, fresh } => {
                 let how = if *fresh { "fresh" } else { "as_is" };
