@@ -91,6 +91,8 @@ pub(crate) struct Connection {
     /// The newest one when it came, to begin from.
     checkpoint: Option<PathBuf>,
     last: Option<(Progress, Instant)>,
+    /// Memory of its process, as it told last.
+    memory_bytes: Option<u64>,
     /// Its fingerprint, as checkpoints hold it.
     arithmetic: String,
     trains: Trains,
@@ -118,6 +120,7 @@ impl Connection {
             joined: Instant::now(),
             checkpoint,
             last: None,
+            memory_bytes: None,
             arithmetic: String::new(),
             trains: hello.into(),
         }
@@ -384,6 +387,7 @@ impl<'a> Control<'a> {
             Said::Heartbeat(heartbeat) => {
                 let progress = Progress::from(&heartbeat);
                 connection.last = Some((progress, Instant::now()));
+                connection.memory_bytes = Some(heartbeat.memory_bytes).filter(|bytes| *bytes > 0);
                 Event::Alive(worker, progress)
             }
             Said::Ready(ready) => match (&ready).try_into() {

@@ -10,7 +10,10 @@ use checkpoint::EpochLedger;
 use collective::{Digest, Generation};
 use config::Metric;
 use history::{EpochRow, RankRow, StepsRow, Time, Values};
-use protocol::wire::{self, EpochReport, RankSeconds, Report, StatusReply};
+use protocol::{
+    convert::printable,
+    wire::{self, EpochReport, NamedValue, RankSeconds, Report, StatusReply},
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -24,6 +27,9 @@ use crate::{
 
 /// Version of this coordinator, for the rows that it writes.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Numbers of a task's schedule that a row has at the most.
+const FACTORS_MAX: usize = 8;
 
 /// The numbers of a run.
 #[derive(Debug)]
@@ -202,10 +208,14 @@ impl Record {
             generation: report.generation,
             epoch: report.epoch,
             step: report.step,
+            steps: Some(report.steps).filter(|steps| *steps > 0),
             examples: report.examples,
             seconds: Some(report.seconds),
             examples_per_second,
             values: self.values(&terms),
+            learning_rate: report.learning_rate,
+            factors: factors(&report.factors),
+            gradient_norm: report.gradient_norm,
             ..StepsRow::default()
         };
         row.set_ranks(report.ranks.iter().map(rank_row).collect());
@@ -349,6 +359,12 @@ impl Record {
 fn rate(examples: u64, seconds: f64) -> Option<f64> {
     let rate = examples as f64 / seconds;
     (examples > 0 && seconds > 0.0 && rate.is_finite()).then_some(rate)
+}
+
+/// The numbers of a schedule that have a name which fits into a row.
+fn factors(factors: &[NamedValue]) -> Values {
+    let named = |factor: &NamedValue| (printable(&factor.name).to_string(), Some(factor.value));
+    factors.iter().take(FACTORS_MAX).map(named).collect()
 }
 
 fn rank_row(rank: &RankSeconds) -> RankRow {

@@ -149,6 +149,8 @@ fn as_json(status: &StatusReply) -> serde_json::Value {
             "step": worker.step,
             "phase": worker.phase.map(|_| phase_name(worker.phase())),
             "silent_seconds": worker.silent_seconds,
+            "memory_bytes": worker.memory_bytes,
+            "device": worker.device,
         })
     });
     let metrics = status

@@ -120,6 +120,12 @@ pub trait Model {
         let _ = threads;
     }
 
+    /// Numbers of the model's own schedule in a step, by name, as `kl_weight`: for people alone.
+    fn factors(&self, context: &StepContext) -> Vec<(&'static str, f64)> {
+        let _ = context;
+        Vec::new()
+    }
+
     /// Makes room for batches of so many examples, so that lack of memory shows before training.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use thiserror::Error;
 pub use checks::{Mistake, probe};
 pub use evaluate::Evaluation;
 pub use ledger::{EpochLedger, Ledger};
-pub use observer::{EpochSummary, Observer, Quiet, StepSummary};
+pub use observer::{EpochSummary, Observer, Quiet, StepDetails, StepSummary};
 pub use recipe::Recipe;
 pub use task::{Artifacts, Metric, Task, describe};
 
@@ -211,6 +211,9 @@ impl<D: Dataset> Trainer<D> {
             let reduced = begun.elapsed();
             self.check_loss(outcome.tally.terms[0])?;
             let examples = u32::try_from(outcome.tally.examples).unwrap_or(u32::MAX);
+            let is_last = (self.state.step + 1).is_multiple_of(self.schedule.steps_per_epoch());
+            let details =
+                observer.wants_details(is_last).then(|| self.details(collective.sum(), examples));
             self.update(collective.sum(), examples);
             self.ledger.add(position.epoch, &outcome.tally);
             let updated = begun.elapsed();
@@ -222,6 +225,7 @@ impl<D: Dataset> Trainer<D> {
                 tally: outcome.tally,
                 contributions: collective.contributions(),
                 elapsed: updated,
+                details,
             };
             observer.stepped(&summary, &self.state, &self.ledger);
             self.end_epoch_if_due(collective, observer)?;
@@ -245,6 +249,17 @@ impl<D: Dataset> Trainer<D> {
 
     fn round(&self, kind: Kind) -> Round {
         Round { step: Step(self.state.step), kind }
+    }
+
+    /// What the schedule is in the step that follows the state, and its gradient.
+    fn details(&self, sum: &[f32], examples: u32) -> StepDetails {
+        let Settings { recipe, adam, .. } = &self.settings;
+        let rate = recipe.rate(&self.schedule, self.state.step, self.steps());
+        StepDetails {
+            learning_rate: adam.learning_rate * rate,
+            factors: self.model.factors(&self.context(0)),
+            gradient_norm: recipe::norm(sum) / f64::from(examples.max(1)),
+        }
     }
 
     /// Applies the mean gradient, as every member does.

@@ -20,6 +20,19 @@ pub struct StepSummary<'a> {
     pub contributions: &'a [Contribution],
     /// How long the step took.
     pub elapsed: Duration,
+    /// What is computed only where the observer wants it.
+    pub details: Option<StepDetails>,
+}
+
+/// What the schedule was in a step, and the gradient.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepDetails {
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// Other numbers of the model's schedule, by name.
+    pub factors: Vec<(&'static str, f64)>,
+    /// Norm of the mean gradient, before it was clipped.
+    pub gradient_norm: f64,
 }
 
 /// One epoch, after its last step.
@@ -38,6 +51,13 @@ pub struct EpochSummary {
 pub trait Observer {
     /// What this member asks for with the step that is about to be exchanged.
     fn control(&self) -> Control;
+
+    /// Whether the details of the step in hand are wanted, which take time; `is_last` says that the
+    /// step is the last of its epoch.
+    fn wants_details(&self, is_last: bool) -> bool {
+        let _ = is_last;
+        false
+    }
 
     /// A step was applied, and this is the state after it.
     fn stepped(&mut self, step: &StepSummary<'_>, state: &State, ledger: &Ledger);

@@ -247,6 +247,10 @@ impl Model for Vae {
         Ok(self.prepare_for(images)?)
     }
 
+    fn factors(&self, context: &StepContext) -> Vec<(&'static str, f64)> {
+        vec![("kl_weight", self.beta * self.settings.kl_weight(context))]
+    }
+
     fn gradient(
         &mut self,
         parameters: &[f32],

@@ -33,6 +33,7 @@ pub const TERMS: usize = 3;
 pub struct Vae {
     engine: Precise,
     settings: Settings,
+    beta: f64,
 }
 
 #[derive(Debug)]
@@ -135,7 +136,7 @@ impl Vae {
             }
             Precision::Bf16 => Precise::Bf16(Engine::new(network, beta, isa, samples, binarize)),
         };
-        Ok(Self { engine, settings })
+        Ok(Self { engine, settings, beta })
     }
 
     fn network(&self) -> &Network {
@@ -255,6 +256,10 @@ impl Model for Vae {
         // A product of one of its threads must not start threads of its own.
         tch::set_num_threads(1);
         with_engine!(&mut self.engine, engine => engine.set_team(team));
+    }
+
+    fn factors(&self, context: &StepContext) -> Vec<(&'static str, f64)> {
+        vec![("kl_weight", self.beta * self.settings.kl_weight(context))]
     }
 
     fn reserve(&mut self, images: usize) -> Result<(), ModelError> {

@@ -154,6 +154,7 @@ async fn heartbeats(
         let heartbeat = Heartbeat {
             step: shared.step(),
             phase: protocol::wire::Phase::from(shared.phase()).into(),
+            memory_bytes: process::memory_bytes().unwrap_or_default(),
         };
         let message = WorkerMessage { body: Some(Body::Heartbeat(heartbeat)) };
         if outbound.send(message).await.is_err() {

@@ -11,8 +11,8 @@ use collective::{Control, Generation, Rank, TERMS_MAX, Timing};
 use config::RunConfig;
 use membership::Phase;
 use model::State;
-use protocol::wire::{EpochReport, RankSeconds, Report, StepTime};
-use trainer::{EpochSummary, Ledger, Observer, StepSummary};
+use protocol::wire::{EpochReport, NamedValue, RankSeconds, Report, StepTime};
+use trainer::{EpochSummary, Ledger, Observer, StepDetails, StepSummary};
 use transport::state::Recipient;
 
 use crate::{
@@ -90,24 +90,29 @@ impl Epochs {
 #[derive(Debug)]
 struct Interval {
     begun: Instant,
+    steps: u64,
     step: u64,
     epoch: u64,
     examples: u64,
     terms: [f64; TERMS_MAX],
     elapsed: Duration,
     timings: Vec<[u64; 3]>,
+    /// Of the last step.
+    details: Option<StepDetails>,
 }
 
 impl Interval {
     fn begin(members: usize) -> Self {
         Self {
             begun: Instant::now(),
+            steps: 0,
             step: 0,
             epoch: 0,
             examples: 0,
             terms: [0.0; TERMS_MAX],
             elapsed: Duration::ZERO,
             timings: vec![[0; 3]; members],
+            details: None,
         }
     }
 }
@@ -152,6 +157,9 @@ impl<'a> Reporter<'a> {
             all_reduce: seconds(all_reduce),
             waiting: seconds(waiting),
         };
+        let details = since.details.as_ref();
+        let factor =
+            |(name, value): &(&str, f64)| NamedValue { name: (*name).into(), value: *value };
         self.channel.events.send(Event::Report(Report {
             generation: self.generation.0,
             step: since.step,
@@ -160,6 +168,10 @@ impl<'a> Reporter<'a> {
             seconds: since.elapsed.as_secs_f64(),
             means: self.means(since.terms, since.examples),
             ranks: self.ranks.iter().zip(since.timings).map(rank).collect(),
+            steps: since.steps,
+            learning_rate: details.map(|details| details.learning_rate),
+            factors: details.iter().flat_map(|details| &details.factors).map(factor).collect(),
+            gradient_norm: details.map(|details| details.gradient_norm),
         }));
     }
 }
@@ -171,6 +183,12 @@ impl Observer for Reporter<'_> {
             self.channel.shared.request(Control::PAUSE);
         }
         self.channel.shared.requests()
+    }
+
+    fn wants_details(&self, is_last: bool) -> bool {
+        // With them goes a report; the first step of a generation is not delayed.
+        let is_due = is_last || !self.has_reported || self.since.begun.elapsed() >= REPORT_INTERVAL;
+        self.writer.is_some() && is_due
     }
 
     fn stepped(&mut self, step: &StepSummary<'_>, state: &State, ledger: &Ledger) {
@@ -185,6 +203,8 @@ impl Observer for Reporter<'_> {
         }
         let since = &mut self.since;
         (since.step, since.epoch) = (step.step, step.epoch);
+        since.steps += 1;
+        since.details.clone_from(&step.details);
         since.examples += step.tally.examples;
         since.elapsed += step.elapsed;
         for (sum, term) in since.terms.iter_mut().zip(step.tally.terms) {
@@ -196,9 +216,8 @@ impl Observer for Reporter<'_> {
                 *sum += u64::from(time);
             }
         }
-        if since.begun.elapsed() >= REPORT_INTERVAL
-            || !std::mem::replace(&mut self.has_reported, true)
-        {
+        self.has_reported = true;
+        if step.details.is_some() {
             self.flush();
         }
     }

@@ -188,7 +188,7 @@ impl<'a> Worker<'a> {
             true => (self.shared.training().step, Phase::Computing),
             false => (self.step, Phase::Idle),
         };
-        let heartbeat = Heartbeat { step, phase: phase.into() };
+        let heartbeat = Heartbeat { step, phase: phase.into(), ..Heartbeat::default() };
         self.say(Said::Heartbeat(heartbeat)).await
     }
 
@@ -216,6 +216,7 @@ impl<'a> Worker<'a> {
             seconds,
             means: vec![100.0, 90.0, 10.0],
             ranks: self.ranks.iter().map(rank).collect(),
+            ..Report::default()
         }))
         .await
     }

@@ -2,8 +2,9 @@
 //!
 //! Reports may come late: a worker that comes back to a coordinator brings those that it lacks.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
+use history::StepsRow;
 use membership::WorkerId;
 use protocol::wire;
 
@@ -22,11 +23,22 @@ impl Control<'_> {
         {
             self.recovered(&recovered, report.step);
         }
-        if let Some((progress, row)) = self.record.report(report) {
+        if let Some((progress, mut row)) = self.record.report(report) {
+            self.add_memory(&mut row);
             self.waits.note_step();
             self.console.progress(&progress);
             let written = self.run_dir.metrics().steps(row, Instant::now());
             self.stop_if_broken(written.map_err(Into::into));
+        }
+    }
+
+    /// Adds what the members have told of their memory.
+    fn add_memory(&self, row: &mut StepsRow) {
+        let told = |worker: &WorkerId| self.connections.get(worker)?.memory_bytes;
+        let members = self.members.iter().map(|(rank, worker)| (rank.0, told(worker)));
+        let members: BTreeMap<u32, Option<u64>> = members.collect();
+        for rank in &mut row.ranks {
+            rank.memory_bytes = members.get(&rank.rank).copied().flatten();
         }
     }
 

@@ -22,6 +22,8 @@ impl Control<'_> {
                 step: last.map(|(progress, _)| progress.step.0),
                 phase: last.map(|(progress, _)| wire::Phase::from(progress.phase).into()),
                 silent_seconds: silent.as_secs_f64(),
+                memory_bytes: connection.memory_bytes,
+                device: connection.arithmetic.clone(),
             }
         };
         let mut connected: Vec<WorkerStatus> = self.connections.iter().map(worker).collect();

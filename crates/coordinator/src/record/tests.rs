@@ -53,7 +53,8 @@ fn epoch(epoch: u64) -> EpochReport {
 
 fn steps(generation: u64, step: u64) -> Report {
     let (examples, seconds) = (640, 0.25);
-    Report { generation, step, epoch: 1, examples, seconds, means: means(150.0), ranks: vec![] }
+    let (epoch, means) = (1, means(150.0));
+    Report { generation, step, epoch, examples, seconds, means, ..Report::default() }
 }
 
 /// The epochs of rows, with their rates and test losses.

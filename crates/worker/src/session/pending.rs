@@ -99,6 +99,7 @@ fn merged(one: &Report, other: &Report) -> Report {
         seconds: one.seconds + other.seconds,
         means: one.means.iter().zip(&other.means).map(mean).collect(),
         ranks: one.ranks.iter().zip(&other.ranks).map(rank).collect(),
+        steps: one.steps + other.steps,
         ..other.clone()
     }
 }
@@ -111,7 +112,18 @@ mod tests {
         let means = vec![step as f64, 0.0];
         let ranks = vec![RankSeconds { rank: 3, compute: 0.5, ..RankSeconds::default() }];
         let (examples, seconds) = (10, 1.0);
-        Report { generation: 1, step, examples, seconds, means, ranks, epoch: 1 }
+        let (generation, epoch, steps) = (1, 1, 1);
+        Report {
+            generation,
+            step,
+            examples,
+            seconds,
+            means,
+            ranks,
+            epoch,
+            steps,
+            ..Report::default()
+        }
     }
 
     fn epoch(epoch: u64) -> EpochReport {
