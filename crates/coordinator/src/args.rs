@@ -8,7 +8,11 @@ use manual::{real, whole};
 use secure::{Security, SetUpError};
 use telemetry::{LogFormat, LogLevel};
 
-use crate::listen::{HostName, ListenAddress};
+use crate::{
+    listen::{HostName, ListenAddress},
+    live::LiveArgs,
+    runs::RunsArgs,
+};
 
 /// The least and the greatest number of seconds for the waits that a flag sets.
 pub(crate) const WAIT_SECONDS: RangeInclusive<f64> = 0.5..=86_400.0;
@@ -91,6 +95,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) directories: DirectoryArgs,
     #[command(flatten)]
+    pub(crate) live: LiveArgs,
+    #[command(flatten)]
     pub(crate) security: SecurityArgs,
 
     /// Seconds without a sign of life after which a worker counts as dead
@@ -138,6 +144,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Show how a run stands
     Status(StatusArgs),
+    /// Show the runs in a folder, compare them, draw and export them
+    Runs(RunsArgs),
     /// Make what it takes to go beyond this machine: certificates and a join token
     #[command(subcommand)]
     Certs(CertsCommand),

@@ -40,6 +40,7 @@ use crate::{
     health::Health,
     journal::{Entry, Process},
     launch::Launch,
+    live::Live,
     record::{Record, VERSION},
     run_dir::RunDir,
     spawn::{Children, Exit},
@@ -145,6 +146,8 @@ pub(crate) struct Control<'a> {
     deaths: Deaths,
     console: Console,
     record: Record,
+    /// Those who hear of the run beside its own files.
+    live: Live,
     waits: Waits,
     engine: Engine,
     /// How all steps of the run were computed so far, a fingerprint for each kind.
@@ -205,7 +208,9 @@ impl<'a> Control<'a> {
             .checkpoint()
             .map(|(_, metadata)| metadata.arithmetic.iter().cloned().collect())
             .unwrap_or_default();
-        let record = Record::new(launch, run_dir.take_recorded());
+        let recorded = run_dir.take_recorded();
+        let live = Live::start(launch, run_dir.path(), recorded.last_steps());
+        let record = Record::new(launch, recorded);
         let settings = Settings {
             workers: config.operation.workers,
             min_workers: launch.min_workers,
@@ -225,6 +230,7 @@ impl<'a> Control<'a> {
             deaths: Deaths::new(),
             console,
             record,
+            live,
             waits: Waits::default(),
             engine: Engine::new(settings, launch.history.past(), Duration::ZERO)
                 .going_on_from(arithmetic.clone()),
@@ -288,6 +294,7 @@ impl<'a> Control<'a> {
             return Ok(Ended { outcome, unfinished: None, is_cut_short: true });
         }
         let outcome = self.outcome.unwrap_or(Outcome::Interrupted(collective::Step(0)));
+        self.live.end(matches!(outcome, Outcome::Completed(_)));
         self.run_dir.journal().note(&Entry::Ended)?;
         crashpoint::reach!("coordinator.ended");
         if let Outcome::Completed(digest) = outcome {
@@ -454,6 +461,7 @@ impl<'a> Control<'a> {
     /// Writes a row of the events.
     fn note(&mut self, event: Happened) {
         let row = EventRow { time: Some(Time::now()), event };
+        self.live.event(&row);
         let written = self.run_dir.append_event(&row);
         self.stop_if_broken(written);
     }

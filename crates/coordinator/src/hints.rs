@@ -21,7 +21,8 @@ use crate::{
 };
 
 /// What a run keeps beside its configuration, or what every command says anew.
-const NOT_REPEATED: [&str; 5] = ["workers", "shards", "run_dir", "resume", "resume_or_begin"];
+const NOT_REPEATED: [&str; 7] =
+    ["workers", "shards", "run_dir", "resume", "resume_or_begin", "name", "note"];
 
 /// The variable that tells cargo where to build.
 const TARGET: &str = "CARGO_TARGET_DIR";

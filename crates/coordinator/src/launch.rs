@@ -69,6 +69,10 @@ pub(crate) struct Launch {
     pub(crate) allow_mixed_builds: bool,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: LogLevel,
+    /// Whether events are written for TensorBoard.
+    pub(crate) tensorboard: bool,
+    /// What is told of every event.
+    pub(crate) notify: Option<String>,
 }
 
 /// What a run starts from.
@@ -167,6 +171,8 @@ impl Launch {
             allow_mixed_builds: args.allow_mixed_builds,
             log_format: args.log_format,
             log_level: args.log_level,
+            tensorboard: args.live.tensorboard,
+            notify: args.live.notify,
         })
     }
 

@@ -3,7 +3,7 @@
 //!
 //! [`origin`] and [`launch`] turn flags into a run; [`service`] takes in streams; [`control`] feeds the
 //! engine and carries out its decisions; [`record`], [`run_dir`] and [`journal`] keep the
-//! books; [`console`] is what a person sees. No tensor and no training step passes through here.
+//! books; [`live`] passes them on, [`runs`] reads them again; [`console`] is what a person sees. No tensor and no training step passes through here.
 
 mod args;
 mod board;
@@ -19,19 +19,24 @@ mod hints;
 mod journal;
 mod launch;
 mod listen;
+mod live;
 mod needs;
+mod notify;
 mod origin;
 mod preparation;
 mod program;
 mod record;
 mod recorded;
 mod run_dir;
+mod runs;
 mod serve;
 mod service;
+mod settings;
 mod spawn;
 mod status;
 mod stop;
 mod storage;
+mod tensorboard;
 mod terms;
 mod undo;
 
@@ -132,6 +137,7 @@ fn run(program: &'static dyn Program, arguments: Vec<OsString>) -> ExitCode {
 fn carry_out(command: &Command, program: &dyn Program) -> ExitCode {
     let said = match command {
         Command::Status(args) => status::show(args),
+        Command::Runs(args) => runs::carry_out(args),
         Command::Certs(command) => certs::carry_out(command, program),
     };
     match said {

@@ -16,6 +16,7 @@ use crate::{
     args::{Args, DirectoryArgs},
     hints::{self, Given},
     launch::{self, Start},
+    live::LiveArgs,
     program::{Preparing, Program},
     run_dir::{RunDir, RunInfo},
     storage::{self, Storage},
@@ -67,7 +68,9 @@ impl Asked<'_> {
     fn begin(&self) -> Result<Origin> {
         let config = self.args.config(self.task()?);
         config.validate()?;
-        let info = RunInfo { run_id: uuid::Uuid::new_v4().simple().to_string(), config };
+        let LiveArgs { name, note, .. } = self.args.live.clone();
+        let run_id = uuid::Uuid::new_v4().simple().to_string();
+        let info = RunInfo { run_id, name, note, config };
         let run_dir = match &self.args.directories.run_dir {
             Some(path) => {
                 self.refuse_occupied(path, &info.config)?;
@@ -195,7 +198,9 @@ impl Asked<'_> {
             ),
             invalid => invalid.into(),
         })?;
-        let info = RunInfo { config, ..stored };
+        let LiveArgs { name, note, .. } = args.live.clone();
+        let (name, note) = (name.or(stored.name), note.or(stored.note));
+        let info = RunInfo { run_id: stored.run_id, name, note, config };
         let start = newest_checkpoint(&path, &info)?;
         Ok(Origin { info, run_dir: path, start, storage })
     }

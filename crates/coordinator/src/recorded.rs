@@ -42,6 +42,11 @@ impl Recorded {
         is_new
     }
 
+    /// Generation and step of the last row about steps.
+    pub(crate) fn last_steps(&self) -> (u64, u64) {
+        self.steps
+    }
+
     pub(crate) fn has_epoch(&self, epoch: u64) -> bool {
         self.epochs.contains(&epoch)
     }

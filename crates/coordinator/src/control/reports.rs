@@ -27,6 +27,7 @@ impl Control<'_> {
             self.add_memory(&mut row);
             self.waits.note_step();
             self.console.progress(&progress);
+            self.live.steps(&row, self.run_dir.path());
             let written = self.run_dir.metrics().steps(row, Instant::now());
             self.stop_if_broken(written.map_err(Into::into));
         }
@@ -57,6 +58,7 @@ impl Control<'_> {
     fn write_epochs(&mut self, news: Vec<EpochNews>) {
         for EpochNews { text, row } in news {
             self.console.line(&text);
+            self.live.epoch(&row);
             let written = self.run_dir.metrics().epoch(row, Instant::now());
             self.stop_if_broken(written.map_err(Into::into));
         }
@@ -64,6 +66,7 @@ impl Control<'_> {
 
     /// Writes the rows that have waited long enough.
     pub(super) fn pass_time_of_metrics(&mut self) {
+        self.live.pass_time();
         let written = self.run_dir.metrics().pass_time(Instant::now());
         self.stop_if_broken(written.map_err(Into::into));
     }

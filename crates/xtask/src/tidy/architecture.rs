@@ -37,8 +37,8 @@ pub(super) const CRATES: &[Crate] = &[
     row(0, "lockstep-build", &[]),
     row(7, "vae-coordinator", &["config", "coordinator", "images", "vae-options"]),
     row(6, "coordinator", &["advice", "board", "checkpoint", "collective", "config", "crashpoint", "data",
-                            "disk", "history", "limits", "manual", "membership", "process", "protocol",
-                            "secure", "stdout", "store", "telemetry"]),
+                            "disk", "history", "limits", "manual", "membership", "picture", "process",
+                            "protocol", "secure", "stdout", "store", "telemetry", "tensorboard"]),
     row(6, "worker",      &["checkpoint", "collective", "config", "crashpoint", "data", "disk",
                             "limits", "lockstep-build", "manual", "membership", "model", "picture",
                             "process", "protocol", "secure", "stdout", "store", "telemetry", "trainer",
@@ -64,6 +64,8 @@ pub(super) const CRATES: &[Crate] = &[
     row(0, "board",       &[]),
     // The rows of a run's files, written by one and read by many.
     row(0, "history",     &[]),
+    // Event files as TensorBoard reads them.
+    row(0, "tensorboard", &[]),
     // Below whatever is said over a connection, so it knows nothing of protocol; beside it, since
     // all who connect need it: the coordinator, workers, and the transport between them.
     row(4, "secure",      &["advice", "collective", "disk"]),
@@ -158,10 +160,10 @@ pub(super) const FENCES: &[Fence] = &[
     Fence {
         packages: &["prost"],
         // fuzzing decodes what the others take in.
-        inside: &["protocol", "transport", "coordinator", "worker", "fuzzing"],
+        inside: &["protocol", "transport", "coordinator", "worker", "fuzzing", "tensorboard"],
         tests_too: true,
-        rule: "protobuf types only in protocol, transport, coordinator, worker: others see \
-               domain types",
+        rule: "protobuf types only in protocol, transport, coordinator, worker, tensorboard: others \
+               see domain types",
     },
     Fence {
         packages: &["clap", "anyhow", "tracing-subscriber"],

@@ -1,0 +1,105 @@
+//! Runs in folders as they are found.
+
+use std::fs;
+
+use super::{
+    compare::compare,
+    found::{self, Run},
+    *,
+};
+
+/// A run of two epochs that is complete.
+fn put(runs: &Path, name: &str, config: &str, digest: &str, losses: [f64; 2]) -> PathBuf {
+    let path = runs.join(name);
+    fs::create_dir_all(&path).unwrap();
+    fs::write(path.join("config.json"), config).unwrap();
+    let mut rows = String::new();
+    for (epoch, loss) in (1..).zip(losses) {
+        let step = epoch * 10;
+        rows += &format!(
+            "{{\"kind\":\"steps\",\"generation\":1,\"epoch\":{epoch},\"step\":{step},\"steps\":10,\
+             \"examples\":640,\"seconds\":0.5,\"loss\":{}}}\n{{\"kind\":\"epoch\",\"step\":{step},\
+             \"epoch\":{epoch},\"loss\":1,\"test_loss\":{loss}}}\n",
+            2.0 * loss
+        );
+    }
+    fs::write(path.join(history::METRICS), rows).unwrap();
+    let summary = format!("{{\"epochs\":2,\"steps\":20,\"digest\":\"{digest}\"}}");
+    fs::write(path.join("summary.json"), summary).unwrap();
+    path
+}
+
+fn config(batch_size: u32, hidden: u32) -> String {
+    format!(
+        "{{\"run_id\":\"abc\",\"name\":\"wide\",\"training\":{{\"batch_size\":{batch_size},\"seed\":\
+         0,\"task\":{{\"name\":\"vae\",\"example\":\"image\",\"metrics\":[{{\"name\":\"loss\",\
+         \"unit\":\"nats\"}}],\"options\":{{\"hidden_dim\":{hidden}}}}}}},\"operation\":{{\
+         \"epochs\":2,\"workers\":2}}}}"
+    )
+}
+
+#[test]
+fn a_table_has_a_line_for_each_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = folder.path();
+    assert!(table::show(runs, false).unwrap().starts_with("No runs in "));
+    let path = put(runs, "one", &config(64, 400), "0123456789abcdef", [120.0, 110.25]);
+    put(runs, "damaged", "{", "", [1.0, 1.0]);
+    fs::create_dir(runs.join("no-run")).unwrap();
+    std::os::unix::fs::symlink("one", runs.join("latest")).unwrap();
+    for folder in [runs, &path] {
+        let text = table::show(folder, false).unwrap();
+        let lines: Vec<Vec<&str>> =
+            text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!(lines[0][..3], ["NAME", "STATE", "EPOCHS"]);
+        let expected = ["wide", "complete", "2/2", "110.25", "1280", "0123456789ab", "-"];
+        assert_eq!(lines[1], expected);
+    }
+    let json: serde_json::Value = serde_json::from_str(&table::show(runs, true).unwrap()).unwrap();
+    assert_eq!((&json[0]["test_loss"], &json[0]["epoch"]), (&110.25.into(), &2.into()));
+    let error = table::show(&runs.join("none"), false).unwrap_err().to_string();
+    assert!(error.contains("name the folder that the runs are in"), "{error}");
+}
+
+#[test]
+fn a_comparison_shows_what_differs_and_what_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, hidden, digest| {
+        let config = config(64, hidden).replace("\"name\":\"wide\",", "");
+        Run::read(&put(folder.path(), name, &config, digest, [120.0, 110.0])).unwrap()
+    };
+    let text = compare(&[run("a", 400, "11"), run("b", 400, "11"), run("c", 800, "22")]);
+    assert!(text.contains("hidden-dim"), "{text}");
+    for same in ["batch-size", "workers", "seed"] {
+        assert!(!text.contains(same), "{text}");
+    }
+    assert!(text.contains("same bits: a, b") && !text.contains("a, b, c"), "{text}");
+    assert!(text.contains("test loss, epoch 2  110.00"), "{text}");
+    assert!(compare(&[run("a", 400, "11"), run("b", 400, "11")]).contains("same flags"));
+}
+
+#[test]
+fn curves_and_tables_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = put(folder.path(), "one", &config(64, 400), "00", [120.0, 30.0]);
+    let run = Run::read(&path).unwrap();
+    let [png, svg] = ["curves.png", "curves.svg"].map(|name| folder.path().join(name));
+    plot::plot(&[run.clone()], &[png.clone(), svg.clone()]).unwrap();
+    assert!(fs::read(png).unwrap().starts_with(b"\x89PNG"));
+    let svg = fs::read_to_string(svg).unwrap();
+    assert!(svg.contains("<polyline") && svg.contains(">wide</text>"), "{svg}");
+    let error = plot::plot(&[run.clone()], &[PathBuf::from("curves.jpg")]).unwrap_err();
+    assert!(error.to_string().contains("must end in .png or .svg"), "{error}");
+    let table = folder.path().join("table.csv");
+    assert!(export::csv(&run, &table).unwrap().starts_with("4 rows in "));
+    let table = fs::read_to_string(table).unwrap();
+    assert!(table.starts_with("kind,time,generation,epoch,step,examples,"), "{table}");
+    assert!(table.lines().nth(2).unwrap().ends_with(",1,120"), "{table}");
+}
+
+#[test]
+fn a_run_that_is_not_there_is_an_error() {
+    let error = found::locate(Path::new("no/such/run")).unwrap_err().to_string();
+    assert!(error.contains("no/such/run holds no run") && error.contains("name"), "{error}");
+}
