@@ -40,6 +40,7 @@ mod own_data;
 mod paths;
 mod reports;
 mod resume;
+mod runs;
 mod same_bits;
 mod secured;
 mod signals;

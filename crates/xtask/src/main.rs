@@ -20,6 +20,7 @@ mod prerequisites;
 mod python;
 mod setup;
 mod staging;
+mod tensorboard;
 mod test;
 mod tidy;
 mod train;

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: the whole test suite, from a fresh checkout on.
 
-use crate::{child, moto, setup, workspace};
+use crate::{child, moto, setup, tensorboard, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -18,6 +18,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
     if !names_packages(&options.arguments) {
         moto::ensure()?;
+        tensorboard::ensure()?;
     }
     let code = workspace::build_for_tests("test-programs")?;
     if code != child::SUCCESS {
