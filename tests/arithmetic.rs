@@ -1,4 +1,5 @@
-//! A checkpoint says how it was computed, and a run goes on with the same arithmetic only.
+//! A checkpoint says how it was computed, and a run goes on with the same arithmetic only, where its
+//! bits depend on that: here with products in bf16, which are libtorch's.
 
 use crate::harness::{Exit, Fleet, Place, SMALL, worker_in};
 
@@ -7,7 +8,7 @@ const COMPATIBLE: &str = "MKL_CBWR=COMPATIBLE";
 
 /// Carries the run on to the end of an epoch, with one worker of this environment.
 fn train(place: &Place, flags: &str, environment: &str) -> (Exit, Exit) {
-    let flags = format!("{SMALL} --workers 1 --join-timeout-seconds 10 {flags}");
+    let flags = format!("{SMALL} --precision bf16 --workers 1 --join-timeout-seconds 10 {flags}");
     let fleet = Fleet::without_workers(place, &flags);
     let worker = worker_in(environment, &format!("--coordinator {} --threads 1", fleet.url));
     let worker = worker.wait();
@@ -26,7 +27,7 @@ fn another_arithmetic_at_a_resume_is_refused_by_name() {
     let place = Place::new();
     let first = trained(&place, "--epochs 1", COMPATIBLE);
     assert_eq!(first.len(), 1, "{first:?}");
-    assert!(first[0].starts_with("cpu/COMPATIBLE/f32/libtorch "), "{first:?}");
+    assert!(first[0].starts_with("cpu/COMPATIBLE/bf16 ("), "{first:?}");
 
     let (coordinator, worker) = train(&place, "--resume --epochs 2", "");
     let words = ["this worker computes on cpu/", &first[0], "--allow-mixed-devices"];

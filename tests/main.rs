@@ -26,6 +26,7 @@ mod fetching;
 mod file_systems;
 mod foreign_libtorch;
 mod full_disk;
+mod golden;
 mod harness;
 mod health;
 mod hostile_peers;

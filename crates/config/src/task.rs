@@ -35,6 +35,9 @@ pub struct Task {
     /// In what the factors of its matrix products are.
     #[serde(default)]
     pub precision: Precision,
+    /// Whether every CPU computes the same bits, whatever its instruction set and libtorch.
+    #[serde(default)]
+    pub portable: bool,
     /// What people read of it, in a few words.
     pub summary: String,
     /// What it takes of a machine.

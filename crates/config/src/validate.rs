@@ -165,6 +165,7 @@ mod tests {
             example: "image".into(),
             metrics: vec![metric("loss"), metric("kl")],
             precision: Precision::F32,
+            portable: false,
             summary: "VAE".into(),
             size: Size { parameters: 5, worker_bytes: 1000, example_bytes: 10 },
         }

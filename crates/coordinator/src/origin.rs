@@ -228,6 +228,7 @@ impl Asked<'_> {
             stored.operation.epochs
         );
         let mut config = stored.clone();
+        self.revise(&mut config.training.task)?;
         let (ours, theirs) = (&mut config.operation, &asked.operation);
         let take = |flag, ours: &mut u32, theirs: u32| {
             if given(flag) {
@@ -247,6 +248,26 @@ impl Asked<'_> {
             ours.checkpoint_url.clone_from(&theirs.checkpoint_url);
         }
         Ok(config)
+    }
+
+    /// Has the run go on with the revision of its task that this program computes.
+    fn revise(&self, task: &mut Task) -> Result<()> {
+        let (name, theirs, ours) = (&task.name, task.revision, self.program.revision());
+        if *name != self.program.task() || theirs == ours {
+            return Ok(());
+        }
+        ensure!(
+            theirs < ours && self.args.allow_mixed_devices,
+            "it was begun with revision {theirs} of the task {name}, and this program computes \
+             revision {ours}, which has other bits: go on with the version that began the run, or \
+             add --allow-mixed-devices"
+        );
+        tracing::warn!(
+            "going on with revision {ours} of the task {name}: its bits are not those of revision \
+             {theirs}, with which the run began"
+        );
+        task.revision = ours;
+        Ok(())
     }
 
     /// In what the task that is asked for differs from that of the run.

@@ -17,6 +17,9 @@ pub trait Program: fmt::Debug + Sync {
     /// The name of the task that it trains.
     fn task(&self) -> &'static str;
 
+    /// The revision of the task: another one computes something else.
+    fn revision(&self) -> u32;
+
     /// What it does, for its help.
     fn about(&self) -> &'static str;
 
@@ -108,6 +111,10 @@ pub(crate) mod tests {
 
         fn task(&self) -> &'static str {
             "plain"
+        }
+
+        fn revision(&self) -> u32 {
+            1
         }
 
         fn about(&self) -> &'static str {

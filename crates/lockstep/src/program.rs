@@ -110,6 +110,10 @@ where
         T::NAME
     }
 
+    fn revision(&self) -> u32 {
+        T::REVISION
+    }
+
     fn about(&self) -> &'static str {
         "Coordinate a run of this task: shard the data, start generations of workers, and keep the \
          run directory"

@@ -1,22 +1,18 @@
-//! Matrix multiplication on slices: a checked wrapper over `sgemm_` and, with factors in
-//! bf16, MKL's `gemm_bf16bf16f32_`, BLAS in its Fortran form, which libtorch_cpu exports.
-//! This file alone knows them.
+//! Matrix multiplication on slices.
 //!
-//! Matrices here are row-major. To BLAS, which is column-major, a row-major matrix is its own
-//! transpose, so C = A B is asked for as C' = B' A'.
+//! Factors in f32 are multiplied here, with the same bits on every CPU (`gemm/blocks.rs`);
+//! factors in bf16 by the library (`gemm/library.rs`), with bits that depend on the CPU's units.
+//! Matrices are row-major.
 
-#![allow(unsafe_code, reason = "a foreign function on raw pointers")]
+mod blocks;
+mod library;
+mod panels;
+mod tile;
+mod vector;
 
-use std::{
-    ffi::{c_char, c_int, c_void},
-    mem,
-    sync::OnceLock,
-};
+use std::ffi::c_int;
 
-use crate::{bf16::Bf16, blas, team::Team};
-
-// tch links the library; naming it here would only repeat that.
-use torch_sys as _;
+use crate::{bf16::Bf16, isa::Isa, team::Team};
 
 /// A row-major matrix in a slice, or the transpose of one.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +21,7 @@ pub struct Matrix<'a, T> {
     rows: usize,
     columns: usize,
     transposed: bool,
+    sparse: bool,
     scale: f32,
 }
 
@@ -38,13 +35,20 @@ impl<'a, T> Matrix<'a, T> {
     pub fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
         let size = rows.checked_mul(columns);
         assert_eq!(Some(data.len()), size, "a matrix of {rows} x {columns}");
-        Self { data, rows, columns, transposed: false, scale: 1.0 }
+        Self { data, rows, columns, transposed: false, sparse: false, scale: 1.0 }
     }
 
     /// Its transpose; nothing moves.
     #[must_use]
     pub const fn t(self) -> Self {
         Self { transposed: !self.transposed, ..self }
+    }
+
+    /// Says that most elements are zero, and in the same places of many rows. No bit depends on
+    /// it while all elements of the other factor are finite.
+    #[must_use]
+    pub const fn sparse(self, sparse: bool) -> Self {
+        Self { sparse, ..self }
     }
 
     /// All its elements times `scale`; the product is multiplied with it instead.
@@ -64,9 +68,12 @@ pub const SIDE_MAX: usize = c_int::MAX as usize;
 
 /// A number that factors can be made of: f32 or [`Bf16`]. Products are added in f32.
 pub trait Factor: Copy + Send + Sync + sealed::Sealed {
-    /// The BLAS function, unless this libtorch's BLAS lacks it.
+    /// Whether there is a product of such factors; that of bf16 is MKL's.
     #[doc(hidden)]
-    fn routine() -> Option<Routine<Self>>;
+    fn is_supported() -> bool;
+
+    #[doc(hidden)]
+    fn multiply(isa: Isa, team: &Team, a: Matrix<'_, Self>, b: Matrix<'_, Self>, out: &mut [f32]);
 }
 
 mod sealed {
@@ -76,39 +83,39 @@ mod sealed {
 }
 
 impl Factor for f32 {
-    fn routine() -> Option<Routine<Self>> {
-        Some(sgemm_)
+    fn is_supported() -> bool {
+        true
+    }
+
+    fn multiply(isa: Isa, team: &Team, a: Matrix<'_, f32>, b: Matrix<'_, f32>, out: &mut [f32]) {
+        blocks::multiply(isa, team, a, b, out);
     }
 }
 
 impl Factor for Bf16 {
-    /// MKL has it, on every CPU; other BLAS do not.
-    fn routine() -> Option<Routine<Self>> {
-        static ROUTINE: OnceLock<Option<Routine<Bf16>>> = OnceLock::new();
-        *ROUTINE.get_or_init(|| {
-            let address = blas::symbol(c"gemm_bf16bf16f32_")?;
-            // SAFETY: the symbol is a function of this type in every MKL that has it.
-            Some(unsafe { mem::transmute::<*mut c_void, Routine<Bf16>>(address) })
-        })
+    fn is_supported() -> bool {
+        library::routine().is_some()
+    }
+
+    fn multiply(_: Isa, team: &Team, a: Matrix<'_, Bf16>, b: Matrix<'_, Bf16>, out: &mut [f32]) {
+        library::multiply(team, a, b, out);
     }
 }
 
-/// A thread's part of a product has at least so many multiplications, about 3 microseconds;
-/// with fewer, handing it out costs more than it saves.
-const PART_MULTIPLICATIONS_MIN: usize = 1 << 18;
-
-/// .. and so many rows: each part packs the whole of the second matrix anew, and few rows, one
-/// above all, may be computed in another way, with other bits.
-const PART_ROWS_MIN: usize = 16;
-
 /// Writes (does not add) the product a b to `out`, row-major. The team's threads each compute
-/// some of the rows; a row's bits do not depend on which others are computed with it.
+/// a part of it; no bit depends on the parts.
 ///
 /// # Panics
 ///
-/// Where shapes do not fit, a side is above [`SIDE_MAX`], or the BLAS has no such product
-/// ([`Factor::routine`]).
-pub fn multiply<T: Factor>(team: &Team, a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [f32]) {
+/// Where shapes do not fit, a side is above [`SIDE_MAX`], or there is no such product
+/// ([`Factor::is_supported`]).
+pub fn multiply<T: Factor>(
+    isa: Isa,
+    team: &Team,
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    out: &mut [f32],
+) {
     let ((m, k), (inner, n)) = (a.shape(), b.shape());
     assert_eq!(k, inner, "a product of {m} x {k} and {inner} x {n}");
     assert_eq!(Some(out.len()), m.checked_mul(n), "a result of {m} x {n}");
@@ -119,91 +126,7 @@ pub fn multiply<T: Factor>(team: &Team, a: Matrix<'_, T>, b: Matrix<'_, T>, out:
         out.fill(0.0);
         return;
     }
-    let parts = team.threads().min(m / PART_ROWS_MIN);
-    let parts = parts.min(m.saturating_mul(n).saturating_mul(k) / PART_MULTIPLICATIONS_MIN);
-    let parts = parts.max(1);
-    let mut rest = out;
-    let rows = (0..parts).map(|part| m * part / parts..m * (part + 1) / parts);
-    let parts = rows.map(|rows| {
-        let (out, later) = mem::take(&mut rest).split_at_mut(rows.len() * n);
-        rest = later;
-        (rows.start, out)
-    });
-    team.each(parts, |(first, out)| multiply_rows(a, first, b, out));
-}
-
-/// Writes the rows from `first` on of the product a b to `out`, as many as it holds; at least
-/// one.
-fn multiply_rows<T: Factor>(a: Matrix<'_, T>, first: usize, b: Matrix<'_, T>, out: &mut [f32]) {
-    let Some(routine) = T::routine() else { panic!("this libtorch's BLAS lacks the product") };
-    let ((m, k), (_, n)) = (a.shape(), b.shape());
-    let rows = out.len() / n;
-    assert!(first + rows <= m, "rows {first}..{} of {m}", first + rows);
-    let data = &a.data[if a.transposed { first } else { first * a.columns }..];
-    let [rows, columns, depth] = [rows, n, k].map(blas_side);
-    let [stride_a, stride_b] = [a.columns, b.columns].map(blas_side);
-    let flag = |matrix: Matrix<'_, T>| if matrix.transposed { b'T' } else { b'N' } as c_char;
-    // SAFETY: every side is positive and fits c_int; the slices have the lengths that sides
-    // and strides imply (checked here, in `multiply` and in `Matrix::new`); `out` is borrowed
-    // mutably, so it overlaps neither input; the pointers to scalars outlive the call, which
-    // keeps none.
-    unsafe {
-        routine(
-            &flag(b),
-            &flag(a),
-            &columns,
-            &rows,
-            &depth,
-            &(a.scale * b.scale),
-            b.data.as_ptr(),
-            &stride_b,
-            data.as_ptr(),
-            &stride_a,
-            &0.0,
-            out.as_mut_ptr(),
-            &columns,
-        );
-    }
-}
-
-fn blas_side(side: usize) -> c_int {
-    c_int::try_from(side).unwrap_or_else(|_| panic!("a side of {side} is above {SIDE_MAX}"))
-}
-
-/// C = alpha A B + beta C on column-major matrices: the transpositions of A and B, then the
-/// sides m, n and k, alpha, A and its stride, B and its stride, beta, C and its stride.
-pub type Routine<T> = unsafe extern "C" fn(
-    *const c_char,
-    *const c_char,
-    *const c_int,
-    *const c_int,
-    *const c_int,
-    *const f32,
-    *const T,
-    *const c_int,
-    *const T,
-    *const c_int,
-    *const f32,
-    *mut f32,
-    *const c_int,
-);
-
-unsafe extern "C" {
-    fn sgemm_(
-        transpose_a: *const c_char,
-        transpose_b: *const c_char,
-        m: *const c_int,
-        n: *const c_int,
-        k: *const c_int,
-        alpha: *const f32,
-        a: *const f32,
-        stride_a: *const c_int,
-        b: *const f32,
-        stride_b: *const c_int,
-        beta: *const f32,
-        c: *mut f32,
-        stride_c: *const c_int,
-    );
+    T::multiply(isa, team, a, b, out);
 }
 
 #[cfg(test)]
@@ -222,6 +145,12 @@ mod tests {
 
     /// Small integers: every order of addition gives the same, exact result.
     fn check_all_forms<T: Factor>(element: impl Fn(f32) -> T) {
+        for isa in Isa::available() {
+            check_forms(isa, &element);
+        }
+    }
+
+    fn check_forms<T: Factor>(isa: Isa, element: &impl Fn(f32) -> T) {
         let team = Team::new(3);
         let sides = [(1, 1, 1), (2, 3, 4), (17, 5, 31), (65, 130, 140), (1, 30, 7), (9, 1, 2)];
         for (m, n, k) in sides {
@@ -245,7 +174,7 @@ mod tests {
                 let at_b =
                     |l: usize, j: usize| if transpose_b { b[j * k + l] } else { b[l * n + j] };
                 let mut found = vec![f32::NAN; m * n];
-                multiply(&team, view_a, view_b, &mut found);
+                multiply(isa, &team, view_a, view_b, &mut found);
                 for i in 0..m {
                     for j in 0..n {
                         let expected: f32 = (0..k).map(|l| 0.5 * at_a(i, l) * at_b(l, j)).sum();
@@ -260,23 +189,35 @@ mod tests {
     fn empty_sides() {
         let team = Team::default();
         let mut out = [f32::NAN; 6];
-        multiply(&team, Matrix::new(&[0.0; 0], 2, 0), Matrix::new(&[], 0, 3), &mut out);
+        multiply(
+            Isa::best(),
+            &team,
+            Matrix::new(&[0.0; 0], 2, 0),
+            Matrix::new(&[], 0, 3),
+            &mut out,
+        );
         assert_eq!(out, [0.0; 6]);
-        multiply(&team, Matrix::new(&[0.0; 0], 0, 3), Matrix::new(&[0.0; 6], 3, 2), &mut []);
+        multiply(
+            Isa::best(),
+            &team,
+            Matrix::new(&[0.0; 0], 0, 3),
+            Matrix::new(&[0.0; 6], 3, 2),
+            &mut [],
+        );
     }
 
     #[test]
     #[should_panic(expected = "a product of 2 x 3 and 2 x 3")]
     fn sides_that_do_not_meet_are_refused() {
         let (a, b) = (Matrix::new(&[0.0; 6], 2, 3), Matrix::new(&[0.0; 6], 2, 3));
-        multiply(&Team::default(), a, b, &mut [0.0; 4]);
+        multiply(Isa::best(), &Team::default(), a, b, &mut [0.0; 4]);
     }
 
     #[test]
     #[should_panic(expected = "a result of 2 x 2")]
     fn a_result_of_another_size_is_refused() {
         let (a, b) = (Matrix::new(&[0.0; 6], 2, 3), Matrix::new(&[0.0; 6], 3, 2));
-        multiply(&Team::default(), a, b, &mut [0.0; 5]);
+        multiply(Isa::best(), &Team::default(), a, b, &mut [0.0; 5]);
     }
 
     #[test]

@@ -7,9 +7,17 @@
 
 #![allow(unsafe_code, reason = "calling a function compiled for features found at run time")]
 
+use std::sync::OnceLock;
+
 /// An instruction set that this CPU has; only detection makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(#[doc(hidden)] pub Level);
+
+/// The names of all instruction sets, whether this CPU has them or not.
+pub const NAMES: [&str; 3] = ["portable", "avx2", "avx512"];
+
+/// What [`Isa::choose`] has chosen.
+static CHOSEN: OnceLock<Isa> = OnceLock::new();
 
 /// What [`kernel!`] compiles for.
 #[doc(hidden)]
@@ -23,9 +31,22 @@ pub enum Level {
 }
 
 impl Isa {
-    /// The fastest one.
+    /// The one that this process computes with: the fastest, unless [`Isa::choose`] was called.
     #[must_use]
     pub fn best() -> Self {
+        CHOSEN.get().copied().unwrap_or_else(Self::fastest)
+    }
+
+    /// Has this process compute with the instruction set of this name from now on; whether the CPU
+    /// has it. Only the first call acts.
+    #[must_use]
+    pub fn choose(name: &str) -> bool {
+        let found = Self::available().into_iter().find(|isa| isa.name() == name);
+        found.is_some_and(|isa| *CHOSEN.get_or_init(|| isa) == isa)
+    }
+
+    /// The fastest one.
+    pub(crate) fn fastest() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             if has_avx512() {

@@ -102,6 +102,13 @@ pub trait Task: 'static {
         Precision::F32
     }
 
+    /// Whether every CPU computes the same bits. libtorch does not promise that: a model that
+    /// computes with it has to leave this as it is.
+    fn is_portable(options: &Self::Options) -> bool {
+        let _ = options;
+        false
+    }
+
     /// What the task takes of a machine.
     ///
     /// # Errors
@@ -196,6 +203,7 @@ pub fn describe<T: Task>(options: &T::Options) -> Result<config::Task, DescribeE
         example: T::EXAMPLE.to_owned(),
         metrics: T::METRICS.iter().map(metric).collect(),
         precision: T::precision(options),
+        portable: T::is_portable(options),
         summary: T::summary(options),
         size: T::size(options).map_err(|source| DescribeError::Model { task, source })?,
     };

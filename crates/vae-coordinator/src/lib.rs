@@ -33,6 +33,10 @@ impl Program for VaeCoordinator {
         vae_options::NAME
     }
 
+    fn revision(&self) -> u32 {
+        vae_options::REVISION
+    }
+
     fn about(&self) -> &'static str {
         "Train a variational autoencoder on images, data-parallel: shard the data, start generations \
          of workers, and keep the run directory"

@@ -7,8 +7,8 @@ use crate::{Architecture, Precision, VaeOptions, conv::Levels, pixels};
 /// The task's name.
 pub const NAME: &str = "vae";
 
-/// The task's revision.
-pub const REVISION: u32 = 1;
+/// The task's revision: 1 multiplied matrices by MKL, 2 does so by the page ARITHMETIC.md.
+pub const REVISION: u32 = 2;
 
 /// What it calls an example.
 pub const EXAMPLE: &str = "image";
@@ -36,6 +36,7 @@ impl VaeOptions {
             example: EXAMPLE.into(),
             metrics: METRICS.map(metric).into(),
             precision: self.task_precision(),
+            portable: self.is_portable(),
             summary: self.summary(),
             size: self.size(),
         })
@@ -48,6 +49,13 @@ impl VaeOptions {
             Precision::F32 => task::Precision::F32,
             Precision::Bf16 => task::Precision::Bf16,
         }
+    }
+
+    /// Whether every CPU computes the same bits: the products of f32 in dense layers are this
+    /// project's own, all others are libtorch's.
+    #[must_use]
+    pub fn is_portable(&self) -> bool {
+        self.precision == Precision::F32 && self.architecture == Architecture::Dense
     }
 
     /// The network in a few words, as in `VAE 784-400-400-20` and `VAE conv 28x28-32-64-400-20`: with

@@ -1,12 +1,15 @@
 //! Configurations that were written before there were tasks: all of them trained this one, on MNIST.
 
-use config::Manifest;
+use config::{Manifest, Task};
 use serde_json::{Map, Value};
 
 use crate::VaeOptions;
 
 /// The options that stood beside the general ones.
 const OPTIONS: [&str; 4] = ["warmup_epochs", "binarize", "importance_samples", "precision"];
+
+/// The revision of the task that they trained.
+const REVISION: u32 = 1;
 
 /// The object with the options of the network.
 const MODEL: &str = "model";
@@ -32,7 +35,8 @@ pub fn upgrade(configuration: &mut Value, dataset: impl FnOnce() -> Manifest) {
         }
     }
     let Ok(options) = serde_json::from_value::<VaeOptions>(options.into()) else { return };
-    let task = options.describe(dataset()).and_then(serde_json::to_value);
+    let task = options.describe(dataset()).map(|task| Task { revision: REVISION, ..task });
+    let task = task.and_then(serde_json::to_value);
     if let Ok(task) = task {
         training.insert("task".into(), task);
     }

@@ -151,7 +151,7 @@ impl<T: Factor> Products<T> {
         };
         let mut fastest = fastest.iter_mut();
         let mut product = |a, b, out: &mut [f32]| {
-            let elapsed = time(|| multiply(team, a, b, out));
+            let elapsed = time(|| multiply(Isa::best(), team, a, b, out));
             fastest.next().into_iter().for_each(|fastest| *fastest = elapsed.min(*fastest));
         };
         for layer in 0..layers.len() {

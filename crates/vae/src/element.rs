@@ -22,6 +22,9 @@ const PIECE: usize = 1024;
 /// Numbers that a thread rounds at a time.
 const PART: usize = 1 << 16;
 
+/// Images of a set that [`is_sparse`] looks at.
+const IMAGES_LOOKED_AT: usize = 64;
+
 /// A number in a factor.
 pub(crate) trait Element: Factor + Default + fmt::Debug {
     /// What a stored pixel is to be multiplied with to be 0 to 1.
@@ -53,6 +56,18 @@ pub(crate) trait Element: Factor + Default + fmt::Debug {
 
     /// Whether [`Element::weights`] uses its memory.
     const ROUNDS: bool;
+}
+
+/// Whether most pixels are zero, by the first images of the set.
+pub(crate) fn is_sparse(images: &Images) -> bool {
+    let first = 0..images.len().min(IMAGES_LOOKED_AT) as u32;
+    let (mut zeros, mut pixels) = (0, 0);
+    for index in first {
+        let image = images.image(index);
+        zeros += image.iter().filter(|pixel| **pixel == 0).count();
+        pixels += image.len();
+    }
+    2 * zeros > pixels
 }
 
 /// Calls `store` with the images of the batch piece by piece, as this visit sees them, and with

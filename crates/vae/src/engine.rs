@@ -24,6 +24,8 @@ pub(crate) struct Engine<E> {
     /// Latents drawn an image; of more than one the loss is the importance-weighted bound.
     samples: usize,
     binarize: Binarize,
+    /// Whether most pixels of the set are zero; unknown until the first batch.
+    sparse: Option<bool>,
     isa: Isa,
     team: Arc<Team>,
     floats: Scratch<f32, FLOATS>,
@@ -52,6 +54,7 @@ impl<E: Element> Engine<E> {
             beta,
             samples,
             binarize,
+            sparse: None,
             isa,
             team: Arc::default(),
         }
@@ -79,13 +82,14 @@ impl<E: Element> Engine<E> {
         images: usize,
         kl_weight: f64,
     ) -> (Pass<'a, E>, Work<'a, E>) {
-        let Self { network, beta, isa, team, floats, factors, weights, .. } = self;
+        let Self { network, beta, sparse, isa, team, floats, factors, weights, .. } = self;
         let len = network.layout.len();
         assert_eq!(parameters.len(), len, "parameters and layout differ in length");
         let [memory] = weights.slices(1);
         let weights = E::weights(*isa, team, parameters, memory);
         let beta = *beta * kl_weight;
-        let pass = Pass { network, isa: *isa, team, beta, parameters, weights };
+        let sparse = sparse.unwrap_or_default();
+        let pass = Pass { network, isa: *isa, team, beta, sparse, parameters, weights };
         (pass, Work::new(floats, factors, images))
     }
 
@@ -98,6 +102,7 @@ impl<E: Element> Engine<E> {
         kl_weight: f64,
     ) -> (Pass<'a, E>, Work<'a, E>) {
         let binarize = self.binarize;
+        self.sparse.get_or_insert_with(|| element::is_sparse(batch.data));
         let (pass, work) = self.begin(parameters, batch.len(), kl_weight);
         element::gather(pass.isa, batch, binarize, work.x);
         noise::normals(pass.isa, stream, work.noise);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use vae_options::{ImageShape, Likelihood, ModelConfig};
 
 use model::{
-    Layout, ModelError, Team,
+    Layout, ModelError,
     gemm::{self, Matrix},
     memory,
 };
@@ -22,51 +22,6 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    /// Writes x W' to `y`; the bias is left to the kernel that passes over `y` next.
-    pub(crate) fn product<E: Element>(&self, team: &Team, weights: &[E], x: &[E], y: &mut [f32]) {
-        self.scaled_product(team, weights, x, 1.0, y);
-    }
-
-    /// Writes scale x W' to `y`.
-    pub(crate) fn scaled_product<E: Element>(
-        &self,
-        team: &Team,
-        weights: &[E],
-        x: &[E],
-        scale: f32,
-        y: &mut [f32],
-    ) {
-        let x = Matrix::new(x, y.len() / self.outputs, self.inputs).scaled(scale);
-        gemm::multiply(team, x, self.matrix(weights).t(), y);
-    }
-
-    /// Writes the weight's gradient scale dy' x.
-    pub(crate) fn weight_gradient<E: Element>(
-        &self,
-        team: &Team,
-        dy: &[E],
-        x: &[E],
-        scale: f32,
-        gradient: &mut [f32],
-    ) {
-        let images = dy.len() / self.outputs;
-        let dy = Matrix::new(dy, images, self.outputs).t();
-        let x = Matrix::new(x, images, self.inputs).scaled(scale);
-        gemm::multiply(team, dy, x, &mut gradient[self.weight.clone()]);
-    }
-
-    /// Writes the input's gradient dy W to `dx`.
-    pub(crate) fn input_gradient<E: Element>(
-        &self,
-        team: &Team,
-        weights: &[E],
-        dy: &[E],
-        dx: &mut [f32],
-    ) {
-        let dy = Matrix::new(dy, dx.len() / self.inputs, self.outputs);
-        gemm::multiply(team, dy, self.matrix(weights), dx);
-    }
-
     pub(crate) fn bias<'a>(&self, parameters: &'a [f32]) -> &'a [f32] {
         &parameters[self.bias.clone()]
     }
@@ -75,7 +30,12 @@ impl Linear {
         &mut gradient[self.bias.clone()]
     }
 
-    fn matrix<'a, E: Element>(&self, weights: &'a [E]) -> Matrix<'a, E> {
+    /// Inputs of the layer, a row an image.
+    pub(crate) fn rows<'a, E: Element>(&self, x: &'a [E]) -> Matrix<'a, E> {
+        Matrix::new(x, x.len() / self.inputs, self.inputs)
+    }
+
+    pub(crate) fn matrix<'a, E: Element>(&self, weights: &'a [E]) -> Matrix<'a, E> {
         Matrix::new(&weights[self.weight.clone()], self.outputs, self.inputs)
     }
 }

@@ -3,7 +3,11 @@
 //! It knows the layers and the objective, but neither where pixels and noise come from nor
 //! how memory is kept, and is written once for both precisions (`element.rs`). The formulas of each pass are with the kernels in `kernels.rs`.
 
-use model::{Isa, Scratch, Sums, Team, math};
+use model::{
+    Isa, Scratch, Sums, Team,
+    gemm::{self, Matrix},
+    math,
+};
 
 use crate::{
     element::Element,
@@ -95,26 +99,50 @@ pub(crate) struct Pass<'a, E> {
     pub(crate) isa: Isa,
     pub(crate) team: &'a Team,
     pub(crate) beta: f64,
+    /// Whether most pixels are zero.
+    pub(crate) sparse: bool,
     pub(crate) parameters: &'a [f32],
     /// The parameters as factors.
     pub(crate) weights: &'a [E],
 }
 
 impl<E: Element> Pass<'_, E> {
+    /// Writes x W' to `y`; the bias is left to the kernel that passes over `y` next.
+    fn product(&self, layer: &Linear, x: Matrix<'_, E>, y: &mut [f32]) {
+        gemm::multiply(self.isa, self.team, x, layer.matrix(self.weights).t(), y);
+    }
+
+    /// Writes the weight's gradient dy' x.
+    fn weight_gradient(&self, layer: &Linear, dy: &[E], x: Matrix<'_, E>, gradient: &mut [f32]) {
+        let dy = Matrix::new(dy, dy.len() / layer.outputs, layer.outputs).t();
+        gemm::multiply(self.isa, self.team, dy, x, &mut gradient[layer.weight.clone()]);
+    }
+
+    /// Writes the input's gradient dy W to `dx`.
+    fn input_gradient(&self, layer: &Linear, dy: &[E], dx: &mut [f32]) {
+        let dy = Matrix::new(dy, dx.len() / layer.inputs, layer.outputs);
+        gemm::multiply(self.isa, self.team, dy, layer.matrix(self.weights), dx);
+    }
+
+    /// The pixels as the first layer's input.
+    fn pixel_matrix<'a>(&self, x: &'a [E]) -> Matrix<'a, E> {
+        self.network.encoder[0].rows(x).scaled(E::PIXEL_SCALE).sparse(self.sparse)
+    }
+
     /// Pixels to `stats`.
     pub(crate) fn encode(&self, work: &mut Work<'_, E>) {
         let [first, second, third] = &self.network.encoder;
         let y = &mut work.y[..work.e1.len()];
-        first.scaled_product(self.team, self.weights, work.x, E::PIXEL_SCALE, y);
+        self.product(first, self.pixel_matrix(work.x), y);
         kernels::add_bias_relu(self.isa, y, first.bias(self.parameters), work.e1);
         self.hidden_layer(second, work.e1, y, work.e2);
-        third.product(self.team, self.weights, work.e2, work.stats);
+        self.product(third, third.rows(work.e2), work.stats);
         kernels::add_bias(self.isa, work.stats, third.bias(self.parameters));
     }
 
     /// Writes relu(x W' + b) to `out`, by way of `y`.
     fn hidden_layer(&self, layer: &Linear, x: &[E], y: &mut [f32], out: &mut [E]) {
-        layer.product(self.team, self.weights, x, y);
+        self.product(layer, layer.rows(x), y);
         kernels::add_bias_relu(self.isa, y, layer.bias(self.parameters), out);
     }
 
@@ -132,7 +160,7 @@ impl<E: Element> Pass<'_, E> {
         self.hidden_layer(first, work.z, y, work.d1);
         self.hidden_layer(second, work.d1, y, work.d2);
         let output = &mut work.y[..work.d_output.len()];
-        third.product(self.team, self.weights, work.d2, output);
+        self.product(third, third.rows(work.d2), output);
     }
 
     /// `z` to the expected pixels, 0 to 1.
@@ -187,32 +215,32 @@ impl<E: Element> Pass<'_, E> {
 
     /// From the gradient of the output to that of `z`.
     pub(crate) fn decode_backward(&self, work: &mut Work<'_, E>, gradient: &mut [f32]) {
-        let Self { network, isa, team, weights, .. } = *self;
+        let Self { network, isa, .. } = *self;
         let Work { y, dz, z, d1, d2, d_output, dh, .. } = work;
         let dy = &mut y[..dh.len()];
         let [first, second, third] = &network.decoder;
-        third.weight_gradient(team, d_output, d2, 1.0, gradient);
-        third.input_gradient(team, weights, d_output, dy);
+        self.weight_gradient(third, d_output, third.rows(d2), gradient);
+        self.input_gradient(third, d_output, dy);
         kernels::relu_backward(isa, dy, d2, dh, second.bias_gradient(gradient));
-        second.weight_gradient(team, dh, d1, 1.0, gradient);
-        second.input_gradient(team, weights, dh, dy);
+        self.weight_gradient(second, dh, second.rows(d1), gradient);
+        self.input_gradient(second, dh, dy);
         kernels::relu_backward(isa, dy, d1, d2, first.bias_gradient(gradient));
-        first.weight_gradient(team, d2, z, 1.0, gradient);
-        first.input_gradient(team, weights, d2, dz);
+        self.weight_gradient(first, d2, first.rows(z), gradient);
+        self.input_gradient(first, d2, dz);
     }
 
     /// From the gradient of `stats` to that of the encoder's first layer.
     pub(crate) fn encode_backward(&self, work: &mut Work<'_, E>, gradient: &mut [f32]) {
-        let Self { network, isa, team, weights, .. } = *self;
+        let Self { network, isa, .. } = *self;
         let Work { y, x, e1, e2, d_stats, dh, .. } = work;
         let (dy, dh) = (&mut y[..e2.len()], &mut dh[..e2.len()]);
         let [first, second, third] = &network.encoder;
-        third.weight_gradient(team, d_stats, e2, 1.0, gradient);
-        third.input_gradient(team, weights, d_stats, dy);
+        self.weight_gradient(third, d_stats, third.rows(e2), gradient);
+        self.input_gradient(third, d_stats, dy);
         kernels::relu_backward(isa, dy, e2, dh, second.bias_gradient(gradient));
-        second.weight_gradient(team, dh, e1, 1.0, gradient);
-        second.input_gradient(team, weights, dh, dy);
+        self.weight_gradient(second, dh, second.rows(e1), gradient);
+        self.input_gradient(second, dh, dy);
         kernels::relu_backward(isa, dy, e1, e2, first.bias_gradient(gradient));
-        first.weight_gradient(team, e2, x, E::PIXEL_SCALE, gradient);
+        self.weight_gradient(first, e2, self.pixel_matrix(x), gradient);
     }
 }

@@ -113,4 +113,8 @@ impl Task for VaeTask {
     fn precision(options: &VaeOptions) -> config::task::Precision {
         options.task_precision()
     }
+
+    fn is_portable(options: &VaeOptions) -> bool {
+        options.is_portable()
+    }
 }

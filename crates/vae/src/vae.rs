@@ -114,8 +114,7 @@ impl Vae {
         Self::with_isa(config, settings, Isa::best())
     }
 
-    /// [`Vae::with`] a chosen instruction set for all but matrix products; the bits are the
-    /// same for all.
+    /// [`Vae::with`] a chosen instruction set; in f32 the bits are the same for all.
     ///
     /// # Errors
     ///
@@ -131,7 +130,7 @@ impl Vae {
         let binarize = settings.binarize;
         let engine = match settings.precision {
             Precision::F32 => Precise::F32(Engine::new(network, beta, isa, samples, binarize)),
-            Precision::Bf16 if Bf16::routine().is_none() => {
+            Precision::Bf16 if !Bf16::is_supported() => {
                 return Err(ModelError::Precision("bf16"));
             }
             Precision::Bf16 => Precise::Bf16(Engine::new(network, beta, isa, samples, binarize)),

@@ -94,7 +94,7 @@ fn products_do_not_depend_on_threads_or_place<T: Factor>(
         };
         let b = if transpose.1 { Matrix::new(b, n, k).t() } else { Matrix::new(b, k, n) };
         let mut out = vec![0.0_f32; m * n + 3 * offset];
-        multiply(&Team::new(threads), a, b, &mut out[3 * offset..]);
+        multiply(Isa::best(), &Team::new(threads), a, b, &mut out[3 * offset..]);
         out[3 * offset..].iter().map(|x| x.to_bits()).collect::<Vec<_>>()
     };
     let size = size_of::<T>();

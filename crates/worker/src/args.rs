@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// Threads to compute with [default: the cores of this host divided among its workers]
     #[arg(long, value_name = "N", value_parser = whole(THREADS))]
     pub(crate) threads: Option<u32>,
+    /// The instruction set to compute with on the CPU [default: the fastest that the CPU has]
+    #[arg(long, value_name = "NAME", value_parser = model::isa::NAMES)]
+    pub(crate) isa: Option<String>,
     /// Where the files of the data set are, or are to be put [default: LOCKSTEP_DATA_DIR, else the
     /// user's cache]
     #[arg(long, value_name = "DIR")]

@@ -31,7 +31,9 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Result;
 use clap::{CommandFactory as _, FromArgMatches as _};
+use model::Isa;
 use telemetry::{Log, Outlet};
 use trainer::Task;
 
@@ -88,12 +90,23 @@ pub fn run<T: Task>(program: &Program, arguments: Vec<OsString>) -> ExitCode {
         writer: Outlet::Stderr,
     }
     .start();
-    let code = match session::run::<T>(&args) {
+    let chosen = args.isa.as_deref().map_or(Ok(()), choose_isa);
+    let code = match chosen.and_then(|()| session::run::<T>(&args)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error),
     };
     Outlet::flush_all();
     code
+}
+
+fn choose_isa(name: &str) -> Result<()> {
+    let names = Isa::available().into_iter().map(Isa::name);
+    anyhow::ensure!(
+        Isa::choose(name),
+        "--isa {name}: this CPU has only {}",
+        names.collect::<Vec<_>>().join(", ")
+    );
+    Ok(())
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

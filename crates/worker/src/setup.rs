@@ -65,9 +65,9 @@ mod tests {
             format!("{:#}", options::<VaeTask>(&other).unwrap_err())
         };
         let line = error(|task| task.name = "clothes".into());
-        assert!(line.starts_with("the run trains the task clothes (revision 1)"), "{line}");
+        assert!(line.starts_with("the run trains the task clothes (revision 2)"), "{line}");
         let line = error(|task| task.revision += 1);
-        assert!(line.contains("this program trains vae (revision 1)"), "{line}");
+        assert!(line.contains("this program trains vae (revision 2)"), "{line}");
         let line = error(|task| task.options["dropout"] = json!(0.5));
         assert!(line.contains("dropout"), "{line}");
         let line = error(|task| task.options["latent_dim"] = json!(0));

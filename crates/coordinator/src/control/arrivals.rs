@@ -3,12 +3,18 @@
 use collective::{Generation, Rank};
 use config::task::Precision;
 use history::Event as Happened;
-use membership::{Event, Join, WorkerId};
+use membership::{Event, Fingerprint, Join, WorkerId};
 use protocol::wire;
 use tonic::Status;
 
 use super::{Connection, Control};
 use crate::spawn::{Exit, Verdict};
+
+/// A device that computes a portable task as every other of its kind does.
+const CPU: &str = "cpu";
+
+/// A part of a fingerprint that does not count.
+const ANY: &str = "any";
 
 impl Control<'_> {
     pub(super) fn joined(
@@ -30,13 +36,22 @@ impl Control<'_> {
         if let Err(refused) = self.check_program(&connection) {
             return connection.send(Err(refused));
         }
-        // How a worker computes bf16 products says nothing about a run in f32.
-        if self.launch.config().training.task.precision == Precision::F32 {
-            join.fingerprint.precision = "f32".into();
-        }
+        self.keep_what_counts(&mut join.fingerprint);
         connection.arithmetic = join.fingerprint.to_string();
         self.connections.insert(worker, connection);
         self.decide(Event::Joined(worker, join));
+    }
+
+    /// Leaves of a fingerprint what the bits of this run's task depend on.
+    fn keep_what_counts(&self, fingerprint: &mut Fingerprint) {
+        let task = &self.launch.config().training.task;
+        if task.precision == Precision::F32 {
+            fingerprint.precision = "f32".into();
+        }
+        if task.portable && fingerprint.device == CPU {
+            fingerprint.instruction_set = format!("revision {}", task.revision);
+            fingerprint.libtorch = ANY.into();
+        }
     }
 
     /// Whether a worker that comes back was called to the rank and generation that it names,

@@ -1,0 +1,110 @@
+//! Products of factors in bf16 by MKL's `gemm_bf16bf16f32_`, BLAS in its Fortran form, which
+//! libtorch_cpu exports. This file alone knows it.
+//!
+//! Matrices here are row-major. To BLAS, which is column-major, a row-major matrix is its own
+//! transpose, so C = A B is asked for as C' = B' A'.
+
+#![allow(unsafe_code, reason = "a foreign function on raw pointers")]
+
+use std::{
+    ffi::{c_char, c_int, c_void},
+    mem,
+    sync::OnceLock,
+};
+
+use super::{Matrix, SIDE_MAX};
+use crate::{bf16::Bf16, blas, team::Team};
+
+// tch links the library; naming it here would only repeat that.
+use torch_sys as _;
+
+/// The function, unless this libtorch's BLAS lacks it; MKL has it, on every CPU.
+pub(super) fn routine() -> Option<Routine> {
+    static ROUTINE: OnceLock<Option<Routine>> = OnceLock::new();
+    *ROUTINE.get_or_init(|| {
+        let address = blas::symbol(c"gemm_bf16bf16f32_")?;
+        // SAFETY: the symbol is a function of this type in every MKL that has it.
+        Some(unsafe { mem::transmute::<*mut c_void, Routine>(address) })
+    })
+}
+
+/// A thread's part of a product has at least so many multiplications, about 3 microseconds;
+/// with fewer, handing it out costs more than it saves.
+const PART_MULTIPLICATIONS_MIN: usize = 1 << 18;
+
+/// .. and so many rows: each part packs the whole of the second matrix anew, and few rows, one
+/// above all, may be computed in another way, with other bits.
+const PART_ROWS_MIN: usize = 16;
+
+/// Writes the product a b; sides are positive and fit, as `gemm::multiply` has checked. A row's
+/// bits do not depend on which others are computed with it.
+pub(super) fn multiply(team: &Team, a: Matrix<'_, Bf16>, b: Matrix<'_, Bf16>, out: &mut [f32]) {
+    let ((m, k), (_, n)) = (a.shape(), b.shape());
+    let parts = team.threads().min(m / PART_ROWS_MIN);
+    let parts = parts.min(m.saturating_mul(n).saturating_mul(k) / PART_MULTIPLICATIONS_MIN);
+    let parts = parts.max(1);
+    let mut rest = out;
+    let rows = (0..parts).map(|part| m * part / parts..m * (part + 1) / parts);
+    let parts = rows.map(|rows| {
+        let (out, later) = mem::take(&mut rest).split_at_mut(rows.len() * n);
+        rest = later;
+        (rows.start, out)
+    });
+    team.each(parts, |(first, out)| multiply_rows(a, first, b, out));
+}
+
+/// Writes the rows from `first` on of the product a b to `out`, as many as it holds; at least
+/// one.
+fn multiply_rows(a: Matrix<'_, Bf16>, first: usize, b: Matrix<'_, Bf16>, out: &mut [f32]) {
+    let Some(routine) = routine() else { panic!("this libtorch's BLAS lacks products in bf16") };
+    let ((m, k), (_, n)) = (a.shape(), b.shape());
+    let rows = out.len() / n;
+    assert!(first + rows <= m, "rows {first}..{} of {m}", first + rows);
+    let data = &a.data[if a.transposed { first } else { first * a.columns }..];
+    let [rows, columns, depth] = [rows, n, k].map(blas_side);
+    let [stride_a, stride_b] = [a.columns, b.columns].map(blas_side);
+    let flag = |matrix: Matrix<'_, Bf16>| if matrix.transposed { b'T' } else { b'N' } as c_char;
+    // SAFETY: every side is positive and fits c_int; the slices have the lengths that sides
+    // and strides imply (checked here, in `multiply` and in `Matrix::new`); `out` is borrowed
+    // mutably, so it overlaps neither input; the pointers to scalars outlive the call, which
+    // keeps none.
+    unsafe {
+        routine(
+            &flag(b),
+            &flag(a),
+            &columns,
+            &rows,
+            &depth,
+            &(a.scale * b.scale),
+            b.data.as_ptr(),
+            &stride_b,
+            data.as_ptr(),
+            &stride_a,
+            &0.0,
+            out.as_mut_ptr(),
+            &columns,
+        );
+    }
+}
+
+fn blas_side(side: usize) -> c_int {
+    c_int::try_from(side).unwrap_or_else(|_| panic!("a side of {side} is above {SIDE_MAX}"))
+}
+
+/// C = alpha A B + beta C on column-major matrices: the transpositions of A and B, then the
+/// sides m, n and k, alpha, A and its stride, B and its stride, beta, C and its stride.
+pub(super) type Routine = unsafe extern "C" fn(
+    *const c_char,
+    *const c_char,
+    *const c_int,
+    *const c_int,
+    *const c_int,
+    *const f32,
+    *const Bf16,
+    *const c_int,
+    *const Bf16,
+    *const c_int,
+    *const f32,
+    *mut f32,
+    *const c_int,
+);

@@ -1,0 +1,177 @@
+//! The innermost part of a product: a tile of results that stays in registers while a chunk of
+//! the chain passes.
+
+#![allow(unsafe_code, reason = "pointers into matrices, whose bounds `blocks.rs` has checked")]
+#![allow(clippy::needless_range_loop, reason = "indices that the compiler unrolls to registers")]
+
+use super::vector::Vector;
+
+/// Numbers of a cache line.
+const LINE: usize = 16;
+
+/// The left factor from a row and a link of the chain on: its elements are used one by one.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    pub(super) data: *const f32,
+    /// From a row to the next; 1 if `transposed`.
+    pub(super) row_stride: usize,
+    /// From a link to the next; 1 unless `transposed`.
+    pub(super) link_stride: usize,
+    pub(super) transposed: bool,
+}
+
+/// A panel of the right factor: as many whole vectors a row as a tile is wide.
+#[derive(Clone, Copy)]
+pub(super) struct Panel {
+    pub(super) data: *const f32,
+    pub(super) stride: usize,
+    /// How many rows it has.
+    pub(super) links: usize,
+    /// Which link each of its rows is; null where all are there.
+    pub(super) list: *const u16,
+}
+
+/// Where results are added to, or written if it is the first chunk.
+#[derive(Clone, Copy)]
+pub(super) struct Results {
+    pub(super) data: *mut f32,
+    pub(super) stride: usize,
+    pub(super) first: bool,
+}
+
+/// Adds the chunk's sums of `rows` rows and the panel's columns to the results.
+///
+/// # Safety
+///
+/// The pointers cover `rows` rows, the panel's links and `vectors` vectors, no other thread uses
+/// these results, and the CPU has the vectors' instruction set.
+#[inline(always)]
+pub(super) unsafe fn strip<V: Vector>(
+    rows: usize,
+    vectors: usize,
+    left: Left,
+    panel: Panel,
+    results: Results,
+    prefetch: bool,
+) {
+    /// Of the register file, 24 or 12 registers hold sums: `$wide` vectors or fewer a row.
+    macro_rules! of_shape {
+        ($($vectors:literal: $rows:literal or $rows_transposed:literal),*) => {
+            match (vectors, left.transposed, panel.list.is_null()) {
+                // SAFETY, of all arms: as the caller says.
+                $(
+                    ($vectors, false, true) => unsafe {
+                        run::<V, $rows, $vectors, false, false>(rows, left, panel, results, prefetch);
+                    },
+                    ($vectors, false, false) => unsafe {
+                        run::<V, $rows, $vectors, false, true>(rows, left, panel, results, prefetch);
+                    },
+                    ($vectors, true, true) => unsafe {
+                        run::<V, $rows_transposed, $vectors, true, false>(rows, left, panel, results, false);
+                    },
+                    ($vectors, true, false) => unsafe {
+                        run::<V, $rows_transposed, $vectors, true, true>(rows, left, panel, results, false);
+                    },
+                )*
+                _ => unreachable!("a panel of {vectors} vectors"),
+            }
+        };
+    }
+    // Rows of a left factor that is not transposed each need an address: more than 8 spill.
+    if V::LANES == 16 {
+        of_shape!(4: 6 or 6, 3: 8 or 8, 2: 8 or 12, 1: 8 or 24);
+    } else {
+        of_shape!(2: 6 or 6, 1: 8 or 12);
+    }
+}
+
+/// How many vectors a panel has at the most.
+pub(super) const fn vectors_max<V: Vector>() -> usize {
+    if V::LANES == 16 { 4 } else { 2 }
+}
+
+/// Tile after tile down the rows.
+#[inline(always)]
+unsafe fn run<
+    V: Vector,
+    const ROWS: usize,
+    const VECTORS: usize,
+    const TRANSPOSED: bool,
+    const LISTED: bool,
+>(
+    rows: usize,
+    left: Left,
+    panel: Panel,
+    results: Results,
+    prefetch: bool,
+) {
+    let mut row = 0;
+    macro_rules! tiles_of {
+        ($rows:expr) => {
+            while row + $rows <= rows {
+                // SAFETY: the rows are among those that the caller names.
+                unsafe {
+                    let left = Left { data: left.data.add(row * left.row_stride), ..left };
+                    let results =
+                        Results { data: results.data.add(row * results.stride), ..results };
+                    if prefetch {
+                        prefetch_rows::<V>(left, $rows, panel.links);
+                    }
+                    tile::<V, { $rows }, VECTORS, TRANSPOSED, LISTED>(left, panel, results);
+                }
+                row += $rows;
+            }
+        };
+    }
+    tiles_of!(ROWS);
+    tiles_of!(4);
+    tiles_of!(1);
+}
+
+/// Asks for the rows after the next `rows`: their runs are too short for the CPU to guess them.
+#[inline(always)]
+fn prefetch_rows<V: Vector>(left: Left, rows: usize, links: usize) {
+    for row in rows..2 * rows {
+        for link in (0..links).step_by(LINE) {
+            V::prefetch(left.data.wrapping_add(row * left.row_stride + link));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn tile<
+    V: Vector,
+    const ROWS: usize,
+    const VECTORS: usize,
+    const TRANSPOSED: bool,
+    const LISTED: bool,
+>(
+    left: Left,
+    panel: Panel,
+    results: Results,
+) {
+    // SAFETY: the tile's rows, links and vectors are among those that the caller of `strip` names.
+    unsafe {
+        let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
+        for row in 0..panel.links {
+            let link = if LISTED { usize::from(*panel.list.add(row)) } else { row };
+            let column = left.data.add(if TRANSPOSED { link * left.link_stride } else { link });
+            let right = panel.data.add(row * panel.stride);
+            let right: [V; VECTORS] = std::array::from_fn(|j| V::load(right.add(j * V::LANES)));
+            for i in 0..ROWS {
+                let factor = *column.add(if TRANSPOSED { i } else { i * left.row_stride });
+                let factor = V::splat(factor);
+                for j in 0..VECTORS {
+                    sums[i][j] = factor.mul_add(right[j], sums[i][j]);
+                }
+            }
+        }
+        for i in 0..ROWS {
+            for j in 0..VECTORS {
+                let result = results.data.add(i * results.stride + j * V::LANES);
+                let before = if results.first { V::splat(0.0) } else { V::load(result) };
+                before.add(sums[i][j]).store(result);
+            }
+        }
+    }
+}
