@@ -14,8 +14,14 @@ const PLAIN: &str = "--train-images 640 --batch-size 16 --hidden-dim 48 --latent
 /// Flags, and the digest of the state after the last step.
 const RUNS: [(&str, &str); 5] = [
     (PLAIN, "?"),
-    ("--train-images 640 --batch-size 16 --hidden-dim 48 --latent-dim 5 --likelihood gaussian", "?"),
-    ("--train-images 320 --batch-size 8 --hidden-dim 48 --latent-dim 5 --importance-samples 3", "?"),
+    (
+        "--train-images 640 --batch-size 16 --hidden-dim 48 --latent-dim 5 --likelihood gaussian",
+        "?",
+    ),
+    (
+        "--train-images 320 --batch-size 8 --hidden-dim 48 --latent-dim 5 --importance-samples 3",
+        "?",
+    ),
     ("--train-images 640 --batch-size 16 --hidden-dim 48 --latent-dim 5 --binarize dynamic", "?"),
     ("--train-images 501 --batch-size 13 --hidden-dim 37 --latent-dim 3 --grad-clip 40", "?"),
 ];

@@ -12,7 +12,7 @@ mod vector;
 
 use std::ffi::c_int;
 
-use crate::{bf16::Bf16, isa::Isa, team::Team};
+use crate::{bf16::Bf16, isa::Isa};
 
 /// A row-major matrix in a slice, or the transpose of one.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +73,13 @@ pub trait Factor: Copy + Send + Sync + sealed::Sealed {
     fn is_supported() -> bool;
 
     #[doc(hidden)]
-    fn multiply(isa: Isa, team: &Team, a: Matrix<'_, Self>, b: Matrix<'_, Self>, out: &mut [f32]);
+    fn multiply_rows(
+        isa: Isa,
+        a: Matrix<'_, Self>,
+        first: usize,
+        b: Matrix<'_, Self>,
+        out: &mut [f32],
+    );
 }
 
 mod sealed {
@@ -87,8 +93,14 @@ impl Factor for f32 {
         true
     }
 
-    fn multiply(isa: Isa, team: &Team, a: Matrix<'_, f32>, b: Matrix<'_, f32>, out: &mut [f32]) {
-        blocks::multiply(isa, team, a, b, out);
+    fn multiply_rows(
+        isa: Isa,
+        a: Matrix<'_, f32>,
+        first: usize,
+        b: Matrix<'_, f32>,
+        out: &mut [f32],
+    ) {
+        blocks::multiply_rows(isa, a, first, b, out);
     }
 }
 
@@ -97,36 +109,55 @@ impl Factor for Bf16 {
         library::routine().is_some()
     }
 
-    fn multiply(_: Isa, team: &Team, a: Matrix<'_, Bf16>, b: Matrix<'_, Bf16>, out: &mut [f32]) {
-        library::multiply(team, a, b, out);
+    fn multiply_rows(
+        _: Isa,
+        a: Matrix<'_, Bf16>,
+        first: usize,
+        b: Matrix<'_, Bf16>,
+        out: &mut [f32],
+    ) {
+        library::multiply_rows(a, first, b, out);
     }
 }
 
-/// Writes (does not add) the product a b to `out`, row-major. The team's threads each compute
-/// a part of it; no bit depends on the parts.
+/// Writes (does not add) the product a b to `out`, row-major, on this thread alone.
 ///
 /// # Panics
 ///
 /// Where shapes do not fit, a side is above [`SIDE_MAX`], or there is no such product
 /// ([`Factor::is_supported`]).
-pub fn multiply<T: Factor>(
+pub fn multiply<T: Factor>(isa: Isa, a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [f32]) {
+    let ((m, k), (inner, n)) = (a.shape(), b.shape());
+    assert_eq!(k, inner, "a product of {m} x {k} and {inner} x {n}");
+    assert_eq!(Some(out.len()), m.checked_mul(n), "a result of {m} x {n}");
+    multiply_rows(isa, a, 0, b, out);
+}
+
+/// [`multiply`] for the rows from `first` on, as many as `out` holds. A row's bits do not depend on
+/// which others are computed with it.
+///
+/// # Panics
+///
+/// As [`multiply`].
+pub fn multiply_rows<T: Factor>(
     isa: Isa,
-    team: &Team,
     a: Matrix<'_, T>,
+    first: usize,
     b: Matrix<'_, T>,
     out: &mut [f32],
 ) {
     let ((m, k), (inner, n)) = (a.shape(), b.shape());
     assert_eq!(k, inner, "a product of {m} x {k} and {inner} x {n}");
-    assert_eq!(Some(out.len()), m.checked_mul(n), "a result of {m} x {n}");
     if out.is_empty() {
         return;
     }
+    let rows = out.len() / n;
+    assert!(first + rows <= m && rows * n == out.len(), "rows {first}..{} of {m}", first + rows);
     if k == 0 {
         out.fill(0.0);
         return;
     }
-    T::multiply(isa, team, a, b, out);
+    T::multiply_rows(isa, a, first, b, out);
 }
 
 #[cfg(test)]
@@ -151,7 +182,6 @@ mod tests {
     }
 
     fn check_forms<T: Factor>(isa: Isa, element: &impl Fn(f32) -> T) {
-        let team = Team::new(3);
         let sides = [(1, 1, 1), (2, 3, 4), (17, 5, 31), (65, 130, 140), (1, 30, 7), (9, 1, 2)];
         for (m, n, k) in sides {
             let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
@@ -174,7 +204,7 @@ mod tests {
                 let at_b =
                     |l: usize, j: usize| if transpose_b { b[j * k + l] } else { b[l * n + j] };
                 let mut found = vec![f32::NAN; m * n];
-                multiply(isa, &team, view_a, view_b, &mut found);
+                multiply(isa, view_a, view_b, &mut found);
                 for i in 0..m {
                     for j in 0..n {
                         let expected: f32 = (0..k).map(|l| 0.5 * at_a(i, l) * at_b(l, j)).sum();
@@ -187,37 +217,24 @@ mod tests {
 
     #[test]
     fn empty_sides() {
-        let team = Team::default();
         let mut out = [f32::NAN; 6];
-        multiply(
-            Isa::best(),
-            &team,
-            Matrix::new(&[0.0; 0], 2, 0),
-            Matrix::new(&[], 0, 3),
-            &mut out,
-        );
+        multiply(Isa::best(), Matrix::new(&[0.0; 0], 2, 0), Matrix::new(&[], 0, 3), &mut out);
         assert_eq!(out, [0.0; 6]);
-        multiply(
-            Isa::best(),
-            &team,
-            Matrix::new(&[0.0; 0], 0, 3),
-            Matrix::new(&[0.0; 6], 3, 2),
-            &mut [],
-        );
+        multiply(Isa::best(), Matrix::new(&[0.0; 0], 0, 3), Matrix::new(&[0.0; 6], 3, 2), &mut []);
     }
 
     #[test]
     #[should_panic(expected = "a product of 2 x 3 and 2 x 3")]
     fn sides_that_do_not_meet_are_refused() {
         let (a, b) = (Matrix::new(&[0.0; 6], 2, 3), Matrix::new(&[0.0; 6], 2, 3));
-        multiply(Isa::best(), &Team::default(), a, b, &mut [0.0; 4]);
+        multiply(Isa::best(), a, b, &mut [0.0; 4]);
     }
 
     #[test]
     #[should_panic(expected = "a result of 2 x 2")]
     fn a_result_of_another_size_is_refused() {
         let (a, b) = (Matrix::new(&[0.0; 6], 2, 3), Matrix::new(&[0.0; 6], 3, 2));
-        multiply(Isa::best(), &Team::default(), a, b, &mut [0.0; 5]);
+        multiply(Isa::best(), a, b, &mut [0.0; 5]);
     }
 
     #[test]

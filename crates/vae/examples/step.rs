@@ -2,8 +2,8 @@
 //! `cargo run --release -p vae --example step -- 1`.
 //!
 //! Times are the fastest of many. `products` repeats the gradient's matrix products alone, on
-//! vectors of the same sizes, and adds the fastest time of each; what is left of the gradient
-//! is elementwise work, and waiting for memory.
+//! vectors of the same sizes, on one thread, and adds the fastest time of each; what is left of the gradient is elementwise
+//! work, and waiting for memory.
 
 #![allow(clippy::print_stdout, reason = "its output is the table")]
 
@@ -84,7 +84,7 @@ fn profile<T: Factor>(
             time(|| bf16::round(Isa::best(), &state.parameters, &mut weights)),
             time(|| noise::normals(Isa::best(), stream, &mut normals)),
         ];
-        products.run(team, &state.parameters, &mut gradient);
+        products.run(&state.parameters, &mut gradient);
         adam.apply_with(Isa::best(), team, &mut state, &gradient, images as u32);
         fastest = std::array::from_fn(|i| fastest[i].min(times[i]));
     }
@@ -135,7 +135,7 @@ impl<T: Factor> Products<T> {
         }
     }
 
-    fn run(&mut self, team: &Team, parameters: &[f32], gradient: &mut [f32]) {
+    fn run(&mut self, parameters: &[f32], gradient: &mut [f32]) {
         for (weight, parameter) in self.weights.iter_mut().zip(parameters) {
             *weight = (self.element)(*parameter);
         }
@@ -151,7 +151,7 @@ impl<T: Factor> Products<T> {
         };
         let mut fastest = fastest.iter_mut();
         let mut product = |a, b, out: &mut [f32]| {
-            let elapsed = time(|| multiply(Isa::best(), team, a, b, out));
+            let elapsed = time(|| multiply(Isa::best(), a, b, out));
             fastest.next().into_iter().for_each(|fastest| *fastest = elapsed.min(*fastest));
         };
         for layer in 0..layers.len() {

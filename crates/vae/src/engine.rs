@@ -1,9 +1,9 @@
-//! A VAE in one precision: the network with its working memory.
+//! A VAE in one precision: the network with its working memory and its threads.
 //!
 //! It fetches pixels and noise, rounds the weights where the precision asks for it, and runs
-//! the passes of `pass.rs`. Lengths are checked in `vae.rs`.
+//! the passes of `pass.rs`, each thread on some of the images. Lengths are checked in `vae.rs`.
 
-use std::sync::Arc;
+use std::{iter, sync::Arc};
 
 use data::{Batch, Stream};
 use images::Images;
@@ -14,30 +14,27 @@ use model::{Isa, ModelError, Scratch, Sums, Team, noise};
 use crate::{
     element::{self, Element},
     network::Network,
-    pass::{FACTORS, FLOATS, Pass, Work},
+    pass::Pass,
+    work::{Memory, Work},
 };
 
 #[derive(Debug)]
 pub(crate) struct Engine<E> {
     network: Network,
     beta: f64,
-    /// Latents drawn an image; of more than one the loss is the importance-weighted bound.
-    samples: usize,
     binarize: Binarize,
     /// Whether most pixels of the set are zero; unknown until the first batch.
     sparse: Option<bool>,
     isa: Isa,
     team: Arc<Team>,
-    floats: Scratch<f32, FLOATS>,
-    factors: Scratch<E, FACTORS>,
-    /// A gradient of the last bias that nobody reads.
-    unused: Vec<f32>,
+    memory: Memory<E>,
     /// The rounded parameters; its one image is the layout.
     weights: Scratch<E, 1>,
 }
 
 impl<E: Element> Engine<E> {
-    /// Working memory comes with [`Engine::reserve`] or the first batch.
+    /// Working memory comes with [`Engine::reserve`] or the first batch. Of more than one sample an
+    /// image the loss is the importance-weighted bound.
     pub(crate) fn new(
         network: Network,
         beta: f64,
@@ -46,13 +43,10 @@ impl<E: Element> Engine<E> {
         binarize: Binarize,
     ) -> Self {
         Self {
-            floats: Scratch::new(Work::<E>::floats_per_image(&network, samples)),
-            factors: Scratch::new(Work::<E>::factors_per_image(&network, samples)),
+            memory: Memory::new(&network, samples),
             weights: Scratch::new([if E::ROUNDS { network.layout.len() } else { 0 }]),
-            unused: vec![0.0; network.pixels],
             network,
             beta,
-            samples,
             binarize,
             sparse: None,
             isa,
@@ -69,44 +63,37 @@ impl<E: Element> Engine<E> {
     }
 
     pub(crate) fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
-        self.floats.reserve(images)?;
-        self.factors.reserve(images)?;
+        self.memory.reserve(images)?;
         self.weights.reserve(1)
     }
 
-    /// What a pass needs, with pixels and noise yet to be written. `kl_weight` is the share of
-    /// beta that counts.
+    /// What a pass needs; `kl_weight` is the share of beta that counts.
     fn begin<'a>(
         &'a mut self,
         parameters: &'a [f32],
-        images: usize,
         kl_weight: f64,
-    ) -> (Pass<'a, E>, Work<'a, E>) {
-        let Self { network, beta, sparse, isa, team, floats, factors, weights, .. } = self;
+    ) -> (Pass<'a, E>, &'a Team, &'a mut Memory<E>) {
+        let Self { network, beta, sparse, isa, team, memory, weights, .. } = self;
         let len = network.layout.len();
         assert_eq!(parameters.len(), len, "parameters and layout differ in length");
-        let [memory] = weights.slices(1);
-        let weights = E::weights(*isa, team, parameters, memory);
-        let beta = *beta * kl_weight;
-        let sparse = sparse.unwrap_or_default();
-        let pass = Pass { network, isa: *isa, team, beta, sparse, parameters, weights };
-        (pass, Work::new(floats, factors, images))
+        let [rounded] = weights.slices(1);
+        let weights = E::weights(*isa, team, parameters, rounded);
+        let (beta, sparse) = (*beta * kl_weight, sparse.unwrap_or_default());
+        (Pass { network, isa: *isa, beta, sparse, parameters, weights }, team, memory)
     }
 
-    /// [`Engine::begin`] with the batch's pixels and the stream's noise.
+    /// [`Engine::begin`] with the stream's noise, for a batch.
     fn begin_batch<'a>(
         &'a mut self,
         parameters: &'a [f32],
         batch: &Batch<'_, Images>,
         stream: Stream,
         kl_weight: f64,
-    ) -> (Pass<'a, E>, Work<'a, E>) {
-        let binarize = self.binarize;
+    ) -> (Pass<'a, E>, &'a Team, &'a mut Memory<E>) {
         self.sparse.get_or_insert_with(|| element::is_sparse(batch.data));
-        let (pass, work) = self.begin(parameters, batch.len(), kl_weight);
-        element::gather(pass.isa, batch, binarize, work.x);
-        noise::normals(pass.isa, stream, work.noise);
-        (pass, work)
+        let (pass, team, memory) = self.begin(parameters, kl_weight);
+        noise::normals(pass.isa, stream, memory.work(batch.len()).noise);
+        (pass, team, memory)
     }
 
     pub(crate) fn gradient(
@@ -117,9 +104,11 @@ impl<E: Element> Engine<E> {
         kl_weight: f64,
         gradient: &mut [f32],
     ) -> Sums {
-        let samples = self.samples;
-        let (pass, mut work) = self.begin_batch(parameters, batch, stream, kl_weight);
-        differentiate(pass, &mut work, samples, gradient)
+        let binarize = self.binarize;
+        let (pass, team, memory) = self.begin_batch(parameters, batch, stream, kl_weight);
+        differentiate(pass, team, memory, batch.len(), gradient, |first, work| {
+            gather(pass.isa, batch, binarize, first, work);
+        })
     }
 
     pub(crate) fn gradient_from(
@@ -129,12 +118,13 @@ impl<E: Element> Engine<E> {
         noise: &[f32],
         gradient: &mut [f32],
     ) -> Sums {
-        let samples = self.samples;
-        let images = pixels.len() / self.network.pixels;
-        let (pass, mut work) = self.begin(parameters, images, 1.0);
-        E::store_pixels(pass.isa, pixels, work.x);
-        work.noise.copy_from_slice(noise);
-        differentiate(pass, &mut work, samples, gradient)
+        let width = self.network.pixels;
+        let (pass, team, memory) = self.begin(parameters, 1.0);
+        let images = pixels.len() / width;
+        memory.work(images).noise.copy_from_slice(noise);
+        differentiate(pass, team, memory, images, gradient, |first, work| {
+            E::store_pixels(pass.isa, &pixels[first * width..][..work.x.len()], work.x);
+        })
     }
 
     pub(crate) fn evaluate(
@@ -143,15 +133,13 @@ impl<E: Element> Engine<E> {
         batch: &Batch<'_, Images>,
         stream: Stream,
     ) -> Sums {
-        let samples = self.samples;
-        let mut unused = std::mem::take(&mut self.unused);
-        let (pass, mut work) = self.begin_batch(parameters, batch, stream, 1.0);
-        let sums = match samples {
-            1 => pass.forward(&mut work, &mut unused).0,
-            _ => pass.forward_weighted(&mut work, samples, &mut unused).sums,
-        };
-        self.unused = unused;
-        sums
+        let binarize = self.binarize;
+        let (pass, team, memory) = self.begin_batch(parameters, batch, stream, 1.0);
+        in_blocks(team, memory.work(batch.len()), |first, work| {
+            gather(pass.isa, batch, binarize, first, work);
+            pass.forward(work);
+        });
+        pass.sums(&memory.work(batch.len()))
     }
 
     pub(crate) fn encode(
@@ -162,9 +150,12 @@ impl<E: Element> Engine<E> {
         log_variance: &mut [f32],
     ) {
         let (latent, binarize) = (self.network.latent, self.binarize);
-        let (pass, mut work) = self.begin(parameters, batch.len(), 1.0);
-        element::gather(pass.isa, batch, binarize, work.x);
-        pass.encode(&mut work);
+        let (pass, team, memory) = self.begin(parameters, 1.0);
+        in_blocks(team, memory.work(batch.len()), |first, work| {
+            gather(pass.isa, batch, binarize, first, work);
+            pass.encode(work);
+        });
+        let work = memory.work(batch.len());
         let rows = mean.chunks_exact_mut(latent).zip(log_variance.chunks_exact_mut(latent));
         for (stats, (mean, log_variance)) in work.stats.chunks_exact(2 * latent).zip(rows) {
             mean.copy_from_slice(&stats[..latent]);
@@ -174,12 +165,10 @@ impl<E: Element> Engine<E> {
 
     pub(crate) fn decode(&mut self, parameters: &[f32], z: &[f32], pixels: &mut [f32]) {
         let images = pixels.len() / self.network.pixels;
-        let (pass, work) = self.begin(parameters, images, 1.0);
-        let mut work = work.single();
-        for (element, z) in work.z.iter_mut().zip(z) {
-            *element = E::round(*z);
-        }
-        pass.pixels(&mut work, pixels);
+        let (pass, team, memory) = self.begin(parameters, 1.0);
+        let work = memory.work(images).regroup(images, 1);
+        write_latents(z, work.z);
+        in_blocks_with(team, work, pixels, |_, work, pixels| pass.pixels(work, pixels));
     }
 
     pub(crate) fn reconstruction(
@@ -189,16 +178,18 @@ impl<E: Element> Engine<E> {
         z: &[f32],
         losses: &mut [f64],
     ) {
-        let binarize = self.binarize;
-        let (pass, work) = self.begin(parameters, losses.len(), 1.0);
-        let mut work = work.single();
-        work.x = &mut work.x[..batch.len() * pass.network.pixels];
-        element::gather(pass.isa, batch, binarize, work.x);
-        for (element, z) in work.z.iter_mut().zip(z) {
-            *element = E::round(*z);
-        }
-        pass.decode(&mut work);
-        pass.likelihood(&mut work, losses);
+        let (binarize, images) = (self.binarize, batch.len());
+        let samples = losses.len().checked_div(images).unwrap_or_default();
+        let (pass, team, memory) = self.begin(parameters, 1.0);
+        let rows = memory.work(losses.len()).regroup(losses.len(), 1);
+        let work = rows.regroup(images, samples);
+        write_latents(z, work.z);
+        in_blocks_with(team, work, losses, |first, work, losses| {
+            gather(pass.isa, batch, binarize, first, work);
+            pass.decode(work);
+            pass.likelihood(work);
+            losses.copy_from_slice(work.losses);
+        });
     }
 
     pub(crate) fn reconstruct(
@@ -208,32 +199,82 @@ impl<E: Element> Engine<E> {
         stream: Stream,
         pixels: &mut [f32],
     ) {
-        let (pass, work) = self.begin_batch(parameters, batch, stream, 1.0);
-        let mut work = work.single();
-        pass.encode(&mut work);
-        pass.sample(&mut work);
-        pass.pixels(&mut work, pixels);
+        let binarize = self.binarize;
+        let (pass, team, memory) = self.begin_batch(parameters, batch, stream, 1.0);
+        let work = memory.work(batch.len()).regroup(batch.len(), 1);
+        in_blocks_with(team, work, pixels, |first, work, pixels| {
+            gather(pass.isa, batch, binarize, first, work);
+            pass.encode(work);
+            pass.sample(work);
+            pass.pixels(work, pixels);
+        });
     }
 }
 
+/// Writes the latents as factors.
+fn write_latents<E: Element>(from: &[f32], to: &mut [E]) {
+    for (element, z) in to.iter_mut().zip(from) {
+        *element = E::round(*z);
+    }
+}
+
+/// Writes the pixels of a block's images, whose first one is this of the batch.
+fn gather<E: Element>(
+    isa: Isa,
+    batch: &Batch<'_, Images>,
+    binarize: Binarize,
+    first: usize,
+    work: &mut Work<'_, E>,
+) {
+    let indices = &batch.indices[first..first + work.images];
+    element::gather(isa, &Batch { indices, ..*batch }, binarize, work.x);
+}
+
+/// Runs the team's threads over the images, block by block.
+fn in_blocks<E: Element>(
+    team: &Team,
+    work: Work<'_, E>,
+    run: impl Fn(usize, &mut Work<'_, E>) + Sync,
+) {
+    team.each(work.blocks(team.threads()), |(first, mut work)| run(first, &mut work));
+}
+
+/// [`in_blocks`] with each block's part of `out`, which has as many numbers for each image.
+fn in_blocks_with<E: Element, T: Send>(
+    team: &Team,
+    work: Work<'_, E>,
+    out: &mut [T],
+    run: impl Fn(usize, &mut Work<'_, E>, &mut [T]) + Sync,
+) {
+    let width = out.len().checked_div(work.images).unwrap_or_default();
+    let mut rest = out;
+    let mut blocks = work.blocks(team.threads());
+    let blocks = iter::from_fn(move || {
+        let (first, work) = blocks.next()?;
+        let (out, later) = std::mem::take(&mut rest).split_at_mut(work.images * width);
+        rest = later;
+        Some((first, work, out))
+    });
+    team.each(blocks, |(first, mut work, out)| run(first, &mut work, out));
+}
+
+/// Forward and back through all layers; `begin` writes the pixels of a block.
 fn differentiate<E: Element>(
     pass: Pass<'_, E>,
-    work: &mut Work<'_, E>,
-    samples: usize,
+    team: &Team,
+    memory: &mut Memory<E>,
+    images: usize,
     gradient: &mut [f32],
+    begin: impl Fn(usize, &mut Work<'_, E>) + Sync,
 ) -> Sums {
-    let network = pass.network;
-    assert_eq!(gradient.len(), network.layout.len(), "gradient and layout differ in length");
-    network.layout.zero_padding(gradient);
-    let bias_gradient = network.decoder[2].bias_gradient(gradient);
-    if samples > 1 {
-        let weighted = pass.forward_weighted(work, samples, bias_gradient);
-        return pass.backward_weighted(work, &weighted, gradient);
-    }
-    let (sums, log_variance_gradient) = pass.forward(work, bias_gradient);
-    if let Some(place) = network.log_variance {
-        gradient[place] = log_variance_gradient;
-    }
-    pass.backward(work, gradient);
-    sums
+    let len = pass.network.layout.len();
+    assert_eq!(gradient.len(), len, "gradient and layout differ in length");
+    in_blocks(team, memory.work(images), |first, work| {
+        begin(first, work);
+        pass.forward(work);
+        pass.backward(work);
+    });
+    let work = memory.work(images);
+    pass.parameter_gradients(team, &work, gradient);
+    pass.sums(&work)
 }

@@ -59,23 +59,21 @@ kernel! {
 }
 
 kernel! {
-    /// Writes the gradient, zeroed where the activation is zero, and its column sums, the
-    /// gradient of the bias.
-    pub(crate) fn relu_backward<E: Element>(
-        dy: &[f32],
-        activation: &[E],
-        out: &mut [E],
-        bias_gradient: &mut [f32],
-    ) {
-        bias_gradient.fill(0.0);
-        let width = bias_gradient.len();
-        let rows = dy.chunks_exact(width).zip(activation.chunks_exact(width));
-        for ((dy, activation), out) in rows.zip(out.chunks_exact_mut(width)) {
-            let columns = out.iter_mut().zip(bias_gradient.iter_mut());
-            for ((dy, a), (out, db)) in dy.iter().zip(activation).zip(columns) {
-                let d = if a.widen() > 0.0 { *dy } else { 0.0 };
-                *out = E::round(d);
-                *db += d;
+    /// Writes the gradient, zeroed where the activation is zero.
+    pub(crate) fn relu_backward<E: Element>(dy: &[f32], activation: &[E], out: &mut [E]) {
+        for ((dy, a), out) in dy.iter().zip(activation).zip(out) {
+            *out = E::round(if a.widen() > 0.0 { *dy } else { 0.0 });
+        }
+    }
+}
+
+kernel! {
+    /// Writes the sum of each column, the gradient of a bias.
+    pub(crate) fn column_sums<E: Element>(values: &[E], out: &mut [f32]) {
+        out.fill(0.0);
+        for row in values.chunks_exact(out.len()) {
+            for (sum, value) in out.iter_mut().zip(row) {
+                *sum += value.widen();
             }
         }
     }
@@ -83,23 +81,20 @@ kernel! {
 
 kernel! {
     /// From the encoder's output, mean and log-variance side by side in a row: the standard
-    /// deviation, z = mean + deviation * noise, and the sum of the KL divergences
-    /// 1/2 (mean^2 + variance - 1 - log-variance). `terms` is overwritten.
+    /// deviation, z = mean + deviation * noise, and the KL divergence of each image,
+    /// 1/2 sum(mean^2 + variance - 1 - log-variance). `terms`, as long as a latent, is overwritten.
     pub(crate) fn sample<E: Element>(
         stats: &[f32],
         noise: &[f32],
         deviation: &mut [f32],
         z: &mut [E],
         terms: &mut [f32],
-        latent: usize,
-    ) -> f64 {
+        divergences: &mut [f64],
+    ) {
+        let latent = terms.len();
         let rows = stats.chunks_exact(2 * latent).zip(noise.chunks_exact(latent));
-        let outs = deviation
-            .chunks_exact_mut(latent)
-            .zip(z.chunks_exact_mut(latent))
-            .zip(terms.chunks_exact_mut(latent));
-        let mut divergence = 0.0;
-        for ((stats, noise), ((deviation, z), terms)) in rows.zip(outs) {
+        let outs = deviation.chunks_exact_mut(latent).zip(z.chunks_exact_mut(latent));
+        for (((stats, noise), (deviation, z)), divergence) in rows.zip(outs).zip(divergences) {
             let (mean, log_variance) = stats.split_at(latent);
             for i in 0..latent {
                 let s = exp(0.5 * log_variance[i]);
@@ -108,27 +103,23 @@ kernel! {
                 let variance_part = s.mul_add(s, -1.0) - log_variance[i];
                 terms[i] = 0.5 * mean[i].mul_add(mean[i], variance_part);
             }
-            divergence += sum(terms);
+            *divergence = sum(terms);
         }
-        divergence
     }
 }
 
 kernel! {
     /// Writes the gradient of the encoder's output in `stats`, from that of z and from beta
-    /// times the KL divergence, and its column sums, the gradient of the bias.
+    /// times the KL divergence.
     pub(crate) fn sample_backward<E: Element>(
         dz: &[f32],
         noise: &[f32],
         stats: &[f32],
         deviation: &[f32],
+        latent: usize,
         beta: f32,
         out: &mut [E],
-        bias_gradient: &mut [f32],
     ) {
-        bias_gradient.fill(0.0);
-        let latent = bias_gradient.len() / 2;
-        let (mean_bias, log_variance_bias) = bias_gradient.split_at_mut(latent);
         let rows = noise.chunks_exact(latent).zip(deviation.chunks_exact(latent));
         let rows = rows.zip(dz.chunks_exact(latent)).zip(stats.chunks_exact(2 * latent));
         for ((((noise, deviation), dz), stats), out) in rows.zip(out.chunks_exact_mut(2 * latent)) {
@@ -136,105 +127,79 @@ kernel! {
             let (mean_out, log_variance_out) = out.split_at_mut(latent);
             for i in 0..latent {
                 let s = deviation[i];
-                let d = beta.mul_add(mean[i], dz[i]);
-                mean_out[i] = E::round(d);
-                mean_bias[i] += d;
+                mean_out[i] = E::round(beta.mul_add(mean[i], dz[i]));
                 let divergence = beta * s.mul_add(s, -1.0);
-                let d = 0.5 * (dz[i] * noise[i]).mul_add(s, divergence);
-                log_variance_out[i] = E::round(d);
-                log_variance_bias[i] += d;
+                log_variance_out[i] = E::round(0.5 * (dz[i] * noise[i]).mul_add(s, divergence));
             }
         }
     }
 }
 
 kernel! {
-    /// Writes rows as factors, and their column sums, the gradient of a bias.
-    pub(crate) fn store<E: Element>(values: &[f32], out: &mut [E], bias_gradient: &mut [f32]) {
-        bias_gradient.fill(0.0);
-        let width = bias_gradient.len();
-        for (values, out) in values.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            for ((value, out), db) in values.iter().zip(out).zip(bias_gradient.iter_mut()) {
-                *out = E::round(*value);
-                *db += value;
-            }
-        }
-    }
-}
-
-kernel! {
-    /// Bernoulli likelihood. `logits` come without their bias. Writes the gradient
-    /// sigmoid(logit) - x, and its column sums to `bias_gradient`. Gives the sum of the
-    /// cross-entropies softplus(logit) - x logit.
+    /// Bernoulli likelihood, `samples` rows an image. `logits` come without their bias. Writes the
+    /// gradient sigmoid(logit) - x, and each row's cross-entropy, the sum of softplus(logit) - x
+    /// logit.
     pub(crate) fn bernoulli<E: Element>(
         logits: &[f32],
         bias: &[f32],
         x: &[E],
+        samples: usize,
         out: &mut [E],
-        bias_gradient: &mut [f32],
-    ) -> f64 {
-        bias_gradient.fill(0.0);
+        losses: &mut [f64],
+    ) {
+        let width = bias.len();
         let mut terms = [0.0_f32; PIECE];
-        let (mut total, width) = (0.0, bias.len());
-        let rows = logits.chunks_exact(width).zip(x.chunks_exact(width));
-        for ((row, x), out) in rows.zip(out.chunks_exact_mut(width)) {
-            let columns = bias.chunks(PIECE).zip(bias_gradient.chunks_mut(PIECE));
-            let pieces = row.chunks(PIECE).zip(x.chunks(PIECE)).zip(out.chunks_mut(PIECE));
-            for (((row, x), out), (bias, bias_gradient)) in pieces.zip(columns) {
-                let terms = &mut terms[..row.len()];
-                let columns = bias.iter().zip(bias_gradient);
-                let outs = out.iter_mut().zip(terms.iter_mut());
-                for (((y, x), (b, db)), (out, term)) in row.iter().zip(x).zip(columns).zip(outs) {
-                    let x = x.pixel();
-                    let logit = y + b;
+        let rows = logits.chunks_exact(width).zip(out.chunks_exact_mut(width)).zip(losses);
+        for (row, ((logits, out), loss)) in rows.enumerate() {
+            let x = &x[row / samples * width..][..width];
+            *loss = 0.0;
+            let pieces = logits.chunks(PIECE).zip(bias.chunks(PIECE)).zip(x.chunks(PIECE));
+            for (((logits, bias), x), out) in pieces.zip(out.chunks_mut(PIECE)) {
+                let terms = &mut terms[..x.len()];
+                let columns = logits.iter().zip(bias).zip(x);
+                for (((y, b), x), (out, term)) in columns.zip(out.iter_mut().zip(terms.iter_mut())) {
+                    let (x, logit) = (x.pixel(), y + b);
                     let (sigmoid, softplus) = sigmoid_and_softplus(logit);
                     *term = (-x).mul_add(logit, softplus);
-                    let d = sigmoid - x;
-                    *out = E::round(d);
-                    *db += d;
+                    *out = E::round(sigmoid - x);
                 }
-                total += sum(terms);
+                *loss += sum(terms);
             }
         }
-        total
     }
 }
 
 kernel! {
-    /// Gaussian likelihood with one precision 1/variance. `means` come without their bias.
-    /// Writes the gradient (mean - x) precision, and its column sums to `bias_gradient`.
-    /// Gives the sum of the squared errors, not weighted.
+    /// Gaussian likelihood with one precision 1/variance, `samples` rows an image. `means` come
+    /// without their bias. Writes the gradient (mean - x) precision, and each row's sum of squared
+    /// errors, not weighted.
     pub(crate) fn gaussian<E: Element>(
         means: &[f32],
         bias: &[f32],
         x: &[E],
+        samples: usize,
         precision: f32,
         out: &mut [E],
-        bias_gradient: &mut [f32],
-    ) -> f64 {
-        bias_gradient.fill(0.0);
+        squares: &mut [f64],
+    ) {
+        let width = bias.len();
         let mut terms = [0.0_f32; PIECE];
-        let (mut total, width) = (0.0, bias.len());
-        let rows = means.chunks_exact(width).zip(x.chunks_exact(width));
-        for ((row, x), out) in rows.zip(out.chunks_exact_mut(width)) {
-            let columns = bias.chunks(PIECE).zip(bias_gradient.chunks_mut(PIECE));
-            let pieces = row.chunks(PIECE).zip(x.chunks(PIECE)).zip(out.chunks_mut(PIECE));
-            for (((row, x), out), (bias, bias_gradient)) in pieces.zip(columns) {
-                let terms = &mut terms[..row.len()];
-                let columns = bias.iter().zip(bias_gradient);
-                let outs = out.iter_mut().zip(terms.iter_mut());
-                for (((y, x), (b, db)), (out, term)) in row.iter().zip(x).zip(columns).zip(outs) {
-                    let x = x.pixel();
-                    let error = y + b - x;
+        let rows = means.chunks_exact(width).zip(out.chunks_exact_mut(width)).zip(squares);
+        for (row, ((means, out), squares)) in rows.enumerate() {
+            let x = &x[row / samples * width..][..width];
+            *squares = 0.0;
+            let pieces = means.chunks(PIECE).zip(bias.chunks(PIECE)).zip(x.chunks(PIECE));
+            for (((means, bias), x), out) in pieces.zip(out.chunks_mut(PIECE)) {
+                let terms = &mut terms[..x.len()];
+                let columns = means.iter().zip(bias).zip(x);
+                for (((y, b), x), (out, term)) in columns.zip(out.iter_mut().zip(terms.iter_mut())) {
+                    let error = y + b - x.pixel();
                     *term = error * error;
-                    let d = error * precision;
-                    *out = E::round(d);
-                    *db += d;
+                    *out = E::round(error * precision);
                 }
-                total += sum(terms);
+                *squares += sum(terms);
             }
         }
-        total
     }
 }
 

@@ -21,6 +21,7 @@ mod prepare;
 mod samples;
 mod task;
 mod vae;
+mod work;
 
 pub use codec::{Codec, codec};
 pub use conv::{ConvNet, conv_vae};

@@ -26,10 +26,6 @@ impl Linear {
         &parameters[self.bias.clone()]
     }
 
-    pub(crate) fn bias_gradient<'a>(&self, gradient: &'a mut [f32]) -> &'a mut [f32] {
-        &mut gradient[self.bias.clone()]
-    }
-
     /// Inputs of the layer, a row an image.
     pub(crate) fn rows<'a, E: Element>(&self, x: &'a [E]) -> Matrix<'a, E> {
         Matrix::new(x, x.len() / self.inputs, self.inputs)

@@ -1,103 +1,35 @@
-//! The VAE's forward and backward pass over one batch, on borrowed memory.
+//! The VAE's forward and backward pass over some images of a batch, on borrowed memory and on one
+//! thread, and the gradients of all layers after it.
 //!
-//! It knows the layers and the objective, but neither where pixels and noise come from nor
-//! how memory is kept, and is written once for both precisions (`element.rs`). The formulas of each pass are with the kernels in `kernels.rs`.
+//! It knows the layers and the objective, but neither where pixels and noise come from nor how
+//! memory is kept, and is written once for both precisions (`element.rs`). ARITHMETIC.md defines
+//! every operation; the formulas of each pass are with the kernels in `kernels.rs`.
+
+use std::mem;
 
 use model::{
-    Isa, Scratch, Sums, Team,
+    Isa, Sums, Team,
     gemm::{self, Matrix},
-    math,
 };
 
 use crate::{
     element::Element,
     kernels,
     network::{Linear, Network},
+    work::Work,
 };
 
 /// ln(2 pi).
 pub(crate) const LN_TAU: f64 = 1.837_877_066_409_345_3;
 
-/// How many vectors of f32 and of factors [`Work`] has.
-pub(crate) const FLOATS: usize = 5;
-pub(crate) const FACTORS: usize = 9;
-
-/// The vectors between the layers, a row an image. Where the backward pass no longer needs
-/// one, it holds a gradient.
-pub(crate) struct Work<'a, E> {
-    pub(crate) noise: &'a mut [f32],
-    /// The result of a layer's product, its bias not added yet, or the gradient of its input.
-    pub(crate) y: &'a mut [f32],
-    /// The encoder's output, mean and log-variance side by side.
-    pub(crate) stats: &'a mut [f32],
-    pub(crate) deviation: &'a mut [f32],
-    /// The gradient of z; before that, the KL divergence's terms.
-    pub(crate) dz: &'a mut [f32],
-    /// Pixels, as the elements store them.
-    pub(crate) x: &'a mut [E],
-    /// Activations of the encoder's hidden layers.
-    e1: &'a mut [E],
-    e2: &'a mut [E],
-    /// The gradient of the encoder's output.
-    pub(crate) d_stats: &'a mut [E],
-    pub(crate) z: &'a mut [E],
-    /// Activations of the decoder's hidden layers.
-    d1: &'a mut [E],
-    d2: &'a mut [E],
-    /// The gradient of logits or means.
-    pub(crate) d_output: &'a mut [E],
-    /// The gradient of a hidden layer.
-    dh: &'a mut [E],
-}
-
-impl<'a, E: Element> Work<'a, E> {
-    /// The lengths of the vectors of f32, an image, in the order of the fields. From z on there
-    /// are `samples` rows an image.
-    pub(crate) const fn floats_per_image(network: &Network, samples: usize) -> [usize; FLOATS] {
-        let Network { hidden, latent, pixels, .. } = *network;
-        let widest = if hidden > pixels { hidden } else { pixels };
-        [samples * latent, samples * widest, 2 * latent, latent, samples * latent]
-    }
-
-    /// The lengths of the vectors of factors, an image, in the order of the fields.
-    pub(crate) const fn factors_per_image(network: &Network, samples: usize) -> [usize; FACTORS] {
-        let (hidden, latent, decoder) = (network.hidden, network.latent, samples * network.hidden);
-        let (pixels, z, output) = (network.pixels, samples * latent, samples * network.pixels);
-        [pixels, hidden, hidden, 2 * latent, z, decoder, decoder, output, decoder]
-    }
-
-    pub(crate) fn new(
-        floats: &'a mut Scratch<f32, FLOATS>,
-        factors: &'a mut Scratch<E, FACTORS>,
-        images: usize,
-    ) -> Self {
-        let [noise, y, stats, deviation, dz] = floats.slices(images);
-        let [x, e1, e2, d_stats, z, d1, d2, d_output, dh] = factors.slices(images);
-        Self { noise, y, stats, deviation, dz, x, e1, e2, d_stats, z, d1, d2, d_output, dh }
-    }
-
-    /// The same with one row an image from z on.
-    pub(crate) fn single(self) -> Self {
-        let (latent, hidden, pixels) = (self.deviation.len(), self.e1.len(), self.x.len());
-        Self {
-            noise: &mut self.noise[..latent],
-            dz: &mut self.dz[..latent],
-            z: &mut self.z[..latent],
-            d1: &mut self.d1[..hidden],
-            d2: &mut self.d2[..hidden],
-            d_output: &mut self.d_output[..pixels],
-            dh: &mut self.dh[..hidden],
-            ..self
-        }
-    }
-}
+/// Fewer rows of a weight's gradient are not worth handing to another thread.
+const PART_ROWS_MIN: usize = 32;
 
 /// What a pass reads.
 #[derive(Clone, Copy)]
 pub(crate) struct Pass<'a, E> {
     pub(crate) network: &'a Network,
     pub(crate) isa: Isa,
-    pub(crate) team: &'a Team,
     pub(crate) beta: f64,
     /// Whether most pixels are zero.
     pub(crate) sparse: bool,
@@ -109,19 +41,13 @@ pub(crate) struct Pass<'a, E> {
 impl<E: Element> Pass<'_, E> {
     /// Writes x W' to `y`; the bias is left to the kernel that passes over `y` next.
     fn product(&self, layer: &Linear, x: Matrix<'_, E>, y: &mut [f32]) {
-        gemm::multiply(self.isa, self.team, x, layer.matrix(self.weights).t(), y);
-    }
-
-    /// Writes the weight's gradient dy' x.
-    fn weight_gradient(&self, layer: &Linear, dy: &[E], x: Matrix<'_, E>, gradient: &mut [f32]) {
-        let dy = Matrix::new(dy, dy.len() / layer.outputs, layer.outputs).t();
-        gemm::multiply(self.isa, self.team, dy, x, &mut gradient[layer.weight.clone()]);
+        gemm::multiply(self.isa, x, layer.matrix(self.weights).t(), y);
     }
 
     /// Writes the input's gradient dy W to `dx`.
     fn input_gradient(&self, layer: &Linear, dy: &[E], dx: &mut [f32]) {
         let dy = Matrix::new(dy, dx.len() / layer.inputs, layer.outputs);
-        gemm::multiply(self.isa, self.team, dy, layer.matrix(self.weights), dx);
+        gemm::multiply(self.isa, dy, layer.matrix(self.weights), dx);
     }
 
     /// The pixels as the first layer's input.
@@ -129,36 +55,34 @@ impl<E: Element> Pass<'_, E> {
         self.network.encoder[0].rows(x).scaled(E::PIXEL_SCALE).sparse(self.sparse)
     }
 
+    /// Writes relu(x W' + b) to `out`, by way of `y`.
+    fn hidden_layer(&self, layer: &Linear, x: Matrix<'_, E>, y: &mut [f32], out: &mut [E]) {
+        let y = &mut y[..out.len()];
+        self.product(layer, x, y);
+        kernels::add_bias_relu(self.isa, y, layer.bias(self.parameters), out);
+    }
+
     /// Pixels to `stats`.
     pub(crate) fn encode(&self, work: &mut Work<'_, E>) {
         let [first, second, third] = &self.network.encoder;
-        let y = &mut work.y[..work.e1.len()];
-        self.product(first, self.pixel_matrix(work.x), y);
-        kernels::add_bias_relu(self.isa, y, first.bias(self.parameters), work.e1);
-        self.hidden_layer(second, work.e1, y, work.e2);
+        self.hidden_layer(first, self.pixel_matrix(work.x), work.y, work.e1);
+        self.hidden_layer(second, second.rows(work.e1), work.y, work.e2);
         self.product(third, third.rows(work.e2), work.stats);
         kernels::add_bias(self.isa, work.stats, third.bias(self.parameters));
     }
 
-    /// Writes relu(x W' + b) to `out`, by way of `y`.
-    fn hidden_layer(&self, layer: &Linear, x: &[E], y: &mut [f32], out: &mut [E]) {
-        self.product(layer, layer.rows(x), y);
-        kernels::add_bias_relu(self.isa, y, layer.bias(self.parameters), out);
-    }
-
-    /// `stats` and noise to `z`; gives the sum of the KL divergences.
-    pub(crate) fn sample(&self, work: &mut Work<'_, E>) -> f64 {
-        let latent = self.network.latent;
-        let Work { stats, noise, deviation, z, dz: terms, .. } = work;
-        kernels::sample(self.isa, stats, noise, deviation, z, terms, latent)
+    /// `stats` and noise to `z`, and the KL divergence of each image.
+    pub(crate) fn sample(&self, work: &mut Work<'_, E>) {
+        let terms = &mut work.dz[..self.network.latent];
+        let Work { stats, noise, deviation, z, divergences, .. } = work;
+        kernels::sample(self.isa, stats, noise, deviation, z, terms, divergences);
     }
 
     /// `z` to `y`: logits or means, without their bias.
     pub(crate) fn decode(&self, work: &mut Work<'_, E>) {
         let [first, second, third] = &self.network.decoder;
-        let y = &mut work.y[..work.d1.len()];
-        self.hidden_layer(first, work.z, y, work.d1);
-        self.hidden_layer(second, work.d1, y, work.d2);
+        self.hidden_layer(first, first.rows(work.z), work.y, work.d1);
+        self.hidden_layer(second, second.rows(work.d1), work.y, work.d2);
         let output = &mut work.y[..work.d_output.len()];
         self.product(third, third.rows(work.d2), output);
     }
@@ -174,73 +98,150 @@ impl<E: Element> Pass<'_, E> {
         }
     }
 
-    /// All the way forward, and the gradient of the output. The gradients of its bias and of
-    /// the gaussian's log-variance come with the sums.
-    pub(crate) fn forward(&self, work: &mut Work<'_, E>, bias_gradient: &mut [f32]) -> (Sums, f32) {
+    /// All the way forward: pixels and noise to -log p(x|z) of each row, with the gradient of the
+    /// output.
+    pub(crate) fn forward(&self, work: &mut Work<'_, E>) {
         self.encode(work);
-        let kl = self.sample(work);
+        if work.samples == 1 {
+            self.sample(work);
+        } else {
+            self.sample_rows(work);
+        }
         self.decode(work);
+        self.likelihood(work);
+        if work.samples > 1 {
+            self.weigh_rows(work);
+        }
+    }
+
+    /// -log p(x|z) of every row of `y`; `d_output` becomes its gradient.
+    pub(crate) fn likelihood(&self, work: &mut Work<'_, E>) {
         let bias = self.network.decoder[2].bias(self.parameters);
-        let pixels = work.x.len();
-        let (isa, y) = (self.isa, &work.y[..pixels]);
-        let (reconstruction, log_variance_gradient) = match self.network.log_variance {
-            None => {
-                let sum = kernels::bernoulli(isa, y, bias, work.x, work.d_output, bias_gradient);
-                (sum, 0.0)
-            }
+        let Work { y, x, d_output, losses, samples, .. } = work;
+        let y = &y[..d_output.len()];
+        match self.network.log_variance {
+            None => kernels::bernoulli(self.isa, y, bias, x, *samples, d_output, losses),
             Some(place) => {
                 let log_variance = self.parameters[place];
-                let precision = math::exp(-log_variance);
-                let d_output = &mut *work.d_output;
-                let squares =
-                    kernels::gaussian(isa, y, bias, work.x, precision, d_output, bias_gradient);
-                let (weighted, pixels) = (squares * f64::from(precision), pixels as f64);
-                let sum = 0.5 * (weighted + pixels * (f64::from(log_variance) + LN_TAU));
-                (sum, (0.5 * (pixels - weighted)) as f32)
+                let precision = model::math::exp(-log_variance);
+                kernels::gaussian(self.isa, y, bias, x, *samples, precision, d_output, losses);
+                let constant = self.gaussian_constant(place);
+                for loss in losses.iter_mut() {
+                    *loss = 0.5 * (*loss * f64::from(precision) + constant);
+                }
             }
+        }
+    }
+
+    /// Pixels times (log-variance + ln 2 pi).
+    fn gaussian_constant(&self, place: usize) -> f64 {
+        self.network.pixels as f64 * (f64::from(self.parameters[place]) + LN_TAU)
+    }
+
+    /// All the way back, after [`Pass::forward`]: the gradients of all layers' products.
+    pub(crate) fn backward(&self, work: &mut Work<'_, E>) {
+        let [first, second, third] = &self.network.decoder;
+        let Work { y, dz, d1, d2, dd1, dd2, d_output, .. } = work;
+        self.hidden_gradient(third, d_output, y, d2, dd2);
+        self.hidden_gradient(second, dd2, y, d1, dd1);
+        self.input_gradient(first, dd1, dz);
+        if work.samples == 1 {
+            let (beta, latent) = (self.beta as f32, self.network.latent);
+            let Work { dz, noise, stats, deviation, d_stats, .. } = work;
+            kernels::sample_backward(self.isa, dz, noise, stats, deviation, latent, beta, d_stats);
+        } else {
+            self.sample_rows_backward(work);
+        }
+        let [_, second, third] = &self.network.encoder;
+        let Work { y, e1, e2, de1, de2, d_stats, .. } = work;
+        self.hidden_gradient(third, d_stats, y, e2, de2);
+        self.hidden_gradient(second, de2, y, e1, de1);
+    }
+
+    /// Writes the gradient of the product that `activation` was made of, by way of `y`.
+    fn hidden_gradient(
+        &self,
+        layer: &Linear,
+        dy: &[E],
+        y: &mut [f32],
+        activation: &[E],
+        out: &mut [E],
+    ) {
+        let dx = &mut y[..activation.len()];
+        self.input_gradient(layer, dy, dx);
+        kernels::relu_backward(self.isa, dx, activation, out);
+    }
+
+    /// After [`Pass::backward`] of all images: writes the gradients of all parameters.
+    pub(crate) fn parameter_gradients(
+        &self,
+        team: &Team,
+        work: &Work<'_, E>,
+        gradient: &mut [f32],
+    ) {
+        let Network { layout, encoder, decoder, log_variance, .. } = self.network;
+        layout.zero_padding(gradient);
+        if let Some(place) = *log_variance {
+            gradient[place] = self.log_variance_gradient(work, place);
+        }
+        let [e0, e1, e2] = encoder;
+        let [d0, d1, d2] = decoder;
+        let layers: [(&Linear, &[E], Matrix<'_, E>); 6] = [
+            (e0, work.de1, self.pixel_matrix(work.x)),
+            (e1, work.de2, e1.rows(work.e1)),
+            (e2, work.d_stats, e2.rows(work.e2)),
+            (d0, work.dd1, d0.rows(work.z)),
+            (d1, work.dd2, d1.rows(work.d1)),
+            (d2, work.d_output, d2.rows(work.d2)),
+        ];
+        // Layers come in the order of their parameters.
+        let (mut rest, mut place) = (gradient, 0);
+        let mut next = |range: &std::ops::Range<usize>| {
+            let (_, from) = mem::take(&mut rest).split_at_mut(range.start - place);
+            let (part, later) = from.split_at_mut(range.len());
+            (rest, place) = (later, range.end);
+            part
         };
-        let loss = reconstruction + self.beta * kl;
-        (Sums::of([loss, reconstruction, kl]), log_variance_gradient)
+        let threads = team.threads();
+        let parts = layers.map(|(layer, dy, x)| {
+            let (weight, bias) = (next(&layer.weight), next(&layer.bias));
+            (layer, dy, x, weight, bias)
+        });
+        let parts = parts.into_iter().flat_map(|(layer, dy, x, weight, bias)| {
+            let rows = layer.outputs.div_ceil(threads.min(layer.outputs / PART_ROWS_MIN).max(1));
+            let weights = weight.chunks_mut(rows * layer.inputs).enumerate();
+            let weights = weights.map(move |(part, out)| (layer, dy, Some((x, part * rows)), out));
+            weights.chain([(layer, dy, None, bias)])
+        });
+        team.each(parts, |(layer, dy, x, out)| match x {
+            Some((x, first)) => {
+                let dy = Matrix::new(dy, dy.len() / layer.outputs, layer.outputs).t();
+                gemm::multiply_rows(self.isa, dy, first, x, out);
+            }
+            None => kernels::column_sums(self.isa, dy, out),
+        });
     }
 
-    /// All the way back, after [`Pass::forward`]: the weights' gradients and the hidden
-    /// biases'. Gradients of activations overwrite what is not needed any more.
-    pub(crate) fn backward(&self, work: &mut Work<'_, E>, gradient: &mut [f32]) {
-        self.decode_backward(work, gradient);
-        let (beta, bias) = (self.beta as f32, self.network.encoder[2].bias_gradient(gradient));
-        let Work { dz, noise, stats, deviation, d_stats, .. } = work;
-        kernels::sample_backward(self.isa, dz, noise, stats, deviation, beta, d_stats, bias);
-        self.encode_backward(work, gradient);
+    /// The gaussian's: that of 1/2 (squares / variance + pixels (log-variance + ln 2 pi)).
+    fn log_variance_gradient(&self, work: &Work<'_, E>, place: usize) -> f32 {
+        let constant = self.gaussian_constant(place);
+        let of_row = |loss: &f64| 0.5 * (self.network.pixels as f64 + constant) - loss;
+        let rows = work.losses.iter().map(of_row);
+        if work.samples == 1 {
+            return rows.sum::<f64>() as f32;
+        }
+        rows.zip(work.weights.iter()).map(|(of_row, w)| f64::from(*w) * of_row).sum::<f64>() as f32
     }
 
-    /// From the gradient of the output to that of `z`.
-    pub(crate) fn decode_backward(&self, work: &mut Work<'_, E>, gradient: &mut [f32]) {
-        let Self { network, isa, .. } = *self;
-        let Work { y, dz, z, d1, d2, d_output, dh, .. } = work;
-        let dy = &mut y[..dh.len()];
-        let [first, second, third] = &network.decoder;
-        self.weight_gradient(third, d_output, third.rows(d2), gradient);
-        self.input_gradient(third, d_output, dy);
-        kernels::relu_backward(isa, dy, d2, dh, second.bias_gradient(gradient));
-        self.weight_gradient(second, dh, second.rows(d1), gradient);
-        self.input_gradient(second, dh, dy);
-        kernels::relu_backward(isa, dy, d1, d2, first.bias_gradient(gradient));
-        self.weight_gradient(first, d2, first.rows(z), gradient);
-        self.input_gradient(first, d2, dz);
-    }
-
-    /// From the gradient of `stats` to that of the encoder's first layer.
-    pub(crate) fn encode_backward(&self, work: &mut Work<'_, E>, gradient: &mut [f32]) {
-        let Self { network, isa, .. } = *self;
-        let Work { y, x, e1, e2, d_stats, dh, .. } = work;
-        let (dy, dh) = (&mut y[..e2.len()], &mut dh[..e2.len()]);
-        let [first, second, third] = &network.encoder;
-        self.weight_gradient(third, d_stats, third.rows(e2), gradient);
-        self.input_gradient(third, d_stats, dy);
-        kernels::relu_backward(isa, dy, e2, dh, second.bias_gradient(gradient));
-        self.weight_gradient(second, dh, second.rows(e1), gradient);
-        self.input_gradient(second, dh, dy);
-        kernels::relu_backward(isa, dy, e1, e2, first.bias_gradient(gradient));
-        self.weight_gradient(first, e2, self.pixel_matrix(x), gradient);
+    /// The sums over all images, after [`Pass::forward`].
+    pub(crate) fn sums(&self, work: &Work<'_, E>) -> Sums {
+        let kl = work.divergences.iter().sum::<f64>();
+        let reconstruction = work.losses.iter().sum::<f64>() / work.samples as f64;
+        let loss = if work.samples == 1 {
+            reconstruction + self.beta * kl
+        } else {
+            work.bounds.iter().sum()
+        };
+        Sums::of([loss, reconstruction, kl])
     }
 }

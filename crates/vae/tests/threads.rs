@@ -63,8 +63,8 @@ fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
     for (rows, n, k) in
         [(64, 400, 784), (400, 784, 64), (33, 40, 400), (400, 20, 257), (256, 400, 40)]
     {
-        products_do_not_depend_on_threads_or_place::<f32>(rows, n, k, |x| x);
-        products_do_not_depend_on_threads_or_place(rows, n, k, Bf16::from_f32);
+        products_do_not_depend_on_place::<f32>(rows, n, k, |x| x);
+        products_do_not_depend_on_place(rows, n, k, Bf16::from_f32);
     }
     Ok(())
 }
@@ -72,7 +72,7 @@ fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
 /// Unlike the model's factors, which begin at cache lines, these begin anywhere.
 ///
 /// Nor do a row's bits depend on how many others are computed with it.
-fn products_do_not_depend_on_threads_or_place<T: Factor>(
+fn products_do_not_depend_on_place<T: Factor>(
     rows: usize,
     n: usize,
     k: usize,
@@ -82,7 +82,7 @@ fn products_do_not_depend_on_threads_or_place<T: Factor>(
         let values = (0..len).map(|i| ((i * 7 % 1009) as f32).sin());
         std::iter::repeat_n(0.0, offset).chain(values).map(element).collect()
     };
-    let run = |m: usize, threads: usize, offset: usize, transpose: (bool, bool)| {
+    let run = |m: usize, offset: usize, transpose: (bool, bool)| {
         let (a, b) = (numbers(rows * k, offset), numbers(k * n, 2 * offset));
         let (a, b) = (&a[offset..], &b[2 * offset..]);
         // The first rows of A, or what are its first columns before it is transposed.
@@ -94,18 +94,18 @@ fn products_do_not_depend_on_threads_or_place<T: Factor>(
         };
         let b = if transpose.1 { Matrix::new(b, n, k).t() } else { Matrix::new(b, k, n) };
         let mut out = vec![0.0_f32; m * n + 3 * offset];
-        multiply(Isa::best(), &Team::new(threads), a, b, &mut out[3 * offset..]);
+        multiply(Isa::best(), a, b, &mut out[3 * offset..]);
         out[3 * offset..].iter().map(|x| x.to_bits()).collect::<Vec<_>>()
     };
     let size = size_of::<T>();
     for transpose in [(false, true), (true, false), (false, false)] {
-        let expected = run(rows, 1, 0, transpose);
-        for (threads, offset) in [(1, 1), (2, 0), (2, 3), (3, 0), (4, 1), (4, 5)] {
-            let found = run(rows, threads, offset, transpose);
-            assert!(found == expected, "{rows} {n} {k}, {size} bytes, {threads} threads, {offset}");
+        let expected = run(rows, 0, transpose);
+        for offset in [1, 3, 5] {
+            let found = run(rows, offset, transpose);
+            assert!(found == expected, "{rows} {n} {k}, {size} bytes, {offset}");
         }
         for m in (ROWS_MIN..rows).filter(|m| *m < 2 * ROWS_MIN || m % 13 == 0) {
-            let found = run(m, 1, 0, transpose);
+            let found = run(m, 0, transpose);
             assert!(found == expected[..m * n], "{m} rows of {rows} {n} {k}, {size} bytes");
         }
     }

@@ -17,7 +17,7 @@ use super::{
     tile::{self, Left, Panel, Results},
     vector::{Portable, Vector},
 };
-use crate::{Isa, isa::Level, team::Team};
+use crate::{Isa, isa::Level};
 
 /// Links of a chunk. It is part of the definition of a product: another number gives other bits.
 const CHUNK: usize = 128;
@@ -40,10 +40,6 @@ const STRIDE_BAD: usize = 256;
 /// Columns of a panel are a multiple of it on every instruction set.
 const LINE: usize = 16;
 
-/// A thread's part of a product has at least so many multiplications, about 3 microseconds;
-/// with fewer, handing it out costs more than it saves.
-const PART_MULTIPLICATIONS_MIN: usize = 1 << 18;
-
 /// A product, or a part of one: `out = left right`.
 #[derive(Clone, Copy)]
 struct Product {
@@ -58,26 +54,20 @@ struct Product {
     turned: bool,
 }
 
-// SAFETY: the pointers are into slices that are borrowed while the product runs; its parts write
-// different elements.
-unsafe impl Send for Product {}
-
-/// Writes the product a b; sides are positive and fit, as `gemm::multiply` has checked.
-pub(super) fn multiply(
+/// Writes the rows of the product a b from `first` on to `out`, as many as it holds; sides are
+/// positive and fit, as `gemm::multiply_rows` has checked.
+pub(super) fn multiply_rows(
     isa: Isa,
-    team: &Team,
     a: Matrix<'_, f32>,
+    first: usize,
     b: Matrix<'_, f32>,
     out: &mut [f32],
 ) {
-    let product = Product::new(a, b, out);
-    let multiplications = out.len().saturating_mul(product.links);
-    let parts = team.threads().min(multiplications / PART_MULTIPLICATIONS_MIN).max(1);
-    // SAFETY: `new` took pointers and sizes from the matrices, and the blocks' sizes are at most
-    // the largest.
-    team.each(product.parts(parts), |part| {
-        part.blocks().for_each(|block| unsafe { multiply_block(isa, block) });
-    });
+    for block in Product::new(a, first, b, out).blocks() {
+        // SAFETY: `new` took pointers and sizes from the matrices, and the blocks' sizes are at
+        // most the largest.
+        unsafe { multiply_block(isa, block) };
+    }
     let scale = a.scale * b.scale;
     if scale != 1.0 {
         out.iter_mut().for_each(|x| *x *= scale);
@@ -85,8 +75,9 @@ pub(super) fn multiply(
 }
 
 impl Product {
-    fn new(a: Matrix<'_, f32>, b: Matrix<'_, f32>, out: &mut [f32]) -> Self {
-        let ((m, links), (_, n)) = (a.shape(), b.shape());
+    fn new(a: Matrix<'_, f32>, first: usize, b: Matrix<'_, f32>, out: &mut [f32]) -> Self {
+        let ((_, links), (_, n)) = (a.shape(), b.shape());
+        let m = out.len() / n;
         // To lay out the transpose of `b`, or that of `a` and then the result.
         let turned = b.transposed && m * (links + n) < n * links;
         let (rows, columns) = if turned { (n, m) } else { (m, n) };
@@ -103,7 +94,30 @@ impl Product {
             transposed: right.transposed,
             sparse: right.sparse,
         };
-        Self { rows, columns, links, left, right, out: out.as_mut_ptr(), out_stride: n, turned }
+        let product = Self {
+            rows,
+            columns,
+            links,
+            left,
+            right,
+            out: out.as_mut_ptr(),
+            out_stride: n,
+            turned,
+        };
+        product.without(first)
+    }
+
+    /// It without the first rows of `a`, of which `out` has none.
+    fn without(mut self, first: usize) -> Self {
+        // SAFETY: `a` has at least `first` rows more than `out`.
+        unsafe {
+            if self.turned {
+                self.right = self.right.from(0, first);
+            } else {
+                self.left.data = self.left.data.add(first * self.left.row_stride);
+            }
+        }
+        self
     }
 
     /// These rows and columns of it.
@@ -119,19 +133,6 @@ impl Product {
         }
     }
 
-    /// It in so many parts along its longer side.
-    fn parts(self, parts: usize) -> impl Iterator<Item = Self> + Send {
-        let by_columns = self.columns > self.rows;
-        let side = if by_columns { self.columns } else { self.rows };
-        ranges(side, side.div_ceil(parts).next_multiple_of(LINE)).map(move |range| {
-            if by_columns {
-                self.part((0, self.rows), range)
-            } else {
-                self.part(range, (0, self.columns))
-            }
-        })
-    }
-
     /// It in blocks of the sizes above.
     fn blocks(self) -> impl Iterator<Item = Self> {
         let width = self.columns.div_ceil(self.columns.div_ceil(COLUMNS_MAX));
@@ -142,7 +143,7 @@ impl Product {
 }
 
 /// `0..len` in ranges of `most`, the last one shorter.
-fn ranges(len: usize, most: usize) -> impl Iterator<Item = (usize, usize)> + Send {
+fn ranges(len: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..len).step_by(most).map(move |start| (start, (start + most).min(len)))
 }
 
@@ -334,7 +335,7 @@ mod tests {
         total
     }
 
-    fn check(isa: Isa, team: &Team, (m, n, k): (usize, usize, usize), transposed: (bool, bool)) {
+    fn check(isa: Isa, (m, n, k): (usize, usize, usize), transposed: (bool, bool)) {
         for zeros in [false, true] {
             let (a, b) = (numbers(m * k, k, zeros, 1), numbers(k * n, n, zeros, 2));
             let view = |data, transposed, rows, columns| {
@@ -350,7 +351,11 @@ mod tests {
             let at_a = |i: usize, l: usize| if transposed.0 { a[l * m + i] } else { a[i * k + l] };
             let at_b = |l: usize, j: usize| if transposed.1 { b[j * k + l] } else { b[l * n + j] };
             let mut out = vec![f32::NAN; m * n];
-            multiply(isa, team, view_a, view_b, &mut out);
+            let (front, back) = out.split_at_mut(m / 3 * n);
+            multiply_rows(isa, view_a, m / 3, view_b, back);
+            if !front.is_empty() {
+                multiply_rows(isa, view_a, 0, view_b, front);
+            }
             for i in 0..m {
                 for j in 0..n {
                     let expected = chain(k, |l| at_a(i, l), |l| at_b(l, j));
@@ -380,34 +385,28 @@ mod tests {
             (33, 256, 384),
         ];
         for isa in Isa::available() {
-            for threads in [1, 3] {
-                let team = Team::new(threads);
-                for sides in sides {
-                    for transposed in [(false, false), (false, true), (true, false), (true, true)] {
-                        check(isa, &team, sides, transposed);
-                    }
+            for sides in sides {
+                for transposed in [(false, false), (false, true), (true, false), (true, true)] {
+                    check(isa, sides, transposed);
                 }
             }
         }
     }
 
     #[test]
-    fn parts_cover_a_product_once() {
+    fn blocks_cover_a_product_once() {
         for (rows, columns) in [(400, 784), (784, 64), (1000, 1), (3, 700), (64, 400)] {
             let (a, b) = (vec![1.0; rows], vec![1.0; columns]);
             let mut out = vec![0.0; rows * columns];
             let (a, b) = (Matrix::new(&a, rows, 1), Matrix::new(&b, 1, columns));
-            let product = Product::new(a, b, &mut out);
-            for parts in 1..5 {
-                let blocks = product.parts(parts).flat_map(Product::blocks);
-                let elements: usize = blocks
-                    .inspect(|block| {
-                        assert!(block.rows <= ROWS_MAX && block.columns <= COLUMNS_MAX);
-                    })
-                    .map(|block| block.rows * block.columns)
-                    .sum();
-                assert_eq!(elements, rows * columns);
-            }
+            let blocks = Product::new(a, 0, b, &mut out).blocks();
+            let elements: usize = blocks
+                .inspect(|block| {
+                    assert!(block.rows <= ROWS_MAX && block.columns <= COLUMNS_MAX);
+                })
+                .map(|block| block.rows * block.columns)
+                .sum();
+            assert_eq!(elements, rows * columns);
         }
     }
 
@@ -421,7 +420,7 @@ mod tests {
                 let mut out = [f32::NAN];
                 let a = Matrix::new(&a[..], 1, 2);
                 let b = Matrix::new(&b[..], 2, 1).sparse(sparse);
-                multiply(isa, &Team::default(), a, b, &mut out);
+                multiply_rows(isa, a, 0, b, &mut out);
                 assert_eq!(out[0].to_bits(), 0);
             }
         }

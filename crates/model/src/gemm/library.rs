@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{Matrix, SIDE_MAX};
-use crate::{bf16::Bf16, blas, team::Team};
+use crate::{bf16::Bf16, blas};
 
 // tch links the library; naming it here would only repeat that.
 use torch_sys as _;
@@ -28,34 +28,14 @@ pub(super) fn routine() -> Option<Routine> {
     })
 }
 
-/// A thread's part of a product has at least so many multiplications, about 3 microseconds;
-/// with fewer, handing it out costs more than it saves.
-const PART_MULTIPLICATIONS_MIN: usize = 1 << 18;
-
-/// .. and so many rows: each part packs the whole of the second matrix anew, and few rows, one
-/// above all, may be computed in another way, with other bits.
-const PART_ROWS_MIN: usize = 16;
-
-/// Writes the product a b; sides are positive and fit, as `gemm::multiply` has checked. A row's
-/// bits do not depend on which others are computed with it.
-pub(super) fn multiply(team: &Team, a: Matrix<'_, Bf16>, b: Matrix<'_, Bf16>, out: &mut [f32]) {
-    let ((m, k), (_, n)) = (a.shape(), b.shape());
-    let parts = team.threads().min(m / PART_ROWS_MIN);
-    let parts = parts.min(m.saturating_mul(n).saturating_mul(k) / PART_MULTIPLICATIONS_MIN);
-    let parts = parts.max(1);
-    let mut rest = out;
-    let rows = (0..parts).map(|part| m * part / parts..m * (part + 1) / parts);
-    let parts = rows.map(|rows| {
-        let (out, later) = mem::take(&mut rest).split_at_mut(rows.len() * n);
-        rest = later;
-        (rows.start, out)
-    });
-    team.each(parts, |(first, out)| multiply_rows(a, first, b, out));
-}
-
 /// Writes the rows from `first` on of the product a b to `out`, as many as it holds; at least
 /// one.
-fn multiply_rows(a: Matrix<'_, Bf16>, first: usize, b: Matrix<'_, Bf16>, out: &mut [f32]) {
+pub(super) fn multiply_rows(
+    a: Matrix<'_, Bf16>,
+    first: usize,
+    b: Matrix<'_, Bf16>,
+    out: &mut [f32],
+) {
     let Some(routine) = routine() else { panic!("this libtorch's BLAS lacks products in bf16") };
     let ((m, k), (_, n)) = (a.shape(), b.shape());
     let rows = out.len() / n;
@@ -65,7 +45,7 @@ fn multiply_rows(a: Matrix<'_, Bf16>, first: usize, b: Matrix<'_, Bf16>, out: &m
     let [stride_a, stride_b] = [a.columns, b.columns].map(blas_side);
     let flag = |matrix: Matrix<'_, Bf16>| if matrix.transposed { b'T' } else { b'N' } as c_char;
     // SAFETY: every side is positive and fits c_int; the slices have the lengths that sides
-    // and strides imply (checked here, in `multiply` and in `Matrix::new`); `out` is borrowed
+    // and strides imply (checked here, in `gemm::multiply_rows` and in `Matrix::new`); `out` is borrowed
     // mutably, so it overlaps neither input; the pointers to scalars outlive the call, which
     // keeps none.
     unsafe {

@@ -1,0 +1,213 @@
+//! The vectors between the layers, for a batch or for some of its images.
+
+use std::{iter, mem};
+
+use model::{ModelError, Scratch};
+
+use crate::{element::Element, network::Network};
+
+/// Images that go through all layers together: their vectors stay in the second cache.
+const BLOCK_IMAGES: usize = 64;
+
+/// A block has at least so many images, where the batch has.
+const BLOCK_STEP: usize = 16;
+
+/// Memory for the vectors, kept from batch to batch.
+#[derive(Debug)]
+pub(crate) struct Memory<E> {
+    sizes: Sizes,
+    samples: usize,
+    floats: Scratch<f32, 6>,
+    factors: Scratch<E, 12>,
+    sums: Scratch<f64, 4>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    pixels: usize,
+    hidden: usize,
+    latent: usize,
+}
+
+impl Sizes {
+    fn widest(self) -> usize {
+        self.hidden.max(self.pixels)
+    }
+}
+
+/// The vectors, a row an image to `deviation` and again from `d_stats` on; between them each image
+/// has `samples` rows.
+pub(crate) struct Work<'a, E> {
+    pub(crate) images: usize,
+    pub(crate) samples: usize,
+    sizes: Sizes,
+    pub(crate) noise: &'a mut [f32],
+    /// A layer's product, its bias not added yet, or the gradient of its input.
+    pub(crate) y: &'a mut [f32],
+    /// The encoder's output, mean and log-variance side by side.
+    pub(crate) stats: &'a mut [f32],
+    pub(crate) deviation: &'a mut [f32],
+    /// The gradient of z; before that, the terms of KL divergences.
+    pub(crate) dz: &'a mut [f32],
+    /// Normalised importance weights.
+    pub(crate) weights: &'a mut [f32],
+    /// Pixels, as the elements store them.
+    pub(crate) x: &'a mut [E],
+    /// Activations of the encoder's hidden layers.
+    pub(crate) e1: &'a mut [E],
+    pub(crate) e2: &'a mut [E],
+    /// The gradients of their products and of the encoder's output.
+    pub(crate) de1: &'a mut [E],
+    pub(crate) de2: &'a mut [E],
+    pub(crate) d_stats: &'a mut [E],
+    pub(crate) z: &'a mut [E],
+    /// Activations of the decoder's hidden layers.
+    pub(crate) d1: &'a mut [E],
+    pub(crate) d2: &'a mut [E],
+    /// The gradients of their products, and of logits or means.
+    pub(crate) dd1: &'a mut [E],
+    pub(crate) dd2: &'a mut [E],
+    pub(crate) d_output: &'a mut [E],
+    /// The KL divergence of an image.
+    pub(crate) divergences: &'a mut [f64],
+    /// The importance-weighted bound of an image.
+    pub(crate) bounds: &'a mut [f64],
+    /// -log p(x|z) of a row.
+    pub(crate) losses: &'a mut [f64],
+    /// log p(z) - log q(z|x) of a row.
+    pub(crate) ratios: &'a mut [f64],
+}
+
+impl<E: Element> Memory<E> {
+    /// It grows with [`Memory::reserve`] or the first batch.
+    pub(crate) fn new(network: &Network, samples: usize) -> Self {
+        let Network { pixels, hidden, latent, .. } = *network;
+        let sizes = Sizes { pixels, hidden, latent };
+        let (rows, widest) = (samples * latent, samples * sizes.widest());
+        let decoder = samples * hidden;
+        Self {
+            sizes,
+            samples,
+            floats: Scratch::new([rows, widest, 2 * latent, latent, rows, samples]),
+            factors: Scratch::new([
+                pixels,
+                hidden,
+                hidden,
+                hidden,
+                hidden,
+                2 * latent,
+                rows,
+                decoder,
+                decoder,
+                decoder,
+                decoder,
+                samples * pixels,
+            ]),
+            sums: Scratch::new([1, 1, samples, samples]),
+        }
+    }
+
+    pub(crate) fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
+        self.floats.reserve(images)?;
+        self.factors.reserve(images)?;
+        self.sums.reserve(images)
+    }
+
+    /// The vectors of a batch, with whatever they held.
+    pub(crate) fn work(&mut self, images: usize) -> Work<'_, E> {
+        let [noise, y, stats, deviation, dz, weights] = self.floats.slices(images);
+        let [x, e1, e2, de1, de2, d_stats, z, d1, d2, dd1, dd2, d_output] =
+            self.factors.slices(images);
+        let [divergences, bounds, losses, ratios] = self.sums.slices(images);
+        Work {
+            images,
+            samples: self.samples,
+            sizes: self.sizes,
+            noise,
+            y,
+            stats,
+            deviation,
+            dz,
+            weights,
+            x,
+            e1,
+            e2,
+            de1,
+            de2,
+            d_stats,
+            z,
+            d1,
+            d2,
+            dd1,
+            dd2,
+            d_output,
+            divergences,
+            bounds,
+            losses,
+            ratios,
+        }
+    }
+}
+
+impl<'a, E> Work<'a, E> {
+    /// The first images of it with another number of rows each; there must be as many rows.
+    pub(crate) fn regroup(mut self, images: usize, samples: usize) -> Self {
+        self.samples = samples;
+        self.take(images)
+    }
+
+    /// The first image of each block and its vectors: blocks of the same size for any number of
+    /// threads that is not larger, so that each has work.
+    pub(crate) fn blocks(mut self, threads: usize) -> impl Iterator<Item = (usize, Work<'a, E>)> {
+        let share = self.images.div_ceil(threads).next_multiple_of(BLOCK_STEP);
+        let (mut first, most) = (0, share.min(BLOCK_IMAGES));
+        iter::from_fn(move || {
+            // A small rest joins the last block: the library computes few rows in another way.
+            let images = if self.images < most + BLOCK_STEP { self.images } else { most };
+            let block = (images > 0).then(|| (first, self.take(images)));
+            first += images;
+            block
+        })
+    }
+
+    /// Takes the first images away.
+    fn take(&mut self, images: usize) -> Self {
+        let Sizes { pixels, hidden, latent } = self.sizes;
+        let rows = images * self.samples;
+        let block = Self {
+            images,
+            samples: self.samples,
+            sizes: self.sizes,
+            noise: front(&mut self.noise, rows * latent),
+            y: front(&mut self.y, rows * self.sizes.widest()),
+            stats: front(&mut self.stats, images * 2 * latent),
+            deviation: front(&mut self.deviation, images * latent),
+            dz: front(&mut self.dz, rows * latent),
+            weights: front(&mut self.weights, rows),
+            x: front(&mut self.x, images * pixels),
+            e1: front(&mut self.e1, images * hidden),
+            e2: front(&mut self.e2, images * hidden),
+            de1: front(&mut self.de1, images * hidden),
+            de2: front(&mut self.de2, images * hidden),
+            d_stats: front(&mut self.d_stats, images * 2 * latent),
+            z: front(&mut self.z, rows * latent),
+            d1: front(&mut self.d1, rows * hidden),
+            d2: front(&mut self.d2, rows * hidden),
+            dd1: front(&mut self.dd1, rows * hidden),
+            dd2: front(&mut self.dd2, rows * hidden),
+            d_output: front(&mut self.d_output, rows * pixels),
+            divergences: front(&mut self.divergences, images),
+            bounds: front(&mut self.bounds, images),
+            losses: front(&mut self.losses, rows),
+            ratios: front(&mut self.ratios, rows),
+        };
+        self.images -= images.min(self.images);
+        block
+    }
+}
+
+fn front<'a, T>(whole: &mut &'a mut [T], len: usize) -> &'a mut [T] {
+    let (front, rest) = mem::take(whole).split_at_mut(len);
+    *whole = rest;
+    front
+}
