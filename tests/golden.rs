@@ -50,14 +50,18 @@ fn trained(flags: &str, workers: &[String]) -> String {
 
 #[test]
 fn every_instruction_set_gives_the_digests_kept_here() {
+    let mut others = Vec::new();
     for (run, expected) in RUNS {
         for (index, isa) in instruction_sets().into_iter().enumerate() {
-            let threads = index + 1;
-            let workers = vec![format!("--isa {isa} --threads {threads}"); 3 - index];
-            let found = trained(&format!("{COMMON} {run}"), &workers);
-            assert_eq!(found, expected, "{run}: {isa}, {} workers", workers.len());
+            let (workers, threads) = (3 - index, index + 1);
+            let flags = vec![format!("--isa {isa} --threads {threads}"); workers];
+            let found = trained(&format!("{COMMON} {run}"), &flags);
+            if found != expected {
+                others.push(format!("{found}: {isa}, {workers} workers, {run}"));
+            }
         }
     }
+    assert!(others.is_empty(), "other digests:\n{}", others.join("\n"));
 }
 
 /// No flag says that they may: they compute the same.
