@@ -8,9 +8,10 @@ use images::Images;
 use vae_options::Binarize;
 
 use model::{
-    Isa, Team, kernel,
+    Isa, Team,
     bf16::{self, Bf16},
     gemm::Factor,
+    kernel,
 };
 
 /// The value of a white pixel.

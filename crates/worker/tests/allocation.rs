@@ -86,7 +86,8 @@ fn a_step_allocates_nothing() -> Result<(), Box<dyn Error>> {
     let plain = vae::Settings::default();
     let bf16 = vae::Settings { precision: Precision::Bf16, ..plain };
     let drawn = vae::Settings { binarize: Binarize::Dynamic, ..plain };
-    for settings in [plain, bf16, drawn] {
+    let weighted = vae::Settings { samples: 3, ..plain };
+    for settings in [plain, bf16, drawn, weighted] {
         for threads in [1, 2] {
             let mut trainer = trainer(settings, threads)?;
             let length = trainer.model().layout().len();
