@@ -235,9 +235,16 @@ pub(super) const OUT_OF_REACH: &[OutOfReach] = &[
 
 /// The files that may say `unsafe`, each with its reason. All else is safe Rust.
 pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
+    ("crates/model/src/gemm/blocks.rs", "hands pointers into matrices to the tiles of a product"),
+    ("crates/model/src/gemm/panels.rs", "lays a factor out for the tiles, by pointer"),
     (
-        "crates/model/src/gemm.rs",
-        "calls the sgemm that libtorch_cpu exports, on slices checked before",
+        "crates/model/src/gemm/tile.rs",
+        "keeps a product's results in registers; bounds are checked above",
+    ),
+    ("crates/model/src/gemm/vector.rs", "calls the CPU's vector instructions"),
+    (
+        "crates/model/src/gemm/library.rs",
+        "calls the product in bf16 that libtorch_cpu exports, on slices checked before",
     ),
     ("crates/model/src/isa.rs", "calls functions compiled for CPU features found at run time"),
     ("crates/model/src/blas.rs", "defines the symbol that MKL asks for the CPU's vendor"),
