@@ -21,6 +21,7 @@ mod deploy;
 mod divergence;
 mod earlier_version;
 mod evaluation;
+mod explore;
 mod failed_start;
 mod fetching;
 mod file_systems;

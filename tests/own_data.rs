@@ -9,7 +9,7 @@ const FLAGS: &str = "--listen 127.0.0.1:0 --run-dir run --shards 2 --batch-size 
                      --latent-dim 3 --epochs 2";
 
 /// Pictures in colour, in a folder for each class.
-fn pictures(folder: &Path) {
+pub(crate) fn pictures(folder: &Path) {
     for class in ["left", "right"] {
         fs::create_dir_all(folder.join(class)).unwrap();
         for index in 0..30_u8 {

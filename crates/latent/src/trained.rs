@@ -124,9 +124,14 @@ impl Trained {
         Ok(Images::new(self.shape(), pixels, Vec::new())?)
     }
 
+    /// Whether people's own pictures are of digits, which are scaled and centred as in MNIST.
+    pub(crate) fn centres_pictures(&self) -> bool {
+        self.config.task.dataset.is_same_data(&images::named::mnist())
+    }
+
     /// A person's own picture as an image of the data set.
     pub(crate) fn picture(&self, path: &Path) -> Result<Vec<u8>> {
-        if self.config.task.dataset.is_same_data(&images::named::mnist()) {
+        if self.centres_pictures() {
             drawing::read(path)
         } else {
             Ok(images::picture(path, self.shape())?)

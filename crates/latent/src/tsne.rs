@@ -16,6 +16,8 @@ const REACH: usize = 3;
 /// Fewer points have no neighbourhoods that could be kept.
 const POINTS_MIN: usize = 8;
 const EPOCHS: usize = 750;
+/// Points whose distances are computed side by side.
+const BLOCK: usize = 1024;
 /// How coarsely distant points are taken together.
 const THETA: f32 = 0.5;
 /// The spread of the first places; larger ones hold on to the principal components.
@@ -62,24 +64,62 @@ pub(crate) fn embed(rows: &[f32], dim: usize) -> Result<Vec<f32>> {
 /// The `k` nearest others of every point, the nearest first; of equally near ones the first.
 fn neighbors(points: &[&[f32]], k: usize) -> Vec<Vec<Neighbor<f32>>> {
     let bar = output::progress("Looking for neighbours", points.len());
+    let columns = Columns::of(points);
     let of = |index: usize| {
-        let own = points[index];
-        let square =
-            |other: &[f32]| -> f32 { own.iter().zip(other).map(|(a, b)| (a - b) * (a - b)).sum() };
-        let others = points.iter().enumerate().filter(|(other, _)| *other != index);
-        let mut others: Vec<(f32, usize)> =
-            others.map(|(other, point)| (square(point), other)).collect();
-        let nearer = |a: &(f32, usize), b: &(f32, usize)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
-        if k < others.len() {
-            others.select_nth_unstable_by(k, nearer);
-            others.truncate(k);
-        }
-        others.sort_unstable_by(nearer);
+        let found = columns.nearest(points[index], index, k);
         bar.inc(1);
-        let neighbor = |(square, index): (f32, usize)| Neighbor { index, distance: square.sqrt() };
-        others.into_iter().map(neighbor).collect()
+        found
     };
     threads::map((0..points.len()).collect(), of)
+}
+
+/// Points by coordinate, so that the distances to a block of points are computed side by side.
+struct Columns {
+    count: usize,
+    /// `[dim, n]`.
+    values: Vec<f32>,
+}
+
+impl Columns {
+    fn of(points: &[&[f32]]) -> Self {
+        let dim = points.first().map_or(0, |point| point.len());
+        let values = (0..dim).flat_map(|axis| points.iter().map(move |point| point[axis]));
+        Self { count: points.len(), values: values.collect() }
+    }
+
+    fn nearest(&self, own: &[f32], index: usize, k: usize) -> Vec<Neighbor<f32>> {
+        let nearer = |a: &(f32, usize), b: &(f32, usize)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        // What may be among the nearest: more than k, and pruned when it is full.
+        let room = 4 * k;
+        let (mut kept, mut limit) = (Vec::with_capacity(room), f32::INFINITY);
+        let mut squares = [0.0; BLOCK];
+        for start in (0..self.count).step_by(BLOCK) {
+            let squares = &mut squares[..BLOCK.min(self.count - start)];
+            squares.fill(0.0);
+            for (own, column) in own.iter().zip(self.values.chunks_exact(self.count)) {
+                let column = &column[start..][..squares.len()];
+                for (square, other) in squares.iter_mut().zip(column) {
+                    let difference = own - other;
+                    *square += difference * difference;
+                }
+            }
+            for (other, square) in (start..).zip(&*squares) {
+                if *square > limit || other == index {
+                    continue;
+                }
+                kept.push((*square, other));
+                if kept.len() == room {
+                    kept.select_nth_unstable_by(k - 1, nearer);
+                    kept.truncate(k);
+                    limit = kept[k - 1].0;
+                }
+            }
+        }
+        kept.sort_unstable_by(nearer);
+        kept.truncate(k);
+        let neighbor = |(square, index): (f32, usize)| Neighbor { index, distance: square.sqrt() };
+        kept.into_iter().map(neighbor).collect()
+    }
 }
 
 #[cfg(test)]
@@ -108,6 +148,23 @@ mod tests {
         assert_eq!(indices, [4, 1, 2]);
         assert_eq!(found[3][0], Neighbor { index: 1, distance: 4.0 });
         assert!(neighbors(&points, 9).iter().all(|row| row.len() == 4));
+    }
+
+    /// More points than one block and than are kept at a time.
+    #[test]
+    fn neighbours_of_many_points_are_those_of_a_full_sort() {
+        let values: Vec<f32> = (0..2500 * 3).map(|at| (at as f32 * 0.618_034).fract()).collect();
+        let points: Vec<&[f32]> = values.chunks_exact(3).collect();
+        let found = neighbors(&points, 7);
+        for index in [0, 1023, 1024, 2499] {
+            let square = |other: usize| -> f32 {
+                points[index].iter().zip(points[other]).map(|(a, b)| (a - b) * (a - b)).sum()
+            };
+            let mut all: Vec<usize> = (0..points.len()).filter(|other| *other != index).collect();
+            all.sort_by(|a, b| square(*a).total_cmp(&square(*b)).then(a.cmp(b)));
+            let found: Vec<usize> = found[index].iter().map(|neighbor| neighbor.index).collect();
+            assert_eq!(found, all[..7]);
+        }
     }
 
     #[test]

@@ -1,16 +1,21 @@
 //! `vae explore`: one HTML file with the map, the network and the images, which needs nothing else.
+//!
+//! The page's own files are in `explore/`. Its scripts and its style are allowed by their hashes,
+//! so that nothing else runs on it, and it may load nothing.
 
-use std::path::PathBuf;
+use std::{io::Write as _, path::PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use flate2::{Compression, write::GzEncoder};
 use images::Images;
 use serde_json::{Value, json};
-use vae_options::{Architecture, Likelihood};
+use sha2::{Digest as _, Sha256};
+use vae_options::{Architecture, conv::Levels};
 
 use crate::{
     args::Source,
-    commands::map::Projection,
+    commands::{encode::SplitArg, map::Projection},
     output::{Output, PAGE},
     pca::Pca,
     scatter::Frame,
@@ -21,36 +26,75 @@ use crate::{
 const PAGE_HTML: &str = include_str!("../explore/page.html");
 const STYLE: &str = include_str!("../explore/style.css");
 const NETWORK: &str = include_str!("../explore/network.js");
+const ENGINE: &str = include_str!("../explore/engine.js");
+const WORKER: &str = include_str!("../explore/worker.js");
+const MAP: &str = include_str!("../explore/map.js");
+const DRAWING: &str = include_str!("../explore/drawing.js");
 const PAGE_JS: &str = include_str!("../explore/page.js");
+
+/// More images make a page that no browser draws smoothly.
+const IMAGES_MAX: usize = 70_000;
+/// Bytes of all images and parameters: a browser holds the page as one string of 512 MiB at the most.
+const BYTES_MAX: usize = 256 << 20;
+/// How far the images of a model with one latent spread across their line.
+const SPREAD: f32 = 0.35;
+/// Spreads points evenly: the fractional parts of its multiples.
+const GOLDEN: f32 = 0.618_034;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
+    /// Which images
+    #[arg(long, value_enum, default_value_t = SplitArg::Test)]
+    split: SplitArg,
+    /// Images to show, from the first [default: all]
+    #[arg(long, value_name = "N", value_parser = manual::whole(1..=IMAGES_MAX))]
+    count: Option<usize>,
+    /// How more than two latents come into the plane
+    #[arg(long, value_enum, default_value_t = Projection::Pca)]
+    projection: Projection,
     /// The page, an HTML file
     #[arg(long, default_value = "latent.html", value_name = "FILE")]
     output: PathBuf,
-    /// How the latents come into the plane
-    #[arg(long, value_enum, default_value_t = Projection::Pca)]
-    projection: Projection,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let Options { source, output, projection } = options;
+    let Options { source, split, count, projection, output } = options;
     let output = Output::new(output, PAGE)?;
     let mut trained = source.trained()?;
-    if trained.options.architecture != Architecture::Dense {
-        bail!(
-            "{} has convolutions, and the page computes dense layers only: look at it by vae map, \
-             vae traverse and vae interpolate",
-            trained.path.display()
-        );
+    projection.check(trained.dim())?;
+    let splits = source.mnist(&trained)?;
+    let (mut images, name) = match split {
+        SplitArg::Train => (splits.train, "training"),
+        SplitArg::Test => (splits.test, "test"),
+    };
+    if let Some(count) = count {
+        images.truncate(*count);
     }
-    let test = source.mnist(&trained)?.test;
-    let latents = trained.encode(&test)?;
+    check_size(&trained, images.len())?;
+    let latents = trained.encode(&images)?;
     let plane = Plane::of(&latents, *projection)?;
-    let page = page(&mut trained, &test, &latents, &plane)?;
+    let page = page(&mut trained, &images, name, &latents, &plane)?;
     output.write(page.as_bytes(), &format!("{} images to explore", latents.len()))
+}
+
+/// Refuses what no browser would open.
+fn check_size(trained: &Trained, count: usize) -> Result<()> {
+    ensure!(count > 0, "there are no images to explore");
+    let room = BYTES_MAX.saturating_sub(4 * trained.parameters.len());
+    let most = (room / (trained.pixels() + 4 * (trained.dim() + 4))).min(IMAGES_MAX);
+    ensure!(
+        most > 0,
+        "a model with {} parameters is too large for a page in a browser: look at it by vae map, vae \
+         traverse and vae interpolate",
+        trained.parameters.len()
+    );
+    ensure!(
+        count <= most,
+        "{count} images are too many for a page in a browser: take {most} at the most by --count {most}"
+    );
+    Ok(())
 }
 
 /// Where the images are on the map.
@@ -58,35 +102,49 @@ struct Plane {
     /// `[n, 2]`.
     places: Vec<f32>,
     /// The latents of the middle of the space and the two axes of the plane, where it has any.
-    straight: Option<(Vec<f32>, Vec<Vec<f32>>)>,
-    caption: &'static str,
+    straight: Option<(Vec<f32>, [Vec<f32>; 2])>,
+    caption: String,
 }
 
 impl Plane {
     fn of(latents: &Latents, projection: Projection) -> Result<Self> {
         let Latents { dim, mean, .. } = latents;
         if projection == Projection::Tsne {
+            let caption = "t-SNE: near images are near; axes and far distances mean nothing. A place \
+                           decodes from the latents of its nearest images.";
             let places = tsne::embed(mean, *dim)?;
-            let caption = "t-SNE: near images are near; axes and far distances mean nothing";
-            return Ok(Self { places, straight: None, caption });
+            return Ok(Self { places, straight: None, caption: caption.into() });
         }
-        let pca = Pca::fit(mean, *dim, 2);
-        let mut axes = pca.components.clone();
-        let mut places = pca.project(mean);
-        if *dim == 1 {
-            // A line: the second axis has no length.
-            axes.push(vec![0.0]);
-            places = places.into_iter().flat_map(|x| [x, 0.0]).collect();
-        }
-        let origin = pca.point(&[]);
-        let caption = "The two principal components of the latent means";
-        Ok(Self { places, straight: Some((origin, axes)), caption })
+        Ok(match dim {
+            1 => {
+                let spread = |index: usize| SPREAD * ((index as f32 * GOLDEN).fract() - 0.5);
+                let places = mean.iter().enumerate();
+                let places = places.flat_map(|(index, x)| [*x, spread(index)]).collect();
+                let straight = Some((vec![0.0], [vec![1.0], vec![0.0]]));
+                Self { places, straight, caption: "Across: latent 0. Up: nothing.".into() }
+            }
+            2 => {
+                let straight = Some((vec![0.0; 2], [vec![1.0, 0.0], vec![0.0, 1.0]]));
+                let caption = "Across: latent 0. Up: latent 1.".into();
+                Self { places: mean.clone(), straight, caption }
+            }
+            _ => {
+                let pca = Pca::fit(mean, *dim, 2);
+                let [across, up] = [0, 1].map(|axis| 100.0 * pca.explained[axis]);
+                let caption = format!(
+                    "Across: 1st principal component, {across:.0} % of the variance. Up: 2nd, {up:.0} %."
+                );
+                let axes = [pca.components[0].clone(), pca.components[1].clone()];
+                Self { places: pca.project(mean), straight: Some((pca.point(&[]), axes)), caption }
+            }
+        })
     }
 }
 
 fn page(
     trained: &mut Trained,
     images: &Images,
+    split: &str,
     latents: &Latents,
     plane: &Plane,
 ) -> Result<String> {
@@ -108,47 +166,91 @@ fn page(
         ("labels", indices.clone().map(label).collect()),
         ("levels", indices.flat_map(|index| images.image(index).to_vec()).collect()),
     ];
-    let blob = |(name, bytes): &(&str, Vec<u8>)| {
-        let text = BASE64_STANDARD.encode(bytes);
-        format!("<script type=\"text/plain\" id=\"{name}\">{text}</script>\n")
-    };
+    let mut packed = String::new();
+    for (name, bytes) in blobs {
+        packed += &format!("<script type=\"text/plain\" id=\"{name}\">");
+        BASE64_STANDARD.encode_string(gzip(&bytes)?, &mut packed);
+        packed += "</script>\n";
+    }
     // Nothing in a name of a class may end the element that holds it.
-    let meta = meta(trained, images, latents, plane).to_string().replace('<', "\\u003c");
-    let blobs: String = blobs.iter().map(blob).collect();
+    let meta = meta(trained, images, split, latents, plane).to_string().replace('<', "\\u003c");
+    let (policy, scripts) = scripts();
     Ok(PAGE_HTML
+        .replace("{{policy}}", &policy)
         .replace("{{style}}", STYLE)
-        .replace("{{network}}", NETWORK)
-        .replace("{{page}}", PAGE_JS)
+        .replace("{{scripts}}", &scripts)
         .replace("{{meta}}", &meta)
-        .replace("{{blobs}}", &blobs))
+        .replace("{{blobs}}", &packed))
+}
+
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?)
+}
+
+/// The policy of the page, and the elements of its scripts.
+fn scripts() -> (String, String) {
+    let hash = |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)));
+    let running = [
+        ("network", NETWORK),
+        ("engine", ENGINE),
+        ("map", MAP),
+        ("drawing", DRAWING),
+        ("page", PAGE_JS),
+    ];
+    let hashes = running.map(|(_, text)| hash(text)).join(" ");
+    let policy = format!(
+        "default-src 'none'; script-src {hashes}; worker-src blob:; style-src {}; img-src blob:; \
+         base-uri 'none'; form-action 'none'",
+        hash(STYLE)
+    );
+    // The worker's own part does not run on the page.
+    let mut elements = format!("<script type=\"text/plain\" id=\"worker-js\">{WORKER}</script>\n");
+    for (name, text) in running {
+        elements += &format!("<script id=\"{name}-js\">{text}</script>\n");
+    }
+    (policy, elements)
 }
 
 /// What the page needs to know beside numbers.
-fn meta(trained: &Trained, images: &Images, latents: &Latents, plane: &Plane) -> Value {
+fn meta(
+    trained: &Trained,
+    images: &Images,
+    split: &str,
+    latents: &Latents,
+    plane: &Plane,
+) -> Value {
     let options = &trained.options;
-    let (pixels, hidden, latent) = (trained.pixels(), options.hidden_dim, latents.dim);
     let [height, width, channels] = options.image;
     let used = latents.divergence_by_dimension();
-    let mut order: Vec<usize> = (0..latent).collect();
+    let mut order: Vec<usize> = (0..latents.dim).collect();
     order.sort_by(|a, b| used[*b].total_cmp(&used[*a]));
     let (middle, reach) = Frame::around(&plane.places).middle_and_reach();
     let names: Vec<String> = (0..images.label_count()).map(|label| images.class(label)).collect();
     let colour = |[r, g, b]: [u8; 3]| format!("#{r:02x}{g:02x}{b:02x}");
     let (origin, axes) = plane.straight.clone().unzip();
+    let dataset = &trained.config.task.dataset;
+    let tensors = trained.codec.layout().entries().iter();
+    let tensors: Vec<(&str, usize)> =
+        tensors.map(|entry| (&*entry.name, entry.range.len())).collect();
+    let levels = (options.architecture == Architecture::Conv).then(|| {
+        let level = |level: &vae_options::conv::Level| {
+            [level.channels, level.sides[0], level.sides[1]]
+        };
+        Levels::of(options.image).below().iter().map(level).collect::<Vec<_>>()
+    });
     json!({
         "model": format!(
-            "{pixels}-{hidden}-{hidden}-{latent}, step {}, {} test images of {}",
-            trained.step, latents.len(), trained.config.task.dataset.name
+            "{} at step {}: {} {split} images of {}",
+            trained.path.display(), trained.step, latents.len(), dataset.name
         ),
         "height": height, "width": width, "channels": channels,
-        "latent": latent,
+        "latent": latents.dim,
         "count": latents.len(),
-        "gaussian": options.likelihood == Likelihood::Gaussian,
-        "layers": [
-            [pixels, hidden as usize], [hidden as usize, hidden as usize],
-            [hidden as usize, 2 * latent], [latent, hidden as usize],
-            [hidden as usize, hidden as usize], [hidden as usize, pixels],
-        ],
+        // As vae reconstruct treats pictures of digits.
+        "centred": trained.centres_pictures(),
+        "tensors": tensors, "levels": levels,
         "middle": middle, "reach": reach,
         "caption": plane.caption,
         "origin": origin, "axes": axes,

@@ -63,6 +63,18 @@ pub(crate) enum Projection {
     Tsne,
 }
 
+impl Projection {
+    /// Refuses to project what is shown as it is.
+    pub(crate) fn check(self, dim: usize) -> Result<()> {
+        ensure!(
+            dim > 2 || self == Self::Pca,
+            "the map of a model with latent dimension {dim} shows the latents as they are: leave \
+             out --projection tsne"
+        );
+        Ok(())
+    }
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { source, output: picture, projection, grid, projector } = options;
     ensure!(
@@ -78,12 +90,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         disk::try_folder(folder)?;
     }
     let mut trained = source.trained()?;
-    let dim = trained.dim();
-    ensure!(
-        dim > 2 || *projection == Projection::Pca,
-        "the map of a model with latent dimension {dim} shows the latents as they are: leave \
-         out --projection tsne"
-    );
+    projection.check(trained.dim())?;
     let test = source.mnist(&trained)?.test;
     let latents = trained.encode(&test)?;
     let label = |index: usize| test.label(index as u32).unwrap_or_default();

@@ -44,10 +44,14 @@ pub(crate) struct Options {
     /// Key of the latents' noise
     #[arg(long, default_value_t = 0, value_parser = manual::whole(0..=u64::MAX))]
     seed: u64,
+    /// Reconstruct from the latents' means, without noise, as the page of vae explore does. The
+    /// losses are lower than with noise
+    #[arg(long, conflicts_with = "seed")]
+    mean: bool,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let Options { source, count, input, output, seed } = options;
+    let Options { source, count, input, output, .. } = options;
     let output = Output::new(output, PICTURE)?;
     output.is_no_input(input.iter().map(PathBuf::as_path))?;
     let mut trained = source.trained()?;
@@ -60,27 +64,37 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let pixels = input.iter().map(|path| trained.picture(path)).collect::<Result<Vec<_>>>()?;
         trained.unlabelled(pixels.concat())?
     };
-    let (latents, z, losses) = measure(&mut trained, &images, *seed)?;
+    let (latents, z, losses) = measure(&mut trained, &images, options.noise())?;
     let names = names(input);
     let picture = draw(&images, (&trained.decode(&z)?, trained.tile()), &losses, &names);
     if input.is_empty() {
         list(&images, &losses);
     } else {
-        let (.., known) = measure(&mut trained, &test, *seed)?;
-        compare(&names, &losses, &known);
+        let (.., known) = measure(&mut trained, &test, options.noise())?;
+        compare(&names, &losses, &known, options.mean);
     }
     let what = format!("{} images above their reconstructions", latents.len());
     output.write(&picture.png()?, &what)
 }
 
-/// The latents, one draw of each, and the losses at these.
+impl Options {
+    /// The key of the noise; none for the means themselves.
+    fn noise(&self) -> Option<u64> {
+        (!self.mean).then_some(self.seed)
+    }
+}
+
+/// The latents, one draw of each or their means, and the losses at these.
 fn measure(
     trained: &mut Trained,
     images: &Images,
-    seed: u64,
+    noise: Option<u64>,
 ) -> Result<(Latents, Vec<f32>, Vec<Loss>)> {
     let latents = trained.encode(images)?;
-    let z = latents.draw_by_picture(images, seed);
+    let z = match noise {
+        Some(seed) => latents.draw_by_picture(images, seed),
+        None => latents.mean.clone(),
+    };
     let losses = trained.losses(images, &latents, &z)?;
     Ok((latents, z, losses))
 }
@@ -95,11 +109,12 @@ fn list(images: &Images, losses: &[Loss]) {
 }
 
 /// Says how unusual each picture is: the share of the test images with a lower loss.
-fn compare(names: &[String], losses: &[Loss], known: &[Loss]) {
+fn compare(names: &[String], losses: &[Loss], known: &[Loss], at_mean: bool) {
     let mean = known.iter().map(Loss::total).sum::<f64>() / known.len().max(1) as f64;
     output::say(&format!(
-        "Loss of the {} test images: {mean:.2} nats on average (other noise than in vae evaluate)",
-        known.len()
+        "Loss of the {} test images: {mean:.2} nats on average ({} in vae evaluate)",
+        known.len(),
+        if at_mean { "without the noise that is" } else { "other noise than" }
     ));
     for (name, loss) in names.iter().zip(losses) {
         let total = loss.total();
