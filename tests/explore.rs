@@ -38,8 +38,12 @@ fn cache(place: &Place) -> std::path::PathBuf {
 
 /// A run on MNIST.
 fn mnist(flags: &str) -> Place {
+    mnist_of(&format!("{SMALL} {flags}"))
+}
+
+fn mnist_of(flags: &str) -> Place {
     let place = Place::new();
-    let flags = format!("{SMALL} --workers 2 --spawn --epochs 1 {flags}");
+    let flags = format!("--workers 2 --spawn --epochs 1 {flags}");
     coordinator_at(&place, &flags).wait().succeeded();
     place
 }
@@ -100,11 +104,12 @@ fn assert_near(found: &[f64], expected: &[f64], what: &str) {
 #[test]
 fn the_page_decodes_and_encodes_as_vae_does() {
     let Some(browser) = Browser::new() else { return };
-    let few = "--train-images 600 --test-images 40";
+    let conv = "--architecture conv --shards 2 --batch-size 8 --train-images 400 --test-images 40 \
+                --hidden-dim 16 --latent-dim 5";
     for (name, place) in [
         ("dense", mnist("")),
         ("gaussian", mnist("--likelihood gaussian")),
-        ("conv", mnist(&format!("--architecture conv --hidden-dim 16 {few}"))),
+        ("conv", mnist_of(conv)),
         ("colour", coloured("")),
         ("colour conv", coloured("--architecture conv")),
     ] {
@@ -113,7 +118,9 @@ fn the_page_decodes_and_encodes_as_vae_does() {
         open(&browser, &place);
         let dim = browser.eval("return explorer.meta.latent").as_u64().unwrap() as usize;
         let places: Vec<Vec<f32>> = (0..4)
-            .map(|row| (0..dim).map(move |d| ((row * dim + d) as f32 * 0.618_034).fract() * 4.0 - 2.0))
+            .map(|row| {
+                (0..dim).map(move |d| ((row * dim + d) as f32 * 0.618_034).fract() * 4.0 - 2.0)
+            })
             .map(Iterator::collect)
             .collect();
         let row = |z: &Vec<f32>| z.iter().map(f32::to_string).collect::<Vec<_>>().join(",") + "\n";
@@ -136,8 +143,8 @@ fn the_page_decodes_and_encodes_as_vae_does() {
                      .then(({{ z }}) => Array.from(z))"
             );
             let found = numbers(&browser.eval(&ask));
-            // A row of the table: means, then log-variances.
-            assert_near(&found, &means[2 * dim * index..][..dim], name);
+            // A record of the table: index, label, means, log-variances.
+            assert_near(&found, &means[(2 * dim + 2) * index + 2..][..dim], name);
         }
         assert!(browser.complaints().is_empty(), "{name}: {:?}", browser.complaints());
     }
@@ -148,6 +155,7 @@ fn what_is_drawn_on_the_page_is_reconstructed_by_vae() {
     let Some(browser) = Browser::new() else { return };
     for (name, place) in [("mnist", mnist("")), ("colour", coloured(""))] {
         vae(&place, "explore");
+        browser.resize(1280, 1400);
         open(&browser, &place);
         assert_eq!(browser.text("#unusual"), "Nothing is drawn yet.");
         browser.draw("#drawing", &[(-40, -50), (30, -50), (-10, 40)]);
@@ -180,7 +188,7 @@ fn the_map_the_sliders_and_the_path_follow_mouse_and_keyboard() {
     let place = mnist("");
     for projection in ["pca", "tsne"] {
         vae(&place, &format!("explore --projection {projection}"));
-        browser.resize(1280, 900);
+        browser.resize(1280, 1400);
         open(&browser, &place);
         let pixels = "Array.from(decoded.getContext('2d').getImageData(0, 0, 28, 28).data).join()";
         let changes = |act: &dyn Fn()| {
@@ -223,9 +231,9 @@ fn the_map_the_sliders_and_the_path_follow_mouse_and_keyboard() {
 #[test]
 fn seventy_thousand_points_are_drawn_and_found() {
     let Some(browser) = Browser::new() else { return };
-    let place = mnist("--train-images 60000 --batch-size 256");
+    let place = mnist_of("--shards 2 --batch-size 256 --hidden-dim 16 --latent-dim 4");
     vae(&place, "explore --split train");
-    browser.resize(1280, 900);
+    browser.resize(1280, 1400);
     open(&browser, &place);
     assert!(browser.text("#model").contains("60000 training images of mnist"));
     let drawn = "(() => { const c = map.getContext('2d'); \

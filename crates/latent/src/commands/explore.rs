@@ -235,9 +235,8 @@ fn meta(
     let tensors: Vec<(&str, usize)> =
         tensors.map(|entry| (&*entry.name, entry.range.len())).collect();
     let levels = (options.architecture == Architecture::Conv).then(|| {
-        let level = |level: &vae_options::conv::Level| {
-            [level.channels, level.sides[0], level.sides[1]]
-        };
+        let level =
+            |level: &vae_options::conv::Level| [level.channels, level.sides[0], level.sides[1]];
         Levels::of(options.image).below().iter().map(level).collect::<Vec<_>>()
     });
     json!({

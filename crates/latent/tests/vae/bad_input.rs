@@ -89,6 +89,7 @@ fn an_ending_of_a_format_that_is_not_written() {
         ("encode --output m.txt", "cannot write m.txt: a table of latents ends in .npy, .parquet"),
         ("decode --input z.npy --output m.jpg", "an array of digits ends in .png or .npy"),
         ("fit-gmm --output m.json", "cannot write m.json: a mixture ends in .safetensors"),
+        ("explore --output m.htm", "cannot write m.htm: a page ends in .html"),
         ("export --output model.onnx", "cannot create model.onnx: a folder is written"),
         ("export --output model.pt", "name one without .pt"),
     ] {
@@ -135,6 +136,8 @@ fn numbers() {
         ("sample --temperature 3e38", "must be a number from 0 to 1000000"),
         ("traverse --range inf", "to 1000000"),
         ("sample --output -x.png", "follows its flag after `=`"),
+        ("explore --count 0", "'0' for '--count <N>': must be a whole number from 1 to 70000"),
+        ("reconstruct --mean --seed 1", "cannot be used with"),
         ("reconstruct --count 0", "must be a whole number from 1 to 1000"),
         ("interpolate --from 1 --to 2 --steps 1", "must be a whole number from 2 to 200"),
         ("traverse --steps 0", "must be a whole number from 2 to 200"),
@@ -179,6 +182,11 @@ fn an_output_that_is_an_input() {
 #[test]
 fn outputs_that_cannot_be_written() {
     let (place, model) = (Place::new(), model());
+    fs::write(place.path("latent.html"), "a page of somebody's own").unwrap();
+    let message = place.refused(&format!("explore {model}"));
+    assert!(message.contains("latent.html is there already, and nothing shows"), "{message}");
+    let message = place.refused(&format!("explore --output missing/a.html {model}"));
+    assert!(message.contains("there is no folder missing"), "{message}");
     fs::create_dir(place.path("folder")).unwrap();
     fs::write(place.path("file"), "here first").unwrap();
     fs::create_dir(place.path("folder.png")).unwrap();

@@ -27,6 +27,7 @@ fn every_command_works_with_convolutions() {
     vae("interpolate --from 3 --to 8 --output interpolation.png");
     vae("traverse --output traversal.png");
     vae("map --output map.png");
+    vae("explore --count 20");
     vae("fit-gmm --components 2");
     for name in ["decoded", "sample", "reconstructions", "interpolation", "traversal", "map"] {
         let (width, height, pixels) = png(&place.read(&format!("{name}.png")));

@@ -144,3 +144,25 @@ fn files_of_others_stay() {
     place.vae("sample --output mine.png");
     png(&place.read("mine.png"));
 }
+
+/// A browser shows what it computes: see tests/explore.rs.
+#[test]
+fn a_page_to_explore_is_one_file_that_asks_for_no_other() {
+    let place = Place::new();
+    let said = place.vae("explore --count 50");
+    assert_eq!(said, "Wrote latent.html (50 images to explore)\n");
+    let page = String::from_utf8(place.read("latent.html")).unwrap();
+    assert!(page.contains("default-src 'none'; script-src 'sha256-"));
+    assert!(!page.contains("{{"), "a place of the page was left open");
+    for word in ["http:", "https:", "src=", "@import", "url(", "'unsafe-"] {
+        assert!(!page.contains(word), "{word}");
+    }
+    // Its own page is written over, and equal input gives equal bytes.
+    place.vae("explore --count 50");
+    assert_eq!(String::from_utf8(place.read("latent.html")).unwrap(), page);
+    let message = place.refused(&format!(
+        "explore --projection tsne --count 5 --output t.html --checkpoint {}",
+        run_dir().display()
+    ));
+    assert!(message.contains("t-SNE needs 8 images at least, there are 5"), "{message}");
+}
