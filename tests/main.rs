@@ -20,6 +20,7 @@ mod dataset;
 mod deploy;
 mod divergence;
 mod earlier_version;
+mod early_stop;
 mod evaluation;
 mod explore;
 mod failed_start;

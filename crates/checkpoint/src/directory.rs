@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::file::{Draft, read, verify};
@@ -13,6 +14,12 @@ use crate::{Checkpoint, CheckpointError, Metadata, TensorView};
 
 const NAME_PREFIX: &str = "step-";
 const NAME_SUFFIX: &str = ".safetensors";
+
+/// The link to the best checkpoint.
+pub const BEST: &str = "best.safetensors";
+
+/// The same while it is made.
+const BEST_NEW: &str = ".best.safetensors.new";
 
 /// A folder of checkpoints.
 #[derive(Clone, Debug)]
@@ -113,13 +120,18 @@ impl Directory {
         Ok(Newest { checkpoint: None, damaged })
     }
 
-    /// Deletes all checkpoints of a run but the newest `keep` (at least one), and temporary files whose writer is gone.
+    /// Deletes all checkpoints of a run but the newest `keep` (at least one) and that of the step `best`, and temporary files whose writer is gone.
     /// Where none of those verifies, the newest older one that does is kept as well: what could still be resumed from is
     /// never deleted. Files that have the name of a checkpoint and are not of this run do not count and stay.
     ///
     /// # Errors
     /// What the system said on listing or deleting.
-    pub fn retain(&self, keep: usize, run_id: &str) -> Result<(), CheckpointError> {
+    pub fn retain(
+        &self,
+        keep: usize,
+        best: Option<u64>,
+        run_id: &str,
+    ) -> Result<(), CheckpointError> {
         let mut old = self.list()?;
         if old.len() > keep.max(1) {
             old.retain(|(_, path)| is_of_run(path, run_id));
@@ -129,12 +141,36 @@ impl Directory {
             let sound = old.iter().rposition(is_sound);
             sound.map(|index| old.remove(index));
         }
+        old.retain(|(step, _)| Some(*step) != best);
         for (_, path) in old {
             remove(&path)?;
             crashpoint::reach!("checkpoint.retired");
         }
         disk::sweep(&self.path);
         Ok(())
+    }
+
+    /// Has [`BEST`] lead to the checkpoint of a step.
+    ///
+    /// # Errors
+    /// What the system said, and a file of that name that is no link.
+    pub fn mark_best(&self, step: u64) -> Result<(), CheckpointError> {
+        let (link, new) = (self.path.join(BEST), self.path.join(BEST_NEW));
+        let is_foreign = |found: fs::Metadata| !found.is_symlink();
+        let marked = if fs::symlink_metadata(&link).is_ok_and(is_foreign) {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file of this name is there"))
+        } else {
+            let _not_there = fs::remove_file(&new);
+            symlink(file_name(step), &new).and_then(|()| fs::rename(&new, &link))
+        };
+        marked.map_err(CheckpointError::io("link the best checkpoint as", &link))
+    }
+
+    /// Where [`Directory::mark_best`] leads, where that is there.
+    #[must_use]
+    pub fn best(&self) -> Option<PathBuf> {
+        let link = self.path.join(BEST);
+        link.exists().then_some(link)
     }
 
     /// Finds out whether checkpoints can be written in the folder, which is made where there is none.

@@ -257,6 +257,7 @@ mod tests {
                 index_sum: 12,
                 loss_terms: vec![0.1],
                 test_losses: vec![],
+                validation_loss: None,
             }],
             arithmetic: vec!["cpu/\"AVX2\"/f32/libtorch 2".into(), "cuda".into()],
         }

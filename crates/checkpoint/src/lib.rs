@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use directory::{Directory, Newest, file_name, step_of};
+pub use directory::{BEST, Directory, Newest, file_name, step_of};
 pub use error::CheckpointError;
 pub use file::{Verified, read, verify};
 pub use incoming::Incoming;
@@ -59,6 +59,9 @@ pub struct EpochLedger {
     /// The loss terms after the epoch, as means over the test images; empty where the writer does not know them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub test_losses: Vec<f64>,
+    /// The mean loss after the epoch over the training images that are held out, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f64>,
 }
 
 /// A tensor to write, borrowed from its owner.

@@ -20,6 +20,8 @@ pub enum Kind {
     Train,
     /// The tallies of the test set at the end of an epoch; no gradient.
     Evaluate,
+    /// The losses of the training examples that are held out; there is no gradient.
+    Validate,
 }
 
 /// One exchange among the members of a generation.
@@ -36,6 +38,7 @@ impl fmt::Display for Round {
         match self.kind {
             Kind::Train => write!(f, "step {}", self.step),
             Kind::Evaluate => write!(f, "the evaluation after step {}", self.step),
+            Kind::Validate => write!(f, "the validation after step {}", self.step),
         }
     }
 }

@@ -49,6 +49,9 @@ pub struct Training {
     pub grad_clip: Option<f64>,
     /// How many of the examples to learn from are used, from the first.
     pub train_examples: u32,
+    /// How many of these are held out for validation: the last. Nothing is learned from them.
+    #[serde(default)]
+    pub validation_examples: u32,
     /// How many of the examples to evaluate on are used, from the first.
     pub test_examples: u32,
     /// Threads that every worker computes with a model whose bits depend on their number: one by
@@ -93,6 +96,12 @@ pub struct Operation {
     pub checkpoint_every_epochs: u32,
     /// Checkpoints that are kept, the newest.
     pub keep_checkpoints: u32,
+    /// Whether the checkpoint with the lowest validation loss is kept too.
+    #[serde(default)]
+    pub keep_best: bool,
+    /// Epochs without a better validation loss after which the run ends; 0 for never.
+    #[serde(default)]
+    pub early_stop_epochs: u32,
     /// The folder in an object store where they are kept too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_url: Option<String>,
@@ -135,6 +144,12 @@ impl Training {
         found.retain(|difference| difference.field != TASK);
         found.extend(self.task.differences(&other.task));
         found
+    }
+
+    /// How many examples are learned from: those in use that are not held out.
+    #[must_use]
+    pub fn learned_examples(&self) -> u32 {
+        self.train_examples.saturating_sub(self.validation_examples)
     }
 
     /// A lower bound of the memory that one worker needs, in bytes.

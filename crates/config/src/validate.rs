@@ -6,6 +6,14 @@ use thiserror::Error;
 
 use crate::{RunConfig, Training, bounds, task::InvalidTask};
 
+/// What is said where a flag needs `--validation-examples`.
+const WITHOUT_VALIDATION: [&str; 2] = [
+    "--early-stop-epochs needs --validation-examples N: whether a model becomes better is measured on \
+     training examples that are held out, never on the test set",
+    "--keep-best needs --validation-examples N: which checkpoint is best is measured on training \
+     examples that are held out, never on the test set",
+];
+
 /// A configuration outside its bounds.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum InvalidConfig {
@@ -43,7 +51,18 @@ pub enum InvalidConfig {
         /// How many there are.
         found: u32,
     },
-    /// Options of a task that exclude each other.
+    /// All examples are held out.
+    #[error(
+        "--validation-examples {held_out} leaves nothing to learn from of the {train} training \
+         examples: hold out fewer"
+    )]
+    NothingLearned {
+        /// The examples held out.
+        held_out: u32,
+        /// All training examples in use.
+        train: u32,
+    },
+    /// Options that exclude or need each other.
     #[error("{0}")]
     Conflict(&'static str),
     /// A task that is none.
@@ -74,6 +93,12 @@ impl RunConfig {
         count("--epochs", operation.epochs, bounds::EPOCHS)?;
         count("--checkpoint-every-epochs", operation.checkpoint_every_epochs, bounds::EPOCHS)?;
         count("--keep-checkpoints", operation.keep_checkpoints, bounds::EPOCHS)?;
+        if self.training.validation_examples == 0 && operation.early_stop_epochs > 0 {
+            return Err(InvalidConfig::Conflict(WITHOUT_VALIDATION[0]));
+        }
+        if self.training.validation_examples == 0 && operation.keep_best {
+            return Err(InvalidConfig::Conflict(WITHOUT_VALIDATION[1]));
+        }
         if operation.workers > self.training.shards {
             return Err(InvalidConfig::IdleWorkers {
                 workers: operation.workers,
@@ -101,6 +126,10 @@ impl Training {
                 let dataset = dataset.name.clone();
                 return Err(InvalidConfig::TooManyExamples { flag, value, dataset, found });
             }
+        }
+        let (held_out, train) = (self.validation_examples, self.train_examples);
+        if held_out >= train {
+            return Err(InvalidConfig::NothingLearned { held_out, train });
         }
         positive("--learning-rate", self.learning_rate)?;
         if let Some(norm) = self.grad_clip {
@@ -181,6 +210,7 @@ mod tests {
                 learning_rate_schedule: LearningRateSchedule::Constant,
                 grad_clip: None,
                 train_examples: 60_000,
+                validation_examples: 0,
                 test_examples: 10_000,
                 model_threads: 1,
                 task: task(),
@@ -192,6 +222,8 @@ mod tests {
                 verify_every: 100,
                 checkpoint_every_epochs: 1,
                 keep_checkpoints: 3,
+                keep_best: false,
+                early_stop_epochs: 0,
                 checkpoint_url: None,
             },
         }
@@ -209,7 +241,7 @@ mod tests {
     #[test]
     fn each_bound_is_checked() {
         type Breakage = (fn(&mut RunConfig), &'static str);
-        let broken: [Breakage; 14] = [
+        let broken: [Breakage; 17] = [
             (|c| c.operation.workers = 0, "--workers"),
             (|c| c.operation.workers = 5, "--shards 4"),
             (|c| c.training.shards = 0, "--shards"),
@@ -218,6 +250,9 @@ mod tests {
             (|c| c.training.grad_clip = Some(0.0), "--grad-clip"),
             (|c| c.training.train_examples = 60_001, "--train-examples 60001"),
             (|c| c.training.test_examples = 0, "--test-examples"),
+            (|c| c.training.validation_examples = 60_000, "leaves nothing to learn from"),
+            (|c| c.operation.early_stop_epochs = 2, "--early-stop-epochs needs"),
+            (|c| c.operation.keep_best = true, "--keep-best needs"),
             (|c| c.training.model_threads = 0, "--model-threads"),
             (|c| c.training.task.metrics.clear(), "vae has 0"),
             (|c| c.training.task.metrics[1].name = "loss".into(), "two metrics called \"loss\""),

@@ -278,6 +278,11 @@ pub(crate) struct TrainingArgs {
     #[arg(long, visible_alias = "train-images", value_name = "N")]
     #[arg(value_parser = whole(bounds::EXAMPLES))]
     pub(crate) train_examples: Option<u32>,
+    /// Hold out the last N of the training examples in use: nothing is learned from them, and after
+    /// each epoch their loss is measured, for --keep-best and --early-stop-epochs
+    #[arg(long, visible_alias = "validation-images", default_value_t = 0, value_name = "N")]
+    #[arg(value_parser = whole(0..=*bounds::EXAMPLES.end()))]
+    pub(crate) validation_examples: u32,
     /// Use only the first N examples to evaluate on [default: all]
     #[arg(long, visible_alias = "test-images", value_name = "N")]
     #[arg(value_parser = whole(bounds::EXAMPLES))]
@@ -301,6 +306,15 @@ pub(crate) struct OperationArgs {
     /// Checkpoints to keep, the newest
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = whole(bounds::EPOCHS))]
     pub(crate) keep_checkpoints: u32,
+    /// Keep the checkpoint with the lowest loss of the --validation-examples too, as
+    /// checkpoints/best.safetensors; an object store keeps the newest ones only
+    #[arg(long)]
+    pub(crate) keep_best: bool,
+    /// End the run when the loss of the --validation-examples has not become lower for so many
+    /// epochs; 0 for never
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(value_parser = whole(0..=*bounds::EPOCHS.end()))]
+    pub(crate) early_stop_epochs: u32,
     /// Folder of this run in an object store, where checkpoints are kept too and --resume finds
     /// them: s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, file:///FOLDER, or none for none.
     /// Credentials come from the environment, here and with the workers
@@ -371,6 +385,7 @@ impl TrainingArgs {
             },
             grad_clip: self.grad_clip,
             train_examples: self.train_examples.unwrap_or(task.dataset.train),
+            validation_examples: self.validation_examples,
             test_examples: self.test_examples.unwrap_or(task.dataset.test),
             model_threads: self.model_threads,
             task,
@@ -394,6 +409,8 @@ impl OperationArgs {
             verify_every: self.verify_every,
             checkpoint_every_epochs: self.checkpoint_every_epochs,
             keep_checkpoints: self.keep_checkpoints,
+            keep_best: self.keep_best,
+            early_stop_epochs: self.early_stop_epochs,
             checkpoint_url: self.checkpoint_url.clone().filter(|url| url != "none"),
         }
     }

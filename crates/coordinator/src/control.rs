@@ -22,7 +22,7 @@ use std::{
 use anyhow::Result;
 use collective::{Digest, Rank};
 use history::{Event as Happened, EventRow, Time};
-use membership::{Engine, Event, Join, Loss, Outcome, Progress, Settings, WorkerId};
+use membership::{Engine, Event, Join, Loss, Outcome, Progress, Settings, Standing, WorkerId};
 use protocol::{
     convert::printable,
     status as code,
@@ -397,11 +397,14 @@ impl<'a> Control<'a> {
                 connection.memory_bytes = Some(heartbeat.memory_bytes).filter(|bytes| *bytes > 0);
                 Event::Alive(worker, progress)
             }
-            Said::Ready(ready) => match (&ready).try_into() {
+            Said::Ready(ready) => match Standing::try_from(&ready) {
                 Ok(_) if self.refuses_probe(worker, &ready) => return,
                 Ok(standing) => {
                     crashpoint::reach!("coordinator.ready-received");
                     self.ready(worker, &ready);
+                    if ready.is_last && self.record.end_early(ready.step) {
+                        self.engine.end_at(standing.step);
+                    }
                     Event::Ready(worker, standing, (&ready).into())
                 }
                 Err(malformed) => return self.expel(worker, &code::malformed(&malformed)),

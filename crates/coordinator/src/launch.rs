@@ -260,5 +260,5 @@ pub(crate) fn steps(config: &RunConfig) -> u64 {
 
 fn steps_per_epoch(config: &RunConfig) -> u64 {
     let t = &config.training;
-    data::Schedule::new(t.seed, t.train_examples, t.shards, t.batch_size).steps_per_epoch()
+    data::Schedule::new(t.seed, t.learned_examples(), t.shards, t.batch_size).steps_per_epoch()
 }

@@ -241,6 +241,8 @@ impl Asked<'_> {
         take("keep_checkpoints", &mut ours.keep_checkpoints, theirs.keep_checkpoints);
         let every = theirs.checkpoint_every_epochs;
         take("checkpoint_every_epochs", &mut ours.checkpoint_every_epochs, every);
+        take("early_stop_epochs", &mut ours.early_stop_epochs, theirs.early_stop_epochs);
+        ours.keep_best |= theirs.keep_best;
         if given("collective") {
             ours.collective = theirs.collective;
         }

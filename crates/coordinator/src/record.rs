@@ -42,6 +42,11 @@ pub(crate) struct Record {
     workers: u32,
     shards: u32,
     epochs: u32,
+    /// Whether the run ends when the validation loss becomes no better.
+    may_end_early: bool,
+    has_ended_early: bool,
+    /// The epoch with the lowest validation loss, and this loss.
+    best: Option<(u64, f64)>,
     steps_per_epoch: u64,
     /// Updates that the checkpoint has seen that this coordinator began from.
     begun_at: u64,
@@ -78,6 +83,14 @@ pub(crate) struct Summary {
     task: String,
     steps: u64,
     epochs: u32,
+    /// Whether the validation loss became no better before all epochs were trained.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    has_ended_early: bool,
+    /// The epoch with the lowest validation loss, where examples are held out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    best_epoch: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    best_validation_loss: Option<f64>,
     workers: u32,
     shards: u32,
     /// Means over the whole test set, as `test_loss` and so on.
@@ -116,6 +129,9 @@ impl Record {
             workers: config.operation.workers,
             shards: config.training.shards,
             epochs: config.operation.epochs,
+            may_end_early: config.operation.early_stop_epochs > 0,
+            has_ended_early: false,
+            best: best_of(ledger),
             steps_per_epoch,
             begun_at: step,
             step,
@@ -127,6 +143,18 @@ impl Record {
             examples: 0,
             seconds: 0.0,
         }
+    }
+
+    /// Takes in that the members have found no better validation loss for as many epochs as the run
+    /// allows, so that it ends after this step; whether that can be.
+    pub(crate) fn end_early(&mut self, step: u64) -> bool {
+        let epochs = u32::try_from(step / self.steps_per_epoch).unwrap_or(u32::MAX);
+        let is_possible =
+            self.may_end_early && epochs > 0 && step.is_multiple_of(self.steps_per_epoch);
+        if is_possible && epochs < self.epochs {
+            (self.epochs, self.has_ended_early) = (epochs, true);
+        }
+        is_possible
     }
 
     /// Steps of the whole run.
@@ -252,6 +280,7 @@ impl Record {
         if report.examples_by_epoch.len() >= self.examples_counted.len() {
             self.examples_counted.clone_from(&report.examples_by_epoch);
         }
+        self.best = report.best_epoch.zip(report.best_validation_loss).or(self.best);
         self.unreported.remove(&epoch);
         if self.recorded.has_epoch(epoch) {
             return Vec::new();
@@ -264,6 +293,7 @@ impl Record {
             examples_per_second: rate(time.examples, time.seconds),
             examples_counted: Some(report.examples),
             index_sum: Some(report.index_sum),
+            validation_loss: report.validation_loss,
             ..EpochRow::default()
         };
         rows.push(self.epoch_news(epoch, &train, &test, row));
@@ -279,6 +309,7 @@ impl Record {
             let row = EpochRow {
                 examples_counted: Some(ledger.images),
                 index_sum: Some(ledger.index_sum),
+                validation_loss: ledger.validation_loss,
                 ..EpochRow::default()
             };
             let mean = |sum: &f64| sum / ledger.images.max(1) as f64;
@@ -321,6 +352,9 @@ impl Record {
             task: self.task.clone(),
             steps: self.steps(),
             epochs: self.epochs,
+            has_ended_early: self.has_ended_early,
+            best_epoch: self.best.map(|(epoch, _)| epoch),
+            best_validation_loss: self.best.map(|(_, loss)| loss),
             workers: self.workers,
             shards: self.shards,
             test: test.collect(),
@@ -347,12 +381,25 @@ impl Record {
         if let Some(checkpoint) = newest {
             words += &format!("\nCheckpoint: {}", checkpoint.display());
         }
+        if let Some((epoch, loss)) = self.best {
+            let early = if self.has_ended_early { ", so training has ended early" } else { "" };
+            words += &format!("\nLowest validation loss {loss:.2} after epoch {epoch}{early}");
+        }
+        if let Some(best) = run_dir.best_checkpoint() {
+            words += &format!("\nBest:       {}", best.display());
+        }
         let samples = run_dir.samples_path(u64::from(self.epochs));
         if samples.exists() {
             words += &format!("\nPicture:    {}", samples.display());
         }
         Ok(words)
     }
+}
+
+/// The epoch with the lowest validation loss, from 1, and this loss; of several the first.
+fn best_of(ledger: &[EpochLedger]) -> Option<(u64, f64)> {
+    let losses = (1..).zip(ledger).filter_map(|(epoch, l)| Some((epoch, l.validation_loss?)));
+    losses.reduce(|best, next| if next.1 < best.1 { next } else { best })
 }
 
 /// Examples a second; none where no time was measured.

@@ -190,6 +190,11 @@ impl RunDir {
         Directory::open(Self::checkpoints_in(&self.path))
     }
 
+    /// The checkpoint with the lowest validation loss, where it is kept.
+    pub(crate) fn best_checkpoint(&self) -> Option<PathBuf> {
+        self.checkpoints().best()
+    }
+
     /// Where the samples of an epoch, from 1, are.
     pub(crate) fn samples_path(&self, epoch: u64) -> PathBuf {
         self.path.join(SAMPLES).join(format!("epoch-{epoch:03}.png"))

@@ -219,7 +219,7 @@ fn introduce(launch: &Launch, run_dir: &RunDir, address: SocketAddr, console: &C
         "{}, {} parameters; {} {}, {} shards x {}, {} epochs of {} steps",
         task.summary,
         task.size.parameters,
-        training.train_examples,
+        training.learned_examples(),
         task.examples(),
         training.shards,
         training.batch_size,

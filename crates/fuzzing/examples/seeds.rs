@@ -43,6 +43,7 @@ fn files() {
         index_sum: 45,
         loss_terms: vec![1.5, 1.0, 0.5],
         test_losses: vec![],
+        validation_loss: Some(1.5),
     };
     let metadata =
         Metadata { run_id: "run".into(), step: 3, ledger: vec![ledger], ..Metadata::default() };
@@ -90,8 +91,14 @@ fn control() {
     let mishap = wire::ready::Mishap::Interrupted("lost rank 1".into());
     let transfer = Some(Transfer { bytes: 12, seconds: 0.5 });
     let probe = vec![4; 16].into();
-    let ready =
-        Ready { step: 9, digest: vec![7; 16].into(), mishap: Some(mishap), transfer, probe };
+    let ready = Ready {
+        step: 9,
+        digest: vec![7; 16].into(),
+        mishap: Some(mishap),
+        transfer,
+        probe,
+        is_last: true,
+    };
     from_worker("ready", Said::Ready(ready));
     let member = |rank| Member {
         rank,
@@ -130,7 +137,7 @@ fn exchange() {
     ] {
         put("frame", name, &Frame { body: Some(body) }.encode_to_vec());
     }
-    let header = StateHeader { step: 5, length: 8, epochs: vec![tally] };
+    let header = StateHeader { step: 5, length: 8, epochs: vec![tally], validation: vec![100.0] };
     let body = Some(state_frame::Body::Header(header));
     put("state_frame", "header", &StateFrame { body }.encode_to_vec());
 }

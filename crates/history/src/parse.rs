@@ -14,7 +14,7 @@ use crate::row::{EpochRow, MetricsRow, RankRow, StepsRow, Values};
 pub(crate) const TEST_PREFIX: &str = "test_";
 
 /// The fields of rows.
-const FIELDS: [&str; 22] = [
+const FIELDS: [&str; 23] = [
     "kind",
     "time",
     "generation",
@@ -36,6 +36,7 @@ const FIELDS: [&str; 22] = [
     "examples_counted",
     "images_counted",
     "index_sum",
+    "validation_loss",
     "version",
 ];
 
@@ -53,6 +54,7 @@ struct Fields {
     generation: Option<u64>,
     examples_counted: Option<u64>,
     index_sum: Option<u64>,
+    validation_loss: Option<f64>,
     version: Option<String>,
     /// The rest, as a row about steps has it.
     row: StepsRow,
@@ -82,6 +84,7 @@ impl Fields {
             "rank_count" => row.rank_count = map.next_value()?,
             "examples_counted" | "images_counted" => self.examples_counted = map.next_value()?,
             "index_sum" => self.index_sum = map.next_value()?,
+            "validation_loss" => self.validation_loss = map.next_value()?,
             "version" => self.version = map.next_value()?,
             metric => {
                 if let Some(value) = map.next_value::<Number>()?.0 {
@@ -93,7 +96,15 @@ impl Fields {
     }
 
     fn into_row(self) -> Option<MetricsRow> {
-        let Self { kind, generation, examples_counted, index_sum, version, mut row } = self;
+        let Self {
+            kind,
+            generation,
+            examples_counted,
+            index_sum,
+            validation_loss,
+            version,
+            mut row,
+        } = self;
         row.generation = generation.unwrap_or_default();
         match &kind[..] {
             "steps" => Some(MetricsRow::Steps(row)),
@@ -116,6 +127,7 @@ impl Fields {
                     index_sum,
                     train,
                     test,
+                    validation_loss,
                     version,
                 }))
             }
@@ -299,6 +311,7 @@ mod tests {
             index_sum: Some(17_997_000),
             train: [("loss", Some(110.0)), ("kl", Some(20.0))].into_iter().collect(),
             test: [("loss", Some(105.0)), ("kl", None)].into_iter().collect(),
+            validation_loss: Some(107.5),
             version: Some("0.1.0".into()),
         };
         let epochs = [MetricsRow::Epoch(epoch), MetricsRow::Epoch(EpochRow::default())];

@@ -91,6 +91,8 @@ pub struct EpochRow {
     /// The task's metrics: means over the test examples. Their names in the file begin with
     /// `test_`.
     pub test: Values,
+    /// The mean loss of the training examples that are held out, where there are any.
+    pub validation_loss: Option<f64>,
     /// Version of the coordinator that wrote the row.
     pub version: Option<String>,
 }

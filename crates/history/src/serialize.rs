@@ -60,6 +60,7 @@ fn write_epoch<M: SerializeMap>(map: &mut M, row: &EpochRow) -> Result<(), M::Er
     }
     map.serialize_entry("examples_counted", &row.examples_counted)?;
     map.serialize_entry("index_sum", &row.index_sum)?;
+    known(map, "validation_loss", row.validation_loss.as_ref())?;
     known(map, "version", row.version.as_ref())
 }
 

@@ -103,6 +103,11 @@ enum State {
 }
 
 impl Engine {
+    /// The run ends at this step, as the members have found: before the last step that was planned.
+    pub fn end_at(&mut self, step: Step) {
+        self.settings.steps = self.settings.steps.min(step);
+    }
+
     /// A run as it stands when its coordinator starts, at `now`.
     #[must_use]
     pub fn new(settings: Settings, past: Past, now: Duration) -> Self {

@@ -189,6 +189,7 @@ impl TryFrom<wire::RoundHeader> for Header {
         let kind = match header.kind() {
             wire::RoundKind::Train => Kind::Train,
             wire::RoundKind::Evaluate => Kind::Evaluate,
+            wire::RoundKind::Validate => Kind::Validate,
             wire::RoundKind::Unspecified => {
                 return Err(Malformed::new(format!("a round of unknown kind {}", header.kind)));
             }
@@ -216,6 +217,7 @@ impl From<Kind> for wire::RoundKind {
         match kind {
             Kind::Train => Self::Train,
             Kind::Evaluate => Self::Evaluate,
+            Kind::Validate => Self::Validate,
         }
     }
 }

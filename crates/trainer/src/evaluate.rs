@@ -1,11 +1,11 @@
-//! The test set's losses, computed by all members together, or by one alone that has only the
+//! The losses of the test set and of held-out training examples, computed by all members together, or by one alone that has only the
 //! parameters.
 
 use collective::{AllReduce, Contribution, Kind, Node, ShardRange, Tally};
 use data::{Batch, Dataset, Domain, Stream, Visit};
 use model::{Model, ModelError};
 
-use crate::{TrainError, Trainer};
+use crate::{Settings, TrainError, Trainer};
 
 /// Examples evaluated at a time; part of the noise's key, so that changing it changes the
 /// reported losses in their last digits.
@@ -18,7 +18,9 @@ pub struct Evaluation<'a, D> {
     pub parameters: &'a [f32],
     /// The test set.
     pub test: &'a D,
-    /// How many of its examples are used, from the first.
+    /// The first of its examples that is used.
+    pub first: u32,
+    /// How many are used, from there.
     pub examples: u32,
     /// Logical slices of the test set.
     pub shards: u32,
@@ -46,9 +48,10 @@ impl<D: Dataset> Evaluation<'_, D> {
     }
 
     fn shard(&self, model: &mut dyn Model<Data = D>, shard: u32) -> Result<Tally, ModelError> {
-        let examples = self.examples.min(self.test.count());
+        let examples = self.examples.min(self.test.count().saturating_sub(self.first));
         let slices = ShardRange::deal(examples, self.shards);
-        let indices: Vec<u32> = slices[shard as usize].iter().collect();
+        let indices: Vec<u32> =
+            slices[shard as usize].iter().map(|index| self.first + index).collect();
         let mut tally = Tally::default();
         for indices in indices.chunks(EVALUATION_BATCH) {
             let batch = Batch { data: self.test, indices, visit: Visit::test(self.seed) };
@@ -65,10 +68,33 @@ impl<D: Dataset> Trainer<D> {
     /// The tally of the whole test set at the current state, Each shard
     /// stands for its slice of the test examples, so the sum follows the shard tree too.
     pub(crate) fn evaluate(&mut self, collective: &mut dyn AllReduce) -> Result<Tally, TrainError> {
+        self.tally(collective, Kind::Evaluate)
+    }
+
+    /// The mean loss of the training examples that are held out, the last of those in use; none where
+    /// there are none.
+    pub(crate) fn validate(
+        &mut self,
+        collective: &mut dyn AllReduce,
+    ) -> Result<Option<f64>, TrainError> {
+        if self.settings.validation_examples == 0 {
+            return Ok(None);
+        }
+        let tally = self.tally(collective, Kind::Validate)?;
+        Ok(Some(tally.terms[0] / tally.examples.max(1) as f64))
+    }
+
+    fn tally(&mut self, collective: &mut dyn AllReduce, kind: Kind) -> Result<Tally, TrainError> {
+        let Settings { test_examples, validation_examples, .. } = self.settings;
+        let (test, first, examples) = match kind {
+            Kind::Validate => (&self.data.train, self.schedule.images(), validation_examples),
+            Kind::Evaluate | Kind::Train => (&self.data.test, 0, test_examples),
+        };
         let evaluation = Evaluation {
             parameters: &self.state.parameters,
-            test: &self.data.test,
-            examples: self.settings.test_examples,
+            test,
+            first,
+            examples,
             shards: self.settings.shards,
             seed: self.settings.seed,
             step: self.state.step,
@@ -77,7 +103,7 @@ impl<D: Dataset> Trainer<D> {
         let tallies: Result<_, _> =
             nodes.map(|node| evaluation.node(&mut *self.model, *node)).collect();
         let contribution = Contribution { tallies: tallies?, ..Contribution::default() };
-        let outcome = collective.all_reduce(self.round(Kind::Evaluate), &contribution)?;
+        let outcome = collective.all_reduce(self.round(kind), &contribution)?;
         Ok(outcome.tally)
     }
 }

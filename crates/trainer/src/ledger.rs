@@ -34,6 +34,9 @@ impl EpochLedger {
 pub struct Ledger {
     /// By epoch, from the first.
     pub epochs: Vec<EpochLedger>,
+    /// The mean loss of the held-out examples after each epoch that was completed; empty where none
+    /// are held out.
+    pub validation: Vec<f64>,
 }
 
 impl Ledger {
@@ -47,6 +50,27 @@ impl Ledger {
             .unwrap_or_default()
     }
 
+    /// The epoch with the lowest validation loss, from 1, and this loss; of several the first.
+    #[must_use]
+    pub fn best_epoch(&self) -> Option<(u64, f64)> {
+        let lower = |a: (u64, f64), b: (u64, f64)| if b.1 < a.1 { b } else { a };
+        (1..).zip(self.validation.iter().copied()).reduce(lower)
+    }
+
+    /// Whether so many epochs have passed since the best one; never where the number is 0.
+    #[must_use]
+    pub fn has_stalled(&self, epochs: u32) -> bool {
+        let since = |(best, _): (u64, f64)| self.validation.len() as u64 - best;
+        epochs > 0 && self.best_epoch().is_some_and(|best| since(best) >= epochs.into())
+    }
+
+    /// Notes the validation loss after an epoch, from 1. A generation that begins at its end notes it
+    /// once more.
+    pub(crate) fn note_validation(&mut self, epoch: u64, loss: f64) {
+        self.validation.truncate(usize::try_from(epoch - 1).unwrap_or(usize::MAX));
+        self.validation.push(loss);
+    }
+
     /// Counts a step of an epoch, counted from 0: the last one begun, or the one after it.
     pub(crate) fn add(&mut self, epoch: u64, tally: &Tally) {
         if self.epochs.len() as u64 <= epoch {
@@ -58,5 +82,30 @@ impl Ledger {
         for (sum, term) in ledger.terms.iter_mut().zip(tally.terms) {
             *sum += term;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn training_has_stalled_when_no_epoch_was_better_for_long_enough() {
+        let mut ledger = Ledger::default();
+        assert!(!ledger.has_stalled(1) && ledger.best_epoch().is_none());
+        let stalled: Vec<bool> = (1..)
+            .zip([5.0, 3.0, 4.0, 3.0, 2.5, 2.6])
+            .map(|(epoch, loss)| {
+                ledger.note_validation(epoch, loss);
+                ledger.has_stalled(2)
+            })
+            .collect();
+        // An equal loss is no better.
+        assert_eq!(stalled, [false, false, false, true, false, false]);
+        assert_eq!(ledger.best_epoch(), Some((5, 2.5)));
+        assert!(ledger.has_stalled(1) && !ledger.has_stalled(0));
+        // Reported once more.
+        ledger.note_validation(6, 2.6);
+        assert_eq!(ledger.validation.len(), 6);
     }
 }

@@ -37,10 +37,14 @@ pub struct Settings {
     pub batch_size: u32,
     /// How many of the training examples are used, from the first.
     pub train_examples: u32,
+    /// How many of these are held out for validation: the last.
+    pub validation_examples: u32,
     /// How many of the test examples are used, from the first.
     pub test_examples: u32,
     /// Passes over the training examples.
     pub epochs: u32,
+    /// Epochs without a better validation loss after which training ends; 0 for never.
+    pub early_stop_epochs: u32,
     /// Steps between comparisons of the members' digests; 0 for never.
     pub verify_every: u32,
     /// The optimizer, as it begins.
@@ -133,8 +137,9 @@ impl<D> fmt::Debug for Trainer<D> {
 impl<D: Dataset> Trainer<D> {
     /// A trainer at the state before the first step.
     pub fn new(settings: Settings, model: Box<dyn Model<Data = D>>, data: Arc<Splits<D>>) -> Self {
-        let Settings { seed, shards, batch_size, train_examples, .. } = settings;
-        let examples = train_examples.min(data.train.count());
+        let Settings { seed, shards, batch_size, train_examples, validation_examples, .. } =
+            settings;
+        let examples = train_examples.min(data.train.count()).saturating_sub(validation_examples);
         let schedule = Schedule::new(seed, examples, shards, batch_size);
         let state = State::initial(&*model, seed);
         Self {
@@ -190,6 +195,23 @@ impl<D: Dataset> Trainer<D> {
         self.schedule.steps_per_epoch() * u64::from(self.settings.epochs)
     }
 
+    /// Steps of an epoch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.schedule.steps_per_epoch()
+    }
+
+    /// Whether there is nothing more to train: the last step is done, or the validation loss has
+    /// not become better for as many epochs as the run allows. A function of state and ledger, so that
+    /// all members agree.
+    pub fn has_ended(&self) -> bool {
+        self.has_stopped_early() || self.state.step >= self.steps()
+    }
+
+    /// Whether training ends here because the validation loss has not become better.
+    pub fn has_stopped_early(&self) -> bool {
+        self.ledger.has_stalled(self.settings.early_stop_epochs)
+    }
+
     /// Trains as a member of one generation, until it ends.
     ///
     /// # Errors
@@ -201,7 +223,7 @@ impl<D: Dataset> Trainer<D> {
     ) -> Result<Ended, TrainError> {
         // The last generation may have ended between an epoch's last step and its report.
         self.end_epoch_if_due(collective, observer)?;
-        while self.state.step < self.steps() {
+        while !self.has_ended() {
             let begun = Instant::now();
             let position = self.schedule.locate(self.state.step);
             crashpoint::reach!("trainer.step");
@@ -229,7 +251,7 @@ impl<D: Dataset> Trainer<D> {
             };
             observer.stepped(&summary, &self.state, &self.ledger);
             self.end_epoch_if_due(collective, observer)?;
-            if outcome.control.contains(Control::PAUSE) && self.state.step < self.steps() {
+            if outcome.control.contains(Control::PAUSE) && !self.has_ended() {
                 return Ok(Ended::Paused);
             }
         }
@@ -319,9 +341,14 @@ impl<D: Dataset> Trainer<D> {
                 expected: Box::new(expected),
             });
         }
+        let validation = self.validate(collective)?;
+        if let Some(loss) = validation {
+            self.check_loss(loss)?;
+            self.ledger.note_validation(epoch, loss);
+        }
         let test = self.evaluate(collective)?;
         self.check_loss(test.terms[0])?;
-        let summary = EpochSummary { epoch, train, test };
+        let summary = EpochSummary { epoch, train, test, validation };
         observer.epoch_ended(&summary, &self.state, &self.ledger);
         Ok(())
     }

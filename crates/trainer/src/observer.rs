@@ -44,6 +44,8 @@ pub struct EpochSummary {
     pub train: EpochLedger,
     /// The test examples' sums at the end of the epoch.
     pub test: Tally,
+    /// The mean loss of the held-out training examples at the end of the epoch, where there are any.
+    pub validation: Option<f64>,
 }
 
 /// Hears of progress, and may ask for things in return. Called on the training thread, so

@@ -56,7 +56,8 @@ async fn donate(length: usize) -> Outcome<()> {
     say(&format!("place {}", listener.local_addr()?));
     let vector = Arc::new((0..length).map(|index| index as f32).collect::<Vec<_>>());
     let vectors = [Arc::clone(&vector), Arc::clone(&vector), vector];
-    let snapshot = Arc::new(Snapshot { step: 1, epochs: Vec::new(), vectors });
+    let snapshot =
+        Arc::new(Snapshot { step: 1, epochs: Vec::new(), validation: Vec::new(), vectors });
     let (recipients, mut asked) = mpsc::channel(1);
     let donor = Donor::new(RUN, recipients);
     donor.demand(SECRET.into());

@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub step: u64,
     /// What each epoch begun so far has counted.
     pub epochs: Vec<Tally>,
+    /// Validation losses after each epoch that was completed.
+    pub validation: Vec<f64>,
     /// Parameters, first moments and second moments, flat.
     pub vectors: [Arc<Vec<f32>>; VECTORS],
 }
@@ -100,7 +102,8 @@ pub async fn fetch(source: &Source, run_id: &str, length: usize) -> Result<Snaps
     };
     let epochs = epochs(&header, length)?;
     let vectors = receive(inbound, length).await?;
-    Ok(Snapshot { step: header.step, epochs, vectors: vectors.map(Arc::new) })
+    let StateHeader { step, validation, .. } = header;
+    Ok(Snapshot { step, epochs, validation, vectors: vectors.map(Arc::new) })
 }
 
 /// Asks for the state, and waits until it begins to come.

@@ -58,6 +58,8 @@ pub(crate) struct Ready {
     pub(crate) transfer: Option<Transfer>,
     /// What this program computes; with the first report only.
     pub(crate) probe: Option<Digest>,
+    /// Whether the run ends here because the validation loss has not become better.
+    pub(crate) is_last: bool,
 }
 
 /// What the training thread reports.

@@ -29,12 +29,13 @@ pub(crate) fn from_checkpoint(
         exp_avg: gather("exp_avg.")?,
         exp_avg_sq: gather("exp_avg_sq.")?,
     };
+    let validation = metadata.ledger.iter().map_while(|epoch| epoch.validation_loss).collect();
     let epoch = |epoch: checkpoint::EpochLedger| {
         let mut terms = [0.0; TERMS_MAX];
         terms.iter_mut().zip(epoch.loss_terms).for_each(|(sum, term)| *sum = term);
         EpochLedger { examples: epoch.images, index_sum: epoch.index_sum, terms }
     };
-    Ok((state, Ledger { epochs: metadata.ledger.into_iter().map(epoch).collect() }))
+    Ok((state, Ledger { epochs: metadata.ledger.into_iter().map(epoch).collect(), validation }))
 }
 
 /// A state's tensors, as a checkpoint names them.
@@ -60,11 +61,16 @@ pub(crate) fn checkpoint_ledger(
     metrics: usize,
     tests: &BTreeMap<u64, Vec<f64>>,
 ) -> Vec<checkpoint::EpochLedger> {
+    let validation = |number: u64| {
+        let index = usize::try_from(number - 1).ok()?;
+        ledger.validation.get(index).copied()
+    };
     let epoch = |(number, epoch): (u64, &EpochLedger)| checkpoint::EpochLedger {
         images: epoch.examples,
         index_sum: epoch.index_sum,
         loss_terms: epoch.terms[..metrics].to_vec(),
         test_losses: tests.get(&number).cloned().unwrap_or_default(),
+        validation_loss: validation(number),
     };
     (1..).zip(&ledger.epochs).map(epoch).collect()
 }
@@ -79,16 +85,17 @@ pub(crate) fn to_snapshot(state: &State, ledger: &Ledger) -> Snapshot {
     Snapshot {
         step: *step,
         epochs: ledger.epochs.iter().map(tally).collect(),
+        validation: ledger.validation.clone(),
         vectors: [parameters, exp_avg, exp_avg_sq].map(|vector| Arc::new(vector.clone())),
     }
 }
 
 /// The state and the ledger that another worker gave.
 pub(crate) fn from_snapshot(snapshot: Snapshot) -> (State, Ledger) {
-    let Snapshot { step, epochs, vectors } = snapshot;
+    let Snapshot { step, epochs, validation, vectors } = snapshot;
     let [parameters, exp_avg, exp_avg_sq] = vectors.map(Arc::unwrap_or_clone);
     let epoch = |Tally { examples, index_sum, terms }| EpochLedger { examples, index_sum, terms };
-    let ledger = Ledger { epochs: epochs.into_iter().map(epoch).collect() };
+    let ledger = Ledger { epochs: epochs.into_iter().map(epoch).collect(), validation };
     (State { step, parameters, exp_avg, exp_avg_sq }, ledger)
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct Reporter<'a> {
     ranks: Vec<Rank>,
     checkpoint_every: u64,
     epochs: u64,
+    keep_best: bool,
+    early_stop_epochs: u32,
     /// How many sums the task reports.
     metrics: usize,
     /// The leader's writer; none for other members.
@@ -131,6 +133,8 @@ impl<'a> Reporter<'a> {
             generation,
             checkpoint_every: u64::from(config.operation.checkpoint_every_epochs),
             epochs: u64::from(config.operation.epochs),
+            keep_best: config.operation.keep_best,
+            early_stop_epochs: config.operation.early_stop_epochs,
             metrics: config.training.task.metrics.len(),
             writer,
             since: Interval::begin(ranks.len()),
@@ -229,9 +233,12 @@ impl Observer for Reporter<'_> {
         let train = self.means(train.terms, train.examples);
         let test = self.means(test.terms, test.examples);
         self.epochs_seen.note_test(epoch, test.clone());
+        let best = ledger.best_epoch();
         if let Some(writer) = &mut self.writer {
             self.channel.shared.enter(Phase::Saving);
-            if epoch.is_multiple_of(self.checkpoint_every) || epoch == self.epochs {
+            let is_best = self.keep_best && best.is_some_and(|(best, _)| best == epoch);
+            let is_last = epoch == self.epochs || ledger.has_stalled(self.early_stop_epochs);
+            if epoch.is_multiple_of(self.checkpoint_every) || is_last || is_best {
                 writer.save(state, ledger, self.epochs_seen.tests());
             }
             writer.show(epoch, &state.parameters);
@@ -247,6 +254,9 @@ impl Observer for Reporter<'_> {
             index_sum: summary.train.index_sum,
             examples: summary.train.examples,
             step_time: self.epochs_seen.time(epoch),
+            validation_loss: summary.validation,
+            best_epoch: best.map(|(epoch, _)| epoch),
+            best_validation_loss: best.map(|(_, loss)| loss),
         }));
     }
 }

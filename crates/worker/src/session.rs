@@ -343,13 +343,13 @@ impl Session {
 
     fn pass_on(&mut self, event: Event, failure: &mut Option<String>) {
         match event {
-            Event::Ready(bridge::Ready { standing, course, transfer, probe }) => {
+            Event::Ready(bridge::Ready { standing, course, transfer, probe, is_last }) => {
                 self.participation = Participation::Idle;
                 let digest = standing.digest.0.to_vec().into();
                 let mishap = mishap(course);
                 let step = standing.step.0;
                 let probe = probe.map_or_else(Bytes::new, |probe| probe.0.to_vec().into());
-                let ready = Ready { step, digest, mishap, transfer, probe };
+                let ready = Ready { step, digest, mishap, transfer, probe, is_last };
                 self.pending.ready = Some(ready.clone());
                 self.send(WorkerMsg::Ready(ready));
             }

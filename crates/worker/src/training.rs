@@ -152,7 +152,8 @@ fn report_ready<D: Dataset>(
         Extra::Probe(probe) => (Some(probe), None),
         Extra::Transfer(transfer) => (None, Some(transfer)),
     };
-    channel.events.send(Event::Ready(Ready { standing, course, transfer, probe }));
+    let is_last = trainer.has_stopped_early();
+    channel.events.send(Event::Ready(Ready { standing, course, transfer, probe, is_last }));
 }
 
 fn train<T: Task>(
@@ -240,8 +241,10 @@ fn build<T: Task>(setup: &Setup<T>) -> Result<Built<T>> {
         shards: training.shards,
         batch_size: training.batch_size,
         train_examples: training.train_examples,
+        validation_examples: training.validation_examples,
         test_examples: training.test_examples,
         epochs: config.operation.epochs,
+        early_stop_epochs: config.operation.early_stop_epochs,
         verify_every: config.operation.verify_every,
         adam: Adam::new(training.learning_rate),
         recipe: Recipe::of(training),

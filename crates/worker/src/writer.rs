@@ -71,6 +71,9 @@ pub(crate) fn try_folders<T: Task>(setup: &Setup<T>) -> Result<()> {
 struct WriterThread<T: Task> {
     checkpoints: Directory,
     keep: usize,
+    /// Whether the one with the lowest validation loss is kept too.
+    keep_best: bool,
+    steps_per_epoch: u64,
     mirror: Option<Arc<Mirror>>,
     samples: PathBuf,
     metadata: Metadata,
@@ -99,6 +102,8 @@ impl Writer {
         let writer = WriterThread::<T> {
             checkpoints: Directory::open(checkpoints),
             keep,
+            keep_best: operation.keep_best,
+            steps_per_epoch: trainer.steps_per_epoch(),
             mirror: mirror.clone(),
             samples,
             metadata: Metadata {
@@ -225,7 +230,12 @@ impl<T: Task> WriterThread<T> {
         let views: Vec<TensorView<'_>> =
             named.iter().map(|(name, shape, data)| TensorView { name, shape, data }).collect();
         let path = self.checkpoints.write(&self.metadata, &views)?;
-        self.checkpoints.retain(self.keep, &self.metadata.run_id)?;
+        let best = ledger.best_epoch().filter(|_| self.keep_best);
+        let best = best.map(|(epoch, _)| epoch * self.steps_per_epoch);
+        if best == Some(state.step) {
+            self.checkpoints.mark_best(state.step)?;
+        }
+        self.checkpoints.retain(self.keep, best, &self.metadata.run_id)?;
         tracing::debug!(step = state.step, path = %path.display(), "wrote a checkpoint");
         if let Some(mirror) = &self.mirror {
             mirror.hand_over(path);

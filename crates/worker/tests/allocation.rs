@@ -158,9 +158,11 @@ fn trainer(of_vae: vae::Settings, threads: usize) -> Result<Trainer<Images>, Box
         shards: SHARDS,
         batch_size: BATCH,
         train_examples: u32::MAX,
+        validation_examples: 0,
         test_examples: u32::MAX,
         epochs: 1,
         // A step with a digest allocates nothing either.
+        early_stop_epochs: 0,
         verify_every: 2,
         adam: Adam::new(1e-3),
         recipe: Recipe::PLAIN,

@@ -32,6 +32,7 @@ fn metadata(step: u64) -> Metadata {
             index_sum: 1_799_970_000,
             loss_terms: vec![0.1, -2.5e300],
             test_losses: vec![0.5, 1e-300],
+            validation_loss: Some(0.1),
         }],
         arithmetic: vec!["cpu/AVX2,STRICT/f32/libtorch 2.11.0".into()],
     }

@@ -15,6 +15,9 @@ fn record() -> Record {
         workers: 2,
         shards: 4,
         epochs: 5,
+        may_end_early: true,
+        has_ended_early: false,
+        best: None,
         steps_per_epoch: STEPS_PER_EPOCH,
         begun_at: 0,
         step: 0,
@@ -48,6 +51,9 @@ fn epoch(epoch: u64) -> EpochReport {
         index_sum: 6000 * 5999 / 2,
         examples: 6000,
         step_time: Some(StepTime { examples: 6000, seconds: 1.5 }),
+        validation_loss: Some(90.0 + epoch as f64),
+        best_epoch: Some(1),
+        best_validation_loss: Some(91.0),
     }
 }
 
@@ -133,6 +139,7 @@ fn an_epoch_that_nobody_reports_is_recorded_from_the_checkpoint() {
         index_sum: 6000 * 5999 / 2,
         loss_terms: vec![6000.0 * 120.0, 6000.0 * 100.0, 6000.0 * 20.0],
         test_losses: vec![],
+        validation_loss: None,
     };
     let mut unreported: BTreeMap<_, _> = (1..=4).map(|epoch| (epoch, ledger.clone())).collect();
     // The others were trained by a worker that the writer of the checkpoint did not see.
@@ -169,4 +176,25 @@ fn a_rate_is_of_the_generation_that_trains() {
         assert_eq!(status(&record, other).examples_per_second, None);
         assert_eq!(loss(&status(&record, other)), 150.0);
     }
+}
+
+#[test]
+fn a_run_that_became_no_better_has_fewer_epochs_and_steps() {
+    let mut record = record();
+    for number in 1..=3 {
+        record.epoch_report(&epoch(number));
+    }
+    for step in [0, 93, 95] {
+        assert!(!record.end_early(step), "{step} is no end of an epoch");
+    }
+    assert!(record.end_early(3 * STEPS_PER_EPOCH));
+    assert_eq!(record.steps(), 3 * STEPS_PER_EPOCH);
+    let summary = record.summary(Digest([0; 16]), Generation(1));
+    let summary = serde_json::to_value(summary).unwrap();
+    assert_eq!((&summary["epochs"], &summary["has_ended_early"]), (&3.into(), &true.into()));
+    assert_eq!(summary["best_epoch"], 1);
+    assert_eq!(summary["best_validation_loss"], 91.0);
+    // A worker of a run that has no such end cannot give it one.
+    record.may_end_early = false;
+    assert!(!record.end_early(STEPS_PER_EPOCH));
 }

@@ -44,6 +44,7 @@ impl Variant {
             learning_rate_schedule: LearningRateSchedule::Constant,
             grad_clip: None,
             train_examples: self.train_images,
+            validation_examples: 0,
             test_examples: TEST_IMAGES,
             model_threads: 1,
             task: self.options.describe(images::named::mnist()).unwrap(),
@@ -108,8 +109,10 @@ pub(crate) fn train(variant: &Variant, run_dir: &Path) -> [f64; 3] {
         shards: training.shards,
         batch_size: BATCH_SIZE,
         train_examples: u32::MAX,
+        validation_examples: 0,
         test_examples: u32::MAX,
         epochs: EPOCHS,
+        early_stop_epochs: 0,
         verify_every: 0,
         adam: Adam::new(training.learning_rate),
         recipe: Recipe::of(&training),
@@ -131,6 +134,8 @@ pub(crate) fn write(variant: &Variant, layout: &Layout, state: &State, run_dir: 
         verify_every: 0,
         checkpoint_every_epochs: 1,
         keep_checkpoints: 1,
+        keep_best: false,
+        early_stop_epochs: 0,
         checkpoint_url: None,
     };
     let config = RunConfig { training: variant.training(), operation };

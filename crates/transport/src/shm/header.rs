@@ -12,6 +12,7 @@ const EXAMPLES_MAX: u64 = 1 << 40;
 
 const TRAIN: u64 = 1;
 const EVALUATE: u64 = 2;
+const VALIDATE: u64 = 3;
 
 /// Words in front of the tallies.
 struct Prefix {
@@ -33,6 +34,7 @@ pub(super) fn write(words: &[AtomicU64], round: Round, contribution: &Contributi
         match round.kind {
             Kind::Train => TRAIN,
             Kind::Evaluate => EVALUATE,
+            Kind::Validate => VALIDATE,
         },
         control.0.into(),
         digest.is_some().into(),
@@ -78,6 +80,7 @@ pub(super) fn read(
     let kind = match prefix.kind {
         TRAIN => Kind::Train,
         EVALUATE => Kind::Evaluate,
+        VALIDATE => Kind::Validate,
         unknown => return Err(format!("a round of unknown kind {unknown}")),
     };
     contribution.digest = match prefix.has_digest {

@@ -111,11 +111,12 @@ impl Donor {
 
 /// The messages of a snapshot, cut where its floats begin and end.
 fn pieces(snapshot: &Snapshot) -> vec::IntoIter<Bytes> {
-    let Snapshot { step, epochs, vectors } = snapshot;
+    let Snapshot { step, epochs, validation, vectors } = snapshot;
     let header = StateHeader {
         step: *step,
         length: vectors[0].len() as u64,
         epochs: epochs.iter().map(NodeTally::from).collect(),
+        validation: validation.clone(),
     };
     let mut head = BytesMut::new();
     frames::put_message(&mut head, &StateFrame { body: Some(Part::Header(header)) });

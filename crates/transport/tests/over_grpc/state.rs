@@ -31,7 +31,8 @@ fn snapshot() -> Snapshot {
         examples: 60_000,
         index_sum: u64::MAX,
     }];
-    Snapshot { step: 1234, epochs, vectors: [vector(0), vector(1), vector(2)] }
+    let validation = vec![201.5, 150.25];
+    Snapshot { step: 1234, epochs, validation, vectors: [vector(0), vector(1), vector(2)] }
 }
 
 /// Serves a donor of run "a"; whoever asks it comes out of the other end.
@@ -160,7 +161,7 @@ async fn fetched_from(frames: Vec<StateFrame>, length: usize) -> Result<Snapshot
 }
 
 fn header(length: u64) -> StateFrame {
-    let header = StateHeader { step: 9, length, epochs: Vec::new() };
+    let header = StateHeader { step: 9, length, ..StateHeader::default() };
     StateFrame { body: Some(Body::Header(header)) }
 }
 
