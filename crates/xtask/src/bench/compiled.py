@@ -1,8 +1,8 @@
 """The same training in PyTorch with torch.compile; model, loss and data are those of ddp.py.
 
-With --whole-step it is one process: forward, gradient and Adam are one graph. Without, processes
-are started as torchrun does, and the model is compiled under DistributedDataParallel; its loss is
-compiled too, and Adam is PyTorch's fused one. Rank 0 prints one JSON object as ddp.py does.
+With --alone it is one process; without, processes are started as torchrun does, and the model is
+compiled under DistributedDataParallel. The loss is compiled too, and Adam is PyTorch's fused one.
+Rank 0 prints one JSON object as ddp.py does.
 """
 
 import argparse
@@ -12,56 +12,19 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from ddp import Vae, batches, negative_evidence_bound, read_images
 
-LEARNING_RATE, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
 WARM_UP_STEPS, TRIAL_STEPS = 20, 40
 
 
-def whole_step(images):
+def training_step(images, parallel):
     """A function that takes indices of images, trains one step on them, and gives the loss."""
-    parameters = [value.detach() for value in Vae().parameters()]
-    first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
-    steps = torch.zeros(())
-
-    def loss_of(parameters, x):
-        # The layers of Vae, as functions: this compiles faster than functional_call.
-        enter, inner, statistics, leave, outer, last = [
-            parameters[layer:layer + 2] for layer in range(0, len(parameters), 2)
-        ]
-        hidden = F.relu(F.linear(F.relu(F.linear(x, *enter)), *inner))
-        mean, log_var = F.linear(hidden, *statistics).chunk(2, dim=1)
-        z = mean + torch.randn_like(mean) * torch.exp(0.5 * log_var)
-        hidden = F.relu(F.linear(F.relu(F.linear(z, *leave)), *outer))
-        return negative_evidence_bound(F.linear(hidden, *last), x, mean, log_var)
-
-    @torch.compile(fullgraph=True)
-    def step(index, parameters, first, second, steps):
-        x = images[index].float() / 255
-        gradient, loss = torch.func.grad_and_value(loss_of)(parameters, x)
-        steps.add_(1)
-        correction = torch.sqrt(1 - torch.pow(BETA2, steps))
-        rate = LEARNING_RATE * correction / (1 - torch.pow(BETA1, steps))
-        for p, m, v, g in zip(parameters, first, second, gradient):
-            m.lerp_(g, 1 - BETA1)
-            v.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
-            p.sub_(rate * m / (v.sqrt() + EPSILON * correction))
-        return loss
-
-    @torch.no_grad()
-    def run(index):
-        return step(index, parameters, first, second, steps)
-
-    return run
-
-
-def data_parallel_step(images):
-    """The same over all ranks, under DistributedDataParallel."""
-    model = DistributedDataParallel(Vae(), gradient_as_bucket_view=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
+    model = Vae()
+    if parallel:
+        model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     forward, loss_of = torch.compile(model), torch.compile(negative_evidence_bound)
 
     def run(index):
@@ -82,11 +45,11 @@ def main():
     parser.add_argument("--batch-size", type=int, default=64, help="images per rank and step")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=4.0, help="how long to measure")
-    parser.add_argument("--whole-step", action="store_true", help="one process, one graph")
+    parser.add_argument("--alone", action="store_true", help="one process")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
-    parallel = not args.whole_step
+    parallel = not args.alone
     if parallel:
         dist.init_process_group("gloo")
     rank, world = (dist.get_rank(), dist.get_world_size()) if parallel else (0, 1)
@@ -94,7 +57,7 @@ def main():
 
     images = read_images(args.data_dir / "train-images-idx3-ubyte")
     indices = batches(len(images), args.batch_size, rank, world)
-    step = data_parallel_step(images) if parallel else whole_step(images)
+    step = training_step(images, parallel)
 
     def timed(steps):
         if parallel:

@@ -332,7 +332,7 @@ impl Plan {
         };
         let before = figure(System::Before(self.collective));
         let (comparison, required) = match self.before {
-            true => (Comparison::Cost(before, "before"), Some(Required::AtLeast(1.0 / 0.6))),
+            true => (Comparison::Cost(before, "before"), Some(Required::AtLeast(1.67))),
             false => (Comparison::Alone, None),
         };
         Row {

@@ -80,7 +80,7 @@ impl PyTorch {
             arguments.push("--precision=bf16".to_owned());
         }
         if training.system == System::Compiled {
-            arguments.push("--whole-step".to_owned());
+            arguments.push("--alone".to_owned());
         }
         let compiled = self.compiled.display().to_string();
         let mut environment = vec![

@@ -25,7 +25,7 @@ pub(super) enum System {
     PyTorch,
     /// The same with MKL's AVX-512 path unlocked and with memory that malloc keeps.
     PyTorchTuned,
-    /// torch.compile over the whole step, in one process, tuned like that.
+    /// torch.compile over model and loss, in one process, tuned like that.
     Compiled,
     /// torch.compile under DistributedDataParallel, tuned like that.
     CompiledDdp,
