@@ -1,7 +1,27 @@
 //! How a run stands at one moment, in the words of the page and of the metrics.
 
+use std::{fmt::Debug, future::Future};
+
+use serde::Serialize;
+
+/// Who knows how the run stands.
+pub trait Source: Clone + Debug + Send + Sync + 'static {
+    /// How the run stands now; none if that is not known, as before it begins.
+    fn read(&self) -> impl Future<Output = Option<Reading>> + Send;
+}
+
+/// Knows nothing: for runs that are looked at without their coordinators.
+#[derive(Clone, Copy, Debug)]
+pub struct NoSource;
+
+impl Source for NoSource {
+    async fn read(&self) -> Option<Reading> {
+        None
+    }
+}
+
 /// How a run stands at one moment.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Reading {
     /// The run's id.
     pub run_id: String,
@@ -25,6 +45,8 @@ pub struct Reading {
     pub metrics: Vec<Metric>,
     /// Seconds since the last report; none before the first.
     pub reported_seconds_ago: Option<f64>,
+    /// What the run waits for, in words; none while it waits for nothing.
+    pub waiting_for: Option<String>,
     /// Seconds for which the run has waited; none while it waits for nothing.
     pub waiting_seconds: Option<f64>,
     /// Members of a full generation.
@@ -34,7 +56,7 @@ pub struct Reading {
 }
 
 /// A mean over examples, as in `loss`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Metric {
     /// Its name.
     pub name: String,
@@ -45,10 +67,18 @@ pub struct Metric {
 }
 
 /// A worker that is connected.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Worker {
     /// Its rank; none for a spare.
     pub rank: Option<u32>,
+    /// Name of its host.
+    pub host: String,
+    /// Number of its process there.
+    pub process: u32,
+    /// What it computes on, as in `cpu (avx512)`; none if that is not known.
+    pub device: Option<String>,
+    /// Memory of its process in bytes; none if that is not known.
+    pub memory_bytes: Option<u64>,
     /// What it does: `computing`, `waiting` and so on, or `unknown` before its first sign of life.
     pub state: &'static str,
     /// Whether it is a member of the current generation.

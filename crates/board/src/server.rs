@@ -1,33 +1,36 @@
-//! The listener: few connections, one request each, each within a time.
+//! The listener: few connections, one request each, and none that stands still.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
-
-use axum::{
-    Router,
-    extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
-    middleware,
-    response::{IntoResponse as _, Response},
-    routing::get,
+use std::{
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
 };
+
+use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{sleep, timeout},
+    time::{Instant, Sleep, sleep},
 };
 
-use crate::{guard::guard, metrics, reading::Reading};
+/// Connections at a time; more wait to be accepted. Half of them may be streams.
+const CONNECTIONS_MAX: usize = 64;
 
-/// Connections at a time; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 32;
+/// How long a request's head may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection may take from its first byte to its last.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a source may take to say how the run stands.
-const READING_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may go without a byte sent or received. Streams send something every few
+/// seconds: one whose browser takes in nothing is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Bytes of a request's head at the most.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -35,15 +38,8 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How long to wait where the system accepts no connection, as without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Who knows how the run stands.
-pub trait Source: Clone + Send + Sync + 'static {
-    /// How the run stands now; none if that is not known, as before it begins.
-    fn read(&self) -> impl Future<Output = Option<Reading>> + Send;
-}
-
 /// Answers those who connect, until `stopped` ends.
-pub async fn serve(listener: TcpListener, source: impl Source, stopped: impl Future) {
-    let routes = routes(source);
+pub(crate) async fn serve(listener: TcpListener, routes: Router, stopped: impl Future) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let accepting = async {
         loop {
@@ -74,31 +70,65 @@ pub async fn serve(listener: TcpListener, source: impl Source, stopped: impl Fut
 async fn answer(stream: TcpStream, routes: Router) {
     let mut builder = http1::Builder::new();
     builder.keep_alive(false).max_buf_size(HEAD_BYTES_MAX);
-    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
-    match timeout(CONNECTION_TIMEOUT, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!("a connection to the board has failed: {error}"),
-        Err(_) => tracing::debug!("a connection to the board took too long"),
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let stream = TokioIo::new(Watched::new(stream));
+    let served = builder.serve_connection(stream, TowerToHyperService::new(routes));
+    if let Err(error) = served.await {
+        tracing::debug!("a connection to the board has failed: {error}");
     }
 }
 
-fn routes<S: Source>(source: S) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics_of::<S>))
-        .fallback(async || (StatusCode::NOT_FOUND, "there is /metrics\n"))
-        .layer(middleware::from_fn(guard))
-        .with_state(source)
+/// A connection that ends when nothing moves on it for [`IDLE_TIMEOUT`].
+struct Watched {
+    stream: TcpStream,
+    deadline: Pin<Box<Sleep>>,
 }
 
-async fn metrics_of<S: Source>(State(source): State<S>) -> Response {
-    match timeout(READING_TIMEOUT, source.read()).await {
-        Ok(Some(reading)) => {
-            let headers = [(CONTENT_TYPE, metrics::CONTENT_TYPE)];
-            (headers, metrics::text(&reading)).into_response()
+impl Watched {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, deadline: Box::pin(sleep(IDLE_TIMEOUT)) }
+    }
+
+    /// Puts the deadline off where something moved; ends the wait where it has passed.
+    fn watch<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        moved: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if moved.is_ready() {
+            self.deadline.as_mut().reset(Instant::now() + IDLE_TIMEOUT);
+            return moved;
         }
-        Ok(None) | Err(_) => {
-            let why = "the run cannot say how it stands: it is being prepared, or it has ended\n";
-            (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
-        }
+        self.deadline.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let moved = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.watch(context, moved)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let moved = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch(context, moved)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

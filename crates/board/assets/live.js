@@ -1,0 +1,60 @@
+// How the run stands, as the coordinator says it: a stream that is opened again when it breaks.
+
+/** How long to wait before the stream is opened again, in ms: more each time. */
+const AGAIN = [500, 1000, 2000, 4000];
+
+/** The stream says something at least every 5 s. After this many ms without a word it is broken. */
+const SILENCE = 12000;
+
+/** The stream of a run. A page that nobody sees has none, so that browsers have connections left. */
+export class Live {
+  /**
+   * @param {(state: any) => void} onState
+   * @param {(isLive: boolean) => void} onLink
+   */
+  constructor(onState, onLink) {
+    this.onState = onState;
+    this.onLink = onLink;
+    this.run = null;
+    this.failures = 0;
+    this.source = null;
+    this.timer = 0;
+    this.heard = 0;
+    document.addEventListener("visibilitychange", () => this.follow(this.run));
+    setInterval(() => {
+      if (this.source && performance.now() - this.heard > SILENCE) this.broken();
+    }, 1000);
+  }
+
+  /** Follows a run from now on; the first one if it is null. */
+  follow(run) {
+    this.run = run;
+    this.close();
+    if (document.visibilityState === "hidden") return;
+    const source = new EventSource(run === null ? "api/live" : `api/live?run=${encodeURIComponent(run)}`);
+    this.source = source;
+    this.heard = performance.now();
+    source.addEventListener("state", event => {
+      if (this.source !== source) return;
+      this.failures = 0;
+      this.heard = performance.now();
+      this.onLink(true);
+      this.onState(JSON.parse(event.data));
+    });
+    source.addEventListener("error", () => { if (this.source === source) this.broken(); });
+  }
+
+  broken() {
+    this.close();
+    this.onLink(false);
+    const wait = AGAIN[Math.min(this.failures, AGAIN.length - 1)];
+    this.failures += 1;
+    this.timer = setTimeout(() => this.follow(this.run), wait);
+  }
+
+  close() {
+    clearTimeout(this.timer);
+    this.source?.close();
+    this.source = null;
+  }
+}

@@ -1,0 +1,274 @@
+//! What is answered, and with what. The routes are fixed; a run is named by its key, and what is
+//! asked for is looked up, never opened by name.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Router,
+    extract::{RawQuery, State},
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    middleware,
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use serde_json::json;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    Source,
+    assets::ASSETS,
+    download,
+    guard::guard,
+    metrics,
+    query::Query,
+    reading::Reading,
+    run::{Run, slowest},
+    runs::Runs,
+    series::Axis,
+    stream,
+};
+
+/// Streams at a time: browsers that look on.
+const STREAMS_MAX: usize = 32;
+
+/// Files that are downloaded at a time.
+const DOWNLOADS_MAX: usize = 4;
+
+/// Time between two looks at a run, for each stream.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// After this a stream says something, though nothing has changed.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// How long a source may take to say how the run stands.
+const READING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How old a reading may be that several streams share.
+const READING_AGE_MAX: Duration = Duration::from_millis(250);
+
+/// Buckets of a chart, unless the browser asks for another number.
+const BUCKETS: usize = 600;
+
+/// The most that it may ask for.
+const BUCKETS_MAX: usize = 4000;
+
+/// Workers that a page lists; of more it gives the number.
+const WORKERS_LISTED: usize = 256;
+
+/// What all answers are made from.
+#[derive(Debug)]
+pub(crate) struct Board<S> {
+    source: S,
+    runs: Mutex<Runs>,
+    last: tokio::sync::Mutex<Option<(Instant, Option<Reading>)>>,
+    streams: Arc<Semaphore>,
+    pub(crate) downloads: Arc<Semaphore>,
+}
+
+impl<S: Source> Board<S> {
+    pub(crate) fn new(source: S, runs: Runs) -> Arc<Self> {
+        Arc::new(Self {
+            source,
+            runs: Mutex::new(runs),
+            last: tokio::sync::Mutex::default(),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
+        })
+    }
+
+    pub(crate) fn runs(&self) -> MutexGuard<'_, Runs> {
+        // What was read is whole after a panic too: rows are added one by one.
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the run stands, at most [`READING_AGE_MAX`] ago.
+    async fn reading(&self) -> Option<Reading> {
+        let mut last = self.last.lock().await;
+        if let Some((at, reading)) = &*last
+            && at.elapsed() < READING_AGE_MAX
+        {
+            return reading.clone();
+        }
+        let reading = timeout(READING_TIMEOUT, self.source.read()).await.ok().flatten();
+        *last = Some((Instant::now(), reading.clone()));
+        reading
+    }
+}
+
+/// Does what reads files on a thread where that may take its time.
+pub(crate) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+pub(crate) fn routes<S: Source>(board: Arc<Board<S>>) -> Router {
+    let mut router = Router::new()
+        .route("/metrics", get(metrics_of::<S>))
+        .route("/api/runs", get(runs_of::<S>))
+        .route("/api/chart", get(chart_of::<S>))
+        .route("/api/story", get(story_of::<S>))
+        .route("/api/sample", get(sample_of::<S>))
+        .route("/api/live", get(live_of::<S>))
+        .route("/api/csv", get(download::csv::<S>))
+        .route("/api/metrics", get(download::metrics::<S>))
+        .route("/api/events", get(download::events::<S>));
+    for asset in &ASSETS {
+        router = router.route(asset.route, get(move |headers: HeaderMap| async move { asset.answer(&headers) }));
+    }
+    router
+        .fallback(async || (StatusCode::NOT_FOUND, "there is nothing here: begin at /\n"))
+        .layer(middleware::from_fn(guard))
+        .with_state(board)
+}
+
+type Shared<S> = State<Arc<Board<S>>>;
+
+fn as_json(text: String) -> Response {
+    ([(CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+pub(crate) fn no_such_run() -> Response {
+    (StatusCode::NOT_FOUND, "there is no such run here\n").into_response()
+}
+
+/// What a run is asked for, as text; refused where there is no such run.
+async fn of_run<S: Source>(
+    board: Arc<Board<S>>,
+    query: &Query,
+    what: impl FnOnce(&mut Run) -> String + Send + 'static,
+) -> Response {
+    let key = query.text("run");
+    let made = aside(move || board.runs().get(key.as_deref()).map(what)).await.flatten();
+    made.map_or_else(no_such_run, as_json)
+}
+
+async fn metrics_of<S: Source>(State(board): Shared<S>) -> Response {
+    let reading = board.reading().await;
+    let text = aside(move || metrics::text(reading.as_ref(), board.runs().get(None))).await;
+    let headers = [(CONTENT_TYPE, metrics::CONTENT_TYPE)];
+    (headers, text.unwrap_or_default()).into_response()
+}
+
+async fn runs_of<S: Source>(State(board): Shared<S>) -> Response {
+    let list = aside(move || serde_json::to_string(board.runs().list()).unwrap_or_default()).await;
+    as_json(list.unwrap_or_default())
+}
+
+async fn chart_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> Response {
+    let query = Query::parse(query.as_deref());
+    let axis = match query.text("x") {
+        None => Axis::Step,
+        Some(name) => match Axis::parse(&name) {
+            Some(axis) => axis,
+            None => return (StatusCode::BAD_REQUEST, "x: step, epoch, seconds or time\n").into_response(),
+        },
+    };
+    let from = query.number("from").unwrap_or(f64::NEG_INFINITY);
+    let to = query.number("to").unwrap_or(f64::INFINITY);
+    let buckets = query.number("buckets").map_or(BUCKETS, |buckets| buckets as usize);
+    let buckets = buckets.clamp(4, BUCKETS_MAX);
+    let chart = move |run: &mut Run| {
+        let steps = run.series.chart(axis, from, to, buckets);
+        let epochs = run.epochs.chart(axis, from, to, buckets);
+        json!({ "steps": steps, "epochs": epochs }).to_string()
+    };
+    of_run(board, &query, chart).await
+}
+
+async fn story_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> Response {
+    let query = Query::parse(query.as_deref());
+    let since = query.number("since").map_or(0, |number| number as u64);
+    let story = move |run: &mut Run| {
+        let (events, generations) = (run.story.since(since), run.story.generations());
+        json!({ "events": events, "generations": generations, "told": run.story.told() }).to_string()
+    };
+    of_run(board, &query, story).await
+}
+
+async fn sample_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> Response {
+    let query = Query::parse(query.as_deref());
+    let (key, epoch) = (query.text("run"), query.number("epoch").map_or(0, |epoch| epoch as u64));
+    let picture = aside(move || {
+        let path = {
+            let mut runs = board.runs();
+            let run = runs.get(key.as_deref())?;
+            run.samples.contains(&epoch).then(|| run.sample(epoch))?
+        };
+        download::read_picture(&path)
+    });
+    match picture.await.flatten() {
+        Some(picture) => ([(CONTENT_TYPE, "image/png")], picture).into_response(),
+        None => (StatusCode::NOT_FOUND, "there are no samples of this epoch\n").into_response(),
+    }
+}
+
+async fn live_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> Response {
+    let Ok(turn) = Arc::clone(&board.streams).try_acquire_owned() else {
+        let why = "as many pages look on as may: close one of them\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    };
+    let key = Query::parse(query.as_deref()).text("run");
+    let (parts, body) = stream::body();
+    tokio::spawn(async move {
+        let mut said = (String::new(), Instant::now());
+        loop {
+            let reading = board.reading().await;
+            let (shared, key) = (Arc::clone(&board), key.clone());
+            let state = aside(move || state(&mut shared.runs(), key.as_deref(), reading)).await;
+            let state = state.unwrap_or_else(|| "null".to_owned());
+            if said.0 != state || said.1.elapsed() > KEEP_ALIVE {
+                if parts.send(stream::event("state", &state)).await.is_err() {
+                    break;
+                }
+                said = (state, Instant::now());
+            }
+            tokio::select! {
+                () = sleep(LOOK_INTERVAL) => {}
+                () = parts.closed() => break,
+            }
+        }
+        drop(turn);
+    });
+    ([(CONTENT_TYPE, "text/event-stream")], body).into_response()
+}
+
+/// How a run stands, as the page takes it in.
+fn state(runs: &mut Runs, key: Option<&str>, reading: Option<Reading>) -> String {
+    let first = runs.first_key();
+    let is_current = key.is_none() || key == first.as_deref();
+    let Some(run) = runs.get(key) else { return "null".into() };
+    let ranks = run.recent();
+    let mut reading = reading.filter(|reading| is_current && reading.run_id == run.about.run_id);
+    let connected = reading.as_ref().map(|reading| reading.workers.len());
+    if let Some(reading) = &mut reading {
+        reading.workers.truncate(WORKERS_LISTED);
+    }
+    let last = run.series.last();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    json!({
+        "now": (now.as_secs_f64() * 2.0).floor() / 2.0,
+        "about": run.about,
+        "reading": reading,
+        "connected": connected,
+        "rows": run.series.rows(),
+        "epochs_done": run.epochs.rows(),
+        "told": run.story.told(),
+        "ended": run.story.ended,
+        "step": last.step,
+        "seconds": last.seconds,
+        "time": Some(last.time).filter(|time| time.is_finite()),
+        "samples": run.samples,
+        "slowest": slowest(&ranks),
+        "ranks": ranks,
+        "checkpoint": run.checkpoints.newest_step,
+        "error": run.error,
+    })
+    .to_string()
+}
