@@ -13,7 +13,7 @@ const TEXT_CONTRAST: f64 = 4.5;
 const MARK_CONTRAST: f64 = 3.0;
 
 /// The least distance of two colours in CIE L*a*b* that stand beside each other.
-const DISTANCE: f64 = 14.0;
+const DISTANCE: f64 = 20.0;
 
 type Color = [f64; 3];
 
