@@ -86,7 +86,10 @@ mod tests {
     fn all_that_the_page_asks_for_is_there() {
         let html = ASSETS[0].text;
         for word in html.split('"').filter(|word| word.ends_with(".js") || word.ends_with(".css")) {
-            assert!(ASSETS.iter().any(|asset| asset.route.trim_start_matches('/') == word), "{word}");
+            assert!(
+                ASSETS.iter().any(|asset| asset.route.trim_start_matches('/') == word),
+                "{word}"
+            );
         }
         for asset in &ASSETS {
             let imports = asset.text.split("from \"./").skip(1);

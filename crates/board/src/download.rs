@@ -193,5 +193,9 @@ fn csv_line(row: &StepsRow, names: &[String]) -> String {
 /// A cell that may hold anything.
 fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-. ".contains(c);
-    if text.chars().all(is_plain) { text.into() } else { format!("\"{}\"", text.replace('"', "\"\"")) }
+    if text.chars().all(is_plain) {
+        text.into()
+    } else {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    }
 }

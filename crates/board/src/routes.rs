@@ -120,7 +120,10 @@ pub(crate) fn routes<S: Source>(board: Arc<Board<S>>) -> Router {
         .route("/api/metrics", get(download::metrics::<S>))
         .route("/api/events", get(download::events::<S>));
     for asset in &ASSETS {
-        router = router.route(asset.route, get(move |headers: HeaderMap| async move { asset.answer(&headers) }));
+        router = router.route(
+            asset.route,
+            get(move |headers: HeaderMap| async move { asset.answer(&headers) }),
+        );
     }
     router
         .fallback(async || (StatusCode::NOT_FOUND, "there is nothing here: begin at /\n"))
@@ -167,7 +170,10 @@ async fn chart_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery)
         None => Axis::Step,
         Some(name) => match Axis::parse(&name) {
             Some(axis) => axis,
-            None => return (StatusCode::BAD_REQUEST, "x: step, epoch, seconds or time\n").into_response(),
+            None => {
+                return (StatusCode::BAD_REQUEST, "x: step, epoch, seconds or time\n")
+                    .into_response();
+            }
         },
     };
     let from = query.number("from").unwrap_or(f64::NEG_INFINITY);
@@ -187,7 +193,8 @@ async fn story_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery)
     let since = query.number("since").map_or(0, |number| number as u64);
     let story = move |run: &mut Run| {
         let (events, generations) = (run.story.since(since), run.story.generations());
-        json!({ "events": events, "generations": generations, "told": run.story.told() }).to_string()
+        json!({ "events": events, "generations": generations, "told": run.story.told() })
+            .to_string()
     };
     of_run(board, &query, story).await
 }

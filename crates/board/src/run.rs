@@ -196,16 +196,23 @@ impl Run {
                     let train = row.train.iter().map(|(name, value)| (name.to_owned(), value));
                     let test = row.test.iter().map(|(name, value)| (format!("test_{name}"), value));
                     let rate = [("examples_per_second".to_owned(), row.examples_per_second)];
-                    let place = Place { seconds: self.series.last().seconds, ..self.place(row.step, row.epoch, row.time) };
+                    let place = Place {
+                        seconds: self.series.last().seconds,
+                        ..self.place(row.step, row.epoch, row.time)
+                    };
                     // A step that is there already is that of an epoch that was trained again.
                     self.epochs.rewind(place.step - 1.0);
-                    let values: Vec<(String, Option<f64>)> = train.chain(test).chain(rate).collect();
-                    let known = values.iter().filter_map(|(name, value)| Some((&name[..], Spread::one((*value)?))));
+                    let values: Vec<(String, Option<f64>)> =
+                        train.chain(test).chain(rate).collect();
+                    let known = values
+                        .iter()
+                        .filter_map(|(name, value)| Some((&name[..], Spread::one((*value)?))));
                     self.epochs.push(place, known);
                 }
                 Item::Rewound { step } => self.series.rewind(step as f64),
                 Item::Restarted => {
-                    (self.series, self.epochs) = (Series::new(BUCKETS_MAX), Series::new(EPOCH_BUCKETS_MAX));
+                    (self.series, self.epochs) =
+                        (Series::new(BUCKETS_MAX), Series::new(EPOCH_BUCKETS_MAX));
                     (self.examples, self.seconds) = (0, 0.0);
                     self.totals.clear();
                     self.recent.clear();
@@ -329,9 +336,9 @@ fn columns(row: &StepsRow) -> impl Iterator<Item = (&str, Spread)> {
         }
         _ => (name, Spread::one(value)),
     });
-    let norm = row.gradient_norm.map(|norm| {
-        range(Spread::one(norm), norm, row.gradient_norm_max.unwrap_or(norm))
-    });
+    let norm = row
+        .gradient_norm
+        .map(|norm| range(Spread::one(norm), norm, row.gradient_norm_max.unwrap_or(norm)));
     let others = [
         ("examples_per_second", row.examples_per_second.map(Spread::one)),
         ("learning_rate", row.learning_rate.map(Spread::one)),

@@ -76,7 +76,8 @@ impl Runs {
 
     fn look(&self) -> Vec<Listed> {
         let current = self.places.current.as_deref();
-        let mut found: Vec<Listed> = current.and_then(|path| listed(path, true)).into_iter().collect();
+        let mut found: Vec<Listed> =
+            current.and_then(|path| listed(path, true)).into_iter().collect();
         if let Some(folder) = &self.places.folder {
             found.extend(listed(folder, false));
             let entries = fs::read_dir(folder).into_iter().flatten().take(ENTRIES_MAX).flatten();
@@ -89,7 +90,8 @@ impl Runs {
                     path == current || fs::canonicalize(path).is_ok_and(|path| path == current)
                 })
             };
-            found.extend(folders.filter(|path| !is_current(path)).filter_map(|p| listed(&p, false)));
+            found
+                .extend(folders.filter(|path| !is_current(path)).filter_map(|p| listed(&p, false)));
         }
         found.sort_by(|one, other| {
             other.is_current.cmp(&one.is_current).then(other.changed.total_cmp(&one.changed))
@@ -156,7 +158,8 @@ mod tests {
         for (name, id) in [("one", "a"), ("two", "b"), ("copy", "a"), ("none", "")] {
             let path = folder.path().join(name);
             fs::create_dir(&path).unwrap();
-            let config = if id.is_empty() { "{}".into() } else { format!("{{\"run_id\":\"{id}\"}}") };
+            let config =
+                if id.is_empty() { "{}".into() } else { format!("{{\"run_id\":\"{id}\"}}") };
             fs::write(path.join("config.json"), config).unwrap();
         }
         std::os::unix::fs::symlink("one", folder.path().join("latest")).unwrap();

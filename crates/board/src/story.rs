@@ -189,7 +189,9 @@ impl Story {
                 let labels = vec![("reason", reason_of(reason).to_owned())];
                 counts.losses.get_or_create(&labels).inc();
             }
-            Event::GenerationStarted { cause, agreement_ms, transfer_ms, connection_ms, .. } => {
+            Event::GenerationStarted {
+                cause, agreement_ms, transfer_ms, connection_ms, ..
+            } => {
                 let labels = vec![("cause", cause_of(cause.as_deref()).to_owned())];
                 counts.generations.get_or_create(&labels).inc();
                 if cause.is_some() {

@@ -65,10 +65,13 @@ pub(crate) struct Args {
     /// on
     #[arg(long, value_name = "NAME_OR_IP")]
     pub(crate) advertise: Option<HostName>,
-    /// Show how the run stands at this address of loopback, as metrics for Prometheus at /metrics;
-    /// if the port is taken, at any free one [default: nowhere]
-    #[arg(long, value_name = "IP:PORT")]
+    /// Show the run in a browser at this address of loopback, and as metrics for Prometheus at
+    /// /metrics; if the port is taken, at any free one [default: 127.0.0.1:50052]
+    #[arg(long, value_name = "IP:PORT", conflicts_with = "no_board")]
     pub(crate) board: Option<SocketAddr>,
+    /// Show the run nowhere
+    #[arg(long)]
+    pub(crate) no_board: bool,
     /// Train what this file describes, as `PROGRAM describe` has written it, in the place of this
     /// program's own task: this machine needs neither that program nor libtorch
     #[arg(long, value_name = "FILE", conflicts_with = "spawn")]
@@ -146,9 +149,22 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Show the runs in a folder, compare them, draw and export them
     Runs(RunsArgs),
+    /// Show finished runs in a browser, and those that go on as their files tell
+    Board(BoardArgs),
     /// Make what it takes to go beyond this machine: certificates and a join token
     #[command(subcommand)]
     Certs(CertsCommand),
+}
+
+/// Which runs to show, and where.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct BoardArgs {
+    /// Folder of runs, or one run directory
+    #[arg(default_value = "runs")]
+    pub(crate) runs: PathBuf,
+    /// Where to listen on loopback; if the port is taken, at any free one [default: 127.0.0.1:50052]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
 }
 
 /// What to make.

@@ -1,39 +1,141 @@
 //! What the board shows of a run: the coordinator's side of the crate `board`.
+//!
+//! The board has a thread and a runtime of its own: whatever is asked of it, the control loop only
+//! tells now and then how the run stands.
 
-use std::net::SocketAddr;
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    thread,
+};
 
-use ::board::{Metric, Reading, Source, Worker};
+use ::board::{Metric, NoSource, Places, Reading, Source, Worker};
 use anyhow::{Context as _, Result, ensure};
 use protocol::{
     convert::printable,
     wire::{MetricValue, StatusReply, WorkerStatus},
 };
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, oneshot},
-};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::{control::Input, status::phase_name};
+use crate::{args::BoardArgs, control::Input, status::phase_name};
 
-/// Refuses to show a run beyond this machine.
-pub(crate) fn permit(address: SocketAddr) -> Result<()> {
+/// Where the board listens unless a flag says otherwise.
+pub(crate) const DEFAULT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 50052);
+
+/// Threads that read files for the board at the most.
+const READERS_MAX: usize = 6;
+
+/// Whether and where a run is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Nowhere.
+    Off,
+    /// Where it usually is, if that can be.
+    Usual,
+    /// Where a person wants it, or not at all.
+    At(SocketAddr),
+}
+
+impl Plan {
+    /// What the flags ask for. A run is not shown beyond this machine.
+    pub(crate) fn new(board: Option<SocketAddr>, no_board: bool) -> Result<Self> {
+        match board {
+            _ if no_board => Ok(Self::Off),
+            Some(address) => permit("--board", address).map(|()| Self::At(address)),
+            None => Ok(Self::Usual),
+        }
+    }
+
+    /// Opens the board's port; none where it is not to be or, unless it was asked for, cannot be.
+    pub(crate) fn listen(self) -> Result<Option<TcpListener>> {
+        match self {
+            Self::Off => Ok(None),
+            Self::At(address) => listen("--board", address).map(Some),
+            Self::Usual => {
+                let listener = listen("--board", DEFAULT);
+                Ok(listener.inspect_err(|error| tracing::info!("no board: {error:#}")).ok())
+            }
+        }
+    }
+}
+
+fn permit(flag: &str, address: SocketAddr) -> Result<()> {
     ensure!(
         address.ip().is_loopback(),
-        "--board {address}: the board listens on loopback alone: choose 127.0.0.1 or [::1], and \
+        "{flag} {address}: the board listens on loopback alone: choose 127.0.0.1 or [::1], and \
          reach it from elsewhere through a tunnel, as by ssh -L"
     );
     Ok(())
 }
 
-/// Opens the board's port; any free one if that is taken.
-pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    let bound = match TcpListener::bind(address).await {
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            TcpListener::bind(SocketAddr::new(address.ip(), 0)).await
+/// Listens at an address; at any free port if that is taken.
+fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener> {
+    let bound = match TcpListener::bind(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            TcpListener::bind(SocketAddr::new(address.ip(), 0))
         }
         bound => bound,
     };
-    bound.with_context(|| format!("cannot listen on {address}: choose another --board"))
+    bound.with_context(|| format!("cannot listen on {address}: choose another {flag}"))
+}
+
+/// The address of the page.
+pub(crate) fn url(listener: &TcpListener) -> Result<String> {
+    Ok(format!("http://{}/", listener.local_addr()?))
+}
+
+/// Shows the run in `run_dir`, and those beside it, until `stopped` ends. A run is carried out also
+/// where there is no thread left for that.
+pub(crate) fn show(
+    listener: TcpListener,
+    readings: Readings,
+    run_dir: &Path,
+    stopped: oneshot::Receiver<()>,
+) {
+    let folder = run_dir.parent().map(Path::to_owned);
+    let places = Places { current: Some(run_dir.to_owned()), folder };
+    let thread = thread::Builder::new().name("board".into());
+    let begun = thread.spawn(move || serve(listener, readings, places, stopped));
+    if let Err(error) = begun {
+        tracing::warn!("the board cannot be shown: {error}");
+    }
+}
+
+fn serve(listener: TcpListener, source: impl Source, places: Places, stopped: impl Future) {
+    let served = runtime().and_then(|runtime| {
+        listener.set_nonblocking(true)?;
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            ::board::serve(listener, source, places, stopped).await;
+            Ok(())
+        })
+    });
+    if let Err(error) = served {
+        tracing::warn!("the board cannot be shown: {error}");
+    }
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(READERS_MAX)
+        .build()
+}
+
+/// `board`: shows finished runs, and those of others, until a signal ends the program.
+pub(crate) fn show_runs(args: &BoardArgs) -> Result<String> {
+    let address = args.listen.unwrap_or(DEFAULT);
+    permit("--listen", address)?;
+    let runs = &args.runs;
+    let is_folder = runs.is_dir();
+    ensure!(is_folder, "{} is no folder of runs: name one, or a run directory", runs.display());
+    let listener = listen("--listen", address)?;
+    stdout::say!("Board: {}", url(&listener)?);
+    let places = Places { current: None, folder: Some(runs.clone()) };
+    serve(listener, NoSource, places, std::future::pending::<()>());
+    anyhow::bail!("the board has ended")
 }
 
 /// The control loop, as the board asks it.
@@ -59,11 +161,16 @@ fn reading(status: StatusReply) -> Reading {
     };
     let worker = |worker: &WorkerStatus| Worker {
         rank: worker.rank,
+        host: printable(&worker.host).to_string(),
+        process: worker.process,
+        device: None,
+        memory_bytes: None,
         state: worker.phase.map_or("unknown", |_| phase_name(worker.phase())),
         is_member: worker.member,
         step: worker.step,
         silent_seconds: worker.silent_seconds,
     };
+    let is_waiting = !status.waiting_for.is_empty();
     Reading {
         run_id: status.run_id,
         task: status.task,
@@ -76,8 +183,31 @@ fn reading(status: StatusReply) -> Reading {
         examples_per_second: status.examples_per_second,
         metrics: status.metrics.iter().map(metric).collect(),
         reported_seconds_ago: status.reported_seconds_ago,
-        waiting_seconds: (!status.waiting_for.is_empty()).then_some(status.waiting_seconds),
+        waiting_for: is_waiting.then_some(status.waiting_for),
+        waiting_seconds: is_waiting.then_some(status.waiting_seconds),
         workers_wanted: status.workers,
         workers: status.connected.iter().map(worker).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_is_not_in_the_way() {
+        let one = Plan::At("127.0.0.1:0".parse().unwrap()).listen().unwrap().unwrap();
+        let taken = one.local_addr().unwrap();
+        let other = Plan::At(taken).listen().unwrap().unwrap().local_addr().unwrap();
+        assert!(other.ip().is_loopback() && other.port() != taken.port());
+        assert!(Plan::Off.listen().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_run_is_not_shown_beyond_this_machine() {
+        let refused = Plan::new(Some("0.0.0.0:50052".parse().unwrap()), false).unwrap_err();
+        assert!(refused.to_string().contains("loopback alone"), "{refused}");
+        assert_eq!(Plan::new(None, true).unwrap(), Plan::Off);
+        assert_eq!(Plan::new(None, false).unwrap(), Plan::Usual);
     }
 }

@@ -44,8 +44,8 @@ pub(crate) struct Launch {
     pub(crate) is_data_dir_given: bool,
     pub(crate) offline: bool,
     pub(crate) listen: SocketAddr,
-    /// Where to show how the run stands, if anywhere.
-    pub(crate) board: Option<SocketAddr>,
+    /// Where the run is shown, if anywhere.
+    pub(crate) board: board::Plan,
     /// What workers are told to connect to, if not what this coordinator listens on.
     pub(crate) advertise: Option<HostName>,
     pub(crate) security: Security,
@@ -141,7 +141,7 @@ impl Launch {
         let known = history.listening().filter(|_| !is_given(matches, "listen"));
         let listen = known.map_or_else(|| args.listen.resolve(), Ok)?;
         security.permit("--listen", &listen.into())?;
-        args.board.map(board::permit).transpose()?;
+        let board = board::Plan::new(args.board, args.no_board)?;
         Ok(Self {
             program,
             info,
@@ -154,7 +154,7 @@ impl Launch {
             offline: args.directories.offline,
             listen,
             history,
-            board: args.board,
+            board,
             advertise: args.advertise,
             security,
             worker_arguments: args.security.to_arguments(),

@@ -138,6 +138,7 @@ fn carry_out(command: &Command, program: &dyn Program) -> ExitCode {
     let said = match command {
         Command::Status(args) => status::show(args),
         Command::Runs(args) => runs::carry_out(args),
+        Command::Board(args) => board::show_runs(args),
         Command::Certs(command) => certs::carry_out(command, program),
     };
     match said {

@@ -66,10 +66,7 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let listener = listen(launch.listen).await?;
     let address = listener.local_addr()?;
     let (inputs, received) = mpsc::channel(INPUTS);
-    let mut board = None;
-    if let Some(address) = launch.board {
-        board = Some(board::listen(address).await?);
-    }
+    let board = launch.board.listen()?;
     let (stop_serving, stopped_serving) = oneshot::channel::<()>();
     let preparation = Preparation::begin();
     let checkpoints = Directory::open(launch.checkpoints()?);
@@ -89,8 +86,8 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let asked = signals.asked.clone();
     let (stop_board, board_stopped) = oneshot::channel::<()>();
     if let Some(listener) = board {
-        console.line(&format!("Metrics: http://{}/metrics", listener.local_addr()?));
-        tokio::spawn(::board::serve(listener, Readings(readings), board_stopped));
+        console.line(&format!("Board: {}", board::url(&listener)?));
+        board::show(listener, Readings(readings), run_dir.path(), board_stopped);
     }
 
     let (console, signals) = (console.clone(), asked.clone());

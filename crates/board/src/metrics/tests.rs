@@ -98,9 +98,10 @@ fn every_line_is_of_a_family_that_was_told_of() {
             assert!(families.insert(name.to_owned()), "{name} is told of twice");
         } else if !line.starts_with('#') {
             let name = line.split(['{', ' ']).next().unwrap();
-            let is_known = ["", "_total", "_bucket", "_sum", "_count", "_info"]
-                .iter()
-                .any(|ending| name.strip_suffix(ending).is_some_and(|name| families.contains(name)));
+            let is_known =
+                ["", "_total", "_bucket", "_sum", "_count", "_info"].iter().any(|ending| {
+                    name.strip_suffix(ending).is_some_and(|name| families.contains(name))
+                });
             assert!(is_known, "{line}");
             let value: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
             assert!(value.is_finite(), "{line}");

@@ -61,7 +61,7 @@ pub(super) const CRATES: &[Crate] = &[
     // Checkpoints beyond this machine; secure chooses how TLS is done, here too.
     row(5, "store",       &["checkpoint", "secure"]),
     // How a run stands, over HTTP. It knows no other crate: what it shows is handed to it.
-    row(0, "board",       &[]),
+    row(1, "board",       &["history"]),
     // The rows of a run's files, written by one and read by many.
     row(0, "history",     &[]),
     // Event files as TensorBoard reads them.
