@@ -4,7 +4,6 @@
 //! Start at [`Place`], a folder for one run, and [`Process`], one running program. Nothing here
 //! knows what a scenario expects.
 
-#[allow(dead_code, reason = "its stories come next")]
 mod browser;
 mod crowd;
 mod fleet;
@@ -26,7 +25,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-#[allow(unused_imports, reason = "its stories come next")]
 pub(crate) use browser::Browser;
 pub(crate) use crowd::Crowd;
 pub(crate) use fleet::{

@@ -9,6 +9,7 @@ mod arithmetic;
 mod bad_data;
 mod bad_flags;
 mod bad_run_dir;
+mod board;
 mod broken_worker;
 mod cannot_lead;
 mod chaos;

@@ -139,6 +139,7 @@ impl Browser {
         self.wait(pressed).unwrap();
     }
 
+    #[allow(dead_code, reason = "for pages that are drawn on")]
     /// Draws from point to point with the button of the mouse down, in pixels from the centre of the
     /// first element of a CSS selector.
     pub(crate) fn draw(&self, selector: &str, points: &[(i64, i64)]) {

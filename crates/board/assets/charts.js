@@ -135,13 +135,14 @@ export class Charts {
     const value = (plot, raw) => figure(raw);
     const series = names.flatMap((name, index) => {
       const stroke = color(COLORS[index % COLORS.length]);
-      const line = { label: name.replaceAll("_", " "), stroke, width: 1.6, spanGaps: true, value };
+      const label = name === "examples_per_second" ? `${several(this.about)} per second` : name.replaceAll("_", " ");
+      const line = { label, stroke, width: 1.6, spanGaps: true, value };
       const edge = label => ({ label, stroke: "transparent", spanGaps: true, points: { show: false }, value });
       return index === 0 && hasBand ? [edge("least"), edge("most"), line] : [line];
     });
     if (hasTest) {
       const fill = color("two");
-      series.push({ label: "test", stroke: fill, paths: () => null, points: { show: true, size: 7, fill, stroke: fill }, value });
+      series.push({ label: `test ${names[0].replaceAll("_", " ")}`, stroke: fill, paths: () => null, points: { show: true, size: 7, fill, stroke: fill }, value });
     }
     const axis = extra => ({ stroke: color("dim"), grid: { stroke: color("line"), width: 1 }, ticks: { stroke: color("line") }, ...extra });
     const isTime = this.x === "time";

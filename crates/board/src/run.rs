@@ -9,9 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use history::{
-    Event, Events, HistoryError, Item, Metrics, MetricsRow, RankRow, StepsRow, Time, Values,
-};
+use history::{Events, HistoryError, Item, Metrics, MetricsRow, RankRow, StepsRow, Time, Values};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -136,7 +134,9 @@ pub(crate) struct Run {
     pub(crate) series: Series,
     /// The epochs that were completed; columns of the test begin with `test_`.
     pub(crate) epochs: Series,
+    /// The last rows of one generation, each with its seconds.
     recent: VecDeque<(f64, Vec<RankRow>)>,
+    generation: u64,
     pub(crate) totals: BTreeMap<u32, RankTime>,
     /// Examples and seconds of all steps that were trained, also of those trained again.
     pub(crate) examples: u64,
@@ -169,6 +169,7 @@ impl Run {
             series: Series::new(BUCKETS_MAX),
             epochs: Series::new(EPOCH_BUCKETS_MAX),
             recent: VecDeque::new(),
+            generation: 0,
             totals: BTreeMap::new(),
             examples: 0,
             seconds: 0.0,
@@ -221,13 +222,7 @@ impl Run {
         }
         while let Some(item) = self.events.next_item()? {
             match item {
-                Item::Row(row) => {
-                    if matches!(row.event, Event::GenerationStarted { .. }) {
-                        // Ranks may be others now.
-                        self.recent.clear();
-                    }
-                    self.story.push(&row);
-                }
+                Item::Row(row) => self.story.push(&row),
                 Item::Rewound { .. } => {}
                 Item::Restarted => self.story = Story::new(),
             }
@@ -255,6 +250,10 @@ impl Run {
         self.seconds += seconds;
         for rank in &row.ranks {
             self.totals.entry(rank.rank).or_default().add(rank);
+        }
+        if std::mem::replace(&mut self.generation, row.generation) != row.generation {
+            // Ranks may be others now.
+            self.recent.clear();
         }
         if !row.ranks.is_empty() {
             self.recent.push_back((seconds, row.ranks.clone()));
