@@ -106,7 +106,7 @@ fn a_killed_worker_shows_at_once() {
     browser.wait_for("innerWidth === 390 && document.documentElement.scrollWidth <= 390");
     browser.picture("board-phone");
     browser.resize(1280, 1000);
-    browser.eval("location.hash = '#compare'");
+    browser.click("#to-compare");
     browser.wait_for("document.querySelector('#chart-compare canvas') !== null");
     assert_eq!(browser.complaints(), [""; 0]);
     let requests = browser.requests();

@@ -72,20 +72,28 @@ export function showRanks(ranks, slowest) {
 
 export function showWorkers(reading, ranks, connected) {
   const memory = new Map(ranks.map(rank => [rank.rank, rank.memory_bytes]));
-  const row = worker => {
-    const cells = [
-      worker.rank === null ? "spare" : String(worker.rank), `${worker.host} (${worker.process})`, worker.device ?? "–",
-      bytes(worker.memory_bytes ?? memory.get(worker.rank)), worker.step === null ? "–" : String(worker.step),
-      worker.is_member ? worker.state : "not a member", duration(worker.silent_seconds),
-    ];
-    return element("tr", {}, ...cells.map(cell => element("td", {}, cell)));
-  };
   const workers = reading?.workers ?? [];
-  const rows = workers.slice(0, DRAWN).map(row);
+  /** @type {[string, (worker: any) => any][]} */
+  const all = [
+    ["rank", worker => (worker.rank === null ? "spare" : worker.rank)],
+    ["host", worker => worker.host],
+    ["process", worker => worker.process],
+    ["device", worker => worker.device],
+    ["memory", worker => { const size = worker.memory_bytes ?? memory.get(worker.rank); return size ? bytes(size) : null; }],
+    ["step", worker => worker.step ?? "–"],
+    ["does", worker => (worker.is_member ? worker.state : "not a member")],
+    ["heard", worker => duration(worker.silent_seconds)],
+  ];
+  // What is not known of any worker has no column.
+  const columns = all.filter(([, of]) => workers.some(worker => (of(worker) ?? null) !== null));
+  const rows = workers.slice(0, DRAWN).map(worker => element("tr", {}, ...columns.map(([, of]) => element("td", {}, String(of(worker) ?? "–")))));
+  const wide = text => element("tr", {}, element("td", { colspan: String(Math.max(columns.length, 1)) }, text));
   const more = (connected ?? 0) - rows.length;
-  if (more > 0) rows.push(element("tr", {}, element("td", { colspan: "7" }, `and ${more} more`)));
-  if (!rows.length) rows.push(element("tr", {}, element("td", { colspan: "7" }, reading ? "no worker is connected" : "not known: no coordinator tells")));
-  /** @type {any} */ ($("workers")).tBodies[0].replaceChildren(...rows);
+  if (more > 0) rows.push(wide(`and ${more} more`));
+  if (!rows.length) rows.push(wide(reading ? "no worker is connected" : "not known: no coordinator tells"));
+  const table = /** @type {HTMLTableElement} */ ($("workers"));
+  table.tHead?.replaceChildren(element("tr", {}, ...columns.map(([name]) => element("th", { scope: "col" }, name))));
+  table.tBodies[0].replaceChildren(...rows);
 }
 
 export function showEvents(events) {

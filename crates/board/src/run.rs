@@ -24,6 +24,9 @@ const EPOCH_BUCKETS_MAX: usize = 1 << 14;
 /// Seconds of training of which the page says where they went.
 const RECENT_SECONDS: f64 = 10.0;
 
+/// Seconds of waiting for it that make a member a slow one.
+const SLOW_SECONDS_MIN: f64 = 0.1;
+
 /// Rows that these seconds may have.
 const RECENT_ROWS_MAX: usize = 256;
 
@@ -307,7 +310,7 @@ impl Run {
 }
 
 /// The member that the others waited for: it waits less than half as long as the others do on
-/// average, and they wait for more than a twentieth of their time.
+/// average, and they wait for more than a twentieth of their time, and not for a moment only.
 pub(crate) fn slowest(ranks: &[RankTime]) -> Option<u32> {
     let least = ranks.iter().min_by(|one, other| one.waiting.total_cmp(&other.waiting))?;
     let others = ranks.iter().filter(|rank| rank.rank != least.rank);
@@ -318,7 +321,8 @@ pub(crate) fn slowest(ranks: &[RankTime]) -> Option<u32> {
         count += 1;
     }
     let mean = waiting / f64::from(count.max(1));
-    (count > 0 && waiting > all / 20.0 && least.waiting < mean / 2.0).then_some(least.rank)
+    let is_slow = waiting > all / 20.0 && mean > SLOW_SECONDS_MIN && least.waiting < mean / 2.0;
+    (count > 0 && is_slow).then_some(least.rank)
 }
 
 /// The columns of a row.
@@ -387,6 +391,7 @@ mod tests {
         assert_eq!(slowest(&ranks), Some(1));
         assert_eq!(slowest(&[rank(0, 9.0, 0.4), rank(1, 9.2, 0.1)]), None, "it is no wait");
         assert_eq!(slowest(&[rank(0, 9.0, 1.4), rank(1, 9.2, 1.1)]), None, "both wait");
+        assert_eq!(slowest(&[rank(0, 0.01, 0.02), rank(1, 0.03, 0.0)]), None, "for a moment");
         assert_eq!(slowest(&[rank(0, 9.0, 1.4)]), None);
         assert_eq!(slowest(&[]), None);
     }

@@ -24,6 +24,9 @@ use crate::{args::BoardArgs, control::Input, status::phase_name};
 pub(crate) const DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 50052);
 
+/// File descriptors that a process must be allowed for a board that nobody asked for.
+const DESCRIPTORS_MIN: u64 = 512;
+
 /// Threads that read files for the board at the most.
 const READERS_MAX: usize = 6;
 
@@ -53,12 +56,19 @@ impl Plan {
         match self {
             Self::Off => Ok(None),
             Self::At(address) => listen("--board", address).map(Some),
+            // Where descriptors are few, the workers need them.
+            Self::Usual if descriptors() < DESCRIPTORS_MIN => Ok(None),
             Self::Usual => {
                 let listener = listen("--board", DEFAULT);
                 Ok(listener.inspect_err(|error| tracing::info!("no board: {error:#}")).ok())
             }
         }
     }
+}
+
+/// File descriptors that this process is allowed.
+fn descriptors() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 fn permit(flag: &str, address: SocketAddr) -> Result<()> {
