@@ -214,9 +214,9 @@ impl Series {
         chart.time.push(known(place.time));
         for (name, column) in &self.columns {
             let (mut all, mut rows) = (Spread::UNKNOWN, 0);
-            for bucket in begin..end {
-                all = all.and(rows, column[bucket], self.rows[bucket]);
-                rows += self.rows[bucket];
+            for (spread, count) in column[begin..end].iter().zip(&self.rows[begin..end]) {
+                all = all.and(rows, *spread, *count);
+                rows += count;
             }
             let line = chart.lines.entry(name.clone()).or_default();
             line.min.push(finite(all.min));
