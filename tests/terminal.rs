@@ -9,7 +9,9 @@ use std::{
 
 use rustix::process::{Signal, kill_process};
 
-use crate::harness::{ENDLESS, Place, SMALL, descendants, programs, wait_until};
+use crate::harness::{
+    ENDLESS, Fleet, Place, SMALL, coordinator, descendants, programs, wait_until,
+};
 
 /// What erases from the cursor to the end of the screen.
 const ERASE: &str = "\x1b[J";
@@ -23,12 +25,15 @@ struct Terminal {
 impl Terminal {
     /// Starts a coordinator that spawns its workers.
     fn start(place: &Place, columns: u32, flags: &str) -> Self {
+        let run_dir = place.run_dir.display();
+        Self::run(columns, &format!("--listen 127.0.0.1:0 --run-dir '{run_dir}' {flags}"))
+    }
+
+    /// Starts the coordinator's program.
+    fn run(columns: u32, arguments: &str) -> Self {
         let program = programs().join("vae-coordinator");
-        let command = format!(
-            "stty rows 24 cols {columns}; exec '{}' --listen 127.0.0.1:0 --run-dir '{}' {flags}",
-            program.display(),
-            place.run_dir.display()
-        );
+        let program = program.display();
+        let command = format!("stty rows 24 cols {columns}; exec '{program}' {arguments}");
         let mut script = Command::new("script")
             .args(["--quiet", "--return", "--flush", "--command", &command, "/dev/null"])
             .env_remove("RUST_LOG")
@@ -83,7 +88,13 @@ impl Terminal {
     }
 
     /// Waits for the program's end. Returns the exit code and the lines that stay on the screen.
-    fn finish(mut self) -> (Option<i32>, Vec<String>) {
+    fn finish(self) -> (Option<i32>, Vec<String>) {
+        let (code, written) = self.end();
+        (code, screen(&written))
+    }
+
+    /// Waits for the program's end. Returns the exit code and all that was written.
+    fn end(mut self) -> (Option<i32>, String) {
         let mut status = None;
         wait_until("the program ends", || {
             status = self.script.try_wait().unwrap();
@@ -91,7 +102,7 @@ impl Terminal {
         });
         // The pipe is closed with the process.
         wait_until("all was read", || Arc::strong_count(&self.written) == 1);
-        (status.unwrap().code(), screen(&self.written()))
+        (status.unwrap().code(), self.written())
     }
 }
 
@@ -219,4 +230,24 @@ fn what_is_waited_for_is_shown_while_it_is() {
     let (code, lines) = terminal.finish();
     assert_eq!(code, Some(130), "{lines:#?}");
     assert!(!lines.iter().any(|line| line.contains("are ready")), "{lines:#?}");
+}
+
+#[test]
+fn a_run_is_watched_until_q_is_pressed_and_goes_on() {
+    let place = Place::new();
+    let mut fleet = Fleet::start(&place, 1, &format!("{SMALL} {ENDLESS}"));
+    fleet.wait_for_progress(&place);
+    let watch = format!("status --watch --coordinator {}", fleet.url);
+    let mut terminal = Terminal::run(110, &watch);
+    // Blanks are not drawn where nothing was.
+    for word in ["Progress", "loss", "Workers", "Memory", "watching,"] {
+        terminal.wait_for(word);
+    }
+    terminal.type_in("q");
+    let (code, written) = terminal.end();
+    assert_eq!(code, Some(0));
+    assert!(written.contains("\x1b[?1049l"), "the screen from before is back");
+    fleet.wait_for_progress(&place);
+    let piped = coordinator(&place, &watch).wait();
+    piped.failed_with(&["--watch needs a terminal"]);
 }

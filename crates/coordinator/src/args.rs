@@ -250,6 +250,9 @@ pub(crate) struct StatusArgs {
     /// Print it as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Show it on the whole terminal, always anew, until q is pressed
+    #[arg(long, conflicts_with_all = ["json", "health"])]
+    pub(crate) watch: bool,
     /// Tell in a word, and by the exit code, whether the coordinator takes in workers, or with
     /// --health=training whether members compute: for probes of containers
     #[arg(long, value_enum, value_name = "WHOSE", conflicts_with = "json")]

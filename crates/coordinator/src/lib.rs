@@ -39,6 +39,7 @@ mod storage;
 mod tensorboard;
 mod terms;
 mod undo;
+mod watch;
 
 use std::{
     ffi::OsString,
@@ -136,6 +137,7 @@ fn run(program: &'static dyn Program, arguments: Vec<OsString>) -> ExitCode {
 /// Does what was asked for in place of a run.
 fn carry_out(command: &Command, program: &dyn Program) -> ExitCode {
     let said = match command {
+        Command::Status(args) if args.watch => watch::watch(args).map(|()| String::new()),
         Command::Status(args) => status::show(args),
         Command::Runs(args) => runs::carry_out(args),
         Command::Board(args) => board::show_runs(args),
@@ -143,7 +145,9 @@ fn carry_out(command: &Command, program: &dyn Program) -> ExitCode {
     };
     match said {
         Ok(text) => {
-            stdout::say!("{text}");
+            if !text.is_empty() {
+                stdout::say!("{text}");
+            }
             ExitCode::SUCCESS
         }
         Err(error) => fail(&told(&error)),

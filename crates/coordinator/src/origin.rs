@@ -68,6 +68,14 @@ impl Asked<'_> {
     fn begin(&self) -> Result<Origin> {
         let config = self.args.config(self.task()?);
         config.validate()?;
+        let metrics = &config.training.task.metrics;
+        if let Some(metric) = metrics.iter().find(|metric| history::is_reserved(&metric.name)) {
+            bail!(
+                "the task reports a metric called {}, which every row of metrics.jsonl has for \
+                 something else: give it another name",
+                metric.name
+            );
+        }
         let LiveArgs { name, note, .. } = self.args.live.clone();
         let run_id = uuid::Uuid::new_v4().simple().to_string();
         let info = RunInfo { run_id, name, note, config };

@@ -36,7 +36,7 @@ pub(crate) fn show(args: &StatusArgs) -> Result<String> {
     Ok(if args.json { serde_json::to_string_pretty(&as_json(&status))? } else { text(&status) })
 }
 
-async fn ask(args: &StatusArgs) -> Result<StatusReply> {
+pub(crate) async fn ask(args: &StatusArgs) -> Result<StatusReply> {
     let answer = CoordinatorClient::new(connect(args).await?).status(StatusRequest {}).await;
     Ok(answer.map_err(|status| failed(args, &status))?.into_inner())
 }

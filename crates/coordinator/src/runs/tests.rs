@@ -85,11 +85,11 @@ fn curves_and_tables_are_written() {
     let path = put(folder.path(), "one", &config(64, 400), "00", [120.0, 30.0]);
     let run = Run::read(&path).unwrap();
     let [png, svg] = ["curves.png", "curves.svg"].map(|name| folder.path().join(name));
-    plot::plot(&[run.clone()], &[png.clone(), svg.clone()]).unwrap();
+    plot::plot(std::slice::from_ref(&run), &[png.clone(), svg.clone()]).unwrap();
     assert!(fs::read(png).unwrap().starts_with(b"\x89PNG"));
     let svg = fs::read_to_string(svg).unwrap();
     assert!(svg.contains("<polyline") && svg.contains(">wide</text>"), "{svg}");
-    let error = plot::plot(&[run.clone()], &[PathBuf::from("curves.jpg")]).unwrap_err();
+    let error = plot::plot(std::slice::from_ref(&run), &[PathBuf::from("curves.jpg")]).unwrap_err();
     assert!(error.to_string().contains("must end in .png or .svg"), "{error}");
     let table = folder.path().join("table.csv");
     assert!(export::csv(&run, &table).unwrap().starts_with("4 rows in "));
