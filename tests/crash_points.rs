@@ -156,6 +156,47 @@ fn members_die_in_the_middle_of_an_all_reduce_through_shared_memory() {
     die_in_an_all_reduce("shm", points);
 }
 
+/// Members that advance one state together die with some blocks of the next one written.
+#[test]
+fn members_die_in_the_middle_of_an_update_of_the_shared_state() {
+    // Of the first block that the first one writes at all, and of some in the middle.
+    let blocks =
+        ["trainer.updating 1 kill", "trainer.updating 1700 kill", "trainer.updating 3000 kill"];
+    die_in_an_all_reduce("shm", blocks);
+    let begin_and_end = [
+        "all-reduce.shm.brought-in 1 kill",
+        "all-reduce.shm.brought-in 2 kill",
+        "all-reduce.shm.added 1 kill",
+    ];
+    die_in_an_all_reduce("shm", begin_and_end);
+}
+
+/// One that advances a state together with others freezes with some blocks of the next one written,
+/// and wakes when the others have gone on without it.
+#[test]
+fn a_member_freezes_in_the_middle_of_an_update_of_the_shared_state_and_wakes() {
+    for (rank, order) in [(0, "trainer.updating 1700 freeze"), (2, "trainer.updating 5 freeze")] {
+        let place = Place::new();
+        let flags = format!(
+            "{SMALL} {ENDLESS} {MIXED_BUILDS} --workers 3 --dead-after-seconds 4 --collective shm"
+        );
+        let mut fleet = Fleet::without_workers(&place, &flags);
+        for other in 0..3 {
+            let flags = format!("--rank {other} --threads 1");
+            if other == rank { fleet.add_armed(&flags, order) } else { fleet.add(&flags) }
+        }
+        fleet.wait_for_event(&place, "lost", 1);
+        assert_eq!(place.events("lost")[0]["rank"], rank);
+        fleet.wait_for_event(&place, "generation_started", 2);
+        fleet.wait_for_progress(&place);
+        fleet.workers[rank].signal(Signal::CONT);
+        fleet.wait_for_event(&place, "joined", 4);
+        fleet.wait_for_event(&place, "generation_started", 3);
+        fleet.wait_for_progress(&place);
+        stopped_with_the_same_bits(&place, fleet);
+    }
+}
+
 /// A newcomer dies with half of the state, and the next one takes it over.
 #[test]
 fn a_worker_dies_while_it_takes_over_a_state() {

@@ -29,3 +29,9 @@ fn in_the_middle_of_a_step() {
     stalls(1, "trainer.step 50 hang", "grpc");
     stalls(0, "trainer.step 50 hang", "shm");
 }
+
+/// The others wait for its segment of the state.
+#[test]
+fn in_the_middle_of_an_update() {
+    stalls(1, "trainer.updating 1000 hang", "shm");
+}

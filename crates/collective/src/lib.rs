@@ -17,7 +17,9 @@ pub mod ids;
 pub mod local;
 pub mod plan;
 pub mod round;
+pub mod shared;
 pub mod tree;
+pub mod vectors;
 
 pub use digest::Digest;
 pub use hosts::Hosts;
@@ -28,7 +30,9 @@ pub use round::{
     Contribution, Control, Divergence, Header, Interrupted, Kind, Outcome, Round, TERMS_MAX, Tally,
     Timing,
 };
+pub use shared::SharedState;
 pub use tree::Node;
+pub use vectors::{STATE_VECTORS, StateVectors};
 
 /// Sums partial gradients over the members of one generation.
 ///
@@ -60,4 +64,10 @@ pub trait AllReduce {
 
     /// The summed flat gradient of the last successful round of kind [`Kind::Train`].
     fn sum(&self) -> &[f32];
+
+    /// The state that the members hold together, where they do. There is no sum then, and no
+    /// all-reduce of kind [`Kind::Train`]; the state takes their place.
+    fn shared_state(&mut self) -> Option<&mut dyn SharedState> {
+        None
+    }
 }

@@ -339,7 +339,8 @@ pub(crate) struct OperationArgs {
     /// Credentials come from the environment, here and with the workers
     #[arg(long, value_name = "URL")]
     pub(crate) checkpoint_url: Option<String>,
-    /// Steps between comparisons of all workers' states; 0 for never
+    /// Steps between comparisons of all workers' states; 0 for never. Workers that share memory have
+    /// one state, which cannot differ
     #[arg(long, default_value_t = 100, value_name = "STEPS", value_parser = whole(0..=u32::MAX))]
     pub(crate) verify_every: u32,
 }

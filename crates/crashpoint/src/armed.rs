@@ -21,6 +21,8 @@ enum Action {
     Kill,
     /// The thread stands still for ever.
     Hang,
+    /// The process stops itself, until somebody has it continue.
+    Freeze,
     /// The thread panics.
     Panic,
     /// What is done there fails.
@@ -46,6 +48,7 @@ impl Order {
         let action = match action {
             "kill" => Action::Kill,
             "hang" => Action::Hang,
+            "freeze" => Action::Freeze,
             "panic" => Action::Panic,
             "fail" => Action::Fail,
             "flip" => Action::Flip,
@@ -82,6 +85,9 @@ pub fn reach(name: &str) {
             stand_still();
         }
         Some(Action::Hang) => stand_still(),
+        Some(Action::Freeze) => {
+            let _woken = kill_process(getpid(), Signal::STOP);
+        }
         Some(Action::Panic) => panic!("a panic that a test asked for at {name}"),
         Some(Action::Flip | Action::Fail) => panic!("nothing flips or fails at {name}"),
     }

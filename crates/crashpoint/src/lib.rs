@@ -1,5 +1,5 @@
-//! Crash points: named places in the code where a test has a process die, hang, panic, fail or
-//! spoil a bit.
+//! Crash points: named places in the code where a test has a process die, hang, freeze, panic, fail
+//! or spoil a bit.
 //!
 //! Without the feature `armed`, as in every program that people get, the macros stand for
 //! nothing: neither the places nor their names are in the program. With it, the environment
@@ -10,7 +10,7 @@
 #[cfg(feature = "armed")]
 pub mod armed;
 
-/// Marks a place where a process may be told to die, to panic or to hang.
+/// Marks a place where a process may be told to die, to panic, to freeze or to hang.
 #[cfg(feature = "armed")]
 #[macro_export]
 macro_rules! reach {
@@ -19,7 +19,7 @@ macro_rules! reach {
     };
 }
 
-/// Marks a place where a process may be told to die, to panic or to hang.
+/// Marks a place where a process may be told to die, to panic, to freeze or to hang.
 #[cfg(not(feature = "armed"))]
 #[macro_export]
 macro_rules! reach {

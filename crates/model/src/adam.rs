@@ -3,10 +3,12 @@
 //! Kingma and Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1. It knows
 //! neither tensors nor members; every member runs it on the same vectors with the same bits.
 
-use crate::{Isa, State, Team, kernel};
+use crate::{Isa, State, StateView, Team, kernel};
 
 /// Parameters that a thread advances at a time; with the moments and the gradient, 256 KB.
 const PART: usize = 1 << 14;
+
+const LENGTHS: &str = "the state's vectors and the gradient differ in length";
 
 /// The optimizer's constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,22 +54,55 @@ impl Adam {
         images: u32,
     ) {
         let len = gradient_sum.len();
-        assert!(images > 0, "a mean over no images");
-        assert_eq!(state.parameters.len(), len, "parameters and gradient differ in length");
-        assert_eq!(state.exp_avg.len(), len, "exp_avg and gradient differ in length");
-        assert_eq!(state.exp_avg_sq.len(), len, "exp_avg_sq and gradient differ in length");
+        assert!(state.view().vectors().iter().all(|vector| vector.len() == len), "{LENGTHS}");
         state.step += 1;
-        let factors = self.factors(state.step);
+        let update = self.update(isa, state.step, images);
         let State { parameters: p, exp_avg: m, exp_avg_sq: v, .. } = state;
         let parts = p.chunks_mut(PART).zip(m.chunks_mut(PART)).zip(v.chunks_mut(PART));
-        team.each(parts.zip(gradient_sum.chunks(PART)), |(((p, m), v), g)| {
-            if images.is_power_of_two() {
-                // The reciprocal of a power of two is exact: the same bits, without a division.
-                multiply(isa, factors, 1.0 / images as f32, p, m, v, g);
-            } else {
-                divide(isa, factors, images as f32, p, m, v, g);
-            }
+        team.each(parts.zip(gradient_sum.chunks(PART)), |(((p, m), v), sum)| {
+            update.apply([p, m, v], sum);
         });
+    }
+
+    /// [`Adam::apply_with`], but the state after the update is written to `next`, and the one before
+    /// is not touched.
+    ///
+    /// # Panics
+    ///
+    /// As [`Adam::apply`].
+    pub fn apply_beside(
+        &self,
+        isa: Isa,
+        team: &Team,
+        state: StateView<'_>,
+        next: &mut State,
+        gradient_sum: &[f32],
+        images: u32,
+    ) {
+        let len = gradient_sum.len();
+        let vectors = state.vectors().into_iter().chain(next.view().vectors());
+        assert!(vectors.map(<[f32]>::len).all(|found| found == len), "{LENGTHS}");
+        next.step = state.step + 1;
+        let update = self.update(isa, next.step, images);
+        let [p, m, v] = state.vectors().map(|vector| vector.chunks(PART));
+        let State { parameters, exp_avg, exp_avg_sq, .. } = next;
+        let next = parameters.chunks_mut(PART).zip(exp_avg.chunks_mut(PART));
+        let next = next.zip(exp_avg_sq.chunks_mut(PART));
+        let parts = p.zip(m).zip(v).zip(next).zip(gradient_sum.chunks(PART));
+        team.each(parts, |((((p, m), v), ((next_p, next_m), next_v)), sum)| {
+            update.apply_beside([p, m, v], [next_p, next_m, next_v], sum);
+        });
+    }
+
+    /// The update to the state after `step` updates, by the mean over so many images.
+    ///
+    /// # Panics
+    ///
+    /// Where `images` is zero.
+    #[must_use]
+    pub fn update(&self, isa: Isa, step: u64, images: u32) -> Update {
+        assert!(images > 0, "a mean over no images");
+        Update { isa, factors: self.factors(step), images }
     }
 
     /// What is common to all elements of step `step`, counted from 1.
@@ -85,6 +120,43 @@ impl Adam {
             epsilon: (self.epsilon * correction2) as f32,
         }
     }
+}
+
+/// One update, to be applied to any parts of the vectors, each once.
+#[derive(Clone, Copy, Debug)]
+pub struct Update {
+    isa: Isa,
+    factors: Factors,
+    images: u32,
+}
+
+/// Parameters, first moments and second moments at the same places.
+type Old<'a> = [&'a [f32]; 3];
+type New<'a> = [&'a mut [f32]; 3];
+
+impl Update {
+    /// Writes over parameters and moments; `sum` is the summed gradient of the same places.
+    pub fn apply(&self, [p, m, v]: New<'_>, sum: &[f32]) {
+        let Self { isa, factors, images } = *self;
+        match exact_reciprocal(images) {
+            Some(by) => multiply(isa, factors, by, p, m, v, sum),
+            None => divide(isa, factors, images as f32, p, m, v, sum),
+        }
+    }
+
+    /// Writes parameters and moments beside those before.
+    pub fn apply_beside(&self, old: Old<'_>, [p, m, v]: New<'_>, sum: &[f32]) {
+        let Self { isa, factors, images } = *self;
+        match exact_reciprocal(images) {
+            Some(by) => multiply_beside(isa, factors, by, old, p, m, v, sum),
+            None => divide_beside(isa, factors, images as f32, old, p, m, v, sum),
+        }
+    }
+}
+
+/// The reciprocal of a power of two is exact: the same bits, without a division.
+fn exact_reciprocal(images: u32) -> Option<f32> {
+    images.is_power_of_two().then(|| 1.0 / images as f32)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -109,14 +181,15 @@ fn power(mut base: f64, mut exponent: u64) -> f64 {
     result
 }
 
+/// Parameter, mean and square after an update.
+///
 /// All loads come before the first store: the vectors often lie at equal offsets in their
 /// pages, where the CPU takes a load for one that depends on a store just made.
 #[inline(always)]
-fn update(f: Factors, p: &mut f32, m: &mut f32, v: &mut f32, g: f32) {
-    let mean = normal((g - *m).mul_add(f.rest1, *m));
-    let square = normal((g * f.rest2).mul_add(g, *v * f.beta2));
-    let parameter = *p - f.step_size * mean / (square.sqrt() + f.epsilon);
-    (*m, *v, *p) = (mean, square, parameter);
+fn updated(f: Factors, p: f32, m: f32, v: f32, g: f32) -> (f32, f32, f32) {
+    let mean = normal((g - m).mul_add(f.rest1, m));
+    let square = normal((g * f.rest2).mul_add(g, v * f.beta2));
+    (p - f.step_size * mean / (square.sqrt() + f.epsilon), mean, square)
 }
 
 /// Zero instead of a subnormal number. CPUs compute with those many times slower, and a mean whose
@@ -129,7 +202,7 @@ fn normal(x: f32) -> f32 {
 kernel! {
     fn multiply(f: Factors, by: f32, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
         for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(g) {
-            update(f, p, m, v, g * by);
+            (*p, *m, *v) = updated(f, *p, *m, *v, g * by);
         }
     }
 }
@@ -137,7 +210,31 @@ kernel! {
 kernel! {
     fn divide(f: Factors, by: f32, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
         for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(g) {
-            update(f, p, m, v, g / by);
+            (*p, *m, *v) = updated(f, *p, *m, *v, g / by);
+        }
+    }
+}
+
+kernel! {
+    fn multiply_beside(
+        f: Factors, by: f32, old: Old<'_>, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32],
+    ) {
+        let new = p.iter_mut().zip(m).zip(v);
+        let old = old[0].iter().zip(old[1]).zip(old[2]);
+        for ((((p, m), v), ((old_p, old_m), old_v)), &g) in new.zip(old).zip(g) {
+            (*p, *m, *v) = updated(f, *old_p, *old_m, *old_v, g * by);
+        }
+    }
+}
+
+kernel! {
+    fn divide_beside(
+        f: Factors, by: f32, old: Old<'_>, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32],
+    ) {
+        let new = p.iter_mut().zip(m).zip(v);
+        let old = old[0].iter().zip(old[1]).zip(old[2]);
+        for ((((p, m), v), ((old_p, old_m), old_v)), &g) in new.zip(old).zip(g) {
+            (*p, *m, *v) = updated(f, *old_p, *old_m, *old_v, g / by);
         }
     }
 }
@@ -208,10 +305,27 @@ mod tests {
                     for step in 1..=5 {
                         adam.apply_with(isa, team, &mut state, &gradient(LEN, step), images);
                     }
-                    state.digest()
+                    state.digest(team)
                 })
                 .collect();
             assert!(digests.iter().all(|digest| *digest == digests[0]));
+        }
+    }
+
+    #[test]
+    fn an_update_beside_the_state_gives_the_same_bits() {
+        const LEN: usize = 2 * PART + 5;
+        let (adam, team) = (Adam::new(3e-4), Team::new(2));
+        for images in [64, 96] {
+            let (mut state, mut next) = (state(LEN), State::zeros(LEN));
+            for step in 1..=4 {
+                let before = state.clone();
+                let sum = gradient(LEN, step);
+                adam.apply_beside(Isa::best(), &team, state.view(), &mut next, &sum, images);
+                assert_eq!(state, before);
+                adam.apply(&mut state, &sum, images);
+                assert_eq!(next, state);
+            }
         }
     }
 

@@ -19,6 +19,7 @@ pub mod libtorch;
 pub mod math;
 pub mod memory;
 pub mod noise;
+pub mod norm;
 
 mod adam;
 mod attempt;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 
 use data::{Batch, Dataset, Stream};
 
-pub use adam::Adam;
+pub use adam::{Adam, Update};
 pub use autograd::Autograd;
 pub use bf16::Bf16;
 pub use error::ModelError;
@@ -41,7 +42,7 @@ pub use initial::initialise_linear;
 pub use isa::Isa;
 pub use layout::{Entry, Layout};
 pub use scratch::Scratch;
-pub use state::State;
+pub use state::{State, StateView};
 pub use team::Team;
 
 /// Most sums that a model reports for a batch: as many as the members exchange.

@@ -1,9 +1,9 @@
 //! Everything that a run's future depends on. It does not know how it is saved or sent.
 
-use collective::Digest;
+use collective::{Digest, STATE_VECTORS, StateVectors};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::Model;
+use crate::{Model, Team};
 
 /// Parameters and optimizer after `step` updates; each vector as long as the layout.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,25 @@ pub struct State {
     pub exp_avg_sq: Vec<f32>,
 }
 
+/// A state, wherever its memory is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StateView<'a> {
+    /// Updates applied so far.
+    pub step: u64,
+    /// The parameters.
+    pub parameters: &'a [f32],
+    /// Adam's running mean of the gradient.
+    pub exp_avg: &'a [f32],
+    /// Adam's running mean of the squared gradient.
+    pub exp_avg_sq: &'a [f32],
+}
+
+/// Floats of a block that is hashed by itself; part of what a digest is.
+const BLOCK: usize = 1 << 14;
+
+/// Blocks whose hashes are kept at a time, on the stack: those of a million floats.
+const GROUP: usize = 64;
+
 /// How many floats are turned into bytes at a time: 4 KB, which stay in the first cache.
 const CHUNK_FLOATS: usize = 1024;
 
@@ -25,67 +44,136 @@ impl State {
     /// The state before the first step.
     #[must_use]
     pub fn initial<M: Model + ?Sized>(model: &M, seed: u64) -> Self {
-        let len = model.layout().len();
-        let mut parameters = vec![0.0; len];
-        model.initialise(seed, &mut parameters);
-        Self { step: 0, parameters, exp_avg: vec![0.0; len], exp_avg_sq: vec![0.0; len] }
+        let mut state = Self::zeros(model.layout().len());
+        model.initialise(seed, &mut state.parameters);
+        state
     }
 
-    /// XXH3-128 over the step and the three vectors in this order, little endian. Any bit
-    /// counts: 0.0 and -0.0 differ.
+    /// StateVectors of this length, all zero.
     #[must_use]
-    pub fn digest(&self) -> Digest {
-        let mut hasher = Xxh3::new();
-        hasher.update(&self.step.to_le_bytes());
-        for vector in [&self.parameters, &self.exp_avg, &self.exp_avg_sq] {
-            let mut bytes = [[0_u8; 4]; CHUNK_FLOATS];
-            for chunk in vector.chunks(CHUNK_FLOATS) {
-                for (bytes, value) in bytes.iter_mut().zip(chunk) {
-                    *bytes = value.to_le_bytes();
-                }
-                hasher.update(bytes[..chunk.len()].as_flattened());
+    pub fn zeros(len: usize) -> Self {
+        let vector = || vec![0.0; len];
+        Self { step: 0, parameters: vector(), exp_avg: vector(), exp_avg_sq: vector() }
+    }
+
+    /// This state.
+    #[must_use]
+    pub fn view(&self) -> StateView<'_> {
+        let Self { step, parameters, exp_avg, exp_avg_sq } = self;
+        StateView { step: *step, parameters, exp_avg, exp_avg_sq }
+    }
+
+    /// [`StateView::digest`].
+    #[must_use]
+    pub fn digest(&self, team: &Team) -> Digest {
+        self.view().digest(team)
+    }
+}
+
+impl<'a> StateView<'a> {
+    /// The three vectors, in the order that digests and transfers have.
+    #[must_use]
+    pub const fn vectors(&self) -> [&'a [f32]; STATE_VECTORS] {
+        [self.parameters, self.exp_avg, self.exp_avg_sq]
+    }
+
+    /// A copy with memory of its own.
+    #[must_use]
+    pub fn to_state(&self) -> State {
+        let [parameters, exp_avg, exp_avg_sq] = self.vectors().map(<[f32]>::to_vec);
+        State { step: self.step, parameters, exp_avg, exp_avg_sq }
+    }
+
+    /// XXH3-128 over the step, the length of a vector, and the hash of every block: the vectors
+    /// in the order above, each cut into blocks of 2^14 floats, the last one shorter. A block's
+    /// hash is the XXH3-128 of its floats. Numbers are little endian, hashes are big endian, as
+    /// digests are written. Any bit counts: 0.0 and -0.0 differ.
+    #[must_use]
+    pub fn digest(&self, team: &Team) -> Digest {
+        let mut root = Xxh3::new();
+        root.update(&self.step.to_le_bytes());
+        root.update(&(self.parameters.len() as u64).to_le_bytes());
+        for vector in self.vectors() {
+            for group in vector.chunks(GROUP * BLOCK) {
+                let mut hashes = [[0; size_of::<u128>()]; GROUP];
+                let parts = hashes.iter_mut().zip(group.chunks(BLOCK));
+                team.each(parts, |(hash, block)| *hash = block_hash(block));
+                root.update(hashes[..group.len().div_ceil(BLOCK)].as_flattened());
             }
         }
-        Digest(hasher.digest128().to_be_bytes())
+        Digest(root.digest128().to_be_bytes())
     }
+}
+
+impl StateVectors for State {
+    fn vectors(&self) -> [&[f32]; STATE_VECTORS] {
+        self.view().vectors()
+    }
+}
+
+fn block_hash(block: &[f32]) -> [u8; size_of::<u128>()] {
+    let mut hasher = Xxh3::new();
+    let mut bytes = [[0_u8; size_of::<f32>()]; CHUNK_FLOATS];
+    for chunk in block.chunks(CHUNK_FLOATS) {
+        for (bytes, value) in bytes.iter_mut().zip(chunk) {
+            *bytes = value.to_le_bytes();
+        }
+        hasher.update(bytes[..chunk.len()].as_flattened());
+    }
+    hasher.digest128().to_be_bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn state() -> State {
-        let vector = |scale: f32| (0..2000_u16).map(|i| scale * f32::from(i)).collect();
+    fn state(len: u32) -> State {
+        let vector = |scale: f32| (0..len).map(|i| scale * i as f32).collect();
         State { step: 7, parameters: vector(1.0), exp_avg: vector(2.0), exp_avg_sq: vector(3.0) }
     }
 
-    #[test]
-    fn the_digest_is_that_of_the_bytes() {
-        let state = state();
-        let mut bytes = state.step.to_le_bytes().to_vec();
-        for value in state.parameters.iter().chain(&state.exp_avg).chain(&state.exp_avg_sq) {
-            bytes.extend(value.to_le_bytes());
+    /// The definition, word by word.
+    fn defined(state: &State) -> Digest {
+        let xxh3 = |bytes: &[u8]| xxhash_rust::xxh3::xxh3_128(bytes).to_be_bytes();
+        let mut root = [state.step, state.parameters.len() as u64].map(u64::to_le_bytes).concat();
+        for vector in [&state.parameters, &state.exp_avg, &state.exp_avg_sq] {
+            for block in vector.chunks(16384) {
+                let bytes: Vec<u8> = block.iter().flat_map(|value| value.to_le_bytes()).collect();
+                root.extend(xxh3(&bytes));
+            }
         }
-        let expected = xxhash_rust::xxh3::xxh3_128(&bytes);
-        assert_eq!(state.digest(), Digest(expected.to_be_bytes()));
+        Digest(xxh3(&root))
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_definition_for_all_teams() {
+        let teams = [1, 2, 3].map(Team::new);
+        for len in [0, 1, 2000, 16384, 16385, 3 * 16384, 65 * 16384 + 9] {
+            let state = state(len);
+            for team in &teams {
+                assert_eq!(state.digest(team), defined(&state), "{len} {team:?}");
+            }
+        }
     }
 
     #[test]
     fn any_bit_changes_the_digest() {
-        let original = state().digest();
-        assert_eq!(state().digest(), original);
-        let mut stepped = state();
+        let team = Team::new(2);
+        let original = state(40_000).digest(&team);
+        assert_eq!(state(40_000).digest(&team), original);
+        let mut stepped = state(40_000);
         stepped.step += 1;
-        assert_ne!(stepped.digest(), original);
-        for place in [0, 1023, 1024, 1999] {
+        assert_ne!(stepped.digest(&team), original);
+        for place in [0, 1023, 16383, 16384, 39_999] {
             for vector in 0..3 {
                 for bit in [0, 13, 31] {
-                    let mut changed = state();
+                    let mut changed = state(40_000);
                     let vectors =
                         [&mut changed.parameters, &mut changed.exp_avg, &mut changed.exp_avg_sq];
                     let value = &mut vectors.into_iter().nth(vector).unwrap()[place];
                     *value = f32::from_bits(value.to_bits() ^ 1 << bit);
-                    assert_ne!(changed.digest(), original, "vector {vector}, {place}, bit {bit}");
+                    let digest = changed.digest(&team);
+                    assert_ne!(digest, original, "vector {vector}, {place}, bit {bit}");
                 }
             }
         }

@@ -91,13 +91,13 @@ impl<D: Dataset> Trainer<D> {
             Kind::Evaluate | Kind::Train => (&self.data.test, 0, test_examples),
         };
         let evaluation = Evaluation {
-            parameters: &self.state.parameters,
+            parameters: self.replica.view().parameters,
             test,
             first,
             examples,
             shards: self.settings.shards,
             seed: self.settings.seed,
-            step: self.state.step,
+            step: self.replica.step(),
         };
         let nodes = collective.nodes().iter();
         let tallies: Result<_, _> =

@@ -15,7 +15,7 @@ impl<D: Dataset> Trainer<D> {
     /// # Errors
     /// The device failed.
     pub fn warm_up(&mut self) -> Result<(), ModelError> {
-        let mut gradient = vec![0.0; self.state.parameters.len()];
+        let mut gradient = vec![0.0; self.replica.view().parameters.len()];
         self.shard_gradient(0, &mut gradient).map(drop)
     }
 
@@ -42,7 +42,7 @@ impl<D: Dataset> Trainer<D> {
     }
 
     fn shard_gradient(&mut self, shard: u32, gradient: &mut [f32]) -> Result<Tally, ModelError> {
-        let position = self.schedule.locate(self.state.step);
+        let position = self.schedule.locate(self.replica.step());
         if self.order.as_ref().is_none_or(|(epoch, _)| *epoch != position.epoch) {
             self.order = Some((position.epoch, self.schedule.order(position.epoch)));
         }
@@ -51,7 +51,8 @@ impl<D: Dataset> Trainer<D> {
         let visit = Visit::train(self.settings.seed, position.epoch);
         let batch = Batch { data: &self.data.train, indices, visit };
         let context = self.context(shard);
-        let sums = self.model.gradient(&self.state.parameters, &batch, &context, gradient)?;
+        let parameters = self.replica.view().parameters;
+        let sums = self.model.gradient(parameters, &batch, &context, gradient)?;
         let (examples, index_sum) = (batch.len() as u64, batch.index_sum());
         Ok(Tally { terms: sums.terms, examples, index_sum })
     }

@@ -10,13 +10,17 @@ mod gradient;
 mod ledger;
 mod observer;
 mod recipe;
+mod replica;
+mod snapshot;
 pub mod task;
 
 use std::{fmt, sync::Arc, time::Instant};
 
-use collective::{AllReduce, Contribution, Control, Interrupted, Kind, Round, Step};
+use collective::{
+    AllReduce, Contribution, Control, Digest, Interrupted, Kind, Outcome, Round, Step,
+};
 use data::{Dataset, Domain, Schedule, Splits, Stream};
-use model::{Adam, Isa, Model, ModelError, State, StepContext, Team};
+use model::{Adam, Isa, Model, ModelError, State, StepContext, Team, norm::sum_of_squares};
 use thiserror::Error;
 
 pub use checks::{Mistake, probe};
@@ -24,6 +28,8 @@ pub use evaluate::Evaluation;
 pub use ledger::{EpochLedger, Ledger};
 pub use observer::{EpochSummary, Observer, Quiet, StepDetails, StepSummary};
 pub use recipe::Recipe;
+pub use replica::Replica;
+pub use snapshot::Snapshot;
 pub use task::{Artifacts, Metric, Task, describe};
 
 /// What a trainer needs to know beside the model and the data.
@@ -116,13 +122,13 @@ pub struct Trainer<D> {
     team: Arc<Team>,
     data: Arc<Splits<D>>,
     schedule: Schedule,
-    state: State,
+    replica: Replica,
     ledger: Ledger,
     /// The order of the epoch in hand.
     order: Option<(u64, Vec<u32>)>,
     /// Gradients of right-hand nodes, by level of the shard tree.
     spare: Vec<Vec<f32>>,
-    /// A gradient that was shortened.
+    /// A gradient that was shortened, or whose length is reported.
     clipped: Vec<f32>,
     /// What goes with the partials; the timing is that of the step before.
     contribution: Contribution,
@@ -141,14 +147,14 @@ impl<D: Dataset> Trainer<D> {
             settings;
         let examples = train_examples.min(data.train.count()).saturating_sub(validation_examples);
         let schedule = Schedule::new(seed, examples, shards, batch_size);
-        let state = State::initial(&*model, seed);
+        let replica = Replica::new(State::initial(&*model, seed));
         Self {
             settings,
             model,
             team: Arc::default(),
             data,
             schedule,
-            state,
+            replica,
             ledger: Ledger::default(),
             order: None,
             spare: Vec::new(),
@@ -158,8 +164,13 @@ impl<D: Dataset> Trainer<D> {
     }
 
     /// The state after the last complete step.
-    pub fn state(&self) -> &State {
-        &self.state
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The digest of the state.
+    pub fn digest(&self) -> Digest {
+        self.replica.digest(&self.team)
     }
 
     /// The examples counted so far.
@@ -179,7 +190,8 @@ impl<D: Dataset> Trainer<D> {
 
     /// Goes on from another state, as from a checkpoint.
     pub fn restore(&mut self, state: State, ledger: Ledger) {
-        (self.state, self.ledger) = (state, ledger);
+        self.replica.restore(state);
+        self.ledger = ledger;
     }
 
     /// Computes with so many threads from now on. No bit depends on it.
@@ -204,7 +216,7 @@ impl<D: Dataset> Trainer<D> {
     /// not become better for as many epochs as the run allows. A function of state and ledger, so that
     /// all members agree.
     pub fn has_ended(&self) -> bool {
-        self.has_stopped_early() || self.state.step >= self.steps()
+        self.has_stopped_early() || self.replica.step() >= self.steps()
     }
 
     /// Whether training ends here because the validation loss has not become better.
@@ -221,35 +233,36 @@ impl<D: Dataset> Trainer<D> {
         collective: &mut dyn AllReduce,
         observer: &mut dyn Observer,
     ) -> Result<Ended, TrainError> {
+        self.replica.move_in(collective.shared_state())?;
         // The last generation may have ended between an epoch's last step and its report.
         self.end_epoch_if_due(collective, observer)?;
         while !self.has_ended() {
             let begun = Instant::now();
-            let position = self.schedule.locate(self.state.step);
+            let position = self.schedule.locate(self.replica.step());
             crashpoint::reach!("trainer.step");
             self.contribute(collective, observer.control())?;
             let computed = begun.elapsed();
-            let outcome = collective.all_reduce(self.round(Kind::Train), &self.contribution)?;
+            let outcome = self.exchange(collective)?;
             let reduced = begun.elapsed();
             self.check_loss(outcome.tally.terms[0])?;
             let examples = u32::try_from(outcome.tally.examples).unwrap_or(u32::MAX);
-            let is_last = (self.state.step + 1).is_multiple_of(self.schedule.steps_per_epoch());
-            let details =
-                observer.wants_details(is_last).then(|| self.details(collective.sum(), examples));
-            self.update(collective.sum(), examples);
+            let is_last = (self.replica.step() + 1).is_multiple_of(self.schedule.steps_per_epoch());
+            let wanted = observer.wants_details(is_last);
+            let details = wanted.then(|| self.details(collective, examples));
+            self.update(collective, examples)?;
             self.ledger.add(position.epoch, &outcome.tally);
             let updated = begun.elapsed();
             self.contribution.timing =
                 observer::timing(computed, reduced, updated, outcome.waiting);
             let summary = StepSummary {
-                step: self.state.step,
+                step: self.replica.step(),
                 epoch: position.epoch + 1,
                 tally: outcome.tally,
                 contributions: collective.contributions(),
                 elapsed: updated,
                 details,
             };
-            observer.stepped(&summary, &self.state, &self.ledger);
+            observer.stepped(&summary, &self.replica, &self.ledger);
             self.end_epoch_if_due(collective, observer)?;
             if outcome.control.contains(Control::PAUSE) && !self.has_ended() {
                 return Ok(Ended::Paused);
@@ -260,7 +273,7 @@ impl<D: Dataset> Trainer<D> {
 
     /// What the model is told of the step that follows the state, for one shard.
     pub(crate) fn context(&self, shard: u32) -> StepContext {
-        let step = self.state.step;
+        let step = self.replica.step();
         StepContext {
             step,
             steps_per_epoch: self.schedule.steps_per_epoch(),
@@ -270,28 +283,49 @@ impl<D: Dataset> Trainer<D> {
     }
 
     fn round(&self, kind: Kind) -> Round {
-        Round { step: Step(self.state.step), kind }
+        Round { step: Step(self.replica.step()), kind }
     }
 
     /// What the schedule is in the step that follows the state, and its gradient.
-    fn details(&self, sum: &[f32], examples: u32) -> StepDetails {
+    fn details(&mut self, collective: &mut dyn AllReduce, examples: u32) -> StepDetails {
         let Settings { recipe, adam, .. } = &self.settings;
-        let rate = recipe.rate(&self.schedule, self.state.step, self.steps());
+        let rate = recipe.rate(&self.schedule, self.replica.step(), self.steps());
+        let sum = match collective.shared_state() {
+            None => collective.sum(),
+            Some(shared) => {
+                // Nobody else needs the whole sum, so it is added up here alone.
+                self.clipped.resize(self.replica.view().parameters.len(), 0.0);
+                shared.add_up(&mut self.clipped);
+                &self.clipped
+            }
+        };
+        let norm = sum_of_squares(Isa::best(), &self.team, sum).sqrt();
         StepDetails {
             learning_rate: adam.learning_rate * rate,
             factors: self.model.factors(&self.context(0)),
-            gradient_norm: recipe::norm(sum) / f64::from(examples.max(1)),
+            gradient_norm: norm / f64::from(examples.max(1)),
         }
     }
 
-    /// Applies the mean gradient, as every member does.
-    fn update(&mut self, sum: &[f32], examples: u32) {
+    /// Waits for the other members' partials, and for their sum where there is one.
+    fn exchange(&self, collective: &mut dyn AllReduce) -> Result<Outcome, Interrupted> {
+        if let Some(shared) = collective.shared_state() {
+            return self.replica.gather(shared, &self.contribution);
+        }
+        collective.all_reduce(self.round(Kind::Train), &self.contribution)
+    }
+
+    /// Applies the mean gradient: all of it, as every member does, or a share of it for all.
+    fn update(&mut self, collective: &mut dyn AllReduce, examples: u32) -> Result<(), Interrupted> {
         let Settings { recipe, adam, .. } = &self.settings;
-        let rate = recipe.rate(&self.schedule, self.state.step, self.steps());
-        let sum = recipe.clipped(sum, examples, &mut self.clipped);
+        let rate = recipe.rate(&self.schedule, self.replica.step(), self.steps());
         let adam = Adam { learning_rate: adam.learning_rate * rate, ..*adam };
-        adam.apply_with(Isa::best(), &self.team, &mut self.state, sum, examples);
-        crashpoint::flip!("trainer.updated", &mut self.state.parameters);
+        if let Some(shared) = collective.shared_state() {
+            return self.replica.update_shared(shared, &adam, &self.team, examples);
+        }
+        let sum = recipe.clipped(collective.sum(), examples, &self.team, &mut self.clipped);
+        self.replica.update(&adam, &self.team, sum, examples);
+        Ok(())
     }
 
     /// Computes this member's partials of the next step, and what goes with them.
@@ -310,14 +344,14 @@ impl<D: Dataset> Trainer<D> {
             self.contribution.tallies.push(tally);
         }
         let verify_every = u64::from(self.settings.verify_every);
-        let verify = self.state.step.checked_rem(verify_every) == Some(0);
-        self.contribution.digest = verify.then(|| self.state.digest());
+        let verify = self.replica.step().checked_rem(verify_every) == Some(0);
+        self.contribution.digest = verify.then(|| self.digest());
         self.contribution.control = control;
         Ok(())
     }
 
     fn check_loss(&self, loss: f64) -> Result<(), TrainError> {
-        let step = Step(self.state.step);
+        let step = Step(self.replica.step());
         if loss.is_finite() { Ok(()) } else { Err(TrainError::NotFinite { step, loss }) }
     }
 
@@ -328,10 +362,10 @@ impl<D: Dataset> Trainer<D> {
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
         let per_epoch = self.schedule.steps_per_epoch();
-        if self.state.step == 0 || !self.state.step.is_multiple_of(per_epoch) {
+        if self.replica.step() == 0 || !self.replica.step().is_multiple_of(per_epoch) {
             return Ok(());
         }
-        let epoch = self.state.step / per_epoch;
+        let epoch = self.replica.step() / per_epoch;
         let train = self.ledger.epoch(epoch - 1);
         let expected = EpochLedger::complete(self.schedule.images());
         if (train.examples, train.index_sum) != (expected.examples, expected.index_sum) {
@@ -349,7 +383,7 @@ impl<D: Dataset> Trainer<D> {
         let test = self.evaluate(collective)?;
         self.check_loss(test.terms[0])?;
         let summary = EpochSummary { epoch, train, test, validation };
-        observer.epoch_ended(&summary, &self.state, &self.ledger);
+        observer.epoch_ended(&summary, &self.replica, &self.ledger);
         Ok(())
     }
 }

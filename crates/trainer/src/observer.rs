@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use collective::{Contribution, Control, Tally, Timing};
-use model::State;
 
-use crate::{EpochLedger, Ledger};
+use crate::{EpochLedger, Ledger, Replica};
 
 /// One step, after it was applied.
 #[derive(Clone, Debug)]
@@ -61,12 +60,12 @@ pub trait Observer {
         false
     }
 
-    /// A step was applied, and this is the state after it.
-    fn stepped(&mut self, step: &StepSummary<'_>, state: &State, ledger: &Ledger);
+    /// A step was applied, and the replica has the state after it.
+    fn stepped(&mut self, step: &StepSummary<'_>, replica: &Replica, ledger: &Ledger);
 
     /// An epoch was completed. A generation that begins at the end of an epoch reports that
     /// epoch once more.
-    fn epoch_ended(&mut self, epoch: &EpochSummary, state: &State, ledger: &Ledger);
+    fn epoch_ended(&mut self, epoch: &EpochSummary, replica: &Replica, ledger: &Ledger);
 }
 
 /// An observer that neither hears nor asks.
@@ -78,9 +77,9 @@ impl Observer for Quiet {
         Control::default()
     }
 
-    fn stepped(&mut self, _step: &StepSummary<'_>, _state: &State, _ledger: &Ledger) {}
+    fn stepped(&mut self, _step: &StepSummary<'_>, _replica: &Replica, _ledger: &Ledger) {}
 
-    fn epoch_ended(&mut self, _epoch: &EpochSummary, _state: &State, _ledger: &Ledger) {}
+    fn epoch_ended(&mut self, _epoch: &EpochSummary, _replica: &Replica, _ledger: &Ledger) {}
 }
 
 /// Splits a step's time, given when each part of it was over, into what each was for.

@@ -3,6 +3,7 @@
 
 use config::{LearningRateSchedule, Training};
 use data::Schedule;
+use model::{Isa, Team, norm::sum_of_squares};
 
 /// The stages of the IWAE paper: of 3^i epochs each, the rate lower by 10^(i/7).
 const IWAE_STAGES: [(u64, f64); 8] = [
@@ -15,6 +16,9 @@ const IWAE_STAGES: [(u64, f64); 8] = [
     (729, 0.138_949_549_437_313_77),
     (2187, 0.1),
 ];
+
+/// Floats that a thread scales at a time.
+const PART: usize = 1 << 14;
 
 /// A turn of a full circle, in the units of [`model::math::sin_cos_turn`].
 const TURN: f64 = 4_294_967_296.0;
@@ -63,35 +67,22 @@ impl Recipe {
         &self,
         sum: &'a [f32],
         examples: u32,
+        team: &Team,
         memory: &'a mut Vec<f32>,
     ) -> &'a [f32] {
         let Some(allowed) = self.grad_clip else { return sum };
-        let square: f64 = sum.iter().map(|part| f64::from(*part) * f64::from(*part)).sum();
-        let norm = square.sqrt() / f64::from(examples);
-        // Of what is no number nothing is made: the loss shows it.
+        let norm = sum_of_squares(Isa::best(), team, sum).sqrt() / f64::from(examples);
+        // A NaN gradient is left as it is: the loss shows it.
         if norm.is_nan() || norm <= allowed {
             return sum;
         }
         let factor = (allowed / norm) as f32;
-        memory.clear();
-        memory.extend(sum.iter().map(|part| part * factor));
+        memory.resize(sum.len(), 0.0);
+        team.each(memory.chunks_mut(PART).zip(sum.chunks(PART)), |(scaled, part)| {
+            scaled.iter_mut().zip(part).for_each(|(scaled, value)| *scaled = value * factor);
+        });
         memory
     }
-}
-
-/// The norm of a vector, for people: many sums side by side, which a CPU adds faster than one.
-pub(crate) fn norm(vector: &[f32]) -> f64 {
-    const LANES: usize = 16;
-    let mut sums = [0.0_f64; LANES];
-    let chunks = vector.chunks_exact(LANES);
-    let rest: f64 = chunks.remainder().iter().map(|part| f64::from(*part).powi(2)).sum();
-    for chunk in chunks {
-        for (sum, part) in sums.iter_mut().zip(chunk) {
-            let part = f64::from(*part);
-            *sum += part * part;
-        }
-    }
-    (sums.iter().sum::<f64>() + rest).sqrt()
 }
 
 /// The rate's factor in an epoch, from 0; that of the last stage beyond it.
@@ -139,23 +130,15 @@ mod tests {
     }
 
     #[test]
-    fn the_norm_is_that_of_all_parts() {
-        let vector: Vec<f32> = (0_u16..37).map(f32::from).collect();
-        let expected = (0..37).map(|part: i32| f64::from(part * part)).sum::<f64>().sqrt();
-        assert!((norm(&vector) - expected).abs() < 1e-9, "{}", norm(&vector));
-        assert_eq!(norm(&[]), 0.0);
-    }
-
-    #[test]
     fn a_long_gradient_is_shortened_and_a_short_one_is_not_touched() {
         let recipe = Recipe { grad_clip: Some(1.0), ..Recipe::PLAIN };
-        let mut memory = Vec::new();
+        let (team, mut memory) = (Team::new(2), Vec::new());
         // The mean over two images is (3, 4), of length 5.
-        let clipped = recipe.clipped(&[6.0, 8.0], 2, &mut memory);
+        let clipped = recipe.clipped(&[6.0, 8.0], 2, &team, &mut memory);
         assert!((clipped[0] - 1.2).abs() < 1e-6 && (clipped[1] - 1.6).abs() < 1e-6, "{clipped:?}");
         let short = [0.6, 0.8];
-        assert_eq!(recipe.clipped(&short, 2, &mut Vec::new()), short);
-        assert_eq!(Recipe::PLAIN.clipped(&[6.0, 8.0], 2, &mut Vec::new()), [6.0, 8.0]);
-        assert!(recipe.clipped(&[f32::NAN], 1, &mut Vec::new())[0].is_nan());
+        assert_eq!(recipe.clipped(&short, 2, &team, &mut Vec::new()), short);
+        assert_eq!(Recipe::PLAIN.clipped(&[6.0, 8.0], 2, &team, &mut Vec::new()), [6.0, 8.0]);
+        assert!(recipe.clipped(&[f32::NAN], 1, &team, &mut Vec::new())[0].is_nan());
     }
 }

@@ -124,6 +124,7 @@ fn connect(transport: &str, rank: u32, members: u32, length: usize) -> Outcome<B
     };
     let group = Group {
         run_id: RUN.into(),
+        shares_state: false,
         generation: Generation(1),
         shards: members,
         length,

@@ -54,8 +54,8 @@ fn main() -> Outcome<()> {
 async fn donate(length: usize) -> Outcome<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     say(&format!("place {}", listener.local_addr()?));
-    let vector = Arc::new((0..length).map(|index| index as f32).collect::<Vec<_>>());
-    let vectors = [Arc::clone(&vector), Arc::clone(&vector), vector];
+    let vector: Vec<f32> = (0..length).map(|index| index as f32).collect();
+    let vectors = Arc::new([vector.clone(), vector.clone(), vector]);
     let snapshot =
         Arc::new(Snapshot { step: 1, epochs: Vec::new(), validation: Vec::new(), vectors });
     let (recipients, mut asked) = mpsc::channel(1);

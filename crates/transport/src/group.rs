@@ -32,6 +32,9 @@ pub struct Group {
     pub rank: Rank,
     /// All members in rank order.
     pub peers: Vec<Peer>,
+    /// Whether members that all share memory hold their state in it, once, instead of getting the
+    /// sum.
+    pub shares_state: bool,
 }
 
 /// A group that no generation can be.

@@ -52,6 +52,38 @@
 //! changes the gate that the sleeper's ticket was read from before. Of several members
 //! that arrive at once, for the same reason, at least one finds all others there.
 //!
+//! # A state that the members hold together
+//!
+//! Where all members share the memory, their state is in it, once, in two buffers, and there is no
+//! sum: each member adds up its segment of the partials, a block at a time, and at once writes the
+//! next state's segment from that. A generation is then, on every member (`F` is a barrier):
+//!
+//! ```text
+//! write own segment of buffer 0 | F | rounds; in the one from step t to t + 1:
+//! read buffer t; write partials, header | A | read headers, partials, and buffer t; write the own
+//!                                       |   | segment of buffer t + 1 | B | read buffer t + 1
+//! ```
+//!
+//! Buffers are counted modulo 2. What makes this safe is one rule: *a member writes to the buffer of
+//! step `t + 1` only after all have arrived at `A(t)`*, and one fact: a member that does not go on
+//! arrives nowhere any more.
+//!
+//! - A member whose state is that of step `t` has arrived at no `A` after `A(t)`. The buffer of `t`
+//!   is also that of `t + 2`, which is written after all have arrived at `A(t + 1)`: not while
+//!   somebody has step `t`. So *the state that a member has is never written to*, however its round
+//!   ends, and whatever the others do: whoever is killed or frozen in an update leaves behind a part
+//!   of a buffer that nobody else reads.
+//! - A member that wakes after it was given up finishes its segment in the buffer of `t + 1`, and may
+//!   find, at `B(t)`, that all have arrived. The state of `t + 1` is then whole, and the right one.
+//!   At `A(t + 1)` it waits for those who have left, in vain.
+//! - The next generation has a segment of its own, into which each member brings a part of what it
+//!   holds of the last one. What a member of an old generation writes, at any time, is in memory that
+//!   the new one does not have.
+//!
+//! So recovery is what it is without shared memory: members have the state of `t` or that of
+//! `t + 1`, and whoever is behind takes it over from one that is ahead. `protocol.rs` beside this
+//! module tries all orders in which two and three members can go on, stop and wake.
+//!
 //! # When a member goes
 //!
 //! The first to notice writes the cause, and wakes all: an [`Abort`] handle, a member that
@@ -65,8 +97,11 @@ mod header;
 mod layout;
 mod memory;
 mod process;
+#[cfg(test)]
+mod protocol;
 mod rendezvous;
 mod segment;
+mod state;
 
 pub(crate) use barrier::Contributed;
 pub use exchange::{Abort, Shm};

@@ -6,10 +6,10 @@
 
 mod donor;
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{fmt, future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use collective::Tally;
+use collective::{STATE_VECTORS, StateVectors, Tally};
 use protocol::{
     Malformed,
     convert::printable,
@@ -29,17 +29,14 @@ use crate::grpc::{
     stream::{self, Arrival, Inbound, Side},
 };
 
-/// The flat vectors of a state: parameters, first and second moments.
-const VECTORS: usize = 3;
-
 /// How long a donor may take to make the snapshot, which it does between two steps.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a donor may send nothing, once the snapshot is made.
 const FRAME_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A training state between two steps.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// A training state between two steps, to be given away. The state is sent from where it is.
+#[derive(Clone)]
 pub struct Snapshot {
     /// Updates that it has seen.
     pub step: u64,
@@ -48,10 +45,29 @@ pub struct Snapshot {
     /// Validation losses after each epoch that was completed.
     pub validation: Vec<f64>,
     /// Parameters, first moments and second moments, flat.
-    pub vectors: [Arc<Vec<f32>>; VECTORS],
+    pub vectors: Arc<dyn StateVectors>,
 }
 
-impl Snapshot {
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("step", &self.step).finish_non_exhaustive()
+    }
+}
+
+/// A training state that another worker gave.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fetched {
+    /// Updates that it has seen.
+    pub step: u64,
+    /// What each epoch begun so far has counted.
+    pub epochs: Vec<Tally>,
+    /// Validation losses after each epoch that was completed.
+    pub validation: Vec<f64>,
+    /// Parameters, first moments and second moments, flat.
+    pub vectors: [Vec<f32>; STATE_VECTORS],
+}
+
+impl Fetched {
     /// Bytes of its vectors.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -91,7 +107,7 @@ pub struct Source {
 ///
 /// # Errors
 /// [`FetchError`]; every wait in it has a bound.
-pub async fn fetch(source: &Source, run_id: &str, length: usize) -> Result<Snapshot, FetchError> {
+pub async fn fetch(source: &Source, run_id: &str, length: usize) -> Result<Fetched, FetchError> {
     let patience = SNAPSHOT_PATIENCE + FRAME_PATIENCE;
     let opened = tokio::time::timeout(patience, open(source, run_id)).await;
     let mut inbound = opened.map_err(|_| FetchError::Silent(patience))??;
@@ -103,7 +119,7 @@ pub async fn fetch(source: &Source, run_id: &str, length: usize) -> Result<Snaps
     let epochs = epochs(&header, length)?;
     let vectors = receive(inbound, length).await?;
     let StateHeader { step, validation, .. } = header;
-    Ok(Snapshot { step, epochs, validation, vectors: vectors.map(Arc::new) })
+    Ok(Fetched { step, epochs, validation, vectors })
 }
 
 /// Asks for the state, and waits until it begins to come.
@@ -136,7 +152,7 @@ async fn next(inbound: &mut Inbound<StateFrame>) -> Result<Arrival<StateFrame>, 
 async fn receive(
     mut inbound: Inbound<StateFrame>,
     length: usize,
-) -> Result<[Vec<f32>; VECTORS], FetchError> {
+) -> Result<[Vec<f32>; STATE_VECTORS], FetchError> {
     let mut arriving = Arriving {
         vectors: std::array::from_fn(|_| vec![0.0; length]),
         length: length * FLOAT_BYTES,
@@ -167,7 +183,7 @@ async fn receive(
 
 /// The vectors of a state, as far as they have come.
 struct Arriving {
-    vectors: [Vec<f32>; VECTORS],
+    vectors: [Vec<f32>; STATE_VECTORS],
     /// Bytes of each.
     length: usize,
     /// Bytes that have come, of all.
@@ -177,7 +193,7 @@ struct Arriving {
 impl Arriving {
     /// Bytes that the vector in hand has still room for.
     fn room(&self) -> usize {
-        if self.arrived == self.length * VECTORS {
+        if self.arrived == self.length * STATE_VECTORS {
             return 0;
         }
         self.length - self.arrived % self.length

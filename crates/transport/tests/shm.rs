@@ -3,6 +3,8 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "support/shm_state.rs"]
+mod shm_state;
 #[path = "support/stories.rs"]
 mod stories;
 
@@ -24,6 +26,7 @@ use transport::{
 fn group(ranges: &[(u32, u32)], length: usize) -> Group {
     Group {
         run_id: "test".into(),
+        shares_state: false,
         generation: Generation(1),
         shards: ranges.last().unwrap().1,
         length,

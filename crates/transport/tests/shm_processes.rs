@@ -41,6 +41,7 @@ fn group(run: &str, rank: u32, members: u32) -> Group {
     let ranges: Vec<(u32, u32)> = (0..members).map(|rank| (rank, rank + 1)).collect();
     Group {
         run_id: run.into(),
+        shares_state: false,
         generation: Generation(7),
         shards: members,
         length: LENGTH,

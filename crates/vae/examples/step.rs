@@ -91,7 +91,7 @@ fn profile<T: Factor>(
     let [whole, update, rounding, draw] = fastest;
     let product = products.fastest.iter().sum::<f64>();
     let rounding = if precision == Precision::Bf16 { rounding } else { 0.0 };
-    let digest = (0..10).map(|_| time(|| state.digest())).fold(f64::INFINITY, f64::min);
+    let digest = (0..10).map(|_| time(|| state.digest(team))).fold(f64::INFINITY, f64::min);
 
     println!("{precision:?}, {config:?}, batch {images}: microseconds");
     println!("  gradient      {whole:8.1}");

@@ -17,7 +17,7 @@ use collective::{AllReduce, Control, Digest, Generation, Rank};
 use membership::{Course, Failure, Phase, Standing};
 use protocol::wire::{self, Transfer};
 use tokio::sync::mpsc;
-use transport::state::{Recipient, Snapshot};
+use transport::state::{Fetched, Recipient};
 
 /// Events of the training thread that wait to be handled.
 const EVENTS: usize = 64;
@@ -29,7 +29,7 @@ pub(crate) enum Order {
     /// Write a checkpoint of the current state.
     Persist,
     /// Go on from another worker's state.
-    Restore(Box<Snapshot>, Transfer),
+    Restore(Box<Fetched>, Transfer),
     /// Report the state again, since a generation ended before it began.
     Report(Course),
     /// Give the state to another worker; also while training, between two steps.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use collective::{TERMS_MAX, Tally};
 use model::{Layout, ModelError, State};
 use trainer::{EpochLedger, Ledger};
-use transport::state::Snapshot;
+use transport::state::{Fetched, Snapshot};
 
 /// The state and the ledger that a checkpoint holds.
 ///
@@ -75,25 +75,20 @@ pub(crate) fn checkpoint_ledger(
     (1..).zip(&ledger.epochs).map(epoch).collect()
 }
 
-/// A copy of state and ledger for other workers.
-pub(crate) fn to_snapshot(state: &State, ledger: &Ledger) -> Snapshot {
+/// State and ledger for other workers.
+pub(crate) fn to_snapshot(state: trainer::Snapshot, ledger: &Ledger) -> Snapshot {
     let tally = |epoch: &EpochLedger| {
         let EpochLedger { examples, index_sum, terms } = *epoch;
         Tally { examples, index_sum, terms }
     };
-    let State { step, parameters, exp_avg, exp_avg_sq } = state;
-    Snapshot {
-        step: *step,
-        epochs: ledger.epochs.iter().map(tally).collect(),
-        validation: ledger.validation.clone(),
-        vectors: [parameters, exp_avg, exp_avg_sq].map(|vector| Arc::new(vector.clone())),
-    }
+    let epochs = ledger.epochs.iter().map(tally).collect();
+    let validation = ledger.validation.clone();
+    Snapshot { step: state.step(), epochs, validation, vectors: Arc::new(state) }
 }
 
 /// The state and the ledger that another worker gave.
-pub(crate) fn from_snapshot(snapshot: Snapshot) -> (State, Ledger) {
-    let Snapshot { step, epochs, validation, vectors } = snapshot;
-    let [parameters, exp_avg, exp_avg_sq] = vectors.map(Arc::unwrap_or_clone);
+pub(crate) fn from_fetched(fetched: Fetched) -> (State, Ledger) {
+    let Fetched { step, epochs, validation, vectors: [parameters, exp_avg, exp_avg_sq] } = fetched;
     let epoch = |Tally { examples, index_sum, terms }| EpochLedger { examples, index_sum, terms };
     let ledger = Ledger { epochs: epochs.into_iter().map(epoch).collect(), validation };
     (State { step, parameters, exp_avg, exp_avg_sq }, ledger)

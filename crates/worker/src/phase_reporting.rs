@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use collective::{AllReduce, Contribution, Interrupted, Node, Outcome, Round};
+use collective::{
+    AllReduce, Contribution, Interrupted, Node, Outcome, Round, STATE_VECTORS, SharedState,
+    StateVectors, shared::Parts,
+};
 use membership::Phase;
 
 use crate::bridge::Shared;
@@ -40,5 +43,58 @@ impl AllReduce for PhaseReporting {
 
     fn sum(&self) -> &[f32] {
         self.collective.sum()
+    }
+
+    fn shared_state(&mut self) -> Option<&mut dyn SharedState> {
+        if self.collective.shared_state().is_some() { Some(self) } else { None }
+    }
+}
+
+impl PhaseReporting {
+    /// What `shared_state` has given.
+    fn inner(&mut self) -> &mut dyn SharedState {
+        self.collective.shared_state().expect("it was there when it was asked for")
+    }
+}
+
+impl SharedState for PhaseReporting {
+    fn bring_in(
+        &mut self,
+        round: Round,
+        state: [&[f32]; STATE_VECTORS],
+    ) -> Result<(), Interrupted> {
+        self.shared.enter(Phase::Waiting);
+        let result = self.inner().bring_in(round, state);
+        self.shared.enter(Phase::Computing);
+        result
+    }
+
+    fn held(&mut self) -> Arc<dyn StateVectors> {
+        self.inner().held()
+    }
+
+    fn gather(
+        &mut self,
+        round: Round,
+        contribution: &Contribution,
+    ) -> Result<Outcome, Interrupted> {
+        self.shared.enter(Phase::Waiting);
+        let outcome = self.inner().gather(round, contribution);
+        self.shared.enter(Phase::Computing);
+        outcome
+    }
+
+    fn add_up(&mut self, sum: &mut [f32]) {
+        self.inner().add_up(sum);
+    }
+
+    fn advance(&mut self, update: &mut dyn FnMut(Parts<'_, '_>)) -> Result<(), Interrupted> {
+        let shared = Arc::clone(&self.shared);
+        let result = self.inner().advance(&mut |parts| {
+            update(parts);
+            shared.enter(Phase::Waiting);
+        });
+        self.shared.enter(Phase::Computing);
+        result
     }
 }

@@ -10,9 +10,8 @@ use std::{
 use collective::{Control, Generation, Rank, TERMS_MAX, Timing};
 use config::RunConfig;
 use membership::Phase;
-use model::State;
 use protocol::wire::{EpochReport, NamedValue, RankSeconds, Report, StepTime};
-use trainer::{EpochSummary, Ledger, Observer, StepDetails, StepSummary};
+use trainer::{EpochSummary, Ledger, Observer, Replica, StepDetails, StepSummary};
 use transport::state::Recipient;
 
 use crate::{
@@ -195,12 +194,12 @@ impl Observer for Reporter<'_> {
         self.writer.is_some() && is_due
     }
 
-    fn stepped(&mut self, step: &StepSummary<'_>, state: &State, ledger: &Ledger) {
+    fn stepped(&mut self, step: &StepSummary<'_>, replica: &Replica, ledger: &Ledger) {
         self.channel.shared.note_step(step.step);
         self.epochs_seen.add(step);
         let recipients = self.channel.recipients();
         if !recipients.is_empty() {
-            donate(recipients, state, ledger);
+            donate(recipients, replica, ledger);
         }
         if self.writer.is_none() {
             return;
@@ -226,7 +225,7 @@ impl Observer for Reporter<'_> {
         }
     }
 
-    fn epoch_ended(&mut self, summary: &EpochSummary, state: &State, ledger: &Ledger) {
+    fn epoch_ended(&mut self, summary: &EpochSummary, replica: &Replica, ledger: &Ledger) {
         self.flush();
         let epoch = summary.epoch;
         let (train, test) = (&summary.train, &summary.test);
@@ -239,14 +238,14 @@ impl Observer for Reporter<'_> {
             let is_best = self.keep_best && best.is_some_and(|(best, _)| best == epoch);
             let is_last = epoch == self.epochs || ledger.has_stalled(self.early_stop_epochs);
             if epoch.is_multiple_of(self.checkpoint_every) || is_last || is_best {
-                writer.save(state, ledger, self.epochs_seen.tests());
+                writer.save(replica, ledger, self.epochs_seen.tests());
             }
-            writer.show(epoch, &state.parameters);
+            writer.show(epoch, replica);
             self.channel.shared.enter(Phase::Computing);
         }
         self.channel.events.send(Event::EpochReport(EpochReport {
             epoch,
-            step: state.step,
+            step: replica.step(),
             generation: self.generation.0,
             train,
             test,
@@ -262,8 +261,8 @@ impl Observer for Reporter<'_> {
 }
 
 /// Gives the state to other workers.
-pub(crate) fn donate(recipients: Vec<Recipient>, state: &State, ledger: &Ledger) {
-    let snapshot = Arc::new(convert::to_snapshot(state, ledger));
+pub(crate) fn donate(recipients: Vec<Recipient>, replica: &Replica, ledger: &Ledger) {
+    let snapshot = Arc::new(convert::to_snapshot(replica.snapshot(), ledger));
     for recipient in recipients {
         let _gone = recipient.send(Arc::clone(&snapshot));
     }

@@ -32,7 +32,7 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tonic::{Code, Status};
 use transport::{
     Connected, Endpoint, Listener,
-    state::{Donor, Recipient, Snapshot},
+    state::{Donor, Fetched, Recipient},
 };
 
 use self::{
@@ -238,7 +238,7 @@ enum Wake {
     Reconnected(Result<Box<Joined>>),
     Event(Option<Event>),
     Connected(Result<Connected, String>),
-    Fetched(Result<(Snapshot, Transfer), String>),
+    Fetched(Result<(Fetched, Transfer), String>),
     StateRequest(Recipient),
     Signalled(Stop),
     /// Something has been waited for so long that it is time to say so.

@@ -72,20 +72,20 @@ fn work<T: Task>(setup: &Setup<T>, channel: &TrainingChannel) -> Result<()> {
                 train(&mut writer, &mut trainer, &mut epochs, *assignment, channel)?;
             }
             Order::Report(course) => report_ready(&trainer, course, Extra::Nothing, channel),
-            Order::Restore(snapshot, transfer) => {
-                let (state, ledger) = convert::from_snapshot(*snapshot);
+            Order::Restore(fetched, transfer) => {
+                let (state, ledger) = convert::from_fetched(*fetched);
                 trainer.restore(state, ledger);
                 report_ready(&trainer, Course::AsTold, Extra::Transfer(transfer), channel);
             }
             Order::Donate(recipient) => {
-                donate(vec![recipient], trainer.state(), trainer.ledger());
+                donate(vec![recipient], trainer.replica(), trainer.ledger());
             }
             Order::Persist => {
                 writer.wrote_last = true;
                 let thread = writer.thread(&trainer)?;
-                thread.save(trainer.state(), trainer.ledger(), epochs.tests());
+                thread.save(trainer.replica(), trainer.ledger(), epochs.tests());
                 thread.flush()?;
-                channel.events.send(Event::Saved(trainer.state().step));
+                channel.events.send(Event::Saved(trainer.replica().step()));
             }
         }
     }
@@ -143,10 +143,10 @@ fn report_ready<D: Dataset>(
     extra: Extra,
     channel: &TrainingChannel,
 ) {
-    let state = trainer.state();
-    channel.shared.note_step(state.step);
+    let step = trainer.replica().step();
+    channel.shared.note_step(step);
     channel.shared.enter(Phase::Idle);
-    let standing = Standing { step: Step(state.step), digest: state.digest() };
+    let standing = Standing { step: Step(step), digest: trainer.digest() };
     let (probe, transfer) = match extra {
         Extra::Nothing => (None, None),
         Extra::Probe(probe) => (Some(probe), None),
@@ -174,7 +174,7 @@ fn train<T: Task>(
         rank = rank.0,
         generation = generation.0,
         members = ranks.len(),
-        step = trainer.state().step,
+        step = trainer.replica().step(),
         threads,
         leads,
         "training"

@@ -18,7 +18,7 @@ use data::Splits;
 use disk::DiskError;
 use model::{Layout, State};
 use store::{Mirror, Unstored};
-use trainer::{Artifacts, Ledger, Task, Trainer};
+use trainer::{Artifacts, Ledger, Replica, Snapshot, Task, Trainer};
 
 use crate::{convert, setup::Setup};
 
@@ -33,8 +33,8 @@ const MARKED_BYTES: usize = 4 << 10;
 pub(crate) const STORE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 enum Job {
-    Checkpoint(Box<State>, Ledger, BTreeMap<u64, Vec<f64>>, Vec<String>),
-    Artifacts { epoch: u64, parameters: Vec<f32> },
+    Checkpoint(Snapshot, Ledger, BTreeMap<u64, Vec<f64>>, Vec<String>),
+    Artifacts { epoch: u64, state: Snapshot },
     Flush(SyncSender<()>),
 }
 
@@ -126,14 +126,14 @@ impl Writer {
     }
 
     /// Queues a checkpoint of the state, with the test losses of epochs, from 1.
-    pub(crate) fn save(&self, state: &State, ledger: &Ledger, tests: &BTreeMap<u64, Vec<f64>>) {
-        let (state, ledger) = (Box::new(state.clone()), ledger.clone());
+    pub(crate) fn save(&self, replica: &Replica, ledger: &Ledger, tests: &BTreeMap<u64, Vec<f64>>) {
+        let (state, ledger) = (replica.snapshot(), ledger.clone());
         self.hand_over(Job::Checkpoint(state, ledger, tests.clone(), self.arithmetic.clone()));
     }
 
     /// Queues what the task shows of the model after an epoch, counted from 1.
-    pub(crate) fn show(&self, epoch: u64, parameters: &[f32]) {
-        self.hand_over(Job::Artifacts { epoch, parameters: parameters.to_vec() });
+    pub(crate) fn show(&self, epoch: u64, replica: &Replica) {
+        self.hand_over(Job::Artifacts { epoch, state: replica.snapshot() });
     }
 
     /// Whether something could not be written; [`Self::flush`] tells what.
@@ -177,9 +177,9 @@ impl<T: Task> WriterThread<T> {
             match job {
                 Job::Checkpoint(state, ledger, tests, arithmetic) => {
                     self.metadata.arithmetic = arithmetic;
-                    self.write(&state, &ledger, &tests)?;
+                    self.write(state.state(), &ledger, &tests)?;
                 }
-                Job::Artifacts { epoch, parameters } => self.show(epoch, &parameters)?,
+                Job::Artifacts { epoch, state } => self.show(epoch, &state.state().parameters)?,
                 Job::Flush(done) => drop(done.send(())),
             }
         }

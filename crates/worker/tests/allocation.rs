@@ -19,8 +19,8 @@ use std::{
 use collective::{AllReduce, Control, Generation, Local, Rank, ShardRange, Share};
 use data::Splits;
 use images::{Images, PIXELS, Shape};
-use model::{Adam, Model as _, State};
-use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
+use model::{Adam, Model as _};
+use trainer::{EpochSummary, Ledger, Observer, Recipe, Replica, Settings, StepSummary, Trainer};
 use transport::{Group, Peer, shm};
 use vae::Vae;
 use vae_options::{Architecture, Binarize, Likelihood, ModelConfig, Precision};
@@ -67,7 +67,7 @@ impl Observer for Watch {
         Control::default()
     }
 
-    fn stepped(&mut self, step: &StepSummary<'_>, _state: &State, _ledger: &Ledger) {
+    fn stepped(&mut self, step: &StepSummary<'_>, _replica: &Replica, _ledger: &Ledger) {
         let allocations = ALLOCATIONS.load(Ordering::Relaxed);
         if step.step == WARM_UP {
             self.at_begin = allocations;
@@ -78,7 +78,7 @@ impl Observer for Watch {
         }
     }
 
-    fn epoch_ended(&mut self, _epoch: &EpochSummary, _state: &State, _ledger: &Ledger) {}
+    fn epoch_ended(&mut self, _epoch: &EpochSummary, _replica: &Replica, _ledger: &Ledger) {}
 }
 
 #[test]
@@ -112,6 +112,7 @@ fn over_shared_memory(settings: vae::Settings) -> Result<Vec<Option<u64>>, Box<d
     };
     let group = Group {
         run_id: "allocation".into(),
+        shares_state: true,
         generation: Generation(1),
         shards: SHARDS,
         length: trainer(settings, 1)?.model().layout().len(),

@@ -15,7 +15,7 @@ use data::Splits;
 use images::Images;
 use model::{Adam, Layout, State};
 use tempfile::TempDir;
-use trainer::{EpochSummary, Ledger, Observer, Recipe, Settings, StepSummary, Trainer};
+use trainer::{EpochSummary, Ledger, Observer, Recipe, Replica, Settings, StepSummary, Trainer};
 use vae_options::{Architecture, VaeOptions};
 
 pub(crate) const LATENT: usize = 4;
@@ -83,9 +83,9 @@ impl Observer for LastReport {
         Control::default()
     }
 
-    fn stepped(&mut self, _: &StepSummary<'_>, _: &State, _: &Ledger) {}
+    fn stepped(&mut self, _: &StepSummary<'_>, _: &Replica, _: &Ledger) {}
 
-    fn epoch_ended(&mut self, summary: &EpochSummary, _: &State, _: &Ledger) {
+    fn epoch_ended(&mut self, summary: &EpochSummary, _: &Replica, _: &Ledger) {
         let [loss, reconstruction, kl, ..] = summary.test.terms;
         self.0 = [loss, reconstruction, kl].map(|sum| sum / summary.test.examples as f64);
     }
@@ -121,7 +121,7 @@ pub(crate) fn train(variant: &Variant, run_dir: &Path) -> [f64; 3] {
     let mut alone = Local::new(training.shards, layout.len()).unwrap();
     let mut report = LastReport::default();
     trainer.train(&mut alone, &mut report).unwrap();
-    write(variant, &layout, trainer.state(), run_dir);
+    write(variant, &layout, trainer.replica().snapshot().state(), run_dir);
     report.0
 }
 

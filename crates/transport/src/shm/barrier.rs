@@ -132,6 +132,17 @@ impl Bell {
 #[derive(Debug)]
 pub(crate) struct Contributed(());
 
+/// The proof that the state of the members was not brought in yet; the barrier after that takes it.
+#[derive(Debug)]
+pub(super) struct Unfilled(());
+
+impl Unfilled {
+    /// For a segment that was just mapped.
+    pub(super) const fn new() -> Self {
+        Self(())
+    }
+}
+
 /// A member's place at the barrier; the others see it go when this is dropped.
 #[derive(Debug)]
 pub(super) struct Barrier {
@@ -173,6 +184,11 @@ impl Barrier {
     pub(super) fn cause(&self) -> Option<Cause> {
         let word = self.bell.memory.words()[self.bell.cause].load(SeqCst);
         Cause::from_word(word, self.me, self.members)
+    }
+
+    /// Waits until all members have written their segments of the state.
+    pub(super) fn pass_filled(&mut self, _spent: Unfilled) -> Result<(), Cause> {
+        self.pass()
     }
 
     /// Waits until all members have written their contributions.

@@ -6,35 +6,40 @@ use std::{
     time::{Duration, Instant},
 };
 
-use collective::{AllReduce, Contribution, Interrupted, Kind, Node, Outcome, Plan, Reducer, Round};
+use collective::{
+    AllReduce, Contribution, Interrupted, Kind, Node, Outcome, Plan, Reducer, Round, SharedState,
+};
 
 use super::{
     Segment,
-    barrier::{Barrier, Bell, Cause, Contributed},
+    barrier::{Barrier, Bell, Cause, Contributed, Unfilled},
     header,
     layout::Layout,
     memory::Vectors,
+    state::States,
 };
 
 /// All-reduce over one generation's segment.
 #[derive(Debug)]
 pub struct Shm {
     /// Of this host's members.
-    plan: Plan,
-    me: usize,
+    pub(super) plan: Plan,
+    pub(super) me: usize,
     /// By the host's nodes; where this is the only host, one up to the root.
-    reducers: Vec<Reducer>,
+    pub(super) reducers: Vec<Reducer>,
     layout: Layout,
-    vectors: Vectors,
-    barrier: Barrier,
+    pub(super) vectors: Vectors,
+    /// The state of the members, if they hold it together.
+    pub(super) states: Option<States>,
+    pub(super) barrier: Barrier,
     /// By member, of the round in hand or the last.
-    contributions: Vec<Contribution>,
+    pub(super) contributions: Vec<Contribution>,
     /// The leader's, until the first round shows that all have mapped it.
     file: Option<OwnedFd>,
     /// Rounds done.
     rounds: u64,
     /// What every call returns once a round has failed.
-    broken: Option<Interrupted>,
+    pub(super) broken: Option<Interrupted>,
 }
 
 /// Ends a generation, for all its members, from outside their training threads.
@@ -51,10 +56,13 @@ impl Abort {
 
 impl Shm {
     pub(super) fn new(segment: Segment) -> Self {
-        let Segment { hosts, plan, me, layout, vectors, barrier, file } = segment;
+        let Segment { hosts, plan, me, layout, vectors, states, barrier, file } = segment;
         let host = plan.rank(me);
         let host = hosts.plan().member(host).map_or(0, |member| hosts.host(member));
         let reducers = hosts.reducers_within(host);
+        let floats = plan.segment(me).len();
+        let states =
+            states.map(|states| States::new(states, Unfilled::new(), &reducers[0], floats));
         let contributions = vec![Contribution::default(); plan.members()];
         Self {
             plan,
@@ -62,6 +70,7 @@ impl Shm {
             reducers,
             layout,
             vectors,
+            states,
             barrier,
             contributions,
             file,
@@ -180,7 +189,7 @@ impl Shm {
         Interrupted::Protocol { rank: self.plan.rank(member), round, reason }
     }
 
-    fn interrupted(&self, round: Round, cause: Cause) -> Interrupted {
+    pub(super) fn interrupted(&self, round: Round, cause: Cause) -> Interrupted {
         let lost = |member, reason: &str| Interrupted::Lost {
             rank: self.plan.rank(member),
             round,
@@ -228,5 +237,8 @@ impl AllReduce for Shm {
 
     fn sum(&self) -> &[f32] {
         if self.plan.members() == 1 { self.vectors.first_partial() } else { self.vectors.sum() }
+    }
+    fn shared_state(&mut self) -> Option<&mut dyn SharedState> {
+        if self.states.is_some() { Some(self) } else { None }
     }
 }

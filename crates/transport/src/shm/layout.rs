@@ -3,14 +3,15 @@
 //! ```text
 //! byte 0    the gate: one 32-bit futex word, alone on its line
 //! byte 128  words of 64 bits: identity | sleepers | cause | seats | headers
-//! page      vectors of 32-bit floats: every member's partials, in shard order | the sum
+//! page      vectors of 32-bit floats: every member's partials, in shard order | the sum, or
+//!           two states of several vectors each
 //! ```
 //!
 //! What the words mean is known to the modules that read them; nothing here touches memory.
 
 use std::ops::Range;
 
-use collective::{Plan, TERMS_MAX};
+use collective::{Plan, STATE_VECTORS, TERMS_MAX};
 
 /// Bytes that no two writers share. Processors fetch pairs of 64-byte lines.
 const LINE_BYTES: usize = 128;
@@ -35,6 +36,9 @@ pub(super) const TALLY_WORDS: usize = TERMS_MAX + 2;
 /// another still reads round `n`, and no member is further ahead.
 pub(super) const HEADER_SLOTS: usize = 2;
 
+/// The state that is read, and the one that is written.
+pub(super) const STATES: usize = 2;
+
 /// The offsets of one generation's segment. Words and floats are counted from the first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -55,15 +59,18 @@ pub(super) struct Layout {
     pub(super) stride: usize,
     /// Floats in a vector.
     pub(super) length: usize,
-    /// Partials of all members; the sum comes after them.
+    /// Partials of all members; what they are added up to comes after them.
     pub(super) partials: usize,
+    /// Whether two states come after the partials, instead of the sum.
+    pub(super) has_states: bool,
     /// Bytes of the whole segment.
     pub(super) bytes: usize,
 }
 
 impl Layout {
-    /// The layout for `plan`, with `identity_words` words that tell the generation.
-    pub(super) fn new(plan: &Plan, identity_words: usize) -> Self {
+    /// The layout for `plan`, with `identity_words` words that tell the generation, and with the
+    /// state of the members if `has_states`.
+    pub(super) fn new(plan: &Plan, identity_words: usize, has_states: bool) -> Self {
         let members = plan.members();
         let nodes = |member| plan.nodes(member).len();
         let sleepers = identity_words.next_multiple_of(LINE_WORDS);
@@ -77,11 +84,10 @@ impl Layout {
             header_words.push(slot.next_multiple_of(LINE_WORDS));
             words += HEADER_SLOTS * slot.next_multiple_of(LINE_WORDS);
         }
-        let partials = (0..members).map(nodes).sum();
+        let partials: usize = (0..members).map(nodes).sum();
         let vectors_at = (WORDS_AT + words * size_of::<u64>()).next_multiple_of(PAGE_BYTES);
         let stride = plan.length().next_multiple_of(VECTOR_ALIGNMENT);
-        let bytes = vectors_at + (partials + 1) * stride * size_of::<f32>();
-        Self {
+        let mut layout = Self {
             words,
             sleepers,
             cause,
@@ -92,8 +98,22 @@ impl Layout {
             stride,
             length: plan.length(),
             partials,
-            bytes: bytes.next_multiple_of(PAGE_BYTES),
-        }
+            has_states,
+            bytes: 0,
+        };
+        let bytes = vectors_at + layout.vectors() * stride * size_of::<f32>();
+        layout.bytes = bytes.next_multiple_of(PAGE_BYTES);
+        layout
+    }
+
+    /// Vectors of the segment.
+    pub(super) fn vectors(&self) -> usize {
+        self.partials + if self.has_states { STATES * STATE_VECTORS } else { 1 }
+    }
+
+    /// The first vector of each state.
+    pub(super) fn states(&self) -> Option<[usize; STATES]> {
+        self.has_states.then_some([self.partials, self.partials + STATE_VECTORS])
     }
 
     /// The words of a member's seat.
@@ -126,7 +146,8 @@ mod tests {
                 shards: ShardRange { start, end },
             })
             .collect();
-        let layout = Layout::new(&Plan::new(7, 1001, &shares).unwrap(), 17);
+        let plan = Plan::new(7, 1001, &shares).unwrap();
+        let layout = Layout::new(&plan, 17, false);
         let mut ranges = vec![0..17, layout.sleepers..layout.sleepers + 1];
         ranges.push(layout.cause..layout.cause + 1);
         ranges.extend((0..3).map(|member| layout.seat(member)));
@@ -141,5 +162,9 @@ mod tests {
         // 0..1, then 1..2 and 2..4, then 4..7; and the sum.
         assert_eq!(layout.partials, 4);
         assert!(layout.bytes - layout.vectors_at >= 5 * 1008 * 4);
+        assert_eq!(layout.states(), None);
+        let with_states = Layout::new(&plan, 17, true);
+        assert_eq!(with_states.states(), Some([4, 7]));
+        assert!(with_states.bytes - with_states.vectors_at >= 10 * 1008 * 4);
     }
 }

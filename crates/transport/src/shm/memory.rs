@@ -18,6 +18,7 @@ use std::{
     },
 };
 
+use collective::{STATE_VECTORS, StateVectors, shared::Partials};
 use rustix::{
     fs::{self, MemfdFlags, Mode, SealFlags},
     io::Errno,
@@ -25,8 +26,8 @@ use rustix::{
 };
 
 use super::{
-    barrier::Contributed,
-    layout::{Layout, WORDS_AT},
+    barrier::{Contributed, Unfilled},
+    layout::{Layout, STATES, WORDS_AT},
 };
 
 /// Once set, the file keeps its size for ever: no peer can make an access fault by
@@ -53,15 +54,40 @@ pub(super) struct Vectors {
     first: NonNull<f32>,
     stride: usize,
     length: usize,
+    /// Partials; one vector more is the sum, if there is one.
     partials: usize,
+    has_sum: bool,
     /// The partials of this member.
     own: Range<usize>,
+}
+
+/// One of the two states of a segment, as one member may touch it. There is one for each of a
+/// mapping.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    vectors: [NonNull<f32>; STATE_VECTORS],
+    length: usize,
+    /// Kept for as long as the floats are.
+    _memory: Arc<Memory>,
 }
 
 // SAFETY: the floats are reached by way of `&self` or `&mut self` only, as those of a `Vec`.
 unsafe impl Send for Vectors {}
 // SAFETY: as above.
 unsafe impl Sync for Vectors {}
+
+// SAFETY: the floats are reached by way of `&self` or `&mut self` only, as those of a `Vec`.
+unsafe impl Send for Buffer {}
+// SAFETY: as above.
+unsafe impl Sync for Buffer {}
+
+/// A mapping, in pieces.
+pub(super) struct Mapped {
+    pub(super) memory: Arc<Memory>,
+    pub(super) vectors: Vectors,
+    /// If the layout has states.
+    pub(super) states: Option<[Arc<Buffer>; STATES]>,
+}
 
 /// Creates a file without a name, `bytes` long, all zero, whose memory is reserved. It lives
 /// as long as somebody has it open or mapped.
@@ -86,14 +112,10 @@ pub(super) fn is_sealed(file: impl AsFd) -> bool {
 
 /// Maps `file`, which is sealed and `layout.bytes` long, for the member whose partials are
 /// `own`.
-pub(super) fn map(
-    file: impl AsFd,
-    layout: &Layout,
-    own: Range<usize>,
-) -> io::Result<(Arc<Memory>, Vectors)> {
+pub(super) fn map(file: impl AsFd, layout: &Layout, own: Range<usize>) -> io::Result<Mapped> {
     // The offsets below are right for any layout; what they must not do is leave the file.
     let size = fs::fstat(&file)?.st_size;
-    let vectors_end = layout.vectors_at + (layout.partials + 1) * layout.stride * size_of::<f32>();
+    let vectors_end = layout.vectors_at + layout.vectors() * layout.stride * size_of::<f32>();
     assert!(
         is_sealed(&file)
             && usize::try_from(size) == Ok(layout.bytes)
@@ -114,7 +136,18 @@ pub(super) fn map(
     // SAFETY: by the assertion above this lies within the mapping.
     let first = unsafe { base.add(layout.vectors_at) }.cast();
     let Layout { stride, length, partials, .. } = *layout;
-    Ok((memory.clone(), Vectors { memory, first, stride, length, partials, own }))
+    let states = layout.states().map(|states| {
+        states.map(|index| {
+            // SAFETY: by the assertion above all vectors of the layout lie within the mapping.
+            let vector = |offset| unsafe { first.add((index + offset) * stride) };
+            let vectors = std::array::from_fn(vector);
+            Arc::new(Buffer { vectors, length, _memory: Arc::clone(&memory) })
+        })
+    });
+    let has_sum = states.is_none();
+    let vectors =
+        Vectors { memory: Arc::clone(&memory), first, stride, length, partials, has_sum, own };
+    Ok(Mapped { memory, vectors, states })
 }
 
 impl Memory {
@@ -164,8 +197,9 @@ impl Drop for Memory {
 /// by plain loads of aligned words.
 impl Vectors {
     fn vector(&self, index: usize) -> NonNull<f32> {
-        assert!(index <= self.partials, "no vector {index}");
-        // SAFETY: `map` has checked that all `partials + 1` vectors lie within the mapping.
+        let vectors = self.partials + usize::from(self.has_sum);
+        assert!(index < vectors, "no vector {index}");
+        // SAFETY: `map` has checked that all vectors of the layout lie within the mapping.
         unsafe { self.first.add(index * self.stride) }
     }
 
@@ -193,30 +227,103 @@ impl Vectors {
         unsafe { slice::from_raw_parts(self.vector(index).as_ptr(), self.length) }
     }
 
+    /// All partials.
+    pub(super) fn partials(&self, _contributed: &Contributed) -> Gathered<'_> {
+        Gathered(self)
+    }
+
     /// All partials' and the sum's floats in `segment`, which is this member's.
     pub(super) fn reduction<'a>(
         &'a mut self,
-        _contributed: &Contributed,
+        contributed: &Contributed,
         segment: Range<usize>,
-    ) -> (impl Fn(usize) -> &'a [f32], &'a mut [f32]) {
+    ) -> (impl Fn(usize) -> &'a [f32] + use<'a>, &'a mut [f32]) {
         let this: &'a Self = self;
-        let (start, length) = (segment.start, segment.len());
         assert!(segment.end <= self.length, "no segment {segment:?}");
-        // SAFETY: `start` is within the vector.
-        let floats = move |index| unsafe { this.vector(index).add(start) };
+        let partials: Gathered<'a> = this.partials(contributed);
+        let vector = this.vector(this.partials);
         // SAFETY: within the vector of the sum, which is none of the partials; exclusive by
         // `&mut self` and as above.
-        let sum = unsafe { slice::from_raw_parts_mut(floats(this.partials).as_ptr(), length) };
-        let partial = move |index| {
-            assert!(index < this.partials, "no partial {index}");
-            // SAFETY: within the vector; shared, and nobody writes: see above.
-            unsafe { slice::from_raw_parts(floats(index).as_ptr(), length) }
-        };
-        (partial, sum)
+        let sum =
+            unsafe { slice::from_raw_parts_mut(vector.add(segment.start).as_ptr(), segment.len()) };
+        (move |index| partials.floats(index, segment.clone()), sum)
     }
 
     /// The words of the same mapping.
     pub(super) fn memory(&self) -> &Arc<Memory> {
         &self.memory
+    }
+}
+
+/// All partials of a round, which the proof that all have contributed was shown for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gathered<'a>(&'a Vectors);
+
+impl<'a> Gathered<'a> {
+    fn floats(self, index: usize, range: Range<usize>) -> &'a [f32] {
+        let Self(vectors) = self;
+        assert!(index < vectors.partials, "no partial {index}");
+        assert!(range.start <= range.end && range.end <= vectors.length, "no range {range:?}");
+        let vector = vectors.vector(index);
+        // SAFETY: within the vector; shared, and nobody writes: see `Vectors`.
+        unsafe { slice::from_raw_parts(vector.add(range.start).as_ptr(), range.len()) }
+    }
+}
+
+impl Partials for Gathered<'_> {
+    fn partial(&self, index: usize, range: Range<usize>) -> &[f32] {
+        self.floats(index, range)
+    }
+}
+
+/// # Why handing out slices is sound
+///
+/// Within this process, whoever has a `Buffer` reads it through `&self`, and writes through `&mut
+/// self`, which nobody gets while an `Arc` of it has another owner. Another process writes to a
+/// buffer in two cases alone, both within its own segment:
+///
+/// - `fill`, before the state was brought in. Then nobody has read it: `held` is what gives a
+///   buffer away, and what comes before asks for `&mut`.
+/// - `segment_mut`, in a round that every member has contributed to, this one included. It has
+///   looked, before it contributed, that nobody here holds the buffer that is to be written to; and
+///   none is given away before all have written, at the barrier that ends the round.
+///
+/// After an interrupted round, or from a broken peer, what is said of [`Vectors`] holds here too.
+/// An interrupted member never contributes again, so the buffer that it has is not written to.
+impl Buffer {
+    /// This member's `segment`, to bring the state in.
+    pub(super) fn fill(
+        &mut self,
+        _unfilled: &Unfilled,
+        segment: Range<usize>,
+    ) -> [&mut [f32]; STATE_VECTORS] {
+        self.slices_mut(segment)
+    }
+
+    /// This member's `segment`, in a round that all have contributed to.
+    pub(super) fn segment_mut(
+        &mut self,
+        _contributed: &Contributed,
+        segment: Range<usize>,
+    ) -> [&mut [f32]; STATE_VECTORS] {
+        self.slices_mut(segment)
+    }
+
+    fn slices_mut(&mut self, segment: Range<usize>) -> [&mut [f32]; STATE_VECTORS] {
+        assert!(segment.end <= self.length, "no segment {segment:?}");
+        let (start, length) = (segment.start, segment.len());
+        self.vectors.map(|vector| {
+            // SAFETY: within the vector, which is within the mapping that `_memory` keeps alive;
+            // the vectors do not overlap; for exclusiveness see above.
+            unsafe { slice::from_raw_parts_mut(vector.add(start).as_ptr(), length) }
+        })
+    }
+}
+
+impl StateVectors for Buffer {
+    fn vectors(&self) -> [&[f32]; STATE_VECTORS] {
+        // SAFETY: within the mapping that `_memory` keeps alive; shared, and nobody writes: see
+        // above.
+        self.vectors.map(|vector| unsafe { slice::from_raw_parts(vector.as_ptr(), self.length) })
     }
 }

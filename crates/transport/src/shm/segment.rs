@@ -7,9 +7,12 @@ use std::{
         fd::{AsRawFd as _, OwnedFd},
         unix::fs::OpenOptionsExt as _,
     },
-    sync::atomic::{
-        AtomicU64,
-        Ordering::{Acquire, Relaxed, Release},
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
 };
 
@@ -17,14 +20,20 @@ use collective::{Hosts, Plan};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
-use super::{Rendezvous, Shm, barrier::Barrier, layout::Layout, memory, process::Process};
+use super::{
+    Rendezvous, Shm,
+    barrier::Barrier,
+    layout::{Layout, STATES},
+    memory::{self, Buffer},
+    process::Process,
+};
 use crate::{Group, GroupError};
 
 /// The first word of a segment: "lockstep".
 const MAGIC: u64 = u64::from_le_bytes(*b"lockstep");
 
 /// Version of the layout that this build speaks.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// Most bytes of a run's id.
 const RUN_ID_BYTES_MAX: usize = 128;
@@ -84,6 +93,8 @@ pub struct Segment {
     pub(super) me: usize,
     pub(super) layout: Layout,
     pub(super) vectors: memory::Vectors,
+    /// The state of the members, if they hold it together.
+    pub(super) states: Option<[Arc<Buffer>; STATES]>,
     pub(super) barrier: Barrier,
     /// The leader's, for the others to find.
     pub(super) file: Option<OwnedFd>,
@@ -104,7 +115,7 @@ impl Segment {
         let random = rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty());
         let nonce = u128::from_ne_bytes(nonce);
         let identity = identity(group, &plan, nonce);
-        let layout = Layout::new(&plan, identity.len());
+        let layout = Layout::new(&plan, identity.len(), shares_state(group, &hosts));
         let failed = |source| SegmentError::Create { bytes: layout.bytes, source };
         random.map_err(|error| failed(error.into()))?;
         let name = format!("lockstep-{}-{}", group.run_id, group.generation);
@@ -112,7 +123,8 @@ impl Segment {
         let descriptor = u32::try_from(file.as_raw_fd()).unwrap_or_default();
         let process = Process::this().map_err(failed)?;
         let own = own_partials(&plan, me);
-        let (words, vectors) = memory::map(&file, &layout, own).map_err(failed)?;
+        let mapped = memory::map(&file, &layout, own).map_err(failed)?;
+        let memory::Mapped { memory: words, vectors, states } = mapped;
         // The magic comes last: what has it is complete.
         for (word, value) in words.words().iter().zip(&identity).rev() {
             word.store(*value, Release);
@@ -120,7 +132,8 @@ impl Segment {
         let barrier = Barrier::take_seat(&words, &layout, me, plan.members(), process)
             .ok_or(SegmentError::Taken(group.rank))?;
         let rendezvous = Rendezvous { pid: process.pid, descriptor, nonce };
-        Ok((Self { hosts, plan, me, layout, vectors, barrier, file: Some(file) }, rendezvous))
+        let file = Some(file);
+        Ok((Self { hosts, plan, me, layout, vectors, states, barrier, file }, rendezvous))
     }
 
     /// Opens the segment that the first member of this host has created for `group`.
@@ -130,7 +143,7 @@ impl Segment {
     pub fn open(group: &Group, rendezvous: &Rendezvous) -> Result<Self, SegmentError> {
         let (hosts, plan, me) = among_neighbours(group)?;
         let identity = identity(group, &plan, rendezvous.nonce);
-        let layout = Layout::new(&plan, identity.len());
+        let layout = Layout::new(&plan, identity.len(), shares_state(group, &hosts));
         let path = format!("/proc/{}/fd/{}", rendezvous.pid, rendezvous.descriptor);
         let unreachable = |source| SegmentError::Open { path: path.clone(), source };
         let foreign = |reason| SegmentError::Foreign { path: path.clone(), reason };
@@ -138,11 +151,12 @@ impl Segment {
         check_file(&file, &layout).map_err(unreachable)?.map_err(foreign)?;
         let process = Process::this().map_err(unreachable)?;
         let own = own_partials(&plan, me);
-        let (words, vectors) = memory::map(&file, &layout, own).map_err(unreachable)?;
+        let mapped = memory::map(&file, &layout, own).map_err(unreachable)?;
+        let memory::Mapped { memory: words, vectors, states } = mapped;
         check_identity(words.words(), &identity).map_err(foreign)?;
         let barrier = Barrier::take_seat(&words, &layout, me, plan.members(), process)
             .ok_or(SegmentError::Taken(group.rank))?;
-        Ok(Self { hosts, plan, me, layout, vectors, barrier, file: None })
+        Ok(Self { hosts, plan, me, layout, vectors, states, barrier, file: None })
     }
 
     /// The all-reduce over this segment, for the training thread. The first round waits for
@@ -161,6 +175,12 @@ impl Segment {
     pub(crate) fn into_level(self) -> Shm {
         Shm::new(self)
     }
+}
+
+/// Whether the members hold their state together: only where all of them share the memory, and
+/// there is another one to share it with.
+fn shares_state(group: &Group, hosts: &Hosts) -> bool {
+    group.shares_state && hosts.count() == 1 && group.peers.len() > 1
 }
 
 /// All hosts, and the plan of this one's members with this member's index in it.
@@ -220,6 +240,7 @@ fn identity(group: &Group, plan: &Plan, nonce: u128) -> Vec<u64> {
         .chain(run_words.iter().map(|bytes| u64::from_le_bytes(*bytes)))
         .chain([group.generation.0])
         .chain([group.shards.into(), group.length as u64, plan.members() as u64])
+        .chain([group.shares_state.into()])
         .chain(shares)
         .collect()
 }

@@ -4,6 +4,7 @@
 use std::{
     convert::Infallible,
     future::poll_fn,
+    ops::Range,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -11,6 +12,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use collective::{STATE_VECTORS, StateVectors};
 use http::{Request, Response, header};
 use protocol::{
     status,
@@ -22,6 +24,7 @@ use protocol::{
 use secure::Secret;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, body::Body, server::NamedService};
+use zerocopy::IntoBytes as _;
 
 use super::{Recipient, SNAPSHOT_PATIENCE, Snapshot};
 use crate::grpc::{
@@ -112,24 +115,39 @@ impl Donor {
 /// The messages of a snapshot, cut where its floats begin and end.
 fn pieces(snapshot: &Snapshot) -> vec::IntoIter<Bytes> {
     let Snapshot { step, epochs, validation, vectors } = snapshot;
+    let length = vectors.vectors()[0].len();
     let header = StateHeader {
         step: *step,
-        length: vectors[0].len() as u64,
+        length: length as u64,
         epochs: epochs.iter().map(NodeTally::from).collect(),
         validation: validation.clone(),
     };
     let mut head = BytesMut::new();
     frames::put_message(&mut head, &StateFrame { body: Some(Part::Header(header)) });
     let mut pieces = vec![head.split().freeze()];
-    for vector in vectors {
-        for start in (0..vector.len()).step_by(CHUNK_FLOATS) {
-            let end = (start + CHUNK_FLOATS).min(vector.len());
+    for index in 0..STATE_VECTORS {
+        for start in (0..length).step_by(CHUNK_FLOATS) {
+            let end = (start + CHUNK_FLOATS).min(length);
             frames::put_state_head(&mut head, end - start);
             pieces.push(head.split().freeze());
-            pieces.push(frames::bytes_of(vector, start..end));
+            let vectors = Arc::clone(vectors);
+            pieces.push(Bytes::from_owner(Chunk { vectors, index, range: start..end }));
         }
     }
     pieces.into_iter()
+}
+
+/// A part of one of a state's vectors, which holds the state for as long as it is unsent.
+struct Chunk {
+    vectors: Arc<dyn StateVectors>,
+    index: usize,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        self.vectors.vectors()[self.index][self.range.clone()].as_bytes()
+    }
 }
 
 impl NamedService for Donor {

@@ -54,6 +54,7 @@ fn with_members_on<T: Send>(
     let peers = hosts.iter().zip(stories::peers(ranges));
     let group = Group {
         run_id: RUN.into(),
+        shares_state: false,
         generation: Generation(1),
         shards,
         length,

@@ -19,6 +19,7 @@ fn group(hosts: &[Host], ranges: &[(u32, u32)], length: usize, generation: u64) 
     let peers = hosts.iter().zip(stories::peers(ranges));
     Group {
         run_id: RUN.into(),
+        shares_state: false,
         generation: Generation(generation),
         shards: ranges.last().unwrap().1,
         length,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use collective::Tally;
+use collective::{StateVectors, Tally};
 use protocol::wire::{
     FetchRequest, StateFrame, StateHeader,
     state_frame::Body,
@@ -15,7 +15,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 use transport::{
     Endpoint,
-    state::{Donor, Recipient, Snapshot, Source, fetch},
+    state::{Donor, Fetched, Recipient, Snapshot, Source, fetch},
 };
 
 /// More than one chunk, and not a whole number of them.
@@ -24,7 +24,7 @@ const LENGTH: usize = protocol::CHUNK_FLOATS * 2 + 77;
 fn snapshot() -> Snapshot {
     let vector = |salt: u32| {
         let bits = (0..LENGTH as u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9) ^ salt));
-        Arc::new(bits.collect::<Vec<_>>())
+        bits.collect::<Vec<_>>()
     };
     let epochs = vec![Tally {
         terms: [1.5, -2.0, 1e300, 0.0, 0.0, 0.0, 0.0, 1.0],
@@ -32,7 +32,8 @@ fn snapshot() -> Snapshot {
         index_sum: u64::MAX,
     }];
     let validation = vec![201.5, 150.25];
-    Snapshot { step: 1234, epochs, validation, vectors: [vector(0), vector(1), vector(2)] }
+    let vectors = Arc::new([vector(0), vector(1), vector(2)]);
+    Snapshot { step: 1234, epochs, validation, vectors }
 }
 
 /// Serves a donor of run "a"; whoever asks it comes out of the other end.
@@ -47,9 +48,9 @@ async fn serve(places: usize) -> (Source, mpsc::Receiver<Recipient>) {
     (Source { address: address.into(), secret, security: Security::default() }, asked)
 }
 
-fn bits(snapshot: &Snapshot) -> Vec<Vec<u32>> {
-    let bits = |vector: &Arc<Vec<f32>>| vector.iter().map(|value| value.to_bits()).collect();
-    snapshot.vectors.iter().map(bits).collect()
+fn bits(vectors: &dyn StateVectors) -> Vec<Vec<u32>> {
+    let bits = |vector: &[f32]| vector.iter().map(|value| value.to_bits()).collect();
+    vectors.vectors().into_iter().map(bits).collect()
 }
 
 #[tokio::test]
@@ -60,7 +61,7 @@ async fn a_state_arrives_bit_for_bit() {
     tokio::spawn(async move { asked.recv().await.unwrap().send(given).unwrap() });
     let fetched = fetch(&source, "a", LENGTH).await.unwrap();
     assert_eq!((fetched.step, &fetched.epochs), (donated.step, &donated.epochs));
-    assert!(bits(&fetched) == bits(&donated));
+    assert!(bits(&fetched.vectors) == bits(&*donated.vectors));
 }
 
 #[tokio::test]
@@ -134,7 +135,7 @@ async fn the_wire_is_ordinary_for_one_who_asks() {
         let Some(Body::Values(bytes)) = frame.body else { panic!("no values") };
         values.extend(bytes.as_chunks::<4>().0.iter().map(|value| u32::from_le_bytes(*value)));
     }
-    assert!(values == bits(&donated).concat());
+    assert!(values == bits(&*donated.vectors).concat());
 }
 
 /// Generated code that gives what it is told to.
@@ -150,7 +151,7 @@ impl StateTransfer for Plain {
     }
 }
 
-async fn fetched_from(frames: Vec<StateFrame>, length: usize) -> Result<Snapshot, String> {
+async fn fetched_from(frames: Vec<StateFrame>, length: usize) -> Result<Fetched, String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().into();
     let (secret, security) = (Secret::random(), Security::default());
@@ -175,7 +176,7 @@ async fn the_wire_is_ordinary_for_one_who_gives() {
     let frames = [header(5), values(0..1), values(1..5), values(5..10), values(10..13)];
     let frames = frames.into_iter().chain([values(13..15)]).collect();
     let state = fetched_from(frames, 5).await.unwrap();
-    let found: Vec<f32> = state.vectors.iter().flat_map(|vector| vector.to_vec()).collect();
+    let found: Vec<f32> = state.vectors.concat();
     assert_eq!((state.step, found), (9, (0..15_u16).map(f32::from).collect()));
 }
 

@@ -69,6 +69,7 @@ fn group(ranges: Ranges, length: usize, rank: u32, addresses: [SocketAddr; 2]) -
     let peers = stories::peers(&ranges).into_iter().zip(addresses);
     Group {
         run_id: RUN.into(),
+        shares_state: false,
         generation: Generation(1),
         shards: ranges[1].1,
         length,

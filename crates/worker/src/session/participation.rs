@@ -12,7 +12,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use tracing::Instrument as _;
 use transport::{
     Abort, Connected, Group, Peer,
-    state::{self, FetchError, Snapshot},
+    state::{self, FetchError, Fetched},
 };
 
 use super::{Session, link::Link};
@@ -27,7 +27,7 @@ pub(super) enum Participation {
     /// In none.
     Idle,
     /// In none, and taking over a state.
-    Fetching(JoinHandle<Result<(Snapshot, Transfer), FetchError>>),
+    Fetching(JoinHandle<Result<(Fetched, Transfer), FetchError>>),
     /// Connecting to the other members.
     Connecting(Connecting),
     /// Training.
@@ -99,6 +99,8 @@ impl Session {
         let threads = self.threads.unwrap_or_else(|| fair_share(start));
         let group = Group {
             run_id: self.run_id.clone(),
+            // To be shortened, the gradient is needed whole.
+            shares_state: self.config.training.grad_clip.is_none(),
             generation,
             shards: self.config.training.shards,
             length: self.length,
@@ -163,20 +165,20 @@ impl Session {
         let span = tracing::info_span!("state transfer", donor = fetch.donor);
         let fetched = async move {
             let begun = Instant::now();
-            let snapshot = state::fetch(&source, &run_id, length).await?;
+            let fetched = state::fetch(&source, &run_id, length).await?;
             let seconds = begun.elapsed().as_secs_f64();
-            let transfer = Transfer { bytes: snapshot.bytes() as u64, seconds };
-            Ok((snapshot, transfer))
+            let transfer = Transfer { bytes: fetched.bytes() as u64, seconds };
+            Ok((fetched, transfer))
         };
         self.participation = Participation::Fetching(tokio::spawn(fetched.instrument(span)));
         Ok(())
     }
 
     /// Gives the training thread the state, or has it report why there is none.
-    pub(super) fn fetched(&mut self, result: Result<(Snapshot, Transfer), String>) {
+    pub(super) fn fetched(&mut self, result: Result<(Fetched, Transfer), String>) {
         self.participation = Participation::Idle;
         self.bridge.order(match result {
-            Ok((snapshot, transfer)) => Order::Restore(Box::new(snapshot), transfer),
+            Ok((fetched, transfer)) => Order::Restore(Box::new(fetched), transfer),
             Err(reason) => Order::Report(Course::NotFetched(reason)),
         });
     }

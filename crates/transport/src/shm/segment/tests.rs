@@ -38,6 +38,7 @@ fn pair() -> (Segment, Segment) {
     };
     let group = Group {
         run_id: "hostile".into(),
+        shares_state: false,
         generation: Generation(1),
         shards: 2,
         length: 100,

@@ -1,0 +1,231 @@
+//! The state that a trainer advances, and the arithmetic that advances it. Where the memory of
+//! the state is, nobody else knows.
+
+use std::{
+    fmt, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use collective::{
+    Contribution, Digest, Interrupted, Kind, Outcome, Round, SharedState, StateVectors, Step,
+};
+use model::{Adam, Isa, State, StateView, Team};
+
+use crate::Snapshot;
+
+/// The state after the last complete step.
+///
+/// The state is in the memory of this process, or in memory that the members of a generation share.
+/// Whoever wants to keep the state while training goes on takes a [`Replica::snapshot`].
+pub struct Replica {
+    home: Home,
+    /// The state that a snapshot was taken of, to be written to once the snapshot is dropped.
+    spare: Option<Arc<State>>,
+    /// Those of states in shared memory that may have to be copied yet.
+    snapshots: Mutex<Vec<Snapshot>>,
+}
+
+enum Home {
+    Own(Arc<State>),
+    /// In shared memory, of the current generation or of the one before. It is only read.
+    Shared {
+        step: u64,
+        vectors: Arc<dyn StateVectors>,
+    },
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica").field("step", &self.step()).finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// A replica with this state.
+    #[must_use]
+    pub fn new(state: State) -> Self {
+        Self { home: Home::Own(Arc::new(state)), spare: None, snapshots: Mutex::default() }
+    }
+
+    /// Updates applied so far.
+    #[must_use]
+    pub fn step(&self) -> u64 {
+        match &self.home {
+            Home::Own(state) => state.step,
+            Home::Shared { step, .. } => *step,
+        }
+    }
+
+    /// The state.
+    #[must_use]
+    pub fn view(&self) -> StateView<'_> {
+        match &self.home {
+            Home::Own(state) => state.view(),
+            Home::Shared { step, vectors } => {
+                let [parameters, exp_avg, exp_avg_sq] = vectors.vectors();
+                StateView { step: *step, parameters, exp_avg, exp_avg_sq }
+            }
+        }
+    }
+
+    /// The digest of the state.
+    #[must_use]
+    pub fn digest(&self, team: &Team) -> Digest {
+        self.view().digest(team)
+    }
+
+    /// The state as it is now, for as long as it is held. Nothing is copied here.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        match &self.home {
+            Home::Own(state) => Snapshot::own(Arc::clone(state)),
+            Home::Shared { step, vectors } => {
+                let snapshot = Snapshot::shared(*step, Arc::clone(vectors));
+                self.snapshots().push(snapshot.clone());
+                snapshot
+            }
+        }
+    }
+
+    fn snapshots(&self) -> MutexGuard<'_, Vec<Snapshot>> {
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the snapshots of earlier states copied that are not yet: their memory is written to in the
+    /// next step.
+    fn let_go(&self) {
+        let step = self.step();
+        self.snapshots().retain(|snapshot| {
+            let is_current = snapshot.step() == step;
+            if !is_current && snapshot.is_wanted() {
+                snapshot.state();
+            }
+            is_current
+        });
+    }
+
+    /// Goes on from another state.
+    pub(crate) fn restore(&mut self, state: State) {
+        self.home = Home::Own(Arc::new(state));
+    }
+
+    /// Applies the mean gradient, as every member does.
+    pub(crate) fn update(&mut self, adam: &Adam, team: &Team, sum: &[f32], examples: u32) {
+        self.let_go();
+        if let Home::Own(state) = &mut self.home
+            && let Some(state) = Arc::get_mut(state)
+        {
+            adam.apply_with(Isa::best(), team, state, sum, examples);
+        } else {
+            let spare = self.spare.take().and_then(Arc::into_inner);
+            let mut next = spare.unwrap_or_else(|| State::zeros(sum.len()));
+            adam.apply_beside(Isa::best(), team, self.view(), &mut next, sum, examples);
+            if let Home::Own(before) = mem::replace(&mut self.home, Home::Own(Arc::new(next))) {
+                self.spare = Some(before);
+            }
+        }
+        if let Home::Own(_state) = &mut self.home {
+            crashpoint::flip!("trainer.updated", &mut Arc::make_mut(_state).parameters);
+        }
+    }
+
+    /// Moves the state to memory that the members share, if they do.
+    pub(crate) fn move_in(
+        &mut self,
+        shared: Option<&mut dyn SharedState>,
+    ) -> Result<(), Interrupted> {
+        let Some(shared) = shared else { return Ok(()) };
+        let step = self.step();
+        let round = Round { step: Step(step), kind: Kind::Train };
+        shared.bring_in(round, self.view().vectors())?;
+        (self.home, self.spare) = (Home::Shared { step, vectors: shared.held() }, None);
+        Ok(())
+    }
+
+    /// Contributes to the mean of the gradient, and waits until the other members have.
+    pub(crate) fn gather(
+        &self,
+        shared: &mut dyn SharedState,
+        contribution: &Contribution,
+    ) -> Result<Outcome, Interrupted> {
+        self.let_go();
+        shared.gather(Round { step: Step(self.step()), kind: Kind::Train }, contribution)
+    }
+
+    /// Applies the mean of the gradient that the members have gathered: this member's segment of
+    /// it, for all.
+    pub(crate) fn update_shared(
+        &mut self,
+        shared: &mut dyn SharedState,
+        adam: &Adam,
+        team: &Team,
+        examples: u32,
+    ) -> Result<(), Interrupted> {
+        let step = self.step() + 1;
+        let update = adam.update(Isa::best(), step, examples);
+        shared.advance(&mut |parts| {
+            team.each(parts, |part| {
+                part.each(|sum, old, new| {
+                    update.apply_beside(old, new, sum);
+                    crashpoint::reach!("trainer.updating");
+                });
+            });
+        })?;
+        self.home = Home::Shared { step, vectors: shared.held() };
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEN: usize = 3000;
+
+    fn initial() -> State {
+        let mut state = State::zeros(LEN);
+        state.parameters.iter_mut().enumerate().for_each(|(i, p)| *p = i as f32);
+        state
+    }
+
+    fn sum(step: u64) -> Vec<f32> {
+        (0..LEN).map(|i| (i as f32 + step as f32).cos()).collect()
+    }
+
+    #[test]
+    fn snapshots_keep_their_states_and_change_no_bit_of_those_that_follow() {
+        let (adam, team) = (Adam::new(1e-3), Team::new(2));
+        let (mut plain, mut replica) = (initial(), Replica::new(initial()));
+        let mut kept = Vec::new();
+        for step in 0..6 {
+            // Some are held for a step, some for longer, some not at all.
+            if step != 2 {
+                let snapshot = replica.snapshot();
+                assert!(snapshot.vectors()[0].as_ptr() == replica.view().parameters.as_ptr());
+                kept.push((snapshot, plain.clone()));
+            }
+            if step == 4 {
+                kept.remove(0);
+            }
+            replica.update(&adam, &team, &sum(step), 64);
+            adam.apply(&mut plain, &sum(step), 64);
+            assert_eq!(replica.view(), plain.view());
+            assert!(kept.iter().all(|(snapshot, state)| **snapshot.state() == *state));
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_snapshot_is_used_again() {
+        let (adam, team) = (Adam::new(1e-3), Team::default());
+        let mut replica = Replica::new(initial());
+        let mut places = Vec::new();
+        for step in 0..6 {
+            let snapshot = replica.snapshot();
+            places.push(snapshot.vectors()[0].as_ptr());
+            replica.update(&adam, &team, &sum(step), 64);
+        }
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), 2);
+    }
+}

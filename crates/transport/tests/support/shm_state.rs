@@ -1,0 +1,278 @@
+//! The state that members hold together in a segment: advanced by all of them as one would do it
+//! alone, and whole at every step, whoever stops in the middle of an update or wakes there.
+
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+};
+
+use crate::stories;
+use collective::{
+    AllReduce as _, Contribution, Control, Generation, Interrupted, Node, Rank, STATE_VECTORS,
+    StateVectors, shared::SharedState,
+};
+use transport::{
+    Group,
+    shm::{Abort, Segment, Shm},
+};
+
+/// Several parts of a segment, and not a whole number of blocks.
+const LENGTH: usize = 40_003;
+
+const RANGES: [(u32, u32); 3] = [(0, 1), (1, 4), (4, 5)];
+
+const SHARDS: u32 = 5;
+
+type State = [Vec<f32>; STATE_VECTORS];
+
+fn initial() -> State {
+    let vector = |salt: f32| (0..LENGTH).map(|i| salt + (i % 977) as f32).collect();
+    [0.25, 0.5, 0.75].map(vector)
+}
+
+/// What every member does to a block of the state.
+fn advance_block(
+    sum: &[f32],
+    [a, b, c]: [&[f32]; STATE_VECTORS],
+    [next_a, next_b, next_c]: [&mut [f32]; STATE_VECTORS],
+) {
+    for (i, sum) in sum.iter().enumerate() {
+        next_b[i] = b[i] * 0.5 + sum;
+        next_c[i] = c[i] * 0.25 + sum * sum;
+        next_a[i] = a[i] - next_b[i] * 1e-3;
+    }
+}
+
+/// The states after 0, 1, .. steps, as one would compute them alone.
+fn alone(steps: u64) -> Vec<State> {
+    let mut states = vec![initial()];
+    for step in 0..steps {
+        let sum = stories::tree_sum(Node::root(SHARDS), step, LENGTH);
+        let old = &states[states.len() - 1];
+        let mut next = old.clone();
+        let [a, b, c] = &mut next;
+        advance_block(&sum, old.each_ref().map(Vec::as_slice), [a, b, c]);
+        states.push(next);
+    }
+    states
+}
+
+#[track_caller]
+fn assert_same(found: &dyn StateVectors, expected: &State, what: &str) {
+    for (found, expected) in found.vectors().into_iter().zip(expected) {
+        assert!(stories::same_bits(found, expected), "{what}");
+    }
+}
+
+fn members() -> Vec<Shm> {
+    let group = Group {
+        run_id: "test".into(),
+        generation: Generation(1),
+        shards: SHARDS,
+        length: LENGTH,
+        rank: Rank(0),
+        peers: stories::peers(&RANGES),
+        shares_state: true,
+    };
+    let (leader, rendezvous) = Segment::create(&group).unwrap();
+    let opened = (1..RANGES.len() as u32).map(|rank| {
+        let group = Group { rank: Rank(rank), ..group.clone() };
+        Segment::open(&group, &rendezvous).unwrap()
+    });
+    let segments = std::iter::once(leader).chain(opened);
+    segments.map(|segment| segment.into_all_reduce().unwrap()).collect()
+}
+
+fn shared(shm: &mut Shm) -> &mut dyn SharedState {
+    shm.shared_state().unwrap()
+}
+
+fn bring_in(shm: &mut Shm, state: &State) -> Result<Arc<dyn StateVectors>, Interrupted> {
+    let state = state.each_ref().map(Vec::as_slice);
+    shared(shm).bring_in(stories::train(0), state)?;
+    Ok(shared(shm).held())
+}
+
+fn gather(shm: &mut Shm, step: u64) -> Result<(), Interrupted> {
+    let contribution: Contribution = stories::contribute(shm, step, LENGTH, Control::default());
+    let outcome = shared(shm).gather(stories::train(step), &contribution)?;
+    assert_eq!(outcome.tally.examples, u64::from(SHARDS));
+    Ok(())
+}
+
+fn advance(shm: &mut Shm) -> Result<Arc<dyn StateVectors>, Interrupted> {
+    shared(shm).advance(&mut |parts| parts.for_each(|part| part.each(advance_block)))?;
+    Ok(shared(shm).held())
+}
+
+#[test]
+fn all_members_have_the_state_that_one_would_have_alone() {
+    const STEPS: u64 = 7;
+    let states = &alone(STEPS);
+    thread::scope(|scope| {
+        for mut shm in members() {
+            scope.spawn(move || {
+                let mut held = bring_in(&mut shm, &states[0]).unwrap();
+                for step in 0..STEPS {
+                    assert_same(&*held, &states[step as usize], "before a step");
+                    gather(&mut shm, step).unwrap();
+                    assert_same(&*held, &states[step as usize], "in a step");
+                    held = advance(&mut shm).unwrap();
+                }
+                drop(shm);
+                assert_same(&*held, &states[STEPS as usize], "when all have left");
+            });
+        }
+    });
+}
+
+/// Where the last member stops.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Stop {
+    BeforeBringingIn,
+    BeforeContributing,
+    BeforeUpdating,
+    InUpdate,
+}
+
+/// The step that the last member stops in.
+const STOPS_IN: u64 = 3;
+
+/// Advances the state until it is told that the generation is over. Gives what it has then.
+fn goes_on(mut shm: Shm, states: &[State]) -> (Shm, Option<Arc<dyn StateVectors>>, u64) {
+    let mut held = bring_in(&mut shm, &states[0]).ok();
+    let mut steps = 0;
+    while let Some(now) = &held
+        && gather(&mut shm, steps).is_ok()
+    {
+        assert_same(&**now, &states[steps as usize], "in a step");
+        let Ok(next) = advance(&mut shm) else { break };
+        (held, steps) = (Some(next), steps + 1);
+    }
+    (shm, held, steps)
+}
+
+/// Stands still at a place in a step, and goes on when it is woken.
+fn stops(
+    mut shm: Shm,
+    states: &[State],
+    stop: Stop,
+    stand_still: impl Fn(),
+) -> Result<(), Interrupted> {
+    let stand_still = |place| {
+        if stop == place {
+            stand_still();
+        }
+    };
+    stand_still(Stop::BeforeBringingIn);
+    let mut held = bring_in(&mut shm, &states[0])?;
+    for step in 0..STOPS_IN {
+        gather(&mut shm, step)?;
+        held = advance(&mut shm)?;
+    }
+    stand_still(Stop::BeforeContributing);
+    gather(&mut shm, STOPS_IN)?;
+    stand_still(Stop::BeforeUpdating);
+    let mut blocks = 0;
+    let advanced = shared(&mut shm).advance(&mut |parts| {
+        parts.for_each(|part| {
+            part.each(|sum, old, new| {
+                advance_block(sum, old, new);
+                blocks += 1;
+                if blocks == 3 {
+                    stand_still(Stop::InUpdate);
+                }
+            });
+        });
+    });
+    if advanced.is_ok() {
+        held = shared(&mut shm).held();
+        assert_same(&*held, &states[STOPS_IN as usize + 1], "the one that woke");
+    } else {
+        assert_same(&*held, &states[STOPS_IN as usize], "the one that woke in vain");
+    }
+    advanced
+}
+
+/// The last member stops, and stands still until all others were told that the generation is over, and
+/// have looked at their states; then it wakes, and goes on as if nothing had happened.
+fn wakes_later(stop: Stop) {
+    let states = &alone(STOPS_IN + 1);
+    let mut members = members();
+    let sleeper = members.pop().unwrap();
+    let aborts: Vec<Abort> = members.iter().map(Shm::abort_handle).collect();
+    let (stopped, has_stopped) = mpsc::channel();
+    let (wake, is_woken) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let start = |shm| scope.spawn(move || goes_on(shm, states));
+        let others: Vec<_> = members.into_iter().map(start).collect();
+        let sleeping = scope.spawn(move || {
+            stops(sleeper, states, stop, || {
+                stopped.send(()).unwrap();
+                is_woken.recv().unwrap();
+            })
+        });
+        has_stopped.recv().unwrap();
+        aborts.iter().for_each(Abort::abort);
+        let others: Vec<_> = others.into_iter().map(|other| other.join().unwrap()).collect();
+        let expected = if stop == Stop::BeforeBringingIn { None } else { Some(STOPS_IN) };
+        for (_, held, steps) in &others {
+            assert_eq!(held.as_ref().map(|_| *steps), expected, "{stop:?}");
+        }
+        wake.send(()).unwrap();
+        let woken = sleeping.join().unwrap();
+        assert!(woken.is_err() || matches!(stop, Stop::BeforeUpdating | Stop::InUpdate));
+        for (_, held, _) in &others {
+            let Some(held) = held else { continue };
+            assert_same(&**held, &states[STOPS_IN as usize], "after the last one woke");
+        }
+    });
+}
+
+#[test]
+fn a_member_that_wakes_later_changes_no_state_that_others_have() {
+    for stop in
+        [Stop::BeforeBringingIn, Stop::BeforeContributing, Stop::BeforeUpdating, Stop::InUpdate]
+    {
+        wakes_later(stop);
+    }
+}
+
+/// A state that is kept too long is a mistake of the program, and no state is overwritten by it.
+#[test]
+#[should_panic(expected = "a scoped thread panicked")]
+fn a_state_that_is_held_is_not_written_to() {
+    let states = &alone(2);
+    thread::scope(|scope| {
+        for mut shm in members() {
+            scope.spawn(move || {
+                let first = bring_in(&mut shm, &states[0]).unwrap();
+                gather(&mut shm, 0).unwrap();
+                let _second = advance(&mut shm).unwrap();
+                // This would hand the first buffer to the others.
+                let refused = gather(&mut shm, 1);
+                drop(first);
+                refused.unwrap();
+            });
+        }
+    });
+}
+
+/// A generation whose members do not hold the state together has the sum instead.
+#[test]
+fn without_it_there_is_a_sum() {
+    let group = Group {
+        run_id: "test".into(),
+        generation: Generation(1),
+        shards: 1,
+        length: LENGTH,
+        rank: Rank(0),
+        peers: stories::peers(&[(0, 1)]),
+        shares_state: true,
+    };
+    let mut lone = Segment::create(&group).unwrap().0.into_all_reduce().unwrap();
+    assert!(lone.shared_state().is_none());
+    let contribution = stories::contribute(&mut lone, 0, LENGTH, Control::default());
+    lone.all_reduce(stories::train(0), &contribution).unwrap();
+    assert!(stories::same_bits(lone.sum(), &stories::tree_sum(Node::root(1), 0, LENGTH)));
+}
