@@ -14,6 +14,7 @@ mod broken_worker;
 mod cannot_lead;
 mod chaos;
 mod completions;
+mod config_file;
 mod crash_points;
 mod crowd;
 mod damaged_checkpoint;

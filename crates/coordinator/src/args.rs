@@ -46,6 +46,10 @@ pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 
+    /// TOML file with a key for each flag, as in `hidden-dim = 64`; what is given on the command line
+    /// counts more. `PROGRAM config print [FLAGS]` writes one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Workers that compute together; the run begins when all of them have come, or after
     /// --join-timeout-seconds with those that have, if they are --min-workers at least
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = whole(bounds::WORKERS))]

@@ -49,6 +49,7 @@ use std::{
 };
 
 use clap::{CommandFactory as _, FromArgMatches as _};
+use manual::config_file;
 use membership::Outcome;
 use telemetry::{Log, Outlet};
 
@@ -77,7 +78,10 @@ fn run(program: &'static dyn Program, arguments: Vec<OsString>) -> ExitCode {
     if let Some(done) = manual::on_request(flags(program), &environment::VARIABLES) {
         return done;
     }
-    let matches = match command(program).try_get_matches_from(arguments) {
+    if let Some(done) = config_file::print_on_request(command(program), &arguments) {
+        return done;
+    }
+    let matches = match config_file::parse(command(program), arguments) {
         Ok(matches) => matches,
         Err(said) => return manual::answer(said),
     };

@@ -2,9 +2,13 @@
 //! parses: `PROGRAM --write-manual DIR`, for those who pack it (`cargo xtask dist` does). And its
 //! answer to arguments that it does not run on: help, or what is wrong with them.
 //!
+//! Flags can also stand in a file (`config_file.rs`).
+//!
 //! The flag is not among the program's own, so it is neither in its help nor in what is
 //! written. Beside that, what the flags of all programs have in common: how they take numbers, and
 //! the variables that stand in the help beside them. Nothing here knows what the flags mean.
+
+pub mod config_file;
 
 mod environment;
 mod numbers;

@@ -32,6 +32,10 @@ pub(crate) struct Args {
     /// socket
     #[arg(long)]
     pub(crate) tcp_only: bool,
+    /// TOML file with a key for each flag, as in `device = "cpu"`; what is given on the command line
+    /// counts more. `vae-worker config print [FLAGS]` writes one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// The rank to take, or any for a free one [default: what RANK, PET_NODE_RANK, SLURM_PROCID
     /// or JOB_COMPLETION_INDEX says, in this order, else any]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]

@@ -33,6 +33,7 @@ use std::{
 
 use anyhow::Result;
 use clap::{CommandFactory as _, FromArgMatches as _};
+use manual::config_file;
 use model::Isa;
 use telemetry::{Log, Outlet};
 use trainer::Task;
@@ -76,7 +77,10 @@ pub fn run<T: Task>(program: &Program, arguments: Vec<OsString>) -> ExitCode {
         return done;
     }
     let command = manual::complete(program.command(), &environment::VARIABLES);
-    let matches = command.try_get_matches_from(arguments);
+    if let Some(done) = config_file::print_on_request(command.clone(), &arguments) {
+        return done;
+    }
+    let matches = config_file::parse(command, arguments);
     let args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => args,
         Err(said) => return stdout::finish(manual::answer(said)),
