@@ -136,7 +136,9 @@ function view() {
   const isCompare = location.hash === "#compare";
   $("run-view").hidden = isCompare;
   $("compare-view").hidden = !isCompare;
-  for (const [id, isHere] of [["to-run", !isCompare], ["to-compare", isCompare]]) {
+  /** @type {[string, boolean][]} */
+  const links = [["to-run", !isCompare], ["to-compare", isCompare]];
+  for (const [id, isHere] of links) {
     if (isHere) $(id).setAttribute("aria-current", "page"); else $(id).removeAttribute("aria-current");
   }
   if (isCompare) compare.open(); else charts.redraw();

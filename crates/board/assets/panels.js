@@ -137,6 +137,8 @@ export class Samples {
   constructor() {
     this.epochs = [];
     this.run = null;
+    /** @type {any} */
+    this.about = null;
     this.slider = /** @type {HTMLInputElement} */ ($("sample-slider"));
     this.slider.addEventListener("input", () => this.draw());
   }

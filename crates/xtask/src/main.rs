@@ -16,6 +16,7 @@ mod dist;
 mod interrupt;
 mod libtorch;
 mod moto;
+mod pages;
 mod prerequisites;
 mod python;
 mod setup;
@@ -102,6 +103,12 @@ enum Command {
     /// says what each finds. Each must also find a mistake that is put into a copy of its file.
     Deploy(deploy::Options),
 
+    /// Check the types in the board's scripts
+    ///
+    /// Fetches TypeScript's compiler from npm into target/pages, once (30 MB). It must also find a
+    /// mistake that is put into a copy.
+    Pages,
+
     /// Check the structure: who may depend on whom, and how large and how named files may be
     ///
     /// Every breach is printed with its place and its rule. The rules are tables, made to be read:
@@ -124,6 +131,7 @@ fn main() -> ExitCode {
         Command::Crowd(options) => crowd::run(&options),
         Command::Dist(options) => dist::run(&options),
         Command::Deploy(options) => deploy::run(&options),
+        Command::Pages => pages::run(),
         Command::Tidy => tidy::run(),
     });
     stdout::finish(match outcome {
