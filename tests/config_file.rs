@@ -3,15 +3,15 @@
 
 use std::fs;
 
-use crate::harness::{Place, Process, SMALL, coordinator_at, programs, worker_in};
+use crate::harness::{Place, Process, coordinator_at, programs, worker_in};
 
 #[test]
 fn a_run_takes_its_flags_from_a_file() {
     let place = Place::new();
-    let text = "hidden_dim = 16\nlatent-dim = 4\nspawn = true\nworkers = 2\nepochs = 3\n";
+    let text = "hidden_dim = 16\nlatent-dim = 4\nspawn = true\nworkers = 2\nepochs = 3\n\
+                train-images = 640\ntest-images = 64\n";
     fs::write(place.path("run.toml"), text).unwrap();
-    let exit = coordinator_at(&place, &format!("{SMALL} --config run.toml --epochs 1")).wait();
-    exit.succeeded();
+    coordinator_at(&place, "--config run.toml --epochs 1").wait().succeeded();
     assert_eq!(place.summary()["epochs"], 1);
     assert_eq!(place.summary()["workers"], 2);
     let options = &place.json("config.json")["training"]["task"]["options"];

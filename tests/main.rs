@@ -43,6 +43,7 @@ mod logging;
 mod object_store;
 mod own_data;
 mod paths;
+mod prometheus;
 mod reports;
 mod resume;
 mod runs;

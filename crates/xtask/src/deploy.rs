@@ -9,6 +9,7 @@ mod tools;
 use self::tools::Tools;
 use crate::{child, interrupt, workspace};
 use anyhow::{Context, ensure};
+use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Fail where systemd's tools are missing, instead of leaving its files out
+    /// Fail where tools of systemd or Prometheus are missing, instead of leaving their files out
     #[arg(long)]
     complete: bool,
 }
@@ -37,6 +38,10 @@ enum Judge {
     Units,
     /// The same on users.
     Users,
+    /// Prometheus' own word on rules.
+    Rules,
+    /// The same on the expressions of a dashboard.
+    Expressions,
 }
 
 /// A file, what checks it, and a mistake that must be found in it: a text in it, and another.
@@ -61,6 +66,8 @@ const FILES: &[Subject] = &[
     row("kubernetes/workers-trainjob.yaml", Judge::Kind("TrainJob"), ("runtimeRef:", "runtime:")),
     row("systemd/lockstep-coordinator.service", Judge::Units, ("ProtectHome=", "ProtectHom=")),
     row("systemd/lockstep-worker@.service", Judge::Units, ("=on-failure", "=on-failur")),
+    row("grafana/alerts.yaml", Judge::Rules, ("waiting_seconds > 120", "waiting_seconds >> 120")),
+    row("grafana/lockstep.json", Judge::Expressions, ("rate(lockstep", "rate((lockstep")),
     row("systemd/lockstep.conf", Judge::Users, ("u lockstep", "x lockstep")),
 ];
 
@@ -75,12 +82,18 @@ impl Judge {
             Self::Kubernetes => "kubernetes-validate",
             Self::Units => "systemd-analyze",
             Self::Users => "systemd-sysusers",
+            Self::Rules | Self::Expressions => "promtool",
         }
     }
 
-    /// Whether it comes from the operating system, and not out of our own folder.
-    fn is_of_the_system(self) -> bool {
-        matches!(self, Self::Units | Self::Users)
+    /// The package of Debian that has it, where it comes from the operating system and not out of
+    /// our own folder.
+    fn package(self) -> Option<&'static str> {
+        match self {
+            Self::Units | Self::Users => Some("systemd"),
+            Self::Rules | Self::Expressions => Some("prometheus"),
+            Self::Hadolint | Self::Compose | Self::Kubernetes | Self::Kind(_) => None,
+        }
     }
 
     /// The command that judges `file`.
@@ -89,7 +102,9 @@ impl Judge {
             Self::Hadolint => tools.program("hadolint"),
             Self::Compose | Self::Kind(_) => tools.module("check_jsonschema"),
             Self::Kubernetes => tools.module("kubernetes_validate"),
-            Self::Units | Self::Users => Command::new(self.name()),
+            Self::Units | Self::Users | Self::Rules | Self::Expressions => {
+                Command::new(self.name())
+            }
         };
         match self {
             Self::Hadolint => command.arg("--failure-threshold=style"),
@@ -99,6 +114,7 @@ impl Judge {
             // The manual is not installed where this runs.
             Self::Units => command.args(["--man=no", "verify"]),
             Self::Users => command.arg("--dry-run"),
+            Self::Rules | Self::Expressions => command.args(["check", "rules"]),
         };
         command.arg(file);
         command
@@ -113,10 +129,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     for Subject { file, judge, mistake } in FILES {
         ensure!(!interrupt::seen(), "interrupted");
         let name = judge.name();
-        if judge.is_of_the_system() && Command::new(name).arg("--version").output().is_err() {
+        if let Some(package) = judge.package()
+            && Command::new(name).arg("--version").output().is_err()
+        {
             ensure!(
                 !options.complete,
-                "{name} is not here: install it (Debian and Ubuntu: apt-get install systemd)"
+                "{name} is not here: install it (Debian and Ubuntu: apt-get install {package})"
             );
             stdout::say!("{file:40} left out: {name} is not here");
             continue;
@@ -157,7 +175,11 @@ fn objection(
     // Not where other units are, nor with a name that stands for no unit.
     let name = Path::new(file).file_name().unwrap_or_default();
     let path = scratch.path().join(name);
-    let text = if judge == Judge::Units { with_programs(text, &scratch)? } else { text.to_owned() };
+    let text = match judge {
+        Judge::Units => with_programs(text, &scratch)?,
+        Judge::Expressions => as_rules(text)?,
+        _ => text.to_owned(),
+    };
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     let unit = path.display().to_string().replace("@.", "@1.");
     let mut command = judge.command(tools, Path::new(&unit));
@@ -166,6 +188,29 @@ fn objection(
     // systemd-analyze warns of what it does not know, and is content.
     let is_good = output.status.success() && (judge != Judge::Units || errors.is_empty());
     Ok((!is_good).then(|| String::from_utf8_lossy(&output.stdout).into_owned() + &errors))
+}
+
+/// A dashboard's expressions as rules, which is what Prometheus' tool reads.
+fn as_rules(dashboard: &str) -> anyhow::Result<String> {
+    let dashboard = serde_json::from_str(dashboard).context("a dashboard is JSON")?;
+    let mut found = Vec::new();
+    collect_expressions(&dashboard, &mut found);
+    ensure!(!found.is_empty(), "a dashboard without expressions");
+    let rule =
+        |(index, expr): (usize, &&str)| json!({ "record": format!("of:{index}"), "expr": expr });
+    let rules: Vec<_> = found.iter().enumerate().map(rule).collect();
+    Ok(json!({ "groups": [{ "name": "dashboard", "rules": rules }] }).to_string())
+}
+
+fn collect_expressions<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::Object(fields) => {
+            found.extend(fields.get("expr").and_then(Value::as_str));
+            fields.values().for_each(|value| collect_expressions(value, found));
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect_expressions(value, found)),
+        _ => {}
+    }
 }
 
 /// A unit's text with something to start, where the programs are not installed.

@@ -1,0 +1,74 @@
+//! Debian's Prometheus scrapes the board of a run.
+
+use std::{
+    env, fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::Command,
+};
+
+use serde_json::Value;
+
+use crate::harness::{DEADLINE, ENDLESS, Fleet, Place, Process, SMALL, wait_until};
+
+/// Set where tests must not do without Prometheus.
+const REQUIRED: &str = "LOCKSTEP_PROMETHEUS_REQUIRED";
+
+/// Whether there is a Prometheus; says so where there is none.
+#[expect(clippy::print_stdout, reason = "what is not tested is to be known")]
+fn is_here() -> bool {
+    let is_here = Command::new("prometheus").arg("--version").output().is_ok();
+    if !is_here {
+        assert!(env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, but there is no prometheus");
+        println!("nothing is scraped: there is no prometheus");
+    }
+    is_here
+}
+
+/// The value of a metric with these labels, as Prometheus has it; none as long as it has none.
+fn value(address: &str, query: &str) -> Option<f64> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(DEADLINE)).ok()?;
+    let request = format!("GET /api/v1/query?query={query} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    let answer: Value = serde_json::from_str(body).ok()?;
+    answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+}
+
+#[test]
+fn prometheus_has_the_step_and_the_losses_of_a_run() {
+    if !is_here() {
+        return;
+    }
+    let place = Place::new();
+    let fleet = Fleet::start(&place, 2, &format!("{SMALL} {ENDLESS} --board 127.0.0.1:0"));
+    let line = fleet.coordinator.wait_for_line("Board: http://");
+    let board = line.rsplit(' ').next().unwrap().trim_end_matches('/');
+    let scrape = format!(
+        "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: lockstep\n  \
+         static_configs: [{{targets: ['{}']}}]\n",
+        board.trim_start_matches("http://")
+    );
+    let config = place.path("prometheus.yml");
+    fs::write(&config, scrape).unwrap();
+    // Free a moment ago; Prometheus takes no port 0.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = free.to_string();
+    let mut command = Command::new("prometheus");
+    command.arg(format!("--config.file={}", config.display()));
+    command.arg(format!("--storage.tsdb.path={}", place.path("metrics").display()));
+    command.arg(format!("--web.listen-address={address}"));
+    let _prometheus = Process::start("prometheus", &mut command);
+    wait_until("Prometheus knows that the run goes on", || {
+        value(&address, "lockstep_step").is_some_and(|step| step > 0.0)
+    });
+    for query in
+        ["up{job=%22lockstep%22}", "lockstep_members", "lockstep_training_mean{metric=%22kl%22}"]
+    {
+        wait_until(query, || value(&address, query).is_some_and(|value| value > 0.0));
+    }
+    drop(fleet);
+}
