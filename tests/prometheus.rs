@@ -66,7 +66,7 @@ fn prometheus_has_the_step_and_the_losses_of_a_run() {
         value(&address, "lockstep_step").is_some_and(|step| step > 0.0)
     });
     for query in
-        ["up{job=%22lockstep%22}", "lockstep_members", "lockstep_training_mean{metric=%22kl%22}"]
+        ["up{job=%22lockstep%22}", "lockstep_members", "lockstep_training_mean{name=%22kl%22}"]
     {
         wait_until(query, || value(&address, query).is_some_and(|value| value > 0.0));
     }
