@@ -60,7 +60,7 @@ fn group(
     };
     Group {
         run_id: RUN.into(),
-        shares_state: true,
+        shares_state: false,
         generation: Generation(1),
         shards: ranges.last().unwrap().1,
         length,
