@@ -321,7 +321,8 @@ mod tests {
         (0..len)
             .map(|i| {
                 let (value, chance) = (next() as i32 as f32 / 2e9, next());
-                if zeros && (i % columns % 3 == 0 || chance % 4 != 0) { 0.0 } else { value }
+                let is_zero = zeros && ((i % columns).is_multiple_of(3) || chance % 4 != 0);
+                if is_zero { 0.0 } else { value }
             })
             .collect()
     }

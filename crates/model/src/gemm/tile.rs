@@ -108,7 +108,7 @@ unsafe fn run<
     let mut row = 0;
     macro_rules! tiles_of {
         ($rows:expr) => {
-            while row + $rows <= rows {
+            while $rows <= rows - row {
                 // SAFETY: the rows are among those that the caller names.
                 unsafe {
                     let left = Left { data: left.data.add(row * left.row_stride), ..left };
