@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::harness::{
-    Browser, DEADLINE, ENDLESS, Fleet, Place, Process, SMALL, coordinator, coordinator_at,
+    Browser, DEADLINE, ENDLESS, Fleet, Place, SMALL, board_of, coordinator, coordinator_at,
     wait_until,
 };
 
@@ -20,12 +20,6 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(2);
 
 /// Streams that a board has at the most.
 const STREAMS_MAX: usize = 32;
-
-/// Where a coordinator says that its board is, without the last slash.
-fn board_of(coordinator: &Process) -> String {
-    let line = coordinator.wait_for_line("Board: http://");
-    line.rsplit(' ').next().unwrap().trim_end_matches('/').to_owned()
-}
 
 /// Sends a request as it is, and gives the stream to read the answer from.
 fn ask(board: &str, request: &str) -> TcpStream {

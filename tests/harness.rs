@@ -17,7 +17,7 @@ mod reference;
 mod slurm;
 
 use std::{
-    fs,
+    env, fs,
     path::PathBuf,
     process::Command,
     sync::OnceLock,
@@ -28,8 +28,8 @@ use std::{
 pub(crate) use browser::Browser;
 pub(crate) use crowd::Crowd;
 pub(crate) use fleet::{
-    Fleet, Task, armed_coordinator, coordinator, coordinator_at, coordinator_in, coordinator_of,
-    coordinator_under, traced_coordinator, worker, worker_in, worker_under,
+    Fleet, Task, armed_coordinator, board_of, coordinator, coordinator_at, coordinator_in,
+    coordinator_of, coordinator_under, traced_coordinator, worker, worker_in, worker_under,
 };
 pub(crate) use holding::Holding;
 pub(crate) use network::{Host, Lost, Network, namespaces};
@@ -94,6 +94,14 @@ fn build(alias: &str) -> PathBuf {
         .unwrap();
     assert!(built.success(), "the programs cannot be built");
     folder
+}
+
+/// Says what is not tested for lack of something; where the variable `required` is set, that is a
+/// failure.
+#[expect(clippy::print_stdout, reason = "what is not tested is to be known")]
+pub(crate) fn leave_out(required: &str, left_out: &str, reason: &str) {
+    assert!(env::var_os(required).is_none(), "{required} is set, but {reason}");
+    println!("{left_out}: {reason}");
 }
 
 /// Waits until `done` holds.

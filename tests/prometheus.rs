@@ -1,7 +1,7 @@
 //! Debian's Prometheus scrapes the board of a run.
 
 use std::{
-    env, fs,
+    fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     process::Command,
@@ -9,18 +9,18 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{DEADLINE, ENDLESS, Fleet, Place, Process, SMALL, wait_until};
+use crate::harness::{
+    DEADLINE, ENDLESS, Fleet, Place, Process, SMALL, board_of, leave_out, wait_until,
+};
 
 /// Set where tests must not do without Prometheus.
 const REQUIRED: &str = "LOCKSTEP_PROMETHEUS_REQUIRED";
 
 /// Whether there is a Prometheus; says so where there is none.
-#[expect(clippy::print_stdout, reason = "what is not tested is to be known")]
 fn is_here() -> bool {
     let is_here = Command::new("prometheus").arg("--version").output().is_ok();
     if !is_here {
-        assert!(env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, but there is no prometheus");
-        println!("nothing is scraped: there is no prometheus");
+        leave_out(REQUIRED, "nothing is scraped", "there is no prometheus");
     }
     is_here
 }
@@ -45,8 +45,7 @@ fn prometheus_has_the_step_and_the_losses_of_a_run() {
     }
     let place = Place::new();
     let fleet = Fleet::start(&place, 2, &format!("{SMALL} {ENDLESS} --board 127.0.0.1:0"));
-    let line = fleet.coordinator.wait_for_line("Board: http://");
-    let board = line.rsplit(' ').next().unwrap().trim_end_matches('/');
+    let board = board_of(&fleet.coordinator);
     let scrape = format!(
         "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: lockstep\n  \
          static_configs: [{{targets: ['{}']}}]\n",

@@ -272,3 +272,9 @@ impl Fleet {
         coordinator.succeeded()
     }
 }
+
+/// Where a coordinator says that its board is, without the last slash.
+pub(crate) fn board_of(coordinator: &Process) -> String {
+    let line = coordinator.wait_for_line("Board: http://");
+    line.rsplit(' ').next().unwrap().trim_end_matches('/').to_owned()
+}

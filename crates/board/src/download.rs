@@ -49,16 +49,8 @@ pub(crate) async fn metrics<S: Source>(
     RawQuery(query): RawQuery,
 ) -> Response {
     download(board, query, "metrics.jsonl", "application/jsonl", |run_dir, parts| {
-        let (mut rows, mut lines) = (Metrics::open(run_dir), Lines::new(parts));
-        while let Some(item) = rows.next_item()? {
-            if let Item::Row(row) = item
-                && !lines.json(&row)
-            {
-                return Ok(());
-            }
-        }
-        lines.end();
-        Ok(())
+        let mut rows = Metrics::open(run_dir);
+        write_rows(|| rows.next_item(), &mut Lines::new(parts))
     })
     .await
 }
@@ -68,16 +60,8 @@ pub(crate) async fn events<S: Source>(
     RawQuery(query): RawQuery,
 ) -> Response {
     download(board, query, "events.jsonl", "application/jsonl", |run_dir, parts| {
-        let (mut rows, mut lines) = (Events::open(run_dir), Lines::new(parts));
-        while let Some(item) = rows.next_item()? {
-            if let Item::Row(row) = item
-                && !lines.json(&row)
-            {
-                return Ok(());
-            }
-        }
-        lines.end();
-        Ok(())
+        let mut rows = Events::open(run_dir);
+        write_rows(|| rows.next_item(), &mut Lines::new(parts))
     })
     .await
 }
@@ -141,6 +125,22 @@ impl Lines {
     fn end(&mut self) -> bool {
         self.parts.blocking_send(Bytes::from(std::mem::take(&mut self.buffer))).is_ok()
     }
+}
+
+/// Writes all rows that there are, as long as anybody takes them in.
+fn write_rows<R: Serialize>(
+    mut next: impl FnMut() -> Result<Option<Item<R>>, HistoryError>,
+    lines: &mut Lines,
+) -> Result<(), HistoryError> {
+    while let Some(item) = next()? {
+        if let Item::Row(row) = item
+            && !lines.json(&row)
+        {
+            return Ok(());
+        }
+    }
+    lines.end();
+    Ok(())
 }
 
 /// Writes the rows about steps as a table, with a column for each number that any row has.

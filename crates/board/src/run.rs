@@ -244,8 +244,7 @@ impl Run {
     }
 
     fn add_steps(&mut self, row: &StepsRow) {
-        let by_rate = || row.examples_per_second.map(|rate| row.examples as f64 / rate);
-        let seconds = positive(row.seconds.or_else(by_rate).unwrap_or_default());
+        let seconds = positive(row.took().unwrap_or_default());
         let begun = self.series.last().seconds;
         let place = Place { seconds: begun + seconds, ..self.place(row.step, row.epoch, row.time) };
         self.series.push(place, columns(row));

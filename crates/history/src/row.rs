@@ -124,6 +124,12 @@ impl StepsRow {
         self.values.first()
     }
 
+    /// Seconds that the row's steps took; older rows tell the rate alone.
+    #[must_use]
+    pub fn took(&self) -> Option<f64> {
+        self.seconds.or(self.examples_per_second.map(|rate| self.examples as f64 / rate))
+    }
+
     /// The step after which the row's steps begin.
     #[must_use]
     pub fn begin(&self) -> u64 {

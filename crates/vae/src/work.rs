@@ -29,9 +29,35 @@ struct Sizes {
     latent: usize,
 }
 
+/// Numbers of each vector for an image, in the order of [`Work`]'s fields.
 impl Sizes {
-    fn widest(self) -> usize {
-        self.hidden.max(self.pixels)
+    fn floats(self, samples: usize) -> [usize; 6] {
+        let Self { pixels, hidden, latent } = self;
+        let (rows, widest) = (samples * latent, samples * hidden.max(pixels));
+        [rows, widest, 2 * latent, latent, rows, samples]
+    }
+
+    fn factors(self, samples: usize) -> [usize; 12] {
+        let Self { pixels, hidden, latent } = self;
+        let (z, decoder, output) = (samples * latent, samples * hidden, samples * pixels);
+        [
+            pixels,
+            hidden,
+            hidden,
+            hidden,
+            hidden,
+            2 * latent,
+            z,
+            decoder,
+            decoder,
+            decoder,
+            decoder,
+            output,
+        ]
+    }
+
+    const fn sums(samples: usize) -> [usize; 4] {
+        [1, 1, samples, samples]
     }
 }
 
@@ -83,27 +109,12 @@ impl<E: Element> Memory<E> {
     pub(crate) fn new(network: &Network, samples: usize) -> Self {
         let Network { pixels, hidden, latent, .. } = *network;
         let sizes = Sizes { pixels, hidden, latent };
-        let (rows, widest) = (samples * latent, samples * sizes.widest());
-        let decoder = samples * hidden;
         Self {
             sizes,
             samples,
-            floats: Scratch::new([rows, widest, 2 * latent, latent, rows, samples]),
-            factors: Scratch::new([
-                pixels,
-                hidden,
-                hidden,
-                hidden,
-                hidden,
-                2 * latent,
-                rows,
-                decoder,
-                decoder,
-                decoder,
-                decoder,
-                samples * pixels,
-            ]),
-            sums: Scratch::new([1, 1, samples, samples]),
+            floats: Scratch::new(sizes.floats(samples)),
+            factors: Scratch::new(sizes.factors(samples)),
+            sums: Scratch::new(Sizes::sums(samples)),
         }
     }
 
@@ -172,34 +183,37 @@ impl<'a, E> Work<'a, E> {
 
     /// Takes the first images away.
     fn take(&mut self, images: usize) -> Self {
-        let Sizes { pixels, hidden, latent } = self.sizes;
-        let rows = images * self.samples;
+        let of_all = |len: usize| images * len;
+        let [noise, y, stats, deviation, dz, weights] = self.sizes.floats(self.samples).map(of_all);
+        let [x, e1, e2, de1, de2, d_stats, z, d1, d2, dd1, dd2, d_output] =
+            self.sizes.factors(self.samples).map(of_all);
+        let [divergences, bounds, losses, ratios] = Sizes::sums(self.samples).map(of_all);
         let block = Self {
             images,
             samples: self.samples,
             sizes: self.sizes,
-            noise: front(&mut self.noise, rows * latent),
-            y: front(&mut self.y, rows * self.sizes.widest()),
-            stats: front(&mut self.stats, images * 2 * latent),
-            deviation: front(&mut self.deviation, images * latent),
-            dz: front(&mut self.dz, rows * latent),
-            weights: front(&mut self.weights, rows),
-            x: front(&mut self.x, images * pixels),
-            e1: front(&mut self.e1, images * hidden),
-            e2: front(&mut self.e2, images * hidden),
-            de1: front(&mut self.de1, images * hidden),
-            de2: front(&mut self.de2, images * hidden),
-            d_stats: front(&mut self.d_stats, images * 2 * latent),
-            z: front(&mut self.z, rows * latent),
-            d1: front(&mut self.d1, rows * hidden),
-            d2: front(&mut self.d2, rows * hidden),
-            dd1: front(&mut self.dd1, rows * hidden),
-            dd2: front(&mut self.dd2, rows * hidden),
-            d_output: front(&mut self.d_output, rows * pixels),
-            divergences: front(&mut self.divergences, images),
-            bounds: front(&mut self.bounds, images),
-            losses: front(&mut self.losses, rows),
-            ratios: front(&mut self.ratios, rows),
+            noise: front(&mut self.noise, noise),
+            y: front(&mut self.y, y),
+            stats: front(&mut self.stats, stats),
+            deviation: front(&mut self.deviation, deviation),
+            dz: front(&mut self.dz, dz),
+            weights: front(&mut self.weights, weights),
+            x: front(&mut self.x, x),
+            e1: front(&mut self.e1, e1),
+            e2: front(&mut self.e2, e2),
+            de1: front(&mut self.de1, de1),
+            de2: front(&mut self.de2, de2),
+            d_stats: front(&mut self.d_stats, d_stats),
+            z: front(&mut self.z, z),
+            d1: front(&mut self.d1, d1),
+            d2: front(&mut self.d2, d2),
+            dd1: front(&mut self.dd1, dd1),
+            dd2: front(&mut self.dd2, dd2),
+            d_output: front(&mut self.d_output, d_output),
+            divergences: front(&mut self.divergences, divergences),
+            bounds: front(&mut self.bounds, bounds),
+            losses: front(&mut self.losses, losses),
+            ratios: front(&mut self.ratios, ratios),
         };
         self.images -= images.min(self.images);
         block

@@ -63,8 +63,6 @@ async fn over_shm(group: Group, rendezvous: Rendezvous) -> Result<Connected> {
 
 /// Through memory to the members on this host, and by streams to those on others.
 async fn over_both(endpoint: Endpoint, group: Group, rendezvous: Rendezvous) -> Result<Connected> {
-    // The sum comes from other hosts, so each member has to have it.
-    let group = Group { shares_state: false, ..group };
     let segment = segment(&group, rendezvous).await?;
     Ok(TwoLevel::connect(&endpoint, &group, segment).await?.into())
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: the whole test suite, from a fresh checkout on.
 
-use crate::{child, moto, setup, tensorboard, workspace};
+use crate::test_tools::{MOTO, TENSORBOARD};
+use crate::{child, setup, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -17,8 +18,8 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
     if !names_packages(&options.arguments) {
-        moto::ensure()?;
-        tensorboard::ensure()?;
+        MOTO.ensure()?;
+        TENSORBOARD.ensure()?;
     }
     let code = workspace::build_for_tests("test-programs")?;
     if code != child::SUCCESS {

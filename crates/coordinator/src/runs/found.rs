@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use history::{EpochRow, Events, Item, MetricsRow, StepsRow, Time, newest_rows};
+use history::{EpochRow, Events, Item, MetricsRow, Time, newest_rows};
 use serde_json::Value;
 
 use super::RUNS;
@@ -116,11 +116,8 @@ impl Run {
         for row in newest_rows(&self.path)? {
             match row? {
                 MetricsRow::Steps(row) => {
-                    let StepsRow { examples: seen, examples_per_second: rate, .. } = row;
-                    // Older rows tell the rate alone.
-                    let took = row.seconds.or(rate.map(|rate| seen as f64 / rate));
-                    if let Some(took) = took.filter(|took| took.is_finite()) {
-                        (examples, seconds) = (examples + seen, seconds + took);
+                    if let Some(took) = row.took().filter(|took| took.is_finite()) {
+                        (examples, seconds) = (examples + row.examples, seconds + took);
                     }
                     if let Some(loss) = row.loss() {
                         self.losses.add(row.step, loss);

@@ -54,7 +54,7 @@ pub(super) unsafe fn strip<V: Vector>(
     results: Results,
     prefetch: bool,
 ) {
-    /// Of the register file, 24 or 12 registers hold sums: `$wide` vectors or fewer a row.
+    /// The rows of a tile by its vectors: at most 24 registers hold sums, or 12 of the 16 of AVX2.
     macro_rules! of_shape {
         ($($vectors:literal: $rows:literal or $rows_transposed:literal),*) => {
             match (vectors, left.transposed, panel.list.is_null()) {

@@ -99,8 +99,9 @@ impl Session {
         let threads = self.threads.unwrap_or_else(|| fair_share(start));
         let group = Group {
             run_id: self.run_id.clone(),
-            // To be shortened, the gradient is needed whole.
-            shares_state: self.config.training.grad_clip.is_none(),
+            // With other hosts, and to be shortened, the gradient is needed whole.
+            shares_state: start.transport() == Transport::Shm
+                && self.config.training.grad_clip.is_none(),
             generation,
             shards: self.config.training.shards,
             length: self.length,
