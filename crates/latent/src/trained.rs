@@ -213,9 +213,8 @@ impl Trained {
         codec.set_team(threads::team());
         codec.fix_threads(config.model_threads);
         let (parameters, step, shards) = (&self.parameters, self.step, config.shards);
-        let tally =
-            Evaluation { parameters, test, first: 0, examples: u32::MAX, shards, seed, step }
-                .tally(&mut *codec)?;
+        let evaluation = Evaluation { test, first: 0, examples: u32::MAX, shards, seed, step };
+        let tally = evaluation.tally(&mut *codec, parameters)?;
         let [loss, reconstruction, kl, ..] = tally.terms.map(|sum| sum / tally.examples as f64);
         Ok([loss, reconstruction, kl])
     }

@@ -20,6 +20,7 @@ pub mod math;
 pub mod memory;
 pub mod noise;
 pub mod norm;
+pub mod resident;
 
 mod adam;
 mod attempt;
@@ -41,6 +42,7 @@ pub use error::ModelError;
 pub use initial::initialise_linear;
 pub use isa::Isa;
 pub use layout::{Entry, Layout};
+pub use resident::{Finished, Resident, WholeStep};
 pub use scratch::Scratch;
 pub use state::{State, StateView};
 pub use team::Team;
@@ -163,4 +165,9 @@ pub trait Model {
         batch: &Batch<'_, Self::Data>,
         random: Stream,
     ) -> Result<Sums, ModelError>;
+
+    /// This model where it can keep the state itself and make whole steps.
+    fn resident(&mut self) -> Option<&mut dyn Resident<Data = Self::Data>> {
+        None
+    }
 }

@@ -1,21 +1,22 @@
-//! The losses of the test set and of held-out training examples, computed by all members together, or by one alone that has only the
-//! parameters.
+//! The losses of the test set and of held-out training examples, computed by all members together,
+//! or by one alone that has only the parameters.
 
 use collective::{AllReduce, Contribution, Kind, Node, ShardRange, Tally};
 use data::{Batch, Dataset, Domain, Stream, Visit};
-use model::{Model, ModelError};
+use model::{Model, ModelError, Sums};
 
-use crate::{Settings, TrainError, Trainer};
+use crate::{Settings, TrainError, Trainer, ahead::resident};
 
 /// Examples evaluated at a time; part of the noise's key, so that changing it changes the
 /// reported losses in their last digits.
 const EVALUATION_BATCH: usize = 250;
 
-/// What the losses of the test set are a function of, beside the model.
+/// The sums of a batch, with noise from this stream.
+type Evaluate<'a, D> = &'a mut dyn FnMut(&Batch<'_, D>, Stream) -> Result<Sums, ModelError>;
+
+/// What the losses of the test set are a function of, beside the model and its parameters.
 #[derive(Debug)]
 pub struct Evaluation<'a, D> {
-    /// The parameters.
-    pub parameters: &'a [f32],
     /// The test set.
     pub test: &'a D,
     /// The first of its examples that is used.
@@ -35,19 +36,24 @@ impl<D: Dataset> Evaluation<'_, D> {
     ///
     /// # Errors
     /// What the model says of its device.
-    pub fn tally(&self, model: &mut dyn Model<Data = D>) -> Result<Tally, ModelError> {
-        self.node(model, Node::root(self.shards))
+    pub fn tally(
+        &self,
+        model: &mut dyn Model<Data = D>,
+        parameters: &[f32],
+    ) -> Result<Tally, ModelError> {
+        let evaluate = &mut |batch: &Batch<'_, D>, noise| model.evaluate(parameters, batch, noise);
+        self.node(evaluate, Node::root(self.shards))
     }
 
     /// The tally of a node of the shard tree.
-    fn node(&self, model: &mut dyn Model<Data = D>, node: Node) -> Result<Tally, ModelError> {
+    fn node(&self, evaluate: Evaluate<'_, D>, node: Node) -> Result<Tally, ModelError> {
         Ok(match node.children() {
-            None => self.shard(model, node.start)?,
-            Some((left, right)) => self.node(model, left)? + self.node(model, right)?,
+            None => self.shard(evaluate, node.start)?,
+            Some((left, right)) => self.node(evaluate, left)? + self.node(evaluate, right)?,
         })
     }
 
-    fn shard(&self, model: &mut dyn Model<Data = D>, shard: u32) -> Result<Tally, ModelError> {
+    fn shard(&self, evaluate: Evaluate<'_, D>, shard: u32) -> Result<Tally, ModelError> {
         let examples = self.examples.min(self.test.count().saturating_sub(self.first));
         let slices = ShardRange::deal(examples, self.shards);
         let indices: Vec<u32> =
@@ -56,7 +62,7 @@ impl<D: Dataset> Evaluation<'_, D> {
         for indices in indices.chunks(EVALUATION_BATCH) {
             let batch = Batch { data: self.test, indices, visit: Visit::test(self.seed) };
             let noise = Stream::new(self.seed, Domain::Evaluation, self.step, indices[0]);
-            let sums = model.evaluate(self.parameters, &batch, noise)?;
+            let sums = evaluate(&batch, noise)?;
             let (examples, index_sum) = (batch.len() as u64, batch.index_sum());
             tally = tally + Tally { terms: sums.terms, examples, index_sum };
         }
@@ -65,8 +71,8 @@ impl<D: Dataset> Evaluation<'_, D> {
 }
 
 impl<D: Dataset> Trainer<D> {
-    /// The tally of the whole test set at the current state, Each shard
-    /// stands for its slice of the test examples, so the sum follows the shard tree too.
+    /// The tally of the whole test set at the current state. Each shard stands for its slice of the
+    /// test examples, so the sum follows the shard tree too.
     pub(crate) fn evaluate(&mut self, collective: &mut dyn AllReduce) -> Result<Tally, TrainError> {
         self.tally(collective, Kind::Evaluate)
     }
@@ -91,7 +97,6 @@ impl<D: Dataset> Trainer<D> {
             Kind::Evaluate | Kind::Train => (&self.data.test, 0, test_examples),
         };
         let evaluation = Evaluation {
-            parameters: self.replica.view().parameters,
             test,
             first,
             examples,
@@ -99,9 +104,13 @@ impl<D: Dataset> Trainer<D> {
             seed: self.settings.seed,
             step: self.replica.step(),
         };
+        let (model, replica) = (&mut self.model, &self.replica);
+        let evaluate = &mut |batch: &Batch<'_, D>, noise| match replica.parameters() {
+            Some(parameters) => model.evaluate(parameters, batch, noise),
+            None => resident(&mut **model).evaluate(batch, noise),
+        };
         let nodes = collective.nodes().iter();
-        let tallies: Result<_, _> =
-            nodes.map(|node| evaluation.node(&mut *self.model, *node)).collect();
+        let tallies: Result<_, _> = nodes.map(|node| evaluation.node(evaluate, *node)).collect();
         let contribution = Contribution { tallies: tallies?, ..Contribution::default() };
         let outcome = collective.all_reduce(self.round(kind), &contribution)?;
         Ok(outcome.tally)

@@ -6,7 +6,7 @@ use collective::{Node, Tally, plan};
 use data::{Batch, Dataset, Visit};
 use model::ModelError;
 
-use crate::Trainer;
+use crate::{Trainer, ahead::resident};
 
 impl<D: Dataset> Trainer<D> {
     /// Does what a first step has to do once, ahead of it: computes a gradient, and drops it.
@@ -15,7 +15,7 @@ impl<D: Dataset> Trainer<D> {
     /// # Errors
     /// The device failed.
     pub fn warm_up(&mut self) -> Result<(), ModelError> {
-        let mut gradient = vec![0.0; self.replica.view().parameters.len()];
+        let mut gradient = vec![0.0; self.model.layout().len()];
         self.shard_gradient(0, &mut gradient).map(drop)
     }
 
@@ -43,17 +43,24 @@ impl<D: Dataset> Trainer<D> {
 
     fn shard_gradient(&mut self, shard: u32, gradient: &mut [f32]) -> Result<Tally, ModelError> {
         let position = self.schedule.locate(self.replica.step());
-        if self.order.as_ref().is_none_or(|(epoch, _)| *epoch != position.epoch) {
-            self.order = Some((position.epoch, self.schedule.order(position.epoch)));
-        }
+        self.prepare_order(position.epoch);
         let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
         let indices = &order[self.schedule.positions(position.step, shard)];
         let visit = Visit::train(self.settings.seed, position.epoch);
         let batch = Batch { data: &self.data.train, indices, visit };
-        let context = self.context(shard);
-        let parameters = self.replica.view().parameters;
-        let sums = self.model.gradient(parameters, &batch, &context, gradient)?;
+        let context = self.context(self.replica.step(), shard);
+        let sums = match self.replica.parameters() {
+            Some(parameters) => self.model.gradient(parameters, &batch, &context, gradient)?,
+            None => resident(&mut *self.model).gradient(&batch, &context, gradient)?,
+        };
         let (examples, index_sum) = (batch.len() as u64, batch.index_sum());
         Ok(Tally { terms: sums.terms, examples, index_sum })
+    }
+
+    /// Has the order of an epoch at hand.
+    pub(crate) fn prepare_order(&mut self, epoch: u64) {
+        if self.order.as_ref().is_none_or(|(known, _)| *known != epoch) {
+            self.order = Some((epoch, self.schedule.order(epoch)));
+        }
     }
 }

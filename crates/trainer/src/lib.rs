@@ -4,6 +4,7 @@
 //! of it. The trainer knows nothing of processes, sockets, files or clocks on the wall; who
 //! wants to hear of its progress is an [`Observer`].
 
+mod ahead;
 pub mod checks;
 mod evaluate;
 mod gradient;
@@ -22,6 +23,8 @@ use collective::{
 use data::{Dataset, Domain, Schedule, Splits, Stream};
 use model::{Adam, Isa, Model, ModelError, State, StepContext, Team, norm::sum_of_squares};
 use thiserror::Error;
+
+use ahead::resident;
 
 pub use checks::{Mistake, probe};
 pub use evaluate::Evaluation;
@@ -234,8 +237,24 @@ impl<D: Dataset> Trainer<D> {
         observer: &mut dyn Observer,
     ) -> Result<Ended, TrainError> {
         self.replica.move_in(collective.shared_state())?;
+        self.lend(collective)?;
+        let ended = self.train_on(collective, observer);
+        if !matches!(ended, Err(TrainError::Device(_))) {
+            self.take_back()?;
+        }
+        ended
+    }
+
+    fn train_on(
+        &mut self,
+        collective: &mut dyn AllReduce,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended, TrainError> {
         // The last generation may have ended between an epoch's last step and its report.
         self.end_epoch_if_due(collective, observer)?;
+        if self.is_alone(collective) {
+            return self.train_ahead(collective, observer);
+        }
         while !self.has_ended() {
             let begun = Instant::now();
             let position = self.schedule.locate(self.replica.step());
@@ -262,6 +281,9 @@ impl<D: Dataset> Trainer<D> {
                 elapsed: updated,
                 details,
             };
+            if observer.wants_state() {
+                self.fetch()?;
+            }
             observer.stepped(&summary, &self.replica, &self.ledger);
             self.end_epoch_if_due(collective, observer)?;
             if outcome.control.contains(Control::PAUSE) && !self.has_ended() {
@@ -271,9 +293,8 @@ impl<D: Dataset> Trainer<D> {
         Ok(Ended::Completed)
     }
 
-    /// What the model is told of the step that follows the state, for one shard.
-    pub(crate) fn context(&self, shard: u32) -> StepContext {
-        let step = self.replica.step();
+    /// What the model is told of the step that follows `step` completed ones, for one shard.
+    pub(crate) fn context(&self, step: u64, shard: u32) -> StepContext {
         StepContext {
             step,
             steps_per_epoch: self.schedule.steps_per_epoch(),
@@ -288,22 +309,25 @@ impl<D: Dataset> Trainer<D> {
 
     /// What the schedule is in the step that follows the state, and its gradient.
     fn details(&mut self, collective: &mut dyn AllReduce, examples: u32) -> StepDetails {
-        let Settings { recipe, adam, .. } = &self.settings;
-        let rate = recipe.rate(&self.schedule, self.replica.step(), self.steps());
+        let step = self.replica.step();
         let sum = match collective.shared_state() {
             None => collective.sum(),
             Some(shared) => {
                 // Nobody else needs the whole sum, so it is added up here alone.
-                self.clipped.resize(self.replica.view().parameters.len(), 0.0);
+                self.clipped.resize(self.model.layout().len(), 0.0);
                 shared.add_up(&mut self.clipped);
                 &self.clipped
             }
         };
         let norm = sum_of_squares(Isa::best(), &self.team, sum).sqrt();
+        self.details_with(step, norm / f64::from(examples.max(1)))
+    }
+
+    pub(crate) fn details_with(&self, step: u64, gradient_norm: f64) -> StepDetails {
         StepDetails {
-            learning_rate: adam.learning_rate * rate,
-            factors: self.model.factors(&self.context(0)),
-            gradient_norm: norm / f64::from(examples.max(1)),
+            learning_rate: self.adam(step).learning_rate,
+            factors: self.model.factors(&self.context(step, 0)),
+            gradient_norm,
         }
     }
 
@@ -316,16 +340,30 @@ impl<D: Dataset> Trainer<D> {
     }
 
     /// Applies the mean gradient: all of it, as every member does, or a share of it for all.
-    fn update(&mut self, collective: &mut dyn AllReduce, examples: u32) -> Result<(), Interrupted> {
-        let Settings { recipe, adam, .. } = &self.settings;
-        let rate = recipe.rate(&self.schedule, self.replica.step(), self.steps());
-        let adam = Adam { learning_rate: adam.learning_rate * rate, ..*adam };
+    fn update(&mut self, collective: &mut dyn AllReduce, examples: u32) -> Result<(), TrainError> {
+        let step = self.replica.step();
+        let adam = self.adam(step);
         if let Some(shared) = collective.shared_state() {
-            return self.replica.update_shared(shared, &adam, &self.team, examples);
+            self.replica.update_shared(shared, &adam, &self.team, examples)?;
+            return Ok(());
         }
+        let recipe = &self.settings.recipe;
         let sum = recipe.clipped(collective.sum(), examples, &self.team, &mut self.clipped);
-        self.replica.update(&adam, &self.team, sum, examples);
+        if self.replica.is_on_device() {
+            let update = adam.update(Isa::best(), step + 1, examples);
+            resident(&mut *self.model).update(&update, sum)?;
+            self.replica.note(None);
+        } else {
+            self.replica.update(&adam, &self.team, sum, examples);
+        }
         Ok(())
+    }
+
+    /// The optimizer in the step that follows `step` completed ones.
+    pub(crate) fn adam(&self, step: u64) -> Adam {
+        let Settings { recipe, adam, .. } = &self.settings;
+        let rate = recipe.rate(&self.schedule, step, self.steps());
+        Adam { learning_rate: adam.learning_rate * rate, ..*adam }
     }
 
     /// Computes this member's partials of the next step, and what goes with them.
@@ -345,6 +383,9 @@ impl<D: Dataset> Trainer<D> {
         }
         let verify_every = u64::from(self.settings.verify_every);
         let verify = self.replica.step().checked_rem(verify_every) == Some(0);
+        if verify {
+            self.fetch()?;
+        }
         self.contribution.digest = verify.then(|| self.digest());
         self.contribution.control = control;
         Ok(())
@@ -382,6 +423,7 @@ impl<D: Dataset> Trainer<D> {
         }
         let test = self.evaluate(collective)?;
         self.check_loss(test.terms[0])?;
+        self.fetch()?;
         let summary = EpochSummary { epoch, train, test, validation };
         observer.epoch_ended(&summary, &self.replica, &self.ledger);
         Ok(())

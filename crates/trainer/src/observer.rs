@@ -60,10 +60,17 @@ pub trait Observer {
         false
     }
 
-    /// A step was applied, and the replica has the state after it.
+    /// Whether the state after a step is wanted soon. Where it is on a device, it is fetched for the
+    /// next call of [`stepped`](Self::stepped) that can have it.
+    fn wants_state(&self) -> bool {
+        false
+    }
+
+    /// A step was applied, and the replica has the state after it; on a device, it may not be
+    /// [at hand](Replica::is_at_hand).
     fn stepped(&mut self, step: &StepSummary<'_>, replica: &Replica, ledger: &Ledger);
 
-    /// An epoch was completed. A generation that begins at the end of an epoch reports that
+    /// An epoch was completed; the state is at hand. A generation that begins at the end of an epoch reports that
     /// epoch once more.
     fn epoch_ended(&mut self, epoch: &EpochSummary, replica: &Replica, ledger: &Ledger);
 }

@@ -32,7 +32,15 @@ enum Home {
         step: u64,
         vectors: Arc<dyn StateVectors>,
     },
+    /// Where the model computes, as on a GPU, with the copy that was fetched of it since the last
+    /// update, if any.
+    Device {
+        step: u64,
+        copy: Option<Arc<State>>,
+    },
 }
+
+const NOT_FETCHED: &str = "the state is on a device, and nobody has fetched it";
 
 impl fmt::Debug for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,15 +60,34 @@ impl Replica {
     pub fn step(&self) -> u64 {
         match &self.home {
             Home::Own(state) => state.step,
-            Home::Shared { step, .. } => *step,
+            Home::Shared { step, .. } | Home::Device { step, .. } => *step,
         }
     }
 
+    /// Whether the state can be looked at: it is in this host's memory, or a copy is.
+    #[must_use]
+    pub fn is_at_hand(&self) -> bool {
+        !matches!(self.home, Home::Device { copy: None, .. })
+    }
+
+    /// The parameters, unless the model has them.
+    pub(crate) fn parameters(&self) -> Option<&[f32]> {
+        (!self.is_on_device()).then(|| self.view().parameters)
+    }
+
+    pub(crate) fn is_on_device(&self) -> bool {
+        matches!(self.home, Home::Device { .. })
+    }
+
     /// The state.
+    ///
+    /// # Panics
+    /// Where it is not [at hand](Self::is_at_hand).
     #[must_use]
     pub fn view(&self) -> StateView<'_> {
         match &self.home {
             Home::Own(state) => state.view(),
+            Home::Device { copy, .. } => copy.as_ref().expect(NOT_FETCHED).view(),
             Home::Shared { step, vectors } => {
                 let [parameters, exp_avg, exp_avg_sq] = vectors.vectors();
                 StateView { step: *step, parameters, exp_avg, exp_avg_sq }
@@ -69,16 +96,25 @@ impl Replica {
     }
 
     /// The digest of the state.
+    ///
+    /// # Panics
+    /// As [`Replica::view`].
     #[must_use]
     pub fn digest(&self, team: &Team) -> Digest {
         self.view().digest(team)
     }
 
     /// The state as it is now, for as long as it is held. Nothing is copied here.
+    ///
+    /// # Panics
+    /// As [`Replica::view`].
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         match &self.home {
             Home::Own(state) => Snapshot::own(Arc::clone(state)),
+            Home::Device { copy, .. } => {
+                Snapshot::own(Arc::clone(copy.as_ref().expect(NOT_FETCHED)))
+            }
             Home::Shared { step, vectors } => {
                 let snapshot = Snapshot::shared(*step, Arc::clone(vectors));
                 self.snapshots().push(snapshot.clone());
@@ -126,6 +162,28 @@ impl Replica {
         }
         if let Home::Own(_state) = &mut self.home {
             crashpoint::flip!("trainer.updated", &mut Arc::make_mut(_state).parameters);
+        }
+    }
+
+    /// Hands the state to the model, which has loaded it.
+    pub(crate) fn lend(&mut self) {
+        let copy = Some(Arc::clone(self.snapshot().state()));
+        (self.home, self.spare) = (Home::Device { step: self.step(), copy }, None);
+    }
+
+    /// Notes an update that the model has made, or the copy of its state.
+    pub(crate) fn note(&mut self, next: Option<State>) {
+        let step = self.step();
+        self.home = match next {
+            None => Home::Device { step: step + 1, copy: None },
+            Some(copy) => Home::Device { step, copy: Some(Arc::new(State { step, ..copy })) },
+        };
+    }
+
+    /// Takes the state back from the model; it is at hand.
+    pub(crate) fn take_back(&mut self) {
+        if let Home::Device { copy, .. } = &mut self.home {
+            self.home = Home::Own(copy.take().expect(NOT_FETCHED));
         }
     }
 

@@ -4,6 +4,8 @@
 //! file mixes async and blocking code.
 
 use std::{
+    cell::RefCell,
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
@@ -153,6 +155,8 @@ pub(crate) struct Bridge {
 #[derive(Debug)]
 pub(crate) struct TrainingChannel {
     orders: blocking::Receiver<Order>,
+    /// Those that have asked for the state, in orders already received.
+    recipients: RefCell<VecDeque<Recipient>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) events: EventSender,
 }
@@ -171,6 +175,7 @@ impl Bridge {
         let (sender, events) = mpsc::channel(EVENTS);
         let channel = TrainingChannel {
             orders: received,
+            recipients: RefCell::default(),
             shared: Arc::clone(&shared),
             events: EventSender(sender),
         };
@@ -219,15 +224,23 @@ impl Bridge {
 impl TrainingChannel {
     /// The next order, or none when the worker is about to exit.
     pub(crate) fn next_order(&self) -> Option<Order> {
-        self.orders.recv().ok()
+        let recipient = self.recipients.borrow_mut().pop_front();
+        recipient.map(Order::Donate).or_else(|| self.orders.recv().ok())
     }
 
-    /// The workers that have asked for the state while training: no other order comes then.
-    pub(crate) fn recipients(&self) -> Vec<Recipient> {
+    /// Whether workers have asked for the state while training: no other order comes then.
+    pub(crate) fn has_recipients(&self) -> bool {
         let orders = self.orders.try_iter();
-        orders
-            .filter_map(|order| if let Order::Donate(to) = order { Some(to) } else { None })
-            .collect()
+        let recipients =
+            orders.filter_map(|order| if let Order::Donate(to) = order { Some(to) } else { None });
+        let mut waiting = self.recipients.borrow_mut();
+        waiting.extend(recipients);
+        !waiting.is_empty()
+    }
+
+    /// These workers.
+    pub(crate) fn recipients(&self) -> Vec<Recipient> {
+        self.recipients.take().into()
     }
 }
 

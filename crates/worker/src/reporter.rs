@@ -194,12 +194,15 @@ impl Observer for Reporter<'_> {
         self.writer.is_some() && is_due
     }
 
+    fn wants_state(&self) -> bool {
+        self.channel.has_recipients()
+    }
+
     fn stepped(&mut self, step: &StepSummary<'_>, replica: &Replica, ledger: &Ledger) {
         self.channel.shared.note_step(step.step);
         self.epochs_seen.add(step);
-        let recipients = self.channel.recipients();
-        if !recipients.is_empty() {
-            donate(recipients, replica, ledger);
+        if replica.is_at_hand() && self.channel.has_recipients() {
+            donate(self.channel.recipients(), replica, ledger);
         }
         if self.writer.is_none() {
             return;

@@ -1,0 +1,207 @@
+//! Training with a model that keeps the state on its device. A lone member begins steps before it
+//! has heard of those before them, so that the device never waits for the host.
+
+use std::{collections::VecDeque, time::Instant};
+
+use collective::{AllReduce, Control, Kind, Node, Round, Step, Tally};
+use data::{Batch, Dataset, Visit};
+use model::{Finished, Isa, Model, ModelError, Resident, WholeStep};
+
+use crate::{Ended, Observer, StepSummary, TrainError, Trainer, observer};
+
+/// Steps that are under way at the most: enough to hide the host, and few enough that whoever asks
+/// for a pause or for the state does not wait.
+const AHEAD: usize = 8;
+
+/// A step that was begun.
+struct Begun {
+    /// Its examples; the terms come when it is finished.
+    counted: Tally,
+    wants_details: bool,
+}
+
+/// What has the state.
+pub(crate) fn resident<D: Dataset>(model: &mut dyn Model<Data = D>) -> &mut dyn Resident<Data = D> {
+    model.resident().expect("the state was handed to it")
+}
+
+impl<D: Dataset> Trainer<D> {
+    /// Hands the state to the model, where that can keep it and the members do not share it.
+    pub(crate) fn lend(&mut self, collective: &mut dyn AllReduce) -> Result<(), TrainError> {
+        if collective.shared_state().is_none()
+            && let Some(resident) = self.model.resident()
+        {
+            resident.load(self.replica.view())?;
+            self.replica.lend();
+        }
+        Ok(())
+    }
+
+    /// Takes back what was handed over.
+    pub(crate) fn take_back(&mut self) -> Result<(), ModelError> {
+        self.fetch()?;
+        self.replica.take_back();
+        Ok(())
+    }
+
+    /// Sees to it that the state is at hand.
+    pub(crate) fn fetch(&mut self) -> Result<(), ModelError> {
+        if !self.replica.is_at_hand() {
+            let state = resident(&mut *self.model).fetch()?;
+            self.replica.note(Some(state));
+        }
+        Ok(())
+    }
+
+    /// Whether this member makes every step alone, on its device.
+    pub(crate) fn is_alone(&self, collective: &dyn AllReduce) -> bool {
+        let all = Node::root(self.settings.shards);
+        self.replica.is_on_device() && *collective.nodes() == [all]
+    }
+
+    /// Trains until the generation ends.
+    pub(crate) fn train_ahead(
+        &mut self,
+        collective: &mut dyn AllReduce,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended, TrainError> {
+        let (mut begun, mut is_pausing) = (VecDeque::with_capacity(AHEAD), false);
+        while !self.has_ended() {
+            let since = Instant::now();
+            if !is_pausing {
+                self.begin_steps(&mut begun, observer)?;
+            }
+            let Some(step) = begun.pop_front() else { return Ok(Ended::Paused) };
+            let is_last = begun.is_empty();
+            match self.finish_step(step, is_last, since, collective, observer) {
+                Ok(control) => is_pausing |= control.contains(Control::PAUSE),
+                Err(error) => {
+                    // After a loss that is not finite, no step changes the state.
+                    let are_made = !matches!(error, TrainError::NotFinite { .. });
+                    self.finish_quietly(begun, are_made)?;
+                    return Err(error);
+                }
+            }
+            if is_last {
+                self.end_epoch_if_due(collective, observer)?;
+            }
+        }
+        Ok(Ended::Completed)
+    }
+
+    /// Begins as many steps as may be under way, none of the next epoch: its state is looked at
+    /// first. Nor any while somebody waits for the state.
+    fn begin_steps(
+        &mut self,
+        begun: &mut VecDeque<Begun>,
+        observer: &dyn Observer,
+    ) -> Result<(), ModelError> {
+        let epoch = self.schedule.locate(self.replica.step()).epoch;
+        while begun.len() < AHEAD && (begun.is_empty() || !observer.wants_state()) {
+            let step = self.replica.step() + begun.len() as u64;
+            if self.schedule.locate(step).epoch != epoch {
+                break;
+            }
+            let is_last = (step + 1).is_multiple_of(self.schedule.steps_per_epoch());
+            // One report at a time: the next is due some time after it.
+            let is_wanted = begun.iter().any(|step| step.wants_details);
+            let wants_details = !is_wanted && observer.wants_details(is_last);
+            let counted = self.begin_step(step, wants_details)?;
+            begun.push_back(Begun { counted, wants_details });
+        }
+        Ok(())
+    }
+
+    fn begin_step(&mut self, step: u64, wants_norm: bool) -> Result<Tally, ModelError> {
+        if crashpoint::fails!("trainer.device") {
+            return Err(ModelError::Libtorch("a failure that a test asked for".into()));
+        }
+        let position = self.schedule.locate(step);
+        self.prepare_order(position.epoch);
+        let examples = self.schedule.images_in(position.step);
+        let update = self.adam(step).update(Isa::best(), step + 1, examples);
+        let contexts: Vec<_> =
+            (0..self.settings.shards).map(|shard| self.context(step, shard)).collect();
+        let Self { settings, schedule, data, order, model, .. } = self;
+        let order = order.as_ref().map_or(&[][..], |(_, order)| order);
+        let visit = Visit::train(settings.seed, position.epoch);
+        let batch = |shard| {
+            let indices = &order[schedule.positions(position.step, shard)];
+            Batch { data: &data.train, indices, visit }
+        };
+        let shards: Vec<_> = (0..).map(batch).zip(contexts).collect();
+        let index_sum = shards.iter().map(|(batch, _)| batch.index_sum()).sum();
+        let grad_clip = settings.recipe.grad_clip;
+        resident(&mut **model).begin(&WholeStep {
+            shards: &shards,
+            update,
+            grad_clip,
+            wants_norm,
+        })?;
+        Ok(Tally { examples: examples.into(), index_sum, ..Tally::default() })
+    }
+
+    /// Waits for a step and tells of it; `is_last` says that no other is under way.
+    fn finish_step(
+        &mut self,
+        begun: Begun,
+        is_last: bool,
+        since: Instant,
+        collective: &mut dyn AllReduce,
+        observer: &mut dyn Observer,
+    ) -> Result<Control, TrainError> {
+        let step = self.replica.step();
+        let finished = resident(&mut *self.model).finish()?;
+        self.check_loss(finished.sums.terms[0])?;
+        let tally = Tally { terms: finished.sums.terms, ..begun.counted };
+        self.count(tally);
+        // Nothing travels; but so the group hears of the step, and this member of the group's end.
+        let contribution = &mut self.contribution;
+        contribution.tallies.clear();
+        contribution.tallies.push(tally);
+        (contribution.control, contribution.digest) = (observer.control(), None);
+        let round = Round { step: Step(step), kind: Kind::Train };
+        let outcome = collective.all_reduce(round, contribution)?;
+        let elapsed = since.elapsed();
+        self.contribution.timing = observer::timing(elapsed, elapsed, elapsed, outcome.waiting);
+        if is_last && observer.wants_state() {
+            self.fetch()?;
+        }
+        let norm = finished.norm.map(|norm| norm / tally.examples.max(1) as f64);
+        let details = norm.map(|norm| self.details_with(step, norm));
+        let summary = StepSummary {
+            step: step + 1,
+            epoch: self.schedule.locate(step).epoch + 1,
+            tally,
+            contributions: collective.contributions(),
+            elapsed,
+            details,
+        };
+        observer.stepped(&summary, &self.replica, &self.ledger);
+        Ok(outcome.control)
+    }
+
+    /// Counts a step that the model has made.
+    fn count(&mut self, tally: Tally) {
+        let epoch = self.schedule.locate(self.replica.step()).epoch;
+        self.replica.note(None);
+        self.ledger.add(epoch, &tally);
+    }
+
+    /// Waits for the steps that are under way when training ends before them, and counts those
+    /// that were made.
+    fn finish_quietly(
+        &mut self,
+        begun: VecDeque<Begun>,
+        mut are_made: bool,
+    ) -> Result<(), ModelError> {
+        for step in begun {
+            let Finished { sums, .. } = resident(&mut *self.model).finish()?;
+            are_made &= sums.terms[0].is_finite();
+            if are_made {
+                self.count(Tally { terms: sums.terms, ..step.counted });
+            }
+        }
+        Ok(())
+    }
+}
