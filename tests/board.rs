@@ -30,7 +30,7 @@ fn ask(board: &str, request: &str) -> TcpStream {
 }
 
 /// The answer to a request: its status, and all of it as text.
-fn answer(board: &str, request: &str) -> (u16, String) {
+pub(crate) fn answer(board: &str, request: &str) -> (u16, String) {
     let mut bytes = Vec::new();
     ask(board, request).read_to_end(&mut bytes).unwrap();
     let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -38,19 +38,19 @@ fn answer(board: &str, request: &str) -> (u16, String) {
     (status.unwrap_or_else(|| panic!("no answer to {request:?}: {text:?}")), text)
 }
 
-fn get(board: &str, path: &str) -> (u16, String) {
+pub(crate) fn get(board: &str, path: &str) -> (u16, String) {
     answer(board, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
 }
 
 /// What a page is answered, without the head and the sizes of the parts.
-fn body(board: &str, path: &str) -> String {
+pub(crate) fn body(board: &str, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
     let (status, text) = answer(board, &request);
     assert_eq!(status, 200, "{path}: {text}");
     text.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
-fn json(board: &str, path: &str) -> Value {
+pub(crate) fn json(board: &str, path: &str) -> Value {
     serde_json::from_str(&body(board, path)).unwrap()
 }
 
@@ -77,6 +77,7 @@ fn a_killed_worker_shows_at_once() {
     browser.wait_for("document.querySelectorAll('#generations .lost').length === 1");
     assert!(browser.text("#about").contains("2 of 3 workers"), "{}", browser.text("#about"));
     browser.picture("board-light");
+    browser.assert_accessible("the board");
 
     // The keyboard reaches the charts, and looks closer.
     browser.eval("document.querySelector('#chart-loss').focus()");
@@ -96,12 +97,14 @@ fn a_killed_worker_shows_at_once() {
     let dark = browser.eval("return getComputedStyle(document.body).backgroundColor");
     assert_ne!(bright, dark);
     browser.picture("board-dark");
+    browser.assert_accessible("the board in the dark");
     browser.resize(390, 844);
     browser.wait_for("innerWidth === 390 && document.documentElement.scrollWidth <= 390");
     browser.picture("board-phone");
     browser.resize(1280, 1000);
     browser.click("#to-compare");
     browser.wait_for("document.querySelector('#chart-compare canvas') !== null");
+    browser.assert_accessible("the comparison");
     assert_eq!(browser.complaints(), [""; 0]);
     let requests = browser.requests();
     assert!(requests.len() > 8, "{requests:?}");
@@ -206,7 +209,7 @@ fn a_board_is_never_in_the_way() {
     let said = without.wait().text();
     assert!(!said.contains("Board:"), "{said}");
     let refused = coordinator(&third, &format!("{flags} --board 0.0.0.0:0"));
-    refused.wait().failed_with(&["--board 0.0.0.0:0", "loopback alone"]);
+    refused.wait().failed_with(&["--board 0.0.0.0:0", "a view token"]);
 }
 
 #[test]

@@ -272,6 +272,24 @@ fn a_trainjob_trains() {
     TRAINJOB.trains();
 }
 
+/// What Prometheus is told of the coordinator is where its board is, under a name that the
+/// certificate is for.
+#[test]
+fn prometheus_finds_the_board_in_kubernetes() {
+    let service = documents(COORDINATOR).into_iter().find(|document| document["kind"] == "Service");
+    let service = service.unwrap();
+    let board = "/spec/ports/1";
+    assert_eq!(field(&service, &format!("{board}/name")), "board");
+    let port = service.pointer(&format!("{board}/port")).unwrap().to_string();
+    let annotations = "/metadata/annotations/prometheus.io~1";
+    assert_eq!(field(&service, &format!("{annotations}port")), port);
+    assert_eq!(field(&service, &format!("{annotations}scheme")), "https");
+    assert_eq!(field(&service, &format!("{annotations}path")), "/metrics");
+    assert!(starting(COORDINATOR).contains(&format!("--board=0.0.0.0:{port}")));
+    let named = |words: &Vec<String>| words.contains(&field(&service, "/metadata/name").to_owned());
+    assert!(invocations("README.md").iter().any(|words| words[1] == "certs" && named(words)));
+}
+
 /// Nodes are drained under the coordinator and under a worker, and the run goes on in other pods.
 #[test]
 fn an_indexed_job_trains_and_survives_drained_nodes() {

@@ -11,7 +11,11 @@ use serde_json::{Value, json};
 use thirtyfour::Key;
 
 use crate::{
-    harness::{Browser, Place, SMALL, coordinator_at, coordinator_in, programs, wait_until},
+    board::get,
+    harness::{
+        Browser, ENDLESS, Place, SMALL, board_of, coordinator, coordinator_at, coordinator_in,
+        programs, wait_until,
+    },
     own_data::pictures,
 };
 
@@ -101,6 +105,35 @@ fn assert_near(found: &[f64], expected: &[f64], what: &str) {
     assert!(apart < TOLERANCE, "{what}: {apart} apart");
 }
 
+/// Checks what the page computes: images from places, and the latents of an image.
+fn assert_computes(browser: &Browser, decoded: &[(Vec<f32>, Vec<f64>)], means: &[f64], name: &str) {
+    for (z, expected) in decoded {
+        let ask = format!(
+            "return explorer.ask({{ kind: 'latents', z: Float32Array.from({}) }})
+                 .then(({{ pixels }}) => Array.from(pixels))",
+            json!(z)
+        );
+        assert_near(&numbers(&browser.eval(&ask)), expected, name);
+    }
+    // An image's latents, as its own encoder has them.
+    let dim = decoded[0].0.len();
+    for index in [0, 3] {
+        let ask = format!(
+            "return explorer.ask({{ kind: 'measure', pixels: explorer.image({index}) }})
+                 .then(({{ z }}) => Array.from(z))"
+        );
+        let found = numbers(&browser.eval(&ask));
+        // A record of the table: index, label, means, log-variances.
+        assert_near(&found, &means[(2 * dim + 2) * index + 2..][..dim], name);
+    }
+    assert!(browser.complaints().is_empty(), "{name}: {:?}", browser.complaints());
+}
+
+/// What the page knows of all its images: how much each latent is used, and the middle of the map.
+fn surveyed(browser: &Browser) -> [Vec<f64>; 2] {
+    ["use", "origin"].map(|name| numbers(&browser.eval(&format!("return explorer.meta.{name}"))))
+}
+
 #[test]
 fn the_page_decodes_and_encodes_as_vae_does() {
     let Some(browser) = Browser::new() else { return };
@@ -127,26 +160,73 @@ fn the_page_decodes_and_encodes_as_vae_does() {
         fs::write(place.path("z.csv"), places.iter().map(row).collect::<String>()).unwrap();
         vae(&place, "decode --input z.csv --output decoded.npy");
         let expected = npy(&place.path("decoded.npy"));
-        for (z, expected) in places.iter().zip(expected.chunks(expected.len() / places.len())) {
-            let ask = format!(
-                "return explorer.ask({{ kind: 'latents', z: Float32Array.from({}) }})
-                     .then(({{ pixels }}) => Array.from(pixels))",
-                json!(z)
-            );
-            assert_near(&numbers(&browser.eval(&ask)), expected, name);
-        }
-        // An image's latents, as its own encoder has them.
+        let rows = expected.chunks(expected.len() / places.len()).map(<[f64]>::to_vec);
+        let decoded: Vec<_> = places.into_iter().zip(rows).collect();
         let means = npy(&place.path("latents.npy"));
-        for index in [0, 3] {
-            let ask = format!(
-                "return explorer.ask({{ kind: 'measure', pixels: explorer.image({index}) }})
-                     .then(({{ z }}) => Array.from(z))"
-            );
-            let found = numbers(&browser.eval(&ask));
-            // A record of the table: index, label, means, log-variances.
-            assert_near(&found, &means[(2 * dim + 2) * index + 2..][..dim], name);
+        assert_computes(&browser, &decoded, &means, name);
+        let alone = surveyed(&browser);
+
+        // The same on the board, which has the checkpoint and no libtorch.
+        let run = place.run_dir.display().to_string();
+        let environment = format!("XDG_CACHE_HOME={}", cache(&place).display());
+        let flags = format!("board {run} --listen 127.0.0.1:0");
+        let shown = match place.path("cache").exists() {
+            true => coordinator_in(&environment, &place, &flags),
+            false => coordinator(&place, &flags),
+        };
+        let board = board_of(&shown);
+        browser.open(&board);
+        browser.wait_for("!document.querySelector('#to-latent').hidden");
+        browser.click("#to-latent");
+        browser.wait_for("document.documentElement.dataset.ready");
+        assert_computes(&browser, &decoded, &means, &format!("{name} on the board"));
+        for (found, expected) in surveyed(&browser).iter().zip(&alone) {
+            assert_near(found, expected, &format!("{name} on the board"));
         }
-        assert!(browser.complaints().is_empty(), "{name}: {:?}", browser.complaints());
+        let requests = browser.requests();
+        let is_foreign = |url: &&String| !url.starts_with(&board) && !url.starts_with("blob:");
+        let foreign: Vec<_> =
+            requests.iter().filter(|url| !url.starts_with("file:")).filter(is_foreign).collect();
+        assert!(foreign.is_empty(), "{foreign:?}");
+        if name == "dense" {
+            browser.resize(1280, 1400);
+            browser.picture("board-latent");
+            browser.assert_accessible("the explorer on the board");
+        }
+    }
+}
+
+#[test]
+fn the_board_shows_the_newest_checkpoint_of_a_run_that_goes_on() {
+    let Some(browser) = Browser::new() else { return };
+    let place = Place::new();
+    let flags = format!("--workers 1 --spawn --board 127.0.0.1:0 {SMALL} {ENDLESS}");
+    let run = coordinator_at(&place, &flags);
+    let board = board_of(&run);
+    // Before there is a checkpoint, and of a run that is not there.
+    let (status, said) = get(&board, "/api/latent?run=nothing");
+    assert_eq!(status, 404, "{said}");
+    let step = |text: &str| -> u64 {
+        let digits = text.split("step ").nth(1).unwrap();
+        digits.split(',').next().unwrap().parse().unwrap()
+    };
+    let look = || {
+        browser.open(&format!("{board}/latent"));
+        browser.wait_for("document.documentElement.dataset.ready");
+        step(&browser.text("#model"))
+    };
+    wait_until("there is a checkpoint", || place.newest_step() > 0);
+    let first = look();
+    assert!(first > 0);
+    wait_until("there is another one", || place.newest_step() > first);
+    assert!(look() > first);
+    // What is left of an earlier one is not mixed with the newest.
+    for (path, expected) in [
+        (format!("/api/latent/parameters?step={first}"), 409),
+        ("/api/latent/parameters".to_owned(), 400),
+        ("/api/latent/../../config.json".to_owned(), 404),
+    ] {
+        assert_eq!(get(&board, &path).0, expected, "{path}");
     }
 }
 
@@ -216,12 +296,14 @@ fn the_map_the_sliders_and_the_path_follow_mouse_and_keyboard() {
         browser.click("#to");
         browser.wait_for(&format!("{path} !== window.before"));
         browser.picture(&format!("explore-light-{projection}"));
+        browser.assert_accessible("the explorer");
         assert!(browser.complaints().is_empty(), "{:?}", browser.complaints());
     }
     // Dark; then as on a phone.
     browser.prefer("dark");
     browser.wait_for("getComputedStyle(document.body).backgroundColor === 'rgb(22, 22, 26)'");
     browser.picture("explore-dark");
+    browser.assert_accessible("the explorer in the dark");
     browser.resize(390, 844);
     browser.wait_for("document.documentElement.scrollWidth <= innerWidth");
     browser.picture("explore-phone");

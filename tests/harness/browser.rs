@@ -19,6 +19,9 @@ use super::{DEADLINE, POLL, Process, leave_out};
 /// Set where tests must not do without a browser.
 const REQUIRED: &str = "LOCKSTEP_BROWSER_REQUIRED";
 
+/// Set where tests must not do without axe-core.
+const AXE_REQUIRED: &str = "LOCKSTEP_AXE_REQUIRED";
+
 /// The longest that one command to the browser may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -183,6 +186,24 @@ impl Browser {
         kept.iter().map(text).collect()
     }
 
+    /// Has axe-core look for serious faults of the page for people who see, hear or move otherwise; says
+    /// so where there is no axe-core.
+    pub(crate) fn assert_accessible(&self, name: &str) {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../.axe/node_modules/axe-core/axe.min.js");
+        let Ok(axe) = fs::read_to_string(path) else {
+            return leave_out(AXE_REQUIRED, "no page is checked by axe-core", "there is no .axe");
+        };
+        // Evaluated by the browser itself: the page's own policy would not load it.
+        self.cdp("Runtime.evaluate", json!({ "expression": axe }));
+        let found = self.eval(
+            "return axe.run(document, { resultTypes: ['violations'] }).then(found => found.violations
+                 .filter(one => ['serious', 'critical'].includes(one.impact))
+                 .map(one => `${one.id}: ${one.nodes.map(node => `${node.html} ${node.failureSummary}`)}`))",
+        );
+        assert_eq!(found, json!([]), "{name}");
+    }
+
     /// The addresses of all requests over the network since the last call.
     pub(crate) fn requests(&self) -> Vec<String> {
         let entries = self.wait(self.driver().get_log("performance")).unwrap();
@@ -225,6 +246,8 @@ fn capabilities(profile: &Path) -> WebDriverResult<Capabilities> {
     for argument in ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", &folder] {
         capabilities.add_arg(argument)?;
     }
+    // A run's own authority is known to no browser.
+    capabilities.set("acceptInsecureCerts", true)?;
     capabilities.set("goog:loggingPrefs", json!({ "performance": "ALL" }))?;
     Ok(capabilities.into())
 }

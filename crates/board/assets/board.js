@@ -54,6 +54,7 @@ function summary(epochs, about) {
   return {
     last: last.value, epoch: Math.round(epochs.epoch[last.index]), least: Math.min(...known.map(({ value }) => value)),
     unit: metric?.unit ? `${metric.unit},` : "", train: epochs.lines[metric?.name ?? "loss"]?.mean.at(-1),
+    parts: about.metrics.slice(1).map(({ name }) => ({ name, value: epochs.lines[name]?.mean.at(-1) ?? null })),
   };
 }
 
@@ -91,6 +92,7 @@ function onState(next) {
   const isOther = state?.about.run_id !== next.about.run_id;
   if (isOther) [events, generations, told, best, drawn] = [[], [], 0, null, ""];
   state = next;
+  $("to-latent").hidden = !next.explorable;
   showAll();
   const version = `${next.rows} ${next.step} ${next.epochs_done}`;
   if (version !== drawn && (isOther || performance.now() - drawnAt > CHART_INTERVAL)) {
@@ -129,6 +131,7 @@ function choose(key) {
 
 function links() {
   const query = run === null ? "" : `?run=${encodeURIComponent(run)}`;
+  $("to-latent").setAttribute("href", `latent${query}`);
   for (const [id, what] of [["csv", "csv"], ["raw-metrics", "metrics"], ["raw-events", "events"]]) $(id).setAttribute("href", `api/${what}${query}`);
 }
 

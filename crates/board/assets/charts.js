@@ -31,10 +31,15 @@ export class Charts {
     this.plots = new Map();
     const redraw = () => this.redraw();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-    let width = innerWidth;
-    addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; redraw(); } });
+    // The window has another width, or another chart stands beside it now.
+    const resize = () => this.plots.forEach((plot, id) => {
+      const width = $(`chart-${id}`).clientWidth;
+      if (width > 0 && plot.width !== width) plot.setSize({ width, height: plot.height });
+    });
+    const resized = new ResizeObserver(() => requestAnimationFrame(resize));
     for (const id of ["loss", "parts", "rate", "learning", "norm"]) {
       $(`chart-${id}`).addEventListener("keydown", event => this.key(event));
+      resized.observe($(`chart-${id}`));
     }
   }
 

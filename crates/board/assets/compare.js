@@ -55,6 +55,8 @@ export class Compare {
     const runs = this.runs.filter(run => this.chosen.has(run.key));
     const charts = await Promise.all(runs.map(run => fetch(`api/chart?x=${x}&run=${encodeURIComponent(run.key)}`).then(answer => (answer.ok ? answer.json() : null), () => null)));
     if (token !== this.token) return;
+    // Of a long run the rest is shown as it is read.
+    if (charts.some(chart => chart?.behind)) setTimeout(() => { if (token === this.token) this.draw(); }, 500);
     const tables = [], series = [{ label: x }];
     charts.forEach((chart, index) => {
       const part = metric.startsWith("test_") ? chart?.epochs : chart?.steps;

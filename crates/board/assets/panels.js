@@ -16,7 +16,7 @@ export function showTiles(state, best) {
   const tile = (name, value, small, extra) => element("div", {}, element("span", {}, name), element("b", {}, value), element("small", {}, small), ...(extra ?? []));
   const bar = element("progress", { max: String(Math.max(steps, 1)), value: String(step), "aria-label": "Steps done" });
   const loss = reading?.metrics?.[0];
-  const parts = (reading?.metrics ?? []).slice(1).map(metric => `${metric.name.replaceAll("_", " ")} ${figure(metric.value)}`);
+  const parts = (reading?.metrics.slice(1) ?? best?.parts ?? []).map(metric => `${metric.name.replaceAll("_", " ")} ${figure(metric.value)}`);
   const tiles = [
     tile("Epoch", `${Math.min(Math.floor(epochs) + 1, about.epochs ?? Infinity)} / ${about.epochs ?? "?"}`, `step ${count(step)} of ${count(steps)}`, [bar]),
     tile("Test loss", figure(best?.last), best ? `${best.unit} epoch ${best.epoch}; best ${figure(best.least)}` : "no test yet"),
@@ -41,9 +41,10 @@ export function showState(state, isLive) {
   $("link").textContent = isLive ? "· live" : "· not connected: trying again";
   $("link").className = isLive ? "link" : "link gone";
   document.title = `${phase} · epoch ${reading?.epoch ?? Math.ceil((state.step ?? 0) / (about.steps_per_epoch || 1))}/${about.epochs ?? "?"} · Lockstep`;
-  const waiting = state.error ?? reading?.waiting_for ?? null;
+  const rows = state.behind ? `Reading the rows of this run: ${count(state.rows)} so far` : null;
+  const waiting = state.error ?? rows ?? reading?.waiting_for ?? null;
   $("waiting").hidden = waiting === null;
-  $("waiting").textContent = waiting === null ? "" : `${waiting}${reading?.waiting_seconds ? ` (${duration(reading.waiting_seconds)})` : ""}`;
+  $("waiting").textContent = waiting === null ? "" : `${waiting}${reading?.waiting_seconds && waiting === reading.waiting_for ? ` (${duration(reading.waiting_seconds)})` : ""}`;
 }
 
 export function showRanks(ranks, slowest) {

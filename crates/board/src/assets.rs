@@ -1,6 +1,6 @@
 //! The files of the page. They are part of the program, and nothing comes from elsewhere.
 
-use std::{io::Write as _, sync::OnceLock};
+use std::{borrow::Cow, io::Write as _, sync::OnceLock};
 
 use axum::{
     http::{
@@ -9,7 +9,10 @@ use axum::{
     },
     response::{IntoResponse as _, Response},
 };
+use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
+
+use crate::explore::PageFile;
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -21,21 +24,22 @@ pub(crate) struct Asset {
     /// Where the browser asks for it.
     pub(crate) route: &'static str,
     kind: &'static str,
-    pub(crate) text: &'static str,
-    compressed: OnceLock<Vec<u8>>,
+    pub(crate) text: Cow<'static, str>,
+    compressed: OnceLock<Bytes>,
 }
 
 const fn asset(route: &'static str, kind: &'static str, text: &'static str) -> Asset {
-    Asset { route, kind, text, compressed: OnceLock::new() }
+    Asset { route, kind, text: Cow::Borrowed(text), compressed: OnceLock::new() }
 }
 
 /// All files of the page.
-pub(crate) static ASSETS: [Asset; 11] = [
+pub(crate) static ASSETS: [Asset; 12] = [
     asset("/", HTML, include_str!("../assets/index.html")),
     asset("/board.css", CSS, include_str!("../assets/board.css")),
     asset("/board.js", SCRIPT, include_str!("../assets/board.js")),
     asset("/charts.js", SCRIPT, include_str!("../assets/charts.js")),
     asset("/compare.js", SCRIPT, include_str!("../assets/compare.js")),
+    asset("/enter.js", SCRIPT, include_str!("../assets/enter.js")),
     asset("/format.js", SCRIPT, include_str!("../assets/format.js")),
     asset("/icon.svg", "image/svg+xml", include_str!("../assets/icon.svg")),
     asset("/live.js", SCRIPT, include_str!("../assets/live.js")),
@@ -44,23 +48,30 @@ pub(crate) static ASSETS: [Asset; 11] = [
     asset("/uplot.js", SCRIPT, include_str!("../assets/uplot.js")),
 ];
 
+impl From<PageFile> for Asset {
+    fn from(PageFile { route, kind, text }: PageFile) -> Self {
+        Self { route, kind, text: Cow::Owned(text), compressed: OnceLock::new() }
+    }
+}
+
 impl Asset {
-    fn compressed(&self) -> &[u8] {
-        self.compressed.get_or_init(|| {
+    fn compressed(&self) -> Bytes {
+        let compress = || {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
             // Writing to memory cannot fail.
             let _infallible = encoder.write_all(self.text.as_bytes());
-            encoder.finish().unwrap_or_default()
-        })
+            encoder.finish().unwrap_or_default().into()
+        };
+        self.compressed.get_or_init(compress).clone()
     }
 
-    pub(crate) fn answer(&'static self, headers: &HeaderMap) -> Response {
+    pub(crate) fn answer(&self, headers: &HeaderMap) -> Response {
         let kind = [(CONTENT_TYPE, self.kind), (VARY, "accept-encoding")];
         let accepted = headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
         if accepted.is_some_and(|accepted| accepted.contains("gzip")) {
             return (kind, [(CONTENT_ENCODING, "gzip")], self.compressed()).into_response();
         }
-        (kind, self.text).into_response()
+        (kind, self.text.clone()).into_response()
     }
 }
 
@@ -84,7 +95,7 @@ mod tests {
 
     #[test]
     fn all_that_the_page_asks_for_is_there() {
-        let html = ASSETS[0].text;
+        let html = &ASSETS[0].text;
         for word in html.split('"').filter(|word| word.ends_with(".js") || word.ends_with(".css")) {
             assert!(
                 ASSETS.iter().any(|asset| asset.route.trim_start_matches('/') == word),

@@ -1,20 +1,21 @@
-//! Which requests are answered: those that only read, that name this machine, and that no foreign
-//! site has a browser send.
+//! Which requests are answered: those that only read, that name this machine, that no foreign site has
+//! a browser send, and, beyond loopback, that bring the view token or its cookie.
 
 use std::net::IpAddr;
 
 use axum::{
-    extract::Request,
+    extract::{Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
         header::{
-            ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, REFERRER_POLICY,
-            X_CONTENT_TYPE_OPTIONS,
+            ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE,
+            HOST, REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
         },
     },
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
+use secure::Viewers;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
@@ -22,12 +23,73 @@ const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
 
 /// What the page may do: use its own files, and ask where it came from.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
-                      connect-src 'self'; base-uri 'none'; form-action 'none'; \
+                      connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
 
+/// Where a page brings the view token and gets the cookie for it.
+const ENTER: &str = "/api/enter";
+
+/// What is answered without the token: the page that asks for it. It shows nothing of a run.
+const OPEN: [&str; 3] = ["/board.css", "/enter.js", "/icon.svg"];
+
+/// The page that asks for the token.
+const ENTER_PAGE: &str = include_str!("../assets/enter.html");
+
+/// Who is answered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Door {
+    /// Who may look; none for all on this machine.
+    viewers: Option<Viewers>,
+    /// Browsers keep one jar for all ports of a host: each board has a cookie of its own.
+    cookie: String,
+}
+
+impl Door {
+    pub(crate) fn new(viewers: Option<Viewers>, port: u16) -> Self {
+        Self { viewers, cookie: format!("__Host-lockstep-{port}") }
+    }
+
+    /// Refuses those who bring neither token nor cookie, and hands out the cookie.
+    fn check(&self, path: &str, headers: &HeaderMap) -> Option<Response> {
+        let Some(viewers) = &self.viewers else {
+            // There is nothing to enter.
+            return (path == ENTER).then(|| StatusCode::NO_CONTENT.into_response());
+        };
+        let values = |name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        let has_token = values(AUTHORIZATION)
+            .filter_map(|value| value.strip_prefix("Bearer "))
+            .any(|token| viewers.is_token(token));
+        if path == ENTER && has_token {
+            let (name, value) = (&self.cookie, viewers.cookie());
+            let cookie = format!("{name}={value}; Path=/; Secure; HttpOnly; SameSite=Strict");
+            return Some((StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response());
+        }
+        let mut cookies = values(COOKIE).flat_map(|value| value.split(';'));
+        let is_cookie = |pair: &str| {
+            pair.trim()
+                .split_once('=')
+                .is_some_and(|(name, value)| name == self.cookie && viewers.is_cookie(value))
+        };
+        if has_token || cookies.any(is_cookie) {
+            return (path == ENTER).then(|| StatusCode::NO_CONTENT.into_response());
+        }
+        if OPEN.contains(&path) {
+            return None;
+        }
+        if path == "/" {
+            let kind = [(CONTENT_TYPE, "text/html; charset=utf-8")];
+            return Some((StatusCode::UNAUTHORIZED, kind, ENTER_PAGE).into_response());
+        }
+        let advice = "bring the view token, as Authorization: Bearer TOKEN, or enter it at /\n";
+        Some((StatusCode::UNAUTHORIZED, advice).into_response())
+    }
+}
+
 /// Passes on what may be answered, and marks the answer as nobody else's.
-pub(crate) async fn guard(request: Request, next: Next) -> Response {
-    let mut response = match refusal(request.method(), request.headers()) {
+pub(crate) async fn guard(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let refused = refusal(&door, request.method(), request.headers());
+    let refused = refused.or_else(|| door.check(request.uri().path(), request.headers()));
+    let mut response = match refused {
         Some(refused) => refused,
         None => next.run(request).await,
     };
@@ -44,15 +106,22 @@ pub(crate) async fn guard(request: Request, next: Next) -> Response {
     response
 }
 
-fn refusal(method: &Method, headers: &HeaderMap) -> Option<Response> {
+fn refusal(door: &Door, method: &Method, headers: &HeaderMap) -> Option<Response> {
     if ![Method::GET, Method::HEAD].contains(method) {
         let refused = (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], "read only\n");
         return Some(refused.into_response());
     }
     let mut hosts = headers.get_all(HOST).iter();
-    let is_local = hosts.next().and_then(|host| host.to_str().ok()).is_some_and(is_this_machine);
-    if !is_local || hosts.next().is_some() {
-        let advice = "ask for localhost or a loopback address: no other Host is answered\n";
+    let is_here = |host: &str| match &door.viewers {
+        Some(viewers) => viewers.is_host(host),
+        None => is_this_machine(host),
+    };
+    let is_known = hosts.next().and_then(|host| host.to_str().ok()).is_some_and(is_here);
+    if !is_known || hosts.next().is_some() {
+        let advice = match door.viewers {
+            Some(_) => "ask by a name that this machine's certificate is for\n",
+            None => "ask for localhost or a loopback address: no other Host is answered\n",
+        };
         return Some((StatusCode::MISDIRECTED_REQUEST, advice).into_response());
     }
     let is_foreign =

@@ -75,7 +75,7 @@ pub struct Worker {
     pub host: String,
     /// Number of its process there.
     pub process: u32,
-    /// What it computes on, as in `cpu (avx512)`; none if that is not known.
+    /// What it computes on, as in `CPU (AVX-512)`; none if that is not known.
     pub device: Option<String>,
     /// Memory of its process in bytes; none if that is not known.
     pub memory_bytes: Option<u64>,

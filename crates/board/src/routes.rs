@@ -21,10 +21,11 @@ use tokio::{
 };
 
 use crate::{
-    Source,
+    Explorer, Source,
     assets::ASSETS,
-    download,
-    guard::guard,
+    download, explore,
+    explore::Explorations,
+    guard::{Door, guard},
     metrics,
     query::Query,
     reading::Reading,
@@ -68,12 +69,15 @@ pub(crate) struct Board<S> {
     runs: Mutex<Runs>,
     last: tokio::sync::Mutex<Option<(Instant, Option<Reading>)>>,
     streams: Arc<Semaphore>,
+    /// The models of runs, where the program has a page for them.
+    pub(crate) explorations: Option<Explorations>,
     pub(crate) downloads: Arc<Semaphore>,
 }
 
 impl<S: Source> Board<S> {
-    pub(crate) fn new(source: S, runs: Runs) -> Arc<Self> {
+    pub(crate) fn new(source: S, runs: Runs, explorations: Option<Explorations>) -> Arc<Self> {
         Arc::new(Self {
+            explorations,
             source,
             runs: Mutex::new(runs),
             last: tokio::sync::Mutex::default(),
@@ -108,8 +112,12 @@ pub(crate) async fn aside<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-pub(crate) fn routes<S: Source>(board: Arc<Board<S>>) -> Router {
-    let mut router = Router::new()
+pub(crate) fn routes<S: Source>(
+    board: Arc<Board<S>>,
+    explorer: Option<&dyn Explorer>,
+    door: Door,
+) -> Router {
+    let mut router = explore::routes(explorer)
         .route("/metrics", get(metrics_of::<S>))
         .route("/api/runs", get(runs_of::<S>))
         .route("/api/chart", get(chart_of::<S>))
@@ -127,11 +135,11 @@ pub(crate) fn routes<S: Source>(board: Arc<Board<S>>) -> Router {
     }
     router
         .fallback(async || (StatusCode::NOT_FOUND, "there is nothing here: begin at /\n"))
-        .layer(middleware::from_fn(guard))
+        .layer(middleware::from_fn_with_state(door, guard))
         .with_state(board)
 }
 
-type Shared<S> = State<Arc<Board<S>>>;
+pub(crate) type Shared<S> = State<Arc<Board<S>>>;
 
 fn as_json(text: String) -> Response {
     ([(CONTENT_TYPE, "application/json")], text).into_response()
@@ -154,7 +162,17 @@ async fn of_run<S: Source>(
 
 async fn metrics_of<S: Source>(State(board): Shared<S>) -> Response {
     let reading = board.reading().await;
-    let text = aside(move || metrics::text(reading.as_ref(), board.runs().get(None))).await;
+    let text = aside(move || {
+        loop {
+            let mut runs = board.runs();
+            let run = runs.get(None);
+            // Counters are told when all is counted. Others have their turn meanwhile.
+            if !run.as_ref().is_some_and(|run| run.is_behind) {
+                return metrics::text(reading.as_ref(), run);
+            }
+        }
+    });
+    let text = text.await;
     let headers = [(CONTENT_TYPE, metrics::CONTENT_TYPE)];
     (headers, text.unwrap_or_default()).into_response()
 }
@@ -183,7 +201,7 @@ async fn chart_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery)
     let chart = move |run: &mut Run| {
         let steps = run.series.chart(axis, from, to, buckets);
         let epochs = run.epochs.chart(axis, from, to, buckets);
-        json!({ "steps": steps, "epochs": epochs }).to_string()
+        json!({ "steps": steps, "epochs": epochs, "behind": run.is_behind }).to_string()
     };
     of_run(board, &query, chart).await
 }
@@ -228,16 +246,17 @@ async fn live_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) 
         loop {
             let reading = board.reading().await;
             let (shared, key) = (Arc::clone(&board), key.clone());
-            let state = aside(move || state(&mut shared.runs(), key.as_deref(), reading)).await;
-            let state = state.unwrap_or_else(|| "null".to_owned());
+            let state = aside(move || state(&shared, key.as_deref(), reading)).await;
+            let (state, is_behind) = state.unwrap_or_else(|| ("null".to_owned(), false));
             if said.0 != state || said.1.elapsed() > KEEP_ALIVE {
                 if parts.send(stream::event("state", &state)).await.is_err() {
                     break;
                 }
                 said = (state, Instant::now());
             }
+            let pause = if is_behind { Duration::ZERO } else { LOOK_INTERVAL };
             tokio::select! {
-                () = sleep(LOOK_INTERVAL) => {}
+                () = sleep(pause) => {}
                 () = parts.closed() => break,
             }
         }
@@ -246,12 +265,19 @@ async fn live_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) 
     ([(CONTENT_TYPE, "text/event-stream")], body).into_response()
 }
 
-/// How a run stands, as the page takes it in.
-fn state(runs: &mut Runs, key: Option<&str>, reading: Option<Reading>) -> String {
+/// How a run stands, as the page takes it in, and whether there is more to read.
+fn state<S: Source>(
+    board: &Board<S>,
+    key: Option<&str>,
+    reading: Option<Reading>,
+) -> (String, bool) {
+    let runs = &mut *board.runs();
     let first = runs.first_key();
     let is_current = key.is_none() || key == first.as_deref();
-    let Some(run) = runs.get(key) else { return "null".into() };
+    let Some(run) = runs.get(key) else { return ("null".into(), false) };
     let ranks = run.recent();
+    let explorations = board.explorations.as_ref();
+    let is_explorable = explorations.is_some_and(|known| known.task() == run.about.task);
     let mut reading = reading.filter(|reading| is_current && reading.run_id == run.about.run_id);
     let connected = reading.as_ref().map(|reading| reading.workers.len());
     if let Some(reading) = &mut reading {
@@ -259,12 +285,13 @@ fn state(runs: &mut Runs, key: Option<&str>, reading: Option<Reading>) -> String
     }
     let last = run.series.last();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    json!({
+    let state = json!({
         "now": (now.as_secs_f64() * 2.0).floor() / 2.0,
         "about": run.about,
         "reading": reading,
         "connected": connected,
         "rows": run.series.rows(),
+        "behind": run.is_behind,
         "epochs_done": run.epochs.rows(),
         "told": run.story.told(),
         "ended": run.story.ended,
@@ -275,7 +302,8 @@ fn state(runs: &mut Runs, key: Option<&str>, reading: Option<Reading>) -> String
         "slowest": slowest(&ranks),
         "ranks": ranks,
         "checkpoint": run.checkpoints.newest_step,
+        "explorable": is_explorable && run.checkpoints.newest_step.is_some(),
         "error": run.error,
-    })
-    .to_string()
+    });
+    (state.to_string(), run.is_behind)
 }

@@ -18,6 +18,10 @@ use crate::{
     story::Story,
 };
 
+/// Rows that are read at a time, about a tenth of a second: of a long run a part is shown at once, and
+/// the rest as it is read.
+pub(crate) const ROWS_AT_ONCE: usize = 50_000;
+
 /// Buckets that are kept of the epochs.
 const EPOCH_BUCKETS_MAX: usize = 1 << 14;
 
@@ -149,6 +153,8 @@ pub(crate) struct Run {
     samples_changed: Option<SystemTime>,
     pub(crate) checkpoints: Checkpoints,
     checkpoints_changed: Option<SystemTime>,
+    /// Whether there are rows that have not been read yet.
+    pub(crate) is_behind: bool,
     /// Why the rows cannot be read.
     pub(crate) error: Option<String>,
 }
@@ -181,11 +187,12 @@ impl Run {
             samples_changed: None,
             checkpoints: Checkpoints::default(),
             checkpoints_changed: None,
+            is_behind: false,
             error: None,
         }
     }
 
-    /// Reads what has been written since the last time.
+    /// Reads what has been written since the last time, or some of it.
     pub(crate) fn refresh(&mut self) {
         self.error = self.read_rows().err().map(|error| error.to_string());
         self.list_samples();
@@ -193,7 +200,10 @@ impl Run {
     }
 
     fn read_rows(&mut self) -> Result<(), HistoryError> {
+        self.is_behind = false;
+        let mut rows = 0;
         while let Some(item) = self.metrics.next_item()? {
+            rows += 1;
             match item {
                 Item::Row(MetricsRow::Steps(row)) => self.add_steps(&row),
                 Item::Row(MetricsRow::Epoch(row)) => {
@@ -221,6 +231,10 @@ impl Run {
                     self.totals.clear();
                     self.recent.clear();
                 }
+            }
+            if rows == ROWS_AT_ONCE {
+                self.is_behind = true;
+                break;
             }
         }
         while let Some(item) = self.events.next_item()? {
@@ -429,5 +443,33 @@ mod tests {
         run.refresh();
         assert_eq!((run.series.rows(), run.series.last().step, run.examples), (2, 2.0, 40));
         assert!(run.error.is_none());
+    }
+
+    /// How long that takes is for a benchmark to say; here, how much is read and sent.
+    #[test]
+    fn of_a_long_run_a_part_is_shown_at_once_and_the_rest_as_it_is_read() {
+        const ROWS: usize = 4 * ROWS_AT_ONCE + 1;
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.json"), r#"{"run_id":"r"}"#).unwrap();
+        let row = |step: usize| {
+            format!(
+                "{{\"kind\":\"steps\",\"step\":{step},\"epoch\":1,\"generation\":1,\"examples\":1,\
+                 \"loss\":{}.5}}\n",
+                step % 100
+            )
+        };
+        let rows: String = (1..=ROWS).map(row).collect();
+        fs::write(folder.path().join(history::METRICS), rows).unwrap();
+        let mut run = Run::open(folder.path(), About::read(folder.path()).unwrap());
+        for part in 1..=4 {
+            run.refresh();
+            assert_eq!((run.series.rows(), run.is_behind), ((part * ROWS_AT_ONCE) as u64, true));
+        }
+        run.refresh();
+        assert_eq!((run.series.rows(), run.is_behind), (ROWS as u64, false));
+        let all = f64::NEG_INFINITY..f64::INFINITY;
+        let chart = run.series.chart(crate::series::Axis::Step, all.start, all.end, 600);
+        let sent = serde_json::to_string(&chart).unwrap().len();
+        assert!(sent < 64 * 1024, "{sent} bytes");
     }
 }

@@ -67,7 +67,9 @@ impl Runs {
 
     /// All runs: the current one, then the newest first.
     pub(crate) fn list(&mut self) -> &[Listed] {
-        if self.listed_at.is_none_or(|at| at.elapsed() > LIST_AGE_MAX) {
+        // Where there is no run yet, one may come at any moment.
+        let is_old = self.listed_at.is_none_or(|at| at.elapsed() > LIST_AGE_MAX);
+        if is_old || self.listed.is_empty() {
             self.listed = self.look();
             self.listed_at = Some(Instant::now());
         }

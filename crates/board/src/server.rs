@@ -15,9 +15,10 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use secure::Viewers;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::Semaphore,
     time::{Instant, Sleep, sleep},
 };
@@ -39,7 +40,12 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Answers those who connect, until `stopped` ends.
-pub(crate) async fn serve(listener: TcpListener, routes: Router, stopped: impl Future) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    viewers: Option<Viewers>,
+    routes: Router,
+    stopped: impl Future,
+) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let accepting = async {
         loop {
@@ -53,9 +59,15 @@ pub(crate) async fn serve(listener: TcpListener, routes: Router, stopped: impl F
                     continue;
                 }
             };
-            let routes = routes.clone();
+            let (routes, viewers) = (routes.clone(), viewers.clone());
             tokio::spawn(async move {
-                answer(stream, routes).await;
+                match viewers {
+                    None => answer(stream, routes).await,
+                    Some(viewers) => match viewers.accept(stream).await {
+                        Ok(stream) => answer(stream, routes).await,
+                        Err(error) => tracing::debug!("a browser was turned away: {error}"),
+                    },
+                }
                 drop(turn);
             });
         }
@@ -67,7 +79,10 @@ pub(crate) async fn serve(listener: TcpListener, routes: Router, stopped: impl F
     }
 }
 
-async fn answer(stream: TcpStream, routes: Router) {
+async fn answer<S>(stream: S, routes: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut builder = http1::Builder::new();
     builder.keep_alive(false).max_buf_size(HEAD_BYTES_MAX);
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -79,13 +94,13 @@ async fn answer(stream: TcpStream, routes: Router) {
 }
 
 /// A connection that ends when nothing moves on it for [`IDLE_TIMEOUT`].
-struct Watched {
-    stream: TcpStream,
+struct Watched<S> {
+    stream: S,
     deadline: Pin<Box<Sleep>>,
 }
 
-impl Watched {
-    fn new(stream: TcpStream) -> Self {
+impl<S> Watched<S> {
+    fn new(stream: S) -> Self {
         Self { stream, deadline: Box::pin(sleep(IDLE_TIMEOUT)) }
     }
 
@@ -103,7 +118,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -114,7 +129,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -1,6 +1,6 @@
 //! The flags, and what their values mean. Whether they fit together is checked in `config`.
 
-use std::{ffi::OsString, net::SocketAddr, ops::RangeInclusive, path::PathBuf};
+use std::{ffi::OsString, ops::RangeInclusive, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use config::{Collective, LearningRateSchedule, Operation, RunConfig, Task, Training, bounds};
@@ -9,6 +9,7 @@ use secure::{Security, SetUpError};
 use telemetry::{LogFormat, LogLevel};
 
 use crate::{
+    board::{BoardArgs, BoardFlags},
     listen::{HostName, ListenAddress},
     live::LiveArgs,
     runs::RunsArgs,
@@ -69,13 +70,8 @@ pub(crate) struct Args {
     /// on
     #[arg(long, value_name = "NAME_OR_IP")]
     pub(crate) advertise: Option<HostName>,
-    /// Show the run in a browser at this address of loopback, and as metrics for Prometheus at
-    /// /metrics; if the port is taken, at any free one [default: 127.0.0.1:50052]
-    #[arg(long, value_name = "IP:PORT", conflicts_with = "no_board")]
-    pub(crate) board: Option<SocketAddr>,
-    /// Show the run nowhere
-    #[arg(long)]
-    pub(crate) no_board: bool,
+    #[command(flatten)]
+    pub(crate) board: BoardFlags,
     /// Train what this file describes, as `PROGRAM describe` has written it, in the place of this
     /// program's own task: this machine needs neither that program nor libtorch
     #[arg(long, value_name = "FILE", conflicts_with = "spawn")]
@@ -153,28 +149,18 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Show the runs in a folder, compare them, draw and export them
     Runs(RunsArgs),
-    /// Show finished runs in a browser, and those that go on as their files tell
+    /// Show finished runs in a browser, those that go on as their files tell, or the run of a coordinator
+    /// on another machine
     Board(BoardArgs),
-    /// Make what it takes to go beyond this machine: certificates and a join token
+    /// Make what it takes to go beyond this machine: certificates, a join token and a view token
     #[command(subcommand)]
     Certs(CertsCommand),
-}
-
-/// Which runs to show, and where.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct BoardArgs {
-    /// Folder of runs, or one run directory
-    #[arg(default_value = "runs")]
-    pub(crate) runs: PathBuf,
-    /// Where to listen on loopback; if the port is taken, at any free one [default: 127.0.0.1:50052]
-    #[arg(long, value_name = "IP:PORT")]
-    pub(crate) listen: Option<SocketAddr>,
 }
 
 /// What to make.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum CertsCommand {
-    /// Make a certificate authority and a join token; what is there stays
+    /// Make a certificate authority, a join token and a view token; what is there stays
     Init(InitArgs),
     /// Issue the certificate of a host, into a folder of its own: the host's --tls-dir
     Issue(IssueArgs),

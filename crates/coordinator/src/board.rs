@@ -6,19 +6,23 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     thread,
 };
 
-use ::board::{Metric, NoSource, Places, Reading, Source, Worker};
+use ::board::{Metric, NoSource, Places, Reading, Show, Source, Worker};
 use anyhow::{Context as _, Result, ensure};
 use protocol::{
     convert::printable,
     wire::{MetricValue, StatusReply, WorkerStatus},
 };
+use secure::{Security, Viewers};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{args::BoardArgs, control::Input, status::phase_name};
+use crate::{
+    args::SecurityArgs, control::Input, launch::Launch, program::Program, relay::relay,
+    status::phase_name,
+};
 
 /// Where the board listens unless a flag says otherwise.
 pub(crate) const DEFAULT: SocketAddr =
@@ -30,39 +34,119 @@ const DESCRIPTORS_MIN: u64 = 512;
 /// Threads that read files for the board at the most.
 const READERS_MAX: usize = 6;
 
+/// Whether and where a run is shown while it goes on.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct BoardFlags {
+    /// Show the run in a browser at this address, and as metrics for Prometheus at /metrics; if the
+    /// port is taken, at any free one. Beyond loopback this takes --tls-dir and a view token
+    /// [default: 127.0.0.1:50052]
+    #[arg(long, value_name = "IP:PORT", conflicts_with = "no_board")]
+    pub(crate) board: Option<SocketAddr>,
+    /// Show the run nowhere
+    #[arg(long)]
+    pub(crate) no_board: bool,
+    /// File with the token that whoever looks at the board beyond loopback must bring; the join
+    /// token does not open it [default: view-token in --tls-dir, if there is one]
+    #[arg(long, value_name = "FILE", conflicts_with = "no_board")]
+    pub(crate) view_token_file: Option<PathBuf>,
+}
+
+/// Which runs to show, and where.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct BoardArgs {
+    /// Folder of runs, or one run directory
+    #[arg(default_value = "runs", conflicts_with = "coordinator")]
+    runs: PathBuf,
+    /// Show the run of this coordinator, on this machine or another: HOST:PORT or a URL
+    #[arg(long, value_name = "ADDRESS")]
+    coordinator: Option<String>,
+    /// Where the files of the runs' data set are, for the page of the latent space [default: the user's
+    /// cache]
+    #[arg(long, value_name = "DIR", conflicts_with = "coordinator")]
+    data_dir: Option<PathBuf>,
+    /// Where to listen; if the port is taken, at any free one. Beyond loopback this takes --tls-dir
+    /// and a view token [default: 127.0.0.1:50052]
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
+    /// File with the token that whoever looks beyond loopback must bring [default: view-token in
+    /// --tls-dir, if there is one]
+    #[arg(long, value_name = "FILE")]
+    view_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    security: SecurityArgs,
+}
+
 /// Whether and where a run is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Plan {
     /// Nowhere.
     Off,
     /// Where it usually is, if that can be.
     Usual,
     /// Where a person wants it, or not at all.
-    At(SocketAddr),
+    At(SocketAddr, Option<Viewers>),
 }
 
 impl Plan {
-    /// What the flags ask for. A run is not shown beyond this machine.
-    pub(crate) fn new(board: Option<SocketAddr>, no_board: bool) -> Result<Self> {
-        match board {
-            _ if no_board => Ok(Self::Off),
-            Some(address) => permit("--board", address).map(|()| Self::At(address)),
-            None => Ok(Self::Usual),
+    /// What the flags ask for. Beyond this machine a run is shown to those with the view token.
+    pub(crate) fn new(flags: &BoardFlags, security: &Security) -> Result<Self> {
+        let file = flags.view_token_file.as_deref();
+        match flags.board {
+            _ if flags.no_board => Ok(Self::Off),
+            None if file.is_none() => Ok(Self::Usual),
+            address => {
+                let address = address.unwrap_or(DEFAULT);
+                let viewers = security.viewers("--board", &address.into(), file)?;
+                Ok(Self::At(address, viewers))
+            }
         }
     }
 
     /// Opens the board's port; none where it is not to be or, unless it was asked for, cannot be.
-    pub(crate) fn listen(self) -> Result<Option<TcpListener>> {
+    pub(crate) fn listen(&self) -> Result<Option<Opened>> {
         match self {
             Self::Off => Ok(None),
-            Self::At(address) => listen("--board", address).map(Some),
+            Self::At(address, viewers) => {
+                Opened::at("--board", *address, viewers.clone()).map(Some)
+            }
             // Where descriptors are few, the workers need them.
             Self::Usual if descriptors() < DESCRIPTORS_MIN => Ok(None),
             Self::Usual => {
-                let listener = listen("--board", DEFAULT);
-                Ok(listener.inspect_err(|error| tracing::info!("no board: {error:#}")).ok())
+                let opened = Opened::at("--board", DEFAULT, None);
+                Ok(opened.inspect_err(|error| tracing::info!("no board: {error:#}")).ok())
             }
         }
+    }
+}
+
+/// A board's open port, and who may look.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    listener: TcpListener,
+    viewers: Option<Viewers>,
+}
+
+impl Opened {
+    /// Listens at an address; at any free port if that is taken.
+    fn at(flag: &str, address: SocketAddr, viewers: Option<Viewers>) -> Result<Self> {
+        let bound = match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                TcpListener::bind(SocketAddr::new(address.ip(), 0))
+            }
+            bound => bound,
+        };
+        let listener =
+            bound.with_context(|| format!("cannot listen on {address}: choose another {flag}"))?;
+        Ok(Self { listener, viewers })
+    }
+
+    /// What a person is told of the page.
+    pub(crate) fn line(&self) -> Result<String> {
+        let address = self.listener.local_addr()?;
+        Ok(match self.viewers {
+            None => format!("Board: http://{address}/"),
+            Some(_) => format!("Board, to those with the view token: https://{address}/"),
+        })
     }
 }
 
@@ -71,54 +155,41 @@ fn descriptors() -> u64 {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-fn permit(flag: &str, address: SocketAddr) -> Result<()> {
-    ensure!(
-        address.ip().is_loopback(),
-        "{flag} {address}: the board listens on loopback alone: choose 127.0.0.1 or [::1], and \
-         reach it from elsewhere through a tunnel, as by ssh -L"
-    );
-    Ok(())
-}
-
-/// Listens at an address; at any free port if that is taken.
-fn listen(flag: &str, address: SocketAddr) -> Result<TcpListener> {
-    let bound = match TcpListener::bind(address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            TcpListener::bind(SocketAddr::new(address.ip(), 0))
-        }
-        bound => bound,
-    };
-    bound.with_context(|| format!("cannot listen on {address}: choose another {flag}"))
-}
-
-/// The address of the page.
-pub(crate) fn url(listener: &TcpListener) -> Result<String> {
-    Ok(format!("http://{}/", listener.local_addr()?))
-}
-
 /// Shows the run in `run_dir`, and those beside it, until `stopped` ends. A run is carried out also
 /// where there is no thread left for that.
 pub(crate) fn show(
-    listener: TcpListener,
+    opened: Opened,
     readings: Readings,
+    launch: &Launch,
     run_dir: &Path,
     stopped: oneshot::Receiver<()>,
 ) {
     let folder = run_dir.parent().map(Path::to_owned);
     let places = Places { current: Some(run_dir.to_owned()), folder };
-    let thread = thread::Builder::new().name("board".into());
-    let begun = thread.spawn(move || serve(listener, readings, places, stopped));
-    if let Err(error) = begun {
+    let explorer = launch.program.explorer(Some(launch.data_dir.clone()));
+    let show = Show { source: readings, places, explorer };
+    if let Err(error) = show_at(opened, show, stopped) {
         tracing::warn!("the board cannot be shown: {error}");
     }
 }
 
-fn serve(listener: TcpListener, source: impl Source, places: Places, stopped: impl Future) {
+/// Shows runs from a thread of its own.
+pub(crate) fn show_at(
+    opened: Opened,
+    show: Show<impl Source>,
+    stopped: oneshot::Receiver<()>,
+) -> io::Result<()> {
+    let thread = thread::Builder::new().name("board".into());
+    thread.spawn(move || serve(opened, show, stopped)).map(drop)
+}
+
+fn serve(opened: Opened, show: Show<impl Source>, stopped: impl Future) {
+    let Opened { listener, viewers } = opened;
     let served = runtime().and_then(|runtime| {
         listener.set_nonblocking(true)?;
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            ::board::serve(listener, source, places, stopped).await;
+            ::board::serve(listener, viewers, show, stopped).await;
             Ok(())
         })
     });
@@ -134,17 +205,23 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// `board`: shows finished runs, and those of others, until a signal ends the program.
-pub(crate) fn show_runs(args: &BoardArgs) -> Result<String> {
+/// `board`: shows finished runs, those of others, or that of a coordinator, until a signal ends the
+/// program.
+pub(crate) fn show_runs(args: &BoardArgs, program: &dyn Program) -> Result<String> {
     let address = args.listen.unwrap_or(DEFAULT);
-    permit("--listen", address)?;
+    let security = args.security.load()?;
+    let viewers = security.viewers("--listen", &address.into(), args.view_token_file.as_deref())?;
+    if let Some(url) = &args.coordinator {
+        return relay(url, &security, Opened::at("--listen", address, viewers)?);
+    }
     let runs = &args.runs;
     let is_folder = runs.is_dir();
     ensure!(is_folder, "{} is no folder of runs: name one, or a run directory", runs.display());
-    let listener = listen("--listen", address)?;
-    stdout::say!("Board: {}", url(&listener)?);
+    let opened = Opened::at("--listen", address, viewers)?;
+    stdout::say!("{}", opened.line()?);
     let places = Places { current: None, folder: Some(runs.clone()) };
-    serve(listener, NoSource, places, std::future::pending::<()>());
+    let explorer = program.explorer(args.data_dir.clone());
+    serve(opened, Show { source: NoSource, places, explorer }, std::future::pending::<()>());
     anyhow::bail!("the board has ended")
 }
 
@@ -163,7 +240,8 @@ impl Source for Readings {
     }
 }
 
-fn reading(status: StatusReply) -> Reading {
+/// How a run stands, in the board's words.
+pub(crate) fn reading(status: StatusReply) -> Reading {
     let metric = |metric: &MetricValue| Metric {
         name: printable(&metric.name).to_string(),
         unit: printable(&metric.unit).to_string(),
@@ -206,18 +284,28 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_is_not_in_the_way() {
-        let one = Plan::At("127.0.0.1:0".parse().unwrap()).listen().unwrap().unwrap();
-        let taken = one.local_addr().unwrap();
-        let other = Plan::At(taken).listen().unwrap().unwrap().local_addr().unwrap();
+        let listen = |plan: Plan| plan.listen().unwrap().unwrap().listener.local_addr().unwrap();
+        let one = Plan::At("127.0.0.1:0".parse().unwrap(), None).listen().unwrap().unwrap();
+        let taken = one.listener.local_addr().unwrap();
+        let other = listen(Plan::At(taken, None));
         assert!(other.ip().is_loopback() && other.port() != taken.port());
         assert!(Plan::Off.listen().unwrap().is_none());
     }
 
     #[test]
-    fn a_run_is_not_shown_beyond_this_machine() {
-        let refused = Plan::new(Some("0.0.0.0:50052".parse().unwrap()), false).unwrap_err();
-        assert!(refused.to_string().contains("loopback alone"), "{refused}");
-        assert_eq!(Plan::new(None, true).unwrap(), Plan::Off);
-        assert_eq!(Plan::new(None, false).unwrap(), Plan::Usual);
+    fn a_run_is_not_shown_beyond_this_machine_without_tls_and_a_token() {
+        let flags = |board: Option<&str>, no_board| BoardFlags {
+            board: board.map(|address| address.parse().unwrap()),
+            no_board,
+            view_token_file: None,
+        };
+        for insecure in [false, true] {
+            let open = Security::load(None, None, insecure).unwrap();
+            let refused = Plan::new(&flags(Some("0.0.0.0:50052"), false), &open).unwrap_err();
+            assert!(refused.to_string().contains("no TLS: give --tls-dir"), "{refused}");
+        }
+        let open = Security::default();
+        assert!(matches!(Plan::new(&flags(None, true), &open), Ok(Plan::Off)));
+        assert!(matches!(Plan::new(&flags(None, false), &open), Ok(Plan::Usual)));
     }
 }

@@ -19,7 +19,7 @@ pub(crate) fn carry_out(command: &CertsCommand, program: &dyn Program) -> Result
             authority::init(&args.dir, Validity::days(args.days))?;
             let dir = args.dir.display();
             Ok(format!(
-                "Made a CA and a join token in {dir}; ca.key stays there. Each host needs a \
+                "Made a CA, a join token and a view token in {dir}; ca.key stays there. Each host needs a \
                  certificate, issued with its name or IP address after --host. For this \
                  host:\n  {}",
                 authority::issue_for_this_host(&args.dir)

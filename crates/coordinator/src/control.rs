@@ -94,6 +94,8 @@ pub(crate) struct Connection {
     last: Option<(Progress, Instant)>,
     /// Memory of its process, as it told last.
     memory_bytes: Option<u64>,
+    /// What it computes on, for people; empty where it did not say.
+    device: String,
     /// Its fingerprint, as checkpoints hold it.
     arithmetic: String,
     trains: Trains,
@@ -122,6 +124,7 @@ impl Connection {
             checkpoint,
             last: None,
             memory_bytes: None,
+            device: printable(&hello.device_name),
             arithmetic: String::new(),
             trains: hello.into(),
         }

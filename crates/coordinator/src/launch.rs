@@ -141,7 +141,7 @@ impl Launch {
         let known = history.listening().filter(|_| !is_given(matches, "listen"));
         let listen = known.map_or_else(|| args.listen.resolve(), Ok)?;
         security.permit("--listen", &listen.into())?;
-        let board = board::Plan::new(args.board, args.no_board)?;
+        let board = board::Plan::new(&args.board, &security)?;
         Ok(Self {
             program,
             info,
@@ -210,11 +210,15 @@ impl Launch {
         !matches!(self.start, Start::Seed) || self.storage.is_some()
     }
 
-    /// Where the run's checkpoints are or will be, whatever a link on the way may lead to later.
-    pub(crate) fn checkpoints(&self) -> Result<PathBuf> {
+    /// Where the run is or will be, whatever a link on the way may lead to later.
+    pub(crate) fn resolved_run_dir(&self) -> Result<PathBuf> {
         let there = std::fs::canonicalize(&self.run_dir);
-        let run_dir = there.or_else(|_| std::path::absolute(&self.run_dir))?;
-        Ok(RunDir::checkpoints_in(&run_dir))
+        Ok(there.or_else(|_| std::path::absolute(&self.run_dir))?)
+    }
+
+    /// Where the run's checkpoints are or will be.
+    pub(crate) fn checkpoints(&self) -> Result<PathBuf> {
+        self.resolved_run_dir().map(|run_dir| RunDir::checkpoints_in(&run_dir))
     }
 
     /// The name of the run's task, where it is not that of this program.

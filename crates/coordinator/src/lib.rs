@@ -14,6 +14,7 @@ mod dataset;
 mod deaths;
 mod environment;
 mod files;
+mod follow;
 mod health;
 mod hints;
 mod journal;
@@ -27,6 +28,7 @@ mod preparation;
 mod program;
 mod record;
 mod recorded;
+mod relay;
 mod run_dir;
 mod runs;
 mod serve;
@@ -60,6 +62,8 @@ use crate::{
 };
 
 pub use crate::program::{Preparing, Program, WorkerProgram};
+/// What a program shows of its models on the board.
+pub use ::board::{Exploration, Explorer, PageFile};
 
 /// The program, with its arguments: the first is what it was called as, as in
 /// [`std::env::args_os`].
@@ -144,7 +148,7 @@ fn carry_out(command: &Command, program: &dyn Program) -> ExitCode {
         Command::Status(args) if args.watch => watch::watch(args).map(|()| String::new()),
         Command::Status(args) => status::show(args),
         Command::Runs(args) => runs::carry_out(args),
-        Command::Board(args) => board::show_runs(args),
+        Command::Board(args) => board::show_runs(args, program),
         Command::Certs(command) => certs::carry_out(command, program),
     };
     match said {

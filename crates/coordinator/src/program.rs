@@ -1,10 +1,15 @@
 //! What a program has to tell its coordinator of the task that it trains. The coordinator reads
 //! nothing in a task's options: it stores, compares and forwards them.
 
-use std::{fmt, path::Path};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use advice::CommandLine;
 use anyhow::Result;
+use board::Explorer;
 use clap::{ArgMatches, Command};
 use config::Task;
 use serde_json::Value;
@@ -45,6 +50,13 @@ pub trait Program: fmt::Debug + Sync {
     /// # Errors
     /// An option out of its bounds, or a data set that cannot be read.
     fn describe(&self, options: Value, preparing: &Preparing<'_>) -> Result<Task>;
+
+    /// What the board shows of models of the task: a page of its own; none if there is none. The files of
+    /// the data set are in `data_dir`, or where they usually are.
+    fn explorer(&self, data_dir: Option<PathBuf>) -> Option<Arc<dyn Explorer>> {
+        let _ = data_dir;
+        None
+    }
 
     /// Makes a configuration that an earlier version has written one of today.
     fn upgrade(&self, configuration: &mut Value) {

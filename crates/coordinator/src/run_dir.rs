@@ -20,8 +20,10 @@ use crate::{
     recorded::Recorded,
 };
 
-const CONFIG: &str = "config.json";
-const SUMMARY: &str = "summary.json";
+/// The configuration of a run, in its directory.
+pub(crate) const CONFIG: &str = "config.json";
+/// What a run has come to, there.
+pub(crate) const SUMMARY: &str = "summary.json";
 const JOURNAL: &str = "journal.jsonl";
 const LOCK: &str = "lock";
 const SAMPLES: &str = "samples";

@@ -22,6 +22,7 @@ use crate::{
     console::Console,
     control::{self, Control, Ended, Input},
     dataset::Files,
+    follow::Followers,
     health::{self, Health},
     hints,
     journal::Entry,
@@ -69,9 +70,8 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let board = launch.board.listen()?;
     let (stop_serving, stopped_serving) = oneshot::channel::<()>();
     let preparation = Preparation::begin();
-    let checkpoints = Directory::open(launch.checkpoints()?);
-    let dataset = Files::new(launch.dataset().clone(), launch.data_dir.clone());
-    let service = Service::new(inputs.clone(), dataset, checkpoints, preparation.clone());
+    let followers = Followers::new(&launch.info.run_id, &launch.resolved_run_dir()?);
+    let service = service(launch, &inputs, &preparation, followers.clone())?;
     let health = answer(launch, service, listener, stopped_serving)?;
     let undo = Undo::new(&launch.run_dir);
     let (leaves, workers_wait) = (launch.leave_on_sigterm, launch.coordinator_timeout);
@@ -85,14 +85,15 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     let Started { key, mut run_dir, mut children } = started;
     let asked = signals.asked.clone();
     let (stop_board, board_stopped) = oneshot::channel::<()>();
-    if let Some(listener) = board {
-        console.line(&format!("Board: {}", board::url(&listener)?));
-        board::show(listener, Readings(readings), run_dir.path(), board_stopped);
+    if let Some(opened) = board {
+        console.line(&opened.line()?);
+        board::show(opened, Readings(readings), launch, run_dir.path(), board_stopped);
     }
 
     let (console, signals) = (console.clone(), asked.clone());
     let control = Control::new(launch, key, &mut run_dir, &mut children, console, health, signals);
     let ended = control.run(received).await;
+    followers.finish().await;
     drop((stop_serving, stop_board));
     children.finish(asked.clone()).await;
     let exit_code = asked.borrow().last.unwrap_or(Stop::Terminate).exit_code();
@@ -102,6 +103,17 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     }
     let Ended { outcome, unfinished, is_cut_short } = ended?;
     Ok((outcome, Stopped { run_dir, exit_code, unfinished, is_cut_short }))
+}
+
+fn service(
+    launch: &Launch,
+    inputs: &mpsc::Sender<Input>,
+    preparation: &Preparation,
+    followers: Followers,
+) -> Result<Service> {
+    let checkpoints = Directory::open(launch.checkpoints()?);
+    let dataset = Files::new(launch.dataset().clone(), launch.data_dir.clone());
+    Ok(Service::new(inputs.clone(), dataset, checkpoints, preparation.clone(), followers))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {

@@ -14,8 +14,9 @@ use membership::{Join, Loss, WorkerId};
 use protocol::{
     Malformed, PROTOCOL_VERSION, status,
     wire::{
-        CoordinatorMessage, FetchFileRequest, FileChunk, Hello, StatusReply, StatusRequest,
-        WorkerMessage, coordinator_server::Coordinator, worker_message::Body,
+        CoordinatorMessage, FetchFileRequest, FileChunk, FollowReply, FollowRequest, Hello,
+        StatusReply, StatusRequest, WorkerMessage, coordinator_server::Coordinator,
+        worker_message::Body,
     },
 };
 use secure::Address;
@@ -30,6 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     control::{Connection, Input, Word},
     dataset::Files,
+    follow::Followers,
     preparation::Preparation,
 };
 
@@ -56,6 +58,7 @@ pub(crate) struct Service {
     /// One look at the checkpoints at a time: a disk that hangs must not take up all threads.
     listing: Arc<Semaphore>,
     preparation: Preparation,
+    followers: Followers,
     next_worker: AtomicU64,
 }
 
@@ -65,9 +68,10 @@ impl Service {
         dataset: Files,
         checkpoints: Directory,
         preparation: Preparation,
+        followers: Followers,
     ) -> Self {
         let (listing, next_worker) = (Arc::new(Semaphore::new(1)), AtomicU64::new(0));
-        Self { inputs, dataset, checkpoints, listing, preparation, next_worker }
+        Self { inputs, dataset, checkpoints, listing, preparation, followers, next_worker }
     }
 
     /// The newest checkpoint in the run directory, for a worker to begin from, so that what is on
@@ -100,6 +104,7 @@ impl Service {
 impl Coordinator for Service {
     type JoinStream = Map<ReceiverStream<Waiting>, fn(Waiting) -> Told>;
     type FetchFileStream = ReceiverStream<Result<FileChunk, Status>>;
+    type FollowStream = ReceiverStream<Result<FollowReply, Status>>;
 
     async fn join(
         &self,
@@ -141,6 +146,15 @@ impl Coordinator for Service {
         self.preparation.check()?;
         let chunks = self.dataset.send(request.into_inner()).await?;
         Ok(Response::new(ReceiverStream::new(chunks)))
+    }
+
+    async fn follow(
+        &self,
+        request: Request<FollowRequest>,
+    ) -> Result<Response<Self::FollowStream>, Status> {
+        self.preparation.check()?;
+        let replies = self.followers.take_in(request.into_inner(), self.inputs.downgrade()).await?;
+        Ok(Response::new(ReceiverStream::new(replies)))
     }
 }
 

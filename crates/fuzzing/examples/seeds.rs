@@ -86,6 +86,7 @@ fn control() {
         task: "vae".into(),
         task_revision: 1,
         program: vec![3; 32].into(),
+        device_name: "CPU (AVX-512)".into(),
     };
     from_worker("hello", Said::Hello(hello));
     let mishap = wire::ready::Mishap::Interrupted("lost rank 1".into());

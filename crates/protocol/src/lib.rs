@@ -33,6 +33,9 @@ pub const CONTROL_MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Most bytes of file content in one chunk of the data set.
 pub const FILE_CHUNK_BYTES: usize = 1 << 18;
 
+/// Most bytes of a message to a board that follows a run: a picture, or rows.
+pub const FOLLOW_MESSAGE_BYTES_MAX: usize = 4 << 20;
+
 /// Most bytes of a gradient of which every member adds up all for itself; see `worker.proto`.
 pub const ONE_HOP_BYTES_MAX: usize = 32 << 10;
 

@@ -147,6 +147,12 @@ impl Address {
         }
     }
 
+    /// Whether the host is given by its IP address.
+    #[must_use]
+    pub fn is_number(&self) -> bool {
+        matches!(self.host, ServerName::IpAddress(_))
+    }
+
     /// What the peer's certificate has to be for.
     pub(crate) fn name(&self) -> &ServerName<'static> {
         &self.host

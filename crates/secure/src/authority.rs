@@ -1,8 +1,8 @@
 //! `vae-coordinator certs`: a certificate authority in a folder, and what it issues.
 //!
 //! ```text
-//! DIR/ca.crt  DIR/ca.key  DIR/token                  init: stays where it was made
-//! DIR/HOST/ca.crt  tls.crt  tls.key  token           issue: the --tls-dir of that host
+//! DIR/ca.crt  ca.key  token  view-token              init: stays where it was made
+//! DIR/HOST/ca.crt  tls.crt  tls.key  token  view-token   issue: the --tls-dir of that host
 //! ```
 
 use std::{
@@ -23,7 +23,7 @@ use tokio_rustls::rustls::pki_types::{DnsName, IpAddr};
 
 use crate::{
     Secret, TlsError,
-    security::TOKEN_FILE,
+    security::{TOKEN_FILE, VIEW_TOKEN_FILE},
     tls::{self, CA_FILE, CERTIFICATE_FILE, KEY_FILE},
 };
 
@@ -137,13 +137,13 @@ impl Validity {
     }
 }
 
-/// Makes an authority and a join token in `dir`. What is there stays.
+/// Makes an authority, a join token and a view token in `dir`. What is there stays.
 ///
 /// # Errors
 /// [`AuthorityError`]; a file is complete or absent.
 pub fn init(dir: &Path, validity: Validity) -> Result<(), AuthorityError> {
     make_dir(dir)?;
-    for name in [CA_FILE, CA_KEY_FILE, TOKEN_FILE] {
+    for name in [CA_FILE, CA_KEY_FILE, TOKEN_FILE, VIEW_TOKEN_FILE] {
         if dir.join(name).exists() {
             return Err(AuthorityError::Exists(dir.join(name)));
         }
@@ -155,7 +155,8 @@ pub fn init(dir: &Path, validity: Validity) -> Result<(), AuthorityError> {
     let certificate = params.self_signed(&key)?;
     create(&dir.join(CA_KEY_FILE), key.serialize_pem().as_bytes(), Readers::Owner)?;
     create(&dir.join(CA_FILE), certificate.pem().as_bytes(), Readers::Everybody)?;
-    create(&dir.join(TOKEN_FILE), token().as_bytes(), Readers::Owner)
+    create(&dir.join(TOKEN_FILE), token().as_bytes(), Readers::Owner)?;
+    create(&dir.join(VIEW_TOKEN_FILE), token().as_bytes(), Readers::Owner)
 }
 
 /// Issues a certificate of the authority in `dir` for a host, by all the names and numbers
@@ -192,8 +193,15 @@ pub fn issue(dir: &Path, hosts: &[String], validity: Validity) -> Result<PathBuf
     refuse_foreign(&folder)?;
     make_dir(&folder)?;
     replace(&folder.join(CA_FILE), ca.as_bytes(), Readers::Everybody)?;
-    if let Ok(token) = fs::read(dir.join(TOKEN_FILE)) {
-        replace(&folder.join(TOKEN_FILE), &token, Readers::Owner)?;
+    // An authority of an earlier version has no view token yet.
+    match create(&dir.join(VIEW_TOKEN_FILE), token().as_bytes(), Readers::Owner) {
+        Ok(()) | Err(AuthorityError::Exists(_)) => {}
+        Err(error) => return Err(error),
+    }
+    for name in [TOKEN_FILE, VIEW_TOKEN_FILE] {
+        if let Ok(token) = fs::read(dir.join(name)) {
+            replace(&folder.join(name), &token, Readers::Owner)?;
+        }
     }
     replace(&folder.join(KEY_FILE), key.serialize_pem().as_bytes(), Readers::Owner)?;
     replace(&folder.join(CERTIFICATE_FILE), certificate.as_bytes(), Readers::Everybody)?;
@@ -257,7 +265,7 @@ fn make_dir(path: &Path) -> Result<(), AuthorityError> {
 /// issued; without one, a key may be anybody's.
 fn refuse_foreign(folder: &Path) -> Result<(), AuthorityError> {
     let is_there = |name: &&str| fs::symlink_metadata(folder.join(name)).is_ok();
-    let names = [CERTIFICATE_FILE, KEY_FILE, CA_FILE, TOKEN_FILE];
+    let names = [CERTIFICATE_FILE, KEY_FILE, CA_FILE, TOKEN_FILE, VIEW_TOKEN_FILE];
     let Some(found) = names.into_iter().find(is_there) else { return Ok(()) };
     let is_ours = |name: &str| {
         let pem = fs::read(folder.join(name)).unwrap_or_default();

@@ -29,14 +29,18 @@ use crate::{
     refusal::{self, Refusal},
     stream::{Side, Stream},
     tls::Tls,
-    token::Token,
+    token::{Token, TokenKind},
+    viewers::{Viewers, ViewersError},
 };
 
 /// How long a peer may take for its part of a handshake.
 pub(crate) const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The token's name in a `--tls-dir`.
+/// The join token's name in a `--tls-dir`.
 pub(crate) const TOKEN_FILE: &str = "token";
+
+/// The view token's name there.
+pub(crate) const VIEW_TOKEN_FILE: &str = "view-token";
 
 /// Why the flags cannot be used.
 #[derive(Debug, Error)]
@@ -114,7 +118,7 @@ impl Security {
         let tls = tls_dir.map(Tls::load).transpose()?;
         let beside = || tls_dir.map(|folder| folder.join(TOKEN_FILE)).filter(|path| path.exists());
         let token_file = token_file.map(PathBuf::from).or_else(beside);
-        let token = token_file.map(|path| Token::read(&path)).transpose()?;
+        let token = token_file.map(|path| Token::read(TokenKind::Join, &path)).transpose()?;
         Ok(Self { tls, token, insecure })
     }
 
@@ -159,6 +163,39 @@ impl Security {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Who may look at a board that listens at an address; `what` is the flag that the address comes
+    /// from. None for a board on loopback, which is open to this machine, unless a file with a view
+    /// token is named. Without such a file, `view-token` in the `--tls-dir` is the token.
+    ///
+    /// # Errors
+    /// [`ViewersError`] without what the address takes, whatever `--insecure` says.
+    pub fn viewers(
+        &self,
+        what: &str,
+        address: &Address,
+        token_file: Option<&Path>,
+    ) -> Result<Option<Viewers>, ViewersError> {
+        if address.is_loopback() && token_file.is_none() {
+            return Ok(None);
+        }
+        let missing = |missing| {
+            let address = address.to_string();
+            ViewersError::Exposed { what: what.to_owned(), address, missing }
+        };
+        let tls = self.tls.as_ref().ok_or_else(|| missing("no TLS: give --tls-dir"))?;
+        let beside = tls.folder().join(VIEW_TOKEN_FILE);
+        let token_file = match token_file {
+            Some(file) => file.to_owned(),
+            None if beside.exists() => beside,
+            None => return Err(missing("no view token: give --view-token-file")),
+        };
+        let token = Token::read(TokenKind::View, &token_file)?;
+        if self.token.as_ref().is_some_and(|join| join.is_same(&token)) {
+            return Err(ViewersError::JoinToken(token_file));
+        }
+        Ok(Some(Viewers::new(tls.clone(), token)))
     }
 
     /// Checks that the certificate here is for the host that others are told to find this

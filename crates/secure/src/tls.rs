@@ -36,6 +36,9 @@ const BYTES_MAX: u64 = 1 << 20;
 /// Both ends agree on HTTP/2, as gRPC asks for.
 const PROTOCOL: &[u8] = b"h2";
 
+/// What a board speaks with browsers.
+const VIEW_PROTOCOL: &[u8] = b"http/1.1";
+
 /// Has TLS use ring where a library that connects on its own leaves the choice to the program, and would panic
 /// without one.
 pub fn prefer_ring() {
@@ -91,6 +94,8 @@ struct Loaded {
     certificate: CertificateDer<'static>,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    /// For browsers, which show no certificate.
+    view: Arc<ServerConfig>,
 }
 
 /// When each of the files was last written.
@@ -108,6 +113,14 @@ impl Tls {
 
     pub(crate) fn server(&self) -> Arc<ServerConfig> {
         self.current().server
+    }
+
+    pub(crate) fn view(&self) -> Arc<ServerConfig> {
+        self.current().view
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.0.folder
     }
 
     /// Checks that peers who look for `address` take this side's certificate.
@@ -167,8 +180,10 @@ fn load(folder: &Path) -> Result<Loaded, TlsError> {
         .map_err(|_| TlsError::Malformed { path: key_path, what: "private key" })?;
     let client = client(roots, chain.clone(), key.clone_key()).map_err(unusable)?;
     let certificate = chain[0].clone();
+    let view = view(chain.clone(), key.clone_key()).map_err(unusable)?;
     let server = server(verifier, chain, key).map_err(unusable)?;
-    Ok(Loaded { stamp, certificate, client: Arc::new(client), server: Arc::new(server) })
+    let (client, server, view) = (Arc::new(client), Arc::new(server), Arc::new(view));
+    Ok(Loaded { stamp, certificate, client, server, view })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -295,6 +310,20 @@ fn server(
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn view(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![VIEW_PROTOCOL.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)

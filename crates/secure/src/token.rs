@@ -1,14 +1,16 @@
-//! The join token: what a worker has to know to be taken in, beside a certificate. It travels
-//! with every call to the coordinator, as gRPC's own bearer token.
+//! Tokens: the join token, which a worker has to know to be taken in, beside a certificate, and the
+//! view token of a board. The join token travels with every call to the coordinator, as gRPC's own
+//! bearer token.
 
 use std::{
+    fmt,
     fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use ring::digest;
+use ring::{digest, hmac};
 use subtle::ConstantTimeEq as _;
 use thiserror::Error;
 use tonic::{
@@ -28,16 +30,36 @@ const SCHEME: &str = "Bearer ";
 /// Bytes of a token. A shorter one could be guessed.
 const LENGTH: std::ops::RangeInclusive<usize> = 16..=1024;
 
+/// What a token opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    /// The coordinator's services.
+    Join,
+    /// A board.
+    View,
+}
+
+impl fmt::Display for TokenKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Join => "join token",
+            Self::View => "view token",
+        })
+    }
+}
+
 /// Why there is no token.
 #[derive(Debug, Error)]
 pub enum TokenError {
     /// The file cannot be read.
     #[error(
-        "cannot read the join token in {}: {error}; copy it from the coordinator's machine, or \
+        "cannot read the {kind} in {}: {error}; copy it from the coordinator's machine, or \
          make one (`{}` says how)",
         path.display(), certs(&["init", "--help"])
     )]
     Unreadable {
+        /// What it was read for.
+        kind: TokenKind,
         /// The file.
         path: PathBuf,
         /// Why not.
@@ -45,43 +67,69 @@ pub enum TokenError {
     },
     /// What is in it is no token.
     #[error(
-        "{} holds no join token: it must be one line of {} to {} printable characters",
-        .0.display(), LENGTH.start(), LENGTH.end()
+        "{} holds no {kind}: it must be one line of {} to {} printable characters",
+        path.display(), LENGTH.start(), LENGTH.end()
     )]
-    Malformed(PathBuf),
+    Malformed {
+        /// What it was read for.
+        kind: TokenKind,
+        /// The file.
+        path: PathBuf,
+    },
 }
 
-/// A join token. Nothing prints it.
+/// A token. Nothing prints it.
 #[derive(Clone)]
 pub(crate) struct Token(Arc<str>);
 
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token")
     }
 }
 
 impl Token {
-    pub(crate) fn read(path: &Path) -> Result<Self, TokenError> {
+    pub(crate) fn read(kind: TokenKind, path: &Path) -> Result<Self, TokenError> {
         let mut text = String::new();
         let limit = *LENGTH.end() as u64 + 2;
         File::open(path)
             .and_then(|file| file.take(limit).read_to_string(&mut text))
-            .map_err(|error| TokenError::Unreadable { path: path.to_owned(), error })?;
+            .map_err(|error| TokenError::Unreadable { kind, path: path.to_owned(), error })?;
         let token = text.trim_end_matches(['\r', '\n']);
         let is_printable = token.bytes().all(|byte| byte.is_ascii_graphic());
         if LENGTH.contains(&token.len()) && is_printable {
             Ok(Self(token.into()))
         } else {
-            Err(TokenError::Malformed(path.to_owned()))
+            Err(TokenError::Malformed { kind, path: path.to_owned() })
         }
     }
 
     /// Compares digests: they are of one length, and say nothing of the token's.
-    fn is(&self, brought: &str) -> bool {
-        let digest = |text: &str| digest::digest(&digest::SHA256, text.as_bytes());
-        digest(&self.0).as_ref().ct_eq(digest(brought).as_ref()).into()
+    pub(crate) fn is(&self, brought: &str) -> bool {
+        equal(&self.0, brought)
     }
+
+    /// What follows from the token and a purpose: it tells nothing of the token.
+    pub(crate) fn derive(&self, purpose: &str) -> String {
+        use std::fmt::Write as _;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_bytes());
+        let mut text = String::new();
+        for byte in hmac::sign(&key, purpose.as_bytes()).as_ref() {
+            let _infallible = write!(text, "{byte:02x}");
+        }
+        text
+    }
+
+    /// Whether another token is the same.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.is(&other.0)
+    }
+}
+
+/// Whether two secrets are the same. How long this takes depends on their lengths alone.
+pub(crate) fn equal(one: &str, other: &str) -> bool {
+    let digest = |text: &str| digest::digest(&digest::SHA256, text.as_bytes());
+    digest(one).as_ref().ct_eq(digest(other).as_ref()).into()
 }
 
 /// Sends the token along with every call.
@@ -141,7 +189,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         fs::write(&path, text).unwrap();
-        Token::read(&path)
+        Token::read(TokenKind::Join, &path)
     }
 
     #[test]
@@ -160,10 +208,11 @@ mod tests {
     fn what_could_be_guessed_or_not_be_sent_is_no_token() {
         for wrong in ["", "short", "0123456789abcde\n", "0123456789 abcdef", "ééééééééééééé"]
         {
-            assert!(matches!(token(wrong), Err(TokenError::Malformed(_))), "{wrong}");
+            assert!(matches!(token(wrong), Err(TokenError::Malformed { .. })), "{wrong}");
         }
         assert!(token(&"x".repeat(2000)).is_err());
-        let missing = Token::read(Path::new("/nowhere/token")).unwrap_err().to_string();
+        let missing =
+            Token::read(TokenKind::Join, Path::new("/nowhere/token")).unwrap_err().to_string();
         assert!(missing.contains("/nowhere/token") && missing.contains("certs init"), "{missing}");
     }
 

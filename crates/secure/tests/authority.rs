@@ -21,8 +21,10 @@ fn a_certificate_is_issued_again_over_its_own() {
     let mut names: Vec<_> =
         fs::read_dir(&host).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["ca.crt", "tls.crt", "tls.key", "token"]);
-    for (name, mode) in [("tls.key", 0o600), ("token", 0o600)] {
+    assert_eq!(names, ["ca.crt", "tls.crt", "tls.key", "token", "view-token"]);
+    let read = |name: &str| fs::read(host.join(name)).unwrap();
+    assert_ne!(read("token"), read("view-token"));
+    for (name, mode) in [("tls.key", 0o600), ("token", 0o600), ("view-token", 0o600)] {
         let metadata = fs::metadata(host.join(name)).unwrap();
         assert_eq!(metadata.permissions().mode() & 0o777, mode, "{name}");
     }
@@ -44,7 +46,7 @@ fn files_of_others_stay() {
     init(folder.path(), Validity::days(7)).unwrap();
     let host = folder.path().join("b.example");
     fs::create_dir(&host).unwrap();
-    for name in ["tls.key", "tls.crt", "token", "ca.crt"] {
+    for name in ["tls.key", "tls.crt", "token", "view-token", "ca.crt"] {
         let path = host.join(name);
         fs::write(&path, "mine").unwrap();
         let message = issued(folder.path(), "b.example").unwrap_err().to_string();

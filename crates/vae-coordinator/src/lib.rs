@@ -1,16 +1,22 @@
 //! What `vae-coordinator` knows of the variational autoencoder: its flags and its description.
 
+mod explore;
+
 use std::{
+    path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
 use clap::{ArgMatches, Args as _, Command, FromArgMatches as _};
 use config::Task;
-use coordinator::{Preparing, Program, WorkerProgram};
+use coordinator::{Explorer, Preparing, Program, WorkerProgram};
 use serde_json::Value;
 use vae_options::{Color, VaeOptions};
+
+use self::explore::LatentSpace;
 
 /// Time between two lines about the packing of a data set.
 const TELL_INTERVAL: Duration = Duration::from_secs(3);
@@ -61,6 +67,10 @@ impl Program for VaeCoordinator {
         options.image = [set.shape.height, set.shape.width, set.shape.channels];
         options.validate()?;
         Ok(options.describe(set.manifest)?)
+    }
+
+    fn explorer(&self, data_dir: Option<PathBuf>) -> Option<Arc<dyn Explorer>> {
+        Some(Arc::new(LatentSpace { data_dir }))
     }
 
     fn upgrade(&self, configuration: &mut Value) {

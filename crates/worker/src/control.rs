@@ -75,6 +75,8 @@ pub(crate) struct Identity {
     pub(crate) fingerprint: Fingerprint,
     /// The GPU that it computes on; empty on the CPU.
     pub(crate) gpu: String,
+    /// What it computes on, for people.
+    pub(crate) device_name: String,
     /// Name and revision of the task that its program trains.
     pub(crate) task: (&'static str, u32),
 }
@@ -315,6 +317,7 @@ pub(crate) async fn join(
         task: identity.task.0.into(),
         task_revision: identity.task.1,
         program: program::digest().into(),
+        device_name: identity.device_name.clone(),
     };
     let _open = outbound.try_send(WorkerMessage { body: Some(Body::Hello(hello)) });
     let answer = async {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, bail};
 use membership::Fingerprint;
 use model::{
-    blas,
+    Isa, blas,
     cuda::{self, NoCuda},
     libtorch,
 };
@@ -100,6 +100,19 @@ pub(crate) fn fingerprint(device: Device) -> Result<Fingerprint> {
     })
 }
 
+/// What is computed on, for people.
+pub(crate) fn name(device: Device, fingerprint: &Fingerprint) -> String {
+    if device != Device::Cpu {
+        return fingerprint.instruction_set.clone();
+    }
+    let isa = match Isa::best().name() {
+        "avx512" => "AVX-512",
+        "avx2" => "AVX2",
+        other => other,
+    };
+    format!("CPU ({isa})")
+}
+
 /// The name of the GPU that is the device, among those of this host; empty if it is none.
 pub(crate) fn gpu(device: Device) -> String {
     let Device::Cuda(index) = device else { return String::new() };
@@ -116,7 +129,9 @@ mod tests {
 
     #[test]
     fn a_fingerprint_is_no_error_message() {
-        assert_eq!(fingerprint(Device::Cpu).unwrap().device, "cpu");
+        let cpu = fingerprint(Device::Cpu).unwrap();
+        assert_eq!(cpu.device, "cpu");
+        assert!(name(Device::Cpu, &cpu).starts_with("CPU ("), "{}", name(Device::Cpu, &cpu));
         // No machine has so many.
         let error = fingerprint(Device::Cuda(4096)).unwrap_err();
         assert!(error.to_string().contains("cuda:4096"), "{error}");

@@ -3,7 +3,7 @@
 use manual::Variable;
 
 /// In the order of the help.
-pub(crate) const VARIABLES: [Variable; 11] = [
+pub(crate) const VARIABLES: [Variable; 12] = [
     Variable {
         name: "LOCKSTEP_DATA_DIR",
         meaning: "Where the files of the data set are, or are to be put, if --data-dir does not \
@@ -24,6 +24,12 @@ pub(crate) const VARIABLES: [Variable; 11] = [
     Variable {
         name: "PET_NODE_RANK, PET_NNODES, PET_NPROC_PER_NODE, PET_MASTER_ADDR",
         meaning: "The same, set by Kubeflow",
+    },
+    Variable {
+        name: "KUBEFLOW_TRAINER_SERVER_URL, KUBEFLOW_TRAINER_SERVER_TOKEN, \
+               KUBEFLOW_TRAINER_SERVER_CA_CERT",
+        meaning: "Where the leader posts the status of a TrainJob, with the token and the authority in \
+                  these files; set by Kubeflow Trainer",
     },
     Variable {
         name: "SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_LAUNCH_NODE_IPADDR",

@@ -14,6 +14,7 @@ mod device;
 mod discovery;
 mod environment;
 mod generation;
+mod kubeflow;
 mod needs;
 mod phase_reporting;
 mod program;

@@ -47,6 +47,7 @@ use crate::{
     control::{self, Identity, Joined, Route},
     dataset, device,
     discovery::{self, Found, Source},
+    kubeflow::Kubeflow,
     needs,
     setup::{self, Setup},
     training,
@@ -132,6 +133,7 @@ async fn take_part<T: Task>(args: &Args, found: Found, device: Device) -> Result
     let bridge = Bridge::start(shared, move |channel| training::run::<T>(&setup, &channel))?;
     let (_listening, signals) = listen_for_signals()?;
     let rank = welcome.rank.map(Rank).or(identity.rank);
+    let kubeflow = Kubeflow::from_environment(&config);
     let mut session = Session {
         route,
         security,
@@ -150,17 +152,20 @@ async fn take_part<T: Task>(args: &Args, found: Found, device: Device) -> Result
         participation: Participation::Idle,
         signals,
         wait: Wait::default(),
+        kubeflow,
     };
     let ended = session.run().await;
     session.shut_down(ended).await
 }
 
 fn identity<T: Task>(rank: Option<u32>, address: Address, device: Device) -> Result<Identity> {
+    let fingerprint = device::fingerprint(device)?;
     Ok(Identity {
         rank: rank.map(Rank),
         address,
         proof: None,
-        fingerprint: device::fingerprint(device)?,
+        device_name: device::name(device, &fingerprint),
+        fingerprint,
         gpu: device::gpu(device),
         task: (T::NAME, T::REVISION),
     })
@@ -230,6 +235,8 @@ struct Session {
     /// Those that ask this worker to leave.
     signals: mpsc::Receiver<Stop>,
     wait: Wait,
+    /// Where the status of a TrainJob is posted, in one.
+    kubeflow: Option<Kubeflow>,
 }
 
 /// What wakes the session.
@@ -362,6 +369,9 @@ impl Session {
                 self.send(WorkerMsg::Failed(Failed { message, state_intact, recurs }));
             }
             Event::Report(report) => {
+                if let Some(kubeflow) = &mut self.kubeflow {
+                    kubeflow.report(&report);
+                }
                 self.pending.keep_steps(&report, matches!(self.link, Link::Up(_)));
                 self.send(WorkerMsg::Report(report));
             }

@@ -15,6 +15,7 @@ mod deploy;
 mod dist;
 mod interrupt;
 mod libtorch;
+mod npm;
 mod pages;
 mod prerequisites;
 mod python;

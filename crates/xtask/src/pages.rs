@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-use crate::{child, staging, workspace};
+use crate::{child, npm, staging, workspace};
 
 /// The compiler, of this version.
 const TYPESCRIPT: &str = "typescript@7.0.2";
@@ -54,26 +54,7 @@ fn compiler() -> anyhow::Result<PathBuf> {
         || program(&folder).exists(),
         |scratch| {
             let staged = scratch.folder("typescript")?;
-            let mut npm = Command::new("npm");
-            npm.args([
-                "install",
-                "--no-audit",
-                "--no-fund",
-                "--no-save",
-                "--ignore-scripts",
-                "--prefix",
-            ]);
-            npm.arg(&staged).arg(TYPESCRIPT);
-            let output = npm.output().context(
-            "cannot start npm, which fetches TypeScript: install it (Debian and Ubuntu: apt-get \
-             install npm)",
-        )?;
-            let errors = String::from_utf8_lossy(&output.stderr);
-            ensure!(
-                output.status.success(),
-                "npm cannot fetch {TYPESCRIPT}: {}",
-                errors.trim_end()
-            );
+            npm::install(TYPESCRIPT, &staged)?;
             Ok(staged)
         },
     )?;

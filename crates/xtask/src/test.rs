@@ -1,6 +1,6 @@
 //! `cargo xtask test`: the whole test suite, from a fresh checkout on.
 
-use crate::test_tools::{MOTO, TENSORBOARD};
+use crate::test_tools::{AXE, MOTO, TENSORBOARD};
 use crate::{child, setup, workspace};
 
 #[derive(Debug, clap::Args)]
@@ -20,6 +20,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     if !names_packages(&options.arguments) {
         MOTO.ensure()?;
         TENSORBOARD.ensure()?;
+        AXE.ensure()?;
     }
     let code = workspace::build_for_tests("test-programs")?;
     if code != child::SUCCESS {

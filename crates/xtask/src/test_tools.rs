@@ -1,16 +1,17 @@
-//! What only tests use, from PyPI, for the python3 of this machine: each in a folder of its own at the
-//! top.
+//! What only tests use, from PyPI for the python3 of this machine, or from npm: each in a folder of its own
+//! at the top.
 //!
-//! A folder has `site/`, to be named in PYTHONPATH, and a stamp. It appears complete (`staging.rs`).
+//! A folder has `site/`, to be named in PYTHONPATH, or `node_modules/`, and a stamp. It appears complete
+//! (`staging.rs`).
 
 use crate::python::{self, Dependencies};
 use crate::staging::put_in_place;
-use crate::{prerequisites, workspace};
+use crate::{npm, prerequisites, workspace};
 use anyhow::Context;
 use std::path::Path;
 use std::{env, fs};
 
-/// Holds the first requirement and the version of Python: some wheels serve one version alone.
+/// Holds the package, and the version of Python: some wheels serve one version alone.
 const STAMP: &str = "version";
 
 /// The way out for who cannot fetch it.
@@ -21,19 +22,27 @@ const INSTEAD: &str = "the tests that need it are left out";
 pub(crate) struct TestTool {
     /// Its folder is this name with a point before it.
     name: &'static str,
-    /// The package, and then what it needs.
-    requirements: &'static [&'static str],
+    packages: Packages,
     /// A variable, set where tests must not do without it.
     required: &'static str,
     /// What is said where it cannot be had.
     absence: &'static str,
 }
 
+/// What a tool consists of.
+#[derive(Debug)]
+enum Packages {
+    /// The package, and then what it needs.
+    PyPi(&'static [&'static str]),
+    /// A package that needs no other.
+    Npm(&'static str),
+}
+
 /// A server that speaks S3, for the scenarios that store checkpoints; tests/harness/objects.rs looks
 /// for it. Of what its own metadata asks for it needs a third: most is for other services.
 pub(crate) const MOTO: TestTool = TestTool {
     name: "moto",
-    requirements: &[
+    packages: Packages::PyPi(&[
         "moto==5.2.5",
         "blinker==1.9.0",
         "boto3==1.44.8",
@@ -61,7 +70,7 @@ pub(crate) const MOTO: TestTool = TestTool {
         "urllib3==2.8.0",
         "werkzeug==3.1.9",
         "xmltodict==1.0.4",
-    ],
+    ]),
     required: "LOCKSTEP_S3_REQUIRED",
     absence: "no S3 server, so nothing is stored in tests",
 };
@@ -70,16 +79,25 @@ pub(crate) const MOTO: TestTool = TestTool {
 /// it. It needs a part of what its own metadata asks for.
 pub(crate) const TENSORBOARD: TestTool = TestTool {
     name: "tensorboard",
-    requirements: &[
+    packages: Packages::PyPi(&[
         "tensorboard==2.21.0",
         "absl-py==2.5.1",
         "numpy==2.4.6",
         "packaging==26.4",
         "pillow==13.0.0",
         "protobuf==7.36.2",
-    ],
+    ]),
     required: "LOCKSTEP_TENSORBOARD_REQUIRED",
     absence: "no TensorBoard, so its reader reads nothing in tests",
+};
+
+/// What finds faults of pages for people who see, hear or move otherwise; tests/harness/browser.rs looks
+/// for it.
+pub(crate) const AXE: TestTool = TestTool {
+    name: "axe",
+    packages: Packages::Npm("axe-core@4.14.1"),
+    required: "LOCKSTEP_AXE_REQUIRED",
+    absence: "no axe-core, so no page is checked for accessibility in tests",
 };
 
 impl TestTool {
@@ -96,20 +114,30 @@ impl TestTool {
     }
 
     fn fetch(&self) -> anyhow::Result<()> {
-        prerequisites::python(INSTEAD)?;
-        let Self { name, requirements, .. } = self;
-        let stamp = format!("{}, Python {}", requirements[0], python::version()?);
+        let Self { name, packages, .. } = self;
+        let stamp = match packages {
+            Packages::PyPi(requirements) => {
+                prerequisites::python(INSTEAD)?;
+                format!("{}, Python {}", requirements[0], python::version()?)
+            }
+            Packages::Npm(package) => (*package).to_owned(),
+        };
         let destination = workspace::root().join(format!(".{name}"));
         put_in_place(
             &destination,
             || is_installed(&destination, &stamp),
             |scratch| {
-                stdout::say!("fetching {stamp} into {} (30 MB)", destination.display());
+                stdout::say!("fetching {stamp} into {}", destination.display());
                 let staged = scratch.folder(name)?;
-                let site = scratch.folder(&format!("{name}/site"))?;
-                let requirements: Vec<_> =
-                    requirements.iter().map(|package| (*package).to_owned()).collect();
-                python::install(&requirements, Dependencies::Leave, &site, INSTEAD)?;
+                match packages {
+                    Packages::PyPi(requirements) => {
+                        let site = scratch.folder(&format!("{name}/site"))?;
+                        let requirements: Vec<_> =
+                            requirements.iter().map(|package| (*package).to_owned()).collect();
+                        python::install(&requirements, Dependencies::Leave, &site, INSTEAD)?;
+                    }
+                    Packages::Npm(package) => npm::install(package, &staged)?,
+                }
                 fs::write(staged.join(STAMP), format!("{stamp}\n"))
                     .context("cannot write the stamp")?;
                 Ok(staged)

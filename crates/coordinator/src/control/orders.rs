@@ -72,7 +72,7 @@ impl Control<'_> {
         let Some(connection) = self.connections.get(&worker) else { return };
         let host = connection.process.host.clone();
         let process = connection.process.clone();
-        let device = connection.arithmetic.clone();
+        let device = connection.device.clone();
         self.console.line(&match rank {
             Some(rank) => format!(
                 "Rank {rank} joined from {host} ({}/{})",

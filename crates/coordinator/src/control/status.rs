@@ -23,7 +23,7 @@ impl Control<'_> {
                 phase: last.map(|(progress, _)| wire::Phase::from(progress.phase).into()),
                 silent_seconds: silent.as_secs_f64(),
                 memory_bytes: connection.memory_bytes,
-                device: connection.arithmetic.clone(),
+                device: connection.device.clone(),
             }
         };
         let mut connected: Vec<WorkerStatus> = self.connections.iter().map(worker).collect();

@@ -1,17 +1,11 @@
-//! `vae explore`: one HTML file with the map, the network and the images, which needs nothing else.
-//!
-//! The page's own files are in `explore/`. Its scripts and its style are allowed by their hashes,
-//! so that nothing else runs on it, and it may load nothing.
+//! `vae explore`: one HTML file with the map, the network and the images, which needs nothing else. The
+//! page itself is in the crate `explorer`.
 
-use std::{io::Write as _, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use flate2::{Compression, write::GzEncoder};
 use images::Images;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
-use vae_options::{Architecture, conv::Levels};
 
 use crate::{
     args::Source,
@@ -22,15 +16,6 @@ use crate::{
     trained::{Latents, Trained},
     tsne,
 };
-
-const PAGE_HTML: &str = include_str!("../explore/page.html");
-const STYLE: &str = include_str!("../explore/style.css");
-const NETWORK: &str = include_str!("../explore/network.js");
-const ENGINE: &str = include_str!("../explore/engine.js");
-const WORKER: &str = include_str!("../explore/worker.js");
-const MAP: &str = include_str!("../explore/map.js");
-const DRAWING: &str = include_str!("../explore/drawing.js");
-const PAGE_JS: &str = include_str!("../explore/page.js");
 
 /// More images make a page that no browser draws smoothly.
 const IMAGES_MAX: usize = 70_000;
@@ -166,51 +151,7 @@ fn page(
         ("labels", indices.clone().map(label).collect()),
         ("levels", indices.flat_map(|index| images.image(index).to_vec()).collect()),
     ];
-    let mut packed = String::new();
-    for (name, bytes) in blobs {
-        packed += &format!("<script type=\"text/plain\" id=\"{name}\">");
-        BASE64_STANDARD.encode_string(gzip(&bytes)?, &mut packed);
-        packed += "</script>\n";
-    }
-    // Nothing in a name of a class may end the element that holds it.
-    let meta = meta(trained, images, split, latents, plane).to_string().replace('<', "\\u003c");
-    let (policy, scripts) = scripts();
-    Ok(PAGE_HTML
-        .replace("{{policy}}", &policy)
-        .replace("{{style}}", STYLE)
-        .replace("{{scripts}}", &scripts)
-        .replace("{{meta}}", &meta)
-        .replace("{{blobs}}", &packed))
-}
-
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(bytes)?;
-    Ok(encoder.finish()?)
-}
-
-/// The policy of the page, and the elements of its scripts.
-fn scripts() -> (String, String) {
-    let hash = |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)));
-    let running = [
-        ("network", NETWORK),
-        ("engine", ENGINE),
-        ("map", MAP),
-        ("drawing", DRAWING),
-        ("page", PAGE_JS),
-    ];
-    let hashes = running.map(|(_, text)| hash(text)).join(" ");
-    let policy = format!(
-        "default-src 'none'; script-src {hashes}; worker-src blob:; style-src {}; img-src blob:; \
-         base-uri 'none'; form-action 'none'",
-        hash(STYLE)
-    );
-    // The worker's own part does not run on the page.
-    let mut elements = format!("<script type=\"text/plain\" id=\"worker-js\">{WORKER}</script>\n");
-    for (name, text) in running {
-        elements += &format!("<script id=\"{name}-js\">{text}</script>\n");
-    }
-    (policy, elements)
+    Ok(explorer::alone(&meta(trained, images, split, latents, plane), &blobs)?)
 }
 
 /// What the page needs to know beside numbers.
@@ -222,39 +163,33 @@ fn meta(
     plane: &Plane,
 ) -> Value {
     let options = &trained.options;
-    let [height, width, channels] = options.image;
     let used = latents.divergence_by_dimension();
     let mut order: Vec<usize> = (0..latents.dim).collect();
     order.sort_by(|a, b| used[*b].total_cmp(&used[*a]));
     let (middle, reach) = Frame::around(&plane.places).middle_and_reach();
     let names: Vec<String> = (0..images.label_count()).map(|label| images.class(label)).collect();
-    let colour = |[r, g, b]: [u8; 3]| format!("#{r:02x}{g:02x}{b:02x}");
     let (origin, axes) = plane.straight.clone().unzip();
     let dataset = &trained.config.task.dataset;
     let tensors = trained.codec.layout().entries().iter();
     let tensors: Vec<(&str, usize)> =
         tensors.map(|entry| (&*entry.name, entry.range.len())).collect();
-    let levels = (options.architecture == Architecture::Conv).then(|| {
-        let level =
-            |level: &vae_options::conv::Level| [level.channels, level.sides[0], level.sides[1]];
-        Levels::of(options.image).below().iter().map(level).collect::<Vec<_>>()
-    });
-    json!({
+    let mut meta = explorer::network(options, &tensors);
+    let more = json!({
         "model": format!(
             "{} at step {}: {} {split} images of {}",
             trained.path.display(), trained.step, latents.len(), dataset.name
         ),
-        "height": height, "width": width, "channels": channels,
-        "latent": latents.dim,
         "count": latents.len(),
         // As vae reconstruct treats pictures of digits.
         "centred": trained.centres_pictures(),
-        "tensors": tensors, "levels": levels,
         "middle": middle, "reach": reach,
         "caption": plane.caption,
         "origin": origin, "axes": axes,
         "order": order, "use": used,
         "names": names,
-        "colours": picture::CLASSES.map(colour),
-    })
+    });
+    if let (Value::Object(meta), Value::Object(more)) = (&mut meta, more) {
+        meta.extend(more);
+    }
+    meta
 }

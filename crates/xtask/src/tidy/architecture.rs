@@ -35,7 +35,8 @@ pub(super) const CRATES: &[Crate] = &[
                             "stdout", "trainer", "worker"]),
     // For build scripts.
     row(0, "lockstep-build", &[]),
-    row(7, "vae-coordinator", &["config", "coordinator", "images", "vae-options"]),
+    row(7, "vae-coordinator", &["checkpoint", "config", "coordinator", "data", "explorer", "images",
+                            "vae-options"]),
     row(6, "coordinator", &["advice", "board", "checkpoint", "collective", "config", "crashpoint", "data",
                             "disk", "history", "limits", "manual", "membership", "picture", "process",
                             "protocol", "secure", "stdout", "store", "telemetry", "tensorboard"]),
@@ -43,7 +44,7 @@ pub(super) const CRATES: &[Crate] = &[
                             "limits", "lockstep-build", "manual", "membership", "model", "picture",
                             "process", "protocol", "secure", "stdout", "store", "telemetry", "trainer",
                             "transport"]),
-    row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "images", "limits",
+    row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "explorer", "images", "limits",
                             "lockstep-build", "manual", "model", "picture", "process", "stdout", "trainer", "vae",
                             "vae-options"]),
     // What a program needs to describe itself, and to answer to its arguments.
@@ -60,8 +61,9 @@ pub(super) const CRATES: &[Crate] = &[
     row(5, "transport",   &["collective", "crashpoint", "protocol", "secure"]),
     // Checkpoints beyond this machine; secure chooses how TLS is done, here too.
     row(5, "store",       &["checkpoint", "secure"]),
-    // How a run stands, over HTTP. It knows no other crate: what it shows is handed to it.
-    row(1, "board",       &["history"]),
+    // How a run stands, over HTTP: what it shows is handed to it. Who may look beyond this machine is
+    // for secure to say.
+    row(5, "board",       &["history", "secure"]),
     // The rows of a run's files, written by one and read by many.
     row(0, "history",     &[]),
     // Event files as TensorBoard reads them.
@@ -79,6 +81,8 @@ pub(super) const CRATES: &[Crate] = &[
     row(2, "model",       &["collective", "data", "limits", "lockstep-build"]),
     // Grids of digits for the worker's samples and for latent: one canvas for both.
     row(2, "picture",     &[]),
+    // The page of the latent space, for latent's file and for the board: without libtorch.
+    row(3, "explorer",    &["picture", "vae-options"]),
     // Sets of images: what people have as pictures, and the sets that are known by name.
     row(2, "images",      &["config", "data"]),
     // Pure or on the standard library alone: no network but data's download, no tensors.

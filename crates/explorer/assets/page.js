@@ -1,18 +1,11 @@
-// The page of vae explore: what is shown where, and which request follows which event.
+// The page: what is shown where, and which request follows which event. Where its numbers come from is
+// for `source` to say (embedded.js, served.js).
 "use strict";
 
 const $ = (id) => document.getElementById(id);
 const make = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
 
-/** An array from the page: gzip in base64. */
-async function unpack(name, Type) {
-  const packed = Uint8Array.from(atob($(name).textContent), (letter) => letter.charCodeAt(0));
-  $(name).remove();
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Type(await new Response(stream).arrayBuffer());
-}
-
-/** The engine in a worker of the page's own text; where none can be started, on the page. */
+/** The engine in a worker; where none can be started, on the page. */
 function startEngine(meta, arrays) {
   const waiting = new Map();
   let [next, worker, here] = [0, null, null];
@@ -24,9 +17,7 @@ function startEngine(meta, arrays) {
     }
   };
   try {
-    const text = ["network", "engine", "worker"].map((name) => $(`${name}-js`).textContent);
-    const url = URL.createObjectURL(new Blob(text, { type: "text/javascript" }));
-    worker = new Worker(url);
+    worker = source.worker();
     worker.postMessage({ meta, arrays });
     worker.onmessage = ({ data: { id, reply, error } }) => {
       const { resolve, reject } = waiting.get(id) ?? {};
@@ -71,14 +62,9 @@ function latest(send, show) {
 }
 
 async function start() {
-  const meta = JSON.parse($("meta").textContent);
+  const { meta, arrays } = await source.load((words) => ($("model").textContent = words));
   const { height, width, channels, latent, count } = meta;
-  $("model").textContent = `${meta.model}: loading`;
-  const names = ["parameters", "places", "means", "losses", "divergences"];
-  const [parameters, places, means, losses, divergences] = await Promise.all(
-    names.map((name) => unpack(name, Float32Array)),
-  );
-  const [labels, levels] = await Promise.all(["labels", "levels"].map((name) => unpack(name, Uint8Array)));
+  const { parameters, places, means, losses, divergences, labels, levels } = arrays;
   const numbers = height * width * channels;
   const name = (label) => meta.names[label] ?? "no label";
   const image = (index) =>
@@ -285,5 +271,5 @@ async function start() {
 }
 
 start().catch((error) => {
-  $("model").textContent = `This page cannot be shown: ${error.message}. It needs a browser from 2023 or later.`;
+  $("model").textContent = `This page cannot be shown: ${error.message}. It takes a browser from 2023 or later.`;
 });

@@ -1,0 +1,374 @@
+//! A run for boards on other machines: its rows, samples and status, as they come. Only so many
+//! messages wait for one who follows; what is not sent yet stays in the files.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use history::{Events, HistoryError, Item, Metrics, Position};
+use protocol::{
+    FOLLOW_MESSAGE_BYTES_MAX, Malformed, status,
+    wire::{FollowReply, FollowRequest, FollowedRun, Rows, Samples, follow_reply::Body},
+};
+use serde::Serialize;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+use tonic::Status;
+
+use crate::{control::Input, run_dir};
+
+/// Boards that follow at a time.
+const FOLLOWERS_MAX: usize = 8;
+
+/// Messages that wait for one of them.
+const REPLIES: usize = 4;
+
+/// Bytes of rows in a message, but for the last row.
+const ROWS_BYTES: usize = 256 << 10;
+
+/// Time between two looks at the run.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Samples of earlier epochs that are sent to begin with.
+const SAMPLES_MAX: usize = 64;
+
+/// Bytes of a file that is sent in one message.
+const FILE_BYTES_MAX: u64 = FOLLOW_MESSAGE_BYTES_MAX as u64 - 4096;
+
+/// How long the end of a run is held up for those who follow it.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Those who follow the run.
+#[derive(Clone, Debug)]
+pub(crate) struct Followers {
+    run_id: String,
+    run_dir: PathBuf,
+    turns: Arc<Semaphore>,
+}
+
+/// What is sent to one of them.
+pub(crate) type Replies = mpsc::Receiver<Result<FollowReply, Status>>;
+
+impl Followers {
+    /// Those of a run that is, or will be, in this directory.
+    pub(crate) fn new(run_id: &str, run_dir: &Path) -> Self {
+        let turns = Arc::new(Semaphore::new(FOLLOWERS_MAX));
+        Self { run_id: run_id.to_owned(), run_dir: run_dir.to_owned(), turns }
+    }
+
+    /// Begins to send to one who asks.
+    pub(crate) async fn take_in(
+        &self,
+        request: FollowRequest,
+        inputs: mpsc::WeakSender<Input>,
+    ) -> Result<Replies, Status> {
+        let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
+            return Err(Status::unavailable(format!(
+                "{FOLLOWERS_MAX} boards follow the run already"
+            )));
+        };
+        let (run_id, run_dir) = (self.run_id.clone(), self.run_dir.clone());
+        let files = spawn_blocking(move || Files::open(run_id, run_dir, &request)).await;
+        let (run, files) = files.map_err(|error| Status::internal(error.to_string()))??;
+        let (sender, replies) = mpsc::channel(REPLIES);
+        tokio::spawn(async move {
+            let _gone = send(sender, run, files, inputs, turn).await;
+        });
+        Ok(replies)
+    }
+
+    /// Lets those who follow hear the end of the run, for a while.
+    pub(crate) async fn finish(&self) {
+        let _all_or_late =
+            timeout(LAST_WORDS_TIMEOUT, self.turns.acquire_many(FOLLOWERS_MAX as u32)).await;
+    }
+}
+
+/// Sends all there is, until the run has ended or nobody takes it in.
+async fn send(
+    sender: mpsc::Sender<Result<FollowReply, Status>>,
+    run: FollowedRun,
+    mut files: Files,
+    inputs: mpsc::WeakSender<Input>,
+    _turn: OwnedSemaphorePermit,
+) -> Result<(), Gone> {
+    let say = async |body: Body| {
+        sender.send(Ok(FollowReply { body: Some(body) })).await.map_err(|_| Gone)
+    };
+    say(Body::Run(run)).await?;
+    loop {
+        // Asked for first: at the end of the run all rows are there before this comes to nothing.
+        let status = ask(&inputs).await;
+        loop {
+            let (next, bodies) = spawn_blocking(move || {
+                let bodies = files.next();
+                (files, bodies)
+            })
+            .await
+            .map_err(|_| Gone)?;
+            files = next;
+            match bodies {
+                Ok(bodies) if bodies.is_empty() => break,
+                Ok(bodies) => {
+                    for body in bodies {
+                        say(body).await?;
+                    }
+                }
+                Err(error) => {
+                    let failed = Status::unavailable(told(&error));
+                    return sender.send(Err(failed)).await.map_err(|_| Gone);
+                }
+            }
+        }
+        let Some(status) = status else { break };
+        say(Body::Status(status)).await?;
+        tokio::select! {
+            () = sleep(INTERVAL) => {}
+            () = sender.closed() => return Err(Gone),
+        }
+    }
+    // The turn is over when all that was said has been taken in.
+    let ended = Status::unavailable("the run has ended");
+    let _sent = sender.send(Err(ended)).await;
+    sender.closed().await;
+    Ok(())
+}
+
+/// Nobody takes in what is said.
+struct Gone;
+
+async fn ask(inputs: &mpsc::WeakSender<Input>) -> Option<protocol::wire::StatusReply> {
+    let (reply, status) = oneshot::channel();
+    inputs.upgrade()?.send(Input::Status(reply)).await.ok()?;
+    status.await.ok()
+}
+
+fn told(error: &HistoryError) -> String {
+    let source = std::error::Error::source(error).map(ToString::to_string);
+    format!("{error}: {}", source.unwrap_or_default())
+}
+
+/// The files of the run, up to where they have been sent.
+#[derive(Debug)]
+struct Files {
+    run_dir: PathBuf,
+    metrics: Metrics,
+    events: Events,
+    /// The newest epoch whose samples were sent.
+    samples: u64,
+    /// When the folder of the samples was last looked at, it had changed then.
+    samples_changed: Option<SystemTime>,
+    summary_changed: Option<SystemTime>,
+}
+
+impl Files {
+    #[allow(clippy::result_large_err, reason = "the status is what the service answers")]
+    fn open(
+        run_id: String,
+        run_dir: PathBuf,
+        request: &FollowRequest,
+    ) -> Result<(FollowedRun, Self), Status> {
+        let config = run_dir.join(run_dir::CONFIG);
+        let configuration = read(&config).map_err(|error| {
+            Status::unavailable(format!("cannot read {}: {error}", config.display()))
+        })?;
+        let folder = run_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let is_known = request.run_id == run_id;
+        let position = |text: &str| match text {
+            text if !is_known || text.is_empty() => Ok(Position::default()),
+            text => text
+                .parse()
+                .map_err(|error| status::malformed(&Malformed(format!("{text:?} is {error}")))),
+        };
+        let files = Self {
+            metrics: Metrics::open_at(&run_dir, position(&request.metrics)?),
+            events: Events::open_at(&run_dir, position(&request.events)?),
+            samples: if is_known { request.samples } else { 0 },
+            samples_changed: None,
+            summary_changed: None,
+            run_dir,
+        };
+        Ok((FollowedRun { run_id, folder, configuration }, files))
+    }
+
+    /// What comes next; nothing if nothing has come yet.
+    fn next(&mut self) -> Result<Vec<Body>, HistoryError> {
+        let metrics = rows(|| self.metrics.next_item())?;
+        let events = rows(|| self.events.next_item())?;
+        let place =
+            |rows: Rows, position: Position| Rows { position: position.to_string(), ..rows };
+        let metrics = metrics.map(|rows| Body::Metrics(place(rows, self.metrics.position())));
+        let events = events.map(|rows| Body::Events(place(rows, self.events.position())));
+        let mut bodies: Vec<Body> = metrics.into_iter().chain(events).collect();
+        if bodies.is_empty() {
+            bodies.extend(self.next_samples());
+            bodies.extend(self.next_summary());
+        }
+        Ok(bodies)
+    }
+
+    fn next_samples(&mut self) -> Option<Body> {
+        let folder = self.run_dir.join("samples");
+        let changed = fs::metadata(&folder).and_then(|folder| folder.modified()).ok()?;
+        if self.samples_changed == Some(changed) {
+            return None;
+        }
+        let number = |name: &str| name.strip_prefix("epoch-")?.strip_suffix(".png")?.parse().ok();
+        let names = fs::read_dir(&folder).ok()?.flatten().map(|entry| entry.file_name());
+        let mut epochs: Vec<u64> = names
+            .filter_map(|name| number(name.to_str()?))
+            .filter(|epoch| *epoch > self.samples)
+            .collect();
+        epochs.sort_unstable();
+        for epoch in epochs.split_off(epochs.len().saturating_sub(SAMPLES_MAX)) {
+            self.samples = epoch;
+            if let Ok(picture) = read(&folder.join(format!("epoch-{epoch:03}.png"))) {
+                return Some(Body::Samples(Samples { epoch, picture }));
+            }
+        }
+        // A time that is very new may cover a later change too.
+        let is_old = changed.elapsed().is_ok_and(|age| age > INTERVAL);
+        self.samples_changed = is_old.then_some(changed);
+        None
+    }
+
+    fn next_summary(&mut self) -> Option<Body> {
+        let path = self.run_dir.join(run_dir::SUMMARY);
+        let changed = fs::metadata(&path).and_then(|file| file.modified()).ok()?;
+        if self.summary_changed.replace(changed) == Some(changed) {
+            return None;
+        }
+        read(&path).ok().map(Body::Summary)
+    }
+}
+
+/// A whole file that fits into a message.
+fn read(path: &Path) -> io::Result<Bytes> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is too large to be sent"));
+    }
+    Ok(bytes.into())
+}
+
+/// The next rows of a log, up to what a message takes; none if there are none yet.
+fn rows<R: Serialize>(
+    mut next: impl FnMut() -> Result<Option<Item<R>>, HistoryError>,
+) -> Result<Option<Rows>, HistoryError> {
+    let (mut lines, mut restarted) = (Vec::new(), false);
+    while lines.len() < ROWS_BYTES {
+        match next()? {
+            None => break,
+            Some(Item::Row(row)) => {
+                if serde_json::to_writer(&mut lines, &row).is_ok() {
+                    lines.push(b'\n');
+                }
+            }
+            // Whoever reads the rows sees it too.
+            Some(Item::Rewound { .. }) => {}
+            Some(Item::Restarted) => {
+                lines.clear();
+                restarted = true;
+            }
+        }
+    }
+    let is_something = restarted || !lines.is_empty();
+    Ok(is_something.then(|| Rows { restarted, lines: lines.into(), position: String::new() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(run_dir: &Path, request: &FollowRequest) -> Files {
+        Files::open("r".into(), run_dir.to_owned(), request).unwrap().1
+    }
+
+    fn lines(bodies: &[Body]) -> usize {
+        let rows = bodies.iter().filter_map(|body| match body {
+            Body::Metrics(rows) => Some(rows.lines.iter().filter(|byte| **byte == b'\n').count()),
+            _ => None,
+        });
+        rows.sum()
+    }
+
+    #[test]
+    fn rows_come_in_bounded_parts_and_from_where_they_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.json"), r#"{"run_id":"r"}"#).unwrap();
+        let row = |step: u64| {
+            format!(
+                "{{\"kind\":\"steps\",\"step\":{step},\"epoch\":1,\"generation\":1,\"examples\":1,\
+                 \"loss\":1.0}}\n"
+            )
+        };
+        let written: String = (1..=5000).map(row).collect();
+        fs::write(folder.path().join("metrics.jsonl"), &written).unwrap();
+        let mut files = opened(folder.path(), &FollowRequest::default());
+        let (mut count, mut parts, mut position) = (0, 0, String::new());
+        loop {
+            let bodies = files.next().unwrap();
+            if bodies.is_empty() {
+                break;
+            }
+            for body in &bodies {
+                let Body::Metrics(rows) = body else { panic!("{body:?}") };
+                assert!(rows.lines.len() < ROWS_BYTES + 1024 && !rows.restarted);
+                position.clone_from(&rows.position);
+            }
+            count += lines(&bodies);
+            parts += 1;
+        }
+        assert!(count == 5000 && parts > 1, "{count} rows in {parts} parts");
+        let more = written + &row(5001) + &row(5002);
+        fs::write(folder.path().join("metrics.jsonl"), more).unwrap();
+        let known = FollowRequest { run_id: "r".into(), metrics: position, ..Default::default() };
+        assert_eq!(lines(&opened(folder.path(), &known).next().unwrap()), 2);
+        // The rows of another run are of no use here.
+        let other = FollowRequest { run_id: "other".into(), ..known.clone() };
+        assert!(lines(&opened(folder.path(), &other).next().unwrap()) > 2);
+        // What has been cut off comes again.
+        fs::write(folder.path().join("metrics.jsonl"), row(1)).unwrap();
+        let bodies = opened(folder.path(), &known).next().unwrap();
+        assert!(matches!(&bodies[..], [Body::Metrics(Rows { restarted: true, .. })]), "{bodies:?}");
+        let wrong = FollowRequest { metrics: "nonsense".into(), ..known };
+        let refused = Files::open("r".into(), folder.path().to_owned(), &wrong).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    }
+
+    #[test]
+    fn samples_and_summary_come_once_each() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.json"), "{}").unwrap();
+        fs::create_dir(folder.path().join("samples")).unwrap();
+        for epoch in 1..=70 {
+            fs::write(folder.path().join(format!("samples/epoch-{epoch:03}.png")), "png").unwrap();
+        }
+        fs::write(folder.path().join("summary.json"), "{}").unwrap();
+        let mut files = opened(folder.path(), &FollowRequest::default());
+        let (mut epochs, mut summaries) = (Vec::new(), 0);
+        loop {
+            let bodies = files.next().unwrap();
+            if bodies.is_empty() {
+                break;
+            }
+            for body in bodies {
+                match body {
+                    Body::Samples(samples) => epochs.push(samples.epoch),
+                    Body::Summary(_) => summaries += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!((epochs, summaries), ((7..=70).collect(), 1));
+    }
+}

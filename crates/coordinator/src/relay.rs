@@ -1,0 +1,213 @@
+//! `board --coordinator URL`: a run on another machine on this one's board. What its coordinator sends is
+//! kept in a folder of its own, from which the board reads it like any run; when the coordinator is
+//! started again, it goes on from where it was.
+
+mod mirror;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use board::{Places, Reading, Show, Source};
+use protocol::{
+    FOLLOW_MESSAGE_BYTES_MAX, door,
+    status::{is_transient, reason},
+    wire::{FollowReply, coordinator_client::CoordinatorClient, follow_reply::Body},
+};
+use secure::{Address, Authorized, Security};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+use tonic::{Code, Status, Streaming, transport::Endpoint};
+
+use self::mirror::Mirror;
+use crate::board::{Opened, reading, show_at};
+
+/// How long the coordinator may take to answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long nothing may come; a status comes twice a second.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// How long to wait before the coordinator is asked again: more each time.
+const AGAIN: [Duration; 4] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
+
+/// How the run stands, as its coordinator has said it last.
+#[derive(Clone, Debug, Default)]
+struct Latest(Arc<Mutex<Option<Reading>>>);
+
+impl Latest {
+    fn set(&self, reading: Option<Reading>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reading;
+    }
+}
+
+impl Source for Latest {
+    async fn read(&self) -> Option<Reading> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Why a stream is over.
+enum Over {
+    /// It may be there again later.
+    Lost(String),
+    /// All rows are to come again.
+    Restarted,
+    /// Trying again is of no use.
+    Refused(anyhow::Error),
+}
+
+/// The way to the coordinator.
+struct Coordinator<'a> {
+    url: &'a str,
+    security: &'a Security,
+    endpoint: Endpoint,
+    address: Address,
+}
+
+/// Shows the run of the coordinator at `url` until a signal ends the program.
+pub(crate) fn relay(url: &str, security: &Security, opened: Opened) -> Result<String> {
+    let (endpoint, address) = security.coordinator(url)?;
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(door::KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(SILENCE_MAX);
+    let coordinator = Coordinator { url, security, endpoint, address };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let channel = runtime.block_on(coordinator.connect()).map_err(|over| match over {
+        Over::Lost(_) | Over::Restarted => anyhow!("no coordinator answers at {url}"),
+        Over::Refused(error) => error,
+    })?;
+    let folder = tempfile::Builder::new().prefix("lockstep-board-").tempdir();
+    let folder = folder.context("cannot make a temporary folder for what the coordinator sends")?;
+    let _ends = clean_up_at_signals(folder.path().to_owned())?;
+    stdout::say!("{}", opened.line()?);
+    let latest = Latest::default();
+    let places = Places { current: None, folder: Some(folder.path().to_owned()) };
+    let (_stop, stopped) = oneshot::channel::<()>();
+    // Its checkpoints are not sent.
+    let show = Show { source: latest.clone(), places, explorer: None };
+    show_at(opened, show, stopped)?;
+    let mut mirror = Mirror::new(folder.path());
+    let ended = runtime.block_on(coordinator.follow(channel, &mut mirror, &latest));
+    Err(ended)
+}
+
+/// Has a signal remove the folder before it ends the program.
+fn clean_up_at_signals(folder: PathBuf) -> Result<process::signals::Listening> {
+    let heed = move |stop: process::signals::Stop| {
+        let _gone_with_the_system = std::fs::remove_dir_all(&folder);
+        std::process::exit(i32::from(stop.exit_code()));
+    };
+    process::signals::listen(heed).context("cannot listen for signals")
+}
+
+impl Coordinator<'_> {
+    async fn connect(&self) -> Result<Authorized, Over> {
+        let channel = self.security.channel(&self.endpoint, &self.address).await;
+        let channel = channel.map_err(|error| match Security::refused(&error) {
+            Some(reason) => {
+                Over::Refused(anyhow!("cannot follow the coordinator at {}: {reason}", self.url))
+            }
+            None => Over::Lost(format!("no coordinator answers at {}", self.url)),
+        })?;
+        Ok(self.security.authorize(channel))
+    }
+
+    /// Takes in what comes, over one connection after the other. Returns why it cannot go on.
+    async fn follow(
+        &self,
+        channel: Authorized,
+        mirror: &mut Mirror,
+        latest: &Latest,
+    ) -> anyhow::Error {
+        let (mut channel, mut failures) = (Some(channel), 0);
+        loop {
+            let over = match channel.take() {
+                Some(channel) => self.stream(channel, mirror, latest, &mut failures).await,
+                None => match self.connect().await {
+                    Ok(connected) => {
+                        channel = Some(connected);
+                        continue;
+                    }
+                    Err(over) => over,
+                },
+            };
+            latest.set(None);
+            match over {
+                Over::Refused(error) => return error,
+                Over::Restarted => mirror.begin_again(),
+                Over::Lost(why) => {
+                    if failures == 0 {
+                        stdout::say!("{why}; trying again");
+                    }
+                    sleep(AGAIN[failures.min(AGAIN.len() - 1)]).await;
+                    failures += 1;
+                }
+            }
+        }
+    }
+
+    async fn stream(
+        &self,
+        channel: Authorized,
+        mirror: &mut Mirror,
+        latest: &Latest,
+        failures: &mut usize,
+    ) -> Over {
+        let mut client =
+            CoordinatorClient::new(channel).max_decoding_message_size(FOLLOW_MESSAGE_BYTES_MAX);
+        let mut replies = match client.follow(mirror.request()).await {
+            Ok(replies) => replies.into_inner(),
+            Err(status) => return self.over(&status),
+        };
+        loop {
+            match next(&mut replies).await {
+                Ok(Body::Status(status)) => latest.set(Some(reading(status))),
+                Ok(body) => {
+                    if let Body::Run(run) = &body {
+                        *failures = 0;
+                        stdout::say!("Following run {} at {}", run.run_id, self.url);
+                    }
+                    match mirror.take_in(body) {
+                        Ok(true) => {}
+                        Ok(false) => return Over::Restarted,
+                        Err(error) => return Over::Refused(error),
+                    }
+                }
+                Err(status) => return self.over(&status),
+            }
+        }
+    }
+
+    fn over(&self, status: &Status) -> Over {
+        let url = self.url;
+        match status.code() {
+            code if is_transient(code) => Over::Lost(format!("{url}: {}", reason(status))),
+            Code::Unimplemented => Over::Refused(anyhow!(
+                "the coordinator at {url} is of an earlier version, which no board can follow"
+            )),
+            _ => Over::Refused(anyhow!("{url}: {}", reason(status))),
+        }
+    }
+}
+
+async fn next(replies: &mut Streaming<FollowReply>) -> Result<Body, Status> {
+    let silent = |_| Status::deadline_exceeded("the coordinator has gone silent");
+    let reply = timeout(SILENCE_MAX, replies.message()).await.map_err(silent)??;
+    let reply = reply.ok_or_else(|| Status::unavailable("the coordinator has ended the stream"))?;
+    reply.body.ok_or_else(|| Status::invalid_argument("the coordinator sent an empty message"))
+}

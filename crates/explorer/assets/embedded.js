@@ -1,0 +1,31 @@
+// Where the page that stands alone has its numbers from: elements of its own.
+"use strict";
+
+/** An array from the page: gzip in base64. */
+async function unpack(name, Type) {
+  const element = document.getElementById(name);
+  const packed = Uint8Array.from(atob(element.textContent), (letter) => letter.charCodeAt(0));
+  element.remove();
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Type(await new Response(stream).arrayBuffer());
+}
+
+const source = {
+  /** What the page knows of the model, and its arrays. */
+  async load(say) {
+    const meta = JSON.parse(document.getElementById("meta").textContent);
+    say(`${meta.model}: loading`);
+    const arrays = {};
+    for (const name of ["parameters", "places", "means", "losses", "divergences"]) {
+      arrays[name] = await unpack(name, Float32Array);
+    }
+    for (const name of ["labels", "levels"]) arrays[name] = await unpack(name, Uint8Array);
+    return { meta, arrays };
+  },
+
+  /** A worker of the page's own text. */
+  worker() {
+    const text = ["network", "engine", "worker"].map((name) => document.getElementById(`${name}-js`).textContent);
+    return new Worker(URL.createObjectURL(new Blob(text, { type: "text/javascript" })));
+  },
+};
