@@ -202,6 +202,13 @@ impl Browser {
                  .map(one => `${one.id}: ${one.nodes.map(node => `${node.html} ${node.failureSummary}`)}`))",
         );
         assert_eq!(found, json!([]), "{name}");
+        // A fault that is there is found.
+        let planted = self.eval(
+            "const fault = document.body.appendChild(document.createElement('button'));
+             return axe.run(fault, { runOnly: ['button-name'] })
+                 .then(found => { fault.remove(); return found.violations.length; })",
+        );
+        assert_eq!(planted, 1, "axe-core finds nothing against a button without a name");
     }
 
     /// The addresses of all requests over the network since the last call.
