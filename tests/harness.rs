@@ -73,27 +73,38 @@ pub(crate) fn armed_programs() -> &'static PathBuf {
 /// Builds programs that are not fresh, by an alias of .cargo/config.toml, and returns the folder of
 /// the profile.
 fn build(alias: &str) -> PathBuf {
-    // A test executable is target/<profile>/deps/<name>.
-    let me = std::env::current_exe().unwrap();
-    let folder = me.ancestors().nth(2).unwrap().to_owned();
-    let profile = match folder.file_name().unwrap().to_str().unwrap() {
-        "debug" => "dev",
-        name => name,
-    };
+    let built = cargo(alias).current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
+    assert!(built.success(), "the programs cannot be built");
+    profile_folder()
+}
+
+/// A command of cargo that builds, in the profile and the target folder of this build.
+pub(crate) fn cargo(command: &str) -> Command {
+    let folder = profile_folder();
     let of_tests =
         |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-    let built = Command::new(env!("CARGO"))
-        // With these, which speak of the tests, the build script of ring would run again.
-        .env_clear()
-        .envs(std::env::vars_os().filter(|(name, _)| !of_tests(&name.to_string_lossy())))
-        .args([alias, "--quiet", "--profile", profile])
-        .arg("--target-dir")
-        .arg(folder.parent().unwrap())
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .unwrap();
-    assert!(built.success(), "the programs cannot be built");
-    folder
+    let mut cargo = Command::new(env!("CARGO"));
+    // With these, which are about the tests, the build script of ring would run again.
+    cargo.env_clear();
+    cargo.envs(std::env::vars_os().filter(|(name, _)| !of_tests(&name.to_string_lossy())));
+    cargo.args([command, "--quiet", "--profile", profile()]);
+    cargo.arg("--target-dir").arg(folder.parent().unwrap());
+    cargo
+}
+
+/// The name of the profile of this build.
+pub(crate) fn profile() -> &'static str {
+    static PROFILE: OnceLock<String> = OnceLock::new();
+    PROFILE.get_or_init(|| match profile_folder().file_name().unwrap().to_str().unwrap() {
+        "debug" => "dev".to_owned(),
+        name => name.to_owned(),
+    })
+}
+
+/// Where this build's programs are: a test executable is target/<profile>/deps/<name>.
+pub(crate) fn profile_folder() -> PathBuf {
+    let me = std::env::current_exe().unwrap();
+    me.ancestors().nth(2).unwrap().to_owned()
 }
 
 /// Says what is not tested for lack of something; where the variable `required` is set, that is a
