@@ -89,7 +89,8 @@ fn a_run_that_begins_with_fewer_workers_says_so() {
     assert_eq!((&begun["members"], &begun["workers"]), (&1.into(), &2.into()));
     let help = coordinator(&place, "--help").wait().succeeded().text();
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    let words = "when all of them have come, or after --join-timeout-seconds with those that have";
+    let words =
+        "when all have joined, or after --join-timeout-seconds if at least --min-workers have";
     assert!(help.contains(words), "{help}");
 }
 

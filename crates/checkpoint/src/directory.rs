@@ -27,7 +27,7 @@ pub struct Directory {
     path: PathBuf,
 }
 
-/// The newest checkpoint which verifies, and what had to be passed over to find it.
+/// The newest checkpoint that verifies, and the newer ones that do not.
 #[derive(Debug)]
 pub struct Newest {
     /// None where there is no sound checkpoint.
@@ -65,7 +65,7 @@ impl Directory {
     /// step with the same tensors is left alone; one of the same run with other tensors, or a damaged one, is replaced.
     ///
     /// # Errors
-    /// Tensors that contradict themselves, a file of somebody else under the name, a full disk, or what the system said;
+    /// Tensors that contradict themselves, a file of another program under the name, a full disk, or what the system said;
     /// the temporary file is gone then.
     pub fn write(
         &self,

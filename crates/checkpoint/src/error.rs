@@ -1,4 +1,4 @@
-//! Everything that can be wrong with a checkpoint, each with what a person needs to act on it.
+//! Everything that can be wrong with a checkpoint, with the details that a person needs to act.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ pub enum CheckpointError {
         /// What the system said.
         source: io::Error,
     },
-    /// Somebody else's file has the name of the checkpoint.
+    /// A file that the run did not write has the name of the checkpoint.
     #[error(
         "{} is there already and was not written by this run, so it stays: move it away, or choose another run directory",
         path.display()
@@ -119,7 +119,7 @@ pub enum CheckpointError {
         /// What could not be understood.
         reason: String,
     },
-    /// A safetensors file, but of somebody else.
+    /// A safetensors file of another program.
     #[error(
         "{} is a safetensors file but not a checkpoint of lockstep (no format_version in its metadata); name a checkpoint",
         path.display()

@@ -43,7 +43,7 @@ pub struct Metadata {
     /// What was counted in each epoch begun, first epoch first.
     pub ledger: Vec<EpochLedger>,
     /// How the steps were computed: a fingerprint for each kind of device and arithmetic that took part. Empty where
-    /// nobody has noted it.
+    /// they were not noted.
     pub arithmetic: Vec<String>,
 }
 
@@ -54,7 +54,7 @@ pub struct EpochLedger {
     pub images: u64,
     /// The sum of their indices in the training set.
     pub index_sum: u64,
-    /// The images' loss terms, summed; which they are is the model's business.
+    /// The images' loss terms, summed; the model defines them.
     pub loss_terms: Vec<f64>,
     /// The loss terms after the epoch, as means over the test images; empty where the writer does not know them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,5 +1,5 @@
-//! What a run is: its configuration, as the coordinator decides it, `config.json` keeps it,
-//! and every worker receives it.
+//! The configuration of a run: the coordinator decides it, `config.json` keeps it, and every worker
+//! receives it.
 //!
 //! [`Training`] determines the bits of the result and never changes within a run;
 //! [`Operation`] says how the run is carried out and may differ when it is resumed. How
@@ -23,7 +23,7 @@ pub use validate::InvalidConfig;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// What the result is a pure function of.
+    /// Everything that the result depends on.
     pub training: Training,
     /// How the run is carried out.
     pub operation: Operation,
@@ -41,7 +41,7 @@ pub struct Training {
     pub batch_size: u32,
     /// Adam's learning rate, at the beginning.
     pub learning_rate: f64,
-    /// How it goes on.
+    /// Its schedule.
     #[serde(default)]
     pub learning_rate_schedule: LearningRateSchedule,
     /// The largest norm of the mean gradient; a longer one is shortened to it.
@@ -66,11 +66,11 @@ const fn one() -> u32 {
     1
 }
 
-/// How the learning rate goes on.
+/// The schedule of the learning rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LearningRateSchedule {
-    /// The same all along.
+    /// Constant.
     #[default]
     Constant,
     /// Eight stages, of 1, 3, 9 .. 2187 epochs, each lower by the seventh root of 10 (Burda,

@@ -1,4 +1,4 @@
-//! What a data set is: named files, each with its size and digest.
+//! Data sets: named files, each with its size and digest.
 //!
 //! The files' digests are part of a run's identity; where the files may be fetched from is not.
 
@@ -50,7 +50,7 @@ pub struct FileEntry {
     pub sources: Vec<String>,
 }
 
-/// A manifest that describes no data set.
+/// Why a manifest is refused.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum InvalidManifest {
     /// It has no files, or too many.
@@ -62,7 +62,7 @@ pub enum InvalidManifest {
          without slashes and control characters"
     )]
     Name(String),
-    /// A digest that is none.
+    /// An invalid digest.
     #[error("the digest of the data set's file {0:?} must be 64 lowercase hexadecimal digits")]
     Digest(String),
     /// A part without examples.

@@ -1,4 +1,4 @@
-//! What is trained, as the program that trains it describes it to those that do not know it.
+//! The description of a task: what a program that trains it tells programs that do not know it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -15,8 +15,8 @@ pub const METRICS_MAX: usize = 8;
 /// Most bytes of a name, a unit, or a summary.
 const TEXT_BYTES_MAX: usize = 256;
 
-/// A task with its options and its data set. A run keeps it, and gives it to its workers; those
-/// that know no task read nothing in it but names and numbers.
+/// A task with its options and its data set. A run keeps it, and gives it to its workers. A program
+/// that does not know the task reads only names and numbers in it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
@@ -38,7 +38,7 @@ pub struct Task {
     /// Whether every CPU computes the same bits, whatever its instruction set and libtorch.
     #[serde(default)]
     pub portable: bool,
-    /// What people read of it, in a few words.
+    /// Its summary for people, in a few words.
     pub summary: String,
     /// What it takes of a machine.
     pub size: Size,
@@ -78,15 +78,15 @@ pub struct Size {
     pub example_bytes: u64,
 }
 
-/// A description that describes no task.
+/// Why a description is refused.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum InvalidTask {
-    /// A name that is no name.
+    /// An invalid name.
     #[error(
         "{0:?} must be lowercase letters, digits, dashes or underscores, and begin with a letter"
     )]
     Name(String),
-    /// A text that is too long, or is none.
+    /// A text that is too long, or has control characters.
     #[error("{0:?} must be at most {TEXT_BYTES_MAX} bytes without control characters")]
     Text(String),
     /// It reports nothing, or too much.
@@ -95,10 +95,10 @@ pub enum InvalidTask {
     /// Two metrics of one name.
     #[error("the task {0} reports two metrics called {1:?}")]
     SameName(String, String),
-    /// Options that are no object.
+    /// Options that are not an object.
     #[error("the options of the task {0} are not an object of named values")]
     Options(String),
-    /// Its data set is none.
+    /// Its data set is invalid.
     #[error(transparent)]
     Dataset(#[from] InvalidManifest),
 }

@@ -1,4 +1,4 @@
-//! The bounds of a configuration. Whoever receives one checks it here first.
+//! The bounds of a configuration. A program that receives one checks it here first.
 
 use std::ops::RangeInclusive;
 
@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{RunConfig, Training, bounds, task::InvalidTask};
 
-/// What is said where a flag needs `--validation-examples`.
+/// The errors of flags that need `--validation-examples`.
 const WITHOUT_VALIDATION: [&str; 2] = [
     "--early-stop-epochs needs --validation-examples N: whether a model becomes better is measured on \
      training examples that are held out, never on the test set",
@@ -22,7 +22,7 @@ pub enum InvalidConfig {
     Count {
         /// The flag.
         field: &'static str,
-        /// What was given.
+        /// The given value.
         value: u32,
         /// The least allowed value.
         min: u32,
@@ -34,7 +34,7 @@ pub enum InvalidConfig {
     Real {
         /// The flag.
         field: &'static str,
-        /// What was given.
+        /// The given value.
         value: f64,
         /// The allowed range, in words.
         bound: &'static str,
@@ -44,7 +44,7 @@ pub enum InvalidConfig {
     TooManyExamples {
         /// The flag.
         flag: &'static str,
-        /// What was given.
+        /// The given value.
         value: u32,
         /// The data set's name.
         dataset: String,
@@ -65,7 +65,7 @@ pub enum InvalidConfig {
     /// Options that exclude or need each other.
     #[error("{0}")]
     Conflict(&'static str),
-    /// A task that is none.
+    /// An invalid task.
     #[error(transparent)]
     Task(#[from] InvalidTask),
     /// More workers than shards: some would have nothing to do.

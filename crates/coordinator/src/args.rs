@@ -47,39 +47,38 @@ pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 
-    /// TOML file with a key for each flag, as in `hidden-dim = 64`; what is given on the command line
-    /// counts more. `PROGRAM config print [FLAGS]` writes one
+    /// TOML file with a key for each flag, as in `hidden-dim = 64`; the command line wins.
+    /// `PROGRAM config print [FLAGS]` writes one
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Workers that compute together; the run begins when all of them have come, or after
-    /// --join-timeout-seconds with those that have, if they are --min-workers at least
+    /// Workers that compute together. The run begins when all have joined, or after
+    /// --join-timeout-seconds if at least --min-workers have
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = whole(bounds::WORKERS))]
     pub(crate) workers: u32,
-    /// Workers that it takes to begin after --join-timeout-seconds, and to go on when others are
-    /// lost; with fewer the run waits
+    /// Fewest workers to begin with after --join-timeout-seconds, and to continue with when others
+    /// are lost; with fewer the run waits
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = whole(bounds::WORKERS))]
     pub(crate) min_workers: u32,
-    /// Slices of every global batch [default: --workers]. The result depends on this number,
+    /// Parts of every global batch [default: --workers]. The result depends on this number,
     /// never on --workers
     #[arg(long, value_name = "S", value_parser = whole(bounds::SHARDS))]
     pub(crate) shards: Option<u32>,
     /// Where to listen: a name or IP address of this host, and a port; port 0 takes any free port
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "HOST:PORT")]
     pub(crate) listen: ListenAddress,
-    /// Name or IP address that workers are told to connect to, if that is not the address to listen
-    /// on
+    /// Name or IP address that workers connect to, if that is not the address to listen on
     #[arg(long, value_name = "NAME_OR_IP")]
     pub(crate) advertise: Option<HostName>,
     #[command(flatten)]
     pub(crate) board: BoardFlags,
-    /// Train what this file describes, as `PROGRAM describe` has written it, in the place of this
+    /// Train the task that this file describes, written by `PROGRAM describe`, instead of this
     /// program's own task: this machine needs neither that program nor libtorch
     #[arg(long, value_name = "FILE", conflicts_with = "spawn")]
     pub(crate) task: Option<PathBuf>,
-    /// Start the workers too, as processes on this machine, and again when they die
+    /// Start the workers too, as processes on this machine, and restart those that die
     #[arg(long)]
     pub(crate) spawn: bool,
-    /// How often each worker that --spawn started may be started again
+    /// How often each worker that --spawn started may be restarted
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = whole(0..=u32::MAX))]
     pub(crate) max_restarts: u32,
     /// Threads of each worker that --spawn starts [default: the cores of this host divided among
@@ -106,27 +105,27 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 5.0, value_name = "SECONDS", value_parser = wait())]
     #[arg(help_heading = "Patience")]
     pub(crate) dead_after_seconds: f64,
-    /// Seconds that others may wait for a worker that makes no progress; never less than
-    /// twenty steps take
+    /// Seconds that others may wait for a worker that makes no progress; at least the time of
+    /// twenty steps
     #[arg(long, default_value_t = 30.0, value_name = "SECONDS", value_parser = wait())]
     #[arg(help_heading = "Patience")]
     pub(crate) stall_after_seconds: f64,
-    /// Seconds to wait for workers to come and be ready: for all --workers at the beginning, for
-    /// --min-workers when others are lost. After that the run ends, unless it can begin with
-    /// --min-workers
+    /// Seconds to wait for workers to join and be ready: for all --workers at the beginning, for
+    /// --min-workers when others are lost. After that the run ends, unless --min-workers are
+    /// ready
     #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = wait())]
     #[arg(help_heading = "Patience")]
     pub(crate) join_timeout_seconds: f64,
-    /// Seconds that workers train on without a coordinator, until it is started again
+    /// Seconds that workers train without a coordinator, until one is started again
     #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = wait())]
     #[arg(help_heading = "Patience")]
     pub(crate) coordinator_timeout_seconds: f64,
-    /// On SIGTERM or SIGHUP leave at once, as if killed, so that the workers wait for a coordinator that is
-    /// started again, elsewhere or here; SIGINT still ends the run
+    /// On SIGTERM or SIGHUP exit at once, as if killed: the workers then wait for a coordinator that is
+    /// started again, here or elsewhere. SIGINT still ends the run
     #[arg(long, help_heading = "Patience", conflicts_with = "spawn")]
     pub(crate) leave_on_sigterm: bool,
     /// Let workers with different devices or instruction sets compute together; the result
-    /// then depends on who computed which shard
+    /// then depends on which worker computed which shard
     #[arg(long)]
     pub(crate) allow_mixed_devices: bool,
     /// Let workers whose programs were built differently compute together, if they compute the same
@@ -136,23 +135,22 @@ pub(crate) struct Args {
     /// How log lines are written to standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
-    /// What to log on standard error: this and what is graver, also by workers that --spawn
-    /// started. RUST_LOG, if it is set, says it instead, as in RUST_LOG=debug
+    /// Lowest level to log on standard error, also by workers that --spawn started. RUST_LOG, as
+    /// in RUST_LOG=debug, wins
     #[arg(long, value_enum, default_value_t = LogLevel::Warn, value_name = "LEVEL")]
     pub(crate) log_level: LogLevel,
 }
 
-/// What else there is to do than to carry out a run.
+/// The commands beside training.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show how a run stands
+    /// Show the state of a run
     Status(StatusArgs),
     /// Show the runs in a folder, compare them, draw and export them
     Runs(RunsArgs),
-    /// Show finished runs in a browser, those that go on as their files tell, or the run of a coordinator
-    /// on another machine
+    /// Show runs in a browser, from their files, or the run of a coordinator on another machine
     Board(BoardArgs),
-    /// Make what it takes to go beyond this machine: certificates, a join token and a view token
+    /// Make certificates, a join token and a view token, to train beyond this machine
     #[command(subcommand)]
     Certs(CertsCommand),
 }
@@ -160,9 +158,9 @@ pub(crate) enum Command {
 /// What to make.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum CertsCommand {
-    /// Make a certificate authority, a join token and a view token; what is there stays
+    /// Make a certificate authority, a join token and a view token; existing files stay
     Init(InitArgs),
-    /// Issue the certificate of a host, into a folder of its own: the host's --tls-dir
+    /// Issue a host's certificate, into a folder of its own: the host's --tls-dir
     Issue(IssueArgs),
 }
 
@@ -183,7 +181,7 @@ pub(crate) struct IssueArgs {
     /// Folder of the authority
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
-    /// Name or IP address that others reach the host by; give it once for each
+    /// Name or IP address of the host, as others reach it; repeat it for each name
     #[arg(long, required = true, value_name = "NAME_OR_IP")]
     pub(crate) host: Vec<String>,
     /// Days that the certificate is valid
@@ -191,7 +189,7 @@ pub(crate) struct IssueArgs {
     pub(crate) days: u32,
 }
 
-/// What keeps strangers out. Needed beyond loopback.
+/// Authentication, needed beyond loopback.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Security")]
 pub(crate) struct SecurityArgs {
@@ -199,7 +197,7 @@ pub(crate) struct SecurityArgs {
     /// show a certificate of this CA
     #[arg(long, value_name = "DIR")]
     pub(crate) tls_dir: Option<PathBuf>,
-    /// File with the join token that every worker must bring [default: token in --tls-dir, if
+    /// File with the join token that every worker must have [default: token in --tls-dir, if
     /// there is one]
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
@@ -240,11 +238,11 @@ pub(crate) struct StatusArgs {
     /// Print it as JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// Show it on the whole terminal, always anew, until q is pressed
+    /// Show it on the whole terminal and update it, until q is pressed
     #[arg(long, conflicts_with_all = ["json", "health"])]
     pub(crate) watch: bool,
-    /// Tell in a word, and by the exit code, whether the coordinator takes in workers, or with
-    /// --health=training whether members compute: for probes of containers
+    /// Print a word, and set the exit status, for probes of containers: whether the coordinator
+    /// admits workers, or with --health=training whether members compute
     #[arg(long, value_enum, value_name = "WHOSE", conflicts_with = "json")]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "coordinator")]
     pub(crate) health: Option<HealthArg>,
@@ -252,14 +250,14 @@ pub(crate) struct StatusArgs {
     pub(crate) security: SecurityArgs,
 }
 
-/// Whose health is asked after.
+/// What a probe asks about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum HealthArg {
     Coordinator,
     Training,
 }
 
-/// What determines the trained bits.
+/// Everything that the trained bits depend on.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Training")]
 pub(crate) struct TrainingArgs {
@@ -273,31 +271,31 @@ pub(crate) struct TrainingArgs {
     #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
     #[arg(value_parser = real(bounds::POSITIVE, bounds::is_positive))]
     pub(crate) learning_rate: f64,
-    /// How the learning rate goes on: the same all along, in the stages of the IWAE paper, or
-    /// down to nothing along a cosine
+    /// Schedule of the learning rate: constant, in the stages of the IWAE paper, or along a
+    /// cosine down to zero
     #[arg(long, value_enum, default_value_t = ScheduleArg::Constant)]
     pub(crate) learning_rate_schedule: ScheduleArg,
-    /// Shorten gradients to this norm where they are longer [default: never]
+    /// Longest norm of a gradient; longer ones are scaled down to it [default: none]
     #[arg(long, value_name = "NORM", value_parser = real(bounds::POSITIVE, bounds::is_positive))]
     pub(crate) grad_clip: Option<f64>,
-    /// Key of every random number in the run
+    /// Seed of every random number in the run
     #[arg(long, default_value_t = 0, value_name = "SEED", value_parser = whole(0..=u64::MAX))]
     pub(crate) seed: u64,
-    /// Use only the first N examples to learn from [default: all]
+    /// Train on the first N examples only [default: all]
     #[arg(long, visible_alias = "train-images", value_name = "N")]
     #[arg(value_parser = whole(bounds::EXAMPLES))]
     pub(crate) train_examples: Option<u32>,
-    /// Hold out the last N of the training examples in use: nothing is learned from them, and after
-    /// each epoch their loss is measured, for --keep-best and --early-stop-epochs
+    /// Hold out the last N of the training examples: nothing is learned from them, and their loss
+    /// is measured after each epoch, for --keep-best and --early-stop-epochs
     #[arg(long, visible_alias = "validation-images", default_value_t = 0, value_name = "N")]
     #[arg(value_parser = whole(0..=*bounds::EXAMPLES.end()))]
     pub(crate) validation_examples: u32,
-    /// Use only the first N examples to evaluate on [default: all]
+    /// Evaluate on the first N test examples only [default: all]
     #[arg(long, visible_alias = "test-images", value_name = "N")]
     #[arg(value_parser = whole(bounds::EXAMPLES))]
     pub(crate) test_examples: Option<u32>,
-    /// Threads of every worker for a model by libtorch's autograd: the result depends on this
-    /// number. Other models compute with any number of threads
+    /// Threads of each worker for models that use libtorch's autograd. Their result depends on
+    /// this number; that of other models on no number of threads
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = whole(bounds::THREADS))]
     pub(crate) model_threads: u32,
 }
@@ -312,49 +310,49 @@ pub(crate) struct OperationArgs {
     /// Epochs between checkpoints
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = whole(bounds::EPOCHS))]
     pub(crate) checkpoint_every_epochs: u32,
-    /// Checkpoints to keep, the newest
+    /// Checkpoints to keep: the N newest
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = whole(bounds::EPOCHS))]
     pub(crate) keep_checkpoints: u32,
     /// Keep the checkpoint with the lowest loss of the --validation-examples too, as
     /// checkpoints/best.safetensors; an object store keeps the newest ones only
     #[arg(long)]
     pub(crate) keep_best: bool,
-    /// End the run when the loss of the --validation-examples has not become lower for so many
-    /// epochs; 0 for never
+    /// End the run when the loss of the --validation-examples has not improved for N epochs; 0
+    /// for never
     #[arg(long, default_value_t = 0, value_name = "N")]
     #[arg(value_parser = whole(0..=*bounds::EPOCHS.end()))]
     pub(crate) early_stop_epochs: u32,
-    /// Folder of this run in an object store, where checkpoints are kept too and --resume finds
-    /// them: s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, file:///FOLDER, or none for none.
-    /// Credentials come from the environment, here and with the workers
+    /// Folder of this run in an object store, which also keeps the checkpoints, and where --resume
+    /// finds them: s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, file:///FOLDER, or the word none.
+    /// Credentials come from the environment of the coordinator and of the workers
     #[arg(long, value_name = "URL")]
     pub(crate) checkpoint_url: Option<String>,
-    /// Steps between comparisons of all workers' states; 0 for never. Workers that share memory have
-    /// one state, which cannot differ
+    /// Compare the states of all workers every N steps; 0 for never. Workers that share memory have
+    /// one state and nothing to compare
     #[arg(long, default_value_t = 100, value_name = "STEPS", value_parser = whole(0..=u32::MAX))]
     pub(crate) verify_every: u32,
 }
 
-/// Where things are.
+/// Files and folders.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Directories")]
 pub(crate) struct DirectoryArgs {
-    /// Where the run is kept [default: runs/DATE-TIME-ID, with runs/latest pointing at it]
+    /// Folder of the run [default: runs/DATE-TIME-ID; the link runs/latest leads to it]
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
-    /// Go on with the run in --run-dir (or runs/latest), from its newest checkpoint that
-    /// verifies; flags that are not given are those of the run
+    /// Continue the run in --run-dir (or runs/latest) from its newest valid checkpoint; flags
+    /// that are not given are those of the run
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Go on with the run in --run-dir if there is one, and begin it if not: for what starts
-    /// coordinators again by itself
+    /// Continue the run in --run-dir if there is one, else begin it: for service managers that
+    /// restart the coordinator
     #[arg(long, requires = "run_dir", conflicts_with = "resume")]
     pub(crate) resume_or_begin: bool,
-    /// Where the files of the data set are, or are to be put [default: LOCKSTEP_DATA_DIR, else a
-    /// folder in the user's cache]
+    /// Folder for the files of the data set [default: LOCKSTEP_DATA_DIR, else a folder in the
+    /// user's cache]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Never reach out to the network for the data set
+    /// Never fetch the data set from the network
     #[arg(long)]
     pub(crate) offline: bool,
 }
@@ -381,7 +379,7 @@ pub(crate) enum CollectiveArg {
 }
 
 impl TrainingArgs {
-    /// What determines the bits of a run of this task.
+    /// Everything that the bits of a run of this task depend on.
     pub(crate) fn training(&self, shards: u32, task: Task) -> Training {
         Training {
             seed: self.seed,

@@ -6,13 +6,13 @@ use manual::Variable;
 pub(crate) const VARIABLES: [Variable; 6] = [
     Variable {
         name: "LOCKSTEP_DATA_DIR",
-        meaning: "Where the files of the data set are, or are to be put, if --data-dir does not say. \
+        meaning: "Folder for the files of the data set, without --data-dir. \
                   Without either: lockstep/NAME in XDG_CACHE_HOME, else in .cache of HOME",
     },
     Variable {
         name: "RUST_LOG",
-        meaning: "What is logged to standard error, before --log-level: off, error, warn, info, \
-                  debug or trace, for the whole program or for parts of it, as in \
+        meaning: "Lowest level to log on standard error, in place of --log-level: off, error, warn, \
+                  info, debug or trace, for the whole program or for parts of it, as in \
                   warn,coordinator=debug",
     },
     Variable {
@@ -29,7 +29,7 @@ pub(crate) const VARIABLES: [Variable; 6] = [
     },
     Variable {
         name: "OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_SERVICE_NAME",
-        meaning: "Where traces are sent and under which name, by a program that was built with \
-                  the feature opentelemetry",
+        meaning: "Address and service name for traces, in a program that was built with the feature \
+                  opentelemetry",
     },
 ];

@@ -169,9 +169,10 @@ fn command(program: &dyn Program) -> clap::Command {
 
 /// The flags of all coordinators, and those of the program's task.
 fn flags(program: &dyn Program) -> clap::Command {
-    let command = Args::command().name(program.name()).about(program.about());
-    let command = program.add_flags(command.next_help_heading("Model"));
-    // A run that goes on has its options, and so has a task that is described by a file.
+    let command = Args::command().name(program.name()).next_help_heading("Model");
+    // Options that have a doc comment have made it the description of the command.
+    let command = program.add_flags(command).about(program.about()).long_about(None);
+    // A run that is continued has its options, and so has a task that is described by a file.
     let command = command.mut_args(|arg| match arg.is_required_set() {
         true => {
             arg.required(false).required_unless_present_any(["resume", "resume_or_begin", "task"])

@@ -30,10 +30,10 @@ const NOTE_MAX: usize = 1000;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Metrics")]
 pub(crate) struct LiveArgs {
-    /// What to call the run in tables and pictures [default: the name of its folder]
+    /// Name of the run in tables and pictures [default: the name of its folder]
     #[arg(long, value_name = "NAME", value_parser = |text: &str| line(text, NAME_MAX))]
     pub(crate) name: Option<String>,
-    /// What to remember of the run
+    /// A note on the run, for yourself
     #[arg(long, value_name = "TEXT", value_parser = |text: &str| line(text, NOTE_MAX))]
     pub(crate) note: Option<String>,
     /// Write events for TensorBoard too, into the folder tensorboard of the run directory

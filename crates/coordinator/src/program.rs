@@ -138,7 +138,8 @@ pub(crate) mod tests {
         }
 
         fn add_flags(&self, command: Command) -> Command {
-            command
+            // As flags do that are derived from a type with a doc comment.
+            command.about("The options of nothing")
         }
 
         fn options(&self, _matches: &ArgMatches) -> Result<Value> {
@@ -148,5 +149,11 @@ pub(crate) mod tests {
         fn describe(&self, _options: Value, _preparing: &Preparing<'_>) -> Result<Task> {
             anyhow::bail!("there is nothing to train")
         }
+    }
+
+    #[test]
+    fn the_description_in_the_help_is_the_programs() {
+        let about = crate::flags(&Plain).get_about().map(ToString::to_string);
+        assert_eq!(about.as_deref(), Some(Plain.about()));
     }
 }

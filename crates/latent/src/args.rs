@@ -15,8 +15,8 @@ use crate::{
     trained::Trained,
 };
 
-/// Look into what a variational autoencoder has learned: sample, reconstruct, interpolate,
-/// encode, evaluate, export
+/// Look into a trained variational autoencoder: sample, reconstruct, interpolate, encode,
+/// evaluate, export
 #[derive(Debug, Parser)]
 #[command(name = "vae", version, max_term_width = 100, arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -36,7 +36,7 @@ pub(crate) enum Command {
     Traverse(traverse::Options),
     /// Show the latent means of the test images in the plane
     Map(map::Options),
-    /// Write a page to look into the latent space with a browser: hover, slide, draw
+    /// Write a page that shows the latent space in a browser: hover, slide, draw
     Explore(explore::Options),
     /// Write the latents of a split as a table, and say what they would save
     Encode(encode::Options),
@@ -82,13 +82,13 @@ impl Command {
     }
 }
 
-/// What every command works on.
+/// The model and the data set that a command works on.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Source {
-    /// A checkpoint file, or a run directory, of which the newest one is taken
+    /// A checkpoint file, or a run directory, whose newest checkpoint is used
     #[arg(long, value_name = "PATH", default_value = "runs/latest")]
     pub(crate) checkpoint: PathBuf,
-    /// Where the files of the run's data set are [default: the user's cache]
+    /// Folder with the files of the run's data set [default: the user's cache]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }

@@ -6,7 +6,7 @@ use manual::Variable;
 pub(crate) const VARIABLES: [Variable; 2] = [
     Variable {
         name: "LOCKSTEP_DATA_DIR",
-        meaning: "Where the files of the data set are, if --data-dir does not say. Without \
+        meaning: "Folder with the files of the data set, without --data-dir. Without \
                   either: lockstep in XDG_CACHE_HOME or in .cache of HOME, a folder for each set",
     },
     Variable {

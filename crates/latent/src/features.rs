@@ -1,5 +1,5 @@
-//! What a linear reader sees in the latent means, beside what it sees in as many principal
-//! components and in the pixels themselves.
+//! The errors of a linear classifier of the latent means, beside those of one of as many principal
+//! components, and of one of the pixels themselves.
 
 use anyhow::Result;
 use data::Splits;

@@ -1,4 +1,4 @@
-//! What a command leaves and says: whole files, lines, progress.
+//! The output of a command: whole files, lines, progress.
 
 use std::{
     fs,
@@ -89,10 +89,10 @@ fn ending(path: &Path) -> String {
     path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
-/// The output that the command has chosen itself, since nobody has named one.
+/// The output that the command has chosen itself, since the user has named none.
 static DEFAULT_OUTPUT: OnceLock<PathBuf> = OnceLock::new();
 
-/// Notes whether somebody has named the output.
+/// Notes whether the user has named the output.
 pub(crate) fn note_default(matches: &ArgMatches) {
     let Some((_, matches)) = matches.subcommand() else { return };
     if let Ok(Some(path)) = matches.try_get_one::<PathBuf>("output")
@@ -103,7 +103,7 @@ pub(crate) fn note_default(matches: &ArgMatches) {
     }
 }
 
-/// Refuses to replace somebody's file under a name that nobody has given.
+/// Refuses to replace a file of somebody else under a name that the user has not given.
 fn refuse_unnamed(path: &Path) -> Result<()> {
     let is_named = DEFAULT_OUTPUT.get().is_none_or(|default| default != path);
     let shown = path.display();

@@ -1,8 +1,8 @@
 //! Flags that are read from a file: `--config FILE`, in TOML, with a key for each flag. What is given
-//! on the command line, or in a variable, counts more. And `PROGRAM config print`, which writes such
-//! a file of the values that a command line stands for.
+//! on the command line, or in a variable, wins. And `PROGRAM config print`, which writes such a file
+//! with the values of a command line.
 //!
-//! It knows no flag but `--config`, which a program has if it declares it.
+//! It knows only the flag `--config`; a program has it if it declares it.
 
 use std::{
     ffi::OsString,
@@ -25,10 +25,10 @@ const CONFIG: &str = "config";
 /// What comes before the flags that are to be printed.
 const PRINT: [&str; 2] = [CONFIG, "print"];
 
-/// More is no list of flags.
+/// Most bytes of a file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// A key is taken for a misspelt flag from this likeness on, of 1.
+/// From this likeness on (1 is equal), a key is taken for a misspelt flag.
 const LIKE: f64 = 0.7;
 
 /// Parses the arguments, the name of the program first, together with the file that they name.

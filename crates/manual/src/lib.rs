@@ -1,6 +1,6 @@
 //! Man pages and shell completions of a program, made by the program itself from the flags it
-//! parses: `PROGRAM --write-manual DIR`, for those who pack it (`cargo xtask dist` does). And its
-//! answer to arguments that it does not run on: help, or what is wrong with them.
+//! parses: `PROGRAM --write-manual DIR`, to be packed (`cargo xtask dist` does that). And the
+//! program's answer to arguments that it does not run on: help, or what is wrong with them.
 //!
 //! Flags can also stand in a file (`config_file.rs`).
 //!
@@ -198,7 +198,7 @@ mod tests {
         assert!(section.lines().all(|line| line.len() <= 100), "{section}");
     }
 
-    /// What bash offers after a line is what a person is offered there.
+    /// The words that bash offers after a line.
     #[test]
     fn bash_offers_the_flags_of_each_command() {
         let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use std::{any::TypeId, fmt::Display, ops::RangeInclusive, str::FromStr};
 use clap::Command;
 
 /// Takes what follows a flag with a number as its value, in the command and in its own commands:
-/// `--epochs -1` is then an error of `--epochs`, and not a flag `-1` that nobody knows.
+/// `--epochs -1` is then an error of `--epochs`, and not an unknown flag `-1`.
 #[must_use]
 pub fn accept_negative_numbers(command: Command) -> Command {
     let numbers = [

@@ -1,8 +1,8 @@
-//! The states of a run and what leads from one to the next.
+//! The states of a run, and the events that lead from one to the next.
 //!
-//! Here is who comes and goes. How the next generation comes about is in [`forming`], how the
-//! run ends in [`ending`], what is given up for taking too long in [`patience`], and what those
-//! who watch are told in the meantime in [`waiting`].
+//! Workers that come and go are handled here. [`forming`] starts the next generation, [`ending`]
+//! ends the run, [`patience`] removes workers that take too long, and [`waiting`] tells people what
+//! the run waits for.
 
 mod ending;
 mod forming;
@@ -21,7 +21,7 @@ use crate::{
     roster::{Place, Roster},
 };
 
-/// What a run is to the engine.
+/// What the engine knows of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// Members of a full generation.
@@ -32,7 +32,7 @@ pub struct Settings {
     pub shards: u32,
     /// Steps of the whole run.
     pub steps: Step,
-    /// How long a worker may give no sign of life.
+    /// How long a worker may be silent.
     pub dead_after: Duration,
     /// How long a worker may make no progress while others wait for it; never less than
     /// twenty steps take.
@@ -54,7 +54,7 @@ pub struct Past {
     pub members: BTreeSet<Rank>,
 }
 
-/// Decides over the membership of one run. See the crate's page.
+/// Decides on the membership of one run. See the crate's page.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Engine {
     settings: Settings,
@@ -65,7 +65,7 @@ pub struct Engine {
     ending: Option<Ending>,
     /// How the members of the run compute, once there was a generation.
     fingerprint: Option<Fingerprint>,
-    /// How the state was computed that the run goes on from, as far as it is known.
+    /// The fingerprints with which the state was computed that the run continues from, if known.
     computed: BTreeSet<String>,
     /// Members of the current generation that this coordinator has not heard of yet, and how
     /// long it waits for them.
@@ -82,7 +82,7 @@ pub struct Engine {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum State {
-    /// Nobody computes: waiting until enough workers are ready.
+    /// No worker computes: the run waits until enough workers are ready.
     Gathering {
         deadline: Duration,
     },
@@ -90,7 +90,7 @@ enum State {
     Running {
         pausing: bool,
     },
-    /// A generation was aborted, and its members have yet to say where they stand.
+    /// A generation was aborted, and its members have yet to report their positions.
     Settling {
         deadline: Duration,
     },
@@ -108,7 +108,7 @@ impl Engine {
         self.settings.steps = self.settings.steps.min(step);
     }
 
-    /// A run as it stands when its coordinator starts, at `now`.
+    /// The state of a run when its coordinator starts, at `now`.
     #[must_use]
     pub fn new(settings: Settings, past: Past, now: Duration) -> Self {
         let state = if past.members.is_empty() {
@@ -134,7 +134,7 @@ impl Engine {
         }
     }
 
-    /// Has the run go on from a state that was computed like this, a fingerprint for each kind.
+    /// Lets the run continue from a state that was computed with these fingerprints.
     #[must_use]
     pub fn going_on_from(self, computed: BTreeSet<String>) -> Self {
         Self { computed, ..self }
@@ -170,7 +170,7 @@ impl Engine {
         self.roster.get(worker)?.rank
     }
 
-    /// What the run is doing, in a word for people.
+    /// The phase of the run, in a word for people.
     #[must_use]
     pub fn state_name(&self) -> &'static str {
         match self.state {
@@ -183,7 +183,7 @@ impl Engine {
         }
     }
 
-    /// Takes in what happened at `now` and decides what follows.
+    /// Handles what happened at `now`, and decides what to do.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Command> {
         if matches!(self.state, State::Ended) {
             return match event {
@@ -259,7 +259,7 @@ impl Engine {
         join.rank.filter(|rank| self.absent.contains(rank))
     }
 
-    /// Takes a member of the generation that is older than this coordinator back in.
+    /// Admits a member of a generation that an earlier coordinator started.
     fn welcome_back(
         &mut self,
         worker: WorkerId,
@@ -315,7 +315,7 @@ impl Engine {
         }
     }
 
-    /// What follows in a generation that computes when somebody else is gone.
+    /// Reacts to the loss of another worker while a generation computes.
     fn without_one(&mut self, now: Duration) -> Vec<Command> {
         let mut commands = self.settle_running(now);
         commands.extend(self.bring_in(now));
@@ -387,7 +387,7 @@ impl Engine {
         commands
     }
 
-    /// A process that cannot even begin will not come, however long the run waits.
+    /// A process that fails at its start does not join, however long the run waits.
     fn given_up(&mut self, rank: Rank, status: String) -> Vec<Command> {
         if self.has_begun() || !matches!(self.state, State::Gathering { .. }) {
             return Vec::new();

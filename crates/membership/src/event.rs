@@ -1,4 +1,4 @@
-//! What the engine is told, and what it decides.
+//! The engine's input and output: what happened, and what to do.
 
 use std::{fmt, time::Duration};
 
@@ -38,7 +38,7 @@ pub struct Join {
     pub fingerprint: Fingerprint,
     /// Equal for workers that can share memory; none for one that cannot.
     pub memory_domain: Option<String>,
-    /// What it brings along, if it took part before and has lost its coordinator.
+    /// Its state, if it took part before and has lost its coordinator.
     pub returning: Option<Returning>,
 }
 
@@ -49,7 +49,7 @@ pub struct Returning {
     pub generation: Option<Generation>,
 }
 
-/// Where a worker outside a generation stands.
+/// The position of a worker outside a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Standing {
     /// Updates that its state has seen.
@@ -58,7 +58,7 @@ pub struct Standing {
     pub digest: Digest,
 }
 
-/// What brought a worker to where it stands.
+/// Why a worker became ready.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Course {
     /// It did what it was told: loaded, paused, completed the run, or fetched a state.
@@ -69,7 +69,7 @@ pub enum Course {
     NotFetched(String),
 }
 
-/// What a worker is at.
+/// What a worker is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// In no generation: loading, idle, or fetching a state.
@@ -84,12 +84,12 @@ pub enum Phase {
     Saving,
 }
 
-/// What a worker says of itself with a sign of life.
+/// A worker's report with a sign of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Progress {
     /// Updates that its state has seen.
     pub step: Step,
-    /// What it is at.
+    /// What it is doing.
     pub phase: Phase,
 }
 
@@ -100,7 +100,7 @@ pub enum Event {
     Joined(WorkerId, Join),
     /// A worker's control stream ended.
     Lost(WorkerId, Loss),
-    /// A worker was asked to leave and wants to go after the current step.
+    /// A worker was asked to leave, and leaves after the current step.
     Leaving(WorkerId),
     /// A worker is in no generation and holds this state.
     Ready(WorkerId, Standing, Course),
@@ -108,13 +108,13 @@ pub enum Event {
     Alive(WorkerId, Progress),
     /// A worker wrote the checkpoint that it was told to write.
     Saved(WorkerId),
-    /// A worker found that the run cannot go on.
+    /// A worker found that the run cannot continue.
     Failed(WorkerId, Failure),
     /// The process that was started for a rank has exited, and how; it is not started again.
     GivenUp(Rank, String),
     /// A person wants the run to stop and to be resumable.
     StopRequested,
-    /// Time passed; to be said several times in the span after which a worker counts as dead.
+    /// Time passed; sent several times in the span after which a worker counts as dead.
     Tick,
 }
 
@@ -147,7 +147,7 @@ pub enum Loss {
     Left,
 }
 
-/// Why the run cannot go on.
+/// Why the run cannot continue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Failure {
     /// What a worker said.
@@ -172,11 +172,11 @@ pub struct Member {
 /// What the coordinator is to do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
-    /// Take the worker in, under this rank, or as a spare without one.
+    /// Admit the worker under this rank, or as a spare without one.
     Admit(WorkerId, Option<Rank>),
-    /// Take the worker back in as the member of the current generation that it is.
+    /// Admit the worker again, as a member of the current generation.
     Adopt(WorkerId, Rank),
-    /// Turn the worker away.
+    /// Refuse the worker.
     Refuse(WorkerId, Refusal),
     /// Start a generation of these members, in rank order; the first is the leader.
     Start(Generation, Vec<Member>),
@@ -184,16 +184,16 @@ pub enum Command {
     Pause(Generation, Vec<WorkerId>),
     /// Have these workers stop at once, in the middle of a step.
     Abort(Generation, Vec<WorkerId>),
-    /// Have the worker take over the state of another.
+    /// Have the worker copy the state of another.
     Fetch {
         /// The worker.
         worker: WorkerId,
         /// The one that has the state.
         donor: WorkerId,
     },
-    /// Close the connection of a worker that is given up.
+    /// Close the connection of a worker that is removed.
     Evict(WorkerId, Loss),
-    /// Close the connection of a worker that wanted to leave.
+    /// Close the connection of a worker that leaves.
     Dismiss(WorkerId),
     /// Have the worker write a checkpoint of its state.
     Persist(WorkerId),
@@ -208,7 +208,7 @@ pub enum Command {
     Finish(Outcome),
 }
 
-/// Why a worker is turned away.
+/// Why a worker is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Refusal {
     /// The rank does not exist.
@@ -243,10 +243,10 @@ pub enum Refusal {
     MixedFingerprints {
         /// The fingerprint of the run's first worker.
         ours: Box<Fingerprint>,
-        /// The fingerprint of the worker turned away.
+        /// The fingerprint of the refused worker.
         theirs: Box<Fingerprint>,
     },
-    /// The worker would compute other bits than those that the run goes on from.
+    /// The worker would compute other bits than those that the run continues from.
     #[error(
         "this worker computes on {theirs}, and the checkpoint was computed on {computed}: the result \
          would be that of neither; go on as the run began (MKL_CBWR in the environment counts, \
@@ -255,7 +255,7 @@ pub enum Refusal {
     OtherArithmetic {
         /// The fingerprints in the checkpoint.
         computed: String,
-        /// The fingerprint of the worker turned away.
+        /// The fingerprint of the refused worker.
         theirs: String,
     },
 }
@@ -284,15 +284,15 @@ pub enum Outcome {
         flag: &'static str,
         /// How long the run waited.
         waited: Duration,
-        /// Why workers have died, if somebody knows. The engine does not.
+        /// Why workers have died, if the coordinator knows. The engine does not.
         cause: Option<String>,
     },
-    /// A worker said that the run cannot go on.
+    /// A worker reported that the run cannot continue.
     #[error("rank {rank} cannot go on: {message}")]
     WorkerFailed {
         /// Its rank.
         rank: Rank,
-        /// What it said.
+        /// Its reason.
         message: String,
         /// Whether the run would fail in the same way if it were resumed.
         recurs: bool,

@@ -1,4 +1,4 @@
-//! The workers that are connected: their ranks, their last signs of life, what they are at.
+//! The connected workers: their ranks, their last signs of life, their work.
 
 use std::{
     cmp::Reverse,
@@ -10,10 +10,10 @@ use collective::{Rank, ShardRange};
 
 use crate::{Fingerprint, Join, Loss, Member, Phase, Progress, Refusal, Standing, WorkerId};
 
-/// Spares that may wait, if the run has fewer ranks than that.
+/// The least number of spares that may wait; a run with more ranks allows as many as it has ranks.
 const SPARES_MIN: u32 = 8;
 
-/// Fetches that may fail before a worker is given up.
+/// Fetches that may fail before a worker is removed.
 const FETCHES: u32 = 3;
 
 /// A connected worker.
@@ -21,17 +21,17 @@ const FETCHES: u32 = 3;
 pub(crate) struct Seat {
     /// None for a spare.
     pub(crate) rank: Option<Rank>,
-    /// The rank that it asked for.
+    /// The rank that the worker asked for.
     wanted: Option<Rank>,
     fingerprint: Fingerprint,
     memory_domain: Option<String>,
     pub(crate) last_seen: Duration,
     pub(crate) place: Place,
-    /// What it last said of itself in its generation, and when its step last changed.
+    /// Its last report in its generation, and when its step last changed.
     pub(crate) progress: Option<(Progress, Duration)>,
-    /// Whether it has computed in a generation or fetched a state: others may count on it.
+    /// Whether it has computed in a generation or fetched a state: the run may wait for it.
     pub(crate) proven: bool,
-    /// Whether it wants to go.
+    /// Whether it was asked to leave.
     pub(crate) leaving: bool,
     /// Fetches that failed since it was last part of a generation.
     pub(crate) failed_fetches: u32,
@@ -42,15 +42,15 @@ pub(crate) struct Seat {
 /// What a worker is doing for the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Place {
-    /// Nothing yet; it will say when it is ready.
+    /// Nothing yet; it reports when it is ready.
     Loading,
     /// In no generation, with this state.
     Ready(Standing),
-    /// Taking over the state of another worker.
+    /// Copying the state of another worker.
     Fetching {
         /// That worker.
         donor: WorkerId,
-        /// When it was told to.
+        /// When it was told to copy.
         since: Duration,
     },
     /// Computing in the current generation.
@@ -65,7 +65,7 @@ impl Seat {
         }
     }
 
-    /// Notes that a state could not be fetched; says whether the worker is to be given up.
+    /// Notes that a state could not be fetched; returns whether the worker is to be removed.
     pub(crate) fn fetch_failed(&mut self, reason: String) -> Option<Loss> {
         self.failed_fetches += 1;
         (self.failed_fetches >= FETCHES).then_some(Loss::Unreachable(reason))
@@ -79,7 +79,7 @@ pub(crate) struct Roster {
 }
 
 impl Roster {
-    /// Takes a worker in: under a rank below `workers` that is neither held nor in `reserved`,
+    /// Admits a worker: under a rank below `workers` that is neither held nor in `reserved`,
     /// else as a spare.
     pub(crate) fn admit(
         &mut self,
@@ -109,13 +109,13 @@ impl Roster {
         Ok(rank)
     }
 
-    /// Takes a member of the current generation back in.
+    /// Admits a member of the current generation again.
     pub(crate) fn adopt(&mut self, worker: WorkerId, join: &Join, rank: Rank, now: Duration) {
         let seat = Seat::new(join, Some(rank), now);
         self.seats.insert(worker, Seat { place: Place::Member, proven: true, ..seat });
     }
 
-    /// Gives ranks that nobody holds and that are not in `reserved` to spares that are ready; the
+    /// Gives ranks that no worker holds and that are not in `reserved` to ready spares; the
     /// rank that each asked for, if it is free.
     pub(crate) fn promote_spares(&mut self, workers: u32, reserved: &BTreeSet<Rank>) {
         let taken = self.ranks();
@@ -150,7 +150,7 @@ impl Roster {
         self.seats.iter_mut().map(|(worker, seat)| (*worker, seat))
     }
 
-    /// How those compute who are here.
+    /// The fingerprints of the connected workers.
     pub(crate) fn fingerprint(&self) -> Option<&Fingerprint> {
         self.seats.values().next().map(|seat| &seat.fingerprint)
     }
@@ -166,7 +166,7 @@ impl Roster {
         u32::try_from(ranked).unwrap_or(u32::MAX)
     }
 
-    /// Whether anybody computes in the current generation.
+    /// Whether any worker computes in the current generation.
     pub(crate) fn has_members(&self) -> bool {
         self.seats.values().any(|seat| seat.place == Place::Member)
     }
@@ -188,7 +188,7 @@ impl Roster {
         found.into_iter().map(|(worker, _)| worker).collect()
     }
 
-    /// Where each worker stands that is ready, those with a rank first and in its order.
+    /// The position of each ready worker, those with a rank first and in its order.
     pub(crate) fn standings(&self) -> Vec<(WorkerId, &Seat, Standing)> {
         let ready = self.iter().filter_map(|(w, seat)| Some((w, seat, seat.standing()?)));
         let mut ready: Vec<_> = ready.collect();
@@ -196,7 +196,7 @@ impl Roster {
         ready
     }
 
-    /// How many workers are taking over the state of each.
+    /// How many workers are copying the state of each.
     pub(crate) fn fetches(&self) -> BTreeMap<WorkerId, usize> {
         let mut fetches = BTreeMap::new();
         for seat in self.seats.values() {
@@ -207,7 +207,7 @@ impl Roster {
         fetches
     }
 
-    /// The ready worker that is furthest, of several the one with the lowest rank.
+    /// The ready worker that is furthest ahead, of several the one with the lowest rank.
     pub(crate) fn furthest(&self) -> Option<(WorkerId, Standing)> {
         let ready = self.iter().filter_map(|(w, seat)| Some((w, seat.rank, seat.standing()?)));
         let furthest = ready.min_by_key(|(worker, rank, standing)| {
@@ -217,7 +217,7 @@ impl Roster {
     }
 
     /// Makes these workers, in rank order, the members of a new generation. Those that share
-    /// memory get neighbouring shards, so that they can add up what of them belongs together.
+    /// memory get neighbouring shards, so that they can add up their partials in memory.
     pub(crate) fn deal(&mut self, workers: &[WorkerId], shards: u32, now: Duration) -> Vec<Member> {
         let members = u32::try_from(workers.len()).unwrap_or(u32::MAX);
         let mut by_host: Vec<usize> = (0..workers.len()).collect();

@@ -1,5 +1,5 @@
-//! The way in: every connection does its handshake by itself, so that a slow one holds up
-//! nobody.
+//! The way in: every connection does its handshake in its own task, so that a slow one delays no
+//! other.
 
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
 /// run that come at the same moment.
 const HANDSHAKES_MAX: usize = 1024;
 
-/// How long a peer that is turned away may take to hear of it.
+/// How long a refused peer may take to read the reason.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Connections that have done their handshake and wait to be served.
@@ -32,12 +32,12 @@ const ACCEPTED: usize = 16;
 /// What a listener gives, still without TLS.
 type Sockets<S> = Pin<Box<dyn tokio_stream::Stream<Item = io::Result<S>> + Send>>;
 
-/// Takes in connections as they are.
+/// Accepts connections without TLS.
 pub(crate) fn plain<S: Send + 'static>(sockets: Sockets<S>) -> Sockets<Stream<S>> {
     Box::pin(sockets.map(|socket| socket.map(|socket| Stream::plain(socket, Side::Server))))
 }
 
-/// Takes in connections that do a TLS handshake. Those that cannot are logged and gone.
+/// Accepts connections with a TLS handshake. A failed handshake is logged, and its connection closed.
 pub(crate) fn tls<S>(sockets: Sockets<S>, tls: Tls) -> Sockets<Stream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + Connected<ConnectInfo = TcpConnectInfo> + 'static,
@@ -98,8 +98,8 @@ where
     }
 }
 
-/// Ends a connection so that the peer hears why: what it has sent and nobody reads would have
-/// the last words of this side thrown away.
+/// Ends a connection so that the peer reads the reason: unread bytes from the peer would make the
+/// kernel discard the last bytes of this side.
 async fn part<S: AsyncRead + AsyncWrite + Unpin>(mut socket: S) -> io::Result<()> {
     socket.shutdown().await?;
     let mut unread = [0; 1024];

@@ -29,18 +29,18 @@ use crate::{
 
 const CA_KEY_FILE: &str = "ca.key";
 
-/// How the names of all authorities begin that are made here.
+/// The names of all authorities made here begin with this.
 const CA_NAME: &str = "Lockstep CA";
 
-/// Every host is also itself.
+/// Names that every host has for itself.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// Hosts whose clocks are a little behind take a fresh certificate, too.
+/// Hosts whose clocks are a little behind accept a fresh certificate, too.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Who may read a file.
+/// The permissions of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Readers {
     Everybody,
@@ -57,14 +57,14 @@ pub enum AuthorityError {
         .0.display(), issue_for_this_host(.0.parent().unwrap_or(.0))
     )]
     Exists(PathBuf),
-    /// A file of somebody else has the name of one that is to be written.
+    /// A file that was not made here has the name of one that is to be written.
     #[error(
         "{} is there already and `certs issue` has not made it, so it stays: move it away, or \
          make another CA in another --dir",
         .0.display()
     )]
     Foreign(PathBuf),
-    /// There is none.
+    /// There is no authority.
     #[error(
         "cannot read {}: {error}{}", path.display(), missing_authority(path, error)
     )]
@@ -82,7 +82,7 @@ pub enum AuthorityError {
         /// Why not.
         error: io::Error,
     },
-    /// No name or number of a host.
+    /// Not the name or number of a host.
     #[error("--host {0:?} is neither a host's name nor its IP address")]
     Host(String),
     /// The authority's files do not fit together.
@@ -129,7 +129,7 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// So many days from now on.
+    /// This many days from now on.
     #[must_use]
     pub fn days(days: u32) -> Self {
         let now = SystemTime::now();
@@ -160,7 +160,7 @@ pub fn init(dir: &Path, validity: Validity) -> Result<(), AuthorityError> {
 }
 
 /// Issues a certificate of the authority in `dir` for a host, by all the names and numbers
-/// that others know it by, and puts it into a folder that is named by the first of them, with
+/// that others use for it, and puts it into a folder that is named by the first of them, with
 /// all else that the host needs. A certificate that was issued there before is replaced; files
 /// that were made by others stay.
 ///

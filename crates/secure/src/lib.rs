@@ -1,12 +1,12 @@
-//! Who may connect, and to whom: TLS with certificates on both sides, the join token, the secrets that
-//! bind streams of the data plane to a generation, and the view token of a board.
+//! Authentication of both sides of a connection: TLS with certificates, the join token, the secrets
+//! that bind streams of the data plane to a generation, and the view token of a board.
 //!
-//! [`Security`] is what a program was given of it, and the one place where connections pass:
+//! [`Security`] holds the settings of a program, and is the one place where connections pass:
 //! [`Security::connect`] on the way out, [`Security::accept`] on the way in. Without TLS and
 //! a token neither leaves this machine. [`local`] is for connections that never do: they need no
 //! TLS. [`Viewers`] are people at a browser, who show a token and no certificate. [`authority`] makes
-//! certificates and tokens; [`Key`] and [`Secret`] are what a coordinator hands out. Nothing here
-//! knows what is said over a connection.
+//! certificates and tokens; [`Key`] and [`Secret`] are what a coordinator hands out. This crate does
+//! not know what travels over a connection.
 
 mod accept;
 mod address;
@@ -29,9 +29,9 @@ pub use tls::{TlsError, prefer_ring};
 pub use token::{Bearer, Doorkeeper, TokenError, TokenKind};
 pub use viewers::{Viewers, ViewersError};
 
-/// What to tell a person whose connection without TLS came to nothing.
+/// The hint for a person whose connection without TLS failed.
 pub const TLS_HINT: &str = "; if it speaks TLS, give --tls-dir";
 
-/// A channel whose calls bring the join token along.
+/// A channel whose calls carry the join token.
 pub type Authorized =
     tonic::service::interceptor::InterceptedService<tonic::transport::Channel, Bearer>;

@@ -1,12 +1,12 @@
 //! Sockets within this machine, between processes of one user.
 //!
-//! They have a name that belongs to no file: it is gone with its process, however that ends, so
-//! nothing is left behind. Such a name has no permissions either; anybody here can see it, connect
-//! to it, or have taken it before. So each side asks the kernel whose process is at the other end,
-//! before a byte is said: it is one of the same user, or the connection is none.
+//! Their names are in no file system: a name is gone with its process, however that ends, and
+//! nothing is left behind. Such a name has no permissions; any user of this machine can see it,
+//! connect to it, or take it first. So each side asks the kernel for the user at the other end,
+//! before a byte is sent, and closes a connection of another user.
 //!
-//! What is said does not leave the kernel, and who could listen in there can read a worker's keys
-//! as well: there is no TLS over these. What a peer may ask for is not decided here.
+//! The bytes do not leave the kernel, and a process that could listen in there can read a worker's
+//! keys as well: so there is no TLS over these sockets. What a peer may ask for is not decided here.
 
 use std::io;
 
@@ -15,10 +15,10 @@ use tokio_stream::{Stream, StreamExt as _, wrappers::UnixListenerStream};
 
 use crate::{Address, refusal};
 
-/// Listens for those on this machine who look for what others find at `address`.
+/// Listens for processes of this machine that connect to `address` by a local socket.
 ///
 /// # Errors
-/// When the name is taken, or the system has no such names: others are left with the address.
+/// When the name is taken, or the system has no such names: peers then use the address.
 pub fn listen(address: &Address) -> io::Result<UnixListener> {
     UnixListener::bind(name(address))
 }
@@ -26,7 +26,7 @@ pub fn listen(address: &Address) -> io::Result<UnixListener> {
 /// Connects to what listens on this machine beside `address`.
 ///
 /// # Errors
-/// When nobody does, or somebody else than this user.
+/// When no process listens, or a process of another user.
 pub async fn connect(address: &Address) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(name(address)).await?;
     check(&stream)?;

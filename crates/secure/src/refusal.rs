@@ -1,4 +1,4 @@
-//! What went wrong between two ends of a connection, in words that say what to do.
+//! Errors between two ends of a connection, in words that say what to do.
 
 use std::{
     error::Error,
@@ -12,8 +12,8 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError
 
 use crate::authority::certs;
 
-/// The other side does not want this connection, or this side does not want it: trying again
-/// does not help before somebody has changed something.
+/// One side refuses the connection: trying again does not help until a person has changed
+/// something.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal(String);
 
@@ -38,7 +38,7 @@ pub(crate) fn refusal<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refusa
     found.or_else(|| refusal(error.source()?))
 }
 
-/// What the other side speaks that it should not.
+/// The protocol that the other side uses by mistake.
 pub(crate) const NO_TLS: &str =
     "it does not speak TLS, as this side does: give --tls-dir to both, or to none";
 pub(crate) const TLS: &str =
@@ -134,18 +134,18 @@ fn ago(hours: u64) -> String {
     if hours < 48 { format!("{hours} hours") } else { format!("{} days", hours / 24) }
 }
 
-/// Says that a connection was refused; one that was only cut off is hardly worth a word.
+/// Logs that a connection was refused; one that was only cut off is logged at a lower level.
 pub(crate) fn log(peer: Option<SocketAddr>, reason: &io::Error) {
-    let peer = peer.map_or("somebody".to_owned(), |peer| peer.to_string());
+    let peer = peer.map_or("an unknown address".to_owned(), |peer| peer.to_string());
     if refusal(reason).is_some() {
         turned_away(&format!("a connection from {peer}: {reason}"));
     } else {
-        tracing::debug!("a connection from {peer} came to nothing: {reason}");
+        tracing::debug!("a connection from {peer} failed: {reason}");
     }
 }
 
-/// Says that somebody was turned away, once a second at most: whoever knocks all day shall not
-/// fill a disk.
+/// Logs that a peer was refused, once a second at most: a peer that tries all day shall not fill
+/// the disk.
 pub fn turned_away(who: &str) {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());

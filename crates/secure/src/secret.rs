@@ -1,7 +1,7 @@
 //! Secrets that a coordinator hands out over control streams, and the key they come from.
 //!
 //! Everything that belongs to a generation is derived from the run's key: a coordinator that
-//! is started again and has read the key from its journal knows what its predecessor said.
+//! is started again and reads the key from its journal derives the same secrets.
 //! Generation numbers are never used twice, so neither are their secrets.
 
 use std::fmt::{self, Write as _};
@@ -16,8 +16,8 @@ use subtle::ConstantTimeEq as _;
 /// Bytes of a secret.
 pub const SECRET_BYTES: usize = 32;
 
-/// What a peer has to know. Comparing takes the same time wherever two differ, and nothing
-/// prints one.
+/// Bytes that a peer has to know. Comparing takes the same time wherever two differ, and nothing
+/// prints them.
 #[derive(Clone, Copy)]
 pub struct Secret([u8; SECRET_BYTES]);
 
@@ -75,11 +75,11 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What the secrets of a run's generations come from.
+/// The key from which the secrets of a run's generations are derived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(Secret);
 
-/// What a derived secret is for.
+/// The purpose of a derived secret.
 #[derive(Clone, Copy)]
 enum Purpose {
     Member = 1,
@@ -93,14 +93,14 @@ impl Key {
         Self(Secret::random())
     }
 
-    /// What a member proves with that it holds this rank in this generation.
+    /// The proof of a member that it holds this rank in this generation.
     #[must_use]
     pub fn member(&self, generation: Generation, rank: Rank) -> Secret {
         self.derive(Purpose::Member, generation, rank, rank)
     }
 
-    /// What the stream between two members of a generation has to bring: nobody else knows
-    /// it, other members included.
+    /// The secret of the stream between two members of a generation: nobody else knows it, other
+    /// members included.
     #[must_use]
     pub fn stream(&self, generation: Generation, one: Rank, other: Rank) -> Secret {
         self.derive(Purpose::Stream, generation, one.min(other), one.max(other))
@@ -128,7 +128,7 @@ impl Key {
         text
     }
 
-    /// Reads [`to_hex`](Self::to_hex) back; none if it is none.
+    /// Reads the text of [`to_hex`](Self::to_hex); none if it is no key.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
         let (digits, rest) = text.as_bytes().as_chunks::<2>();

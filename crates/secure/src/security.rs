@@ -1,4 +1,4 @@
-//! What a program was given to keep strangers out, and the two ways through it.
+//! The security settings of a program, and the two ways through them: connecting and accepting.
 
 use std::{
     fmt, io,
@@ -54,7 +54,7 @@ pub enum SetUpError {
     /// The address goes beyond this machine.
     #[error(transparent)]
     Exposed(#[from] Exposed),
-    /// No URL, or one that does not go with the other flags.
+    /// No URL, or a URL that contradicts the other flags.
     #[error("--coordinator {url:?} {reason}")]
     Url {
         /// As it was given.
@@ -64,7 +64,7 @@ pub enum SetUpError {
     },
 }
 
-/// An address beyond this machine, without what that takes.
+/// An address beyond this machine, without TLS and token.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
     "{what} {address} goes beyond this machine, which takes TLS and a join token, and there is \
@@ -78,7 +78,7 @@ pub struct Exposed {
     missing: Missing,
 }
 
-/// What there is not.
+/// What is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Missing {
     Both,
@@ -96,7 +96,7 @@ impl fmt::Display for Missing {
     }
 }
 
-/// What a program was given to keep strangers out. Nothing is what suffices on loopback.
+/// The security settings of a program. On loopback it needs none.
 #[derive(Clone, Debug, Default)]
 pub struct Security {
     tls: Option<Tls>,
@@ -134,7 +134,7 @@ impl Security {
         if self.has_tls() { "https" } else { "http" }
     }
 
-    /// What to warn of, if strangers are not kept out.
+    /// The warning, if the settings admit anybody.
     #[must_use]
     pub fn warning(&self) -> Option<&'static str> {
         (self.insecure && self.missing().is_some()).then_some(
@@ -208,7 +208,7 @@ impl Security {
     }
 
     /// The coordinator that a person names, by a URL or by its host and port, and the settings for
-    /// its connections. Without a scheme it is taken to speak TLS if this side does.
+    /// its connections. Without a scheme it is expected to use TLS if this side does.
     ///
     /// # Errors
     /// [`SetUpError`] if it is none, or does not go with the other flags.
@@ -275,24 +275,23 @@ impl Security {
         InterceptedService::new(channel, Bearer::new(self.token.as_ref()))
     }
 
-    /// What keeps calls without the token out of a service.
+    /// The check that refuses calls without the token.
     #[must_use]
     pub fn doorkeeper(&self) -> Doorkeeper {
         Doorkeeper::new(self.token.as_ref())
     }
 
-    /// Whether an error means that somebody has to change something, and not just to wait.
-    /// Gives its reason.
+    /// The reason of an error that waiting does not solve: a person has to change something.
     #[must_use]
     pub fn refused(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         refusal::refusal(error).map(ToString::to_string)
     }
 
-    /// The way out: connects to `to`, by `open`, and verifies who is there. It is known to
-    /// take this side's certificate, too, when this returns.
+    /// The way out: connects to `to`, by `open`, and verifies the peer. When this returns, the peer has
+    /// accepted this side's certificate, too.
     ///
     /// # Errors
-    /// What `open` says, or why there is no secure connection.
+    /// The error of `open`, or why there is no secure connection.
     pub async fn connect<S>(
         &self,
         to: &Address,

@@ -12,8 +12,8 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::refusal::{self, Refusal};
 
-/// The first byte of what a peer sends that speaks TLS: an alert or a handshake. HTTP/2 begins
-/// with neither.
+/// The first byte from a peer that uses TLS: an alert or a handshake. HTTP/2 begins with
+/// neither.
 const TLS_RECORDS: std::ops::RangeInclusive<u8> = 0x15..=0x16;
 
 /// A connection that has passed [`Security`](crate::Security).
@@ -30,7 +30,7 @@ enum Layer<S> {
     Tls(Box<TlsStream<S>>),
 }
 
-/// Who has opened a connection.
+/// The side that has opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Client,

@@ -1,6 +1,6 @@
-//! Tokens: the join token, which a worker has to know to be taken in, beside a certificate, and the
-//! view token of a board. The join token travels with every call to the coordinator, as gRPC's own
-//! bearer token.
+//! Tokens: the join token, a secret that a worker needs to be admitted, beside a certificate, and the
+//! view token of a board. The join token travels with every call to the coordinator, as gRPC's bearer
+//! token.
 
 use std::{
     fmt,
@@ -65,7 +65,7 @@ pub enum TokenError {
         /// Why not.
         error: io::Error,
     },
-    /// What is in it is no token.
+    /// The file holds no token.
     #[error(
         "{} holds no {kind}: it must be one line of {} to {} printable characters",
         path.display(), LENGTH.start(), LENGTH.end()
@@ -155,7 +155,7 @@ impl Interceptor for Bearer {
     }
 }
 
-/// Lets nobody call without the token, if there is one.
+/// Refuses calls without the token, if there is one.
 #[derive(Clone, Debug)]
 pub struct Doorkeeper(Option<Token>);
 

@@ -1,12 +1,12 @@
-//! What an error of object_store comes to, in one line: its own text is a chain of several, and may hold a whole
-//! document of XML or JSON.
+//! The cause of an error of object_store, in one line: its own text is a chain of several causes, and may hold a
+//! whole document of XML or JSON.
 
 use std::error::Error;
 
 /// Characters of a cause that are shown.
 const CHARS_MAX: usize = 300;
 
-/// The innermost cause, and what a server's answer says where that is it.
+/// The innermost cause; where that is a server's answer, its message.
 pub(crate) fn of(error: &object_store::Error) -> String {
     let mut innermost: &dyn Error = error;
     while let Some(source) = innermost.source() {
@@ -20,7 +20,7 @@ pub(crate) fn of(error: &object_store::Error) -> String {
     }
 }
 
-/// Whether it was the store itself that answered, so that credentials were found.
+/// Whether the store itself answered, which means that credentials were found.
 pub(crate) fn is_answer(error: &object_store::Error) -> bool {
     let text = error.to_string();
     text.contains("<Code>") || text.contains("\"message\":")

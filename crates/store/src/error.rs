@@ -6,7 +6,7 @@ use thiserror::Error;
 /// Why something could not be stored, found or fetched.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// The URL cannot be meant.
+    /// The URL names no folder in a store.
     #[error("{url:?} {reason}: write file:///FOLDER, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER")]
     Url {
         /// As it was given.
@@ -24,7 +24,7 @@ pub enum StoreError {
         /// Why not, as far as the store told.
         cause: String,
     },
-    /// Somebody has put a configuration there already.
+    /// A configuration is there already.
     #[error("{object} exists already")]
     Exists {
         /// Its URL.

@@ -1,8 +1,8 @@
-//! Keeps a store up with the newest checkpoint on this disk, on a thread of its own.
+//! Copies the newest checkpoint on this disk to a store, on a thread of its own.
 //!
-//! Whoever hands a checkpoint over goes on at once. One waits at the most: the newest, for it is worth more than those
-//! before it. What cannot be stored is tried again, with longer and longer pauses, and said; whether the newest is
-//! there in the end, [`Mirror::flush`] tells.
+//! Handing a checkpoint over takes no time. At most one checkpoint waits: the newest, for it is worth more than those
+//! before it. A checkpoint that cannot be stored is logged and tried again, with longer and longer pauses.
+//! [`Mirror::flush`] tells whether the newest is stored in the end.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ use checkpoint::step_of;
 
 use crate::{Store, StoreError};
 
-/// How often the newest checkpoint is tried to be stored, unless a newer one comes.
+/// Attempts to store the newest checkpoint, unless a newer one comes.
 const ATTEMPTS: u32 = 8;
 
 /// The pause after the first attempt that failed; each further one is twice as long. All of them take ten minutes.
@@ -41,12 +41,12 @@ impl fmt::Display for Unstored {
 #[derive(Debug)]
 pub struct Mirror {
     url: String,
-    desk: Arc<Desk>,
+    queue: Arc<Queue>,
 }
 
-/// What both sides see.
+/// The state that both threads share.
 #[derive(Debug, Default)]
-struct Desk {
+struct Queue {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -57,7 +57,7 @@ struct State {
     in_hand: Option<PathBuf>,
     /// The newest that was handed over, if it could not be stored.
     unstored: Option<Unstored>,
-    /// Somebody waits for the end: no more pauses.
+    /// `flush` waits: no more pauses.
     hurried: bool,
     closed: bool,
 }
@@ -67,7 +67,7 @@ struct State {
 enum Pause {
     Over,
     CutShort,
-    /// There is a newer checkpoint, or nobody is interested any more.
+    /// There is a newer checkpoint, or the mirror was dropped.
     Moot,
 }
 
@@ -77,16 +77,16 @@ impl Mirror {
     /// # Errors
     /// No thread can be started. What is wrong with the store is said when something is to be stored.
     pub fn start(url: String, keep: usize) -> io::Result<Mirror> {
-        let desk = Arc::new(Desk::default());
-        let clerk = Clerk { url: url.clone(), keep, store: None, desk: Arc::clone(&desk) };
-        thread::Builder::new().name("mirror".into()).spawn(move || clerk.work())?;
-        Ok(Mirror { url, desk })
+        let queue = Arc::new(Queue::default());
+        let uploader = Uploader { url: url.clone(), keep, store: None, queue: Arc::clone(&queue) };
+        thread::Builder::new().name("mirror".into()).spawn(move || uploader.work())?;
+        Ok(Mirror { url, queue })
     }
 
-    /// Has the checkpoint in a file stored; one that still waits is passed over for it.
+    /// Has the checkpoint in a file stored, in the place of one that still waits.
     pub fn hand_over(&self, file: PathBuf) {
-        self.desk.lock().waiting = Some(file);
-        self.desk.changed.notify_all();
+        self.queue.lock().waiting = Some(file);
+        self.queue.changed.notify_all();
     }
 
     /// Waits until the newest checkpoint that was handed over is stored, or has failed once more.
@@ -94,14 +94,14 @@ impl Mirror {
     /// # Errors
     /// It is not there, or not yet.
     pub fn flush(&self, patience: Duration) -> Result<(), Unstored> {
-        let mut state = self.desk.lock();
+        let mut state = self.queue.lock();
         if state.newest().is_none() {
             state.waiting = state.unstored.take().map(|unstored| unstored.path);
         }
         state.hurried = true;
-        self.desk.changed.notify_all();
+        self.queue.changed.notify_all();
         let is_busy = |state: &mut State| state.newest().is_some();
-        let waited = self.desk.changed.wait_timeout_while(state, patience, is_busy);
+        let waited = self.queue.changed.wait_timeout_while(state, patience, is_busy);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.hurried = false;
         if let Some(path) = state.newest().cloned() {
@@ -114,8 +114,8 @@ impl Mirror {
 
 impl Drop for Mirror {
     fn drop(&mut self) {
-        self.desk.lock().closed = true;
-        self.desk.changed.notify_all();
+        self.queue.lock().closed = true;
+        self.queue.changed.notify_all();
     }
 }
 
@@ -126,34 +126,34 @@ impl State {
     }
 }
 
-impl Desk {
+impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Who works on the thread.
-struct Clerk {
+/// The thread's own state.
+struct Uploader {
     url: String,
     keep: usize,
     store: Option<Store>,
-    desk: Arc<Desk>,
+    queue: Arc<Queue>,
 }
 
-impl Clerk {
+impl Uploader {
     fn work(mut self) {
         while let Some(file) = self.next() {
             let unstored = self.carry(file);
-            let mut state = self.desk.lock();
+            let mut state = self.queue.lock();
             state.in_hand = None;
             state.unstored = unstored;
-            self.desk.changed.notify_all();
+            self.queue.changed.notify_all();
         }
     }
 
     fn next(&self) -> Option<PathBuf> {
         let idle = |state: &mut State| state.waiting.is_none() && !state.closed;
-        let waited = self.desk.changed.wait_while(self.desk.lock(), idle);
+        let waited = self.queue.changed.wait_while(self.queue.lock(), idle);
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         state.in_hand = state.waiting.take();
         state.in_hand.clone()
@@ -171,7 +171,7 @@ impl Clerk {
             left -= 1;
             let unstored = Unstored { path: file.clone(), cause: error.to_string() };
             // Retired on this disk too, for a newer one: that it could not be read is no news then.
-            let is_retired = !file.exists() && self.desk.lock().waiting.is_some();
+            let is_retired = !file.exists() && self.queue.lock().waiting.is_some();
             if !(is_retired && matches!(error, StoreError::Checkpoint(_))) {
                 tracing::warn!("a checkpoint was not stored: {error}");
             }
@@ -206,7 +206,7 @@ impl Clerk {
     fn pause(&self, pause: Duration) -> Pause {
         let undisturbed =
             |state: &mut State| state.waiting.is_none() && !state.closed && !state.hurried;
-        let waited = self.desk.changed.wait_timeout_while(self.desk.lock(), pause, undisturbed);
+        let waited = self.queue.changed.wait_timeout_while(self.queue.lock(), pause, undisturbed);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if state.waiting.is_some() || state.closed {
             return Pause::Moot;

@@ -1,4 +1,5 @@
-//! From a URL to the folder that it names: which store, and with what patience. Nothing is asked of the store here.
+//! From a URL to the folder that it names: the kind of store, and how often requests are repeated. Nothing here
+//! connects to the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,8 @@ use url::Url;
 
 use crate::{StoreError, cause};
 
-/// How often a request is repeated that came to nothing, and for how long: what takes longer is an outage, and the
-/// caller's to deal with.
+/// How often, and for how long, a failed request is repeated. What takes longer is an outage, which the caller
+/// handles.
 const RETRIES: usize = 4;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -26,7 +27,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Place {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) folder: Path,
-    /// What to tell where the store itself does not answer, if the environment holds no credentials.
+    /// The hint where the store itself does not answer, if the environment holds no credentials.
     pub(crate) hint: Option<&'static str>,
 }
 
@@ -60,7 +61,7 @@ impl Place {
     }
 }
 
-/// What the environment says cannot be meant.
+/// The environment's settings contradict each other.
 fn unusable(url: &str, error: &object_store::Error) -> StoreError {
     StoreError::Failed { action: "use", object: url.into(), cause: cause::of(error) }
 }

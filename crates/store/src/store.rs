@@ -13,10 +13,10 @@ use tokio_stream::StreamExt as _;
 use crate::place::Place;
 use crate::{StoreError, cause};
 
-/// Says whose checkpoints they are, as in a run directory.
+/// The configuration of the run that the checkpoints belong to, as in a run directory.
 const CONFIG: &str = "config.json";
 
-/// How long small questions may take.
+/// How long small requests may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Bytes that go up in one request. A file that is longer goes up in parts, and appears with the last of them; so a
@@ -33,7 +33,7 @@ pub struct Store {
     place: Place,
 }
 
-/// The newest checkpoint in a store which verifies, and what had to be passed over to find it.
+/// The newest checkpoint in a store that verifies, and the newer ones that do not.
 #[derive(Debug)]
 pub struct Newest {
     /// Where it is now on this disk; none where the store holds none.
@@ -46,7 +46,7 @@ impl Store {
     /// Names a folder; asks the store for nothing.
     ///
     /// # Errors
-    /// A URL that cannot be meant, or credentials in the environment that cannot be.
+    /// A URL that names no folder in a store, or credentials in the environment that cannot be used.
     pub fn open(url: &str) -> Result<Store, StoreError> {
         Ok(Store { url: url.trim_end_matches('/').to_owned(), place: Place::open(url)? })
     }
@@ -85,8 +85,8 @@ impl Store {
         Ok(read)
     }
 
-    /// Puts a configuration where none is yet, which makes the folder that of a run. Of two who try, one succeeds,
-    /// unless the store knows no such condition.
+    /// Puts a configuration where none is yet, which makes the folder that of a run. Of two that try, one succeeds,
+    /// unless the store has no conditional writes.
     ///
     /// # Errors
     /// [`StoreError::Exists`], or as [`Store::steps`].
@@ -245,7 +245,7 @@ impl Store {
         format!("{}/{name}", self.url)
     }
 
-    /// Asks a small question, within a bound.
+    /// Sends a small request, within a bound.
     fn ask<T>(
         &self,
         action: &'static str,

@@ -32,9 +32,9 @@ pub use self::{
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people.
     Text,
-    /// A JSON object a line.
+    /// A JSON object on each line.
     Json,
 }
 
@@ -49,18 +49,18 @@ impl LogFormat {
     }
 }
 
-/// What is logged where `RUST_LOG` says nothing: this and what is graver.
+/// The lowest level that is logged where `RUST_LOG` is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
-    /// What a run cannot go on with.
+    /// Errors that end a run.
     Error,
-    /// What a person may have to do something about.
+    /// Problems that may need a person.
     Warn,
-    /// What happens.
+    /// Events of the run.
     Info,
-    /// What is of use to those who look for a fault.
+    /// Details, to find a fault.
     Debug,
-    /// All that there is.
+    /// Everything.
     Trace,
 }
 

@@ -1,7 +1,7 @@
-//! The options of the variational autoencoder, and its description for those that do not know it.
+//! The options of the variational autoencoder, and its description for programs that do not know it.
 //!
-//! [`VaeOptions`] are its flags, and the object that a run keeps and gives to its workers. What
-//! computes is in the crate `vae`; this one builds without libtorch. Start at [`VaeOptions`].
+//! [`VaeOptions`] are its flags, and the object that a run keeps and gives to its workers. The crate
+//! `vae` computes; this one builds without libtorch. Start at [`VaeOptions`].
 
 pub mod bounds;
 pub mod conv;
@@ -34,24 +34,24 @@ pub const fn pixels([height, width, channels]: ImageShape) -> u64 {
     height as u64 * width as u64 * channels as u64
 }
 
-/// Everything that a variational autoencoder is decided by, beside its data.
+/// The options of a variational autoencoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
 #[serde(deny_unknown_fields)]
 pub struct VaeOptions {
-    /// What to learn from: mnist, fashion-mnist, or a path: a folder of pictures (PNG or JPEG;
-    /// folders in it are classes, and one called test is held out), a folder of IDX files, or a .npy
-    /// or .npz file
+    /// The data set: mnist, fashion-mnist, or a path to a folder of pictures (PNG or JPEG; folders in
+    /// it are classes, and one called test is held out), to a folder of IDX files, or to a .npy or .npz
+    /// file
     #[cfg_attr(feature = "clap", arg(long, default_value = DATASET, value_name = "NAME|PATH"))]
     #[serde(default = "dataset")]
     pub dataset: String,
-    /// Pixels of a side that pictures are scaled to [default: their own, if all are of one size,
+    /// Scale pictures to this many pixels a side [default: their own size, if all are of one size,
     /// else 64]
     #[cfg_attr(feature = "clap", arg(long, value_name = "PIXELS"))]
     #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::IMAGE_SIDE)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<u32>,
-    /// What colours of pictures are kept
+    /// Colours of pictures
     #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Color::Auto))]
     #[serde(default)]
     pub color: Color,
@@ -59,13 +59,13 @@ pub struct VaeOptions {
     #[cfg_attr(feature = "clap", arg(skip = MNIST_IMAGE))]
     #[serde(default = "mnist_image", skip_serializing_if = "is_mnist_image")]
     pub image: ImageShape,
-    /// The network: dense has fully connected layers, conv has convolutions, for images of 8 to
-    /// 256 pixels a side: better pictures, and ten times the work
+    /// The network: dense has fully connected layers. conv has convolutions, for images of 8 to
+    /// 256 pixels a side; its pictures are better, and it takes ten times the work
     #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Architecture::Dense))]
     #[serde(default)]
     pub architecture: Architecture,
-    /// Width of the two hidden layers of encoder and decoder; of conv, of the one between its
-    /// convolutions and the latents
+    /// Width of the two hidden layers of encoder and decoder; with conv, of the layer between
+    /// convolutions and latents
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 400, value_name = "N"))]
     #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::DIM)))]
     pub hidden_dim: u32,
@@ -81,23 +81,23 @@ pub struct VaeOptions {
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 1.0, value_name = "WEIGHT"))]
     #[cfg_attr(feature = "clap", arg(value_parser = manual::real(NOT_NEGATIVE, is_not_negative)))]
     pub beta: f64,
-    /// Epochs in which the weight of the KL divergence grows from nothing to --beta
+    /// Epochs in which the weight of the KL divergence grows from zero to --beta (KL annealing)
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 0, value_name = "N"))]
     #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::WARMUP_EPOCHS)))]
     #[serde(default)]
     pub warmup_epochs: u32,
-    /// Make grey pixels black or white, each time anew, with the probability of their grey
+    /// Make grey pixels black or white at random, with the probability of their grey
     #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Binarize::None))]
     #[serde(default)]
     pub binarize: Binarize,
-    /// Latents drawn an image; with more than one the objective is the importance-weighted bound
-    /// (IWAE)
+    /// Latents drawn for each image; with more than one the objective is the importance-weighted
+    /// bound (IWAE)
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 1, value_name = "K"))]
     #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::IMPORTANCE_SAMPLES)))]
     #[serde(default = "one")]
     pub importance_samples: u32,
-    /// In what the factors of matrix products are; sums, parameters and optimizer are f32 in
-    /// either. bf16 is twice as fast on CPUs with AVX512_BF16, and gains nothing on others
+    /// Number format of the factors of matrix products; sums, parameters and optimizer stay f32.
+    /// bf16 is twice as fast on CPUs with AVX512_BF16, and not faster on others
     #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Precision::F32))]
     #[serde(default)]
     pub precision: Precision,
@@ -164,7 +164,7 @@ pub enum Likelihood {
     Gaussian,
 }
 
-/// What colours of pictures are kept.
+/// Colours of pictures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]

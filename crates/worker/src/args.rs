@@ -24,20 +24,19 @@ pub(crate) struct Args {
     /// MASTER_ADDR, PET_MASTER_ADDR or SLURM_LAUNCH_NODE_IPADDR names, else 127.0.0.1:50051]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) coordinator: Option<String>,
-    /// Name or IP address that other workers reach this host by [default: its address on the
+    /// Name or IP address of this host, as other workers reach it [default: its address on the
     /// way to the coordinator]
     #[arg(long, value_name = "NAME_OR_IP")]
     pub(crate) advertise: Option<String>,
-    /// Have workers on this host come over TCP too, as those on others do, and not over a local
-    /// socket
+    /// Use TCP with workers on this host too, instead of a local socket
     #[arg(long)]
     pub(crate) tcp_only: bool,
-    /// TOML file with a key for each flag, as in `device = "cpu"`; what is given on the command line
-    /// counts more. `vae-worker config print [FLAGS]` writes one
+    /// TOML file with a key for each flag, as in `device = "cpu"`; the command line wins.
+    /// `vae-worker config print [FLAGS]` writes one
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The rank to take, or any for a free one [default: what RANK, PET_NODE_RANK, SLURM_PROCID
-    /// or JOB_COMPLETION_INDEX says, in this order, else any]
+    /// The rank to take, or any for a free one [default: the value of RANK, PET_NODE_RANK,
+    /// SLURM_PROCID or JOB_COMPLETION_INDEX, in this order, else any]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) rank: Option<RankChoice>,
     /// Where to compute: auto, cpu, cuda or cuda:N
@@ -49,8 +48,7 @@ pub(crate) struct Args {
     /// The instruction set to compute with on the CPU [default: the fastest that the CPU has]
     #[arg(long, value_name = "NAME", value_parser = model::isa::NAMES)]
     pub(crate) isa: Option<String>,
-    /// Where the files of the data set are, or are to be put [default: LOCKSTEP_DATA_DIR, else the
-    /// user's cache]
+    /// Folder for the files of the data set [default: LOCKSTEP_DATA_DIR, else the user's cache]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Seconds to keep trying to reach the coordinator
@@ -59,15 +57,14 @@ pub(crate) struct Args {
     /// How log lines are written to standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub(crate) log_format: LogFormat,
-    /// What to log on standard error: this and what is graver. RUST_LOG, if it is set, says it
-    /// instead, as in RUST_LOG=debug
+    /// Lowest level to log on standard error. RUST_LOG, as in RUST_LOG=debug, wins
     #[arg(long, value_enum, default_value_t = LogLevel::Info, value_name = "LEVEL")]
     pub(crate) log_level: LogLevel,
     #[command(flatten)]
     pub(crate) security: SecurityArgs,
 }
 
-/// What keeps strangers out. Needed beyond loopback.
+/// Authentication, needed beyond loopback.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Security")]
 pub(crate) struct SecurityArgs {

@@ -6,20 +6,20 @@ use manual::Variable;
 pub(crate) const VARIABLES: [Variable; 12] = [
     Variable {
         name: "LOCKSTEP_DATA_DIR",
-        meaning: "Where the files of the data set are, or are to be put, if --data-dir does not \
-                  say. Without either: lockstep in XDG_CACHE_HOME or in .cache of HOME, a folder \
+        meaning: "Folder for the files of the data set, without --data-dir. \
+                  Without either: lockstep in XDG_CACHE_HOME or in .cache of HOME, a folder \
                   for each set",
     },
     Variable {
         name: "RUST_LOG",
-        meaning: "What is logged to standard error, before --log-level: off, error, warn, info, \
-                  debug or trace, for the whole program or for parts of it, as in \
+        meaning: "Lowest level to log on standard error, in place of --log-level: off, error, warn, \
+                  info, debug or trace, for the whole program or for parts of it, as in \
                   warn,worker=debug",
     },
     Variable {
         name: "RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR",
-        meaning: "Set by torchrun: the rank, if --rank does not say, and the host of the \
-                  coordinator, if --coordinator does not say",
+        meaning: "Set by torchrun: the rank, without --rank, and the host of the coordinator, without \
+                  --coordinator",
     },
     Variable {
         name: "PET_NODE_RANK, PET_NNODES, PET_NPROC_PER_NODE, PET_MASTER_ADDR",
@@ -58,7 +58,7 @@ pub(crate) const VARIABLES: [Variable; 12] = [
     },
     Variable {
         name: "OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_SERVICE_NAME",
-        meaning: "Where traces are sent and under which name, by a program that was built with \
-                  the feature opentelemetry",
+        meaning: "Address and service name for traces, in a program that was built with the feature \
+                  opentelemetry",
     },
 ];

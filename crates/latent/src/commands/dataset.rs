@@ -27,11 +27,11 @@ struct Inspect {
     /// .npz file
     #[arg(value_name = "NAME|PATH")]
     what: OsString,
-    /// Pixels of a side that pictures are scaled to [default: their own, if all are of one size,
+    /// Scale pictures to this many pixels a side [default: their own size, if all are of one size,
     /// else 64]
     #[arg(long, value_name = "PIXELS", value_parser = manual::whole(bounds::IMAGE_SIDE))]
     image_size: Option<u32>,
-    /// What colours of pictures are kept
+    /// Colours of pictures
     #[arg(long, value_enum, default_value_t = Color::Auto)]
     color: Color,
     /// The picture of some of the images, a PNG file

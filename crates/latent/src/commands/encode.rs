@@ -18,7 +18,7 @@ use crate::{
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
-    /// Which images
+    /// The part of the data set
     #[arg(long, value_enum, default_value_t = SplitArg::Test)]
     split: SplitArg,
     /// The table; its ending is .npy, .parquet or .csv

@@ -27,17 +27,17 @@ const IMPORTANCE_SAMPLES_MAX: usize = 1_000_000;
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
-    /// Latents an image for the log-likelihood; 0 to leave it out, which saves minutes
+    /// Latents for each image in the log-likelihood; 0 leaves it out, which saves minutes
     #[arg(long, default_value_t = 5_000, value_name = "K",
           value_parser = manual::whole(0..=IMPORTANCE_SAMPLES_MAX))]
     importance_samples: usize,
-    /// Leave out the linear readers of features, and the diversity that one of them judges
+    /// Leave out the linear classifiers of features, and the diversity that one of them measures
     #[arg(long)]
     no_features: bool,
     /// Print one JSON object instead
     #[arg(long)]
     json: bool,
-    /// Key of the latents' noise [default: the run's seed, which gives the test loss that training
+    /// Seed of the latents' noise [default: the run's seed, which gives the test loss that training
     /// printed at this step]
     #[arg(long, value_parser = manual::whole(0..=u64::MAX))]
     seed: Option<u64>,

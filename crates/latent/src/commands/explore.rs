@@ -30,13 +30,13 @@ const GOLDEN: f32 = 0.618_034;
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
-    /// Which images
+    /// The part of the data set
     #[arg(long, value_enum, default_value_t = SplitArg::Test)]
     split: SplitArg,
     /// Images to show, from the first [default: all]
     #[arg(long, value_name = "N", value_parser = manual::whole(1..=IMAGES_MAX))]
     count: Option<usize>,
-    /// How more than two latents come into the plane
+    /// Projection of more than two latents to the plane
     #[arg(long, value_enum, default_value_t = Projection::Pca)]
     projection: Projection,
     /// The page, an HTML file

@@ -22,7 +22,7 @@ use crate::{
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
-    /// In which format
+    /// Format of the files
     #[arg(long, value_enum, default_value_t = Format::Onnx)]
     format: Format,
     /// The folder for the files
@@ -93,7 +93,7 @@ fn state_dict(trained: &Trained) -> Result<Vec<u8>> {
     Ok(safetensors::serialize(views, Some(metadata))?)
 }
 
-/// What somebody needs to know who has the files and nothing else.
+/// What a person needs to know who has only the files.
 fn card(trained: &Trained, format: Format) -> String {
     let Trained { config, options, step, sha256, .. } = trained;
     let Training { seed, shards, batch_size, learning_rate, train_examples, .. } = config;

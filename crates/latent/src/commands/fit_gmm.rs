@@ -33,7 +33,7 @@ pub(crate) struct Fit {
     #[arg(long, default_value_t = 30, value_name = "N",
           value_parser = manual::whole(1..=COMPONENTS_MAX))]
     components: usize,
-    /// Key of the latents' noise and of where the search begins
+    /// Seed of the latents' noise and of the first components
     #[arg(long, default_value_t = 0, value_name = "SEED",
           value_parser = manual::whole(0..=u64::MAX))]
     fit_seed: u64,

@@ -42,10 +42,10 @@ pub(crate) struct Options {
     /// The picture, a PNG file
     #[arg(long, default_value = "map.png", value_name = "FILE")]
     output: PathBuf,
-    /// How more than two latents come into the plane
+    /// Projection of more than two latents to the plane
     #[arg(long, value_enum, default_value_t = Projection::Pca)]
     projection: Projection,
-    /// Show beside the points what the plane decodes to
+    /// Show a grid of decoded images beside the points
     #[arg(long)]
     grid: bool,
     /// Write the files of the TensorBoard embedding projector into this folder too
@@ -58,8 +58,8 @@ pub(crate) struct Options {
 pub(crate) enum Projection {
     /// Along the two principal components: straight, so that each place of the plane has an image
     Pca,
-    /// Near images stay near each other, as t-SNE has it: groups show better, distances between
-    /// them and axes mean nothing
+    /// t-SNE: similar images are neighbours, and groups show better; axes, and distances between
+    /// groups, mean nothing
     Tsne,
 }
 

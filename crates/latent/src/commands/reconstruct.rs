@@ -41,7 +41,7 @@ pub(crate) struct Options {
     /// The picture, a PNG file
     #[arg(long, default_value = "reconstructions.png", value_name = "FILE")]
     output: PathBuf,
-    /// Key of the latents' noise
+    /// Seed of the latents' noise
     #[arg(long, default_value_t = 0, value_parser = manual::whole(0..=u64::MAX))]
     seed: u64,
     /// Reconstruct from the latents' means, without noise, as the page of vae explore does. The

@@ -29,13 +29,13 @@ pub(crate) struct Options {
     /// The picture, a PNG file
     #[arg(long, default_value = "samples.png", value_name = "FILE")]
     output: PathBuf,
-    /// Key of the latents; another seed draws other images
+    /// Seed of the latents; another seed draws other images
     #[arg(long, default_value_t = 0, value_parser = manual::whole(0..=u64::MAX))]
     seed: u64,
     /// Standard deviation of the latents, in those of the sampler: less is more typical
     #[arg(long, default_value_t = 1.0, value_name = "FACTOR", value_parser = temperature)]
     temperature: f32,
-    /// What the latents are drawn from
+    /// Distribution of the latents
     #[arg(long, value_enum, default_value_t = Sampler::Prior)]
     sampler: Sampler,
     /// The file of the mixture [default: gmm.safetensors in the run directory, or fitted now]

@@ -1,5 +1,5 @@
-//! How a run ends: the members stop, one of them saves the state that is furthest, and
-//! everybody hears why.
+//! The end of a run: the members stop, one of them saves the newest state, and all workers are told
+//! the reason.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::{Command, Outcome, Standing, WorkerId, roster::Seat};
 /// Why a run is about to end, from the weakest reason to the strongest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Ending {
-    /// A person wants it to stop.
+    /// A person stopped it.
     Stop,
-    /// It cannot go on.
+    /// It cannot continue.
     Fault(Outcome),
     /// Its states are not to be trusted.
     Untrusted(Outcome),
@@ -50,7 +50,7 @@ impl Engine {
         }
     }
 
-    /// Has the state that is furthest saved, if there is one to be trusted, and ends the run.
+    /// Has the newest state saved, if it can be trusted, and ends the run.
     pub(super) fn persist_or_finish(&mut self, now: Duration) -> Vec<Command> {
         let trusted = !matches!(self.ending, Some(Ending::Untrusted(_)));
         match self.worth_saving() {
@@ -62,7 +62,7 @@ impl Engine {
         }
     }
 
-    /// The state that is furthest, and who has it, unless the run has not begun.
+    /// The newest state and the worker that has it; none before the run has begun.
     pub(super) fn worth_saving(&self) -> Option<(WorkerId, Standing)> {
         let has_begun = self.has_begun();
         self.roster.furthest().filter(|(_, standing)| has_begun || standing.step > Step(0))

@@ -11,13 +11,13 @@ use crate::{
     roster::{Place, Seat},
 };
 
-/// Generations in a row that may break without one step before the run is given up.
+/// Generations in a row that may break without one step before the run ends.
 const SETBACKS: u32 = 8;
 
-/// How long the first of them is waited after; each further one waits twice as long.
+/// The pause after the first of them; the pause doubles after each further one.
 const SETBACK_PAUSE: Duration = Duration::from_millis(50);
 
-/// Generations that broke without having done a step although nobody was lost.
+/// Generations that broke without a step although no worker was lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Setbacks {
     in_a_row: u32,
@@ -25,12 +25,12 @@ pub(super) struct Setbacks {
     started_at: Step,
     /// No generation starts before this.
     not_before: Duration,
-    /// What a member said of the generation that is breaking.
+    /// A member's report on the generation that is breaking.
     pub(super) reason: Option<(Rank, String)>,
 }
 
 impl Engine {
-    /// Asks the members to stop together after the step in hand.
+    /// Asks the members to stop together after the current step.
     pub(super) fn pause(&mut self) -> Vec<Command> {
         if !matches!(self.state, State::Running { pausing: false }) {
             return Vec::new();
@@ -52,8 +52,8 @@ impl Engine {
         commands
     }
 
-    /// Brings those who are ready into a generation that computes: first they take over a
-    /// state while the others go on, to show that they can; then all pause for them.
+    /// Brings ready workers into a generation that computes: first they copy a state while the
+    /// others train, which proves that they can; then all pause for them.
     pub(super) fn bring_in(&mut self, now: Duration) -> Vec<Command> {
         self.roster.promote_spares(self.settings.workers, &self.absent);
         let ready = |seat: &Seat| seat.standing().is_some() && !seat.leaving;
@@ -90,7 +90,7 @@ impl Engine {
         }
     }
 
-    /// Whether a member of the last generation has yet to say where it stands.
+    /// Whether a member of the last generation has yet to report its position.
     fn is_computing(&self) -> bool {
         !self.absent.is_empty() || self.roster.has_members()
     }
@@ -134,8 +134,8 @@ impl Engine {
         digests.iter().find_map(|(step, digests)| Divergence::among(*step, digests).err())
     }
 
-    /// Counts a generation that broke for no better reason than that it broke; says so when
-    /// that was once too often.
+    /// Counts a generation that broke without a known reason; ends the run when there were too
+    /// many of them.
     fn leave_generation(&mut self, now: Duration) -> Option<Ending> {
         if matches!(self.state, State::Gathering { .. }) {
             return None;
@@ -158,7 +158,7 @@ impl Engine {
         }
     }
 
-    /// Has those who are behind fetch the state of one who is ahead.
+    /// Has the workers that are behind copy the state of one that is ahead.
     fn level(&mut self, now: Duration) -> Vec<Command> {
         let Some((_, target)) = self.roster.furthest() else { return Vec::new() };
         let is_behind = |seat: &Seat| seat.standing().is_some_and(|s| s.step < target.step);
@@ -211,7 +211,7 @@ impl Engine {
         (seat.failed_recipients.len() > 1).then_some(donor)
     }
 
-    /// Whether a worker that others count on is taking over a state.
+    /// Whether a worker that the run waits for is copying a state.
     pub(super) fn is_fetching(&self, now: Duration) -> bool {
         let short = self.next_members().len() < self.needed(now) as usize;
         self.roster.iter().any(|(_, seat)| {
@@ -220,7 +220,7 @@ impl Engine {
         })
     }
 
-    /// Who could compute now: those with a rank and the furthest state.
+    /// The workers that could compute now: those with a rank and the newest state.
     fn next_members(&self) -> Vec<WorkerId> {
         let Some((_, target)) = self.roster.furthest() else { return Vec::new() };
         self.roster.in_rank_order(|seat| is_next(seat) && seat.standing() == Some(target))
@@ -252,7 +252,7 @@ impl Engine {
         commands
     }
 
-    /// Lets those go who want to; others have their state.
+    /// Lets workers leave that were asked to; others have their state.
     fn dismiss_leaving(&mut self) -> Vec<Command> {
         let leaving: Vec<WorkerId> =
             self.roster.iter().filter(|(_, seat)| seat.leaving).map(|(w, _)| w).collect();

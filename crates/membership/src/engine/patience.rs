@@ -1,7 +1,7 @@
-//! What is given up for taking too long.
+//! Workers that take too long are removed.
 //!
-//! A sign of life does not say that a worker gets on. So its step is watched too: who makes
-//! none while the others wait for it, is given up.
+//! A sign of life does not prove that a worker makes progress. So its step is watched too: a worker
+//! that makes no step while the others wait for it is removed.
 
 use std::{collections::VecDeque, mem, time::Duration};
 
@@ -43,7 +43,7 @@ impl Pace {
 }
 
 impl Engine {
-    /// How long a worker may take for what others wait for.
+    /// How long a worker may keep the others waiting.
     pub(super) fn patience(&self) -> Duration {
         self.settings.stall_after.max(self.pace.median() * STEPS_OF_PATIENCE)
     }
@@ -126,7 +126,7 @@ impl Engine {
         commands
     }
 
-    /// Gives up the member that all others wait for, or the generation if there is none.
+    /// Removes the member that all others wait for, or aborts the generation if there is none.
     fn watch_progress(&mut self, now: Duration) -> Vec<Command> {
         let patience = self.patience();
         let stalls = |seat: &Seat| {

@@ -1,4 +1,4 @@
-//! What a run waits for while nobody computes, for those who watch it.
+//! What a run waits for while no worker computes, to be shown to people.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ pub enum Waiting {
     Workers {
         /// Workers that are ready.
         ready: u32,
-        /// Workers that it takes now.
+        /// Workers that are needed now.
         needed: u32,
-        /// Workers that it takes once `left` is over; the run ends if there are fewer then.
+        /// Workers that are needed once `left` is over; the run ends if there are fewer then.
         needed_later: u32,
         /// Workers that have come and are not ready, in rank order.
         loading: Vec<WorkerId>,
@@ -30,7 +30,7 @@ pub enum Waiting {
         /// How long it goes on waiting.
         left: Duration,
     },
-    /// For workers to take over a state.
+    /// For workers to copy a state.
     Transfer {
         /// Each, and the worker whose state it takes over.
         transfers: Vec<(WorkerId, WorkerId)>,
@@ -56,12 +56,12 @@ pub enum Waiting {
 pub struct Newcomers {
     /// Those that are not ready yet, in rank order.
     pub loading: Vec<WorkerId>,
-    /// Those that take over a state, each with the worker whose it is.
+    /// Those that copy a state, each with the worker that has it.
     pub transfers: Vec<(WorkerId, WorkerId)>,
 }
 
 impl Engine {
-    /// Who is about to take part while the members train on.
+    /// The workers that are about to take part while the members train on.
     #[must_use]
     pub fn newcomers(&self) -> Newcomers {
         if !self.is_training() {
