@@ -24,6 +24,9 @@ use crate::{
     stop::stopped_with_the_same_bits,
 };
 
+/// Where the recipes are.
+const RECIPES: &str = "deploy/README.md";
+
 /// Runs a program with the names that are in a file of hosts.
 const WITH_NAMES: &str = "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
 
@@ -49,7 +52,8 @@ fn the_programs_take_what_the_files_give_them() {
         }
     }
     for expected in [
-        "README.md",
+        RECIPES,
+        "crates/lockstep/src/manual/use_it.md",
         "deploy/compose.yaml",
         "deploy/kubernetes/coordinator.yaml",
         "deploy/kubernetes/trainingruntime.yaml",
@@ -143,9 +147,9 @@ fn starting(file: &str) -> Vec<String> {
     only
 }
 
-/// Carries out the README's lines that make certificates, for hosts one of which has this name.
+/// Carries out the lines of deploy/README.md that make certificates, for hosts one of which has this name.
 fn issue(folder: &Path, host: &str) {
-    let lines = invocations("README.md");
+    let lines = invocations(RECIPES);
     let is_about = |words: &[String]| words.contains(&"certs".into());
     let makes =
         |words: &[String]| words.contains(&"init".into()) || words.contains(&host.to_owned());
@@ -232,7 +236,7 @@ const TRAINJOB: Kind = Kind {
 
 const COORDINATOR: &str = "deploy/kubernetes/coordinator.yaml";
 
-/// A coordinator in a pod, with the README's secret.
+/// A coordinator in a pod, with the secret that the recipe makes.
 fn kubernetes(more: &str) -> Option<(Cluster, Fleet)> {
     let mut cluster = Cluster::new()?;
     issue(&cluster.place.path(""), "lockstep-coordinator");
@@ -351,14 +355,14 @@ fn compose_trains() {
     assert_same_tensors(&cluster.place.newest(), &reference(1));
 }
 
-/// The README's lines for two hosts, as they stand there but for the network's number.
+/// The lines of deploy/README.md for two hosts, as they stand there but for the network's number.
 #[test]
 fn two_hosts_by_hand() {
     let Some(mut cluster) = Cluster::new() else { return };
     let hosts = [cluster.add_host(), cluster.add_host()];
     let addresses = hosts.map(|host| cluster.hosts[host].address());
     assert_eq!(addresses, [Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 0, 2)]);
-    let lines: Vec<Vec<String>> = invocations("README.md")
+    let lines: Vec<Vec<String>> = invocations(RECIPES)
         .into_iter()
         .filter(|words| words.iter().any(|word| word.contains("10.0.0.")))
         .map(|words| words.iter().map(|word| word.replace("10.0.0.", "10.77.0.")).collect())

@@ -1,4 +1,4 @@
-//! The commands in deploy/ and in the README: who starts our programs there, with what.
+//! The commands in deploy/, in the README and in the manual: the programs that they start, and the flags.
 //!
 //! Nothing here runs them.
 
@@ -41,11 +41,11 @@ fn json(yaml: &Yaml) -> Value {
     }
 }
 
-/// The files in deploy/ that may start programs, and the README. What is for Slurm is made of the
-/// shell's variables, and is run as it is by tests of its own.
+/// The files in deploy/ that may start programs, the README, the manual and the pages of crates. What
+/// is for Slurm is made of the shell's variables, and is run as it is by tests of its own.
 pub(super) fn files() -> Vec<String> {
-    let mut found = vec!["README.md".to_owned()];
-    let mut pending = vec![root().join("deploy")];
+    let mut found = vec!["README.md".to_owned(), "crates/vae/README.md".to_owned()];
+    let mut pending = vec![root().join("deploy"), root().join("crates/lockstep/src/manual")];
     while let Some(folder) = pending.pop() {
         for entry in fs::read_dir(folder).unwrap().flatten() {
             let path = entry.path();

@@ -10,13 +10,15 @@
 //! ```
 //!
 //! The trained parameters are then a function of the options and the seed alone: for any number of
-//! workers, killed and replaced in any order, over any transport. The manual has five parts:
+//! workers, killed and replaced in any order, over any transport. The manual has seven parts:
 //!
-//! 1. [Write a task](manual::write_a_task)
-//! 2. [Bring a data set](manual::bring_a_data_set)
-//! 3. [Run on many hosts](manual::run_on_many_hosts)
-//! 4. [Recover](manual::recover)
-//! 5. [Debug](manual::debug)
+//! 1. [Use it day by day](manual::use_it): flags, the files of a run, watching and comparing runs
+//! 2. [Write a task](manual::write_a_task)
+//! 3. [Bring a data set](manual::bring_a_data_set)
+//! 4. [Train on many hosts](manual::many_hosts)
+//! 5. [When something dies](manual::when_something_dies)
+//! 6. [Reproduce a digest](manual::reproduce_a_digest)
+//! 7. [Troubleshooting](manual::troubleshooting), by symptom
 //!
 //! Two programs to copy are in `crates/lockstep/examples`: a classifier of Fashion-MNIST, and a
 //! transformer that learns a text.

@@ -53,7 +53,7 @@ fn usage<T: Task>(word: &OsStr) -> ExitCode {
          {TRAIN}     coordinates a run; --spawn starts its workers too\n  \
          {WORKER}    computes for a run\n  \
          {DESCRIBE}  prints the task as JSON, for a coordinator elsewhere\n\n\
-         Each says more with --help."
+         Each prints its flags with --help."
     );
     if matches!(word.to_str(), Some("help" | "--help" | "-h")) {
         stdout::say!("{usage}");

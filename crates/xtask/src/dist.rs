@@ -1,7 +1,7 @@
 //! `cargo xtask dist`: a folder that can be packed and taken to another machine.
 //!
 //! The three programs, libtorch's libraries where the programs look for them, man pages and
-//! shell completions, which each program writes itself.
+//! shell completions, which each program writes itself, the README and the licence.
 
 use crate::staging;
 use crate::workspace::{self, Build};
@@ -73,7 +73,8 @@ fn lay_out(programs: &[PathBuf], folder: &Path) -> anyhow::Result<()> {
     }
     let man = made(&share, "man")?;
     fs::rename(share.join("man1"), man.join("man1")).context("there are no man pages")?;
-    copy_all(&[workspace::root().join("README.md")], folder)
+    let documents = ["README.md", ".github/LICENSE"];
+    copy_all(&documents.map(|file| workspace::root().join(file)), folder)
 }
 
 /// A program with crash points is for tests alone: people's must not even know the name.
@@ -123,8 +124,8 @@ mod tests {
         let programs = ["one", "two", "three"].map(|name| program(folder.path(), name));
         let dist = made(folder.path(), "dist").unwrap();
         lay_out(&programs, &dist).unwrap();
-        for file in ["bin/one", "share/man/man1/two.1", "share/completions/three.bash", "README.md"]
-        {
+        let in_share = ["share/man/man1/two.1", "share/completions/three.bash"];
+        for file in [&["bin/one", "README.md", "LICENSE"], &in_share[..]].concat() {
             assert!(dist.join(file).is_file(), "{file}");
         }
         assert!(lay_out(&programs[..2], &dist).is_err());

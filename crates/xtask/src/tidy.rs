@@ -1,13 +1,15 @@
 //! `cargo xtask tidy`: the structure check, run as a test too.
 //!
 //! `tidy/architecture.rs` holds the rules as tables and is all that most people need to read.
-//! `graph.rs` checks who depends on whom, `source.rs` the Rust files and `wire.rs` the .proto
-//! files; each takes plain values, so that its tests need no cargo. Nothing here knows what a crate
-//! does.
+//! `graph.rs` checks the dependencies between crates, `packages.rs` the packages of others,
+//! `source.rs` the Rust files, `wire.rs` the .proto files and `documents.rs` the Markdown files; each
+//! takes plain values, so that its tests need no cargo. Nothing here knows what a crate does.
 
 mod architecture;
+mod documents;
 mod graph;
 mod lexer;
+mod packages;
 mod source;
 mod wire;
 
@@ -41,11 +43,9 @@ pub(crate) fn run() -> anyhow::Result<u8> {
         stdout::say!("{breach}");
     }
     match breaches.len() {
-        0 => stdout::say!("tidy: the structure is as crates/xtask/src/tidy/architecture.rs has it"),
+        0 => stdout::say!("tidy: the structure is as the tables in crates/xtask/src/tidy have it"),
         count => {
-            stdout::say!(
-                "tidy: {count} breaches of the rules in crates/xtask/src/tidy/architecture.rs"
-            )
+            stdout::say!("tidy: {count} breaches of the rules in crates/xtask/src/tidy")
         }
     }
     Ok(if breaches.is_empty() { child::SUCCESS } else { 1 })
@@ -53,13 +53,19 @@ pub(crate) fn run() -> anyhow::Result<u8> {
 
 /// All breaches in the workspace at `root`, in order of place.
 fn check(root: &Path) -> anyhow::Result<Vec<Breach>> {
-    let graph = graph::Graph::parse(&metadata()?)?;
+    let metadata = metadata()?;
+    let graph = graph::Graph::parse(&metadata)?;
     let mut breaches = graph::check(&graph);
+    breaches.extend(packages::check(&metadata)?);
     for path in files(root, "rs")? {
         breaches.extend(source::check(&relative(&path, root), &read(&path)?));
     }
     for path in files(&root.join("proto"), "proto")? {
         breaches.extend(wire::check(&relative(&path, root), &read(&path)?));
+    }
+    for path in [files(root, "md")?, files(&root.join(".github"), "md")?].concat() {
+        let is_there = |path: &str| root.join(path).exists();
+        breaches.extend(documents::check(&relative(&path, root), &read(&path)?, &is_there));
     }
     breaches.sort();
     Ok(breaches)
