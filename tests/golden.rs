@@ -7,12 +7,12 @@ use std::arch::is_x86_feature_detected as has;
 use crate::harness::{Fleet, Place};
 
 /// What all runs have in common.
-const COMMON: &str = "--epochs 1 --seed 7 --shards 4 --test-images 64";
+pub(crate) const COMMON: &str = "--epochs 1 --seed 7 --shards 4 --test-images 64";
 
-const PLAIN: &str = "--train-images 640 --batch-size 16 --hidden-dim 48 --latent-dim 5";
+pub(crate) const PLAIN: &str = "--train-images 640 --batch-size 16 --hidden-dim 48 --latent-dim 5";
 
 /// Flags, and the digest of the state after the last step.
-const RUNS: [(&str, &str); 5] = [
+pub(crate) const RUNS: [(&str, &str); 5] = [
     (PLAIN, "4b630a4441a6330c97c5834b2a29159c"),
     (
         "--train-images 640 --batch-size 16 --hidden-dim 48 --latent-dim 5 --likelihood gaussian",

@@ -33,6 +33,7 @@ mod file_systems;
 mod foreign_libtorch;
 mod full_disk;
 mod golden;
+mod gpu;
 mod harness;
 mod health;
 mod hostile_peers;

@@ -35,7 +35,7 @@ pub struct Task {
     /// In what the factors of its matrix products are.
     #[serde(default)]
     pub precision: Precision,
-    /// Whether every CPU computes the same bits, whatever its instruction set and libtorch.
+    /// Whether every CPU and GPU computes the same bits, whatever its instruction set and libtorch.
     #[serde(default)]
     pub portable: bool,
     /// Its summary for people, in a few words.

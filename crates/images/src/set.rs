@@ -88,6 +88,12 @@ impl Images {
         &self.pixels.bytes()[begin..begin + bytes]
     }
 
+    /// The numbers of all images, one after the other.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.pixels.bytes()[..self.len() * self.shape.bytes()]
+    }
+
     /// Whether the images have labels.
     #[must_use]
     pub fn is_labelled(&self) -> bool {

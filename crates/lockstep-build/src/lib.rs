@@ -8,7 +8,7 @@
 
 #![allow(clippy::print_stdout, reason = "a build script talks to cargo by printing")]
 
-use std::env;
+use std::{env, fs, io, path::Path};
 
 /// Where the crates that say it have their libtorch: `lockstep`, and `torch-sys`.
 const LIBRARIES: [&str; 2] = ["DEP_LOCKSTEP_LIBTORCH_LIB", "DEP_TCH_LIBTORCH_LIB"];
@@ -31,4 +31,24 @@ pub fn link() {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
     }
     println!("cargo:rustc-link-arg=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true");
+}
+
+/// A hash of the CUDA sources in a folder, by name and content (FNV-1a with 64 bits): the name under which
+/// `cargo xtask kernels` keeps what it compiles of them.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn sources_hash(folder: &Path) -> io::Result<String> {
+    let entries: io::Result<Vec<_>> = fs::read_dir(folder)?.collect();
+    let mut files: Vec<_> = entries?.into_iter().map(|entry| entry.path()).collect();
+    files.retain(|path| path.extension().is_some_and(|kind| kind == "cu" || kind == "cuh"));
+    files.sort();
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for path in files {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        for byte in name.iter().chain(&fs::read(&path)?) {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    Ok(format!("{hash:016x}"))
 }

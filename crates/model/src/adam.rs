@@ -144,6 +144,15 @@ impl Update {
         }
     }
 
+    /// What a GPU's kernel needs: beta2, 1 - beta1, 1 - beta2, the size of the step, epsilon, images, and
+    /// the reciprocal of images, or zero where that is not exact.
+    #[must_use]
+    pub fn numbers(&self) -> [f32; 7] {
+        let Factors { beta2, rest1, rest2, step_size, epsilon } = self.factors;
+        let reciprocal = exact_reciprocal(self.images).unwrap_or_default();
+        [beta2, rest1, rest2, step_size, epsilon, self.images as f32, reciprocal]
+    }
+
     /// Writes parameters and moments beside those before.
     pub fn apply_beside(&self, old: Old<'_>, [p, m, v]: New<'_>, sum: &[f32]) {
         let Self { isa, factors, images } = *self;

@@ -27,7 +27,10 @@ use tch::{
 pub use inputs::Inputs;
 
 use crate::{
-    Layout, Model, ModelError, StepContext, Sums, TERMS_MAX, Team, attempt::attempt, blas,
+    Layout, Model, ModelError, StepContext, Sums, TERMS_MAX, Team,
+    attempt::attempt,
+    blas,
+    cuda::{self, GpuError},
     initialise_linear,
 };
 
@@ -82,6 +85,7 @@ where
         objective: F,
     ) -> Result<Self, ModelError> {
         blas::deterministic();
+        open(device)?;
         let (module, variables) = attempt(|| {
             // Another model may be drawing numbers in another thread: the generator is the process's.
             let _seeded = seed_generator(Stream::new(0, Domain::Initial, 0, 0));
@@ -229,6 +233,7 @@ where
     /// [`ModelError::Libtorch`] where the device fails.
     pub fn of_layout(layout: Layout, device: Device, objective: F) -> Result<Self, ModelError> {
         blas::deterministic();
+        open(device)?;
         let leaf = |shape: &[usize]| {
             let shape: Vec<i64> = shape.iter().map(|&side| side as i64).collect();
             Tensor::zeros(&shape[..], (Kind::Float, device)).set_requires_grad(true)
@@ -239,6 +244,14 @@ where
         let named = named.map(|(entry, leaf)| (entry.name.clone(), leaf.shallow_clone())).collect();
         Self::assemble(Start::Linear, Parameters { named }, leaves, layout, device, objective)
     }
+}
+
+/// Opens libtorch's part for the device.
+fn open(device: Device) -> Result<(), ModelError> {
+    if device.is_cuda() {
+        cuda::load().map_err(GpuError::from)?;
+    }
+    Ok(())
 }
 
 impl Parameters {

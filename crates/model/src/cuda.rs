@@ -1,17 +1,29 @@
-//! GPUs. Nothing is linked with what drives them, so that one program serves every machine:
-//! [`load`] opens libtorch's part for them, and with it come the libraries of the CUDA toolkit
-//! that a model by hand computes with.
+//! GPUs. Nothing is linked with what drives them, so that one program serves every machine: the
+//! driver's library is opened at run time ([`Driver`]), and it is all that a model by hand needs.
+//! What computes with libtorch's autograd on a GPU calls [`load`] first, which opens libtorch's part
+//! for them.
+//!
+//! [`Gpu`] is one GPU with memory, kernels and graphs; [`compiler`] compiles kernels. Nothing here
+//! knows what the kernels compute, and no error of a GPU panics.
 
-#![allow(unsafe_code, reason = "libraries opened at run time")]
+mod driver;
+mod gpu;
+mod memory;
+
+pub mod compiler;
 
 use std::sync::OnceLock;
 
-use cudarc::{
-    cublas::result::CublasError,
-    driver::{DriverError, result},
-};
-use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use thiserror::Error;
+
+use self::driver::Driver;
+pub use self::{
+    gpu::{Arguments, Gpu, Graph, Kernel, Module},
+    memory::{Buffer, Pinned, Place, Plain},
+};
+
+/// Compute capability of the oldest GPUs that kernels are compiled for, times ten.
+pub const CAPABILITY_MIN: u32 = 80;
 
 /// Why there is no CUDA device.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -28,26 +40,86 @@ pub enum NoCuda {
 }
 
 /// What a GPU answered.
-#[derive(Clone, Debug, Error, PartialEq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum GpuError {
     /// It cannot be used.
     #[error(transparent)]
     None(#[from] NoCuda),
-    /// A library of the CUDA toolkit is not beside libtorch.
-    #[error("{0} was not found beside libtorch, or does not open")]
-    Missing(&'static str),
+    /// The driver lacks a function.
+    #[error(
+        "the NVIDIA driver is too old: libcuda.so.1 has no {0}; install one for CUDA 12 or later"
+    )]
+    OldDriver(&'static str),
+    /// The GPU lacks instructions.
+    #[error(
+        "{name} has compute capability {}.{}, and 8.0 is needed (Ampere or later); use --device cpu",
+        found / 10, found % 10
+    )]
+    OldGpu {
+        /// The GPU's name.
+        name: String,
+        /// Its compute capability, times ten.
+        found: u32,
+    },
     /// The driver refused.
-    #[error("the CUDA driver: {0}")]
-    Driver(#[from] DriverError),
-    /// cuBLAS refused.
-    #[error("cuBLAS: {0}")]
-    Blas(#[from] CublasError),
-    /// The driver recorded nothing.
-    #[error("the CUDA driver has recorded no graph")]
-    NoGraph,
+    #[error("the CUDA driver: {call}: {text} (error {status})")]
+    Driver {
+        /// The function that was called.
+        call: &'static str,
+        /// Its answer.
+        status: i32,
+        /// What the driver says of it.
+        text: String,
+    },
+    /// The GPU's memory is full.
+    #[error(
+        "the GPU lacks memory: {bytes} bytes are needed, {free} are free; use a smaller --batch-size, \
+         another GPU, or --device cpu"
+    )]
+    Memory {
+        /// How much was wanted.
+        bytes: u64,
+        /// How much there was.
+        free: u64,
+    },
+    /// Nothing to run.
+    #[error(
+        "this program was built without kernels for this GPU (compute capability {}.{}), and \
+         libnvrtc.so.13, which could compile them, was not found: run `cargo xtask kernels` and build \
+         again, or use --device cpu",
+        capability / 10, capability % 10
+    )]
+    NoKernels {
+        /// The GPU's compute capability, times ten.
+        capability: u32,
+    },
     /// The kernels do not compile.
     #[error("the kernels do not compile for this GPU: {0}")]
     Kernels(String),
+    /// A size is beyond what a kernel can be started with.
+    #[error("{what} is {value}, more than a GPU's kernels can index; use a smaller --batch-size")]
+    Size {
+        /// What is too large.
+        what: &'static str,
+        /// How large it is.
+        value: u64,
+    },
+}
+
+/// How many GPUs there are.
+///
+/// # Errors
+/// [`GpuError`] where nothing drives them. No GPU is no error.
+pub fn count() -> Result<usize, GpuError> {
+    Driver::get()?.count()
+}
+
+/// The name of a GPU, as the driver has it. No context is made, which takes memory and long.
+///
+/// # Errors
+/// [`GpuError`] where there is no such device.
+pub fn name(device: usize) -> Result<String, GpuError> {
+    Driver::get()?.name(device)
 }
 
 /// Makes CUDA devices known to libtorch. To be called before tch is asked about any; only the
@@ -58,29 +130,9 @@ pub enum GpuError {
 pub fn load() -> Result<(), NoCuda> {
     static LOADED: OnceLock<Result<(), NoCuda>> = OnceLock::new();
     *LOADED.get_or_init(|| {
-        if !open("libcuda.so.1") {
+        if !driver::open("libcuda.so.1") {
             return Err(NoCuda::Driver);
         }
-        if open("libtorch_cuda.so") { Ok(()) } else { Err(NoCuda::Library) }
+        if driver::open("libtorch_cuda.so") { Ok(()) } else { Err(NoCuda::Library) }
     })
-}
-
-/// Opens a library for good; its symbols are there for all that is opened later. Whether it is
-/// there.
-pub fn open(library: &str) -> bool {
-    // SAFETY: what these libraries do when they are opened is meant to be done in any process.
-    let opened = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
-    opened.map(std::mem::forget).is_ok()
-}
-
-/// What decides about the bits of a GPU's results: its model.
-///
-/// # Errors
-/// [`GpuError`] where there is no such device.
-pub fn name(device: usize) -> Result<String, GpuError> {
-    load()?;
-    // Asked of the driver alone: a context takes memory, and long to make.
-    result::init()?;
-    let device = result::device::get(i32::try_from(device).unwrap_or(i32::MAX))?;
-    Ok(result::device::get_name(device)?)
 }

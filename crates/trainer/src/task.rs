@@ -102,7 +102,7 @@ pub trait Task: 'static {
         Precision::F32
     }
 
-    /// Whether every CPU computes the same bits. libtorch does not promise that: a model that
+    /// Whether every CPU and GPU computes the same bits. libtorch does not promise that: a model that
     /// computes with it has to leave this as it is.
     fn is_portable(options: &Self::Options) -> bool {
         let _ = options;

@@ -51,8 +51,8 @@ impl VaeOptions {
         }
     }
 
-    /// Whether every CPU computes the same bits: the products of f32 in dense layers are this
-    /// project's own, all others are libtorch's.
+    /// Whether every CPU and GPU computes the same bits: f32 in dense layers is this project's own
+    /// arithmetic, all else is libtorch's.
     #[must_use]
     pub fn is_portable(&self) -> bool {
         self.precision == Precision::F32 && self.architecture == Architecture::Dense

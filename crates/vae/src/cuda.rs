@@ -1,179 +1,212 @@
-//! The VAE on a GPU, computed by hand as `pass.rs` does on a CPU: for f32, the bernoulli
-//! likelihood, and one latent an image. Parameters come from the host and the gradient goes
-//! back there for every batch, since that is where members exchange it; the rest is one graph.
+//! The VAE on a GPU, computed by hand as `pass.rs` does on a CPU and to the same bits: the kernels
+//! follow ARITHMETIC.md. `cuda/README.md` describes them.
+//!
+//! Parameters come from the host and the gradient goes back there for every batch, since that is where
+//! members exchange it. The data set goes to the GPU once, noise is made there, and a batch is one graph
+//! of kernels.
 
-mod gpu;
+mod kernels;
+mod line;
+mod pass;
+mod resident;
+mod sources;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use cudarc::driver::{CudaGraph, CudaSlice, PinnedHostSlice};
 use data::{Batch, Stream};
 use images::Images;
-use vae_options::{Likelihood, ModelConfig};
+use vae_options::{Binarize, ModelConfig};
 
 use model::{
-    Isa, Layout, Model, ModelError, StepContext, Sums, Team, cuda::GpuError, initialise_linear,
-    noise,
+    Layout, Model, ModelError, StepContext, Sums, Team,
+    cuda::{Buffer, Gpu, GpuError, Graph, Pinned},
+    initialise_linear,
 };
 
-use self::gpu::{Gpu, Matrix, Place};
+pub use self::{
+    kernels::Tiles,
+    resident::{Plan, Resident, ResidentStep},
+};
+use self::{
+    kernels::{Kernels, Step},
+    line::{LINE_WORDS, Line, Shape},
+    pass::{Ends, Work},
+};
 use crate::{
-    Settings, element,
-    network::{Linear, Network},
-    vae::TERMS,
+    Settings,
+    network::{Network, side},
+    vae::{SAMPLES_MAX, TERMS},
 };
 
 /// Batches of so many sizes are prepared for at once: in training and evaluation, whole ones
 /// and the last.
 const SIZES: usize = 8;
 
+/// Data sets that are kept on the GPU: those to learn from and to evaluate on.
+const SETS: usize = 4;
+
+/// Words before a batch's indices: the cursor, one that is not used, and the line of the table.
+const HEAD_WORDS: usize = 2 + LINE_WORDS;
+
 /// The model with its memory on the GPU.
 pub struct Vae {
     network: Network,
     beta: f64,
     settings: Settings,
+    samples: usize,
     team: Arc<Team>,
-    parameters: CudaSlice<f32>,
-    gradient: CudaSlice<f32>,
+    kernels: Kernels,
+    parameters: Buffer<f32>,
+    gradient: Buffer<f32>,
     /// Parameters on their way there, the gradient on its way back.
-    flat: PinnedHostSlice<f32>,
+    flat: Pinned<f32>,
+    sums: (Buffer<f64>, Pinned<f64>),
+    /// Of the one group that a batch is.
+    merges: Buffer<u8>,
     sizes: HashMap<usize, Size>,
-    /// Last, for it outlives what lies on it.
+    /// The sets on the GPU; each keeps its pixels here too, so that another set is not taken for it.
+    sets: Vec<(Images, Buffer<u8>)>,
     gpu: Gpu,
 }
 
 /// What it takes to compute batches of one size.
 struct Size {
-    /// Beta, then noise `[n, latent]`.
-    noise: (PinnedHostSlice<f32>, CudaSlice<f32>),
-    grey: (PinnedHostSlice<u8>, CudaSlice<u8>),
-    sums: (PinnedHostSlice<f64>, CudaSlice<f64>),
-    forward: CudaGraph,
-    /// Forward and backward.
-    both: CudaGraph,
-    _work: CudaSlice<f32>,
+    /// The head, and the indices of the images.
+    inputs: (Buffer<u32>, Pinned<u32>),
+    work: Work,
+    /// The graphs of the data set in this place of the list.
+    graphs: HashMap<usize, Graphs>,
 }
 
-/// Where everything is while a batch is computed; matrices are `[n, width]`.
-struct Pass<'a> {
-    network: &'a Network,
-    images: usize,
-    parameters: Place,
-    gradient: Place,
-    grey: Place,
-    beta: Place,
-    noise: Place,
-    sums: Place,
-    /// Pixels, and what follows them.
-    x: Place,
-    encoder: [Place; 2],
-    stats: Place,
-    deviation: Place,
-    z: Place,
-    decoder: [Place; 2],
-    /// Logits, then their gradient.
-    y: Place,
-    losses: Place,
-    divergences: Place,
-    d_hidden: [Place; 2],
-    dz: Place,
-    d_stats: Place,
+struct Graphs {
+    forward: Graph,
+    /// Forward and backward.
+    both: Graph,
 }
 
 impl Vae {
-    /// Whether this model is for such a run; [`crate::vae_autograd`] is for all.
-    #[must_use]
-    pub fn suits(config: &ModelConfig, settings: Settings) -> bool {
-        settings.samples == 1 && config.likelihood == Likelihood::Bernoulli
-    }
-
     /// Checks the sizes, and takes memory for the flat vectors.
     ///
     /// # Errors
     ///
-    /// As [`crate::Vae::new`], and [`ModelError::Gpu`].
+    /// As [`crate::Vae::with`], and [`ModelError::Gpu`].
     pub fn new(
         config: &ModelConfig,
         settings: Settings,
         device: usize,
     ) -> Result<Self, ModelError> {
+        Self::with_tiles(config, settings, device, Tiles::Auto)
+    }
+
+    /// [`Vae::new`] with products cut into chosen tiles; the bits are the same for all.
+    ///
+    /// # Errors
+    ///
+    /// As [`Vae::new`].
+    pub fn with_tiles(
+        config: &ModelConfig,
+        settings: Settings,
+        device: usize,
+        tiles: Tiles,
+    ) -> Result<Self, ModelError> {
         let network = Network::new(config)?;
+        let samples = side("importance_samples", settings.samples, SAMPLES_MAX)?;
         let (gpu, length) = (Gpu::open(device)?, network.layout.len());
         Ok(Self {
             beta: config.beta,
             settings,
+            samples,
             team: Arc::default(),
+            kernels: Kernels::load(&gpu, tiles)?,
             parameters: gpu.zeros(length)?,
             gradient: gpu.zeros(length)?,
             flat: gpu.pinned(length)?,
+            sums: (gpu.zeros(TERMS)?, gpu.pinned(TERMS)?),
+            merges: gpu.zeros(1)?,
             sizes: HashMap::new(),
+            sets: Vec::new(),
             network,
             gpu,
         })
     }
 
+    fn shape(&self, images: usize) -> Result<Shape, GpuError> {
+        let Network { pixels, hidden, latent, .. } = self.network;
+        let shape =
+            Shape { batch: images, groups: 1, samples: self.samples, pixels, hidden, latent };
+        // Kernels count rows in 32 bits.
+        let rows = images as u64 * self.samples as u64;
+        if rows > i32::MAX as u64 {
+            return Err(GpuError::Size { what: "the number of rows of a batch", value: rows });
+        }
+        Ok(shape)
+    }
+
     /// Sees to it that batches of so many images can be computed.
     fn prepare_for(&mut self, images: usize) -> Result<(), GpuError> {
-        self.gpu.enter()?;
-        if !self.sizes.contains_key(&images) {
-            if self.sizes.len() >= SIZES {
-                self.sizes.clear();
-            }
-            let size = self.prepare(images)?;
-            self.sizes.insert(images, size);
+        if self.sizes.contains_key(&images) {
+            return Ok(());
         }
+        if self.sizes.len() >= SIZES {
+            self.sizes.clear();
+        }
+        let shape = self.shape(images)?;
+        let (gpu, words) = (&self.gpu, HEAD_WORDS + images);
+        let size = Size {
+            inputs: (gpu.zeros(words)?, gpu.pinned(words)?),
+            work: Work::new(gpu, &self.network, &shape)?,
+            graphs: HashMap::new(),
+        };
+        self.sizes.insert(images, size);
         Ok(())
     }
 
-    fn prepare(&mut self, images: usize) -> Result<Size, GpuError> {
-        let Self { gpu, network, parameters, gradient, .. } = self;
-        let (pixels, hidden, latent) = (network.pixels, network.hidden, network.latent);
-        let mut noise = gpu.zeros::<f32>(1 + images * latent)?;
-        let mut grey = gpu.zeros::<u8>(images * pixels)?;
-        let mut sums = gpu.zeros::<f64>(TERMS)?;
-        let mut work = gpu.zeros::<f32>(images * (2 * pixels + 6 * hidden + 7 * latent + 2))?;
-        let mut end = gpu.place(&mut work);
-        let mut take = |width: usize| {
-            let place = end;
-            end = end.offset(images * width);
-            place
+    /// The place of a data set in the list; it is copied to the GPU when it is first seen.
+    fn set(&mut self, images: &Images) -> Result<usize, GpuError> {
+        let is_it = |known: &Images| known.bytes().as_ptr_range() == images.bytes().as_ptr_range();
+        if let Some(found) = self.sets.iter().position(|(known, _)| is_it(known)) {
+            return Ok(found);
+        }
+        if self.sets.len() >= SETS {
+            self.sizes.values_mut().for_each(|size| size.graphs.clear());
+            self.sets.clear();
+        }
+        let mut buffer = self.gpu.zeros(images.bytes().len())?;
+        self.gpu.copy(images.bytes(), &mut buffer)?;
+        self.sets.push((images.clone(), buffer));
+        Ok(self.sets.len() - 1)
+    }
+
+    /// Records the kernels of a batch, unless that was done before.
+    fn record(&mut self, images: usize, set: usize) -> Result<(), GpuError> {
+        let shape = self.shape(images)?;
+        let size = self.sizes.get_mut(&images).expect("it was prepared");
+        if size.graphs.contains_key(&set) {
+            return Ok(());
+        }
+        let inputs = size.inputs.0.place();
+        let step = Step { cursor: inputs, table: inputs.offset::<u32>(2), shape };
+        let ends = Ends {
+            images: self.sets[set].1.place(),
+            order: inputs.offset::<u32>(HEAD_WORDS),
+            parameters: self.parameters.place(),
+            gradient: self.gradient.place(),
+            sums: self.sums.0.place(),
+            merges: self.merges.place(),
+            binarize: self.settings.binarize != Binarize::None,
         };
-        let beta = gpu.place(&mut noise);
-        let pass = Pass {
-            network,
-            images,
-            parameters: gpu.place(parameters),
-            gradient: gpu.place(gradient),
-            grey: gpu.place(&mut grey),
-            beta,
-            noise: beta.offset(1),
-            sums: gpu.place(&mut sums),
-            x: take(pixels),
-            encoder: [take(hidden), take(hidden)],
-            stats: take(2 * latent),
-            deviation: take(latent),
-            z: take(latent),
-            decoder: [take(hidden), take(hidden)],
-            y: take(pixels),
-            losses: take(1),
-            divergences: take(1),
-            d_hidden: [take(hidden), take(hidden)],
-            dz: take(latent),
-            d_stats: take(2 * latent),
-        };
-        let forward = gpu.record(|gpu| pass.forward(gpu))?;
-        let both = gpu.record(|gpu| {
-            pass.forward(gpu);
-            pass.backward(gpu);
+        let pass = size.work.pass(&self.network, &self.kernels, step, ends);
+        let forward = self.gpu.record(|| {
+            pass.forward()?;
+            pass.totals()
         })?;
-        Ok(Size {
-            noise: (gpu.pinned(1 + images * latent)?, noise),
-            grey: (gpu.pinned(images * pixels)?, grey),
-            sums: (gpu.pinned(TERMS)?, sums),
-            forward,
-            both,
-            _work: work,
-        })
+        let both = self.gpu.record(|| {
+            pass.forward()?;
+            pass.backward()?;
+            pass.totals()
+        })?;
+        size.graphs.insert(set, Graphs { forward, both });
+        Ok(())
     }
 
     /// Computes a batch; the gradient too where there is a place for it.
@@ -181,44 +214,50 @@ impl Vae {
         &mut self,
         parameters: &[f32],
         batch: &Batch<'_, Images>,
-        stream: Stream,
+        noise: Stream,
         kl_weight: f64,
         gradient: Option<&mut [f32]>,
     ) -> Result<Sums, GpuError> {
-        if batch.is_empty() {
+        let images = batch.len();
+        if images == 0 {
             gradient.into_iter().for_each(|gradient| gradient.fill(0.0));
-            return Ok(Sums::default());
+            return Ok(sums_of_nothing());
         }
-        self.prepare_for(batch.len())?;
-        let beta = (self.beta * kl_weight) as f32;
-        let (latent, binarize) = (self.network.latent, self.settings.binarize);
+        self.prepare_for(images)?;
+        let set = self.set(batch.data)?;
+        self.record(images, set)?;
+        let beta = self.beta * kl_weight;
         let Self { gpu, team, flat, sizes, .. } = self;
-        let size = sizes.get_mut(&batch.len()).expect("it was prepared");
+        let size = sizes.get_mut(&images).expect("it was prepared");
+        let graphs = size.graphs.get(&set).expect("it was recorded");
 
         copy(team, parameters, flat.as_mut_slice()?);
         gpu.upload(flat, &mut self.parameters)?;
-        let grey = size.grey.0.as_mut_slice()?;
-        element::gather_rows(batch, binarize, grey, |greys, row| row.copy_from_slice(greys));
-        gpu.upload(&size.grey.0, &mut size.grey.1)?;
-        let inputs = size.noise.0.as_mut_slice()?;
-        inputs[0] = beta;
-        noise::normals(Isa::best(), stream, &mut inputs[1..=batch.len() * latent]);
-        gpu.upload(&size.noise.0, &mut size.noise.1)?;
+        let positions = (0, images as u32);
+        let visit = batch.visit;
+        let line = Line { noise, noise_stride: 0, visit, positions, beta, update: None };
+        let (inputs, pinned) = &mut size.inputs;
+        let words = pinned.as_mut_slice()?;
+        words[..2].fill(0);
+        words[2..HEAD_WORDS].copy_from_slice(&line.words());
+        words[HEAD_WORDS..].copy_from_slice(batch.indices);
+        gpu.upload(pinned, inputs)?;
 
-        let graph = if gradient.is_some() { &size.both } else { &size.forward };
-        graph.launch()?;
-        gpu.download(&size.sums.1, &mut size.sums.0)?;
-        if gradient.is_some() {
-            gpu.download(&self.gradient, flat)?;
-        }
-        gpu.wait()?;
+        kernels::launch(if gradient.is_some() { &graphs.both } else { &graphs.forward })?;
+        gpu.download(&self.sums.0, &mut self.sums.1)?;
         if let Some(gradient) = gradient {
+            gpu.download(&self.gradient, flat)?;
             copy(team, flat.as_slice()?, gradient);
         }
         let mut sums = Sums::default();
-        sums.terms[..TERMS].copy_from_slice(size.sums.0.as_slice()?);
+        sums.terms[..TERMS].copy_from_slice(self.sums.1.as_slice()?);
         Ok(sums)
     }
+}
+
+/// The sums over no images, as they are added: zeros whose sign is the CPU's.
+fn sums_of_nothing() -> Sums {
+    Sums::of([std::iter::empty::<f64>().sum(); TERMS])
 }
 
 /// Copies a long vector with all threads.
@@ -244,7 +283,10 @@ impl Model for Vae {
     }
 
     fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
-        Ok(self.prepare_for(images)?)
+        if images > 0 {
+            self.prepare_for(images)?;
+        }
+        Ok(())
     }
 
     fn factors(&self, context: &StepContext) -> Vec<(&'static str, f64)> {
@@ -271,102 +313,13 @@ impl Model for Vae {
         batch: &Batch<'_, Images>,
         random: Stream,
     ) -> Result<Sums, ModelError> {
+        assert_eq!(parameters.len(), self.network.layout.len(), "parameters and layout differ");
         Ok(self.compute(parameters, batch, random, 1.0, None)?)
-    }
-}
-
-impl Drop for Vae {
-    fn drop(&mut self) {
-        // After an error, copies may still be under way, and the memory that they use goes next.
-        let _failed_device = self.gpu.wait();
     }
 }
 
 impl fmt::Debug for Vae {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vae").field("gpu", &self.gpu).finish_non_exhaustive()
-    }
-}
-
-impl Pass<'_> {
-    /// From grey values and noise to the sums and the gradient of the logits.
-    fn forward(&self, gpu: &Gpu) {
-        let Self { network, images, x, stats, noise, deviation, z, y, .. } = *self;
-        gpu.pixels(self.grey, x, images * network.pixels);
-        self.half_forward(gpu, &network.encoder, x, self.encoder, stats);
-        let bias = self.parameters.offset(network.encoder[2].bias.start);
-        let latent = network.latent;
-        gpu.sample([stats, bias, noise], [deviation, z, self.divergences], latent, images);
-        self.half_forward(gpu, &network.decoder, z, self.decoder, y);
-        let bias = self.parameters.offset(network.decoder[2].bias.start);
-        gpu.bernoulli([y, bias, x, self.losses], network.pixels, images);
-        gpu.totals([self.losses, self.divergences, self.beta, self.sums], images);
-    }
-
-    /// From the gradient of the logits to that of the parameters.
-    fn backward(&self, gpu: &Gpu) {
-        let Self { network, images, x, z, y, dz, d_stats, .. } = *self;
-        self.half_backward(gpu, &network.decoder, [z, y], self.decoder, Some(dz));
-        let places = [dz, self.noise, self.stats, self.deviation, self.beta, d_stats];
-        gpu.sample_backward(places, network.latent, images);
-        self.half_backward(gpu, &network.encoder, [x, d_stats], self.encoder, None);
-    }
-
-    /// Takes `x` through the encoder or decoder; the last bias is for the kernel that follows.
-    fn half_forward(&self, gpu: &Gpu, layers: &[Linear; 3], x: Place, h: [Place; 2], y: Place) {
-        let [first, second, third] = layers;
-        self.hidden_layer(gpu, first, x, h[0]);
-        self.hidden_layer(gpu, second, h[0], h[1]);
-        self.product(gpu, third, h[1], y);
-    }
-
-    /// From the gradient of what it made to that of its parameters, and of what went in.
-    fn half_backward(
-        &self,
-        gpu: &Gpu,
-        layers: &[Linear; 3],
-        [x, dy]: [Place; 2],
-        h: [Place; 2],
-        dx: Option<Place>,
-    ) {
-        let Self { images, d_hidden: [da, db], .. } = *self;
-        let [first, second, third] = layers;
-        gpu.column_sums(dy, self.bias_gradient(third), third.outputs, images);
-        self.layer_backward(gpu, third, h[1], dy, Some(da));
-        gpu.relu_backward([da, h[1], self.bias_gradient(second)], second.outputs, images);
-        self.layer_backward(gpu, second, h[0], da, Some(db));
-        gpu.relu_backward([db, h[0], self.bias_gradient(first)], first.outputs, images);
-        self.layer_backward(gpu, first, x, db, dx);
-    }
-
-    /// Writes relu(x W' + b) to `out`.
-    fn hidden_layer(&self, gpu: &Gpu, layer: &Linear, x: Place, out: Place) {
-        self.product(gpu, layer, x, out);
-        let bias = self.parameters.offset(layer.bias.start);
-        gpu.add_bias_relu(out, bias, layer.outputs, self.images);
-    }
-
-    /// Writes x W' to `y`.
-    fn product(&self, gpu: &Gpu, layer: &Linear, x: Place, y: Place) {
-        gpu.multiply(Matrix::new(x, self.images, layer.inputs), self.weight(layer).t(), y);
-    }
-
-    /// Writes the weight's gradient dy' x, and the input's dy W to `dx`.
-    fn layer_backward(&self, gpu: &Gpu, layer: &Linear, x: Place, dy: Place, dx: Option<Place>) {
-        let dy = Matrix::new(dy, self.images, layer.outputs);
-        let x = Matrix::new(x, self.images, layer.inputs);
-        gpu.multiply(dy.t(), x, self.gradient.offset(layer.weight.start));
-        if let Some(dx) = dx {
-            gpu.multiply(dy, self.weight(layer), dx);
-        }
-    }
-
-    fn weight(&self, layer: &Linear) -> Matrix {
-        let place = self.parameters.offset(layer.weight.start);
-        Matrix::new(place, layer.outputs, layer.inputs)
-    }
-
-    const fn bias_gradient(&self, layer: &Linear) -> Place {
-        self.gradient.offset(layer.bias.start)
     }
 }

@@ -84,7 +84,7 @@ impl Task for VaeTask {
         }
         Ok(match (device, options.precision) {
             (Device::Cpu, _) => Box::new(Vae::with(config, settings)?),
-            (Device::Cuda(index), Precision::F32) if cuda::Vae::suits(config, settings) => {
+            (Device::Cuda(index), Precision::F32) => {
                 Box::new(cuda::Vae::new(config, settings, index)?)
             }
             (device, Precision::F32) => Box::new(vae_autograd(config, settings, device)?),

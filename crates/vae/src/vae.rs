@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// More samples an image than this are for an evaluation, not for training.
-const SAMPLES_MAX: usize = 1 << 16;
+pub(crate) const SAMPLES_MAX: usize = 1 << 16;
 
 /// How many terms the VAE reports: the loss, the reconstruction, and the KL divergence without beta.
 pub const TERMS: usize = 3;

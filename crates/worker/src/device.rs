@@ -6,10 +6,10 @@ use anyhow::{Context as _, Result, bail};
 use membership::Fingerprint;
 use model::{
     Isa, blas,
-    cuda::{self, NoCuda},
+    cuda::{self, GpuError, NoCuda},
     libtorch,
 };
-use tch::{Cuda, Device};
+use tch::Device;
 use transport::nccl::{self, Libraries};
 
 /// The device that the user asked for.
@@ -43,7 +43,7 @@ impl DeviceChoice {
         match self {
             Self::Auto => Ok(best(local_rank)),
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(index) => match cuda_devices() {
+            Self::Cuda(index) => match cuda::count() {
                 Ok(devices) if index < devices => Ok(Device::Cuda(index)),
                 Ok(0) => bail!("--device cuda:{index}: there is no CUDA device; use --device cpu"),
                 Ok(devices) => bail!(
@@ -57,23 +57,18 @@ impl DeviceChoice {
     }
 }
 
-/// A GPU, if there is one; of several GPUs, each of this machine's processes takes another.
+/// A GPU, if there is one; of several GPUs, each of this machine's processes takes another. The task is
+/// not known yet, and may need libtorch on the GPU.
 fn best(local_rank: Option<u32>) -> Device {
-    match cuda_devices() {
+    match cuda::count().and_then(|devices| Ok(cuda::load().map(|()| devices)?)) {
         // A launcher may have hidden all GPUs but the process's own.
         Ok(devices @ 1..) => Device::Cuda(local_rank.map_or(0, |rank| rank as usize % devices)),
-        Err(reason @ NoCuda::Library) => {
+        Ok(0) | Err(GpuError::None(NoCuda::Driver)) => Device::Cpu,
+        Err(reason) => {
             tracing::info!("computing on the CPU: {reason}");
             Device::Cpu
         }
-        Ok(0) | Err(NoCuda::Driver) => Device::Cpu,
     }
-}
-
-/// How many CUDA devices there are.
-fn cuda_devices() -> Result<usize, NoCuda> {
-    cuda::load()?;
-    Ok(usize::try_from(Cuda::device_count()).unwrap_or_default())
 }
 
 /// What decides whether another worker computes the same bits.

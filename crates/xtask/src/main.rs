@@ -14,6 +14,7 @@ mod crowd;
 mod deploy;
 mod dist;
 mod interrupt;
+mod kernels;
 mod libtorch;
 mod npm;
 mod pages;
@@ -109,6 +110,12 @@ enum Command {
     /// mistake that is put into a copy.
     Pages,
 
+    /// Compile the kernels for GPUs, so that the next build embeds them
+    ///
+    /// Fetches NVIDIA's compiler from PyPI into .nvrtc/, once (90 MB); no GPU is needed. A program that
+    /// was built without this compiles them at its first start, where the CUDA toolkit is installed.
+    Kernels(kernels::Options),
+
     /// Check the structure: who may depend on whom, and how large and how named files may be
     ///
     /// Every breach is printed with its place and its rule. The rules are tables, made to be read:
@@ -132,6 +139,7 @@ fn main() -> ExitCode {
         Command::Dist(options) => dist::run(&options),
         Command::Deploy(options) => deploy::run(&options),
         Command::Pages => pages::run(),
+        Command::Kernels(options) => kernels::run(&options),
         Command::Tidy => tidy::run(),
     });
     stdout::finish(match outcome {

@@ -8,7 +8,7 @@ use crate::python::{self, Dependencies};
 use crate::staging::put_in_place;
 use crate::{npm, prerequisites, workspace};
 use anyhow::Context;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Holds the package, and the version of Python: some wheels serve one version alone.
@@ -100,6 +100,15 @@ pub(crate) const AXE: TestTool = TestTool {
     absence: "no axe-core, so no page is checked for accessibility in tests",
 };
 
+/// The compiler of kernels for GPUs, and a reader of what it makes; neither needs a GPU. The compiler is
+/// that of libtorch's CUDA libraries.
+pub(crate) const NVRTC: TestTool = TestTool {
+    name: "nvrtc",
+    packages: Packages::PyPi(&["nvidia-cuda-nvrtc==13.0.88", "nvidia-cuda-cuobjdump==13.5.37"]),
+    required: "LOCKSTEP_NVRTC_REQUIRED",
+    absence: "no compiler for GPUs",
+};
+
 impl TestTool {
     /// Makes sure that it is in place. Where it cannot be had, this says so, and is an error only
     /// where it is required.
@@ -113,7 +122,17 @@ impl TestTool {
         }
     }
 
-    fn fetch(&self) -> anyhow::Result<()> {
+    /// Where the packages from PyPI are, once it is fetched.
+    pub(crate) fn site(&self) -> PathBuf {
+        self.folder().join("site")
+    }
+
+    fn folder(&self) -> PathBuf {
+        workspace::root().join(format!(".{}", self.name))
+    }
+
+    /// Makes sure that it is in place.
+    pub(crate) fn fetch(&self) -> anyhow::Result<()> {
         let Self { name, packages, .. } = self;
         let stamp = match packages {
             Packages::PyPi(requirements) => {
@@ -122,7 +141,7 @@ impl TestTool {
             }
             Packages::Npm(package) => (*package).to_owned(),
         };
-        let destination = workspace::root().join(format!(".{name}"));
+        let destination = self.folder();
         put_in_place(
             &destination,
             || is_installed(&destination, &stamp),

@@ -10,8 +10,8 @@ use tonic::Status;
 use super::{Connection, Control};
 use crate::spawn::{Exit, Verdict};
 
-/// A device that computes a portable task as every other of its kind does.
-const CPU: &str = "cpu";
+/// Devices that compute a portable task to the same bits.
+const PORTABLE: [&str; 2] = ["cpu", "cuda"];
 
 /// A part of a fingerprint that does not count.
 const ANY: &str = "any";
@@ -36,8 +36,10 @@ impl Control<'_> {
         if let Err(refused) = self.check_program(&connection) {
             return connection.send(Err(refused));
         }
+        let device = join.fingerprint.device.clone();
         self.keep_what_counts(&mut join.fingerprint);
         connection.arithmetic = join.fingerprint.to_string();
+        connection.device = Fingerprint { device, ..join.fingerprint.clone() }.to_string();
         self.connections.insert(worker, connection);
         self.decide(Event::Joined(worker, join));
     }
@@ -48,7 +50,8 @@ impl Control<'_> {
         if task.precision == Precision::F32 {
             fingerprint.precision = "f32".into();
         }
-        if task.portable && fingerprint.device == CPU {
+        if task.portable && PORTABLE.contains(&fingerprint.device.as_str()) {
+            fingerprint.device = ANY.into();
             fingerprint.instruction_set = format!("revision {}", task.revision);
             fingerprint.libtorch = ANY.into();
         }

@@ -23,16 +23,18 @@ const fn row(layer: u8, name: &'static str, may_use: &'static [&'static str]) ->
 #[rustfmt::skip]
 pub(super) const CRATES: &[Crate] = &[
     // Programs and what stands beside them.
-    row(7, "scenarios",   &["checkpoint", "collective", "config", "data", "images", "protocol",
-                            "secure", "vae-options"]),
+    row(7, "scenarios",   &["checkpoint", "collective", "config", "data", "emulated-gpu", "images",
+                            "protocol", "secure", "vae-options"]),
     // Feeds what reads others' bytes with any bytes; nothing depends on it.
     row(7, "fuzzing",     &["checkpoint", "collective", "coordinator", "images", "membership",
                             "protocol"]),
     row(7, "vae-worker",  &["lockstep-build", "vae", "worker"]),
-    row(7, "xtask",       &["advice", "manual", "stdout"]),
+    row(7, "xtask",       &["advice", "lockstep-build", "manual", "stdout"]),
     // The face for people with a model of their own.
     row(7, "lockstep",    &["config", "coordinator", "data", "images", "lockstep-build", "model",
                             "stdout", "trainer", "worker"]),
+    // A driver of GPUs for tests, on machines that have none; nothing but tests uses it.
+    row(0, "emulated-gpu", &[]),
     // For build scripts.
     row(0, "lockstep-build", &[]),
     row(7, "vae-coordinator", &["checkpoint", "config", "coordinator", "data", "explorer", "images",
@@ -253,9 +255,12 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/model/src/isa.rs", "calls functions compiled for CPU features found at run time"),
     ("crates/model/src/blas.rs", "defines the symbol that MKL asks for the CPU's vendor"),
     ("crates/model/src/libtorch.rs", "asks libtorch_cpu for its version and its file"),
-    ("crates/model/src/cuda.rs", "opens libtorch's part for GPUs, where there is one"),
+    ("crates/model/src/cuda/driver.rs", "opens the GPU driver's library and calls it"),
+    ("crates/model/src/cuda/memory.rs", "slices of memory that the GPU driver allocates"),
+    ("crates/model/src/cuda/gpu.rs", "starts kernels"),
+    ("crates/model/src/cuda/compiler.rs", "opens the compiler of kernels and calls it"),
     ("crates/images/src/mapped.rs", "maps a set of images that is larger than memory"),
-    ("crates/vae/src/cuda/gpu.rs", "kernels, products and memory of a GPU"),
+    ("crates/vae/src/cuda/kernels.rs", "starts each kernel with the arguments that it declares"),
     (
         "crates/model/src/team.rs",
         "threads run a closure that lives on the stack of one who waits for them",

@@ -1,0 +1,57 @@
+// The kernels of the VAE, compiled as C++, and some that are wrong on purpose.
+#include "kernels.hpp"
+
+#include <map>
+#include <string>
+#include <tuple>
+
+#include "step.cu"
+
+// The product without its barriers: what the tests must find.
+namespace planted {
+#undef __syncthreads
+#define __syncthreads() ((void)0)
+#include "product.cuh"
+#undef __syncthreads
+#define __syncthreads() simt::wait_for(simt::Wait::Block)
+}  // namespace planted
+
+// As `layer_small`, with a race.
+static void racing_layer_small(const float *x, const float *w, const float *bias, float *out, int rows, int outputs,
+                               int inputs, int relu) {
+    planted::Rows a = {x, inputs}, b = {w, inputs};
+    Bias then = {out, bias, outputs, relu != 0};
+    planted::Small::product(a, b, then, AT(16, 16, outputs), rows, outputs, inputs);
+}
+
+template <class... A, size_t... I>
+static std::function<void()> defer(void (*function)(A...), void **arguments, Launch launch,
+                                   std::index_sequence<I...>) {
+    auto copies = std::make_tuple(*(A *)arguments[I]...);
+    return [=] { simt::launch(launch.grid, launch.block, [&] { std::apply(function, copies); }); };
+}
+
+template <class... A>
+static Kernel kernel(void (*function)(A...)) {
+    return [=](void **arguments, Launch launch) {
+        return defer(function, arguments, launch, std::index_sequence_for<A...>{});
+    };
+}
+
+#define KERNEL(name) {#name, kernel(name)}
+#define TILED(name) KERNEL(name##_small), KERNEL(name##_large)
+
+const Kernel *kernel_named(const char *name) {
+    static std::map<std::string, Kernel> kernels = {
+        TILED(layer), TILED(input_gradient), TILED(bernoulli), TILED(gaussian), KERNEL(gather), KERNEL(latent),
+        KERNEL(latent_gradient), KERNEL(weigh), KERNEL(weigh_rows), KERNEL(samples_gradient),
+        KERNEL(parameter_gradients), KERNEL(log_variance_gradient), KERNEL(losses), KERNEL(totals), KERNEL(advance),
+        KERNEL(partials), KERNEL(update),
+    };
+    // Whoever plants the race runs it where the right kernel is asked for.
+    const char *race = getenv("EMULATED_GPU_RACE");
+    static Kernel racing = kernel(racing_layer_small);
+    if (race && std::string(race) == name) return &racing;
+    auto found = kernels.find(name);
+    return found == kernels.end() ? nullptr : &found->second;
+}

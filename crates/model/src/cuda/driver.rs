@@ -1,0 +1,190 @@
+//! The driver's functions, found at run time, and what their answers mean.
+
+#![allow(unsafe_code, reason = "opens the driver's library and calls it")]
+
+use std::{
+    ffi::{CStr, c_char, c_int, c_uint, c_ulonglong},
+    ptr,
+    sync::OnceLock,
+};
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+
+use super::{GpuError, NoCuda};
+
+const LIBRARY: &str = "libcuda.so.1";
+
+const OUT_OF_MEMORY: c_int = 2;
+const NO_DEVICE: c_int = 100;
+
+const CAPABILITY_MAJOR: c_int = 75;
+const CAPABILITY_MINOR: c_int = 76;
+
+/// Room for the name of a GPU.
+const NAME_BYTES: usize = 256;
+
+/// A context, stream, module, function, graph, or place in memory; the driver has it as a pointer.
+pub(super) type Handle = usize;
+
+macro_rules! functions {
+    ($($name:ident: $symbol:literal($($argument:ty),*);)*) => {
+        #[derive(Debug)]
+        pub(super) struct Functions {
+            $(pub(super) $name: unsafe extern "C" fn($($argument),*) -> c_int,)*
+        }
+
+        impl Functions {
+            fn of(library: &Library) -> Result<Self, GpuError> {
+                Ok(Self {
+                    $($name: {
+                        // SAFETY: the types are those of cuda.h, where pointers to what is opaque are
+                        // handles.
+                        let found = unsafe { library.get($symbol) };
+                        *found.map_err(|_| GpuError::OldDriver($symbol))?
+                    },)*
+                })
+            }
+        }
+    };
+}
+
+functions! {
+    init: "cuInit"(c_uint);
+    device_count: "cuDeviceGetCount"(*mut c_int);
+    device_get: "cuDeviceGet"(*mut c_int, c_int);
+    device_name: "cuDeviceGetName"(*mut c_char, c_int, c_int);
+    device_attribute: "cuDeviceGetAttribute"(*mut c_int, c_int, c_int);
+    context_retain: "cuDevicePrimaryCtxRetain"(*mut Handle, c_int);
+    context_release: "cuDevicePrimaryCtxRelease_v2"(c_int);
+    context_set: "cuCtxSetCurrent"(Handle);
+    memory_info: "cuMemGetInfo_v2"(*mut usize, *mut usize);
+    memory_take: "cuMemAlloc_v2"(*mut Handle, usize);
+    memory_free: "cuMemFree_v2"(Handle);
+    memory_set: "cuMemsetD8Async"(Handle, u8, usize, Handle);
+    host_take: "cuMemHostAlloc"(*mut Handle, usize, c_uint);
+    host_free: "cuMemFreeHost"(Handle);
+    copy_in: "cuMemcpyHtoDAsync_v2"(Handle, Handle, usize, Handle);
+    copy_out: "cuMemcpyDtoHAsync_v2"(Handle, Handle, usize, Handle);
+    stream_create: "cuStreamCreate"(*mut Handle, c_uint);
+    stream_destroy: "cuStreamDestroy_v2"(Handle);
+    stream_wait: "cuStreamSynchronize"(Handle);
+    capture_begin: "cuStreamBeginCapture_v2"(Handle, c_int);
+    capture_end: "cuStreamEndCapture"(Handle, *mut Handle);
+    graph_instantiate: "cuGraphInstantiateWithFlags"(*mut Handle, Handle, c_ulonglong);
+    graph_launch: "cuGraphLaunch"(Handle, Handle);
+    graph_destroy: "cuGraphDestroy"(Handle);
+    executable_destroy: "cuGraphExecDestroy"(Handle);
+    module_load: "cuModuleLoadData"(*mut Handle, *const u8);
+    module_unload: "cuModuleUnload"(Handle);
+    module_function: "cuModuleGetFunction"(*mut Handle, Handle, *const c_char);
+    kernel_start: "cuLaunchKernel"(
+        Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut Handle, *mut Handle
+    );
+    error_text: "cuGetErrorString"(c_int, *mut *const c_char);
+}
+
+/// The driver of this machine.
+#[derive(Debug)]
+pub(super) struct Driver {
+    pub(super) functions: Functions,
+}
+
+/// Calls a function of a driver.
+macro_rules! call {
+    ($driver:expr, $function:ident($($argument:expr),* $(,)?)) => {{
+        let driver: &Driver = $driver;
+        // SAFETY: the handles are the driver's own, places are as long as is said, and whoever starts a
+        // kernel vouches for its arguments.
+        let status = unsafe { (driver.functions.$function)($($argument),*) };
+        driver.check(stringify!($function), status)
+    }};
+}
+pub(super) use call;
+
+impl Driver {
+    /// Opens the library for good and initialises it, once.
+    pub(super) fn get() -> Result<&'static Self, GpuError> {
+        static DRIVER: OnceLock<Result<Driver, GpuError>> = OnceLock::new();
+        DRIVER.get_or_init(Self::load).as_ref().map_err(Clone::clone)
+    }
+
+    fn load() -> Result<Self, GpuError> {
+        // SAFETY: opening the driver's library does nothing that a process could not bear.
+        let library = unsafe { Library::open(Some(LIBRARY), RTLD_NOW | RTLD_GLOBAL) };
+        let library = library.map_err(|_| NoCuda::Driver)?;
+        let driver = Self { functions: Functions::of(&library)? };
+        // It stays open: the functions are kept.
+        std::mem::forget(library);
+        match call!(&driver, init(0)) {
+            Err(GpuError::Driver { status: NO_DEVICE, .. }) | Ok(()) => Ok(driver),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An answer as a result.
+    pub(super) fn check(&self, call: &'static str, status: c_int) -> Result<(), GpuError> {
+        if status == 0 {
+            return Ok(());
+        }
+        let mut text = ptr::null();
+        // SAFETY: it writes a pointer to a constant, or leaves null.
+        let known = unsafe { (self.functions.error_text)(status, &raw mut text) } == 0;
+        let text = if known && !text.is_null() {
+            // SAFETY: the driver's constants end with a zero.
+            unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+        } else {
+            "it does not say why".to_owned()
+        };
+        Err(GpuError::Driver { call, status, text })
+    }
+
+    pub(super) fn count(&self) -> Result<usize, GpuError> {
+        let mut count = 0;
+        match call!(self, device_count(&raw mut count)) {
+            Ok(()) => Ok(usize::try_from(count).unwrap_or_default()),
+            // What it says where it was initialised without any.
+            Err(GpuError::Driver { status: NO_DEVICE, .. }) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn device(&self, index: usize) -> Result<c_int, GpuError> {
+        let mut device = 0;
+        let index = c_int::try_from(index).unwrap_or(c_int::MAX);
+        call!(self, device_get(&raw mut device, index))?;
+        Ok(device)
+    }
+
+    pub(super) fn name(&self, index: usize) -> Result<String, GpuError> {
+        let device = self.device(index)?;
+        let mut name = [0 as c_char; NAME_BYTES];
+        // The last byte stays zero, whatever it writes.
+        call!(self, device_name(name.as_mut_ptr(), NAME_BYTES as c_int - 1, device))?;
+        // SAFETY: it ends with a zero.
+        Ok(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
+    }
+
+    /// The compute capability, times ten.
+    pub(super) fn capability(&self, device: c_int) -> Result<u32, GpuError> {
+        let (mut major, mut minor) = (0, 0);
+        call!(self, device_attribute(&raw mut major, CAPABILITY_MAJOR, device))?;
+        call!(self, device_attribute(&raw mut minor, CAPABILITY_MINOR, device))?;
+        Ok(u32::try_from(10 * major + minor).unwrap_or_default())
+    }
+
+    /// What a request for memory came to.
+    pub(super) fn memory<T>(&self, bytes: usize, got: Result<T, GpuError>) -> Result<T, GpuError> {
+        let Err(GpuError::Driver { status: OUT_OF_MEMORY, .. }) = got else { return got };
+        let (mut free, mut total) = (0, 0);
+        call!(self, memory_info(&raw mut free, &raw mut total))?;
+        Err(GpuError::Memory { bytes: bytes as u64, free: free as u64 })
+    }
+}
+
+/// Opens a library for good; its symbols are there for all that is opened later. Whether it is
+/// there.
+pub(super) fn open(library: &str) -> bool {
+    // SAFETY: what these libraries do when they are opened is meant to be done in any process.
+    let opened = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
+    opened.map(std::mem::forget).is_ok()
+}

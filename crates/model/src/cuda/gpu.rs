@@ -1,0 +1,307 @@
+//! One GPU: memory, kernels, and graphs of them, all on one stream. It knows neither layers nor
+//! batches.
+
+#![allow(unsafe_code, reason = "starts kernels")]
+
+use std::{
+    ffi::{CStr, c_uint},
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use super::{
+    CAPABILITY_MIN, GpuError,
+    driver::{Driver, Handle, call},
+    memory::{Buffer, Context, Pinned, Place, Plain},
+};
+
+/// Begins a stream that does not wait for the one which all share.
+const NON_BLOCKING: c_uint = 1;
+
+/// What this thread calls while it records is recorded; what others call goes on.
+const CAPTURE_THREAD_LOCAL: i32 = 1;
+
+/// Numbers that are copied at a time.
+const PIECE: usize = 4 << 20;
+
+/// A GPU, and the stream on which everything happens in its order.
+#[derive(Debug)]
+pub struct Gpu {
+    context: Arc<Context>,
+    capability: u32,
+}
+
+impl Gpu {
+    /// Makes a context on the GPU with this index.
+    ///
+    /// # Errors
+    /// [`GpuError`] where there is none, or it is too old.
+    pub fn open(index: usize) -> Result<Self, GpuError> {
+        let driver = Driver::get()?;
+        let device = driver.device(index)?;
+        let capability = driver.capability(device)?;
+        if capability < CAPABILITY_MIN {
+            return Err(GpuError::OldGpu { name: driver.name(index)?, found: capability });
+        }
+        let (mut context, mut stream) = (0, 0);
+        call!(driver, context_retain(&raw mut context, device))?;
+        let made = call!(driver, context_set(context))
+            .and_then(|()| call!(driver, stream_create(&raw mut stream, NON_BLOCKING)));
+        if let Err(error) = made {
+            let _failed = call!(driver, context_release(device));
+            return Err(error);
+        }
+        let (begun, done) = (AtomicU64::new(0), AtomicU64::new(0));
+        let context = Context { driver, device, context, stream, begun, done };
+        Ok(Self { context: Arc::new(context), capability })
+    }
+
+    /// The compute capability, times ten.
+    #[must_use]
+    pub const fn capability(&self) -> u32 {
+        self.capability
+    }
+
+    /// Has the calling thread use this GPU. Each method does so itself but those of [`Kernel`] and
+    /// [`Graph`].
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    pub fn enter(&self) -> Result<(), GpuError> {
+        self.context.enter()
+    }
+
+    /// Memory of the GPU, all zero.
+    ///
+    /// # Errors
+    /// [`GpuError::Memory`] where there is not enough.
+    pub fn zeros<T: Plain>(&self, length: usize) -> Result<Buffer<T>, GpuError> {
+        Buffer::zeros(&self.context, length)
+    }
+
+    /// Memory of the host that the GPU reads and writes by itself, all zero.
+    ///
+    /// # Errors
+    /// As [`Gpu::zeros`].
+    pub fn pinned<T: Plain>(&self, length: usize) -> Result<Pinned<T>, GpuError> {
+        Pinned::new(&self.context, length)
+    }
+
+    /// Begins to copy to the GPU.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    pub fn upload<T: Plain>(
+        &self,
+        from: &mut Pinned<T>,
+        to: &mut Buffer<T>,
+    ) -> Result<(), GpuError> {
+        let count = to.len();
+        from.copy_in(to, 0, count)
+    }
+
+    /// Copies to the GPU, by way of some memory that it reads by itself, and waits.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    pub fn copy<T: Plain>(&self, from: &[T], to: &mut Buffer<T>) -> Result<(), GpuError> {
+        assert_eq!(from.len(), to.len(), "as many numbers as there is room for");
+        let mut piece = self.pinned(from.len().min(PIECE))?;
+        for (index, numbers) in from.chunks(PIECE).enumerate() {
+            piece.as_mut_slice()?[..numbers.len()].copy_from_slice(numbers);
+            piece.copy_in(to, index * PIECE, numbers.len())?;
+        }
+        self.wait()
+    }
+
+    /// Begins to copy from the GPU; [`Pinned::as_slice`] waits for it.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    pub fn download<T: Plain>(&self, from: &Buffer<T>, to: &mut Pinned<T>) -> Result<(), GpuError> {
+        to.copy_out(from)
+    }
+
+    /// Waits until all that was begun is done.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    pub fn wait(&self) -> Result<(), GpuError> {
+        self.context.wait()
+    }
+
+    /// Loads kernels: a cubin, or PTX that ends with a zero.
+    ///
+    /// # Errors
+    /// [`GpuError`] where they are not for this GPU.
+    pub fn load(&self, image: &[u8]) -> Result<Module, GpuError> {
+        self.enter()?;
+        let mut module = 0;
+        call!(self.context.driver, module_load(&raw mut module, image.as_ptr()))?;
+        Ok(Module { context: Arc::clone(&self.context), module })
+    }
+
+    /// Records the work, so that it is started as one.
+    ///
+    /// # Errors
+    /// What the work says, or [`GpuError`] where the driver refuses.
+    pub fn record(&self, work: impl FnOnce() -> Result<(), GpuError>) -> Result<Graph, GpuError> {
+        self.wait()?;
+        let Context { driver, stream, .. } = *self.context;
+        call!(driver, capture_begin(stream, CAPTURE_THREAD_LOCAL))?;
+        let worked = work();
+        let (mut graph, mut executable) = (0, 0);
+        let recorded = call!(driver, capture_end(stream, &raw mut graph));
+        worked?;
+        recorded?;
+        let made = call!(driver, graph_instantiate(&raw mut executable, graph, 0));
+        let _failed = call!(driver, graph_destroy(graph));
+        made?;
+        Ok(Graph { context: Arc::clone(&self.context), executable })
+    }
+}
+
+/// Kernels that a GPU has loaded.
+#[derive(Debug)]
+pub struct Module {
+    context: Arc<Context>,
+    module: Handle,
+}
+
+impl Module {
+    /// One of them; it lives as long as the module, which it keeps.
+    ///
+    /// # Errors
+    /// [`GpuError`] where there is none of that name.
+    pub fn kernel(self: &Arc<Self>, name: &CStr) -> Result<Kernel, GpuError> {
+        self.context.enter()?;
+        let mut function = 0;
+        call!(self.context.driver, module_function(&raw mut function, self.module, name.as_ptr()))?;
+        Ok(Kernel { module: Arc::clone(self), function })
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // Nobody is left to be told.
+        let _failed = self.context.enter();
+        let _failed = call!(self.context.driver, module_unload(self.module));
+    }
+}
+
+/// A kernel of a loaded module.
+#[derive(Debug)]
+pub struct Kernel {
+    module: Arc<Module>,
+    function: Handle,
+}
+
+impl Kernel {
+    /// Begins to run it with so many blocks, in x and y, of so many threads.
+    ///
+    /// # Safety
+    /// The arguments are those that the kernel declares, and the places that it reads and writes with
+    /// them are allocated, until the work is done.
+    ///
+    /// # Errors
+    /// [`GpuError::Size`] for more blocks than there can be, and what the driver says.
+    pub unsafe fn start(
+        &self,
+        (across, down): (u64, u64),
+        threads: u32,
+        arguments: &mut Arguments,
+    ) -> Result<(), GpuError> {
+        const ACROSS_MAX: u64 = i32::MAX as u64;
+        const DOWN_MAX: u64 = u16::MAX as u64;
+        for (what, value, max) in
+            [("the number of blocks", across, ACROSS_MAX), ("the number of groups", down, DOWN_MAX)]
+        {
+            if value > max {
+                return Err(GpuError::Size { what, value });
+            }
+        }
+        let Context { driver, stream, .. } = *self.module.context;
+        let mut pointers = arguments.pointers();
+        let (grid, block) = ((across as u32, down as u32), threads);
+        call!(
+            driver,
+            kernel_start(
+                self.function,
+                grid.0,
+                grid.1,
+                1,
+                block,
+                1,
+                1,
+                0,
+                stream,
+                pointers.as_mut_ptr(),
+                std::ptr::null_mut(),
+            )
+        )
+    }
+}
+
+/// A kernel's arguments, in its order.
+#[derive(Debug, Default)]
+pub struct Arguments {
+    /// Each begins at a multiple of eight bytes.
+    words: Vec<[u32; 2]>,
+    starts: Vec<usize>,
+}
+
+impl Arguments {
+    /// A pointer.
+    #[must_use]
+    pub fn place(self, place: Place) -> Self {
+        self.words(&place.words())
+    }
+
+    /// A number of 32 bits.
+    #[must_use]
+    pub fn word(self, word: u32) -> Self {
+        self.words(&[word])
+    }
+
+    /// A structure of numbers of 32 bits.
+    #[must_use]
+    pub fn words(mut self, words: &[u32]) -> Self {
+        self.starts.push(self.words.len());
+        let pairs = words.chunks(2).map(|pair| [pair[0], pair.get(1).copied().unwrap_or_default()]);
+        self.words.extend(pairs);
+        self
+    }
+
+    fn pointers(&mut self) -> Vec<Handle> {
+        let first = self.words.as_mut_ptr();
+        self.starts.iter().map(|start| first.wrapping_add(*start) as Handle).collect()
+    }
+}
+
+/// Recorded work.
+#[derive(Debug)]
+pub struct Graph {
+    context: Arc<Context>,
+    executable: Handle,
+}
+
+impl Graph {
+    /// Begins the work.
+    ///
+    /// # Safety
+    /// As for the kernels in it: what they read and write is still there.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    pub unsafe fn launch(&self) -> Result<(), GpuError> {
+        self.context.enter()?;
+        call!(self.context.driver, graph_launch(self.executable, self.context.stream))
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // Nobody is left to be told.
+        let _failed = self.context.enter();
+        let _failed = call!(self.context.driver, executable_destroy(self.executable));
+    }
+}

@@ -1,0 +1,232 @@
+//! Memory of a GPU, and memory of the host that a GPU reads and writes by itself.
+
+#![allow(unsafe_code, reason = "hands out slices of memory that the driver allocates")]
+
+use std::{
+    marker::PhantomData,
+    slice,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    GpuError,
+    driver::{Driver, Handle, call},
+};
+
+/// A number that a GPU has in the same form.
+pub trait Plain: Copy + Default + Send + Sync + sealed::Sealed + 'static {}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+macro_rules! plain {
+    ($($kind:ty),*) => { $(impl sealed::Sealed for $kind {} impl Plain for $kind {})* };
+}
+plain!(u8, u32, f32, f64);
+
+/// A place in a GPU's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(pub(super) u64);
+
+impl Place {
+    /// None: kernels that can do without something are given this.
+    pub const NULL: Self = Self(0);
+
+    /// The place so many numbers on.
+    #[must_use]
+    pub const fn offset<T: Plain>(self, numbers: usize) -> Self {
+        Self(self.0 + (numbers * size_of::<T>()) as u64)
+    }
+
+    /// The address, its low half first.
+    #[must_use]
+    pub const fn words(self) -> [u32; 2] {
+        [self.0 as u32, (self.0 >> 32) as u32]
+    }
+}
+
+/// A GPU's context and its one stream. Memory keeps it alive.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) driver: &'static Driver,
+    pub(super) device: i32,
+    pub(super) context: Handle,
+    pub(super) stream: Handle,
+    /// Copies begun so far, and how many of them are known to be done.
+    pub(super) begun: AtomicU64,
+    pub(super) done: AtomicU64,
+}
+
+impl Context {
+    /// Has the calling thread use this GPU.
+    pub(super) fn enter(&self) -> Result<(), GpuError> {
+        call!(self.driver, context_set(self.context))
+    }
+
+    pub(super) fn wait(&self) -> Result<(), GpuError> {
+        self.enter()?;
+        let begun = self.begun.load(Ordering::Acquire);
+        call!(self.driver, stream_wait(self.stream))?;
+        self.done.fetch_max(begun, Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // There is nobody to tell of a GPU that has failed: whoever used it has heard.
+        let _failed = self.enter();
+        let _failed = call!(self.driver, stream_destroy(self.stream));
+        let _failed = call!(self.driver, context_release(self.device));
+    }
+}
+
+/// Numbers in a GPU's memory.
+#[derive(Debug)]
+pub struct Buffer<T> {
+    context: Arc<Context>,
+    place: u64,
+    length: usize,
+    _kind: PhantomData<T>,
+}
+
+impl<T: Plain> Buffer<T> {
+    /// All bits zero.
+    pub(super) fn zeros(context: &Arc<Context>, length: usize) -> Result<Self, GpuError> {
+        context.enter()?;
+        let (driver, bytes, mut place) = (context.driver, bytes::<T>(length)?, 0);
+        // No memory at all cannot be taken.
+        driver.memory(bytes, call!(driver, memory_take(&raw mut place, bytes.max(1))))?;
+        let buffer =
+            Self { context: Arc::clone(context), place: place as u64, length, _kind: PhantomData };
+        call!(driver, memory_set(place, 0, bytes, context.stream))?;
+        Ok(buffer)
+    }
+
+    /// Where it begins.
+    #[must_use]
+    pub const fn place(&self) -> Place {
+        Place(self.place)
+    }
+
+    /// How many numbers there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+}
+
+impl<T> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        // See `Context::drop`. The driver waits for what still uses the memory.
+        let _failed = self.context.enter();
+        let _failed = call!(self.context.driver, memory_free(self.place as Handle));
+    }
+}
+
+/// Numbers of the host that a GPU reads and writes by itself. Whoever looks at them waits for the copies
+/// that are under way.
+#[derive(Debug)]
+pub struct Pinned<T> {
+    context: Arc<Context>,
+    place: Handle,
+    length: usize,
+    /// The last copy from or to here.
+    copy: u64,
+    _kind: PhantomData<T>,
+}
+
+impl<T: Plain> Pinned<T> {
+    pub(super) fn new(context: &Arc<Context>, length: usize) -> Result<Self, GpuError> {
+        context.enter()?;
+        let (driver, bytes, mut place) = (context.driver, bytes::<T>(length)?, 0);
+        driver.memory(bytes, call!(driver, host_take(&raw mut place, bytes.max(1), 0)))?;
+        let context = Arc::clone(context);
+        let mut memory = Self { context, place, length, copy: 0, _kind: PhantomData };
+        memory.as_mut_slice()?.fill(T::default());
+        Ok(memory)
+    }
+
+    /// The numbers, when the copies to here are done.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    pub fn as_slice(&self) -> Result<&[T], GpuError> {
+        self.settle()?;
+        // SAFETY: the memory is that long, was filled in `new`, and no copy writes it now.
+        Ok(unsafe { slice::from_raw_parts(self.place as *const T, self.length) })
+    }
+
+    /// The numbers, to be written, when the copies from and to here are done.
+    ///
+    /// # Errors
+    /// As [`Pinned::as_slice`].
+    pub fn as_mut_slice(&mut self) -> Result<&mut [T], GpuError> {
+        self.settle()?;
+        // SAFETY: as in `as_slice`; any bits are a number of these kinds.
+        Ok(unsafe { slice::from_raw_parts_mut(self.place as *mut T, self.length) })
+    }
+
+    /// Begins to copy the first `count` numbers to a GPU, to those from `first` on.
+    pub(super) fn copy_in(
+        &mut self,
+        to: &mut Buffer<T>,
+        first: usize,
+        count: usize,
+    ) -> Result<(), GpuError> {
+        assert!(count <= self.length && first + count <= to.length, "{count} of {}", to.length);
+        let bytes = bytes::<T>(count)?;
+        self.begin()?;
+        let Context { driver, stream, .. } = *self.context;
+        let place = to.place().offset::<T>(first).0 as Handle;
+        call!(driver, copy_in(place, self.place, bytes, stream))
+    }
+
+    /// Begins to copy a GPU's numbers to here.
+    pub(super) fn copy_out(&mut self, from: &Buffer<T>) -> Result<(), GpuError> {
+        assert!(from.length <= self.length, "{} numbers of {}", from.length, self.length);
+        let bytes = bytes::<T>(from.length)?;
+        self.begin()?;
+        let Context { driver, stream, .. } = *self.context;
+        call!(driver, copy_out(self.place, from.place as Handle, bytes, stream))
+    }
+
+    fn begin(&mut self) -> Result<(), GpuError> {
+        self.context.enter()?;
+        self.copy = self.context.begun.fetch_add(1, Ordering::AcqRel) + 1;
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), GpuError> {
+        if self.copy > self.context.done.load(Ordering::Acquire) {
+            self.context.wait()?;
+        }
+        Ok(())
+    }
+}
+
+impl<T> Drop for Pinned<T> {
+    fn drop(&mut self) {
+        // See `Context::drop`.
+        if self.copy > self.context.done.load(Ordering::Acquire) {
+            let _failed = self.context.wait();
+        }
+        let _failed = self.context.enter();
+        let _failed = call!(self.context.driver, host_free(self.place));
+    }
+}
+
+fn bytes<T>(length: usize) -> Result<usize, GpuError> {
+    let bytes = length.checked_mul(size_of::<T>());
+    bytes.ok_or(GpuError::Memory { bytes: u64::MAX, free: 0 })
+}

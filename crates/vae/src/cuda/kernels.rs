@@ -1,0 +1,377 @@
+//! The kernels of `step.cu`, each started with the blocks and arguments that it declares.
+
+#![allow(unsafe_code, reason = "starts kernels")]
+
+use std::sync::Arc;
+
+use model::cuda::{Arguments, Gpu, GpuError, Graph, Kernel, Place};
+
+use super::{line::Shape, sources};
+
+/// Threads of a block of an elementwise kernel.
+const THREADS: u32 = 256;
+
+/// Threads that add up a row.
+const LANES: usize = 16;
+
+/// Terms of a chunk of a product, and how many chunks a block of the small tile computes together.
+const CHUNK: usize = 128;
+const CHUNKS_MAX: usize = 8;
+
+/// Threads of the small tile that compute a chunk.
+const SMALL_THREADS: u32 = 64;
+const LARGE_THREADS: u32 = 256;
+
+/// Elements of a tile's sides, rows and columns.
+const SMALL: (usize, usize) = (16, 16);
+const LARGE: (usize, usize) = (128, 64);
+
+/// Side of a tile of a weight's gradient.
+const GRADIENT_TILE: usize = 64;
+
+/// From so many large tiles on a product is cut into these: fewer would leave most of a GPU idle.
+const LARGE_TILES_MIN: usize = 64;
+
+/// Which tiles products are cut into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tiles {
+    /// Those that suit the sizes.
+    #[default]
+    Auto,
+    /// Small ones.
+    Small,
+    /// Large ones.
+    Large,
+}
+
+/// A product's kernel for either tile.
+#[derive(Debug)]
+struct Product {
+    small: Kernel,
+    large: Kernel,
+}
+
+/// What a product's tiles are started with.
+struct Plan<'a> {
+    kernel: &'a Kernel,
+    blocks: usize,
+    threads: u32,
+}
+
+/// The sides of a product: rows and columns of the result, and the length of its sums.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sides {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) terms: usize,
+}
+
+impl Sides {
+    fn words(self) -> [u32; 3] {
+        [self.rows as u32, self.columns as u32, self.terms as u32]
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Kernels {
+    tiles: Tiles,
+    layer: Product,
+    input_gradient: Product,
+    bernoulli: Product,
+    gaussian: Product,
+    gather: Kernel,
+    latent: Kernel,
+    latent_gradient: Kernel,
+    weigh: Kernel,
+    weigh_rows: Kernel,
+    samples_gradient: Kernel,
+    parameter_gradients: Kernel,
+    log_variance_gradient: Kernel,
+    losses: Kernel,
+    totals: Kernel,
+    update: Kernel,
+}
+
+/// What the optimizer reads and writes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Updating {
+    /// The gradients to be added, `count` of them, each `length` long.
+    pub(super) leaves: Place,
+    pub(super) count: usize,
+    pub(super) merges: Place,
+    pub(super) length: usize,
+    /// Parameters and both moments.
+    pub(super) state: [Place; 3],
+}
+
+/// The table and the cursor, and the sizes: what most kernels begin with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    pub(super) table: Place,
+    pub(super) cursor: Place,
+    pub(super) shape: Shape,
+}
+
+impl Step {
+    fn arguments(&self) -> Arguments {
+        Arguments::default().place(self.table).place(self.cursor).words(&self.shape.words())
+    }
+}
+
+/// Some places, one after the other.
+fn places(arguments: Arguments, places: &[Place]) -> Arguments {
+    places.iter().fold(arguments, |arguments, place| arguments.place(*place))
+}
+
+/// Some numbers, one after the other.
+fn words(arguments: Arguments, words: &[u32]) -> Arguments {
+    words.iter().fold(arguments, |arguments, word| arguments.word(*word))
+}
+
+/// Starts as many threads as there are elements.
+fn elementwise(kernel: &Kernel, elements: usize, arguments: Arguments) -> Result<(), GpuError> {
+    start(kernel, (elements.div_ceil(THREADS as usize), 1), THREADS, arguments)
+}
+
+fn start(
+    kernel: &Kernel,
+    (across, down): (usize, usize),
+    threads: u32,
+    mut arguments: Arguments,
+) -> Result<(), GpuError> {
+    // SAFETY: the methods below give the arguments that `step.cu` declares; whoever makes the places
+    // (`pass.rs`) makes them as long as the sizes say.
+    unsafe { kernel.start((across as u64, down as u64), threads, &mut arguments) }
+}
+
+/// Starts what a pass has recorded.
+pub(super) fn launch(graph: &Graph) -> Result<(), GpuError> {
+    // SAFETY: the model keeps all that a graph uses for longer than the graph.
+    unsafe { graph.launch() }
+}
+
+impl Kernels {
+    pub(super) fn load(gpu: &Gpu, tiles: Tiles) -> Result<Self, GpuError> {
+        let module = Arc::new(gpu.load(sources::image(gpu.capability())?)?);
+        let kernel = |name| module.kernel(name);
+        let product = |small, large| -> Result<_, GpuError> {
+            Ok(Product { small: kernel(small)?, large: kernel(large)? })
+        };
+        Ok(Self {
+            tiles,
+            layer: product(c"layer_small", c"layer_large")?,
+            input_gradient: product(c"input_gradient_small", c"input_gradient_large")?,
+            bernoulli: product(c"bernoulli_small", c"bernoulli_large")?,
+            gaussian: product(c"gaussian_small", c"gaussian_large")?,
+            gather: kernel(c"gather")?,
+            latent: kernel(c"latent")?,
+            latent_gradient: kernel(c"latent_gradient")?,
+            weigh: kernel(c"weigh")?,
+            weigh_rows: kernel(c"weigh_rows")?,
+            samples_gradient: kernel(c"samples_gradient")?,
+            parameter_gradients: kernel(c"parameter_gradients")?,
+            log_variance_gradient: kernel(c"log_variance_gradient")?,
+            losses: kernel(c"losses")?,
+            totals: kernel(c"totals")?,
+            update: kernel(c"update")?,
+        })
+    }
+
+    fn plan<'a>(&self, product: &'a Product, sides: Sides) -> Plan<'a> {
+        let tiles = |(rows, columns)| sides.rows.div_ceil(rows) * sides.columns.div_ceil(columns);
+        let is_large = match self.tiles {
+            Tiles::Auto => tiles(LARGE) >= LARGE_TILES_MIN,
+            Tiles::Small => false,
+            Tiles::Large => true,
+        };
+        if is_large {
+            return Plan { kernel: &product.large, blocks: tiles(LARGE), threads: LARGE_THREADS };
+        }
+        let chunks = sides.terms.div_ceil(CHUNK).clamp(1, CHUNKS_MAX) as u32;
+        Plan { kernel: &product.small, blocks: tiles(SMALL), threads: chunks * SMALL_THREADS }
+    }
+
+    fn multiply(
+        &self,
+        product: &Product,
+        sides: Sides,
+        arguments: Arguments,
+    ) -> Result<(), GpuError> {
+        let Plan { kernel, blocks, threads } = self.plan(product, sides);
+        start(kernel, (blocks, 1), threads, arguments)
+    }
+
+    /// `out` = x w' + bias, and zero below zero with `relu`.
+    pub(super) fn layer(
+        &self,
+        [x, w, bias, out]: [Place; 4],
+        sides: Sides,
+        relu: bool,
+    ) -> Result<(), GpuError> {
+        let arguments = places(Arguments::default(), &[x, w, bias, out]);
+        let arguments = words(arguments, &sides.words()).word(relu.into());
+        self.multiply(&self.layer, sides, arguments)
+    }
+
+    /// `out` = d w, and zero where `activation` is not above zero.
+    pub(super) fn input_gradient(
+        &self,
+        [d, w, activation, out]: [Place; 4],
+        sides: Sides,
+    ) -> Result<(), GpuError> {
+        let arguments = places(Arguments::default(), &[d, w, activation, out]);
+        self.multiply(&self.input_gradient, sides, words(arguments, &sides.words()))
+    }
+
+    /// The last layer and the terms of -log p(x|z).
+    pub(super) fn bernoulli(
+        &self,
+        [h, w, bias, x, gradient, terms]: [Place; 6],
+        sides: Sides,
+        samples: usize,
+    ) -> Result<(), GpuError> {
+        let arguments = places(Arguments::default(), &[h, w, bias, x, gradient, terms]);
+        let arguments = words(arguments, &sides.words()).word(samples as u32);
+        self.multiply(&self.bernoulli, sides, arguments)
+    }
+
+    /// As [`Kernels::bernoulli`].
+    pub(super) fn gaussian(
+        &self,
+        [h, w, bias, log_variance, x, gradient, terms]: [Place; 7],
+        sides: Sides,
+        samples: usize,
+    ) -> Result<(), GpuError> {
+        let list = [h, w, bias, log_variance, x, gradient, terms];
+        let arguments = words(places(Arguments::default(), &list), &sides.words());
+        self.multiply(&self.gaussian, sides, arguments.word(samples as u32))
+    }
+
+    pub(super) fn gather(
+        &self,
+        step: &Step,
+        [images, order]: [Place; 2],
+        binarize: bool,
+        x: Place,
+    ) -> Result<(), GpuError> {
+        let arguments = places(step.arguments(), &[images, order]).word(binarize.into()).place(x);
+        let fours = step.shape.images() * step.shape.pixels.div_ceil(4);
+        elementwise(&self.gather, fours, arguments)
+    }
+
+    pub(super) fn latent(
+        &self,
+        step: &Step,
+        [stats, deviation, noise, z, divergences, ratios]: [Place; 6],
+    ) -> Result<(), GpuError> {
+        let list = [stats, deviation, noise, z, divergences, ratios];
+        elementwise(&self.latent, step.shape.images() * LANES, places(step.arguments(), &list))
+    }
+
+    pub(super) fn latent_gradient(
+        &self,
+        step: &Step,
+        [dz, noise, stats, deviation, d_stats]: [Place; 5],
+    ) -> Result<(), GpuError> {
+        let arguments = places(step.arguments(), &[dz, noise, stats, deviation, d_stats]);
+        let elements = step.shape.images() * step.shape.latent;
+        elementwise(&self.latent_gradient, elements, arguments)
+    }
+
+    pub(super) fn weigh(
+        &self,
+        step: &Step,
+        [losses, ratios, weights, bounds]: [Place; 4],
+    ) -> Result<(), GpuError> {
+        let arguments = places(step.arguments(), &[losses, ratios, weights, bounds]);
+        elementwise(&self.weigh, step.shape.images(), arguments)
+    }
+
+    pub(super) fn weigh_rows(
+        &self,
+        shape: &Shape,
+        [weights, gradient]: [Place; 2],
+    ) -> Result<(), GpuError> {
+        let arguments = Arguments::default().words(&shape.words());
+        let arguments = places(arguments, &[weights, gradient]);
+        elementwise(&self.weigh_rows, shape.rows() * shape.pixels, arguments)
+    }
+
+    pub(super) fn samples_gradient(
+        &self,
+        step: &Step,
+        [dz, noise, stats, deviation, weights, d_stats]: [Place; 6],
+    ) -> Result<(), GpuError> {
+        let arguments = places(step.arguments(), &[dz, noise, stats, deviation, weights, d_stats]);
+        let elements = step.shape.images() * step.shape.latent;
+        elementwise(&self.samples_gradient, elements, arguments)
+    }
+
+    /// `layers` are the words that [`layer_words`] gives; `sides` are outputs and inputs of each.
+    pub(super) fn parameter_gradients(
+        &self,
+        step: &Step,
+        layers: Place,
+        sides: &[(usize, usize)],
+        gradient: Place,
+        length: usize,
+    ) -> Result<(), GpuError> {
+        let tiles: usize = sides.iter().map(|sides| gradient_tiles(*sides)).sum();
+        let widest = sides.iter().map(|(outputs, _)| *outputs).max().unwrap_or_default();
+        let bias_blocks = widest.div_ceil(THREADS as usize);
+        let arguments = step.arguments().place(layers).word(tiles as u32).word(bias_blocks as u32);
+        let arguments = arguments.place(gradient).word(length as u32);
+        let blocks = (tiles + sides.len() * bias_blocks, step.shape.groups);
+        start(&self.parameter_gradients, blocks, THREADS, arguments)
+    }
+
+    pub(super) fn log_variance_gradient(
+        &self,
+        step: &Step,
+        [log_variance, losses, weights, gradient]: [Place; 4],
+        place: usize,
+        length: usize,
+    ) -> Result<(), GpuError> {
+        let arguments = places(step.arguments(), &[log_variance, losses, weights, gradient]);
+        let arguments = arguments.word(place as u32).word(length as u32);
+        start(&self.log_variance_gradient, (step.shape.groups, 1), 1, arguments)
+    }
+
+    /// `log_variance` is [`Place::NULL`] but for the gaussian.
+    pub(super) fn losses(
+        &self,
+        shape: &Shape,
+        [terms, log_variance, losses]: [Place; 3],
+    ) -> Result<(), GpuError> {
+        let arguments = places(Arguments::default(), &[terms, log_variance, losses]);
+        let arguments = words(arguments, &[shape.rows() as u32, shape.pixels as u32]);
+        elementwise(&self.losses, shape.rows() * LANES, arguments)
+    }
+
+    /// Of all groups, added along the tree that `merges` describes; the step ends.
+    pub(super) fn totals(
+        &self,
+        step: &Step,
+        [losses, divergences, bounds, merges]: [Place; 4],
+        sums: Place,
+    ) -> Result<(), GpuError> {
+        const NODES: u32 = 1;
+        let arguments = places(step.arguments(), &[losses, divergences, bounds, merges]);
+        let arguments = arguments.word(NODES).word(u32::from(true)).place(sums);
+        start(&self.totals, (1, 1), THREADS, arguments)
+    }
+
+    /// Adds the gradients along the tree, and applies Adam.
+    pub(super) fn update(&self, step: &Step, updating: &Updating) -> Result<(), GpuError> {
+        let Updating { leaves, count, merges, length, state } = *updating;
+        let arguments = Arguments::default().place(step.table).place(step.cursor);
+        let arguments = places(arguments, &[leaves, merges]);
+        let arguments = words(arguments, &[count as u32, length as u32]);
+        elementwise(&self.update, length, places(arguments, &state))
+    }
+}
+
+/// Tiles of the gradient of a weight with so many outputs and inputs.
+pub(super) const fn gradient_tiles((outputs, inputs): (usize, usize)) -> usize {
+    outputs.div_ceil(GRADIENT_TILE) * inputs.div_ceil(GRADIENT_TILE)
+}

@@ -1,0 +1,88 @@
+//! What the kernels of a step are told: a line of the table for what changes, and the sizes, which do
+//! not. `step.cuh` declares the same.
+
+use data::{Stream, Visit};
+
+/// Words of a line, as `Step` in `step.cuh` has them.
+pub(super) const LINE_WORDS: usize = 24;
+
+/// A line of the table: one step, or one batch of an evaluation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Line {
+    /// The stream of normals of the first group.
+    pub(super) noise: Stream,
+    /// By how much the streams of two groups that follow each other differ.
+    pub(super) noise_stride: u32,
+    /// What is drawn for the images.
+    pub(super) visit: Visit,
+    /// Where in the order the first group begins, and the last one ends.
+    pub(super) positions: (u32, u32),
+    pub(super) beta: f64,
+    /// The optimizer's factors ([`model::Update::numbers`]), where the GPU applies it.
+    pub(super) update: Option<[f32; 7]>,
+}
+
+impl Line {
+    /// The line as the GPU reads it.
+    pub(super) fn words(&self) -> [u32; LINE_WORDS] {
+        let ([noise_key0, noise_key1], [_, noise_b, noise_low, noise_high]) =
+            (self.noise.key(), self.noise.counter());
+        // An image's index is in the free bits of this word.
+        let visit = self.visit.stream(0);
+        let ([visit_key0, visit_key1], [_, visit_mark, visit_low, visit_high]) =
+            (visit.key(), visit.counter());
+        let beta = self.beta.to_bits();
+        let mut words = [0; LINE_WORDS];
+        words[..16].copy_from_slice(&[
+            noise_key0,
+            noise_key1,
+            noise_b,
+            self.noise_stride,
+            noise_low,
+            noise_high,
+            visit_key0,
+            visit_key1,
+            visit_mark,
+            visit_low,
+            visit_high,
+            self.positions.0,
+            self.positions.1,
+            0,
+            beta as u32,
+            (beta >> 32) as u32,
+        ]);
+        for (word, number) in words[16..].iter_mut().zip(self.update.unwrap_or_default()) {
+            *word = number.to_bits();
+        }
+        words
+    }
+}
+
+/// Sizes of a step's vectors.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// Images of a group, at the most.
+    pub(super) batch: usize,
+    pub(super) groups: usize,
+    /// Rows of an image from z on.
+    pub(super) samples: usize,
+    pub(super) pixels: usize,
+    pub(super) hidden: usize,
+    pub(super) latent: usize,
+}
+
+impl Shape {
+    /// Rows up to the latents, and from there on.
+    pub(super) const fn images(&self) -> usize {
+        self.batch * self.groups
+    }
+
+    pub(super) const fn rows(&self) -> usize {
+        self.images() * self.samples
+    }
+
+    pub(super) const fn words(&self) -> [u32; 6] {
+        let Self { batch, groups, samples, pixels, hidden, latent } = *self;
+        [batch as u32, groups as u32, samples as u32, pixels as u32, hidden as u32, latent as u32]
+    }
+}

@@ -1,0 +1,317 @@
+//! A batch on the GPU, from pixels to the gradients of all parameters: which kernel follows which, and
+//! where each finds what it reads. `crate::pass` is the same on a CPU.
+
+use std::ops::Range;
+
+use model::cuda::{Buffer, Gpu, GpuError, Pinned, Place};
+
+use crate::network::{Linear, Network};
+
+use super::{
+    kernels::{Kernels, Sides, Step, gradient_tiles},
+    line::Shape,
+};
+
+/// Words of a layer, as `Layer` in `gradients.cu` has them.
+const LAYER_WORDS: usize = 10;
+
+const LAYERS: usize = 6;
+
+/// The vectors between the layers; a matrix has a row an image, from z on a row a sample.
+#[derive(Debug)]
+pub(super) struct Work {
+    floats: Buffer<f32>,
+    doubles: Buffer<f64>,
+    layers: Buffer<u32>,
+}
+
+/// Where each vector is.
+#[derive(Clone, Copy, Debug)]
+struct Vectors {
+    x: Place,
+    encoder: [Place; 2],
+    stats: Place,
+    deviation: Place,
+    noise: Place,
+    z: Place,
+    decoder: [Place; 2],
+    output: Place,
+    terms: Place,
+    d_decoder: [Place; 2],
+    dz: Place,
+    d_stats: Place,
+    d_encoder: [Place; 2],
+    weights: Place,
+    losses: Place,
+    ratios: Place,
+    divergences: Place,
+    bounds: Place,
+}
+
+/// A batch's places that are not between layers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    pub(super) images: Place,
+    pub(super) order: Place,
+    pub(super) parameters: Place,
+    pub(super) gradient: Place,
+    pub(super) sums: Place,
+    /// How the groups' sums are added: see `sums.cu`.
+    pub(super) merges: Place,
+    pub(super) binarize: bool,
+}
+
+/// What it takes to start the kernels of a batch.
+#[derive(Debug)]
+pub(super) struct Pass<'a> {
+    network: &'a Network,
+    kernels: &'a Kernels,
+    step: Step,
+    ends: Ends,
+    vectors: Vectors,
+    layers: Place,
+}
+
+/// Numbers of an image in the vectors of floats, and of doubles.
+fn floats(shape: &Shape) -> usize {
+    let Shape { samples, pixels, hidden, latent, .. } = *shape;
+    pixels + 4 * hidden + 5 * latent + samples * (2 * pixels + 4 * hidden + 3 * latent + 1)
+}
+
+const fn doubles(shape: &Shape) -> usize {
+    2 + 2 * shape.samples
+}
+
+/// Hands out places one after the other.
+struct Cutter {
+    next: Place,
+    images: usize,
+}
+
+impl Cutter {
+    fn floats(&mut self, width: usize) -> Place {
+        let place = self.next;
+        self.next = place.offset::<f32>(self.images * width);
+        place
+    }
+
+    fn doubles(&mut self, width: usize) -> Place {
+        let place = self.next;
+        self.next = place.offset::<f64>(self.images * width);
+        place
+    }
+}
+
+impl Work {
+    pub(super) fn new(gpu: &Gpu, network: &Network, shape: &Shape) -> Result<Self, GpuError> {
+        let work = Self {
+            floats: gpu.zeros(shape.images() * floats(shape))?,
+            doubles: gpu.zeros(shape.images() * doubles(shape))?,
+            layers: gpu.zeros(LAYERS * LAYER_WORDS)?,
+        };
+        work.write_layers(gpu, network, shape)
+    }
+
+    fn write_layers(
+        mut self,
+        gpu: &Gpu,
+        network: &Network,
+        shape: &Shape,
+    ) -> Result<Self, GpuError> {
+        let vectors = self.vectors(shape);
+        let mut words: Pinned<u32> = gpu.pinned(LAYERS * LAYER_WORDS)?;
+        let mut first_tile = 0;
+        let listed = layers(network).into_iter().zip(vectors.of_layers(shape.samples));
+        let lines = words.as_mut_slice()?.chunks_exact_mut(LAYER_WORDS);
+        for ((layer, (d, x, rows)), line) in listed.zip(lines) {
+            let [weight, bias] =
+                [&layer.weight, &layer.bias].map(|range: &Range<usize>| range.start);
+            line[..4].copy_from_slice(&[d.words(), x.words()].concat());
+            let rest = [weight, bias, layer.outputs, layer.inputs, first_tile, rows];
+            for (word, value) in line[4..].iter_mut().zip(rest) {
+                *word = value as u32;
+            }
+            first_tile += gradient_tiles((layer.outputs, layer.inputs));
+        }
+        gpu.upload(&mut words, &mut self.layers)?;
+        Ok(self)
+    }
+
+    fn vectors(&self, shape: &Shape) -> Vectors {
+        let Shape { samples, pixels, hidden, latent, .. } = *shape;
+        let mut cut = Cutter { next: self.floats.place(), images: shape.images() };
+        let mut cut_doubles = Cutter { next: self.doubles.place(), images: shape.images() };
+        Vectors {
+            x: cut.floats(pixels),
+            encoder: [cut.floats(hidden), cut.floats(hidden)],
+            stats: cut.floats(2 * latent),
+            deviation: cut.floats(latent),
+            noise: cut.floats(samples * latent),
+            z: cut.floats(samples * latent),
+            decoder: [cut.floats(samples * hidden), cut.floats(samples * hidden)],
+            output: cut.floats(samples * pixels),
+            terms: cut.floats(samples * pixels),
+            d_decoder: [cut.floats(samples * hidden), cut.floats(samples * hidden)],
+            dz: cut.floats(samples * latent),
+            d_stats: cut.floats(2 * latent),
+            d_encoder: [cut.floats(hidden), cut.floats(hidden)],
+            weights: cut.floats(samples),
+            losses: cut_doubles.doubles(samples),
+            ratios: cut_doubles.doubles(samples),
+            divergences: cut_doubles.doubles(1),
+            bounds: cut_doubles.doubles(1),
+        }
+    }
+
+    /// The pass over a batch of this shape, whose memory this is.
+    pub(super) fn pass<'a>(
+        &self,
+        network: &'a Network,
+        kernels: &'a Kernels,
+        step: Step,
+        ends: Ends,
+    ) -> Pass<'a> {
+        let vectors = self.vectors(&step.shape);
+        Pass { network, kernels, step, ends, vectors, layers: self.layers.place() }
+    }
+}
+
+/// The layers, in the order of their parameters.
+fn layers(network: &Network) -> [&Linear; LAYERS] {
+    let ([a, b, c], [d, e, f]) = (&network.encoder, &network.decoder);
+    [a, b, c, d, e, f]
+}
+
+impl Vectors {
+    /// Of each layer: its output's gradient, its input, and rows an image.
+    const fn of_layers(&self, samples: usize) -> [(Place, Place, usize); LAYERS] {
+        [
+            (self.d_encoder[0], self.x, 1),
+            (self.d_encoder[1], self.encoder[0], 1),
+            (self.d_stats, self.encoder[1], 1),
+            (self.d_decoder[0], self.z, samples),
+            (self.d_decoder[1], self.decoder[0], samples),
+            (self.output, self.decoder[1], samples),
+        ]
+    }
+}
+
+impl Pass<'_> {
+    /// From pixels to the sums, and to the gradient of the decoder's output.
+    pub(super) fn forward(&self) -> Result<(), GpuError> {
+        let Self { kernels, step, ends, vectors, .. } = self;
+        kernels.gather(step, [ends.images, ends.order], ends.binarize, vectors.x)?;
+        let images = step.shape.images();
+        let [first, second, third] = &self.network.encoder;
+        self.layer(first, vectors.x, vectors.encoder[0], images, true)?;
+        self.layer(second, vectors.encoder[0], vectors.encoder[1], images, true)?;
+        self.layer(third, vectors.encoder[1], vectors.stats, images, false)?;
+        let Vectors { stats, deviation, noise, z, divergences, ratios, .. } = *vectors;
+        kernels.latent(step, [stats, deviation, noise, z, divergences, ratios])?;
+        let rows = step.shape.rows();
+        let [first, second, third] = &self.network.decoder;
+        self.layer(first, z, vectors.decoder[0], rows, true)?;
+        self.layer(second, vectors.decoder[0], vectors.decoder[1], rows, true)?;
+        self.likelihood(third)?;
+        if step.shape.samples > 1 {
+            let Vectors { losses, ratios, weights, bounds, output, .. } = *vectors;
+            kernels.weigh(step, [losses, ratios, weights, bounds])?;
+            kernels.weigh_rows(&step.shape, [weights, output])?;
+        }
+        Ok(())
+    }
+
+    /// The losses of the batch, after [`Pass::forward`]; the step ends.
+    pub(super) fn totals(&self) -> Result<(), GpuError> {
+        let Vectors { losses, divergences, bounds, .. } = self.vectors;
+        let places = [losses, divergences, bounds, self.ends.merges];
+        self.kernels.totals(&self.step, places, self.ends.sums)
+    }
+
+    fn log_variance(&self) -> Place {
+        let place = self.network.log_variance;
+        place.map_or(Place::NULL, |place| self.ends.parameters.offset::<f32>(place))
+    }
+
+    fn likelihood(&self, layer: &Linear) -> Result<(), GpuError> {
+        let Vectors { x, decoder: [_, h], output, terms, losses, .. } = self.vectors;
+        let shape = &self.step.shape;
+        let sides = Sides { rows: shape.rows(), columns: layer.outputs, terms: layer.inputs };
+        let (w, bias) = self.weight_and_bias(layer);
+        let log_variance = self.log_variance();
+        if self.network.log_variance.is_some() {
+            let places = [h, w, bias, log_variance, x, output, terms];
+            self.kernels.gaussian(places, sides, shape.samples)?;
+        } else {
+            self.kernels.bernoulli([h, w, bias, x, output, terms], sides, shape.samples)?;
+        }
+        self.kernels.losses(shape, [terms, log_variance, losses])
+    }
+
+    /// From the gradient of the decoder's output to those of all parameters.
+    pub(super) fn backward(&self) -> Result<(), GpuError> {
+        let Self { kernels, step, vectors, .. } = self;
+        let (images, rows) = (step.shape.images(), step.shape.rows());
+        let [first, second, third] = &self.network.decoder;
+        let [h1, h2] = vectors.decoder;
+        let [d1, d2] = vectors.d_decoder;
+        self.input_gradient(third, vectors.output, h2, d2, rows)?;
+        self.input_gradient(second, d2, h1, d1, rows)?;
+        self.input_gradient(first, d1, Place::NULL, vectors.dz, rows)?;
+        let Vectors { dz, noise, stats, deviation, weights, d_stats, .. } = *vectors;
+        if step.shape.samples > 1 {
+            kernels.samples_gradient(step, [dz, noise, stats, deviation, weights, d_stats])?;
+        } else {
+            kernels.latent_gradient(step, [dz, noise, stats, deviation, d_stats])?;
+        }
+        let [_, second, third] = &self.network.encoder;
+        let [h1, h2] = vectors.encoder;
+        let [d1, d2] = vectors.d_encoder;
+        self.input_gradient(third, d_stats, h2, d2, images)?;
+        self.input_gradient(second, d2, h1, d1, images)?;
+        self.parameter_gradients()
+    }
+
+    fn parameter_gradients(&self) -> Result<(), GpuError> {
+        let (gradient, length) = (self.ends.gradient, self.network.layout.len());
+        let sides = layers(self.network).map(|layer| (layer.outputs, layer.inputs));
+        self.kernels.parameter_gradients(&self.step, self.layers, &sides, gradient, length)?;
+        let Some(place) = self.network.log_variance else { return Ok(()) };
+        let Vectors { losses, weights, .. } = self.vectors;
+        let places = [self.log_variance(), losses, weights, gradient];
+        self.kernels.log_variance_gradient(&self.step, places, place, length)
+    }
+
+    fn weight_and_bias(&self, layer: &Linear) -> (Place, Place) {
+        let place = |range: &Range<usize>| self.ends.parameters.offset::<f32>(range.start);
+        (place(&layer.weight), place(&layer.bias))
+    }
+
+    /// `out` = x W' + b, and zero below zero with `relu`.
+    fn layer(
+        &self,
+        layer: &Linear,
+        x: Place,
+        out: Place,
+        rows: usize,
+        relu: bool,
+    ) -> Result<(), GpuError> {
+        let (w, bias) = self.weight_and_bias(layer);
+        let sides = Sides { rows, columns: layer.outputs, terms: layer.inputs };
+        self.kernels.layer([x, w, bias, out], sides, relu)
+    }
+
+    /// `out` = d W, and zero where `activation`, the layer's input, is not above zero.
+    fn input_gradient(
+        &self,
+        layer: &Linear,
+        d: Place,
+        activation: Place,
+        out: Place,
+        rows: usize,
+    ) -> Result<(), GpuError> {
+        let (w, _) = self.weight_and_bias(layer);
+        let sides = Sides { rows, columns: layer.inputs, terms: layer.outputs };
+        self.kernels.input_gradient([d, w, activation, out], sides)
+    }
+}
