@@ -60,11 +60,10 @@ fn a_gpu_that_fails_leaves_the_run_to_the_others() {
     if !IS_THERE {
         return;
     }
-    for failure in
-        ["cuGraphLaunch:4:700", "cuStreamSynchronize:9:719", "cuMemcpyDtoHAsync_v2:5:999"]
-    {
+    for failure in ["cuGraphLaunch:4:700", "cuGraphLaunch:15:719", "cuMemcpyDtoHAsync_v2:40:999"] {
         let place = Place::new();
-        let mut fleet = Fleet::without_workers(&place, &format!("{COMMON} {PLAIN} --workers 2"));
+        let flags = format!("{COMMON} {PLAIN} --workers 2 --join-timeout-seconds 5");
+        let mut fleet = Fleet::without_workers(&place, &flags);
         fleet.add("--threads 1 --device cpu");
         let lost = gpu_worker(&fleet, &format!("EMULATED_GPU_FAIL={failure}"), "--threads 1");
         lost.wait().failed_with(&["the CUDA driver", "emulated error"]);

@@ -98,8 +98,6 @@ pub(crate) struct Connection {
     device: String,
     /// Its fingerprint, as checkpoints hold it.
     arithmetic: String,
-    /// What it computes on, for people.
-    device: String,
     trains: Trains,
 }
 
@@ -128,7 +126,6 @@ impl Connection {
             memory_bytes: None,
             device: printable(&hello.device_name),
             arithmetic: String::new(),
-            device: String::new(),
             trains: hello.into(),
         }
     }

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use collective::Digest;
 use config::Manifest;
 use data::{Batch, Dataset, Domain, Splits, Stream, Visit};
-use model::{Model, ModelError, StepContext, Sums};
+use model::{Model, ModelError, StepContext, Sums, cuda::GpuError};
 use thiserror::Error;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -52,6 +52,9 @@ pub enum Mistake {
         /// What went wrong.
         reason: String,
     },
+    /// Not the task's: the GPU has failed.
+    #[error(transparent)]
+    Gpu(GpuError),
     /// The model cannot be computed at all.
     #[error("the gradient of the first examples cannot be computed: {0}")]
     Gradient(String),
@@ -190,11 +193,11 @@ impl<'a, D: Dataset> Check<'a, D> {
         seed: u64,
     ) -> Result<Self, Mistake> {
         let mut parameters = vec![0.0; model.layout().len()];
-        attempt(|| {
+        let initialise = || {
             model.initialise(seed, &mut parameters);
             Ok(())
-        })
-        .map_err(Mistake::Gradient)?;
+        };
+        attempt(initialise, Mistake::Gradient)?;
         Ok(Self { model, data, seed, parameters })
     }
 
@@ -204,8 +207,10 @@ impl<'a, D: Dataset> Check<'a, D> {
             let index = set.count().saturating_sub(1);
             let batch = Batch { data: set, indices: &[index], visit: Visit::test(*seed) };
             let random = Stream::new(*seed, Domain::Evaluation, 0, 0);
-            attempt(|| model.evaluate(parameters, &batch, random))
-                .map_err(|reason| Mistake::LastExample { part, index, reason })?;
+            attempt(
+                || model.evaluate(parameters, &batch, random),
+                |reason| Mistake::LastExample { part, index, reason },
+            )?;
         }
         Ok(())
     }
@@ -215,15 +220,16 @@ impl<'a, D: Dataset> Check<'a, D> {
         let mut gradient = vec![0.0; parameters.len()];
         let batch = Batch { data: &data.train, indices, visit: Visit::train(*seed, 0) };
         let context = StepContext::alone(Stream::new(*seed, Domain::Noise, draw, 0));
-        let sums = attempt(|| model.gradient(parameters, &batch, &context, &mut gradient));
-        Ok(Computed { sums: sums.map_err(Mistake::Gradient)?, gradient })
+        let compute = || model.gradient(parameters, &batch, &context, &mut gradient);
+        let sums = attempt(compute, Mistake::Gradient)?;
+        Ok(Computed { sums, gradient })
     }
 
     fn evaluate(&mut self, indices: &[u32], draw: u64) -> Result<Sums, Mistake> {
         let Self { model, data, seed, parameters } = self;
         let batch = Batch { data: &data.train, indices, visit: Visit::train(*seed, 0) };
         let random = Stream::new(*seed, Domain::Evaluation, draw, 0);
-        attempt(|| model.evaluate(parameters, &batch, random)).map_err(Mistake::Gradient)
+        attempt(|| model.evaluate(parameters, &batch, random), Mistake::Gradient)
     }
 
     /// Compares the average losses of one example alone, and of several copies of it. What is
@@ -291,13 +297,18 @@ fn judge(what: &str, is_sum: bool, is_mean: bool) -> Result<(), Mistake> {
 }
 
 /// Does what may fail, or panic in the task's code; gives one line of text then.
-fn attempt<T>(compute: impl FnOnce() -> Result<T, ModelError>) -> Result<T, String> {
+/// `mistake` makes an error of it.
+fn attempt<T>(
+    compute: impl FnOnce() -> Result<T, ModelError>,
+    mistake: impl FnOnce(String) -> Mistake,
+) -> Result<T, Mistake> {
     match catch_unwind(AssertUnwindSafe(compute)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
+        Ok(Err(ModelError::Gpu(error))) => Err(Mistake::Gpu(error)),
+        Ok(result) => result.map_err(|error| mistake(error.to_string())),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(text.and_then(|text| text.lines().next()).unwrap_or("a panic").to_owned())
+            Err(mistake(text.and_then(|text| text.lines().next()).unwrap_or("a panic").to_owned()))
         }
     }
 }

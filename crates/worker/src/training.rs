@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow};
 use collective::{Digest, Interrupted, Step};
 use data::Dataset;
 use membership::{Course, Failure, Phase, Standing};
-use model::Adam;
+use model::{Adam, ModelError};
 use protocol::wire::Transfer;
 use trainer::{Ended, Mistake, Recipe, Task, TrainError, Trainer, checks};
 
@@ -40,11 +40,19 @@ pub(crate) fn run<T: Task>(setup: &Setup<T>, channel: &TrainingChannel) {
 /// The event that an error leads to.
 fn ended_by(error: &anyhow::Error) -> Event {
     let (message, cause) = (limits::told(error.as_ref()), error.downcast_ref::<TrainError>());
-    if let Some(TrainError::Device(_)) = cause {
+    if matches!(cause, Some(TrainError::Device(_))) || is_of_gpu(error) {
         return Event::Died(message);
     }
     let recurs = cause.is_some_and(TrainError::recurs) || error.is::<Mistake>();
     Event::Failed(Failure { message, state_intact: true, recurs })
+}
+
+/// Whether a GPU has failed, be it before the first step: others may go on.
+fn is_of_gpu(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let of_model = matches!(cause.downcast_ref(), Some(ModelError::Gpu(_)));
+        of_model || matches!(cause.downcast_ref(), Some(Mistake::Gpu(_)))
+    })
 }
 
 /// The message of a panic, as one line.

@@ -36,10 +36,8 @@ impl Control<'_> {
         if let Err(refused) = self.check_program(&connection) {
             return connection.send(Err(refused));
         }
-        let device = join.fingerprint.device.clone();
         self.keep_what_counts(&mut join.fingerprint);
         connection.arithmetic = join.fingerprint.to_string();
-        connection.device = Fingerprint { device, ..join.fingerprint.clone() }.to_string();
         self.connections.insert(worker, connection);
         self.decide(Event::Joined(worker, join));
     }
