@@ -31,11 +31,18 @@ struct Stream {
     Graph *capturing = nullptr;
 };
 
+// A point in a stream's queue.
+struct Event {
+    Stream *stream = nullptr;
+    bool is_past = true;
+};
+
 struct Driver {
     std::recursive_mutex lock;
     std::map<std::string, int> calls;
     int failed = SUCCESS;
     std::map<char *, size_t> device, host;
+    std::multiset<const void *> sources;  // Memory of the host that copies have yet to read.
     size_t used = 0;
     std::set<Stream *> streams;
     std::set<Graph *> graphs;
@@ -200,13 +207,17 @@ API cuMemsetD8Async(void *place, unsigned char value, size_t bytes, void *stream
 API cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t bytes, void *stream) {
     ENTER();
     if (!is_within(driver.device, to, bytes) || !is_within(driver.host, from, bytes)) return INVALID_VALUE;
-    return put(stream, [=] { memcpy(to, from, bytes); });
+    driver.sources.insert(from);
+    return put(stream, [=] {
+        memcpy(to, from, bytes);
+        driver.sources.erase(driver.sources.find(from));
+    });
 }
 API cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, void *stream) {
     ENTER();
     if (!is_within(driver.host, to, bytes) || !is_within(driver.device, from, bytes)) return INVALID_VALUE;
     if (driver.streams.count((Stream *)stream) && !((Stream *)stream)->capturing) {
-        finish((Stream *)stream);
+        if (driver.sources.count(to)) finish((Stream *)stream);
         memset(to, 0xff, bytes);
     }
     return put(stream, [=] { memcpy(to, from, bytes); });
@@ -231,6 +242,36 @@ API cuStreamSynchronize(void *stream) {
     if (!driver.streams.count((Stream *)stream)) return INVALID_HANDLE;
     if (((Stream *)stream)->capturing) return CAPTURE_INVALIDATED;
     finish((Stream *)stream);
+    return SUCCESS;
+}
+API cuEventCreate(void **event, unsigned) {
+    ENTER();
+    *event = new Event;
+    return current ? SUCCESS : INVALID_CONTEXT;
+}
+API cuEventDestroy_v2(void *event) {
+    std::lock_guard<std::recursive_mutex> guard(driver.lock);
+    finish_all();
+    delete (Event *)event;
+    return SUCCESS;
+}
+API cuEventRecord(void *handle, void *stream) {
+    ENTER();
+    Event *event = (Event *)handle;
+    event->stream = (Stream *)stream;
+    event->is_past = false;
+    return put(stream, [=] { event->is_past = true; });
+}
+API cuEventSynchronize(void *handle) {
+    ENTER();
+    Event *event = (Event *)handle;
+    if (event->is_past) return SUCCESS;
+    if (!driver.streams.count(event->stream)) return INVALID_HANDLE;
+    // What comes after it is not done yet.
+    std::vector<Work> &queue = event->stream->queue;
+    size_t done = 0;
+    while (!event->is_past && done < queue.size()) queue[done++]();
+    queue.erase(queue.begin(), queue.begin() + done);
     return SUCCESS;
 }
 API cuStreamBeginCapture_v2(void *stream, int) {

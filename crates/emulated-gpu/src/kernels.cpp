@@ -46,7 +46,7 @@ const Kernel *kernel_named(const char *name) {
         TILED(layer), TILED(input_gradient), TILED(bernoulli), TILED(gaussian), KERNEL(gather), KERNEL(latent),
         KERNEL(latent_gradient), KERNEL(weigh), KERNEL(weigh_rows), KERNEL(samples_gradient),
         KERNEL(parameter_gradients), KERNEL(log_variance_gradient), KERNEL(losses), KERNEL(totals), KERNEL(advance),
-        KERNEL(partials), KERNEL(update),
+        KERNEL(partials), KERNEL(squares), KERNEL(clip), KERNEL(update),
     };
     // Whoever plants the race runs it where the right kernel is asked for.
     const char *race = getenv("EMULATED_GPU_RACE");

@@ -19,7 +19,7 @@ use thiserror::Error;
 use self::driver::Driver;
 pub use self::{
     gpu::{Arguments, Gpu, Graph, Kernel, Module},
-    memory::{Buffer, Pinned, Place, Plain},
+    memory::{Buffer, Event, Pinned, Place, Plain},
 };
 
 /// Compute capability of the oldest GPUs that kernels are compiled for, times ten.

@@ -47,8 +47,9 @@ pub use scratch::Scratch;
 pub use state::{State, StateView};
 pub use team::Team;
 
-/// Most sums that a model reports for a batch: as many as the members exchange.
-pub use collective::TERMS_MAX;
+/// Most sums that a model reports for a batch, as many as the members exchange; and the vectors that a
+/// state has.
+pub use collective::{STATE_VECTORS, TERMS_MAX};
 
 /// Sums over the examples of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

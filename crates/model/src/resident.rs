@@ -1,9 +1,14 @@
 //! A model that keeps the state where it computes, as on a GPU, and makes whole steps there: so that
 //! neither parameters nor gradients travel between the device and the host in every step.
 
+use collective::STATE_VECTORS;
 use data::{Batch, Stream};
 
-use crate::{ModelError, State, StateView, StepContext, Sums, adam::Update};
+use crate::{ModelError, StateView, StepContext, Sums, adam::Update};
+
+/// Steps that are under way at the most: enough to hide the host, and few enough that whoever asks for
+/// a pause or for the state does not wait.
+pub const AHEAD: usize = 8;
 
 /// A model with a state of its own.
 ///
@@ -19,11 +24,11 @@ pub trait Resident {
     /// The device failed.
     fn load(&mut self, state: StateView<'_>) -> Result<(), ModelError>;
 
-    /// Copies the state to the host. No step is under way.
+    /// Copies parameters and both moments to the host. No step is under way.
     ///
     /// # Errors
     /// The device failed.
-    fn fetch(&mut self) -> Result<State, ModelError>;
+    fn fetch(&mut self) -> Result<[Vec<f32>; STATE_VECTORS], ModelError>;
 
     /// [`Model::gradient`](crate::Model::gradient) at the state's parameters.
     ///
@@ -58,6 +63,9 @@ pub trait Resident {
     ///
     /// # Errors
     /// The device failed.
+    ///
+    /// # Panics
+    /// Where [`AHEAD`] steps are under way.
     fn begin(&mut self, step: &WholeStep<'_, Self::Data>) -> Result<(), ModelError>;
 
     /// Waits for the oldest step that was begun and not finished.

@@ -5,13 +5,9 @@ use std::{collections::VecDeque, time::Instant};
 
 use collective::{AllReduce, Control, Kind, Node, Round, Step, Tally};
 use data::{Batch, Dataset, Visit};
-use model::{Finished, Isa, Model, ModelError, Resident, WholeStep};
+use model::{Finished, Isa, Model, ModelError, Resident, WholeStep, resident::AHEAD};
 
 use crate::{Ended, Observer, StepSummary, TrainError, Trainer, observer};
-
-/// Steps that are under way at the most: enough to hide the host, and few enough that whoever asks
-/// for a pause or for the state does not wait.
-const AHEAD: usize = 8;
 
 /// A step that was begun.
 struct Begun {
@@ -47,8 +43,8 @@ impl<D: Dataset> Trainer<D> {
     /// Sees to it that the state is at hand.
     pub(crate) fn fetch(&mut self) -> Result<(), ModelError> {
         if !self.replica.is_at_hand() {
-            let state = resident(&mut *self.model).fetch()?;
-            self.replica.note(Some(state));
+            let vectors = resident(&mut *self.model).fetch()?;
+            self.replica.note_copy(vectors);
         }
         Ok(())
     }
@@ -184,7 +180,7 @@ impl<D: Dataset> Trainer<D> {
     /// Counts a step that the model has made.
     fn count(&mut self, tally: Tally) {
         let epoch = self.schedule.locate(self.replica.step()).epoch;
-        self.replica.note(None);
+        self.replica.note_update();
         self.ledger.add(epoch, &tally);
     }
 

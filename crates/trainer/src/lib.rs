@@ -352,7 +352,7 @@ impl<D: Dataset> Trainer<D> {
         if self.replica.is_on_device() {
             let update = adam.update(Isa::best(), step + 1, examples);
             resident(&mut *self.model).update(&update, sum)?;
-            self.replica.note(None);
+            self.replica.note_update();
         } else {
             self.replica.update(&adam, &self.team, sum, examples);
         }

@@ -7,7 +7,8 @@ use std::{
 };
 
 use collective::{
-    Contribution, Digest, Interrupted, Kind, Outcome, Round, SharedState, StateVectors, Step,
+    Contribution, Digest, Interrupted, Kind, Outcome, Round, STATE_VECTORS, SharedState,
+    StateVectors, Step,
 };
 use model::{Adam, Isa, State, StateView, Team};
 
@@ -171,13 +172,16 @@ impl Replica {
         (self.home, self.spare) = (Home::Device { step: self.step(), copy }, None);
     }
 
-    /// Notes an update that the model has made, or the copy of its state.
-    pub(crate) fn note(&mut self, next: Option<State>) {
-        let step = self.step();
-        self.home = match next {
-            None => Home::Device { step: step + 1, copy: None },
-            Some(copy) => Home::Device { step, copy: Some(Arc::new(State { step, ..copy })) },
-        };
+    /// Notes an update that the model has made.
+    pub(crate) fn note_update(&mut self) {
+        self.home = Home::Device { step: self.step() + 1, copy: None };
+    }
+
+    /// Notes the copy of the model's state: parameters and both moments.
+    pub(crate) fn note_copy(&mut self, vectors: [Vec<f32>; STATE_VECTORS]) {
+        let (step, [parameters, exp_avg, exp_avg_sq]) = (self.step(), vectors);
+        let copy = Arc::new(State { step, parameters, exp_avg, exp_avg_sq });
+        self.home = Home::Device { step, copy: Some(copy) };
     }
 
     /// Takes the state back from the model; it is at hand.

@@ -4,12 +4,12 @@
 use std::{cell::Cell, collections::VecDeque, rc::Rc, sync::Arc};
 
 use collective::{
-    AllReduce, Contribution, Control, Interrupted, Local, Node, Outcome, Round, plan,
+    AllReduce, Contribution, Control, Interrupted, Local, Node, Outcome, Round, STATE_VECTORS, plan,
 };
 use data::{Batch, Dataset, Splits, Stream};
 use model::{
     Adam, Finished, Isa, Layout, Model, ModelError, Resident, State, StateView, StepContext, Sums,
-    Team, WholeStep, norm::sum_of_squares,
+    Team, WholeStep, norm::sum_of_squares, resident::AHEAD,
 };
 use trainer::{
     Ended, EpochSummary, Ledger, Observer, Quiet, Recipe, Replica, Settings, StepSummary,
@@ -21,7 +21,6 @@ const EXAMPLES: u32 = 101;
 const SHARDS: u32 = 3;
 const STEPS_PER_EPOCH: u64 = 9;
 const EPOCHS: u32 = 3;
-const AHEAD: usize = 8;
 
 struct Numbers;
 
@@ -175,10 +174,11 @@ impl Resident for OnDevice {
         Ok(())
     }
 
-    fn fetch(&mut self) -> Result<State, ModelError> {
+    fn fetch(&mut self) -> Result<[Vec<f32>; STATE_VECTORS], ModelError> {
         assert!(self.finished.is_empty(), "steps are under way");
         self.watch.fetched.set(self.watch.fetched.get() + 1);
-        Ok(self.state.clone())
+        let State { parameters, exp_avg, exp_avg_sq, .. } = self.state.clone();
+        Ok([parameters, exp_avg, exp_avg_sq])
     }
 
     fn gradient(

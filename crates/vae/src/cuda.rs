@@ -1,9 +1,9 @@
 //! The VAE on a GPU, computed by hand as `pass.rs` does on a CPU and to the same bits: the kernels
 //! follow ARITHMETIC.md. `cuda/README.md` describes them.
 //!
-//! Parameters come from the host and the gradient goes back there for every batch, since that is where
-//! members exchange it. The data set goes to the GPU once, noise is made there, and a batch is one graph
-//! of kernels.
+//! The data set goes to the GPU once, noise is made there, and a batch is one graph of kernels. A member
+//! that is alone keeps the state there too (`cuda/resident.rs`); the gradient of one of several goes to
+//! the host, where they exchange it.
 
 mod kernels;
 mod line;
@@ -18,19 +18,17 @@ use images::Images;
 use vae_options::{Binarize, ModelConfig};
 
 use model::{
-    Layout, Model, ModelError, StepContext, Sums, Team,
-    cuda::{Buffer, Gpu, GpuError, Graph, Pinned},
+    Layout, Model, ModelError, Resident, StepContext, Sums, Team,
+    cuda::{Buffer, Gpu, GpuError, Graph, Pinned, Place},
     initialise_linear,
 };
 
-pub use self::{
-    kernels::Tiles,
-    resident::{Plan, Resident, ResidentStep},
-};
+pub use self::kernels::Tiles;
 use self::{
     kernels::{Kernels, Step},
     line::{LINE_WORDS, Line, Shape},
     pass::{Ends, Work},
+    resident::State,
 };
 use crate::{
     Settings,
@@ -64,6 +62,8 @@ pub struct Vae {
     /// Of the one group that a batch is.
     merges: Buffer<u8>,
     sizes: HashMap<usize, Size>,
+    /// The state, once it was handed over.
+    state: Option<State>,
     /// The sets on the GPU; each keeps its pixels here too, so that another set is not taken for it.
     sets: Vec<(Images, Buffer<u8>)>,
     gpu: Gpu,
@@ -74,8 +74,16 @@ struct Size {
     /// The head, and the indices of the images.
     inputs: (Buffer<u32>, Pinned<u32>),
     work: Work,
-    /// The graphs of the data set in this place of the list.
-    graphs: HashMap<usize, Graphs>,
+    graphs: HashMap<Source, Graphs>,
+}
+
+/// What a batch is computed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Source {
+    /// The data set, by its place in the list.
+    set: usize,
+    /// Whether the parameters are those of the state; else the host gives them.
+    from_state: bool,
 }
 
 struct Graphs {
@@ -124,6 +132,7 @@ impl Vae {
             sums: (gpu.zeros(TERMS)?, gpu.pinned(TERMS)?),
             merges: gpu.zeros(1)?,
             sizes: HashMap::new(),
+            state: None,
             sets: Vec::new(),
             network,
             gpu,
@@ -131,9 +140,7 @@ impl Vae {
     }
 
     fn shape(&self, images: usize) -> Result<Shape, GpuError> {
-        let Network { pixels, hidden, latent, .. } = self.network;
-        let shape =
-            Shape { batch: images, groups: 1, samples: self.samples, pixels, hidden, latent };
+        let shape = Shape::of(&self.network, images, self.samples);
         // Kernels count rows in 32 bits.
         let rows = images as u64 * self.samples as u64;
         if rows > i32::MAX as u64 {
@@ -169,6 +176,7 @@ impl Vae {
         }
         if self.sets.len() >= SETS {
             self.sizes.values_mut().for_each(|size| size.graphs.clear());
+            self.state.iter_mut().for_each(State::forget_steps);
             self.sets.clear();
         }
         let mut buffer = self.gpu.zeros(images.bytes().len())?;
@@ -178,20 +186,22 @@ impl Vae {
     }
 
     /// Records the kernels of a batch, unless that was done before.
-    fn record(&mut self, images: usize, set: usize) -> Result<(), GpuError> {
+    fn record(&mut self, images: usize, source: Source) -> Result<(), GpuError> {
         let shape = self.shape(images)?;
         let size = self.sizes.get_mut(&images).expect("it was prepared");
-        if size.graphs.contains_key(&set) {
+        if size.graphs.contains_key(&source) {
             return Ok(());
         }
+        let state = self.state.as_ref().filter(|_| source.from_state);
         let inputs = size.inputs.0.place();
         let step = Step { cursor: inputs, table: inputs.offset::<u32>(2), shape };
         let ends = Ends {
-            images: self.sets[set].1.place(),
+            images: self.sets[source.set].1.place(),
             order: inputs.offset::<u32>(HEAD_WORDS),
-            parameters: self.parameters.place(),
+            parameters: state.map_or(self.parameters.place(), State::parameters),
             gradient: self.gradient.place(),
             sums: self.sums.0.place(),
+            stopped: Place::NULL,
             merges: self.merges.place(),
             binarize: self.settings.binarize != Binarize::None,
         };
@@ -205,14 +215,15 @@ impl Vae {
             pass.backward()?;
             pass.totals()
         })?;
-        size.graphs.insert(set, Graphs { forward, both });
+        size.graphs.insert(source, Graphs { forward, both });
         Ok(())
     }
 
-    /// Computes a batch; the gradient too where there is a place for it.
+    /// Computes a batch, at the state's parameters where none are given; the gradient too where there is
+    /// a place for it.
     fn compute(
         &mut self,
-        parameters: &[f32],
+        parameters: Option<&[f32]>,
         batch: &Batch<'_, Images>,
         noise: Stream,
         kl_weight: f64,
@@ -224,15 +235,17 @@ impl Vae {
             return Ok(sums_of_nothing());
         }
         self.prepare_for(images)?;
-        let set = self.set(batch.data)?;
-        self.record(images, set)?;
+        let source = Source { set: self.set(batch.data)?, from_state: parameters.is_none() };
+        self.record(images, source)?;
         let beta = self.beta * kl_weight;
         let Self { gpu, team, flat, sizes, .. } = self;
         let size = sizes.get_mut(&images).expect("it was prepared");
-        let graphs = size.graphs.get(&set).expect("it was recorded");
+        let graphs = size.graphs.get(&source).expect("it was recorded");
 
-        copy(team, parameters, flat.as_mut_slice()?);
-        gpu.upload(flat, &mut self.parameters)?;
+        if let Some(parameters) = parameters {
+            copy(team, parameters, flat.as_mut_slice()?);
+            gpu.upload(flat, &mut self.parameters)?;
+        }
         let positions = (0, images as u32);
         let visit = batch.visit;
         let line = Line { noise, noise_stride: 0, visit, positions, beta, update: None };
@@ -304,7 +317,7 @@ impl Model for Vae {
         assert_eq!(parameters.len(), length, "parameters and layout differ in length");
         assert_eq!(gradient.len(), length, "gradient and layout differ in length");
         let (random, kl_weight) = (context.random, self.settings.kl_weight(context));
-        Ok(self.compute(parameters, batch, random, kl_weight, Some(gradient))?)
+        Ok(self.compute(Some(parameters), batch, random, kl_weight, Some(gradient))?)
     }
 
     fn evaluate(
@@ -314,7 +327,11 @@ impl Model for Vae {
         random: Stream,
     ) -> Result<Sums, ModelError> {
         assert_eq!(parameters.len(), self.network.layout.len(), "parameters and layout differ");
-        Ok(self.compute(parameters, batch, random, 1.0, None)?)
+        Ok(self.compute(Some(parameters), batch, random, 1.0, None)?)
+    }
+
+    fn resident(&mut self) -> Option<&mut dyn Resident<Data = Images>> {
+        Some(self)
     }
 }
 

@@ -5,15 +5,18 @@
 use std::{
     env,
     process::{Command, Output},
+    sync::Arc,
 };
 
-use data::{Batch, Domain, Stream, Visit};
+use collective::{Control, Local, Tally};
+use data::{Batch, Domain, Splits, Stream, Visit};
 use emulated_gpu::{FOLDER, IS_THERE};
 use images::{Images, Shape};
 use model::{Adam, Model, State, StepContext, Sums};
+use trainer::{Ended, EpochSummary, Ledger, Observer, Recipe, Replica, StepSummary, Trainer};
 use vae::{
     Settings, Vae,
-    cuda::{self, Plan, Resident, ResidentStep, Tiles},
+    cuda::{self, Tiles},
 };
 use vae_options::{Architecture, Binarize, Likelihood, ModelConfig};
 
@@ -138,85 +141,87 @@ fn the_gpu_of_this_machine_computes_the_bits_of_the_cpu() {
     }
 }
 
-/// Some steps with shards on the CPU: the state after them, and the sums of each.
-fn trained(case: &Case, plan: Plan, order: &[u32], steps: &[ResidentStep]) -> (State, Vec<Sums>) {
-    let mut model = Vae::with(&config(case), case.settings).unwrap();
-    let images = images(case.image, IMAGES);
-    let mut state = State { parameters: parameters(&model), ..State::initial(&model, 0) };
-    let mut all = Vec::new();
-    for ResidentStep { step, visit, positions: (start, end), .. } in steps.iter().copied() {
-        let shards = (0..plan.shards).map(|shard| {
-            let first = (start as usize + shard * plan.batch).min(end as usize);
-            let indices = &order[first..(first + plan.batch).min(end as usize)];
-            let random = Stream::new(9, Domain::Noise, step, shard as u32);
-            let context = StepContext { step, steps_per_epoch: 3, steps: 9, random };
-            let batch = Batch { data: &images, indices, visit };
-            let mut gradient = vec![f32::NAN; state.parameters.len()];
-            let sums = model.gradient(&state.parameters, &batch, &context, &mut gradient).unwrap();
-            (gradient, sums)
-        });
-        let (gradient, sums) = added(shards.collect());
-        plan.adam.apply(&mut state, &gradient, end - start);
-        all.push(sums);
+/// Hears the sums and the norm of every step.
+#[derive(Default, PartialEq)]
+struct Heard(Vec<(Tally, Option<f64>)>);
+
+impl Observer for Heard {
+    fn control(&self) -> Control {
+        Control::default()
     }
-    (state, all)
+
+    fn wants_details(&self, _is_last: bool) -> bool {
+        self.0.len() % 3 != 1
+    }
+
+    fn stepped(&mut self, step: &StepSummary<'_>, _replica: &Replica, _ledger: &Ledger) {
+        self.0.push((step.tally, step.details.as_ref().map(|details| details.gradient_norm)));
+    }
+
+    fn epoch_ended(&mut self, epoch: &EpochSummary, _replica: &Replica, _ledger: &Ledger) {
+        self.0.push((epoch.test, None));
+    }
 }
 
-/// The sum along the tree of shards.
-fn added(mut shards: Vec<(Vec<f32>, Sums)>) -> (Vec<f32>, Sums) {
-    if shards.len() == 1 {
-        return shards.pop().unwrap();
-    }
-    let right = shards.split_off(shards.len().next_power_of_two() / 2);
-    let ((mut left, mut sums), (right, more)) = (added(shards), added(right));
-    left.iter_mut().zip(right).for_each(|(a, b)| *a += b);
-    sums += more;
-    (left, sums)
+/// Trains two epochs alone: the state after them, and what was heard.
+fn trained(
+    model: impl Model<Data = Images> + 'static,
+    case: &Case,
+    shards: u32,
+    grad_clip: Option<f64>,
+) -> (State, Heard) {
+    let (batch_size, mut heard) = (case.batches[0] as u32, Heard::default());
+    let settings = trainer::Settings {
+        seed: 9,
+        shards,
+        batch_size,
+        // The last step of an epoch is short, and leaves shards without an image.
+        train_examples: 9 * shards * batch_size + batch_size / 2,
+        validation_examples: 0,
+        test_examples: 11,
+        epochs: 2,
+        early_stop_epochs: 0,
+        verify_every: 0,
+        adam: Adam::new(1e-3),
+        recipe: Recipe { grad_clip, ..Recipe::PLAIN },
+    };
+    let length = model.layout().len();
+    let count = settings.train_examples as usize;
+    let data = Splits { train: images(case.image, count), test: images(case.image, 11) };
+    let mut trainer = Trainer::new(settings, Box::new(model), Arc::new(data));
+    let ended = trainer.train(&mut Local::new(shards, length).unwrap(), &mut heard).unwrap();
+    assert_eq!(ended, Ended::Completed);
+    (trainer.replica().view().to_state(), heard)
 }
 
-/// Training that stays on the GPU, with several shards; the last step is short, and leaves shards without
-/// an image.
+/// Training that stays on the GPU, with several shards.
 #[test]
 #[ignore = "needs a GPU"]
 fn the_gpu_of_this_machine_trains_to_the_bits_of_the_cpu() {
     let dynamic = Settings { binarize: Binarize::Dynamic, ..Settings::default() };
     let sampling = Settings { samples: 2, ..Settings::default() };
-    for (shards, case) in [
-        (1, case((400, 20), &[64])),
-        (3, Case { settings: dynamic, ..case((37, 3), &[13]) }),
-        (7, Case { likelihood: Likelihood::Gaussian, ..case((24, 5), &[6]) }),
-        (2, Case { settings: sampling, ..case((24, 5), &[9]) }),
+    let gaussian = Likelihood::Gaussian;
+    for (shards, grad_clip, case) in [
+        (1, None, case((100, 20), &[16])),
+        (3, Some(9.0), Case { settings: dynamic, ..case((37, 3), &[6]) }),
+        (7, None, Case { likelihood: gaussian, ..case((24, 5), &[3]) }),
+        (2, None, Case { settings: sampling, ..case((24, 5), &[5]) }),
     ] {
-        let plan = Plan { batch: case.batches[0], shards, steps: 3, adam: Adam::new(1e-3) };
-        let global = (plan.batch * shards) as u32;
-        let order: Vec<u32> = (0..3 * global).map(|i| i * 7 % IMAGES as u32).collect();
-        let steps = [0, 1, 2].map(|step| ResidentStep {
-            step: u64::from(step),
-            noise: Stream::new(9, Domain::Noise, u64::from(step), 0),
-            visit: Visit::train(9, 0),
-            positions: (step * global, if step < 2 { (step + 1) * global } else { 2 * global + 5 }),
-            beta: 1.5,
-        });
-        let images = images(case.image, IMAGES);
-        let model = Vae::with(&config(&case), case.settings).unwrap();
-        let mut resident = Resident::new(&config(&case), case.settings, 0, &images, plan).unwrap();
-        let zeros = vec![0.0; resident.len()];
-        resident.write_state([&parameters(&model), &zeros, &zeros]).unwrap();
-        resident.begin(&order, &steps).unwrap();
-        // Nobody waits between the steps.
-        (0..steps.len()).for_each(|_| resident.step().unwrap());
-        let sums = resident.sums().unwrap().to_vec();
-        let found = resident.read_state().unwrap();
-
-        let (expected, expected_sums) = trained(&case, plan, &order, &steps);
-        for (found, expected) in sums.iter().zip(expected_sums) {
-            assert_eq!(
-                found.map(f64::to_bits)[..],
-                expected.terms.map(f64::to_bits)[..3],
-                "{case:?}"
-            );
+        let config = config(&case);
+        let cpu = Vae::with(&config, case.settings).unwrap();
+        let (expected, expected_heard) = trained(cpu, &case, shards, grad_clip);
+        let gpu = cuda::Vae::new(&config, case.settings, 0).unwrap();
+        let (found, heard) = trained(gpu, &case, shards, grad_clip);
+        assert_eq!(heard.0.len(), expected_heard.0.len(), "{case:?}");
+        for (step, (found, expected)) in heard.0.iter().zip(&expected_heard.0).enumerate() {
+            // Norms may be heard of other steps: those that nobody waits for.
+            let norms_agree = found.1.is_none() || expected.1.is_none() || found.1 == expected.1;
+            assert!(found.0 == expected.0 && norms_agree, "{step}: {found:?} {expected:?}");
         }
-        for (found, expected) in found.iter().zip(expected.view().vectors()) {
+        assert!(heard.0.iter().any(|(_, norm)| norm.is_some()), "{case:?}");
+        let clips = |(_, norm): &(Tally, Option<f64>)| norm.is_some_and(|norm| norm > 9.0);
+        assert!(grad_clip.is_none() || expected_heard.0.iter().any(clips), "nothing was clipped");
+        for (found, expected) in found.view().vectors().iter().zip(expected.view().vectors()) {
             let others = found.iter().zip(expected).filter(|(a, b)| a.to_bits() != b.to_bits());
             assert_eq!(others.count(), 0, "of {}: {shards} shards of {case:?}", found.len());
         }

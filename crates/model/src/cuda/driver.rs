@@ -68,6 +68,10 @@ functions! {
     stream_create: "cuStreamCreate"(*mut Handle, c_uint);
     stream_destroy: "cuStreamDestroy_v2"(Handle);
     stream_wait: "cuStreamSynchronize"(Handle);
+    event_create: "cuEventCreate"(*mut Handle, c_uint);
+    event_destroy: "cuEventDestroy_v2"(Handle);
+    event_record: "cuEventRecord"(Handle, Handle);
+    event_wait: "cuEventSynchronize"(Handle);
     capture_begin: "cuStreamBeginCapture_v2"(Handle, c_int);
     capture_end: "cuStreamEndCapture"(Handle, *mut Handle);
     graph_instantiate: "cuGraphInstantiateWithFlags"(*mut Handle, Handle, c_ulonglong);

@@ -11,7 +11,7 @@ use std::{
 use super::{
     CAPABILITY_MIN, GpuError,
     driver::{Driver, Handle, call},
-    memory::{Buffer, Context, Pinned, Place, Plain},
+    memory::{Buffer, Context, Event, Pinned, Place, Plain},
 };
 
 /// Begins a stream that does not wait for the one which all share.
@@ -99,6 +99,23 @@ impl Gpu {
         from.copy_in(to, 0, count)
     }
 
+    /// Begins to copy the first `count` numbers to the GPU, to those from `first` on.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    ///
+    /// # Panics
+    /// Where there are not so many.
+    pub fn upload_part<T: Plain>(
+        &self,
+        from: &mut Pinned<T>,
+        to: &mut Buffer<T>,
+        first: usize,
+        count: usize,
+    ) -> Result<(), GpuError> {
+        from.copy_in(to, first, count)
+    }
+
     /// Copies to the GPU, by way of some memory that it reads by itself, and waits.
     ///
     /// # Errors
@@ -118,7 +135,32 @@ impl Gpu {
     /// # Errors
     /// [`GpuError`] where the GPU has failed.
     pub fn download<T: Plain>(&self, from: &Buffer<T>, to: &mut Pinned<T>) -> Result<(), GpuError> {
-        to.copy_out(from)
+        to.copy_out(from, 0, from.len())
+    }
+
+    /// The same for `count` numbers, those from `first` on.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    ///
+    /// # Panics
+    /// Where there are not so many.
+    pub fn download_part<T: Plain>(
+        &self,
+        from: &Buffer<T>,
+        to: &mut Pinned<T>,
+        first: usize,
+        count: usize,
+    ) -> Result<(), GpuError> {
+        to.copy_out(from, first, count)
+    }
+
+    /// A point to wait for; it has to be recorded first.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    pub fn event(&self) -> Result<Event, GpuError> {
+        Event::new(&self.context)
     }
 
     /// Waits until all that was begun is done.

@@ -192,13 +192,19 @@ impl<T: Plain> Pinned<T> {
         call!(driver, copy_in(place, self.place, bytes, stream))
     }
 
-    /// Begins to copy a GPU's numbers to here.
-    pub(super) fn copy_out(&mut self, from: &Buffer<T>) -> Result<(), GpuError> {
-        assert!(from.length <= self.length, "{} numbers of {}", from.length, self.length);
-        let bytes = bytes::<T>(from.length)?;
+    /// Begins to copy `count` of a GPU's numbers to here, those from `first` on.
+    pub(super) fn copy_out(
+        &mut self,
+        from: &Buffer<T>,
+        first: usize,
+        count: usize,
+    ) -> Result<(), GpuError> {
+        assert!(count <= self.length && first + count <= from.length, "{count} of {}", from.length);
+        let bytes = bytes::<T>(count)?;
         self.begin()?;
         let Context { driver, stream, .. } = *self.context;
-        call!(driver, copy_out(self.place, from.place as Handle, bytes, stream))
+        let place = from.place().offset::<T>(first).0 as Handle;
+        call!(driver, copy_out(self.place, place, bytes, stream))
     }
 
     fn begin(&mut self) -> Result<(), GpuError> {
@@ -223,6 +229,55 @@ impl<T> Drop for Pinned<T> {
         }
         let _failed = self.context.enter();
         let _failed = call!(self.context.driver, host_free(self.place));
+    }
+}
+
+/// A point in the order of all that a GPU does, to wait for while it goes on with what comes after.
+#[derive(Debug)]
+pub struct Event {
+    context: Arc<Context>,
+    event: Handle,
+    /// Copies that were begun before it.
+    begun: u64,
+}
+
+impl Event {
+    pub(super) fn new(context: &Arc<Context>) -> Result<Self, GpuError> {
+        /// Nobody asks when it was.
+        const WITHOUT_TIME: u32 = 2;
+        context.enter()?;
+        let mut event = 0;
+        call!(context.driver, event_create(&raw mut event, WITHOUT_TIME))?;
+        Ok(Self { context: Arc::clone(context), event, begun: 0 })
+    }
+
+    /// Is from now on the point after all that was begun.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    pub fn record(&mut self) -> Result<(), GpuError> {
+        self.context.enter()?;
+        self.begun = self.context.begun.load(Ordering::Acquire);
+        call!(self.context.driver, event_record(self.event, self.context.stream))
+    }
+
+    /// Waits until all that was begun before it is done.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    pub fn wait(&self) -> Result<(), GpuError> {
+        self.context.enter()?;
+        call!(self.context.driver, event_wait(self.event))?;
+        self.context.done.fetch_max(self.begun, Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // See `Context::drop`.
+        let _failed = self.context.enter();
+        let _failed = call!(self.context.driver, event_destroy(self.event));
     }
 }
 

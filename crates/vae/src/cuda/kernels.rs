@@ -89,7 +89,11 @@ pub(super) struct Kernels {
     log_variance_gradient: Kernel,
     losses: Kernel,
     totals: Kernel,
+    partials: Kernel,
+    squares: Kernel,
+    clip: Kernel,
     update: Kernel,
+    advance: Kernel,
 }
 
 /// What the optimizer reads and writes.
@@ -102,6 +106,19 @@ pub(super) struct Updating {
     pub(super) length: usize,
     /// Parameters and both moments.
     pub(super) state: [Place; 3],
+    /// What shortens the sum; [`Place::NULL`] for nothing.
+    pub(super) factor: Place,
+    /// Whether a loss was not finite, so that nothing changes any more; [`Place::NULL`] for no.
+    pub(super) stopped: Place,
+}
+
+/// Floats of a block whose squares are added by themselves, and threads that do so.
+const SQUARES_BLOCK: usize = 1 << 14;
+const SQUARES_THREADS: u32 = 32;
+
+/// Blocks of a vector whose squares are added.
+pub(super) const fn squares_blocks(length: usize) -> usize {
+    length.div_ceil(SQUARES_BLOCK)
 }
 
 /// The table and the cursor, and the sizes: what most kernels begin with.
@@ -173,7 +190,11 @@ impl Kernels {
             log_variance_gradient: kernel(c"log_variance_gradient")?,
             losses: kernel(c"losses")?,
             totals: kernel(c"totals")?,
+            partials: kernel(c"partials")?,
+            squares: kernel(c"squares")?,
+            clip: kernel(c"clip")?,
             update: kernel(c"update")?,
+            advance: kernel(c"advance")?,
         })
     }
 
@@ -348,26 +369,63 @@ impl Kernels {
         elementwise(&self.losses, shape.rows() * LANES, arguments)
     }
 
-    /// Of all groups, added along the tree that `merges` describes; the step ends.
+    /// Of all groups, added along the tree that `merges` describes.
     pub(super) fn totals(
         &self,
         step: &Step,
         [losses, divergences, bounds, merges]: [Place; 4],
-        sums: Place,
+        [sums, stopped]: [Place; 2],
     ) -> Result<(), GpuError> {
         const NODES: u32 = 1;
         let arguments = places(step.arguments(), &[losses, divergences, bounds, merges]);
-        let arguments = arguments.word(NODES).word(u32::from(true)).place(sums);
+        let arguments = places(arguments.word(NODES), &[sums, stopped]);
         start(&self.totals, (1, 1), THREADS, arguments)
+    }
+
+    /// Adds the gradients of `groups` along the tree to `sum`.
+    pub(super) fn add_up(
+        &self,
+        [gradients, merges, sum]: [Place; 3],
+        groups: usize,
+        length: usize,
+    ) -> Result<(), GpuError> {
+        let arguments = places(Arguments::default(), &[gradients, merges]);
+        let arguments = words(arguments, &[groups as u32, length as u32]).place(sum);
+        elementwise(&self.partials, length, arguments)
+    }
+
+    /// The norm of `sum`, and what shortens it to the norm allowed, if any is.
+    pub(super) fn norm(
+        &self,
+        step: &Step,
+        [sum, blocks, norms, factor]: [Place; 4],
+        length: usize,
+        allowed: Option<f64>,
+    ) -> Result<(), GpuError> {
+        let count = squares_blocks(length);
+        let arguments = Arguments::default().place(sum).word(length as u32).place(blocks);
+        start(&self.squares, (count, 1), SQUARES_THREADS, arguments)?;
+        let allowed = allowed.unwrap_or(f64::NAN).to_bits();
+        let arguments = Arguments::default().place(step.table).place(step.cursor).place(blocks);
+        let arguments = arguments.word(count as u32);
+        let arguments = arguments.words(&[allowed as u32, (allowed >> 32) as u32]);
+        start(&self.clip, (1, 1), 1, places(arguments, &[norms, factor]))
+    }
+
+    /// Goes on to the next of `lines` of the table.
+    pub(super) fn advance(&self, step: &Step, lines: usize) -> Result<(), GpuError> {
+        let arguments = Arguments::default().place(step.cursor).word(lines as u32);
+        start(&self.advance, (1, 1), 1, arguments)
     }
 
     /// Adds the gradients along the tree, and applies Adam.
     pub(super) fn update(&self, step: &Step, updating: &Updating) -> Result<(), GpuError> {
-        let Updating { leaves, count, merges, length, state } = *updating;
+        let Updating { leaves, count, merges, length, state, factor, stopped } = *updating;
         let arguments = Arguments::default().place(step.table).place(step.cursor);
         let arguments = places(arguments, &[leaves, merges]);
         let arguments = words(arguments, &[count as u32, length as u32]);
-        elementwise(&self.update, length, places(arguments, &state))
+        let arguments = places(places(arguments, &state), &[factor, stopped]);
+        elementwise(&self.update, length, arguments)
     }
 }
 

@@ -1,7 +1,9 @@
 //! What the kernels of a step are told: a line of the table for what changes, and the sizes, which do
 //! not. `step.cuh` declares the same.
 
-use data::{Stream, Visit};
+use data::{Domain, Stream, Visit};
+
+use crate::network::Network;
 
 /// Words of a line, as `Step` in `step.cuh` has them.
 pub(super) const LINE_WORDS: usize = 24;
@@ -23,6 +25,18 @@ pub(super) struct Line {
 }
 
 impl Line {
+    /// No image, and no update.
+    pub(super) fn of_nothing() -> Self {
+        Self {
+            noise: Stream::new(0, Domain::Noise, 0, 0),
+            noise_stride: 0,
+            visit: Visit::test(0),
+            positions: (0, 0),
+            beta: 0.0,
+            update: None,
+        }
+    }
+
     /// The line as the GPU reads it.
     pub(super) fn words(&self) -> [u32; LINE_WORDS] {
         let ([noise_key0, noise_key1], [_, noise_b, noise_low, noise_high]) =
@@ -59,7 +73,7 @@ impl Line {
 }
 
 /// Sizes of a step's vectors.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
     /// Images of a group, at the most.
     pub(super) batch: usize,
@@ -72,6 +86,12 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// Of a batch that is one group.
+    pub(super) const fn of(network: &Network, images: usize, samples: usize) -> Self {
+        let Network { pixels, hidden, latent, .. } = *network;
+        Self { batch: images, groups: 1, samples, pixels, hidden, latent }
+    }
+
     /// Rows up to the latents, and from there on.
     pub(super) const fn images(&self) -> usize {
         self.batch * self.groups

@@ -56,6 +56,8 @@ pub(super) struct Ends {
     pub(super) parameters: Place,
     pub(super) gradient: Place,
     pub(super) sums: Place,
+    /// Set where the loss is not finite; [`Place::NULL`] where nobody asks.
+    pub(super) stopped: Place,
     /// How the groups' sums are added: see `sums.cu`.
     pub(super) merges: Place,
     pub(super) binarize: bool,
@@ -221,11 +223,11 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The losses of the batch, after [`Pass::forward`]; the step ends.
+    /// The losses of the batch, after [`Pass::forward`].
     pub(super) fn totals(&self) -> Result<(), GpuError> {
         let Vectors { losses, divergences, bounds, .. } = self.vectors;
         let places = [losses, divergences, bounds, self.ends.merges];
-        self.kernels.totals(&self.step, places, self.ends.sums)
+        self.kernels.totals(&self.step, places, [self.ends.sums, self.ends.stopped])
     }
 
     fn log_variance(&self) -> Place {

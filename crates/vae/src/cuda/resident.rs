@@ -1,223 +1,334 @@
-//! Training that stays on the GPU: parameters, moments, gradients, the data set, the order of the epoch
-//! and a table of the steps. A step is one graph, which can be started several times before anybody waits,
+//! Training that stays on the GPU: parameters, moments, gradients, the data set, and a table of the steps
+//! that are under way. A step is one graph, which is started before anybody has heard of those before it,
 //! and gives back the sums of its losses alone.
-//!
-//! This is a member that has all shards: it adds their gradients along the tree and applies Adam itself.
 
+use data::{Batch, Stream};
 use images::Images;
 use model::{
-    Adam, Isa, ModelError,
-    cuda::{Buffer, Gpu, GpuError, Graph, Pinned},
+    Finished, ModelError, Resident, STATE_VECTORS, StateView, StepContext, Sums, Update, WholeStep,
+    cuda::{Buffer, Event, Gpu, GpuError, Graph, Pinned, Place},
+    resident::AHEAD,
 };
-use vae_options::{Binarize, ModelConfig};
+use vae_options::Binarize;
 
-use crate::{
-    Settings,
-    network::{Network, side},
-    vae::{SAMPLES_MAX, TERMS},
-};
+use crate::vae::TERMS;
 
 use super::{
-    Tiles,
-    kernels::{self, Kernels, Step, Updating},
+    Vae,
+    kernels::{self, Step, Updating, squares_blocks},
     line::{LINE_WORDS, Line, Shape},
     pass::{Ends, Work},
 };
 
-/// What is the same in all steps.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// Images of a shard in a step.
-    pub batch: usize,
-    /// Shards of a step.
-    pub shards: usize,
-    /// The most steps of a table.
-    pub steps: usize,
-    /// The optimizer.
-    pub adam: Adam,
-}
+/// Words before the lines of a table: the cursor, and one that is not used.
+const CURSOR_WORDS: usize = 2;
 
-/// A step of the table.
-#[derive(Clone, Copy, Debug)]
-pub struct ResidentStep {
-    /// Updates done before it.
-    pub step: u64,
-    /// The noise of shard 0; that of the others follows.
-    pub noise: data::Stream,
-    /// What is drawn for the images.
-    pub visit: data::Visit,
-    /// Its positions in the order, `first..end`.
-    pub positions: (u32, u32),
-    /// The weight of the KL divergence.
-    pub beta: f64,
-}
-
-/// The state of a run on a GPU, and what advances it.
+/// The state of a run, and what advances it.
 #[derive(Debug)]
-pub struct Resident {
-    graph: Graph,
-    plan: Plan,
-    length: usize,
-    state: [Buffer<f32>; 3],
-    order: (Buffer<u32>, Pinned<u32>),
-    /// The cursor, a word that is not used, and the lines.
-    table: (Buffer<u32>, Pinned<u32>),
-    sums: (Buffer<f64>, Pinned<f64>),
-    flat: Pinned<f32>,
-    /// What the graph reads and writes.
-    _parts: (Work, Buffer<f32>, Buffer<u8>, Buffer<u8>, Kernels),
-    gpu: Gpu,
+pub(super) struct State {
+    steps: Option<Steps>,
+    /// Parameters and both moments.
+    vectors: [Buffer<f32>; STATE_VECTORS],
+    /// Not zero once a loss was not finite; and the zero that it begins with.
+    stopped: (Buffer<u32>, Pinned<u32>),
+    /// A table of one line, for updates by a sum that comes from the host.
+    line: (Buffer<u32>, Pinned<u32>),
 }
 
-impl Resident {
-    /// Takes the memory, copies the data set, and records a step. The state is zero until
-    /// [`Resident::write_state`].
-    ///
-    /// # Errors
-    /// As [`super::Vae::new`].
-    pub fn new(
-        config: &ModelConfig,
-        settings: Settings,
-        device: usize,
-        data: &Images,
-        plan: Plan,
-    ) -> Result<Self, ModelError> {
-        let network = Network::new(config)?;
-        let samples = side("importance_samples", settings.samples, SAMPLES_MAX)?;
-        let (gpu, length) = (Gpu::open(device)?, network.layout.len());
-        let kernels = Kernels::load(&gpu, Tiles::Auto)?;
-        let Network { pixels, hidden, latent, .. } = network;
-        let Plan { batch, shards, steps, .. } = plan;
-        let shape = Shape { batch, groups: shards, samples, pixels, hidden, latent };
-        let words = 2 + steps * LINE_WORDS;
-        let (order, table) = (gpu.zeros(steps * shape.images())?, gpu.zeros::<u32>(words)?);
-        let state = [gpu.zeros(length)?, gpu.zeros(length)?, gpu.zeros(length)?];
-        let (gradient, sums) = (gpu.zeros(shards * length)?, gpu.zeros(steps * TERMS)?);
-        let (mut images, mut merges) = (gpu.zeros(data.bytes().len())?, gpu.zeros(shards)?);
-        gpu.copy(data.bytes(), &mut images)?;
-        gpu.copy(&merges_of(shards), &mut merges)?;
-        let work = Work::new(&gpu, &network, &shape)?;
-        let cursor = table.place();
-        let step = Step { cursor, table: cursor.offset::<u32>(2), shape };
-        let ends = Ends {
-            images: images.place(),
-            order: order.place(),
-            parameters: state[0].place(),
-            gradient: gradient.place(),
-            sums: sums.place(),
-            merges: merges.place(),
-            binarize: settings.binarize != Binarize::None,
-        };
-        let updating = Updating {
-            leaves: gradient.place(),
-            count: shards,
-            merges: merges.place(),
-            length,
-            state: state.each_ref().map(Buffer::place),
-        };
-        let graph = {
-            let pass = work.pass(&network, &kernels, step, ends);
-            gpu.record(|| {
-                pass.forward()?;
-                pass.backward()?;
-                kernels.update(&step, &updating)?;
-                pass.totals()
-            })?
-        };
+/// What whole steps are made with; each that is under way has a line of the table.
+#[derive(Debug)]
+struct Steps {
+    plan: Plan,
+    /// Steps begun and finished so far.
+    begun: u64,
+    finished: u64,
+    plain: Graph,
+    /// With the norm of the gradient, which also clips it.
+    measured: Graph,
+    slots: Vec<Slot>,
+    table: Buffer<u32>,
+    order: Buffer<u32>,
+    sums: Buffer<f64>,
+    norms: Buffer<f64>,
+    /// What the graphs read and write beside these.
+    _kept: (Work, [Buffer<f32>; 3], Buffer<f64>, Buffer<u8>),
+}
+
+/// What is the same in all steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Plan {
+    shape: Shape,
+    /// The data set, by its place in the model's list.
+    set: usize,
+    grad_clip: Option<f64>,
+}
+
+/// The host's side of a line of the table.
+#[derive(Debug)]
+struct Slot {
+    line: Pinned<u32>,
+    order: Pinned<u32>,
+    sums: Pinned<f64>,
+    norm: Pinned<f64>,
+    wants_norm: bool,
+    done: Event,
+}
+
+impl State {
+    fn new(gpu: &Gpu, length: usize) -> Result<Self, GpuError> {
+        let words = CURSOR_WORDS + LINE_WORDS;
         Ok(Self {
-            graph,
-            plan,
-            length,
-            state,
-            order: (order, gpu.pinned(steps * shape.images())?),
-            table: (table, gpu.pinned(words)?),
-            sums: (sums, gpu.pinned(steps * TERMS)?),
-            flat: gpu.pinned(length)?,
-            _parts: (work, gradient, images, merges, kernels),
-            gpu,
+            steps: None,
+            vectors: [gpu.zeros(length)?, gpu.zeros(length)?, gpu.zeros(length)?],
+            stopped: (gpu.zeros(1)?, gpu.pinned(1)?),
+            line: (gpu.zeros(words)?, gpu.pinned(words)?),
         })
     }
 
-    /// Writes parameters and both moments.
-    ///
-    /// # Errors
-    /// [`GpuError`] where the GPU has failed.
-    ///
-    /// # Panics
-    /// Where a length does not fit.
-    pub fn write_state(&mut self, vectors: [&[f32]; 3]) -> Result<(), GpuError> {
-        for (from, to) in vectors.into_iter().zip(&mut self.state) {
-            self.flat.as_mut_slice()?.copy_from_slice(from);
-            self.gpu.upload(&mut self.flat, to)?;
-        }
-        self.gpu.wait()
+    pub(super) fn parameters(&self) -> Place {
+        self.vectors[0].place()
     }
 
-    /// Waits, and reads parameters and both moments.
-    ///
-    /// # Errors
-    /// [`GpuError`] where the GPU has failed.
-    pub fn read_state(&mut self) -> Result<[Vec<f32>; 3], GpuError> {
-        let mut vectors = [const { Vec::new() }; 3];
-        for (from, to) in self.state.iter().zip(&mut vectors) {
-            self.gpu.download(from, &mut self.flat)?;
-            *to = self.flat.as_slice()?.to_vec();
+    /// Whole steps are prepared anew: what they were prepared with is gone.
+    pub(super) fn forget_steps(&mut self) {
+        self.steps = None;
+    }
+
+    fn updating(&self, (leaves, count): (Place, usize), merges: Place) -> Updating {
+        Updating {
+            leaves,
+            count,
+            merges,
+            length: self.vectors[0].len(),
+            state: self.vectors.each_ref().map(Buffer::place),
+            factor: Place::NULL,
+            stopped: Place::NULL,
+        }
+    }
+}
+
+impl Steps {
+    fn new(vae: &Vae, state: &State, plan: Plan) -> Result<Self, GpuError> {
+        let Vae { gpu, network, kernels, settings, .. } = vae;
+        let (shape, length) = (plan.shape, network.layout.len());
+        let table: Buffer<u32> = gpu.zeros(CURSOR_WORDS + AHEAD * LINE_WORDS)?;
+        let order = gpu.zeros(AHEAD * shape.images())?;
+        let (sums, norms) = (gpu.zeros(AHEAD * TERMS)?, gpu.zeros(AHEAD)?);
+        let (gradient, sum, factor) =
+            (gpu.zeros(shape.groups * length)?, gpu.zeros(length)?, gpu.zeros(1)?);
+        let (squares, mut merges) = (gpu.zeros(squares_blocks(length))?, gpu.zeros(shape.groups)?);
+        gpu.copy(&merges_of(shape.groups), &mut merges)?;
+        let work = Work::new(gpu, network, &shape)?;
+        let cursor = table.place();
+        let step = Step { cursor, table: cursor.offset::<u32>(CURSOR_WORDS), shape };
+        let ends = Ends {
+            images: vae.sets[plan.set].1.place(),
+            order: order.place(),
+            parameters: state.parameters(),
+            gradient: gradient.place(),
+            sums: sums.place(),
+            stopped: state.stopped.0.place(),
+            merges: merges.place(),
+            binarize: settings.binarize != Binarize::None,
+        };
+        let pass = work.pass(network, kernels, step, ends);
+        let record = |advance: &dyn Fn() -> Result<(), GpuError>| {
+            gpu.record(|| {
+                pass.forward()?;
+                pass.backward()?;
+                pass.totals()?;
+                advance()?;
+                kernels.advance(&step, AHEAD)
+            })
+        };
+        let updating = state.updating((gradient.place(), shape.groups), merges.place());
+        let updating = Updating { stopped: state.stopped.0.place(), ..updating };
+        let plain = record(&|| kernels.update(&step, &updating))?;
+        let of_sum = Updating { leaves: sum.place(), count: 1, factor: factor.place(), ..updating };
+        let measured = record(&|| {
+            let places = [gradient.place(), merges.place(), sum.place()];
+            kernels.add_up(places, shape.groups, length)?;
+            let places = [sum.place(), squares.place(), norms.place(), factor.place()];
+            kernels.norm(&step, places, length, plan.grad_clip)?;
+            kernels.update(&step, &of_sum)
+        })?;
+        let slots = (0..AHEAD).map(|_| Slot::new(gpu, &shape)).collect::<Result<_, _>>()?;
+        let kept = (work, [gradient, sum, factor], squares, merges);
+        let (begun, finished) = (0, 0);
+        Ok(Self {
+            plan,
+            begun,
+            finished,
+            plain,
+            measured,
+            slots,
+            table,
+            order,
+            sums,
+            norms,
+            _kept: kept,
+        })
+    }
+
+    /// Starts a step: its line, with positions that count from its own first one, and its images.
+    fn begin(
+        &mut self,
+        gpu: &Gpu,
+        line: &Line,
+        images: impl Iterator<Item = u32>,
+        wants_norm: bool,
+    ) -> Result<(), GpuError> {
+        assert!(self.begun - self.finished < AHEAD as u64, "too many steps are under way");
+        let index = (self.begun % AHEAD as u64) as usize;
+        let Self { slots, table, order, plan, .. } = self;
+        let (slot, room) = (&mut slots[index], plan.shape.images());
+        let list = slot.order.as_mut_slice()?;
+        list.iter_mut().zip(images).for_each(|(place, image)| *place = image);
+        gpu.upload_part(&mut slot.order, order, index * room, room)?;
+        let first = (index * room) as u32;
+        let positions = (first + line.positions.0, first + line.positions.1);
+        let words = Line { positions, ..*line }.words();
+        slot.line.as_mut_slice()?.copy_from_slice(&words);
+        gpu.upload_part(&mut slot.line, table, CURSOR_WORDS + index * LINE_WORDS, LINE_WORDS)?;
+        let is_measured = wants_norm || plan.grad_clip.is_some();
+        kernels::launch(if is_measured { &self.measured } else { &self.plain })?;
+        gpu.download_part(&self.sums, &mut slot.sums, index * TERMS, TERMS)?;
+        if wants_norm {
+            gpu.download_part(&self.norms, &mut slot.norm, index, 1)?;
+        }
+        slot.wants_norm = wants_norm;
+        slot.done.record()?;
+        self.begun += 1;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Finished, GpuError> {
+        assert!(self.finished < self.begun, "no step is under way");
+        let slot = &self.slots[(self.finished % AHEAD as u64) as usize];
+        slot.done.wait()?;
+        self.finished += 1;
+        let mut sums = Sums::default();
+        sums.terms[..TERMS].copy_from_slice(slot.sums.as_slice()?);
+        let norm = if slot.wants_norm { Some(slot.norm.as_slice()?[0]) } else { None };
+        Ok(Finished { sums, norm })
+    }
+}
+
+impl Slot {
+    fn new(gpu: &Gpu, shape: &Shape) -> Result<Self, GpuError> {
+        Ok(Self {
+            line: gpu.pinned(LINE_WORDS)?,
+            order: gpu.pinned(shape.images())?,
+            sums: gpu.pinned(TERMS)?,
+            norm: gpu.pinned(1)?,
+            wants_norm: false,
+            done: gpu.event()?,
+        })
+    }
+}
+
+impl Vae {
+    /// Sees to it that such steps can be begun.
+    fn prepare_steps(&mut self, step: &WholeStep<'_, Images>) -> Result<(), GpuError> {
+        let (first, groups) = (&step.shards[0].0, step.shards.len());
+        let known = self.state.as_ref().and_then(|state| state.steps.as_ref());
+        // The last step of an epoch may be short.
+        let batch = first.len().max(known.map_or(0, |steps| steps.plan.shape.batch));
+        let shape = Shape { batch, groups, ..self.shape(batch * groups)? };
+        let plan = Plan { shape, set: self.set(first.data)?, grad_clip: step.grad_clip };
+        let mut state = self.state.take().expect("the state was loaded");
+        if state.steps.as_ref().is_none_or(|steps| steps.plan != plan) {
+            let is_idle = |steps: &Steps| steps.begun == steps.finished;
+            assert!(state.steps.as_ref().is_none_or(is_idle), "steps of other sizes are under way");
+            state.forget_steps();
+            state.steps = Some(Steps::new(self, &state, plan)?);
+        }
+        self.state = Some(state);
+        Ok(())
+    }
+}
+
+impl Resident for Vae {
+    type Data = Images;
+
+    fn load(&mut self, view: StateView<'_>) -> Result<(), ModelError> {
+        if self.state.is_none() {
+            self.state = Some(State::new(&self.gpu, self.network.layout.len())?);
+        }
+        let Self { gpu, flat, state, .. } = self;
+        let state = state.as_mut().expect("it was made");
+        for (from, to) in view.vectors().into_iter().zip(&mut state.vectors) {
+            flat.as_mut_slice()?.copy_from_slice(from);
+            gpu.upload(flat, to)?;
+        }
+        let (stopped, zero) = &mut state.stopped;
+        gpu.upload(zero, stopped)?;
+        Ok(gpu.wait()?)
+    }
+
+    fn fetch(&mut self) -> Result<[Vec<f32>; STATE_VECTORS], ModelError> {
+        let Self { gpu, flat, state, .. } = self;
+        let state = state.as_ref().expect("the state was loaded");
+        let mut vectors = [const { Vec::new() }; STATE_VECTORS];
+        for (from, to) in state.vectors.iter().zip(&mut vectors) {
+            gpu.download(from, flat)?;
+            *to = flat.as_slice()?.to_vec();
         }
         Ok(vectors)
     }
 
-    /// Begins a table: the steps, in order, and the images at the positions that they name.
-    ///
-    /// # Errors
-    /// [`GpuError`] where the GPU has failed.
-    ///
-    /// # Panics
-    /// Where there are more steps or positions than the plan has room for.
-    pub fn begin(&mut self, order: &[u32], steps: &[ResidentStep]) -> Result<(), GpuError> {
-        self.order.1.as_mut_slice()?[..order.len()].copy_from_slice(order);
-        self.gpu.upload(&mut self.order.1, &mut self.order.0)?;
-        let words = self.table.1.as_mut_slice()?;
-        words[..2].fill(0);
-        let lines = words[2..].chunks_exact_mut(LINE_WORDS);
-        assert!(steps.len() <= self.plan.steps, "{} steps", steps.len());
-        for (line, step) in lines.zip(steps) {
-            let ResidentStep { noise, visit, positions, beta, .. } = *step;
-            let images = positions.1 - positions.0;
-            let update = self.plan.adam.update(Isa::best(), step.step + 1, images);
-            let update = Some(update.numbers());
-            let described = Line { noise, noise_stride: 1, visit, positions, beta, update };
-            line.copy_from_slice(&described.words());
-        }
-        self.gpu.upload(&mut self.table.1, &mut self.table.0)
+    fn gradient(
+        &mut self,
+        batch: &Batch<'_, Images>,
+        context: &StepContext,
+        gradient: &mut [f32],
+    ) -> Result<Sums, ModelError> {
+        let kl_weight = self.settings.kl_weight(context);
+        Ok(self.compute(None, batch, context.random, kl_weight, Some(gradient))?)
     }
 
-    /// Starts the next step of the table, and does not wait for it.
-    ///
-    /// # Errors
-    /// [`GpuError`] where the GPU has failed.
-    pub fn step(&mut self) -> Result<(), GpuError> {
-        kernels::launch(&self.graph)
+    fn evaluate(&mut self, batch: &Batch<'_, Images>, random: Stream) -> Result<Sums, ModelError> {
+        Ok(self.compute(None, batch, random, 1.0, None)?)
     }
 
-    /// Waits, and reads the sums of the table's steps: loss, reconstruction, divergence.
-    ///
-    /// # Errors
-    /// [`GpuError`] where the GPU has failed.
-    pub fn sums(&mut self) -> Result<&[[f64; TERMS]], GpuError> {
-        self.gpu.download(&self.sums.0, &mut self.sums.1)?;
-        Ok(self.sums.1.as_slice()?.as_chunks().0)
+    fn update(&mut self, update: &Update, sum: &[f32]) -> Result<(), ModelError> {
+        let Self { gpu, flat, gradient, state, kernels, merges, network, .. } = self;
+        let state = state.as_mut().expect("the state was loaded");
+        flat.as_mut_slice()?.copy_from_slice(sum);
+        gpu.upload(flat, gradient)?;
+        let line = Line { update: Some(update.numbers()), ..Line::of_nothing() };
+        let (table, words) = &mut state.line;
+        words.as_mut_slice()?[CURSOR_WORDS..].copy_from_slice(&line.words());
+        gpu.upload(words, table)?;
+        let cursor = table.place();
+        let shape = Shape::of(network, 0, 1);
+        let step = Step { cursor, table: cursor.offset::<u32>(CURSOR_WORDS), shape };
+        let updating = state.updating((gradient.place(), 1), merges.place());
+        Ok(kernels.update(&step, &updating)?)
     }
 
-    /// Numbers of a vector of the state.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.length
+    fn begin(&mut self, step: &WholeStep<'_, Images>) -> Result<(), ModelError> {
+        self.prepare_steps(step)?;
+        let (batch, context) = &step.shards[0];
+        let examples: usize = step.shards.iter().map(|(batch, _)| batch.len()).sum();
+        let line = Line {
+            noise: context.random,
+            noise_stride: 1,
+            visit: batch.visit,
+            positions: (0, examples as u32),
+            beta: self.beta * self.settings.kl_weight(context),
+            update: Some(step.update.numbers()),
+        };
+        let images = step.shards.iter().flat_map(|(batch, _)| batch.indices.iter().copied());
+        let Self { gpu, state, .. } = self;
+        let steps = state.as_mut().and_then(|state| state.steps.as_mut());
+        let steps = steps.expect("they were prepared");
+        Ok(steps.begin(gpu, &line, images, step.wants_norm)?)
     }
 
-    /// Whether there are none, which no model has.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.length == 0
+    fn finish(&mut self) -> Result<Finished, ModelError> {
+        let steps = self.state.as_mut().and_then(|state| state.steps.as_mut());
+        Ok(steps.expect("a step was begun").finish()?)
     }
 }
 

@@ -45,11 +45,11 @@ __device__ __forceinline__ double sum_in_order(const double *values, int count) 
 }
 
 // The loss, the reconstruction and the divergence of each of the nodes, [nodes, 3], to the cursor's line
-// of `sums`. Where nothing of the step follows, it moves the cursor on. One block of 256.
-extern "C" __global__ void __launch_bounds__(256) totals(const Step *table, u32 *cursor, Shape shape,
+// of `sums`. A loss that is not finite sets `stopped`, where there is one. One block of 256.
+extern "C" __global__ void __launch_bounds__(256) totals(const Step *table, const u32 *cursor, Shape shape,
                                                          const double *losses, const double *divergences,
                                                          const double *bounds, const u8 *merges, int nodes,
-                                                         int is_last, double *sums) {
+                                                         double *sums, u32 *stopped) {
     u32 line = *cursor;
     const Step &step = table[line];
     double stack[STACK][3];
@@ -73,11 +73,11 @@ extern "C" __global__ void __launch_bounds__(256) totals(const Step *table, u32 
     if (threadIdx.x != 0) return;
     for (int node = 0; node < nodes; node++)
         for (int t = 0; t < 3; t++) sums[((u64)line * nodes + node) * 3 + t] = stack[node][t];
-    if (is_last) *cursor = line + 1;
+    if (stopped && !(stack[0][0] - stack[0][0] == 0.0)) *stopped = 1;
 }
 
-// Moves the cursor to the next line. One thread.
-extern "C" __global__ void advance(u32 *cursor) { *cursor += 1; }
+// Moves the cursor to the next of so many lines, and from the last to the first. One thread.
+extern "C" __global__ void advance(u32 *cursor, u32 lines) { *cursor = (*cursor + 1) % lines; }
 
 // Pushes the element of each leaf and adds along the tree; gives how many nodes are left.
 __device__ __forceinline__ int sum_along_tree(const float *leaves, u64 length, const u8 *merges, int count,
