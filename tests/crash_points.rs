@@ -218,8 +218,8 @@ fn a_worker_dies_while_it_takes_over_a_state() {
 #[test]
 fn a_donor_dies_while_it_gives_its_state() {
     let place = Place::new();
-    let mut fleet =
-        Fleet::without_workers(&place, &format!("{SMALL} {ENDLESS} {MIXED_BUILDS} --workers 3"));
+    let flags = format!("{SMALL} {ENDLESS} {MIXED_BUILDS} --workers 3 --collective grpc");
+    let mut fleet = Fleet::without_workers(&place, &flags);
     fleet.add("--rank 0 --threads 1");
     // The last of those who have the state is asked first.
     fleet.add_armed("--rank 1 --threads 1", "transfer.donating 2 kill");
@@ -228,6 +228,50 @@ fn a_donor_dies_while_it_gives_its_state() {
     fleet.add("--threads 1");
     fleet.workers.remove(1).wait().killed();
     fleet.workers[1].wait_for_line("training rank=");
+    fleet.wait_for_progress(&place);
+    stopped_with_the_same_bits(&place, fleet);
+}
+
+/// A run of three that share their state, and have lost the last of them.
+fn two_of_three_that_share_their_state(place: &Place) -> Fleet {
+    let flags = format!("{SMALL} {ENDLESS} {MIXED_BUILDS} --workers 3 --collective shm");
+    let mut fleet = Fleet::without_workers(place, &flags);
+    fleet.add("--rank 0 --threads 1");
+    fleet.add("--rank 1 --threads 1");
+    fleet.add_armed("--rank 2 --threads 1", "trainer.step 30 kill");
+    fleet.workers.remove(2).wait().killed();
+    fleet
+}
+
+/// A newcomer dies with a part of the state that it copies, and the next one copies it.
+#[test]
+fn a_worker_dies_while_it_copies_a_state_out_of_shared_memory() {
+    let place = Place::new();
+    let mut fleet = two_of_three_that_share_their_state(&place);
+    fleet.add_armed("--threads 1", "transfer.copying 2 kill");
+    fleet.workers.remove(2).wait().killed();
+    fleet.add("--threads 1");
+    fleet.workers[2].wait_for_line("training rank=2");
+    fleet.wait_for_progress(&place);
+    stopped_with_the_same_bits(&place, fleet);
+}
+
+/// A newcomer stands still with a part of the state that it copies, until training has overwritten
+/// that state: it notices, and takes over another one.
+#[test]
+fn a_state_is_overwritten_while_it_is_copied_out_of_shared_memory() {
+    let place = Place::new();
+    let mut fleet = two_of_three_that_share_their_state(&place);
+    fleet.add_armed("--threads 1", "transfer.copying 1 freeze");
+    let stat = format!("/proc/{}/stat", fleet.workers[2].id());
+    fleet.workers[2].wait_until("it stands still", || {
+        let stat = fs::read_to_string(&stat).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    });
+    fleet.wait_for_progress(&place);
+    fleet.wait_for_progress(&place);
+    fleet.workers[2].signal(Signal::CONT);
+    fleet.workers[2].wait_for_line("training rank=2");
     fleet.wait_for_progress(&place);
     stopped_with_the_same_bits(&place, fleet);
 }

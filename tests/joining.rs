@@ -8,8 +8,8 @@ use tonic::Code;
 
 use crate::{
     harness::{
-        ENDLESS, Fleet, Place, Raw, SMALL, assert_same_tensors, coordinator, hello, reference,
-        worker,
+        ENDLESS, Fleet, Place, Raw, SMALL, assert_same_tensors, coordinator, coordinator_at, hello,
+        reference, worker,
     },
     stop::stopped_with_the_same_bits,
 };
@@ -116,6 +116,38 @@ fn a_worker_joins_a_run_that_has_begun() {
     fleet.wait_for_progress(&place);
     assert_eq!(place.events("lost"), [] as [serde_json::Value; 0]);
     stopped_with_the_same_bits(&place, fleet);
+}
+
+/// A worker that comes while others of its host train together is sent nothing: their state is in
+/// memory that it can read.
+#[test]
+fn a_worker_joins_where_the_state_is_shared() {
+    // Steps that are long beside a copy of the state: nothing has to be copied twice.
+    const JOB: &str = "--shards 4 --batch-size 256 --train-images 6000 --test-images 200 --seed 7";
+    const STEPS_PER_EPOCH: u64 = 6;
+    let place = Place::new();
+    let flags = format!("{JOB} {ENDLESS} --join-timeout-seconds 8 --workers 3 --collective shm");
+    let mut fleet = Fleet::without_workers(&place, &flags);
+    (0..2).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
+    fleet.wait_for_progress(&place);
+    fleet.add("--threads 1");
+    fleet.workers[2].wait_for_line("copied the state from this host's memory");
+    fleet.workers[2].wait_for_line("training rank=2");
+    // The first time to show that it can, and again at the step where all go on together.
+    let transfers = place.events("state_transferred");
+    assert!(!transfers.is_empty() && transfers.iter().all(|event| event["bytes"] == 0));
+    fleet.wait_for_progress(&place);
+    fleet.coordinator.signal(Signal::INT);
+    let (coordinator, workers) = fleet.wait();
+    coordinator.exited_with(130);
+    workers.into_iter().for_each(|worker| drop(worker.succeeded()));
+
+    let epochs = place.newest().metadata.step / STEPS_PER_EPOCH + 1;
+    coordinator_at(&place, &format!("--resume --epochs {epochs} --spawn")).wait().succeeded();
+    let alone = Place::new();
+    let flags = format!("{JOB} --epochs {epochs} --workers 1 --spawn");
+    coordinator_at(&alone, &flags).wait().succeeded();
+    assert_same_tensors(&place.newest(), &alone.newest());
 }
 
 #[test]

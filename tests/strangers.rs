@@ -195,7 +195,8 @@ fn streams_of_the_data_plane_without_the_coordinators_secret() {
                     });
                     code(answer, &format!("rank {rank} of generation 1, without the secret"));
                 }
-                let request = FetchRequest { run_id: run_id.clone(), secret: secret.into() };
+                let (run_id, secret) = (run_id.clone(), secret.into());
+                let request = FetchRequest { run_id, secret, ..FetchRequest::default() };
                 let answer = block_on(async {
                     let mut client = StateTransferClient::connect(url.clone()).await.unwrap();
                     client.fetch(request).await.map(drop)

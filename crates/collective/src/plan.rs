@@ -180,6 +180,12 @@ pub struct Reducer {
 }
 
 impl Reducer {
+    /// Of a sum that was added up before: the one partial is the sum.
+    #[must_use]
+    pub fn of_one() -> Self {
+        Self { additions: Vec::new(), total: Term::Partial(0), scratch: Vec::new() }
+    }
+
     /// The additions up to `root` for `nodes`, some of which cover it.
     pub(crate) fn new(root: Node, nodes: &[Node]) -> Self {
         let mut additions = Vec::new();

@@ -45,11 +45,12 @@ pub trait SharedState {
     fn gather(&mut self, round: Round, contribution: &Contribution)
     -> Result<Outcome, Interrupted>;
 
-    /// Writes the sum of the gathered partials, all of it: for one who wants to look at it.
+    /// Writes the floats from `start` on of the sum of the gathered partials, for one who wants to look
+    /// at them.
     ///
     /// # Panics
-    /// When nothing was gathered, or the sum has another length.
-    fn add_up(&mut self, sum: &mut [f32]);
+    /// When nothing was gathered, or the sum has not so many floats.
+    fn add_up(&mut self, start: usize, sum: &mut [f32]);
 
     /// Has `update` write the next state in this member's segment, and waits until the others have
     /// written theirs.

@@ -8,6 +8,12 @@ pub const STATE_VECTORS: usize = 3;
 pub trait StateVectors: Send + Sync {
     /// The vectors, always the same.
     fn vectors(&self) -> [&[f32]; STATE_VECTORS];
+
+    /// Where other processes of this host find the vectors, as the transport says it that keeps
+    /// them; none of vectors in memory that is not shared.
+    fn place(&self) -> Option<String> {
+        None
+    }
 }
 
 impl StateVectors for [Vec<f32>; STATE_VECTORS] {

@@ -1,9 +1,9 @@
 //! The pixels of a set: in memory, or mapped from a file.
 //!
-//! A small file is read into memory, where nobody can change it. A large one is mapped, so that it
-//! may be larger than memory, and all workers of a host share what is in use. A mapped file must
-//! not be changed while a run reads it: the data set's folder is written once, by renaming whole
-//! files into place. Somebody who cuts such a file off in the middle of a run ends the run.
+//! A small file is read into memory. Any other is mapped, so that all workers of a host share its
+//! memory, and so that it may be larger than memory. A mapped file must not be changed while a run
+//! reads it: the data set's folder is written once, by renaming whole files into place. Somebody who
+//! cuts such a file off in the middle of a run ends the run.
 #![allow(unsafe_code, reason = "a mapping is only as constant as the file")]
 
 use std::{
@@ -15,7 +15,10 @@ use std::{
 use memmap2::{Advice, Mmap};
 
 /// A file of more bytes is mapped.
-const MEMORY_BYTES_MAX: u64 = 256 << 20;
+const MEMORY_BYTES_MAX: u64 = 1 << 20;
+
+/// Of a file of more bytes, not everything may stay in memory.
+const RESIDENT_BYTES_MAX: u64 = 256 << 20;
 
 /// Bytes that do not change.
 #[derive(Debug)]
@@ -49,7 +52,9 @@ impl Pixels {
         // meanwhile is a condition that this module states; its digest was verified before.
         let map = unsafe { Mmap::map(&file) }?;
         // An epoch visits images in a random order. Advice may be refused, and nothing is lost.
-        let _refused = map.advise(Advice::Random);
+        if length > RESIDENT_BYTES_MAX {
+            let _refused = map.advise(Advice::Random);
+        }
         Ok(Self::Mapped { map, header })
     }
 

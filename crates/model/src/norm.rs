@@ -32,6 +32,24 @@ pub fn sum_of_squares(isa: Isa, team: &Team, vector: &[f32]) -> f64 {
     sum
 }
 
+/// The sum of the squares of a vector of `length` floats that nobody has whole: `write` gives those
+/// from an index on. `memory` is kept for the next time.
+pub fn sum_of_squares_by_block(
+    isa: Isa,
+    length: usize,
+    memory: &mut Vec<f32>,
+    mut write: impl FnMut(usize, &mut [f32]),
+) -> f64 {
+    memory.resize(BLOCK, 0.0);
+    let mut sum = 0.0;
+    for start in (0..length).step_by(BLOCK) {
+        let block = &mut memory[..BLOCK.min(length - start)];
+        write(start, block);
+        sum += block_sum_of_squares(isa, block);
+    }
+    sum
+}
+
 kernel! {
     fn block_sum_of_squares(block: &[f32]) -> f64 {
         let mut lanes = [0.0_f64; LANES];
@@ -91,6 +109,11 @@ mod tests {
                     let found = sum_of_squares(isa, team, &vector);
                     assert_eq!(found.to_bits(), expected.to_bits(), "{len} {isa:?} {team:?}");
                 }
+                let write = |start: usize, block: &mut [f32]| {
+                    block.copy_from_slice(&vector[start..start + block.len()]);
+                };
+                let found = sum_of_squares_by_block(isa, len, &mut Vec::new(), write);
+                assert_eq!(found.to_bits(), expected.to_bits(), "{len} {isa:?} by block");
             }
         }
     }

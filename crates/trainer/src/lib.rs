@@ -21,7 +21,7 @@ use collective::{
     AllReduce, Contribution, Control, Digest, Interrupted, Kind, Outcome, Round, Step,
 };
 use data::{Dataset, Domain, Schedule, Splits, Stream};
-use model::{Adam, Isa, Model, ModelError, State, StepContext, Team, norm::sum_of_squares};
+use model::{Adam, Isa, Model, ModelError, State, StepContext, Team, norm};
 use thiserror::Error;
 
 use ahead::resident;
@@ -131,7 +131,7 @@ pub struct Trainer<D> {
     order: Option<(u64, Vec<u32>)>,
     /// Gradients of right-hand nodes, by level of the shard tree.
     spare: Vec<Vec<f32>>,
-    /// A gradient that was shortened, or whose length is reported.
+    /// A gradient that was shortened, or a block of one whose length is reported.
     clipped: Vec<f32>,
     /// What goes with the partials; the timing is that of the step before.
     contribution: Contribution,
@@ -236,7 +236,9 @@ impl<D: Dataset> Trainer<D> {
         collective: &mut dyn AllReduce,
         observer: &mut dyn Observer,
     ) -> Result<Ended, TrainError> {
-        self.replica.move_in(collective.shared_state())?;
+        if self.replica.move_in(collective.shared_state())? {
+            observer.memory_freed();
+        }
         self.lend(collective)?;
         let ended = self.train_on(collective, observer);
         if !matches!(ended, Err(TrainError::Device(_))) {
@@ -310,17 +312,17 @@ impl<D: Dataset> Trainer<D> {
     /// What the schedule is in the step that follows the state, and its gradient.
     fn details(&mut self, collective: &mut dyn AllReduce, examples: u32) -> StepDetails {
         let step = self.replica.step();
-        let sum = match collective.shared_state() {
-            None => collective.sum(),
+        let squares = match collective.shared_state() {
+            None => norm::sum_of_squares(Isa::best(), &self.team, collective.sum()),
+            // Nobody else needs the whole sum, so it is added up here alone, and nowhere kept.
             Some(shared) => {
-                // Nobody else needs the whole sum, so it is added up here alone.
-                self.clipped.resize(self.model.layout().len(), 0.0);
-                shared.add_up(&mut self.clipped);
-                &self.clipped
+                let length = self.model.layout().len();
+                let write = |start: usize, block: &mut [f32]| shared.add_up(start, block);
+                norm::sum_of_squares_by_block(Isa::best(), length, &mut self.clipped, write)
             }
         };
-        let norm = sum_of_squares(Isa::best(), &self.team, sum).sqrt();
-        self.details_with(step, norm / f64::from(examples.max(1)))
+        let gradient_norm = squares.sqrt() / f64::from(examples.max(1));
+        self.details_with(step, gradient_norm)
     }
 
     pub(crate) fn details_with(&self, step: u64, gradient_norm: f64) -> StepDetails {

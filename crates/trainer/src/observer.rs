@@ -60,6 +60,9 @@ pub trait Observer {
         false
     }
 
+    /// The state has moved from this process's memory to memory that the members share.
+    fn memory_freed(&mut self) {}
+
     /// Whether the state after a step is wanted soon. Where it is on a device, it is fetched for the
     /// next call of [`stepped`](Self::stepped) that can have it.
     fn wants_state(&self) -> bool {

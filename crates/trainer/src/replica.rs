@@ -117,10 +117,25 @@ impl Replica {
                 Snapshot::own(Arc::clone(copy.as_ref().expect(NOT_FETCHED)))
             }
             Home::Shared { step, vectors } => {
+                let mut snapshots = self.snapshots();
+                // It is copied once, however many want it.
+                if let Some(taken) = snapshots.iter().find(|snapshot| snapshot.step() == *step) {
+                    return taken.clone();
+                }
                 let snapshot = Snapshot::shared(*step, Arc::clone(vectors));
-                self.snapshots().push(snapshot.clone());
+                snapshots.push(snapshot.clone());
                 snapshot
             }
+        }
+    }
+
+    /// Where other processes of this host find the state, until the update after the next one; none
+    /// if it is in this process alone.
+    #[must_use]
+    pub fn place(&self) -> Option<String> {
+        match &self.home {
+            Home::Own(_) | Home::Device { .. } => None,
+            Home::Shared { vectors, .. } => vectors.place(),
         }
     }
 
@@ -191,17 +206,19 @@ impl Replica {
         }
     }
 
-    /// Moves the state to memory that the members share, if they do.
+    /// Moves the state to memory that the members share, if they do. Tells whether that has freed memory
+    /// of this process.
     pub(crate) fn move_in(
         &mut self,
         shared: Option<&mut dyn SharedState>,
-    ) -> Result<(), Interrupted> {
-        let Some(shared) = shared else { return Ok(()) };
+    ) -> Result<bool, Interrupted> {
+        let Some(shared) = shared else { return Ok(false) };
         let step = self.step();
         let round = Round { step: Step(step), kind: Kind::Train };
         shared.bring_in(round, self.view().vectors())?;
-        (self.home, self.spare) = (Home::Shared { step, vectors: shared.held() }, None);
-        Ok(())
+        self.spare = None;
+        let before = mem::replace(&mut self.home, Home::Shared { step, vectors: shared.held() });
+        Ok(matches!(before, Home::Own(_)))
     }
 
     /// Contributes to the mean of the gradient, and waits until the other members have.

@@ -21,7 +21,7 @@ use secure::Security;
 use tokio::{net::TcpListener, runtime, sync::mpsc};
 use transport::{
     Endpoint,
-    state::{Donor, Snapshot, Source, fetch},
+    state::{Donor, Snapshot, Source, Vectors, fetch},
 };
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -55,16 +55,16 @@ async fn donate(length: usize) -> Outcome<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     say(&format!("place {}", listener.local_addr()?));
     let vector: Vec<f32> = (0..length).map(|index| index as f32).collect();
-    let vectors = Arc::new([vector.clone(), vector.clone(), vector]);
-    let snapshot =
-        Arc::new(Snapshot { step: 1, epochs: Vec::new(), validation: Vec::new(), vectors });
+    let vectors = Vectors::Held(Arc::new([vector.clone(), vector.clone(), vector]));
+    let (epochs, validation) = (Vec::new(), Vec::new());
+    let snapshot = Arc::new(Snapshot { step: 1, length, epochs, validation, vectors });
     let (recipients, mut asked) = mpsc::channel(1);
     let donor = Donor::new(RUN, recipients);
     donor.demand(SECRET.into());
     let endpoint = Endpoint::new(RUN, 1, length).donating(donor);
     tokio::spawn(endpoint.serve(listener, std::future::pending()));
     while let Some(recipient) = asked.recv().await {
-        let _gone = recipient.send(Arc::clone(&snapshot));
+        recipient.give(Arc::clone(&snapshot));
     }
     Ok(())
 }
@@ -74,14 +74,15 @@ fn measure(runtime: &runtime::Runtime, length: usize) -> Outcome<()> {
     let donor = Member::start(donor.args(["donor", &length.to_string()]));
     let address = donor.hear("place", DEADLINE).ok_or("the donor said nothing")?;
     let (address, security) = (address.parse()?, Security::default());
-    let source = Source { address, secret: SECRET.into(), security };
+    let (secret, memory_domain) = (SECRET.into(), String::new());
+    let source = Source { address, secret, security, memory_domain };
     let mut seconds = Vec::new();
     let mut bytes = 0;
     for _ in 0..FETCHES {
         let begun = Instant::now();
         let snapshot = runtime.block_on(fetch(&source, RUN, length))?;
         seconds.push(begun.elapsed().as_secs_f64());
-        bytes = snapshot.bytes();
+        bytes = snapshot.bytes_sent;
     }
     seconds.sort_by(f64::total_cmp);
     let (median, slowest) = (seconds[FETCHES / 2], seconds[FETCHES - 1]);

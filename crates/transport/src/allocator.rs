@@ -1,13 +1,15 @@
 //! Has the system's allocator keep large blocks that are freed.
 //!
 //! By default it gives them back and fetches fresh pages for the next one, each of which costs
-//! a fault: for a state that is taken over, several times as much as the bytes do.
-#![allow(unsafe_code, reason = "mallopt is a function of the C library")]
+//! a fault: for a state that is taken over, several times as much as the bytes do. What is not needed
+//! again soon is given back on request.
+#![allow(unsafe_code, reason = "mallopt and malloc_trim are functions of the C library")]
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod glibc {
     unsafe extern "C" {
         pub(super) fn mallopt(parameter: i32, value: i32) -> i32;
+        pub(super) fn malloc_trim(pad: usize) -> i32;
     }
 
     /// Parameters of `mallopt`, as `malloc.h` numbers them.
@@ -37,5 +39,15 @@ pub fn keep_freed_blocks() {
             }
             mallopt(TRIM_THRESHOLD, KEPT_BYTES);
         }
+    }
+}
+
+/// Gives the memory of all freed blocks back to the system; without effect where the C library is
+/// another one.
+pub fn release_freed_blocks() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim takes the number of bytes to keep, and the locks of the allocator.
+    unsafe {
+        glibc::malloc_trim(0);
     }
 }

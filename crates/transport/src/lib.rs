@@ -20,7 +20,7 @@ pub mod two_level;
 
 use collective::AllReduce;
 
-pub use allocator::keep_freed_blocks;
+pub use allocator::{keep_freed_blocks, release_freed_blocks};
 pub use group::{Group, GroupError, Peer};
 pub use grpc::{ConnectError, Endpoint, Grpc, Listener};
 

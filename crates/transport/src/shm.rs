@@ -80,6 +80,10 @@
 //!   holds of the last one. What a member of an old generation writes, at any time, is in memory that
 //!   the new one does not have.
 //!
+//! - A process of this host that is no member may copy the state of `t` out of its buffer, and then
+//!   see whether all have arrived at `A(t + 1)`: a worker that joins is sent nothing, and nobody waits
+//!   for it. See `takeover.rs`.
+//!
 //! So recovery is what it is without shared memory: members have the state of `t` or that of
 //! `t + 1`, and whoever is behind takes it over from one that is ahead. `protocol.rs` beside this
 //! module tries all orders in which two and three members can go on, stop and wake.
@@ -102,8 +106,10 @@ mod protocol;
 mod rendezvous;
 mod segment;
 mod state;
+mod takeover;
 
 pub(crate) use barrier::Contributed;
 pub use exchange::{Abort, Shm};
 pub use rendezvous::{ParseRendezvousError, RENDEZVOUS_BYTES_MAX, Rendezvous};
 pub use segment::{Segment, SegmentError};
+pub use takeover::{ParsePlaceError, Place, Takeover, TakeoverError};

@@ -3,8 +3,13 @@
 //! Served beside the all-reduce, at the same address, by the [`Donor`]. The donor's training
 //! thread makes a [`Snapshot`] between two steps; from then on it is not held up. Floats are
 //! sent from where the snapshot has them, and copied once where they arrive: no codec is between.
+//!
+//! To a worker of its own host the donor says where its state is, if it is in shared memory. The
+//! worker copies it from there, and the donor goes on as if nobody had asked.
 
 mod donor;
+#[cfg(target_os = "linux")]
+mod near;
 
 use std::{fmt, future::poll_fn, sync::Arc, time::Duration};
 
@@ -40,12 +45,32 @@ const FRAME_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Snapshot {
     /// Updates that it has seen.
     pub step: u64,
+    /// Floats of each of its vectors.
+    pub length: usize,
     /// What each epoch begun so far has counted.
     pub epochs: Vec<Tally>,
     /// Validation losses after each epoch that was completed.
     pub validation: Vec<f64>,
     /// Parameters, first moments and second moments, flat.
-    pub vectors: Arc<dyn StateVectors>,
+    pub vectors: Vectors,
+}
+
+/// Where the vectors of a snapshot are.
+#[derive(Clone)]
+pub enum Vectors {
+    /// In this process, for as long as they are held.
+    Held(Arc<dyn StateVectors>),
+    /// In shared memory, for a step or two: see [`StateVectors::place`].
+    Place(String),
+}
+
+impl fmt::Debug for Vectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held(_) => f.write_str("Held"),
+            Self::Place(place) => f.debug_tuple("Place").field(place).finish(),
+        }
+    }
 }
 
 impl fmt::Debug for Snapshot {
@@ -65,18 +90,24 @@ pub struct Fetched {
     pub validation: Vec<f64>,
     /// Parameters, first moments and second moments, flat.
     pub vectors: [Vec<f32>; STATE_VECTORS],
-}
-
-impl Fetched {
-    /// Bytes of its vectors.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.vectors.iter().map(|vector| vector.len() * FLOAT_BYTES).sum()
-    }
+    /// Bytes of the vectors that were sent; none if they were copied from shared memory.
+    pub bytes_sent: u64,
 }
 
 /// Carries a snapshot to the worker that asked for it.
-pub type Recipient = oneshot::Sender<Arc<Snapshot>>;
+#[derive(Debug)]
+pub struct Recipient {
+    /// Whether the worker can read this host's shared memory.
+    pub is_near: bool,
+    answer: oneshot::Sender<Arc<Snapshot>>,
+}
+
+impl Recipient {
+    /// Gives the snapshot to the worker, if it still waits.
+    pub fn give(self, snapshot: Arc<Snapshot>) {
+        let _gone = self.answer.send(snapshot);
+    }
+}
 
 /// Why a state could not be taken over.
 #[derive(Debug, Error)]
@@ -101,6 +132,8 @@ pub struct Source {
     pub secret: Secret,
     /// How to get there.
     pub security: Security,
+    /// The processes that this one can share memory with; empty for none.
+    pub memory_domain: String,
 }
 
 /// Takes over the state of another worker, whose flat vectors have `length` floats.
@@ -108,28 +141,57 @@ pub struct Source {
 /// # Errors
 /// [`FetchError`]; every wait in it has a bound.
 pub async fn fetch(source: &Source, run_id: &str, length: usize) -> Result<Fetched, FetchError> {
-    let patience = SNAPSHOT_PATIENCE + FRAME_PATIENCE;
-    let opened = tokio::time::timeout(patience, open(source, run_id)).await;
-    let mut inbound = opened.map_err(|_| FetchError::Silent(patience))??;
-    let Arrival::Event(Event::Frame(StateFrame { body: Some(Body::Header(header)) })) =
-        next(&mut inbound).await?
-    else {
-        return Err(Malformed("a state without a header".into()).into());
-    };
-    let epochs = epochs(&header, length)?;
-    let vectors = receive(inbound, length).await?;
-    let StateHeader { step, validation, .. } = header;
-    Ok(Fetched { step, epochs, validation, vectors })
+    #[cfg(target_os = "linux")]
+    if !source.memory_domain.is_empty() {
+        return near::fetch(source, run_id, length).await;
+    }
+    let (header, inbound) = open(source, run_id, String::new()).await?;
+    receive_all(header, inbound, length).await
 }
 
-/// Asks for the state, and waits until it begins to come.
-async fn open(source: &Source, run_id: &str) -> Result<Inbound<StateFrame>, FetchError> {
+/// Takes over a state that is sent after its header.
+async fn receive_all(
+    header: StateHeader,
+    inbound: Inbound<StateFrame>,
+    length: usize,
+) -> Result<Fetched, FetchError> {
+    let epochs = epochs(&header, length)?;
+    let vectors = receive(inbound, length).await?;
+    let bytes_sent = (STATE_VECTORS * length * FLOAT_BYTES) as u64;
+    let StateHeader { step, validation, .. } = header;
+    Ok(Fetched { step, epochs, validation, vectors, bytes_sent })
+}
+
+/// Asks for the state, and waits for its header.
+async fn open(
+    source: &Source,
+    run_id: &str,
+    memory_domain: String,
+) -> Result<(StateHeader, Inbound<StateFrame>), FetchError> {
+    let patience = SNAPSHOT_PATIENCE + FRAME_PATIENCE;
+    let asked = tokio::time::timeout(patience, ask(source, run_id, memory_domain)).await;
+    let mut inbound = asked.map_err(|_| FetchError::Silent(patience))??;
+    match next(&mut inbound).await? {
+        Arrival::Event(Event::Frame(StateFrame { body: Some(Body::Header(header)) })) => {
+            Ok((header, inbound))
+        }
+        _ => Err(Malformed("a state without a header".into()).into()),
+    }
+}
+
+/// Asks for the state, and waits until the donor answers.
+async fn ask(
+    source: &Source,
+    run_id: &str,
+    memory_domain: String,
+) -> Result<Inbound<StateFrame>, FetchError> {
     let refused = |error: &dyn std::error::Error| FetchError::Refused(printable(&cause(error)));
-    let Source { address, secret, security } = source;
+    let Source { address, secret, security, .. } = source;
     let channel = channel(address, security).await.map_err(|error| refused(&error))?;
     let mut request = BytesMut::new();
     let secret = Bytes::copy_from_slice(secret.bytes());
-    frames::put_message(&mut request, &FetchRequest { run_id: run_id.to_owned(), secret });
+    let wanted = FetchRequest { run_id: run_id.to_owned(), secret, memory_domain };
+    frames::put_message(&mut request, &wanted);
     let body = stream::body(Side::Client, tokio_stream::once(request.freeze()));
     let call = call(address, donor::FETCH_PATH, body).map_err(FetchError::Refused)?;
     let response = channel.oneshot(call).await.map_err(|error| refused(&error))?;

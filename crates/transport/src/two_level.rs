@@ -15,11 +15,20 @@
 //! hosts once in each direction. Which lane is whose, and that the bits are those of the tree,
 //! is the business of [`collective::hosts`].
 //!
+//! Where the members of a host hold their state together, they apply the sum together too: there is
+//! a fifth part, in which each writes its segment of the next state, from the sum, and waits until all
+//! have.
+//!
 //! Whoever cannot go on ends the round for its host; the members of other hosts see its streams
 //! end. A host may complete a round that another one does not: as ever, members then differ by
 //! one step.
 
-use collective::{AllReduce, Contribution, Interrupted, Kind, Node, Outcome, Round};
+use std::sync::Arc;
+
+use collective::{
+    AllReduce, Contribution, Interrupted, Kind, Node, Outcome, Round, STATE_VECTORS, SharedState,
+    StateVectors, shared::Parts,
+};
 
 use crate::{
     ConnectError, Endpoint, Group, Grpc, grpc,
@@ -76,6 +85,19 @@ impl TwoLevel {
         round: Round,
         contribution: &Contribution,
     ) -> Result<Outcome, Interrupted> {
+        let (contributed, outcome) = self.exchange_sums(round, contribution)?;
+        if round.kind == Kind::Train {
+            self.shm.complete(round, contributed)?;
+        }
+        Ok(outcome)
+    }
+
+    /// All but the wait for this host's members at the end.
+    fn exchange_sums(
+        &mut self,
+        round: Round,
+        contribution: &Contribution,
+    ) -> Result<(Contributed, Outcome), Interrupted> {
         let (contributed, waiting) = self.shm.contribute(round, contribution)?;
         let train = round.kind == Kind::Train;
         if train {
@@ -85,9 +107,26 @@ impl TwoLevel {
         let outcome = self.grpc.exchange(round, neighbours)?;
         if train {
             self.share_sums(&contributed);
-            self.shm.complete(round, contributed)?;
         }
-        Ok(Outcome { waiting: waiting + outcome.waiting, ..outcome })
+        Ok((contributed, Outcome { waiting: waiting + outcome.waiting, ..outcome }))
+    }
+
+    /// Does what has to be done, unless the generation is over; if it ends thereby, that holds, and
+    /// the others of this host are told.
+    fn unless_broken<T>(
+        &mut self,
+        what: impl FnOnce(&mut Self) -> Result<T, Interrupted>,
+    ) -> Result<T, Interrupted> {
+        if let Some(broken) = &self.broken {
+            return Err(broken.clone());
+        }
+        let result = what(self);
+        if let Err(interrupted) = &result {
+            self.broken = Some(interrupted.clone());
+            // The others of this host wait for this member's lane, or its segment.
+            self.abort_handle().abort();
+        }
+        result
     }
 
     /// The partials of this host's nodes, in this member's lane of each segment.
@@ -125,16 +164,7 @@ impl AllReduce for TwoLevel {
         round: Round,
         contribution: &Contribution,
     ) -> Result<Outcome, Interrupted> {
-        if let Some(broken) = &self.broken {
-            return Err(broken.clone());
-        }
-        let outcome = self.exchange(round, contribution);
-        if let Err(interrupted) = &outcome {
-            self.broken = Some(interrupted.clone());
-            // The others of this host wait for this member's lane.
-            self.abort_handle().abort();
-        }
-        outcome
+        self.unless_broken(|both| both.exchange(round, contribution))
     }
 
     fn contributions(&self) -> &[Contribution] {
@@ -143,5 +173,45 @@ impl AllReduce for TwoLevel {
 
     fn sum(&self) -> &[f32] {
         self.shm.written_sum()
+    }
+
+    fn shared_state(&mut self) -> Option<&mut dyn SharedState> {
+        if self.shm.shared_state().is_some() { Some(self) } else { None }
+    }
+}
+
+impl SharedState for TwoLevel {
+    fn bring_in(
+        &mut self,
+        round: Round,
+        state: [&[f32]; STATE_VECTORS],
+    ) -> Result<(), Interrupted> {
+        self.unless_broken(|both| both.shm.bring_in(round, state))
+    }
+
+    fn held(&mut self) -> Arc<dyn StateVectors> {
+        self.shm.held()
+    }
+
+    fn gather(
+        &mut self,
+        round: Round,
+        contribution: &Contribution,
+    ) -> Result<Outcome, Interrupted> {
+        assert!(round.kind == Kind::Train, "an evaluation advances no state");
+        self.unless_broken(|both| {
+            both.shm.assert_free();
+            let (contributed, outcome) = both.exchange_sums(round, contribution)?;
+            both.shm.complete_sum(round, contributed)?;
+            Ok(outcome)
+        })
+    }
+
+    fn add_up(&mut self, start: usize, sum: &mut [f32]) {
+        self.shm.add_up(start, sum);
+    }
+
+    fn advance(&mut self, update: &mut dyn FnMut(Parts<'_, '_>)) -> Result<(), Interrupted> {
+        self.unless_broken(|both| both.shm.advance(update))
     }
 }

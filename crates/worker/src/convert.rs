@@ -1,12 +1,12 @@
 //! All conversions between the trainer's state and ledger and the forms that they have in a
 //! checkpoint, on the way to another worker, and in reports.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use collective::{TERMS_MAX, Tally};
-use model::{Layout, ModelError, State};
+use model::{Layout, ModelError, State, StateView};
 use trainer::{EpochLedger, Ledger};
-use transport::state::{Fetched, Snapshot};
+use transport::state::{Fetched, Snapshot, Vectors};
 
 /// The state and the ledger that a checkpoint holds.
 ///
@@ -76,19 +76,20 @@ pub(crate) fn checkpoint_ledger(
 }
 
 /// State and ledger for other workers.
-pub(crate) fn to_snapshot(state: trainer::Snapshot, ledger: &Ledger) -> Snapshot {
+pub(crate) fn to_snapshot(state: StateView<'_>, ledger: &Ledger, vectors: Vectors) -> Snapshot {
     let tally = |epoch: &EpochLedger| {
         let EpochLedger { examples, index_sum, terms } = *epoch;
         Tally { examples, index_sum, terms }
     };
     let epochs = ledger.epochs.iter().map(tally).collect();
     let validation = ledger.validation.clone();
-    Snapshot { step: state.step(), epochs, validation, vectors: Arc::new(state) }
+    Snapshot { step: state.step, length: state.parameters.len(), epochs, validation, vectors }
 }
 
 /// The state and the ledger that another worker gave.
 pub(crate) fn from_fetched(fetched: Fetched) -> (State, Ledger) {
-    let Fetched { step, epochs, validation, vectors: [parameters, exp_avg, exp_avg_sq] } = fetched;
+    let Fetched { step, epochs, validation, vectors, .. } = fetched;
+    let [parameters, exp_avg, exp_avg_sq] = vectors;
     let epoch = |Tally { examples, index_sum, terms }| EpochLedger { examples, index_sum, terms };
     let ledger = Ledger { epochs: epochs.into_iter().map(epoch).collect(), validation };
     (State { step, parameters, exp_avg, exp_avg_sq }, ledger)

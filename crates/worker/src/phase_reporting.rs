@@ -84,8 +84,8 @@ impl SharedState for PhaseReporting {
         outcome
     }
 
-    fn add_up(&mut self, sum: &mut [f32]) {
-        self.inner().add_up(sum);
+    fn add_up(&mut self, start: usize, sum: &mut [f32]) {
+        self.inner().add_up(start, sum);
     }
 
     fn advance(&mut self, update: &mut dyn FnMut(Parts<'_, '_>)) -> Result<(), Interrupted> {

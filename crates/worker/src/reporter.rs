@@ -12,7 +12,7 @@ use config::RunConfig;
 use membership::Phase;
 use protocol::wire::{EpochReport, NamedValue, RankSeconds, Report, StepTime};
 use trainer::{EpochSummary, Ledger, Observer, Replica, StepDetails, StepSummary};
-use transport::state::Recipient;
+use transport::state::{Recipient, Vectors};
 
 use crate::{
     bridge::{Event, TrainingChannel},
@@ -198,6 +198,10 @@ impl Observer for Reporter<'_> {
         self.channel.has_recipients()
     }
 
+    fn memory_freed(&mut self) {
+        transport::release_freed_blocks();
+    }
+
     fn stepped(&mut self, step: &StepSummary<'_>, replica: &Replica, ledger: &Ledger) {
         self.channel.shared.note_step(step.step);
         self.epochs_seen.add(step);
@@ -263,10 +267,21 @@ impl Observer for Reporter<'_> {
     }
 }
 
-/// Gives the state to other workers.
+/// Gives the state to other workers, or tells those of this host where it is, if it is in shared
+/// memory.
 pub(crate) fn donate(recipients: Vec<Recipient>, replica: &Replica, ledger: &Ledger) {
-    let snapshot = Arc::new(convert::to_snapshot(replica.snapshot(), ledger));
-    for recipient in recipients {
-        let _gone = recipient.send(Arc::clone(&snapshot));
-    }
+    let place = replica.place();
+    let (near, far): (Vec<_>, Vec<_>) =
+        recipients.into_iter().partition(|recipient| recipient.is_near && place.is_some());
+    let give = |recipients: Vec<Recipient>, vectors: &dyn Fn() -> Vectors| {
+        if recipients.is_empty() {
+            return;
+        }
+        let snapshot = Arc::new(convert::to_snapshot(replica.view(), ledger, vectors()));
+        for recipient in recipients {
+            recipient.give(Arc::clone(&snapshot));
+        }
+    };
+    give(near, &|| Vectors::Place(place.clone().unwrap_or_default()));
+    give(far, &|| Vectors::Held(Arc::new(replica.snapshot())));
 }

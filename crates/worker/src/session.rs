@@ -47,6 +47,7 @@ use crate::{
     control::{self, Identity, Joined, Route},
     dataset, device,
     discovery::{self, Found, Source},
+    generation,
     kubeflow::Kubeflow,
     needs,
     setup::{self, Setup},
@@ -110,7 +111,7 @@ async fn take_part<T: Task>(args: &Args, found: Found, device: Device) -> Result
     joined.send_heartbeats(&shared);
     let length = length::<T>(&options)?;
     let (recipients, requests) = mpsc::channel(RECIPIENTS);
-    let donor = Donor::new(&welcome.run_id, recipients);
+    let donor = Donor::new(&welcome.run_id, recipients).within(&generation::memory_domain());
     donor.demand(joined.state_secret()?);
     let endpoint = Endpoint::new(&welcome.run_id, config.training.shards, length)
         .secured(security.clone())

@@ -182,6 +182,8 @@ impl<T: Task> WriterThread<T> {
                 Job::Artifacts { epoch, state } => self.show(epoch, &state.state().parameters)?,
                 Job::Flush(done) => drop(done.send(())),
             }
+            // The next one may be an epoch away.
+            transport::release_freed_blocks();
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ const ATTENDANCE_PATIENCE: Duration =
     if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 
 /// Words of a seat.
-const ARRIVALS: usize = 0;
+pub(super) const ARRIVALS: usize = 0;
 const STATE: usize = 1;
 const PID: usize = 2;
 const STARTED: usize = 3;
@@ -132,6 +132,18 @@ impl Bell {
 #[derive(Debug)]
 pub(crate) struct Contributed(());
 
+/// The proof that every member has written its part of the sum, in a round that all have contributed
+/// to; the barrier that ends it takes it back.
+#[derive(Debug)]
+pub(crate) struct Summed(Contributed);
+
+impl Summed {
+    /// That all have contributed.
+    pub(super) fn contributed(&self) -> &Contributed {
+        &self.0
+    }
+}
+
 /// The proof that the state of the members was not brought in yet; the barrier after that takes it.
 #[derive(Debug)]
 pub(super) struct Unfilled(());
@@ -172,6 +184,11 @@ impl Barrier {
         Some(Self { bell, layout, me, members, arrivals: 0 })
     }
 
+    /// How often this member has arrived.
+    pub(super) fn arrivals(&self) -> u64 {
+        self.arrivals
+    }
+
     pub(super) fn bell(&self) -> &Bell {
         &self.bell
     }
@@ -194,6 +211,17 @@ impl Barrier {
     /// Waits until all members have written their contributions.
     pub(super) fn pass_contributed(&mut self) -> Result<Contributed, Cause> {
         self.pass().map(|()| Contributed(()))
+    }
+
+    /// Waits until all members have written their parts of the sum, in a round that does not end
+    /// there.
+    pub(super) fn pass_summed(&mut self, contributed: Contributed) -> Result<Summed, Cause> {
+        self.pass().map(|()| Summed(contributed))
+    }
+
+    /// Waits until all members have written their segments of the next state.
+    pub(super) fn pass_advanced(&mut self, _spent: Summed) -> Result<(), Cause> {
+        self.pass()
     }
 
     /// Waits until all members have added up their segments.

@@ -3,6 +3,7 @@
 use std::{
     ops::Range,
     os::fd::OwnedFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ use super::{
     Segment,
     barrier::{Barrier, Bell, Cause, Contributed, Unfilled},
     header,
-    layout::Layout,
+    layout::{Layout, Results},
     memory::Vectors,
     state::States,
 };
@@ -35,7 +36,7 @@ pub struct Shm {
     /// By member, of the round in hand or the last.
     pub(super) contributions: Vec<Contribution>,
     /// The leader's, until the first round shows that all have mapped it.
-    file: Option<OwnedFd>,
+    file: Option<Arc<OwnedFd>>,
     /// Rounds done.
     rounds: u64,
     /// What every call returns once a round has failed.
@@ -61,8 +62,11 @@ impl Shm {
         let host = hosts.plan().member(host).map_or(0, |member| hosts.host(member));
         let reducers = hosts.reducers_within(host);
         let floats = plan.segment(me).len();
-        let states =
-            states.map(|states| States::new(states, Unfilled::new(), &reducers[0], floats));
+        let reducer = match layout.results {
+            Results::SumAndStates => &Reducer::of_one(),
+            Results::Sum | Results::States => &reducers[0],
+        };
+        let states = states.map(|states| States::new(states, Unfilled::new(), reducer, floats));
         let contributions = vec![Contribution::default(); plan.members()];
         Self {
             plan,

@@ -3,8 +3,8 @@
 //! ```text
 //! byte 0    the gate: one 32-bit futex word, alone on its line
 //! byte 128  words of 64 bits: identity | sleepers | cause | seats | headers
-//! page      vectors of 32-bit floats: every member's partials, in shard order | the sum, or
-//!           two states of several vectors each
+//! page      vectors of 32-bit floats: every member's partials, in shard order | the sum, if
+//!           there is one | two states of several vectors each, if there are
 //! ```
 //!
 //! What the words mean is known to the modules that read them; nothing here touches memory.
@@ -39,6 +39,17 @@ pub(super) const HEADER_SLOTS: usize = 2;
 /// The state that is read, and the one that is written.
 pub(super) const STATES: usize = 2;
 
+/// What partials become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Results {
+    /// A sum, which each member applies to a state of its own.
+    Sum,
+    /// The next one of two states, without a sum.
+    States,
+    /// A sum, as other hosts have a part in it, and the next one of two states.
+    SumAndStates,
+}
+
 /// The offsets of one generation's segment. Words and floats are counted from the first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -61,16 +72,16 @@ pub(super) struct Layout {
     pub(super) length: usize,
     /// Partials of all members; what they are added up to comes after them.
     pub(super) partials: usize,
-    /// Whether two states come after the partials, instead of the sum.
-    pub(super) has_states: bool,
+    /// What comes after the partials.
+    pub(super) results: Results,
     /// Bytes of the whole segment.
     pub(super) bytes: usize,
 }
 
 impl Layout {
-    /// The layout for `plan`, with `identity_words` words that tell the generation, and with the
-    /// state of the members if `has_states`.
-    pub(super) fn new(plan: &Plan, identity_words: usize, has_states: bool) -> Self {
+    /// The layout for `plan`, with `identity_words` words that tell the generation, and with
+    /// these results.
+    pub(super) fn new(plan: &Plan, identity_words: usize, results: Results) -> Self {
         let members = plan.members();
         let nodes = |member| plan.nodes(member).len();
         let sleepers = identity_words.next_multiple_of(LINE_WORDS);
@@ -98,7 +109,7 @@ impl Layout {
             stride,
             length: plan.length(),
             partials,
-            has_states,
+            results,
             bytes: 0,
         };
         let bytes = vectors_at + layout.vectors() * stride * size_of::<f32>();
@@ -108,12 +119,19 @@ impl Layout {
 
     /// Vectors of the segment.
     pub(super) fn vectors(&self) -> usize {
-        self.partials + if self.has_states { STATES * STATE_VECTORS } else { 1 }
+        let states = if self.results == Results::Sum { 0 } else { STATES * STATE_VECTORS };
+        self.partials + usize::from(self.has_sum()) + states
+    }
+
+    /// Whether there is a vector for the sum, the first one after the partials.
+    pub(super) fn has_sum(&self) -> bool {
+        self.results != Results::States
     }
 
     /// The first vector of each state.
     pub(super) fn states(&self) -> Option<[usize; STATES]> {
-        self.has_states.then_some([self.partials, self.partials + STATE_VECTORS])
+        let first = self.partials + usize::from(self.has_sum());
+        (self.results != Results::Sum).then_some([first, first + STATE_VECTORS])
     }
 
     /// The words of a member's seat.
@@ -147,7 +165,7 @@ mod tests {
             })
             .collect();
         let plan = Plan::new(7, 1001, &shares).unwrap();
-        let layout = Layout::new(&plan, 17, false);
+        let layout = Layout::new(&plan, 17, Results::Sum);
         let mut ranges = vec![0..17, layout.sleepers..layout.sleepers + 1];
         ranges.push(layout.cause..layout.cause + 1);
         ranges.extend((0..3).map(|member| layout.seat(member)));
@@ -163,8 +181,10 @@ mod tests {
         assert_eq!(layout.partials, 4);
         assert!(layout.bytes - layout.vectors_at >= 5 * 1008 * 4);
         assert_eq!(layout.states(), None);
-        let with_states = Layout::new(&plan, 17, true);
-        assert_eq!(with_states.states(), Some([4, 7]));
-        assert!(with_states.bytes - with_states.vectors_at >= 10 * 1008 * 4);
+        for (results, states) in [(Results::States, [4, 7]), (Results::SumAndStates, [5, 8])] {
+            let layout = Layout::new(&plan, 17, results);
+            assert_eq!(layout.states(), Some(states));
+            assert!(layout.bytes - layout.vectors_at >= (states[1] + 3) * 1008 * 4);
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::{
     slice,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64},
+        atomic::{AtomicU32, AtomicU64, Ordering, fence},
     },
 };
 
@@ -26,7 +26,7 @@ use rustix::{
 };
 
 use super::{
-    barrier::{Contributed, Unfilled},
+    barrier::{Contributed, Summed, Unfilled},
     layout::{Layout, STATES, WORDS_AT},
 };
 
@@ -86,8 +86,12 @@ pub(super) struct Mapped {
     pub(super) memory: Arc<Memory>,
     pub(super) vectors: Vectors,
     /// If the layout has states.
-    pub(super) states: Option<[Arc<Buffer>; STATES]>,
+    pub(super) states: Option<[Buffer; STATES]>,
 }
+
+/// The words of a segment, as a process sees them that is no member: it changes none.
+#[derive(Debug)]
+pub(super) struct Watched(Memory);
 
 /// Creates a file without a name, `bytes` long, all zero, whose memory is reserved. It lives
 /// as long as somebody has it open or mapped.
@@ -141,13 +145,39 @@ pub(super) fn map(file: impl AsFd, layout: &Layout, own: Range<usize>) -> io::Re
             // SAFETY: by the assertion above all vectors of the layout lie within the mapping.
             let vector = |offset| unsafe { first.add((index + offset) * stride) };
             let vectors = std::array::from_fn(vector);
-            Arc::new(Buffer { vectors, length, _memory: Arc::clone(&memory) })
+            Buffer { vectors, length, _memory: Arc::clone(&memory) }
         })
     });
-    let has_sum = states.is_none();
+    let has_sum = layout.has_sum();
     let vectors =
         Vectors { memory: Arc::clone(&memory), first, stride, length, partials, has_sum, own };
     Ok(Mapped { memory, vectors, states })
+}
+
+impl Watched {
+    /// Maps the first `words` words of a segment's file.
+    pub(super) fn map(file: impl AsFd, words: usize) -> io::Result<Self> {
+        let size = u64::try_from(fs::fstat(&file)?.st_size).unwrap_or_default();
+        let bytes = WORDS_AT + words * size_of::<u64>();
+        if !is_sealed(&file) || (bytes as u64) > size {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        // SAFETY: as in `map`; the file is sealed and long enough.
+        let base = unsafe {
+            mm::mmap(ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::SHARED, file, 0)?
+        };
+        let base = NonNull::new(base.cast::<u8>()).ok_or(Errno::NOMEM)?;
+        Ok(Self(Memory { base, bytes, words }))
+    }
+
+    /// A word as it is now; what was read before this call was read before the word.
+    pub(super) fn load(&self, word: usize) -> u64 {
+        fence(Ordering::Acquire);
+        // Of memory that is only read, nothing but relaxed loads are permitted.
+        let value = self.0.words()[word].load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        value
+    }
 }
 
 impl Memory {
@@ -232,6 +262,11 @@ impl Vectors {
         Gathered(self)
     }
 
+    /// The sum that all members have written, as if it were a partial.
+    pub(super) fn summed<'a>(&'a self, _summed: &Summed) -> WrittenSum<'a> {
+        WrittenSum(self.sum())
+    }
+
     /// All partials' and the sum's floats in `segment`, which is this member's.
     pub(super) fn reduction<'a>(
         &'a mut self,
@@ -270,6 +305,16 @@ impl<'a> Gathered<'a> {
     }
 }
 
+/// A sum that takes the place of partials.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WrittenSum<'a>(&'a [f32]);
+
+impl Partials for WrittenSum<'_> {
+    fn partial(&self, _index: usize, range: Range<usize>) -> &[f32] {
+        &self.0[range]
+    }
+}
+
 impl Partials for Gathered<'_> {
     fn partial(&self, index: usize, range: Range<usize>) -> &[f32] {
         self.floats(index, range)
@@ -287,6 +332,8 @@ impl Partials for Gathered<'_> {
 /// - `segment_mut`, in a round that every member has contributed to, this one included. It has
 ///   looked, before it contributed, that nobody here holds the buffer that is to be written to; and
 ///   none is given away before all have written, at the barrier that ends the round.
+///
+/// A process that is no member has no `Buffer`: it reads the file ([`super::takeover`]).
 ///
 /// After an interrupted round, or from a broken peer, what is said of [`Vectors`] holds here too.
 /// An interrupted member never contributes again, so the buffer that it has is not written to.

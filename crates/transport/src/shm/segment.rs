@@ -23,17 +23,18 @@ use thiserror::Error;
 use super::{
     Rendezvous, Shm,
     barrier::Barrier,
-    layout::{Layout, STATES},
-    memory::{self, Buffer},
+    layout::{Layout, Results, STATES},
+    memory,
     process::Process,
+    takeover::{Kept, Origin},
 };
 use crate::{Group, GroupError};
 
 /// The first word of a segment: "lockstep".
-const MAGIC: u64 = u64::from_le_bytes(*b"lockstep");
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"lockstep");
 
 /// Version of the layout that this build speaks.
-const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 2;
 
 /// Most bytes of a run's id.
 const RUN_ID_BYTES_MAX: usize = 128;
@@ -94,10 +95,10 @@ pub struct Segment {
     pub(super) layout: Layout,
     pub(super) vectors: memory::Vectors,
     /// The state of the members, if they hold it together.
-    pub(super) states: Option<[Arc<Buffer>; STATES]>,
+    pub(super) states: Option<[Arc<Kept>; STATES]>,
     pub(super) barrier: Barrier,
     /// The leader's, for the others to find.
-    pub(super) file: Option<OwnedFd>,
+    pub(super) file: Option<Arc<OwnedFd>>,
 }
 
 impl Segment {
@@ -115,7 +116,7 @@ impl Segment {
         let random = rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty());
         let nonce = u128::from_ne_bytes(nonce);
         let identity = identity(group, &plan, nonce);
-        let layout = Layout::new(&plan, identity.len(), shares_state(group, &hosts));
+        let layout = Layout::new(&plan, identity.len(), results(group, &hosts, &plan));
         let failed = |source| SegmentError::Create { bytes: layout.bytes, source };
         random.map_err(|error| failed(error.into()))?;
         let name = format!("lockstep-{}-{}", group.run_id, group.generation);
@@ -125,6 +126,9 @@ impl Segment {
         let own = own_partials(&plan, me);
         let mapped = memory::map(&file, &layout, own).map_err(failed)?;
         let memory::Mapped { memory: words, vectors, states } = mapped;
+        let file = Arc::new(file);
+        let states =
+            Kept::both(states, &Origin::new(&file, process, nonce, plan.members()), &layout);
         // The magic comes last: what has it is complete.
         for (word, value) in words.words().iter().zip(&identity).rev() {
             word.store(*value, Release);
@@ -143,16 +147,18 @@ impl Segment {
     pub fn open(group: &Group, rendezvous: &Rendezvous) -> Result<Self, SegmentError> {
         let (hosts, plan, me) = among_neighbours(group)?;
         let identity = identity(group, &plan, rendezvous.nonce);
-        let layout = Layout::new(&plan, identity.len(), shares_state(group, &hosts));
+        let layout = Layout::new(&plan, identity.len(), results(group, &hosts, &plan));
         let path = format!("/proc/{}/fd/{}", rendezvous.pid, rendezvous.descriptor);
         let unreachable = |source| SegmentError::Open { path: path.clone(), source };
         let foreign = |reason| SegmentError::Foreign { path: path.clone(), reason };
-        let file = open_file(&path).map_err(unreachable)?;
+        let file = open_file(&path, true).map_err(unreachable)?;
         check_file(&file, &layout).map_err(unreachable)?.map_err(foreign)?;
         let process = Process::this().map_err(unreachable)?;
         let own = own_partials(&plan, me);
         let mapped = memory::map(&file, &layout, own).map_err(unreachable)?;
         let memory::Mapped { memory: words, vectors, states } = mapped;
+        let origin = Origin::new(&Arc::new(file.into()), process, rendezvous.nonce, plan.members());
+        let states = Kept::both(states, &origin, &layout);
         check_identity(words.words(), &identity).map_err(foreign)?;
         let barrier = Barrier::take_seat(&words, &layout, me, plan.members(), process)
             .ok_or(SegmentError::Taken(group.rank))?;
@@ -177,10 +183,14 @@ impl Segment {
     }
 }
 
-/// Whether the members hold their state together: only where all of them share the memory, and
-/// there is another one to share it with.
-fn shares_state(group: &Group, hosts: &Hosts) -> bool {
-    group.shares_state && hosts.count() == 1 && group.peers.len() > 1
+/// Whether the members of this host, whose plan this is, hold their state together: only where there
+/// are several.
+fn results(group: &Group, hosts: &Hosts, plan: &Plan) -> Results {
+    match (group.shares_state && plan.members() > 1, hosts.count()) {
+        (false, _) => Results::Sum,
+        (true, 1) => Results::States,
+        (true, _) => Results::SumAndStates,
+    }
 }
 
 /// All hosts, and the plan of this one's members with this member's index in it.
@@ -200,25 +210,32 @@ fn own_partials(plan: &Plan, member: usize) -> std::ops::Range<usize> {
     start..start + plan.nodes(member).len()
 }
 
-fn open_file(path: &str) -> io::Result<File> {
-    // Whatever the leader's descriptor has become in the meantime, opening it has no effect.
+/// Opens another process's descriptor, to write to it only if `writes`.
+pub(super) fn open_file(path: &str, writes: bool) -> io::Result<File> {
+    // Whatever the descriptor has become in the meantime, opening it has no effect.
     let harmless = OFlags::NONBLOCK | OFlags::NOCTTY;
-    OpenOptions::new().read(true).write(true).custom_flags(harmless.bits() as i32).open(path)
+    OpenOptions::new().read(true).write(writes).custom_flags(harmless.bits() as i32).open(path)
+}
+
+/// The file is this user's, and as long as the layout says.
+fn check_file(file: &File, layout: &Layout) -> io::Result<Result<(), String>> {
+    let (found, expected) = (file.metadata()?.len(), layout.bytes);
+    Ok(check_owner(file)?.and_then(|()| {
+        let is_whole = usize::try_from(found) == Ok(expected);
+        is_whole.then_some(()).ok_or_else(|| format!("it has {found} bytes instead of {expected}"))
+    }))
 }
 
 /// The file is of this user, for this user alone, and has its size for ever.
-fn check_file(file: &File, layout: &Layout) -> io::Result<Result<(), String>> {
+pub(super) fn check_owner(file: &File) -> io::Result<Result<(), String>> {
     if !memory::is_sealed(file) {
         return Ok(Err("its size is not sealed".into()));
     }
     let stat = rustix::fs::fstat(file)?;
-    let (found, expected) = (stat.st_size, layout.bytes);
     let mode = Mode::from_raw_mode(stat.st_mode);
     let user = rustix::process::geteuid().as_raw();
     Ok(if stat.st_uid != user || mode != Mode::RUSR | Mode::WUSR {
         Err(format!("it belongs to user {} with mode {:o}", stat.st_uid, mode.as_raw_mode()))
-    } else if usize::try_from(found) != Ok(expected) {
-        Err(format!("it has {found} bytes instead of {expected}"))
     } else {
         Ok(())
     })

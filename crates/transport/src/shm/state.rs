@@ -9,13 +9,13 @@ use std::{mem, sync::Arc};
 
 use collective::{
     Contribution, Interrupted, Kind, Outcome, Reducer, Round, STATE_VECTORS, StateVectors,
-    shared::{Part, Partials as _, Parts, SharedState},
+    shared::{Part, Partials, Parts, SharedState},
 };
 
 use super::{
     Shm,
-    barrier::{Contributed, Unfilled},
-    memory::Buffer,
+    barrier::{Contributed, Summed, Unfilled},
+    takeover::Kept,
 };
 
 /// Floats of a part: a thread that has one is busy for some ten microseconds.
@@ -25,21 +25,28 @@ const PART: usize = 1 << 14;
 #[derive(Debug)]
 pub(super) struct States {
     /// The state after the last update.
-    current: Arc<Buffer>,
+    current: Arc<Kept>,
     /// The place of the next one.
-    next: Arc<Buffer>,
+    next: Arc<Kept>,
     /// Until the state was brought in.
     unfilled: Option<Unfilled>,
     /// Between gathering and advancing.
-    gathered: Option<(Round, Contributed)>,
+    gathered: Option<(Round, Gathered)>,
     /// By part of this member's segment.
     reducers: Vec<Reducer>,
+}
+
+/// What a member adds up, or has added up with those of other hosts.
+#[derive(Debug)]
+enum Gathered {
+    Partials(Contributed),
+    Sum(Summed),
 }
 
 impl States {
     /// Of a member whose segment has so many floats.
     pub(super) fn new(
-        [current, next]: [Arc<Buffer>; 2],
+        [current, next]: [Arc<Kept>; 2],
         unfilled: Unfilled,
         reducer: &Reducer,
         segment: usize,
@@ -63,7 +70,7 @@ impl Shm {
         let states = self.states();
         let unfilled = states.unfilled.take().expect("a state is brought in once");
         let current = Arc::get_mut(&mut states.current).expect("nobody holds what was not filled");
-        let own = current.fill(&unfilled, segment.clone());
+        let own = current.buffer.fill(&unfilled, segment.clone());
         for (own, whole) in own.into_iter().zip(state) {
             own.copy_from_slice(&whole[segment.clone()]);
         }
@@ -78,26 +85,51 @@ impl Shm {
         contribution: &Contribution,
     ) -> Result<Outcome, Interrupted> {
         assert!(round.kind == Kind::Train, "an evaluation advances no state");
-        let states = self.states();
-        assert!(states.unfilled.is_none(), "no state was brought in");
-        // Others write to it once this member has arrived.
-        let free = Arc::get_mut(&mut states.next).is_some();
-        assert!(free, "the state before the last one is still held");
+        self.assert_free();
         let (contributed, waiting) = self.contribute(round, contribution)?;
         let Self { plan, reducers, contributions, .. } = &*self;
         let outcome = Outcome::combine(plan, &reducers[0], round.step, contributions)?;
-        self.states().gathered = Some((round, contributed));
+        self.states().gathered = Some((round, Gathered::Partials(contributed)));
         Ok(Outcome { waiting, ..outcome })
+    }
+
+    /// Panics if the next state cannot be written: others do so once this member has contributed.
+    pub(crate) fn assert_free(&mut self) {
+        let states = self.states();
+        assert!(states.unfilled.is_none(), "no state was brought in");
+        let free = Arc::get_mut(&mut states.next).is_some();
+        assert!(free, "the state before the last one is still held");
+    }
+
+    /// Waits until all members of this host have written their parts of the sum. The state is then
+    /// to be advanced.
+    pub(crate) fn complete_sum(
+        &mut self,
+        round: Round,
+        contributed: Contributed,
+    ) -> Result<(), Interrupted> {
+        let passed = self.barrier.pass_summed(contributed);
+        let summed = passed.map_err(|cause| self.interrupted(round, cause))?;
+        self.states().gathered = Some((round, Gathered::Sum(summed)));
+        Ok(())
     }
 
     fn try_advance(&mut self, update: &mut dyn FnMut(Parts<'_, '_>)) -> Result<(), Interrupted> {
         let segment = self.plan.segment(self.me);
         let states = self.states.as_mut().expect("asked for with `shared_state`");
-        let (round, contributed) = states.gathered.take().expect("nothing was gathered");
+        let (round, gathered) = states.gathered.take().expect("nothing was gathered");
+        let (contributed, sum) = match &gathered {
+            Gathered::Partials(contributed) => (contributed, None),
+            Gathered::Sum(summed) => (summed.contributed(), Some(self.vectors.summed(summed))),
+        };
         let next = Arc::get_mut(&mut states.next).expect("gathering has looked");
-        let new = next.segment_mut(&contributed, segment.clone());
+        let new = next.buffer.segment_mut(contributed, segment.clone());
         let old = states.current.vectors().map(|vector| vector[segment.clone()].chunks(PART));
-        let partials = self.vectors.partials(&contributed);
+        let partials = self.vectors.partials(contributed);
+        let partials: &dyn Partials = match &sum {
+            Some(sum) => sum,
+            None => &partials,
+        };
         let [old_0, old_1, old_2] = old;
         let [new_0, new_1, new_2] = new.map(|vector| vector.chunks_mut(PART));
         let old = old_0.zip(old_1).zip(old_2).map(|((a, b), c)| [a, b, c]);
@@ -105,14 +137,18 @@ impl Shm {
         let places = (segment.start..).step_by(PART).zip(states.reducers.iter_mut());
         let mut parts = places.zip(old.zip(new)).map(|((start, reducer), (old, new))| Part {
             reducer,
-            partials: &partials,
+            partials,
             start,
             old,
             new,
         });
         update(&mut parts);
         crashpoint::reach!("all-reduce.shm.added");
-        self.complete(round, contributed)?;
+        let passed = match gathered {
+            Gathered::Partials(contributed) => self.barrier.pass_reduced(contributed),
+            Gathered::Sum(summed) => self.barrier.pass_advanced(summed),
+        };
+        passed.map_err(|cause| self.interrupted(round, cause))?;
         let states = self.states();
         mem::swap(&mut states.current, &mut states.next);
         crashpoint::reach!("all-reduce.shm.done");
@@ -143,7 +179,15 @@ impl SharedState for Shm {
     }
 
     fn held(&mut self) -> Arc<dyn StateVectors> {
-        Arc::<Buffer>::clone(&self.states().current)
+        let arrivals = self.barrier.arrivals();
+        let states = self.states();
+        let since = match states.gathered {
+            None => 0,
+            Some((_, Gathered::Partials(_))) => 1,
+            Some((_, Gathered::Sum(_))) => 2,
+        };
+        states.current.note_arrivals(arrivals - since);
+        Arc::<Kept>::clone(&states.current)
     }
 
     fn gather(
@@ -154,11 +198,17 @@ impl SharedState for Shm {
         self.unless_broken(|shm| shm.try_gather(round, contribution))
     }
 
-    fn add_up(&mut self, sum: &mut [f32]) {
+    fn add_up(&mut self, start: usize, sum: &mut [f32]) {
+        let range = start..start + sum.len();
         let states = self.states.as_ref().expect("asked for with `shared_state`");
-        let (_, contributed) = states.gathered.as_ref().expect("nothing was gathered");
-        let partials = self.vectors.partials(contributed);
-        self.reducers[0].add(|index| partials.partial(index, 0..self.plan.length()), sum);
+        let (_, gathered) = states.gathered.as_ref().expect("nothing was gathered");
+        match gathered {
+            Gathered::Partials(contributed) => {
+                let partials = self.vectors.partials(contributed);
+                self.reducers[0].add(|index| partials.partial(index, range.clone()), sum);
+            }
+            Gathered::Sum(_) => sum.copy_from_slice(&self.vectors.sum()[range]),
+        }
     }
 
     fn advance(&mut self, update: &mut dyn FnMut(Parts<'_, '_>)) -> Result<(), Interrupted> {

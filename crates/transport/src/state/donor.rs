@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, body::Body, server::NamedService};
 use zerocopy::IntoBytes as _;
 
-use super::{Recipient, SNAPSHOT_PATIENCE, Snapshot};
+use super::{Recipient, SNAPSHOT_PATIENCE, Snapshot, Vectors};
 use crate::grpc::{
     STREAM_PATIENCE,
     frames::{self, CHUNK_FLOATS},
@@ -45,6 +45,7 @@ const EPOCHS_MAX: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Donor {
     run_id: Arc<str>,
+    memory_domain: Arc<str>,
     recipients: mpsc::Sender<Recipient>,
     /// None while nobody may ask.
     secret: Arc<Mutex<Option<Secret>>>,
@@ -54,7 +55,15 @@ impl Donor {
     /// A donor whose snapshots are made by whoever receives from the other end.
     #[must_use]
     pub fn new(run_id: &str, recipients: mpsc::Sender<Recipient>) -> Self {
-        Self { run_id: run_id.into(), recipients, secret: Arc::default() }
+        let memory_domain = Arc::default();
+        Self { run_id: run_id.into(), memory_domain, recipients, secret: Arc::default() }
+    }
+
+    /// The same for workers of this memory domain, which copy the state themselves where it is in
+    /// shared memory.
+    #[must_use]
+    pub fn within(self, memory_domain: &str) -> Self {
+        Self { memory_domain: memory_domain.into(), ..self }
     }
 
     /// From now on, gives the state to those who bring this secret, and to nobody else.
@@ -67,10 +76,11 @@ impl Donor {
         secret.is_some_and(|secret| secret.is(brought))
     }
 
-    async fn snapshot(&self) -> Result<Arc<Snapshot>, Status> {
-        let (recipient, snapshot) = oneshot::channel();
+    async fn snapshot(&self, memory_domain: &str) -> Result<Arc<Snapshot>, Status> {
+        let is_near = !memory_domain.is_empty() && *memory_domain == *self.memory_domain;
+        let (answer, snapshot) = oneshot::channel();
         self.recipients
-            .try_send(recipient)
+            .try_send(Recipient { is_near, answer })
             .map_err(|_| Status::resource_exhausted("too many workers ask for this state"))?;
         let made = tokio::time::timeout(SNAPSHOT_PATIENCE, snapshot).await;
         match made {
@@ -103,7 +113,7 @@ impl Donor {
             secure::turned_away(message);
             return Err(Status::permission_denied(message));
         }
-        let pieces = pieces(&*self.snapshot().await?);
+        let pieces = pieces(&*self.snapshot(&request.memory_domain).await?);
         let pieces = pieces.inspect(|_| crashpoint::reach!("transfer.donating"));
         let pieces = tokio_stream::iter(pieces);
         let mut response = Response::new(stream::body(Side::Server, pieces));
@@ -114,17 +124,23 @@ impl Donor {
 
 /// The messages of a snapshot, cut where its floats begin and end.
 fn pieces(snapshot: &Snapshot) -> vec::IntoIter<Bytes> {
-    let Snapshot { step, epochs, validation, vectors } = snapshot;
-    let length = vectors.vectors()[0].len();
+    let Snapshot { step, length, epochs, validation, vectors } = snapshot;
+    let length = *length;
+    let place = match vectors {
+        Vectors::Held(_) => String::new(),
+        Vectors::Place(place) => place.clone(),
+    };
     let header = StateHeader {
         step: *step,
         length: length as u64,
         epochs: epochs.iter().map(NodeTally::from).collect(),
         validation: validation.clone(),
+        place,
     };
     let mut head = BytesMut::new();
     frames::put_message(&mut head, &StateFrame { body: Some(Part::Header(header)) });
     let mut pieces = vec![head.split().freeze()];
+    let Vectors::Held(vectors) = vectors else { return pieces.into_iter() };
     for index in 0..STATE_VECTORS {
         for start in (0..length).step_by(CHUNK_FLOATS) {
             let end = (start + CHUNK_FLOATS).min(length);

@@ -9,13 +9,13 @@ use protocol::wire::{
     state_transfer_client::StateTransferClient,
     state_transfer_server::{StateTransfer, StateTransferServer},
 };
-use secure::{Secret, Security};
+use secure::{Address, Secret, Security};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 use transport::{
     Endpoint,
-    state::{Donor, Fetched, Recipient, Snapshot, Source, fetch},
+    state::{Donor, Fetched, Recipient, Snapshot, Source, Vectors, fetch},
 };
 
 /// More than one chunk, and not a whole number of them.
@@ -32,8 +32,8 @@ fn snapshot() -> Snapshot {
         index_sum: u64::MAX,
     }];
     let validation = vec![201.5, 150.25];
-    let vectors = Arc::new([vector(0), vector(1), vector(2)]);
-    Snapshot { step: 1234, epochs, validation, vectors }
+    let vectors = Vectors::Held(Arc::new([vector(0), vector(1), vector(2)]));
+    Snapshot { step: 1234, length: LENGTH, epochs, validation, vectors }
 }
 
 /// Serves a donor of run "a"; whoever asks it comes out of the other end.
@@ -45,7 +45,18 @@ async fn serve(places: usize) -> (Source, mpsc::Receiver<Recipient>) {
     donor.demand(secret);
     let endpoint = Endpoint::new("a", 1, LENGTH).donating(donor);
     tokio::spawn(endpoint.serve(listener, std::future::pending()));
-    (Source { address: address.into(), secret, security: Security::default() }, asked)
+    (source(address.into(), secret), asked)
+}
+
+/// A donor on another host, as far as can be told.
+fn source(address: Address, secret: Secret) -> Source {
+    let (security, memory_domain) = (Security::default(), String::new());
+    Source { address, secret, security, memory_domain }
+}
+
+fn held(snapshot: &Snapshot) -> Vec<Vec<u32>> {
+    let Vectors::Held(vectors) = &snapshot.vectors else { panic!("{snapshot:?}") };
+    bits(&**vectors)
 }
 
 fn bits(vectors: &dyn StateVectors) -> Vec<Vec<u32>> {
@@ -58,10 +69,10 @@ async fn a_state_arrives_bit_for_bit() {
     let (source, mut asked) = serve(1).await;
     let donated = Arc::new(snapshot());
     let given = Arc::clone(&donated);
-    tokio::spawn(async move { asked.recv().await.unwrap().send(given).unwrap() });
+    tokio::spawn(async move { asked.recv().await.unwrap().give(given) });
     let fetched = fetch(&source, "a", LENGTH).await.unwrap();
     assert_eq!((fetched.step, &fetched.epochs), (donated.step, &donated.epochs));
-    assert!(bits(&fetched.vectors) == bits(&*donated.vectors));
+    assert!(bits(&fetched.vectors) == held(&donated));
 }
 
 #[tokio::test]
@@ -69,7 +80,7 @@ async fn another_run_and_another_model_are_refused() {
     let (source, mut asked) = serve(1).await;
     let refusal = fetch(&source, "b", LENGTH).await.unwrap_err();
     assert!(refusal.to_string().contains("another run"), "{refusal}");
-    tokio::spawn(async move { asked.recv().await.unwrap().send(Arc::new(snapshot())).unwrap() });
+    tokio::spawn(async move { asked.recv().await.unwrap().give(Arc::new(snapshot())) });
     let refusal = fetch(&source, "a", LENGTH + 1).await.unwrap_err();
     assert!(refusal.to_string().contains("instead of"), "{refusal}");
 }
@@ -107,8 +118,7 @@ async fn a_donor_without_a_state_or_without_time_says_so() {
 async fn nobody_is_there() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().into();
-    let (secret, security) = (Secret::random(), Security::default());
-    let source = Source { address, secret, security };
+    let source = source(address, Secret::random());
     drop(listener);
     let refusal = fetch(&source, "a", LENGTH).await.unwrap_err();
     assert!(refusal.to_string().contains("refused"), "{refusal}");
@@ -120,11 +130,11 @@ async fn the_wire_is_ordinary_for_one_who_asks() {
     let (source, mut asked) = serve(1).await;
     let given = Arc::new(snapshot());
     let donated = Arc::clone(&given);
-    tokio::spawn(async move { asked.recv().await.unwrap().send(given).unwrap() });
+    tokio::spawn(async move { asked.recv().await.unwrap().give(given) });
     let client = StateTransferClient::connect(format!("http://{}", source.address)).await.unwrap();
     let mut client = client.max_decoding_message_size(protocol::FRAME_BYTES_MAX);
-    let request =
-        FetchRequest { run_id: "a".into(), secret: source.secret.bytes().to_vec().into() };
+    let secret = source.secret.bytes().to_vec().into();
+    let request = FetchRequest { run_id: "a".into(), secret, ..FetchRequest::default() };
     let mut frames = client.fetch(request).await.unwrap().into_inner();
     let Some(Body::Header(header)) = frames.message().await.unwrap().unwrap().body else {
         panic!("no header");
@@ -135,7 +145,7 @@ async fn the_wire_is_ordinary_for_one_who_asks() {
         let Some(Body::Values(bytes)) = frame.body else { panic!("no values") };
         values.extend(bytes.as_chunks::<4>().0.iter().map(|value| u32::from_le_bytes(*value)));
     }
-    assert!(values == bits(&*donated.vectors).concat());
+    assert!(values == held(&donated).concat());
 }
 
 /// Generated code that gives what it is told to.
@@ -154,8 +164,7 @@ impl StateTransfer for Plain {
 async fn fetched_from(frames: Vec<StateFrame>, length: usize) -> Result<Fetched, String> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().into();
-    let (secret, security) = (Secret::random(), Security::default());
-    let source = Source { address, secret, security };
+    let source = source(address, Secret::random());
     let server = Server::builder().add_service(StateTransferServer::new(Plain(frames)));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     fetch(&source, "a", length).await.map_err(|error| error.to_string())

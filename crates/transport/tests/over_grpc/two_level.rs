@@ -3,7 +3,7 @@
 
 use std::{sync::mpsc, thread};
 
-use collective::{AllReduce as _, Control, Generation, Interrupted, Node, Rank};
+use collective::{AllReduce as _, Control, Generation, Interrupted, Node, Rank, STATE_VECTORS};
 use transport::{
     Group, Peer,
     shm::{Segment, SegmentError},
@@ -51,6 +51,7 @@ fn group(
     length: usize,
     hosts: &[Host],
     place: fn(u32) -> Option<u32>,
+    shares_state: bool,
 ) -> Group {
     let peers = stories::peers(ranges).into_iter().zip(hosts).zip(0..);
     let peer = |((peer, host), member): ((Peer, &Host), u32)| Peer {
@@ -60,7 +61,7 @@ fn group(
     };
     Group {
         run_id: RUN.into(),
-        shares_state: false,
+        shares_state,
         generation: Generation(1),
         shards: ranges.last().unwrap().1,
         length,
@@ -87,6 +88,34 @@ fn segments(group: &Group) -> Vec<Segment> {
     group.peers.iter().map(&mut segment).collect()
 }
 
+/// Runs each member on a thread of its own, and gives what they return.
+fn on_hosts<T: Send>(
+    ranges: &[(u32, u32)],
+    length: usize,
+    place: fn(u32) -> Option<u32>,
+    shares_state: bool,
+    member: impl Fn(Rank, TwoLevel) -> T + Sync,
+) -> Vec<T> {
+    let shards = ranges.last().unwrap().1;
+    let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(Way::Tcp, shards, length)).collect();
+    let group = group(ranges, length, &hosts, place, shares_state);
+    let run = |((host, segment), rank): ((&Host, Segment), u32)| {
+        let group = Group { rank: Rank(rank), ..group.clone() };
+        let connect = TwoLevel::connect(&host.endpoint, &group, segment);
+        member(Rank(rank), host.runtime.block_on(connect).unwrap())
+    };
+    let run = &run;
+    thread::scope(|scope| {
+        let threads: Vec<_> = hosts
+            .iter()
+            .zip(segments(&group))
+            .zip(0..)
+            .map(|host| scope.spawn(move || run(host)))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
 impl<P: Placing> Transport for Hosts<P> {
     type Member = TwoLevel;
 
@@ -95,25 +124,7 @@ impl<P: Placing> Transport for Hosts<P> {
         length: usize,
         member: impl Fn(Rank, TwoLevel) -> T + Sync,
     ) -> Vec<T> {
-        let shards = ranges.last().unwrap().1;
-        let hosts: Vec<Host> =
-            ranges.iter().map(|_| Host::start(Way::Tcp, shards, length)).collect();
-        let group = group(ranges, length, &hosts, P::host);
-        let run = |((host, segment), rank): ((&Host, Segment), u32)| {
-            let group = Group { rank: Rank(rank), ..group.clone() };
-            let connect = TwoLevel::connect(&host.endpoint, &group, segment);
-            member(Rank(rank), host.runtime.block_on(connect).unwrap())
-        };
-        let run = &run;
-        thread::scope(|scope| {
-            let threads: Vec<_> = hosts
-                .iter()
-                .zip(segments(&group))
-                .zip(0..)
-                .map(|host| scope.spawn(move || run(host)))
-                .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        })
+        on_hosts(ranges, length, P::host, false, member)
     }
 
     fn abort(member: &TwoLevel) -> Box<dyn FnOnce() + Send> {
@@ -225,11 +236,115 @@ fn an_abort_of_one_member_ends_the_round_of_all() {
     assert!(errors.iter().all(Option::is_some), "{errors:?}");
 }
 
+type State = [Vec<f32>; STATE_VECTORS];
+
+/// What becomes of some floats of a state.
+fn advance(sum: &[f32], old: [&[f32]; STATE_VECTORS], new: [&mut [f32]; STATE_VECTORS]) {
+    for (index, (old, new)) in old.into_iter().zip(new).enumerate() {
+        for ((new, old), sum) in new.iter_mut().zip(old).zip(sum) {
+            *new = old * 0.5 + sum * (index + 1) as f32;
+        }
+    }
+}
+
+fn advanced(sum: &[f32], old: &State) -> State {
+    let mut new = old.clone();
+    advance(sum, old.each_ref().map(Vec::as_slice), new.each_mut().map(Vec::as_mut_slice));
+    new
+}
+
+/// Brings a state in, advances it step by step, and gives what this member has after each step.
+fn states_of(mut member: TwoLevel, initial: &State, steps: u64, length: usize) -> Vec<State> {
+    let mut states = vec![initial.clone()];
+    if let Some(shared) = member.shared_state() {
+        shared.bring_in(stories::train(0), initial.each_ref().map(Vec::as_slice)).unwrap();
+    }
+    for step in 0..steps {
+        let contribution = stories::contribute(&mut member, step, length, Control::default());
+        let next = match member.shared_state() {
+            Some(shared) => {
+                shared.gather(stories::train(step), &contribution).unwrap();
+                let mut sum = vec![0.0; length];
+                shared.add_up(0, &mut sum);
+                shared.advance(&mut |parts| parts.for_each(|part| part.each(advance))).unwrap();
+                let next = shared.held().vectors().map(<[f32]>::to_vec);
+                let expected = advanced(&sum, &states[states.len() - 1]);
+                assert!(next.iter().zip(&expected).all(|(a, b)| stories::same_bits(a, b)));
+                next
+            }
+            None => {
+                member.all_reduce(stories::train(step), &contribution).unwrap();
+                advanced(member.sum(), &states[states.len() - 1])
+            }
+        };
+        states.push(next);
+        // Nothing is advanced by an evaluation.
+        member.all_reduce(stories::evaluate(step), &contribution).unwrap();
+    }
+    states
+}
+
+/// Each host with several members applies the sum once; one with a single member does so alone.
+#[test]
+fn the_members_of_each_host_advance_one_state_together() {
+    const LENGTH: usize = 40_003;
+    const STEPS: u64 = 4;
+    let initial: State = [0.25, 0.5, 0.75].map(|salt| vec![salt; LENGTH]);
+    let mut expected = vec![initial.clone()];
+    for step in 0..STEPS {
+        let sum = stories::tree_sum(Node::root(6), step, LENGTH);
+        expected.push(advanced(&sum, &expected[expected.len() - 1]));
+    }
+    let ranges = [(0, 1), (1, 2), (2, 3), (3, 5), (5, 6)];
+    for place in [Pairs::host, Uneven::host, Interleaved::host] {
+        let found = on_hosts(&ranges, LENGTH, place, true, |rank, mut member| {
+            let has_neighbours = (0..5).filter(|other| place(*other) == place(rank.0)).count() > 1;
+            assert_eq!(member.shared_state().is_some(), has_neighbours, "rank {rank}");
+            states_of(member, &initial, STEPS, LENGTH)
+        });
+        for states in found {
+            for (found, expected) in states.iter().flatten().zip(expected.iter().flatten()) {
+                assert!(stories::same_bits(found, expected));
+            }
+        }
+    }
+}
+
+/// Its neighbour is told, and the state stays as it was.
+#[test]
+fn a_member_that_goes_in_an_update_leaves_the_state_whole() {
+    const LENGTH: usize = 40_003;
+    let initial: State = [1.0, 2.0, 3.0].map(|value| vec![value; LENGTH]);
+    let ranges = [(0, 1), (1, 2), (2, 3), (3, 4)];
+    let left = on_hosts(&ranges, LENGTH, Pairs::host, true, |rank, mut member| {
+        let shared = member.shared_state().unwrap();
+        shared.bring_in(stories::train(0), initial.each_ref().map(Vec::as_slice)).unwrap();
+        let contribution = stories::contribute(&mut member, 0, LENGTH, Control::default());
+        let shared = member.shared_state().unwrap();
+        if shared.gather(stories::train(0), &contribution).is_err() {
+            assert!(rank > Rank(1), "its host has all that it needs");
+            return false;
+        }
+        if rank == Rank(1) {
+            return true;
+        }
+        let advanced =
+            shared.advance(&mut |parts| parts.for_each(|part| part.each(advance))).is_ok();
+        if rank == Rank(0) {
+            let held = shared.held();
+            assert!(held.vectors().iter().zip(&initial).all(|(a, b)| stories::same_bits(a, b)));
+        }
+        advanced
+    });
+    // The other host may have had all that it needs for this step.
+    assert!(!left[0] && left[2] == left[3], "{left:?}");
+}
+
 #[test]
 fn a_segment_of_several_hosts_is_no_all_reduce_of_its_own() {
     let ranges = [(0, 1), (1, 2)];
     let hosts: Vec<Host> = ranges.iter().map(|_| Host::start(Way::Tcp, 2, 10)).collect();
-    let group = group(&ranges, 10, &hosts, Alone::host);
+    let group = group(&ranges, 10, &hosts, Alone::host, false);
     let (segment, _) = Segment::create(&group).unwrap();
     assert!(matches!(segment.into_all_reduce(), Err(SegmentError::SeveralHosts(2))));
 }

@@ -13,7 +13,7 @@ use collective::{
 };
 use transport::{
     Group,
-    shm::{Abort, Segment, Shm},
+    shm::{Abort, Segment, Shm, Takeover},
 };
 
 /// Several parts of a segment, and not a whole number of blocks.
@@ -236,6 +236,56 @@ fn a_member_that_wakes_later_changes_no_state_that_others_have() {
     {
         wakes_later(stop);
     }
+}
+
+/// Has all members do the same at once.
+fn together<T: Send>(members: &mut [Shm], act: impl Fn(&mut Shm) -> T + Sync) -> Vec<T> {
+    let act = &act;
+    thread::scope(|scope| {
+        let start = |shm| scope.spawn(move || act(shm));
+        let threads: Vec<_> = members.iter_mut().map(start).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// It can be copied in its step and in the next one, until all have contributed to that.
+#[test]
+fn a_state_is_copied_by_one_that_is_no_member_until_it_is_overwritten() {
+    const STEPS: u64 = 3;
+    let states = &alone(STEPS);
+    let mut members = members();
+    let mut held = together(&mut members, |shm| bring_in(shm, &states[0]).unwrap());
+    let mut last: Option<Takeover> = None;
+    for step in 0..STEPS {
+        for member in &held {
+            let place = member.place().unwrap().parse().unwrap();
+            assert_copied(&Takeover::open(place).unwrap(), &states[step as usize]);
+        }
+        let takeover = Takeover::open(held[1].place().unwrap().parse().unwrap()).unwrap();
+        let mut begun: State = std::array::from_fn(|_| vec![0.0; LENGTH]);
+        last.iter().for_each(|last| last.copy(&mut begun).unwrap());
+        held = Vec::new();
+        together(&mut members, |shm| gather(shm, step).unwrap());
+        if let Some(last) = last {
+            assert!(!last.is_there(), "all may write there now");
+            assert_same(&begun, &states[step as usize - 1], "copied before that");
+        }
+        assert_copied(&takeover, &states[step as usize]);
+        held.extend(together(&mut members, |shm| advance(shm).unwrap()));
+        assert_copied(&takeover, &states[step as usize]);
+        last = Some(takeover);
+    }
+    // Whoever is gone leaves the state to those who have begun to copy it.
+    let takeover = Takeover::open(held[0].place().unwrap().parse().unwrap()).unwrap();
+    drop((members, held));
+    assert_copied(&takeover, &states[STEPS as usize]);
+}
+
+fn assert_copied(takeover: &Takeover, expected: &State) {
+    let mut copy: State = std::array::from_fn(|_| vec![0.0; LENGTH]);
+    takeover.copy(&mut copy).unwrap();
+    assert!(takeover.is_there());
+    assert_same(&copy, expected, "a copy");
 }
 
 /// A state that is kept too long is a mistake of the program, and no state is overwritten by it.

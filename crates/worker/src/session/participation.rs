@@ -99,8 +99,8 @@ impl Session {
         let threads = self.threads.unwrap_or_else(|| fair_share(start));
         let group = Group {
             run_id: self.run_id.clone(),
-            // With other hosts, and to be shortened, the gradient is needed whole.
-            shares_state: start.transport() == Transport::Shm
+            // To be shortened, the gradient is needed whole.
+            shares_state: matches!(start.transport(), Transport::Shm | Transport::TwoLevel)
                 && self.config.training.grad_clip.is_none(),
             generation,
             shards: self.config.training.shards,
@@ -161,14 +161,20 @@ impl Session {
             address.with_context(|| format!("rank {} has no usable address", fetch.donor))?;
         let (run_id, length) = (self.run_id.clone(), self.length);
         let (secret, security) = (secret(&fetch.secret)?, self.security.clone());
-        let source = state::Source { address, secret, security };
+        let memory_domain = generation::memory_domain();
+        let source = state::Source { address, secret, security, memory_domain };
         tracing::info!(donor = fetch.donor, "fetching the run's state");
         let span = tracing::info_span!("state transfer", donor = fetch.donor);
         let fetched = async move {
             let begun = Instant::now();
             let fetched = state::fetch(&source, &run_id, length).await?;
             let seconds = begun.elapsed().as_secs_f64();
-            let transfer = Transfer { bytes: fetched.bytes() as u64, seconds };
+            let (step, bytes) = (fetched.step, fetched.bytes_sent);
+            match bytes {
+                0 => tracing::info!(step, "copied the state from this host's memory"),
+                _ => tracing::info!(step, bytes, "was sent the state"),
+            }
+            let transfer = Transfer { bytes, seconds };
             Ok((fetched, transfer))
         };
         self.participation = Participation::Fetching(tokio::spawn(fetched.instrument(span)));

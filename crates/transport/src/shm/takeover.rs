@@ -1,0 +1,328 @@
+//! The state of a segment, taken over by a process of the same host that is no member: a worker
+//! that is about to join, or one that is behind after its generation broke.
+//!
+//! A member says in which buffer of which file its state is ([`Place`]). The other process opens the
+//! file, for reading only, copies the buffer, and then looks whether it still was that state: as
+//! argued in [`super`], the buffer of step `t` is written to only after all members have arrived at
+//! `A(t + 1)`. A member that has the state of `t` after `n` arrivals arrives there at the third of
+//! those that follow, or later where evaluations or other hosts' sums lie between. So *the copy is
+//! whole if, after it was made, some member had not arrived `n + 3` times*. No member waits for the
+//! copy or knows of it.
+//!
+//! What is copied may be written to meanwhile, so it is read from the file and not from a mapping.
+
+use std::{
+    fmt,
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::FileExt as _,
+    },
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use collective::{STATE_VECTORS, StateVectors};
+use thiserror::Error;
+use zerocopy::IntoBytes as _;
+
+use super::{
+    barrier::ARRIVALS,
+    layout::{Layout, STATES},
+    memory::{Buffer, Watched},
+    process::Process,
+    segment::{self, MAGIC, VERSION},
+};
+
+/// Arrivals of each member from the one after which it has a state to the one after which the
+/// state's buffer is written to.
+const ARRIVALS_KEPT: u64 = 3;
+
+/// Most bytes of a place as text.
+const PLACE_BYTES_MAX: usize = 256;
+
+/// More members than a host can have.
+const MEMBERS_MAX: u64 = 1 << 20;
+
+const PREFIX: &str = "lockstep-state/1";
+
+/// The file of a segment as one member has it open.
+#[derive(Debug)]
+pub(super) struct Origin {
+    file: Arc<OwnedFd>,
+    process: Process,
+    nonce: u128,
+    members: usize,
+}
+
+impl Origin {
+    pub(super) fn new(
+        file: &Arc<OwnedFd>,
+        process: Process,
+        nonce: u128,
+        members: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self { file: Arc::clone(file), process, nonce, members })
+    }
+}
+
+/// A buffer, and where other processes find it.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) buffer: Buffer,
+    origin: Arc<Origin>,
+    /// Bytes before its first vector, and from the beginning of one to that of the next.
+    at: u64,
+    stride: u64,
+    /// The first word of the members' seats, and words of a seat.
+    seats: u64,
+    seat_words: u64,
+    /// The state is kept until all members have arrived so often.
+    until: AtomicU64,
+}
+
+impl Kept {
+    /// Of both buffers of a layout.
+    pub(super) fn both(
+        buffers: Option<[Buffer; STATES]>,
+        origin: &Arc<Origin>,
+        layout: &Layout,
+    ) -> Option<[Arc<Self>; STATES]> {
+        let places = layout.states()?;
+        let stride = (layout.stride * size_of::<f32>()) as u64;
+        let seats = layout.seat(0);
+        let mut places = places.into_iter();
+        Some(buffers?.map(|buffer| {
+            let vector = places.next().unwrap_or_default() as u64;
+            Arc::new(Self {
+                buffer,
+                origin: Arc::clone(origin),
+                at: layout.vectors_at as u64 + vector * stride,
+                stride,
+                seats: seats.start as u64,
+                seat_words: seats.len() as u64,
+                until: AtomicU64::new(0),
+            })
+        }))
+    }
+
+    /// Notes how often this member has arrived since it has this state and until it contributes to
+    /// the next one.
+    pub(super) fn note_arrivals(&self, arrivals: u64) {
+        self.until.store(arrivals + ARRIVALS_KEPT, Relaxed);
+    }
+}
+
+impl StateVectors for Kept {
+    fn vectors(&self) -> [&[f32]; STATE_VECTORS] {
+        self.buffer.vectors()
+    }
+
+    fn place(&self) -> Option<String> {
+        let Self { origin, at, stride, seats, seat_words, until, .. } = self;
+        let place = Place {
+            pid: origin.process.pid,
+            descriptor: u32::try_from(origin.file.as_raw_fd()).ok()?,
+            nonce: origin.nonce,
+            at: *at,
+            stride: *stride,
+            seats: *seats,
+            seat_words: *seat_words,
+            members: origin.members as u64,
+            until: until.load(Relaxed),
+        };
+        Some(place.to_string())
+    }
+}
+
+/// Where a member's state is, for other processes of its host. It travels as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pid: u32,
+    descriptor: u32,
+    nonce: u128,
+    at: u64,
+    stride: u64,
+    seats: u64,
+    seat_words: u64,
+    members: u64,
+    until: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, descriptor, nonce, at, stride, seats, seat_words, members, until } = self;
+        write!(f, "{PREFIX} {pid} {descriptor} {nonce:032x} {at} {stride} {seats} {seat_words} ")?;
+        write!(f, "{members} {until}")
+    }
+}
+
+/// A text that is not the place of a state.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("not the place of a state in shared memory")]
+pub struct ParsePlaceError;
+
+impl FromStr for Place {
+    type Err = ParsePlaceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let mut words = (text.len() <= PLACE_BYTES_MAX).then(|| text.split(' '))?;
+            let is_known = words.next() == Some(PREFIX);
+            let pid = words.next()?.parse().ok()?;
+            let descriptor = words.next()?.parse().ok()?;
+            let nonce = words.next().filter(|digits| digits.len() == 32)?;
+            let nonce = u128::from_str_radix(nonce, 16).ok()?;
+            let mut number = || words.next()?.parse::<u64>().ok();
+            let [at, stride] = [number()?, number()?];
+            let [seats, seat_words] = [number()?, number()?];
+            let members = number()?.min(MEMBERS_MAX);
+            let until = number()?;
+            (is_known && words.next().is_none()).then_some(Self {
+                pid,
+                descriptor,
+                nonce,
+                at,
+                stride,
+                seats,
+                seat_words,
+                members,
+                until,
+            })
+        };
+        parse().ok_or(ParsePlaceError)
+    }
+}
+
+/// Why a state cannot be taken over from its place.
+#[derive(Debug, Error)]
+pub enum TakeoverError {
+    /// The file cannot be reached: the member is gone, or it is another user's.
+    #[error("cannot read the state at {path}: {source}")]
+    Read {
+        /// Through the member's process.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What was opened is not the segment.
+    #[error("{path} is not the segment of the state: {reason}")]
+    Foreign {
+        /// Through the member's process.
+        path: String,
+        /// What differs.
+        reason: String,
+    },
+}
+
+/// A state of another process, opened.
+#[derive(Debug)]
+pub struct Takeover {
+    place: Place,
+    path: String,
+    file: File,
+    words: Watched,
+}
+
+impl Takeover {
+    /// Opens the state at this place.
+    ///
+    /// # Errors
+    /// [`TakeoverError`] when it cannot be reached, or is none.
+    pub fn open(place: Place) -> Result<Self, TakeoverError> {
+        let path = format!("/proc/{}/fd/{}", place.pid, place.descriptor);
+        let unreachable = |source| TakeoverError::Read { path: path.clone(), source };
+        let foreign = |reason: String| TakeoverError::Foreign { path: path.clone(), reason };
+        let file = segment::open_file(&path, false).map_err(unreachable)?;
+        segment::check_owner(&file).map_err(unreachable)?.map_err(foreign)?;
+        let words = place.seat_words.checked_mul(place.members);
+        let words = words.and_then(|words| words.checked_add(place.seats));
+        let words = words.filter(|words| *words <= u64::from(u32::MAX));
+        let words = words.ok_or_else(|| foreign("it cannot have so many seats".into()))?;
+        let words = Watched::map(&file, words as usize).map_err(unreachable)?;
+        let identity = [MAGIC, VERSION, place.nonce as u64, (place.nonce >> 64) as u64];
+        let is_own = place.seats >= identity.len() as u64
+            && (0..).zip(identity).all(|(word, expected)| words.load(word) == expected);
+        if !is_own {
+            return Err(foreign("it belongs to another generation".into()));
+        }
+        Ok(Self { place, path, file, words })
+    }
+
+    /// Copies the vectors, which have these lengths.
+    ///
+    /// # Errors
+    /// [`TakeoverError::Read`].
+    pub fn copy(&self, vectors: &mut [Vec<f32>; STATE_VECTORS]) -> Result<(), TakeoverError> {
+        for (vector, index) in vectors.iter_mut().zip(0..) {
+            let start = self.place.stride.saturating_mul(index).saturating_add(self.place.at);
+            let read = self.file.read_exact_at(vector.as_mut_bytes(), start);
+            read.map_err(|source| TakeoverError::Read { path: self.path.clone(), source })?;
+            crashpoint::reach!("transfer.copying");
+        }
+        Ok(())
+    }
+
+    /// Whether the state was still at its place when this was called.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let Place { seats, seat_words, members, until, .. } = self.place;
+        let arrivals = |member| self.words.load((seats + member * seat_words) as usize + ARRIVALS);
+        (0..members).any(|member| arrivals(member) < until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_back() {
+        let most = u64::from(u32::MAX);
+        let place = Place {
+            pid: u32::MAX,
+            descriptor: u32::MAX,
+            nonce: 77,
+            at: u64::MAX,
+            stride: u64::MAX,
+            seats: most,
+            seat_words: most,
+            members: MEMBERS_MAX,
+            until: u64::MAX,
+        };
+        let text = place.to_string();
+        assert!(text.len() <= PLACE_BYTES_MAX, "{}", text.len());
+        assert_eq!(text.parse(), Ok(place.clone()));
+        for wrong in ["", "lockstep-state/1 1 2", &text[..text.len() - 21], &format!("{text} 9")] {
+            assert_eq!(wrong.parse::<Place>(), Err(ParsePlaceError), "{wrong}");
+        }
+        let [tail, path] = [text.split_once(' ').unwrap().1, "../1"];
+        let elsewhere = format!("{PREFIX} {}", tail.replacen(&u32::MAX.to_string(), path, 1));
+        assert_eq!(elsewhere.parse::<Place>(), Err(ParsePlaceError));
+    }
+
+    #[test]
+    fn a_file_that_is_no_segment_is_refused() {
+        let file = File::open("/proc/self/exe").unwrap();
+        let place = Place {
+            pid: std::process::id(),
+            descriptor: u32::try_from(file.as_raw_fd()).unwrap(),
+            nonce: 7,
+            at: 0,
+            stride: 64,
+            seats: 16,
+            seat_words: 16,
+            members: 2,
+            until: 3,
+        };
+        let error = Takeover::open(place.clone()).unwrap_err().to_string();
+        assert!(error.contains("sealed"), "{error}");
+        let nowhere = Place { descriptor: u32::MAX, ..place };
+        let error = Takeover::open(nowhere).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read the state at /proc/"), "{error}");
+    }
+}
