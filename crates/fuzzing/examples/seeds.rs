@@ -138,7 +138,9 @@ fn exchange() {
     ] {
         put("frame", name, &Frame { body: Some(body) }.encode_to_vec());
     }
-    let header = StateHeader { step: 5, length: 8, epochs: vec![tally], validation: vec![100.0] };
+    let (epochs, validation) = (vec![tally], vec![100.0]);
+    let place = String::new();
+    let header = StateHeader { step: 5, length: 8, epochs, validation, place };
     let body = Some(state_frame::Body::Header(header));
     put("state_frame", "header", &StateFrame { body }.encode_to_vec());
 }
