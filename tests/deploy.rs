@@ -291,7 +291,9 @@ fn prometheus_finds_the_board_in_kubernetes() {
     assert_eq!(field(&service, &format!("{annotations}path")), "/metrics");
     assert!(starting(COORDINATOR).contains(&format!("--board=0.0.0.0:{port}")));
     let named = |words: &Vec<String>| words.contains(&field(&service, "/metadata/name").to_owned());
-    assert!(invocations("README.md").iter().any(|words| words[1] == "certs" && named(words)));
+    assert!(
+        invocations("deploy/README.md").iter().any(|words| words[1] == "certs" && named(words))
+    );
 }
 
 /// Nodes are drained under the coordinator and under a worker, and the run goes on in other pods.

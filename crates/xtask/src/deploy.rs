@@ -230,7 +230,8 @@ mod tests {
     use crate::staging::entries;
 
     /// What is in the folder beside what is checked here.
-    const OTHERS: [&str; 3] = ["Containerfile.dockerignore", "requirements.txt", "slurm"];
+    const OTHERS: [&str; 4] =
+        ["Containerfile.dockerignore", "README.md", "requirements.txt", "slurm"];
 
     #[test]
     fn every_file_is_checked_and_has_room_for_a_mistake() {
