@@ -6,8 +6,9 @@ use model::{ModelError, Scratch};
 
 use crate::{element::Element, network::Network};
 
-/// Images that go through all layers together: their vectors stay in the second cache.
-const BLOCK_IMAGES: usize = 64;
+/// Images that go through all layers together. With fewer, weights pass the caches more often; with more,
+/// the vectors of large batches do.
+const BLOCK_IMAGES: usize = 256;
 
 /// A block has at least so many images, where the batch has.
 const BLOCK_STEP: usize = 16;
