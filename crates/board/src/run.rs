@@ -9,7 +9,9 @@ use std::{
     time::SystemTime,
 };
 
-use history::{Events, HistoryError, Item, Metrics, MetricsRow, RankRow, StepsRow, Time, Values};
+use history::{
+    Events, HistoryError, Item, Metrics, MetricsRow, Numbered, RankRow, StepsRow, Time, Values,
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -37,8 +39,10 @@ const RECENT_ROWS_MAX: usize = 256;
 /// Bytes of a configuration or a summary that are read at the most.
 const JSON_BYTES_MAX: u64 = 1 << 22;
 
-/// Samples and checkpoints that are listed at the most.
-const FILES_MAX: usize = 20_000;
+/// The folder of the checkpoints, and their names around the step.
+const CHECKPOINTS: &str = "checkpoints";
+const CHECKPOINT_PREFIX: &str = "step-";
+const CHECKPOINT_SUFFIX: &str = ".safetensors";
 
 /// What does not change while a run goes on.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -150,9 +154,9 @@ pub(crate) struct Run {
     pub(crate) seconds: f64,
     pub(crate) story: Story,
     pub(crate) samples: Vec<u64>,
-    samples_changed: Option<SystemTime>,
+    samples_folder: Numbered,
     pub(crate) checkpoints: Checkpoints,
-    checkpoints_changed: Option<SystemTime>,
+    checkpoints_folder: Numbered,
     /// Whether there are rows that have not been read yet.
     pub(crate) is_behind: bool,
     /// Why the rows cannot be read.
@@ -184,9 +188,13 @@ impl Run {
             seconds: 0.0,
             story: Story::new(),
             samples: Vec::new(),
-            samples_changed: None,
+            samples_folder: Numbered::samples(path),
             checkpoints: Checkpoints::default(),
-            checkpoints_changed: None,
+            checkpoints_folder: Numbered::new(
+                path.join(CHECKPOINTS),
+                CHECKPOINT_PREFIX,
+                CHECKPOINT_SUFFIX,
+            ),
             is_behind: false,
             error: None,
         }
@@ -293,28 +301,20 @@ impl Run {
 
     /// Where the samples of an epoch are.
     pub(crate) fn sample(&self, epoch: u64) -> PathBuf {
-        self.path.join("samples").join(format!("epoch-{epoch:03}.png"))
+        history::samples_path(&self.path, epoch)
     }
 
     fn list_samples(&mut self) {
-        let folder = self.path.join("samples");
-        if is_as_before(&folder, &mut self.samples_changed) {
-            return;
+        if let Some(epochs) = self.samples_folder.changed() {
+            self.samples = epochs;
         }
-        let number = |name: &str| name.strip_prefix("epoch-")?.strip_suffix(".png")?.parse().ok();
-        self.samples = numbers(&folder, number);
     }
 
     fn list_checkpoints(&mut self) {
-        let folder = self.path.join("checkpoints");
-        if is_as_before(&folder, &mut self.checkpoints_changed) {
-            return;
-        }
-        let number =
-            |name: &str| name.strip_prefix("step-")?.strip_suffix(".safetensors")?.parse().ok();
-        let steps = numbers(&folder, number);
+        let Some(steps) = self.checkpoints_folder.changed() else { return };
         let newest_step = steps.last().copied();
-        let newest = newest_step.map(|step| folder.join(format!("step-{step:08}.safetensors")));
+        let name = |step| format!("{CHECKPOINT_PREFIX}{step:08}{CHECKPOINT_SUFFIX}");
+        let newest = newest_step.map(|step| self.path.join(CHECKPOINTS).join(name(step)));
         let changed = newest.and_then(|path| fs::metadata(path).ok()?.modified().ok());
         let since = changed.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         let newest_time = since.map(|since| since.as_secs_f64());
@@ -367,25 +367,6 @@ fn columns(row: &StepsRow) -> impl Iterator<Item = (&str, Spread)> {
 
 fn known(values: &Values) -> impl Iterator<Item = (&str, f64)> {
     values.iter().filter_map(|(name, value)| Some((name, value?)))
-}
-
-/// Whether a folder's list of files has stayed the same, as its time says.
-fn is_as_before(folder: &Path, before: &mut Option<SystemTime>) -> bool {
-    let changed = fs::metadata(folder).and_then(|metadata| metadata.modified()).ok();
-    // A time that is very new may cover a later change too.
-    let is_old = |time: SystemTime| time.elapsed().is_ok_and(|age| age.as_millis() > 100);
-    let is_same = changed.is_none() || changed == *before;
-    *before = changed.filter(|time| is_old(*time));
-    is_same
-}
-
-/// The numbers in the names of a folder's files, in order.
-fn numbers(folder: &Path, number: impl Fn(&str) -> Option<u64>) -> Vec<u64> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let names = entries.take(FILES_MAX).flatten().map(|entry| entry.file_name());
-    let mut found: Vec<u64> = names.filter_map(|name| number(name.to_str()?)).collect();
-    found.sort_unstable();
-    found
 }
 
 #[cfg(test)]

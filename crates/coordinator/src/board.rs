@@ -232,11 +232,18 @@ pub(crate) struct Readings(
     pub(crate) mpsc::WeakSender<Input>,
 );
 
-impl Source for Readings {
-    async fn read(&self) -> Option<Reading> {
+impl Readings {
+    /// How the run stands; none when the control loop has ended.
+    pub(crate) async fn status(&self) -> Option<StatusReply> {
         let (reply, status) = oneshot::channel();
         self.0.upgrade()?.send(Input::Status(reply)).await.ok()?;
-        status.await.ok().map(reading)
+        status.await.ok()
+    }
+}
+
+impl Source for Readings {
+    async fn read(&self) -> Option<Reading> {
+        self.status().await.map(reading)
     }
 }
 

@@ -2,6 +2,7 @@
 //! messages wait for one who follows; what is not sent yet stays in the files.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -10,20 +11,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use history::{Events, HistoryError, Item, Metrics, Position};
+use history::{Events, HistoryError, Item, Metrics, Numbered, Position};
 use protocol::{
     FOLLOW_MESSAGE_BYTES_MAX, Malformed, status,
     wire::{FollowReply, FollowRequest, FollowedRun, Rows, Samples, follow_reply::Body},
 };
 use serde::Serialize;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tonic::Status;
 
-use crate::{control::Input, run_dir};
+use crate::{board::Readings, run_dir};
 
 /// Boards that follow at a time.
 const FOLLOWERS_MAX: usize = 8;
@@ -68,7 +69,7 @@ impl Followers {
     pub(crate) async fn take_in(
         &self,
         request: FollowRequest,
-        inputs: mpsc::WeakSender<Input>,
+        readings: Readings,
     ) -> Result<Replies, Status> {
         let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
             return Err(Status::unavailable(format!(
@@ -80,7 +81,7 @@ impl Followers {
         let (run, files) = files.map_err(|error| Status::internal(error.to_string()))??;
         let (sender, replies) = mpsc::channel(REPLIES);
         tokio::spawn(async move {
-            let _gone = send(sender, run, files, inputs, turn).await;
+            let _gone = send(sender, run, files, readings, turn).await;
         });
         Ok(replies)
     }
@@ -97,7 +98,7 @@ async fn send(
     sender: mpsc::Sender<Result<FollowReply, Status>>,
     run: FollowedRun,
     mut files: Files,
-    inputs: mpsc::WeakSender<Input>,
+    readings: Readings,
     _turn: OwnedSemaphorePermit,
 ) -> Result<(), Gone> {
     let say = async |body: Body| {
@@ -106,7 +107,7 @@ async fn send(
     say(Body::Run(run)).await?;
     loop {
         // Asked for first: at the end of the run all rows are there before this comes to nothing.
-        let status = ask(&inputs).await;
+        let status = readings.status().await;
         loop {
             let (next, bodies) = spawn_blocking(move || {
                 let bodies = files.next();
@@ -123,7 +124,7 @@ async fn send(
                     }
                 }
                 Err(error) => {
-                    let failed = Status::unavailable(told(&error));
+                    let failed = Status::unavailable(limits::told(&error));
                     return sender.send(Err(failed)).await.map_err(|_| Gone);
                 }
             }
@@ -145,17 +146,6 @@ async fn send(
 /// Nobody takes in what is said.
 struct Gone;
 
-async fn ask(inputs: &mpsc::WeakSender<Input>) -> Option<protocol::wire::StatusReply> {
-    let (reply, status) = oneshot::channel();
-    inputs.upgrade()?.send(Input::Status(reply)).await.ok()?;
-    status.await.ok()
-}
-
-fn told(error: &HistoryError) -> String {
-    let source = std::error::Error::source(error).map(ToString::to_string);
-    format!("{error}: {}", source.unwrap_or_default())
-}
-
 /// The files of the run, up to where they have been sent.
 #[derive(Debug)]
 struct Files {
@@ -164,8 +154,9 @@ struct Files {
     events: Events,
     /// The newest epoch whose samples were sent.
     samples: u64,
-    /// When the folder of the samples was last looked at, it had changed then.
-    samples_changed: Option<SystemTime>,
+    samples_folder: Numbered,
+    /// Epochs whose samples are to be sent.
+    pending: VecDeque<u64>,
     summary_changed: Option<SystemTime>,
 }
 
@@ -192,7 +183,8 @@ impl Files {
             metrics: Metrics::open_at(&run_dir, position(&request.metrics)?),
             events: Events::open_at(&run_dir, position(&request.events)?),
             samples: if is_known { request.samples } else { 0 },
-            samples_changed: None,
+            samples_folder: Numbered::samples(&run_dir),
+            pending: VecDeque::new(),
             summary_changed: None,
             run_dir,
         };
@@ -216,27 +208,17 @@ impl Files {
     }
 
     fn next_samples(&mut self) -> Option<Body> {
-        let folder = self.run_dir.join("samples");
-        let changed = fs::metadata(&folder).and_then(|folder| folder.modified()).ok()?;
-        if self.samples_changed == Some(changed) {
-            return None;
+        if self.pending.is_empty() {
+            let mut epochs = self.samples_folder.changed()?;
+            epochs.retain(|epoch| *epoch > self.samples);
+            self.pending = epochs.split_off(epochs.len().saturating_sub(SAMPLES_MAX)).into();
         }
-        let number = |name: &str| name.strip_prefix("epoch-")?.strip_suffix(".png")?.parse().ok();
-        let names = fs::read_dir(&folder).ok()?.flatten().map(|entry| entry.file_name());
-        let mut epochs: Vec<u64> = names
-            .filter_map(|name| number(name.to_str()?))
-            .filter(|epoch| *epoch > self.samples)
-            .collect();
-        epochs.sort_unstable();
-        for epoch in epochs.split_off(epochs.len().saturating_sub(SAMPLES_MAX)) {
+        while let Some(epoch) = self.pending.pop_front() {
             self.samples = epoch;
-            if let Ok(picture) = read(&folder.join(format!("epoch-{epoch:03}.png"))) {
+            if let Ok(picture) = read(&history::samples_path(&self.run_dir, epoch)) {
                 return Some(Body::Samples(Samples { epoch, picture }));
             }
         }
-        // A time that is very new may cover a later change too.
-        let is_old = changed.elapsed().is_ok_and(|age| age > INTERVAL);
-        self.samples_changed = is_old.then_some(changed);
         None
     }
 

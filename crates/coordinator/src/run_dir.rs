@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use checkpoint::{CHECKPOINTS, Directory};
 use config::RunConfig;
 use disk::{Draft, convenience};
-use history::{EVENTS, EventRow, EventWriter, Limits, METRICS, MetricsWriter};
+use history::{EVENTS, EventRow, EventWriter, Limits, METRICS, MetricsWriter, SAMPLES};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -26,7 +26,6 @@ pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const SUMMARY: &str = "summary.json";
 const JOURNAL: &str = "journal.jsonl";
 const LOCK: &str = "lock";
-const SAMPLES: &str = "samples";
 
 /// The link to the newest run, beside the runs.
 const LATEST: &str = "latest";
@@ -199,7 +198,7 @@ impl RunDir {
 
     /// Where the samples of an epoch, from 1, are.
     pub(crate) fn samples_path(&self, epoch: u64) -> PathBuf {
-        self.path.join(SAMPLES).join(format!("epoch-{epoch:03}.png"))
+        history::samples_path(&self.path, epoch)
     }
 
     pub(crate) fn write_summary(&self, summary: &impl Serialize) -> Result<()> {

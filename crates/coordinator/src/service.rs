@@ -29,6 +29,7 @@ use tokio_stream::{StreamExt as _, adapters::Map, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    board::Readings,
     control::{Connection, Input, Word},
     dataset::Files,
     follow::Followers,
@@ -153,7 +154,8 @@ impl Coordinator for Service {
         request: Request<FollowRequest>,
     ) -> Result<Response<Self::FollowStream>, Status> {
         self.preparation.check()?;
-        let replies = self.followers.take_in(request.into_inner(), self.inputs.downgrade()).await?;
+        let readings = Readings(self.inputs.downgrade());
+        let replies = self.followers.take_in(request.into_inner(), readings).await?;
         Ok(Response::new(ReceiverStream::new(replies)))
     }
 }

@@ -79,7 +79,7 @@ impl Tensorboard {
 
     /// Writes the picture of an epoch; whether there is one.
     pub(crate) fn samples(&mut self, row: &EpochRow) -> io::Result<bool> {
-        let path = self.run_dir.join("samples").join(format!("epoch-{:03}.png", row.epoch));
+        let path = history::samples_path(&self.run_dir, row.epoch);
         let mut png = Vec::new();
         let read = File::open(&path)
             .and_then(|file| file.take(PICTURE_BYTES_MAX + 1).read_to_end(&mut png));

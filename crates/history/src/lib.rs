@@ -51,6 +51,7 @@ mod lines;
 mod merge;
 mod metrics;
 mod newest;
+mod numbered;
 mod parse;
 mod reader;
 mod row;
@@ -69,6 +70,7 @@ pub use self::{
     merge::merge,
     metrics::MetricsWriter,
     newest::{NewestRows, newest_rows},
+    numbered::{Numbered, SAMPLES, samples_path},
     parse::is_reserved,
     reader::{Events, Item, Metrics, Position},
     row::{EpochRow, MetricsRow, RANKS_MAX, RankRow, StepsRow, Values},

@@ -22,7 +22,7 @@ use thiserror::Error;
 use tokio_rustls::rustls::pki_types::{DnsName, IpAddr};
 
 use crate::{
-    Secret, TlsError,
+    Secret, TlsError, hex,
     security::{TOKEN_FILE, VIEW_TOKEN_FILE},
     tls::{self, CA_FILE, CERTIFICATE_FILE, KEY_FILE},
 };
@@ -211,13 +211,8 @@ pub fn issue(dir: &Path, hosts: &[String], validity: Validity) -> Result<PathBuf
 /// The name of the authority with this key. Of two authorities with one name, the wrong one would
 /// be taken for the right one until signatures are compared.
 fn name_of(key: &KeyPair) -> String {
-    use std::fmt::Write as _;
     let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key_raw());
-    let mut name = format!("{CA_NAME} ");
-    for byte in &digest.as_ref()[..4] {
-        let _infallible = write!(name, "{byte:02x}");
-    }
-    name
+    format!("{CA_NAME} {}", hex(&digest.as_ref()[..4]))
 }
 
 fn params(name: &str, validity: Validity) -> CertificateParams {
@@ -242,13 +237,7 @@ fn check_host(host: &str) -> Result<(), AuthorityError> {
 }
 
 fn token() -> String {
-    use std::fmt::Write as _;
-    let mut text = String::new();
-    for byte in Secret::random().bytes() {
-        let _infallible = write!(text, "{byte:02x}");
-    }
-    text.push('\n');
-    text
+    hex(Secret::random().bytes()) + "\n"
 }
 
 fn read(path: &Path) -> Result<String, AuthorityError> {

@@ -35,3 +35,8 @@ pub const TLS_HINT: &str = "; if it speaks TLS, give --tls-dir";
 /// A channel whose calls carry the join token.
 pub type Authorized =
     tonic::service::interceptor::InterceptedService<tonic::transport::Channel, Bearer>;
+
+/// Bytes as text, two digits each.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -4,7 +4,7 @@
 //! is started again and reads the key from its journal derives the same secrets.
 //! Generation numbers are never used twice, so neither are their secrets.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use collective::{Generation, Rank};
 use ring::{
@@ -12,6 +12,8 @@ use ring::{
     rand::{SecureRandom as _, SystemRandom},
 };
 use subtle::ConstantTimeEq as _;
+
+use crate::hex;
 
 /// Bytes of a secret.
 pub const SECRET_BYTES: usize = 32;
@@ -121,11 +123,7 @@ impl Key {
     /// The key as text, for the journal.
     #[must_use]
     pub fn to_hex(&self) -> String {
-        let mut text = String::with_capacity(2 * SECRET_BYTES);
-        for byte in self.0.bytes() {
-            let _infallible = write!(text, "{byte:02x}");
-        }
-        text
+        hex(self.0.bytes())
     }
 
     /// Reads the text of [`to_hex`](Self::to_hex); none if it is no key.

@@ -19,7 +19,7 @@ use tonic::{
     service::Interceptor,
 };
 
-use crate::{authority::certs, refusal};
+use crate::{authority::certs, hex, refusal};
 
 /// The header that the token travels in.
 const HEADER: &str = "authorization";
@@ -111,13 +111,8 @@ impl Token {
 
     /// What follows from the token and a purpose: it tells nothing of the token.
     pub(crate) fn derive(&self, purpose: &str) -> String {
-        use std::fmt::Write as _;
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_bytes());
-        let mut text = String::new();
-        for byte in hmac::sign(&key, purpose.as_bytes()).as_ref() {
-            let _infallible = write!(text, "{byte:02x}");
-        }
-        text
+        hex(hmac::sign(&key, purpose.as_bytes()).as_ref())
     }
 
     /// Whether another token is the same.

@@ -7,7 +7,7 @@ use collective::{AllReduce, Control, Kind, Node, Round, Step, Tally};
 use data::{Batch, Dataset, Visit};
 use model::{Finished, Isa, Model, ModelError, Resident, WholeStep, resident::AHEAD};
 
-use crate::{Ended, Observer, StepSummary, TrainError, Trainer, observer};
+use crate::{Ended, Observer, StepSummary, TrainError, Trainer, device_failure, observer};
 
 /// A step that was begun.
 struct Begun {
@@ -45,6 +45,14 @@ impl<D: Dataset> Trainer<D> {
         if !self.replica.is_at_hand() {
             let vectors = resident(&mut *self.model).fetch()?;
             self.replica.note_copy(vectors);
+        }
+        Ok(())
+    }
+
+    /// The same, if the observer wants the state.
+    pub(crate) fn fetch_if_wanted(&mut self, observer: &dyn Observer) -> Result<(), ModelError> {
+        if !self.replica.is_at_hand() && observer.wants_state() {
+            self.fetch()?;
         }
         Ok(())
     }
@@ -109,9 +117,7 @@ impl<D: Dataset> Trainer<D> {
     }
 
     fn begin_step(&mut self, step: u64, wants_norm: bool) -> Result<Tally, ModelError> {
-        if crashpoint::fails!("trainer.device") {
-            return Err(ModelError::Libtorch("a failure that a test asked for".into()));
-        }
+        device_failure()?;
         let position = self.schedule.locate(step);
         self.prepare_order(position.epoch);
         let examples = self.schedule.images_in(position.step);
@@ -160,8 +166,8 @@ impl<D: Dataset> Trainer<D> {
         let outcome = collective.all_reduce(round, contribution)?;
         let elapsed = since.elapsed();
         self.contribution.timing = observer::timing(elapsed, elapsed, elapsed, outcome.waiting);
-        if is_last && observer.wants_state() {
-            self.fetch()?;
+        if is_last {
+            self.fetch_if_wanted(observer)?;
         }
         let norm = finished.norm.map(|norm| norm / tally.examples.max(1) as f64);
         let details = norm.map(|norm| self.details_with(step, norm));

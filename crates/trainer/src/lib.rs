@@ -283,9 +283,7 @@ impl<D: Dataset> Trainer<D> {
                 elapsed: updated,
                 details,
             };
-            if observer.wants_state() {
-                self.fetch()?;
-            }
+            self.fetch_if_wanted(observer)?;
             observer.stepped(&summary, &self.replica, &self.ledger);
             self.end_epoch_if_due(collective, observer)?;
             if outcome.control.contains(Control::PAUSE) && !self.has_ended() {
@@ -374,9 +372,7 @@ impl<D: Dataset> Trainer<D> {
         collective: &mut dyn AllReduce,
         control: Control,
     ) -> Result<(), ModelError> {
-        if crashpoint::fails!("trainer.device") {
-            return Err(ModelError::Libtorch("a failure that a test asked for".into()));
-        }
+        device_failure()?;
         self.contribution.tallies.clear();
         for index in 0..collective.nodes().len() {
             let node = collective.nodes()[index];
@@ -430,4 +426,12 @@ impl<D: Dataset> Trainer<D> {
         observer.epoch_ended(&summary, &self.replica, &self.ledger);
         Ok(())
     }
+}
+
+/// The failure of the device that a test asks for.
+fn device_failure() -> Result<(), ModelError> {
+    if crashpoint::fails!("trainer.device") {
+        return Err(ModelError::Libtorch("a failure that a test asked for".into()));
+    }
+    Ok(())
 }

@@ -351,6 +351,14 @@ fn reference() -> (Trainer<Numbers>, Listening) {
     (trainer, listening)
 }
 
+/// The run on the host, up to a step.
+fn host_at(step: u64) -> Trainer<Numbers> {
+    let mut host = trainer(OnHost::new());
+    let mut until = Listening { pause_at: Some(step - 1), ..Listening::default() };
+    host.train(&mut collective(OnHost::new().0.len(), None), &mut until).unwrap();
+    host
+}
+
 /// Trains on the device until the run is complete, a generation after the other: the first with
 /// these requests.
 fn complete(device: &mut Trainer<Numbers>, listening: &mut Listening) {
@@ -401,7 +409,6 @@ fn a_pause_takes_effect_within_the_steps_that_are_under_way() {
 
 #[test]
 fn who_asks_for_the_state_gets_it_whole() {
-    let length = OnHost::new().0.len();
     for wanted in [0, 3, 8, 13] {
         let (mut device, mut listening) =
             (trainer(OnDevice::new(&Rc::default())), Listening::default());
@@ -409,9 +416,7 @@ fn who_asks_for_the_state_gets_it_whole() {
         complete(&mut device, &mut listening);
         let given = listening.given.take().expect("it was given");
         assert!((wanted..=wanted + AHEAD as u64).contains(&given.step), "{}", given.step);
-        let mut host = trainer(OnHost::new());
-        let mut at = Listening { pause_at: Some(given.step - 1), ..Listening::default() };
-        host.train(&mut collective(length, None), &mut at).unwrap();
+        let host = host_at(given.step);
         assert!(host.replica().view() == given.view(), "the states differ");
         listening.wanted_from = None;
         assert_same(&device, &listening);
@@ -444,9 +449,7 @@ fn a_loss_that_is_not_finite_leaves_the_state_before_its_step() {
     let mut device = trainer(OnDevice::new(&watch));
     let error = device.train(&mut collective(length, None), &mut Quiet).unwrap_err();
     assert!(matches!(error, TrainError::NotFinite { step, .. } if step.0 == 12), "{error}");
-    let mut host = trainer(OnHost::new());
-    let mut until = Listening { pause_at: Some(11), ..Listening::default() };
-    host.train(&mut collective(length, None), &mut until).unwrap();
+    let host = host_at(12);
     assert!(device.replica().view() == host.replica().view(), "the states differ");
     assert_eq!(device.ledger(), host.ledger());
 }

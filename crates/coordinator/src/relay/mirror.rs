@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use history::{EventRow, EventWriter, Limits, MetricsRow, MetricsWriter};
+use history::{EventRow, EventWriter, Limits, MetricsRow, MetricsWriter, SAMPLES};
 use protocol::{
     convert::printable,
     wire::{FollowRequest, FollowedRun, Rows, follow_reply::Body},
@@ -82,8 +82,8 @@ impl Mirror {
                 copy.have.events = rows.position;
             }
             Body::Samples(samples) => {
-                let name = format!("samples/epoch-{:03}.png", samples.epoch);
-                copy.put(&name, &samples.picture)?;
+                let name = history::samples_path("".as_ref(), samples.epoch);
+                copy.put(name, &samples.picture)?;
                 copy.have.samples = copy.have.samples.max(samples.epoch);
             }
             Body::Summary(summary) => copy.put(run_dir::SUMMARY, &summary)?,
@@ -107,7 +107,7 @@ impl Mirror {
         }
         self.copies += 1;
         let path = self.folder.join(format!("run-{}", self.copies));
-        let made = fs::create_dir_all(path.join("samples"));
+        let made = fs::create_dir_all(path.join(SAMPLES));
         made.with_context(|| format!("cannot make {}", path.display()))?;
         let copy = Copy {
             metrics: MetricsWriter::open(&path, Limits::METRICS)?,
@@ -124,7 +124,7 @@ impl Mirror {
 
 impl Copy {
     /// Writes a whole file, so that nobody reads a part of it.
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    fn put(&self, name: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
         let (path, beside) = (self.path.join(name), self.path.join("incoming"));
         let put = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, &path));
         put.with_context(|| format!("cannot write {}", path.display()))
