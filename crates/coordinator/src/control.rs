@@ -281,7 +281,7 @@ impl<'a> Control<'a> {
         self.record_unreported(u64::MAX);
         self.flush_metrics();
         if !self.is_cut_short {
-            self.say_farewell(inputs).await;
+            self.say_farewell(&mut inputs).await;
         }
         if self.is_cut_short {
             self.cut_short();

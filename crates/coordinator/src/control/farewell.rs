@@ -22,7 +22,7 @@ const SAVING_TIMEOUT: Duration = Duration::from_secs(11 * 60);
 
 impl Control<'_> {
     /// Waits, within a bound, for the workers to end their streams.
-    pub(super) async fn say_farewell(&mut self, mut inputs: mpsc::Receiver<Input>) {
+    pub(super) async fn say_farewell(&mut self, inputs: &mut mpsc::Receiver<Input>) {
         let last = Instant::now() + SAVING_TIMEOUT;
         let mut deadline = Instant::now() + FAREWELL;
         let mut storing = false;
@@ -71,6 +71,10 @@ impl Control<'_> {
                         let (host, why) = (connection.process.host, printable(&failed.message));
                         self.unfinished.get_or_insert(format!("{who} on {host}: {why}"));
                     }
+                }
+                // Boards that follow the run take no answer for its end, before its summary is there.
+                Some(Input::Status(reply)) => {
+                    let _gone = reply.send(self.status());
                 }
                 Some(_) => {}
                 None => return,
