@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
@@ -183,4 +184,16 @@ fn a_person_brings_the_token_once() {
     assert!(requests.iter().all(|url| url.starts_with(&board)), "{requests:?}");
     browser.open(&board);
     browser.wait_for("document.querySelector('#link')?.innerText.includes('live')");
+
+    // A page that is open when the token is another one asks for it, too.
+    let Fleet { coordinator: killed, workers: _workers, .. } = fleet;
+    killed.signal(Signal::KILL);
+    killed.wait();
+    fs::write(tls.join("view-token"), "another-view-token-of-many-characters\n").unwrap();
+    let (port, run_dir) = (board.rsplit(':').next().unwrap(), place.run_dir.display());
+    let again = format!("--resume --run-dir {run_dir} --board 0.0.0.0:{port} {more}");
+    let _next = coordinator(&place, &again);
+    browser.wait_for("document.querySelector('#token') !== null");
+    enter(&token(&tls, "view-token"));
+    browser.wait_for("document.querySelector('#phase')?.innerText === 'training'");
 }

@@ -7,6 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use thirtyfour::Key;
 
@@ -228,6 +229,38 @@ fn the_board_shows_the_newest_checkpoint_of_a_run_that_goes_on() {
     ] {
         assert_eq!(get(&board, &path).0, expected, "{path}");
     }
+
+    // On another machine's board, which has neither the checkpoint nor the data set.
+    let line = run.wait_for_line("Listening on ");
+    let url = line.rsplit(' ').next().unwrap();
+    let nothing = place.path("nothing");
+    let environment = format!("XDG_CACHE_HOME={}", nothing.display());
+    let flags = format!("board --coordinator {url} --listen 127.0.0.1:0");
+    let relay = coordinator_in(&environment, &place, &flags);
+    let remote = board_of(&relay);
+    wait_until("the model comes", || get(&remote, "/api/latent").0 == 200);
+    browser.open(&format!("{remote}/latent"));
+    browser.wait_for("document.documentElement.dataset.ready");
+    assert!(step(&browser.text("#model")) > first);
+    assert!(browser.text("#model").contains("test images of mnist"));
+    // Byte for byte, where both have the same checkpoint.
+    wait_until("both boards show the same model", || {
+        let shown = [&board, &remote].map(|board| get(board, "/api/latent").1);
+        let step = step(&shown[0]);
+        let arrays = |board: &str| {
+            ["parameters", "levels", "labels"].map(|name| {
+                let (status, said) = get(board, &format!("/api/latent/{name}?step={step}"));
+                let (_, array) = said.split_once("\r\n\r\n").unwrap();
+                (status == 200).then(|| array.to_owned())
+            })
+        };
+        let both = [arrays(&board), arrays(&remote)];
+        both[0] == both[1] && both.concat().iter().all(Option::is_some)
+    });
+    run.signal(Signal::KILL);
+    run.wait();
+    // What it has sent is there as long as nobody asks for another one.
+    assert_eq!(get(&remote, "/api/latent").0, 200);
 }
 
 #[test]

@@ -50,6 +50,8 @@ export class Live {
     const wait = AGAIN[Math.min(this.failures, AGAIN.length - 1)];
     this.failures += 1;
     this.timer = setTimeout(() => this.follow(this.run), wait);
+    // A board that was started with another view token asks for it when the page is loaded.
+    fetch("api/enter").then(answer => { if (answer.status === 401) location.reload(); }, () => {});
   }
 
   close() {

@@ -166,8 +166,7 @@ pub(crate) fn show(
 ) {
     let folder = run_dir.parent().map(Path::to_owned);
     let places = Places { current: Some(run_dir.to_owned()), folder };
-    let explorer = launch.program.explorer(Some(launch.data_dir.clone()));
-    let show = Show { source: readings, places, explorer };
+    let show = Show { source: readings, places, explorer: launch.explorer() };
     if let Err(error) = show_at(opened, show, stopped) {
         tracing::warn!("the board cannot be shown: {error}");
     }
@@ -212,7 +211,8 @@ pub(crate) fn show_runs(args: &BoardArgs, program: &dyn Program) -> Result<Strin
     let security = args.security.load()?;
     let viewers = security.viewers("--listen", &address.into(), args.view_token_file.as_deref())?;
     if let Some(url) = &args.coordinator {
-        return relay(url, &security, Opened::at("--listen", address, viewers)?);
+        let opened = Opened::at("--listen", address, viewers)?;
+        return relay(url, security, opened, program.explorer(None));
     }
     let runs = &args.runs;
     let is_folder = runs.is_dir();

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use checkpoint::{CHECKPOINTS, Directory};
 use history::{Events, HistoryError, Item, Metrics, Numbered, Position};
 use protocol::{
     FOLLOW_MESSAGE_BYTES_MAX, Malformed, status,
@@ -157,6 +158,9 @@ struct Files {
     samples_folder: Numbered,
     /// Epochs whose samples are to be sent.
     pending: VecDeque<u64>,
+    checkpoints: Directory,
+    /// Updates that the newest checkpoint has seen which was told of.
+    checkpoint: Option<u64>,
     summary_changed: Option<SystemTime>,
 }
 
@@ -185,6 +189,8 @@ impl Files {
             samples: if is_known { request.samples } else { 0 },
             samples_folder: Numbered::samples(&run_dir),
             pending: VecDeque::new(),
+            checkpoints: Directory::open(run_dir.join(CHECKPOINTS)),
+            checkpoint: None,
             summary_changed: None,
             run_dir,
         };
@@ -202,6 +208,7 @@ impl Files {
         let mut bodies: Vec<Body> = metrics.into_iter().chain(events).collect();
         if bodies.is_empty() {
             bodies.extend(self.next_samples());
+            bodies.extend(self.next_checkpoint());
             bodies.extend(self.next_summary());
         }
         Ok(bodies)
@@ -220,6 +227,12 @@ impl Files {
             }
         }
         None
+    }
+
+    fn next_checkpoint(&mut self) -> Option<Body> {
+        let (newest, _) = self.checkpoints.list().ok()?.pop()?;
+        let is_told = self.checkpoint.replace(newest) == Some(newest);
+        (!is_told).then_some(Body::Checkpoint(newest))
     }
 
     fn next_summary(&mut self) -> Option<Body> {

@@ -6,9 +6,11 @@ use std::{
     ffi::OsString,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
+use ::board::Explorer;
 use anyhow::{Result, ensure};
 use clap::ArgMatches;
 use config::{Collective, Manifest, RunConfig};
@@ -208,6 +210,11 @@ impl Launch {
     /// Whether the run is known beyond this start: it has begun before, or it stands in a store.
     pub(crate) fn is_known(&self) -> bool {
         !matches!(self.start, Start::Seed) || self.storage.is_some()
+    }
+
+    /// What boards show of the run's models.
+    pub(crate) fn explorer(&self) -> Option<Arc<dyn Explorer>> {
+        self.program.explorer(Some(self.data_dir.clone()))
     }
 
     /// Where the run is or will be, whatever a link on the way may lead to later.

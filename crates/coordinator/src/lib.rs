@@ -21,6 +21,7 @@ mod journal;
 mod launch;
 mod listen;
 mod live;
+mod models;
 mod needs;
 mod notify;
 mod origin;

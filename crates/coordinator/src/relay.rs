@@ -3,6 +3,7 @@
 //! started again, it goes on from where it was.
 
 mod mirror;
+mod model;
 
 use std::{
     path::PathBuf,
@@ -11,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use board::{Places, Reading, Show, Source};
+use board::{Explorer, Places, Reading, Show, Source};
 use protocol::{
     FOLLOW_MESSAGE_BYTES_MAX, door,
     status::{is_transient, reason},
@@ -24,7 +25,7 @@ use tokio::{
 };
 use tonic::{Code, Status, Streaming, transport::Endpoint};
 
-use self::mirror::Mirror;
+use self::{mirror::Mirror, model::Remote};
 use crate::board::{Opened, reading, show_at};
 
 /// How long the coordinator may take to answer.
@@ -68,21 +69,27 @@ enum Over {
 }
 
 /// The way to the coordinator.
-struct Coordinator<'a> {
-    url: &'a str,
-    security: &'a Security,
+#[derive(Debug)]
+struct Coordinator {
+    url: String,
+    security: Security,
     endpoint: Endpoint,
     address: Address,
 }
 
 /// Shows the run of the coordinator at `url` until a signal ends the program.
-pub(crate) fn relay(url: &str, security: &Security, opened: Opened) -> Result<String> {
+pub(crate) fn relay(
+    url: &str,
+    security: Security,
+    opened: Opened,
+    page: Option<Arc<dyn Explorer>>,
+) -> Result<String> {
     let (endpoint, address) = security.coordinator(url)?;
     let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(door::KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(SILENCE_MAX);
-    let coordinator = Coordinator { url, security, endpoint, address };
+    let coordinator = Arc::new(Coordinator { url: url.to_owned(), security, endpoint, address });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -98,8 +105,11 @@ pub(crate) fn relay(url: &str, security: &Security, opened: Opened) -> Result<St
     let latest = Latest::default();
     let places = Places { current: None, folder: Some(folder.path().to_owned()) };
     let (_stop, stopped) = oneshot::channel::<()>();
-    // Its checkpoints are not sent.
-    let show = Show { source: latest.clone(), places, explorer: None };
+    let explorer = page.map(|page| {
+        let (coordinator, runtime) = (Arc::clone(&coordinator), runtime.handle().clone());
+        Arc::new(Remote { page, coordinator, runtime }) as Arc<dyn Explorer>
+    });
+    let show = Show { source: latest.clone(), places, explorer };
     show_at(opened, show, stopped)?;
     let mut mirror = Mirror::new(folder.path());
     let ended = runtime.block_on(coordinator.follow(channel, &mut mirror, &latest));
@@ -115,7 +125,7 @@ fn clean_up_at_signals(folder: PathBuf) -> Result<process::signals::Listening> {
     process::signals::listen(heed).context("cannot listen for signals")
 }
 
-impl Coordinator<'_> {
+impl Coordinator {
     async fn connect(&self) -> Result<Authorized, Over> {
         let channel = self.security.channel(&self.endpoint, &self.address).await;
         let channel = channel.map_err(|error| match Security::refused(&error) {
@@ -194,7 +204,7 @@ impl Coordinator<'_> {
     }
 
     fn over(&self, status: &Status) -> Over {
-        let url = self.url;
+        let url = &self.url;
         match status.code() {
             code if is_transient(code) => Over::Lost(format!("{url}: {}", reason(status))),
             Code::Unimplemented => Over::Refused(anyhow!(

@@ -27,9 +27,10 @@ use crate::{
     hints,
     journal::Entry,
     launch::{Launch, Start},
+    models::Models,
     preparation::Preparation,
     run_dir::RunDir,
-    service::Service,
+    service::{Boards, Service},
     spawn::Children,
     stop::{self, Signals},
     undo::Undo,
@@ -113,7 +114,9 @@ fn service(
 ) -> Result<Service> {
     let checkpoints = Directory::open(launch.checkpoints()?);
     let dataset = Files::new(launch.dataset().clone(), launch.data_dir.clone());
-    Ok(Service::new(inputs.clone(), dataset, checkpoints, preparation.clone(), followers))
+    let models = Models::new(launch.explorer(), &launch.info.run_id, &launch.resolved_run_dir()?);
+    let (inputs, preparation) = (inputs.clone(), preparation.clone());
+    Ok(Service::new(inputs, dataset, checkpoints, preparation, Boards { followers, models }))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {

@@ -14,9 +14,9 @@ use membership::{Join, Loss, WorkerId};
 use protocol::{
     Malformed, PROTOCOL_VERSION, status,
     wire::{
-        CoordinatorMessage, FetchFileRequest, FileChunk, FollowReply, FollowRequest, Hello,
-        StatusReply, StatusRequest, WorkerMessage, coordinator_server::Coordinator,
-        worker_message::Body,
+        CoordinatorMessage, ExploreReply, ExploreRequest, FetchFileRequest, FileChunk, FollowReply,
+        FollowRequest, Hello, StatusReply, StatusRequest, WorkerMessage,
+        coordinator_server::Coordinator, worker_message::Body,
     },
 };
 use secure::Address;
@@ -33,6 +33,7 @@ use crate::{
     control::{Connection, Input, Word},
     dataset::Files,
     follow::Followers,
+    models::Models,
     preparation::Preparation,
 };
 
@@ -59,8 +60,15 @@ pub(crate) struct Service {
     /// One look at the checkpoints at a time: a disk that hangs must not take up all threads.
     listing: Arc<Semaphore>,
     preparation: Preparation,
-    followers: Followers,
+    boards: Boards,
     next_worker: AtomicU64,
+}
+
+/// What boards on other machines ask for.
+#[derive(Debug)]
+pub(crate) struct Boards {
+    pub(crate) followers: Followers,
+    pub(crate) models: Models,
 }
 
 impl Service {
@@ -69,10 +77,10 @@ impl Service {
         dataset: Files,
         checkpoints: Directory,
         preparation: Preparation,
-        followers: Followers,
+        boards: Boards,
     ) -> Self {
         let (listing, next_worker) = (Arc::new(Semaphore::new(1)), AtomicU64::new(0));
-        Self { inputs, dataset, checkpoints, listing, preparation, followers, next_worker }
+        Self { inputs, dataset, checkpoints, listing, preparation, boards, next_worker }
     }
 
     /// The newest checkpoint in the run directory, for a worker to begin from, so that what is on
@@ -106,6 +114,7 @@ impl Coordinator for Service {
     type JoinStream = Map<ReceiverStream<Waiting>, fn(Waiting) -> Told>;
     type FetchFileStream = ReceiverStream<Result<FileChunk, Status>>;
     type FollowStream = ReceiverStream<Result<FollowReply, Status>>;
+    type ExploreStream = ReceiverStream<Result<ExploreReply, Status>>;
 
     async fn join(
         &self,
@@ -155,7 +164,16 @@ impl Coordinator for Service {
     ) -> Result<Response<Self::FollowStream>, Status> {
         self.preparation.check()?;
         let readings = Readings(self.inputs.downgrade());
-        let replies = self.followers.take_in(request.into_inner(), readings).await?;
+        let replies = self.boards.followers.take_in(request.into_inner(), readings).await?;
+        Ok(Response::new(ReceiverStream::new(replies)))
+    }
+
+    async fn explore(
+        &self,
+        request: Request<ExploreRequest>,
+    ) -> Result<Response<Self::ExploreStream>, Status> {
+        self.preparation.check()?;
+        let replies = self.boards.models.send_newest(request.into_inner()).await?;
         Ok(Response::new(ReceiverStream::new(replies)))
     }
 }

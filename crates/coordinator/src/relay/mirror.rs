@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use checkpoint::{CHECKPOINTS, Directory};
 use history::{EventRow, EventWriter, Limits, MetricsRow, MetricsWriter, SAMPLES};
 use protocol::{
     convert::printable,
@@ -86,6 +87,7 @@ impl Mirror {
                 copy.put(name, &samples.picture)?;
                 copy.have.samples = copy.have.samples.max(samples.epoch);
             }
+            Body::Checkpoint(step) => copy.note_checkpoint(step)?,
             Body::Summary(summary) => copy.put(run_dir::SUMMARY, &summary)?,
             Body::Run(_) | Body::Status(_) => bail!("these are for others"),
         }
@@ -107,8 +109,10 @@ impl Mirror {
         }
         self.copies += 1;
         let path = self.folder.join(format!("run-{}", self.copies));
-        let made = fs::create_dir_all(path.join(SAMPLES));
-        made.with_context(|| format!("cannot make {}", path.display()))?;
+        for folder in [SAMPLES, CHECKPOINTS] {
+            let made = fs::create_dir_all(path.join(folder));
+            made.with_context(|| format!("cannot make {}", path.display()))?;
+        }
         let copy = Copy {
             metrics: MetricsWriter::open(&path, Limits::METRICS)?,
             events: EventWriter::open(&path, Limits::EVENTS)?,
@@ -123,6 +127,17 @@ impl Mirror {
 }
 
 impl Copy {
+    /// Notes that there is a checkpoint by its name alone: what is in it stays with the coordinator.
+    fn note_checkpoint(&self, step: u64) -> Result<()> {
+        let folder = self.path.join(CHECKPOINTS);
+        let earlier = Directory::open(folder.clone()).list()?;
+        self.put(Path::new(CHECKPOINTS).join(checkpoint::file_name(step)), &[])?;
+        for (_, path) in earlier.iter().filter(|(other, _)| *other != step) {
+            fs::remove_file(path).with_context(|| format!("cannot delete {}", path.display()))?;
+        }
+        Ok(())
+    }
+
     /// Writes a whole file, so that nobody reads a part of it.
     fn put(&self, name: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
         let (path, beside) = (self.path.join(name), self.path.join("incoming"));
@@ -170,6 +185,12 @@ mod tests {
         assert!(mirror.take_in(Body::Metrics(steps(2, "q"))).unwrap());
         let rows = fs::read_to_string(first.join(history::METRICS)).unwrap();
         assert_eq!(rows.lines().count(), 2);
+        // Of checkpoints there is the newest one's name.
+        for step in [5, 5, 7] {
+            assert!(mirror.take_in(Body::Checkpoint(step)).unwrap());
+            let listed = Directory::open(first.join(CHECKPOINTS)).list().unwrap();
+            assert_eq!(listed.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [step]);
+        }
         // All is to come again.
         let restarted = Rows { restarted: true, ..steps(1, "r") };
         assert!(!mirror.take_in(Body::Metrics(restarted)).unwrap());
