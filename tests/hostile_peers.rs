@@ -99,9 +99,9 @@ fn malformed_messages_after_a_good_hello() {
     ];
     for (message, words) in cases {
         let mut raw = Raw::join(&fleet.url, hello()).unwrap();
-        assert!(matches!(raw.hear(), Ok(Some(_))), "a welcome");
+        assert!(matches!(raw.recv(), Ok(Some(_))), "a welcome");
         raw.say(message);
-        match raw.hear() {
+        match raw.recv() {
             Err(refusal) => assert!(refusal.message().contains(words), "{refusal}"),
             Ok(message) => assert!(words.is_empty() && message.is_none(), "{message:?}"),
         }
@@ -117,8 +117,8 @@ fn a_member_that_falls_silent_before_the_run_begins() {
     let flags = format!("{SMALL} --workers 2 --epochs {EPOCHS} --dead-after-seconds 1");
     let mut fleet = Fleet::without_workers(&place, &flags);
     let mut raw = Raw::join(&fleet.url, hello()).unwrap();
-    assert!(matches!(raw.hear(), Ok(Some(_))), "a welcome");
-    let refusal = raw.hear().unwrap_err();
+    assert!(matches!(raw.recv(), Ok(Some(_))), "a welcome");
+    let refusal = raw.recv().unwrap_err();
     assert!(refusal.message().contains("no sign of life"), "{refusal}");
     (0..2).for_each(|_| fleet.add("--threads 1"));
     completes_with_the_same_bits(&place, fleet);

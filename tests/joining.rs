@@ -59,7 +59,7 @@ fn another_version_of_the_protocol() {
 fn a_worker_that_computes_other_bits() {
     let place = Place::new();
     let fleet = half_full(&place);
-    let refusal = Raw::join(&fleet.url, hello()).unwrap().hear().unwrap_err();
+    let refusal = Raw::join(&fleet.url, hello()).unwrap().recv().unwrap_err();
     assert_eq!(refusal.code(), Code::FailedPrecondition);
     for words in ["abacus/beads/f32", "the run on any/", "--allow-mixed-devices"] {
         assert!(refusal.message().contains(words), "{refusal}");

@@ -229,7 +229,7 @@ fn one_that_pretends_to_come_back() {
         let returning = Returning { run_id: run_id.clone(), generation: 1, proof: proof.into() };
         let hello = protocol::wire::Hello { rank: Some(0), returning: Some(returning), ..hello() };
         let mut raw = Raw::join(&url, hello).unwrap();
-        code(raw.hear().map(drop), "cannot prove");
+        code(raw.recv().map(drop), "cannot prove");
     }
     again.wait_for_line("turned away: a worker: it cannot prove");
     assert!(place.events("adopted").is_empty());

@@ -26,7 +26,7 @@ const WORKERS_A_HOST: usize = 8;
 /// As real workers have them; see `crates/worker/src/control.rs`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Workers, in the order in which they were added.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Crowd {
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
         let shared = Shared { endpoint, training: Mutex::default() };
         Self { runtime, shared: Arc::new(shared), workers: Vec::new() }

@@ -70,7 +70,7 @@ impl Raw {
     }
 
     /// Waits for the next message.
-    pub(crate) fn hear(&mut self) -> Result<Option<coordinator_message::Body>, Status> {
+    pub(crate) fn recv(&mut self) -> Result<Option<coordinator_message::Body>, Status> {
         let message = async { timeout(DEADLINE, self.inbound.message()).await };
         let message = self.runtime.block_on(message).expect("the coordinator says something")?;
         Ok(message.and_then(|message| message.body))

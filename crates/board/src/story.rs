@@ -19,7 +19,7 @@ type RecoveryTimes = Family<Labels, Histogram, fn() -> Histogram>;
 
 /// An event as a person reads it.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Told {
+pub(crate) struct ToldEvent {
     /// The number of the event in the run, from 0.
     number: u64,
     /// Unix seconds.
@@ -52,7 +52,7 @@ pub(crate) struct Generation {
 /// What has happened.
 #[derive(Debug)]
 pub(crate) struct Story {
-    events: VecDeque<Told>,
+    events: VecDeque<ToldEvent>,
     generations: VecDeque<Generation>,
     told: u64,
     /// How the run ended, if it has.
@@ -108,7 +108,7 @@ impl Story {
     }
 
     /// The events from this number on, oldest first.
-    pub(crate) fn since(&self, number: u64) -> Vec<&Told> {
+    pub(crate) fn since(&self, number: u64) -> Vec<&ToldEvent> {
         self.events.iter().filter(|event| event.number >= number).collect()
     }
 
@@ -130,7 +130,7 @@ impl Story {
         if let Some(first) = text.get(..1) {
             text = first.to_uppercase() + &text[1..];
         }
-        push_bounded(&mut self.events, Told { number: self.told, time, kind, text, is_bad });
+        push_bounded(&mut self.events, ToldEvent { number: self.told, time, kind, text, is_bad });
         self.told += 1;
     }
 

@@ -22,7 +22,7 @@ pub struct Hosts {
     /// By host, its members in rank order.
     members: Vec<Vec<usize>>,
     /// By member, its host and its place among the members there.
-    seats: Vec<(usize, usize)>,
+    slots: Vec<(usize, usize)>,
     /// By host, in shard order.
     nodes: Vec<Vec<Node>>,
 }
@@ -42,7 +42,7 @@ impl Hosts {
     #[must_use]
     pub fn new<T: PartialEq>(plan: Plan, labels: &[Option<T>]) -> Self {
         let mut members: Vec<Vec<usize>> = Vec::new();
-        let mut seats = Vec::new();
+        let mut slots = Vec::new();
         for member in 0..plan.members() {
             let label = labels.get(member).and_then(Option::as_ref);
             let shares = |host: &Vec<usize>| label.is_some() && labels[host[0]].as_ref() == label;
@@ -50,14 +50,14 @@ impl Hosts {
             if host == members.len() {
                 members.push(Vec::new());
             }
-            seats.push((host, members[host].len()));
+            slots.push((host, members[host].len()));
             members[host].push(member);
         }
         let nodes = |members: &Vec<usize>| {
             let ranges: Vec<_> = members.iter().map(|member| plan.shards(*member)).collect();
             plan.root().maximal_within(&ranges)
         };
-        Self { nodes: members.iter().map(nodes).collect(), members, seats, plan }
+        Self { nodes: members.iter().map(nodes).collect(), members, slots, plan }
     }
 
     /// Every member of `plan` as a host of its own.
@@ -87,7 +87,7 @@ impl Hosts {
     /// The host of `member`.
     #[must_use]
     pub fn host(&self, member: usize) -> usize {
-        self.seats[member].0
+        self.slots[member].0
     }
 
     /// The members of `host`, in rank order.
@@ -133,7 +133,7 @@ impl Hosts {
     /// What of the segment of `host` is in the hands of `member`, on whichever host.
     #[must_use]
     pub fn lane(&self, member: usize, host: usize) -> Range<usize> {
-        let (own, place) = self.seats[member];
+        let (own, place) = self.slots[member];
         divide(self.segment(host), self.members[own].len(), place)
     }
 
@@ -156,7 +156,7 @@ impl Hosts {
     /// other host.
     #[must_use]
     pub fn are_linked(&self, one: usize, other: usize) -> bool {
-        let ((host, place), (other_host, other_place)) = (self.seats[one], self.seats[other]);
+        let ((host, place), (other_host, other_place)) = (self.slots[one], self.slots[other]);
         let (lanes, other_lanes) = (self.members[host].len(), self.members[other_host].len());
         // As fractions of a segment, the lanes overlap.
         host != other_host

@@ -3,14 +3,14 @@
 
 mod arrivals;
 mod call;
-mod farewell;
+mod drain;
 mod fingerprints;
 mod orders;
-mod placing;
 mod recovery;
 mod reports;
 mod status;
 mod stop;
+mod topology;
 mod waiting;
 
 use std::{
@@ -22,7 +22,7 @@ use std::{
 use anyhow::Result;
 use collective::{Digest, Rank};
 use history::{Event as Happened, EventRow, Time};
-use membership::{Engine, Event, Join, Loss, Outcome, Progress, Settings, Standing, WorkerId};
+use membership::{Engine, Event, Join, Loss, Outcome, Position, Progress, Settings, WorkerId};
 use protocol::{
     convert::printable,
     status as code,
@@ -32,7 +32,7 @@ use secure::{Key, Secret};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
-pub(crate) use self::{call::Word, waiting::during};
+pub(crate) use self::{call::Outbound, waiting::during};
 use self::{fingerprints::Trains, recovery::Recovery, waiting::Waits};
 use crate::{
     console::Console,
@@ -54,7 +54,7 @@ const TICK: Duration = Duration::from_millis(50);
 const PERSIST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long workers may take to go once the run has ended.
-pub(crate) const FAREWELL: Duration = Duration::from_secs(5);
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What happens to a coordinator.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ pub(crate) enum Input {
 /// The way to a worker.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    outbound: mpsc::Sender<Result<Word, Status>>,
+    outbound: mpsc::Sender<Result<Outbound, Status>>,
     /// As it was told last: the engine forgets whom it gives up before anybody hears of it.
     rank: Option<Rank>,
     /// Where it serves the other workers.
@@ -105,7 +105,7 @@ impl Connection {
     pub(crate) fn new(
         hello: &wire::Hello,
         join: &Join,
-        outbound: mpsc::Sender<Result<Word, Status>>,
+        outbound: mpsc::Sender<Result<Outbound, Status>>,
         checkpoint: Option<PathBuf>,
     ) -> Self {
         Self {
@@ -131,8 +131,8 @@ impl Connection {
     }
 
     /// Sends, or gives up: a worker that does not take in its messages will fall silent too.
-    fn send(&self, word: Result<Word, Status>) {
-        if self.outbound.try_send(word).is_err() {
+    fn send(&self, message: Result<Outbound, Status>) {
+        if self.outbound.try_send(message).is_err() {
             tracing::debug!(host = self.process.host, "a message to a worker was dropped");
         }
     }
@@ -281,7 +281,7 @@ impl<'a> Control<'a> {
         self.record_unreported(u64::MAX);
         self.flush_metrics();
         if !self.is_cut_short {
-            self.say_farewell(&mut inputs).await;
+            self.drain(&mut inputs).await;
         }
         if self.is_cut_short {
             self.cut_short();
@@ -311,10 +311,7 @@ impl<'a> Control<'a> {
     fn begin(&mut self) {
         let past = self.launch.history.past();
         if !past.members.is_empty() {
-            let members = match past.members.len() {
-                1 => "1 worker".to_owned(),
-                several => format!("{several} workers"),
-            };
+            let members = stdout::counted(past.members.len() as u64, "worker");
             self.console.line(&format!(
                 "Waiting for {members} of generation {} to come back",
                 past.generation
@@ -391,37 +388,37 @@ impl<'a> Control<'a> {
     }
 
     fn message(&mut self, worker: WorkerId, body: worker_message::Body) {
-        use worker_message::Body as Said;
+        use worker_message::Body as WorkerMsg;
         let Some(connection) = self.connections.get_mut(&worker) else { return };
         let event = match body {
-            Said::Heartbeat(heartbeat) => {
+            WorkerMsg::Heartbeat(heartbeat) => {
                 let progress = Progress::from(&heartbeat);
                 connection.last = Some((progress, Instant::now()));
                 connection.memory_bytes = Some(heartbeat.memory_bytes).filter(|bytes| *bytes > 0);
                 Event::Alive(worker, progress)
             }
-            Said::Ready(ready) => match Standing::try_from(&ready) {
+            WorkerMsg::Ready(ready) => match Position::try_from(&ready) {
                 Ok(_) if self.refuses_probe(worker, &ready) => return,
-                Ok(standing) => {
+                Ok(position) => {
                     crashpoint::reach!("coordinator.ready-received");
                     self.ready(worker, &ready);
                     if ready.is_last && self.record.end_early(ready.step) {
-                        self.engine.end_at(standing.step);
+                        self.engine.end_at(position.step);
                     }
-                    Event::Ready(worker, standing, (&ready).into())
+                    Event::Ready(worker, position, (&ready).into())
                 }
                 Err(malformed) => return self.expel(worker, &code::malformed(&malformed)),
             },
-            Said::Leaving(_) => Event::Leaving(worker),
-            Said::Saved(_) => {
+            WorkerMsg::Leaving(_) => Event::Leaving(worker),
+            WorkerMsg::Saved(_) => {
                 crashpoint::reach!("coordinator.saved-received");
                 Event::Saved(worker)
             }
-            Said::Failed(failed) => Event::Failed(worker, (&failed).into()),
-            Said::Report(report) => return self.report(worker, &report),
-            Said::EpochReport(report) => return self.epoch_report(&report),
-            Said::Segment(segment) => return self.announce(worker, segment),
-            Said::Hello(_) => {
+            WorkerMsg::Failed(failed) => Event::Failed(worker, (&failed).into()),
+            WorkerMsg::Report(report) => return self.report(worker, &report),
+            WorkerMsg::EpochReport(report) => return self.epoch_report(&report),
+            WorkerMsg::Segment(segment) => return self.announce(worker, segment),
+            WorkerMsg::Hello(_) => {
                 return self.expel(worker, &Status::invalid_argument("a second hello"));
             }
         };
@@ -431,7 +428,7 @@ impl<'a> Control<'a> {
     /// Notes what a worker that has become ready tells beside where it stands.
     fn ready(&mut self, worker: WorkerId, ready: &wire::Ready) {
         let rank = self.rank(worker).map(|rank| rank.0);
-        if let Some(wire::ready::Mishap::Interrupted(reason)) = &ready.mishap
+        if let Some(wire::ready::Unexpected::Interrupted(reason)) = &ready.unexpected
             // One that comes back tells of a generation that is over.
             && self.is_member(worker)
         {

@@ -24,7 +24,7 @@ pub(crate) fn check(config: &RunConfig, spawn: bool) -> Result<()> {
     check_memory(config, spawn)?;
     let workers = config.operation.workers;
     limits::ensure_descriptors(
-        &format!("a coordinator of {workers} workers"),
+        &format!("a coordinator of {}", stdout::counted(workers.into(), "worker")),
         descriptors(workers, spawn),
     )?;
     limits::ensure_threads("a coordinator", THREADS)?;

@@ -370,7 +370,7 @@ impl Record {
         // Later ones are none of this run's.
         let mut listed = run_dir.checkpoints().list()?.into_iter();
         let newest = listed.rfind(|(step, _)| *step <= self.steps()).map(|(_, path)| path);
-        let mut words = format!("Done: {} steps", self.steps());
+        let mut words = format!("Done: {}", stdout::counted(self.steps(), "step"));
         let tested = self.tested.as_ref().and_then(|(_, test)| test.describe_loss(&self.example));
         if let Some(loss) = tested {
             words += &format!(", test loss {loss}");

@@ -8,6 +8,7 @@ use membership::Outcome;
 use process::signals::Stop;
 use protocol::{CONTROL_MESSAGE_BYTES_MAX, door, wire::coordinator_server::CoordinatorServer};
 use secure::Key;
+use stdout::counted;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
@@ -189,7 +190,7 @@ fn answer(
     let incoming = launch.security.accept(incoming);
     let server = Server::builder()
         .http2_keepalive_interval(Some(door::KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(door::KEEP_ALIVE_PATIENCE));
+        .http2_keepalive_timeout(Some(door::KEEP_ALIVE_TIMEOUT));
     let served = { server }
         .add_service(service)
         .add_service(health_service)
@@ -228,15 +229,15 @@ fn introduce(launch: &Launch, run_dir: &RunDir, address: SocketAddr, console: &C
     let workers = config.operation.workers;
     console.line(&format!("Run directory: {}", run_dir.path().display()));
     console.line(&format!(
-        "{}, {} parameters; {} {}, {} shards x {}, {} epochs of {} steps",
+        "{}, {} parameters; {} {}, {} x {}, {} of {}",
         task.summary,
         task.size.parameters,
         training.learned_examples(),
         task.examples(),
-        training.shards,
+        counted(training.shards.into(), "shard"),
         training.batch_size,
-        config.operation.epochs,
-        launch.steps_per_epoch(),
+        counted(config.operation.epochs.into(), "epoch"),
+        counted(launch.steps_per_epoch(), "step"),
     ));
     match &launch.start {
         Start::Seed => {}
@@ -251,7 +252,9 @@ fn introduce(launch: &Launch, run_dir: &RunDir, address: SocketAddr, console: &C
     let told = told.map_or_else(|| address.to_string(), |told| told.to_string());
     console.line(&format!("Listening on {scheme}://{told}"));
     if launch.spawn.is_none() {
-        console.line(&format!("Start {workers} workers, each with:"));
+        let started =
+            if workers == 1 { "1 worker".into() } else { format!("{workers} workers, each") };
+        console.line(&format!("Start {started} with:"));
         console.line(&format!("  {}", hints::worker(launch, address)));
         if launch.security.has_tls() {
             console.line("On another host, name in --tls-dir the folder that was issued for it.");

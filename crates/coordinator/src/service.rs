@@ -30,7 +30,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     board::Readings,
-    control::{Connection, Input, Word},
+    control::{Connection, Input, Outbound},
     dataset::Files,
     follow::Followers,
     models::Models,
@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// How long a new stream may take to say hello.
-const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the run directory may take to say which checkpoints it holds. A worker waits longer for
 /// its welcome.
@@ -48,8 +48,8 @@ const LISTING_TIMEOUT: Duration = Duration::from_secs(5);
 const OUTBOUND_MESSAGES: usize = 64;
 
 /// What a worker is told, or why it is told nothing more: as it waits to be sent, and as it goes.
-type Waiting = Result<Word, Status>;
-type Told = Result<CoordinatorMessage, Status>;
+type Queued = Result<Outbound, Status>;
+type Sent = Result<CoordinatorMessage, Status>;
 
 /// The service's side of the control loop.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ impl Service {
 
 #[tonic::async_trait]
 impl Coordinator for Service {
-    type JoinStream = Map<ReceiverStream<Waiting>, fn(Waiting) -> Told>;
+    type JoinStream = Map<ReceiverStream<Queued>, fn(Queued) -> Sent>;
     type FetchFileStream = ReceiverStream<Result<FileChunk, Status>>;
     type FollowStream = ReceiverStream<Result<FollowReply, Status>>;
     type ExploreStream = ReceiverStream<Result<ExploreReply, Status>>;
@@ -179,11 +179,11 @@ impl Coordinator for Service {
 }
 
 /// A message on its way out, while others still wait.
-fn tell(word: Waiting) -> Told {
-    if let Ok(Word::Call(..)) = word {
+fn tell(message: Queued) -> Sent {
+    if let Ok(Outbound::Call(..)) = message {
         crashpoint::reach!("coordinator.telling");
     }
-    word.map(CoordinatorMessage::from)
+    message.map(CoordinatorMessage::from)
 }
 
 fn ended() -> Status {
@@ -191,7 +191,7 @@ fn ended() -> Status {
 }
 
 async fn receive_hello(inbound: &mut Streaming<WorkerMessage>) -> Result<Hello, Status> {
-    let first = timeout(HELLO_PATIENCE, inbound.message())
+    let first = timeout(HELLO_TIMEOUT, inbound.message())
         .await
         .map_err(|_| Status::deadline_exceeded("the worker sent no hello"))??;
     let Some(WorkerMessage { body: Some(Body::Hello(hello)) }) = first else {

@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     console::Console,
-    control::{FAREWELL, Input},
+    control::{DRAIN_TIMEOUT, Input},
     hints,
     journal::{Entry, Journal, Process},
     launch::{Launch, Spawn},
@@ -44,7 +44,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// A worker that lived for so long did not die of its start.
-const A_WHILE: Duration = Duration::from_secs(10);
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// Exit codes of a worker that was not needed any more, or was told to leave by SIGHUP, SIGINT or
 /// SIGTERM.
@@ -234,7 +234,7 @@ impl Children {
         if is_hopeless || entry.restarts >= spawner.max_restarts {
             return Verdict::GivenUp;
         }
-        if entry.begun.elapsed() >= A_WHILE {
+        if entry.begun.elapsed() >= STABLE_AFTER {
             entry.backoff = BACKOFF_MIN;
         }
         let after = entry.backoff;
@@ -294,7 +294,7 @@ impl Children {
         }
         let killed = self.kill_all();
         if killed > 0 {
-            tracing::warn!("killing {killed} workers that did not exit");
+            tracing::warn!(workers = killed, "killing those that did not exit");
         }
         if !self.all_exit().await {
             self.watchers.shutdown().await;
@@ -303,7 +303,7 @@ impl Children {
 
     async fn all_exit(&mut self) -> bool {
         let all = async { while self.watchers.join_next().await.is_some() {} };
-        tokio::time::timeout(FAREWELL, all).await.is_ok()
+        tokio::time::timeout(DRAIN_TIMEOUT, all).await.is_ok()
     }
 }
 

@@ -21,7 +21,7 @@ use tonic_health::pb::{
 use crate::args::{HealthArg, StatusArgs};
 
 /// How long the coordinator may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What there is to show.
 pub(crate) fn show(args: &StatusArgs) -> Result<String> {
@@ -65,7 +65,7 @@ async fn connect(args: &StatusArgs) -> Result<Authorized> {
     let url = &args.coordinator;
     let security = args.security.load()?;
     let (endpoint, address) = security.coordinator(url)?;
-    let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
+    let endpoint = endpoint.connect_timeout(ANSWER_TIMEOUT).timeout(ANSWER_TIMEOUT);
     let channel = security.channel(&endpoint, &address).await;
     let channel = channel.map_err(|error| match Security::refused(&error) {
         Some(reason) => anyhow!("cannot ask the coordinator at {url}: {reason}"),

@@ -61,7 +61,7 @@ fn files() {
 }
 
 fn control() {
-    use wire::{coordinator_message::Body as Told, worker_message::Body as Said};
+    use wire::{coordinator_message::Body as CoordinatorMsg, worker_message::Body as WorkerMsg};
     let fingerprint = Fingerprint {
         device: "cpu".into(),
         instruction_set: "avx512".into(),
@@ -88,19 +88,19 @@ fn control() {
         program: vec![3; 32].into(),
         device_name: "CPU (AVX-512)".into(),
     };
-    from_worker("hello", Said::Hello(hello));
-    let mishap = wire::ready::Mishap::Interrupted("lost rank 1".into());
+    from_worker("hello", WorkerMsg::Hello(hello));
+    let unexpected = wire::ready::Unexpected::Interrupted("lost rank 1".into());
     let transfer = Some(Transfer { bytes: 12, seconds: 0.5 });
     let probe = vec![4; 16].into();
     let ready = Ready {
         step: 9,
         digest: vec![7; 16].into(),
-        mishap: Some(mishap),
+        unexpected: Some(unexpected),
         transfer,
         probe,
         is_last: true,
     };
-    from_worker("ready", Said::Ready(ready));
+    from_worker("ready", WorkerMsg::Ready(ready));
     let member = |rank| Member {
         rank,
         first_shard: rank * 4,
@@ -113,9 +113,9 @@ fn control() {
     let members = vec![member(0), member(1)];
     let (proof, arithmetic) = (vec![7; 32].into(), vec!["cpu".into()]);
     let start = Start { generation: 3, members, transport: 1, rank: 1, proof, arithmetic };
-    from_coordinator("start", Told::Start(start));
+    from_coordinator("start", CoordinatorMsg::Start(start));
     let message = "the run is over".into();
-    from_coordinator("finish", Told::Finish(wire::Finish { success: true, message }));
+    from_coordinator("finish", CoordinatorMsg::Finish(wire::Finish { success: true, message }));
 }
 
 fn exchange() {

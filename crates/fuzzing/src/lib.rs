@@ -9,7 +9,7 @@
 use std::{fs, path::Path, sync::OnceLock};
 
 use collective::{Header, Share, Tally};
-use membership::{Course, Failure, Join, Progress, Standing};
+use membership::{Failure, Join, Position, Progress, ReadyCause};
 use prost::Message as _;
 use protocol::{convert::printable, wire};
 use tempfile::TempDir;
@@ -56,7 +56,7 @@ pub fn worker_message(bytes: &[u8]) {
     match message.ok().and_then(|message| message.body) {
         Some(Body::Hello(hello)) => drop(Join::try_from(&hello)),
         Some(Body::Heartbeat(heartbeat)) => drop(Progress::from(&heartbeat)),
-        Some(Body::Ready(ready)) => drop((Standing::try_from(&ready), Course::from(&ready))),
+        Some(Body::Ready(ready)) => drop((Position::try_from(&ready), ReadyCause::from(&ready))),
         Some(Body::Failed(failed)) => drop(Failure::from(&failed)),
         Some(Body::Segment(segment)) => drop(printable(&segment.rendezvous)),
         Some(Body::Leaving(_) | Body::Saved(_) | Body::Report(_) | Body::EpochReport(_)) | None => {

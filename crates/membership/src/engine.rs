@@ -1,12 +1,12 @@
 //! The states of a run, and the events that lead from one to the next.
 //!
 //! Workers that come and go are handled here. [`forming`] starts the next generation, [`ending`]
-//! ends the run, [`patience`] removes workers that take too long, and [`waiting`] tells people what
+//! ends the run, [`timeouts`] removes workers that take too long, and [`waiting`] tells people what
 //! the run waits for.
 
 mod ending;
 mod forming;
-mod patience;
+mod timeouts;
 mod waiting;
 
 use std::{collections::BTreeSet, mem, time::Duration};
@@ -14,10 +14,10 @@ use std::{collections::BTreeSet, mem, time::Duration};
 use collective::{Generation, Rank, Step};
 
 pub use self::waiting::{Newcomers, Waiting};
-use self::{ending::Ending, forming::Setbacks, patience::Pace};
+use self::{ending::Ending, forming::FailedGenerations, timeouts::Pace};
 use crate::{
-    Command, Course, Event, Failure, Fingerprint, Join, Loss, Outcome, Progress, Refusal, Standing,
-    WorkerId,
+    Command, Event, Failure, Fingerprint, Join, Loss, Outcome, Position, Progress, ReadyCause,
+    Refusal, WorkerId,
     roster::{Place, Roster},
 };
 
@@ -75,7 +75,7 @@ pub struct Engine {
     waiting_with: Option<u32>,
     /// The furthest state that was saved on demand.
     saved: Option<Step>,
-    setbacks: Setbacks,
+    failed: FailedGenerations,
     pace: Pace,
     last_tick: Duration,
 }
@@ -128,7 +128,7 @@ impl Engine {
             absent: past.members,
             waiting_with: None,
             saved: None,
-            setbacks: Setbacks::default(),
+            failed: FailedGenerations::default(),
             pace: Pace::default(),
             last_tick: now,
         }
@@ -195,7 +195,7 @@ impl Engine {
             Event::Joined(worker, join) => self.joined(worker, &join, now),
             Event::Lost(worker, _) => self.lost(worker, now),
             Event::Leaving(worker) => self.leaving(worker, now),
-            Event::Ready(worker, standing, course) => self.ready(worker, standing, course, now),
+            Event::Ready(worker, position, cause) => self.ready(worker, position, cause, now),
             Event::Alive(worker, progress) => {
                 self.seen(worker, progress, now);
                 Vec::new()
@@ -289,10 +289,10 @@ impl Engine {
     }
 
     fn seen(&mut self, worker: WorkerId, progress: Progress, now: Duration) {
-        let Some(seat) = self.roster.get_mut(worker) else { return };
-        seat.last_seen = now;
-        let Some((before, since)) = &mut seat.progress else {
-            seat.progress = Some((progress, now));
+        let Some(slot) = self.roster.get_mut(worker) else { return };
+        slot.last_seen = now;
+        let Some((before, since)) = &mut slot.progress else {
+            slot.progress = Some((progress, now));
             return;
         };
         if progress.step > before.step {
@@ -305,10 +305,10 @@ impl Engine {
     }
 
     fn lost(&mut self, worker: WorkerId, now: Duration) -> Vec<Command> {
-        let Some(seat) = self.roster.remove(worker) else { return Vec::new() };
+        let Some(slot) = self.roster.remove(worker) else { return Vec::new() };
         match self.state {
             State::Persisting { by, .. } if by == worker => self.after_persisting(now),
-            State::Running { .. } if seat.place == Place::Member => self.break_generation(now),
+            State::Running { .. } if slot.place == Place::Member => self.break_generation(now),
             State::Running { .. } => self.without_one(now),
             State::Gathering { .. } | State::Settling { .. } => self.form(now),
             State::Persisting { .. } | State::Ended => Vec::new(),
@@ -324,12 +324,12 @@ impl Engine {
 
     /// A member stays until all have paused, and until another has its state.
     fn leaving(&mut self, worker: WorkerId, now: Duration) -> Vec<Command> {
-        let Some(seat) = self.roster.get_mut(worker) else { return Vec::new() };
-        seat.leaving = true;
-        match (self.state, seat.place) {
+        let Some(slot) = self.roster.get_mut(worker) else { return Vec::new() };
+        slot.leaving = true;
+        match (self.state, slot.place) {
             (State::Running { .. }, Place::Member) => self.pause(),
             // It has paused or completed: the others soon will have.
-            (State::Running { .. }, Place::Ready(_)) if seat.proven && seat.rank.is_some() => {
+            (State::Running { .. }, Place::Ready(_)) if slot.proven && slot.rank.is_some() => {
                 Vec::new()
             }
             (State::Running { .. }, _) | (_, Place::Loading | Place::Fetching { .. }) => {
@@ -345,33 +345,33 @@ impl Engine {
     fn ready(
         &mut self,
         worker: WorkerId,
-        standing: Standing,
-        course: Course,
+        position: Position,
+        cause: ReadyCause,
         now: Duration,
     ) -> Vec<Command> {
-        let Some(seat) = self.roster.get_mut(worker) else { return Vec::new() };
-        seat.last_seen = now;
-        let was_at = mem::replace(&mut seat.place, Place::Ready(standing));
+        let Some(slot) = self.roster.get_mut(worker) else { return Vec::new() };
+        slot.last_seen = now;
+        let was_at = mem::replace(&mut slot.place, Place::Ready(position));
         let was_member = was_at == Place::Member;
-        match course {
-            Course::AsTold => seat.proven |= matches!(was_at, Place::Fetching { .. }),
-            Course::NotFetched(reason) => {
+        match cause {
+            ReadyCause::AsTold => slot.proven |= matches!(was_at, Place::Fetching { .. }),
+            ReadyCause::NotFetched(reason) => {
                 if let Some(donor) = self.blamed_donor(worker, was_at) {
                     return self.evict(donor, Loss::Isolated(reason), now);
                 }
-                let Some(seat) = self.roster.get_mut(worker) else { return Vec::new() };
-                if let Some(loss) = seat.fetch_failed(reason) {
+                let Some(slot) = self.roster.get_mut(worker) else { return Vec::new() };
+                if let Some(loss) = slot.fetch_failed(reason) {
                     return self.evict(worker, loss, now);
                 }
             }
-            Course::Interrupted(reason) if was_member => {
+            ReadyCause::Interrupted(reason) if was_member => {
                 // What the others say after the first is a consequence.
-                self.setbacks.reason.get_or_insert((seat.rank.unwrap_or_default(), reason));
+                self.failed.reason.get_or_insert((slot.rank.unwrap_or_default(), reason));
                 if matches!(self.state, State::Running { .. }) {
                     return self.break_generation(now);
                 }
             }
-            Course::Interrupted(_) => {}
+            ReadyCause::Interrupted(_) => {}
         }
         match self.state {
             State::Running { .. } if was_member => self.settle_running(now),
@@ -398,13 +398,13 @@ impl Engine {
     }
 
     fn failed(&mut self, worker: WorkerId, failure: Failure, now: Duration) -> Vec<Command> {
-        let is_loading = self.roster.get(worker).is_some_and(|seat| seat.place == Place::Loading);
+        let is_loading = self.roster.get(worker).is_some_and(|slot| slot.place == Place::Loading);
         if is_loading && self.has_begun() && failure.state_intact {
             // Those who are training already have nothing to do with it.
             return self.evict(worker, Loss::Unable(failure.message), now);
         }
-        let Some(seat) = self.roster.remove(worker) else { return Vec::new() };
-        let rank = seat.rank.unwrap_or_default();
+        let Some(slot) = self.roster.remove(worker) else { return Vec::new() };
+        let rank = slot.rank.unwrap_or_default();
         let Failure { message, state_intact, recurs } = failure;
         let outcome = Outcome::WorkerFailed { rank, message, recurs };
         let ending = if state_intact { Ending::Fault(outcome) } else { Ending::Untrusted(outcome) };

@@ -51,7 +51,7 @@ pub struct Returning {
 
 /// The position of a worker outside a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Standing {
+pub struct Position {
     /// Updates that its state has seen.
     pub step: Step,
     /// The digest of its state.
@@ -60,7 +60,7 @@ pub struct Standing {
 
 /// Why a worker became ready.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Course {
+pub enum ReadyCause {
     /// It did what it was told: loaded, paused, completed the run, or fetched a state.
     AsTold,
     /// Its generation broke, and why.
@@ -103,7 +103,7 @@ pub enum Event {
     /// A worker was asked to leave, and leaves after the current step.
     Leaving(WorkerId),
     /// A worker is in no generation and holds this state.
-    Ready(WorkerId, Standing, Course),
+    Ready(WorkerId, Position, ReadyCause),
     /// A worker gave a sign of life.
     Alive(WorkerId, Progress),
     /// A worker wrote the checkpoint that it was told to write.
@@ -212,7 +212,7 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Refusal {
     /// The rank does not exist.
-    #[error("rank {rank} does not exist: this run has {workers} workers, ranks 0 to {}", .workers - 1)]
+    #[error("rank {rank} does not exist: the ranks of this run are 0 to {}", .workers - 1)]
     NoSuchRank {
         /// The rank asked for.
         rank: Rank,
@@ -225,7 +225,7 @@ pub enum Refusal {
     )]
     RankTaken(Rank),
     /// Every rank is taken, and there are spares enough.
-    #[error("the run has all its {workers} workers, and {spares} spares")]
+    #[error("the run has all its workers ({workers}), and as many spares as it takes ({spares})")]
     Full {
         /// Workers of the run.
         workers: u32,

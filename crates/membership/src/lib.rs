@@ -14,6 +14,6 @@ mod roster;
 
 pub use engine::{Engine, Newcomers, Past, Settings, Waiting};
 pub use event::{
-    Command, Course, Event, Failure, Fingerprint, Join, Loss, Member, Outcome, Phase, Progress,
-    Refusal, Returning, Standing, WorkerId,
+    Command, Event, Failure, Fingerprint, Join, Loss, Member, Outcome, Phase, Position, Progress,
+    ReadyCause, Refusal, Returning, WorkerId,
 };

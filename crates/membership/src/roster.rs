@@ -8,7 +8,7 @@ use std::{
 
 use collective::{Rank, ShardRange};
 
-use crate::{Fingerprint, Join, Loss, Member, Phase, Progress, Refusal, Standing, WorkerId};
+use crate::{Fingerprint, Join, Loss, Member, Phase, Position, Progress, Refusal, WorkerId};
 
 /// The least number of spares that may wait; a run with more ranks allows as many as it has ranks.
 const SPARES_MIN: u32 = 8;
@@ -18,7 +18,7 @@ const FETCHES: u32 = 3;
 
 /// A connected worker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Seat {
+pub(crate) struct Slot {
     /// None for a spare.
     pub(crate) rank: Option<Rank>,
     /// The rank that the worker asked for.
@@ -45,7 +45,7 @@ pub(crate) enum Place {
     /// Nothing yet; it reports when it is ready.
     Loading,
     /// In no generation, with this state.
-    Ready(Standing),
+    Ready(Position),
     /// Copying the state of another worker.
     Fetching {
         /// That worker.
@@ -57,10 +57,10 @@ pub(crate) enum Place {
     Member,
 }
 
-impl Seat {
-    pub(crate) fn standing(&self) -> Option<Standing> {
+impl Slot {
+    pub(crate) fn position(&self) -> Option<Position> {
         match self.place {
-            Place::Ready(standing) => Some(standing),
+            Place::Ready(position) => Some(position),
             _ => None,
         }
     }
@@ -72,10 +72,10 @@ impl Seat {
     }
 }
 
-/// The seats by connection.
+/// The slots by connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Roster {
-    seats: BTreeMap<WorkerId, Seat>,
+    slots: BTreeMap<WorkerId, Slot>,
 }
 
 impl Roster {
@@ -100,19 +100,19 @@ impl Roster {
             }
             Some(_) | None => (0..workers).map(Rank).find(|rank| !held(rank)),
         };
-        let spares = u32::try_from(self.seats.values().filter(|seat| seat.rank.is_none()).count());
+        let spares = u32::try_from(self.slots.values().filter(|slot| slot.rank.is_none()).count());
         let spares = spares.unwrap_or(u32::MAX);
         if rank.is_none() && spares >= workers.max(SPARES_MIN) {
             return Err(Refusal::Full { workers, spares });
         }
-        self.seats.insert(worker, Seat::new(join, rank, now));
+        self.slots.insert(worker, Slot::new(join, rank, now));
         Ok(rank)
     }
 
     /// Admits a member of the current generation again.
     pub(crate) fn adopt(&mut self, worker: WorkerId, join: &Join, rank: Rank, now: Duration) {
-        let seat = Seat::new(join, Some(rank), now);
-        self.seats.insert(worker, Seat { place: Place::Member, proven: true, ..seat });
+        let slot = Slot::new(join, Some(rank), now);
+        self.slots.insert(worker, Slot { place: Place::Member, proven: true, ..slot });
     }
 
     /// Gives ranks that no worker holds and that are not in `reserved` to ready spares; the
@@ -122,85 +122,85 @@ impl Roster {
         let is_free = |rank: &Rank| !taken.contains(rank) && !reserved.contains(rank);
         let mut free: BTreeSet<Rank> = (0..workers).map(Rank).filter(is_free).collect();
         let is_waiting =
-            |seat: &&mut Seat| seat.rank.is_none() && !seat.leaving && seat.standing().is_some();
-        for seat in self.seats.values_mut().filter(is_waiting) {
-            let wanted = seat.wanted.filter(|rank| free.contains(rank));
-            seat.rank = wanted.or_else(|| free.first().copied());
-            seat.rank.map(|rank| free.remove(&rank));
+            |slot: &&mut Slot| slot.rank.is_none() && !slot.leaving && slot.position().is_some();
+        for slot in self.slots.values_mut().filter(is_waiting) {
+            let wanted = slot.wanted.filter(|rank| free.contains(rank));
+            slot.rank = wanted.or_else(|| free.first().copied());
+            slot.rank.map(|rank| free.remove(&rank));
         }
     }
 
-    pub(crate) fn remove(&mut self, worker: WorkerId) -> Option<Seat> {
-        self.seats.remove(&worker)
+    pub(crate) fn remove(&mut self, worker: WorkerId) -> Option<Slot> {
+        self.slots.remove(&worker)
     }
 
-    pub(crate) fn get(&self, worker: WorkerId) -> Option<&Seat> {
-        self.seats.get(&worker)
+    pub(crate) fn get(&self, worker: WorkerId) -> Option<&Slot> {
+        self.slots.get(&worker)
     }
 
-    pub(crate) fn get_mut(&mut self, worker: WorkerId) -> Option<&mut Seat> {
-        self.seats.get_mut(&worker)
+    pub(crate) fn get_mut(&mut self, worker: WorkerId) -> Option<&mut Slot> {
+        self.slots.get_mut(&worker)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Seat)> {
-        self.seats.iter().map(|(worker, seat)| (*worker, seat))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Slot)> {
+        self.slots.iter().map(|(worker, slot)| (*worker, slot))
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (WorkerId, &mut Seat)> {
-        self.seats.iter_mut().map(|(worker, seat)| (*worker, seat))
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (WorkerId, &mut Slot)> {
+        self.slots.iter_mut().map(|(worker, slot)| (*worker, slot))
     }
 
     /// The fingerprints of the connected workers.
     pub(crate) fn fingerprint(&self) -> Option<&Fingerprint> {
-        self.seats.values().next().map(|seat| &seat.fingerprint)
+        self.slots.values().next().map(|slot| &slot.fingerprint)
     }
 
     /// The ranks that are held.
     fn ranks(&self) -> BTreeSet<Rank> {
-        self.seats.values().filter_map(|seat| seat.rank).collect()
+        self.slots.values().filter_map(|slot| slot.rank).collect()
     }
 
     /// Workers that hold a rank.
     pub(crate) fn ranked(&self) -> u32 {
-        let ranked = self.seats.values().filter(|seat| seat.rank.is_some()).count();
+        let ranked = self.slots.values().filter(|slot| slot.rank.is_some()).count();
         u32::try_from(ranked).unwrap_or(u32::MAX)
     }
 
     /// Whether any worker computes in the current generation.
     pub(crate) fn has_members(&self) -> bool {
-        self.seats.values().any(|seat| seat.place == Place::Member)
+        self.slots.values().any(|slot| slot.place == Place::Member)
     }
 
     /// The workers that compute in the current generation, in rank order.
     pub(crate) fn members(&self) -> Vec<WorkerId> {
-        self.in_rank_order(|seat| seat.place == Place::Member)
+        self.in_rank_order(|slot| slot.place == Place::Member)
     }
 
     /// The workers with a rank that fulfil a condition, in rank order.
-    pub(crate) fn in_rank_order(&self, condition: impl Fn(&Seat) -> bool) -> Vec<WorkerId> {
-        self.ranks_first(|seat| seat.rank.is_some() && condition(seat))
+    pub(crate) fn in_rank_order(&self, condition: impl Fn(&Slot) -> bool) -> Vec<WorkerId> {
+        self.ranks_first(|slot| slot.rank.is_some() && condition(slot))
     }
 
     /// The workers that fulfil a condition, those with a rank first and in its order.
-    pub(crate) fn ranks_first(&self, condition: impl Fn(&Seat) -> bool) -> Vec<WorkerId> {
-        let mut found: Vec<_> = self.iter().filter(|(_, seat)| condition(seat)).collect();
-        found.sort_by_key(|(worker, seat)| (seat.rank.is_none(), seat.rank, *worker));
+    pub(crate) fn ranks_first(&self, condition: impl Fn(&Slot) -> bool) -> Vec<WorkerId> {
+        let mut found: Vec<_> = self.iter().filter(|(_, slot)| condition(slot)).collect();
+        found.sort_by_key(|(worker, slot)| (slot.rank.is_none(), slot.rank, *worker));
         found.into_iter().map(|(worker, _)| worker).collect()
     }
 
     /// The position of each ready worker, those with a rank first and in its order.
-    pub(crate) fn standings(&self) -> Vec<(WorkerId, &Seat, Standing)> {
-        let ready = self.iter().filter_map(|(w, seat)| Some((w, seat, seat.standing()?)));
+    pub(crate) fn positions(&self) -> Vec<(WorkerId, &Slot, Position)> {
+        let ready = self.iter().filter_map(|(w, slot)| Some((w, slot, slot.position()?)));
         let mut ready: Vec<_> = ready.collect();
-        ready.sort_by_key(|(worker, seat, _)| (seat.rank.is_none(), seat.rank, *worker));
+        ready.sort_by_key(|(worker, slot, _)| (slot.rank.is_none(), slot.rank, *worker));
         ready
     }
 
     /// How many workers are copying the state of each.
     pub(crate) fn fetches(&self) -> BTreeMap<WorkerId, usize> {
         let mut fetches = BTreeMap::new();
-        for seat in self.seats.values() {
-            if let Place::Fetching { donor, .. } = seat.place {
+        for slot in self.slots.values() {
+            if let Place::Fetching { donor, .. } = slot.place {
                 *fetches.entry(donor).or_default() += 1;
             }
         }
@@ -208,12 +208,12 @@ impl Roster {
     }
 
     /// The ready worker that is furthest ahead, of several the one with the lowest rank.
-    pub(crate) fn furthest(&self) -> Option<(WorkerId, Standing)> {
-        let ready = self.iter().filter_map(|(w, seat)| Some((w, seat.rank, seat.standing()?)));
-        let furthest = ready.min_by_key(|(worker, rank, standing)| {
-            (Reverse(standing.step), rank.is_none(), *rank, *worker)
+    pub(crate) fn furthest(&self) -> Option<(WorkerId, Position)> {
+        let ready = self.iter().filter_map(|(w, slot)| Some((w, slot.rank, slot.position()?)));
+        let furthest = ready.min_by_key(|(worker, rank, position)| {
+            (Reverse(position.step), rank.is_none(), *rank, *worker)
         });
-        furthest.map(|(worker, _, standing)| (worker, standing))
+        furthest.map(|(worker, _, position)| (worker, position))
     }
 
     /// Makes these workers, in rank order, the members of a new generation. Those that share
@@ -230,13 +230,13 @@ impl Roster {
         deal.iter()
             .filter_map(|(index, shards)| {
                 let worker = workers[*index];
-                let seat = self.seats.get_mut(&worker)?;
+                let slot = self.slots.get_mut(&worker)?;
                 let progress =
-                    seat.standing().map(|s| Progress { step: s.step, phase: Phase::Connecting });
-                seat.progress = progress.map(|progress| (progress, now));
-                (seat.place, seat.proven, seat.failed_fetches) = (Place::Member, true, 0);
-                seat.failed_recipients.clear();
-                Some(Member { worker, rank: seat.rank?, shards: *shards })
+                    slot.position().map(|s| Progress { step: s.step, phase: Phase::Connecting });
+                slot.progress = progress.map(|progress| (progress, now));
+                (slot.place, slot.proven, slot.failed_fetches) = (Place::Member, true, 0);
+                slot.failed_recipients.clear();
+                Some(Member { worker, rank: slot.rank?, shards: *shards })
             })
             .collect()
     }
@@ -245,14 +245,14 @@ impl Roster {
     fn first_beside(&self, workers: &[WorkerId]) -> Vec<usize> {
         let mut first: BTreeMap<&str, usize> = BTreeMap::new();
         let place = |(index, worker): (usize, &WorkerId)| {
-            let domain = self.get(*worker).and_then(|seat| seat.memory_domain.as_deref());
+            let domain = self.get(*worker).and_then(|slot| slot.memory_domain.as_deref());
             domain.map_or(index, |domain| *first.entry(domain).or_insert(index))
         };
         workers.iter().enumerate().map(place).collect()
     }
 }
 
-impl Seat {
+impl Slot {
     fn new(join: &Join, rank: Option<Rank>, now: Duration) -> Self {
         Self {
             rank,

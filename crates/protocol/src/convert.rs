@@ -11,10 +11,10 @@ use collective::{
     Contribution, Control, Digest, Generation, Header, Kind, Rank, Round, ShardRange, Share, Step,
     TERMS_MAX, Tally, Timing,
 };
-use membership::{Course, Failure, Fingerprint, Join, Phase, Progress, Returning, Standing};
+use membership::{Failure, Fingerprint, Join, Phase, Position, Progress, ReadyCause, Returning};
 use thiserror::Error;
 
-use crate::wire::{self, ready::Mishap};
+use crate::wire::{self, ready::Unexpected};
 
 /// A message that no correct peer sends.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -96,7 +96,7 @@ pub fn digest(bytes: &[u8]) -> Result<Digest, Malformed> {
     bytes.try_into().map(Digest).map_err(wrong)
 }
 
-impl TryFrom<&wire::Ready> for Standing {
+impl TryFrom<&wire::Ready> for Position {
     type Error = Malformed;
 
     fn try_from(ready: &wire::Ready) -> Result<Self, Malformed> {
@@ -104,23 +104,23 @@ impl TryFrom<&wire::Ready> for Standing {
     }
 }
 
-impl From<&wire::Ready> for Course {
+impl From<&wire::Ready> for ReadyCause {
     fn from(ready: &wire::Ready) -> Self {
-        match &ready.mishap {
+        match &ready.unexpected {
             None => Self::AsTold,
-            Some(Mishap::Interrupted(reason)) => Self::Interrupted(printable(reason)),
-            Some(Mishap::NotFetched(reason)) => Self::NotFetched(printable(reason)),
+            Some(Unexpected::Interrupted(reason)) => Self::Interrupted(printable(reason)),
+            Some(Unexpected::NotFetched(reason)) => Self::NotFetched(printable(reason)),
         }
     }
 }
 
-/// What a worker says of a course that did not go as it was told.
+/// The reason that goes with a worker's report; none where the worker did as it was told.
 #[must_use]
-pub fn mishap(course: Course) -> Option<Mishap> {
-    match course {
-        Course::AsTold => None,
-        Course::Interrupted(reason) => Some(Mishap::Interrupted(reason)),
-        Course::NotFetched(reason) => Some(Mishap::NotFetched(reason)),
+pub fn unexpected(cause: ReadyCause) -> Option<Unexpected> {
+    match cause {
+        ReadyCause::AsTold => None,
+        ReadyCause::Interrupted(reason) => Some(Unexpected::Interrupted(reason)),
+        ReadyCause::NotFetched(reason) => Some(Unexpected::NotFetched(reason)),
     }
 }
 
@@ -283,7 +283,7 @@ mod tests {
         let unknown = wire::RoundHeader { kind: 77, ..Default::default() };
         assert!(Header::try_from(unknown).unwrap_err().to_string().contains("77"));
         let short = wire::Ready { digest: vec![1, 2, 3].into(), ..Default::default() };
-        assert!(Standing::try_from(&short).unwrap_err().to_string().contains("3 bytes"));
+        assert!(Position::try_from(&short).unwrap_err().to_string().contains("3 bytes"));
         let terms = wire::NodeTally { terms: vec![0.0; 9], ..Default::default() };
         assert!(Tally::try_from(&terms).unwrap_err().to_string().contains('9'));
         assert!(Join::try_from(&wire::Hello::default()).is_err());

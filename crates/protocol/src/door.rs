@@ -51,7 +51,7 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long it has to answer.
-pub const KEEP_ALIVE_PATIENCE: Duration = Duration::from_secs(60);
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Lets in what `listener` accepts, within bounds. It ends only when `listener` does: an error
 /// there, as for want of descriptors, is waited out. Has the system give this process as many

@@ -14,7 +14,7 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::{
     refusal::{self, Refusal},
-    security::HANDSHAKE_PATIENCE,
+    security::HANDSHAKE_TIMEOUT,
     stream::{Side, Stream},
     tls::Tls,
 };
@@ -24,7 +24,7 @@ use crate::{
 const HANDSHAKES_MAX: usize = 1024;
 
 /// How long a refused peer may take to read the reason.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Connections that have done their handshake and wait to be served.
 const ACCEPTED: usize = 16;
@@ -89,10 +89,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let handshake = TlsAcceptor::from(tls.server()).accept(socket).into_fallible();
-    match timeout(HANDSHAKE_PATIENCE, handshake).await.map_err(io::Error::other)? {
+    match timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(io::Error::other)? {
         Ok(stream) => Ok(Stream::tls(stream.into())),
         Err((error, socket)) => {
-            let _gone = timeout(FAREWELL, part(socket)).await;
+            let _gone = timeout(CLOSE_TIMEOUT, part(socket)).await;
             Err(refusal::explain(error))
         }
     }

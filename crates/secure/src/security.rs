@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// How long a peer may take for its part of a handshake.
-pub(crate) const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The join token's name in a `--tls-dir`.
 pub(crate) const TOKEN_FILE: &str = "token";
@@ -313,7 +313,7 @@ impl Security {
             }
             Ok(stream)
         };
-        match timeout(HANDSHAKE_PATIENCE, handshake).await {
+        match timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => Ok(Stream::tls(stream.into())),
             Ok(Err(error)) => Err(refusal::explain(error)),
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time")),

@@ -11,7 +11,7 @@ use crate::{
     Address, Stream, TokenError,
     authority::certs,
     host_and_port,
-    security::HANDSHAKE_PATIENCE,
+    security::HANDSHAKE_TIMEOUT,
     tls::Tls,
     token::{self, Token},
 };
@@ -67,7 +67,7 @@ impl Viewers {
     /// There is no TLS handshake, or none in time.
     pub async fn accept(&self, socket: TcpStream) -> io::Result<Stream<TcpStream>> {
         let handshake = TlsAcceptor::from(self.tls.view()).accept(socket);
-        let stream = timeout(HANDSHAKE_PATIENCE, handshake).await.map_err(io::Error::other)??;
+        let stream = timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(io::Error::other)??;
         Ok(Stream::tls(stream.into()))
     }
 

@@ -22,6 +22,13 @@ macro_rules! say {
     }};
 }
 
+/// A number of things by their name in the singular: "1 worker", "2 workers".
+#[must_use]
+pub fn counted(count: u64, thing: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{ending}")
+}
+
 /// Prints a line. The result says why it could not, the first time only: [`finish`] says so again.
 ///
 /// # Errors

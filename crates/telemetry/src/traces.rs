@@ -22,7 +22,7 @@ const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORT
 const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
 
 /// How long the last spans may take at the end of the program.
-const FAREWELL: Duration = Duration::from_secs(2);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The run, once it is known.
 static RUN: OnceLock<TraceId> = OnceLock::new();
@@ -89,7 +89,7 @@ impl Sending {
 impl Drop for Traces {
     fn drop(&mut self) {
         let Some(Sending { provider, runtime }) = self.sending.take() else { return };
-        if let Err(error) = provider.shutdown_with_timeout(FAREWELL) {
+        if let Err(error) = provider.shutdown_with_timeout(FLUSH_TIMEOUT) {
             tracing::warn!("the last traces were not sent: {error}");
         }
         runtime.shutdown_background();

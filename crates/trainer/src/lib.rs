@@ -29,7 +29,7 @@ use ahead::resident;
 pub use checks::{Mistake, probe};
 pub use evaluate::Evaluation;
 pub use ledger::{EpochLedger, Ledger};
-pub use observer::{EpochSummary, Observer, Quiet, StepDetails, StepSummary};
+pub use observer::{EpochSummary, NoopObserver, Observer, StepDetails, StepSummary};
 pub use recipe::Recipe;
 pub use replica::Replica;
 pub use snapshot::Snapshot;

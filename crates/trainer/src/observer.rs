@@ -80,9 +80,9 @@ pub trait Observer {
 
 /// An observer that neither hears nor asks.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Quiet;
+pub struct NoopObserver;
 
-impl Observer for Quiet {
+impl Observer for NoopObserver {
     fn control(&self) -> Control {
         Control::default()
     }

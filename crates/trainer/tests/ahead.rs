@@ -12,7 +12,7 @@ use model::{
     Team, WholeStep, norm::sum_of_squares, resident::AHEAD,
 };
 use trainer::{
-    Ended, EpochSummary, Ledger, Observer, Quiet, Recipe, Replica, Settings, StepSummary,
+    Ended, EpochSummary, Ledger, NoopObserver, Observer, Recipe, Replica, Settings, StepSummary,
     TrainError, Trainer,
 };
 
@@ -428,12 +428,12 @@ fn steps_that_were_made_are_counted_when_the_generation_ends_before_them() {
     let length = OnHost::new().0.len();
     for at in [0, 4, 8, 17] {
         let mut device = trainer(OnDevice::new(&Rc::default()));
-        let error = device.train(&mut collective(length, Some(at)), &mut Quiet).unwrap_err();
+        let error = device.train(&mut collective(length, Some(at)), &mut NoopObserver).unwrap_err();
         assert!(matches!(error, TrainError::Interrupted(Interrupted::Aborted)), "{error}");
         let step = device.replica().step();
         assert!(step > at && step.div_ceil(STEPS_PER_EPOCH) == (at + 1).div_ceil(STEPS_PER_EPOCH));
         assert_eq!(device.replica().view().step, step);
-        let ended = device.train(&mut collective(length, None), &mut Quiet).unwrap();
+        let ended = device.train(&mut collective(length, None), &mut NoopObserver).unwrap();
         assert_eq!(ended, Ended::Completed);
         let (host, _) = reference();
         assert!(device.replica().view() == host.replica().view(), "the states differ");
@@ -447,7 +447,7 @@ fn a_loss_that_is_not_finite_leaves_the_state_before_its_step() {
     let watch = Rc::<Watch>::default();
     watch.spoiled.set(Some(12));
     let mut device = trainer(OnDevice::new(&watch));
-    let error = device.train(&mut collective(length, None), &mut Quiet).unwrap_err();
+    let error = device.train(&mut collective(length, None), &mut NoopObserver).unwrap_err();
     assert!(matches!(error, TrainError::NotFinite { step, .. } if step.0 == 12), "{error}");
     let host = host_at(12);
     assert!(device.replica().view() == host.replica().view(), "the states differ");
@@ -460,6 +460,6 @@ fn a_device_that_fails_is_an_error() {
     let watch = Rc::<Watch>::default();
     watch.failing.set(Some(10));
     let mut device = trainer(OnDevice::new(&watch));
-    let error = device.train(&mut collective(length, None), &mut Quiet).unwrap_err();
+    let error = device.train(&mut collective(length, None), &mut NoopObserver).unwrap_err();
     assert!(matches!(error, TrainError::Device(_)), "{error}");
 }

@@ -99,7 +99,7 @@ fn start(transport: &str, members: u32, length: usize) -> Outcome<String> {
         group.push(Member::start(command.args(["member", transport]).args(numbers)));
     }
     let silent = || format!("a member over {transport} said nothing; is it a known transport?");
-    let heard = |member: &Member, word| member.hear(word, DEADLINE).ok_or_else(silent);
+    let heard = |member: &Member, word| member.recv(word, DEADLINE).ok_or_else(silent);
     let places: Vec<String> =
         group.iter().map(|member| heard(member, "place")).collect::<Result<_, _>>()?;
     for member in &mut group {

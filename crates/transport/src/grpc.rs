@@ -24,7 +24,7 @@ pub(crate) mod stream;
 use std::time::Duration;
 
 use collective::Rank;
-use protocol::door::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE};
+use protocol::door::{KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT};
 use secure::Address;
 use thiserror::Error;
 
@@ -43,7 +43,7 @@ const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
 
 /// How long a stream may take to send its hello, to wait for its generation to connect, and
 /// to end after this side has ended it.
-pub(crate) const STREAM_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a generation could not be connected.
 #[derive(Debug, Error)]

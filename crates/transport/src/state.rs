@@ -35,10 +35,10 @@ use crate::grpc::{
 };
 
 /// How long a donor may take to make the snapshot, which it does between two steps.
-const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(20);
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a donor may send nothing, once the snapshot is made.
-const FRAME_PATIENCE: Duration = Duration::from_secs(5);
+const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A training state between two steps, to be given away. The state is sent from where it is.
 #[derive(Clone)]
@@ -168,7 +168,7 @@ async fn open(
     run_id: &str,
     memory_domain: String,
 ) -> Result<(StateHeader, Inbound<StateFrame>), FetchError> {
-    let patience = SNAPSHOT_PATIENCE + FRAME_PATIENCE;
+    let patience = SNAPSHOT_TIMEOUT + FRAME_TIMEOUT;
     let asked = tokio::time::timeout(patience, ask(source, run_id, memory_domain)).await;
     let mut inbound = asked.map_err(|_| FetchError::Silent(patience))??;
     match next(&mut inbound).await? {
@@ -207,8 +207,8 @@ fn epochs(header: &StateHeader, length: usize) -> Result<Vec<Tally>, Malformed> 
 }
 
 async fn next(inbound: &mut Inbound<StateFrame>) -> Result<Arrival<StateFrame>, FetchError> {
-    let next = tokio::time::timeout(FRAME_PATIENCE, poll_fn(|cx| inbound.poll_next(cx))).await;
-    next.map_err(|_| FetchError::Silent(FRAME_PATIENCE))
+    let next = tokio::time::timeout(FRAME_TIMEOUT, poll_fn(|cx| inbound.poll_next(cx))).await;
+    next.map_err(|_| FetchError::Silent(FRAME_TIMEOUT))
 }
 
 async fn receive(

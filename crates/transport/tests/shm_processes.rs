@@ -104,19 +104,19 @@ impl Run {
             Member::start(command.env(ROLE, format!("{name} {rank} {count}")))
         };
         let mut members: Vec<Member> = (0..count).map(start).collect();
-        let place = members[0].hear("place", DEADLINE).expect("the leader creates a segment");
+        let place = members[0].recv("place", DEADLINE).expect("the leader creates a segment");
         for member in &mut members[1..] {
             member.tell(&place);
         }
         let run = Self { name, members };
-        assert!(run.members.iter().all(|member| member.hear("at", DEADLINE).is_some()));
+        assert!(run.members.iter().all(|member| member.recv("at", DEADLINE).is_some()));
         run
     }
 
     /// What all members but `gone` say of the one that is lost.
     fn losses(&self, gone: usize) -> Vec<Option<String>> {
         let others = self.members.iter().enumerate().filter(|(rank, _)| *rank != gone);
-        others.map(|(_, member)| member.hear("lost", NOTICED_WITHIN)).collect()
+        others.map(|(_, member)| member.recv("lost", NOTICED_WITHIN)).collect()
     }
 
     /// Whether any process of this host has the run's segment mapped or open.
@@ -162,14 +162,14 @@ fn a_member_that_is_frozen_is_not_lost_and_an_abort_frees_the_others() {
     kill_process(pid, Signal::STOP).unwrap();
     // Whatever the others still report, they come to a halt, for longer than several checks.
     const HALTED: Duration = Duration::from_millis(500);
-    while run.members[0].hear("at", HALTED).is_some() {}
+    while run.members[0].recv("at", HALTED).is_some() {}
     run.members[2].tell("abort");
     for rank in [0, 2] {
-        let ended = run.members[rank].hear("ended", NOTICED_WITHIN);
+        let ended = run.members[rank].recv("ended", NOTICED_WITHIN);
         assert_eq!(ended.as_deref(), Some("the generation was ended"));
     }
     kill_process(pid, Signal::CONT).unwrap();
-    let ended = run.members[1].hear("ended", NOTICED_WITHIN);
+    let ended = run.members[1].recv("ended", NOTICED_WITHIN);
     assert_eq!(ended.as_deref(), Some("the generation was ended"));
     run.assert_no_traces();
 }
@@ -187,7 +187,7 @@ fn nothing_is_left_of_a_leader_that_dies_before_anybody_came() {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["member", "--exact", "--ignored", "--nocapture"]);
     let leader = Member::start(command.env(ROLE, format!("{name} 0 2")));
-    let place = leader.hear("place", DEADLINE).expect("the leader creates a segment");
+    let place = leader.recv("place", DEADLINE).expect("the leader creates a segment");
     let mut run = Run { name: name.clone(), members: vec![leader] };
     run.members[0].kill();
     run.assert_no_traces();

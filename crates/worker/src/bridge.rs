@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use collective::{AllReduce, Control, Digest, Generation, Rank};
-use membership::{Course, Failure, Phase, Standing};
+use membership::{Failure, Phase, Position, ReadyCause};
 use protocol::wire::{self, Transfer};
 use tokio::sync::mpsc;
 use transport::state::{Fetched, Recipient};
@@ -33,7 +33,7 @@ pub(crate) enum Order {
     /// Go on from another worker's state.
     Restore(Box<Fetched>, Transfer),
     /// Report the state again, since a generation ended before it began.
-    Report(Course),
+    Report(ReadyCause),
     /// Give the state to another worker; also while training, between two steps.
     Donate(Recipient),
 }
@@ -54,8 +54,8 @@ pub(crate) struct Assignment {
 /// The state between two generations.
 #[derive(Debug)]
 pub(crate) struct Ready {
-    pub(crate) standing: Standing,
-    pub(crate) course: Course,
+    pub(crate) position: Position,
+    pub(crate) cause: ReadyCause,
     /// How the state came here, if another worker gave it.
     pub(crate) transfer: Option<Transfer>,
     /// What this program computes; with the first report only.

@@ -19,7 +19,7 @@ use collective::Rank;
 use config::RunConfig;
 use process::signals::{self, Listening, Stop};
 use protocol::{
-    convert::{mishap, path_from_wire, printable},
+    convert::{path_from_wire, printable, unexpected},
     status,
     wire::{
         Failed, Leaving, Ready, Saved, Transfer, coordinator_message::Body as CoordinatorMsg,
@@ -351,13 +351,13 @@ impl Session {
 
     fn pass_on(&mut self, event: Event, failure: &mut Option<String>) {
         match event {
-            Event::Ready(bridge::Ready { standing, course, transfer, probe, is_last }) => {
+            Event::Ready(bridge::Ready { position, cause, transfer, probe, is_last }) => {
                 self.participation = Participation::Idle;
-                let digest = standing.digest.0.to_vec().into();
-                let mishap = mishap(course);
-                let step = standing.step.0;
+                let digest = position.digest.0.to_vec().into();
+                let unexpected = unexpected(cause);
+                let step = position.step.0;
                 let probe = probe.map_or_else(Bytes::new, |probe| probe.0.to_vec().into());
-                let ready = Ready { step, digest, mishap, transfer, probe, is_last };
+                let ready = Ready { step, digest, unexpected, transfer, probe, is_last };
                 self.pending.ready = Some(ready.clone());
                 self.send(WorkerMsg::Ready(ready));
             }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use collective::{Digest, Interrupted, Step};
 use data::Dataset;
-use membership::{Course, Failure, Phase, Standing};
+use membership::{Failure, Phase, Position, ReadyCause};
 use model::{Adam, ModelError};
 use protocol::wire::Transfer;
 use trainer::{Ended, Mistake, Recipe, Task, TrainError, Trainer, checks};
@@ -73,17 +73,17 @@ fn work<T: Task>(setup: &Setup<T>, channel: &TrainingChannel) -> Result<()> {
     let Built { mut trainer, arithmetic, probe } = build(setup)?;
     let mut writer = CheckpointWriter { setup, thread: None, wrote_last: false, arithmetic };
     let mut epochs = Epochs::default();
-    report_ready(&trainer, Course::AsTold, Extra::Probe(probe), channel);
+    report_ready(&trainer, ReadyCause::AsTold, Extra::Probe(probe), channel);
     while let Some(order) = channel.next_order() {
         match order {
             Order::Train(assignment) => {
                 train(&mut writer, &mut trainer, &mut epochs, *assignment, channel)?;
             }
-            Order::Report(course) => report_ready(&trainer, course, Extra::Nothing, channel),
+            Order::Report(cause) => report_ready(&trainer, cause, Extra::Nothing, channel),
             Order::Restore(fetched, transfer) => {
                 let (state, ledger) = convert::from_fetched(*fetched);
                 trainer.restore(state, ledger);
-                report_ready(&trainer, Course::AsTold, Extra::Transfer(transfer), channel);
+                report_ready(&trainer, ReadyCause::AsTold, Extra::Transfer(transfer), channel);
             }
             Order::Donate(recipient) => {
                 donate(vec![recipient], trainer.replica(), trainer.ledger());
@@ -147,21 +147,21 @@ enum Extra {
 
 fn report_ready<D: Dataset>(
     trainer: &Trainer<D>,
-    course: Course,
+    cause: ReadyCause,
     extra: Extra,
     channel: &TrainingChannel,
 ) {
     let step = trainer.replica().step();
     channel.shared.note_step(step);
     channel.shared.enter(Phase::Idle);
-    let standing = Standing { step: Step(step), digest: trainer.digest() };
+    let position = Position { step: Step(step), digest: trainer.digest() };
     let (probe, transfer) = match extra {
         Extra::Nothing => (None, None),
         Extra::Probe(probe) => (Some(probe), None),
         Extra::Transfer(transfer) => (None, Some(transfer)),
     };
     let is_last = trainer.has_stopped_early();
-    channel.events.send(Event::Ready(Ready { standing, course, transfer, probe, is_last }));
+    channel.events.send(Event::Ready(Ready { position, cause, transfer, probe, is_last }));
 }
 
 fn train<T: Task>(
@@ -203,7 +203,7 @@ fn train<T: Task>(
                 channel.shared.enter(Phase::Saving);
                 writer.flush()?;
             }
-            report_ready(trainer, Course::AsTold, Extra::Nothing, channel);
+            report_ready(trainer, ReadyCause::AsTold, Extra::Nothing, channel);
         }
         Err(TrainError::Interrupted(Interrupted::Diverged(divergence))) => {
             let message = divergence.to_string();
@@ -213,7 +213,7 @@ fn train<T: Task>(
         Err(TrainError::Interrupted(interrupted)) => {
             report_ready(
                 trainer,
-                Course::Interrupted(interrupted.to_string()),
+                ReadyCause::Interrupted(interrupted.to_string()),
                 Extra::Nothing,
                 channel,
             );

@@ -7,7 +7,8 @@ use protocol::{
     wire::{
         CoordinatorMessage, Heartbeat, Hello, Phase, RankSeconds, Ready, Report, Saved, Start,
         Transfer, Welcome, WorkerMessage, coordinator_client::CoordinatorClient,
-        coordinator_message::Body as Told, ready::Mishap, worker_message::Body as Said,
+        coordinator_message::Body as CoordinatorMsg, ready::Unexpected,
+        worker_message::Body as WorkerMsg,
     },
 };
 use tokio::{
@@ -46,27 +47,29 @@ pub(super) async fn take_part(shared: &Arc<Shared>, number: usize) -> Outcome<()
     let host = format!("host-{}", number / WORKERS_A_HOST);
     let hello =
         Hello { memory_domain: host.clone(), host, process: u32::try_from(number)? + 1, ..hello() };
-    outbound.send(WorkerMessage { body: Some(Said::Hello(hello)) }).await?;
+    outbound.send(WorkerMessage { body: Some(WorkerMsg::Hello(hello)) }).await?;
     let mut inbound = client.join(ReceiverStream::new(messages)).await?.into_inner();
-    let Some(Told::Welcome(welcome)) = hear(&mut inbound).await? else {
+    let Some(CoordinatorMsg::Welcome(welcome)) = recv(&mut inbound).await? else {
         return Err("no welcome".into());
     };
     let mut worker = Worker::new(shared, number, outbound, &welcome);
     worker.ready(None, None).await?;
     loop {
         tokio::select! {
-            told = hear(&mut inbound) => match told? {
-                Some(Told::Finish(_)) => return Ok(()),
-                Some(told) => worker.obey(told).await?,
+            told = recv(&mut inbound) => match told? {
+                Some(CoordinatorMsg::Finish(_)) => return Ok(()),
+                Some(told) => worker.handle(told).await?,
                 None => return Err("the coordinator has closed the connection".into()),
             },
-            _ = worker.beats.tick() => worker.show_life().await?,
+            _ = worker.beats.tick() => worker.send_heartbeat().await?,
             _ = worker.reports.tick(), if worker.leads() => worker.report().await?,
         }
     }
 }
 
-async fn hear(inbound: &mut Streaming<CoordinatorMessage>) -> Result<Option<Told>, Status> {
+async fn recv(
+    inbound: &mut Streaming<CoordinatorMessage>,
+) -> Result<Option<CoordinatorMsg>, Status> {
     Ok(inbound.message().await?.and_then(|message| message.body))
 }
 
@@ -114,33 +117,37 @@ impl<'a> Worker<'a> {
         self.is_member && self.ranks.first() == Some(&self.rank)
     }
 
-    async fn say(&self, body: Said) -> Outcome<()> {
+    async fn say(&self, body: WorkerMsg) -> Outcome<()> {
         Ok(self.outbound.send(WorkerMessage { body: Some(body) }).await?)
     }
 
-    async fn obey(&mut self, told: Told) -> Outcome<()> {
+    async fn handle(&mut self, told: CoordinatorMsg) -> Outcome<()> {
         match told {
-            Told::Start(start) => self.start(start).await,
-            Told::Abort(abort) if self.is_in(abort.generation) => {
+            CoordinatorMsg::Start(start) => self.start(start).await,
+            CoordinatorMsg::Abort(abort) if self.is_in(abort.generation) => {
                 self.stop();
                 if self.rank.is_multiple_of(BEHIND) && self.has_stepped() {
                     self.step -= 1;
                 }
-                self.ready(Some(Mishap::Interrupted("aborted".into())), None).await
+                self.ready(Some(Unexpected::Interrupted("aborted".into())), None).await
             }
-            Told::Pause(pause) if self.is_in(pause.generation) => {
+            CoordinatorMsg::Pause(pause) if self.is_in(pause.generation) => {
                 self.stop();
                 self.ready(None, None).await
             }
-            Told::Fetch(_) if !self.is_member => {
+            CoordinatorMsg::Fetch(_) if !self.is_member => {
                 self.step = self.shared.training().step;
                 let transfer = Transfer { bytes: STATE_BYTES, seconds: 0.01 };
                 self.ready(None, Some(transfer)).await
             }
-            Told::Persist(_) => self.say(Said::Saved(Saved {})).await,
+            CoordinatorMsg::Persist(_) => self.say(WorkerMsg::Saved(Saved {})).await,
             // A word about a generation that is over for this worker, or to its neighbours.
-            Told::Abort(_) | Told::Pause(_) | Told::Segment(_) => Ok(()),
-            Told::Fetch(_) | Told::Welcome(_) | Told::Finish(_) => Err("told out of turn".into()),
+            CoordinatorMsg::Abort(_) | CoordinatorMsg::Pause(_) | CoordinatorMsg::Segment(_) => {
+                Ok(())
+            }
+            CoordinatorMsg::Fetch(_) | CoordinatorMsg::Welcome(_) | CoordinatorMsg::Finish(_) => {
+                Err("told out of turn".into())
+            }
         }
     }
 
@@ -156,7 +163,7 @@ impl<'a> Worker<'a> {
         (self.generation, self.rank, self.is_member) = (start.generation, start.rank, true);
         self.ranks = start.members.iter().map(|member| member.rank).collect();
         if let Some(segment) = rendezvous(&start) {
-            self.say(Said::Segment(segment)).await?;
+            self.say(WorkerMsg::Segment(segment)).await?;
         }
         Ok(())
     }
@@ -170,26 +177,30 @@ impl<'a> Worker<'a> {
         self.shared.training().has_stepped(self.generation)
     }
 
-    async fn ready(&self, mishap: Option<Mishap>, transfer: Option<Transfer>) -> Outcome<()> {
+    async fn ready(
+        &self,
+        unexpected: Option<Unexpected>,
+        transfer: Option<Transfer>,
+    ) -> Outcome<()> {
         // The same for all whose state has seen the same steps.
         let digest = u128::from(self.step).to_le_bytes().to_vec().into();
-        self.say(Said::Ready(Ready {
+        self.say(WorkerMsg::Ready(Ready {
             step: self.step,
             digest,
-            mishap,
+            unexpected,
             transfer,
             ..Ready::default()
         }))
         .await
     }
 
-    async fn show_life(&self) -> Outcome<()> {
+    async fn send_heartbeat(&self) -> Outcome<()> {
         let (step, phase) = match self.is_member {
             true => (self.shared.training().step, Phase::Computing),
             false => (self.step, Phase::Idle),
         };
         let heartbeat = Heartbeat { step, phase: phase.into(), ..Heartbeat::default() };
-        self.say(Said::Heartbeat(heartbeat)).await
+        self.say(WorkerMsg::Heartbeat(heartbeat)).await
     }
 
     /// As the leader: does a step, for all, and reports.
@@ -208,7 +219,7 @@ impl<'a> Worker<'a> {
             all_reduce: seconds / 4.0,
             waiting: seconds / 4.0,
         };
-        self.say(Said::Report(Report {
+        self.say(WorkerMsg::Report(Report {
             generation: self.generation,
             step,
             epoch: 1,

@@ -9,17 +9,17 @@ use secure::Key;
 
 /// Something that a worker is told.
 #[derive(Clone, Debug)]
-pub(crate) enum Word {
+pub(crate) enum Outbound {
     Plain(Body),
     /// The call to a generation, to its member of this rank.
     Call(Arc<Call>, Rank),
 }
 
-impl From<Word> for CoordinatorMessage {
-    fn from(word: Word) -> Self {
-        let body = match word {
-            Word::Plain(body) => body,
-            Word::Call(call, rank) => Body::Start(call.to(rank)),
+impl From<Outbound> for CoordinatorMessage {
+    fn from(message: Outbound) -> Self {
+        let body = match message {
+            Outbound::Plain(body) => body,
+            Outbound::Call(call, rank) => Body::Start(call.to(rank)),
         };
         Self { body: Some(body) }
     }

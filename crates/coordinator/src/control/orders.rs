@@ -14,9 +14,9 @@ use tonic::Status;
 
 use super::{
     Connection, Control,
-    call::{Call, Word},
-    placing::{self, Placing},
+    call::{Call, Outbound},
     recovery::Recovered,
+    topology::{self, Topology},
 };
 use crate::journal;
 
@@ -68,7 +68,7 @@ impl Control<'_> {
     }
 
     fn admit(&mut self, worker: WorkerId, rank: Option<Rank>) {
-        self.seat(worker, rank);
+        self.assign(worker, rank);
         let Some(connection) = self.connections.get(&worker) else { return };
         let host = connection.process.host.clone();
         let process = connection.process.clone();
@@ -91,7 +91,7 @@ impl Control<'_> {
     /// Takes a member of the current generation back in.
     fn adopt(&mut self, worker: WorkerId, rank: Rank) {
         tracing::info!(rank = rank.0, "worker is back");
-        self.seat(worker, Some(rank));
+        self.assign(worker, Some(rank));
         self.members.push((rank, worker));
         self.members.sort_unstable();
         self.has_begun = true;
@@ -102,7 +102,7 @@ impl Control<'_> {
         self.note(Happened::Adopted { rank: rank.0, generation });
     }
 
-    fn seat(&mut self, worker: WorkerId, rank: Option<Rank>) {
+    fn assign(&mut self, worker: WorkerId, rank: Option<Rank>) {
         if let Some(connection) = self.connections.get_mut(&worker) {
             connection.rank = rank;
         }
@@ -113,7 +113,7 @@ impl Control<'_> {
         let info = &self.launch.info;
         let millis =
             |time: std::time::Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-        connection.send(Ok(Word::Plain(Body::Welcome(wire::Welcome {
+        connection.send(Ok(Outbound::Plain(Body::Welcome(wire::Welcome {
             run_id: info.run_id.clone(),
             rank: rank.map(|rank| rank.0),
             configuration_json: serde_json::to_string(&info.config).unwrap_or_default(),
@@ -144,8 +144,8 @@ impl Control<'_> {
         self.tell_beginning(members.len());
         self.console.begin(self.record.progress());
         self.members = members.iter().map(|member| (member.rank, member.worker)).collect();
-        members.iter().for_each(|member| self.seat(member.worker, Some(member.rank)));
-        let placing = Placing::of(self.members.iter().map(|(_, worker)| {
+        members.iter().for_each(|member| self.assign(member.worker, Some(member.rank)));
+        let topology = Topology::of(self.members.iter().map(|(_, worker)| {
             self.connections.get(worker).and_then(|worker| worker.memory_domain.as_deref())
         }));
         let gpus = self.members.iter().map(|(_, worker)| {
@@ -153,7 +153,7 @@ impl Control<'_> {
             Some((process.host.as_str(), gpu.as_deref()?))
         });
         let asked = self.launch.config().operation.collective;
-        let transport = match placing.transport(asked, gpus.collect()) {
+        let transport = match topology.transport(asked, gpus.collect()) {
             Ok(transport) => transport,
             Err(error) => return self.break_off(error),
         };
@@ -163,15 +163,15 @@ impl Control<'_> {
         tracing::info!(
             generation = generation.0,
             members = members.len(),
-            hosts = placing.hosts(),
-            collective = placing::name(transport),
+            hosts = topology.hosts(),
+            collective = topology::name(transport),
             "generation starts"
         );
         self.transport = Some(transport);
         let computing = members.iter().filter_map(|member| self.connections.get(&member.worker));
         self.arithmetic.extend(computing.map(|connection| connection.arithmetic.clone()));
         let arithmetic = self.arithmetic.iter().cloned().collect();
-        let members = members.iter().zip(placing.memory_domains());
+        let members = members.iter().zip(topology.memory_domains());
         let members = members.map(|(member, memory_domain)| {
             let connection = self.connections.get(&member.worker);
             wire::Member {
@@ -188,7 +188,7 @@ impl Control<'_> {
         let call = Arc::new(call);
         for (rank, worker) in &self.members {
             if let Some(connection) = self.connections.get(worker) {
-                connection.send(Ok(Word::Call(Arc::clone(&call), *rank)));
+                connection.send(Ok(Outbound::Call(Arc::clone(&call), *rank)));
             }
         }
     }
@@ -252,7 +252,7 @@ impl Control<'_> {
             generation,
             ranks,
             step,
-            collective: self.transport.map(|transport| placing::name(transport).to_owned()),
+            collective: self.transport.map(|transport| topology::name(transport).to_owned()),
             cause: cause.clone(),
             agreement_ms: ms(agreement),
             transfer_ms: ms(transfer),
@@ -300,14 +300,14 @@ impl Control<'_> {
         };
         let finish = Body::Finish(wire::Finish { success, message });
         for connection in self.connections.values() {
-            connection.send(Ok(Word::Plain(finish.clone())));
+            connection.send(Ok(Outbound::Plain(finish.clone())));
         }
         self.outcome = Some(outcome);
     }
 
     fn tell(&self, worker: WorkerId, body: Body) {
         if let Some(connection) = self.connections.get(&worker) {
-            connection.send(Ok(Word::Plain(body)));
+            connection.send(Ok(Outbound::Plain(body)));
         }
     }
 }

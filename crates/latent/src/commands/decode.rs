@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use picture::{Canvas, Tile};
+use stdout::counted;
 
 use crate::{
     args::Source,
@@ -47,5 +48,5 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ("npy", _) => table::array(&[count, height, width, channels], &images),
         _ => Canvas::grid(ZOOM, tile, &images).png()?,
     };
-    output.write(&bytes, &format!("{count} images"))
+    output.write(&bytes, &counted(count as u64, "image"))
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use half::f16;
 use images::Images;
+use stdout::counted;
 
 use crate::{
     args::Source,
@@ -43,7 +44,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let latents = trained.encode(images)?;
     let bytes = Table::new(images, &latents).to_bytes(output.format())?;
     report(&mut trained, images, &latents)?;
-    let what = format!("mean and log-variance of {} images", latents.len());
+    let what = format!("mean and log-variance of {}", counted(latents.len() as u64, "image"));
     output.write(&bytes, &what)
 }
 

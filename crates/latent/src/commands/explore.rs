@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use images::Images;
 use serde_json::{Value, json};
+use stdout::counted;
 
 use crate::{
     args::Source,
@@ -61,7 +62,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let latents = trained.encode(&images)?;
     let plane = Plane::of(&latents, *projection)?;
     let page = page(&mut trained, &images, name, &latents, &plane)?;
-    output.write(page.as_bytes(), &format!("{} images to explore", latents.len()))
+    output.write(page.as_bytes(), &format!("{} to explore", counted(latents.len() as u64, "image")))
 }
 
 /// Refuses what no browser would open.

@@ -145,7 +145,8 @@ fn card(trained: &Trained, format: Format) -> String {
          | images | the first {train_examples} of the training set of {}, each {shape} |\n\
          | likelihood | {likelihood}, beta {beta} |\n\
          | pixels | {} |\n\
-         | steps | {step}, {shards} shards of {batch_size} images each |\n\
+         | steps | {step} |\n\
+         | images of a step | {shards} x {batch_size} |\n\
          | optimizer | Adam, learning rate {learning_rate} |\n\
          | importance samples | {} |\n\
          | seed | {seed} |\n\

@@ -7,8 +7,8 @@ use picture::{Align, BLACK, Canvas, Tile, WHITE};
 
 use crate::{
     args::Source,
+    image_ref::ImageRef,
     output::{ANIMATION, Output, PICTURE},
-    pick::Pick,
 };
 
 const STEPS_MAX: usize = 200;
@@ -32,10 +32,10 @@ pub(crate) struct Options {
     source: Source,
     /// Where to begin: a class (its first test image), test:INDEX, or a PNG or JPEG file
     #[arg(long, value_name = "WHAT", allow_negative_numbers = true)]
-    from: Pick,
+    from: ImageRef,
     /// Where to end
     #[arg(long, value_name = "WHAT", allow_negative_numbers = true)]
-    to: Pick,
+    to: ImageRef,
     /// Images on the way, both ends included
     #[arg(long, default_value_t = 12, value_name = "N",
           value_parser = manual::whole(2..=STEPS_MAX))]
@@ -51,7 +51,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { source, from, to, steps, output, gif } = options;
     let output = Output::new(output, PICTURE)?;
-    output.is_no_input([from, to].into_iter().filter_map(Pick::picture))?;
+    output.is_no_input([from, to].into_iter().filter_map(ImageRef::picture))?;
     let gif = gif.as_deref().map(|path| Output::new(path, ANIMATION)).transpose()?;
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;

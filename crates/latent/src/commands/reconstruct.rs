@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use images::Images;
 use picture::{Align, BLACK, Canvas, GREY, Tile, WHITE};
+use stdout::counted;
 
 use crate::{
     args::Source,
@@ -73,7 +74,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let (.., known) = measure(&mut trained, &test, options.noise())?;
         compare(&names, &losses, &known, options.mean);
     }
-    let what = format!("{} images above their reconstructions", latents.len());
+    let what = format!("{} above their reconstructions", counted(latents.len() as u64, "image"));
     output.write(&picture.png()?, &what)
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::ValueEnum;
 use picture::Canvas;
+use stdout::counted;
 
 use crate::{
     args::{LATENT_MAX, Source, number},
@@ -74,5 +75,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ),
     };
     let (tile, images) = (trained.tile(), trained.decode(&z)?);
-    output.write(&Canvas::grid(tile.zoom(SIDE), tile, &images).png()?, &format!("{count} images"))
+    output.write(
+        &Canvas::grid(tile.zoom(SIDE), tile, &images).png()?,
+        &counted(*count as u64, "image"),
+    )
 }

@@ -7,8 +7,8 @@ use picture::{Align, BLACK, Canvas, GREY, WHITE};
 
 use crate::{
     args::{LATENT_MAX, Source, number},
+    image_ref::ImageRef,
     output::{Output, PICTURE},
-    pick::Pick,
 };
 
 const STEPS_MAX: usize = 200;
@@ -32,7 +32,7 @@ pub(crate) struct Options {
     /// The image to begin with: a class (its first test image), test:INDEX, or a PNG or JPEG file
     /// [default: 3, or the first test image where there is no class 3]
     #[arg(long, value_name = "WHAT", allow_negative_numbers = true)]
-    from: Option<Pick>,
+    from: Option<ImageRef>,
     /// Images a strip
     #[arg(long, default_value_t = 11, value_name = "N",
           value_parser = manual::whole(2..=STEPS_MAX))]
@@ -52,14 +52,14 @@ fn range(text: &str) -> Result<f32, String> {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Options { source, from, steps, range, output } = options;
     let output = Output::new(output, PICTURE)?;
-    output.is_no_input(from.as_ref().and_then(Pick::picture))?;
+    output.is_no_input(from.as_ref().and_then(ImageRef::picture))?;
     let mut trained = source.trained()?;
     let test = source.mnist(&trained)?.test;
     let pixels = match from {
         Some(from) => from.pixels(&trained, &test)?,
-        None => Pick::Label(CLASS)
+        None => ImageRef::Label(CLASS)
             .pixels(&trained, &test)
-            .or_else(|_| Pick::Index(0).pixels(&trained, &test))?,
+            .or_else(|_| ImageRef::Index(0).pixels(&trained, &test))?,
     };
     let start = trained.encode(&trained.unlabelled(pixels)?)?.mean;
     let divergence = trained.encode(&test)?.divergence_by_dimension();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use collective::Step;
 
 use super::{Engine, State};
-use crate::{Command, Outcome, Standing, WorkerId, roster::Seat};
+use crate::{Command, Outcome, Position, WorkerId, roster::Slot};
 
 /// Why a run is about to end, from the weakest reason to the strongest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -63,9 +63,9 @@ impl Engine {
     }
 
     /// The newest state and the worker that has it; none before the run has begun.
-    pub(super) fn worth_saving(&self) -> Option<(WorkerId, Standing)> {
+    pub(super) fn worth_saving(&self) -> Option<(WorkerId, Position)> {
         let has_begun = self.has_begun();
-        self.roster.furthest().filter(|(_, standing)| has_begun || standing.step > Step(0))
+        self.roster.furthest().filter(|(_, position)| has_begun || position.step > Step(0))
     }
 
     pub(super) fn persist(&mut self, by: WorkerId, now: Duration) -> Command {
@@ -77,8 +77,8 @@ impl Engine {
         if !matches!(self.state, State::Persisting { by, .. } if by == worker) {
             return Vec::new();
         }
-        let standing = self.roster.get(worker).and_then(Seat::standing);
-        self.saved = self.saved.max(standing.map(|standing| standing.step));
+        let position = self.roster.get(worker).and_then(Slot::position);
+        self.saved = self.saved.max(position.map(|position| position.step));
         if self.ending.is_some() {
             let outcome = self.outcome();
             return self.finish(outcome);
@@ -102,7 +102,7 @@ impl Engine {
         match &self.ending {
             Some(Ending::Fault(outcome) | Ending::Untrusted(outcome)) => outcome.clone(),
             Some(Ending::Stop) | None => {
-                let furthest = self.roster.furthest().map(|(_, standing)| standing.step);
+                let furthest = self.roster.furthest().map(|(_, position)| position.step);
                 Outcome::Interrupted(self.saved.or(furthest).unwrap_or_default())
             }
         }

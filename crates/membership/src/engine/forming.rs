@@ -7,8 +7,8 @@ use collective::{Digest, Divergence, Rank, Step};
 
 use super::{Ending, Engine, State};
 use crate::{
-    Command, Outcome, Standing, WorkerId,
-    roster::{Place, Seat},
+    Command, Outcome, Position, WorkerId,
+    roster::{Place, Slot},
 };
 
 /// Generations in a row that may break without one step before the run ends.
@@ -19,7 +19,7 @@ const SETBACK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Generations that broke without a step although no worker was lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Setbacks {
+pub(super) struct FailedGenerations {
     in_a_row: u32,
     /// Where the last generation started.
     started_at: Step,
@@ -41,7 +41,7 @@ impl Engine {
 
     /// Ends the generation in the middle of a step: it cannot finish it.
     pub(super) fn break_generation(&mut self, now: Duration) -> Vec<Command> {
-        let deadline = now + self.patience();
+        let deadline = now + self.stall_timeout();
         self.state = State::Settling { deadline };
         let members = self.roster.members();
         let mut commands = Vec::new();
@@ -56,20 +56,20 @@ impl Engine {
     /// others train, which proves that they can; then all pause for them.
     pub(super) fn bring_in(&mut self, now: Duration) -> Vec<Command> {
         self.roster.promote_spares(self.settings.workers, &self.absent);
-        let ready = |seat: &Seat| seat.standing().is_some() && !seat.leaving;
+        let ready = |slot: &Slot| slot.position().is_some() && !slot.leaving;
         let ready: Vec<WorkerId> =
-            self.roster.iter().filter(|(_, seat)| ready(seat)).map(|(w, _)| w).collect();
+            self.roster.iter().filter(|(_, slot)| ready(slot)).map(|(w, _)| w).collect();
         let mut commands = Vec::new();
         for worker in ready {
             // In a generation that pauses, they may be members who have, and wait for others.
             if !matches!(self.state, State::Running { pausing: false }) {
                 break;
             }
-            let Some(seat) = self.roster.get(worker) else { continue };
-            let is_at_end = seat.standing().is_some_and(|s| s.step >= self.settings.steps);
-            if !seat.proven {
+            let Some(slot) = self.roster.get(worker) else { continue };
+            let is_at_end = slot.position().is_some_and(|s| s.step >= self.settings.steps);
+            if !slot.proven {
                 commands.extend(self.fetch(worker, now));
-            } else if seat.rank.is_some() && !is_at_end {
+            } else if slot.rank.is_some() && !is_at_end {
                 commands.extend(self.pause());
             }
         }
@@ -83,8 +83,8 @@ impl Engine {
         }
         // Who has seen the last step, has saved what was to be saved.
         match (self.roster.furthest(), self.divergence()) {
-            (Some((_, standing)), None) if standing.step >= self.settings.steps => {
-                self.finish(Outcome::Completed(standing.digest))
+            (Some((_, position)), None) if position.step >= self.settings.steps => {
+                self.finish(Outcome::Completed(position.digest))
             }
             _ => self.form(now),
         }
@@ -118,7 +118,7 @@ impl Engine {
         if members.len() < self.needed(now) as usize {
             return self.gather(members.len(), now);
         }
-        if now < self.setbacks.not_before {
+        if now < self.failed.not_before {
             return Vec::new();
         }
         self.start(&members, now)
@@ -127,9 +127,9 @@ impl Engine {
     /// States that differ although they have seen the same steps.
     fn divergence(&self) -> Option<Divergence> {
         let mut digests: BTreeMap<Step, Vec<(Rank, Digest)>> = BTreeMap::new();
-        for (_, seat, standing) in self.roster.standings() {
-            let digest = seat.rank.map(|rank| (rank, standing.digest));
-            digests.entry(standing.step).or_default().extend(digest);
+        for (_, slot, position) in self.roster.positions() {
+            let digest = slot.rank.map(|rank| (rank, position.digest));
+            digests.entry(position.step).or_default().extend(digest);
         }
         digests.iter().find_map(|(step, digests)| Divergence::among(*step, digests).err())
     }
@@ -142,8 +142,8 @@ impl Engine {
         }
         let broken = matches!(self.state, State::Settling { .. });
         self.state = State::Gathering { deadline: now + self.settings.join_timeout };
-        let furthest = self.roster.furthest().map(|(_, standing)| standing.step);
-        let Setbacks { in_a_row, started_at, not_before, reason } = &mut self.setbacks;
+        let furthest = self.roster.furthest().map(|(_, position)| position.step);
+        let FailedGenerations { in_a_row, started_at, not_before, reason } = &mut self.failed;
         match reason.take() {
             Some((rank, message)) if broken && furthest == Some(*started_at) => {
                 *not_before = now + SETBACK_PAUSE * 2_u32.pow(*in_a_row);
@@ -161,13 +161,13 @@ impl Engine {
     /// Has the workers that are behind copy the state of one that is ahead.
     fn level(&mut self, now: Duration) -> Vec<Command> {
         let Some((_, target)) = self.roster.furthest() else { return Vec::new() };
-        let is_behind = |seat: &Seat| seat.standing().is_some_and(|s| s.step < target.step);
+        let is_behind = |slot: &Slot| slot.position().is_some_and(|s| s.step < target.step);
         let proven =
-            self.roster.in_rank_order(|seat| is_next(seat) && (seat.proven || !is_behind(seat)));
+            self.roster.in_rank_order(|slot| is_next(slot) && (slot.proven || !is_behind(slot)));
         let enough = proven.len() >= self.needed(now) as usize;
-        let behind = self.roster.in_rank_order(|seat| {
+        let behind = self.roster.in_rank_order(|slot| {
             // One that may not be able to would hold up the others.
-            is_next(seat) && is_behind(seat) && (seat.proven || !enough)
+            is_next(slot) && is_behind(slot) && (slot.proven || !enough)
         });
         behind.into_iter().filter_map(|worker| self.fetch(worker, now)).collect()
     }
@@ -175,12 +175,12 @@ impl Engine {
     /// Has a worker take over a state that is not behind its own: of a member, or of one that is
     /// furthest; of several, of the one that has the least to give.
     pub(super) fn fetch(&mut self, worker: WorkerId, now: Duration) -> Option<Command> {
-        let own = self.roster.get(worker)?.standing()?.step;
+        let own = self.roster.get(worker)?.position()?.step;
         let computing = self.roster.has_members();
-        let furthest = self.roster.furthest().map(|(_, standing)| standing.step);
-        let mut donors = self.roster.ranks_first(|seat| match seat.place {
-            Place::Member => seat.progress.map_or(Step::default(), |(p, _)| p.step) >= own,
-            Place::Ready(standing) => !computing && Some(standing.step) == furthest,
+        let furthest = self.roster.furthest().map(|(_, position)| position.step);
+        let mut donors = self.roster.ranks_first(|slot| match slot.place {
+            Place::Member => slot.progress.map_or(Step::default(), |(p, _)| p.step) >= own,
+            Place::Ready(position) => !computing && Some(position.step) == furthest,
             Place::Loading | Place::Fetching { .. } => false,
         });
         donors.retain(|donor| *donor != worker);
@@ -188,10 +188,10 @@ impl Engine {
         donors.reverse();
         let fetches = self.roster.fetches();
         donors.sort_by_key(|donor| fetches.get(donor));
-        let seat = self.roster.get_mut(worker)?;
-        let tried = seat.failed_fetches as usize;
+        let slot = self.roster.get_mut(worker)?;
+        let tried = slot.failed_fetches as usize;
         let donor = *donors.get(tried.checked_rem(donors.len())?)?;
-        seat.place = Place::Fetching { donor, since: now };
+        slot.place = Place::Fetching { donor, since: now };
         Some(Command::Fetch { worker, donor })
     }
 
@@ -200,30 +200,30 @@ impl Engine {
     pub(super) fn blamed_donor(&mut self, recipient: WorkerId, was_at: Place) -> Option<WorkerId> {
         let Place::Fetching { donor, .. } = was_at else { return None };
         let (_, furthest) = self.roster.furthest()?;
-        let has_it = |(_, _, standing): &(_, _, Standing)| standing.step == furthest.step;
-        let is_alone = self.roster.standings().iter().filter(|ready| has_it(ready)).count() == 1;
+        let has_it = |(_, _, position): &(_, _, Position)| position.step == furthest.step;
+        let is_alone = self.roster.positions().iter().filter(|ready| has_it(ready)).count() == 1;
         let is_proven = self.roster.get(recipient)?.proven;
-        let seat = self.roster.get_mut(donor)?;
-        if !is_proven || !is_alone || seat.standing() != Some(furthest) {
+        let slot = self.roster.get_mut(donor)?;
+        if !is_proven || !is_alone || slot.position() != Some(furthest) {
             return None;
         }
-        seat.failed_recipients.insert(recipient);
-        (seat.failed_recipients.len() > 1).then_some(donor)
+        slot.failed_recipients.insert(recipient);
+        (slot.failed_recipients.len() > 1).then_some(donor)
     }
 
     /// Whether a worker that the run waits for is copying a state.
     pub(super) fn is_fetching(&self, now: Duration) -> bool {
         let short = self.next_members().len() < self.needed(now) as usize;
-        self.roster.iter().any(|(_, seat)| {
-            let fetches = matches!(seat.place, Place::Fetching { .. });
-            fetches && is_next(seat) && (seat.proven || short)
+        self.roster.iter().any(|(_, slot)| {
+            let fetches = matches!(slot.place, Place::Fetching { .. });
+            fetches && is_next(slot) && (slot.proven || short)
         })
     }
 
     /// The workers that could compute now: those with a rank and the newest state.
     fn next_members(&self) -> Vec<WorkerId> {
         let Some((_, target)) = self.roster.furthest() else { return Vec::new() };
-        self.roster.in_rank_order(|seat| is_next(seat) && seat.standing() == Some(target))
+        self.roster.in_rank_order(|slot| is_next(slot) && slot.position() == Some(target))
     }
 
     /// Members that the next generation needs: all at the run's beginning, while they may
@@ -238,9 +238,9 @@ impl Engine {
     }
 
     fn start(&mut self, members: &[WorkerId], now: Duration) -> Vec<Command> {
-        let step = self.roster.furthest().map(|(_, standing)| standing.step);
-        self.setbacks.started_at = step.unwrap_or_default();
-        self.setbacks.reason = None;
+        let step = self.roster.furthest().map(|(_, position)| position.step);
+        self.failed.started_at = step.unwrap_or_default();
+        self.failed.reason = None;
         self.fingerprint = self.fingerprint.take().or_else(|| self.roster.fingerprint().cloned());
         self.generation = self.generation.next();
         self.state = State::Running { pausing: false };
@@ -255,7 +255,7 @@ impl Engine {
     /// Lets workers leave that were asked to; others have their state.
     fn dismiss_leaving(&mut self) -> Vec<Command> {
         let leaving: Vec<WorkerId> =
-            self.roster.iter().filter(|(_, seat)| seat.leaving).map(|(w, _)| w).collect();
+            self.roster.iter().filter(|(_, slot)| slot.leaving).map(|(w, _)| w).collect();
         leaving.iter().for_each(|worker| drop(self.roster.remove(*worker)));
         leaving.into_iter().map(Command::Dismiss).collect()
     }
@@ -280,13 +280,13 @@ impl Engine {
     /// The worker that has the furthest state, if it and all others that have it want to leave.
     fn last_keeper(&self) -> Option<WorkerId> {
         let (worker, furthest) = self.worth_saving()?;
-        let standings = self.roster.standings();
-        let mut keepers = standings.iter().filter(|(_, _, standing)| *standing == furthest);
-        keepers.all(|(_, seat, _)| seat.leaving).then_some(worker)
+        let positions = self.roster.positions();
+        let mut keepers = positions.iter().filter(|(_, _, position)| *position == furthest);
+        keepers.all(|(_, slot, _)| slot.leaving).then_some(worker)
     }
 }
 
 /// Whether a worker is to be in the next generation, if it holds the right state.
-fn is_next(seat: &Seat) -> bool {
-    seat.rank.is_some() && !seat.leaving
+fn is_next(slot: &Slot) -> bool {
+    slot.rank.is_some() && !slot.leaving
 }

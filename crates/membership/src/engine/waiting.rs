@@ -67,7 +67,7 @@ impl Engine {
         if !self.is_training() {
             return Newcomers::default();
         }
-        let loading = self.roster.in_rank_order(|seat| seat.place == Place::Loading);
+        let loading = self.roster.in_rank_order(|slot| slot.place == Place::Loading);
         Newcomers { loading, transfers: self.transfers() }
     }
 
@@ -76,8 +76,8 @@ impl Engine {
             Place::Fetching { donor, .. } => Some(donor),
             _ => None,
         };
-        let seats = self.roster.iter();
-        seats.filter_map(|(worker, seat)| Some((worker, donor(seat.place)?))).collect()
+        let slots = self.roster.iter();
+        slots.filter_map(|(worker, slot)| Some((worker, donor(slot.place)?))).collect()
     }
 
     /// What the run waits for at `now`, if its members do not compute.
@@ -93,12 +93,12 @@ impl Engine {
                 Some(Waiting::Transfer { transfers: self.transfers() })
             }
             State::Gathering { deadline } => {
-                let ready = self.roster.in_rank_order(|seat| seat.standing().is_some()).len();
+                let ready = self.roster.in_rank_order(|slot| slot.position().is_some()).len();
                 Some(Waiting::Workers {
                     ready: u32::try_from(ready).unwrap_or(u32::MAX),
                     needed: self.needed(now),
                     needed_later: self.settings.min_workers,
-                    loading: self.roster.in_rank_order(|seat| seat.place == Place::Loading),
+                    loading: self.roster.in_rank_order(|slot| slot.place == Place::Loading),
                     left: left(deadline),
                 })
             }

@@ -2,7 +2,7 @@
 
 use collective::{Digest, Rank, Step};
 use membership::{
-    Command, Course, Event, Failure, Outcome, Phase, Refusal, Settings, Standing, WorkerId,
+    Command, Event, Failure, Outcome, Phase, Position, ReadyCause, Refusal, Settings, WorkerId,
 };
 
 use crate::run::{
@@ -42,8 +42,8 @@ fn completes_when_every_member_holds_the_last_state() {
 fn last_states_that_differ_are_an_error() {
     let mut run = running(2);
     run.ready(0, STEPS);
-    let other = Standing { digest: Digest([0; 16]), ..at(STEPS) };
-    let commands = run.on(Event::Ready(WorkerId(1), other, Course::AsTold));
+    let other = Position { digest: Digest([0; 16]), ..at(STEPS) };
+    let commands = run.on(Event::Ready(WorkerId(1), other, ReadyCause::AsTold));
     assert!(matches!(commands[..], [Command::Finish(Outcome::Diverged(_))]), "{commands:?}");
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use collective::{Digest, Generation, Rank};
 use membership::{
-    Command, Course, Event, Failure, Join, Outcome, Refusal, Settings, Standing, WorkerId,
+    Command, Event, Failure, Join, Outcome, Position, ReadyCause, Refusal, Settings, WorkerId,
 };
 
 use crate::run::{
@@ -188,8 +188,8 @@ fn states_that_differ_at_the_beginning_never_train() {
     (0..3).for_each(|worker| drop(run.joins(worker)));
     run.ready(0, 0);
     run.ready(2, 0);
-    let odd = Standing { digest: Digest([9; 16]), ..at(0) };
-    let commands = run.on(Event::Ready(WorkerId(1), odd, Course::AsTold));
+    let odd = Position { digest: Digest([9; 16]), ..at(0) };
+    let commands = run.on(Event::Ready(WorkerId(1), odd, ReadyCause::AsTold));
     let [Command::Finish(Outcome::Diverged(divergence))] = &commands[..] else {
         panic!("{commands:?}")
     };

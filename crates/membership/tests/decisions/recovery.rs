@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use collective::{Digest, Rank};
-use membership::{Command, Course, Event, Loss, Outcome, Phase, Settings, Standing, WorkerId};
+use membership::{Command, Event, Loss, Outcome, Phase, Position, ReadyCause, Settings, WorkerId};
 
 use crate::run::{
     JOIN_TIMEOUT, STEPS, abort, admit, at, fetch, persist, running, running_as, settings, start,
@@ -185,9 +185,9 @@ fn survivors_whose_states_differ_end_the_run_and_the_odd_one_is_named() {
     run.lose(3);
     run.interrupted(0, 10);
     run.interrupted(1, 10);
-    let odd = Standing { digest: Digest([99; 16]), ..at(10) };
-    let course = Course::Interrupted("reset".into());
-    let commands = run.on(Event::Ready(WorkerId(2), odd, course));
+    let odd = Position { digest: Digest([99; 16]), ..at(10) };
+    let cause = ReadyCause::Interrupted("reset".into());
+    let commands = run.on(Event::Ready(WorkerId(2), odd, cause));
     let [Command::Finish(Outcome::Diverged(divergence))] = &commands[..] else {
         panic!("{commands:?}")
     };

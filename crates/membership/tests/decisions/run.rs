@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use collective::{Digest, Generation, Rank, ShardRange, Step};
 use membership::{
-    Command, Course, Engine, Event, Fingerprint, Join, Loss, Member, Past, Phase, Progress,
-    Returning, Settings, Standing, WorkerId,
+    Command, Engine, Event, Fingerprint, Join, Loss, Member, Past, Phase, Position, Progress,
+    ReadyCause, Returning, Settings, WorkerId,
 };
 
 pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(5);
@@ -54,8 +54,8 @@ pub(crate) fn fingerprint(instruction_set: &str) -> Fingerprint {
     }
 }
 
-pub(crate) fn at(step: u64) -> Standing {
-    Standing { step: Step(step), digest: Digest([u8::try_from(step).unwrap(); 16]) }
+pub(crate) fn at(step: u64) -> Position {
+    Position { step: Step(step), digest: Digest([u8::try_from(step).unwrap(); 16]) }
 }
 
 /// Workers `0..workers` hold the ranks of their numbers; generation 1 runs.
@@ -104,15 +104,15 @@ impl Run {
     }
 
     pub(crate) fn ready(&mut self, worker: u64, step: u64) -> Vec<Command> {
-        self.on(Event::Ready(WorkerId(worker), at(step), Course::AsTold))
+        self.on(Event::Ready(WorkerId(worker), at(step), ReadyCause::AsTold))
     }
 
     pub(crate) fn interrupted(&mut self, worker: u64, step: u64) -> Vec<Command> {
-        self.on(Event::Ready(WorkerId(worker), at(step), Course::Interrupted("reset".into())))
+        self.on(Event::Ready(WorkerId(worker), at(step), ReadyCause::Interrupted("reset".into())))
     }
 
     pub(crate) fn not_fetched(&mut self, worker: u64, step: u64) -> Vec<Command> {
-        self.on(Event::Ready(WorkerId(worker), at(step), Course::NotFetched("refused".into())))
+        self.on(Event::Ready(WorkerId(worker), at(step), ReadyCause::NotFetched("refused".into())))
     }
 
     pub(crate) fn lose(&mut self, worker: u64) -> Vec<Command> {

@@ -1,7 +1,7 @@
-//! Every course that a small run can take: three workers, two shards, up to two faults and a
+//! Every path that a small run can take: three workers, two shards, up to two faults and a
 //! restart of the coordinator, in every order in which messages can arrive.
 //!
-//! A course is a path through states. That it never runs in a circle, and that it ends only
+//! A path goes through states. That it never runs in a circle, and that it ends only
 //! where the run is completed, is to say that the run always completes once faults stop.
 //! (The crate `stateright` does not find circles, and brings along a web server.)
 

@@ -13,8 +13,8 @@ use std::{
 
 use collective::{Digest, Generation, Rank, Step};
 use membership::{
-    Command, Course, Engine, Event, Fingerprint, Join, Loss, Member, Outcome, Past, Phase,
-    Progress, Returning, Settings, Standing, WorkerId,
+    Command, Engine, Event, Fingerprint, Join, Loss, Member, Outcome, Past, Phase, Position,
+    Progress, ReadyCause, Returning, Settings, WorkerId,
 };
 
 /// A process, by the order in which they were started.
@@ -48,7 +48,7 @@ pub(crate) struct Worker {
     pub(crate) step: u64,
     pub(crate) task: Task,
     /// How it came to be idle.
-    course: Course,
+    cause: ReadyCause,
     /// Whether a coordinator has taken it in before.
     is_known: bool,
     pub(crate) is_gone: bool,
@@ -239,7 +239,7 @@ impl World {
             Action::Obey(id) => {
                 let link = self.links.get_mut(&id).unwrap();
                 let (process, command) = (link.worker, link.down.pop_front().unwrap());
-                self.obey(process, id, command);
+                self.handle(process, id, command);
             }
             Action::Finish(process) => self.finish_step(process),
             Action::BreakOff(process) => self.interrupt(process),
@@ -268,7 +268,7 @@ impl World {
             Fault::Hang(process) => self.workers[process].is_hung = true,
             Fault::Interrupt(process) => self.interrupt(process),
             Fault::FailFetch(process) => {
-                self.become_idle(process, Course::NotFetched(String::new()));
+                self.become_idle(process, ReadyCause::NotFetched(String::new()));
             }
             Fault::RestartCoordinator => {
                 self.links.clear();
@@ -453,7 +453,7 @@ impl Worker {
             rank: None,
             step: 0,
             task: Task::Idle,
-            course: Course::AsTold,
+            cause: ReadyCause::AsTold,
             is_known: false,
             is_gone: false,
             is_frozen: false,

@@ -15,7 +15,7 @@ use tower::{ServiceExt as _, service_fn};
 
 use super::{
     ConnectError, Endpoint, Grpc, HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL,
-    KEEP_ALIVE_PATIENCE, STREAM_PATIENCE, frames,
+    KEEP_ALIVE_TIMEOUT, STREAM_TIMEOUT, frames,
     service::{CONTENT_TYPE, EXCHANGE_PATH},
     socket,
     stream::{self, Inbound, PeerStream, Side},
@@ -53,7 +53,7 @@ impl Endpoint {
             let stream = if member < me {
                 self.dial(group, peer).await?
             } else {
-                let seconds = STREAM_PATIENCE.as_secs();
+                let seconds = STREAM_TIMEOUT.as_secs();
                 let absent = ConnectError::Absent { rank, seconds };
                 self.take(group.generation, rank).await.ok_or(absent)?
             };
@@ -64,7 +64,7 @@ impl Endpoint {
 
     async fn dial(&self, group: &Group, peer: &Peer) -> Result<PeerStream, ConnectError> {
         let attempt = self.open(group, peer);
-        let reason = match tokio::time::timeout(STREAM_PATIENCE, attempt).await {
+        let reason = match tokio::time::timeout(STREAM_TIMEOUT, attempt).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(reason)) => reason,
             Err(_) => "no answer in time".to_owned(),
@@ -138,7 +138,7 @@ fn settings(address: &Address) -> Result<transport::Endpoint, transport::Error> 
         .initial_stream_window_size(HTTP2_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_PATIENCE)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true))
 }
 

@@ -21,8 +21,8 @@ use tonic::{
 };
 
 use super::{
-    HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_PATIENCE, Listener,
-    STREAM_PATIENCE, frames, gate::Gate, service::Service, socket, stream::PeerStream,
+    HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Listener,
+    STREAM_TIMEOUT, frames, gate::Gate, service::Service, socket, stream::PeerStream,
 };
 use crate::{Group, state::Donor};
 
@@ -131,7 +131,7 @@ impl Endpoint {
             .initial_stream_window_size(HTTP2_WINDOW_BYTES)
             .initial_connection_window_size(HTTP2_WINDOW_BYTES)
             .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEP_ALIVE_PATIENCE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .add_optional_service(self.donor.clone())
             .add_service(Service::new(self))
             .serve_with_incoming_shutdown(incoming, shutdown)
@@ -174,7 +174,7 @@ impl Endpoint {
                 arrived.await;
             }
         };
-        tokio::time::timeout(STREAM_PATIENCE, found).await.ok()
+        tokio::time::timeout(STREAM_TIMEOUT, found).await.ok()
     }
 
     fn remove(&self, generation: Generation, rank: Rank) -> Option<PeerStream> {

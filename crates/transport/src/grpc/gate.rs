@@ -9,7 +9,7 @@ use secure::Secret;
 use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
-use super::STREAM_PATIENCE;
+use super::STREAM_TIMEOUT;
 
 /// Streams that wait for their generation to be known here; one more is refused.
 const WAITING_STREAMS_MAX: usize = 4096;
@@ -48,7 +48,7 @@ impl Gate {
         let (generation, rank) = (Generation(hello.generation), Rank(hello.rank));
         let mut expected = self.expected.subscribe();
         let known = expected.wait_for(|expected| expected.generation >= generation);
-        let known = tokio::time::timeout(STREAM_PATIENCE, known).await;
+        let known = tokio::time::timeout(STREAM_TIMEOUT, known).await;
         let Ok(Ok(expected)) = known else {
             return Err(status::stale(format!("generation {generation} has not begun here")));
         };

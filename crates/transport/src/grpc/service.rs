@@ -13,7 +13,7 @@ use protocol::wire::{Frame, all_reduce_server, frame};
 use tonic::{Status, body::Body, server::NamedService};
 
 use super::{
-    Endpoint, STREAM_PATIENCE,
+    Endpoint, STREAM_TIMEOUT,
     parser::Event,
     stream::{self, Arrival, Inbound, PeerStream, Side},
 };
@@ -47,7 +47,7 @@ impl Service {
     /// Waits for the hello and leaves the stream to its generation.
     async fn exchange(&self, request: Body) -> Result<Body, Status> {
         let mut inbound = Inbound::<Frame>::new(request);
-        let arrival = tokio::time::timeout(STREAM_PATIENCE, poll_fn(|cx| inbound.poll_next(cx)))
+        let arrival = tokio::time::timeout(STREAM_TIMEOUT, poll_fn(|cx| inbound.poll_next(cx)))
             .await
             .map_err(|_| Status::deadline_exceeded("the stream sent no hello"))?;
         let hello = match arrival {

@@ -17,7 +17,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Status, body::Body};
 
 use super::{
-    STREAM_PATIENCE,
+    STREAM_TIMEOUT,
     parser::{Event, Parser, Streamed},
 };
 
@@ -142,7 +142,7 @@ impl PeerStream {
             }
             Poll::Ready(())
         });
-        if tokio::time::timeout(STREAM_PATIENCE, drained).await.is_err() {
+        if tokio::time::timeout(STREAM_TIMEOUT, drained).await.is_err() {
             tracing::debug!("a peer has not ended its stream; it is reset");
         }
     }

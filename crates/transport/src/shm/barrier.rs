@@ -35,16 +35,16 @@ const YIELDS: u32 = 50;
 const CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// How long a member may take to map the segment once another waits for it.
-const ATTENDANCE_PATIENCE: Duration =
+const ATTENDANCE_TIMEOUT: Duration =
     if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 
-/// Words of a seat.
+/// Words of a slot.
 pub(super) const ARRIVALS: usize = 0;
 const STATE: usize = 1;
 const PID: usize = 2;
 const STARTED: usize = 3;
 
-/// States of a seat; zero, as the file begins, says that nobody has come.
+/// States of a slot; zero, as the file begins, says that nobody has come.
 const CLAIMED: u64 = 1;
 const PRESENT: u64 = 2;
 const LEFT: u64 = 3;
@@ -167,19 +167,19 @@ pub(super) struct Barrier {
 }
 
 impl Barrier {
-    /// Takes the seat of the member `me`; nothing if somebody has.
-    pub(super) fn take_seat(
+    /// Takes the slot of the member `me`; nothing if somebody has.
+    pub(super) fn take_slot(
         memory: &Arc<Memory>,
         layout: &Layout,
         me: usize,
         members: usize,
         process: Process,
     ) -> Option<Self> {
-        let seat = &memory.words()[layout.seat(me)];
-        seat[STATE].compare_exchange(0, CLAIMED, SeqCst, SeqCst).ok()?;
-        seat[PID].store(process.pid.into(), SeqCst);
-        seat[STARTED].store(process.started, SeqCst);
-        seat[STATE].store(PRESENT, SeqCst);
+        let slot = &memory.words()[layout.slot(me)];
+        slot[STATE].compare_exchange(0, CLAIMED, SeqCst, SeqCst).ok()?;
+        slot[PID].store(process.pid.into(), SeqCst);
+        slot[STARTED].store(process.started, SeqCst);
+        slot[STATE].store(PRESENT, SeqCst);
         let (bell, layout) = (Bell::new(memory, layout), layout.clone());
         Some(Self { bell, layout, me, members, arrivals: 0 })
     }
@@ -193,8 +193,8 @@ impl Barrier {
         &self.bell
     }
 
-    fn seat(&self, member: usize) -> &[AtomicU64] {
-        &self.bell.memory.words()[self.layout.seat(member)]
+    fn slot(&self, member: usize) -> &[AtomicU64] {
+        &self.bell.memory.words()[self.layout.slot(member)]
     }
 
     /// Why the generation is over, if it is.
@@ -231,7 +231,7 @@ impl Barrier {
 
     fn pass(&mut self) -> Result<(), Cause> {
         self.arrivals += 1;
-        self.seat(self.me)[ARRIVALS].store(self.arrivals, SeqCst);
+        self.slot(self.me)[ARRIVALS].store(self.arrivals, SeqCst);
         let mut arrived = 0;
         let met = self.meet(&mut arrived);
         if met == Ok(true) {
@@ -281,7 +281,7 @@ impl Barrier {
     /// Whether all members have arrived; those below `arrived` have.
     fn meet(&self, arrived: &mut usize) -> Result<bool, Cause> {
         while *arrived < self.members {
-            match self.seat(*arrived)[ARRIVALS].load(SeqCst) {
+            match self.slot(*arrived)[ARRIVALS].load(SeqCst) {
                 count if count < self.arrivals => return Ok(false),
                 // The next barrier may have been reached, but not passed without this member.
                 count if count > self.arrivals + 1 => return Err(Cause::Broke(*arrived)),
@@ -308,38 +308,38 @@ impl Barrier {
     }
 
     fn someone_left(&self, arrived: usize) -> bool {
-        (arrived..self.members).any(|member| self.seat(member)[STATE].load(SeqCst) == LEFT)
+        (arrived..self.members).any(|member| self.slot(member)[STATE].load(SeqCst) == LEFT)
     }
 
     /// Checks that a member that has not arrived still may; its process only if that is `due`.
     fn check(&self, member: usize, due: bool, begun: Instant) -> Result<(), Cause> {
-        let seat = self.seat(member);
-        if seat[ARRIVALS].load(SeqCst) >= self.arrivals {
+        let slot = self.slot(member);
+        if slot[ARRIVALS].load(SeqCst) >= self.arrivals {
             return Ok(());
         }
-        let cause = match seat[STATE].load(SeqCst) {
+        let cause = match slot[STATE].load(SeqCst) {
             LEFT => Cause::Left(member),
             PRESENT if due => {
-                let started = seat[STARTED].load(SeqCst);
-                match u32::try_from(seat[PID].load(SeqCst)) {
+                let started = slot[STARTED].load(SeqCst);
+                match u32::try_from(slot[PID].load(SeqCst)) {
                     Ok(pid) if Process { pid, started }.is_gone() => Cause::Died(member),
                     Ok(_) => return Ok(()),
                     Err(_) => Cause::Broke(member),
                 }
             }
-            0 | CLAIMED if begun.elapsed() >= ATTENDANCE_PATIENCE => Cause::Absent(member),
+            0 | CLAIMED if begun.elapsed() >= ATTENDANCE_TIMEOUT => Cause::Absent(member),
             0 | CLAIMED | PRESENT => return Ok(()),
             _ => Cause::Broke(member),
         };
         // It may have arrived before it went.
-        let arrived = seat[ARRIVALS].load(SeqCst) >= self.arrivals;
+        let arrived = slot[ARRIVALS].load(SeqCst) >= self.arrivals;
         if arrived { Ok(()) } else { Err(cause) }
     }
 }
 
 impl Drop for Barrier {
     fn drop(&mut self) {
-        self.seat(self.me)[STATE].store(LEFT, SeqCst);
+        self.slot(self.me)[STATE].store(LEFT, SeqCst);
         self.bell.ring();
     }
 }

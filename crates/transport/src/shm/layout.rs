@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! byte 0    the gate: one 32-bit futex word, alone on its line
-//! byte 128  words of 64 bits: identity | sleepers | cause | seats | headers
+//! byte 128  words of 64 bits: identity | sleepers | cause | slots | headers
 //! page      vectors of 32-bit floats: every member's partials, in shard order | the sum, if
 //!           there is one | two states of several vectors each, if there are
 //! ```
@@ -59,7 +59,7 @@ pub(super) struct Layout {
     pub(super) sleepers: usize,
     /// The word that tells why the generation is over.
     pub(super) cause: usize,
-    seats: usize,
+    slots: usize,
     /// By member, of its first slot.
     headers: Vec<usize>,
     /// By member, of one slot.
@@ -86,8 +86,8 @@ impl Layout {
         let nodes = |member| plan.nodes(member).len();
         let sleepers = identity_words.next_multiple_of(LINE_WORDS);
         let cause = sleepers + LINE_WORDS;
-        let seats = cause + LINE_WORDS;
-        let mut words = seats + members * LINE_WORDS;
+        let slots = cause + LINE_WORDS;
+        let mut words = slots + members * LINE_WORDS;
         let (mut headers, mut header_words) = (Vec::new(), Vec::new());
         for member in 0..members {
             let slot = HEADER_PREFIX_WORDS + nodes(member) * TALLY_WORDS;
@@ -102,7 +102,7 @@ impl Layout {
             words,
             sleepers,
             cause,
-            seats,
+            slots,
             headers,
             header_words,
             vectors_at,
@@ -134,9 +134,9 @@ impl Layout {
         (self.results != Results::Sum).then_some([first, first + STATE_VECTORS])
     }
 
-    /// The words of a member's seat.
-    pub(super) fn seat(&self, member: usize) -> Range<usize> {
-        let start = self.seats + member * LINE_WORDS;
+    /// The words of a member's slot.
+    pub(super) fn slot(&self, member: usize) -> Range<usize> {
+        let start = self.slots + member * LINE_WORDS;
         start..start + LINE_WORDS
     }
 
@@ -168,7 +168,7 @@ mod tests {
         let layout = Layout::new(&plan, 17, Results::Sum);
         let mut ranges = vec![0..17, layout.sleepers..layout.sleepers + 1];
         ranges.push(layout.cause..layout.cause + 1);
-        ranges.extend((0..3).map(|member| layout.seat(member)));
+        ranges.extend((0..3).map(|member| layout.slot(member)));
         ranges
             .extend((0..3).flat_map(|member| [layout.header(member, 0), layout.header(member, 1)]));
         assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "{ranges:?}");

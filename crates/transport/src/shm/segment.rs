@@ -133,7 +133,7 @@ impl Segment {
         for (word, value) in words.words().iter().zip(&identity).rev() {
             word.store(*value, Release);
         }
-        let barrier = Barrier::take_seat(&words, &layout, me, plan.members(), process)
+        let barrier = Barrier::take_slot(&words, &layout, me, plan.members(), process)
             .ok_or(SegmentError::Taken(group.rank))?;
         let rendezvous = Rendezvous { pid: process.pid, descriptor, nonce };
         let file = Some(file);
@@ -160,7 +160,7 @@ impl Segment {
         let origin = Origin::new(&Arc::new(file.into()), process, rendezvous.nonce, plan.members());
         let states = Kept::both(states, &origin, &layout);
         check_identity(words.words(), &identity).map_err(foreign)?;
-        let barrier = Barrier::take_seat(&words, &layout, me, plan.members(), process)
+        let barrier = Barrier::take_slot(&words, &layout, me, plan.members(), process)
             .ok_or(SegmentError::Taken(group.rank))?;
         Ok(Self { hosts, plan, me, layout, vectors, states, barrier, file: None })
     }

@@ -78,9 +78,9 @@ pub(super) struct Kept {
     /// Bytes before its first vector, and from the beginning of one to that of the next.
     at: u64,
     stride: u64,
-    /// The first word of the members' seats, and words of a seat.
-    seats: u64,
-    seat_words: u64,
+    /// The first word of the members' slots, and words of a slot.
+    slots: u64,
+    slot_words: u64,
     /// The state is kept until all members have arrived so often.
     until: AtomicU64,
 }
@@ -94,7 +94,7 @@ impl Kept {
     ) -> Option<[Arc<Self>; STATES]> {
         let places = layout.states()?;
         let stride = (layout.stride * size_of::<f32>()) as u64;
-        let seats = layout.seat(0);
+        let slots = layout.slot(0);
         let mut places = places.into_iter();
         Some(buffers?.map(|buffer| {
             let vector = places.next().unwrap_or_default() as u64;
@@ -103,8 +103,8 @@ impl Kept {
                 origin: Arc::clone(origin),
                 at: layout.vectors_at as u64 + vector * stride,
                 stride,
-                seats: seats.start as u64,
-                seat_words: seats.len() as u64,
+                slots: slots.start as u64,
+                slot_words: slots.len() as u64,
                 until: AtomicU64::new(0),
             })
         }))
@@ -123,15 +123,15 @@ impl StateVectors for Kept {
     }
 
     fn place(&self) -> Option<String> {
-        let Self { origin, at, stride, seats, seat_words, until, .. } = self;
+        let Self { origin, at, stride, slots, slot_words, until, .. } = self;
         let place = Place {
             pid: origin.process.pid,
             descriptor: u32::try_from(origin.file.as_raw_fd()).ok()?,
             nonce: origin.nonce,
             at: *at,
             stride: *stride,
-            seats: *seats,
-            seat_words: *seat_words,
+            slots: *slots,
+            slot_words: *slot_words,
             members: origin.members as u64,
             until: until.load(Relaxed),
         };
@@ -147,16 +147,16 @@ pub struct Place {
     nonce: u128,
     at: u64,
     stride: u64,
-    seats: u64,
-    seat_words: u64,
+    slots: u64,
+    slot_words: u64,
     members: u64,
     until: u64,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pid, descriptor, nonce, at, stride, seats, seat_words, members, until } = self;
-        write!(f, "{PREFIX} {pid} {descriptor} {nonce:032x} {at} {stride} {seats} {seat_words} ")?;
+        let Self { pid, descriptor, nonce, at, stride, slots, slot_words, members, until } = self;
+        write!(f, "{PREFIX} {pid} {descriptor} {nonce:032x} {at} {stride} {slots} {slot_words} ")?;
         write!(f, "{members} {until}")
     }
 }
@@ -179,7 +179,7 @@ impl FromStr for Place {
             let nonce = u128::from_str_radix(nonce, 16).ok()?;
             let mut number = || words.next()?.parse::<u64>().ok();
             let [at, stride] = [number()?, number()?];
-            let [seats, seat_words] = [number()?, number()?];
+            let [slots, slot_words] = [number()?, number()?];
             let members = number()?.min(MEMBERS_MAX);
             let until = number()?;
             (is_known && words.next().is_none()).then_some(Self {
@@ -188,8 +188,8 @@ impl FromStr for Place {
                 nonce,
                 at,
                 stride,
-                seats,
-                seat_words,
+                slots,
+                slot_words,
                 members,
                 until,
             })
@@ -239,13 +239,13 @@ impl Takeover {
         let foreign = |reason: String| TakeoverError::Foreign { path: path.clone(), reason };
         let file = segment::open_file(&path, false).map_err(unreachable)?;
         segment::check_owner(&file).map_err(unreachable)?.map_err(foreign)?;
-        let words = place.seat_words.checked_mul(place.members);
-        let words = words.and_then(|words| words.checked_add(place.seats));
+        let words = place.slot_words.checked_mul(place.members);
+        let words = words.and_then(|words| words.checked_add(place.slots));
         let words = words.filter(|words| *words <= u64::from(u32::MAX));
-        let words = words.ok_or_else(|| foreign("it cannot have so many seats".into()))?;
+        let words = words.ok_or_else(|| foreign("it cannot have so many slots".into()))?;
         let words = Watched::map(&file, words as usize).map_err(unreachable)?;
         let identity = [MAGIC, VERSION, place.nonce as u64, (place.nonce >> 64) as u64];
-        let is_own = place.seats >= identity.len() as u64
+        let is_own = place.slots >= identity.len() as u64
             && (0..).zip(identity).all(|(word, expected)| words.load(word) == expected);
         if !is_own {
             return Err(foreign("it belongs to another generation".into()));
@@ -270,8 +270,8 @@ impl Takeover {
     /// Whether the state was still at its place when this was called.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        let Place { seats, seat_words, members, until, .. } = self.place;
-        let arrivals = |member| self.words.load((seats + member * seat_words) as usize + ARRIVALS);
+        let Place { slots, slot_words, members, until, .. } = self.place;
+        let arrivals = |member| self.words.load((slots + member * slot_words) as usize + ARRIVALS);
         (0..members).any(|member| arrivals(member) < until)
     }
 }
@@ -289,8 +289,8 @@ mod tests {
             nonce: 77,
             at: u64::MAX,
             stride: u64::MAX,
-            seats: most,
-            seat_words: most,
+            slots: most,
+            slot_words: most,
             members: MEMBERS_MAX,
             until: u64::MAX,
         };
@@ -314,8 +314,8 @@ mod tests {
             nonce: 7,
             at: 0,
             stride: 64,
-            seats: 16,
-            seat_words: 16,
+            slots: 16,
+            slot_words: 16,
             members: 2,
             until: 3,
         };

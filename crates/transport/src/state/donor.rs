@@ -26,9 +26,9 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, body::Body, server::NamedService};
 use zerocopy::IntoBytes as _;
 
-use super::{Recipient, SNAPSHOT_PATIENCE, Snapshot, Vectors};
+use super::{Recipient, SNAPSHOT_TIMEOUT, Snapshot, Vectors};
 use crate::grpc::{
-    STREAM_PATIENCE,
+    STREAM_TIMEOUT,
     frames::{self, CHUNK_FLOATS},
     parser::Event,
     service::CONTENT_TYPE,
@@ -82,7 +82,7 @@ impl Donor {
         self.recipients
             .try_send(Recipient { is_near, answer })
             .map_err(|_| Status::resource_exhausted("too many workers ask for this state"))?;
-        let made = tokio::time::timeout(SNAPSHOT_PATIENCE, snapshot).await;
+        let made = tokio::time::timeout(SNAPSHOT_TIMEOUT, snapshot).await;
         match made {
             Ok(Ok(snapshot)) if snapshot.epochs.len() <= EPOCHS_MAX => Ok(snapshot),
             Ok(_) => Err(Status::unavailable("this worker has no state to give")),
@@ -96,7 +96,7 @@ impl Donor {
             return Err(Status::unimplemented("no such call"));
         }
         let mut inbound = Inbound::<FetchRequest>::new(request.into_body());
-        let arrival = tokio::time::timeout(STREAM_PATIENCE, poll_fn(|cx| inbound.poll_next(cx)));
+        let arrival = tokio::time::timeout(STREAM_TIMEOUT, poll_fn(|cx| inbound.poll_next(cx)));
         let arrival = arrival.await.map_err(|_| Status::deadline_exceeded("no request came"))?;
         let request = match arrival {
             Arrival::Event(Event::Frame(request)) => request,

@@ -39,7 +39,7 @@ impl Member {
     }
 
     /// The rest of the next line that begins with `word`, if it comes in time.
-    pub(crate) fn hear(&self, word: &str, deadline: Duration) -> Option<String> {
+    pub(crate) fn recv(&self, word: &str, deadline: Duration) -> Option<String> {
         loop {
             let line = self.lines.recv_timeout(deadline).ok()?;
             if let Some(rest) = line.strip_prefix(word) {

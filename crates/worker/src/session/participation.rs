@@ -4,7 +4,7 @@ use std::{thread, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use collective::{Control, Generation, Rank, Share};
-use membership::{Course, Phase};
+use membership::{Phase, ReadyCause};
 use protocol::wire::{
     Fetch, Member, Start, Transfer, Transport, coordinator_message::Body as CoordinatorMsg,
 };
@@ -139,7 +139,7 @@ impl Session {
                     Assignment { generation, collective, rank, ranks, threads, arithmetic };
                 self.bridge.order(Order::Train(Box::new(assignment)));
             }
-            Err(reason) => self.bridge.order(Order::Report(Course::Interrupted(reason))),
+            Err(reason) => self.bridge.order(Order::Report(ReadyCause::Interrupted(reason))),
         }
     }
 
@@ -148,7 +148,7 @@ impl Session {
             connecting.task.abort();
             self.participation = Participation::Idle;
             self.bridge.shared.enter(Phase::Idle);
-            self.bridge.order(Order::Report(Course::Interrupted(reason.to_owned())));
+            self.bridge.order(Order::Report(ReadyCause::Interrupted(reason.to_owned())));
         }
     }
 
@@ -186,7 +186,7 @@ impl Session {
         self.participation = Participation::Idle;
         self.bridge.order(match result {
             Ok((fetched, transfer)) => Order::Restore(Box::new(fetched), transfer),
-            Err(reason) => Order::Report(Course::NotFetched(reason)),
+            Err(reason) => Order::Report(ReadyCause::NotFetched(reason)),
         });
     }
 

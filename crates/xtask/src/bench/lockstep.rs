@@ -195,7 +195,7 @@ impl Run {
         command.args(["--listen=127.0.0.1:0", &format!("--workers={workers}")]).args(flags);
         command.arg("--run-dir").arg(run.run_dir()).arg("--data-dir").arg(&lockstep.data_dir);
         let mut coordinator = Process::start("coordinator", &mut command, &place)?;
-        let address = process::hear(&mut coordinator, LISTEN_BOUND, address_in)?;
+        let address = process::recv(&mut coordinator, LISTEN_BOUND, address_in)?;
         run.processes.push(coordinator);
         for rank in 0..workers {
             let mut command = process::command(&lockstep.worker);

@@ -119,7 +119,7 @@ pub(super) fn wait(
 }
 
 /// Waits until the process has said something that `find` finds in its output.
-pub(super) fn hear<T>(
+pub(super) fn recv<T>(
     process: &mut Process,
     bound: Duration,
     find: impl Fn(&str) -> Option<T>,
@@ -196,8 +196,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut speaker = shell("echo port 7; exec sleep 60", folder.path());
         let port = |text: &str| text.trim().strip_prefix("port ")?.parse::<u16>().ok();
-        assert_eq!(hear(&mut speaker, Duration::from_secs(10), port).unwrap(), 7);
+        assert_eq!(recv(&mut speaker, Duration::from_secs(10), port).unwrap(), 7);
         let mut silent = shell("exit 0", folder.path());
-        assert!(hear(&mut silent, Duration::from_secs(10), port).is_err());
+        assert!(recv(&mut silent, Duration::from_secs(10), port).is_err());
     }
 }

@@ -4,7 +4,7 @@
 use super::*;
 
 impl World {
-    pub(super) fn obey(&mut self, process: Process, id: WorkerId, command: Command) {
+    pub(super) fn handle(&mut self, process: Process, id: WorkerId, command: Command) {
         let worker = &mut self.workers[process];
         match command {
             Command::Admit(_, rank) => {
@@ -80,13 +80,13 @@ impl World {
         let has_completed = done >= self.settings.steps.0;
         self.is_saved |= has_completed && round.leader == process;
         if has_completed || round.pause_after == Some(done) {
-            self.become_idle(process, Course::AsTold);
+            self.become_idle(process, ReadyCause::AsTold);
         }
     }
 
     pub(super) fn interrupt(&mut self, process: Process) {
         self.break_off(process);
-        self.become_idle(process, Course::Interrupted(String::new()));
+        self.become_idle(process, ReadyCause::Interrupted(String::new()));
     }
 
     pub(super) fn break_off(&mut self, process: Process) {
@@ -100,20 +100,20 @@ impl World {
         let Task::Fetching(donor) = self.workers[process].task else { panic!("{process}") };
         let from = &self.workers[donor];
         if from.is_gone || donor == process {
-            self.become_idle(process, Course::NotFetched(String::new()));
+            self.become_idle(process, ReadyCause::NotFetched(String::new()));
             return;
         }
         let (before, step) = (self.furthest(), from.step);
         self.workers[process].step = step;
         self.workers[process].has_strayed = false;
         assert!(self.furthest() >= before, "{process} gave up step {before} for {step}");
-        self.become_idle(process, Course::AsTold);
+        self.become_idle(process, ReadyCause::AsTold);
     }
 
-    pub(super) fn become_idle(&mut self, process: Process, course: Course) {
+    pub(super) fn become_idle(&mut self, process: Process, cause: ReadyCause) {
         self.workers[process].task = Task::Idle;
         self.workers[process].is_hung = false;
-        self.workers[process].course = course;
+        self.workers[process].cause = cause;
         let link = self.workers[process].link.and_then(|id| self.links.get(&id));
         if link.is_some_and(|link| link.is_admitted) {
             self.say_ready(process);
@@ -124,9 +124,9 @@ impl World {
         let worker = &mut self.workers[process];
         let (link, step) = (worker.link, worker.step);
         // A coordinator to come hears of it no more.
-        let course = std::mem::replace(&mut worker.course, Course::AsTold);
-        let standing = Standing { step: Step(step), digest: digest(step) };
-        self.say(process, Event::Ready(link.unwrap(), standing, course));
+        let cause = std::mem::replace(&mut worker.cause, ReadyCause::AsTold);
+        let position = Position { step: Step(step), digest: digest(step) };
+        self.say(process, Event::Ready(link.unwrap(), position, cause));
     }
 
     pub(super) fn say(&mut self, process: Process, event: Event) {

@@ -20,7 +20,7 @@ const PROMPTLY: Duration = Duration::from_secs(20);
 
 const ROUND: Round = Round { step: Step(3), kind: Kind::Train };
 
-// The words of a seat, as `barrier` has them.
+// The words of a slot, as `barrier` has them.
 const ARRIVALS: usize = 0;
 const STATE: usize = 1;
 const PID: usize = 2;
@@ -65,8 +65,8 @@ fn met_with(worst: impl FnOnce(&Segment)) -> Interrupted {
     error
 }
 
-fn seat(segment: &Segment, member: usize) -> &[AtomicU64] {
-    &segment.vectors.memory().words()[segment.layout.seat(member)]
+fn slot(segment: &Segment, member: usize) -> &[AtomicU64] {
+    &segment.vectors.memory().words()[segment.layout.slot(member)]
 }
 
 fn assert_protocol(error: &Interrupted, what: &str) {
@@ -78,16 +78,16 @@ fn assert_protocol(error: &Interrupted, what: &str) {
 
 #[test]
 fn counts_and_headers_that_no_member_writes_are_named() {
-    let arrive = |segment: &Segment| seat(segment, 1)[ARRIVALS].store(1, SeqCst);
+    let arrive = |segment: &Segment| slot(segment, 1)[ARRIVALS].store(1, SeqCst);
     let header = |segment: &Segment, kind, index: usize, value| {
         let words = &segment.vectors.memory().words()[segment.layout.header(1, 0)];
         super::super::header::write(words, Round { kind, ..ROUND }, &contribution());
         words[index].store(value, SeqCst);
         arrive(segment);
     };
-    assert_protocol(&met_with(|s| seat(s, 1)[ARRIVALS].store(9, SeqCst)), "wrote");
-    assert_protocol(&met_with(|s| seat(s, 1)[STATE].store(77, SeqCst)), "wrote");
-    assert_protocol(&met_with(|s| seat(s, 1)[PID].store(u64::MAX, SeqCst)), "wrote");
+    assert_protocol(&met_with(|s| slot(s, 1)[ARRIVALS].store(9, SeqCst)), "wrote");
+    assert_protocol(&met_with(|s| slot(s, 1)[STATE].store(77, SeqCst)), "wrote");
+    assert_protocol(&met_with(|s| slot(s, 1)[PID].store(u64::MAX, SeqCst)), "wrote");
     assert_protocol(&met_with(arrive), "kind 0");
     assert_protocol(&met_with(|s| header(s, Kind::Train, 0, 4)), "it is at step 4");
     assert_protocol(&met_with(|s| header(s, Kind::Evaluate, 0, 3)), "evaluation after step 3");
@@ -104,9 +104,9 @@ fn a_cause_that_no_member_writes_ends_the_generation_all_the_same() {
 
 #[test]
 fn a_process_that_is_gone_is_lost_though_it_never_said_so() {
-    // Its seat says that it is there, with a number that another process, or none, has now.
+    // Its slot says that it is there, with a number that another process, or none, has now.
     let error = met_with(|segment| {
-        seat(segment, 1)[STARTED].fetch_add(1, SeqCst);
+        slot(segment, 1)[STARTED].fetch_add(1, SeqCst);
     });
     let Interrupted::Lost { rank: Rank(1), reason, .. } = error else { panic!("{error}") };
     assert!(reason.contains("process is gone"), "{reason}");
@@ -136,7 +136,7 @@ fn wakes_that_are_lost_are_made_up_for() {
 #[test]
 fn a_member_that_never_comes_is_lost() {
     let (leader, other) = pair();
-    seat(&other, 1)[STATE].store(0, SeqCst);
+    slot(&other, 1)[STATE].store(0, SeqCst);
     let error = leader.into_all_reduce().unwrap().all_reduce(ROUND, &contribution()).unwrap_err();
     let Interrupted::Lost { rank: Rank(1), reason, .. } = error else { panic!("{error}") };
     assert!(reason.contains("did not open"), "{reason}");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use collective::Rank;
-use membership::{Command, Course, Event, Loss, Outcome, Phase, WorkerId};
+use membership::{Command, Event, Loss, Outcome, Phase, ReadyCause, WorkerId};
 
 use crate::run::{DEAD_AFTER, Run, STALL_AFTER, TICK, abort, at, persist, running, start};
 
@@ -61,7 +61,7 @@ fn a_generation_in_which_all_wait_is_broken() {
 #[test]
 fn slow_steps_are_not_stalls() {
     let mut run = running(1);
-    // Steps that take 10 s: patience is 200 s.
+    // Steps that take 10 s: the timeout is 200 s.
     let step = Duration::from_secs(10);
     (1..=9).for_each(|n| assert_eq!(run.after(step, &[(0, n, COMPUTING)]), []));
     assert_eq!(run.after(20 * step - TICK, &[(0, 10, COMPUTING)]), []);
@@ -97,8 +97,8 @@ fn break_often(run: &mut Run, step: u64) -> (Vec<Command>, Vec<Duration>) {
     let mut pauses = Vec::new();
     loop {
         let broken_at = run.now;
-        let course = Course::Interrupted("no route".into());
-        let mut commands = run.on(Event::Ready(WorkerId(0), at(step), course));
+        let cause = ReadyCause::Interrupted("no route".into());
+        let mut commands = run.on(Event::Ready(WorkerId(0), at(step), cause));
         while commands.is_empty() {
             commands = run.after(Duration::from_millis(50), &[(0, step, Phase::Idle)]);
         }
@@ -131,8 +131,8 @@ fn the_cause_is_what_the_first_member_says() {
     run.interrupted(0, 10);
     let mut commands = run.interrupted(1, 10);
     let says = |run: &mut Run, worker, reason: &str| {
-        let course = Course::Interrupted(reason.into());
-        run.on(Event::Ready(WorkerId(worker), at(10), course))
+        let cause = ReadyCause::Interrupted(reason.into());
+        run.on(Event::Ready(WorkerId(worker), at(10), cause))
     };
     while matches!(commands[..], [Command::Start(..)]) {
         says(&mut run, 1, "no memory");
@@ -155,10 +155,10 @@ fn a_step_forgives_all_fruitless_generations() {
     let mut run = running(1);
     run.interrupted(0, 1);
     for step in 1..50 {
-        let course = Course::Interrupted("no route".into());
-        run.on(Event::Ready(WorkerId(0), at(step), course.clone()));
+        let cause = ReadyCause::Interrupted("no route".into());
+        run.on(Event::Ready(WorkerId(0), at(step), cause.clone()));
         run.after(Duration::from_secs(1), &[(0, step, Phase::Idle)]);
-        let commands = run.on(Event::Ready(WorkerId(0), at(step + 1), course));
+        let commands = run.on(Event::Ready(WorkerId(0), at(step + 1), cause));
         assert!(matches!(commands[..], [Command::Start(..)]), "{commands:?}");
     }
 }

@@ -13,7 +13,7 @@ use crate::trained::Trained;
 
 /// What was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Pick {
+pub(crate) enum ImageRef {
     /// The first test image of a class.
     Label(u32),
     /// A test image by its index.
@@ -22,7 +22,7 @@ pub(crate) enum Pick {
     Picture(PathBuf),
 }
 
-impl ValueParserFactory for Pick {
+impl ValueParserFactory for ImageRef {
     type Parser = ValueParser;
 
     fn value_parser() -> ValueParser {
@@ -30,7 +30,7 @@ impl ValueParserFactory for Pick {
     }
 }
 
-impl Pick {
+impl ImageRef {
     fn parse(what: OsString) -> Result<Self, String> {
         // A path need not be a text.
         let Some(text) = what.to_str() else { return Ok(Self::Picture(what.into())) };
@@ -102,27 +102,27 @@ mod tests {
 
     #[test]
     fn labels_indices_and_paths_are_told_apart() {
-        let parse = |text: &str| Pick::parse(text.into());
-        assert_eq!(parse("3"), Ok(Pick::Label(3)));
-        assert_eq!(parse("test:17"), Ok(Pick::Index(17)));
-        assert_eq!(parse("./3.png"), Ok(Pick::Picture("./3.png".into())));
-        assert_eq!(parse("11"), Ok(Pick::Label(11)));
+        let parse = |text: &str| ImageRef::parse(text.into());
+        assert_eq!(parse("3"), Ok(ImageRef::Label(3)));
+        assert_eq!(parse("test:17"), Ok(ImageRef::Index(17)));
+        assert_eq!(parse("./3.png"), Ok(ImageRef::Picture("./3.png".into())));
+        assert_eq!(parse("11"), Ok(ImageRef::Label(11)));
         assert_eq!(parse("-1"), Err("there is no class -1".into()));
         assert!(parse("test:x").is_err());
         let path = OsString::from_vec(b"dr\xffwing.png".into());
-        assert_eq!(Pick::parse(path.clone()), Ok(Pick::Picture(path.into())));
+        assert_eq!(ImageRef::parse(path.clone()), Ok(ImageRef::Picture(path.into())));
     }
 
     #[test]
     fn what_the_set_lacks_is_named() {
         let images = Images::new(Shape::grey(1, 2), vec![5, 5, 6, 6], vec![4, 7]).unwrap();
-        assert_eq!(Pick::Label(7).of_set(&images).unwrap(), [6, 6]);
-        let error = |pick: Pick| pick.of_set(&images).unwrap_err().to_string();
-        let missing = error(Pick::Label(3));
+        assert_eq!(ImageRef::Label(7).of_set(&images).unwrap(), [6, 6]);
+        let error = |pick: ImageRef| pick.of_set(&images).unwrap_err().to_string();
+        let missing = error(ImageRef::Label(3));
         assert!(
             missing.starts_with("there is no 3 among the 2 test images, whose classes are 0 to 7")
         );
         assert!(missing.ends_with("a test image is test:3"), "{missing}");
-        assert_eq!(error(Pick::Index(2)), "there is no test image 2: there are 2, from 0");
+        assert_eq!(error(ImageRef::Index(2)), "there is no test image 2: there are 2, from 0");
     }
 }

@@ -8,15 +8,15 @@ use std::{collections::VecDeque, mem, time::Duration};
 use super::{Ending, Engine, State};
 use crate::{
     Command, Loss, Outcome, Phase, WorkerId,
-    roster::{Place, Seat},
+    roster::{Place, Slot},
 };
 
 /// Steps that a worker may always take the time of.
-const STEPS_OF_PATIENCE: u32 = 20;
+const STALL_STEPS: u32 = 20;
 
 /// Times that a worker may take over a state for as long as it may stall: it notices itself
 /// when nothing comes any more.
-const FETCH_PATIENCE: u32 = 10;
+const FETCH_TIMEOUTS: u32 = 10;
 
 /// Step times that are remembered.
 const PACES: usize = 31;
@@ -44,8 +44,8 @@ impl Pace {
 
 impl Engine {
     /// How long a worker may keep the others waiting.
-    pub(super) fn patience(&self) -> Duration {
-        self.settings.stall_after.max(self.pace.median() * STEPS_OF_PATIENCE)
+    pub(super) fn stall_timeout(&self) -> Duration {
+        self.settings.stall_after.max(self.pace.median() * STALL_STEPS)
     }
 
     pub(super) fn tick(&mut self, now: Duration) -> Vec<Command> {
@@ -67,9 +67,9 @@ impl Engine {
                 commands.extend(self.bring_in(now));
             }
             State::Settling { deadline } if now >= deadline => {
-                let patience = self.patience();
+                let timeout = self.stall_timeout();
                 let members = self.roster.members();
-                commands.extend(self.evict_all(&members, &Loss::Unresponsive(patience), now));
+                commands.extend(self.evict_all(&members, &Loss::Unresponsive(timeout), now));
             }
             State::Persisting { by, deadline } if now >= deadline => {
                 let loss = Loss::Unresponsive(self.settings.persist_timeout);
@@ -77,12 +77,12 @@ impl Engine {
             }
             State::Settling { .. } | State::Persisting { .. } | State::Ended => {}
         }
-        let patience = self.patience() * FETCH_PATIENCE;
-        let late = self.find(|seat| match seat.place {
-            Place::Fetching { since, .. } => now.saturating_sub(since) > patience,
+        let timeout = self.stall_timeout() * FETCH_TIMEOUTS;
+        let late = self.find(|slot| match slot.place {
+            Place::Fetching { since, .. } => now.saturating_sub(since) > timeout,
             _ => false,
         });
-        commands.extend(self.evict_all(&late, &Loss::Unresponsive(patience), now));
+        commands.extend(self.evict_all(&late, &Loss::Unresponsive(timeout), now));
         commands
     }
 
@@ -97,7 +97,7 @@ impl Engine {
         } else {
             (self.settings.workers, "workers")
         };
-        let ready = self.roster.standings().len();
+        let ready = self.roster.positions().len();
         let present = u32::try_from(ready).unwrap_or(u32::MAX);
         let waited = self.settings.join_timeout;
         let cause = None;
@@ -110,17 +110,17 @@ impl Engine {
         let since = now.saturating_sub(mem::replace(&mut self.last_tick, now));
         if since > limit / 2 {
             // The coordinator itself stood still: nobody listened, so silence proves nothing.
-            for (_, seat) in self.roster.iter_mut() {
-                seat.last_seen = now;
-                seat.progress = seat.progress.map(|(progress, _)| (progress, now));
+            for (_, slot) in self.roster.iter_mut() {
+                slot.last_seen = now;
+                slot.progress = slot.progress.map(|(progress, _)| (progress, now));
             }
             self.absent_until = self.absent_until.max(now + limit);
         }
-        let silent = self.find(|seat| now.saturating_sub(seat.last_seen) > limit);
+        let silent = self.find(|slot| now.saturating_sub(slot.last_seen) > limit);
         let mut commands = Vec::new();
         for worker in silent {
-            let Some(seat) = self.roster.get(worker) else { continue };
-            let silence = now.saturating_sub(seat.last_seen);
+            let Some(slot) = self.roster.get(worker) else { continue };
+            let silence = now.saturating_sub(slot.last_seen);
             commands.extend(self.evict(worker, Loss::Silent(silence), now));
         }
         commands
@@ -128,26 +128,26 @@ impl Engine {
 
     /// Removes the member that all others wait for, or aborts the generation if there is none.
     fn watch_progress(&mut self, now: Duration) -> Vec<Command> {
-        let patience = self.patience();
-        let stalls = |seat: &Seat| {
-            seat.progress.is_some_and(|(_, since)| now.saturating_sub(since) > patience)
+        let timeout = self.stall_timeout();
+        let stalls = |slot: &Slot| {
+            slot.progress.is_some_and(|(_, since)| now.saturating_sub(since) > timeout)
         };
-        let waits = |seat: &Seat| seat.progress.is_some_and(|(p, _)| p.phase == Phase::Waiting);
+        let waits = |slot: &Slot| slot.progress.is_some_and(|(p, _)| p.phase == Phase::Waiting);
         let members = self.roster.members().len();
         if members == 0
-            || self.find(|seat| seat.place == Place::Member && stalls(seat)).len() < members
+            || self.find(|slot| slot.place == Place::Member && stalls(slot)).len() < members
         {
             return Vec::new();
         }
-        let culprits = self.find(|seat| seat.place == Place::Member && !waits(seat));
+        let culprits = self.find(|slot| slot.place == Place::Member && !waits(slot));
         if culprits.is_empty() {
             return self.break_generation(now);
         }
-        self.evict_all(&culprits, &Loss::Stalled(patience), now)
+        self.evict_all(&culprits, &Loss::Stalled(timeout), now)
     }
 
-    fn find(&self, condition: impl Fn(&Seat) -> bool) -> Vec<WorkerId> {
-        self.roster.iter().filter(|(_, seat)| condition(seat)).map(|(worker, _)| worker).collect()
+    fn find(&self, condition: impl Fn(&Slot) -> bool) -> Vec<WorkerId> {
+        self.roster.iter().filter(|(_, slot)| condition(slot)).map(|(worker, _)| worker).collect()
     }
 
     fn evict_all(&mut self, workers: &[WorkerId], loss: &Loss, now: Duration) -> Vec<Command> {

@@ -6,13 +6,13 @@ use protocol::wire::Transport;
 
 /// The members of a generation by memory domain, in rank order.
 #[derive(Debug)]
-pub(super) struct Placing {
+pub(super) struct Topology {
     /// Equal for those that share memory; 0 for one that cannot.
     memory_domains: Vec<u32>,
     hosts: usize,
 }
 
-impl Placing {
+impl Topology {
     /// Numbers the domains that the members have named.
     pub(super) fn of<'a>(named: impl Iterator<Item = Option<&'a str>>) -> Self {
         let mut known: Vec<&str> = Vec::new();
@@ -108,28 +108,28 @@ mod tests {
             (vec![None], vec![0], Transport::Grpc),
         ];
         for (named, numbers, transport) in cases {
-            let placing = Placing::of(named.iter().copied());
-            assert_eq!(placing.memory_domains(), numbers);
+            let topology = Topology::of(named.iter().copied());
+            assert_eq!(topology.memory_domains(), numbers);
             assert_eq!(
-                placing.transport(Collective::Auto, Vec::new()).unwrap(),
+                topology.transport(Collective::Auto, Vec::new()).unwrap(),
                 transport,
                 "{named:?}"
             );
-            assert_eq!(placing.transport(Collective::Grpc, Vec::new()).unwrap(), Transport::Grpc);
+            assert_eq!(topology.transport(Collective::Grpc, Vec::new()).unwrap(), Transport::Grpc);
             assert_eq!(
-                placing.transport(Collective::TwoLevel, Vec::new()).unwrap(),
+                topology.transport(Collective::TwoLevel, Vec::new()).unwrap(),
                 Transport::TwoLevel
             );
-            let shm = placing.transport(Collective::Shm, Vec::new()).is_ok();
+            let shm = topology.transport(Collective::Shm, Vec::new()).is_ok();
             assert_eq!(shm, transport == Transport::Shm, "{named:?}");
         }
     }
 
     #[test]
     fn nccl_is_for_members_with_a_gpu_each() {
-        let placing = Placing::of([Some("a"), Some("a")].into_iter());
+        let topology = Topology::of([Some("a"), Some("a")].into_iter());
         let transport = |gpus: [Option<(&str, &str)>; 2]| {
-            placing.transport(Collective::Nccl, gpus.to_vec()).map_err(|error| error.to_string())
+            topology.transport(Collective::Nccl, gpus.to_vec()).map_err(|error| error.to_string())
         };
         let (first, second) = (Some(("a", "0000:01:00.0")), Some(("a", "0000:02:00.0")));
         assert_eq!(transport([first, second]), Ok(Transport::Nccl));

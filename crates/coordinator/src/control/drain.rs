@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use protocol::{
     convert::printable,
-    wire::{self, worker_message::Body as Said},
+    wire::{self, worker_message::Body as WorkerMsg},
 };
 use tokio::{
     sync::mpsc,
@@ -12,7 +12,7 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::{Control, FAREWELL, Input, waiting::Wait};
+use super::{Control, DRAIN_TIMEOUT, Input, waiting::Wait};
 
 /// The longest time between two looks at what is still waited for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,9 +22,9 @@ const SAVING_TIMEOUT: Duration = Duration::from_secs(11 * 60);
 
 impl Control<'_> {
     /// Waits, within a bound, for the workers to end their streams.
-    pub(super) async fn say_farewell(&mut self, inputs: &mut mpsc::Receiver<Input>) {
+    pub(super) async fn drain(&mut self, inputs: &mut mpsc::Receiver<Input>) {
         let last = Instant::now() + SAVING_TIMEOUT;
-        let mut deadline = Instant::now() + FAREWELL;
+        let mut deadline = Instant::now() + DRAIN_TIMEOUT;
         let mut storing = false;
         let mut wait = Wait::default();
         while !self.connections.is_empty() {
@@ -56,16 +56,16 @@ impl Control<'_> {
                 Some(Input::Joined(_, _, connection, _)) => {
                     connection.send(Err(Status::aborted("the run has ended")));
                 }
-                Some(Input::Message(_, Said::Heartbeat(alive)))
+                Some(Input::Message(_, WorkerMsg::Heartbeat(alive)))
                     if alive.phase() == wire::Phase::Saving =>
                 {
-                    deadline = last.min(Instant::now() + FAREWELL);
+                    deadline = last.min(Instant::now() + DRAIN_TIMEOUT);
                     let url = self.launch.config().operation.checkpoint_url.as_ref();
                     if let (Some(url), false) = (url, std::mem::replace(&mut storing, true)) {
                         self.console.line(&format!("Storing the last checkpoint at {url} ..."));
                     }
                 }
-                Some(Input::Message(worker, Said::Failed(failed))) => {
+                Some(Input::Message(worker, WorkerMsg::Failed(failed))) => {
                     let who = self.name(worker);
                     if let Some(connection) = self.connections.remove(&worker) {
                         let (host, why) = (connection.process.host, printable(&failed.message));
@@ -86,7 +86,10 @@ impl Control<'_> {
     fn still_here(&self, storing: bool) -> String {
         match &self.launch.config().operation.checkpoint_url {
             Some(url) if storing => format!("Storing the last checkpoint at {url}"),
-            _ => format!("Waiting for {} workers to end", self.connections.len()),
+            _ => {
+                let workers = stdout::counted(self.connections.len() as u64, "worker");
+                format!("Waiting for {workers} to end")
+            }
         }
     }
 }
