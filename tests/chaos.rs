@@ -10,9 +10,11 @@ mod strikes;
 
 use std::{collections::BTreeSet, env, fs, ops::RangeInclusive, process};
 
+use emulated_gpu::IS_THERE;
+
 use self::{figures::Figures, strikes::strike};
 use crate::{
-    harness::{ENDLESS, Fleet, Network, Place, SMALL, namespaces, wait_until},
+    harness::{ENDLESS, Fleet, Network, Place, SMALL, Task, namespaces, wait_until},
     stop::stopped_with_the_same_bits,
     tasks::{CLASSIFIER, CLASSIFIER_RUN, stopped_and_resumed},
 };
@@ -216,6 +218,29 @@ fn disasters_through_shared_memory() {
 #[test]
 fn disasters_between_hosts() {
     endure_all(1..=4, Way::Links);
+}
+
+/// Workers on emulated GPUs; the last epoch is a CPU's.
+#[test]
+fn disasters_of_workers_on_gpus() {
+    if !IS_THERE {
+        return;
+    }
+    for (seed, collective) in [(2, "grpc"), (3, "shm")] {
+        let place = Place::new();
+        let flags = format!(
+            "{SMALL} {ENDLESS} --dead-after-seconds 2 --stall-after-seconds 12 \
+             --collective {collective}"
+        );
+        let mut fleet = Fleet::of_task(Task::VaeOnGpus, &place, WORKERS as u32, &flags);
+        for disaster in schedule(seed, false) {
+            fleet.wait_for_progress(&place);
+            fleet = strike(disaster, &place, fleet);
+            fleet.wait_for_progress(&place);
+        }
+        stopped_with_the_same_bits(&place, fleet);
+        assert_eq!(half_written(&place), [] as [String; 0]);
+    }
 }
 
 /// A task of a user goes through the disasters that need nothing but processes.

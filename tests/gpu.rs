@@ -5,13 +5,18 @@ use emulated_gpu::{FOLDER, IS_THERE};
 
 use crate::{
     golden::{COMMON, PLAIN, RUNS},
-    harness::{Exit, Fleet, Place, Process, worker_in},
+    harness::{Exit, Fleet, Place, Process, coordinator_in, worker_in},
 };
 
 /// Begins a worker on an emulated GPU, with these variables of the environment.
 fn gpu_worker(fleet: &Fleet, variables: &str, flags: &str) -> Process {
+    worker_with(fleet, variables, &format!("--device cuda {flags}"))
+}
+
+/// Begins a worker where there are emulated GPUs.
+fn worker_with(fleet: &Fleet, variables: &str, flags: &str) -> Process {
     let environment = format!("LD_LIBRARY_PATH={FOLDER} {variables}");
-    worker_in(&environment, &format!("--coordinator {} --device cuda {flags}", fleet.url))
+    worker_in(&environment, &format!("--coordinator {} {flags}", fleet.url))
 }
 
 /// Trains on this many GPUs and CPUs; gives the digest.
@@ -27,12 +32,16 @@ fn trained(flags: &str, gpus: u32, cpus: u32) -> String {
     place.digest()
 }
 
-/// The only worker's exit, on a GPU with these variables.
+/// The exit of a worker whose GPU has these variables; another one, on the CPU, completes the run.
 fn refused(variables: &str) -> Exit {
     let place = Place::new();
-    let flags = format!("{COMMON} {PLAIN} --workers 1 --join-timeout-seconds 5");
-    let fleet = Fleet::without_workers(&place, &flags);
-    gpu_worker(&fleet, variables, "").wait()
+    let flags = format!("{COMMON} {PLAIN} --workers 2 --join-timeout-seconds 5");
+    let mut fleet = Fleet::without_workers(&place, &flags);
+    fleet.add("--threads 1 --device cpu");
+    let exit = gpu_worker(&fleet, variables, "").wait();
+    fleet.completed();
+    assert_eq!(place.digest(), RUNS[0].1, "{variables}");
+    exit
 }
 
 #[test]
@@ -51,6 +60,17 @@ fn gpus_and_cpus_train_together() {
         for collective in ["grpc", "shm"] {
             let flags = format!("{COMMON} {PLAIN} --collective {collective}");
             assert_eq!(trained(&flags, 2, 1), RUNS[0].1, "over {collective}");
+        }
+    }
+}
+
+/// No member is on a CPU.
+#[test]
+fn gpus_train_without_a_cpu() {
+    if IS_THERE {
+        for collective in ["grpc", "shm"] {
+            let flags = format!("{COMMON} {PLAIN} --collective {collective}");
+            assert_eq!(trained(&flags, 2, 0), RUNS[0].1, "over {collective}");
         }
     }
 }
@@ -81,5 +101,106 @@ fn a_gpu_that_cannot_train_is_refused_in_one_line() {
         too_small.failed_with(&["the GPU lacks memory", "bytes are needed", "--batch-size"]);
         let none = refused("EMULATED_GPU_COUNT=0");
         none.failed_with(&["there is no CUDA device", "--device cpu"]);
+    }
+}
+
+#[test]
+fn a_gpu_that_is_hidden_or_forbidden_is_told_in_one_line() {
+    if IS_THERE {
+        for list in ["", "none", "7", "GPU-7"] {
+            let hidden = refused(&format!("CUDA_VISIBLE_DEVICES={list}"));
+            hidden.failed_with(&["there is no CUDA device", &format!("{list:?}"), "--device cpu"]);
+        }
+        let prohibited = refused("EMULATED_GPU_PROHIBITED=1");
+        prohibited.failed_with(&["Emulated GPU 0", "compute mode is prohibited", "nvidia-smi -c"]);
+        let old = refused("EMULATED_GPU_VERSION=12040");
+        old.failed_with(&["driver is too old", "CUDA 12.4", "13.0 is needed"]);
+    }
+}
+
+#[test]
+fn an_instance_of_a_gpu_and_one_by_its_name_are_taken() {
+    if !IS_THERE {
+        return;
+    }
+    for (variables, name) in [
+        ("EMULATED_GPU_MIG=1g.10gb CUDA_VISIBLE_DEVICES=MIG-0", "Emulated GPU 0 MIG 1g.10gb"),
+        ("EMULATED_GPU_COUNT=3 CUDA_VISIBLE_DEVICES=GPU-2", "Emulated GPU 2"),
+        ("EMULATED_GPU_COUNT=3 CUDA_VISIBLE_DEVICES=1,none,2", "Emulated GPU 1"),
+    ] {
+        let place = Place::new();
+        let mut fleet = Fleet::without_workers(&place, &format!("{COMMON} {PLAIN} --workers 1"));
+        fleet.workers.push(gpu_worker(&fleet, variables, "--threads 1"));
+        fleet.completed();
+        assert_eq!(place.digest(), RUNS[0].1, "{variables}");
+        assert_eq!(place.events("joined")[0]["device"], name, "{variables}");
+    }
+}
+
+/// One of them has it, and goes on alone.
+#[test]
+fn a_gpu_that_another_process_has_is_told_in_one_line() {
+    if !IS_THERE {
+        return;
+    }
+    let place = Place::new();
+    let flags = format!("{COMMON} {PLAIN} --workers 2 --join-timeout-seconds 5");
+    let fleet = Fleet::without_workers(&place, &flags);
+    let variables = format!("EMULATED_GPU_EXCLUSIVE={}", place.path("exclusive").display());
+    let workers = [0, 1].map(|_| gpu_worker(&fleet, &variables, "--threads 1"));
+    let exits = workers.map(Process::wait);
+    let (ended, refused): (Vec<_>, Vec<_>) =
+        exits.into_iter().partition(|exit| exit.status.success());
+    assert_eq!((ended.len(), refused.len()), (1, 1), "{ended:?} {refused:?}");
+    for exit in refused {
+        exit.failed_with(&["another process", "Emulated GPU 0", "exclusive-process"]);
+    }
+    fleet.completed();
+    assert_eq!(place.digest(), RUNS[0].1);
+}
+
+/// Without a flag a GPU is taken, by the driver's word alone: there is no libtorch for GPUs here. Of several,
+/// each worker of the host takes another, and those beyond them share.
+#[test]
+fn gpus_are_dealt_among_the_workers_of_a_host() {
+    if !IS_THERE {
+        return;
+    }
+    for (gpus, expected) in [(2, [0, 1, 0]), (3, [0, 1, 2])] {
+        let place = Place::new();
+        let environment = format!("LD_LIBRARY_PATH={FOLDER} EMULATED_GPU_COUNT={gpus}");
+        let flags = format!(
+            "--listen 127.0.0.1:0 --run-dir {} {COMMON} {PLAIN} --workers 3 --spawn",
+            place.run_dir.display()
+        );
+        let exit = coordinator_in(&environment, &place, &flags).wait().succeeded();
+        assert_eq!(place.digest(), RUNS[0].1, "{gpus} GPUs");
+        let taken = expected.map(|gpu| format!("Emulated GPU {gpu}"));
+        for (rank, gpu) in taken.iter().enumerate() {
+            let joined = place.events("joined");
+            let joined = joined.iter().find(|event| event["rank"] == rank).expect("it has joined");
+            assert_eq!(&joined["device"], gpu, "rank {rank} of {gpus} GPUs");
+        }
+        let told = exit.text().matches("sharing cuda:0: this is worker 2").count();
+        assert_eq!(told, usize::from(gpus == 2), "{exit}");
+    }
+}
+
+/// A run in bf16 is for CPUs, and one with convolutions for libtorch, which has no GPU here.
+#[test]
+fn a_gpu_is_left_alone_where_the_run_is_not_for_it() {
+    if !IS_THERE {
+        return;
+    }
+    for (run, reason) in [
+        ("--precision bf16", "the run's options are for CPUs"),
+        ("--architecture conv", "this libtorch is for CPUs alone"),
+    ] {
+        let place = Place::new();
+        let flags = format!("{COMMON} {PLAIN} --workers 1 {run}");
+        let fleet = Fleet::without_workers(&place, &flags);
+        let worker = worker_with(&fleet, "", "--threads 1").wait().succeeded();
+        assert!(worker.text().contains(&format!("computing on the CPU: {reason}")), "{worker}");
+        fleet.completed();
     }
 }

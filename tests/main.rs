@@ -34,6 +34,7 @@ mod foreign_libtorch;
 mod full_disk;
 mod golden;
 mod gpu;
+mod gpu_acceptance;
 mod harness;
 mod health;
 mod hostile_peers;

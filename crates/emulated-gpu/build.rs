@@ -41,6 +41,11 @@ fn compile(folder: &Path, (name, sources): &(&str, &[&str])) -> Result<(), Box<d
         .cargo_metadata(false)
         .try_get_compiler()?
         .to_command();
+    if *name == DRIVER.0 {
+        let words = [compiler.get_program()].into_iter().chain(compiler.get_args());
+        let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+        println!("cargo:rustc-env=EMULATED_GPU_COMPILER={}", words.join("\u{1f}"));
+    }
     compiler.args(sources.iter().map(|source| Path::new("src").join(source)));
     compiler.arg("-o").arg(folder.join(name)).arg(format!("-Wl,-soname,{name}"));
     let status = compiler.status()?;

@@ -38,6 +38,8 @@ pub(crate) fn coordinator_of(
 pub(crate) enum Task {
     /// Those of this project.
     Vae,
+    /// The same, with workers on emulated GPUs.
+    VaeOnGpus,
     /// An example's, which is both a coordinator and a worker.
     Example(&'static str),
 }
@@ -50,12 +52,16 @@ impl Task {
 
     /// The worker's program, without flags.
     pub(crate) fn worker(self, host: Option<&Host>) -> Command {
-        self.command(host, "vae-worker", "worker")
+        let mut command = self.command(host, "vae-worker", "worker");
+        if self == Self::VaeOnGpus {
+            command.env("LD_LIBRARY_PATH", emulated_gpu::FOLDER).arg("--device=cuda");
+        }
+        command
     }
 
     fn command(self, host: Option<&Host>, own: &str, word: &str) -> Command {
         match self {
-            Self::Vae => command(host, Path::new(own), None),
+            Self::Vae | Self::VaeOnGpus => command(host, Path::new(own), None),
             Self::Example(_) => command(host, &self.program(), Some(word)),
         }
     }
@@ -63,7 +69,7 @@ impl Task {
     /// An example's program.
     pub(crate) fn program(self) -> PathBuf {
         match self {
-            Self::Vae => panic!("there are two of them"),
+            Self::Vae | Self::VaeOnGpus => panic!("there are two of them"),
             Self::Example(name) => programs().join("examples").join(name),
         }
     }

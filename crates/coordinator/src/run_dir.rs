@@ -54,6 +54,11 @@ impl RunInfo {
         program.upgrade(&mut info);
         serde_json::from_value(info)
     }
+
+    /// The configuration as workers read it.
+    pub(crate) fn configuration_json(&self) -> String {
+        serde_json::to_string(&self.config).unwrap_or_default()
+    }
 }
 
 /// An open run directory; no other coordinator has it open.

@@ -170,6 +170,8 @@ impl Children {
         let mut child = Command::new(&spawner.program)
             .args(&spawner.arguments)
             .args(more)
+            // All are on this host: with several GPUs, each takes another.
+            .arg(format!("--local-rank={slot}"))
             .args(device.map(|device| format!("--device={device}")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,6 +1,11 @@
 // The functions of the CUDA driver that Lockstep calls. Memory begins as NaN. Work is done when it is
 // waited for, never before: whoever does not wait reads NaN. README.md lists the variables of the
 // environment that choose orders, sizes and failures.
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <chrono>
 #include <map>
 #include <mutex>
 #include <set>
@@ -14,10 +19,12 @@ enum Status {
     SUCCESS = 0,
     INVALID_VALUE = 1,
     OUT_OF_MEMORY = 2,
+    DEVICE_UNAVAILABLE = 46,
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     INVALID_IMAGE = 200,
     INVALID_CONTEXT = 201,
+    UNSUPPORTED_PTX_VERSION = 222,
     INVALID_HANDLE = 400,
     NOT_FOUND = 500,
     CAPTURE_INVALIDATED = 901,
@@ -34,7 +41,8 @@ struct Stream {
 // A point in a stream's queue.
 struct Event {
     Stream *stream = nullptr;
-    bool is_past = true;
+    bool is_past = true, has_time = false;
+    std::chrono::steady_clock::time_point time;
 };
 
 struct Driver {
@@ -53,6 +61,49 @@ static thread_local void *current;
 static long number(const char *name, long otherwise) {
     const char *text = getenv(name);
     return text ? atol(text) : otherwise;
+}
+
+static std::string text(const char *name) {
+    const char *value = getenv(name);
+    return value ? value : "";
+}
+
+static long version() { return number("EMULATED_GPU_VERSION", 13000); }
+
+// The GPU that a word of CUDA_VISIBLE_DEVICES stands for: an index, or the beginning of a name that no
+// other has. None is less than zero.
+static long named(const std::string &word) {
+    long count = number("EMULATED_GPU_COUNT", 1), found = -1;
+    char *end = nullptr;
+    long index = strtol(word.c_str(), &end, 10);
+    if (!word.empty() && !*end) return index < count ? index : -1;
+    std::string kind = text("EMULATED_GPU_MIG").empty() ? "GPU-" : "MIG-";
+    for (long i = 0; i < count && word.size() > kind.size(); i++) {
+        std::string name = kind + std::to_string(i) + "0000000-0000-0000-0000-000000000000";
+        if (name.compare(0, word.size(), word) != 0) continue;
+        if (found >= 0) return -1;
+        found = i;
+    }
+    return found;
+}
+
+// The GPUs that this process sees. As in CUDA, those after a word that stands for none are hidden.
+static std::vector<int> visible() {
+    std::vector<int> seen;
+    const char *list = getenv("CUDA_VISIBLE_DEVICES");
+    if (!list) {
+        for (long i = 0; i < number("EMULATED_GPU_COUNT", 1); i++) seen.push_back((int)i);
+        return seen;
+    }
+    std::string rest = list;
+    while (!rest.empty()) {
+        size_t comma = rest.find(',');
+        long found = named(rest.substr(0, comma));
+        if (found < 0) break;
+        seen.push_back((int)found);
+        rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
+    }
+    return seen;
 }
 
 static size_t memory() { return (size_t)number("EMULATED_GPU_MEMORY", 1L << 30); }
@@ -99,8 +150,10 @@ static bool is_within(const std::map<char *, size_t> &allocations, const void *p
 
 static int take(std::map<char *, size_t> &allocations, void **place, size_t bytes) {
     if (bytes == 0) return INVALID_VALUE;
-    char *memory = (char *)aligned_alloc(256, (bytes + 255) / 256 * 256);
-    if (!memory) return OUT_OF_MEMORY;
+    // Not a byte more: what is beside it is for AddressSanitizer to watch.
+    void *found = nullptr;
+    if (posix_memalign(&found, 256, bytes) != 0) return OUT_OF_MEMORY;
+    char *memory = (char *)found;
     memset(memory, 0xff, bytes);
     allocations[memory] = bytes;
     *place = memory;
@@ -131,36 +184,55 @@ API cuInit(unsigned) {
     const char *order = getenv("EMULATED_GPU_ORDER");
     std::string name = order ? order : "up";
     simt::order = name == "down" ? simt::Order::Down : name == "random" ? simt::Order::Random : simt::Order::Up;
-    return number("EMULATED_GPU_COUNT", 1) > 0 ? SUCCESS : NO_DEVICE;
+    return visible().empty() ? NO_DEVICE : SUCCESS;
 }
-API cuDriverGetVersion(int *version) {
+API cuDriverGetVersion(int *found) {
     ENTER();
-    *version = (int)number("EMULATED_GPU_VERSION", 13000);
+    *found = (int)version();
     return SUCCESS;
 }
 API cuDeviceGetCount(int *count) {
     ENTER();
-    *count = (int)number("EMULATED_GPU_COUNT", 1);
+    *count = (int)visible().size();
     return SUCCESS;
 }
 API cuDeviceGet(int *device, int ordinal) {
     ENTER();
-    *device = ordinal;
-    return ordinal >= 0 && ordinal < number("EMULATED_GPU_COUNT", 1) ? SUCCESS : INVALID_DEVICE;
+    std::vector<int> seen = visible();
+    if (ordinal < 0 || ordinal >= (int)seen.size()) return INVALID_DEVICE;
+    *device = seen[ordinal];
+    return SUCCESS;
 }
 API cuDeviceGetName(char *name, int room, int device) {
     ENTER();
-    snprintf(name, room, "Emulated GPU %d", device);
+    std::string mig = text("EMULATED_GPU_MIG");
+    snprintf(name, room, "Emulated GPU %d%s%s", device, mig.empty() ? "" : " MIG ", mig.c_str());
     return SUCCESS;
 }
 API cuDeviceGetAttribute(int *value, int attribute, int) {
     ENTER();
     long capability = number("EMULATED_GPU_CAPABILITY", 90);
-    *value = attribute == 75 ? (int)(capability / 10) : attribute == 76 ? (int)(capability % 10) : 0;
+    *value = 0;
+    if (attribute == 20) *value = text("EMULATED_GPU_PROHIBITED").empty() ? 0 : 2;
+    if (attribute == 20 && !text("EMULATED_GPU_EXCLUSIVE").empty()) *value = 3;
+    if (attribute == 75) *value = (int)(capability / 10);
+    if (attribute == 76) *value = (int)(capability % 10);
     return SUCCESS;
 }
 API cuDevicePrimaryCtxRetain(void **context, int device) {
     ENTER();
+    if (!text("EMULATED_GPU_PROHIBITED").empty()) return DEVICE_UNAVAILABLE;
+    std::string taken = text("EMULATED_GPU_EXCLUSIVE");
+    static int lock = -1;
+    if (!taken.empty() && lock < 0) {
+        // Held until the process ends.
+        lock = open(taken.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) != 0) {
+            if (lock >= 0) close(lock);
+            lock = -1;
+            return DEVICE_UNAVAILABLE;
+        }
+    }
     *context = (void *)(uintptr_t)(device + 1);
     return SUCCESS;
 }
@@ -255,12 +327,29 @@ API cuEventDestroy_v2(void *event) {
     delete (Event *)event;
     return SUCCESS;
 }
-API cuEventRecord(void *handle, void *stream) {
-    ENTER();
+static int record(void *handle, void *stream) {
     Event *event = (Event *)handle;
     event->stream = (Stream *)stream;
     event->is_past = false;
-    return put(stream, [=] { event->is_past = true; });
+    return put(stream, [=] {
+        event->is_past = event->has_time = true;
+        event->time = std::chrono::steady_clock::now();
+    });
+}
+API cuEventRecord(void *event, void *stream) {
+    ENTER();
+    return record(event, stream);
+}
+API cuEventRecordWithFlags(void *event, void *stream, unsigned) {
+    ENTER();
+    return record(event, stream);
+}
+API cuEventElapsedTime(float *milliseconds, void *from, void *to) {
+    ENTER();
+    Event *begun = (Event *)from, *ended = (Event *)to;
+    if (!begun->has_time || !ended->has_time) return INVALID_HANDLE;
+    *milliseconds = std::chrono::duration<float, std::milli>(ended->time - begun->time).count();
+    return SUCCESS;
 }
 API cuEventSynchronize(void *handle) {
     ENTER();
@@ -318,6 +407,7 @@ API cuModuleLoadData(void **module, const void *image) {
     ENTER();
     if (!current) return INVALID_CONTEXT;
     if (!image || !*(const char *)image) return INVALID_IMAGE;
+    if (version() < 13000) return UNSUPPORTED_PTX_VERSION;
     *module = (void *)image;
     return SUCCESS;
 }

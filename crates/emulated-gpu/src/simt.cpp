@@ -48,6 +48,8 @@ static void entry() {
 }
 
 static void prepare(Fiber &fiber) {
+    // The thread before has left it without returning.
+    ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), STACK_BYTES);
     void **top = (void **)(((uintptr_t)fiber.stack.get() + STACK_BYTES) & ~(uintptr_t)15);
     *--top = nullptr;  // Aligned as a call leaves it.
     *--top = (void *)&entry;
@@ -59,10 +61,12 @@ static void prepare(Fiber &fiber) {
 void *shared(const void *declaration, size_t bytes) {
     for (const Site &site : block->sites)
         if (site.declaration == declaration) return block->shared + site.offset;
-    size_t offset = (block->shared_used + 15) & ~(size_t)15;
+    // Some bytes between two declarations belong to none.
+    size_t offset = (block->shared_used + 31) & ~(size_t)15;
     if (offset + bytes > SHARED_BYTES) stop("a block uses more shared memory than there is");
     block->shared_used = offset + bytes;
     block->sites.push_back({declaration, offset});
+    ASAN_UNPOISON_MEMORY_REGION(block->shared + offset, bytes);
     memset(block->shared + offset, 0xff, bytes);
     return block->shared + offset;
 }
@@ -91,6 +95,7 @@ static void run_block(std::vector<size_t> &turn, std::mt19937_64 &random) {
     for (size_t i = 0; i < block->threads; i++) prepare(block->fibers[i]);
     block->sites.clear();
     block->shared_used = 0;
+    ASAN_POISON_MEMORY_REGION(block->shared, SHARED_BYTES);
     for (;;) {
         if (order == Order::Random) std::shuffle(turn.begin(), turn.end(), random);
         for (size_t i : turn) {

@@ -13,6 +13,13 @@
 #include <utility>
 #include <vector>
 
+#if __has_include(<sanitizer/asan_interface.h>)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(place, bytes) ((void)(place), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(place, bytes) ((void)(place), (void)(bytes))
+#endif
+
 #define __global__
 #define __device__ inline
 #define __forceinline__ __attribute__((always_inline))

@@ -9,6 +9,7 @@
 mod driver;
 mod gpu;
 mod memory;
+mod meter;
 
 pub mod compiler;
 
@@ -20,6 +21,7 @@ use self::driver::Driver;
 pub use self::{
     gpu::{Arguments, Gpu, Graph, Kernel, Module},
     memory::{Buffer, Event, Pinned, Place, Plain},
+    meter::{Time, Timed, Traffic},
 };
 
 /// Compute capability of the oldest GPUs that kernels are compiled for, times ten.
@@ -50,6 +52,34 @@ pub enum GpuError {
         "the NVIDIA driver is too old: libcuda.so.1 has no {0}; install one for CUDA 12 or later"
     )]
     OldDriver(&'static str),
+    /// The driver cannot load what the kernels' compiler makes.
+    #[error(
+        "the NVIDIA driver is too old: it is for CUDA {}.{}, and 13.0 is needed (driver 580 or later); \
+         use --device cpu until it is updated",
+        found / 1000, found % 1000 / 10
+    )]
+    OldVersion {
+        /// The version of CUDA that it is for, as the driver tells it.
+        found: u32,
+    },
+    /// Another process has the GPU.
+    #[error(
+        "another process computes on {name}, whose compute mode is exclusive-process; give each worker a \
+         GPU of its own, allow several with `nvidia-smi -c DEFAULT`, or use --device cpu"
+    )]
+    Exclusive {
+        /// The GPU's name.
+        name: String,
+    },
+    /// Nobody may have the GPU.
+    #[error(
+        "nobody may compute on {name}: its compute mode is prohibited; allow it with \
+         `nvidia-smi -c DEFAULT`, use another GPU, or --device cpu"
+    )]
+    Prohibited {
+        /// The GPU's name.
+        name: String,
+    },
     /// The GPU lacks instructions.
     #[error(
         "{name} has compute capability {}.{}, and 8.0 is needed (Ampere or later); use --device cpu",

@@ -28,6 +28,17 @@ pub struct Metric {
     pub unit: &'static str,
 }
 
+/// What a model needs to compute on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuSupport {
+    /// It computes on CPUs alone.
+    None,
+    /// The GPU's driver: it has kernels of its own.
+    Kernels,
+    /// libtorch's CUDA libraries.
+    Libtorch,
+}
+
 /// A model, its options and its data set.
 pub trait Task: 'static {
     /// Its name: lowercase letters, digits, dashes and underscores.
@@ -107,6 +118,12 @@ pub trait Task: 'static {
     fn is_portable(options: &Self::Options) -> bool {
         let _ = options;
         false
+    }
+
+    /// What the model needs to compute on a GPU.
+    fn gpu_support(options: &Self::Options) -> GpuSupport {
+        let _ = options;
+        GpuSupport::Libtorch
     }
 
     /// What the task takes of a machine.

@@ -139,6 +139,12 @@ impl Vae {
         })
     }
 
+    /// The GPU, to be asked what it does.
+    #[must_use]
+    pub const fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
     fn shape(&self, images: usize) -> Result<Shape, GpuError> {
         let shape = Shape::of(&self.network, images, self.samples);
         // Kernels count rows in 32 bits.

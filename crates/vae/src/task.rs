@@ -6,7 +6,7 @@ use tch::Device;
 use thiserror::Error;
 use trainer::{
     Artifacts, Metric, Task,
-    task::{ArtifactFiles, Error, TaskModel},
+    task::{ArtifactFiles, Error, GpuSupport, TaskModel},
 };
 use vae_options::{Architecture, Color, Precision, VaeOptions};
 
@@ -112,6 +112,14 @@ impl Task for VaeTask {
 
     fn precision(options: &VaeOptions) -> config::task::Precision {
         options.task_precision()
+    }
+
+    fn gpu_support(options: &VaeOptions) -> GpuSupport {
+        match (options.architecture, options.precision) {
+            (Architecture::Conv, _) => GpuSupport::Libtorch,
+            (_, Precision::F32) => GpuSupport::Kernels,
+            (_, Precision::Bf16) => GpuSupport::None,
+        }
     }
 
     fn is_portable(options: &VaeOptions) -> bool {

@@ -3,7 +3,8 @@
 //! `cargo test --test gpu -- --ignored` compares that one.
 
 use std::{
-    env,
+    env, fs,
+    path::{Path, PathBuf},
     process::{Command, Output},
     sync::Arc,
 };
@@ -245,7 +246,12 @@ fn the_gpu_of_this_machine_trains_to_the_bits_of_the_cpu() {
 
 /// Runs the tests above on the emulated GPU.
 fn emulated(variables: &[(&str, &str)]) -> Output {
-    let mut folders = vec![FOLDER.into()];
+    emulated_in(&[FOLDER.into()], variables)
+}
+
+/// The same, with the libraries of these folders; the last one is looked into first.
+fn emulated_in(libraries: &[PathBuf], variables: &[(&str, &str)]) -> Output {
+    let mut folders: Vec<PathBuf> = libraries.iter().rev().cloned().collect();
     folders.extend(env::var_os("LD_LIBRARY_PATH").iter().flat_map(env::split_paths));
     Command::new(env::current_exe().unwrap())
         .args(["--ignored", "the_gpu_of_this_machine"])
@@ -275,4 +281,34 @@ fn a_race_in_a_kernel_is_found() {
         let output = emulated(&[("EMULATED_GPU_RACE", "layer_small")]);
         assert!(!output.status.success(), "a product without barriers gives the right bits");
     }
+}
+
+/// Bounds of the GPU's memory, kept by AddressSanitizer; where the compiler has it.
+#[test]
+fn kernels_touch_no_memory_that_is_not_theirs() {
+    if !IS_THERE {
+        return;
+    }
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sanitized-gpu");
+    fs::create_dir_all(&folder).unwrap();
+    let Some(sanitizer) = emulated_gpu::sanitized(&folder).unwrap() else { return };
+    // What ends with the process is no leak, and fibers have stacks of their own.
+    let options = "detect_leaks=0:detect_stack_use_after_return=0";
+    let run = |overrun: &str| {
+        let preload = sanitizer.to_str().unwrap();
+        emulated_in(
+            &[FOLDER.into(), folder.clone()],
+            &[
+                ("LD_PRELOAD", preload),
+                ("ASAN_OPTIONS", options),
+                ("EMULATED_GPU_OVERRUN", overrun),
+            ],
+        )
+    };
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let clean = run("");
+    assert!(clean.status.success(), "{}", said(&clean));
+    let planted = run("advance");
+    let is_found = said(&planted).contains("heap-buffer-overflow");
+    assert!(!planted.status.success() && is_found, "{}", said(&planted));
 }

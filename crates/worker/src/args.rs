@@ -39,7 +39,12 @@ pub(crate) struct Args {
     /// SLURM_PROCID or JOB_COMPLETION_INDEX, in this order, else any]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) rank: Option<RankChoice>,
-    /// Where to compute: auto, cpu, cuda or cuda:N
+    /// The place of this worker among those of its host, from 0: with several GPUs, each takes another
+    /// [default: the value of LOCAL_RANK or SLURM_LOCALID]
+    #[arg(long, value_name = "N")]
+    pub(crate) local_rank: Option<u32>,
+    /// Where to compute: auto, cpu, cuda or cuda:N. auto takes a GPU if the run's model has kernels
+    /// for it, or libtorch's CUDA libraries are there
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceChoice,
     /// Threads to compute with [default: the cores of this host divided among its workers]

@@ -16,7 +16,7 @@ use membership::Fingerprint;
 use protocol::{
     CONTROL_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, status,
     wire::{
-        CoordinatorMessage, Heartbeat, Hello, Returning, Welcome, WorkerMessage,
+        CoordinatorMessage, Heartbeat, Hello, Returning, StatusRequest, Welcome, WorkerMessage,
         coordinator_client::CoordinatorClient, coordinator_message, worker_message::Body,
     },
 };
@@ -338,18 +338,43 @@ pub(crate) async fn join(
     }
 }
 
-/// Joins a run for the first time. A coordinator that is not ready yet, as it still fetches the data
-/// set, is waited for as long as it says so; one that is lost before it has answered, for `timeout`.
+/// Joins a run for the first time.
 pub(crate) async fn join_when_ready(
     client: &mut Client,
     route: &Route,
     identity: &Identity,
     timeout: Duration,
 ) -> Result<Joined> {
+    when_ready(client, route, timeout, async |client| join(client, route, identity, None).await)
+        .await
+}
+
+/// The run's configuration as JSON, for one who has yet to choose a device; empty where the coordinator
+/// does not tell.
+pub(crate) async fn configuration(
+    client: &mut Client,
+    route: &Route,
+    timeout: Duration,
+) -> Result<String> {
+    when_ready(client, route, timeout, async |client| {
+        let status = client.status(StatusRequest {}).await;
+        Ok(status.map_err(|status| route.refused(&status))?.into_inner().configuration_json)
+    })
+    .await
+}
+
+/// Asks until there is an answer. A coordinator that is not ready yet, as it still fetches the data
+/// set, is waited for as long as it says so; one that is lost before it has answered, for `timeout`.
+async fn when_ready<A>(
+    client: &mut Client,
+    route: &Route,
+    timeout: Duration,
+    mut ask: impl AsyncFnMut(&mut Client) -> Result<A, JoinError>,
+) -> Result<A> {
     let mut logged: Option<Instant> = None;
     let mut losses = 0;
     loop {
-        match join(client, route, identity, None).await {
+        match ask(client).await {
             Err(JoinError::Preparing(what)) => {
                 if logged.is_none_or(|before| before.elapsed() >= COUNTDOWN_INTERVAL) {
                     logged = Some(Instant::now());
@@ -363,7 +388,7 @@ pub(crate) async fn join_when_ready(
                 tokio::time::sleep(RETRY_INTERVAL).await;
                 *client = route.reach(timeout).await?;
             }
-            joined => return Ok(joined?),
+            answered => return Ok(answered?),
         }
     }
 }

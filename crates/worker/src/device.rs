@@ -1,6 +1,6 @@
 //! Where a worker computes, and the fingerprint that says which bits to expect of it.
 
-use std::str::FromStr;
+use std::{env, str::FromStr};
 
 use anyhow::{Context as _, Result, bail};
 use membership::Fingerprint;
@@ -10,7 +10,11 @@ use model::{
     libtorch,
 };
 use tch::Device;
+use trainer::task::GpuSupport;
 use transport::nccl::{self, Libraries};
+
+/// Lists the GPUs that CUDA shows to a process.
+const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
 /// The device that the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,19 +41,35 @@ impl FromStr for DeviceChoice {
     }
 }
 
+/// Where to compute, as far as it is known before the task is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Candidates {
+    /// There.
+    One(Device),
+    /// On one of so many GPUs, if the task is better off there; else on the CPU.
+    Gpus(usize),
+}
+
 impl DeviceChoice {
-    /// The device to use on this machine.
-    pub(crate) fn resolve(self, local_rank: Option<u32>) -> Result<Device> {
+    /// What this machine has to offer.
+    pub(crate) fn candidates(self) -> Result<Candidates> {
         match self {
-            Self::Auto => Ok(best(local_rank)),
-            Self::Cpu => Ok(Device::Cpu),
+            Self::Auto => Ok(match gpus() {
+                0 => Candidates::One(Device::Cpu),
+                gpus => Candidates::Gpus(gpus),
+            }),
+            Self::Cpu => Ok(Candidates::One(Device::Cpu)),
             Self::Cuda(index) => match cuda::count() {
-                Ok(devices) if index < devices => Ok(Device::Cuda(index)),
-                Ok(0) => bail!("--device cuda:{index}: there is no CUDA device; use --device cpu"),
+                Ok(devices) if index < devices => Ok(Candidates::One(Device::Cuda(index))),
+                Ok(0) => bail!(
+                    "--device cuda:{index}: there is no CUDA device{}; use --device cpu",
+                    hidden()
+                ),
                 Ok(devices) => bail!(
-                    "--device cuda:{index}: the last CUDA device here is cuda:{}; use that or \
+                    "--device cuda:{index}: the last CUDA device here is cuda:{}{}; use that or \
                      another, or --device cpu",
-                    devices - 1
+                    devices - 1,
+                    hidden()
                 ),
                 Err(reason) => bail!("--device cuda:{index}: {reason}; or use --device cpu"),
             },
@@ -57,18 +77,46 @@ impl DeviceChoice {
     }
 }
 
-/// A GPU, if there is one; of several GPUs, each of this machine's processes takes another. The task is
-/// not known yet, and may need libtorch on the GPU.
-fn best(local_rank: Option<u32>) -> Device {
-    match cuda::count().and_then(|devices| Ok(cuda::load().map(|()| devices)?)) {
-        // A launcher may have hidden all GPUs but the process's own.
-        Ok(devices @ 1..) => Device::Cuda(local_rank.map_or(0, |rank| rank as usize % devices)),
-        Ok(0) | Err(GpuError::None(NoCuda::Driver)) => Device::Cpu,
+/// That GPUs may be hidden from this process, as the end of a sentence.
+fn hidden() -> String {
+    let list = env::var_os(VISIBLE).map(|list| list.to_string_lossy().into_owned());
+    list.map(|list| format!(" ({VISIBLE} is {list:?}, which hides all others)")).unwrap_or_default()
+}
+
+/// How many GPUs there are; none where something is wrong with them, which is logged.
+fn gpus() -> usize {
+    match cuda::count() {
+        Ok(gpus) => gpus,
+        Err(GpuError::None(NoCuda::Driver)) => 0,
         Err(reason) => {
             tracing::info!("computing on the CPU: {reason}");
-            Device::Cpu
+            0
         }
     }
+}
+
+/// A GPU for a task that is better off on one. Of several GPUs each process of this host takes another,
+/// by its place among them.
+pub(crate) fn best(gpus: usize, local_rank: Option<u32>, support: GpuSupport) -> Device {
+    let refused = match support {
+        GpuSupport::Kernels => None,
+        GpuSupport::Libtorch => cuda::load().err().map(|reason| reason.to_string()),
+        GpuSupport::None => Some("the run's options are for CPUs".to_owned()),
+    };
+    if let Some(reason) = refused {
+        tracing::info!("computing on the CPU: {reason}");
+        return Device::Cpu;
+    }
+    // A launcher may have hidden all GPUs but the process's own.
+    let place = local_rank.unwrap_or_default() as usize;
+    let index = place % gpus;
+    if place >= gpus {
+        tracing::warn!(
+            "sharing cuda:{index}: this is worker {place} of this host, counted from 0, and there are \
+             {gpus} GPUs"
+        );
+    }
+    Device::Cuda(index)
 }
 
 /// What decides whether another worker computes the same bits.
@@ -130,5 +178,13 @@ mod tests {
         // No machine has so many.
         let error = fingerprint(Device::Cuda(4096)).unwrap_err();
         assert!(error.to_string().contains("cuda:4096"), "{error}");
+    }
+
+    #[test]
+    fn gpus_are_dealt_by_the_place_on_the_host() {
+        let dealt = |gpus, place| best(gpus, place, GpuSupport::Kernels);
+        assert_eq!(dealt(1, None), Device::Cuda(0));
+        assert_eq!([0, 1, 2, 3].map(|place| dealt(3, Some(place))), [0, 1, 2, 0].map(Device::Cuda));
+        assert_eq!(best(2, Some(1), GpuSupport::None), Device::Cpu);
     }
 }

@@ -44,8 +44,9 @@ use trainer::Task;
 use crate::{
     args::Args,
     bridge::{self, Bridge, Event, Order, Shared},
-    control::{self, Identity, Joined, Route},
-    dataset, device,
+    control::{self, Client, Identity, Joined, Route},
+    dataset,
+    device::{self, Candidates},
     discovery::{self, Found, Source},
     generation,
     kubeflow::Kubeflow,
@@ -69,12 +70,12 @@ pub(crate) fn run<T: Task>(args: &Args) -> Result<u8> {
     needs::check(args.threads)?;
     let found =
         discovery::find(args.rank, args.coordinator.as_deref(), |name| std::env::var(name).ok())?;
-    let device = args.device.resolve(found.local_rank)?;
+    let candidates = args.device.candidates()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(take_part::<T>(args, found, device));
+    let result = runtime.block_on(take_part::<T>(args, found, candidates));
     // A training thread that does not come to an end must not keep the process alive.
     runtime.shutdown_background();
     result
@@ -91,12 +92,14 @@ fn log_place(found: &Found) {
     }
 }
 
-async fn take_part<T: Task>(args: &Args, found: Found, device: Device) -> Result<u8> {
+async fn take_part<T: Task>(args: &Args, found: Found, candidates: Candidates) -> Result<u8> {
     log_place(&found);
     let timeout = Duration::from_secs(args.join_timeout_seconds.into());
     let security = args.security.load()?;
     let route = Route::new(&found.url(security.scheme()), &security)?;
     let mut client = route.reach(timeout).await?;
+    let place = args.local_rank.or(found.local_rank);
+    let device = device::<T>(candidates, place, &mut client, &route, timeout).await?;
     let (listener, address) = listen(args, &route, &security).await?;
     let identity = identity::<T>(found.rank, address, device)?;
     let mut joined = control::join_when_ready(&mut client, &route, &identity, timeout).await?;
@@ -157,6 +160,23 @@ async fn take_part<T: Task>(args: &Args, found: Found, device: Device) -> Result
     };
     let ended = session.run().await;
     session.shut_down(ended).await
+}
+
+/// Where to compute; what the run trains decides between a GPU and the CPU.
+async fn device<T: Task>(
+    candidates: Candidates,
+    place: Option<u32>,
+    client: &mut Client,
+    route: &Route,
+    timeout: Duration,
+) -> Result<Device> {
+    match candidates {
+        Candidates::One(device) => Ok(device),
+        Candidates::Gpus(gpus) => {
+            let run = control::configuration(client, route, timeout).await?;
+            Ok(device::best(gpus, place, setup::gpu_support::<T>(&run)))
+        }
+    }
 }
 
 fn identity<T: Task>(rank: Option<u32>, address: Address, device: Device) -> Result<Identity> {

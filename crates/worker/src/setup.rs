@@ -7,7 +7,7 @@ use config::RunConfig;
 use data::Splits;
 use serde::Deserialize as _;
 use tch::Device;
-use trainer::Task;
+use trainer::{Task, task::GpuSupport};
 
 /// A worker's part in a run, as it is known before the first generation.
 pub(crate) struct Setup<T: Task> {
@@ -43,6 +43,14 @@ pub(crate) fn options<T: Task>(task: &config::Task) -> Result<T::Options> {
     })?;
     T::validate(&options).map_err(anyhow::Error::from_boxed)?;
     Ok(options)
+}
+
+/// What a run's model needs to compute on a GPU, by the run's configuration as JSON. Where that is none of
+/// this program the GPU is not for it; joining tells why.
+pub(crate) fn gpu_support<T: Task>(configuration: &str) -> GpuSupport {
+    let config = serde_json::from_str::<RunConfig>(configuration).ok();
+    let options = config.and_then(|config| options::<T>(&config.training.task).ok());
+    options.map_or(GpuSupport::None, |options| T::gpu_support(&options))
 }
 
 #[cfg(test)]

@@ -47,6 +47,14 @@ fn ended_by(error: &anyhow::Error) -> Event {
     Event::Failed(Failure { message, state_intact: true, recurs })
 }
 
+/// What a task says, so that a failed GPU is still known as such: anyhow does not look into boxes.
+fn of_task(error: trainer::task::Error) -> anyhow::Error {
+    match error.downcast::<ModelError>() {
+        Ok(error) => anyhow::Error::new(*error),
+        Err(error) => anyhow::Error::from_boxed(error),
+    }
+}
+
 /// Whether a GPU has failed, be it before the first step: others may go on.
 fn is_of_gpu(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
@@ -236,7 +244,7 @@ struct Built<T: Task> {
 fn build<T: Task>(setup: &Setup<T>) -> Result<Built<T>> {
     let Setup { config, options, device, data, .. } = setup;
     let training = &config.training;
-    let mut model = T::model(options, *device).map_err(anyhow::Error::from_boxed)?;
+    let mut model = T::model(options, *device).map_err(of_task)?;
     model.fix_threads(training.model_threads);
     // One thread: the checks are short, and those of libtorch would wait for each other.
     model.set_team(Arc::default());

@@ -26,7 +26,7 @@ const SCRIPT: &str = include_str!("kernels/compile.py");
 const CUBINS: [u32; 6] = [80, 86, 89, 90, 100, 120];
 const PTX: u32 = 80;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Options {
     /// Also check that no instruction rounds otherwise than the CPU, and that registers suffice
     #[arg(long)]

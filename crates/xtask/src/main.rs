@@ -13,6 +13,7 @@ mod child;
 mod crowd;
 mod deploy;
 mod dist;
+mod gpu_acceptance;
 mod interrupt;
 mod kernels;
 mod libtorch;
@@ -116,6 +117,13 @@ enum Command {
     /// was built without this compiles them at its first start, where the CUDA toolkit is installed.
     Kernels(kernels::Options),
 
+    /// Pack what only a GPU can show, for a machine that has one
+    ///
+    /// Sets up, compiles the kernels, builds the release binaries, and packs them with MNIST and a script
+    /// of PyTorch peers into one archive below 40 MB. A machine with a GPU, Python and PyTorch needs
+    /// nothing else to run it: digests, members that die, the time of each kernel, images a second.
+    GpuAcceptance(gpu_acceptance::Options),
+
     /// Check the structure: who may depend on whom, and how large and how named files may be
     ///
     /// Every breach is printed with its place and its rule. The rules are tables, made to be read:
@@ -140,6 +148,7 @@ fn main() -> ExitCode {
         Command::Deploy(options) => deploy::run(&options),
         Command::Pages => pages::run(),
         Command::Kernels(options) => kernels::run(&options),
+        Command::GpuAcceptance(options) => gpu_acceptance::run(&options),
         Command::Tidy => tidy::run(),
     });
     stdout::finish(match outcome {

@@ -116,7 +116,7 @@ impl Control<'_> {
         connection.send(Ok(Outbound::Plain(Body::Welcome(wire::Welcome {
             run_id: info.run_id.clone(),
             rank: rank.map(|rank| rank.0),
-            configuration_json: serde_json::to_string(&info.config).unwrap_or_default(),
+            configuration_json: info.configuration_json(),
             run_directory: path_to_wire(self.run_dir.path()),
             checkpoint: connection.checkpoint.as_deref().map(path_to_wire),
             heartbeat_ms: millis(self.launch.dead_after / HEARTBEATS_PER_DEATH),

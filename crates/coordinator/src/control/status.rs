@@ -35,6 +35,7 @@ impl Control<'_> {
             generation: self.engine.generation().0,
             connected,
             recent_errors: self.recovery.errors().to_vec(),
+            configuration_json: self.launch.info.configuration_json(),
             ..StatusReply::default()
         };
         let seen = status.connected.iter().filter(|worker| worker.member);

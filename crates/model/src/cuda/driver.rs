@@ -15,10 +15,19 @@ use super::{GpuError, NoCuda};
 const LIBRARY: &str = "libcuda.so.1";
 
 const OUT_OF_MEMORY: c_int = 2;
+const UNAVAILABLE: c_int = 46;
 const NO_DEVICE: c_int = 100;
 
 const CAPABILITY_MAJOR: c_int = 75;
 const CAPABILITY_MINOR: c_int = 76;
+const COMPUTE_MODE: c_int = 20;
+
+/// Values of the compute mode.
+const PROHIBITED: c_int = 2;
+const EXCLUSIVE_PROCESS: c_int = 3;
+
+/// What the compiler of the kernels is of, as the driver tells its version.
+const CUDA_NEEDED: c_int = 13_000;
 
 /// Room for the name of a GPU.
 const NAME_BYTES: usize = 256;
@@ -50,6 +59,7 @@ macro_rules! functions {
 
 functions! {
     init: "cuInit"(c_uint);
+    version: "cuDriverGetVersion"(*mut c_int);
     device_count: "cuDeviceGetCount"(*mut c_int);
     device_get: "cuDeviceGet"(*mut c_int, c_int);
     device_name: "cuDeviceGetName"(*mut c_char, c_int, c_int);
@@ -71,6 +81,8 @@ functions! {
     event_create: "cuEventCreate"(*mut Handle, c_uint);
     event_destroy: "cuEventDestroy_v2"(Handle);
     event_record: "cuEventRecord"(Handle, Handle);
+    event_record_with: "cuEventRecordWithFlags"(Handle, Handle, c_uint);
+    event_time: "cuEventElapsedTime"(*mut f32, Handle, Handle);
     event_wait: "cuEventSynchronize"(Handle);
     capture_begin: "cuStreamBeginCapture_v2"(Handle, c_int);
     capture_end: "cuStreamEndCapture"(Handle, *mut Handle);
@@ -174,6 +186,29 @@ impl Driver {
         call!(self, device_attribute(&raw mut major, CAPABILITY_MAJOR, device))?;
         call!(self, device_attribute(&raw mut minor, CAPABILITY_MINOR, device))?;
         Ok(u32::try_from(10 * major + minor).unwrap_or_default())
+    }
+
+    /// Why a GPU gives no context.
+    pub(super) fn no_context(&self, index: usize, device: c_int, error: GpuError) -> GpuError {
+        let GpuError::Driver { status: UNAVAILABLE, .. } = error else { return error };
+        let mut mode = 0;
+        let asked = call!(self, device_attribute(&raw mut mode, COMPUTE_MODE, device));
+        match (asked, self.name(index)) {
+            (Ok(()), Ok(name)) if mode == PROHIBITED => GpuError::Prohibited { name },
+            (Ok(()), Ok(name)) if mode == EXCLUSIVE_PROCESS => GpuError::Exclusive { name },
+            _ => error,
+        }
+    }
+
+    /// Why a module cannot be loaded: a driver takes nothing of later compilers.
+    pub(super) fn no_module(&self, error: GpuError) -> GpuError {
+        let mut version = 0;
+        match call!(self, version(&raw mut version)) {
+            Ok(()) if version < CUDA_NEEDED => {
+                GpuError::OldVersion { found: u32::try_from(version).unwrap_or_default() }
+            }
+            _ => error,
+        }
     }
 
     /// What a request for memory came to.

@@ -12,6 +12,7 @@ use super::{
     CAPABILITY_MIN, GpuError,
     driver::{Driver, Handle, call},
     memory::{Buffer, Context, Event, Pinned, Place, Plain},
+    meter::{Meter, Time, Timed, Traffic},
 };
 
 /// Begins a stream that does not wait for the one which all share.
@@ -43,7 +44,8 @@ impl Gpu {
             return Err(GpuError::OldGpu { name: driver.name(index)?, found: capability });
         }
         let (mut context, mut stream) = (0, 0);
-        call!(driver, context_retain(&raw mut context, device))?;
+        call!(driver, context_retain(&raw mut context, device))
+            .map_err(|error| driver.no_context(index, device, error))?;
         let made = call!(driver, context_set(context))
             .and_then(|()| call!(driver, stream_create(&raw mut stream, NON_BLOCKING)));
         if let Err(error) = made {
@@ -51,7 +53,8 @@ impl Gpu {
             return Err(error);
         }
         let (begun, done) = (AtomicU64::new(0), AtomicU64::new(0));
-        let context = Context { driver, device, context, stream, begun, done };
+        let meter = Meter::default();
+        let context = Context { driver, device, context, stream, begun, done, meter };
         Ok(Self { context: Arc::new(context), capability })
     }
 
@@ -178,7 +181,9 @@ impl Gpu {
     pub fn load(&self, image: &[u8]) -> Result<Module, GpuError> {
         self.enter()?;
         let mut module = 0;
-        call!(self.context.driver, module_load(&raw mut module, image.as_ptr()))?;
+        let driver = self.context.driver;
+        call!(driver, module_load(&raw mut module, image.as_ptr()))
+            .map_err(|error| driver.no_module(error))?;
         Ok(Module { context: Arc::clone(&self.context), module })
     }
 
@@ -190,7 +195,9 @@ impl Gpu {
         self.wait()?;
         let Context { driver, stream, .. } = *self.context;
         call!(driver, capture_begin(stream, CAPTURE_THREAD_LOCAL))?;
-        let worked = work();
+        self.context.note_recording(true);
+        let worked = self.context.time(Timed::Graphs, "graph", work);
+        self.context.note_recording(false);
         let (mut graph, mut executable) = (0, 0);
         let recorded = call!(driver, capture_end(stream, &raw mut graph));
         worked?;
@@ -199,6 +206,26 @@ impl Gpu {
         let _failed = call!(driver, graph_destroy(graph));
         made?;
         Ok(Graph { context: Arc::clone(&self.context), executable })
+    }
+
+    /// Times the work that is recorded from now on.
+    pub fn measure(&self, timed: Timed) {
+        self.context.meter.begin(timed);
+    }
+
+    /// Of each graph that was recorded since [`Gpu::measure`] and was launched: how long its parts took
+    /// in the last launch.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    pub fn times(&self) -> Result<Vec<Vec<Time>>, GpuError> {
+        self.context.times()
+    }
+
+    /// What was copied so far.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.context.meter.traffic()
     }
 }
 
@@ -214,11 +241,11 @@ impl Module {
     ///
     /// # Errors
     /// [`GpuError`] where there is none of that name.
-    pub fn kernel(self: &Arc<Self>, name: &CStr) -> Result<Kernel, GpuError> {
+    pub fn kernel(self: &Arc<Self>, name: &'static CStr) -> Result<Kernel, GpuError> {
         self.context.enter()?;
         let mut function = 0;
         call!(self.context.driver, module_function(&raw mut function, self.module, name.as_ptr()))?;
-        Ok(Kernel { module: Arc::clone(self), function })
+        Ok(Kernel { module: Arc::clone(self), function, name })
     }
 }
 
@@ -235,6 +262,7 @@ impl Drop for Module {
 pub struct Kernel {
     module: Arc<Module>,
     function: Handle,
+    name: &'static CStr,
 }
 
 impl Kernel {
@@ -261,25 +289,30 @@ impl Kernel {
                 return Err(GpuError::Size { what, value });
             }
         }
-        let Context { driver, stream, .. } = *self.module.context;
+        let context = &self.module.context;
+        let Context { driver, stream, .. } = **context;
         let mut pointers = arguments.pointers();
         let (grid, block) = ((across as u32, down as u32), threads);
-        call!(
-            driver,
-            kernel_start(
-                self.function,
-                grid.0,
-                grid.1,
-                1,
-                block,
-                1,
-                1,
-                0,
-                stream,
-                pointers.as_mut_ptr(),
-                std::ptr::null_mut(),
+        let name = self.name.to_string_lossy();
+        let launch = || {
+            call!(
+                driver,
+                kernel_start(
+                    self.function,
+                    grid.0,
+                    grid.1,
+                    1,
+                    block,
+                    1,
+                    1,
+                    0,
+                    stream,
+                    pointers.as_mut_ptr(),
+                    std::ptr::null_mut(),
+                )
             )
-        )
+        };
+        context.time(Timed::Kernels, &name, launch)
     }
 }
 

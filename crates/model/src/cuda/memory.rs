@@ -14,6 +14,7 @@ use std::{
 use super::{
     GpuError,
     driver::{Driver, Handle, call},
+    meter::Meter,
 };
 
 /// A number that a GPU has in the same form.
@@ -59,6 +60,7 @@ pub(super) struct Context {
     /// Copies begun so far, and how many of them are known to be done.
     pub(super) begun: AtomicU64,
     pub(super) done: AtomicU64,
+    pub(super) meter: Meter,
 }
 
 impl Context {
@@ -80,6 +82,9 @@ impl Drop for Context {
     fn drop(&mut self) {
         // There is nobody to tell of a GPU that has failed: whoever used it has heard.
         let _failed = self.enter();
+        for event in self.meter.events() {
+            let _failed = call!(self.driver, event_destroy(event));
+        }
         let _failed = call!(self.driver, stream_destroy(self.stream));
         let _failed = call!(self.driver, context_release(self.device));
     }
@@ -187,6 +192,7 @@ impl<T: Plain> Pinned<T> {
         assert!(count <= self.length && first + count <= to.length, "{count} of {}", to.length);
         let bytes = bytes::<T>(count)?;
         self.begin()?;
+        self.context.meter.note_copy_in(bytes);
         let Context { driver, stream, .. } = *self.context;
         let place = to.place().offset::<T>(first).0 as Handle;
         call!(driver, copy_in(place, self.place, bytes, stream))
@@ -202,6 +208,7 @@ impl<T: Plain> Pinned<T> {
         assert!(count <= self.length && first + count <= from.length, "{count} of {}", from.length);
         let bytes = bytes::<T>(count)?;
         self.begin()?;
+        self.context.meter.note_copy_out(bytes);
         let Context { driver, stream, .. } = *self.context;
         let place = from.place().offset::<T>(first).0 as Handle;
         call!(driver, copy_out(self.place, place, bytes, stream))

@@ -213,7 +213,7 @@ impl Run {
 }
 
 /// The address that a coordinator has said it listens on.
-fn address_in(output: &str) -> Option<String> {
+pub(crate) fn address_in(output: &str) -> Option<String> {
     let whole_lines = output.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     let address = whole_lines.filter_map(|line| line.trim_end().strip_prefix("Listening on "));
     address.map(str::to_owned).next()
@@ -294,7 +294,7 @@ fn epochs_for(images_per_second: f64) -> u32 {
 }
 
 /// Where the data set is by default; the same place as the programs have.
-pub(super) fn default_data_dir() -> anyhow::Result<PathBuf> {
+pub(crate) fn default_data_dir() -> anyhow::Result<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(folder) = variable("LOCKSTEP_DATA_DIR") {
         return Ok(std::path::absolute(folder)?);

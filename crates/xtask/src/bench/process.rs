@@ -5,6 +5,7 @@ use crate::{child, interrupt};
 use anyhow::{Context, bail, ensure};
 use std::env;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -31,7 +32,7 @@ const CLEARED: [&str; 12] = [
 
 /// A process; killed when dropped.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     name: String,
     child: Child,
     output: PathBuf,
@@ -40,30 +41,55 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts a command; what it says goes to files in `folder`.
-    pub(super) fn start(
+    pub(crate) fn start(
         name: &str,
         command: &mut Command,
         folder: &Path,
     ) -> anyhow::Result<Process> {
+        Self::spawn(name, command.stdin(Stdio::null()), folder)
+    }
+
+    /// The same for a command that reads what is said to it.
+    pub(crate) fn start_listening(
+        name: &str,
+        command: &mut Command,
+        folder: &Path,
+    ) -> anyhow::Result<Process> {
+        Self::spawn(name, command.stdin(Stdio::piped()), folder)
+    }
+
+    /// Writes to the standard input of a command that was started to listen.
+    pub(crate) fn say(&mut self, words: &str) -> anyhow::Result<()> {
+        self.ended()?;
+        let input = self.child.stdin.as_mut().context("it does not listen")?;
+        input.write_all(words.as_bytes()).with_context(|| format!("{} does not read", self.name))
+    }
+
+    fn spawn(name: &str, command: &mut Command, folder: &Path) -> anyhow::Result<Process> {
         let output = folder.join(format!("{name}.out"));
         let complaint = folder.join(format!("{name}.err"));
         let create = |path: &Path| {
             File::create(path).with_context(|| format!("cannot create {}", path.display()))
         };
-        command.stdin(Stdio::null()).stdout(create(&output)?).stderr(create(&complaint)?);
+        command.stdout(create(&output)?).stderr(create(&complaint)?);
         let child = command
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         Ok(Process { name: name.to_owned(), child, output, complaint })
     }
 
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// What it has written to standard output so far.
-    pub(super) fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         fs::read_to_string(&self.output).unwrap_or_default()
+    }
+
+    /// What it has written to standard error so far.
+    pub(crate) fn complaint(&self) -> String {
+        fs::read_to_string(&self.complaint).unwrap_or_default()
     }
 
     /// Whether it has ended well; an error if it has ended otherwise.
@@ -73,8 +99,8 @@ impl Process {
         if status.success() {
             return Ok(true);
         }
-        let complaint = fs::read_to_string(&self.complaint).unwrap_or_default();
-        let reason = reason(&complaint).or_else(|| reason(&self.output())).unwrap_or_default();
+        let reason =
+            reason(&self.complaint()).or_else(|| reason(&self.output())).unwrap_or_default();
         bail!("{} ended with exit status {}: {reason}", self.name, child::code(status))
     }
 }
@@ -87,7 +113,7 @@ impl Drop for Process {
 }
 
 /// A command whose environment has nothing that changes how fast it computes.
-pub(super) fn command(program: &Path) -> Command {
+pub(crate) fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in env::vars_os() {
         if CLEARED.iter().any(|start| name.to_string_lossy().starts_with(start)) {
@@ -99,7 +125,7 @@ pub(super) fn command(program: &Path) -> Command {
 
 /// Waits until all have ended well, and calls `look` every now and then before. Where one fails,
 /// or they take longer than `bound`, it is an error, and the others are for the caller to drop.
-pub(super) fn wait(
+pub(crate) fn wait(
     processes: &mut [Process],
     bound: Duration,
     mut look: impl FnMut(&[Process]),
@@ -119,7 +145,7 @@ pub(super) fn wait(
 }
 
 /// Waits until the process has said something that `find` finds in its output.
-pub(super) fn recv<T>(
+pub(crate) fn recv<T>(
     process: &mut Process,
     bound: Duration,
     find: impl Fn(&str) -> Option<T>,

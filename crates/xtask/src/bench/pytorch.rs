@@ -150,7 +150,7 @@ fn free_port() -> anyhow::Result<u16> {
 }
 
 /// Images a second, and how many seconds were measured.
-pub(super) fn speed_in(output: &str) -> Option<(f64, f64)> {
+pub(crate) fn speed_in(output: &str) -> Option<(f64, f64)> {
     let found: Value =
         output.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok())?;
     Some((found["images_per_second"].as_f64()?, found["seconds"].as_f64()?))

@@ -2,15 +2,15 @@
 
 /// What some numbers have in common.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Summary {
-    pub(super) median: f64,
-    pub(super) low: f64,
-    pub(super) high: f64,
+pub(crate) struct Summary {
+    pub(crate) median: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
 }
 
 impl Summary {
     /// None of no numbers.
-    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         let (low, high) = (*values.first()?, *values.last()?);
@@ -23,7 +23,7 @@ impl Summary {
     }
 
     /// The largest distance from the median, in percent of it.
-    pub(super) fn spread_percent(&self) -> f64 {
+    pub(crate) fn spread_percent(&self) -> f64 {
         let distance = (self.high - self.median).max(self.median - self.low);
         if distance == 0.0 { 0.0 } else { 100.0 * distance / self.median.abs() }
     }

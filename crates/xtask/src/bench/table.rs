@@ -2,22 +2,22 @@
 
 /// Lines of cells; the first column is aligned left, the others right.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     lines: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(super) fn new(heads: &[&str]) -> Table {
+    pub(crate) fn new(heads: &[&str]) -> Table {
         Table { lines: vec![heads.iter().map(ToString::to_string).collect()] }
     }
 
     /// Cells that are lacking at the end are empty.
-    pub(super) fn push(&mut self, cells: Vec<String>) {
+    pub(crate) fn push(&mut self, cells: Vec<String>) {
         self.lines.push(cells);
     }
 
     /// The table as text, every line with an end; nothing trails.
-    pub(super) fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let columns = self.lines.iter().map(Vec::len).max().unwrap_or(0);
         let cell =
             |line: &Vec<String>, column: usize| line.get(column).cloned().unwrap_or_default();
@@ -39,7 +39,7 @@ impl Table {
 }
 
 /// A number with three significant digits, or all of those before the point; thousands apart.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let magnitude = value.abs();
     let decimals = match magnitude {
         _ if magnitude >= 100.0 || magnitude == 0.0 => 0,

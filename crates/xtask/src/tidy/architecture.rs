@@ -258,6 +258,7 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/model/src/cuda/driver.rs", "opens the GPU driver's library and calls it"),
     ("crates/model/src/cuda/memory.rs", "slices of memory that the GPU driver allocates"),
     ("crates/model/src/cuda/gpu.rs", "starts kernels"),
+    ("crates/model/src/cuda/meter.rs", "asks the GPU driver for times"),
     ("crates/model/src/cuda/compiler.rs", "opens the compiler of kernels and calls it"),
     ("crates/images/src/mapped.rs", "maps a set of images that is larger than memory"),
     ("crates/vae/src/cuda/kernels.rs", "starts each kernel with the arguments that it declares"),

@@ -1,0 +1,138 @@
+//! The archive: programs without their tables of lines, the data set, the peers' script, the digests that
+//! are expected.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+
+use super::golden::{COMMON, DEFAULT, RUNS};
+use crate::{
+    bench, child, kernels, setup,
+    staging::{self, Scratch},
+    workspace::{self, Build},
+};
+
+/// What the folder in the archive is called, and what is in it.
+const NAME: &str = "lockstep-gpu";
+pub(super) const PROGRAMS: &str = "bin";
+pub(super) const DATA: &str = "data";
+pub(super) const PEERS: &str = "gpu_peers.py";
+pub(super) const EXPECTED: &str = "expected.json";
+
+const PEERS_SCRIPT: &str = include_str!("gpu_peers.py");
+
+/// What is built, by package: three programs, and an example that times kernels.
+const SELECTION: [&str; 11] = [
+    "--bins",
+    "-p",
+    "vae-coordinator",
+    "-p",
+    "vae-worker",
+    "-p",
+    "xtask",
+    "-p",
+    "vae",
+    "--example",
+    "gpu_times",
+];
+const BUILT: [&str; 4] = ["vae-coordinator", "vae-worker", "xtask", "gpu_times"];
+
+const DATA_FILES: [&str; 4] = [
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+];
+
+/// One epoch with the default flags, whose four workers make four shards.
+const DEFAULT_FLAGS: &str = "--epochs 1 --shards 4";
+
+/// More does not fit where such archives have to go.
+const BYTES_MAX: u64 = 40_000_000;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Packing {
+    /// The folder for the archive; one that is there is replaced
+    #[arg(long, default_value = "target/gpu-acceptance", value_name = "DIR")]
+    output: PathBuf,
+    /// Take the programs from this folder and build nothing
+    #[arg(long, value_name = "DIR", hide = true)]
+    programs: Option<PathBuf>,
+}
+
+pub(super) fn run(options: &Packing) -> anyhow::Result<u8> {
+    let programs = match &options.programs {
+        Some(folder) => BUILT.map(|name| found_in(folder, name)).into(),
+        None => match built()? {
+            Build::Failed(code) => return Ok(code),
+            Build::Done(programs) => programs,
+        },
+    };
+    let output = workspace::root().join(&options.output);
+    staging::put_in_place(&output, || false, |scratch| pack(&programs, scratch))?;
+    let archive = output.join(format!("{NAME}.tar.gz"));
+    stdout::say!("{}: {} bytes", archive.display(), fs::metadata(&archive)?.len());
+    stdout::say!(
+        "on the machine with the GPU: tar -xzf {NAME}.tar.gz && \
+         {NAME}/{PROGRAMS}/xtask gpu-acceptance run"
+    );
+    Ok(child::SUCCESS)
+}
+
+/// Programs that carry the kernels.
+fn built() -> anyhow::Result<Build> {
+    setup::run(&setup::Options::default())?;
+    kernels::run(&kernels::Options::default())?;
+    workspace::build_programs(&SELECTION)
+}
+
+fn found_in(folder: &Path, name: &str) -> PathBuf {
+    let example = folder.join("examples").join(name);
+    if example.is_file() { example } else { folder.join(name) }
+}
+
+fn pack(programs: &[PathBuf], scratch: &Scratch) -> anyhow::Result<PathBuf> {
+    lay_out(programs, scratch)?;
+    let staged = scratch.folder("staged")?;
+    let archive = staged.join(format!("{NAME}.tar.gz"));
+    let mut tar = Command::new("tar");
+    tar.arg("-czf").arg(&archive).arg("-C").arg(&scratch.path).arg(NAME);
+    ensure!(child::run(&mut tar)? == child::SUCCESS, "tar has failed");
+    let bytes = fs::metadata(&archive).context("there is no archive")?.len();
+    ensure!(bytes <= BYTES_MAX, "the archive has {bytes} bytes, and {BYTES_MAX} may be");
+    Ok(staged)
+}
+
+fn lay_out(programs: &[PathBuf], scratch: &Scratch) -> anyhow::Result<()> {
+    let folder = scratch.folder(NAME)?;
+    let bin = scratch.folder(&format!("{NAME}/{PROGRAMS}"))?;
+    for name in BUILT {
+        let program = programs.iter().find(|path| path.ends_with(name));
+        let program = program.with_context(|| format!("the build has not made {name}"))?;
+        let mut strip = Command::new("strip");
+        strip.arg("-o").arg(bin.join(name)).arg(program);
+        ensure!(child::run(&mut strip)? == child::SUCCESS, "strip has failed on {name}");
+    }
+    let data = scratch.folder(&format!("{NAME}/{DATA}"))?;
+    let source = bench::default_data_dir()?;
+    for name in DATA_FILES {
+        fs::copy(source.join(name), data.join(name)).with_context(|| {
+            format!("{name} is not in {}: `cargo xtask train` fetches it", source.display())
+        })?;
+    }
+    let expected = serde_json::to_string_pretty(&expected())?;
+    fs::write(folder.join(EXPECTED), expected).context("cannot write the digests")?;
+    fs::write(folder.join(PEERS), PEERS_SCRIPT).context("cannot write the peers' script")
+}
+
+/// The runs whose digests are known, the shortest first.
+fn expected() -> serde_json::Value {
+    let run = |flags: &str, digest: &str| json!({ "flags": flags, "digest": digest });
+    let short = RUNS.iter().map(|(flags, digest)| run(&format!("{COMMON} {flags}"), digest));
+    short.chain([run(DEFAULT_FLAGS, DEFAULT)]).collect()
+}

@@ -1,0 +1,114 @@
+//! The stages, one after the other: one that fails is told, and the others still run.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::ValueEnum;
+
+use super::{
+    digests, kernels, members,
+    report::{Report, Verdict},
+    scene::Scene,
+    speed,
+};
+use crate::{child, interrupt};
+
+/// What is written.
+const FILE: &str = "gpu-acceptance.json";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Running {
+    /// Where gpu-acceptance.json goes
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    output: PathBuf,
+    /// Run this stage alone; may be given more than once
+    #[arg(long, value_enum, value_name = "STAGE")]
+    only: Vec<Stage>,
+    /// Minutes that all of it may take
+    #[arg(long, default_value_t = 9.0, value_name = "MINUTES")]
+    minutes: f64,
+    /// Small sizes, for an emulated GPU
+    #[arg(long, hide = true)]
+    rehearsal: bool,
+    /// Have programs look for libraries here first
+    #[arg(long, value_name = "DIR", hide = true)]
+    libraries: Option<PathBuf>,
+}
+
+/// In this order: what says most in the least time first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Stage {
+    /// Short runs give the digests of CI
+    Digests,
+    /// NVIDIA's checker sees no fault in a step
+    Sanitizer,
+    /// Members come, freeze and die: one digest
+    Members,
+    /// The time of each kernel, and what is copied in a step
+    Kernels,
+    /// Images a second beside PyTorch
+    Speed,
+}
+
+impl Stage {
+    fn run(self, scene: &Scene, report: &mut Report) -> anyhow::Result<()> {
+        match self {
+            Self::Digests => digests::run(scene, report),
+            Self::Sanitizer => kernels::sanitize(scene, report),
+            Self::Members => members::run(scene, report),
+            Self::Kernels => kernels::run(scene, report),
+            Self::Speed => speed::run(scene, report),
+        }
+    }
+}
+
+pub(super) fn run(options: &Running) -> anyhow::Result<u8> {
+    let program = env::current_exe().context("this program's folder is not known")?;
+    let folder = program.ancestors().nth(2).unwrap_or(Path::new(".")).to_owned();
+    fs::create_dir_all(&options.output)
+        .with_context(|| format!("cannot create {}", options.output.display()))?;
+    let mut report = Report::new(options.output.join(FILE));
+    let time = Duration::from_secs_f64(options.minutes.clamp(0.0, 60.0) * 60.0);
+    let scene = Scene::new(folder, options.libraries.as_deref(), options.rehearsal, time)?;
+    report.begin("machine");
+    machine(&scene, &mut report);
+    for stage in Stage::value_variants() {
+        if !options.only.is_empty() && !options.only.contains(stage) {
+            continue;
+        }
+        let name = stage.to_possible_value().map(|value| value.get_name().to_owned());
+        report.begin(&name.unwrap_or_default());
+        let begun = scene.bound(Duration::MAX).map(|_| ());
+        if let Err(error) = begun.and_then(|()| stage.run(&scene, &mut report)) {
+            report.note_error("the stage", &error);
+        }
+        report.write()?;
+        if interrupt::seen() {
+            break;
+        }
+    }
+    stdout::say!("\n{}", report.table());
+    Ok(if report.has_failed() { 1 } else { child::SUCCESS })
+}
+
+/// What the figures are of.
+fn machine(scene: &Scene, report: &mut Report) {
+    let query = "--query-gpu=name,driver_version,compute_mode,clocks.max.sm";
+    let asked = Command::new("nvidia-smi").args([query, "--format=csv,noheader"]).output();
+    let gpu = match asked {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim().replace('\n', "; ")
+        }
+        _ => "nvidia-smi does not tell".to_owned(),
+    };
+    report.note("GPU", Verdict::Found, &gpu, "");
+    match &scene.torch {
+        Ok(torch) => report.note("PyTorch", Verdict::Found, &torch.version, ""),
+        Err(reason) => report.note("PyTorch", Verdict::LeftOut, reason, ""),
+    }
+}

@@ -1,0 +1,103 @@
+//! What `cargo xtask gpu-acceptance` packs for a machine with a GPU is unpacked and goes through all its
+//! stages, on an emulated GPU; and it says so where a digest is another one.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use emulated_gpu::{FOLDER, IS_THERE};
+use serde_json::Value;
+
+use crate::harness::{Exit, Place, Process, programs};
+
+/// An emulated GPU takes its time, and so does PyTorch without a GPU.
+const BOUND: Duration = Duration::from_mins(16);
+
+/// What was unpacked.
+struct Unpacked {
+    place: Place,
+    folder: PathBuf,
+}
+
+impl Unpacked {
+    fn new() -> Self {
+        let place = Place::new();
+        let output = place.path("packed");
+        let mut pack = Command::new(programs().join("xtask"));
+        pack.args(["gpu-acceptance", "--programs"]).arg(programs()).arg("--output").arg(&output);
+        Process::start("pack", &mut pack).wait_within(BOUND).succeeded();
+        let archive = output.join("lockstep-gpu.tar.gz");
+        let mut tar = Command::new("tar");
+        tar.arg("-xzf").arg(archive).arg("-C").arg(place.path(""));
+        Process::start("tar", &mut tar).wait_within(BOUND).succeeded();
+        let folder = place.path("lockstep-gpu");
+        Self { place, folder }
+    }
+
+    fn run(&self, flags: &[&str]) -> Exit {
+        let mut command = Command::new(self.folder.join("bin/xtask"));
+        command.args(["gpu-acceptance", "run", "--rehearsal", "--libraries", FOLDER]).args(flags);
+        command.arg("--output").arg(self.place.path("found")).args(["--minutes", "15"]);
+        if let Some(torch) = torch() {
+            command.env("PYTHONPATH", torch);
+        }
+        Process::start("gpu-acceptance", &mut command).wait_within(BOUND)
+    }
+
+    /// What the file says of a stage: verdicts, and what of.
+    fn rows(&self, stage: &str) -> Vec<(String, String)> {
+        let text = fs::read_to_string(self.place.path("found/gpu-acceptance.json")).unwrap();
+        let found: Value = serde_json::from_str(&text).unwrap();
+        let rows = found["rows"].as_array().unwrap().iter().filter(|row| row["stage"] == stage);
+        let text = |row: &Value, name: &str| row[name].as_str().unwrap().to_owned();
+        rows.map(|row| (text(row, "verdict"), text(row, "what"))).collect()
+    }
+
+    fn count(&self, stage: &str, verdict: &str) -> usize {
+        self.rows(stage).iter().filter(|(found, _)| found == verdict).count()
+    }
+}
+
+/// PyTorch, where the benchmarks have fetched it.
+fn torch() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    Some(root.join(".torch/site")).filter(|site| site.is_dir())
+}
+
+#[test]
+fn all_stages_are_rehearsed_on_an_emulated_gpu() {
+    if !IS_THERE {
+        return;
+    }
+    let unpacked = Unpacked::new();
+    let exit = unpacked.run(&[]).succeeded();
+    assert_eq!(unpacked.count("digests", "passed"), 5, "{exit}");
+    assert_eq!(unpacked.count("members", "passed"), 6, "{exit}");
+    assert_eq!(unpacked.rows("sanitizer").len(), 1, "{exit}");
+    // Three batch sizes, and of each the times, the kernels, and the bytes.
+    assert_eq!(unpacked.rows("kernels").len(), 9, "{exit}");
+    let ratios = unpacked.rows("speed").into_iter().filter(|(_, what)| what.contains("ratio"));
+    let left_out = ratios.clone().filter(|(verdict, _)| verdict == "left out").count();
+    assert_eq!(ratios.count(), 7, "{exit}");
+    // Where there is no PyTorch, two workers are compared with one all the same.
+    assert_eq!(left_out, if torch().is_some() { 0 } else { 6 }, "{exit}");
+}
+
+#[test]
+fn another_digest_is_told_and_fails() {
+    if !IS_THERE {
+        return;
+    }
+    let unpacked = Unpacked::new();
+    let path = unpacked.folder.join("expected.json");
+    let expected = fs::read_to_string(&path).unwrap();
+    let digest = crate::golden::RUNS[2].1;
+    fs::write(&path, expected.replace(digest, &digest.replace('3', "4"))).unwrap();
+    let exit = unpacked.run(&["--only", "digests"]).exited_with(1);
+    assert_eq!(unpacked.count("digests", "passed"), 4, "{exit}");
+    assert_eq!(unpacked.count("digests", "FAILED"), 1, "{exit}");
+    assert!(exit.lines().any(|line| line.contains(digest) && line.contains("FAILED")), "{exit}");
+}
