@@ -57,11 +57,11 @@ const REHEARSAL: Scale = Scale {
     is_rehearsal: true,
     members: "--seed 7 --shards 4 --test-images 64 --train-images 640 --batch-size 16 --hidden-dim 48 \
               --latent-dim 5",
-    members_epochs: 10,
+    members_epochs: 8,
     speed: "--test-images 64 --train-images 640 --hidden-dim 24 --latent-dim 3",
     batches: [8, 16, 32],
     rounds: 1,
-    seconds: 0.1,
+    seconds: 0.05,
     times: ["3", "24", "3"],
 };
 
