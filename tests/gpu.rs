@@ -5,7 +5,7 @@ use emulated_gpu::{FOLDER, IS_THERE};
 
 use crate::{
     golden::{COMMON, PLAIN, RUNS},
-    harness::{Exit, Fleet, Place, Process, coordinator_in, worker_in},
+    harness::{Exit, Fleet, Place, Process, coordinator_in, wait_until, worker_in},
 };
 
 /// Begins a worker on an emulated GPU, with these variables of the environment.
@@ -32,13 +32,12 @@ fn trained(flags: &str, gpus: u32, cpus: u32) -> String {
     place.digest()
 }
 
-/// The exit of a worker whose GPU has these variables; another one, on the CPU, completes the run.
+/// The exit of a worker whose GPU has these variables; another one, on the CPU, takes its place.
 fn refused(variables: &str) -> Exit {
     let place = Place::new();
-    let flags = format!("{COMMON} {PLAIN} --workers 2 --join-timeout-seconds 5");
-    let mut fleet = Fleet::without_workers(&place, &flags);
-    fleet.add("--threads 1 --device cpu");
+    let mut fleet = Fleet::without_workers(&place, &format!("{COMMON} {PLAIN} --workers 1"));
     let exit = gpu_worker(&fleet, variables, "").wait();
+    fleet.add("--threads 1 --device cpu");
     fleet.completed();
     assert_eq!(place.digest(), RUNS[0].1, "{variables}");
     exit
@@ -82,7 +81,7 @@ fn a_gpu_that_fails_leaves_the_run_to_the_others() {
     }
     for failure in ["cuGraphLaunch:4:700", "cuGraphLaunch:15:719", "cuMemcpyDtoHAsync_v2:40:999"] {
         let place = Place::new();
-        let flags = format!("{COMMON} {PLAIN} --workers 2 --join-timeout-seconds 5");
+        let flags = format!("{COMMON} {PLAIN} --workers 2");
         let mut fleet = Fleet::without_workers(&place, &flags);
         fleet.add("--threads 1 --device cpu");
         let lost = gpu_worker(&fleet, &format!("EMULATED_GPU_FAIL={failure}"), "--threads 1");
@@ -137,24 +136,21 @@ fn an_instance_of_a_gpu_and_one_by_its_name_are_taken() {
     }
 }
 
-/// One of them has it, and goes on alone.
+/// One of two has it; the other is replaced by one on the CPU.
 #[test]
 fn a_gpu_that_another_process_has_is_told_in_one_line() {
     if !IS_THERE {
         return;
     }
     let place = Place::new();
-    let flags = format!("{COMMON} {PLAIN} --workers 2 --join-timeout-seconds 5");
-    let fleet = Fleet::without_workers(&place, &flags);
+    let mut fleet = Fleet::without_workers(&place, &format!("{COMMON} {PLAIN} --workers 2"));
     let variables = format!("EMULATED_GPU_EXCLUSIVE={}", place.path("exclusive").display());
-    let workers = [0, 1].map(|_| gpu_worker(&fleet, &variables, "--threads 1"));
-    let exits = workers.map(Process::wait);
-    let (ended, refused): (Vec<_>, Vec<_>) =
-        exits.into_iter().partition(|exit| exit.status.success());
-    assert_eq!((ended.len(), refused.len()), (1, 1), "{ended:?} {refused:?}");
-    for exit in refused {
-        exit.failed_with(&["another process", "Emulated GPU 0", "exclusive-process"]);
-    }
+    let first = gpu_worker(&fleet, &variables, "--threads 1");
+    wait_until("the GPU is taken", || place.path("exclusive").exists());
+    let second = gpu_worker(&fleet, &variables, "--threads 1");
+    second.wait().failed_with(&["another process", "Emulated GPU 0", "exclusive-process"]);
+    fleet.workers.push(first);
+    fleet.add("--threads 1 --device cpu");
     fleet.completed();
     assert_eq!(place.digest(), RUNS[0].1);
 }
