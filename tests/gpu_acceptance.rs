@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::harness::{Exit, Place, Process, programs};
 
 /// An emulated GPU takes its time, and so does PyTorch without a GPU.
-const BOUND: Duration = Duration::from_mins(16);
+const BOUND: Duration = Duration::from_mins(40);
 
 /// What was unpacked.
 struct Unpacked {
@@ -40,7 +40,7 @@ impl Unpacked {
     fn run(&self, flags: &[&str]) -> Exit {
         let mut command = Command::new(self.folder.join("bin/xtask"));
         command.args(["gpu-acceptance", "run", "--rehearsal", "--libraries", FOLDER]).args(flags);
-        command.arg("--output").arg(self.place.path("found")).args(["--minutes", "15"]);
+        command.arg("--output").arg(self.place.path("found")).args(["--minutes", "38"]);
         if let Some(torch) = torch() {
             command.env("PYTHONPATH", torch);
         }

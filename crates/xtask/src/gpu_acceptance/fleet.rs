@@ -91,7 +91,8 @@ impl<'a> Fleet<'a> {
         bound: Duration,
         done: impl Fn(&Self) -> bool,
     ) -> anyhow::Result<()> {
-        let deadline = Instant::now() + self.scene.bound(bound)?;
+        let bound = self.scene.bound(bound)?;
+        let deadline = Instant::now() + bound;
         while !done(self) {
             ensure!(
                 Instant::now() < deadline,

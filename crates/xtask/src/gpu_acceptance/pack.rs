@@ -24,6 +24,16 @@ pub(super) const DATA: &str = "data";
 pub(super) const PEERS: &str = "gpu_peers.py";
 pub(super) const EXPECTED: &str = "expected.json";
 
+const README: &str = "\
+Lockstep on a GPU: digests, members that die, the time of each kernel, images a second beside PyTorch.
+The machine needs an NVIDIA driver for CUDA 13, and python3 with torch 2.11; no network. To start it:
+
+    lockstep-gpu/bin/xtask gpu-acceptance run
+
+It takes less than ten minutes, prints a table, and writes gpu-acceptance.json into the current folder.
+`--only digests` runs one stage, `--help` says more.
+";
+
 const PEERS_SCRIPT: &str = include_str!("gpu_peers.py");
 
 /// What is built, by package: three programs, and an example that times kernels.
@@ -125,6 +135,7 @@ fn lay_out(programs: &[PathBuf], scratch: &Scratch) -> anyhow::Result<()> {
             format!("{name} is not in {}: `cargo xtask train` fetches it", source.display())
         })?;
     }
+    fs::write(folder.join("README"), README).context("cannot write the README")?;
     let expected = serde_json::to_string_pretty(&expected())?;
     fs::write(folder.join(EXPECTED), expected).context("cannot write the digests")?;
     fs::write(folder.join(PEERS), PEERS_SCRIPT).context("cannot write the peers' script")

@@ -13,13 +13,16 @@ use clap::ValueEnum;
 use super::{
     digests, kernels, members,
     report::{Report, Verdict},
-    scene::Scene,
+    scene::{FULL, REHEARSAL, Scale, Scene},
     speed,
 };
 use crate::{child, interrupt};
 
 /// What is written.
 const FILE: &str = "gpu-acceptance.json";
+
+/// An emulated GPU takes long for an epoch of the default flags.
+const MINUTES_MAX: f64 = 600.0;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Running {
@@ -35,6 +38,9 @@ pub(super) struct Running {
     /// Small sizes, for an emulated GPU
     #[arg(long, hide = true)]
     rehearsal: bool,
+    /// In a rehearsal, also train the epoch of the default flags
+    #[arg(long, hide = true, requires = "rehearsal")]
+    whole_epoch: bool,
     /// Have programs look for libraries here first
     #[arg(long, value_name = "DIR", hide = true)]
     libraries: Option<PathBuf>,
@@ -73,8 +79,12 @@ pub(super) fn run(options: &Running) -> anyhow::Result<u8> {
     fs::create_dir_all(&options.output)
         .with_context(|| format!("cannot create {}", options.output.display()))?;
     let mut report = Report::new(options.output.join(FILE));
-    let time = Duration::from_secs_f64(options.minutes.clamp(0.0, 60.0) * 60.0);
-    let scene = Scene::new(folder, options.libraries.as_deref(), options.rehearsal, time)?;
+    let time = Duration::from_secs_f64(options.minutes.clamp(0.0, MINUTES_MAX) * 60.0);
+    let scale = match options.rehearsal {
+        true => Scale { whole_epoch: options.whole_epoch, ..REHEARSAL },
+        false => FULL,
+    };
+    let scene = Scene::new(folder, options.libraries.as_deref(), scale, time)?;
     report.begin("machine");
     machine(&scene, &mut report);
     for stage in Stage::value_variants() {

@@ -29,6 +29,10 @@ const ASK_TORCH: &str = "import torch\n\
 pub(super) struct Scale {
     /// Whether this is a rehearsal, on an emulated GPU.
     pub(super) is_rehearsal: bool,
+    /// By how much bounds are longer.
+    pub(super) patience: u32,
+    /// Whether the epoch of the default flags is trained.
+    pub(super) whole_epoch: bool,
     /// Flags of the runs whose members come and go, and their epochs.
     pub(super) members: &'static str,
     pub(super) members_epochs: u32,
@@ -42,8 +46,10 @@ pub(super) struct Scale {
     pub(super) times: [&'static str; 3],
 }
 
-const FULL: Scale = Scale {
+pub(super) const FULL: Scale = Scale {
     is_rehearsal: false,
+    patience: 1,
+    whole_epoch: true,
     members: "--shards 4",
     members_epochs: 24,
     speed: "",
@@ -53,8 +59,11 @@ const FULL: Scale = Scale {
     times: ["400", "400", "20"],
 };
 
-const REHEARSAL: Scale = Scale {
+pub(super) const REHEARSAL: Scale = Scale {
     is_rehearsal: true,
+    // Other tests have the machine meanwhile.
+    patience: 10,
+    whole_epoch: false,
     members: "--seed 7 --shards 4 --test-images 64 --train-images 640 --batch-size 16 --hidden-dim 48 \
               --latent-dim 5",
     members_epochs: 8,
@@ -98,18 +107,17 @@ impl Scene {
     pub(super) fn new(
         folder: PathBuf,
         first: Option<&Path>,
-        is_rehearsal: bool,
+        scale: Scale,
         time: Duration,
     ) -> anyhow::Result<Self> {
+        let deadline = Instant::now() + time;
         let expected = expected(&folder.join(EXPECTED))?;
-        let torch = torch().map_err(|error| format!("{error:#}"));
+        let torch = torch(LOAD_BOUND * scale.patience).map_err(|error| format!("{error:#}"));
         let own = torch.as_ref().map(|torch| torch.libraries.clone()).unwrap_or_default();
         let inherited = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
         let places = first.map(Path::to_owned).into_iter().chain(own);
         let search = env::join_paths(places.chain(env::split_paths(&inherited)))
             .context("a folder of libraries has a colon in its name")?;
-        let scale = if is_rehearsal { REHEARSAL } else { FULL };
-        let deadline = Instant::now() + time;
         Ok(Self { folder, scale, expected, torch, search, deadline })
     }
 
@@ -140,7 +148,7 @@ impl Scene {
     pub(super) fn bound(&self, bound: Duration) -> anyhow::Result<Duration> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         ensure!(!left.is_zero(), "no time is left");
-        Ok(bound.min(left))
+        Ok(bound.saturating_mul(self.scale.patience).min(left))
     }
 }
 
@@ -156,12 +164,12 @@ fn expected(path: &Path) -> anyhow::Result<Vec<Expected>> {
     all.with_context(|| format!("{} lacks a run or its digest", path.display()))
 }
 
-fn torch() -> anyhow::Result<Torch> {
+fn torch(bound: Duration) -> anyhow::Result<Torch> {
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let mut command = process::command(Path::new("python3"));
     command.args(["-c", ASK_TORCH]);
     let mut python = [Process::start("python3", &mut command, folder.path())?];
-    process::wait(&mut python, LOAD_BOUND, |_| {})?;
+    process::wait(&mut python, bound, |_| {})?;
     let output = python[0].output();
     let lines: Vec<&str> = output.lines().collect();
     let [.., path, version, device] = lines[..] else { anyhow::bail!("Python has said nothing") };

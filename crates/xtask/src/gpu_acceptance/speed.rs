@@ -130,7 +130,7 @@ fn own_run(scene: &Scene, batch: u32, workers: u32, epochs: u32) -> anyhow::Resu
             scene.scale.speed
         ),
     )?;
-    (0..workers).try_for_each(|_| fleet.add("--device cuda --threads 1"))?;
+    (0..workers).try_for_each(|_| fleet.add("--device cuda"))?;
     fleet.completed(BOUND)
 }
 
