@@ -35,6 +35,7 @@ mod full_disk;
 mod golden;
 mod gpu;
 mod gpu_acceptance;
+mod gpu_members;
 mod harness;
 mod health;
 mod hostile_peers;

@@ -1,4 +1,4 @@
-//! Compiles the two libraries with the C++ compiler of this machine.
+//! Compiles the libraries with the C++ compiler of this machine.
 
 #![allow(clippy::print_stdout, reason = "a build script talks to cargo by printing")]
 
@@ -13,6 +13,8 @@ const KERNELS: &str = "../vae/src/cuda";
 
 const DRIVER: (&str, &[&str]) = ("libcuda.so.1", &["simt.cpp", "kernels.cpp", "driver.cpp"]);
 const COMPILER: (&str, &[&str]) = ("libnvrtc.so.13", &["nvrtc.cpp"]);
+/// Asks the driver, so it comes after that.
+const COLLECTIVES: (&str, &[&str]) = ("libnccl.so.2", &["nccl.cpp"]);
 
 fn main() -> Result<(), Box<dyn Error>> {
     for folder in ["src", KERNELS] {
@@ -24,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if env::var("CARGO_CFG_TARGET_ARCH")? != "x86_64" {
         return Ok(());
     }
-    [DRIVER, COMPILER].iter().try_for_each(|library| compile(&folder, library))
+    [DRIVER, COMPILER, COLLECTIVES].iter().try_for_each(|library| compile(&folder, library))
 }
 
 fn compile(folder: &Path, (name, sources): &(&str, &[&str])) -> Result<(), Box<dyn Error>> {
@@ -48,6 +50,9 @@ fn compile(folder: &Path, (name, sources): &(&str, &[&str])) -> Result<(), Box<d
     }
     compiler.args(sources.iter().map(|source| Path::new("src").join(source)));
     compiler.arg("-o").arg(folder.join(name)).arg(format!("-Wl,-soname,{name}"));
+    if *name == COLLECTIVES.0 {
+        compiler.arg("-L").arg(folder).arg(format!("-l:{}", DRIVER.0));
+    }
     let status = compiler.status()?;
     if status.success() { Ok(()) } else { Err(format!("{compiler:?}: {status}").into()) }
 }

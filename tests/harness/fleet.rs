@@ -173,6 +173,14 @@ fn armed_worker(url: &str, flags: &str, order: &str) -> Process {
     Process::start("armed worker", &mut command)
 }
 
+/// The same as a launcher does it that sets these variables, separated by blanks.
+pub(crate) fn armed_worker_in(environment: &str, flags: &str, order: &str) -> Process {
+    let mut command = Command::new(armed_programs().join("vae-worker"));
+    command.args(flags.split_whitespace());
+    command.envs(variables(environment)).env(CRASH_POINT, order);
+    Process::start("armed worker", &mut command)
+}
+
 /// A coordinator and workers that are processes of the test.
 #[derive(Debug)]
 pub(crate) struct Fleet {

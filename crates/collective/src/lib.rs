@@ -11,6 +11,7 @@
 //! world. How bytes travel is the business of the crate `transport`; [`Local`] is the
 //! all-reduce of a lone member, for examples and tests.
 
+pub mod device;
 pub mod digest;
 pub mod hosts;
 pub mod ids;
@@ -21,6 +22,9 @@ pub mod shared;
 pub mod tree;
 pub mod vectors;
 
+use std::sync::Arc;
+
+pub use device::{DeviceExchange, DeviceMemory, DeviceQueue, HostMemory};
 pub use digest::Digest;
 pub use hosts::Hosts;
 pub use ids::{Generation, Rank, ShardRange, Step};
@@ -68,6 +72,17 @@ pub trait AllReduce {
     /// The state that the members hold together, where they do. There is no sum then, and no
     /// all-reduce of kind [`Kind::Train`]; the state takes their place.
     fn shared_state(&mut self) -> Option<&mut dyn SharedState> {
+        None
+    }
+
+    /// The memory that partials and sum are in, where it lasts.
+    fn memory(&self) -> Option<Arc<dyn HostMemory>> {
+        None
+    }
+
+    /// The exchange between the members' devices, where there is one: to be opened before the first
+    /// round.
+    fn device_exchange(&mut self) -> Option<&mut dyn DeviceExchange> {
         None
     }
 }

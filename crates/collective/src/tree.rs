@@ -84,6 +84,31 @@ impl Node {
     }
 }
 
+/// How a stack machine adds `leaves`, tree nodes in shard order, up to `roots`: each leaf is pushed, then
+/// the two uppermost sums are added as often as is said for the leaf. What is left on the stack are the
+/// sums of the roots.
+///
+/// # Panics
+/// Unless the leaves cover the roots.
+#[must_use]
+pub fn merges(roots: &[Node], leaves: &[Node]) -> Vec<u8> {
+    fn visit(node: Node, leaves: &[Node], merges: &mut Vec<u8>) {
+        if leaves.get(merges.len()) == Some(&node) {
+            merges.push(0);
+            return;
+        }
+        let (left, right) = node.children().expect("the leaves cover the roots");
+        visit(left, leaves, merges);
+        visit(right, leaves, merges);
+        if let Some(last) = merges.last_mut() {
+            *last += 1;
+        }
+    }
+    let mut merges = Vec::with_capacity(leaves.len());
+    roots.iter().for_each(|root| visit(*root, leaves, &mut merges));
+    merges
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,5 +138,25 @@ mod tests {
         let ranges = ranges.map(|(start, end)| ShardRange { start, end });
         let nodes = Node::root(8).maximal_within(&ranges);
         assert_eq!(nodes, [node(0, 2), node(4, 5), node(6, 8)]);
+    }
+
+    #[test]
+    fn a_stack_adds_leaves_along_the_tree() {
+        let leaves = |range: std::ops::Range<u32>| -> Vec<Node> {
+            range.map(|start| node(start, start + 1)).collect()
+        };
+        for (count, expected) in [
+            (1, &[0][..]),
+            (2, &[0, 1]),
+            (3, &[0, 1, 1]),
+            (4, &[0, 1, 0, 2]),
+            (7, &[0, 1, 0, 2, 0, 1, 2]),
+        ] {
+            assert_eq!(merges(&[Node::root(count)], &leaves(0..count)), expected);
+        }
+        // The second of three members of seven shards, and all members' nodes.
+        assert_eq!(merges(&[node(2, 4), node(4, 5)], &leaves(2..5)), [0, 1, 0]);
+        let nodes = [node(0, 2), node(2, 4), node(4, 5), node(5, 6), node(6, 7)];
+        assert_eq!(merges(&[Node::root(7)], &nodes), [0, 1, 0, 1, 2]);
     }
 }

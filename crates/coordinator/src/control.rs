@@ -86,6 +86,8 @@ pub(crate) struct Connection {
     memory_domain: Option<String>,
     /// The GPU that it computes on, if it does, among those of its host.
     gpu: Option<String>,
+    /// Whether it computes on a GPU at all.
+    is_on_gpu: bool,
     /// What has to be brought to it by those who fetch its state.
     state_secret: Secret,
     joined: Instant,
@@ -119,6 +121,7 @@ impl Connection {
             },
             memory_domain: join.memory_domain.clone(),
             gpu: Some(printable(&hello.gpu)).filter(|gpu| !gpu.is_empty()),
+            is_on_gpu: join.fingerprint.device == "cuda",
             state_secret: Secret::random(),
             joined: Instant::now(),
             checkpoint,

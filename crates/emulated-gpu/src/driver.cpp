@@ -2,15 +2,18 @@
 // waited for, never before: whoever does not wait reads NaN. README.md lists the variables of the
 // environment that choose orders, sizes and failures.
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/file.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <set>
 #include <string>
 
+#include "driver.hpp"
 #include "kernels.hpp"
 
 typedef std::function<void()> Work;
@@ -27,6 +30,7 @@ enum Status {
     UNSUPPORTED_PTX_VERSION = 222,
     INVALID_HANDLE = 400,
     NOT_FOUND = 500,
+    NOT_READY = 600,
     CAPTURE_INVALIDATED = 901,
 };
 
@@ -34,7 +38,7 @@ struct Graph {
     std::vector<Work> work;
 };
 struct Stream {
-    std::vector<Work> queue;
+    std::deque<Attempt> queue;
     Graph *capturing = nullptr;
 };
 
@@ -45,6 +49,9 @@ struct Event {
     std::chrono::steady_clock::time_point time;
 };
 
+// How long is waited for what another process is to bring.
+static const std::chrono::seconds PATIENCE(60);
+
 struct Driver {
     std::recursive_mutex lock;
     std::map<std::string, int> calls;
@@ -54,6 +61,14 @@ struct Driver {
     size_t used = 0;
     std::set<Stream *> streams;
     std::set<Graph *> graphs;
+    size_t bytes_in = 0, bytes_out = 0;
+    ~Driver() {
+        const char *path = getenv("EMULATED_GPU_COPIES");
+        FILE *file = path ? fopen(path, "w") : nullptr;
+        if (!file) return;
+        fprintf(file, "%zu %zu %d\n", bytes_in, bytes_out, calls["cuGraphLaunch"]);
+        fclose(file);
+    }
 };
 static Driver driver;
 static thread_local void *current;
@@ -109,7 +124,7 @@ static std::vector<int> visible() {
 static size_t memory() { return (size_t)number("EMULATED_GPU_MEMORY", 1L << 30); }
 
 // Counts the call; what it must answer at once. EMULATED_GPU_FAIL is `function:n:status`: its n-th call
-// fails so, and all that follows fails too, unless memory is short only.
+// fails so, and all that follows fails too, unless memory is short only, or it is one of NCCL.
 static int enter(const char *function) {
     int calls = ++driver.calls[function];
     const char *fail = getenv("EMULATED_GPU_FAIL");
@@ -118,14 +133,28 @@ static int enter(const char *function) {
     int n, status;
     if (!fail || sscanf(fail, "%63[^:]:%d:%d", name, &n, &status) != 3) return SUCCESS;
     if (strcmp(name, function) != 0 || calls != n) return SUCCESS;
-    if (status != OUT_OF_MEMORY) driver.failed = status;
+    if (status != OUT_OF_MEMORY && strncmp(name, "nccl", 4) != 0) driver.failed = status;
     return status;
 }
 
-static void finish(Stream *stream) {
-    std::vector<Work> queue = std::move(stream->queue);
-    stream->queue.clear();
-    for (Work &work : queue) work();
+// Does the first work of the queue; whether it is done.
+static bool advance(Stream *stream) {
+    if (!stream->queue.front()()) return false;
+    stream->queue.pop_front();
+    return true;
+}
+
+// Does what is in the queue until it is empty, or something has been reached.
+static void finish(Stream *stream, const std::function<bool()> &is_reached = [] { return false; }) {
+    auto begun = std::chrono::steady_clock::now();
+    while (!stream->queue.empty() && !is_reached()) {
+        if (advance(stream)) continue;
+        if (std::chrono::steady_clock::now() - begun > PATIENCE) {
+            fprintf(stderr, "emulated GPU: waits for what nobody brings\n");
+            abort();
+        }
+        sched_yield();
+    }
 }
 
 static void finish_all() {
@@ -136,7 +165,7 @@ static int put(void *handle, Work work) {
     Stream *stream = (Stream *)handle;
     if (!driver.streams.count(stream)) return INVALID_HANDLE;
     if (stream->capturing) stream->capturing->work.push_back(std::move(work));
-    else stream->queue.push_back(std::move(work));
+    else stream->queue.push_back([work] { return work(), true; });
     return SUCCESS;
 }
 
@@ -209,6 +238,11 @@ API cuDeviceGetName(char *name, int room, int device) {
     snprintf(name, room, "Emulated GPU %d%s%s", device, mig.empty() ? "" : " MIG ", mig.c_str());
     return SUCCESS;
 }
+API cuDeviceGetPCIBusId(char *name, int room, int device) {
+    ENTER();
+    snprintf(name, room, "0000:%02x:00.0", device + 1);
+    return SUCCESS;
+}
 API cuDeviceGetAttribute(int *value, int attribute, int) {
     ENTER();
     long capability = number("EMULATED_GPU_CAPABILITY", 90);
@@ -271,6 +305,17 @@ API cuMemFreeHost(void *place) {
     size_t bytes = 0;
     return give(driver.host, place, &bytes);
 }
+API cuMemHostRegister_v2(void *place, size_t bytes, unsigned) {
+    ENTER();
+    if (!current || driver.host.count((char *)place)) return INVALID_VALUE;
+    driver.host[(char *)place] = bytes;
+    return SUCCESS;
+}
+API cuMemHostUnregister(void *place) {
+    std::lock_guard<std::recursive_mutex> guard(driver.lock);
+    finish_all();
+    return driver.host.erase((char *)place) ? SUCCESS : INVALID_VALUE;
+}
 API cuMemsetD8Async(void *place, unsigned char value, size_t bytes, void *stream) {
     ENTER();
     if (!is_within(driver.device, place, bytes)) return INVALID_VALUE;
@@ -280,6 +325,7 @@ API cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t bytes, void *stream)
     ENTER();
     if (!is_within(driver.device, to, bytes) || !is_within(driver.host, from, bytes)) return INVALID_VALUE;
     driver.sources.insert(from);
+    driver.bytes_in += bytes;
     return put(stream, [=] {
         memcpy(to, from, bytes);
         driver.sources.erase(driver.sources.find(from));
@@ -292,6 +338,7 @@ API cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, void *stream)
         if (driver.sources.count(to)) finish((Stream *)stream);
         memset(to, 0xff, bytes);
     }
+    driver.bytes_out += bytes;
     return put(stream, [=] { memcpy(to, from, bytes); });
 }
 API cuStreamCreate(void **stream, unsigned) {
@@ -315,6 +362,14 @@ API cuStreamSynchronize(void *stream) {
     if (((Stream *)stream)->capturing) return CAPTURE_INVALIDATED;
     finish((Stream *)stream);
     return SUCCESS;
+}
+API cuStreamQuery(void *handle) {
+    ENTER();
+    Stream *stream = (Stream *)handle;
+    if (!driver.streams.count(stream)) return INVALID_HANDLE;
+    if (stream->queue.empty()) return SUCCESS;
+    advance(stream);
+    return NOT_READY;
 }
 API cuEventCreate(void **event, unsigned) {
     ENTER();
@@ -357,10 +412,7 @@ API cuEventSynchronize(void *handle) {
     if (event->is_past) return SUCCESS;
     if (!driver.streams.count(event->stream)) return INVALID_HANDLE;
     // What comes after it is not done yet.
-    std::vector<Work> &queue = event->stream->queue;
-    size_t done = 0;
-    while (!event->is_past && done < queue.size()) queue[done++]();
-    queue.erase(queue.begin(), queue.begin() + done);
+    finish(event->stream, [=] { return event->is_past; });
     return SUCCESS;
 }
 API cuStreamBeginCapture_v2(void *stream, int) {
@@ -436,3 +488,21 @@ static int explain(int status, const char **text) {
 }
 API cuGetErrorName(int status, const char **text) { return explain(status, text); }
 API cuGetErrorString(int status, const char **text) { return explain(status, text); }
+
+// For NCCL: see driver.hpp.
+API emulated_enter(const char *function) {
+    std::lock_guard<std::recursive_mutex> guard(driver.lock);
+    return enter(function);
+}
+API emulated_is_there(const void *place, size_t bytes) {
+    std::lock_guard<std::recursive_mutex> guard(driver.lock);
+    return is_within(driver.device, place, bytes);
+}
+API emulated_has_context() { return current != nullptr; }
+API emulated_put(void *handle, const Attempt *attempt) {
+    std::lock_guard<std::recursive_mutex> guard(driver.lock);
+    Stream *stream = (Stream *)handle;
+    if (!driver.streams.count(stream) || stream->capturing) return INVALID_HANDLE;
+    stream->queue.push_back(*attempt);
+    return SUCCESS;
+}

@@ -7,11 +7,14 @@
 
 #include "step.cu"
 
-// The product without its barriers: what the tests must find.
+// Without their barriers: what the tests must find.
 namespace planted {
 #undef __syncthreads
 #define __syncthreads() ((void)0)
+#define hashes racing_hashes
 #include "product.cuh"
+#include "digest.cu"
+#undef hashes
 #undef __syncthreads
 #define __syncthreads() simt::wait_for(simt::Wait::Block)
 }  // namespace planted
@@ -52,12 +55,13 @@ const Kernel *kernel_named(const char *name) {
         TILED(layer), TILED(input_gradient), TILED(bernoulli), TILED(gaussian), KERNEL(gather), KERNEL(latent),
         KERNEL(latent_gradient), KERNEL(weigh), KERNEL(weigh_rows), KERNEL(samples_gradient),
         KERNEL(parameter_gradients), KERNEL(log_variance_gradient), KERNEL(losses), KERNEL(totals), KERNEL(advance),
-        KERNEL(partials), KERNEL(squares), KERNEL(clip), KERNEL(update),
+        KERNEL(partials), KERNEL(squares), KERNEL(clip), KERNEL(update), KERNEL(hashes),
     };
-    // Whoever plants the race runs it where the right kernel is asked for.
+    // Whoever plants a race runs it where the right kernel is asked for.
+    static std::map<std::string, Kernel> racing = {
+        {"layer_small", kernel(racing_layer_small)}, {"hashes", kernel(planted::racing_hashes)}};
     const char *race = getenv("EMULATED_GPU_RACE");
-    static Kernel racing = kernel(racing_layer_small);
-    if (race && std::string(race) == name) return &racing;
+    if (race && std::string(race) == name && racing.count(name)) return &racing[name];
     const char *overrun = getenv("EMULATED_GPU_OVERRUN");
     static Kernel overrunning = kernel(overrunning_advance);
     if (overrun && std::string(overrun) == name) return &overrunning;

@@ -112,7 +112,15 @@ fn control() {
     };
     let members = vec![member(0), member(1)];
     let (proof, arithmetic) = (vec![7; 32].into(), vec!["cpu".into()]);
-    let start = Start { generation: 3, members, transport: 1, rank: 1, proof, arithmetic };
+    let start = Start {
+        generation: 3,
+        members,
+        transport: 1,
+        rank: 1,
+        proof,
+        arithmetic,
+        stays_on_gpus: false,
+    };
     from_coordinator("start", CoordinatorMsg::Start(start));
     let message = "the run is over".into();
     from_coordinator("finish", CoordinatorMsg::Finish(wire::Finish { success: true, message }));

@@ -10,6 +10,7 @@ mod driver;
 mod gpu;
 mod memory;
 mod meter;
+mod registered;
 
 pub mod compiler;
 
@@ -22,6 +23,7 @@ pub use self::{
     gpu::{Arguments, Gpu, Graph, Kernel, Module},
     memory::{Buffer, Event, Pinned, Place, Plain},
     meter::{Time, Timed, Traffic},
+    registered::Registered,
 };
 
 /// Compute capability of the oldest GPUs that kernels are compiled for, times ten.
@@ -150,6 +152,14 @@ pub fn count() -> Result<usize, GpuError> {
 /// [`GpuError`] where there is no such device.
 pub fn name(device: usize) -> Result<String, GpuError> {
     Driver::get()?.name(device)
+}
+
+/// Where on the host's bus a GPU is: a name that is the same for every process on the host.
+///
+/// # Errors
+/// As [`name`].
+pub fn bus(device: usize) -> Result<String, GpuError> {
+    Driver::get()?.bus(device)
 }
 
 /// Makes CUDA devices known to libtorch. To be called before tch is asked about any; only the

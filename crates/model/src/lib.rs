@@ -13,6 +13,7 @@ pub mod autograd;
 pub mod bf16;
 pub mod blas;
 pub mod cuda;
+pub mod digest;
 pub mod gemm;
 pub mod isa;
 pub mod libtorch;
@@ -42,14 +43,14 @@ pub use error::ModelError;
 pub use initial::initialise_linear;
 pub use isa::Isa;
 pub use layout::{Entry, Layout};
-pub use resident::{Finished, Resident, WholeStep};
+pub use resident::{Finished, PartialTree, Partner, Resident, WholeStep};
 pub use scratch::Scratch;
 pub use state::{State, StateView};
 pub use team::Team;
 
-/// Most sums that a model reports for a batch, as many as the members exchange; and the vectors that a
-/// state has.
-pub use collective::{STATE_VECTORS, TERMS_MAX};
+/// Most sums that a model reports for a batch, as many as the members exchange; the vectors that a
+/// state has; its digest; and memory of devices and of the host where partials are exchanged.
+pub use collective::{DeviceMemory, Digest, HostMemory, STATE_VECTORS, TERMS_MAX};
 
 /// Sums over the examples of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -1,9 +1,11 @@
 //! Everything that a run's future depends on. It does not know how it is saved or sent.
 
 use collective::{Digest, STATE_VECTORS, StateVectors};
-use xxhash_rust::xxh3::Xxh3;
 
-use crate::{Model, Team};
+use crate::{
+    Model, Team,
+    digest::{BLOCK, Hasher, block_hash},
+};
 
 /// Parameters and optimizer after `step` updates; each vector as long as the layout.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,14 +33,8 @@ pub struct StateView<'a> {
     pub exp_avg_sq: &'a [f32],
 }
 
-/// Floats of a block that is hashed by itself; part of what a digest is.
-const BLOCK: usize = 1 << 14;
-
 /// Blocks whose hashes are kept at a time, on the stack: those of a million floats.
 const GROUP: usize = 64;
-
-/// How many floats are turned into bytes at a time: 4 KB, which stay in the first cache.
-const CHUNK_FLOATS: usize = 1024;
 
 impl State {
     /// The state before the first step.
@@ -84,24 +80,19 @@ impl<'a> StateView<'a> {
         State { step: self.step, parameters, exp_avg, exp_avg_sq }
     }
 
-    /// XXH3-128 over the step, the length of a vector, and the hash of every block: the vectors
-    /// in the order above, each cut into blocks of 2^14 floats, the last one shorter. A block's
-    /// hash is the XXH3-128 of its floats. Numbers are little endian, hashes are big endian, as
-    /// digests are written. Any bit counts: 0.0 and -0.0 differ.
+    /// The digest: [`Hasher`] defines it, for parameters and both moments in this order.
     #[must_use]
     pub fn digest(&self, team: &Team) -> Digest {
-        let mut root = Xxh3::new();
-        root.update(&self.step.to_le_bytes());
-        root.update(&(self.parameters.len() as u64).to_le_bytes());
+        let mut root = Hasher::new(self.step, self.parameters.len());
         for vector in self.vectors() {
             for group in vector.chunks(GROUP * BLOCK) {
                 let mut hashes = [[0; size_of::<u128>()]; GROUP];
                 let parts = hashes.iter_mut().zip(group.chunks(BLOCK));
                 team.each(parts, |(hash, block)| *hash = block_hash(block));
-                root.update(hashes[..group.len().div_ceil(BLOCK)].as_flattened());
+                root.add(&hashes[..group.len().div_ceil(BLOCK)]);
             }
         }
-        Digest(root.digest128().to_be_bytes())
+        root.digest()
     }
 }
 
@@ -109,18 +100,6 @@ impl StateVectors for State {
     fn vectors(&self) -> [&[f32]; STATE_VECTORS] {
         self.view().vectors()
     }
-}
-
-fn block_hash(block: &[f32]) -> [u8; size_of::<u128>()] {
-    let mut hasher = Xxh3::new();
-    let mut bytes = [[0_u8; size_of::<f32>()]; CHUNK_FLOATS];
-    for chunk in block.chunks(CHUNK_FLOATS) {
-        for (bytes, value) in bytes.iter_mut().zip(chunk) {
-            *bytes = value.to_le_bytes();
-        }
-        hasher.update(bytes[..chunk.len()].as_flattened());
-    }
-    hasher.digest128().to_be_bytes()
 }
 
 #[cfg(test)]

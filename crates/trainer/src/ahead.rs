@@ -1,9 +1,13 @@
 //! Training with a model that keeps the state on its device. A lone member begins steps before it
 //! has heard of those before them, so that the device never waits for the host.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::VecDeque,
+    ops::{Add, Range},
+    time::Instant,
+};
 
-use collective::{AllReduce, Control, Kind, Node, Round, Step, Tally};
+use collective::{AllReduce, Control, Digest, Kind, Node, Round, Step, Tally};
 use data::{Batch, Dataset, Visit};
 use model::{Finished, Isa, Model, ModelError, Resident, WholeStep, resident::AHEAD};
 
@@ -49,7 +53,19 @@ impl<D: Dataset> Trainer<D> {
         Ok(())
     }
 
-    /// The same, if the observer wants the state.
+    /// The digest of the state, by whoever has it.
+    pub(crate) fn digest_anywhere(&mut self) -> Result<Digest, ModelError> {
+        let step = self.replica.step();
+        if !self.replica.is_at_hand()
+            && let Some(digest) = resident(&mut *self.model).digest(step)?
+        {
+            return Ok(digest);
+        }
+        self.fetch()?;
+        Ok(self.digest())
+    }
+
+    /// Sees to it that the state is at hand if the observer wants it.
     pub(crate) fn fetch_if_wanted(&mut self, observer: &dyn Observer) -> Result<(), ModelError> {
         if !self.replica.is_at_hand() && observer.wants_state() {
             self.fetch()?;
@@ -118,12 +134,24 @@ impl<D: Dataset> Trainer<D> {
 
     fn begin_step(&mut self, step: u64, wants_norm: bool) -> Result<Tally, ModelError> {
         device_failure()?;
+        let counted = self.with_step(step, 0..self.settings.shards, |resident, whole| {
+            resident.begin(&WholeStep { wants_norm, ..*whole })
+        })?;
+        Ok(counted.into_iter().fold(Tally::default(), Add::add))
+    }
+
+    /// Has these shards of a step begun. Gives what each of them counts.
+    pub(crate) fn with_step(
+        &mut self,
+        step: u64,
+        shards: Range<u32>,
+        begin: impl FnOnce(&mut dyn Resident<Data = D>, &WholeStep<'_, D>) -> Result<(), ModelError>,
+    ) -> Result<Vec<Tally>, ModelError> {
         let position = self.schedule.locate(step);
         self.prepare_order(position.epoch);
         let examples = self.schedule.images_in(position.step);
         let update = self.adam(step).update(Isa::best(), step + 1, examples);
-        let contexts: Vec<_> =
-            (0..self.settings.shards).map(|shard| self.context(step, shard)).collect();
+        let contexts: Vec<_> = shards.clone().map(|shard| self.context(step, shard)).collect();
         let Self { settings, schedule, data, order, model, .. } = self;
         let order = order.as_ref().map_or(&[][..], |(_, order)| order);
         let visit = Visit::train(settings.seed, position.epoch);
@@ -131,16 +159,16 @@ impl<D: Dataset> Trainer<D> {
             let indices = &order[schedule.positions(position.step, shard)];
             Batch { data: &data.train, indices, visit }
         };
-        let shards: Vec<_> = (0..).map(batch).zip(contexts).collect();
-        let index_sum = shards.iter().map(|(batch, _)| batch.index_sum()).sum();
+        let shards: Vec<_> = shards.map(batch).zip(contexts).collect();
+        let counted = |(batch, _): &(Batch<'_, D>, _)| Tally {
+            examples: batch.len() as u64,
+            index_sum: batch.index_sum(),
+            ..Tally::default()
+        };
         let grad_clip = settings.recipe.grad_clip;
-        resident(&mut **model).begin(&WholeStep {
-            shards: &shards,
-            update,
-            grad_clip,
-            wants_norm,
-        })?;
-        Ok(Tally { examples: examples.into(), index_sum, ..Tally::default() })
+        let whole = WholeStep { shards: &shards, update, grad_clip, wants_norm: false };
+        begin(resident(&mut **model), &whole)?;
+        Ok(shards.iter().map(counted).collect())
     }
 
     /// Waits for a step and tells of it; `is_last` says that no other is under way.

@@ -14,6 +14,7 @@ mod recipe;
 mod replica;
 mod snapshot;
 pub mod task;
+mod together;
 
 use std::{fmt, sync::Arc, time::Instant};
 
@@ -25,6 +26,7 @@ use model::{Adam, Isa, Model, ModelError, State, StepContext, Team, norm};
 use thiserror::Error;
 
 use ahead::resident;
+use together::Meeting;
 
 pub use checks::{Mistake, probe};
 pub use evaluate::Evaluation;
@@ -135,6 +137,7 @@ pub struct Trainer<D> {
     clipped: Vec<f32>,
     /// What goes with the partials; the timing is that of the step before.
     contribution: Contribution,
+    meeting: Meeting,
 }
 
 impl<D> fmt::Debug for Trainer<D> {
@@ -163,6 +166,7 @@ impl<D: Dataset> Trainer<D> {
             spare: Vec::new(),
             clipped: Vec::new(),
             contribution: Contribution::default(),
+            meeting: Meeting::Elsewhere,
         }
     }
 
@@ -241,6 +245,7 @@ impl<D: Dataset> Trainer<D> {
         }
         self.lend(collective)?;
         let ended = self.train_on(collective, observer);
+        self.part();
         if !matches!(ended, Err(TrainError::Device(_))) {
             self.take_back()?;
         }
@@ -257,6 +262,7 @@ impl<D: Dataset> Trainer<D> {
         if self.is_alone(collective) {
             return self.train_ahead(collective, observer);
         }
+        self.meet(collective)?;
         while !self.has_ended() {
             let begun = Instant::now();
             let position = self.schedule.locate(self.replica.step());
@@ -269,8 +275,7 @@ impl<D: Dataset> Trainer<D> {
             let examples = u32::try_from(outcome.tally.examples).unwrap_or(u32::MAX);
             let is_last = (self.replica.step() + 1).is_multiple_of(self.schedule.steps_per_epoch());
             let wanted = observer.wants_details(is_last);
-            let details = wanted.then(|| self.details(collective, examples));
-            self.update(collective, examples)?;
+            let details = self.advance(collective, examples, wanted)?;
             self.ledger.add(position.epoch, &outcome.tally);
             let updated = begun.elapsed();
             self.contribution.timing =
@@ -333,10 +338,28 @@ impl<D: Dataset> Trainer<D> {
 
     /// Waits for the other members' partials, and for their sum where there is one.
     fn exchange(&self, collective: &mut dyn AllReduce) -> Result<Outcome, Interrupted> {
+        if self.meeting == Meeting::OnDevices {
+            return self.exchange_together(collective);
+        }
         if let Some(shared) = collective.shared_state() {
             return self.replica.gather(shared, &self.contribution);
         }
         collective.all_reduce(self.round(Kind::Train), &self.contribution)
+    }
+
+    /// Applies the mean gradient; gives the step's details where they are wanted.
+    fn advance(
+        &mut self,
+        collective: &mut dyn AllReduce,
+        examples: u32,
+        wants_details: bool,
+    ) -> Result<Option<StepDetails>, TrainError> {
+        if self.meeting == Meeting::OnDevices {
+            return Ok(self.advance_together(examples, wants_details)?);
+        }
+        let details = wants_details.then(|| self.details(collective, examples));
+        self.update(collective, examples)?;
+        Ok(details)
     }
 
     /// Applies the mean gradient: all of it, as every member does, or a share of it for all.
@@ -371,21 +394,23 @@ impl<D: Dataset> Trainer<D> {
         &mut self,
         collective: &mut dyn AllReduce,
         control: Control,
-    ) -> Result<(), ModelError> {
+    ) -> Result<(), TrainError> {
         device_failure()?;
+        let verify_every = u64::from(self.settings.verify_every);
+        let verify = self.replica.step().checked_rem(verify_every) == Some(0);
+        self.contribution.digest = if verify { Some(self.digest_anywhere()?) } else { None };
+        self.contribution.control = control;
         self.contribution.tallies.clear();
+        if self.meeting != Meeting::Elsewhere {
+            let tallies = self.contribute_together(collective)?;
+            self.contribution.tallies.extend(tallies);
+            return Ok(());
+        }
         for index in 0..collective.nodes().len() {
             let node = collective.nodes()[index];
             let tally = self.node_gradient(node, collective.partial_mut(index), 0)?;
             self.contribution.tallies.push(tally);
         }
-        let verify_every = u64::from(self.settings.verify_every);
-        let verify = self.replica.step().checked_rem(verify_every) == Some(0);
-        if verify {
-            self.fetch()?;
-        }
-        self.contribution.digest = verify.then(|| self.digest());
-        self.contribution.control = control;
         Ok(())
     }
 

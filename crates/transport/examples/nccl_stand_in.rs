@@ -191,23 +191,6 @@ pub unsafe extern "C" fn cudaSetDevice(device: c_int) -> c_int {
 /// # Safety
 /// As CUDA has it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cudaDeviceGetPCIBusId(
-    text: *mut c_char,
-    room: c_int,
-    device: c_int,
-) -> c_int {
-    let name = format!("0000:{device:02x}:00.0\0");
-    if !(0..GPUS).contains(&device) || name.len() > room as usize {
-        return INVALID_DEVICE;
-    }
-    // SAFETY: there is room.
-    unsafe { ptr::copy_nonoverlapping(name.as_ptr().cast(), text, name.len()) };
-    SUCCESS
-}
-
-/// # Safety
-/// As CUDA has it.
-#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaStreamCreateWithFlags(
     stream: *mut *mut c_void,
     _flags: c_uint,

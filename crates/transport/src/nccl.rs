@@ -1,7 +1,11 @@
 //! All-reduce between GPUs: NCCL moves the floats from one GPU's memory to another's.
 //!
 //! What every member brings beside its partials travels over gRPC streams, which also tell that
-//! a member is gone. In a round of kind `Train` every member then
+//! a member is gone. Members that keep the state on their GPUs (`on_device.rs`) send each other all of their
+//! partials, and every GPU adds them up along the tree in the kernel that updates the state. It does so
+//! only when all headers of the round agree and NCCL has passed everything.
+//!
+//! Others have their partials in the host's memory (`hosted.rs`). In a round of kind `Train` each of them
 //!
 //! 1. copies its partials to its GPU, out of memory that the GPU reads by itself (pinned),
 //! 2. sends every other member its segment of them, and takes in those of its own,
@@ -19,9 +23,10 @@
 mod communicator;
 mod exchange;
 mod gpu;
+mod hosted;
 mod library;
+mod on_device;
 
 pub use communicator::UniqueId;
 pub use exchange::{Abort, Nccl};
-pub use gpu::name_of_gpu;
 pub use library::{Libraries, NcclError};

@@ -26,8 +26,8 @@
 use std::sync::Arc;
 
 use collective::{
-    AllReduce, Contribution, Interrupted, Kind, Node, Outcome, Round, STATE_VECTORS, SharedState,
-    StateVectors, shared::Parts,
+    AllReduce, Contribution, HostMemory, Interrupted, Kind, Node, Outcome, Round, STATE_VECTORS,
+    SharedState, StateVectors, shared::Parts,
 };
 
 use crate::{
@@ -177,6 +177,10 @@ impl AllReduce for TwoLevel {
 
     fn shared_state(&mut self) -> Option<&mut dyn SharedState> {
         if self.shm.shared_state().is_some() { Some(self) } else { None }
+    }
+
+    fn memory(&self) -> Option<Arc<dyn HostMemory>> {
+        self.shm.memory()
     }
 }
 

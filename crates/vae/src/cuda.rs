@@ -2,14 +2,17 @@
 //! follow ARITHMETIC.md. `cuda/README.md` describes them.
 //!
 //! The data set goes to the GPU once, noise is made there, and a batch is one graph of kernels. A member
-//! that is alone keeps the state there too (`cuda/resident.rs`); the gradient of one of several goes to
-//! the host, where they exchange it.
+//! keeps the state there too (`cuda/resident.rs`). Several either exchange their partials from GPU to GPU
+//! (`cuda/together.rs`), or their gradients go to the host, where they exchange them.
 
+mod digest;
 mod kernels;
 mod line;
 mod pass;
 mod resident;
 mod sources;
+mod table;
+mod together;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -19,7 +22,7 @@ use vae_options::{Binarize, ModelConfig};
 
 use model::{
     Layout, Model, ModelError, Resident, StepContext, Sums, Team,
-    cuda::{Buffer, Gpu, GpuError, Graph, Pinned, Place},
+    cuda::{Buffer, Gpu, GpuError, Graph, Pinned, Place, Registered},
     initialise_linear,
 };
 
@@ -64,6 +67,8 @@ pub struct Vae {
     sizes: HashMap<usize, Size>,
     /// The state, once it was handed over.
     state: Option<State>,
+    /// Memory of the host that gradients and their sum are in.
+    registered: Option<Registered>,
     /// The sets on the GPU; each keeps its pixels here too, so that another set is not taken for it.
     sets: Vec<(Images, Buffer<u8>)>,
     gpu: Gpu,
@@ -133,6 +138,7 @@ impl Vae {
             merges: gpu.zeros(1)?,
             sizes: HashMap::new(),
             state: None,
+            registered: None,
             sets: Vec::new(),
             network,
             gpu,
@@ -209,6 +215,7 @@ impl Vae {
             sums: self.sums.0.place(),
             stopped: Place::NULL,
             merges: self.merges.place(),
+            nodes: 1,
             binarize: self.settings.binarize != Binarize::None,
         };
         let pass = size.work.pass(&self.network, &self.kernels, step, ends);

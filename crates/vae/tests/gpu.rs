@@ -9,11 +9,13 @@ use std::{
     sync::Arc,
 };
 
-use collective::{Control, Local, Tally};
+use collective::{Control, Local, Node, ShardRange, Tally, plan};
 use data::{Batch, Domain, Splits, Stream, Visit};
 use emulated_gpu::{FOLDER, IS_THERE};
 use images::{Images, Shape};
-use model::{Adam, Model, State, StepContext, Sums};
+use model::{
+    Adam, Isa, Model, PartialTree, State, StepContext, Sums, Team, WholeStep, digest::BLOCK,
+};
 use trainer::{
     Ended, EpochSummary, Ledger, Observer, Recipe, Replica, StepSummary, TrainError, Trainer,
 };
@@ -244,6 +246,101 @@ fn the_gpu_of_this_machine_trains_to_the_bits_of_the_cpu() {
     }
 }
 
+/// A state of a model with these sizes, all of whose numbers differ.
+fn state_of(model: &dyn Model<Data = Images>) -> State {
+    let mut state = State::zeros(model.layout().len());
+    let vectors = [&mut state.parameters, &mut state.exp_avg, &mut state.exp_avg_sq];
+    for (vector, scale) in vectors.into_iter().zip([1.0, -1e-3, 1e-6]) {
+        vector.iter_mut().zip(1..).for_each(|(p, i)| *p = scale * (i as f32).sqrt());
+    }
+    State { step: 7, ..state }
+}
+
+/// Vectors of whole blocks and of parts of them, the last of which is hashed in another way where it is
+/// short.
+#[test]
+#[ignore = "needs a GPU"]
+fn the_gpu_of_this_machine_hashes_a_state_as_the_cpu_does() {
+    let length = |sizes| {
+        let case = case(sizes, &[1]);
+        Vae::with(&config(&case), case.settings).unwrap().layout().len()
+    };
+    let last = |sizes| length(sizes) % BLOCK;
+    let short = (1..400).map(|hidden| (hidden, 3)).find(|sizes| (1..=60).contains(&last(*sizes)));
+    for sizes in [(400, 20), (37, 3), (1, 1), short.expect("some hidden layer is so wide")] {
+        let case = case(sizes, &[1]);
+        let mut gpu = cuda::Vae::new(&config(&case), case.settings, 0).unwrap();
+        let state = state_of(&gpu);
+        let resident = gpu.resident().unwrap();
+        resident.load(state.view()).unwrap();
+        let found = resident.digest(state.step).unwrap();
+        assert_eq!(found, Some(state.digest(&Team::default())), "{sizes:?}");
+    }
+}
+
+/// The partials of a member's nodes; its last shards may be short, or have no image.
+#[test]
+#[ignore = "needs a GPU"]
+fn the_gpu_of_this_machine_adds_up_a_member_s_shards() {
+    const BATCH: usize = 6;
+    let gaussian = Likelihood::Gaussian;
+    let case = Case { likelihood: gaussian, ..case((24, 5), &[BATCH]) };
+    let config = config(&case);
+    let images = images(case.image, IMAGES);
+    let mut cpu = Vae::with(&config, case.settings).unwrap();
+    let mut gpu = cuda::Vae::new(&config, case.settings, 0).unwrap();
+    let parameters = parameters(&cpu);
+    let state = State { parameters: parameters.clone(), ..State::zeros(parameters.len()) };
+    gpu.resident().unwrap().load(state.view()).unwrap();
+    for (shards, own, examples) in
+        [(1, 0..1, 6), (5, 1..4, 30), (7, 2..7, 15), (7, 3..4, 40), (4, 2..4, 3), (8, 0..7, 44)]
+    {
+        let range = ShardRange { start: own.start, end: own.end };
+        let nodes = Node::root(shards).maximal_inside(range);
+        let indices: Vec<u32> = (0..examples).map(|i| (i * 7 + 3) % IMAGES as u32).collect();
+        let visit = Visit::train(9, 1);
+        let place = |shard: u32| (shard as usize * BATCH).min(indices.len());
+        let batch = |shard| Batch {
+            data: &images,
+            indices: &indices[place(shard)..place(shard + 1)],
+            visit,
+        };
+        let context = |shard| StepContext::alone(Stream::new(9, Domain::Noise, 3, shard));
+        let listed: Vec<_> = own.clone().map(|shard| (batch(shard), context(shard))).collect();
+        let update = Adam::new(RATE).update(Isa::best(), 1, examples);
+        let step = WholeStep { shards: &listed, update, grad_clip: None, wants_norm: false };
+        let partner = gpu.resident().unwrap().partner().unwrap();
+        partner.meet(&PartialTree::apart(&nodes)).unwrap();
+        partner.contribute(&step).unwrap();
+        let sums = partner.sums().unwrap();
+        for (index, node) in nodes.iter().enumerate() {
+            let mut expected = vec![0.0; parameters.len()];
+            let expected_sums = node_gradient(*node, &mut expected, &mut |shard, gradient| {
+                cpu.gradient(&parameters, &batch(shard), &context(shard), gradient).unwrap()
+            });
+            let mut found = vec![f32::NAN; parameters.len()];
+            partner.partial(index, &mut found).unwrap();
+            let others = found.iter().zip(&expected).filter(|(a, b)| a.to_bits() != b.to_bits());
+            assert_eq!(others.count(), 0, "of {}: {node:?} of {shards}", found.len());
+            assert_eq!(sums[index], expected_sums, "{node:?} of {shards}");
+        }
+    }
+}
+
+/// The sum of the gradients of the shards below a node, along the tree.
+fn node_gradient(
+    node: Node,
+    sum: &mut [f32],
+    gradient: &mut dyn FnMut(u32, &mut [f32]) -> Sums,
+) -> Sums {
+    let Some((left, right)) = node.children() else { return gradient(node.start, sum) };
+    let mut term = vec![0.0; sum.len()];
+    let mut sums = node_gradient(left, sum, gradient);
+    sums += node_gradient(right, &mut term, gradient);
+    plan::accumulate(sum, &term);
+    sums
+}
+
 /// Runs the tests above on the emulated GPU.
 fn emulated(variables: &[(&str, &str)]) -> Output {
     emulated_in(&[FOLDER.into()], variables)
@@ -277,9 +374,11 @@ fn the_emulated_gpu_computes_the_bits_of_the_cpu_in_every_order_of_threads() {
 
 #[test]
 fn a_race_in_a_kernel_is_found() {
-    if IS_THERE {
-        let output = emulated(&[("EMULATED_GPU_RACE", "layer_small")]);
-        assert!(!output.status.success(), "a product without barriers gives the right bits");
+    for kernel in ["layer_small", "hashes"] {
+        if IS_THERE {
+            let output = emulated(&[("EMULATED_GPU_RACE", kernel)]);
+            assert!(!output.status.success(), "{kernel} gives the right bits without its barriers");
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use model::{
 };
 use tch::Device;
 use trainer::task::GpuSupport;
-use transport::nccl::{self, Libraries};
+use transport::nccl::Libraries;
 
 /// Lists the GPUs that CUDA shows to a process.
 const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
@@ -159,7 +159,8 @@ pub(crate) fn name(device: Device, fingerprint: &Fingerprint) -> String {
 /// The name of the GPU that is the device, among those of this host; empty if it is none.
 pub(crate) fn gpu(device: Device) -> String {
     let Device::Cuda(index) = device else { return String::new() };
-    let name = Libraries::open().and_then(|libraries| nccl::name_of_gpu(libraries, index));
+    let there = Libraries::open().map_err(anyhow::Error::new);
+    let name = there.and_then(|_| cuda::bus(index).map_err(anyhow::Error::new));
     name.unwrap_or_else(|error| {
         tracing::info!("--collective nccl is out of the question: {error}");
         String::new()

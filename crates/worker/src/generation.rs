@@ -85,8 +85,7 @@ async fn over_nccl(
         rendezvous.announced.await.context("NCCL's unique id was never announced")?.parse()?
     };
     let headers = endpoint.connect(&Group { length: 0, ..group.clone() }).await?;
-    let join = move || Nccl::join(libraries, gpu, &group, &id, headers);
-    Ok(spawn_blocking(join).await??.into())
+    Ok(Nccl::new(libraries, gpu, &group, id, headers).into())
 }
 
 async fn segment(group: &Group, rendezvous: Rendezvous) -> Result<Segment> {

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use collective::{
-    AllReduce, Contribution, Interrupted, Node, Outcome, Round, STATE_VECTORS, SharedState,
-    StateVectors, shared::Parts,
+    AllReduce, Contribution, DeviceExchange, DeviceMemory, HostMemory, Interrupted, Node, Outcome,
+    Round, STATE_VECTORS, SharedState, StateVectors, shared::Parts,
 };
 use membership::Phase;
 
@@ -48,14 +48,32 @@ impl AllReduce for PhaseReporting {
     fn shared_state(&mut self) -> Option<&mut dyn SharedState> {
         if self.collective.shared_state().is_some() { Some(self) } else { None }
     }
+
+    fn memory(&self) -> Option<Arc<dyn HostMemory>> {
+        self.collective.memory()
+    }
+
+    fn device_exchange(&mut self) -> Option<&mut dyn DeviceExchange> {
+        if self.collective.device_exchange().is_some() { Some(self) } else { None }
+    }
 }
 
 impl PhaseReporting {
     /// What `shared_state` has given.
     fn inner(&mut self) -> &mut dyn SharedState {
-        self.collective.shared_state().expect("it was there when it was asked for")
+        self.collective.shared_state().expect(WAS_THERE)
+    }
+
+    /// What `device_exchange` has given, and the phase while it waits.
+    fn waiting<T>(&mut self, what: impl FnOnce(&mut dyn DeviceExchange) -> T) -> T {
+        self.shared.enter(Phase::Waiting);
+        let result = what(self.collective.device_exchange().expect(WAS_THERE));
+        self.shared.enter(Phase::Computing);
+        result
     }
 }
+
+const WAS_THERE: &str = "it was there when it was asked for";
 
 impl SharedState for PhaseReporting {
     fn bring_in(
@@ -96,5 +114,31 @@ impl SharedState for PhaseReporting {
         });
         self.shared.enter(Phase::Computing);
         result
+    }
+}
+
+impl DeviceExchange for PhaseReporting {
+    fn all_nodes(&mut self) -> Vec<Node> {
+        self.collective.device_exchange().expect(WAS_THERE).all_nodes()
+    }
+
+    fn open(
+        &mut self,
+        round: Round,
+        memory: Option<Arc<dyn DeviceMemory>>,
+    ) -> Result<(), Interrupted> {
+        self.waiting(|exchange| exchange.open(round, memory))
+    }
+
+    fn begin(&mut self, round: Round) -> Result<(), Interrupted> {
+        self.collective.device_exchange().expect(WAS_THERE).begin(round)
+    }
+
+    fn finish(
+        &mut self,
+        round: Round,
+        contribution: &Contribution,
+    ) -> Result<Outcome, Interrupted> {
+        self.waiting(|exchange| exchange.finish(round, contribution))
     }
 }

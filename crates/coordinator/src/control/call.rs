@@ -35,6 +35,8 @@ pub(crate) struct Call {
     members: Vec<wire::Member>,
     /// How the run has been computed so far, and is now.
     arithmetic: Vec<String>,
+    /// Whether the state stays on the members' GPUs.
+    stays_on_gpus: bool,
 }
 
 impl Call {
@@ -44,8 +46,9 @@ impl Call {
         transport: Transport,
         members: Vec<wire::Member>,
         arithmetic: Vec<String>,
+        stays_on_gpus: bool,
     ) -> Self {
-        Self { key, generation, transport, members, arithmetic }
+        Self { key, generation, transport, members, arithmetic, stays_on_gpus }
     }
 
     /// As one member is told.
@@ -61,6 +64,7 @@ impl Call {
             rank: rank.0,
             proof: self.key.member(self.generation, rank).bytes().to_vec().into(),
             arithmetic: self.arithmetic.clone(),
+            stays_on_gpus: self.stays_on_gpus,
         }
     }
 }

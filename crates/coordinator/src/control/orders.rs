@@ -171,6 +171,7 @@ impl Control<'_> {
         let computing = members.iter().filter_map(|member| self.connections.get(&member.worker));
         self.arithmetic.extend(computing.map(|connection| connection.arithmetic.clone()));
         let arithmetic = self.arithmetic.iter().cloned().collect();
+        let stays_on_gpus = self.stays_on_gpus();
         let members = members.iter().zip(topology.memory_domains());
         let members = members.map(|(member, memory_domain)| {
             let connection = self.connections.get(&member.worker);
@@ -184,13 +185,22 @@ impl Control<'_> {
                 ..wire::Member::default()
             }
         });
-        let call = Call::new(self.key, generation, transport, members.collect(), arithmetic);
+        let (key, members) = (self.key, members.collect());
+        let call = Call::new(key, generation, transport, members, arithmetic, stays_on_gpus);
         let call = Arc::new(call);
         for (rank, worker) in &self.members {
             if let Some(connection) = self.connections.get(worker) {
                 connection.send(Ok(Outbound::Call(Arc::clone(&call), *rank)));
             }
         }
+    }
+
+    /// Whether all members have GPUs that keep the state: those of tasks that bring their own kernels.
+    fn stays_on_gpus(&self) -> bool {
+        let is_on_gpu = |(_, worker): &(Rank, WorkerId)| {
+            self.connections.get(worker).is_some_and(|connection| connection.is_on_gpu)
+        };
+        self.launch.config().training.task.portable && self.members.iter().all(is_on_gpu)
     }
 
     /// Ends the run before its generation has begun, for an error of the coordinator's own.

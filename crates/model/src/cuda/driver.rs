@@ -17,6 +17,8 @@ const LIBRARY: &str = "libcuda.so.1";
 const OUT_OF_MEMORY: c_int = 2;
 const UNAVAILABLE: c_int = 46;
 const NO_DEVICE: c_int = 100;
+/// A stream still has work to do.
+pub(super) const NOT_READY: c_int = 600;
 
 const CAPABILITY_MAJOR: c_int = 75;
 const CAPABILITY_MINOR: c_int = 76;
@@ -29,8 +31,8 @@ const EXCLUSIVE_PROCESS: c_int = 3;
 /// What the compiler of the kernels is of, as the driver tells its version.
 const CUDA_NEEDED: c_int = 13_000;
 
-/// Room for the name of a GPU.
-const NAME_BYTES: usize = 256;
+/// Room for the name of a GPU, or its place.
+const TEXT_BYTES: usize = 256;
 
 /// A context, stream, module, function, graph, or place in memory; the driver has it as a pointer.
 pub(super) type Handle = usize;
@@ -64,6 +66,7 @@ functions! {
     device_get: "cuDeviceGet"(*mut c_int, c_int);
     device_name: "cuDeviceGetName"(*mut c_char, c_int, c_int);
     device_attribute: "cuDeviceGetAttribute"(*mut c_int, c_int, c_int);
+    device_bus: "cuDeviceGetPCIBusId"(*mut c_char, c_int, c_int);
     context_retain: "cuDevicePrimaryCtxRetain"(*mut Handle, c_int);
     context_release: "cuDevicePrimaryCtxRelease_v2"(c_int);
     context_set: "cuCtxSetCurrent"(Handle);
@@ -73,11 +76,14 @@ functions! {
     memory_set: "cuMemsetD8Async"(Handle, u8, usize, Handle);
     host_take: "cuMemHostAlloc"(*mut Handle, usize, c_uint);
     host_free: "cuMemFreeHost"(Handle);
+    host_register: "cuMemHostRegister_v2"(Handle, usize, c_uint);
+    host_unregister: "cuMemHostUnregister"(Handle);
     copy_in: "cuMemcpyHtoDAsync_v2"(Handle, Handle, usize, Handle);
     copy_out: "cuMemcpyDtoHAsync_v2"(Handle, Handle, usize, Handle);
     stream_create: "cuStreamCreate"(*mut Handle, c_uint);
     stream_destroy: "cuStreamDestroy_v2"(Handle);
     stream_wait: "cuStreamSynchronize"(Handle);
+    stream_query: "cuStreamQuery"(Handle);
     event_create: "cuEventCreate"(*mut Handle, c_uint);
     event_destroy: "cuEventDestroy_v2"(Handle);
     event_record: "cuEventRecord"(Handle, Handle);
@@ -173,11 +179,13 @@ impl Driver {
 
     pub(super) fn name(&self, index: usize) -> Result<String, GpuError> {
         let device = self.device(index)?;
-        let mut name = [0 as c_char; NAME_BYTES];
-        // The last byte stays zero, whatever it writes.
-        call!(self, device_name(name.as_mut_ptr(), NAME_BYTES as c_int - 1, device))?;
-        // SAFETY: it ends with a zero.
-        Ok(unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned())
+        text(|text, room| call!(self, device_name(text, room, device)))
+    }
+
+    /// Where on the host's bus it is, the same for all processes.
+    pub(super) fn bus(&self, index: usize) -> Result<String, GpuError> {
+        let device = self.device(index)?;
+        text(|text, room| call!(self, device_bus(text, room, device)))
     }
 
     /// The compute capability, times ten.
@@ -218,6 +226,17 @@ impl Driver {
         call!(self, memory_info(&raw mut free, &raw mut total))?;
         Err(GpuError::Memory { bytes: bytes as u64, free: free as u64 })
     }
+}
+
+/// The text that a function writes.
+fn text(
+    write: impl FnOnce(*mut c_char, c_int) -> Result<(), GpuError>,
+) -> Result<String, GpuError> {
+    let mut text = [0 as c_char; TEXT_BYTES];
+    // The last byte stays zero, whatever it writes.
+    write(text.as_mut_ptr(), TEXT_BYTES as c_int - 1)?;
+    // SAFETY: it ends with a zero.
+    Ok(unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned())
 }
 
 /// Opens a library for good; its symbols are there for all that is opened later. Whether it is

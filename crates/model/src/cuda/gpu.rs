@@ -8,11 +8,14 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
+use collective::HostMemory;
+
 use super::{
     CAPABILITY_MIN, GpuError,
     driver::{Driver, Handle, call},
     memory::{Buffer, Context, Event, Pinned, Place, Plain},
     meter::{Meter, Time, Timed, Traffic},
+    registered::Registered,
 };
 
 /// Begins a stream that does not wait for the one which all share.
@@ -156,6 +159,14 @@ impl Gpu {
         count: usize,
     ) -> Result<(), GpuError> {
         to.copy_out(from, first, count)
+    }
+
+    /// Has the GPU read and write memory by itself that is not its own.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the driver refuses.
+    pub fn register(&self, memory: Arc<dyn HostMemory>) -> Result<Registered, GpuError> {
+        Registered::new(&self.context, memory)
     }
 
     /// A point to wait for; it has to be recorded first.

@@ -11,9 +11,11 @@ use std::{
     },
 };
 
+use collective::{DeviceMemory, DeviceQueue};
+
 use super::{
     GpuError,
-    driver::{Driver, Handle, call},
+    driver::{Driver, Handle, NOT_READY, call},
     meter::Meter,
 };
 
@@ -128,6 +130,35 @@ impl<T: Plain> Buffer<T> {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.length == 0
+    }
+}
+
+impl DeviceQueue for Buffer<f32> {
+    fn enter(&self) -> Result<(), String> {
+        self.context.enter().map_err(|error| error.to_string())
+    }
+
+    fn handle(&self) -> usize {
+        self.context.stream
+    }
+
+    fn is_idle(&self) -> Result<bool, String> {
+        let Context { driver, stream, .. } = *self.context;
+        match call!(driver, stream_query(stream)) {
+            Ok(()) => Ok(true),
+            Err(GpuError::Driver { status: NOT_READY, .. }) => Ok(false),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl DeviceMemory for Buffer<f32> {
+    fn address(&self) -> usize {
+        self.place as Handle
+    }
+
+    fn floats(&self) -> usize {
+        self.length
     }
 }
 

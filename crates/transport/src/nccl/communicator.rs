@@ -5,24 +5,27 @@
 
 use std::{
     ffi::{c_int, c_void},
-    fmt,
-    ops::Range,
-    ptr,
+    fmt, ptr,
     str::FromStr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use super::{
-    gpu::{Gpu, Memory},
-    library::{
-        Collectives, Config, FLOAT, ID_BYTES, IN_PROGRESS, Id, Libraries, NcclError, SUCCESS,
-    },
+use collective::DeviceQueue;
+
+use super::library::{
+    Collectives, Config, FLOAT, ID_BYTES, IN_PROGRESS, Id, Libraries, NcclError, SUCCESS,
 };
 
 /// How long the members may take to come together.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a GPU may take to finish what it was given: a step, and copies of some megabytes.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often something is looked after before others may run.
 const LOOKS: u32 = 100;
@@ -46,7 +49,7 @@ impl UniqueId {
         let mut id = Id([0; ID_BYTES]);
         // SAFETY: the place for the id is this one.
         let status = unsafe { (libraries.nccl.unique_id)(&raw mut id) };
-        libraries.nccl("ncclGetUniqueId", status)?;
+        libraries.nccl.check("ncclGetUniqueId", status)?;
         Ok(Self(id.0))
     }
 }
@@ -79,11 +82,12 @@ impl FromStr for UniqueId {
     }
 }
 
-/// What passes between this member and another one.
-pub(super) struct Transfer<'a> {
+/// What passes between this member and another one: floats in the GPU's memory. Whoever makes it has
+/// checked that they are there.
+pub(super) struct Transfer {
     pub(super) member: usize,
-    pub(super) memory: &'a Memory,
-    pub(super) range: Range<usize>,
+    pub(super) address: usize,
+    pub(super) floats: usize,
     /// Whether it goes to the other member, or comes from it.
     pub(super) goes: bool,
 }
@@ -91,29 +95,31 @@ pub(super) struct Transfer<'a> {
 /// The members' connection between their GPUs.
 pub(super) struct Communicator {
     comm: *mut c_void,
-    gpu: Gpu,
+    nccl: Collectives,
+    queue: Arc<dyn DeviceQueue>,
 }
 
 // SAFETY: a communicator may be used from any thread, one at a time.
 unsafe impl Send for Communicator {}
 
 impl Communicator {
-    /// Waits, within a bound, for all members.
+    /// Waits, within a bound, for all members. All that passes later takes its turn in the queue.
     pub(super) fn join(
-        gpu: Gpu,
+        nccl: Collectives,
+        queue: Arc<dyn DeviceQueue>,
         id: &UniqueId,
         members: usize,
         me: usize,
         aborted: &AtomicBool,
     ) -> Result<Self, NcclError> {
-        let nccl = gpu.libraries.nccl;
-        let mut communicator = Self { comm: ptr::null_mut(), gpu };
+        queue.enter().map_err(NcclError::Gpu)?;
+        let mut communicator = Self { comm: ptr::null_mut(), nccl, queue };
         let (members, me) = (members as c_int, me as c_int);
         let mut config = Config::NON_BLOCKING;
         let (comm, id) = (&raw mut communicator.comm, Id(id.0));
         // SAFETY: the places for the communicator and the configuration are these.
         let status = unsafe { (nccl.join)(comm, members, id, me, &raw mut config) };
-        communicator.gpu.libraries.nccl("ncclCommInitRankConfig", status)?;
+        nccl.check("ncclCommInitRankConfig", status)?;
         let deadline = Instant::now() + PATIENCE;
         communicator.look_after(aborted, |communicator| {
             if Instant::now() > deadline {
@@ -124,52 +130,47 @@ impl Communicator {
         Ok(communicator)
     }
 
-    pub(super) fn gpu(&self) -> &Gpu {
-        &self.gpu
-    }
-
-    /// Puts what is to pass into the GPU's stream, all at once.
-    pub(super) fn pass(
-        &self,
-        transfers: &[Transfer<'_>],
-        aborted: &AtomicBool,
-    ) -> Result<(), NcclError> {
-        let libraries = self.gpu.libraries;
+    /// Begins to pass all of these at once, behind what is in the queue. Nothing may be put there until
+    /// [`Communicator::settle`] has returned.
+    pub(super) fn begin(&self, transfers: &[Transfer]) -> Result<(), NcclError> {
+        let nccl = self.nccl;
         // SAFETY: takes nothing.
-        libraries.nccl("ncclGroupStart", unsafe { (libraries.nccl.group_start)() })?;
+        nccl.check("ncclGroupStart", unsafe { (nccl.group_start)() })?;
         let queued = transfers.iter().try_for_each(|transfer| self.queue(transfer));
         // SAFETY: takes nothing.
-        let ended = libraries.nccl("ncclGroupEnd", unsafe { (libraries.nccl.group_end)() });
-        queued.and(ended)?;
-        // Only then does the stream have it, and may be given more to do.
-        self.look_after(aborted, Self::is_settled)
+        let ended = nccl.check("ncclGroupEnd", unsafe { (nccl.group_end)() });
+        queued.and(ended)
     }
 
-    fn queue(&self, transfer: &Transfer<'_>) -> Result<(), NcclError> {
-        let Transfer { member, memory, range, goes } = transfer;
-        if range.is_empty() {
+    fn queue(&self, transfer: &Transfer) -> Result<(), NcclError> {
+        let Transfer { member, address, floats, goes } = *transfer;
+        if floats == 0 {
             return Ok(());
         }
-        assert!(range.end <= memory.floats(), "beyond what is there");
-        let Gpu { libraries, stream, .. } = &self.gpu;
-        let (place, floats, peer) = (memory.at(range.start), range.len(), *member as c_int);
+        let (place, queue) = (address as *mut c_void, self.queue.handle() as *mut c_void);
+        let peer = member as c_int;
         // SAFETY: the memory has that many floats there, and is freed only once this value is closed.
         let (call, status) = unsafe {
-            let Collectives { send, receive, .. } = libraries.nccl;
-            if *goes {
-                ("ncclSend", send(place, floats, FLOAT, peer, self.comm, *stream))
+            let Collectives { send, receive, .. } = self.nccl;
+            if goes {
+                ("ncclSend", send(place, floats, FLOAT, peer, self.comm, queue))
             } else {
-                ("ncclRecv", receive(place, floats, FLOAT, peer, self.comm, *stream))
+                ("ncclRecv", receive(place, floats, FLOAT, peer, self.comm, queue))
             }
         };
-        libraries.nccl(call, status)
+        self.nccl.check(call, status)
+    }
+
+    /// Waits until the queue has all that was begun.
+    pub(super) fn settle(&self, aborted: &AtomicBool) -> Result<(), NcclError> {
+        self.look_after(aborted, Self::is_settled)
     }
 
     /// Waits until the GPU has done all that it was given.
     pub(super) fn finish(&self, aborted: &AtomicBool) -> Result<(), NcclError> {
         self.look_after(aborted, |communicator| {
-            communicator.is_settled()?;
-            communicator.gpu.is_idle()
+            Ok(communicator.is_settled()?
+                && communicator.queue.is_idle().map_err(NcclError::Gpu)?)
         })
     }
 
@@ -193,12 +194,11 @@ impl Communicator {
 
     /// Whether NCCL has begun all that it was asked to do.
     fn is_settled(&self) -> Result<bool, NcclError> {
-        let libraries = self.gpu.libraries;
         let mut status = SUCCESS;
         // SAFETY: the communicator is there for as long as this value.
-        let asked = unsafe { (libraries.nccl.status)(self.comm, &raw mut status) };
-        libraries.nccl("ncclCommGetAsyncError", asked)?;
-        libraries.nccl("NCCL", status)?;
+        let asked = unsafe { (self.nccl.status)(self.comm, &raw mut status) };
+        self.nccl.check("ncclCommGetAsyncError", asked)?;
+        self.nccl.check("NCCL", status)?;
         Ok(status != IN_PROGRESS)
     }
 }
@@ -208,7 +208,20 @@ impl Communicator {
     /// more that it was given.
     pub(super) fn close(mut self) -> bool {
         self.abort();
-        self.gpu.settle()
+        self.is_at_rest()
+    }
+
+    /// Waits, within a bound, until all that was begun is done. Says whether it is certain: if not,
+    /// the GPU may still read and write the memory that it was given.
+    fn is_at_rest(&self) -> bool {
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
+        loop {
+            match self.queue.is_idle() {
+                Ok(true) => return true,
+                Ok(false) if Instant::now() < deadline => thread::yield_now(),
+                Ok(false) | Err(_) => return false,
+            }
+        }
     }
 
     fn abort(&mut self) {
@@ -216,7 +229,7 @@ impl Communicator {
         if !comm.is_null() {
             // SAFETY: nobody else uses the communicator. What NCCL does ends with it; copies that
             // were begun do not.
-            let _error = unsafe { (self.gpu.libraries.nccl.abort)(comm) };
+            let _error = unsafe { (self.nccl.abort)(comm) };
         }
     }
 }

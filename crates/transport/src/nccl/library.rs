@@ -1,6 +1,6 @@
-//! NVIDIA's libraries, opened at run time: NCCL, and the CUDA runtime below it. Their functions
-//! are here as C declares them; what they do together is the business of `gpu.rs` and
-//! `communicator.rs`.
+//! NVIDIA's libraries, opened at run time: NCCL, and the CUDA runtime for those whose partials are in
+//! the host's memory. Their functions are here as C declares them; what they do together is the
+//! business of `gpu.rs` and `communicator.rs`.
 
 #![allow(unsafe_code, reason = "functions of libraries that are opened at run time")]
 
@@ -35,6 +35,9 @@ pub enum NcclError {
         /// What it said.
         reason: String,
     },
+    /// The GPU that the member computes on has failed.
+    #[error("the GPU: {0}")]
+    Gpu(String),
     /// The other members did not come in time.
     #[error("the other members have not joined NCCL's communicator within {seconds} s")]
     Absent {
@@ -101,7 +104,6 @@ macro_rules! functions {
 functions!(Cuda {
     error_text = c"cudaGetErrorString" (c_int) -> *const c_char;
     set_device = c"cudaSetDevice" (c_int) -> c_int;
-    pci_bus_id = c"cudaDeviceGetPCIBusId" (*mut c_char, c_int, c_int) -> c_int;
     stream_create = c"cudaStreamCreateWithFlags" (*mut *mut c_void, c_uint) -> c_int;
     stream_query = c"cudaStreamQuery" (*mut c_void) -> c_int;
     stream_destroy = c"cudaStreamDestroy" (*mut c_void) -> c_int;
@@ -129,8 +131,9 @@ functions!(Collectives {
 /// The libraries, open for good.
 #[derive(Clone, Copy)]
 pub struct Libraries {
-    pub(super) cuda: Cuda,
     pub(super) nccl: Collectives,
+    /// The runtime, where it was opened with the rest.
+    runtime: Option<Cuda>,
 }
 
 impl std::fmt::Debug for Libraries {
@@ -140,12 +143,12 @@ impl std::fmt::Debug for Libraries {
 }
 
 impl Libraries {
-    /// Opens those that libtorch uses itself.
+    /// Opens NCCL. The CUDA runtime is opened when it is needed.
     ///
     /// # Errors
-    /// [`NcclError::Library`] where there are none, or others.
+    /// [`NcclError::Library`] where there is none, or another one.
     pub fn open() -> Result<Self, NcclError> {
-        Self::of(CUDA_RUNTIME.as_ref(), NCCL.as_ref())
+        Ok(Self { nccl: table(NCCL.as_ref(), Collectives::of)?, runtime: None })
     }
 
     /// Opens one file that stands for both.
@@ -153,21 +156,27 @@ impl Libraries {
     /// # Errors
     /// As [`Libraries::open`].
     pub fn at(path: &Path) -> Result<Self, NcclError> {
-        Self::of(path.as_os_str(), path.as_os_str())
+        let path = path.as_os_str();
+        Ok(Self { nccl: table(path, Collectives::of)?, runtime: Some(table(path, Cuda::of)?) })
     }
 
-    fn of(cuda: &OsStr, nccl: &OsStr) -> Result<Self, NcclError> {
-        Ok(Self { cuda: table(cuda, Cuda::of)?, nccl: table(nccl, Collectives::of)? })
+    /// The CUDA runtime: the one that libtorch uses itself.
+    pub(super) fn runtime(&self) -> Result<Cuda, NcclError> {
+        self.runtime.map_or_else(|| table(CUDA_RUNTIME.as_ref(), Cuda::of), Ok)
     }
+}
 
-    /// Turns a status of the CUDA runtime into a result.
-    pub(super) fn cuda(&self, call: &'static str, status: c_int) -> Result<(), NcclError> {
-        said(call, status, self.cuda.error_text)
+impl Cuda {
+    /// Turns a status into a result.
+    pub(super) fn check(&self, call: &'static str, status: c_int) -> Result<(), NcclError> {
+        said(call, status, self.error_text)
     }
+}
 
-    /// Turns a status of NCCL into a result; that something is still being done is none yet.
-    pub(super) fn nccl(&self, call: &'static str, status: c_int) -> Result<(), NcclError> {
-        if status == IN_PROGRESS { Ok(()) } else { said(call, status, self.nccl.error_text) }
+impl Collectives {
+    /// Turns a status into a result; that something is still being done is none yet.
+    pub(super) fn check(&self, call: &'static str, status: c_int) -> Result<(), NcclError> {
+        if status == IN_PROGRESS { Ok(()) } else { said(call, status, self.error_text) }
     }
 }
 

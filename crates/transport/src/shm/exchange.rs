@@ -8,7 +8,8 @@ use std::{
 };
 
 use collective::{
-    AllReduce, Contribution, Interrupted, Kind, Node, Outcome, Plan, Reducer, Round, SharedState,
+    AllReduce, Contribution, HostMemory, Interrupted, Kind, Node, Outcome, Plan, Reducer, Round,
+    SharedState,
 };
 
 use super::{
@@ -244,5 +245,9 @@ impl AllReduce for Shm {
     }
     fn shared_state(&mut self) -> Option<&mut dyn SharedState> {
         if self.states.is_some() { Some(self) } else { None }
+    }
+
+    fn memory(&self) -> Option<Arc<dyn HostMemory>> {
+        Some(Arc::clone(self.vectors.memory()) as _)
     }
 }

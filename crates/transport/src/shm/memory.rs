@@ -18,7 +18,7 @@ use std::{
     },
 };
 
-use collective::{STATE_VECTORS, StateVectors, shared::Partials};
+use collective::{HostMemory, STATE_VECTORS, StateVectors, shared::Partials};
 use rustix::{
     fs::{self, MemfdFlags, Mode, SealFlags},
     io::Errno,
@@ -46,6 +46,16 @@ pub(super) struct Memory {
 unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
+
+impl HostMemory for Memory {
+    fn address(&self) -> usize {
+        self.base.as_ptr() as usize
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
 
 /// The floats of a mapped segment, as one member may touch them. There is one for a mapping.
 #[derive(Debug)]

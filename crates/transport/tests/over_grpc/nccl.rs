@@ -2,12 +2,23 @@
 //! bitwise that of the shard tree, and whatever goes wrong is named. What the real library does
 //! is for machines that have GPUs to show.
 
-use std::{env, path::PathBuf, sync::OnceLock, thread};
+use std::{
+    env,
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+};
 
-use collective::{AllReduce as _, Control, Generation, Interrupted, Rank};
+use collective::{
+    AllReduce, Contribution, Control, DeviceExchange, DeviceMemory, DeviceQueue, Generation,
+    Interrupted, Kind, Node, Outcome, Rank, Round, tree::merges,
+};
 use transport::{
     Group, Peer,
-    nccl::{self, Libraries, Nccl, NcclError, UniqueId},
+    nccl::{Libraries, Nccl, UniqueId},
 };
 
 use crate::{
@@ -22,7 +33,7 @@ fn libraries() -> Libraries {
     Libraries::at(&built.join("libnccl_stand_in.so")).unwrap()
 }
 
-/// Every member has a GPU of its own.
+/// Every member has a GPU of its own, and partials in the host's memory.
 struct Gpus;
 
 impl Transport for Gpus {
@@ -33,12 +44,157 @@ impl Transport for Gpus {
         length: usize,
         member: impl Fn(Rank, Nccl) -> T + Sync,
     ) -> Vec<T> {
-        with_members_on(|rank| rank as usize, ranges, length, member)
+        with_members_on(
+            |rank| rank as usize,
+            ranges,
+            length,
+            |rank, mut nccl| {
+                nccl.open(stories::train(0), None).unwrap();
+                member(rank, nccl)
+            },
+        )
     }
 
     fn abort(member: &Nccl) -> Box<dyn FnOnce() + Send> {
         let abort = member.abort_handle();
         Box::new(move || abort.abort())
+    }
+}
+
+/// Every member has its partials in its GPU's memory.
+struct OnDevices;
+
+impl Transport for OnDevices {
+    type Member = OnDevice;
+
+    fn with_members<T: Send>(
+        ranges: &[(u32, u32)],
+        length: usize,
+        member: impl Fn(Rank, OnDevice) -> T + Sync,
+    ) -> Vec<T> {
+        let device = |rank: u32| rank as usize;
+        with_members_on(device, ranges, length, |rank, nccl| {
+            member(rank, OnDevice::open(nccl, length))
+        })
+    }
+
+    fn abort(member: &OnDevice) -> Box<dyn FnOnce() + Send> {
+        let abort = member.nccl.abort_handle();
+        Box::new(move || abort.abort())
+    }
+}
+
+/// A GPU's memory, which is this process's.
+struct Floats {
+    bits: Box<[AtomicU32]>,
+    has_failed: AtomicBool,
+}
+
+impl DeviceQueue for Floats {
+    fn enter(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn handle(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+
+    fn is_idle(&self) -> Result<bool, String> {
+        if self.has_failed.load(Ordering::Relaxed) { Err("it fell off".into()) } else { Ok(true) }
+    }
+}
+
+impl DeviceMemory for Floats {
+    fn address(&self) -> usize {
+        self.bits.as_ptr() as usize
+    }
+
+    fn floats(&self) -> usize {
+        self.bits.len()
+    }
+}
+
+/// A member whose device adds up the partials as a GPU's kernel does.
+struct OnDevice {
+    nccl: Nccl,
+    memory: Arc<Floats>,
+    all: Vec<Node>,
+    partials: Vec<Vec<f32>>,
+    sum: Vec<f32>,
+}
+
+impl OnDevice {
+    fn open(mut nccl: Nccl, length: usize) -> Self {
+        let all = nccl.all_nodes();
+        // What was not received is no number.
+        let bits = (0..all.len() * length).map(|_| AtomicU32::new(u32::MAX)).collect();
+        let memory = Arc::new(Floats { bits, has_failed: AtomicBool::new(false) });
+        nccl.open(stories::train(0), Some(Arc::clone(&memory) as _)).unwrap();
+        let partials = vec![vec![0.0; length]; nccl.nodes().len()];
+        Self { nccl, memory, all, partials, sum: vec![0.0; length] }
+    }
+
+    fn contribute(&self) {
+        let length = self.sum.len();
+        for (node, partial) in self.nccl.nodes().iter().zip(&self.partials) {
+            let place = self.all.iter().position(|other| other == node).unwrap();
+            let bits = &self.memory.bits[place * length..(place + 1) * length];
+            bits.iter()
+                .zip(partial)
+                .for_each(|(bits, p)| bits.store(p.to_bits(), Ordering::Relaxed));
+        }
+    }
+
+    fn add_up(&mut self) {
+        let root = Node::root(self.all.last().unwrap().end);
+        let merges = merges(&[root], &self.all);
+        let length = self.sum.len();
+        for (i, sum) in self.sum.iter_mut().enumerate() {
+            let mut stack = Vec::new();
+            for (leaf, merges) in merges.iter().enumerate() {
+                let bits = self.memory.bits[leaf * length + i].load(Ordering::Relaxed);
+                stack.push(f32::from_bits(bits));
+                for _ in 0..*merges {
+                    let right = stack.pop().unwrap();
+                    *stack.last_mut().unwrap() += right;
+                }
+            }
+            assert_eq!(stack.len(), 1, "the tree has one root");
+            *sum = stack[0];
+        }
+    }
+}
+
+impl AllReduce for OnDevice {
+    fn nodes(&self) -> &[Node] {
+        self.nccl.nodes()
+    }
+
+    fn partial_mut(&mut self, index: usize) -> &mut [f32] {
+        &mut self.partials[index]
+    }
+
+    fn all_reduce(
+        &mut self,
+        round: Round,
+        contribution: &Contribution,
+    ) -> Result<Outcome, Interrupted> {
+        if round.kind != Kind::Train {
+            return self.nccl.all_reduce(round, contribution);
+        }
+        self.contribute();
+        self.nccl.begin(round)?;
+        let outcome = self.nccl.finish(round, contribution)?;
+        self.add_up();
+        Ok(outcome)
+    }
+
+    fn contributions(&self) -> &[Contribution] {
+        self.nccl.contributions()
+    }
+
+    fn sum(&self) -> &[f32] {
+        &self.sum
     }
 }
 
@@ -66,8 +222,7 @@ fn with_members_on<T: Send>(
         let group = Group { rank: Rank(rank), ..group.clone() };
         let headers = Group { length: 0, ..group.clone() };
         let headers = host.runtime.block_on(host.endpoint.connect(&headers)).unwrap();
-        let joined = Nccl::join(libraries(), gpu(rank), &group, &id, headers);
-        member(Rank(rank), joined.unwrap())
+        member(Rank(rank), Nccl::new(libraries(), gpu(rank), &group, id, headers))
     };
     let run = &run;
     thread::scope(|scope| {
@@ -86,6 +241,7 @@ fn fails_in_the_middle_of_an_exchange(gpu: usize) {
         if rank == Rank(0) {
             others.set(member.abort_handle()).unwrap();
         }
+        member.open(stories::train(0), None).unwrap();
         let contribution = stories::contribute(&mut member, 0, length, Control::default());
         let interrupted = member.all_reduce(stories::train(0), &contribution).unwrap_err();
         drop(member);
@@ -109,34 +265,53 @@ fn memory_of_a_gpu_that_is_lost_is_never_freed() {
     fails_in_the_middle_of_an_exchange(9);
 }
 
+/// The memory is not freed when its owner lets go: the GPU may still use it.
 #[test]
-fn sums_are_those_of_the_tree_for_any_split_and_length() {
-    stories::sums_are_those_of_the_tree_for_any_split_and_length::<Gpus>();
+fn partials_on_a_gpu_that_is_lost_are_never_freed() {
+    let length = 5_000;
+    OnDevices::with_members(&[(0, 2), (2, 4)], length, |rank, mut member| {
+        let contribution = stories::contribute(&mut member, 0, length, Control::default());
+        member.memory.has_failed.store(rank == Rank(1), Ordering::Relaxed);
+        let ended = member.all_reduce(stories::train(0), &contribution);
+        let memory = Arc::downgrade(&member.memory);
+        drop(member);
+        assert_eq!(memory.strong_count(), rank.0 as usize);
+        if rank == Rank(1) {
+            let reason = ended.unwrap_err().to_string();
+            assert!(reason.contains("the GPU: it fell off"), "{reason}");
+        }
+    });
+}
+
+/// The stories, for partials here and there.
+macro_rules! told_of_both {
+    ($($story:ident),* $(,)?) => {
+        mod hosted {
+            $(#[test]
+            fn $story() {
+                super::stories::$story::<super::Gpus>();
+            })*
+        }
+
+        mod on_device {
+            $(#[test]
+            fn $story() {
+                super::stories::$story::<super::OnDevices>();
+            })*
+        }
+    };
+}
+
+told_of_both! {
+    sums_are_those_of_the_tree_for_any_split_and_length,
+    differing_digests_are_named_on_every_member,
+    a_member_that_goes_away_interrupts_the_others_and_is_named,
+    an_abort_ends_the_wait_for_a_member_that_never_contributes,
+    members_at_different_steps_are_told_apart,
 }
 
 #[test]
-fn differing_digests_are_named_on_every_member() {
-    stories::differing_digests_are_named_on_every_member::<Gpus>();
-}
-
-#[test]
-fn a_member_that_goes_away_interrupts_the_others_and_is_named() {
-    stories::a_member_that_goes_away_interrupts_the_others_and_is_named::<Gpus>();
-}
-
-#[test]
-fn an_abort_ends_the_wait_for_a_member_that_never_contributes() {
-    stories::an_abort_ends_the_wait_for_a_member_that_never_contributes::<Gpus>();
-}
-
-#[test]
-fn members_at_different_steps_are_told_apart() {
-    stories::members_at_different_steps_are_told_apart::<Gpus>();
-}
-
-#[test]
-fn gpus_have_names_and_ids_travel_as_text() {
-    assert_eq!(nccl::name_of_gpu(libraries(), 3).unwrap(), "0000:03:00.0");
+fn ids_travel_as_text() {
     let id = UniqueId::new(libraries()).unwrap();
     assert_eq!(id.to_string().parse(), Ok(id));
     for wrong in ["", "12", &id.to_string()[1..], &id.to_string().replace('0', "x")] {
@@ -148,7 +323,13 @@ fn gpus_have_names_and_ids_travel_as_text() {
 fn what_is_not_there_is_named() {
     let nowhere = Libraries::at("/nowhere/libnccl.so.2".as_ref()).unwrap_err();
     assert!(nowhere.to_string().contains("/nowhere/libnccl.so.2"), "{nowhere}");
-    let no_gpu = nccl::name_of_gpu(libraries(), 99).unwrap_err();
-    assert!(matches!(no_gpu, NcclError::Refused { .. }), "{no_gpu}");
-    assert!(no_gpu.to_string().contains("invalid device"), "{no_gpu}");
+    with_members_on(
+        |_| 99,
+        &[(0, 1)],
+        10,
+        |_, mut nccl| {
+            let no_gpu = nccl.open(stories::train(0), None).unwrap_err().to_string();
+            assert!(no_gpu.contains("cudaSetDevice: invalid device"), "{no_gpu}");
+        },
+    );
 }

@@ -94,6 +94,7 @@ pub(super) struct Kernels {
     clip: Kernel,
     update: Kernel,
     advance: Kernel,
+    hashes: Kernel,
 }
 
 /// What the optimizer reads and writes.
@@ -195,6 +196,7 @@ impl Kernels {
             clip: kernel(c"clip")?,
             update: kernel(c"update")?,
             advance: kernel(c"advance")?,
+            hashes: kernel(c"hashes")?,
         })
     }
 
@@ -369,28 +371,28 @@ impl Kernels {
         elementwise(&self.losses, shape.rows() * LANES, arguments)
     }
 
-    /// Of all groups, added along the tree that `merges` describes.
+    /// Of all groups, added along the tree that `merges` describes, up to so many nodes.
     pub(super) fn totals(
         &self,
         step: &Step,
         [losses, divergences, bounds, merges]: [Place; 4],
+        nodes: usize,
         [sums, stopped]: [Place; 2],
     ) -> Result<(), GpuError> {
-        const NODES: u32 = 1;
         let arguments = places(step.arguments(), &[losses, divergences, bounds, merges]);
-        let arguments = places(arguments.word(NODES), &[sums, stopped]);
+        let arguments = places(arguments.word(nodes as u32), &[sums, stopped]);
         start(&self.totals, (1, 1), THREADS, arguments)
     }
 
-    /// Adds the gradients of `groups` along the tree to `sum`.
+    /// Adds so many gradients along the tree, to `sums`: one for each node.
     pub(super) fn add_up(
         &self,
-        [gradients, merges, sum]: [Place; 3],
-        groups: usize,
+        [gradients, merges, sums]: [Place; 3],
+        count: usize,
         length: usize,
     ) -> Result<(), GpuError> {
         let arguments = places(Arguments::default(), &[gradients, merges]);
-        let arguments = words(arguments, &[groups as u32, length as u32]).place(sum);
+        let arguments = words(arguments, &[count as u32, length as u32]).place(sums);
         elementwise(&self.partials, length, arguments)
     }
 
@@ -416,6 +418,20 @@ impl Kernels {
     pub(super) fn advance(&self, step: &Step, lines: usize) -> Result<(), GpuError> {
         let arguments = Arguments::default().place(step.cursor).word(lines as u32);
         start(&self.advance, (1, 1), 1, arguments)
+    }
+
+    /// Hashes so many blocks of a vector.
+    pub(super) fn hashes(
+        &self,
+        [vector, keys, hashes]: [Place; 3],
+        length: usize,
+        blocks: usize,
+    ) -> Result<(), GpuError> {
+        const TOGETHER: usize = 4;
+        const HASHES_THREADS: u32 = 32;
+        let arguments = Arguments::default().place(vector).word(length as u32).place(keys);
+        let arguments = arguments.word(blocks as u32).place(hashes);
+        start(&self.hashes, (blocks.div_ceil(TOGETHER), 1), HASHES_THREADS, arguments)
     }
 
     /// Adds the gradients along the tree, and applies Adam.

@@ -58,8 +58,9 @@ pub(super) struct Ends {
     pub(super) sums: Place,
     /// Set where the loss is not finite; [`Place::NULL`] where nobody asks.
     pub(super) stopped: Place,
-    /// How the groups' sums are added: see `sums.cu`.
+    /// How the groups' sums are added, and what is left: see `sums.cu`.
     pub(super) merges: Place,
+    pub(super) nodes: usize,
     pub(super) binarize: bool,
 }
 
@@ -227,7 +228,8 @@ impl Pass<'_> {
     pub(super) fn totals(&self) -> Result<(), GpuError> {
         let Vectors { losses, divergences, bounds, .. } = self.vectors;
         let places = [losses, divergences, bounds, self.ends.merges];
-        self.kernels.totals(&self.step, places, [self.ends.sums, self.ends.stopped])
+        let Ends { nodes, sums, stopped, .. } = self.ends;
+        self.kernels.totals(&self.step, places, nodes, [sums, stopped])
     }
 
     fn log_variance(&self) -> Place {

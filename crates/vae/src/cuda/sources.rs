@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use model::cuda::{GpuError, compiler};
 
 /// What [`SOURCE`] includes.
-const HEADERS: [(&str, &str); 10] = [
+const HEADERS: [(&str, &str); 11] = [
     ("functions.cuh", include_str!("functions.cuh")),
     ("noise.cuh", include_str!("noise.cuh")),
     ("step.cuh", include_str!("step.cuh")),
@@ -17,6 +17,7 @@ const HEADERS: [(&str, &str); 10] = [
     ("gradients.cu", include_str!("gradients.cu")),
     ("sums.cu", include_str!("sums.cu")),
     ("update.cu", include_str!("update.cu")),
+    ("digest.cu", include_str!("digest.cu")),
 ];
 
 const SOURCE: &str = include_str!("step.cu");

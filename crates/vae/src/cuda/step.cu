@@ -14,3 +14,4 @@
 #include "gradients.cu"
 #include "sums.cu"
 #include "update.cu"
+#include "digest.cu"

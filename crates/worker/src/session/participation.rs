@@ -99,8 +99,9 @@ impl Session {
         let threads = self.threads.unwrap_or_else(|| fair_share(start));
         let group = Group {
             run_id: self.run_id.clone(),
-            // To be shortened, the gradient is needed whole.
+            // To be shortened, the gradient is needed whole; and a state on a GPU is there already.
             shares_state: matches!(start.transport(), Transport::Shm | Transport::TwoLevel)
+                && !start.stays_on_gpus
                 && self.config.training.grad_clip.is_none(),
             generation,
             shards: self.config.training.shards,

@@ -257,6 +257,7 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/model/src/libtorch.rs", "asks libtorch_cpu for its version and its file"),
     ("crates/model/src/cuda/driver.rs", "opens the GPU driver's library and calls it"),
     ("crates/model/src/cuda/memory.rs", "slices of memory that the GPU driver allocates"),
+    ("crates/model/src/cuda/registered.rs", "has a GPU copy to and from memory of others"),
     ("crates/model/src/cuda/gpu.rs", "starts kernels"),
     ("crates/model/src/cuda/meter.rs", "asks the GPU driver for times"),
     ("crates/model/src/cuda/compiler.rs", "opens the compiler of kernels and calls it"),

@@ -1,0 +1,81 @@
+//! Memory of the host that a GPU reads and writes by itself, although others allocated it.
+
+#![allow(unsafe_code, reason = "has the driver copy to and from slices")]
+
+use std::sync::Arc;
+
+use collective::HostMemory;
+
+use super::{
+    GpuError,
+    driver::{Driver, Handle, call},
+    memory::{Buffer, Context},
+};
+
+/// Memory that the driver knows of, until this is dropped.
+#[derive(Debug)]
+pub struct Registered {
+    context: Arc<Context>,
+    memory: Arc<dyn HostMemory>,
+}
+
+impl Registered {
+    pub(super) fn new(
+        context: &Arc<Context>,
+        memory: Arc<dyn HostMemory>,
+    ) -> Result<Self, GpuError> {
+        context.enter()?;
+        call!(context.driver, host_register(memory.address(), memory.bytes(), 0))?;
+        Ok(Self { context: Arc::clone(context), memory })
+    }
+
+    /// Whether these floats are in it.
+    #[must_use]
+    pub fn holds(&self, floats: &[f32]) -> bool {
+        let (start, end) = (self.memory.address(), self.memory.address() + self.memory.bytes());
+        let place = floats.as_ptr_range();
+        start <= place.start as usize && place.end as usize <= end
+    }
+
+    /// Copies floats of a GPU to here, those from `first` on, and waits.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    ///
+    /// # Panics
+    /// Where there are not so many, or `to` is elsewhere.
+    pub fn read(&self, from: &Buffer<f32>, first: usize, to: &mut [f32]) -> Result<(), GpuError> {
+        assert!(self.holds(to) && first + to.len() <= from.len(), "{} floats", to.len());
+        self.context.enter()?;
+        self.context.meter.note_copy_out(size_of_val(to));
+        let Context { driver, stream, .. } = *self.context;
+        let place = from.place().offset::<f32>(first).0 as Handle;
+        call!(driver, copy_out(to.as_mut_ptr() as Handle, place, size_of_val(to), stream))?;
+        self.context.wait()
+    }
+
+    /// Copies floats to a GPU, and waits.
+    ///
+    /// # Errors
+    /// [`GpuError`] where the GPU has failed.
+    ///
+    /// # Panics
+    /// Where there is no room for them, or they are elsewhere.
+    pub fn write(&self, from: &[f32], to: &mut Buffer<f32>) -> Result<(), GpuError> {
+        assert!(self.holds(from) && from.len() <= to.len(), "{} floats", from.len());
+        self.context.enter()?;
+        self.context.meter.note_copy_in(size_of_val(from));
+        let Context { driver, stream, .. } = *self.context;
+        let place = to.place().0 as Handle;
+        call!(driver, copy_in(place, from.as_ptr() as Handle, size_of_val(from), stream))?;
+        self.context.wait()
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        // See `Context::drop`. No copy is under way: all are waited for.
+        let _failed = self.context.enter();
+        let _failed = call!(self.context.driver, host_unregister(self.memory.address()));
+    }
+}

@@ -1,0 +1,234 @@
+//! Steps that several members make together, each on its own GPU. One graph computes this member's
+//! partials. When those of the others have come to the GPU too, another one adds all up and advances the
+//! state; where they do not, the partials go to the host, and the sum comes back.
+
+use std::sync::Arc;
+
+use images::Images;
+use model::{
+    DeviceMemory, HostMemory, ModelError, PartialTree, Partner, Sums, WholeStep,
+    cuda::{Buffer, Gpu, GpuError, Graph, Place},
+    resident::AHEAD,
+};
+
+use vae_options::Binarize;
+
+use super::{
+    Vae,
+    kernels::{self, Updating},
+    line::Line,
+    pass::{Ends, Work},
+    resident::{Norm, Plan, State, images_of},
+    table::Table,
+};
+
+/// Where the members' partials meet.
+#[derive(Debug)]
+pub(super) struct Together {
+    tree: PartialTree,
+    /// A gradient for each node, in shard order; those of other members are written from outside.
+    partials: Arc<Buffer<f32>>,
+    merges: Buffer<u8>,
+    steps: Option<Steps>,
+}
+
+/// What steps are made with.
+#[derive(Debug)]
+struct Steps {
+    plan: Plan,
+    /// Steps that have advanced the state so far.
+    advanced: u64,
+    contribute: Graph,
+    advance: Option<Advance>,
+    table: Table,
+    /// What the graphs read and write beside these.
+    _kept: (Work, Buffer<f32>, Buffer<u8>),
+}
+
+/// What adds up all partials and advances the state.
+#[derive(Debug)]
+struct Advance {
+    plain: Graph,
+    /// With the norm of the gradient, which also clips it.
+    measured: Graph,
+    _norm: Norm,
+}
+
+impl Together {
+    fn new(gpu: &Gpu, tree: &PartialTree, length: usize) -> Result<Self, GpuError> {
+        let mut merges = gpu.zeros(tree.partials.len())?;
+        gpu.copy(&tree.partials, &mut merges)?;
+        let partials = Arc::new(gpu.zeros(tree.partials.len().max(tree.own.len()) * length)?);
+        Ok(Self { tree: tree.clone(), partials, merges, steps: None })
+    }
+
+    pub(super) fn forget_steps(&mut self) {
+        self.steps = None;
+    }
+}
+
+impl Steps {
+    fn new(vae: &Vae, state: &State, together: &Together, plan: Plan) -> Result<Self, GpuError> {
+        let Vae { gpu, network, kernels, .. } = vae;
+        let Together { tree, partials, merges, .. } = together;
+        let (shape, length) = (plan.shape, network.layout.len());
+        let table = Table::new(gpu, shape, tree.own.len())?;
+        let own = partials.place().offset::<f32>(tree.own.start * length);
+        // Where no two shards are added here, their gradients are the partials.
+        let are_partials = tree.own.len() == shape.groups;
+        let room = if are_partials { 0 } else { shape.groups * length };
+        let (gradients, mut shards) = (gpu.zeros(room)?, gpu.zeros(shape.groups)?);
+        gpu.copy(&tree.shards, &mut shards)?;
+        let work = Work::new(gpu, network, &shape)?;
+        let ends = Ends {
+            images: vae.sets[plan.set].1.place(),
+            order: table.order(),
+            parameters: state.parameters(),
+            gradient: if are_partials { own } else { gradients.place() },
+            sums: table.sums(),
+            // The members see together that a loss is not finite.
+            stopped: Place::NULL,
+            merges: shards.place(),
+            nodes: tree.own.len(),
+            binarize: vae.settings.binarize != Binarize::None,
+        };
+        let step = table.step();
+        let pass = work.pass(network, kernels, step, ends);
+        let contribute = gpu.record(|| {
+            pass.forward()?;
+            pass.backward()?;
+            pass.totals()?;
+            if are_partials {
+                return Ok(());
+            }
+            kernels.add_up([gradients.place(), shards.place(), own], shape.groups, length)
+        })?;
+        let advance = if tree.partials.is_empty() {
+            None
+        } else {
+            let updating = state.updating((partials.place(), tree.partials.len()), merges.place());
+            Some(Advance::new(vae, &table, updating, plan.grad_clip)?)
+        };
+        let kept = (work, gradients, shards);
+        Ok(Self { plan, advanced: 0, contribute, advance, table, _kept: kept })
+    }
+
+    fn contribute(
+        &mut self,
+        gpu: &Gpu,
+        line: &Line,
+        images: impl Iterator<Item = u32>,
+    ) -> Result<(), GpuError> {
+        self.table.write(gpu, self.advanced, line, images)?;
+        kernels::launch(&self.contribute)?;
+        self.table.read(gpu, self.advanced, false)
+    }
+
+    fn advance(&mut self, gpu: &Gpu, wants_norm: bool) -> Result<Option<f64>, GpuError> {
+        let is_measured = wants_norm || self.plan.grad_clip.is_some();
+        let graphs = self.advance.as_ref().expect("all partials meet on this GPU");
+        kernels::launch(if is_measured { &graphs.measured } else { &graphs.plain })?;
+        let norm = if wants_norm { Some(self.table.norm(gpu, self.advanced)?) } else { None };
+        self.advanced += 1;
+        Ok(norm)
+    }
+}
+
+impl Advance {
+    fn new(
+        vae: &Vae,
+        table: &Table,
+        updating: Updating,
+        grad_clip: Option<f64>,
+    ) -> Result<Self, GpuError> {
+        let Vae { gpu, kernels, .. } = vae;
+        let (step, norm) = (table.step(), Norm::new(gpu, updating.length)?);
+        let plain = gpu.record(|| {
+            kernels.update(&step, &updating)?;
+            kernels.advance(&step, AHEAD)
+        })?;
+        let measured = gpu.record(|| {
+            let place = (&step, table.norms());
+            let updating = norm.measure(kernels, place, updating, grad_clip)?;
+            kernels.update(&step, &updating)?;
+            kernels.advance(&step, AHEAD)
+        })?;
+        Ok(Self { plain, measured, _norm: norm })
+    }
+}
+
+impl Vae {
+    /// Sees to it that such steps can be made.
+    fn prepare_together(&mut self, step: &WholeStep<'_, Images>) -> Result<(), GpuError> {
+        let known = self.state.as_ref().and_then(|state| state.together.as_ref());
+        let known = known.and_then(|together| together.steps.as_ref()).map(|steps| steps.plan);
+        let plan = self.plan(step, known)?;
+        let mut state = self.state.take().expect("the state was loaded");
+        let mut together = state.together.take().expect("the members have met");
+        if together.steps.as_ref().is_none_or(|steps| steps.plan != plan) {
+            together.forget_steps();
+            together.steps = Some(Steps::new(self, &state, &together, plan)?);
+        }
+        state.together = Some(together);
+        self.state = Some(state);
+        Ok(())
+    }
+
+    fn together(&mut self) -> (&Gpu, &mut Steps) {
+        let Self { gpu, state, .. } = self;
+        let together = state.as_mut().and_then(|state| state.together.as_mut());
+        let steps = together.and_then(|together| together.steps.as_mut());
+        (gpu, steps.expect("a step was contributed to"))
+    }
+}
+
+impl Partner for Vae {
+    type Data = Images;
+
+    fn meet(&mut self, tree: &PartialTree) -> Result<Arc<dyn DeviceMemory>, ModelError> {
+        let Self { gpu, state, network, .. } = self;
+        let state = state.as_mut().expect("the state was loaded");
+        // What was there before makes room.
+        state.forget_steps();
+        state.together = None;
+        let together = state.together.insert(Together::new(gpu, tree, network.layout.len())?);
+        Ok(Arc::clone(&together.partials) as _)
+    }
+
+    fn contribute(&mut self, step: &WholeStep<'_, Images>) -> Result<(), ModelError> {
+        self.prepare_together(step)?;
+        let line = self.line(step);
+        let (gpu, steps) = self.together();
+        Ok(steps.contribute(gpu, &line, images_of(step))?)
+    }
+
+    fn sums(&mut self) -> Result<Vec<Sums>, ModelError> {
+        let (_, steps) = self.together();
+        Ok(steps.table.wait(steps.advanced)?.0)
+    }
+
+    fn partial(&mut self, index: usize, to: &mut [f32]) -> Result<(), ModelError> {
+        let Self { gpu, state, flat, registered, network, .. } = self;
+        let together = state.as_ref().and_then(|state| state.together.as_ref());
+        let Together { tree, partials, .. } = together.expect("the members have met");
+        let first = (tree.own.start + index) * network.layout.len();
+        match registered {
+            Some(memory) if memory.holds(to) => memory.read(partials, first, to)?,
+            _ => {
+                gpu.download_part(partials, flat, first, to.len())?;
+                to.copy_from_slice(flat.as_slice()?);
+            }
+        }
+        Ok(())
+    }
+
+    fn use_memory(&mut self, memory: Option<Arc<dyn HostMemory>>) {
+        self.registered = None;
+        self.registered = memory.and_then(|memory| self.gpu.register(memory).ok());
+    }
+
+    fn advance(&mut self, wants_norm: bool) -> Result<Option<f64>, ModelError> {
+        let (gpu, steps) = self.together();
+        Ok(steps.advance(gpu, wants_norm)?)
+    }
+}

@@ -1,0 +1,201 @@
+//! Several workers that compute on GPUs, and keep the state there. Over NCCL their partials go from GPU to
+//! GPU: whoever dies, freezes or fails, the bits are those of a CPU alone. GPUs and NCCL are emulated ones
+//! (`crates/emulated-gpu`).
+
+use std::fs;
+
+use emulated_gpu::{FOLDER, IS_THERE};
+
+use crate::{
+    golden::{COMMON, PLAIN, RUNS},
+    harness::{Fleet, MIXED_BUILDS, Place, Process, armed_worker_in, worker_in},
+};
+
+const NCCL: &str = "--collective nccl --insecure";
+
+/// Variables and flags of a worker with a GPU of its own.
+fn on_gpu(fleet: &Fleet, rank: usize, variables: &str) -> (String, String) {
+    let environment = format!("LD_LIBRARY_PATH={FOLDER} EMULATED_GPU_COUNT=8 {variables}");
+    let flags = format!("--coordinator {} --rank {rank} --threads 1", fleet.url);
+    (environment, format!("{flags} --device cuda:{rank}"))
+}
+
+fn add(fleet: &mut Fleet, rank: usize, variables: &str) {
+    let (environment, flags) = on_gpu(fleet, rank, variables);
+    fleet.workers.push(worker_in(&environment, &flags));
+}
+
+fn armed(fleet: &Fleet, rank: usize, order: &str) -> Process {
+    let (environment, flags) = on_gpu(fleet, rank, "");
+    armed_worker_in(&environment, &flags, order)
+}
+
+/// Trains on so many GPUs; gives the digest.
+fn trained(flags: &str, workers: usize) -> String {
+    let place = Place::new();
+    let mut fleet = Fleet::without_workers(&place, &format!("{flags} --workers {workers}"));
+    // The order of threads decides nothing.
+    let orders = ["up", "down", "random"].iter().enumerate().take(workers);
+    orders.for_each(|(rank, order)| add(&mut fleet, rank, &format!("EMULATED_GPU_ORDER={order}")));
+    fleet.completed();
+    place.digest()
+}
+
+/// Their partials go to the host, and the sum comes back: the state stays where it is.
+#[test]
+fn members_over_other_transports_give_the_digests_of_the_cpu() {
+    if IS_THERE {
+        for (run, expected) in RUNS {
+            for collective in ["shm", "grpc"] {
+                let flags = format!("{COMMON} {run} --collective {collective} --verify-every 3");
+                assert_eq!(trained(&flags, 3), expected, "over {collective}, {run}");
+            }
+        }
+    }
+}
+
+#[test]
+fn members_over_nccl_give_the_digests_of_the_cpu() {
+    if IS_THERE {
+        for (run, expected) in RUNS {
+            for workers in [2, 3] {
+                let found = trained(&format!("{COMMON} {run} {NCCL}"), workers);
+                assert_eq!(found, expected, "{workers} workers, {run}");
+            }
+        }
+    }
+}
+
+/// Members that come to harm one after the other, and one that is left with all the work.
+fn come_to_harm(orders: [&str; 2]) {
+    let place = Place::new();
+    let flags =
+        format!("{COMMON} {PLAIN} {NCCL} {MIXED_BUILDS} --workers 3 --dead-after-seconds 2");
+    let mut fleet = Fleet::without_workers(&place, &flags);
+    let victims: Vec<_> =
+        orders.iter().enumerate().map(|(rank, order)| armed(&fleet, rank, order)).collect();
+    add(&mut fleet, 2, "");
+    fleet.wait_for_event(&place, "lost", victims.len());
+    fleet.completed();
+    assert_eq!(place.digest(), RUNS[0].1, "{orders:?}");
+}
+
+#[test]
+fn members_die_in_the_middle_of_an_exchange() {
+    if IS_THERE {
+        come_to_harm(["all-reduce.nccl.begun 3 kill", "all-reduce.nccl.begun 6 kill"]);
+        come_to_harm(["all-reduce.nccl.agreed 3 kill", "all-reduce.nccl.agreed 6 kill"]);
+        // A step is done for the one that dies, and perhaps for no other.
+        come_to_harm(["all-reduce.nccl.done 3 kill", "all-reduce.nccl.done 6 kill"]);
+    }
+}
+
+#[test]
+fn members_freeze_in_the_middle_of_an_exchange() {
+    if IS_THERE {
+        come_to_harm(["all-reduce.nccl.begun 2 freeze", "all-reduce.nccl.agreed 5 freeze"]);
+    }
+}
+
+/// The members try again, from a state that all of them have.
+#[test]
+fn a_failure_of_nccl_ends_a_generation_and_no_worker() {
+    if !IS_THERE {
+        return;
+    }
+    for failure in [
+        "ncclCommInitRankConfig:1:2",
+        "ncclSend:3:5",
+        "ncclRecv:4:5",
+        "ncclGroupEnd:5:3",
+        "ncclCommGetAsyncError:40:6",
+    ] {
+        let place = Place::new();
+        let flags = format!("{COMMON} {PLAIN} {NCCL} --workers 2");
+        let mut fleet = Fleet::without_workers(&place, &flags);
+        add(&mut fleet, 0, "");
+        add(&mut fleet, 1, &format!("EMULATED_GPU_FAIL={failure}"));
+        fleet.completed();
+        assert_eq!(place.digest(), RUNS[0].1, "{failure}");
+        let ended = place.events("generation_ended");
+        assert!(
+            ended.iter().any(|event| event["cause"].to_string().contains("emulated NCCL error")),
+            "{ended:?}"
+        );
+    }
+}
+
+/// A GPU that fails takes its worker with it.
+#[test]
+fn a_gpu_that_fails_leaves_the_exchange_to_the_others() {
+    if !IS_THERE {
+        return;
+    }
+    for failure in ["cuGraphLaunch:5:700", "cuStreamQuery:9:719", "cuEventSynchronize:6:999"] {
+        let place = Place::new();
+        let flags = format!("{COMMON} {PLAIN} {NCCL} --workers 3");
+        let mut fleet = Fleet::without_workers(&place, &flags);
+        add(&mut fleet, 0, "");
+        add(&mut fleet, 1, "");
+        let (environment, flags) = on_gpu(&fleet, 2, &format!("EMULATED_GPU_FAIL={failure}"));
+        let lost = worker_in(&environment, &flags);
+        lost.wait().failed_with(&["the CUDA driver", "emulated error"]);
+        fleet.completed();
+        assert_eq!(place.digest(), RUNS[0].1, "{failure}");
+    }
+}
+
+/// From GPUs to CPUs and back, within a run.
+#[test]
+fn a_run_goes_on_over_another_transport() {
+    if !IS_THERE {
+        return;
+    }
+    let expected = {
+        let place = Place::new();
+        let mut fleet = Fleet::without_workers(
+            &place,
+            &format!("{COMMON} {PLAIN} --epochs 3 --workers 1").replace("--epochs 1", ""),
+        );
+        fleet.add("--threads 1 --device cpu");
+        fleet.completed();
+        place.digest()
+    };
+    let place = Place::new();
+    let mut fleet = Fleet::without_workers(&place, &format!("{COMMON} {PLAIN} {NCCL} --workers 2"));
+    (0..2).for_each(|rank| add(&mut fleet, rank, ""));
+    fleet.completed();
+    let mut fleet = Fleet::without_workers(&place, "--resume --epochs 2 --collective auto");
+    (0..2).for_each(|_| fleet.add("--threads 1 --device cpu"));
+    fleet.completed();
+    let flags = format!("--resume --epochs 3 {NCCL} --workers 3");
+    let mut fleet = Fleet::without_workers(&place, &flags);
+    (0..3).for_each(|rank| add(&mut fleet, rank, ""));
+    fleet.completed();
+    assert_eq!(place.digest(), expected);
+}
+
+/// Bytes copied to and from the GPU of rank 0, of two, in an epoch of so many steps.
+fn copied(place: &Place, steps: usize) -> u64 {
+    let file = place.file("copies");
+    let flags =
+        format!("{COMMON} --hidden-dim 48 --latent-dim 5 --batch-size 16 {NCCL} --workers 2");
+    let flags = format!("{flags} --train-images {}", 64 * steps);
+    let mut fleet = Fleet::without_workers(place, &flags);
+    add(&mut fleet, 0, &format!("EMULATED_GPU_COPIES={}", file.display()));
+    add(&mut fleet, 1, "");
+    fleet.completed();
+    let text = fs::read_to_string(&file).unwrap();
+    let numbers: Vec<u64> = text.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    numbers[0] + numbers[1]
+}
+
+/// Positions, images' indices and sums: no gradient and no parameter.
+#[test]
+fn a_step_moves_a_few_bytes_between_host_and_gpu() {
+    const BYTES_MAX: u64 = 512;
+    if IS_THERE {
+        let [few, many] = [10, 30].map(|steps| copied(&Place::new(), steps));
+        assert!(many - few <= 20 * BYTES_MAX, "{few} and {many} bytes");
+    }
+}
