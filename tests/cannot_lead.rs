@@ -7,7 +7,9 @@ use std::{
     process::Command,
 };
 
-use crate::harness::{Fleet, Place, Process, SMALL, assert_same_tensors, programs, reference};
+use crate::harness::{
+    Fleet, Place, Process, SMALL, assert_same_tensors, note_left_out, programs, reference,
+};
 
 /// Starts a worker that may not write what its user may not: root may, but for this.
 fn deprived(url: &str, flags: &str) -> Process {
@@ -23,12 +25,14 @@ fn deprived(url: &str, flags: &str) -> Process {
     Process::start("worker", &mut command)
 }
 
-#[allow(clippy::print_stderr, reason = "a test that does not test says so")]
 fn is_possible() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     let possible = !is_root || Command::new("setpriv").arg("--version").output().is_ok();
     if !possible {
-        eprintln!("SKIPPED: this test takes a capability from root, and there is no setpriv");
+        note_left_out(
+            "no capability is taken from root",
+            "there is no setpriv; install util-linux",
+        );
     }
     possible
 }

@@ -3,7 +3,7 @@
 
 use std::{path::Path, process::Command};
 
-use crate::harness::{Place, Process, programs};
+use crate::harness::{Place, Process, note_left_out, programs};
 
 /// The programs, a line that is begun, and what can be next.
 const LINES: [(&str, &str, &str); 9] = [
@@ -29,13 +29,13 @@ fn completions(place: &Place) -> String {
 }
 
 /// Whether a shell is here to be asked.
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn has(shell: &str) -> bool {
     let is_here = std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|folder| folder.join(shell).is_file())
     });
     if !is_here {
-        eprintln!("SKIPPED: {shell} is not installed, so its completions are not tested");
+        let left_out = format!("the completions of {shell} are not tried");
+        note_left_out(&left_out, &format!("there is no {shell}; install it"));
     }
     is_here
 }

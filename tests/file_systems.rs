@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::harness::{
-    Place, Process, SMALL, assert_same_tensors, coordinator_at, programs, reference,
+    Place, Process, SMALL, assert_same_tensors, coordinator_at, note_left_out, programs, reference,
 };
 
 /// Stands before the C library in a program and refuses, below a folder that the environment
@@ -71,7 +71,6 @@ int linkat(int from_folder, const char *from, int to_folder, const char *to, int
 "#;
 
 /// Compiles the shim, where there is a compiler.
-#[allow(clippy::print_stderr, reason = "a test that does not test says so")]
 fn shim(place: &Place) -> Option<PathBuf> {
     let (source, shim) = (place.path("shim.c"), place.path("shim.so"));
     fs::write(&source, SHIM).unwrap();
@@ -84,7 +83,7 @@ fn shim(place: &Place) -> Option<PathBuf> {
             Some(shim)
         }
         Err(error) => {
-            eprintln!("SKIPPED: this test compiles a library, and cc cannot be started: {error}");
+            note_left_out("no file system refuses", &format!("cc cannot be started: {error}"));
             None
         }
     }

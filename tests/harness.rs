@@ -17,7 +17,9 @@ mod reference;
 mod slurm;
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, File},
+    io::Write as _,
     path::PathBuf,
     process::Command,
     sync::OnceLock,
@@ -110,10 +112,20 @@ pub(crate) fn profile_folder() -> PathBuf {
 
 /// Says what is not tested for lack of something; where the variable `required` is set, that is a
 /// failure.
-#[expect(clippy::print_stdout, reason = "what is not tested is to be known")]
 pub(crate) fn leave_out(required: &str, left_out: &str, reason: &str) {
     assert!(env::var_os(required).is_none(), "{required} is set, but {reason}");
-    println!("{left_out}: {reason}");
+    note_left_out(left_out, reason);
+}
+
+/// Notes what is not tested, and why, where `cargo xtask test` lists it at its end.
+#[expect(clippy::print_stdout, reason = "what is not tested is to be known")]
+pub(crate) fn note_left_out(left_out: &str, reason: &str) {
+    let line = format!("{left_out}: {reason}\n");
+    print!("{line}");
+    if let Some(list) = env::var_os("LOCKSTEP_LEFT_OUT") {
+        let mut list = File::options().append(true).create(true).open(list).unwrap();
+        list.write_all(line.as_bytes()).unwrap();
+    }
 }
 
 /// Waits until `done` holds.

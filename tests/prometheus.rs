@@ -20,7 +20,8 @@ const REQUIRED: &str = "LOCKSTEP_PROMETHEUS_REQUIRED";
 fn is_here() -> bool {
     let is_here = Command::new("prometheus").arg("--version").output().is_ok();
     if !is_here {
-        leave_out(REQUIRED, "nothing is scraped", "there is no prometheus");
+        let reason = "there is no prometheus; on Debian, install the package of that name";
+        leave_out(REQUIRED, "nothing is scraped", reason);
     }
     is_here
 }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use crate::{
     harness::{
         ENDLESS, Fleet, Place, Process, SMALL, coordinator_at, coordinator_in, descendants,
-        programs, wait_until, worker,
+        note_left_out, programs, wait_until, worker,
     },
     stop::{resumes_to_the_same_bits, stopped_with_the_same_bits},
 };
@@ -124,7 +124,6 @@ fn a_coordinator_that_fetches_by_npm() {
 
 /// Starts a program as process 1 of a namespace, as in a container; none where that is not
 /// permitted.
-#[allow(clippy::print_stderr, reason = "a test that does not test says so")]
 fn as_process_1(environment: &str, place: &Place, program: &str, flags: &str) -> Option<Process> {
     let unshare = || {
         let mut command = Command::new("unshare");
@@ -132,7 +131,7 @@ fn as_process_1(environment: &str, place: &Place, program: &str, flags: &str) ->
         command
     };
     if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no PID namespace can be made here");
+        note_left_out("no program is process 1", "only root can make a PID namespace");
         return None;
     }
     let mut command = unshare();

@@ -6,7 +6,8 @@ use std::{fs, path::PathBuf, process::Command};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{
-    ENDLESS, Fleet, Place, Process, SMALL, coordinator_under, descendants, worker_under,
+    ENDLESS, Fleet, Place, Process, SMALL, coordinator_under, descendants, note_left_out,
+    worker_under,
 };
 
 /// Asserts that a run has ended for want of file descriptors, and says so with both numbers.
@@ -150,9 +151,8 @@ impl Drop for Group {
     }
 }
 
-#[allow(clippy::print_stderr, reason = "a test that does not test says so")]
 fn skipped() {
-    eprintln!("SKIPPED: this test makes a control group for memory, which is not permitted here");
+    note_left_out("no run is short of memory", "control groups for memory cannot be made here");
 }
 
 #[test]

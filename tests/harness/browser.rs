@@ -49,7 +49,8 @@ impl Browser {
             .into_iter()
             .find(|program| Command::new(program).arg("--version").output().is_err());
         if let Some(missing) = missing {
-            let reason = format!("there is no {missing}");
+            let reason =
+                format!("there is no {missing}; on Debian, install chromium and chromium-driver");
             leave_out(REQUIRED, "no page is looked at in a browser", &reason);
             return None;
         }
@@ -192,7 +193,8 @@ impl Browser {
         let path =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../.axe/node_modules/axe-core/axe.min.js");
         let Ok(axe) = fs::read_to_string(path) else {
-            return leave_out(AXE_REQUIRED, "no page is checked by axe-core", "there is no .axe");
+            let reason = "there is no .axe; `cargo xtask test` fetches it where npm is installed";
+            return leave_out(AXE_REQUIRED, "no page is checked by axe-core", reason);
         };
         // Evaluated by the browser itself: the page's own policy would not load it.
         self.cdp("Runtime.evaluate", json!({ "expression": axe }));

@@ -64,7 +64,12 @@ impl Cluster {
             .find(|program| Command::new(program).arg("-V").output().is_err());
         let network = missing.is_none().then(Network::new).flatten();
         let Some(network) = network else {
-            let reason = format!("there is no {}", missing.unwrap_or("network"));
+            let reason = match missing {
+                Some(program) => {
+                    format!("there is no {program}; on Debian, install slurm-wlm and munge")
+                }
+                None => "there is no network of its own".to_owned(),
+            };
             leave_out(REQUIRED, "no job is run by Slurm", &reason);
             return None;
         };

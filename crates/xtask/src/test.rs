@@ -2,6 +2,12 @@
 
 use crate::test_tools::{AXE, MOTO, TENSORBOARD};
 use crate::{child, setup, workspace};
+use anyhow::Context as _;
+use std::collections::BTreeSet;
+use std::fs;
+
+/// Names the file that tests add a line to for what they leave out.
+const LEFT_OUT: &str = "LOCKSTEP_LEFT_OUT";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -37,7 +43,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     if !names_packages(&options.arguments) {
         tests.arg("--workspace");
     }
-    child::run(tests.args(&options.arguments))
+    let left_out = tempfile::NamedTempFile::new().context("cannot make a file for a list")?;
+    let code = child::run(tests.args(&options.arguments).env(LEFT_OUT, left_out.path()))?;
+    list_left_out(&fs::read_to_string(left_out.path())?);
+    Ok(code)
+}
+
+/// Lists what was not tested on this machine, each once.
+fn list_left_out(lines: &str) {
+    let lines: BTreeSet<&str> = lines.lines().collect();
+    if !lines.is_empty() {
+        stdout::say!("\nNot tested here:");
+    }
+    for line in lines {
+        stdout::say!("  {line}");
+    }
 }
 
 /// Whether the user has chosen packages; cargo would ignore the choice beside `--workspace`.
