@@ -35,10 +35,10 @@ const OPEN: [&str; 3] = ["/board.css", "/enter.js", "/icon.svg"];
 /// The page that asks for the token.
 const ENTER_PAGE: &str = include_str!("../assets/enter.html");
 
-/// Who is answered.
+/// Decides which requests are answered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Door {
-    /// Who may look; none for all on this machine.
+    /// The people who may look; none where everybody on this machine may.
     viewers: Option<Viewers>,
     /// Browsers keep one jar for all ports of a host: each board has a cookie of its own.
     cookie: String,

@@ -4,7 +4,7 @@ use std::{fmt::Debug, future::Future};
 
 use serde::Serialize;
 
-/// Who knows how the run stands.
+/// A source that knows how the run stands.
 pub trait Source: Clone + Debug + Send + Sync + 'static {
     /// How the run stands now; none if that is not known, as before it begins.
     fn read(&self) -> impl Future<Output = Option<Reading>> + Send;

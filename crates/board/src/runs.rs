@@ -99,7 +99,7 @@ impl Runs {
             other.is_current.cmp(&one.is_current).then(other.changed.total_cmp(&one.changed))
         });
         found.truncate(LISTED_MAX);
-        // Of a run that was copied, each copy has a key of its own.
+        // Each copy of a run has a key of its own.
         for index in 0..found.len() {
             let id = found[index].about.run_id.clone();
             let same = found[..index].iter().filter(|before| before.about.run_id == id).count();

@@ -90,7 +90,7 @@ impl Spread {
 /// The columns.
 #[derive(Debug)]
 pub(crate) struct Series {
-    /// Of the last row in each bucket.
+    /// The place of the last row in each bucket.
     places: Vec<Place>,
     /// Rows in each bucket.
     rows: Vec<u32>,

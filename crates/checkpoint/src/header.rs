@@ -37,7 +37,7 @@ const DIGEST_FIELD: &[u8] = b"\"header_sha256\":\"";
 #[derive(Debug)]
 pub(crate) struct Header {
     pub(crate) metadata: Metadata,
-    /// Of the tensor bytes, in hex.
+    /// The SHA-256 of the tensor bytes, in hex.
     pub(crate) sha256: String,
     /// In the order of their bytes, which are contiguous from the end of the header.
     pub(crate) tensors: Vec<(String, Vec<usize>)>,

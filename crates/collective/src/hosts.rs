@@ -30,7 +30,7 @@ pub struct Hosts {
 /// A part of a member's span that it adds up from one source on each of the other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Of the flat vector.
+    /// Its place in the flat vector.
     pub range: Range<usize>,
     /// The members that send their hosts' partials, one of each other host, in host order.
     pub sources: Vec<usize>,
@@ -143,8 +143,8 @@ impl Hosts {
         self.lane(member, self.host(member))
     }
 
-    /// Of what `sender`'s host sends to another, the part that goes from `sender` to `receiver`
-    /// as partials, and comes back as the sum.
+    /// The part of the flat vector that goes from `sender` to `receiver`, a member of another host, as
+    /// partials, and comes back as the sum.
     #[must_use]
     pub fn passed(&self, sender: usize, receiver: usize) -> Range<usize> {
         let (lane, span) = (self.lane(sender, self.host(receiver)), self.span(receiver));

@@ -1,4 +1,4 @@
-//! Who adds up what: segments of the flat vector, and the order of addition within one.
+//! Which member adds up which segment of the flat vector, and the order of addition within one.
 
 use std::ops::Range;
 
@@ -180,7 +180,7 @@ pub struct Reducer {
 }
 
 impl Reducer {
-    /// Of a sum that was added up before: the one partial is the sum.
+    /// The plan for a sum that was added up before: its one partial is the sum.
     #[must_use]
     pub fn of_one() -> Self {
         Self { additions: Vec::new(), total: Term::Partial(0), scratch: Vec::new() }

@@ -33,7 +33,7 @@ pub(crate) fn carry_out(command: &CertsCommand, program: &dyn Program) -> Result
                 args.days,
                 dir = folder.display()
             );
-            // Of names with a star nobody knows which host is meant.
+            // A name with a star does not say which host is meant.
             let address = args.host.iter().find_map(|host| Address::on(host, PORT).ok());
             if let Some(address) = address {
                 let (coordinator, worker) = start(program, &address, &folder);

@@ -69,7 +69,7 @@ pub(crate) enum Input {
     ChildExited(u32, Exit),
     /// It is time to start one again.
     Restart(u32),
-    /// Somebody wants to know how the run stands.
+    /// A request for the status of the run.
     Status(oneshot::Sender<StatusReply>),
 }
 
@@ -166,7 +166,7 @@ pub(crate) struct Control<'a> {
     turned_away: Option<String>,
     epoch: Instant,
     connections: HashMap<WorkerId, Connection>,
-    /// Of the current generation, in rank order; the first leads.
+    /// The members of the current generation, in rank order; the first leads.
     members: Vec<(Rank, WorkerId)>,
     /// How they exchange gradients, once this coordinator has told them.
     transport: Option<wire::Transport>,

@@ -144,7 +144,7 @@ async fn send(
     Ok(())
 }
 
-/// Nobody takes in what is said.
+/// The board that followed has gone.
 struct Gone;
 
 /// The files of the run, up to where they have been sent.
@@ -268,7 +268,7 @@ fn rows<R: Serialize>(
                     lines.push(b'\n');
                 }
             }
-            // Whoever reads the rows sees it too.
+            // The board finds this in the rows, too.
             Some(Item::Rewound { .. }) => {}
             Some(Item::Restarted) => {
                 lines.clear();

@@ -132,7 +132,7 @@ impl History {
     /// Where workers that were left behind look for their coordinator, if there may be any.
     pub(crate) fn listening(&self) -> Option<SocketAddr> {
         let any = !self.past().members.is_empty() || !self.children().is_empty();
-        // Who came before the first generation is known to nobody else.
+        // Only this entry tells which workers came before the first generation.
         self.listening.filter(|_| any || self.gathering)
     }
 
@@ -252,7 +252,7 @@ mod tests {
         journal.note(&Entry::Generation { number: 3, members }).unwrap();
         let history = History::read(&path).unwrap();
         assert_eq!(history.listening(), Some(address));
-        // Of the two, only the one on another host may still be there.
+        // Only the worker on the other host may still be there.
         let members = BTreeSet::from([Rank(0)]);
         assert_eq!(history.past(), Past { generation: Generation(3), members });
 

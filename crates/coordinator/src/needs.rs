@@ -7,10 +7,10 @@ use config::RunConfig;
 /// its runtime and of the run directory, checkpoints that it reads, people who ask for the status.
 const OWN_DESCRIPTORS: u64 = 24;
 
-/// Of a worker: its connection, and a file of the data set while it fetches that.
+/// For each worker: its connection, and a file of the data set while the worker fetches it.
 const DESCRIPTORS_PER_WORKER: u64 = 2;
 
-/// Of a worker that is started here: two pipes and its handle.
+/// For each worker that is started here: two pipes and its handle.
 const DESCRIPTORS_PER_CHILD: u64 = 3;
 
 /// While one more process is started: the other ends of its pipes.

@@ -61,7 +61,7 @@ pub(crate) struct Record {
     unreported: BTreeMap<u64, EpochLedger>,
     /// The newest epoch that was reported, and what its test came to.
     tested: Option<(u64, Terms)>,
-    /// Of all steps that this coordinator has recorded.
+    /// The examples of all steps that this coordinator has recorded, and the seconds these took.
     examples: u64,
     seconds: f64,
 }
@@ -96,7 +96,7 @@ pub(crate) struct Summary {
     /// Means over the whole test set, as `test_loss` and so on.
     #[serde(flatten)]
     test: Map<String, Value>,
-    /// Of the steps that this coordinator has recorded; none if there are none.
+    /// The rate over the steps that this coordinator has recorded; none if it has recorded none.
     train_examples_per_second: Option<f64>,
     digest: String,
     generations: u64,

@@ -61,7 +61,7 @@ impl Values {
 }
 
 impl Column {
-    /// Of these dimensions, the first of which counts the examples.
+    /// A column of these dimensions, the first of which counts the examples.
     ///
     /// # Panics
     /// If the shape is not that of the values.
@@ -102,7 +102,7 @@ pub struct UnequalColumns {
 }
 
 impl Columns {
-    /// Of these columns.
+    /// A table of these columns.
     ///
     /// # Errors
     /// Where there are none, or they have different numbers of examples.
@@ -139,7 +139,7 @@ impl Collate for Columns {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     bytes: Arc<[u8]>,
-    /// Of the pieces, in the whole text.
+    /// The bytes of the pieces in the whole text.
     pieces: Range<usize>,
     length: usize,
 }

@@ -12,7 +12,7 @@ use crate::download::Tell;
 
 /// A package that goes on beyond this when it is unpacked is another one than was meant.
 const UNPACKED_BYTES_MAX: u64 = 4 << 30;
-/// Of apt's own requests: where nobody answers, it says so in time instead of being killed.
+/// Limits apt's own requests: where no server answers, apt says so before it would be killed.
 const REQUEST_FLAGS: [&str; 6] = [
     "-o",
     "Acquire::http::Timeout=30",

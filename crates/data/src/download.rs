@@ -34,7 +34,7 @@ pub(crate) struct Bounds {
 pub(crate) enum NoAnswer {
     /// The server has answered, but not with this file.
     Refused(String),
-    /// Nobody has answered.
+    /// No server has answered.
     Silent(String),
 }
 

@@ -19,13 +19,13 @@ pub struct Files {
 }
 
 impl Files {
-    /// Of the data set whose folder is `folder`; looks at nothing.
+    /// The files of the data set in `folder`. Opens none of them.
     #[must_use]
     pub fn new(folder: &Path, manifest: &Manifest) -> Self {
         Self { folder: folder.into(), manifest: manifest.clone() }
     }
 
-    /// Of a data set that must be there whole: each file is read once and verified.
+    /// The files of a data set that must be complete: reads each of them once and verifies it.
     ///
     /// # Errors
     /// The first file that is missing or is another one.

@@ -13,7 +13,7 @@ use crate::download::Tell;
 
 /// A package that goes on beyond this when it is unpacked is another one than was meant.
 const UNPACKED_BYTES_MAX: u64 = 1 << 30;
-/// Of npm's own requests: where nobody answers, it says so in time instead of being killed.
+/// Limits npm's own requests: where no server answers, npm says so before it would be killed.
 const REQUEST_FLAGS: [&str; 3] =
     ["--fetch-timeout=30000", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"];
 

@@ -1,4 +1,5 @@
-//! Who sees which image when: pure arithmetic on the step number, the same for every member.
+//! Which member sees which image in which step: pure arithmetic on the step number, the same for every
+//! member.
 //!
 //! An epoch visits every image once, in an order that depends on (seed, epoch) alone. A step takes the next
 //! `shards * batch_size` positions of that order; shard s takes the s-th `batch_size` of them. The last step of an
@@ -222,7 +223,7 @@ mod tests {
         fn an_order_depends_on_seed_and_epoch_and_nothing_else(
             seed: u64, epoch in 0u64..(1 << 55), other in 1u64..1000, (_, shards, batch_size) in sizes(),
         ) {
-            // Of 50 images: two orders are never equal by chance.
+            // Two orders of 50 images are never equal by chance.
             let schedule = Schedule::new(seed, 50, 1, 1);
             let order = schedule.order(epoch);
             prop_assert_eq!(&Schedule::new(seed, 50, shards, batch_size).order(epoch), &order);

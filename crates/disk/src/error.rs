@@ -14,7 +14,7 @@ pub enum DiskError {
         /// What the system said.
         error: io::Error,
     },
-    /// Somebody else's file has the name.
+    /// Another user's file has the name.
     #[error(
         "{} is there already and was not written by this program, so it stays: move it away, or choose another folder",
         path.display()

@@ -76,7 +76,7 @@ impl Place {
         if !there.is_file() || own_output(&there).is_some() {
             return Ok(Place::Stream);
         }
-        // Whoever may not write a file may not replace it either.
+        // A user who may not write a file may not replace it either.
         let file = File::options().write(true).open(path)?;
         let target = fs::canonicalize(path)?;
         if there.nlink() > 1 {

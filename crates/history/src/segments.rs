@@ -56,7 +56,7 @@ pub(crate) fn list(folder: &Path, name: &str) -> io::Result<(Vec<Segment>, Vec<S
             found.push(Segment { first, last, path: entry.path() });
         }
     }
-    // Of those that begin alike, the one that stands for most comes first.
+    // Among files that begin with the same number, the one that stands for the most comes first.
     found.sort_by_key(|segment| (segment.first, std::cmp::Reverse(segment.last)));
     let (mut segments, mut covered) = (Vec::<Segment>::new(), Vec::new());
     for segment in found {

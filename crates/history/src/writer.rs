@@ -17,8 +17,7 @@ use crate::{
     segments::{self, Segment, closed_path},
 };
 
-/// Of the closed files, those that are not thinned, the newest: a reader that is a little behind is
-/// in one of them.
+/// The newest closed files, which are not thinned: a reader that is a little behind reads one of them.
 const UNTOUCHED: usize = 2;
 
 /// What bounds the bytes of a log: a little more than `file_bytes * (files + 1)`. Of each epoch, the

@@ -17,7 +17,7 @@ use memmap2::{Advice, Mmap};
 /// A file of more bytes is mapped.
 const MEMORY_BYTES_MAX: u64 = 1 << 20;
 
-/// Of a file of more bytes, not everything may stay in memory.
+/// A file of more bytes may not stay in memory as a whole.
 const RESIDENT_BYTES_MAX: u64 = 256 << 20;
 
 /// Bytes that do not change.

@@ -134,7 +134,7 @@ fn put_in_place(folder: TempDir, place: &Path) -> Result<(), ImagesError> {
             let _renamed = folder.keep();
             Ok(())
         }
-        // Somebody else has packed the same images.
+        // Another process has packed the same images.
         Err(_) if place.is_dir() => Ok(()),
         Err(error) => Err(ImagesError::io("create", place)(error)),
     }

@@ -32,7 +32,7 @@ pub(crate) struct Trained {
     pub(crate) config: Training,
     pub(crate) options: VaeOptions,
     pub(crate) step: u64,
-    /// Of the tensors; the model's name, so to speak.
+    /// The SHA-256 of the tensors, which names the model.
     pub(crate) sha256: String,
     pub(crate) parameters: Vec<f32>,
     pub(crate) codec: Box<dyn Codec>,

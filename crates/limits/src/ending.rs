@@ -4,7 +4,7 @@ use rustix::process::{Resource, Signal};
 
 use crate::{MemoryKills, memory_limit, shown};
 
-/// Who sent SIGKILL, as far as it is known.
+/// The sender of SIGKILL, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Killer {
     /// The coordinator that had started it.

@@ -56,7 +56,7 @@ pub fn ensure_memory(
 /// What the kernel has killed for want of memory, as far as it tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryKills {
-    /// Of this process's control group.
+    /// Kills in this process's control group.
     pub group: Option<u64>,
     /// On the whole machine.
     pub machine: Option<u64>,
@@ -93,7 +93,7 @@ impl System {
             Some(MemoryLimit { bytes, group: Some(group) })
         });
         let machine = self.machine_memory().map(|bytes| MemoryLimit { bytes, group: None });
-        // Of equal ones the first: a group that is given all the machine's memory limits nothing.
+        // Where limits are equal, the first: a group that may take all of the machine's memory limits nothing.
         machine.into_iter().chain(limits).min_by_key(|limit| limit.bytes)
     }
 

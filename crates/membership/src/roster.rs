@@ -94,7 +94,7 @@ impl Roster {
         let rank = match join.rank {
             Some(rank) if rank.0 >= workers => return Err(Refusal::NoSuchRank { rank, workers }),
             Some(rank) if !held(&rank) => Some(rank),
-            // Who asks for a rank at the start of a process means that one and no other.
+            // A worker that asks for a rank when its process starts wants that rank and no other.
             Some(rank) if join.returning.is_none() && !reserved.contains(&rank) => {
                 return Err(Refusal::RankTaken(rank));
             }

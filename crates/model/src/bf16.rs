@@ -66,7 +66,7 @@ mod tests {
 
     use super::*;
 
-    /// Of the two neighbours in bf16 the nearer one; of two that are as near the even one.
+    /// The nearest value in bf16; where two are equally near, the even one.
     fn nearest(value: f32) -> u16 {
         let below = (value.to_bits() >> 16) as u16;
         let distance = |upper: u16| {

@@ -80,7 +80,7 @@ fn bf16_unit() -> Bf16Unit {
 
     /// Structured extended features, leaf 7 of CPUID.
     const FEATURES: u32 = 7;
-    /// Of EDX in subleaf 0, which detection in std does not offer yet.
+    /// A bit of EDX in subleaf 0, which detection in std does not offer yet.
     const AMX_BF16: u32 = 1 << 22;
     if __cpuid(0).eax >= FEATURES && __cpuid_count(FEATURES, 0).edx & AMX_BF16 != 0 {
         Bf16Unit::Tiles

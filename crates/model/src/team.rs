@@ -26,7 +26,7 @@ const LOOKS: u32 = 2000;
 /// How often the caller looks whether the helpers are done before it lets others run.
 const LOOKS_AT_END: u32 = 10_000;
 
-/// Of [`Shared::state`]: how many helpers are at work on the job, ..
+/// The bits of [`Shared::state`]: how many helpers work on the job, ..
 const AT_WORK: u64 = 0xffff;
 /// .. whether more may begin, ..
 const OPEN: u64 = 1 << 16;

@@ -1,6 +1,6 @@
 //! A canvas of RGB pixels, and what is drawn on it.
 //!
-//! Whatever lies outside the canvas is not drawn. Coordinates are pixels from the top left.
+//! What lies outside the canvas is not drawn. Coordinates are pixels from the top left.
 
 use std::convert::Infallible;
 

@@ -1,7 +1,7 @@
 //! The wire: the code generated from `proto/`, its conversion to domain types, and the table
 //! from errors to gRPC codes.
 //!
-//! Whatever a peer sends passes through [`convert`] before anything else sees it: there a
+//! Every message of a peer passes through [`convert`] before anything else sees it: there a
 //! missing field, a wrong length or an unknown kind becomes an [`Malformed`], never a panic.
 
 pub mod codec;

@@ -165,7 +165,7 @@ impl Security {
         }
     }
 
-    /// Who may look at a board that listens at an address; `what` is the flag that the address comes
+    /// The people who may look at a board that listens at an address; `what` is the flag that the address comes
     /// from. None for a board on loopback, which is open to this machine, unless a file with a view
     /// token is named. Without such a file, `view-token` in the `--tls-dir` is the token.
     ///

@@ -40,7 +40,7 @@ pub enum ViewersError {
     /// The token.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// Whoever looks could join.
+    /// A person who looks could join.
     #[error(
         "{} holds the join token, which must open no board: put another line of random characters \
          there",
@@ -49,7 +49,7 @@ pub enum ViewersError {
     JoinToken(PathBuf),
 }
 
-/// Who may look at a board.
+/// The people who may look at a board.
 #[derive(Clone, Debug)]
 pub struct Viewers {
     tls: Tls,

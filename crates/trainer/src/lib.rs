@@ -317,7 +317,7 @@ impl<D: Dataset> Trainer<D> {
         let step = self.replica.step();
         let squares = match collective.shared_state() {
             None => norm::sum_of_squares(Isa::best(), &self.team, collective.sum()),
-            // Nobody else needs the whole sum, so it is added up here alone, and nowhere kept.
+            // No other member needs the whole sum: it is added up here alone, and kept nowhere.
             Some(shared) => {
                 let length = self.model.layout().len();
                 let write = |start: usize, block: &mut [f32]| shared.add_up(start, block);

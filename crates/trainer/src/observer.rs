@@ -1,4 +1,4 @@
-//! Who hears of a trainer's progress, and what is heard.
+//! What an observer is told of a trainer's progress.
 
 use std::time::Duration;
 

@@ -17,7 +17,7 @@ use crate::Snapshot;
 /// The state after the last complete step.
 ///
 /// The state is in the memory of this process, or in memory that the members of a generation share.
-/// Whoever wants to keep the state while training goes on takes a [`Replica::snapshot`].
+/// To keep the state while training goes on, take a [`Replica::snapshot`].
 pub struct Replica {
     home: Home,
     /// The state that a snapshot was taken of, to be written to once the snapshot is dropped.

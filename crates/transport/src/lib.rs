@@ -41,15 +41,15 @@ impl std::fmt::Debug for Connected {
 /// Ends a generation from outside its training thread, over whichever transport.
 #[derive(Clone, Debug)]
 pub enum Abort {
-    /// Of a generation connected by streams.
+    /// Aborts a generation connected by streams.
     Grpc(grpc::Abort),
-    /// Of a generation that shares memory.
+    /// Aborts a generation that shares memory.
     #[cfg(target_os = "linux")]
     Shm(shm::Abort),
-    /// Of a generation that does both.
+    /// Aborts a generation that does both.
     #[cfg(target_os = "linux")]
     TwoLevel(two_level::Abort),
-    /// Of a generation whose members compute on GPUs.
+    /// Aborts a generation whose members compute on GPUs.
     Nccl(nccl::Abort),
 }
 

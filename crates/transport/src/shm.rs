@@ -45,7 +45,7 @@
 //!   turn. To write round `t + 2` a member must have left `A(t + 1)`, at which all readers of
 //!   `t` had arrived.
 //!
-//! Nobody sleeps through the last arrival: a sleeper adds itself to the count of sleepers and
+//! No member sleeps through the last arrival: a sleeper adds itself to the count of sleepers and
 //! then looks at the arrivals once more; the last to arrive stores its arrival and then looks
 //! at the sleepers. In the one order of sequentially consistent operations, one of the two
 //! comes first: either the sleeper sees the arrival, or the arrival sees the sleeper, and

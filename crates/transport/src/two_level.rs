@@ -19,7 +19,7 @@
 //! a fifth part, in which each writes its segment of the next state, from the sum, and waits until all
 //! have.
 //!
-//! Whoever cannot go on ends the round for its host; the members of other hosts see its streams
+//! A member that cannot go on ends the round for its host; the members of other hosts see its streams
 //! end. A host may complete a round that another one does not: as ever, members then differ by
 //! one step.
 

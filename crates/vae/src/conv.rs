@@ -25,7 +25,7 @@ pub struct ConvNet {
     encoder: nn::Sequential,
     decoder: nn::Sequential,
     log_variance: Option<Tensor>,
-    /// Of a picture: height, width, channels.
+    /// The shape of an image: height, width, channels.
     shape: [i64; 3],
     latent: u32,
 }

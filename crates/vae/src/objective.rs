@@ -19,7 +19,7 @@ pub trait Coder {
     /// Means and log-variances of the latents, `[n, 2 latent]`, of pixels `[n, width]`.
     fn encode(&self, pixels: &Tensor) -> Tensor;
 
-    /// Of latents `[n, latent]`: each pixel's logit, or its mean with the Gaussian likelihood,
+    /// Decodes latents `[n, latent]` to each pixel's logit, or to its mean with the Gaussian likelihood:
     /// `[n, width]`.
     fn decode(&self, z: &Tensor) -> Tensor;
 

@@ -34,14 +34,14 @@ impl FromStr for RankChoice {
     }
 }
 
-/// Who gave a value.
+/// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// The worker's own flags.
     Flag,
     /// The variable of a launcher.
     Variable(&'static str),
-    /// Nobody: the default.
+    /// The default: no flag and no launcher gave it.
     Default,
 }
 

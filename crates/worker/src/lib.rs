@@ -116,7 +116,7 @@ fn choose_isa(name: &str) -> Result<()> {
 
 fn fail(error: &anyhow::Error) -> ExitCode {
     Outlet::flush_all();
-    // Whoever started this worker may have gone, and its pipe with it.
+    // The process that started this worker may have ended, and its pipe with it.
     let _closed = writeln!(io::stderr(), "error: {}", limits::told(error.as_ref()));
     ExitCode::FAILURE
 }

@@ -98,7 +98,7 @@ struct Interval {
     terms: [f64; TERMS_MAX],
     elapsed: Duration,
     timings: Vec<[u64; 3]>,
-    /// Of the last step.
+    /// The details of the last step.
     details: Option<StepDetails>,
 }
 

@@ -94,7 +94,7 @@ fn users_libtorch(value: Option<OsString>, own: &Path) -> anyhow::Result<Option<
 /// The flavour to fetch; none if what is present serves.
 fn wanted(choice: Choice, present: Option<Installation>, driver: bool) -> Option<Flavour> {
     let flavour = match (choice, present) {
-        // Nobody asked for a change: a test run must not start to download gigabytes.
+        // The person asked for no change: a test run must not start to download gigabytes.
         (Choice::Auto, Some(_)) => return None,
         (Choice::Auto, None) if driver => Flavour::Cuda,
         (Choice::Auto, None) | (Choice::Cpu, _) => Flavour::Cpu,

@@ -35,26 +35,46 @@ pub(crate) struct Options {
 /// Sets up, builds and trains. Returns the exit status of what failed, or of the coordinator.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
-    let packages = ["--bins", "-p", "vae-coordinator", "-p", "vae-worker", "-p", "latent"];
-    let programs = match workspace::build_programs(&packages)? {
-        Build::Failed(code) => return Ok(code),
-        Build::Done(programs) => programs,
+    let training = ["--bins", "-p", "vae-coordinator", "-p", "vae-worker"];
+    let coordinator = match built(&training, "vae-coordinator")? {
+        Built::Failed(code) => return Ok(code),
+        Built::Done(program) => program,
     };
-    let named = |name: &str| {
-        let program = programs.iter().find(|program| program.file_name() == Some(OsStr::new(name)));
-        program
-            .map(|program| near(program))
-            .with_context(|| format!("the build has made no {name}"))
-    };
-    let (coordinator, vae) = (named("vae-coordinator")?, named("vae")?);
     let flags = &options.flags;
     let trains = !flags.iter().any(|flag| NO_TRAINING.iter().any(|word| flag == word));
     let spawn = (trains && !flags.iter().any(|flag| flag == SPAWN)).then_some(SPAWN);
     let code = child::run(Command::new(&coordinator).args(spawn).args(flags))?;
-    if trains && code == child::SUCCESS {
-        stdout::say!("{}", next(&coordinator, &vae, flags));
+    if !trains || code != child::SUCCESS {
+        return Ok(code);
     }
-    Ok(code)
+    // Last: it takes packages that training does without.
+    stdout::say!("Building vae, which looks into the model");
+    match built(&[&training[..], &["-p", "latent"]].concat(), "vae")? {
+        Built::Failed(code) => Ok(code),
+        Built::Done(vae) => {
+            stdout::say!("{}", next(&coordinator, &vae, flags));
+            Ok(code)
+        }
+    }
+}
+
+/// What became of the build of a program.
+enum Built {
+    /// Its path.
+    Done(PathBuf),
+    /// The exit status of the build.
+    Failed(u8),
+}
+
+/// Builds some packages; gives the program of this name.
+fn built(selection: &[&str], name: &str) -> anyhow::Result<Built> {
+    let programs = match workspace::build_programs(selection)? {
+        Build::Failed(code) => return Ok(Built::Failed(code)),
+        Build::Done(programs) => programs,
+    };
+    let program = programs.iter().find(|program| program.file_name() == Some(OsStr::new(name)));
+    let program = program.with_context(|| format!("the build has made no {name}"))?;
+    Ok(Built::Done(near(program)))
 }
 
 /// What to type after a training run.

@@ -1,4 +1,5 @@
-//! Who comes to the run, and what follows when the process of a worker that was started here ends.
+//! Workers that come to the run, and what follows when the process of a worker that was started here
+//! ends.
 
 use collective::{Generation, Rank};
 use config::task::Precision;

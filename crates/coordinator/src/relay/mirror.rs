@@ -185,7 +185,7 @@ mod tests {
         assert!(mirror.take_in(Body::Metrics(steps(2, "q"))).unwrap());
         let rows = fs::read_to_string(first.join(history::METRICS)).unwrap();
         assert_eq!(rows.lines().count(), 2);
-        // Of checkpoints there is the newest one's name.
+        // The newest checkpoint is there by its name.
         for step in [5, 5, 7] {
             assert!(mirror.take_in(Body::Checkpoint(step)).unwrap());
             let listed = Directory::open(first.join(CHECKPOINTS)).list().unwrap();

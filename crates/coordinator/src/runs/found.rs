@@ -58,7 +58,7 @@ pub(super) struct Run {
     pub(super) epoch: u64,
     pub(super) began: Option<Time>,
     pub(super) examples_per_second: Option<f64>,
-    /// Of the state after the last step, where the run is complete.
+    /// The digest of the state after the last step, where the run is complete.
     pub(super) digest: Option<String>,
     /// Its configuration by flags.
     pub(super) settings: BTreeMap<String, Value>,

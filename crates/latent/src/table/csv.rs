@@ -104,7 +104,7 @@ mod tests {
             // to_csv of an encoded table, with its index, and with every field quoted.
             ",index,label,mean_0,mean_1\n0,0,4,0.5,-1.25\n1,1,9,0.001,2.0\n",
             "\"\",\"mean_0\",\"mean_1\"\n\"0\",\"0.5\",\"-1.25\"\n\"1\",\"0.001\",\"2.0\"\n",
-            // Of an array, with and without its index.
+            // As pandas writes an array, with and without its index.
             ",0,1\n0,0.5,-1.25\n1,0.001,2.0\n",
             "0,1\n0.5,-1.25\n0.001,2.0\n",
             // Windows, a spreadsheet's byte order mark, other delimiters, no last line's end.

@@ -81,7 +81,7 @@ impl Engine {
         if self.is_computing() {
             return Vec::new();
         }
-        // Who has seen the last step, has saved what was to be saved.
+        // A worker that has seen the last step has saved what was to be saved.
         match (self.roster.furthest(), self.divergence()) {
             (Some((_, position)), None) if position.step >= self.settings.steps => {
                 self.finish(Outcome::Completed(position.digest))

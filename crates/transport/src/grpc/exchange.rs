@@ -61,7 +61,7 @@ pub(super) struct Exchange {
     /// Over the hosts' nodes, for floats.
     hosts_order: Reducer,
     lanes: Vec<Lane>,
-    /// Of what this member adds up, in order.
+    /// The chunks of what this member adds up, in order.
     chunks: Vec<Chunk>,
     /// The chunk that is being added up, and how far, in floats of the flat vector.
     chunk: usize,
@@ -87,7 +87,7 @@ struct Lane {
 
 /// A piece of what this member adds up, and sends the sum of.
 struct Chunk {
-    /// Of the flat vector.
+    /// Its place in the flat vector.
     range: Range<usize>,
     /// The lanes that bring the partials and take the sum: one of each other host, in their order.
     lanes: Vec<usize>,
@@ -254,7 +254,7 @@ impl Exchange {
             received
         })
         .await?;
-        // Nobody's sum has said that all of the partials were sent, as it does over two hops; and
+        // No sum has said that all of the partials were sent, as it does over two hops; and
         // the training thread is to write to them again.
         let None = sent.recv().await;
         Ok(waiting.unwrap_or_default())

@@ -41,9 +41,9 @@ pub(super) mod key {
 /// What a chunk is a piece of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
-    /// Of the sender's partial of this node, within what the receiver adds up.
+    /// A part of the sender's partial of this node, within what the receiver adds up.
     Partial(u32),
-    /// Of the sender's segment of the sum.
+    /// A part of the sender's segment of the sum.
     Sum,
 }
 

@@ -1,4 +1,4 @@
-//! Who may open a stream: the member that holds a rank in the generation at hand, as the
+//! Which peer may open a stream: the member that holds a rank in the current generation, as the
 //! secret proves that the coordinator gave to it and to this worker alone.
 
 use std::collections::HashMap;

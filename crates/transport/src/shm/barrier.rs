@@ -87,7 +87,7 @@ impl Cause {
             5 => Self::Broke(member),
             _ => Self::Aborted,
         };
-        // Who is taken for dead is told that it is over; nobody is told of a stranger.
+        // A member that is taken for dead is told that the generation has ended; a stranger is not told.
         Some(if member == me || member >= members { Self::Aborted } else { cause })
     }
 }
@@ -296,7 +296,7 @@ impl Barrier {
         let gate = self.bell.memory.gate();
         let ticket = gate.load(SeqCst);
         self.bell.sleepers().fetch_add(1, SeqCst);
-        // Who arrives after this look finds a sleeper, and opens the gate that `ticket` is for.
+        // A member that arrives after this look finds a sleeper, and opens the gate that `ticket` is for.
         let met = self.meet(arrived);
         if met == Ok(false) && self.cause().is_none() && !self.someone_left(*arrived) {
             let timeout = futex::Timespec { tv_sec: 0, tv_nsec: CHECK_EVERY.subsec_nanos().into() };

@@ -24,7 +24,7 @@ use super::{
 /// All-reduce over one generation's segment.
 #[derive(Debug)]
 pub struct Shm {
-    /// Of this host's members.
+    /// The plan of this host's members.
     pub(super) plan: Plan,
     pub(super) me: usize,
     /// By the host's nodes; where this is the only host, one up to the root.

@@ -183,7 +183,7 @@ impl Watched {
     /// A word as it is now; what was read before this call was read before the word.
     pub(super) fn load(&self, word: usize) -> u64 {
         fence(Ordering::Acquire);
-        // Of memory that is only read, nothing but relaxed loads are permitted.
+        // Memory that is mapped for reading alone permits relaxed loads only.
         let value = self.0.words()[word].load(Ordering::Relaxed);
         fence(Ordering::Acquire);
         value

@@ -57,7 +57,7 @@ pub enum SegmentError {
     /// The memory cannot be had.
     #[error("cannot create {bytes} bytes of shared memory: {source}")]
     Create {
-        /// Of the segment.
+        /// The size of the segment.
         bytes: usize,
         /// What the system said.
         source: io::Error,
@@ -78,7 +78,7 @@ pub enum SegmentError {
         /// What differs.
         reason: String,
     },
-    /// Somebody has this rank's place.
+    /// Another process has this rank's slot.
     #[error("rank {0} has opened the segment before")]
     Taken(collective::Rank),
 }
@@ -88,7 +88,7 @@ pub enum SegmentError {
 #[derive(Debug)]
 pub struct Segment {
     pub(super) hosts: Hosts,
-    /// Of this host's members among themselves.
+    /// The plan of this host's members among themselves.
     pub(super) plan: Plan,
     /// This member's index in it.
     pub(super) me: usize,

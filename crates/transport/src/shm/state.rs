@@ -44,7 +44,7 @@ enum Gathered {
 }
 
 impl States {
-    /// Of a member whose segment has so many floats.
+    /// The shared state of a member whose segment has so many floats.
     pub(super) fn new(
         [current, next]: [Arc<Kept>; 2],
         unfilled: Unfilled,

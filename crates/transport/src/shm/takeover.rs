@@ -86,7 +86,7 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Of both buffers of a layout.
+    /// The places of both buffers of a layout.
     pub(super) fn both(
         buffers: Option<[Buffer; STATES]>,
         origin: &Arc<Origin>,

@@ -49,7 +49,7 @@ pub(super) struct Training {
     /// Images per worker and step.
     pub(super) batch_size: u32,
     pub(super) workers: u32,
-    /// Of each worker.
+    /// Threads of each worker.
     pub(super) threads: u32,
 }
 
@@ -103,7 +103,7 @@ pub(super) enum Quantity {
     OwnPeakMegabytes,
     /// The coordinator's processor time over the training time.
     CoordinatorShare,
-    /// Of one all-reduce. `fresh`: after every member has just written its vector, as in training.
+    /// The time of one all-reduce. `fresh`: after every member has just written its vector, as in training.
     Milliseconds {
         members: u32,
         bytes: u64,

@@ -1,4 +1,4 @@
-//! Who depends on whom: the rules on crates and packages, checked on what `cargo metadata` knows.
+//! Which crate depends on which: the rules on crates and packages, checked on what `cargo metadata` knows.
 
 use super::Breach;
 use super::architecture::{CRATES, Crate, FENCES, OTHER_FOLDERS, OUT_OF_REACH};

@@ -115,7 +115,7 @@ fn a_process_that_is_gone_is_lost_though_it_never_said_so() {
 #[test]
 fn wakes_that_are_lost_are_made_up_for() {
     let (leader, other) = pair();
-    // Whoever arrives believes that nobody sleeps.
+    // A member that arrives believes that no other member sleeps.
     let sleepers = leader.layout.sleepers;
     let memory = leader.vectors.memory().clone();
     let mut members = [leader, other].map(|segment| segment.into_all_reduce().unwrap());
