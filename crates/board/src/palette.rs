@@ -113,7 +113,7 @@ fn text_and_lines_stand_out() {
 
 #[test]
 fn lines_can_be_told_apart_by_all() {
-    // Those of one chart: the loss and its test, and the first of a comparison.
+    // The colours of one chart: the loss and its test, and the first of a comparison.
     let beside = |count: usize| {
         (0..count).flat_map(move |one| (0..one).map(move |other| (LINES[one], LINES[other])))
     };

@@ -30,7 +30,7 @@ pub struct Directory {
 /// The newest checkpoint that verifies, and the newer ones that do not.
 #[derive(Debug)]
 pub struct Newest {
-    /// None where there is no sound checkpoint.
+    /// The newest sound checkpoint; none if there is none.
     pub checkpoint: Option<(PathBuf, Checkpoint)>,
     /// Newer files that could not be used, newest first.
     pub damaged: Vec<(PathBuf, CheckpointError)>,

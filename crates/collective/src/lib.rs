@@ -5,7 +5,7 @@
 //! Members own contiguous shard ranges, contribute one partial per maximal tree node inside
 //! their range, and each adds up one segment of the flat gradient for all ([`plan`]). Where
 //! several members share a host, they add up what they can there, and less travels ([`hosts`]).
-//! Beside the gradient every step carries a few numbers ([`round`]).
+//! Besides the gradient, every step carries a few numbers ([`round`]).
 //!
 //! Start reading at [`AllReduce`], the one trait through which a training thread sees the
 //! world. How bytes travel is the business of the crate `transport`; [`Local`] is the

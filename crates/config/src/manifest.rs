@@ -53,7 +53,7 @@ pub struct FileEntry {
 /// Why a manifest is refused.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum InvalidManifest {
-    /// It has no files, or too many.
+    /// The data set has no files, or too many.
     #[error("a data set has from 1 to {FILES_MAX} files, not {0}")]
     Files(usize),
     /// A name that is not one component of a path, or is used twice.

@@ -89,7 +89,7 @@ pub enum InvalidTask {
     /// A text that is too long, or has control characters.
     #[error("{0:?} must be at most {TEXT_BYTES_MAX} bytes without control characters")]
     Text(String),
-    /// It reports nothing, or too much.
+    /// The task reports no metric, or too many.
     #[error("a task reports from 1 to {METRICS_MAX} metrics, the loss first; {0} has {1}")]
     Metrics(String, usize),
     /// Two metrics of one name.

@@ -67,7 +67,7 @@ pub(crate) enum Input {
     Lost(WorkerId, Loss),
     /// A process that this coordinator started has exited.
     ChildExited(u32, Exit),
-    /// It is time to start one again.
+    /// It is time to start a process again.
     Restart(u32),
     /// A request for the status of the run.
     Status(oneshot::Sender<StatusReply>),
@@ -152,7 +152,7 @@ pub(crate) struct Control<'a> {
     deaths: Deaths,
     console: Console,
     record: Record,
-    /// Those who hear of the run beside its own files.
+    /// Where the run is told of, besides its own files.
     live: Live,
     waits: Waits,
     engine: Engine,

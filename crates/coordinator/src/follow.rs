@@ -48,7 +48,7 @@ const FILE_BYTES_MAX: u64 = FOLLOW_MESSAGE_BYTES_MAX as u64 - 4096;
 /// How long the end of a run is held up for those who follow it.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Those who follow the run.
+/// The boards that follow the run.
 #[derive(Clone, Debug)]
 pub(crate) struct Followers {
     run_id: String,
@@ -60,7 +60,7 @@ pub(crate) struct Followers {
 pub(crate) type Replies = mpsc::Receiver<Result<FollowReply, Status>>;
 
 impl Followers {
-    /// Those of a run that is, or will be, in this directory.
+    /// The followers of a run that is, or will be, in this directory.
     pub(crate) fn new(run_id: &str, run_dir: &Path) -> Self {
         let turns = Arc::new(Semaphore::new(FOLLOWERS_MAX));
         Self { run_id: run_id.to_owned(), run_dir: run_dir.to_owned(), turns }

@@ -14,13 +14,13 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 /// How the run stands, as far as health goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
-    /// It does not take in workers yet.
+    /// The coordinator does not take in workers yet.
     Preparing,
-    /// It takes in workers, and no generation computes.
+    /// The coordinator takes in workers, and no generation computes.
     Waiting,
     /// A generation computes.
     Training,
-    /// It is over.
+    /// The run has ended.
     Ended,
 }
 

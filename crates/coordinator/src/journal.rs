@@ -207,7 +207,7 @@ pub(crate) struct Journal {
 impl Journal {
     pub(crate) fn open(path: PathBuf) -> Result<Self> {
         let file = files::append_lines(&path)?;
-        // It holds the key.
+        // The journal holds the run's key.
         disk::convenience::keep_private(&file, &path)
             .with_context(|| format!("cannot keep {} from others", path.display()))?;
         Ok(Self { file, path })

@@ -54,7 +54,7 @@ fn line(text: &str, max: usize) -> Result<String, String> {
     }
 }
 
-/// Those who hear of a run.
+/// The places where a run is told of.
 #[derive(Debug)]
 pub(crate) struct Live {
     tensorboard: Option<Tensorboard>,

@@ -40,7 +40,7 @@ pub(crate) struct Models {
 }
 
 impl Models {
-    /// Those of a run that is, or will be, in this directory.
+    /// The models of a run that is, or will be, in this directory.
     pub(crate) fn new(explorer: Option<Arc<dyn Explorer>>, run_id: &str, run_dir: &Path) -> Self {
         let turn = Arc::new(Semaphore::new(1));
         Self { explorer, run_id: run_id.to_owned(), run_dir: run_dir.to_owned(), turn }

@@ -60,7 +60,7 @@ impl Source for Latest {
 
 /// Why a stream is over.
 enum Over {
-    /// It may be there again later.
+    /// The connection is lost; the coordinator may be there again later.
     Lost(String),
     /// All rows are to come again.
     Restarted,

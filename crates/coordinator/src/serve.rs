@@ -60,7 +60,7 @@ pub(crate) fn run(launch: &Launch, console: &Console) -> Result<(Outcome, Stoppe
         .build()
         .context("cannot start the runtime")?;
     let result = runtime.block_on(serve(launch, console));
-    // Nothing is left to wait for but readers of pipes.
+    // Only readers of pipes are left, which need not be waited for.
     runtime.shutdown_background();
     result
 }

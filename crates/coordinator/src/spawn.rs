@@ -66,11 +66,11 @@ pub(crate) struct Exit {
 /// What follows from a worker's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It left because it was told to.
+    /// The worker left because it was told to.
     Left,
-    /// It is started again after this time.
+    /// The worker is started again after this time.
     Again(Duration),
-    /// It is not started again.
+    /// The worker is not started again.
     GivenUp,
 }
 
@@ -221,7 +221,7 @@ impl Children {
     /// Decides what follows from the end of a slot's process, and has [`Input::Restart`] come
     /// if it is started again.
     pub(crate) fn exited(&mut self, slot: u32, exit: &Exit) -> Verdict {
-        // Those that are done free what they hold.
+        // Watchers that have ended free what they hold.
         while self.watchers.try_join_next().is_some() {}
         let (Some(spawner), Some(entry)) = (&self.spawner, self.slots.get_mut(slot as usize))
         else {

@@ -91,9 +91,9 @@ struct Fetcher {
 
 /// Why a mirror did not give a file.
 enum Refusal {
-    /// It answered, but not with this file: it may still have the others.
+    /// The mirror answered, but not with this file: it may still have the others.
     File(String),
-    /// It does not answer, or breaks off: not worth asking again.
+    /// The mirror does not answer, or breaks off: not worth asking again.
     Mirror(String),
 }
 

@@ -2,7 +2,7 @@
 //! appears whole, and a file that is there is never replaced: it may be of another data set, which
 //! uses the same names.
 //!
-//! It does not know where bytes come from (`fetch.rs`) or what they mean.
+//! Does not know where bytes come from (`fetch.rs`) or what they mean.
 
 use std::env;
 use std::ffi::OsStr;

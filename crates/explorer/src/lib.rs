@@ -82,7 +82,7 @@ pub fn alone(meta: &Value, arrays: &[(&str, Vec<u8>)]) -> io::Result<String> {
          <style>{STYLE}</style>",
         hash(STYLE)
     );
-    // Nothing in a name of a class may end the element that holds it.
+    // A name of a class must not end the element that holds it.
     let meta = meta.to_string().replace('<', "\\u003c");
     let mut tail = format!("<script type=\"application/json\" id=\"meta\">{meta}</script>\n");
     for (name, bytes) in arrays {

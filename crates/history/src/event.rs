@@ -130,10 +130,10 @@ pub enum Event {
     },
     /// The run waits for workers.
     Waiting {
-        /// Those that are ready.
+        /// Workers that are ready.
         #[serde(default)]
         present: u64,
-        /// Those that it takes.
+        /// Workers that the run begins with.
         #[serde(default)]
         needed: u64,
     },

@@ -31,10 +31,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Those of the metrics: 128 MiB of closed files.
+    /// The limits of the metrics: 128 MiB of closed files.
     pub const METRICS: Self = Self { file_bytes: 8 << 20, files: 16 };
 
-    /// Those of the events: 32 MiB of closed files, some hundred thousand events.
+    /// The limits of the events: 32 MiB of closed files, some hundred thousand events.
     pub const EVENTS: Self = Self { file_bytes: 4 << 20, files: 8 };
 }
 

@@ -68,7 +68,7 @@ enum Kind {
 /// Finds out what lies at a path: a folder of IDX files or of pictures, a `.npy` or `.npz` file.
 ///
 /// # Errors
-/// Nothing of the kind, or a set that cannot be read; the file is named.
+/// The path is no set of images, or one that cannot be read; the file is named.
 pub fn open(path: &Path, options: &Options) -> Result<Source, ImagesError> {
     let metadata = path.metadata().map_err(ImagesError::io("read", path))?;
     let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();

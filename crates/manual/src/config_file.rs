@@ -2,7 +2,7 @@
 //! on the command line, or in a variable, wins. And `PROGRAM config print`, which writes such a file
 //! with the values of a command line.
 //!
-//! It knows only the flag `--config`; a program has it if it declares it.
+//! Knows only the flag `--config`; a program has it if it declares it.
 
 use std::{
     ffi::OsString,

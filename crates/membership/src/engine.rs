@@ -328,7 +328,7 @@ impl Engine {
         slot.leaving = true;
         match (self.state, slot.place) {
             (State::Running { .. }, Place::Member) => self.pause(),
-            // It has paused or completed: the others soon will have.
+            // This worker has paused or completed: the others soon will have.
             (State::Running { .. }, Place::Ready(_)) if slot.proven && slot.rank.is_some() => {
                 Vec::new()
             }
@@ -400,7 +400,7 @@ impl Engine {
     fn failed(&mut self, worker: WorkerId, failure: Failure, now: Duration) -> Vec<Command> {
         let is_loading = self.roster.get(worker).is_some_and(|slot| slot.place == Place::Loading);
         if is_loading && self.has_begun() && failure.state_intact {
-            // Those who are training already have nothing to do with it.
+            // The members that train already are not affected.
             return self.evict(worker, Loss::Unable(failure.message), now);
         }
         let Some(slot) = self.roster.remove(worker) else { return Vec::new() };

@@ -61,11 +61,11 @@ pub struct Position {
 /// Why a worker became ready.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ReadyCause {
-    /// It did what it was told: loaded, paused, completed the run, or fetched a state.
+    /// The worker did what it was told: loaded, paused, completed the run, or fetched a state.
     AsTold,
     /// Its generation broke, and why.
     Interrupted(String),
-    /// It could not fetch the state that it was told to, and why.
+    /// The worker could not fetch the state that it was told to, and why.
     NotFetched(String),
 }
 
@@ -124,25 +124,25 @@ pub enum Loss {
     /// Its connection ended.
     #[error("its connection ended ({0})")]
     Disconnected(String),
-    /// It gave no sign of life for the given time.
+    /// The worker gave no sign of life for the given time.
     #[error("it gave no sign of life for {:.1} s", .0.as_secs_f64())]
     Silent(Duration),
     /// The others waited for it for the given time.
     #[error("the others waited for it for {:.1} s", .0.as_secs_f64())]
     Stalled(Duration),
-    /// It did not do what it was told in the given time.
+    /// The worker did not do what it was told in the given time.
     #[error("it did not do what it was told within {:.1} s", .0.as_secs_f64())]
     Unresponsive(Duration),
-    /// It could not fetch the run's state.
+    /// The worker could not fetch the run's state.
     #[error("it could not fetch the run's state ({0})")]
     Unreachable(String),
     /// The others could not fetch its state.
     #[error("the others could not fetch its state ({0})")]
     Isolated(String),
-    /// It could not get ready to take part.
+    /// The worker could not get ready to take part.
     #[error("it could not get ready ({0})")]
     Unable(String),
-    /// It was told to leave by its user.
+    /// The worker's user told it to leave.
     #[error("it was told to leave")]
     Left,
 }

@@ -19,7 +19,7 @@ const FETCHES: u32 = 3;
 /// A connected worker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Slot {
-    /// None for a spare.
+    /// The rank; none for a spare.
     pub(crate) rank: Option<Rank>,
     /// The rank that the worker asked for.
     wanted: Option<Rank>,
@@ -42,13 +42,13 @@ pub(crate) struct Slot {
 /// What a worker is doing for the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Place {
-    /// Nothing yet; it reports when it is ready.
+    /// Loading its data set and model; the worker reports when it is ready.
     Loading,
     /// In no generation, with this state.
     Ready(Position),
     /// Copying the state of another worker.
     Fetching {
-        /// That worker.
+        /// The worker whose state is copied.
         donor: WorkerId,
         /// When it was told to copy.
         since: Duration,

@@ -24,7 +24,7 @@ pub enum ModelError {
         name: &'static str,
         /// What was asked for.
         value: f64,
-        /// Those that do, in words.
+        /// The values that are allowed, in words.
         allowed: &'static str,
     },
     /// The BLAS cannot multiply in this precision.

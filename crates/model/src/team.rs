@@ -3,7 +3,7 @@
 //! Work comes in parts that do not depend on each other; the caller and its helpers each take
 //! the next one until there are none. A part is computed the same way whoever takes it, so no
 //! bit depends on how many threads there are, and a helper that is late is not waited for.
-//! Nothing is allocated. What the parts are is the business of those who cut them.
+//! Allocates nothing. Does not know what the parts are: the caller cuts them.
 
 #![allow(unsafe_code, reason = "helpers run a closure that lives on the caller's stack")]
 

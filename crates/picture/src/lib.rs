@@ -1,7 +1,7 @@
 //! Pictures of images: a canvas with images, discs, lines and labels on it, and its bytes as
 //! PNG or GIF.
 //!
-//! It does not know where images come from, or where files go. Start at `canvas.rs`.
+//! Does not know where images come from, or where files go. Start at `canvas.rs`.
 
 mod canvas;
 mod encode;

@@ -182,7 +182,7 @@ impl Silence {
 #[derive(Debug)]
 pub struct Guest<T> {
     stream: T,
-    /// None once it has said enough.
+    /// None once the peer has said enough.
     silence: Option<Silence>,
     _place: Place,
 }

@@ -28,7 +28,7 @@ pub struct Address {
 /// A text that is no address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParseAddressError {
-    /// It has another form.
+    /// The text has another form.
     Form(String),
     /// The host is none.
     Host(String),

@@ -92,8 +92,8 @@ impl Mirror {
     /// Waits until the newest checkpoint that was handed over is stored, or has failed once more.
     ///
     /// # Errors
-    /// It is not there, or not yet.
-    pub fn flush(&self, patience: Duration) -> Result<(), Unstored> {
+    /// The checkpoint is not stored, or not yet.
+    pub fn flush(&self, limit: Duration) -> Result<(), Unstored> {
         let mut state = self.queue.lock();
         if state.newest().is_none() {
             state.waiting = state.unstored.take().map(|unstored| unstored.path);
@@ -101,11 +101,11 @@ impl Mirror {
         state.hurried = true;
         self.queue.changed.notify_all();
         let is_busy = |state: &mut State| state.newest().is_some();
-        let waited = self.queue.changed.wait_timeout_while(state, patience, is_busy);
+        let waited = self.queue.changed.wait_timeout_while(state, limit, is_busy);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.hurried = false;
         if let Some(path) = state.newest().cloned() {
-            let cause = format!("{} did not take it within {} s", self.url, patience.as_secs());
+            let cause = format!("{} did not take it within {} s", self.url, limit.as_secs());
             return Err(Unstored { path, cause });
         }
         state.unstored.clone().map_or(Ok(()), Err)

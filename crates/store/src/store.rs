@@ -160,7 +160,7 @@ impl Store {
                 next = part();
             };
             match broken {
-                // It gives the parts up itself if it fails.
+                // A failed upload gives its parts up itself.
                 None => upload.finish().await.map(drop).map_err(failed),
                 Some(error) => {
                     let _expires_there = upload.abort().await;

@@ -1,6 +1,6 @@
 //! In place of traces, where they were not built in.
 
-/// Nothing to send.
+/// Sends no traces.
 #[derive(Debug)]
 pub struct Traces;
 

@@ -71,7 +71,7 @@ impl Queue {
 }
 
 static SHARED: LazyLock<Shared> = LazyLock::new(|| {
-    // It waits until what it works on is there.
+    // The thread waits until `SHARED` is set.
     let started = thread::Builder::new().name("output".into()).spawn(|| SHARED.write_all());
     Shared { queue: Mutex::default(), changed: Condvar::new(), has_thread: started.is_ok() }
 });

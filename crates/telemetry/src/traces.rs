@@ -37,7 +37,7 @@ pub fn note_run(run_id: &str) {
 /// Sends spans until it is dropped.
 pub struct Traces {
     program: &'static str,
-    /// None where nobody wants them.
+    /// None where no collector is named.
     sending: Option<Sending>,
 }
 

@@ -37,7 +37,7 @@ impl Recipe {
     pub const PLAIN: Self =
         Self { learning_rate_schedule: LearningRateSchedule::Constant, grad_clip: None };
 
-    /// That of a run's configuration.
+    /// The recipe of a run's configuration.
     #[must_use]
     pub const fn of(training: &Training) -> Self {
         Self {

@@ -115,7 +115,7 @@ pub enum FetchError {
     /// The donor cannot be reached, or does not give its state.
     #[error("{0}")]
     Refused(String),
-    /// Nothing comes.
+    /// The other side sends nothing.
     #[error("nothing came within {} s", .0.as_secs())]
     Silent(Duration),
     /// What came is no state of this model.

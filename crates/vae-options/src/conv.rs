@@ -61,7 +61,7 @@ pub struct Levels {
 }
 
 impl Levels {
-    /// Those for images of this shape.
+    /// The levels for images of this shape.
     #[must_use]
     pub fn of([height, width, channels]: ImageShape) -> Self {
         let image = Level { channels, sides: [height, width] };

@@ -225,7 +225,7 @@ impl Default for VaeOptions {
 }
 
 impl VaeOptions {
-    /// Those that a run keeps.
+    /// The options that a run has kept.
     ///
     /// # Errors
     /// What makes them none, for people.

@@ -81,7 +81,7 @@ pub trait Codec: Model<Data = Images> + fmt::Debug {
 ///
 /// # Errors
 ///
-/// Those of [`Vae::with`] and [`conv_vae`].
+/// As [`Vae::with`] and [`conv_vae`].
 pub fn codec(config: &ModelConfig, settings: Settings) -> Result<Box<dyn Codec>, ModelError> {
     Ok(match config.architecture {
         Architecture::Dense => Box::new(Vae::with(config, settings)?),

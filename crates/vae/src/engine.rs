@@ -1,6 +1,6 @@
 //! A VAE in one precision: the network with its working memory and its threads.
 //!
-//! It fetches pixels and noise, rounds the weights where the precision asks for it, and runs
+//! Fetches pixels and noise, rounds the weights where the precision asks for it, and runs
 //! the passes of `pass.rs`, each thread on some of the images. Lengths are checked in `vae.rs`.
 
 use std::{iter, sync::Arc};

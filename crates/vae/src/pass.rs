@@ -1,7 +1,7 @@
 //! The VAE's forward and backward pass over some images of a batch, on borrowed memory and on one
 //! thread, and the gradients of all layers after it.
 //!
-//! It knows the layers and the objective, but neither where pixels and noise come from nor how
+//! Knows the layers and the objective, but neither where pixels and noise come from nor how
 //! memory is kept, and is written once for both precisions (`element.rs`). ARITHMETIC.md defines
 //! every operation; the formulas of each pass are with the kernels in `kernels.rs`.
 

@@ -75,7 +75,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Those of a run's options.
+    /// The settings of a run's options.
     #[must_use]
     pub const fn of(options: &VaeOptions) -> Self {
         Self {

@@ -106,7 +106,7 @@ pub(crate) struct Work<'a, E> {
 }
 
 impl<E: Element> Memory<E> {
-    /// It grows with [`Memory::reserve`] or the first batch.
+    /// Grows with [`Memory::reserve`] or the first batch.
     pub(crate) fn new(network: &Network, samples: usize) -> Self {
         let Network { pixels, hidden, latent, .. } = *network;
         let sizes = Sizes { pixels, hidden, latent };

@@ -70,7 +70,7 @@ pub(crate) struct Identity {
     pub(crate) rank: Option<Rank>,
     /// Where it serves the other workers.
     pub(crate) address: Address,
-    /// That it was called to its rank in its last generation.
+    /// The proof that it was called to its rank in its last generation.
     pub(crate) proof: Option<Secret>,
     pub(crate) fingerprint: Fingerprint,
     /// The GPU that it computes on; empty on the CPU.
@@ -245,7 +245,7 @@ impl Route {
     /// workers can reach this one if the coordinator can.
     pub(crate) async fn own_address(&self) -> Result<IpAddr> {
         let Self { url, address, .. } = self;
-        // Nothing is sent: a datagram socket only looks its route up.
+        // No packet is sent: connecting a datagram socket only looks its route up.
         let found = async {
             let mut coordinators = lookup_host((address.host(), address.port())).await?;
             let coordinator = coordinators.next().ok_or_else(|| anyhow!("no such host"))?;

@@ -58,7 +58,7 @@ impl fmt::Display for Source {
 /// A worker's place as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// None: any free rank will do.
+    /// The rank to ask for; none for any free one.
     pub(crate) rank: Option<u32>,
     pub(crate) rank_from: Source,
     /// The place among the processes on this host; it picks the GPU.

@@ -12,7 +12,7 @@ const OWN_DESCRIPTORS: u64 = 24;
 /// gives way to the next, or a state travels.
 const DESCRIPTORS_PER_MEMBER: u64 = 4;
 
-/// Beside those that compute: training, writing, storing, and those that wait for files and names.
+/// Threads besides those that compute: for training, writing and storing, and for files and names.
 const THREADS: usize = 8;
 
 /// Refuses to begin where no run at all would be possible.

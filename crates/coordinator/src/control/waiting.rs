@@ -33,7 +33,7 @@ pub(super) struct Waits {
 
 #[derive(Debug)]
 pub(super) struct Wait {
-    /// None for what is no state of the engine's, as a step.
+    /// None where the wait is no state of the engine's, as for a step.
     kind: Option<Discriminant<Waiting>>,
     begun: Instant,
     told_after: Duration,

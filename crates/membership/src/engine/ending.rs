@@ -13,7 +13,7 @@ use crate::{Command, Outcome, Position, WorkerId, roster::Slot};
 pub(super) enum Ending {
     /// A person stopped it.
     Stop,
-    /// It cannot continue.
+    /// The run cannot continue.
     Fault(Outcome),
     /// Its states are not to be trusted.
     Untrusted(Outcome),

@@ -25,7 +25,7 @@ pub enum Waiting {
     },
     /// For members of the current generation to come back to this coordinator.
     Returning {
-        /// Those that are missing.
+        /// The ranks that are missing.
         missing: Vec<Rank>,
         /// How long it goes on waiting.
         left: Duration,
@@ -37,7 +37,7 @@ pub enum Waiting {
     },
     /// For the members of a generation that ends to stop.
     Stopping {
-        /// Those that have not.
+        /// The members that have not.
         members: Vec<WorkerId>,
         /// How long it goes on waiting; none while they are asked to finish a step.
         left: Option<Duration>,
@@ -54,9 +54,9 @@ pub enum Waiting {
 /// Workers that are about to take part while the members train on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Newcomers {
-    /// Those that are not ready yet, in rank order.
+    /// The workers that are not ready yet, in rank order.
     pub loading: Vec<WorkerId>,
-    /// Those that copy a state, each with the worker that has it.
+    /// The workers that copy a state, each with the worker that gives it.
     pub transfers: Vec<(WorkerId, WorkerId)>,
 }
 

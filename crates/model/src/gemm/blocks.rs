@@ -107,7 +107,7 @@ impl Product {
         product.without(first)
     }
 
-    /// It without the first rows of `a`, of which `out` has none.
+    /// This product without the first rows of `a`, which do not occur in `out`.
     fn without(mut self, first: usize) -> Self {
         // SAFETY: `a` has at least `first` rows more than `out`.
         unsafe {
@@ -133,7 +133,7 @@ impl Product {
         }
     }
 
-    /// It in blocks of the sizes above.
+    /// This product in blocks of the sizes above.
     fn blocks(self) -> impl Iterator<Item = Self> {
         let width = self.columns.div_ceil(self.columns.div_ceil(COLUMNS_MAX));
         let columns = move || ranges(self.columns, width.next_multiple_of(LINE));
@@ -177,7 +177,7 @@ impl Space {
 ///
 /// # Safety
 ///
-/// It has at most [`ROWS_MAX`] rows and [`COLUMNS_MAX`] columns, its pointers cover it, and no
+/// The block has at most [`ROWS_MAX`] rows and [`COLUMNS_MAX`] columns, its pointers cover it, and no
 /// other thread uses its part of `out`.
 unsafe fn multiply_block(isa: Isa, block: Product) {
     thread_local! {
@@ -281,7 +281,7 @@ fn panels_of<V: Vector>(columns: usize) -> impl Iterator<Item = (usize, usize)> 
 ///
 /// # Safety
 ///
-/// It has the links and columns, and the CPU has the instruction set.
+/// The block has the links and columns, and the CPU has the instruction set.
 #[inline(always)]
 unsafe fn lay_out<V: Vector>(right: Right, links: usize, columns: usize, space: &mut Space) {
     for (number, (column, vectors)) in panels_of::<V>(columns).enumerate() {

@@ -167,7 +167,7 @@ impl Exchange {
         Ok(Outcome { waiting, ..outcome })
     }
 
-    /// That this host's members bring what the plan has them bring.
+    /// Checks that this host's members bring what the plan asks of them.
     fn check(&self, job: &Job) -> Result<(), Interrupted> {
         let (plan, members) = (self.hosts.plan(), self.hosts.members(self.hosts.host(self.me)));
         for (member, contribution) in members.iter().zip(&job.contributions) {

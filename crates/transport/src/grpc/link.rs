@@ -29,7 +29,7 @@ pub(super) struct Link {
     stream: PeerStream,
     /// By member of the peer's host, how many tallies its header has.
     tallies: Vec<usize>,
-    /// Those that have come.
+    /// The headers that have come.
     headers: Vec<Header>,
     /// By the nodes of the peer's host, the partials of what this member adds up from it.
     partials: Vec<Pieces>,

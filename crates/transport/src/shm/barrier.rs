@@ -52,7 +52,7 @@ const LEFT: u64 = 3;
 /// Why a generation is over. The first cause holds for all members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// It was ended from outside.
+    /// The generation was ended from outside.
     Aborted,
     /// The member's process is gone.
     Died(usize),
@@ -113,7 +113,7 @@ impl Bell {
     fn ring(&self) {
         if self.sleepers().load(SeqCst) > 0 {
             self.memory.gate().fetch_add(1, SeqCst);
-            // It fails for no word that is mapped; and sleepers wake by themselves in time.
+            // This fails for no word that is mapped; besides, sleepers wake by themselves in time.
             let _woken = futex::wake(self.memory.gate(), futex::Flags::empty(), i32::MAX as u32);
         }
     }
@@ -138,7 +138,7 @@ pub(crate) struct Contributed(());
 pub(crate) struct Summed(Contributed);
 
 impl Summed {
-    /// That all have contributed.
+    /// The proof that all members have contributed.
     pub(super) fn contributed(&self) -> &Contributed {
         &self.0
     }
@@ -331,7 +331,7 @@ impl Barrier {
             0 | CLAIMED | PRESENT => return Ok(()),
             _ => Cause::Broke(member),
         };
-        // It may have arrived before it went.
+        // The member may have arrived before it went.
         let arrived = slot[ARRIVALS].load(SeqCst) >= self.arrivals;
         if arrived { Ok(()) } else { Err(cause) }
     }

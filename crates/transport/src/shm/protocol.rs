@@ -6,7 +6,7 @@
 //! that can be reached, each member's state must be whole. What the barrier itself does is not
 //! modelled: a member leaves it once all have arrived, or gives up before.
 //!
-//! Beside the members there may be a reader that is none (`takeover.rs`): it copies a state, one
+//! Besides the members there may be a reader that is no member (`takeover.rs`): it copies a state, one
 //! segment in each of its steps, and takes the copy for whole or not.
 
 use std::collections::HashSet;
@@ -35,7 +35,7 @@ enum At {
     Update,
     Updating,
     Updated,
-    /// It has given up, or has done all steps.
+    /// The member has given up, or has done all steps.
     Over,
 }
 

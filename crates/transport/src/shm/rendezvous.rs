@@ -11,7 +11,7 @@ const PREFIX: &str = "lockstep-shm/1";
 
 /// Where a leader's segment is: a file without a name, found through the leader's process.
 ///
-/// It travels as text, of at most [`RENDEZVOUS_BYTES_MAX`] bytes, in whatever way the caller
+/// Travels as text, of at most [`RENDEZVOUS_BYTES_MAX`] bytes, in whatever way the caller
 /// has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendezvous {

@@ -47,7 +47,7 @@ pub struct Donor {
     run_id: Arc<str>,
     memory_domain: Arc<str>,
     recipients: mpsc::Sender<Recipient>,
-    /// None while nobody may ask.
+    /// None while no worker may ask.
     secret: Arc<Mutex<Option<Secret>>>,
 }
 
