@@ -12,6 +12,8 @@ mod vector;
 
 use std::ffi::c_int;
 
+pub(crate) use blocks::prepare_thread;
+
 use crate::{bf16::Bf16, isa::Isa};
 
 /// A row-major matrix in a slice, or the transpose of one.

@@ -19,6 +19,8 @@ use std::{
     thread,
 };
 
+use crate::gemm;
+
 /// How often a helper looks for work before it sleeps: some 50 microseconds, longer than the
 /// gaps between the matrix products of a step.
 const LOOKS: u32 = 2000;
@@ -85,6 +87,8 @@ impl Team {
                 // libtorch has a setting for each thread: a part of a product must not start
                 // threads of its own.
                 tch::set_num_threads(1);
+                // A helper may come to its first product late; no step is to allocate for it.
+                gemm::prepare_thread();
                 drop(starting);
                 shared.help();
             };

@@ -173,6 +173,15 @@ impl Space {
     }
 }
 
+thread_local! {
+    static SPACE: RefCell<Space> = RefCell::new(Space::new());
+}
+
+/// Allocates what this thread computes in, if that has not been done yet.
+pub(crate) fn prepare_thread() {
+    SPACE.with(|_| ());
+}
+
 /// Computes a block.
 ///
 /// # Safety
@@ -180,9 +189,6 @@ impl Space {
 /// The block has at most [`ROWS_MAX`] rows and [`COLUMNS_MAX`] columns, its pointers cover it, and no
 /// other thread uses its part of `out`.
 unsafe fn multiply_block(isa: Isa, block: Product) {
-    thread_local! {
-        static SPACE: RefCell<Space> = RefCell::new(Space::new());
-    }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2(block: Product, space: &mut Space) {
