@@ -60,7 +60,7 @@ fn numbers_out_of_range() {
         ("--binarize twice", "twice"),
         ("--importance-samples 0", "from 1 to 4096"),
         ("--learning-rate-schedule steep", "steep"),
-        ("--warmup-epochs 4000000000", "from 0 to 1000000"),
+        ("--kl-warmup-epochs 4000000000", "from 0 to 1000000"),
         ("--grad-clip 0", "positive"),
         ("--grad-clip nan", "positive"),
         ("--collective pigeon", "pigeon"),

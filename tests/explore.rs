@@ -259,7 +259,7 @@ fn the_board_shows_the_newest_checkpoint_of_a_run_that_goes_on() {
     });
     run.signal(Signal::KILL);
     run.wait();
-    // What it has sent is there as long as nobody asks for another one.
+    // What it has sent last is still there.
     assert_eq!(get(&remote, "/api/latent").0, 200);
 }
 

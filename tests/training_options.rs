@@ -7,7 +7,7 @@ const OPTIONS: [(&str, &str); 5] = [
     ("--binarize", "dynamic"),
     ("--importance-samples", "3"),
     ("--learning-rate-schedule", "cosine"),
-    ("--warmup-epochs", "1"),
+    ("--kl-warmup-epochs", "1"),
     ("--grad-clip", "40"),
 ];
 
@@ -66,7 +66,7 @@ fn a_cosine_cannot_be_made_longer() {
 /// Stopped after an epoch, as at each of `--checkpoint-every-epochs`, and gone on with.
 #[test]
 fn binary_pixels_and_a_warm_up_go_on_where_they_were() {
-    let options = "--binarize dynamic --importance-samples 2 --warmup-epochs 2 \
+    let options = "--binarize dynamic --importance-samples 2 --kl-warmup-epochs 2 \
                    --learning-rate-schedule iwae";
     let [whole, parts] = [Place::new(), Place::new()];
     train(&whole, &format!("{SMALL} --epochs 2 --workers 2 {options}"));

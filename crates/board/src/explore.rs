@@ -91,7 +91,8 @@ impl Explorations {
         self.explorer.task()
     }
 
-    /// The model of a run whose newest checkpoint is this one; that of `step`, if one is asked for.
+    /// The model of a run whose newest checkpoint is this one, or of an earlier one that is still here where this
+    /// one cannot be read; that of `step`, if one is asked for.
     async fn get(
         &self,
         run_dir: PathBuf,
@@ -116,7 +117,13 @@ impl Explorations {
         let (explorer, path) = (Arc::clone(&self.explorer), run_dir.clone());
         let read = aside(move || explorer.open(&path)).await;
         let read = read.unwrap_or_else(|| Err("it could not be read".into()));
-        let exploration = Arc::new(read.map_err(|why| (StatusCode::CONFLICT, why + "\n"))?);
+        let last = opened.as_ref().filter(|last| last.run_dir == run_dir);
+        let exploration = match (read, last) {
+            (Ok(exploration), _) => Arc::new(exploration),
+            // The page says of which step the model is.
+            (Err(_), Some(last)) => return Ok(Arc::clone(&last.exploration)),
+            (Err(why), None) => return Err((StatusCode::CONFLICT, why + "\n")),
+        };
         *opened = Some(Opened { run_dir, newest, exploration: Arc::clone(&exploration) });
         Ok(exploration)
     }

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 /// Width of a layer, and dimensions of the latent space.
 pub const DIM: RangeInclusive<u32> = 1..=1 << 16;
 /// Epochs in which the weight of the KL divergence grows.
-pub const WARMUP_EPOCHS: RangeInclusive<u32> = 0..=1_000_000;
+pub const KL_WARMUP_EPOCHS: RangeInclusive<u32> = 0..=1_000_000;
 /// Latents drawn an image.
 pub const IMPORTANCE_SAMPLES: RangeInclusive<u32> = 1..=4096;
 

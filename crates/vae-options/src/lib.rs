@@ -82,10 +82,11 @@ pub struct VaeOptions {
     #[cfg_attr(feature = "clap", arg(value_parser = manual::real(NOT_NEGATIVE, is_not_negative)))]
     pub beta: f64,
     /// Epochs in which the weight of the KL divergence grows from zero to --beta (KL annealing)
-    #[cfg_attr(feature = "clap", arg(long, default_value_t = 0, value_name = "N"))]
-    #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::WARMUP_EPOCHS)))]
+    #[cfg_attr(feature = "clap", arg(long, alias = "warmup-epochs", default_value_t = 0))]
+    #[cfg_attr(feature = "clap", arg(value_name = "N"))]
+    #[cfg_attr(feature = "clap", arg(value_parser = manual::whole(bounds::KL_WARMUP_EPOCHS)))]
     #[serde(default)]
-    pub warmup_epochs: u32,
+    pub kl_warmup_epochs: u32,
     /// Make grey pixels black or white at random, with the probability of their grey
     #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Binarize::None))]
     #[serde(default)]
@@ -216,7 +217,7 @@ impl Default for VaeOptions {
             latent_dim: 20,
             likelihood: Likelihood::Bernoulli,
             beta: 1.0,
-            warmup_epochs: 0,
+            kl_warmup_epochs: 0,
             binarize: Binarize::None,
             importance_samples: 1,
             precision: Precision::F32,
@@ -251,7 +252,7 @@ impl VaeOptions {
         }
         validate::count("--hidden-dim", self.hidden_dim, bounds::DIM)?;
         validate::count("--latent-dim", self.latent_dim, bounds::DIM)?;
-        validate::count("--warmup-epochs", self.warmup_epochs, bounds::WARMUP_EPOCHS)?;
+        validate::count("--kl-warmup-epochs", self.kl_warmup_epochs, bounds::KL_WARMUP_EPOCHS)?;
         let samples = self.importance_samples;
         validate::count("--importance-samples", samples, bounds::IMPORTANCE_SAMPLES)?;
         if is_not_negative(self.beta) {
@@ -343,7 +344,7 @@ mod tests {
             (|o| o.latent_dim = 0, "--latent-dim"),
             (|o| o.beta = -1.0, "--beta"),
             (|o| o.importance_samples = 0, "--importance-samples"),
-            (|o| o.warmup_epochs = u32::MAX, "--warmup-epochs"),
+            (|o| o.kl_warmup_epochs = u32::MAX, "--kl-warmup-epochs"),
         ];
         for (break_it, named) in broken {
             let mut options = VaeOptions::default();

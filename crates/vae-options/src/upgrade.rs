@@ -1,4 +1,4 @@
-//! Configurations that were written before there were tasks: all of them trained this one, on MNIST.
+//! Configurations of earlier versions. Before there were tasks, all runs trained this one, on MNIST.
 
 use config::{Manifest, Task};
 use serde_json::{Map, Value};
@@ -18,27 +18,36 @@ const MODEL: &str = "model";
 const RENAMED: [(&str, &str); 2] =
     [("train_images", "train_examples"), ("test_images", "test_examples")];
 
-/// Makes a configuration that was written before there were tasks one of today; leaves any other as
-/// it is. `dataset` is that of all those runs.
+/// Options of this task that have other names now.
+const OPTIONS_RENAMED: [(&str, &str); 1] = [("warmup_epochs", "kl_warmup_epochs")];
+
+/// Makes a configuration of an earlier version one of today. `dataset` is that of all runs from before
+/// there were tasks.
 pub fn upgrade(configuration: &mut Value, dataset: impl FnOnce() -> Manifest) {
     let Some(training) = configuration.get_mut("training").and_then(Value::as_object_mut) else {
         return;
     };
-    if training.contains_key("task") {
-        return;
+    if let Some(task) = training.get_mut("task") {
+        let options = task.get_mut("options").and_then(Value::as_object_mut);
+        return options.map_or((), |options| rename(options, &OPTIONS_RENAMED));
     }
     let Some(Value::Object(mut options)) = training.remove(MODEL) else { return };
     take(training, &mut options);
-    for (before, now) in RENAMED {
-        if let Some(value) = training.remove(before) {
-            training.insert(now.into(), value);
-        }
-    }
+    rename(&mut options, &OPTIONS_RENAMED);
+    rename(training, &RENAMED);
     let Ok(options) = serde_json::from_value::<VaeOptions>(options.into()) else { return };
     let task = options.describe(dataset()).map(|task| Task { revision: REVISION, ..task });
     let task = task.and_then(serde_json::to_value);
     if let Ok(task) = task {
         training.insert("task".into(), task);
+    }
+}
+
+fn rename(object: &mut Map<String, Value>, names: &[(&str, &str)]) {
+    for (before, now) in names {
+        if let Some(value) = object.remove(*before) {
+            object.insert((*now).into(), value);
+        }
     }
 }
 
@@ -77,13 +86,18 @@ mod tests {
             let again = json.clone();
             upgrade(&mut json, mnist);
             assert_eq!(json, again, "what is of today stays as it is");
+            let options = json["training"]["task"]["options"].as_object_mut().unwrap();
+            rename(options, &OPTIONS_RENAMED.map(|(before, now)| (now, before)));
+            assert_ne!(json, again);
+            upgrade(&mut json, mnist);
+            assert_eq!(json, again, "an option with its earlier name");
             config.training
         };
         let (oldest, newest) = (read(oldest), read(newest));
         assert_eq!(VaeOptions::read(&oldest.task.options).unwrap(), VaeOptions::default());
         assert_eq!((oldest.train_examples, oldest.test_examples), (60_000, 10_000));
         let options = VaeOptions::read(&newest.task.options).unwrap();
-        assert_eq!((options.hidden_dim, options.warmup_epochs), (64, 2));
+        assert_eq!((options.hidden_dim, options.kl_warmup_epochs), (64, 2));
         assert_eq!((newest.train_examples, newest.learning_rate), (3000, 0.001));
     }
 }

@@ -63,14 +63,14 @@ pub struct Settings {
     /// Whether grey pixels are made black or white.
     pub binarize: Binarize,
     /// Epochs in which the KL divergence's weight grows from nothing to beta.
-    pub warmup_epochs: u32,
+    pub kl_warmup_epochs: u32,
 }
 
 impl Default for Settings {
     /// The plain VAE on grey pixels, in f32.
     fn default() -> Self {
         let (precision, binarize) = (Precision::F32, Binarize::None);
-        Self { precision, samples: 1, binarize, warmup_epochs: 0 }
+        Self { precision, samples: 1, binarize, kl_warmup_epochs: 0 }
     }
 }
 
@@ -82,14 +82,14 @@ impl Settings {
             precision: options.precision,
             samples: options.importance_samples,
             binarize: options.binarize,
-            warmup_epochs: options.warmup_epochs,
+            kl_warmup_epochs: options.kl_warmup_epochs,
         }
     }
 
     /// The share of the KL divergence's weight that counts in a step.
     #[must_use]
     pub(crate) fn kl_weight(&self, context: &StepContext) -> f64 {
-        let warmup = context.steps_per_epoch * u64::from(self.warmup_epochs);
+        let warmup = context.steps_per_epoch * u64::from(self.kl_warmup_epochs);
         if context.step >= warmup { 1.0 } else { (context.step + 1) as f64 / warmup as f64 }
     }
 }
@@ -297,8 +297,8 @@ mod tests {
     #[test]
     fn the_divergence_counts_more_with_every_step_of_the_warm_up() {
         let random = Stream::new(0, Domain::Noise, 0, 0);
-        let at = |warmup_epochs, step| {
-            let settings = Settings { warmup_epochs, ..Settings::default() };
+        let at = |kl_warmup_epochs, step| {
+            let settings = Settings { kl_warmup_epochs, ..Settings::default() };
             settings.kl_weight(&StepContext { step, steps_per_epoch: 10, steps: 50, random })
         };
         assert_eq!([0, 9, 19, 20, 1000].map(|step| at(2, step)), [0.05, 0.5, 1.0, 1.0, 1.0]);

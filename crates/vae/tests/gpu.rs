@@ -62,7 +62,7 @@ fn cases() -> Vec<Case> {
     let gaussian = Likelihood::Gaussian;
     let of = |samples| Settings { samples, ..Settings::default() };
     let dynamic = Settings { binarize: Binarize::Dynamic, ..Settings::default() };
-    let warming = Settings { warmup_epochs: 2, ..Settings::default() };
+    let warming = Settings { kl_warmup_epochs: 2, ..Settings::default() };
     vec![
         case((400, 20), &[64]),
         case((37, 3), &[13, 64, 5, 1]),

@@ -102,7 +102,7 @@ fn gradient_at(
 
 /// An epoch of warm-up.
 fn warming(samples: u32) -> Settings {
-    Settings { samples, warmup_epochs: 1, ..Settings::default() }
+    Settings { samples, kl_warmup_epochs: 1, ..Settings::default() }
 }
 
 #[track_caller]

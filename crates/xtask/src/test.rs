@@ -4,7 +4,14 @@ use crate::test_tools::{AXE, MOTO, TENSORBOARD};
 use crate::{child, setup, workspace};
 use anyhow::Context as _;
 use std::collections::BTreeSet;
-use std::fs;
+use std::num::NonZero;
+use std::{env, fs, thread};
+
+/// How many tests run at a time.
+const THREADS: &str = "RUST_TEST_THREADS";
+
+/// Scenarios mostly wait, for processes and for time limits.
+const TESTS_PER_CORE: usize = 2;
 
 /// Names the file that tests add a line to for what they leave out.
 const LEFT_OUT: &str = "LOCKSTEP_LEFT_OUT";
@@ -42,6 +49,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     tests.args(["test", "--release"]);
     if !names_packages(&options.arguments) {
         tests.arg("--workspace");
+    }
+    if env::var_os(THREADS).is_none() {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        tests.env(THREADS, (cores * TESTS_PER_CORE).to_string());
     }
     let left_out = tempfile::NamedTempFile::new().context("cannot make a file for a list")?;
     let code = child::run(tests.args(&options.arguments).env(LEFT_OUT, left_out.path()))?;
