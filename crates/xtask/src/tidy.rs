@@ -8,7 +8,6 @@
 mod architecture;
 mod documents;
 mod graph;
-mod lexer;
 mod packages;
 mod source;
 mod wire;
