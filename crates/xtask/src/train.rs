@@ -36,7 +36,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
     let packages = ["--bins", "-p", "vae-coordinator", "-p", "vae-worker", "-p", "latent"];
-    let programs = match workspace::build_programs(&packages)? {
+    let programs = match workspace::build_programs(&packages, &[])? {
         Build::Failed(code) => return Ok(code),
         Build::Done(programs) => programs,
     };

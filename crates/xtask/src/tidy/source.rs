@@ -32,7 +32,9 @@ pub(super) fn check(path: &str, source: &str) -> Vec<Breach> {
     }
     let may_be_unsafe = UNSAFE_FILES.iter().any(|(file, _)| *file == path);
     // Cargo.toml denies it elsewhere.
-    let permits = |line: &str| ["allow", "expect"].iter().any(|word| line.contains(&format!("{word}({UNSAFE}")));
+    let permits = |line: &str| {
+        ["allow", "expect"].iter().any(|word| line.contains(&format!("{word}({UNSAFE}")))
+    };
     if let Some(line) = source.lines().position(permits).filter(|_| !may_be_unsafe) {
         let rule = "only the files in UNSAFE_FILES may be unsafe".to_owned();
         report(line + 1, format!("permits {UNSAFE}"), rule);
