@@ -50,6 +50,7 @@ mod object_store;
 mod own_data;
 mod paths;
 mod prometheus;
+mod release;
 mod reports;
 mod resume;
 mod runs;

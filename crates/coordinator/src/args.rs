@@ -41,7 +41,7 @@ fn device(text: &str) -> Result<String, String> {
 
 /// The flags that every coordinator has; those of its task come from its program.
 #[derive(Clone, Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version = manual::version(env!("CARGO_PKG_VERSION")), max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
     #[command(subcommand)]

@@ -12,7 +12,6 @@ mod console;
 mod control;
 mod dataset;
 mod deaths;
-mod environment;
 mod files;
 mod follow;
 mod health;
@@ -29,6 +28,7 @@ mod preparation;
 mod program;
 mod record;
 mod recorded;
+mod reference;
 mod relay;
 mod run_dir;
 mod runs;
@@ -80,7 +80,7 @@ fn run(program: &'static dyn Program, arguments: Vec<OsString>) -> ExitCode {
     if let Err(error) = process::signals::install() {
         return fail(&format!("cannot handle signals: {error}"));
     }
-    if let Some(done) = manual::on_request(flags(program), &environment::VARIABLES) {
+    if let Some(done) = manual::on_request(flags(program), &reference::REFERENCE) {
         return done;
     }
     if let Some(done) = config_file::print_on_request(command(program), &arguments) {
@@ -165,12 +165,14 @@ fn carry_out(command: &Command, program: &dyn Program) -> ExitCode {
 
 /// The command as it is parsed.
 fn command(program: &dyn Program) -> clap::Command {
-    manual::complete(flags(program), &environment::VARIABLES)
+    manual::complete(flags(program), &reference::REFERENCE)
 }
 
 /// The flags of all coordinators, and those of the program's task.
 fn flags(program: &dyn Program) -> clap::Command {
-    let command = Args::command().name(program.name()).next_help_heading("Model");
+    let name = program.name();
+    let called = program.subcommand().map_or(name.to_owned(), |word| format!("{name} {word}"));
+    let command = Args::command().name(name).bin_name(called).next_help_heading("Model");
     // Options that have a doc comment have made it the description of the command.
     let command = program.add_flags(command).about(program.about()).long_about(None);
     // A run that is continued has its options, and so has a task that is described by a file.

@@ -18,7 +18,8 @@ use crate::{
 /// Look into a trained variational autoencoder: sample, reconstruct, interpolate, encode,
 /// evaluate, export
 #[derive(Debug, Parser)]
-#[command(name = "vae", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "vae", version = manual::version(env!("CARGO_PKG_VERSION")), max_term_width = 100,
+          arg_required_else_help = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,

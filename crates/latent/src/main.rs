@@ -10,7 +10,6 @@ mod args;
 mod bound;
 mod commands;
 mod drawing;
-mod environment;
 mod features;
 mod image_ref;
 mod input;
@@ -20,6 +19,7 @@ mod onnx;
 mod output;
 mod pca;
 mod protobuf;
+mod reference;
 mod scatter;
 mod table;
 mod threads;
@@ -53,10 +53,10 @@ fn run() -> ExitCode {
     // Before any other thread exists and before libtorch computes anything.
     model::blas::deterministic();
     threads::one_for_libtorch();
-    if let Some(done) = manual::on_request(Args::command(), &environment::VARIABLES) {
+    if let Some(done) = manual::on_request(Args::command(), &reference::REFERENCE) {
         return done;
     }
-    let command = manual::complete(Args::command(), &environment::VARIABLES);
+    let command = manual::complete(Args::command(), &reference::REFERENCE);
     let matches = command.try_get_matches();
     let args = match matches.and_then(|matches| {
         output::note_default(&matches);

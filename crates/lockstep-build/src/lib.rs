@@ -13,6 +13,9 @@ use std::{env, fs, io, path::Path};
 /// Where the crates that say it have their libtorch: `lockstep`, and `torch-sys`.
 const LIBRARIES: [&str; 2] = ["DEP_LOCKSTEP_LIBTORCH_LIB", "DEP_TCH_LIBTORCH_LIB"];
 
+/// A variable that is set where programs are built to be passed on: they must not name a place on this machine.
+pub const RELEASE: &str = "LOCKSTEP_RELEASE";
+
 /// Lets the package's programs find libtorch without LD_LIBRARY_PATH, and libtorch's MKL find the
 /// function that unlocks its fast and reproducible path, which the crate `model` exports.
 ///
@@ -24,10 +27,13 @@ pub fn link() {
     println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags");
     // A release has libtorch beside the programs; a checkout has it where it was built against.
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
-    for variable in LIBRARIES {
+    for variable in LIBRARIES.iter().chain([&RELEASE]) {
         println!("cargo:rerun-if-env-changed={variable}");
     }
-    if let Some(lib) = LIBRARIES.iter().find_map(|variable| env::var(variable).ok()) {
+    if env::var_os(RELEASE).is_some() {
+        // Room for any other place that a package of these programs has.
+        println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib/lockstep");
+    } else if let Some(lib) = LIBRARIES.iter().find_map(|variable| env::var(variable).ok()) {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
     }
     println!("cargo:rustc-link-arg=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true");

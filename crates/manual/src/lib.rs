@@ -6,18 +6,20 @@
 //!
 //! The flag is not among the program's own, so it is neither in its help nor in what is
 //! written. Beside that, what the flags of all programs have in common: how they take numbers, and
-//! the variables that stand in the help beside them. Nothing here knows what the flags mean.
+//! the [`Reference`] beside them, which help and pages show. Nothing here knows what the flags mean.
 
 pub mod config_file;
 
-mod environment;
 mod numbers;
+mod page;
+mod reference;
 
 use std::{
     env, fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::OnceLock,
 };
 
 use clap::{
@@ -25,12 +27,14 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use clap_complete::Shell;
-use clap_mangen::Man;
 
 pub use self::{
-    environment::Variable,
     numbers::{accept_negative_numbers, real, whole},
+    reference::{Entry, Reference, faults},
 };
+
+/// The variable with the commit that a release is built from.
+pub const COMMIT: &str = "LOCKSTEP_COMMIT";
 
 const FLAG: &str = "--write-manual";
 /// The shells that people use here.
@@ -40,18 +44,28 @@ pub const PAGES: &str = "man1";
 /// See [`PAGES`].
 pub const COMPLETIONS: &str = "completions";
 
-/// A program's command as it is to be parsed: with the variables that the program reads in its help,
+/// A program's command as it is to be parsed: with the examples and variables of its reference in its help,
 /// and numbers as [`accept_negative_numbers`] has them.
 #[must_use]
-pub fn complete(command: Command, variables: &[Variable]) -> Command {
-    accept_negative_numbers(environment::in_help(command, variables))
+pub fn complete(command: Command, reference: &Reference) -> Command {
+    accept_negative_numbers(reference::in_help(command, reference))
+}
+
+/// The version that a program prints: with the commit, in a release.
+#[must_use]
+pub fn version(package: &'static str) -> &'static str {
+    static WHOLE: OnceLock<String> = OnceLock::new();
+    match option_env!("LOCKSTEP_COMMIT") {
+        Some(commit) => WHOLE.get_or_init(|| format!("{package} ({commit})")),
+        None => package,
+    }
 }
 
 /// Writes the manual where that is all that was asked for; the program then ends with what this
-/// gives. Its variables get a section of the man page.
-pub fn on_request(command: Command, variables: &[Variable]) -> Option<ExitCode> {
+/// gives.
+pub fn on_request(command: Command, reference: &Reference) -> Option<ExitCode> {
     let folder = requested(env::args_os().skip(1).collect())?;
-    Some(match write(command, variables, &folder) {
+    Some(match write(command, reference, &folder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let folder = folder.display();
@@ -92,12 +106,16 @@ fn requested(arguments: Vec<std::ffi::OsString>) -> Option<PathBuf> {
 }
 
 /// Writes a page for the command and each of its own commands, and completions for each shell.
-fn write(mut command: Command, variables: &[Variable], folder: &Path) -> io::Result<()> {
+fn write(mut command: Command, reference: &Reference, folder: &Path) -> io::Result<()> {
+    let faults = faults(&accept_negative_numbers(command.clone()), reference);
+    if !faults.is_empty() {
+        return Err(io::Error::other(faults.join("; ")));
+    }
     let (pages, completions) = (folder.join(PAGES), folder.join(COMPLETIONS));
     fs::create_dir_all(&pages)?;
     fs::create_dir_all(&completions)?;
     // Before the completions, which add a help command to those of the program.
-    write_pages(command.clone(), variables, &pages)?;
+    page::write_all(command.clone(), reference, &pages)?;
     let name = command.get_name().to_owned();
     for shell in SHELLS {
         let file = clap_complete::generate_to(shell, &mut command, &name, &completions)?;
@@ -112,13 +130,6 @@ fn write(mut command: Command, variables: &[Variable], folder: &Path) -> io::Res
         )?;
     }
     Ok(())
-}
-
-fn write_pages(command: Command, variables: &[Variable], folder: &Path) -> io::Result<()> {
-    clap_mangen::generate_to(command.clone().disable_help_subcommand(true), folder)?;
-    let page = folder.join(Man::new(command).get_filename());
-    let mut page = fs::OpenOptions::new().append(true).open(page)?;
-    environment::write_section(variables, &mut page)
 }
 
 /// The script for bash with one name for each of the program's own commands. Where the name of the
@@ -146,6 +157,9 @@ mod tests {
 
     use super::*;
 
+    const NOTHING: Reference =
+        Reference { examples: &[], exit_status: &[], variables: &[], files: &[] };
+
     #[test]
     fn only_the_flag_with_a_folder_asks_for_it() {
         let asked = |line: &str| requested(line.split_whitespace().map(Into::into).collect());
@@ -159,14 +173,33 @@ mod tests {
     fn every_command_has_a_page_and_every_shell_its_completions() {
         let folder = tempfile::tempdir().unwrap();
         let part = Command::new("part").about("A part").arg(Arg::new("size").long("size"));
-        let variables = [Variable { name: "WHOLE_SIZE", meaning: "How large it is" }];
-        write(Command::new("whole").subcommand(part), &variables, folder.path()).unwrap();
-        for page in ["whole.1", "whole-part.1"] {
-            let text = fs::read_to_string(folder.path().join(PAGES).join(page)).unwrap();
-            assert!(text.contains(".TH whole"), "{text}");
-            let section = ".SH ENVIRONMENT\n.TP\n\\fBWHOLE_SIZE\\fR\nHow large it is\n";
-            assert_eq!(text.contains(section), page == "whole.1", "{text}");
+        const fn entry(name: &'static str, meaning: &'static str) -> Entry {
+            Entry { name, meaning }
         }
+        const REFERENCE: Reference = Reference {
+            examples: &[entry("", "All of it"), entry("part --size 3", "A part of it")],
+            exit_status: &[entry("3", "It has no parts")],
+            variables: &[entry("WHOLE_SIZE", "How large it is")],
+            files: &[entry("parts/", "The parts")],
+        };
+        write(Command::new("whole").subcommand(part), &REFERENCE, folder.path()).unwrap();
+        let page = |name: &str| fs::read_to_string(folder.path().join(PAGES).join(name)).unwrap();
+        let sections = [
+            (".SH \"EXIT STATUS\"", "3", "It has no parts", false),
+            (".SH ENVIRONMENT", "WHOLE_SIZE", "How large it is", false),
+            (".SH FILES", "parts/", "The parts", false),
+            (".SH EXAMPLES", "whole", "All of it", false),
+            (".SH EXAMPLES", "whole part \\-\\-size 3", "A part of it", true),
+        ];
+        for (title, name, meaning, is_of_part) in sections {
+            let entry = format!("\\fB{name}\\fR\n{meaning}\n");
+            for (file, expected) in [("whole.1", !is_of_part), ("whole-part.1", is_of_part)] {
+                let text = page(file);
+                let found = text.contains(title) && text.contains(&entry);
+                assert_eq!(found, expected, "{file}: {title} {entry}: {text}");
+            }
+        }
+        assert!(page("whole-part.1").contains("All that was asked for is done"));
         assert_eq!(fs::read_dir(folder.path().join(PAGES)).unwrap().count(), 2);
         for file in ["whole.bash", "whole.fish", "_whole"] {
             let text = fs::read_to_string(folder.path().join(COMPLETIONS).join(file)).unwrap();
@@ -190,9 +223,10 @@ mod tests {
 
     #[test]
     fn the_help_names_the_variables() {
-        let meaning = "word ".repeat(40);
-        let variables = [Variable { name: "SIZE", meaning: Box::leak(meaning.into()) }];
-        let help = complete(Command::new("whole"), &variables).render_help().to_string();
+        let meaning = Box::leak("word ".repeat(40).into_boxed_str());
+        let variables = Box::leak(Box::new([Entry { name: "SIZE", meaning }]));
+        let reference = Reference { variables, ..NOTHING };
+        let help = complete(Command::new("whole"), &reference).render_help().to_string();
         let (_, section) = help.split_once("Environment:\n  SIZE\n").expect(&help);
         assert_eq!(section.matches("word").count(), 40);
         assert!(section.lines().all(|line| line.len() <= 100), "{section}");
@@ -205,7 +239,9 @@ mod tests {
         let size = Arg::new("size").long("size").value_parser(["large", "small"]);
         let part = Command::new("a-part").arg(size).subcommand(Command::new("deep-er"));
         let whole = Command::new("the-whole").arg(Arg::new("name").long("name")).subcommand(part);
-        write(whole, &[], folder.path()).unwrap();
+        let example = |name| Entry { name, meaning: "Do it" };
+        let examples = Box::leak(Box::new(["", "a-part", "a-part deep-er"].map(example)));
+        write(whole, &Reference { examples, ..NOTHING }, folder.path()).unwrap();
         let script = folder.path().join(COMPLETIONS).join("the-whole.bash");
         let offered = |line: &str| {
             let ask = format!(

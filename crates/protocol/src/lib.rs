@@ -10,7 +10,8 @@ pub mod door;
 pub mod status;
 
 /// The generated messages, clients and servers.
-#[allow(missing_docs, unreachable_pub, missing_debug_implementations, clippy::all)]
+#[allow(missing_docs, unreachable_pub, missing_debug_implementations)]
+#[allow(clippy::all, clippy::too_many_lines)]
 pub mod wire {
     tonic::include_proto!("lockstep.v1");
 }

@@ -12,12 +12,12 @@ mod convert;
 mod dataset;
 mod device;
 mod discovery;
-mod environment;
 mod generation;
 mod kubeflow;
 mod needs;
 mod phase_reporting;
 mod program;
+mod reference;
 mod reporter;
 mod restore;
 mod session;
@@ -53,7 +53,7 @@ pub struct Program {
 impl Program {
     /// The command as clap knows it.
     fn command(&self) -> clap::Command {
-        Args::command().name(self.name).version(self.version)
+        Args::command().name(self.name).version(manual::version(self.version))
     }
 }
 
@@ -74,10 +74,10 @@ pub fn run<T: Task>(program: &Program, arguments: Vec<OsString>) -> ExitCode {
     // Before any other thread exists and before libtorch computes anything.
     model::blas::deterministic();
     transport::keep_freed_blocks();
-    if let Some(done) = manual::on_request(program.command(), &environment::VARIABLES) {
+    if let Some(done) = manual::on_request(program.command(), &reference::REFERENCE) {
         return done;
     }
-    let command = manual::complete(program.command(), &environment::VARIABLES);
+    let command = manual::complete(program.command(), &reference::REFERENCE);
     if let Some(done) = config_file::print_on_request(command.clone(), &arguments) {
         return done;
     }

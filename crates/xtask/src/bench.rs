@@ -229,18 +229,13 @@ enum Built {
 impl Programs {
     fn build() -> anyhow::Result<Built> {
         setup::run(&setup::Options::default())?;
-        let built = match workspace::build_programs(&[
-            "--bins",
-            "-p",
-            "vae-coordinator",
-            "-p",
-            "vae-worker",
-        ])? {
+        let programs = ["--bins", "-p", "vae-coordinator", "-p", "vae-worker"];
+        let built = match workspace::build_programs(&programs, &[])? {
             Build::Done(built) => built,
             Build::Failed(code) => return Ok(Built::Failed(code)),
         };
         let example = ["--example", "all_reduce_bench", "-p", "transport"];
-        let all_reduce = match workspace::build_programs(&example)? {
+        let all_reduce = match workspace::build_programs(&example, &[])? {
             Build::Done(built) => {
                 named(&built, "all_reduce_bench").map_err(|error| error.to_string())
             }

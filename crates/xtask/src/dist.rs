@@ -1,80 +1,230 @@
-//! `cargo xtask dist`: a folder that can be packed and taken to another machine.
+//! `cargo xtask dist`: a release. One archive with the programs, libtorch, man pages, completions and licences; their
+//! debug symbols in a second one; and checksums. Or a Python wheel with the programs.
 //!
-//! The three programs, libtorch's libraries where the programs look for them, man pages and
-//! shell completions, which each program writes itself, the README and the licence.
+//! The same commit gives the same bytes, wherever the checkout is: `dist/build.rs` keeps paths out of the programs,
+//! `dist/archive.rs` and `dist/wheel.rs` keep times and owners out of what is packed, and `dist/check.rs` builds twice and
+//! compares. `dist/symbols.rs` parts programs from their symbols, `dist/licences.rs` collects the licences.
 
-use crate::staging;
+mod archive;
+mod build;
+mod check;
+mod elf;
+mod licences;
+mod symbols;
+mod wheel;
+
 use crate::workspace::{self, Build};
-use crate::{child, setup};
+use crate::{child, kernels, setup, staging};
 use anyhow::{Context, ensure};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// What is in the release, by package.
+use self::build::Source;
+
+/// What is in the release, by package, and the programs of these packages.
 const PACKAGES: [&str; 3] = ["vae-coordinator", "vae-worker", "latent"];
+const PROGRAMS: [&str; 3] = ["vae-coordinator", "vae-worker", "vae"];
+
 /// The flag with which a program writes its man pages and completions.
 const WRITE_MANUAL: &str = "--write-manual";
 
 /// In a program with crash points, the variable that orders them.
 const CRASH_POINTS: &[u8] = b"LOCKSTEP_CRASH_POINT";
 
+/// Where programs of an archive look for libtorch.
+const BESIDE_BIN: &str = "$ORIGIN/../lib";
+
+/// The licences of libtorch, in its folder and in the archive.
+const LICENCES: &str = "licenses";
+
+/// How hard zstd tries. The next level that makes libtorch smaller takes ten minutes instead of two.
+const LEVEL: i32 = 15;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// The folder to make; one that is there is replaced
     #[arg(long, default_value = "target/dist", value_name = "DIR")]
     output: PathBuf,
-    /// Leave out libtorch (450 MB): the programs then run on this machine only, or where
-    /// LD_LIBRARY_PATH leads to it
+    /// Lay the release out in the folder, and pack nothing
+    #[arg(long, conflicts_with_all = ["wheel", "check"])]
+    unpacked: bool,
+    /// Make a Python wheel in place of the archive
+    ///
+    /// `pip install` of it installs the programs. libtorch comes from the wheel of PyTorch, which this one depends on.
+    #[arg(long)]
+    wheel: bool,
+    /// Leave out libtorch (450 MB): the programs then run where LD_LIBRARY_PATH leads to it
     #[arg(long)]
     no_libtorch: bool,
+    /// Make the release of the last commit twice, from two clones at different paths, and compare the bytes
+    ///
+    /// Two whole builds: it takes long, and 12 GB of disk.
+    #[arg(long)]
+    check: bool,
+    /// Pack the programs in this folder, and build nothing
+    #[arg(long, hide = true, value_name = "DIR")]
+    programs: Option<PathBuf>,
+    /// How hard zstd tries, from 1 to 19
+    #[arg(long, hide = true, default_value_t = LEVEL)]
+    level: i32,
 }
 
-/// Sets up, builds and lays out. Returns the exit status of what failed.
+/// Sets up, builds and packs. Returns the exit status of what failed.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
-    setup::run(&setup::Options::default())?;
-    let selection: Vec<&str> = PACKAGES.iter().flat_map(|package| ["-p", package]).collect();
-    let programs = match workspace::build_programs(&[&["--bins"], &selection[..]].concat())? {
-        Build::Failed(code) => return Ok(code),
-        Build::Done(programs) => programs,
+    if options.check {
+        return check::run(options.wheel);
+    }
+    let source = Source::of(&workspace::root());
+    let programs = match &options.programs {
+        Some(folder) => PROGRAMS.map(|name| folder.join(name)).to_vec(),
+        None => match build(&source)? {
+            Build::Failed(code) => return Ok(code),
+            Build::Done(programs) => programs,
+        },
     };
     let output = workspace::root().join(&options.output);
     staging::put_in_place(
         &output,
         || false,
         |scratch| {
+            let is_given = options.programs.is_some();
+            let release = Release { source, programs, is_given, work: scratch.folder("work")? };
             let staged = scratch.folder("dist")?;
-            lay_out(&programs, &staged)?;
-            if !options.no_libtorch {
-                // As cargo has it from .cargo/config.toml, or from the user.
-                let libtorch = env::var_os("LIBTORCH").map(PathBuf::from);
-                let libtorch = libtorch.unwrap_or_else(|| workspace::root().join(".libtorch"));
-                copy_all(&staging::entries(&libtorch.join("lib"))?, &made(&staged, "lib")?)?;
+            if options.wheel {
+                release.wheel(&staged)?;
+            } else if options.unpacked {
+                release.lay_out(options, &staged)?;
+                let symbols = staged.join("bin").join(symbols::FOLDER);
+                fs::remove_dir_all(&symbols).context("there are no debug symbols")?;
+            } else {
+                release.pack(options, &staged)?;
             }
             Ok(staged)
         },
     )?;
+    for file in staging::entries(&output)?.iter().filter(|file| file.is_file()) {
+        if file.file_name() != Some(OsStr::new(staging::MARK)) {
+            stdout::say!("{}", file.display());
+        }
+    }
     stdout::say!("{}", output.display());
     Ok(child::SUCCESS)
 }
 
-fn lay_out(programs: &[PathBuf], folder: &Path) -> anyhow::Result<()> {
-    ensure!(programs.len() == PACKAGES.len(), "the build has made {} programs", programs.len());
-    programs.iter().try_for_each(|program| refuse_crash_points(program))?;
-    copy_all(programs, &made(folder, "bin")?)?;
-    let share = made(folder, "share")?;
-    for program in programs {
-        let status = Command::new(program)
-            .arg(WRITE_MANUAL)
-            .arg(&share)
-            .status()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        ensure!(status.success(), "{} has not written its manual", program.display());
+fn build(source: &Source) -> anyhow::Result<Build> {
+    setup::run(&setup::Options::default())?;
+    let code = kernels::run(&kernels::Options::default())?;
+    if code != child::SUCCESS {
+        return Ok(Build::Failed(code));
     }
-    let man = made(&share, "man")?;
-    fs::rename(share.join("man1"), man.join("man1")).context("there are no man pages")?;
-    let documents = ["README.md", ".github/LICENSE"];
-    copy_all(&documents.map(|file| workspace::root().join(file)), folder)
+    build::programs(source, &PACKAGES)
+}
+
+/// What is packed, and a folder for what is made on the way.
+struct Release {
+    source: Source,
+    programs: Vec<PathBuf>,
+    /// Whether the programs were built by somebody else, as they liked.
+    is_given: bool,
+    work: PathBuf,
+}
+
+impl Release {
+    /// The name of the archive, and of the folder in it.
+    fn name() -> String {
+        format!("lockstep-{}-x86_64-linux", env!("CARGO_PKG_VERSION"))
+    }
+
+    /// The archive, that of the symbols, and their checksums.
+    fn pack(&self, options: &Options, output: &Path) -> anyhow::Result<()> {
+        let name = Self::name();
+        let (folder, symbols) = (made(&self.work, &name)?, made(&self.work, "symbols")?);
+        self.lay_out(options, &folder)?;
+        let bin = folder.join("bin");
+        let debug = made(&symbols, &format!("{name}/bin"))?.join(symbols::FOLDER);
+        fs::rename(bin.join(symbols::FOLDER), debug).context("there are no debug symbols")?;
+        for (archive, folder) in [("", &folder), ("-debug", &symbols.join(&name))] {
+            let archive = output.join(format!("{name}{archive}.tar.zst"));
+            archive::write(folder, &archive, self.source.time, options.level)?;
+        }
+        archive::write_checksums(output)
+    }
+
+    fn wheel(&self, output: &Path) -> anyhow::Result<()> {
+        let bin = self.stripped(&self.work, wheel::BESIDE_TORCH)?;
+        let share = self.manual(&self.work)?;
+        let licences = made(&self.work, LICENCES)?;
+        licences::write(&licences, PACKAGES)?;
+        wheel::write(&wheel::Contents { bin, share, licences }, output)?;
+        archive::write_checksums(output)
+    }
+
+    /// The release as a folder, with the symbols of programs in a folder beside them.
+    fn lay_out(&self, options: &Options, folder: &Path) -> anyhow::Result<()> {
+        self.stripped(folder, BESIDE_BIN)?;
+        self.manual(folder)?;
+        let licences = made(folder, LICENCES)?;
+        licences::write(&licences, PACKAGES)?;
+        let root = workspace::root();
+        copy(&root.join("crates/xtask/src/dist/readme.md"), &folder.join("README.md"))?;
+        copy(&root.join(".github/LICENSE"), &folder.join("LICENSE"))?;
+        if !options.no_libtorch {
+            // As cargo has it from .cargo/config.toml, or from the user.
+            let libtorch = env::var_os("LIBTORCH").map(PathBuf::from);
+            let libtorch = libtorch.unwrap_or_else(|| root.join(".libtorch"));
+            copy_all(&libtorch.join("lib"), &folder.join("lib"))?;
+            let texts = libtorch.join(LICENCES);
+            ensure!(
+                texts.is_dir(),
+                "{} is not there, and libtorch is not passed on without its licences: remove {} to have it fetched \
+                 again, or leave it out with --no-libtorch",
+                texts.display(),
+                libtorch.display()
+            );
+            for package in staging::entries(&texts)? {
+                copy_all(&package, &licences.join(package.file_name().unwrap_or_default()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The programs without their symbols in `bin` of a folder, and the symbols below it.
+    fn stripped(&self, folder: &Path, libraries: &str) -> anyhow::Result<PathBuf> {
+        ensure!(
+            self.programs.len() == PACKAGES.len(),
+            "there are {} programs",
+            self.programs.len()
+        );
+        let bin = made(folder, "bin")?;
+        for program in &self.programs {
+            refuse_crash_points(program)?;
+            let name = program.file_name().unwrap_or_default();
+            let copied = made(&self.work, "programs")?.join(name);
+            copy(program, &copied)?;
+            elf::set_library_path(&copied, libraries)?;
+            let has_lines = symbols::part(&copied, &bin.join(name))?;
+            ensure!(has_lines || self.is_given, "{} has no line numbers", program.display());
+        }
+        Ok(bin)
+    }
+
+    /// What each program writes of itself: man pages and completions.
+    fn manual(&self, folder: &Path) -> anyhow::Result<PathBuf> {
+        let share = made(folder, "share")?;
+        for program in &self.programs {
+            let status = Command::new(program)
+                .arg(WRITE_MANUAL)
+                .arg(&share)
+                .status()
+                .with_context(|| format!("cannot start {}", program.display()))?;
+            ensure!(status.success(), "{} has not written its manual", program.display());
+        }
+        let man = made(&share, "man")?;
+        fs::rename(share.join("man1"), man.join("man1")).context("there are no man pages")?;
+        Ok(share)
+    }
 }
 
 /// A program with crash points is for tests alone: people's must not even know the name.
@@ -91,46 +241,43 @@ fn made(parent: &Path, name: &str) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-fn copy_all(files: &[PathBuf], folder: &Path) -> anyhow::Result<()> {
-    for file in files.iter().filter(|file| file.is_file()) {
-        let name = file.file_name().unwrap_or_default();
-        fs::copy(file, folder.join(name))
-            .with_context(|| format!("cannot copy {} to {}", file.display(), folder.display()))?;
-    }
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::copy(from, to)
+        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     Ok(())
+}
+
+/// Copies the files of a folder.
+fn copy_all(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
+    let entries = staging::entries(from)?;
+    let files = entries.iter().filter(|file| file.is_file());
+    files
+        .into_iter()
+        .try_for_each(|file| copy(file, &to.join(file.file_name().unwrap_or_default())))
+}
+
+/// Runs a program that is silent where all is well, and gives what it prints.
+fn ask(command: &mut Command, purpose: &str) -> anyhow::Result<String> {
+    let program = command.get_program().display().to_string();
+    let output = command.output().with_context(|| format!("{purpose}: cannot start {program}"))?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{purpose}: {program} failed: {}", complaint.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    /// Stands for a program: a script that writes a page and completions.
-    fn program(folder: &Path, name: &str) -> PathBuf {
-        let script = format!(
-            "#!/bin/sh\n[ \"$1\" = {WRITE_MANUAL} ] || exit 1\n\
-             mkdir -p \"$2/man1\" \"$2/completions\"\n\
-             echo page > \"$2/man1/{name}.1\"\necho words > \"$2/completions/{name}.bash\"\n"
-        );
-        let path = folder.join(name);
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        path
-    }
 
     #[test]
-    fn programs_pages_and_completions_have_their_places() {
+    fn a_program_with_crash_points_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let programs = ["one", "two", "three"].map(|name| program(folder.path(), name));
-        let dist = made(folder.path(), "dist").unwrap();
-        lay_out(&programs, &dist).unwrap();
-        let in_share = ["share/man/man1/two.1", "share/completions/three.bash"];
-        for file in [&["bin/one", "README.md", "LICENSE"], &in_share[..]].concat() {
-            assert!(dist.join(file).is_file(), "{file}");
-        }
-        assert!(lay_out(&programs[..2], &dist).is_err());
-        let armed = fs::read(&programs[0]).unwrap();
-        fs::write(&programs[0], [&armed, CRASH_POINTS].concat()).unwrap();
-        assert!(lay_out(&programs, &dist).unwrap_err().to_string().contains("crash points"));
+        let program = folder.path().join("program");
+        fs::write(&program, b"a program").unwrap();
+        refuse_crash_points(&program).unwrap();
+        fs::write(&program, [b"a program", CRASH_POINTS].concat()).unwrap();
+        let error = refuse_crash_points(&program).unwrap_err().to_string();
+        assert!(error.contains("crash points"), "{error}");
     }
 }

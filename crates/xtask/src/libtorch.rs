@@ -1,7 +1,7 @@
 //! A libtorch in a folder: how it is laid out, how to tell a whole one, and how one is put in
 //! place.
 //!
-//! The folder has `lib/`, `include/` and the stamp `build-version`. It appears by one rename,
+//! The folder has `lib/`, `include/`, `licenses/` and the stamp `build-version`. It appears by one rename,
 //! complete (`staging.rs`). It does not know where files come from (`python.rs`).
 
 use crate::prerequisites;
@@ -55,7 +55,7 @@ impl Flavour {
 
     /// The members of a wheel to unpack, as shell patterns in which `*` matches `/` too.
     fn wanted_members(self) -> Vec<String> {
-        let mut patterns = vec!["torch/include/*".to_owned()];
+        let mut patterns = vec!["torch/include/*".to_owned(), "*.dist-info/licenses/*".to_owned()];
         match self {
             Flavour::Cpu => patterns.extend(LIBRARIES.map(|name| format!("*/lib/{name}"))),
             Flavour::Cuda => patterns.push("*/lib/*.so*".to_owned()),
@@ -152,6 +152,13 @@ fn stage(scratch: &Scratch, flavour: Flavour) -> anyhow::Result<PathBuf> {
             })?;
         }
     }
+    for package in entries(&unpacked)? {
+        let licences = package.join("licenses");
+        if let (true, Some(name)) = (licences.is_dir(), package.file_stem()) {
+            let target = scratch.folder("libtorch/licenses")?.join(name);
+            fs::rename(&licences, target).context("cannot move the licences of libtorch")?;
+        }
+    }
     if let Some(missing) = missing_file(&staged) {
         bail!("the wheels lack {}: they are not those of libtorch {VERSION}", missing.display());
     }
@@ -216,12 +223,16 @@ mod tests {
             || false,
             |scratch| {
                 installation(&scratch.path.join("unpacked/torch"), "not copied");
+                let licences = scratch.path.join("unpacked/torch-2.11.0.dist-info/licenses");
+                fs::create_dir_all(&licences).unwrap();
+                fs::write(licences.join("LICENSE"), "licence").unwrap();
                 stage(scratch, Flavour::Cpu)
             },
         )
         .unwrap();
         assert_eq!(installed(&destination), Some(Installation { flavour: Flavour::Cpu }));
         assert!(!destination.join("lib/old.so").exists());
+        assert!(destination.join("licenses/torch-2.11.0/LICENSE").is_file());
         assert_eq!(entries(folder.path()).unwrap(), [destination]);
     }
 

@@ -93,10 +93,11 @@ enum Command {
     /// same cores: leave the machine alone meanwhile.
     Crowd(crowd::Options),
 
-    /// Lay out a release: the programs, libtorch, man pages, shell completions
+    /// Pack a release: the programs, libtorch, man pages, shell completions, licences
     ///
-    /// Sets up and builds the release binaries. The folder can be packed and taken to another
-    /// machine: the programs find libtorch in lib/ beside their bin/.
+    /// Sets up, builds the programs, and packs them into one archive, with their debug symbols in a
+    /// second one and checksums. The same commit gives the same bytes in every checkout. The programs
+    /// find libtorch in lib/ beside their bin/.
     Dist(dist::Options),
 
     /// Check the files in deploy/: container, Compose, Kubernetes, systemd
@@ -131,8 +132,12 @@ enum Command {
     Tidy,
 }
 
+/// xtask has no man page, and its help is all that is to be known of it.
+const REFERENCE: manual::Reference =
+    manual::Reference { examples: &[], exit_status: &[], variables: &[], files: &[] };
+
 fn main() -> ExitCode {
-    let matches = manual::complete(Args::command(), &[]).try_get_matches();
+    let matches = manual::complete(Args::command(), &REFERENCE).try_get_matches();
     let args = match matches.and_then(|matches| Args::from_arg_matches(&matches)) {
         Ok(args) => args,
         Err(said) => return stdout::finish(manual::answer(said)),

@@ -8,7 +8,6 @@
 mod architecture;
 mod documents;
 mod graph;
-mod lexer;
 mod packages;
 mod source;
 mod wire;
@@ -73,7 +72,7 @@ fn check(root: &Path) -> anyhow::Result<Vec<Breach>> {
 
 /// What `cargo metadata` prints: of the network only if something in Cargo.lock was never
 /// downloaded here.
-fn metadata() -> anyhow::Result<Vec<u8>> {
+pub(crate) fn metadata() -> anyhow::Result<Vec<u8>> {
     let compiler = Command::new("rustc").arg("-vV").output().context("cannot start rustc")?;
     let about = String::from_utf8_lossy(&compiler.stdout);
     let host = about.lines().find_map(|line| line.strip_prefix("host: "));

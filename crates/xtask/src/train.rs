@@ -68,7 +68,7 @@ enum Built {
 
 /// Builds some packages; gives the program of this name.
 fn built(selection: &[&str], name: &str) -> anyhow::Result<Built> {
-    let programs = match workspace::build_programs(selection)? {
+    let programs = match workspace::build_programs(selection, &[])? {
         Build::Failed(code) => return Ok(Built::Failed(code)),
         Build::Done(programs) => programs,
     };

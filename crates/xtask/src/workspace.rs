@@ -5,6 +5,7 @@ use anyhow::Context;
 use serde_json::Value;
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -46,11 +47,23 @@ pub(crate) enum Build {
     Failed(u8),
 }
 
-/// Builds the release binaries of what `selection` names (as `--bins` and `--workspace`).
+/// Where cargo puts what it makes.
+pub(crate) fn target_folder() -> anyhow::Result<PathBuf> {
+    let chosen = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let folder = root().join(chosen.unwrap_or_else(|| PathBuf::from("target")));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Builds the release binaries of what `selection` names (as `--bins` and `--workspace`), with these variables.
 ///
 /// The programs' places are cargo's own word: a target folder set elsewhere is honoured.
-pub(crate) fn build_programs(selection: &[&str]) -> anyhow::Result<Build> {
+pub(crate) fn build_programs(
+    selection: &[&str],
+    environment: &[(String, OsString)],
+) -> anyhow::Result<Build> {
     let mut command = cargo();
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.args(["build", "--release", "--message-format=json-render-diagnostics"]);
     let mut build = command
         .args(selection)

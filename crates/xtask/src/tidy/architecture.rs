@@ -239,7 +239,7 @@ pub(super) const OUT_OF_REACH: &[OutOfReach] = &[
     },
 ];
 
-/// The files that may say `unsafe`, each with its reason. All else is safe Rust.
+/// The files that may permit `unsafe`, each with its reason. All else is safe Rust.
 pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/model/src/gemm/blocks.rs", "hands pointers into matrices to the tiles of a product"),
     ("crates/model/src/gemm/panels.rs", "lays a factor out for the tiles, by pointer"),
@@ -285,9 +285,6 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
 
 /// A file that is longer holds more than one idea.
 pub(super) const FILE_LINES_MAX: usize = 500;
-
-/// From the line of `fn` to that of the closing brace.
-pub(super) const FUNCTION_LINES_MAX: usize = 70;
 
 /// Names of files and folders that say nothing about what is inside.
 pub(super) const EMPTY_NAMES: &[&str] =
