@@ -88,7 +88,7 @@ fn all_stages_are_rehearsed_on_an_emulated_gpu() {
     let unpacked = Unpacked::new();
     let exit = unpacked.run(&[]).succeeded();
     assert_eq!(unpacked.count("digests", "passed"), 5, "{exit}");
-    assert_eq!(unpacked.count("members", "passed"), 6, "{exit}");
+    assert_eq!(unpacked.count("members", "passed"), 7, "{exit}");
     assert_eq!(unpacked.count("sanitizer", "passed"), 2, "{exit}");
     // Three batch sizes, and of each the times, the kernels, and the bytes.
     assert_eq!(unpacked.rows("kernels").len(), 9, "{exit}");

@@ -40,6 +40,8 @@ fn run(command: &mut Command) -> Exit {
 fn packed(place: &Place, name: &str, flags: &str) -> PathBuf {
     let output = place.path(name);
     let mut xtask = Command::new(programs().join("xtask"));
+    // `cargo test` sets it to the folder of the tests, which xtask would take for its own.
+    xtask.env_remove("CARGO_MANIFEST_DIR");
     xtask.arg("dist").args(flags.split_whitespace()).arg("--programs").arg(programs());
     run(xtask.arg("--output").arg(&output)).succeeded();
     output
