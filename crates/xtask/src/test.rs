@@ -10,8 +10,8 @@ use std::{env, fs, thread};
 /// How many tests run at a time.
 const THREADS: &str = "RUST_TEST_THREADS";
 
-/// Scenarios mostly wait, for processes and for time limits.
-const TESTS_PER_CORE: usize = 2;
+/// Tests that run beside one for each core: scenarios mostly wait, for processes and for time limits.
+const TESTS_MORE: usize = 1;
 
 /// Names the file that tests add a line to for what they leave out.
 const LEFT_OUT: &str = "LOCKSTEP_LEFT_OUT";
@@ -52,7 +52,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     }
     if env::var_os(THREADS).is_none() {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        tests.env(THREADS, (cores * TESTS_PER_CORE).to_string());
+        tests.env(THREADS, (cores + TESTS_MORE).to_string());
     }
     let left_out = tempfile::NamedTempFile::new().context("cannot make a file for a list")?;
     let code = child::run(tests.args(&options.arguments).env(LEFT_OUT, left_out.path()))?;
