@@ -78,13 +78,8 @@ async fn send(
     let say = async |part: Part| sender.send(Ok(ExploreReply { part: Some(part) })).await;
     let Exploration { step, meta, parameters, levels, labels } = exploration;
     say(Part::Model(ExploredModel { step, meta })).await?;
-    for part in parts(&parameters).map(Part::Parameters) {
-        say(part).await?;
-    }
-    for part in parts(&levels).map(Part::Levels) {
-        say(part).await?;
-    }
-    for part in parts(&labels).map(Part::Labels) {
+    let (levels, labels) = (parts(&levels).map(Part::Levels), parts(&labels).map(Part::Labels));
+    for part in parts(&parameters).map(Part::Parameters).chain(levels).chain(labels) {
         say(part).await?;
     }
     Ok(())

@@ -216,8 +216,11 @@ impl Coordinator {
 }
 
 async fn next(replies: &mut Streaming<FollowReply>) -> Result<Body, Status> {
-    let silent = |_| Status::deadline_exceeded("the coordinator has gone silent");
-    let reply = timeout(SILENCE_MAX, replies.message()).await.map_err(silent)??;
+    let reply = timeout(SILENCE_MAX, replies.message()).await.map_err(|_| silent())??;
     let reply = reply.ok_or_else(|| Status::unavailable("the coordinator has ended the stream"))?;
     reply.body.ok_or_else(|| Status::invalid_argument("the coordinator sent an empty message"))
+}
+
+fn silent() -> Status {
+    Status::deadline_exceeded("the coordinator has gone silent")
 }

@@ -43,7 +43,6 @@ use pytorch::PyTorch;
 pub(crate) use pytorch::speed_in;
 use rounds::Figures;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::{env, fmt, fs};
 use subject::{Job, Precision, Quantity, System, Training, Transport};
@@ -153,8 +152,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     let programs = match &options.programs {
         Some(folder) => Programs::in_folder(folder)?,
         None => match Programs::build()? {
-            Built::Done(programs) => programs,
-            Built::Failed(code) => return Ok(code),
+            Build::Done(programs) => programs,
+            Build::Failed(code) => return Ok(code),
         },
     };
     // The processes under measurement are killed by their owners, which needs an orderly end.
@@ -221,29 +220,24 @@ struct Programs {
     all_reduce: Result<PathBuf, String>,
 }
 
-enum Built {
-    Done(Programs),
-    Failed(u8),
-}
-
 impl Programs {
-    fn build() -> anyhow::Result<Built> {
+    fn build() -> anyhow::Result<Build<Programs>> {
         setup::run(&setup::Options::default())?;
         let programs = ["--bins", "-p", "vae-coordinator", "-p", "vae-worker"];
         let built = match workspace::build_programs(&programs, &[])? {
             Build::Done(built) => built,
-            Build::Failed(code) => return Ok(Built::Failed(code)),
+            Build::Failed(code) => return Ok(Build::Failed(code)),
         };
         let example = ["--example", "all_reduce_bench", "-p", "transport"];
         let all_reduce = match workspace::build_programs(&example, &[])? {
-            Build::Done(built) => {
-                named(&built, "all_reduce_bench").map_err(|error| error.to_string())
-            }
+            Build::Done(built) => workspace::named(&built, "all_reduce_bench")
+                .cloned()
+                .map_err(|error| error.to_string()),
             Build::Failed(_) => Err("the transports' benchmark does not build".to_owned()),
         };
-        Ok(Built::Done(Programs {
-            coordinator: named(&built, "vae-coordinator")?,
-            worker: named(&built, "vae-worker")?,
+        Ok(Build::Done(Programs {
+            coordinator: workspace::named(&built, "vae-coordinator")?.clone(),
+            worker: workspace::named(&built, "vae-worker")?.clone(),
             all_reduce,
         }))
     }
@@ -262,11 +256,6 @@ impl Programs {
             all_reduce: program("examples/all_reduce_bench").map_err(|error| error.to_string()),
         })
     }
-}
-
-fn named(programs: &[PathBuf], name: &str) -> anyhow::Result<PathBuf> {
-    let found = programs.iter().find(|program| program.file_name() == Some(OsStr::new(name)));
-    found.cloned().with_context(|| format!("the build has made no {name}"))
 }
 
 /// Both sides, ready to be measured.

@@ -6,7 +6,6 @@
 use crate::workspace::{self, Build};
 use crate::{child, setup};
 use advice::CommandLine;
-use anyhow::Context as _;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -37,8 +36,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
     let training = ["--bins", "-p", "vae-coordinator", "-p", "vae-worker"];
     let coordinator = match built(&training, "vae-coordinator")? {
-        Built::Failed(code) => return Ok(code),
-        Built::Done(program) => program,
+        Build::Failed(code) => return Ok(code),
+        Build::Done(program) => program,
     };
     let flags = &options.flags;
     let trains = !flags.iter().any(|flag| NO_TRAINING.iter().any(|word| flag == word));
@@ -50,31 +49,20 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     // Last: it takes packages that training does without.
     stdout::say!("Building vae, which looks into the model");
     match built(&[&training[..], &["-p", "latent"]].concat(), "vae")? {
-        Built::Failed(code) => Ok(code),
-        Built::Done(vae) => {
+        Build::Failed(code) => Ok(code),
+        Build::Done(vae) => {
             stdout::say!("{}", next(&coordinator, &vae, flags));
             Ok(code)
         }
     }
 }
 
-/// What became of the build of a program.
-enum Built {
-    /// Its path.
-    Done(PathBuf),
-    /// The exit status of the build.
-    Failed(u8),
-}
-
 /// Builds some packages; gives the program of this name.
-fn built(selection: &[&str], name: &str) -> anyhow::Result<Built> {
-    let programs = match workspace::build_programs(selection, &[])? {
-        Build::Failed(code) => return Ok(Built::Failed(code)),
-        Build::Done(programs) => programs,
-    };
-    let program = programs.iter().find(|program| program.file_name() == Some(OsStr::new(name)));
-    let program = program.with_context(|| format!("the build has made no {name}"))?;
-    Ok(Built::Done(near(program)))
+fn built(selection: &[&str], name: &str) -> anyhow::Result<Build<PathBuf>> {
+    Ok(match workspace::build_programs(selection, &[])? {
+        Build::Failed(code) => Build::Failed(code),
+        Build::Done(programs) => Build::Done(near(workspace::named(&programs, name)?)),
+    })
 }
 
 /// What to type after a training run.

@@ -4,7 +4,7 @@ use crate::child;
 use anyhow::Context;
 use serde_json::Value;
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -40,9 +40,9 @@ pub(crate) fn build_for_tests(alias: &str) -> anyhow::Result<u8> {
 }
 
 /// What became of a build.
-pub(crate) enum Build {
-    /// The programs it made.
-    Done(Vec<PathBuf>),
+pub(crate) enum Build<T = Vec<PathBuf>> {
+    /// What it made: the programs, or those of them that are wanted.
+    Done(T),
     /// It failed with this exit status, and cargo has said why.
     Failed(u8),
 }
@@ -78,6 +78,12 @@ pub(crate) fn build_programs(
     }
     let status = build.wait().context("cannot wait for cargo")?;
     Ok(if status.success() { Build::Done(programs) } else { Build::Failed(child::code(status)) })
+}
+
+/// The program of this name among those that a build has made.
+pub(crate) fn named<'a>(programs: &'a [PathBuf], name: &str) -> anyhow::Result<&'a PathBuf> {
+    let found = programs.iter().find(|program| program.file_name() == Some(OsStr::new(name)));
+    found.with_context(|| format!("the build has made no {name}"))
 }
 
 /// The program that one of cargo's JSON messages announces, if it announces one.

@@ -73,9 +73,7 @@ impl Control<'_> {
                     }
                 }
                 // Boards that follow the run take no answer for its end, before its summary is there.
-                Some(Input::Status(reply)) => {
-                    let _gone = reply.send(self.status());
-                }
+                Some(status @ Input::Status(_)) => self.take_in(status),
                 Some(_) => {}
                 None => return,
             }

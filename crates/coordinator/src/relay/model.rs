@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::{runtime::Handle, time::timeout};
 use tonic::{Code, Status, Streaming};
 
-use super::{Coordinator, Over};
+use super::{Coordinator, Over, silent};
 use crate::run_dir;
 
 /// How long the coordinator may be silent: it reads the checkpoint first.
@@ -97,8 +97,4 @@ async fn taken_in(mut replies: Streaming<ExploreReply>) -> Result<Exploration, S
     let meta = meta.ok_or_else(|| Status::unavailable("the coordinator sent no model"))?;
     let [parameters, levels, labels] = [parameters, levels, labels].map(BytesMut::freeze);
     Ok(Exploration { step, meta, parameters, levels, labels })
-}
-
-fn silent() -> Status {
-    Status::deadline_exceeded("the coordinator has gone silent")
 }

@@ -122,8 +122,7 @@ fn lay_out(programs: &[PathBuf], scratch: &Scratch) -> anyhow::Result<()> {
     let folder = scratch.folder(NAME)?;
     let bin = scratch.folder(&format!("{NAME}/{PROGRAMS}"))?;
     for name in BUILT {
-        let program = programs.iter().find(|path| path.ends_with(name));
-        let program = program.with_context(|| format!("the build has not made {name}"))?;
+        let program = workspace::named(programs, name)?;
         let mut strip = Command::new("strip");
         strip.arg("-o").arg(bin.join(name)).arg(program);
         ensure!(child::run(&mut strip)? == child::SUCCESS, "strip has failed on {name}");
