@@ -1,7 +1,8 @@
 //! Commands that a person is told to type, written so that they work when they are pasted.
 //!
-//! [`CommandLine`] is a program with its arguments. It is shown as a shell reads it: the program as
-//! it was called here, each word quoted where it has to be. Nothing here knows what the flags mean.
+//! [`CommandLine`] is a program with its arguments. Its text is what a shell reads: the program under
+//! the name that it was called by, and each word quoted if it must be. This crate does not know the
+//! meaning of the flags.
 
 use std::{
     env,
@@ -40,14 +41,14 @@ impl CommandLine {
         Self(vec![name.into()])
     }
 
-    /// The same with one more argument.
+    /// Adds one argument.
     #[must_use]
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
         self.0.push(argument.into());
         self
     }
 
-    /// The same with more arguments.
+    /// Adds several arguments.
     #[must_use]
     pub fn args<T: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = T>) -> Self {
         self.0.extend(arguments.into_iter().map(Into::into));
@@ -109,20 +110,20 @@ impl Caller {
     }
 }
 
-/// Whether a file is there that can be executed.
+/// Whether the path is an executable file.
 #[must_use]
 pub fn is_program(path: &Path) -> bool {
     let metadata = path.metadata();
     metadata.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
-/// A word as a shell reads it: unquoted where nothing in it means anything to a shell.
+/// A word quoted for a shell; unquoted if it has no character that a shell interprets.
 #[must_use]
 pub fn quoted(word: impl AsRef<OsStr>) -> String {
     let word = word.as_ref();
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_@%+:,./-=".contains(byte);
     match word.to_str() {
-        // zsh takes `=name` for the path of a program.
+        // zsh replaces `=name` by the path of the program `name`.
         Some(text) if text.bytes().all(|byte| is_plain(&byte)) && !text.starts_with('=') => {
             if text.is_empty() { "''".into() } else { text.into() }
         }
@@ -133,17 +134,17 @@ pub fn quoted(word: impl AsRef<OsStr>) -> String {
     }
 }
 
-/// A word with bytes that a terminal does not show. A shell's `printf` makes them from numbers, in
-/// every shell; `$'...'` is not known to all.
+/// A word with bytes that a terminal does not show, as a call of `printf` with octal numbers. Every
+/// shell has `printf`; not every shell knows `$'...'`.
 fn printed(bytes: &[u8]) -> String {
-    // A shell takes line ends away that a command ends with.
+    // A shell removes the line ends at the end of a command's output.
     let end = bytes.iter().rposition(|byte| *byte != b'\n').map_or(0, |last| last + 1);
     let mut text = String::from("\"$(printf '");
     for (index, byte) in bytes[..end].iter().enumerate() {
         let is_shown = byte.is_ascii_alphanumeric() || b" _@+:,./=".contains(byte);
         match byte {
             b'%' => text += "%%",
-            // In front it would begin an option.
+            // A dash at the beginning would start an option.
             b'-' if index > 0 => text.push('-'),
             _ if is_shown => text.push(char::from(*byte)),
             _ => {
@@ -203,7 +204,7 @@ mod tests {
         words
     }
 
-    /// What a shell makes of the text is what was meant, to the byte.
+    /// A shell reads the same words back, byte for byte.
     #[test]
     fn a_shell_reads_back_every_word() {
         let line = CommandLine::program("printf").arg("%s\\0").args(words()).to_string();
@@ -247,7 +248,7 @@ mod tests {
         for (caller, name, beside) in [
             (caller(&me, elsewhere), me.as_path(), other.as_path()),
             (caller(Path::new("me"), folder.path()), Path::new("me"), Path::new("other")),
-            // Neither a shell's PATH nor the path that it was called by leads here.
+            // Neither PATH nor the path of the call leads to this program.
             (caller(Path::new("me"), elsewhere), &me, &other),
             (caller(Path::new("gone/me"), elsewhere), &me, &other),
             (caller(Path::new(""), elsewhere), &me, &other),

@@ -1,22 +1,23 @@
-//! All-reduce between members that keep partials in the memory of devices, such as GPUs: these exchange
-//! them directly, and each device adds them up itself.
+//! All-reduce between members whose partials are in the memory of devices, such as GPUs. The devices
+//! exchange the partials directly, and each device adds them up itself.
 //!
-//! What computes there and what moves the floats are different crates; each sees the other through these
-//! traits.
+//! One crate computes on the device, another crate moves the floats. The two crates know each other only
+//! through these traits.
 
 use std::{fmt, sync::Arc};
 
 use crate::{Contribution, Interrupted, Node, Outcome, Round};
 
-/// A device's queue: it does its work in order, and the calling thread does not wait for it.
+/// A device's queue (a CUDA stream). The device does the queued work in order; the calling thread does
+/// not wait.
 pub trait DeviceQueue: Send + Sync {
-    /// Has the calling thread use the device.
+    /// Makes the device the current one of the calling thread.
     ///
     /// # Errors
-    /// What the device's driver says.
+    /// The message of the device's driver.
     fn enter(&self) -> Result<(), String>;
 
-    /// The queue, as the driver has it: an address.
+    /// The driver's handle of the queue, as an address.
     fn handle(&self) -> usize;
 
     /// Whether all work in the queue is done.
@@ -26,8 +27,8 @@ pub trait DeviceQueue: Send + Sync {
     fn is_idle(&self) -> Result<bool, String>;
 }
 
-/// Memory of the host that stays where it is for as long as this value: a device that was told so copies
-/// to and from there by itself.
+/// Host memory whose address does not change while this value lives. A device can register the memory, and
+/// then copies to and from it directly.
 pub trait HostMemory: Send + Sync {
     /// The address of its first byte.
     fn address(&self) -> usize;
@@ -42,12 +43,12 @@ impl fmt::Debug for dyn HostMemory {
     }
 }
 
-/// Floats in a device's memory, which stay allocated for as long as this value.
+/// Floats in a device's memory, allocated for as long as this value lives.
 pub trait DeviceMemory: DeviceQueue {
-    /// The address of the first one there.
+    /// The device address of the first float.
     fn address(&self) -> usize;
 
-    /// How many there are.
+    /// The number of floats.
     fn floats(&self) -> usize;
 }
 
@@ -59,35 +60,38 @@ impl fmt::Debug for dyn DeviceMemory {
 
 /// The exchange of partials between the members' devices.
 ///
-/// A generation opens it once. Then each round of kind [`Train`](crate::Kind::Train) is a
+/// A generation opens the exchange once. Then each round of kind [`Train`](crate::Kind::Train) is a
 /// [`begin`](Self::begin) and a [`finish`](Self::finish), after which each device has the partials of all
-/// members; rounds of other kinds are all-reduces as ever.
+/// members. Rounds of other kinds are ordinary all-reduces.
 pub trait DeviceExchange {
     /// The nodes of all members in shard order, which is the order of their partials in the memory.
     fn all_nodes(&mut self) -> Vec<Node>;
 
-    /// Connects the devices. The memory has room for a partial of each of all nodes; a member that has
-    /// none exchanges partials by way of the host.
+    /// Connects the devices. `memory` has room for one partial of every node of all members; a member
+    /// without device memory gives `None` and exchanges its partials through the host.
     ///
     /// # Errors
-    /// [`Interrupted`] when a library refuses, a member does not come in time, or the generation ended.
+    /// [`Interrupted`] when a library call fails, a member does not connect in time, or the generation
+    /// ended.
     fn open(
         &mut self,
         round: Round,
         memory: Option<Arc<dyn DeviceMemory>>,
     ) -> Result<(), Interrupted>;
 
-    /// Puts the exchange of partials into the device's queue, behind what computes this member's.
+    /// Puts the exchange of partials into the device's queue, behind the work that computes this member's
+    /// partials.
     ///
     /// # Errors
-    /// [`Interrupted`]; what was begun has then been ended.
+    /// [`Interrupted`]; the queued work has then been ended.
     fn begin(&mut self, round: Round) -> Result<(), Interrupted>;
 
-    /// Exchanges what travels beside the partials, and waits until these are there. When all members
-    /// have contributed the same round and nothing has failed, the state may be advanced.
+    /// Exchanges the contributions, and waits until the partials of all members have arrived. After a
+    /// success all members have contributed to the same round, and the state may be advanced.
     ///
     /// # Errors
-    /// As [`AllReduce::all_reduce`](crate::AllReduce::all_reduce); nothing writes to the memory any more.
+    /// As [`AllReduce::all_reduce`](crate::AllReduce::all_reduce). Nothing writes to the memory after an
+    /// error.
     fn finish(&mut self, round: Round, contribution: &Contribution)
     -> Result<Outcome, Interrupted>;
 }

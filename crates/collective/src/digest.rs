@@ -1,4 +1,4 @@
-//! A hash of a training state, as the members exchange it.
+//! The hash of a training state that the members exchange.
 
 use std::{fmt, str::FromStr};
 

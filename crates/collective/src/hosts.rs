@@ -1,13 +1,14 @@
-//! Which members share a host, and who adds up and sends what between hosts.
+//! Which members share a host, and which part of the flat vector each member adds up and sends.
 //!
-//! The members of a host first add up, in memory, what they can: of the host's shards, one
-//! partial for each maximal tree node. These alone travel between hosts, and the sums come back.
-//! For that the flat vector has one *segment* for each host, which that host adds up for all;
-//! and every member of a host takes a *lane* of each segment: of the segments of other hosts,
-//! the part that it sends and takes back, of its own host's, the *span* that it adds up. So all
-//! members carry the same share of what travels, and no float travels twice.
+//! The members of a host first add up their partials in memory, to one partial for each maximal
+//! tree node of the host's shards. Only these partials travel between hosts, and the sums come
+//! back. The flat vector has one *segment* for each host, which the host adds up for all hosts.
+//! Every member has a *lane* of each segment. In the segment of another host, the lane is the
+//! part that the member sends, and gets back as a sum. In the segment of its own host, the lane
+//! is the *span* that the member adds up. So all members send equally much, and no float
+//! travels twice.
 //!
-//! Where every member is a host of its own, what remains is the plain exchange of segments.
+//! If every member is alone on its host, this is the plain exchange of segments.
 
 use std::ops::Range;
 
@@ -19,20 +20,20 @@ use crate::{Node, Plan, Reducer, plan::divide};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hosts {
     plan: Plan,
-    /// By host, its members in rank order.
+    /// For each host, its members in rank order.
     members: Vec<Vec<usize>>,
-    /// By member, its host and its place among the members there.
+    /// For each member, its host and its place among the members of this host.
     slots: Vec<(usize, usize)>,
-    /// By host, in shard order.
+    /// For each host, its nodes in shard order.
     nodes: Vec<Vec<Node>>,
 }
 
-/// A part of a member's span that it adds up from one source on each of the other hosts.
+/// A part of a member's span. The member adds it up from one source on each of the other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Its place in the flat vector.
+    /// The range of the part in the flat vector.
     pub range: Range<usize>,
-    /// The members that send their hosts' partials, one of each other host, in host order.
+    /// The members that send their hosts' partials: one member of each other host, in host order.
     pub sources: Vec<usize>,
 }
 
@@ -108,8 +109,8 @@ impl Hosts {
         self.plan.among(&self.members[host])
     }
 
-    /// For each node of `host` the order of addition over its members' nodes, those of its
-    /// first member first.
+    /// For each node of `host`, the order of addition over its members' nodes; the first member's
+    /// nodes come first.
     #[must_use]
     pub fn reducers_within(&self, host: usize) -> Vec<Reducer> {
         let members = self.members[host].iter();
@@ -118,7 +119,7 @@ impl Hosts {
         self.nodes[host].iter().map(|node| Reducer::new(*node, &given)).collect()
     }
 
-    /// The order of addition over all hosts' nodes, those of the first host first.
+    /// The order of addition over all hosts' nodes; the first host's nodes come first.
     #[must_use]
     pub fn reducer_between(&self) -> Reducer {
         Reducer::new(self.plan.root(), &self.nodes.concat())
@@ -130,14 +131,14 @@ impl Hosts {
         divide(0..self.plan.length(), self.count(), host)
     }
 
-    /// What of the segment of `host` is in the hands of `member`, on whichever host.
+    /// The lane of `member` in the segment of `host`; the member may be on any host.
     #[must_use]
     pub fn lane(&self, member: usize, host: usize) -> Range<usize> {
         let (own, place) = self.slots[member];
         divide(self.segment(host), self.members[own].len(), place)
     }
 
-    /// What `member` adds up for all hosts.
+    /// The part of the flat vector that `member` adds up for all hosts.
     #[must_use]
     pub fn span(&self, member: usize) -> Range<usize> {
         self.lane(member, self.host(member))
@@ -158,7 +159,7 @@ impl Hosts {
     pub fn are_linked(&self, one: usize, other: usize) -> bool {
         let ((host, place), (other_host, other_place)) = (self.slots[one], self.slots[other]);
         let (lanes, other_lanes) = (self.members[host].len(), self.members[other_host].len());
-        // As fractions of a segment, the lanes overlap.
+        // The members are linked if their lanes, as fractions of a segment, overlap.
         host != other_host
             && place * other_lanes < (other_place + 1) * lanes
             && other_place * lanes < (place + 1) * other_lanes

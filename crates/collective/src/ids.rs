@@ -72,10 +72,10 @@ impl ShardRange {
         self.start..self.end
     }
 
-    /// Deals `shards` to `members` in contiguous ranges whose sizes differ by one at most,
-    /// the larger ones last.
+    /// Divides `shards` among `members` in contiguous ranges. The sizes differ by at most one;
+    /// the larger ranges come last.
     ///
-    /// With `members` above `shards` the first ranges are empty.
+    /// If there are more members than shards, the first ranges are empty.
     #[must_use]
     pub fn deal(shards: u32, members: u32) -> Vec<Self> {
         let cut = |member: u32| {

@@ -3,13 +3,13 @@
 //! A step's gradient is the sum over `S` shards, added along one fixed binary tree
 //! ([`tree`]), so that the bits of the sum do not depend on who computed which shard.
 //! Members own contiguous shard ranges, contribute one partial per maximal tree node inside
-//! their range, and each adds up one segment of the flat gradient for all ([`plan`]). Where
-//! several members share a host, they add up what they can there, and less travels ([`hosts`]).
+//! their range, and each adds up one segment of the flat gradient for all ([`plan`]). Members that
+//! share a host first add up their partials there, so that fewer bytes travel ([`hosts`]).
 //! Besides the gradient, every step carries a few numbers ([`round`]).
 //!
-//! Start reading at [`AllReduce`], the one trait through which a training thread sees the
-//! world. How bytes travel is the business of the crate `transport`; [`Local`] is the
-//! all-reduce of a lone member, for examples and tests.
+//! Start reading at [`AllReduce`], the one trait through which a training thread reaches the
+//! other members. The crate `transport` moves the bytes; [`Local`] is the all-reduce of a
+//! single member, for examples and tests.
 
 pub mod device;
 pub mod digest;
@@ -47,12 +47,12 @@ pub trait AllReduce {
     fn nodes(&self) -> &[Node];
 
     /// The flat gradient buffer, `length` floats, of the partial at `index` in
-    /// [`nodes`](Self::nodes). To be filled before every call of
+    /// [`nodes`](Self::nodes). The caller fills the buffer before every call of
     /// [`all_reduce`](Self::all_reduce) of kind [`Kind::Train`].
     fn partial_mut(&mut self, index: usize) -> &mut [f32];
 
-    /// Adds up all members' partials and what travels with them. Blocks until every member
-    /// has contributed the same round.
+    /// Adds up all members' partials and tallies. Blocks until every member has contributed to
+    /// the same round.
     ///
     /// # Errors
     /// [`Interrupted`] when the generation ended, a peer was lost or broke the protocol, or
@@ -63,25 +63,26 @@ pub trait AllReduce {
         contribution: &Contribution,
     ) -> Result<Outcome, Interrupted>;
 
-    /// What every member brought to the last successful round, in rank order.
+    /// Every member's contribution to the last successful round, in rank order.
     fn contributions(&self) -> &[Contribution];
 
     /// The summed flat gradient of the last successful round of kind [`Kind::Train`].
     fn sum(&self) -> &[f32];
 
-    /// The state that the members hold together, where they do. There is no sum then, and no
-    /// all-reduce of kind [`Kind::Train`]; the state takes their place.
+    /// The state that the members keep in shared memory; none if every member has its own. With
+    /// a shared state, [`SharedState::gather`] and [`SharedState::advance`] replace the
+    /// all-reduce of kind [`Kind::Train`], and [`sum`](Self::sum) is not used.
     fn shared_state(&mut self) -> Option<&mut dyn SharedState> {
         None
     }
 
-    /// The memory that partials and sum are in, where it lasts.
+    /// The memory of the partials and the sum, if its address is fixed.
     fn memory(&self) -> Option<Arc<dyn HostMemory>> {
         None
     }
 
-    /// The exchange between the members' devices, where there is one: to be opened before the first
-    /// round.
+    /// The exchange between the members' devices; none if the transport has none. The caller opens
+    /// it before the first round.
     fn device_exchange(&mut self) -> Option<&mut dyn DeviceExchange> {
         None
     }

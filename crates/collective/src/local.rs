@@ -3,7 +3,7 @@
 use crate::plan;
 use crate::{AllReduce, Contribution, Interrupted, Node, Outcome, Plan, Reducer, Round};
 
-/// The all-reduce of a lone member that owns every shard.
+/// The all-reduce of a single member that owns every shard.
 #[derive(Debug)]
 pub struct Local {
     plan: Plan,

@@ -1,4 +1,4 @@
-//! Which member adds up which segment of the flat vector, and the order of addition within one.
+//! Which member adds up which segment of the flat vector, and the order of addition in a segment.
 
 use std::ops::Range;
 
@@ -12,8 +12,8 @@ const SEGMENT_ALIGNMENT: usize = 16;
 /// Floats added at a time: sources, temporaries and result of a block stay in the L1 cache.
 const BLOCK: usize = 1024;
 
-/// A tree over shards counted in 32 bits has no more levels below its root, and so no sum has
-/// more intermediate results at a time.
+/// The most levels below the root of a tree over shards that are counted in 32 bits. A sum never
+/// has more intermediate results at a time.
 const LEVELS_MAX: usize = 32;
 
 /// A member's part in a generation: its rank and the shards it owns.
@@ -25,7 +25,7 @@ pub struct Share {
     pub shards: ShardRange,
 }
 
-/// Shares that do not divide the shards of a run among members given in rank order.
+/// The error for shares that do not divide a run's shards among members in rank order.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("the shares {shares} are not in rank order or do not cover the shards 0..{shards} once")]
 pub struct PlanError {
@@ -33,7 +33,7 @@ pub struct PlanError {
     shares: String,
 }
 
-/// One generation's division of labour, the same on every member.
+/// The division of one generation's work, the same on every member.
 ///
 /// Members are addressed by their index in rank order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +48,8 @@ impl Plan {
     /// The plan for a flat vector of `length` floats and the members' shares in rank order.
     ///
     /// # Errors
-    /// [`PlanError`] unless ranks ascend and the ranges, in any order, cover `0..shards`, none
-    /// of them empty and no shard twice.
+    /// [`PlanError`] unless the ranks ascend and the ranges, in any order, cover every shard of
+    /// `0..shards` exactly once. An empty range is an error.
     pub fn new(shards: u32, length: usize, shares: &[Share]) -> Result<Self, PlanError> {
         let ranks_ascend = shares.is_sorted_by(|a, b| a.rank < b.rank);
         let mut ranges: Vec<ShardRange> = shares.iter().map(|share| share.shards).collect();
@@ -91,7 +91,7 @@ impl Plan {
         self.shares[member].shards
     }
 
-    /// Floats in the flat vector.
+    /// The number of floats in the flat vector.
     #[must_use]
     pub fn length(&self) -> usize {
         self.length
@@ -109,7 +109,7 @@ impl Plan {
         divide(0..self.length, self.members(), member)
     }
 
-    /// The order of addition over all members' nodes, those of the first member first.
+    /// The order of addition over all members' nodes; the first member's nodes come first.
     #[must_use]
     pub fn reducer(&self) -> Reducer {
         Reducer::new(self.root(), &self.nodes.concat())
@@ -119,8 +119,8 @@ impl Plan {
         Node::root(self.shards)
     }
 
-    /// The plan that holds for these members, in rank order, among themselves. Unless they are
-    /// all, it has no order of addition up to the root.
+    /// The plan of these members, in rank order, among themselves. If members are missing, the plan
+    /// has no order of addition up to the root.
     pub(crate) fn among(&self, members: &[usize]) -> Self {
         let shares = members.iter().map(|member| self.shares[*member]).collect();
         let nodes = members.iter().map(|member| self.nodes[*member].clone()).collect();
@@ -128,8 +128,9 @@ impl Plan {
     }
 }
 
-/// The part with this index, of so many, of a range that begins at a segment's beginning. As
-/// long as the others but for an alignment; of a short range it may be empty.
+/// The part `index` of a range that is cut into `parts` parts. The range begins at a multiple of
+/// [`SEGMENT_ALIGNMENT`], and so do all parts; otherwise the parts are equally long. A part of a
+/// short range may be empty.
 pub(crate) fn divide(range: Range<usize>, parts: usize, index: usize) -> Range<usize> {
     let blocks = range.len().div_ceil(SEGMENT_ALIGNMENT);
     let cut =
@@ -140,7 +141,7 @@ pub(crate) fn divide(range: Range<usize>, parts: usize, index: usize) -> Range<u
 /// Where an addition takes a term from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Term {
-    /// The partial of the node with this index among those given.
+    /// The partial of the given node with this index.
     Partial(usize),
     /// An intermediate result.
     Scratch(usize),
@@ -153,9 +154,9 @@ struct Addition {
     into: usize,
 }
 
-/// A float, or the bytes of one, little endian, as a message brings it.
+/// A float, or the four little-endian bytes of a float in a message.
 pub trait Float: Copy {
-    /// The number.
+    /// The value.
     fn value(self) -> f32;
 }
 
@@ -171,7 +172,7 @@ impl Float for [u8; size_of::<f32>()] {
     }
 }
 
-/// Adds the partials of tree nodes that together cover another one, in tree order.
+/// Adds, in tree order, the partials of nodes that together cover another node.
 #[derive(Clone, Debug)]
 pub struct Reducer {
     additions: Vec<Addition>,
@@ -180,13 +181,13 @@ pub struct Reducer {
 }
 
 impl Reducer {
-    /// The plan for a sum that was added up before: its one partial is the sum.
+    /// The reducer for a finished sum: its only partial is the sum.
     #[must_use]
     pub fn of_one() -> Self {
         Self { additions: Vec::new(), total: Term::Partial(0), scratch: Vec::new() }
     }
 
-    /// The additions up to `root` for `nodes`, some of which cover it.
+    /// The additions up to `root`, which some of `nodes` cover.
     pub(crate) fn new(root: Node, nodes: &[Node]) -> Self {
         let mut additions = Vec::new();
         let mut level = 0;
@@ -194,7 +195,7 @@ impl Reducer {
         Self { additions, total, scratch: vec![vec![0.0; BLOCK]; level] }
     }
 
-    /// Schedules the sum of `node`, free to use scratch blocks from `free` on.
+    /// Schedules the sum of `node`. The scratch blocks from `free` on are unused.
     fn schedule(
         node: Node,
         nodes: &[Node],
@@ -213,8 +214,8 @@ impl Reducer {
         Term::Scratch(free)
     }
 
-    /// Writes into `sum` the tree's sum of the partials: one slice per node, by its index among
-    /// those given, each as long as `sum`.
+    /// Writes the tree's sum of the partials into `sum`. `partial` gives one slice for the index
+    /// of each given node, as long as `sum`.
     pub fn add<'a, T: Float + 'a>(&mut self, partial: impl Fn(usize) -> &'a [T], sum: &mut [f32]) {
         for start in (0..sum.len()).step_by(BLOCK) {
             let end = (start + BLOCK).min(sum.len());
@@ -266,7 +267,7 @@ impl Reducer {
         }
     }
 
-    /// The tree's sum of one tally per node, by its index among those given.
+    /// The tree's sum of the tallies. `partial` gives one tally for the index of each given node.
     #[must_use]
     pub fn add_tallies(&self, partial: impl Fn(usize) -> Tally) -> Tally {
         let mut scratch = [Tally::default(); LEVELS_MAX];

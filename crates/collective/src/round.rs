@@ -1,4 +1,4 @@
-//! What travels beside the gradient: sums, the ledger of examples, digests, control.
+//! The data that travels beside the gradient: sums, the ledger of examples, digests, control.
 
 use std::{
     fmt,
@@ -10,17 +10,17 @@ use thiserror::Error;
 
 use crate::{Digest, Plan, Rank, Reducer, Step};
 
-/// Most sums that a task reports for a batch; the first is the loss.
+/// The most sums that a task reports for a batch; the first sum is the loss.
 pub const TERMS_MAX: usize = 8;
 
-/// What a round adds up.
+/// The data that a round adds up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// The gradient of a step, and its tallies.
     Train,
     /// The tallies of the test set at the end of an epoch; no gradient.
     Evaluate,
-    /// The losses of the training examples that are held out; there is no gradient.
+    /// The tallies of the held-out training examples; no gradient.
     Validate,
 }
 
@@ -29,7 +29,7 @@ pub enum Kind {
 pub struct Round {
     /// Optimizer updates done before the round.
     pub step: Step,
-    /// What is added up.
+    /// The data that is added up.
     pub kind: Kind,
 }
 
@@ -46,9 +46,9 @@ impl fmt::Display for Round {
 /// Sums over examples: the task's terms, and which examples were counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tally {
-    /// The task's terms, the loss first; those that it does not have are zero.
+    /// The task's terms, the loss first. Unused terms are zero.
     pub terms: [f64; TERMS_MAX],
-    /// How many examples.
+    /// The number of examples.
     pub examples: u64,
     /// The sum of the examples' indices in the data set, modulo 2^64.
     pub index_sum: u64,
@@ -66,8 +66,8 @@ impl Add for Tally {
     }
 }
 
-/// Requests that travel with a step and are OR-ed over the members, so that all of them see
-/// the same word after the same step.
+/// Requests that travel with a step. They are OR-ed over the members, so that all members see the
+/// same control word after the same step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Control(pub u32);
 
@@ -97,25 +97,25 @@ pub struct Timing {
     pub compute_us: u32,
     /// Moving and adding gradients.
     pub all_reduce_us: u32,
-    /// Blocked until the other members had computed theirs.
+    /// Waiting for the other members' gradients.
     pub waiting_us: u32,
 }
 
-/// What one member brings to a round, beside the partials.
+/// The data that one member brings to a round, beside its partials.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contribution {
     /// One tally per node that the member contributes, in shard order.
     pub tallies: Vec<Tally>,
     /// The member's requests.
     pub control: Control,
-    /// The digest of the member's state, when this round verifies it.
+    /// The digest of the member's state, if this round verifies it.
     pub digest: Option<Digest>,
-    /// Where the member's previous step spent its time.
+    /// Where the member's time went in its previous step.
     pub timing: Timing,
 }
 
 impl Contribution {
-    /// Becomes a copy of another, in the memory that it has.
+    /// Copies another contribution into this one, and reuses this one's memory.
     pub fn copy_from(&mut self, other: &Self) {
         let Self { tallies, control, digest, timing } = self;
         tallies.clone_from(&other.tallies);
@@ -128,30 +128,27 @@ impl Contribution {
 pub struct Header {
     /// The round that the contribution is for.
     pub round: Round,
-    /// What the member brings.
+    /// The member's contribution.
     pub contribution: Contribution,
 }
 
-/// What every member knows after a round.
+/// The result of a round, which every member knows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
     /// The tallies of all shards, added along the shard tree.
     pub tally: Tally,
     /// All members' requests.
     pub control: Control,
-    /// How long this member was blocked until the others had computed their gradients.
+    /// How long this member waited for the others' gradients.
     pub waiting: Duration,
 }
 
 impl Outcome {
-    /// Combines the members' contributions, given in rank order; nothing was waited for.
+    /// Combines the members' contributions, given in rank order. The waiting time is zero. A missing
+    /// tally counts as zero: a transport checks their number with [`Plan::nodes`] on arrival.
     ///
     /// # Errors
-    /// [`Divergence`] when members that sent a digest do not agree.
-    ///
-    /// # Panics
-    /// When a contribution does not have one tally per node of `plan`; a transport checks
-    /// that with [`Plan::nodes`] where a contribution arrives.
+    /// [`Divergence`] when the digests that members sent differ.
     pub fn combine(
         plan: &Plan,
         reducer: &Reducer,
@@ -170,7 +167,7 @@ impl Outcome {
     }
 }
 
-/// Members whose states differ although they did the same steps.
+/// The error for members whose states differ after the same steps.
 #[derive(Clone, Debug, Error, PartialEq, Eq, Hash)]
 #[error(
     "the members' states differ after step {step}: {}; \
@@ -194,10 +191,10 @@ impl Divergence {
         Self::compare(step, digests)
     }
 
-    /// Compares the digests of states that have seen the same steps.
+    /// Compares the digests of states after the same steps.
     ///
     /// # Errors
-    /// [`Divergence`] when they are not all the same.
+    /// [`Divergence`] when the digests differ.
     pub fn among(step: Step, digests: &[(Rank, Digest)]) -> Result<(), Self> {
         Self::compare(step, || digests.iter().copied())
     }
@@ -214,7 +211,7 @@ impl Divergence {
         }
     }
 
-    /// The ranks whose digest is not that of the majority; empty when there is none.
+    /// The ranks whose digest is not the majority's; empty when there is no majority.
     #[must_use]
     pub fn odd_ranks(&self) -> Vec<Rank> {
         odd_ranks(&self.digests)
@@ -253,10 +250,10 @@ pub enum Interrupted {
         rank: Rank,
         /// The round that did not finish.
         round: Round,
-        /// What the connection said.
+        /// The error of the connection.
         reason: String,
     },
-    /// A member sent what it must not.
+    /// A member sent a message that the protocol does not allow.
     #[error("rank {rank} broke the protocol in {round}: {reason}")]
     Protocol {
         /// The member at fault.
@@ -266,12 +263,12 @@ pub enum Interrupted {
         /// What was wrong.
         reason: String,
     },
-    /// What moves the gradients here does not.
+    /// A library or the system failed on this host while gradients were moved.
     #[error("{round} failed here: {reason}")]
     Failed {
         /// The round that did not finish.
         round: Round,
-        /// What a library or the system said.
+        /// The error of the library or the system.
         reason: String,
     },
     /// The members' states differ.

@@ -1,81 +1,82 @@
-//! A state that the members of a generation hold together, in memory that they share: each advances
-//! its segment, for all.
+//! A state that the members of a generation keep in shared memory. Each member advances its segment of
+//! the state for all members.
 
 use std::{ops::Range, sync::Arc};
 
 use crate::{Contribution, Interrupted, Outcome, Reducer, Round, STATE_VECTORS, StateVectors};
 
-/// Floats of each vector that are advanced at a time. With the sum, a state and the next one,
-/// 28 KB.
+/// Floats of each vector that are advanced at a time. A block of the sum, of the state and of the
+/// next state takes 28 KB.
 const BLOCK: usize = 1024;
 
-/// The parts of a member's segment, which several threads may advance at a time.
+/// The parts of a member's segment. Several threads may advance them at the same time.
 pub type Parts<'a, 'b> = &'a mut (dyn Iterator<Item = Part<'b>> + Send);
 
-/// A state in memory that is shared.
+/// A state in shared memory.
 ///
-/// A generation brings its state in once. Then follow the rounds of kind
-/// [`Train`](crate::Kind::Train), each a [`gather`](Self::gather) and an
-/// [`advance`](Self::advance); those of kind [`Evaluate`](crate::Kind::Evaluate) are all-reduces as
-/// ever. A round that is interrupted leaves the state of the step before, whole.
+/// A generation copies its state in once. Then each round of kind [`Train`](crate::Kind::Train) is a
+/// [`gather`](Self::gather) and an [`advance`](Self::advance). Rounds of other kinds are ordinary
+/// all-reduces. An interrupted round leaves the state of the step before intact.
 pub trait SharedState {
-    /// Writes this member's segment of the state that all members have, and waits until the
-    /// others have written theirs. `round` is the one that comes next.
+    /// Writes this member's segment of `state`, which is equal on all members, and waits until the
+    /// others have written their segments. `round` is the next round.
     ///
     /// # Errors
-    /// [`Interrupted`]; the members then have the state where they had it before.
+    /// [`Interrupted`]; every member then still has the state in its own memory.
     ///
     /// # Panics
-    /// When called again, or with vectors of another length.
+    /// When called a second time, or with vectors of another length.
     fn bring_in(&mut self, round: Round, state: [&[f32]; STATE_VECTORS])
     -> Result<(), Interrupted>;
 
-    /// The state after the last update. It can be kept for as long as is wanted when this is
-    /// dropped; else it is to be dropped before the update after the next one.
+    /// The state after the last update. The caller drops it before the update after the next one;
+    /// after this `SharedState` is dropped, the caller may keep it for as long as it wants.
     fn held(&mut self) -> Arc<dyn StateVectors>;
 
-    /// Waits until every member has contributed its partials of the round, and adds up what
-    /// travels with them.
+    /// Waits until every member has contributed its partials of the round, and adds up the
+    /// tallies that travel with them.
     ///
     /// # Errors
     /// As [`AllReduce::all_reduce`](crate::AllReduce::all_reduce).
     ///
     /// # Panics
-    /// When somebody still holds the state before the last one: the next one is written there.
+    /// When the state before the last one is still [held](Self::held): the next state is written
+    /// to its memory.
     fn gather(&mut self, round: Round, contribution: &Contribution)
     -> Result<Outcome, Interrupted>;
 
-    /// Writes the floats from `start` on of the sum of the gathered partials, for one who wants to look
-    /// at them.
+    /// Writes the floats from `start` on of the sum of the gathered partials into `sum`. The caller
+    /// needs them for a report, not for the update.
     ///
     /// # Panics
-    /// When nothing was gathered, or the sum has not so many floats.
+    /// When nothing was gathered, or the range ends after the last float.
     fn add_up(&mut self, start: usize, sum: &mut [f32]);
 
-    /// Has `update` write the next state in this member's segment, and waits until the others have
-    /// written theirs.
+    /// Calls `update` to write this member's segment of the next state, and waits until the others
+    /// have written their segments.
     ///
     /// # Errors
-    /// [`Interrupted`]; the state is then the one before.
+    /// [`Interrupted`]; the state is then still the one before the update.
     ///
     /// # Panics
     /// When nothing was gathered.
     fn advance(&mut self, update: &mut dyn FnMut(Parts<'_, '_>)) -> Result<(), Interrupted>;
 }
 
-/// All members' partials, once they have contributed them.
+/// The partials of all members, after all have contributed.
 pub trait Partials: Sync {
     /// The floats in `range` of the partial with this index.
     fn partial(&self, index: usize, range: Range<usize>) -> &[f32];
 }
 
-/// A part of a member's segment: the partials of all members, a state, and the place of the next.
+/// A part of a member's segment: the partials of all members, the state, and the memory of the next
+/// state.
 pub struct Part<'a> {
     /// The order of addition.
     pub reducer: &'a mut Reducer,
-    /// What is added.
+    /// The partials that are added.
     pub partials: &'a dyn Partials,
-    /// Where in the vectors the part begins.
+    /// The index in the vectors at which the part begins.
     pub start: usize,
     /// The state.
     pub old: [&'a [f32]; STATE_VECTORS],
@@ -84,8 +85,8 @@ pub struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Hands the sum of the partials, the state and the place of the next one to `advance`, a block
-    /// after the other.
+    /// Calls `advance` for one block after the other, with the sum of the partials, the state and the
+    /// memory of the next state.
     pub fn each(
         self,
         mut advance: impl FnMut(&[f32], [&[f32]; STATE_VECTORS], [&mut [f32]; STATE_VECTORS]),

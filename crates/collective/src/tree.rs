@@ -1,4 +1,4 @@
-//! The shard tree: the one order in which partial gradients are ever added.
+//! The shard tree: the only order in which partial gradients are added.
 //!
 //! The tree over `0..S` splits each range at the largest power of two below its length. It
 //! depends on `S` alone, never on members, ranks or timing.
@@ -48,7 +48,7 @@ impl Node {
     }
 
     /// The maximal nodes of the tree below this node that lie inside `range`, in shard order.
-    /// Together they cover exactly the shards that node and range have in common.
+    /// Together they cover exactly the shards that are in both the node and the range.
     #[must_use]
     pub fn maximal_inside(self, range: ShardRange) -> Vec<Self> {
         let mut found = Vec::new();
@@ -62,7 +62,7 @@ impl Node {
     pub fn maximal_within(self, ranges: &[ShardRange]) -> Vec<Self> {
         let mut ranges = ranges.to_vec();
         ranges.sort_unstable_by_key(|range| range.start);
-        // A node is a contiguous range: it is within one run of neighbours, or within none.
+        // A node is a contiguous range, so it lies inside one run of adjacent ranges or in none.
         ranges.dedup_by(|next, run| {
             let adjoins = run.end == next.start;
             run.end = if adjoins { next.end } else { run.end };
@@ -84,12 +84,12 @@ impl Node {
     }
 }
 
-/// How a stack machine adds `leaves`, tree nodes in shard order, up to `roots`: each leaf is pushed, then
-/// the two uppermost sums are added as often as is said for the leaf. What is left on the stack are the
-/// sums of the roots.
+/// How a stack machine adds `leaves`, which are tree nodes in shard order, up to `roots`. The result has
+/// one number for each leaf: the machine pushes the leaf, then adds the two uppermost sums so many times.
+/// At the end the stack holds the sums of the roots.
 ///
 /// # Panics
-/// Unless the leaves cover the roots.
+/// When the leaves do not cover the roots.
 #[must_use]
 pub fn merges(roots: &[Node], leaves: &[Node]) -> Vec<u8> {
     fn visit(node: Node, leaves: &[Node], merges: &mut Vec<u8>) {
@@ -154,7 +154,7 @@ mod tests {
         ] {
             assert_eq!(merges(&[Node::root(count)], &leaves(0..count)), expected);
         }
-        // The second of three members of seven shards, and all members' nodes.
+        // Seven shards and three members: first the second member's nodes, then all members' nodes.
         assert_eq!(merges(&[node(2, 4), node(4, 5)], &leaves(2..5)), [0, 1, 0]);
         let nodes = [node(0, 2), node(2, 4), node(4, 5), node(5, 6), node(6, 7)];
         assert_eq!(merges(&[Node::root(7)], &nodes), [0, 1, 0, 1, 2]);

@@ -1,16 +1,16 @@
-//! The vectors of a training state, wherever their memory is. What they mean is not known here.
+//! The vectors of a training state, in any memory. This module does not know their meaning.
 
-/// A state has so many flat vectors of equal length: the parameters and what the optimizer keeps
-/// beside them.
+/// The number of flat vectors of a state, all of the same length: the parameters and the
+/// optimizer's two moments.
 pub const STATE_VECTORS: usize = 3;
 
-/// StateVectors that nobody writes to while this is held.
+/// The vectors of a state. Nobody writes to them while this value is held.
 pub trait StateVectors: Send + Sync {
     /// The vectors, always the same.
     fn vectors(&self) -> [&[f32]; STATE_VECTORS];
 
-    /// Where other processes of this host find the vectors, as the transport says it that keeps
-    /// them; none of vectors in memory that is not shared.
+    /// The place where other processes of this host find the vectors, in the format of the transport
+    /// that keeps them. None if the memory is not shared.
     fn place(&self) -> Option<String> {
         None
     }

@@ -1,5 +1,5 @@
-//! Any split of any number of shards among any members on any hosts gives bitwise the tree's
-//! sum, and no more travels than has to.
+//! Any split of the shards among members on any hosts gives the tree's sum bit by bit, and no
+//! float travels needlessly.
 
 #[path = "support/gradients.rs"]
 mod gradients;
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 const SHARDS_MAX: u32 = 24;
 const LENGTH_MAX: usize = 700;
 
-/// What is on one host: the partials of its nodes, as far as its members have added them up.
+/// The partials of one host's nodes, as its members add them up.
 fn partials_of_host(hosts: &Hosts, host: usize, gradients: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let members = hosts.members(host).iter();
     let given: Vec<Vec<f32>> = members
@@ -31,7 +31,7 @@ fn partials_of_host(hosts: &Hosts, host: usize, gradients: &[Vec<f32>]) -> Vec<V
     partials
 }
 
-/// The whole exchange, in one process: what every host ends up with.
+/// Simulates the whole exchange in one process; gives the sum on each host.
 fn exchange(hosts: &Hosts, gradients: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let length = hosts.plan().length();
     let partials: Vec<Vec<Vec<f32>>> =
@@ -40,7 +40,7 @@ fn exchange(hosts: &Hosts, gradients: &[Vec<f32>]) -> Vec<Vec<f32>> {
     for member in 0..hosts.plan().members() {
         let own = hosts.host(member);
         for part in hosts.parts(member) {
-            // What arrived from the others; of its own host, what is in memory.
+            // The other hosts' partials have arrived; the own host's partials are in memory.
             let terms: Vec<&[f32]> = (0..hosts.count())
                 .flat_map(|host| partials[host].iter().map(move |partial| (host, partial)))
                 .map(|(host, partial)| {
@@ -60,7 +60,8 @@ fn exchange(hosts: &Hosts, gradients: &[Vec<f32>]) -> Vec<Vec<f32>> {
     sums
 }
 
-/// Floats that a host sends in a step: partials of the others' segments, sums of its own.
+/// Floats that a host sends in a step: partials of the other hosts' segments, and sums of its own
+/// segment.
 fn sent(hosts: &Hosts, host: usize) -> usize {
     let to_others = |member: &usize| {
         let to = |other: usize| {
@@ -79,7 +80,7 @@ fn any_hosts() -> impl Strategy<Value = (u32, Hosts)> {
     (1..=SHARDS_MAX, cuts, labels, order, 0..LENGTH_MAX).prop_map(
         |(shards, cuts, labels, order, length)| {
             let mut shares = shares(shards, &cuts);
-            // Members own shards in any order.
+            // The order of the members' shards is arbitrary.
             let ranges: Vec<ShardRange> = shares.iter().map(|share| share.shards).collect();
             let order = order.into_iter().filter(|place| *place < ranges.len());
             shares.iter_mut().zip(order).for_each(|(share, place)| share.shards = ranges[place]);
@@ -146,7 +147,8 @@ proptest! {
     }
 }
 
-/// `members` members of one shard each on each of `count` hosts, neighbours together.
+/// `count` hosts with `members` members each; every member has one shard, and neighbours share a
+/// host.
 fn even(count: usize, members: usize, length: usize) -> Hosts {
     let all = u32::try_from(count * members).unwrap();
     let share =
@@ -165,7 +167,7 @@ fn even_hosts_send_the_least_that_an_all_reduce_can_and_each_lane_its_share() {
             assert_eq!(sent(&hosts, host), 2 * (count - 1) * LENGTH / count, "{count}x{members}");
         }
         for member in 0..count * members {
-            // One link a host: the lanes lie side by side.
+            // The lanes are equal, so a member has one link to each other host.
             assert_eq!(hosts.linked(member).count(), count - 1);
             assert_eq!(hosts.span(member).len(), LENGTH / count / members);
         }

@@ -1,4 +1,4 @@
-//! Any number of shards and any split among members gives bitwise the tree's sum.
+//! Any number of shards and any split among members gives the tree's sum bit by bit.
 
 #[path = "support/gradients.rs"]
 mod gradients;

@@ -1,8 +1,8 @@
-//! How messages become bytes: as with tonic's own codec, but in room that is made once and for
-//! what the message takes.
+//! Encodes messages as tonic's own codec does, but first reserves exactly the bytes that the message
+//! needs.
 //!
-//! A stream keeps the room of its largest message. Where that grows by doubling, a coordinator
-//! holds twice the call to a generation for each of its members.
+//! A stream keeps the buffer of its largest message. If the buffer grew by doubling, a coordinator
+//! would hold up to twice the size of the `Start` message for each member.
 
 use std::marker::PhantomData;
 

@@ -27,7 +27,7 @@ impl Malformed {
     }
 }
 
-/// Bytes of a text that is shown to people; the rest of a longer one is cut off.
+/// Most bytes of a text that is shown to people; a longer text is cut off.
 const TEXT_BYTES_MAX: usize = 4096;
 
 /// Makes a peer's text fit for a log line: bounded, without control characters.
@@ -114,7 +114,7 @@ impl From<&wire::Ready> for ReadyCause {
     }
 }
 
-/// The reason that goes with a worker's report; none where the worker did as it was told.
+/// The reason in a worker's `Ready` report; none if the worker did what the coordinator asked for.
 #[must_use]
 pub fn unexpected(cause: ReadyCause) -> Option<Unexpected> {
     match cause {
@@ -225,7 +225,7 @@ impl From<Kind> for wire::RoundKind {
 impl From<&Tally> for wire::NodeTally {
     fn from(tally: &Tally) -> Self {
         let Tally { terms, examples, index_sum } = *tally;
-        // Terms that the task does not have are zero, and are not sent.
+        // Unused terms are zero, and trailing zeros are not sent.
         let used = terms.iter().rposition(|term| term.to_bits() != 0).map_or(0, |last| last + 1);
         Self { terms: terms[..used].to_vec(), examples, index_sum }
     }

@@ -1,9 +1,9 @@
-//! The door of a server: how many may be inside, and how long one may stay who says nothing.
+//! Limits on a server's connections: their number, and how long a silent connection stays open.
 //!
-//! [`guarded`] stands between a listener and the server, below any encryption. Who has said
-//! enough for a call has earned its place; of the others the oldest goes when a newcomer finds
-//! no room, so that a crowd of silent strangers keeps nobody out. What is said is not
-//! understood here.
+//! [`guarded`] stands between a listener and the server, below any encryption. A connection that
+//! has sent enough bytes for a call keeps its place. When a new connection finds no room, the
+//! oldest silent connection is closed, so that many silent connections lock nobody out. This
+//! module counts bytes; it does not interpret them.
 
 use std::{
     collections::VecDeque,
@@ -26,36 +26,37 @@ use tokio::{
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
-/// Most connections at a time: one for each worker of a large run, and as many again.
+/// The most connections at a time: twice the number of workers of a large run.
 pub const CONNECTIONS_MAX: usize = 8192;
 
-/// Descriptors that are left for files and for connections that this process opens itself; half of
-/// them where it may have few.
+/// File descriptors reserved for files and for connections that this process opens itself. If the
+/// process may have few descriptors, half of them are reserved.
 const DESCRIPTORS_RESERVED: usize = 256;
 
-/// How long a connection may take to say enough for a call.
+/// How long a connection may take until it has sent enough bytes for a call.
 pub const SILENCE_MAX: Duration =
     if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(10) };
 
-/// More than an HTTP/2 connection says before its first call, less than with it.
+/// Bytes that count as enough for a call: an HTTP/2 connection sends fewer before its first call,
+/// and more with it.
 const WORDS_BYTES: usize = 128;
 
-/// How long nobody is let in after the system had no descriptor left, or another complaint.
+/// The pause after an error of the listener, such as no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Time between two lines that say that nobody can be let in.
+/// The shortest time between two warnings that a connection cannot be accepted.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A connection that is silent for so long is asked whether it still lives. The coordinator
-/// notices a lost member long before; this is what frees its connections and what they hold.
+/// After so much silence, an HTTP/2 ping asks whether the peer still lives. The coordinator notices
+/// a lost member long before; the ping frees dead connections and their memory.
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long it has to answer.
+/// How long the peer has to answer the ping.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Lets in what `listener` accepts, within bounds. It ends only when `listener` does: an error
-/// there, as for want of descriptors, is waited out. Has the system give this process as many
-/// descriptors as all that takes, if it may have them.
+/// Admits the connections that `listener` accepts, within bounds. The stream ends only when
+/// `listener` ends; after an error of `listener`, such as no descriptor left, it pauses and goes on.
+/// Raises this process's limit of descriptors to what the bounds need, as far as the system allows.
 pub fn guarded<L, T>(listener: L) -> Door<L>
 where
     L: Stream<Item = io::Result<T>> + Unpin,
@@ -68,26 +69,27 @@ where
     Door { listener, room, inside, silent, pause: None, complained: None }
 }
 
-/// The connections that were let in, as [`Guest`]s.
+/// The stream of admitted connections, as [`Guest`]s.
 #[derive(Debug)]
 pub struct Door<L> {
     listener: L,
     room: usize,
     inside: Arc<AtomicUsize>,
-    /// The way to have each go that has not said enough, the oldest first; closed for others.
+    /// A sender for each silent connection, the oldest first: a message closes the connection. The
+    /// channel of a connection that is no longer silent is closed.
     silent: VecDeque<oneshot::Sender<()>>,
     pause: Option<Pin<Box<Sleep>>>,
-    /// When a person was last told that nobody can be let in.
+    /// The time of the last warning.
     complained: Option<Instant>,
 }
 
 impl<L> Door<L> {
-    /// Has the oldest silent connection go; says whether there was one.
+    /// Closes the oldest silent connection; tells whether there was one.
     fn make_room(&mut self) -> bool {
         std::iter::from_fn(|| self.silent.pop_front()).any(|oldest| oldest.send(()).is_ok())
     }
 
-    /// Says at the default level why nobody is let in, but not again and again.
+    /// Warns why a connection cannot be accepted, at most once an interval.
     fn complain(&mut self, reason: impl FnOnce() -> String) {
         if self.complained.is_none_or(|before| before.elapsed() >= COMPLAINT_INTERVAL) {
             self.complained = Some(Instant::now());
@@ -139,8 +141,8 @@ where
                     let room = door.room;
                     door.complain(|| {
                         format!(
-                            "a connection is turned away, for {room} are open, which is as many \
-                             as this process lets in (ulimit -n bounds them)"
+                            "a connection was refused: {room} connections are open, the most that \
+                             this process allows (ulimit -n bounds them)"
                         )
                     });
                 }
@@ -149,7 +151,7 @@ where
     }
 }
 
-/// A place inside, free again when it is dropped.
+/// The place of an open connection; dropping it frees the place.
 #[derive(Debug)]
 struct Place(Arc<AtomicUsize>);
 
@@ -159,7 +161,7 @@ impl Drop for Place {
     }
 }
 
-/// What holds for a connection that has not said enough.
+/// The limits of a connection that has not sent enough bytes yet.
 #[derive(Debug)]
 struct Silence {
     bytes: usize,
@@ -168,21 +170,21 @@ struct Silence {
 }
 
 impl Silence {
-    /// Whether the connection has to go.
+    /// Ready when the connection has to close.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match Pin::new(&mut self.told).poll(cx) {
-            // Without the door there is nobody to make room for.
+            // After the door is dropped, only the deadline counts.
             Poll::Ready(Ok(())) => Poll::Ready(()),
             Poll::Ready(Err(_)) | Poll::Pending => self.deadline.as_mut().poll(cx),
         }
     }
 }
 
-/// A connection that was let in.
+/// An admitted connection.
 #[derive(Debug)]
 pub struct Guest<T> {
     stream: T,
-    /// None once the peer has said enough.
+    /// None once the peer has sent enough bytes.
     silence: Option<Silence>,
     _place: Place,
 }

@@ -5,7 +5,7 @@ use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{Malformed, PROTOCOL_VERSION, convert::printable};
 
-/// The status for a worker that is turned away.
+/// The status for a refused worker.
 #[must_use]
 pub fn refusal(refusal: &Refusal) -> Status {
     let code = match refusal {
@@ -36,16 +36,16 @@ pub fn version(theirs: u32) -> Status {
     Status::new(Code::FailedPrecondition, message)
 }
 
-/// The status for a stream of the data plane that belongs to no generation of this member.
+/// The status for a data-plane stream whose generation this member does not take part in.
 #[must_use]
 pub fn stale(message: impl Into<String>) -> Status {
     Status::new(Code::Aborted, message)
 }
 
-/// Says in its metadata that a coordinator is not ready yet.
+/// The metadata key of a status that says "the coordinator is not ready yet".
 const PREPARING: &str = "lockstep-preparing";
 
-/// The status for one who asks a coordinator that is not ready yet, and what it does.
+/// The status of a coordinator that is not ready yet; `what` says what it is doing.
 #[must_use]
 pub fn preparing(what: &str) -> Status {
     let mut status = Status::unavailable(format!("the coordinator is getting ready: {what}"));
@@ -53,14 +53,14 @@ pub fn preparing(what: &str) -> Status {
     status
 }
 
-/// Whether a status is of a coordinator that is not ready yet, but will be.
+/// Whether a status says that the coordinator is not ready yet, but will be.
 #[must_use]
 pub fn is_preparing(status: &Status) -> bool {
     status.metadata().contains_key(PREPARING)
 }
 
-/// What a status says, for people; of one that stands for a broken connection, the innermost of
-/// its reasons, for the outer ones only say that it broke.
+/// The text of a status, for people. For a broken connection it is the innermost cause, because the
+/// outer causes only say that the connection broke.
 #[must_use]
 pub fn reason(status: &Status) -> String {
     let mut reason = status.message().to_owned();
@@ -72,7 +72,7 @@ pub fn reason(status: &Status) -> String {
     printable(&reason)
 }
 
-/// Why a stream ended, for people: what the peer said, or in words that its connection broke.
+/// Why a stream ended, for people: the peer's message, or a sentence about the broken connection.
 #[must_use]
 pub fn cause(status: &Status) -> String {
     let message = status.message();
@@ -80,7 +80,7 @@ pub fn cause(status: &Status) -> String {
     if !is_broken && !message.is_empty() && !message.starts_with("h2 protocol error") {
         return printable(message);
     }
-    // What libraries say of it speaks of their own parts.
+    // The libraries' messages speak of their internals, so they are translated.
     let reason = reason(status);
     if reason.contains("timed out") {
         "it did not answer in time".into()

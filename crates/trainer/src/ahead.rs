@@ -1,5 +1,5 @@
-//! Training with a model that keeps the state on its device. A lone member begins steps before it
-//! has heard of those before them, so that the device never waits for the host.
+//! Training with a model that keeps the state on its device. A single member begins a step before it
+//! has read the results of the earlier steps, so that the device never waits for the host.
 
 use std::{
     collections::VecDeque,
@@ -15,18 +15,18 @@ use crate::{Ended, Observer, StepSummary, TrainError, Trainer, device_failure, o
 
 /// A step that was begun.
 struct Begun {
-    /// Its examples; the terms come when it is finished.
+    /// The examples of the step. The terms are known when the step is finished.
     counted: Tally,
     wants_details: bool,
 }
 
-/// What has the state.
+/// The model as the owner of the state.
 pub(crate) fn resident<D: Dataset>(model: &mut dyn Model<Data = D>) -> &mut dyn Resident<Data = D> {
     model.resident().expect("the state was handed to it")
 }
 
 impl<D: Dataset> Trainer<D> {
-    /// Hands the state to the model, where that can keep it and the members do not share it.
+    /// Hands the state to the model, if the model can keep it and the members do not share it.
     pub(crate) fn lend(&mut self, collective: &mut dyn AllReduce) -> Result<(), TrainError> {
         if collective.shared_state().is_none()
             && let Some(resident) = self.model.resident()
@@ -37,14 +37,14 @@ impl<D: Dataset> Trainer<D> {
         Ok(())
     }
 
-    /// Takes back what was handed over.
+    /// Takes the state back from the model.
     pub(crate) fn take_back(&mut self) -> Result<(), ModelError> {
         self.fetch()?;
         self.replica.take_back();
         Ok(())
     }
 
-    /// Sees to it that the state is at hand.
+    /// Copies the state from the device, unless a copy is at hand.
     pub(crate) fn fetch(&mut self) -> Result<(), ModelError> {
         if !self.replica.is_at_hand() {
             let vectors = resident(&mut *self.model).fetch()?;
@@ -53,7 +53,7 @@ impl<D: Dataset> Trainer<D> {
         Ok(())
     }
 
-    /// The digest of the state, by whoever has it.
+    /// The digest of the state, computed on the device where possible.
     pub(crate) fn digest_anywhere(&mut self) -> Result<Digest, ModelError> {
         let step = self.replica.step();
         if !self.replica.is_at_hand()
@@ -65,7 +65,7 @@ impl<D: Dataset> Trainer<D> {
         Ok(self.digest())
     }
 
-    /// Sees to it that the state is at hand if the observer wants it.
+    /// Copies the state from the device if the observer wants it.
     pub(crate) fn fetch_if_wanted(&mut self, observer: &dyn Observer) -> Result<(), ModelError> {
         if !self.replica.is_at_hand() && observer.wants_state() {
             self.fetch()?;
@@ -73,7 +73,7 @@ impl<D: Dataset> Trainer<D> {
         Ok(())
     }
 
-    /// Whether this member makes every step alone, on its device.
+    /// Whether this member computes every step alone, on its device.
     pub(crate) fn is_alone(&self, collective: &dyn AllReduce) -> bool {
         let all = Node::root(self.settings.shards);
         self.replica.is_on_device() && *collective.nodes() == [all]
@@ -109,8 +109,9 @@ impl<D: Dataset> Trainer<D> {
         Ok(Ended::Completed)
     }
 
-    /// Begins as many steps as may be under way, none of the next epoch: its state is looked at
-    /// first. Nor any while somebody waits for the state.
+    /// Begins steps until [`AHEAD`] steps are under way. It begins no step of the next epoch, because
+    /// the state at the end of an epoch is read first, and only one step while the observer wants the
+    /// state.
     fn begin_steps(
         &mut self,
         begun: &mut VecDeque<Begun>,
@@ -123,7 +124,7 @@ impl<D: Dataset> Trainer<D> {
                 break;
             }
             let is_last = (step + 1).is_multiple_of(self.schedule.steps_per_epoch());
-            // One report at a time: the next is due some time after it.
+            // At most one step under way has details: the observer spaces its reports.
             let is_wanted = begun.iter().any(|step| step.wants_details);
             let wants_details = !is_wanted && observer.wants_details(is_last);
             let counted = self.begin_step(step, wants_details)?;
@@ -140,7 +141,7 @@ impl<D: Dataset> Trainer<D> {
         Ok(counted.into_iter().fold(Tally::default(), Add::add))
     }
 
-    /// Has these shards of a step begun. Gives what each of them counts.
+    /// Begins a step for these shards. Gives the tally of each shard, with its terms still zero.
     pub(crate) fn with_step(
         &mut self,
         step: u64,
@@ -171,7 +172,7 @@ impl<D: Dataset> Trainer<D> {
         Ok(shards.iter().map(counted).collect())
     }
 
-    /// Waits for a step and tells of it; `is_last` says that no other is under way.
+    /// Waits for a step and reports it. `is_last` means that no other step is under way.
     fn finish_step(
         &mut self,
         begun: Begun,
@@ -185,7 +186,8 @@ impl<D: Dataset> Trainer<D> {
         self.check_loss(finished.sums.terms[0])?;
         let tally = Tally { terms: finished.sums.terms, ..begun.counted };
         self.count(tally);
-        // Nothing travels; but so the group hears of the step, and this member of the group's end.
+        // With one member no bytes travel. The call reports the step, and tells whether the
+        // generation has ended.
         let contribution = &mut self.contribution;
         contribution.tallies.clear();
         contribution.tallies.push(tally);
@@ -211,15 +213,15 @@ impl<D: Dataset> Trainer<D> {
         Ok(outcome.control)
     }
 
-    /// Counts a step that the model has made.
+    /// Counts a step that the model has done.
     fn count(&mut self, tally: Tally) {
         let epoch = self.schedule.locate(self.replica.step()).epoch;
         self.replica.note_update();
         self.ledger.add(epoch, &tally);
     }
 
-    /// Waits for the steps that are under way when training ends before them, and counts those
-    /// that were made.
+    /// Waits for the steps that are still under way when training ends, and counts those that
+    /// changed the state.
     fn finish_quietly(
         &mut self,
         begun: VecDeque<Begun>,

@@ -1,8 +1,9 @@
-//! Start-up checks: what a task may get wrong, found before its first step.
+//! Start-up checks: they find the mistakes of a task before its first step.
 //!
-//! Training adds up what the members compute, so a gradient must be that of a sum over examples,
-//! and must be the same whoever computes it. [`data`] looks at the examples, [`model`] at the
-//! gradients of one and two of them. The [`probe`] shows whether two programs compute the same.
+//! Training adds up the members' gradients. So the gradient must be that of a sum over examples,
+//! and every member must compute the same gradient. [`data`] checks the examples, [`model`] checks
+//! the gradients of one and of two examples. The [`probe`] shows whether two programs compute the
+//! same.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -15,44 +16,44 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::Metric;
 
-/// How far a gradient may be from the sum of its parts, as a share of their lengths. Rounding is far
-/// below, in bf16 too; a mean is at one half.
+/// The allowed distance of a gradient from the sum of its parts, relative to the parts' norms. Rounding
+/// errors are far smaller, in bf16 too. For a mean the distance is one half.
 const TOLERANCE: f64 = 0.02;
 
-/// Random draws, and copies of an example in a batch, where only averages can be compared.
+/// Random draws, and copies of an example in a batch, for models of which only averages can be compared.
 const DRAWS: u64 = 16;
 const COPIES: usize = 4;
 
 /// Examples in the batch of the probe.
 const PROBE_EXAMPLES: u32 = 8;
 
-/// What a task gets wrong.
+/// A mistake of a task.
 #[derive(Debug, Error)]
 pub enum Mistake {
     /// The data set and its manifest differ.
     #[error(
         "the data set has {found} {part} examples, and its manifest says {expected}: correct the \
-         task's manifest, or what reads the files"
+         task's manifest, or the code that reads the files"
     )]
     Count {
         /// Which part of the data set.
         part: &'static str,
-        /// What it has.
+        /// The number of examples that it has.
         found: u32,
-        /// What the manifest says.
+        /// The number of examples in the manifest.
         expected: u32,
     },
-    /// An example that should be there cannot be used.
+    /// The last example of a part cannot be computed.
     #[error("example {index}, the last of the {part} examples, cannot be computed: {reason}")]
     LastExample {
         /// Which part of the data set.
         part: &'static str,
-        /// Its index.
+        /// The index of the example.
         index: u32,
-        /// What went wrong.
+        /// The error.
         reason: String,
     },
-    /// Not the task's: the GPU has failed.
+    /// The GPU has failed; the task is not to blame.
     #[error(transparent)]
     Gpu(GpuError),
     /// The model cannot be computed at all.
@@ -64,35 +65,35 @@ pub enum Mistake {
          by zero, or the logarithm of zero, in the objective"
     )]
     NotFinite {
-        /// The loss or the gradient.
+        /// "the loss" or "the gradient".
         what: &'static str,
     },
-    /// There are more sums than names.
+    /// The objective gives more terms than `METRICS` has names.
     #[error("the objective gives more terms than the {0} that the task's METRICS name")]
     Unnamed(usize),
-    /// A mean where a sum is wanted.
+    /// A term or the gradient is a mean over the examples, not a sum.
     #[error(
         "the {0} is a mean over the examples of a batch, not their sum: use Reduction::Sum, or sum() \
-         instead of mean(); else examples weigh more in smaller batches"
+         instead of mean(); with a mean, examples weigh more in smaller batches"
     )]
     Mean(String),
-    /// Examples that change each other's terms.
+    /// One example changes the terms of another.
     #[error(
-        "the {0} of two examples together is not the sum of theirs: one example must not change \
-         what another gives, as by batch statistics (use layer or group norm) or by a term that is \
-         added once a batch (multiply it by the number of examples)"
+        "the {0} of two examples together is not the sum of their single ones: one example must not change \
+         the result of another, as with batch statistics (use layer or group norm) or with a term \
+         that is added once a batch (multiply it by the number of examples)"
     )]
     Mixed(String),
-    /// Another result the second time.
+    /// The same batch gives another result the second time.
     #[error(
         "the same batch has another gradient when it is computed again: draw random numbers only from \
-         libtorch's generator or from the stream of the step, keep nothing from call to call, and \
+         libtorch's generator or from the stream of the step, keep no state between calls, and \
          use operations whose results do not depend on timing"
     )]
     Unrepeatable,
 }
 
-/// Compares a data set with its manifest. To be called with the whole set.
+/// Compares the whole data set with its manifest.
 ///
 /// # Errors
 /// [`Mistake::Count`].
@@ -107,7 +108,7 @@ pub fn data<D: Dataset>(data: &Splits<D>, manifest: &Manifest) -> Result<(), Mis
     Ok(())
 }
 
-/// Computes with a few examples at the seed's parameters what must hold of every model.
+/// Checks a model with a few examples at the seed's parameters.
 ///
 /// # Errors
 /// The first [`Mistake`] that is found.
@@ -132,7 +133,8 @@ pub fn model<D: Dataset>(
         let parts = [check.gradient(&pair[..1], 0)?, check.gradient(&pair[1..], 0)?];
         return together.check_sum_of(&parts, metrics);
     }
-    // Every batch has its own noise, dropout for one. Without it in an evaluation, the terms tell.
+    // The training noise (such as dropout) differs from batch to batch. If the evaluation has no
+    // noise, its terms are compared.
     let together = check.evaluate(&pair, 0)?;
     if together.terms == check.evaluate(&pair, 1)?.terms {
         let parts = [check.evaluate(&pair[..1], 0)?, check.evaluate(&pair[1..], 0)?];
@@ -180,7 +182,7 @@ struct Check<'a, D> {
     parameters: Vec<f32>,
 }
 
-/// What a model gives for a batch.
+/// A model's results for a batch.
 struct Computed {
     gradient: Vec<f32>,
     sums: Sums,
@@ -232,8 +234,8 @@ impl<'a, D: Dataset> Check<'a, D> {
         attempt(|| model.evaluate(parameters, &batch, random), Mistake::Gradient)
     }
 
-    /// Compares the average losses of one example alone, and of several copies of it. What is
-    /// random may differ by much, so only a mean is found.
+    /// Compares the average loss of one example with that of a batch of its copies. The noise may be
+    /// large, so the comparison finds only a mean instead of a sum.
     fn averages(&mut self) -> Result<(), Mistake> {
         let (mut alone, mut copies) = (0.0, 0.0);
         for draw in 0..DRAWS {
@@ -274,7 +276,7 @@ impl Computed {
     }
 }
 
-/// Whether each term of two examples is the sum of theirs.
+/// Checks that each term of two examples together is the sum of the two examples' terms.
 fn check_terms(together: &Sums, parts: &[Sums; 2], metrics: &[Metric]) -> Result<(), Mistake> {
     for (index, metric) in metrics.iter().enumerate() {
         let [one, two] = parts.each_ref().map(|part| part.terms[index]);
@@ -296,8 +298,8 @@ fn judge(what: &str, is_sum: bool, is_mean: bool) -> Result<(), Mistake> {
     }
 }
 
-/// Does what may fail, or panic in the task's code; gives one line of text then.
-/// `mistake` makes an error of it.
+/// Runs code of the task that may fail or panic. On a failure, `mistake` makes an error from one line
+/// of text.
 fn attempt<T>(
     compute: impl FnOnce() -> Result<T, ModelError>,
     mistake: impl FnOnce(String) -> Mistake,

@@ -1,5 +1,5 @@
-//! The losses of the test set and of held-out training examples, computed by all members together,
-//! or by one alone that has only the parameters.
+//! The losses of the test set and of the held-out training examples. All members compute them together;
+//! [`Evaluation`] computes them in one process, from the parameters alone.
 
 use collective::{AllReduce, Contribution, Kind, Node, ShardRange, Tally};
 use data::{Batch, Dataset, Domain, Stream, Visit};
@@ -7,21 +7,21 @@ use model::{Model, ModelError, Sums};
 
 use crate::{Settings, TrainError, Trainer, ahead::resident};
 
-/// Examples evaluated at a time; part of the noise's key, so that changing it changes the
-/// reported losses in their last digits.
+/// Examples evaluated at a time. The noise's key depends on it, so another value changes the last
+/// digits of the reported losses.
 const EVALUATION_BATCH: usize = 250;
 
 /// The sums of a batch, with noise from this stream.
 type Evaluate<'a, D> = &'a mut dyn FnMut(&Batch<'_, D>, Stream) -> Result<Sums, ModelError>;
 
-/// What the losses of the test set are a function of, beside the model and its parameters.
+/// The inputs of the test losses, beside the model and its parameters.
 #[derive(Debug)]
 pub struct Evaluation<'a, D> {
     /// The test set.
     pub test: &'a D,
-    /// The first of its examples that is used.
+    /// The index of the first example that is used.
     pub first: u32,
-    /// How many are used, from there.
+    /// The number of examples that are used.
     pub examples: u32,
     /// Logical slices of the test set.
     pub shards: u32,
@@ -35,7 +35,7 @@ impl<D: Dataset> Evaluation<'_, D> {
     /// The tally of the whole test set: the numbers that a run reports at the end of an epoch.
     ///
     /// # Errors
-    /// What the model says of its device.
+    /// The model's device failed.
     pub fn tally(
         &self,
         model: &mut dyn Model<Data = D>,
@@ -71,14 +71,14 @@ impl<D: Dataset> Evaluation<'_, D> {
 }
 
 impl<D: Dataset> Trainer<D> {
-    /// The tally of the whole test set at the current state. Each shard stands for its slice of the
-    /// test examples, so the sum follows the shard tree too.
+    /// The tally of the whole test set at the current state. The test examples are divided among the
+    /// shards, so the sum follows the shard tree too.
     pub(crate) fn evaluate(&mut self, collective: &mut dyn AllReduce) -> Result<Tally, TrainError> {
         self.tally(collective, Kind::Evaluate)
     }
 
-    /// The mean loss of the training examples that are held out, the last of those in use; none where
-    /// there are none.
+    /// The mean loss of the held-out training examples, which are the last of those in use. None if no
+    /// example is held out.
     pub(crate) fn validate(
         &mut self,
         collective: &mut dyn AllReduce,

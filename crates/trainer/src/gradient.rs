@@ -9,8 +9,8 @@ use model::ModelError;
 use crate::{Trainer, ahead::resident};
 
 impl<D: Dataset> Trainer<D> {
-    /// Does what a first step has to do once, ahead of it: computes a gradient, and drops it.
-    /// Other members do not wait for that, then.
+    /// Computes one gradient and drops it, so that the one-time work of a first step is done before
+    /// other members wait for this one.
     ///
     /// # Errors
     /// The device failed.
@@ -19,8 +19,8 @@ impl<D: Dataset> Trainer<D> {
         self.shard_gradient(0, &mut gradient).map(drop)
     }
 
-    /// Writes the summed gradient of the shards below `node`; `level` counts the right-hand
-    /// turns on the way here, each of which holds one spare vector.
+    /// Writes the summed gradient of the shards below `node`. `level` counts the right-hand turns on
+    /// the way from the root; each of them uses one spare vector.
     pub(crate) fn node_gradient(
         &mut self,
         node: Node,
@@ -57,7 +57,7 @@ impl<D: Dataset> Trainer<D> {
         Ok(Tally { terms: sums.terms, examples, index_sum })
     }
 
-    /// Has the order of an epoch at hand.
+    /// Computes the order of the examples in an epoch, unless it is known.
     pub(crate) fn prepare_order(&mut self, epoch: u64) {
         if self.order.as_ref().is_none_or(|(known, _)| *known != epoch) {
             self.order = Some((epoch, self.schedule.order(epoch)));

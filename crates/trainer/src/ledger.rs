@@ -1,20 +1,20 @@
-//! Which examples were counted, as added up by the all-reduce.
+//! The ledger: the examples that were counted, added up by the all-reduce.
 
 use collective::{TERMS_MAX, Tally};
 
-/// What one epoch has counted.
+/// The counts of one epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EpochLedger {
-    /// Examples.
+    /// The number of examples.
     pub examples: u64,
-    /// The sum of their indices.
+    /// The sum of the examples' indices.
     pub index_sum: u64,
-    /// The task's terms, summed over them.
+    /// The task's terms, summed over the examples.
     pub terms: [f64; TERMS_MAX],
 }
 
 impl EpochLedger {
-    /// What a complete epoch over so many examples counts; its terms are left at zero.
+    /// The counts of a complete epoch over so many examples, with the terms at zero.
     #[must_use]
     pub fn complete(examples: u32) -> Self {
         let examples = u64::from(examples);
@@ -29,13 +29,13 @@ impl EpochLedger {
     }
 }
 
-/// What each epoch begun so far has counted.
+/// The counts of every epoch that has begun.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ledger {
-    /// By epoch, from the first.
+    /// One entry for each epoch, the first epoch first.
     pub epochs: Vec<EpochLedger>,
-    /// The mean loss of the held-out examples after each epoch that was completed; empty where none
-    /// are held out.
+    /// The mean loss of the held-out examples after each completed epoch; empty if no example is held
+    /// out.
     pub validation: Vec<f64>,
 }
 
@@ -50,28 +50,29 @@ impl Ledger {
             .unwrap_or_default()
     }
 
-    /// The epoch with the lowest validation loss, from 1, and this loss; of several the first.
+    /// The epoch with the lowest validation loss, counted from 1, and this loss. Of equal losses the
+    /// first epoch counts.
     #[must_use]
     pub fn best_epoch(&self) -> Option<(u64, f64)> {
         let lower = |a: (u64, f64), b: (u64, f64)| if b.1 < a.1 { b } else { a };
         (1..).zip(self.validation.iter().copied()).reduce(lower)
     }
 
-    /// Whether so many epochs have passed since the best one; never where the number is 0.
+    /// Whether at least `epochs` epochs have passed since the best epoch. Never if `epochs` is 0.
     #[must_use]
     pub fn has_stalled(&self, epochs: u32) -> bool {
         let since = |(best, _): (u64, f64)| self.validation.len() as u64 - best;
         epochs > 0 && self.best_epoch().is_some_and(|best| since(best) >= epochs.into())
     }
 
-    /// Notes the validation loss after an epoch, from 1. A generation that begins at its end notes it
-    /// once more.
+    /// Notes the validation loss after an epoch, counted from 1. A generation that begins at the end
+    /// of the epoch notes the same loss once more.
     pub(crate) fn note_validation(&mut self, epoch: u64, loss: f64) {
         self.validation.truncate(usize::try_from(epoch - 1).unwrap_or(usize::MAX));
         self.validation.push(loss);
     }
 
-    /// Counts a step of an epoch, counted from 0: the last one begun, or the one after it.
+    /// Counts a step. Its epoch, counted from 0, is the last one in the ledger or the next one.
     pub(crate) fn add(&mut self, epoch: u64, tally: &Tally) {
         if self.epochs.len() as u64 <= epoch {
             self.epochs.push(EpochLedger::default());

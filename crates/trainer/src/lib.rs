@@ -1,8 +1,8 @@
 //! The training loop, on traits only: any [`model::Model`], any [`collective::AllReduce`].
 //!
 //! Start reading at [`Trainer::train`]: the loop fits a screen, and distribution is one line
-//! of it. The trainer knows nothing of processes, sockets, files or clocks on the wall; who
-//! wants to hear of its progress is an [`Observer`].
+//! of it. The trainer knows nothing of processes, sockets, files or wall clocks. It reports its
+//! progress to an [`Observer`].
 
 mod ahead;
 pub mod checks;
@@ -37,30 +37,30 @@ pub use replica::Replica;
 pub use snapshot::Snapshot;
 pub use task::{Artifacts, Metric, Task, describe};
 
-/// What a trainer needs to know beside the model and the data.
+/// The settings of a trainer, beside the model and the data.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Key of every random stream.
+    /// The key of every random stream.
     pub seed: u64,
-    /// Logical slices of a global batch.
+    /// The number of shards of a global batch.
     pub shards: u32,
     /// Examples per shard and step.
     pub batch_size: u32,
-    /// How many of the training examples are used, from the first.
+    /// The number of training examples in use: the first ones of the set.
     pub train_examples: u32,
-    /// How many of these are held out for validation: the last.
+    /// The number of these that are held out for validation: the last ones.
     pub validation_examples: u32,
-    /// How many of the test examples are used, from the first.
+    /// The number of test examples in use: the first ones of the set.
     pub test_examples: u32,
     /// Passes over the training examples.
     pub epochs: u32,
-    /// Epochs without a better validation loss after which training ends; 0 for never.
+    /// Training ends after so many epochs without a better validation loss; 0 for never.
     pub early_stop_epochs: u32,
     /// Steps between comparisons of the members' digests; 0 for never.
     pub verify_every: u32,
-    /// The optimizer, as it begins.
+    /// The optimizer, with the initial learning rate.
     pub adam: Adam,
-    /// What changes from step to step.
+    /// The learning rate's schedule, and the bound of the gradient's norm.
     pub recipe: Recipe,
 }
 
@@ -79,10 +79,10 @@ pub enum TrainError {
     /// The generation broke. The state is that after the last complete step.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// The device that the model computes on failed. The model is not to be used any more.
+    /// The device that the model computes on failed. The model must not be used any more.
     #[error("this worker's device failed")]
     Device(#[from] ModelError),
-    /// The loss is no number any more. The state is that before this step.
+    /// The loss is not finite. The state is that before this step.
     #[error(
         "the loss of step {step} is not finite ({loss}): training has diverged; begin a new run \
          with a lower --learning-rate"
@@ -102,15 +102,15 @@ pub enum TrainError {
     Miscounted {
         /// The epoch, from 1.
         epoch: u64,
-        /// What was counted.
+        /// The counts found.
         found: Box<EpochLedger>,
-        /// What should have been.
+        /// The counts of a complete epoch.
         expected: Box<EpochLedger>,
     },
 }
 
 impl TrainError {
-    /// Whether the same run comes to the same end again.
+    /// Whether the same error comes again when the run is repeated.
     #[must_use]
     pub fn recurs(&self) -> bool {
         match self {
@@ -129,13 +129,13 @@ pub struct Trainer<D> {
     schedule: Schedule,
     replica: Replica,
     ledger: Ledger,
-    /// The order of the epoch in hand.
+    /// The current epoch, and the order of its examples.
     order: Option<(u64, Vec<u32>)>,
     /// Gradients of right-hand nodes, by level of the shard tree.
     spare: Vec<Vec<f32>>,
-    /// A gradient that was shortened, or a block of one whose length is reported.
+    /// A clipped gradient, or a block of a gradient whose norm is reported.
     clipped: Vec<f32>,
-    /// What goes with the partials; the timing is that of the step before.
+    /// The data that goes with the partials. Its timing is that of the step before.
     contribution: Contribution,
     meeting: Meeting,
 }
@@ -195,13 +195,13 @@ impl<D: Dataset> Trainer<D> {
         &self.data
     }
 
-    /// Goes on from another state, as from a checkpoint.
+    /// Replaces the state and the ledger, for example by those of a checkpoint.
     pub fn restore(&mut self, state: State, ledger: Ledger) {
         self.replica.restore(state);
         self.ledger = ledger;
     }
 
-    /// Computes with so many threads from now on. No bit depends on it.
+    /// Sets the number of threads. The results do not depend on it.
     pub fn set_threads(&mut self, threads: usize) {
         if self.team.threads() != threads.max(1) {
             self.team = Arc::new(Team::new(threads));
@@ -219,9 +219,9 @@ impl<D: Dataset> Trainer<D> {
         self.schedule.steps_per_epoch()
     }
 
-    /// Whether there is nothing more to train: the last step is done, or the validation loss has
-    /// not become better for as many epochs as the run allows. A function of state and ledger, so that
-    /// all members agree.
+    /// Whether the run is complete: the last step is done, or the validation loss has not become
+    /// better for as many epochs as the run allows. All members agree, because they have the same
+    /// state and ledger.
     pub fn has_ended(&self) -> bool {
         self.has_stopped_early() || self.replica.step() >= self.steps()
     }
@@ -298,7 +298,7 @@ impl<D: Dataset> Trainer<D> {
         Ok(Ended::Completed)
     }
 
-    /// What the model is told of the step that follows `step` completed ones, for one shard.
+    /// The context that the model gets for one shard of the step that follows `step` completed ones.
     pub(crate) fn context(&self, step: u64, shard: u32) -> StepContext {
         StepContext {
             step,
@@ -312,12 +312,13 @@ impl<D: Dataset> Trainer<D> {
         Round { step: Step(self.replica.step()), kind }
     }
 
-    /// What the schedule is in the step that follows the state, and its gradient.
+    /// The schedule's values in the next step, and the norm of its gradient.
     fn details(&mut self, collective: &mut dyn AllReduce, examples: u32) -> StepDetails {
         let step = self.replica.step();
         let squares = match collective.shared_state() {
             None => norm::sum_of_squares(Isa::best(), &self.team, collective.sum()),
-            // No other member needs the whole sum: it is added up here alone, and kept nowhere.
+            // In a shared state no member has the whole sum. It is added up here block by block, and
+            // not kept.
             Some(shared) => {
                 let length = self.model.layout().len();
                 let write = |start: usize, block: &mut [f32]| shared.add_up(start, block);
@@ -336,7 +337,7 @@ impl<D: Dataset> Trainer<D> {
         }
     }
 
-    /// Waits for the other members' partials, and for their sum where there is one.
+    /// Waits for the other members' partials, and for their sum if the transport computes one.
     fn exchange(&self, collective: &mut dyn AllReduce) -> Result<Outcome, Interrupted> {
         if self.meeting == Meeting::OnDevices {
             return self.exchange_together(collective);
@@ -347,7 +348,7 @@ impl<D: Dataset> Trainer<D> {
         collective.all_reduce(self.round(Kind::Train), &self.contribution)
     }
 
-    /// Applies the mean gradient; gives the step's details where they are wanted.
+    /// Applies the mean gradient; gives the step's details if they are wanted.
     fn advance(
         &mut self,
         collective: &mut dyn AllReduce,
@@ -362,7 +363,8 @@ impl<D: Dataset> Trainer<D> {
         Ok(details)
     }
 
-    /// Applies the mean gradient: all of it, as every member does, or a share of it for all.
+    /// Applies the mean gradient: to this member's own whole state, or to its segment of the shared
+    /// state.
     fn update(&mut self, collective: &mut dyn AllReduce, examples: u32) -> Result<(), TrainError> {
         let step = self.replica.step();
         let adam = self.adam(step);
@@ -389,7 +391,7 @@ impl<D: Dataset> Trainer<D> {
         Adam { learning_rate: adam.learning_rate * rate, ..*adam }
     }
 
-    /// Computes this member's partials of the next step, and what goes with them.
+    /// Computes this member's partials of the next step, and the contribution that goes with them.
     fn contribute(
         &mut self,
         collective: &mut dyn AllReduce,
@@ -453,7 +455,7 @@ impl<D: Dataset> Trainer<D> {
     }
 }
 
-/// The failure of the device that a test asks for.
+/// Fails when a test asks for a failure of the device.
 fn device_failure() -> Result<(), ModelError> {
     if crashpoint::fails!("trainer.device") {
         return Err(ModelError::Libtorch("a failure that a test asked for".into()));

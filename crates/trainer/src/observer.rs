@@ -1,4 +1,4 @@
-//! What an observer is told of a trainer's progress.
+//! The trait for observers of a trainer's progress, and the summaries that they get.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use collective::{Contribution, Control, Tally, Timing};
 
 use crate::{EpochLedger, Ledger, Replica};
 
-/// One step, after it was applied.
+/// The summary of a step, after the step was applied.
 #[derive(Clone, Debug)]
 pub struct StepSummary<'a> {
     /// Updates done.
@@ -15,15 +15,15 @@ pub struct StepSummary<'a> {
     pub epoch: u64,
     /// The sums and examples of the step, over all members.
     pub tally: Tally,
-    /// What each member brought, in rank order, with where its previous step spent its time.
+    /// Each member's contribution, in rank order. Its timing is that of the member's previous step.
     pub contributions: &'a [Contribution],
     /// How long the step took.
     pub elapsed: Duration,
-    /// What is computed only where the observer wants it.
+    /// The details, which are computed only if the observer wants them.
     pub details: Option<StepDetails>,
 }
 
-/// What the schedule was in a step, and the gradient.
+/// The schedule's values in a step, and the norm of the gradient.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepDetails {
     /// The learning rate.
@@ -34,27 +34,27 @@ pub struct StepDetails {
     pub gradient_norm: f64,
 }
 
-/// One epoch, after its last step.
+/// The summary of an epoch, after its last step.
 #[derive(Clone, Debug)]
 pub struct EpochSummary {
     /// The epoch, from 1.
     pub epoch: u64,
-    /// The training examples' sums, as they were when each was visited.
+    /// The training examples' sums, each computed when the example was visited.
     pub train: EpochLedger,
     /// The test examples' sums at the end of the epoch.
     pub test: Tally,
-    /// The mean loss of the held-out training examples at the end of the epoch, where there are any.
+    /// The mean loss of the held-out training examples at the end of the epoch, if there are any.
     pub validation: Option<f64>,
 }
 
-/// Hears of progress, and may ask for things in return. Called on the training thread, so
-/// every call is short.
+/// Receives a trainer's progress, and can make requests. The training thread calls it, so every
+/// call must be short.
 pub trait Observer {
-    /// What this member asks for with the step that is about to be exchanged.
+    /// The requests that this member sends with the next exchange.
     fn control(&self) -> Control;
 
-    /// Whether the details of the step in hand are wanted, which take time; `is_last` says that the
-    /// step is the last of its epoch.
+    /// Whether the observer wants the details of the current step; computing them takes time.
+    /// `is_last` means that the step is the last of its epoch.
     fn wants_details(&self, is_last: bool) -> bool {
         let _ = is_last;
         false
@@ -63,22 +63,22 @@ pub trait Observer {
     /// The state has moved from this process's memory to memory that the members share.
     fn memory_freed(&mut self) {}
 
-    /// Whether the state after a step is wanted soon. Where it is on a device, it is fetched for the
-    /// next call of [`stepped`](Self::stepped) that can have it.
+    /// Whether the observer wants the state after a step soon. A state on a device is then copied to the
+    /// host for one of the next calls of [`stepped`](Self::stepped).
     fn wants_state(&self) -> bool {
         false
     }
 
-    /// A step was applied, and the replica has the state after it; on a device, it may not be
+    /// A step was applied, and the replica has the state after it. A state on a device may not be
     /// [at hand](Replica::is_at_hand).
     fn stepped(&mut self, step: &StepSummary<'_>, replica: &Replica, ledger: &Ledger);
 
-    /// An epoch was completed; the state is at hand. A generation that begins at the end of an epoch reports that
-    /// epoch once more.
+    /// An epoch was completed; the state is at hand. A generation that begins at the end of an epoch
+    /// reports this epoch once more.
     fn epoch_ended(&mut self, epoch: &EpochSummary, replica: &Replica, ledger: &Ledger);
 }
 
-/// An observer that neither hears nor asks.
+/// An observer that ignores everything and requests nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoopObserver;
 
@@ -92,7 +92,8 @@ impl Observer for NoopObserver {
     fn epoch_ended(&mut self, _epoch: &EpochSummary, _replica: &Replica, _ledger: &Ledger) {}
 }
 
-/// Splits a step's time, given when each part of it was over, into what each was for.
+/// Splits the time of a step by purpose. The first three arguments are the times since the step's
+/// begin at which a part ended.
 pub(crate) fn timing(
     computed: Duration,
     reduced: Duration,

@@ -1,11 +1,12 @@
-//! What changes from step to step: the learning rate, and the gradient's length. All of it is a function of the step alone, computed without the C
-//! library's functions, which may differ between hosts.
+//! The learning rate's schedule, and the bound of the gradient's norm. The learning rate is a function of
+//! the step alone. It is computed without the C library's functions, which may differ between hosts.
 
 use config::{LearningRateSchedule, Training};
 use data::Schedule;
 use model::{Isa, Team, norm::sum_of_squares};
 
-/// The stages of the IWAE paper: of 3^i epochs each, the rate lower by 10^(i/7).
+/// The stages of the IWAE paper (Burda, Grosse and Salakhutdinov 2015): stage i has 3^i epochs, and its
+/// factor of the learning rate is 10^(-i/7).
 const IWAE_STAGES: [(u64, f64); 8] = [
     (1, 1.0),
     (3, 0.719_685_673_001_152),
@@ -23,17 +24,17 @@ const PART: usize = 1 << 14;
 /// A turn of a full circle, in the units of [`model::math::sin_cos_turn`].
 const TURN: f64 = 4_294_967_296.0;
 
-/// What a run changes as it goes on.
+/// The learning rate's schedule, and the bound of the gradient's norm.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recipe {
-    /// How the learning rate goes on.
+    /// How the learning rate changes.
     pub learning_rate_schedule: LearningRateSchedule,
-    /// The largest norm of the mean gradient.
+    /// The largest norm of the mean gradient; none for no bound.
     pub grad_clip: Option<f64>,
 }
 
 impl Recipe {
-    /// Nothing changes.
+    /// A constant learning rate, and no bound of the gradient.
     pub const PLAIN: Self =
         Self { learning_rate_schedule: LearningRateSchedule::Constant, grad_clip: None };
 
@@ -61,8 +62,8 @@ impl Recipe {
         }
     }
 
-    /// The summed gradient with its mean over so many examples shortened to the norm allowed, where it
-    /// is longer.
+    /// The summed gradient, scaled down if its mean over `examples` is longer than the allowed norm. A
+    /// scaled gradient is in `memory`.
     pub(crate) fn clipped<'a>(
         &self,
         sum: &'a [f32],
@@ -85,7 +86,7 @@ impl Recipe {
     }
 }
 
-/// The rate's factor in an epoch, from 0; that of the last stage beyond it.
+/// The factor of the learning rate in an epoch, counted from 0. After the last stage its factor stays.
 fn iwae(epoch: u64) -> f64 {
     let mut end = 0;
     let stage = IWAE_STAGES.iter().find(|(epochs, _)| {

@@ -1,5 +1,5 @@
-//! The state that a trainer advances, and the arithmetic that advances it. Where the memory of
-//! the state is, nobody else knows.
+//! The state that a trainer advances, and the arithmetic that advances it. Only this module knows where
+//! the memory of the state is.
 
 use std::{
     fmt, mem,
@@ -16,25 +16,26 @@ use crate::Snapshot;
 
 /// The state after the last complete step.
 ///
-/// The state is in the memory of this process, or in memory that the members of a generation share.
-/// To keep the state while training goes on, take a [`Replica::snapshot`].
+/// The state is in the memory of this process, in memory that the members of a generation share, or on
+/// the model's device. To keep the state while training goes on, take a [`Replica::snapshot`].
 pub struct Replica {
     home: Home,
-    /// The state that a snapshot was taken of, to be written to once the snapshot is dropped.
+    /// The previous state, of which a snapshot was taken. Its memory is reused once the snapshot is
+    /// dropped.
     spare: Option<Arc<State>>,
-    /// Those of states in shared memory that may have to be copied yet.
+    /// The snapshots of states in shared memory that may still have to be copied.
     snapshots: Mutex<Vec<Snapshot>>,
 }
 
 enum Home {
     Own(Arc<State>),
-    /// In shared memory, of the current generation or of the one before. It is only read.
+    /// In shared memory of the current generation or of the previous one. The state is only read.
     Shared {
         step: u64,
         vectors: Arc<dyn StateVectors>,
     },
-    /// Where the model computes, as on a GPU, with the copy that was fetched of it since the last
-    /// update, if any.
+    /// On the model's device, such as a GPU, with the copy that was fetched since the last update, if
+    /// any.
     Device {
         step: u64,
         copy: Option<Arc<State>>,
@@ -65,7 +66,7 @@ impl Replica {
         }
     }
 
-    /// Whether the state can be looked at: it is in this host's memory, or a copy is.
+    /// Whether the state can be read: the state or a copy of it is in this host's memory.
     #[must_use]
     pub fn is_at_hand(&self) -> bool {
         !matches!(self.home, Home::Device { copy: None, .. })
@@ -105,7 +106,7 @@ impl Replica {
         self.view().digest(team)
     }
 
-    /// The state as it is now, for as long as it is held. Nothing is copied here.
+    /// The current state, kept unchanged for as long as the snapshot lives. This call copies nothing.
     ///
     /// # Panics
     /// As [`Replica::view`].
@@ -118,7 +119,7 @@ impl Replica {
             }
             Home::Shared { step, vectors } => {
                 let mut snapshots = self.snapshots();
-                // It is copied once, however many want it.
+                // All snapshots of one state share one copy.
                 if let Some(taken) = snapshots.iter().find(|snapshot| snapshot.step() == *step) {
                     return taken.clone();
                 }
@@ -129,8 +130,8 @@ impl Replica {
         }
     }
 
-    /// Where other processes of this host find the state, until the update after the next one; none
-    /// if it is in this process alone.
+    /// The place where other processes of this host find the state, until the update after the next
+    /// one. None if the state is in this process alone.
     #[must_use]
     pub fn place(&self) -> Option<String> {
         match &self.home {
@@ -143,8 +144,8 @@ impl Replica {
         self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the snapshots of earlier states copied that are not yet: their memory is written to in the
-    /// next step.
+    /// Copies the wanted snapshots of earlier states that are not copied yet, because the next step
+    /// writes to their memory.
     fn let_go(&self) {
         let step = self.step();
         self.snapshots().retain(|snapshot| {
@@ -156,12 +157,12 @@ impl Replica {
         });
     }
 
-    /// Goes on from another state.
+    /// Replaces the state.
     pub(crate) fn restore(&mut self, state: State) {
         self.home = Home::Own(Arc::new(state));
     }
 
-    /// Applies the mean gradient, as every member does.
+    /// Applies the mean gradient to the whole state.
     pub(crate) fn update(&mut self, adam: &Adam, team: &Team, sum: &[f32], examples: u32) {
         self.let_go();
         if let Home::Own(state) = &mut self.home
@@ -187,7 +188,7 @@ impl Replica {
         (self.home, self.spare) = (Home::Device { step: self.step(), copy }, None);
     }
 
-    /// Notes an update that the model has made.
+    /// Notes an update that the model has done.
     pub(crate) fn note_update(&mut self) {
         self.home = Home::Device { step: self.step() + 1, copy: None };
     }
@@ -199,15 +200,15 @@ impl Replica {
         self.home = Home::Device { step, copy: Some(copy) };
     }
 
-    /// Takes the state back from the model; it is at hand.
+    /// Takes the state back from the model. A copy of it must be at hand.
     pub(crate) fn take_back(&mut self) {
         if let Home::Device { copy, .. } = &mut self.home {
             self.home = Home::Own(copy.take().expect(NOT_FETCHED));
         }
     }
 
-    /// Moves the state to memory that the members share, if they do. Tells whether that has freed memory
-    /// of this process.
+    /// Moves the state to the memory that the members share, if there is such memory. Tells whether the
+    /// move has freed memory of this process.
     pub(crate) fn move_in(
         &mut self,
         shared: Option<&mut dyn SharedState>,
@@ -221,7 +222,7 @@ impl Replica {
         Ok(matches!(before, Home::Own(_)))
     }
 
-    /// Contributes to the mean of the gradient, and waits until the other members have.
+    /// Contributes this member's partials, and waits for the other members' partials.
     pub(crate) fn gather(
         &self,
         shared: &mut dyn SharedState,
@@ -231,8 +232,7 @@ impl Replica {
         shared.gather(Round { step: Step(self.step()), kind: Kind::Train }, contribution)
     }
 
-    /// Applies the mean of the gradient that the members have gathered: this member's segment of
-    /// it, for all.
+    /// Applies the mean of the gathered gradient to this member's segment of the shared state.
     pub(crate) fn update_shared(
         &mut self,
         shared: &mut dyn SharedState,

@@ -1,9 +1,8 @@
 //! A state that is kept while training goes on: for a checkpoint, or for another worker.
 //!
-//! Training is not stopped for a copy. A state in this process's memory is held where it is, and the
-//! next update writes beside it. A state in shared memory stays as it is for one more step:
-//! whoever wants it, on a thread of its own, copies it meanwhile. If nobody has by then, the
-//! trainer does.
+//! Training does not stop for a copy. A state in this process's memory stays where it is, and the next
+//! update writes to other memory. A state in shared memory stays unchanged for one more step. During this
+//! step the holder of the snapshot can copy the state on its own thread; else the trainer copies it.
 
 use std::{
     fmt,
@@ -20,7 +19,7 @@ pub struct Snapshot(Arc<Kept>);
 struct Kept {
     step: u64,
     state: OnceLock<Arc<State>>,
-    /// Where the state is until it is copied.
+    /// The state in shared memory, until it is copied.
     shared: Mutex<Option<Arc<dyn StateVectors>>>,
 }
 
@@ -47,7 +46,7 @@ impl Snapshot {
         self.0.step
     }
 
-    /// The state, copied now if it has to be and was not before.
+    /// The state. A state in shared memory is copied at the first call.
     pub fn state(&self) -> &Arc<State> {
         let Kept { step, state, shared } = &*self.0;
         state.get_or_init(|| {
@@ -58,7 +57,7 @@ impl Snapshot {
         })
     }
 
-    /// Whether somebody has the snapshot beside the one who asks.
+    /// Whether the snapshot has another holder beside the caller.
     pub(crate) fn is_wanted(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }

@@ -1,7 +1,7 @@
-//! What is trained: a model, its options and its data set, as one type of the user's program.
+//! The trait [`Task`]: a model, its options and its data set, as one type of the user's program.
 //!
-//! Workers are generic over it. Everybody else sees its description, a [`config::Task`] that
-//! [`describe`] makes; a coordinator needs no more, and neither libtorch nor this trait.
+//! Workers are generic over the task. All other programs use its description, a [`config::Task`] made by
+//! [`describe`]. So a coordinator needs neither libtorch nor this trait.
 
 use config::{InvalidTask, Manifest, Size, task::Precision};
 use data::{Dataset, Files, Splits};
@@ -10,30 +10,30 @@ use serde::{Serialize, de::DeserializeOwned};
 use tch::Device;
 use thiserror::Error;
 
-/// Why a task cannot do what it was asked for.
+/// The error of a task's function.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// The model of a task.
 pub type TaskModel<T> = Box<dyn Model<Data = <T as Task>::Data>>;
 
-/// Files that a task makes: names, and their bytes.
+/// Files that a task makes: their names and their bytes.
 pub type ArtifactFiles = Vec<(String, Vec<u8>)>;
 
 /// A sum over examples that a task reports; people see its mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
-    /// Its name, lowercase, as in `errors`: a key in the metrics.
+    /// The name in lowercase, such as `errors`; it is a key in the metrics.
     pub name: &'static str,
-    /// Its unit for one example, as in `nats`; empty if it has none.
+    /// The unit of one example's value, such as `nats`; empty if it has none.
     pub unit: &'static str,
 }
 
 /// What a model needs to compute on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GpuSupport {
-    /// It computes on CPUs alone.
+    /// The model computes only on CPUs.
     None,
-    /// The GPU's driver: it has kernels of its own.
+    /// The GPU's driver: the model has its own kernels.
     Kernels,
     /// libtorch's CUDA libraries.
     Libtorch,
@@ -41,58 +41,58 @@ pub enum GpuSupport {
 
 /// A model, its options and its data set.
 pub trait Task: 'static {
-    /// Its name: lowercase letters, digits, dashes and underscores.
+    /// The task's name: lowercase letters, digits, dashes and underscores.
     const NAME: &'static str;
 
-    /// To be raised whenever the task computes something else: workers of different revisions do
-    /// not train together.
+    /// The revision of the task. Raise it whenever the task's results change: workers of different
+    /// revisions do not train together.
     const REVISION: u32;
 
-    /// What one example is called, in the singular, as in `image`.
+    /// The word for one example, in the singular, such as `image`.
     const EXAMPLE: &'static str = "example";
 
     /// The sums that the model reports, in its order: the loss first, at most
     /// [`model::TERMS_MAX`].
     const METRICS: &'static [Metric];
 
-    /// The task's own options. They travel as one JSON object, so all of them are named fields.
+    /// The task's own options: a struct with named fields, because they travel as one JSON object.
     type Options: Clone + Send + Sync + Serialize + DeserializeOwned + 'static;
 
     /// The set of examples.
     type Data: Dataset;
 
-    /// Refuses options that make no sense, before anything else is done with them.
+    /// Refuses invalid options, before they are used.
     ///
     /// # Errors
-    /// What is wrong, in one line.
+    /// One line that says what is wrong.
     fn validate(options: &Self::Options) -> Result<(), Error> {
         let _ = options;
         Ok(())
     }
 
-    /// The files of the data set, with their digests, and how many examples they hold.
+    /// The files of the data set, with their digests, and the numbers of examples.
     ///
     /// # Errors
-    /// Where it cannot be told, as when the options name a folder that is not there.
+    /// The manifest cannot be made, for example because the options name a folder that does not exist.
     fn manifest(options: &Self::Options) -> Result<Manifest, Error>;
 
     /// Reads the data set from the manifest's files, which are on this host and verified.
     ///
     /// # Errors
-    /// What is wrong with a file.
+    /// A file cannot be read as examples.
     fn data(options: &Self::Options, files: &Files) -> Result<Splits<Self::Data>, Error>;
 
-    /// The model, on a device.
+    /// Makes the model on a device.
     ///
     /// # Errors
-    /// Where the options make none, or the device fails.
+    /// The options do not give a valid model, or the device fails.
     fn model(options: &Self::Options, device: Device) -> Result<TaskModel<Self>, Error>;
 
-    /// Files for the folder `samples` of the run directory: what the leader shows of the model
-    /// after an epoch, such as pictures.
+    /// Files for the folder `samples` of the run directory, such as pictures. The leader calls this
+    /// after an epoch.
     ///
     /// # Errors
-    /// Training goes on after one; the log tells of it.
+    /// An error is logged, and training goes on.
     fn artifacts(
         options: &Self::Options,
         context: &Artifacts<'_, Self::Data>,
@@ -101,20 +101,20 @@ pub trait Task: 'static {
         Ok(Vec::new())
     }
 
-    /// What people read of the model, in a few words, as in `VAE 784-400-400-20`.
+    /// The model in a few words for people, such as `VAE 784-400-400-20`.
     fn summary(options: &Self::Options) -> String {
         let _ = options;
         Self::NAME.to_owned()
     }
 
-    /// In what the factors of its matrix products are.
+    /// The number format of the factors of the model's matrix products.
     fn precision(options: &Self::Options) -> Precision {
         let _ = options;
         Precision::F32
     }
 
-    /// Whether every CPU and GPU computes the same bits. libtorch does not promise that: a model that
-    /// computes with it has to leave this as it is.
+    /// Whether every CPU and GPU computes the same bits. libtorch does not promise equal bits, so a
+    /// model that computes with libtorch must return false.
     fn is_portable(options: &Self::Options) -> bool {
         let _ = options;
         false
@@ -126,16 +126,16 @@ pub trait Task: 'static {
         GpuSupport::Libtorch
     }
 
-    /// What the task takes of a machine.
+    /// The memory that the task needs.
     ///
     /// # Errors
-    /// As [`Task::model`], which is asked for its layout unless the task knows better.
+    /// As [`Task::model`]: by default the size is computed from the model's layout.
     fn size(options: &Self::Options) -> Result<Size, Error> {
         Ok(size_of_layout(Self::model(options, Device::Cpu)?.layout()))
     }
 }
 
-/// What a task's artifacts are made of.
+/// The inputs of [`Task::artifacts`].
 #[derive(Clone, Copy, Debug)]
 pub struct Artifacts<'a, D> {
     /// The parameters after the epoch, in the model's layout.
@@ -151,7 +151,7 @@ pub struct Artifacts<'a, D> {
 /// Vectors of the layout's length that a worker holds: parameters, both moments, a gradient.
 const VECTORS: u64 = 4;
 
-/// The memory that a model of this layout takes at the least.
+/// The least memory that a model of this layout needs.
 #[must_use]
 pub fn size_of_layout(layout: &Layout) -> Size {
     let vector_bytes = (layout.len() * size_of::<f32>()) as u64;
@@ -170,31 +170,31 @@ pub enum DescribeError {
     Options {
         /// The task.
         task: &'static str,
-        /// What it says.
+        /// The task's error.
         source: Error,
     },
-    /// The data set is not known.
+    /// The task cannot make its manifest.
     #[error("the data set of the task {task}: {source}")]
     Dataset {
         /// The task.
         task: &'static str,
-        /// What the task says.
+        /// The task's error.
         source: Error,
     },
-    /// There is no such model.
+    /// The task cannot make its model.
     #[error("the model of the task {task}: {source}")]
     Model {
         /// The task.
         task: &'static str,
-        /// What the task says.
+        /// The task's error.
         source: Error,
     },
-    /// The options are no JSON.
+    /// The options cannot be written as JSON.
     #[error("the options of the task {task} cannot be written as JSON: {source}")]
     Json {
         /// The task.
         task: &'static str,
-        /// What serde says.
+        /// serde's error.
         source: serde_json::Error,
     },
     /// The description is not valid.
@@ -202,10 +202,10 @@ pub enum DescribeError {
     Invalid(#[from] InvalidTask),
 }
 
-/// Describes a task with its options to those that do not know it.
+/// The description of a task with its options, for programs that do not contain the task.
 ///
 /// # Errors
-/// [`DescribeError`]: what the task refuses, or a bound that it does not keep.
+/// [`DescribeError`] when the task refuses its options, or the description is not valid.
 pub fn describe<T: Task>(options: &T::Options) -> Result<config::Task, DescribeError> {
     let task = T::NAME;
     T::validate(options).map_err(|source| DescribeError::Options { task, source })?;

@@ -1,5 +1,5 @@
-//! A model that keeps the state itself, and makes steps before the trainer has heard of those before
-//! them, trains to the same bits, whatever ends its generation.
+//! A model keeps the state itself, and begins steps before the trainer has read the results of the earlier
+//! steps. It trains to the same bits, in whichever way its generation ends.
 
 use std::{cell::Cell, collections::VecDeque, rc::Rc, sync::Arc};
 
@@ -83,7 +83,7 @@ impl Model for OnHost {
     }
 }
 
-/// What the tests ask of the device, and see of it.
+/// What the tests request from the device, and observe.
 #[derive(Default)]
 struct Watch {
     most_begun: Cell<usize>,
@@ -94,7 +94,7 @@ struct Watch {
     failing: Cell<Option<u64>>,
 }
 
-/// The same with the state on a device, which is this struct.
+/// The same model with the state on a device; this struct is the device.
 struct OnDevice {
     model: OnHost,
     state: State,
@@ -226,7 +226,7 @@ impl Resident for OnDevice {
     }
 }
 
-/// A lone member's all-reduce that ends at a step.
+/// The all-reduce of a single member, which aborts at a step.
 struct Ending {
     local: Local,
     at: Option<u64>,
@@ -282,14 +282,14 @@ fn trainer(model: impl Model<Data = Numbers> + 'static) -> Trainer<Numbers> {
     Trainer::new(settings, Box::new(model), Arc::new(Splits { train: Numbers, test: Numbers }))
 }
 
-/// What an observer is told, the time aside.
+/// What an observer is told, without the times.
 #[derive(Debug, PartialEq)]
 enum Heard {
     Step(u64, u64, collective::Tally),
     Epoch(u64, collective::Tally, State),
 }
 
-/// Notes all, and asks for a pause or for the state at some steps.
+/// Notes every report, and requests a pause or the state at some steps.
 #[derive(Default)]
 struct Listening {
     heard: Vec<Heard>,
@@ -341,7 +341,7 @@ impl Observer for Listening {
     }
 }
 
-/// The whole run on the host, with what was heard.
+/// The whole run on the host, with its reports.
 fn reference() -> (Trainer<Numbers>, Listening) {
     let (mut trainer, mut listening) = (trainer(OnHost::new()), Listening::default());
     let length = OnHost::new().0.len();
@@ -351,7 +351,7 @@ fn reference() -> (Trainer<Numbers>, Listening) {
     (trainer, listening)
 }
 
-/// The run on the host, up to a step.
+/// The run on the host, stopped after `step` steps.
 fn host_at(step: u64) -> Trainer<Numbers> {
     let mut host = trainer(OnHost::new());
     let mut until = Listening { pause_at: Some(step - 1), ..Listening::default() };
@@ -359,8 +359,7 @@ fn host_at(step: u64) -> Trainer<Numbers> {
     host
 }
 
-/// Trains on the device until the run is complete, a generation after the other: the first with
-/// these requests.
+/// Trains on the device until the run is complete, without a request for a pause.
 fn complete(device: &mut Trainer<Numbers>, listening: &mut Listening) {
     let length = OnHost::new().0.len();
     listening.pause_at = None;

@@ -1,4 +1,4 @@
-//! Tasks that make each mistake are told which one; networks that are right are left in peace.
+//! Each mistake of a task is found and named; correct networks pass.
 
 use std::cell::Cell;
 
@@ -41,7 +41,7 @@ fn terms(logits: &Tensor, labels: &Tensor) -> Vec<Tensor> {
     vec![loss, logits.argmax(-1, false).ne_tensor(labels).sum(Kind::Float)]
 }
 
-/// What the checks say of a linear classifier with this objective.
+/// The checks' verdict on a linear classifier with this objective.
 fn judged(objective: impl Fn(&nn::Linear, Given<'_, '_>) -> Vec<Tensor>) -> Result<(), String> {
     let build = |path: &Path<'_>| nn::linear(path / "all", 64, CLASSES, Default::default());
     let mut model = Autograd::new(Device::Cpu, build, objective).unwrap();
@@ -166,7 +166,7 @@ fn what_is_not_finite_is_told() {
     })
     .unwrap_err();
     assert!(message.contains("the loss of the first examples is not finite"), "{message}");
-    // The root's slope at zero is infinite.
+    // The derivative of the square root is infinite at zero.
     let message = judged(|net, given| {
         let (logits, _) = logits(net, given);
         vec![(logits * 0.0).sqrt().sum(Kind::Float)]
@@ -195,7 +195,7 @@ fn a_data_set_that_is_not_as_its_manifest_says_is_told() {
     assert!(message.contains("5 test examples, and its manifest says 6"), "{message}");
 }
 
-/// A set that says it has one example more than it has.
+/// A set that claims one example more than it has.
 struct Longer(Columns);
 
 impl data::Dataset for Longer {

@@ -1,4 +1,4 @@
-//! Gradients to add up, and what their sum is by definition.
+//! Gradients to add up, and the definition of their sum.
 
 use collective::{Node, Rank, ShardRange, Share};
 

@@ -1,4 +1,4 @@
-//! A door with little room, on streams in memory; silence is not borne for long here.
+//! Tests of a door with room for two connections, on streams in memory. The limit for silence is short.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio_stream::StreamExt as _;
@@ -7,7 +7,7 @@ use super::*;
 
 type Arrivals = tokio::sync::mpsc::UnboundedSender<io::Result<DuplexStream>>;
 
-/// A door for two, and the way to it.
+/// A door for two connections, and the channel through which connections arrive.
 fn door_for_two() -> (Arrivals, impl Stream<Item = io::Result<Guest<DuplexStream>>> + Unpin) {
     let (arrivals, arrived) = tokio::sync::mpsc::unbounded_channel();
     let door = guarded(tokio_stream::wrappers::UnboundedReceiverStream::new(arrived));
@@ -20,7 +20,7 @@ fn knock(arrivals: &Arrivals) -> DuplexStream {
     theirs
 }
 
-/// Reads as a server does; an error says that the guest had to go.
+/// Reads as a server does; an error means that the door closed the connection.
 async fn serve(mut guest: Guest<DuplexStream>) -> io::Result<usize> {
     let mut bytes = 0;
     loop {
@@ -40,7 +40,7 @@ async fn who_says_nothing_goes_in_time_and_who_speaks_stays() {
     let heard = tokio::spawn(serve(door.next().await.unwrap().unwrap()));
     speaker.write_all(&[1; WORDS_BYTES]).await.unwrap();
     assert!(quiet.await.unwrap().is_err());
-    // It speaks again after a silence that would have been too long at the beginning.
+    // The speaker sends more after a silence longer than the limit for new connections.
     tokio::time::sleep(SILENCE_MAX * 2).await;
     speaker.write_all(&[1; 7]).await.unwrap();
     drop((speaker, silent));
@@ -63,7 +63,7 @@ async fn the_oldest_silent_one_makes_room_and_nobody_else() {
     assert!(begun.elapsed() < SILENCE_MAX, "it was told to go");
     second.write_all(&[1; WORDS_BYTES]).await.unwrap();
     tokio::task::yield_now().await;
-    // Now both have their places, and the next one has to wait outside.
+    // Now both places are taken, and the next connection is refused.
     let mut turned_away = knock(&arrivals);
     let mut nothing = [0; 1];
     tokio::select! {
