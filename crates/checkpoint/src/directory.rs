@@ -1,8 +1,8 @@
-//! The folder of a run's checkpoints: a file appears whole or not at all, the newest one that verifies is found, old
-//! ones go.
+//! The folder of a run's checkpoints: writes a file completely or not at all, finds the newest file that verifies, and
+//! deletes old files.
 //!
-//! Several processes may use one folder at once; see the crate `disk`. A file that has the name of a checkpoint and was
-//! not written by the run is neither replaced nor deleted. It does not know when to write or how many to keep.
+//! Several processes may use one folder at once; see the crate `disk`. A file that has the name of a checkpoint but was
+//! not written by the run is neither replaced nor deleted. The caller decides when to write and how many to keep.
 
 use std::fs;
 use std::io;
@@ -18,7 +18,7 @@ const NAME_SUFFIX: &str = ".safetensors";
 /// The link to the best checkpoint.
 pub const BEST: &str = "best.safetensors";
 
-/// The same while it is made.
+/// The temporary name of the new link, which is then renamed to [`BEST`].
 const BEST_NEW: &str = ".best.safetensors.new";
 
 /// A folder of checkpoints.
@@ -30,19 +30,19 @@ pub struct Directory {
 /// The newest checkpoint that verifies, and the newer ones that do not.
 #[derive(Debug)]
 pub struct Newest {
-    /// The newest sound checkpoint; none if there is none.
+    /// The newest sound checkpoint and its path, if there is any.
     pub checkpoint: Option<(PathBuf, Checkpoint)>,
-    /// Newer files that could not be used, newest first.
+    /// Newer files that cannot be used, the newest first, with the reason.
     pub damaged: Vec<(PathBuf, CheckpointError)>,
 }
 
-/// The file name for a step: `step-00001170.safetensors`, with more digits where eight do not do.
+/// The file name for a step: `step-00001170.safetensors`, with more digits if eight are not enough.
 pub fn file_name(step: u64) -> String {
     format!("{NAME_PREFIX}{step:08}{NAME_SUFFIX}")
 }
 
 impl Directory {
-    /// Names a folder; touches nothing.
+    /// Takes the path of a folder, without any access to the disk.
     pub fn open(path: impl Into<PathBuf>) -> Directory {
         Directory { path: path.into() }
     }
@@ -52,21 +52,22 @@ impl Directory {
         &self.path
     }
 
-    /// Creates the folder, parents included, where it does not exist.
+    /// Creates the folder and its parents, unless it exists.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system.
     pub fn create(&self) -> Result<(), CheckpointError> {
-        // Durable, for a power cut could else lose the folder together with every file synced in it.
+        // Durable: otherwise a power cut could lose the folder with every synced file in it.
         disk::create_folder(&self.path).map_err(CheckpointError::io("create", &self.path))
     }
 
-    /// Writes a checkpoint so that it is either there, whole and on the disk, or not there at all. A file of the same
-    /// step with the same tensors is left alone; one of the same run with other tensors, or a damaged one, is replaced.
+    /// Writes a checkpoint: afterwards the complete file is durable on the disk, or there is no file. A file of the
+    /// same step with the same tensors is left unchanged. A file of the same run with other tensors, or a damaged
+    /// file of the run, is replaced.
     ///
     /// # Errors
-    /// Tensors that contradict themselves, a file of another program under the name, a full disk, or what the system said;
-    /// the temporary file is gone then.
+    /// Tensors that contradict themselves, a file of another program under the name, a full disk, or another error of
+    /// the system. The temporary file is then deleted.
     pub fn write(
         &self,
         metadata: &Metadata,
@@ -97,10 +98,10 @@ impl Directory {
         Ok(path)
     }
 
-    /// The checkpoint with the most steps which verifies. A folder that does not exist has none.
+    /// The sound checkpoint with the most steps. A folder that does not exist has none.
     ///
     /// # Errors
-    /// Only where the folder cannot be read: what is wrong with a single file is in [`Newest::damaged`].
+    /// The folder cannot be read. Errors of single files are in [`Newest::damaged`].
     pub fn newest(&self) -> Result<Newest, CheckpointError> {
         let mut damaged = Vec::new();
         for (step, path) in self.list()?.into_iter().rev() {
@@ -112,7 +113,7 @@ impl Directory {
                     let step = checkpoint.metadata.step;
                     damaged.push((path.clone(), CheckpointError::Misnamed { path, step }));
                 }
-                // Another process retired it between the listing and now.
+                // Another process deleted the file after the listing.
                 Err(error) if error.is_not_found() => (),
                 Err(error) => damaged.push((path, error)),
             }
@@ -120,12 +121,13 @@ impl Directory {
         Ok(Newest { checkpoint: None, damaged })
     }
 
-    /// Deletes all checkpoints of a run but the newest `keep` (at least one) and that of the step `best`, and temporary files whose writer is gone.
-    /// Where none of those verifies, the newest older one that does is kept as well: what could still be resumed from is
-    /// never deleted. Files that have the name of a checkpoint and are not of this run do not count and stay.
+    /// Deletes the old checkpoints of a run. It keeps the newest `keep` (at least one) and the checkpoint of the step
+    /// `best`. If none of the newest verifies, it also keeps the newest older one that does, so that the run can still
+    /// be resumed. Files of other runs or programs are not counted and not deleted. Temporary files whose writer has
+    /// ended are deleted too.
     ///
     /// # Errors
-    /// What the system said on listing or deleting.
+    /// The error of the system on listing or deleting.
     pub fn retain(
         &self,
         keep: usize,
@@ -150,10 +152,10 @@ impl Directory {
         Ok(())
     }
 
-    /// Has [`BEST`] lead to the checkpoint of a step.
+    /// Makes [`BEST`] a link to the checkpoint of a step.
     ///
     /// # Errors
-    /// What the system said, and a file of that name that is no link.
+    /// The error of the system, or a file of that name that is not a link.
     pub fn mark_best(&self, step: u64) -> Result<(), CheckpointError> {
         let (link, new) = (self.path.join(BEST), self.path.join(BEST_NEW));
         let is_foreign = |found: fs::Metadata| !found.is_symlink();
@@ -166,34 +168,34 @@ impl Directory {
         marked.map_err(CheckpointError::io("link the best checkpoint as", &link))
     }
 
-    /// Where [`Directory::mark_best`] leads, where that is there.
+    /// The link of [`Directory::mark_best`], if it exists and leads to a file.
     #[must_use]
     pub fn best(&self) -> Option<PathBuf> {
         let link = self.path.join(BEST);
         link.exists().then_some(link)
     }
 
-    /// Finds out whether checkpoints can be written in the folder, which is made where there is none.
+    /// Creates the folder if necessary, and checks that files can be created in it.
     ///
     /// # Errors
-    /// Why not.
+    /// The error of the system.
     pub fn try_write(&self) -> Result<(), CheckpointError> {
         self.create()?;
         let tried = disk::temporary(&self.path).map(drop);
         tried.map_err(CheckpointError::io("create a file in", &self.path))
     }
 
-    /// The checkpoints by step, fewest steps first. Nothing is opened; other files are passed over.
+    /// The steps and paths of the checkpoints, fewest steps first. No file is opened; other files are ignored.
     ///
     /// # Errors
-    /// Where the folder exists and cannot be read.
+    /// The folder exists and cannot be read.
     pub fn list(&self) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
         let mut steps: Vec<_> = self.names()?.iter().filter_map(|name| step_of(name)).collect();
         steps.sort_unstable();
         Ok(steps.into_iter().map(|step| (step, self.path.join(file_name(step)))).collect())
     }
 
-    /// The names in the folder which are valid UTF-8: all of ours are.
+    /// The names in the folder that are valid UTF-8. The names of checkpoints are.
     fn names(&self) -> Result<Vec<String>, CheckpointError> {
         let io = || CheckpointError::io("list", &self.path);
         let entries = match fs::read_dir(&self.path) {
@@ -209,7 +211,7 @@ impl Directory {
     }
 }
 
-/// The step in a file name, where it is spelled exactly as [`file_name`] does.
+/// The step in a file name, if the name is exactly that of [`file_name`].
 pub fn step_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(NAME_PREFIX)?.strip_suffix(NAME_SUFFIX)?;
     let step = digits.parse().ok()?;
@@ -230,14 +232,14 @@ fn remove(path: &Path) -> Result<(), CheckpointError> {
     }
 }
 
-/// Whether a file was written by a run: its header names the run, whatever else in it is damaged. An empty file holds
-/// nothing that could be lost.
+/// Whether a run wrote a file: the file contains the run's id, even if it is otherwise damaged. An empty file counts as
+/// the run's own, because replacing it loses nothing.
 fn is_of_run(path: &Path, run_id: &str) -> bool {
     fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0)
         || disk::holds(path, run_id.as_bytes())
 }
 
-/// Refuses a path where a file is that was not written by the run.
+/// Refuses a path at which there is a file that the run did not write.
 pub(crate) fn refuse_occupied(path: &Path, run_id: &str) -> Result<(), CheckpointError> {
     if fs::symlink_metadata(path).is_ok() && !is_of_run(path, run_id) {
         return Err(CheckpointError::Occupied { path: path.into() });

@@ -1,4 +1,4 @@
-//! Everything that can be wrong with a checkpoint, with the details that a person needs to act.
+//! All errors of checkpoints, with the details that a person needs to act.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ pub enum CheckpointError {
     /// The operating system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was attempted, as a verb.
+        /// The attempted action, as a verb.
         action: &'static str,
-        /// On which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The disk (or the quota) is full. The temporary file has been removed; older checkpoints are untouched.
@@ -22,11 +22,11 @@ pub enum CheckpointError {
         path.display()
     )]
     DiskFull {
-        /// The file which was to be written.
+        /// The file that could not be written.
         path: PathBuf,
         /// Its size in bytes.
         bytes: u64,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// A file that the run did not write has the name of the checkpoint.
@@ -45,14 +45,14 @@ pub enum CheckpointError {
         path.display()
     )]
     FileSizeLimit {
-        /// The file which was to be written.
+        /// The file that could not be written.
         path: PathBuf,
         /// Its size in bytes.
         bytes: u64,
-        /// What the system said.
+        /// The error of the system.
         reason: String,
     },
-    /// A tensor given to be written contradicts itself or another.
+    /// A tensor to write contradicts itself, or has the name of another tensor.
     #[error("tensor `{name}` cannot be written: {reason}")]
     Tensor {
         /// Its name.
@@ -60,10 +60,10 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
-    /// The metadata and tensor names given to be written do not fit a header.
+    /// The metadata and the tensor names are too long for a header.
     #[error("the header of {} would take {bytes} bytes, at most {max} are allowed", path.display())]
     HeaderTooLarge {
-        /// The file which was to be written.
+        /// The file that could not be written.
         path: PathBuf,
         /// The header's size in bytes.
         bytes: u64,
@@ -82,7 +82,7 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
     },
-    /// The file ends before its own header says that it does.
+    /// The file is shorter than its header says.
     #[error(
         "{} is truncated: {expected} bytes expected, {found} found; restore it from a copy, or use another checkpoint",
         path.display()
@@ -90,12 +90,12 @@ pub enum CheckpointError {
     Truncated {
         /// The file.
         path: PathBuf,
-        /// The size in bytes that it should have, or the least it can have where that is all that is known.
+        /// The expected size in bytes, or the least possible size if the header is incomplete.
         expected: u64,
         /// The size in bytes that it has.
         found: u64,
     },
-    /// The file goes on after its last tensor.
+    /// The file has more bytes after its last tensor.
     #[error(
         "{} is too long: {expected} bytes expected, {found} found; restore it from a copy, or use another checkpoint",
         path.display()
@@ -116,7 +116,7 @@ pub enum CheckpointError {
     NotSafetensors {
         /// The file.
         path: PathBuf,
-        /// What could not be understood.
+        /// The error of the reader.
         reason: String,
     },
     /// A safetensors file of another program.
@@ -128,7 +128,7 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
     },
-    /// Written by another version of the layout.
+    /// The file has another version of the layout.
     #[error(
         "{} has format version `{found}`, this program reads `{supported}`; use the program that wrote it",
         path.display()
@@ -136,12 +136,12 @@ pub enum CheckpointError {
     Version {
         /// The file.
         path: PathBuf,
-        /// The version it carries.
+        /// The version of the file.
         found: String,
-        /// The version understood.
+        /// The version that this program reads.
         supported: &'static str,
     },
-    /// The header is not the one that was written.
+    /// The header has changed since it was written.
     #[error(
         "the header of {} is damaged: sha256 {expected} expected, {found} found; restore it from a copy, or use another checkpoint",
         path.display()
@@ -151,10 +151,10 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The digest that the header carries, in hex.
         expected: String,
-        /// The digest of the header as it is, in hex.
+        /// The digest of the header found, in hex.
         found: String,
     },
-    /// The tensor bytes are not those that were written.
+    /// The tensor bytes have changed since they were written.
     #[error(
         "the tensors of {} are damaged: sha256 {expected} expected, {found} found; restore it from a copy, or use another checkpoint",
         path.display()
@@ -164,10 +164,10 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The digest that the header carries, in hex.
         expected: String,
-        /// The digest of the tensor bytes as they are, in hex.
+        /// The digest of the tensor bytes found, in hex.
         found: String,
     },
-    /// A metadata field is missing or has a value that cannot be.
+    /// A metadata field is missing or has an impossible value.
     #[error("{}: metadata field `{key}` {reason}; it was not written by this program", path.display())]
     Metadata {
         /// The file.
@@ -184,10 +184,10 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// Its element type as safetensors spells it.
+        /// Its element type, in the spelling of safetensors.
         found: String,
     },
-    /// The file name says one step, the content another.
+    /// The step in the file name differs from the step in the file.
     #[error("{} holds step {step}, not the step in its name; the name for it is {}", path.display(), crate::file_name(*step))]
     Misnamed {
         /// The file.
@@ -206,7 +206,7 @@ impl CheckpointError {
         move |source| CheckpointError::Io { action, path, source }
     }
 
-    /// As [`CheckpointError::io`], but a full disk is told apart.
+    /// As [`CheckpointError::io`], but with variants of their own for a full disk and a limit of the file size.
     pub(crate) fn write(path: &Path, bytes: u64) -> impl Fn(io::Error) -> CheckpointError + use<> {
         let path = path.to_path_buf();
         move |source| match source.kind() {
@@ -221,7 +221,7 @@ impl CheckpointError {
         }
     }
 
-    /// Whether the file itself is to blame, not what it was read from or written to.
+    /// Whether the file itself is damaged. Errors of the disk or the system are not damage.
     pub fn is_damage(&self) -> bool {
         use CheckpointError::{DiskFull, FileSizeLimit, Io, Occupied};
         !matches!(self, Io { .. } | DiskFull { .. } | FileSizeLimit { .. } | Occupied { .. })

@@ -1,7 +1,7 @@
-//! One checkpoint file as a stream: tensors out with their digest, tensors in and verified.
+//! Reads and writes one checkpoint file as a stream: tensors are written with their digest, and verified when read.
 //!
-//! Both directions go through one small buffer, so that neither ever holds the file's bytes beside the tensors. It does
-//! not know how a file gets its name or when it is durable: that is `directory.rs`.
+//! Both directions use one small buffer, so the file's bytes are never in memory beside the tensors. `directory.rs`
+//! gives the file its name and makes it durable.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,13 +13,13 @@ use sha2::{Digest as _, Sha256};
 use crate::header::{self, ELEMENT_BYTES, HEADER_BYTES_MAX, Header, PREFIX_BYTES, ZERO_DIGEST};
 use crate::{Checkpoint, CheckpointError, Metadata, Tensor, TensorView};
 
-/// Big enough for few system calls, small enough to stay in the cache between copying, hashing and writing.
+/// Large enough for few system calls, small enough to stay in the cache between copying, hashing and writing.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// What [`verify`] learned of a file without keeping its tensors.
+/// The result of [`verify`]: the data of a file, without its tensors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verified {
-    /// What the file says about its run.
+    /// The metadata of the file.
     pub metadata: Metadata,
     /// SHA-256 of the tensor bytes, in lowercase hex.
     pub sha256: String,
@@ -28,13 +28,13 @@ pub struct Verified {
 /// Reads a checkpoint and verifies all of it: the header's digest, the size, the tensors' digest.
 ///
 /// # Errors
-/// The first thing found wrong, by name. Allocates no more than a small multiple of the file's size, whatever it holds.
+/// The first error found. Whatever the file holds, the call allocates at most a small multiple of the file's size.
 pub fn read(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let (mut file, header) = open(path, path)?;
     let mut body = Body::new(path, &mut file);
     let mut tensors = BTreeMap::new();
     for (name, shape) in &header.tensors {
-        // The file was found as long as the shapes say, so this is bounded by its size.
+        // `open` has checked that the file is as long as the shapes say, so the file's size bounds this length.
         let length = shape.iter().product();
         let mut data = Vec::with_capacity(length);
         body.floats(length, |bytes| {
@@ -55,7 +55,7 @@ pub fn verify(path: &Path) -> Result<Verified, CheckpointError> {
     verify_as(path, path)
 }
 
-/// Verifies the file at `place`, which errors call `path`.
+/// Verifies the file at `place`; errors name `path` instead.
 pub(crate) fn verify_as(path: &Path, place: &Path) -> Result<Verified, CheckpointError> {
     let (mut file, header) = open(path, place)?;
     let mut body = Body::new(path, &mut file);
@@ -66,11 +66,11 @@ pub(crate) fn verify_as(path: &Path, place: &Path) -> Result<Verified, Checkpoin
     Ok(Verified { metadata: header.metadata, sha256: header.sha256 })
 }
 
-/// Opens the file at `place` and verifies everything but the tensors; the file then stands at their first byte.
+/// Opens the file at `place` and verifies everything but the tensors. The next byte read is the tensors' first byte.
 fn open(path: &Path, place: &Path) -> Result<(File, Header), CheckpointError> {
     crashpoint::reach!("checkpoint.reading");
     let io = |action| CheckpointError::io(action, path);
-    // Looked at before it is opened: opening a pipe would wait for a writer.
+    // Checked before opening: opening a pipe would wait for a writer.
     if !std::fs::metadata(place).map_err(io("read"))?.is_file() {
         return Err(CheckpointError::NotAFile { path: path.into() });
     }
@@ -96,7 +96,7 @@ fn open(path: &Path, place: &Path) -> Result<(File, Header), CheckpointError> {
     if header_bytes > found {
         return Err(truncated(header_bytes));
     }
-    // Both bounds were just checked, so this fits memory and the file.
+    // The header's size is bounded by `HEADER_BYTES_MAX` and by the file's size.
     let mut bytes = vec![0; header_bytes as usize];
     bytes[..PREFIX_BYTES].copy_from_slice(&prefix);
     file.read_exact(&mut bytes[PREFIX_BYTES..]).map_err(io("read"))?;
@@ -112,7 +112,7 @@ fn open(path: &Path, place: &Path) -> Result<(File, Header), CheckpointError> {
     Ok((file, header))
 }
 
-/// The tensor bytes of an open file, hashed as they go by.
+/// The tensor bytes of an open file, hashed while they are read.
 struct Body<'a> {
     path: &'a Path,
     file: &'a mut File,
@@ -125,7 +125,7 @@ impl<'a> Body<'a> {
         Body { path, file, hasher: Sha256::new(), buffer: vec![0; BUFFER_BYTES] }
     }
 
-    /// Hands on the bytes of the next `length` floats in pieces of whole floats.
+    /// Calls `sink` with the bytes of the next `length` floats, in pieces of whole floats.
     fn floats(
         &mut self,
         length: usize,
@@ -161,7 +161,7 @@ pub(crate) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Refuses tensors that could not be read back; `path` is only named.
+    /// Refuses tensors that could not be read back. `path` is only for errors.
     pub(crate) fn new(
         path: &Path,
         metadata: &'a Metadata,
@@ -195,8 +195,8 @@ impl<'a> Draft<'a> {
         self.stream(&mut io::sink())
     }
 
-    /// Writes the whole file. The header comes first but holds the digest of what follows, so its place is filled
-    /// with a placeholder and written again at the end: the tensors are gone through once.
+    /// Writes the whole file. The header comes first but holds the digest of the tensors. So a placeholder is written
+    /// first and replaced at the end, and the tensors are read only once.
     pub(crate) fn write(&self, path: &Path, file: &mut File) -> Result<(), CheckpointError> {
         let error = CheckpointError::write(path, self.bytes());
         file.write_all(&self.placeholder).map_err(&error)?;

@@ -1,11 +1,12 @@
-//! The header of a checkpoint: encoding it, and decoding one that may be damaged or hostile.
+//! Encodes the header of a checkpoint, and decodes a header that may be damaged or hostile.
 //!
 //! A file is an 8-byte little-endian length, that many bytes of JSON, then the tensors' bytes in the order of their
-//! names. The JSON is safetensors': `__metadata__` (strings only), then name -> dtype, shape, offsets. Our metadata
-//! carries `sha256`, of the tensor bytes, and `header_sha256`, of the length and the JSON with the latter's own
-//! 64 digits put to zero: so the header's size is known before either digest is, and every byte of the file is covered.
+//! names. The JSON has the format of safetensors: `__metadata__` (strings only), then name -> dtype, shape, offsets.
+//! Our metadata has two digests. `sha256` covers the tensor bytes. `header_sha256` covers the length and the JSON,
+//! with its own 64 digits set to zero. So the header's size is known before the digests, and every byte of the file
+//! is covered.
 //!
-//! This file does no I/O; it only names the path in errors.
+//! This file does no I/O; it uses the path only in errors.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -16,9 +17,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{CheckpointError, FORMAT_VERSION, Metadata, TensorView};
 
-/// The bytes of the length that a file begins with.
+/// Bytes of the length at the beginning of a file.
 pub(crate) const PREFIX_BYTES: usize = 8;
-/// A bound on the JSON, so that reading a hostile file costs little: tens of thousands of tensors and epochs fit.
+/// The bound of the JSON, so that reading a hostile file costs little. Tens of thousands of tensors and epochs fit.
 pub(crate) const HEADER_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of one tensor element.
 pub(crate) const ELEMENT_BYTES: usize = 4;
@@ -26,26 +27,26 @@ pub(crate) const ELEMENT_BYTES: usize = 4;
 pub(crate) const ZERO_DIGEST: &str =
     "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// How much of a text from a file an error quotes.
+/// The most characters of a file's text that an error quotes.
 const EXCERPT_CHARS_MAX: usize = 120;
 
-/// How the header digest is introduced. In a JSON string the quotes would be escaped, and a tensor of this name is
-/// followed by an object, so the first match is the field itself.
+/// The bytes before the header digest. Inside a JSON string the quotes would be escaped, and after a tensor of this
+/// name comes an object, so the first match is the field itself.
 const DIGEST_FIELD: &[u8] = b"\"header_sha256\":\"";
 
-/// What a header says, after its own digest was found right.
+/// A decoded header whose digest is correct.
 #[derive(Debug)]
 pub(crate) struct Header {
     pub(crate) metadata: Metadata,
     /// The SHA-256 of the tensor bytes, in hex.
     pub(crate) sha256: String,
-    /// In the order of their bytes, which are contiguous from the end of the header.
+    /// The names and shapes in the order of the tensors' bytes, which are contiguous from the end of the header.
     pub(crate) tensors: Vec<(String, Vec<usize>)>,
     /// The sum of the tensors' sizes.
     pub(crate) data_bytes: u64,
 }
 
-/// The JSON object in a fixed order, so that equal checkpoints are equal files.
+/// The JSON object with its fields in a fixed order, so that equal checkpoints give equal files.
 struct Json<'a> {
     metadata: &'a [(&'static str, &'a str)],
     tensors: &'a [(&'a str, TensorInfo)],
@@ -71,8 +72,8 @@ impl Serialize for Json<'_> {
     }
 }
 
-/// The length prefix and the JSON, for tensors already in the order of their names. The size depends on everything
-/// but `sha256`, which must have 64 digits.
+/// The length prefix and the JSON, for tensors sorted by name. `sha256` must have 64 digits, so the size does not
+/// depend on its value.
 pub(crate) fn encode(
     metadata: &Metadata,
     tensors: &[TensorView<'_>],
@@ -91,7 +92,7 @@ pub(crate) fn encode(
         ("configuration", &metadata.configuration),
         ("ledger", &ledger),
     ];
-    // As in files of earlier versions, which do not have it.
+    // Files of earlier versions do not have the field; an empty one is left out too.
     let known = (!metadata.arithmetic.is_empty()).then_some(("arithmetic", &*arithmetic));
     let fields: Vec<(&str, &str)> = fields.into_iter().chain(known).collect();
     let mut end = 0;
@@ -107,7 +108,7 @@ pub(crate) fn encode(
 
     let mut bytes = vec![0; PREFIX_BYTES];
     serde_json::to_writer(&mut bytes, &Json { metadata: &fields, tensors: &infos })?;
-    // safetensors wants the tensors aligned to 8 bytes, and blanks for the padding.
+    // safetensors requires tensors aligned to 8 bytes, and spaces as padding.
     bytes.resize(bytes.len().next_multiple_of(PREFIX_BYTES), b' ');
     let json_bytes = (bytes.len() - PREFIX_BYTES) as u64;
     bytes[..PREFIX_BYTES].copy_from_slice(&json_bytes.to_le_bytes());
@@ -125,7 +126,7 @@ pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<Header, CheckpointErro
     let layout: Layout = match serde_json::from_slice(json) {
         Ok(layout) => layout,
         Err(error) => {
-            // Where our own digest is still in sight this was a checkpoint: say that it is damaged.
+            // A file that still has our digest field was a checkpoint: report that it is damaged.
             verify_digest(path, bytes)?;
             let reason = excerpt(&error.to_string());
             return Err(CheckpointError::NotSafetensors { path: path.into(), reason });
@@ -161,7 +162,7 @@ pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<Header, CheckpointErro
             reason: format!("is `{}`, a number expected ({error})", excerpt(&text)),
         })
     };
-    // Files of earlier versions do not have it.
+    // Files of earlier versions do not have the field.
     let arithmetic = fields.get("arithmetic").map_or("[]", |text| text);
     let arithmetic =
         serde_json::from_str(arithmetic).map_err(|error| CheckpointError::Metadata {
@@ -190,8 +191,8 @@ pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<Header, CheckpointErro
     })
 }
 
-/// The tensors in the order of their bytes. That they are contiguous from zero and as long as their shapes say was
-/// checked when the layout was parsed.
+/// The tensors in the order of their bytes. The parser of the layout has checked that the tensors are contiguous from
+/// zero, and as long as their shapes say.
 fn tensors(path: &Path, layout: &Layout) -> Result<Vec<(String, Vec<usize>)>, CheckpointError> {
     let mut tensors = Vec::new();
     for name in layout.offset_keys() {
@@ -205,7 +206,7 @@ fn tensors(path: &Path, layout: &Layout) -> Result<Vec<(String, Vec<usize>)>, Ch
     Ok(tensors)
 }
 
-/// Whether the header carries its digest; an error where it carries a wrong one.
+/// Whether the header has its digest. A wrong digest is an error.
 fn verify_digest(path: &Path, bytes: &[u8]) -> Result<bool, CheckpointError> {
     let Some(at) = digest_position(bytes) else { return Ok(false) };
     let Some(carried) = bytes.get(at..at + ZERO_DIGEST.len()) else { return Ok(false) };
@@ -221,7 +222,7 @@ fn verify_digest(path: &Path, bytes: &[u8]) -> Result<bool, CheckpointError> {
     Err(CheckpointError::HeaderDamaged { path: path.into(), expected, found })
 }
 
-/// Where the digits of the header digest begin.
+/// The index of the first digit of the header digest.
 fn digest_position(bytes: &[u8]) -> Option<usize> {
     let field = bytes.windows(DIGEST_FIELD.len()).position(|window| window == DIGEST_FIELD)?;
     Some(field + DIGEST_FIELD.len())

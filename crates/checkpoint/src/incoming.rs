@@ -1,5 +1,5 @@
-//! A checkpoint that comes from elsewhere: it gets its name in the folder once it has verified. It does not know where
-//! it comes from.
+//! A checkpoint received from another place: it gets its name in the folder after it has verified. This file does not
+//! know the other place.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::directory::refuse_occupied;
 use crate::file::verify_as;
 use crate::{CheckpointError, Directory, file_name};
 
-/// The bytes of a checkpoint, written as they come; gone if it is dropped before it is accepted.
+/// A checkpoint whose bytes are written as they arrive. Dropping it before [`Incoming::accept`] deletes the bytes.
 #[derive(Debug)]
 pub struct Incoming {
     folder: PathBuf,
@@ -19,10 +19,10 @@ pub struct Incoming {
 }
 
 impl Directory {
-    /// Makes room for the checkpoint of a step, without its name.
+    /// Creates a temporary file for the checkpoint of a step.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system.
     pub fn receive(&self, step: u64) -> Result<Incoming, CheckpointError> {
         let file = disk::temporary(self.path());
         let file = file.map_err(CheckpointError::io("create a temporary file in", self.path()))?;
@@ -41,10 +41,10 @@ impl Write for Incoming {
 }
 
 impl Incoming {
-    /// Gives the checkpoint its name if it verifies, also in the place of another file of its run.
+    /// Verifies the checkpoint and gives it its name. It replaces another file of the same run.
     ///
     /// # Errors
-    /// What is wrong with it, or what the system said; errors call it `origin`.
+    /// The damage found, or the error of the system. Errors name `origin` instead of the temporary file.
     pub fn accept(self, origin: &Path) -> Result<PathBuf, CheckpointError> {
         let verified = verify_as(origin, self.file.path())?;
         if verified.metadata.step != self.step {

@@ -1,4 +1,4 @@
-//! The run among several whose checkpoint is the newest.
+//! Finds the run with the newest checkpoint among several runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,16 +6,16 @@ use std::time::SystemTime;
 
 use crate::Directory;
 
-/// The folder of checkpoints in that of a run.
+/// The name of the checkpoints' folder in a run directory.
 pub const CHECKPOINTS: &str = "checkpoints";
 
-/// Whether a run's folder has a checkpoint, sound or not.
+/// Whether a run directory has a checkpoint, sound or damaged.
 pub fn has_checkpoint(run: &Path) -> bool {
     written(run).is_some()
 }
 
-/// The run in the folder `runs` whose newest checkpoint was written last; none where no run has one. Links to runs, such
-/// as `latest`, count for nothing.
+/// The run in the folder `runs` whose newest checkpoint was written last; none if no run has a checkpoint. Links to
+/// runs, such as `latest`, are ignored.
 pub fn newest_run(runs: &Path) -> Option<PathBuf> {
     let folders = fs::read_dir(runs).ok()?.flatten();
     let folders = folders.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));

@@ -1,10 +1,10 @@
-//! Fuzz targets: everything that reads a file or a message which somebody else may have made,
-//! as functions that take any bytes.
+//! Fuzz targets: every reader of files or messages that may come from another program, as a
+//! function that takes any bytes.
 //!
-//! None may panic, and none may take memory that its input does not justify. `tests/replay.rs`
-//! feeds them with `seeds/` and mutations of these on every run of the tests; the package in
-//! `fuzz/` hands them to cargo-fuzz: `cargo +nightly fuzz run idx` in this folder. What the bytes
-//! mean is known where they are read.
+//! No target may panic, or take more memory than its input justifies. On every run of the tests,
+//! `tests/replay.rs` feeds the targets with `seeds/` and with mutations of the seeds. The package
+//! in `fuzz/` gives the targets to cargo-fuzz: `cargo +nightly fuzz run idx` in this folder. The
+//! targets do not interpret the bytes; the readers do.
 
 use std::{fs, path::Path, sync::OnceLock};
 
@@ -14,10 +14,10 @@ use prost::Message as _;
 use protocol::{convert::printable, wire};
 use tempfile::TempDir;
 
-/// A target by the name of its seeds' folder.
+/// A target, with the name of its seeds' folder.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 7] = [
     ("idx", idx),
     ("checkpoint", checkpoint),
@@ -49,7 +49,7 @@ pub fn journal(bytes: &[u8]) {
     with_file("journal", bytes, |path| drop(coordinator::last_generation(path)));
 }
 
-/// What a coordinator takes in from a worker.
+/// The coordinator's reader of a worker's messages.
 pub fn worker_message(bytes: &[u8]) {
     use wire::worker_message::Body;
     let message = wire::WorkerMessage::decode(bytes);
@@ -64,14 +64,14 @@ pub fn worker_message(bytes: &[u8]) {
     }
 }
 
-/// What a worker takes in from its coordinator.
+/// The worker's reader of its coordinator's messages.
 pub fn coordinator_message(bytes: &[u8]) {
     use wire::coordinator_message::Body;
     let message = wire::CoordinatorMessage::decode(bytes);
     match message.ok().and_then(|message| message.body) {
         Some(Body::Start(start)) => {
             let shares: Vec<Share> = start.members.iter().map(Share::from).collect();
-            // Floats of a small gradient: its length is the worker's own.
+            // A small gradient: the worker knows its length, the message does not carry it.
             const LENGTH: usize = 64;
             const SHARDS: u32 = 8;
             drop(collective::Plan::new(SHARDS, LENGTH, &shares));
@@ -81,7 +81,7 @@ pub fn coordinator_message(bytes: &[u8]) {
     }
 }
 
-/// What a member takes in from another in an all-reduce.
+/// A member's reader of another member's frames in an all-reduce.
 pub fn frame(bytes: &[u8]) {
     use wire::frame::Body;
     if let Ok(wire::Frame { body: Some(Body::Header(header)) }) = wire::Frame::decode(bytes) {
@@ -89,7 +89,7 @@ pub fn frame(bytes: &[u8]) {
     }
 }
 
-/// What a worker takes in from the one whose state it takes over.
+/// The worker's reader of the frames in which a donor sends its state.
 pub fn state_frame(bytes: &[u8]) {
     use wire::state_frame::Body;
     if let Ok(wire::StateFrame { body: Some(Body::Header(header)) }) =
@@ -99,7 +99,7 @@ pub fn state_frame(bytes: &[u8]) {
     }
 }
 
-/// Has a reader of files read the bytes.
+/// Writes the bytes to a file and calls a reader of files.
 fn with_file(name: &str, bytes: &[u8], read: impl FnOnce(&Path)) {
     static FOLDER: OnceLock<TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| tempfile::tempdir().expect("a temporary folder"));

@@ -1,7 +1,7 @@
 //! Feeds every fuzz target with its seeds and, for a bounded time, with mutations of them.
 //!
-//! The mutations are the same on every run, so that a failure repeats; the corpus of a fuzzer
-//! that has run longer is replayed by putting it into `seeds/`.
+//! The mutations are the same on every run, so that a failure repeats. To replay the corpus of a
+//! longer fuzzing run, put its files into `seeds/`.
 
 use std::{
     fs, panic,
@@ -14,13 +14,13 @@ use fuzzing::TARGETS;
 /// Mutations of each seed.
 const MUTATIONS: u64 = 4000;
 
-/// Longest time that a target is fed with the mutations of one seed, on a slow disk.
+/// The longest time for the mutations of one seed; on a slow disk they would take longer.
 const TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Bytes that the process may take beyond what it had: no input is larger than a few KB.
+/// The most bytes by which the process may grow; no input is larger than a few KB.
 const GROWTH_BYTES_MAX: u64 = 64 << 20;
 
-/// Numbers that readers may trip over.
+/// Numbers at the edges of ranges, where readers may fail.
 const EDGES: [u64; 6] = [0, 1, 0x7f, 0xff, 0x7fff_ffff, u64::MAX];
 
 /// SplitMix64.
@@ -73,7 +73,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-// One test: what one target allocates must not be taken for another's.
+// One test for all targets, so that no other test's memory is counted.
 #[test]
 fn no_input_makes_a_reader_panic_or_take_memory() {
     let before = peak();

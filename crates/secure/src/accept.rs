@@ -1,5 +1,5 @@
-//! The way in: every connection does its handshake in its own task, so that a slow one delays no
-//! other.
+//! Accepts connections. Every connection does its handshake in its own task, so that a slow
+//! handshake delays no other connection.
 
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
@@ -19,17 +19,17 @@ use crate::{
     tls::Tls,
 };
 
-/// Handshakes under way at once; one more connection is closed. More than the workers of any
-/// run that come at the same moment.
+/// The most handshakes at the same time; a further connection is closed. No run has so many
+/// workers that connect at the same moment.
 const HANDSHAKES_MAX: usize = 1024;
 
 /// How long a refused peer may take to read the reason.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Connections that have done their handshake and wait to be served.
+/// The most connections that have done their handshake and wait to be served.
 const ACCEPTED: usize = 16;
 
-/// What a listener gives, still without TLS.
+/// The stream of a listener's sockets, still without TLS.
 type Sockets<S> = Pin<Box<dyn tokio_stream::Stream<Item = io::Result<S>> + Send>>;
 
 /// Accepts connections without TLS.
@@ -70,7 +70,7 @@ async fn take_in<S>(
         };
         let peer = socket.connect_info().remote_addr();
         let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
-            refusal::log(peer, &Refusal::because("too many others are in their handshake"));
+            refusal::log(peer, &Refusal::because("too many handshakes are under way"));
             continue;
         };
         let (tls, accepted) = (tls.clone(), accepted.clone());

@@ -1,4 +1,4 @@
-//! Where a peer listens: a host, by name or by number, and a port.
+//! The address where a peer listens: a host, by name or by IP address, and a port.
 
 use std::{
     error::Error,
@@ -9,16 +9,16 @@ use std::{
 
 use tokio_rustls::rustls::pki_types::{DnsName, ServerName};
 
-/// The port of an URL that names none.
+/// The port of a URL without a port.
 const PORT: u16 = 50051;
 
-/// The name that means this machine, whatever a resolver says of others.
+/// The name that always means this machine; no resolver is asked.
 const LOCALHOST: &str = "localhost";
 
-/// Characters of a text that an error repeats.
+/// The most characters of a text that an error quotes.
 const SHOWN: usize = 80;
 
-/// Where a peer listens. What certificates are checked for is the host as it is written.
+/// The address where a peer listens. Certificates are checked against the host as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     host: ServerName<'static>,
@@ -28,18 +28,18 @@ pub struct Address {
 /// A text that is no address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParseAddressError {
-    /// The text has another form.
+    /// The text is not a host and a port.
     Form(String),
-    /// The host is none.
+    /// The host is neither a name nor an IP address.
     Host(String),
-    /// There is no such port.
+    /// The port is not a number from 1 to 65535.
     Port {
         /// The whole text.
         text: String,
-        /// What stands for the port.
+        /// The text of the port.
         port: String,
     },
-    /// It is not clear where the address ends.
+    /// It is not clear where an IPv6 address ends.
     Brackets(String),
 }
 
@@ -103,17 +103,17 @@ pub fn host_and_port(text: &str) -> Result<(String, Option<u16>), ParseAddressEr
 }
 
 impl Address {
-    /// A port on a host that is given by name or number.
+    /// A port on a host, which is given by name or by IP address.
     ///
     /// # Errors
-    /// [`ParseAddressError`] if it is neither.
+    /// [`ParseAddressError`] if the host is neither.
     pub fn on(host: &str, port: u16) -> Result<Self, ParseAddressError> {
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let parsed = ServerName::try_from(bare.unwrap_or(host).to_owned());
         parsed.map(|host| Self { host, port }).map_err(|_| ParseAddressError::Host(host.to_owned()))
     }
 
-    /// An address as people type it; without a port it is the one where coordinators listen.
+    /// An address as people type it. The default port is 50051, where coordinators listen.
     ///
     /// # Errors
     /// [`ParseAddressError`] that says what is wrong with the text.
@@ -125,7 +125,7 @@ impl Address {
         }
     }
 
-    /// The host, as a resolver takes it.
+    /// The host as text for a resolver.
     #[must_use]
     pub fn host(&self) -> String {
         self.host.to_str().into_owned()
@@ -137,7 +137,7 @@ impl Address {
         self.port
     }
 
-    /// Whether it is on this machine for certain.
+    /// Whether the address is certainly on this machine.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         match &self.host {
@@ -153,7 +153,7 @@ impl Address {
         matches!(self.host, ServerName::IpAddress(_))
     }
 
-    /// What the peer's certificate has to be for.
+    /// The name for which the peer's certificate must be valid.
     pub(crate) fn name(&self) -> &ServerName<'static> {
         &self.host
     }

@@ -1,7 +1,7 @@
-//! `vae-coordinator certs`: a certificate authority in a folder, and what it issues.
+//! `vae-coordinator certs`: a certificate authority in a folder, and the files that it issues.
 //!
 //! ```text
-//! DIR/ca.crt  ca.key  token  view-token              init: stays where it was made
+//! DIR/ca.crt  ca.key  token  view-token              init: the authority, which stays here
 //! DIR/HOST/ca.crt  tls.crt  tls.key  token  view-token   issue: the --tls-dir of that host
 //! ```
 
@@ -32,10 +32,10 @@ const CA_KEY_FILE: &str = "ca.key";
 /// The names of all authorities made here begin with this.
 const CA_NAME: &str = "Lockstep CA";
 
-/// Names that every host has for itself.
+/// The loopback names of every host.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// Hosts whose clocks are a little behind accept a fresh certificate, too.
+/// A certificate is valid from so long ago, so that hosts whose clocks are slow accept it.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -47,7 +47,7 @@ enum Readers {
     Owner,
 }
 
-/// Why nothing was issued.
+/// Why no certificate was issued.
 #[derive(Debug, Error)]
 pub enum AuthorityError {
     /// There is an authority already.
@@ -57,14 +57,14 @@ pub enum AuthorityError {
         .0.display(), issue_for_this_host(.0.parent().unwrap_or(.0))
     )]
     Exists(PathBuf),
-    /// A file that was not made here has the name of one that is to be written.
+    /// A file that the authority has not written has the name of a file to write.
     #[error(
         "{} is there already and `certs issue` has not made it, so it stays: move it away, or \
          make another CA in another --dir",
         .0.display()
     )]
     Foreign(PathBuf),
-    /// There is no authority.
+    /// A file of the authority cannot be read.
     #[error(
         "cannot read {}: {error}{}", path.display(), missing_authority(path, error)
     )]
@@ -82,10 +82,10 @@ pub enum AuthorityError {
         /// Why not.
         error: io::Error,
     },
-    /// Not the name or number of a host.
+    /// The text is neither the name nor the IP address of a host.
     #[error("--host {0:?} is neither a host's name nor its IP address")]
     Host(String),
-    /// The authority's files do not fit together.
+    /// The authority's files do not belong together, or cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// A key or certificate could not be made.
@@ -119,17 +119,17 @@ fn missing_authority(path: &Path, error: &io::Error) -> String {
     }
 }
 
-/// From when to when a certificate is valid.
+/// The time in which a certificate is valid.
 #[derive(Clone, Copy, Debug)]
 pub struct Validity {
     /// The first moment.
     pub not_before: SystemTime,
-    /// The last one.
+    /// The last moment.
     pub not_after: SystemTime,
 }
 
 impl Validity {
-    /// This many days from now on.
+    /// Valid for so many days from now on.
     #[must_use]
     pub fn days(days: u32) -> Self {
         let now = SystemTime::now();
@@ -137,7 +137,7 @@ impl Validity {
     }
 }
 
-/// Makes an authority, a join token and a view token in `dir`. What is there stays.
+/// Makes an authority, a join token and a view token in `dir`. Existing files are not replaced.
 ///
 /// # Errors
 /// [`AuthorityError`]; a file is complete or absent.
@@ -159,13 +159,13 @@ pub fn init(dir: &Path, validity: Validity) -> Result<(), AuthorityError> {
     create(&dir.join(VIEW_TOKEN_FILE), token().as_bytes(), Readers::Owner)
 }
 
-/// Issues a certificate of the authority in `dir` for a host, by all the names and numbers
-/// that others use for it, and puts it into a folder that is named by the first of them, with
-/// all else that the host needs. A certificate that was issued there before is replaced; files
-/// that were made by others stay.
+/// Issues a certificate of the authority in `dir` for one host. `hosts` are all names and IP
+/// addresses of the host. The certificate and the other files that the host needs are written to
+/// a folder with the first of these names. An earlier certificate there is replaced; files of
+/// other programs are not.
 ///
 /// # Errors
-/// [`AuthorityError`]; a file is complete or as it was.
+/// [`AuthorityError`]; every file is then complete or unchanged.
 pub fn issue(dir: &Path, hosts: &[String], validity: Validity) -> Result<PathBuf, AuthorityError> {
     let ca_key = KeyPair::from_pem(&read(&dir.join(CA_KEY_FILE))?)?;
     let ca = read(&dir.join(CA_FILE))?;
@@ -193,7 +193,7 @@ pub fn issue(dir: &Path, hosts: &[String], validity: Validity) -> Result<PathBuf
     refuse_foreign(&folder)?;
     make_dir(&folder)?;
     replace(&folder.join(CA_FILE), ca.as_bytes(), Readers::Everybody)?;
-    // An authority of an earlier version has no view token yet.
+    // An authority of an earlier version has no view token.
     match create(&dir.join(VIEW_TOKEN_FILE), token().as_bytes(), Readers::Owner) {
         Ok(()) | Err(AuthorityError::Exists(_)) => {}
         Err(error) => return Err(error),
@@ -208,8 +208,8 @@ pub fn issue(dir: &Path, hosts: &[String], validity: Validity) -> Result<PathBuf
     Ok(folder)
 }
 
-/// The name of the authority with this key. Of two authorities with one name, the wrong one would
-/// be taken for the right one until signatures are compared.
+/// The name of the authority with this key. The name depends on the key: with equal names, a
+/// certificate of another authority would be recognised only by its signature.
 fn name_of(key: &KeyPair) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key_raw());
     format!("{CA_NAME} {}", hex(&digest.as_ref()[..4]))
@@ -225,7 +225,7 @@ fn params(name: &str, validity: Validity) -> CertificateParams {
 }
 
 fn check_host(host: &str) -> Result<(), AuthorityError> {
-    // One for all of a top-level domain would match nothing.
+    // A wildcard for a whole top-level domain would match no host.
     let name =
         host.strip_prefix("*.").map_or(Some(host), |rest| rest.contains('.').then_some(rest));
     let is_name = || name.is_some_and(|name| DnsName::try_from(name).is_ok());
@@ -250,8 +250,8 @@ fn make_dir(path: &Path) -> Result<(), AuthorityError> {
         .map_err(|error| AuthorityError::Unwritable { path: path.to_owned(), error })
 }
 
-/// Refuses a folder with files that were not issued here. A certificate says by whom it was
-/// issued; without one, a key may be anybody's.
+/// Refuses a folder with files that no authority of this program has issued. A certificate names
+/// its issuer; without a certificate, nobody knows where a key comes from.
 fn refuse_foreign(folder: &Path) -> Result<(), AuthorityError> {
     let is_there = |name: &&str| fs::symlink_metadata(folder.join(name)).is_ok();
     let names = [CERTIFICATE_FILE, KEY_FILE, CA_FILE, TOKEN_FILE, VIEW_TOKEN_FILE];
@@ -260,14 +260,14 @@ fn refuse_foreign(folder: &Path) -> Result<(), AuthorityError> {
         let pem = fs::read(folder.join(name)).unwrap_or_default();
         tls::mentions(&pem, CA_NAME)
     };
-    // They are written in this order: the CA's certificate is there with whatever else is.
+    // `issue` writes the CA's certificate first, so it is there if any other issued file is.
     if is_ours(CA_FILE) && (!is_there(&CERTIFICATE_FILE) || is_ours(CERTIFICATE_FILE)) {
         return Ok(());
     }
     Err(AuthorityError::Foreign(folder.join(found)))
 }
 
-/// Writes a file where there is none.
+/// Writes a file, unless it exists.
 fn create(path: &Path, bytes: &[u8], readers: Readers) -> Result<(), AuthorityError> {
     write(path, bytes, readers, |beside| disk::put_new(beside, path)).map_err(|error| {
         match error.kind() {
@@ -277,7 +277,7 @@ fn create(path: &Path, bytes: &[u8], readers: Readers) -> Result<(), AuthorityEr
     })
 }
 
-/// Writes a file, in the place of one that may be there.
+/// Writes a file, and replaces an existing one.
 fn replace(path: &Path, bytes: &[u8], readers: Readers) -> Result<(), AuthorityError> {
     let put = |beside: NamedTempFile| beside.persist(path).map(drop).map_err(|put| put.error);
     write(path, bytes, readers, put)

@@ -1,12 +1,13 @@
 //! Authentication of both sides of a connection: TLS with certificates, the join token, the secrets
 //! that bind streams of the data plane to a generation, and the view token of a board.
 //!
-//! [`Security`] holds the settings of a program, and is the one place where connections pass:
-//! [`Security::connect`] on the way out, [`Security::accept`] on the way in. Without TLS and
-//! a token neither leaves this machine. [`local`] is for connections that never do: they need no
-//! TLS. [`Viewers`] are people at a browser, who show a token and no certificate. [`authority`] makes
-//! certificates and tokens; [`Key`] and [`Secret`] are what a coordinator hands out. This crate does
-//! not know what travels over a connection.
+//! [`Security`] holds the settings of a program. All network connections pass it: outgoing ones
+//! through [`Security::connect`], incoming ones through [`Security::accept`]. Without TLS and a token
+//! it allows only loopback addresses, unless `--insecure` is given. [`local`] has sockets within one
+//! machine, which need no TLS.
+//! [`Viewers`] checks people's browsers, which have a token and no certificate. [`authority`] makes
+//! certificates and tokens. A coordinator derives a [`Secret`] for each member from its [`Key`]. This
+//! crate does not know what travels over a connection.
 
 mod accept;
 mod address;
@@ -36,7 +37,7 @@ pub const TLS_HINT: &str = "; if it speaks TLS, give --tls-dir";
 pub type Authorized =
     tonic::service::interceptor::InterceptedService<tonic::transport::Channel, Bearer>;
 
-/// Bytes as text, two digits each.
+/// Bytes as lowercase hexadecimal text.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

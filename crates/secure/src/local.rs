@@ -1,12 +1,13 @@
 //! Sockets within this machine, between processes of one user.
 //!
-//! Their names are in no file system: a name is gone with its process, however that ends, and
-//! nothing is left behind. Such a name has no permissions; any user of this machine can see it,
-//! connect to it, or take it first. So each side asks the kernel for the user at the other end,
-//! before a byte is sent, and closes a connection of another user.
+//! Their names are abstract, not in a file system: a name disappears with its process, and no file
+//! is left behind. An abstract name has no permissions: any user of this machine can see it,
+//! connect to it, or take it first. So each side asks the kernel for the user at the other end
+//! before it sends a byte, and closes a connection of another user.
 //!
-//! The bytes do not leave the kernel, and a process that could listen in there can read a worker's
-//! keys as well: so there is no TLS over these sockets. What a peer may ask for is not decided here.
+//! The bytes do not leave the kernel, and a process that could read them there could read a worker's
+//! keys as well. So there is no TLS over these sockets. This module does not decide which requests a
+//! peer may make.
 
 use std::io;
 
@@ -18,22 +19,22 @@ use crate::{Address, refusal};
 /// Listens for processes of this machine that connect to `address` by a local socket.
 ///
 /// # Errors
-/// When the name is taken, or the system has no such names: peers then use the address.
+/// The name is taken, or the system has no abstract names. Peers then connect to the address itself.
 pub fn listen(address: &Address) -> io::Result<UnixListener> {
     UnixListener::bind(name(address))
 }
 
-/// Connects to what listens on this machine beside `address`.
+/// Connects to the local socket of the process that listens at `address` on this machine.
 ///
 /// # Errors
-/// When no process listens, or a process of another user.
+/// No process listens there, or the process belongs to another user.
 pub async fn connect(address: &Address) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(name(address)).await?;
     check(&stream)?;
     Ok(stream)
 }
 
-/// The connections that `listener` accepts of this user's processes.
+/// The connections to `listener` from processes of this user; others are closed.
 pub fn incoming(
     listener: UnixListener,
 ) -> impl Stream<Item = io::Result<UnixStream>> + Send + Unpin + 'static {
@@ -47,7 +48,7 @@ pub fn incoming(
     })
 }
 
-/// The leading zero is what keeps the name out of the file system.
+/// The leading zero byte makes the name abstract.
 fn name(address: &Address) -> String {
     format!("\0lockstep {address}")
 }

@@ -1,4 +1,4 @@
-//! Errors between two ends of a connection, in words that say what to do.
+//! Errors between the two ends of a connection, in words that say what to do.
 
 use std::{
     error::Error,
@@ -12,8 +12,7 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError
 
 use crate::authority::certs;
 
-/// One side refuses the connection: trying again does not help until a person has changed
-/// something.
+/// One side refuses the connection. Another attempt fails too, until a person changes something.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal(String);
 
@@ -31,20 +30,20 @@ impl Refusal {
     }
 }
 
-/// The refusal that an error comes from, if it comes from one.
+/// The refusal in the chain of an error's sources, if there is one.
 pub(crate) fn refusal<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refusal> {
     let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     let found = inner.and_then(|inner| inner.downcast_ref::<Refusal>());
     found.or_else(|| refusal(error.source()?))
 }
 
-/// The protocol that the other side uses by mistake.
+/// The messages for the case that only one side uses TLS.
 pub(crate) const NO_TLS: &str =
     "it does not speak TLS, as this side does: give --tls-dir to both, or to none";
 pub(crate) const TLS: &str =
     "it speaks TLS, and this side does not: give --tls-dir to both, or to none";
 
-/// Puts an error of the TLS layer into words; others stay as they are.
+/// Replaces an error of the TLS layer by a refusal in plain words; other errors stay as they are.
 pub(crate) fn explain(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
     match inner {
@@ -66,7 +65,7 @@ fn of_peer(error: &TlsError) -> String {
             Alert::CertificateExpired => {
                 "it does not take this side's certificate, which has expired".into()
             }
-            Alert::CertificateRequired => "it wants to see a certificate".into(),
+            Alert::CertificateRequired => "it requires a certificate".into(),
             Alert::BadCertificate
             | Alert::UnsupportedCertificate
             | Alert::CertificateUnknown
@@ -112,7 +111,7 @@ fn certificate(reason: &CertificateError) -> String {
         CertificateError::NotValidForNameContext { expected, presented } => {
             let expected = expected.to_str();
             let list: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
-            // They come from a peer.
+            // A peer sent these names, so control characters are removed.
             let list: String = list.join(", ").chars().filter(|c| !c.is_control()).collect();
             format!(
                 "is not for {expected}, only for {list}: issue one with --host {expected} too {}",
@@ -134,7 +133,7 @@ fn ago(hours: u64) -> String {
     if hours < 48 { format!("{hours} hours") } else { format!("{} days", hours / 24) }
 }
 
-/// Logs that a connection was refused; one that was only cut off is logged at a lower level.
+/// Logs that a connection was refused. A connection that only broke is logged at a lower level.
 pub(crate) fn log(peer: Option<SocketAddr>, reason: &io::Error) {
     let peer = peer.map_or("an unknown address".to_owned(), |peer| peer.to_string());
     if refusal(reason).is_some() {
@@ -144,8 +143,8 @@ pub(crate) fn log(peer: Option<SocketAddr>, reason: &io::Error) {
     }
 }
 
-/// Logs that a peer was refused, once a second at most: a peer that tries all day shall not fill
-/// the disk.
+/// Logs that a peer was refused; warns at most once a second, so that a peer that tries all day
+/// does not fill the disk.
 pub fn turned_away(who: &str) {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());

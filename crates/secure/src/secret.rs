@@ -1,8 +1,8 @@
-//! Secrets that a coordinator hands out over control streams, and the key they come from.
+//! The secrets that a coordinator sends over control streams, and the key from which it derives them.
 //!
-//! Everything that belongs to a generation is derived from the run's key: a coordinator that
-//! is started again and reads the key from its journal derives the same secrets.
-//! Generation numbers are never used twice, so neither are their secrets.
+//! All secrets of a generation are derived from the run's key. A restarted coordinator reads the
+//! key from its journal and derives the same secrets. Generation numbers are never used twice, so
+//! no secret is used in two generations.
 
 use std::fmt;
 
@@ -18,16 +18,16 @@ use crate::hex;
 /// Bytes of a secret.
 pub const SECRET_BYTES: usize = 32;
 
-/// Bytes that a peer has to know. Comparing takes the same time wherever two differ, and nothing
-/// prints them.
+/// Bytes that a peer has to know. A comparison takes the same time wherever the bytes differ, and
+/// no code prints the bytes.
 #[derive(Clone, Copy)]
 pub struct Secret([u8; SECRET_BYTES]);
 
 impl Secret {
-    /// A new one, from the system's random numbers.
+    /// A new secret, from the system's random numbers.
     ///
     /// # Panics
-    /// If the system has none: nothing can be kept secret then.
+    /// If the system has no random numbers, because no secret is possible then.
     #[must_use]
     pub fn random() -> Self {
         let mut bytes = [0; SECRET_BYTES];
@@ -42,7 +42,7 @@ impl Secret {
         &self.0
     }
 
-    /// Whether what a peer has brought is this secret.
+    /// Whether the bytes that a peer sent are this secret.
     #[must_use]
     pub fn is(&self, brought: &[u8]) -> bool {
         self.0.as_slice().ct_eq(brought).into()
@@ -89,7 +89,7 @@ enum Purpose {
 }
 
 impl Key {
-    /// A new one.
+    /// A new random key.
     #[must_use]
     pub fn random() -> Self {
         Self(Secret::random())
@@ -101,8 +101,7 @@ impl Key {
         self.derive(Purpose::Member, generation, rank, rank)
     }
 
-    /// The secret of the stream between two members of a generation: nobody else knows it, other
-    /// members included.
+    /// The secret of the stream between two members of a generation. No other member knows it.
     #[must_use]
     pub fn stream(&self, generation: Generation, one: Rank, other: Rank) -> Secret {
         self.derive(Purpose::Stream, generation, one.min(other), one.max(other))
@@ -126,7 +125,7 @@ impl Key {
         hex(self.0.bytes())
     }
 
-    /// Reads the text of [`to_hex`](Self::to_hex); none if it is no key.
+    /// Reads the text of [`to_hex`](Self::to_hex); none if the text is not a key.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
         let (digits, rest) = text.as_bytes().as_chunks::<2>();

@@ -1,4 +1,4 @@
-//! The security settings of a program, and the two ways through them: connecting and accepting.
+//! The security settings of a program, with which connections are opened and accepted.
 
 use std::{
     fmt, io,
@@ -36,28 +36,28 @@ use crate::{
 /// How long a peer may take for its part of a handshake.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The join token's name in a `--tls-dir`.
+/// The name of the join token's file in a `--tls-dir`.
 pub(crate) const TOKEN_FILE: &str = "token";
 
-/// The view token's name there.
+/// The name of the view token's file in a `--tls-dir`.
 pub(crate) const VIEW_TOKEN_FILE: &str = "view-token";
 
 /// Why the flags cannot be used.
 #[derive(Debug, Error)]
 pub enum SetUpError {
-    /// The certificates.
+    /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The token.
+    /// The token cannot be used.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The address goes beyond this machine.
+    /// The address is beyond this machine, without TLS and a token.
     #[error(transparent)]
     Exposed(#[from] Exposed),
-    /// No URL, or a URL that contradicts the other flags.
+    /// The text is not a URL, or the URL contradicts the other flags.
     #[error("--coordinator {url:?} {reason}")]
     Url {
-        /// As it was given.
+        /// The text as it was given.
         url: String,
         /// What is wrong, and what to do.
         reason: String,
@@ -67,7 +67,7 @@ pub enum SetUpError {
 /// An address beyond this machine, without TLS and token.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
-    "{what} {address} goes beyond this machine, which takes TLS and a join token, and there is \
+    "{what} {address} goes beyond this machine, which needs TLS and a join token, and there is \
      {missing} (`{}` says how to make both), use a loopback address such as 127.0.0.1, or say \
      --insecure",
     certs(&["--help"])
@@ -78,7 +78,7 @@ pub struct Exposed {
     missing: Missing,
 }
 
-/// What is missing.
+/// The settings that are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Missing {
     Both,
@@ -105,8 +105,8 @@ pub struct Security {
 }
 
 impl Security {
-    /// Loads what the flags `--tls-dir`, `--token-file` and `--insecure` name. Without the
-    /// second, a file `token` in the folder of the first is the token.
+    /// Loads the settings of the flags `--tls-dir`, `--token-file` and `--insecure`. Without
+    /// `--token-file`, the file `token` in the `--tls-dir` is the join token, if it exists.
     ///
     /// # Errors
     /// [`SetUpError`] that names the file and says what to do.
@@ -128,13 +128,13 @@ impl Security {
         self.tls.is_some()
     }
 
-    /// How URLs of this program's services begin.
+    /// The scheme of the URLs of this program's services.
     #[must_use]
     pub fn scheme(&self) -> &'static str {
         if self.has_tls() { "https" } else { "http" }
     }
 
-    /// The warning, if the settings admit anybody.
+    /// The warning, if the settings let anybody connect from other machines.
     #[must_use]
     pub fn warning(&self) -> Option<&'static str> {
         (self.insecure && self.missing().is_some()).then_some(
@@ -152,10 +152,12 @@ impl Security {
         }
     }
 
-    /// Whether to listen at or connect to an address; `what` is the flag it comes from.
+    /// Checks that this program may listen at or connect to an address; `what` is the flag of the
+    /// address.
     ///
     /// # Errors
-    /// [`Exposed`] if it is beyond loopback, unless there are TLS and token or `--insecure`.
+    /// [`Exposed`] if the address is beyond loopback, unless there are TLS and a token, or
+    /// `--insecure`.
     pub fn permit(&self, what: &str, address: &Address) -> Result<(), Exposed> {
         match self.missing() {
             Some(missing) if !self.insecure && !address.is_loopback() => {
@@ -165,12 +167,13 @@ impl Security {
         }
     }
 
-    /// The people who may look at a board that listens at an address; `what` is the flag that the address comes
-    /// from. None for a board on loopback, which is open to this machine, unless a file with a view
-    /// token is named. Without such a file, `view-token` in the `--tls-dir` is the token.
+    /// The people who may see a board at an address; `what` is the flag of the address. `token_file`
+    /// is the file of the view token; its default is `view-token` in the `--tls-dir`. The result is
+    /// none for a board on loopback without `token_file`: the board is then open to this machine.
     ///
     /// # Errors
-    /// [`ViewersError`] without what the address takes, whatever `--insecure` says.
+    /// [`ViewersError`] if the address is beyond loopback and TLS or the view token is missing, also
+    /// with `--insecure`.
     pub fn viewers(
         &self,
         what: &str,
@@ -198,20 +201,20 @@ impl Security {
         Ok(Some(Viewers::new(tls.clone(), token)))
     }
 
-    /// Checks that the certificate here is for the host that others are told to find this
-    /// program at.
+    /// Checks that this program's certificate is for the host of the address at which others
+    /// connect to it.
     ///
     /// # Errors
-    /// [`TlsError`] if they would not take it.
+    /// [`TlsError`] if others would not accept the certificate.
     pub fn check_name(&self, address: &Address) -> Result<(), TlsError> {
         self.tls.as_ref().map_or(Ok(()), |tls| tls.check_name(address))
     }
 
-    /// The coordinator that a person names, by a URL or by its host and port, and the settings for
-    /// its connections. Without a scheme it is expected to use TLS if this side does.
+    /// The endpoint and the address of the coordinator that a person names by a URL or by host and
+    /// port. Without a scheme the coordinator is expected to use TLS if this side does.
     ///
     /// # Errors
-    /// [`SetUpError`] if it is none, or does not go with the other flags.
+    /// [`SetUpError`] if the text is not a URL, or contradicts the other flags.
     pub fn coordinator(&self, given: &str) -> Result<(Endpoint, Address), SetUpError> {
         let wrong = |reason: &str| SetUpError::Url { url: given.into(), reason: reason.into() };
         let form = || wrong("is no URL such as http://127.0.0.1:50051");
@@ -237,7 +240,7 @@ impl Security {
         }
         let address = Address::typed(place).map_err(|error| match error {
             ParseAddressError::Form(_) => form(),
-            // The URL is named already.
+            // `wrong` already names the URL.
             error => wrong(&error.reason()),
         })?;
         self.permit("--coordinator", &address)?;
@@ -248,7 +251,8 @@ impl Security {
     /// Opens a connection to the coordinator.
     ///
     /// # Errors
-    /// When it cannot be reached or is refused; see [`refused`](Self::refused).
+    /// The coordinator cannot be reached, or one side refuses the connection; see
+    /// [`refused`](Self::refused).
     pub async fn channel(
         &self,
         endpoint: &Endpoint,
@@ -269,7 +273,7 @@ impl Security {
         endpoint.connect_with_connector(connector).await
     }
 
-    /// Has all calls over a channel bring the token along.
+    /// Adds the token to all calls over a channel.
     #[must_use]
     pub fn authorize(&self, channel: Channel) -> Authorized {
         InterceptedService::new(channel, Bearer::new(self.token.as_ref()))
@@ -281,14 +285,15 @@ impl Security {
         Doorkeeper::new(self.token.as_ref())
     }
 
-    /// The reason of an error that waiting does not solve: a person has to change something.
+    /// The reason of a refusal, for which a person has to change something; none for errors that may
+    /// pass with time.
     #[must_use]
     pub fn refused(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         refusal::refusal(error).map(ToString::to_string)
     }
 
-    /// The way out: connects to `to`, by `open`, and verifies the peer. When this returns, the peer has
-    /// accepted this side's certificate, too.
+    /// Opens an outgoing connection to `to` with `open`, and verifies the peer. When this returns, the
+    /// peer has accepted this side's certificate too.
     ///
     /// # Errors
     /// The error of `open`, or why there is no secure connection.
@@ -306,8 +311,8 @@ impl Security {
         let handshake = async {
             let connector = TlsConnector::from(tls.client());
             let mut stream = connector.connect(to.name().clone(), socket).await?;
-            // A server looks at the certificate of a client when that believes to be done.
-            // One that takes it speaks first, as HTTP/2 has it.
+            // In TLS 1.3 the client finishes its handshake before the server has verified the client's
+            // certificate. A server that accepts the certificate sends first, as HTTP/2 requires.
             if stream.fill_buf().await?.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -320,7 +325,7 @@ impl Security {
         }
     }
 
-    /// The way in: the connections among `sockets` that may be served.
+    /// The incoming connections among `sockets` that may be served.
     pub fn accept<S>(
         &self,
         sockets: impl tokio_stream::Stream<Item = io::Result<S>> + Send + 'static,
@@ -340,7 +345,7 @@ impl Security {
     }
 }
 
-/// An endpoint for an address. Its URL has `http` in any case: TLS is below.
+/// An endpoint for an address. Its URL always has `http`, because TLS is a layer below.
 fn endpoint(address: &Address) -> Endpoint {
     Endpoint::from_shared(format!("http://{address}"))
         .unwrap_or_else(|_| Endpoint::from_static("http://127.0.0.1"))

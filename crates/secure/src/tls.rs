@@ -1,4 +1,4 @@
-//! TLS 1.3 with certificates on both sides: the files of a `--tls-dir`, checked when they are
+//! TLS 1.3 with certificates on both sides. The files of a `--tls-dir` are checked when they are
 //! loaded, and loaded again when they have changed.
 
 use std::{
@@ -22,25 +22,25 @@ use tokio_rustls::rustls::{
 
 use crate::{Address, authority::certs, refusal};
 
-/// The names of the files in a `--tls-dir`, as Kubernetes has them in a secret.
+/// The names of the files in a `--tls-dir`, as in a TLS secret of Kubernetes.
 pub(crate) const CA_FILE: &str = "ca.crt";
 pub(crate) const CERTIFICATE_FILE: &str = "tls.crt";
 pub(crate) const KEY_FILE: &str = "tls.key";
 
-/// A certificate that is valid for no longer than this is worth a warning.
+/// A certificate that expires within this time causes a warning.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// Bytes of a file; no bundle of certificates is longer.
+/// The most bytes of a file; no bundle of certificates is longer.
 const BYTES_MAX: u64 = 1 << 20;
 
-/// Both ends agree on HTTP/2, as gRPC asks for.
+/// The ALPN protocol of gRPC: HTTP/2.
 const PROTOCOL: &[u8] = b"h2";
 
-/// What a board speaks with browsers.
+/// The ALPN protocol between a board and browsers.
 const VIEW_PROTOCOL: &[u8] = b"http/1.1";
 
-/// Has TLS use ring where a library that connects on its own leaves the choice to the program, and would panic
-/// without one.
+/// Makes ring the default TLS provider of this process. A library that opens its own connections
+/// panics without a default.
 pub fn prefer_ring() {
     let _chosen_before = ring::default_provider().install_default();
 }
@@ -60,12 +60,12 @@ pub enum TlsError {
         /// Why not.
         error: io::Error,
     },
-    /// A file does not hold what it should.
+    /// A file does not hold a certificate or a key.
     #[error("{} holds no {what} in PEM", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What it should hold.
+        /// The expected content.
         what: &'static str,
     },
     /// The certificate cannot be used.
@@ -78,7 +78,7 @@ pub enum TlsError {
     },
 }
 
-/// TLS in both roles, with the certificates that are in a folder now.
+/// TLS in both roles, with the current certificates of a folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls(Arc<Inner>);
 
@@ -94,7 +94,7 @@ struct Loaded {
     certificate: CertificateDer<'static>,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
-    /// For browsers, which show no certificate.
+    /// The server's settings for browsers, which have no certificate.
     view: Arc<ServerConfig>,
 }
 
@@ -123,7 +123,7 @@ impl Tls {
         &self.0.folder
     }
 
-    /// Checks that peers who look for `address` take this side's certificate.
+    /// Checks that peers that connect to `address` accept this side's certificate.
     pub(crate) fn check_name(&self, address: &Address) -> Result<(), TlsError> {
         let loaded = self.current();
         let path = self.0.folder.join(CERTIFICATE_FILE);
@@ -132,8 +132,8 @@ impl Tls {
             .map_err(|error| TlsError::Unusable { path, reason: refusal::own(&error) })
     }
 
-    /// The files as they are now, or as they last could be used: whoever renews certificates
-    /// need not stop a run. Connections in being stay as they are.
+    /// The current files, or the last usable ones. So certificates can be renewed while a run goes
+    /// on. Existing connections keep the old ones.
     fn current(&self) -> Loaded {
         let Inner { folder, loaded } = &*self.0;
         let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -144,7 +144,7 @@ impl Tls {
                     tracing::info!("the certificates in {} have been renewed", folder.display());
                     *loaded = fresh;
                 }
-                Err(error) => tracing::warn!("going on with the certificates of before: {error}"),
+                Err(error) => tracing::warn!("going on with the old certificates: {error}"),
             }
             loaded.stamp = stamp;
         }
@@ -158,7 +158,7 @@ fn stamp(folder: &Path) -> Stamp {
 }
 
 fn load(folder: &Path) -> Result<Loaded, TlsError> {
-    // Looked at first: what changes from now on is loaded again.
+    // Read first: a file that changes from now on is loaded again.
     let stamp = stamp(folder);
     let roots = Arc::new(roots(&folder.join(CA_FILE))?);
     let path = folder.join(CERTIFICATE_FILE);
@@ -241,7 +241,7 @@ fn verifier(roots: &Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifier>, r
         .map_err(|error| rustls::Error::General(error.to_string()))
 }
 
-/// Verifies this side's own certificate as its peers will.
+/// Verifies this side's own certificate as its peers do.
 fn check(
     verifier: &dyn ClientCertVerifier,
     chain: &[CertificateDer<'_>],
@@ -251,7 +251,7 @@ fn check(
     verifier.verify_client_cert(own, others, now).map(drop)
 }
 
-/// How long a certificate is still valid, if that is not for long.
+/// How long a certificate is still valid, if it expires within [`SOON`].
 fn expires_soon(
     verifier: &dyn ClientCertVerifier,
     chain: &[CertificateDer<'_>],
@@ -267,7 +267,7 @@ fn expires_soon(
     }
 }
 
-/// Verifies at a moment that a chain is of the CA whose certificate is in `ca`.
+/// Verifies that the CA in the file `ca` has issued a chain, which is valid at the time `when`.
 pub(crate) fn check_issued(ca: &Path, pem: &[u8], when: SystemTime) -> Result<(), TlsError> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect();
     let when = when.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -276,7 +276,7 @@ pub(crate) fn check_issued(ca: &Path, pem: &[u8], when: SystemTime) -> Result<()
         .map_err(|error| TlsError::Unusable { path: ca.to_owned(), reason: refusal::own(&error) })
 }
 
-/// Whether each certificate of a PEM text, of which there is at least one, holds a name.
+/// Whether a PEM text has certificates, and all of them contain a name.
 pub(crate) fn mentions(pem: &[u8], name: &str) -> bool {
     let found: Vec<_> = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect();
     let holds = |der: &CertificateDer<'_>| {
@@ -295,7 +295,7 @@ fn client(
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)?;
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
-    // Certificates are looked at every time.
+    // Every connection verifies the certificates.
     config.resumption = Resumption::disabled();
     Ok(config)
 }

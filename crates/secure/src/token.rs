@@ -1,6 +1,6 @@
-//! Tokens: the join token, a secret that a worker needs to be admitted, beside a certificate, and the
-//! view token of a board. The join token travels with every call to the coordinator, as gRPC's bearer
-//! token.
+//! Tokens: the join token and the view token. A worker needs the join token, beside a certificate, to
+//! join a run; it sends the token with every call to the coordinator, as a bearer token. The view
+//! token opens a board.
 
 use std::{
     fmt,
@@ -24,18 +24,18 @@ use crate::{authority::certs, hex, refusal};
 /// The header that the token travels in.
 const HEADER: &str = "authorization";
 
-/// What precedes it there.
+/// The text before the token in the header.
 const SCHEME: &str = "Bearer ";
 
-/// Bytes of a token. A shorter one could be guessed.
+/// The allowed length of a token in bytes. A shorter token could be guessed.
 const LENGTH: std::ops::RangeInclusive<usize> = 16..=1024;
 
-/// What a token opens.
+/// The purpose of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
-    /// The coordinator's services.
+    /// It opens the coordinator's services.
     Join,
-    /// A board.
+    /// It opens a board.
     View,
 }
 
@@ -78,7 +78,7 @@ pub enum TokenError {
     },
 }
 
-/// A token. Nothing prints it.
+/// A token. No code prints it.
 #[derive(Clone)]
 pub(crate) struct Token(Arc<str>);
 
@@ -104,12 +104,13 @@ impl Token {
         }
     }
 
-    /// Compares digests: they are of one length, and say nothing of the token's.
+    /// Whether a text is the token. Compares digests of equal length, so the time of the comparison
+    /// reveals nothing about the token.
     pub(crate) fn is(&self, brought: &str) -> bool {
         equal(&self.0, brought)
     }
 
-    /// What follows from the token and a purpose: it tells nothing of the token.
+    /// A text derived from the token and a purpose. It reveals nothing about the token.
     pub(crate) fn derive(&self, purpose: &str) -> String {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_bytes());
         hex(hmac::sign(&key, purpose.as_bytes()).as_ref())
@@ -121,7 +122,7 @@ impl Token {
     }
 }
 
-/// Whether two secrets are the same. How long this takes depends on their lengths alone.
+/// Whether two secrets are the same. The time of the comparison depends only on their lengths.
 pub(crate) fn equal(one: &str, other: &str) -> bool {
     let digest = |text: &str| digest::digest(&digest::SHA256, text.as_bytes());
     digest(one).as_ref().ct_eq(digest(other).as_ref()).into()
@@ -166,8 +167,8 @@ impl Interceptor for Doorkeeper {
         let brought = request.metadata().get(HEADER).and_then(|value| value.to_str().ok());
         let message = match brought.and_then(|value| value.strip_prefix(SCHEME)) {
             Some(brought) if token.is(brought) => return Ok(request),
-            Some(_) => "wrong join token: give --token-file the coordinator's own",
-            None => "no join token: give --token-file the coordinator's own",
+            Some(_) => "wrong join token: give the coordinator's token with --token-file",
+            None => "no join token: give the coordinator's token with --token-file",
         };
         refusal::turned_away(message);
         Err(Status::unauthenticated(message))

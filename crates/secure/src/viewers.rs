@@ -1,5 +1,5 @@
-//! People who look at a board beyond this machine. Their browsers show no certificate: they bring the
-//! view token once, and from then on a cookie that follows from it.
+//! People who see a board from other machines. Their browsers have no certificate: a browser sends the
+//! view token once, and from then on a cookie that is derived from the token.
 
 use std::{io, path::PathBuf};
 
@@ -16,15 +16,15 @@ use crate::{
     token::{self, Token},
 };
 
-/// What the cookie's value follows from, beside the token.
+/// The purpose with which the cookie's value is derived from the token.
 const COOKIE_PURPOSE: &str = "lockstep board, cookie 1";
 
-/// Why nobody may look.
+/// Why a board cannot be opened to viewers.
 #[derive(Debug, Error)]
 pub enum ViewersError {
-    /// The address goes beyond this machine, without what that takes.
+    /// The address is beyond this machine, and TLS or the view token is missing.
     #[error(
-        "{what} {address} goes beyond this machine, which takes TLS and a view token, and there is \
+        "{what} {address} goes beyond this machine, which needs TLS and a view token, and there is \
          {missing} (`{}` says how to make both); or choose a loopback address such as 127.0.0.1, and \
          look from elsewhere with `vae-coordinator board --coordinator URL`",
         certs(&["--help"])
@@ -34,22 +34,22 @@ pub enum ViewersError {
         what: String,
         /// The address.
         address: String,
-        /// What there is not, and the flag for it.
+        /// The missing setting, and its flag.
         missing: &'static str,
     },
-    /// The token.
+    /// The view token cannot be read.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// A person who looks could join.
+    /// The view token is the join token: a viewer could join the run.
     #[error(
-        "{} holds the join token, which must open no board: put another line of random characters \
-         there",
+        "{} holds the join token, which must not open a board: replace it by another line of random \
+         characters",
         .0.display()
     )]
     JoinToken(PathBuf),
 }
 
-/// The people who may look at a board.
+/// The check of the people who may see a board.
 #[derive(Clone, Debug)]
 pub struct Viewers {
     tls: Tls,
@@ -61,18 +61,18 @@ impl Viewers {
         Self { tls, token }
     }
 
-    /// Takes in a browser's connection.
+    /// Accepts a browser's connection.
     ///
     /// # Errors
-    /// There is no TLS handshake, or none in time.
+    /// The TLS handshake fails, or is not done in time.
     pub async fn accept(&self, socket: TcpStream) -> io::Result<Stream<TcpStream>> {
         let handshake = TlsAcceptor::from(self.tls.view()).accept(socket);
         let stream = timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(io::Error::other)??;
         Ok(Stream::tls(stream.into()))
     }
 
-    /// Whether a Host header names this machine: by a name that its certificate is for, or by a
-    /// number, which no foreign site can have pointed here.
+    /// Whether a Host header names this machine: by a name of its certificate, or by an IP address. A
+    /// foreign site can point only a name at this machine, not an IP address.
     #[must_use]
     pub fn is_host(&self, host: &str) -> bool {
         let Ok((name, port)) = host_and_port(host) else { return false };
@@ -86,14 +86,13 @@ impl Viewers {
         self.token.is(text)
     }
 
-    /// The value of the cookie of those who have brought the token: the same as long as the token
-    /// is.
+    /// The value of the cookie for browsers that have sent the token. It changes only with the token.
     #[must_use]
     pub fn cookie(&self) -> String {
         self.token.derive(COOKIE_PURPOSE)
     }
 
-    /// Whether a text is this value.
+    /// Whether a text is the cookie's value.
     #[must_use]
     pub fn is_cookie(&self, text: &str) -> bool {
         token::equal(&self.cookie(), text)

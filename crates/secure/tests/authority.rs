@@ -1,4 +1,4 @@
-//! What an authority writes, and what it leaves alone.
+//! Which files an authority writes, and which files it does not touch.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,5 @@
-//! Two ends of a connection, each with what it was given: who gets through, and what the
-//! other one is told.
+//! Two ends of a connection with different certificates and tokens: which connections are accepted, and
+//! which reasons the refused ends get.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// What the server says first, as HTTP/2 servers do.
+/// The bytes that the server sends first, as HTTP/2 servers do.
 const GREETING: &[u8] = b"\0greetings";
 
 fn authority() -> TempDir {
@@ -37,7 +37,7 @@ fn security(folder: &Path) -> Security {
     Security::load(Some(folder), None, false).unwrap()
 }
 
-/// Serves until the test ends; whoever gets through is greeted and sent back what it says.
+/// Serves until the test ends. An accepted client gets the greeting, and then its own bytes back.
 async fn serve(security: &Security) -> Address {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().into();
@@ -59,12 +59,12 @@ async fn serve(security: &Security) -> Address {
     address
 }
 
-/// Connects, and says something; what goes wrong on the way.
+/// Connects and sends a byte; gives the error, if there is one.
 async fn talk(security: &Security, to: &Address) -> Result<(), String> {
     talk_to(to, security, to).await
 }
 
-/// The same, with one who should be `to`.
+/// The same with the server at `place`, whose certificate is expected to be for `to`.
 async fn talk_to(place: &Address, security: &Security, to: &Address) -> Result<(), String> {
     let open = TcpStream::connect((place.host(), place.port()));
     let talk = async {
@@ -92,7 +92,7 @@ async fn two_hosts_of_one_authority_talk_and_no_others() {
     talk(&client, &server).await.unwrap();
     let stranger = security(&host(&theirs, "b.example"));
     refused(&stranger, &server, "is not of the CA in ca.crt").await;
-    // One that takes the server for good, but that the server does not take.
+    // A client that accepts the server's certificate, but whose own certificate the server refuses.
     let mixed = host(&theirs, "mixed.example");
     let folder = tempfile::tempdir().unwrap();
     for file in ["tls.crt", "tls.key"] {
@@ -141,7 +141,7 @@ async fn a_certificate_that_is_renewed_is_used_from_then_on() {
     let (server, client) = (security(&a), security(&b));
     let address = serve(&server).await;
     talk(&client, &address).await.unwrap();
-    // To an authority that the client does not know.
+    // The new certificates are of an authority that the client does not know.
     let theirs = authority();
     let other = host(&theirs, "a.example");
     for file in ["ca.crt", "tls.key", "tls.crt"] {

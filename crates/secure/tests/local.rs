@@ -1,5 +1,5 @@
-//! Local sockets, and the processes of others at their ends.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "two processes tell each other so")]
+//! Local sockets, with processes of other users at their ends.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "two processes talk through pipes")]
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -22,18 +22,18 @@ use tokio_stream::StreamExt as _;
 /// Any user but the one that the test runs as.
 const STRANGER: u32 = 65_534;
 
-/// Names the process that plays the stranger.
+/// The environment variable that makes a process the stranger.
 const ROLE: &str = "LOCKSTEP_TEST_STRANGER";
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn address(host: &str) -> Address {
-    // Nobody else's: another test may run beside this one.
+    // A port of this process alone, because another test may run beside this one.
     let port = u16::try_from(std::process::id() % 60_000 + 1).unwrap();
     Address::on(host, port).unwrap()
 }
 
-/// The name of a socket as `local` makes it, for who does not go by its rules.
+/// The name of a socket as `local` makes it, for a process that does not use `local`.
 fn name(address: &str) -> SocketAddr {
     SocketAddr::from_abstract_name(format!("lockstep {address}")).unwrap()
 }
@@ -93,7 +93,7 @@ async fn processes_of_another_user_are_turned_away_at_both_ends() {
     let trapped = local::connect(&theirs).await.unwrap_err();
     assert_eq!(trapped.kind(), std::io::ErrorKind::PermissionDenied, "{trapped}");
     drop(process.stdin.take());
-    // It comes in only to be let go of; nobody else is behind it.
+    // The stranger's connection is closed at once, and there is no other connection.
     let gone = tokio::task::spawn_blocking(move || said.any(|line| line.contains("gone")));
     let let_go = in_time(async {
         tokio::select! {
@@ -105,7 +105,7 @@ async fn processes_of_another_user_are_turned_away_at_both_ends() {
     process.wait().unwrap();
 }
 
-/// Another user's process: has taken a name, and comes in without asking who is there.
+/// The process of another user: it takes a name, and connects without a check of the other end.
 fn stranger(port: &str) {
     let _trap = UnixListener::bind_addr(&name(&format!("trap.invalid:{port}"))).unwrap();
     println!("listening");

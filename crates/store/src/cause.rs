@@ -1,12 +1,12 @@
-//! The cause of an error of object_store, in one line: its own text is a chain of several causes, and may hold a
-//! whole document of XML or JSON.
+//! The cause of an object_store error in one line. The error's own text is a chain of several causes, and may contain a
+//! whole XML or JSON document.
 
 use std::error::Error;
 
-/// Characters of a cause that are shown.
+/// The most characters of a cause that are shown.
 const CHARS_MAX: usize = 300;
 
-/// The innermost cause; where that is a server's answer, its message.
+/// The innermost cause; if it is a server's answer, the answer's message.
 pub(crate) fn of(error: &object_store::Error) -> String {
     let mut innermost: &dyn Error = error;
     while let Some(source) = innermost.source() {
@@ -20,7 +20,7 @@ pub(crate) fn of(error: &object_store::Error) -> String {
     }
 }
 
-/// Whether the store itself answered, which means that credentials were found.
+/// Whether the error is an answer of the store; in this case credentials were found.
 pub(crate) fn is_answer(error: &object_store::Error) -> bool {
     let text = error.to_string();
     text.contains("<Code>") || text.contains("\"message\":")
@@ -31,7 +31,7 @@ fn between<'a>(text: &'a str, begin: &str, end: &str) -> Option<&'a str> {
     Some(rest.split_once(end)?.0)
 }
 
-/// The text with its white space folded, and its end cut off where it is long.
+/// The text in one line, cut off after [`CHARS_MAX`] characters.
 fn line(text: &str) -> String {
     let folded = text.split_whitespace().collect::<Vec<_>>().join(" ");
     folded.trim_end_matches('.').chars().take(CHARS_MAX).collect()

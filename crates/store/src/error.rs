@@ -1,4 +1,4 @@
-//! What can go wrong with a store, each in one line that names the URL and what to do.
+//! The errors of a store, each in one line that names the URL and the remedy.
 
 use checkpoint::CheckpointError;
 use thiserror::Error;
@@ -9,22 +9,22 @@ pub enum StoreError {
     /// The URL names no folder in a store.
     #[error("{url:?} {reason}: write file:///FOLDER, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER")]
     Url {
-        /// As it was given.
+        /// The URL as it was given.
         url: String,
-        /// What is wrong with it.
+        /// What is wrong with the URL.
         reason: String,
     },
     /// The store refused, or did not answer.
     #[error("cannot {action} {object}: {cause}")]
     Failed {
-        /// What was attempted, as a verb.
+        /// The attempted action, as a verb.
         action: &'static str,
-        /// The URL of what it was attempted on.
+        /// The URL of the object.
         object: String,
-        /// Why not, as far as the store told.
+        /// The cause, as far as it is known.
         cause: String,
     },
-    /// A configuration is there already.
+    /// The folder has a configuration already.
     #[error("{object} exists already")]
     Exists {
         /// Its URL.
@@ -36,7 +36,7 @@ pub enum StoreError {
         /// Its URL.
         object: String,
     },
-    /// A checkpoint is damaged, or the disk it was read from or written to is to blame.
+    /// A checkpoint is damaged, or cannot be read from or written to the local disk.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
 }

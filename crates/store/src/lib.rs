@@ -1,12 +1,12 @@
-//! Checkpoints in an object store: a folder for one run.
+//! Checkpoints in an object store: one folder for one run.
 //!
-//! The folder holds what outlives a disk: `step-00001170.safetensors`, the files of a run's `checkpoints/` under
-//! their own names, and `config.json`, which names their run. An object appears whole or not at all, and only what
-//! has verified on a disk is put there. [`Store`] puts, finds, fetches and retires; [`Mirror`] does so on a thread of
-//! its own, so that training never waits for the network.
+//! The folder holds the files that must outlive a disk: the files of a run's `checkpoints/` under their own names,
+//! such as `step-00001170.safetensors`, and `config.json`, which names their run. An object appears completely or not
+//! at all, and only a checkpoint that has verified on a disk is uploaded. [`Store`] uploads, finds, fetches and
+//! deletes; [`Mirror`] uploads on its own thread, so that training never waits for the network.
 //!
-//! The copy on the leader's disk comes first: it is there at once and without a network, it waits while the store
-//! is slow or away (so no snapshot is held in memory), and the upload is verified against it.
+//! The leader's disk gets a checkpoint first: the disk is fast and needs no network. The file waits there while the
+//! store is slow or unreachable, so no snapshot is held in memory.
 //!
 //! All calls block: this crate hides its async code. It knows nothing of runs or configurations. The crate
 //! object_store finds credentials in the environment. Start at `store.rs`.

@@ -1,8 +1,8 @@
-//! Copies the newest checkpoint on this disk to a store, on a thread of its own.
+//! Copies the newest checkpoint on this disk to a store, on its own thread.
 //!
-//! Handing a checkpoint over takes no time. At most one checkpoint waits: the newest, for it is worth more than those
-//! before it. A checkpoint that cannot be stored is logged and tried again, with longer and longer pauses.
-//! [`Mirror::flush`] tells whether the newest is stored in the end.
+//! [`Mirror::hand_over`] returns at once. At most one checkpoint waits: a newer one replaces it. If a checkpoint
+//! cannot be stored, the error is logged, and the mirror tries again after longer and longer pauses.
+//! [`Mirror::flush`] tells at the end whether the newest checkpoint is stored.
 
 use std::fmt;
 use std::io;
@@ -15,13 +15,13 @@ use checkpoint::step_of;
 
 use crate::{Store, StoreError};
 
-/// Attempts to store the newest checkpoint, unless a newer one comes.
+/// The most attempts to store one checkpoint.
 const ATTEMPTS: u32 = 8;
 
-/// The pause after the first attempt that failed; each further one is twice as long. All of them take ten minutes.
+/// The pause after the first failed attempt; each further pause is twice as long. All pauses together take ten minutes.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
 
-/// The newest checkpoint is on this disk alone.
+/// The error for a newest checkpoint that is only on this disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unstored {
     /// The file.
@@ -37,7 +37,7 @@ impl fmt::Display for Unstored {
     }
 }
 
-/// The way to the thread that stores.
+/// The handle of the thread that stores checkpoints.
 #[derive(Debug)]
 pub struct Mirror {
     url: String,
@@ -55,9 +55,9 @@ struct Queue {
 struct State {
     waiting: Option<PathBuf>,
     in_hand: Option<PathBuf>,
-    /// The newest that was handed over, if it could not be stored.
+    /// The newest checkpoint that was handed over, if it could not be stored.
     unstored: Option<Unstored>,
-    /// `flush` waits: no more pauses.
+    /// `flush` waits: the thread makes no more pauses.
     hurried: bool,
     closed: bool,
 }
@@ -72,10 +72,10 @@ enum Pause {
 }
 
 impl Mirror {
-    /// Starts the thread. It stores at `url` and keeps so many checkpoints there.
+    /// Starts the thread. It stores at `url` and keeps `keep` checkpoints there.
     ///
     /// # Errors
-    /// No thread can be started. What is wrong with the store is said when something is to be stored.
+    /// No thread can be started. Errors of the store appear when a checkpoint is stored.
     pub fn start(url: String, keep: usize) -> io::Result<Mirror> {
         let queue = Arc::new(Queue::default());
         let uploader = Uploader { url: url.clone(), keep, store: None, queue: Arc::clone(&queue) };
@@ -83,7 +83,7 @@ impl Mirror {
         Ok(Mirror { url, queue })
     }
 
-    /// Has the checkpoint in a file stored, in the place of one that still waits.
+    /// Gives a checkpoint file to the thread. It replaces a file that still waits.
     pub fn hand_over(&self, file: PathBuf) {
         self.queue.lock().waiting = Some(file);
         self.queue.changed.notify_all();
@@ -105,7 +105,7 @@ impl Mirror {
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.hurried = false;
         if let Some(path) = state.newest().cloned() {
-            let cause = format!("{} did not take it within {} s", self.url, limit.as_secs());
+            let cause = format!("{} did not store it within {} s", self.url, limit.as_secs());
             return Err(Unstored { path, cause });
         }
         state.unstored.clone().map_or(Ok(()), Err)
@@ -170,7 +170,7 @@ impl Uploader {
             };
             left -= 1;
             let unstored = Unstored { path: file.clone(), cause: error.to_string() };
-            // Retired on this disk too, for a newer one: that it could not be read is no news then.
+            // The file was deleted on this disk in favour of a newer one, so a read error is expected.
             let is_retired = !file.exists() && self.queue.lock().waiting.is_some();
             if !(is_retired && matches!(error, StoreError::Checkpoint(_))) {
                 tracing::warn!("a checkpoint was not stored: {error}");
@@ -196,9 +196,9 @@ impl Uploader {
         let ms = begun.elapsed().as_millis();
         tracing::debug!(file = %file.display(), url = store.url(), ms, "stored a checkpoint");
         let stored = file.file_name().and_then(|name| name.to_str()).and_then(step_of);
-        // What is there too long does no harm.
+        // Old checkpoints in the store do no harm.
         if let Err(error) = store.retain(self.keep, stored.unwrap_or_default()) {
-            tracing::warn!("old checkpoints stay: {error}");
+            tracing::warn!("old checkpoints were not deleted from the store: {error}");
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! From a URL to the folder that it names: the kind of store, and how often requests are repeated. Nothing here
-//! connects to the store.
+//! Parses the URL of a folder in a store: the kind of store, and how often requests are repeated. Nothing here connects
+//! to the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,11 @@ use url::Url;
 
 use crate::{StoreError, cause};
 
-/// How often, and for how long, a failed request is repeated. What takes longer is an outage, which the caller
-/// handles.
+/// How often, and for how long, a failed request is repeated. The caller handles longer outages.
 const RETRIES: usize = 4;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The pause before the first repetition; each further one is about twice as long.
+/// The pause before the first repetition, and the longest pause; each further pause is about twice as long.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -27,7 +26,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Place {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) folder: Path,
-    /// The hint where the store itself does not answer, if the environment holds no credentials.
+    /// The hint to add when the store does not answer; only if the environment holds no credentials.
     pub(crate) hint: Option<&'static str>,
 }
 
@@ -36,7 +35,7 @@ impl Place {
         let refused = |reason: &str| StoreError::Url { url: text.into(), reason: reason.into() };
         let url = Url::parse(text).map_err(|_| refused("is no URL"))?;
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(refused("holds credentials, which belong into the environment"));
+            return Err(refused("holds credentials, which must be in the environment"));
         }
         if url.port().is_some() || url.query().is_some() || url.fragment().is_some() {
             return Err(refused("names more than a folder"));
@@ -46,22 +45,22 @@ impl Place {
         match (url.scheme(), bucket) {
             ("file", "") if !folder.as_ref().is_empty() => Ok(Place::local(folder)),
             ("file", "") => Err(refused("names no folder")),
-            ("file", _) => Err(refused("has two slashes where three must be")),
+            ("file", _) => Err(refused("has two slashes instead of three")),
             ("s3" | "gs", "") => Err(refused("names no bucket")),
             ("s3", bucket) => s3(bucket, folder).map_err(|error| unusable(text, &error)),
             ("gs", bucket) => gcs(bucket, folder).map_err(|error| unusable(text, &error)),
-            _ => Err(refused("is of a kind that is not known here")),
+            _ => Err(refused("has a scheme that is not known here")),
         }
     }
 
     fn local(folder: Path) -> Place {
-        // As durable as a checkpoint on this disk.
+        // With fsync, the copy is as durable as a checkpoint on this disk.
         let objects = Arc::new(LocalFileSystem::new().with_fsync(true));
         Place { objects, folder, hint: None }
     }
 }
 
-/// The environment's settings contradict each other.
+/// The error for settings in the environment that object_store refuses.
 fn unusable(url: &str, error: &object_store::Error) -> StoreError {
     StoreError::Failed { action: "use", object: url.into(), cause: cause::of(error) }
 }

@@ -1,4 +1,4 @@
-//! A run's folder in an object store, by plain calls that block.
+//! A run's folder in an object store, with blocking calls.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -13,17 +13,17 @@ use tokio_stream::StreamExt as _;
 use crate::place::Place;
 use crate::{StoreError, cause};
 
-/// The configuration of the run that the checkpoints belong to, as in a run directory.
+/// The name of the run's configuration, as in a run directory.
 const CONFIG: &str = "config.json";
 
 /// How long small requests may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Bytes that go up in one request. A file that is longer goes up in parts, and appears with the last of them; so a
-/// slow link has a request's time (30 s) for each, and no file is in memory as a whole.
+/// The most bytes in one request. A longer file is uploaded in parts, and appears with the last part. So a slow link
+/// has the time of a request (30 s) for each part, and no whole file is in memory.
 const PART_BYTES: usize = 16 << 20;
 
-/// Parts on their way at once.
+/// The most parts that are sent at the same time.
 const PARTS: usize = 2;
 
 /// A folder in an object store, which holds the checkpoints of one run.
@@ -36,27 +36,27 @@ pub struct Store {
 /// The newest checkpoint in a store that verifies, and the newer ones that do not.
 #[derive(Debug)]
 pub struct Newest {
-    /// Where it is now on this disk; none where the store holds none.
+    /// The fetched file on this disk; none if the store holds no checkpoint.
     pub file: Option<PathBuf>,
-    /// What is wrong with newer ones, newest first; each is named by its URL.
+    /// The errors of newer checkpoints, the newest first; each error names the URL.
     pub damaged: Vec<CheckpointError>,
 }
 
 impl Store {
-    /// Names a folder; asks the store for nothing.
+    /// Takes the URL of a folder, without a request to the store.
     ///
     /// # Errors
-    /// A URL that names no folder in a store, or credentials in the environment that cannot be used.
+    /// A URL that names no folder in a store, or settings in the environment that cannot be used.
     pub fn open(url: &str) -> Result<Store, StoreError> {
         Ok(Store { url: url.trim_end_matches('/').to_owned(), place: Place::open(url)? })
     }
 
-    /// The URL that it was opened with.
+    /// The URL of the folder, without a final slash.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The steps of the checkpoints, fewest first. Nothing is opened; other objects are passed over.
+    /// The steps of the checkpoints, fewest first. No object is opened; other objects are ignored.
     ///
     /// # Errors
     /// No bucket, no credentials, no permission, no answer.
@@ -70,7 +70,7 @@ impl Store {
         Ok(steps)
     }
 
-    /// What was put there with [`Store::claim`] or [`Store::put_config`]; none where nothing was.
+    /// The configuration that [`Store::claim`] or [`Store::put_config`] wrote; none if there is none.
     ///
     /// # Errors
     /// As [`Store::steps`].
@@ -85,8 +85,8 @@ impl Store {
         Ok(read)
     }
 
-    /// Puts a configuration where none is yet, which makes the folder that of a run. Of two that try, one succeeds,
-    /// unless the store has no conditional writes.
+    /// Writes the configuration if the folder has none, which claims the folder for a run. If two runs try at once,
+    /// only one succeeds, unless the store has no conditional writes.
     ///
     /// # Errors
     /// [`StoreError::Exists`], or as [`Store::steps`].
@@ -104,13 +104,13 @@ impl Store {
         match claimed {
             Some(true) => Ok(()),
             None => self.put_config(config),
-            // The answer to our own may have been lost, and the request repeated.
+            // The answer to our own write may have been lost, and the request repeated.
             Some(false) if self.config()?.as_deref() == Some(config) => Ok(()),
             Some(false) => Err(StoreError::Exists { object }),
         }
     }
 
-    /// Puts a configuration in the place of any other.
+    /// Writes the configuration, and replaces any other.
     ///
     /// # Errors
     /// As [`Store::steps`].
@@ -121,10 +121,10 @@ impl Store {
         Ok(())
     }
 
-    /// Puts a checkpoint file there, under its own name, in the place of any other; only if it verifies.
+    /// Verifies a checkpoint file and uploads it under the name of its step. It replaces any other object of that name.
     ///
     /// # Errors
-    /// What is wrong with the file, or as [`Store::steps`]; the store then holds what it held before.
+    /// The damage of the file, or as [`Store::steps`]. After an error the store is unchanged.
     pub fn put(&self, file: &Path) -> Result<(), StoreError> {
         let verified = checkpoint::verify(file)?;
         let name = file_name(verified.metadata.step);
@@ -160,7 +160,7 @@ impl Store {
                 next = part();
             };
             match broken {
-                // A failed upload gives its parts up itself.
+                // `finish` discards the parts of a failed upload itself.
                 None => upload.finish().await.map(drop).map_err(failed),
                 Some(error) => {
                     let _expires_there = upload.abort().await;
@@ -170,7 +170,8 @@ impl Store {
         })?
     }
 
-    /// Deletes all checkpoints but the newest `keep` and the one of the step `stored`, which is known to be sound.
+    /// Deletes all checkpoints but the newest `keep` (at least one) and that of the step `stored`, which is known to be
+    /// sound.
     ///
     /// # Errors
     /// As [`Store::steps`].
@@ -189,10 +190,10 @@ impl Store {
         Ok(())
     }
 
-    /// Brings a checkpoint into a folder, where it appears if it verifies.
+    /// Downloads a checkpoint into a folder, where it appears if it verifies.
     ///
     /// # Errors
-    /// [`StoreError::Missing`], what is wrong with the checkpoint, or as [`Store::steps`].
+    /// [`StoreError::Missing`], the damage of the checkpoint, or as [`Store::steps`].
     pub fn fetch(&self, step: u64, into: &Directory) -> Result<PathBuf, StoreError> {
         let name = file_name(step);
         let object = self.object(&name);
@@ -215,11 +216,11 @@ impl Store {
         Ok(incoming.accept(Path::new(&object))?)
     }
 
-    /// Brings the newest checkpoint that verifies into a folder, made now if it has to be; if `above` is given, only
-    /// one of more steps than that.
+    /// Downloads the newest checkpoint that verifies into a folder, which is created if necessary. If `above` is given,
+    /// only a checkpoint with more steps counts.
     ///
     /// # Errors
-    /// As [`Store::steps`]: what is wrong with a single checkpoint is in [`Newest::damaged`].
+    /// As [`Store::steps`]. Errors of single checkpoints are in [`Newest::damaged`].
     pub fn newest(&self, above: Option<u64>, into: &Directory) -> Result<Newest, StoreError> {
         let mut damaged = Vec::new();
         let steps = self.steps()?;
@@ -228,7 +229,7 @@ impl Store {
             match self.fetch(step, into) {
                 Ok(file) => return Ok(Newest { file: Some(file), damaged }),
                 Err(StoreError::Checkpoint(error)) if error.is_damage() => damaged.push(error),
-                // Retired between the listing and now.
+                // Deleted after the listing.
                 Err(StoreError::Missing { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -245,7 +246,7 @@ impl Store {
         format!("{}/{name}", self.url)
     }
 
-    /// Sends a small request, within a bound.
+    /// Sends a small request, and waits at most [`ANSWER_TIMEOUT`].
     fn ask<T>(
         &self,
         action: &'static str,
@@ -283,7 +284,7 @@ impl Store {
         StoreError::Failed { action, object: object.to_owned(), cause }
     }
 
-    /// Runs async code to its end. Its runtime lives no longer, so a store may be dropped anywhere.
+    /// Runs async code to its end, on a runtime that ends with it. So a store may be dropped anywhere.
     fn block_on<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
         let runtime: io::Result<_> =
             tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -1,5 +1,5 @@
-//! A store in a folder that is there, or not: what was handed over gets there, or is known to be
-//! missing.
+//! A mirror to a folder that exists or not: a checkpoint that was handed over is stored, or `flush` reports
+//! that it is not.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use checkpoint::{Directory, Metadata, TensorView, file_name};
 use store::Mirror;
 use tempfile::TempDir;
 
-/// A wait that is longer is a hang.
+/// A longer wait is a hang.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn write(folder: &TempDir, step: u64) -> PathBuf {
@@ -86,7 +86,7 @@ fn a_pause_ends_when_a_newer_one_comes() {
     fs::write(&there, "in the way").unwrap();
     let mirror = mirror(&there, 3);
     mirror.hand_over(write(&folder, 1));
-    // Nothing is stored in no time, whatever the thread is at.
+    // Within zero seconds nothing is stored, whatever the thread does at the moment.
     assert!(mirror.flush(Duration::ZERO).is_err());
     fs::remove_file(&there).unwrap();
     mirror.hand_over(write(&folder, 2));

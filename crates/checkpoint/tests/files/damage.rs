@@ -1,4 +1,4 @@
-//! Damage of every kind: named with the file, and the checkpoint before it used.
+//! Every kind of damage: the error names the file, and the checkpoint before it is used.
 
 use std::fs;
 use std::sync::LazyLock;
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::{folder, write};
 
-/// The error for a file with these bytes, as `read`; `verify` must say the same.
+/// The error of `read` for a file with these bytes; `verify` must give the same.
 fn refusal(bytes: &[u8]) -> Option<CheckpointError> {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), bytes).unwrap();
@@ -23,7 +23,7 @@ fn refusal(bytes: &[u8]) -> Option<CheckpointError> {
     error
 }
 
-/// The bytes of a checkpoint; written once, for every write waits for the disk.
+/// The bytes of a sound checkpoint. It is written once, because every write waits for the disk.
 fn sound() -> &'static [u8] {
     static SOUND: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let (_root, directory) = folder();
@@ -129,7 +129,7 @@ fn damaged_ones_are_named_and_the_one_before_is_used() {
     *flipped.last_mut().unwrap() ^= 1;
     fs::write(&paths[4], flipped).unwrap();
     fs::write(&paths[3], []).unwrap();
-    // Sound, but under another step's name.
+    // A sound file under the name of another step.
     fs::copy(&paths[0], &paths[2]).unwrap();
 
     let newest = directory.newest().unwrap();
@@ -154,7 +154,7 @@ fn nothing_sound_is_not_an_error() {
     assert!(absent.newest().unwrap().checkpoint.is_none());
 }
 
-/// JSON that comes near to a header.
+/// A pattern for JSON similar to a header.
 const HEADER: &str = concat!(
     r#"\{("(a|__metadata__|format_version)":"#,
     r#"(\{"dtype":"F32","shape":\[[0-9]{0,20}\],"data_offsets":\[0,[0-9]{1,20}\]\}"#,

@@ -1,4 +1,4 @@
-//! Checkpoints from elsewhere: whole and sound, or not there.
+//! Checkpoints received from another place: they are complete and sound, or do not appear.
 
 use std::fs;
 use std::io::Write as _;
@@ -10,7 +10,7 @@ use crate::{folder, steps, write};
 
 const ORIGIN: &str = "s3://bucket/run/step-00000010.safetensors";
 
-/// Hands the bytes over as the checkpoint of a step; says what was wrong with them.
+/// Receives the bytes as the checkpoint of a step; gives the error, if they are refused.
 fn refusal(directory: &Directory, step: u64, bytes: &[u8]) -> Option<CheckpointError> {
     let mut incoming = directory.receive(step).unwrap();
     incoming.write_all(bytes).unwrap();

@@ -1,4 +1,4 @@
-//! Checkpoint files as stories: what is damaged is named, what is sound is found. Start at `damage.rs`.
+//! Stories about checkpoint files: a damaged file is named, a sound file is found. Start at `damage.rs`.
 
 mod damage;
 mod incoming;
@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use checkpoint::{Directory, EpochLedger, Metadata, TensorView};
 use tempfile::TempDir;
 
-/// The run that all checkpoints are of, unless a test says otherwise.
+/// The run of all checkpoints, unless a test names another.
 const RUN: &str = "run-1";
 
-/// A folder for one test; it goes with the first value.
+/// A folder for one test; dropping the first value deletes it.
 fn folder() -> (TempDir, Directory) {
     let root = tempfile::tempdir().unwrap();
     let directory = Directory::open(root.path().join("run/checkpoints"));
@@ -50,7 +50,7 @@ fn write(directory: &Directory, step: u64) -> PathBuf {
     directory.write(&metadata(step), &tensors).unwrap()
 }
 
-/// The steps listed, fewest first.
+/// The steps of the checkpoints, fewest first.
 fn steps(directory: &Directory) -> Vec<u64> {
     directory.list().unwrap().into_iter().map(|(step, _)| step).collect()
 }

@@ -1,4 +1,4 @@
-//! What stays, what goes, and what must never go.
+//! Which files are kept, which are deleted, and which must never be deleted.
 
 use std::fs::{self, File};
 use std::sync::Barrier;
@@ -43,7 +43,7 @@ fn the_newest_sound_one_stays_where_all_newer_ones_are_damaged() {
     assert_eq!(directory.newest().unwrap().checkpoint.unwrap().1.metadata.step, 3);
 }
 
-/// Others may use the same names, as for the checkpoints of another program.
+/// Another program may use the same names for its checkpoints.
 #[test]
 fn what_the_run_has_not_written_is_neither_deleted_nor_replaced() {
     let (_root, directory) = folder();
@@ -63,7 +63,7 @@ fn what_the_run_has_not_written_is_neither_deleted_nor_replaced() {
         assert!(message.contains(&file_name(step)) && message.contains("stays"), "{message}");
     }
     assert_eq!(theirs.each_ref().map(|path| fs::read(path).ok()), before);
-    // With an empty file nothing is lost.
+    // An empty file may be replaced.
     fs::write(&theirs[1], "").unwrap();
     write(&directory, 4);
     assert_eq!(read(&theirs[1]).unwrap().metadata.run_id, RUN);

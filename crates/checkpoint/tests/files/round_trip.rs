@@ -1,4 +1,4 @@
-//! What is written is read back bit for bit, by this crate and by any reader of safetensors.
+//! Checkpoints are read back bit for bit, by this crate and by any reader of safetensors.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -1,4 +1,4 @@
-//! The same stories over a store in memory and one in a folder.
+//! The same stories with a store in memory and a store in a folder.
 
 use std::fs;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A store of each kind, empty, and a folder for its test.
+/// An empty store of each kind, and a folder for its test.
 fn stores() -> [(Store, TempDir); 2] {
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let url = format!("file://{}/store/run", folders[1].path().display());
@@ -33,7 +33,7 @@ fn write(directory: &Directory, step: u64, length: usize) -> PathBuf {
     directory.write(&metadata, &[tensor]).unwrap()
 }
 
-/// Puts bytes there that nobody checks.
+/// Writes bytes to the store without any check.
 fn put_raw(store: &Store, name: &str, bytes: &[u8]) {
     let key = store.key(name);
     let put = store.place.objects.put(&key, bytes.to_vec().into());
@@ -92,7 +92,7 @@ fn damaged_ones_are_named_by_their_url_and_the_one_before_them_is_used() {
         let mut flipped = fs::read(write(&here, 20, 3)).unwrap();
         *flipped.last_mut().unwrap() ^= 1;
         put_raw(&store, "step-00000020.safetensors", &flipped);
-        // One of another step than its name says.
+        // A checkpoint of another step than its name says.
         put_raw(&store, "step-00000030.safetensors", &fs::read(&sound).unwrap());
         put_raw(&store, "notes.txt", b"somebody else's");
         let newest = store.newest(None, &there).unwrap();
@@ -122,7 +122,7 @@ fn the_newest_stay_and_the_one_known_to_be_sound() {
         put_raw(&store, "notes.txt", b"somebody else's");
         store.retain(3, 6).unwrap();
         assert_eq!(store.steps().unwrap(), [4, 5, 6]);
-        // After a damaged 6 the run went on from 4.
+        // Step 6 is damaged, and the run went on from step 4.
         store.retain(1, 4).unwrap();
         assert_eq!(store.steps().unwrap(), [4, 6]);
         store.retain(0, 4).unwrap();
