@@ -1,11 +1,11 @@
-//! How long an all-reduce takes: members as processes of their own, on this host.
+//! Measures the time of an all-reduce; the members are processes on this host.
 //!
 //! `all_reduce_bench [shm|grpc|grpc-tcp|grpc-tls|two-level]...` writes a line of JSON for each
-//! transport, number of members and size; grpc is over local sockets. Two medians of the
-//! leader's time are given: `median_ms` where the partials stay as they are, so that nothing
-//! but the all-reduce is in the caches' way; `fresh_median_ms` where every member has just
-//! written its partials, as it does in training.
-//! What is measured is the same for every transport; how members find each other is not.
+//! transport, number of members and size; `grpc` uses local sockets. The line has two medians of
+//! the leader's time. For `median_ms` the partials do not change, so the all-reduce finds them in
+//! the caches. For `fresh_median_ms` every member has just written its partials, as in training.
+//! The measured rounds are the same for every transport; the way in which members find each other
+//! is not.
 
 #[path = "../tests/support/processes.rs"]
 mod processes;
@@ -37,7 +37,7 @@ const RUN: &str = "all-reduce-bench";
 
 const MEMBERS: [u32; 2] = [2, 4];
 
-/// Members that share memory in the bench of two levels, as if the others were elsewhere.
+/// Members that share memory in the bench of two levels; they act as one host.
 const TWO_LEVEL_NEIGHBOURS: u32 = 2;
 
 const UNTOLD: &str = "nobody told where the others are";
@@ -46,7 +46,7 @@ const UNTOLD: &str = "nobody told where the others are";
 /// 3.9 MB, 67 MB.
 const LENGTHS: [usize; 3] = [1_000, 973_624, 16_777_216];
 
-/// Rounds of each kind take about as long as this in all.
+/// The time that all rounds of one kind take together, about.
 const TARGET: Duration = Duration::from_millis(1_500);
 const ROUNDS: std::ops::RangeInclusive<u64> = 15..=3_000;
 const WARM_UP_ROUNDS: u64 = 10;
@@ -55,7 +55,7 @@ const WARM_UP_ROUNDS: u64 = 10;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 fn main() -> Outcome<()> {
-    // As in a worker.
+    // A worker does the same.
     transport::keep_freed_blocks();
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -83,10 +83,10 @@ fn run(transports: &[&str]) -> Outcome<()> {
     Ok(())
 }
 
-/// Where members over TLS find their certificate.
+/// The environment variable with the certificate folder of members over TLS.
 const TLS_DIR: &str = "ALL_REDUCE_BENCH_TLS_DIR";
 
-/// Starts the members, introduces them to each other, and returns what the leader has found.
+/// Starts the members, tells each the others' addresses, and returns the leader's results.
 fn start(transport: &str, members: u32, length: usize) -> Outcome<String> {
     let mut group: Vec<Member> = Vec::new();
     let folder = tempfile::tempdir()?;
@@ -157,7 +157,7 @@ fn connect(transport: &str, rank: u32, members: u32, length: usize) -> Outcome<B
                 let group = with_addresses(group, &places)?;
                 Box::new(runtime.block_on(TwoLevel::connect(&endpoint, &group, segment))?)
             };
-            // It serves until the process ends.
+            // The runtime serves until the process ends.
             std::mem::forget(runtime);
             Ok(connected)
         }
@@ -165,7 +165,7 @@ fn connect(transport: &str, rank: u32, members: u32, length: usize) -> Outcome<B
     }
 }
 
-/// Makes or opens this host's segment; gives it with what all members have said.
+/// Makes or opens this host's segment; gives it with the places of all members.
 fn meet(group: &Group, address: Option<SocketAddr>) -> Outcome<(Segment, String)> {
     let address = address.map_or("-".into(), |address| address.to_string());
     if group.is_first_of_its_host() {
@@ -203,7 +203,8 @@ fn measure(mut member: Box<dyn AllReduce>) -> Outcome<()> {
     say(&format!(
         r#"found "rounds":{count},"median_ms":{in_place:.4},"fresh_median_ms":{fresh:.4}"#
     ));
-    // Nobody goes before all are done; and then some may be gone before others know.
+    // A last round, so that no member ends before all are done. It may fail, because the first member
+    // to leave it ends at once.
     let _over = rounds.all_reduce(Kind::Evaluate);
     Ok(())
 }
@@ -223,7 +224,7 @@ impl Rounds<'_> {
         self.all_reduce_with(kind, 0)
     }
 
-    /// The sum over all members of the numbers that they give.
+    /// The sum of the members' numbers.
     fn all_reduce_with(&mut self, kind: Kind, number: u64) -> Outcome<u64> {
         let tally = Tally { index_sum: number, ..Tally::default() };
         let tallies = vec![tally; self.member.nodes().len()];
@@ -239,7 +240,8 @@ impl Rounds<'_> {
         Ok(begun.elapsed())
     }
 
-    /// Of partials that are as new in the caches as in training; all members are ready first.
+    /// The time of a round with freshly written partials, as in training. It begins when all members
+    /// are ready.
     fn fresh(&mut self) -> Outcome<Duration> {
         let value = self.step as f32;
         self.member.partial_mut(0).fill(value);
@@ -247,7 +249,7 @@ impl Rounds<'_> {
         self.timed()
     }
 
-    /// A number of rounds that fits the time, the same on every member.
+    /// The number of rounds that fits into [`TARGET`], the same on every member.
     fn agree_on_count(&mut self) -> Outcome<u64> {
         let nanos = u64::try_from(self.fresh()?.as_nanos())?;
         let all_members = self.all_reduce_with(Kind::Evaluate, nanos)?;

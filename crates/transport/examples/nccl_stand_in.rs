@@ -1,11 +1,10 @@
-//! Stands in for NCCL and the CUDA runtime in `tests/nccl.rs`, since few machines have GPUs: a
-//! library with their functions, whose GPUs are memory of this process and whose members are its
-//! threads. What is asked for is done later, when it is looked after, as the real ones do it; and
-//! memory that is freed before that ends the process. Two of the GPUs fail in the middle of their
-//! work.
+//! A stand-in for NCCL and the CUDA runtime in `tests/over_grpc/nccl.rs`, because few machines have
+//! GPUs. It is a library with their functions; its GPUs are memory of this process, and its members
+//! are threads. Queued work is done later, when its state is queried, as with the real libraries;
+//! freeing memory before that ends the process. Two of the GPUs fail in the middle of their work.
 //!
-//! It knows nothing of Lockstep. What only the real ones can show, it cannot: times, and what
-//! another version of them changes.
+//! It knows nothing of Lockstep. It cannot show the times of the real libraries, or the differences
+//! between their versions.
 
 #![allow(unsafe_code, reason = "functions that C declares")]
 
@@ -17,16 +16,16 @@ use std::{
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
-/// GPUs of this machine that is none.
+/// The number of simulated GPUs.
 const GPUS: c_int = 10;
 
-/// The GPU that says once that it has failed, and still copies for a while.
+/// The GPU that reports a failure once, and then finishes its copies after a while.
 const FAILING: c_int = 8;
 
-/// The GPU that never again says anything but that it has failed.
+/// The GPU that reports a failure for ever.
 const LOST: c_int = 9;
 
-/// How often the failing GPU is looked after before it has copied.
+/// How often the failing GPU is queried until its copies are done.
 const LOOKS: u32 = 100;
 
 const SUCCESS: c_int = 0;
@@ -54,21 +53,21 @@ pub struct Config {
     blocking: c_int,
 }
 
-/// What passes between two members, in order.
+/// Floats sent between two members, in order: by id, sender and receiver.
 type Mail = HashMap<(Id, c_int, c_int), VecDeque<Vec<f32>>>;
 
 #[derive(Default)]
 struct World {
-    /// Of memory and streams, by address.
+    /// Memory and streams, by address.
     allocated: HashMap<usize, Box<[u64]>>,
-    /// How many members have joined.
+    /// The number of members that have joined.
     joined: HashMap<Id, c_int>,
     mail: Mail,
     communicators: HashMap<usize, Communicator>,
     streams: HashMap<usize, Stream>,
     /// Copies whose streams were destroyed before they were done.
     orphans: Vec<Copy>,
-    /// Communicators that have been looked after since they were given work.
+    /// Whether a communicator has been queried since it got work.
     seen: HashMap<usize, bool>,
     last_id: u64,
 }
@@ -76,9 +75,9 @@ struct World {
 #[derive(Default)]
 struct Stream {
     gpu: c_int,
-    /// Still to be done.
+    /// Copies still to be done.
     copies: Vec<Copy>,
-    /// How often it was looked after since it was given work.
+    /// How often the stream was queried since it got work.
     looks: u32,
 }
 
@@ -98,7 +97,7 @@ impl Copy {
 impl Stream {
     fn copy_all(&mut self) {
         for Copy { to, from, bytes } in self.copies.drain(..) {
-            // SAFETY: the caller's places, which do not overlap, and are not freed yet.
+            // SAFETY: the caller gives two places that do not overlap and are not freed yet.
             unsafe { ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
         }
     }
@@ -108,11 +107,11 @@ struct Communicator {
     id: Id,
     me: c_int,
     members: c_int,
-    /// From whom, where to, and how many floats.
+    /// Sender, destination and number of floats.
     expected: VecDeque<(c_int, usize, usize)>,
 }
 
-/// A send or receive of the group in hand.
+/// A send or receive of the current group.
 struct Part {
     communicator: usize,
     peer: c_int,
@@ -140,12 +139,12 @@ impl World {
         place.cast()
     }
 
-    /// Whether something was looked after before; the first time, it is still at work.
+    /// Whether a communicator was queried before; at the first query it is still at work.
     fn is_done(&mut self, handle: *mut c_void) -> bool {
         mem::replace(self.seen.entry(handle as usize).or_default(), true)
     }
 
-    /// Takes in what has come for a communicator; says whether that is all.
+    /// Delivers the floats that have arrived for a communicator; tells whether all have arrived.
     fn deliver(&mut self, handle: usize) -> bool {
         let Some(Communicator { id, me, members, expected }) = self.communicators.get_mut(&handle)
         else {
@@ -160,7 +159,7 @@ impl World {
                 return false;
             };
             assert_eq!(sent.len(), floats, "both sides mean the same");
-            // SAFETY: the receiver has said that there is room for so many.
+            // SAFETY: the receiver guarantees room for so many floats.
             unsafe { ptr::copy_nonoverlapping(sent.as_ptr(), place as *mut f32, floats) };
             expected.pop_front();
         }
@@ -362,12 +361,12 @@ pub unsafe extern "C" fn ncclGroupEnd() -> c_int {
     let mut world = world();
     for Part { communicator, peer, place, floats, stream, goes } in GROUP.take() {
         world.seen.insert(communicator, false);
-        // What was given to the stream before comes first.
+        // Earlier work of the stream is done first.
         world.streams.entry(stream).or_default().copy_all();
         let Some(found) = world.communicators.get_mut(&communicator) else { return INVALID_USAGE };
         if goes {
             let address = (found.id, found.me, peer);
-            // SAFETY: the sender has said that so many are there.
+            // SAFETY: the sender guarantees so many floats at its place.
             let sent = unsafe { slice::from_raw_parts(place as *const f32, floats) }.to_vec();
             world.mail.entry(address).or_default().push_back(sent);
         } else {

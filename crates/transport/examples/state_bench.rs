@@ -1,5 +1,5 @@
-//! How long it takes to take over the state of another worker: two processes on this host, a
-//! fresh connection each time, as in a run.
+//! Measures how long it takes to copy the state of another worker: two processes on this host, with
+//! a new connection each time, as in a run.
 //!
 //! `state_bench` writes a line of JSON for each size.
 
@@ -28,7 +28,7 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const RUN: &str = "state-bench";
 
-/// What is asked for, so that all goes as in a run.
+/// The secret that the donor demands, as in a run.
 const SECRET: [u8; secure::SECRET_BYTES] = [7; secure::SECRET_BYTES];
 
 /// Floats in each of the three vectors: the default model's, and a large one's.
@@ -50,7 +50,7 @@ fn main() -> Outcome<()> {
     }
 }
 
-/// Gives one state to everybody who asks.
+/// Gives the same state to every worker that asks.
 async fn donate(length: usize) -> Outcome<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     say(&format!("place {}", listener.local_addr()?));

@@ -1,8 +1,8 @@
-//! Has the system's allocator keep large blocks that are freed.
+//! Makes the system's allocator keep large blocks that are freed.
 //!
-//! By default it gives them back and fetches fresh pages for the next one, each of which costs
-//! a fault: for a state that is taken over, several times as much as the bytes do. What is not needed
-//! again soon is given back on request.
+//! By default the allocator gives freed large blocks back to the system, and gets fresh pages for the
+//! next block. Each fresh page costs a page fault; for a state copied from another worker, the faults
+//! cost several times as much as the copy. [`release_freed_blocks`] gives the memory back on request.
 #![allow(unsafe_code, reason = "mallopt and malloc_trim are functions of the C library")]
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -17,22 +17,21 @@ mod glibc {
     pub(super) const MMAP_THRESHOLD: i32 = -3;
 }
 
-/// Bytes of free memory at the heap's end that are kept, and of a block that comes from there.
+/// The free bytes kept at the heap's end, and the size up to which a block comes from the heap.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT_BYTES: i32 = 256 << 20;
 
-/// What the first versions of the C library take instead.
+/// The largest value that older versions of the C library accept.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const KEPT_BYTES_EARLIER: i32 = 32 << 20;
 
-/// Has freed blocks of up to hundreds of megabytes kept for the next ones. To be called at the
-/// top of `main`; without effect where the C library is another one.
+/// Keeps freed blocks of up to hundreds of megabytes for later blocks. Call it at the beginning of
+/// `main`. It has no effect with another C library than glibc.
 pub fn keep_freed_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         use glibc::{MMAP_THRESHOLD, TRIM_THRESHOLD, mallopt};
-        // SAFETY: mallopt takes two numbers and a lock of its own, and refuses what it does not
-        // know.
+        // SAFETY: mallopt takes two numbers, uses its own lock, and refuses unknown values.
         unsafe {
             if mallopt(MMAP_THRESHOLD, KEPT_BYTES) == 0 {
                 mallopt(MMAP_THRESHOLD, KEPT_BYTES_EARLIER);
@@ -42,8 +41,8 @@ pub fn keep_freed_blocks() {
     }
 }
 
-/// Gives the memory of all freed blocks back to the system; without effect where the C library is
-/// another one.
+/// Gives the memory of all freed blocks back to the system. It has no effect with another C library
+/// than glibc.
 pub fn release_freed_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: malloc_trim takes the number of bytes to keep, and the locks of the allocator.

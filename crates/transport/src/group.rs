@@ -4,16 +4,16 @@ use collective::{Generation, Hosts, Plan, Rank, Share, plan::PlanError};
 use secure::{Address, Secret};
 use thiserror::Error;
 
-/// A member of a generation, and where it is.
+/// A member of a generation, with its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its rank and shards.
     pub share: Share,
-    /// Where it serves `AllReduce`.
+    /// The address at which it serves `AllReduce`.
     pub address: Address,
-    /// What the stream with it has to bring.
+    /// The secret of the stream with it.
     pub secret: Secret,
-    /// The same for members that can share memory; none for one that cannot.
+    /// A number that is the same for members that can share memory; none for a member that cannot.
     pub memory_domain: Option<u32>,
 }
 
@@ -32,12 +32,12 @@ pub struct Group {
     pub rank: Rank,
     /// All members in rank order.
     pub peers: Vec<Peer>,
-    /// Whether members that all share memory hold their state in it, once, instead of getting the
-    /// sum.
+    /// Whether members that share memory keep one state in it, instead of a sum for each member's own
+    /// state.
     pub shares_state: bool,
 }
 
-/// A group that no generation can be.
+/// The error for a group that cannot be a generation.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum GroupError {
     /// The members do not divide the shards.

@@ -1,12 +1,12 @@
-//! All-reduce over gRPC: one bidirectional stream for each pair of members that exchange
-//! anything. Here a host is whatever adds up its members' partials elsewhere, before; in the
-//! plain transport, every member is one.
+//! All-reduce over gRPC: one bidirectional stream for each pair of members that exchange floats.
+//! The code here works with hosts, whose members add up their partials before. In the plain gRPC
+//! transport every member is a host of its own.
 //!
-//! [`Endpoint`] is the service that every worker hosts, and where generations connect;
-//! [`Grpc`] is the training thread's side of one connected generation. Between them, on the
-//! communication thread, `exchange` does the rounds over a `link` with each peer; below it,
-//! `stream` sends bytes that lie in the gradient and `parser` finds the floats in those that
-//! arrive. The wire is ordinary gRPC with ordinary protobuf, so generated stubs can take part.
+//! [`Endpoint`] is the service of every worker; generations connect through it. [`Grpc`] is the
+//! training thread's side of one connected generation. Between them, on the communication thread,
+//! `exchange` does the rounds over a `link` with each peer. Below, `stream` sends bytes directly
+//! from the gradient, and `parser` finds the floats in the bytes that arrive. The wire is ordinary
+//! gRPC with ordinary protobuf, so generated stubs can take part.
 
 pub(crate) mod connect;
 mod endpoint;
@@ -38,17 +38,17 @@ pub use socket::Listener;
 /// 16 KiB costs more than twice the time.
 const HTTP2_FRAME_BYTES: u32 = 1 << 20;
 
-/// Bytes in flight before the receiver has to acknowledge, per stream and per connection.
+/// The most bytes in flight before the receiver acknowledges them, per stream and per connection.
 const HTTP2_WINDOW_BYTES: u32 = 8 << 20;
 
-/// How long a stream may take to send its hello, to wait for its generation to connect, and
-/// to end after this side has ended it.
+/// How long a stream may take to send its hello, how long it may wait for its generation to connect,
+/// and how long it may take to end after this side has ended it.
 pub(crate) const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a generation could not be connected.
 #[derive(Debug, Error)]
 pub enum ConnectError {
-    /// There can be no such generation.
+    /// The group cannot be a generation.
     #[error(transparent)]
     Group(#[from] GroupError),
     /// A member did not answer.
@@ -56,9 +56,9 @@ pub enum ConnectError {
     Unreachable {
         /// The member.
         rank: Rank,
-        /// Where it should listen.
+        /// The address at which it should listen.
         address: Address,
-        /// What went wrong.
+        /// The error.
         reason: String,
     },
     /// A member did not open its stream in time.
@@ -66,7 +66,7 @@ pub enum ConnectError {
     Absent {
         /// The member.
         rank: Rank,
-        /// How long it was waited for.
+        /// How long this member waited.
         seconds: u64,
     },
 }

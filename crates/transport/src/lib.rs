@@ -1,12 +1,13 @@
 //! Moves partials and sums between the members of a generation.
 //!
 //! A transport implements [`collective::AllReduce`] for a blocking training thread, while
-//! the bytes move on a tokio runtime. What is added to what, and in which order, is decided
-//! in `collective` alone.
+//! the bytes move on a tokio runtime. The crate `collective` alone decides what is added, and in
+//! which order.
 //!
-//! Start reading at [`grpc`], for members anywhere, or at [`shm`], for those on one host;
-//! [`two_level`] puts the two together for several members on each of several hosts, and
-//! [`nccl`] is for members that compute on GPUs. All of them connect a [`Group`]. [`state`] is what a worker that is behind takes over.
+//! Start reading at [`grpc`], for members on any hosts, or at [`shm`], for members on one host.
+//! [`two_level`] combines the two for several members on each of several hosts, and [`nccl`] is for
+//! members that compute on GPUs. All transports connect a [`Group`]. With [`state`], a worker that is
+//! behind copies the state of another worker.
 
 mod allocator;
 mod group;
@@ -26,9 +27,9 @@ pub use grpc::{ConnectError, Endpoint, Grpc, Listener};
 
 /// A generation that this member is connected to.
 pub struct Connected {
-    /// For the training thread.
+    /// The all-reduce, for the training thread.
     pub collective: Box<dyn AllReduce + Send>,
-    /// Ends the generation from outside that thread.
+    /// Ends the generation from another thread.
     pub abort: Abort,
 }
 
@@ -38,7 +39,7 @@ impl std::fmt::Debug for Connected {
     }
 }
 
-/// Ends a generation from outside its training thread, over whichever transport.
+/// Ends a generation from outside its training thread, for any transport.
 #[derive(Clone, Debug)]
 pub enum Abort {
     /// Aborts a generation connected by streams.
@@ -46,7 +47,7 @@ pub enum Abort {
     /// Aborts a generation that shares memory.
     #[cfg(target_os = "linux")]
     Shm(shm::Abort),
-    /// Aborts a generation that does both.
+    /// Aborts a generation that uses both.
     #[cfg(target_os = "linux")]
     TwoLevel(two_level::Abort),
     /// Aborts a generation whose members compute on GPUs.

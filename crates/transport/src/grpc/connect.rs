@@ -1,4 +1,4 @@
-//! Connects the members of a generation: every pair by one stream, opened by the higher rank.
+//! Connects the members of a generation: one stream for every pair, opened by the higher rank.
 
 use bytes::{Bytes, BytesMut};
 use collective::Hosts;
@@ -23,17 +23,17 @@ use super::{
 use crate::{Group, Peer};
 
 impl Endpoint {
-    /// Connects to all other members of `group`. To be called on the runtime that also
-    /// serves this endpoint; the result is for the training thread.
+    /// Connects to all other members of `group`. Call it on the runtime that serves this endpoint;
+    /// the result is for the training thread.
     ///
     /// # Errors
-    /// [`ConnectError`] when a member cannot be reached or does not come within seconds.
+    /// [`ConnectError`] when a member cannot be reached or does not connect within seconds.
     pub async fn connect(&self, group: &Group) -> Result<Grpc, ConnectError> {
         let (plan, me) = group.plan()?;
         self.connect_hosts(group, Hosts::apart(plan), me).await
     }
 
-    /// Connects to those members on other hosts that this one exchanges anything with.
+    /// Connects to the members on other hosts with which this member exchanges floats.
     pub(crate) async fn connect_lanes(&self, group: &Group) -> Result<Grpc, ConnectError> {
         let (hosts, me) = group.hosts()?;
         self.connect_hosts(group, hosts, me).await
@@ -93,7 +93,7 @@ impl Endpoint {
         Ok(PeerStream { outbound, inbound: Inbound::new(accepted(response)?) })
     }
 
-    /// Connects to a member over the shortest way that there is.
+    /// Connects to a member: over a local socket on the same host if possible, else over TCP.
     async fn reach(&self, group: &Group, peer: &Peer) -> Result<Channel, transport::Error> {
         if group.is_near(peer) {
             match near_channel(&peer.address).await {
@@ -121,7 +121,7 @@ pub(crate) async fn channel(
     settings(address)?.connect_with_connector(connector).await
 }
 
-/// Connects to a worker on this host, beside its address.
+/// Connects to a worker on this host, over its local socket.
 async fn near_channel(address: &Address) -> Result<Channel, transport::Error> {
     let to = address.clone();
     let connector = service_fn(move |_| {
@@ -142,7 +142,7 @@ fn settings(address: &Address) -> Result<transport::Endpoint, transport::Error> 
         .keep_alive_while_idle(true))
 }
 
-/// The innermost reason of an error, which the outer ones only wrap.
+/// The innermost cause of an error; the outer errors only wrap it.
 pub(crate) fn cause(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), cause)
 }

@@ -1,5 +1,5 @@
-//! The `AllReduce` service of a worker: takes in the streams of higher ranks and keeps each
-//! until the generation that it belongs to connects.
+//! The `AllReduce` service of a worker: accepts the streams of higher ranks, and keeps each stream
+//! until its generation connects.
 
 use std::{
     collections::HashMap,
@@ -26,10 +26,10 @@ use super::{
 };
 use crate::{Group, state::Donor};
 
-/// Streams kept for generations that have not connected yet; one more is refused.
+/// The most streams that wait for a generation that has not connected yet; further streams are refused.
 const WAITING_STREAMS_MAX: usize = 4096;
 
-/// Rounds of which something may be queued: one that a peer has still to take in, and the
+/// Rounds whose bytes may be queued at the same time: one that a peer has not received yet, and the
 /// next, which this member has begun.
 const ROUNDS_QUEUED: usize = 2;
 
@@ -41,7 +41,7 @@ struct Lobby {
     current: Generation,
 }
 
-/// Where a worker's generations connect. Clones share the same streams.
+/// The endpoint through which a worker's generations connect. Clones share the same streams.
 #[derive(Clone)]
 pub struct Endpoint {
     run_id: Arc<str>,
@@ -75,14 +75,14 @@ impl Endpoint {
         }
     }
 
-    /// Has this endpoint listen and connect as securely as this says; without it, only plainly
-    /// and on loopback.
+    /// Sets the security settings with which this endpoint listens and connects. The default is
+    /// without TLS, on loopback only.
     #[must_use]
     pub fn secured(self, security: Security) -> Self {
         Self { security, ..self }
     }
 
-    /// Has this endpoint give the worker's state to others, too.
+    /// Lets this endpoint also give the worker's state to others.
     #[must_use]
     pub fn donating(self, donor: Donor) -> Self {
         Self { donor: Some(donor), ..self }
@@ -91,7 +91,7 @@ impl Endpoint {
     /// Serves this endpoint's streams on `listener` until `shutdown`.
     ///
     /// # Errors
-    /// What the listener says when it breaks.
+    /// The error of a listener that breaks.
     pub async fn serve(
         self,
         listener: impl Into<Listener>,
@@ -142,7 +142,7 @@ impl Endpoint {
         &self.run_id
     }
 
-    /// Pieces of bytes that may wait to be sent over one stream.
+    /// The most pieces of bytes that may wait to be sent over one stream.
     pub(super) fn queued_max(&self) -> usize {
         self.queued_max
     }
@@ -151,7 +151,7 @@ impl Endpoint {
         &self.security
     }
 
-    /// Declares every earlier generation stale, and its waiting streams closed.
+    /// Makes every earlier generation stale, and closes the streams that wait for it.
     pub(super) fn enter(&self, group: &Group) {
         let generation = group.generation;
         let secrets = group.peers.iter().map(|peer| (peer.share.rank, peer.secret)).collect();
@@ -161,7 +161,7 @@ impl Endpoint {
         lobby.waiting.retain(|(waiting, _), _| *waiting >= generation);
     }
 
-    /// Waits for the stream of `rank`.
+    /// Waits for the stream of `rank`; none if it does not come in time.
     pub(super) async fn take(&self, generation: Generation, rank: Rank) -> Option<PeerStream> {
         let found = async {
             loop {
@@ -182,7 +182,7 @@ impl Endpoint {
         lobby.waiting.remove(&(generation, rank))
     }
 
-    /// Lets nobody pass but a member of a generation of this run.
+    /// Refuses a peer that is not a member of the current generation of this run.
     pub(super) async fn vouch(&self, hello: &PeerHello) -> Result<(), Status> {
         if hello.run_id != *self.run_id {
             return Err(status::stale("this worker takes part in another run"));
@@ -190,7 +190,7 @@ impl Endpoint {
         self.gate.pass(hello).await
     }
 
-    /// Keeps a stream that was vouched for, for the generation that it belongs to.
+    /// Keeps a stream that has passed [`Endpoint::vouch`], for its generation.
     pub(super) fn admit(&self, hello: &PeerHello, stream: PeerStream) -> Result<(), Status> {
         let (generation, rank) = (Generation(hello.generation), Rank(hello.rank));
         let mut lobby = self.lobby.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,9 +1,8 @@
-//! The communication side of a connected generation: sends, takes in and adds up, one round
-//! after the other, on the runtime that the streams live on. What goes where is decided in
-//! [`Hosts`].
+//! The communication side of a connected generation: sends, receives and adds up, one round after
+//! the other, on the runtime of the streams. [`Hosts`] decides which floats go to which member.
 //!
-//! Everything is added here, straight from the bytes that arrived, and the sum of a chunk is
-//! under way while the next one still comes in. The training thread only waits.
+//! All additions are done here, directly from the bytes that arrived. The sum of a chunk is sent
+//! while the next chunk still arrives. The training thread only waits.
 
 use std::{
     future::poll_fn,
@@ -35,43 +34,43 @@ const BLOCK: usize = 2048;
 /// A round to do. The training thread waits for `done`, so nothing else uses the vectors.
 pub(super) struct Job {
     pub(super) round: Round,
-    /// By member of this host.
+    /// One contribution for each member of this host.
     pub(super) contributions: Vec<Contribution>,
     /// One flat gradient for each node of this host.
     pub(super) partials: Vec<Arc<Vec<f32>>>,
-    /// Where the sum goes.
+    /// The vector for the sum.
     pub(super) sum: Vec<f32>,
     pub(super) done: oneshot::Sender<Done>,
 }
 
-/// A round that was done, and the vector of [`Job::sum`].
+/// A finished round, with the vector of [`Job::sum`].
 pub(super) struct Done {
     pub(super) outcome: Result<Outcome, Interrupted>,
-    /// What every member brought, in rank order; of no use after an interrupted round.
+    /// Every member's contribution, in rank order; undefined after an interrupted round.
     pub(super) contributions: Vec<Contribution>,
     pub(super) sum: Vec<f32>,
 }
 
-/// A generation's streams, and what of a round has been added up.
+/// A generation's streams, and the progress of the additions in a round.
 pub(super) struct Exchange {
     hosts: Arc<Hosts>,
     me: usize,
-    /// Over the members' nodes, for tallies.
+    /// The order of addition of the members' tallies.
     members_order: Reducer,
-    /// Over the hosts' nodes, for floats.
+    /// The order of addition of the hosts' floats.
     hosts_order: Reducer,
     lanes: Vec<Lane>,
-    /// The chunks of what this member adds up, in order.
+    /// The chunks that this member adds up, in order.
     chunks: Vec<Chunk>,
-    /// The chunk that is being added up, and how far, in floats of the flat vector.
+    /// The index of the current chunk, and the end of its finished part, in floats of the flat vector.
     chunk: usize,
     added: usize,
-    /// Whether every member adds up all of the gradient, in one hop instead of two: because it is
-    /// small, or because no more bytes pass between two members that way.
+    /// Whether every member adds up the whole gradient, in one hop instead of two. This is so for a
+    /// small gradient, and for two nodes in all, where one hop sends no more bytes.
     one_hop: bool,
-    /// Whether it is so small that it is copied for sending.
+    /// Whether the gradient is so small that it is copied for sending.
     small: bool,
-    /// What ended the generation.
+    /// The reason why the generation ended.
     failure: Option<Interrupted>,
 }
 
@@ -79,20 +78,20 @@ pub(super) struct Exchange {
 struct Lane {
     member: usize,
     link: Link,
-    /// What of the flat vector this member adds up with the other's partials.
+    /// The part of the flat vector that this member adds up with the other member's partials.
     takes: Range<usize>,
-    /// What the other one adds up with this member's partials.
+    /// The part of the flat vector that the other member adds up with this member's partials.
     gives: Range<usize>,
 }
 
-/// A piece of what this member adds up, and sends the sum of.
+/// A part of the flat vector that this member adds up, and whose sum it sends.
 struct Chunk {
-    /// Its place in the flat vector.
+    /// The range of the chunk in the flat vector.
     range: Range<usize>,
-    /// The lanes that bring the partials and take the sum: one of each other host, in their order.
+    /// The lanes that bring the partials and get the sum: one of each other host, in host order.
     lanes: Vec<usize>,
-    /// A copy of the sum: it stays as it is for as long as a stream still sends it, which is
-    /// never beyond the next round's beginning.
+    /// A copy of the sum. It does not change while a stream still sends it, which ends before the
+    /// next round begins.
     sum: Arc<Vec<f32>>,
 }
 
@@ -127,16 +126,16 @@ impl Exchange {
         }
     }
 
-    /// Does `jobs` until there are no more; then the streams end.
+    /// Does all `jobs`, then ends the streams.
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>, abort: watch::Receiver<bool>) {
         while let Some(mut job) = jobs.recv().await {
             let mut contributions = Vec::new();
             let outcome = self.do_round(&mut job, &mut contributions, abort.clone()).await;
             self.failure = outcome.as_ref().err().cloned();
             let Job { sum, done, partials, .. } = job;
-            // The training thread writes to them when it is told that the round is done.
+            // After `done` the training thread writes to the partials again.
             drop(partials);
-            // An error says that the training thread has let go already.
+            // An error means that the training thread has dropped the generation.
             let _gone = done.send(Done { outcome, contributions, sum });
         }
         for lane in self.lanes {
@@ -157,7 +156,7 @@ impl Exchange {
         self.check(job)?;
         let waiting = tokio::select! {
             biased;
-            // The sender goes only with the training thread, which waits for this round.
+            // The training thread owns the sender, and waits for this round.
             _ = abort.wait_for(|abort| *abort) => return Err(Interrupted::Aborted),
             exchanged = self.exchange(job) => exchanged?,
         };
@@ -167,7 +166,7 @@ impl Exchange {
         Ok(Outcome { waiting, ..outcome })
     }
 
-    /// Checks that this host's members bring what the plan asks of them.
+    /// Checks that each contribution of this host's members has one tally per node of the plan.
     fn check(&self, job: &Job) -> Result<(), Interrupted> {
         let (plan, members) = (self.hosts.plan(), self.hosts.members(self.hosts.host(self.me)));
         for (member, contribution) in members.iter().zip(&job.contributions) {
@@ -181,7 +180,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Ends the round, and puts together what every member brought to it, in rank order.
+    /// Ends the round, and collects every member's contribution, in rank order.
     fn collect(&mut self, job: &mut Job, contributions: &mut Vec<Contribution>) {
         let Self { hosts, lanes, me, .. } = self;
         contributions.resize(hosts.plan().members(), Contribution::default());
@@ -197,7 +196,7 @@ impl Exchange {
         }
     }
 
-    /// Queues for every linked member this host's partials of what that one adds up.
+    /// Queues the headers, and for every linked member the partials of the floats that it adds up.
     fn send_contributions(&self, job: &Job, unsent: &Unsent) -> Result<(), Interrupted> {
         let mut first = BytesMut::new();
         for contribution in &job.contributions {
@@ -222,8 +221,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// Queues the partials chunk by chunk, so that the other can add up the first ones while
-    /// more are under way.
+    /// Queues the partials chunk by chunk, so that the other member can add up the first chunks while
+    /// later chunks are under way.
     fn send_partials(&self, job: &Job, lane: &Lane, unsent: &Unsent) -> Result<(), Interrupted> {
         for chunk in chunks(lane.gives.clone()) {
             for (partial, node) in job.partials.iter().zip(0..) {
@@ -254,13 +253,13 @@ impl Exchange {
             received
         })
         .await?;
-        // No sum has said that all of the partials were sent, as it does over two hops; and
-        // the training thread is to write to them again.
+        // With one hop no sum proves that all partials were sent. So wait for it: afterwards the
+        // training thread writes to the partials again.
         let None = sent.recv().await;
         Ok(waiting.unwrap_or_default())
     }
 
-    /// Takes in and adds up what has come, until the round is complete.
+    /// Receives and adds up floats, until the round is complete.
     fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -281,7 +280,7 @@ impl Exchange {
         if complete { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    /// Adds up as much as has come from all hosts, and sends each chunk that is complete.
+    /// Adds up the floats that have arrived from all hosts, and sends the sum of each complete chunk.
     fn add_up(&mut self, job: &mut Job) -> Result<(), Interrupted> {
         if job.round.kind != Kind::Train {
             return Ok(());
@@ -310,7 +309,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Adds up the next block of the chunk, which is `range` of the flat vector, from where it lies.
+    /// Adds up the next block of the chunk, which is `range` of the flat vector, without a copy.
     fn add_block(&mut self, job: &mut Job, range: Range<usize>) {
         let Self { hosts, me, hosts_order, lanes, .. } = self;
         let sources = &self.chunks[self.chunk].lanes;
@@ -374,7 +373,7 @@ impl Exchange {
     }
 }
 
-/// The chunks of what `me` adds up, each from the lanes that bring it.
+/// The chunks that `me` adds up, each with the lanes that bring its partials.
 fn chunks_of(hosts: &Hosts, me: usize, lanes: &[Lane], one_hop: bool) -> Vec<Chunk> {
     let chunk = |range, lanes: &[usize]| Chunk { range, lanes: lanes.into(), sum: Arc::default() };
     if one_hop {
@@ -395,7 +394,7 @@ fn chunks(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     range.step_by(CHUNK_FLOATS).map(move |start| start..(start + CHUNK_FLOATS).min(end))
 }
 
-/// What precedes a chunk of what passes between two members.
+/// The bytes before the floats of a chunk. `passed` is the range that goes to the other member.
 fn chunk_head(piece: Piece, chunk: &Range<usize>, passed: &Range<usize>) -> Bytes {
     let mut head = BytesMut::new();
     frames::put_chunk_head(&mut head, piece, chunk.start - passed.start, chunk.len());

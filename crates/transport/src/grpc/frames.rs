@@ -1,8 +1,8 @@
-//! Frames to bytes: what goes into a stream, without a copy of the floats.
+//! Encodes frames as bytes for a stream, without a copy of the floats.
 //!
-//! A gRPC message is a prefix of five bytes and a protobuf message. That of a chunk ends
-//! with its floats, so the bytes before them are made here, and the floats go out from where
-//! they lie in memory.
+//! A gRPC message is a prefix of five bytes and a protobuf message. The message of a chunk ends
+//! with its floats. The bytes before the floats are made here, and the floats are sent directly
+//! from their memory.
 
 use std::{convert::Infallible, ops::Range, sync::Arc};
 
@@ -11,21 +11,21 @@ use prost::Message;
 use tokio::sync::mpsc;
 use zerocopy::IntoBytes as _;
 
-// Floats travel as they lie in memory, and the wire is little endian.
+// Floats are sent as they are in memory, and the wire is little endian.
 const _: () = assert!(cfg!(target_endian = "little"), "the wire is little endian");
 
 pub(crate) const FLOAT_BYTES: usize = size_of::<f32>();
 
-/// The prefix of a gRPC message: whether it is compressed, and its length.
+/// Bytes of the prefix of a gRPC message: a flag for compression, and the length.
 pub(super) const PREFIX_BYTES: usize = 5;
 
-/// Floats in a chunk that this build sends; it takes in any up to [`protocol::CHUNK_FLOATS`].
+/// The most floats in a chunk that this build sends; it accepts up to [`protocol::CHUNK_FLOATS`].
 ///
-/// A smaller chunk is added up, and its sum sent, while the next one is under way; a larger
-/// one has fewer costs of its own.
+/// Small chunks overlap better: one is added up while the next one is under way. Large chunks have
+/// fewer fixed costs.
 pub(crate) const CHUNK_FLOATS: usize = 1 << 17;
 
-/// Protobuf's keys of the fields that a chunk's message is made of.
+/// The protobuf keys of the fields in a chunk's message.
 pub(super) mod key {
     const FIXED32: u8 = 5;
     const LENGTH_DELIMITED: u8 = 2;
@@ -38,10 +38,10 @@ pub(super) mod key {
     pub(in super::super) const STATE_VALUES: u8 = 2 << 3 | LENGTH_DELIMITED;
 }
 
-/// What a chunk is a piece of.
+/// The vector to which a chunk belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
-    /// A part of the sender's partial of this node, within what the receiver adds up.
+    /// A part of the sender's partial of this node, within the range that the receiver adds up.
     Partial(u32),
     /// A part of the sender's segment of the sum.
     Sum,
@@ -50,8 +50,8 @@ pub(super) enum Piece {
 /// The most pieces of bytes that a member queues for one peer in a round, whatever the
 /// generation.
 pub(super) fn queued_max(shards: u32, length: usize) -> usize {
-    // A member or host has no more nodes than shards; and as the others have shards too, no more
-    // of them can cut a span into parts, each of which begins another chunk of the sum.
+    // A member or host has at most as many nodes as there are shards. There are at most as many other
+    // members as shards; each of them cuts a span at most once, and each part begins another chunk.
     let shards = shards as usize;
     1 + 2 * ((shards + 1) * length.div_ceil(CHUNK_FLOATS).max(1) + shards)
 }
@@ -59,11 +59,11 @@ pub(super) fn queued_max(shards: u32, length: usize) -> usize {
 /// Appends a whole message.
 pub(crate) fn put_message(bytes: &mut BytesMut, message: &impl Message) {
     put_prefix(bytes, message.encoded_len());
-    // BytesMut grows as it must, so the only error, a lack of room, cannot be.
+    // BytesMut grows, so the only possible error, a lack of room, cannot occur.
     let _room = message.encode(bytes);
 }
 
-/// Appends all of a chunk's message that comes before its floats.
+/// Appends the part of a chunk's message before its floats.
 pub(super) fn put_chunk_head(bytes: &mut BytesMut, piece: Piece, offset: usize, floats: usize) {
     let (key, node) = match piece {
         Piece::Partial(node) => (key::PARTIAL, node),
@@ -83,7 +83,7 @@ pub(super) fn put_chunk_head(bytes: &mut BytesMut, piece: Piece, offset: usize, 
     put_length(bytes, values);
 }
 
-/// Appends all of the message with a state's next floats that comes before them.
+/// Appends the part of a state's message before its floats.
 pub(crate) fn put_state_head(bytes: &mut BytesMut, floats: usize) {
     let values = floats * FLOAT_BYTES;
     put_prefix(bytes, 1 + prost::length_delimiter_len(values) + values);
@@ -100,15 +100,15 @@ fn put_length(bytes: &mut BytesMut, length: usize) {
     let _room = prost::encode_length_delimiter(length, bytes);
 }
 
-/// Floats as they travel.
+/// Floats as the bytes that are sent.
 pub(super) fn raw(floats: &[f32]) -> &[[u8; FLOAT_BYTES]] {
     floats.as_bytes().as_chunks().0
 }
 
-/// Held by all that is still to be sent; when no one holds it any more, all of it has been.
+/// A token held by all bytes that are still to be sent. When the last token is dropped, all are sent.
 pub(super) type Unsent = mpsc::Sender<Infallible>;
 
-/// A part of a vector, for as long as anything that sends it still needs it.
+/// A part of a vector, which keeps the vector alive until it is sent.
 struct Floats {
     vector: Arc<Vec<f32>>,
     range: Range<usize>,
@@ -121,13 +121,13 @@ impl AsRef<[u8]> for Floats {
     }
 }
 
-/// The bytes of a part of `vector`, where they are. Until they have been written to the
-/// socket and dropped, `vector` has another owner and so cannot be written to.
+/// The bytes of a part of `vector`, without a copy. Until they have been written to the socket and
+/// dropped, `vector` has another owner and cannot be written to.
 pub(crate) fn bytes_of(vector: &Arc<Vec<f32>>, range: Range<usize>) -> Bytes {
     Bytes::from_owner(Floats { vector: Arc::clone(vector), range, _unsent: None })
 }
 
-/// The same, and says by `unsent` when they have been written and dropped.
+/// The same with a token, which tells when the bytes have been written and dropped.
 pub(super) fn counted_bytes_of(
     vector: &Arc<Vec<f32>>,
     range: Range<usize>,

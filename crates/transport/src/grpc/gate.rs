@@ -1,5 +1,5 @@
-//! Which peer may open a stream: the member that holds a rank in the current generation, as the
-//! secret proves that the coordinator gave to it and to this worker alone.
+//! Decides which peer may open a stream: only the member that has its rank in the current generation.
+//! A secret proves it, which the coordinator has given only to this member and to this worker.
 
 use std::collections::HashMap;
 
@@ -11,17 +11,17 @@ use tonic::Status;
 
 use super::STREAM_TIMEOUT;
 
-/// Streams that wait for their generation to be known here; one more is refused.
+/// The most streams that wait until their generation begins here; further streams are refused.
 const WAITING_STREAMS_MAX: usize = 4096;
 
-/// What streams have to bring.
+/// The generation and the secrets that streams must have.
 #[derive(Debug, Default)]
 struct Expected {
     generation: Generation,
     secrets: HashMap<Rank, Secret>,
 }
 
-/// Lets streams pass that bring what they have to.
+/// Lets only streams with the right secret pass.
 #[derive(Debug)]
 pub(super) struct Gate {
     expected: watch::Sender<Expected>,
@@ -35,13 +35,12 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// Expects the streams of a generation from now on, and of none before.
+    /// Accepts only streams of this generation from now on.
     pub(super) fn expect(&self, generation: Generation, secrets: HashMap<Rank, Secret>) {
         self.expected.send_replace(Expected { generation, secrets });
     }
 
-    /// Waits, within a bound, for the generation of a stream to be known here, and looks at
-    /// what the stream brings.
+    /// Waits, within a bound, until the stream's generation begins here, and checks the stream's secret.
     pub(super) async fn pass(&self, hello: &PeerHello) -> Result<(), Status> {
         let waiting = self.waiting.try_acquire();
         let _waiting = waiting.map_err(|_| Status::resource_exhausted("too many streams wait"))?;

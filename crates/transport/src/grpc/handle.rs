@@ -15,11 +15,11 @@ use super::{
 pub struct Grpc {
     hosts: Arc<Hosts>,
     me: usize,
-    /// One flat gradient for each node of this member's host. While a stream still sends from one, it has
-    /// another owner.
+    /// One flat gradient for each node of this member's host. It has another owner while a stream still
+    /// sends from it.
     partials: Vec<Arc<Vec<f32>>>,
     sum: Vec<f32>,
-    /// By member, of the last round.
+    /// Every member's contribution to the last round.
     contributions: Vec<Contribution>,
     jobs: mpsc::Sender<Job>,
     abort: Abort,
@@ -37,12 +37,12 @@ impl Abort {
 }
 
 impl Grpc {
-    /// For the member with index `me`, with the streams of those that it is linked to; to be
-    /// called on the runtime that they live on.
+    /// The all-reduce of the member with index `me`, with the streams to its linked members. Call it
+    /// on the runtime of the streams.
     pub(super) fn new(hosts: Hosts, me: usize, streams: Vec<(usize, PeerStream)>) -> Self {
         let hosts = Arc::new(hosts);
         let (abort, aborted) = watch::channel(false);
-        // The training thread waits for a round before it asks for the next.
+        // One place is enough: the training thread waits for a round before it asks for the next.
         let (jobs, queue) = mpsc::channel(1);
         tokio::spawn(Exchange::new(Arc::clone(&hosts), me, streams).run(queue, aborted));
         let length = hosts.plan().length();
@@ -73,8 +73,8 @@ impl Grpc {
         self.me
     }
 
-    /// Adds up the hosts' partials, with what each member of this host brings. Of the partials,
-    /// and of the sum afterwards, only what is in this member's hands is looked at or written.
+    /// Adds up the hosts' partials. `contributions` are those of this host's members. Only this
+    /// member's lanes of the partials are read, and only its lanes of the sum are written.
     pub(crate) fn exchange(
         &mut self,
         round: Round,
@@ -84,7 +84,7 @@ impl Grpc {
         let partials = self.partials.clone();
         let sum = std::mem::take(&mut self.sum);
         let job = Job { round, contributions, partials, sum, done };
-        // Without the communication thread there is no generation either.
+        // If the communication thread is gone, the generation is over.
         let sent = self.jobs.blocking_send(job).ok();
         let answer = sent.and_then(|()| finished.blocking_recv().ok());
         let Some(Done { outcome, contributions, sum }) = answer else {
@@ -103,9 +103,9 @@ impl AllReduce for Grpc {
     }
 
     fn partial_mut(&mut self, index: usize) -> &mut [f32] {
-        // A peer that has sent its part of the sum has taken in its part of this vector, so
-        // after a round there is no other owner and nothing is copied. Only after a round that
-        // was interrupted something may still be queued: then the queue keeps the old vector.
+        // A peer that has sent its part of the sum has received its part of this vector. So after a
+        // round the vector has no other owner, and nothing is copied. After an interrupted round the
+        // queue may still hold the old vector; then `make_mut` copies it.
         Arc::make_mut(&mut self.partials[index]).as_mut_slice()
     }
 

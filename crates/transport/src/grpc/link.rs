@@ -1,4 +1,4 @@
-//! One peer in one round: what it has sent so far, each frame checked against what may come.
+//! The frames of one peer in one round. Each frame is checked when it arrives.
 
 use std::task::{Context, Poll};
 
@@ -15,54 +15,54 @@ use super::{
     stream::{Arrival, PeerStream},
 };
 
-/// Why a peer's part of a round cannot be had.
+/// Why a peer's part of a round cannot be received.
 #[derive(Debug)]
 pub(super) enum Broken {
-    /// The stream is over.
+    /// The stream has ended.
     Lost(String),
     /// The peer broke the protocol.
     Protocol(String),
 }
 
-/// The stream with one other member, and what has come over it in this round.
+/// The stream with one other member, and the data received in this round.
 pub(super) struct Link {
     stream: PeerStream,
-    /// By member of the peer's host, how many tallies its header has.
+    /// For each member of the peer's host, the number of tallies in its header.
     tallies: Vec<usize>,
-    /// The headers that have come.
+    /// The headers that have arrived.
     headers: Vec<Header>,
-    /// By the nodes of the peer's host, the partials of what this member adds up from it.
+    /// For each node of the peer's host, the partial that this member adds up.
     partials: Vec<Pieces>,
-    /// Floats in each of them.
+    /// Floats in each partial.
     span: usize,
-    /// Bytes of what the peer adds up for this member.
+    /// Bytes of the sum that have arrived from the peer.
     summed: usize,
-    /// What the chunk that is under way is a piece of.
+    /// The vector of the chunk that is arriving.
     filling: Option<Piece>,
 }
 
 impl Link {
-    /// With a peer on a host whose members have so many `tallies` each, and that brings `nodes`
-    /// partials, of which this member adds up `span` floats.
+    /// The link with a peer. Each member of the peer's host has so many `tallies`. The host sends
+    /// `nodes` partials, of which this member adds up `span` floats each.
     pub(super) fn new(stream: PeerStream, tallies: Vec<usize>, nodes: usize, span: usize) -> Self {
         let partials = (0..nodes).map(|_| Pieces::default()).collect();
         let headers = Vec::with_capacity(tallies.len());
         Self { stream, tallies, headers, partials, span, summed: 0, filling: None }
     }
 
-    /// Queues bytes; the queue holds what two rounds can need.
+    /// Queues bytes. The queue has room for all pieces of two rounds.
     pub(super) fn send(&self, bytes: Bytes) -> Result<(), Broken> {
         self.stream.outbound.try_send(bytes).map_err(|error| {
             let reason = match error {
-                TrySendError::Full(_) => "it does not take in what it is sent",
+                TrySendError::Full(_) => "it does not receive what is sent to it",
                 TrySendError::Closed(_) => "the stream is closed",
             };
             Broken::Lost(reason.into())
         })
     }
 
-    /// Takes in what has come, no further than to the end of the round. `sum` is where that part
-    /// of the sum goes that the peer adds up for this member.
+    /// Receives frames until the end of the round. `sum` is the memory for the part of the sum that
+    /// the peer sends.
     pub(super) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -89,7 +89,7 @@ impl Link {
         self.headers.len() == self.tallies.len()
     }
 
-    /// Floats of which every partial has come, from the start of the span.
+    /// The number of floats from the start of the span that have arrived in all partials.
     pub(super) fn floats(&self) -> usize {
         self.partials.iter().map(Pieces::floats).min().unwrap_or(self.span)
     }
@@ -109,14 +109,14 @@ impl Link {
         self.headers.drain(..)
     }
 
-    /// Whether all of the round has come, with so many floats of the sum.
+    /// Whether the whole round has arrived; `sum` is the number of floats of the sum.
     fn is_complete(&self, round: Round, sum: usize) -> bool {
         let train = round.kind == Kind::Train;
         self.has_headers()
             && (!train || self.summed == sum * FLOAT_BYTES && self.floats() == self.span)
     }
 
-    /// Lets go of the stream.
+    /// Gives the stream back.
     pub(super) fn into_stream(self) -> PeerStream {
         self.stream
     }
@@ -159,7 +159,7 @@ impl Link {
         self.take_values(values, sum)
     }
 
-    /// Checks that a chunk follows on those before it and ends in its vector.
+    /// Checks that a chunk begins where the previous one ended, and ends within its vector.
     fn begin_chunk(&mut self, head: ChunkHead, sum: usize) -> Result<(), String> {
         let is_train = |header: &Header| header.round.kind == Kind::Train;
         if !self.has_headers() || !self.headers.first().is_some_and(is_train) {
@@ -186,7 +186,7 @@ impl Link {
         Ok(())
     }
 
-    /// Takes in floats of the chunk under way; no more come than its head said.
+    /// Takes the next floats of the arriving chunk. The parser gives no more than the head announced.
     fn take_values(&mut self, values: Bytes, sum: &mut [f32]) -> Result<(), String> {
         match self.filling {
             Some(Piece::Partial(node)) => {

@@ -1,9 +1,9 @@
-//! Bytes of a stream to frames, wherever the network cut them.
+//! Parses the bytes of a stream into frames, wherever the network has cut them.
 //!
-//! Knows the gRPC framing and the shape of a chunk, but not which frame may come when. A
-//! chunk's floats are handed on as they arrive, without a copy; for that the chunk's message
-//! has to end with them, as every usual encoder has it. Any other message, and any other
-//! order of fields, is collected and left to the generated code.
+//! The parser knows the gRPC framing and the fields of a chunk, but not the order of frames. It
+//! hands on a chunk's floats as they arrive, without a copy. This needs a message that ends with
+//! the floats, as usual encoders make it. Any other message, and any other order of fields, is
+//! collected and decoded by the generated code.
 
 use std::{fmt::Debug, marker::PhantomData};
 
@@ -16,23 +16,23 @@ use protocol::{
 
 use super::frames::{PREFIX_BYTES, Piece, key};
 
-/// More than a chunk's message has before its floats: three keys and its own, two lengths of
-/// at most five bytes, two numbers of four, and room for fields given twice.
+/// The most bytes before the floats in a chunk's message: four keys, two lengths of at most five
+/// bytes, two numbers of four bytes, and room for fields given twice.
 const HEAD_BYTES_MAX: usize = 32;
 
 /// A kind of message that streams are made of.
 pub(crate) trait Streamed: Message + Default {
-    /// What precedes the floats of a message that ends with them.
+    /// The head of a message that ends with floats: the fields before the floats.
     type Head: Copy + Debug;
 
-    /// Reads it, and the number of bytes of floats that follow, off a message of `message` bytes.
+    /// Reads the head of a message of `message` bytes, and the number of bytes of floats that follow.
     fn read_head(cursor: &mut Cursor<'_>, message: usize) -> Result<(Self::Head, usize), Unread>;
 }
 
-/// A piece of a stream that means something.
+/// A parsed piece of a stream.
 #[derive(Debug)]
 pub(crate) enum Event<M: Streamed = Frame> {
-    /// A message that came as a whole.
+    /// A whole message.
     Frame(M),
     /// The beginning of a chunk with at least one byte of floats.
     Chunk(M::Head),
@@ -40,7 +40,7 @@ pub(crate) enum Event<M: Streamed = Frame> {
     Values(Bytes),
 }
 
-/// What precedes the floats of a chunk of an all-reduce.
+/// The head of a chunk of an all-reduce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChunkHead {
     pub(super) piece: Piece,
@@ -99,9 +99,9 @@ enum State {
     Prefix,
     /// At the beginning of a message of so many bytes.
     Head(usize),
-    /// In a message of so many bytes that is collected.
+    /// In a message of so many bytes, which is collected.
     Whole(usize),
-    /// In a chunk, so many bytes of floats before its end.
+    /// In a chunk, with so many bytes of floats left.
     Values(usize),
 }
 
@@ -109,7 +109,7 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Parser<M = Frame> {
     state: State,
-    /// What of the prefix, head or whole message has come.
+    /// The bytes of the prefix, head or whole message that have arrived.
     held: BytesMut,
     messages: PhantomData<fn() -> M>,
 }
@@ -119,10 +119,10 @@ impl<M: Streamed> Parser<M> {
         Self { state: State::Prefix, held: BytesMut::new(), messages: PhantomData }
     }
 
-    /// Takes the next event off the front of `input`; with none, `input` is used up.
+    /// Takes the next event from the front of `input`. If there is none, `input` is empty afterwards.
     ///
     /// # Errors
-    /// [`Malformed`] for what no correct peer sends; the stream cannot be read on then.
+    /// [`Malformed`] for bytes that no correct peer sends. The stream cannot be parsed any further.
     pub(super) fn next(&mut self, input: &mut Bytes) -> Result<Option<Event<M>>, Malformed> {
         loop {
             match self.state {
@@ -157,7 +157,7 @@ impl<M: Streamed> Parser<M> {
         }
     }
 
-    /// `length` bytes once they have all come.
+    /// `length` bytes, once all of them have arrived.
     fn collect(&mut self, input: &mut Bytes, length: usize) -> Option<Bytes> {
         if self.held.is_empty() && input.len() >= length {
             return Some(input.split_to(length));
@@ -167,8 +167,8 @@ impl<M: Streamed> Parser<M> {
         (self.held.len() == length).then(|| self.held.split().freeze())
     }
 
-    /// Reads a chunk's head off `input`, or holds what of it has come. A message that is no
-    /// chunk is left as it was.
+    /// Reads a chunk's head from `input`, or keeps the part that has arrived. A message that is not a
+    /// chunk is left in `input`.
     fn read_head(&mut self, input: &mut Bytes, message: usize) -> Result<(M::Head, usize), Unread> {
         let before = self.held.len();
         let window = message.min(HEAD_BYTES_MAX);
@@ -177,7 +177,7 @@ impl<M: Streamed> Parser<M> {
         let mut cursor = Cursor { bytes: &self.held, at: 0 };
         let read = match M::read_head(&mut cursor, message) {
             Ok((_, 0)) => Err(Unread::NoChunk),
-            // All that a head may take has come, and it is none.
+            // The longest possible head has arrived, and it is not complete: no chunk.
             Err(Unread::Partly) if self.held.len() == window => Err(Unread::NoChunk),
             read => read,
         };
@@ -199,7 +199,7 @@ fn message_length(prefix: &[u8]) -> Result<usize, Malformed> {
         return Err(Malformed("a prefix of a wrong length".into()));
     };
     if compressed != 0 {
-        return Err(Malformed("a compressed message; none was asked for".into()));
+        return Err(Malformed("a compressed message, which was not requested".into()));
     }
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
     if length > FRAME_BYTES_MAX {
@@ -208,10 +208,10 @@ fn message_length(prefix: &[u8]) -> Result<usize, Malformed> {
     Ok(length)
 }
 
-/// Why there is no head of a chunk.
+/// Why no head of a chunk was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Unread {
-    /// More bytes are needed to tell.
+    /// More bytes are needed.
     Partly,
     /// The message is not a chunk that ends with its floats.
     NoChunk,
@@ -235,10 +235,10 @@ impl Cursor<'_> {
         Ok(u32::from_le_bytes([self.byte()?, self.byte()?, self.byte()?, self.byte()?]))
     }
 
-    /// Reads a length that has to reach exactly to the `end` of the message.
+    /// Reads a length that must end exactly at the `end` of the message.
     fn length_to(&mut self, end: usize) -> Result<usize, Unread> {
         let mut length = 0;
-        // Four bytes hold any length of a message that is not refused.
+        // Four bytes hold any allowed length of a message.
         for shift in [0, 7, 14, 21] {
             let byte = self.byte()?;
             length |= usize::from(byte & 0x7f) << shift;

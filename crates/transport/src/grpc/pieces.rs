@@ -1,4 +1,4 @@
-//! Floats that wait to be added up, as the bytes that the network brought them in.
+//! Floats that wait to be added up, as the bytes in which they arrived.
 
 use std::collections::VecDeque;
 
@@ -6,15 +6,15 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::frames::FLOAT_BYTES;
 
-/// A shorter piece is copied: it keeps a whole buffer of the connection in memory, and a peer
-/// that sends byte by byte would hold many.
+/// A shorter piece is copied. An uncopied piece keeps a whole buffer of the connection in memory, and
+/// a peer that sends byte by byte would fill the memory with buffers.
 const KEPT_BYTES_MIN: usize = 4096;
 
-/// A queue of floats, cut anywhere.
+/// A queue of floats, cut at any byte.
 #[derive(Debug, Default)]
 pub(super) struct Pieces {
     kept: VecDeque<Bytes>,
-    /// Follows after `kept`.
+    /// The bytes after those in `kept`.
     copied: BytesMut,
     /// Bytes put in so far.
     arrived: usize,
@@ -36,13 +36,13 @@ impl Pieces {
         self.arrived
     }
 
-    /// Floats put in as a whole since the last restart.
+    /// Complete floats put in since the last restart.
     pub(super) fn floats(&self) -> usize {
         self.arrived / FLOAT_BYTES
     }
 
-    /// Has the next floats lie in one place; there must be as many. They nearly always do: what is
-    /// cut elsewhere than between two chunks is put together here.
+    /// Makes the next `floats` floats contiguous; so many must have arrived. Nearly always they are
+    /// contiguous already. Floats that were cut within a chunk are copied together.
     pub(super) fn join(&mut self, floats: usize) {
         let bytes = floats * FLOAT_BYTES;
         if self.kept.front().is_some_and(|piece| piece.len() >= bytes) {
@@ -60,13 +60,13 @@ impl Pieces {
         self.kept.push_front(joined.freeze());
     }
 
-    /// The next floats, which were joined.
+    /// The next floats, after [`Pieces::join`].
     pub(super) fn next(&self, floats: usize) -> &[[u8; FLOAT_BYTES]] {
         let front = self.kept.front().map_or(&[][..], |piece| piece);
         &front.as_chunks().0[..floats]
     }
 
-    /// Goes on after the next floats, which were joined.
+    /// Removes the next floats, after [`Pieces::join`].
     pub(super) fn skip(&mut self, floats: usize) {
         if let Some(piece) = self.kept.front_mut() {
             piece.advance(floats * FLOAT_BYTES);
@@ -76,7 +76,7 @@ impl Pieces {
         }
     }
 
-    /// Begins anew, for the next round.
+    /// Empties the queue for the next round.
     pub(super) fn restart(&mut self) {
         *self = Self::default();
     }

@@ -1,5 +1,5 @@
-//! The `AllReduce` service as HTTP: what the generated server would do, without its codec,
-//! for that copies every float once in each direction.
+//! The `AllReduce` service as HTTP. It does the work of the generated server without the codec,
+//! because the codec copies every float once in each direction.
 
 use std::{
     convert::Infallible,
@@ -18,12 +18,12 @@ use super::{
     stream::{self, Arrival, Inbound, PeerStream, Side},
 };
 
-/// Where the service's one call is.
+/// The path of the service's only call.
 pub(super) const EXCHANGE_PATH: &str = "/lockstep.v1.AllReduce/Exchange";
 
 pub(crate) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// Takes in the streams of an endpoint.
+/// Accepts the streams of an endpoint.
 #[derive(Clone)]
 pub(super) struct Service(Endpoint);
 
@@ -44,7 +44,7 @@ impl Service {
         })
     }
 
-    /// Waits for the hello and leaves the stream to its generation.
+    /// Waits for the hello, checks it, and gives the stream to its generation.
     async fn exchange(&self, request: Body) -> Result<Body, Status> {
         let mut inbound = Inbound::<Frame>::new(request);
         let arrival = tokio::time::timeout(STREAM_TIMEOUT, poll_fn(|cx| inbound.poll_next(cx)))

@@ -1,8 +1,8 @@
-//! The sockets of the data plane: where a worker listens, what a socket is told before the first
-//! byte, and how much is read from one at a time.
+//! The sockets of the data plane: the listeners, the options of a socket, and how much is read from
+//! a socket at a time.
 //!
-//! Members on other hosts are reached over TCP, those on this one over a local socket: it knows
-//! nothing of packets, and four members exchange a gradient in two thirds of the time.
+//! Members on other hosts are reached over TCP, members on this host over a local socket. A local
+//! socket has no packets: with it, four members exchange a gradient in two thirds of the time.
 
 use std::{
     io::{self, IoSlice},
@@ -20,21 +20,22 @@ use tokio::{
 use tokio_stream::{Stream, StreamExt as _, wrappers::TcpListenerStream};
 use tonic::transport::server::Connected;
 
-/// Paces by what it measures of the path, which on a short one only holds back.
+/// A congestion control that limits its rate by measurements of the path. On a short path this only
+/// slows the exchange down.
 const PACING: &str = "bbr";
 
-/// What takes its place: the system's usual choice, then the one that is always there.
+/// The replacements: first the usual one, then the one that every system has.
 const NOT_PACING: [&str; 2] = ["cubic", "reno"];
 
-/// Bytes read before whoever waits for them gets a turn. HTTP/2 would read on for as long as
-/// there is something, and everything would have left the cache before it is added up.
+/// Bytes read before other tasks get a turn. Otherwise HTTP/2 would read for as long as bytes
+/// arrive, and the bytes would have left the cache before they are added up.
 const TURN_BYTES: usize = 512 << 10;
 
-/// Bytes that a local socket takes in before they are read, if the system allows as many: a chunk
-/// or two. More gain nothing, fewer cost wake-ups. TCP finds its own number.
+/// The buffer of a local socket in bytes, if the system allows so many: one or two chunks. A larger
+/// buffer gains nothing, a smaller one costs wake-ups. TCP chooses its own size.
 const LOCAL_BUFFER_BYTES: usize = 1 << 20;
 
-/// Where a worker listens for others.
+/// The listeners of a worker: for other hosts, and for this host.
 #[derive(Debug)]
 pub struct Listener {
     pub(super) far: TcpListener,
@@ -42,15 +43,15 @@ pub struct Listener {
 }
 
 impl From<TcpListener> for Listener {
-    /// For everybody, wherever they are.
+    /// Listens over TCP only, for peers on any host.
     fn from(far: TcpListener) -> Self {
         Self { far, near: None }
     }
 }
 
 impl Listener {
-    /// Listens for those on this host apart, beside the `address` that others find this worker at.
-    /// Where that cannot be, they come over TCP as well.
+    /// Also listens on a local socket for peers on this host. Its name comes from the `address` of
+    /// this worker. If the socket cannot be opened, peers on this host use TCP as well.
     #[must_use]
     pub fn and_near(self, address: &Address) -> Self {
         let near = local::listen(address);
@@ -59,7 +60,7 @@ impl Listener {
     }
 }
 
-/// Connects to a peer wherever it is.
+/// Connects to a peer on any host.
 pub(super) async fn connect(address: &Address) -> io::Result<Socket<TcpStream>> {
     TcpStream::connect((address.host(), address.port())).await.map(far)
 }
@@ -83,11 +84,12 @@ pub(super) fn incoming_near(
     local::incoming(listener).map(|stream| stream.map(near))
 }
 
-/// A socket that cannot be told is slower, not wrong: errors are no reason to go without it.
+/// Sets the options of a TCP socket. Without an option the socket is slower, but usable, so errors
+/// are only logged.
 fn far(stream: TcpStream) -> Socket<TcpStream> {
-    // Without it the end of a chunk waits for the acknowledgement of its beginning.
+    // Without this option the end of a chunk waits for the acknowledgement of its beginning.
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "the socket keeps Nagle's algorithm");
+        tracing::debug!(%error, "the socket still uses Nagle's algorithm");
     }
     avoid_pacing(&stream);
     Socket { stream, read: 0 }

@@ -1,5 +1,5 @@
-//! One gRPC stream with a peer, as the bodies of an HTTP/2 call: bytes out of a queue in one
-//! direction, frames out of bytes in the other.
+//! One gRPC stream with a peer, as the two bodies of an HTTP/2 call. The outbound body sends queued
+//! bytes; the inbound body gives parsed frames.
 
 use std::{
     convert::Infallible,
@@ -23,29 +23,29 @@ use super::{
 
 /// Both directions of a stream.
 pub(super) struct PeerStream {
-    /// Bytes to send, in order. The stream ends in good order when this is dropped.
+    /// Bytes to send, in order. Dropping this ends the stream properly.
     pub(super) outbound: mpsc::Sender<Bytes>,
     pub(super) inbound: Inbound,
 }
 
-/// Which end of a call a body belongs to: gRPC has only the server say how it ended.
+/// The end of a call to which a body belongs. In gRPC only the server sends a final status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Client,
     Server,
 }
 
-/// A body that sends what is queued, at most `capacity` pieces of bytes at a time.
+/// A body that sends queued bytes, and the queue, which holds at most `capacity` pieces.
 pub(super) fn outbound(side: Side, capacity: usize) -> (mpsc::Sender<Bytes>, Body) {
     let (sender, queue) = mpsc::channel(capacity);
     (sender, body(side, ReceiverStream::new(queue)))
 }
 
-/// A body that sends what `pieces` gives.
+/// A body that sends the bytes of `pieces`.
 pub(crate) fn body(side: Side, pieces: impl Stream<Item = Bytes> + Send + Unpin + 'static) -> Body {
     let trailers = (side == Side::Server).then(|| {
         let mut trailers = HeaderMap::new();
-        // The message is empty, so there is nothing that a header could not hold.
+        // The message is empty, so it fits a header.
         let _fits = Status::ok("").add_header(&mut trailers);
         trailers
     });
@@ -76,14 +76,14 @@ impl<S: Stream<Item = Bytes> + Unpin> http_body::Body for Outbound<S> {
     }
 }
 
-/// What comes over a stream.
+/// The next item of a stream.
 #[derive(Debug)]
 pub(crate) enum Arrival<M: Streamed = wire::Frame> {
-    /// A part of a frame.
+    /// A frame or a part of one.
     Event(Event<M>),
-    /// The stream is over, and why.
+    /// The stream has ended, with the reason.
     Closed(String),
-    /// The peer sent what it must not.
+    /// The peer sent bytes that the protocol does not allow.
     Malformed(Malformed),
 }
 
@@ -91,7 +91,7 @@ pub(crate) enum Arrival<M: Streamed = wire::Frame> {
 pub(crate) struct Inbound<M = wire::Frame> {
     body: Body,
     parser: Parser<M>,
-    /// What has come and is not yet parsed.
+    /// Bytes that have arrived and are not parsed yet.
     input: Bytes,
 }
 
@@ -100,8 +100,7 @@ impl<M: Streamed> Inbound<M> {
         Self { body, parser: Parser::new(), input: Bytes::new() }
     }
 
-    /// The next arrival; after [`Arrival::Closed`] or [`Arrival::Malformed`] not to be asked
-    /// again.
+    /// The next arrival. Do not call it again after [`Arrival::Closed`] or [`Arrival::Malformed`].
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Arrival<M>> {
         loop {
             match self.parser.next(&mut self.input) {
@@ -129,8 +128,8 @@ impl<M: Streamed> Inbound<M> {
 }
 
 impl PeerStream {
-    /// Ends the stream in good order: what is queued still goes out, and what the peer still
-    /// sends is taken in, for a stream that is let go of at once is reset and its queue lost.
+    /// Ends the stream properly: sends the queued bytes, and reads until the peer ends too. A stream
+    /// that is dropped at once would be reset, and its queue lost.
     pub(super) async fn end(self) {
         let Self { outbound, mut inbound } = self;
         drop(outbound);

@@ -1,4 +1,4 @@
-//! The parser against the generated code: however a stream is cut, the same frames.
+//! The parser gives the same frames as the generated code, however a stream is cut.
 
 use bytes::BytesMut;
 use proptest::prelude::*;
@@ -55,7 +55,7 @@ fn whole(frame: &Frame) -> Vec<u8> {
     bytes.into()
 }
 
-/// As this build sends it.
+/// A chunk as this build sends it.
 fn chunk(piece: Piece, offset: u32, floats: usize) -> Vec<u8> {
     let mut bytes = BytesMut::new();
     put_chunk_head(&mut bytes, piece, offset as usize, floats);
