@@ -1,11 +1,11 @@
-//! State transfer: a worker that is behind takes over the state of one that is not.
+//! State transfer: a worker that is behind copies the state of a worker that is ahead.
 //!
-//! Served beside the all-reduce, at the same address, by the [`Donor`]. The donor's training
-//! thread makes a [`Snapshot`] between two steps; from then on it is not held up. Floats are
-//! sent from where the snapshot has them, and copied once where they arrive: no codec is between.
+//! The [`Donor`] serves the state at the address of the all-reduce. The donor's training thread makes
+//! a [`Snapshot`] between two steps, and then goes on. Floats are sent directly from the snapshot and
+//! copied once on arrival, without a codec.
 //!
-//! To a worker of its own host the donor says where its state is, if it is in shared memory. The
-//! worker copies it from there, and the donor goes on as if nobody had asked.
+//! If the donor's state is in shared memory, the donor sends only its place to a worker of the same
+//! host. The worker copies the state from there, and the donor does not wait.
 
 mod donor;
 #[cfg(target_os = "linux")]
@@ -40,16 +40,16 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a donor may send nothing, once the snapshot is made.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A training state between two steps, to be given away. The state is sent from where it is.
+/// A training state between two steps, to be sent without a copy.
 #[derive(Clone)]
 pub struct Snapshot {
-    /// Updates that it has seen.
+    /// Updates applied to the state.
     pub step: u64,
-    /// Floats of each of its vectors.
+    /// Floats of each vector.
     pub length: usize,
-    /// What each epoch begun so far has counted.
+    /// The counts of each epoch that has begun.
     pub epochs: Vec<Tally>,
-    /// Validation losses after each epoch that was completed.
+    /// The validation loss after each completed epoch.
     pub validation: Vec<f64>,
     /// Parameters, first moments and second moments, flat.
     pub vectors: Vectors,
@@ -58,9 +58,9 @@ pub struct Snapshot {
 /// Where the vectors of a snapshot are.
 #[derive(Clone)]
 pub enum Vectors {
-    /// In this process, for as long as they are held.
+    /// In this process, for as long as this value is held.
     Held(Arc<dyn StateVectors>),
-    /// In shared memory, for a step or two: see [`StateVectors::place`].
+    /// In shared memory, for one or two steps: see [`StateVectors::place`].
     Place(String),
 }
 
@@ -79,22 +79,22 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// A training state that another worker gave.
+/// A training state received from another worker.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fetched {
-    /// Updates that it has seen.
+    /// Updates applied to the state.
     pub step: u64,
-    /// What each epoch begun so far has counted.
+    /// The counts of each epoch that has begun.
     pub epochs: Vec<Tally>,
-    /// Validation losses after each epoch that was completed.
+    /// The validation loss after each completed epoch.
     pub validation: Vec<f64>,
     /// Parameters, first moments and second moments, flat.
     pub vectors: [Vec<f32>; STATE_VECTORS],
-    /// Bytes of the vectors that were sent; none if they were copied from shared memory.
+    /// Bytes of the vectors that were sent; 0 if the vectors were copied from shared memory.
     pub bytes_sent: u64,
 }
 
-/// Carries a snapshot to the worker that asked for it.
+/// A worker's request for a snapshot.
 #[derive(Debug)]
 pub struct Recipient {
     /// Whether the worker can read this host's shared memory.
@@ -109,34 +109,34 @@ impl Recipient {
     }
 }
 
-/// Why a state could not be taken over.
+/// Why a state could not be fetched.
 #[derive(Debug, Error)]
 pub enum FetchError {
-    /// The donor cannot be reached, or does not give its state.
+    /// The donor cannot be reached, or refuses to give its state.
     #[error("{0}")]
     Refused(String),
     /// The other side sends nothing.
     #[error("nothing came within {} s", .0.as_secs())]
     Silent(Duration),
-    /// What came is no state of this model.
+    /// The received bytes are not a state of this model.
     #[error(transparent)]
     Malformed(#[from] Malformed),
 }
 
-/// A worker to take over a state from.
+/// The donor from which a state is fetched, and the way to it.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Where it listens.
+    /// The address at which the donor listens.
     pub address: Address,
-    /// What has to be brought there.
+    /// The secret that the donor demands.
     pub secret: Secret,
-    /// How to get there.
+    /// The security settings of the connection.
     pub security: Security,
-    /// The processes that this one can share memory with; empty for none.
+    /// The name of the memory domain of this process; empty if it can share memory with no other.
     pub memory_domain: String,
 }
 
-/// Takes over the state of another worker, whose flat vectors have `length` floats.
+/// Fetches the state of another worker, whose flat vectors have `length` floats.
 ///
 /// # Errors
 /// [`FetchError`]; every wait in it has a bound.
@@ -149,7 +149,7 @@ pub async fn fetch(source: &Source, run_id: &str, length: usize) -> Result<Fetch
     receive_all(header, inbound, length).await
 }
 
-/// Takes over a state that is sent after its header.
+/// Receives a state that is sent after its header.
 async fn receive_all(
     header: StateHeader,
     inbound: Inbound<StateFrame>,
@@ -162,7 +162,7 @@ async fn receive_all(
     Ok(Fetched { step, epochs, validation, vectors, bytes_sent })
 }
 
-/// Asks for the state, and waits for its header.
+/// Requests the state, and waits for its header.
 async fn open(
     source: &Source,
     run_id: &str,
@@ -179,7 +179,7 @@ async fn open(
     }
 }
 
-/// Asks for the state, and waits until the donor answers.
+/// Requests the state, and waits until the donor answers.
 async fn ask(
     source: &Source,
     run_id: &str,
@@ -243,17 +243,17 @@ async fn receive(
     Ok(arriving.vectors)
 }
 
-/// The vectors of a state, as far as they have come.
+/// The vectors of a state, as far as they have arrived.
 struct Arriving {
     vectors: [Vec<f32>; STATE_VECTORS],
-    /// Bytes of each.
+    /// Bytes of each vector.
     length: usize,
-    /// Bytes that have come, of all.
+    /// Bytes of all vectors that have arrived.
     arrived: usize,
 }
 
 impl Arriving {
-    /// Bytes that the vector in hand has still room for.
+    /// The bytes still missing in the current vector.
     fn room(&self) -> usize {
         if self.arrived == self.length * STATE_VECTORS {
             return 0;
@@ -261,14 +261,14 @@ impl Arriving {
         self.length - self.arrived % self.length
     }
 
-    /// Checks a chunk that is about to come; it lies within one vector.
+    /// Checks the size of the next chunk; a chunk lies within one vector.
     fn expect(&self, bytes: usize) -> Result<(), Malformed> {
         let fits = bytes > 0 && bytes.is_multiple_of(FLOAT_BYTES) && bytes <= self.room();
         let wrong = || Malformed(format!("{bytes} bytes where a state has no room"));
         fits.then_some(()).ok_or_else(wrong)
     }
 
-    /// Takes in bytes of a chunk that was checked.
+    /// Copies bytes of a checked chunk.
     fn take_in(&mut self, values: &Bytes) {
         let (vector, begin) = (self.arrived / self.length, self.arrived % self.length);
         let vector = self.vectors[vector].as_mut_bytes();

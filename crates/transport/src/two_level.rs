@@ -3,25 +3,25 @@
 //!
 //! A round of kind `Train` is, on every member:
 //!
-//! 1. Write the own partials into the host's segment, and wait until all of its members have
-//!    ([`shm`]).
-//! 2. In the own lane of the flat vector, add up the members' partials to those of the host's
-//!    tree nodes.
-//! 3. Exchange these with the members of other hosts that have the same lane ([`grpc`]); their
-//!    streams carry what every member of the host brings beside the gradient, too.
-//! 4. Write the lane's sum into the segment, and wait until all members have.
+//! 1. Write the own partials into the host's segment, and wait until all of the host's members have
+//!    written theirs ([`shm`]).
+//! 2. In the own lane of the flat vector, add up the members' partials to one partial for each of the
+//!    host's tree nodes.
+//! 3. Exchange these with the members of other hosts that have the same lane ([`grpc`]). The streams
+//!    also carry the contributions of all members of the host.
+//! 4. Write the lane's sum into the segment, and wait until all of the host's members have written
+//!    theirs.
 //!
-//! So every member carries the same share of the traffic, and every float passes between two
-//! hosts once in each direction. Which lane is whose, and that the bits are those of the tree,
-//! is the business of [`collective::hosts`].
+//! So every member sends equally much, and every float passes between two hosts once in each
+//! direction. [`collective::hosts`] divides the vector into lanes, and gives the order of addition.
 //!
-//! Where the members of a host hold their state together, they apply the sum together too: there is
-//! a fifth part, in which each writes its segment of the next state, from the sum, and waits until all
-//! have.
+//! If the members of a host share their state, they also apply the sum together. In a fifth part each
+//! member computes its segment of the next state from the sum, and waits until all have written
+//! theirs.
 //!
-//! A member that cannot go on ends the round for its host; the members of other hosts see its streams
-//! end. A host may complete a round that another one does not: as ever, members then differ by
-//! one step.
+//! A member that cannot go on ends the round for its host, and the members of other hosts see its
+//! streams end. One host may complete a round that another host does not complete. Members then
+//! differ by one step, as with every transport.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ use crate::{
 pub struct TwoLevel {
     shm: Shm,
     grpc: Grpc,
-    /// What every call returns once a round has failed.
+    /// The error that every call returns after a failed round.
     broken: Option<Interrupted>,
 }
 
@@ -60,11 +60,11 @@ impl Abort {
 }
 
 impl TwoLevel {
-    /// Connects the member that has mapped `segment` to those on other hosts. To be called on
-    /// the runtime that serves `endpoint`; the result is for the training thread.
+    /// Connects the member that has mapped `segment` to the members on other hosts. Call it on the
+    /// runtime that serves `endpoint`; the result is for the training thread.
     ///
     /// # Errors
-    /// [`ConnectError`] when a member cannot be reached or does not come within seconds.
+    /// [`ConnectError`] when a member cannot be reached or does not connect within seconds.
     pub async fn connect(
         endpoint: &Endpoint,
         group: &Group,
@@ -92,7 +92,7 @@ impl TwoLevel {
         Ok(outcome)
     }
 
-    /// All but the wait for this host's members at the end.
+    /// The whole round without the last wait for this host's members.
     fn exchange_sums(
         &mut self,
         round: Round,
@@ -111,8 +111,8 @@ impl TwoLevel {
         Ok((contributed, Outcome { waiting: waiting + outcome.waiting, ..outcome }))
     }
 
-    /// Does what has to be done, unless the generation is over; if it ends thereby, that holds, and
-    /// the others of this host are told.
+    /// Calls `what`, unless the generation has ended. An error of `what` ends the generation, for the
+    /// other members of this host too.
     fn unless_broken<T>(
         &mut self,
         what: impl FnOnce(&mut Self) -> Result<T, Interrupted>,
@@ -123,13 +123,13 @@ impl TwoLevel {
         let result = what(self);
         if let Err(interrupted) = &result {
             self.broken = Some(interrupted.clone());
-            // The others of this host wait for this member's lane, or its segment.
+            // The other members of this host wait for this member's lane or segment.
             self.abort_handle().abort();
         }
         result
     }
 
-    /// The partials of this host's nodes, in this member's lane of each segment.
+    /// Computes the partials of this host's nodes, in this member's lane of each segment.
     fn add_up_lanes(&mut self, contributed: &Contributed) {
         let Self { shm, grpc, .. } = self;
         for segment in 0..grpc.hosts().count() {

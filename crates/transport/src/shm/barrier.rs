@@ -1,9 +1,9 @@
-//! Waits until every member has come to the same point, or one of them never will.
+//! Waits until every member has reached the same point, or until it is known that one never will.
 //!
-//! Each member counts its arrivals in a word of its own. Whoever waits reads the others'
-//! counts, for a few turns, and then sleeps on the gate; whoever arrives last finds all counts
-//! there and opens it. Vectors and headers are not known here; that the counts order them is
-//! argued in [`super`].
+//! Each member counts its arrivals in its own word. A waiting member reads the others' counts for a
+//! few turns, and then sleeps on the gate. The last member to arrive sees all counts and opens the
+//! gate. This file does not know vectors and headers; [`super`] argues why the counts order the
+//! accesses to them.
 
 use std::{
     hint,
@@ -19,48 +19,47 @@ use rustix::thread::futex;
 
 use super::{layout::Layout, memory::Memory, process::Process};
 
-/// Looks at the others' counts before giving way. With more members than cores every turn is
-/// taken from a member that has work to do: 4 KB among 4 members on 2 cores takes 6 us so, 15 us
-/// with 150 turns.
+/// Turns in which a waiting member reads the others' counts before it yields. With more members than
+/// cores, every turn takes time from a member with work: 4 KB among 4 members on 2 cores take 6 us
+/// with 20 turns, and 15 us with 150 turns.
 const SPINS: u32 = 20;
 
-/// Times that a waiting member gives way to others before it sleeps. The scheduler then runs
-/// whom is waited for, where there are too few cores, at a tenth of the cost of a sleep and a
-/// wake (60 us for the same 4 KB); where there are enough, this polls for some 20 us, which
-/// avoids waking an idle core (70 us).
+/// Times that a waiting member yields before it sleeps. With too few cores, the scheduler then runs
+/// the awaited members, at a tenth of the cost of a sleep and a wake (60 us for the same 4 KB). With
+/// enough cores, the member polls for about 20 us, which avoids the wake of an idle core (70 us).
 const YIELDS: u32 = 50;
 
-/// How long a sleep may last before it is checked whether the awaited still live. Short
-/// beside the time in which a coordinator notices, long beside a check (10 us a member).
+/// The longest sleep before the member checks that the awaited processes live. It is short compared
+/// with the time in which a coordinator notices a loss, and long compared with a check (10 us a member).
 const CHECK_EVERY: Duration = Duration::from_millis(50);
 
-/// How long a member may take to map the segment once another waits for it.
+/// How long a member may take to map the segment while another member waits for it.
 const ATTENDANCE_TIMEOUT: Duration =
     if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(10) };
 
-/// Words of a slot.
+/// The indices of a slot's words.
 pub(super) const ARRIVALS: usize = 0;
 const STATE: usize = 1;
 const PID: usize = 2;
 const STARTED: usize = 3;
 
-/// States of a slot; zero, as the file begins, says that nobody has come.
+/// The states of a slot. Zero, the initial value, means that no member has come.
 const CLAIMED: u64 = 1;
 const PRESENT: u64 = 2;
 const LEFT: u64 = 3;
 
-/// Why a generation is over. The first cause holds for all members.
+/// Why a generation has ended. The first cause counts for all members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     /// The generation was ended from outside.
     Aborted,
     /// The member's process is gone.
     Died(usize),
-    /// The member has let go of the segment.
+    /// The member has unmapped the segment.
     Left(usize),
     /// The member never mapped the segment.
     Absent(usize),
-    /// The member wrote what it must not.
+    /// The member wrote a value that no correct member writes.
     Broke(usize),
 }
 
@@ -76,7 +75,7 @@ impl Cause {
         kind << 32 | member as u64
     }
 
-    /// What `word` says to the member `me`; nothing while it is zero.
+    /// The cause in `word`, for the member `me`; none while the word is zero.
     fn from_word(word: u64, me: usize, members: usize) -> Option<Self> {
         let member = (word & u64::from(u32::MAX)) as usize;
         let cause = match word >> 32 {
@@ -87,12 +86,13 @@ impl Cause {
             5 => Self::Broke(member),
             _ => Self::Aborted,
         };
-        // A member that is taken for dead is told that the generation has ended; a stranger is not told.
+        // A member that the others declared dead gets `Aborted`; so does every member if the index in
+        // the word is that of no member.
         Some(if member == me || member >= members { Self::Aborted } else { cause })
     }
 }
 
-/// What wakes the sleepers of a segment.
+/// Wakes the sleepers of a segment.
 #[derive(Clone, Debug)]
 pub(super) struct Bell {
     memory: Arc<Memory>,
@@ -109,11 +109,11 @@ impl Bell {
         &self.memory.words()[self.sleepers]
     }
 
-    /// Wakes everybody who sleeps.
+    /// Wakes all sleeping members.
     fn ring(&self) {
         if self.sleepers().load(SeqCst) > 0 {
             self.memory.gate().fetch_add(1, SeqCst);
-            // This fails for no word that is mapped; besides, sleepers wake by themselves in time.
+            // This cannot fail for a mapped word; besides, a sleeper wakes after its timeout.
             let _woken = futex::wake(self.memory.gate(), futex::Flags::empty(), i32::MAX as u32);
         }
     }
@@ -121,19 +121,19 @@ impl Bell {
     /// Ends the generation for all members, unless it has ended already.
     pub(super) fn end(&self, cause: Cause) {
         let word = &self.memory.words()[self.cause];
-        // The first cause stands.
+        // If there is a cause already, that one stays.
         let _ended = word.compare_exchange(0, cause.to_word(), SeqCst, SeqCst);
         self.ring();
     }
 }
 
-/// The proof that every member has contributed to the round in hand; the barrier that ends it
+/// The proof that every member has contributed to the current round. The barrier that ends the round
 /// takes it back.
 #[derive(Debug)]
 pub(crate) struct Contributed(());
 
-/// The proof that every member has written its part of the sum, in a round that all have contributed
-/// to; the barrier that ends it takes it back.
+/// The proof that every member has written its part of the sum of the current round. The barrier that
+/// ends the round takes it back.
 #[derive(Debug)]
 pub(crate) struct Summed(Contributed);
 
@@ -144,18 +144,19 @@ impl Summed {
     }
 }
 
-/// The proof that the state of the members was not brought in yet; the barrier after that takes it.
+/// The proof that the members' state was not brought in yet. The barrier after bringing it in takes it
+/// back.
 #[derive(Debug)]
 pub(super) struct Unfilled(());
 
 impl Unfilled {
-    /// For a segment that was just mapped.
+    /// The proof for a segment that was just mapped.
     pub(super) const fn new() -> Self {
         Self(())
     }
 }
 
-/// A member's place at the barrier; the others see it go when this is dropped.
+/// A member's place at the barrier. When it is dropped, the others see that the member has left.
 #[derive(Debug)]
 pub(super) struct Barrier {
     bell: Bell,
@@ -167,7 +168,7 @@ pub(super) struct Barrier {
 }
 
 impl Barrier {
-    /// Takes the slot of the member `me`; nothing if somebody has.
+    /// Takes the slot of the member `me`; none if another process has taken it.
     pub(super) fn take_slot(
         memory: &Arc<Memory>,
         layout: &Layout,
@@ -197,7 +198,7 @@ impl Barrier {
         &self.bell.memory.words()[self.layout.slot(member)]
     }
 
-    /// Why the generation is over, if it is.
+    /// Why the generation has ended, if it has.
     pub(super) fn cause(&self) -> Option<Cause> {
         let word = self.bell.memory.words()[self.bell.cause].load(SeqCst);
         Cause::from_word(word, self.me, self.members)
@@ -213,8 +214,7 @@ impl Barrier {
         self.pass().map(|()| Contributed(()))
     }
 
-    /// Waits until all members have written their parts of the sum, in a round that does not end
-    /// there.
+    /// Waits until all members have written their parts of the sum, in a round that then goes on.
     pub(super) fn pass_summed(&mut self, contributed: Contributed) -> Result<Summed, Cause> {
         self.pass().map(|()| Summed(contributed))
     }
@@ -259,8 +259,8 @@ impl Barrier {
         let mut checked = begun;
         while !self.meet(&mut arrived)? {
             self.sleep(&mut arrived)?;
-            // An arrival counts even if a death or an abort came after it: the arrived have
-            // written all that the others need.
+            // An arrival counts even if a death or an abort came after it, because an arrived member
+            // has written everything that the others need.
             if self.meet(&mut arrived)? {
                 break;
             }
@@ -278,12 +278,12 @@ impl Barrier {
         Ok(())
     }
 
-    /// Whether all members have arrived; those below `arrived` have.
+    /// Whether all members have arrived. The members below `arrived` are known to have arrived.
     fn meet(&self, arrived: &mut usize) -> Result<bool, Cause> {
         while *arrived < self.members {
             match self.slot(*arrived)[ARRIVALS].load(SeqCst) {
                 count if count < self.arrivals => return Ok(false),
-                // The next barrier may have been reached, but not passed without this member.
+                // Another member may have reached the next barrier, but cannot pass it without this one.
                 count if count > self.arrivals + 1 => return Err(Cause::Broke(*arrived)),
                 _ => *arrived += 1,
             }
@@ -296,11 +296,12 @@ impl Barrier {
         let gate = self.bell.memory.gate();
         let ticket = gate.load(SeqCst);
         self.bell.sleepers().fetch_add(1, SeqCst);
-        // A member that arrives after this look finds a sleeper, and opens the gate that `ticket` is for.
+        // A member that arrives after this check finds a sleeper, and changes the gate, whose old
+        // value is `ticket`.
         let met = self.meet(arrived);
         if met == Ok(false) && self.cause().is_none() && !self.someone_left(*arrived) {
             let timeout = futex::Timespec { tv_sec: 0, tv_nsec: CHECK_EVERY.subsec_nanos().into() };
-            // However it ends, the caller looks again.
+            // However the wait ends, the caller checks again.
             let _end = futex::wait(gate, futex::Flags::empty(), ticket, Some(&timeout));
         }
         self.bell.sleepers().fetch_sub(1, SeqCst);
@@ -311,7 +312,7 @@ impl Barrier {
         (arrived..self.members).any(|member| self.slot(member)[STATE].load(SeqCst) == LEFT)
     }
 
-    /// Checks that a member that has not arrived still may; its process only if that is `due`.
+    /// Checks that a member that has not arrived may still arrive; checks its process only if `due`.
     fn check(&self, member: usize, due: bool, begun: Instant) -> Result<(), Cause> {
         let slot = self.slot(member);
         if slot[ARRIVALS].load(SeqCst) >= self.arrivals {
@@ -331,7 +332,7 @@ impl Barrier {
             0 | CLAIMED | PRESENT => return Ok(()),
             _ => Cause::Broke(member),
         };
-        // The member may have arrived before it went.
+        // The member may have arrived before it left or died.
         let arrived = slot[ARRIVALS].load(SeqCst) >= self.arrivals;
         if arrived { Ok(()) } else { Err(cause) }
     }

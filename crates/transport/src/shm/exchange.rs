@@ -27,20 +27,20 @@ pub struct Shm {
     /// The plan of this host's members.
     pub(super) plan: Plan,
     pub(super) me: usize,
-    /// By the host's nodes; where this is the only host, one up to the root.
+    /// One for each of the host's nodes. If this is the only host, the one node is the root.
     pub(super) reducers: Vec<Reducer>,
     layout: Layout,
     pub(super) vectors: Vectors,
-    /// The state of the members, if they hold it together.
+    /// The members' state, if they share one.
     pub(super) states: Option<States>,
     pub(super) barrier: Barrier,
-    /// By member, of the round in hand or the last.
+    /// Each member's contribution to the current or the last round.
     pub(super) contributions: Vec<Contribution>,
-    /// The leader's, until the first round shows that all have mapped it.
+    /// The leader's file, until the first round proves that all members have mapped it.
     file: Option<Arc<OwnedFd>>,
     /// Rounds done.
     rounds: u64,
-    /// What every call returns once a round has failed.
+    /// The error that every call returns after a failed round.
     pub(super) broken: Option<Interrupted>,
 }
 
@@ -98,7 +98,7 @@ impl Shm {
         let (contributed, waiting) = self.contribute(round, contribution)?;
         let Self { plan, reducers, contributions, .. } = &*self;
         let outcome = Outcome::combine(plan, &reducers[0], round.step, contributions)?;
-        // A lone member's partial is the sum.
+        // The partial of a single member is the sum.
         if round.kind == Kind::Train && self.plan.members() > 1 {
             let segment = self.plan.segment(self.me);
             let (partial, sum) = self.vectors.reduction(&contributed, segment);
@@ -110,8 +110,8 @@ impl Shm {
         Ok(Outcome { waiting, ..outcome })
     }
 
-    /// Writes what this member brings to the round, and takes in what the others bring: all of
-    /// them have written their partials then. Gives how long they were waited for.
+    /// Writes this member's contribution to the round, and reads the others' contributions. All members
+    /// have then written their partials. Gives the time of waiting for them.
     pub(crate) fn contribute(
         &mut self,
         round: Round,
@@ -138,7 +138,7 @@ impl Shm {
         Ok((contributed, waiting))
     }
 
-    /// Adds up the partials within the host's node with this index, in `range` of the vector.
+    /// Adds up the partials of the host's node with this index, in `range` of the vector.
     pub(crate) fn add_node(
         &mut self,
         contributed: &Contributed,
@@ -150,7 +150,7 @@ impl Shm {
         self.reducers[node].add(partial, sum);
     }
 
-    /// Writes a part of the sum, which is this member's to write.
+    /// Writes a part of the sum that belongs to this member.
     pub(crate) fn write_sum(&mut self, contributed: &Contributed, start: usize, sum: &[f32]) {
         let (_, shared) = self.vectors.reduction(contributed, start..start + sum.len());
         shared.copy_from_slice(sum);
@@ -177,7 +177,7 @@ impl Shm {
         Ok(())
     }
 
-    /// Takes in what another member brings.
+    /// Reads another member's contribution.
     fn read_header(&mut self, round: Round, member: usize) -> Result<(), Interrupted> {
         let words = &self.vectors.memory().words()[self.layout.header(member, self.rounds)];
         let nodes = self.plan.nodes(member).len();
@@ -188,7 +188,7 @@ impl Shm {
         }
     }
 
-    /// Tells the others too.
+    /// The error for a member that broke the protocol; also ends the generation for the others.
     fn broke(&self, round: Round, member: usize, reason: String) -> Interrupted {
         self.barrier.bell().end(Cause::Broke(member));
         Interrupted::Protocol { rank: self.plan.rank(member), round, reason }
@@ -208,7 +208,7 @@ impl Shm {
             Cause::Broke(member) => Interrupted::Protocol {
                 rank: self.plan.rank(member),
                 round,
-                reason: "it wrote to the segment what no member writes".into(),
+                reason: "it wrote a value to the segment that no member writes".into(),
             },
         }
     }

@@ -1,5 +1,5 @@
-//! Headers as words, and back, checked: they are another process's, and may change at any
-//! time, so every word is read once, and looked at afterwards.
+//! Converts headers to words and back. The words belong to another process and may change at any
+//! time, so every word is read only once and checked afterwards.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -7,14 +7,14 @@ use collective::{Contribution, Control, Digest, Kind, Round, Step, TERMS_MAX, Ta
 
 use super::layout::{HEADER_PREFIX_WORDS, TALLY_WORDS};
 
-/// Most examples of a tally; the sum over any members is far from overflowing.
+/// The most examples of a tally, so that no sum over members overflows.
 const EXAMPLES_MAX: u64 = 1 << 40;
 
 const TRAIN: u64 = 1;
 const EVALUATE: u64 = 2;
 const VALIDATE: u64 = 3;
 
-/// Words in front of the tallies.
+/// The words before the tallies.
 struct Prefix {
     step: u64,
     kind: u64,
@@ -25,7 +25,7 @@ struct Prefix {
     waiting_us: u64,
 }
 
-/// Writes the header of a round; `words` are the slot that the layout has for it.
+/// Writes the header of a round into `words`, its slot in the layout.
 pub(super) fn write(words: &[AtomicU64], round: Round, contribution: &Contribution) {
     let Contribution { tallies, control, digest, timing } = contribution;
     let digest_value = digest.map_or(0, |digest| u128::from_le_bytes(digest.0));
@@ -51,8 +51,8 @@ pub(super) fn write(words: &[AtomicU64], round: Round, contribution: &Contributi
     }
 }
 
-/// Reads a header with one tally for each of `nodes` nodes: what it brings into
-/// `contribution`. Gives the round that it is for.
+/// Reads a header with one tally for each of `nodes` nodes into `contribution`. Gives the header's
+/// round.
 ///
 /// # Errors
 /// What is wrong with it.

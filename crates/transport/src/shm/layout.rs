@@ -1,68 +1,68 @@
-//! Where everything lies in a segment, as a function of the plan alone.
+//! The layout of a segment, as a function of the plan alone.
 //!
 //! ```text
 //! byte 0    the gate: one 32-bit futex word, alone on its line
 //! byte 128  words of 64 bits: identity | sleepers | cause | slots | headers
 //! page      vectors of 32-bit floats: every member's partials, in shard order | the sum, if
-//!           there is one | two states of several vectors each, if there are
+//!           there is one | two states of several vectors each, if there are any
 //! ```
 //!
-//! What the words mean is known to the modules that read them; nothing here touches memory.
+//! The modules that read the words know their meaning; this file accesses no memory.
 
 use std::ops::Range;
 
 use collective::{Plan, STATE_VECTORS, TERMS_MAX};
 
-/// Bytes that no two writers share. Processors fetch pairs of 64-byte lines.
+/// Bytes of a line that only one writer uses. Processors fetch pairs of 64-byte lines.
 const LINE_BYTES: usize = 128;
 const LINE_WORDS: usize = LINE_BYTES / size_of::<u64>();
 
-/// Where the words begin: after the line of the gate.
+/// The byte at which the words begin: after the line of the gate.
 pub(super) const WORDS_AT: usize = LINE_BYTES;
 
-/// Where the vectors begin is a multiple of this.
+/// The vectors begin at a multiple of so many bytes.
 const PAGE_BYTES: usize = 4096;
 
 /// Vectors begin at multiples of this many floats: 64 bytes.
 const VECTOR_ALIGNMENT: usize = 16;
 
-/// Words of a header in front of its tallies.
+/// Words of a header before its tallies.
 pub(super) const HEADER_PREFIX_WORDS: usize = 8;
 
 /// Words of a tally.
 pub(super) const TALLY_WORDS: usize = TERMS_MAX + 2;
 
-/// Headers of this many rounds are kept: a member may write that of round `n + 1` while
-/// another still reads round `n`, and no member is further ahead.
+/// The number of rounds whose headers are kept. A member may write the header of round `n + 1` while
+/// another still reads round `n`; no member is further ahead.
 pub(super) const HEADER_SLOTS: usize = 2;
 
-/// The state that is read, and the one that is written.
+/// The number of states: one is read, the other is written.
 pub(super) const STATES: usize = 2;
 
-/// What partials become.
+/// The vectors that are computed from the partials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Results {
-    /// A sum, which each member applies to a state of its own.
+    /// A sum, which each member applies to its own state.
     Sum,
     /// The next one of two states, without a sum.
     States,
-    /// A sum, as other hosts have a part in it, and the next one of two states.
+    /// A sum, to which other hosts contribute, and the next one of two states.
     SumAndStates,
 }
 
 /// The offsets of one generation's segment. Words and floats are counted from the first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// How many words there are.
+    /// The number of words.
     pub(super) words: usize,
     /// The word that counts sleepers.
     pub(super) sleepers: usize,
-    /// The word that tells why the generation is over.
+    /// The word with the cause of the generation's end.
     pub(super) cause: usize,
     slots: usize,
-    /// By member, of its first slot.
+    /// For each member, the first word of its headers.
     headers: Vec<usize>,
-    /// By member, of one slot.
+    /// For each member, the words of one header.
     header_words: Vec<usize>,
     /// The byte at which the vectors begin.
     pub(super) vectors_at: usize,
@@ -70,17 +70,17 @@ pub(super) struct Layout {
     pub(super) stride: usize,
     /// Floats in a vector.
     pub(super) length: usize,
-    /// Partials of all members; what they are added up to comes after them.
+    /// The number of partials of all members; the results come after them.
     pub(super) partials: usize,
-    /// What comes after the partials.
+    /// The vectors after the partials.
     pub(super) results: Results,
     /// Bytes of the whole segment.
     pub(super) bytes: usize,
 }
 
 impl Layout {
-    /// The layout for `plan`, with `identity_words` words that tell the generation, and with
-    /// these results.
+    /// The layout for `plan`, with `identity_words` words that identify the generation, and with these
+    /// results.
     pub(super) fn new(plan: &Plan, identity_words: usize, results: Results) -> Self {
         let members = plan.members();
         let nodes = |member| plan.nodes(member).len();
@@ -117,7 +117,7 @@ impl Layout {
         layout
     }
 
-    /// Vectors of the segment.
+    /// The number of vectors of the segment.
     pub(super) fn vectors(&self) -> usize {
         let states = if self.results == Results::Sum { 0 } else { STATES * STATE_VECTORS };
         self.partials + usize::from(self.has_sum()) + states

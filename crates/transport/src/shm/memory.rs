@@ -1,8 +1,8 @@
-//! The mapping of a segment, and the only place that turns its bytes into references.
+//! The mapping of a segment, and the only code that turns its bytes into references.
 //!
-//! What is told apart here is who may touch what, and when: words are atomics, which anybody
-//! may touch at any time; vectors are plain floats, which the two barriers of a round hand to
-//! and fro (see [`super`]). Which word means what is not known here.
+//! The types here decide which member may access which memory, and when. Words are atomics, which
+//! any process may access at any time. Vectors are plain floats; the barriers of a round decide who
+//! may access them (see [`super`]). This file does not know the meaning of the words.
 
 #![allow(unsafe_code, reason = "maps memory that other processes map too, and hands out slices")]
 
@@ -30,8 +30,7 @@ use super::{
     layout::{Layout, STATES, WORDS_AT},
 };
 
-/// Once set, the file keeps its size for ever: no peer can make an access fault by
-/// truncating it.
+/// With these seals the file keeps its size for ever, so no peer can cause a fault by truncating it.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// The atomics of a mapped segment.
@@ -42,7 +41,7 @@ pub(super) struct Memory {
     words: usize,
 }
 
-// SAFETY: the mapping belongs to no thread, and through a `Memory` only atomics are reached.
+// SAFETY: the mapping belongs to no thread, and a `Memory` gives access only to atomics.
 unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
@@ -57,27 +56,27 @@ impl HostMemory for Memory {
     }
 }
 
-/// The floats of a mapped segment, as one member may touch them. There is one for a mapping.
+/// The floats of a mapped segment, as one member may access them. Each mapping has exactly one.
 #[derive(Debug)]
 pub(super) struct Vectors {
     memory: Arc<Memory>,
     first: NonNull<f32>,
     stride: usize,
     length: usize,
-    /// Partials; one vector more is the sum, if there is one.
+    /// The number of partials. The vector after them is the sum, if there is one.
     partials: usize,
     has_sum: bool,
     /// The partials of this member.
     own: Range<usize>,
 }
 
-/// One of the two states of a segment, as one member may touch it. There is one for each of a
-/// mapping.
+/// One of the two states of a segment, as one member may access it. Each mapping has exactly one for
+/// each state.
 #[derive(Debug)]
 pub(super) struct Buffer {
     vectors: [NonNull<f32>; STATE_VECTORS],
     length: usize,
-    /// Kept for as long as the floats are.
+    /// Keeps the mapping alive as long as the floats.
     _memory: Arc<Memory>,
 }
 
@@ -95,31 +94,31 @@ unsafe impl Sync for Buffer {}
 pub(super) struct Mapped {
     pub(super) memory: Arc<Memory>,
     pub(super) vectors: Vectors,
-    /// If the layout has states.
+    /// The states, if the layout has any.
     pub(super) states: Option<[Buffer; STATES]>,
 }
 
-/// The words of a segment, as a process sees them that is no member: it changes none.
+/// The words of a segment, read-only, for a process that is not a member.
 #[derive(Debug)]
 pub(super) struct Watched(Memory);
 
-/// Creates a file without a name, `bytes` long, all zero, whose memory is reserved. It lives
-/// as long as somebody has it open or mapped.
+/// Creates a file without a name, with `bytes` zero bytes, whose memory is reserved. It lives as long
+/// as a process has it open or mapped.
 pub(super) fn create_file(name: &str, bytes: usize) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = match fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-        // The flag is younger than the call.
+        // Older kernels do not know the flag.
         Err(Errno::INVAL) => fs::memfd_create(name, flags)?,
         created => created?,
     };
     fs::fchmod(&file, Mode::RUSR | Mode::WUSR)?;
-    // Where memory is short this says so, instead of a fault in the midst of a round.
+    // If memory is short, this call fails, instead of a fault in the middle of a round.
     fs::fallocate(&file, fs::FallocateFlags::empty(), 0, bytes as u64)?;
     fs::fcntl_add_seals(&file, SEALS)?;
     Ok(file)
 }
 
-/// Whether `file` is one that can never be shorter than it is.
+/// Whether `file` is sealed, so that its size never changes.
 pub(super) fn is_sealed(file: impl AsFd) -> bool {
     fs::fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS))
 }
@@ -127,7 +126,7 @@ pub(super) fn is_sealed(file: impl AsFd) -> bool {
 /// Maps `file`, which is sealed and `layout.bytes` long, for the member whose partials are
 /// `own`.
 pub(super) fn map(file: impl AsFd, layout: &Layout, own: Range<usize>) -> io::Result<Mapped> {
-    // The offsets below are right for any layout; what they must not do is leave the file.
+    // Any layout is correct, as long as its offsets stay within the file.
     let size = fs::fstat(&file)?.st_size;
     let vectors_end = layout.vectors_at + layout.vectors() * layout.stride * size_of::<f32>();
     assert!(
@@ -180,7 +179,7 @@ impl Watched {
         Ok(Self(Memory { base, bytes, words }))
     }
 
-    /// A word as it is now; what was read before this call was read before the word.
+    /// The current value of a word. All reads before this call are ordered before this read.
     pub(super) fn load(&self, word: usize) -> u64 {
         fence(Ordering::Acquire);
         // Memory that is mapped for reading alone permits relaxed loads only.
@@ -218,23 +217,23 @@ impl Drop for Memory {
 
 /// # Why handing out slices is sound
 ///
-/// Within this process a vector is reached only through the one `Vectors` of its mapping, so
-/// the borrow checker keeps references apart; that another member may live in this process
-/// too does not matter, for it has a mapping, and so addresses, of its own.
+/// Within this process a vector is accessed only through the one `Vectors` of its mapping, so the
+/// borrow checker keeps references apart. Another member in the same process has its own mapping,
+/// with other addresses.
 ///
-/// What remains is another process that writes to floats to which a reference exists here.
-/// The barriers exclude it, as argued in [`super`], once every member keeps to them:
+/// Another process might write to floats to which a reference exists here. The barriers exclude
+/// this, as argued in [`super`], if every member keeps to them:
 ///
 /// - `partial_mut` and `sum` are called between rounds, when other members read no partial
 ///   and write no sum;
-/// - `reduction` asks for the proof that all members have contributed to the round, and its
-///   caller is inside the round: none writes to a partial, and each writes to its own segment
-///   of the sum only.
+/// - `reduction` needs the proof that all members have contributed to the round, and its caller is
+///   inside the round: no member writes to a partial, and each member writes only to its own segment
+///   of the sum.
 ///
-/// After an interrupted round the others may not have stopped yet, and a broken peer may write
-/// at any time. Such a write changes the value of a float that then is of no use anyway: every
-/// pattern of bits is a float, no length, index or pointer is made from one, and they are moved
-/// by plain loads of aligned words.
+/// After an interrupted round other members may not have stopped yet, and a broken peer may write
+/// at any time. Such a write changes the value of a float that is not used any more. Every bit
+/// pattern is a float, no length, index or pointer is computed from a float, and floats are moved by
+/// plain loads of aligned words.
 impl Vectors {
     fn vector(&self, index: usize) -> NonNull<f32> {
         let vectors = self.partials + usize::from(self.has_sum);
@@ -257,7 +256,7 @@ impl Vectors {
         self.read(self.partials)
     }
 
-    /// The first partial, which is that of a lone member.
+    /// The first partial; with a single member it is the sum.
     pub(super) fn first_partial(&self) -> &[f32] {
         self.read(0)
     }
@@ -272,12 +271,12 @@ impl Vectors {
         Gathered(self)
     }
 
-    /// The sum that all members have written, as if it were a partial.
+    /// The sum that all members have written, in the place of partials.
     pub(super) fn summed<'a>(&'a self, _summed: &Summed) -> WrittenSum<'a> {
         WrittenSum(self.sum())
     }
 
-    /// All partials' and the sum's floats in `segment`, which is this member's.
+    /// The floats of all partials and of the sum in this member's `segment`.
     pub(super) fn reduction<'a>(
         &'a mut self,
         contributed: &Contributed,
@@ -300,7 +299,7 @@ impl Vectors {
     }
 }
 
-/// All partials of a round, which the proof that all have contributed was shown for.
+/// All partials of a round to which all members have contributed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gathered<'a>(&'a Vectors);
 
@@ -333,22 +332,22 @@ impl Partials for Gathered<'_> {
 
 /// # Why handing out slices is sound
 ///
-/// Within this process, whoever has a `Buffer` reads it through `&self`, and writes through `&mut
-/// self`, which nobody gets while an `Arc` of it has another owner. Another process writes to a
-/// buffer in two cases alone, both within its own segment:
+/// Within this process a `Buffer` is read through `&self` and written through `&mut self`. While its
+/// `Arc` has another owner, there is no `&mut`. Another process writes to a buffer only in two cases,
+/// both within its own segment:
 ///
-/// - `fill`, before the state was brought in. Then nobody has read it: `held` is what gives a
-///   buffer away, and what comes before asks for `&mut`.
-/// - `segment_mut`, in a round that every member has contributed to, this one included. It has
-///   looked, before it contributed, that nobody here holds the buffer that is to be written to; and
-///   none is given away before all have written, at the barrier that ends the round.
+/// - `fill`, before the state was brought in. Nobody has read the buffer then: `held` gives a buffer
+///   away only later, and all calls before need `&mut`.
+/// - `segment_mut`, in a round to which every member has contributed, this one too. Before it
+///   contributed, this member has checked that nobody here holds the buffer that will be written to.
+///   The buffer is given away only after all members have written, at the barrier that ends the round.
 ///
-/// A process that is no member has no `Buffer`: it reads the file ([`super::takeover`]).
+/// A process that is not a member has no `Buffer`: it reads the file ([`super::takeover`]).
 ///
-/// After an interrupted round, or from a broken peer, what is said of [`Vectors`] holds here too.
-/// An interrupted member never contributes again, so the buffer that it has is not written to.
+/// For an interrupted round or a broken peer, the argument at [`Vectors`] holds here too. An
+/// interrupted member never contributes again, so no other member writes to the buffer that it has.
 impl Buffer {
-    /// This member's `segment`, to bring the state in.
+    /// The floats of this member's `segment`, to bring the state in.
     pub(super) fn fill(
         &mut self,
         _unfilled: &Unfilled,
@@ -357,7 +356,7 @@ impl Buffer {
         self.slices_mut(segment)
     }
 
-    /// This member's `segment`, in a round that all have contributed to.
+    /// The floats of this member's `segment`, in a round to which all members have contributed.
     pub(super) fn segment_mut(
         &mut self,
         _contributed: &Contributed,

@@ -1,13 +1,13 @@
-//! Whether a process still lives, told by number and start time, for numbers are used again.
+//! Finds out whether a process still lives, by its id and its start time, because ids are reused.
 
 use std::{fs, io};
 
 /// One process of this host, now or in the past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Process {
-    /// Its number.
+    /// Its process id.
     pub(super) pid: u32,
-    /// When it began, in clock ticks since the host did.
+    /// Its start time, in clock ticks since the host was started.
     pub(super) started: u64,
 }
 
@@ -20,13 +20,13 @@ impl Process {
         Ok(Self { pid, started })
     }
 
-    /// Whether it is certain that the process is gone. A zombie is.
+    /// Whether the process is certainly gone. A zombie counts as gone.
     pub(super) fn is_gone(self) -> bool {
         match stat(self.pid) {
             Ok(stat) => parse(&stat).is_some_and(|(state, started)| {
                 matches!(state, 'Z' | 'X') || started != self.started
             }),
-            // ESRCH: it went between opening and reading.
+            // ESRCH: the process ended between opening and reading.
             Err(error) => {
                 error.kind() == io::ErrorKind::NotFound
                     || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
@@ -36,13 +36,13 @@ impl Process {
 }
 
 fn stat(pid: u32) -> io::Result<String> {
-    // The name of the command, inside, may be any bytes.
+    // The text contains the command's name, which may have any bytes.
     fs::read(format!("/proc/{pid}/stat")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// State and start time: the fields 3 and 22 (proc_pid_stat(5)).
+/// The state and the start time: the fields 3 and 22 of proc_pid_stat(5).
 fn parse(stat: &str) -> Option<(char, u64)> {
-    // Field 2 is in parentheses, and may hold more of them.
+    // Field 2 is in parentheses, and may contain parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let started = fields.nth(18)?.parse().ok()?;

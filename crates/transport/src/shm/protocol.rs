@@ -1,17 +1,17 @@
-//! All orders in which members can go on, give up, die, sleep and wake, tried on a model of the
-//! shared state: the arrivals, two buffers, and where each member is.
+//! Tests all orders in which members can go on, give up, die, sleep and wake, on a model of the shared
+//! state: the arrivals, two buffers, and the position of each member.
 //!
-//! Every operation of a member is a step of the model, and every set of members can be the one that
-//! goes on next; a member that never does is dead, one that does later was frozen. In every situation
-//! that can be reached, each member's state must be whole. What the barrier itself does is not
-//! modelled: a member leaves it once all have arrived, or gives up before.
+//! Every operation of a member is a step of the model, and any member can make the next step. A member
+//! that makes no more steps is dead; a member that makes its next step late was frozen. In every
+//! reachable situation, each member's state must be complete. The inside of the barrier is not
+//! modelled: a member leaves the barrier once all have arrived, or gives up before.
 //!
-//! Besides the members there may be a reader that is no member (`takeover.rs`): it copies a state, one
-//! segment in each of its steps, and takes the copy for whole or not.
+//! A reader that is not a member (`takeover.rs`) may copy a state, one segment in each of its steps,
+//! and then accept the copy or not.
 
 use std::collections::HashSet;
 
-/// Steps until a member has done enough.
+/// Steps of training until a member has finished.
 const STEPS: u8 = 3;
 
 /// A segment that is being written.
@@ -22,16 +22,16 @@ const EMPTY: u8 = u8::MAX - 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum At {
-    /// Before the state is brought in, and at the barrier after that.
+    /// Before the state is brought in, and at the barrier after it.
     Fill,
     Filled,
-    /// Before this member contributes, and at the barrier after that.
+    /// Before this member contributes, and at the barrier after it.
     Contribute,
     Contributed,
-    /// With other hosts: before it has written its part of the sum, and at the barrier after that.
+    /// With other hosts: before the member has written its part of the sum, and at the barrier after it.
     Sum,
     Summed,
-    /// Before it writes its segment, while it does, and at the barrier after that.
+    /// Before the member writes its segment, while it writes, and at the barrier after it.
     Update,
     Updating,
     Updated,
@@ -43,15 +43,15 @@ enum At {
 struct Member {
     at: At,
     arrivals: u8,
-    /// The step of the state that it has in the segment; none before one was brought in.
+    /// The step of the member's state in the segment; none before the state was brought in.
     holds: Option<u8>,
 }
 
-/// One that copies the state of a step.
+/// A process that copies the state of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Reader {
     step: u8,
-    /// Segments that it has copied, and whether all of them were of the step.
+    /// The number of copied segments, and whether all of them were of the step.
     copied: u8,
     is_whole: bool,
 }
@@ -59,10 +59,10 @@ struct Reader {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     members: Vec<Member>,
-    /// By buffer and member: the step that the segment is of.
+    /// For each buffer and member, the step of the segment.
     segments: [Vec<u8>; 2],
     reader: Option<Reader>,
-    /// Whether there are other hosts, and so a sum.
+    /// Whether there are other hosts, and therefore a sum.
     has_sum: bool,
 }
 
@@ -70,11 +70,11 @@ struct World {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
     Right,
-    /// They write the next state without waiting for the others' contributions.
+    /// Members write the next state without waiting for the others' contributions.
     Impatient,
-    /// They take the next state for theirs without waiting for the others' segments.
+    /// Members accept the next state without waiting for the others' segments.
     Hasty,
-    /// A reader takes a copy for whole although all have arrived once too often.
+    /// A reader accepts a copy although all members have arrived once too often.
     Trusting,
 }
 
@@ -89,12 +89,11 @@ impl World {
         }
     }
 
-    /// Whether the states that members have are whole, and the copy that a reader has made, if it
-    /// takes it for whole.
+    /// Whether the members' states are complete, and also the reader's copy, if the reader accepts it.
     fn is_sound(&self, rule: Rule) -> bool {
         let is_copied = |reader: &Reader| usize::from(reader.copied) == self.members.len();
         let is_taken = |reader: &Reader| {
-            // State 0 is there after the first arrival, and each step has two, or three.
+            // State 0 is complete after the first arrival, and each step has two or three arrivals.
             let had_at = 1 + (2 + u8::from(self.has_sum)) * reader.step;
             let until = had_at + 3 + u8::from(rule == Rule::Trusting);
             self.members.iter().any(|member| member.arrivals < until)
@@ -106,7 +105,7 @@ impl World {
             })
     }
 
-    /// What can be next if the reader goes on: it begins with any member's state.
+    /// The next situations if the reader makes a step. It can begin with any member's state.
     fn after_reading(&self) -> Vec<Self> {
         let read = |reader| Self { reader: Some(reader), ..self.clone() };
         let Some(Reader { step, copied, is_whole }) = self.reader else {
@@ -125,7 +124,7 @@ impl World {
         self.members.iter().all(|member| member.arrivals >= arrivals)
     }
 
-    /// What can be next if the member `me` goes on.
+    /// The next situations if the member `me` makes a step.
     fn after(&self, me: usize, rule: Rule) -> Vec<Self> {
         let Member { at, holds, .. } = self.members[me];
         let step = holds.unwrap_or_default();
@@ -176,7 +175,7 @@ impl World {
     }
 }
 
-/// How many situations can be reached; none if one of them is unsound.
+/// The number of reachable situations; none if one of them is unsound.
 fn situations(members: usize, has_sum: bool, rule: Rule) -> Option<usize> {
     let mut seen = HashSet::from([World::new(members, has_sum)]);
     let mut open: Vec<World> = seen.iter().cloned().collect();

@@ -1,4 +1,4 @@
-//! What the leader tells the other members, so that they find its segment.
+//! The text with which the other members find the leader's segment.
 
 use std::{fmt, str::FromStr};
 
@@ -9,17 +9,16 @@ pub const RENDEZVOUS_BYTES_MAX: usize = 96;
 
 const PREFIX: &str = "lockstep-shm/1";
 
-/// Where a leader's segment is: a file without a name, found through the leader's process.
+/// The place of a leader's segment: a file without a name, found through the leader's process.
 ///
-/// Travels as text, of at most [`RENDEZVOUS_BYTES_MAX`] bytes, in whatever way the caller
-/// has.
+/// The caller sends it to the other members as text, of at most [`RENDEZVOUS_BYTES_MAX`] bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendezvous {
     /// The leader's process.
     pub(super) pid: u32,
-    /// Its descriptor of the segment.
+    /// The leader's descriptor of the segment.
     pub(super) descriptor: u32,
-    /// Random bits that the segment repeats.
+    /// Random bits, which are also in the segment.
     pub(super) nonce: u128,
 }
 

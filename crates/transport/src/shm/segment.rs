@@ -1,4 +1,4 @@
-//! A generation's segment: made by the leader, opened by the others, checked by all.
+//! A generation's segment: the leader creates it, the others open it, and all members check it.
 
 use std::{
     fs::{File, OpenOptions},
@@ -33,7 +33,7 @@ use crate::{Group, GroupError};
 /// The first word of a segment: "lockstep".
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"lockstep");
 
-/// Version of the layout that this build speaks.
+/// The version of the layout that this build uses.
 pub(super) const VERSION: u64 = 2;
 
 /// Most bytes of a run's id.
@@ -42,40 +42,40 @@ const RUN_ID_BYTES_MAX: usize = 128;
 /// Why there is no segment.
 #[derive(Debug, Error)]
 pub enum SegmentError {
-    /// There can be no such generation.
+    /// The group cannot be a generation.
     #[error(transparent)]
     Group(#[from] GroupError),
-    /// A segment is created by the member of the host with the lowest rank alone.
+    /// Only the member with the lowest rank of its host creates a segment.
     #[error("rank {0} is not the first of its host")]
     NotTheFirst(collective::Rank),
-    /// There are members that cannot share the memory.
+    /// Some members cannot share the memory.
     #[error("the generation has members on {0} hosts")]
     SeveralHosts(usize),
-    /// The run's id does not fit in.
+    /// The run's id is too long.
     #[error("a run's id has at most {RUN_ID_BYTES_MAX} bytes, this one {0}")]
     RunId(usize),
-    /// The memory cannot be had.
+    /// The memory cannot be reserved.
     #[error("cannot create {bytes} bytes of shared memory: {source}")]
     Create {
         /// The size of the segment.
         bytes: usize,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The leader's segment cannot be reached: it is gone, another user's, or on another host.
+    /// The leader's segment cannot be opened: it is gone, or belongs to another user or host.
     #[error("cannot open the leader's segment {path}: {source}")]
     Open {
-        /// Through the leader's process.
+        /// The path through the leader's process.
         path: String,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// What was opened is not the segment of this generation.
+    /// The opened file is not the segment of this generation.
     #[error("{path} is not this generation's segment: {reason}")]
     Foreign {
-        /// Through the leader's process.
+        /// The path through the leader's process.
         path: String,
-        /// What differs.
+        /// The difference.
         reason: String,
     },
     /// Another process has this rank's slot.
@@ -83,8 +83,8 @@ pub enum SegmentError {
     Taken(collective::Rank),
 }
 
-/// The segment of a host's members in a generation, mapped by one of them. The others see it
-/// go when it is dropped.
+/// The segment of a host's members in a generation, mapped by one of them. When it is dropped, the
+/// others see that this member has left.
 #[derive(Debug)]
 pub struct Segment {
     pub(super) hosts: Hosts,
@@ -94,16 +94,16 @@ pub struct Segment {
     pub(super) me: usize,
     pub(super) layout: Layout,
     pub(super) vectors: memory::Vectors,
-    /// The state of the members, if they hold it together.
+    /// The members' state, if they share one.
     pub(super) states: Option<[Arc<Kept>; STATES]>,
     pub(super) barrier: Barrier,
-    /// The leader's, for the others to find.
+    /// The leader's file, which the others open.
     pub(super) file: Option<Arc<OwnedFd>>,
 }
 
 impl Segment {
-    /// Creates the segment of the members of `group` on this host, as the first of them. The
-    /// others can open it until the first round is over.
+    /// Creates the segment of the members of `group` on this host. The caller is the first of them.
+    /// The others can open the segment until the first round is over.
     ///
     /// # Errors
     /// [`SegmentError`] when this member is not the first, or there is not enough memory.
@@ -129,7 +129,7 @@ impl Segment {
         let file = Arc::new(file);
         let states =
             Kept::both(states, &Origin::new(&file, process, nonce, plan.members()), &layout);
-        // The magic comes last: what has it is complete.
+        // The magic number is written last: a segment that has it is complete.
         for (word, value) in words.words().iter().zip(&identity).rev() {
             word.store(*value, Release);
         }
@@ -165,8 +165,8 @@ impl Segment {
         Ok(Self { hosts, plan, me, layout, vectors, states, barrier, file: None })
     }
 
-    /// The all-reduce over this segment, for the training thread. The first round waits for
-    /// members that have not opened the segment yet, for seconds.
+    /// The all-reduce over this segment, for the training thread. The first round waits some seconds
+    /// for members that have not opened the segment yet.
     ///
     /// # Errors
     /// [`SegmentError::SeveralHosts`] when not all members are on this host.
@@ -183,8 +183,7 @@ impl Segment {
     }
 }
 
-/// Whether the members of this host, whose plan this is, hold their state together: only where there
-/// are several.
+/// The results that this host's members compute. They share their state only if there are several.
 fn results(group: &Group, hosts: &Hosts, plan: &Plan) -> Results {
     match (group.shares_state && plan.members() > 1, hosts.count()) {
         (false, _) => Results::Sum,
@@ -193,7 +192,7 @@ fn results(group: &Group, hosts: &Hosts, plan: &Plan) -> Results {
     }
 }
 
-/// All hosts, and the plan of this one's members with this member's index in it.
+/// All hosts, the plan of this host's members, and this member's index in the plan.
 fn among_neighbours(group: &Group) -> Result<(Hosts, Plan, usize), SegmentError> {
     if group.run_id.len() > RUN_ID_BYTES_MAX {
         return Err(SegmentError::RunId(group.run_id.len()));
@@ -212,12 +211,12 @@ fn own_partials(plan: &Plan, member: usize) -> std::ops::Range<usize> {
 
 /// Opens another process's descriptor, to write to it only if `writes`.
 pub(super) fn open_file(path: &str, writes: bool) -> io::Result<File> {
-    // Whatever the descriptor has become in the meantime, opening it has no effect.
+    // The descriptor may belong to another file by now. With these flags, opening it does no harm.
     let harmless = OFlags::NONBLOCK | OFlags::NOCTTY;
     OpenOptions::new().read(true).write(writes).custom_flags(harmless.bits() as i32).open(path)
 }
 
-/// The file is this user's, and as long as the layout says.
+/// Checks that the file belongs to this user, and is as long as the layout says.
 fn check_file(file: &File, layout: &Layout) -> io::Result<Result<(), String>> {
     let (found, expected) = (file.metadata()?.len(), layout.bytes);
     Ok(check_owner(file)?.and_then(|()| {
@@ -226,7 +225,8 @@ fn check_file(file: &File, layout: &Layout) -> io::Result<Result<(), String>> {
     }))
 }
 
-/// The file is of this user, for this user alone, and has its size for ever.
+/// Checks that the file belongs to this user, that only this user may access it, and that its size is
+/// sealed.
 pub(super) fn check_owner(file: &File) -> io::Result<Result<(), String>> {
     if !memory::is_sealed(file) {
         return Ok(Err("its size is not sealed".into()));
@@ -241,7 +241,7 @@ pub(super) fn check_owner(file: &File) -> io::Result<Result<(), String>> {
     })
 }
 
-/// The words that tell one generation's segment from any other.
+/// The words that distinguish one generation's segment from any other.
 fn identity(group: &Group, plan: &Plan, nonce: u128) -> Vec<u64> {
     let mut run_id = group.run_id.as_bytes().to_vec();
     run_id.resize(RUN_ID_BYTES_MAX, 0);

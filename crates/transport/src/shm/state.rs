@@ -1,9 +1,9 @@
-//! The state in a segment: brought in once, then advanced by all members, each in its segment.
+//! The state in a segment: it is brought in once, then each member advances its segment of it.
 //!
-//! There are two buffers. An update reads the one and writes the other, and once all members have
-//! written their segments, the two change places. So the state that a member has is never written to:
-//! whatever happens in an update, it can be left as if it had not begun. Why no member writes to
-//! what another still reads is argued in [`super`].
+//! There are two buffers. An update reads one buffer and writes the other. When all members have
+//! written their segments, the two buffers are swapped. So the state that a member has is never
+//! written to, and a failed update has no effect. [`super`] argues why no member writes to a buffer
+//! that another still reads.
 
 use std::{mem, sync::Arc};
 
@@ -18,7 +18,7 @@ use super::{
     takeover::Kept,
 };
 
-/// Floats of a part: a thread that has one is busy for some ten microseconds.
+/// Floats of a part; one part takes a thread about ten microseconds.
 const PART: usize = 1 << 14;
 
 /// The state of a segment, as one member has it.
@@ -26,25 +26,27 @@ const PART: usize = 1 << 14;
 pub(super) struct States {
     /// The state after the last update.
     current: Arc<Kept>,
-    /// The place of the next one.
+    /// The buffer of the next state.
     next: Arc<Kept>,
-    /// Until the state was brought in.
+    /// The proof that the state was not brought in yet; none afterwards.
     unfilled: Option<Unfilled>,
-    /// Between gathering and advancing.
+    /// The gathered round, between gathering and advancing.
     gathered: Option<(Round, Gathered)>,
-    /// By part of this member's segment.
+    /// One for each part of this member's segment.
     reducers: Vec<Reducer>,
 }
 
-/// What a member adds up, or has added up with those of other hosts.
+/// The result of gathering.
 #[derive(Debug)]
 enum Gathered {
+    /// The partials of this host's members, which are the only ones.
     Partials(Contributed),
+    /// The sum over all hosts.
     Sum(Summed),
 }
 
 impl States {
-    /// The shared state of a member whose segment has so many floats.
+    /// The shared state of a member whose segment has `segment` floats.
     pub(super) fn new(
         [current, next]: [Arc<Kept>; 2],
         unfilled: Unfilled,
@@ -93,7 +95,8 @@ impl Shm {
         Ok(Outcome { waiting, ..outcome })
     }
 
-    /// Panics if the next state cannot be written: others do so once this member has contributed.
+    /// Panics if a snapshot still holds the buffer of the next state. The others write to it as soon as
+    /// this member has contributed.
     pub(crate) fn assert_free(&mut self) {
         let states = self.states();
         assert!(states.unfilled.is_none(), "no state was brought in");
@@ -101,8 +104,8 @@ impl Shm {
         assert!(free, "the state before the last one is still held");
     }
 
-    /// Waits until all members of this host have written their parts of the sum. The state is then
-    /// to be advanced.
+    /// Waits until all members of this host have written their parts of the sum. Then the state can be
+    /// advanced.
     pub(crate) fn complete_sum(
         &mut self,
         round: Round,
@@ -155,7 +158,7 @@ impl Shm {
         Ok(())
     }
 
-    /// Does what has to be done, unless the generation is over; if it ends thereby, that holds.
+    /// Calls `what`, unless the generation has ended. An error of `what` ends the generation.
     fn unless_broken<T>(
         &mut self,
         what: impl FnOnce(&mut Self) -> Result<T, Interrupted>,

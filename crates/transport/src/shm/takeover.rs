@@ -1,15 +1,15 @@
-//! The state of a segment, taken over by a process of the same host that is no member: a worker
-//! that is about to join, or one that is behind after its generation broke.
+//! Copies the state of a segment in a process of the same host that is not a member: a worker that is
+//! about to join, or a worker that is behind after its generation broke.
 //!
-//! A member says in which buffer of which file its state is ([`Place`]). The other process opens the
-//! file, for reading only, copies the buffer, and then looks whether it still was that state: as
-//! argued in [`super`], the buffer of step `t` is written to only after all members have arrived at
-//! `A(t + 1)`. A member that has the state of `t` after `n` arrivals arrives there at the third of
-//! those that follow, or later where evaluations or other hosts' sums lie between. So *the copy is
-//! whole if, after it was made, some member had not arrived `n + 3` times*. No member waits for the
-//! copy or knows of it.
+//! A member gives the file and the buffer of its state ([`Place`]). The other process opens the file
+//! for reading, copies the buffer, and then checks that the buffer still had this state. As argued in
+//! [`super`], the buffer of step `t` is written to only after all members have arrived at `A(t + 1)`.
+//! A member that has the state of `t` after `n` arrivals reaches `A(t + 1)` with its third further
+//! arrival, or later if evaluations or other hosts' sums come between. So *the copy is complete if,
+//! after copying, some member has arrived fewer than `n + 3` times*. No member waits for the copy or
+//! knows of it.
 //!
-//! What is copied may be written to meanwhile, so it is read from the file and not from a mapping.
+//! A member may write to the buffer while it is copied. So the copy reads the file, not a mapping.
 
 use std::{
     fmt,
@@ -38,19 +38,19 @@ use super::{
     segment::{self, MAGIC, VERSION},
 };
 
-/// Arrivals of each member from the one after which it has a state to the one after which the
-/// state's buffer is written to.
+/// The number of arrivals after which the buffer of a state may be written to, counted from the
+/// arrival after which a member has the state.
 const ARRIVALS_KEPT: u64 = 3;
 
 /// Most bytes of a place as text.
 const PLACE_BYTES_MAX: usize = 256;
 
-/// More members than a host can have.
+/// A bound of the members of a host.
 const MEMBERS_MAX: u64 = 1 << 20;
 
 const PREFIX: &str = "lockstep-state/1";
 
-/// The file of a segment as one member has it open.
+/// The file of a segment, as one member has it open.
 #[derive(Debug)]
 pub(super) struct Origin {
     file: Arc<OwnedFd>,
@@ -70,23 +70,23 @@ impl Origin {
     }
 }
 
-/// A buffer, and where other processes find it.
+/// A buffer, and the place where other processes find it.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) buffer: Buffer,
     origin: Arc<Origin>,
-    /// Bytes before its first vector, and from the beginning of one to that of the next.
+    /// Bytes before the first vector, and bytes from one vector's beginning to the next.
     at: u64,
     stride: u64,
-    /// The first word of the members' slots, and words of a slot.
+    /// The first word of the members' slots, and the number of words of a slot.
     slots: u64,
     slot_words: u64,
-    /// The state is kept until all members have arrived so often.
+    /// The state is kept until all members have arrived so many times.
     until: AtomicU64,
 }
 
 impl Kept {
-    /// The places of both buffers of a layout.
+    /// Both buffers of a layout, with their places.
     pub(super) fn both(
         buffers: Option<[Buffer; STATES]>,
         origin: &Arc<Origin>,
@@ -110,8 +110,7 @@ impl Kept {
         }))
     }
 
-    /// Notes how often this member has arrived since it has this state and until it contributes to
-    /// the next one.
+    /// Notes the number of arrivals after which this member has this state.
     pub(super) fn note_arrivals(&self, arrivals: u64) {
         self.until.store(arrivals + ARRIVALS_KEPT, Relaxed);
     }
@@ -139,7 +138,7 @@ impl StateVectors for Kept {
     }
 }
 
-/// Where a member's state is, for other processes of its host. It travels as text.
+/// The place of a member's state, for other processes of its host. It is sent as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pid: u32,
@@ -201,25 +200,25 @@ impl FromStr for Place {
 /// Why a state cannot be taken over from its place.
 #[derive(Debug, Error)]
 pub enum TakeoverError {
-    /// The file cannot be reached: the member is gone, or it is another user's.
+    /// The file cannot be read: the member is gone, or belongs to another user.
     #[error("cannot read the state at {path}: {source}")]
     Read {
-        /// Through the member's process.
+        /// The path through the member's process.
         path: String,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// What was opened is not the segment.
+    /// The opened file is not the segment.
     #[error("{path} is not the segment of the state: {reason}")]
     Foreign {
-        /// Through the member's process.
+        /// The path through the member's process.
         path: String,
-        /// What differs.
+        /// The difference.
         reason: String,
     },
 }
 
-/// A state of another process, opened.
+/// The opened state of another process.
 #[derive(Debug)]
 pub struct Takeover {
     place: Place,
@@ -232,7 +231,7 @@ impl Takeover {
     /// Opens the state at this place.
     ///
     /// # Errors
-    /// [`TakeoverError`] when it cannot be reached, or is none.
+    /// [`TakeoverError`] when the file cannot be read, or is not the segment.
     pub fn open(place: Place) -> Result<Self, TakeoverError> {
         let path = format!("/proc/{}/fd/{}", place.pid, place.descriptor);
         let unreachable = |source| TakeoverError::Read { path: path.clone(), source };
@@ -253,7 +252,7 @@ impl Takeover {
         Ok(Self { place, path, file, words })
     }
 
-    /// Copies the vectors, which have these lengths.
+    /// Copies the state into `vectors`, which have its length already.
     ///
     /// # Errors
     /// [`TakeoverError::Read`].

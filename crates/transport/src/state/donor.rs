@@ -1,5 +1,4 @@
-//! The `StateTransfer` service of a worker: gives its state to others, from where it lies in
-//! memory.
+//! The `StateTransfer` service of a worker: sends its state to others directly from memory.
 
 use std::{
     convert::Infallible,
@@ -35,10 +34,10 @@ use crate::grpc::{
     stream::{self, Arrival, Inbound, Side},
 };
 
-/// Where the service's one call is.
+/// The path of the service's only call.
 pub(super) const FETCH_PATH: &str = "/lockstep.v1.StateTransfer/Fetch";
 
-/// Epochs whose counts a state may bring along.
+/// The most epochs whose counts a state may have.
 const EPOCHS_MAX: usize = 1 << 20;
 
 /// Gives the state of this worker to others.
@@ -47,26 +46,25 @@ pub struct Donor {
     run_id: Arc<str>,
     memory_domain: Arc<str>,
     recipients: mpsc::Sender<Recipient>,
-    /// None while no worker may ask.
+    /// The secret that a request must have; none while every request is refused.
     secret: Arc<Mutex<Option<Secret>>>,
 }
 
 impl Donor {
-    /// A donor whose snapshots are made by whoever receives from the other end.
+    /// A donor whose snapshots are made by the receiver of `recipients`.
     #[must_use]
     pub fn new(run_id: &str, recipients: mpsc::Sender<Recipient>) -> Self {
         let memory_domain = Arc::default();
         Self { run_id: run_id.into(), memory_domain, recipients, secret: Arc::default() }
     }
 
-    /// The same for workers of this memory domain, which copy the state themselves where it is in
-    /// shared memory.
+    /// Sets the memory domain. Workers of this domain copy a state in shared memory themselves.
     #[must_use]
     pub fn within(self, memory_domain: &str) -> Self {
         Self { memory_domain: memory_domain.into(), ..self }
     }
 
-    /// From now on, gives the state to those who bring this secret, and to nobody else.
+    /// From now on, gives the state only to workers with this secret.
     pub fn demand(&self, secret: Secret) {
         *self.secret.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret);
     }
@@ -86,7 +84,7 @@ impl Donor {
         match made {
             Ok(Ok(snapshot)) if snapshot.epochs.len() <= EPOCHS_MAX => Ok(snapshot),
             Ok(_) => Err(Status::unavailable("this worker has no state to give")),
-            Err(_) => Err(Status::deadline_exceeded("this worker is between no two steps")),
+            Err(_) => Err(Status::deadline_exceeded("this worker did not finish a step in time")),
         }
     }
 
@@ -122,7 +120,7 @@ impl Donor {
     }
 }
 
-/// The messages of a snapshot, cut where its floats begin and end.
+/// The messages of a snapshot as pieces of bytes: heads, and floats that are not copied.
 fn pieces(snapshot: &Snapshot) -> vec::IntoIter<Bytes> {
     let Snapshot { step, length, epochs, validation, vectors } = snapshot;
     let length = *length;
@@ -153,7 +151,7 @@ fn pieces(snapshot: &Snapshot) -> vec::IntoIter<Bytes> {
     pieces.into_iter()
 }
 
-/// A part of one of a state's vectors, which holds the state for as long as it is unsent.
+/// A part of one of a state's vectors. It keeps the state alive until it is sent.
 struct Chunk {
     vectors: Arc<dyn StateVectors>,
     index: usize,

@@ -1,13 +1,13 @@
-//! Takes over a state that may be in this host's shared memory: the donor says where, the vectors
-//! are copied from there, and what training has overwritten meanwhile is asked for again.
+//! Fetches a state that may be in this host's shared memory. The donor gives the place, and the vectors
+//! are copied from there. If training has overwritten the state during the copy, it is requested again.
 
 use tokio::task::spawn_blocking;
 
 use super::{FetchError, Fetched, STATE_VECTORS, Source, StateHeader, epochs, open, receive_all};
 use crate::shm::{Place, Takeover, TakeoverError};
 
-/// How often a state is copied that training overwrites meanwhile, which takes two steps. After that
-/// it is sent.
+/// The most attempts to copy a state. An attempt fails if training does about two steps during the copy.
+/// After the last attempt the donor sends the state.
 const ATTEMPTS: u32 = 8;
 
 type Vectors = [Vec<f32>; STATE_VECTORS];
@@ -17,7 +17,7 @@ pub(super) async fn fetch(
     run_id: &str,
     length: usize,
 ) -> Result<Fetched, FetchError> {
-    // Kept for all attempts: the first one pays for fresh memory.
+    // The vectors are used for all attempts, because fresh memory is slow.
     let mut vectors: Vectors = std::array::from_fn(|_| vec![0.0; length]);
     for _ in 0..ATTEMPTS {
         let (header, inbound) = open(source, run_id, source.memory_domain.clone()).await?;
@@ -52,7 +52,7 @@ pub(super) async fn fetch(
     receive_all(header, inbound, length).await
 }
 
-/// Gives the vectors, and whether they are the state.
+/// Copies the vectors; tells whether they are the complete state.
 fn copy(place: Place, mut vectors: Vectors) -> Result<(Vectors, bool), TakeoverError> {
     let takeover = Takeover::open(place)?;
     takeover.copy(&mut vectors)?;

@@ -1,4 +1,4 @@
-//! A hostile peer: one that has mapped the segment, and writes what no member writes.
+//! Tests with a hostile peer: it has mapped the segment, and writes values that no member writes.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -15,12 +15,12 @@ use collective::{
 use super::*;
 use crate::Peer;
 
-/// A lost wake would cost a timeout, a missed cause the test's patience.
+/// The bound for all waits: a lost wake costs only a timeout of a sleep.
 const PROMPTLY: Duration = Duration::from_secs(20);
 
 const ROUND: Round = Round { step: Step(3), kind: Kind::Train };
 
-// The words of a slot, as `barrier` has them.
+// The indices of a slot's words, as in `barrier`.
 const ARRIVALS: usize = 0;
 const STATE: usize = 1;
 const PID: usize = 2;
@@ -54,7 +54,7 @@ fn contribution() -> Contribution {
     Contribution { tallies: vec![Tally::default()], ..Contribution::default() }
 }
 
-/// What a correct leader makes of a peer that has done its worst.
+/// The error that a correct leader gives after the peer has done `worst`.
 fn met_with(worst: impl FnOnce(&Segment)) -> Interrupted {
     let (leader, hostile) = pair();
     worst(&hostile);
@@ -104,7 +104,7 @@ fn a_cause_that_no_member_writes_ends_the_generation_all_the_same() {
 
 #[test]
 fn a_process_that_is_gone_is_lost_though_it_never_said_so() {
-    // Its slot says that it is there, with a number that another process, or none, has now.
+    // Its slot says that it is present, but with another start time than the process with this id.
     let error = met_with(|segment| {
         slot(segment, 1)[STARTED].fetch_add(1, SeqCst);
     });
@@ -115,7 +115,7 @@ fn a_process_that_is_gone_is_lost_though_it_never_said_so() {
 #[test]
 fn wakes_that_are_lost_are_made_up_for() {
     let (leader, other) = pair();
-    // A member that arrives believes that no other member sleeps.
+    // The arriving member must believe that no other member sleeps.
     let sleepers = leader.layout.sleepers;
     let memory = leader.vectors.memory().clone();
     let mut members = [leader, other].map(|segment| segment.into_all_reduce().unwrap());
