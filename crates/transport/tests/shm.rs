@@ -1,5 +1,5 @@
-//! Members in one process, each with a mapping of its own: the sum is bitwise that of the shard
-//! tree, and no segment but the generation's own is accepted.
+//! Members in one process, each with its own mapping: the sum has the bits of the shard tree's sum,
+//! and only the generation's own segment is accepted.
 
 #![cfg(target_os = "linux")]
 
@@ -35,7 +35,7 @@ fn group(ranges: &[(u32, u32)], length: usize) -> Group {
     }
 }
 
-/// Every member has a mapping of its own.
+/// Every member has its own mapping.
 struct Shared;
 
 impl Transport for Shared {
@@ -95,7 +95,7 @@ fn members_at_different_steps_are_told_apart() {
     stories::members_at_different_steps_are_told_apart::<Shared>();
 }
 
-/// A mix of kinds, so that members are at every distance from each other that is allowed.
+/// Mixed kinds of rounds, so that members reach every allowed distance from each other.
 #[test]
 fn thousands_of_rounds_of_both_kinds_keep_their_bits() {
     const ROUNDS: u64 = 4_000;
@@ -154,7 +154,7 @@ fn an_abort_reaches_all_members_and_stays() {
     let both = Barrier::new(2);
     Shared::with_members(&[(0, 1), (1, 2), (2, 3)], 10, |rank, mut shm| {
         if rank == Rank(2) {
-            // It has not contributed when the abort comes, and finds it afterwards.
+            // This member contributes only after the abort.
             sender.send(shm.abort_handle()).unwrap();
             both.wait();
         }
@@ -198,7 +198,7 @@ fn a_segment_of_another_run_generation_or_plan_is_refused() {
         (Group { run_id: "another".into(), ..mine.clone() }, "another run"),
         (Group { generation: Generation(2), ..mine.clone() }, "generation 1"),
         (Group { length: 100_000, ..mine.clone() }, "bytes instead of"),
-        // As many bytes, and other shards.
+        // The same number of bytes, with other shards.
         (Group { peers: stories::peers(&[(0, 3), (3, 4)]), ..mine.clone() }, "another plan"),
         (Group { length: 9, ..mine.clone() }, "another plan"),
         (Group { rank: Rank(7), ..mine.clone() }, "not a member"),

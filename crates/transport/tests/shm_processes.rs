@@ -1,13 +1,13 @@
-//! Members in processes of their own: one is killed, frozen, or all are, at any moment.
+//! Members in separate processes: one is killed or frozen, or all are killed, at any moment.
 //!
-//! The members are this test binary again, told by the environment what to do.
+//! A member is this test binary again, with its role in the environment.
 
 #![cfg(target_os = "linux")]
 
 #[path = "support/processes.rs"]
 mod processes;
 #[path = "support/stories.rs"]
-#[allow(dead_code, reason = "the stories themselves are told elsewhere")]
+#[allow(dead_code, reason = "other tests run the stories")]
 mod stories;
 
 use std::{
@@ -24,8 +24,8 @@ use transport::{Group, shm::Segment};
 
 const LENGTH: usize = 5_000;
 
-/// When the others have noticed at the latest; far above the 50 ms between two checks, for the
-/// machine may be busy.
+/// The time within which the others notice a loss: far more than the 50 ms between two checks, because
+/// the machine may be busy.
 const NOTICED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long members may take to start, or for some rounds.
@@ -34,7 +34,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// The environment of a member: run, rank, members.
 const ROLE: &str = "LOCKSTEP_TEST_MEMBER";
 
-/// After how many rounds a member reports that it is at work.
+/// A member reports after every so many rounds.
 const REPORT_ROUNDS: u64 = 50;
 
 fn group(run: &str, rank: u32, members: u32) -> Group {
@@ -70,7 +70,7 @@ fn member() {
             abort.abort();
         }
     });
-    // A few gradients, over and over.
+    // A few gradients, used in turn.
     let expected_count = 4;
     let expected: Vec<Vec<f32>> = (0..expected_count)
         .map(|step| stories::tree_sum(Node::root(group.shards), step, LENGTH))
@@ -89,7 +89,7 @@ fn member() {
     }
 }
 
-/// A run of members that are all at work.
+/// A run whose members are all at work.
 struct Run {
     name: String,
     members: Vec<Member>,
@@ -113,7 +113,7 @@ impl Run {
         run
     }
 
-    /// What all members but `gone` say of the one that is lost.
+    /// The lost rank that each member but `gone` reports.
     fn losses(&self, gone: usize) -> Vec<Option<String>> {
         let others = self.members.iter().enumerate().filter(|(rank, _)| *rank != gone);
         others.map(|(_, member)| member.recv("lost", NOTICED_WITHIN)).collect()
@@ -160,7 +160,7 @@ fn a_member_that_is_frozen_is_not_lost_and_an_abort_frees_the_others() {
     let mut run = Run::start("frozen", 3);
     let pid = Pid::from_raw(run.members[1].pid().cast_signed()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
-    // Whatever the others still report, they come to a halt, for longer than several checks.
+    // The others come to a halt: they report nothing for longer than several checks.
     const HALTED: Duration = Duration::from_millis(500);
     while run.members[0].recv("at", HALTED).is_some() {}
     run.members[2].tell("abort");

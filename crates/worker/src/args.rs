@@ -39,12 +39,12 @@ pub(crate) struct Args {
     /// SLURM_PROCID or JOB_COMPLETION_INDEX, in this order, else any]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) rank: Option<RankChoice>,
-    /// The place of this worker among those of its host, from 0: with several GPUs, each takes another
+    /// Index of this worker on its host, from 0: with several GPUs, it chooses the worker's GPU
     /// [default: the value of LOCAL_RANK or SLURM_LOCALID]
     #[arg(long, value_name = "N")]
     pub(crate) local_rank: Option<u32>,
     /// Where to compute: auto, cpu, cuda or cuda:N. auto takes a GPU if the run's model has kernels
-    /// for it, or libtorch's CUDA libraries are there
+    /// for it, or libtorch's CUDA libraries are installed
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceChoice,
     /// Threads to compute with [default: the cores of this host divided among its workers]
@@ -86,7 +86,7 @@ pub(crate) struct SecurityArgs {
 }
 
 impl SecurityArgs {
-    /// What the files hold.
+    /// Loads the settings from the files.
     pub(crate) fn load(&self) -> Result<Security, SetUpError> {
         let security =
             Security::load(self.tls_dir.as_deref(), self.token_file.as_deref(), self.insecure)?;

@@ -1,4 +1,4 @@
-//! Where the communication thread and the training thread meet.
+//! The channel between the communication thread and the training thread.
 //!
 //! Orders go to the training thread, events come back, and a few numbers are shared. No other
 //! file mixes async and blocking code.
@@ -21,20 +21,20 @@ use protocol::wire::{self, Transfer};
 use tokio::sync::mpsc;
 use transport::state::{Fetched, Recipient};
 
-/// Events of the training thread that wait to be handled.
+/// The most events of the training thread that wait to be handled.
 const EVENTS: usize = 64;
 
-/// What the training thread is to do.
+/// An order for the training thread.
 pub(crate) enum Order {
     /// Train as a member of a generation until it ends.
     Train(Box<Assignment>),
     /// Write a checkpoint of the current state.
     Persist,
-    /// Go on from another worker's state.
+    /// Replace the state by another worker's state.
     Restore(Box<Fetched>, Transfer),
-    /// Report the state again, since a generation ended before it began.
+    /// Report the state again, because a generation ended before it began.
     Report(ReadyCause),
-    /// Give the state to another worker; also while training, between two steps.
+    /// Give the state to another worker. During training this happens between two steps.
     Donate(Recipient),
 }
 
@@ -43,11 +43,11 @@ pub(crate) struct Assignment {
     pub(crate) generation: Generation,
     pub(crate) collective: Box<dyn AllReduce + Send>,
     pub(crate) rank: Rank,
-    /// The members, in rank order; the first leads.
+    /// The ranks of all members, in order; the first member is the leader.
     pub(crate) ranks: Vec<Rank>,
     /// Threads to compute with.
     pub(crate) threads: u32,
-    /// How the run has been computed so far and is now, for checkpoints.
+    /// The fingerprints of all arithmetic used in the run so far and now, for checkpoints.
     pub(crate) arithmetic: Vec<String>,
 }
 
@@ -56,27 +56,27 @@ pub(crate) struct Assignment {
 pub(crate) struct Ready {
     pub(crate) position: Position,
     pub(crate) cause: ReadyCause,
-    /// How the state came here, if another worker gave it.
+    /// The size and the time of the transfer, if another worker gave the state.
     pub(crate) transfer: Option<Transfer>,
-    /// What this program computes; with the first report only.
+    /// The digest of this program's probe; only with the first report.
     pub(crate) probe: Option<Digest>,
     /// Whether the run ends here because the validation loss has not become better.
     pub(crate) is_last: bool,
 }
 
-/// What the training thread reports.
+/// An event of the training thread.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// It is in no generation, and its state is this one.
+    /// The training thread is in no generation, and has this state.
     Ready(Ready),
     /// The checkpoint that was ordered is on disk.
     Saved(u64),
     /// The run cannot go on.
     Failed(Failure),
-    /// This worker cannot go on, because of its device or a bug: it leaves as if it were killed,
-    /// and the others go on.
+    /// This worker cannot go on, because of its device or a bug. It leaves as if it were killed, and
+    /// the others go on.
     Died(String),
-    /// How training goes, from the leader.
+    /// The leader's report of some steps.
     Report(wire::Report),
     /// An epoch was completed.
     EpochReport(wire::EpochReport),
@@ -85,7 +85,7 @@ pub(crate) enum Event {
 /// Numbers that both threads read and write at any time.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    /// The last generation that this worker was called to; 0 for none.
+    /// The last generation that the coordinator has started with this worker; 0 for none.
     generation: AtomicU64,
     control: AtomicU32,
     step: AtomicU64,
@@ -93,12 +93,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Has the next step carry a request.
+    /// Sends a request with the next step.
     pub(crate) fn request(&self, control: Control) {
         self.control.fetch_or(control.0, Ordering::Relaxed);
     }
 
-    /// Notes the generation, and forgets the requests that were for the one before.
+    /// Notes the generation, and drops the requests of the previous one.
     pub(crate) fn begin_generation(&self, generation: u64) {
         self.control.store(0, Ordering::Relaxed);
         self.generation.store(generation, Ordering::Relaxed);
@@ -118,12 +118,12 @@ impl Shared {
         self.step.store(step, Ordering::Relaxed);
     }
 
-    /// Updates that the state has seen.
+    /// Updates applied to the state.
     pub(crate) fn step(&self) -> u64 {
         self.step.load(Ordering::Relaxed)
     }
 
-    /// Notes what this worker does now.
+    /// Notes the phase of this worker.
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.store(wire::Phase::from(phase) as u8, Ordering::Relaxed);
     }
@@ -145,7 +145,7 @@ impl Shared {
 pub(crate) struct Bridge {
     orders: blocking::Sender<Order>,
     events: mpsc::Receiver<Event>,
-    /// Whether all events were taken out, and the training thread has ended.
+    /// Whether all events were received, and the training thread has ended.
     has_ended: bool,
     pub(crate) shared: Arc<Shared>,
     thread: thread::JoinHandle<()>,
@@ -155,7 +155,7 @@ pub(crate) struct Bridge {
 #[derive(Debug)]
 pub(crate) struct TrainingChannel {
     orders: blocking::Receiver<Order>,
-    /// Those that have asked for the state, in orders already received.
+    /// The workers that have requested the state in orders already received.
     recipients: RefCell<VecDeque<Recipient>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) events: EventSender,
@@ -186,8 +186,8 @@ impl Bridge {
         Ok(Self { orders, events, has_ended: false, shared, thread })
     }
 
-    /// The training thread's next event, and once none, when it has ended, whenever that was.
-    /// After that, nothing comes any more.
+    /// The training thread's next event. After the thread has ended, the result is none once; then the
+    /// call never returns.
     pub(crate) async fn next_event(&mut self) -> Option<Event> {
         if self.has_ended {
             return std::future::pending().await;
@@ -197,12 +197,12 @@ impl Bridge {
         event
     }
 
-    /// Hands an order over. A training thread that has ended reports that as an event.
+    /// Sends an order. If the training thread has ended, [`Self::next_event`] tells it.
     pub(crate) fn order(&self, order: Order) {
         let _ended = self.orders.send(order);
     }
 
-    /// Lets the training thread finish its work, and waits for it. Returns what it could not
+    /// Lets the training thread finish its work, and waits for it. Returns the error if it could not
     /// finish.
     pub(crate) async fn finish(self) -> Option<String> {
         let Self { orders, mut events, thread, .. } = self;
@@ -228,7 +228,7 @@ impl TrainingChannel {
         recipient.map(Order::Donate).or_else(|| self.orders.recv().ok())
     }
 
-    /// Whether workers have asked for the state while training: no other order comes then.
+    /// Whether workers have requested the state during training, when no other order comes.
     pub(crate) fn has_recipients(&self) -> bool {
         let orders = self.orders.try_iter();
         let recipients =
@@ -238,14 +238,14 @@ impl TrainingChannel {
         !waiting.is_empty()
     }
 
-    /// These workers.
+    /// Takes the workers that have requested the state.
     pub(crate) fn recipients(&self) -> Vec<Recipient> {
         self.recipients.take().into()
     }
 }
 
 impl EventSender {
-    /// Sends an event; without effect when the session has ended.
+    /// Sends an event. It has no effect after the session has ended.
     pub(crate) fn send(&self, event: Event) {
         let _gone = self.0.blocking_send(event);
     }
@@ -255,7 +255,7 @@ impl EventSender {
 mod tests {
     use super::*;
 
-    /// Whatever the session did meanwhile.
+    /// The thread ends while the session does something else.
     #[tokio::test]
     async fn a_training_thread_that_ended_unseen_is_noticed_once() {
         let (orders, _received) = blocking::channel();
@@ -270,7 +270,7 @@ mod tests {
         let mut bridge = Bridge { orders, events, has_ended: false, shared, thread };
         assert!(matches!(bridge.next_event().await, Some(Event::Saved(7))));
         assert!(bridge.next_event().await.is_none());
-        // From now on the session waits for others.
+        // From now on the call never returns.
         let again = std::pin::pin!(bridge.next_event());
         let waker = std::task::Waker::noop();
         assert!(again.poll(&mut std::task::Context::from_waker(waker)).is_pending());

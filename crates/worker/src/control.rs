@@ -1,5 +1,5 @@
-//! The control stream: reaching the coordinator, the hello, and reconnecting when the stream
-//! has ended although the run goes on.
+//! The control stream: connects to the coordinator, sends the hello, and reconnects when the stream
+//! ends before the run.
 
 use std::{
     collections::hash_map::RandomState,
@@ -31,7 +31,7 @@ use tonic::{Status, Streaming, transport::Endpoint};
 
 use crate::{bridge::Shared, generation, program};
 
-/// Messages to the coordinator that wait to be sent.
+/// The most messages to the coordinator that wait to be sent.
 const OUTBOUND_MESSAGES: usize = 256;
 
 /// How long one attempt to connect may take.
@@ -43,39 +43,39 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two attempts to reach a coordinator for the first time.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often a coordinator may be lost before it has answered the first hello.
+/// How often the coordinator may be lost before it has answered the first hello.
 const LOSSES_MAX: u32 = 3;
 
-/// Time between two lines that say how long it is still tried.
+/// Time between two log lines about the remaining time.
 const COUNTDOWN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Time after the first failed attempt to reconnect; it doubles with each.
+/// The pause after the first failed attempt to reconnect; it doubles with each attempt.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 
 /// The most time between two attempts to reconnect.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// A coordinator that is silent for so long is sent a ping.
+/// After so much silence of the coordinator, the worker sends a ping.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long it may take to answer: it may be suspended for a while.
+/// How long the coordinator may take to answer a ping, because it may be suspended for a while.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The least time between two heartbeats, whatever the coordinator asks for.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 
-/// What every hello tells of a worker.
+/// The identity of a worker, which every hello carries.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) rank: Option<Rank>,
-    /// Where it serves the other workers.
+    /// The address at which it serves the other workers.
     pub(crate) address: Address,
-    /// The proof that it was called to its rank in its last generation.
+    /// The proof that it had its rank in its last generation.
     pub(crate) proof: Option<Secret>,
     pub(crate) fingerprint: Fingerprint,
-    /// The GPU that it computes on; empty on the CPU.
+    /// The GPU on which it computes; empty on the CPU.
     pub(crate) gpu: String,
-    /// What it computes on, for people.
+    /// The name of its device, for people.
     pub(crate) device_name: String,
     /// Name and revision of the task that its program trains.
     pub(crate) task: (&'static str, u32),
@@ -99,7 +99,7 @@ impl Joined {
         Ok(config)
     }
 
-    /// What others must bring to fetch the state of this worker.
+    /// The secret that others need to fetch the state of this worker.
     pub(crate) fn state_secret(&self) -> Result<Secret> {
         secret(&self.welcome.state_secret)
     }
@@ -116,12 +116,12 @@ impl Joined {
         self.outbound.try_send(WorkerMessage { body: Some(body) }).is_ok()
     }
 
-    /// The queue of messages, for others.
+    /// A sender to the queue of messages, for other tasks.
     pub(crate) fn outbound(&self) -> mpsc::Sender<WorkerMessage> {
         self.outbound.clone()
     }
 
-    /// The coordinator's next message; none when it has ended the stream in good order.
+    /// The coordinator's next message; none when the coordinator has ended the stream properly.
     pub(crate) async fn recv(&mut self) -> Result<Option<coordinator_message::Body>, Status> {
         let message = self.inbound.message().await?;
         match message {
@@ -140,9 +140,9 @@ impl Drop for Joined {
     }
 }
 
-/// Reads a secret that the coordinator gave.
+/// Reads a secret that the coordinator sent.
 pub(crate) fn secret(bytes: &[u8]) -> Result<Secret> {
-    Secret::try_from(bytes).context("the coordinator gave a secret that is none")
+    Secret::try_from(bytes).context("the coordinator sent a secret of a wrong length")
 }
 
 async fn heartbeats(
@@ -165,7 +165,7 @@ async fn heartbeats(
     }
 }
 
-/// A coordinator's place, and how to get there.
+/// The address of a coordinator, and the settings of connections to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     url: String,
@@ -241,8 +241,8 @@ impl Route {
         JoinError::Unreachable(anyhow!("lost the coordinator before it answered: {message}{hint}"))
     }
 
-    /// The address of this host that packets to the coordinator come from, where the other
-    /// workers can reach this one if the coordinator can.
+    /// The address of this host from which packets to the coordinator are sent. Other workers can
+    /// reach this worker there if the coordinator can.
     pub(crate) async fn own_address(&self) -> Result<IpAddr> {
         let Self { url, address, .. } = self;
         // No packet is sent: connecting a datagram socket only looks its route up.
@@ -261,8 +261,8 @@ impl Route {
     }
 }
 
-/// Waits until the name that others are told to find this host by leads somewhere: clusters make
-/// names known a moment after their hosts have begun.
+/// Waits until the name of this host resolves: clusters publish names a moment after their hosts have
+/// started.
 pub(crate) async fn until_known(address: &Address, timeout: Duration) {
     let begun = Instant::now();
     let mut logged = false;
@@ -274,7 +274,7 @@ pub(crate) async fn until_known(address: &Address, timeout: Duration) {
         let left = timeout.saturating_sub(begun.elapsed());
         let host = address.host();
         if left.is_zero() {
-            tracing::warn!("{host} is not known here: going on, for others may know it");
+            tracing::warn!("{host} is not known here: going on, because others may know it");
             return;
         }
         if !std::mem::replace(&mut logged, true) {
@@ -287,15 +287,15 @@ pub(crate) async fn until_known(address: &Address, timeout: Duration) {
 /// Why there is no control stream.
 #[derive(Debug)]
 pub(crate) enum JoinError {
-    /// The coordinator is not ready yet, and says why.
+    /// The coordinator is not ready yet, with the reason.
     Preparing(String),
-    /// Trying again may help.
+    /// Another attempt may succeed.
     Unreachable(anyhow::Error),
-    /// The coordinator does not want this worker.
+    /// The coordinator refuses this worker.
     Refused(anyhow::Error),
 }
 
-/// Says hello and waits for the welcome.
+/// Sends the hello and waits for the welcome.
 pub(crate) async fn join(
     client: &mut Client,
     route: &Route,
@@ -349,8 +349,8 @@ pub(crate) async fn join_when_ready(
         .await
 }
 
-/// The run's configuration as JSON, for one who has yet to choose a device; empty where the coordinator
-/// does not tell.
+/// The run's configuration as JSON, for a worker that has not chosen its device yet. Empty if the
+/// coordinator does not send it.
 pub(crate) async fn configuration(
     client: &mut Client,
     route: &Route,
@@ -363,8 +363,9 @@ pub(crate) async fn configuration(
     .await
 }
 
-/// Asks until there is an answer. A coordinator that is not ready yet, as it still fetches the data
-/// set, is waited for as long as it says so; one that is lost before it has answered, for `timeout`.
+/// Asks until there is an answer. While the coordinator says that it is not ready, for example because
+/// it still fetches the data set, the worker waits without a bound. If the coordinator is lost before it
+/// has answered, the worker tries to reach it again for `timeout`.
 async fn when_ready<A>(
     client: &mut Client,
     route: &Route,
@@ -405,7 +406,7 @@ impl From<JoinError> for anyhow::Error {
 /// Reconnects to a coordinator that was lost, trying again until `timeout` is over.
 ///
 /// # Errors
-/// When it is over, or the coordinator refuses this worker.
+/// The time is over, or the coordinator refuses this worker.
 pub(crate) async fn reconnect(
     route: Route,
     identity: Identity,
@@ -419,7 +420,7 @@ pub(crate) async fn reconnect(
         let attempt = async {
             let unreachable = |error| JoinError::Unreachable(anyhow!("{error}"));
             let mut client = route.connect().await.map_err(unreachable)?;
-            // What the worker is in now, not when it lost the coordinator.
+            // The current generation, not that at the time of the loss.
             let generation = shared.computing();
             let proof = identity.proof.map(|proof| proof.bytes().to_vec().into());
             let proof = proof.unwrap_or_default();

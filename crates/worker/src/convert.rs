@@ -1,5 +1,5 @@
-//! All conversions between the trainer's state and ledger and the forms that they have in a
-//! checkpoint, on the way to another worker, and in reports.
+//! All conversions of the trainer's state and ledger: to and from checkpoints, to and from other
+//! workers, and to reports.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ pub(crate) fn from_checkpoint(
     Ok((state, Ledger { epochs: metadata.ledger.into_iter().map(epoch).collect(), validation }))
 }
 
-/// A state's tensors, as a checkpoint names them.
+/// A state's tensors, with their names in a checkpoint.
 pub(crate) fn checkpoint_tensors<'a>(
     state: &'a State,
     layout: &'a Layout,
@@ -54,8 +54,8 @@ pub(crate) fn checkpoint_tensors<'a>(
     vectors.into_iter().flat_map(named).collect()
 }
 
-/// A ledger of the first `metrics` terms, with the test means of its epochs, counted from 1, as a
-/// checkpoint keeps them.
+/// A ledger for a checkpoint: its first `metrics` terms, with the test means of the epochs, which are
+/// counted from 1.
 pub(crate) fn checkpoint_ledger(
     ledger: &Ledger,
     metrics: usize,
@@ -75,7 +75,7 @@ pub(crate) fn checkpoint_ledger(
     (1..).zip(&ledger.epochs).map(epoch).collect()
 }
 
-/// State and ledger for other workers.
+/// The state and the ledger for other workers.
 pub(crate) fn to_snapshot(state: StateView<'_>, ledger: &Ledger, vectors: Vectors) -> Snapshot {
     let tally = |epoch: &EpochLedger| {
         let EpochLedger { examples, index_sum, terms } = *epoch;
@@ -95,7 +95,7 @@ pub(crate) fn from_fetched(fetched: Fetched) -> (State, Ledger) {
     (State { step, parameters, exp_avg, exp_avg_sq }, ledger)
 }
 
-/// The means over examples of their sums, as reports carry them.
+/// The means over the examples, from their sums, for reports.
 pub(crate) fn means(sums: &[f64], examples: u64) -> Vec<f64> {
     sums.iter().map(|sum| sum / examples.max(1) as f64).collect()
 }

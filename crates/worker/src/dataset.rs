@@ -1,8 +1,8 @@
-//! The data set on the worker's side: the files that are on this host, verified, and those that are
-//! not, streamed from the coordinator.
+//! The data set on the worker's side: files on this host are verified, missing files are fetched from
+//! the coordinator.
 //!
-//! A file that arrives is kept beside its place until it is whole (see [`partial`]), so that a
-//! broken connection, or a worker that is killed, costs what was on its way.
+//! An arriving file is kept under a temporary name until it is complete (see [`partial`]). So a broken
+//! connection, or a killed worker, loses only the bytes under way.
 
 mod partial;
 
@@ -32,26 +32,26 @@ use crate::control::{Client, Route};
 /// Time between two lines about the progress.
 const TELL_INTERVAL: Duration = Duration::from_secs(3);
 
-/// A coordinator that sends nothing for so long does not send the file.
+/// After so much silence of the coordinator, an attempt to fetch a file has failed.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Time between two looks at a file that another process receives, and between two attempts to
-/// continue a file.
+/// Time between two checks of a file that another process receives, and the first pause between two
+/// attempts to continue a file.
 const RETRY_INTERVAL: Duration = Duration::from_millis(300);
 
-/// The most time between two attempts; it doubles with each one that brings nothing.
+/// The longest pause between two attempts; the pause doubles with each attempt without progress.
 const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(5);
 
 /// The coordinator, as the source of files.
 pub(crate) struct Source {
     pub(crate) route: Route,
     pub(crate) client: Client,
-    /// How long to try again without any progress.
+    /// How long attempts go on without any progress.
     pub(crate) timeout: Duration,
 }
 
-/// The run's examples, read from verified files. Files that are neither in `folder`, by default that
-/// of the data set in the cache, nor where the manifest says, are fetched into the folder.
+/// The run's examples, read from verified files. Files that are neither in `folder` nor at the places
+/// of the manifest are fetched into the folder. The default folder is that of the data set in the cache.
 pub(crate) async fn load<T: Task>(
     folder: Option<PathBuf>,
     config: &RunConfig,
@@ -97,9 +97,9 @@ async fn missing(files: &Files) -> Result<Vec<FileEntry>> {
 
 /// Why a file did not arrive.
 enum Broken {
-    /// Another attempt may help.
+    /// Another attempt may succeed.
     Connection(String),
-    /// It does not.
+    /// No further attempt can succeed.
     Final(anyhow::Error),
 }
 
@@ -115,7 +115,7 @@ impl From<Status> for Broken {
 }
 
 impl Source {
-    /// Receives one file, continued after what an earlier attempt has left.
+    /// Receives one file, and continues after the bytes of an earlier attempt.
     async fn fetch(
         &mut self,
         folder: &Path,
@@ -127,7 +127,7 @@ impl Source {
         let mut is_first = true;
         loop {
             let Some(partial) = open(folder, file).await? else {
-                // Another worker of this host receives it.
+                // Another worker of this host receives the file.
                 sleep(RETRY_INTERVAL).await;
                 if is_there(folder, file).await? {
                     return Ok(());
@@ -142,7 +142,7 @@ impl Source {
             let (partial, received) = self.receive(partial, file, progress).await;
             let why = match received {
                 Ok(()) => match finish(partial, folder, file).await {
-                    // What was left of an earlier attempt may have been damaged with its machine.
+                    // The bytes of an earlier attempt may have been damaged by a crash of the machine.
                     Err(error) if std::mem::take(&mut is_first) => {
                         tracing::warn!("fetching {} once more: {error}", file.name);
                         continue;
@@ -164,7 +164,7 @@ impl Source {
         }
     }
 
-    /// Receives what is lacking.
+    /// Receives the missing bytes.
     async fn receive(
         &mut self,
         mut partial: Partial,
@@ -245,7 +245,7 @@ impl Progress {
         Self { bytes: 0, total, begun: now, told: now }
     }
 
-    /// The next chunk, within [`SILENCE_MAX`]; progress is logged now and then, also while no chunk
+    /// The next chunk, within [`SILENCE_MAX`]. Progress is logged at intervals, also while no chunk
     /// comes.
     async fn next(
         &mut self,

@@ -1,4 +1,4 @@
-//! Where a worker computes, and the fingerprint that says which bits to expect of it.
+//! The device on which a worker computes, and the fingerprint of its arithmetic.
 
 use std::{env, str::FromStr};
 
@@ -13,7 +13,7 @@ use tch::Device;
 use trainer::task::GpuSupport;
 use transport::nccl::Libraries;
 
-/// Lists the GPUs that CUDA shows to a process.
+/// The environment variable that lists the GPUs which CUDA shows to a process.
 const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
 /// The device that the user asked for.
@@ -41,17 +41,17 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// Where to compute, as far as it is known before the task is.
+/// The possible devices, before the task is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Candidates {
-    /// There.
+    /// This device.
     One(Device),
-    /// On one of so many GPUs, if the task is better off there; else on the CPU.
+    /// One of so many GPUs if the task supports GPUs; else the CPU.
     Gpus(usize),
 }
 
 impl DeviceChoice {
-    /// What this machine has to offer.
+    /// The possible devices of this machine.
     pub(crate) fn candidates(self) -> Result<Candidates> {
         match self {
             Self::Auto => Ok(match gpus() {
@@ -77,13 +77,13 @@ impl DeviceChoice {
     }
 }
 
-/// That GPUs may be hidden from this process, as the end of a sentence.
+/// The end of a sentence: says that GPUs may be hidden from this process.
 fn hidden() -> String {
     let list = env::var_os(VISIBLE).map(|list| list.to_string_lossy().into_owned());
     list.map(|list| format!(" ({VISIBLE} is {list:?}, which hides all others)")).unwrap_or_default()
 }
 
-/// How many GPUs there are; none where something is wrong with them, which is logged.
+/// The number of GPUs; 0 if they cannot be used, which is logged.
 fn gpus() -> usize {
     match cuda::count() {
         Ok(gpus) => gpus,
@@ -95,8 +95,8 @@ fn gpus() -> usize {
     }
 }
 
-/// A GPU for a task that is better off on one. Of several GPUs each process of this host takes another,
-/// by its place among them.
+/// The device for a task: a GPU if the task supports one, else the CPU. With several GPUs, the process's
+/// index on its host chooses the GPU.
 pub(crate) fn best(gpus: usize, local_rank: Option<u32>, support: GpuSupport) -> Device {
     let refused = match support {
         GpuSupport::Kernels => None,
@@ -119,10 +119,10 @@ pub(crate) fn best(gpus: usize, local_rank: Option<u32>, support: GpuSupport) ->
     Device::Cuda(index)
 }
 
-/// What decides whether another worker computes the same bits.
+/// The fingerprint of a device. Workers with equal fingerprints compute the same bits.
 ///
 /// # Errors
-/// The GPU does not tell its name.
+/// The name of the GPU cannot be read.
 pub(crate) fn fingerprint(device: Device) -> Result<Fingerprint> {
     let (device, instruction_set) = match device {
         Device::Cpu => ("cpu".to_owned(), blas::deterministic().to_string()),
@@ -137,13 +137,13 @@ pub(crate) fn fingerprint(device: Device) -> Result<Fingerprint> {
     Ok(Fingerprint {
         device,
         instruction_set,
-        // The run decides between f32 and bf16; only with bf16 does this say something.
+        // The run decides between f32 and bf16. This name matters only with bf16.
         precision: blas::bf16_name().into(),
         libtorch: libtorch::VERSION.into(),
     })
 }
 
-/// What is computed on, for people.
+/// The name of the device, for people.
 pub(crate) fn name(device: Device, fingerprint: &Fingerprint) -> String {
     if device != Device::Cpu {
         return fingerprint.instruction_set.clone();
@@ -156,13 +156,13 @@ pub(crate) fn name(device: Device, fingerprint: &Fingerprint) -> String {
     format!("CPU ({isa})")
 }
 
-/// The name of the GPU that is the device, among those of this host; empty if it is none.
+/// The bus id of the device's GPU, unique on this host. Empty on the CPU, and if NCCL cannot be used.
 pub(crate) fn gpu(device: Device) -> String {
     let Device::Cuda(index) = device else { return String::new() };
     let there = Libraries::open().map_err(anyhow::Error::new);
     let name = there.and_then(|_| cuda::bus(index).map_err(anyhow::Error::new));
     name.unwrap_or_else(|error| {
-        tracing::info!("--collective nccl is out of the question: {error}");
+        tracing::info!("--collective nccl is not possible: {error}");
         String::new()
     })
 }
@@ -176,7 +176,7 @@ mod tests {
         let cpu = fingerprint(Device::Cpu).unwrap();
         assert_eq!(cpu.device, "cpu");
         assert!(name(Device::Cpu, &cpu).starts_with("CPU ("), "{}", name(Device::Cpu, &cpu));
-        // No machine has so many.
+        // No machine has so many GPUs.
         let error = fingerprint(Device::Cuda(4096)).unwrap_err();
         assert!(error.to_string().contains("cuda:4096"), "{error}");
     }

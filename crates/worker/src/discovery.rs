@@ -1,22 +1,23 @@
-//! Which rank a worker asks for and where its coordinator is: from the flags, or from what the
-//! launcher that started it says in the environment.
+//! Finds the rank that a worker asks for, and the address of its coordinator: from the flags, or from
+//! the environment variables of the launcher.
 //!
 //! The first of these that gives a value wins: the flags, torchrun, Kubeflow (`PET_*`), Slurm, an
-//! indexed Kubernetes Job. A pure function of flags and environment; nothing here connects.
+//! indexed Kubernetes Job. The result is a pure function of flags and environment; nothing here
+//! connects.
 
 use std::{fmt, str::FromStr};
 
 use thiserror::Error;
 
-/// Where a coordinator listens unless it is told otherwise.
+/// The default port of a coordinator.
 pub(crate) const PORT: u16 = 50051;
 
 /// The rank that the flags ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RankChoice {
-    /// Any free one, whatever the environment says.
+    /// Any free rank, whatever the environment says.
     Any,
-    /// This one.
+    /// This rank.
     Number(u32),
 }
 
@@ -34,7 +35,7 @@ impl FromStr for RankChoice {
     }
 }
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// The worker's own flags.
@@ -55,20 +56,20 @@ impl fmt::Display for Source {
     }
 }
 
-/// A worker's place as it was found.
+/// The rank and the coordinator that were found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// The rank to ask for; none for any free one.
+    /// The rank to ask for; none for any free rank.
     pub(crate) rank: Option<u32>,
     pub(crate) rank_from: Source,
-    /// The place among the processes on this host; it picks the GPU.
+    /// The index among the processes on this host; it chooses the GPU.
     pub(crate) local_rank: Option<u32>,
     pub(crate) coordinator: String,
     pub(crate) coordinator_from: Source,
 }
 
 impl Found {
-    /// The coordinator's URL, which begins with `scheme` where it was found and not given.
+    /// The coordinator's URL. It begins with `scheme`, unless a flag gave the URL.
     pub(crate) fn url(&self, scheme: &str) -> String {
         match (self.coordinator_from, self.coordinator.split_once("://")) {
             (Source::Flag, _) | (_, None) => self.coordinator.clone(),
@@ -77,7 +78,7 @@ impl Found {
     }
 }
 
-/// What a launcher says that cannot be.
+/// An impossible value of a launcher's variable.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(crate) enum DiscoveryError {
     #[error("{name} is {value:?}, not a number: correct it, unset it, or give --rank")]
@@ -100,17 +101,17 @@ pub(crate) enum DiscoveryError {
     NoHost { name: &'static str, value: String },
 }
 
-/// How a launcher tells a process its place.
+/// The names of a launcher's variables; empty for a variable that it does not set.
 struct Launcher {
     rank: &'static str,
-    /// How many ranks there are.
+    /// The number of ranks.
     count: &'static str,
     local_rank: &'static str,
-    /// The host of rank zero, where the coordinator is taken to be.
+    /// The host of rank zero, which is assumed to be the coordinator's.
     coordinator: &'static str,
 }
 
-/// In the order in which they are asked. An empty name is of what a launcher does not say.
+/// The launchers, in the order of precedence.
 const LAUNCHERS: [Launcher; 4] = [
     Launcher {
         rank: "RANK",
@@ -133,11 +134,11 @@ const LAUNCHERS: [Launcher; 4] = [
     Launcher { rank: "JOB_COMPLETION_INDEX", count: "", local_rank: "", coordinator: "" },
 ];
 
-/// Finds a worker's place. A launcher's port is that of its own rendezvous, so the coordinator is
-/// looked for at Lockstep's.
+/// Finds a worker's rank and coordinator. A launcher's port is for its own rendezvous, so the default
+/// port of Lockstep is used instead.
 ///
 /// # Errors
-/// What the launcher that would win says and cannot be; one that does not win is not looked at.
+/// An impossible value of the launcher that wins. Variables of other launchers are not checked.
 pub(crate) fn find(
     rank: Option<RankChoice>,
     coordinator: Option<&str>,
@@ -180,7 +181,7 @@ fn place(
         None => Ok(None),
         Some(value) => match value.trim().parse() {
             Ok(number) => Ok(Some(number)),
-            // Kubeflow may give a range of nodes, or leave processes to the number of GPUs.
+            // Kubeflow may give a range of nodes, or a word such as `auto` for the number of processes.
             Err(_) if name == "PET_NNODES" || name == "PET_NPROC_PER_NODE" => Ok(None),
             Err(_) => Err(DiscoveryError::NoNumber { name, value }),
         },
@@ -207,7 +208,7 @@ fn place(
     Ok((rank, local_rank))
 }
 
-/// Where a coordinator on this host listens.
+/// The URL of a coordinator on `host`, with the default port.
 fn url(name: &'static str, host: &str) -> Result<String, DiscoveryError> {
     let host = host.trim();
     let is_name = |text: &str| {

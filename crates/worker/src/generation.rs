@@ -16,17 +16,17 @@ use transport::{
     two_level::TwoLevel,
 };
 
-/// How members find the segment or the id that they share: the first of them makes it, and the
-/// coordinator passes its place on.
+/// The exchange of the segment's place or of the id that the members share. The first member makes it,
+/// and the coordinator forwards it to the others.
 pub(crate) struct Rendezvous {
-    /// The way to the coordinator.
+    /// The queue of messages to the coordinator.
     pub(crate) outbound: mpsc::Sender<WorkerMessage>,
-    /// The place, from the coordinator.
+    /// The place or id, from the coordinator.
     pub(crate) announced: oneshot::Receiver<String>,
 }
 
 impl Rendezvous {
-    /// Tells the others the place.
+    /// Sends the place or id to the others.
     async fn announce(self, group: &Group, place: &impl ToString) -> Result<()> {
         let news = News { generation: group.generation.0, rendezvous: place.to_string() };
         let sent = self.outbound.send(WorkerMessage { body: Some(Body::Segment(news)) }).await;
@@ -51,23 +51,23 @@ pub(crate) async fn connect(
     }
 }
 
-/// By a stream for each pair of members.
+/// Connects with a stream for each pair of members.
 async fn over_grpc(endpoint: Endpoint, group: Group) -> Result<Connected> {
     Ok(endpoint.connect(&group).await?.into())
 }
 
-/// Through memory, which all members share.
+/// Connects through shared memory.
 async fn over_shm(group: Group, rendezvous: Rendezvous) -> Result<Connected> {
     Ok(segment(&group, rendezvous).await?.into_all_reduce()?.into())
 }
 
-/// Through memory to the members on this host, and by streams to those on others.
+/// Connects through shared memory to members on this host, and with streams to members on other hosts.
 async fn over_both(endpoint: Endpoint, group: Group, rendezvous: Rendezvous) -> Result<Connected> {
     let segment = segment(&group, rendezvous).await?;
     Ok(TwoLevel::connect(&endpoint, &group, segment).await?.into())
 }
 
-/// Between GPUs; streams carry what goes beside the gradient.
+/// Connects the GPUs with NCCL. Streams carry the contributions beside the gradient.
 async fn over_nccl(
     device: Device,
     endpoint: Endpoint,
@@ -100,9 +100,9 @@ async fn segment(group: &Group, rendezvous: Rendezvous) -> Result<Segment> {
     Ok(spawn_blocking(move || Segment::open(&own, &place)).await??)
 }
 
-/// Names the processes that this one can share memory with: those of one user in one pid
-/// namespace of one running kernel. Whoever has a network of its own counts as a host of its own.
-/// Where the system does not tell, there is none.
+/// The name of this process's memory domain. Processes of one user, in one pid namespace of one running
+/// kernel, can share memory. A process with its own network namespace counts as its own host. Empty if
+/// the system does not give the names.
 pub(crate) fn memory_domain() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
     let namespaces = ["pid", "net"].map(|kind| fs::read_link(format!("/proc/self/ns/{kind}")));

@@ -1,6 +1,6 @@
-//! How far a run is, for the status of a TrainJob: Kubeflow Trainer (2.2, with its feature TrainJobStatus)
-//! tells every pod where to post it, with which token, and which authority the address is of. The
-//! leader posts; training never waits for it.
+//! Posts the progress of a run to the status of a TrainJob. Kubeflow Trainer (2.2, with its feature
+//! TrainJobStatus) gives every pod the URL, a token, and the certificate of the URL's authority. The
+//! leader posts; training never waits for a post.
 
 use std::{
     env, fs,
@@ -15,29 +15,30 @@ use protocol::wire::Report;
 use serde_json::json;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
-/// Where to post to, what is shown, and of whom the address is: the latter two are files.
+/// The environment variables: the URL, the file of the token, and the file of the authority's
+/// certificate.
 const URL: &str = "KUBEFLOW_TRAINER_SERVER_URL";
 const TOKEN: &str = "KUBEFLOW_TRAINER_SERVER_TOKEN";
 const AUTHORITY: &str = "KUBEFLOW_TRAINER_SERVER_CA_CERT";
 
-/// The least time between two posts, as Kubeflow asks for.
+/// The least time between two posts, as Kubeflow requires.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a post may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Posts how far the run is.
+/// Posts the progress of the run.
 #[derive(Debug)]
 pub(crate) struct Kubeflow {
     place: Place,
     steps: u64,
     metrics: Vec<String>,
     slot: Arc<Slot>,
-    /// Begun with the first report: most members never lead.
+    /// Started with the first report, because most members never lead.
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where to post to, and the files that it takes.
+/// The URL for posts, and the files that are needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     url: String,
@@ -45,7 +46,7 @@ struct Place {
     authority: PathBuf,
 }
 
-/// What is to be posted next.
+/// The next status to post.
 #[derive(Debug, Default)]
 struct Slot {
     state: Mutex<State>,
@@ -65,7 +66,7 @@ impl Slot {
 }
 
 impl Kubeflow {
-    /// What the environment says; none outside of a TrainJob that wants to be told.
+    /// The settings from the environment; none outside of a TrainJob with this feature.
     pub(crate) fn from_environment(config: &RunConfig) -> Option<Self> {
         let file = |name| env::var_os(name).map(PathBuf::from);
         let (url, token, authority) = (env::var(URL).ok()?, file(TOKEN)?, file(AUTHORITY)?);
@@ -81,7 +82,7 @@ impl Kubeflow {
         })
     }
 
-    /// Takes in how training goes. What has not been posted yet is not posted any more.
+    /// Queues the status of a report. It replaces a status that was not posted yet.
     pub(crate) fn report(&mut self, report: &Report) {
         let status = status(report, self.steps, &self.metrics, jiff::Timestamp::now());
         self.slot.lock().pending = Some(status);
@@ -95,7 +96,7 @@ impl Kubeflow {
 }
 
 impl Drop for Kubeflow {
-    /// Posts what is left: at the most one post is waited for.
+    /// Posts the last status; waits for the post.
     fn drop(&mut self) {
         self.slot.lock().has_ended = true;
         self.slot.changed.notify_one();
@@ -121,7 +122,7 @@ fn status(report: &Report, steps: u64, metrics: &[String], now: jiff::Timestamp)
     .to_string()
 }
 
-/// Posts what comes, until it has ended. What is wrong is said once.
+/// Posts every status until the end. Only the first error is a warning.
 fn post_all(place: &Place, slot: &Slot) {
     let (mut has_complained, mut agent) = (false, None);
     loop {
@@ -151,7 +152,8 @@ fn post_all(place: &Place, slot: &Slot) {
     }
 }
 
-/// Posts a status. The token is another one now and then, and so is the authority after an error.
+/// Posts a status. The token is read again for every post, because it changes. The authority's
+/// certificate is read again after an error.
 fn post(place: &Place, status: &str, agent: &mut Option<ureq::Agent>) -> Result<(), String> {
     let read = |path: &PathBuf| {
         fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))

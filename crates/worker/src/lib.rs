@@ -41,7 +41,7 @@ use trainer::Task;
 
 use crate::args::Args;
 
-/// What a program that is a worker calls itself.
+/// The name and the version of a worker's program.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
     /// Its name, as in `vae-worker`.
@@ -90,7 +90,7 @@ pub fn run<T: Task>(program: &Program, arguments: Vec<OsString>) -> ExitCode {
         program: program.name,
         format: args.log_format,
         level: args.log_level,
-        // The coordinator names the worker, where it has started it.
+        // If the coordinator has started the worker, it adds the worker's name itself.
         detailed: false,
         writer: Outlet::Stderr,
     }

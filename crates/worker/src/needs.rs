@@ -1,28 +1,29 @@
-//! What a worker takes of this machine, compared with what the system grants: as it starts, and
-//! again once it knows its run.
+//! Compares the descriptors, threads and memory that a worker needs with the system's limits: at the
+//! start, and again when the worker knows its run.
 
 use anyhow::{Context as _, Result};
 use config::RunConfig;
 
-/// Files and sockets that any worker has open, and some in reserve: those of its runtime, its
-/// listeners, the coordinator's connection, libtorch, files of the data set and checkpoints.
+/// Descriptors that every worker needs, with some in reserve: for its runtime, its listeners, the
+/// coordinator's connection, libtorch, the data set and checkpoints.
 const OWN_DESCRIPTORS: u64 = 24;
 
-/// For each other member: a stream to it and one from it, and as many again while one generation
-/// gives way to the next, or a state travels.
+/// Descriptors for each other member: a stream to it and a stream from it, and twice as many during
+/// a change of generations or a state transfer.
 const DESCRIPTORS_PER_MEMBER: u64 = 4;
 
-/// Threads besides those that compute: for training, writing and storing, and for files and names.
+/// Threads besides the computing ones: for training, writing, storing, reading files, and resolving
+/// names.
 const THREADS: usize = 8;
 
-/// Refuses to begin where no run at all would be possible.
+/// Refuses to start if the limits are too low for any run.
 pub(crate) fn check(threads: Option<u32>) -> Result<()> {
     limits::ensure_descriptors("a worker", OWN_DESCRIPTORS)?;
     limits::ensure_threads("a worker", THREADS + threads.unwrap_or(1) as usize)?;
     Ok(())
 }
 
-/// Refuses a run that takes more than this process may have.
+/// Refuses a run that needs more than this process may have.
 pub(crate) fn check_run(config: &RunConfig) -> Result<()> {
     let others = u64::from(config.operation.workers.saturating_sub(1));
     limits::ensure_descriptors(

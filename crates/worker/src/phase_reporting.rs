@@ -1,5 +1,5 @@
-//! An all-reduce that notes when this member computes and when it waits for others, so that the
-//! coordinator can tell which member the others wait for.
+//! An all-reduce that notes when this member computes and when it waits for others. So the coordinator
+//! knows for which member the others wait.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use membership::Phase;
 
 use crate::bridge::Shared;
 
-/// A generation's collective, with the phases noted.
+/// A generation's all-reduce that notes the phases.
 pub(crate) struct PhaseReporting {
     pub(crate) collective: Box<dyn AllReduce + Send>,
     pub(crate) shared: Arc<Shared>,
@@ -59,12 +59,12 @@ impl AllReduce for PhaseReporting {
 }
 
 impl PhaseReporting {
-    /// What `shared_state` has given.
+    /// The shared state of the inner all-reduce.
     fn inner(&mut self) -> &mut dyn SharedState {
         self.collective.shared_state().expect(WAS_THERE)
     }
 
-    /// What `device_exchange` has given, and the phase while it waits.
+    /// Calls `what` with the inner device exchange, in the waiting phase.
     fn waiting<T>(&mut self, what: impl FnOnce(&mut dyn DeviceExchange) -> T) -> T {
         self.shared.enter(Phase::Waiting);
         let result = what(self.collective.device_exchange().expect(WAS_THERE));

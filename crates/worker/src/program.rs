@@ -8,17 +8,17 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-/// The program of this process, also where its file was replaced since it was started.
+/// The program of this process, even if its file was replaced after the start.
 const PATH: &str = "/proc/self/exe";
 
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// The SHA-256 of this program's file; empty where the system does not give it.
+/// The SHA-256 of this program's file; empty if the file cannot be read.
 pub(crate) fn digest() -> &'static [u8] {
     static DIGEST: OnceLock<Vec<u8>> = OnceLock::new();
     DIGEST.get_or_init(|| {
         digest_of(PATH).unwrap_or_else(|error| {
-            tracing::warn!("cannot read {PATH}: {error}: this worker does not tell its build");
+            tracing::warn!("cannot read {PATH}: {error}: this worker cannot report its build");
             Vec::new()
         })
     })

@@ -1,4 +1,4 @@
-//! What is to be known of the program beside its flags, for its help and its man pages.
+//! The program's reference beside its flags, for its help and its man pages.
 
 use manual::{Entry, Reference};
 
@@ -23,7 +23,7 @@ const VARIABLES: [Entry; 12] = [
     },
     Entry {
         name: "PET_NODE_RANK, PET_NNODES, PET_NPROC_PER_NODE, PET_MASTER_ADDR",
-        meaning: "The same, set by Kubeflow",
+        meaning: "The rank and the host of the coordinator, set by Kubeflow",
     },
     Entry {
         name: "KUBEFLOW_TRAINER_SERVER_URL, KUBEFLOW_TRAINER_SERVER_TOKEN, \
@@ -33,14 +33,14 @@ const VARIABLES: [Entry; 12] = [
     },
     Entry {
         name: "SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_LAUNCH_NODE_IPADDR",
-        meaning: "The same, set by Slurm",
+        meaning: "The rank and the host of the coordinator, set by Slurm",
     },
     Entry { name: "JOB_COMPLETION_INDEX", meaning: "The rank, set by an indexed Kubernetes Job" },
     Entry { name: "CUDA_VISIBLE_DEVICES", meaning: "The GPUs that --device counts; read by CUDA" },
     Entry {
         name: "MKL_CBWR",
-        meaning: "The instruction set that MKL computes with, in place of the best that gives the \
-                  same bits for any number of threads; all workers of a run need the same",
+        meaning: "The instruction set that MKL computes with, in place of the best one that gives the \
+                  same bits for any number of threads; all workers of a run need the same one",
     },
     Entry {
         name: "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, AWS_...",

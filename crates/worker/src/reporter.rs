@@ -1,5 +1,5 @@
-//! What a member does beside training: it passes requests on, gives its state to workers that
-//! lack it, reports, and as the leader hands checkpoints and samples to the writer.
+//! The duties of a member beside training: it forwards requests, gives its state to other workers,
+//! reports, and as the leader gives checkpoints and samples to the writer.
 
 use std::{
     collections::BTreeMap,
@@ -23,8 +23,8 @@ use crate::{
 /// Time between two reports.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Epochs whose test losses are kept for checkpoints: more than are trained while no coordinator is
-/// there to record them.
+/// The most epochs whose test losses are kept for checkpoints: more than are trained while the
+/// coordinator is away and cannot record them.
 const TESTS_MAX: usize = 1024;
 
 /// An observer of one generation.
@@ -37,30 +37,30 @@ pub(crate) struct Reporter<'a> {
     epochs: u64,
     keep_best: bool,
     early_stop_epochs: u32,
-    /// How many sums the task reports.
+    /// The number of sums that the task reports.
     metrics: usize,
     /// The leader's writer; none for other members.
     writer: Option<&'a mut Writer>,
     since: Interval,
     epochs_seen: &'a mut Epochs,
-    /// Whether the generation's first step was reported, which is not delayed.
+    /// Whether the generation's first step was reported; it is reported at once.
     has_reported: bool,
 }
 
-/// What this member has seen of the epochs. It outlives generations: an epoch may be trained in
-/// several.
+/// This member's records of the epochs. They outlive generations, because an epoch may be trained in
+/// several generations.
 #[derive(Debug, Default)]
 pub(crate) struct Epochs {
-    /// The current epoch, and how long its steps took that this member took part in.
+    /// The current epoch, with the examples and the time of the steps in which this member took part.
     epoch: u64,
     examples: u64,
     elapsed: Duration,
-    /// The test losses of past epochs, as checkpoints keep them.
+    /// The test losses of past epochs, for checkpoints.
     tests: BTreeMap<u64, Vec<f64>>,
 }
 
 impl Epochs {
-    /// The test losses of the last epochs that this member has seen the end of.
+    /// The test losses of the last epochs whose end this member has seen.
     pub(crate) fn tests(&self) -> &BTreeMap<u64, Vec<f64>> {
         &self.tests
     }
@@ -87,7 +87,7 @@ impl Epochs {
     }
 }
 
-/// What was seen since the last report.
+/// The records since the last report.
 #[derive(Debug)]
 struct Interval {
     begun: Instant,
@@ -147,7 +147,7 @@ impl<'a> Reporter<'a> {
         convert::means(&sums[..self.metrics], examples)
     }
 
-    /// Reports what has not been reported.
+    /// Reports the steps since the last report.
     pub(crate) fn flush(&mut self) {
         let since = std::mem::replace(&mut self.since, Interval::begin(self.ranks.len()));
         if self.writer.is_none() || since.examples == 0 {
@@ -181,7 +181,8 @@ impl<'a> Reporter<'a> {
 
 impl Observer for Reporter<'_> {
     fn control(&self) -> Control {
-        // Steps that cannot be saved are not computed: the end of the generation tells why.
+        // If a file could not be written, pause: steps that cannot be saved are not computed. The
+        // error is reported at the end of the generation.
         if self.writer.as_ref().is_some_and(|writer| writer.has_failed()) {
             self.channel.shared.request(Control::PAUSE);
         }
@@ -189,7 +190,7 @@ impl Observer for Reporter<'_> {
     }
 
     fn wants_details(&self, is_last: bool) -> bool {
-        // With them goes a report; the first step of a generation is not delayed.
+        // A step with details is reported. The first step of a generation is reported at once.
         let is_due = is_last || !self.has_reported || self.since.begun.elapsed() >= REPORT_INTERVAL;
         self.writer.is_some() && is_due
     }
@@ -267,7 +268,7 @@ impl Observer for Reporter<'_> {
     }
 }
 
-/// Gives the state to other workers, or tells those of this host where it is, if it is in shared
+/// Gives the state to other workers. Workers of this host get only its place, if it is in shared
 /// memory.
 pub(crate) fn donate(recipients: Vec<Recipient>, replica: &Replica, ledger: &Ledger) {
     let place = replica.place();

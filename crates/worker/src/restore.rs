@@ -1,7 +1,7 @@
-//! The state that a worker begins from: that of the newest checkpoint that verifies, among those
-//! beside the one that the coordinator names, or of a newer one that only the store has, as after
-//! all workers were lost together with their disks; else that of the seed. The coordinator has not
-//! read the checkpoint that it names.
+//! The state from which a worker begins. It comes from the newest sound checkpoint in the folder of the
+//! checkpoint that the coordinator names, or from a newer checkpoint in the store, for example after all
+//! workers were lost with their disks. Without a checkpoint, the state is that of the seed. The
+//! coordinator has not read the checkpoint that it names.
 
 use std::path::{Path, PathBuf};
 
@@ -17,11 +17,11 @@ use crate::{convert, setup::Setup};
 pub(crate) struct Restored {
     pub(crate) state: State,
     pub(crate) ledger: Ledger,
-    /// How it was computed, a fingerprint for each kind.
+    /// The fingerprints of the arithmetic with which the state was computed.
     pub(crate) arithmetic: Vec<String>,
 }
 
-/// The state to begin from; none for that of the seed.
+/// The state to begin from; none for the state of the seed.
 pub(crate) fn newest<T: Task>(setup: &Setup<T>, layout: &Layout) -> Result<Option<Restored>> {
     let named = setup.checkpoint.as_deref();
     let here = named.map(newest_beside).transpose()?.flatten();
@@ -42,7 +42,7 @@ pub(crate) fn newest<T: Task>(setup: &Setup<T>, layout: &Layout) -> Result<Optio
     restored.map(Some).with_context(|| format!("cannot go on from {}", path.display()))
 }
 
-/// The newest checkpoint that verifies in the folder of the one at `named`; damaged ones are logged.
+/// The newest sound checkpoint in the folder of the checkpoint `named`. Damaged ones are logged.
 fn newest_beside(named: &Path) -> Result<Option<(PathBuf, Checkpoint)>> {
     let Some(folder) = named.parent() else { return Ok(None) };
     let newest = Directory::open(folder).newest()?;
@@ -52,8 +52,8 @@ fn newest_beside(named: &Path) -> Result<Option<(PathBuf, Checkpoint)>> {
     Ok(newest.checkpoint)
 }
 
-/// Fetches the newest checkpoint from the store, if it is newer than those on this host. A store
-/// that does not answer is no error.
+/// Fetches the newest checkpoint from the store, if it is newer than those on this host. If the store
+/// does not answer, the worker logs this and goes on.
 fn from_store<T: Task>(setup: &Setup<T>, here: Option<&Path>) -> Option<PathBuf> {
     let url = setup.config.operation.checkpoint_url.as_deref()?;
     let above = here.and_then(|path| step_of(path.file_name()?.to_str()?));
@@ -64,7 +64,7 @@ fn from_store<T: Task>(setup: &Setup<T>, here: Option<&Path>) -> Option<PathBuf>
                 tracing::warn!("skipped a damaged checkpoint: {damaged}");
             }
             let file = newest.file?;
-            // Worth a warning: the disk that it was written to is gone.
+            // A warning, because the disk with this checkpoint is gone.
             tracing::warn!(
                 "this host lacked the newest checkpoint: fetched {} from {url}",
                 file.display()

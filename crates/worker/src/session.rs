@@ -58,14 +58,14 @@ use crate::{
 /// How long the training thread may take to finish its work at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Workers that may ask for the state at once.
+/// The most workers that may request the state at the same time.
 const RECIPIENTS: usize = 64;
 
-/// Signals that wait to be handled; the second is the last one that matters.
+/// The most signals that wait to be handled; only the first two matter.
 const SIGNALS: usize = 4;
 
-/// Takes part in a run. Returns the exit code: 0 only where the run has ended, so that whoever
-/// takes this worker away knows that another one is wanted.
+/// Takes part in a run. Returns the exit code. It is 0 only if the run has ended, so that a scheduler
+/// that stops this worker knows that the run still needs a worker.
 pub(crate) fn run<T: Task>(args: &Args) -> Result<u8> {
     needs::check(args.threads)?;
     let found =
@@ -76,12 +76,12 @@ pub(crate) fn run<T: Task>(args: &Args) -> Result<u8> {
         .build()
         .context("cannot start the runtime")?;
     let result = runtime.block_on(take_part::<T>(args, found, candidates));
-    // A training thread that does not come to an end must not keep the process alive.
+    // A training thread that does not end must not keep the process alive.
     runtime.shutdown_background();
     result
 }
 
-/// Logs rank and coordinator, and where each was given.
+/// Logs the rank and the coordinator, with the source of each.
 fn log_place(found: &Found) {
     match found.rank {
         Some(rank) => tracing::info!("asking for rank {rank}, by {}", found.rank_from),
@@ -162,7 +162,7 @@ async fn take_part<T: Task>(args: &Args, found: Found, candidates: Candidates) -
     session.shut_down(ended).await
 }
 
-/// Where to compute; what the run trains decides between a GPU and the CPU.
+/// The device to compute on. With GPUs, the run's task decides between a GPU and the CPU.
 async fn device<T: Task>(
     candidates: Candidates,
     place: Option<u32>,
@@ -192,13 +192,14 @@ fn identity<T: Task>(rank: Option<u32>, address: Address, device: Device) -> Res
     })
 }
 
-/// The length of the model's flat vectors, wherever it computes.
+/// The length of the model's flat vectors, which is the same on every device.
 fn length<T: Task>(options: &T::Options) -> Result<usize> {
     let model = T::model(options, Device::Cpu).map_err(anyhow::Error::from_boxed)?;
     Ok(model.layout().len())
 }
 
-/// Listens from now on: this worker has something to leave. Signals end it at once before that.
+/// Handles signals from now on, because the worker is now in a run and can leave it. Before, a signal
+/// ends the process at once.
 fn listen_for_signals() -> Result<(Listening, mpsc::Receiver<Stop>)> {
     let (sender, signals) = mpsc::channel(SIGNALS);
     let heed = move |stop| {
@@ -207,14 +208,14 @@ fn listen_for_signals() -> Result<(Listening, mpsc::Receiver<Stop>)> {
     Ok((signals::listen(heed).context("cannot listen for signals")?, signals))
 }
 
-/// Opens a port for the other workers: at the address that they are told, if it is this host's,
-/// else at that from which the coordinator is reached, for where that is, they are.
-/// Those on this host have another way beside it.
+/// Opens a port for the other workers: at the advertised address if it belongs to this host, else at
+/// the address from which the coordinator is reached, because the other workers are in the same
+/// network. Workers on this host can also use a local socket.
 async fn listen(args: &Args, route: &Route, security: &Security) -> Result<(Listener, Address)> {
     let own: IpAddr = route.own_address().await?;
     let advertised = args.advertise.as_ref().and_then(|host| host.parse().ok());
     let listener = match TcpListener::bind((advertised.unwrap_or(own), 0)).await {
-        // It leads here by way of another machine.
+        // The advertised address belongs to another machine, which forwards to this host.
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
             TcpListener::bind((own, 0)).await
         }
@@ -229,7 +230,7 @@ async fn listen(args: &Args, route: &Route, security: &Security) -> Result<(List
     security.permit("the address for the other workers,", &bound.into())?;
     security
         .check_name(&address)
-        .with_context(|| format!("other workers are told to find this one at {address}"))?;
+        .with_context(|| format!("other workers will connect to this one at {address}"))?;
     control::until_known(&address, Duration::from_secs(args.join_timeout_seconds.into())).await;
     let listener = Listener::from(listener);
     Ok((if args.tcp_only { listener } else { listener.and_near(&address) }, address))
@@ -247,20 +248,20 @@ struct Session {
     bridge: Bridge,
     endpoint: Endpoint,
     donor: Donor,
-    /// Other workers that ask for the state.
+    /// Requests of other workers for the state.
     requests: mpsc::Receiver<Recipient>,
     device: Device,
     length: usize,
     threads: Option<u32>,
     participation: Participation,
-    /// Those that ask this worker to leave.
+    /// The signals that ask this worker to leave.
     signals: mpsc::Receiver<Stop>,
     wait: Wait,
-    /// Where the status of a TrainJob is posted, in one.
+    /// Posts the status of a TrainJob, if this worker is part of one.
     kubeflow: Option<Kubeflow>,
 }
 
-/// What wakes the session.
+/// An event that wakes the session.
 enum Wake {
     Message(Result<Option<CoordinatorMsg>, Status>),
     Reconnected(Result<Box<Joined>>),
@@ -269,7 +270,7 @@ enum Wake {
     Fetched(Result<(Fetched, Transfer), String>),
     StateRequest(Recipient),
     Signalled(Stop),
-    /// Something has been waited for so long that it is time to say so.
+    /// A wait has lasted so long that it is logged.
     Waited(&'static str, Duration),
 }
 
@@ -300,7 +301,7 @@ impl Session {
                 Wake::Message(Err(status)) => {
                     let message = status::cause(&status);
                     if !status::is_transient(status.code()) && status.code() != Code::Aborted {
-                        bail!("sent away by the coordinator: {message}");
+                        bail!("the coordinator ended this worker's part in the run: {message}");
                     }
                     self.lose_link(&message);
                 }
@@ -404,7 +405,7 @@ impl Session {
     }
 }
 
-/// The result of a task, an error as text.
+/// The result of a task, with an error as text.
 async fn flat<T, E: Into<anyhow::Error>>(task: &mut JoinHandle<Result<T, E>>) -> Result<T, String> {
     match task.await {
         Ok(result) => result.map_err(|error| limits::told(error.into().as_ref())),

@@ -1,4 +1,4 @@
-//! What a training thread needs to begin.
+//! The inputs of a training thread.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -9,7 +9,7 @@ use serde::Deserialize as _;
 use tch::Device;
 use trainer::{Task, task::GpuSupport};
 
-/// A worker's part in a run, as it is known before the first generation.
+/// A worker's settings in a run, as they are known before the first generation.
 pub(crate) struct Setup<T: Task> {
     pub(crate) run_id: String,
     pub(crate) config: RunConfig,
@@ -17,16 +17,16 @@ pub(crate) struct Setup<T: Task> {
     pub(crate) device: Device,
     pub(crate) data: Arc<Splits<T::Data>>,
     pub(crate) run_dir: PathBuf,
-    /// Whether this worker has the lowest rank, so that it leads as long as it is a member.
+    /// Whether this worker has rank zero, so that it leads as long as it is a member.
     pub(crate) is_first: bool,
-    /// The checkpoint to begin from; from the seed if none.
+    /// The checkpoint to begin from; none to begin from the seed.
     pub(crate) checkpoint: Option<PathBuf>,
 }
 
 /// The options of a run's task, if it is the task of this program.
 ///
 /// # Errors
-/// It is another task, another revision, or its options are none of this program.
+/// It is another task or revision, or this program does not know its options.
 pub(crate) fn options<T: Task>(task: &config::Task) -> Result<T::Options> {
     let own = (T::NAME, T::REVISION);
     ensure!(
@@ -39,14 +39,14 @@ pub(crate) fn options<T: Task>(task: &config::Task) -> Result<T::Options> {
         own.1
     );
     let options = T::Options::deserialize(&task.options).with_context(|| {
-        format!("the run's options of the task {} are none of this program", task.name)
+        format!("this program does not know the run's options of the task {}", task.name)
     })?;
     T::validate(&options).map_err(anyhow::Error::from_boxed)?;
     Ok(options)
 }
 
-/// What a run's model needs to compute on a GPU, by the run's configuration as JSON. Where that is none of
-/// this program the GPU is not for it; joining tells why.
+/// What a run's model needs to compute on a GPU, from the run's configuration as JSON. If this program
+/// cannot read the configuration, no GPU is used; joining the run then gives the error.
 pub(crate) fn gpu_support<T: Task>(configuration: &str) -> GpuSupport {
     let config = serde_json::from_str::<RunConfig>(configuration).ok();
     let options = config.and_then(|config| options::<T>(&config.training.task).ok());

@@ -25,7 +25,7 @@ use crate::{
     writer::{self, Writer},
 };
 
-/// What the training thread does.
+/// Runs the training thread.
 pub(crate) fn run<T: Task>(setup: &Setup<T>, channel: &TrainingChannel) {
     // After a panic, only the channel is used, to report it.
     let worked = panic::catch_unwind(AssertUnwindSafe(|| work(setup, channel)));
@@ -37,7 +37,7 @@ pub(crate) fn run<T: Task>(setup: &Setup<T>, channel: &TrainingChannel) {
     channel.events.send(event);
 }
 
-/// The event that an error leads to.
+/// The event for an error.
 fn ended_by(error: &anyhow::Error) -> Event {
     let (message, cause) = (limits::told(error.as_ref()), error.downcast_ref::<TrainError>());
     if matches!(cause, Some(TrainError::Device(_))) || is_of_gpu(error) {
@@ -47,7 +47,7 @@ fn ended_by(error: &anyhow::Error) -> Event {
     Event::Failed(Failure { message, state_intact: true, recurs })
 }
 
-/// What a task says, so that a failed GPU is still known as such: anyhow does not look into boxes.
+/// A task's error as an anyhow error. A [`ModelError`] is unboxed, so that a failed GPU can be recognised.
 fn of_task(error: trainer::task::Error) -> anyhow::Error {
     match error.downcast::<ModelError>() {
         Ok(error) => anyhow::Error::new(*error),
@@ -55,7 +55,7 @@ fn of_task(error: trainer::task::Error) -> anyhow::Error {
     }
 }
 
-/// Whether a GPU has failed, be it before the first step: others may go on.
+/// Whether a GPU has failed, also before the first step. Other workers may then go on.
 fn is_of_gpu(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let of_model = matches!(cause.downcast_ref(), Some(ModelError::Gpu(_)));
@@ -67,7 +67,7 @@ fn is_of_gpu(error: &anyhow::Error) -> bool {
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("it did not say why").replace('\n', " ")
+    text.unwrap_or("it gave no reason").replace('\n', " ")
 }
 
 fn work<T: Task>(setup: &Setup<T>, channel: &TrainingChannel) -> Result<()> {
@@ -117,14 +117,14 @@ fn work<T: Task>(setup: &Setup<T>, channel: &TrainingChannel) -> Result<()> {
 struct CheckpointWriter<'a, T: Task> {
     setup: &'a Setup<T>,
     thread: Option<Writer>,
-    /// Whether no other worker may have written a checkpoint since.
+    /// Whether this worker was the last one to write checkpoints.
     wrote_last: bool,
-    /// How all steps were computed so far, for checkpoints.
+    /// The fingerprints of all arithmetic used so far, for checkpoints.
     arithmetic: BTreeSet<String>,
 }
 
 impl<T: Task> CheckpointWriter<'_, T> {
-    /// The way to the writing thread, which is started at first use.
+    /// The writing thread, which is started at first use.
     fn thread(&mut self, trainer: &Trainer<T::Data>) -> Result<&mut Writer> {
         let writer = match &mut self.thread {
             Some(writer) => writer,
@@ -134,7 +134,7 @@ impl<T: Task> CheckpointWriter<'_, T> {
         Ok(writer)
     }
 
-    /// Whether something could not be written; [`Self::flush`] says what.
+    /// Whether a file could not be written; [`Self::flush`] gives the error.
     fn has_failed(&self) -> bool {
         self.thread.as_ref().is_some_and(Writer::has_failed)
     }
@@ -144,12 +144,12 @@ impl<T: Task> CheckpointWriter<'_, T> {
     }
 }
 
-/// What goes with some reports of the state.
+/// Additional data of some reports of the state.
 enum Extra {
     Nothing,
-    /// With the first: what this program computes.
+    /// With the first report: the digest of the probe.
     Probe(Digest),
-    /// With a state that another worker gave.
+    /// After a transfer: the size and the time of the transfer.
     Transfer(Transfer),
 }
 
@@ -205,8 +205,8 @@ fn train<T: Task>(
     reporter.flush();
     match ended {
         Ok(ended) => {
-            // All files are on disk before the end of the run is reported. In a pause the others
-            // would wait for the disk: writing goes on meanwhile.
+            // Before the end of the run is reported, all files are on disk. In a pause the others would
+            // wait for the disk, so writing goes on in the background.
             if ended == Ended::Completed || writer.has_failed() {
                 channel.shared.enter(Phase::Saving);
                 writer.flush()?;
@@ -231,12 +231,12 @@ fn train<T: Task>(
     Ok(())
 }
 
-/// All that the first report needs.
+/// The results of [`build`].
 struct Built<T: Task> {
     trainer: Trainer<T::Data>,
-    /// How the state was computed that the trainer begins with.
+    /// The fingerprints of the arithmetic with which the trainer's first state was computed.
     arithmetic: BTreeSet<String>,
-    /// What this program computes.
+    /// The digest of this program's probe.
     probe: Digest,
 }
 
@@ -246,7 +246,7 @@ fn build<T: Task>(setup: &Setup<T>) -> Result<Built<T>> {
     let training = &config.training;
     let mut model = T::model(options, *device).map_err(of_task)?;
     model.fix_threads(training.model_threads);
-    // One thread: the checks are short, and those of libtorch would wait for each other.
+    // One thread: the checks are short, and several threads of libtorch would wait for each other.
     model.set_team(Arc::default());
     checks::data(data, &training.task.dataset)?;
     checks::model(&mut *model, data, T::METRICS, training.seed)?;

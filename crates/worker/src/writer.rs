@@ -1,5 +1,5 @@
-//! The leader's files, written on a thread of their own from snapshots, so that no step
-//! waits for a disk.
+//! Writes the leader's files from snapshots, on a separate thread, so that no step waits for a
+//! disk.
 
 use std::{
     collections::BTreeMap,
@@ -22,14 +22,14 @@ use trainer::{Artifacts, Ledger, Replica, Snapshot, Task, Trainer};
 
 use crate::{convert, setup::Setup};
 
-/// Snapshots that wait to be written; training waits when there are more.
+/// The most snapshots that wait to be written; if there are more, training waits.
 const JOBS: usize = 2;
 
-/// The mark of a picture is in its first bytes.
+/// The mark of a picture of this project is within so many first bytes.
 const MARKED_BYTES: usize = 4 << 10;
 
-/// How long the last checkpoint may take to reach the store over a slow link. A store that does
-/// not answer is given up within two minutes.
+/// How long the last checkpoint may take to reach the store over a slow link. If the store does not
+/// answer, the attempts end within two minutes.
 pub(crate) const STORE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 enum Job {
@@ -38,15 +38,15 @@ enum Job {
     Flush(SyncSender<()>),
 }
 
-/// The way to the writing thread.
+/// The handle of the writing thread.
 #[derive(Debug)]
 pub(crate) struct Writer {
     jobs: SyncSender<Job>,
-    /// None once it has failed and said why.
+    /// None after the thread has failed and its error was returned.
     thread: Option<JoinHandle<Result<()>>>,
-    /// Where checkpoints are stored beside this disk.
+    /// The store that gets copies of the checkpoints, if there is one.
     mirror: Option<Arc<Mirror>>,
-    /// How the state was computed that is handed over, for its checkpoint.
+    /// The fingerprints of the arithmetic of the next saved state, for its checkpoint.
     pub(crate) arithmetic: Vec<String>,
 }
 
@@ -55,8 +55,8 @@ fn folders<T: Task>(setup: &Setup<T>) -> [PathBuf; 2] {
     ["checkpoints", "samples"].map(|name| setup.run_dir.join(name))
 }
 
-/// Finds out whether this worker could lead: whether it can write the run directory, which may be
-/// on another host's disk or belong to another user. Leaves nothing.
+/// Checks that this worker could lead: that it can write to the run directory, which may be on another
+/// host's disk or belong to another user. The check leaves no files.
 pub(crate) fn try_folders<T: Task>(setup: &Setup<T>) -> Result<()> {
     let tried = folders(setup).iter().try_for_each(|folder| disk::try_folder(folder));
     tried.map_err(|error| {
@@ -67,17 +67,17 @@ pub(crate) fn try_folders<T: Task>(setup: &Setup<T>) -> Result<()> {
     })
 }
 
-/// The writing thread, and what it works with.
+/// The state of the writing thread.
 struct WriterThread<T: Task> {
     checkpoints: Directory,
     keep: usize,
-    /// Whether the one with the lowest validation loss is kept too.
+    /// Whether the checkpoint with the lowest validation loss is kept too.
     keep_best: bool,
     steps_per_epoch: u64,
     mirror: Option<Arc<Mirror>>,
     samples: PathBuf,
     metadata: Metadata,
-    /// How many sums the task reports.
+    /// The number of sums that the task reports.
     metrics: usize,
     layout: Layout,
     options: T::Options,
@@ -88,7 +88,7 @@ impl Writer {
     /// Starts the writing thread.
     pub(crate) fn start<T: Task>(setup: &Setup<T>, trainer: &Trainer<T::Data>) -> Result<Self> {
         let training = &setup.config.training;
-        // On a host that does not share the coordinator's disk they are not there yet.
+        // On a host that does not share the coordinator's disk, the folders do not exist yet.
         let [checkpoints, samples] = folders(setup);
         for folder in [&checkpoints, &samples] {
             disk::create_folder(folder)
@@ -125,26 +125,26 @@ impl Writer {
         Ok(Self { jobs, thread: Some(thread), mirror, arithmetic: Vec::new() })
     }
 
-    /// Queues a checkpoint of the state, with the test losses of epochs, from 1.
+    /// Queues a checkpoint of the state. `tests` are the test losses of epochs, counted from 1.
     pub(crate) fn save(&self, replica: &Replica, ledger: &Ledger, tests: &BTreeMap<u64, Vec<f64>>) {
         let (state, ledger) = (replica.snapshot(), ledger.clone());
         self.hand_over(Job::Checkpoint(state, ledger, tests.clone(), self.arithmetic.clone()));
     }
 
-    /// Queues what the task shows of the model after an epoch, counted from 1.
+    /// Queues the task's artifacts after an epoch, counted from 1.
     pub(crate) fn show(&self, epoch: u64, replica: &Replica) {
         self.hand_over(Job::Artifacts { epoch, state: replica.snapshot() });
     }
 
-    /// Whether something could not be written; [`Self::flush`] tells what.
+    /// Whether a file could not be written; [`Self::flush`] gives the error.
     pub(crate) fn has_failed(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits until all that was handed over is on disk.
+    /// Waits until all queued files are on disk.
     ///
     /// # Errors
-    /// The first thing that could not be written.
+    /// The error of the first file that could not be written.
     pub(crate) fn flush(&mut self) -> Result<()> {
         let (done, wait) = mpsc::sync_channel(1);
         self.hand_over(Job::Flush(done));
@@ -157,15 +157,15 @@ impl Writer {
         }
     }
 
-    /// Waits until the last checkpoint that is on disk is in the store, if there is one.
+    /// Waits until the store has the last checkpoint on disk, if the run has a store.
     ///
     /// # Errors
-    /// It could not be stored.
+    /// The checkpoint could not be stored.
     pub(crate) fn flush_store(&self) -> Result<(), Unstored> {
         self.mirror.as_ref().map_or(Ok(()), |mirror| mirror.flush(STORE_TIMEOUT))
     }
 
-    /// A writing thread that failed reports that at the next flush.
+    /// Queues a job. If the writing thread has failed, the next flush reports it.
     fn hand_over(&self, job: Job) {
         let _failed = self.jobs.send(job);
     }
@@ -182,13 +182,13 @@ impl<T: Task> WriterThread<T> {
                 Job::Artifacts { epoch, state } => self.show(epoch, &state.state().parameters)?,
                 Job::Flush(done) => drop(done.send(())),
             }
-            // The next one may be an epoch away.
+            // The next job may come only after an epoch.
             transport::release_freed_blocks();
         }
         Ok(())
     }
 
-    /// Writes the task's files of an epoch. A run does not end because the task makes none.
+    /// Writes the task's artifacts of an epoch. If the task fails to make them, the run goes on.
     fn show(&self, epoch: u64, parameters: &[f32]) -> Result<()> {
         let context =
             Artifacts { parameters, test: &self.data.test, seed: self.metadata.seed, epoch };
@@ -196,13 +196,13 @@ impl<T: Task> WriterThread<T> {
             Ok(files) => files,
             Err(error) => {
                 let error = limits::told(&*error);
-                tracing::warn!("the task {} shows nothing of epoch {epoch}: {error}", T::NAME);
+                tracing::warn!("the task {} made no samples of epoch {epoch}: {error}", T::NAME);
                 return Ok(());
             }
         };
         for (name, bytes) in files {
             if !is_file_name(&name) {
-                tracing::warn!("{name:?} is no name for a file: the task {} gave it", T::NAME);
+                tracing::warn!("the task {} gave {name:?}, which is not a file name", T::NAME);
                 continue;
             }
             let path = self.samples.join(name);
@@ -246,13 +246,14 @@ impl<T: Task> WriterThread<T> {
     }
 }
 
-/// Whether a file of that name lies in the folder that it is joined to.
+/// Whether a name is a plain file name, so that the file stays in its folder.
 fn is_file_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     matches!((parts.next(), parts.next()), (Some(Component::Normal(only)), None) if only == name)
 }
 
-/// Whether these are the bytes of a picture of this project, which replaces no other picture.
+/// Whether the bytes are a picture with this project's mark. Such a picture replaces only pictures with
+/// the mark.
 fn is_own_picture(bytes: &[u8]) -> bool {
     let begin = &bytes[..bytes.len().min(MARKED_BYTES)];
     begin.windows(picture::MARK.len()).any(|window| window == picture::MARK)

@@ -1,7 +1,7 @@
-//! Once training has begun, a step allocates nothing, neither alone nor over shared memory:
-//! giving memory back and faulting it in again costs a step more than its noise.
+//! After the first steps of training a step allocates no memory, neither with a single member nor over
+//! shared memory. Freed and newly mapped pages would cost a step much time.
 //!
-//! One test in a process of its own, since the count is the whole process's.
+//! This test has its own process, because the count is that of the whole process.
 
 #![allow(unsafe_code, reason = "an allocator is unsafe to write; this one only counts")]
 
@@ -25,7 +25,7 @@ use transport::{Group, Peer, shm};
 use vae::Vae;
 use vae_options::{Architecture, Binarize, Likelihood, ModelConfig, Precision};
 
-/// Counts what is asked of the system's allocator.
+/// Counts the allocations of the system's allocator.
 struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -33,7 +33,7 @@ static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: every call goes on to the system's allocator as it came.
+// SAFETY: every call is forwarded unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
@@ -52,7 +52,7 @@ const BATCH: u32 = 16;
 const STEPS: u64 = 20;
 const IMAGES: usize = STEPS as usize * (SHARDS * BATCH) as usize;
 
-/// Steps until all that is kept has been allocated.
+/// Steps until all lasting memory has been allocated.
 const WARM_UP: u64 = 3;
 
 /// Counts the allocations between two steps of one epoch.
@@ -72,7 +72,7 @@ impl Observer for Watch {
         if step.step == WARM_UP {
             self.at_begin = allocations;
         }
-        // The members are at most a step apart: none has gone on to the end of the epoch.
+        // The members differ by at most one step, so none has reached the end of the epoch.
         if step.step == STEPS - 2 {
             self.found = Some(allocations - self.at_begin);
         }
@@ -162,8 +162,8 @@ fn trainer(of_vae: vae::Settings, threads: usize) -> Result<Trainer<Images>, Box
         validation_examples: 0,
         test_examples: u32::MAX,
         epochs: 1,
-        // A step with a digest allocates nothing either.
         early_stop_epochs: 0,
+        // A step with a digest allocates nothing either.
         verify_every: 2,
         adam: Adam::new(1e-3),
         recipe: Recipe::PLAIN,

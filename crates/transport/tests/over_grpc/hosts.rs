@@ -17,7 +17,7 @@ pub(crate) struct Host {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     Tcp,
-    /// Over local sockets, for nobody listens at the addresses that the members have.
+    /// Over local sockets. The members' addresses lead nowhere.
     Local,
 }
 

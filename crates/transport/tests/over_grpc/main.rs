@@ -1,5 +1,5 @@
-//! Members in one process that meet over gRPC; one program, for each that uses gRPC takes long to
-//! compile.
+//! Members in one process that connect over gRPC. All tests are one program, because each program
+//! with gRPC takes long to compile.
 
 mod hosts;
 mod nccl;

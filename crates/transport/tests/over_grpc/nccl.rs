@@ -1,6 +1,6 @@
-//! Members in one process over a stand-in for NCCL (`examples/nccl_stand_in.rs`): the sum is
-//! bitwise that of the shard tree, and whatever goes wrong is named. What the real library does
-//! is for machines that have GPUs to show.
+//! Members in one process over a stand-in for NCCL (`examples/nccl_stand_in.rs`): the sum has the
+//! bits of the shard tree's sum, and every error is named. The real library is tested on machines
+//! with GPUs.
 
 use std::{
     env,
@@ -26,14 +26,14 @@ use crate::{
     stories::{self, Transport},
 };
 
-/// The library that stands in, which is built beside the tests.
+/// The stand-in library, which is built beside the tests.
 fn libraries() -> Libraries {
     let test = env::current_exe().unwrap();
     let built: PathBuf = test.parent().unwrap().parent().unwrap().join("examples");
     Libraries::at(&built.join("libnccl_stand_in.so")).unwrap()
 }
 
-/// Every member has a GPU of its own, and partials in the host's memory.
+/// Every member has its own GPU, and its partials in the host's memory.
 struct Gpus;
 
 impl Transport for Gpus {
@@ -84,7 +84,7 @@ impl Transport for OnDevices {
     }
 }
 
-/// A GPU's memory, which is this process's.
+/// A GPU's memory, simulated in this process.
 struct Floats {
     bits: Box<[AtomicU32]>,
     has_failed: AtomicBool,
@@ -126,7 +126,7 @@ struct OnDevice {
 impl OnDevice {
     fn open(mut nccl: Nccl, length: usize) -> Self {
         let all = nccl.all_nodes();
-        // What was not received is no number.
+        // Floats that were not received are NaN.
         let bits = (0..all.len() * length).map(|_| AtomicU32::new(u32::MAX)).collect();
         let memory = Arc::new(Floats { bits, has_failed: AtomicBool::new(false) });
         nccl.open(stories::train(0), Some(Arc::clone(&memory) as _)).unwrap();
@@ -232,8 +232,8 @@ fn with_members_on<T: Send>(
     })
 }
 
-/// A member's GPU fails while it copies. Its memory is not freed before the copies are done, which
-/// the stand-in looks after; the other member waits until its generation is aborted.
+/// A member's GPU fails during a copy. Its memory must not be freed before the copies are done; the
+/// stand-in checks this. The other member waits until its generation is aborted.
 fn fails_in_the_middle_of_an_exchange(gpu: usize) {
     let (length, others) = (5_000, OnceLock::new());
     let gpu_of = |rank| if rank == 1 { gpu } else { 0 };
@@ -265,7 +265,7 @@ fn memory_of_a_gpu_that_is_lost_is_never_freed() {
     fails_in_the_middle_of_an_exchange(9);
 }
 
-/// The memory is not freed when its owner lets go: the GPU may still use it.
+/// The memory is not freed when its owner drops it, because the GPU may still use it.
 #[test]
 fn partials_on_a_gpu_that_is_lost_are_never_freed() {
     let length = 5_000;
@@ -283,7 +283,7 @@ fn partials_on_a_gpu_that_is_lost_are_never_freed() {
     });
 }
 
-/// The stories, for partials here and there.
+/// Tests all stories with partials in the host's memory and on the devices.
 macro_rules! told_of_both {
     ($($story:ident),* $(,)?) => {
         mod hosted {

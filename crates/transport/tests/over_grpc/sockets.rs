@@ -1,4 +1,4 @@
-//! Members in one process, over real sockets: the sum is bitwise that of the shard tree.
+//! Members in one process, over real sockets: the sum has the bits of the shard tree's sum.
 
 use std::thread;
 
@@ -28,10 +28,10 @@ fn group(hosts: &[Host], ranges: &[(u32, u32)], length: usize, generation: u64) 
     }
 }
 
-/// Members on threads, each with a runtime and an endpoint of its own.
+/// Members on threads, each with its own runtime and endpoint.
 struct Over<const LOCAL: bool>;
 
-/// Nobody listens on a local socket, though all share memory.
+/// All members share memory, but none listens on a local socket.
 type Tcp = Over<false>;
 type Local = Over<true>;
 
@@ -154,13 +154,13 @@ fn one_without_the_secret_is_refused(way: Way) {
             let error = hosts[1].runtime.block_on(attempt).unwrap_err().to_string();
             assert!(error.contains("rank 1 of generation 1, without the secret"), "{error}");
         }
-        // It has waited for the right one all along.
+        // The first member still waits for a stream with the right secret.
         drop(connect(&hosts[1], &with(stories::SECRET.into())).unwrap());
         drop(first.join().unwrap());
     });
 }
 
-/// Floats of the largest gradient that goes in one hop, and of a chunk of a larger one.
+/// Floats of the largest gradient that is exchanged in one hop, and floats of a chunk.
 const ONE_HOP: usize = protocol::ONE_HOP_BYTES_MAX / size_of::<f32>();
 const CHUNK: usize = 1 << 17;
 
@@ -191,7 +191,7 @@ fn a_partial_stays_where_it_is<const LOCAL: bool>(ranges: &[(u32, u32)]) {
         for step in 0..10 {
             let contribution = stories::contribute(&mut member, step, 600_000, Control::default());
             member.all_reduce(stories::train(step), &contribution).unwrap();
-            // Were it still queued somewhere, it would have been copied for the next round.
+            // If the partial were still queued, `partial_mut` would have copied it to another place.
             assert_eq!(member.partial_mut(0).as_ptr(), place, "step {step}");
         }
     });

@@ -1,4 +1,4 @@
-//! A state is taken over bit for bit, and what is no state of this run is refused.
+//! A state is fetched bit for bit, and bytes that are not a state of this run are refused.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use transport::{
     state::{Donor, Fetched, Recipient, Snapshot, Source, Vectors, fetch},
 };
 
-/// More than one chunk, and not a whole number of them.
+/// More than one chunk, and not a whole number of chunks.
 const LENGTH: usize = protocol::CHUNK_FLOATS * 2 + 77;
 
 fn snapshot() -> Snapshot {
@@ -36,7 +36,7 @@ fn snapshot() -> Snapshot {
     Snapshot { step: 1234, length: LENGTH, epochs, validation, vectors }
 }
 
-/// Serves a donor of run "a"; whoever asks it comes out of the other end.
+/// Serves a donor of run "a". The receiver gives the workers that request the state.
 async fn serve(places: usize) -> (Source, mpsc::Receiver<Recipient>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -48,7 +48,7 @@ async fn serve(places: usize) -> (Source, mpsc::Receiver<Recipient>) {
     (source(address.into(), secret), asked)
 }
 
-/// A donor on another host, as far as can be told.
+/// The donor at an address, without shared memory, as if it were on another host.
 fn source(address: Address, secret: Secret) -> Source {
     let (security, memory_domain) = (Security::default(), String::new());
     Source { address, secret, security, memory_domain }
@@ -109,7 +109,7 @@ async fn a_donor_without_a_state_or_without_time_says_so() {
     tokio::spawn(async move { drop(asked.recv().await) });
     let refusal = fetch(&source, "a", LENGTH).await.unwrap_err();
     assert!(refusal.to_string().contains("no state to give"), "{refusal}");
-    // Now nobody takes requests in any more.
+    // Now nobody receives requests any more.
     let refusal = fetch(&source, "a", LENGTH).await.unwrap_err();
     assert!(refusal.to_string().contains("too many"), "{refusal}");
 }
@@ -124,7 +124,7 @@ async fn nobody_is_there() {
     assert!(refusal.to_string().contains("refused"), "{refusal}");
 }
 
-/// Generated code that asks for a state.
+/// Generated code fetches a state.
 #[tokio::test]
 async fn the_wire_is_ordinary_for_one_who_asks() {
     let (source, mut asked) = serve(1).await;
@@ -148,7 +148,7 @@ async fn the_wire_is_ordinary_for_one_who_asks() {
     assert!(values == held(&donated).concat());
 }
 
-/// Generated code that gives what it is told to.
+/// A generated server that sends given frames.
 struct Plain(Vec<StateFrame>);
 
 #[tonic::async_trait]

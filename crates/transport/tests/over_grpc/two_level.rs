@@ -1,5 +1,5 @@
-//! Members in one process, told that they are on several hosts: those of one host share memory,
-//! the others are reached over real sockets. The sum is bitwise that of the shard tree.
+//! Members in one process that act as members on several hosts. The members of one host share memory;
+//! between hosts they use real sockets. The sum has the bits of the shard tree's sum.
 
 use std::{sync::mpsc, thread};
 
@@ -15,7 +15,7 @@ use crate::{
     stories::{self, Transport},
 };
 
-/// Which host each member is on, by its index.
+/// The host of each member, by the member's index.
 trait Placing {
     fn host(member: u32) -> Option<u32>;
 }
@@ -32,15 +32,16 @@ macro_rules! placing {
 }
 
 placing! {
-    // Two by two; of an odd number, the last is alone.
+    // Two members on each host; with an odd number, the last member is alone.
     Pairs: member => Some(member / 2);
-    // Three and the rest, so that lanes of one host face several of the other.
+    // Three members on one host and the others on a second one, so that a lane of one host meets
+    // several lanes of the other.
     Uneven: member => Some(u32::from(member > 2));
-    // No member next to one of its own host, as ranks that users choose may have it.
+    // Neighbours are on different hosts, as may happen when users choose the ranks.
     Interleaved: member => Some(member % 2);
-    // All on one host: nothing travels.
+    // All members on one host: nothing is sent.
     Together: _member => Some(1);
-    // Nobody shares anything.
+    // Every member on its own host.
     Alone: _member => None;
 }
 
@@ -70,7 +71,7 @@ fn group(
     }
 }
 
-/// The segments of all members, as their hosts' first members make them.
+/// The segments of all members; the first member of each host creates it.
 fn segments(group: &Group) -> Vec<Segment> {
     let mut rendezvous = Vec::new();
     let mut segment = |peer: &Peer| {
@@ -88,7 +89,7 @@ fn segments(group: &Group) -> Vec<Segment> {
     group.peers.iter().map(&mut segment).collect()
 }
 
-/// Runs each member on a thread of its own, and gives what they return.
+/// Runs each member on its own thread, and gives the results.
 fn on_hosts<T: Send>(
     ranges: &[(u32, u32)],
     length: usize,
@@ -165,8 +166,8 @@ fn members_at_different_steps_are_told_apart() {
     stories::members_at_different_steps_are_told_apart::<Hosts<Alone>>();
 }
 
-/// Lanes of three members on one host and of two on the other, over many rounds of both kinds:
-/// chunks end within parts, and parts within chunks.
+/// Three members on one host and two on the other do many rounds of two kinds. Chunks end within
+/// parts, and parts end within chunks.
 #[test]
 fn many_rounds_over_uneven_lanes_keep_their_bits() {
     const ROUNDS: u64 = 60;
@@ -203,7 +204,7 @@ fn a_member_that_goes_interrupts_all_on_its_host_and_on_others() {
                     return None;
                 }
                 if let Err(error) = outcome {
-                    // It stays so.
+                    // Every later round gives the same error.
                     let again = member.all_reduce(stories::train(step + 1), &contribution);
                     assert_eq!(again, Err(error.clone()));
                     return Some(error);
@@ -212,7 +213,7 @@ fn a_member_that_goes_interrupts_all_on_its_host_and_on_others() {
             unreachable!("the third round cannot be completed")
         });
         let lost = |error: &Option<Interrupted>| matches!(error, Some(Interrupted::Lost { .. }));
-        // At least its neighbour, and whoever exchanges with it, know of somebody that is lost.
+        // At least the neighbour, and the member that exchanges with it, report a lost member.
         assert!(errors.iter().filter(|error| lost(error)).count() >= 2, "{errors:?}");
     }
 }
@@ -225,7 +226,7 @@ fn an_abort_of_one_member_ends_the_round_of_all() {
     let errors = Hosts::<Pairs>::with_members(&ranges, 100, |rank, mut member| {
         let contribution = stories::contribute(&mut member, 0, 100, Control::default());
         if rank == Rank(3) {
-            // It never contributes by itself: it finds that its generation is over.
+            // This member does not contribute to step 0: it finds its generation aborted.
             sender.send(Hosts::<Pairs>::abort(&member)).unwrap();
         }
         let steps = if rank == Rank(3) { 7 } else { 0 };
@@ -238,7 +239,7 @@ fn an_abort_of_one_member_ends_the_round_of_all() {
 
 type State = [Vec<f32>; STATE_VECTORS];
 
-/// What becomes of some floats of a state.
+/// The update of some floats of a state.
 fn advance(sum: &[f32], old: [&[f32]; STATE_VECTORS], new: [&mut [f32]; STATE_VECTORS]) {
     for (index, (old, new)) in old.into_iter().zip(new).enumerate() {
         for ((new, old), sum) in new.iter_mut().zip(old).zip(sum) {
@@ -253,7 +254,7 @@ fn advanced(sum: &[f32], old: &State) -> State {
     new
 }
 
-/// Brings a state in, advances it step by step, and gives what this member has after each step.
+/// Brings a state in, advances it step by step, and gives this member's state after each step.
 fn states_of(mut member: TwoLevel, initial: &State, steps: u64, length: usize) -> Vec<State> {
     let mut states = vec![initial.clone()];
     if let Some(shared) = member.shared_state() {
@@ -278,13 +279,14 @@ fn states_of(mut member: TwoLevel, initial: &State, steps: u64, length: usize) -
             }
         };
         states.push(next);
-        // Nothing is advanced by an evaluation.
+        // An evaluation does not change the state.
         member.all_reduce(stories::evaluate(step), &contribution).unwrap();
     }
     states
 }
 
-/// Each host with several members applies the sum once; one with a single member does so alone.
+/// Each host with several members applies the sum once, to a shared state. A single member of a host
+/// has its own state.
 #[test]
 fn the_members_of_each_host_advance_one_state_together() {
     const LENGTH: usize = 40_003;
@@ -310,7 +312,7 @@ fn the_members_of_each_host_advance_one_state_together() {
     }
 }
 
-/// Its neighbour is told, and the state stays as it was.
+/// The neighbour gets an error, and its state does not change.
 #[test]
 fn a_member_that_goes_in_an_update_leaves_the_state_whole() {
     const LENGTH: usize = 40_003;
@@ -336,7 +338,7 @@ fn a_member_that_goes_in_an_update_leaves_the_state_whole() {
         }
         advanced
     });
-    // The other host may have had all that it needs for this step.
+    // The other host may have completed this step.
     assert!(!left[0] && left[2] == left[3], "{left:?}");
 }
 

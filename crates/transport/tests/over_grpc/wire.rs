@@ -1,5 +1,5 @@
-//! The wire is ordinary gRPC: a member that is nothing but generated code takes part in a
-//! generation, from either end of a stream, and what it does wrong is named.
+//! The wire is ordinary gRPC: a member made of generated code takes part in a generation, as client
+//! or as server, and its mistakes are named.
 
 use std::net::SocketAddr;
 
@@ -23,17 +23,17 @@ use transport::{Endpoint, Group, Grpc, Peer};
 use crate::stories;
 
 const RUN: &str = "wire";
-/// Shards of two members with a node each, that exchange everything in one hop.
+/// Shards of two members with one node each; they exchange everything in one hop.
 const ONE_HOP: Ranges = [(0, 1), (1, 2)];
-/// Of which the second has two nodes.
+/// Shards of two members, the second with two nodes; they use two hops.
 const TWO_HOPS: Ranges = [(0, 1), (1, 3)];
-/// Not what the members' own chunks are cut to.
+/// Another chunk size than that of the real members.
 const CHUNK: usize = 100_003;
 const QUEUE: usize = 64;
 
 type Ranges = [(u32, u32); 2];
 
-/// Where frames to send are put.
+/// The queue of frames to send.
 type Outbound = mpsc::Sender<Result<Frame, Status>>;
 
 /// A member made of generated code.
@@ -44,7 +44,7 @@ struct Plain {
     inbound: Streaming<Frame>,
 }
 
-/// The generated server: gives each call to whoever waits for it.
+/// The generated server: gives each call to the receiver.
 struct Host(mpsc::Sender<(Outbound, Streaming<Frame>)>);
 
 #[tonic::async_trait]
@@ -140,7 +140,7 @@ impl Plain {
         (&Header { round: stories::train(step), contribution }).into()
     }
 
-    /// The next message, which is the header of a step.
+    /// Receives the next message, which must be the header of a step.
     async fn receive_header(&mut self, step: u64) {
         match self.inbound.message().await.unwrap() {
             Some(Frame { body: Some(Body::Header(header)) }) => assert_eq!(header.step, step),
@@ -148,7 +148,7 @@ impl Plain {
         }
     }
 
-    /// The floats of so many nodes, each from chunks that follow on each other.
+    /// Receives the floats of `nodes` nodes, in consecutive chunks.
     async fn receive(&mut self, length: usize, nodes: usize, is_sum: bool) -> Vec<Vec<f32>> {
         let mut floats = vec![Vec::new(); nodes];
         while floats.iter().any(|floats| floats.len() < length) {
@@ -167,7 +167,7 @@ impl Plain {
         floats
     }
 
-    /// A round as `worker.proto` tells it. Returns the sum.
+    /// A round as `worker.proto` describes it. Returns the sum.
     async fn round(&mut self, step: u64) -> Vec<f32> {
         let (length, other) = (self.plan.length(), 1 - self.me);
         let partials = |member: usize| -> Vec<Vec<f32>> {
@@ -187,7 +187,7 @@ impl Plain {
         for (received, partial) in received.iter().zip(&others) {
             assert!(stories::same_bits(received, &partial[mine.clone()]), "step {step}");
         }
-        // What it comes to when these are added up, in the order of the tree.
+        // The sum of all partials in tree order.
         let shards = self.plan.shards(1).end;
         let mut sum = stories::tree_sum(Node::root(shards), step, length);
         if !one_hop {
@@ -250,7 +250,7 @@ async fn a_generated_server_gets_the_right_bits_and_its_status_is_understood() {
     }
 }
 
-/// What the worker says when rank 1 sends `frames`.
+/// The worker's error when rank 1 sends `frames`.
 async fn verdict(frames: Vec<Frame>) -> Interrupted {
     const LENGTH: usize = 20_000;
     let (mut worker, plain) = plain_client(TWO_HOPS, LENGTH).await;

@@ -1,4 +1,5 @@
-//! Members as processes of their own: started, told lines, listened to with a deadline, killed.
+//! Members as separate processes. A test starts them, sends them lines, reads their lines with a
+//! deadline, and kills them.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -8,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-/// A line of a member's speech begins here, for a test binary says other things too.
+/// The mark before a line of a member, because a test binary prints other lines too.
 pub(crate) const MARK: char = '@';
 
-/// Lines of a member that nobody has listened to yet.
+/// The most lines of a member that wait to be read.
 const UNHEARD_LINES_MAX: usize = 1 << 16;
 
 /// A member's process; killed when dropped.
@@ -58,7 +59,7 @@ impl Member {
         self.process.id()
     }
 
-    /// Kills it at once, as a failing machine would, and leaves a zombie.
+    /// Kills the process at once, as a failing machine would, and leaves a zombie.
     #[allow(dead_code, reason = "the benchmark kills nobody")]
     pub(crate) fn kill(&mut self) {
         self.process.kill().expect("it can be killed");
@@ -72,13 +73,13 @@ impl Drop for Member {
     }
 }
 
-/// Says a line, as a member.
+/// Sends a line from a member to the test.
 pub(crate) fn say(line: &str) {
-    // Whoever started this process may be gone.
+    // The process that started this one may be gone.
     let _gone = writeln!(std::io::stdout(), "{MARK}{line}");
 }
 
-/// The next line that this member is told.
+/// The next line that the test has sent to this member.
 pub(crate) fn listen() -> Option<String> {
     let mut line = String::new();
     let bytes = std::io::stdin().read_line(&mut line).ok()?;

@@ -1,5 +1,5 @@
-//! The state that members hold together in a segment: advanced by all of them as one would do it
-//! alone, and whole at every step, whoever stops in the middle of an update or wakes there.
+//! The state that members share in a segment. All members together advance it as one member would do
+//! alone. It is complete at every step, even if a member stops or wakes in the middle of an update.
 
 use std::{
     sync::{Arc, mpsc},
@@ -16,7 +16,7 @@ use transport::{
     shm::{Abort, Segment, Shm, Takeover},
 };
 
-/// Several parts of a segment, and not a whole number of blocks.
+/// A segment of this length has several parts, and not a whole number of blocks.
 const LENGTH: usize = 40_003;
 
 const RANGES: [(u32, u32); 3] = [(0, 1), (1, 4), (4, 5)];
@@ -30,7 +30,7 @@ fn initial() -> State {
     [0.25, 0.5, 0.75].map(vector)
 }
 
-/// What every member does to a block of the state.
+/// The update of a block of the state.
 fn advance_block(
     sum: &[f32],
     [a, b, c]: [&[f32]; STATE_VECTORS],
@@ -43,7 +43,7 @@ fn advance_block(
     }
 }
 
-/// The states after 0, 1, .. steps, as one would compute them alone.
+/// The states after 0, 1, .. steps, as a single member computes them.
 fn alone(steps: u64) -> Vec<State> {
     let mut states = vec![initial()];
     for step in 0..steps {
@@ -126,7 +126,7 @@ fn all_members_have_the_state_that_one_would_have_alone() {
     });
 }
 
-/// Where the last member stops.
+/// The place at which the last member stops.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Stop {
     BeforeBringingIn,
@@ -135,10 +135,10 @@ enum Stop {
     InUpdate,
 }
 
-/// The step that the last member stops in.
+/// The step in which the last member stops.
 const STOPS_IN: u64 = 3;
 
-/// Advances the state until it is told that the generation is over. Gives what it has then.
+/// Advances the state until the generation has ended. Gives the member's state and its step.
 fn goes_on(mut shm: Shm, states: &[State]) -> (Shm, Option<Arc<dyn StateVectors>>, u64) {
     let mut held = bring_in(&mut shm, &states[0]).ok();
     let mut steps = 0;
@@ -152,7 +152,7 @@ fn goes_on(mut shm: Shm, states: &[State]) -> (Shm, Option<Arc<dyn StateVectors>
     (shm, held, steps)
 }
 
-/// Stands still at a place in a step, and goes on when it is woken.
+/// Stops at a place in a step, and goes on when it is woken.
 fn stops(
     mut shm: Shm,
     states: &[State],
@@ -194,8 +194,8 @@ fn stops(
     advanced
 }
 
-/// The last member stops, and stands still until all others were told that the generation is over, and
-/// have looked at their states; then it wakes, and goes on as if nothing had happened.
+/// The last member stops until all others have seen the end of the generation and read their states.
+/// Then it wakes, and goes on as if nothing had happened.
 fn wakes_later(stop: Stop) {
     let states = &alone(STOPS_IN + 1);
     let mut members = members();
@@ -238,7 +238,7 @@ fn a_member_that_wakes_later_changes_no_state_that_others_have() {
     }
 }
 
-/// Has all members do the same at once.
+/// Calls `act` for all members at once.
 fn together<T: Send>(members: &mut [Shm], act: impl Fn(&mut Shm) -> T + Sync) -> Vec<T> {
     let act = &act;
     thread::scope(|scope| {
@@ -248,7 +248,7 @@ fn together<T: Send>(members: &mut [Shm], act: impl Fn(&mut Shm) -> T + Sync) ->
     })
 }
 
-/// It can be copied in its step and in the next one, until all have contributed to that.
+/// The state can be copied in its step, and in the next step until all have contributed to it.
 #[test]
 fn a_state_is_copied_by_one_that_is_no_member_until_it_is_overwritten() {
     const STEPS: u64 = 3;
@@ -275,7 +275,7 @@ fn a_state_is_copied_by_one_that_is_no_member_until_it_is_overwritten() {
         assert_copied(&takeover, &states[step as usize]);
         last = Some(takeover);
     }
-    // Whoever is gone leaves the state to those who have begun to copy it.
+    // After the members are gone, a takeover that was opened before can still copy the state.
     let takeover = Takeover::open(held[0].place().unwrap().parse().unwrap()).unwrap();
     drop((members, held));
     assert_copied(&takeover, &states[STEPS as usize]);
@@ -288,7 +288,7 @@ fn assert_copied(takeover: &Takeover, expected: &State) {
     assert_same(&copy, expected, "a copy");
 }
 
-/// A state that is kept too long is a mistake of the program, and no state is overwritten by it.
+/// Holding a state too long is a bug of the program. It panics, and no state is overwritten.
 #[test]
 #[should_panic(expected = "a scoped thread panicked")]
 fn a_state_that_is_held_is_not_written_to() {
@@ -299,7 +299,7 @@ fn a_state_that_is_held_is_not_written_to() {
                 let first = bring_in(&mut shm, &states[0]).unwrap();
                 gather(&mut shm, 0).unwrap();
                 let _second = advance(&mut shm).unwrap();
-                // This would hand the first buffer to the others.
+                // This would let the others write to the first buffer.
                 let refused = gather(&mut shm, 1);
                 drop(first);
                 refused.unwrap();
@@ -308,7 +308,7 @@ fn a_state_that_is_held_is_not_written_to() {
     });
 }
 
-/// A generation whose members do not hold the state together has the sum instead.
+/// A single member has no shared state; it has the sum instead.
 #[test]
 fn without_it_there_is_a_sum() {
     let group = Group {

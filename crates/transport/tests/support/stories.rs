@@ -1,6 +1,5 @@
-//! What every all-reduce must do, told on any of them: the sum is bitwise that of the shard
-//! tree, and whatever goes wrong is named. How members find each other is the affair of a
-//! [`Transport`].
+//! Tests that every all-reduce must pass: the sum has the bits of the shard tree's sum, and every
+//! error is named. A [`Transport`] connects the members.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -18,15 +17,15 @@ pub(crate) trait Transport {
     /// The training thread's side.
     type Member: AllReduce + Send;
 
-    /// Runs `member` on a thread each, on connected members of one generation that own
-    /// `ranges` of shards.
+    /// Connects the members of one generation, which own `ranges` of shards, and calls `member` for
+    /// each of them on its own thread.
     fn with_members<T: Send>(
         ranges: &[(u32, u32)],
         length: usize,
         member: impl Fn(Rank, Self::Member) -> T + Sync,
     ) -> Vec<T>;
 
-    /// What ends the generation when called.
+    /// A function that ends the generation.
     fn abort(member: &Self::Member) -> Box<dyn FnOnce() + Send>;
 }
 
@@ -38,10 +37,10 @@ pub(crate) fn shares(ranges: &[(u32, u32)]) -> Vec<Share> {
     ranges.iter().zip(0..).map(share).collect()
 }
 
-/// What all streams bring.
+/// The secret of all streams.
 pub(crate) const SECRET: [u8; 32] = [7; 32];
 
-/// Members that share one memory and have no address of any use.
+/// Members that share memory and have no usable address.
 pub(crate) fn peers(ranges: &[(u32, u32)]) -> Vec<Peer> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let secret = || SECRET.into();
@@ -75,7 +74,7 @@ pub(crate) fn evaluate(step: u64) -> Round {
     Round { step: Step(step), kind: Kind::Evaluate }
 }
 
-/// Fills in the member's partials of a step, and returns what goes with them.
+/// Fills in the member's partials of a step, and returns its contribution.
 pub(crate) fn contribute(
     member: &mut impl AllReduce,
     step: u64,
@@ -160,7 +159,7 @@ pub(crate) fn a_member_that_goes_away_interrupts_the_others_and_is_named<T: Tran
         let contribution = contribute(&mut member, 0, 1000, Control::default());
         member.all_reduce(train(0), &contribution).err()
     });
-    // Whoever notices first goes too, so the other may see either of them go.
+    // The first member to notice the loss ends too, so the other member may see either loss.
     let lost = |error: &Option<Interrupted>| matches!(error, Some(Interrupted::Lost { .. }));
     assert!(lost(&errors[0]) && lost(&errors[1]), "{errors:?}");
 }
@@ -174,7 +173,7 @@ pub(crate) fn an_abort_ends_the_wait_for_a_member_that_never_contributes<T: Tran
         if rank == Rank(1) {
             let abort = receiver.lock().unwrap().recv().unwrap();
             abort();
-            // It stays until the other member has noticed the abort.
+            // This member stays until the other one has noticed the abort.
             let _closed = wait.lock().unwrap().recv();
             drop(member);
         } else {

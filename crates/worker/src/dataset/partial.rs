@@ -1,5 +1,5 @@
-//! A file that arrives in pieces. What has arrived stays on the disk when the connection breaks or
-//! the worker is killed, and the next attempt continues after it.
+//! A file that arrives in pieces. The bytes that have arrived stay on the disk when the connection
+//! breaks or the worker is killed, and the next attempt continues after them.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -11,10 +11,10 @@ use std::{
 use config::FileEntry;
 use tempfile::{NamedTempFile, TempPath};
 
-/// Hexadecimal digits of the file's digest in the name of the partial file.
+/// The number of hexadecimal digits of the file's digest in the name of the partial file.
 const DIGITS: usize = 12;
 
-/// The part of a file that has arrived. It is locked: no other process appends to it.
+/// The part of a file that has arrived. It is locked, so no other process appends to it.
 #[derive(Debug)]
 pub(super) struct Partial {
     file: File,
@@ -24,22 +24,21 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Opens the part that is in `folder`, or begins one. None while another process receives the
-    /// same file.
+    /// Opens the part in `folder`, or creates one. None while another process receives the same file.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system.
     pub(super) fn open(folder: &Path, entry: &FileEntry) -> io::Result<Option<Self>> {
         fs::create_dir_all(folder)?;
         let path = path(folder, entry);
         let file = File::options().create(true).read(true).append(true).open(&path)?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => return Ok(None),
-            // A file system without locks.
+            // An error means a file system without locks.
             Ok(()) | Err(TryLockError::Error(_)) => {}
         }
         let found = file.metadata()?;
-        // Another process may have given it its final name between opening and locking.
+        // Another process may have given the part its final name between opening and locking.
         if !fs::metadata(&path).is_ok_and(|there| there.ino() == found.ino()) {
             return Ok(None);
         }
@@ -51,25 +50,25 @@ impl Partial {
         Ok(Some(Self { file, path, bytes, bytes_max: entry.bytes }))
     }
 
-    /// Takes the part away: the file is there.
+    /// Deletes the part, because the complete file exists.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system.
     pub(super) fn remove(self) -> io::Result<()> {
         fs::remove_file(&self.path)
     }
 
-    /// Where the part is.
+    /// The path of the part.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How much of the file is there.
+    /// The bytes that have arrived.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Whether the file is there as far as its size tells.
+    /// Whether as many bytes have arrived as the file has.
     pub(super) const fn is_complete(&self) -> bool {
         self.bytes == self.bytes_max
     }
@@ -77,20 +76,20 @@ impl Partial {
     /// Appends a piece.
     ///
     /// # Errors
-    /// The file would become longer than it is, or what the system said.
+    /// The part would become longer than the file, or the error of the system.
     pub(super) fn append(&mut self, piece: &[u8]) -> io::Result<()> {
         if piece.len() as u64 > self.bytes_max - self.bytes {
-            return Err(io::Error::other("more bytes came than the file has"));
+            return Err(io::Error::other("more bytes arrived than the file has"));
         }
         self.file.write_all(piece)?;
         self.bytes += piece.len() as u64;
         Ok(())
     }
 
-    /// Gives the file its name, after it was verified. A file that has the name already stays.
+    /// Verifies the file and gives it its name. An existing file of this name is kept.
     ///
     /// # Errors
-    /// The bytes are not those of the file: the part is deleted then. Or what the system said.
+    /// The bytes do not have the file's digest (the part is then deleted), or the error of the system.
     pub(super) fn finish(self, folder: &Path, entry: &FileEntry) -> anyhow::Result<()> {
         if let Err(error) = data::verify(&self.path, entry) {
             fs::remove_file(&self.path)?;
@@ -100,7 +99,7 @@ impl Partial {
         let target = folder.join(&entry.name);
         let file = NamedTempFile::from_parts(self.file, TempPath::try_from_path(self.path)?);
         match disk::put_new(file, &target) {
-            // It was put there meanwhile.
+            // Another process has put the file there meanwhile.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Ok(data::verify(&target, entry)?)
             }
@@ -109,7 +108,7 @@ impl Partial {
     }
 }
 
-/// Where the part of a file is; of another file with the same name, it is elsewhere.
+/// The path of a file's part. It contains the digest, so that files of the same name have different parts.
 fn path(folder: &Path, entry: &FileEntry) -> PathBuf {
     let FileEntry { name, sha256, .. } = entry;
     folder.join(format!(".{name}.{}.part", sha256.get(..DIGITS).unwrap_or_default()))

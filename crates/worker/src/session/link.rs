@@ -1,4 +1,4 @@
-//! The connection to the coordinator, or the attempts to have one again.
+//! The connection to the coordinator, or the attempts to reconnect.
 
 use std::pin::Pin;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::control::Joined;
 
-/// The way to the coordinator.
+/// The state of the connection to the coordinator.
 pub(super) enum Link {
     Up(Box<Joined>),
     /// The attempts to reconnect.

@@ -1,4 +1,4 @@
-//! Whether a worker is in a generation, and how it enters one or takes over a state.
+//! Whether a worker is in a generation, and how it enters one or fetches a state.
 
 use std::{thread, time::Instant};
 
@@ -24,9 +24,9 @@ use crate::{
 
 /// Whether the worker is in a generation.
 pub(super) enum Participation {
-    /// In none.
+    /// In no generation.
     Idle,
-    /// In none, and taking over a state.
+    /// In no generation, and fetching a state.
     Fetching(JoinHandle<Result<(Fetched, Transfer), FetchError>>),
     /// Connecting to the other members.
     Connecting(Connecting),
@@ -42,12 +42,12 @@ pub(super) struct Connecting {
     threads: u32,
     arithmetic: Vec<String>,
     pub(super) task: JoinHandle<Result<Connected>>,
-    /// Takes where this host's segment is, if this member waits for it.
+    /// Gives the place of this host's segment to the member's task, if it waits for the place.
     place: Option<oneshot::Sender<String>>,
 }
 
 impl Session {
-    /// Carries out a message of the coordinator.
+    /// Handles a message of the coordinator.
     pub(super) fn handle(&mut self, message: CoordinatorMsg) -> Result<()> {
         match message {
             CoordinatorMsg::Start(start) => return self.start(&start),
@@ -99,7 +99,7 @@ impl Session {
         let threads = self.threads.unwrap_or_else(|| fair_share(start));
         let group = Group {
             run_id: self.run_id.clone(),
-            // To be shortened, the gradient is needed whole; and a state on a GPU is there already.
+            // With gradient clipping every member needs the whole gradient. A state on GPUs is not shared.
             shares_state: matches!(start.transport(), Transport::Shm | Transport::TwoLevel)
                 && !start.stays_on_gpus
                 && self.config.training.grad_clip.is_none(),
@@ -128,7 +128,7 @@ impl Session {
         Ok(())
     }
 
-    /// Starts the training thread's part in the generation, or has it report why there is none.
+    /// Orders the training thread to train in the generation, or to report why the generation failed.
     pub(super) fn connected(&mut self, result: Result<Connected, String>) {
         let ended = std::mem::replace(&mut self.participation, Participation::Idle);
         let Participation::Connecting(connecting) = ended else { return };
@@ -173,7 +173,7 @@ impl Session {
             let (step, bytes) = (fetched.step, fetched.bytes_sent);
             match bytes {
                 0 => tracing::info!(step, "copied the state from this host's memory"),
-                _ => tracing::info!(step, bytes, "was sent the state"),
+                _ => tracing::info!(step, bytes, "received the state"),
             }
             let transfer = Transfer { bytes, seconds };
             Ok((fetched, transfer))
@@ -182,7 +182,7 @@ impl Session {
         Ok(())
     }
 
-    /// Gives the training thread the state, or has it report why there is none.
+    /// Gives the state to the training thread, or orders it to report why there is no state.
     pub(super) fn fetched(&mut self, result: Result<(Fetched, Transfer), String>) {
         self.participation = Participation::Idle;
         self.bridge.order(match result {
@@ -191,7 +191,7 @@ impl Session {
         });
     }
 
-    /// Has the training thread stop in the middle of a step.
+    /// Stops the training thread in the middle of a step.
     pub(super) fn end_generation(&self) {
         if let Participation::Training(_, abort) = &self.participation {
             abort.abort();
@@ -199,7 +199,7 @@ impl Session {
     }
 }
 
-/// A member as the transports know it.
+/// A member, in the form that the transports use.
 fn peer(member: &Member) -> Result<Peer> {
     let address = member
         .all_reduce_address

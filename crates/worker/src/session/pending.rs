@@ -1,8 +1,8 @@
-//! Reports that the coordinator may not have recorded yet. After a reconnection it is sent those
-//! that it lacks.
+//! Reports that the coordinator may not have recorded yet. After a reconnection the worker sends the
+//! reports that the coordinator lacks.
 //!
-//! A report that was sent is kept for a while too: a coordinator that dies loses what it had not
-//! read.
+//! Sent reports are kept for a while too, because a coordinator that dies loses messages that it has
+//! not read.
 
 use std::collections::VecDeque;
 
@@ -10,14 +10,15 @@ use protocol::wire::{
     EpochReport, RankSeconds, Ready, Recorded, Report, worker_message::Body as WorkerMsg,
 };
 
-/// Reports of epochs that are kept; older ones go.
+/// The most reports of epochs that are kept; older ones are dropped.
 const EPOCHS_MAX: usize = 1024;
 
-/// Reports of steps that are kept although they were sent: more than can be on their way to a
-/// coordinator that does not answer, before it counts as lost.
+/// The most sent reports of steps that are kept: more than can be under way to a silent coordinator
+/// before it counts as lost.
 const SENT_MAX: usize = 256;
 
-/// Reports of steps that wait for a coordinator that is away. Beyond, each two become one.
+/// The most reports of steps that wait while the coordinator is away. If there are more, each two
+/// neighbours are merged.
 const UNSENT_MAX: usize = 512;
 
 /// Reports that wait for the coordinator.
@@ -31,8 +32,8 @@ pub(super) struct PendingReports {
 }
 
 impl PendingReports {
-    /// Keeps the report of an epoch. That of the epoch before no longer needs the counts of all
-    /// epochs: the newest has them.
+    /// Keeps the report of an epoch. The previous report then drops its counts of all epochs, because
+    /// the newest report has them.
     pub(super) fn keep_epoch(&mut self, report: &EpochReport) {
         if let Some(newest) = self.epochs.back_mut() {
             if newest.epoch >= report.epoch {
@@ -44,7 +45,7 @@ impl PendingReports {
         drop_oldest(&mut self.epochs, EPOCHS_MAX);
     }
 
-    /// Keeps the report of some steps, which is or is not sent right now.
+    /// Keeps the report of some steps. `is_sent` tells whether it is sent now.
     pub(super) fn keep_steps(&mut self, report: &Report, is_sent: bool) {
         if is_sent {
             self.sent.push_back(report.clone());
@@ -61,14 +62,14 @@ impl PendingReports {
         }
     }
 
-    /// The reports that a coordinator which has `recorded` so much lacks, in the order of their
+    /// The reports that the coordinator lacks, after it has `recorded` so much, in the order of their
     /// steps. They count as sent from now on.
     pub(super) fn lacking(&mut self, recorded: &Recorded) -> Vec<WorkerMsg> {
         self.sent.extend(self.unsent.drain(..));
         let last = (recorded.generation, recorded.step);
         self.sent.retain(|report| (report.generation, report.step) > last);
         self.epochs.retain(|report| report.epoch > recorded.epoch);
-        // An epoch's last steps come before the epoch.
+        // The report of an epoch comes after those of its last steps.
         let steps = self.sent.iter().map(|r| ((r.step, 0), WorkerMsg::Report(r.clone())));
         let epochs = self.epochs.iter().map(|r| ((r.step, 1), WorkerMsg::EpochReport(r.clone())));
         let mut lacking: Vec<_> = steps.chain(epochs).collect();
@@ -83,7 +84,7 @@ fn drop_oldest<T>(reports: &mut VecDeque<T>, max: usize) {
     reports.drain(..surplus);
 }
 
-/// Two reports of steps that follow on each other, as one.
+/// Merges two reports of consecutive steps.
 fn merged(one: &Report, other: &Report) -> Report {
     let examples = one.examples + other.examples;
     let share = |report: &Report| report.examples as f64 / examples.max(1) as f64;
@@ -131,7 +132,7 @@ mod tests {
         EpochReport { epoch, step: 10 * epoch, examples_by_epoch, ..EpochReport::default() }
     }
 
-    /// The steps of the reports, those of epochs as negative numbers.
+    /// The steps of the reports; negative for reports of epochs.
     fn places(said: &[WorkerMsg]) -> Vec<i64> {
         let place = |said: &WorkerMsg| match said {
             WorkerMsg::Report(report) => report.step.cast_signed(),
@@ -150,7 +151,7 @@ mod tests {
         [1, 2].iter().for_each(|number| pending.keep_epoch(&epoch(*number)));
         let recorded = Recorded { epoch: 0, generation: 1, step: 5 };
         assert_eq!(places(&pending.lacking(&recorded)), [10, -10, 15, 20, -20, 25]);
-        // It may have died again without having read them.
+        // The coordinator may have died again before it read them.
         let recorded = Recorded { epoch: 1, generation: 1, step: 15 };
         assert_eq!(places(&pending.lacking(&recorded)), [20, -20, 25]);
         let recorded = Recorded { epoch: 2, generation: 2, step: 1 };

@@ -1,5 +1,5 @@
-//! A lost connection to the coordinator: training goes on, reports are kept, and the worker
-//! reconnects and sends them.
+//! After a lost connection to the coordinator, training goes on and reports are kept. The worker
+//! reconnects and then sends the reports.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,12 +17,12 @@ use crate::{
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Session {
-    /// Sends a message, if there is a connection. One whose queue stays full counts as lost.
+    /// Sends a message, if there is a connection. A connection whose queue is full counts as lost.
     pub(super) fn send(&mut self, body: WorkerMsg) {
         if let Link::Up(joined) = &self.link
             && !joined.send(body)
         {
-            self.lose_link("it takes nothing in");
+            self.lose_link("it does not receive messages");
         }
     }
 
@@ -44,7 +44,7 @@ impl Session {
         )));
     }
 
-    /// Uses a new connection, over which the reports that the coordinator lacks are sent first.
+    /// Uses a new connection. The reports that the coordinator lacks are sent first.
     pub(super) async fn regain_link(&mut self, mut joined: Box<Joined>) -> Result<()> {
         if joined.config()? != self.config {
             bail!("the coordinator came back with another configuration: start this worker again");
@@ -56,7 +56,7 @@ impl Session {
         self.identity.rank = rank.or(self.identity.rank);
         let recorded = joined.welcome.recorded.unwrap_or_default();
         let mut lacking = self.pending.lacking(&recorded);
-        // Last: it may end the run.
+        // Sent last, because this report may end the run.
         if let (Participation::Idle, Some(ready)) =
             (&self.participation, self.pending.ready.clone())
         {
@@ -71,12 +71,12 @@ impl Session {
             anyhow::Ok(())
         });
         if !matches!(delivered.await, Ok(Ok(()))) {
-            self.lose_link("it takes nothing in");
+            self.lose_link("it does not receive messages");
         }
         Ok(())
     }
 
-    /// Pauses with the other members and saves the state, since no coordinator came back.
+    /// Pauses with the other members and saves the state, because no coordinator came back.
     pub(super) async fn save_alone(&mut self) {
         self.bridge.shared.request(Control::PAUSE);
         let saved = async {

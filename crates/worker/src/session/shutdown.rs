@@ -1,5 +1,5 @@
-//! The end of a worker: its training thread finishes its work, the last checkpoint is stored, and
-//! the coordinator is told if either failed.
+//! The end of a worker: its training thread finishes its work, and the last checkpoint is stored. If
+//! either fails, the worker tells the coordinator.
 
 use anyhow::{Result, anyhow};
 use process::signals::{self, Stop};
@@ -21,8 +21,8 @@ pub(super) enum Shutdown {
 }
 
 impl Shutdown {
-    /// The exit code: 0 only where the run has ended, so that whoever takes this worker away knows
-    /// that another one is wanted; else by convention 128 plus the signal's number.
+    /// The exit code. It is 0 only if the run has ended, so that a scheduler that stops this worker knows
+    /// that the run still needs a worker. Otherwise it is, by convention, 128 plus the signal's number.
     fn exit_code(self) -> u8 {
         match self {
             Self::RunEnded => 0,
@@ -32,7 +32,7 @@ impl Shutdown {
 }
 
 impl Session {
-    /// Finishes what is left to do. Returns the exit code.
+    /// Finishes the remaining work. Returns the exit code.
     pub(super) async fn shut_down(self, ended: Result<Shutdown>) -> Result<u8> {
         self.end_generation();
         if let Ok(shutdown @ Shutdown::SignalledTwice(_)) = ended {
@@ -66,8 +66,7 @@ impl Session {
     }
 }
 
-/// Tells the coordinator what could not be finished, and waits until it closes the stream, or for
-/// a signal.
+/// Reports the failure to the coordinator, and waits until it closes the stream or a signal comes.
 async fn report_failure(link: Link, message: String, signals: &mut mpsc::Receiver<Stop>) {
     let Link::Up(mut joined) = link else { return };
     if joined.send(WorkerMsg::Failed(Failed { message, state_intact: true, recurs: false })) {

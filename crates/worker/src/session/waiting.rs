@@ -1,4 +1,4 @@
-//! What a worker waits for, logged at growing intervals.
+//! Logs at growing intervals what a worker waits for.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{Session, link::Link, participation::Participation};
 /// How long a wait lasts before it is logged; the time doubles with each line.
 const LOGGED_AFTER: Duration = Duration::from_secs(5);
 
-/// What is waited for, since when.
+/// The current wait, with its begin.
 #[derive(Debug)]
 pub(super) struct Wait {
     what: Option<&'static str>,
@@ -24,21 +24,21 @@ impl Default for Wait {
 }
 
 impl Wait {
-    /// Notes what is waited for now, if anything is.
+    /// Notes what the worker waits for now; none if it does not wait.
     pub(super) fn enter(&mut self, what: Option<&'static str>) {
         if self.what != what {
             *self = Self { what, ..Self::default() };
         }
     }
 
-    /// Waits until the next line is due. Returns what is waited for, and for how long.
+    /// Waits until the next log line is due. Returns what the worker waits for, and for how long.
     pub(super) async fn due(&mut self) -> (&'static str, Duration) {
         let Some(what) = self.what else { return std::future::pending().await };
         sleep_until(self.begun + self.logged_after).await;
         (what, self.next())
     }
 
-    /// The time after which this line is due; the next one is due after twice that time.
+    /// The time after which this line is due; the next line is due after twice this time.
     fn next(&mut self) -> Duration {
         let waited = self.logged_after;
         self.logged_after *= 2;

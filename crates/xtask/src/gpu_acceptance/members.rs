@@ -68,7 +68,7 @@ fn over_nccl(scene: &Scene, report: &mut Report, reference: &str) -> anyhow::Res
     const WHAT: &str = "one worker over NCCL";
     let worker = format!("{ON_GPU} --insecure");
     let mut fleet = start(scene, "--collective nccl --insecure", &[&worker])?;
-    match (fleet.completed(BOUND), fleet.complaint("nccl is out of the question")) {
+    match (fleet.completed(BOUND), fleet.complaint("nccl is not possible")) {
         (Ok(found), _) => {
             let verdict = Verdict::of(found.digest == reference);
             report.note(WHAT, verdict, &found.digest, reference);
