@@ -33,7 +33,7 @@ pub trait HostMemory: Send + Sync {
     /// The address of its first byte.
     fn address(&self) -> usize;
 
-    /// How many bytes there are.
+    /// The number of bytes.
     fn bytes(&self) -> usize;
 }
 

@@ -13,7 +13,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// For a flat vector of `length` floats and a run of `shards` shards.
+    /// The all-reduce for a flat vector of `length` floats and a run of `shards` shards.
     ///
     /// # Errors
     /// [`plan::PlanError`] when there are no shards.

@@ -138,7 +138,7 @@ pub(crate) fn divide(range: Range<usize>, parts: usize, index: usize) -> Range<u
     cut(index)..cut(index + 1)
 }
 
-/// Where an addition takes a term from.
+/// The source of a term in an addition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Term {
     /// The partial of the given node with this index.

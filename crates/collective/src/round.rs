@@ -260,7 +260,7 @@ pub enum Interrupted {
         rank: Rank,
         /// The round that did not finish.
         round: Round,
-        /// What was wrong.
+        /// The violation of the protocol.
         reason: String,
     },
     /// A library or the system failed on this host while gradients were moved.

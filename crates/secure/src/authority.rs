@@ -59,7 +59,7 @@ pub enum AuthorityError {
     Exists(PathBuf),
     /// A file that the authority has not written has the name of a file to write.
     #[error(
-        "{} is there already and `certs issue` has not made it, so it stays: move it away, or \
+        "{} is there already and was not made by `certs issue`, so it stays: move it away, or \
          make another CA in another --dir",
         .0.display()
     )]

@@ -138,8 +138,8 @@ impl Security {
     #[must_use]
     pub fn warning(&self) -> Option<&'static str> {
         (self.insecure && self.missing().is_some()).then_some(
-            "--insecure: listen and connect beyond loopback without TLS and token: whoever \
-             reaches this machine can join the run, and read and change what is sent",
+            "--insecure: listen and connect beyond loopback without TLS and token: anybody who \
+             reaches this machine can join the run, and read and change the data sent",
         )
     }
 

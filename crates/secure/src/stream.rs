@@ -22,7 +22,7 @@ pub struct Stream<S>(Layer<S>);
 
 #[derive(Debug)]
 enum Layer<S> {
-    /// `untried` until the first bytes have come: they tell whether the peer speaks TLS.
+    /// `untried` is set until the first bytes have arrived, which show whether the peer speaks TLS.
     Plain {
         socket: S,
         untried: Option<Side>,

@@ -58,7 +58,7 @@ pub enum TokenError {
         path.display(), certs(&["init", "--help"])
     )]
     Unreadable {
-        /// What it was read for.
+        /// The kind of the token.
         kind: TokenKind,
         /// The file.
         path: PathBuf,
@@ -71,7 +71,7 @@ pub enum TokenError {
         path.display(), LENGTH.start(), LENGTH.end()
     )]
     Malformed {
-        /// What it was read for.
+        /// The kind of the token.
         kind: TokenKind,
         /// The file.
         path: PathBuf,

@@ -42,7 +42,7 @@ enum Home {
     },
 }
 
-const NOT_FETCHED: &str = "the state is on a device, and nobody has fetched it";
+const NOT_FETCHED: &str = "the state is on a device, and was not fetched";
 
 impl fmt::Debug for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,7 +84,7 @@ impl Replica {
     /// The state.
     ///
     /// # Panics
-    /// Where it is not [at hand](Self::is_at_hand).
+    /// If the state is not [at hand](Self::is_at_hand).
     #[must_use]
     pub fn view(&self) -> StateView<'_> {
         match &self.home {

@@ -40,7 +40,7 @@ const MEMBERS: [u32; 2] = [2, 4];
 /// Members that share memory in the bench of two levels; they act as one host.
 const TWO_LEVEL_NEIGHBOURS: u32 = 2;
 
-const UNTOLD: &str = "nobody told where the others are";
+const UNTOLD: &str = "the places of the other members did not arrive";
 
 /// Floats of a small vector, of the default model's gradient, and of a large one: 4 KB,
 /// 3.9 MB, 67 MB.
@@ -98,7 +98,7 @@ fn start(transport: &str, members: u32, length: usize) -> Outcome<String> {
         let numbers = [rank.to_string(), members.to_string(), length.to_string()];
         group.push(Member::start(command.args(["member", transport]).args(numbers)));
     }
-    let silent = || format!("a member over {transport} said nothing; is it a known transport?");
+    let silent = || format!("a member over {transport} sent nothing; is it a known transport?");
     let heard = |member: &Member, word| member.recv(word, DEADLINE).ok_or_else(silent);
     let places: Vec<String> =
         group.iter().map(|member| heard(member, "place")).collect::<Result<_, _>>()?;

@@ -168,7 +168,7 @@ impl World {
 }
 
 /// # Safety
-/// As CUDA has it.
+/// As for the CUDA function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaGetErrorString(status: c_int) -> *const c_char {
     let text = if status == LAUNCH_FAILURE {
@@ -180,7 +180,7 @@ pub unsafe extern "C" fn cudaGetErrorString(status: c_int) -> *const c_char {
 }
 
 /// # Safety
-/// As CUDA has it.
+/// As for the CUDA function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaSetDevice(device: c_int) -> c_int {
     GPU.set(device);
@@ -188,7 +188,7 @@ pub unsafe extern "C" fn cudaSetDevice(device: c_int) -> c_int {
 }
 
 /// # Safety
-/// As CUDA has it.
+/// As for the CUDA function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaStreamCreateWithFlags(
     stream: *mut *mut c_void,
@@ -203,7 +203,7 @@ pub unsafe extern "C" fn cudaStreamCreateWithFlags(
 }
 
 /// # Safety
-/// As CUDA has it.
+/// As for the CUDA function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaStreamQuery(stream: *mut c_void) -> c_int {
     let mut world = world();
@@ -220,7 +220,7 @@ pub unsafe extern "C" fn cudaStreamQuery(stream: *mut c_void) -> c_int {
 }
 
 /// # Safety
-/// As CUDA has it.
+/// As for the CUDA function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaStreamDestroy(stream: *mut c_void) -> c_int {
     let mut world = world();
@@ -232,7 +232,7 @@ pub unsafe extern "C" fn cudaStreamDestroy(stream: *mut c_void) -> c_int {
 }
 
 /// # Safety
-/// As CUDA has it.
+/// As for the CUDA function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaMalloc(place: *mut *mut c_void, bytes: usize) -> c_int {
     // SAFETY: the caller's place for the address.
@@ -241,7 +241,7 @@ pub unsafe extern "C" fn cudaMalloc(place: *mut *mut c_void, bytes: usize) -> c_
 }
 
 /// # Safety
-/// As CUDA has it.
+/// As for the CUDA function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaFree(place: *mut c_void) -> c_int {
     let mut world = world();
@@ -254,7 +254,7 @@ pub unsafe extern "C" fn cudaFree(place: *mut c_void) -> c_int {
 }
 
 /// # Safety
-/// As CUDA has it.
+/// As for the CUDA function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaHostAlloc(
     place: *mut *mut c_void,
@@ -266,7 +266,7 @@ pub unsafe extern "C" fn cudaHostAlloc(
 }
 
 /// # Safety
-/// As CUDA has it.
+/// As for the CUDA function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaFreeHost(place: *mut c_void) -> c_int {
     // SAFETY: as for this function.
@@ -274,7 +274,7 @@ pub unsafe extern "C" fn cudaFreeHost(place: *mut c_void) -> c_int {
 }
 
 /// # Safety
-/// As CUDA has it.
+/// As for the CUDA function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudaMemcpyAsync(
     to: *mut c_void,
@@ -291,14 +291,14 @@ pub unsafe extern "C" fn cudaMemcpyAsync(
 }
 
 /// # Safety
-/// As NCCL has it.
+/// As for the NCCL function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclGetErrorString(_status: c_int) -> *const c_char {
     c"invalid usage".as_ptr()
 }
 
 /// # Safety
-/// As NCCL has it.
+/// As for the NCCL function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclGetUniqueId(id: *mut Id) -> c_int {
     let mut world = world();
@@ -311,7 +311,7 @@ pub unsafe extern "C" fn ncclGetUniqueId(id: *mut Id) -> c_int {
 }
 
 /// # Safety
-/// As NCCL has it.
+/// As for the NCCL function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommInitRankConfig(
     place: *mut *mut c_void,
@@ -336,7 +336,7 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
 }
 
 /// # Safety
-/// As NCCL has it.
+/// As for the NCCL function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommGetAsyncError(handle: *mut c_void, status: *mut c_int) -> c_int {
     let mut world = world();
@@ -347,7 +347,7 @@ pub unsafe extern "C" fn ncclCommGetAsyncError(handle: *mut c_void, status: *mut
 }
 
 /// # Safety
-/// As NCCL has it.
+/// As for the NCCL function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclGroupStart() -> c_int {
     GROUP.with_borrow_mut(Vec::clear);
@@ -355,7 +355,7 @@ pub unsafe extern "C" fn ncclGroupStart() -> c_int {
 }
 
 /// # Safety
-/// As NCCL has it.
+/// As for the NCCL function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclGroupEnd() -> c_int {
     let mut world = world();
@@ -377,7 +377,7 @@ pub unsafe extern "C" fn ncclGroupEnd() -> c_int {
 }
 
 /// # Safety
-/// As NCCL has it.
+/// As for the NCCL function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclSend(
     place: *const c_void,
@@ -395,7 +395,7 @@ pub unsafe extern "C" fn ncclSend(
 }
 
 /// # Safety
-/// As NCCL has it.
+/// As for the NCCL function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclRecv(
     place: *mut c_void,
@@ -413,7 +413,7 @@ pub unsafe extern "C" fn ncclRecv(
 }
 
 /// # Safety
-/// As NCCL has it.
+/// As for the NCCL function of this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommAbort(communicator: *mut c_void) -> c_int {
     let found = world().communicators.remove(&(communicator as usize));

@@ -72,7 +72,7 @@ async fn donate(length: usize) -> Outcome<()> {
 fn measure(runtime: &runtime::Runtime, length: usize) -> Outcome<()> {
     let mut donor = Command::new(env::current_exe()?);
     let donor = Member::start(donor.args(["donor", &length.to_string()]));
-    let address = donor.recv("place", DEADLINE).ok_or("the donor said nothing")?;
+    let address = donor.recv("place", DEADLINE).ok_or("the donor sent nothing")?;
     let (address, security) = (address.parse()?, Security::default());
     let (secret, memory_domain) = (SECRET.into(), String::new());
     let source = Source { address, secret, security, memory_domain };

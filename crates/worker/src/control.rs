@@ -257,7 +257,7 @@ impl Route {
             socket.connect(coordinator).await?;
             anyhow::Ok(socket.local_addr()?.ip())
         };
-        found.await.with_context(|| format!("cannot tell this host's address on the way to {url}"))
+        found.await.with_context(|| format!("cannot find this host's address on the way to {url}"))
     }
 }
 

@@ -128,7 +128,7 @@ pub(crate) fn fingerprint(device: Device) -> Result<Fingerprint> {
         Device::Cpu => ("cpu".to_owned(), blas::deterministic().to_string()),
         Device::Cuda(index) => {
             let gpu = cuda::name(index).with_context(|| {
-                format!("cannot tell which GPU cuda:{index} is; use another --device")
+                format!("cannot read the name of the GPU cuda:{index}; use another --device")
             })?;
             ("cuda".to_owned(), gpu)
         }

@@ -2,7 +2,7 @@
 
 use manual::{Entry, Reference};
 
-/// In the order of the help.
+/// The environment variables, in the order of the help.
 const VARIABLES: [Entry; 12] = [
     Entry {
         name: "LOCKSTEP_DATA_DIR",

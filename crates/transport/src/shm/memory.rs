@@ -80,12 +80,12 @@ pub(super) struct Buffer {
     _memory: Arc<Memory>,
 }
 
-// SAFETY: the floats are reached by way of `&self` or `&mut self` only, as those of a `Vec`.
+// SAFETY: the floats are accessed only through `&self` or `&mut self`, as those of a `Vec`.
 unsafe impl Send for Vectors {}
 // SAFETY: as above.
 unsafe impl Sync for Vectors {}
 
-// SAFETY: the floats are reached by way of `&self` or `&mut self` only, as those of a `Vec`.
+// SAFETY: the floats are accessed only through `&self` or `&mut self`, as those of a `Vec`.
 unsafe impl Send for Buffer {}
 // SAFETY: as above.
 unsafe impl Sync for Buffer {}

@@ -43,7 +43,7 @@ impl Session {
         let allowed = if stores { DRAIN_TIMEOUT + STORE_TIMEOUT } else { DRAIN_TIMEOUT };
         let unfinished = tokio::select! {
             finished = timeout(allowed, bridge.finish()) => finished.unwrap_or_else(|_| {
-                tracing::warn!("the training thread did not come to an end");
+                tracing::warn!("the training thread did not end in time");
                 None
             }),
             Some(stop) = signals.recv() => {
