@@ -79,7 +79,7 @@ pub enum Mistake {
     Mean(String),
     /// One example changes the terms of another.
     #[error(
-        "the {0} of two examples together is not the sum of their single ones: one example must not change \
+        "the {0} of two examples together is not the sum over the single examples: one example must not change \
          the result of another, as with batch statistics (use layer or group norm) or with a term \
          that is added once a batch (multiply it by the number of examples)"
     )]
