@@ -205,8 +205,9 @@ fn open(path: &Path) -> Result<(Header, Box<dyn Read>), ImagesError> {
 fn ended(path: &Path, mut reader: impl Read) -> Result<(), ImagesError> {
     match reader.read(&mut [0]).map_err(ImagesError::io("read", path))? {
         0 => Ok(()),
-        _ => {
-            Err(ImagesError::file(path, "it goes on after the last element that its header announces"))
-        }
+        _ => Err(ImagesError::file(
+            path,
+            "it goes on after the last element that its header announces",
+        )),
     }
 }

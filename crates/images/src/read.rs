@@ -188,7 +188,9 @@ mod tests {
         let unpaired = error(images(), idx(4, &[]));
         assert_eq!(
             unpaired,
-            format!("{name}: 60 bytes and 4 labels do not match images of 3 x 4 grey: each has 12 bytes")
+            format!(
+                "{name}: 60 bytes and 4 labels do not match images of 3 x 4 grey: each has 12 bytes"
+            )
         );
         assert!(error(idx(5, &[4, 4]), idx(5, &[])).contains("images of 4 x 4 grey to learn from"));
         assert!(error(b"text".to_vec(), idx(5, &[])).contains("not an IDX file"));

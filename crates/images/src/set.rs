@@ -273,7 +273,10 @@ mod tests {
         let line =
             |shape, pixels, labels| Images::new(shape, pixels, labels).unwrap_err().to_string();
         let wrong = line(shape, vec![0; 35], vec![]);
-        assert_eq!(wrong, "35 bytes and 0 labels do not match images of 2 x 3 RGB: each has 18 bytes");
+        assert_eq!(
+            wrong,
+            "35 bytes and 0 labels do not match images of 2 x 3 RGB: each has 18 bytes"
+        );
         assert!(line(shape, vec![0; 36], vec![1]).contains("36 bytes and 1 labels"));
         assert!(line(Shape { channels: 2, ..shape }, vec![], vec![]).contains("2 x 3"));
         assert!(Images::new(SHAPE, vec![], vec![]).unwrap().is_empty());

@@ -344,7 +344,10 @@ fn what_is_no_source_is_said_and_the_next_is_asked() {
     complete(root.path());
     set.files[0].sources.truncate(1);
     let reason = reason(&fetcher(NO_NPM), &only(set, 0));
-    assert!(reason.contains("the source \"ftp://host/x\" does not begin with https://"), "{reason}");
+    assert!(
+        reason.contains("the source \"ftp://host/x\" does not begin with https://"),
+        "{reason}"
+    );
 }
 
 #[test]
