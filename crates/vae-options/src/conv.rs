@@ -138,7 +138,7 @@ impl Levels {
         convolutions + last + dense + variance
     }
 
-    /// The least numbers that a step keeps for an image, and for each of its latents, until the
+    /// The fewest numbers that a step keeps for an image, and for each of its latents, until the
     /// gradient is computed.
     pub(crate) fn kept(&self, hidden_dim: u32) -> (u64, u64) {
         let encoder: u64 = self.below.iter().map(Level::numbers).sum();
