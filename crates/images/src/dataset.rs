@@ -121,7 +121,7 @@ pub fn describe_images(dataset: &Dataset, images: &Splits<Images>) -> Vec<String
     let mut lines = vec![
         format!("{}: {kind}", manifest.name),
         format!("  images   {} to learn from, {} to test with", manifest.train, manifest.test),
-        format!("  shape    {shape}: {} numbers of a byte each", shape.bytes()),
+        format!("  shape    {shape}: {} numbers of one byte each", shape.bytes()),
     ];
     lines.extend(labels(images));
     lines.push(format!("  digest   {}", digest(manifest)));

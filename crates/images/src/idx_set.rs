@@ -65,7 +65,7 @@ pub(crate) fn find(folder: &Path) -> Result<Option<Files>, ImagesError> {
             Some(first) if Some(path.as_path()) == with_gz(first).as_deref() => {}
             Some(first) => {
                 let what = format!(
-                    "is there beside {}, and it is not clear which one is meant: take one away",
+                    "exists beside {}, and it is not clear which one is meant: remove one",
                     first.display()
                 );
                 return Err(ImagesError::file(path, what));
@@ -91,8 +91,8 @@ impl IdxSet {
         if let (Some(images), true) =
             (&test.images, train.labels.is_some() != test.labels.is_some())
         {
-            let what = "only one of the two parts of this set has labels: add the others, or take \
-                        them away";
+            let what = "only one of the two parts of this set has labels: add the others, or \
+                        remove them";
             return Err(ImagesError::file(images, what));
         }
         Ok(Self { files, shape, counts })

@@ -4,7 +4,7 @@
 //! memory and the file may be larger than memory. A mapped file must not be changed while a run
 //! reads it. The data set's folder obeys this: whole files are renamed into place once. If somebody truncates
 //! a mapped file during a run, the run ends.
-#![allow(unsafe_code, reason = "a mapping is only as constant as the file")]
+#![allow(unsafe_code, reason = "a mapping changes if its file changes")]
 
 use std::{
     fs::File,

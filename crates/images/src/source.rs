@@ -80,7 +80,7 @@ pub fn open(path: &Path, options: &Options) -> Result<Source, ImagesError> {
     } else if ["npy", "npz"].contains(&ending.as_str()) {
         Kind::Arrays(Arrays::open(path)?)
     } else {
-        let what = "no set of images: name a folder of pictures or of IDX files, or a .npy or .npz \
+        let what = "not a set of images: name a folder of pictures or of IDX files, or a .npy or .npz \
                     file";
         return Err(ImagesError::file(path, what));
     };

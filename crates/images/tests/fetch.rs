@@ -1,6 +1,6 @@
 //! Fashion-MNIST, fetched with Debian's package manager.
 
-#![allow(clippy::print_stdout, reason = "what is not tested is to be known")]
+#![allow(clippy::print_stdout, reason = "reports a skipped test")]
 
 use std::{env, fs, process::Command};
 

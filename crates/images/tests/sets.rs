@@ -228,7 +228,7 @@ fn what_is_wrong_is_one_line_that_names_the_file() {
     fs::write(at("long.npy"), npy("<i8", "(1, 1, 1)", &300_i64.to_le_bytes())).unwrap();
     assert!(line(&at("long.npy")).contains("number 0 is not a pixel"), "{}", line(&at("long.npy")));
     fs::write(at("text.txt"), "hello").unwrap();
-    assert!(line(&at("text.txt")).contains("text.txt: no set of images"));
+    assert!(line(&at("text.txt")).contains("text.txt: not a set of images"));
     assert!(line(&at("gone")).contains("cannot read"));
     // A set that could not be packed leaves nothing behind.
     let place = tempfile::tempdir().unwrap();

@@ -75,7 +75,8 @@ impl Trained {
     /// Reads a checkpoint file, or the newest one of a run directory.
     pub(crate) fn open(place: &Path) -> Result<Self> {
         let (path, Checkpoint { metadata, tensors, sha256 }) = find(place)?;
-        let foreign = || format!("{} is not of a variational autoencoder", path.display());
+        let foreign =
+            || format!("{} is not the checkpoint of a variational autoencoder", path.display());
         let mut configuration =
             serde_json::from_str(&metadata.configuration).with_context(foreign)?;
         vae_options::upgrade(&mut configuration, images::named::mnist);
@@ -322,7 +323,9 @@ fn instead_of_latest(place: &Path) -> Option<PathBuf> {
     }
     let run = checkpoint::newest_run(place.parent()?)?;
     let (shown, latest) = (run.display(), place.display());
-    output::complain(&format!("{latest} has no checkpoint: taking {shown}, the newest that has"));
+    output::complain(&format!(
+        "{latest} has no checkpoint: taking {shown}, the newest run that has one"
+    ));
     Some(run)
 }
 

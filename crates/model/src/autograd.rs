@@ -198,7 +198,7 @@ where
         let terms = self.forward(parameters, inputs)?;
         // libtorch would end the process otherwise.
         if !terms[0].requires_grad() {
-            let reason = "a loss that does not depend on the parameters in a way with a derivative";
+            let reason = "a loss that does not depend on the parameters, or has no derivative";
             return Err(ModelError::Objective(reason.into()));
         }
         attempt(|| {
@@ -375,7 +375,7 @@ fn check(variables: &[(String, Tensor)]) -> Result<(), ModelError> {
     for (name, tensor) in variables {
         if !tensor.requires_grad() {
             return Err(ModelError::Module(format!(
-                "{name} is not trained, as the running statistics of batch norm: each worker would \
+                "{name} is not trained, like the running statistics of batch norm: each worker would \
                  have its own; use group norm or layer norm, and keep constants out of the path"
             )));
         }

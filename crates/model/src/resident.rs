@@ -209,6 +209,6 @@ pub struct WholeStep<'a, D> {
 pub struct Finished {
     /// The sums over all examples, along the shard tree.
     pub sums: Sums,
-    /// The norm of the gradient's sum, where it was wanted.
+    /// The norm of the gradient's sum, if it was wanted.
     pub norm: Option<f64>,
 }

@@ -55,7 +55,7 @@ pub struct VaeOptions {
     #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Color::Auto))]
     #[serde(default)]
     pub color: Color,
-    /// The shape of the data set's images, where it is not that of MNIST.
+    /// The shape of the data set's images, if it differs from MNIST's.
     #[cfg_attr(feature = "clap", arg(skip = MNIST_IMAGE))]
     #[serde(default = "mnist_image", skip_serializing_if = "is_mnist_image")]
     pub image: ImageShape,

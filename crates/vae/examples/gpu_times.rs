@@ -5,7 +5,7 @@
 //! a step alone. `kernels` are its parts, timed by events that make the step slower. Bytes are those of one
 //! step.
 
-#![allow(clippy::print_stdout, reason = "its output is the figures")]
+#![allow(clippy::print_stdout, reason = "prints the measurements")]
 
 use std::{env, error::Error, time::Instant};
 

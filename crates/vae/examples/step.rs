@@ -5,7 +5,7 @@
 //! vectors of the same sizes, on one thread, and adds the fastest time of each. The rest of the gradient's time is
 //! elementwise work and waiting for memory.
 
-#![allow(clippy::print_stdout, reason = "its output is the table")]
+#![allow(clippy::print_stdout, reason = "prints the measurements")]
 
 use std::{env, error::Error, sync::Arc, time::Instant};
 

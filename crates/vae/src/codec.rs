@@ -31,7 +31,7 @@ pub trait Codec: Model<Data = Images> + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// As [`Model::gradient`]; so do the other methods.
+    /// As [`Model::gradient`]. The same holds for the other methods.
     fn encode(
         &mut self,
         parameters: &[f32],

@@ -18,7 +18,7 @@ pub struct VaeTask;
 
 /// The images do not have the shape that the options say.
 #[derive(Clone, Debug, Error)]
-#[error("the images of {name} are {found}, and the run's options say {expected}")]
+#[error("the images of {name} are {found}, but the run's options say {expected}")]
 struct OtherShape {
     name: String,
     found: Shape,
@@ -28,8 +28,8 @@ struct OtherShape {
 /// The device does not support bf16.
 #[derive(Clone, Copy, Debug, Error)]
 #[error(
-    "the run computes with --precision bf16, which is for CPUs so far: give this worker --device \
-     cpu, or begin a new run with --precision f32"
+    "the run computes with --precision bf16, which only CPUs support: start this worker with \
+     --device cpu, or begin a new run with --precision f32"
 )]
 struct NoBf16;
 

@@ -150,8 +150,8 @@ fn log_likelihood(
     let meaning = match (trained.options.likelihood, is_binary(trained)) {
         (Likelihood::Bernoulli, true) => "log-likelihood of binary pixels",
         (Likelihood::Bernoulli, false) => {
-            "bound of minus the cross-entropy with grey pixels: no likelihood, and not to be \
-             compared with those of binary pixels"
+            "a bound on minus the cross-entropy with grey pixels: not a likelihood, and not \
+             comparable with that of binary pixels"
         }
         (Likelihood::Gaussian, _) => "log density of pixels from 0 to 1",
     };

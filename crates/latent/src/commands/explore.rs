@@ -78,7 +78,7 @@ fn check_size(trained: &Trained, count: usize) -> Result<()> {
     );
     ensure!(
         count <= most,
-        "{count} images are too many for a page in a browser: take {most} at the most by --count {most}"
+        "{count} images are too many for a page in a browser: take at most {most} with --count {most}"
     );
     Ok(())
 }

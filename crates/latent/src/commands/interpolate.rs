@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// Where to begin: a class (its first test image), test:INDEX, or a PNG or JPEG file
     #[arg(long, value_name = "WHAT", allow_negative_numbers = true)]
     from: ImageRef,
-    /// Where to end
+    /// Where to end, in the same forms
     #[arg(long, value_name = "WHAT", allow_negative_numbers = true)]
     to: ImageRef,
     /// Images on the way, both ends included

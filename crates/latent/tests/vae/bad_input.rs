@@ -48,7 +48,7 @@ fn a_checkpoint_of_another_model() {
     folder.create().unwrap();
     folder.write(&metadata, &[]).unwrap();
     let message = place.refused("sample --checkpoint run");
-    assert!(message.contains("is not of a variational autoencoder"), "{message}");
+    assert!(message.contains("is not the checkpoint of a variational autoencoder"), "{message}");
 }
 
 #[test]

@@ -164,7 +164,7 @@ impl DeviceMemory for Buffer<f32> {
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
-        // See `Context::drop`. The driver waits for what still uses the memory.
+        // See `Context::drop`. The driver waits for work that still uses the memory.
         let _failed = self.context.enter();
         let _failed = call!(self.context.driver, memory_free(self.place as Handle));
     }
