@@ -250,7 +250,7 @@ async function start() {
     const text = Array.from(state.z).join(",");
     try {
       await navigator.clipboard.writeText(`${text}\n`);
-      $("said").textContent = "Copied: saved as z.csv, this is for vae decode --input z.csv.";
+      $("said").textContent = "Copied. Save it as z.csv for vae decode --input z.csv.";
     } catch {
       $("said").textContent = text;
     }
@@ -271,5 +271,5 @@ async function start() {
 }
 
 start().catch((error) => {
-  $("model").textContent = `This page cannot be shown: ${error.message}. It takes a browser from 2023 or later.`;
+  $("model").textContent = `This page cannot be shown: ${error.message}. It needs a browser from 2023 or later.`;
 });
