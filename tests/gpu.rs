@@ -190,7 +190,7 @@ fn a_gpu_is_left_alone_where_the_run_is_not_for_it() {
     }
     for (run, reason) in [
         ("--precision bf16", "the run's options are for CPUs"),
-        ("--architecture conv", "this libtorch is for CPUs alone"),
+        ("--architecture conv", "this libtorch is for CPUs only"),
     ] {
         let place = Place::new();
         let flags = format!("{COMMON} {PLAIN} --workers 1 {run}");

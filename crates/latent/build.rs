@@ -1,4 +1,4 @@
-//! Lets the program find libtorch.
+//! Links the program with libtorch.
 
 fn main() {
     lockstep_build::link();

@@ -1,4 +1,4 @@
-//! Lets this crate's tests and examples find libtorch.
+//! Links this crate's tests and examples with libtorch.
 
 fn main() {
     lockstep_build::link();

@@ -1,4 +1,4 @@
-//! Lets this crate's tests and examples find libtorch, and embeds the kernels for GPUs where they
+//! Links this crate's tests and examples with libtorch, and embeds the kernels for GPUs if they
 //! were compiled (`cargo xtask kernels`).
 
 #![allow(clippy::print_stdout, reason = "a build script talks to cargo by printing")]
@@ -13,15 +13,15 @@ fn main() -> io::Result<()> {
     embed()
 }
 
-/// Writes `kernels.rs`: machine code by compute capability, and PTX. Both are empty where `cargo xtask
-/// kernels` was not run for these sources; then programs compile them at the first start.
+/// Writes `kernels.rs`: machine code by compute capability, and PTX. Both are empty if `cargo xtask
+/// kernels` was not run for these sources; programs then compile the kernels at the first start.
 fn embed() -> io::Result<()> {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let (sources, compiled) = (here.join("src/cuda"), here.join("kernels"));
     for folder in [&sources, &compiled] {
         println!("cargo:rerun-if-changed={}", folder.display());
     }
-    // Those of other sources are in folders of other names.
+    // Kernels of other sources are in folders of other names.
     let folder = compiled.join(lockstep_build::sources_hash(&sources)?);
     let (mut cubins, mut ptx) = (String::new(), "None".to_owned());
     for (name, path) in listed(&folder)? {
@@ -40,7 +40,7 @@ fn embed() -> io::Result<()> {
     fs::write(out.join("kernels.rs"), text)
 }
 
-/// The files of a folder by name, in order; none where there is no folder.
+/// The names and paths of the files in a folder, in order; empty if there is no folder.
 fn listed(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     if !folder.is_dir() {
         return Ok(Vec::new());

@@ -1,29 +1,30 @@
-//! Some examples of a set, as a model wants them.
+//! A batch: some examples of a data set, by index.
 //!
-//! A batch is borrowed indices; nothing is copied until a model asks. It does not know how the indices were chosen, or
-//! what an example is.
+//! A batch borrows its indices and copies nothing; the model reads the examples that it needs. This file does not
+//! know how the indices were chosen, or what an example is.
 
 use crate::{Domain, Stream};
 
-/// Keeps the draws of test examples apart from those of training examples; no set is that large.
+/// The bit that marks a test example in the key of its draws, so that they differ from those of the training example
+/// of the same index. No data set has so many examples.
 const TEST_MARK: u32 = 1 << 31;
 
-/// Examples by index: an index stands for the same example on every worker, always.
+/// Examples by index. An index stands for the same example on every worker, at any time.
 pub trait Dataset: Send + Sync + 'static {
-    /// How many examples; indices are below it.
+    /// The number of examples; every index is below it.
     fn count(&self) -> u32;
 }
 
 /// The two parts of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Splits<D> {
-    /// To learn from.
+    /// The examples to train on.
     pub train: D,
-    /// To evaluate on.
+    /// The examples to evaluate on.
     pub test: D,
 }
 
-/// When an example is looked at. What is drawn for it then is keyed by the run's seed, the visit and the example.
+/// The occasion on which an example is read. Draws for an example are keyed by the run's seed, the visit and its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Visit {
     seed: u64,
@@ -32,33 +33,33 @@ pub struct Visit {
 }
 
 impl Visit {
-    /// In an epoch of training, counted from 0.
+    /// A visit in an epoch of training; epochs count from 0.
     #[must_use]
     pub const fn train(seed: u64, epoch: u64) -> Self {
         Self { seed, epoch, mark: 0 }
     }
 
-    /// In an evaluation: the draws of all evaluations are the same, so that these can be compared.
+    /// A visit in an evaluation. All evaluations use the same draws, so their results can be compared.
     #[must_use]
     pub const fn test(seed: u64) -> Self {
         Self { seed, epoch: 0, mark: TEST_MARK }
     }
 
-    /// The draws of one example: they do not depend on the batch that it is in.
+    /// The random stream of one example. It does not depend on the batch that holds the example.
     #[must_use]
     pub fn stream(&self, example: u32) -> Stream {
         Stream::new(self.seed, Domain::Visit, self.epoch, example | self.mark)
     }
 }
 
-/// Examples by their indices.
+/// Some examples of a data set, by their indices.
 #[derive(Debug)]
 pub struct Batch<'a, D> {
-    /// The set.
+    /// The data set.
     pub data: &'a D,
-    /// Into the set; each below its count.
+    /// Indices of examples in the data set; each is below its count.
     pub indices: &'a [u32],
-    /// When they are looked at.
+    /// The occasion on which the examples are read.
     pub visit: Visit,
 }
 
@@ -71,24 +72,24 @@ impl<D> Clone for Batch<'_, D> {
 impl<D> Copy for Batch<'_, D> {}
 
 impl<'a, D> Batch<'a, D> {
-    /// Examples that are looked at outside of a run: nothing is drawn for them.
+    /// A batch that is read outside of a run, where no random numbers are drawn for the examples.
     pub const fn of(data: &'a D, indices: &'a [u32]) -> Self {
         Self { data, indices, visit: Visit::test(0) }
     }
 }
 
 impl<D> Batch<'_, D> {
-    /// How many examples.
+    /// The number of examples.
     pub fn len(&self) -> usize {
         self.indices.len()
     }
 
-    /// Whether there are none: a trailing shard of an epoch's last step.
+    /// Whether the batch has no examples, as a trailing shard of an epoch's last step may have none.
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
     }
 
-    /// The sum of the indices, for the ledger.
+    /// The sum of the indices. The ledger uses it to check that every example was counted.
     pub fn index_sum(&self) -> u64 {
         self.indices.iter().map(|index| u64::from(*index)).sum()
     }

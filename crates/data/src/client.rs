@@ -1,5 +1,5 @@
-//! The ordinary clients of package registries, run as programs: each in a temporary folder of its
-//! own, for a bounded time, and ended with this program. What they download is not known here.
+//! Runs the package managers (npm, apt-get) as child processes: each in its own temporary folder and with a time
+//! limit. They are killed when this program ends. This file does not know what they download.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 
 use crate::download::Tell;
 
-/// How much of a program's own words go into an error: its first lines say what is wrong.
+/// The characters of a program's output that go into an error. The first lines say what is wrong.
 const OUTPUT_CHARS_MAX: usize = 400;
-/// The first part of a file that those words are taken from.
+/// The bytes of an output file that are read for the error.
 const OUTPUT_BYTES_MAX: u64 = 16 << 10;
 const POLL: Duration = Duration::from_millis(20);
-/// Time between two lines that say that it still runs.
+/// Time between two progress lines about a program that is still running.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How to call a program.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
-    /// The program, and arguments that come before all others.
+    /// The program, and the arguments that come before all others.
     pub(crate) command: Vec<OsString>,
     /// How long it may take before it is killed.
     pub(crate) wait: Duration,
@@ -33,15 +33,15 @@ impl Client {
         Self { command: vec![program.into()], wait }
     }
 
-    /// Runs the program in `place` to its end; gives the file that it printed to.
+    /// Runs the program in `place` to its end, and returns the path of the file with its standard output.
     pub(crate) fn run(
         &self,
         arguments: &[impl AsRef<OsStr>],
         place: &Path,
         tell: Tell<'_>,
     ) -> Result<PathBuf, String> {
-        // Into files, not pipes: nothing has to be read while it runs, and no grandchild can hold a
-        // pipe open.
+        // The output goes to files, not to pipes: nothing has to read it while the program runs, and a grandchild
+        // process cannot hold a pipe open.
         let outputs = ["stdout", "stderr"].map(|name| place.join(name));
         let (program, wait) = (self.command[0].display(), self.wait);
         let child = self.start(arguments, place, &outputs).map_err(|error| match error.kind() {
@@ -52,7 +52,7 @@ impl Client {
         let ended = wait_at_most(child, wait, &name, tell).map_err(|error| error.to_string())?;
         let Some(status) = ended else {
             let said = said(&outputs);
-            return Err(format!("killed, for it took longer than {} s{said}", wait.as_secs_f32()));
+            return Err(format!("killed after more than {} s{said}", wait.as_secs_f32()));
         };
         if !status.success() {
             return Err(format!("{status}{}", said(&outputs)));
@@ -78,21 +78,21 @@ impl Client {
     }
 }
 
-/// The children that run now.
+/// The child processes that are running now.
 static RUNNING: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
 fn running() -> MutexGuard<'static, Vec<Child>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Kills what was started here, for a program that is about to end.
+/// Kills the child processes, for a program that is about to end.
 pub(crate) fn kill_children() {
     for mut child in running().drain(..) {
         let _ended_by_itself = child.kill().and_then(|()| child.wait());
     }
 }
 
-/// Waits for the end of a child; kills it at the bound, which is then `None`.
+/// Waits for a child to end. At the time limit the child is killed, and the result is `None`.
 fn wait_at_most(
     child: Child,
     wait: Duration,
@@ -128,7 +128,7 @@ fn wait_at_most(
     }
 }
 
-/// What was printed in `place`, on one line and after a colon; nothing where nothing was.
+/// What the program in `place` printed, on one line after a colon; an empty text if it printed nothing.
 pub(crate) fn printed(place: &Path) -> String {
     said(&["stdout", "stderr"].map(|name| place.join(name)))
 }
@@ -137,7 +137,7 @@ fn said(outputs: &[PathBuf; 2]) -> String {
     let mut text = Vec::new();
     for path in outputs.iter().rev() {
         if let Ok(file) = File::open(path) {
-            // What cannot be read is not said.
+            // Output that cannot be read is left out.
             let _ = file.take(OUTPUT_BYTES_MAX).read_to_end(&mut text);
             text.push(b' ');
         }
@@ -148,7 +148,7 @@ fn said(outputs: &[PathBuf; 2]) -> String {
     if line.is_empty() { line } else { format!(": {line}") }
 }
 
-/// The only file in a folder whose name ends so.
+/// A file in the folder with this extension.
 pub(crate) fn find(place: &Path, ending: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(place).ok()?;
     let mut paths = entries.flatten().map(|entry| entry.path());

@@ -1,7 +1,7 @@
-//! Examples as columns of plain numbers, of which a model by autograd makes tensors.
+//! Examples as columns of plain numbers, from which an autograd model makes tensors.
 //!
-//! A data set of one's own implements [`Collate`]; [`Columns`] and [`Text`] are two that are ready. Nothing here knows
-//! tensors or files.
+//! A user's own data set implements [`Collate`]; [`Columns`] and [`Text`] are two implementations that exist already.
+//! This file knows neither tensors nor files.
 
 use std::{ops::Range, sync::Arc};
 
@@ -12,25 +12,25 @@ use crate::{Batch, Dataset, Splits};
 /// The same part of several examples, one example after the other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
-    /// Its dimensions; the first counts the examples.
+    /// The dimensions; the first is the number of examples.
     pub shape: Vec<usize>,
-    /// Its numbers, row-major.
+    /// The numbers, row-major.
     pub values: Values,
 }
 
 /// The numbers of a column.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
-    /// Bytes, as pixels and characters are.
+    /// Bytes, such as pixels or characters.
     Bytes(Vec<u8>),
-    /// Integers, as labels are.
+    /// Integers, such as labels.
     Integers(Vec<i64>),
     /// Numbers in single precision.
     Floats(Vec<f32>),
 }
 
 impl Values {
-    /// How many.
+    /// The number of values.
     #[must_use]
     pub const fn len(&self) -> usize {
         match self {
@@ -40,13 +40,13 @@ impl Values {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no values.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The rows of these indices, of so many numbers each.
+    /// The rows at these indices; a row has `width` numbers.
     fn rows(&self, width: usize, indices: &[u32]) -> Self {
         fn gather<T: Copy>(values: &[T], width: usize, indices: &[u32]) -> Vec<T> {
             let row = |index: &u32| &values[*index as usize * width..][..width];
@@ -61,10 +61,10 @@ impl Values {
 }
 
 impl Column {
-    /// A column of these dimensions, the first of which counts the examples.
+    /// A column of these dimensions; the first is the number of examples.
     ///
     /// # Panics
-    /// If the shape is not that of the values.
+    /// If the product of the dimensions is not the number of values.
     #[must_use]
     pub fn new(shape: impl Into<Vec<usize>>, values: Values) -> Self {
         let shape = shape.into();
@@ -73,27 +73,27 @@ impl Column {
         Self { shape, values }
     }
 
-    /// Numbers in one example.
+    /// The numbers of one example.
     fn width(&self) -> usize {
         self.shape[1..].iter().product()
     }
 }
 
-/// A data set whose examples can be put together in columns.
+/// A data set whose examples can be collected into columns.
 pub trait Collate: Dataset + Sized {
-    /// The batch's examples, in its order: always the same number of columns. What is drawn for an example, as for
-    /// augmentation, comes from the stream of [`Batch::visit`] and the example's index.
+    /// The batch's examples, in its order. The number of columns is always the same. Random draws for an example, for
+    /// augmentation for instance, come from the stream of [`Batch::visit`] and the example's index.
     fn collate(batch: &Batch<'_, Self>) -> Vec<Column>;
 }
 
-/// A data set in memory: columns with a row for each example.
+/// A data set in memory: columns with one row per example.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Columns {
     count: u32,
     columns: Vec<Column>,
 }
 
-/// Columns that are no data set.
+/// The columns do not form a data set.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("columns need the same number of examples, at least one; these have {counts:?}")]
 pub struct UnequalColumns {
@@ -102,10 +102,10 @@ pub struct UnequalColumns {
 }
 
 impl Columns {
-    /// A table of these columns.
+    /// A data set of these columns.
     ///
     /// # Errors
-    /// Where there are none, or they have different numbers of examples.
+    /// If there are no columns, if they have no examples, or if their numbers of examples differ.
     pub fn new(columns: Vec<Column>) -> Result<Self, UnequalColumns> {
         let counts: Vec<usize> = columns.iter().map(|column| column.shape[0]).collect();
         let same = counts.windows(2).all(|pair| pair[0] == pair[1]);
@@ -134,19 +134,19 @@ impl Collate for Columns {
     }
 }
 
-/// A text as examples: pieces of the same number of bytes, each overlapping the next by one, so that every byte but the
-/// first is once the one to be foretold.
+/// A text as examples: pieces of equal length, where each piece overlaps the next by one byte. So every byte of the
+/// pieces, except the first of all, is predicted exactly once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     bytes: Arc<[u8]>,
-    /// The bytes of the pieces in the whole text.
+    /// The range of the pieces, counted in the whole text, that belong to this part.
     pieces: Range<usize>,
     length: usize,
 }
 
 impl Text {
-    /// The pieces that a text of so many bytes has, to learn from and to evaluate on: the last `1 / held_out` of them
-    /// are the test.
+    /// The numbers of training and of test pieces in a text of `bytes` bytes. The last `1 / held_out` of the pieces are
+    /// the test part.
     #[must_use]
     pub const fn counts(bytes: u64, length: u32, held_out: u32) -> (u32, u32) {
         let pieces = bytes.saturating_sub(1) / length as u64;
@@ -155,7 +155,7 @@ impl Text {
         (pieces - test, test)
     }
 
-    /// The two parts of a text; an example is `length + 1` bytes.
+    /// The training and the test part of a text; an example has `length + 1` bytes.
     ///
     /// # Panics
     /// If `length` or `held_out` is zero.

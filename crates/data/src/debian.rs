@@ -1,7 +1,7 @@
-//! Files of a package of Debian.
+//! Files from a Debian package.
 //!
-//! `apt-get download` asks the registries that this machine names, checks what they sign, and
-//! installs nothing; `dpkg-deb` turns the package into a tar.
+//! `apt-get download` asks the package sources that this machine is configured with, checks their signatures, and
+//! installs nothing. `dpkg-deb` turns the package into a tar archive.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,9 +10,9 @@ use std::path::Path;
 use crate::client::{self, Client};
 use crate::download::Tell;
 
-/// A package that goes on beyond this when it is unpacked is another one than was meant.
+/// The most bytes that are unpacked. No package with a data set is larger.
 const UNPACKED_BYTES_MAX: u64 = 4 << 30;
-/// Limits apt's own requests: where no server answers, apt says so before it would be killed.
+/// Limits for apt's own requests, so that apt reports a silent server before it is killed.
 const REQUEST_FLAGS: [&str; 6] = [
     "-o",
     "Acquire::http::Timeout=30",
@@ -22,12 +22,12 @@ const REQUEST_FLAGS: [&str; 6] = [
     "Acquire::Retries=1",
 ];
 
-/// As a person would type it.
+/// The command as a person would type it.
 pub(crate) fn name(package: &str) -> String {
     format!("apt-get download {package}")
 }
 
-/// Downloads the package in `place`; gives its archive, whose entries begin with `./`.
+/// Downloads the package to `place` and returns its archive, whose entries begin with `./`.
 pub(crate) fn download(
     [apt, dpkg]: [&Client; 2],
     package: &str,

@@ -1,27 +1,26 @@
-//! One answer of a mirror, with a bound on every wait and a word on how it goes.
+//! One download from a mirror, with a bound on every wait and lines about the progress.
 //!
-//! The request runs on a thread of its own, whose pieces come through a channel: so no state of the
-//! network, of a proxy or of the TLS layer can hold up the caller for longer than the bounds. A
-//! thread that is left behind ends by the request's own time limit. What the bytes are is not known
-//! here.
+//! The request runs on its own thread and sends the body through a channel, piece by piece. So no state of the network,
+//! of a proxy or of the TLS layer can block the caller for longer than the bounds. A thread whose caller has given up
+//! ends at the time limit of its request. This file does not know what the bytes are.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Where lines about the progress go; they are for a person.
+/// Receives lines about the progress, written for a person.
 pub type Tell<'a> = &'a dyn Fn(&str);
 
 /// Bytes of a piece.
 const PIECE_BYTES: usize = 64 << 10;
-/// Pieces that wait to be read.
+/// The most pieces that wait in the channel.
 const PIECES: usize = 16;
 
 /// How long each step may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// From the call to the answer: name, connection, proxy, TLS, request.
+    /// From the call to the start of the answer: name lookup, connection, proxy, TLS, request.
     pub(crate) answer: Duration,
     /// Between two pieces.
     pub(crate) silence: Duration,
@@ -39,7 +38,7 @@ pub(crate) enum NoAnswer {
 }
 
 enum Piece {
-    /// The answer has begun, and will have so many bytes if it says so.
+    /// The answer has begun; its length in bytes, if the server tells it.
     Begun(Option<u64>),
     Bytes(Vec<u8>),
     /// The answer is complete.
@@ -65,7 +64,7 @@ struct Progress<'a> {
     total: Option<u64>,
 }
 
-/// Asks for `url`, and gives the answer's body, of at most `limit` bytes.
+/// Requests `url` and returns the body of the answer, of at most `limit` bytes.
 pub(crate) fn get<'a>(
     agent: &ureq::Agent,
     url: &str,
@@ -106,7 +105,7 @@ pub(crate) fn get<'a>(
     }
 }
 
-/// The proxy on the way to `url`, without the name and password that its address may hold.
+/// The proxy that requests to `url` go through, without the name and password that its address may hold.
 fn proxy(agent: &ureq::Agent, url: &str) -> Option<String> {
     let proxy = agent.config().proxy()?;
     let direct = url.parse().is_ok_and(|uri| proxy.is_no_proxy(&uri));
@@ -122,7 +121,7 @@ fn hint(proxy: Option<&str>) -> String {
     })
 }
 
-/// The thread's work: it ends early when nobody takes the pieces any more.
+/// The work of the thread. It ends early when the receiver is gone.
 fn ask(agent: &ureq::Agent, url: &str, limit: u64, sender: &SyncSender<Piece>) {
     let begun = Instant::now();
     let response = match agent.get(url).call() {
@@ -161,7 +160,7 @@ fn ask(agent: &ureq::Agent, url: &str, limit: u64, sender: &SyncSender<Piece>) {
     }
 }
 
-/// The next piece, within `bound`; meanwhile people are told now and then.
+/// The next piece, within `bound`. Progress lines are sent while it waits.
 fn wait(
     pieces: &Receiver<Piece>,
     bound: Duration,
@@ -179,7 +178,7 @@ fn wait(
 }
 
 impl Progress<'_> {
-    /// Says how far it is, unless that was said a moment ago.
+    /// Sends a line about the progress, unless the last one is more recent than `interval`.
     fn tell(&mut self, interval: Duration) {
         if self.told.elapsed() < interval {
             return;
@@ -193,7 +192,7 @@ impl Progress<'_> {
     }
 }
 
-/// Bytes as people read them, of so many if that is known, and their rate.
+/// The bytes received, the total if it is known, and the rate, as text for a person.
 fn amount(bytes: u64, total: Option<u64>, seconds: f64) -> String {
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     let of = total.map_or(String::new(), |total| format!(" of {:.1}", megabytes(total)));

@@ -1,4 +1,4 @@
-//! Everything that can be wrong with the data set, each with what a person needs to act on it.
+//! Everything that can go wrong with a data set. Each error has the fields that a person needs to act on it.
 
 use std::fmt;
 use std::io;
@@ -7,13 +7,13 @@ use std::path::PathBuf;
 /// Why the data set could not be fetched, stored or loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// A file is not there.
+    /// A file is missing.
     #[error("{} is missing; fetch it while online, or put the raw (unzipped) file there by hand", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
     },
-    /// A file is there but is not the data set's. It may be of another data set, so it is never replaced.
+    /// A file exists, but its content is not the data set's. It may belong to another data set; it is never replaced.
     #[error(
         "{} is {damage}; it may be of another data set and stays as it is: name another folder with --data-dir, or move \
          the file away to have the data set's fetched",
@@ -25,52 +25,52 @@ pub enum DataError {
         /// What is wrong with it.
         damage: Damage,
     },
-    /// What a source sent is not the data set's file. Nothing was stored.
-    #[error("what was received as {name} is {damage}")]
+    /// A source sent something else than the data set's file. Nothing was stored.
+    #[error("the file received as {name} is {damage}")]
     Received {
         /// The name of the file.
         name: String,
         /// What is wrong with it.
         damage: Damage,
     },
-    /// A source broke off. Nothing was stored.
+    /// The transfer from a source ended early. Nothing was stored.
     #[error("receiving {name} failed after {bytes} bytes: {source}")]
     Interrupted {
         /// The name of the file.
         name: String,
-        /// Bytes (unzipped) that had been received.
+        /// Bytes that had been received, after unzipping.
         bytes: u64,
-        /// What the reader said.
+        /// The error of the reader.
         source: io::Error,
     },
-    /// The operating system refused.
+    /// The operating system reported an error.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
         /// What was attempted, as a verb.
         action: &'static str,
-        /// On which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A name that no file of the data set has.
+    /// The data set has no file of this name.
     #[error("the data set has no file {name:?}, only {}", files.join(", "))]
     NoSuchFile {
         /// The name that was asked for.
         name: String,
-        /// The names that there are.
+        /// The names of the data set's files.
         files: Vec<String>,
     },
-    /// No source had what was wanted.
+    /// No source had the missing files.
     #[error(
         "could not fetch {} into {}: {}; put the raw (unzipped) files there by hand, or name a folder \
          that has them in LOCKSTEP_DATA_DIR",
         names.join(", "), directory.display(), Attempts(attempts)
     )]
     Unavailable {
-        /// The files that are still wanted.
+        /// The files that are still missing.
         names: Vec<String>,
-        /// Where they belong.
+        /// The folder they belong in.
         directory: PathBuf,
         /// Every source tried, in order.
         attempts: Vec<Attempt>,
@@ -80,7 +80,7 @@ pub enum DataError {
 /// How bytes differ from the data set's file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
-    /// Fewer bytes.
+    /// The file is too short.
     #[error("truncated ({expected} bytes expected, {found} found)")]
     Truncated {
         /// The size of the data set's file in bytes.
@@ -88,15 +88,15 @@ pub enum Damage {
         /// The size found.
         found: u64,
     },
-    /// More bytes.
+    /// The file is too long.
     #[error("too long ({expected} bytes expected, at least {found} found)")]
     TooLong {
         /// The size of the data set's file in bytes.
         expected: u64,
-        /// The size found, or as far as it was looked at.
+        /// The size found, or the part of it that was read.
         found: u64,
     },
-    /// As many bytes, but others.
+    /// The size is right, the content is not.
     #[error("not the data set's file (sha256 {expected} expected, {found} found)")]
     Digest {
         /// The SHA-256 of the data set's file in hex.
@@ -104,20 +104,20 @@ pub enum Damage {
         /// The SHA-256 found.
         found: String,
     },
-    /// A folder, a pipe or a device.
+    /// It is a folder, a pipe or a device.
     #[error("not a regular file")]
     NotAFile,
-    /// A link whose target is missing.
+    /// It is a link whose target is missing.
     #[error("a link to nothing")]
     Dangling,
 }
 
-/// A source which was tried in vain.
+/// A source that was tried without success.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// An address, or a command.
     pub source: String,
-    /// Why it did not help.
+    /// Why it failed.
     pub reason: String,
 }
 

@@ -1,9 +1,7 @@
-//! Getting a data set's files: those that are missing, from the sources that its manifest names, in
-//! their order.
+//! Fetches the missing files of a data set from the sources that its manifest names, in their order.
 //!
-//! Every source is bounded in time and size and none is trusted: what it gives is kept only if it
-//! has the manifest's digest. Any number of processes may fetch into one folder. It does not parse
-//! anything.
+//! Every source is bounded in time and size, and no source is trusted: a file is kept only if it has the manifest's
+//! digest. Several processes may fetch into one folder at the same time. This file does not parse the data.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -22,33 +20,32 @@ use crate::{Attempt, DataError, Files, debian, npm};
 #[cfg(test)]
 mod tests;
 
-/// A mirror that does not take a connection by now is as good as absent.
+/// A mirror that has not accepted a connection by then counts as absent.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
-/// What a download keeps to: a person learns within seconds that nobody answers.
+/// The bounds of a download. They are short, so that a person learns within seconds that a mirror is silent.
 const BOUNDS: Bounds = Bounds {
     answer: Duration::from_secs(10),
     silence: Duration::from_secs(15),
     tell: Duration::from_secs(3),
 };
-/// A file of 10 MB is there by now, even over a slow line.
+/// The time limit of a request: enough for a file of 10 MB over a slow line.
 const REQUEST_WAIT: Duration = Duration::from_secs(600);
-/// A larger file has so much longer.
+/// A larger file gets more time, at this rate.
 const SLOW_BYTES_PER_SECOND: u64 = 100_000;
-/// As for a mirror, for a package of some ten MB.
+/// The time limit of a package manager, for a package of some ten MB.
 const PACKAGE_WAIT: Duration = Duration::from_secs(120);
 const REDIRECTS_MAX: u32 = 4;
-/// gzip begins with these.
+/// The first bytes of every gzip file.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Sees to it that `directory` holds all files of the data set, verified, but for those that lie
-/// elsewhere on this machine and are used there. Where it does already nothing happens; what is
-/// missing is fetched, unless `offline`; `tell` is given lines for a person then: what comes from
-/// where, how far it is, and what did not help. A file that is there and is another one stays, and
-/// is an error before anything is fetched.
+/// Makes `directory` hold all files of the data set, verified. Files that the manifest finds elsewhere on this machine
+/// are used there. If all files are present, nothing happens; otherwise the missing ones are fetched, unless `offline`
+/// is set. `tell` receives lines for a person: what is fetched from where, the progress, and which sources failed. A
+/// file that is present with other content stays, and is an error before anything is fetched.
 ///
 /// # Errors
-/// The first file that is another one, or offline the first that is missing. Online: every source
-/// tried and why it did not help, and what to do by hand; or what the disk said.
+/// The first file with other content; offline, the first missing file. Online: every source tried, why it failed and
+/// what to do by hand, or the error of the disk.
 pub fn ensure(
     directory: &Path,
     manifest: &Manifest,
@@ -63,7 +60,7 @@ pub fn ensure(
         .timeout_resolve(Some(CONNECT_WAIT))
         .timeout_connect(Some(CONNECT_WAIT))
         .timeout_global(Some(REQUEST_WAIT + longer))
-        // The files are gzipped themselves; a second layer would only be a second way to fail.
+        // The files are gzipped already; a second compression is only a second thing that can fail.
         .accept_encoding("identity")
         .build();
     let fetcher = Fetcher {
@@ -76,7 +73,7 @@ pub fn ensure(
     fetcher.ensure(directory, manifest, offline, tell)
 }
 
-/// Ends the programs that are fetching, for a process that is about to end.
+/// Kills the package managers that are running, for a process that is about to end.
 pub fn end_children() {
     client::kill_children();
 }
@@ -91,13 +88,13 @@ struct Fetcher {
 
 /// Why a mirror did not give a file.
 enum Refusal {
-    /// The mirror answered, but not with this file: it may still have the others.
+    /// The mirror answered, but not with this file. It may still have the other files.
     File(String),
-    /// The mirror does not answer, or breaks off: not worth asking again.
+    /// The mirror does not answer, or its transfers end early. It is not asked again.
     Mirror(String),
 }
 
-/// One fetching: what is still wanted, and what was tried.
+/// One run of fetching: the files that are still missing, and the sources that were tried.
 struct Round<'a> {
     directory: &'a Path,
     wanted: Vec<FileEntry>,
@@ -117,7 +114,7 @@ impl Fetcher {
     ) -> Result<Files, DataError> {
         let files = Files::new(directory, manifest);
         let wanted = files.missing()?;
-        // A file that lies elsewhere on this machine cannot be fetched from there.
+        // A file from elsewhere on this machine cannot be fetched.
         if let Some(file) =
             wanted.iter().find(|file| offline || file.sources.is_empty() || files.is_local(file))
         {
@@ -147,7 +144,7 @@ impl Fetcher {
         Err(DataError::Unavailable { names, directory: directory.into(), attempts })
     }
 
-    /// Asks each wanted file's source of that number; what it does not give stays wanted.
+    /// Asks source number `round` of each missing file. Files that it does not provide stay in `wanted`.
     fn ask(&self, state: &mut Round<'_>, round: usize) -> Result<(), DataError> {
         // Each package is downloaded once, for all its files.
         let mut packages: Vec<(Package, Vec<(FileEntry, String)>)> = Vec::new();
@@ -209,7 +206,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// The outer error is the disk's, where no other source would help.
+    /// Downloads one file. The outer error is the disk's, where no other source would help.
     fn download(
         &self,
         url: &str,
@@ -217,8 +214,7 @@ impl Fetcher {
         file: &FileEntry,
         tell: Tell<'_>,
     ) -> Result<Result<(), Refusal>, DataError> {
-        // gzip never makes anything much larger, so nobody needs to send more than the raw size and
-        // a header.
+        // gzip output is never much larger than its input, so the raw size plus some overhead is always enough.
         let limit = file.bytes.saturating_add(file.bytes / 8 + 4096);
         let body = match download::get(&self.agent, url, limit, self.bounds, tell) {
             Ok(body) => body,
@@ -240,7 +236,7 @@ impl Fetcher {
         }
     }
 
-    /// Stores what a package has of the files; the others stay wanted.
+    /// Stores the files that a package has; the others stay in `wanted`.
     fn ask_package(
         &self,
         state: &mut Round<'_>,
@@ -283,7 +279,7 @@ impl Fetcher {
 
 impl Round<'_> {
     fn failed(&mut self, source: String, reason: String) {
-        // A package is tried for several files at once, and a source that is none is met by each.
+        // One package is tried for several files, and an invalid source is met once per file: it is listed once.
         let attempt = Attempt { source, reason };
         if !self.attempts.contains(&attempt) {
             self.attempts.push(attempt);
@@ -291,8 +287,8 @@ impl Round<'_> {
     }
 }
 
-/// Stores the entries that are wanted, and takes them from `files`; gives what was wrong first.
-/// `skipped` components of an entry's path do not count. The error is the disk's.
+/// Stores the archive's entries that are listed in `files` and removes them from the list. Returns the first thing that
+/// was wrong. The first `skipped` components of an entry's path are ignored. The error is the disk's.
 fn unpack<R: Read>(
     mut archive: tar::Archive<R>,
     skipped: usize,
@@ -341,7 +337,7 @@ fn unpack<R: Read>(
     Ok(wrong)
 }
 
-/// Unzips what is gzipped, if it is to be; some servers unzip on the way.
+/// Unzips the body if the file is gzipped at the source. Some servers send it unzipped; then it stays as it is.
 fn unzipped<'a>(mut body: impl Read + 'a, is_gzipped: bool) -> io::Result<Box<dyn Read + 'a>> {
     if !is_gzipped {
         return Ok(Box::new(body));

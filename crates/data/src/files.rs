@@ -1,9 +1,8 @@
-//! A data set's files on this host.
+//! The files of a data set on this host.
 //!
-//! A file lies in the data set's folder, or where a `file:///` source of the manifest says, and is
-//! then used in place. A file that is there and is another one stays as it is, and is an error. How
-//! missing files are fetched is not known here; see `fetch.rs`, and the worker, which asks the
-//! coordinator.
+//! A file is in the data set's folder, or at the path of a `file:///` source in the manifest, where it is used in
+//! place. A file with other content than the manifest's stays as it is, and is an error. This file does not know how
+//! missing files are fetched: see `fetch.rs`, and the worker, which asks the coordinator.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +10,7 @@ use config::{FileEntry, Manifest};
 
 use crate::{DataError, source, store};
 
-/// Where the files of a data set are.
+/// The places of a data set's files.
 #[derive(Clone, Debug)]
 pub struct Files {
     folder: PathBuf,
@@ -25,10 +24,10 @@ impl Files {
         Self { folder: folder.into(), manifest: manifest.clone() }
     }
 
-    /// The files of a data set that must be complete: reads each of them once and verifies it.
+    /// The files of a data set that must be complete. Reads each file once and verifies it.
     ///
     /// # Errors
-    /// The first file that is missing or is another one.
+    /// The first file that is missing or has other content.
     pub fn verified(folder: &Path, manifest: &Manifest) -> Result<Self, DataError> {
         let files = Self::new(folder, manifest);
         match files.missing()?.first() {
@@ -37,7 +36,7 @@ impl Files {
         }
     }
 
-    /// What the data set is.
+    /// The manifest of the data set.
     #[must_use]
     pub const fn manifest(&self) -> &Manifest {
         &self.manifest
@@ -49,7 +48,7 @@ impl Files {
         &self.folder
     }
 
-    /// The path of the file of that name, whether it is there or not.
+    /// The path of the file of that name, whether or not the file exists.
     ///
     /// # Errors
     /// [`DataError::NoSuchFile`] where the data set has no such file.
@@ -61,10 +60,10 @@ impl Files {
         Ok(self.locate(file))
     }
 
-    /// The files that are not there; all others are read and verified.
+    /// The files that do not exist; all others are read and verified.
     ///
     /// # Errors
-    /// The first file that is there and is another one, or cannot be read.
+    /// The first file that has other content, or cannot be read.
     pub fn missing(&self) -> Result<Vec<FileEntry>, DataError> {
         let mut missing = Vec::new();
         for file in &self.manifest.files {
@@ -77,16 +76,16 @@ impl Files {
         Ok(missing)
     }
 
-    /// Whether a file has no source but files on a machine.
+    /// Whether all sources of a file are paths on a machine.
     pub(crate) fn is_local(&self, file: &FileEntry) -> bool {
         file.sources.iter().all(|source| source.starts_with("file:"))
     }
 
-    /// Where a file of the data set is, or belongs.
+    /// The path where a file of the data set is, or where it belongs.
     #[must_use]
     pub fn locate(&self, file: &FileEntry) -> PathBuf {
         let own = self.folder.join(&file.name);
-        // A link to nothing counts as there, and is an error.
+        // A link whose target is missing counts as present, and is an error.
         if own.symlink_metadata().is_ok() {
             return own;
         }
@@ -130,7 +129,7 @@ mod tests {
         assert!(line.starts_with(&theirs.display().to_string()), "{line}");
         assert_eq!(fs::read(&theirs).unwrap(), b"wrong");
 
-        // Where that path does not exist, the file is wanted in the folder.
+        // If that path does not exist, the file is expected in the folder.
         fs::remove_file(&theirs).unwrap();
         assert_eq!(files.missing().unwrap().len(), 2);
         assert_eq!(files.path("images").unwrap(), folder.join("images"));

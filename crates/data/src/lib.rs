@@ -1,11 +1,11 @@
-//! Data sets as named files with digests, examples by index, who sees which example when, and the
+//! Data sets as named files with digests, examples by index, which shard gets which example in which step, and the
 //! random streams.
 //!
 //! - [`files`]: the files of a data set on this host, each verified
-//! - [`fetch`]: get those that are missing, from whichever source answers; [`mod@store`] verifies
+//! - [`fetch`]: fetches the missing files from the first source that has them; [`mod@store`] verifies
 //!   and stores one file
 //! - [`order`]: the order of each epoch and the positions of each shard
-//! - [`batch`]: some examples of a set, as a model wants them
+//! - [`batch`]: some examples of a data set
 //! - [`column`]: examples as columns of plain numbers, for models by autograd
 //! - [`philox`]: counter-based random numbers, the only source of randomness in the workspace
 //!

@@ -1,6 +1,6 @@
-//! Files of a package of npm.
+//! Files from an npm package.
 //!
-//! `npm pack` downloads the package as a tar.gz and runs nothing of it.
+//! `npm pack` downloads the package as a tar.gz archive and runs none of its scripts.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,18 +11,18 @@ use flate2::read::GzDecoder;
 use crate::client::{self, Client};
 use crate::download::Tell;
 
-/// A package that goes on beyond this when it is unpacked is another one than was meant.
+/// The most bytes that are unpacked. No package with a data set is larger.
 const UNPACKED_BYTES_MAX: u64 = 1 << 30;
-/// Limits npm's own requests: where no server answers, npm says so before it would be killed.
+/// Limits for npm's own requests, so that npm reports a silent server before it is killed.
 const REQUEST_FLAGS: [&str; 3] =
     ["--fetch-timeout=30000", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"];
 
-/// As a person would type it.
+/// The command as a person would type it.
 pub(crate) fn name(package: &str) -> String {
     format!("npm pack {package}")
 }
 
-/// Downloads the package in `place`; gives its archive, whose entries lie in one folder.
+/// Downloads the package to `place` and returns its archive, whose entries are all in one folder.
 pub(crate) fn download(
     npm: &Client,
     package: &str,

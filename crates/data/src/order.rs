@@ -1,15 +1,14 @@
-//! Which member sees which image in which step: pure arithmetic on the step number, the same for every
-//! member.
+//! Which shard gets which image in which step: pure arithmetic on the step number, the same on every member.
 //!
 //! An epoch visits every image once, in an order that depends on (seed, epoch) alone. A step takes the next
 //! `shards * batch_size` positions of that order; shard s takes the s-th `batch_size` of them. The last step of an
-//! epoch takes what is left, so there its trailing shards may be short or empty. Ranks and members do not occur here.
+//! epoch takes the remaining positions, so its trailing shards may be short or empty. Ranks and members do not occur.
 
 use std::ops::Range;
 
 use crate::{Domain, Stream};
 
-/// The positions of a run.
+/// The positions of all steps and shards of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
     seed: u64,
@@ -21,23 +20,23 @@ pub struct Schedule {
 /// A step's place in the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// From 0.
+    /// The epoch, from 0.
     pub epoch: u64,
-    /// In the epoch, from 0.
+    /// The step in the epoch, from 0.
     pub step: u64,
 }
 
 impl Schedule {
-    /// The schedule for a training set of `images`, of which each of `shards` takes `batch_size` a step.
+    /// The schedule for a training set of `images` images: each of `shards` shards takes `batch_size` images a step.
     ///
     /// # Panics
-    /// If any of the three is zero: a configuration like that must have been refused before.
+    /// If any of the three is zero: the configuration must have been validated before.
     pub fn new(seed: u64, images: u32, shards: u32, batch_size: u32) -> Schedule {
         assert!(images > 0 && shards > 0 && batch_size > 0, "{images} {shards} {batch_size}");
         Schedule { seed, images, shards, batch_size }
     }
 
-    /// Images in the training set: in every epoch.
+    /// Images in the training set, and so in every epoch.
     pub fn images(&self) -> u32 {
         self.images
     }
@@ -47,13 +46,13 @@ impl Schedule {
         u64::from(self.images).div_ceil(self.global_batch())
     }
 
-    /// Where the step is which follows `step` completed ones.
+    /// The position of the step that follows `step` completed steps.
     pub fn locate(&self, step: u64) -> Position {
         let steps = self.steps_per_epoch();
         Position { epoch: step / steps, step: step % steps }
     }
 
-    /// The positions, in the epoch's order, of one shard in a step of the epoch; empty beyond the last shard or step.
+    /// The positions, in the epoch's order, of one shard in a step of the epoch. Empty beyond the last shard or step.
     pub fn positions(&self, step_in_epoch: u64, shard: u32) -> Range<usize> {
         let Range { start, end } = self.block(step_in_epoch);
         let offset = u64::from(shard) * u64::from(self.batch_size);
@@ -93,7 +92,7 @@ impl Schedule {
     }
 }
 
-/// A stream, one word after the other.
+/// A stream that is read one word at a time.
 struct Words {
     stream: Stream,
     block: u32,
@@ -108,7 +107,7 @@ impl Words {
 
     fn next(&mut self) -> u32 {
         if self.used == self.words.len() {
-            // 2^34 words are more than a permutation of 2^32 could use but for an absurd run of rejections.
+            // A stream has 2^34 words. A permutation of 2^32 images needs fewer, unless absurdly many are rejected.
             self.block = self.block.wrapping_add(1);
             self.words = self.stream.block(self.block);
             self.used = 0;
@@ -153,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_order_is_pinned() {
-        // A run must be repeatable with a later version: these came from an independent implementation.
+        // The order must not change in a later version. These values come from an independent implementation.
         let order = |seed, epoch| Schedule::new(seed, 10, 1, 1).order(epoch);
         assert_eq!(order(0, 0), PINNED[0]);
         assert_eq!(order(42, 3), PINNED[1]);

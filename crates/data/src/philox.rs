@@ -1,16 +1,17 @@
 //! Counter-based random streams: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
 //!
-//! A number is a pure function of (seed, what it is for, where it is used), so it does not matter who computes it, or
-//! in which order. This file makes uniform 32-bit words only; what is made of them is the user's business.
+//! A number is a pure function of (seed, its purpose, where it is used), so it does not depend on which process
+//! computes it, or in which order. This file makes uniform 32-bit words only; the caller turns them into other
+//! distributions.
 
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-/// The golden ratio and sqrt(3) - 1, by which the key moves on each round.
+/// The golden ratio and sqrt(3) - 1: the key is increased by these after each round.
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
-/// The domain takes the upper bits of a word which `a` leaves free.
+/// The domain takes the upper bits of the counter's last word, which `a` leaves free.
 const DOMAIN_SHIFT: u32 = 24;
 
-/// What a stream is for: streams of different domains never share a number.
+/// The purpose of a stream. Streams of different domains never share a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Domain {
@@ -24,7 +25,7 @@ pub enum Domain {
     Evaluation = 4,
     /// Samples from the prior.
     Sample = 5,
-    /// What is drawn for an example at a visit; `a` is the epoch, `b` the example.
+    /// The draws for an example at a visit; `a` is the epoch, `b` the example.
     Visit = 6,
 }
 
@@ -36,14 +37,14 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream for (`seed`, `domain`, `a`, `b`). All different for `a` below 2^56; higher bits are ignored.
+    /// The stream for (`seed`, `domain`, `a`, `b`). Streams differ for all `a` below 2^56; higher bits are ignored.
     pub fn new(seed: u64, domain: Domain, a: u64, b: u32) -> Stream {
         let high = (a >> 32) as u32 & ((1 << DOMAIN_SHIFT) - 1);
         let high = high | (domain as u32) << DOMAIN_SHIFT;
         Stream { key: [seed as u32, (seed >> 32) as u32], counter: [0, b, a as u32, high] }
     }
 
-    /// Block `index` of the stream: four uniform words. Free of branches, so that a loop over it vectorises.
+    /// Block `index` of the stream: four uniform words. It has no branches, so that a loop over it vectorises.
     #[inline(always)]
     pub fn block(&self, index: u32) -> [u32; 4] {
         let [_, b, low, high] = self.counter;

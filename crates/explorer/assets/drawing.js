@@ -1,12 +1,12 @@
-// A drawing: strokes on a fine grid, and the image that the model gets of them. For MNIST the digit
-// is scaled into 20 x 20 pixels and centred by its mass, as vae does with pictures of digits.
+// A drawing: strokes on a fine grid, and the image that the model gets from them. For MNIST the digit
+// is scaled to 20 x 20 pixels and centred by its mass, as the program vae does with pictures of digits.
 "use strict";
 
-/** The larger side of a digit in its frame, as in MNIST. */
+/** The longer side of a digit in its frame, in pixels, as in MNIST. */
 const DIGIT = 20;
-/** Fainter ink does not count for the size of a digit. */
+/** Fainter ink is ignored when the size of a digit is measured. */
 const FAINT = 0.1;
-/** Fine cells on a side of a pixel, where the drawing is centred. */
+/** Grid cells along the side of a pixel, for drawings that are centred. */
 const FINE = 10;
 
 class Drawing {
@@ -28,7 +28,7 @@ class Drawing {
     return !this.cells.some((value) => value > 0);
   }
 
-  /** Takes an image in place of a drawing. */
+  /** Replaces the drawing by an image. */
   take(pixels) {
     const [{ channels, fine, width }, [, columns]] = [this, this.size];
     this.cells = this.cells.map((_, at) => {
@@ -40,7 +40,7 @@ class Drawing {
     this.taken = pixels;
   }
 
-  /** Draws from the last place to this one; places are shares of the sides, `colour` is a number a channel. */
+  /** Draws from the last place to this one. Places are shares of the sides; `colour` has one number per channel. */
   stroke(across, down, colour) {
     this.taken = null;
     const [x, y] = [across * this.width, down * this.height];
@@ -62,7 +62,7 @@ class Drawing {
         const cover = Math.min(Math.max(brush + 0.5 - distance, 0), 1);
         for (let part = 0; part < channels; part++) {
           const at = (row * width + column) * channels + part;
-          // A grey stroke never darkens what is there; a coloured one covers it.
+          // A grey stroke never darkens a cell; a coloured stroke covers the old colour.
           cells[at] = channels === 1
             ? Math.max(cells[at], cover * colour[0])
             : cells[at] + cover * (colour[part] - cells[at]);
@@ -71,14 +71,14 @@ class Drawing {
     }
   }
 
-  /** The image for the model, in levels of 1/255 as a file has them. */
+  /** The image for the model, in levels of 1/255 as in an image file. */
   image() {
     const levels = (values) => values.map((value) => Math.round(255 * Math.min(Math.max(value, 0), 1)) / 255);
     if (this.taken) return this.taken;
     return levels(this.centred && !this.isEmpty ? this.centre() : this.cells.slice());
   }
 
-  /** The mean over a rectangle of fractional bounds. */
+  /** The mean over a rectangle with fractional bounds. */
   mean(left, right, top, bottom) {
     let [sum, area] = [0, 0];
     for (let y = Math.max(0, Math.floor(top)); y < Math.min(this.height, Math.ceil(bottom)); y++) {

@@ -1,7 +1,7 @@
-// Where the page that stands alone has its numbers from: elements of its own.
+// The data source of the page in a single file: elements of the page itself.
 "use strict";
 
-/** An array from the page: gzip in base64. */
+/** An array from an element of the page: gzip in base64. */
 async function unpack(name, Type) {
   const element = document.getElementById(name);
   const packed = Uint8Array.from(atob(element.textContent), (letter) => letter.charCodeAt(0));
@@ -11,7 +11,7 @@ async function unpack(name, Type) {
 }
 
 const source = {
-  /** What the page knows of the model, and its arrays. */
+  /** The facts about the model that the page needs, and its arrays. */
   async load(say) {
     const meta = JSON.parse(document.getElementById("meta").textContent);
     say(`${meta.model}: loading`);
@@ -23,7 +23,7 @@ const source = {
     return { meta, arrays };
   },
 
-  /** A worker of the page's own text. */
+  /** A worker made from scripts that the page contains. */
   worker() {
     const text = ["network", "engine", "worker"].map((name) => document.getElementById(`${name}-js`).textContent);
     return new Worker(URL.createObjectURL(new Blob(text, { type: "text/javascript" })));

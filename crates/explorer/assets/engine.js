@@ -1,8 +1,8 @@
-// What the page asks for and what takes time: it runs in a worker, and where a browser allows none, on
-// the page itself. Each function of `Engine` answers one kind of request.
+// The slow computations of the page. They run in a worker or, if the browser allows no worker, on the page itself.
+// Each function of `Engine` answers one kind of request.
 "use strict";
 
-/** How many images a place of a t-SNE map is between. */
+/** The number of nearest images from which a place of a t-SNE map gets its latents. */
 const NEIGHBOURS = 6;
 
 class Engine {
@@ -12,7 +12,7 @@ class Engine {
     Object.assign(this, { places, means, sorted: losses.slice().sort() });
   }
 
-  /** The indices and squared distances of the images whose values are nearest, the nearest first. */
+  /** The indices and squared distances of the images with the nearest values, the nearest first. */
   nearest(values, all, howMany) {
     const dim = values.length;
     const found = [];
@@ -34,7 +34,7 @@ class Engine {
     return this.means.slice(index * latent, (index + 1) * latent);
   }
 
-  /** The latents of a place: on the plane of the map, or between its nearest images on a t-SNE map. */
+  /** The latents of a place: a point on the plane of the map, or a mean of the nearest images on a t-SNE map. */
   latentsAt(place) {
     const { origin, axes, latent } = this.meta;
     if (axes) {
@@ -50,14 +50,14 @@ class Engine {
     return z;
   }
 
-  /** A place of the map: what it decodes to, and the nearest image. */
+  /** For a place on the map: the decoded image and the nearest image. */
   at({ place }) {
     const z = this.latentsAt(place);
     const [[, nearest]] = this.nearest(place, this.places, 1);
     return { z, place, nearest, pixels: this.network.decode(z) };
   }
 
-  /** Latents: their place is their own where the map is a plane, else that of the nearest image. */
+  /** For latents: the same. Their place is their projection, or on a t-SNE map that of the nearest image. */
   latents({ z }) {
     const { origin, axes } = this.meta;
     const [[, nearest]] = this.nearest(z, this.means, 1);
@@ -66,7 +66,7 @@ class Engine {
     return { z, place, nearest, pixels: this.network.decode(z) };
   }
 
-  /** What the model makes of an image; the loss is that at the mean, as for the images of the map. */
+  /** The model's results for an image. The loss is taken at the latent mean, as for the images of the map. */
   measure({ pixels }) {
     const moments = this.network.encode(pixels);
     const kl = this.network.divergence(moments);
@@ -77,7 +77,7 @@ class Engine {
     return { z: moments.mean, kl, loss, share: (100 * below) / this.sorted.length, decoded };
   }
 
-  /** Images on the way from one image to another, along a line and along a sphere. */
+  /** Decoded images on the way from one image to another, along a line and along a sphere. */
   path({ from, to, steps }) {
     const ends = [this.mean(from), this.mean(to)];
     const walk = (spherical) =>

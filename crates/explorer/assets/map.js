@@ -1,14 +1,14 @@
-// The map: all images as points on a canvas, drawn once for each view and then copied. It knows
-// places and colours, and nothing of latents.
+// The map: all images as points on a canvas. The points are drawn once for each view and then copied. The map knows
+// places and colours, and nothing about latents.
 "use strict";
 
 const ZOOM_MOST = 200;
-/** Pixels that a pressed mouse may move and still be clicked. */
+/** Pixels that a pressed mouse may move and still count as a click. */
 const CLICK = 4;
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 class ScatterMap {
-  /** `onPlace` is called with each place that somebody goes to, `onHold` when a place is held or let go. */
+  /** `onPlace` is called with each place that is visited, `onHold` when a place is held or released. */
   constructor(canvas, { places, labels, colours, middle, reach }, onPlace, onHold) {
     Object.assign(this, { canvas, places, labels, colours, middle, reach, onPlace, onHold });
     this.layer = document.createElement("canvas");
@@ -28,7 +28,7 @@ class ScatterMap {
     this.redraw();
   }
 
-  /** Canvas pixels of a place, and the place of canvas pixels. */
+  /** The canvas pixels of a place; `placed` is the inverse. */
   shown(place) {
     const share = (axis) =>
       0.5 + (0.5 * this.view.zoom * (place[axis] - this.view.centre[axis])) / this.reach[axis];
@@ -40,7 +40,7 @@ class ScatterMap {
     return [this.view.centre[0] + offset(x, 0), this.view.centre[1] - offset(y, 1)];
   }
 
-  /** Zooms by a factor around a point of the canvas, which stays where it is. */
+  /** Zooms by a factor around a point of the canvas, which stays fixed. */
   zoomBy(factor, [x, y] = [this.layer.width / 2, this.layer.width / 2]) {
     const fixed = this.placed(x, y);
     this.view.zoom = Math.min(Math.max(this.view.zoom * factor, 1), ZOOM_MOST);
@@ -49,7 +49,7 @@ class ScatterMap {
     this.redraw();
   }
 
-  /** Moves the points by so many pixels of the canvas. */
+  /** Moves the points by this many canvas pixels. */
   pan(across, down) {
     const { centre, zoom } = this.view;
     const move = (pixels, axis) => (2 * pixels * this.reach[axis]) / this.layer.width / zoom;
@@ -57,13 +57,13 @@ class ScatterMap {
     this.redraw();
   }
 
-  /** A coordinate kept on the map. */
+  /** The coordinate, limited to the map. */
   inside(value, axis) {
     const [low, high] = [this.middle[axis] - this.reach[axis], this.middle[axis] + this.reach[axis]];
     return Math.min(Math.max(value, low), high);
   }
 
-  /** Marks a place. */
+  /** Marks the current place. */
   mark(place) {
     this.place = place;
     this.draw();
@@ -79,7 +79,7 @@ class ScatterMap {
     this.draw();
   }
 
-  /** A dot of each colour, drawn once and then copied: 70,000 of them take some 30 milliseconds. */
+  /** A dot of each colour, drawn once and then copied: 70,000 copies take about 30 milliseconds. */
   dots() {
     const count = this.labels.length;
     const base = Math.min(4, Math.max(1.6, 160 / Math.sqrt(count)));
@@ -93,7 +93,7 @@ class ScatterMap {
       context.arc(dot.width / 2, dot.width / 2, radius, 0, 7);
       context.fill();
       if (this.dark.matches) {
-        // The darkest of the colours would not be seen on a dark page.
+        // The darkest colours would be invisible on a dark page.
         context.globalCompositeOperation = "source-atop";
         context.globalAlpha = 0.35;
         context.fillStyle = "#fff";

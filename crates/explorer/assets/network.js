@@ -1,5 +1,5 @@
-// The networks of Lockstep's VAE in plain JavaScript: pixels to latents and back, and what an image
-// costs. `makeNetwork` chooses the dense or the convolutional one; both have `encoder` and `decoder`.
+// The networks of Lockstep's VAE in plain JavaScript: encoder, decoder and loss.
+// `Network` chooses the dense or the convolutional network; both have the methods `encoder` and `decoder`.
 "use strict";
 
 /** One linear layer: `weight` is [outputs, inputs] row by row, as in PyTorch. */
@@ -22,7 +22,7 @@ const silu = (value) => value / (1 + Math.exp(-value));
 const GROUP = 8;
 const NORM_EPSILON = 1e-5;
 
-/** A picture inside the network: channel after channel, each row by row. */
+/** A picture inside the network: one channel after the other, each row by row. */
 const grid = (channels, height, width, data) => ({
   channels, height, width, data: data ?? new Float32Array(channels * height * width),
 });
@@ -145,7 +145,7 @@ class ConvCoder {
   }
 
   encoder(pixels) {
-    // The colours of a pixel lie side by side, and the layers take them one after the other.
+    // The image has the channels of a pixel side by side; the layers take one channel after the other.
     let picture = grid(this.channels, this.height, this.width);
     const plane = this.height * this.width;
     for (let at = 0; at < pixels.length; at++) {
@@ -176,7 +176,7 @@ class ConvCoder {
 }
 
 class Network {
-  /** `tensors` are names and lengths in the order of `parameters`. */
+  /** `tensors` has names and lengths, in the order of `parameters`. */
   constructor(meta, parameters) {
     const found = new Map();
     let at = 0;
@@ -194,7 +194,7 @@ class Network {
     return { mean: moments.slice(0, this.latent), logVariance: moments.slice(this.latent) };
   }
 
-  /** The expected pixels, 0 to 1. */
+  /** The expected pixels, from 0 to 1. */
   decode(z) {
     const output = this.coder.decoder(z);
     return this.gaussian
@@ -225,7 +225,7 @@ class Network {
   }
 }
 
-/** A place between two latents, along a line or along a sphere (Shoemake's slerp). */
+/** A point between two latents, along a line or along a sphere (Shoemake's slerp). */
 function between(from, to, share, spherical) {
   let [a, b] = [1 - share, share];
   if (spherical) {

@@ -1,11 +1,11 @@
-// The page: what is shown where, and which request follows which event. Where its numbers come from is
-// for `source` to say (embedded.js, served.js).
+// The page: where each result is shown, and which request each event sends. The object `source` provides the data
+// (embedded.js, served.js).
 "use strict";
 
 const $ = (id) => document.getElementById(id);
 const make = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
 
-/** The engine in a worker; where none can be started, on the page. */
+/** Starts the engine in a worker or, if no worker can be started, on the page. */
 function startEngine(meta, arrays) {
   const waiting = new Map();
   let [next, worker, here] = [0, null, null];
@@ -40,7 +40,7 @@ function startEngine(meta, arrays) {
     });
 }
 
-/** Sends one request at a time; of those that come meanwhile only the last is sent. */
+/** Sends one request at a time. While one is running, only the latest new request is kept. */
 function latest(send, show) {
   let [busy, pending] = [false, null];
   const ask = async (request) => {
@@ -73,7 +73,7 @@ async function start() {
   window.explorer = { ask, image, meta };
   const state = { z: new Float32Array(latent), nearest: 0, pixels: new Float32Array(numbers) };
 
-  /** Draws pixels, 0 to 1, at a place of a canvas. */
+  /** Draws pixels, from 0 to 1, on a canvas. */
   function paint(canvas, pixels, left = 0) {
     const data = new ImageData(width, height);
     for (let at = 0; at < width * height; at++) {
@@ -86,7 +86,7 @@ async function start() {
   }
   for (const id of ["decoded", "nearest", "seen", "redrawn"]) Object.assign($(id), { width, height });
 
-  // The place, and the latents.
+  // The place and its latents.
 
   const show = ({ z, place, nearest, pixels }) => {
     Object.assign(state, { z, nearest, pixels });
@@ -130,7 +130,7 @@ async function start() {
     return { at, input, output };
   });
 
-  // A path.
+  // The path.
 
   const STEPS = 11;
   const ends = ["from", "to"].map((word, which) => {
@@ -169,7 +169,7 @@ async function start() {
   }
   for (const id of ["line", "sphere"]) Object.assign($(id), { width: STEPS * width, height });
 
-  // A drawing.
+  // The drawing.
 
   const drawing = new Drawing(meta);
   $("how").textContent = meta.centred
@@ -236,7 +236,7 @@ async function start() {
     showDrawing();
   });
 
-  // What people take along.
+  // Saving and copying.
 
   const save = (canvas, name) =>
     canvas.toBlob((blob) => {
@@ -250,7 +250,7 @@ async function start() {
     const text = Array.from(state.z).join(",");
     try {
       await navigator.clipboard.writeText(`${text}\n`);
-      $("said").textContent = "Copied: saved as z.csv, this is for vae decode --input z.csv.";
+      $("said").textContent = "Copied. Save it as z.csv for vae decode --input z.csv.";
     } catch {
       $("said").textContent = text;
     }
@@ -271,5 +271,5 @@ async function start() {
 }
 
 start().catch((error) => {
-  $("model").textContent = `This page cannot be shown: ${error.message}. It takes a browser from 2023 or later.`;
+  $("model").textContent = `This page cannot be shown: ${error.message}. It needs a browser from 2023 or later.`;
 });

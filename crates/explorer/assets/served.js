@@ -1,9 +1,9 @@
-// Where the page on a board has its numbers from: the newest checkpoint and some images, which the board
-// sends, and what a worker finds by encoding the images.
+// The data source of the page on a board: the newest checkpoint and some images, which the board sends, and the
+// latents that a worker computes from the images.
 "use strict";
 
 const source = {
-  /** What the page knows of the model, and its arrays. */
+  /** The facts about the model that the page needs, and its arrays. */
   async load(say) {
     const run = new URLSearchParams(location.search).get("run");
     const of = run === null ? "" : `run=${encodeURIComponent(run)}`;

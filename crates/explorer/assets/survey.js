@@ -1,14 +1,14 @@
-// What the map is drawn from: where each image is in the latent space, and what it costs. It runs in a
-// worker of the page on a board; `vae explore` computes the same before it writes its page.
+// Computes the data of the map: the latents and the loss of each image. It runs in a worker of the page on a
+// board; `vae explore` computes the same data before it writes its page.
 "use strict";
 
-/** Turns of the search for a principal component. */
+/** Iterations of the search for a principal component. */
 const TURNS = 200;
 
-/** Images between two words about how far it is. */
+/** Images between two progress messages. */
 const TELL_EVERY = 100;
 
-/** The mean, the largest principal components and their shares of the variance, of rows of values. */
+/** The mean, the first principal components and their shares of the variance, for rows of `dim` values. */
 function principal(rows, dim, howMany) {
   const count = rows.length / dim;
   const mean = new Float64Array(dim);
@@ -24,7 +24,7 @@ function principal(rows, dim, howMany) {
   const components = [];
   const explained = [];
   for (let which = 0; which < howMany; which++) {
-    // Unlike in all parts, so that it is not at a right angle to what is looked for.
+    // All parts differ, so that the vector is unlikely to be orthogonal to the component.
     let vector = Float64Array.from({ length: dim }, (_, at) => 1 + 0.1 * at);
     let variance = 0;
     for (let turn = 0; turn < TURNS; turn++) {
@@ -45,17 +45,17 @@ function principal(rows, dim, howMany) {
   return { mean: Array.from(mean), components, explained };
 }
 
-/** The places of latent means on the plane, the plane itself, and what its axes are. */
+/** The places of latent means on the plane, the plane itself, and a caption for its axes. */
 function planeOf(means, dim) {
   const count = means.length / dim;
   if (dim < 3) {
-    // The images of a model with one latent spread across their line.
+    // The images of a model with one latent are spread across their line.
     const golden = 0.618034;
     const up = (index) => (dim === 2 ? means[2 * index + 1] : 0.35 * (((index * golden) % 1) - 0.5));
     const places = Float32Array.from({ length: 2 * count }, (_, at) =>
       at % 2 ? up((at - 1) / 2) : means[(at / 2) * dim]);
     const axes = dim === 2 ? [[1, 0], [0, 1]] : [[1], [0]];
-    const caption = `Across: latent 0. Up: ${dim === 2 ? "latent 1" : "nothing"}.`;
+    const caption = `Across: latent 0. Up: ${dim === 2 ? "latent 1" : "no meaning"}.`;
     return { places, origin: new Array(dim).fill(0), axes, caption };
   }
   const { mean, components, explained } = principal(means, dim, 2);
@@ -67,7 +67,7 @@ function planeOf(means, dim) {
   return { places, origin: mean, axes: components, caption };
 }
 
-/** The middle of the places, and how far they reach from there, the same both ways. */
+/** The centre of the places, and half of the side of a square around them. */
 function frameOf(places) {
   const ends = [0, 1].map((axis) => {
     let [low, high] = [Infinity, -Infinity];
@@ -78,7 +78,7 @@ function frameOf(places) {
   return { middle: ends.map(([low, high]) => 0.5 * (low + high)), reach: [reach, reach] };
 }
 
-/** Encodes all images. `tell` hears how many are done. */
+/** Encodes all images. `tell` receives the number of images that are done. */
 function survey(model, parameters, levels, tell) {
   const { latent, count, height, width, channels } = model;
   const network = new Network(model, parameters);

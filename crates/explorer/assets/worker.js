@@ -1,4 +1,4 @@
-// The engine in a worker: the first message builds it, each further one is a request.
+// The engine in a worker: the first message creates it, each later message is a request.
 "use strict";
 
 let engine;

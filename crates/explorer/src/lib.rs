@@ -1,8 +1,8 @@
-//! The page that looks into the latent space of a VAE: a map to hover over, sliders, a path, a drawing.
+//! The page that shows the latent space of a VAE: a map to hover over, sliders, a path, a drawing.
 //!
-//! The networks compute in the browser (`assets/network.js`). The same scripts are on two pages:
-//! [`alone`] is one file with all that it needs, as `vae explore` writes it; [`served`] are the files
-//! of a board, which answers what the page asks for (`assets/served.js`). Neither knows where images
+//! The networks are computed in the browser (`assets/network.js`). Two pages have the same scripts.
+//! [`alone`] is one self-contained file, as `vae explore` writes it. [`served`] are the files
+//! of a board, which answers the page's requests (`assets/served.js`). Neither knows where images
 //! and parameters come from.
 
 use std::io::{self, Write as _};
@@ -27,21 +27,21 @@ const PAGE_JS: &str = include_str!("../assets/page.js");
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// Where a board has the page.
+/// The path of the page on a board.
 pub const PAGE_ROUTE: &str = "/latent";
 
 /// A file of the page on a board.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServedFile {
-    /// Where a browser asks for it.
+    /// The path at which a browser requests it.
     pub route: &'static str,
     /// Its media type.
     pub kind: &'static str,
-    /// What it holds.
+    /// Its content.
     pub text: String,
 }
 
-/// What the page needs to know of a model's networks, whose tensors have these names and lengths in the
+/// The facts about a model's networks that the page needs. `tensors` has the names and lengths of the tensors, in the
 /// order of the parameters.
 #[must_use]
 pub fn network(options: &VaeOptions, tensors: &[(&str, usize)]) -> Value {
@@ -59,8 +59,8 @@ pub fn network(options: &VaeOptions, tensors: &[(&str, usize)]) -> Value {
     })
 }
 
-/// The page with all that it needs. Its scripts and its style are allowed by their hashes, so that
-/// nothing else runs on it, and it may load nothing. `arrays` are what `assets/embedded.js` unpacks.
+/// The page as one self-contained file. Its policy allows scripts and styles by their hashes, so that nothing
+/// else runs on the page, and the page may load nothing. `assets/embedded.js` unpacks `arrays`.
 ///
 /// # Errors
 /// An array cannot be compressed.
@@ -82,7 +82,7 @@ pub fn alone(meta: &Value, arrays: &[(&str, Vec<u8>)]) -> io::Result<String> {
          <style>{STYLE}</style>",
         hash(STYLE)
     );
-    // A name of a class must not end the element that holds it.
+    // The name of a class must not close the script element.
     let meta = meta.to_string().replace('<', "\\u003c");
     let mut tail = format!("<script type=\"application/json\" id=\"meta\">{meta}</script>\n");
     for (name, bytes) in arrays {
@@ -90,7 +90,7 @@ pub fn alone(meta: &Value, arrays: &[(&str, Vec<u8>)]) -> io::Result<String> {
         BASE64_STANDARD.encode_string(gzip(bytes)?, &mut tail);
         tail += "</script>\n";
     }
-    // The worker's own part does not run on the page.
+    // The worker's script is stored as text and does not run on the page itself.
     tail += &format!("<script type=\"text/plain\" id=\"worker-js\">{WORKER}</script>\n");
     for (name, text) in running {
         tail += &format!("<script id=\"{name}-js\">{text}</script>\n");
@@ -98,7 +98,7 @@ pub fn alone(meta: &Value, arrays: &[(&str, Vec<u8>)]) -> io::Result<String> {
     Ok(page(&head, "", tail.trim_end()))
 }
 
-/// The files of the page on a board.
+/// The files of the page for a board.
 #[must_use]
 pub fn served() -> Vec<ServedFile> {
     let head = "<link rel=\"icon\" href=\"icon.svg\" type=\"image/svg+xml\">\n\
@@ -141,7 +141,7 @@ mod tests {
             assert!(!file.text.contains("innerHTML"), "{}", file.route);
             assert!(!file.text.contains("style="), "{} has styles that CSP refuses", file.route);
         }
-        // All that the page asks for is there.
+        // All files that the page requests exist.
         let routes: Vec<&str> = files.iter().map(|file| &file.route[1..]).collect();
         let is_file = |word: &&str| word.ends_with(".js") || word.ends_with(".css");
         let asked: Vec<&str> = files[0].text.split('"').filter(is_file).collect();

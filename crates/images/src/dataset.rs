@@ -1,4 +1,4 @@
-//! The set that a person names, by its name or by where it lies, as a run knows it.
+//! Finds the set that a person gives by name or by path, and describes it for a run.
 
 use std::{ffi::OsStr, path::Path};
 
@@ -11,13 +11,13 @@ use crate::{
     source::{self, Colour},
 };
 
-/// Letters of a path that become part of a packed set's name.
+/// Characters of a path's last part that become part of a packed set's name.
 const STEM_CHARS_MAX: usize = 32;
 
-/// A set with what must be known of it before it is read.
+/// A set, with the facts that must be known before it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
-    /// Its files.
+    /// The files of the set.
     pub manifest: Manifest,
     /// The shape of each image.
     pub shape: Shape,
@@ -25,17 +25,16 @@ pub struct Dataset {
     pub labels: u32,
     /// The names of the classes in the order of the labels, where they have names.
     pub classes: Vec<String>,
-    /// In words, what was found.
+    /// What was found, in words.
     pub kind: &'static str,
 }
 
-/// The set of that name, or the one that lies at that path, which is packed into a folder below
-/// `cache`: its own, if it is not there yet. The path itself is only read. `progress` hears how many
-/// images of how many were packed.
+/// The set of that name, or the set at that path. A set at a path is packed into its own folder below `cache`, unless
+/// it is there already; the path itself is only read. `progress` gets the number of images packed and the total.
 ///
 /// # Errors
-/// Neither a name nor a path, options that do not fit the set, or a set that cannot be read; one
-/// line, which names the file.
+/// The text is neither a name nor a path, the options do not fit the set, or the set cannot be read. The error is one
+/// line that names the file.
 pub fn dataset(
     what: &OsStr,
     options: &Options,
@@ -61,7 +60,7 @@ pub fn dataset(
     Ok(Dataset { manifest, shape, labels, classes, kind: source.describe() })
 }
 
-/// Refuses options that a set does not heed: only pictures are scaled and change their colour.
+/// Refuses options that have no effect on the set: only pictures are scaled or change their colour.
 fn fits(name: &str, shape: Shape, options: &Options) -> Result<(), ImagesError> {
     let is_size = options.side.is_none_or(|side| (side, side) == (shape.height, shape.width));
     let is_colour = match options.colour {
@@ -79,7 +78,7 @@ fn fits(name: &str, shape: Shape, options: &Options) -> Result<(), ImagesError> 
     Err(ImagesError::file(name, what))
 }
 
-/// What a packed set's folder begins with: the last part of its path, in plain letters.
+/// The beginning of a packed set's folder name: the last part of its path, in plain letters.
 fn stem(path: &Path) -> String {
     let name = path.canonicalize().ok();
     let name = name.as_deref().unwrap_or(path).file_stem().unwrap_or_default().to_string_lossy();
@@ -89,11 +88,11 @@ fn stem(path: &Path) -> String {
     if stem.is_empty() { "images".into() } else { stem.into() }
 }
 
-/// The manifest of a packed set, whose files are used where they were packed.
+/// The manifest of a packed set. Its files are used where they were packed.
 fn describe(packed: &Packed, path: &Path) -> Result<Manifest, ImagesError> {
     let files = packed.files.iter().map(|file| {
         let place = packed.folder.join(&file.name);
-        // A path that is no text cannot be told; workers then fetch from the coordinator.
+        // A path that is not UTF-8 cannot be in a manifest; workers then fetch the file from the coordinator.
         let source = place.to_str().map(|place| format!("file://{place}"));
         FileEntry {
             name: file.name.clone(),
@@ -109,20 +108,20 @@ fn describe(packed: &Packed, path: &Path) -> Result<Manifest, ImagesError> {
     Ok(manifest)
 }
 
-/// SHA-256 over the digests and names of a set's files: equal for equal sets.
+/// SHA-256 over the digests and names of a set's files. Equal sets have equal digests.
 #[must_use]
 pub fn digest(manifest: &Manifest) -> String {
     pack::digest(manifest.files.iter().map(|file| (&*file.name, &*file.sha256)))
 }
 
-/// What a person wants to know of a set, as lines.
+/// A description of a set for a person, as lines.
 #[must_use]
 pub fn describe_images(dataset: &Dataset, images: &Splits<Images>) -> Vec<String> {
     let Dataset { manifest, shape, kind, .. } = dataset;
     let mut lines = vec![
         format!("{}: {kind}", manifest.name),
         format!("  images   {} to learn from, {} to test with", manifest.train, manifest.test),
-        format!("  shape    {shape}: {} numbers of a byte each", shape.bytes()),
+        format!("  shape    {shape}: {} numbers of one byte each", shape.bytes()),
     ];
     lines.extend(labels(images));
     lines.push(format!("  digest   {}", digest(manifest)));
@@ -131,10 +130,10 @@ pub fn describe_images(dataset: &Dataset, images: &Splits<Images>) -> Vec<String
     lines
 }
 
-/// Classes that are listed; more are counted.
+/// The most classes that are listed; the others are only counted.
 const CLASSES_MAX: usize = 20;
 
-/// How many images each class has.
+/// The number of images of each class, as lines.
 fn labels(images: &Splits<Images>) -> Vec<String> {
     let parts = [&images.train, &images.test];
     let count = parts.iter().map(|part| part.label_count()).max().unwrap_or(0) as usize;

@@ -1,4 +1,4 @@
-//! Everything that can be wrong with a set of images, each with the file and what to do.
+//! Everything that can go wrong with a set of images. Each error names the file and says what to do.
 
 use std::{io, path::PathBuf};
 
@@ -9,17 +9,17 @@ use crate::Shape;
 /// Why a set cannot be read or packed.
 #[derive(Debug, thiserror::Error)]
 pub enum ImagesError {
-    /// The operating system refused.
+    /// The operating system reported an error.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
         /// What was attempted, as a verb.
         action: &'static str,
-        /// On which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A file does not hold what its name or place says.
+    /// A file does not hold what its name or its place says.
     #[error("{}: {what}", path.display())]
     File {
         /// The file or folder.
@@ -27,29 +27,29 @@ pub enum ImagesError {
         /// What is wrong with it, and what to do.
         what: String,
     },
-    /// A shape that no image has.
-    #[error("images of {0} are beyond what is read")]
+    /// The shape is out of bounds.
+    #[error("images of {0} are not supported: a side is 1 to 1024 pixels, channels are 1 or 3")]
     Shape(Shape),
-    /// Pixels and labels do not belong together.
+    /// The numbers of pixels and of labels do not fit together.
     #[error(
-        "{bytes} bytes and {labels} labels are no images of {shape}: each has {} bytes",
+        "{bytes} bytes and {labels} labels do not match images of {shape}: each has {} bytes",
         shape.bytes()
     )]
     Unpaired {
         /// Bytes of all images together.
         bytes: usize,
-        /// What was to be the shape of each.
+        /// The shape that each image should have.
         shape: Shape,
-        /// How many labels.
+        /// The number of labels.
         labels: usize,
     },
-    /// More images than an index can tell apart.
-    #[error("{0} images are more than an index of 32 bits can tell apart")]
+    /// There are more images than a 32-bit index can number.
+    #[error("{0} images are more than a 32-bit index can number")]
     TooMany(usize),
-    /// A contact sheet that PNG cannot hold.
+    /// PNG cannot hold the contact sheet.
     #[error("no contact sheet can be drawn: {0}")]
     Sheet(#[source] image::ImageError),
-    /// A file of the set is missing, or is another one.
+    /// A file of the set is missing, or has other content.
     #[error(transparent)]
     Data(#[from] DataError),
 }

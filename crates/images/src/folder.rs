@@ -1,5 +1,5 @@
-//! A folder of pictures. Folders in it are classes, in the order of their names; `train` and
-//! `test` set images apart for testing.
+//! A folder of pictures. Its subfolders are classes, in the order of their names; subfolders named `train` and `test`
+//! divide the set into a training and a test part.
 
 use std::{
     fs,
@@ -12,13 +12,13 @@ use crate::{
     source::{Colour, Example, Options, Part, Visitor},
 };
 
-/// Pixels of a side where pictures differ in size and none was asked for.
+/// The side in pixels if pictures differ in size and the options name none.
 const SIDE: u32 = 64;
 
-/// Names of the folder that is set apart for testing.
+/// Names of the folder with the test part.
 const TEST: [&str; 4] = ["test", "val", "valid", "validation"];
 
-/// Pictures that were found, none of them read yet.
+/// The pictures that were found; none of them is read yet.
 #[derive(Debug)]
 pub(crate) struct Folder {
     train: Vec<Found>,
@@ -36,7 +36,7 @@ struct Found {
     label: Option<u32>,
 }
 
-/// What one folder holds, in the order of names.
+/// The content of one folder, in the order of names.
 #[derive(Default)]
 struct Listing {
     folders: Vec<PathBuf>,
@@ -133,7 +133,7 @@ impl Listing {
         Ok(listing)
     }
 
-    /// The folders' names, as those of classes.
+    /// The names of the folders, as the names of classes.
     fn class_names(&self) -> Result<Vec<String>, ImagesError> {
         if let (Some(folder), Some(picture)) = (self.folders.first(), self.pictures.first()) {
             let what = format!(
@@ -153,7 +153,7 @@ impl Listing {
     }
 }
 
-/// The pictures of a part: those of each class, in the order of classes and names.
+/// The pictures of a part, in the order of their classes, then of their names.
 fn pictures(
     folder: &Path,
     classes: &[String],
@@ -186,7 +186,7 @@ fn pictures(
     Ok(found)
 }
 
-/// The shape that all pictures are brought to.
+/// The shape that all pictures are scaled to.
 fn common_shape<'a>(
     pictures: impl Iterator<Item = &'a Found>,
     options: &Options,

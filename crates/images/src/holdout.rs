@@ -1,12 +1,12 @@
-//! Which images of a set without test images are held out for testing: a tenth, chosen by
-//! what they show, so that neither names nor order matter, and copies of an image stay together.
+//! Chooses the images that are held out for testing, where a set has no test images: a tenth of them. The choice
+//! depends on the pixels only. So names and order do not matter, and copies of an image stay together.
 
 use sha2::{Digest as _, Sha256};
 
-/// One image in so many is held out.
+/// One image of this many is held out.
 const SHARE: usize = 10;
 
-/// What decides about an image: equal for equal pixels.
+/// The key that decides about an image: a hash of its pixels.
 pub(crate) fn key(pixels: &[u8]) -> u64 {
     let digest = Sha256::digest(pixels);
     let mut first = [0; 8];
@@ -14,8 +14,8 @@ pub(crate) fn key(pixels: &[u8]) -> u64 {
     u64::from_be_bytes(first)
 }
 
-/// The largest key of an image that is held out: a tenth of the keys are at most that large,
-/// at least one of them. None where a single image is left over.
+/// The largest key of an image that is held out. A tenth of the different keys, and at least one, are not above it.
+/// None if no image would be left to train on.
 pub(crate) fn threshold(keys: &[u64]) -> Option<u64> {
     let mut sorted = keys.to_vec();
     sorted.sort_unstable();

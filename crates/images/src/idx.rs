@@ -1,15 +1,15 @@
 //! The IDX format: big-endian sizes, then the elements.
 //!
-//! Layout: two zero bytes, the element type, the number of dimensions, one `u32` for each, then
-//! the elements in row-major order and nothing else. A reader goes through a file of any length
-//! and believes no size before the bytes are there. It does not know what the numbers mean.
+//! Layout: two zero bytes, the element type, the number of dimensions, one `u32` for the size of each, then
+//! the elements in row-major order and nothing else. A reader handles a file of any length and allocates
+//! nothing by a size that the header claims. It does not know what the numbers mean.
 
 use std::io::{self, Read};
 
-/// More dimensions than any file of images has.
+/// The most dimensions that are read; no file of images has more.
 pub const DIMENSIONS_MAX: usize = 4;
 
-/// What a file's elements are.
+/// The type of a file's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
     /// Unsigned bytes.
@@ -18,17 +18,17 @@ pub enum Element {
     Int = 0x0c,
 }
 
-/// The beginning of a file.
+/// The header of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// What the elements are.
+    /// The type of the elements.
     pub element: Element,
     /// The size of each dimension, slowest first.
     pub shape: Vec<u32>,
 }
 
 impl Header {
-    /// Reads it; the error says what is wrong and where.
+    /// Reads a header; the error says what is wrong and where.
     pub fn read(reader: &mut impl Read) -> Result<Self, String> {
         let mut magic = [0; 4];
         read_exactly(reader, &mut magic)?;
@@ -58,7 +58,7 @@ impl Header {
         Ok(Self { element, shape })
     }
 
-    /// How many bytes of elements follow.
+    /// The number of bytes of elements that follow the header.
     pub fn bytes(&self) -> u128 {
         let size = match self.element {
             Element::Byte => 1,

@@ -1,5 +1,5 @@
-//! A folder of IDX files, as MNIST and its successors come: images and labels to learn from,
-//! and to test with; zipped by gzip or not.
+//! A folder of IDX files, in the form of MNIST and its successors: images and labels of a training and a test part,
+//! gzipped or not.
 
 use std::{
     fs::{self, File},
@@ -29,7 +29,7 @@ struct Pair {
     labels: Option<PathBuf>,
 }
 
-/// A set whose headers agree.
+/// A set whose file headers fit together.
 #[derive(Debug)]
 pub(crate) struct IdxSet {
     files: Files,
@@ -37,7 +37,7 @@ pub(crate) struct IdxSet {
     counts: [Option<u64>; 2],
 }
 
-/// The IDX files of a folder, known by their names; none if it has no images of this kind.
+/// Finds the IDX files of a folder by their names; `None` if the folder has no images in IDX files.
 pub(crate) fn find(folder: &Path) -> Result<Option<Files>, ImagesError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(ImagesError::io("read", folder))? {
@@ -61,11 +61,11 @@ pub(crate) fn find(folder: &Path) -> Result<Option<Files>, ImagesError> {
         let path = folder.join(name);
         match place {
             None => *place = Some(path),
-            // The same file, zipped and not.
+            // The same file, once gzipped and once not.
             Some(first) if Some(path.as_path()) == with_gz(first).as_deref() => {}
             Some(first) => {
                 let what = format!(
-                    "is there beside {}, and it is not clear which one is meant: take one away",
+                    "exists beside {}, and it is not clear which one is meant: remove one",
                     first.display()
                 );
                 return Err(ImagesError::file(path, what));
@@ -91,8 +91,8 @@ impl IdxSet {
         if let (Some(images), true) =
             (&test.images, train.labels.is_some() != test.labels.is_some())
         {
-            let what = "only one of the two parts of this set has labels: add the others, or take \
-                        them away";
+            let what = "only one of the two parts of this set has labels: add the others, or \
+                        remove them";
             return Err(ImagesError::file(images, what));
         }
         Ok(Self { files, shape, counts })
@@ -132,7 +132,7 @@ impl IdxSet {
 }
 
 impl Pair {
-    /// Reads the headers: how many images there are; all are of one shape.
+    /// Reads the headers and returns the number of images; all images have one shape.
     fn open(&self, shape: &mut Option<Shape>) -> Result<Option<u64>, ImagesError> {
         let Some(images) = &self.images else { return Ok(None) };
         let (header, _) = open(images)?;
@@ -152,7 +152,7 @@ impl Pair {
     }
 }
 
-/// The labels of a file, one after the other.
+/// The labels in a file, read one at a time.
 struct Labels<'a> {
     path: &'a Path,
     element: Element,
@@ -185,7 +185,7 @@ impl<'a> Labels<'a> {
     }
 }
 
-/// A file behind its header, unzipped where it is zipped.
+/// Opens a file and reads its header; the reader unzips a gzipped file.
 fn open(path: &Path) -> Result<(Header, Box<dyn Read>), ImagesError> {
     let file = File::open(path).map_err(ImagesError::io("open", path))?;
     if !file.metadata().map_err(ImagesError::io("read", path))?.is_file() {
@@ -201,12 +201,13 @@ fn open(path: &Path) -> Result<(Header, Box<dyn Read>), ImagesError> {
     Ok((header, reader))
 }
 
-/// Refuses a file that goes on after its last element.
+/// Refuses a file with bytes after its last element.
 fn ended(path: &Path, mut reader: impl Read) -> Result<(), ImagesError> {
     match reader.read(&mut [0]).map_err(ImagesError::io("read", path))? {
         0 => Ok(()),
-        _ => {
-            Err(ImagesError::file(path, "it goes on after the last element that its header tells"))
-        }
+        _ => Err(ImagesError::file(
+            path,
+            "it goes on after the last element that its header announces",
+        )),
     }
 }

@@ -1,15 +1,15 @@
-//! Sets of images: what a person has (IDX files, numpy arrays, a folder of pictures), in one
+//! Sets of images: a person's own files (IDX files, numpy arrays, a folder of pictures), in one
 //! form that every worker reads.
 //!
-//! - [`set`]: images in memory or mapped from files, by index, with their labels: a data set
-//! - [`mod@dataset`]: the set that a person names, by its name or by where it lies
-//! - [`named`]: sets that are known by name, and [`read`]: the files of a set, as images
-//! - [`source`] finds out what lies at a path, and gives its images one by one
-//! - [`mod@pack`] writes them as four IDX files: training and test images, with their labels
-//! - [`sheet`] draws some of them side by side, for people
+//! - [`set`]: images with their labels, by index, in memory or mapped from files: a data set
+//! - [`mod@dataset`]: finds the set that a person gives by name or by path
+//! - [`named`]: sets that are known by name; [`read`]: the files of a set, as images
+//! - [`source`]: finds out what is at a path, and reads its images one at a time
+//! - [`mod@pack`]: writes images as four IDX files: training and test images, with their labels
+//! - [`sheet`]: draws some images side by side, for a person
 //!
-//! A set of more bytes than memory passes through: nothing here holds more than a few images
-//! at a time, but for arrays that numpy compressed. This crate knows nothing of training.
+//! A set may be larger than memory: nothing here holds more than a few images at a time, except for
+//! compressed numpy arrays. This crate knows nothing of training.
 //! Start at [`set`].
 
 pub mod dataset;
@@ -39,5 +39,5 @@ pub use set::{Images, unit_pixels};
 pub use shape::Shape;
 pub use source::{Colour, Example, Options, Part, Source};
 
-/// Numbers of an image of MNIST, 28 rows of 28.
+/// Numbers of an MNIST image: 28 rows of 28 pixels.
 pub const PIXELS: usize = Shape::grey(28, 28).bytes();

@@ -1,10 +1,10 @@
 //! The pixels of a set: in memory, or mapped from a file.
 //!
-//! A small file is read into memory. Any other is mapped, so that all workers of a host share its
-//! memory, and so that it may be larger than memory. A mapped file must not be changed while a run
-//! reads it: the data set's folder is written once, by renaming whole files into place. Somebody who
-//! cuts such a file off in the middle of a run ends the run.
-#![allow(unsafe_code, reason = "a mapping is only as constant as the file")]
+//! A small file is read into memory. Any other file is mapped, so that all workers of a host share its
+//! memory and the file may be larger than memory. A mapped file must not be changed while a run
+//! reads it. The data set's folder obeys this: whole files are renamed into place once. If somebody truncates
+//! a mapped file during a run, the run ends.
+#![allow(unsafe_code, reason = "a mapping changes if its file changes")]
 
 use std::{
     fs::File,
@@ -14,13 +14,13 @@ use std::{
 
 use memmap2::{Advice, Mmap};
 
-/// A file of more bytes is mapped.
+/// A larger file is mapped.
 const MEMORY_BYTES_MAX: u64 = 1 << 20;
 
-/// A file of more bytes may not stay in memory as a whole.
+/// A larger mapped file is not expected to stay in memory as a whole.
 const RESIDENT_BYTES_MAX: u64 = 256 << 20;
 
-/// Bytes that do not change.
+/// Bytes that do not change, after a header that is skipped.
 #[derive(Debug)]
 pub(crate) enum Pixels {
     Memory { bytes: Vec<u8>, header: usize },
@@ -48,10 +48,10 @@ impl Pixels {
                 Ok(Self::Memory { bytes, header })
             };
         }
-        // SAFETY: the bytes are only read, and any bytes are pixels. That the file is not changed
-        // meanwhile is a condition that this module states; its digest was verified before.
+        // SAFETY: the bytes are only read, and any byte is a valid pixel. The module's docs demand that the file
+        // is not changed meanwhile; its digest was verified before.
         let map = unsafe { Mmap::map(&file) }?;
-        // An epoch visits images in a random order. Advice may be refused, and nothing is lost.
+        // An epoch reads images in a random order. If the system refuses the advice, only speed is lost.
         if length > RESIDENT_BYTES_MAX {
             let _refused = map.advise(Advice::Random);
         }

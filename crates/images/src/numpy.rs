@@ -1,4 +1,4 @@
-//! Arrays as numpy saves them: a `.npy` file of images, or a `.npz` file of images and labels.
+//! Arrays in numpy's file formats: a `.npy` file of images, or a `.npz` file of images and labels.
 
 use std::{
     fs::File,
@@ -14,17 +14,17 @@ use crate::{
     source::{Example, Part, Visitor},
 };
 
-/// Names of the arrays in a `.npz` file: images and labels to learn from, then to test with.
+/// Names of the arrays in a `.npz` file: training images and labels, then test images and labels.
 const NAMES: [[&str; 4]; 3] = [
     ["x_train", "y_train", "x_test", "y_test"],
     ["train_images", "train_labels", "test_images", "test_labels"],
     ["images", "labels", "test_images", "test_labels"],
 ];
 
-/// The only array of a `.npz` file to which no name was given.
+/// The name of an array that was saved to a `.npz` file without a name.
 const UNNAMED: &str = "arr_0";
 
-/// Arrays whose headers agree.
+/// Arrays whose headers fit together.
 #[derive(Debug)]
 pub(crate) struct Arrays {
     path: PathBuf,
@@ -33,7 +33,7 @@ pub(crate) struct Arrays {
     is_planar: bool,
 }
 
-/// Images and labels of a part, by the names of their arrays; none in a `.npy` file.
+/// The images and labels of a part, by the names of their arrays. A `.npy` file has no names.
 #[derive(Debug)]
 struct Pair {
     images: Option<String>,
@@ -41,12 +41,12 @@ struct Pair {
     count: u64,
 }
 
-/// What an array of images looks like.
+/// The form of an array of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Form {
     count: u64,
     shape: Shape,
-    /// Whether each channel is a plane of its own.
+    /// Whether the channels are separate planes.
     is_planar: bool,
 }
 
@@ -140,7 +140,7 @@ impl Arrays {
     }
 }
 
-/// Writes planes of channels as pixels of channels.
+/// Converts planes of channels to pixels of channels.
 fn interleave(planes: &[u8], channels: usize, pixels: &mut [u8]) {
     let plane = planes.len() / channels;
     for (place, pixel) in pixels.chunks_exact_mut(channels).enumerate() {
@@ -162,7 +162,7 @@ fn archive(path: &Path) -> Result<ZipArchive<BufReader<File>>, ImagesError> {
     archive.map_err(|error| ImagesError::file(path, format!("not a .npz file: {error}")))
 }
 
-/// Calls `read` with an array: of the file itself, or by its name in the archive.
+/// Calls `read` with an array: the file itself, or the array of that name in the archive.
 fn with_array<T>(
     path: &Path,
     name: Option<&str>,
@@ -220,7 +220,7 @@ fn form(path: &Path, name: Option<&str>) -> Result<Form, ImagesError> {
     })
 }
 
-/// The kind of numbers that an array holds.
+/// The type and size of an array's numbers.
 fn scalar(array: &NpyFile<&mut dyn Read>) -> Result<(TypeChar, u64), String> {
     match array.dtype() {
         DType::Plain(plain) => Ok((plain.type_char(), plain.size_field())),
@@ -228,7 +228,7 @@ fn scalar(array: &NpyFile<&mut dyn Read>) -> Result<(TypeChar, u64), String> {
     }
 }
 
-/// Shows the rows of an array of images, each of so many bytes. Floats are 0 to 1.
+/// Passes each row of an array of images, `length` bytes, to `visit`. Floats are from 0 to 1.
 fn each_row(
     array: NpyFile<&mut dyn Read>,
     length: usize,
@@ -253,7 +253,7 @@ fn each_row(
     }
 }
 
-/// An error whose file is known further up.
+/// An error without its file; the caller adds the file.
 fn unnamed(what: String) -> ImagesError {
     ImagesError::file("", what)
 }
@@ -271,7 +271,7 @@ fn rows<T: npyz::Deserialize>(
         let value =
             value.map_err(|error| unnamed(format!("it ends at number {place}: {error}")))?;
         row.push(level(value).ok_or_else(|| {
-            unnamed(format!("number {place} is no pixel: integers are 0 to 255, floats 0 to 1"))
+            unnamed(format!("number {place} is not a pixel: integers are 0 to 255, floats 0 to 1"))
         })?);
         if row.len() == length {
             visit(&row)?;

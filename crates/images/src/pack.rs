@@ -1,4 +1,4 @@
-//! A set in the form that workers read: four IDX files in a folder of their own, and the names
+//! Packs a set in the form that workers read: four IDX files in a folder of their own, and the names
 //! of the classes beside them.
 
 use std::{
@@ -18,25 +18,25 @@ use crate::{
     source::{Part, Source},
 };
 
-/// The file with the names of the classes, one a line in the order of the labels.
+/// The file with the names of the classes: one per line, in the order of the labels.
 pub const CLASSES: &str = "classes.txt";
 
-/// Digits of the digest in the name of a packed set's folder.
+/// Hex digits of the digest in the name of a packed set's folder.
 const NAME_DIGITS: usize = 16;
 
-/// So many labels fit into bytes.
+/// The number of labels that fit into one byte.
 const BYTE_LABELS: u32 = 256;
 
 /// A packed set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
-    /// Where its files are.
+    /// The folder with its files.
     pub folder: PathBuf,
-    /// Its files, images to learn from first.
+    /// Its files; the training images first.
     pub files: Vec<PackedFile>,
     /// The shape of each image.
     pub shape: Shape,
-    /// Images to learn from, and to test with.
+    /// The numbers of training and of test images.
     pub counts: [u32; 2],
     /// The names of the classes, where they have names.
     pub classes: Vec<String>,
@@ -44,7 +44,7 @@ pub struct Packed {
     pub labels: u32,
 }
 
-/// SHA-256 over the digests and names of a set's files: equal for equal sets.
+/// SHA-256 over the digests and names of a set's files. Equal sets have equal digests.
 pub(crate) fn digest<'a>(files: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut hasher = Sha256::new();
     for (name, sha256) in files {
@@ -65,18 +65,18 @@ pub struct PackedFile {
 }
 
 impl Packed {
-    /// SHA-256 over the names and digests of its files: equal for equal sets.
+    /// SHA-256 over the digests and names of its files. Equal sets have equal digests.
     #[must_use]
     pub fn digest(&self) -> String {
         digest(self.files.iter().map(|file| (&*file.name, &*file.sha256)))
     }
 }
 
-/// Packs a set into a folder below `into`, which is named by `stem` and the set's digest: a set
-/// that is there already is left as it is. `progress` hears how many images of how many were read.
+/// Packs a set into a folder below `into`, named by `stem` and the set's digest. If the folder exists already, it is
+/// left as it is. `progress` gets the number of images read and the total.
 ///
 /// # Errors
-/// An image that cannot be read, a set without enough images, or what the disk said.
+/// An image cannot be read, the set has too few images, or the disk reported an error.
 pub fn pack(
     source: &Source,
     stem: &str,
@@ -105,7 +105,7 @@ pub fn pack(
         }
     }
     let labels = parts.iter().flat_map(|part| &part.labels).max().map_or(0, |most| most + 1);
-    // The first images of a set stand for all, and so are of all classes.
+    // Users often take the first images of a set as a sample of it, so these must be of all classes.
     let parts = parts.map(|part| part.shuffled(source, &folder));
     let [train, test] = parts;
     let parts = [train?, test?];
@@ -127,7 +127,7 @@ pub fn pack(
     Ok(Packed { folder: place, ..packed })
 }
 
-/// Gives the folder its name, unless that set is there already.
+/// Renames the folder to its final name, unless that folder exists already.
 fn put_in_place(folder: TempDir, place: &Path) -> Result<(), ImagesError> {
     match fs::rename(folder.path(), place) {
         Ok(()) => {
@@ -140,12 +140,12 @@ fn put_in_place(folder: TempDir, place: &Path) -> Result<(), ImagesError> {
     }
 }
 
-/// Images in a file without a name, for as long as their number is not known.
+/// Images in an unnamed temporary file, until their number is known.
 struct Spool {
     pixels: File,
     count: u32,
     labels: Vec<u32>,
-    /// By image, where some are to be held out, or all are to be put in order.
+    /// A key for each image, if some are to be held out, or all are to be put in order.
     keys: Vec<u64>,
 }
 
@@ -182,7 +182,7 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Deals the images between learning and testing.
+    /// Divides the images into a training and a test part.
     fn hold_out(mut self, source: &Source, folder: &TempDir) -> Result<[Self; 2], ImagesError> {
         let threshold = holdout::threshold(&self.keys).ok_or_else(|| {
             let what = "two different images are needed at the least: one to learn from and one to \
@@ -205,8 +205,8 @@ impl Spool {
         Ok(parts)
     }
 
-    /// The images in the order of what they show, which has nothing to do with their classes; only
-    /// where they came class by class.
+    /// Puts the images in the order of a hash of their pixels, which is unrelated to their classes. Does so only if the
+    /// source gives them class by class.
     fn shuffled(self, source: &Source, folder: &TempDir) -> Result<Self, ImagesError> {
         if !source.is_in_order_of_classes() {
             return Ok(self);
@@ -262,7 +262,7 @@ impl Spool {
     }
 }
 
-/// Writes a file whole, and tells its size and digest.
+/// Writes a whole file, and returns its size and digest.
 fn write(folder: &Path, name: String, reader: &mut dyn Read) -> Result<PackedFile, ImagesError> {
     let path = folder.join(&name);
     let file = File::create_new(&path).map_err(ImagesError::io("create", &path))?;
@@ -274,7 +274,7 @@ fn write(folder: &Path, name: String, reader: &mut dyn Read) -> Result<PackedFil
     Ok(PackedFile { name, bytes, sha256: hex(&hasher.finalize()) })
 }
 
-/// A file that is hashed as it is written.
+/// A file that is hashed while it is written.
 struct Hashing {
     file: BufWriter<File>,
     hasher: Sha256,

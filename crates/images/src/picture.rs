@@ -1,4 +1,4 @@
-//! One picture, from a file to the bytes of an example.
+//! Converts one picture file to the bytes of an example.
 
 use std::path::Path;
 
@@ -9,16 +9,16 @@ use image::{
 
 use crate::{ImagesError, Shape};
 
-/// The longest side of a picture that is opened.
+/// The longest side in pixels of a picture that is opened.
 const SIDE_MAX: u32 = 1 << 15;
 
-/// The most memory that one picture may take.
+/// The most memory in bytes that one picture may take.
 const MEMORY_MAX: u64 = 1 << 30;
 
-/// Endings of the files that are read.
+/// The file name extensions of pictures.
 pub(crate) const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
 
-/// What can be said of a picture from its header.
+/// What the header of a picture tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Probe {
     pub(crate) height: u32,
@@ -33,11 +33,11 @@ pub(crate) fn probe(path: &Path) -> Result<Probe, ImagesError> {
     Ok(Probe { height, width, has_colour: decoder.color_type().has_color() })
 }
 
-/// Reads a PNG or JPEG file in the given shape: scaled so that it fills it, and cut off on both sides where
-/// it is longer. What is transparent becomes white.
+/// Reads a PNG or JPEG file in the given shape: scaled until it covers the shape, then cropped equally on both sides.
+/// Transparent pixels are blended with white.
 ///
 /// # Errors
-/// What is no picture, is cut off, or is too large; the file is named.
+/// The file is not a picture, is truncated, or is too large. The error names the file.
 pub fn read(path: &Path, shape: Shape) -> Result<Vec<u8>, ImagesError> {
     let mut decoder = reader(path)?.into_decoder().map_err(|error| unreadable(path, &error))?;
     let orientation = decoder.orientation().map_err(|error| unreadable(path, &error))?;
@@ -56,7 +56,7 @@ pub fn read(path: &Path, shape: Shape) -> Result<Vec<u8>, ImagesError> {
 
 fn reader(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>, ImagesError> {
     let reader = ImageReader::open(path).map_err(ImagesError::io("open", path))?;
-    // By what is in it, not by its name.
+    // The format is recognised by the content, not by the name.
     let mut reader = reader.with_guessed_format().map_err(ImagesError::io("read", path))?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(SIDE_MAX);
@@ -66,7 +66,7 @@ fn reader(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>,
     Ok(reader)
 }
 
-/// The picture on white ground.
+/// Blends the picture with a white background.
 fn opaque(picture: DynamicImage) -> DynamicImage {
     if !picture.color().has_alpha() {
         return picture;
@@ -86,5 +86,5 @@ fn opaque(picture: DynamicImage) -> DynamicImage {
 }
 
 fn unreadable(path: &Path, error: &image::ImageError) -> ImagesError {
-    ImagesError::file(path, format!("no picture that can be read: {error}"))
+    ImagesError::file(path, format!("this picture cannot be read: {error}"))
 }

@@ -1,4 +1,4 @@
-//! The files of a data set, as images: the form that [`mod@crate::pack`] writes and the sets of
+//! Reads the files of a data set as images, in the form that [`mod@crate::pack`] writes and the sets of
 //! [`mod@crate::named`] have.
 
 use std::{fs, path::Path};
@@ -14,11 +14,11 @@ use crate::{
     pack::CLASSES,
 };
 
-/// Both parts of the data set: its images with their labels and the names of the classes, if it
-/// has any. The files must have been verified.
+/// The training and the test part of the data set: the images with their labels and the names of the classes, if the
+/// set has any. The files must have been verified.
 ///
 /// # Errors
-/// A file that is missing, is no IDX file, or does not fit the others; it is named.
+/// A file is missing, is not an IDX file, or does not fit the others. The error names the file.
 pub fn splits(files: &Files) -> Result<Splits<Images>, ImagesError> {
     let manifest = files.manifest();
     let part = |prefix: &str, count: u32| {
@@ -62,10 +62,10 @@ fn class_names(files: &Files, manifest: &Manifest) -> Result<Vec<String>, Images
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// The images of an IDX file, with the labels of another.
+/// The images of an IDX file, with the labels from another IDX file.
 ///
 /// # Errors
-/// A file that is no IDX file, or does not fit the other; it is named.
+/// A file is not an IDX file, or does not fit the other. The error names the file.
 pub fn open(images: &Path, labels: Option<&Path>) -> Result<Images, ImagesError> {
     let header = read_header(images)?;
     let shape = shape(images, &header)?;
@@ -85,7 +85,7 @@ pub fn open(images: &Path, labels: Option<&Path>) -> Result<Images, ImagesError>
         .map_err(|error| ImagesError::file(images, error.to_string()))
 }
 
-/// The shape of each image that the header tells.
+/// The shape of each image, from the header.
 pub(crate) fn shape(path: &Path, header: &Header) -> Result<Shape, ImagesError> {
     match (header.element, &header.shape[..]) {
         (Element::Byte, [_, height, width]) => Ok(Shape::grey(*height, *width)),
@@ -107,13 +107,13 @@ fn read_header(path: &Path) -> Result<Header, ImagesError> {
     Header::read(&mut file).map_err(|what| ImagesError::file(path, what))
 }
 
-/// What follows the header: as much as it tells.
+/// The elements after the header; their number must be the header's.
 fn elements(path: &Path, header: &Header) -> Result<Pixels, ImagesError> {
     let pixels =
         Pixels::open(path, header.to_bytes().len()).map_err(ImagesError::io("read", path))?;
     let (expected, found) = (header.bytes(), pixels.bytes().len());
     if expected != found as u128 {
-        let what = format!("its header tells of {expected} bytes of data, {found} follow");
+        let what = format!("its header announces {expected} bytes of data, but {found} follow");
         return Err(ImagesError::file(path, what));
     }
     Ok(pixels)
@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of `n` elements, `shape` being that of one element.
+    /// A file of `n` elements, each of the shape `shape`.
     fn idx(n: u32, shape: &[u32]) -> Vec<u8> {
         let shape = [&[n], shape].concat();
         let mut bytes = Header { element: Element::Byte, shape: shape.clone() }.to_bytes();
@@ -149,7 +149,7 @@ mod tests {
         bytes
     }
 
-    /// Writes files, and describes the data set.
+    /// Writes the files of a data set and describes it.
     fn set(folder: &Path, contents: [Vec<u8>; 4], counts: [u32; 2]) -> Files {
         let names = ["train-images", "train-labels", "t10k-images", "t10k-labels"];
         let files = names.iter().zip(contents).map(|(name, content)| {
@@ -188,7 +188,9 @@ mod tests {
         let unpaired = error(images(), idx(4, &[]));
         assert_eq!(
             unpaired,
-            format!("{name}: 60 bytes and 4 labels are no images of 3 x 4 grey: each has 12 bytes")
+            format!(
+                "{name}: 60 bytes and 4 labels do not match images of 3 x 4 grey: each has 12 bytes"
+            )
         );
         assert!(error(idx(5, &[4, 4]), idx(5, &[])).contains("images of 4 x 4 grey to learn from"));
         assert!(error(b"text".to_vec(), idx(5, &[])).contains("not an IDX file"));
@@ -197,6 +199,6 @@ mod tests {
         let mut short = images();
         short.pop();
         let line = error(short, idx(5, &[]));
-        assert_eq!(line, format!("{name}: its header tells of 60 bytes of data, 59 follow"));
+        assert_eq!(line, format!("{name}: its header announces 60 bytes of data, but 59 follow"));
     }
 }

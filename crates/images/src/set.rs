@@ -1,8 +1,8 @@
-//! A set of images in memory, or mapped into it from a file that is larger.
+//! A set of images, in memory or mapped from a file.
 //!
-//! An image is rows from the top, in them pixels from the left, in them channels: as PNG, the IDX
-//! files that [`mod@crate::pack`] writes and the pictures that are drawn have it, so that nothing is
-//! reordered on the way from a file to a model or a screen.
+//! An image is rows from the top; a row is pixels from the left; a pixel is its channels. PNG, the IDX files that
+//! [`mod@crate::pack`] writes and the pictures that are drawn use the same order, so nothing is reordered between a
+//! file and a model or a screen.
 
 use std::sync::Arc;
 
@@ -12,25 +12,25 @@ use crate::{ImagesError, Shape, mapped::Pixels};
 
 /// The value of a white pixel.
 const WHITE: f32 = 255.0;
-/// Words of a block of a stream.
+/// The number of words in a block of a random stream.
 const WORDS: usize = 4;
 
-/// Images of one shape, perhaps with labels. A clone shares the pixels.
+/// Images of one shape, with or without labels. A clone shares the pixels.
 #[derive(Clone, Debug)]
 pub struct Images {
     shape: Shape,
     count: u32,
     pixels: Arc<Pixels>,
-    /// One an image, or none at all.
+    /// One label per image, or none at all.
     labels: Arc<[u32]>,
     classes: Arc<[String]>,
 }
 
 impl Images {
-    /// From the images one after the other, and a label for each, or no labels.
+    /// A set from the pixels of all images, one image after the other, and one label per image, or no labels.
     ///
     /// # Errors
-    /// A shape beyond its bounds, pixels that are no whole images, or another number of labels.
+    /// The shape is out of bounds, the pixels are not a whole number of images, or the number of labels differs.
     pub fn new(shape: Shape, pixels: Vec<u8>, labels: Vec<u32>) -> Result<Self, ImagesError> {
         Self::from_parts(shape, Pixels::from(pixels), labels)
     }
@@ -52,7 +52,7 @@ impl Images {
         Ok(Self { shape, count, pixels, labels, classes: Arc::default() })
     }
 
-    /// The same with the classes' names, in the order of the labels.
+    /// The same set with the classes' names, in the order of the labels.
     #[must_use]
     pub fn with_classes(self, classes: impl Into<Arc<[String]>>) -> Self {
         Self { classes: classes.into(), ..self }
@@ -64,19 +64,19 @@ impl Images {
         self.shape
     }
 
-    /// How many images; fits a `u32`.
+    /// The number of images; it fits a `u32`.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.count as usize
     }
 
-    /// Whether there are none.
+    /// Whether the set has no images.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The numbers of one image, 0 black to 255 white.
+    /// The numbers of one image, from 0 (black) to 255 (white).
     ///
     /// # Panics
     /// If `index` is not below [`Images::len`].
@@ -88,7 +88,7 @@ impl Images {
         &self.pixels.bytes()[begin..begin + bytes]
     }
 
-    /// The numbers of all images, one after the other.
+    /// The numbers of all images, one image after the other.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.pixels.bytes()[..self.len() * self.shape.bytes()]
@@ -116,22 +116,22 @@ impl Images {
         self.labels.iter().take(self.len()).max().map_or(0, |most| most + 1)
     }
 
-    /// The names of the classes in the order of the labels; none where they have no names.
+    /// The names of the classes in the order of the labels; empty if they have no names.
     #[must_use]
     pub fn classes(&self) -> &[String] {
         &self.classes
     }
 
-    /// What people call a class: its name, or its number.
+    /// The name of a class, or its number if it has no name.
     #[must_use]
     pub fn class(&self, label: u32) -> String {
         self.classes.get(label as usize).cloned().unwrap_or_else(|| label.to_string())
     }
 
-    /// Writes the pixels of some images, 0 to 1, a row an image.
+    /// Writes the pixels of some images to `out`, from 0 to 1, one row per image.
     ///
     /// # Panics
-    /// If `out` is not as long as the images' bytes, or an index is not below [`Images::len`].
+    /// If `out` has not the length of the images' bytes, or an index is not below [`Images::len`].
     pub fn gather_pixels(&self, indices: &[u32], out: &mut [f32]) {
         let bytes = self.shape.bytes();
         assert_eq!(out.len(), indices.len() * bytes, "{bytes} floats an image");
@@ -140,8 +140,7 @@ impl Images {
         }
     }
 
-    /// Replaces the content of `out` with the labels of some images; leaves it empty where there
-    /// are no labels.
+    /// Replaces the content of `out` with the labels of some images. `out` becomes empty if there are no labels.
     ///
     /// # Panics
     /// If an index is not below [`Images::len`].
@@ -150,21 +149,20 @@ impl Images {
         out.extend(indices.iter().filter_map(|index| self.label(*index)).map(i64::from));
     }
 
-    /// Writes one image, each number black or white: white with the probability of its grey, drawn
-    /// for the visit.
+    /// Writes one image with each number black or white: white with the probability grey level / 255. The draws are
+    /// those of the visit.
     ///
     /// # Panics
-    /// If `out` is not as long as an image, or `index` is not below [`Images::len`].
+    /// If `out` has not the length of an image, or `index` is not below [`Images::len`].
     pub fn binarize(&self, index: u32, visit: Visit, out: &mut [u8]) {
         assert_eq!(out.len(), self.shape.bytes(), "as many numbers as an image has");
         self.binarize_from(index, visit, 0, out);
     }
 
-    /// [`Images::binarize`] for the numbers of an image from `begin` on, a multiple of four.
+    /// [`Images::binarize`] for a part of an image that starts at number `begin`, a multiple of four.
     ///
     /// # Panics
-    /// If the image has not as many, `begin` is no such multiple, or `index` is not below
-    /// [`Images::len`].
+    /// If the image has fewer numbers, `begin` is not a multiple of four, or `index` is not below [`Images::len`].
     pub fn binarize_from(&self, index: u32, visit: Visit, begin: usize, out: &mut [u8]) {
         assert_eq!(begin % WORDS, 0, "a block is drawn at a time");
         let greys = &self.image(index)[begin..begin + out.len()];
@@ -172,14 +170,14 @@ impl Images {
         for (block, (grey, out)) in greys.chunks(WORDS).zip(out.chunks_mut(WORDS)).enumerate() {
             let words = stream.block((begin / WORDS + block) as u32);
             for ((word, grey), out) in words.into_iter().zip(grey).zip(out) {
-                // A word is below grey / 255 of its range with exactly that probability.
+                // A uniform word is below this bound with a probability of exactly grey / 255.
                 let white = u64::from(word) * 255 < u64::from(*grey) << 32;
                 *out = if white { u8::MAX } else { 0 };
             }
         }
     }
 
-    /// All images as the visit draws them, black or white, in memory.
+    /// All images with the visit's draws, black or white, in memory.
     #[must_use]
     pub fn binarized(&self, visit: Visit) -> Self {
         let bytes = self.shape.bytes();
@@ -190,7 +188,7 @@ impl Images {
         Self { pixels: Arc::new(drawn.into()), ..self.clone() }
     }
 
-    /// Keeps the first `n` images, or all where there are fewer. Memory that others share stays.
+    /// Keeps the first `n` images, or all if there are fewer. The memory is not freed; clones may share it.
     pub fn truncate(&mut self, n: usize) {
         if n < self.len() {
             self.count = n as u32;
@@ -204,8 +202,8 @@ impl Dataset for Images {
     }
 }
 
-/// Two columns: the images as bytes, `[n, height, width, channels]`, and their labels as integers,
-/// `[n]`; of a set without labels the first alone.
+/// Two columns: the images as bytes, `[n, height, width, channels]`, and their labels as integers, `[n]`. A set without
+/// labels has only the first column.
 impl Collate for Images {
     fn collate(batch: &Batch<'_, Self>) -> Vec<Column> {
         let images = batch.data;
@@ -222,7 +220,7 @@ impl Collate for Images {
     }
 }
 
-/// Writes grey values as pixels, 0 to 1: exactly x / 255 as torchvision computes it.
+/// Writes grey levels as pixels from 0 to 1: exactly x / 255, as torchvision computes it.
 pub fn unit_pixels(greys: &[u8], out: &mut [f32]) {
     for (out, grey) in out.iter_mut().zip(greys) {
         *out = f32::from(*grey) / WHITE;
@@ -275,7 +273,10 @@ mod tests {
         let line =
             |shape, pixels, labels| Images::new(shape, pixels, labels).unwrap_err().to_string();
         let wrong = line(shape, vec![0; 35], vec![]);
-        assert_eq!(wrong, "35 bytes and 0 labels are no images of 2 x 3 RGB: each has 18 bytes");
+        assert_eq!(
+            wrong,
+            "35 bytes and 0 labels do not match images of 2 x 3 RGB: each has 18 bytes"
+        );
         assert!(line(shape, vec![0; 36], vec![1]).contains("36 bytes and 1 labels"));
         assert!(line(Shape { channels: 2, ..shape }, vec![], vec![]).contains("2 x 3"));
         assert!(Images::new(SHAPE, vec![], vec![]).unwrap().is_empty());
@@ -298,7 +299,7 @@ mod tests {
         for (count, grey) in whites.into_iter().zip(images.image(1)) {
             let (expected, p) =
                 (EPOCHS as f64 * f64::from(*grey) / 255.0, f64::from(*grey) / 255.0);
-            // Five standard deviations; none for black and white, which stay.
+            // Five standard deviations; zero for black and white, which never change.
             let bound = 5.0 * (EPOCHS as f64 * p * (1.0 - p)).sqrt();
             assert!((count as f64 - expected).abs() <= bound, "{count} of {grey}");
         }
@@ -324,7 +325,7 @@ mod tests {
         let (mut rest, visit) = ([0; 84], Visit::train(0, 2));
         images.binarize_from(1, visit, 700, &mut rest);
         assert_eq!(rest, draw(1, visit)[700..]);
-        // What is drawn once is drawn the same again.
+        // Binarizing a binary image does not change it.
         let drawn = images.binarized(Visit::test(3));
         assert_eq!(drawn.image(2), drawn.binarized(Visit::test(0)).image(2));
     }

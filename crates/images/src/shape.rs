@@ -1,8 +1,8 @@
-//! How large the images of a set are, and of what.
+//! The shape of the images of a set: height, width and channels.
 
 use std::fmt;
 
-/// A side that is longer belongs to a photograph, not to an example.
+/// The longest side of an example. Larger images are photographs and must be scaled.
 pub(crate) const SIDE_MAX: u32 = 1024;
 
 /// The shape of each image of a set.
@@ -12,7 +12,7 @@ pub struct Shape {
     pub height: u32,
     /// Pixels in a row.
     pub width: u32,
-    /// Numbers of a pixel: 1 for grey, 3 for red, green and blue.
+    /// Numbers of a pixel: 1 for grey; 3 for red, green and blue.
     pub channels: u32,
 }
 
@@ -23,7 +23,7 @@ impl Shape {
         Self { height, width, channels: 1 }
     }
 
-    /// Whether sides and channels are within their bounds.
+    /// Whether the sides and the channels are within their bounds.
     #[must_use]
     pub const fn is_valid(&self) -> bool {
         let sides = self.height >= 1 && self.width >= 1;
@@ -31,7 +31,7 @@ impl Shape {
         sides && bounded && (self.channels == 1 || self.channels == 3)
     }
 
-    /// Bytes of an image: rows from the top, in them pixels from the left, in them channels.
+    /// The bytes of an image: one per pixel and channel.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         self.height as usize * self.width as usize * self.channels as usize

@@ -1,4 +1,4 @@
-//! A contact sheet: some images of a set side by side, so that a person sees what is read.
+//! A contact sheet: some images of a set side by side, so that a person can check what was read.
 
 use std::io::Cursor;
 
@@ -6,20 +6,20 @@ use image::{ImageFormat, RgbImage};
 
 use crate::{Images, ImagesError};
 
-/// Images in a row, and rows.
+/// Images in a row, and the number of rows.
 const COLUMNS: u32 = 10;
 const ROWS: u32 = 10;
 
-/// Pixels that a side has at least on the sheet; small images are enlarged.
+/// The smallest side of an image on the sheet, in pixels; smaller images are enlarged.
 const SIDE_MIN: u32 = 48;
 
-/// White pixels between images.
+/// White pixels between two images.
 const GAP: u32 = 4;
 
-/// Draws images from all over a set, at even distances, as PNG.
+/// Draws images at even distances from the whole set, as PNG.
 ///
 /// # Errors
-/// A sheet that PNG cannot hold.
+/// PNG cannot hold the sheet.
 pub fn draw(images: &Images) -> Result<Vec<u8>, ImagesError> {
     let shape = images.shape();
     let zoom = SIDE_MIN.div_ceil(shape.height.min(shape.width)).max(1);

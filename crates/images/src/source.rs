@@ -1,4 +1,4 @@
-//! What lies at a path, as images one by one.
+//! Reads the images at a path one at a time, whatever their format.
 
 use std::path::{Path, PathBuf};
 
@@ -9,16 +9,16 @@ use crate::{
     numpy::Arrays,
 };
 
-/// How images are read that leave a choice.
+/// How to read images whose format leaves a choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Pixels of a side that pictures are scaled to; as they are, if all are of one size.
+    /// The side in pixels that pictures are scaled to. Without it, pictures of one size keep their size.
     pub side: Option<u32>,
-    /// What colours are kept.
+    /// The colours that are kept.
     pub colour: Colour,
 }
 
-/// What colours of pictures are kept.
+/// Which colours of pictures are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Colour {
     /// RGB where a picture has colour, else grey.
@@ -30,25 +30,25 @@ pub enum Colour {
     Rgb,
 }
 
-/// A part of a set, as it lies there.
+/// A part of a set at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// What is learned from; all there is, if nothing is set apart for testing.
+    /// The part to train on; all images, if the set has no test part.
     Train,
-    /// What is set apart for testing.
+    /// The part to test with.
     Test,
 }
 
 /// One image.
 #[derive(Clone, Copy, Debug)]
 pub struct Example<'a> {
-    /// As many bytes as the shape has: rows from the top, in them pixels, in them channels.
+    /// The bytes of the image, as many as the shape has: rows from the top, pixels from the left, channels.
     pub pixels: &'a [u8],
     /// Its class, if the set has labels.
     pub label: Option<u32>,
 }
 
-/// Takes in one image after the other.
+/// Receives one image after the other.
 pub type Visitor<'a> = dyn FnMut(Example<'_>) -> Result<(), ImagesError> + 'a;
 
 /// A set of images.
@@ -65,10 +65,10 @@ enum Kind {
     Arrays(Arrays),
 }
 
-/// Finds out what lies at a path: a folder of IDX files or of pictures, a `.npy` or `.npz` file.
+/// Finds out what is at a path: a folder of IDX files or of pictures, a `.npy` or a `.npz` file.
 ///
 /// # Errors
-/// The path is no set of images, or one that cannot be read; the file is named.
+/// The path is not a set of images, or the set cannot be read. The error names the file.
 pub fn open(path: &Path, options: &Options) -> Result<Source, ImagesError> {
     let metadata = path.metadata().map_err(ImagesError::io("read", path))?;
     let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
@@ -80,26 +80,29 @@ pub fn open(path: &Path, options: &Options) -> Result<Source, ImagesError> {
     } else if ["npy", "npz"].contains(&ending.as_str()) {
         Kind::Arrays(Arrays::open(path)?)
     } else {
-        let what = "no set of images: name a folder of pictures or of IDX files, or a .npy or .npz \
+        let what = "not a set of images: name a folder of pictures or of IDX files, or a .npy or .npz \
                     file";
         return Err(ImagesError::file(path, what));
     };
     let source = Source { path: path.into(), kind };
     if !source.shape().is_valid() {
-        let what = format!("images of {} are beyond what is read", source.shape());
+        let what = format!(
+            "images of {} are not supported: a side is 1 to 1024 pixels, channels are 1 or 3",
+            source.shape()
+        );
         return Err(ImagesError::file(path, what));
     }
     Ok(source)
 }
 
 impl Source {
-    /// Where it lies.
+    /// The path of the set.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// In words, what was found.
+    /// What was found, in words.
     #[must_use]
     pub const fn describe(&self) -> &'static str {
         match self.kind {
@@ -119,7 +122,7 @@ impl Source {
         }
     }
 
-    /// How many images a part has; none where the set has no such part.
+    /// The number of images of a part; `None` if the set has no such part.
     #[must_use]
     pub fn count(&self, part: Part) -> Option<u64> {
         match &self.kind {
@@ -129,7 +132,7 @@ impl Source {
         }
     }
 
-    /// The names of the classes in the order of the labels, where the set has names.
+    /// The names of the classes in the order of the labels; empty if they have no names.
     #[must_use]
     pub fn classes(&self) -> &[String] {
         match &self.kind {
@@ -148,13 +151,13 @@ impl Source {
         }
     }
 
-    /// Whether its images come class by class, in an order that nobody chose.
+    /// Whether the images come class by class, in an order that has no meaning.
     #[must_use]
     pub const fn is_in_order_of_classes(&self) -> bool {
         matches!(self.kind, Kind::Folder(_))
     }
 
-    /// Files beside the images that are left alone.
+    /// The number of other files beside the images, which are ignored.
     #[must_use]
     pub const fn ignored(&self) -> usize {
         match &self.kind {
@@ -163,10 +166,10 @@ impl Source {
         }
     }
 
-    /// Shows the images of a part, in an order that is always the same.
+    /// Passes the images of a part to `visit`, always in the same order.
     ///
     /// # Errors
-    /// The first image that cannot be read, or what the visitor says.
+    /// The first image that cannot be read, or the visitor's error.
     pub fn each(&self, part: Part, visit: &mut Visitor<'_>) -> Result<(), ImagesError> {
         match &self.kind {
             Kind::Folder(folder) => folder.each(part, visit),

@@ -1,16 +1,16 @@
-//! Fashion-MNIST, through the ordinary client of Debian.
+//! Fashion-MNIST, fetched with Debian's package manager.
 
-#![allow(clippy::print_stdout, reason = "what is not tested is to be known")]
+#![allow(clippy::print_stdout, reason = "reports a skipped test")]
 
 use std::{env, fs, process::Command};
 
 use data::{Files, fetch};
 use images::{Shape, named, sheet, splits};
 
-/// Set where the test must not be left out.
+/// The environment variable that makes a missing package manager an error.
 const REQUIRED: &str = "LOCKSTEP_DEBIAN_REQUIRED";
 
-/// Why the client cannot be asked.
+/// Why the package manager cannot be asked.
 fn absence() -> Option<&'static str> {
     let is_there = |program: &str| Command::new(program).arg("--version").output().is_ok();
     match (is_there("apt-get"), is_there("dpkg-deb")) {
@@ -39,7 +39,7 @@ fn fashion_mnist_comes_as_a_package_of_debian() {
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 4, "nothing temporary is left");
     let packages = lines.borrow().iter().filter(|line| line.contains("apt-get download")).count();
     assert_eq!(packages, 1, "{lines:?}");
-    // Offline, it is there.
+    // The set is complete, so it is found offline.
     fetch::ensure(&folder, &set, true, &|_| ()).unwrap();
     Files::verified(&folder, &set).unwrap();
     sheet::draw(&images.test).unwrap();

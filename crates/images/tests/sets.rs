@@ -1,4 +1,4 @@
-//! Sets as people have them, packed and read back.
+//! Sets in all formats, packed and read back.
 
 use std::{
     fs,
@@ -36,7 +36,7 @@ fn packed(path: &Path, options: &Options) -> Result<(Packed, TempDir), ImagesErr
     Ok((packed, place))
 }
 
-/// The bytes of a packed file behind its header.
+/// The bytes of a packed file after its header.
 fn elements(packed: &Packed, name: &str) -> Vec<u8> {
     let bytes = fs::read(packed.folder.join(name)).unwrap();
     bytes[4 + 4 * usize::from(bytes[3])..].to_vec()
@@ -71,7 +71,7 @@ fn folders_of_pictures_are_classes() {
     ];
     assert_eq!(names, expected);
     assert_eq!(fs::read_to_string(packed.folder.join("classes.txt")).unwrap(), "ant\ncat\n");
-    // Every image has the label of its folder, on whichever side it is.
+    // Every image has the label of its folder, in the training and in the test part.
     for part in ["train", "t10k"] {
         let pixels = elements(&packed, &format!("{part}-images-idx4-ubyte"));
         let labels = elements(&packed, &format!("{part}-labels-idx1-ubyte"));
@@ -189,7 +189,7 @@ fn an_archive_of_arrays_brings_its_labels() {
     archive.finish().unwrap();
     let (packed, _place) = packed(&path, &Options::default()).unwrap();
     assert_eq!((packed.counts, packed.labels), ([3, 1], 301));
-    // More classes than a byte can number.
+    // There are more classes than a byte can number.
     let found = elements(&packed, "train-labels-idx1-int");
     assert_eq!(found, [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 1, 44]);
 }
@@ -213,7 +213,7 @@ fn what_is_wrong_is_one_line_that_names_the_file() {
     picture(&at("cut"), "good.png", (4, 4), [0; 3]);
     let bytes = fs::read(at("cut/good.png")).unwrap();
     fs::write(at("cut/short.png"), &bytes[..bytes.len() / 2]).unwrap();
-    assert!(line(&at("cut")).contains("cut/short.png: no picture that can be read"));
+    assert!(line(&at("cut")).contains("cut/short.png: this picture cannot be read"));
 
     picture(&at("same"), "a.png", (4, 4), [0; 3]);
     picture(&at("same"), "b.png", (4, 4), [0; 3]);
@@ -226,11 +226,11 @@ fn what_is_wrong_is_one_line_that_names_the_file() {
     assert!(line(&at("idx")).contains("it goes on after the last element"));
 
     fs::write(at("long.npy"), npy("<i8", "(1, 1, 1)", &300_i64.to_le_bytes())).unwrap();
-    assert!(line(&at("long.npy")).contains("number 0 is no pixel"), "{}", line(&at("long.npy")));
+    assert!(line(&at("long.npy")).contains("number 0 is not a pixel"), "{}", line(&at("long.npy")));
     fs::write(at("text.txt"), "hello").unwrap();
-    assert!(line(&at("text.txt")).contains("text.txt: no set of images"));
+    assert!(line(&at("text.txt")).contains("text.txt: not a set of images"));
     assert!(line(&at("gone")).contains("cannot read"));
-    // What could not be packed leaves nothing behind.
+    // A set that could not be packed leaves nothing behind.
     let place = tempfile::tempdir().unwrap();
     let cut = source::open(&at("idx"), &Options::default()).unwrap();
     pack(&cut, "cut", place.path(), &mut |_, _| {}).unwrap_err();
@@ -272,7 +272,7 @@ fn a_folder_becomes_a_data_set_and_stays_as_it_is() {
     assert!(set.manifest.name.starts_with("my-cats-"), "{}", set.manifest.name);
     assert_eq!((set.manifest.train, set.manifest.test, set.labels), (27, 3, 2));
     assert_eq!(set.classes, ["a", "b"]);
-    // Its own folder has the files, and so has any other, for they are used in place.
+    // The files are used in place, so both the set's own folder and any other folder find them.
     for place in [cache.path().join(&set.manifest.name), theirs.path().join("absent")] {
         let files = Files::verified(&place, &set.manifest).unwrap();
         let images = splits(&files).unwrap();
@@ -289,7 +289,7 @@ fn a_folder_becomes_a_data_set_and_stays_as_it_is() {
     assert_eq!((open(), contents(theirs.path())), (set.clone(), before));
     assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 1, "packed once");
 
-    // A packed file that somebody changed is named, and stays.
+    // A packed file that somebody changed is named, and stays as it is.
     let spoilt = cache.path().join(&set.manifest.name).join("classes.txt");
     fs::write(&spoilt, "A\nb\n").unwrap();
     let error = Files::verified(spoilt.parent().unwrap(), &set.manifest).unwrap_err().to_string();

@@ -31,7 +31,7 @@ pub(crate) enum Command {
     Sample(sample::Options),
     /// Show test images, or pictures of your own, above their reconstructions
     Reconstruct(reconstruct::Options),
-    /// Walk from one image to another, straight and along a sphere
+    /// Interpolate between two images, along a line and along a sphere
     Interpolate(interpolate::Options),
     /// Show what each latent dimension does, the most used first
     Traverse(traverse::Options),
@@ -39,7 +39,7 @@ pub(crate) enum Command {
     Map(map::Options),
     /// Write a page that shows the latent space in a browser: hover, slide, draw
     Explore(explore::Options),
-    /// Write the latents of a split as a table, and say what they would save
+    /// Write the latents of a split as a table, and report the storage they would save
     Encode(encode::Options),
     /// Decode a table of latents to images
     Decode(decode::Options),
@@ -49,14 +49,15 @@ pub(crate) enum Command {
     FitGmm(fit_gmm::Options),
     /// Write encoder and decoder for other programs, with a model card
     Export(export::Options),
-    /// Look at a data set before a model learns from it
+    /// Show what is read of a data set, before training on it
     Dataset(dataset::Options),
 }
 
-/// Latents beyond this are nowhere near a digit, and layers may overflow at larger ones.
+/// The largest latent that is accepted. It is far outside the latents of images, and larger ones may overflow in
+/// layers.
 pub(crate) const LATENT_MAX: f32 = 1e6;
 
-/// Reads a number from a range.
+/// Parses a number in a range.
 pub(crate) fn number(text: &str, min: f32, max: f32) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
@@ -100,8 +101,7 @@ impl Source {
         Trained::open(&self.checkpoint)
     }
 
-    /// The data set as the run saw it: as many images, and as binary ones where the run made
-    /// them so.
+    /// The data set as the run used it: the same number of images, and binarized if the run binarized them.
     pub(crate) fn mnist(&self, trained: &Trained) -> Result<Splits<Images>> {
         let Trained { config, options, .. } = trained;
         let manifest = &config.task.dataset;

@@ -1,8 +1,8 @@
 //! The log-likelihood of images, estimated by importance sampling.
 //!
 //! log p(x) >= E log 1/k sum p(x|z) p(z) / q(z|x) with z from q(z|x), the tighter the larger k
-//! (Burda, Grosse and Salakhutdinov 2016). Images are shared out over the cores; the noise of
-//! each is its own, so the result does not depend on how.
+//! (Burda, Grosse and Salakhutdinov 2016). The cores share the images; each image has its own
+//! noise, so the result does not depend on the number of cores.
 
 use anyhow::Result;
 use data::{Batch, Domain, Stream};
@@ -16,10 +16,10 @@ use crate::{
     trained::{Latents, Trained},
 };
 
-/// Latents that are decoded at a time.
+/// Latents that are decoded together.
 const ROWS: usize = 500;
 
-/// log p(x) of every image in nats, a lower bound in expectation, from `samples` latents each.
+/// A lower bound, in expectation, of log p(x) of every image, in nats, from `samples` latents each.
 pub(crate) fn log_likelihoods(
     trained: &mut Trained,
     images: &Images,
@@ -31,7 +31,7 @@ pub(crate) fn log_likelihoods(
     let bar = output::progress("Sampling the likelihood", images.len());
     let (parameters, config) = (&trained.parameters[..], &trained.options.model());
     let mut found = vec![0.0; images.len()];
-    // Each thread multiplies its own matrices: no thread waits for another.
+    // Each thread multiplies its own matrices, so no thread waits for another.
     let shares = found.chunks_mut(share).enumerate().collect();
     let outcomes = threads::map(shares, |(number, out)| -> Result<()> {
         let mut codec = vae::codec(config, Settings::default())?;
@@ -47,7 +47,7 @@ pub(crate) fn log_likelihoods(
     Ok(found)
 }
 
-/// One image of many.
+/// One of the images.
 struct Image<'a> {
     images: &'a Images,
     latents: &'a Latents,
@@ -93,7 +93,7 @@ impl Image<'_> {
     }
 }
 
-/// log of the mean of the exponentials.
+/// The log of the mean of the exponentials, without overflow.
 fn log_mean_exp(values: &[f64]) -> f64 {
     let largest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = values.iter().map(|value| (value - largest).exp()).sum();
@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    /// How far one latent moves a pixel, its spread around that, and what keeps ReLU open.
+    /// The change of a pixel per unit of the latent, the log-variance of a pixel, and a bias that keeps ReLU active.
     const SLOPE: f32 = 0.02;
     const LOG_VARIANCE: f32 = -0.6;
     const OPEN: f32 = 10.0;
@@ -140,8 +140,8 @@ mod tests {
         Trained { path, config, options, step: 0, sha256, parameters, codec }
     }
 
-    /// The pixels are jointly normal, with covariance variance I + SLOPE^2 1 1': the matrix
-    /// determinant lemma and the formula of Sherman and Morrison give the density.
+    /// The pixels are jointly normal, with covariance variance I + SLOPE^2 1 1'. The matrix
+    /// determinant lemma and the Sherman-Morrison formula give the density.
     fn exact(image: &[u8]) -> f64 {
         let (n, variance) = (PIXELS as f64, f64::from(LOG_VARIANCE).exp());
         let part = f64::from(SLOPE).powi(2) / variance;

@@ -1,4 +1,4 @@
-//! One file a command: its flags, and what it does.
+//! One file per command: its flags and its work.
 
 pub(crate) mod dataset;
 pub(crate) mod decode;

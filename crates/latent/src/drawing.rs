@@ -1,5 +1,5 @@
-//! A person's own picture made to look like MNIST: a PNG or JPEG file of any size, a drawing or a
-//! photograph of a digit. The background is subtracted (`ink.rs`), the digit is scaled into 20 x 20
+//! Converts a person's own picture to the form of MNIST: a PNG or JPEG file of any size, a drawing or a
+//! photograph of a digit. The background is subtracted (`ink.rs`); the digit is scaled to 20 x 20
 //! pixels and centred by its mass in 28 x 28.
 //!
 //! Scaling and centring are as LeCun, Bottou, Bengio and Haffner describe them, "Gradient-based
@@ -20,20 +20,20 @@ use grey::Grey;
 
 use crate::input;
 
-/// Pixels of a side of an image of MNIST.
+/// Pixels along a side of an MNIST image.
 const SIDE: usize = 28;
 const PIXELS: usize = SIDE * SIDE;
-/// The larger side of a digit in its frame.
+/// The longer side of a digit in its frame, in pixels.
 const DIGIT: f64 = 20.0;
-/// A picture with more pixels is none of a digit.
+/// The most pixels of a picture; a larger one does not show a digit.
 const PIXELS_MAX: u64 = 100 << 20;
-/// Bytes of a file that are read at the most.
+/// The most bytes of a file that are read.
 const FILE_BYTES_MAX: u64 = 512 << 20;
-/// Bytes that a decoder may take: three channels of 16 bits.
+/// The most bytes that a decoder may take: three channels of 16 bits.
 const DECODER_BYTES_MAX: u64 = 6 * PIXELS_MAX;
-/// Pixels of the larger side of a picture while it is worked on; a larger one is shrunk.
+/// The longer side of a picture while it is processed, in pixels. A larger picture is shrunk.
 const WORKING_SIDE: usize = 1024;
-/// Levels that differ by less are those of an empty picture.
+/// The least contrast; a picture with less is empty.
 const CONTRAST_MIN: f32 = 0.1;
 
 /// Reads a PNG or JPEG file as 784 grey levels, light on dark.
@@ -41,7 +41,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     let shown = path.display();
     let image = decode(path).with_context(|| format!("cannot read the picture {shown}"))?;
     let is_opaque = image.pixels().all(|pixel| pixel.0[1] == u8::MAX);
-    // Transparent is as white paper, or as a blackboard where all ink is white.
+    // Transparent pixels count as white paper; if all ink is white, as a blackboard.
     let digit =
         digit(&on(&image, 1.0)).or_else(|| if is_opaque { None } else { digit(&on(&image, 0.0)) });
     let levels = digit.with_context(|| {
@@ -59,7 +59,7 @@ fn digit(grey: &Grey) -> Option<Vec<f32>> {
 
 fn decode(path: &Path) -> Result<GrayAlphaImage> {
     let bytes = input::read(path, FILE_BYTES_MAX)?;
-    // The content says what it is, not the ending.
+    // The format is recognised by the content, not by the name.
     let mut reader = ImageReader::new(Cursor::new(&bytes[..])).with_guessed_format()?;
     let Some(format) = reader.format() else {
         bail!("it is neither PNG nor JPEG: save it as one of these");
@@ -76,14 +76,14 @@ fn decode(path: &Path) -> Result<GrayAlphaImage> {
     if pixels == 0 || pixels > PIXELS_MAX {
         bail!("it has {width} x {height} pixels");
     }
-    // Telephones write how they were held, and leave the pixels as they lay.
+    // Telephones record how they were held, and do not rotate the pixels.
     let orientation = decoder.orientation().map_err(explained)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(explained)?;
     image.apply_orientation(orientation);
     Ok(image.into_luma_alpha8())
 }
 
-/// The picture with paper of some level below it.
+/// The picture on paper of the given level, which shows where the picture is transparent.
 fn on(image: &GrayAlphaImage, paper: f32) -> Grey {
     let (width, height) = (image.width() as usize, image.height() as usize);
     let level = |[level, alpha]: &[u8; 2]| {
@@ -94,11 +94,11 @@ fn on(image: &GrayAlphaImage, paper: f32) -> Grey {
     Grey { width, height, pixels }
 }
 
-/// Whether a JPEG file ends within its picture. A decoder makes up the rest and says nothing.
+/// Whether a JPEG file ends in the middle of its picture. A decoder fills in the rest without an error.
 fn is_cut_off(jpeg: &[u8]) -> bool {
     const END: [u8; 2] = [0xff, 0xd9];
-    // Behind the mark of the file. Segments say how long they are, up to the first with pixels; a small picture in one
-    // of them has an end of its own.
+    // Starts after the mark of the file. Segments before the first one with pixels tell their length, so they are
+    // skipped: a thumbnail inside them has an end marker of its own.
     let mut at = 2;
     loop {
         match jpeg.get(at..) {
@@ -107,7 +107,7 @@ fn is_cut_off(jpeg: &[u8]) -> bool {
             Some([0xff, _, high, low, ..]) => {
                 at += 2 + usize::from(u16::from_be_bytes([*high, *low]));
             }
-            // The decoder has more to say about it.
+            // The decoder reports what is wrong with such a file.
             _ => return false,
         }
     }
@@ -122,9 +122,9 @@ fn explained(error: ImageError) -> anyhow::Error {
     }
 }
 
-/// A picture that has the size and the background of MNIST's, or their negative.
+/// The levels of a picture that has the size and the background of an MNIST image, or is the negative of one.
 fn as_it_is(grey: &Grey) -> Option<Vec<f32>> {
-    /// Levels that count as black.
+    /// Levels up to this one count as black.
     const BLACK: f32 = 0.02;
     if (grey.width, grey.height) != (SIDE, SIDE) {
         return None;
@@ -138,11 +138,11 @@ fn as_it_is(grey: &Grey) -> Option<Vec<f32>> {
     levels.iter().any(|level| *level > CONTRAST_MIN).then_some(levels)
 }
 
-/// The digit in its frame.
+/// The digit, scaled and centred in its frame.
 fn centre(ink: &Grey) -> Vec<f32> {
     let [left, right, top, bottom] = ink.bounds(CONTRAST_MIN).map(|bound| bound as f64);
     let scale = (right - left).max(bottom - top).max(1.0) / DIGIT;
-    // Where the mass of the ink is, in the picture's pixels.
+    // The centre of mass of the ink, in pixels of the picture.
     let (mut mass, mut x_mass, mut y_mass) = (0.0, 0.0, 0.0);
     for y in top as usize..bottom as usize {
         for x in left as usize..right as usize {
@@ -162,7 +162,7 @@ fn centre(ink: &Grey) -> Vec<f32> {
             ink.mean(span(x_origin, column), span(y_origin, row)) as f32
         })
         .collect();
-    // A thin stroke covers no pixel as a whole; MNIST's strokes are bright.
+    // A thin stroke covers no pixel completely, but the strokes of MNIST are bright, so the levels are scaled.
     let brightest = digit.iter().copied().fold(0.0, f32::max);
     digit.iter_mut().for_each(|level| *level /= brightest.max(f32::MIN_POSITIVE));
     digit
@@ -186,14 +186,14 @@ mod tests {
         written("digit.png", &canvas.png()?)
     }
 
-    /// A bar of ink on paper, off the middle of a large picture.
+    /// A bar of ink on paper, away from the centre of a large picture.
     fn bar(paper: Colour, ink: Colour) -> Canvas {
         let mut canvas = Canvas::new(300, 200, paper);
         canvas.fill(30, 20, 20, 100, ink);
         canvas
     }
 
-    /// Rows and columns, first and last, of what is light.
+    /// Checks the first and last row and column of the light pixels.
     #[track_caller]
     fn assert_is_the_bar(digit: &[u8]) {
         let inked: Vec<usize> = (0..PIXELS).filter(|place| digit[*place] > 128).collect();
@@ -213,7 +213,7 @@ mod tests {
             ([255; 3], [0; 3]),
             ([0; 3], [255; 3]),
             ([250, 240, 255], [20, 0, 90]),
-            // Cream paper, pencil on grey paper, chalk.
+            // Ink on cream paper, pencil on grey paper, chalk on a blackboard.
             ([222, 205, 160], [60, 50, 70]),
             ([150; 3], [90; 3]),
             ([40, 60, 50], [180, 190, 185]),
@@ -222,7 +222,7 @@ mod tests {
         }
     }
 
-    /// Paper that is lit from one corner, with the noise of a camera.
+    /// Paper that is lit from one corner, with camera noise.
     fn photograph(ink: bool) -> (u32, u32, Vec<u8>) {
         let (width, height) = (600, 400);
         let mut noise = 7_u32;
@@ -256,7 +256,7 @@ mod tests {
     fn a_photograph_loses_its_paper() {
         let bytes = jpeg(photograph(true), None);
         assert_is_the_bar(&written("photo.jpg", &bytes).unwrap());
-        // The content counts, not the ending.
+        // The format is recognised by the content, not by the name.
         assert_is_the_bar(&written("photo.png", &bytes).unwrap());
     }
 
@@ -268,7 +268,7 @@ mod tests {
         let mut turned = vec![0; pixels.len()];
         for (place, pixel) in pixels.chunks_exact(3).enumerate() {
             let (x, y) = (place % width as usize, place / width as usize);
-            // As it lies before the turn to the right: turned to the left.
+            // The pixels are stored turned to the left; the entry turns them to the right again.
             let (left, below) = (y, width as usize - 1 - x);
             turned[3 * (below * height as usize + left)..][..3].copy_from_slice(pixel);
         }
@@ -283,7 +283,7 @@ mod tests {
             let error = format!("{:#}", written("photo.jpg", &bytes[..len]).unwrap_err());
             assert!(error.contains("ends before the picture does"), "{error}");
         }
-        // Some telephones put a film behind the picture.
+        // Some telephones append a film to the picture.
         assert_is_the_bar(&written("photo.jpg", &[&bytes[..], b"film"].concat()).unwrap());
     }
 

@@ -1,5 +1,5 @@
-//! The errors of a linear classifier of the latent means, beside those of one of as many principal
-//! components, and of one of the pixels themselves.
+//! Compares the errors of linear classifiers of three kinds of features: the latent means, as many principal
+//! components, and the pixels themselves.
 
 use anyhow::Result;
 use data::Splits;
@@ -9,10 +9,10 @@ use tch::{Kind, Tensor};
 
 use crate::{logistic::Logistic, output, pca::Pca, trained::Trained};
 
-/// Labels that the reader learns from; where there are fewer images, all of them.
+/// The numbers of labels to train with; at most the number of images.
 const LABELS: [usize; 3] = [100, 1_000, 60_000];
 
-/// Errors on the test images, shares of 1, by the number of labels learned from.
+/// Errors on the test images as shares of 1, by the number of labels used for training.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Errors {
     pub(crate) labels: usize,
@@ -21,13 +21,13 @@ pub(crate) struct Errors {
     pub(crate) pixels: f64,
 }
 
-/// Features of one kind with their labels, for learning and for testing.
+/// Features of one kind, of the training and the test images.
 struct Features {
     train: Tensor,
     test: Tensor,
 }
 
-/// A reader of pixels, trained on all labels, and everybody's errors.
+/// Returns the pixel classifier trained on all labels, and the errors of all classifiers.
 pub(crate) fn compare(
     trained: &mut Trained,
     mnist: &Splits<Images>,
@@ -67,7 +67,7 @@ pub(crate) fn compare(
 }
 
 impl Features {
-    /// Each dimension with mean 0 and variance 1 over the training images.
+    /// Scales each dimension to mean 0 and variance 1 over the training images.
     fn standard(train: &[f32], test: &[f32], dim: usize) -> Self {
         let (train, test) = (rows(train, dim), rows(test, dim));
         let mean = train.mean_dim(0, true, Kind::Float);
@@ -80,7 +80,7 @@ fn rows(values: &[f32], dim: usize) -> Tensor {
     Tensor::from_slice(values).view([-1, dim as i64])
 }
 
-/// All pixels, 0 to 1, a row an image.
+/// All pixels from 0 to 1, one row per image.
 fn pixels(images: &Images) -> Vec<f32> {
     let levels = (0..images.len()).flat_map(|index| images.image(index as u32));
     levels.map(|level| f32::from(*level) / 255.0).collect()

@@ -1,4 +1,4 @@
-//! An image that a person names: by its class, by its place in the test set, or as a picture.
+//! An image that a user names: by its class, by its index in the test set, or as a picture file.
 
 use std::{
     ffi::OsString,
@@ -11,7 +11,7 @@ use images::Images;
 
 use crate::trained::Trained;
 
-/// What was named.
+/// The image that was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ImageRef {
     /// The first test image of a class.
@@ -32,11 +32,11 @@ impl ValueParserFactory for ImageRef {
 
 impl ImageRef {
     fn parse(what: OsString) -> Result<Self, String> {
-        // A path need not be a text.
+        // A path need not be UTF-8.
         let Some(text) = what.to_str() else { return Ok(Self::Picture(what.into())) };
         if let Some(index) = text.strip_prefix("test:") {
             let index =
-                index.parse().map_err(|_| format!("no index of a test image: {index:?}"))?;
+                index.parse().map_err(|_| format!("not an index of a test image:  {index:?}"))?;
             return Ok(Self::Index(index));
         }
         match text.parse::<i64>() {
@@ -49,7 +49,7 @@ impl ImageRef {
         }
     }
 
-    /// The file, where it is one.
+    /// The path, if it names a file.
     pub(crate) fn picture(&self) -> Option<&Path> {
         match self {
             Self::Picture(path) => Some(path),
@@ -57,7 +57,7 @@ impl ImageRef {
         }
     }
 
-    /// The numbers of the image.
+    /// The pixels of the image.
     pub(crate) fn pixels(&self, trained: &Trained, test: &Images) -> Result<Vec<u8>> {
         let class = |path: &Path| test.classes().iter().position(|class| path == Path::new(class));
         match self {

@@ -1,4 +1,4 @@
-//! Files that people give to a command, read whole and with a bound.
+//! Reads the files that a user gives to a command: as a whole, up to a size limit.
 
 use std::{
     fs::{self, File},
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// The content of a file, or what comes through a pipe: `max` bytes at the most.
+/// The content of a file or a pipe, of at most `max` bytes.
 pub(crate) fn read(path: &Path, max: u64) -> Result<Vec<u8>> {
     let shown = path.display();
     let content = || {

@@ -1,8 +1,8 @@
-//! Multinomial logistic regression, which tells how much a linear reader sees in features.
+//! Multinomial logistic regression. It measures how well a linear classifier can use some features.
 //!
-//! The mean cross-entropy plus 1/(2 n) of the weights' square, as scikit-learn's default has
-//! it, is minimised by L-BFGS (Liu and Nocedal 1989). The objective is convex, so nothing
-//! depends on a seed.
+//! L-BFGS (Liu and Nocedal 1989) minimises the mean cross-entropy plus 1/(2 n) of the squared
+//! weights, which is scikit-learn's default. The objective is convex, so nothing depends on a
+//! seed.
 
 use std::collections::VecDeque;
 
@@ -10,30 +10,30 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{pca::floats, threads};
 
-/// Pairs of steps and gradients that shape the next direction.
+/// Pairs of steps and gradient changes that determine the next direction.
 const HISTORY: usize = 10;
 const STEPS_MAX: usize = 200;
-/// No part of the gradient is larger at the end.
+/// The fit ends when no component of the gradient is larger.
 const TOLERANCE: f64 = 1e-5;
-/// How often a step is halved before the search is over.
+/// How often a step is halved before the line search gives up.
 const HALVINGS_MAX: usize = 20;
-/// Rows that a thread takes at a time. The sums of the parts are added in order, so no digit
-/// depends on the number of threads.
+/// Rows that a thread processes at a time. The sums of the parts are added in order, so the result
+/// does not depend on the number of threads.
 const ROWS: i64 = 2048;
-/// A step must gain this share of what the slope promises (Armijo).
+/// A step must gain this share of the gain that the slope predicts (Armijo).
 const SUFFICIENT: f64 = 1e-4;
-/// The share of the loss that is lost in rounding. A gain below it is judged by the slope where
-/// the step ends (Hager and Zhang 2005, the approximate Wolfe condition).
+/// The relative rounding error of the loss. A smaller gain is judged by the slope at the end of
+/// the step (Hager and Zhang 2005, the approximate Wolfe condition).
 const ROUNDING: f64 = 1e-6;
 
-/// A trained reader.
+/// A trained classifier.
 #[derive(Debug)]
 pub(crate) struct Logistic {
     /// `[classes, dim + 1]`, the bias last.
     weights: Tensor,
 }
 
-/// Features with their labels, on which a loss can be taken, in parts of some rows each.
+/// Features with their labels, split into parts of some rows each, that define a loss.
 struct Problem {
     parts: Vec<Part>,
     count: f64,
@@ -41,7 +41,7 @@ struct Problem {
     classes: i64,
 }
 
-/// Some rows of features, their labels, and these as rows of zeros with a one.
+/// Some rows of features, their labels, and the labels in one-hot form.
 struct Part {
     x: Tensor,
     labels: Tensor,
@@ -149,8 +149,8 @@ fn dot(a: &Tensor, b: &Tensor) -> f64 {
     (a * b).sum(Kind::Double).double_value(&[])
 }
 
-/// The two-loop recursion: minus the inverse Hessian as the history knows it, times the
-/// gradient.
+/// Minus the approximate inverse Hessian times the gradient, by the two-loop recursion over the
+/// history.
 fn direction(gradient: &Tensor, history: &VecDeque<(Tensor, Tensor)>) -> Tensor {
     let mut q = gradient.copy();
     let mut parts = Vec::new();

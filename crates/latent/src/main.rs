@@ -1,10 +1,10 @@
-//! `vae`: what people do with a trained model.
+//! `vae`: inspects and uses a trained model.
 //!
-//! One file a command, in `commands/`. They work on a [`trained::Trained`] model, which
+//! Each command has a file in `commands/`. The commands work on a [`trained::Trained`] model, which
 //! `trained.rs` finds and reads, and write whole files through `output.rs`. The mathematics is
 //! in `pca.rs`, `tsne.rs`, `mixture.rs`, `logistic.rs` and `bound.rs`, the file formats in `table/` and
-//! `onnx.rs`, people's own pictures in `drawing.rs`, the drawing in the crate `picture`. Nothing
-//! here trains or reaches out to a network.
+//! `onnx.rs`, users' own pictures in `drawing.rs`, drawing in the crate `picture`. Nothing
+//! here trains or uses a network.
 
 mod args;
 mod bound;
@@ -42,7 +42,7 @@ fn run() -> ExitCode {
         output::complain(&format!("error: {wrong}"));
         return ExitCode::FAILURE;
     }
-    // As process 1 of a container it would not hear signals; elsewhere the default is better, since
+    // As process 1 of a container, the program would ignore signals without handlers. Elsewhere the default is better:
     // a shell ends a loop only if Ctrl-C has killed the program in it.
     if std::process::id() == 1
         && let Err(error) = process::signals::install()
@@ -50,7 +50,7 @@ fn run() -> ExitCode {
         output::complain(&format!("error: cannot handle signals: {error}"));
         return ExitCode::FAILURE;
     }
-    // Before any other thread exists and before libtorch computes anything.
+    // Must run before any other thread exists and before libtorch computes anything.
     model::blas::deterministic();
     threads::one_for_libtorch();
     if let Some(done) = manual::on_request(Args::command(), &reference::REFERENCE) {

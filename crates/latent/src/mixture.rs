@@ -1,7 +1,7 @@
 //! A Gaussian mixture fitted to latents by expectation maximisation, and its file.
 //!
-//! Dempster, Laird and Rubin 1977; each component has its own full covariance. What is fitted
-//! are draws from q(z|x), not their means: they fill the places that the decoder knows.
+//! Dempster, Laird and Rubin 1977; each component has its own full covariance. The mixture is fitted
+//! to draws from q(z|x), not to their means, because the decoder was trained on draws.
 
 use std::{collections::HashMap, path::Path};
 
@@ -18,33 +18,33 @@ use crate::{
 };
 
 const ITERATIONS_MAX: usize = 60;
-/// Rows that are fitted, from the first: more would cost time and change little.
+/// The most rows that are fitted; the first ones are taken. More would cost time and change little.
 const ROWS_MAX: usize = 20_000;
-/// Nats an image: a smaller gain is none.
+/// The fit ends when an iteration gains less than this, in nats per image.
 const GAIN_MIN: f64 = 1e-3;
 /// Added to every variance, so that no component collapses onto a point.
 const FLOOR: f64 = 1e-4;
-/// Bytes of a mixture's file at the most.
+/// The most bytes of a mixture's file.
 const FILE_BYTES_MAX: u64 = 1 << 30;
-/// The metadata field that says to which model a mixture belongs.
+/// The metadata field with the digest of the model that a mixture belongs to.
 const MODEL: &str = "model_sha256";
 
-/// What every file of a mixture holds.
+/// Bytes that every mixture file holds.
 pub(crate) const MARK: &[u8] = b"\"model_sha256\":";
 
 /// Components in `dim` dimensions.
 #[derive(Debug)]
 pub(crate) struct Mixture {
-    /// `[k]`, adding up to 1.
+    /// `[k]`; their sum is 1.
     weights: Tensor,
     /// `[k, dim]`.
     means: Tensor,
-    /// Lower triangles `[k, dim, dim]` whose squares are the covariances.
+    /// Lower triangular matrices L, `[k, dim, dim]`; the covariances are L L'.
     factors: Tensor,
 }
 
 impl Mixture {
-    /// Fits `k` components to rows of `dim` values; no more components than rows are used.
+    /// Fits `k` components to rows of `dim` values, or as many components as there are rows, if that is fewer.
     pub(crate) fn fit(rows: &[f32], dim: usize, k: usize, seed: u64) -> Self {
         let x = table(&rows[..rows.len().min(ROWS_MAX * dim)], dim);
         let count = x.size()[0];
@@ -73,7 +73,7 @@ impl Mixture {
         mixture
     }
 
-    /// The parameters under which the rows, shared out by `shares` `[n, k]`, are most likely.
+    /// Sets the parameters to the most likely ones, given the share `[n, k]` of each component in each row.
     fn maximise(&mut self, x: &Tensor, shares: &Tensor) {
         let dim = x.size()[1];
         let mass = shares.sum_dim_intlist(0, false, Kind::Double) + 1e-10;
@@ -99,7 +99,7 @@ impl Mixture {
         self.means.size()[1] as usize
     }
 
-    /// log of weight times density, `[n, k]`.
+    /// The log of weight times density, `[n, k]`.
     fn joint(&self, x: &Tensor) -> Tensor {
         let constant = 0.5 * self.dim() as f64 * std::f64::consts::TAU.ln();
         let part = |k: i64| (x.shallow_clone(), self.means.get(k), self.factors.get(k));
@@ -118,7 +118,7 @@ impl Mixture {
         joint.logsumexp(1, false).mean(Kind::Double).double_value(&[])
     }
 
-    /// Rows drawn from the mixture; `temperature` scales the spread around each mean.
+    /// Draws rows from the mixture; `temperature` scales the spread around each mean.
     pub(crate) fn sample(&self, count: usize, seed: u64, temperature: f32) -> Vec<f32> {
         let dim = self.dim();
         let noise = normals(seed, Purpose::Sample, 0, count * dim);
@@ -142,7 +142,7 @@ impl Mixture {
         rows
     }
 
-    /// The bytes of a safetensors file of the mixture, bound to a model.
+    /// The bytes of a safetensors file with the mixture and the digest of its model.
     pub(crate) fn to_bytes(&self, model_sha256: &str) -> Result<Vec<u8>> {
         let bytes = |tensor: &Tensor| -> Vec<u8> {
             floats::<f64>(tensor).into_iter().flat_map(f64::to_le_bytes).collect()
@@ -171,7 +171,7 @@ impl Mixture {
         let model = model.with_context(|| format!("{shown} is not a mixture"))?;
         ensure!(
             model == model_sha256,
-            "{shown} was fitted to another model: fit one to this with vae fit-gmm"
+            "{shown} was fitted to another model: fit one to this model with vae fit-gmm"
         );
         let file = SafeTensors::deserialize(&bytes)?;
         let read = |name: &str, shape: &[usize]| -> Result<Tensor> {
@@ -201,7 +201,7 @@ fn floor(dim: usize) -> Tensor {
     Tensor::eye(dim as i64, (Kind::Double, Device::Cpu)) * FLOOR
 }
 
-/// The index whose share of the unit interval holds `place`.
+/// The index of the weight whose part of the unit interval contains `place`.
 fn choose(weights: &[f64], place: f64) -> usize {
     let mut end = 0.0;
     let inside = weights.iter().position(|weight| {
@@ -211,7 +211,7 @@ fn choose(weights: &[f64], place: f64) -> usize {
     inside.unwrap_or(weights.len() - 1)
 }
 
-/// `k` different rows of `count`, at which the components begin.
+/// `k` different rows of `count`, from which the components start.
 fn starts(count: i64, k: i64, seed: u64) -> Vec<i64> {
     let stream = Stream::new(seed, Domain::Sample, Purpose::Mixture as u64, 0);
     let mut words = (0..).flat_map(|block| stream.block(block));
@@ -231,7 +231,7 @@ mod tests {
 
     const WEIGHTS: [f64; 2] = [0.25, 0.75];
 
-    /// Two clouds in the plane, drawn by the code under test from a mixture that is known.
+    /// Two clouds in the plane.
     fn known() -> Mixture {
         let means = Tensor::from_slice(&[-4.0, 0.0, 3.0, 2.0]).view([2, 2]);
         let factors = [0.5, 0.0, 0.0, 0.5, 1.0, 0.0, 0.8, 0.6];

@@ -1,8 +1,8 @@
-//! Encoder and decoder as ONNX, for any batch.
+//! Writes encoder and decoder as ONNX models, for any batch size.
 //!
 //! Field numbers are those of onnx.proto. The encoder takes `pixels` `[batch, numbers of an image]`, 0 to 1,
 //! and gives `mean` and `log_variance` `[batch, latent]`; the decoder takes `z` and gives the
-//! expected `pixels`. The layers are in `dense.rs` and `conv.rs`; here is what either is written with.
+//! expected `pixels`. The layers are in `dense.rs` and `conv.rs`; the parts that both use are here.
 
 mod conv;
 mod dense;
@@ -13,10 +13,10 @@ use vae_options::{Architecture, Likelihood};
 
 use crate::{protobuf::Message, trained::Trained};
 
-/// Version 8 of the format, operators of version 13: what runtimes since 2021 read.
+/// Version 8 of the format and version 13 of the operators, which runtimes since 2021 read.
 const IR_VERSION: u64 = 8;
 const OPERATORS: u64 = 13;
-/// TensorProto.DataType.
+/// Element types of TensorProto.DataType.
 const FLOAT: u64 = 1;
 const INT64: u64 = 7;
 
@@ -28,7 +28,7 @@ enum Attribute<'a> {
     Text(&'a str),
 }
 
-/// A graph in the making.
+/// A graph that is being built.
 #[derive(Debug)]
 struct Graph<'a> {
     trained: &'a Trained,
@@ -76,13 +76,13 @@ impl<'a> Graph<'a> {
         self.message = std::mem::take(&mut self.message).message(field, part);
     }
 
-    /// x W' + b with all rows of a layer.
+    /// x W' + b with all rows of a layer's weights.
     fn whole_linear(&mut self, input: &str, layer: &str, output: &str) {
         let rows = self.shape(layer)[0];
         self.linear(input, layer, 0..rows, output);
     }
 
-    /// x W' + b with some rows of a layer.
+    /// x W' + b with some rows of a layer's weights.
     fn linear(&mut self, input: &str, layer: &str, rows: Range<usize>, output: &str) {
         let inputs = self.shape(layer)[1];
         let (weight, bias) = (format!("{output}.weight"), format!("{output}.bias"));
@@ -108,13 +108,13 @@ impl<'a> Graph<'a> {
         &self.trained.parameters[range]
     }
 
-    /// A constant.
+    /// Adds a constant tensor of floats.
     fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant(name, shape, FLOAT, &bytes);
     }
 
-    /// A constant row of whole numbers.
+    /// Adds a constant vector of integers.
     fn integers(&mut self, name: &str, values: &[i64]) {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant(name, &[values.len()], INT64, &bytes);
@@ -141,7 +141,7 @@ impl<'a> Graph<'a> {
         self.add(1, &node);
     }
 
-    /// The whole file: the graph with its inputs and outputs, `[batch, width]` each.
+    /// The bytes of the whole file: the graph with its inputs and outputs, `[batch, width]` each.
     fn finish(mut self, inputs: &[(&str, usize)], outputs: &[(&str, usize)]) -> Vec<u8> {
         for (field, values) in [(11, inputs), (12, outputs)] {
             for (name, width) in values {
@@ -165,7 +165,7 @@ impl<'a> Graph<'a> {
 }
 
 impl Attribute<'_> {
-    /// With the value's AttributeProto.AttributeType.
+    /// The attribute with its name and its AttributeProto.AttributeType.
     fn to_message(self, name: &str) -> Message {
         let message = Message::default().text(1, name);
         match self {

@@ -1,4 +1,4 @@
-//! The output of a command: whole files, lines, progress.
+//! The output of a command: whole files, printed lines, progress bars.
 
 use std::{
     fs,
@@ -17,17 +17,17 @@ use clap::{ArgMatches, parser::ValueSource};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Whether a file goes to standard output, as with `--output /dev/stdout`. Lines then go to standard
-/// error, since they would spoil the file.
+/// error, because they would corrupt the file.
 static IS_STDOUT_AN_OUTPUT: AtomicBool = AtomicBool::new(false);
 
-/// What the program's pictures and pages hold near their beginning.
+/// Bytes near the beginning of the pictures and pages that this program writes.
 const MARKS: [&[u8]; 2] = [picture::MARK, b"<!-- Written by vae explore. -->"];
 
-/// What a file is called, and the endings of the formats in which it is written.
+/// The name of a kind of file, and the endings of the formats in which it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kind {
     name: &'static str,
-    /// Without the dot, in lower case, the usual one first.
+    /// The endings without the dot, in lower case; the usual one is the first.
     endings: &'static [&'static str],
 }
 
@@ -35,18 +35,18 @@ pub(crate) struct Kind {
 pub(crate) const PICTURE: Kind = Kind { name: "a picture", endings: &["png"] };
 /// A page for a browser.
 pub(crate) const PAGE: Kind = Kind { name: "a page", endings: &["html"] };
-/// Several pictures, one after the other.
+/// Several pictures, shown one after the other.
 pub(crate) const ANIMATION: Kind = Kind { name: "an animation", endings: &["gif"] };
 /// Latents of images.
 pub(crate) const TABLE: Kind =
     Kind { name: "a table of latents", endings: &["npy", "parquet", "csv"] };
-/// Digits, to look at or to compute with.
+/// Digits as a picture or as an array of numbers.
 pub(crate) const DIGITS: Kind =
     Kind { name: "a picture or an array of digits", endings: &["png", "npy"] };
 /// A Gaussian mixture.
 pub(crate) const MIXTURE: Kind = Kind { name: "a mixture", endings: &["safetensors"] };
 
-/// Endings of files that somebody may expect where a folder is written.
+/// Endings of files. A path with such an ending is refused where a folder is written.
 const FILE_ENDINGS: [&str; 14] = [
     "bin",
     "csv",
@@ -65,13 +65,13 @@ const FILE_ENDINGS: [&str; 14] = [
 ];
 
 impl Kind {
-    /// The format that a path's ending stands for.
+    /// The format that belongs to a path's ending.
     pub(crate) fn format(&self, path: &Path) -> Option<&'static str> {
         let ending = ending(path);
         self.endings.iter().find(|known| **known == ending).copied()
     }
 
-    /// The formats as a sentence names them.
+    /// The formats as part of a sentence.
     pub(crate) fn named(&self) -> String {
         let Self { name, endings } = self;
         let listed: Vec<String> = endings.iter().map(|ending| format!(".{ending}")).collect();
@@ -84,12 +84,12 @@ impl Kind {
     }
 }
 
-/// What follows the last dot of a path, in lower case.
+/// The part of a path after its last dot, in lower case.
 fn ending(path: &Path) -> String {
     path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
-/// The output that the command has chosen itself, since the user has named none.
+/// The default output path, if the user has named no output.
 static DEFAULT_OUTPUT: OnceLock<PathBuf> = OnceLock::new();
 
 /// Notes whether the user has named the output.
@@ -98,12 +98,12 @@ pub(crate) fn note_default(matches: &ArgMatches) {
     if let Ok(Some(path)) = matches.try_get_one::<PathBuf>("output")
         && matches.value_source("output") == Some(ValueSource::DefaultValue)
     {
-        // The first call counts, and there is one.
+        // Only the first call has an effect, and there is only one.
         let _before = DEFAULT_OUTPUT.set(path.clone());
     }
 }
 
-/// Refuses to replace a file of somebody else under a name that the user has not given.
+/// Refuses to replace another program's file at the default path, which the user has not named.
 fn refuse_unnamed(path: &Path) -> Result<()> {
     let is_named = DEFAULT_OUTPUT.get().is_none_or(|default| default != path);
     let shown = path.display();
@@ -115,7 +115,7 @@ fn refuse_unnamed(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A file to be written, whose place was looked at before the work began.
+/// A file to be written. Its path was checked before the work began.
 #[derive(Debug)]
 pub(crate) struct Output {
     path: PathBuf,
@@ -123,7 +123,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Refuses a place where no file can be, and an ending of a format that is not written.
+    /// Checks the path. A path that cannot be written, or an ending of another format, is refused.
     pub(crate) fn new(path: &Path, kind: Kind) -> Result<Self> {
         let shown = path.display();
         ensure!(!path.is_dir(), "cannot write {shown}: it is a folder");
@@ -134,7 +134,7 @@ impl Output {
         ensure!(path != Path::new("-"), "cannot write -: standard output is called /dev/stdout");
         let format = match kind.format(path) {
             Some(format) => format,
-            // Devices and pipes have the names that they have.
+            // Devices and pipes cannot be given an ending.
             None if path.exists() && !path.is_file() => kind.endings[0],
             None if disk::is_standard_output(path) => kind.endings[0],
             None => bail!("cannot write {shown}: {}", kind.named()),
@@ -146,7 +146,7 @@ impl Output {
         Ok(Self { path: path.into(), format })
     }
 
-    /// Refuses a place that the command reads from: what is there would be lost.
+    /// Refuses a path that the command also reads from, because its content would be lost.
     pub(crate) fn is_no_input<'a>(&self, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
         let file = |path: &Path| {
             let there = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
@@ -155,13 +155,13 @@ impl Output {
         let Some(own) = file(&self.path) else { return Ok(()) };
         ensure!(
             inputs.into_iter().all(|input| file(input) != Some(own)),
-            "cannot write {}: it is read from, and what is there would be lost; name another file",
+            "cannot write {}: it is read from, and its content would be lost; name another file",
             self.path.display()
         );
         Ok(())
     }
 
-    /// A file of a folder that this program has made.
+    /// A file in a folder that this program has created.
     pub(crate) fn inside(folder: &Path, name: &str) -> Result<Self> {
         let path = folder.join(name);
         ensure!(!path.is_dir(), "cannot write {}: it is a folder", path.display());
@@ -169,15 +169,15 @@ impl Output {
         Ok(Self { path, format: "" })
     }
 
-    /// The format that the place asks for: an ending without the dot.
+    /// The format of the file: an ending without the dot.
     pub(crate) const fn format(&self) -> &'static str {
         self.format
     }
 
-    /// Writes the file, whole or not at all, and says so.
+    /// Writes the file, whole or not at all, and prints a line about it.
     pub(crate) fn write(&self, bytes: &[u8], what: &str) -> Result<()> {
         match disk::write_whole(&self.path, bytes) {
-            // As for whatever else is said there.
+            // A closed reader is not an error, as for printed lines.
             Err(error) if error.is_closed_pipe() && disk::is_standard_output(&self.path) => {
                 return Ok(());
             }
@@ -188,7 +188,7 @@ impl Output {
     }
 }
 
-/// Refuses a folder that cannot be made, or whose name promises a single file.
+/// Refuses a folder that cannot be created, or whose name looks like the name of a file.
 pub(crate) fn check_folder(folder: &Path) -> Result<()> {
     let shown = folder.display();
     if folder.is_dir() {
@@ -203,12 +203,12 @@ pub(crate) fn check_folder(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a folder, parents included, where there is none.
+/// Creates a folder and its parents, if missing.
 pub(crate) fn create_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
 }
 
-/// Says a line on standard output. What is lost there is told when the program ends.
+/// Prints a line on standard output. A failure is reported when the program ends.
 pub(crate) fn say(line: &str) {
     if IS_STDOUT_AN_OUTPUT.load(Ordering::Relaxed) {
         return complain(line);
@@ -216,12 +216,12 @@ pub(crate) fn say(line: &str) {
     stdout::say!("{line}");
 }
 
-/// Says a line on standard error.
+/// Prints a line on standard error.
 pub(crate) fn complain(line: &str) {
     let _closed = writeln!(io::stderr(), "{line}");
 }
 
-/// Progress of `steps` on standard error, where that is a terminal; gone when dropped.
+/// A progress bar of `steps` steps on standard error, if that is a terminal. It disappears when it is dropped.
 pub(crate) fn progress(what: &'static str, steps: usize) -> ProgressBar {
     let bar = ProgressBar::new(steps as u64).with_message(what);
     if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar:.cyan/blue} {eta} left") {

@@ -2,22 +2,22 @@
 
 use tch::{Kind, Tensor};
 
-/// Rows that are multiplied at a time.
+/// Rows that are multiplied together.
 const ROWS: usize = 4096;
 
 /// The directions of largest variance around a mean.
 #[derive(Clone, Debug)]
 pub(crate) struct Pca {
     mean: Vec<f32>,
-    /// `[k, dim]`, of length 1, the most varied first.
+    /// Unit vectors, `[k, dim]`; the direction with the largest variance is the first.
     pub(crate) components: Vec<Vec<f32>>,
-    /// Each component's share of the whole variance.
+    /// Each component's share of the total variance.
     pub(crate) explained: Vec<f64>,
 }
 
 impl Pca {
-    /// The first `k` components of rows of `dim` values; a direction's sign is such that its
-    /// largest part is positive.
+    /// The first `k` components of rows of `dim` values. The sign of a direction is chosen so that its
+    /// element with the largest absolute value is positive.
     pub(crate) fn fit(rows: &[f32], dim: usize, k: usize) -> Self {
         let count = (rows.len() / dim).max(1) as f64;
         let (mut sum, mut squares) = (zeros(&[dim]), zeros(&[dim, dim]));
@@ -38,7 +38,7 @@ impl Pca {
                 vector.iter().fold(0.0, |a: f64, b| if b.abs() > a.abs() { *b } else { a });
             vector.into_iter().map(|part| (part * largest.signum()) as f32).collect()
         };
-        // The largest come last.
+        // The eigenvalues are in ascending order.
         let order = || (0..dim).rev().take(k);
         Self {
             mean: floats::<f64>(&mean).into_iter().map(|mean| mean as f32).collect(),
@@ -55,7 +55,7 @@ impl Pca {
         floats(&rows.matmul(&axes.tr()).contiguous().view([-1]))
     }
 
-    /// The point of given coordinates, as a row.
+    /// The point with the given coordinates, as a row.
     pub(crate) fn point(&self, coordinates: &[f32]) -> Vec<f32> {
         let mut point = self.mean.clone();
         for (component, coordinate) in self.components.iter().zip(coordinates) {

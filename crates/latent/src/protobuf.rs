@@ -1,14 +1,14 @@
-//! Writes Protocol Buffers messages: the two wire types that ONNX needs. Field numbers and
-//! their meaning are the caller's.
+//! Writes Protocol Buffers messages with the two wire types that ONNX needs. The caller knows the field numbers
+//! and their meaning.
 
-/// A message in the making.
+/// A message that is being built.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Message {
     bytes: Vec<u8>,
 }
 
 impl Message {
-    /// Adds a whole number that is not negative.
+    /// Adds an integer that is not negative.
     pub(crate) fn number(mut self, field: u32, value: u64) -> Self {
         self.varint(u64::from(field << 3));
         self.varint(value);
@@ -38,7 +38,7 @@ impl Message {
         self.bytes
     }
 
-    /// Seven bits a byte, the lowest first; all but the last are marked.
+    /// Seven bits per byte, the lowest first. All bytes but the last have their highest bit set.
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.bytes.push(value as u8 | 0x80);

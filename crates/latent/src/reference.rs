@@ -1,8 +1,8 @@
-//! What is to be known of the program beside its flags, for its help and its man pages.
+//! Facts for the program's help and man pages that its flags do not tell.
 
 use manual::{Entry, Reference};
 
-/// In the order of the help.
+/// The variables, in the order of the help.
 const VARIABLES: [Entry; 2] = [
     Entry {
         name: "LOCKSTEP_DATA_DIR",
@@ -29,13 +29,13 @@ const EXAMPLES: [Entry; 17] = [
     },
     Entry {
         name: "interpolate --from 3 --to 8 --gif way.gif",
-        meaning: "Walk from a three to an eight",
+        meaning: "Interpolate from a three to an eight",
     },
     Entry {
         name: "traverse --from test:17",
         meaning: "Change one latent of a test image at a time",
     },
-    Entry { name: "map --grid", meaning: "Draw the latent space, and what its places decode to" },
+    Entry { name: "map --grid", meaning: "Draw the latent space, and a grid decoded from it" },
     Entry {
         name: "map --projection tsne --output neighbours.png",
         meaning: "Draw similar images as neighbours",
@@ -66,7 +66,7 @@ const EXAMPLES: [Entry; 17] = [
 const EXIT_STATUS: [Entry; 0] = [];
 
 const FILES: [Entry; 3] = [
-    Entry { name: "runs/latest", meaning: "The run that is looked into, without --checkpoint" },
+    Entry { name: "runs/latest", meaning: "The run that is used without --checkpoint" },
     Entry {
         name: "checkpoints/step-*.safetensors",
         meaning: "In a run directory: the checkpoints, of which the newest is taken",

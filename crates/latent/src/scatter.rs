@@ -1,68 +1,68 @@
-//! The latent space in the plane: points with axes and a legend, and the digits that its
-//! places decode to.
+//! Draws the latent space in the plane: points with axes and a legend, and the digits decoded from places of the
+//! plane.
 
 use picture::{Align, BLACK, CLASSES, Canvas, Colour, GREY, LIGHT, Tile, WHITE};
 
-/// Sides of the plot.
+/// The side of the plot in pixels.
 const PLOT: usize = 560;
 const LEFT: usize = 64;
 const TOP: usize = 44;
 const BOTTOM: usize = 54;
-/// Width of the legend at least, and at most.
+/// The least and the largest width of the legend.
 const LEGEND: [usize; 2] = [56, 200];
-/// Pixels of a line of the legend.
+/// The height of a line of the legend in pixels.
 const LINE: usize = 24;
-/// Points are small where there are many.
+/// The points are small, because there are many.
 const RADIUS: f64 = 2.2;
 const OPACITY: f64 = 0.55;
 /// Radius of the mark with a digit in it.
 const MARK: f64 = 13.0;
-/// About so many ticks on an axis.
+/// The approximate number of ticks on an axis.
 const TICKS: f32 = 8.0;
-/// Classes whose numbers stand among their points; more would cover them.
+/// The most classes whose numbers are drawn among the points; more numbers would cover the points.
 const MARKS_MAX: usize = 20;
 const HEADING: &str = "Latent means, by class";
-/// Letters of a tick's label.
+/// The most characters of a tick's label.
 const LABEL_MAX: usize = 7;
-/// The share of a turn that spreads directions evenly.
+/// The golden ratio, as a share of a turn. Its multiples spread directions evenly.
 const GOLDEN: f64 = 0.618_033_988_75;
 
 /// Points in the plane with their labels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Points<'a> {
-    /// `[n, 2]`.
+    /// The positions, `[n, 2]`.
     pub(crate) places: &'a [f32],
     pub(crate) labels: &'a [u32],
-    /// The names of the classes in the order of the labels; none of a set without labels.
+    /// The names of the classes in the order of the labels; empty for a set without labels.
     pub(crate) names: &'a [String],
-    /// What the axes are.
+    /// What the axes mean.
     pub(crate) caption: &'a str,
 }
 
-/// What a grid beside the points shows.
+/// The content of the grid beside the points.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grid<'a> {
-    /// Images a side.
+    /// Images along each side.
     pub(crate) side: usize,
     /// `side * side` images, row by row from the top.
     pub(crate) digits: &'a [f32],
-    /// The shape of one.
+    /// The shape of one image.
     pub(crate) tile: Tile,
     pub(crate) caption: &'a str,
 }
 
-/// The part of the plane that is shown: a rectangle around a middle.
+/// The part of the plane that is shown: a rectangle around a centre.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Frame {
     middle: [f32; 2],
-    /// Half of either side.
+    /// Half of each side.
     reach: [f32; 2],
-    /// Whether the second axis is a list of the classes.
+    /// Whether the second axis lists the classes.
     in_rows: bool,
 }
 
 impl Frame {
-    /// A square around all but the outermost points, one in 500, which would leave the others
+    /// A square around all points except the outermost, one in 500, which would leave the other points
     /// little room.
     pub(crate) fn around(places: &[f32]) -> Self {
         let ends = [0, 1].map(|axis| ends(places.iter().skip(axis).step_by(2)));
@@ -76,7 +76,7 @@ impl Frame {
         }
     }
 
-    /// The same for values on a line, which stand in a row for each class.
+    /// The frame for values on a line, drawn in one row per class.
     pub(crate) fn of_rows(values: &[f32], classes: usize) -> Self {
         let [low, high] = ends(values.iter());
         let reach = if high > low { 0.525 * (high - low) } else { 1.0 };
@@ -85,32 +85,32 @@ impl Frame {
         Self { middle: [0.5 * (low + high), middle], reach: [reach, half], in_rows: true }
     }
 
-    /// The places, `[n * n, 2]` row by row from the top, of a grid of `n` digits a side.
+    /// The positions, `[n * n, 2]` row by row from the top, of a grid with `n` digits along each side.
     pub(crate) fn grid(&self, n: usize) -> Vec<[f32; 2]> {
         let offset = |index: usize| (2 * index + 1) as f32 / n as f32 - 1.0;
         let ([x, y], [across, up]) = (self.middle, self.reach);
         (0..n * n).map(|cell| [x + across * offset(cell % n), y - up * offset(cell / n)]).collect()
     }
 
-    /// As many values of the first axis as a grid of `n` digits a side has, from low to high.
+    /// `n * n` values of the first axis, from low to high, for a grid with `n` digits along each side.
     pub(crate) fn line(&self, n: usize) -> Vec<f32> {
         let last = (n * n - 1).max(1) as f32;
         let share = |cell: usize| 2.0 * cell as f32 / last - 1.0;
         (0..n * n).map(|cell| self.middle[0] + self.reach[0] * share(cell)).collect()
     }
 
-    /// The middle of the frame, and half of either side.
+    /// The centre of the frame, and half of each side.
     pub(crate) const fn middle_and_reach(&self) -> ([f32; 2], [f32; 2]) {
         (self.middle, self.reach)
     }
 
-    /// Where a place is in the plot, from 0 at the left and at the top to 1.
+    /// The position of a point in the plot, from 0 (left, top) to 1.
     fn share(&self, [x, y]: [f32; 2]) -> [f64; 2] {
         let share = |offset: f32, reach: f32| f64::from(0.5 + 0.5 * offset / reach);
         [share(x - self.middle[0], self.reach[0]), share(self.middle[1] - y, self.reach[1])]
     }
 
-    /// Round numbers on an axis, and how many decimals tell them apart.
+    /// Round numbers on an axis, and the number of decimals that distinguishes them.
     fn ticks(&self, axis: usize) -> (Vec<f32>, usize) {
         let reach = self.reach[axis];
         let rough = 2.0 * reach / TICKS;
@@ -126,7 +126,7 @@ impl Frame {
     }
 }
 
-/// The least and the greatest of some values, the outermost aside.
+/// The least and the greatest of some values, without the outermost ones.
 fn ends<'a>(values: impl Iterator<Item = &'a f32>) -> [f32; 2] {
     let mut values: Vec<f32> = values.copied().collect();
     values.sort_by(f32::total_cmp);
@@ -137,7 +137,7 @@ fn ends<'a>(values: impl Iterator<Item = &'a f32>) -> [f32; 2] {
     }
 }
 
-/// Draws the points, and beside them a grid of digits if given.
+/// Draws the points, and a grid of digits beside them if one is given.
 pub(crate) fn draw(points: &Points<'_>, frame: Frame, grid: Option<Grid<'_>>) -> Canvas {
     let map = LEFT + PLOT + legend_width(points.names);
     let width = if grid.is_some() { map + LEFT + PLOT + LEFT / 2 } else { map };
@@ -192,9 +192,9 @@ fn foot(canvas: &mut Canvas, left: usize, caption: &str) {
     canvas.text(left + PLOT / 2, TOP + PLOT + 36, Align::Centre, GREY, caption);
 }
 
-/// A number that is short enough for an axis.
+/// A number as text that is short enough for an axis.
 fn label(tick: f32, decimals: usize) -> String {
-    // No minus before a zero.
+    // Avoids a minus sign before zero.
     let tick = if tick == 0.0 { 0.0 } else { tick };
     let plain = format!("{tick:.decimals$}");
     if plain.len() <= LABEL_MAX { plain } else { format!("{tick:.1e}") }
@@ -220,7 +220,7 @@ fn scatter(canvas: &mut Canvas, points: &Points<'_>, frame: Frame) {
     if points.names.is_empty() || points.names.len() > MARKS_MAX {
         return;
     }
-    // The class itself near the middle of its points: colours alone would ask for a good memory.
+    // The number of the class is drawn near the centre of its points, because colours alone are hard to remember.
     let present = sums.into_iter().enumerate().filter(|(_, sum)| sum[2] > 0.0);
     let (classes, middles): (Vec<usize>, Vec<[f64; 2]>) = present
         .map(|(class, [x, y, count])| {
@@ -235,7 +235,7 @@ fn scatter(canvas: &mut Canvas, points: &Points<'_>, frame: Frame) {
     }
 }
 
-/// The places moved as little as it takes for no mark to cover another, and to stay in the plot.
+/// Moves the marks a little, so that no mark covers another and all stay in the plot.
 fn apart(mut places: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
     const ROUNDS: usize = 500;
     let distance = 2.0 * MARK + 1.0;
@@ -245,7 +245,7 @@ fn apart(mut places: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
             for first in 0..second {
                 let [dx, dy] = [0, 1].map(|axis| places[second][axis] - places[first][axis]);
                 let length = dx.hypot(dy);
-                // Marks in one place part in a direction of their own.
+                // Marks at the same position are moved apart in a direction that depends on their number.
                 let turn = second as f64 * std::f64::consts::TAU * GOLDEN;
                 let direction = if length > 1e-9 {
                     [dx / length, dy / length]
@@ -274,12 +274,12 @@ fn apart(mut places: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
     places
 }
 
-/// The colour of a class; there are fewer colours than some sets have classes.
+/// The colour of a class. Colours repeat if a set has more classes than there are colours.
 const fn colour(class: usize) -> Colour {
     CLASSES[class % CLASSES.len()]
 }
 
-/// What stands in the legend for a class: its number, and its name where that is another.
+/// The text in the legend for a class: its number, and its name if that differs.
 fn entry(class: usize, name: &str) -> String {
     let number = class.to_string();
     if number == name { number } else { format!("{number} {name}") }
@@ -292,7 +292,7 @@ fn legend_width(names: &[String]) -> usize {
     (widest.unwrap_or(0) + 49).clamp(least, most)
 }
 
-/// As many classes as there is room for.
+/// Draws the legend with as many classes as fit.
 fn legend(canvas: &mut Canvas, names: &[String]) {
     for (class, name) in names.iter().enumerate().take(PLOT / LINE) {
         let (x, y) = (LEFT + PLOT + 18, TOP + 12 + class * LINE);
@@ -301,7 +301,7 @@ fn legend(canvas: &mut Canvas, names: &[String]) {
     }
 }
 
-/// The image, or every so manyth pixel of it, so that it fits a cell.
+/// The image, or every `step`-th pixel of it, so that it fits a cell.
 fn fitted(image: &[f32], tile: Tile, cell: usize) -> (Vec<f32>, Tile) {
     let step = tile.height.max(tile.width).div_ceil(cell.max(1)).max(1);
     let rows = image.chunks_exact(tile.width * tile.channels).step_by(step);
@@ -398,7 +398,7 @@ mod tests {
                 }
             }
         }
-        // What does not touch stays.
+        // Marks that do not touch are not moved.
         let far = vec![[100.0, 100.0], [200.0, 150.0]];
         assert_eq!(apart(far.clone()), far);
     }

@@ -1,8 +1,8 @@
 //! A table of latents: what `vae encode` writes and `vae decode` reads.
 //!
-//! A row an image: its index in the set, its label, and mean and log-variance of every
-//! dimension. The format is chosen by the file's ending. Tables that NumPy and pandas write are
-//! read too: any number type, any order, further columns. Of a table only the means are read.
+//! A row per image: its index in the set, its label, and mean and log-variance of every
+//! dimension. The format follows the file's ending. Tables written by NumPy and pandas are
+//! read too, with any number type, any order, and further columns. Only the means are read from a table.
 
 mod csv;
 mod npy;
@@ -17,13 +17,13 @@ pub(crate) use npy::array;
 
 use crate::{input, output::TABLE, trained::Latents};
 
-/// Bytes of a table that are read at the most.
+/// The most bytes of a table that are read.
 const FILE_BYTES_MAX: u64 = 4 << 30;
 
-/// Latents with what they are of.
+/// Latents with the labels of their images.
 #[derive(Debug)]
 pub(crate) struct Table<'a> {
-    /// -1 where the set has no labels.
+    /// The labels; -1 if the set has no labels.
     pub(crate) labels: Vec<i32>,
     pub(crate) latents: &'a Latents,
 }
@@ -36,7 +36,7 @@ impl<'a> Table<'a> {
         Self { labels, latents }
     }
 
-    /// The file's bytes in one of [`TABLE`]'s formats.
+    /// The bytes of the file in one of [`TABLE`]'s formats.
     pub(crate) fn to_bytes(&self, format: &str) -> Result<Vec<u8>> {
         match format {
             "parquet" => parquet::write(self),
@@ -53,7 +53,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Refuses a file that is no table by its ending, or that is not there.
+/// Refuses a file whose ending is not that of a table, and a file that does not exist.
 pub(crate) fn check(path: &Path) -> Result<&'static str> {
     let shown = path.display();
     let size = fs::metadata(path).with_context(|| format!("cannot read {shown}"))?.len();
@@ -61,7 +61,7 @@ pub(crate) fn check(path: &Path) -> Result<&'static str> {
     TABLE.format(path).ok_or_else(|| anyhow!("cannot read {shown}: {}", TABLE.named()))
 }
 
-/// The means `[n, dim]` in a table's file.
+/// Reads the means `[n, dim]` from a table's file.
 pub(crate) fn read(path: &Path, dim: usize) -> Result<Vec<f32>> {
     let format = check(path)?;
     let shown = path.display();
@@ -71,17 +71,17 @@ pub(crate) fn read(path: &Path, dim: usize) -> Result<Vec<f32>> {
         "csv" => csv::read(&bytes, dim),
         _ => npy::read(&bytes, dim),
     };
-    let means = means.with_context(|| format!("{shown} is no table of {dim} latents"))?;
+    let means = means.with_context(|| format!("{shown} is not a table of {dim} latents"))?;
     ensure!(!means.is_empty(), "{shown} has no rows");
     if let Some(place) = means.iter().position(|mean| !mean.is_finite()) {
         let (row, dimension) = (place / dim, place % dim);
-        bail!("{shown} holds no finite number in row {row} (from 0) of latent {dimension}");
+        bail!("{shown} does not hold a finite number in row {row} (from 0) of latent {dimension}");
     }
     Ok(means)
 }
 
-/// Where the columns of the means are: `mean_0`, `mean_1` .. as `vae encode` names them, or `0`,
-/// `1` .. as pandas names those of an array.
+/// The places of the columns of the means. Their names are `mean_0`, `mean_1` ... as `vae encode` writes them, or `0`,
+/// `1` ... as pandas names the columns of an array.
 fn columns<T: AsRef<str>>(names: &[T], dim: usize) -> Result<Vec<usize>> {
     let place = |prefix: &str, dimension: usize| {
         let name = format!("{prefix}{dimension}");
@@ -122,7 +122,7 @@ mod tests {
             fs::write(&path, &bytes).unwrap();
             assert_eq!(read(&path, 3).unwrap(), latents().mean, "{format}");
             let error = read(&path, 4).unwrap_err().to_string();
-            assert!(error.contains("no table of 4 latents"), "{error}");
+            assert!(error.contains("not a table of 4 latents"), "{error}");
             assert!(read(&path, 2).is_err(), "{format}");
             for bytes in [&bytes[..bytes.len() / 2], b"", b"\x93NUMPY\x01\x00\xff\xff", b"PAR1PAR1"]
             {
@@ -135,7 +135,7 @@ mod tests {
         assert!(read(&text, 3).unwrap_err().to_string().contains(".npy, .parquet or .csv"));
     }
 
-    /// Bytes that are changed at one place or two, and cut off: an answer, whatever it is.
+    /// Files with one or two bytes changed, and some truncated. Any result is fine, but not a panic.
     #[test]
     fn no_file_makes_a_reader_panic() {
         let mut state = 1_u64;
@@ -165,7 +165,7 @@ mod tests {
     fn columns_are_found_by_name() {
         assert_eq!(columns(&["index", "mean_1", "mean_0"], 2).unwrap(), [2, 1]);
         assert_eq!(columns(&["", "0", "1"], 2).unwrap(), [1, 2]);
-        // Numbers beside named means are something else.
+        // Columns named by numbers, beside named means, have another meaning.
         assert_eq!(columns(&["0", "mean_0"], 1).unwrap(), [1]);
         assert!(columns(&["0", "1", "2"], 2).unwrap_err().to_string().contains("a column 2"));
         assert!(columns(&["x"], 1).unwrap_err().to_string().contains("no column mean_0"));
@@ -177,6 +177,6 @@ mod tests {
         let path = folder.path().join("z.npy");
         fs::write(&path, array(&[2, 2], &[0.0, 1.0, f32::NAN, 2.0])).unwrap();
         let error = read(&path, 2).unwrap_err().to_string();
-        assert!(error.contains("no finite number in row 1 (from 0) of latent 0"), "{error}");
+        assert!(error.contains("a finite number in row 1 (from 0) of latent 0"), "{error}");
     }
 }

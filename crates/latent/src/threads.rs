@@ -1,8 +1,8 @@
-//! The threads that the program computes with.
+//! The threads of the program.
 //!
-//! They are one [`Team`], whose members sleep when there is nothing to do. libtorch's own threads
-//! would look for work all the time, which costs minutes on a machine that has other things to do,
-//! so libtorch gets one thread, and whatever takes long is cut into parts here.
+//! They form one [`Team`], whose members sleep when idle. libtorch's own threads would spin while they wait
+//! for work, which costs minutes on a machine that runs other programs too. So libtorch gets one
+//! thread, and long computations are divided into parts here.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -11,7 +11,7 @@ use std::{
 
 use model::Team;
 
-/// The team of the program, with a thread for each core that it may use.
+/// The team of the program, with one thread for each available core.
 pub(crate) fn team() -> Arc<Team> {
     static TEAM: OnceLock<Arc<Team>> = OnceLock::new();
     let start = || {
@@ -21,12 +21,12 @@ pub(crate) fn team() -> Arc<Team> {
     Arc::clone(TEAM.get_or_init(start))
 }
 
-/// Has libtorch compute with the calling thread alone; the team's threads do so already.
+/// Makes libtorch compute on the calling thread only; it does so already on the team's threads.
 pub(crate) fn one_for_libtorch() {
     tch::set_num_threads(1);
 }
 
-/// Does `work` on each of the inputs, on all threads, and gives the results in their order.
+/// Runs `work` on each input, on all threads, and returns the results in the order of the inputs.
 pub(crate) fn map<T: Send, R: Send>(inputs: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let mut results: Vec<Option<R>> = inputs.iter().map(|_| None).collect();
     let parts = inputs.into_iter().zip(results.iter_mut());
@@ -44,7 +44,7 @@ mod tests {
         assert!(squares.into_iter().zip(0..).all(|(square, x)| square == x * x));
     }
 
-    /// libtorch's threads would spin; see the top of this file.
+    /// libtorch's threads would spin; see the module's docs.
     #[test]
     fn libtorch_computes_with_the_thread_that_calls_it() {
         one_for_libtorch();

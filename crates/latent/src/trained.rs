@@ -1,4 +1,4 @@
-//! A trained model: found, read, and used on any number of images.
+//! A trained model: finds it, reads it, and applies it to any number of images.
 
 use std::path::{Path, PathBuf};
 
@@ -16,23 +16,23 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{drawing, output, threads};
 
-/// The link to the latest of the runs beside it.
+/// The link to the latest run, in the folder of the runs.
 const LATEST: &str = "latest";
 
-/// Images that go through the network at a time.
+/// The most images that go through the network together.
 const BATCH: usize = 250;
-/// .. and at least: a product of fewer rows may be computed in another way, with other bits, so
-/// that a picture's loss would depend on the pictures beside it.
+/// The fewest images that go through the network together. A product of fewer rows may be computed in another way,
+/// with other bits, so a picture's loss would depend on the number of pictures beside it.
 const BATCH_MIN: usize = 16;
 
-/// A model with what its checkpoint says of it.
+/// A model with the facts from its checkpoint.
 #[derive(Debug)]
 pub(crate) struct Trained {
     pub(crate) path: PathBuf,
     pub(crate) config: Training,
     pub(crate) options: VaeOptions,
     pub(crate) step: u64,
-    /// The SHA-256 of the tensors, which names the model.
+    /// The SHA-256 of the tensors, which identifies the model.
     pub(crate) sha256: String,
     pub(crate) parameters: Vec<f32>,
     pub(crate) codec: Box<dyn Codec>,
@@ -46,18 +46,18 @@ pub(crate) struct Latents {
     pub(crate) log_variance: Vec<f32>,
 }
 
-/// What noise is drawn for; draws for different purposes are independent.
+/// The purpose of some noise. Draws for different purposes are independent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purpose {
     /// Latents from the prior or a mixture.
     Sample = 2,
     /// Latents of given images.
     Posterior = 3,
-    /// Where the search for a mixture begins.
+    /// The start of the search for a mixture.
     Mixture = 4,
 }
 
-/// What one image costs, in nats.
+/// The loss of one image, in nats.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Loss {
     pub(crate) reconstruction: f64,
@@ -75,7 +75,8 @@ impl Trained {
     /// Reads a checkpoint file, or the newest one of a run directory.
     pub(crate) fn open(place: &Path) -> Result<Self> {
         let (path, Checkpoint { metadata, tensors, sha256 }) = find(place)?;
-        let foreign = || format!("{} is not of a variational autoencoder", path.display());
+        let foreign =
+            || format!("{} is not the checkpoint of a variational autoencoder", path.display());
         let mut configuration =
             serde_json::from_str(&metadata.configuration).with_context(foreign)?;
         vae_options::upgrade(&mut configuration, images::named::mnist);
@@ -108,28 +109,28 @@ impl Trained {
         Shape { height, width, channels }
     }
 
-    /// The same, for a canvas.
+    /// The shape of an image, for a canvas.
     pub(crate) const fn tile(&self) -> Tile {
         let Shape { height, width, channels } = self.shape();
         Tile { height: height as usize, width: width as usize, channels: channels as usize }
     }
 
-    /// Numbers of an image.
+    /// Numbers of an image: pixels times channels.
     pub(crate) fn pixels(&self) -> usize {
         self.codec.pixels()
     }
 
-    /// Images of the model's shape that came one by one, without labels.
+    /// A set of images without labels, of the model's shape.
     pub(crate) fn unlabelled(&self, pixels: Vec<u8>) -> Result<Images> {
         Ok(Images::new(self.shape(), pixels, Vec::new())?)
     }
 
-    /// Whether people's own pictures are of digits, which are scaled and centred as in MNIST.
+    /// Whether users' own pictures are treated as digits, that is, scaled and centred as in MNIST.
     pub(crate) fn centres_pictures(&self) -> bool {
         self.config.task.dataset.is_same_data(&images::named::mnist())
     }
 
-    /// A person's own picture as an image of the data set.
+    /// Reads a user's own picture as an image of the model's shape.
     pub(crate) fn picture(&self, path: &Path) -> Result<Vec<u8>> {
         if self.centres_pictures() {
             drawing::read(path)
@@ -138,7 +139,7 @@ impl Trained {
         }
     }
 
-    /// Where files that belong to the model are kept: the run directory, else beside it.
+    /// The folder for files that belong to the model: the run directory, else the checkpoint's folder.
     pub(crate) fn folder(&self) -> &Path {
         let parent = self.path.parent().unwrap_or(Path::new("."));
         match parent.parent() {
@@ -167,7 +168,7 @@ impl Trained {
         Ok(latents)
     }
 
-    /// The expected pixels, 0 to 1, a row an image, of latents `[n, dim]`.
+    /// The expected pixels of latents `[n, dim]`, from 0 to 1, one row per image.
     pub(crate) fn decode(&mut self, z: &[f32]) -> Result<Vec<f32>> {
         let width = self.pixels();
         let mut pixels = vec![0.0; z.len() / self.dim() * width];
@@ -178,7 +179,7 @@ impl Trained {
         Ok(pixels)
     }
 
-    /// -log p(x|z) of each image, one latent each.
+    /// -log p(x|z) of each image, with one latent each, in nats.
     pub(crate) fn reconstruction(&mut self, images: &Images, z: &[f32]) -> Result<Vec<f64>> {
         let mut losses = vec![0.0; images.len()];
         let rows = z.chunks(BATCH * self.dim()).zip(losses.chunks_mut(BATCH));
@@ -194,8 +195,8 @@ impl Trained {
         Ok(losses)
     }
 
-    /// The mean losses of the test images as a run reports them at the end of an epoch: the
-    /// objective, the reconstruction's and the KL divergence. With the run's own seed these are
+    /// The mean losses of the test images, as a run reports them at the end of an epoch: the objective, the
+    /// reconstruction loss and the KL divergence. With the run's own seed, these are
     /// the numbers that training printed at this step.
     pub(crate) fn test_loss(&self, test: &Images, seed: u64) -> Result<[f64; 3]> {
         let (config, model) = (&self.config, self.options.model());
@@ -204,7 +205,7 @@ impl Trained {
         let mut codec = match build(self.options.precision) {
             Err(error @ ModelError::Precision(_)) => {
                 output::complain(&format!(
-                    "warning: {error}: the loss is computed in f32, and differs from training's"
+                    "warning: {error}: the loss is computed in f32, and differs from the loss in training"
                 ));
                 build(Precision::F32)?
             }
@@ -219,7 +220,7 @@ impl Trained {
         Ok([loss, reconstruction, kl])
     }
 
-    /// The loss of each image with the latents given, sampled from theirs.
+    /// The loss of each image for the given `z`, sampled from its latents.
     pub(crate) fn losses(
         &mut self,
         images: &Images,
@@ -236,7 +237,7 @@ impl Trained {
 }
 
 impl Latents {
-    /// How many images.
+    /// The number of images.
     pub(crate) fn len(&self) -> usize {
         self.mean.len() / self.dim.max(1)
     }
@@ -250,7 +251,7 @@ impl Latents {
         self.mean.iter().zip(&self.log_variance).map(kl).collect()
     }
 
-    /// The mean divergence of each dimension.
+    /// The mean KL divergence of each dimension.
     pub(crate) fn divergence_by_dimension(&self) -> Vec<f64> {
         let mut sums = vec![0.0; self.dim];
         for row in self.divergences().chunks_exact(self.dim) {
@@ -259,14 +260,14 @@ impl Latents {
         sums.into_iter().map(|sum| sum / self.len().max(1) as f64).collect()
     }
 
-    /// One draw for every image, which depends on the seed and the image's place.
+    /// One draw for every image; it depends on the seed and the image's index.
     pub(crate) fn draw(&self, seed: u64) -> Vec<f32> {
         let noise = normals(seed, Purpose::Posterior, 0, self.mean.len());
         let moments = self.mean.iter().zip(&self.log_variance);
         moments.zip(noise).map(|((mean, lv), noise)| mean + (0.5 * lv).exp() * noise).collect()
     }
 
-    /// One draw for every image, which depends on the seed and the image's pixels.
+    /// One draw for every image; it depends on the seed and the image's pixels.
     pub(crate) fn draw_by_picture(&self, images: &Images, seed: u64) -> Vec<f32> {
         let mut z = Vec::with_capacity(self.mean.len());
         let mut noise = vec![0.0; self.dim];
@@ -285,16 +286,16 @@ impl Latents {
     }
 }
 
-/// What a draw for an image is keyed by beside the seed: its pixels alone, so that the same picture
-/// has the same loss wherever it stands.
+/// The random stream of a picture. It depends on the seed and the pixels only, so that the same picture
+/// always has the same loss, whatever its index.
 fn picture_stream(seed: u64, image: &[u8]) -> Stream {
     let hash = xxh3_64(image);
-    // The purpose and 48 bits; the remaining 16.
+    // The key holds the purpose and 48 bits of the hash; the index holds the other 16 bits.
     let key = hash << 16 >> 8 | Purpose::Posterior as u64;
     Stream::new(seed, Domain::Sample, key, (hash >> 48) as u32)
 }
 
-/// Standard normals; equal arguments give equal numbers.
+/// Standard normal numbers; equal arguments give equal numbers.
 pub(crate) fn normals(seed: u64, purpose: Purpose, index: u32, len: usize) -> Vec<f32> {
     let mut values = vec![0.0; len];
     let stream = Stream::new(seed, Domain::Sample, purpose as u64, index);
@@ -302,8 +303,8 @@ pub(crate) fn normals(seed: u64, purpose: Purpose, index: u32, len: usize) -> Ve
     values
 }
 
-/// The indices of all images, some at a time. The first of a short batch comes again until there
-/// are enough.
+/// The indices of all images in batches. A batch that is too short is filled up with copies of its first
+/// image.
 fn batches(images: &Images) -> impl Iterator<Item = Vec<u32>> + use<> {
     let count = images.len();
     (0..count).step_by(BATCH).map(move |start| {
@@ -313,8 +314,8 @@ fn batches(images: &Images) -> impl Iterator<Item = Vec<u32>> + use<> {
     })
 }
 
-/// The run in place of `runs/latest`, where that has no checkpoint: the newest that has, if there is
-/// one.
+/// The run to use instead of `runs/latest` if that has no checkpoint: the newest run that has a checkpoint, if
+/// any.
 fn instead_of_latest(place: &Path) -> Option<PathBuf> {
     let is_latest = place.file_name().is_some_and(|name| name == LATEST);
     if !is_latest || checkpoint::has_checkpoint(place) {
@@ -322,11 +323,13 @@ fn instead_of_latest(place: &Path) -> Option<PathBuf> {
     }
     let run = checkpoint::newest_run(place.parent()?)?;
     let (shown, latest) = (run.display(), place.display());
-    output::complain(&format!("{latest} has no checkpoint: taking {shown}, the newest that has"));
+    output::complain(&format!(
+        "{latest} has no checkpoint: taking {shown}, the newest run that has one"
+    ));
     Some(run)
 }
 
-/// The checkpoint at a place, or the newest in it that verifies.
+/// The checkpoint at a path, or the newest checkpoint in a folder that verifies.
 fn find(place: &Path) -> Result<(PathBuf, Checkpoint)> {
     let instead = instead_of_latest(place);
     let place = instead.as_deref().unwrap_or(place);

@@ -1,7 +1,7 @@
-//! t-SNE: points of a space of many dimensions in the plane, near ones near each other (van der
+//! t-SNE: places points of a high-dimensional space in the plane, so that neighbours stay neighbours (van der
 //! Maaten and Hinton 2008; the Barnes-Hut approximation, van der Maaten 2014).
 //!
-//! The plane is the same for any number of cores: the neighbours are exact, the first places are
+//! The result is the same for any number of cores: the neighbours are exact, the first positions are
 //! principal components instead of random numbers, and the descent runs on one thread.
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,25 +9,25 @@ use bhtsne::{Neighbor, tSNE};
 
 use crate::{output, pca::Pca, threads};
 
-/// How many neighbours a point counts with, about.
+/// The approximate number of neighbours that a point has.
 const PERPLEXITY: f32 = 30.0;
-/// Neighbours that are looked at, in perplexities.
+/// Neighbours that are searched for, as a multiple of the perplexity.
 const REACH: usize = 3;
-/// Fewer points have no neighbourhoods that could be kept.
+/// The fewest points that are accepted. Fewer points have no meaningful neighbours.
 const POINTS_MIN: usize = 8;
 const EPOCHS: usize = 750;
-/// Points whose distances are computed side by side.
+/// Points whose distances are computed together.
 const BLOCK: usize = 1024;
-/// How coarsely distant points are taken together.
+/// How coarsely distant points are grouped (Barnes-Hut).
 const THETA: f32 = 0.5;
-/// The spread of the first places; larger ones hold on to the principal components.
+/// The spread of the first positions. With a larger one, the result stays close to the principal components.
 const SPREAD: f32 = 1e-4;
 
-/// The places `[n, 2]` of rows of `dim` values.
+/// The positions `[n, 2]` of rows of `dim` values.
 ///
 /// # Errors
 ///
-/// Fewer than [`POINTS_MIN`] rows, rows that are all the same, and a thread that cannot be started.
+/// Fewer than [`POINTS_MIN`] rows, rows that are all equal, or a thread that cannot be started.
 pub(crate) fn embed(rows: &[f32], dim: usize) -> Result<Vec<f32>> {
     let points: Vec<&[f32]> = rows.chunks_exact(dim).collect();
     let count = points.len();
@@ -51,7 +51,7 @@ pub(crate) fn embed(rows: &[f32], dim: usize) -> Result<Vec<f32>> {
             .barnes_hut_with_neighbors(THETA, &neighbors);
         tsne.embedding()
     };
-    // More threads would add up in an order of their own.
+    // More threads would add up the forces in an order that varies.
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build();
     let places = alone.context("cannot start a thread for t-SNE")?.install(descend);
     ensure!(
@@ -61,7 +61,7 @@ pub(crate) fn embed(rows: &[f32], dim: usize) -> Result<Vec<f32>> {
     Ok(places)
 }
 
-/// The `k` nearest others of every point, the nearest first; of equally near ones the first.
+/// The `k` nearest other points of every point, the nearest first. Of equally near points, the first comes first.
 fn neighbors(points: &[&[f32]], k: usize) -> Vec<Vec<Neighbor<f32>>> {
     let bar = output::progress("Looking for neighbours", points.len());
     let columns = Columns::of(points);
@@ -73,7 +73,7 @@ fn neighbors(points: &[&[f32]], k: usize) -> Vec<Vec<Neighbor<f32>>> {
     threads::map((0..points.len()).collect(), of)
 }
 
-/// Points by coordinate, so that the distances to a block of points are computed side by side.
+/// Points by coordinate, so that the distances to a block of points are computed together.
 struct Columns {
     count: usize,
     /// `[dim, n]`.
@@ -89,7 +89,7 @@ impl Columns {
 
     fn nearest(&self, own: &[f32], index: usize, k: usize) -> Vec<Neighbor<f32>> {
         let nearer = |a: &(f32, usize), b: &(f32, usize)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
-        // What may be among the nearest: more than k, and pruned when it is full.
+        // Candidates for the nearest: more than k are kept, and the list is pruned when it is full.
         let room = 4 * k;
         let (mut kept, mut limit) = (Vec::with_capacity(room), f32::INFINITY);
         let mut squares = [0.0; BLOCK];
@@ -130,7 +130,7 @@ mod tests {
     const GROUPS: usize = 3;
     const EACH: usize = 30;
 
-    /// Groups of points around corners of their own, one after the other.
+    /// Groups of points, each around its own corner; the groups alternate.
     fn groups() -> Vec<f32> {
         let value = |at: usize| {
             let (point, axis) = (at / DIM, at % DIM);
@@ -150,7 +150,7 @@ mod tests {
         assert!(neighbors(&points, 9).iter().all(|row| row.len() == 4));
     }
 
-    /// More points than one block and than are kept at a time.
+    /// There are more points than one block holds, and more than are kept at a time.
     #[test]
     fn neighbours_of_many_points_are_those_of_a_full_sort() {
         let values: Vec<f32> = (0..2500 * 3).map(|at| (at as f32 * 0.618_034).fract()).collect();

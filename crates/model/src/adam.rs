@@ -1,11 +1,11 @@
 //! Adam on flat vectors, as `torch.optim.Adam` computes it.
 //!
 //! Kingma and Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1. It knows
-//! neither tensors nor members; every member runs it on the same vectors with the same bits.
+//! neither tensors nor members. Every member runs it on the same vectors and gets the same bits.
 
 use crate::{Isa, State, StateView, Team, kernel};
 
-/// Parameters that a thread advances at a time; with the moments and the gradient, 256 KB.
+/// Parameters that a thread updates at a time; with the moments and the gradient they take 256 KB.
 const PART: usize = 1 << 14;
 
 const LENGTHS: &str = "the state's vectors and the gradient differ in length";
@@ -24,7 +24,7 @@ pub struct Adam {
 }
 
 impl Adam {
-    /// PyTorch's defaults, but for the learning rate.
+    /// PyTorch's defaults, except for the learning rate.
     #[must_use]
     pub const fn new(learning_rate: f64) -> Self {
         Self { learning_rate, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }
@@ -34,13 +34,13 @@ impl Adam {
     ///
     /// # Panics
     ///
-    /// Where a vector's length differs from the gradient's, or `images` is zero.
+    /// If a vector's length differs from the gradient's, or `images` is zero.
     pub fn apply(&self, state: &mut State, gradient_sum: &[f32], images: u32) {
         self.apply_with(Isa::best(), &Team::default(), state, gradient_sum, images);
     }
 
-    /// [`Adam::apply`] with a chosen instruction set and several threads; the bits are the same
-    /// for all.
+    /// [`Adam::apply`] with a chosen instruction set and several threads. The bits are the same for every
+    /// choice.
     ///
     /// # Panics
     ///
@@ -64,8 +64,8 @@ impl Adam {
         });
     }
 
-    /// [`Adam::apply_with`], but the state after the update is written to `next`, and the one before
-    /// is not touched.
+    /// [`Adam::apply_with`], but the updated state is written to `next`, and the old state is not
+    /// changed.
     ///
     /// # Panics
     ///
@@ -94,18 +94,18 @@ impl Adam {
         });
     }
 
-    /// The update to the state after `step` updates, by the mean over so many images.
+    /// The update of a state after `step` updates, by the mean over `images` images.
     ///
     /// # Panics
     ///
-    /// Where `images` is zero.
+    /// If `images` is zero.
     #[must_use]
     pub fn update(&self, isa: Isa, step: u64, images: u32) -> Update {
         assert!(images > 0, "a mean over no images");
         Update { isa, factors: self.factors(step), images }
     }
 
-    /// What is common to all elements of step `step`, counted from 1.
+    /// The factors that all elements share in step `step`, counted from 1.
     ///
     /// lr / (1 - beta1^t) * m / (sqrt(v / (1 - beta2^t)) + eps), with numerator and
     /// denominator multiplied by the root of 1 - beta2^t.
@@ -122,7 +122,7 @@ impl Adam {
     }
 }
 
-/// One update, to be applied to any parts of the vectors, each once.
+/// One update. It may be applied to the vectors in parts, each part once.
 #[derive(Clone, Copy, Debug)]
 pub struct Update {
     isa: Isa,
@@ -130,12 +130,12 @@ pub struct Update {
     images: u32,
 }
 
-/// Parameters, first moments and second moments at the same places.
+/// Slices of parameters, first moments and second moments with the same indices.
 type Old<'a> = [&'a [f32]; 3];
 type New<'a> = [&'a mut [f32]; 3];
 
 impl Update {
-    /// Writes over parameters and moments; `sum` is the summed gradient of the same places.
+    /// Updates parameters and moments in place; `sum` is the summed gradient of the same indices.
     pub fn apply(&self, [p, m, v]: New<'_>, sum: &[f32]) {
         let Self { isa, factors, images } = *self;
         match exact_reciprocal(images) {
@@ -144,8 +144,8 @@ impl Update {
         }
     }
 
-    /// What a GPU's kernel needs: beta2, 1 - beta1, 1 - beta2, the size of the step, epsilon, images, and
-    /// the reciprocal of images, or zero where that is not exact.
+    /// The numbers for the kernel on a GPU: beta2, 1 - beta1, 1 - beta2, the step size, epsilon, images, and
+    /// the reciprocal of images, or zero if the reciprocal is not exact.
     #[must_use]
     pub fn numbers(&self) -> [f32; 7] {
         let Factors { beta2, rest1, rest2, step_size, epsilon } = self.factors;
@@ -153,7 +153,7 @@ impl Update {
         [beta2, rest1, rest2, step_size, epsilon, self.images as f32, reciprocal]
     }
 
-    /// Writes parameters and moments beside those before.
+    /// Writes the updated parameters and moments to other memory than the old ones.
     pub fn apply_beside(&self, old: Old<'_>, [p, m, v]: New<'_>, sum: &[f32]) {
         let Self { isa, factors, images } = *self;
         match exact_reciprocal(images) {
@@ -163,7 +163,7 @@ impl Update {
     }
 }
 
-/// The reciprocal of a power of two is exact: the same bits, without a division.
+/// The reciprocal of a power of two is exact, so multiplying by it gives the same bits as a division.
 fn exact_reciprocal(images: u32) -> Option<f32> {
     images.is_power_of_two().then(|| 1.0 / images as f32)
 }
@@ -177,7 +177,7 @@ struct Factors {
     epsilon: f32,
 }
 
-/// `base^exponent` by squaring: the C library's `pow` may differ between hosts.
+/// `base^exponent` by squaring. The C library's `pow` may differ between hosts.
 fn power(mut base: f64, mut exponent: u64) -> f64 {
     let mut result = 1.0;
     while exponent > 0 {
@@ -192,8 +192,8 @@ fn power(mut base: f64, mut exponent: u64) -> f64 {
 
 /// Parameter, mean and square after an update.
 ///
-/// All loads come before the first store: the vectors often lie at equal offsets in their
-/// pages, where the CPU takes a load for one that depends on a store just made.
+/// All loads come before the first store: the vectors often have equal offsets in their
+/// pages, so the CPU would assume that a later load depends on an earlier store.
 #[inline(always)]
 fn updated(f: Factors, p: f32, m: f32, v: f32, g: f32) -> (f32, f32, f32) {
     let mean = normal((g - m).mul_add(f.rest1, m));
@@ -201,8 +201,8 @@ fn updated(f: Factors, p: f32, m: f32, v: f32, g: f32) -> (f32, f32, f32) {
     (p - f.step_size * mean / (square.sqrt() + f.epsilon), mean, square)
 }
 
-/// Zero instead of a subnormal number. CPUs compute with those many times slower, and a mean whose
-/// gradients have come to an end would stay one: 0.9 of the smallest rounds to itself.
+/// Zero instead of a subnormal number. CPUs are many times slower with subnormal numbers. A mean whose gradients have
+/// become zero would stay subnormal for ever: 0.9 of the smallest number rounds to itself.
 #[inline(always)]
 fn normal(x: f32) -> f32 {
     if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }

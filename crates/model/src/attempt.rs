@@ -1,5 +1,5 @@
-//! Operations of libtorch that may fail. tch panics where one does; here, and only here, that
-//! becomes an error. So does a panic of an objective.
+//! Operations of libtorch that may fail. tch panics when an operation fails; this file turns the panic into an
+//! error. It does the same for a panic of an objective.
 
 use std::{
     any::Any,
@@ -11,18 +11,18 @@ use std::{
 use crate::ModelError;
 
 thread_local! {
-    /// Whether a panic of this thread is told as an error, and not by the hook.
+    /// Whether a panic of this thread becomes an error, and is not reported by the panic hook.
     static ATTEMPTS: Cell<bool> = const { Cell::new(false) };
-    /// Where the last of these panics was.
+    /// The source location of the last such panic.
     static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Does what may panic in tch. What it has changed is not to be used after an error.
+/// Runs operations that may panic in tch. After an error, the data that they changed must not be used.
 ///
 /// # Errors
 ///
-/// [`ModelError::Libtorch`], with the first line of what libtorch says; [`ModelError::Panicked`]
-/// for a panic that is not tch's.
+/// [`ModelError::Libtorch`], with the first line of libtorch's message; [`ModelError::Panicked`]
+/// for a panic that does not come from tch.
 pub(crate) fn attempt<T>(operations: impl FnOnce() -> T) -> Result<T, ModelError> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -49,8 +49,8 @@ pub(crate) fn attempt<T>(operations: impl FnOnce() -> T) -> Result<T, ModelError
     })
 }
 
-/// The reason in a panic of tch: `called .. on an `Err` value: Torch("REASON\nstack ..")`; and
-/// whether it is one.
+/// The reason in a panic message of tch, ``called .. on an `Err` value: Torch("REASON\nstack ..")``, and
+/// whether the message has this form.
 fn reason(panic: &(dyn Any + Send)) -> (String, bool) {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it failed");

@@ -1,11 +1,11 @@
-//! Any module and objective written in tch as a [`Model`], on any device.
+//! A [`Model`] from any module and objective written in tch, on any device.
 //!
-//! libtorch differentiates the objective. The module's tensors are views of one flat vector, to
-//! which each call copies the parameters; the gradient is copied once, from where libtorch leaves
-//! it. It does not know what the objective means.
+//! libtorch differentiates the objective. The module's tensors are views of one flat vector, into
+//! which each call copies the parameters. The gradient is copied once, from libtorch's memory.
+//! This file does not know the meaning of the objective.
 //!
-//! libtorch's bits depend on its number of threads, so that number is the model's own and not the
-//! membership's ([`Model::fix_threads`]). Its generator of random numbers is seeded anew before
+//! libtorch's bits depend on its number of threads, so that number is set for the model and does not depend on
+//! the membership ([`Model::fix_threads`]). Its random number generator is seeded before
 //! each call of the objective, by the run's seed, the step and the shard.
 
 mod inputs;
@@ -34,10 +34,10 @@ use crate::{
     initialise_linear,
 };
 
-/// A [`Model`] of a module `N` and an objective `F`, which gives the sums over the batch's examples
+/// A [`Model`] of a module `N` and an objective `F`. The objective returns sums over the batch's examples
 /// as scalar tensors: the loss first, at most [`TERMS_MAX`].
 ///
-/// What panics in them is an error of the method, the failed operations of tch included.
+/// A panic in the module or the objective becomes an error of the method. So does a failed operation of tch.
 pub struct Autograd<D, N, F> {
     start: Start<N>,
     module: N,
@@ -46,21 +46,21 @@ pub struct Autograd<D, N, F> {
     threads: i32,
     device: Device,
     layout: Layout,
-    /// All parameters on the device; the module's tensors are views of it.
+    /// All parameters, on the device; the module's tensors are views of this tensor.
     flat: Tensor,
     /// The module's tensors, in the layout's order.
     leaves: Vec<Tensor>,
 }
 
-/// Where the initial values come from.
+/// The source of the initial values.
 enum Start<N> {
-    /// The module's own initialisation, by building it again.
+    /// The module's own initialisation: the module is built again.
     Built(Box<dyn Fn(&Path<'_>) -> N>),
     /// See [`initialise_linear`].
     Linear,
 }
 
-/// The tensors of a layout by name, as a module for an objective that is a function of these.
+/// The tensors of a layout by name. It is the module of an objective that is a function of these tensors.
 #[derive(Debug)]
 pub struct Parameters {
     named: Vec<(String, Tensor)>,
@@ -71,14 +71,14 @@ where
     D: Dataset,
     F: Fn(&N, &Inputs<'_, D>) -> Vec<Tensor>,
 {
-    /// A model of the module that `build` makes. The parameters are the variables that it creates,
-    /// under their names, in the order of these. `build` is called again for the initial values,
+    /// A model of the module that `build` makes. The parameters are the variables that `build` creates,
+    /// under their names, in the order of the names. `build` is called again for the initial values,
     /// with libtorch's generator seeded by the run's seed.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Module`] where there is no parameter, or one that is not trained or not in
-    /// single precision; [`ModelError::Libtorch`] where the device fails.
+    /// [`ModelError::Module`] if there is no parameter, or a variable is not trained or not in
+    /// single precision; [`ModelError::Libtorch`] if the device fails.
     pub fn new(
         device: Device,
         build: impl Fn(&Path<'_>) -> N + 'static,
@@ -87,7 +87,7 @@ where
         blas::deterministic();
         open(device)?;
         let (module, variables) = attempt(|| {
-            // Another model may be drawing numbers in another thread: the generator is the process's.
+            // The generator belongs to the process, and another model may use it on another thread: hold its lock.
             let _seeded = seed_generator(Stream::new(0, Domain::Initial, 0, 0));
             let store = VarStore::new(device);
             (build(&store.root()), variables(&store))
@@ -112,7 +112,7 @@ where
             let flat = Tensor::zeros(layout.len() as i64, (Kind::Float, device));
             let _no_gradient = no_grad_guard();
             for (leaf, entry) in leaves.iter().zip(layout.entries()) {
-                // All clones of a variable share what it is, the module's own among them.
+                // `set_data` acts on all clones of a variable, so also on the module's own.
                 leaf.shallow_clone().set_data(&part(&flat, &entry.range).view_as(leaf));
             }
             flat
@@ -121,12 +121,12 @@ where
         Ok(Self { start, module, objective, data, threads, device, layout, flat, leaves })
     }
 
-    /// Computes something else with the module, without a gradient. Tensors are on the model's
-    /// device; see [`Autograd::device`].
+    /// Computes something else with the module, without a gradient. Its tensors must be on
+    /// [`Autograd::device`].
     ///
     /// # Errors
     ///
-    /// [`ModelError::Libtorch`] where an operation failed, [`ModelError::Panicked`] for another panic.
+    /// [`ModelError::Libtorch`] if an operation fails, [`ModelError::Panicked`] for another panic.
     pub fn apply<T>(
         &mut self,
         parameters: &[f32],
@@ -140,7 +140,7 @@ where
         })
     }
 
-    /// Where it computes.
+    /// The device that computes.
     pub const fn device(&self) -> Device {
         self.device
     }
@@ -152,7 +152,7 @@ where
 
     /// Copies the parameters to the module's tensors.
     fn load(&mut self, parameters: &[f32]) {
-        // Other models of this process may have set another number.
+        // Another model of this process may have set another number.
         if tch::get_num_threads() != self.threads {
             tch::set_num_threads(self.threads);
         }
@@ -175,7 +175,7 @@ where
         if !(1..=TERMS_MAX).contains(&terms.len()) {
             let count = terms.len();
             return Err(ModelError::Objective(format!(
-                "{count} terms; it must give 1 to {TERMS_MAX}"
+                "{count} terms; it must return 1 to {TERMS_MAX}"
             )));
         }
         let is_scalar = |term: &&Tensor| term.size().iter().product::<i64>() == 1;
@@ -188,7 +188,7 @@ where
         }
     }
 
-    /// Runs the objective on a batch, and writes its gradient.
+    /// Runs the objective on a batch, and writes the gradient.
     fn differentiate(
         &mut self,
         parameters: &[f32],
@@ -196,9 +196,9 @@ where
         gradient: &mut [f32],
     ) -> Result<Sums, ModelError> {
         let terms = self.forward(parameters, inputs)?;
-        // libtorch would end the process.
+        // libtorch would end the process otherwise.
         if !terms[0].requires_grad() {
-            let reason = "a loss that does not depend on the parameters in a way with a derivative";
+            let reason = "a loss that does not depend on the parameters, or has no derivative";
             return Err(ModelError::Objective(reason.into()));
         }
         attempt(|| {
@@ -206,7 +206,7 @@ where
             if self.device == Device::Cpu {
                 write(&self.layout, &parts, gradient);
             } else {
-                // One transfer instead of one for each tensor.
+                // One transfer instead of one per tensor.
                 let flat = Tensor::zeros(self.layout.len() as i64, (Kind::Float, self.device));
                 for (entry, part_of) in self.layout.entries().iter().zip(&parts) {
                     if part_of.defined() {
@@ -225,12 +225,12 @@ where
     D: Dataset,
     F: Fn(&Parameters, &Inputs<'_, D>) -> Vec<Tensor>,
 {
-    /// A model of an objective whose parameters are the layout's tensors, initially as
-    /// `torch.nn.Linear` has them (see [`initialise_linear`]).
+    /// A model of an objective whose parameters are the layout's tensors, with the initial values of
+    /// `torch.nn.Linear` (see [`initialise_linear`]).
     ///
     /// # Errors
     ///
-    /// [`ModelError::Libtorch`] where the device fails.
+    /// [`ModelError::Libtorch`] if the device fails.
     pub fn of_layout(layout: Layout, device: Device, objective: F) -> Result<Self, ModelError> {
         blas::deterministic();
         open(device)?;
@@ -246,7 +246,7 @@ where
     }
 }
 
-/// Opens libtorch's part for the device.
+/// Loads libtorch's library for the device.
 fn open(device: Device) -> Result<(), ModelError> {
     if device.is_cuda() {
         cuda::load().map_err(GpuError::from)?;
@@ -261,11 +261,11 @@ impl Parameters {
         self.named.iter().find(|(other, _)| other == name).map(|(_, tensor)| tensor)
     }
 
-    /// x W' + b with the tensors called `layer.weight` and `layer.bias`.
+    /// x W' + b with the tensors `layer.weight` and `layer.bias`.
     ///
     /// # Panics
     ///
-    /// Where there is no such layer.
+    /// If there is no such layer.
     pub fn linear(&self, layer: &str, x: &Tensor) -> Tensor {
         let (weight, bias) = (format!("{layer}.weight"), format!("{layer}.bias"));
         x.linear(&self[weight.as_str()], Some(&self[bias.as_str()]))
@@ -291,14 +291,14 @@ where
         &self.layout
     }
 
-    /// Does nothing: the bits depend on the number of threads, so the members do not choose it.
+    /// Does nothing. The bits depend on the number of threads, so the team must not decide it.
     fn set_team(&mut self, _team: Arc<Team>) {}
 
     fn fix_threads(&mut self, threads: u32) {
         self.threads = i32::try_from(threads.max(1)).unwrap_or(i32::MAX);
     }
 
-    /// What the module's own initialisation gives on a CPU, with the generator seeded by `seed`.
+    /// The values of the module's own initialisation on a CPU, with the generator seeded by `seed`.
     fn initialise(&self, seed: u64, parameters: &mut [f32]) {
         assert_eq!(parameters.len(), self.layout.len(), "parameters and layout differ in length");
         let build = match &self.start {
@@ -375,7 +375,7 @@ fn check(variables: &[(String, Tensor)]) -> Result<(), ModelError> {
     for (name, tensor) in variables {
         if !tensor.requires_grad() {
             return Err(ModelError::Module(format!(
-                "{name} is not trained, as the running statistics of batch norm: each worker would \
+                "{name} is not trained, like the running statistics of batch norm: each worker would \
                  have its own; use group norm or layer norm, and keep constants out of the path"
             )));
         }
@@ -393,8 +393,8 @@ fn part(flat: &Tensor, range: &Range<usize>) -> Tensor {
     flat.narrow(0, range.start as i64, range.len() as i64)
 }
 
-/// Writes the tensors of a layout into its flat vector. One that is not defined, as the gradient of
-/// a parameter that the loss does not depend on, counts as zeros.
+/// Writes the tensors of a layout to its flat vector. An undefined tensor counts as zeros; the gradient of a
+/// parameter that does not influence the loss is undefined.
 fn write(layout: &Layout, parts: &[Tensor], flat: &mut [f32]) {
     layout.zero_padding(flat);
     for (entry, part) in layout.entries().iter().zip(parts) {
@@ -417,8 +417,8 @@ fn read(terms: &[Tensor]) -> Sums {
     sums
 }
 
-/// Seeds libtorch's generator with words that nothing else draws from the stream: its last. The
-/// process has one generator, so other threads are kept from it as long as the guard lives.
+/// Seeds libtorch's generator with the last block of the stream, which nothing else uses. The
+/// process has one generator; the guard keeps other threads from using it.
 fn seed_generator(stream: Stream) -> MutexGuard<'static, ()> {
     static GENERATOR: Mutex<()> = Mutex::new(());
     let guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,21 +10,21 @@ pub struct Bf16(u16);
 impl Bf16 {
     /// The nearest number, ties to even; subnormal numbers are kept, NaN stays NaN.
     ///
-    /// The CPU's own instruction for it takes subnormal numbers for zero, so that CPUs with
-    /// and without it would differ; integers serve all, and vectorise.
+    /// The CPU's own instruction flushes subnormal numbers to zero, so CPUs with and
+    /// without it would differ. This integer code gives the same bits on all, and vectorises.
     #[inline(always)]
     #[must_use]
     pub const fn from_f32(value: f32) -> Self {
         let bits = value.to_bits();
         let upper = bits >> 16;
-        // Half of a unit of the upper half, less where a tie would be rounded to odd.
+        // Adds half of a unit of the upper half, or slightly less if a tie would be rounded to odd.
         let rounded = bits.wrapping_add(0x7fff + (upper & 1)) >> 16;
         // Rounding could turn a NaN into infinity: set its highest fraction bit instead.
         let quiet = upper | 0x40;
         Self(if value.is_nan() { quiet } else { rounded } as u16)
     }
 
-    /// The same number.
+    /// The same number as f32.
     #[inline(always)]
     #[must_use]
     pub const fn to_f32(self) -> f32 {
@@ -33,8 +33,8 @@ impl Bf16 {
 }
 
 kernel! {
-    /// Rounds every number, as [`Bf16::from_f32`] does; the bits are the same for all
-    /// instruction sets. As many numbers as the shorter slice has.
+    /// Rounds every number as [`Bf16::from_f32`] does, as many as the shorter slice has. The bits are the same for all
+    /// instruction sets.
     pub fn round(from: &[f32], to: &mut [Bf16]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = Bf16::from_f32(*from);
@@ -43,7 +43,7 @@ kernel! {
 }
 
 kernel! {
-    /// Whole numbers, which are exact.
+    /// Converts bytes, which bf16 holds exactly.
     pub fn from_bytes(from: &[u8], to: &mut [Bf16]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = Bf16::from_f32(f32::from(*from));
@@ -52,7 +52,7 @@ kernel! {
 }
 
 kernel! {
-    /// Rounds every number times `by`.
+    /// Multiplies every number by `by` and rounds it.
     pub fn round_scaled(from: &[f32], by: f32, to: &mut [Bf16]) {
         for (to, from) in to.iter_mut().zip(from) {
             *to = Bf16::from_f32(*from * by);
@@ -66,11 +66,11 @@ mod tests {
 
     use super::*;
 
-    /// The nearest value in bf16; where two are equally near, the even one.
+    /// The nearest value in bf16; of two equally near values the even one.
     fn nearest(value: f32) -> u16 {
         let below = (value.to_bits() >> 16) as u16;
         let distance = |upper: u16| {
-            // Beyond the largest finite number the next one is 2^128, which f64 has.
+            // The next value after the largest finite one would be 2^128, which f64 holds.
             let magnitude = match upper & 0x7fff {
                 0x7f80 => 2.0_f64.powi(128),
                 upper => f64::from(f32::from_bits(u32::from(upper) << 16)),
@@ -85,7 +85,7 @@ mod tests {
         }
     }
 
-    /// Every upper half with the lower halves around its ties, and some others.
+    /// All upper halves, each with lower halves around its ties and some others.
     fn patterns() -> Vec<f32> {
         let lower = [0, 1, 0x1234, 0x7fff, 0x8000, 0x8001, 0xfedc, 0xffff];
         let upper = 0..=u16::MAX;
@@ -136,7 +136,7 @@ mod tests {
             let mut found = vec![Bf16::default(); bytes.len()];
             from_bytes(isa, &bytes, &mut found);
             assert_eq!(found, whole, "{}", isa.name());
-            // A pixel's quotient times 255 is rounded to the pixel.
+            // The quotient of a pixel times 255 rounds to the pixel.
             let quotients: Vec<f32> = bytes.iter().map(|&b| f32::from(b) / 255.0).collect();
             round_scaled(isa, &quotients, 255.0, &mut found);
             assert_eq!(found, whole, "{}", isa.name());

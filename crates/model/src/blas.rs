@@ -1,13 +1,13 @@
-//! How libtorch's MKL is made fast and reproducible.
+//! Makes libtorch's MKL fast and reproducible.
 //!
-//! MKL gives other bits for other numbers of threads unless it is told otherwise before it
-//! computes anything ([`deterministic`]), and on CPUs of other makers it refuses both that
-//! and its fastest kernels unless it finds a function [`mkl_serv_intel_cpu_true`] that
-//! returns 1. This crate defines it; the executable must also export it, or libtorch cannot
-//! see it. Linkers do so by themselves where libtorch_cpu is on their command line; to be
-//! certain, the `build.rs` of every crate with binaries that embed this one prints
-//! `cargo:rustc-link-arg-bins=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true`, and
-//! [`Branch`] tells whether it was in vain. Multiplication itself is in `gemm.rs`.
+//! By default, MKL's bits depend on the number of threads; [`deterministic`] changes this before MKL
+//! computes anything. On CPUs that are not Intel's, MKL supports neither this setting
+//! nor its fastest kernels, unless it finds a function [`mkl_serv_intel_cpu_true`] that
+//! returns 1. This crate defines the function; the executable must also export it, or libtorch cannot
+//! see it. Linkers export it by themselves if libtorch_cpu is on their command line. To be
+//! certain, the `build.rs` of every crate with binaries that embed this crate prints
+//! `cargo:rustc-link-arg-bins=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true`.
+//! [`Branch`] tells whether MKL accepted the setting. Multiplication itself is in `gemm.rs`.
 
 #![allow(unsafe_code, reason = "symbols of libtorch_cpu, looked up at run time")]
 
@@ -19,19 +19,19 @@ use std::{
 
 use crate::{Isa, isa::Level};
 
-/// Which code path MKL takes; part of what makes results comparable between machines.
+/// The code path that MKL takes. Results of two machines can be compared only if their paths are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Branch {
-    /// The same bits for any number of threads: the CPU's best path, as this crate set it.
+    /// The CPU's best path, set by this crate, with the same bits for any number of threads.
     Strict(&'static str),
-    /// What `MKL_CBWR` in the environment says; it is left alone.
+    /// The path that `MKL_CBWR` in the environment names; this crate does not change it.
     Environment(String),
-    /// MKL refused: with code -3 the symbol is not exported, with -8 MKL was in use before.
+    /// MKL refused: code -3 means that the symbol is not exported, -8 that MKL was already in use.
     Refused {
         /// MKL's own code.
         code: i32,
     },
-    /// Left as it is: the CPU has no AVX2, or the BLAS is not MKL. Bits may depend on the
+    /// Not changed, because the CPU has no AVX2 or the BLAS is not MKL. Bits may depend on the
     /// number of threads.
     Unfixed,
 }
@@ -47,16 +47,16 @@ impl fmt::Display for Branch {
     }
 }
 
-/// Fixes MKL's code path by what the CPU has, unless `MKL_CBWR` is in the environment, so
-/// that bits do not depend on the number of threads. To be called at the top of `main`,
-/// before anything uses tch; the models of this crate call it too. Only the first call acts.
+/// Sets MKL's code path to the best that the CPU has, unless `MKL_CBWR` is in the environment, so
+/// that bits do not depend on the number of threads. Call it at the top of `main`,
+/// before anything uses tch; the models of this crate call it too. Only the first call has an effect.
 pub fn deterministic() -> Branch {
     static BRANCH: OnceLock<Branch> = OnceLock::new();
     BRANCH.get_or_init(fix_branch).clone()
 }
 
-/// How bf16 products are computed, for a fingerprint: they have other bits on CPUs that have other
-/// instructions for them, where f32 products have the same on one [`Branch`].
+/// The way in which bf16 products are computed, for a fingerprint. Their bits depend on the CPU's instructions
+/// for them, while f32 products have the same bits on one [`Branch`].
 #[must_use]
 pub fn bf16_name() -> &'static str {
     match bf16_unit() {
@@ -66,7 +66,7 @@ pub fn bf16_name() -> &'static str {
     }
 }
 
-/// What the CPU multiplies bf16 with.
+/// The CPU's unit for bf16 products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bf16Unit {
     Tiles,
@@ -80,7 +80,7 @@ fn bf16_unit() -> Bf16Unit {
 
     /// Structured extended features, leaf 7 of CPUID.
     const FEATURES: u32 = 7;
-    /// A bit of EDX in subleaf 0, which detection in std does not offer yet.
+    /// A bit of EDX in subleaf 0. Detection in std does not know it yet.
     const AMX_BF16: u32 = 1 << 22;
     if __cpuid(0).eax >= FEATURES && __cpuid_count(FEATURES, 0).edx & AMX_BF16 != 0 {
         Bf16Unit::Tiles
@@ -103,7 +103,7 @@ pub fn unlocked() -> bool {
     symbol(c"mkl_serv_intel_cpu_true").is_some_and(|found| found as usize == ours as usize)
 }
 
-/// Found by MKL in place of its own, it says that the CPU is one that MKL supports fully.
+/// MKL calls this function instead of its own. It says that MKL fully supports the CPU.
 #[unsafe(no_mangle)]
 pub extern "C" fn mkl_serv_intel_cpu_true() -> c_int {
     1
@@ -118,7 +118,7 @@ fn fix_branch() -> Branch {
     if let Some(setting) = std::env::var_os("MKL_CBWR") {
         return Branch::Environment(setting.to_string_lossy().into_owned());
     }
-    // Also keeps the function in the executable: nothing else there refers to it.
+    // This also keeps the function in the executable, where nothing else refers to it.
     std::hint::black_box(unlocked());
     let (setting, name) = match Isa::fastest().0 {
         Level::Portable => return Branch::Unfixed,
@@ -127,7 +127,7 @@ fn fix_branch() -> Branch {
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => (AVX512 | STRICT, "AVX512"),
     };
-    // What `mkl_cbwr_set` of MKL's headers stands for: int (int).
+    // The function behind `mkl_cbwr_set` in MKL's headers: int (int).
     let Some(set) = symbol(c"mkl_serv_cbwr_set") else { return Branch::Unfixed };
     // SAFETY: the symbol is a C function of this type in every MKL that has it.
     let set: extern "C" fn(c_int) -> c_int = unsafe { mem::transmute(set) };
@@ -137,7 +137,7 @@ fn fix_branch() -> Branch {
     }
 }
 
-/// The address of a symbol among the loaded libraries, the executable first.
+/// The address of a symbol in the loaded libraries; the executable is searched first.
 pub(crate) fn symbol(name: &CStr) -> Option<*mut c_void> {
     unsafe extern "C" {
         fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;

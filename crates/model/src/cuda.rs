@@ -1,7 +1,7 @@
-//! GPUs. Nothing is linked with what drives them, so that one program serves every machine: the
-//! driver's library is opened at run time ([`Driver`]), and it is all that a model by hand needs.
-//! What computes with libtorch's autograd on a GPU calls [`load`] first, which opens libtorch's part
-//! for them.
+//! GPUs. The program is not linked with a GPU library, so that one program serves every machine. The
+//! driver's library is opened at run time ([`Driver`]); a model written by hand needs nothing else.
+//! Code that uses libtorch's autograd on a GPU calls [`load`] first, which opens libtorch's library
+//! for GPUs.
 //!
 //! [`Gpu`] is one GPU with memory, kernels and graphs; [`compiler`] compiles kernels. Nothing here
 //! knows what the kernels compute, and no error of a GPU panics.
@@ -26,27 +26,27 @@ pub use self::{
     registered::Registered,
 };
 
-/// Compute capability of the oldest GPUs that kernels are compiled for, times ten.
+/// The compute capability, times ten, of the oldest GPUs that are supported.
 pub const CAPABILITY_MIN: u32 = 80;
 
 /// Why there is no CUDA device.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum NoCuda {
-    /// Nothing drives a GPU.
+    /// No driver for a GPU is installed.
     #[error("no NVIDIA driver is installed (libcuda.so.1 was not found)")]
     Driver,
-    /// There may be a GPU, but libtorch cannot use it.
+    /// There may be a GPU, but this libtorch cannot use it.
     #[error(
-        "this libtorch is for CPUs alone (libtorch_cuda.so was not found): \
-         `cargo xtask setup --flavour cuda` fetches the other"
+        "this libtorch is for CPUs only (libtorch_cuda.so was not found): \
+         `cargo xtask setup --flavour cuda` fetches the one for GPUs"
     )]
     Library,
 }
 
-/// What a GPU answered.
+/// An error of a GPU or its driver.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum GpuError {
-    /// It cannot be used.
+    /// There is no CUDA device.
     #[error(transparent)]
     None(#[from] NoCuda),
     /// The driver lacks a function.
@@ -54,17 +54,17 @@ pub enum GpuError {
         "the NVIDIA driver is too old: libcuda.so.1 has no {0}; install one for CUDA 12 or later"
     )]
     OldDriver(&'static str),
-    /// The driver cannot load what the kernels' compiler makes.
+    /// The driver is too old for the output of the kernels' compiler.
     #[error(
         "the NVIDIA driver is too old: it is for CUDA {}.{}, and 13.0 is needed (driver 580 or later); \
          use --device cpu until it is updated",
         found / 1000, found % 1000 / 10
     )]
     OldVersion {
-        /// The version of CUDA that it is for, as the driver tells it.
+        /// The CUDA version that the driver supports, as the driver reports it.
         found: u32,
     },
-    /// Another process has the GPU.
+    /// Another process uses the GPU exclusively.
     #[error(
         "another process computes on {name}, whose compute mode is exclusive-process; give each worker a \
          GPU of its own, allow several with `nvidia-smi -c DEFAULT`, or use --device cpu"
@@ -73,7 +73,7 @@ pub enum GpuError {
         /// The GPU's name.
         name: String,
     },
-    /// Nobody may have the GPU.
+    /// No process may use the GPU.
     #[error(
         "nobody may compute on {name}: its compute mode is prohibited; allow it with \
          `nvidia-smi -c DEFAULT`, use another GPU, or --device cpu"
@@ -82,7 +82,7 @@ pub enum GpuError {
         /// The GPU's name.
         name: String,
     },
-    /// The GPU lacks instructions.
+    /// The GPU is too old.
     #[error(
         "{name} has compute capability {}.{}, and 8.0 is needed (Ampere or later); use --device cpu",
         found / 10, found % 10
@@ -93,14 +93,14 @@ pub enum GpuError {
         /// Its compute capability, times ten.
         found: u32,
     },
-    /// The driver refused.
+    /// The driver reported an error.
     #[error("the CUDA driver: {call}: {text} (error {status})")]
     Driver {
         /// The function that was called.
         call: &'static str,
-        /// Its answer.
+        /// The status that it returned.
         status: i32,
-        /// What the driver says of it.
+        /// The driver's description of the status.
         text: String,
     },
     /// The GPU's memory is full.
@@ -109,12 +109,12 @@ pub enum GpuError {
          another GPU, or --device cpu"
     )]
     Memory {
-        /// How much was wanted.
+        /// The bytes that were requested.
         bytes: u64,
-        /// How much there was.
+        /// The bytes that were free.
         free: u64,
     },
-    /// Nothing to run.
+    /// There are no kernels to run.
     #[error(
         "this program was built without kernels for this GPU (compute capability {}.{}), and \
          libnvrtc.so.13, which could compile them, was not found: run `cargo xtask kernels` and build \
@@ -128,33 +128,33 @@ pub enum GpuError {
     /// The kernels do not compile.
     #[error("the kernels do not compile for this GPU: {0}")]
     Kernels(String),
-    /// A size is beyond what a kernel can be started with.
+    /// A size is larger than a kernel launch supports.
     #[error("{what} is {value}, more than a GPU's kernels can index; use a smaller --batch-size")]
     Size {
         /// What is too large.
         what: &'static str,
-        /// How large it is.
+        /// Its value.
         value: u64,
     },
 }
 
-/// How many GPUs there are.
+/// The number of GPUs.
 ///
 /// # Errors
-/// [`GpuError`] where nothing drives them. No GPU is no error.
+/// [`GpuError`] if no driver is installed. A machine without a GPU is no error.
 pub fn count() -> Result<usize, GpuError> {
     Driver::get()?.count()
 }
 
-/// The name of a GPU, as the driver has it. No context is made, which takes memory and long.
+/// The name of a GPU, from the driver. No context is created, because that takes memory and time.
 ///
 /// # Errors
-/// [`GpuError`] where there is no such device.
+/// [`GpuError`] if there is no such device.
 pub fn name(device: usize) -> Result<String, GpuError> {
     Driver::get()?.name(device)
 }
 
-/// Where on the host's bus a GPU is: a name that is the same for every process on the host.
+/// The position of a GPU on the host's bus. It is the same for every process on the host.
 ///
 /// # Errors
 /// As [`name`].
@@ -162,11 +162,11 @@ pub fn bus(device: usize) -> Result<String, GpuError> {
     Driver::get()?.bus(device)
 }
 
-/// Makes CUDA devices known to libtorch. To be called before tch is asked about any; only the
-/// first call acts.
+/// Makes CUDA devices known to libtorch. Call it before tch is asked about any device. Only the
+/// first call has an effect.
 ///
 /// # Errors
-/// [`NoCuda`] where there can be none.
+/// [`NoCuda`] if there can be no device.
 pub fn load() -> Result<(), NoCuda> {
     static LOADED: OnceLock<Result<(), NoCuda>> = OnceLock::new();
     *LOADED.get_or_init(|| {

@@ -1,28 +1,28 @@
-//! Why a model cannot be had, or cannot compute.
+//! Errors of making a model and of its computations.
 
 use thiserror::Error;
 
 use crate::cuda::GpuError;
 
-/// A configuration that no model can be made of, or a device that failed.
+/// The configuration is not valid for a model, or the device failed.
 #[derive(Clone, Debug, Error, PartialEq)]
 pub enum ModelError {
     /// A size is zero, or above what the matrix kernels can index.
     #[error("{name} is {value}; it must be between 1 and {max}")]
     Size {
-        /// The configuration's name of it.
+        /// Its name in the configuration.
         name: &'static str,
-        /// What was asked for.
+        /// The value that was given.
         value: u64,
-        /// The largest that is allowed.
+        /// The largest value that is allowed.
         max: u64,
     },
-    /// A number is not one of those that make sense.
+    /// A number is out of its range.
     #[error("{name} is {value}; it must be {allowed}")]
     Number {
-        /// The configuration's name of it.
+        /// Its name in the configuration.
         name: &'static str,
-        /// What was asked for.
+        /// The value that was given.
         value: f64,
         /// The values that are allowed, in words.
         allowed: &'static str,
@@ -30,48 +30,48 @@ pub enum ModelError {
     /// The BLAS cannot multiply in this precision.
     #[error("precision {0} is not supported: the BLAS of this libtorch is not MKL; use f32")]
     Precision(&'static str),
-    /// A tensor that the model has was not given.
+    /// A tensor of the model is missing.
     #[error("it has no tensor {name}")]
     Missing {
         /// The tensor's name.
         name: String,
     },
-    /// A tensor was given in another shape.
+    /// A tensor has another shape than in the model.
     #[error("tensor {name} has shape {found:?}, the model's is {expected:?}")]
     Shape {
         /// The tensor's name.
         name: String,
-        /// The model's shape of it.
+        /// Its shape in the model.
         expected: Vec<usize>,
-        /// What was given.
+        /// The shape that was given.
         found: Vec<usize>,
     },
-    /// The GPU refused; its memory may be full.
+    /// The GPU reported an error; its memory may be full.
     #[error(transparent)]
     Gpu(#[from] GpuError),
     /// Code of the task panicked.
     #[error("a panic at {place}: {reason}")]
     Panicked {
-        /// What it says.
+        /// The message of the panic.
         reason: String,
-        /// The line of the source.
+        /// Its source location.
         place: String,
     },
     /// A module cannot be trained by several workers.
     #[error("the module cannot be trained: {0}")]
     Module(String),
-    /// An objective gives what is no sum over examples.
+    /// An objective returned a value that is not a sum over examples.
     #[error("the objective gives {0}")]
     Objective(String),
-    /// An operation of libtorch failed, as on a GPU that is gone or whose memory is full.
+    /// An operation of libtorch failed, for instance because a GPU is gone or its memory is full.
     #[error("libtorch: {0}")]
     Libtorch(String),
-    /// The vectors do not fit into memory.
+    /// The vectors do not fit into the memory.
     #[error("{purpose} needs {bytes} bytes, which this machine does not have; use a smaller one")]
     Memory {
-        /// What the memory is for, with its sizes.
+        /// The purpose of the memory, with its sizes.
         purpose: String,
-        /// How much was wanted; saturated where it exceeds the range of the type.
+        /// The bytes that were requested, saturated at the largest number of the type.
         bytes: u64,
     },
 }

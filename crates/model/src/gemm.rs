@@ -1,7 +1,7 @@
 //! Matrix multiplication on slices.
 //!
-//! Factors in f32 are multiplied here, with the same bits on every CPU (`gemm/blocks.rs`);
-//! factors in bf16 by the library (`gemm/library.rs`), with bits that depend on the CPU's units.
+//! Factors in f32 are multiplied by this crate, with the same bits on every CPU (`gemm/blocks.rs`).
+//! Factors in bf16 are multiplied by MKL (`gemm/library.rs`), with bits that depend on the CPU's units.
 //! Matrices are row-major.
 
 mod blocks;
@@ -32,7 +32,7 @@ impl<'a, T> Matrix<'a, T> {
     ///
     /// # Panics
     ///
-    /// Where the slice's length is not their product.
+    /// If the length of the slice is not `rows * columns`.
     #[must_use]
     pub fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
         let size = rows.checked_mul(columns);
@@ -40,37 +40,37 @@ impl<'a, T> Matrix<'a, T> {
         Self { data, rows, columns, transposed: false, sparse: false, scale: 1.0 }
     }
 
-    /// Its transpose; nothing moves.
+    /// The transpose; no element moves.
     #[must_use]
     pub const fn t(self) -> Self {
         Self { transposed: !self.transposed, ..self }
     }
 
-    /// Says that most elements are zero, and in the same places of many rows. No bit depends on
-    /// it while all elements of the other factor are finite.
+    /// Declares that most elements are zero, at the same places in many rows. The declaration does not change the bits
+    /// if all elements of the other factor are finite.
     #[must_use]
     pub const fn sparse(self, sparse: bool) -> Self {
         Self { sparse, ..self }
     }
 
-    /// All its elements times `scale`; the product is multiplied with it instead.
+    /// The matrix with all elements multiplied by `scale`; in fact the product is multiplied by it.
     #[must_use]
     pub const fn scaled(self, scale: f32) -> Self {
         Self { scale: self.scale * scale, ..self }
     }
 
-    /// Rows and columns as seen by the product.
+    /// The numbers of rows and columns in the product.
     const fn shape(&self) -> (usize, usize) {
         if self.transposed { (self.columns, self.rows) } else { (self.rows, self.columns) }
     }
 }
 
-/// The largest side of a matrix: BLAS counts in 32 bits.
+/// The largest side of a matrix, because BLAS uses 32-bit integers.
 pub const SIDE_MAX: usize = c_int::MAX as usize;
 
-/// A number that factors can be made of: f32 or [`Bf16`]. Products are added in f32.
+/// The element type of a factor: f32 or [`Bf16`]. Products are added in f32.
 pub trait Factor: Copy + Send + Sync + sealed::Sealed {
-    /// Whether there is a product of such factors; that of bf16 is MKL's.
+    /// Whether such factors can be multiplied; MKL multiplies those of bf16.
     #[doc(hidden)]
     fn is_supported() -> bool;
 
@@ -122,11 +122,11 @@ impl Factor for Bf16 {
     }
 }
 
-/// Writes (does not add) the product a b to `out`, row-major, on this thread alone.
+/// Writes (does not add) the product a b to `out`, row-major, on the calling thread alone.
 ///
 /// # Panics
 ///
-/// Where shapes do not fit, a side is above [`SIDE_MAX`], or there is no such product
+/// If shapes do not fit, a side is above [`SIDE_MAX`], or such factors cannot be multiplied
 /// ([`Factor::is_supported`]).
 pub fn multiply<T: Factor>(isa: Isa, a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [f32]) {
     let ((m, k), (inner, n)) = (a.shape(), b.shape());
@@ -135,8 +135,8 @@ pub fn multiply<T: Factor>(isa: Isa, a: Matrix<'_, T>, b: Matrix<'_, T>, out: &m
     multiply_rows(isa, a, 0, b, out);
 }
 
-/// [`multiply`] for the rows from `first` on, as many as `out` holds. A row's bits do not depend on
-/// which others are computed with it.
+/// [`multiply`] for the rows that begin at `first`, as many as `out` holds. A row's bits do not depend on
+/// the other rows that are computed with it.
 ///
 /// # Panics
 ///
@@ -176,7 +176,7 @@ mod tests {
         check_all_forms(Bf16::from_f32);
     }
 
-    /// Small integers: every order of addition gives the same, exact result.
+    /// Small integers: every order of addition gives the same exact result.
     fn check_all_forms<T: Factor>(element: impl Fn(f32) -> T) {
         for isa in Isa::available() {
             check_forms(isa, &element);

@@ -1,16 +1,16 @@
-//! Initial parameters: those of `torch.nn.Linear`, from a stream per tensor.
+//! Initial parameters as in `torch.nn.Linear`, from one stream per tensor.
 
 use data::{Domain, Stream};
 
 use crate::Layout;
 
-/// Writes uniform numbers between -1/sqrt(n) and 1/sqrt(n) to every tensor called
-/// `X.weight`, of shape `[outputs, n]` or `[outputs, n1, n2 ..]` with n the product, and to
-/// its `X.bias`; zeros to all others. Tensor i takes the stream (seed, initial, i).
+/// Writes uniform numbers between -1/sqrt(n) and 1/sqrt(n) to every tensor
+/// `X.weight` of shape `[outputs, n]` or `[outputs, n1, n2 ..]`, where n is the product, and to
+/// its `X.bias`; writes zeros to all other tensors. Tensor i uses the stream (seed, initial, i).
 ///
 /// # Panics
 ///
-/// Where the vector is not as long as the layout.
+/// If the vector does not have the layout's length.
 pub fn initialise_linear(layout: &Layout, seed: u64, parameters: &mut [f32]) {
     assert_eq!(parameters.len(), layout.len(), "parameters and layout differ in length");
     parameters.fill(0.0);
@@ -22,7 +22,7 @@ pub fn initialise_linear(layout: &Layout, seed: u64, parameters: &mut [f32]) {
     }
 }
 
-/// How many inputs the layer has that the tensor belongs to, if it belongs to one.
+/// The number of inputs of the layer that the tensor belongs to, if it belongs to a layer.
 fn inputs(layout: &Layout, name: &str) -> Option<usize> {
     let layer = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias"))?;
     let weight = layout
@@ -32,7 +32,7 @@ fn inputs(layout: &Layout, name: &str) -> Option<usize> {
     Some(weight.shape[1..].iter().product::<usize>().max(1))
 }
 
-/// Uniform numbers in [-bound, bound), on a grid of 2^24 points.
+/// Writes uniform numbers in [-bound, bound), on a grid of 2^24 points.
 fn uniform(stream: Stream, bound: f32, out: &mut [f32]) {
     for (block, values) in out.chunks_mut(4).enumerate() {
         for (value, word) in values.iter_mut().zip(stream.block(block as u32)) {
@@ -61,7 +61,7 @@ mod tests {
             let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
             assert!(largest <= bound && largest > 0.9 * bound, "{name}: {largest}");
             let mean = values.iter().sum::<f32>() / values.len() as f32;
-            // Five standard errors; the deviation of a uniform number is bound / sqrt(3).
+            // Five standard errors; the standard deviation of a uniform number is bound / sqrt(3).
             assert!(mean.abs() < 5.0 * bound / (3.0 * values.len() as f32).sqrt(), "{name}");
         }
         let mut others = parameters.clone();

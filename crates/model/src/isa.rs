@@ -1,25 +1,25 @@
-//! One loop, compiled for several instruction sets and chosen at run time.
+//! Loops that are compiled for several instruction sets and chosen at run time.
 //!
-//! [`kernel!`] writes the variants of a function; an [`Isa`] is the proof that the CPU has
-//! one. All variants give the same bits: the compiler may neither reassociate floating-point
+//! [`kernel!`] writes the variants of a function; an [`Isa`] proves that the CPU has
+//! the instruction set. All variants give the same bits: the compiler may neither reassociate floating-point
 //! arithmetic nor fuse a multiplication with an addition unless the source says `mul_add`,
-//! and it says so in all variants or in none. What the loops compute is not known here.
+//! and the source is the same for all variants. This file does not know what the loops compute.
 
 #![allow(unsafe_code, reason = "calling a function compiled for features found at run time")]
 
 use std::sync::OnceLock;
 
-/// An instruction set that this CPU has; only detection makes one.
+/// An instruction set that this CPU has. Only detection creates a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(#[doc(hidden)] pub Level);
 
-/// The names of all instruction sets, whether this CPU has them or not.
+/// The names of all instruction sets, including those that this CPU lacks.
 pub const NAMES: [&str; 3] = ["portable", "avx2", "avx512"];
 
-/// What [`Isa::choose`] has chosen.
+/// The choice of [`Isa::choose`].
 static CHOSEN: OnceLock<Isa> = OnceLock::new();
 
-/// What [`kernel!`] compiles for.
+/// The instruction sets that [`kernel!`] compiles for.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -31,21 +31,21 @@ pub enum Level {
 }
 
 impl Isa {
-    /// The one that this process computes with: the fastest, unless [`Isa::choose`] was called.
+    /// The instruction set of this process: the fastest, unless [`Isa::choose`] was called.
     #[must_use]
     pub fn best() -> Self {
         CHOSEN.get().copied().unwrap_or_else(Self::fastest)
     }
 
-    /// Has this process compute with the instruction set of this name from now on; whether the CPU
-    /// has it. Only the first call acts.
+    /// Makes this process compute with the instruction set of this name from now on. Returns whether the CPU
+    /// has it. Only the first call has an effect.
     #[must_use]
     pub fn choose(name: &str) -> bool {
         let found = Self::available().into_iter().find(|isa| isa.name() == name);
         found.is_some_and(|isa| *CHOSEN.get_or_init(|| isa) == isa)
     }
 
-    /// The fastest one.
+    /// The fastest instruction set.
     pub(crate) fn fastest() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -59,7 +59,7 @@ impl Isa {
         Self(Level::Portable)
     }
 
-    /// All that this CPU has, the slowest first; for tests that compare them.
+    /// All instruction sets of this CPU, the slowest first; for tests that compare them.
     #[must_use]
     pub fn available() -> Vec<Self> {
         let mut found = vec![Self(Level::Portable)];
@@ -75,7 +75,7 @@ impl Isa {
         found
     }
 
-    /// Its name, for logs and fingerprints.
+    /// The name, for logs and fingerprints.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {
@@ -102,10 +102,10 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512vl")
 }
 
-/// Writes a function with a first argument `isa: Isa` that runs the body as compiled for it.
+/// Writes a function whose first argument is `isa: Isa`, and which runs the variant of the body for it.
 ///
-/// The body must only call functions marked `#[inline(always)]`: others would not be
-/// compiled for the instruction set. It may have one type parameter.
+/// The body must only call functions marked `#[inline(always)]`, because others would not be
+/// compiled for the instruction set. The function may have one type parameter.
 #[macro_export]
 macro_rules! kernel {
     (
@@ -138,7 +138,7 @@ macro_rules! kernel {
 
             match isa.0 {
                 $crate::isa::Level::Portable => portable($($arg),*),
-                // SAFETY: an `Isa` of this level exists only where the CPU has the features.
+                // SAFETY: an `Isa` of this level exists only if the CPU has the features.
                 #[cfg(target_arch = "x86_64")]
                 $crate::isa::Level::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.

@@ -4,18 +4,18 @@ use std::ops::Range;
 
 use crate::ModelError;
 
-/// Every tensor begins at a multiple of this many floats: 64 bytes, a cache line and the
+/// Every tensor begins at a multiple of this many floats: 64 bytes, which is a cache line and the
 /// widest vector register.
 pub(crate) const ALIGNMENT_FLOATS: usize = 16;
 
-/// One tensor's place.
+/// The name and place of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name, as PyTorch would call it.
+    /// The name, as in PyTorch.
     pub name: String,
-    /// Its dimensions, outermost first; the elements are row-major.
+    /// The dimensions, outermost first; the elements are row-major.
     pub shape: Vec<usize>,
-    /// Where its elements are, padding excluded.
+    /// The indices of its elements, without padding.
     pub range: Range<usize>,
 }
 
@@ -28,11 +28,11 @@ pub struct Layout {
 
 impl Layout {
     /// Places the tensors one after the other. Padding is zero in every vector of this
-    /// layout, and stays so.
+    /// layout, and no operation changes it.
     ///
     /// # Panics
     ///
-    /// Where the sum of the sizes exceeds `usize`; who takes sizes from input checks before.
+    /// If the sum of the sizes exceeds `usize`. Sizes from user input must be checked before.
     pub fn new(tensors: impl IntoIterator<Item = (String, Vec<usize>)>) -> Self {
         let mut layout = Self::default();
         for (name, shape) in tensors {
@@ -60,7 +60,7 @@ impl Layout {
         self.len
     }
 
-    /// Whether it has no elements.
+    /// Whether the layout has no elements.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -72,11 +72,11 @@ impl Layout {
         self.entries.iter().map(|entry| entry.range.len()).sum()
     }
 
-    /// Zeroes what lies between the tensors.
+    /// Sets the padding between the tensors to zero.
     ///
     /// # Panics
     ///
-    /// Where the vector is not as long as the layout.
+    /// If the vector does not have the layout's length.
     pub fn zero_padding(&self, vector: &mut [f32]) {
         assert_eq!(vector.len(), self.len, "vector and layout differ in length");
         let starts = self.entries.iter().skip(1).map(|entry| entry.range.start);
@@ -85,11 +85,11 @@ impl Layout {
         }
     }
 
-    /// A vector of the tensors that `tensor` gives by their names, as shape and values.
+    /// A flat vector of the tensors; `tensor` returns a tensor's shape and values by its name.
     ///
     /// # Errors
     ///
-    /// The first tensor that is not given, or has another shape.
+    /// The first tensor that is missing or has another shape.
     pub fn gather<'a>(
         &self,
         tensor: impl Fn(&str) -> Option<(&'a [usize], &'a [f32])>,
@@ -107,7 +107,7 @@ impl Layout {
         Ok(flat)
     }
 
-    /// The place of the tensor called `name`.
+    /// The indices of the tensor `name`.
     #[must_use]
     pub fn range(&self, name: &str) -> Option<Range<usize>> {
         self.entries.iter().find(|entry| entry.name == name).map(|entry| entry.range.clone())

@@ -1,13 +1,14 @@
 //! Models on flat vectors: parameters in, the gradient of the summed loss out.
 //!
-//! [`Model`] is all that a trainer knows. [`Autograd`] makes one of any objective written in
-//! tch, on any device; a model by hand stands on [`gemm`], [`math`], [`noise`] and [`kernel!`],
-//! and keeps its memory in a [`Scratch`]. [`Adam`] advances a [`State`]. Nothing here knows what
-//! is trained, or of other members, files and sockets.
+//! A trainer uses only the trait [`Model`]. [`Autograd`] makes a model from any objective written in
+//! tch, on any device. A model written by hand uses [`gemm`], [`math`], [`noise`] and [`kernel!`],
+//! and keeps its memory in a [`Scratch`]. [`Adam`] advances a [`State`]. This crate knows neither what
+//! is trained, nor other members, files or sockets.
 //!
-//! The bits of every result depend on the arguments and the [`Isa`]'s BLAS alone: not on
-//! the number of threads, on what ran before, or on where a slice lies in memory. Start
-//! reading at [`Model`].
+//! The bits of a result do not depend on earlier calls or on where a slice lies in memory. The f32 code of
+//! this crate gives the same bits on every CPU and for any number of threads. The bits of bf16 products and of
+//! [`Autograd`] also depend on libtorch and the CPU, those of [`Autograd`] on its fixed number of threads too.
+//! Start reading at [`Model`].
 
 pub mod autograd;
 pub mod bf16;
@@ -48,19 +49,19 @@ pub use scratch::Scratch;
 pub use state::{State, StateView};
 pub use team::Team;
 
-/// Most sums that a model reports for a batch, as many as the members exchange; the vectors that a
-/// state has; its digest; and memory of devices and of the host where partials are exchanged.
+/// The most sums that a model reports for a batch, which is also the most that members exchange; the number of a
+/// state's vectors; the digest of a state; memory of devices and of the host in which partials are exchanged.
 pub use collective::{DeviceMemory, Digest, HostMemory, STATE_VECTORS, TERMS_MAX};
 
 /// Sums over the examples of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sums {
-    /// The loss first, the others as the task names them; those that it does not have are zero.
+    /// The loss first, then the other sums in the task's order. Unused terms are zero.
     pub terms: [f64; TERMS_MAX],
 }
 
 impl Sums {
-    /// These terms, at most [`TERMS_MAX`], the loss first.
+    /// The given terms, at most [`TERMS_MAX`], the loss first.
     #[must_use]
     pub fn of<const N: usize>(terms: [f64; N]) -> Self {
         const { assert!(N <= TERMS_MAX, "more terms than the members exchange") }
@@ -78,64 +79,64 @@ impl std::ops::AddAssign for Sums {
     }
 }
 
-/// Where in a run a step is: all that a step may depend on beside parameters and examples.
+/// The position of a step in a run. A step depends on nothing else, besides parameters and examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepContext {
-    /// Updates done before the step.
+    /// Updates before the step.
     pub step: u64,
     /// Steps in an epoch.
     pub steps_per_epoch: u64,
     /// Steps in the run.
     pub steps: u64,
-    /// The stream of all randomness in the step.
+    /// The stream of all random numbers in the step.
     pub random: Stream,
 }
 
 impl StepContext {
-    /// The only step of a run, for those who compute outside of one.
+    /// The context of the only step of a run, for computations outside of a run.
     #[must_use]
     pub const fn alone(random: Stream) -> Self {
         Self { step: 0, steps_per_epoch: 1, steps: 1, random }
     }
 }
 
-/// What a trainer knows of a model.
+/// A model as a trainer sees it.
 ///
 /// # Panics
 ///
-/// The methods panic where a slice's length does not fit the layout or the batch: that is
-/// a mistake of the caller, which no input can cause.
+/// The methods panic if a slice's length does not fit the layout or the batch. That is
+/// a mistake of the caller; user input cannot cause it.
 pub trait Model {
-    /// The set that it learns from.
+    /// The data set that it is trained on.
     type Data: Dataset;
 
     /// The parameters' names, shapes and places in the flat vectors.
     fn layout(&self) -> &Layout;
 
-    /// Writes the initial parameters, a function of the seed alone.
+    /// Writes the initial parameters, which depend on the seed alone.
     fn initialise(&self, seed: u64, parameters: &mut [f32]);
 
-    /// Computes with these threads from now on; the bits stay the same. Without it, a model
-    /// computes with whatever libtorch does.
+    /// Sets the threads to compute with; the bits stay the same. Without this call, a model
+    /// computes with libtorch's current setting.
     fn set_team(&mut self, team: Arc<Team>);
 
-    /// Computes with so many threads, where the bits depend on their number: it is the run's, the
-    /// same on all workers. Without effect on a model whose bits do not depend on it.
+    /// Sets the number of threads, if the bits depend on it. The number belongs to the run and is the same on all
+    /// workers. It has no effect on a model whose bits do not depend on it.
     fn fix_threads(&mut self, threads: u32) {
         let _ = threads;
     }
 
-    /// Numbers of the model's own schedule in a step, by name, as `kl_weight`: for people alone.
+    /// Numbers of the model's own schedule in a step, with their names, such as `kl_weight`; only for display.
     fn factors(&self, context: &StepContext) -> Vec<(&'static str, f64)> {
         let _ = context;
         Vec::new()
     }
 
-    /// Makes room for batches of so many examples, so that lack of memory shows before training.
+    /// Allocates memory for batches of `examples` examples, so that a lack of memory is found before training.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Memory`], with the bytes that were wanted.
+    /// [`ModelError::Memory`], with the bytes that were requested.
     fn reserve(&mut self, examples: usize) -> Result<(), ModelError> {
         let _ = examples;
         Ok(())
@@ -146,8 +147,8 @@ pub trait Model {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Gpu`] or [`ModelError::Libtorch`] where the device failed. What was written
-    /// is then undefined, and the model is not to be used any more.
+    /// [`ModelError::Gpu`] or [`ModelError::Libtorch`] if the device failed. The output is
+    /// then undefined, and the model must not be used again.
     fn gradient(
         &mut self,
         parameters: &[f32],
@@ -156,7 +157,7 @@ pub trait Model {
         gradient: &mut [f32],
     ) -> Result<Sums, ModelError>;
 
-    /// The sums alone, without a gradient; nothing that a schedule changes counts in them.
+    /// The sums without a gradient. The model's schedule has no influence on them.
     ///
     /// # Errors
     ///
@@ -168,7 +169,7 @@ pub trait Model {
         random: Stream,
     ) -> Result<Sums, ModelError>;
 
-    /// This model where it can keep the state itself and make whole steps.
+    /// This model, if it can keep the state itself and make whole steps.
     fn resident(&mut self) -> Option<&mut dyn Resident<Data = Self::Data>> {
         None
     }

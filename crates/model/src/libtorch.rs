@@ -1,6 +1,6 @@
-//! Which libtorch this process has loaded, and whether it is the one that the bindings are for.
+//! Checks that the process has loaded the version of libtorch that the bindings are for.
 //!
-//! The programs look for their own before LD_LIBRARY_PATH is looked at (see `build.rs`), but it may
+//! The programs search their own libtorch before LD_LIBRARY_PATH (see `build.rs`), but it may
 //! be missing, replaced, or preceded by LD_PRELOAD.
 
 #![allow(unsafe_code, reason = "calls a function of libtorch_cpu that is looked up at run time")]
@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::blas::symbol;
 
-/// The libtorch that tch 0.24 binds; its build refuses any other.
+/// The libtorch version that tch 0.24 binds; its build refuses any other.
 pub const VERSION: &str = "2.11.0";
 
 /// The process has loaded another libtorch.
@@ -27,25 +27,25 @@ pub const VERSION: &str = "2.11.0";
      folder of this program", file.display()
 )]
 pub struct WrongLibtorch {
-    /// Its version.
+    /// The version that was found.
     pub found: String,
-    /// Its file.
+    /// The file of the library.
     pub file: PathBuf,
 }
 
-/// Sees to it that libtorch has the version that the bindings are for. To be called before it
+/// Checks that libtorch has the version that the bindings are for. Call it before libtorch
 /// computes anything.
 ///
 /// # Errors
-/// When it has another one, which may compute other bits or end the process.
+/// If libtorch has another version, which may compute other bits or crash the process.
 pub fn check() -> Result<(), WrongLibtorch> {
     let (found, address) = match symbol(c"aoti_torch_abi_version") {
         Some(address) => {
-            // SAFETY: in every libtorch that has it this is uint64_t (void).
+            // SAFETY: in every libtorch that has the symbol, it is uint64_t (void).
             let version: extern "C" fn() -> u64 = unsafe { mem::transmute(address) };
             (shown(version()), address)
         }
-        // Older than 2.1.
+        // libtorch is older than 2.1.
         None => {
             ("one without a version".to_owned(), symbol(c"sgemm_").unwrap_or(std::ptr::null_mut()))
         }
@@ -53,13 +53,13 @@ pub fn check() -> Result<(), WrongLibtorch> {
     if found == VERSION { Ok(()) } else { Err(WrongLibtorch { found, file: file(address) }) }
 }
 
-/// A version whose parts are the highest bytes of a number.
+/// The version whose parts are the highest bytes of the number, as text.
 fn shown(version: u64) -> String {
     let [major, minor, patch, ..] = version.to_be_bytes();
     format!("{major}.{minor}.{patch}")
 }
 
-/// The library that has this address.
+/// The file of the library that contains this address.
 fn file(address: *mut c_void) -> PathBuf {
     /// `Dl_info` of `dlfcn.h`.
     #[repr(C)]
@@ -74,12 +74,12 @@ fn file(address: *mut c_void) -> PathBuf {
     }
     let (text, null) = (std::ptr::null(), std::ptr::null_mut());
     let mut info = Info { file: text, base: null, name: text, symbol: null };
-    // SAFETY: any address may be asked for, and `info` is one.
+    // SAFETY: any address is allowed, and `info` is valid for writing.
     let found = unsafe { dladdr(address, &mut info) };
     if found == 0 || info.file.is_null() {
         return PathBuf::from("an unknown file");
     }
-    // SAFETY: the name lives as long as the library is loaded, and nobody unloads this one.
+    // SAFETY: the name lives as long as the library is loaded, and this library is never unloaded.
     let name = unsafe { CStr::from_ptr(info.file) };
     PathBuf::from(OsStr::from_bytes(name.to_bytes()))
 }

@@ -1,17 +1,17 @@
 //! Elementary functions of f32, written so that a loop over a slice vectorises.
 //!
-//! Polynomials of our own rather than the C library's functions: those do not vectorise, and
-//! differ between hosts. Arguments are reduced as by Cody and Waite; the coefficients are
-//! minimax fits (Lawson's iteration) on the reduced range. No branches, no tables; NaN in
-//! gives NaN out. The errors named are the largest found against f64.
+//! The functions are own polynomials, because the C library's functions do not vectorise and
+//! differ between hosts. Arguments are reduced with the method of Cody and Waite; the coefficients are
+//! minimax fits (Lawson's iteration) on the reduced range. There are no branches and no tables, and NaN
+//! gives NaN. The stated errors are the largest found in a comparison with f64.
 
 use std::f32::consts::{FRAC_PI_4, LOG2_E};
 
-/// ln 2 in two parts, the first with few enough bits that small multiples are exact.
+/// ln 2 in two parts. The first has so few bits that its small multiples are exact.
 const LN_2_HIGH: f32 = 355.0 / 512.0;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 
-/// 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits.
+/// 1.5 * 2^23. Adding it rounds to an integer, which is then in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
 /// e^x within 1 ulp; 0 below the smallest subnormal, infinity above the largest float.
@@ -28,7 +28,7 @@ pub fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 1.666_652_1e-1);
     let p = p.mul_add(r, 4.999_999_4e-1);
     let e = p.mul_add(r * r, r) + 1.0;
-    // 2^n in two factors, each a normal number, so that the result may be subnormal.
+    // 2^n as two factors, both normal numbers, so that the result may be subnormal.
     let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed();
     let half = n >> 1;
     e * power_of_two(half) * power_of_two(n.wrapping_sub(half))
@@ -40,7 +40,7 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits(n.wrapping_add(127).cast_unsigned() << 23)
 }
 
-/// ln x within 2 ulp, for normal x > 0; subnormal, zero, negative or infinite x is outside its domain.
+/// ln x within 2 ulp, for normal x > 0. Undefined for subnormal, zero, negative and infinite x.
 #[inline(always)]
 #[must_use]
 pub fn ln(x: f32) -> f32 {
@@ -77,7 +77,7 @@ pub fn ln_1p_unit(e: f32) -> f32 {
     p * e
 }
 
-/// 1 / (1 + e^-x) within 3 ulp, and ln(1 + e^x) within 3 ulp: they share their parts.
+/// 1 / (1 + e^-x) within 3 ulp, and ln(1 + e^x) within 3 ulp. The two share intermediate results.
 #[inline(always)]
 #[must_use]
 pub fn sigmoid_and_softplus(x: f32) -> (f32, f32) {
@@ -121,7 +121,7 @@ pub fn sin_cos_turn(turn: u32) -> (f32, f32) {
 mod tests {
     use super::*;
 
-    /// The error in units of the last place of the exact result.
+    /// The error in units in the last place of the exact result.
     fn ulps(found: f32, exact: f64) -> f64 {
         let exponent = (exact.abs().max(f64::from(f32::MIN_POSITIVE))).log2().floor() as i32;
         (f64::from(found) - exact).abs() / 2.0_f64.powi(exponent - 23)

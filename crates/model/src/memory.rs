@@ -1,14 +1,14 @@
-//! Whether memory of some size can be had, asked before it is needed: an allocation that
-//! fails later would end the process without a word that helps.
+//! Checks before an allocation whether the machine has enough memory. A later failure of the
+//! allocation would end the process without a useful message.
 
 use crate::ModelError;
 
-/// Fails where `bytes` exceed what the machine or the process's control groups have. Where
-/// that cannot be read, only sizes that no allocation can have are refused.
+/// Fails if `bytes` exceeds the memory of the machine or of the process's control groups. If
+/// these cannot be read, only sizes that no allocation can have are refused.
 ///
 /// # Errors
 ///
-/// [`ModelError::Memory`], with what `purpose` says.
+/// [`ModelError::Memory`], with the text of `purpose`.
 pub fn check(bytes: u128, purpose: impl FnOnce() -> String) -> Result<(), ModelError> {
     let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
     let limit = limits::memory_limit().map_or(isize::MAX.unsigned_abs() as u64, |most| most.bytes);

@@ -1,8 +1,8 @@
 //! Standard normal noise from a counter-based stream.
 //!
-//! Philox gives four words a block; two words give two normals (Box and Muller 1958). The
-//! k-th normal of a stream depends on the stream and k alone, so a shorter vector is a
-//! prefix of a longer one. Who draws, and what for, is the stream's business.
+//! Philox gives four words per block; two words give two normal numbers (Box and Muller 1958). The
+//! k-th number of a stream depends on the stream and k alone, so a shorter vector is a
+//! prefix of a longer one. The stream is chosen by the caller.
 
 use data::Stream;
 
@@ -11,12 +11,12 @@ use crate::{
     math::{ln, sin_cos_turn},
 };
 
-/// Blocks that are made at a time: a vector register of each of the four words.
+/// Blocks that are computed together: one vector register for each of the four words.
 const BLOCKS: usize = 16;
 const NORMALS: usize = 4 * BLOCKS;
 
 kernel! {
-    /// Fills `out` with standard normals; the bits are the same for all instruction sets.
+    /// Fills `out` with standard normal numbers; the bits are the same for all instruction sets.
     pub fn normals(stream: Stream, out: &mut [f32]) {
         let mut first = 0_u32;
         let mut groups = out.chunks_exact_mut(NORMALS);
@@ -33,7 +33,7 @@ kernel! {
     }
 }
 
-/// The 64 normals of blocks `first..first + 16`.
+/// The 64 normal numbers of blocks `first..first + 16`.
 #[inline(always)]
 fn fill(stream: Stream, first: u32, out: &mut [f32]) {
     let mut words = [[0_u32; BLOCKS]; 4];
@@ -48,13 +48,13 @@ fn fill(stream: Stream, first: u32, out: &mut [f32]) {
     box_muller(&words[2], &words[3], back);
 }
 
-/// Radius from one word, angle from the other.
+/// Computes the radius from one word and the angle from the other.
 #[inline(always)]
 fn box_muller(radius: &[u32; BLOCKS], angle: &[u32; BLOCKS], out: &mut [f32]) {
     let (cosines, sines) = out.split_at_mut(BLOCKS);
     for (((cosine, sine), &radius), &angle) in cosines.iter_mut().zip(sines).zip(radius).zip(angle)
     {
-        // In (0, 1], never zero: the largest radius is 6.8.
+        // In (0, 1] and never zero, so the radius is at most 6.8.
         let u = (radius as f32 + 0.5) * (1.0 / 4_294_967_296.0);
         let r = (-2.0 * ln(u)).sqrt();
         let (s, c) = sin_cos_turn(angle);

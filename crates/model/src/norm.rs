@@ -1,4 +1,4 @@
-//! The length of a gradient, for clipping it. The bits depend on the vector alone: not on the
+//! The norm of a gradient, used for clipping. The bits depend on the vector alone: not on the
 //! instruction set, and not on the number of threads.
 //!
 //! A vector is cut into blocks of [`BLOCK`] floats. Within a block, the float with index `i` adds its
@@ -7,14 +7,14 @@
 
 use crate::{Isa, Team, kernel};
 
-/// Floats of a block. Together with the order of addition, part of what the bits are.
+/// Floats of a block. This number and the order of addition define the bits of the result.
 const BLOCK: usize = 1 << 14;
 
-/// Sums of a block that are independent of each other: enough to fill two registers of the widest
-/// instruction set twice over, so that no addition waits for the one before.
+/// Independent sums of a block. They fill two registers of the widest instruction set
+/// twice, so that no addition waits for the previous one.
 const LANES: usize = 32;
 
-/// Blocks whose sums are kept at a time, on the stack: those of a million floats.
+/// Blocks whose sums are kept on the stack together: those of a million floats.
 const GROUP: usize = 64;
 
 /// The sum of the squares of a vector's floats.
@@ -32,8 +32,8 @@ pub fn sum_of_squares(isa: Isa, team: &Team, vector: &[f32]) -> f64 {
     sum
 }
 
-/// The sum of the squares of a vector of `length` floats that nobody has whole: `write` gives those
-/// from an index on. `memory` is kept for the next time.
+/// The sum of the squares of a vector of `length` floats that is nowhere in memory as a whole. `write` writes the
+/// floats that begin at an index. `memory` is reused by later calls.
 pub fn sum_of_squares_by_block(
     isa: Isa,
     length: usize,
@@ -81,7 +81,7 @@ mod tests {
         (0..len).map(|i| (i as f32 * 0.37).sin() * (1.0 + i as f32)).collect()
     }
 
-    /// The definition at the top of this file, word by word.
+    /// The definition in the module's docs, step by step.
     fn defined(vector: &[f32]) -> f64 {
         let mut sum = 0.0;
         for block in vector.chunks(BLOCK) {

@@ -1,5 +1,5 @@
-//! A model that keeps the state where it computes, as on a GPU, and makes whole steps there: so that
-//! neither parameters nor gradients travel between the device and the host in every step.
+//! A model that keeps the state on its device, such as a GPU, and makes whole steps there, so that
+//! neither parameters nor gradients are copied between device and host in every step.
 
 use std::{ops::Range, sync::Arc};
 
@@ -8,32 +8,32 @@ use data::{Batch, Stream};
 
 use crate::{ModelError, StateView, StepContext, Sums, adam::Update};
 
-/// Steps that are under way at the most: enough to hide the host, and few enough that whoever asks for
-/// a pause or for the state does not wait.
+/// The most steps in flight: enough to hide the work of the host, and so few that a request for
+/// a pause or for the state does not wait long.
 pub const AHEAD: usize = 8;
 
-/// A model with a state of its own.
+/// A model that holds the state itself.
 ///
-/// Errors are those of [`Model::gradient`](crate::Model::gradient): after one, the model is not to be
-/// used any more.
+/// Errors are those of [`Model::gradient`](crate::Model::gradient). After an error, the model must not be
+/// used again.
 pub trait Resident {
-    /// The set that it learns from.
+    /// The data set that it is trained on.
     type Data;
 
-    /// Goes on from this state. No step is under way.
+    /// Replaces the state by this one. No step may be in flight.
     ///
     /// # Errors
     /// The device failed.
     fn load(&mut self, state: StateView<'_>) -> Result<(), ModelError>;
 
-    /// Copies parameters and both moments to the host. No step is under way.
+    /// Copies parameters and both moments to the host. No step may be in flight.
     ///
     /// # Errors
     /// The device failed.
     fn fetch(&mut self) -> Result<[Vec<f32>; STATE_VECTORS], ModelError>;
 
-    /// The digest of the state, which has seen so many steps; none where the device does not compute
-    /// it. No step is under way.
+    /// The digest of the state after `step` updates; `None` if the device does not compute
+    /// digests. No step may be in flight.
     ///
     /// # Errors
     /// The device failed.
@@ -42,7 +42,7 @@ pub trait Resident {
         Ok(None)
     }
 
-    /// [`Model::gradient`](crate::Model::gradient) at the state's parameters.
+    /// [`Model::gradient`](crate::Model::gradient) with the state's parameters.
     ///
     /// # Errors
     /// The device failed.
@@ -53,7 +53,7 @@ pub trait Resident {
         gradient: &mut [f32],
     ) -> Result<Sums, ModelError>;
 
-    /// [`Model::evaluate`](crate::Model::evaluate) at the state's parameters.
+    /// [`Model::evaluate`](crate::Model::evaluate) with the state's parameters.
     ///
     /// # Errors
     /// The device failed.
@@ -63,58 +63,58 @@ pub trait Resident {
         random: Stream,
     ) -> Result<Sums, ModelError>;
 
-    /// Advances the state by a gradient that was summed elsewhere.
+    /// Updates the state with a gradient that was summed elsewhere.
     ///
     /// # Errors
     /// The device failed.
     fn update(&mut self, update: &Update, sum: &[f32]) -> Result<(), ModelError>;
 
-    /// Begins a whole step, after those that were begun before: the gradients of all shards, their sum
-    /// along the shard tree, and the update. A step whose loss is not finite leaves the state as it
-    /// is, and so do all that were begun after it.
+    /// Starts a whole step, after all steps started before: the gradients of all shards, their sum
+    /// along the shard tree, and the update. If the loss is not finite, the step and all steps
+    /// started after it leave the state unchanged.
     ///
     /// # Errors
     /// The device failed.
     ///
     /// # Panics
-    /// Where [`AHEAD`] steps are under way.
+    /// If [`AHEAD`] steps are in flight.
     fn begin(&mut self, step: &WholeStep<'_, Self::Data>) -> Result<(), ModelError>;
 
-    /// Waits for the oldest step that was begun and not finished.
+    /// Waits for the oldest step that was started and is not finished.
     ///
     /// # Errors
     /// The device failed.
     fn finish(&mut self) -> Result<Finished, ModelError>;
 
-    /// This model where it can exchange partials with others, device to device.
+    /// This model, if it can exchange partials with other members, device to device.
     fn partner(&mut self) -> Option<&mut dyn Partner<Data = Self::Data>> {
         None
     }
 }
 
-/// A model that makes steps together with those of other members: each has its own state and device. It
-/// gets the others' partials there, or has its own copied to the host and is given the sum.
+/// A model that makes steps together with those of other members, where each has its own state and device. It
+/// receives the others' partials on its device, or copies its own to the host and receives the sum.
 ///
-/// In a step it contributes, tells the sums, and, when the partials of all members are there, advances. A
-/// step that does not come so far is begun anew.
+/// In a step, it first contributes, then reports the sums and, when the partials of all members are present,
+/// advances. A step that does not get so far is started again.
 pub trait Partner {
-    /// The set that it learns from.
+    /// The data set that it is trained on.
     type Data;
 
-    /// Makes room for the partials that meet on the device: a gradient for each. No step is under way.
+    /// Allocates room on the device for the partials of all members, one gradient each. No step may be in flight.
     ///
     /// # Errors
     /// The device failed, or has too little memory.
     fn meet(&mut self, tree: &PartialTree) -> Result<Arc<dyn DeviceMemory>, ModelError>;
 
-    /// Begins to compute this member's partials, to their places. The step has this member's shards
-    /// alone.
+    /// Starts to compute this member's partials into their places. `step` has only this member's
+    /// shards.
     ///
     /// # Errors
     /// The device failed.
     fn contribute(&mut self, step: &WholeStep<'_, Self::Data>) -> Result<(), ModelError>;
 
-    /// Waits for the sums of this member's nodes. What comes after them in the device's queue is not
+    /// Waits for the sums of this member's nodes. Later work in the device's queue is not
     /// waited for.
     ///
     /// # Errors
@@ -127,37 +127,37 @@ pub trait Partner {
     /// The device failed.
     fn partial(&mut self, index: usize, to: &mut [f32]) -> Result<(), ModelError>;
 
-    /// Has the device copy to and from this memory by itself from now on, and no longer to and from that
-    /// which it was told of before. Without it, or where the device refuses, the host copies too.
+    /// Lets the device copy directly to and from this memory from now on, instead of the memory of an earlier
+    /// call. Without such memory, or if the device refuses it, the host copies.
     fn use_memory(&mut self, memory: Option<Arc<dyn HostMemory>>);
 
-    /// Begins to add all members' partials along the tree and to advance the state by the sum. Waits for
-    /// the norm of the sum where that is wanted.
+    /// Starts to add all members' partials along the tree, and to update the state with the sum. Waits for
+    /// the norm of the sum if it is wanted.
     ///
     /// # Errors
     /// The device failed.
     fn advance(&mut self, wants_norm: bool) -> Result<Option<f64>, ModelError>;
 }
 
-/// How the partials of several members are added: as a stack machine does it. A number says for each of a
-/// list of sums how often the two uppermost ones are added after it was pushed
+/// How the partials of several members are added, in the form of a stack machine. For each of a list of sums, a number
+/// says how often the two uppermost sums are added after this sum was pushed
 /// ([`collective::tree::merges`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartialTree {
-    /// For the gradients of this member's shards. What is left are its partials.
+    /// For the gradients of this member's shards. The remaining sums are its partials.
     pub shards: Vec<u8>,
-    /// For the partials of all members, in shard order. What is left is the sum. Empty where the others'
-    /// do not come to this member's device.
+    /// For the partials of all members, in shard order. The remaining sum is the result. Empty if the others'
+    /// partials do not reach this member's device.
     pub partials: Vec<u8>,
-    /// Which of these are this member's.
+    /// The range of this member's partials among all partials.
     pub own: Range<usize>,
 }
 
 impl PartialTree {
-    /// Of a member with these nodes, among all members' nodes.
+    /// The tree of a member with the nodes `own` among all members' nodes.
     ///
     /// # Panics
-    /// Unless all nodes cover the tree, and the member's are among them.
+    /// Unless all nodes together cover the tree, and `own` is among them.
     #[must_use]
     pub fn new(own: &[Node], all: &[Node]) -> Self {
         let (first, last) = (own.first().expect("a member has nodes"), all.last());
@@ -170,14 +170,14 @@ impl PartialTree {
         }
     }
 
-    /// Of a member with these nodes, whose device sees its own partials alone.
+    /// The tree of a member whose device has only the member's own partials.
     #[must_use]
     pub fn apart(own: &[Node]) -> Self {
         let shards = tree::merges(own, &leaves(own));
         Self { shards, partials: Vec::new(), own: 0..own.len() }
     }
 
-    /// Of a member that has so many shards to itself.
+    /// The tree of a member that has all `shards` shards.
     #[must_use]
     pub fn alone(shards: usize) -> Self {
         let root = [Node::root(shards as u32)];
@@ -185,30 +185,30 @@ impl PartialTree {
     }
 }
 
-/// The shards below these nodes.
+/// The shards below the nodes.
 fn leaves(nodes: &[Node]) -> Vec<Node> {
     let shards = nodes.iter().flat_map(|node| node.start..node.end);
     shards.map(|start| Node { start, end: start + 1 }).collect()
 }
 
-/// A step of a run: all of it where one member makes it alone, else a member's part.
+/// A step of a run: the whole step if one member makes it alone, else the member's part.
 #[derive(Debug)]
 pub struct WholeStep<'a, D> {
-    /// Each shard's examples, and what the model is told of the step for it.
+    /// The examples and the context of each shard.
     pub shards: &'a [(Batch<'a, D>, StepContext)],
     /// The update by the mean gradient.
     pub update: Update,
-    /// The largest norm of the mean gradient.
+    /// The largest norm of the mean gradient; a longer one is clipped.
     pub grad_clip: Option<f64>,
-    /// Whether somebody wants to know the norm.
+    /// Whether the norm is wanted.
     pub wants_norm: bool,
 }
 
-/// What a step has given.
+/// The results of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Finished {
     /// The sums over all examples, along the shard tree.
     pub sums: Sums,
-    /// The norm of the gradient's sum, where it was wanted.
+    /// The norm of the gradient's sum, if it was wanted.
     pub norm: Option<f64>,
 }

@@ -1,13 +1,13 @@
-//! Working memory that is kept from step to step: giving large pieces back to the system
-//! and faulting them in again costs a step more than its noise. What it holds is the
-//! model's business.
+//! Working memory that is kept from step to step. Returning large pieces to the system
+//! and faulting them in again would cost more than computing the noise of a step. The model decides what the memory
+//! holds.
 
 use crate::{ModelError, layout::ALIGNMENT_FLOATS, memory};
 
-/// A cache line in the smallest numbers that are kept, those of two bytes.
+/// A cache line, in numbers of two bytes, the smallest that are stored.
 const LINE: usize = 2 * ALIGNMENT_FLOATS;
 
-/// `N` slices whose lengths are proportional to the number of examples; they grow, never
+/// `N` slices whose lengths are proportional to the number of examples. They grow and never
 /// shrink, and begin at cache lines.
 #[derive(Debug)]
 pub struct Scratch<T, const N: usize> {
@@ -16,17 +16,17 @@ pub struct Scratch<T, const N: usize> {
 }
 
 impl<T: Copy + Default, const N: usize> Scratch<T, N> {
-    /// With these lengths an example.
+    /// Slices with these lengths per example.
     #[must_use]
     pub const fn new(per_example: [usize; N]) -> Self {
         Self { per_example, memory: Vec::new() }
     }
 
-    /// Makes room for `examples`.
+    /// Allocates memory for `examples` examples.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Memory`], with the bytes that were wanted.
+    /// [`ModelError::Memory`], with the bytes that were requested.
     pub fn reserve(&mut self, examples: usize) -> Result<(), ModelError> {
         let padded = |len: usize| (len as u128 * examples as u128).next_multiple_of(LINE as u128);
         let len: u128 = self.per_example.iter().map(|&len| padded(len)).sum();
@@ -37,7 +37,7 @@ impl<T: Copy + Default, const N: usize> Scratch<T, N> {
         let purpose = || format!("working memory for a batch of {examples} examples");
         let bytes = len.saturating_mul(size_of::<T>() as u128);
         memory::check(bytes, purpose)?;
-        // What it held is not needed: release it before the larger piece is asked for.
+        // The old content is not needed, so its memory is released before the larger piece is allocated.
         self.memory = Vec::new();
         self.memory
             .try_reserve_exact(len as usize)
@@ -46,16 +46,16 @@ impl<T: Copy + Default, const N: usize> Scratch<T, N> {
         Ok(())
     }
 
-    /// The slices for `examples`, with whatever they held.
+    /// The slices for `examples` examples, with their old content.
     ///
     /// # Panics
     ///
-    /// Where there is no room; who takes sizes from input reserves before.
+    /// If there is not enough memory. [`Scratch::reserve`] must be called first for sizes from user input.
     pub fn slices(&mut self, examples: usize) -> [&mut [T]; N] {
         if let Err(error) = self.reserve(examples) {
             panic!("{error}");
         }
-        // An unaligned start would cost time, not correctness.
+        // An unaligned start would be slower, but correct.
         let start = self.memory.as_ptr().align_offset(4 * ALIGNMENT_FLOATS);
         let mut rest = &mut self.memory[start.min(LINE)..];
         self.per_example.map(|len| {

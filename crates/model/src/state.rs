@@ -1,4 +1,4 @@
-//! Everything that a run's future depends on. It does not know how it is saved or sent.
+//! The state of a training run: everything that later steps depend on. It does not know how it is saved or sent.
 
 use collective::{Digest, STATE_VECTORS, StateVectors};
 
@@ -7,7 +7,7 @@ use crate::{
     digest::{BLOCK, Hasher, block_hash},
 };
 
-/// Parameters and optimizer after `step` updates; each vector as long as the layout.
+/// Parameters and optimizer after `step` updates. Each vector has the layout's length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     /// Updates applied so far.
@@ -20,7 +20,7 @@ pub struct State {
     pub exp_avg_sq: Vec<f32>,
 }
 
-/// A state, wherever its memory is.
+/// A borrowed state, wherever its memory is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StateView<'a> {
     /// Updates applied so far.
@@ -33,7 +33,7 @@ pub struct StateView<'a> {
     pub exp_avg_sq: &'a [f32],
 }
 
-/// Blocks whose hashes are kept at a time, on the stack: those of a million floats.
+/// Blocks whose hashes are kept on the stack together: those of a million floats.
 const GROUP: usize = 64;
 
 impl State {
@@ -45,14 +45,14 @@ impl State {
         state
     }
 
-    /// StateVectors of this length, all zero.
+    /// A state with vectors of this length, all zero.
     #[must_use]
     pub fn zeros(len: usize) -> Self {
         let vector = || vec![0.0; len];
         Self { step: 0, parameters: vector(), exp_avg: vector(), exp_avg_sq: vector() }
     }
 
-    /// This state.
+    /// A view of this state.
     #[must_use]
     pub fn view(&self) -> StateView<'_> {
         let Self { step, parameters, exp_avg, exp_avg_sq } = self;
@@ -67,20 +67,20 @@ impl State {
 }
 
 impl<'a> StateView<'a> {
-    /// The three vectors, in the order that digests and transfers have.
+    /// The three vectors, in the order that digests and transfers use.
     #[must_use]
     pub const fn vectors(&self) -> [&'a [f32]; STATE_VECTORS] {
         [self.parameters, self.exp_avg, self.exp_avg_sq]
     }
 
-    /// A copy with memory of its own.
+    /// A copy with its own memory.
     #[must_use]
     pub fn to_state(&self) -> State {
         let [parameters, exp_avg, exp_avg_sq] = self.vectors().map(<[f32]>::to_vec);
         State { step: self.step, parameters, exp_avg, exp_avg_sq }
     }
 
-    /// The digest: [`Hasher`] defines it, for parameters and both moments in this order.
+    /// The digest of parameters and both moments, in this order, as [`Hasher`] defines it.
     #[must_use]
     pub fn digest(&self, team: &Team) -> Digest {
         let mut root = Hasher::new(self.step, self.parameters.len());
@@ -111,7 +111,7 @@ mod tests {
         State { step: 7, parameters: vector(1.0), exp_avg: vector(2.0), exp_avg_sq: vector(3.0) }
     }
 
-    /// The definition, word by word.
+    /// The definition, step by step.
     fn defined(state: &State) -> Digest {
         let xxh3 = |bytes: &[u8]| xxhash_rust::xxh3::xxh3_128(bytes).to_be_bytes();
         let mut root = [state.step, state.parameters.len() as u64].map(u64::to_le_bytes).concat();

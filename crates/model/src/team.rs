@@ -1,9 +1,9 @@
-//! Threads that compute together, a piece of work after the other.
+//! Threads that compute together, one job after the other.
 //!
-//! Work comes in parts that do not depend on each other; the caller and its helpers each take
-//! the next one until there are none. A part is computed the same way whoever takes it, so no
-//! bit depends on how many threads there are, and a helper that is late is not waited for.
-//! Allocates nothing. Does not know what the parts are: the caller cuts them.
+//! A job has parts that do not depend on each other. The caller and its helpers each take
+//! the next part until none is left. The result of a part does not depend on the thread, so no
+//! bit depends on the number of threads, and nobody waits for a helper that starts late.
+//! A job allocates nothing. This file does not know what the parts are: the caller divides the work.
 
 #![allow(unsafe_code, reason = "helpers run a closure that lives on the caller's stack")]
 
@@ -21,41 +21,41 @@ use std::{
 
 use crate::gemm;
 
-/// How often a helper looks for work before it sleeps: some 50 microseconds, longer than the
+/// How often a helper looks for a job before it sleeps: about 50 microseconds, longer than the
 /// gaps between the matrix products of a step.
 const LOOKS: u32 = 2000;
 
-/// How often the caller looks whether the helpers are done before it lets others run.
+/// How often the caller looks whether the helpers are done before it yields its core.
 const LOOKS_AT_END: u32 = 10_000;
 
-/// The bits of [`Shared::state`]: how many helpers work on the job, ..
+/// The bits of [`Shared::state`]: the number of helpers that work on the job, ..
 const AT_WORK: u64 = 0xffff;
-/// .. whether more may begin, ..
+/// .. whether more helpers may begin, ..
 const OPEN: u64 = 1 << 16;
-/// .. whether helpers are to end, and above that the number of the job.
+/// .. whether helpers must end, and above that the number of the job.
 const OVER: u64 = 1 << 17;
 const NEXT_JOB: u64 = 1 << 18;
 
-/// A caller's threads; the caller is one of them.
+/// The threads of a caller, who is one of them.
 pub struct Team {
     shared: Arc<Shared>,
     helpers: Vec<thread::JoinHandle<()>>,
-    /// Held while a job runs: there is room for one.
+    /// Held while a job runs, because only one job can run at a time.
     caller: Mutex<()>,
 }
 
 struct Shared {
     state: AtomicU64,
-    /// Written only while no helper is at work and none may begin.
+    /// Written only while no helper works and none may begin.
     job: UnsafeCell<Job>,
     panicked: AtomicBool,
 }
 
 type Job = &'static (dyn Fn() + Sync);
 
-// SAFETY: `job` is all that is not `Sync` by itself. It is written by the caller while no
-// helper is at work and the state is not open, and read by helpers at work; entering and
-// leaving work are acquire and release operations on `state`.
+// SAFETY: only `job` is not `Sync` by itself. The caller writes it while no helper
+// works and the state is not open; helpers read it while they work. Beginning and
+// ending work are acquire and release operations on `state`.
 unsafe impl Sync for Shared {}
 
 impl fmt::Debug for Team {
@@ -65,14 +65,14 @@ impl fmt::Debug for Team {
 }
 
 impl Default for Team {
-    /// The caller alone.
+    /// A team of the caller alone.
     fn default() -> Self {
         Self::new(1)
     }
 }
 
 impl Team {
-    /// A team of so many threads, or of fewer where the system has no room for them.
+    /// A team of `threads` threads, or of fewer if the system cannot start them.
     #[must_use]
     pub fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared {
@@ -84,35 +84,35 @@ impl Team {
         let start = |_| {
             let (shared, starting) = (Arc::clone(&shared), starting.clone());
             let help = move || {
-                // libtorch has a setting for each thread: a part of a product must not start
-                // threads of its own.
+                // libtorch has a setting per thread: a part of a product must not start
+                // more threads.
                 tch::set_num_threads(1);
-                // A helper may come to its first product late; no step is to allocate for it.
+                // A helper may begin its first product late, and no step may allocate memory for it.
                 gemm::prepare_thread();
                 drop(starting);
                 shared.help();
             };
             thread::Builder::new().name("helper".into()).spawn(help).ok()
         };
-        // More than that do not fit the count of those at work.
+        // More helpers do not fit the count in the state.
         let helpers = (1..threads.min(AT_WORK as usize)).map_while(start).collect();
         drop(starting);
-        // Says that no sender is left: what a thread allocates as it starts belongs to no step.
+        // Waits until every helper has dropped its sender, so that allocations at its start belong to no step.
         let _all_started = started.recv();
         Self { shared, helpers, caller: Mutex::new(()) }
     }
 
-    /// How many threads compute.
+    /// The number of threads that compute.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.helpers.len() + 1
     }
 
-    /// Does `work` on each of the parts, in any order, and returns when all are done.
+    /// Runs `work` on each of the parts, in any order, and returns when all are done.
     ///
     /// # Panics
     ///
-    /// Where `work` does.
+    /// If `work` panics.
     pub fn each<T: Send>(&self, parts: impl Iterator<Item = T> + Send, work: impl Fn(T) + Sync) {
         if self.helpers.is_empty() {
             return parts.for_each(work);
@@ -126,14 +126,14 @@ impl Team {
         });
     }
 
-    /// Has every thread that is free run `job`, the caller among them.
+    /// Makes the caller and every free helper run `job`.
     fn run(&self, job: &(dyn Fn() + Sync)) {
         let _turn = self.caller.lock().unwrap_or_else(PoisonError::into_inner);
         let Shared { state, job: place, panicked } = &*self.shared;
-        // SAFETY: only the lifetime changes. The job is called by helpers at work alone, and
-        // `Closing` waits for them, even when the caller's own part panics.
+        // SAFETY: only the lifetime changes. Only helpers at work call the job, and
+        // `Closing` waits for them, even if the caller's own part panics.
         let job_of_helpers = unsafe { mem::transmute::<&(dyn Fn() + Sync), Job>(job) };
-        // SAFETY: the last job is closed and nobody is at work, so nobody else looks at it.
+        // SAFETY: the last job is closed and no helper is at work, so no other thread reads it.
         unsafe { *place.get() = job_of_helpers };
         panicked.store(false, Ordering::Relaxed);
         let last = state.load(Ordering::Relaxed);
@@ -153,13 +153,13 @@ impl Drop for Team {
         self.shared.state.fetch_or(OVER, Ordering::Release);
         for helper in self.helpers.drain(..) {
             helper.thread().unpark();
-            // Panics of jobs were told to the caller.
+            // Panics of jobs were reported to the caller.
             let _ended = helper.join();
         }
     }
 }
 
-/// When dropped, no helper begins any more, and those at work have ended.
+/// When this is dropped, no helper may begin any more, and helpers at work are waited for.
 struct Closing<'a>(&'a AtomicU64);
 
 impl Drop for Closing<'_> {
@@ -174,7 +174,7 @@ impl Drop for Closing<'_> {
 }
 
 impl Shared {
-    /// The life of a helper.
+    /// The main loop of a helper.
     fn help(&self) {
         let mut done = 0;
         let mut looks = 0;
@@ -199,14 +199,14 @@ impl Shared {
         }
     }
 
-    /// Counts a helper as at work, unless the state has changed.
+    /// Counts this helper as at work, unless the state has changed.
     fn begin(&self, state: u64) -> bool {
         let (success, failure) = (Ordering::Acquire, Ordering::Relaxed);
         self.state.compare_exchange_weak(state, state + 1, success, failure).is_ok()
     }
 
     fn work(&self) {
-        // SAFETY: this helper is at work, so the caller waits and writes nothing.
+        // SAFETY: this helper is at work, so the caller waits and does not write the job.
         let job = unsafe { *self.job.get() };
         if panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
             self.panicked.store(true, Ordering::Relaxed);
@@ -236,7 +236,7 @@ mod tests {
     fn helpers_that_sleep_are_woken_and_share_the_work() {
         let team = Team::new(2);
         let seen = Mutex::new(std::collections::HashSet::new());
-        // Each of the two parts waits for the other, so two threads must take them.
+        // Each of the two parts waits for the other, so two threads must run them.
         let meeting = std::sync::Barrier::new(2);
         for _ in 0..3 {
             team.each(0..2, |_| {

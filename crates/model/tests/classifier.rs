@@ -1,4 +1,4 @@
-//! Another model in one screen: [`Autograd`] makes one of any objective in tch.
+//! A small model of another kind: [`Autograd`] makes it from an objective in tch.
 
 use data::{Batch, Domain, Stream};
 use images::{Images, PIXELS, Shape};
@@ -7,7 +7,7 @@ use tch::{Device, Kind, Reduction, Tensor};
 
 const CLASSES: usize = 4;
 
-/// Each class has its own quarter of the pixels white, on a grey ground that differs.
+/// Each class has another quarter of the pixels white, on a grey background that varies.
 fn images() -> Images {
     let image = |i: usize| {
         (0..PIXELS).map(move |p| if p / (PIXELS / CLASSES) == i % CLASSES { 255 } else { i as u8 })
@@ -19,7 +19,7 @@ fn images() -> Images {
 
 #[test]
 fn a_classifier_trains() {
-    // Such small products gain nothing from threads, and lose much where cores are busy.
+    // Such small products gain nothing from threads, and are much slower with them on busy cores.
     tch::set_num_threads(1);
     let layout = Layout::new([
         ("hidden.weight".to_owned(), vec![32, PIXELS]),

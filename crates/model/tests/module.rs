@@ -1,4 +1,4 @@
-//! Modules of tch as models: their parameters, their randomness, and what is refused.
+//! tch modules as models: their parameters, their random numbers, and modules that are refused.
 
 use data::{Batch, Column, Columns, Domain, Stream, Values};
 use model::{Adam, Autograd, Model, ModelError, State, StepContext, autograd::Inputs};
@@ -10,7 +10,7 @@ use tch::{
 const SIDE: usize = 8;
 const COUNT: usize = 24;
 
-/// Pictures with one bright corner, and which one it is.
+/// Pictures with one bright corner, and the number of that corner.
 fn corners() -> Columns {
     let picture = |index: usize| {
         let pixel = move |at: usize| {

@@ -1,6 +1,6 @@
-//! A canvas of RGB pixels, and what is drawn on it.
+//! A canvas of RGB pixels, and the operations that draw on it.
 //!
-//! What lies outside the canvas is not drawn. Coordinates are pixels from the top left.
+//! Parts outside the canvas are not drawn. Coordinates are pixels from the top left.
 
 use std::convert::Infallible;
 
@@ -17,8 +17,7 @@ use embedded_graphics::{
     text::{Alignment, Baseline, Text, TextStyleBuilder},
 };
 
-/// The shape of an image: its numbers are rows from the top, in them pixels from the left, in them
-/// channels.
+/// The shape of an image. Its numbers are rows from the top; a row is pixels from the left; a pixel is its channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tile {
     /// Rows.
@@ -36,7 +35,7 @@ impl Tile {
         self.height * self.width * self.channels
     }
 
-    /// The whole factor by which an image is enlarged to about `side` pixels.
+    /// The integer factor that enlarges an image to about `side` pixels.
     #[must_use]
     pub fn zoom(&self, side: usize) -> usize {
         (side / self.height.max(self.width).max(1)).max(1)
@@ -46,7 +45,7 @@ impl Tile {
 /// Red, green, blue.
 pub type Colour = [u8; 3];
 
-/// A picture in the making.
+/// A picture that is being drawn.
 #[derive(Clone, Debug)]
 pub struct Canvas {
     width: usize,
@@ -54,14 +53,14 @@ pub struct Canvas {
     pub(crate) pixels: Vec<Colour>,
 }
 
-/// On which side of its place a text stands.
+/// How a text is placed relative to its x coordinate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
-    /// To the right of it.
+    /// The text begins there.
     Left,
-    /// Around it.
+    /// The text is centred there.
     Centre,
-    /// To the left of it.
+    /// The text ends there.
     Right,
 }
 
@@ -91,7 +90,8 @@ impl Canvas {
         }
     }
 
-    /// Draws an image, numbers from 0 to 1, dark to light; each pixel becomes a square of `zoom`.
+    /// Draws an image whose numbers go from 0 (dark) to 1 (light). Each pixel becomes a square with sides of `zoom`
+    /// pixels.
     pub fn image(&mut self, x: usize, y: usize, zoom: usize, tile: Tile, image: &[f32]) {
         let level = |value: f32| (value.clamp(0.0, 1.0) * 255.0).round() as u8;
         let Tile { height, width, channels } = tile;
@@ -107,7 +107,7 @@ impl Canvas {
         }
     }
 
-    /// Draws images one after the other in rows of `columns`.
+    /// Draws images one after the other, `columns` in a row.
     pub fn images(
         &mut self,
         x: usize,
@@ -124,7 +124,7 @@ impl Canvas {
         }
     }
 
-    /// Images in a square as far as they fill one.
+    /// A canvas with the images in a grid that is about square.
     #[must_use]
     pub fn grid(zoom: usize, tile: Tile, images: &[f32]) -> Self {
         let count = images.len() / tile.numbers().max(1);

@@ -1,4 +1,4 @@
-//! Canvases as bytes of image files.
+//! Encodes canvases as image files, in memory.
 
 use std::io::ErrorKind;
 
@@ -6,13 +6,13 @@ use gif::{Encoder, EncodingError, Frame, Repeat};
 
 use crate::{Canvas, Colour};
 
-/// What every PNG file of this crate holds near its beginning, and hardly any other: a note that names its program.
+/// Bytes near the beginning of every PNG file of this crate: a note that names the program. Other files rarely have it.
 pub const MARK: &[u8] = b"tEXtSoftware\0Lockstep";
 
 /// Steps of red, green and blue in the palette of an animation with colours.
 const STEPS: [u16; 3] = [6, 7, 6];
 
-/// The colours of an animation, of which a GIF can have 256: greys, or steps of red, green and blue.
+/// The colours of an animation, at most 256 as in every GIF: greys, or steps of red, green and blue.
 fn palette(is_grey: bool) -> Vec<u8> {
     if is_grey {
         return (0..=u8::MAX).flat_map(|grey| [grey; 3]).collect();
@@ -26,7 +26,7 @@ fn palette(is_grey: bool) -> Vec<u8> {
     (0..reds * greens * blues).flat_map(colour).collect()
 }
 
-/// The place of the nearest colour in the palette.
+/// The index of the nearest colour in the palette.
 fn place(is_grey: bool, colour: Colour) -> u8 {
     if is_grey {
         return colour[0];
@@ -39,10 +39,10 @@ fn place(is_grey: bool, colour: Colour) -> u8 {
 }
 
 impl Canvas {
-    /// The picture as PNG, grey where it has no colour.
+    /// The picture as PNG; in greyscale if it has no colour.
     ///
     /// # Errors
-    /// Only for a picture that the format cannot hold: one without pixels.
+    /// The format cannot hold the picture, because it has no pixels.
     pub fn png(&self) -> Result<Vec<u8>, png::EncodingError> {
         let side = |pixels| u32::try_from(pixels).unwrap_or(u32::MAX);
         let mut bytes = Vec::new();
@@ -62,11 +62,11 @@ impl Canvas {
     }
 }
 
-/// An animation of canvases of one size, in greys or few colours, each shown for as many hundredths of a
-/// second as stands beside it, over and over.
+/// An animation of canvases of one size, in greys or few colours, that repeats without end. Each canvas is shown for
+/// the given time in hundredths of a second.
 ///
 /// # Errors
-/// Sizes that the format cannot hold, or that differ.
+/// The format cannot hold the size, or the sizes differ.
 pub fn gif(frames: &[(Canvas, u16)]) -> Result<Vec<u8>, EncodingError> {
     let side = |pixels: usize| {
         u16::try_from(pixels).map_err(|_| EncodingError::Io(ErrorKind::InvalidInput.into()))

@@ -1,5 +1,4 @@
-//! Pictures of images: a canvas with images, discs, lines and labels on it, and its bytes as
-//! PNG or GIF.
+//! Pictures: a canvas with images, discs, lines and labels on it, encoded as PNG or GIF.
 //!
 //! Does not know where images come from, or where files go. Start at `canvas.rs`.
 

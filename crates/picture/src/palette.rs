@@ -1,4 +1,4 @@
-//! Colours that mean something, chosen so that a colour-blind person can tell them apart.
+//! Colours with fixed meanings, chosen so that a colour-blind person can tell them apart.
 
 use crate::Colour;
 
@@ -6,13 +6,13 @@ use crate::Colour;
 pub const WHITE: Colour = [255, 255, 255];
 /// Text.
 pub const BLACK: Colour = [20, 20, 20];
-/// What explains, but is not the matter.
+/// Explanations, which are less important than the content.
 pub const GREY: Colour = [110, 110, 110];
-/// Lines that guide the eye.
+/// Guide lines.
 pub const LIGHT: Colour = [225, 225, 225];
 
-/// The colours of classes, over again where there are more: the scheme "muted" of Paul Tol's technical note "Colour schemes" (2021),
-/// its nine colours and a dark grey.
+/// The colours of classes; more classes use them again from the start. They are the nine colours of the scheme
+/// "muted" of Paul Tol's technical note "Colour schemes" (2021), and a dark grey.
 pub const CLASSES: [Colour; 10] = [
     [204, 102, 119],
     [51, 34, 136],

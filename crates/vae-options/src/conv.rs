@@ -1,28 +1,28 @@
-//! The arithmetic of the convolutional network: its levels, their sides and channels, its parameters.
+//! The sizes of the convolutional network: its levels with their sides and channels, and its parameters.
 //!
-//! Each level of the encoder halves the sides and doubles the channels; the decoder goes the same
-//! way back. The layers themselves are in the crate `vae`, and its exports in the crate `latent`.
+//! Each level of the encoder halves the sides and doubles the channels; the decoder reverses
+//! this. The layers themselves are in the crate `vae`, their exports in the crate `latent`.
 
 use std::ops::RangeInclusive;
 
 use crate::{ImageShape, Likelihood, ModelConfig};
 
-/// Pixels of a side of an image that the network takes.
+/// Pixels along a side of an image that the network accepts.
 pub const IMAGE_SIDE: RangeInclusive<u32> = 8..=256;
 
-/// Side, step and border of the convolutions that halve the sides, and of those that double them.
+/// Kernel side, stride and padding of the convolutions that halve the sides, and of those that double them.
 pub const KERNEL: u32 = 4;
-/// See [`KERNEL`].
+/// The stride; see [`KERNEL`].
 pub const STRIDE: u32 = 2;
-/// See [`KERNEL`]; the border of the decoder's last convolution, too.
+/// The padding; see [`KERNEL`]. The decoder's last convolution has the same padding.
 pub const PADDING: u32 = 1;
-/// Side of the decoder's last convolution, which keeps the sides.
+/// Kernel side of the decoder's last convolution, which keeps the sides.
 pub const LAST_KERNEL: u32 = 3;
 
-/// Channels of a group whose numbers are normalised together.
+/// Channels of a group, which is normalised together.
 pub const GROUP: u32 = 8;
 
-/// Channels of the first level; each further one has twice as many, up to the most.
+/// Channels of the first level. Each further level has twice as many, up to `CHANNELS_MOST`.
 const CHANNELS: u32 = 32;
 const CHANNELS_MOST: u32 = 128;
 
@@ -32,21 +32,21 @@ const LAST_CHANNELS: u32 = 16;
 /// The sides are halved until none is longer than this.
 const SIDE_MOST: u32 = 8;
 
-/// Vectors that libtorch keeps of each normalised level for the way back: what the convolution
-/// gives, what the norm gives, and what the activation gives.
+/// Tensors that libtorch keeps for each normalised level until the backward pass: the outputs of the convolution,
+/// of the norm and of the activation.
 const KEPT: u64 = 3;
 
-/// A level: its channels, and the sides of what it gives.
+/// A level: its channels, and the sides of its output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level {
-    /// How many.
+    /// The number of channels.
     pub channels: u32,
     /// Height and width.
     pub sides: [u32; 2],
 }
 
 impl Level {
-    /// How many numbers it gives for an image.
+    /// The numbers of its output for one image.
     #[must_use]
     pub const fn numbers(&self) -> u64 {
         self.channels as u64 * self.sides[0] as u64 * self.sides[1] as u64
@@ -82,27 +82,27 @@ impl Levels {
         self.image
     }
 
-    /// What the encoder's convolutions give, the largest first.
+    /// The outputs of the encoder's convolutions, the largest first.
     #[must_use]
     pub fn below(&self) -> &[Level] {
         &self.below
     }
 
-    /// The last of [`Levels::below`].
+    /// The last level of [`Levels::below`].
     #[must_use]
     pub fn smallest(&self) -> Level {
         self.below.last().copied().unwrap_or(self.image)
     }
 
-    /// What the decoder makes of the level with this number in [`Levels::below`].
+    /// The level that the decoder makes from level `number` of [`Levels::below`].
     #[must_use]
     pub fn above(&self, number: usize) -> Level {
         let larger = number.checked_sub(1).and_then(|number| self.below.get(number));
         larger.copied().unwrap_or(Level { channels: LAST_CHANNELS, ..self.image })
     }
 
-    /// What the decoder adds at the bottom and at the right to come from the level with this number
-    /// to that above: where a side was odd, its half was rounded down.
+    /// The rows and columns that the decoder adds at the bottom and at the right on the way from level `number`
+    /// to the level above: half of an odd side was rounded down.
     #[must_use]
     pub fn missing(&self, number: usize) -> [u32; 2] {
         let (below, above) = (self.below[number], self.above(number));
@@ -115,7 +115,7 @@ impl Levels {
         let convolution = |kernel: u32, inputs: u32, outputs: u32| {
             layer(u64::from(inputs) * u64::from(kernel * kernel), outputs.into())
         };
-        // A group norm has a factor and a summand for each channel.
+        // A group norm has a factor and an addend for each channel.
         let normalised = |inputs: u32, outputs: u32| {
             convolution(KERNEL, inputs, outputs) + 2 * u64::from(outputs)
         };
@@ -138,7 +138,7 @@ impl Levels {
         convolutions + last + dense + variance
     }
 
-    /// How many numbers a step keeps at the least of an image and of each of its latents, until the
+    /// The fewest numbers that a step keeps for an image, and for each of its latents, until the
     /// gradient is computed.
     pub(crate) fn kept(&self, hidden_dim: u32) -> (u64, u64) {
         let encoder: u64 = self.below.iter().map(Level::numbers).sum();

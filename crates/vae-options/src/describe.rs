@@ -1,4 +1,4 @@
-//! The description of a variational autoencoder: what a run keeps of it.
+//! The description of a variational autoencoder that a run keeps.
 
 use config::{Manifest, Metric, Size, Task, task};
 
@@ -7,25 +7,25 @@ use crate::{Architecture, Precision, VaeOptions, conv::Levels, pixels};
 /// The task's name.
 pub const NAME: &str = "vae";
 
-/// The task's revision: 1 multiplied matrices by MKL, 2 does so by the page ARITHMETIC.md.
+/// The task's revision. Revision 1 multiplied matrices with MKL; revision 2 multiplies as ARITHMETIC.md defines it.
 pub const REVISION: u32 = 2;
 
-/// What it calls an example.
+/// The task's word for an example.
 pub const EXAMPLE: &str = "image";
 
-/// The sums that it reports, with their units; kl is without beta.
+/// The sums that the task reports, with their units; kl is without beta.
 pub const METRICS: [(&str, &str); 3] =
     [("loss", "nats"), ("reconstruction", "nats"), ("kl", "nats")];
 
-/// What any worker takes, with the smallest of models, in bytes: libtorch, MNIST, buffers.
-/// Measured; about half of it is libtorch's.
+/// The bytes that every worker needs, even with the smallest model: libtorch, MNIST, buffers.
+/// Measured; about half of it is libtorch.
 const WORKER_BYTES: u64 = 130_000_000;
 
 impl VaeOptions {
     /// The task of these options on a data set.
     ///
     /// # Errors
-    /// The options cannot be written.
+    /// The options cannot be serialised.
     pub fn describe(&self, dataset: Manifest) -> Result<Task, serde_json::Error> {
         let metric = |(name, unit): (&str, &str)| Metric { name: name.into(), unit: unit.into() };
         Ok(Task {
@@ -42,7 +42,7 @@ impl VaeOptions {
         })
     }
 
-    /// In what the factors of the task's matrix products are.
+    /// The number format of the factors of the task's matrix products.
     #[must_use]
     pub const fn task_precision(&self) -> task::Precision {
         match self.precision {
@@ -51,15 +51,15 @@ impl VaeOptions {
         }
     }
 
-    /// Whether every CPU and GPU computes the same bits: f32 in dense layers is this project's own
-    /// arithmetic, all else is libtorch's.
+    /// Whether every CPU and GPU computes the same bits. This holds for f32 in dense layers, which this project
+    /// computes itself; everything else is computed by libtorch.
     #[must_use]
     pub fn is_portable(&self) -> bool {
         self.precision == Precision::F32 && self.architecture == Architecture::Dense
     }
 
-    /// The network in a few words, as in `VAE 784-400-400-20` and `VAE conv 28x28-32-64-400-20`: with
-    /// convolutions the sides of an image, the channels of each level, and the dense layers.
+    /// The network in a few words, as in `VAE 784-400-400-20` and `VAE conv 28x28-32-64-400-20`. The convolutional
+    /// network shows the sides of an image, the channels of each level, and the dense layers.
     #[must_use]
     pub fn summary(&self) -> String {
         let Self { image, hidden_dim, latent_dim, .. } = self;
@@ -79,8 +79,8 @@ impl VaeOptions {
         }
     }
 
-    /// What it takes of a machine, as lower bounds: what any worker takes, parameters, gradient, sum
-    /// and both Adam moments, and what a batch's activations and gradients take.
+    /// Lower bounds of the memory: the bytes of any worker with parameters, gradient, sum and both Adam
+    /// moments, and the bytes of a batch's activations and gradients.
     #[must_use]
     pub fn size(&self) -> Size {
         let parameters = self.model().parameters();
@@ -95,9 +95,9 @@ impl VaeOptions {
         }
     }
 
-    /// What a parameter takes beside the five vectors, and what an image takes.
+    /// Bytes of a parameter beside the five vectors, and bytes of an image.
     fn dense_bytes(&self) -> (u64, u64) {
-        // What goes into matrix products has the precision's size; results have that of f32.
+        // Factors of matrix products have the size of the precision; results have that of f32.
         let (factor, weights) = match self.precision {
             Precision::F32 => (4, 0),
             Precision::Bf16 => (2, 2),
@@ -107,7 +107,7 @@ impl VaeOptions {
         (weights, u64::from(self.importance_samples) * image)
     }
 
-    /// The same with convolutions, by autograd: libtorch has parameters and gradient of its own.
+    /// The same for convolutions, by autograd: libtorch has its own copies of parameters and gradient.
     fn conv_bytes(&self) -> (u64, u64) {
         let (image, latent) = Levels::of(self.image).kept(self.hidden_dim);
         (2 * 4, 4 * (image + u64::from(self.importance_samples) * latent))

@@ -1,7 +1,7 @@
 //! The options of the variational autoencoder, and its description for programs that do not know it.
 //!
-//! [`VaeOptions`] are its flags, and the object that a run keeps and gives to its workers. The crate
-//! `vae` computes; this one builds without libtorch. Start at [`VaeOptions`].
+//! [`VaeOptions`] are the flags, and also the JSON object that a run keeps and sends to its workers. The crate
+//! `vae` has the computation; this crate builds without libtorch. Start at [`VaeOptions`].
 
 pub mod bounds;
 pub mod conv;
@@ -19,13 +19,13 @@ use serde::{Deserialize, Serialize};
 pub use describe::{EXAMPLE, METRICS, NAME, REVISION};
 pub use upgrade::upgrade;
 
-/// The data set that is learned from where none is named.
+/// The data set that is used if none is named.
 pub const DATASET: &str = "mnist";
 
-/// Rows of an image, pixels in a row, and numbers of a pixel: 1 for grey, 3 for red, green, blue.
+/// Rows of an image, pixels per row, and numbers per pixel: 1 for grey; 3 for red, green, blue.
 pub type ImageShape = [u32; 3];
 
-/// The images of [`DATASET`].
+/// The image shape of [`DATASET`].
 pub const MNIST_IMAGE: ImageShape = [28, 28, 1];
 
 /// Numbers of an image.
@@ -55,7 +55,7 @@ pub struct VaeOptions {
     #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Color::Auto))]
     #[serde(default)]
     pub color: Color,
-    /// The shape of the data set's images, where it is not that of MNIST.
+    /// The shape of the data set's images, if it differs from MNIST's.
     #[cfg_attr(feature = "clap", arg(skip = MNIST_IMAGE))]
     #[serde(default = "mnist_image", skip_serializing_if = "is_mnist_image")]
     pub image: ImageShape,
@@ -104,7 +104,7 @@ pub struct VaeOptions {
     pub precision: Precision,
 }
 
-/// Why a convolutional network is refused.
+/// Reasons to refuse a convolutional network.
 const HEIGHT: &str = "the height of an image for --architecture conv";
 const WIDTH: &str = "the width of an image for --architecture conv";
 const CONV_BF16: &str = "--architecture conv is computed in f32: leave out --precision bf16";
@@ -130,7 +130,7 @@ fn is_mnist_image(image: &ImageShape) -> bool {
 pub struct ModelConfig {
     /// The shape of an image.
     pub image: ImageShape,
-    /// What the network is made of.
+    /// The kind of layers.
     pub architecture: Architecture,
     /// Width of the hidden layers of encoder and decoder.
     pub hidden_dim: u32,
@@ -142,7 +142,7 @@ pub struct ModelConfig {
     pub beta: f64,
 }
 
-/// What the network is made of.
+/// The kind of layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
@@ -179,8 +179,8 @@ pub enum Color {
     Rgb,
 }
 
-/// In what the factors of matrix products are. Products are added in f32, and parameters,
-/// gradients and optimizer are f32, in either.
+/// The number format of the factors of matrix products. With either format, products are added in f32, and parameters,
+/// gradients and optimizer are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
@@ -226,10 +226,10 @@ impl Default for VaeOptions {
 }
 
 impl VaeOptions {
-    /// The options that a run has kept.
+    /// Reads the options that a run has kept.
     ///
     /// # Errors
-    /// What makes them none, for people.
+    /// The JSON value does not hold valid options; the error says why.
     pub fn read(options: &serde_json::Value) -> Result<Self, serde_json::Error> {
         Self::deserialize(options)
     }
@@ -237,7 +237,7 @@ impl VaeOptions {
     /// Checks every bound.
     ///
     /// # Errors
-    /// The first option found out of its bounds.
+    /// The first option that is out of its bounds.
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         let [height, width, channels] = self.image;
         validate::count("the height of an image", height, bounds::IMAGE_SIDE)?;
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn the_architecture_is_kept_and_options_without_one_are_of_the_usual_one() {
         let mut json = serde_json::to_value(VaeOptions::default()).unwrap();
-        // A flag that is given is compared with what is kept.
+        // The default is kept too, because a flag that is given is compared with the kept value.
         assert_eq!(json.as_object_mut().unwrap().remove("architecture"), Some("dense".into()));
         assert_eq!(VaeOptions::read(&json).unwrap(), VaeOptions::default());
         let conv = VaeOptions { architecture: Architecture::Conv, ..VaeOptions::default() };

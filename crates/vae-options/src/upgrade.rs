@@ -1,28 +1,28 @@
-//! Configurations of earlier versions. Before there were tasks, all runs trained this one, on MNIST.
+//! Reads configurations of earlier versions. Before tasks existed, all runs trained the VAE, on MNIST.
 
 use config::{Manifest, Task};
 use serde_json::{Map, Value};
 
 use crate::VaeOptions;
 
-/// The options that stood beside the general ones.
+/// The options that earlier versions kept beside the general ones.
 const OPTIONS: [&str; 4] = ["warmup_epochs", "binarize", "importance_samples", "precision"];
 
-/// The revision of the task that they trained.
+/// The revision of the task that earlier versions trained.
 const REVISION: u32 = 1;
 
-/// The object with the options of the network.
+/// The name of the object with the options of the network.
 const MODEL: &str = "model";
 
-/// Fields that have other names now.
+/// Fields that have been renamed.
 const RENAMED: [(&str, &str); 2] =
     [("train_images", "train_examples"), ("test_images", "test_examples")];
 
-/// Options of this task that have other names now.
+/// Options of this task that have been renamed.
 const OPTIONS_RENAMED: [(&str, &str); 1] = [("warmup_epochs", "kl_warmup_epochs")];
 
-/// Makes a configuration of an earlier version one of today. `dataset` is that of all runs from before
-/// there were tasks.
+/// Converts a configuration of an earlier version to the current form. `dataset` is the data set of all runs from
+/// before tasks existed.
 pub fn upgrade(configuration: &mut Value, dataset: impl FnOnce() -> Manifest) {
     let Some(training) = configuration.get_mut("training").and_then(Value::as_object_mut) else {
         return;
@@ -71,8 +71,8 @@ mod tests {
         Manifest { name: "mnist".into(), files: vec![file], train: 60_000, test: 10_000 }
     }
 
-    /// As it was written before there were schedules, warm-up, clipping, binary pixels and
-    /// importance sampling, and the newest form before there were tasks.
+    /// A configuration from before schedules, warm-up, clipping, binary pixels and importance sampling existed,
+    /// and one of the last form before tasks existed.
     #[test]
     fn configurations_of_every_age_are_read() {
         let oldest = include_str!("../tests/oldest.json");

@@ -1,4 +1,4 @@
-//! Trains the convolutional VAE on MNIST, alone, and prints its losses.
+//! Trains the convolutional VAE on MNIST in one process, and prints its losses.
 //!
 //! `cargo run --release -p vae --example conv -- EPOCHS`
 #![allow(clippy::print_stdout, reason = "an example shows its results")]

@@ -1,11 +1,11 @@
-//! Where the time of a training step goes on a GPU, and what is copied: `gpu_times BATCH STEPS HIDDEN
-//! LATENT`. Prints one JSON object; times are in microseconds, the fastest of all steps.
+//! Measures the parts of a training step on a GPU and the bytes copied: `gpu_times BATCH STEPS HIDDEN
+//! LATENT`. Prints one JSON object. Times are in microseconds, the fastest of all steps.
 //!
-//! `step_us` is the whole step as training makes it, several of them under way; `graph_us` is its graph
-//! alone; `kernels` are its parts, timed by events that make the step slower. Bytes are those of one
+//! `step_us` is the whole step as in training, with several steps in flight. `graph_us` is the graph of
+//! a step alone. `kernels` are its parts, timed by events that make the step slower. Bytes are those of one
 //! step.
 
-#![allow(clippy::print_stdout, reason = "its output is the figures")]
+#![allow(clippy::print_stdout, reason = "prints the measurements")]
 
 use std::{env, error::Error, time::Instant};
 
@@ -19,10 +19,10 @@ use model::{
 use vae::{Settings, cuda::Vae};
 use vae_options::{Architecture, Likelihood, ModelConfig};
 
-/// Steps before those that count, at the most: the first one compiles and prepares.
+/// The most steps before the measured ones. The first step compiles and prepares.
 const WARM_UP: u64 = AHEAD as u64;
 
-/// Steps whose parts are timed one by one.
+/// Steps whose parts are timed separately.
 const TIMED_STEPS: u64 = 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A model with the state on the GPU.
+/// A model whose state is on the GPU.
 fn prepared(config: &ModelConfig, timed: Option<Timed>) -> Result<Vae, Box<dyn Error>> {
     let mut vae = Vae::new(config, Settings::default(), 0)?;
     if let Some(timed) = timed {
@@ -84,7 +84,7 @@ fn begin(vae: &mut Vae, set: &Images, step: u64) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Microseconds of a step, several under way as in training, and what one copies.
+/// The microseconds of a step, with several in flight as in training, and the bytes copied per step.
 fn whole_steps(vae: &mut Vae, set: &Images, steps: u64) -> Result<(f64, Traffic), Box<dyn Error>> {
     let mut begun = 0;
     let mut run = |vae: &mut Vae, steps: u64| -> Result<(), Box<dyn Error>> {

@@ -1,11 +1,11 @@
-//! Where the time of a training step goes, on one thread or more:
+//! Measures the parts of a training step, on one thread or more:
 //! `cargo run --release -p vae --example step -- 1`.
 //!
-//! Times are the fastest of many. `products` repeats the gradient's matrix products alone, on
-//! vectors of the same sizes, on one thread, and adds the fastest time of each; what is left of the gradient is elementwise
-//! work, and waiting for memory.
+//! Times are the fastest of many. `products` repeats only the matrix products of the gradient, on
+//! vectors of the same sizes, on one thread, and adds the fastest time of each. The rest of the gradient's time is
+//! elementwise work and waiting for memory.
 
-#![allow(clippy::print_stdout, reason = "its output is the table")]
+#![allow(clippy::print_stdout, reason = "prints the measurements")]
 
 use std::{env, error::Error, sync::Arc, time::Instant};
 
@@ -77,7 +77,7 @@ fn profile<T: Factor>(
     for step in 0..REPEATS {
         let stream = Stream::new(1, Domain::Noise, step, 0);
         let context = StepContext::alone(stream);
-        // Adam comes between, as in training: it decides what the caches hold.
+        // Adam runs in between as in training, because it changes the content of the caches.
         let times = [
             time(|| vae.gradient(&state.parameters, batch, &context, &mut gradient).unwrap()),
             time(|| adam.apply_with(Isa::best(), team, &mut state, &gradient, images as u32)),
@@ -104,23 +104,23 @@ fn profile<T: Factor>(
     Ok(())
 }
 
-/// The matrix products of a gradient, in their order.
+/// The matrix products of a gradient, in the order of their computation.
 struct Products<T> {
     layout: Layout,
     images: usize,
     element: fn(f32) -> T,
     weights: Vec<T>,
-    /// Before each layer, and after the last.
+    /// The inputs of the layers, and the output of the last layer.
     activations: Vec<Vec<T>>,
     result: Vec<f32>,
-    /// The fastest time of each, in microseconds.
+    /// The fastest time of each product, in microseconds.
     fastest: Vec<f64>,
 }
 
 impl<T: Factor> Products<T> {
     fn new(layout: &Layout, images: usize, element: fn(f32) -> T) -> Self {
         let weights = layout.entries().iter().filter(|entry| entry.shape.len() == 2);
-        // The encoder's output is twice as wide as the decoder's input; one serves both.
+        // The encoder's output is twice as wide as the decoder's input; one vector is used for both.
         let widths = weights.flat_map(|entry| entry.shape.clone());
         let widest = widths.max().unwrap_or_default();
         let layers = layout.entries().len() / 2;

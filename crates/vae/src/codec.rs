@@ -1,6 +1,6 @@
-//! What is done with a trained network beside training: images become latents, latents images.
+//! The use of a trained network: images are encoded to latents, and latents decoded to images.
 //!
-//! [`codec`] chooses the network by the architecture; who uses it need not know which it is.
+//! [`codec`] chooses the network by the architecture; its user need not know which one it is.
 
 use std::fmt;
 
@@ -19,9 +19,9 @@ use crate::{
 ///
 /// # Panics
 ///
-/// The methods panic where the length of a slice does not fit.
+/// The methods panic if the length of a slice does not fit.
 pub trait Codec: Model<Data = Images> + fmt::Debug {
-    /// Dimensions of the latent space.
+    /// The number of dimensions of the latent space.
     fn latent_dim(&self) -> usize;
 
     /// Numbers of an image.
@@ -31,7 +31,7 @@ pub trait Codec: Model<Data = Images> + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// As [`Model::gradient`], as for the other methods.
+    /// As [`Model::gradient`]. The same holds for the other methods.
     fn encode(
         &mut self,
         parameters: &[f32],
@@ -206,7 +206,7 @@ where
     }
 }
 
-/// The pixels of a batch as they are, a row an image.
+/// The pixels of a batch as they are, one row per image.
 fn gathered(batch: &Batch<'_, Images>, device: Device) -> Tensor {
     let width = batch.data.shape().bytes();
     let mut pixels = vec![0.0; batch.len() * width];

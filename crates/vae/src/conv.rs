@@ -1,7 +1,7 @@
 //! The variational autoencoder with convolutions, by autograd: `--architecture conv`.
 //!
-//! Each level of the encoder halves the sides and doubles what it knows of a place; the decoder goes
-//! the same way back. Group norm keeps the examples of a batch apart, as batch norm would not. The
+//! Each level of the encoder halves the sides and doubles the channels; the decoder reverses
+//! this. Group norm keeps the examples of a batch independent, which batch norm would not. The
 //! objective is that of the fully connected network; see `objective.rs`.
 
 use model::{Autograd, ModelError};
@@ -46,12 +46,12 @@ impl ConvNet {
         }
     }
 
-    /// Dimensions of the latent space.
+    /// The number of dimensions of the latent space.
     pub(crate) const fn latent_dim(&self) -> usize {
         self.latent as usize
     }
 
-    /// Numbers of a picture.
+    /// The numbers of a picture.
     pub(crate) fn pixels(&self) -> usize {
         self.shape.iter().product::<i64>() as usize
     }
@@ -60,7 +60,7 @@ impl ConvNet {
 impl Coder for ConvNet {
     fn encode(&self, pixels: &Tensor) -> Tensor {
         let [height, width, colours] = self.shape;
-        // The colours of a pixel lie side by side, and the layers want them one after the other.
+        // The image has the channels of a pixel side by side; the layers take one channel after the other.
         let pictures = pixels.view([-1, height, width, colours]).permute([0, 3, 1, 2]);
         self.encoder.forward(&pictures.contiguous())
     }
@@ -128,11 +128,11 @@ fn decoder(path: &Path<'_>, levels: &Levels, dense: i64, latent: i64) -> nn::Seq
     layers.add(nn::conv2d(path / "output", from, to, kernel, config))
 }
 
-/// The convolutional VAE on `device`. The settings' precision does not count.
+/// The convolutional VAE on `device`. The settings' precision is ignored.
 ///
 /// # Errors
 ///
-/// [`ModelError::Size`] for images that it is not made for, [`ModelError::Libtorch`] where the device
+/// [`ModelError::Size`] for images of a size that it does not support, [`ModelError::Libtorch`] if the device
 /// fails.
 pub fn conv_vae(
     config: &ModelConfig,

@@ -1,9 +1,9 @@
-//! The VAE on a GPU, computed by hand as `pass.rs` does on a CPU and to the same bits: the kernels
-//! follow ARITHMETIC.md. `cuda/README.md` describes them.
+//! The VAE on a GPU, with the same bits as `pass.rs` on a CPU: the kernels follow ARITHMETIC.md.
+//! `cuda/README.md` describes them.
 //!
-//! The data set goes to the GPU once, noise is made there, and a batch is one graph of kernels. A member
-//! keeps the state there too (`cuda/resident.rs`). Several either exchange their partials from GPU to GPU
-//! (`cuda/together.rs`), or their gradients go to the host, where they exchange them.
+//! The data set is copied to the GPU once, noise is made there, and a batch is one graph of kernels. A member
+//! keeps the state there too (`cuda/resident.rs`). Several members exchange their partials from GPU to GPU
+//! (`cuda/together.rs`), or copy their gradients to the host and exchange them there.
 
 mod digest;
 mod kernels;
@@ -39,14 +39,14 @@ use crate::{
     vae::{SAMPLES_MAX, TERMS},
 };
 
-/// Batches of so many sizes are prepared for at once: in training and evaluation, whole ones
-/// and the last.
+/// The most batch sizes that are prepared at once: whole batches and last batches of training and
+/// evaluation.
 const SIZES: usize = 8;
 
-/// Data sets that are kept on the GPU: those to learn from and to evaluate on.
+/// The most data sets that are kept on the GPU, such as a training and a test set.
 const SETS: usize = 4;
 
-/// Words before a batch's indices: the cursor, one that is not used, and the line of the table.
+/// Words before a batch's indices: the cursor, an unused word, and the line of the table.
 const HEAD_WORDS: usize = 2 + LINE_WORDS;
 
 /// The model with its memory on the GPU.
@@ -59,22 +59,22 @@ pub struct Vae {
     kernels: Kernels,
     parameters: Buffer<f32>,
     gradient: Buffer<f32>,
-    /// Parameters on their way there, the gradient on its way back.
+    /// Pinned memory for parameters on the way to the GPU, and the gradient on the way back.
     flat: Pinned<f32>,
     sums: (Buffer<f64>, Pinned<f64>),
-    /// Of the one group that a batch is.
+    /// The merges of the one group that a batch is.
     merges: Buffer<u8>,
     sizes: HashMap<usize, Size>,
-    /// The state, once it was handed over.
+    /// The state, after it was loaded.
     state: Option<State>,
-    /// Memory of the host that gradients and their sum are in.
+    /// Host memory that holds gradients and their sum.
     registered: Option<Registered>,
-    /// The sets on the GPU; each keeps its pixels here too, so that another set is not taken for it.
+    /// The data sets on the GPU. Each entry keeps its images alive, so that no other set can have the same address.
     sets: Vec<(Images, Buffer<u8>)>,
     gpu: Gpu,
 }
 
-/// What it takes to compute batches of one size.
+/// The memory and graphs for batches of one size.
 struct Size {
     /// The head, and the indices of the images.
     inputs: (Buffer<u32>, Pinned<u32>),
@@ -82,23 +82,23 @@ struct Size {
     graphs: HashMap<Source, Graphs>,
 }
 
-/// What a batch is computed from.
+/// The inputs of a batch's computation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Source {
-    /// The data set, by its place in the list.
+    /// The data set, by its index in the list.
     set: usize,
-    /// Whether the parameters are those of the state; else the host gives them.
+    /// Whether the parameters are those of the state; otherwise the host provides them.
     from_state: bool,
 }
 
 struct Graphs {
     forward: Graph,
-    /// Forward and backward.
+    /// The graph of the forward and the backward pass.
     both: Graph,
 }
 
 impl Vae {
-    /// Checks the sizes, and takes memory for the flat vectors.
+    /// Checks the sizes, and allocates memory for the flat vectors.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl Vae {
         Self::with_tiles(config, settings, device, Tiles::Auto)
     }
 
-    /// [`Vae::new`] with products cut into chosen tiles; the bits are the same for all.
+    /// [`Vae::new`] with a chosen kind of tiles for products; the bits are the same for all.
     ///
     /// # Errors
     ///
@@ -145,7 +145,7 @@ impl Vae {
         })
     }
 
-    /// The GPU, to be asked what it does.
+    /// The GPU, for queries about its work.
     #[must_use]
     pub const fn gpu(&self) -> &Gpu {
         &self.gpu
@@ -153,7 +153,7 @@ impl Vae {
 
     fn shape(&self, images: usize) -> Result<Shape, GpuError> {
         let shape = Shape::of(&self.network, images, self.samples);
-        // Kernels count rows in 32 bits.
+        // Kernels use 32-bit row numbers.
         let rows = images as u64 * self.samples as u64;
         if rows > i32::MAX as u64 {
             return Err(GpuError::Size { what: "the number of rows of a batch", value: rows });
@@ -161,7 +161,7 @@ impl Vae {
         Ok(shape)
     }
 
-    /// Sees to it that batches of so many images can be computed.
+    /// Prepares the computation of batches of `images` images.
     fn prepare_for(&mut self, images: usize) -> Result<(), GpuError> {
         if self.sizes.contains_key(&images) {
             return Ok(());
@@ -180,7 +180,7 @@ impl Vae {
         Ok(())
     }
 
-    /// The place of a data set in the list; it is copied to the GPU when it is first seen.
+    /// The index of a data set in the list. A new set is copied to the GPU.
     fn set(&mut self, images: &Images) -> Result<usize, GpuError> {
         let is_it = |known: &Images| known.bytes().as_ptr_range() == images.bytes().as_ptr_range();
         if let Some(found) = self.sets.iter().position(|(known, _)| is_it(known)) {
@@ -197,7 +197,7 @@ impl Vae {
         Ok(self.sets.len() - 1)
     }
 
-    /// Records the kernels of a batch, unless that was done before.
+    /// Records the kernels of a batch, unless they are recorded already.
     fn record(&mut self, images: usize, source: Source) -> Result<(), GpuError> {
         let shape = self.shape(images)?;
         let size = self.sizes.get_mut(&images).expect("it was prepared");
@@ -232,8 +232,8 @@ impl Vae {
         Ok(())
     }
 
-    /// Computes a batch, at the state's parameters where none are given; the gradient too where there is
-    /// a place for it.
+    /// Computes a batch, with the state's parameters if none are given. Computes the gradient too if `gradient` is
+    /// given.
     fn compute(
         &mut self,
         parameters: Option<&[f32]>,
@@ -281,7 +281,7 @@ impl Vae {
     }
 }
 
-/// The sums over no images, as they are added: zeros whose sign is the CPU's.
+/// The sums over no images: zeros with the same sign as on a CPU.
 fn sums_of_nothing() -> Sums {
     Sums::of([std::iter::empty::<f64>().sum(); TERMS])
 }

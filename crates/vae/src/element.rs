@@ -1,5 +1,5 @@
-//! What the factors of matrix products are made of: f32 or bf16. The passes over a batch are
-//! written once for both; results of products are f32 in either.
+//! The element type of factors of matrix products: f32 or bf16. The passes over a batch are
+//! written once for both; results of products are f32 with either.
 
 use std::fmt;
 
@@ -17,37 +17,37 @@ use model::{
 /// The value of a white pixel.
 const WHITE: f32 = 255.0;
 
-/// Numbers that are drawn at a time; whole blocks of a stream.
+/// Numbers that are drawn together; a whole number of blocks of a stream.
 const PIECE: usize = 1024;
 
-/// Numbers that a thread rounds at a time.
+/// Numbers that a thread rounds together.
 const PART: usize = 1 << 16;
 
-/// Images of a set that [`is_sparse`] looks at.
+/// Images of a set that [`is_sparse`] inspects.
 const IMAGES_LOOKED_AT: usize = 64;
 
-/// A number in a factor.
+/// An element of a factor.
 pub(crate) trait Element: Factor + Default + fmt::Debug {
-    /// What a stored pixel is to be multiplied with to be 0 to 1.
+    /// The factor that turns a stored pixel into one from 0 to 1.
     const PIXEL_SCALE: f32;
 
-    /// The nearest number.
+    /// The nearest number of this type.
     fn round(value: f32) -> Self;
 
-    /// The same number.
+    /// The same number as f32.
     fn widen(self) -> f32;
 
-    /// The pixel, 0 to 1, that is stored as this number.
+    /// The pixel, from 0 to 1, that this number stores.
     fn pixel(self) -> f32;
 
     /// Stores the pixels of one image.
     fn store_greys(isa: Isa, greys: &[u8], out: &mut [Self]);
 
-    /// Stores pixels that are 0 to 1.
+    /// Stores pixels from 0 to 1.
     fn store_pixels(isa: Isa, pixels: &[f32], out: &mut [Self]);
 
-    /// The parameters as factors; `memory`, as long as they, is for those that must be
-    /// rounded.
+    /// The parameters as factors. If they must be rounded, they are written to `memory`, which has the same
+    /// length.
     fn weights<'a>(
         isa: Isa,
         team: &Team,
@@ -59,7 +59,7 @@ pub(crate) trait Element: Factor + Default + fmt::Debug {
     const ROUNDS: bool;
 }
 
-/// Whether most pixels are zero, by the first images of the set.
+/// Whether most pixels are zero, judged by the first images of the set.
 pub(crate) fn is_sparse(images: &Images) -> bool {
     let first = 0..images.len().min(IMAGES_LOOKED_AT) as u32;
     let (mut zeros, mut pixels) = (0, 0);
@@ -71,8 +71,8 @@ pub(crate) fn is_sparse(images: &Images) -> bool {
     2 * zeros > pixels
 }
 
-/// Calls `store` with the images of the batch piece by piece, as this visit sees them, and with
-/// their places in `out`.
+/// Calls `store` with the images of the batch piece by piece, as drawn for this visit, and with
+/// the slices of `out` for them.
 pub(crate) fn gather_rows<T>(
     batch: &Batch<'_, Images>,
     binarize: Binarize,
@@ -95,7 +95,7 @@ pub(crate) fn gather_rows<T>(
     }
 }
 
-/// Writes the batch's pixels, as this visit sees them and as the elements store them.
+/// Writes the batch's pixels, as drawn for this visit, in the form of the element type.
 pub(crate) fn gather<E: Element>(
     isa: Isa,
     batch: &Batch<'_, Images>,
@@ -106,7 +106,7 @@ pub(crate) fn gather<E: Element>(
 }
 
 kernel! {
-    /// grey / 255, rounded once: the product with the reciprocal, and what it lacks. A division takes
+    /// grey / 255, rounded once: the product with the reciprocal, plus a correction. A division would take
     /// many times longer.
     fn unit_pixels(greys: &[u8], out: &mut [f32]) {
         for (out, grey) in out.iter_mut().zip(greys) {
@@ -149,7 +149,7 @@ impl Element for f32 {
     }
 }
 
-/// Pixels are stored as 0 to 255, which bf16 has exactly.
+/// Pixels are stored as 0 to 255, which bf16 represents exactly.
 impl Element for Bf16 {
     const PIXEL_SCALE: f32 = 1.0 / WHITE;
     const ROUNDS: bool = true;

@@ -1,7 +1,7 @@
 //! A VAE in one precision: the network with its working memory and its threads.
 //!
-//! Fetches pixels and noise, rounds the weights where the precision asks for it, and runs
-//! the passes of `pass.rs`, each thread on some of the images. Lengths are checked in `vae.rs`.
+//! It gathers pixels and noise, rounds the weights if the precision requires it, and runs
+//! the passes of `pass.rs`, where each thread takes some of the images. `vae.rs` checks lengths.
 
 use std::{iter, sync::Arc};
 
@@ -23,18 +23,18 @@ pub(crate) struct Engine<E> {
     network: Network,
     beta: f64,
     binarize: Binarize,
-    /// Whether most pixels of the set are zero; unknown until the first batch.
+    /// Whether most pixels of the set are zero; `None` before the first batch.
     sparse: Option<bool>,
     isa: Isa,
     team: Arc<Team>,
     memory: Memory<E>,
-    /// The rounded parameters; its one image is the layout.
+    /// The rounded parameters, as a scratch whose one "example" is the layout.
     weights: Scratch<E, 1>,
 }
 
 impl<E: Element> Engine<E> {
-    /// Working memory comes with [`Engine::reserve`] or the first batch. Of more than one sample an
-    /// image the loss is the importance-weighted bound.
+    /// Working memory is allocated by [`Engine::reserve`] or the first batch. With more than one sample per
+    /// image, the loss is the importance-weighted bound.
     pub(crate) fn new(
         network: Network,
         beta: f64,
@@ -67,7 +67,7 @@ impl<E: Element> Engine<E> {
         self.weights.reserve(1)
     }
 
-    /// What a pass needs; `kl_weight` is the share of beta that counts.
+    /// The inputs of a pass; `kl_weight` is the share of beta that applies in the step.
     fn begin<'a>(
         &'a mut self,
         parameters: &'a [f32],
@@ -82,7 +82,7 @@ impl<E: Element> Engine<E> {
         (Pass { network, isa: *isa, beta, sparse, parameters, weights }, team, memory)
     }
 
-    /// [`Engine::begin`] with the stream's noise, for a batch.
+    /// [`Engine::begin`] for a batch, with noise from the stream.
     fn begin_batch<'a>(
         &'a mut self,
         parameters: &'a [f32],
@@ -218,7 +218,7 @@ fn write_latents<E: Element>(from: &[f32], to: &mut [E]) {
     }
 }
 
-/// Writes the pixels of a block's images, whose first one is this of the batch.
+/// Writes the pixels of a block's images; `first` is the index of its first image in the batch.
 fn gather<E: Element>(
     isa: Isa,
     batch: &Batch<'_, Images>,
@@ -230,7 +230,7 @@ fn gather<E: Element>(
     element::gather(isa, &Batch { indices, ..*batch }, binarize, work.x);
 }
 
-/// Runs the team's threads over the images, block by block.
+/// Runs the team's threads over the images, in blocks.
 fn in_blocks<E: Element>(
     team: &Team,
     work: Work<'_, E>,
@@ -239,7 +239,7 @@ fn in_blocks<E: Element>(
     team.each(work.blocks(team.threads()), |(first, mut work)| run(first, &mut work));
 }
 
-/// [`in_blocks`] with each block's part of `out`, which has as many numbers for each image.
+/// [`in_blocks`] where each block also gets its part of `out`, which has the same number of elements for each image.
 fn in_blocks_with<E: Element, T: Send>(
     team: &Team,
     work: Work<'_, E>,
@@ -258,7 +258,7 @@ fn in_blocks_with<E: Element, T: Send>(
     team.each(blocks, |(first, mut work, out)| run(first, &mut work, out));
 }
 
-/// Forward and back through all layers; `begin` writes the pixels of a block.
+/// The forward and backward pass through all layers; `begin` writes the pixels of a block.
 fn differentiate<E: Element>(
     pass: Pass<'_, E>,
     team: &Team,

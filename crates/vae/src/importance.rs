@@ -1,4 +1,4 @@
-//! The importance-weighted bound of k latents an image, forward and backward.
+//! The importance-weighted bound with k latents per image, forward and backward.
 //!
 //! Burda, Grosse and Salakhutdinov, "Importance weighted autoencoders", 2016. The loss of an
 //! image is -log of the mean of w_1..w_k with w = p(x|z) (p(z) / q(z|x))^beta. With z = mean +
@@ -6,8 +6,8 @@
 //!
 //! log p(z) - log q(z|x) = 1/2 sum(noise^2 - z^2 + log-variance),
 //!
-//! and the loss's gradient is the mean of that of -log w under the normalised weights. This
-//! file knows rows and weights; the layers are passed as for the plain loss, in `pass.rs`.
+//! and the gradient of the loss is the mean of the gradients of -log w under the normalised weights. This
+//! file knows rows and weights; the passes through the layers are those of the plain loss, in `pass.rs`.
 
 use model::{
     kernel,
@@ -17,15 +17,15 @@ use model::{
 use crate::{element::Element, kernels::sum, pass::Pass, work::Work};
 
 impl<E: Element> Pass<'_, E> {
-    /// As [`Pass::sample`], with the log-ratio of each row.
+    /// As [`Pass::sample`], and also computes the log-ratio of each row.
     pub(crate) fn sample_rows(&self, work: &mut Work<'_, E>) {
         let terms = &mut work.dz[..self.network.latent];
         let Work { stats, noise, deviation, z, divergences, ratios, samples, .. } = work;
         sample_rows(self.isa, stats, noise, deviation, z, terms, divergences, ratios, *samples);
     }
 
-    /// The bound of each image and the weights of its rows, with which the gradient of the output
-    /// is multiplied.
+    /// Computes the bound of each image and the weights of its rows, and multiplies the gradient of the output
+    /// by the weights.
     pub(crate) fn weigh_rows(&self, work: &mut Work<'_, E>) {
         let Work { losses, ratios, weights, bounds, d_output, samples, .. } = work;
         let rows = losses.chunks_exact(*samples).zip(ratios.chunks_exact(*samples));
@@ -38,7 +38,7 @@ impl<E: Element> Pass<'_, E> {
         weigh(self.isa, weights, d_output, self.network.pixels);
     }
 
-    /// As `kernels::sample_backward`, from the weighted gradient of all rows.
+    /// As `kernels::sample_backward`, for the weighted gradients of all rows.
     pub(crate) fn sample_rows_backward(&self, work: &mut Work<'_, E>) {
         let rows =
             Rows { samples: work.samples, latent: self.network.latent, beta: self.beta as f32 };
@@ -48,7 +48,7 @@ impl<E: Element> Pass<'_, E> {
     }
 }
 
-/// Latents an image, their dimensions, and the weight of the KL divergence.
+/// Latents per image, their dimensions, and the weight of the KL divergence.
 #[derive(Clone, Copy, Debug)]
 struct Rows {
     samples: usize,
@@ -56,7 +56,7 @@ struct Rows {
     beta: f32,
 }
 
-/// Writes the normalised weights; gives -log of the mean weight.
+/// Writes the normalised weights; returns -log of the mean weight.
 fn normalise(log_weights: impl Iterator<Item = f64> + Clone, weights: &mut [f32]) -> f64 {
     let largest = log_weights.clone().fold(f64::NEG_INFINITY, f64::max);
     let mut total = 0.0_f32;
@@ -69,8 +69,8 @@ fn normalise(log_weights: impl Iterator<Item = f64> + Clone, weights: &mut [f32]
 }
 
 kernel! {
-    /// As `kernels::sample`, for `samples` rows of noise an image; the sums of
-    /// log p(z) - log q(z|x) go to `ratios`.
+    /// As `kernels::sample`, for `samples` rows of noise per image. The sums of
+    /// log p(z) - log q(z|x) are written to `ratios`.
     fn sample_rows<E: Element>(
         stats: &[f32],
         noise: &[f32],
@@ -112,7 +112,7 @@ kernel! {
 
 kernel! {
     /// Writes the gradient of the encoder's output to `out`, from the weighted gradient of the
-    /// latents and from beta times that of log q(z|x) - log p(z).
+    /// latents and from beta times the gradient of log q(z|x) - log p(z).
     fn sample_rows_backward<E: Element>(
         dz: &[f32],
         noise: &[f32],
@@ -150,7 +150,7 @@ kernel! {
 }
 
 kernel! {
-    /// Multiplies every row of the output's gradient with its weight.
+    /// Multiplies every row of the output's gradient by its weight.
     fn weigh<E: Element>(weights: &[f32], out: &mut [E], width: usize) {
         for (row, weight) in out.chunks_exact_mut(width).zip(weights) {
             for out in row {

@@ -1,9 +1,9 @@
 //! The VAE's elementwise passes and sums. They know rows and columns, not layers.
 //!
-//! Every matrix is row-major with a row an image. Results of matrix products come in as f32;
-//! what goes into the next product goes out as `E`, rounded once. A sum over a row goes through sixteen
-//! lanes in a fixed order, whatever the width of the CPU's vectors, so that all instruction
-//! sets add in the same order; sums over rows are in f64. NaN stays NaN everywhere: a
+//! Every matrix is row-major with one row per image. Results of matrix products are read as f32; inputs of
+//! the next product are written as `E`, rounded once. A sum over a row uses sixteen
+//! lanes in a fixed order, for any width of the CPU's vectors, so that all instruction
+//! sets add in the same order. Sums over rows are in f64. NaN stays NaN everywhere, because a
 //! training run that diverges must show it.
 
 use model::{
@@ -15,10 +15,10 @@ use crate::element::Element;
 
 const LANES: usize = 16;
 
-/// Numbers of a row that are summed up at a time; an image of MNIST has fewer.
+/// Numbers of a row that are added up together; an MNIST image has fewer.
 pub(crate) const PIECE: usize = 1024;
 
-/// The sum of a slice: lane i adds the elements i, i + 16, ..; then the lanes are added.
+/// The sum of a slice: lane i adds the elements i, i + 16, and so on; then the lanes are added.
 #[inline(always)]
 pub(crate) fn sum(values: &[f32]) -> f64 {
     let mut lanes = [0.0_f32; LANES];
@@ -35,7 +35,7 @@ pub(crate) fn sum(values: &[f32]) -> f64 {
 }
 
 kernel! {
-    /// y + b for every row of `y`.
+    /// Adds b to every row of `y`.
     pub(crate) fn add_bias(y: &mut [f32], bias: &[f32]) {
         for row in y.chunks_exact_mut(bias.len()) {
             for (y, b) in row.iter_mut().zip(bias) {
@@ -59,7 +59,7 @@ kernel! {
 }
 
 kernel! {
-    /// Writes the gradient, zeroed where the activation is zero.
+    /// Writes the gradient, with zeros where the activation is zero.
     pub(crate) fn relu_backward<E: Element>(dy: &[f32], activation: &[E], out: &mut [E]) {
         for ((dy, a), out) in dy.iter().zip(activation).zip(out) {
             *out = E::round(if a.widen() > 0.0 { *dy } else { 0.0 });
@@ -68,7 +68,7 @@ kernel! {
 }
 
 kernel! {
-    /// Writes the sum of each column, the gradient of a bias.
+    /// Writes the sum of each column, which is the gradient of a bias.
     pub(crate) fn column_sums<E: Element>(values: &[E], out: &mut [f32]) {
         out.fill(0.0);
         for row in values.chunks_exact(out.len()) {
@@ -80,9 +80,9 @@ kernel! {
 }
 
 kernel! {
-    /// From the encoder's output, mean and log-variance side by side in a row: the standard
+    /// Computes from the encoder's output, which has mean and log-variance side by side in a row: the standard
     /// deviation, z = mean + deviation * noise, and the KL divergence of each image,
-    /// 1/2 sum(mean^2 + variance - 1 - log-variance). `terms`, as long as a latent, is overwritten.
+    /// 1/2 sum(mean^2 + variance - 1 - log-variance). `terms` has the length of a latent and is overwritten.
     pub(crate) fn sample<E: Element>(
         stats: &[f32],
         noise: &[f32],
@@ -109,7 +109,7 @@ kernel! {
 }
 
 kernel! {
-    /// Writes the gradient of the encoder's output in `stats`, from that of z and from beta
+    /// Writes the gradient of the encoder's output, in the layout of `stats`, from the gradient of z and from beta
     /// times the KL divergence.
     pub(crate) fn sample_backward<E: Element>(
         dz: &[f32],
@@ -136,8 +136,8 @@ kernel! {
 }
 
 kernel! {
-    /// Bernoulli likelihood, `samples` rows an image. `logits` come without their bias. Writes the
-    /// gradient sigmoid(logit) - x, and each row's cross-entropy, the sum of softplus(logit) - x
+    /// The Bernoulli likelihood, with `samples` rows per image. `logits` have no bias yet. Writes the
+    /// gradient sigmoid(logit) - x, and the cross-entropy of each row: the sum of softplus(logit) - x
     /// logit.
     pub(crate) fn bernoulli<E: Element>(
         logits: &[f32],
@@ -170,9 +170,9 @@ kernel! {
 }
 
 kernel! {
-    /// Gaussian likelihood with one precision 1/variance, `samples` rows an image. `means` come
-    /// without their bias. Writes the gradient (mean - x) precision, and each row's sum of squared
-    /// errors, not weighted.
+    /// The Gaussian likelihood with one precision 1/variance, with `samples` rows per image. `means` have
+    /// no bias yet. Writes the gradient (mean - x) precision, and the sum of squared errors of each
+    /// row, without a weight.
     pub(crate) fn gaussian<E: Element>(
         means: &[f32],
         bias: &[f32],
@@ -204,7 +204,7 @@ kernel! {
 }
 
 kernel! {
-    /// sigmoid(y + b) for every row of `y`.
+    /// Replaces every row y by sigmoid(y + b).
     pub(crate) fn add_bias_sigmoid(y: &mut [f32], bias: &[f32]) {
         for row in y.chunks_exact_mut(bias.len()) {
             for (y, b) in row.iter_mut().zip(bias) {
@@ -215,7 +215,7 @@ kernel! {
 }
 
 kernel! {
-    /// y + b, clamped to 0..1, for every row of `y`.
+    /// Replaces every row y by y + b, clamped to 0..1.
     pub(crate) fn add_bias_clamp(y: &mut [f32], bias: &[f32]) {
         for row in y.chunks_exact_mut(bias.len()) {
             for (y, b) in row.iter_mut().zip(bias) {

@@ -1,10 +1,10 @@
-//! The variational autoencoder: computed by hand, on slices, for CPUs in either precision
-//! ([`Vae`]) and for GPUs ([`cuda::Vae`]), and through libtorch's autograd for all else and as
-//! the oracle of the tests ([`vae_autograd`]); and one with convolutions, by autograd
-//! ([`conv_vae`]). Either encodes and decodes as a [`Codec`].
+//! The variational autoencoder, in three implementations. It is written by hand on slices, for CPUs in either
+//! precision ([`Vae`]) and for GPUs ([`cuda::Vae`]). Through libtorch's autograd ([`vae_autograd`]) it serves all
+//! other devices, and is the oracle of the tests. The convolutional network uses autograd too
+//! ([`conv_vae`]). The networks encode and decode as a [`Codec`].
 //!
 //! `vae.rs` checks lengths and chooses the precision, `engine.rs` keeps the memory, and the
-//! computation is in `pass.rs`; start there. `task.rs` is what workers see of it.
+//! computation is in `pass.rs`; start there. `task.rs` is the interface to workers.
 
 pub mod cuda;
 

@@ -1,4 +1,4 @@
-//! The VAE's layers and their places in the flat vectors: sizes are checked here.
+//! The VAE's layers and their places in the flat vectors. Sizes are checked here.
 
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ impl Linear {
         &parameters[self.bias.clone()]
     }
 
-    /// Inputs of the layer, a row an image.
+    /// The inputs of the layer, one row per image.
     pub(crate) fn rows<'a, E: Element>(&self, x: &'a [E]) -> Matrix<'a, E> {
         Matrix::new(x, x.len() / self.inputs, self.inputs)
     }
@@ -36,21 +36,21 @@ impl Linear {
     }
 }
 
-/// All layers, in the order of the forward pass; ReLU follows all but the last of each half.
+/// All layers, in the order of the forward pass. ReLU follows every layer except the last of each half.
 #[derive(Clone, Debug)]
 pub(crate) struct Network {
     pub(crate) layout: Layout,
     pub(crate) encoder: [Linear; 3],
     pub(crate) decoder: [Linear; 3],
-    /// Where the gaussian likelihood's one log-variance is.
+    /// The place of the Gaussian likelihood's log-variance.
     pub(crate) log_variance: Option<usize>,
-    /// Numbers of an image.
+    /// Numbers of an image: pixels times channels.
     pub(crate) pixels: usize,
     pub(crate) hidden: usize,
     pub(crate) latent: usize,
 }
 
-/// State, gradient: so many flat vectors does a member hold at least.
+/// The least number of flat vectors that a member holds: the state and the gradient.
 const VECTORS: u128 = 4;
 
 impl Network {
@@ -85,7 +85,7 @@ impl Network {
         let gaussian = config.likelihood == Likelihood::Gaussian;
         let log_variance = gaussian.then(|| ("log_variance".to_owned(), vec![1]));
         let layout = Layout::new(tensors.chain(log_variance));
-        // Two tensors a layer, in the order above.
+        // Each layer has two tensors, in the order above.
         let linear = |layer: usize| Linear {
             inputs: layers[layer].1,
             outputs: layers[layer].2,
@@ -104,7 +104,7 @@ impl Network {
     }
 }
 
-/// Numbers of an image.
+/// The numbers of an image, checked.
 fn pixels(image: ImageShape) -> Result<usize, ModelError> {
     let pixels = vae_options::pixels(image);
     let max = gemm::SIDE_MAX as u64;

@@ -1,5 +1,5 @@
-//! The VAE's objective in plain tch operations: what `pass.rs` computes by hand, for the
-//! other devices and as the oracle that the tests compare with. Start there for the words.
+//! The VAE's objective in plain tch operations. It computes the same as `pass.rs`, for
+//! other devices and as the oracle of the tests. See `pass.rs` for the terms.
 
 use std::f64::consts::TAU;
 
@@ -14,16 +14,16 @@ use model::{
 
 use crate::{Settings, element, network::Network};
 
-/// What the objective needs of a network, however that computes it.
+/// The network as the objective sees it.
 pub trait Coder {
-    /// Means and log-variances of the latents, `[n, 2 latent]`, of pixels `[n, width]`.
+    /// Means and log-variances of the latents, `[n, 2 latent]`, for pixels `[n, width]`.
     fn encode(&self, pixels: &Tensor) -> Tensor;
 
     /// Decodes latents `[n, latent]` to each pixel's logit, or to its mean with the Gaussian likelihood:
     /// `[n, width]`.
     fn decode(&self, z: &Tensor) -> Tensor;
 
-    /// The log-variance of all pixels; none but with the Gaussian likelihood.
+    /// The log-variance of all pixels; only with the Gaussian likelihood.
     fn log_variance(&self) -> Option<&Tensor>;
 }
 
@@ -44,8 +44,8 @@ impl Coder for Parameters {
     }
 }
 
-/// A function that gives the sums over a batch: loss, reconstruction, KL without beta. The
-/// settings' precision does not count.
+/// A function that returns the sums over a batch: loss, reconstruction, KL without beta. The
+/// settings' precision is ignored.
 pub(crate) fn objective<N: Coder>(
     config: &ModelConfig,
     settings: Settings,
@@ -81,7 +81,7 @@ pub(crate) fn objective<N: Coder>(
     }
 }
 
-/// The batch's pixels, 0 to 1, a row an image, as this visit sees them.
+/// The batch's pixels from 0 to 1, one row per image, as drawn for this visit.
 fn pixels(inputs: &Inputs<'_, Images>, binarize: Binarize) -> Tensor {
     let width = inputs.batch.data.shape().bytes();
     let mut pixels = vec![0.0; inputs.batch.len() * width];
@@ -89,7 +89,7 @@ fn pixels(inputs: &Inputs<'_, Images>, binarize: Binarize) -> Tensor {
     inputs.rows(&pixels, width)
 }
 
-/// -log p(x|z) of every pixel, for what the decoder gives.
+/// -log p(x|z) of every pixel, for the decoder's output.
 pub(crate) fn errors<N: Coder>(network: &N, x: &Tensor, output: &Tensor) -> Tensor {
     match network.log_variance() {
         None => output.binary_cross_entropy_with_logits::<&Tensor>(x, None, None, Reduction::None),
@@ -106,7 +106,7 @@ fn log_normal(x: &Tensor, mean: &Tensor, log_variance: &Tensor) -> Tensor {
 ///
 /// # Errors
 ///
-/// As [`crate::Vae::new`], and [`ModelError::Libtorch`] where the device fails.
+/// As [`crate::Vae::new`], and [`ModelError::Libtorch`] if the device fails.
 pub fn vae_autograd(
     config: &ModelConfig,
     settings: Settings,

@@ -1,8 +1,8 @@
-//! The VAE's forward and backward pass over some images of a batch, on borrowed memory and on one
-//! thread, and the gradients of all layers after it.
+//! The VAE's forward and backward pass over some images of a batch, on one thread and in borrowed
+//! memory, and then the gradients of all layers.
 //!
-//! Knows the layers and the objective, but neither where pixels and noise come from nor how
-//! memory is kept, and is written once for both precisions (`element.rs`). ARITHMETIC.md defines
+//! It knows the layers and the objective, but neither the source of pixels and noise nor how
+//! memory is kept. It is written once for both precisions (`element.rs`). ARITHMETIC.md defines
 //! every operation; the formulas of each pass are with the kernels in `kernels.rs`.
 
 use std::mem;
@@ -22,10 +22,10 @@ use crate::{
 /// ln(2 pi).
 pub(crate) const LN_TAU: f64 = 1.837_877_066_409_345_3;
 
-/// Fewer rows of a weight's gradient are not worth handing to another thread.
+/// The fewest rows of a weight's gradient that are worth giving to another thread.
 const PART_ROWS_MIN: usize = 32;
 
-/// What a pass reads.
+/// The inputs of a pass.
 #[derive(Clone, Copy)]
 pub(crate) struct Pass<'a, E> {
     pub(crate) network: &'a Network,
@@ -39,7 +39,7 @@ pub(crate) struct Pass<'a, E> {
 }
 
 impl<E: Element> Pass<'_, E> {
-    /// Writes x W' to `y`; the bias is left to the kernel that passes over `y` next.
+    /// Writes x W' to `y`. The kernel that reads `y` next adds the bias.
     fn product(&self, layer: &Linear, x: Matrix<'_, E>, y: &mut [f32]) {
         gemm::multiply(self.isa, x, layer.matrix(self.weights).t(), y);
     }
@@ -50,19 +50,19 @@ impl<E: Element> Pass<'_, E> {
         gemm::multiply(self.isa, dy, layer.matrix(self.weights), dx);
     }
 
-    /// The pixels as the first layer's input.
+    /// The pixels as the input of the first layer.
     fn pixel_matrix<'a>(&self, x: &'a [E]) -> Matrix<'a, E> {
         self.network.encoder[0].rows(x).scaled(E::PIXEL_SCALE).sparse(self.sparse)
     }
 
-    /// Writes relu(x W' + b) to `out`, by way of `y`.
+    /// Writes relu(x W' + b) to `out`; `y` is used as working memory.
     fn hidden_layer(&self, layer: &Linear, x: Matrix<'_, E>, y: &mut [f32], out: &mut [E]) {
         let y = &mut y[..out.len()];
         self.product(layer, x, y);
         kernels::add_bias_relu(self.isa, y, layer.bias(self.parameters), out);
     }
 
-    /// Pixels to `stats`.
+    /// Computes `stats` from the pixels.
     pub(crate) fn encode(&self, work: &mut Work<'_, E>) {
         let [first, second, third] = &self.network.encoder;
         self.hidden_layer(first, self.pixel_matrix(work.x), work.y, work.e1);
@@ -71,14 +71,14 @@ impl<E: Element> Pass<'_, E> {
         kernels::add_bias(self.isa, work.stats, third.bias(self.parameters));
     }
 
-    /// `stats` and noise to `z`, and the KL divergence of each image.
+    /// Computes `z` from `stats` and noise, and the KL divergence of each image.
     pub(crate) fn sample(&self, work: &mut Work<'_, E>) {
         let terms = &mut work.dz[..self.network.latent];
         let Work { stats, noise, deviation, z, divergences, .. } = work;
         kernels::sample(self.isa, stats, noise, deviation, z, terms, divergences);
     }
 
-    /// `z` to `y`: logits or means, without their bias.
+    /// Computes `y` from `z`: logits or means, without their bias.
     pub(crate) fn decode(&self, work: &mut Work<'_, E>) {
         let [first, second, third] = &self.network.decoder;
         self.hidden_layer(first, first.rows(work.z), work.y, work.d1);
@@ -87,7 +87,7 @@ impl<E: Element> Pass<'_, E> {
         self.product(third, third.rows(work.d2), output);
     }
 
-    /// `z` to the expected pixels, 0 to 1.
+    /// Computes the expected pixels, from 0 to 1, from `z`.
     pub(crate) fn pixels(&self, work: &mut Work<'_, E>, pixels: &mut [f32]) {
         self.decode(work);
         pixels.copy_from_slice(&work.y[..pixels.len()]);
@@ -98,7 +98,7 @@ impl<E: Element> Pass<'_, E> {
         }
     }
 
-    /// All the way forward: pixels and noise to -log p(x|z) of each row, with the gradient of the
+    /// The whole forward pass: from pixels and noise to -log p(x|z) of each row, with the gradient of the
     /// output.
     pub(crate) fn forward(&self, work: &mut Work<'_, E>) {
         self.encode(work);
@@ -114,7 +114,7 @@ impl<E: Element> Pass<'_, E> {
         }
     }
 
-    /// -log p(x|z) of every row of `y`; `d_output` becomes its gradient.
+    /// Computes -log p(x|z) of every row of `y`, and its gradient in `d_output`.
     pub(crate) fn likelihood(&self, work: &mut Work<'_, E>) {
         let bias = self.network.decoder[2].bias(self.parameters);
         let Work { y, x, d_output, losses, samples, .. } = work;
@@ -133,12 +133,12 @@ impl<E: Element> Pass<'_, E> {
         }
     }
 
-    /// Pixels times (log-variance + ln 2 pi).
+    /// pixels * (log-variance + ln 2 pi).
     fn gaussian_constant(&self, place: usize) -> f64 {
         self.network.pixels as f64 * (f64::from(self.parameters[place]) + LN_TAU)
     }
 
-    /// All the way back, after [`Pass::forward`]: the gradients of all layers' products.
+    /// The whole backward pass, after [`Pass::forward`]: the gradients of the outputs of all layers' products.
     pub(crate) fn backward(&self, work: &mut Work<'_, E>) {
         let [first, second, third] = &self.network.decoder;
         let Work { y, dz, d1, d2, dd1, dd2, d_output, .. } = work;
@@ -158,7 +158,7 @@ impl<E: Element> Pass<'_, E> {
         self.hidden_gradient(second, de2, y, e1, de1);
     }
 
-    /// Writes the gradient of the product that `activation` was made of, by way of `y`.
+    /// Writes the gradient of the product from which `activation` was computed; `y` is used as working memory.
     fn hidden_gradient(
         &self,
         layer: &Linear,
@@ -172,7 +172,7 @@ impl<E: Element> Pass<'_, E> {
         kernels::relu_backward(self.isa, dx, activation, out);
     }
 
-    /// After [`Pass::backward`] of all images: writes the gradients of all parameters.
+    /// Writes the gradients of all parameters, after [`Pass::backward`] of all images.
     pub(crate) fn parameter_gradients(
         &self,
         team: &Team,
@@ -194,7 +194,7 @@ impl<E: Element> Pass<'_, E> {
             (d1, work.dd2, d1.rows(work.d1)),
             (d2, work.d_output, d2.rows(work.d2)),
         ];
-        // Layers come in the order of their parameters.
+        // The layers are in the order of their parameters.
         let (mut rest, mut place) = (gradient, 0);
         let mut next = |range: &std::ops::Range<usize>| {
             let (_, from) = mem::take(&mut rest).split_at_mut(range.start - place);
@@ -222,7 +222,7 @@ impl<E: Element> Pass<'_, E> {
         });
     }
 
-    /// The gaussian's: that of 1/2 (squares / variance + pixels (log-variance + ln 2 pi)).
+    /// The gradient of the Gaussian log-variance: that of 1/2 (squares / variance + pixels (log-variance + ln 2 pi)).
     fn log_variance_gradient(&self, work: &Work<'_, E>, place: usize) -> f32 {
         let constant = self.gaussian_constant(place);
         let of_row = |loss: &f64| 0.5 * (self.network.pixels as f64 + constant) - loss;

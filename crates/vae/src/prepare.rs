@@ -1,11 +1,11 @@
-//! A data set as a run sees it.
+//! Prepares a data set for a run.
 
 use data::{Splits, Visit};
 use images::Images;
 use vae_options::{Binarize, VaeOptions};
 
-/// Makes the set that of a run: its first images, and the test images black and white where the run
-/// draws its pixels so. Training images are drawn at each visit.
+/// Keeps the first images that the run uses, and makes the test images black and white if the run
+/// binarizes its pixels. Training images are binarized at each visit.
 pub fn prepare(
     images: &mut Splits<Images>,
     options: &VaeOptions,

@@ -1,4 +1,4 @@
-//! The picture of an epoch: test images above their reconstructions, and images decoded from
+//! The picture of an epoch: test images above their reconstructions, and below them images decoded from
 //! the prior.
 
 use data::{Batch, Domain, Stream, Visit};
@@ -13,9 +13,9 @@ use crate::Codec;
 const COLUMNS: usize = 10;
 /// Rows of images decoded from the prior.
 const PRIOR_ROWS: usize = 8;
-/// The most images that go through the network at a time.
+/// The most images that go through the network together.
 const IMAGES_MAX: usize = COLUMNS * PRIOR_ROWS;
-/// Pixels of a side of an image in the picture, about.
+/// The approximate side of an image in the picture, in pixels.
 const SIDE: usize = 56;
 /// White pixels, before zooming, between the test rows and the prior rows.
 const GAP: usize = 4;
@@ -57,8 +57,8 @@ pub(crate) fn draw(
     Ok(canvas)
 }
 
-/// The test images that every picture shows, as the model sees them: the first of each class, as far
-/// as there is room, or the first of a set without labels. Where there are too few, the picture
+/// The test images that every picture shows, as the model sees them: the first image of each class, as far
+/// as they fit, or the first images of a set without labels. If there are too few, the picture
 /// shows fewer.
 fn chosen(test: &Images, binarize: Binarize, seed: u64) -> Result<Images, Error> {
     let count = u32::try_from(test.len()).unwrap_or(u32::MAX);

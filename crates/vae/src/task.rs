@@ -16,20 +16,20 @@ use crate::{Settings, Vae, codec, conv_vae, cuda, samples, vae_autograd};
 #[derive(Clone, Copy, Debug)]
 pub struct VaeTask;
 
-/// Images that are not what the options say.
+/// The images do not have the shape that the options say.
 #[derive(Clone, Debug, Error)]
-#[error("the images of {name} are {found}, and the run's options say {expected}")]
+#[error("the images of {name} are {found}, but the run's options say {expected}")]
 struct OtherShape {
     name: String,
     found: Shape,
     expected: Shape,
 }
 
-/// Why a device has no model.
+/// The device does not support bf16.
 #[derive(Clone, Copy, Debug, Error)]
 #[error(
-    "the run computes with --precision bf16, which is for CPUs so far: give this worker --device \
-     cpu, or begin a new run with --precision f32"
+    "the run computes with --precision bf16, which only CPUs support: start this worker with \
+     --device cpu, or begin a new run with --precision f32"
 )]
 struct NoBf16;
 
@@ -92,7 +92,7 @@ impl Task for VaeTask {
         })
     }
 
-    /// The picture of the epoch.
+    /// Writes the picture of the epoch.
     fn artifacts(
         options: &VaeOptions,
         context: &Artifacts<'_, Images>,

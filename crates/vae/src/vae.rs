@@ -1,10 +1,10 @@
-//! The variational autoencoder, computed by hand on slices for the CPU.
+//! The variational autoencoder, written by hand on slices for the CPU.
 //!
 //! Kingma and Welling, "Auto-encoding variational Bayes", 2014. The loss of an image is its
 //! reconstruction error plus beta times KL(q(z|x) || N(0, 1)) (their appendix B). This file
 //! checks lengths and chooses the precision; `engine.rs` keeps the memory, and the
-//! computation is in `pass.rs`. The same
-//! objective in tch, for other devices and as the oracle of the tests, is in `objective.rs`.
+//! computation is in `pass.rs`. The same objective in tch, for other devices and as the oracle of the
+//! tests, is in `objective.rs`.
 
 use std::sync::Arc;
 
@@ -22,10 +22,10 @@ use crate::{
     network::{Network, side},
 };
 
-/// More samples an image than this are for an evaluation, not for training.
+/// The most samples per image. More are useful for an evaluation, not for training.
 pub(crate) const SAMPLES_MAX: usize = 1 << 16;
 
-/// How many terms the VAE reports: the loss, the reconstruction, and the KL divergence without beta.
+/// The number of terms that the VAE reports: the loss, the reconstruction, and the KL divergence without beta.
 pub const TERMS: usize = 3;
 
 /// The model with its working memory.
@@ -42,7 +42,7 @@ enum Precise {
     Bf16(Engine<Bf16>),
 }
 
-/// The expression with `engine` standing for the one there is.
+/// Evaluates the expression with `engine` bound to the existing engine.
 macro_rules! with_engine {
     ($vae:expr, $engine:ident => $result:expr) => {
         match $vae {
@@ -52,17 +52,17 @@ macro_rules! with_engine {
     };
 }
 
-/// What a run decides beside the network.
+/// The settings of a run besides the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// In what the factors of matrix products are.
+    /// The number format of the factors of matrix products.
     pub precision: Precision,
-    /// Latents drawn an image; with more than one the loss is the importance-weighted bound
+    /// Latents drawn for each image. With more than one, the loss is the importance-weighted bound
     /// (see `importance.rs`).
     pub samples: u32,
     /// Whether grey pixels are made black or white.
     pub binarize: Binarize,
-    /// Epochs in which the KL divergence's weight grows from nothing to beta.
+    /// Epochs in which the weight of the KL divergence grows from zero to beta.
     pub kl_warmup_epochs: u32,
 }
 
@@ -86,7 +86,7 @@ impl Settings {
         }
     }
 
-    /// The share of the KL divergence's weight that counts in a step.
+    /// The share of beta that applies in a step.
     #[must_use]
     pub(crate) fn kl_weight(&self, context: &StepContext) -> f64 {
         let warmup = context.steps_per_epoch * u64::from(self.kl_warmup_epochs);
@@ -95,26 +95,26 @@ impl Settings {
 }
 
 impl Vae {
-    /// The plain VAE on grey pixels, in f32: [`Vae::with`] the default settings.
+    /// The plain VAE on grey pixels in f32: [`Vae::with`] and the default settings.
     ///
     /// # Errors
     ///
-    /// [`ModelError`] where a size is out of range or its vectors would not fit into memory.
+    /// [`ModelError`] if a size is out of range or the vectors would not fit into memory.
     pub fn new(config: &ModelConfig) -> Result<Self, ModelError> {
         Self::with(config, Settings::default())
     }
 
-    /// Checks the sizes; working memory comes with [`Model::reserve`] or the first batch.
+    /// Checks the sizes. Working memory is allocated by [`Model::reserve`] or the first batch.
     ///
     /// # Errors
     ///
-    /// As [`Vae::new`], [`ModelError::Size`] for no samples, and [`ModelError::Precision`] where
-    /// the BLAS lacks it.
+    /// As [`Vae::new`], [`ModelError::Size`] for zero samples, and [`ModelError::Precision`] if
+    /// the BLAS does not support the precision.
     pub fn with(config: &ModelConfig, settings: Settings) -> Result<Self, ModelError> {
         Self::with_isa(config, settings, Isa::best())
     }
 
-    /// [`Vae::with`] a chosen instruction set; in f32 the bits are the same for all.
+    /// [`Vae::with`] for a chosen instruction set. In f32 the bits are the same for all.
     ///
     /// # Errors
     ///
@@ -142,23 +142,23 @@ impl Vae {
         with_engine!(&self.engine, engine => engine.network())
     }
 
-    /// Numbers of an image.
+    /// Numbers of an image: pixels times channels.
     #[must_use]
     pub fn pixels(&self) -> usize {
         self.network().pixels
     }
 
-    /// Dimensions of the latent space.
+    /// The number of dimensions of the latent space.
     #[must_use]
     pub fn latent_dim(&self) -> usize {
         self.network().latent
     }
 
-    /// [`Model::gradient`] with given pixels, 0 to 1, `[n, pixels]`, and noise, `[n, samples, latent]`.
+    /// [`Model::gradient`] with given pixels from 0 to 1, `[n, pixels]`, and noise, `[n, samples, latent]`.
     ///
     /// # Panics
     ///
-    /// Where a length does not fit.
+    /// If a length does not fit.
     pub fn gradient_from(
         &mut self,
         parameters: &[f32],
@@ -177,7 +177,7 @@ impl Vae {
     ///
     /// # Panics
     ///
-    /// Where a length does not fit.
+    /// If a length does not fit.
     pub fn encode(
         &mut self,
         parameters: &[f32],
@@ -191,11 +191,11 @@ impl Vae {
         with_engine!(&mut self.engine, engine => engine.encode(parameters, batch, mean, log_variance));
     }
 
-    /// Writes the expected pixels, 0 to 1, `[n, pixels]`, for latents `[n, latent]`.
+    /// Writes the expected pixels from 0 to 1, `[n, pixels]`, for latents `[n, latent]`.
     ///
     /// # Panics
     ///
-    /// Where a length does not fit.
+    /// If a length does not fit.
     pub fn decode(&mut self, parameters: &[f32], z: &[f32], pixels: &mut [f32]) {
         let images = z.len() / self.latent_dim();
         assert_eq!(z.len(), images * self.latent_dim(), "latents of {images} images");
@@ -208,7 +208,7 @@ impl Vae {
     ///
     /// # Panics
     ///
-    /// Where a length does not fit.
+    /// If a length does not fit.
     pub fn reconstruction(
         &mut self,
         parameters: &[f32],
@@ -222,11 +222,11 @@ impl Vae {
         with_engine!(&mut self.engine, engine => engine.reconstruction(parameters, batch, z, losses));
     }
 
-    /// Writes the expected pixels, 0 to 1, `[n, pixels]`, for latents sampled from q(z|x).
+    /// Writes the expected pixels from 0 to 1, `[n, pixels]`, for latents sampled from q(z|x).
     ///
     /// # Panics
     ///
-    /// Where a length does not fit.
+    /// If a length does not fit.
     pub fn reconstruct(
         &mut self,
         parameters: &[f32],
@@ -252,7 +252,7 @@ impl Model for Vae {
     }
 
     fn set_team(&mut self, team: Arc<Team>) {
-        // A product of one of its threads must not start threads of its own.
+        // A product on one thread of the team must not start more threads.
         tch::set_num_threads(1);
         with_engine!(&mut self.engine, engine => engine.set_team(team));
     }

@@ -6,11 +6,11 @@ use model::{ModelError, Scratch};
 
 use crate::{element::Element, network::Network};
 
-/// Images that go through all layers together. With fewer, weights pass the caches more often; with more,
-/// the vectors of large batches do.
+/// The most images that go through all layers together. With fewer, weights are loaded into the caches more often; with
+/// more, the vectors no longer fit the caches.
 const BLOCK_IMAGES: usize = 256;
 
-/// A block has at least so many images, where the batch has.
+/// The fewest images of a block, if the batch has as many.
 const BLOCK_STEP: usize = 16;
 
 /// Memory for the vectors, kept from batch to batch.
@@ -30,7 +30,7 @@ struct Sizes {
     latent: usize,
 }
 
-/// Numbers of each vector for an image, in the order of [`Work`]'s fields.
+/// The numbers per image of each vector, in the order of [`Work`]'s fields.
 impl Sizes {
     fn floats(self, samples: usize) -> [usize; 6] {
         let Self { pixels, hidden, latent } = self;
@@ -62,28 +62,28 @@ impl Sizes {
     }
 }
 
-/// The vectors, a row an image to `deviation` and again from `d_stats` on; between them each image
-/// has `samples` rows.
+/// The vectors. They have one row per image up to `deviation` and from `d_stats` on; the others have `samples`
+/// rows per image.
 pub(crate) struct Work<'a, E> {
     pub(crate) images: usize,
     pub(crate) samples: usize,
     sizes: Sizes,
     pub(crate) noise: &'a mut [f32],
-    /// A layer's product, its bias not added yet, or the gradient of its input.
+    /// A layer's product without its bias, or the gradient of a layer's input.
     pub(crate) y: &'a mut [f32],
     /// The encoder's output, mean and log-variance side by side.
     pub(crate) stats: &'a mut [f32],
     pub(crate) deviation: &'a mut [f32],
-    /// The gradient of z; before that, the terms of KL divergences.
+    /// The gradient of z. Before that, the terms of KL divergences.
     pub(crate) dz: &'a mut [f32],
     /// Normalised importance weights.
     pub(crate) weights: &'a mut [f32],
-    /// Pixels, as the elements store them.
+    /// Pixels in the form of the element type.
     pub(crate) x: &'a mut [E],
     /// Activations of the encoder's hidden layers.
     pub(crate) e1: &'a mut [E],
     pub(crate) e2: &'a mut [E],
-    /// The gradients of their products and of the encoder's output.
+    /// The gradients of their products, and of the encoder's output.
     pub(crate) de1: &'a mut [E],
     pub(crate) de2: &'a mut [E],
     pub(crate) d_stats: &'a mut [E],
@@ -91,22 +91,22 @@ pub(crate) struct Work<'a, E> {
     /// Activations of the decoder's hidden layers.
     pub(crate) d1: &'a mut [E],
     pub(crate) d2: &'a mut [E],
-    /// The gradients of their products, and of logits or means.
+    /// The gradients of their products, and of the logits or means.
     pub(crate) dd1: &'a mut [E],
     pub(crate) dd2: &'a mut [E],
     pub(crate) d_output: &'a mut [E],
-    /// The KL divergence of an image.
+    /// The KL divergence of each image.
     pub(crate) divergences: &'a mut [f64],
-    /// The importance-weighted bound of an image.
+    /// The importance-weighted bound of each image.
     pub(crate) bounds: &'a mut [f64],
-    /// -log p(x|z) of a row.
+    /// -log p(x|z) of each row.
     pub(crate) losses: &'a mut [f64],
-    /// log p(z) - log q(z|x) of a row.
+    /// log p(z) - log q(z|x) of each row.
     pub(crate) ratios: &'a mut [f64],
 }
 
 impl<E: Element> Memory<E> {
-    /// Grows with [`Memory::reserve`] or the first batch.
+    /// Empty memory, which [`Memory::reserve`] or the first batch allocates.
     pub(crate) fn new(network: &Network, samples: usize) -> Self {
         let Network { pixels, hidden, latent, .. } = *network;
         let sizes = Sizes { pixels, hidden, latent };
@@ -125,7 +125,7 @@ impl<E: Element> Memory<E> {
         self.sums.reserve(images)
     }
 
-    /// The vectors of a batch, with whatever they held.
+    /// The vectors of a batch, with their old content.
     pub(crate) fn work(&mut self, images: usize) -> Work<'_, E> {
         let [noise, y, stats, deviation, dz, weights] = self.floats.slices(images);
         let [x, e1, e2, de1, de2, d_stats, z, d1, d2, dd1, dd2, d_output] =
@@ -162,19 +162,19 @@ impl<E: Element> Memory<E> {
 }
 
 impl<'a, E> Work<'a, E> {
-    /// The first images of it with another number of rows each; there must be as many rows.
+    /// The first images with another number of rows per image. The vectors must have enough rows.
     pub(crate) fn regroup(mut self, images: usize, samples: usize) -> Self {
         self.samples = samples;
         self.take(images)
     }
 
-    /// The first image of each block and its vectors: blocks of the same size for any number of
-    /// threads that is not larger, so that each has work.
+    /// Divides the images into blocks; returns the index of the first image and the vectors of each block. A block has at
+    /// most about an equal share of the images, so that each thread has work.
     pub(crate) fn blocks(mut self, threads: usize) -> impl Iterator<Item = (usize, Work<'a, E>)> {
         let share = self.images.div_ceil(threads).next_multiple_of(BLOCK_STEP);
         let (mut first, most) = (0, share.min(BLOCK_IMAGES));
         iter::from_fn(move || {
-            // A small rest joins the last block: the library computes few rows in another way.
+            // A small rest joins the last block: libtorch's BLAS computes few rows in another way.
             let images = if self.images < most + BLOCK_STEP { self.images } else { most };
             let block = (images > 0).then(|| (first, self.take(images)));
             first += images;
@@ -182,7 +182,7 @@ impl<'a, E> Work<'a, E> {
         })
     }
 
-    /// Takes the first images away.
+    /// Splits off the first images.
     fn take(&mut self, images: usize) -> Self {
         let of_all = |len: usize| images * len;
         let [noise, y, stats, deviation, dz, weights] = self.sizes.floats(self.samples).map(of_all);

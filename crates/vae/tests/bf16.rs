@@ -1,4 +1,4 @@
-//! bf16 is f32 with less precise factors: its gradients agree, and it trains as well.
+//! bf16 is f32 with less precise factors: its gradients agree with f32, and it trains as well.
 
 use std::error::Error;
 
@@ -10,15 +10,15 @@ use vae_options::{Architecture, Likelihood, ModelConfig, Precision};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-/// The length of a tensor's difference relative to its own: a factor has 8 bits, so that it
-/// is wrong by up to 1/512, and there are up to seven layers each way.
+/// The length of a tensor's difference relative to the tensor's own length. A factor has 8 bits, so its
+/// error is up to 1/512, and there are up to seven layers in each direction.
 const GRADIENT_TOLERANCE: f64 = 1e-2;
-/// The same where a hidden unit may be on in one precision and off in the other. That is no
-/// matter of bf16: f32 differs as much where each weight is changed by a thousandth.
+/// The same if a hidden unit may be on in one precision and off in the other. This is not
+/// specific to bf16: f32 differs as much if each weight is changed by a thousandth.
 const SWITCHING: f64 = 0.1;
-/// The same of the sums.
+/// The same for the sums.
 const SUMS_TOLERANCE: f64 = 1e-3;
-/// By how much the mean test losses may differ after training.
+/// The largest difference of the mean test losses after training.
 const NATS: f64 = 0.5;
 
 const LIKELIHOODS: [Likelihood; 2] = [Likelihood::Bernoulli, Likelihood::Gaussian];
@@ -34,7 +34,7 @@ fn config(hidden_dim: u32, latent_dim: u32, likelihood: Likelihood) -> ModelConf
     }
 }
 
-/// Grey bars of a place, a width and a brightness that differ.
+/// Grey bars that differ in place, width and brightness.
 fn bars(count: usize) -> Images {
     let pixel = |i: usize| {
         let (image, column) = (i / PIXELS, i % 28);
@@ -57,8 +57,8 @@ fn difference(found: &[f32], expected: &[f32]) -> f64 {
     (difference / squares(&mut expected.iter().copied())).sqrt()
 }
 
-/// Hidden units that are on or off, each far from switching: whether the derivative is one
-/// or zero then does not hang on the last bits. The sizes follow the layers' initial weights.
+/// Makes each hidden unit clearly on or off, so that rounding does not decide whether its derivative is one
+/// or zero. The sizes follow the layers' initial weights.
 fn settle(layout: &Layout, parameters: &mut [f32]) {
     let layers = [("encoder.0", 1.0), ("encoder.2", 2.5), ("decoder.0", 4.0), ("decoder.2", 10.0)];
     for (layer, size) in layers {
@@ -81,7 +81,7 @@ fn the_gradient_is_that_of_f32_within_its_precision() -> Outcome {
     Ok(())
 }
 
-/// Gradients and sums of both precisions, at initial parameters as `change`d.
+/// Compares gradients and sums of both precisions, at initial parameters after `change`.
 fn compare(
     config: &ModelConfig,
     count: usize,
@@ -123,7 +123,7 @@ fn check(layout: &Layout, found: &[f32], expected: &[f32], tolerance: f64, case:
     }
 }
 
-/// Given as numbers from 0 to 1, pixels are what they are in a batch.
+/// Pixels given as numbers from 0 to 1 are the same as those read from a batch.
 #[test]
 fn pixels_are_exact() -> Outcome {
     let mut vae = Vae::with(
@@ -158,7 +158,7 @@ fn train(
     steps: u64,
 ) -> Result<f64, Box<dyn Error>> {
     const BATCH: u32 = 64;
-    // Such small products gain nothing from threads, and lose much where cores are busy.
+    // Such small products gain nothing from threads, and are much slower with them on busy cores.
     tch::set_num_threads(1);
     let mut vae = Vae::with(config, Settings { precision, ..Default::default() })?;
     let mut state = State::initial(&vae, seed);
@@ -186,8 +186,8 @@ fn train(
     Ok(loss / test.len() as f64)
 }
 
-/// The mean of several runs in either precision. Single runs that differ in the last bits
-/// end up to two nats apart, either way; so do runs in f32.
+/// Compares the mean test loss of several runs in each precision. Single runs that differ in the last bits
+/// end up to two nats apart, in either direction; so do runs in f32.
 fn compare_training(config: &ModelConfig, sets: (&Images, &Images), steps: u64) -> Outcome {
     const SEEDS: u64 = 6;
     let mean = |precision| -> Result<f64, Box<dyn Error>> {
@@ -205,7 +205,7 @@ fn it_trains_as_well_as_f32() -> Outcome {
     compare_training(&config(64, 5, Likelihood::Bernoulli), (&images, &images), 1000)
 }
 
-/// An epoch of MNIST at the default sizes.
+/// Trains for an epoch of MNIST at the default sizes.
 #[test]
 #[ignore = "needs MNIST in its folder, and a minute of an idle core"]
 fn it_trains_on_mnist_as_well_as_f32() -> Outcome {

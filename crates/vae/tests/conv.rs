@@ -1,4 +1,4 @@
-//! The convolutional VAE: pictures of every shape, and what the start-up checks ask of any model.
+//! The convolutional VAE: pictures of every shape, and the start-up checks that every model must pass.
 
 use data::{Batch, Domain, Splits, Stream};
 use images::{Images, Shape};
@@ -23,7 +23,7 @@ fn config(shape: Shape, likelihood: Likelihood) -> ModelConfig {
     }
 }
 
-/// Discs of several sizes.
+/// Discs of different sizes.
 fn pictures(shape: Shape) -> Images {
     let disc = |index: u32| {
         (0..shape.bytes()).map(move |at| {
@@ -97,8 +97,8 @@ fn the_options_know_how_many_parameters_there_are() {
     }
 }
 
-/// Encoding, decoding and the losses of the parts are those of the objective, and depend on no
-/// other image of a batch.
+/// The results of encoding, decoding and reconstruction are those of the objective, and do not depend on
+/// other images of a batch.
 #[test]
 fn the_parts_make_the_whole() {
     let shape = Shape { height: 29, width: 30, channels: 3 };

@@ -1,6 +1,6 @@
-//! A GPU computes the CPU's bits: gradients and sums. Without a GPU, the kernels run on the emulated one,
-//! in three orders of threads, each in a process of its own. On a machine with a GPU,
-//! `cargo test --test gpu -- --ignored` compares that one.
+//! A GPU computes the CPU's bits, for gradients and sums. Without a GPU, the kernels run on the emulated GPU,
+//! in three orders of threads, each in its own process. On a machine with a GPU,
+//! `cargo test --test gpu -- --ignored` tests that GPU.
 
 use std::{
     env, fs,
@@ -25,7 +25,7 @@ use vae::{
 };
 use vae_options::{Architecture, Binarize, Likelihood, ModelConfig};
 
-/// A model, and how many images each of its batches has.
+/// A model, and the number of images in each of its batches.
 #[derive(Clone, Debug)]
 struct Case {
     image: [u32; 3],
@@ -36,7 +36,7 @@ struct Case {
     batches: Vec<usize>,
 }
 
-/// Of the data set.
+/// The number of images in the data set.
 const IMAGES: usize = 310;
 
 const GREY: [u32; 3] = [28, 28, 1];
@@ -44,7 +44,7 @@ const GREY: [u32; 3] = [28, 28, 1];
 /// The learning rate of most runs.
 const RATE: f64 = 1e-3;
 
-/// Bernoulli, one sample, grey pixels.
+/// A case with the Bernoulli likelihood, one sample and grey pixels.
 fn case(sizes: (u32, u32), batches: &[usize]) -> Case {
     Case {
         image: GREY,
@@ -56,8 +56,8 @@ fn case(sizes: (u32, u32), batches: &[usize]) -> Case {
     }
 }
 
-/// Default sizes; odd ones; batches that grow and shrink; chains of more chunks than a block computes at
-/// once, and rows of more than one piece; all tiles; every option.
+/// Default sizes; odd sizes; batches that grow and shrink; chains of more chunks than a block computes at
+/// once; rows of more than one piece; all kinds of tiles; every option.
 fn cases() -> Vec<Case> {
     let gaussian = Likelihood::Gaussian;
     let of = |samples| Settings { samples, ..Settings::default() };
@@ -107,7 +107,7 @@ fn parameters(model: &dyn Model<Data = Images>) -> Vec<f32> {
     parameters
 }
 
-/// The gradient of each batch, and the sums of training and of an evaluation.
+/// The gradient of each batch, and the sums in training and in an evaluation.
 fn computed(model: &mut dyn Model<Data = Images>, case: &Case) -> Vec<(Vec<u32>, [Sums; 2])> {
     let images = images(case.image, IMAGES);
     let parameters = parameters(model);
@@ -149,7 +149,7 @@ fn the_gpu_of_this_machine_computes_the_bits_of_the_cpu() {
     }
 }
 
-/// Hears the sums and the norm of every step.
+/// Records the sums and the norm of every step.
 #[derive(Default, PartialEq)]
 struct Heard(Vec<(Tally, Option<f64>)>);
 
@@ -171,7 +171,7 @@ impl Observer for Heard {
     }
 }
 
-/// Trains two epochs alone: the state after them, and what was heard. With a rate that is too high, it
+/// Trains two epochs alone; returns the final state and the recorded values. With too high a rate, it
 /// ends at a loss that is not finite.
 fn trained(
     model: impl Model<Data = Images> + 'static,
@@ -185,7 +185,7 @@ fn trained(
         seed: 9,
         shards,
         batch_size,
-        // The last step of an epoch is short, and leaves shards without an image.
+        // The last step of an epoch is short, and some of its shards have no image.
         train_examples: 9 * shards * batch_size + batch_size / 2,
         validation_examples: 0,
         test_examples: 11,
@@ -211,7 +211,7 @@ fn trained(
     (trainer.replica().view().to_state(), heard)
 }
 
-/// Training that stays on the GPU, with several shards.
+/// Training on the GPU with several shards.
 #[test]
 #[ignore = "needs a GPU"]
 fn the_gpu_of_this_machine_trains_to_the_bits_of_the_cpu() {
@@ -232,7 +232,7 @@ fn the_gpu_of_this_machine_trains_to_the_bits_of_the_cpu() {
         let (found, heard) = trained(gpu, &case, shards, grad_clip, rate);
         assert_eq!(heard.0.len(), expected_heard.0.len(), "{case:?}");
         for (step, (found, expected)) in heard.0.iter().zip(&expected_heard.0).enumerate() {
-            // Norms may be heard of other steps: those that nobody waits for.
+            // The norm may be reported for other steps, because nothing waits for some of the norms.
             let norms_agree = found.1.is_none() || expected.1.is_none() || found.1 == expected.1;
             assert!(found.0 == expected.0 && norms_agree, "{step}: {found:?} {expected:?}");
         }
@@ -246,7 +246,7 @@ fn the_gpu_of_this_machine_trains_to_the_bits_of_the_cpu() {
     }
 }
 
-/// A state of a model with these sizes, all of whose numbers differ.
+/// A state of a model with these sizes, in which all numbers differ.
 fn state_of(model: &dyn Model<Data = Images>) -> State {
     let mut state = State::zeros(model.layout().len());
     let vectors = [&mut state.parameters, &mut state.exp_avg, &mut state.exp_avg_sq];
@@ -256,7 +256,7 @@ fn state_of(model: &dyn Model<Data = Images>) -> State {
     State { step: 7, ..state }
 }
 
-/// Vectors of whole blocks and of parts of them, the last of which is hashed in another way where it is
+/// Vectors of whole blocks and of partial blocks. The last block is hashed by another algorithm if it is
 /// short.
 #[test]
 #[ignore = "needs a GPU"]
@@ -278,7 +278,7 @@ fn the_gpu_of_this_machine_hashes_a_state_as_the_cpu_does() {
     }
 }
 
-/// The partials of a member's nodes; its last shards may be short, or have no image.
+/// The partials of a member's nodes. Its last shards may be short or have no image.
 #[test]
 #[ignore = "needs a GPU"]
 fn the_gpu_of_this_machine_adds_up_a_member_s_shards() {
@@ -346,7 +346,7 @@ fn emulated(variables: &[(&str, &str)]) -> Output {
     emulated_in(&[FOLDER.into()], variables)
 }
 
-/// The same, with the libraries of these folders; the last one is looked into first.
+/// The same with the libraries of these folders; the last folder is searched first.
 fn emulated_in(libraries: &[PathBuf], variables: &[(&str, &str)]) -> Output {
     let mut folders: Vec<PathBuf> = libraries.iter().rev().cloned().collect();
     folders.extend(env::var_os("LD_LIBRARY_PATH").iter().flat_map(env::split_paths));
@@ -382,7 +382,7 @@ fn a_race_in_a_kernel_is_found() {
     }
 }
 
-/// Bounds of the GPU's memory, kept by AddressSanitizer; where the compiler has it.
+/// AddressSanitizer checks the bounds of the GPU's memory, if the compiler has it.
 #[test]
 fn kernels_touch_no_memory_that_is_not_theirs() {
     if !IS_THERE {
@@ -391,7 +391,7 @@ fn kernels_touch_no_memory_that_is_not_theirs() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sanitized-gpu");
     fs::create_dir_all(&folder).unwrap();
     let Some(sanitizer) = emulated_gpu::sanitized(&folder).unwrap() else { return };
-    // What ends with the process is no leak, and fibers have stacks of their own.
+    // Memory that is held until the process ends is no leak, and fibers have their own stacks.
     let options = "detect_leaks=0:detect_stack_use_after_return=0";
     let run = |overrun: &str| {
         let preload = sanitizer.to_str().unwrap();

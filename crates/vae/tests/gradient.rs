@@ -1,4 +1,4 @@
-//! The gradient by hand is that of the objective: against libtorch's autograd and against
+//! The hand-written gradient is that of the objective: it is compared with libtorch's autograd and with
 //! differences of the loss.
 
 use std::error::Error;
@@ -12,13 +12,13 @@ use vae_options::{Architecture, Likelihood, ModelConfig, Precision};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
-/// The largest |a - b| of a tensor, relative to its largest |b|: two orders of addition in
-/// f32, with up to 784 terms a sum and some hundred images.
+/// The largest |a - b| of a tensor, relative to its largest |b|. The two orders of addition differ, in
+/// f32, with up to 784 terms in a sum and some hundred images.
 const TOLERANCE: f64 = 2e-5;
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
-/// Of a run of which the steps here are part.
+/// Steps per epoch of the run that the tested steps belong to.
 const STEPS_PER_EPOCH: u64 = 10;
 
 const LIKELIHOODS: [Likelihood; 2] = [Likelihood::Bernoulli, Likelihood::Gaussian];
@@ -94,13 +94,13 @@ fn gradient_at(
         steps: 3 * STEPS_PER_EPOCH,
         random: noise(),
     };
-    // Whatever was there before must not matter.
+    // The old content must not matter.
     let mut gradient = vec![f32::NAN; parameters.len()];
     let sums = model.gradient(parameters, batch, &context, &mut gradient).unwrap();
     (gradient, sums)
 }
 
-/// An epoch of warm-up.
+/// Settings with one epoch of KL warm-up.
 fn warming(samples: u32) -> Settings {
     Settings { samples, kl_warmup_epochs: 1, ..Settings::default() }
 }
@@ -153,7 +153,7 @@ fn autograd_agrees() -> Outcome {
     Ok(())
 }
 
-/// The importance-weighted bound, and a part of beta, as during a warm-up.
+/// The importance-weighted bound with a part of beta, as during a warm-up.
 #[test]
 fn autograd_agrees_on_weighted_samples() -> Outcome {
     for likelihood in LIKELIHOODS {
@@ -170,9 +170,9 @@ fn autograd_agrees_on_weighted_samples() -> Outcome {
             for step in [2, STEPS_PER_EPOCH] {
                 let (found, sums) = gradient_at(step, &mut vae, &parameters, &batch);
                 let (expected, expected_sums) = gradient_at(step, &mut oracle, &parameters, &batch);
-                // exp of log-weights in the hundreds: the weights are exact to 1e-4 or so.
+                // Weights are exponentials of numbers in the hundreds, so they are exact to about 1e-4.
                 assert_close_within(20.0, vae.layout(), &found, &expected, &name);
-                // All of beta counts in an evaluation, as it does after the warm-up.
+                // An evaluation uses the whole beta, as a step after the warm-up does.
                 let is_warm = step == STEPS_PER_EPOCH || config.beta == 0.0;
                 assert_eq!(evaluated == sums, is_warm, "{name}");
                 for (ours, theirs) in sums.terms.iter().zip(expected_sums.terms) {
@@ -196,7 +196,7 @@ fn a_part_of_beta_is_that_beta() -> Outcome {
     Ok(())
 }
 
-/// -log p(x|z) of given latents: with the noise of an evaluation, that evaluation's sum.
+/// -log p(x|z) of given latents. With the noise of an evaluation, it adds up to that evaluation's sum.
 #[test]
 fn reconstruction_losses_add_up_to_the_term() -> Outcome {
     for (precision, likelihood) in both() {
@@ -218,7 +218,7 @@ fn reconstruction_losses_add_up_to_the_term() -> Outcome {
         let bound = if precision == Precision::F32 { TOLERANCE } else { 2e-3 };
         assert!((found - expected).abs() < bound * expected.abs(), "{found} is not {expected}");
 
-        // Two latents an image, side by side: each image's own and its neighbour's.
+        // Two latents per image, side by side: the image's own and another one.
         let pairs: Vec<f32> = z.chunks(7).flat_map(|z| [z, &[0.0; 7][..]].concat()).collect();
         let mut two = vec![0.0; 10];
         vae.reconstruction(&parameters, &batch, &pairs, &mut two);
@@ -229,7 +229,7 @@ fn reconstruction_losses_add_up_to_the_term() -> Outcome {
     Ok(())
 }
 
-/// The one parameter that enters the loss smoothly by itself: central differences.
+/// The only parameter on which the loss depends smoothly by itself is compared with central differences.
 #[test]
 fn differences_of_the_loss_agree_for_log_variance() -> Outcome {
     const STEP: f32 = 1.0 / 64.0;
@@ -307,7 +307,7 @@ fn an_empty_batch_gives_zeros() -> Outcome {
     Ok(())
 }
 
-/// Whatever the working memory held: a larger batch before, or a diverged one.
+/// The working memory may hold the values of a larger or a diverged batch.
 #[test]
 fn what_ran_before_does_not_matter() -> Outcome {
     let config = config(CASES[2], Likelihood::Bernoulli);
@@ -354,7 +354,7 @@ fn training_shows_divergence_instead_of_hiding_it() -> Outcome {
     for (precision, likelihood) in both() {
         let settings = Settings { precision, ..Settings::default() };
         let mut vae = Vae::with(&config(CASES[1], likelihood), settings)?;
-        // A weight of a pixel that is zero in all images may be left out; any other shows.
+        // The weight of a pixel that is zero in all images may be skipped; any other NaN must show.
         for name in ["encoder.0.bias", "encoder.2.weight", "decoder.4.weight"] {
             let mut parameters = parameters(&vae);
             parameters[vae.layout().range(name).unwrap().start] = f32::NAN;

@@ -1,4 +1,4 @@
-//! A trained model encodes, decodes and reconstructs, alike for any batch.
+//! A trained model encodes, decodes and reconstructs, with the same results for any batch.
 
 use std::error::Error;
 
@@ -21,7 +21,7 @@ fn config(likelihood: Likelihood) -> ModelConfig {
     }
 }
 
-/// Four kinds of image: one quarter of the rows is white.
+/// Four kinds of images, each with another quarter of the rows white.
 fn images() -> Images {
     let quarter = |kind: usize| {
         (0..PIXELS).map(move |pixel| if pixel / (PIXELS / 4) == kind { 255 } else { 0 })
@@ -31,7 +31,7 @@ fn images() -> Images {
 }
 
 fn train(vae: &mut Vae, images: &Images) -> (State, f64, f64) {
-    // Such small products gain nothing from threads, and lose much where cores are busy.
+    // Such small products gain nothing from threads, and are much slower with them on busy cores.
     tch::set_num_threads(1);
     let indices: Vec<u32> = (0..16).collect();
     let batch = Batch::of(images, &indices);
@@ -70,7 +70,7 @@ fn training_learns_to_reconstruct() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Reconstruction is encoding, sampling and decoding, one after the other.
+/// A reconstruction is the same as encoding, sampling and decoding, one after the other.
 #[test]
 fn the_parts_make_the_whole() -> Result<(), Box<dyn Error>> {
     let images = images();

@@ -1,6 +1,6 @@
-//! The hand-written VAE and Adam give what PyTorch gives.
+//! The hand-written VAE and Adam give the same results as PyTorch.
 //!
-//! `tests/reference/make_reference.py` of the workspace writes the file compared with.
+//! `tests/reference/make_reference.py` of the workspace writes the reference file.
 
 use std::{error::Error, fs, path::Path};
 
@@ -14,7 +14,7 @@ type Outcome = Result<(), Box<dyn Error>>;
 /// The largest |a - b| of a tensor, relative to its largest |b|.
 const TOLERANCE: f64 = 1e-5;
 
-/// As in `make_reference.py`.
+/// The same constants as in `make_reference.py`.
 const HIDDEN: u32 = 16;
 const LATENT: u32 = 4;
 const IMAGES: u32 = 6;
@@ -43,7 +43,7 @@ fn gaussian_with_half_the_divergence() -> Outcome {
     check("gaussian.0.5", Likelihood::Gaussian, 0.5)
 }
 
-/// Three steps of training from PyTorch's initial parameters, on its noise.
+/// Three training steps from PyTorch's initial parameters, with PyTorch's noise.
 fn check(case: &str, likelihood: Likelihood, beta: f64) -> Outcome {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference");
     let bytes = fs::read(path.join("reference.safetensors"))?;
@@ -95,7 +95,7 @@ fn check(case: &str, likelihood: Likelihood, beta: f64) -> Outcome {
     Ok(())
 }
 
-/// Compares every tensor of `vector` with the file's of that name.
+/// Compares every tensor of `vector` with the tensor of that name in the file.
 fn compare(file: &SafeTensors<'_>, prefix: &str, layout: &Layout, vector: &[f32]) -> Outcome {
     for entry in layout.entries() {
         let name = format!("{prefix}.{}", entry.name);

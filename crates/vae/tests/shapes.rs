@@ -1,4 +1,4 @@
-//! Images of any shape, grey or RGB: the gradient by hand is that of libtorch's autograd, and the
+//! Images of any shape, grey or RGB: the hand-written gradient is that of libtorch's autograd, and the
 //! bits do not depend on the instruction set.
 
 use std::error::Error;
@@ -10,10 +10,10 @@ use tch::Device;
 use vae::{Settings, Vae, vae_autograd};
 use vae_options::{Architecture, Binarize, ImageShape, Likelihood, ModelConfig, Precision};
 
-/// One number, an odd shape in colour, and more numbers than a kernel takes at a time.
+/// A single number, an odd shape in colour, and more numbers than a kernel adds up together.
 const SHAPES: [ImageShape; 4] = [[1, 1, 1], [5, 7, 3], [37, 41, 1], [40, 33, 3]];
 
-/// As in `gradient.rs`; with several samples weights are exponentials of large numbers.
+/// As in `gradient.rs`. With several samples, weights are exponentials of large numbers.
 const TOLERANCE: f32 = 2e-5;
 const WEIGHTED_TOLERANCE: f32 = 4e-4;
 

@@ -1,4 +1,4 @@
-//! Sizes that no model can have are errors that say what was wrong.
+//! Sizes that no model can have are refused with an error that names the size.
 
 use images::PIXELS;
 use model::{Model, ModelError};
@@ -29,7 +29,7 @@ fn zero_is_refused_by_name() {
 
 #[test]
 fn sizes_beyond_memory_are_refused_with_the_bytes() {
-    // 16 bytes a parameter of the square middle layers, at the least.
+    // At least 16 bytes per parameter of the square middle layers.
     for (hidden, bytes_min) in [(1 << 24, 1_u64 << 53), (i32::MAX as u32, u64::MAX)] {
         let error = Vae::new(&config(hidden, 20)).unwrap_err();
         assert!(matches!(error, ModelError::Memory { bytes, .. } if bytes >= bytes_min), "{error}");

@@ -1,6 +1,6 @@
-//! The bits of a gradient depend neither on the number of threads nor on where it lies.
+//! The bits of a gradient depend neither on the number of threads nor on its place in memory.
 //!
-//! One test in a process of its own: libtorch's number of threads belongs to the whole process.
+//! This test has its own process, because libtorch's number of threads belongs to the whole process.
 
 use std::{error::Error, sync::Arc};
 
@@ -15,7 +15,7 @@ use vae_options::{Architecture, Likelihood, ModelConfig, Precision};
 
 const IMAGES: usize = 64;
 
-/// A thread computes at least so many rows of a product.
+/// The fewest rows of a product that a thread computes.
 const ROWS_MIN: usize = 16;
 
 #[test]
@@ -69,9 +69,9 @@ fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Unlike the model's factors, which begin at cache lines, these begin anywhere.
+/// The model's factors begin at cache lines; here factors begin anywhere.
 ///
-/// Nor do a row's bits depend on how many others are computed with it.
+/// The bits of a row do not depend on the other rows that are computed with it.
 fn products_do_not_depend_on_place<T: Factor>(
     rows: usize,
     n: usize,
@@ -85,7 +85,7 @@ fn products_do_not_depend_on_place<T: Factor>(
     let run = |m: usize, offset: usize, transpose: (bool, bool)| {
         let (a, b) = (numbers(rows * k, offset), numbers(k * n, 2 * offset));
         let (a, b) = (&a[offset..], &b[2 * offset..]);
-        // The first rows of A, or what are its first columns before it is transposed.
+        // The first rows of A, or the first columns of the matrix whose transpose is A.
         let first_columns: Vec<T> = a.chunks(rows).flat_map(|row| &row[..m]).copied().collect();
         let a = if transpose.0 {
             Matrix::new(&first_columns, k, m).t()

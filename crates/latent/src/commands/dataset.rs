@@ -1,4 +1,4 @@
-//! `vae dataset inspect`: what is read of a data set.
+//! `vae dataset inspect`: reports what is read of a data set.
 
 use std::{cell::Cell, ffi::OsString, path::PathBuf};
 
@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     output.write(&sheet::draw(&images.train)?, "some of the images to learn from")
 }
 
-/// The set, packed into the cache where it lies at a path.
+/// The set. A set at a path is packed into the cache.
 fn read(what: &OsString, reading: &Reading) -> Result<Dataset> {
     let bar = Cell::new(None);
     let set = dataset(what, reading, &data::cache_dir(), &mut |done, total| {

@@ -1,4 +1,4 @@
-//! `vae decode`: images of a table of latents, as a picture or an array.
+//! `vae decode`: decodes a table of latents to images, as a picture or an array.
 
 use std::path::PathBuf;
 
@@ -13,15 +13,15 @@ use crate::{
 };
 
 const ZOOM: usize = 1;
-/// More images do not make a picture that can be looked at.
+/// The most images in a picture: a person cannot inspect more.
 const PICTURE_MAX: usize = 10_000;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
-    /// The latents, a row an image: a table as vae encode writes it, or what NumPy or pandas writes
-    /// as .npy, .csv or .parquet
+    /// The latents, one row per image: a table written by vae encode, or by NumPy or pandas as
+    /// .npy, .csv or .parquet
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// The images: a .png picture, or an .npy array of n x height x width from 0 to 1, with a further

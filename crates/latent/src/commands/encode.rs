@@ -1,4 +1,4 @@
-//! `vae encode`: the latents of a split as a table, and what they would save.
+//! `vae encode`: writes the latents of a split as a table, and reports the storage they would save.
 
 use std::path::PathBuf;
 
@@ -71,12 +71,12 @@ impl Storage {
         match self {
             Self::F32 => 4 * values,
             Self::F16 => 2 * values,
-            // The two ends of each dimension come with them.
+            // The minimum and the maximum of each dimension are stored too.
             Self::Bits8 => values + 2 * 4 * dim,
         }
     }
 
-    /// The values as they come back.
+    /// The values after they have been stored and read back.
     fn round(self, values: &[f32], dim: usize) -> Vec<f32> {
         match self {
             Self::F32 => values.to_vec(),
@@ -98,13 +98,13 @@ impl Storage {
     }
 }
 
-/// Says what storing the means instead of the pixels would save, and what it would cost.
+/// Reports the bytes saved by storing the means instead of the pixels, and the loss of quality.
 fn report(trained: &mut Trained, images: &Images, latents: &Latents) -> Result<()> {
     let (count, dim) = (images.len(), latents.dim);
     let pixels = trained.pixels();
     let raw = count * pixels;
     output::say(&format!(
-        "{count} images of {pixels} bytes: {raw} bytes. Their latent means in their place \
+        "{count} images of {pixels} bytes: {raw} bytes. Storing their latent means instead \
          (without the decoder's {} parameters):",
         trained.options.model().parameters()
     ));
@@ -120,7 +120,7 @@ fn report(trained: &mut Trained, images: &Images, latents: &Latents) -> Result<(
     Ok(())
 }
 
-/// The mean square of the difference of pixels that are 0 to 1.
+/// The mean squared error of the pixels, on a scale of 0 to 1.
 fn squared_error(images: &Images, pixels: &[f32]) -> f64 {
     let error = |(index, pixels): (usize, &[f32])| -> f64 {
         let square =
@@ -144,11 +144,11 @@ mod tests {
         };
         assert_eq!(error(Storage::F32), 0.0);
         assert!(error(Storage::F16) < 0.005);
-        // Half a level of the wider dimension.
+        // Half a level of the dimension with the larger range.
         assert!(error(Storage::Bits8) <= 8.0 / 255.0 / 2.0 + 1e-6);
         let bytes = [Storage::F32, Storage::F16, Storage::Bits8].map(|s| s.bytes(6, 2));
         assert_eq!(bytes, [24, 12, 6 + 16]);
-        // A dimension that never varies.
+        // A constant dimension.
         assert_eq!(Storage::Bits8.round(&[2.0, 2.0], 1), [2.0, 2.0]);
     }
 }

@@ -1,4 +1,4 @@
-//! `vae evaluate`: how good a model is, in numbers that can be compared.
+//! `vae evaluate`: measures the quality of a model in numbers that can be compared.
 
 use anyhow::Result;
 use data::Splits;
@@ -16,9 +16,9 @@ use crate::{
     trained::{Latents, Purpose, Trained, normals},
 };
 
-/// The variance over the images that a used latent mean has (Burda, Grosse and Salakhutdinov).
+/// The least variance over the images of an active dimension's latent mean (Burda, Grosse and Salakhutdinov).
 const ACTIVE_MIN: f64 = 0.01;
-/// Samples in which the classes are counted, and the least share that a class must have.
+/// Samples in which the classes are counted, and the least count of a class that counts as seen.
 const SAMPLES: usize = 1_000;
 const CLASS_MIN: usize = 10;
 const IMPORTANCE_SAMPLES_MAX: usize = 1_000_000;
@@ -27,7 +27,7 @@ const IMPORTANCE_SAMPLES_MAX: usize = 1_000_000;
 pub(crate) struct Options {
     #[command(flatten)]
     source: Source,
-    /// Latents for each image in the log-likelihood; 0 leaves it out, which saves minutes
+    /// Latents per image for the log-likelihood; 0 leaves it out, which saves minutes
     #[arg(long, default_value_t = 5_000, value_name = "K",
           value_parser = manual::whole(0..=IMPORTANCE_SAMPLES_MAX))]
     importance_samples: usize,
@@ -43,7 +43,7 @@ pub(crate) struct Options {
     seed: Option<u64>,
 }
 
-/// What was measured. Losses are nats an image.
+/// The measurements. Losses are in nats per image.
 #[derive(Debug, Serialize)]
 struct Report {
     checkpoint: String,
@@ -53,17 +53,17 @@ struct Report {
     /// `binary` or `grey`.
     pixels: &'static str,
     likelihood: Likelihood,
-    /// What training minimises, z sampled: the negative evidence lower bound, with the KL
-    /// divergence weighted by beta; of several importance samples, their bound.
+    /// The loss that training minimises, with z sampled: the negative evidence lower bound, with the KL
+    /// divergence weighted by beta. With several importance samples, it is their bound.
     loss: f64,
     reconstruction: f64,
     kl: f64,
     beta: f64,
     importance_samples: u32,
-    /// Key of the noise.
+    /// The key of the noise.
     seed: u64,
     log_likelihood: Option<LogLikelihood>,
-    /// Dimensions whose means vary over the images.
+    /// Dimensions whose means vary over the images by more than [`ACTIVE_MIN`].
     active_units: usize,
     kl_by_dimension: Vec<f64>,
     features: Option<Vec<Errors>>,
@@ -72,7 +72,7 @@ struct Report {
 
 #[derive(Debug, Serialize)]
 struct LogLikelihood {
-    /// The importance-weighted bound.
+    /// The importance-weighted bound in nats per image.
     nats: f64,
     standard_error: f64,
     importance_samples: usize,
@@ -82,9 +82,9 @@ struct LogLikelihood {
 #[derive(Debug, Serialize)]
 struct Diversity {
     samples: usize,
-    /// How often the reader of pixels saw each class in images from the prior.
+    /// How often the pixel classifier chose each class for images from the prior.
     counts: Vec<usize>,
-    /// The share of classes seen in at least one of a hundred samples.
+    /// The share of classes that were chosen for at least [`CLASS_MIN`] of the samples.
     classes: f64,
 }
 
@@ -150,8 +150,8 @@ fn log_likelihood(
     let meaning = match (trained.options.likelihood, is_binary(trained)) {
         (Likelihood::Bernoulli, true) => "log-likelihood of binary pixels",
         (Likelihood::Bernoulli, false) => {
-            "bound of minus the cross-entropy with grey pixels: no likelihood, and not to be \
-             compared with those of binary pixels"
+            "a bound on minus the cross-entropy with grey pixels: not a likelihood, and not \
+             comparable with that of binary pixels"
         }
         (Likelihood::Gaussian, _) => "log density of pixels from 0 to 1",
     };
@@ -159,7 +159,7 @@ fn log_likelihood(
     Ok(LogLikelihood { nats: mean, standard_error, importance_samples: samples, meaning })
 }
 
-/// Dimensions whose latent mean varies over the images by more than a hundredth.
+/// Dimensions whose latent mean has a variance over the images above [`ACTIVE_MIN`].
 fn active_units(latents: &Latents) -> usize {
     let count = latents.len() as f64;
     let varies = |dimension: &usize| {
@@ -172,7 +172,7 @@ fn active_units(latents: &Latents) -> usize {
     (0..latents.dim).filter(varies).count()
 }
 
-/// Which classes the reader of pixels sees in images from the prior.
+/// Counts the classes that the pixel classifier chooses for images from the prior.
 fn diversity(
     trained: &mut Trained,
     reader: &Logistic,

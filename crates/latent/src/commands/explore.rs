@@ -1,4 +1,4 @@
-//! `vae explore`: one HTML file with the map, the network and the images, which needs nothing else. The
+//! `vae explore`: writes one self-contained HTML file with the map, the network and the images. The
 //! page itself is in the crate `explorer`.
 
 use std::path::PathBuf;
@@ -18,13 +18,13 @@ use crate::{
     tsne,
 };
 
-/// More images make a page that no browser draws smoothly.
+/// The most images: no browser draws a larger page smoothly.
 const IMAGES_MAX: usize = 70_000;
-/// Bytes of all images and parameters: a browser holds the page as one string of 512 MiB at the most.
+/// The most bytes of images and parameters. A browser holds the page as one string, of at most 512 MiB.
 const BYTES_MAX: usize = 256 << 20;
-/// How far the images of a model with one latent spread across their line.
+/// How far the images of a one-dimensional model are spread across their line.
 const SPREAD: f32 = 0.35;
-/// Spreads points evenly: the fractional parts of its multiples.
+/// The golden ratio. The fractional parts of its multiples spread points evenly.
 const GOLDEN: f32 = 0.618_034;
 
 #[derive(Debug, clap::Args)]
@@ -65,29 +65,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     output.write(page.as_bytes(), &format!("{} to explore", counted(latents.len() as u64, "image")))
 }
 
-/// Refuses what no browser would open.
+/// Refuses a page that no browser would open.
 fn check_size(trained: &Trained, count: usize) -> Result<()> {
     ensure!(count > 0, "there are no images to explore");
     let room = BYTES_MAX.saturating_sub(4 * trained.parameters.len());
     let most = (room / (trained.pixels() + 4 * (trained.dim() + 4))).min(IMAGES_MAX);
     ensure!(
         most > 0,
-        "a model with {} parameters is too large for a page in a browser: look at it by vae map, vae \
+        "a model with {} parameters is too large for a page in a browser: use vae map, vae \
          traverse and vae interpolate",
         trained.parameters.len()
     );
     ensure!(
         count <= most,
-        "{count} images are too many for a page in a browser: take {most} at the most by --count {most}"
+        "{count} images are too many for a page in a browser: take at most {most} with --count {most}"
     );
     Ok(())
 }
 
-/// Where the images are on the map.
+/// The positions of the images on the map.
 struct Plane {
-    /// `[n, 2]`.
+    /// The positions, `[n, 2]`.
     places: Vec<f32>,
-    /// The latents of the middle of the space and the two axes of the plane, where it has any.
+    /// The latents at the centre of the map and along its two axes. None if the map is not linear (t-SNE).
     straight: Option<(Vec<f32>, [Vec<f32>; 2])>,
     caption: String,
 }
@@ -107,7 +107,7 @@ impl Plane {
                 let places = mean.iter().enumerate();
                 let places = places.flat_map(|(index, x)| [*x, spread(index)]).collect();
                 let straight = Some((vec![0.0], [vec![1.0], vec![0.0]]));
-                Self { places, straight, caption: "Across: latent 0. Up: nothing.".into() }
+                Self { places, straight, caption: "Across: latent 0. Up: no meaning.".into() }
             }
             2 => {
                 let straight = Some((vec![0.0; 2], [vec![1.0, 0.0], vec![0.0, 1.0]]));
@@ -134,7 +134,7 @@ fn page(
     latents: &Latents,
     plane: &Plane,
 ) -> Result<String> {
-    // At the means, as the page measures what is drawn on it.
+    // The losses are taken at the means, because the page measures its drawings so.
     let losses = trained.losses(images, latents, &latents.mean)?;
     let floats =
         |values: Vec<f32>| -> Vec<u8> { values.into_iter().flat_map(f32::to_le_bytes).collect() };
@@ -155,7 +155,7 @@ fn page(
     Ok(explorer::alone(&meta(trained, images, split, latents, plane), &blobs)?)
 }
 
-/// What the page needs to know beside numbers.
+/// The page's data that are not large arrays.
 fn meta(
     trained: &Trained,
     images: &Images,
@@ -181,7 +181,7 @@ fn meta(
             trained.path.display(), trained.step, latents.len(), dataset.name
         ),
         "count": latents.len(),
-        // As vae reconstruct treats pictures of digits.
+        // Whether pictures are centred, as in vae reconstruct.
         "centred": trained.centres_pictures(),
         "middle": middle, "reach": reach,
         "caption": plane.caption,

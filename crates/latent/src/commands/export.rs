@@ -1,4 +1,4 @@
-//! `vae export`: encoder and decoder for other programs, with a model card.
+//! `vae export`: writes encoder and decoder for other programs, with a model card.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -43,7 +43,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     output::check_folder(folder)?;
     disk::try_folder(folder)?;
     let trained = options.source.trained()?;
-    // Everything is made before the first file is written.
+    // All content is made before the first file is written.
     let files = match options.format {
         Format::Onnx => vec![
             ("encoder.onnx", onnx::encoder(&trained), "pixels to mean and log_variance"),
@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ("README.md", card(&trained, options.format).into(), "the model card"),
         ],
     };
-    // A file of somebody else is found before the first one is written.
+    // Another person's file is found before the first file is written.
     files.iter().try_for_each(|(name, ..)| disk::refuse_foreign(&folder.join(name), mark(name)))?;
     output::create_folder(folder)?;
     for (name, bytes, what) in files {
@@ -64,17 +64,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What every file that is written under this name holds.
+/// Bytes that every file written under this name holds.
 fn mark(name: &str) -> &'static [u8] {
     match name {
         "README.md" => b"Trained by Lockstep: ",
         "model.safetensors" => b"\"producer\":\"lockstep\"",
-        // The field 2 of a model is the name of its producer.
+        // Field 2 of an ONNX model is the name of its producer.
         _ => b"\x12\x08lockstep",
     }
 }
 
-/// The parameters alone, by their names in PyTorch.
+/// The parameters without the optimizer's state, by their names in PyTorch.
 fn state_dict(trained: &Trained) -> Result<Vec<u8>> {
     let entries = trained.codec.layout().entries();
     let bytes: Vec<Vec<u8>> = entries
@@ -93,7 +93,7 @@ fn state_dict(trained: &Trained) -> Result<Vec<u8>> {
     Ok(safetensors::serialize(views, Some(metadata))?)
 }
 
-/// What a person needs to know who has only the files.
+/// The model card, for a person who has only the exported files.
 fn card(trained: &Trained, format: Format) -> String {
     let Trained { config, options, step, sha256, .. } = trained;
     let Training { seed, shards, batch_size, learning_rate, train_examples, .. } = config;
@@ -116,8 +116,8 @@ fn card(trained: &Trained, format: Format) -> String {
     };
     let use_it = match format {
         Format::Onnx => format!(
-            "`encoder.onnx` takes `pixels` [batch, {pixels}], 0 (black) to 1 (white), row by row, in \
-             each its pixels, and gives `mean` and\n`log_variance` [batch, {latent_dim}]. \
+            "`encoder.onnx` takes `pixels` [batch, {pixels}], 0 (black) to 1 (white), row by row from \
+             the top, and gives `mean` and\n`log_variance` [batch, {latent_dim}]. \
              `decoder.onnx` takes `z` [batch, {latent_dim}] and gives `pixels` [batch, {pixels}],\nafter {last}. To sample, draw `z` from \
              the standard normal distribution.\n\n```python\nimport numpy, onnxruntime\n\
              decoder = onnxruntime.InferenceSession(\"decoder.onnx\")\n\
@@ -146,7 +146,7 @@ fn card(trained: &Trained, format: Format) -> String {
          | likelihood | {likelihood}, beta {beta} |\n\
          | pixels | {} |\n\
          | steps | {step} |\n\
-         | images of a step | {shards} x {batch_size} |\n\
+         | images per step | {shards} x {batch_size} |\n\
          | optimizer | Adam, learning rate {learning_rate} |\n\
          | importance samples | {} |\n\
          | seed | {seed} |\n\
@@ -165,7 +165,7 @@ fn card(trained: &Trained, format: Format) -> String {
     )
 }
 
-/// What the model does not know.
+/// The limits of the model.
 fn limits(trained: &Trained) -> String {
     let set = &trained.config.task.dataset;
     if set.is_same_data(&images::named::mnist()) {

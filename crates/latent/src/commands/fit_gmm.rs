@@ -1,4 +1,4 @@
-//! `vae fit-gmm`: a Gaussian mixture of the training images' latents, to sample from.
+//! `vae fit-gmm`: fits a Gaussian mixture to the training images' latents, to sample from.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::{
     trained::{Latents, Trained},
 };
 
-/// The file's name in the model's folder.
+/// The name of the file in the model's folder.
 const NAME: &str = "gmm.safetensors";
 const COMPONENTS_MAX: usize = 1_000;
 
@@ -26,7 +26,7 @@ pub(crate) struct Options {
     output: Option<PathBuf>,
 }
 
-/// How a mixture is fitted.
+/// How to fit a mixture.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Fit {
     /// Components of the mixture
@@ -40,7 +40,7 @@ pub(crate) struct Fit {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    // Refused before a checkpoint is read.
+    // A bad path is refused before a checkpoint is read.
     let named = options.output.as_deref().map(at).transpose()?;
     let mut trained = options.source.trained()?;
     let output = match named {
@@ -52,19 +52,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     output.write(&mixture.to_bytes(&trained.sha256)?, &what)
 }
 
-/// A place for a mixture: not one where a checkpoint or another model is, which has the same ending.
+/// The place of the mixture's file. A path that holds a checkpoint or another model, with the same ending, is refused.
 fn at(path: &Path) -> Result<Output> {
     let output = Output::new(path, MIXTURE)?;
     ensure!(
         disk::refuse_foreign(path, MARK).is_ok(),
-        "{} is there already and is no mixture, so it stays: name another file with --output",
+        "{} is there already and is not a mixture, so it stays: name another file with --output",
         path.display()
     );
     Ok(output)
 }
 
 impl Fit {
-    /// Fits a mixture to the training images, and says how well it explains the test images'.
+    /// Fits a mixture to the training images, and reports how well it explains the test images' latents.
     pub(crate) fn run(&self, source: &Source, trained: &mut Trained) -> Result<Mixture> {
         let mnist = source.mnist(trained)?;
         let (train, test) = (trained.encode(&mnist.train)?, trained.encode(&mnist.test)?);
@@ -80,7 +80,7 @@ impl Fit {
     }
 }
 
-/// The mixture at `path`, else the one in the model's folder, else one fitted now.
+/// The mixture at `path`, else the mixture in the model's folder, else a mixture fitted now.
 pub(crate) fn find(
     path: Option<&Path>,
     fit: &Fit,
@@ -90,7 +90,7 @@ pub(crate) fn find(
     let default = default_path(trained);
     match path {
         Some(path) => Mixture::read(path, &trained.sha256, trained.dim()),
-        // One of an older checkpoint is no reason to fail: nobody has asked for it.
+        // The user did not name this file, so a mixture of an older checkpoint is ignored, not an error.
         None => Mixture::read(&default, &trained.sha256, trained.dim())
             .or_else(|_| fit.run(source, trained)),
     }
@@ -100,7 +100,7 @@ fn default_path(trained: &Trained) -> PathBuf {
     trained.folder().join(NAME)
 }
 
-/// The mean log density of rows under the standard normal.
+/// The mean log density of the rows under the standard normal distribution, in nats.
 fn prior_density(latents: &Latents, rows: &[f32]) -> f64 {
     let squares: f64 = rows.iter().map(|z| f64::from(*z).powi(2)).sum();
     let (count, dim) = (latents.len() as f64, latents.dim as f64);

@@ -1,4 +1,4 @@
-//! `vae interpolate`: from one image to another through the latent space.
+//! `vae interpolate`: decodes the way from one image to another through the latent space.
 
 use std::path::PathBuf;
 
@@ -12,18 +12,18 @@ use crate::{
 };
 
 const STEPS_MAX: usize = 200;
-/// Pixels of a side of an image in the picture, about.
+/// The approximate side of an image in the picture, in pixels.
 const SIDE: usize = 56;
-/// What the rows are called, left of them.
+/// The names of the rows, written to their left.
 const NAMES: [&str; 2] = ["linear", "spherical"];
 const GAP: usize = 6;
-/// An animation is looked at by itself.
+/// The approximate side of an image in the animation, which shows one at a time.
 const GIF_SIDE: usize = 168;
-/// Hundredths of a second a frame, and at either end.
+/// How long a frame is shown, and the frame at either end, in hundredths of a second.
 const FRAME: u16 = 8;
 const REST: u16 = 60;
 
-/// The point at a share of the way between two others.
+/// The point between two others at a given share of the way.
 type Walk = fn(&[f32], &[f32], f32) -> Vec<f32>;
 
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// Where to begin: a class (its first test image), test:INDEX, or a PNG or JPEG file
     #[arg(long, value_name = "WHAT", allow_negative_numbers = true)]
     from: ImageRef,
-    /// Where to end
+    /// Where to end, in the same forms
     #[arg(long, value_name = "WHAT", allow_negative_numbers = true)]
     to: ImageRef,
     /// Images on the way, both ends included
@@ -60,7 +60,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let latents = trained.encode(&ends)?;
     let (from, to) = latents.mean.split_at(trained.dim());
     if from == to {
-        bail!("--from and --to are the same: there is no way between them");
+        bail!("--from and --to are the same: there is no path between them");
     }
     let way = |walk: Walk| -> Vec<f32> {
         let share = |step: usize| step as f32 / (steps - 1) as f32;
@@ -77,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// A row of images for each way, with its name.
+/// A row of images for each kind of way, with its name.
 fn draw(rows: &[Vec<f32>; 2], steps: usize, tile: Tile) -> Canvas {
     let zoom = tile.zoom(SIDE);
     let (height, width) = (tile.height * zoom, tile.width * zoom);
@@ -91,7 +91,7 @@ fn draw(rows: &[Vec<f32>; 2], steps: usize, tile: Tile) -> Canvas {
     canvas
 }
 
-/// There and back again, with a rest at either end.
+/// The frames of the way there and back, with a longer stop at either end.
 fn frames(images: &[f32], steps: usize, tile: Tile) -> Vec<(Canvas, u16)> {
     let zoom = tile.zoom(GIF_SIDE);
     let there = 0..steps;
@@ -105,18 +105,18 @@ fn frames(images: &[f32], steps: usize, tile: Tile) -> Vec<(Canvas, u16)> {
     there.chain(back).map(frame).collect()
 }
 
-/// Straight from `a` to `b`.
+/// The point on the straight line from `a` to `b`.
 fn linear(a: &[f32], b: &[f32], share: f32) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| share.mul_add(b - a, *a)).collect()
 }
 
-/// Along the great circle, so that the distance to the origin does not sag on the way: in many
-/// dimensions nearly all of the prior's mass lies at about one distance (Shoemake's slerp).
+/// The point on the great circle from `a` to `b`, so that the distance to the origin does not shrink on the way: in
+/// many dimensions, nearly all of the prior's mass is at about one distance (Shoemake's slerp).
 fn spherical(a: &[f32], b: &[f32], share: f32) -> Vec<f32> {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     let angle = (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).clamp(-1.0, 1.0).acos();
     let sine = angle.sin();
-    // Parallel or opposite: there is no one circle through both.
+    // If the vectors are parallel or opposite, no single circle passes through both.
     if sine.is_nan() || sine < 1e-4 {
         return linear(a, b, share);
     }

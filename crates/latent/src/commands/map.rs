@@ -1,4 +1,4 @@
-//! `vae map`: the latent means of the test images in the plane.
+//! `vae map`: draws the latent means of the test images in the plane.
 
 use std::{
     fmt::Write as _,
@@ -19,20 +19,20 @@ use crate::{
     tsne,
 };
 
-/// Images a side of the decoded plane.
+/// Images along each side of the decoded grid.
 const GRID: usize = 20;
-/// How far the points of a row spread, in distances between rows.
+/// The spread of the points of a row, in distances between rows.
 const SPREAD: f32 = 0.7;
-/// Spreads points evenly: the fractional parts of its multiples.
+/// The golden ratio. The fractional parts of its multiples spread points evenly.
 const GOLDEN: f32 = 0.618_034;
 
-/// The projector's files.
+/// The names of the projector's files.
 const CONFIG: &str = "projector_config.pbtxt";
 const TENSORS: &str = "tensors.tsv";
 const METADATA: &str = "metadata.tsv";
 const SPRITE: &str = "sprite.png";
 
-/// What the configuration holds that is written here.
+/// Bytes in every configuration that this command writes.
 const MARK: &[u8] = b"# Written by vae map.";
 
 #[derive(Debug, clap::Args)]
@@ -53,18 +53,18 @@ pub(crate) struct Options {
     projector: Option<PathBuf>,
 }
 
-/// A way from the latent space to the plane.
+/// How latents are projected to the plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Projection {
-    /// Along the two principal components: straight, so that each place of the plane has an image
+    /// Two principal components: linear, so that each place of the plane can be decoded
     Pca,
-    /// t-SNE: similar images are neighbours, and groups show better; axes, and distances between
-    /// groups, mean nothing
+    /// t-SNE: similar images are neighbours, and groups are clearer; axes and distances between
+    /// groups have no meaning
     Tsne,
 }
 
 impl Projection {
-    /// Refuses to project what is shown as it is.
+    /// Refuses t-SNE for a model with one or two latents, which are shown as they are.
     pub(crate) fn check(self, dim: usize) -> Result<()> {
         ensure!(
             dim > 2 || self == Self::Pca,
@@ -116,9 +116,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .map_or(Ok(()), |folder| write_projector(folder, &test, trained.tile(), &latents))
 }
 
-/// Where the latent means stand on the picture, and what its grid decodes.
+/// The positions of the latent means in the picture, and the latents of its grid.
 struct View {
-    /// `[n, 2]`.
+    /// The positions, `[n, 2]`.
     places: Vec<f32>,
     frame: Frame,
     axes: String,
@@ -128,7 +128,8 @@ struct View {
 }
 
 impl View {
-    /// One latent is shown along a line, two are the axes, and of more the two principal components.
+    /// One latent is shown along a line; two latents are the axes; of more latents, two principal components are the
+    /// axes.
     fn of(latents: &Latents, labels: &[u32], classes: usize) -> Self {
         let Latents { dim, mean, .. } = latents;
         if *dim == 1 {
@@ -154,7 +155,7 @@ impl View {
         Self { places, frame, grid: axes.clone(), axes, z }
     }
 
-    /// By t-SNE, whose plane decodes to nothing.
+    /// The positions by t-SNE. Its plane cannot be decoded, so there is no grid.
     fn of_neighbours(latents: &Latents) -> Result<Self> {
         let places = tsne::embed(&latents.mean, latents.dim)?;
         let frame = Frame::around(&places);
@@ -175,8 +176,8 @@ impl View {
     }
 }
 
-/// Refuses a folder with files of others under the names of the projector's: tables cannot be told
-/// apart by themselves, but the configuration beside them says whose they are.
+/// Refuses a folder that holds another program's files under the projector's names. The tables have no mark of their
+/// own, but the configuration beside them has one.
 fn refuse_foreign(folder: &Path) -> Result<()> {
     if disk::holds(&folder.join(CONFIG), MARK) {
         return Ok(());
@@ -185,7 +186,7 @@ fn refuse_foreign(folder: &Path) -> Result<()> {
     Ok(names.iter().try_for_each(|name| disk::refuse_foreign(&folder.join(name), MARK))?)
 }
 
-/// The files that the projector loads: vectors, labels, and a sprite of all images.
+/// Writes the files that the projector loads: vectors, labels, and a sprite of all images.
 fn write_projector(folder: &Path, images: &Images, tile: Tile, latents: &Latents) -> Result<()> {
     let mut tensors = String::new();
     for mean in latents.mean.chunks_exact(latents.dim) {
@@ -211,7 +212,7 @@ fn write_projector(folder: &Path, images: &Images, tile: Tile, latents: &Latents
     let write = |name: &str, bytes: &[u8], what: &str| {
         Output::inside(folder, name).and_then(|output| output.write(bytes, what))
     };
-    // First, for it says whose the others are.
+    // The configuration comes first, because its mark shows that the other files belong to this program.
     write(CONFIG, config.as_bytes(), "for tensorboard --logdir")?;
     write(TENSORS, tensors.as_bytes(), "vectors")?;
     write(METADATA, metadata.as_bytes(), "labels")?;

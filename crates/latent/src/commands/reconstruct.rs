@@ -1,4 +1,4 @@
-//! `vae reconstruct`: images above their reconstructions, each with its loss.
+//! `vae reconstruct`: draws images above their reconstructions, each with its loss.
 
 use std::path::PathBuf;
 
@@ -14,15 +14,15 @@ use crate::{
 };
 
 const COLUMNS: usize = 10;
-/// Pixels of a side of an image in the picture, about, and of the place of an image at least.
+/// The approximate side of an image in the picture, and the least width of its column, in pixels.
 const SIDE: usize = 56;
 /// Height of a line of text below a pair.
 const TEXT: usize = 16;
-/// Letters of a file's name below its picture.
+/// The most characters of a file's name below its picture.
 const NAME_MAX: usize = 20;
-/// What is explained at the foot.
+/// The explanation at the foot of the picture.
 const FOOT: &str = "image, reconstruction, nats";
-/// Between pairs.
+/// Pixels between two pairs.
 const GAP: usize = 6;
 const COUNT_MAX: usize = 1_000;
 
@@ -34,9 +34,9 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 20, value_name = "N",
           value_parser = manual::whole(1..=COUNT_MAX))]
     count: usize,
-    /// Pictures of your own instead, PNG or JPEG files of any size, scaled to the
-    /// model's size. For a model of MNIST, drawn or photographed: the background is subtracted, and
-    /// the digit scaled and centred as there
+    /// Your own pictures instead: PNG or JPEG files of any size, scaled to the model's size. For a
+    /// model of MNIST, drawings or photographs of digits: the background is subtracted, and the
+    /// digit is scaled and centred as in MNIST
     #[arg(long, value_name = "FILE", num_args = 1..)]
     input: Vec<PathBuf>,
     /// The picture, a PNG file
@@ -79,13 +79,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 impl Options {
-    /// The key of the noise; none for the means themselves.
+    /// The key of the noise; none if the means themselves are decoded.
     fn noise(&self) -> Option<u64> {
         (!self.mean).then_some(self.seed)
     }
 }
 
-/// The latents, one draw of each or their means, and the losses at these.
+/// The latents, the values that are decoded (one draw each, or the means), and the losses at these.
 fn measure(
     trained: &mut Trained,
     images: &Images,
@@ -109,7 +109,7 @@ fn list(images: &Images, losses: &[Loss]) {
     }
 }
 
-/// Says how unusual each picture is: the share of the test images with a lower loss.
+/// Reports how unusual each picture is: the share of the test images with a lower loss.
 fn compare(names: &[String], losses: &[Loss], known: &[Loss], at_mean: bool) {
     let mean = known.iter().map(Loss::total).sum::<f64>() / known.len().max(1) as f64;
     output::say(&format!(
@@ -125,7 +125,7 @@ fn compare(names: &[String], losses: &[Loss], known: &[Loss], at_mean: bool) {
     }
 }
 
-/// The files' names, or their paths where two have the same name.
+/// The names of the files, or their paths if two files have the same name.
 fn names(paths: &[PathBuf]) -> Vec<String> {
     let name = |path: &PathBuf| path.file_name().unwrap_or(path.as_os_str()).to_owned();
     let is_alone = |path: &PathBuf| paths.iter().filter(|p| name(p) == name(path)).count() == 1;
@@ -133,7 +133,7 @@ fn names(paths: &[PathBuf]) -> Vec<String> {
     paths.iter().map(|path| shown(path).to_string_lossy().into_owned()).collect()
 }
 
-/// A name that fits below a picture: its end tells more than its beginning.
+/// Shortens a name so that it fits below a picture. The end is kept, because it tells more than the beginning.
 fn short(name: &str) -> String {
     let surplus = name.chars().count().saturating_sub(NAME_MAX);
     match surplus {
@@ -142,7 +142,7 @@ fn short(name: &str) -> String {
     }
 }
 
-/// Images above their reconstructions and losses; below them their names, if they have any.
+/// Draws images above their reconstructions and losses, and their names below, if they have names.
 fn draw(
     images: &Images,
     (reconstructions, tile): (&[f32], Tile),

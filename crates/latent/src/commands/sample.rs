@@ -1,4 +1,4 @@
-//! `vae sample`: images decoded from the prior, or from a mixture fitted to the latents.
+//! `vae sample`: decodes images from the prior, or from a mixture fitted to the latents.
 
 use std::path::PathBuf;
 
@@ -14,9 +14,9 @@ use crate::{
     trained::{Purpose, normals},
 };
 
-/// More would not fit a picture that can be looked at.
+/// The most images: a person cannot inspect a larger picture.
 const COUNT_MAX: usize = 10_000;
-/// Pixels of a side of an image in the picture, about.
+/// The approximate side of an image in the picture, in pixels.
 const SIDE: usize = 56;
 
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// Seed of the latents; another seed draws other images
     #[arg(long, default_value_t = 0, value_parser = manual::whole(0..=u64::MAX))]
     seed: u64,
-    /// Standard deviation of the latents, in those of the sampler: less is more typical
+    /// Factor on the latents' standard deviation: a smaller one gives more typical images
     #[arg(long, default_value_t = 1.0, value_name = "FACTOR", value_parser = temperature)]
     temperature: f32,
     /// Distribution of the latents

@@ -1,4 +1,4 @@
-//! `vae traverse`: one strip a latent dimension, the most used first.
+//! `vae traverse`: draws one strip per latent dimension, the most used first.
 
 use std::path::PathBuf;
 
@@ -12,15 +12,15 @@ use crate::{
 };
 
 const STEPS_MAX: usize = 200;
-/// A smaller step changes no image.
+/// The smallest range; a smaller one changes no image.
 const RANGE_MIN: f32 = 1e-6;
-/// Pixels of a side of an image in the picture, about, and of the place of an image at least.
+/// The approximate side of an image in the picture, and the least width of its column, in pixels.
 const SIDE: usize = 56;
-/// What stands above the dimensions' names, left of their strips.
+/// The heading above the names of the dimensions, left of their strips.
 const NAMES: &str = "dimension    KL";
-/// The class to begin with, if the set has it.
+/// The class of the first image, if the set has this class.
 const CLASS: u32 = 3;
-/// A label's letters at the most, so that two fit side by side.
+/// The most characters of a label, so that two labels fit side by side.
 const LABEL_MAX: usize = 7;
 const HEAD: usize = 24;
 const GAP: usize = 6;
@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// [default: 3, or the first test image where there is no class 3]
     #[arg(long, value_name = "WHAT", allow_negative_numbers = true)]
     from: Option<ImageRef>,
-    /// Images a strip
+    /// Images per strip
     #[arg(long, default_value_t = 11, value_name = "N",
           value_parser = manual::whole(2..=STEPS_MAX))]
     steps: usize,

@@ -1,6 +1,6 @@
 //! A grey picture of any size.
 
-/// Levels from 0, dark, to 1, light, row by row.
+/// Levels from 0 (dark) to 1 (light), row by row.
 #[derive(Clone, Debug)]
 pub(super) struct Grey {
     pub(super) width: usize,
@@ -21,7 +21,7 @@ impl Grey {
         quantile(rows.chain(columns).collect(), 0.5)
     }
 
-    /// The picture with its larger side no longer than `side`.
+    /// The picture, shrunk so that its longer side is at most `side` pixels.
     pub(super) fn shrunk(&self, side: usize) -> Self {
         let larger = self.width.max(self.height);
         if larger <= side {
@@ -38,7 +38,7 @@ impl Grey {
         Self { width, height, pixels: pixels.collect() }
     }
 
-    /// The mean over a rectangle of fractional bounds: shrinking averages, growing repeats.
+    /// The mean over a rectangle with fractional bounds. Shrinking averages pixels, enlarging repeats them.
     pub(super) fn mean(&self, [left, right]: [f64; 2], [top, bottom]: [f64; 2]) -> f64 {
         let overlap = |from: f64, to: f64, cell: usize| {
             (to.min(cell as f64 + 1.0) - from.max(cell as f64)).max(0.0)
@@ -57,8 +57,8 @@ impl Grey {
         if area > 0.0 { sum / area } else { 0.0 }
     }
 
-    /// Bounds of what is lighter than `level`: left, right, top, bottom, the ends excluded; the
-    /// whole where nothing is.
+    /// The bounds of the pixels lighter than `level`: left, right, top, bottom, the ends excluded. The whole picture
+    /// if no pixel is lighter.
     pub(super) fn bounds(&self, level: f32) -> [usize; 4] {
         let inked = |x: usize, y: usize| self.at(x, y) > level;
         let column = |x: &usize| (0..self.height).any(|y| inked(*x, y));
@@ -72,7 +72,7 @@ impl Grey {
     }
 }
 
-/// The value below which this share of some values lies; 0 of none.
+/// The value below which this share of the values lies; 0 if there are no values.
 pub(super) fn quantile(mut values: Vec<f32>, share: f64) -> f32 {
     let place = (share * values.len() as f64) as usize;
     if values.is_empty() { 0.0 } else { *values.select_nth_unstable_by(place, f32::total_cmp).1 }

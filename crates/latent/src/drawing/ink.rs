@@ -1,9 +1,9 @@
-//! The ink on a picture: how much darker, or lighter, each place is than the paper would be there.
+//! Finds the ink on a picture: how much darker, or lighter, each place is than the paper would be there.
 //!
-//! The paper is a plain level or, where light falls from one side, a quadratic surface. It is fitted
-//! to all pixels by least absolute deviations, so the ink, which covers less than half of the
-//! picture, does not bend it. What remains is divided by the light at its place, cleared of noise by
-//! a soft threshold, and of dust by its size.
+//! The paper is a plain level or, if light falls from one side, a quadratic surface. The surface is fitted
+//! to all pixels by least absolute deviations. The ink covers less than half of the picture, so it
+//! does not bend the surface. The difference is divided by the light at its place; a soft threshold
+//! removes noise, and parts that are too small are removed as dust.
 
 use tch::{Kind, Tensor};
 
@@ -12,35 +12,35 @@ use super::{
     grey::{Grey, quantile},
 };
 
-/// Pixels that the surface is fitted to, about.
+/// The approximate number of pixels that the surface is fitted to.
 const SAMPLES: usize = 10_000;
 /// Coefficients of the surface: 1, x, y, x x, x y, y y.
 const TERMS: usize = 6;
 /// Rounds of reweighted least squares.
 const ROUNDS: usize = 40;
-/// Deviations below this weigh as if they had this size.
+/// Smaller deviations get the weight of this one.
 const DEVIATION_MIN: f64 = 2e-3;
-/// Keeps the equations solvable for pictures of a few pixels.
+/// Keeps the equations solvable for pictures with few pixels.
 const RIDGE: f64 = 1e-9;
-/// Levels within this distance of the border's are the same paper, ..
+/// Levels within this distance of the border's level are the same paper.
 const SAME_PAPER: f32 = 0.02;
-/// .. and so much of a picture on plain paper has that level, at least.
+/// A picture is on plain paper if at least this share of it has the border's level.
 const PLAIN_SHARE: f64 = 0.5;
-/// Ink is fainter than this share of its usual strength only at its edges.
+/// Ink below this share of its usual strength counts as the edge of a stroke.
 const FAINT: f32 = 0.1;
-/// Standard deviations of the noise that are cut off.
+/// Deviations up to this number of standard deviations are cut off as noise.
 const NOISE: f32 = 4.0;
-/// The lower quartile of the deviations of normal noise, in standard deviations. The ink may cover
-/// half of a picture: the median would not tell it from noise.
+/// The lower quartile of the absolute deviations of normal noise, in standard deviations. The ink may cover
+/// half of a picture, so the median would include ink.
 const QUARTILE_OF_NORMAL: f32 = 0.3186;
-/// A part of the ink with less mass than this share of the largest part's is dust.
+/// A connected part of the ink is dust if its mass is below this share of the largest part's mass.
 const DUST: f32 = 0.05;
-/// A picture on which nothing is larger than this share of it is empty.
+/// A picture is empty if the mass of its largest part is below this share of its pixels.
 const SHARE_MIN: f64 = 5e-5;
-/// Light is not thought to be fainter than this, so that shadows do not become ink.
+/// The least light that is assumed, so that shadows do not become ink.
 const LIGHT_MIN: f32 = 0.1;
 
-/// The ink, 0 to 1; nothing where the picture is empty.
+/// The ink, from 0 to 1; `None` if the picture is empty.
 pub(super) fn of(picture: &Grey) -> Option<Grey> {
     let paper = paper(picture);
     let rest = |at: usize| picture.pixels[at] - paper[at];
@@ -51,7 +51,7 @@ pub(super) fn of(picture: &Grey) -> Option<Grey> {
         all.clone().map(|at| f64::from((sign * rest(at) - threshold).max(0.0))).sum()
     };
     let is_dark = mass(-1.0) >= mass(1.0);
-    // The share of the light that the ink takes, or of the darkness that it lights up.
+    // The share of the light that dark ink absorbs, or of the missing light that light ink adds.
     let strength = |at: usize| match is_dark {
         true => -rest(at) / paper[at].max(LIGHT_MIN),
         false => rest(at) / (1.0 - paper[at]).max(LIGHT_MIN),
@@ -62,7 +62,7 @@ pub(super) fn of(picture: &Grey) -> Option<Grey> {
         .map(|at| levels[at])
         .filter(|level| *level > CONTRAST_MIN)
         .collect();
-    // Half of the inked pixels are at least this dark, edges left aside.
+    // The median, so that the edges of strokes do not matter.
     let usual = quantile(inked, 0.5);
     if usual < CONTRAST_MIN {
         return None;
@@ -123,7 +123,7 @@ fn least_absolute(rows: &[f64], levels: &[f64]) -> Vec<f64> {
     crate::pca::floats(&x.view([-1]))
 }
 
-/// Clears the parts of the ink that are too small to belong to a digit; false where nothing stays.
+/// Clears the parts of the ink that are too small to belong to a digit. Returns false if no part is large enough.
 fn dusted(ink: &mut Grey) -> bool {
     let parts = parts(ink);
     let mass = |part: &Vec<usize>| part.iter().map(|at| ink.pixels[*at]).sum::<f32>();
@@ -138,7 +138,7 @@ fn dusted(ink: &mut Grey) -> bool {
     true
 }
 
-/// The pixels of each connected part, neighbours at corners included.
+/// The pixels of each connected part; pixels that touch at corners are connected.
 fn parts(ink: &Grey) -> Vec<Vec<usize>> {
     let mut seen: Vec<bool> = ink.pixels.iter().map(|level| *level <= 0.0).collect();
     let mut parts = Vec::new();
@@ -186,7 +186,7 @@ mod tests {
         for (found, (x, y)) in paper(&picture).into_iter().zip(places()) {
             assert!((found - lit(x, y)).abs() < 0.01, "{found} at {x} {y}");
         }
-        // Every inked place takes the same share of its light, so all are as dark.
+        // All ink takes the same share of its light, so all of it is equally dark.
         let ink = of(&picture).unwrap();
         for (level, (x, y)) in ink.pixels.iter().zip(places()) {
             let inked = (30..60).contains(&x) && (10..80).contains(&y);

@@ -1,13 +1,13 @@
-//! Convolutions: the layers of the crate vae's `conv.rs`, in its order and with its names.
+//! Convolutional layers: those of the crate vae's `conv.rs`, in its order and with its names.
 //!
-//! Operators of version 13 know neither group norm nor SiLU. The first is an instance norm of the
-//! groups, then a factor and a summand for each channel; the second is x times its sigmoid.
+//! Version 13 of the operators has neither group norm nor SiLU. A group norm is written as an instance norm of
+//! the groups, then a factor and an addend for each channel. SiLU is written as x times its sigmoid.
 
 use vae_options::conv::{GROUP, KERNEL, LAST_KERNEL, Levels, PADDING, STRIDE};
 
 use super::{Attribute, Graph};
 
-/// A convolution: the name of its operator, of its layer, its kernel's side, and its step.
+/// A convolution: the names of its operator and layer, its kernel's side, and its stride.
 #[derive(Clone, Copy, Debug)]
 struct Convolution<'a> {
     operator: &'a str,
@@ -16,7 +16,7 @@ struct Convolution<'a> {
     stride: u32,
 }
 
-/// The encoder up to its last layer: what that takes, and its name.
+/// Adds the encoder without its last layer. Returns the name of the last layer's input, and the name of that layer.
 pub(super) fn encoder(graph: &mut Graph<'_>, input: &str) -> (&'static str, &'static str) {
     let levels = Levels::of(graph.trained.options.image);
     let [height, width] = levels.image().sides.map(i64::from);
@@ -80,7 +80,7 @@ impl Convolution<'_> {
     }
 }
 
-/// Group norm, then the activation, of a level with these channels, height and width.
+/// Group norm, then the activation, for a level of this shape: channels, height, width.
 fn normalise(graph: &mut Graph<'_>, input: &str, name: &str, level: [u32; 3]) {
     let groups = level[0] / GROUP;
     let part = |part: &str| format!("{name}.{part}");
@@ -89,7 +89,7 @@ fn normalise(graph: &mut Graph<'_>, input: &str, name: &str, level: [u32; 3]) {
     let (one, zero) = (part("one"), part("zero"));
     graph.floats(&one, &[groups as usize], &vec![1.0; groups as usize]);
     graph.floats(&zero, &[groups as usize], &vec![0.0; groups as usize]);
-    // The usual epsilon is PyTorch's, too.
+    // The operator's default epsilon is also PyTorch's.
     graph.node("InstanceNormalization", &[&grouped, &one, &zero], &whitened, &[]);
     let [channels, height, width] = level.map(i64::from);
     reshape(graph, &whitened, &[0, channels, height, width], &whole);
@@ -103,7 +103,7 @@ fn normalise(graph: &mut Graph<'_>, input: &str, name: &str, level: [u32; 3]) {
     silu(graph, &moved, name);
 }
 
-/// Repeats the last row and column; gives the name of what it gives.
+/// Repeats the last row and column as often as needed; returns the name of the output.
 fn pad(graph: &mut Graph<'_>, input: &str, [bottom, right]: [i64; 2]) -> String {
     if [bottom, right] == [0, 0] {
         return input.to_owned();
@@ -120,7 +120,7 @@ fn silu(graph: &mut Graph<'_>, input: &str, output: &str) {
     graph.node("Mul", &[input, &sigmoid], output, &[]);
 }
 
-/// 0 keeps a side, and -1 is what remains.
+/// Reshapes a tensor. In `shape`, 0 keeps a side, and -1 stands for the remaining elements.
 fn reshape(graph: &mut Graph<'_>, input: &str, shape: &[i64], output: &str) {
     let name = format!("{output}.shape");
     graph.integers(&name, shape);

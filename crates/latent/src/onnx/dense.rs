@@ -1,8 +1,8 @@
-//! Fully connected layers, ReLU between them.
+//! Fully connected layers with ReLU between them.
 
 use super::Graph;
 
-/// The encoder up to its last layer: what that takes, and its name.
+/// Adds the encoder without its last layer. Returns the name of the last layer's input, and the name of that layer.
 pub(super) fn encoder(graph: &mut Graph<'_>, input: &str) -> (&'static str, &'static str) {
     hidden(graph, input, "encoder.0", "h1");
     hidden(graph, "h1", "encoder.2", "h2");

@@ -1,8 +1,8 @@
-//! Latents as text: a line of names, then a line a row. Numbers are written so that they read
-//! back to the bit.
+//! Latents as text: a line of names, then one line per row. Numbers are written so that they read
+//! back bit for bit.
 //!
-//! Read are tables with commas, semicolons or tabs, quoted or not, with a byte order mark or a
-//! comment sign before the names, and numbers alone, as `numpy.savetxt` writes them.
+//! The reader accepts tables with commas, semicolons or tabs, quoted or not, with a byte order mark or a
+//! comment sign before the names, and tables without names, as `numpy.savetxt` writes them.
 
 use anyhow::{Context as _, Result, ensure};
 use csv::{ReaderBuilder, StringRecord, Trim, WriterBuilder};
@@ -26,7 +26,7 @@ pub(super) fn write(table: &Table<'_>) -> Result<Vec<u8>> {
 }
 
 pub(super) fn read(bytes: &[u8], dim: usize) -> Result<Vec<f32>> {
-    let text = std::str::from_utf8(bytes).context("it is no text in UTF-8")?;
+    let text = std::str::from_utf8(bytes).context("it is not UTF-8 text")?;
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let text = uncommented(text);
     let delimiter = delimiter(text.lines().next().context("it is empty")?, dim);
@@ -36,7 +36,7 @@ pub(super) fn read(bytes: &[u8], dim: usize) -> Result<Vec<f32>> {
     let first = records.next().context("it is empty")??;
     let names: Vec<&str> = first.iter().collect();
     let mut means = Vec::new();
-    // Names that are numbers, as pandas gives them to the columns of an array, count from 0.
+    // pandas gives the columns of an array numbers as names, which count from 0.
     let counted = (0..dim).all(|d| names.iter().any(|name| *name == d.to_string()));
     let places = if !counted && names.iter().all(|name| name.parse::<f32>().is_ok()) {
         ensure!(names.len() == dim, "it has {} numbers in a line and no names", names.len());
@@ -52,8 +52,8 @@ pub(super) fn read(bytes: &[u8], dim: usize) -> Result<Vec<f32>> {
     Ok(means)
 }
 
-/// The table below a header as numpy.savetxt writes it, a comment sign before each line: the last of these lines may be
-/// the names of the columns.
+/// The table below a header of numpy.savetxt, where each line begins with a comment sign. The last of these lines may
+/// hold the names of the columns.
 fn uncommented(text: &str) -> &str {
     let (mut last, mut rest) = (None, text);
     while let Some(line) = rest.strip_prefix('#') {
@@ -67,11 +67,11 @@ fn uncommented(text: &str) -> &str {
     last.filter(has_names).unwrap_or(rest)
 }
 
-/// What parts a line's fields: the sign that gives enough of them.
+/// The delimiter of a line's fields: the first one that gives enough fields.
 fn delimiter(line: &str, dim: usize) -> u8 {
     let fields = |delimiter: &u8| line.bytes().filter(|byte| byte == delimiter).count() + 1;
     DELIMITERS.into_iter().find(|delimiter| dim > 1 && fields(delimiter) >= dim).unwrap_or_else(
-        // A single latent may stand alone in its line.
+        // With a single latent, a line may have one field.
         || DELIMITERS.into_iter().find(|delimiter| fields(delimiter) > 1).unwrap_or(b','),
     )
 }
@@ -101,20 +101,20 @@ mod tests {
     #[test]
     fn what_pandas_writes() {
         for text in [
-            // to_csv of an encoded table, with its index, and with every field quoted.
+            // to_csv of an encoded table, with its index; then with every field quoted.
             ",index,label,mean_0,mean_1\n0,0,4,0.5,-1.25\n1,1,9,0.001,2.0\n",
             "\"\",\"mean_0\",\"mean_1\"\n\"0\",\"0.5\",\"-1.25\"\n\"1\",\"0.001\",\"2.0\"\n",
             // As pandas writes an array, with and without its index.
             ",0,1\n0,0.5,-1.25\n1,0.001,2.0\n",
             "0,1\n0.5,-1.25\n0.001,2.0\n",
-            // Windows, a spreadsheet's byte order mark, other delimiters, no last line's end.
+            // Line ends of Windows, a spreadsheet's byte order mark, other delimiters, no end of the last line.
             "mean_0,mean_1\r\n0.5,-1.25\r\n1e-3,2\r\n",
             "\u{feff}mean_0;mean_1\n0.5;-1.25\n0.001;2.0",
             "\u{feff}\"mean_1\"\t\"mean_0\"\n-1.25\t0.5\n2.0\t0.001\n",
             "index, mean_0, mean_1\n0, 0.5, -1.25\n1, 0.001, 2.0\n",
             // A quoted field may hold anything.
             "note,mean_0,mean_1\n\"a, \"\"b\"\"\n\",0.5,-1.25\n,0.001,2.0\n",
-            // savetxt, plain, with commas, with a header.
+            // savetxt: plain, with commas, with a header.
             "5.000000000000000000e-01 -1.250000000000000000e+00\n1e-03 2.0e+00\n",
             "0.5,-1.25\n0.001,2.0\n",
             "# mean_0,mean_1\n0.5,-1.25\n0.001,2.0\n",

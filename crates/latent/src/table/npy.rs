@@ -1,7 +1,7 @@
-//! NumPy's file format: a magic, a header that is a Python literal, the elements.
+//! NumPy's file format: a magic, a header that is a Python literal, then the elements.
 //!
 //! Records are written packed, in version 1.0, so that `numpy.load` gives an array with the fields
-//! `index`, `label`, `mean` and `log_variance`. Read are such records and plain arrays of any
+//! `index`, `label`, `mean` and `log_variance`. The reader accepts such records, and plain arrays of any
 //! number type, byte order and order of axes.
 
 use std::io::Cursor;
@@ -15,9 +15,9 @@ use super::Table;
 const MAGIC: &[u8] = b"\x93NUMPY\x01\x00";
 /// The elements begin at a multiple of this.
 const ALIGNMENT: usize = 64;
-/// The longest header that is read; it is NumPy's own limit.
+/// The longest header that is read: NumPy's own limit.
 const HEADER_BYTES_MAX: usize = 10_000;
-/// Brackets within brackets in a header: the parser calls itself for each.
+/// The deepest nesting of brackets in a header. The parser is recursive, so deeper nesting could overflow its stack.
 const NESTING_MAX: usize = 16;
 
 fn header(descr: &str, shape: &str) -> Vec<u8> {
@@ -36,7 +36,7 @@ fn record(dim: usize) -> String {
     )
 }
 
-/// A plain array.
+/// The file of a plain array.
 pub(crate) fn array(shape: &[usize], values: &[f32]) -> Vec<u8> {
     let shape: String = shape.iter().map(|side| format!("{side}, ")).collect();
     let mut bytes = header("'<f4'", shape.trim_end());
@@ -57,7 +57,7 @@ pub(super) fn write(table: &Table<'_>) -> Vec<u8> {
 pub(super) fn read(bytes: &[u8], dim: usize) -> Result<Vec<f32>> {
     check_header(bytes)?;
     let mut cursor = Cursor::new(bytes);
-    let header = NpyHeader::from_reader(&mut cursor).context("it is no NumPy file")?;
+    let header = NpyHeader::from_reader(&mut cursor).context("it is not a NumPy file")?;
     let body = &bytes[usize::try_from(cursor.position())?..];
     let dtype = header.dtype();
     if dtype.uses_pickled_array() {
@@ -69,7 +69,7 @@ pub(super) fn read(bytes: &[u8], dim: usize) -> Result<Vec<f32>> {
         (DType::Plain(kind), [rows, columns]) if *columns == dim as u64 => {
             (*rows, plain(kind, dim)?)
         }
-        // One row, or a column of single latents.
+        // A single row, or a column of models with one latent.
         (DType::Plain(kind), [len]) if *len == dim as u64 => (1, plain(kind, dim)?),
         (DType::Plain(kind), [rows]) if dim == 1 => (*rows, plain(kind, 1)?),
         _ => bail!("its shape is {shape:?}"),
@@ -99,17 +99,17 @@ pub(super) fn read(bytes: &[u8], dim: usize) -> Result<Vec<f32>> {
     Ok(means)
 }
 
-/// Refuses a header that a parser should not be given.
+/// Refuses a header that is too long or too deeply nested for the parser.
 fn check_header(bytes: &[u8]) -> Result<()> {
     let (len, begin) = match bytes {
         [_, _, _, _, _, _, 1, _, low, high, ..] => (u16::from_le_bytes([*low, *high]).into(), 10),
         [_, _, _, _, _, _, _, _, a, b, c, d, ..] => (u32::from_le_bytes([*a, *b, *c, *d]), 12),
-        _ => bail!("it is cut off"),
+        _ => bail!("it is truncated"),
     };
     let len = len as usize;
-    ensure!(bytes.starts_with(&MAGIC[..6]), "it is no NumPy file");
+    ensure!(bytes.starts_with(&MAGIC[..6]), "it is not a NumPy file");
     ensure!(len <= HEADER_BYTES_MAX, "its header is too long");
-    let text = bytes.get(begin..begin + len).context("it is cut off")?;
+    let text = bytes.get(begin..begin + len).context("it is truncated")?;
     let (mut depth, mut deepest) = (0_usize, 0);
     for byte in text {
         match byte {
@@ -123,7 +123,7 @@ fn check_header(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A number's place in a row, and how it is stored.
+/// The position of a number in a row, and its type.
 #[derive(Clone, Debug)]
 struct Element {
     offset: usize,
@@ -136,7 +136,7 @@ fn plain(kind: &TypeStr, dim: usize) -> Result<Vec<Element>> {
     Ok((0..dim).map(|index| Element { offset: index * width, kind: kind.clone() }).collect())
 }
 
-/// The means in a record: in one field, or each in its own.
+/// The means in a record: in one field, or in one field each.
 fn fields_of_means(fields: &[Field], dim: usize) -> Result<Vec<Element>> {
     let mut offset = 0;
     let mut names = Vec::new();
@@ -169,7 +169,7 @@ fn fields_of_means(fields: &[Field], dim: usize) -> Result<Vec<Element>> {
     Ok(places.into_iter().map(|place| elements[place].clone()).collect())
 }
 
-/// Bytes of a number; an error where it is none that can be a latent.
+/// The bytes of a number; an error if the type cannot hold a latent.
 fn width(kind: &TypeStr) -> Result<usize> {
     let size = kind.num_bytes().unwrap_or(0);
     let known = match kind.type_char() {
@@ -184,9 +184,9 @@ fn width(kind: &TypeStr) -> Result<usize> {
     Ok(size)
 }
 
-/// The number in the bytes of one.
+/// Decodes a number from its bytes.
 fn number(kind: &TypeStr, bytes: &[u8]) -> Result<f32> {
-    // Little-endian, and filled up to eight bytes by what keeps the value.
+    // Converted to little-endian, and extended to eight bytes with the sign.
     let mut ordered = bytes.to_vec();
     if kind.endianness() == Endianness::Big {
         ordered.reverse();
@@ -212,7 +212,7 @@ mod tests {
 
     const MEANS: [f32; 6] = [0.0, 1.0, 2.0, -3.0, 4.0, 5.0];
 
-    /// A file as NumPy writes it: the header is padded with blanks.
+    /// A file as NumPy writes it, without padding of the header.
     fn file(version: u8, descr: &str, fortran: &str, shape: &str, body: &[u8]) -> Vec<u8> {
         let text =
             format!("{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}\n");
@@ -255,7 +255,7 @@ mod tests {
         let columns = [0.0_f32, 2.0, 4.0, 1.0, -3.0, 5.0];
         let body: Vec<u8> = columns.into_iter().flat_map(f32::to_le_bytes).collect();
         assert_eq!(read(&file(1, "'<f4'", "True", "(3, 2)", &body), 2).unwrap(), MEANS);
-        // What has one axis is the same in both.
+        // An array with one axis is the same in both orders.
         let body = bytes(f32::to_le_bytes);
         assert_eq!(read(&file(1, "'<f4'", "True", "(6,)", &body), 6).unwrap(), MEANS);
         assert_eq!(read(&file(1, "'<f4'", "False", "(6,)", &body), 1).unwrap(), MEANS);
@@ -270,7 +270,7 @@ mod tests {
         }
         let whole = file(1, "[('index', '<i8'), ('mean', '>f8', (2,))]", "False", "(3,)", &body);
         assert_eq!(read(&whole, 2).unwrap(), MEANS);
-        // DataFrame.to_records, with an index, and with padding as align=True has it.
+        // DataFrame.to_records, with an index, and with the padding of align=True.
         let columns = "[('index', '<i8'), ('mean_0', '>f8'), ('mean_1', '>f8')]";
         assert_eq!(read(&file(1, columns, "False", "(3,)", &body), 2).unwrap(), MEANS);
         let padded = "[('', '|V8'), ('mean_0', '>f8'), ('mean_1', '>f8')]";

@@ -1,7 +1,7 @@
 //! Latents as Apache Parquet: plain, uncompressed columns, which every reader understands.
 //!
-//! Read are also what pandas, pyarrow and polars write: compressed columns (snappy, zstd) of other
-//! number types, which could have gaps but must have none.
+//! The reader also accepts the files of pandas, pyarrow and polars: compressed columns (snappy, zstd), other
+//! number types, and optional columns, provided that no value is missing.
 
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ pub(super) fn read(bytes: Vec<u8>, dim: usize) -> Result<Vec<f32>> {
     let size = bytes.len() as i64;
     let file = SerializedFileReader::new(Bytes::from(bytes))?;
     let schema = file.metadata().file_metadata().schema_descr();
-    // A column that belongs to a list or a struct has no number of its own in every row.
+    // A column inside a list or a struct does not have one number per row.
     let name = |column: &Arc<parquet::schema::types::ColumnDescriptor>| match column.path().parts()
     {
         [name] => name.clone(),
@@ -84,7 +84,7 @@ pub(super) fn read(bytes: Vec<u8>, dim: usize) -> Result<Vec<f32>> {
         let group = file.get_row_group(group)?;
         let rows = usize::try_from(group.metadata().num_rows())?;
         let columns = places.iter().map(|place| {
-            // The reader takes these numbers for granted.
+            // The reader does not check these numbers.
             let chunk = group.metadata().column(*place);
             let pages = [Some(chunk.data_page_offset()), chunk.dictionary_page_offset()];
             let fits = |place: i64| (0..=size).contains(&place);
@@ -104,19 +104,17 @@ pub(super) fn read(bytes: Vec<u8>, dim: usize) -> Result<Vec<f32>> {
     Ok(means)
 }
 
-/// Says what to do about a compression that was left out of this program.
+/// Explains an error about a compression that this program does not support.
 fn explained(error: anyhow::Error) -> anyhow::Error {
     match error.to_string() {
         said if said.contains("Disabled feature") => {
-            anyhow!(
-                "it is compressed in another way than by snappy or zstd: write it anew with one of these"
-            )
+            anyhow!("its compression is neither snappy nor zstd: write it again with one of these")
         }
         _ => error,
     }
 }
 
-/// The numbers of a column, one a row.
+/// The numbers of a column, one per row.
 fn numbers_of(column: ColumnReader, rows: usize) -> Result<Vec<f32>> {
     match column {
         ColumnReader::FloatColumnReader(column) => values(column, rows, |value| Ok(*value)),
@@ -148,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    /// A file with one column that may have gaps, as pandas writes it.
+    /// A file with one optional column, as pandas writes it.
     fn file<T: DataType>(
         kind: Physical,
         values: &[T::T],

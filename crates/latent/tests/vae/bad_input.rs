@@ -1,4 +1,4 @@
-//! What cannot be done is refused in one clear line, and nothing is left behind.
+//! A command that cannot be carried out is refused with one clear line, and leaves nothing behind.
 
 use std::fs;
 
@@ -48,7 +48,7 @@ fn a_checkpoint_of_another_model() {
     folder.create().unwrap();
     folder.write(&metadata, &[]).unwrap();
     let message = place.refused("sample --checkpoint run");
-    assert!(message.contains("is not of a variational autoencoder"), "{message}");
+    assert!(message.contains("is not the checkpoint of a variational autoencoder"), "{message}");
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn pictures_labels_and_tables() {
 #[test]
 fn an_ending_of_a_format_that_is_not_written() {
     let place = Place::new();
-    // Refused before anything is read: there is no checkpoint here.
+    // The output is refused before anything is read: there is no checkpoint here.
     for (command, expected) in [
         ("sample --output m.svg", "cannot write m.svg: a picture ends in .png"),
         ("sample --output m", "cannot write m: a picture ends in .png"),
@@ -96,7 +96,7 @@ fn an_ending_of_a_format_that_is_not_written() {
         let message = place.refused(command);
         assert!(message.contains(expected), "{command}: {message}");
     }
-    // Either case is known.
+    // Upper and lower case are both accepted.
     place.vae("sample --count 1 --output m.PNG");
     assert!(place.read("m.PNG").starts_with(b"\x89PNG"));
     place.vae("encode --output z.CSV");
@@ -115,7 +115,7 @@ fn arguments_are_answered_with_the_usage() {
         ("sample --sampler normal", "[possible values: prior, gmm]"),
         ("interpolate --from 3", "--to <WHAT>"),
         ("interpolate --from 3 --to -1", "there is no class -1"),
-        ("traverse --from test:x", "no index of a test image"),
+        ("traverse --from test:x", "not an index of a test image"),
     ] {
         let message = place.misused(command);
         assert!(message.contains(expected), "{command}: {message}");
@@ -151,7 +151,7 @@ fn numbers() {
     }
 }
 
-/// What a command reads from is not what it writes to.
+/// A command refuses to write to a file that it reads from.
 #[test]
 fn an_output_that_is_an_input() {
     let place = Place::new();
@@ -170,7 +170,7 @@ fn an_output_that_is_an_input() {
         ("reconstruct --input digit.png --output link.png", "it is read from"),
         ("interpolate --from 3 --to digit.png --output ./digit.png", "it is read from"),
         ("traverse --from digit.png --output digit.png", "it is read from"),
-        ("fit-gmm --output model.safetensors", "and is no mixture, so it stays"),
+        ("fit-gmm --output model.safetensors", "and is not a mixture, so it stays"),
         ("sample --output -", "standard output is called /dev/stdout"),
     ] {
         let message = place.refused(&format!("{command} --checkpoint model.safetensors"));
@@ -207,7 +207,7 @@ fn outputs_that_cannot_be_written() {
     }
 }
 
-/// /dev/full takes in nothing, as a full disk would.
+/// /dev/full accepts no byte, like a full disk.
 #[test]
 fn lines_that_cannot_be_printed() {
     let (place, model) = (Place::new(), model());
@@ -224,7 +224,7 @@ fn lines_that_cannot_be_printed() {
         assert!(error.starts_with(expected) && error.lines().count() == 1, "{command}: {error}");
         assert_eq!(output.status.code(), Some(1), "{command}");
         left.into_iter().for_each(|file| assert!(place.path(file).exists()));
-        // A reader that has read enough.
+        // The reader has closed the pipe.
         let (_, closed) = std::io::pipe().unwrap();
         let output = place.command(&command).stdout(closed).output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{command}: {output:?}");

@@ -1,4 +1,4 @@
-//! A model with convolutions: every command works with it.
+//! Every command works with a convolutional model.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ fn every_command_works_with_convolutions() {
     let vae = |arguments: &str| place.vae_of(&run_dir, arguments);
     let report = vae("evaluate --json --importance-samples 20");
     let report: Value = serde_json::from_str(&report).unwrap();
-    // To the last bit, as training reported them.
+    // Equal bit for bit to the numbers that training reported.
     for (name, value) in [("loss", loss), ("reconstruction", reconstruction), ("kl", kl)] {
         assert_eq!(report[name].as_f64(), Some(value), "{name}");
     }

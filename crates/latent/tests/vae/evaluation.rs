@@ -1,4 +1,4 @@
-//! The numbers of an evaluation: consistent with each other, and with the model's own.
+//! The numbers of an evaluation are consistent with each other and with those of training.
 
 use serde_json::Value;
 use vae::Vae;
@@ -25,7 +25,7 @@ fn the_bound_lies_below_the_loss_and_gets_tighter() {
         assert!(by_dimension.len() == LATENT && (kl - number("kl")).abs() < 1e-6);
         let bound = -report["log_likelihood"]["nats"].as_f64().unwrap();
         assert!(bound < last, "{bound} after {last}");
-        // One sample is the loss with another draw of z.
+        // With one sample, the bound is the loss with another draw of z.
         if samples == 1 {
             assert!((bound - number("loss")).abs() < 2.0, "{bound} {report}");
         } else {
@@ -56,14 +56,14 @@ fn features_are_read_and_digits_counted() {
     let counts = report["diversity"]["counts"].as_array().unwrap();
     assert_eq!(counts.iter().map(|count| count.as_u64().unwrap()).sum::<u64>(), 1000);
     assert!(report["diversity"]["classes"].as_f64().unwrap() >= 0.5, "{report}");
-    // The same for a reader of text.
+    // The same evaluation as text.
     let text = place.vae("evaluate --importance-samples 0");
     for part in ["Loss ", "Active units: 4 of 4", "labels  latent means", "Diversity: "] {
         assert!(text.contains(part), "{text}");
     }
 }
 
-/// To the last bit, whatever the objective, the precision, the shards and the pixels are.
+/// Equal bit for bit, for any objective, precision, number of shards and kind of pixels.
 #[test]
 fn the_loss_is_the_one_that_training_reported() {
     let plain = plain();
@@ -90,7 +90,7 @@ fn the_loss_is_the_one_that_training_reported() {
         assert_eq!(found, reported, "{variant:?}");
         let text = place.vae_of(&run_dir, flags);
         assert!(text.contains(&format!("Loss {:.2}: ", reported[0])), "{text}");
-        // Another seed draws other noise.
+        // Another seed draws different noise.
         let report = place.vae_of(&run_dir, &format!("{flags} --json --seed 123456"));
         let report: Value = serde_json::from_str(&report).unwrap();
         assert_ne!(report["loss"].as_f64().unwrap(), reported[0]);
@@ -98,8 +98,8 @@ fn the_loss_is_the_one_that_training_reported() {
     }
 }
 
-/// libtorch would start as many threads as the environment asks for, and have them look for work
-/// all the time. The program's own threads sleep.
+/// Without a limit, libtorch would start as many threads as the environment asks for, and they would spin. The
+/// program's own threads sleep.
 #[test]
 fn no_threads_but_those_of_the_team() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! What is exported computes what the model computes.
+//! The exported files compute the same as the model.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use vae_options::{Likelihood, VaeOptions};
 
 use crate::harness::{LATENT, Place, Variant, conv, mnist, plain, run_dir, train, write};
 
-/// Runs an ONNX file on rows of one width; gives its outputs.
+/// Runs an ONNX file on rows of one width; returns its outputs.
 fn onnx(path: &Path, rows: &[f32], width: usize) -> Vec<Vec<f32>> {
     let model = tract_onnx::onnx().model_for_path(path).unwrap();
     let batch = model.symbols.sym("batch");
@@ -34,7 +34,7 @@ fn assert_close(found: &[f32], expected: &[f32]) {
     }
 }
 
-/// Compares both graphs of the model in a run directory with our own, for several batches of images.
+/// Compares both exported graphs of a run's model with the model itself, for several batches of images.
 fn compare(place: &Place, run_dir: &Path, variant: &Variant, images: &Images) {
     place.vae_of(run_dir, "export --output onnx");
     let (_, path) =
@@ -84,7 +84,7 @@ fn convolutions_are_exported() {
     compare(&place, &run_dir, &conv(), &mnist().test);
 }
 
-/// Halves of odd sides are rounded, and the decoder repeats what was rounded off.
+/// Half of an odd side is rounded, and the decoder pads the missing row or column.
 #[test]
 fn convolutions_of_images_with_odd_sides_and_colours_are_exported() {
     let shape = Shape { height: 29, width: 38, channels: 3 };

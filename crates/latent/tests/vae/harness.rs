@@ -1,5 +1,4 @@
-//! A small trained model, shared by all stories, and runs of the program in a folder of their
-//! own.
+//! A small trained model, shared by all scenarios. Each scenario runs the program in its own folder.
 
 use std::{
     fs,
@@ -25,7 +24,7 @@ const SHARDS: u32 = 1;
 const BATCH_SIZE: u32 = 50;
 const EPOCHS: u32 = 6;
 
-/// What the small models differ in.
+/// The settings in which the small models differ.
 #[derive(Clone, Debug)]
 pub(crate) struct Variant {
     pub(crate) seed: u64,
@@ -52,17 +51,17 @@ impl Variant {
     }
 }
 
-/// The model that the others differ from in one point or another.
+/// The base model; the other models differ from it in a few settings.
 pub(crate) fn plain() -> Variant {
     let options = VaeOptions { hidden_dim: 32, latent_dim: LATENT as u32, ..VaeOptions::default() };
     Variant { seed: 5, shards: SHARDS, train_images: TRAIN_IMAGES, options }
 }
 
-/// The one with convolutions.
+/// The convolutional model.
 pub(crate) fn conv() -> Variant {
     let mut variant = plain();
     variant.options.architecture = Architecture::Conv;
-    // Each costs ten times as much.
+    // An image costs ten times as much.
     variant.train_images = TRAIN_IMAGES / 10;
     variant
 }
@@ -74,7 +73,7 @@ pub(crate) fn mnist() -> Splits<Images> {
     images::splits(&files).expect("MNIST can be read")
 }
 
-/// The test losses that training reported last: all terms, nats an image.
+/// The test losses that training reported last: all terms, in nats per image.
 #[derive(Debug, Default)]
 struct LastReport([f64; 3]);
 
@@ -91,7 +90,7 @@ impl Observer for LastReport {
     }
 }
 
-/// Trains a model and writes its checkpoint into the run directory. Gives the test losses of the
+/// Trains a model and writes its checkpoint into the run directory. Returns the test losses of the
 /// last epoch.
 pub(crate) fn train(variant: &Variant, run_dir: &Path) -> [f64; 3] {
     let (options, training) = (&variant.options, variant.training());
@@ -155,7 +154,7 @@ pub(crate) fn write(variant: &Variant, layout: &Layout, state: &State, run_dir: 
     folder.write(&metadata, &tensors.collect::<Vec<_>>()).unwrap();
 }
 
-/// The run directory of the model that most stories use; trained once, never written to.
+/// The run directory of the model that most scenarios use. It is trained once and never written to.
 pub(crate) fn run_dir() -> &'static Path {
     static RUN: OnceLock<TempDir> = OnceLock::new();
     let run = RUN.get_or_init(|| {
@@ -197,7 +196,7 @@ impl Place {
         command
     }
 
-    /// Runs a command on the small model; gives what it said.
+    /// Runs a command on the small model; returns its output.
     pub(crate) fn vae(&self, arguments: &str) -> String {
         self.vae_of(run_dir(), arguments)
     }
@@ -210,7 +209,7 @@ impl Place {
         out
     }
 
-    /// Runs a command that must fail with one line, which it gives, and leave nothing behind.
+    /// Runs a command that must fail with a one-line error and leave nothing behind; returns the line.
     #[track_caller]
     pub(crate) fn refused(&self, arguments: &str) -> String {
         let error = self.failed(arguments, 1);
@@ -218,7 +217,7 @@ impl Place {
         error
     }
 
-    /// Runs a command whose arguments must be refused, with the usage; gives what it said.
+    /// Runs a command whose arguments must be refused, with the usage; returns the error output.
     #[track_caller]
     pub(crate) fn misused(&self, arguments: &str) -> String {
         let error = self.failed(arguments, 2);

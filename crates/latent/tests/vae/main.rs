@@ -1,6 +1,6 @@
-//! The program `vae`, run as a person runs it, on a small model that is trained here once.
+//! Runs the program `vae` as a user runs it, on a small model that is trained here once.
 //!
-//! One file a story; `harness.rs` has the model and the runs.
+//! One file per scenario; `harness.rs` has the model and the runs.
 
 mod bad_input;
 mod conv;

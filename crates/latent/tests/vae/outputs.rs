@@ -1,4 +1,4 @@
-//! Outputs that are no new regular file: devices, pipes, links, files that are there already.
+//! Outputs that are not new regular files: devices, pipes, links, and files that exist already.
 
 use std::{
     fs::{self, Permissions},
@@ -48,7 +48,7 @@ fn a_picture_to_standard_output_is_nothing_but_the_picture() {
     let place = Place::new();
     place.vae("sample --count 4 --output file.png");
     symlink("/dev/stdout", place.path("out.png")).unwrap();
-    // A pipe, then a file that is written from its beginning, then one that is appended to.
+    // Standard output is a pipe, then a file written from its beginning, then a file opened for appending.
     let piped = vae(&place, "sample --count 4 --output out.png").output().unwrap();
     assert!(piped.status.success());
     assert_eq!(piped.stdout, place.read("file.png"));
@@ -113,7 +113,7 @@ fn a_path_that_is_no_text_is_as_good_as_any() {
     assert_eq!(place.files().len(), 3);
 }
 
-/// What a command calls by a name of its own is not put in the place of somebody's file.
+/// A file of another program is not replaced under a name that the user has not given.
 #[test]
 fn files_of_others_stay() {
     let (place, model) = (Place::new(), format!("--checkpoint {}", run_dir().display()));
@@ -134,7 +134,7 @@ fn files_of_others_stay() {
         fs::remove_file(place.path(name)).unwrap();
     }
     assert!(place.files().is_empty());
-    // Their own files they replace, and others where a person says so.
+    // The program replaces its own files, and any other file that the user names.
     for _ in 0..2 {
         place.vae("export --output .");
         place.vae("map --projector .");
@@ -145,7 +145,7 @@ fn files_of_others_stay() {
     png(&place.read("mine.png"));
 }
 
-/// A browser shows what it computes: see tests/explore.rs.
+/// The page's computations in a browser are tested in tests/explore.rs.
 #[test]
 fn a_page_to_explore_is_one_file_that_asks_for_no_other() {
     let place = Place::new();
@@ -157,7 +157,7 @@ fn a_page_to_explore_is_one_file_that_asks_for_no_other() {
     for word in ["http:", "https:", "src=", "@import", "url(", "'unsafe-"] {
         assert!(!page.contains(word), "{word}");
     }
-    // Its own page is written over, and equal input gives equal bytes.
+    // The program replaces its own page, and equal input gives equal bytes.
     place.vae("explore --count 50");
     assert_eq!(String::from_utf8(place.read("latent.html")).unwrap(), page);
     let message = place.refused(&format!(

@@ -1,10 +1,10 @@
-//! Pictures: of the right size, the same for the same seed, and showing what they claim.
+//! Pictures have the right size, are the same for the same seed, and show the right content.
 
 use std::fs;
 
 use picture::{Align, BLACK, Canvas, GREY, WHITE};
 
-/// Pixels of a side of an image.
+/// Pixels along a side of an image.
 const SIDE: usize = 28;
 
 use crate::harness::{Place, TEST_IMAGES, plain, png, run_dir, train};
@@ -19,7 +19,7 @@ fn samples_depend_on_the_seed_and_the_temperature() {
     place.vae("sample --count 10 --output d.png --temperature 0");
     assert_eq!(place.read("a.png"), place.read("b.png"));
     assert_ne!(place.read("a.png"), place.read("c.png"));
-    // Ten digits are four, four and two; without temperature all are the same.
+    // Ten digits fill rows of four, four and two. At temperature 0 all digits are equal.
     let (width, height, pixels) = png(&place.read("d.png"));
     assert_eq!((width, height), (4 * 2 * SIDE, 3 * 2 * SIDE));
     let row = |y: usize| &pixels[y * width..(y + 1) * width];
@@ -38,7 +38,7 @@ fn a_mixture_is_fitted_on_the_fly_or_before_with_the_same_samples() {
     place.vae("fit-gmm --components 3 --output gmm.safetensors");
     place.vae(&format!("{sample} --gmm gmm.safetensors --output before.png"));
     assert_eq!(place.read("now.png"), place.read("before.png"));
-    // More likely than under the prior, or there was no use in fitting.
+    // The latents must be more likely under the mixture than under the prior.
     let nats: Vec<f64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     assert!(nats[0] < nats[1], "{said}");
 }
@@ -62,7 +62,7 @@ fn test_images_stand_above_their_reconstructions() {
 #[test]
 fn a_persons_own_pictures_are_told_from_digits() {
     let place = Place::new();
-    // A stroke as of a pen on paper, and paper full of squares.
+    // A stroke like that of a pen on paper, and paper full of squares.
     let mut one = Canvas::new(200, 300, WHITE);
     one.fill(95, 40, 18, 210, [30, 30, 60]);
     let mut squares = Canvas::new(256, 256, [0; 3]);
@@ -83,7 +83,7 @@ fn a_persons_own_pictures_are_told_from_digits() {
     assert!(share("squares.png") > 99.0, "{said}");
 }
 
-/// A picture's loss is its own: not its place's, not that of the pictures beside it.
+/// The loss of a picture depends on neither its position nor the pictures beside it.
 #[test]
 fn the_loss_of_a_picture_does_not_depend_on_its_place() {
     let place = Place::new();
@@ -111,7 +111,7 @@ fn the_loss_of_a_picture_does_not_depend_on_its_place() {
     for (name, line) in names.iter().zip(&together) {
         assert_eq!(lines(&[name]), std::slice::from_ref(line));
     }
-    // Many of the same, so that it stands in the second batch too.
+    // So many copies that the picture is also in the second batch.
     assert_eq!(lines(&[names[1]; 260])[259], together[1]);
 }
 
@@ -155,7 +155,7 @@ fn part(bytes: &[u8], [left, top, width, height]: [usize; 4]) -> Vec<Vec<u8>> {
 #[test]
 fn names_of_rows_and_files_are_whole() {
     let place = Place::new();
-    // As the text is drawn where there is room on all sides.
+    // The expected text is drawn with enough room on all sides.
     let text = |text: &str, colour, canvas: (usize, usize), place: (usize, usize), align| {
         let mut drawn = Canvas::new(canvas.0, canvas.1, WHITE);
         drawn.text(place.0, place.1, align, colour, text);
@@ -209,7 +209,7 @@ fn one_and_two_latents_have_a_map_of_their_own() {
         let with_grid = format!("grid-{latent_dim}.png");
         place.vae_of(&run_dir, &format!("map --grid --output {with_grid}"));
         assert!(png(&place.read(&with_grid)).0 > png(&place.read(&plain)).0);
-        // What stands below the axes is about latents, not about components.
+        // The caption names latents, not principal components.
         let caption = match latent_dim {
             1 => "across: latent 0; up: a row for each class",
             _ => "across: latent 0; up: latent 1",
@@ -228,7 +228,7 @@ fn the_way_from_one_digit_to_another_begins_and_ends_there() {
     place.vae("interpolate --from 3 --to test:8 --steps 5 --gif way.gif");
     let (width, height, pixels) = png(&place.read("interpolation.png"));
     assert!(width > 5 * 2 * SIDE && height > 4 * SIDE);
-    // Both ways have the same ends; in the middle they differ.
+    // Both ways have the same ends, and differ in the middle.
     let digit = |row: usize, column: usize| -> Vec<u8> {
         let (left, top) = (width - 6 - (5 - column) * 2 * SIDE, 6 + row * (2 * SIDE + 6));
         (0..2 * SIDE)
@@ -264,7 +264,7 @@ fn the_map_has_its_grid_and_its_projector() {
     assert!(tensors.lines().all(|line| line.split('\t').count() == 4));
     assert_eq!(text("projector/metadata.tsv").lines().count(), TEST_IMAGES as usize + 1);
     assert!(text("projector/projector_config.pbtxt").contains("sprite.png"));
-    // 300 images are a square of 18 by 17.
+    // 300 images fill a grid of 18 by 17.
     assert_eq!(png(&place.read("projector/sprite.png")).0, 18 * SIDE);
 }
 
@@ -274,7 +274,7 @@ fn near_latents_are_near_on_a_map_by_t_sne() {
     let map = |name: &str, threads: &str| {
         let run_dir = run_dir().display();
         let arguments = format!("map --projection tsne --output {name} --checkpoint {run_dir}");
-        // rayon's own default, which must make no difference.
+        // rayon's own number of threads must make no difference.
         let output = place.command(&arguments).env("RAYON_NUM_THREADS", threads).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         place.read(name)

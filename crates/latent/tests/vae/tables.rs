@@ -1,4 +1,4 @@
-//! Latents as tables, there and back.
+//! Latents are written as tables and read back.
 
 use std::fs;
 
@@ -41,12 +41,12 @@ fn the_report_adds_up() {
     assert_eq!(f32_[0], (2000 * LATENT * 4) as f64);
     assert_eq!(f16[0], (2000 * LATENT * 2) as f64);
     assert_eq!(bits[0], (2000 * LATENT + 8 * LATENT) as f64);
-    // Coarser means are worse, but by next to nothing.
+    // Coarser means are worse, but only slightly.
     assert!((f32_[2] - f16[2]).abs() < 0.01 && (f32_[2] - bits[2]).abs() < 1.0, "{said}");
     assert!((0.01..0.2).contains(&f32_[3]), "{said}");
 }
 
-/// What people make with other programs from the same numbers.
+/// Tables that other programs write with the same numbers.
 #[test]
 fn tables_of_other_programs_decode_to_the_same_digits() {
     let place = Place::new();

@@ -1,5 +1,5 @@
-//! NVRTC, the compiler of kernels, where its library is found: for programs that carry no kernels
-//! which were compiled before.
+//! NVRTC, the compiler of kernels, if its library is found. Programs without precompiled kernels
+//! need it.
 
 #![allow(unsafe_code, reason = "opens the compiler's library and calls it")]
 
@@ -17,10 +17,10 @@ use super::{
 
 const LIBRARY: &str = "libnvrtc.so.13";
 
-/// What the compiler opens by name, without looking where it lies itself.
+/// A library that the compiler opens by name. It is opened here first, because the compiler does not search for it.
 const COMPILER_PART: &str = "libnvrtc-builtins.so.13.0";
 
-/// A multiplication and an addition stay two operations; the kernels say where they are one.
+/// A multiplication and an addition stay two operations, except where a kernel asks for a fused one.
 pub const OPTIONS: [&str; 1] = ["--fmad=false"];
 
 type Create = unsafe extern "C" fn(
@@ -36,18 +36,18 @@ type Size = unsafe extern "C" fn(Handle, *mut usize) -> c_int;
 type Text = unsafe extern "C" fn(Handle, *mut c_char) -> c_int;
 type Destroy = unsafe extern "C" fn(*mut Handle) -> c_int;
 
-/// Compiles for GPUs of this compute capability, times ten. Gives PTX that ends with a zero, or nothing
-/// where there is no compiler. `headers` are names and contents of what the source includes.
+/// Compiles for GPUs of this compute capability, times ten. Returns PTX that ends with a zero byte, or `None`
+/// if there is no compiler. `headers` are the names and contents of the files that the source includes.
 ///
 /// # Errors
-/// [`GpuError::Kernels`] with what the compiler says.
+/// [`GpuError::Kernels`] with the compiler's message.
 pub fn compile(
     source: &str,
     headers: &[(&str, &str)],
     capability: u32,
 ) -> Result<Option<Vec<u8>>, GpuError> {
     driver::open(COMPILER_PART);
-    // SAFETY: opening it does nothing that a process could not bear.
+    // SAFETY: opening this library has no effect that harms the process.
     let Ok(library) = (unsafe { Library::open(Some(LIBRARY), RTLD_NOW | RTLD_GLOBAL) }) else {
         return Ok(None);
     };
@@ -90,7 +90,7 @@ impl Compiler {
         );
         let destroy = self.function::<Destroy>("nvrtcDestroyProgram")?;
         let mut program = 0;
-        // SAFETY: all texts end with a zero, and live longer than the program.
+        // SAFETY: all texts end with a zero byte and live longer than the call.
         let status = unsafe {
             create(
                 &raw mut program,
@@ -108,7 +108,7 @@ impl Compiler {
         let status = unsafe { compile(program, options.len() as c_int, options.as_ptr()) };
         let log = self.text(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog");
         let ptx = self.text(program, "nvrtcGetPTXSize", "nvrtcGetPTX");
-        // SAFETY: it is not used after this.
+        // SAFETY: the program is not used after this.
         unsafe { destroy(ptr::from_mut(&mut program)) };
         if status != 0 {
             let log = log.unwrap_or_default();
@@ -120,10 +120,10 @@ impl Compiler {
     fn text(&self, program: Handle, size: &str, text: &str) -> Result<Vec<u8>, GpuError> {
         let (of_size, of_text) = (self.function::<Size>(size)?, self.function::<Text>(text)?);
         let mut bytes = 0;
-        // SAFETY: the program is there.
+        // SAFETY: the program exists.
         let status = unsafe { of_size(program, &raw mut bytes) };
         let mut found = vec![0_u8; bytes + 1];
-        // SAFETY: there is room for as many bytes as it says.
+        // SAFETY: the buffer has the size that the compiler reported.
         let status = status | unsafe { of_text(program, found.as_mut_ptr().cast()) };
         if status == 0 { Ok(found) } else { Err(refused(&format!("{text}: error {status}"))) }
     }

@@ -1,4 +1,4 @@
-//! The driver's functions, found at run time, and what their answers mean.
+//! The driver's functions, looked up at run time, and the meaning of their status codes.
 
 #![allow(unsafe_code, reason = "opens the driver's library and calls it")]
 
@@ -17,7 +17,7 @@ const LIBRARY: &str = "libcuda.so.1";
 const OUT_OF_MEMORY: c_int = 2;
 const UNAVAILABLE: c_int = 46;
 const NO_DEVICE: c_int = 100;
-/// A stream still has work to do.
+/// The status of a stream that still has work to do.
 pub(super) const NOT_READY: c_int = 600;
 
 const CAPABILITY_MAJOR: c_int = 75;
@@ -28,13 +28,13 @@ const COMPUTE_MODE: c_int = 20;
 const PROHIBITED: c_int = 2;
 const EXCLUSIVE_PROCESS: c_int = 3;
 
-/// What the compiler of the kernels is of, as the driver tells its version.
+/// The CUDA version of the kernels' compiler, in the driver's form.
 const CUDA_NEEDED: c_int = 13_000;
 
-/// Room for the name of a GPU, or its place.
+/// Bytes for the name of a GPU, or for its position on the bus.
 const TEXT_BYTES: usize = 256;
 
-/// A context, stream, module, function, graph, or place in memory; the driver has it as a pointer.
+/// A context, stream, module, function, graph, or address in memory; the driver uses pointers for them.
 pub(super) type Handle = usize;
 
 macro_rules! functions {
@@ -48,7 +48,7 @@ macro_rules! functions {
             fn of(library: &Library) -> Result<Self, GpuError> {
                 Ok(Self {
                     $($name: {
-                        // SAFETY: the types are those of cuda.h, where pointers to what is opaque are
+                        // SAFETY: the types are those of cuda.h, where pointers to opaque types are
                         // handles.
                         let found = unsafe { library.get($symbol) };
                         *found.map_err(|_| GpuError::OldDriver($symbol))?
@@ -115,8 +115,8 @@ pub(super) struct Driver {
 macro_rules! call {
     ($driver:expr, $function:ident($($argument:expr),* $(,)?)) => {{
         let driver: &Driver = $driver;
-        // SAFETY: the handles are the driver's own, places are as long as is said, and whoever starts a
-        // kernel vouches for its arguments.
+        // SAFETY: the handles are the driver's own, the memory has the stated length, and the caller that
+        // launches a kernel guarantees its arguments.
         let status = unsafe { (driver.functions.$function)($($argument),*) };
         driver.check(stringify!($function), status)
     }};
@@ -124,18 +124,18 @@ macro_rules! call {
 pub(super) use call;
 
 impl Driver {
-    /// Opens the library for good and initialises it, once.
+    /// Opens the library and initialises it, once. It is never closed.
     pub(super) fn get() -> Result<&'static Self, GpuError> {
         static DRIVER: OnceLock<Result<Driver, GpuError>> = OnceLock::new();
         DRIVER.get_or_init(Self::load).as_ref().map_err(Clone::clone)
     }
 
     fn load() -> Result<Self, GpuError> {
-        // SAFETY: opening the driver's library does nothing that a process could not bear.
+        // SAFETY: opening the driver's library has no effect that harms the process.
         let library = unsafe { Library::open(Some(LIBRARY), RTLD_NOW | RTLD_GLOBAL) };
         let library = library.map_err(|_| NoCuda::Driver)?;
         let driver = Self { functions: Functions::of(&library)? };
-        // It stays open: the functions are kept.
+        // The library stays open, because its functions are kept.
         std::mem::forget(library);
         match call!(&driver, init(0)) {
             Err(GpuError::Driver { status: NO_DEVICE, .. }) | Ok(()) => Ok(driver),
@@ -143,16 +143,16 @@ impl Driver {
         }
     }
 
-    /// An answer as a result.
+    /// Converts a status to a result.
     pub(super) fn check(&self, call: &'static str, status: c_int) -> Result<(), GpuError> {
         if status == 0 {
             return Ok(());
         }
         let mut text = ptr::null();
-        // SAFETY: it writes a pointer to a constant, or leaves null.
+        // SAFETY: the function writes a pointer to a constant, or leaves null.
         let known = unsafe { (self.functions.error_text)(status, &raw mut text) } == 0;
         let text = if known && !text.is_null() {
-            // SAFETY: the driver's constants end with a zero.
+            // SAFETY: the driver's constants end with a zero byte.
             unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
         } else {
             "it does not say why".to_owned()
@@ -164,7 +164,7 @@ impl Driver {
         let mut count = 0;
         match call!(self, device_count(&raw mut count)) {
             Ok(()) => Ok(usize::try_from(count).unwrap_or_default()),
-            // What it says where it was initialised without any.
+            // The status of a driver that was initialised without a device.
             Err(GpuError::Driver { status: NO_DEVICE, .. }) => Ok(0),
             Err(error) => Err(error),
         }
@@ -182,7 +182,7 @@ impl Driver {
         text(|text, room| call!(self, device_name(text, room, device)))
     }
 
-    /// Where on the host's bus it is, the same for all processes.
+    /// The GPU's position on the host's bus, the same for all processes.
     pub(super) fn bus(&self, index: usize) -> Result<String, GpuError> {
         let device = self.device(index)?;
         text(|text, room| call!(self, device_bus(text, room, device)))
@@ -196,7 +196,7 @@ impl Driver {
         Ok(u32::try_from(10 * major + minor).unwrap_or_default())
     }
 
-    /// Why a GPU gives no context.
+    /// Explains why no context can be created on a GPU.
     pub(super) fn no_context(&self, index: usize, device: c_int, error: GpuError) -> GpuError {
         let GpuError::Driver { status: UNAVAILABLE, .. } = error else { return error };
         let mut mode = 0;
@@ -208,7 +208,7 @@ impl Driver {
         }
     }
 
-    /// Why a module cannot be loaded: a driver takes nothing of later compilers.
+    /// Explains why a module cannot be loaded: a driver does not accept the output of newer compilers.
     pub(super) fn no_module(&self, error: GpuError) -> GpuError {
         let mut version = 0;
         match call!(self, version(&raw mut version)) {
@@ -219,7 +219,7 @@ impl Driver {
         }
     }
 
-    /// What a request for memory came to.
+    /// Explains a failed request for memory.
     pub(super) fn memory<T>(&self, bytes: usize, got: Result<T, GpuError>) -> Result<T, GpuError> {
         let Err(GpuError::Driver { status: OUT_OF_MEMORY, .. }) = got else { return got };
         let (mut free, mut total) = (0, 0);
@@ -228,21 +228,21 @@ impl Driver {
     }
 }
 
-/// The text that a function writes.
+/// Returns the text that a driver function writes.
 fn text(
     write: impl FnOnce(*mut c_char, c_int) -> Result<(), GpuError>,
 ) -> Result<String, GpuError> {
     let mut text = [0 as c_char; TEXT_BYTES];
-    // The last byte stays zero, whatever it writes.
+    // The last byte stays zero, whatever the function writes.
     write(text.as_mut_ptr(), TEXT_BYTES as c_int - 1)?;
-    // SAFETY: it ends with a zero.
+    // SAFETY: the text ends with a zero byte.
     Ok(unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned())
 }
 
-/// Opens a library for good; its symbols are there for all that is opened later. Whether it is
-/// there.
+/// Opens a library and never closes it; libraries that are opened later can use its symbols. Returns whether it
+/// was found.
 pub(super) fn open(library: &str) -> bool {
-    // SAFETY: what these libraries do when they are opened is meant to be done in any process.
+    // SAFETY: these libraries are made to be opened in any process.
     let opened = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
     opened.map(std::mem::forget).is_ok()
 }

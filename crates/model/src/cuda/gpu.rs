@@ -1,4 +1,4 @@
-//! One GPU: memory, kernels, and graphs of them, all on one stream. It knows neither layers nor
+//! One GPU: memory, kernels, and graphs of kernels, all on one stream. This file knows neither layers nor
 //! batches.
 
 #![allow(unsafe_code, reason = "starts kernels")]
@@ -18,16 +18,16 @@ use super::{
     registered::Registered,
 };
 
-/// Begins a stream that does not wait for the one which all share.
+/// The flag of a stream that does not wait for the default stream.
 const NON_BLOCKING: c_uint = 1;
 
-/// What this thread calls while it records is recorded; what others call goes on.
+/// The capture mode that records only the calls of this thread, and lets other threads continue.
 const CAPTURE_THREAD_LOCAL: i32 = 1;
 
-/// Numbers that are copied at a time.
+/// Numbers that are copied together.
 const PIECE: usize = 4 << 20;
 
-/// A GPU, and the stream on which everything happens in its order.
+/// A GPU, and the one stream that orders all its work.
 #[derive(Debug)]
 pub struct Gpu {
     context: Arc<Context>,
@@ -35,10 +35,10 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// Makes a context on the GPU with this index.
+    /// Creates a context on the GPU with this index.
     ///
     /// # Errors
-    /// [`GpuError`] where there is none, or it is too old.
+    /// [`GpuError`] if there is no such GPU, or it is too old.
     pub fn open(index: usize) -> Result<Self, GpuError> {
         let driver = Driver::get()?;
         let device = driver.device(index)?;
@@ -67,24 +67,24 @@ impl Gpu {
         self.capability
     }
 
-    /// Has the calling thread use this GPU. Each method does so itself but those of [`Kernel`] and
+    /// Makes this GPU current for the calling thread. All methods do this themselves, except those of [`Kernel`] and
     /// [`Graph`].
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     pub fn enter(&self) -> Result<(), GpuError> {
         self.context.enter()
     }
 
-    /// Memory of the GPU, all zero.
+    /// Allocates memory of the GPU, filled with zeros.
     ///
     /// # Errors
-    /// [`GpuError::Memory`] where there is not enough.
+    /// [`GpuError::Memory`] if there is not enough.
     pub fn zeros<T: Plain>(&self, length: usize) -> Result<Buffer<T>, GpuError> {
         Buffer::zeros(&self.context, length)
     }
 
-    /// Memory of the host that the GPU reads and writes by itself, all zero.
+    /// Allocates pinned host memory, which the GPU reads and writes directly, filled with zeros.
     ///
     /// # Errors
     /// As [`Gpu::zeros`].
@@ -92,10 +92,10 @@ impl Gpu {
         Pinned::new(&self.context, length)
     }
 
-    /// Begins to copy to the GPU.
+    /// Starts a copy to the GPU.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     pub fn upload<T: Plain>(
         &self,
         from: &mut Pinned<T>,
@@ -105,13 +105,13 @@ impl Gpu {
         from.copy_in(to, 0, count)
     }
 
-    /// Begins to copy the first `count` numbers to the GPU, to those from `first` on.
+    /// Starts to copy the first `count` numbers to the GPU, to the place that begins at `first`.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     ///
     /// # Panics
-    /// Where there are not so many.
+    /// If either side has too few numbers.
     pub fn upload_part<T: Plain>(
         &self,
         from: &mut Pinned<T>,
@@ -122,10 +122,10 @@ impl Gpu {
         from.copy_in(to, first, count)
     }
 
-    /// Copies to the GPU, by way of some memory that it reads by itself, and waits.
+    /// Copies to the GPU through a piece of pinned memory, and waits for the copy.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     pub fn copy<T: Plain>(&self, from: &[T], to: &mut Buffer<T>) -> Result<(), GpuError> {
         assert_eq!(from.len(), to.len(), "as many numbers as there is room for");
         let mut piece = self.pinned(from.len().min(PIECE))?;
@@ -136,21 +136,21 @@ impl Gpu {
         self.wait()
     }
 
-    /// Begins to copy from the GPU; [`Pinned::as_slice`] waits for it.
+    /// Starts a copy from the GPU; [`Pinned::as_slice`] waits for it.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     pub fn download<T: Plain>(&self, from: &Buffer<T>, to: &mut Pinned<T>) -> Result<(), GpuError> {
         to.copy_out(from, 0, from.len())
     }
 
-    /// The same for `count` numbers, those from `first` on.
+    /// Starts a copy of `count` numbers that begin at `first`.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     ///
     /// # Panics
-    /// Where there are not so many.
+    /// If either side has too few numbers.
     pub fn download_part<T: Plain>(
         &self,
         from: &Buffer<T>,
@@ -161,34 +161,34 @@ impl Gpu {
         to.copy_out(from, first, count)
     }
 
-    /// Has the GPU read and write memory by itself that is not its own.
+    /// Lets the GPU directly read and write host memory that another part of the program has allocated.
     ///
     /// # Errors
-    /// [`GpuError`] where the driver refuses.
+    /// [`GpuError`] if the driver refuses.
     pub fn register(&self, memory: Arc<dyn HostMemory>) -> Result<Registered, GpuError> {
         Registered::new(&self.context, memory)
     }
 
-    /// A point to wait for; it has to be recorded first.
+    /// An event to wait for. It must be recorded first.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     pub fn event(&self) -> Result<Event, GpuError> {
         Event::new(&self.context)
     }
 
-    /// Waits until all that was begun is done.
+    /// Waits for all work that was started.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     pub fn wait(&self) -> Result<(), GpuError> {
         self.context.wait()
     }
 
-    /// Loads kernels: a cubin, or PTX that ends with a zero.
+    /// Loads kernels from a cubin, or from PTX that ends with a zero byte.
     ///
     /// # Errors
-    /// [`GpuError`] where they are not for this GPU.
+    /// [`GpuError`] if they are not for this GPU.
     pub fn load(&self, image: &[u8]) -> Result<Module, GpuError> {
         self.enter()?;
         let mut module = 0;
@@ -198,10 +198,10 @@ impl Gpu {
         Ok(Module { context: Arc::clone(&self.context), module })
     }
 
-    /// Records the work, so that it is started as one.
+    /// Records the work as a graph, which is launched with one call.
     ///
     /// # Errors
-    /// What the work says, or [`GpuError`] where the driver refuses.
+    /// The error of the work, or [`GpuError`] if the driver refuses.
     pub fn record(&self, work: impl FnOnce() -> Result<(), GpuError>) -> Result<Graph, GpuError> {
         self.wait()?;
         let Context { driver, stream, .. } = *self.context;
@@ -219,28 +219,28 @@ impl Gpu {
         Ok(Graph { context: Arc::clone(&self.context), executable })
     }
 
-    /// Times the work that is recorded from now on.
+    /// Measures the time of work that is recorded from now on.
     pub fn measure(&self, timed: Timed) {
         self.context.meter.begin(timed);
     }
 
-    /// Of each graph that was recorded since [`Gpu::measure`] and was launched: how long its parts took
+    /// For each graph that was recorded since [`Gpu::measure`] and was launched: the times of its parts
     /// in the last launch.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     pub fn times(&self) -> Result<Vec<Vec<Time>>, GpuError> {
         self.context.times()
     }
 
-    /// What was copied so far.
+    /// The amount that was copied so far.
     #[must_use]
     pub fn traffic(&self) -> Traffic {
         self.context.meter.traffic()
     }
 }
 
-/// Kernels that a GPU has loaded.
+/// Kernels that are loaded on a GPU.
 #[derive(Debug)]
 pub struct Module {
     context: Arc<Context>,
@@ -248,10 +248,10 @@ pub struct Module {
 }
 
 impl Module {
-    /// One of them; it lives as long as the module, which it keeps.
+    /// One of the kernels. It keeps the module loaded.
     ///
     /// # Errors
-    /// [`GpuError`] where there is none of that name.
+    /// [`GpuError`] if there is no kernel of that name.
     pub fn kernel(self: &Arc<Self>, name: &'static CStr) -> Result<Kernel, GpuError> {
         self.context.enter()?;
         let mut function = 0;
@@ -262,7 +262,7 @@ impl Module {
 
 impl Drop for Module {
     fn drop(&mut self) {
-        // Nobody is left to be told.
+        // An error here can be reported to nobody.
         let _failed = self.context.enter();
         let _failed = call!(self.context.driver, module_unload(self.module));
     }
@@ -277,14 +277,14 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Begins to run it with so many blocks, in x and y, of so many threads.
+    /// Launches the kernel with this number of blocks, in x and y, of `threads` threads each.
     ///
     /// # Safety
-    /// The arguments are those that the kernel declares, and the places that it reads and writes with
-    /// them are allocated, until the work is done.
+    /// The arguments are those that the kernel declares, and the memory that it reads and writes through
+    /// them stays allocated until the work is done.
     ///
     /// # Errors
-    /// [`GpuError::Size`] for more blocks than there can be, and what the driver says.
+    /// [`GpuError::Size`] for too many blocks, or the driver's error.
     pub unsafe fn start(
         &self,
         (across, down): (u64, u64),
@@ -327,28 +327,28 @@ impl Kernel {
     }
 }
 
-/// A kernel's arguments, in its order.
+/// A kernel's arguments, in the order of its parameters.
 #[derive(Debug, Default)]
 pub struct Arguments {
-    /// Each begins at a multiple of eight bytes.
+    /// Each argument begins at a multiple of eight bytes.
     words: Vec<[u32; 2]>,
     starts: Vec<usize>,
 }
 
 impl Arguments {
-    /// A pointer.
+    /// Adds a pointer.
     #[must_use]
     pub fn place(self, place: Place) -> Self {
         self.words(&place.words())
     }
 
-    /// A number of 32 bits.
+    /// Adds a number of 32 bits.
     #[must_use]
     pub fn word(self, word: u32) -> Self {
         self.words(&[word])
     }
 
-    /// A structure of numbers of 32 bits.
+    /// Adds a structure of 32-bit numbers.
     #[must_use]
     pub fn words(mut self, words: &[u32]) -> Self {
         self.starts.push(self.words.len());
@@ -371,13 +371,13 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Begins the work.
+    /// Launches the recorded work.
     ///
     /// # Safety
-    /// As for the kernels in it: what they read and write is still there.
+    /// As for the kernels in the graph: the memory that they read and write is still allocated.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     pub unsafe fn launch(&self) -> Result<(), GpuError> {
         self.context.enter()?;
         call!(self.context.driver, graph_launch(self.executable, self.context.stream))
@@ -386,7 +386,7 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // Nobody is left to be told.
+        // An error here can be reported to nobody.
         let _failed = self.context.enter();
         let _failed = call!(self.context.driver, executable_destroy(self.executable));
     }

@@ -1,4 +1,4 @@
-//! Memory of a GPU, and memory of the host that a GPU reads and writes by itself.
+//! Memory of a GPU, and host memory that a GPU reads and writes directly.
 
 #![allow(unsafe_code, reason = "hands out slices of memory that the driver allocates")]
 
@@ -19,7 +19,7 @@ use super::{
     meter::Meter,
 };
 
-/// A number that a GPU has in the same form.
+/// A number that has the same representation on a GPU.
 pub trait Plain: Copy + Default + Send + Sync + sealed::Sealed + 'static {}
 
 mod sealed {
@@ -31,42 +31,42 @@ macro_rules! plain {
 }
 plain!(u8, u32, f32, f64);
 
-/// A place in a GPU's memory.
+/// An address in a GPU's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(pub(super) u64);
 
 impl Place {
-    /// None: kernels that can do without something are given this.
+    /// The null address, for kernel arguments that are optional.
     pub const NULL: Self = Self(0);
 
-    /// The place so many numbers on.
+    /// The address of the element `numbers` places later.
     #[must_use]
     pub const fn offset<T: Plain>(self, numbers: usize) -> Self {
         Self(self.0 + (numbers * size_of::<T>()) as u64)
     }
 
-    /// The address, its low half first.
+    /// The address as two words, the low one first.
     #[must_use]
     pub const fn words(self) -> [u32; 2] {
         [self.0 as u32, (self.0 >> 32) as u32]
     }
 }
 
-/// A GPU's context and its one stream. Memory keeps it alive.
+/// A GPU's context and its one stream. All memory keeps it alive.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) driver: &'static Driver,
     pub(super) device: i32,
     pub(super) context: Handle,
     pub(super) stream: Handle,
-    /// Copies begun so far, and how many of them are known to be done.
+    /// The number of copies started so far, and the number known to be done.
     pub(super) begun: AtomicU64,
     pub(super) done: AtomicU64,
     pub(super) meter: Meter,
 }
 
 impl Context {
-    /// Has the calling thread use this GPU.
+    /// Makes this GPU current for the calling thread.
     pub(super) fn enter(&self) -> Result<(), GpuError> {
         call!(self.driver, context_set(self.context))
     }
@@ -82,7 +82,7 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // There is nobody to tell of a GPU that has failed: whoever used it has heard.
+        // If the GPU has failed, its user has got an error before; a second one here would reach nobody.
         let _failed = self.enter();
         for event in self.meter.events() {
             let _failed = call!(self.driver, event_destroy(event));
@@ -102,11 +102,11 @@ pub struct Buffer<T> {
 }
 
 impl<T: Plain> Buffer<T> {
-    /// All bits zero.
+    /// Allocates memory with all bits zero.
     pub(super) fn zeros(context: &Arc<Context>, length: usize) -> Result<Self, GpuError> {
         context.enter()?;
         let (driver, bytes, mut place) = (context.driver, bytes::<T>(length)?, 0);
-        // No memory at all cannot be taken.
+        // The driver does not allocate zero bytes.
         driver.memory(bytes, call!(driver, memory_take(&raw mut place, bytes.max(1))))?;
         let buffer =
             Self { context: Arc::clone(context), place: place as u64, length, _kind: PhantomData };
@@ -114,19 +114,19 @@ impl<T: Plain> Buffer<T> {
         Ok(buffer)
     }
 
-    /// Where it begins.
+    /// The address of the first number.
     #[must_use]
     pub const fn place(&self) -> Place {
         Place(self.place)
     }
 
-    /// How many numbers there are.
+    /// The number of numbers.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.length
     }
 
-    /// Whether there are none.
+    /// Whether the buffer is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.length == 0
@@ -164,20 +164,20 @@ impl DeviceMemory for Buffer<f32> {
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
-        // See `Context::drop`. The driver waits for what still uses the memory.
+        // See `Context::drop`. The driver waits for work that still uses the memory.
         let _failed = self.context.enter();
         let _failed = call!(self.context.driver, memory_free(self.place as Handle));
     }
 }
 
-/// Numbers of the host that a GPU reads and writes by itself. Whoever looks at them waits for the copies
-/// that are under way.
+/// Pinned host memory, which a GPU reads and writes directly. An access by the host waits for the copies
+/// that are still running.
 #[derive(Debug)]
 pub struct Pinned<T> {
     context: Arc<Context>,
     place: Handle,
     length: usize,
-    /// The last copy from or to here.
+    /// The last copy from or to this memory.
     copy: u64,
     _kind: PhantomData<T>,
 }
@@ -193,17 +193,17 @@ impl<T: Plain> Pinned<T> {
         Ok(memory)
     }
 
-    /// The numbers, when the copies to here are done.
+    /// The numbers, after all copies to this memory are done.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     pub fn as_slice(&self) -> Result<&[T], GpuError> {
         self.settle()?;
         // SAFETY: the memory is that long, was filled in `new`, and no copy writes it now.
         Ok(unsafe { slice::from_raw_parts(self.place as *const T, self.length) })
     }
 
-    /// The numbers, to be written, when the copies from and to here are done.
+    /// The numbers for writing, after all copies from and to this memory are done.
     ///
     /// # Errors
     /// As [`Pinned::as_slice`].
@@ -213,7 +213,7 @@ impl<T: Plain> Pinned<T> {
         Ok(unsafe { slice::from_raw_parts_mut(self.place as *mut T, self.length) })
     }
 
-    /// Begins to copy the first `count` numbers to a GPU, to those from `first` on.
+    /// Starts to copy the first `count` numbers to a GPU, to the place that begins at `first`.
     pub(super) fn copy_in(
         &mut self,
         to: &mut Buffer<T>,
@@ -229,7 +229,7 @@ impl<T: Plain> Pinned<T> {
         call!(driver, copy_in(place, self.place, bytes, stream))
     }
 
-    /// Begins to copy `count` of a GPU's numbers to here, those from `first` on.
+    /// Starts to copy `count` of a GPU's numbers, beginning at `first`, to this memory.
     pub(super) fn copy_out(
         &mut self,
         from: &Buffer<T>,
@@ -270,18 +270,18 @@ impl<T> Drop for Pinned<T> {
     }
 }
 
-/// A point in the order of all that a GPU does, to wait for while it goes on with what comes after.
+/// A point in the order of a GPU's work. The host can wait for it while the GPU continues with later work.
 #[derive(Debug)]
 pub struct Event {
     context: Arc<Context>,
     event: Handle,
-    /// Copies that were begun before it.
+    /// Copies that were started before the event.
     begun: u64,
 }
 
 impl Event {
     pub(super) fn new(context: &Arc<Context>) -> Result<Self, GpuError> {
-        /// Nobody asks when it was.
+        /// The flag of an event without a time stamp.
         const WITHOUT_TIME: u32 = 2;
         context.enter()?;
         let mut event = 0;
@@ -289,20 +289,20 @@ impl Event {
         Ok(Self { context: Arc::clone(context), event, begun: 0 })
     }
 
-    /// Is from now on the point after all that was begun.
+    /// Moves the event to the point after all work started so far.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     pub fn record(&mut self) -> Result<(), GpuError> {
         self.context.enter()?;
         self.begun = self.context.begun.load(Ordering::Acquire);
         call!(self.context.driver, event_record(self.event, self.context.stream))
     }
 
-    /// Waits until all that was begun before it is done.
+    /// Waits for all work started before the event.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     pub fn wait(&self) -> Result<(), GpuError> {
         self.context.enter()?;
         call!(self.context.driver, event_wait(self.event))?;

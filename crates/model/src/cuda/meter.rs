@@ -1,4 +1,4 @@
-//! How long kernels take, and how much is copied: for programs that measure. Times come from events that
+//! The times of kernels and the amount of copies, for programs that measure. Times come from events that
 //! are recorded together with the work.
 
 #![allow(unsafe_code, reason = "calls the driver")]
@@ -14,7 +14,7 @@ use super::{
     memory::Context,
 };
 
-/// An event that was recorded in a graph can be asked for its time.
+/// The flag of an event that is recorded in a graph and whose time can be read afterwards.
 const EXTERNAL: u32 = 1;
 
 /// Bytes that were copied since the GPU was opened.
@@ -31,14 +31,14 @@ pub struct Traffic {
 pub enum Timed {
     /// Each graph as a whole.
     Graphs,
-    /// Each kernel; the events between them make the graph slower.
+    /// Each kernel. The additional events make the graph slower.
     Kernels,
 }
 
 /// A part of a graph, and the microseconds that it took when the graph was last launched.
 pub type Time = (String, f64);
 
-/// The counts of one GPU.
+/// The counters of one GPU.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     to_gpu: AtomicU64,
@@ -50,7 +50,7 @@ pub(super) struct Meter {
 struct Marks {
     timed: Timed,
     is_recording: bool,
-    /// Of each graph: its parts, and the events around them.
+    /// For each graph: its parts, and the events before and after each part.
     graphs: Vec<Vec<(String, [Handle; 2])>>,
 }
 
@@ -74,13 +74,13 @@ impl Meter {
             Some(Marks { timed, is_recording: false, graphs: Vec::new() });
     }
 
-    /// What is timed in the work that is being recorded.
+    /// What is timed in the work that is being recorded, if anything.
     fn timed(&self) -> Option<Timed> {
         let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         marks.as_ref().filter(|marks| marks.is_recording).map(|marks| marks.timed)
     }
 
-    /// The events, to be destroyed.
+    /// Takes the events, so that the caller can destroy them.
     pub(super) fn events(&self) -> Vec<Handle> {
         let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner).take();
         let graphs = marks.into_iter().flat_map(|marks| marks.graphs);
@@ -89,7 +89,7 @@ impl Meter {
 }
 
 impl Context {
-    /// Notes that the recording of a graph begins, or ends.
+    /// Notes the beginning or the end of the recording of a graph.
     pub(super) fn note_recording(&self, is_recording: bool) {
         let mut marks = self.meter.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(marks) = marks.as_mut() else { return };
@@ -99,7 +99,7 @@ impl Context {
         }
     }
 
-    /// Does work that is being recorded, between two events if this kind of part is timed.
+    /// Runs work that is being recorded, between two events if this kind of part is timed.
     pub(super) fn time<T>(
         &self,
         part: Timed,
@@ -126,7 +126,7 @@ impl Context {
         Ok(event)
     }
 
-    /// The times of each graph that was launched, of its last launch.
+    /// The times of each graph in its last launch; graphs that were never launched are left out.
     pub(super) fn times(&self) -> Result<Vec<Vec<Time>>, GpuError> {
         self.wait()?;
         let marks = self.meter.marks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,7 +134,7 @@ impl Context {
         Ok(graphs.filter_map(|graph| self.times_of(graph)).collect())
     }
 
-    /// None for a graph that was never launched: its events have no time.
+    /// `None` for a graph that was never launched, because its events have no time.
     fn times_of(&self, graph: &[(String, [Handle; 2])]) -> Option<Vec<Time>> {
         let time = |(name, [begun, ended]): &(String, [Handle; 2])| {
             let mut milliseconds = 0.0;

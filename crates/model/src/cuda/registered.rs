@@ -1,4 +1,4 @@
-//! Memory of the host that a GPU reads and writes by itself, although others allocated it.
+//! Host memory that another part of the program allocated, and that a GPU reads and writes directly.
 
 #![allow(unsafe_code, reason = "has the driver copy to and from slices")]
 
@@ -12,7 +12,7 @@ use super::{
     memory::{Buffer, Context},
 };
 
-/// Memory that the driver knows of, until this is dropped.
+/// Memory that is registered with the driver until this value is dropped.
 #[derive(Debug)]
 pub struct Registered {
     context: Arc<Context>,
@@ -29,7 +29,7 @@ impl Registered {
         Ok(Self { context: Arc::clone(context), memory })
     }
 
-    /// Whether these floats are in it.
+    /// Whether these floats are in the memory.
     #[must_use]
     pub fn holds(&self, floats: &[f32]) -> bool {
         let (start, end) = (self.memory.address(), self.memory.address() + self.memory.bytes());
@@ -37,13 +37,13 @@ impl Registered {
         start <= place.start as usize && place.end as usize <= end
     }
 
-    /// Copies floats of a GPU to here, those from `first` on, and waits.
+    /// Copies floats of a GPU, beginning at `first`, to `to`, and waits.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     ///
     /// # Panics
-    /// Where there are not so many, or `to` is elsewhere.
+    /// If the buffer has too few floats, or `to` is not in this memory.
     pub fn read(&self, from: &Buffer<f32>, first: usize, to: &mut [f32]) -> Result<(), GpuError> {
         assert!(self.holds(to) && first + to.len() <= from.len(), "{} floats", to.len());
         self.context.enter()?;
@@ -57,10 +57,10 @@ impl Registered {
     /// Copies floats to a GPU, and waits.
     ///
     /// # Errors
-    /// [`GpuError`] where the GPU has failed.
+    /// [`GpuError`] if the GPU has failed.
     ///
     /// # Panics
-    /// Where there is no room for them, or they are elsewhere.
+    /// If the buffer has too little room, or `from` is not in this memory.
     pub fn write(&self, from: &[f32], to: &mut Buffer<f32>) -> Result<(), GpuError> {
         assert!(self.holds(from) && from.len() <= to.len(), "{} floats", from.len());
         self.context.enter()?;
@@ -74,7 +74,7 @@ impl Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        // See `Context::drop`. No copy is under way: all are waited for.
+        // See `Context::drop`. No copy is running, because every copy is waited for.
         let _failed = self.context.enter();
         let _failed = call!(self.context.driver, host_unregister(self.memory.address()));
     }

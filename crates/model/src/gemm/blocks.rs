@@ -1,11 +1,11 @@
-//! Products in f32: every element is the same chain of operations, whatever the instruction set,
-//! the blocks and the number of threads.
+//! Products in f32. Every element is computed by the same chain of operations, for any instruction set,
+//! blocks and number of threads.
 //!
-//! The chain is cut into chunks of [`CHUNK`] links; ARITHMETIC.md has its definition. A block of
-//! the result is computed chunk by chunk: the right factor's chunk is laid out in panels
-//! (`panels.rs`), and for some rows of the left factor at a time a tile passes down each panel
-//! (`tile.rs`). Of the two factors either can be the right one; which, depends on what is cheaper
-//! to lay out.
+//! The chain is cut into chunks of [`CHUNK`] links; ARITHMETIC.md defines it. A block of
+//! the result is computed chunk by chunk: the chunk of the right factor is packed into panels
+//! (`panels.rs`), and for a group of rows of the left factor at a time, a tile moves down each panel
+//! (`tile.rs`). Either factor can be used as the right one; the choice depends on which is cheaper
+//! to pack.
 
 #![allow(unsafe_code, reason = "pointers into matrices, from here to the tiles")]
 
@@ -19,25 +19,25 @@ use super::{
 };
 use crate::{Isa, isa::Level};
 
-/// Links of a chunk. It is part of the definition of a product: another number gives other bits.
+/// Links of a chunk. The number is part of the definition of a product: another number gives other bits.
 const CHUNK: usize = 128;
 
-/// Columns of a block: a chunk of them takes 128 KiB, which stays in the second cache.
+/// Columns of a block: a chunk of them takes 128 KiB, which fits the second-level cache.
 const COLUMNS_MAX: usize = 256;
 
 /// Rows of a block.
 const ROWS_MAX: usize = 512;
 
-/// Rows that pass all panels before the next ones do: a chunk of them takes 48 KiB.
+/// Rows that pass all panels before the next rows do: a chunk of them takes 48 KiB.
 const ROWS_NEAR: usize = 96;
 
-/// Rows up to which the right factor is used where it lies: laying it out pays with more.
+/// Up to this many rows, the right factor is used without packing. Packing pays off with more rows.
 const ROWS_UNPACKED_MAX: usize = 64;
 
-/// Strides that are a multiple of it put the rows of a panel into few sets of the first cache.
+/// Strides that are a multiple of this put the rows of a panel into few sets of the first-level cache.
 const STRIDE_BAD: usize = 256;
 
-/// Columns of a panel are a multiple of it on every instruction set.
+/// The columns of a panel are a multiple of this on every instruction set.
 const LINE: usize = 16;
 
 /// A product, or a part of one: `out = left right`.
@@ -50,12 +50,12 @@ struct Product {
     right: Right,
     out: *mut f32,
     out_stride: usize,
-    /// Whether `out` is the transpose, a row a column.
+    /// Whether `out` is the transpose of the product.
     turned: bool,
 }
 
-/// Writes the rows of the product a b from `first` on to `out`, as many as it holds; sides are
-/// positive and fit, as `gemm::multiply_rows` has checked.
+/// Writes the rows of the product a b that begin at `first` to `out`, as many as it holds. Sides are
+/// positive and fit; `gemm::multiply_rows` has checked this.
 pub(super) fn multiply_rows(
     isa: Isa,
     a: Matrix<'_, f32>,
@@ -64,8 +64,8 @@ pub(super) fn multiply_rows(
     out: &mut [f32],
 ) {
     for block in Product::new(a, first, b, out).blocks() {
-        // SAFETY: `new` took pointers and sizes from the matrices, and the blocks' sizes are at
-        // most the largest.
+        // SAFETY: `new` took pointers and sizes from the matrices, and `blocks` cuts blocks of at most the
+        // largest size.
         unsafe { multiply_block(isa, block) };
     }
     let scale = a.scale * b.scale;
@@ -78,7 +78,7 @@ impl Product {
     fn new(a: Matrix<'_, f32>, first: usize, b: Matrix<'_, f32>, out: &mut [f32]) -> Self {
         let ((_, links), (_, n)) = (a.shape(), b.shape());
         let m = out.len() / n;
-        // To lay out the transpose of `b`, or that of `a` and then the result.
+        // Either pack the transpose of `b`, or pack that of `a` and transpose the result.
         let turned = b.transposed && m * (links + n) < n * links;
         let (rows, columns) = if turned { (n, m) } else { (m, n) };
         let (left, right) = if turned { (b.t(), a.t()) } else { (a, b) };
@@ -107,7 +107,7 @@ impl Product {
         product.without(first)
     }
 
-    /// This product without the first rows of `a`, which do not occur in `out`.
+    /// This product without the first `first` rows of `a`, which `out` does not hold.
     fn without(mut self, first: usize) -> Self {
         // SAFETY: `a` has at least `first` rows more than `out`.
         unsafe {
@@ -120,7 +120,7 @@ impl Product {
         self
     }
 
-    /// These rows and columns of it.
+    /// The given rows and columns of the product.
     fn part(self, rows: (usize, usize), columns: (usize, usize)) -> Self {
         let (first, column) = (rows.0, columns.0);
         let (major, minor) = if self.turned { (column, first) } else { (first, column) };
@@ -133,7 +133,7 @@ impl Product {
         }
     }
 
-    /// This product in blocks of the sizes above.
+    /// The product in blocks of the sizes above.
     fn blocks(self) -> impl Iterator<Item = Self> {
         let width = self.columns.div_ceil(self.columns.div_ceil(COLUMNS_MAX));
         let columns = move || ranges(self.columns, width.next_multiple_of(LINE));
@@ -142,12 +142,12 @@ impl Product {
     }
 }
 
-/// `0..len` in ranges of `most`, the last one shorter.
+/// `0..len` in ranges of length `most`; the last range may be shorter.
 fn ranges(len: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..len).step_by(most).map(move |start| (start, (start + most).min(len)))
 }
 
-/// What a thread computes a block in.
+/// The working memory of a thread for one block.
 struct Space {
     panels: Vec<Line>,
     results: Vec<Line>,
@@ -162,7 +162,7 @@ struct Line(#[allow(dead_code, reason = "used by address")] [f32; LINE]);
 impl Space {
     fn new() -> Self {
         let lines = |floats: usize| vec![Line([0.0; LINE]); floats / LINE];
-        // A panel has at least a vector of eight.
+        // A panel has at least one vector of eight.
         let panels_max = COLUMNS_MAX / 8;
         Self {
             panels: lines(CHUNK * COLUMNS_MAX),
@@ -177,7 +177,7 @@ thread_local! {
     static SPACE: RefCell<Space> = RefCell::new(Space::new());
 }
 
-/// Allocates what this thread computes in, if that has not been done yet.
+/// Allocates the working memory of this thread, unless it exists already.
 pub(crate) fn prepare_thread() {
     SPACE.with(|_| ());
 }
@@ -192,7 +192,7 @@ unsafe fn multiply_block(isa: Isa, block: Product) {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2(block: Product, space: &mut Space) {
-        // SAFETY: as for the whole function; the instruction set is there.
+        // SAFETY: as for the whole function; the CPU has the instruction set.
         unsafe { multiply_in::<super::vector::Avx2>(block, space) }
     }
     #[cfg(target_arch = "x86_64")]
@@ -202,7 +202,7 @@ unsafe fn multiply_block(isa: Isa, block: Product) {
         unsafe { multiply_in::<super::vector::Avx512>(block, space) }
     }
     SPACE.with_borrow_mut(|space| match isa.0 {
-        // SAFETY, of all arms: as the caller says; an `Isa` exists only where the CPU has it.
+        // SAFETY, of all arms: as the caller guarantees; an `Isa` exists only if the CPU has it.
         Level::Portable => unsafe { multiply_in::<Portable>(block, space) },
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { avx2(block, space) },
@@ -218,7 +218,7 @@ unsafe fn multiply_block(isa: Isa, block: Product) {
 unsafe fn multiply_in<V: Vector>(block: Product, space: &mut Space) {
     let Product { rows, columns, links, left, right, out, out_stride, turned } = block;
     let padded = columns.next_multiple_of(V::LANES);
-    // Tiles write whole vectors.
+    // Tiles write whole vectors, so a partial vector needs other memory than `out`.
     let beside = turned || columns != padded;
     let (data, stride) =
         if beside { (space.results.as_mut_ptr().cast(), padded) } else { (out, out_stride) };
@@ -274,7 +274,7 @@ unsafe fn multiply_in<V: Vector>(block: Product, space: &mut Space) {
     }
 }
 
-/// Where the panels of so many columns begin, and how many vectors each has: as even as can be.
+/// The first column of each panel, and the number of its vectors. Panels are as equal as possible.
 #[inline(always)]
 fn panels_of<V: Vector>(columns: usize) -> impl Iterator<Item = (usize, usize)> {
     let vectors = columns.div_ceil(V::LANES);
@@ -283,11 +283,11 @@ fn panels_of<V: Vector>(columns: usize) -> impl Iterator<Item = (usize, usize)> 
     (0..panels).map(move |i| (start(i) * V::LANES, start(i + 1) - start(i)))
 }
 
-/// Lays out a chunk of the right factor, in panels of [`CHUNK`] links each.
+/// Packs a chunk of the right factor into panels of [`CHUNK`] links each.
 ///
 /// # Safety
 ///
-/// The block has the links and columns, and the CPU has the instruction set.
+/// The block has these links and columns, and the CPU has the instruction set.
 #[inline(always)]
 unsafe fn lay_out<V: Vector>(right: Right, links: usize, columns: usize, space: &mut Space) {
     for (number, (column, vectors)) in panels_of::<V>(columns).enumerate() {
@@ -315,7 +315,7 @@ unsafe fn lay_out<V: Vector>(right: Right, links: usize, columns: usize, space: 
 mod tests {
     use super::*;
 
-    /// Numbers of all sizes and signs; with `zeros`, whole columns and most of the rest are zero.
+    /// Numbers of all sizes and signs; with `zeros`, whole columns and most other elements are zero.
     fn numbers(len: usize, columns: usize, zeros: bool, seed: u32) -> Vec<f32> {
         let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
         let mut next = || {
@@ -333,7 +333,7 @@ mod tests {
             .collect()
     }
 
-    /// The definition, an element at a time.
+    /// The definition, for one element.
     fn chain(links: usize, a: impl Fn(usize) -> f32, b: impl Fn(usize) -> f32) -> f32 {
         let mut total = 0.0_f32;
         for (first, end) in ranges(links, CHUNK) {
@@ -417,7 +417,8 @@ mod tests {
         }
     }
 
-    /// What is smaller than the smallest float becomes -0 in a chain that skips nothing after it.
+    /// A product below the smallest float rounds to -0. A chain that skips the later zero keeps the sum -0; the other
+    /// chain makes it +0. The result must be +0 in both cases.
     #[test]
     fn no_result_is_minus_zero() {
         let tiny = f32::MIN_POSITIVE;

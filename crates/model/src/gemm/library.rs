@@ -1,8 +1,8 @@
-//! Products of factors in bf16 by MKL's `gemm_bf16bf16f32_`, BLAS in its Fortran form, which
-//! libtorch_cpu exports. This file alone knows it.
+//! Products of factors in bf16 by MKL's `gemm_bf16bf16f32_`, the Fortran form of a BLAS function, which
+//! libtorch_cpu exports. Only this file uses it.
 //!
-//! Matrices here are row-major. To BLAS, which is column-major, a row-major matrix is its own
-//! transpose, so C = A B is asked for as C' = B' A'.
+//! Matrices here are row-major. BLAS is column-major, so it sees a row-major matrix as its
+//! transpose. To get C = A B, it is asked for C' = B' A'.
 
 #![allow(unsafe_code, reason = "a foreign function on raw pointers")]
 
@@ -15,10 +15,10 @@ use std::{
 use super::{Matrix, SIDE_MAX};
 use crate::{bf16::Bf16, blas};
 
-// tch links the library; naming it here would only repeat that.
+// tch links the library, so no link attribute is needed here.
 use torch_sys as _;
 
-/// The function, unless this libtorch's BLAS lacks it; MKL has it, on every CPU.
+/// The function; `None` if this libtorch's BLAS lacks it. MKL has it on every CPU.
 pub(super) fn routine() -> Option<Routine> {
     static ROUTINE: OnceLock<Option<Routine>> = OnceLock::new();
     *ROUTINE.get_or_init(|| {
@@ -28,7 +28,7 @@ pub(super) fn routine() -> Option<Routine> {
     })
 }
 
-/// Writes the rows from `first` on of the product a b to `out`, as many as it holds; at least
+/// Writes the rows of the product a b that begin at `first` to `out`, as many as it holds, at least
 /// one.
 pub(super) fn multiply_rows(
     a: Matrix<'_, Bf16>,

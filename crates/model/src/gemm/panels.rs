@@ -1,34 +1,34 @@
-//! The right factor of a product, laid out as tiles read it, and results turned back.
+//! Packs the right factor of a product in the order in which tiles read it, and transposes results.
 
 #![allow(unsafe_code, reason = "pointers into matrices, whose bounds `blocks.rs` has checked")]
 
 use super::vector::{SQUARE, Vector};
 
-/// The right factor from a link of the chain and a column on.
+/// The right factor, from a link of the chain and a column onward.
 #[derive(Clone, Copy)]
 pub(super) struct Right {
     pub(super) data: *const f32,
-    /// From a link to the next, or from a column to the next if `transposed`.
+    /// The distance from one link to the next, or from one column to the next if `transposed`.
     pub(super) stride: usize,
     pub(super) transposed: bool,
-    /// Whether so much of it is zero that it pays to look for what can be skipped.
+    /// Whether so many elements are zero that a search for rows to skip pays off.
     pub(super) sparse: bool,
 }
 
 impl Right {
-    /// The same from a later link and column on.
+    /// The factor from a later link and column onward.
     ///
     /// # Safety
     ///
-    /// They are within the matrix.
+    /// The link and the column are within the matrix.
     pub(super) unsafe fn from(self, link: usize, column: usize) -> Self {
         let (major, minor) = if self.transposed { (column, link) } else { (link, column) };
-        // SAFETY: as the caller says.
+        // SAFETY: as the caller guarantees.
         Self { data: unsafe { self.data.add(major * self.stride + minor) }, ..self }
     }
 }
 
-/// Copies `links` rows of `columns` numbers to `panel`, with zeros up to `width`.
+/// Copies `links` rows of `columns` numbers to `panel`, padded with zeros to `width`.
 ///
 /// # Safety
 ///
@@ -42,7 +42,7 @@ pub(super) unsafe fn pack<V: Vector>(
     width: usize,
     panel: *mut f32,
 ) {
-    // SAFETY: all indices are below the bounds that the caller names.
+    // SAFETY: all indices are below the bounds that the caller guarantees.
     unsafe {
         if right.transposed {
             transpose::<V>(right.data, right.stride, columns, links, panel, width);
@@ -64,8 +64,8 @@ pub(super) unsafe fn pack<V: Vector>(
     }
 }
 
-/// Copies the rows of `from` that are not zero throughout to `panel`, which may be the same, and
-/// their numbers to `list`; gives how many.
+/// Copies the rows of `from` that have a nonzero number to `panel`, which may be the same memory, and
+/// the indices of these rows to `list`. Returns their number.
 ///
 /// # Safety
 ///
@@ -82,8 +82,8 @@ pub(super) unsafe fn pack_nonzero<V: Vector>(
 ) -> usize {
     let mut kept = 0;
     for link in 0..links {
-        // SAFETY: the row is one of those that the caller names. What is kept so far are at most
-        // as many rows as were read, so that no row is overwritten before it is read.
+        // SAFETY: the row is within the caller's bounds. At most as many rows are kept as were
+        // read, so no row is overwritten before it is read.
         let nonzero =
             unsafe { copy_row::<V>(from.add(link * stride), width, panel.add(kept * width)) };
         list[kept] = link as u16;
@@ -92,12 +92,12 @@ pub(super) unsafe fn pack_nonzero<V: Vector>(
     kept
 }
 
-/// Copies whole vectors; whether any number is not zero.
+/// Copies whole vectors, and returns whether any number is nonzero.
 #[inline(always)]
 unsafe fn copy_row<V: Vector>(from: *const f32, width: usize, to: *mut f32) -> bool {
     let mut nonzero = false;
     for at in (0..width).step_by(V::LANES) {
-        // SAFETY: as the callers say; `width` is a multiple of the lanes.
+        // SAFETY: as the callers guarantee; `width` is a multiple of the lanes.
         unsafe {
             let vector = V::load(from.add(at));
             nonzero |= vector.has_nonzero();
@@ -111,7 +111,7 @@ unsafe fn copy_row<V: Vector>(from: *const f32, width: usize, to: *mut f32) -> b
 ///
 /// # Safety
 ///
-/// The pointers cover the two matrices with these strides, which do not overlap, and the CPU has
+/// The pointers cover the two matrices with these strides; the matrices do not overlap; the CPU has
 /// the instruction set.
 #[inline(always)]
 pub(super) unsafe fn transpose<V: Vector>(
@@ -123,7 +123,7 @@ pub(super) unsafe fn transpose<V: Vector>(
     to_stride: usize,
 ) {
     let (whole_rows, whole_columns) = (rows / SQUARE * SQUARE, columns / SQUARE * SQUARE);
-    // SAFETY: all indices are below the bounds that the caller names.
+    // SAFETY: all indices are below the bounds that the caller guarantees.
     unsafe {
         for i in (0..whole_rows).step_by(SQUARE) {
             for j in (0..whole_columns).step_by(SQUARE) {

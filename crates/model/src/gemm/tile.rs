@@ -1,5 +1,5 @@
 //! The innermost part of a product: a tile of results that stays in registers while a chunk of
-//! the chain passes.
+//! the chain is added to it.
 
 #![allow(unsafe_code, reason = "pointers into matrices, whose bounds `blocks.rs` has checked")]
 #![allow(clippy::needless_range_loop, reason = "indices that the compiler unrolls to registers")]
@@ -9,29 +9,29 @@ use super::vector::Vector;
 /// Numbers of a cache line.
 const LINE: usize = 16;
 
-/// The left factor from a row and a link of the chain on: its elements are used one by one.
+/// The left factor, from a row and a link of the chain onward. Its elements are used one at a time.
 #[derive(Clone, Copy)]
 pub(super) struct Left {
     pub(super) data: *const f32,
-    /// From a row to the next; 1 if `transposed`.
+    /// The distance from a row to the next; 1 if `transposed`.
     pub(super) row_stride: usize,
-    /// From a link to the next; 1 unless `transposed`.
+    /// The distance from a link to the next; 1 unless `transposed`.
     pub(super) link_stride: usize,
     pub(super) transposed: bool,
 }
 
-/// A panel of the right factor: as many whole vectors a row as a tile is wide.
+/// A panel of the right factor. Its rows have as many whole vectors as a tile is wide.
 #[derive(Clone, Copy)]
 pub(super) struct Panel {
     pub(super) data: *const f32,
     pub(super) stride: usize,
-    /// How many rows it has.
+    /// The number of its rows.
     pub(super) links: usize,
-    /// Which link each of its rows is; null where all are there.
+    /// The link of each row; null if the panel has all links.
     pub(super) list: *const u16,
 }
 
-/// Where results are added to, or written if it is the first chunk.
+/// The results. The first chunk is written to them, the others are added.
 #[derive(Clone, Copy)]
 pub(super) struct Results {
     pub(super) data: *mut f32,
@@ -39,7 +39,7 @@ pub(super) struct Results {
     pub(super) first: bool,
 }
 
-/// Adds the chunk's sums of `rows` rows and the panel's columns to the results.
+/// Adds a chunk's sums to the results, for `rows` rows and the panel's columns.
 ///
 /// # Safety
 ///
@@ -54,11 +54,11 @@ pub(super) unsafe fn strip<V: Vector>(
     results: Results,
     prefetch: bool,
 ) {
-    /// The rows of a tile by its vectors: at most 24 registers hold sums, or 12 of the 16 of AVX2.
+    /// The rows of a tile, by its vectors: at most 24 registers hold sums, or 12 of the 16 registers of AVX2.
     macro_rules! of_shape {
         ($($vectors:literal: $rows:literal or $rows_transposed:literal),*) => {
             match (vectors, left.transposed, panel.list.is_null()) {
-                // SAFETY, of all arms: as the caller says.
+                // SAFETY, of all arms: as the caller guarantees.
                 $(
                     ($vectors, false, true) => unsafe {
                         run::<V, $rows, $vectors, false, false>(rows, left, panel, results, prefetch);
@@ -77,7 +77,7 @@ pub(super) unsafe fn strip<V: Vector>(
             }
         };
     }
-    // Rows of a left factor that is not transposed each need an address: more than 8 spill.
+    // If the left factor is not transposed, each row needs an address register: more than 8 do not fit.
     if V::LANES == 16 {
         of_shape!(4: 6 or 6, 3: 8 or 8, 2: 8 or 12, 1: 8 or 24);
     } else {
@@ -85,12 +85,12 @@ pub(super) unsafe fn strip<V: Vector>(
     }
 }
 
-/// How many vectors a panel has at the most.
+/// The most vectors of a panel.
 pub(super) const fn vectors_max<V: Vector>() -> usize {
     if V::LANES == 16 { 4 } else { 2 }
 }
 
-/// Tile after tile down the rows.
+/// Computes one tile after the other, down the rows.
 #[inline(always)]
 unsafe fn run<
     V: Vector,
@@ -109,7 +109,7 @@ unsafe fn run<
     macro_rules! tiles_of {
         ($rows:expr) => {
             while $rows <= rows - row {
-                // SAFETY: the rows are among those that the caller names.
+                // SAFETY: the rows are within the caller's bounds.
                 unsafe {
                     let left = Left { data: left.data.add(row * left.row_stride), ..left };
                     let results =
@@ -128,7 +128,7 @@ unsafe fn run<
     tiles_of!(1);
 }
 
-/// Asks for the rows after the next `rows`: their runs are too short for the CPU to guess them.
+/// Prefetches the rows after the next `rows`. Rows are too short for the CPU to predict the accesses.
 #[inline(always)]
 fn prefetch_rows<V: Vector>(left: Left, rows: usize, links: usize) {
     for row in rows..2 * rows {
@@ -150,7 +150,7 @@ unsafe fn tile<
     panel: Panel,
     results: Results,
 ) {
-    // SAFETY: the tile's rows, links and vectors are among those that the caller of `strip` names.
+    // SAFETY: the tile's rows, links and vectors are within the bounds that the caller of `strip` guarantees.
     unsafe {
         let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
         for row in 0..panel.links {

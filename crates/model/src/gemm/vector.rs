@@ -1,4 +1,4 @@
-//! Vectors of f32 as each instruction set has them, all with the same results.
+//! Vectors of f32 for each instruction set. All give the same results.
 
 #![allow(unsafe_code, reason = "intrinsics, and loads and stores by pointer")]
 
@@ -6,8 +6,8 @@
 ///
 /// # Safety
 ///
-/// The methods may be called only where the CPU has the instruction set, and `load`, `store` and
-/// `transpose` only with pointers to as many numbers as they name.
+/// The methods may be called only if the CPU has the instruction set. `load`, `store` and
+/// `transpose` need pointers to as many numbers as they access.
 pub(super) trait Vector: Copy {
     /// Numbers in a vector.
     const LANES: usize;
@@ -24,20 +24,20 @@ pub(super) trait Vector: Copy {
     /// self * factor + sum, rounded once.
     unsafe fn mul_add(self, factor: Self, sum: Self) -> Self;
 
-    /// Whether any number is not zero; NaN is not.
+    /// Whether any number is nonzero; NaN counts as nonzero.
     unsafe fn has_nonzero(self) -> bool;
 
-    /// Writes the transpose of [`SQUARE`] rows of as many numbers.
+    /// Writes the transpose of a square with sides of [`SQUARE`] numbers.
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
 
-    /// Asks for the cache line of an address, which need not be valid.
+    /// Prefetches the cache line of an address, which need not be valid.
     fn prefetch(at: *const f32);
 }
 
 /// Side of the squares that [`Vector::transpose`] handles.
 pub(super) const SQUARE: usize = 8;
 
-/// Eight numbers, in whatever registers the compiler finds: NEON's on AArch64.
+/// Eight numbers, in the registers that the compiler chooses, such as NEON's on AArch64.
 #[derive(Clone, Copy)]
 pub(super) struct Portable([f32; SQUARE]);
 
@@ -51,7 +51,7 @@ impl Vector for Portable {
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller gives a pointer to as many numbers; f32 is all the alignment needed.
+        // SAFETY: the caller gives a pointer to enough numbers; it has the alignment of f32, which suffices.
         Self(unsafe { from.cast::<[f32; SQUARE]>().read() })
     }
 
@@ -108,7 +108,7 @@ mod x86 {
             #[derive(Clone, Copy)]
             pub(in crate::gemm) struct $name($register);
 
-            // SAFETY, of all blocks: the caller vouches for the instruction set and the pointers.
+            // SAFETY, of all blocks: the caller guarantees the instruction set and the pointers.
             impl Vector for $name {
                 const LANES: usize = $lanes;
 
@@ -172,7 +172,7 @@ mod x86 {
         |x| _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(x, _mm512_setzero_ps()) != 0
     }
 
-    /// Neighbours change places within pairs of rows, then pairs within fours, then halves.
+    /// First neighbours are exchanged within pairs of rows, then pairs within fours, then halves.
     #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
         // SAFETY: the caller gives pointers to squares with these strides, and has AVX2.
@@ -183,7 +183,7 @@ mod x86 {
                 let (a, b) = (rows[i & 6], rows[(i & 6) + 1]);
                 if i & 1 == 0 { _mm256_unpacklo_ps(a, b) } else { _mm256_unpackhi_ps(a, b) }
             });
-            // Number 4 h + q has columns q and q + 4 of the rows from 4 h on.
+            // Element 4 h + q has columns q and q + 4 of the rows from 4 h on.
             let fours: [__m256; SQUARE] = array::from_fn(|i| {
                 let (half, q) = (i & 4, i & 3);
                 let (a, b) = (pairs[half + (q >> 1)], pairs[half + 2 + (q >> 1)]);

@@ -1,4 +1,4 @@
-//! The digest of the state, whose blocks the GPU hashes: 16 bytes a block come back.
+//! The digest of the state. The GPU hashes the blocks; 16 bytes per block are copied back.
 
 use model::{
     STATE_VECTORS,
@@ -8,25 +8,25 @@ use model::{
 
 use super::kernels::Kernels;
 
-/// Words of a hash.
+/// Words of a block's hash.
 const HASH_WORDS: usize = size_of::<BlockHash>() / size_of::<u32>();
 
-/// Where hashes are made.
+/// The memory for hashing.
 #[derive(Debug)]
 pub(super) struct Digests {
     keys: Buffer<u32>,
-    /// Of all vectors' long blocks.
+    /// The hashes of the long blocks of all vectors.
     hashes: (Buffer<u32>, Pinned<u32>),
-    /// Of each vector the floats of a last block that is too short for the GPU, if there is one.
+    /// The floats of each vector's last block, if that is too short for the GPU.
     rest: [Pinned<f32>; STATE_VECTORS],
     rest_floats: usize,
     length: usize,
-    /// Long blocks of a vector.
+    /// The number of long blocks of a vector.
     blocks: usize,
 }
 
 impl Digests {
-    /// For vectors of this length.
+    /// For vectors with `length` floats.
     pub(super) fn new(gpu: &Gpu, length: usize) -> Result<Self, GpuError> {
         let last = length % BLOCK;
         let blocks = length / BLOCK + usize::from(digest::is_long(last));
@@ -41,7 +41,7 @@ impl Digests {
         Ok(Self { keys, hashes, rest, rest_floats, length, blocks })
     }
 
-    /// The hashes of all blocks, as the digest of a state takes them.
+    /// Adds the hashes of all blocks to `hasher`, in the order of a state's digest.
     pub(super) fn add(
         &mut self,
         gpu: &Gpu,
@@ -77,7 +77,7 @@ impl Digests {
     }
 }
 
-/// A hash from its words, the lowest first.
+/// A hash from its words, the lowest word first.
 fn big_endian(words: [u32; HASH_WORDS]) -> BlockHash {
     let fold = |hash: u128, word: &u32| hash << u32::BITS | u128::from(*word);
     words.iter().rev().fold(0_u128, fold).to_be_bytes()

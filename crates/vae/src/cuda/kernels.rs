@@ -1,4 +1,4 @@
-//! The kernels of `step.cu`, each started with the blocks and arguments that it declares.
+//! The kernels of `step.cu`. Each is launched with the grid and the arguments that it declares.
 
 #![allow(unsafe_code, reason = "starts kernels")]
 
@@ -11,10 +11,10 @@ use super::{line::Shape, sources};
 /// Threads of a block of an elementwise kernel.
 const THREADS: u32 = 256;
 
-/// Threads that add up a row.
+/// Threads that add up a row together.
 const LANES: usize = 16;
 
-/// Terms of a chunk of a product, and how many chunks a block of the small tile computes together.
+/// Terms of a chunk of a product, and the most chunks that a block of the small tile computes together.
 const CHUNK: usize = 128;
 const CHUNKS_MAX: usize = 8;
 
@@ -22,36 +22,36 @@ const CHUNKS_MAX: usize = 8;
 const SMALL_THREADS: u32 = 64;
 const LARGE_THREADS: u32 = 256;
 
-/// Elements of a tile's sides, rows and columns.
+/// The rows and columns of a tile.
 const SMALL: (usize, usize) = (16, 16);
 const LARGE: (usize, usize) = (128, 64);
 
-/// Side of a tile of a weight's gradient.
+/// The side of a tile of a weight's gradient.
 const GRADIENT_TILE: usize = 64;
 
-/// From so many large tiles on a product is cut into these: fewer would leave most of a GPU idle.
+/// The least number of large tiles of a product; with fewer, most of a GPU would be idle, so small tiles are used.
 const LARGE_TILES_MIN: usize = 64;
 
-/// Which tiles products are cut into.
+/// The kind of tiles that products are cut into.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tiles {
-    /// Those that suit the sizes.
+    /// The kind that suits the sizes.
     #[default]
     Auto,
-    /// Small ones.
+    /// Small tiles.
     Small,
-    /// Large ones.
+    /// Large tiles.
     Large,
 }
 
-/// A product's kernel for either tile.
+/// The kernels of a product, one for each kind of tile.
 #[derive(Debug)]
 struct Product {
     small: Kernel,
     large: Kernel,
 }
 
-/// What a product's tiles are started with.
+/// The launch of a product.
 struct Plan<'a> {
     kernel: &'a Kernel,
     blocks: usize,
@@ -97,32 +97,32 @@ pub(super) struct Kernels {
     hashes: Kernel,
 }
 
-/// What the optimizer reads and writes.
+/// The inputs and outputs of the optimizer's kernel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Updating {
-    /// The gradients to be added, `count` of them, each `length` long.
+    /// The gradients to add: `count` of them, each with `length` floats.
     pub(super) leaves: Place,
     pub(super) count: usize,
     pub(super) merges: Place,
     pub(super) length: usize,
     /// Parameters and both moments.
     pub(super) state: [Place; 3],
-    /// What shortens the sum; [`Place::NULL`] for nothing.
+    /// The factor that shortens the sum; [`Place::NULL`] for none.
     pub(super) factor: Place,
-    /// Whether a loss was not finite, so that nothing changes any more; [`Place::NULL`] for no.
+    /// Set if a loss was not finite, so that nothing changes any more; [`Place::NULL`] if it is not used.
     pub(super) stopped: Place,
 }
 
-/// Floats of a block whose squares are added by themselves, and threads that do so.
+/// Floats of a block whose squares are added separately, and the threads that add them.
 const SQUARES_BLOCK: usize = 1 << 14;
 const SQUARES_THREADS: u32 = 32;
 
-/// Blocks of a vector whose squares are added.
+/// The number of blocks of a vector whose squares are added.
 pub(super) const fn squares_blocks(length: usize) -> usize {
     length.div_ceil(SQUARES_BLOCK)
 }
 
-/// The table and the cursor, and the sizes: what most kernels begin with.
+/// The first arguments of most kernels: the table, the cursor and the sizes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
     pub(super) table: Place,
@@ -136,17 +136,17 @@ impl Step {
     }
 }
 
-/// Some places, one after the other.
+/// Adds pointers to the arguments.
 fn places(arguments: Arguments, places: &[Place]) -> Arguments {
     places.iter().fold(arguments, |arguments, place| arguments.place(*place))
 }
 
-/// Some numbers, one after the other.
+/// Adds numbers to the arguments.
 fn words(arguments: Arguments, words: &[u32]) -> Arguments {
     words.iter().fold(arguments, |arguments, word| arguments.word(*word))
 }
 
-/// Starts as many threads as there are elements.
+/// Launches at least one thread per element.
 fn elementwise(kernel: &Kernel, elements: usize, arguments: Arguments) -> Result<(), GpuError> {
     start(kernel, (elements.div_ceil(THREADS as usize), 1), THREADS, arguments)
 }
@@ -157,14 +157,14 @@ fn start(
     threads: u32,
     mut arguments: Arguments,
 ) -> Result<(), GpuError> {
-    // SAFETY: the methods below give the arguments that `step.cu` declares; whoever makes the places
-    // (`pass.rs`) makes them as long as the sizes say.
+    // SAFETY: the methods below give the arguments that `step.cu` declares. The memory is allocated
+    // (`pass.rs`) with the lengths that follow from the sizes.
     unsafe { kernel.start((across as u64, down as u64), threads, &mut arguments) }
 }
 
-/// Starts what a pass has recorded.
+/// Launches a recorded graph.
 pub(super) fn launch(graph: &Graph) -> Result<(), GpuError> {
-    // SAFETY: the model keeps all that a graph uses for longer than the graph.
+    // SAFETY: the model keeps the memory that a graph uses for longer than the graph.
     unsafe { graph.launch() }
 }
 
@@ -224,7 +224,7 @@ impl Kernels {
         start(kernel, (blocks, 1), threads, arguments)
     }
 
-    /// `out` = x w' + bias, and zero below zero with `relu`.
+    /// `out` = x w' + bias; with `relu`, negative results become zero.
     pub(super) fn layer(
         &self,
         [x, w, bias, out]: [Place; 4],
@@ -236,7 +236,7 @@ impl Kernels {
         self.multiply(&self.layer, sides, arguments)
     }
 
-    /// `out` = d w, and zero where `activation` is not above zero.
+    /// `out` = d w, but zero at elements where `activation` is not above zero.
     pub(super) fn input_gradient(
         &self,
         [d, w, activation, out]: [Place; 4],
@@ -246,7 +246,7 @@ impl Kernels {
         self.multiply(&self.input_gradient, sides, words(arguments, &sides.words()))
     }
 
-    /// The last layer and the terms of -log p(x|z).
+    /// Computes the last layer and the terms of -log p(x|z).
     pub(super) fn bernoulli(
         &self,
         [h, w, bias, x, gradient, terms]: [Place; 6],
@@ -258,7 +258,7 @@ impl Kernels {
         self.multiply(&self.bernoulli, sides, arguments)
     }
 
-    /// As [`Kernels::bernoulli`].
+    /// As [`Kernels::bernoulli`], for the Gaussian likelihood.
     pub(super) fn gaussian(
         &self,
         [h, w, bias, log_variance, x, gradient, terms]: [Place; 7],
@@ -330,7 +330,7 @@ impl Kernels {
         elementwise(&self.samples_gradient, elements, arguments)
     }
 
-    /// `layers` are the words that [`layer_words`] gives; `sides` are outputs and inputs of each.
+    /// `layers` are the words that `Work` writes for each layer; `sides` are the outputs and inputs of each layer.
     pub(super) fn parameter_gradients(
         &self,
         step: &Step,
@@ -360,7 +360,7 @@ impl Kernels {
         start(&self.log_variance_gradient, (step.shape.groups, 1), 1, arguments)
     }
 
-    /// `log_variance` is [`Place::NULL`] but for the gaussian.
+    /// `log_variance` is [`Place::NULL`] for the Bernoulli likelihood.
     pub(super) fn losses(
         &self,
         shape: &Shape,
@@ -371,7 +371,7 @@ impl Kernels {
         elementwise(&self.losses, shape.rows() * LANES, arguments)
     }
 
-    /// Of all groups, added along the tree that `merges` describes, up to so many nodes.
+    /// Adds the sums of all groups along the tree that `merges` describes, up to `nodes` nodes.
     pub(super) fn totals(
         &self,
         step: &Step,
@@ -384,7 +384,7 @@ impl Kernels {
         start(&self.totals, (1, 1), THREADS, arguments)
     }
 
-    /// Adds so many gradients along the tree, to `sums`: one for each node.
+    /// Adds `count` gradients along the tree and writes one sum per node to `sums`.
     pub(super) fn add_up(
         &self,
         [gradients, merges, sums]: [Place; 3],
@@ -396,7 +396,7 @@ impl Kernels {
         elementwise(&self.partials, length, arguments)
     }
 
-    /// The norm of `sum`, and what shortens it to the norm allowed, if any is.
+    /// Computes the norm of `sum`, and the factor that shortens it to the allowed norm, if there is one.
     pub(super) fn norm(
         &self,
         step: &Step,
@@ -414,13 +414,13 @@ impl Kernels {
         start(&self.clip, (1, 1), 1, places(arguments, &[norms, factor]))
     }
 
-    /// Goes on to the next of `lines` of the table.
+    /// Moves the cursor to the next of `lines` lines of the table.
     pub(super) fn advance(&self, step: &Step, lines: usize) -> Result<(), GpuError> {
         let arguments = Arguments::default().place(step.cursor).word(lines as u32);
         start(&self.advance, (1, 1), 1, arguments)
     }
 
-    /// Hashes so many blocks of a vector.
+    /// Hashes `blocks` blocks of a vector.
     pub(super) fn hashes(
         &self,
         [vector, keys, hashes]: [Place; 3],
@@ -445,7 +445,7 @@ impl Kernels {
     }
 }
 
-/// Tiles of the gradient of a weight with so many outputs and inputs.
+/// The number of tiles of a weight's gradient, for a layer with these outputs and inputs.
 pub(super) const fn gradient_tiles((outputs, inputs): (usize, usize)) -> usize {
     outputs.div_ceil(GRADIENT_TILE) * inputs.div_ceil(GRADIENT_TILE)
 }

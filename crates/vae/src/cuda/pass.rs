@@ -1,5 +1,5 @@
-//! A batch on the GPU, from pixels to the gradients of all parameters: which kernel follows which, and
-//! where each finds what it reads. `crate::pass` is the same on a CPU.
+//! A batch on the GPU, from pixels to the gradients of all parameters: the order of the kernels, and
+//! the places of their inputs and outputs. `crate::pass` does the same on a CPU.
 
 use std::ops::Range;
 
@@ -12,12 +12,12 @@ use super::{
     line::Shape,
 };
 
-/// Words of a layer, as `Layer` in `gradients.cu` has them.
+/// Words of a `Layer`, as declared in `gradients.cu`.
 const LAYER_WORDS: usize = 10;
 
 const LAYERS: usize = 6;
 
-/// The vectors between the layers; a matrix has a row an image, from z on a row a sample.
+/// The vectors between the layers. Matrices have one row per image; from z on, one row per sample.
 #[derive(Debug)]
 pub(super) struct Work {
     floats: Buffer<f32>,
@@ -25,7 +25,7 @@ pub(super) struct Work {
     layers: Buffer<u32>,
 }
 
-/// Where each vector is.
+/// The place of each vector.
 #[derive(Clone, Copy, Debug)]
 struct Vectors {
     x: Place,
@@ -48,7 +48,7 @@ struct Vectors {
     bounds: Place,
 }
 
-/// A batch's places that are not between layers.
+/// The places of a batch that are not between layers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
     pub(super) images: Place,
@@ -56,15 +56,15 @@ pub(super) struct Ends {
     pub(super) parameters: Place,
     pub(super) gradient: Place,
     pub(super) sums: Place,
-    /// Set where the loss is not finite; [`Place::NULL`] where nobody asks.
+    /// Set if the loss is not finite; [`Place::NULL`] if it is not used.
     pub(super) stopped: Place,
-    /// How the groups' sums are added, and what is left: see `sums.cu`.
+    /// How the groups' sums are added, and how many nodes remain: see `sums.cu`.
     pub(super) merges: Place,
     pub(super) nodes: usize,
     pub(super) binarize: bool,
 }
 
-/// What it takes to start the kernels of a batch.
+/// The kernels and places of a batch.
 #[derive(Debug)]
 pub(super) struct Pass<'a> {
     network: &'a Network,
@@ -75,7 +75,7 @@ pub(super) struct Pass<'a> {
     layers: Place,
 }
 
-/// Numbers of an image in the vectors of floats, and of doubles.
+/// The numbers per image in the vector of floats; `doubles` is the same for doubles.
 fn floats(shape: &Shape) -> usize {
     let Shape { samples, pixels, hidden, latent, .. } = *shape;
     pixels + 4 * hidden + 5 * latent + samples * (2 * pixels + 4 * hidden + 3 * latent + 1)
@@ -85,7 +85,7 @@ const fn doubles(shape: &Shape) -> usize {
     2 + 2 * shape.samples
 }
 
-/// Hands out places one after the other.
+/// Divides memory into consecutive places.
 struct Cutter {
     next: Place,
     images: usize,
@@ -166,7 +166,7 @@ impl Work {
         }
     }
 
-    /// The pass over a batch of this shape, whose memory this is.
+    /// The pass over a batch of this shape, in this memory.
     pub(super) fn pass<'a>(
         &self,
         network: &'a Network,
@@ -186,7 +186,7 @@ fn layers(network: &Network) -> [&Linear; LAYERS] {
 }
 
 impl Vectors {
-    /// Of each layer: its output's gradient, its input, and rows an image.
+    /// For each layer: its output's gradient, its input, and the number of rows per image.
     const fn of_layers(&self, samples: usize) -> [(Place, Place, usize); LAYERS] {
         [
             (self.d_encoder[0], self.x, 1),
@@ -200,7 +200,7 @@ impl Vectors {
 }
 
 impl Pass<'_> {
-    /// From pixels to the sums, and to the gradient of the decoder's output.
+    /// Computes everything from pixels to the losses and the gradient of the decoder's output.
     pub(super) fn forward(&self) -> Result<(), GpuError> {
         let Self { kernels, step, ends, vectors, .. } = self;
         kernels.gather(step, [ends.images, ends.order], ends.binarize, vectors.x)?;
@@ -224,7 +224,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The losses of the batch, after [`Pass::forward`].
+    /// Computes the sums of the batch, after [`Pass::forward`].
     pub(super) fn totals(&self) -> Result<(), GpuError> {
         let Vectors { losses, divergences, bounds, .. } = self.vectors;
         let places = [losses, divergences, bounds, self.ends.merges];
@@ -252,7 +252,7 @@ impl Pass<'_> {
         self.kernels.losses(shape, [terms, log_variance, losses])
     }
 
-    /// From the gradient of the decoder's output to those of all parameters.
+    /// Computes the gradients of all parameters from that of the decoder's output.
     pub(super) fn backward(&self) -> Result<(), GpuError> {
         let Self { kernels, step, vectors, .. } = self;
         let (images, rows) = (step.shape.images(), step.shape.rows());
@@ -291,7 +291,7 @@ impl Pass<'_> {
         (place(&layer.weight), place(&layer.bias))
     }
 
-    /// `out` = x W' + b, and zero below zero with `relu`.
+    /// `out` = x W' + b; with `relu`, negative results become zero.
     fn layer(
         &self,
         layer: &Linear,
@@ -305,7 +305,7 @@ impl Pass<'_> {
         self.kernels.layer([x, w, bias, out], sides, relu)
     }
 
-    /// `out` = d W, and zero where `activation`, the layer's input, is not above zero.
+    /// `out` = d W, but zero at elements where `activation`, the layer's input, is not above zero.
     fn input_gradient(
         &self,
         layer: &Linear,

@@ -1,11 +1,11 @@
-//! The kernels as a GPU loads them: compiled before and embedded (`cargo xtask kernels`), or compiled
-//! at the first start from the sources, which every program carries.
+//! The kernels in a form that a GPU can load: either compiled before the build and embedded (`cargo xtask kernels`),
+//! or compiled at the first start from their sources, which every program contains.
 
 use std::sync::OnceLock;
 
 use model::cuda::{GpuError, compiler};
 
-/// What [`SOURCE`] includes.
+/// The files that [`SOURCE`] includes.
 const HEADERS: [(&str, &str); 11] = [
     ("functions.cuh", include_str!("functions.cuh")),
     ("noise.cuh", include_str!("noise.cuh")),
@@ -26,18 +26,18 @@ mod embedded {
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
 
-/// An image that a GPU of this compute capability, times ten, can load.
+/// An image of the kernels that a GPU of this compute capability, times ten, can load.
 pub(super) fn image(capability: u32) -> Result<&'static [u8], GpuError> {
     if let Some(image) = embedded(capability) {
         return Ok(image);
     }
-    // One process computes on one GPU; another capability is compiled anew for nobody.
+    // A process computes on one GPU only, so the kernels are compiled for one capability.
     static COMPILED: OnceLock<Result<Option<Vec<u8>>, GpuError>> = OnceLock::new();
     let compiled = COMPILED.get_or_init(|| compiler::compile(SOURCE, &HEADERS, capability));
     compiled.as_ref().map_err(Clone::clone)?.as_deref().ok_or(GpuError::NoKernels { capability })
 }
 
-/// Machine code for GPUs of the same major capability, up to this minor one; else PTX, which the driver
+/// Machine code for the same major capability and at most this minor one. If there is none, PTX, which the driver
 /// compiles for any later GPU.
 fn embedded(capability: u32) -> Option<&'static [u8]> {
     let fits = |of: &u32| of / 10 == capability / 10 && *of <= capability;

@@ -1,4 +1,4 @@
-//! The decoder as a person writes it in PyTorch, for the model card.
+//! The decoder as PyTorch code, for the model card.
 
 use vae_options::{
     VaeOptions,
@@ -20,7 +20,7 @@ pub(super) fn dense(options: &VaeOptions) -> String {
     )
 }
 
-/// Convolutions: a function of latents, whose rows are images, each row by row, in each its pixels.
+/// Convolutional layers: a function from latents to rows of pixels, each image row by row.
 pub(super) fn conv(options: &VaeOptions) -> String {
     let levels = Levels::of(options.image);
     let smallest = levels.smallest();
