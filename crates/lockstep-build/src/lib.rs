@@ -32,7 +32,7 @@ pub fn link() {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     if env::var_os(RELEASE).is_some() {
-        // A package of these programs may change this second path to another one of at most this length.
+        // This makes the library path longer, because `cargo xtask dist --wheel` overwrites it in place.
         println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib/lockstep");
     } else if let Some(lib) = LIBRARIES.iter().find_map(|variable| env::var(variable).ok()) {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");

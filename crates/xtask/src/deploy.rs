@@ -146,9 +146,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
             stdout::say!("{file:40} refused by {name}:\n{}", complaint.trim_end());
         } else if objection(*judge, &tools, file, &wrong)?.is_none() {
             let (right, wrong) = mistake;
-            stdout::say!(
-                "{file:40} not checked: {name} accepts {wrong:?} in place of {right:?}"
-            );
+            stdout::say!("{file:40} not checked: {name} accepts {wrong:?} in place of {right:?}");
         } else {
             stdout::say!("{file:40} good, says {name}");
             continue;

@@ -92,7 +92,10 @@ fn check(site: &Path) -> anyhow::Result<()> {
     let last = complaint.lines().last().unwrap_or_default();
     ensure!(output.status.success(), "the fetched PyTorch does not load: {last}");
     let version = String::from_utf8_lossy(&output.stdout);
-    ensure!(version.starts_with(VERSION), "PyTorch {VERSION} was asked for, but {version} was installed");
+    ensure!(
+        version.starts_with(VERSION),
+        "PyTorch {VERSION} was asked for, but {version} was installed"
+    );
     Ok(())
 }
 
