@@ -88,9 +88,9 @@ enum Command {
     /// Measure the coordinator with a thousand workers that have no tensors
     ///
     /// Sets up, builds the release binaries, and lets a crowd of workers join a coordinator, train for a
-    /// while and lose half of its members at once. Prints the times and the coordinator's use of memory,
-    /// threads and descriptors beside their limits, and fails if a limit is exceeded. The crowd runs on
-    /// the same cores: run nothing else on the machine meanwhile.
+    /// while and lose half of its members at once. Prints the times, and the coordinator's processor time
+    /// and peak memory, beside their limits, and fails if a limit is exceeded. The crowd runs on the same
+    /// cores: run nothing else on the machine meanwhile.
     Crowd(crowd::Options),
 
     /// Pack a release: the programs, libtorch, man pages, shell completions, licences
