@@ -54,7 +54,7 @@ fn mnist_of(flags: &str) -> Place {
     place
 }
 
-/// A run on colour pictures with an odd width or height.
+/// A run on colour pictures with an even width and an odd height.
 fn coloured(flags: &str) -> Place {
     let place = Place::new();
     pictures(&place.path("pictures"));
