@@ -1,4 +1,4 @@
-//! What container platforms and monitors ask any gRPC server.
+//! The standard gRPC services for container platforms and monitors: health and reflection.
 
 use rustix::process::Signal;
 use tokio::{runtime::Runtime, time::timeout};
