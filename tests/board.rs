@@ -256,7 +256,7 @@ fn a_run_is_scraped_as_prometheus_does() {
         series.map(|value| value.parse::<f64>().unwrap())
     };
     let is = |name: &str, expected: f64| value(name) == Some(expected);
-    wait_until("it trains", || is("lockstep_run_state{state=\"training\"}", 1.0));
+    wait_until("the run trains", || is("lockstep_run_state{state=\"training\"}", 1.0));
     assert!(is("lockstep_members", 2.0) && is("lockstep_up", 1.0));
     let examples = value("lockstep_examples_total").unwrap();
     wait_until("examples are counted", || value("lockstep_examples_total").unwrap() > examples);

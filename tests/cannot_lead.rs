@@ -31,7 +31,7 @@ fn is_possible() -> bool {
     let possible = !is_root || Command::new("setpriv").arg("--version").output().is_ok();
     if !possible {
         note_left_out(
-            "no capability is taken from root",
+            "workers that cannot write the run directory",
             "there is no setpriv; install util-linux",
         );
     }

@@ -129,7 +129,7 @@ fn schedule(seed: u64, links: bool) -> Vec<Disaster> {
     (0..DISASTERS).map(|_| draws.disaster(KINDS[usize::from(links)])).collect()
 }
 
-#[expect(clippy::print_stdout, reason = "a seed that fails is known by what it did")]
+#[expect(clippy::print_stdout, reason = "the schedule of a seed that fails must be known")]
 fn endure(seed: u64) {
     let way = Way::of(seed);
     let network = if way == Way::Links { Network::new() } else { None };

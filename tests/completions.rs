@@ -34,7 +34,7 @@ fn has(shell: &str) -> bool {
         std::env::split_paths(&path).any(|folder| folder.join(shell).is_file())
     });
     if !is_here {
-        let left_out = format!("the completions of {shell} are not tried");
+        let left_out = format!("the completions of {shell}");
         note_left_out(&left_out, &format!("there is no {shell}; install it"));
     }
     is_here

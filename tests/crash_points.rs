@@ -266,7 +266,7 @@ fn a_state_is_overwritten_while_it_is_copied_out_of_shared_memory() {
     let mut fleet = two_of_three_that_share_their_state(&place);
     fleet.add_armed("--threads 1", "transfer.copying 1 freeze");
     let stat = format!("/proc/{}/stat", fleet.workers[2].id());
-    fleet.workers[2].wait_until("it stands still", || {
+    fleet.workers[2].wait_until("the worker is frozen", || {
         let stat = fs::read_to_string(&stat).unwrap_or_default();
         stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
     });

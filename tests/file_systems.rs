@@ -83,7 +83,7 @@ fn shim(place: &Place) -> Option<PathBuf> {
             Some(shim)
         }
         Err(error) => {
-            note_left_out("no file system refuses", &format!("cc cannot be started: {error}"));
+            note_left_out("limited file systems", &format!("cc cannot be started: {error}"));
             None
         }
     }

@@ -39,7 +39,7 @@ fn mount(options: &[&str], at: &Path) -> bool {
 fn a_checkpoint_does_not_fit() {
     let place = Place::new();
     let Some(_disk) = SmallDisk::mount(&place.run_dir) else {
-        return note_left_out("no disk is full", "only root can mount a small tmpfs");
+        return note_left_out("a full disk", "only root can mount a small tmpfs");
     };
     let flags = format!("{SMALL} {ENDLESS} --keep-checkpoints 1000");
     let fleet = Fleet::start(&place, 2, &flags);

@@ -118,7 +118,7 @@ pub(crate) fn leave_out(required: &str, left_out: &str, reason: &str) {
 }
 
 /// Notes that a test is left out, and why; `cargo xtask test` lists these notes at its end.
-#[expect(clippy::print_stdout, reason = "what is not tested is to be known")]
+#[expect(clippy::print_stdout, reason = "a test that is left out says so")]
 pub(crate) fn note_left_out(left_out: &str, reason: &str) {
     let line = format!("{left_out}: {reason}\n");
     print!("{line}");
@@ -132,7 +132,7 @@ pub(crate) fn note_left_out(left_out: &str, reason: &str) {
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
-        assert!(begun.elapsed() < DEADLINE, "{what}: not so within the deadline");
+        assert!(begun.elapsed() < DEADLINE, "waited in vain: {what}");
         thread::sleep(POLL);
     }
 }

@@ -260,7 +260,9 @@ fn it_stands_still_and_blames_nobody() {
     fleet.wait_for_progress(&place);
     let begun = Instant::now();
     fleet.coordinator.signal(Signal::STOP);
-    wait_until("it stood still for long enough", || begun.elapsed() > DEAD_AFTER * 3 / 2);
+    wait_until("the coordinator was frozen for long enough", || {
+        begun.elapsed() > DEAD_AFTER * 3 / 2
+    });
     fleet.coordinator.signal(Signal::CONT);
     fleet.completed();
     assert_same_tensors(&place.newest(), &reference(4));

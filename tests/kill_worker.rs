@@ -127,7 +127,7 @@ fn a_spawned_worker_is_killed_and_started_again() {
         assert_eq!(workers.len(), 2);
         rustix::process::kill_process(workers[round - 1], Signal::KILL).unwrap();
         let joined = || place.events("generation_started").len() > 2 * round;
-        coordinator.wait_until("it is back", joined);
+        coordinator.wait_until("the worker is back", joined);
     }
     coordinator.signal(Signal::INT);
     coordinator.wait().exited_with(130);
@@ -145,7 +145,7 @@ fn a_spawned_worker_is_frozen_and_replaced() {
     let victim = descendants(coordinator.id())[1];
     rustix::process::kill_process(victim, Signal::STOP).unwrap();
     let is_gone = || rustix::process::test_kill_process(victim).is_err();
-    coordinator.wait_until("it is killed", is_gone);
+    coordinator.wait_until("the frozen worker is killed", is_gone);
     let again = || place.events("generation_started").len() >= 3;
     coordinator.wait_until("another one is there", again);
     coordinator.signal(Signal::INT);

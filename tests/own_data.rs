@@ -106,7 +106,7 @@ fn what_is_no_data_set_is_one_line() {
 fn fashion_mnist_is_fetched_and_trained_on() {
     let is_there = Path::new("/usr/bin/apt-get").exists();
     if !is_there {
-        let left_out = "Fashion-MNIST is not trained on";
+        let left_out = "training on Fashion-MNIST";
         return leave_out("LOCKSTEP_DEBIAN_REQUIRED", left_out, "there is no apt-get");
     }
     let place = Place::new();

@@ -21,7 +21,7 @@ fn is_here() -> bool {
     let is_here = Command::new("prometheus").arg("--version").output().is_ok();
     if !is_here {
         let reason = "there is no prometheus; on Debian, install the package of that name";
-        leave_out(REQUIRED, "nothing is scraped", reason);
+        leave_out(REQUIRED, "a real Prometheus", reason);
     }
     is_here
 }

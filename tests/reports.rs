@@ -68,7 +68,7 @@ fn what_is_waited_for_is_told_by_the_one_who_waits() {
     // The time until the next line doubles with each line.
     for seconds in ["(5 s)", "(10 s)"] {
         let told = || fleet.coordinator.says("Waiting for workers: ", seconds);
-        wait_until("it is told", told);
+        wait_until("the line is printed", told);
     }
     fleet.coordinator.signal(Signal::KILL);
     fleet.workers[0].wait_for_line("waiting for the coordinator to come back (5 s)");

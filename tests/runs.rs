@@ -66,7 +66,7 @@ fn read_by_tensorboard(folder: &Path) -> Option<Value> {
     let site = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tensorboard/site");
     if !site.exists() {
         let reason = format!("{} is not there: `cargo xtask test` fetches it", site.display());
-        leave_out(REQUIRED, "no TensorBoard, so its reader reads nothing", &reason);
+        leave_out(REQUIRED, "event files in TensorBoard's reader", &reason);
         return None;
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("read_events.py");

@@ -130,7 +130,7 @@ fn as_process_1(environment: &str, place: &Place, program: &str, flags: &str) ->
         command
     };
     if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
-        note_left_out("no program is process 1", "only root can make a PID namespace");
+        note_left_out("programs as process 1", "only root can make a PID namespace");
         return None;
     }
     let mut command = unshare();

@@ -154,7 +154,7 @@ impl Drop for Group {
 }
 
 fn skipped() {
-    note_left_out("no run is short of memory", "control groups for memory cannot be made here");
+    note_left_out("runs with too little memory", "control groups for memory cannot be made here");
 }
 
 #[test]

@@ -45,7 +45,7 @@ const MORE_MEMORY_MAX: f64 = 0.1;
 
 #[test]
 #[ignore = "takes minutes: cargo xtask chaos --soak MINUTES"]
-#[expect(clippy::print_stdout, reason = "somebody waits for what it finds")]
+#[expect(clippy::print_stdout, reason = "the user waits for the figures")]
 fn soak() {
     let minutes: usize = env::var(MINUTES).expect(MINUTES).parse().expect("minutes");
     let mut soak = Soak::begin();
@@ -131,7 +131,7 @@ impl Soak {
     fn quiet(&mut self) -> f64 {
         self.steps_per_second(|_| {
             let end = Instant::now() + QUIET;
-            wait_until("it was quiet for a while", || Instant::now() >= end);
+            wait_until("the quiet time has passed", || Instant::now() >= end);
         })
     }
 

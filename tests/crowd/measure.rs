@@ -87,7 +87,7 @@ fn round(workers: usize) -> Figures {
 }
 
 /// Prints each limit with the rounds, and fails if a limit is exceeded.
-#[expect(clippy::print_stdout, reason = "somebody waits for what it finds")]
+#[expect(clippy::print_stdout, reason = "the user waits for the figures")]
 fn report(rounds: &[Figures]) {
     let mut missed = Vec::new();
     println!("\n{:<46}{:>8}  rounds", "", "at most");

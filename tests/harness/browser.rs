@@ -51,7 +51,7 @@ impl Browser {
         if let Some(missing) = missing {
             let reason =
                 format!("there is no {missing}; on Debian, install chromium and chromium-driver");
-            leave_out(REQUIRED, "no page is looked at in a browser", &reason);
+            leave_out(REQUIRED, "pages in a browser", &reason);
             return None;
         }
         let profile = tempfile::Builder::new().prefix("lockstep-browser-").tempdir().unwrap();
@@ -112,7 +112,7 @@ impl Browser {
                 return value;
             }
             let shown = || self.eval("return document.body.innerText");
-            assert!(begun.elapsed() < bound, "never so: {expression}; the page is: {}", shown());
+            assert!(begun.elapsed() < bound, "never true: {expression}; the page is: {}", shown());
             std::thread::sleep(POLL);
         }
     }
@@ -194,7 +194,7 @@ impl Browser {
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../.axe/node_modules/axe-core/axe.min.js");
         let Ok(axe) = fs::read_to_string(path) else {
             let reason = "there is no .axe; `cargo xtask test` fetches it where npm is installed";
-            return leave_out(AXE_REQUIRED, "no page is checked by axe-core", reason);
+            return leave_out(AXE_REQUIRED, "accessibility of pages, by axe-core", reason);
         };
         // Evaluated through the DevTools, because the page's policy would not load the script.
         self.cdp("Runtime.evaluate", json!({ "expression": axe }));

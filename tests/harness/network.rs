@@ -87,7 +87,7 @@ impl Network {
         match Self::try_new() {
             Ok(network) => Some(network),
             Err(reason) => {
-                leave_out(REQUIRED, "no network of its own, so no links are cut", &reason);
+                leave_out(REQUIRED, "runs between hosts in network namespaces", &reason);
                 None
             }
         }

@@ -34,7 +34,7 @@ impl Objects {
         let site = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.moto/site");
         if !site.exists() {
             let reason = format!("{} is not there: `cargo xtask test` fetches it", site.display());
-            leave_out(REQUIRED, "no S3 server, so nothing is stored", &reason);
+            leave_out(REQUIRED, "checkpoints in an S3 server", &reason);
             return None;
         }
         let mut command = Command::new("python3");

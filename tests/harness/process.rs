@@ -166,7 +166,7 @@ impl Process {
             }
             assert!(
                 !ended && begun.elapsed() < DEADLINE,
-                "{what}: not so after {:.1} s, {} {}:\n{}",
+                "{what}: not true after {:.1} s, {} {}:\n{}",
                 begun.elapsed().as_secs_f64(),
                 self.name,
                 if ended { "has ended" } else { "still runs" },

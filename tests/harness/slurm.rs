@@ -70,9 +70,9 @@ impl Cluster {
                 Some(program) => {
                     format!("there is no {program}; on Debian, install slurm-wlm and munge")
                 }
-                None => "there is no network of its own".to_owned(),
+                None => "there are no network namespaces".to_owned(),
             };
-            leave_out(REQUIRED, "no job is run by Slurm", &reason);
+            leave_out(REQUIRED, "jobs of Slurm", &reason);
             return None;
         };
         let nodes = ["node1", "node2"].map(|name| Node { name, host: network.host() });
@@ -230,7 +230,7 @@ impl Job<'_> {
         let begun = Instant::now();
         while !done() {
             let late = begun.elapsed() > DEADLINE;
-            assert!(!late, "{what}: not so within the deadline\n{}\n{}", self.known(), self.log());
+            assert!(!late, "waited in vain: {what}\n{}\n{}", self.known(), self.log());
             thread::sleep(POLL);
         }
     }
