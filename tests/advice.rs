@@ -1,4 +1,4 @@
-//! What is printed to be typed works when it is pasted: by a shell, from any folder, word for word.
+//! Printed commands work when they are pasted into a shell, from any folder, word for word.
 
 use std::{
     ffi::OsStr,
@@ -14,7 +14,7 @@ use crate::harness::{
     ENDLESS, Fleet, Place, Process, SMALL, coordinator, coordinator_at, programs, worker,
 };
 
-/// A run that nothing is worth waiting for.
+/// Flags of a very short run.
 const TINY: &str = "--workers 1 --train-images 600 --test-images 20 --hidden-dim 8 --latent-dim 2";
 
 /// Pastes a line into a shell, in the folder of a place.
@@ -24,14 +24,14 @@ fn paste(place: &Place, line: &str) -> Process {
     Process::start("what was pasted", &mut command)
 }
 
-/// What follows some words in a line of a text, to the line's end.
+/// The rest of the line after some words in a text.
 fn after<'a>(text: &'a str, words: &str) -> &'a str {
     let line = text.lines().find(|line| line.contains(words));
     let line = line.unwrap_or_else(|| panic!("no {words:?} in {text}"));
     line.split_once(words).unwrap().1.trim()
 }
 
-/// Folders whose names mean something to a shell.
+/// Names of folders with characters that are special in a shell.
 const NAMES: [&[u8]; 3] = [b"it's a \"run\"", b"$HOME `id` \\n", b"caf\xe9 100%"];
 
 #[test]
@@ -112,7 +112,7 @@ fn certificates_are_made_with_what_is_printed() {
     let commands: Vec<&str> = text.lines().filter(|line| line.contains("--tls-dir '")).collect();
     let [coordinator, worker] = commands[..] else { panic!("{issued}") };
     assert!(coordinator.contains("--listen localhost:50051"), "{coordinator}");
-    // On a port that is free.
+    // On a free port.
     let coordinator = coordinator.replace("localhost:50051", "localhost:0");
     let run = paste(&place, &format!("{coordinator} {TINY} --epochs 1"));
     let url = run.wait_for_line("Listening on ").rsplit(' ').next().unwrap().to_owned();
@@ -146,7 +146,7 @@ fn too_few_workers_go_on_with_what_is_printed() {
     }
 }
 
-/// The same rate would come to the same end.
+/// With the same learning rate the run would diverge again.
 #[test]
 fn a_run_that_has_diverged_is_not_gone_on_with() {
     let place = Place::new();
@@ -184,7 +184,7 @@ fn what_to_build_is_said_as_cargo_takes_it() {
     }
     let installed = copy("bin");
     refused(&installed, &["which is not there", "put the one of the same release there"]);
-    // A file is no program before it can be executed.
+    // A file that is not executable does not count as the program.
     let worker = installed.with_file_name("vae-worker");
     fs::write(&worker, "").unwrap();
     fs::set_permissions(&worker, fs::Permissions::from_mode(0o644)).unwrap();

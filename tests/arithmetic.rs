@@ -1,12 +1,13 @@
-//! A checkpoint says how it was computed, and a run goes on with the same arithmetic only, where its
-//! bits depend on that: here with products in bf16, which are libtorch's.
+//! A checkpoint records its arithmetic. If the bits depend on the arithmetic, a run resumes only
+//! with the same one. Here the products are in bf16, and libtorch computes them.
 
 use crate::harness::{Exit, Fleet, Place, SMALL, worker_in};
 
-/// MKL's slowest path, which every CPU has: other bits than those of the path that a worker chooses.
+/// MKL's slowest code, which every CPU can run: its bits differ from those of the code that a worker
+/// chooses.
 const COMPATIBLE: &str = "MKL_CBWR=COMPATIBLE";
 
-/// Carries the run on to the end of an epoch, with one worker of this environment.
+/// Trains up to the end of an epoch, with one worker in this environment.
 fn train(place: &Place, flags: &str, environment: &str) -> (Exit, Exit) {
     let flags = format!("{SMALL} --precision bf16 --workers 1 --join-timeout-seconds 10 {flags}");
     let fleet = Fleet::without_workers(place, &flags);

@@ -1,4 +1,4 @@
-//! The data set is not there or not the right one, and there is no network to get it from.
+//! The data set is missing or wrong, and without a network it cannot be fetched.
 
 use std::{fs, path::Path};
 
@@ -11,7 +11,8 @@ fn offline(place: &Place, words: &[&str]) {
     assert!(!place.run_dir.exists(), "a run that cannot begin leaves nothing behind");
 }
 
-/// The set in a folder of its own, by links but for the first file, which can be spoilt.
+/// A folder with links to the files of the data set, and a copy of the first file, which a test can
+/// damage.
 fn mnist_to_spoil(folder: &Path) -> std::path::PathBuf {
     fs::create_dir(folder).unwrap();
     let source = data::default_dir("mnist");
@@ -49,7 +50,8 @@ fn one_byte_is_wrong() {
     offline(&place, &[path.to_str().unwrap(), "sha256", "--data-dir"]);
 }
 
-/// Fashion-MNIST has the same names and sizes. Online, too, neither program replaces a file of it.
+/// Fashion-MNIST has the same file names and sizes. Neither program replaces such a file, even
+/// online.
 #[test]
 fn it_is_another_data_set() {
     let place = Place::new();

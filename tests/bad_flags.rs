@@ -1,10 +1,10 @@
-//! Flags that cannot be meant: one line says which and what to do instead.
+//! Wrong flags: one line names the flag and says what to do instead.
 
 use std::{net::TcpListener, path::Path};
 
 use crate::harness::{Fleet, Place, SMALL, coordinator, coordinator_at, worker};
 
-/// A port where nobody listens: it was free a moment ago.
+/// A port on which no process listens: it was free a moment ago.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -89,7 +89,7 @@ fn an_address_that_others_could_reach() {
         let flags = format!("--listen {listen}");
         coordinator(&place, &flags).wait().failed_with(&[listen, "loopback", "127.0.0.1"]);
     }
-    // One that was asked for, and is no address of this machine.
+    // An allowed address that is no address of this machine.
     let words = ["cannot listen on 192.0.2.77:50051"];
     let asked = coordinator(&place, "--insecure --listen 192.0.2.77:50051").wait();
     let warning = "--insecure: listen and connect beyond loopback without TLS and token";
@@ -163,7 +163,7 @@ fn a_learning_rate_that_destroys_the_model() {
     coordinator_at(&place, flags).wait().failed_with(&words);
 }
 
-/// The one step of this run computes its loss before it destroys the model.
+/// The only step of this run computes its loss before the update destroys the model.
 #[test]
 fn a_learning_rate_that_destroys_the_model_in_the_last_step() {
     let place = Place::new();

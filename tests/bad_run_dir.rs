@@ -1,4 +1,4 @@
-//! The run directory is taken, is another run's, or cannot be written.
+//! The run directory is in use, belongs to another run, or cannot be written.
 
 use std::fs;
 
@@ -60,7 +60,7 @@ fn its_configuration_is_damaged() {
     }
 }
 
-/// Root may write anywhere, but not below a file and not in /proc.
+/// Even root cannot create a folder below a file or in /proc.
 #[test]
 fn it_cannot_be_written() {
     let place = Place::new();

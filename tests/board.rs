@@ -1,5 +1,5 @@
-//! The board: a run in a real browser and for Prometheus, whatever happens to its workers and its
-//! coordinator, and for nobody from elsewhere.
+//! The board shows a run in a real browser and to Prometheus, also when workers and the coordinator
+//! die. It refuses requests from other sites and other names.
 
 use std::{
     io::{Read as _, Write as _},
@@ -15,13 +15,13 @@ use crate::harness::{
     wait_until,
 };
 
-/// How soon a page shows that a worker is gone.
+/// How soon a page shows that a worker is lost.
 const SHOWN_WITHIN: Duration = Duration::from_secs(2);
 
-/// Streams that a board has at the most.
+/// The most streams that a board serves at a time.
 const STREAMS_MAX: usize = 32;
 
-/// Sends a request as it is, and gives the stream to read the answer from.
+/// Sends a request unchanged, and returns the stream with the answer.
 fn ask(board: &str, request: &str) -> TcpStream {
     let mut stream = TcpStream::connect(board.trim_start_matches("http://")).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -29,7 +29,7 @@ fn ask(board: &str, request: &str) -> TcpStream {
     stream
 }
 
-/// The answer to a request: its status, and all of it as text.
+/// The answer to a request: its status, and the whole answer as text.
 pub(crate) fn answer(board: &str, request: &str) -> (u16, String) {
     let mut bytes = Vec::new();
     ask(board, request).read_to_end(&mut bytes).unwrap();
@@ -42,7 +42,7 @@ pub(crate) fn get(board: &str, path: &str) -> (u16, String) {
     answer(board, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
 }
 
-/// What a page is answered, without the head and the sizes of the parts.
+/// The body of the answer for a path, without the head and without the sizes of chunks.
 pub(crate) fn body(board: &str, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
     let (status, text) = answer(board, &request);
@@ -79,7 +79,7 @@ fn a_killed_worker_shows_at_once() {
     browser.picture("board-light");
     browser.assert_accessible("the board");
 
-    // The keyboard reaches the charts, and looks closer.
+    // The keyboard reaches the charts, and zooms in.
     browser.eval("document.querySelector('#chart-loss').focus()");
     let all = browser.eval("return document.querySelector('#chart-loss').getAttribute('tabindex')");
     assert_eq!(all, "0");
@@ -88,7 +88,7 @@ fn a_killed_worker_shows_at_once() {
         "performance.getEntriesByType('resource').some(one => one.name.includes('&from='))",
     );
     browser.press("0");
-    // All numbers can be read without seeing the charts.
+    // A table has all numbers, for people who cannot see the charts.
     browser.eval("document.querySelector('#table-box').open = true");
     browser.wait_for("document.querySelectorAll('#table tbody tr').length > 3");
 
@@ -115,7 +115,7 @@ fn a_killed_worker_shows_at_once() {
 fn the_page_goes_on_over_a_restarted_coordinator() {
     let Some(browser) = Browser::new() else { return };
     let place = Place::new();
-    // A port of its own, where the page looks for the next coordinator too.
+    // A fixed port, so that the page finds the next coordinator there.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port();
     drop(free);
@@ -172,7 +172,7 @@ fn nobody_from_elsewhere_is_answered() {
         let (status, text) = answer(&board, &request.replace("HOST", &host));
         assert_eq!(status, expected, "{request}: {text}");
     }
-    // A browser that takes nothing in is no burden, and only so many may look on.
+    // Browsers that read nothing do no harm, and the number of streams is limited.
     let live = "GET /api/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let streams: Vec<TcpStream> = (0..STREAMS_MAX)
         .map(|_| {
@@ -256,7 +256,7 @@ fn a_run_is_scraped_as_prometheus_does() {
         series.map(|value| value.parse::<f64>().unwrap())
     };
     let is = |name: &str, expected: f64| value(name) == Some(expected);
-    wait_until("it trains", || is("lockstep_run_state{state=\"training\"}", 1.0));
+    wait_until("the run trains", || is("lockstep_run_state{state=\"training\"}", 1.0));
     assert!(is("lockstep_members", 2.0) && is("lockstep_up", 1.0));
     let examples = value("lockstep_examples_total").unwrap();
     wait_until("examples are counted", || value("lockstep_examples_total").unwrap() > examples);

@@ -1,5 +1,5 @@
-//! A run on another machine on this one's board: `board --coordinator`, over TLS with the join token,
-//! whatever happens to the coordinator.
+//! A board on this machine shows a run on another machine: `board --coordinator`, over TLS with the
+//! join token, also after a restart of the coordinator.
 
 use std::{fs, path::Path};
 
@@ -23,7 +23,7 @@ fn relay(place: &Place, url: &str, tls: &str) -> (Process, String) {
     (shown, board)
 }
 
-/// The rows that a board has of a run, and those of its own files.
+/// The rows of a run's metrics, from its board.
 fn rows(board: &str) -> Vec<Value> {
     let text = body(board, "/api/metrics");
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -63,7 +63,7 @@ fn a_remote_run_is_shown_here_and_goes_on_over_a_restarted_coordinator() {
     let run_dir = place.run_dir.file_name().unwrap().to_str().unwrap();
     assert_eq!(list[0]["name"], run_dir, "by the name that it has there");
 
-    // Nothing here writes, and nothing can be asked of the coordinator through it.
+    // The board answers only requests that read, so none of them changes the coordinator.
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
         let request =
             format!("{method} / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
@@ -81,7 +81,7 @@ fn a_remote_run_is_shown_here_and_goes_on_over_a_restarted_coordinator() {
     browser.wait_for("document.querySelector('#phase').innerText === 'training'");
     wait_until("rows come again", || rows(&board).len() > before + 2);
     assert_eq!(browser.complaints(), [""; 0]);
-    // Each row once, in the order in which they were written.
+    // Each row comes once, in the order in which the rows were written.
     let here: Vec<_> = rows(&board).iter().map(key).collect();
     let text = fs::read_to_string(place.file("metrics.jsonl")).unwrap();
     let there: Vec<_> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -89,7 +89,7 @@ fn a_remote_run_is_shown_here_and_goes_on_over_a_restarted_coordinator() {
     assert_eq!(here[..], there[..here.len()]);
     assert_eq!(json(&board, "/api/runs").as_array().unwrap().len(), 1);
 
-    // What it kept goes with it.
+    // The relay's temporary files are removed at its end.
     let kept = temporary_folder_of(&relay);
     assert!(!kept.is_empty());
     relay.signal(Signal::TERM);

@@ -1,4 +1,4 @@
-//! The board beyond loopback: over TLS, to those with the view token, and to nobody else.
+//! The board beyond loopback: over TLS, only for people with the view token.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use crate::{
     secured::{flag, host},
 };
 
-/// The port of a board that is shown beyond loopback.
+/// The port of a board that listens beyond loopback.
 fn port_of(coordinator: &Process) -> u16 {
     let line = coordinator.wait_for_line("Board, to those with the view token: https://");
     line.trim_end_matches('/').rsplit(':').next().unwrap().parse().unwrap()
@@ -40,7 +40,7 @@ fn answer(ca: &Path, port: u16, request: &str) -> (u16, String) {
     let mut stream = StreamOwned::new(connection, socket);
     stream.write_all(request.as_bytes()).unwrap();
     let mut bytes = Vec::new();
-    // The other side ends the connection, with or without a word of TLS.
+    // The other side ends the connection, with or without TLS's closing message.
     let _ended = stream.read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
@@ -87,7 +87,8 @@ fn beyond_loopback_a_board_answers_those_with_the_view_token() {
     assert_eq!(get("/", &format!("Cookie: other=1; {cookie}\r\n")).0, 200);
     assert_eq!(get("/", &format!("Cookie: {}0\r\n", &cookie[..cookie.len() - 1])).0, 401);
 
-    // With the cookie, too: no foreign name, no page of another site, nothing that writes.
+    // With the cookie too, the board refuses foreign names, pages of other sites, and requests that
+    // write.
     for (request, expected) in [
         ("GET / HTTP/1.1\r\nHost: evil.example\r\nCOOKIE\r\n", 421),
         ("GET / HTTP/1.1\r\nHost: a.example.evil.example:1\r\nCOOKIE\r\n", 421),
@@ -134,7 +135,7 @@ fn a_board_beyond_loopback_is_refused_without_what_it_takes() {
         coordinator(&place, flags).wait().failed_with(words);
     };
     refused(&run, &["--board 0.0.0.0:0", "TLS and a view token", "--tls-dir", "certs --help"]);
-    // What opens the coordinator does not open the board.
+    // --insecure opens the coordinator, but not the board.
     refused(&format!("{run} --insecure"), &["--board 0.0.0.0:0", "--tls-dir"]);
     let board = "board . --listen 0.0.0.0:0";
     refused(board, &["--listen 0.0.0.0:0", "--tls-dir"]);
@@ -185,7 +186,7 @@ fn a_person_brings_the_token_once() {
     browser.open(&board);
     browser.wait_for("document.querySelector('#link')?.innerText.includes('live')");
 
-    // A page that is open when the token is another one asks for it, too.
+    // If the token changes, an open page asks for the new one.
     let Fleet { coordinator: killed, workers: _workers, .. } = fleet;
     killed.signal(Signal::KILL);
     killed.wait();

@@ -1,5 +1,5 @@
-//! A worker's device fails in the middle of a step, or its training thread panics: it leaves as if
-//! it were killed and says why, and the others go on to the same bytes.
+//! A worker's device fails in the middle of a step, or its training thread panics. The worker ends
+//! with the reason, and the others continue as after a kill, to the same bytes.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use crate::harness::{
 
 const EPOCHS: u64 = 2;
 
-/// Asserts that a worker ended with one line on the cause.
+/// Asserts that a worker ended with one error line, which names the cause.
 #[track_caller]
 fn left_with(worker: Process, cause: &str) {
     let exit = worker.wait().exited_with(1);
@@ -24,9 +24,9 @@ fn completed(fleet: Fleet, place: &Place) {
     assert_eq!(place.summary()["examples_counted"], Value::from(vec![6000; EPOCHS as usize]));
 }
 
-/// One of three breaks at its 30th step.
+/// One of three workers breaks at its 30th step.
 fn breaks(order: &str, cause: &str, collective: &str) {
-    // Built first, since others wait for this worker.
+    // Built first, because the other workers wait for this worker.
     armed_programs();
     let place = Place::new();
     let flags =
@@ -54,7 +54,8 @@ fn its_training_thread_panics() {
     breaks("trainer.step 30 panic", cause, "grpc");
 }
 
-/// Nobody else would notice: the heartbeats of the only worker would go on for ever.
+/// No other member can notice the fault, and the heartbeats of the only worker would continue for
+/// ever.
 #[test]
 fn the_only_one_breaks() {
     armed_programs();

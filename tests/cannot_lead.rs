@@ -1,5 +1,5 @@
-//! A worker that cannot write the run directory, as another user's: it says so when it joins, and
-//! not after an epoch.
+//! A worker that cannot write the run directory, for example because another user owns it: it
+//! reports this when it joins, and not after an epoch.
 
 use std::{
     fs::{self, Permissions},
@@ -11,7 +11,8 @@ use crate::harness::{
     Fleet, Place, Process, SMALL, assert_same_tensors, note_left_out, programs, reference,
 };
 
-/// Starts a worker that may not write what its user may not: root may, but for this.
+/// Starts a worker to which file permissions apply: from a worker of root the capabilities that
+/// override permissions are taken away.
 fn deprived(url: &str, flags: &str) -> Process {
     let program = programs().join("vae-worker");
     let mut command = if rustix::process::geteuid().is_root() {
@@ -30,14 +31,14 @@ fn is_possible() -> bool {
     let possible = !is_root || Command::new("setpriv").arg("--version").output().is_ok();
     if !possible {
         note_left_out(
-            "no capability is taken from root",
+            "workers that cannot write the run directory",
             "there is no setpriv; install util-linux",
         );
     }
     possible
 }
 
-/// A run of two workers whose checkpoints' folder takes in nothing.
+/// A run of two workers whose folder of checkpoints is read-only.
 fn closed(place: &Place) -> Fleet {
     let fleet = Fleet::without_workers(place, &format!("{SMALL} --workers 2 --epochs 1"));
     fs::set_permissions(place.file("checkpoints"), Permissions::from_mode(0o555)).unwrap();
@@ -59,7 +60,7 @@ fn the_first_one_says_so_before_a_step_is_done() {
     assert!(place.metrics("steps").is_empty());
 }
 
-/// Root may write the folder in spite of all, so that here one worker can lead.
+/// Root can write the folder in spite of its permissions, so here one worker can lead.
 #[test]
 fn another_one_says_so_and_the_run_goes_on() {
     if !is_possible() || !rustix::process::geteuid().is_root() {

@@ -1,8 +1,8 @@
-//! Disasters drawn from a seed, one after the other, and at the end the bytes of an undisturbed
-//! run. `cargo xtask chaos --seeds 1..100` goes through as many seeds as one wants.
+//! Random faults ("disasters") drawn from a seed, one after the other. At the end the bytes are
+//! those of an undisturbed run. `cargo xtask chaos --seeds 1..100` runs any number of seeds.
 //!
-//! Here is what a seed does, and what must be so after it; [`strikes`] strikes, [`figures`] says
-//! how long it took the run to go on, and [`soak`] goes on for as long as one wants.
+//! This file draws the schedule of a seed, and checks the result. [`strikes`] carries out the
+//! faults, [`figures`] measures the recovery times, and [`soak`] kills workers for some minutes.
 
 mod figures;
 mod soak;
@@ -19,24 +19,24 @@ use crate::{
     tasks::{CLASSIFIER, CLASSIFIER_RUN, stopped_and_resumed},
 };
 
-/// Says which seeds are gone through, as in "1..100", instead of a handful.
+/// The variable with the seeds to run, such as "1..100", instead of a few.
 const SEEDS: &str = "LOCKSTEP_CHAOS_SEEDS";
 
 const WORKERS: usize = 4;
 
-/// Disasters of one seed.
+/// The number of disasters of one seed.
 const DISASTERS: usize = 6;
 
-/// Kinds of disasters that need nothing but processes, and those that need links too.
+/// The number of kinds of disasters without links, and with links.
 const KINDS: [usize; 2] = [7, 13];
 
 /// How the members of a seed's run are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// Over the loopback.
+    /// Over gRPC on loopback.
     Loopback,
     SharedMemory,
-    /// Between hosts of the test's own, whose links are struck too.
+    /// Over gRPC between network namespaces, whose links are cut and slowed too.
     Links,
 }
 
@@ -48,29 +48,29 @@ impl Way {
 
 #[derive(Clone, Copy, Debug)]
 enum Disaster {
-    /// A worker is killed; another one comes.
+    /// A worker is killed; another one joins.
     Kill(usize),
-    /// Two are killed at once; two others come.
+    /// Two workers are killed at once; two others join.
     KillTwo(usize, usize),
-    /// A worker is frozen until it is given up, and wakes up.
+    /// A worker is frozen until it is evicted, then it wakes up.
     Freeze(usize),
-    /// A worker is told to leave; another one comes.
+    /// A worker is told to leave; another one joins.
     Leave(usize),
-    /// One more comes, and is not needed.
+    /// One more worker joins as a spare.
     Spare,
     /// The coordinator is killed, and started again.
     Coordinator,
     /// A worker is killed while there is no coordinator.
     CoordinatorAndWorker(usize),
-    /// A worker is cut off from everybody until it is given up, and comes back.
+    /// A worker is cut off from all others until it is evicted, then it is connected again.
     CutOff(usize),
-    /// Nobody hears a worker any more, although it hears the others.
+    /// A worker can receive, but its own packets are lost.
     Mute(usize),
     /// Two workers are cut off from each other until their generation ends.
     CutBetween(usize, usize),
     /// A worker's link is slow for a while.
     Slow(usize),
-    /// The coordinator is cut off from everybody until it has given up all of them.
+    /// The coordinator is cut off from all workers until it has evicted all of them.
     CoordinatorCutOff,
     /// A worker is killed while another one's link is slow.
     SlowAndKill(usize, usize),
@@ -129,7 +129,7 @@ fn schedule(seed: u64, links: bool) -> Vec<Disaster> {
     (0..DISASTERS).map(|_| draws.disaster(KINDS[usize::from(links)])).collect()
 }
 
-#[expect(clippy::print_stdout, reason = "a seed that fails is known by what it did")]
+#[expect(clippy::print_stdout, reason = "the schedule of a seed that fails must be known")]
 fn endure(seed: u64) {
     let way = Way::of(seed);
     let network = if way == Way::Links { Network::new() } else { None };
@@ -181,14 +181,14 @@ fn is_running(word: &str) -> bool {
     })
 }
 
-/// What programs like these have in the folder of shared memory.
+/// The files of Lockstep's programs in the folder of shared memory.
 fn shared_memory() -> BTreeSet<String> {
     let names = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
     let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| ["lockstep", "vae", "torch"].iter().any(|own| name.contains(own))).collect()
 }
 
-/// Files that should not be there.
+/// Temporary files, which must not be left in the run directory.
 pub(crate) fn half_written(place: &Place) -> Vec<String> {
     let folders = ["", "checkpoints", "samples"].map(|folder| place.file(folder));
     let names = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap().flatten());
@@ -196,7 +196,7 @@ pub(crate) fn half_written(place: &Place) -> Vec<String> {
     names.filter(|name| name.starts_with('.') || name.ends_with(".tmp")).collect()
 }
 
-/// The seeds that were asked for, or else `usual`, of those that go this way.
+/// Runs the seeds in `SEEDS`, or else `usual`, but only those whose members are connected this way.
 fn endure_all(usual: RangeInclusive<u64>, way: Way) {
     let asked = env::var(SEEDS).ok().map(|seeds| {
         let (first, last) = seeds.split_once("..").unwrap_or((&seeds, &seeds));
@@ -220,7 +220,7 @@ fn disasters_between_hosts() {
     endure_all(1..=4, Way::Links);
 }
 
-/// Workers on emulated GPUs; the last epoch is a CPU's.
+/// Workers on emulated GPUs; a worker on a CPU trains the last epoch.
 #[test]
 fn disasters_of_workers_on_gpus() {
     if !IS_THERE {
@@ -243,7 +243,7 @@ fn disasters_of_workers_on_gpus() {
     }
 }
 
-/// A task of a user goes through the disasters that need nothing but processes.
+/// A user's task, with the disasters that need no links.
 #[test]
 fn disasters_of_a_classifier() {
     const SEED: u64 = 5;

@@ -1,11 +1,11 @@
-//! What shells offer when a person asks for completions: the shells themselves are asked. One that
-//! is not installed is skipped, and that is said.
+//! The completions that shells offer: the tests run the shells. A shell that is not installed is
+//! left out, with a message.
 
 use std::{path::Path, process::Command};
 
 use crate::harness::{Place, Process, note_left_out, programs};
 
-/// The programs, a line that is begun, and what can be next.
+/// The program, the begun line, and a word that must be offered next.
 const LINES: [(&str, &str, &str); 9] = [
     ("vae-coordinator", "", "--worker-device"),
     ("vae-coordinator", "", "status"),
@@ -28,19 +28,19 @@ fn completions(place: &Place) -> String {
     place.path("share/completions").display().to_string()
 }
 
-/// Whether a shell is here to be asked.
+/// Whether a shell is installed.
 fn has(shell: &str) -> bool {
     let is_here = std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|folder| folder.join(shell).is_file())
     });
     if !is_here {
-        let left_out = format!("the completions of {shell} are not tried");
+        let left_out = format!("the completions of {shell}");
         note_left_out(&left_out, &format!("there is no {shell}; install it"));
     }
     is_here
 }
 
-/// What a shell says to a script.
+/// The output of a script in a shell.
 fn asked(shell: &str, script: &str) -> String {
     let mut command = Command::new(shell);
     command.args(["-c", script]).env("TERM", "xterm").current_dir(Path::new("/"));
@@ -94,7 +94,7 @@ fn zsh() {
     let place = Place::new();
     let folder = completions(&place);
     for (program, line, expected) in LINES {
-        // Enough of the word that nothing else can be meant.
+        // All but the last letter, so that only one completion is possible.
         let begun = &expected[..expected.len() - 1];
         let script = format!(
             "zmodload zsh/zpty; zpty z 'exec zsh -f -i'

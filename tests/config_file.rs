@@ -1,5 +1,5 @@
-//! Flags that stand in a file: the command line counts more, `config print` writes them, and what is
-//! wrong with a file is said with its place.
+//! Flags from a file: the command line takes precedence, `config print` writes such a file, and an
+//! error names the file and the place in it.
 
 use std::fs;
 

@@ -1,9 +1,9 @@
-//! Processes that die at the worst moments: between any two operations on the disk, in the
-//! middle of an exchange, of a transfer or of an announcement. Whoever is left goes on, or the
+//! Processes that die at the worst moments: between any two operations on the disk, in the middle
+//! of an exchange, of a transfer or of an announcement. The remaining processes continue, or the
 //! run is resumed, and its bytes are those of an undisturbed run.
 //!
-//! The moments are the crash points in the code, named there and here; a place that is never
-//! reached fails the test, for nobody dies.
+//! The moments are the crash points in the code, named there and here. A crash point that is never
+//! reached fails the test, because the process does not die.
 
 use std::fs;
 
@@ -21,10 +21,10 @@ use crate::{
 
 const EPOCHS: u64 = 3;
 
-/// A name that every armed program holds, and no other.
+/// A name that all armed programs contain, and no other program.
 const VARIABLE: &[u8] = b"LOCKSTEP_CRASH_POINT";
 
-/// A name that every program with the checkpoint writer would hold.
+/// A name that every armed program with the checkpoint writer contains.
 const POINT: &[u8] = b"checkpoint.renamed";
 
 fn three_epochs(more: &str) -> String {
@@ -50,7 +50,7 @@ fn assert_no_number_twice(place: &Place) {
     assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
 }
 
-/// Starts a coordinator again where it was, with the workers that are left.
+/// Starts a coordinator again at the same address, for the remaining workers.
 fn started_again(place: &Place, url: &str, workers: Vec<Process>, flags: &str) -> Fleet {
     let run_dir = place.run_dir.display();
     let again = coordinator(place, &format!("--resume --run-dir {run_dir} {flags}"));
@@ -74,7 +74,8 @@ fn what_people_get_has_no_crash_points() {
     assert!(holds(&armed_programs().join("vae-worker"), POINT));
 }
 
-/// Everything dies while the second checkpoint is written, and is resumed from what is there.
+/// All processes die while the second checkpoint is written, and the run is resumed from the files
+/// on the disk.
 fn dies_while_writing(point: &str) {
     let place = Place::new();
     let mut fleet =
@@ -103,7 +104,7 @@ fn all_die_once_a_checkpoint_has_its_name() {
     dies_while_writing("checkpoint.retired 1 kill");
 }
 
-/// The next member leads, and writes what the first one has not.
+/// The next member becomes the leader, and writes the checkpoint.
 #[test]
 fn the_leader_dies_while_it_writes_the_last_checkpoint() {
     let place = Place::new();
@@ -115,7 +116,7 @@ fn the_leader_dies_while_it_writes_the_last_checkpoint() {
     undisturbed(&place);
 }
 
-/// Members that are to die one after the other, and one that is left with all the work.
+/// Three members die one after the other, and the fourth computes everything.
 fn die_in_an_all_reduce(collective: &str, orders: [&str; 3]) {
     let place = Place::new();
     let flags = three_epochs(&format!("--workers 4 --collective {collective}"));
@@ -133,11 +134,11 @@ fn die_in_an_all_reduce(collective: &str, orders: [&str; 3]) {
 
 #[test]
 fn members_die_in_the_middle_of_an_all_reduce_over_grpc() {
-    // The first two die with some bytes sent, one to begin with; the third with some received.
+    // The first two members die after sending some bytes, the third after receiving some.
     let middle =
         ["grpc.sending 400 kill", "grpc.sending 997 kill", "all-reduce.grpc.received 250 kill"];
     die_in_an_all_reduce("grpc", middle);
-    // A step is done for the one that dies, and perhaps for no other.
+    // The member that dies has finished the step; perhaps no other member has.
     let end = [
         "all-reduce.grpc.done 30 kill",
         "all-reduce.grpc.done 70 kill",
@@ -156,10 +157,10 @@ fn members_die_in_the_middle_of_an_all_reduce_through_shared_memory() {
     die_in_an_all_reduce("shm", points);
 }
 
-/// Members that advance one state together die with some blocks of the next one written.
+/// Members that share one state die after writing some blocks of the next state.
 #[test]
 fn members_die_in_the_middle_of_an_update_of_the_shared_state() {
-    // Of the first block that the first one writes at all, and of some in the middle.
+    // The first block that the first member writes, and blocks in the middle.
     let blocks =
         ["trainer.updating 1 kill", "trainer.updating 1700 kill", "trainer.updating 3000 kill"];
     die_in_an_all_reduce("shm", blocks);
@@ -171,8 +172,8 @@ fn members_die_in_the_middle_of_an_update_of_the_shared_state() {
     die_in_an_all_reduce("shm", begin_and_end);
 }
 
-/// One that advances a state together with others freezes with some blocks of the next one written,
-/// and wakes when the others have gone on without it.
+/// A member that shares the state freezes after writing some blocks of the next state, and wakes
+/// when the others have continued without it.
 #[test]
 fn a_member_freezes_in_the_middle_of_an_update_of_the_shared_state_and_wakes() {
     for (rank, order) in [(0, "trainer.updating 1700 freeze"), (2, "trainer.updating 900 freeze")] {
@@ -197,7 +198,8 @@ fn a_member_freezes_in_the_middle_of_an_update_of_the_shared_state_and_wakes() {
     }
 }
 
-/// A newcomer dies with half of the state, and the next one takes it over.
+/// A new worker dies with half of the state received, and the next new worker receives the whole
+/// state.
 #[test]
 fn a_worker_dies_while_it_takes_over_a_state() {
     let place = Place::new();
@@ -214,14 +216,14 @@ fn a_worker_dies_while_it_takes_over_a_state() {
     stopped_with_the_same_bits(&place, fleet);
 }
 
-/// The one whose state is taken over dies with half of it given, and the newcomer asks another.
+/// The donor dies with half of the state sent, and the new worker asks another donor.
 #[test]
 fn a_donor_dies_while_it_gives_its_state() {
     let place = Place::new();
     let flags = format!("{SMALL} {ENDLESS} {MIXED_BUILDS} --workers 3 --collective grpc");
     let mut fleet = Fleet::without_workers(&place, &flags);
     fleet.add("--rank 0 --threads 1");
-    // The last of those who have the state is asked first.
+    // The last member that has the state is asked first.
     fleet.add_armed("--rank 1 --threads 1", "transfer.donating 2 kill");
     fleet.add_armed("--rank 2 --threads 1", "trainer.step 30 kill");
     fleet.workers.remove(2).wait().killed();
@@ -232,7 +234,7 @@ fn a_donor_dies_while_it_gives_its_state() {
     stopped_with_the_same_bits(&place, fleet);
 }
 
-/// A run of three that share their state, and have lost the last of them.
+/// A run of three members that share their state; the last of them has died.
 fn two_of_three_that_share_their_state(place: &Place) -> Fleet {
     let flags = format!("{SMALL} {ENDLESS} {MIXED_BUILDS} --workers 3 --collective shm");
     let mut fleet = Fleet::without_workers(place, &flags);
@@ -243,7 +245,7 @@ fn two_of_three_that_share_their_state(place: &Place) -> Fleet {
     fleet
 }
 
-/// A newcomer dies with a part of the state that it copies, and the next one copies it.
+/// A new worker dies with a part of the state copied, and the next new worker copies the state.
 #[test]
 fn a_worker_dies_while_it_copies_a_state_out_of_shared_memory() {
     let place = Place::new();
@@ -256,15 +258,15 @@ fn a_worker_dies_while_it_copies_a_state_out_of_shared_memory() {
     stopped_with_the_same_bits(&place, fleet);
 }
 
-/// A newcomer stands still with a part of the state that it copies, until training has overwritten
-/// that state: it notices, and takes over another one.
+/// A new worker freezes with a part of the state copied, until training has overwritten this state.
+/// The worker notices this, and copies a newer state.
 #[test]
 fn a_state_is_overwritten_while_it_is_copied_out_of_shared_memory() {
     let place = Place::new();
     let mut fleet = two_of_three_that_share_their_state(&place);
     fleet.add_armed("--threads 1", "transfer.copying 1 freeze");
     let stat = format!("/proc/{}/stat", fleet.workers[2].id());
-    fleet.workers[2].wait_until("it stands still", || {
+    fleet.workers[2].wait_until("the worker is frozen", || {
         let stat = fs::read_to_string(&stat).unwrap_or_default();
         stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
     });
@@ -276,7 +278,8 @@ fn a_state_is_overwritten_while_it_is_copied_out_of_shared_memory() {
     stopped_with_the_same_bits(&place, fleet);
 }
 
-/// The last one who knows dies while it tells: what is on the disk is the beginning.
+/// The only member with the current state dies while it sends the state: the run restarts from the
+/// newest checkpoint.
 #[test]
 fn the_only_donor_dies_while_it_gives_its_state() {
     let place = Place::new();
@@ -292,7 +295,7 @@ fn the_only_donor_dies_while_it_gives_its_state() {
     stopped_with_the_same_bits(&place, fleet);
 }
 
-/// A coordinator dies while it makes the run directory, before anybody has come.
+/// A coordinator dies while it makes the run directory, before any worker has joined.
 fn dies_at_the_beginning(order: &str) {
     let place = Place::new();
     armed_coordinator(&place, &three_epochs("--workers 2"), order).wait().killed();
@@ -307,14 +310,14 @@ fn a_coordinator_dies_while_it_makes_the_run_directory() {
     dies_at_the_beginning("run-dir.written 1 kill");
     dies_at_the_beginning("run-dir.synced 1 kill");
     dies_at_the_beginning("run-dir.renamed 1 kill");
-    // First the key of the secrets, then the address.
+    // The first journal entry has the key of the secrets, the second has the address.
     dies_at_the_beginning("journal.written 1 kill");
     dies_at_the_beginning("journal.synced 1 kill");
     dies_at_the_beginning("journal.written 2 kill");
     dies_at_the_beginning("journal.synced 2 kill");
 }
 
-/// A coordinator of two workers dies; they wait for the one that is started again.
+/// A coordinator of two workers dies; the workers wait until it is started again.
 fn dies_and_is_started_again(order: &str) {
     let place = Place::new();
     let mut fleet = Fleet::of(armed_coordinator(&place, &three_epochs("--workers 2"), order), None);
@@ -325,7 +328,7 @@ fn dies_and_is_started_again(order: &str) {
     undisturbed(&place);
 }
 
-/// The number of the generation is on the disk; none, one or both of its members know.
+/// The number of the generation is on the disk; none, one or both of its members have received it.
 #[test]
 fn a_coordinator_dies_between_deciding_and_telling() {
     for entry in [3, 4] {
@@ -342,11 +345,12 @@ fn a_coordinator_dies_between_receiving_and_recording() {
     dies_and_is_started_again("coordinator.ready-received 1 kill");
     dies_and_is_started_again("coordinator.ready-received 2 kill");
     dies_and_is_started_again("coordinator.epoch-received 2 kill");
-    // Here both have completed the run.
+    // At the fourth report both workers have completed the run.
     dies_and_is_started_again("coordinator.ready-received 4 kill");
 }
 
-/// A worker dies in the middle of a step, and the coordinator when it has decided what follows.
+/// A worker dies in the middle of a step, then the coordinator dies after deciding on the next
+/// generation.
 #[test]
 fn a_worker_dies_and_then_the_coordinator() {
     for order in ["coordinator.decided 2 kill", "coordinator.telling 5 kill"] {
@@ -363,13 +367,13 @@ fn a_worker_dies_and_then_the_coordinator() {
     }
 }
 
-/// All is trained, and the coordinator dies before it has said so in writing.
+/// Training is complete, and the coordinator dies before it has written this down.
 fn dies_at_the_end(order: &str) {
     let place = Place::new();
     let mut fleet = Fleet::of(armed_coordinator(&place, &three_epochs("--workers 1"), order), None);
     fleet.add("--threads 1");
     fleet.coordinator.wait().killed();
-    // The worker has been told that the run is over.
+    // The worker was told that the run is complete.
     fleet.workers.remove(0).wait().succeeded();
     coordinator_at(&place, "--resume --spawn").wait().succeeded();
     undisturbed(&place);
@@ -382,7 +386,7 @@ fn a_coordinator_dies_while_it_ends_the_run() {
     dies_at_the_end("run-dir.synced 2 kill");
 }
 
-/// It was told to stop, and dies when it hears that the state is saved.
+/// The coordinator was told to stop, and dies when a worker reports that the state is saved.
 #[test]
 fn a_coordinator_dies_while_it_stops() {
     let place = Place::new();

@@ -1,6 +1,6 @@
-//! Hundreds of workers, without tensors: half of them are lost at once, others come, and the
-//! coordinator makes one generation of those who are left. `cargo xtask crowd` measures it with a
-//! thousand.
+//! Hundreds of workers without tensors: half of them are lost at once, and the coordinator makes
+//! one generation of the others; then new workers join. `cargo xtask crowd` measures this with a
+//! thousand workers.
 
 mod measure;
 
@@ -10,18 +10,19 @@ use crate::harness::{Crowd, ENDLESS, Fleet, Holding, Place};
 
 const WORKERS: usize = 200;
 
-/// Times that half of them are lost and replaced, before and after the first look at what the
-/// coordinator holds.
+/// How often half of the workers are lost and replaced, before and after the first reading of the
+/// coordinator's memory.
 const WARM_UP_ROUNDS: usize = 2;
 const ROUNDS: usize = 4;
 
-/// Memory that the coordinator may hold more at the end than after the warm-up, of what it held.
+/// The largest allowed growth of the coordinator's memory, as a share of its memory after the
+/// warm-up.
 const MORE_MEMORY_MAX: f64 = 0.2;
 
-/// Nobody is given up because this machine has other things to do than to let a crowd speak.
+/// No worker is evicted because this machine is too busy to send all heartbeats in time.
 const PATIENT: &str = "--dead-after-seconds 60";
 
-/// A coordinator that waits for so many workers, each with one shard of a few images.
+/// A coordinator that waits for `workers` workers, each with one shard of a few images.
 fn coordinator(place: &Place, workers: usize, flags: &str) -> Fleet {
     let flags = format!(
         "--workers {workers} --batch-size 2 --train-images 6000 --test-images 200 {ENDLESS} {flags}"
@@ -29,7 +30,7 @@ fn coordinator(place: &Place, workers: usize, flags: &str) -> Fleet {
     Fleet::without_workers(place, &flags)
 }
 
-/// Every other rank, the leader among them.
+/// Every other rank, with the leader.
 fn half(workers: usize) -> Vec<u32> {
     (0..workers as u32).step_by(2).collect()
 }

@@ -1,4 +1,4 @@
-//! The newest checkpoint is damaged: it is named, passed over, and the one before it leads to
+//! The newest checkpoint is damaged: it is named and skipped, and the checkpoint before it leads to
 //! the same bits.
 
 use std::{fs, path::Path};
@@ -20,7 +20,7 @@ fn damaged_by(damage: impl FnOnce(&Path)) {
     assert!(exit.lines().any(warned), "{exit}");
     assert!(exit.text().contains(&format!("Going on after step {STEPS_PER_EPOCH}, ")), "{exit}");
     assert_same_tensors(&place.newest(), &reference(3));
-    // The damaged one has been written anew.
+    // The damaged checkpoint was written again.
     assert_same_tensors(&place.checkpoint(2 * STEPS_PER_EPOCH), &reference(2));
 }
 

@@ -44,7 +44,7 @@ fn two_workers_that_share_an_empty_folder() {
     assert_eq!(left, images::named::mnist().files.len(), "nothing temporary is left");
 }
 
-/// As a worker that was killed leaves it: the rest comes, and no byte twice.
+/// A worker that was killed has left a part of a file: only the rest is fetched.
 #[test]
 fn a_worker_continues_a_file_that_another_one_has_begun() {
     const HELD: usize = 40 << 20;

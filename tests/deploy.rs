@@ -1,6 +1,5 @@
-//! What is in deploy/, as far as it goes without a cluster: the programs take every flag that is
-//! given to them there, and the recipes lead to the bits of any other run, with hosts in the place
-//! of pods.
+//! The files in deploy/, tested without a cluster: the programs accept every flag in the files, and the
+//! recipes lead to the same bits as any other run, with network namespaces in place of pods.
 
 mod manifests;
 
@@ -24,13 +23,13 @@ use crate::{
     stop::stopped_with_the_same_bits,
 };
 
-/// Where the recipes are.
+/// The file with the recipes.
 const RECIPES: &str = "deploy/README.md";
 
-/// Runs a program with the names that are in a file of hosts.
+/// Runs a program with a file of host names in place of /etc/hosts.
 const WITH_NAMES: &str = "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
 
-/// Whether the program takes these words. Help is given once all before it is understood.
+/// Whether the program accepts these words. `--help` succeeds only if all words before it are accepted.
 fn is_taken(words: &[String]) -> bool {
     let mut command = Command::new(programs().join(&words[0]));
     command.args(&words[1..]).arg("--help").output().unwrap().status.success()
@@ -66,12 +65,12 @@ fn the_programs_take_what_the_files_give_them() {
     }
 }
 
-/// Hosts that stand for pods or containers, with the names that their platform would give them.
+/// Hosts in place of pods or containers, with the names that the platform would give them.
 struct Cluster {
     network: Network,
     place: Place,
     names: PathBuf,
-    /// In the order in which they came: the coordinator's first.
+    /// The hosts in the order of their creation; the coordinator's host is the first.
     hosts: Vec<Host>,
 }
 
@@ -92,13 +91,13 @@ impl Cluster {
         self.hosts.len() - 1
     }
 
-    /// Lets all hosts know one by a name.
+    /// Gives a host a name, which all hosts can resolve.
     fn name(&self, host: usize, name: &str) {
         let mut names = File::options().append(true).open(&self.names).unwrap();
         writeln!(names, "{} {name}", self.hosts[host].address()).unwrap();
     }
 
-    /// Starts on a host what a container there would run, with the volumes at hand in their place.
+    /// Starts the command of a container on a host, with local folders in place of the volumes.
     fn start(
         &self,
         host: usize,
@@ -114,14 +113,14 @@ impl Cluster {
         Process::start(&words[0], &mut command).on(Some(self.hosts[host].clone()))
     }
 
-    /// A word with the paths inside of a container as they are here.
+    /// A word with local paths in place of the paths in a container.
     fn here(&self, word: &str) -> String {
         let path = |name: &str| self.place.path(name).display().to_string();
         let word = word.replace("/runs/mnist", &path("run")).replace("/etc/lockstep", &path("tls"));
         word.replace("/ca", &path("ca"))
     }
 
-    /// Starts the coordinator on a first host, with a small job.
+    /// Starts the coordinator on the first host, with a small run.
     fn coordinate(&mut self, words: &[String], name: &str, more: &str) -> Process {
         let host = self.add_host();
         self.name(host, name);
@@ -131,14 +130,14 @@ impl Cluster {
     }
 }
 
-/// A word with the variables that Kubernetes expands in it.
+/// A word with its variables expanded as Kubernetes does it.
 fn expanded(word: &str, variables: &[(&str, String)]) -> String {
     variables
         .iter()
         .fold(word.to_owned(), |word, (name, value)| word.replace(&format!("$({name})"), value))
 }
 
-/// The one command of a file that starts a program which stays.
+/// The only command of a file that starts a coordinator or a worker.
 fn starting(file: &str) -> Vec<String> {
     let is_start = |words: &[String]| words.get(1).is_some_and(|word| word.starts_with("--"));
     let mut found = invocations(file).into_iter().filter(|words| is_start(words));
@@ -147,7 +146,7 @@ fn starting(file: &str) -> Vec<String> {
     only
 }
 
-/// Carries out the lines of deploy/README.md that make certificates, for hosts one of which has this name.
+/// Runs the lines of deploy/README.md that make the certificates for this host.
 fn issue(folder: &Path, host: &str) {
     let lines = invocations(RECIPES);
     let is_about = |words: &[String]| words.contains(&"certs".into());
@@ -158,7 +157,7 @@ fn issue(folder: &Path, host: &str) {
     for words in lines {
         let mut command = Command::new(programs().join(&words[0]));
         let output = command.args(&words[1..]).current_dir(folder).output().unwrap();
-        // The first one makes the authority, once.
+        // The first line makes the authority; a second call fails, because it exists.
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() || said.contains("is there already"), "{said}");
     }
@@ -173,9 +172,9 @@ fn copy(from: &Path, to: &Path) {
 /// A kind of workers in Kubernetes.
 struct Kind {
     file: &'static str,
-    /// The name of a pod as the kind's controller makes it, from what the file says.
+    /// The name that the kind's controller gives a pod, according to the file.
     pod: fn(&str, u32) -> String,
-    /// What the kind's controller sets.
+    /// The environment variables that the kind's controller sets.
     variables: fn(u32) -> Vec<(&'static str, String)>,
 }
 
@@ -276,8 +275,8 @@ fn a_trainjob_trains() {
     TRAINJOB.trains();
 }
 
-/// What Prometheus is told of the coordinator is where its board is, under a name that the
-/// certificate is for.
+/// The annotations for Prometheus name the board's port, and the service has a name that is in the
+/// certificate.
 #[test]
 fn prometheus_finds_the_board_in_kubernetes() {
     let service = documents(COORDINATOR).into_iter().find(|document| document["kind"] == "Service");
@@ -296,7 +295,7 @@ fn prometheus_finds_the_board_in_kubernetes() {
     );
 }
 
-/// Nodes are drained under the coordinator and under a worker, and the run goes on in other pods.
+/// The nodes of the coordinator and of a worker are drained, and the run continues in other pods.
 #[test]
 fn an_indexed_job_trains_and_survives_drained_nodes() {
     let Some((mut cluster, mut fleet)) = kubernetes(ENDLESS) else { return };
@@ -317,7 +316,7 @@ fn an_indexed_job_trains_and_survives_drained_nodes() {
     }
 
     fleet.workers[1].signal(Signal::TERM);
-    // Not a success: the index must not count as done.
+    // The exit status is no success, because the index must not count as completed.
     fleet.workers.remove(1).wait().exited_with(143);
     fleet.workers.insert(1, JOB.worker(&cluster, 1));
     fleet.workers[1].wait_for_line("training rank=1");
@@ -357,7 +356,7 @@ fn compose_trains() {
     assert_same_tensors(&cluster.place.newest(), &reference(1));
 }
 
-/// The lines of deploy/README.md for two hosts, as they stand there but for the network's number.
+/// The lines of deploy/README.md for two hosts, with another network address.
 #[test]
 fn two_hosts_by_hand() {
     let Some(mut cluster) = Cluster::new() else { return };
@@ -374,7 +373,7 @@ fn two_hosts_by_hand() {
     for line in [&init[..], first, second] {
         cluster.start(0, line, &[], "").wait().succeeded();
     }
-    // As scp puts it into the other host's home.
+    // The copy that scp makes on the other host.
     let tls = cluster.place.path("10.77.0.2");
     fs::create_dir(&tls).unwrap();
     copy(&cluster.place.path("ca/10.77.0.2"), &tls);

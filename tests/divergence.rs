@@ -1,8 +1,7 @@
-//! A bit of one worker's memory flips: the run stops and says where, for it must not go on as if
-//! nothing had happened.
+//! A bit in the memory of one worker flips: the run must stop, and name the step and the ranks.
 //!
-//! Members that share memory have one state, which cannot differ, unless they need the whole gradient:
-//! here each has its own.
+//! Members that share memory have one state, which cannot differ. With `--grad-clip` each member has
+//! its own state, because it needs the whole gradient.
 
 use crate::harness::{Exit, Fleet, MIXED_BUILDS, Place, SMALL};
 
@@ -10,7 +9,7 @@ use crate::harness::{Exit, Fleet, MIXED_BUILDS, Place, SMALL};
 const FLAGS: &str = "--epochs 4 --verify-every 10";
 const FLIP: &str = "trainer.updated 25 flip";
 
-/// Runs with as many workers, the last of which is spoilt.
+/// Runs with `workers` workers; a bit flips in the last of them.
 fn spoilt(workers: usize, collective: &str) -> (Exit, Vec<Exit>) {
     let place = Place::new();
     let flags =

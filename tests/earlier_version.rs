@@ -1,11 +1,11 @@
-//! Runs of earlier versions are read: a run directory that was written before there were tasks is gone
-//! on with, and looked into.
+//! Runs of earlier versions are read: a run directory from a version without tasks can be resumed, and
+//! `vae` reads it.
 
 use std::{fs, path::Path, process::Command};
 
 use crate::harness::{Place, Process, coordinator_at, programs};
 
-/// A run of one epoch, as `vae-coordinator` left it then.
+/// A run directory after one epoch, written by that version of `vae-coordinator`.
 const BEFORE_TASKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kept/before-tasks");
 
 fn copy(from: &Path, to: &Path) {
@@ -32,7 +32,7 @@ fn a_run_from_before_there_were_tasks() {
     let refused = coordinator_at(&place, "--resume --epochs 2 --spawn --hidden-dim 3").wait();
     refused.failed_with(&["hidden_dim: 2 in the run, 3 given"]);
 
-    // It may have been computed on another kind of CPU.
+    // The run may have been computed on another kind of CPU.
     let flags = "--resume --epochs 2 --spawn --allow-mixed-devices";
     let exit = coordinator_at(&place, flags).wait().succeeded();
     let words = ["Going on after step 10", "VAE 784-2-2-2", "Epoch 2/2  loss "];

@@ -1,16 +1,16 @@
-//! Training examples that are held out decide when a run ends and which checkpoint is best: the same
-//! for any number of workers, whoever is killed, and over a resumption.
+//! Validation examples decide when a run ends and which checkpoint is best: the result is the same
+//! for any number of workers, when workers are killed, and after a resume.
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::harness::{Fleet, Place, coordinator_at};
 
-/// So few images that the model soon learns them by heart.
+/// So few images that the model soon overfits.
 const FEW: &str = "--shards 4 --batch-size 8 --test-images 40 --hidden-dim 64 --latent-dim 8 --seed 7 \
                    --learning-rate 0.01";
 const HELD_OUT: &str = "--train-images 400 --validation-images 144";
-/// 256 images are learned from.
+/// The model is trained on the other 256 images.
 const STEPS_PER_EPOCH: u64 = 8;
 const STOPPING: &str = "--epochs 300 --early-stop-epochs 3 --keep-best --keep-checkpoints 1";
 
@@ -20,7 +20,7 @@ fn trained(flags: &str) -> Place {
     place
 }
 
-/// What a run that ended by itself came to.
+/// The result of a run that was stopped early.
 #[track_caller]
 fn outcome(place: &Place) -> [Value; 5] {
     let summary = place.summary();
@@ -29,7 +29,7 @@ fn outcome(place: &Place) -> [Value; 5] {
     assert_eq!(epochs.as_u64().unwrap(), best.as_u64().unwrap() + 3, "{summary}");
     let best = checkpoint::read(&place.file("checkpoints/best.safetensors")).unwrap();
     assert_eq!(best.metadata.step, STEPS_PER_EPOCH * summary["best_epoch"].as_u64().unwrap());
-    // The best one and the newest.
+    // The best checkpoint and the newest one.
     assert_eq!(place.checkpoints().len(), 2);
     let rows = place.metrics("epoch");
     let losses: Vec<f64> =
@@ -55,7 +55,7 @@ fn a_run_ends_at_the_same_step_for_any_number_of_workers_over_kills_and_a_resump
     fleet.coordinator.wait().succeeded();
     assert_eq!(outcome(&place), expected);
 
-    // Ended after two epochs, and gone on with by another number of workers.
+    // The run ends after two epochs, and is resumed with another number of workers.
     let resumed = trained(&format!(
         "{HELD_OUT} --epochs 2 --early-stop-epochs 3 --keep-best --keep-checkpoints 1 --workers 1"
     ));
@@ -65,7 +65,7 @@ fn a_run_ends_at_the_same_step_for_any_number_of_workers_over_kills_and_a_resump
     };
     go_on("--epochs 300");
     assert_eq!(outcome(&resumed), expected);
-    // Again: there is nothing more to train.
+    // Resumed again: there is nothing more to train.
     let exit = go_on("");
     assert!(exit.text().contains("so training has ended early"), "{exit}");
     assert_eq!(outcome(&resumed), expected);
@@ -82,6 +82,6 @@ fn what_is_held_out_is_the_last_of_the_training_set_and_never_learned_from() {
     assert_eq!(with["examples_counted"], 256);
     assert!(with["validation_loss"].as_f64().unwrap() > 50.0, "{with}");
     assert!(none.get("validation_loss").is_none(), "{none}");
-    // Nothing was asked to be kept.
+    // Without --keep-best there is no best checkpoint.
     assert!(!held_out.file("checkpoints/best.safetensors").exists());
 }

@@ -1,5 +1,5 @@
-//! `vae evaluate` and training give one test loss for one checkpoint, to the last digit, whoever
-//! trained it.
+//! `vae evaluate` and training give the same test loss for a checkpoint, to the last digit, for any
+//! number of workers.
 
 use std::process::{Command, Stdio};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{Place, SMALL, coordinator_at, programs, wait_until};
 
-/// What `vae evaluate` measures on the run.
+/// The results of `vae evaluate` on the run.
 fn evaluate(place: &Place) -> Value {
     let mut command = Command::new(programs().join("vae"));
     command.args(["evaluate", "--json", "--no-features", "--importance-samples", "0"]);

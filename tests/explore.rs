@@ -1,5 +1,5 @@
-//! The page of `vae explore` in a real browser: it computes what `vae` computes, from one file, and
-//! can be used with mouse, keyboard and finger, in light and dark.
+//! The page of `vae explore` in a real browser: it is one file, computes the same as `vae`, and can
+//! be used with mouse, keyboard and touch, in light and dark colours.
 
 use std::{
     fs,
@@ -20,10 +20,11 @@ use crate::{
     own_data::pictures,
 };
 
-/// How far the page's numbers may be from those of `vae`: each sums in an order of its own.
+/// The largest allowed difference between the page's numbers and those of `vae`: their orders of
+/// addition differ.
 const TOLERANCE: f64 = 1e-3;
 
-/// Runs `vae` on the run of a place; gives what it said.
+/// Runs `vae` on the run of a place; returns its output.
 fn vae(place: &Place, arguments: &str) -> String {
     let mut command = Command::new(programs().join("vae"));
     command.args(arguments.split_whitespace()).arg("--checkpoint").arg(&place.run_dir);
@@ -35,7 +36,7 @@ fn vae(place: &Place, arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Where the data set of the place's own is packed; else the cache of the user.
+/// The cache folder of the place if it has its own data set, else the cache of the user.
 fn cache(place: &Place) -> std::path::PathBuf {
     let own = place.path("cache");
     if own.exists() { own } else { std::env::var_os("XDG_CACHE_HOME").unwrap_or_default().into() }
@@ -53,7 +54,7 @@ fn mnist_of(flags: &str) -> Place {
     place
 }
 
-/// A run on pictures in colour whose sides are odd and even.
+/// A run on colour pictures with an even width and an odd height.
 fn coloured(flags: &str) -> Place {
     let place = Place::new();
     pictures(&place.path("pictures"));
@@ -106,7 +107,7 @@ fn assert_near(found: &[f64], expected: &[f64], what: &str) {
     assert!(apart < TOLERANCE, "{what}: {apart} apart");
 }
 
-/// Checks what the page computes: images from places, and the latents of an image.
+/// Checks the page's computation: images decoded from latents, and the latents of an image.
 fn assert_computes(browser: &Browser, decoded: &[(Vec<f32>, Vec<f64>)], means: &[f64], name: &str) {
     for (z, expected) in decoded {
         let ask = format!(
@@ -116,7 +117,7 @@ fn assert_computes(browser: &Browser, decoded: &[(Vec<f32>, Vec<f64>)], means: &
         );
         assert_near(&numbers(&browser.eval(&ask)), expected, name);
     }
-    // An image's latents, as its own encoder has them.
+    // An image's latents, compared with those of `vae encode`.
     let dim = decoded[0].0.len();
     for index in [0, 3] {
         let ask = format!(
@@ -130,7 +131,7 @@ fn assert_computes(browser: &Browser, decoded: &[(Vec<f32>, Vec<f64>)], means: &
     assert!(browser.complaints().is_empty(), "{name}: {:?}", browser.complaints());
 }
 
-/// What the page knows of all its images: how much each latent is used, and the middle of the map.
+/// The page's figures over all its images: the use of each latent, and the origin of the map.
 fn surveyed(browser: &Browser) -> [Vec<f64>; 2] {
     ["use", "origin"].map(|name| numbers(&browser.eval(&format!("return explorer.meta.{name}"))))
 }
@@ -167,7 +168,7 @@ fn the_page_decodes_and_encodes_as_vae_does() {
         assert_computes(&browser, &decoded, &means, name);
         let alone = surveyed(&browser);
 
-        // The same on the board, which has the checkpoint and no libtorch.
+        // The same on the board, which has the checkpoint but no libtorch.
         let run = place.run_dir.display().to_string();
         let environment = format!("XDG_CACHE_HOME={}", cache(&place).display());
         let flags = format!("board {run} --listen 127.0.0.1:0");
@@ -204,7 +205,7 @@ fn the_board_shows_the_newest_checkpoint_of_a_run_that_goes_on() {
     let flags = format!("--workers 1 --spawn --board 127.0.0.1:0 {SMALL} {ENDLESS}");
     let run = coordinator_at(&place, &flags);
     let board = board_of(&run);
-    // Before there is a checkpoint, and of a run that is not there.
+    // A run that does not exist, before there is a checkpoint.
     let (status, said) = get(&board, "/api/latent?run=nothing");
     assert_eq!(status, 404, "{said}");
     let step = |text: &str| -> u64 {
@@ -221,7 +222,7 @@ fn the_board_shows_the_newest_checkpoint_of_a_run_that_goes_on() {
     assert!(first > 0);
     wait_until("there is another one", || place.newest_step() > first);
     assert!(look() > first);
-    // What is left of an earlier one is not mixed with the newest.
+    // Parts of an earlier checkpoint are refused, so that a page never mixes two checkpoints.
     for (path, expected) in [
         (format!("/api/latent/parameters?step={first}"), 409),
         ("/api/latent/parameters".to_owned(), 400),
@@ -230,7 +231,7 @@ fn the_board_shows_the_newest_checkpoint_of_a_run_that_goes_on() {
         assert_eq!(get(&board, &path).0, expected, "{path}");
     }
 
-    // On another machine's board, which has neither the checkpoint nor the data set.
+    // A board on another machine has neither the checkpoint nor the data set.
     let line = run.wait_for_line("Listening on ");
     let url = line.rsplit(' ').next().unwrap();
     let nothing = place.path("nothing");
@@ -243,7 +244,7 @@ fn the_board_shows_the_newest_checkpoint_of_a_run_that_goes_on() {
     browser.wait_for("document.documentElement.dataset.ready");
     assert!(step(&browser.text("#model")) > first);
     assert!(browser.text("#model").contains("test images of mnist"));
-    // Byte for byte, where both have the same checkpoint.
+    // Both boards give the same bytes when they have the same checkpoint.
     wait_until("both boards show the same model", || {
         let shown = [&board, &remote].map(|board| get(board, "/api/latent").1);
         let step = step(&shown[0]);
@@ -259,7 +260,7 @@ fn the_board_shows_the_newest_checkpoint_of_a_run_that_goes_on() {
     });
     run.signal(Signal::KILL);
     run.wait();
-    // What it has sent last is still there.
+    // The relay still has the last model that the coordinator sent.
     assert_eq!(get(&remote, "/api/latent").0, 200);
 }
 
@@ -284,7 +285,7 @@ fn what_is_drawn_on_the_page_is_reconstructed_by_vae() {
         let words = |text: &str| -> Vec<f64> {
             text.split([' ', ',', ':']).filter_map(|word| word.parse().ok()).collect()
         };
-        // The loss and the share, which the page tells with the KL between them.
+        // The loss and the share; the page prints the KL between them.
         let (page, told) = (words(&page), words(told));
         let (page, told) = ([page[0], page[2]], [told[0], told[1]]);
         let near = page.iter().zip(&told).all(|(a, b)| (a - b).abs() < 0.02 + TOLERANCE * b.abs());
@@ -310,7 +311,7 @@ fn the_map_the_sliders_and_the_path_follow_mouse_and_keyboard() {
             browser.wait_for(&format!("{pixels} !== window.before"));
         };
         changes(&|| browser.draw("#map", &[(90, 60)]));
-        // The click that ended it holds the place.
+        // The click at the end of the path holds the point.
         assert_eq!(browser.eval("return hold.getAttribute('aria-pressed')"), "true");
         browser.eval("map.focus()");
         browser.press(Key::Escape);
@@ -332,7 +333,7 @@ fn the_map_the_sliders_and_the_path_follow_mouse_and_keyboard() {
         browser.assert_accessible("the explorer");
         assert!(browser.complaints().is_empty(), "{:?}", browser.complaints());
     }
-    // Dark; then as on a phone.
+    // In dark colours, then in the size of a phone.
     browser.prefer("dark");
     browser.wait_for("getComputedStyle(document.body).backgroundColor === 'rgb(22, 22, 26)'");
     browser.picture("explore-dark");
@@ -342,7 +343,7 @@ fn the_map_the_sliders_and_the_path_follow_mouse_and_keyboard() {
     browser.picture("explore-phone");
 }
 
-/// The training split too, up to as many points as there are.
+/// The map of the training images shows all 60,000 points.
 #[test]
 fn seventy_thousand_points_are_drawn_and_found() {
     let Some(browser) = Browser::new() else { return };

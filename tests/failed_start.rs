@@ -1,5 +1,5 @@
-//! Starts that fail leave nothing behind: no empty run, no link to one, nothing in a store. What
-//! wants a checkpoint afterwards finds the run that has one.
+//! A start that fails leaves nothing behind: no empty run, no link to it, nothing in a store. A
+//! program that needs a checkpoint afterwards finds the newest run with a checkpoint.
 
 use std::{fs, net::TcpListener, path::PathBuf, process::Command};
 
@@ -7,11 +7,11 @@ use rustix::process::Signal;
 
 use crate::harness::{Fleet, Place, Process, coordinator, programs};
 
-/// A run of a second.
+/// Flags of a run that takes a second.
 const TINY: &str = "--listen 127.0.0.1:0 --workers 1 --epochs 1 --train-images 600 \
                     --test-images 20 --hidden-dim 8 --latent-dim 2";
 
-/// What is in `runs`, and where `latest` leads.
+/// The entries of `runs`, and the target of the link `latest`.
 fn runs(place: &Place) -> (Vec<PathBuf>, Option<PathBuf>) {
     let folder = place.path("runs");
     let mut names: Vec<_> =
@@ -120,7 +120,7 @@ fn the_newest_run_that_has_a_checkpoint_is_found() {
         let said = format!("runs/latest has no checkpoint: going on with runs/{name}, the newest");
         assert!(exit.text().contains(&said) && exit.text().contains("is complete"), "{exit}");
     }
-    // One that is named is not replaced by another.
+    // A run that is named with --run-dir is not replaced by another run.
     let named = format!("--resume --spawn --listen 127.0.0.1:0 --run-dir {}", empty.display());
     let exit = coordinator(&place, &named).wait().succeeded();
     assert!(exit.text().contains("no checkpoint yet"), "{exit}");

@@ -1,5 +1,5 @@
-//! Fetching behind a proxy that takes connections and never answers: it is told within seconds, to
-//! the person and to workers that wait.
+//! Fetching behind a proxy that accepts connections and never answers: the coordinator reports this
+//! within seconds, to the user and to waiting workers.
 
 use std::net::TcpListener;
 
@@ -8,7 +8,7 @@ use crate::harness::{Place, coordinator_in, worker};
 #[test]
 fn a_dead_proxy_is_named_and_does_not_hold_up_for_long() {
     let place = Place::new();
-    // The system takes connections for it, which nobody ever accepts.
+    // The kernel completes connections to this listener, but the test never accepts them.
     let hole = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = hole.local_addr().unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,5 +1,5 @@
-//! File systems that cannot do everything, as CIFS, FUSE and NFS: what a run can do without is a
-//! warning, and the bits are those of any run.
+//! File systems without some operations, such as CIFS, FUSE and NFS: if a run can do without the
+//! operation, it prints a warning, and the bits are the same as on any file system.
 
 use std::{
     ffi::OsString,
@@ -12,8 +12,8 @@ use crate::harness::{
     Place, Process, SMALL, assert_same_tensors, coordinator_at, note_left_out, programs, reference,
 };
 
-/// Stands before the C library in a program and refuses, below a folder that the environment
-/// names, what such file systems refuse.
+/// A preloaded library that refuses the operations that such file systems refuse, below the folder
+/// REFUSING_FOLDER.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -70,7 +70,7 @@ int linkat(int from_folder, const char *from, int to_folder, const char *to, int
 }
 "#;
 
-/// Compiles the shim, where there is a compiler.
+/// Compiles the shim; none if there is no compiler.
 fn shim(place: &Place) -> Option<PathBuf> {
     let (source, shim) = (place.path("shim.c"), place.path("shim.so"));
     fs::write(&source, SHIM).unwrap();
@@ -83,13 +83,13 @@ fn shim(place: &Place) -> Option<PathBuf> {
             Some(shim)
         }
         Err(error) => {
-            note_left_out("no file system refuses", &format!("cc cannot be started: {error}"));
+            note_left_out("limited file systems", &format!("cc cannot be started: {error}"));
             None
         }
     }
 }
 
-/// A program on a file system of which `folder` is a part that refuses.
+/// A program for which the file system refuses operations below `folder`.
 fn on_refusing(folder: &Path, shim: &Path, program: &str) -> Command {
     let mut command = Command::new(programs().join(program));
     command.env("LD_PRELOAD", shim).env("REFUSING_FOLDER", folder).current_dir(folder);
@@ -108,7 +108,7 @@ fn a_run_on_a_file_system_without_conveniences() {
     command.args(flags.split_whitespace());
     let exit = Process::start("coordinator", &mut command).wait().succeeded();
 
-    // The run is complete and its bits are right, and each thing missing is told once.
+    // The run is complete, its bits are right, and each refused operation is reported once.
     let run_dir = fs::read_dir(folder.join("runs")).unwrap().next().unwrap().unwrap().path();
     let newest = checkpoint::Directory::open(run_dir.join("checkpoints")).newest().unwrap();
     assert_same_tensors(&newest.checkpoint.unwrap().1, &reference(2));
@@ -122,7 +122,7 @@ fn a_run_on_a_file_system_without_conveniences() {
         assert!(exit.lines().any(|line| is_told(&line)), "{words:?}: {exit}");
         let mut told: Vec<&str> = exit.lines().filter(is_told).collect();
         let all = told.len();
-        // Workers speak for themselves.
+        // Each worker prints its own warning.
         told.sort_unstable();
         told.dedup_by_key(|line| line.split("WARN").last().unwrap_or_default());
         assert!(all <= 3 * told.len(), "too often: {exit}");
@@ -150,7 +150,8 @@ fn a_run_on_a_file_system_without_conveniences() {
     Process::start("certs", &mut certs).wait().failed_with(&["is there already"]);
 }
 
-/// The link to the newest run is a convenience, and what others have put in its place is theirs.
+/// The run works without the link to the newest run, and a folder in the link's place is left
+/// alone.
 #[test]
 fn something_else_is_called_latest() {
     let place = Place::new();
@@ -164,7 +165,7 @@ fn something_else_is_called_latest() {
     assert!(latest.join("mine").is_dir() && !latest.is_symlink());
 }
 
-/// A new run in a folder where files are under the names of its own.
+/// A new run in a folder that contains another program's file with the name of a checkpoint.
 #[test]
 fn a_folder_that_holds_files_of_others() {
     let place = Place::new();

@@ -1,4 +1,5 @@
-//! Another libtorch is in the way: the programs take their own, or name the file that they found.
+//! Another libtorch is on the library path: the programs use their own libtorch, or name the file
+//! that was loaded.
 
 use std::{
     fs,
@@ -8,7 +9,7 @@ use std::{
 
 use crate::harness::{Fleet, Place, Process, SMALL, programs, worker_in};
 
-/// Makes a shared library of this source, under the name of another.
+/// Compiles this source to a shared library of this name.
 fn library(folder: &Path, name: &str, source: &str) -> PathBuf {
     fs::create_dir_all(folder).unwrap();
     let (text, library) = (folder.join("source.cpp"), folder.join(name));

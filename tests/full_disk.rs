@@ -1,4 +1,4 @@
-//! The disk is full: the run ends, names the file, and what was kept before is still good.
+//! The disk is full: the run ends and names the file, and the earlier checkpoints stay valid.
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
@@ -7,15 +7,15 @@ use crate::{
     stop::resumes_to_the_same_bits,
 };
 
-/// A small file system in memory, gone with the test.
+/// A small file system in memory, which is unmounted at the end of the test.
 struct SmallDisk<'a>(&'a Path);
 
-/// Room for the first few checkpoints of the small job, with their pictures.
+/// Space for the first few checkpoints of the small run, with their pictures.
 const SMALL_DISK: &str = "size=5m";
 const LARGE_DISK: &str = "remount,size=100m";
 
 impl<'a> SmallDisk<'a> {
-    /// Mounts it, where that is permitted.
+    /// Mounts the file system; none if this is not permitted.
     fn mount(at: &'a Path) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
         let disk = Self(at);
@@ -25,7 +25,7 @@ impl<'a> SmallDisk<'a> {
 
 impl Drop for SmallDisk<'_> {
     fn drop(&mut self) {
-        // Lazily, since a process that is just being killed may still have a file open.
+        // A lazy unmount, because a process that is being killed may still have an open file.
         let _not_mounted = Command::new("umount").arg("--lazy").arg(self.0).output();
     }
 }
@@ -39,7 +39,7 @@ fn mount(options: &[&str], at: &Path) -> bool {
 fn a_checkpoint_does_not_fit() {
     let place = Place::new();
     let Some(_disk) = SmallDisk::mount(&place.run_dir) else {
-        return note_left_out("no disk is full", "only root can mount a small tmpfs");
+        return note_left_out("a full disk", "only root can mount a small tmpfs");
     };
     let flags = format!("{SMALL} {ENDLESS} --keep-checkpoints 1000");
     let fleet = Fleet::start(&place, 2, &flags);
@@ -57,7 +57,7 @@ fn a_checkpoint_does_not_fit() {
     resumes_to_the_same_bits(&place, 2);
 }
 
-/// /dev/full takes in nothing, as a full disk would, without the need of one.
+/// Writes to /dev/full fail as on a full disk.
 #[test]
 fn the_metrics_do_not_fit() {
     let place = Place::new();

@@ -1,6 +1,6 @@
-//! The bits of short runs are those kept here, whatever the instruction set, the threads, the workers
-//! and the way between them. crates/vae/ARITHMETIC.md defines them; another digest means another
-//! revision of the task.
+//! Short runs give the digests kept here, with any instruction set, any number of threads and
+//! workers, and any transport. crates/vae/ARITHMETIC.md defines the bits; a changed digest needs a
+//! new revision of the task.
 
 mod runs;
 
@@ -20,7 +20,7 @@ fn instruction_sets() -> Vec<&'static str> {
     all.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name).collect()
 }
 
-/// Trains with one worker for each of these flags; gives the digest.
+/// Trains with one worker for each element of `workers`, its flags; returns the digest.
 fn trained(flags: &str, workers: &[String]) -> String {
     let place = Place::new();
     let mut fleet = Fleet::without_workers(&place, &format!("{flags} --workers {}", workers.len()));
@@ -45,7 +45,7 @@ fn every_instruction_set_gives_the_digests_kept_here() {
     assert!(others.is_empty(), "other digests:\n{}", others.join("\n"));
 }
 
-/// No flag says that they may: they compute the same.
+/// This needs no flag, because all instruction sets compute the same bits.
 #[test]
 fn workers_of_different_instruction_sets_train_together() {
     let sets = instruction_sets();

@@ -1,5 +1,5 @@
-//! Workers on GPUs train to the bits of those on CPUs, alone or mixed with them, and a GPU that fails
-//! leaves the run to the others. The GPUs are emulated ones (`crates/emulated-gpu`).
+//! Workers on GPUs compute the same bits as workers on CPUs, alone or together with them. If a GPU fails, the
+//! other workers continue the run. The GPUs are emulated (`crates/emulated-gpu`).
 
 use emulated_gpu::{FOLDER, IS_THERE};
 
@@ -8,18 +8,18 @@ use crate::{
     harness::{Exit, Fleet, Place, Process, coordinator_in, wait_until, worker_in},
 };
 
-/// Begins a worker on an emulated GPU, with these variables of the environment.
+/// Starts a worker on an emulated GPU, with these environment variables.
 fn gpu_worker(fleet: &Fleet, variables: &str, flags: &str) -> Process {
     worker_with(fleet, variables, &format!("--device cuda {flags}"))
 }
 
-/// Begins a worker where there are emulated GPUs.
+/// Starts a worker that finds emulated GPUs.
 fn worker_with(fleet: &Fleet, variables: &str, flags: &str) -> Process {
     let environment = format!("LD_LIBRARY_PATH={FOLDER} {variables}");
     worker_in(&environment, &format!("--coordinator {} {flags}", fleet.url))
 }
 
-/// Trains on this many GPUs and CPUs; gives the digest.
+/// Trains on so many GPUs and CPUs; returns the digest.
 fn trained(flags: &str, gpus: u32, cpus: u32) -> String {
     let place = Place::new();
     let mut fleet = Fleet::without_workers(&place, &format!("{flags} --workers {}", gpus + cpus));
@@ -32,7 +32,7 @@ fn trained(flags: &str, gpus: u32, cpus: u32) -> String {
     place.digest()
 }
 
-/// The exit of a worker whose GPU has these variables; another one, on the CPU, takes its place.
+/// The exit of a worker whose emulated GPU has these variables; another worker, on the CPU, replaces it.
 fn refused(variables: &str) -> Exit {
     let place = Place::new();
     let mut fleet = Fleet::without_workers(&place, &format!("{COMMON} {PLAIN} --workers 1"));
@@ -52,7 +52,7 @@ fn a_gpu_gives_the_digests_of_the_cpu() {
     }
 }
 
-/// No flag says that they may: they compute the same.
+/// This needs no flag, because GPUs and CPUs compute the same bits.
 #[test]
 fn gpus_and_cpus_train_together() {
     if IS_THERE {
@@ -136,7 +136,7 @@ fn an_instance_of_a_gpu_and_one_by_its_name_are_taken() {
     }
 }
 
-/// One of two has it; the other is replaced by one on the CPU.
+/// One of two workers gets the GPU; the other is replaced by a worker on the CPU.
 #[test]
 fn a_gpu_that_another_process_has_is_told_in_one_line() {
     if !IS_THERE {
@@ -155,8 +155,8 @@ fn a_gpu_that_another_process_has_is_told_in_one_line() {
     assert_eq!(place.digest(), RUNS[0].1);
 }
 
-/// Without a flag a GPU is taken, by the driver's word alone: there is no libtorch for GPUs here. Of several,
-/// each worker of the host takes another, and those beyond them share.
+/// Without a flag a worker uses a GPU if the driver reports one, also without libtorch's CUDA libraries. With
+/// several GPUs each worker of the host uses another one; further workers share.
 #[test]
 fn gpus_are_dealt_among_the_workers_of_a_host() {
     if !IS_THERE {
@@ -182,7 +182,7 @@ fn gpus_are_dealt_among_the_workers_of_a_host() {
     }
 }
 
-/// A run in bf16 is for CPUs, and one with convolutions for libtorch, which has no GPU here.
+/// Runs in bf16 are for CPUs only. Runs with convolutions need libtorch, which has no CUDA libraries here.
 #[test]
 fn a_gpu_is_left_alone_where_the_run_is_not_for_it() {
     if !IS_THERE {

@@ -1,5 +1,5 @@
-//! What `cargo xtask gpu-acceptance` packs for a machine with a GPU is unpacked and goes through all its
-//! stages, on an emulated GPU; and it says so where a digest is another one.
+//! The archive of `cargo xtask gpu-acceptance` is unpacked, and all its stages run on an emulated GPU. A
+//! digest that differs is reported.
 
 use std::{
     env,
@@ -15,14 +15,14 @@ use serde_json::Value;
 
 use crate::harness::{Exit, Place, Process, programs};
 
-/// An emulated GPU takes its time, and so does PyTorch without a GPU.
+/// An emulated GPU is slow, and so is PyTorch without a GPU.
 const BOUND: Duration = Duration::from_mins(40);
 
-/// In the place of NVIDIA's checker: runs the program that it is given.
+/// A script in place of NVIDIA's checker: it only runs the program to check.
 const CHECKER: &str =
     "#!/bin/sh\n[ \"$1 $3\" = '--tool --error-exitcode' ] && shift 4 && exec \"$@\"\n";
 
-/// What was unpacked.
+/// The unpacked archive.
 struct Unpacked {
     place: Place,
     folder: PathBuf,
@@ -60,7 +60,7 @@ impl Unpacked {
         Process::start("gpu-acceptance", &mut command).wait_within(BOUND)
     }
 
-    /// What the file says of a stage: verdicts, and what of.
+    /// The rows of a stage in the file: the verdict, and the check.
     fn rows(&self, stage: &str) -> Vec<(String, String)> {
         let text = fs::read_to_string(self.place.path("found/gpu-acceptance.json")).unwrap();
         let found: Value = serde_json::from_str(&text).unwrap();
@@ -74,7 +74,7 @@ impl Unpacked {
     }
 }
 
-/// PyTorch, where the benchmarks have fetched it.
+/// The folder of PyTorch, if the benchmarks have fetched it.
 fn torch() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     Some(root.join(".torch/site")).filter(|site| site.is_dir())
@@ -90,12 +90,12 @@ fn all_stages_are_rehearsed_on_an_emulated_gpu() {
     assert_eq!(unpacked.count("digests", "passed"), 5, "{exit}");
     assert_eq!(unpacked.count("members", "passed"), 7, "{exit}");
     assert_eq!(unpacked.count("sanitizer", "passed"), 2, "{exit}");
-    // Three batch sizes, and of each the times, the kernels, and the bytes.
+    // Three batch sizes, with three rows each: the times, the kernels, and the bytes.
     assert_eq!(unpacked.rows("kernels").len(), 9, "{exit}");
     let ratios = unpacked.rows("speed").into_iter().filter(|(_, what)| what.contains("ratio"));
     let left_out = ratios.clone().filter(|(verdict, _)| verdict == "left out").count();
     assert_eq!(ratios.count(), 7, "{exit}");
-    // Where there is no PyTorch, two workers are compared with one all the same.
+    // Without PyTorch, only the ratio of two workers to one is measured.
     assert_eq!(left_out, if torch().is_some() { 0 } else { 6 }, "{exit}");
 }
 

@@ -1,5 +1,5 @@
-//! Several workers that compute on GPUs, and keep the state there. Over NCCL their partials go from GPU to
-//! GPU: whoever dies, freezes or fails, the bits are those of a CPU alone. GPUs and NCCL are emulated ones
+//! Several workers compute on GPUs and keep the state there. Over NCCL their partials go from GPU to GPU.
+//! If members die, freeze or fail, the bits are still those of a single CPU. GPUs and NCCL are emulated
 //! (`crates/emulated-gpu`).
 
 use std::fs;
@@ -13,7 +13,7 @@ use crate::{
 
 const NCCL: &str = "--collective nccl --insecure";
 
-/// Variables and flags of a worker with a GPU of its own.
+/// Variables and flags of a worker with its own GPU.
 fn on_gpu(fleet: &Fleet, rank: usize, variables: &str) -> (String, String) {
     let environment = format!("LD_LIBRARY_PATH={FOLDER} EMULATED_GPU_COUNT=8 {variables}");
     let flags = format!("--coordinator {} --rank {rank} --threads 1", fleet.url);
@@ -30,18 +30,18 @@ fn armed(fleet: &Fleet, rank: usize, order: &str) -> Process {
     armed_worker_in(&environment, &flags, order)
 }
 
-/// Trains on so many GPUs; gives the digest.
+/// Trains on so many GPUs; returns the digest.
 fn trained(flags: &str, workers: usize) -> String {
     let place = Place::new();
     let mut fleet = Fleet::without_workers(&place, &format!("{flags} --workers {workers}"));
-    // The order of threads decides nothing.
+    // The order in which threads run must not change the digest.
     let orders = ["up", "down", "random"].iter().enumerate().take(workers);
     orders.for_each(|(rank, order)| add(&mut fleet, rank, &format!("EMULATED_GPU_ORDER={order}")));
     fleet.completed();
     place.digest()
 }
 
-/// Their partials go to the host, and the sum comes back: the state stays where it is.
+/// The partials go to the host, and the sum comes back; the state stays on the GPUs.
 #[test]
 fn members_over_other_transports_give_the_digests_of_the_cpu() {
     if IS_THERE {
@@ -66,7 +66,7 @@ fn members_over_nccl_give_the_digests_of_the_cpu() {
     }
 }
 
-/// Members that come to harm one after the other, and one that is left with all the work.
+/// Two members die or freeze one after the other, and the third computes everything.
 fn come_to_harm(orders: [&str; 2]) {
     let place = Place::new();
     let flags =
@@ -85,7 +85,7 @@ fn members_die_in_the_middle_of_an_exchange() {
     if IS_THERE {
         come_to_harm(["all-reduce.nccl.begun 3 kill", "all-reduce.nccl.begun 6 kill"]);
         come_to_harm(["all-reduce.nccl.agreed 3 kill", "all-reduce.nccl.agreed 6 kill"]);
-        // A step is done for the one that dies, and perhaps for no other.
+        // The member that dies has finished the step; perhaps no other member has.
         come_to_harm(["all-reduce.nccl.done 3 kill", "all-reduce.nccl.done 6 kill"]);
     }
 }
@@ -97,7 +97,7 @@ fn members_freeze_in_the_middle_of_an_exchange() {
     }
 }
 
-/// The members try again, from a state that all of them have.
+/// The members start the next generation from the same state.
 #[test]
 fn a_failure_of_nccl_ends_a_generation_and_no_worker() {
     if !IS_THERE {
@@ -125,7 +125,7 @@ fn a_failure_of_nccl_ends_a_generation_and_no_worker() {
     }
 }
 
-/// A GPU that fails takes its worker with it.
+/// A worker whose GPU fails ends, and the other members continue.
 #[test]
 fn a_gpu_that_fails_leaves_the_exchange_to_the_others() {
     if !IS_THERE {
@@ -145,7 +145,7 @@ fn a_gpu_that_fails_leaves_the_exchange_to_the_others() {
     }
 }
 
-/// From GPUs to CPUs and back, within a run.
+/// A run moves from GPUs to CPUs and back.
 #[test]
 fn a_run_goes_on_over_another_transport() {
     if !IS_THERE {
@@ -175,7 +175,7 @@ fn a_run_goes_on_over_another_transport() {
     assert_eq!(place.digest(), expected);
 }
 
-/// Bytes copied to and from the GPU of rank 0, of two, in an epoch of so many steps.
+/// Bytes copied to and from the GPU of rank 0, with two workers, in an epoch of so many steps.
 fn copied(place: &Place, steps: usize) -> u64 {
     let file = place.file("copies");
     let flags =
@@ -190,7 +190,7 @@ fn copied(place: &Place, steps: usize) -> u64 {
     numbers[0] + numbers[1]
 }
 
-/// Positions, images' indices and sums: no gradient and no parameter.
+/// A step copies only positions, indices of images and sums, but no gradients and no parameters.
 #[test]
 fn a_step_moves_a_few_bytes_between_host_and_gpu() {
     const BYTES_MAX: u64 = 512;

@@ -1,5 +1,5 @@
-//! What the scenarios stand on: fresh binaries, real processes in temporary folders, and waits
-//! for conditions with a deadline.
+//! The harness of the scenarios: fresh binaries, real processes in temporary folders, and waits for
+//! conditions with a deadline.
 //!
 //! Start at [`Place`], a folder for one run, and [`Process`], one running program. Nothing here
 //! knows what a scenario expects.
@@ -44,21 +44,21 @@ pub(crate) use reference::{STEPS_PER_EPOCH, reference};
 use rustix::process::Pid;
 pub(crate) use slurm::{Cluster, Job};
 
-/// A wait that is longer is a hang, also on a machine that has other things to do.
+/// A longer wait counts as a hang, also on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 
-/// Time between two looks at a condition that nothing announces.
+/// Time between two checks of a condition.
 const POLL: Duration = Duration::from_millis(5);
 
-/// A job of a second or so. An epoch has 94 steps; its last one is short and leaves one of the
-/// four shards without images.
+/// Flags of a run of about a second. An epoch has 94 steps; its last step is short, and one of the
+/// four shards has no images in it.
 pub(crate) const SMALL: &str = "--shards 4 --batch-size 16 --train-images 6000 --test-images 200 \
                                 --hidden-dim 64 --latent-dim 8 --seed 7";
 
-/// For runs in which programs with armed crash points take part, which are builds of their own.
+/// The flag for runs with armed programs, which are different builds.
 pub(crate) const MIXED_BUILDS: &str = "--allow-mixed-builds";
 
-/// More epochs than anybody waits for: such a run is in the middle whenever it is looked at.
+/// So many epochs that the run does not end during a test.
 pub(crate) const ENDLESS: &str = "--epochs 100000";
 
 /// The folder with this build's programs, which are built now if they are not fresh.
@@ -73,8 +73,8 @@ pub(crate) fn armed_programs() -> &'static PathBuf {
     PROGRAMS.get_or_init(|| build("armed-programs").join("examples"))
 }
 
-/// Builds programs that are not fresh, by an alias of .cargo/config.toml, and returns the folder of
-/// the profile.
+/// Builds programs that are not up to date, with an alias of .cargo/config.toml; returns the folder
+/// of the profile.
 fn build(alias: &str) -> PathBuf {
     let built = cargo(alias).current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap();
     assert!(built.success(), "the programs cannot be built");
@@ -87,7 +87,7 @@ pub(crate) fn cargo(command: &str) -> Command {
     let of_tests =
         |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     let mut cargo = Command::new(env!("CARGO"));
-    // With these, which are about the tests, the build script of ring would run again.
+    // Variables that describe the tests are removed: with them ring's build script would run again.
     cargo.env_clear();
     cargo.envs(std::env::vars_os().filter(|(name, _)| !of_tests(&name.to_string_lossy())));
     cargo.args([command, "--quiet", "--profile", profile()]);
@@ -104,21 +104,21 @@ pub(crate) fn profile() -> &'static str {
     })
 }
 
-/// Where this build's programs are: a test executable is target/<profile>/deps/<name>.
+/// The folder of this build's programs: a test executable is target/<profile>/deps/<name>.
 pub(crate) fn profile_folder() -> PathBuf {
     let me = std::env::current_exe().unwrap();
     me.ancestors().nth(2).unwrap().to_owned()
 }
 
-/// Says what is not tested for lack of something; where the variable `required` is set, that is a
-/// failure.
+/// Notes that a test is left out because a tool is missing; if the variable `required` is set, the
+/// test fails.
 pub(crate) fn leave_out(required: &str, left_out: &str, reason: &str) {
     assert!(env::var_os(required).is_none(), "{required} is set, but {reason}");
     note_left_out(left_out, reason);
 }
 
-/// Notes what is not tested, and why, where `cargo xtask test` lists it at its end.
-#[expect(clippy::print_stdout, reason = "what is not tested is to be known")]
+/// Notes that a test is left out, and why; `cargo xtask test` lists these notes at its end.
+#[expect(clippy::print_stdout, reason = "a test that is left out says so")]
 pub(crate) fn note_left_out(left_out: &str, reason: &str) {
     let line = format!("{left_out}: {reason}\n");
     print!("{line}");
@@ -132,17 +132,18 @@ pub(crate) fn note_left_out(left_out: &str, reason: &str) {
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
-        assert!(begun.elapsed() < DEADLINE, "{what}: not so within the deadline");
+        assert!(begun.elapsed() < DEADLINE, "waited in vain: {what}");
         thread::sleep(POLL);
     }
 }
 
-/// The processes that a process has started, and theirs.
+/// All descendants of a process.
 pub(crate) fn descendants(id: u32) -> Vec<Pid> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // "id (name) state parent ...": the name may hold anything, so begin after it.
+        // "id (name) state parent ...": the name may contain any characters, so parsing begins
+        // after it.
         let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
         if parent == Some(&id.to_string()) {
             let child = entry.file_name().to_string_lossy().parse::<u32>().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What container platforms and monitors ask any gRPC server.
+//! The standard gRPC services for container platforms and monitors: health and reflection.
 
 use rustix::process::Signal;
 use tokio::{runtime::Runtime, time::timeout};
@@ -43,7 +43,7 @@ fn health_follows_the_run() {
         status(&runtime, url, service) == Some(expected)
     };
     let url = fleet.url.clone();
-    wait_until("it serves", || is(COORDINATOR, ServingStatus::Serving, &url));
+    wait_until("the coordinator serves", || is(COORDINATOR, ServingStatus::Serving, &url));
     assert!(is("", ServingStatus::Serving, &url));
     assert!(is(TRAINING, ServingStatus::NotServing, &url));
     assert_eq!(status(&runtime, &url, "another"), None);
@@ -53,7 +53,7 @@ fn health_follows_the_run() {
 
     fleet.add("--threads 1");
     fleet.wait_for_progress(&place);
-    wait_until("it trains", || is(TRAINING, ServingStatus::Serving, &url));
+    wait_until("the run trains", || is(TRAINING, ServingStatus::Serving, &url));
     probe("--health=training").wait().succeeded();
     fleet.workers[0].signal(Signal::KILL);
     wait_until("nobody trains", || is(TRAINING, ServingStatus::NotServing, &url));

@@ -1,4 +1,4 @@
-//! Peers that are silent, talk nonsense or break the protocol disturb no step.
+//! Peers that are silent, send garbage or break the protocol disturb no step.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use crate::{
 
 const EPOCHS: u64 = 4;
 
-/// Bytes that are neither HTTP nor anything else.
+/// Bytes that belong to no protocol.
 const GARBAGE: [u8; 4096] = [0xa5; 4096];
 
 fn gathering(place: &Place) -> Fleet {
@@ -37,11 +37,12 @@ fn completes_with_the_same_bits(place: &Place, fleet: Fleet) {
     assert_same_tensors(&place.newest(), &reference(EPOCHS));
 }
 
-/// One that says nothing, one that talks garbage and one that hangs up in the middle of it.
+/// Connects a silent peer, a peer that sends garbage, a peer that sends garbage after HTTP/2's
+/// preface, and a peer that disconnects at once.
 fn pester(address: &str) -> Vec<TcpStream> {
     let silent = TcpStream::connect(address).unwrap();
     let mut garbage = TcpStream::connect(address).unwrap();
-    // It may be closed in our face at any moment.
+    // The server may close the connection at any moment.
     let _closed = garbage.write_all(&GARBAGE);
     let mut preface = TcpStream::connect(address).unwrap();
     let _closed = preface.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
@@ -65,13 +66,13 @@ fn silence_and_garbage_on_every_port() {
         ports.iter().for_each(|port| peers.extend(pester(&format!("127.0.0.1:{port}"))));
     }
     completes_with_the_same_bits(&place, fleet);
-    // Whoever is still there has heard nothing but refusals, and is let go.
+    // The server closes the remaining connections.
     for mut peer in peers {
         let _reset = peer.read_to_end(&mut Vec::new());
     }
 }
 
-/// What a stranger says first instead of a hello, or as a hello.
+/// A stranger's first message is no hello, or an incomplete one.
 #[test]
 fn first_messages_that_are_no_hello() {
     let place = Place::new();
@@ -86,7 +87,7 @@ fn first_messages_that_are_no_hello() {
     completes_with_the_same_bits(&place, fleet);
 }
 
-/// A member of the gathering that breaks the protocol loses its rank to the next comer.
+/// A worker that has joined and breaks the protocol loses its rank to the next worker.
 #[test]
 fn malformed_messages_after_a_good_hello() {
     let place = Place::new();
@@ -110,7 +111,7 @@ fn malformed_messages_after_a_good_hello() {
     completes_with_the_same_bits(&place, fleet);
 }
 
-/// One that takes a rank and is never heard of again loses it after a while.
+/// A worker that joins and then sends no message loses its rank after `--dead-after-seconds`.
 #[test]
 fn a_member_that_falls_silent_before_the_run_begins() {
     let place = Place::new();
@@ -124,14 +125,16 @@ fn a_member_that_falls_silent_before_the_run_begins() {
     completes_with_the_same_bits(&place, fleet);
 }
 
-/// An HTTP/2 connection by hand, with the first half of a message to a call of the server.
+/// An HTTP/2 connection, written byte by byte, with the first half of a message to a method of the
+/// server.
 fn half_a_message(address: &str, path: &str) -> TcpStream {
     let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
         let length = u8::try_from(payload.len()).unwrap();
         [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
     };
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-    // By HPACK's static table: POST, http, and three with a name from there or of their own.
+    // HPACK: POST and http from its static table, then the path, two headers with names from the
+    // table, and one with its own name.
     let headers = [
         vec![0x83, 0x86, 0x04],
         text(path),
@@ -144,7 +147,7 @@ fn half_a_message(address: &str, path: &str) -> TcpStream {
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
         frame(4, 0, 0, &[]),
         frame(1, 4, 1, &headers.concat()),
-        // Of a message of a thousand bytes, ten.
+        // Ten bytes of a message of a thousand bytes.
         frame(0, 0, 1, &[&[0, 0, 0, 3, 0xe8][..], &[0x0a; 10]].concat()),
     ];
     stream.write_all(&words.concat()).unwrap();
@@ -169,13 +172,13 @@ fn half_a_message_on_every_port() {
     assert_no_step_was_missed(&place);
 }
 
-/// Nobody was lost, and the first generation went on to the end.
+/// Asserts that no worker was lost, and that the first generation lasted to the end.
 fn assert_no_step_was_missed(place: &Place) {
     assert_eq!(place.events("lost"), [] as [serde_json::Value; 0]);
     assert_eq!(place.events("generation_started").len(), 1);
 }
 
-/// What a worker answers to a stranger that opens a stream with this hello.
+/// A worker's answer to a stranger that opens a stream with this hello.
 fn refused(runtime: &Runtime, port: u16, hello: PeerHello) -> Status {
     let (outbound, frames) = mpsc::channel(4);
     runtime.block_on(async {
@@ -188,8 +191,8 @@ fn refused(runtime: &Runtime, port: u16, hello: PeerHello) -> Status {
     })
 }
 
-/// Strangers to the members' exchange: of another run, of a generation that is over, and one
-/// that says that it is a member.
+/// Strangers in the members' all-reduce: one from another run, one from an ended generation, and
+/// one that claims to be a member.
 #[test]
 fn strangers_in_the_all_reduce() {
     let place = Place::new();
@@ -209,7 +212,7 @@ fn strangers_in_the_all_reduce() {
         let stale = PeerHello { generation: 0, ..member.clone() };
         let refusal = refused(&runtime, port, stale);
         assert!(refusal.message().contains("is over"), "{refusal}");
-        // Someone else's rank.
+        // The rank of another member, with a wrong secret.
         for secret in [vec![], vec![7; 32]] {
             let hello = PeerHello { secret: secret.into(), ..member.clone() };
             let refusal = refused(&runtime, port, hello);
@@ -221,16 +224,16 @@ fn strangers_in_the_all_reduce() {
     stopped_with_the_same_bits(&place, fleet);
 }
 
-/// Connections of a crowd, all in all.
+/// The total number of connections of a crowd.
 const CROWD: usize = 10_000;
 
-/// Those of them that come to one port at a time; twice as many are held open.
+/// Connections that are made to one port at a time; twice as many are held open.
 const BATCH: usize = 250;
 
-/// Descriptors of a process with little room: a quarter of a batch finds some.
+/// The limit of file descriptors of the servers, so that only a part of the connections fits.
 const FEW_DESCRIPTORS: u32 = 320;
 
-/// Starts a program with few descriptors.
+/// Starts a program with a low limit of file descriptors.
 fn cramped(name: &str, arguments: &str) -> Process {
     let mut command = Command::new("sh");
     let limited = format!("ulimit -n {FEW_DESCRIPTORS} && exec \"$@\"");
@@ -239,7 +242,7 @@ fn cramped(name: &str, arguments: &str) -> Process {
     Process::start(name, &mut command)
 }
 
-/// Ten thousand connections that say nothing, to servers with room for a few.
+/// Ten thousand silent connections, to servers that can hold only a few.
 #[test]
 fn a_silent_crowd_keeps_nobody_out() {
     let place = Place::new();
@@ -258,13 +261,13 @@ fn a_silent_crowd_keeps_nobody_out() {
     let mut crowd: Vec<Vec<TcpStream>> = Vec::new();
     for batch in 0..CROWD.div_ceil(BATCH) {
         let address = &addresses[batch % addresses.len()];
-        // Two batches to each port are there at a time.
+        // Two batches to each port are open at a time.
         if crowd.len() == 2 * addresses.len() {
             crowd.remove(0);
         }
         crowd.push((0..BATCH).map(|_| TcpStream::connect(address).unwrap()).collect());
     }
-    // While the last of them are still there, others get in.
+    // While the last connections are still open, other clients are served.
     let mut status = Command::new(programs().join("vae-coordinator"));
     status.args(["status", "--coordinator", &fleet.url]);
     Process::start("status", &mut status).wait().succeeded();

@@ -1,6 +1,6 @@
-//! Several workers on each of several hosts, which are network namespaces with addresses and
-//! disks of their own: shared memory inside each, streams between them, and the bits of one
-//! worker.
+//! Several workers on each of several hosts, which are network namespaces with their own addresses
+//! and disks. Workers use shared memory inside a host and streams between hosts, and the bits are
+//! those of one worker.
 
 use std::{
     fs,
@@ -19,15 +19,15 @@ use crate::{
     stop::stopped_with_the_same_bits,
 };
 
-/// The default network, whose gradient is what the traffic is measured by.
+/// Flags of a run with the default network; the traffic is compared with the size of its gradient.
 const DEFAULT_NETWORK: &str = "--shards 4 --batch-size 16 --train-images 6000 --test-images 200 \
                                --seed 7 --epochs 2";
 const EPOCHS: u64 = 2;
 
-/// Bytes of its gradient.
+/// Bytes of the default network's gradient.
 const GRADIENT_BYTES: f64 = 4.0 * 973_624.0;
 
-/// How much more may go over a link than an all-reduce has to send.
+/// The largest allowed ratio of the bytes on a link to the bytes that an all-reduce must send.
 const OVERHEAD_MAX: f64 = 1.05;
 
 /// A host with a disk.
@@ -47,9 +47,9 @@ impl Site {
         self.disk.join("data")
     }
 
-    /// Starts a worker that sees this host's disk in the place of the run directory.
+    /// Starts a worker that sees this host's disk in place of the run directory.
     fn worker_with_disk(&self, place: &Place, url: &str, flags: &str) -> Process {
-        // A process that is started on a host has its mounts for itself.
+        // Each process that is started on a host has its own mounts.
         let script = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
         let mut command = self.host.command(Path::new("sh"));
         command.args(["-c", script, "sh"]).args([&self.disk.join("run"), &place.run_dir]);
@@ -72,7 +72,7 @@ impl Site {
     }
 }
 
-/// A coordinator on a host of its own, still without workers.
+/// A coordinator on its own host, without workers.
 fn coordinate(host: &Host, place: &Place, listen: &str, flags: &str) -> Fleet {
     let mut command = host.command(&programs().join("vae-coordinator"));
     command.args(["--insecure", "--listen", listen, "--run-dir"]).arg(&place.run_dir);
@@ -81,7 +81,7 @@ fn coordinate(host: &Host, place: &Place, listen: &str, flags: &str) -> Fleet {
     Fleet::of(coordinator, None)
 }
 
-/// The last generation that made a step: how its members exchanged gradients, and their number.
+/// The last generation: its collective, and the number of its members.
 fn exchanging(place: &Place) -> Option<(String, usize)> {
     let started = place.events("generation_started").pop()?;
     let collective = started["collective"].as_str().unwrap().to_owned();
@@ -107,7 +107,7 @@ fn two_hosts_of_two_workers_get_the_same_bits_and_send_no_more_than_they_must() 
     let listen = SocketAddr::from((control.address(), 0)).to_string();
     let flags = format!("{DEFAULT_NETWORK} --workers 4");
     let mut fleet = coordinate(&control, &place, &listen, &flags);
-    // Ranks as a user may have chosen them: no two neighbours are on one host.
+    // The user has chosen the ranks so that no two neighbouring ranks are on one host.
     fleet.workers = (0..4)
         .map(|rank| {
             let flags = format!("--rank {rank} --threads 1");
@@ -117,7 +117,7 @@ fn two_hosts_of_two_workers_get_the_same_bits_and_send_no_more_than_they_must() 
     fleet.completed();
 
     assert_eq!(exchanging(&place), Some(("two-level".into(), 4)));
-    // The first rank is in the east.
+    // Rank 0 is on the first host.
     assert_same_tensors(&sites[0].newest(), &plain.newest());
     assert_eq!(place.digest(), plain.digest());
     assert_eq!(place.checkpoints(), [] as [PathBuf; 0], "each host has a disk of its own");
@@ -132,7 +132,7 @@ fn two_hosts_of_two_workers_get_the_same_bits_and_send_no_more_than_they_must() 
     }
 }
 
-/// A run in the middle of training, with as many workers on each host.
+/// A run in the middle of training, with these numbers of workers on two hosts.
 fn in_the_middle(network: &Network, place: &Place, workers: [usize; 2]) -> (Fleet, [Site; 2]) {
     let control = network.host();
     let sites = ["east", "west"].map(|name| Site::new(network, place, name));
@@ -156,7 +156,8 @@ fn three_workers_on_one_host_and_one_on_the_other() {
     stopped_with_the_same_bits(&place, fleet);
 }
 
-/// All workers of one host are killed at once, those of the other go on, and others come.
+/// All workers of one host are killed at once, the workers of the other host continue, and new
+/// workers join.
 #[test]
 fn a_host_dies_and_is_replaced() {
     let Some(network) = Network::new() else { return };
@@ -166,7 +167,7 @@ fn a_host_dies_and_is_replaced() {
         let dead: Vec<Process> = fleet.workers.drain(first..first + 2).collect();
         dead.iter().for_each(|worker| worker.signal(Signal::KILL));
         wait_for_exchange(&mut fleet, &place, "shm", 2);
-        // Whoever is left is first now, and whoever comes is last.
+        // The remaining workers are the first two now, and the new workers are the last two.
         fleet.workers.extend((0..2).map(|_| site.worker(&fleet.url, "")));
         wait_for_exchange(&mut fleet, &place, "two-level", 4);
         fleet.wait_for_progress(&place);
@@ -206,7 +207,7 @@ fn hosts_with_addresses_of_the_sixth_version() {
     let hosts = [(); 3].map(|()| network.host());
     for (host, number) in hosts.iter().zip(1..) {
         host.add_address(&format!("fd77::{number}/64"));
-        // Nothing else leads anywhere.
+        // Only IPv6 works between the hosts.
         host.cut_off(Lost::Both);
     }
     let [control, east, west] = hosts;
@@ -222,8 +223,8 @@ fn hosts_with_addresses_of_the_sixth_version() {
     assert_same_tensors(&place.newest(), &reference(1));
 }
 
-/// The workers reach the coordinator over one network and each other only over another, as on
-/// hosts with a link of its own for the data.
+/// The workers reach the coordinator over one network, and each other only over another network, as
+/// on hosts with a separate link for data.
 #[test]
 fn hosts_with_several_addresses_say_which_to_use() {
     let Some(network) = Network::new() else { return };

@@ -1,4 +1,4 @@
-//! Workers that cannot take part, and those that do not come.
+//! Workers that are refused, workers that join late, and workers that never come.
 
 use std::net::TcpListener;
 
@@ -14,7 +14,7 @@ use crate::{
     stop::stopped_with_the_same_bits,
 };
 
-/// A run of two whose rank 0 has come.
+/// A run of two workers, of which rank 0 has joined.
 fn half_full(place: &Place) -> Fleet {
     let mut fleet = Fleet::without_workers(place, &format!("{SMALL} --workers 2 --epochs 1"));
     fleet.add("--rank 0 --threads 1");
@@ -22,7 +22,7 @@ fn half_full(place: &Place) -> Fleet {
     fleet
 }
 
-/// Those who were turned away have not disturbed the run.
+/// Asserts that refused workers have not disturbed the run.
 fn completes_with_the_same_bits(place: &Place, mut fleet: Fleet) {
     fleet.add("--threads 1");
     fleet.completed();
@@ -67,7 +67,7 @@ fn a_worker_that_computes_other_bits() {
     completes_with_the_same_bits(&place, fleet);
 }
 
-/// What a worker finds of a coordinator that dies between taking its connection and its hello.
+/// A coordinator dies after accepting a worker's connection and before reading its hello.
 #[test]
 fn a_coordinator_is_lost_before_it_has_answered() {
     let place = Place::new();
@@ -75,7 +75,7 @@ fn a_coordinator_is_lost_before_it_has_answered() {
     let address = dying.local_addr().unwrap();
     let mut worker = worker(&format!("http://{address}"), "--threads 1");
     dying.set_nonblocking(true).unwrap();
-    // What was sent is left unread.
+    // The connection is closed without reading what the worker sent.
     worker.wait_until("a connection", || dying.accept().is_ok());
     drop(dying);
     worker.wait_for_line("trying again");
@@ -87,7 +87,7 @@ fn a_coordinator_is_lost_before_it_has_answered() {
     assert_same_tensors(&place.newest(), &reference(1));
 }
 
-/// A worker too many waits until it is needed.
+/// A surplus worker waits as a spare until it is needed.
 #[test]
 fn a_spare_steps_in() {
     let place = Place::new();
@@ -102,14 +102,14 @@ fn a_spare_steps_in() {
     stopped_with_the_same_bits(&place, fleet);
 }
 
-/// A worker that comes while others train takes over their state.
+/// A worker that joins while others train receives their state.
 #[test]
 fn a_worker_joins_a_run_that_has_begun() {
     let place = Place::new();
     let flags = format!("{SMALL} {ENDLESS} --join-timeout-seconds 8 --workers 3 --collective grpc");
     let mut fleet = Fleet::without_workers(&place, &flags);
     (0..2).for_each(|rank| fleet.add(&format!("--rank {rank} --threads 1")));
-    // Two are enough once the third has been waited for.
+    // After the timeout the run begins with two workers.
     fleet.wait_for_progress(&place);
     fleet.add("--threads 1");
     fleet.workers[2].wait_for_line("training rank=2");
@@ -118,11 +118,11 @@ fn a_worker_joins_a_run_that_has_begun() {
     stopped_with_the_same_bits(&place, fleet);
 }
 
-/// A worker that comes while others of its host train together is sent nothing: their state is in
-/// memory that it can read.
+/// A worker that joins while others train on its host receives no state over the network: it copies
+/// the state from shared memory.
 #[test]
 fn a_worker_joins_where_the_state_is_shared() {
-    // Steps that are long beside a copy of the state: nothing has to be copied twice.
+    // A step takes longer than a copy of the state, so nothing must be copied twice.
     const JOB: &str = "--shards 4 --batch-size 256 --train-images 6000 --test-images 200 --seed 7";
     const STEPS_PER_EPOCH: u64 = 6;
     let place = Place::new();
@@ -133,7 +133,8 @@ fn a_worker_joins_where_the_state_is_shared() {
     fleet.add("--threads 1");
     fleet.workers[2].wait_for_line("copied the state from this host's memory");
     fleet.workers[2].wait_for_line("training rank=2");
-    // The first time to show that it can, and again at the step where all go on together.
+    // The first copy is made while the others train, the second at the step where all continue
+    // together.
     let transfers = place.events("state_transferred");
     assert!(!transfers.is_empty() && transfers.iter().all(|event| event["bytes"] == 0));
     fleet.wait_for_progress(&place);

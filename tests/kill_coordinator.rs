@@ -1,5 +1,5 @@
-//! The coordinator dies without a word: its workers train on, and one that is started again
-//! finds them. When it only stood still for a while, nothing has happened.
+//! The coordinator is killed: its workers continue to train, and a restarted coordinator adopts
+//! them. A coordinator that was only frozen for a while loses no worker.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,7 @@ pub(crate) fn replaced(place: &Place, fleet: Fleet, meanwhile: impl FnOnce(&mut 
     let Fleet { task, coordinator, url, workers, network } = fleet;
     let host = coordinator.host().cloned();
     coordinator.wait();
-    // Where the workers look for it, without having been told.
+    // It listens at the same address, where the workers look for it.
     let run_dir = place.run_dir.display();
     let flags = format!("--resume --run-dir {run_dir}");
     let coordinator = coordinator_of(task, host.as_ref(), place, &flags);
@@ -40,8 +40,8 @@ fn checkpoint_after(place: &Place, step: u64) {
     wait_until("the workers go on", || place.newest_step() > step);
 }
 
-/// Asserts that the metrics hold every epoch that was trained, once and in order, and that their
-/// rows about steps tell of every image once.
+/// Asserts that the metrics contain every trained epoch, once and in order, with all its images
+/// counted.
 fn every_epoch_is_recorded_once(place: &Place) {
     let epochs = place.metrics("epoch");
     let numbers: Vec<u64> = epochs.iter().map(|line| line["epoch"].as_u64().unwrap()).collect();
@@ -74,7 +74,7 @@ fn killed(collective: &str) {
     let mut fleet = replaced(&place, fleet, |_| checkpoint_after(&place, away));
     fleet.wait_for_event(&place, "adopted", 3);
     fleet.wait_for_progress(&place);
-    // The generation went on: nothing was aborted, nothing begun anew.
+    // The generation continued: it was not aborted, and no other was started.
     assert_eq!(place.events("generation_started").len(), 1);
     assert!(place.events("lost").is_empty());
     stopped_with_the_same_bits(&place, fleet);
@@ -103,7 +103,7 @@ fn a_worker_dies_while_it_is_away() {
     stopped_with_the_same_bits(&place, fleet);
 }
 
-/// Those that are left know of the epochs that were trained meanwhile, too.
+/// The other workers also have the reports of the epochs that were trained meanwhile.
 #[test]
 fn the_leader_dies_after_some_epochs_while_it_is_away() {
     let place = Place::new();
@@ -122,7 +122,7 @@ fn the_leader_dies_after_some_epochs_while_it_is_away() {
     every_epoch_is_recorded_once(&place);
 }
 
-/// It comes back to a run that its workers have completed.
+/// The coordinator is started again after its workers have completed the run.
 #[test]
 fn the_run_is_completed_while_it_is_away() {
     let place = Place::new();
@@ -137,8 +137,8 @@ fn the_run_is_completed_while_it_is_away() {
     assert_eq!(place.summary()["examples_counted"], serde_json::Value::from(vec![6000; 8]));
 }
 
-/// Nobody is left to tell of the epochs that were trained meanwhile, but the checkpoint knows of
-/// them. How fast they were is known to nobody.
+/// No worker is left to report the epochs that were trained meanwhile, but the checkpoint has their
+/// losses. Their speed is lost.
 #[test]
 fn everybody_dies_after_it() {
     let place = Place::new();
@@ -173,7 +173,7 @@ fn its_spawned_workers_are_adopted_and_not_doubled() {
     let mut coordinator = crate::harness::coordinator(&place, &flags);
     coordinator.wait_until("they are adopted", || place.events("adopted").len() == 2);
     assert!(descendants(coordinator.id()).is_empty());
-    // One that dies now is started again.
+    // A worker that dies now is started again.
     kill_process(workers[0], Signal::KILL).unwrap();
     let again = || place.events("generation_started").len() >= 3;
     coordinator.wait_until("another one is there", again);
@@ -186,7 +186,7 @@ fn its_spawned_workers_are_adopted_and_not_doubled() {
     resumes_to_the_same_bits(&place, 2);
 }
 
-/// While no coordinator ran, the number of its worker has gone to another process, of the same name.
+/// While no coordinator ran, another process of the same name has got the process id of the worker.
 #[test]
 fn the_number_of_a_spawned_worker_has_gone_to_another_process() {
     let place = Place::new();
@@ -211,7 +211,7 @@ fn the_number_of_a_spawned_worker_has_gone_to_another_process() {
     let now = worker.to_string();
     worker["spawned"].as_object_mut().unwrap().remove("birth").expect("it was noted");
     let earlier = worker.to_string();
-    // As it is noted now, and as earlier versions noted it.
+    // The journal entry of this version, and that of earlier versions.
     for worker in [now, earlier] {
         let mut journal = File::options().append(true).open(&path).unwrap();
         write!(journal, "{listening}\n{worker}\n").unwrap();
@@ -231,7 +231,7 @@ fn the_number_of_a_spawned_worker_has_gone_to_another_process() {
     resumes_to_the_same_bits(&place, 1);
 }
 
-/// Nobody waits for ever: the members stop together and save what they have.
+/// The members do not wait for ever: they stop together and save the state.
 #[test]
 fn it_never_comes_back() {
     let place = Place::new();
@@ -249,7 +249,8 @@ fn it_never_comes_back() {
     resumes_to_the_same_bits(&place, 2);
 }
 
-/// It has not heard its workers for too long, but that was not their fault.
+/// The coordinator was frozen for longer than `--dead-after-seconds`, but must not evict its workers
+/// for this.
 #[test]
 fn it_stands_still_and_blames_nobody() {
     const DEAD_AFTER: Duration = Duration::from_secs(2);
@@ -259,7 +260,9 @@ fn it_stands_still_and_blames_nobody() {
     fleet.wait_for_progress(&place);
     let begun = Instant::now();
     fleet.coordinator.signal(Signal::STOP);
-    wait_until("it stood still for long enough", || begun.elapsed() > DEAD_AFTER * 3 / 2);
+    wait_until("the coordinator was frozen for long enough", || {
+        begun.elapsed() > DEAD_AFTER * 3 / 2
+    });
     fleet.coordinator.signal(Signal::CONT);
     fleet.completed();
     assert_same_tensors(&place.newest(), &reference(4));

@@ -1,4 +1,4 @@
-//! Workers die, hang, are cut off or told to leave in the middle of a run: the others go on, no
+//! Workers die, hang, are cut off or told to leave in the middle of a run: the others continue, no
 //! step is lost, and the final bytes are those of an undisturbed run.
 
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::{
     stop::{resumes_to_the_same_bits, stopped_with_the_same_bits},
 };
 
-/// For how long a worker may be silent in these runs.
+/// How long a worker may be silent in these runs.
 const DEAD_AFTER: Duration = Duration::from_secs(2);
 
 const WORKERS: u32 = 3;
@@ -54,7 +54,7 @@ fn all_but_one_are_killed_at_once() {
     killed(&[0, 1], "shm");
 }
 
-/// Somebody takes the place of each worker that is killed, again and again.
+/// Each killed worker is replaced by a new one, several times.
 #[test]
 fn one_after_the_other_is_killed_and_replaced() {
     let place = Place::new();
@@ -80,12 +80,12 @@ fn frozen(rank: usize, collective: &str) {
     assert!(lost["reason"].as_str().unwrap().contains("no sign of life"), "{lost}");
     fleet.wait_for_event(&place, "generation_started", 2);
     fleet.wait_for_progress(&place);
-    // It wakes up in a generation that is over, and comes back.
+    // The worker wakes up in a generation that has ended, and joins again.
     fleet.workers[rank].signal(Signal::CONT);
     fleet.wait_for_event(&place, "joined", WORKERS as usize + 1);
     fleet.wait_for_event(&place, "generation_started", 3);
     fleet.wait_for_progress(&place);
-    // What it tells of the generation that it woke up in is nothing against the running one.
+    // Its messages about the ended generation must not abort the current one.
     let ended = place.events("generation_ended");
     let causes: Vec<_> = ended.iter().map(|event| event["cause"].as_str().unwrap()).collect();
     assert!(matches!(causes[..], [_, pause] if pause.contains("a pause")), "{causes:?}");
@@ -102,7 +102,7 @@ fn another_rank_is_frozen() {
     frozen(1, "grpc");
 }
 
-/// One that stands still for a moment only holds the others up.
+/// A worker that is frozen for a moment only delays the others.
 #[test]
 fn a_worker_is_frozen_for_a_moment() {
     let place = Place::new();
@@ -127,14 +127,14 @@ fn a_spawned_worker_is_killed_and_started_again() {
         assert_eq!(workers.len(), 2);
         rustix::process::kill_process(workers[round - 1], Signal::KILL).unwrap();
         let joined = || place.events("generation_started").len() > 2 * round;
-        coordinator.wait_until("it is back", joined);
+        coordinator.wait_until("the worker is back", joined);
     }
     coordinator.signal(Signal::INT);
     coordinator.wait().exited_with(130);
     resumes_to_the_same_bits(&place, 2);
 }
 
-/// A process that the coordinator started is not left behind, frozen as it is.
+/// The coordinator kills a frozen process that it started.
 #[test]
 fn a_spawned_worker_is_frozen_and_replaced() {
     let place = Place::new();
@@ -145,7 +145,7 @@ fn a_spawned_worker_is_frozen_and_replaced() {
     let victim = descendants(coordinator.id())[1];
     rustix::process::kill_process(victim, Signal::STOP).unwrap();
     let is_gone = || rustix::process::test_kill_process(victim).is_err();
-    coordinator.wait_until("it is killed", is_gone);
+    coordinator.wait_until("the frozen worker is killed", is_gone);
     let again = || place.events("generation_started").len() >= 3;
     coordinator.wait_until("another one is there", again);
     coordinator.signal(Signal::INT);
@@ -166,7 +166,7 @@ fn a_worker_is_told_to_leave() {
     stopped_with_the_same_bits(&place, fleet);
 }
 
-/// What it alone knew is on the disk, and the next worker goes on from there.
+/// The worker saves the state before it leaves, and the next worker continues from it.
 #[test]
 fn the_only_worker_is_told_to_leave() {
     let place = Place::new();
@@ -219,7 +219,7 @@ fn nobody_comes_in_the_place_of_those_who_are_lost() {
 #[test]
 fn a_spawned_worker_that_cannot_begin_ends_the_run_at_once() {
     let place = Place::new();
-    // A worker takes a while to load libtorch: it is caught before it is ready.
+    // A worker takes a while to load libtorch, so it is killed before it is ready.
     let flags = format!(
         "{SMALL} --epochs 1 --workers 2 --spawn --join-timeout-seconds 3600 --max-restarts 0"
     );

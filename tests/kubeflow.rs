@@ -1,5 +1,5 @@
-//! Kubeflow's status of a TrainJob: the leader posts how far the run is to where its pod is told, and
-//! trains on where nobody listens there.
+//! Kubeflow's status of a TrainJob: the leader posts the progress of the run to the URL in its
+//! environment, and continues to train if the post fails.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use crate::{
 /// A request: its head and its body.
 type Post = (String, Value);
 
-/// Takes in what is posted over TLS, as Kubeflow's controller does.
+/// Receives posts over TLS, like Kubeflow's controller.
 fn controller(tls: &Path) -> (u16, mpsc::Receiver<Post>) {
     let chain = vec![CertificateDer::from_pem_file(tls.join("tls.crt")).unwrap()];
     let key = PrivateKeyDer::from_pem_file(tls.join("tls.key")).unwrap();
@@ -33,7 +33,7 @@ fn controller(tls: &Path) -> (u16, mpsc::Receiver<Post>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (sender, posts) = mpsc::channel();
-    // Ends with the test: its process does.
+    // The thread ends with the process of the tests.
     thread::spawn(move || {
         for socket in listener.incoming().map_while(Result::ok) {
             let Some(post) = take_in(socket, Arc::clone(&config)) else { continue };
@@ -104,7 +104,7 @@ fn the_leader_posts_the_status_of_a_trainjob() {
 fn nobody_who_listens_is_no_reason_to_stop() {
     let place = Place::new();
     let [ours, theirs] = ["kubeflow", "other"].map(|authority| host(&place, authority));
-    // Its certificate is of another authority than the pod is told.
+    // The controller's certificate is of another authority than the one in the environment.
     let (port, posts) = controller(&theirs);
     let environment = environment(&place, &ours, port);
     let coordinator = coordinator_at(&place, &format!("{SMALL} --epochs 2 --workers 1"));

@@ -1,4 +1,4 @@
-//! Workers that a launcher starts find their rank and their coordinator in the environment.
+//! Workers started by a launcher find their rank and their coordinator in the environment.
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -41,8 +41,8 @@ fn each_launcher_says_where_the_coordinator_is() {
     }
 }
 
-/// A coordinator in a pod of an indexed Job that starts its workers itself: each has the pod's
-/// index in its environment, also one that is started again.
+/// A coordinator in a pod of an indexed Job starts its workers itself. All of them inherit the
+/// pod's index in their environment, and must not use it as their rank.
 #[test]
 fn spawned_workers_are_not_misled() {
     let place = Place::new();

@@ -2,11 +2,11 @@
 
 use crate::harness::{Fleet, Place, SMALL, coordinator_in, worker_in};
 
-/// What a coordinator says at level info, and a worker too.
+/// Words that a coordinator and a worker log at level info.
 const COORDINATOR_INFO: &str = "generation starts";
 const WORKER_INFO: &str = "training rank=";
 
-/// Carries out a small run with one worker; returns what both programs have said.
+/// Completes a small run with one worker; returns the output of both programs.
 fn said(coordinator_environment: &str, worker_environment: &str) -> [String; 2] {
     let place = Place::new();
     let run_dir = place.run_dir.display();

@@ -1,8 +1,8 @@
-//! Scenarios over real processes: coordinators and workers as a user starts them, some of them
-//! killed, frozen, badly configured or lied to.
+//! Scenarios with real processes: coordinators and workers as a user starts them. Some are killed,
+//! frozen, badly configured, or get wrong messages.
 //!
-//! One file is one story; [`harness`] starts and ends the processes. To read one first, take
-//! [`train`], then [`kill_worker`].
+//! One file is one story; [`harness`] starts and ends the processes. Start reading at [`train`],
+//! then [`kill_worker`].
 
 mod advice;
 mod arithmetic;

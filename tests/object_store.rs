@@ -1,5 +1,5 @@
-//! Checkpoints in an object store: what is stored is enough to go on from, and a store that is
-//! slow, away or damaged costs no step.
+//! Checkpoints in an object store: a run can be resumed from the store alone, and a store that is
+//! slow, unreachable or damaged costs no step.
 
 use std::fs;
 
@@ -10,14 +10,14 @@ use crate::harness::{
     coordinator_at, coordinator_in, descendants, reference, wait_until,
 };
 
-/// Starts a coordinator that finds the server, with workers of its own.
+/// Starts a coordinator with the server's environment variables.
 fn coordinate(objects: &Objects, place: &Place, flags: &str) -> Process {
     let (url, run_dir) = (objects.url(), place.run_dir.display());
     let flags = format!("--listen 127.0.0.1:0 --run-dir {run_dir} --checkpoint-url {url} {flags}");
     coordinator_in(&objects.environment(), place, &flags)
 }
 
-/// The steps of the stored checkpoints, fewest first.
+/// The steps of the stored checkpoints, the fewest first.
 fn steps(objects: &Objects) -> Vec<u64> {
     let names = objects.checkpoints();
     let name = |path: &String| checkpoint::step_of(path.rsplit('/').next().unwrap()).unwrap();
@@ -29,8 +29,8 @@ fn wait_for_stored(coordinator: &mut Process, objects: &Objects, epochs: u64) {
     coordinator.wait_until("checkpoints are stored", || enough(&steps(objects)));
 }
 
-/// Asserts that the newest checkpoint on the disk and that in the store are those of so many
-/// epochs without a break, and that no more are stored than are to be kept.
+/// Asserts that the newest checkpoints on the disk and in the store have the bits of so many
+/// undisturbed epochs, and that the store has no superfluous objects.
 #[track_caller]
 fn has_stored(objects: &Objects, place: &Place, epochs: u64) {
     assert_same_tensors(&place.newest(), &reference(epochs));
@@ -52,7 +52,7 @@ fn everything_is_killed_and_the_disk_is_lost() {
     coordinator.signal(Signal::KILL);
     workers.into_iter().for_each(|id| kill_process(id, Signal::KILL).unwrap());
     coordinator.wait();
-    // Those who are dying may still make a file.
+    // Dying processes may still create a file.
     wait_until("the disk is lost", || fs::remove_dir_all(&lost.run_dir).is_ok());
 
     let place = Place::new();
@@ -88,7 +88,7 @@ fn a_damaged_checkpoint_in_the_store_is_named_and_the_one_before_it_is_used() {
     assert!(exit.text().contains(&begun), "{exit}");
     has_stored(&objects, &place, 4);
 
-    // With none that is sound there is nothing to go on from.
+    // Without a valid checkpoint the run cannot be resumed.
     for name in objects.checkpoints() {
         objects.write(&name, b"not a checkpoint");
     }
@@ -96,7 +96,7 @@ fn a_damaged_checkpoint_in_the_store_is_named_and_the_one_before_it_is_used() {
     coordinate(&objects, &Place::new(), flags).wait().failed_with(&words);
 }
 
-/// The coordinator lives; its workers, and the disks that they wrote to, do not.
+/// The workers and their disks are lost; the coordinator stays.
 #[test]
 fn workers_on_new_machines_begin_at_what_is_stored() {
     let Some(objects) = Objects::start() else { return };
@@ -105,7 +105,7 @@ fn workers_on_new_machines_begin_at_what_is_stored() {
     let mut coordinator = coordinate(&objects, &place, &flags);
     wait_for_stored(&mut coordinator, &objects, 2);
     let workers = descendants(coordinator.id());
-    // Not before the worker is gone: it would write another one.
+    // The worker is frozen first: otherwise it would write another checkpoint.
     workers.iter().for_each(|id| kill_process(*id, Signal::STOP).unwrap());
     fs::remove_dir_all(place.file("checkpoints")).unwrap();
     workers.into_iter().for_each(|id| kill_process(id, Signal::KILL).unwrap());
@@ -146,7 +146,8 @@ fn a_server_that_dies_costs_no_step() {
     assert_same_tensors(&place.newest(), &reference(epochs));
 }
 
-/// A folder that another machine may have mounted: no server is needed.
+/// A folder in place of a server. It cannot be written for a while, which is reported at the end; a
+/// resume then stores the checkpoint.
 #[test]
 fn a_folder_that_cannot_be_written_is_missed_at_the_end_and_made_up_for() {
     let place = Place::new();
@@ -213,7 +214,7 @@ fn stores_that_cannot_be_used() {
     refused(&plain_text, &objects.url(), &["cannot list"]);
     assert!(objects.names().is_empty());
 
-    // What another run has begun is not its to use.
+    // A new run must not use the folder of another run.
     let first = Place::new();
     let flags = format!("{SMALL} --epochs 1 --workers 1 --spawn");
     coordinate(&objects, &first, &flags).wait().succeeded();

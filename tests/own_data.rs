@@ -1,5 +1,5 @@
-//! Data sets of a person's own, and those that are known by name: trained on with the same bytes
-//! whoever computes, and left as they are.
+//! Users' own data sets, and named data sets: training gives the same bytes with any number of
+//! workers, and does not change the files.
 
 use std::{fs, path::Path};
 
@@ -8,7 +8,7 @@ use crate::harness::{Place, coordinator_in, leave_out, worker};
 const FLAGS: &str = "--listen 127.0.0.1:0 --run-dir run --shards 2 --batch-size 8 --hidden-dim 16 \
                      --latent-dim 3 --epochs 2";
 
-/// Pictures in colour, in a folder for each class.
+/// Makes colour pictures, in a folder for each class.
 pub(crate) fn pictures(folder: &Path) {
     for class in ["left", "right"] {
         fs::create_dir_all(folder.join(class)).unwrap();
@@ -45,7 +45,7 @@ fn a_folder_of_pictures_gives_the_same_bytes_for_one_worker_and_two_and_stays_as
     let folder = theirs.path("my pictures");
     pictures(&folder);
     let before = listing(&folder);
-    // A path without blanks leads there.
+    // A link gives the folder a path without blanks.
     std::os::unix::fs::symlink(&folder, theirs.path("pictures")).unwrap();
     let mut digests = Vec::new();
     for workers in [1, 2] {
@@ -73,7 +73,7 @@ fn a_worker_elsewhere_gets_the_packed_pictures_from_the_coordinator() {
     let flags = format!("{FLAGS} --workers 1 --dataset pictures --image-size 6 --color grey");
     let coordinator = coordinator_in(&environment, &place, &flags);
     let line = coordinator.wait_for_line("Listening on ");
-    // As on another host, where the coordinator's cache is not.
+    // The worker has its own data folder, as on another host.
     let cache = place.path("cache/lockstep");
     let packed = fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
     let url = line.split_whitespace().last().unwrap().to_owned();
@@ -81,7 +81,7 @@ fn a_worker_elsewhere_gets_the_packed_pictures_from_the_coordinator() {
     let joining = worker(&url, &format!("--threads 1 --data-dir {}", data.display()));
     coordinator.wait().succeeded();
     drop(joining);
-    // On one host the files are used where they lie.
+    // On one host the worker uses the files in the coordinator's cache.
     assert!(!data.exists() || fs::read_dir(&data).unwrap().count() == 0);
     assert_eq!(fs::read_dir(packed).unwrap().count(), 5);
 }
@@ -101,12 +101,12 @@ fn what_is_no_data_set_is_one_line() {
     }
 }
 
-/// The packages of Debian are asked where there is the client for them.
+/// Fashion-MNIST comes from a Debian package, if there is an apt-get.
 #[test]
 fn fashion_mnist_is_fetched_and_trained_on() {
     let is_there = Path::new("/usr/bin/apt-get").exists();
     if !is_there {
-        let left_out = "Fashion-MNIST is not trained on";
+        let left_out = "training on Fashion-MNIST";
         return leave_out("LOCKSTEP_DEBIAN_REQUIRED", left_out, "there is no apt-get");
     }
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! Paths whose bytes are no text: the run is in the folder that was named and in no other.
+//! Paths that are not UTF-8: the run is in exactly the folder that was named.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -10,7 +10,7 @@ use std::{
 
 use crate::harness::{Place, Process, SMALL, assert_same_tensors, programs, reference};
 
-/// A name that is neither UTF-8 nor without blanks.
+/// A name that is not UTF-8 and contains a blank.
 fn name(stem: &str) -> OsString {
     let mut name = OsString::from(stem);
     name.push(OsStr::from_bytes(b" \xff\xfe"));

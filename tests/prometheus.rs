@@ -13,20 +13,20 @@ use crate::harness::{
     DEADLINE, ENDLESS, Fleet, Place, Process, SMALL, board_of, leave_out, wait_until,
 };
 
-/// Set where tests must not do without Prometheus.
+/// This variable is set if tests with Prometheus must not be left out.
 const REQUIRED: &str = "LOCKSTEP_PROMETHEUS_REQUIRED";
 
-/// Whether there is a Prometheus; says so where there is none.
+/// Whether Prometheus is installed; if not, notes that the test is left out.
 fn is_here() -> bool {
     let is_here = Command::new("prometheus").arg("--version").output().is_ok();
     if !is_here {
         let reason = "there is no prometheus; on Debian, install the package of that name";
-        leave_out(REQUIRED, "nothing is scraped", reason);
+        leave_out(REQUIRED, "a real Prometheus", reason);
     }
     is_here
 }
 
-/// The value of a metric with these labels, as Prometheus has it; none as long as it has none.
+/// The value of a query in Prometheus; none until there is one.
 fn value(address: &str, query: &str) -> Option<f64> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(DEADLINE)).ok()?;
@@ -54,7 +54,7 @@ fn prometheus_has_the_step_and_the_losses_of_a_run() {
     );
     let config = place.path("prometheus.yml");
     fs::write(&config, scrape).unwrap();
-    // Free a moment ago; Prometheus takes no port 0.
+    // This port was free a moment ago. Prometheus does not accept port 0.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let address = free.to_string();
     let mut command = Command::new("prometheus");

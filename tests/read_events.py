@@ -1,4 +1,4 @@
-"""Reads a folder of event files with TensorBoard's own reader, and prints what it found as JSON."""
+"""Reads a folder of event files with TensorBoard's own reader, and prints their steps as JSON."""
 
 import glob
 import json
@@ -25,7 +25,7 @@ for file in sorted(glob.glob(os.path.join(folder, "events*"))):
                 for name, setting in start.hparams.items():
                     hparams[name] = getattr(setting, setting.WhichOneof("kind"))
 
-# Scalars are turned into tensors by the loader where it reads older forms of data.
+# For older forms of data, the loader turns scalars into tensors.
 scalars = {tag: [event.step for event in events.Scalars(tag)] for tag in tags["scalars"]}
 for tag in tags["tensors"]:
     if not tag.startswith("_hparams_") and tag != "samples":

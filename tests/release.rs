@@ -1,7 +1,7 @@
-//! A release reaches a person as an archive, or by pip: from either, the programs run as they do here.
+//! A release is installed from an archive or with pip: its programs run as they do here.
 //!
-//! The programs are those that the other scenarios start; `cargo xtask dist --check` builds them twice in two places and
-//! compares the bytes, which takes too long for a test.
+//! The programs are those of the other scenarios. `cargo xtask dist --check` builds a release twice in two places and
+//! compares the bytes; this takes too long for a test.
 
 use std::{
     env,
@@ -22,7 +22,7 @@ fn libtorch() -> PathBuf {
     env::var_os("LIBTORCH").map_or_else(own, PathBuf::from).canonicalize().unwrap()
 }
 
-/// A command that knows nothing of this checkout's libtorch.
+/// A command without the environment variables that lead to this checkout's libtorch.
 fn bare(program: impl AsRef<Path>) -> Command {
     let mut command = Command::new(program.as_ref());
     for name in ["LIBTORCH", "LD_LIBRARY_PATH", "PYTHONPATH"] {
@@ -40,14 +40,14 @@ fn run(command: &mut Command) -> Exit {
 fn packed(place: &Place, name: &str, flags: &str) -> PathBuf {
     let output = place.path(name);
     let mut xtask = Command::new(programs().join("xtask"));
-    // `cargo test` sets it to the folder of the tests, which xtask would take for its own.
+    // `cargo test` sets the variable to the folder of the tests, but xtask expects its own folder in it.
     xtask.env_remove("CARGO_MANIFEST_DIR");
     xtask.arg("dist").args(flags.split_whitespace()).arg("--programs").arg(programs());
     run(xtask.arg("--output").arg(&output)).succeeded();
     output
 }
 
-/// The file in a folder whose name ends so.
+/// The file in a folder whose name ends with `end`.
 fn ending(folder: &Path, end: &str) -> PathBuf {
     let mut files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     files.find(|path| path.to_string_lossy().ends_with(end)).unwrap()
@@ -122,7 +122,7 @@ fn man_pages_are_read_without_a_warning() {
         assert_eq!(read(page), "", "{}", page.display());
         let text = fs::read_to_string(page).unwrap();
         let sections = [".SH EXAMPLES", ".SH \"EXIT STATUS\""];
-        // `certs` and `dataset` are nothing without a command of their own.
+        // `vae`, `certs` and `dataset` only have subcommands.
         let leads_on = ["-certs.1", "-dataset.1", "/vae.1"];
         if !leads_on.iter().any(|end| page.to_string_lossy().ends_with(end)) {
             assert!(sections.iter().all(|section| text.contains(section)), "{}", page.display());
@@ -134,7 +134,7 @@ fn man_pages_are_read_without_a_warning() {
     assert!(!read(&broken).is_empty(), "a mistake is found");
 }
 
-/// A wheel of a package without code: what pip wants of a wheel, and nothing else.
+/// Makes a wheel of a package without code, with only the files that pip requires.
 fn stand_in(folder: &Path, name: &str, version: &str) {
     let about = format!("{name}-{version}.dist-info");
     let mut record = String::new();
@@ -160,8 +160,8 @@ fn stand_in(folder: &Path, name: &str, version: &str) {
     run(&mut zip).succeeded();
 }
 
-/// PyTorch's own wheel is 0.5 GB, and asks for 2 GB more. pip installs a package of its name and version in its place,
-/// and libtorch's libraries are put where that wheel has them.
+/// PyTorch's own wheel has 0.5 GB, and requires 2 GB more. So pip installs an empty package of the same name and
+/// version, and libtorch's libraries are linked to their place in this package.
 #[test]
 fn pip_installs_programs_that_train_and_sample() {
     let place = Place::new();
@@ -180,10 +180,10 @@ fn pip_installs_programs_that_train_and_sample() {
     let vae = || bare(bin.join("vae"));
     let lost = run(vae().arg("--version"));
     assert!(!lost.status.success() && lost.text().contains("libtorch_cpu.so"), "{lost}");
-    // A package torch that is not beside the programs.
+    // The package torch is in another folder than the programs.
     symlink(libtorch().join("lib"), torch.join("torch/lib")).unwrap();
     run(vae().arg("--version").env("PYTHONPATH", &torch)).succeeded();
-    // And one that is.
+    // The package torch is beside the programs.
     let packages = ending(&environment.join("lib"), "").join("site-packages");
     symlink(libtorch().join("lib"), packages.join("torch/lib")).unwrap();
 

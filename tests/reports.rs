@@ -1,5 +1,5 @@
-//! What is told of a run is what is known of it, as of when: rates, losses, steps, who is waited
-//! for, who is lost.
+//! The reports about a run are true, and say of which time they are: rates, losses, steps, workers
+//! that are waited for, and lost workers.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -8,18 +8,18 @@ use crate::harness::{
     ENDLESS, Fleet, Place, SMALL, STEPS_PER_EPOCH, coordinator, coordinator_at, wait_until, worker,
 };
 
-/// How the run of a fleet stands.
+/// The status of a run as JSON.
 fn status(place: &Place, url: &str) -> Value {
     let exit = coordinator(place, &format!("status --json --coordinator {url}")).wait().succeeded();
     serde_json::from_str(&exit.text()).unwrap_or_else(|error| panic!("{error}: {exit}"))
 }
 
-/// The same for people.
+/// The status of a run as text.
 fn status_text(place: &Place, url: &str) -> String {
     coordinator(place, &format!("status --coordinator {url}")).wait().succeeded().text()
 }
 
-/// An epoch's report may come before that of its last steps, from any of the workers.
+/// The report of an epoch may come before the report of its last steps, from any of the workers.
 #[test]
 fn every_epoch_has_its_rate() {
     for _run in 0..3 {
@@ -42,7 +42,7 @@ fn every_epoch_has_its_rate() {
     }
 }
 
-/// Nothing is trained in the end, so there is no rate to tell.
+/// The resumed run trains nothing, so it has no rate.
 #[test]
 fn a_run_that_has_nothing_left_to_train_has_no_rate() {
     let place = Place::new();
@@ -65,10 +65,10 @@ fn what_is_waited_for_is_told_by_the_one_who_waits() {
     fleet.add("--threads 1");
     let words = "waiting for the coordinator, which waits for other workers (5 s)";
     fleet.workers[0].wait_for_line(words);
-    // Each line comes after twice the time.
+    // The time until the next line doubles with each line.
     for seconds in ["(5 s)", "(10 s)"] {
         let told = || fleet.coordinator.says("Waiting for workers: ", seconds);
-        wait_until("it is told", told);
+        wait_until("the line is printed", told);
     }
     fleet.coordinator.signal(Signal::KILL);
     fleet.workers[0].wait_for_line("waiting for the coordinator to come back (5 s)");
@@ -128,7 +128,7 @@ fn a_run_that_is_stopped_before_its_first_step_says_so() {
     assert!(exit.text().contains("Interrupted before the first step;"), "{exit}");
 }
 
-/// While nothing trains there is no rate, and the loss is one of before.
+/// While no worker trains there is no rate, and the loss is the last reported one.
 #[test]
 fn the_status_says_what_is_known_and_as_of_when() {
     let place = Place::new();
@@ -154,7 +154,7 @@ fn the_status_says_what_is_known_and_as_of_when() {
     assert!(text.contains("giving up in ") && !text.contains("images/s"), "{text}");
 }
 
-/// A worker that has not said anything is at no step.
+/// A worker that has sent no message yet has no step.
 #[test]
 fn a_worker_that_was_not_heard_of_has_no_step() {
     let place = Place::new();
@@ -196,7 +196,7 @@ fn a_lost_worker_is_told_of_by_rank_and_in_words() {
     lost_in_words("shm");
 }
 
-/// A worker that a person has started says how the run has ended.
+/// A worker that the user started prints how the run has ended.
 #[test]
 fn a_worker_says_at_its_end_that_the_run_is_done() {
     let place = Place::new();
@@ -208,7 +208,7 @@ fn a_worker_says_at_its_end_that_the_run_is_done() {
     assert!(last.contains("the run is done: finished with digest"), "{exit}");
 }
 
-/// What spawned workers log is only what a person may have to act upon, unless more is asked for.
+/// By default, the console shows only warnings and errors of spawned workers.
 #[test]
 fn workers_that_were_spawned_do_not_bury_what_is_said() {
     let said = |flags: &str| {

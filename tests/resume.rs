@@ -1,4 +1,4 @@
-//! Stopped after an epoch and resumed: the bits are those of a run without a break.
+//! A run that is stopped after an epoch and resumed gives the bits of a run without a break.
 
 use std::fs;
 
@@ -64,7 +64,7 @@ fn a_finished_run_cannot_be_made_shorter() {
     coordinator_at(&place, "--resume --epochs 1 --spawn").wait().failed_with(&words);
 }
 
-/// Between the making of a run directory and its first checkpoint there is only the seed.
+/// A run without a checkpoint begins again from its seed.
 #[test]
 fn a_run_without_a_checkpoint_begins_again() {
     let place = Place::new();
@@ -75,7 +75,7 @@ fn a_run_without_a_checkpoint_begins_again() {
     assert_same_tensors(&place.newest(), &reference(1));
 }
 
-/// A line that a dead coordinator did not complete must not spoil the one after it.
+/// A line that a killed coordinator did not complete must not spoil the next line.
 #[test]
 fn lines_that_were_cut_off_are_taken_away() {
     let place = first_epoch();

@@ -1,5 +1,5 @@
-//! What is known of runs when they are over, or go on: tables, comparisons, curves, TensorBoard's own
-//! reader, and a command that hears of every event.
+//! Tables, comparisons and curves of runs, event files read by TensorBoard's own reader, and a
+//! command that is run for every event.
 
 use std::{fs, path::Path, process::Command};
 
@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use crate::harness::{ENDLESS, Place, Process, SMALL, coordinator, coordinator_at, leave_out};
 
-/// Set where tests must not do without TensorBoard.
+/// This variable is set if tests with TensorBoard must not be left out.
 const REQUIRED: &str = "LOCKSTEP_TENSORBOARD_REQUIRED";
 
-/// Steps of an epoch of a small run.
+/// Steps of an epoch of a run with the flags [`SMALL`].
 const EPOCH: u64 = 94;
 
 /// Runs `runs` with these arguments.
@@ -61,12 +61,12 @@ fn runs_are_listed_and_compared() {
     }
 }
 
-/// What TensorBoard reads in a folder, as its own reader says; none where it is not there.
+/// The steps that TensorBoard's own reader finds in a folder; none if TensorBoard is not installed.
 fn read_by_tensorboard(folder: &Path) -> Option<Value> {
     let site = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tensorboard/site");
     if !site.exists() {
         let reason = format!("{} is not there: `cargo xtask test` fetches it", site.display());
-        leave_out(REQUIRED, "no TensorBoard, so its reader reads nothing", &reason);
+        leave_out(REQUIRED, "event files in TensorBoard's reader", &reason);
         return None;
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("read_events.py");
@@ -98,7 +98,7 @@ fn tensorboard_reads_a_run_that_was_resumed() {
         let newest = place.newest_step();
         newest > 0 && place.step() > newest + EPOCH / 2
     });
-    // With its worker.
+    // This also kills its worker.
     drop(killed);
     let begun_at = place.newest_step();
     let redone = place.step();

@@ -1,4 +1,4 @@
-//! The result depends on the configuration and the seed alone, never on who computes it.
+//! The result depends only on the configuration and the seed, never on the workers that compute it.
 
 use crate::harness::{Fleet, Place, SMALL, assert_same_tensors, coordinator_at, reference};
 
@@ -67,7 +67,7 @@ fn one_and_two_threads_give_the_same_bits() {
     }
 }
 
-/// The network is of the default size, where libtorch would share the work out otherwise.
+/// With the default network, libtorch would divide the work differently for each number of threads.
 #[test]
 fn threads_do_not_matter_at_full_size_either() {
     let places = [1, 2].map(|threads| {

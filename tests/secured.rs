@@ -1,5 +1,5 @@
-//! Over TLS and with a join token all goes as it does without: workers die and are replaced,
-//! coordinators come back, and the final bytes are the same.
+//! With TLS and a join token a run behaves as without: workers die and are replaced, the
+//! coordinator is restarted, and the final bytes are the same.
 
 use std::{fs, path::PathBuf};
 
@@ -15,19 +15,19 @@ use crate::{
     stop::stopped_with_the_same_bits,
 };
 
-/// Makes an authority in `place` and gives the folder of a host of it.
+/// Makes a certificate authority in `place`; returns the folder with a host's certificate.
 pub(crate) fn host(place: &Place, authority: &str) -> PathBuf {
     let folder = place.path(authority);
     authority::init(&folder, Validity::days(1)).unwrap();
     authority::issue(&folder, &["a.example".into()], Validity::days(1)).unwrap()
 }
 
-/// The flag that has a program use such a folder.
+/// The flag with which a program uses such a folder.
 pub(crate) fn flag(folder: &std::path::Path) -> String {
     format!("--tls-dir {}", folder.display())
 }
 
-/// How many others have come to a worker over its local socket.
+/// The number of connections to a worker's local socket.
 fn local_connections(worker: &Process) -> usize {
     let table = fs::read_to_string("/proc/net/unix").unwrap();
     let ports = listening_ports(worker.id());
@@ -37,7 +37,7 @@ fn local_connections(worker: &Process) -> usize {
     table.lines().filter(is_connected).filter(is_its).count()
 }
 
-/// `more` is what the workers are told beside.
+/// `more` are further flags of the workers.
 fn survives(collective: &str, more: &str) {
     let place = Place::new();
     let tls = flag(&host(&place, "ca"));
@@ -74,7 +74,7 @@ fn over_grpc_all_goes_as_it_does_without() {
     survives("grpc", "--tcp-only");
 }
 
-/// On one host, where the bytes do not pass through TLS.
+/// On one host the gradients go over local sockets, without TLS.
 #[test]
 fn over_local_sockets_all_goes_as_it_does_without() {
     survives("grpc", "");
@@ -85,12 +85,12 @@ fn through_shared_memory_all_goes_as_it_does_without() {
     survives("shm", "");
 }
 
-/// The coordinator hands on what it was given, and people ask it with the same flags.
+/// The coordinator passes its flags on to its workers, and users ask it with the same flags.
 #[test]
 fn spawned_workers_and_people_use_the_same_files() {
     let place = Place::new();
     let folder = host(&place, "ca");
-    // Not beside the certificates, so that the flag is needed.
+    // The token is not beside the certificates, so the flag is needed.
     let token = place.path("secret-token");
     fs::rename(folder.join("token"), &token).unwrap();
     let flags = format!("{} --token-file {}", flag(&folder), token.display());

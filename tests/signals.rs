@@ -1,5 +1,5 @@
-//! Signals in every phase of the programs: each is heard, also by process 1 of a container, and the
-//! exit code names it.
+//! Signals in every phase of the programs: each is handled, also by process 1 of a container, and
+//! the exit code names the signal.
 
 use std::{
     env,
@@ -22,7 +22,7 @@ use crate::{
 /// The signals that ask a program to stop, and the exit codes that name them.
 const SIGNALS: [(Signal, i32); 3] = [(Signal::HUP, 129), (Signal::INT, 130), (Signal::TERM, 143)];
 
-/// Where nobody listens.
+/// An address on which no process listens.
 fn nowhere() -> String {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     format!("http://127.0.0.1:{port}")
@@ -67,7 +67,7 @@ fn a_worker_that_trains() {
     stopped_with_the_same_bits(&place, fleet);
 }
 
-/// A proxy that takes connections and never answers.
+/// The coordinator fetches through a proxy that accepts connections and never answers.
 fn a_coordinator_that_fetches(start: impl Fn(&Place, &str, &str) -> Process, code: i32) {
     let (place, proxy) = (Place::new(), TcpListener::bind("127.0.0.1:0").unwrap());
     let address = proxy.local_addr().unwrap();
@@ -94,7 +94,7 @@ fn a_coordinator_that_fetches_the_data_set() {
     }
 }
 
-/// `npm`, which is asked when nothing else helps, is ended with the coordinator.
+/// `npm`, the last way to fetch the data set, ends with the coordinator.
 #[test]
 fn a_coordinator_that_fetches_by_npm() {
     let place = Place::new();
@@ -110,7 +110,7 @@ fn a_coordinator_that_fetches_by_npm() {
     .unwrap();
     fs::set_permissions(&npm, Permissions::from_mode(0o700)).unwrap();
     let path = format!("{}:{}", place.path("bin").display(), env::var("PATH").unwrap());
-    // A proxy that nobody runs, so that the mirrors are given up at once.
+    // No process listens at the proxy's address, so all mirrors fail at once.
     let proxy = nowhere();
     let environment = format!("HTTPS_PROXY={proxy} https_proxy={proxy} PATH={path}");
     let flags = format!("--listen 127.0.0.1:0 --data-dir {}", place.path("data").display());
@@ -122,8 +122,7 @@ fn a_coordinator_that_fetches_by_npm() {
     assert!(is_gone(&Pid::from_raw(npm).unwrap()), "{exit}");
 }
 
-/// Starts a program as process 1 of a namespace, as in a container; none where that is not
-/// permitted.
+/// Starts a program as process 1 of a namespace, as in a container; none if this is not permitted.
 fn as_process_1(environment: &str, place: &Place, program: &str, flags: &str) -> Option<Process> {
     let unshare = || {
         let mut command = Command::new("unshare");
@@ -131,7 +130,7 @@ fn as_process_1(environment: &str, place: &Place, program: &str, flags: &str) ->
         command
     };
     if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
-        note_left_out("no program is process 1", "only root can make a PID namespace");
+        note_left_out("programs as process 1", "only root can make a PID namespace");
         return None;
     }
     let mut command = unshare();
@@ -160,7 +159,7 @@ fn process_1_that_waits_or_fetches() {
     }
 }
 
-/// As nohup(1) starts a program: the terminal goes, and the run does not.
+/// A program started by nohup(1) continues after the terminal is closed.
 #[test]
 fn sighup_is_left_alone_where_it_was_ignored() {
     let place = Place::new();
@@ -182,7 +181,8 @@ fn sighup_is_left_alone_where_it_was_ignored() {
     resumes_to_the_same_bits(&place, 1);
 }
 
-/// A terminal that closes sends SIGHUP more than once, and nobody there is impatient.
+/// A closing terminal sends SIGHUP more than once, so a second SIGHUP must not end the coordinator
+/// at once.
 #[test]
 fn a_second_sighup_is_not_impatience() {
     let place = Place::new();
@@ -198,8 +198,8 @@ fn a_second_sighup_is_not_impatience() {
     resumes_to_the_same_bits(&place, 2);
 }
 
-/// Workers that are still starting know nothing of the run's end, and would look for a coordinator
-/// that is gone.
+/// Workers that are still starting do not learn that the run has ended, and would wait for a
+/// coordinator that no longer exists.
 #[test]
 fn workers_that_have_not_joined_hold_nobody_up() {
     let place = Place::new();
@@ -221,7 +221,7 @@ fn is_gone(process: &Pid) -> bool {
     test_kill_process(*process).is_err()
 }
 
-/// One of the workers hangs, so the run cannot stop as it should.
+/// One of the workers hangs, so the run cannot stop after the current step.
 #[test]
 fn a_second_ctrl_c_ends_the_workers_that_were_spawned() {
     let place = Place::new();
@@ -242,7 +242,7 @@ fn a_second_ctrl_c_ends_the_workers_that_were_spawned() {
     resumes_to_the_same_bits(&place, 2);
 }
 
-/// Workers that somebody else has started are not this coordinator's to end: it says what they do.
+/// The coordinator does not kill workers that it did not start: it says what they will do.
 #[test]
 fn a_second_sigterm_says_what_becomes_of_other_workers() {
     let place = Place::new();
@@ -266,7 +266,7 @@ fn a_second_sigterm_says_what_becomes_of_other_workers() {
     wait_until("the workers have saved", || place.newest_step() > 0);
 }
 
-/// A worker that is told twice does not wait for the coordinator to let it go.
+/// After a second signal a worker does not wait for the coordinator.
 #[test]
 fn a_worker_that_is_told_twice_goes_at_once() {
     let place = Place::new();

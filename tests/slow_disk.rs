@@ -1,4 +1,4 @@
-//! A disk that does not answer holds up whoever needs it, and nobody else.
+//! A disk that does not answer delays only the process that needs it.
 
 use crate::{
     harness::{
@@ -8,8 +8,8 @@ use crate::{
     stop::stopped_with_the_same_bits,
 };
 
-/// A worker joins that is to begin from a checkpoint, and reading one takes for ever, for that
-/// worker and for the coordinator: the worker has to read it, the coordinator has not.
+/// A new worker begins by reading a checkpoint, and the read hangs, in the worker and in the
+/// coordinator. The worker needs the checkpoint, but the coordinator must continue without it.
 #[test]
 fn a_checkpoint_that_cannot_be_read_in_time_makes_no_coordinator_deaf() {
     const ORDER: &str = "checkpoint.reading 1 hang";

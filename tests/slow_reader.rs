@@ -1,4 +1,4 @@
-//! Nobody reads what the programs write, as after Ctrl-S in a terminal: the run goes on.
+//! The output of the programs is not read, as after Ctrl-S in a terminal: the run continues.
 
 use std::{
     fs::File,
@@ -10,10 +10,10 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use crate::harness::{Place, SMALL, assert_same_tensors, programs, reference, wait_until};
 
-/// The least that a pipe can hold, far less than a run has to say at this level.
+/// The smallest size of a pipe, far less than the output of a run at this log level.
 const PIPE_BYTES: usize = 4096;
 
-/// Gone with the test.
+/// A coordinator that is killed at the end of the test.
 struct Coordinator(Child);
 
 impl Drop for Coordinator {

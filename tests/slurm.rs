@@ -1,6 +1,5 @@
-//! A job of a real Slurm cluster of two nodes, submitted as people do: its programs are killed,
-//! it is put back into the queue and cancelled, and the final bytes are those of an undisturbed
-//! run.
+//! A job of a real Slurm cluster of two nodes, submitted as users do. Its programs are killed, the
+//! job is requeued and cancelled, and the final bytes are those of an undisturbed run.
 
 use std::fs;
 
@@ -32,8 +31,8 @@ fn wait_for_progress(job: &Job<'_>, place: &Place) {
     job.wait_until("the run makes progress", || place.step() > before);
 }
 
-/// Waits until the job is back in the queue for this time, with no step lost, and then until it
-/// has gone on where it was.
+/// Waits until the job has been requeued so many times, with no step lost, and then until it has
+/// continued its run.
 fn goes_on(job: &Job<'_>, place: &Place, requeued: u64) {
     let is_queued = || job.is(&format!("Restarts={requeued}")) && job.is("JobState=PENDING");
     job.wait_until("the job is back in the queue", is_queued);
@@ -77,7 +76,7 @@ fn a_job_is_killed_requeued_and_cancelled() {
     job.wait_until("the next coordinator has adopted the workers", are_adopted);
     wait_for_progress(&job, &place);
 
-    // As Slurm does before the time is up.
+    // Slurm sends this signal before the time limit.
     job.tell("scancel --batch --signal=USR1");
     goes_on(&job, &place, 1);
     job.tell("scontrol requeue");
@@ -96,7 +95,7 @@ fn a_job_is_killed_requeued_and_cancelled() {
     no_keys_are_left(&place);
 }
 
-/// The same script carries out a task of one's own.
+/// The same script runs a user's own task.
 #[test]
 fn a_job_of_another_task_is_requeued() {
     let Some(cluster) = Cluster::new() else { return };

@@ -1,4 +1,4 @@
-//! A worker whose training stands still while it goes on giving signs of life is given up.
+//! A worker whose training hangs while it still sends heartbeats is evicted.
 
 use crate::harness::{Fleet, MIXED_BUILDS, Place, SMALL, assert_same_tensors, reference};
 
@@ -30,7 +30,7 @@ fn in_the_middle_of_a_step() {
     stalls(0, "trainer.step 50 hang", "shm");
 }
 
-/// The others wait for its segment of the state.
+/// The other members wait for the victim's segment of the state.
 #[test]
 fn in_the_middle_of_an_update() {
     stalls(1, "trainer.updating 1000 hang", "shm");

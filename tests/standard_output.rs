@@ -1,5 +1,5 @@
-//! Standard output cannot be written: the work is done, the reason is told, and the exit code says
-//! that something is missing. A pipe whose reader has gone is no error.
+//! Standard output cannot be written: the work is done, the reason is on standard error, and the
+//! exit code tells of the lost output. A pipe whose reader has ended is no error.
 
 use std::{
     fs::File,
@@ -21,12 +21,12 @@ fn run(program: &Path, flags: &str, folder: &Path, output: impl Into<Stdio>) -> 
     (child.wait().unwrap().code().unwrap(), error)
 }
 
-/// Takes in nothing, as a full disk would.
+/// A file that cannot be written, like a file on a full disk.
 fn full() -> File {
     File::options().write(true).open("/dev/full").unwrap()
 }
 
-/// A pipe that nobody reads.
+/// A pipe without a reader.
 fn closed() -> Stdio {
     std::io::pipe().unwrap().1.into()
 }
@@ -77,7 +77,7 @@ fn a_run_whose_lines_are_lost_is_trained_to_its_end() {
         let program = programs().join("vae-coordinator");
         let (found, error) = run(&program, &flags, &place.path(""), output);
         assert_eq!(found, code, "{error}");
-        // Once when it happens, and at the end.
+        // The reason is printed when it happens, and again at the end.
         assert_eq!(error.matches(lost).count(), told, "{error}");
         assert!(place.file("summary.json").exists(), "{error}");
         checkpoint::verify(place.checkpoints().last().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! A person stops a run in the middle of an epoch, and has it go on later.
+//! A user stops a run in the middle of an epoch, and resumes it later.
 
 use rustix::process::Signal;
 
@@ -6,7 +6,8 @@ use crate::harness::{
     ENDLESS, Fleet, Place, SMALL, STEPS_PER_EPOCH, assert_same_tensors, coordinator_at, reference,
 };
 
-/// Resumes what was stopped to the end of the epoch after the one in hand, and compares.
+/// Resumes a stopped run, trains to the end of the current epoch at least, and compares the bits
+/// with the reference.
 #[track_caller]
 pub(crate) fn resumes_to_the_same_bits(place: &Place, workers: u32) {
     let epochs = place.newest().metadata.step / STEPS_PER_EPOCH + 1;
@@ -17,7 +18,7 @@ pub(crate) fn resumes_to_the_same_bits(place: &Place, workers: u32) {
     assert_eq!(counted, serde_json::Value::from(vec![6000; epochs as usize]));
 }
 
-/// Stops a run that has gone through something, and resumes it with as many workers.
+/// Stops a disturbed run, and resumes it with the same number of workers to the same bits.
 #[track_caller]
 pub(crate) fn stopped_with_the_same_bits(place: &Place, fleet: Fleet) {
     let count = u32::try_from(fleet.workers.len()).unwrap();
@@ -31,7 +32,7 @@ pub(crate) fn stopped_with_the_same_bits(place: &Place, fleet: Fleet) {
 
 fn stopped_by(signal: Signal, exit_code: i32) {
     let place = Place::new();
-    // No checkpoint is due: the one that is found was written because of the signal.
+    // No checkpoint is due, so the checkpoint in the folder was written because of the signal.
     let flags = format!("{SMALL} {ENDLESS} --checkpoint-every-epochs 100000");
     let mut fleet = Fleet::start(&place, 2, &flags);
     fleet.wait_for_progress(&place);
@@ -57,13 +58,13 @@ fn by_sigterm() {
     stopped_by(Signal::TERM, 143);
 }
 
-/// As when its terminal is closed.
+/// The coordinator gets SIGHUP when its terminal is closed.
 #[test]
 fn by_sighup() {
     stopped_by(Signal::HUP, 129);
 }
 
-/// As a service manager does, or Ctrl-C in a terminal where all of them run.
+/// A service manager does this, and so does Ctrl-C in a terminal in which all processes run.
 #[test]
 fn by_a_signal_to_all_processes_at_once() {
     let place = Place::new();
@@ -73,7 +74,7 @@ fn by_a_signal_to_all_processes_at_once() {
     fleet.coordinator.signal(Signal::TERM);
     let (coordinator, workers) = fleet.wait();
     coordinator.exited_with(143);
-    // Each was let go or saw the end of the run, whichever came first.
+    // Each worker left the run because of its signal, or ended with the run.
     assert!(workers.iter().all(|worker| matches!(worker.status.code(), Some(0 | 143))));
     resumes_to_the_same_bits(&place, 2);
 }
@@ -90,7 +91,7 @@ fn before_the_workers_have_come() {
     workers.into_iter().for_each(|worker| drop(worker.succeeded()));
 }
 
-/// A worker that goes before the run begins makes room for another.
+/// A worker that leaves before the run begins is replaced by another one.
 #[test]
 fn a_worker_before_the_run_begins() {
     let place = Place::new();

@@ -1,5 +1,5 @@
-//! Those who have no business with a run: each is told so in a line, and the run beside it goes
-//! on as if nobody had knocked.
+//! Clients that may not take part in a run: each is refused with one line, and the run continues
+//! undisturbed.
 
 use std::{
     fs,
@@ -41,7 +41,8 @@ fn expired(place: &Place, authority: &str) -> std::path::PathBuf {
     authority::issue(&place.path(authority), &["old.example".into()], validity).unwrap()
 }
 
-/// A client that shows whatever it has, or nothing. Returns what the server makes of it.
+/// Connects a client with this certificate, or without one. Returns the number of bytes that the
+/// server sends, or the error.
 fn show(address: &str, ca: &Path, certificate: Option<&Path>) -> std::io::Result<usize> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca.join("ca.crt")).unwrap()).unwrap();
@@ -118,7 +119,7 @@ fn strangers_at_the_door_of_a_run_over_tls() {
     undisturbed(&place, fleet);
 }
 
-/// On the control plane and on the data plane; what a client believes does not matter.
+/// The servers of the control plane and of the data plane refuse such clients.
 #[test]
 fn clients_without_a_valid_certificate() {
     let place = Place::new();
@@ -130,7 +131,7 @@ fn clients_without_a_valid_certificate() {
         let shown = [None, Some(old.as_path()), Some(theirs.as_path())];
         let words = ["it shows no certificate", "has expired", "is not of the CA"];
         for (certificate, words) in shown.into_iter().zip(words) {
-            // Of several in one second, one is worth a line.
+            // The servers log only one refusal a second.
             let mut tries = 0;
             loop {
                 assert!(show(address, &mine, certificate).is_err(), "{words}");
@@ -147,7 +148,7 @@ fn clients_without_a_valid_certificate() {
     for worker in &fleet.workers {
         for port in listening_ports(worker.id()) {
             knock(&format!("127.0.0.1:{port}"), worker);
-            // One that says nothing holds up nobody.
+            // A silent client delays no other client.
             drop(TcpStream::connect(("127.0.0.1", port)).unwrap());
         }
     }
@@ -173,7 +174,8 @@ fn code(refusal: Result<(), Status>, words: &str) {
     assert!(refusal.message().contains(words), "{refusal}");
 }
 
-/// Whoever knows the run, the generation and the rank, but was not called by the coordinator.
+/// A client that knows the run, the generation and the rank, but has no secret from the
+/// coordinator.
 #[test]
 fn streams_of_the_data_plane_without_the_coordinators_secret() {
     let place = Place::new();
@@ -209,8 +211,7 @@ fn streams_of_the_data_plane_without_the_coordinators_secret() {
     undisturbed(&place, fleet);
 }
 
-/// A coordinator that was started again takes back those whom the one before has called, not
-/// those who say so.
+/// A restarted coordinator adopts only workers that can prove their membership.
 #[test]
 fn one_that_pretends_to_come_back() {
     let place = Place::new();
@@ -218,7 +219,7 @@ fn one_that_pretends_to_come_back() {
     let mut fleet = Fleet::start(&place, 2, &flags);
     fleet.wait_for_progress(&place);
     fleet.coordinator.signal(Signal::KILL);
-    // The real ones are late.
+    // The real workers are frozen, so that they return later.
     fleet.workers.iter().for_each(|worker| worker.signal(Signal::STOP));
     let Fleet { task, coordinator: killed, url, workers, network } = fleet;
     killed.wait();
@@ -268,7 +269,7 @@ fn certificates_from_the_command_line() {
     let flags = format!("{SMALL} --workers 1 --spawn --epochs 1 --listen 127.0.0.1:0 {tls}");
     let run = coordinator(&place, &format!("{flags} --run-dir run"));
     let exit = run.wait().succeeded();
-    // Whole days: seven in the second in which it was issued, six after that.
+    // Whole days: seven within the second of the issue, six after that.
     let warns = |days: u32| exit.text().contains(&format!("expires in {days} days"));
     assert!(warns(6) || warns(7), "{exit}");
 }

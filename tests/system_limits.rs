@@ -1,5 +1,5 @@
-//! What the system grants is less than a run takes, or a process is ended from outside: the true
-//! cause is told, at once.
+//! A limit of the system is too low for a run, or a process is ended from outside: the true cause
+//! is reported at once.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -10,7 +10,8 @@ use crate::harness::{
     worker_under,
 };
 
-/// Asserts that a run has ended for want of file descriptors, and says so with both numbers.
+/// Asserts that a process failed because it has too few file descriptors, and that the error names
+/// the limit.
 fn is_short_of_descriptors(exit: crate::harness::Exit, allowed: u64) {
     let words = ["file descriptors", &format!("this process may have {allowed} (ulimit -n)")];
     let exit = exit.failed_with(&words);
@@ -56,7 +57,7 @@ fn a_worker_has_enough_file_descriptors_or_says_that_it_has_not() {
     }
     assert!(enough.is_some_and(|enough| (16..=48).contains(&enough)), "{enough:?}");
     fleet.wait_for_progress(&place);
-    // What has joined lives on with that few: others come and go.
+    // The worker that has joined continues with so few descriptors while others leave and join.
     fleet.workers.remove(0).signal(Signal::KILL);
     fleet.add("--threads 1");
     fleet.wait_for_event(&place, "generation_started", 3);
@@ -64,7 +65,7 @@ fn a_worker_has_enough_file_descriptors_or_says_that_it_has_not() {
     fleet.coordinator.wait().exited_with(130);
 }
 
-/// A run whose workers the coordinator has started, in the middle of training.
+/// A run with spawned workers, in the middle of training.
 fn spawned(limits: &str, place: &Place, workers: u32) -> Process {
     let run_dir = place.run_dir.display();
     let flags = format!("--listen 127.0.0.1:0 --run-dir {run_dir} {SMALL} {ENDLESS}");
@@ -91,7 +92,7 @@ fn a_worker_that_is_killed_is_told_of_by_the_signals_name() {
     coordinator.wait().exited_with(130);
 }
 
-/// The limit ends no process: it is reported, as a full disk is.
+/// The limit must not kill a process: it is reported like a full disk.
 #[test]
 fn a_checkpoint_is_larger_than_a_file_may_be() {
     let place = Place::new();
@@ -100,7 +101,7 @@ fn a_checkpoint_is_larger_than_a_file_may_be() {
         "--listen 127.0.0.1:0 --run-dir {run_dir} {SMALL} --epochs 2 --workers 1 --spawn \
          --collective grpc"
     );
-    // In blocks of 512 bytes.
+    // The limit is in blocks of 512 bytes.
     let exit = coordinator_under("ulimit -f 400", &place, &flags).wait();
     let exit = exit.failed_with(&["step-00000094.safetensors", "more than a file may have here"]);
     let text = exit.text();
@@ -108,11 +109,12 @@ fn a_checkpoint_is_larger_than_a_file_may_be() {
     assert!(!text.contains("starting it again"), "no crash loop: {exit}");
 }
 
-/// A control group for memory, made by the test and gone with it.
+/// A control group for memory, which is removed at the end of the test.
 struct Group(PathBuf);
 
 impl Group {
-    /// Makes one with a limit in bytes, of either version, where that is permitted.
+    /// Makes a group with a limit in bytes, with version 1 or 2 of control groups; none if this is
+    /// not permitted.
     fn make(name: &str, limit: u64) -> Option<Self> {
         let name = format!("lockstep-test-{name}-{}", std::process::id());
         for (root, file) in
@@ -123,7 +125,7 @@ impl Group {
                 && group.0.join(file).exists()
                 && fs::write(group.0.join(file), limit.to_string()).is_ok()
             {
-                // As it is with most machines that have a limit: no way out into swap.
+                // No swap, as on most machines with a memory limit.
                 let _none =
                     fs::write(group.0.join("memory.memsw.limit_in_bytes"), limit.to_string());
                 let _none = fs::write(group.0.join("memory.swap.max"), "0");
@@ -133,7 +135,7 @@ impl Group {
         None
     }
 
-    /// Has a shell go into the group.
+    /// A shell command that moves the shell into the group.
     fn enter(&self) -> String {
         format!("echo $$ > {}/cgroup.procs", self.0.display())
     }
@@ -141,7 +143,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Processes that have just been killed may still be in it.
+        // Processes that were just killed may still be in the group.
         for _ in 0..1000 {
             if fs::remove_dir(&self.0).is_ok() || !self.0.exists() {
                 return;
@@ -152,7 +154,7 @@ impl Drop for Group {
 }
 
 fn skipped() {
-    note_left_out("no run is short of memory", "control groups for memory cannot be made here");
+    note_left_out("runs with too little memory", "control groups for memory cannot be made here");
 }
 
 #[test]
@@ -173,11 +175,11 @@ fn a_worker_that_the_kernel_kills_for_want_of_memory_is_told_of() {
     let place = Place::new();
     let coordinator = spawned(&group.enter(), &place, 1);
     let victim: Pid = *descendants(coordinator.id()).first().unwrap();
-    // The kernel takes this one first.
+    // With this score the kernel kills the worker first.
     let score = format!("/proc/{}/oom_score_adj", victim.as_raw_nonzero());
     fs::write(score, "1000").unwrap();
     let hog = format!("{}; exec dd if=/dev/zero of=/dev/null bs={LIMIT} count=1", group.enter());
-    // It fills the group, and is killed itself at last.
+    // This process fills the group's memory, and is killed itself after the worker.
     let _killed = Command::new("sh").args(["-c", &hog]).output().unwrap();
     let line = coordinator.wait_for_line("ended by SIGKILL, by the kernel, for lack of memory");
     assert!(line.contains("control group") && line.contains("lower --workers"), "{line}");

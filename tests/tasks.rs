@@ -1,5 +1,5 @@
-//! Tasks of users: the same promises for any model and any data set. Each is carried out by the
-//! example's own program, or by this project's with a model by autograd.
+//! Tasks of users: the same promises for any model and any data set. The tasks are the two examples
+//! with their own programs, and the convolutional VAE, whose model is by autograd.
 
 use std::{
     fs,
@@ -20,12 +20,12 @@ use crate::harness::{
 pub(crate) const CLASSIFIER: Task = Task::Example("classifier");
 const TRANSFORMER: Task = Task::Example("transformer");
 
-/// A small run of the classifier.
+/// Flags of a small run of the classifier.
 pub(crate) const CLASSIFIER_RUN: &str =
     "--shards 4 --batch-size 8 --train-examples 640 --test-examples 64 --seed 3";
 pub(crate) const CLASSIFIER_STEPS_PER_EPOCH: u64 = 20;
 
-/// Small runs of four shards, by the task that they train.
+/// The tasks, with the flags of a small run of four shards.
 const RUNS: [(Task, &str); 3] = [
     (CLASSIFIER, CLASSIFIER_RUN),
     (
@@ -51,8 +51,7 @@ pub(crate) fn train(task: Task, place: &Place, flags: &str) {
     Process::start("coordinator", &mut command).wait().succeeded();
 }
 
-/// Sees to it that the classifier's data set is there: from a host of a test's own nothing can be
-/// fetched.
+/// Fetches the classifier's data set, because nothing can be fetched inside a test's network.
 pub(crate) fn fetch_clothes() {
     let manifest = images::named::fashion_mnist();
     data::fetch::ensure(&data::default_dir(&manifest.name), &manifest, false, &|_| ()).unwrap();
@@ -85,7 +84,7 @@ fn one_to_four_workers_give_the_same_bits((task, flags): (Task, &str)) {
     assert!(losses[1] < losses[0], "it learns: {losses:?}");
 }
 
-/// Two workers are killed, one of them the leader, others come; then all is stopped and resumed.
+/// The leader is killed and replaced, twice; then the run is stopped and resumed.
 fn killed_twice_and_resumed((task, flags): (Task, &str), collective: &str) {
     let place = Place::new();
     let how = format!("--collective {collective} --epochs 100000 --dead-after-seconds 2");
@@ -102,7 +101,7 @@ fn killed_twice_and_resumed((task, flags): (Task, &str), collective: &str) {
     stopped_and_resumed(task, flags, &place, fleet);
 }
 
-/// Stops a run that has gone through something, resumes it, and compares it with one that has not.
+/// Stops a disturbed run, resumes it, and compares it with an undisturbed run.
 pub(crate) fn stopped_and_resumed(task: Task, flags: &str, place: &Place, fleet: Fleet) {
     fleet.coordinator.signal(Signal::INT);
     let (coordinator, workers) = fleet.wait();
@@ -155,7 +154,7 @@ fn a_convolutional_vae_that_is_killed_twice() {
     killed_twice_and_resumed(RUNS[2], "shm");
 }
 
-/// Status, metrics and the console speak of the task's own names and units.
+/// Status, metrics and the console use the task's own names and units.
 #[test]
 fn what_is_said_of_a_run_is_in_the_words_of_its_task() {
     let place = Place::new();
@@ -201,7 +200,7 @@ fn a_worker_of_another_task_is_refused() {
     fleet.wait().0.exited_with(130);
 }
 
-/// One machine describes the task; the coordinator knows neither the task nor libtorch.
+/// The coordinator reads a description of the task; it contains neither the task's code nor libtorch.
 #[test]
 fn a_coordinator_that_does_not_know_the_task() {
     let linked = Command::new("ldd").arg(programs().join("vae-coordinator")).output().unwrap();
@@ -226,7 +225,7 @@ fn a_coordinator_that_does_not_know_the_task() {
     exit.failed_with(&["task.json does not describe a task", "PROGRAM describe"]);
 }
 
-/// Its code computes another gradient, although its task has the same name and revision.
+/// The worker's code computes another gradient, although its task has the same name and revision.
 #[test]
 fn a_worker_that_computes_another_gradient_is_refused_before_the_first_step() {
     let place = Place::new();
@@ -245,7 +244,7 @@ fn a_worker_that_computes_another_gradient_is_refused_before_the_first_step() {
     let place = Place::new();
     let mut fleet = Fleet::without_workers(&place, &format!("{flags} --allow-mixed-builds"));
     fleet.add("--rank 0 --threads 1");
-    // The first to show its gradient decides.
+    // The first worker that shows its gradient decides.
     let journal = place.file("journal.jsonl");
     let has_shown = || fs::read_to_string(&journal).is_ok_and(|text| text.contains("probe"));
     fleet.coordinator.wait_until("the first worker has shown its gradient", has_shown);
@@ -253,13 +252,13 @@ fn a_worker_that_computes_another_gradient_is_refused_before_the_first_step() {
     let other_code = fleet.workers.pop().unwrap().wait();
     other_code.failed_with(&["this worker computes another gradient than the run"]);
     assert!(place.metrics("steps").is_empty(), "before the first step");
-    // An armed program that comes to no harm computes the same.
+    // An armed program that reaches no crash point computes the same gradient.
     fleet.add_armed("--rank 1 --threads 1", "trainer.step 1000000 kill");
     fleet.completed();
 }
 
-/// Two million parameters by autograd, over TLS between two hosts of two workers; one host is lost
-/// and comes back.
+/// A model of two million parameters by autograd, over TLS between two hosts of two workers. One host
+/// is lost, and its workers are started again.
 #[test]
 fn a_large_classifier_whose_host_is_lost_and_comes_back() {
     const LARGE: &str = "--channels 312 --shards 4 --batch-size 2 --train-examples 160 \
@@ -316,8 +315,8 @@ fn a_large_classifier_whose_host_is_lost_and_comes_back() {
     assert_same_tensors(&place.newest(), &undisturbed.newest());
 }
 
-/// What a user does: copy an example, and build it where it is. With the profiles of the workspace and
-/// in its target folder, so that packages that were compiled there are not compiled again.
+/// A user copies an example and builds the copy. The test uses the profiles and the target folder of
+/// the workspace, so that packages are not compiled again.
 #[test]
 fn an_example_that_was_copied_elsewhere_builds_and_describes_itself() {
     let root = fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).unwrap();
@@ -336,10 +335,11 @@ fn an_example_that_was_copied_elsewhere_builds_and_describes_itself() {
     let workspace = fs::read_to_string(root.join("Cargo.toml")).unwrap();
     let profiles = &workspace[workspace.find("[profile.").unwrap()..];
     fs::write(copy.join("Cargo.toml"), manifest + "\n" + profiles).unwrap();
-    // The versions that are tested here; others may need the network.
+    // The same versions as here; other versions may need the network.
     fs::copy(root.join("Cargo.lock"), copy.join("Cargo.lock")).unwrap();
     let mut build = cargo("build");
-    // This project's crates are compiled once more, and only describe a task: quickly is enough.
+    // This project's crates are compiled once more, without optimisation, because they only describe a
+    // task.
     let crates = fs::read_dir(root.join("crates")).unwrap().flatten();
     for entry in crates.filter(|entry| entry.path().is_dir()) {
         let (profile, name) = (profile(), entry.file_name());
@@ -354,7 +354,7 @@ fn an_example_that_was_copied_elsewhere_builds_and_describes_itself() {
     assert_eq!(String::from_utf8_lossy(&ours), String::from_utf8_lossy(&theirs));
 }
 
-/// Where libtorch is that the workspace is built against.
+/// The folder of the libtorch with which the workspace is built.
 fn libtorch(root: &Path) -> PathBuf {
     std::env::var_os("LIBTORCH").map_or_else(|| root.join(".libtorch"), PathBuf::from)
 }

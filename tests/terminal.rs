@@ -1,4 +1,4 @@
-//! What a person sees on a terminal, as `script` of util-linux gives a program one.
+//! The output on a terminal; `script` of util-linux provides the terminal.
 
 use std::{
     io::{Read as _, Write as _},
@@ -13,10 +13,10 @@ use crate::harness::{
     ENDLESS, Fleet, Place, SMALL, coordinator, descendants, programs, wait_until,
 };
 
-/// What erases from the cursor to the end of the screen.
+/// The sequence that erases from the cursor to the end of the screen.
 const ERASE: &str = "\x1b[J";
 
-/// A program on a terminal of its own.
+/// A program on its own terminal.
 struct Terminal {
     script: Child,
     written: Arc<Mutex<Vec<u8>>>,
@@ -64,7 +64,7 @@ impl Terminal {
         wait_until(&format!("the terminal shows {needle:?}"), found);
     }
 
-    /// Waits until more has been written than now, and it contains `needle`.
+    /// Waits until the output after this call contains `needle`.
     fn wait_for_more(&self, needle: &str) {
         let before = self.written().len();
         wait_until(&format!("the terminal shows {needle:?} again"), || {
@@ -77,7 +77,7 @@ impl Terminal {
         keyboard.write_all(keys.as_bytes()).and_then(|()| keyboard.flush()).unwrap();
     }
 
-    /// Makes it as wide as this.
+    /// Sets the width of the terminal.
     fn resize(&self, columns: u32) {
         let coordinator = descendants(self.script.id())[0];
         let device = format!("/proc/{}/fd/1", coordinator.as_raw_nonzero());
@@ -93,7 +93,7 @@ impl Terminal {
         (code, screen(&written))
     }
 
-    /// Waits for the program's end. Returns the exit code and all that was written.
+    /// Waits for the program's end. Returns the exit code and the whole output.
     fn end(mut self) -> (Option<i32>, String) {
         let mut status = None;
         wait_until("the program ends", || {
@@ -119,7 +119,7 @@ impl Drop for Terminal {
     }
 }
 
-/// The lines on an endless screen after all this was written to it.
+/// The lines on an endless screen after this output.
 fn screen(written: &str) -> Vec<String> {
     let mut lines = vec![Vec::<char>::new()];
     let (mut row, mut column) = (0, 0);
@@ -155,12 +155,12 @@ fn screen(written: &str) -> Vec<String> {
     lines.map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty()).collect()
 }
 
-/// What follows a sequence that sets colours, as log lines have them.
+/// The text after a sequence that sets colours, which log lines contain.
 fn after_colour(rest: &str) -> Option<&str> {
     rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').strip_prefix('m')
 }
 
-/// Whether a line is a status line, or what was left of one.
+/// Whether a line is a status line, or a rest of one.
 fn is_status(line: &str) -> bool {
     line.contains(" steps") && (line.contains('[') || line.contains(" left")) || line.contains("#.")
 }
@@ -205,7 +205,7 @@ fn ctrl_c_and_a_narrower_terminal_and_a_new_generation_leave_no_status_line() {
     terminal.wait_for("Going on with 1 of 2 workers");
     terminal.wait_for("Going on with 2 of 2 workers");
     terminal.wait_for_more("steps");
-    // What is drawn since is no wider than the terminal.
+    // Lines drawn since then are no wider than the terminal.
     let text = terminal.written();
     let since = text.rsplit("Going on with 2 of 2").next().unwrap();
     let drawn = since.split(ERASE).skip(1).flat_map(|drawn| drawn.split(['\r', '\n']));
@@ -239,7 +239,7 @@ fn a_run_is_watched_until_q_is_pressed_and_goes_on() {
     fleet.wait_for_progress(&place);
     let watch = format!("status --watch --coordinator {}", fleet.url);
     let mut terminal = Terminal::run(110, &watch);
-    // Blanks are not drawn where nothing was.
+    // Only single words are looked for, because unchanged blanks are not drawn.
     for word in ["Progress", "loss", "Workers", "Memory", "watching,"] {
         terminal.wait_for(word);
     }

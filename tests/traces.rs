@@ -1,5 +1,5 @@
-//! Programs with traces send the spans of a run to a collector, together under the run's id, and
-//! take no harm from one that is not there.
+//! Programs with traces send the spans of a run to a collector, in one trace with the run's id. A
+//! missing collector does no harm.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,7 @@ use crate::harness::{Place, SMALL, coordinator_in, traced_coordinator};
 
 const RUN: &str = "--spawn --workers 2 --epochs 1";
 
-/// A span as it came: its program, its trace and its name.
+/// A received span: its program, its trace and its name.
 type Seen = (String, String, String);
 
 #[derive(Clone, Debug, Default)]
@@ -73,7 +73,7 @@ fn the_spans_of_a_run_are_one_trace() {
 
 #[test]
 fn a_collector_that_is_away_harms_nobody() {
-    // Nobody listens at a port that was just given back.
+    // No process listens on a port that was just closed.
     let port = Port::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let place = Place::new();
     let run = traced_coordinator(&place, &format!("{SMALL} {RUN}"), &format!("http://{port}"));

@@ -1,4 +1,4 @@
-//! A run from beginning to end: what is said, what is left on disk, and that it learns.
+//! A run from beginning to end: its output, its files, and its falling losses.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -104,7 +104,7 @@ fn more_shards_than_images_is_unusual_but_works() {
     assert_eq!(place.summary()["examples_counted"], Value::from(vec![3; 2]));
 }
 
-/// Whoever has the PyTorch module of the design can load the file into it, strictly.
+/// PyTorch's module of the same design can load the file with `strict=True`.
 #[test]
 fn a_checkpoint_holds_the_tensors_of_the_pytorch_module() {
     let place = Place::new();

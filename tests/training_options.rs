@@ -1,4 +1,4 @@
-//! Options that change what is trained: the bits depend on them, but still not on who computes.
+//! Options that change the training: the bits depend on them, but not on the number of workers.
 
 use crate::harness::{Place, SMALL, assert_same_tensors, coordinator_at, reference};
 
@@ -54,7 +54,7 @@ fn none_of_them_can_change_when_a_run_goes_on() {
     }
 }
 
-/// Learning rates along a cosine depend on where it ends.
+/// The learning rates of a cosine schedule depend on the last epoch.
 #[test]
 fn a_cosine_cannot_be_made_longer() {
     let place = Place::new();
@@ -63,7 +63,7 @@ fn a_cosine_cannot_be_made_longer() {
     coordinator_at(&place, "--resume --epochs 2 --spawn").wait().failed_with(&words);
 }
 
-/// Stopped after an epoch, as at each of `--checkpoint-every-epochs`, and gone on with.
+/// A run is stopped after an epoch, and resumed.
 #[test]
 fn binary_pixels_and_a_warm_up_go_on_where_they_were() {
     let options = "--binarize dynamic --importance-samples 2 --kl-warmup-epochs 2 \

@@ -1,4 +1,4 @@
-//! Compiles the libraries with the C++ compiler of this machine.
+//! Compiles the emulated libraries with the C++ compiler of this machine.
 
 #![allow(clippy::print_stdout, reason = "a build script talks to cargo by printing")]
 
@@ -8,12 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The kernels' own sources, as C++ includes them.
+/// The folder of the kernels' sources, which the C++ sources include.
 const KERNELS: &str = "../vae/src/cuda";
 
 const DRIVER: (&str, &[&str]) = ("libcuda.so.1", &["simt.cpp", "kernels.cpp", "driver.cpp"]);
 const COMPILER: (&str, &[&str]) = ("libnvrtc.so.13", &["nvrtc.cpp"]);
-/// Asks the driver, so it comes after that.
+/// It is linked with the driver, so it is compiled after the driver.
 const COLLECTIVES: (&str, &[&str]) = ("libnccl.so.2", &["nccl.cpp"]);
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let folder = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     println!("cargo:rustc-env=EMULATED_GPU={}", folder.display());
-    // The fibers are written for this processor.
+    // The fibers are written for x86-64.
     if env::var("CARGO_CFG_TARGET_ARCH")? != "x86_64" {
         return Ok(());
     }
@@ -36,7 +36,7 @@ fn compile(folder: &Path, (name, sources): &(&str, &[&str])) -> Result<(), Box<d
         .opt_level(3)
         .pic(true)
         .debug(false)
-        // As on a GPU: what is fused is what says so.
+        // As in the GPU's build: only an explicit `fmaf` is fused.
         .flags(["-mfma", "-ffp-contract=off", "-fvisibility=hidden", "-shared"])
         .flags(["-Wno-unknown-pragmas", "-Wno-unused-parameter", "-Wno-unused-variable"])
         .include(KERNELS)

@@ -1,5 +1,5 @@
-//! How a run took its disasters, in figures: from the event log, and from what is known here of
-//! when it was struck. `cargo xtask chaos` makes a table of them.
+//! Recovery times of a run, from the event log and from the times of the disasters. `cargo xtask
+//! chaos` makes a table of them.
 
 use std::{env, fs::OpenOptions, io::Write as _};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Disaster, Way};
 use crate::harness::Place;
 
-/// Names the file that figures are added to; without it nobody wants them.
+/// The variable with the file to which figures are appended; without it they are not written.
 const FIGURES: &str = "LOCKSTEP_CHAOS_FIGURES";
 
 /// The figures of a seed.
@@ -18,16 +18,16 @@ pub(super) struct Figures {
     way: Way,
     /// When workers were killed.
     kills: Vec<Timestamp>,
-    /// The disaster in hand, if it is one in which the coordinator is away.
+    /// The current outage of the coordinator, if there is one.
     outage: Option<Outage>,
     lines: Vec<Value>,
 }
 
-/// The coordinator is away.
+/// An outage of the coordinator.
 struct Outage {
     begun: Timestamp,
     step: u64,
-    /// Lines of the metrics before.
+    /// The number of reports in the metrics before.
     reports: usize,
     steps_per_second: f64,
 }
@@ -55,7 +55,7 @@ impl Figures {
         }
     }
 
-    /// Notes that the run has gone on since.
+    /// Notes that the run has made progress after the disaster.
     pub(super) fn endured(&mut self, place: &Place) {
         let Some(Outage { begun, step, reports, steps_per_second }) = self.outage.take() else {
             return;
@@ -80,8 +80,9 @@ impl Figures {
             let (Some(lost), Some(ended)) = (first(&lost, *kill), first(&ended, *kill)) else {
                 continue;
             };
-            // A generation that its loss ends has ended when the loss is noted. One that was no
-            // member ends none; the next end is another's, such as a newcomer's pause.
+            // If the lost worker was a member, its generation has ended before the loss is noted.
+            // Otherwise the next end has another cause, such as a pause for a new worker, and is
+            // not counted.
             if time(ended) > time(lost) {
                 continue;
             }
@@ -113,18 +114,18 @@ impl Figures {
         for mut line in self.lines {
             line["seed"] = self.seed.into();
             line["links"] = (self.way == Way::Links).into();
-            // In one piece: another seed may write at the same time.
+            // One write per line, because another seed may write at the same time.
             file.write_all(format!("{line}\n").as_bytes()).unwrap();
         }
     }
 }
 
-/// The first of the events since then.
+/// The first event at or after `since`.
 fn first(events: &[Value], since: Timestamp) -> Option<&Value> {
     events.iter().find(|event| time(event) >= since)
 }
 
-/// Steps a second over the last seconds, as reported.
+/// Steps a second over the last `REPORTS` reports.
 pub(super) fn pace(place: &Place) -> f64 {
     const REPORTS: usize = 8;
     let reports = place.metrics("steps");

@@ -1,11 +1,11 @@
-//! Workers die every few seconds for as long as one wants: the run gets on nearly as fast as an
-//! undisturbed one, and nobody who stays needs more and more memory or files.
+//! Workers are killed every few seconds, for some minutes. The run is nearly as fast as an
+//! undisturbed run, and the memory and the open files of the surviving processes do not grow.
 //! `cargo xtask chaos --soak MINUTES`.
 //!
-//! A machine shared with others changes its speed by the minute. So each minute of deaths is
-//! compared with the quiet seconds just before and just after it, and the median of all counts.
-//! Memory goes up and down too: what was held in the last quarter is compared with what was held
-//! in the first.
+//! The speed of a shared machine changes by the minute. So each minute of deaths is compared with
+//! the quiet seconds just before and just after it, and the median of all minutes counts. Memory
+//! goes up and down too, so the median of the last quarter is compared with the median of the first
+//! quarter.
 
 use std::{
     env,
@@ -18,7 +18,7 @@ use serde_json::json;
 use super::{Draws, WORKERS};
 use crate::harness::{ENDLESS, Fleet, Holding, Place, wait_until};
 
-/// How many minutes of deaths.
+/// The variable with the number of minutes.
 const MINUTES: &str = "LOCKSTEP_CHAOS_SOAK";
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -29,23 +29,23 @@ const QUIET: Duration = Duration::from_secs(15);
 /// Mean time between two deaths.
 const BETWEEN_DEATHS: Duration = Duration::from_secs(5);
 
-/// Minutes before the first look at what those hold who stay: by then all that a death needs for
-/// a while has been needed, and is kept for the next one.
+/// Minutes before the first reading of memory and files: by then the processes have allocated, and
+/// keep, what the handling of a death needs.
 const WARM_UP_MINUTES: usize = 2;
 
-/// The job. Its epochs are as long as real ones: the ledger has an entry for each, and short ones
-/// would come to tens of thousands in an hour.
+/// The flags of the run. Its epochs are long: the ledger has an entry for each epoch, and short
+/// epochs would make tens of thousands of entries in an hour.
 const JOB: &str = "--shards 4 --batch-size 16 --test-images 200 --hidden-dim 64 --latent-dim 8";
 
-/// The least speed among deaths, of the undisturbed one.
+/// The least speed while workers die, as a share of the undisturbed speed.
 const SHARE_MIN: f64 = 0.85;
 
-/// Memory that may be held more at the end than at the beginning, of what was held then.
+/// The largest allowed growth of memory, as a share of the memory at the beginning.
 const MORE_MEMORY_MAX: f64 = 0.1;
 
 #[test]
 #[ignore = "takes minutes: cargo xtask chaos --soak MINUTES"]
-#[expect(clippy::print_stdout, reason = "somebody waits for what it finds")]
+#[expect(clippy::print_stdout, reason = "the user waits for the figures")]
 fn soak() {
     let minutes: usize = env::var(MINUTES).expect(MINUTES).parse().expect("minutes");
     let mut soak = Soak::begin();
@@ -90,14 +90,14 @@ fn soak() {
     soak.end();
 }
 
-/// The middle one, the lower of two.
+/// The middle value, or the lower one of two middle values.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values[(values.len() - 1) / 2]
 }
 
-/// A run whose workers die now and then.
+/// A run whose workers are killed from time to time.
 struct Soak {
     place: Place,
     fleet: Fleet,
@@ -127,15 +127,15 @@ impl Soak {
         self.fleet.wait_for_progress(&self.place);
     }
 
-    /// Steps per second while nothing happens.
+    /// Steps per second while no worker dies.
     fn quiet(&mut self) -> f64 {
         self.steps_per_second(|_| {
             let end = Instant::now() + QUIET;
-            wait_until("it was quiet for a while", || Instant::now() >= end);
+            wait_until("the quiet time has passed", || Instant::now() >= end);
         })
     }
 
-    /// Steps per second while workers die, until the last one that came takes part.
+    /// Steps per second while workers die, until all replacements train.
     fn disturbed(&mut self) -> f64 {
         self.steps_per_second(|soak| {
             let end = Instant::now() + MINUTE;
@@ -157,7 +157,8 @@ impl Soak {
         steps as f64 / begun.elapsed().as_secs_f64()
     }
 
-    /// Kills a worker and starts another. Rank 0 stays, so that somebody sees all of it.
+    /// Kills a worker and starts another. Rank 0 is never killed, so that one worker sees every
+    /// death.
     fn kill(&mut self) {
         let victim = 1 + self.draws.draw(WORKERS - 1);
         self.fleet.workers.remove(victim).signal(Signal::KILL);

@@ -1,4 +1,4 @@
-//! What each disaster does to a run, and what the run must have noticed before the next one.
+//! Carries out a disaster on a run, and waits until the run has noticed it.
 
 use rustix::process::Signal;
 
@@ -8,7 +8,7 @@ use crate::{
     kill_coordinator::replaced,
 };
 
-/// Strikes, and returns what is left and has come.
+/// Carries out the disaster; returns the fleet with the remaining and the new processes.
 pub(super) fn strike(disaster: Disaster, place: &Place, mut fleet: Fleet) -> Fleet {
     match disaster {
         Disaster::Kill(victim) => {
@@ -103,7 +103,7 @@ fn host(process: &Process) -> &Host {
     process.host().expect("a host of its own")
 }
 
-/// A worker is given up for what `strike` does to it, and comes back after `heal`.
+/// Waits until a worker is evicted because of `strike`, then until it joins again after `heal`.
 fn given_up_and_back(
     place: &Place,
     fleet: &mut Fleet,
@@ -119,7 +119,7 @@ fn given_up_and_back(
     fleet.wait_for_event(place, "joined", joined + 1);
 }
 
-/// Workers come, and take part.
+/// Starts workers, and waits until they train.
 pub(super) fn newcomers(fleet: &mut Fleet, count: usize) {
     let before = fleet.workers.len();
     (0..count).for_each(|_| fleet.add("--threads 1"));

@@ -1,4 +1,4 @@
-//! What a coordinator takes for a thousand workers, against what it may take:
+//! Measures a coordinator with a thousand workers, and compares the figures with their limits:
 //! `cargo xtask crowd`.
 
 use std::{
@@ -11,22 +11,22 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use super::{coordinator, half};
 use crate::harness::{Crowd, Holding, Place, wait_until};
 
-/// How many workers, and how often all is done.
+/// The variables with the number of workers and the number of rounds.
 const WORKERS: &str = "LOCKSTEP_CROWD_WORKERS";
 const ROUNDS: &str = "LOCKSTEP_CROWD_ROUNDS";
 
-/// A worker that may be silent for ten seconds gives a sign of life every second.
+/// With this limit a worker sends a heartbeat every second.
 const ONE_HEARTBEAT_A_SECOND: &str = "--dead-after-seconds 10";
 
-/// How long the coordinator's processor time is added up.
+/// How long the coordinator's processor time is measured.
 const WATCHED: Duration = Duration::from_secs(10);
 
-/// A quantity, and what it may be for a thousand workers.
+/// A quantity, and its largest allowed value for a thousand workers.
 struct Limit {
     what: &'static str,
     most: f64,
-    /// What else the machine does makes it worse in a round, so that the best round counts; if
-    /// not so, all count.
+    /// Whether only the best round counts, because other work of the machine can make a round
+    /// worse. Otherwise all rounds count.
     best_counts: bool,
 }
 
@@ -44,7 +44,7 @@ type Figures = [f64; LIMITS.len()];
 #[ignore = "a measurement: cargo xtask crowd"]
 fn measure() {
     let number = |name: &str| env::var(name).expect(name).parse::<usize>().expect(name);
-    // Each worker takes a descriptor of this process.
+    // Each worker needs a file descriptor of this process.
     let most = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: most.maximum, ..most }).unwrap();
     let rounds: Vec<Figures> = (0..number(ROUNDS)).map(|_| round(number(WORKERS))).collect();
@@ -86,8 +86,8 @@ fn round(workers: usize) -> Figures {
     ]
 }
 
-/// Prints each limit with the rounds, and fails where one is not kept.
-#[expect(clippy::print_stdout, reason = "somebody waits for what it finds")]
+/// Prints each limit with the rounds, and fails if a limit is exceeded.
+#[expect(clippy::print_stdout, reason = "the user waits for the figures")]
 fn report(rounds: &[Figures]) {
     let mut missed = Vec::new();
     println!("\n{:<46}{:>8}  rounds", "", "at most");

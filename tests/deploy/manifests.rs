@@ -1,4 +1,4 @@
-//! The commands in deploy/, in the README and in the manual: the programs that they start, and the flags.
+//! Reads the commands in deploy/, in the README and in the manual: their programs and flags.
 //!
 //! Nothing here runs them.
 
@@ -36,13 +36,13 @@ fn json(yaml: &Yaml) -> Value {
         Yaml::String(text) => text.as_str().into(),
         Yaml::Integer(number) => (*number).into(),
         Yaml::Boolean(truth) => (*truth).into(),
-        // Of no use here.
+        // Not needed here.
         Yaml::Real(_) | Yaml::Alias(_) | Yaml::Null | Yaml::BadValue => Value::Null,
     }
 }
 
-/// The files in deploy/ that may start programs, the README, the manual and the pages of crates. What
-/// is for Slurm is made of the shell's variables, and is run as it is by tests of its own.
+/// The files in deploy/ that may start programs, the README, the manual and the VAE's page. The script
+/// for Slurm is left out: its flags come from shell variables, and tests/slurm.rs runs it.
 pub(super) fn files() -> Vec<String> {
     let mut found = vec!["README.md".to_owned(), "crates/vae/README.md".to_owned()];
     let mut pending = vec![root().join("deploy"), root().join("crates/lockstep/src/manual")];
@@ -63,7 +63,7 @@ pub(super) fn files() -> Vec<String> {
     found
 }
 
-/// The commands of a file, each as words: the program, then what it is given.
+/// The commands of a file, each as words: the program, then its arguments.
 pub(super) fn invocations(file: &str) -> Vec<Vec<String>> {
     match file.rsplit_once('.').map(|(_, extension)| extension) {
         Some("yaml") => {
@@ -77,7 +77,7 @@ pub(super) fn invocations(file: &str) -> Vec<Vec<String>> {
     }
 }
 
-/// What a container runs, in Kubernetes' words or in those of Compose, here or further down.
+/// The commands of containers in this value and below it, in the format of Kubernetes or of Compose.
 fn walk(value: &Value, found: &mut Vec<Vec<String>>) {
     match value {
         Value::Array(parts) => parts.iter().for_each(|part| walk(part, found)),
@@ -102,13 +102,13 @@ fn strings(value: &Value) -> Vec<String> {
     list.filter_map(|word| word.as_str().map(str::to_owned)).collect()
 }
 
-/// What is typed in the console blocks of a Markdown text.
+/// The lines to type in the console blocks of a Markdown text.
 fn consoles(text: &str) -> String {
     let blocks = text.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next());
     blocks.flat_map(str::lines).map(|line| format!("{}\n", line.trim_start_matches("$ "))).collect()
 }
 
-/// The programs that a shell is told to run, with what does not depend on the shell's variables.
+/// The programs that a shell script runs, with the arguments that are not shell variables.
 fn of_shell(script: &str) -> Vec<Vec<String>> {
     let lines = script.replace("\\\n", " ");
     let lines = lines.lines().map(|line| line.split(" #").next().unwrap_or_default());

@@ -1,7 +1,6 @@
-//! Short runs and the digests that they give, on every CPU and GPU. `cargo xtask gpu-acceptance` takes them
-//! from here too.
+//! Short runs and their digests, the same on every CPU and GPU. `cargo xtask gpu-acceptance` uses them too.
 
-/// What all runs have in common.
+/// The flags that all runs have.
 pub(crate) const COMMON: &str = "--epochs 1 --seed 7 --shards 4 --test-images 64";
 
 pub(crate) const PLAIN: &str = "--train-images 640 --batch-size 16 --hidden-dim 48 --latent-dim 5";
@@ -27,5 +26,5 @@ pub(crate) const RUNS: [(&str, &str); 5] = [
     ),
 ];
 
-/// One epoch with the default flags, as the README shows it.
+/// The digest of one epoch with the default flags, which the README shows.
 pub(crate) const DEFAULT: &str = "bb21b7c13709c36c438a7ecb289573af";

@@ -1,6 +1,6 @@
 //! A real browser: Debian's chromium without a window, driven by its chromedriver.
 //!
-//! Every call is bounded, and both programs end with the test. It does not know what the pages are.
+//! Every call is bounded, and both programs end with the test. This file does not know the pages.
 
 use std::{
     env, fs,
@@ -16,16 +16,16 @@ use tokio::{runtime::Runtime, time::timeout};
 
 use super::{DEADLINE, POLL, Process, leave_out};
 
-/// Set where tests must not do without a browser.
+/// This variable is set if tests with a browser must not be left out.
 const REQUIRED: &str = "LOCKSTEP_BROWSER_REQUIRED";
 
-/// Set where tests must not do without axe-core.
+/// This variable is set if checks by axe-core must not be left out.
 const AXE_REQUIRED: &str = "LOCKSTEP_AXE_REQUIRED";
 
-/// The longest that one command to the browser may take.
+/// How long one command to the browser may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What an observed page runs first: it keeps what the browser complains of.
+/// The script that every page runs first: it keeps the browser's complaints.
 const OBSERVER: &str = "window.complaints = [];
     addEventListener('securitypolicyviolation', e =>
         complaints.push('CSP: ' + e.violatedDirective + ' ' + e.blockedURI));
@@ -37,13 +37,13 @@ const OBSERVER: &str = "window.complaints = [];
 pub(crate) struct Browser {
     driver: Option<WebDriver>,
     runtime: Runtime,
-    // Ended before its folder goes.
+    // Dropped before the folder below it.
     _chromedriver: Process,
     _profile: TempDir,
 }
 
 impl Browser {
-    /// Starts a browser; none, and a word why, where the machine has none.
+    /// Starts a browser; none if the machine has none, with a note of the reason.
     pub(crate) fn new() -> Option<Self> {
         let missing = ["chromium", "chromedriver"]
             .into_iter()
@@ -51,7 +51,7 @@ impl Browser {
         if let Some(missing) = missing {
             let reason =
                 format!("there is no {missing}; on Debian, install chromium and chromium-driver");
-            leave_out(REQUIRED, "no page is looked at in a browser", &reason);
+            leave_out(REQUIRED, "pages in a browser", &reason);
             return None;
         }
         let profile = tempfile::Builder::new().prefix("lockstep-browser-").tempdir().unwrap();
@@ -63,7 +63,7 @@ impl Browser {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
-        // Its client wants one, though nothing here goes over TLS.
+        // The client needs a crypto provider, although nothing here uses TLS.
         let _there_already =
             tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         let capabilities = capabilities(profile.path()).unwrap();
@@ -80,7 +80,7 @@ impl Browser {
         self.driver.as_ref().expect("taken only when it is dropped")
     }
 
-    /// Carries out a command within its time.
+    /// Runs a command within [`COMMAND_TIMEOUT`].
     fn wait<T>(&self, command: impl Future<Output = WebDriverResult<T>>) -> WebDriverResult<T> {
         let done = self.runtime.block_on(async { timeout(COMMAND_TIMEOUT, command).await });
         done.expect("the browser answers a command in time")
@@ -91,18 +91,18 @@ impl Browser {
         self.wait(self.driver().goto(url)).unwrap();
     }
 
-    /// What the body of a function in JavaScript returns.
+    /// The return value of the body of a JavaScript function.
     pub(crate) fn eval(&self, script: &str) -> Value {
         let evaluated = self.wait(self.driver().execute(script, Vec::new()));
         evaluated.unwrap_or_else(|error| panic!("{script}: {error}")).json().clone()
     }
 
-    /// Waits until an expression in JavaScript is true, and returns what it is.
+    /// Waits until a JavaScript expression is neither null nor false, and returns its value.
     pub(crate) fn wait_for(&self, expression: &str) -> Value {
         self.wait_within(DEADLINE, expression)
     }
 
-    /// The same within a bound.
+    /// [`Browser::wait_for`] within a bound.
     pub(crate) fn wait_within(&self, bound: Duration, expression: &str) -> Value {
         let begun = Instant::now();
         let script = format!("return {expression}");
@@ -112,12 +112,12 @@ impl Browser {
                 return value;
             }
             let shown = || self.eval("return document.body.innerText");
-            assert!(begun.elapsed() < bound, "never so: {expression}; the page is: {}", shown());
+            assert!(begun.elapsed() < bound, "never true: {expression}; the page is: {}", shown());
             std::thread::sleep(POLL);
         }
     }
 
-    /// The text that the first element of a CSS selector shows.
+    /// The visible text of the first element of a CSS selector.
     pub(crate) fn text(&self, selector: &str) -> String {
         let found = self.eval(&format!(
             "return document.querySelector({})?.innerText ?? ''",
@@ -132,7 +132,7 @@ impl Browser {
         self.wait(clicked).unwrap_or_else(|error| panic!("{selector}: {error}"));
     }
 
-    /// Presses keys, where the focus is; see [`Key`].
+    /// Presses keys in the element that has the focus; see [`Key`].
     pub(crate) fn press(&self, keys: impl Into<TypingData>) {
         let keys = keys.into();
         let pressed = async { self.driver().action_chain().send_keys(keys).perform().await };
@@ -169,7 +169,7 @@ impl Browser {
         self.cdp("Emulation.setEmulatedMedia", json!({ "features": features }));
     }
 
-    /// Has a window of this many pixels from now on, as a phone's or a screen's.
+    /// Sets the size of the window in pixels; a small width emulates a phone.
     pub(crate) fn resize(&self, width: u32, height: u32) {
         let is_phone = width < 600;
         let metrics = json!({
@@ -179,7 +179,7 @@ impl Browser {
         self.cdp("Emulation.setDeviceMetricsOverride", metrics);
     }
 
-    /// What the page has had complaints of since it was opened: violations of its policy, errors.
+    /// The browser's complaints since the page was opened: violations of its policy, errors.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let kept = self.eval("return window.complaints");
         let kept = kept.as_array().expect("kept since the page was opened");
@@ -187,16 +187,16 @@ impl Browser {
         kept.iter().map(text).collect()
     }
 
-    /// Has axe-core look for serious faults of the page for people who see, hear or move otherwise; says
-    /// so where there is no axe-core.
+    /// Asserts with axe-core that the page has no serious accessibility faults. Left out with a note if
+    /// there is no axe-core.
     pub(crate) fn assert_accessible(&self, name: &str) {
         let path =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../.axe/node_modules/axe-core/axe.min.js");
         let Ok(axe) = fs::read_to_string(path) else {
             let reason = "there is no .axe; `cargo xtask test` fetches it where npm is installed";
-            return leave_out(AXE_REQUIRED, "no page is checked by axe-core", reason);
+            return leave_out(AXE_REQUIRED, "accessibility of pages, by axe-core", reason);
         };
-        // Evaluated by the browser itself: the page's own policy would not load it.
+        // Evaluated through the DevTools, because the page's policy would not load the script.
         self.cdp("Runtime.evaluate", json!({ "expression": axe }));
         let found = self.eval(
             "return axe.run(document, { resultTypes: ['violations'] }).then(found => found.violations
@@ -204,7 +204,7 @@ impl Browser {
                  .map(one => `${one.id}: ${one.nodes.map(node => `${node.html} ${node.failureSummary}`)}`))",
         );
         assert_eq!(found, json!([]), "{name}");
-        // A fault that is there is found.
+        // A planted fault must be found.
         let planted = self.eval(
             "const fault = document.body.appendChild(document.createElement('button'));
              return axe.run(fault, { runOnly: ['button-name'] })
@@ -221,14 +221,14 @@ impl Browser {
             let message = &message["message"];
             let is_request = message["method"] == "Network.requestWillBeSent";
             let url = message["params"]["request"]["url"].as_str()?.to_owned();
-            // The browser's own pages stay in it.
+            // The browser's internal pages need no network.
             let is_sent = ["http", "ws", "ftp"].iter().any(|scheme| url.starts_with(scheme));
             (is_request && is_sent).then_some(url)
         };
         entries.iter().filter_map(|entry| address(&entry.message)).collect()
     }
 
-    /// Keeps a picture of the page in LOCKSTEP_SCREENSHOTS, if that names a folder, for a person.
+    /// Writes a picture of the page into the folder LOCKSTEP_SCREENSHOTS, if this is set.
     pub(crate) fn picture(&self, name: &str) {
         let Some(folder) = env::var_os("LOCKSTEP_SCREENSHOTS") else { return };
         let folder = Path::new(&folder);
@@ -251,11 +251,11 @@ fn capabilities(profile: &Path) -> WebDriverResult<Capabilities> {
     let mut capabilities = DesiredCapabilities::chrome();
     capabilities.set_binary("/usr/bin/chromium")?;
     let folder = format!("--user-data-dir={}", profile.join("profile").display());
-    // Root has no sandbox; a container's /dev/shm is small.
+    // As root, chromium cannot use its sandbox; in a container, /dev/shm is small.
     for argument in ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", &folder] {
         capabilities.add_arg(argument)?;
     }
-    // A run's own authority is known to no browser.
+    // A browser does not know the run's own certificate authority.
     capabilities.set("acceptInsecureCerts", true)?;
     capabilities.set("goog:loggingPrefs", json!({ "performance": "ALL" }))?;
     Ok(capabilities.into())

@@ -1,7 +1,8 @@
-//! A crowd of workers without tensors, all in this process: each speaks with the coordinator as a
-//! real one does, over a connection of its own.
+//! A crowd of workers without tensors, all in this process. Each exchanges messages with the
+//! coordinator like a real worker, over its own connection.
 //!
-//! Their training is a count of steps, the same for all. How one of them behaves is in [`worker`].
+//! Their training is only a number of steps, which all share. [`worker`] has the behaviour of one
+//! worker.
 
 mod worker;
 
@@ -20,10 +21,10 @@ use tonic::transport::Endpoint;
 
 use super::{Process, wait_until};
 
-/// Workers of a crowd that say that they are on one host.
+/// How many workers of a crowd report the same host.
 const WORKERS_A_HOST: usize = 8;
 
-/// As real workers have them; see `crates/worker/src/control.rs`.
+/// The same values as for real workers; see `crates/worker/src/control.rs`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -37,7 +38,7 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// Nobody yet, for the coordinator at `url`.
+    /// An empty crowd for the coordinator at `url`.
     pub(crate) fn new(url: &str) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let endpoint = Endpoint::from_shared(url.to_owned())
@@ -65,7 +66,7 @@ impl Crowd {
         self.workers.extend((first..first + workers).map(spawn));
     }
 
-    /// Has these ranks of the last generation vanish, all at once and without a word.
+    /// Ends the workers with these ranks of the last generation, all at once and without a message.
     pub(crate) fn lose(&self, ranks: &[u32]) {
         let gone: Vec<usize> = {
             let training = self.shared.training();
@@ -75,7 +76,7 @@ impl Crowd {
     }
 
     /// Waits until a generation of so many members has begun after `before`, all of them have
-    /// heard of it, and it has done a step.
+    /// received its start, and it has done a step.
     #[track_caller]
     pub(crate) fn wait_for_generation(
         &self,
@@ -97,26 +98,26 @@ impl Crowd {
         found.expect(&what)
     }
 
-    /// Waits for all who were not lost to have heard that the run has ended.
+    /// Waits until all remaining workers have received the end of the run.
     pub(crate) fn wait(self) {
         wait_until("the crowd has gone", || self.workers.iter().all(JoinHandle::is_finished));
         assert_eq!(self.shared.training().failures, [] as [String; 0]);
     }
 }
 
-/// A generation, as those who were called to it have heard.
+/// A generation, according to the start messages that its members received.
 #[derive(Clone, Debug)]
 pub(crate) struct Started {
-    /// Of its members, as the first of them was told.
+    /// The ranks of the members, in the first start message.
     pub(crate) ranks: Vec<u32>,
-    /// Members that were called.
+    /// How many members have received a start message.
     called: usize,
-    /// When the last of them was.
+    /// The time of the last start message.
     pub(crate) at: Instant,
-    /// All secrets of pairs that anybody was told, in one sum: each is told to two, so that it is
-    /// zero in the end.
+    /// The XOR of all secrets that members received. A secret goes to two members, so this is zero
+    /// at the end.
     secrets: u64,
-    /// Steps that it has done.
+    /// How many steps the generation has done.
     steps: u64,
 }
 
@@ -126,7 +127,7 @@ impl Started {
     }
 }
 
-/// What all workers of a crowd know.
+/// The data that all workers of a crowd share.
 #[derive(Debug)]
 struct Shared {
     endpoint: Endpoint,
@@ -139,12 +140,12 @@ impl Shared {
     }
 }
 
-/// The state that all members have, as far as anybody asks.
+/// The shared training state, as far as the coordinator can see it.
 #[derive(Debug, Default)]
 struct Training {
-    /// Updates that it has seen.
+    /// The number of updates.
     step: u64,
-    /// The generation that computes, if one does.
+    /// The generation that is training, if there is one.
     computing: Option<u64>,
     generations: BTreeMap<u64, Started>,
     /// The worker that last held each rank.
@@ -153,7 +154,8 @@ struct Training {
 }
 
 impl Training {
-    /// Notes that a worker was called to a generation; an error if that makes no sense.
+    /// Notes that a worker received the start of a generation; an error if the message is
+    /// inconsistent.
     fn begin(&mut self, number: usize, start: &Start) -> Result<(), String> {
         let ranks: Vec<u32> = start.members.iter().map(|member| member.rank).collect();
         let mut shards: Vec<_> =
@@ -185,7 +187,7 @@ impl Training {
         Ok(())
     }
 
-    /// Does a step, if all of this generation still can.
+    /// Does a step, if this generation is still training; returns whether it did.
     fn advance(&mut self, generation: u64) -> bool {
         let computes = self.computing == Some(generation);
         if computes {
@@ -195,8 +197,7 @@ impl Training {
         computes
     }
 
-    /// Ends a generation; returns the step after which its members stop, unless its last one was
-    /// in the middle of another.
+    /// Ends a generation; returns the step after which its members stop.
     fn stop(&mut self, generation: u64) -> u64 {
         self.computing.take_if(|computing| *computing == generation);
         self.step
@@ -208,7 +209,8 @@ impl Training {
     }
 }
 
-/// Where the members of a host meet, if this is the call of the first of them.
+/// The shared-memory segment of the members of a host, if the start is for the first of several
+/// such members.
 fn rendezvous(start: &Start) -> Option<Segment> {
     let own = start.members.iter().find(|member| member.rank == start.rank)?.memory_domain;
     let mut neighbours = start.members.iter().filter(|member| member.memory_domain == own);

@@ -1,5 +1,5 @@
-//! The programs: a coordinator alone, a worker alone, or a coordinator with workers that the
-//! test can get at.
+//! Starts the programs: a coordinator, a worker, or a coordinator with workers that the test can
+//! control.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,7 +8,7 @@ use std::{
 
 use super::{Exit, Host, Network, Place, Process, armed_programs, programs};
 
-/// Says at which crash point a program comes to what harm; see `crates/crashpoint`.
+/// The variable with a crash point and the harm at it; see `crates/crashpoint`.
 const CRASH_POINT: &str = "LOCKSTEP_CRASH_POINT";
 
 /// Starts a coordinator with the given flags, separated by blanks, and no others.
@@ -16,12 +16,12 @@ pub(crate) fn coordinator(place: &Place, flags: &str) -> Process {
     coordinator_on(None, place, flags)
 }
 
-/// The same on a host of the test's own.
+/// [`coordinator`] on a host of a [`Network`].
 fn coordinator_on(host: Option<&Host>, place: &Place, flags: &str) -> Process {
     coordinator_of(Task::Vae, host, place, flags)
 }
 
-/// The same with the programs of a task.
+/// [`coordinator`] with the program of a task.
 pub(crate) fn coordinator_of(
     task: Task,
     host: Option<&Host>,
@@ -33,14 +33,14 @@ pub(crate) fn coordinator_of(
     Process::start("coordinator", &mut command).on(host.cloned())
 }
 
-/// Whose programs carry out a run.
+/// The programs of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// Those of this project.
+    /// `vae-coordinator` and `vae-worker`.
     Vae,
-    /// The same, with workers on emulated GPUs.
+    /// The same programs, with workers on emulated GPUs.
     VaeOnGpus,
-    /// An example's, which is both a coordinator and a worker.
+    /// An example, which is both a coordinator and a worker.
     Example(&'static str),
 }
 
@@ -75,7 +75,8 @@ impl Task {
     }
 }
 
-/// A program, where it is to run. On a host of its own it must be reachable from others.
+/// A command that runs a program, on a host if there is one. There it must be reachable from other
+/// hosts.
 fn command(host: Option<&Host>, program: &Path, word: Option<&str>) -> Command {
     let program = programs().join(program);
     let mut command = match host {
@@ -139,7 +140,8 @@ fn worker_on(task: Task, host: Option<&Host>, url: &str, flags: &str) -> Process
     Process::start("worker", &mut command).on(host.cloned())
 }
 
-/// Starts a worker as a launcher does that sets these variables, separated by blanks.
+/// Starts a worker with these variables in its environment, separated by blanks, as a launcher
+/// does.
 pub(crate) fn worker_in(environment: &str, flags: &str) -> Process {
     let mut command = Command::new(programs().join("vae-worker"));
     command.args(flags.split_whitespace());
@@ -147,7 +149,7 @@ pub(crate) fn worker_in(environment: &str, flags: &str) -> Process {
     Process::start("worker", &mut command)
 }
 
-/// Starts a coordinator of the run in `place` that comes to harm at a crash point, as in
+/// Starts a coordinator of the run in `place` that comes to harm at a crash point, such as
 /// "journal.synced 2 kill".
 pub(crate) fn armed_coordinator(place: &Place, flags: &str, order: &str) -> Process {
     let mut command = Command::new(armed_programs().join("vae-coordinator"));
@@ -156,8 +158,8 @@ pub(crate) fn armed_coordinator(place: &Place, flags: &str, order: &str) -> Proc
     Process::start("armed coordinator", &mut command)
 }
 
-/// Starts a coordinator of the run in `place` that sends its traces to a collector, as those do
-/// that it spawns.
+/// Starts a coordinator of the run in `place` that sends its traces to a collector, as do the
+/// workers that it spawns.
 pub(crate) fn traced_coordinator(place: &Place, flags: &str, collector: &str) -> Process {
     let mut command = Command::new(armed_programs().join("vae-coordinator"));
     command.args(["--listen", "127.0.0.1:0", "--run-dir"]).arg(&place.run_dir);
@@ -173,7 +175,8 @@ fn armed_worker(url: &str, flags: &str, order: &str) -> Process {
     Process::start("armed worker", &mut command)
 }
 
-/// The same as a launcher does it that sets these variables, separated by blanks.
+/// [`armed_worker`] with these variables in its environment, separated by blanks, as a launcher
+/// does.
 pub(crate) fn armed_worker_in(environment: &str, flags: &str, order: &str) -> Process {
     let mut command = Command::new(armed_programs().join("vae-worker"));
     command.args(flags.split_whitespace());
@@ -189,7 +192,7 @@ pub(crate) struct Fleet {
     pub(crate) url: String,
     /// In rank order.
     pub(crate) workers: Vec<Process>,
-    /// Where each has a host of its own; on the loopback if there is none.
+    /// The network on which each process has its own host; without one, all use loopback.
     pub(crate) network: Option<Network>,
 }
 
@@ -216,7 +219,7 @@ impl Fleet {
         Self::start_on(None, place, workers, flags)
     }
 
-    /// The same with the programs of a task.
+    /// [`Fleet::start`] with the programs of a task.
     pub(crate) fn of_task(task: Task, place: &Place, workers: u32, flags: &str) -> Self {
         let flags = format!("--workers {workers} {flags}");
         let mut fleet = Self::of_task_without_workers(task, place, &flags);
@@ -224,7 +227,7 @@ impl Fleet {
         fleet
     }
 
-    /// The same, still without workers.
+    /// [`Fleet::of_task`] without workers.
     pub(crate) fn of_task_without_workers(task: Task, place: &Place, flags: &str) -> Self {
         let mut command = task.coordinator(None);
         command.args(["--listen", "127.0.0.1:0", "--run-dir"]).arg(&place.run_dir);
@@ -232,7 +235,7 @@ impl Fleet {
         Self { task, ..Self::of(Process::start("coordinator", &mut command), None) }
     }
 
-    /// The same, each of them on a host of its own.
+    /// [`Fleet::start`] with each process on its own host.
     pub(crate) fn start_on(
         network: Option<Network>,
         place: &Place,
@@ -273,13 +276,14 @@ impl Fleet {
         self.coordinator.wait_until(&what, || place.events(kind).len() >= count);
     }
 
-    /// Waits for all processes to end; the coordinator is the first of the answer.
+    /// Waits until all processes have ended; returns the exits of the coordinator and of the
+    /// workers.
     pub(crate) fn wait(self) -> (Exit, Vec<Exit>) {
         let Self { coordinator, workers, .. } = self;
         (coordinator.wait(), workers.into_iter().map(Process::wait).collect())
     }
 
-    /// Waits for the run to complete.
+    /// Waits until the run is complete.
     pub(crate) fn completed(self) -> Exit {
         let (coordinator, workers) = self.wait();
         workers.into_iter().for_each(|worker| drop(worker.succeeded()));
@@ -287,7 +291,7 @@ impl Fleet {
     }
 }
 
-/// Where a coordinator says that its board is, without the last slash.
+/// The address of a coordinator's board, from its output, without the last slash.
 pub(crate) fn board_of(coordinator: &Process) -> String {
     let line = coordinator.wait_for_line("Board: http://");
     line.rsplit(' ').next().unwrap().trim_end_matches('/').to_owned()

@@ -1,14 +1,14 @@
-//! What the kernel says that a running process holds and has used.
+//! Memory, files and processor time of a running process, from the kernel.
 
 use std::{fs, time::Duration};
 
 use super::Process;
 
-/// What a process holds and has used.
+/// The resources of a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Holding {
     pub(crate) resident_bytes: u64,
-    /// The most that was ever resident.
+    /// The largest resident memory so far.
     pub(crate) peak_bytes: u64,
     pub(crate) files: usize,
     /// In user mode and in the kernel, by all threads.
@@ -24,8 +24,8 @@ impl Holding {
             line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
         };
         let stat = fs::read_to_string(format!("{folder}/stat")).unwrap();
-        // "id (name) state ...": the name may hold anything, so begin after it. Fields 14 and 15
-        // are the ticks in user mode and in the kernel.
+        // "id (name) state ...": the name may contain any characters, so parsing begins after it.
+        // Fields 14 and 15 are the ticks in user mode and in the kernel.
         let fields = stat.rsplit(')').next().unwrap().split_whitespace();
         let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum();
         let ticks_per_second = rustix::param::clock_ticks_per_second() as f64;

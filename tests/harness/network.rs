@@ -1,8 +1,8 @@
-//! A network of the test's own: hosts that are network namespaces, joined by a switch that is
-//! one too, and links that can be cut and slowed. Nothing of it is outside those namespaces, and
-//! all of it is gone with the values here.
+//! A network for tests: each host is a network namespace, and so is the switch that joins them.
+//! Links can be cut and slowed. The network is completely inside these namespaces, which are
+//! removed when the values here are dropped.
 //!
-//! Needs root, `ip`, `nft` and `tc`. It does not know what runs on the hosts.
+//! Needs root, `ip`, `nft` and `tc`. This file does not know what runs on the hosts.
 
 use std::{
     fs,
@@ -19,22 +19,22 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::leave_out;
 
-/// Set where tests must not do without a network of their own.
+/// This variable is set if tests with a network must not be left out.
 const REQUIRED: &str = "LOCKSTEP_NETWORK_REQUIRED";
 
-/// Namespaces are named so, then by the process and a number.
+/// The name of a namespace is this prefix, the id of the process, and a number.
 const PREFIX: &str = "lockstep-test";
 
-/// Where `ip` keeps the names.
+/// The folder in which `ip` keeps the names.
 const NAMES: &str = "/run/netns";
 
-/// The name of a host's one interface.
+/// The name of a host's only interface.
 const INTERFACE: &str = "eth0";
 
-/// What comes through a slow link.
+/// The rate and latency of a slow link, as flags of `tc`.
 const SLOW: &str = "rate 50mbit burst 64kb latency 400ms";
 
-/// A switch that hosts are joined to.
+/// A switch that joins hosts.
 #[derive(Clone, Debug)]
 pub(crate) struct Network(Arc<Switch>);
 
@@ -52,11 +52,11 @@ pub(crate) struct Host(Arc<Place>);
 struct Place {
     namespace: Namespace,
     address: Ipv4Addr,
-    /// Goes after the last host.
+    /// Dropped after the last host.
     _switch: Arc<Switch>,
 }
 
-/// A network namespace, gone when dropped.
+/// A network namespace, which is removed when it is dropped.
 #[derive(Debug)]
 struct Namespace(String);
 
@@ -64,17 +64,18 @@ struct Namespace(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
     Both,
-    /// Those that the host sends.
+    /// Packets that the host sends.
     Sent,
 }
 
 impl Network {
-    /// A switch without hosts; none, and a word why, where the machine does not allow it.
+    /// A switch without hosts; none if the machine does not allow namespaces, with a note of the
+    /// reason.
     pub(crate) fn new() -> Option<Self> {
         static PREPARED: OnceLock<()> = OnceLock::new();
         PREPARED.get_or_init(|| {
             sweep();
-            // From within, nothing can be fetched.
+            // Inside the namespaces nothing can be fetched.
             data::fetch::ensure(
                 &data::default_dir("mnist"),
                 &images::named::mnist(),
@@ -86,7 +87,7 @@ impl Network {
         match Self::try_new() {
             Ok(network) => Some(network),
             Err(reason) => {
-                leave_out(REQUIRED, "no network of its own, so no links are cut", &reason);
+                leave_out(REQUIRED, "runs between hosts in network namespaces", &reason);
                 None
             }
         }
@@ -156,22 +157,22 @@ impl Host {
         }
     }
 
-    /// Heals what was cut.
+    /// Connects this host again.
     pub(crate) fn heal(&self) {
         self.run("nft flush table ip links");
     }
 
-    /// Has what this host sends pass slowly.
+    /// Slows down the packets that this host sends.
     pub(crate) fn slow_down(&self) {
         self.run(&format!("tc qdisc add dev {INTERFACE} root tbf {SLOW}"));
     }
 
-    /// Has it pass as before.
+    /// Ends the slowdown.
     pub(crate) fn speed_up(&self) {
         self.run(&format!("tc qdisc del dev {INTERFACE} root"));
     }
 
-    /// Gives this host one more address, as in `fd77::1/64`.
+    /// Gives this host one more address, such as `fd77::1/64`.
     pub(crate) fn add_address(&self, address: &str) {
         let at_once = if address.contains(':') { "nodad" } else { "" };
         self.run(&format!("ip addr add {address} dev {INTERFACE} {at_once}"));
@@ -184,7 +185,7 @@ impl Host {
         String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
     }
 
-    /// What runs on this host.
+    /// The processes on this host.
     pub(crate) fn processes(&self) -> Vec<Pid> {
         self.0.namespace.processes()
     }
@@ -218,7 +219,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // What a program there started and let go of.
+        // Programs may have left processes behind.
         for process in self.processes() {
             let _gone = kill_process(process, Signal::KILL);
         }
@@ -226,7 +227,7 @@ impl Drop for Namespace {
     }
 }
 
-/// The namespaces of tests that run now.
+/// The namespaces of all tests.
 pub(crate) fn namespaces() -> Vec<String> {
     let names = fs::read_dir(NAMES).into_iter().flatten().flatten();
     let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());

@@ -1,5 +1,5 @@
-//! A server that speaks S3 on the loopback, gone with the test: moto, which `cargo xtask test` puts
-//! into `.moto/`. It does not know who stores what there.
+//! An S3 server on loopback, which ends with the test: moto, which `cargo xtask test` installs in
+//! `.moto/`. This file does not know what is stored.
 
 use std::{
     io::{Read as _, Write as _},
@@ -10,12 +10,12 @@ use std::{
 
 use super::{Process, leave_out};
 
-/// Set where tests must not do without the server.
+/// This variable is set if tests with the server must not be left out.
 const REQUIRED: &str = "LOCKSTEP_S3_REQUIRED";
 
 const BUCKET: &str = "bucket";
 
-/// moto wants to know who asks, and believes it.
+/// moto requires a signature, but does not check it.
 const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 \
                              Credential=key/20260101/us-east-1/s3/aws4_request, \
                              SignedHeaders=host, Signature=none";
@@ -29,12 +29,12 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
-    /// Starts a server; none, and a word why, where there is none.
+    /// Starts a server; none if moto is not installed, with a note of the reason.
     pub(crate) fn start() -> Option<Self> {
         let site = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.moto/site");
         if !site.exists() {
             let reason = format!("{} is not there: `cargo xtask test` fetches it", site.display());
-            leave_out(REQUIRED, "no S3 server, so nothing is stored", &reason);
+            leave_out(REQUIRED, "checkpoints in an S3 server", &reason);
             return None;
         }
         let mut command = Command::new("python3");
@@ -48,12 +48,12 @@ impl Objects {
         Some(objects)
     }
 
-    /// Where a run may keep its checkpoints.
+    /// A URL for a run's checkpoints.
     pub(crate) fn url(&self) -> String {
         format!("s3://{BUCKET}/runs/one")
     }
 
-    /// What has a program find the server, as variables of its environment.
+    /// The environment variables with which a program finds the server.
     pub(crate) fn environment(&self) -> String {
         format!(
             "AWS_ENDPOINT_URL=http://{} AWS_ALLOW_HTTP=true AWS_REGION=us-east-1 \
@@ -62,7 +62,7 @@ impl Objects {
         )
     }
 
-    /// The names of all that is stored, in order.
+    /// The names of all stored objects, in order.
     pub(crate) fn names(&self) -> Vec<String> {
         let listing = self.request("GET", &format!("{BUCKET}?list-type=2"), &[]);
         let listing = String::from_utf8(listing).unwrap();
@@ -73,7 +73,7 @@ impl Objects {
         names
     }
 
-    /// The names of the checkpoints that are stored, fewest steps first.
+    /// The names of the stored checkpoints, the fewest steps first.
     pub(crate) fn checkpoints(&self) -> Vec<String> {
         self.names().into_iter().filter(|name| name.ends_with(".safetensors")).collect()
     }
@@ -86,13 +86,13 @@ impl Objects {
         self.request("PUT", &format!("{BUCKET}/{name}"), bytes);
     }
 
-    /// Puts a stored checkpoint into a file.
+    /// Copies a stored checkpoint to a file.
     pub(crate) fn save(&self, name: &str, to: PathBuf) -> PathBuf {
         std::fs::write(&to, self.read(name)).unwrap();
         to
     }
 
-    /// Stops the server as a machine does whose plug is pulled.
+    /// Kills the server.
     pub(crate) fn kill(self) {
         drop(self.server);
     }

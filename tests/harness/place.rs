@@ -1,4 +1,4 @@
-//! A temporary folder for one run, and what is in its run directory.
+//! A temporary folder for one run, and access to the files in its run directory.
 
 use std::{fs, path::PathBuf};
 
@@ -6,7 +6,7 @@ use checkpoint::{Checkpoint, Directory};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A folder with a run directory, gone with the test.
+/// A folder with a run directory, which is removed at the end of the test.
 #[derive(Debug)]
 pub(crate) struct Place {
     folder: TempDir,
@@ -43,12 +43,12 @@ impl Place {
         self.summary()["digest"].as_str().unwrap().to_owned()
     }
 
-    /// The complete lines of the metrics of one kind; none where there is no such file yet.
+    /// The complete lines of one kind in the metrics; none if the file does not exist yet.
     pub(crate) fn metrics(&self, kind: &str) -> Vec<Value> {
         self.lines("metrics.jsonl", kind)
     }
 
-    /// What is in the event log of one kind.
+    /// The lines of one kind in the event log.
     pub(crate) fn events(&self, kind: &str) -> Vec<Value> {
         self.lines("events.jsonl", kind)
     }
@@ -60,7 +60,7 @@ impl Place {
         lines.filter(|line| line["kind"] == kind).collect()
     }
 
-    /// The last step that the metrics speak of.
+    /// The last step in the metrics.
     pub(crate) fn step(&self) -> u64 {
         self.metrics("steps").last().map_or(0, |line| line["step"].as_u64().unwrap())
     }
@@ -70,7 +70,7 @@ impl Place {
         list.into_iter().map(|(_, path)| path).collect()
     }
 
-    /// The step of the newest checkpoint; 0 where there is none.
+    /// The step of the newest checkpoint; 0 if there is none.
     pub(crate) fn newest_step(&self) -> u64 {
         let list = Directory::open(self.file("checkpoints")).list().unwrap();
         list.last().map_or(0, |(step, _)| *step)

@@ -1,7 +1,7 @@
-//! One process: its output as lines, its end within a bound, and its certain death with the
-//! test that started it.
+//! One process: its output as lines, and its end within a bound. A process is always killed at the
+//! end of its test.
 //!
-//! It does not know what the programs are.
+//! This file does not know the programs.
 
 use std::{
     fmt,
@@ -17,10 +17,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{DEADLINE, Host, POLL, descendants};
 
-/// Lines that say why a process does not do what it should.
+/// How many lines of output an error message shows.
 const LAST_WORDS: usize = 10;
 
-/// Where a line was written to.
+/// The pipe of a line of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pipe {
     Stdout,
@@ -33,11 +33,11 @@ pub(crate) struct Process {
     name: String,
     child: Child,
     output: Arc<Output>,
-    /// What it runs on, if that is of the test's own; gone after the process.
+    /// The host of the process, if it is on a [`super::Network`]; dropped after the process.
     host: Option<Host>,
 }
 
-/// All that a process has written, as it comes.
+/// The output of a process so far.
 #[derive(Debug, Default)]
 struct Output {
     written: Mutex<Written>,
@@ -58,8 +58,8 @@ pub(crate) struct Exit {
     lines: Vec<(Pipe, String)>,
 }
 
-/// Under nohup(1) SIGHUP is ignored, and stays so in the programs that are started. A signal with a
-/// handler is back at its default there.
+/// Installs a handler for SIGHUP. Under nohup(1) SIGHUP is ignored, and started programs would
+/// inherit this; a signal with a handler has its default action in them.
 fn heed_hangup() {
     static HEEDED: Once = Once::new();
     HEEDED.call_once(|| {
@@ -74,7 +74,7 @@ impl Process {
             command.env_remove("RUST_LOG");
         }
         let mut child = command
-            // Where there is a panic, its trace is part of the output that tests look at.
+            // With this a panic prints a trace, which tests look for in the output.
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -87,7 +87,7 @@ impl Process {
         Self { name: name.to_owned(), child, output, host: None }
     }
 
-    /// Notes the host that it was started on.
+    /// Notes the host on which the process was started.
     pub(crate) fn on(mut self, host: Option<Host>) -> Self {
         self.host = host;
         self
@@ -124,8 +124,8 @@ impl Process {
         }
     }
 
-    /// Waits until it has ended or has said a line that contains `needle`, and tells whether it said
-    /// that.
+    /// Waits until the process has ended or has printed a line that contains `needle`; returns
+    /// whether it printed this line.
     pub(crate) fn ends_or_says(&self, needle: &str) -> bool {
         let begun = Instant::now();
         let mut written = self.output.lock();
@@ -143,21 +143,20 @@ impl Process {
         }
     }
 
-    /// Whether there is a line that contains both.
+    /// Whether a line contains both texts.
     pub(crate) fn says(&self, one: &str, other: &str) -> bool {
         let written = self.output.lock();
         written.lines.iter().any(|(_, line)| line.contains(one) && line.contains(other))
     }
 
-    /// What it has said last.
+    /// The last lines of output.
     pub(crate) fn last_words(&self) -> String {
         let written = self.output.lock();
         let lines = &written.lines;
         shown(&lines[lines.len().saturating_sub(LAST_WORDS)..])
     }
 
-    /// Waits until `done` holds. It is looked at again and again, also after the process ended,
-    /// but then only once more.
+    /// Waits until `done` is true. After the end of the process, `done` is checked only once more.
     pub(crate) fn wait_until(&mut self, what: &str, mut done: impl FnMut() -> bool) {
         let begun = Instant::now();
         loop {
@@ -167,7 +166,7 @@ impl Process {
             }
             assert!(
                 !ended && begun.elapsed() < DEADLINE,
-                "{what}: not so after {:.1} s, {} {}:\n{}",
+                "{what}: not true after {:.1} s, {} {}:\n{}",
                 begun.elapsed().as_secs_f64(),
                 self.name,
                 if ended { "has ended" } else { "still runs" },
@@ -211,7 +210,7 @@ impl Drop for Process {
         let _exited = self.child.kill();
         let _reaped = self.child.wait();
         for id in own {
-            // Most are gone by themselves, for want of a coordinator.
+            // Most have ended by themselves, without a coordinator.
             let _gone = kill_process(id, Signal::KILL);
         }
     }
@@ -222,7 +221,7 @@ impl Output {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All lines, once the pipes are closed. A grandchild may hold them open for a while.
+    /// All lines, after the pipes are closed. A descendant may hold the pipes open for a while.
     fn all(&self) -> Vec<(Pipe, String)> {
         let closing = |written: &mut Written| written.closed_pipes < 2;
         let waited = self.more.wait_timeout_while(self.lock(), DEADLINE, closing);
@@ -244,7 +243,7 @@ fn read(pipe: Pipe, source: impl Read + Send + 'static, output: &Arc<Output>) {
 }
 
 impl Exit {
-    /// All that was written, on both pipes.
+    /// The whole output, from both pipes.
     pub(crate) fn text(&self) -> String {
         self.lines.iter().map(|(_, line)| format!("{line}\n")).collect()
     }
@@ -253,14 +252,14 @@ impl Exit {
         self.lines.iter().map(|(_, line)| &line[..])
     }
 
-    /// Asserts that all went well.
+    /// Asserts that the exit status is success.
     #[track_caller]
     pub(crate) fn succeeded(self) -> Self {
         assert!(self.status.success(), "{self}");
         self
     }
 
-    /// Asserts that it was killed, as by itself at a crash point.
+    /// Asserts that the process was killed, for example at a crash point.
     #[track_caller]
     pub(crate) fn killed(self) -> Self {
         assert_eq!(self.status.signal(), Some(Signal::KILL.as_raw()), "{self}");
@@ -274,8 +273,8 @@ impl Exit {
         self
     }
 
-    /// Asserts that the process said, in one line on standard error, what was wrong and that it
-    /// contains each of `words`; and that there was no panic.
+    /// Asserts that the process failed without a panic, with exactly one error line on standard
+    /// error, which contains each of `words`.
     #[track_caller]
     pub(crate) fn failed_with(self, words: &[&str]) -> Self {
         assert!(self.status.code().is_some_and(|code| code != 0), "{self}");

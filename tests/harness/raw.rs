@@ -1,4 +1,4 @@
-//! A peer that speaks the protocol by hand, well or badly.
+//! A peer that sends single messages of the protocol, correct or wrong ones.
 
 use protocol::{
     PROTOCOL_VERSION,
@@ -13,7 +13,7 @@ use tonic::{Status, Streaming};
 
 use super::DEADLINE;
 
-/// A hello that any coordinator takes in.
+/// A hello that any coordinator accepts.
 pub(crate) fn hello() -> Hello {
     Hello {
         protocol_version: PROTOCOL_VERSION,
@@ -64,7 +64,7 @@ impl Raw {
         Ok(Self { runtime, outbound, inbound: inbound.into_inner() })
     }
 
-    /// Says something more.
+    /// Sends one more message.
     pub(crate) fn say(&self, body: Option<worker_message::Body>) {
         self.runtime.block_on(self.outbound.send(WorkerMessage { body })).unwrap();
     }

@@ -1,4 +1,4 @@
-//! The bits that the job [`SMALL`] must give, after any number of epochs.
+//! The bits that a run with the flags [`SMALL`] must give, after any number of epochs.
 
 use std::{collections::BTreeMap, sync::OnceLock};
 
@@ -9,12 +9,12 @@ use super::{Place, SMALL, coordinator_at};
 /// Steps in an epoch of [`SMALL`].
 pub(crate) const STEPS_PER_EPOCH: u64 = 94;
 
-/// Epochs that are computed once for all; what goes further is computed when it is asked for.
+/// The epochs that are computed once for all tests; more epochs are computed on request.
 const EPOCHS: u64 = 12;
 
 /// The checkpoint after so many epochs of [`SMALL`], computed by one worker without a break.
 pub(crate) fn reference(epochs: u64) -> Checkpoint {
-    // Not the folder itself: what is static is never dropped.
+    // The folder is not kept, because a static value is never dropped.
     static CHECKPOINTS: OnceLock<BTreeMap<u64, Checkpoint>> = OnceLock::new();
     let all = CHECKPOINTS.get_or_init(|| {
         let place = undisturbed(EPOCHS);

@@ -1,8 +1,8 @@
-//! A Slurm cluster of the test's own: two nodes that are hosts of a [`Network`], with names of
-//! their own, the controller on the first of them, and all files in one temporary folder.
+//! A Slurm cluster for tests: two nodes, which are hosts of a [`Network`] with their own names. The
+//! controller is on the first node, and all files are in one temporary folder.
 //!
-//! Needs root and Debian's `slurm-wlm` and `munge`, whose services it does not use. It does not
-//! know what the jobs are.
+//! Needs root and Debian's `slurm-wlm` and `munge`, whose services are not used. This file does not
+//! know the jobs.
 
 use std::{
     env,
@@ -21,22 +21,23 @@ use tempfile::TempDir;
 
 use super::{DEADLINE, Host, Network, POLL, Place, Process, leave_out, programs};
 
-/// What people submit.
+/// The script that users submit.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/slurm/lockstep.sbatch");
 
-/// Set where tests must not do without Slurm.
+/// This variable is set if tests with Slurm must not be left out.
 const REQUIRED: &str = "LOCKSTEP_SLURM_REQUIRED";
 
-/// Nodes tell the starts of a job apart by the second, and refuse those up to the last requeue.
+/// Nodes distinguish the starts of a job by the second, and refuse starts up to the time of the
+/// last requeue.
 const REVOKED: Duration = Duration::from_millis(1500);
 
-/// As many as the key of an authentication service takes.
+/// The length of munge's key.
 const MUNGE_KEY_BYTES: u64 = 128;
 
 /// A running cluster.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    /// Ended before what they run on.
+    /// Dropped before the nodes and the folder.
     daemons: Vec<Process>,
     nodes: [Node; 2],
     folder: TempDir,
@@ -57,7 +58,8 @@ pub(crate) struct Job<'a> {
 }
 
 impl Cluster {
-    /// A cluster with two idle nodes; none, and a word why, where the machine does not allow it.
+    /// A cluster with two idle nodes; none if the machine does not allow it, with a note of the
+    /// reason.
     pub(crate) fn new() -> Option<Self> {
         let missing = ["munged", "slurmctld", "slurmd", "srun"]
             .into_iter()
@@ -68,9 +70,9 @@ impl Cluster {
                 Some(program) => {
                     format!("there is no {program}; on Debian, install slurm-wlm and munge")
                 }
-                None => "there is no network of its own".to_owned(),
+                None => "there are no network namespaces".to_owned(),
             };
-            leave_out(REQUIRED, "no job is run by Slurm", &reason);
+            leave_out(REQUIRED, "jobs of Slurm", &reason);
             return None;
         };
         let nodes = ["node1", "node2"].map(|name| Node { name, host: network.host() });
@@ -98,7 +100,7 @@ impl Cluster {
         }
         fs::write(self.path("hosts"), hosts).unwrap();
         fs::create_dir(self.path("state")).unwrap();
-        // No cgroups: a sandbox may have none. This version needs none mounted.
+        // A sandbox may have no cgroups. This version of the plugin needs no mounted cgroups.
         fs::write(self.path("cgroup.conf"), "CgroupPlugin=cgroup/v1\n").unwrap();
         let folder = self.folder.path().display();
         let configuration = format!(
@@ -127,7 +129,7 @@ PartitionName=all Nodes=ALL Default=YES
     fn start(&mut self) {
         let [first, _] = &self.nodes;
         let mut munged = self.on(first, "munged");
-        // It would want the folder to be open to others.
+        // Without --force, munged requires a folder that others can enter.
         munged.args(["--foreground", "--force"]);
         for file in ["key-file", "socket", "pid-file", "log-file", "seed-file"] {
             let name = file.replace("key-file", "key").replace("-file", "");
@@ -147,7 +149,7 @@ PartitionName=all Nodes=ALL Default=YES
         self.daemons.extend([munged, controller].into_iter().chain(nodes));
     }
 
-    /// A command on a node, which has its own name there and knows those of all.
+    /// A command on a node, with the node's own host name, and with the names of all nodes.
     fn on(&self, node: &Node, program: &str) -> Command {
         let script = "echo \"$1\" > /proc/sys/kernel/hostname && mount --bind \"$2\" /etc/hosts \
                       && shift 2 && exec \"$@\"";
@@ -157,13 +159,12 @@ PartitionName=all Nodes=ALL Default=YES
         command
     }
 
-    /// Submits the script that people get, to run in `place` on both nodes, with two workers on
-    /// each.
+    /// Submits the script of deploy/, to run in `place` on both nodes, with two workers on each.
     pub(crate) fn submit(&self, place: &Place, flags: &str) -> Job<'_> {
         self.submit_task(None, place, flags)
     }
 
-    /// The same with a program in the place of the two of this project.
+    /// [`Cluster::submit`] with a program in place of `vae-coordinator` and `vae-worker`.
     pub(crate) fn submit_task(&self, program: Option<&str>, place: &Place, flags: &str) -> Job<'_> {
         let output = place.path("job.log");
         let mut command = self.on(&self.nodes[0], "sbatch");
@@ -187,7 +188,7 @@ PartitionName=all Nodes=ALL Default=YES
         all.filter(|id| name(id).is_ok_and(|name| name.trim() == program)).collect()
     }
 
-    /// Runs a command on the first node, its words separated by blanks, and gives what it says.
+    /// Runs a command on the first node, its words separated by blanks; returns its output.
     fn run(&self, command: &str) -> String {
         let mut words = command.split_whitespace();
         let mut program = self.on(&self.nodes[0], words.next().unwrap());
@@ -197,12 +198,12 @@ PartitionName=all Nodes=ALL Default=YES
 }
 
 impl Job<'_> {
-    /// Gives the job's number to a command that ends with it.
+    /// Runs a command with the job's id as its last argument.
     pub(crate) fn tell(&self, command: &str) {
         self.cluster.run(&format!("{command} {}", self.id));
     }
 
-    /// Has a job that was put back into the queue start without the two minutes that Slurm waits.
+    /// Starts a requeued job without the two minutes that Slurm waits.
     pub(crate) fn start_now(&self) {
         let begun = Instant::now();
         let has_passed = || begun.elapsed() > REVOKED;
@@ -210,7 +211,7 @@ impl Job<'_> {
         self.cluster.run(&format!("scontrol update JobId={} StartTime=now", self.id));
     }
 
-    /// Whether Slurm says this of the job, as in `JobState=RUNNING`.
+    /// Whether Slurm's description of the job contains this word, such as `JobState=RUNNING`.
     pub(crate) fn is(&self, what: &str) -> bool {
         self.known().split_whitespace().any(|word| word == what)
     }
@@ -219,7 +220,7 @@ impl Job<'_> {
         self.cluster.run(&format!("scontrol --oneliner show job {}", self.id))
     }
 
-    /// What all its processes have said.
+    /// The output of all processes of the job.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.output).unwrap_or_default()
     }
@@ -229,7 +230,7 @@ impl Job<'_> {
         let begun = Instant::now();
         while !done() {
             let late = begun.elapsed() > DEADLINE;
-            assert!(!late, "{what}: not so within the deadline\n{}\n{}", self.known(), self.log());
+            assert!(!late, "waited in vain: {what}\n{}\n{}", self.known(), self.log());
             thread::sleep(POLL);
         }
     }

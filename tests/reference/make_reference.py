@@ -1,10 +1,10 @@
-"""Writes reference.safetensors: what PyTorch computes for a small VAE.
+"""Writes reference.safetensors: the losses, gradients and parameters of a small VAE in PyTorch.
 
-The test `crates/vae/tests/reference.rs` compares the hand-written model with it. To run
-it again: python3 with torch 2.11 and safetensors; then `python3 make_reference.py`.
+The test `crates/vae/tests/reference.rs` compares the hand-written model with this file. To make the
+file again, run `python3 make_reference.py` with torch 2.11 and safetensors.
 
-Of tensors with more than SAMPLE_FROM elements only every SAMPLE_STRIDE-th is kept, with the
-norm of the whole, so that the file stays small. The initial parameters are complete.
+So that the file stays small, only every SAMPLE_STRIDE-th element of a tensor with more than
+SAMPLE_FROM elements is kept, and the norm of the whole gradient. The initial parameters are complete.
 """
 
 import pathlib

@@ -1,6 +1,6 @@
-// The functions of the CUDA driver that Lockstep calls. Memory begins as NaN. Work is done when it is
-// waited for, never before: whoever does not wait reads NaN. README.md lists the variables of the
-// environment that choose orders, sizes and failures.
+// The functions of the CUDA driver that Lockstep calls. New memory is filled with NaN. Queued work runs
+// only when the caller waits for it, so a caller that does not wait reads NaN. README.md lists the
+// environment variables that choose orders, sizes and failures.
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/file.h>
@@ -49,7 +49,7 @@ struct Event {
     std::chrono::steady_clock::time_point time;
 };
 
-// How long is waited for what another process is to bring.
+// How long work waits for another process.
 static const std::chrono::seconds PATIENCE(60);
 
 struct Driver {
@@ -57,7 +57,7 @@ struct Driver {
     std::map<std::string, int> calls;
     int failed = SUCCESS;
     std::map<char *, size_t> device, host;
-    std::multiset<const void *> sources;  // Memory of the host that copies have yet to read.
+    std::multiset<const void *> sources;  // Host memory that queued copies have not read yet.
     size_t used = 0;
     std::set<Stream *> streams;
     std::set<Graph *> graphs;
@@ -85,8 +85,8 @@ static std::string text(const char *name) {
 
 static long version() { return number("EMULATED_GPU_VERSION", 13000); }
 
-// The GPU that a word of CUDA_VISIBLE_DEVICES stands for: an index, or the beginning of a name that no
-// other has. None is less than zero.
+// The GPU that a word of CUDA_VISIBLE_DEVICES names: by an index, or by the beginning of one GPU's
+// name. Negative if the word names no GPU.
 static long named(const std::string &word) {
     long count = number("EMULATED_GPU_COUNT", 1), found = -1;
     char *end = nullptr;
@@ -102,7 +102,7 @@ static long named(const std::string &word) {
     return found;
 }
 
-// The GPUs that this process sees. As in CUDA, those after a word that stands for none are hidden.
+// The GPUs that this process sees. As in CUDA, a word that names no GPU hides all GPUs after it.
 static std::vector<int> visible() {
     std::vector<int> seen;
     const char *list = getenv("CUDA_VISIBLE_DEVICES");
@@ -123,8 +123,9 @@ static std::vector<int> visible() {
 
 static size_t memory() { return (size_t)number("EMULATED_GPU_MEMORY", 1L << 30); }
 
-// Counts the call; what it must answer at once. EMULATED_GPU_FAIL is `function:n:status`: its n-th call
-// fails so, and all that follows fails too, unless memory is short only, or it is one of NCCL.
+// Counts the call; the result is the status that the call must return at once if it is not SUCCESS.
+// EMULATED_GPU_FAIL is `function:n:status`: the n-th call of the function returns the status. All later
+// calls fail too, unless the status is OUT_OF_MEMORY or the function is one of NCCL.
 static int enter(const char *function) {
     int calls = ++driver.calls[function];
     const char *fail = getenv("EMULATED_GPU_FAIL");
@@ -137,14 +138,14 @@ static int enter(const char *function) {
     return status;
 }
 
-// Does the first work of the queue; whether it is done.
+// Tries the first work of the queue; returns whether the work is done.
 static bool advance(Stream *stream) {
     if (!stream->queue.front()()) return false;
     stream->queue.pop_front();
     return true;
 }
 
-// Does what is in the queue until it is empty, or something has been reached.
+// Does the work in the queue until it is empty or `is_reached`.
 static void finish(Stream *stream, const std::function<bool()> &is_reached = [] { return false; }) {
     auto begun = std::chrono::steady_clock::now();
     while (!stream->queue.empty() && !is_reached()) {
@@ -169,7 +170,7 @@ static int put(void *handle, Work work) {
     return SUCCESS;
 }
 
-// Whether `bytes` from `place` on lie in one allocation of these.
+// Whether the `bytes` bytes at `place` are inside one of the allocations.
 static bool is_within(const std::map<char *, size_t> &allocations, const void *place, size_t bytes) {
     auto next = allocations.upper_bound((char *)place);
     if (next == allocations.begin()) return false;
@@ -179,7 +180,7 @@ static bool is_within(const std::map<char *, size_t> &allocations, const void *p
 
 static int take(std::map<char *, size_t> &allocations, void **place, size_t bytes) {
     if (bytes == 0) return INVALID_VALUE;
-    // Not a byte more: what is beside it is for AddressSanitizer to watch.
+    // The exact size: AddressSanitizer watches the memory beside the allocation.
     void *found = nullptr;
     if (posix_memalign(&found, 256, bytes) != 0) return OUT_OF_MEMORY;
     char *memory = (char *)found;
@@ -411,7 +412,7 @@ API cuEventSynchronize(void *handle) {
     Event *event = (Event *)handle;
     if (event->is_past) return SUCCESS;
     if (!driver.streams.count(event->stream)) return INVALID_HANDLE;
-    // What comes after it is not done yet.
+    // Work after the event stays in the queue.
     finish(event->stream, [=] { return event->is_past; });
     return SUCCESS;
 }
@@ -489,7 +490,7 @@ static int explain(int status, const char **text) {
 API cuGetErrorName(int status, const char **text) { return explain(status, text); }
 API cuGetErrorString(int status, const char **text) { return explain(status, text); }
 
-// For NCCL: see driver.hpp.
+// For the emulated NCCL: see driver.hpp.
 API emulated_enter(const char *function) {
     std::lock_guard<std::recursive_mutex> guard(driver.lock);
     return enter(function);

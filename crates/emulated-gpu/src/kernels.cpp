@@ -7,7 +7,7 @@
 
 #include "step.cu"
 
-// Without their barriers: what the tests must find.
+// Two kernels without their barriers: faults that the tests must find.
 namespace planted {
 #undef __syncthreads
 #define __syncthreads() ((void)0)
@@ -19,7 +19,7 @@ namespace planted {
 #define __syncthreads() simt::wait_for(simt::Wait::Block)
 }  // namespace planted
 
-// As `layer_small`, with a race.
+// `layer_small` with a race.
 static void racing_layer_small(const float *x, const float *w, const float *bias, float *out, int rows, int outputs,
                                int inputs, int relu) {
     planted::Rows a = {x, inputs}, b = {w, inputs};
@@ -27,7 +27,7 @@ static void racing_layer_small(const float *x, const float *w, const float *bias
     planted::Small::product(a, b, then, AT(16, 16, outputs), rows, outputs, inputs);
 }
 
-// As `advance`, and writes behind the last line of the table.
+// `advance`, which also writes behind the last line of the table.
 static void overrunning_advance(unsigned *cursor, int lines) {
     cursor[2 + lines * sizeof(Step) / sizeof(unsigned)] = 0;
     advance(cursor, lines);
@@ -57,7 +57,7 @@ const Kernel *kernel_named(const char *name) {
         KERNEL(parameter_gradients), KERNEL(log_variance_gradient), KERNEL(losses), KERNEL(totals), KERNEL(advance),
         KERNEL(partials), KERNEL(squares), KERNEL(clip), KERNEL(update), KERNEL(hashes),
     };
-    // Whoever plants a race runs it where the right kernel is asked for.
+    // A racing kernel replaces the correct kernel if a test asks for it.
     static std::map<std::string, Kernel> racing = {
         {"layer_small", kernel(racing_layer_small)}, {"hashes", kernel(planted::racing_hashes)}};
     const char *race = getenv("EMULATED_GPU_RACE");

@@ -1,4 +1,4 @@
-// The kernels by name, as a module of the driver has them.
+// The kernels by name, as in a module of the driver.
 #pragma once
 #include <functional>
 
@@ -8,8 +8,9 @@ struct Launch {
     dim3 grid, block;
 };
 
-// Copies the arguments that the pointers are at, and gives the work to be done with them later.
+// Copies the arguments that the pointers point to, and returns the work that runs the kernel with
+// them later.
 typedef std::function<std::function<void()>(void **arguments, Launch)> Kernel;
 
-// Null where there is none of that name.
+// Null if there is no kernel of that name.
 const Kernel *kernel_named(const char *name);

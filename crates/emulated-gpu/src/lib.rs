@@ -1,5 +1,5 @@
-//! A GPU for tests, on machines that have none: libraries in the place of the CUDA driver and its
-//! compiler, which run the VAE's kernels on the CPU. README.md says what they show, and what not.
+//! A GPU for tests, on machines that have none: libraries that replace the CUDA driver, its compiler and
+//! NCCL, and run the VAE's kernels on the CPU. README.md says what they can show and what they cannot.
 
 use std::{
     io,
@@ -7,11 +7,11 @@ use std::{
     process::Command,
 };
 
-/// The folder of the libraries. A process whose loader searches it first (`LD_LIBRARY_PATH`) has a GPU.
-/// Nothing is in it but on x86-64.
+/// The folder of the libraries. A process whose loader searches this folder first (`LD_LIBRARY_PATH`) has
+/// a GPU. The folder is empty on processors other than x86-64.
 pub const FOLDER: &str = env!("EMULATED_GPU");
 
-/// Whether there are libraries for this processor.
+/// Whether the libraries exist for this processor.
 pub const IS_THERE: bool = cfg!(target_arch = "x86_64");
 
 /// How the driver's library was compiled: the compiler, and its arguments.
@@ -19,8 +19,8 @@ const COMPILER: Option<&str> = option_env!("EMULATED_GPU_COMPILER");
 
 const SOURCES: [&str; 3] = ["simt.cpp", "kernels.cpp", "driver.cpp"];
 
-/// Compiles the driver's library into a folder once more, with AddressSanitizer. Gives the library that a
-/// process has to be started with (`LD_PRELOAD`); none where the compiler has no AddressSanitizer.
+/// Compiles the driver's library into a folder once more, with AddressSanitizer. Returns the library that
+/// a process must be started with (`LD_PRELOAD`), or none if the compiler has no AddressSanitizer.
 ///
 /// # Errors
 /// The compiler cannot be started, or fails.
@@ -29,7 +29,7 @@ pub fn sanitized(folder: &Path) -> io::Result<Option<PathBuf>> {
     let program = words.next().unwrap_or_default();
     let asked = Command::new(program).arg("-print-file-name=libasan.so").output()?;
     let library = PathBuf::from(String::from_utf8_lossy(&asked.stdout).trim());
-    // Where there is none, it says the name alone.
+    // Without AddressSanitizer, the compiler prints the name without a path.
     if !library.is_absolute() || !library.is_file() {
         return Ok(None);
     }

@@ -1,7 +1,7 @@
 // The functions of NCCL that Lockstep calls. Members are processes of this host, which pass floats through
-// sockets. What is asked for is begun when it is looked after, and done in the stream's order, bit by bit,
-// whenever somebody looks; a member that is gone is an error, and one that is frozen is waited for. Memory
-// that is to be written is poisoned first.
+// sockets. A group of transfers is put into the stream when its status is asked for, and each attempt of
+// the stream's work moves some bytes. A member whose process has ended is an error; a frozen member is
+// waited for. Memory that a transfer will write is filled with NaN first.
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -54,7 +54,7 @@ struct Communicator {
     int address(int member, sockaddr_un *address) const {
         memset(address, 0, sizeof *address);
         address->sun_family = AF_UNIX;
-        // The name begins with a zero: no file is left behind.
+        // The name begins with a zero byte (an abstract socket), so no file is left behind.
         int length = snprintf(address->sun_path + 1, sizeof address->sun_path - 1, "emulated-nccl-%s-%d",
                               name.c_str(), member);
         return (int)offsetof(sockaddr_un, sun_path) + 1 + length;
@@ -77,7 +77,8 @@ struct Part {
 };
 static thread_local std::vector<Part> group;
 
-// Connects to those before this member, and takes in those after it, as far as they are there.
+// Connects to the members before this one, and accepts the members after it, without waiting for any of
+// them.
 static int join(Communicator &c) {
     sockaddr_un address;
     if (c.listener < 0) {
@@ -106,11 +107,12 @@ static int join(Communicator &c) {
     return c.status = SUCCESS;
 }
 
-// Passes on what the sockets take and have; whether all has passed. What has failed never has.
+// Sends and receives the bytes for which the sockets are ready; returns whether all transfers are done.
+// After a failure it never returns true.
 static bool pass(Communicator &c, std::vector<Transfer> &transfers) {
     if (c.is_aborted) return true;
     if (c.status != SUCCESS) return false;
-    // Of those with one peer in one direction, the first has to pass before the next.
+    // Of several transfers with one peer in one direction, each must be done before the next begins.
     std::set<std::pair<int, bool>> busy;
     for (Transfer &t : transfers) {
         if (t.done == t.bytes || !busy.insert({t.peer, t.goes}).second) continue;
@@ -178,7 +180,7 @@ API ncclCommGetAsyncError(Communicator *handle, int *status) {
     auto c = found->second;
     *status = c->status == IN_PROGRESS ? join(*c) : c->status;
     if (*status != SUCCESS || c->begun.empty()) return SUCCESS;
-    // The first time, it is still at work.
+    // The first call after a group always finds it in progress.
     if (!c->was_looked_after) *status = IN_PROGRESS;
     else *status = put(c);
     c->was_looked_after = true;

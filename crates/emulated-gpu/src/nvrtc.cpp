@@ -1,5 +1,5 @@
-// The functions of NVRTC that Lockstep calls. It compiles nothing: the emulated driver has its kernels
-// already, and takes any text for a module.
+// The functions of NVRTC that Lockstep calls. They compile nothing: the emulated driver contains its
+// kernels, and accepts any text as a module.
 #include <cstring>
 #include <string>
 

@@ -1,4 +1,4 @@
-// The scheduler of the fibers.
+// The scheduler of the fibers: see simt.hpp.
 #include "simt.hpp"
 
 #include <algorithm>
@@ -48,7 +48,7 @@ static void entry() {
 }
 
 static void prepare(Fiber &fiber) {
-    // The thread before has left it without returning.
+    // The previous thread left this stack without returning.
     ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), STACK_BYTES);
     void **top = (void **)(((uintptr_t)fiber.stack.get() + STACK_BYTES) & ~(uintptr_t)15);
     *--top = nullptr;  // Aligned as a call leaves it.
@@ -61,7 +61,7 @@ static void prepare(Fiber &fiber) {
 void *shared(const void *declaration, size_t bytes) {
     for (const Site &site : block->sites)
         if (site.declaration == declaration) return block->shared + site.offset;
-    // Some bytes between two declarations belong to none.
+    // Between two declarations some bytes stay unused, and poisoned.
     size_t offset = (block->shared_used + 31) & ~(size_t)15;
     if (offset + bytes > SHARED_BYTES) stop("a block uses more shared memory than there is");
     block->shared_used = offset + bytes;
@@ -71,7 +71,7 @@ void *shared(const void *declaration, size_t bytes) {
     return block->shared + offset;
 }
 
-// Lets a warp go on whose live threads have all come to a shuffle.
+// Lets every warp continue whose live threads all wait in a shuffle; returns whether there was one.
 static bool release_warps() {
     bool released = false;
     size_t count = block->threads;

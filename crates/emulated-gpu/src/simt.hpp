@@ -1,7 +1,7 @@
 // Runs CUDA kernels on a CPU, compiled as C++. A thread of a block is a fiber; the system thread that
-// starts a kernel runs its blocks one after the other. Barriers, shuffles and shared memory are there;
-// shared memory begins as NaN. The fibers of a block run from barrier to barrier in the order that is
-// asked for: a kernel whose result depends on it has a race.
+// starts a kernel runs its blocks one after the other. Barriers, shuffles and shared memory work as on a
+// GPU; new shared memory is filled with NaN. The fibers of a block run from barrier to barrier in the
+// order `order`: a kernel whose result depends on this order has a race.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -47,14 +47,14 @@ struct Fiber {
     uint64_t slot;
 };
 
-// A declaration of shared memory in the source, and where a block has it.
+// A declaration of shared memory in the source, and its offset in the block's shared memory.
 struct Site {
     const void *declaration;
     size_t offset;
 };
 
 struct Block {
-    std::vector<Fiber> fibers;  // As many as the largest block has had; `threads` are this one's.
+    std::vector<Fiber> fibers;  // As many as the largest block so far; the first `threads` belong to this block.
     size_t threads = 0;
     Fiber *now = nullptr;
     void *scheduler = nullptr;
@@ -76,10 +76,10 @@ inline void wait_for(Wait wait) {
     simt_switch(&fiber->stack_pointer, block->scheduler);
 }
 
-// The block's memory for a declaration; all its threads get the same.
+// The block's memory for a declaration; all threads of the block get the same memory.
 void *shared(const void *declaration, size_t bytes);
 
-// Runs `body` as every thread of every block; ends the process where threads wait for each other forever.
+// Runs `body` as every thread of every block; aborts the process if threads wait for each other forever.
 void launch(dim3 grid, dim3 size, const std::function<void()> &body);
 
 // The value of lane `from` of the caller's warp.

@@ -4,34 +4,35 @@
 //! lockstep_build::link();
 //! ```
 //!
-//! A build script of one's own is needed because flags of the linker hold for one package alone.
+//! Each program's package needs its own build script, because linker flags apply to one package only.
 
 #![allow(clippy::print_stdout, reason = "a build script talks to cargo by printing")]
 
 use std::{env, fs, io, path::Path};
 
-/// Where the crates that say it have their libtorch: `lockstep`, and `torch-sys`.
+/// The variables in which `lockstep` and `torch-sys` tell build scripts the folder of libtorch's libraries.
 const LIBRARIES: [&str; 2] = ["DEP_LOCKSTEP_LIBTORCH_LIB", "DEP_TCH_LIBTORCH_LIB"];
 
-/// A variable that is set where programs are built to be passed on: they must not name a place on this machine.
+/// The environment variable that marks a build of a release: its programs must not contain a path of this
+/// machine.
 pub const RELEASE: &str = "LOCKSTEP_RELEASE";
 
-/// Lets the package's programs find libtorch without LD_LIBRARY_PATH, and libtorch's MKL find the
-/// function that unlocks its fast and reproducible path, which the crate `model` exports.
+/// Lets the package's programs find libtorch without LD_LIBRARY_PATH. Also lets libtorch's MKL find
+/// `mkl_serv_intel_cpu_true`, which the crate `model` exports: MKL then uses its fast, reproducible code.
 ///
 /// The package must depend on `lockstep` or on `torch-sys`.
 pub fn link() {
     println!("cargo:rerun-if-changed=build.rs");
-    // Searched before LD_LIBRARY_PATH, which may lead to another libtorch (DT_RPATH); without this
-    // flag, after it (DT_RUNPATH).
+    // DT_RPATH is searched before LD_LIBRARY_PATH, which may lead to another libtorch. Without this flag
+    // the linker writes DT_RUNPATH, which is searched after LD_LIBRARY_PATH.
     println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags");
-    // A release has libtorch beside the programs; a checkout has it where it was built against.
+    // A release has libtorch beside the programs; a checkout uses the libtorch that it was linked with.
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
     for variable in LIBRARIES.iter().chain([&RELEASE]) {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     if env::var_os(RELEASE).is_some() {
-        // Room for any other place that a package of these programs has.
+        // This makes the library path longer, because `cargo xtask dist --wheel` overwrites it in place.
         println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib/lockstep");
     } else if let Some(lib) = LIBRARIES.iter().find_map(|variable| env::var(variable).ok()) {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
@@ -39,8 +40,8 @@ pub fn link() {
     println!("cargo:rustc-link-arg=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true");
 }
 
-/// A hash of the CUDA sources in a folder, by name and content (FNV-1a with 64 bits): the name under which
-/// `cargo xtask kernels` keeps what it compiles of them.
+/// A hash of the CUDA sources in a folder, by name and content (FNV-1a with 64 bits). `cargo xtask kernels`
+/// names the folder of the compiled kernels after this hash.
 ///
 /// # Errors
 /// A file cannot be read.

@@ -1,13 +1,13 @@
 //! `cargo xtask bench`: Lockstep beside PyTorch and JAX on this machine, with one command.
 //!
-//! `bench/plan.rs` says what is compared and what is required, and is where to start reading; its
-//! rows beside the best of others are in `peers.rs`, those about the time of a step in `cost.rs`.
-//! `rounds.rs` runs it; `lockstep.rs`, `pytorch.rs`, `jax.rs` and `exchange.rs` know how each side
-//! is started, on top of `process.rs` and `procfs.rs`; `ping.rs` and `nearness.rs` tell how far the
-//! cores were from each other meanwhile; `report.rs` and `plot.rs` show what was found, and
-//! `earlier.rs` reads it again.
-//! The other side itself is `ddp.py`, `compiled.py`, `gloo.py` and `jax_peer.py`. Everything is
-//! measured from outside, on whole processes: nothing here is linked with what it measures.
+//! Start reading at `bench/plan.rs`: it lists the comparisons and their requirements. `peers.rs`
+//! has the rows that compare with torch.compile and JAX, `cost.rs` the rows about the time of a
+//! step. `rounds.rs` runs the measurements; `lockstep.rs`, `pytorch.rs`, `jax.rs` and `exchange.rs`
+//! start each system, on top of `process.rs` and `procfs.rs`. `ping.rs` and `nearness.rs` measure
+//! how near the cores were to each other meanwhile. `report.rs` and `plot.rs` show the results, and
+//! `earlier.rs` reads the results of earlier runs. The other systems are `ddp.py`, `compiled.py`,
+//! `gloo.py` and `jax_peer.py`. Everything is measured from outside, on whole processes: nothing
+//! here is linked with the measured programs.
 
 mod cost;
 mod earlier;
@@ -51,19 +51,19 @@ const MEGABYTE: f64 = 1e6;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Rounds of measurements; medians are of that many
+    /// Rounds of measurements; each median is over all rounds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
 
-    /// One round of the most important cells, to see that all works
+    /// One round of the most important measurements, to see that everything works
     #[arg(long)]
     quick: bool,
 
-    /// Measure this alone; may be given more than once
+    /// Measure only this; may be given more than once
     #[arg(long, value_enum, value_name = "WHAT")]
     only: Vec<Section>,
 
-    /// Add the rounds to those in bench.json, for a bench that is run in pieces
+    /// Add the rounds to the rounds in bench.json, for a bench that is run in pieces
     #[arg(long)]
     add: bool,
 
@@ -71,11 +71,11 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t)]
     collective: Collective,
 
-    /// Measure an earlier build of Lockstep too: a folder with its programs, as target/release
+    /// Measure an earlier build of Lockstep too: a folder with its programs, such as target/release
     #[arg(long, value_name = "DIR")]
     before: Option<PathBuf>,
 
-    /// Where bench.json, bench.svg and bench.txt go [default: target/bench]
+    /// Folder for bench.json, bench.svg and bench.txt [default: target/bench]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 
@@ -104,9 +104,9 @@ impl Default for Options {
 enum Section {
     /// Images a second of whole training processes
     Steps,
-    /// The same beside the best of torch.compile and of JAX, at the same global batch
+    /// Images a second beside the best of torch.compile and of JAX, at the same global batch
     Peers,
-    /// The fixed time of a step, and that of each image
+    /// The fixed time of a step, and the time of each image
     StepCost,
     /// Milliseconds of an all-reduce
     AllReduce,
@@ -146,8 +146,8 @@ impl fmt::Display for Collective {
     }
 }
 
-/// Sets up, builds, measures and reports. Returns the exit status of a build that failed; what
-/// cannot be measured, or is slower than required, is said in the report.
+/// Sets up, builds, measures and reports. Returns the exit status of a build that failed. The
+/// report names measurements that failed and rows that are slower than required.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     let programs = match &options.programs {
         Some(folder) => Programs::in_folder(folder)?,
@@ -156,7 +156,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
             Build::Failed(code) => return Ok(code),
         },
     };
-    // The processes under measurement are killed by their owners, which needs an orderly end.
+    // The measured processes are killed when their owners are dropped, so SIGTERM must end xtask in
+    // order.
     interrupt::install_for_termination()?;
     let output = output_folder(options)?;
     let machine = Machine::here();
@@ -198,7 +199,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     Ok(child::SUCCESS)
 }
 
-/// The folder for results, made if it is not there.
+/// The folder for results, created if it does not exist.
 fn output_folder(options: &Options) -> anyhow::Result<PathBuf> {
     let folder = match &options.output {
         Some(folder) => folder.clone(),
@@ -216,7 +217,7 @@ fn output_folder(options: &Options) -> anyhow::Result<PathBuf> {
 struct Programs {
     coordinator: PathBuf,
     worker: PathBuf,
-    /// The transports' own benchmark, or why it is not there.
+    /// The transports' own benchmark, or the reason why it is missing.
     all_reduce: Result<PathBuf, String>,
 }
 
@@ -242,7 +243,7 @@ impl Programs {
         }))
     }
 
-    /// As cargo has them in a folder `release`.
+    /// The programs in a folder that is laid out as cargo's `release`.
     fn in_folder(folder: &Path) -> anyhow::Result<Programs> {
         let folder = std::path::absolute(folder)?;
         let program = |name: &str| {
@@ -258,20 +259,20 @@ impl Programs {
     }
 }
 
-/// Both sides, ready to be measured.
+/// All systems, ready to be measured.
 #[derive(Debug)]
 struct Bench {
     lockstep: Lockstep,
     /// An earlier build, if one is to be measured.
     before: Option<Lockstep>,
     pytorch: PyTorch,
-    /// None where nothing needs it; or why there is none.
+    /// None if no job needs JAX; an error is the reason why JAX is missing.
     jax: Option<Result<Jax, String>>,
     all_reduce: Result<PathBuf, String>,
 }
 
 impl Bench {
-    /// Fetches what is missing, and sees to it that Lockstep works at all.
+    /// Fetches missing parts, and checks that Lockstep works at all.
     fn prepare(
         programs: &Programs,
         before: Option<&Programs>,
@@ -300,7 +301,7 @@ impl Bench {
         Ok(Bench { lockstep, before, pytorch, jax, all_reduce: programs.all_reduce.clone() })
     }
 
-    /// The machine, and the versions of all that is measured.
+    /// The machine, and the versions of all measured systems.
     fn describe(&self, machine: &Machine) -> String {
         let machine = machine.describe();
         match &self.jax {
@@ -310,7 +311,7 @@ impl Bench {
         }
     }
 
-    /// What a job finds, and the ping between two cores before and after it.
+    /// The figures of a job, and the ping between two cores before and after the job.
     fn measure(&mut self, job: Job) -> anyhow::Result<Vec<(Quantity, f64)>> {
         let before = ping::nanoseconds();
         let mut found = self.found_by(job)?;

@@ -1,5 +1,5 @@
-//! `cargo xtask chaos`: runs that are struck by disasters drawn from seeds, and a table of how
-//! long they took to go on; or one run in which workers die for as long as one wants.
+//! `cargo xtask chaos`: runs with random faults drawn from seeds, and a table of the recovery
+//! times; or one run in which workers are killed for some minutes.
 
 mod table;
 
@@ -11,18 +11,18 @@ use crate::{child, setup, workspace};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Which seeds to go through: one, or the first and the last
+    /// Seeds to run: one seed, or the first and the last
     #[arg(long, default_value = "1..100", value_name = "FIRST..LAST", value_parser = seeds)]
     seeds: String,
-    /// Instead of that, kill a worker every five seconds for so long, and compare each minute with
-    /// the quiet seconds around it; at least 3
+    /// Instead of seeds, kill a worker every five seconds for this time, and compare each minute
+    /// with the quiet seconds around it; at least 3
     #[arg(long, value_name = "MINUTES", conflicts_with = "seeds",
         value_parser = clap::value_parser!(u32).range(3..))]
     soak: Option<u32>,
 }
 
 /// Sets up, builds the programs, and runs the scenario `chaos`, seed after seed. Returns the exit
-/// status of what failed.
+/// status of the build or of the tests.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
     let code = workspace::build_for_tests("test-programs")?;

@@ -1,17 +1,17 @@
-//! Child processes, and what their ends mean as an exit status of xtask.
+//! Child processes, and their exit status as an exit status of xtask.
 
 use anyhow::Context;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
-/// The exit status of a command that did what it was asked for.
+/// The exit status of success.
 pub(crate) const SUCCESS: u8 = 0;
-/// The exit status of a command that was stopped with Ctrl-C, as shells have it: 128 + SIGINT.
+/// The exit status of a command that was stopped with Ctrl-C, as in shells: 128 + SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Runs a command on xtask's own input and output, and waits for its end.
 ///
-/// Returns its exit status as a shell would give it (see [`code`]); fails if it cannot be started.
+/// Returns the exit status as in shells (see [`code`]); fails if the command cannot be started.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<u8> {
     let status = command
         .status()
@@ -19,7 +19,7 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<u8> {
     Ok(code(status))
 }
 
-/// The exit status as a shell gives it: a process killed by signal n counts as 128 + n.
+/// The exit status as in shells: a process killed by signal n has 128 + n.
 pub(crate) fn code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)

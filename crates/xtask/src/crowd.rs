@@ -1,5 +1,5 @@
-//! `cargo xtask crowd`: a coordinator with a thousand workers that have no tensors, and what it
-//! takes for them.
+//! `cargo xtask crowd`: a coordinator with a thousand workers without tensors, and the time and
+//! memory that it needs.
 
 use crate::{child, setup, workspace};
 
@@ -8,13 +8,13 @@ pub(crate) struct Options {
     /// Workers, all in one process; half of them are lost
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=4096))]
     workers: u32,
-    /// Times that all is done; each takes a quarter of a minute
+    /// Number of measurements; each takes a quarter of a minute
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
 }
 
-/// Sets up, builds the programs, and runs the scenario that measures. Returns the exit status of
-/// what failed.
+/// Sets up, builds the programs, and runs the measuring scenario. Returns the exit status of the
+/// build or of the tests.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
     let code = workspace::build_for_tests("test-programs")?;

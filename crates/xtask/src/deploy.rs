@@ -1,8 +1,8 @@
 //! `cargo xtask deploy`: checks the files in `deploy/`, as far as a machine without a cluster can.
 //!
-//! [`FILES`] says what checks which file, and a mistake for each: a copy with the mistake must be
-//! refused, or the check is worth nothing. `deploy/tools.rs` fetches the tools. That the programs
-//! take the flags that the files give them is tested in `tests/deploy.rs`, with the programs.
+//! [`FILES`] lists the tool that checks each file, and a mistake for each file: the tool must
+//! refuse a copy with the mistake, or the check is useless. `deploy/tools.rs` fetches the tools.
+//! `tests/deploy.rs` tests that the programs accept the flags in the files.
 
 mod tools;
 
@@ -18,33 +18,33 @@ use tempfile::TempDir;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Fail where tools of systemd or Prometheus are missing, instead of leaving their files out
+    /// Fail if tools of systemd or Prometheus are missing, instead of leaving their files out
     #[arg(long)]
     complete: bool,
 }
 
-/// What checks a file.
+/// The tool that checks a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Judge {
     /// The linter of container files.
     Hadolint,
     /// The Compose specification, as a schema that comes with check-jsonschema.
     Compose,
-    /// Kubernetes' own kinds; what they do not know is refused.
+    /// The schemas of Kubernetes' own kinds; unknown fields are refused.
     Kubernetes,
     /// A kind that is not Kubernetes' own, by the schema of its maintainers.
     Kind(&'static str),
-    /// systemd's own word on units.
+    /// systemd's check of units.
     Units,
-    /// The same on users.
+    /// systemd's check of users.
     Users,
-    /// Prometheus' own word on rules.
+    /// Prometheus' check of rules.
     Rules,
-    /// The same on the expressions of a dashboard.
+    /// Prometheus' check of the expressions of a dashboard.
     Expressions,
 }
 
-/// A file, what checks it, and a mistake that must be found in it: a text in it, and another.
+/// A file, its tool, and a mistake that the tool must find: a text of the file, and the wrong text.
 struct Subject {
     file: &'static str,
     judge: Judge,
@@ -71,7 +71,7 @@ const FILES: &[Subject] = &[
     row("systemd/lockstep.conf", Judge::Users, ("u lockstep", "x lockstep")),
 ];
 
-/// Where the units have the programs.
+/// The folder of the programs in the units.
 const PROGRAMS: &str = "/opt/lockstep/bin";
 
 impl Judge {
@@ -86,8 +86,8 @@ impl Judge {
         }
     }
 
-    /// The package of Debian that has it, where it comes from the operating system and not out of
-    /// our own folder.
+    /// The Debian package of the tool, if the tool comes from the operating system and not from our
+    /// own folder.
     fn package(self) -> Option<&'static str> {
         match self {
             Self::Units | Self::Users => Some("systemd"),
@@ -96,7 +96,7 @@ impl Judge {
         }
     }
 
-    /// The command that judges `file`.
+    /// The command that checks `file`.
     fn command(self, tools: &Tools, file: &Path) -> Command {
         let mut command = match self {
             Self::Hadolint => tools.program("hadolint"),
@@ -111,7 +111,7 @@ impl Judge {
             Self::Compose => command.arg("--builtin-schema=vendor.compose-spec"),
             Self::Kind(kind) => command.arg("--schemafile").arg(tools.schema(kind)),
             Self::Kubernetes => command.arg("--strict"),
-            // The manual is not installed where this runs.
+            // The man pages named in the units are not installed here.
             Self::Units => command.args(["--man=no", "verify"]),
             Self::Users => command.arg("--dry-run"),
             Self::Rules | Self::Expressions => command.args(["check", "rules"]),
@@ -121,7 +121,7 @@ impl Judge {
     }
 }
 
-/// Checks every file, and every check. Returns the exit status.
+/// Checks every file, and tests every check with a mistake. Returns the exit status.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     let tools = tools::ensure()?;
     let folder = workspace::root().join("deploy");
@@ -146,9 +146,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
             stdout::say!("{file:40} refused by {name}:\n{}", complaint.trim_end());
         } else if objection(*judge, &tools, file, &wrong)?.is_none() {
             let (right, wrong) = mistake;
-            stdout::say!(
-                "{file:40} not checked: {name} has nothing against {wrong:?} for {right:?}"
-            );
+            stdout::say!("{file:40} not checked: {name} accepts {wrong:?} in place of {right:?}");
         } else {
             stdout::say!("{file:40} good, says {name}");
             continue;
@@ -164,7 +162,7 @@ fn spoiled(file: &str, text: &str, (right, wrong): (&str, &str)) -> anyhow::Resu
     Ok(text.replacen(right, wrong, 1))
 }
 
-/// What there is to say against a file of this name with this text; none if it is good.
+/// The tool's complaint about a file of this name with this text; none if it is good.
 fn objection(
     judge: Judge,
     tools: &Tools,
@@ -172,7 +170,7 @@ fn objection(
     text: &str,
 ) -> anyhow::Result<Option<String>> {
     let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
-    // Not where other units are, nor with a name that stands for no unit.
+    // The copy is in a folder without other units, and keeps the file's name.
     let name = Path::new(file).file_name().unwrap_or_default();
     let path = scratch.path().join(name);
     let text = match judge {
@@ -185,12 +183,12 @@ fn objection(
     let mut command = judge.command(tools, Path::new(&unit));
     let output = command.output().with_context(|| format!("cannot start {}", judge.name()))?;
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    // systemd-analyze warns of what it does not know, and is content.
+    // systemd-analyze warns of unknown settings, but its exit status is success.
     let is_good = output.status.success() && (judge != Judge::Units || errors.is_empty());
     Ok((!is_good).then(|| String::from_utf8_lossy(&output.stdout).into_owned() + &errors))
 }
 
-/// A dashboard's expressions as rules, which is what Prometheus' tool reads.
+/// A dashboard's expressions as rules, because Prometheus' tool reads only rules.
 fn as_rules(dashboard: &str) -> anyhow::Result<String> {
     let dashboard = serde_json::from_str(dashboard).context("a dashboard is JSON")?;
     let mut found = Vec::new();
@@ -213,7 +211,7 @@ fn collect_expressions<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     }
 }
 
-/// A unit's text with something to start, where the programs are not installed.
+/// A unit's text with scripts in place of the programs, which are not installed here.
 fn with_programs(text: &str, scratch: &TempDir) -> anyhow::Result<String> {
     for program in ["vae-coordinator", "vae-worker"] {
         let path = scratch.path().join(program);
@@ -229,7 +227,7 @@ mod tests {
     use super::*;
     use crate::staging::entries;
 
-    /// What is in the folder beside what is checked here.
+    /// Files and folders in `deploy/` that are not checked here.
     const OTHERS: [&str; 4] =
         ["Containerfile.dockerignore", "README.md", "requirements.txt", "slurm"];
 

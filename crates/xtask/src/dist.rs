@@ -1,9 +1,9 @@
-//! `cargo xtask dist`: a release. One archive with the programs, libtorch, man pages, completions and licences; their
-//! debug symbols in a second one; and checksums. Or a Python wheel with the programs.
+//! `cargo xtask dist`: makes a release. One archive has the programs, libtorch, man pages, completions and licences; a
+//! second one has the programs' debug symbols; a file has the checksums. Or makes a Python wheel with the programs.
 //!
 //! The same commit gives the same bytes, wherever the checkout is: `dist/build.rs` keeps paths out of the programs,
-//! `dist/archive.rs` and `dist/wheel.rs` keep times and owners out of what is packed, and `dist/check.rs` builds twice and
-//! compares. `dist/symbols.rs` parts programs from their symbols, `dist/licences.rs` collects the licences.
+//! `dist/archive.rs` and `dist/wheel.rs` keep times and owners out of the archives, and `dist/check.rs` builds twice
+//! and compares. `dist/symbols.rs` separates programs from their symbols, `dist/licences.rs` collects the licences.
 
 mod archive;
 mod build;
@@ -23,55 +23,56 @@ use std::{env, fs};
 
 use self::build::Source;
 
-/// What is in the release, by package, and the programs of these packages.
+/// The packages in the release, and their programs.
 const PACKAGES: [&str; 3] = ["vae-coordinator", "vae-worker", "latent"];
 const PROGRAMS: [&str; 3] = ["vae-coordinator", "vae-worker", "vae"];
 
 /// The flag with which a program writes its man pages and completions.
 const WRITE_MANUAL: &str = "--write-manual";
 
-/// In a program with crash points, the variable that orders them.
+/// The environment variable that a program with crash points reads.
 const CRASH_POINTS: &[u8] = b"LOCKSTEP_CRASH_POINT";
 
-/// Where programs of an archive look for libtorch.
+/// The folder in which programs of an archive look for libtorch.
 const BESIDE_BIN: &str = "$ORIGIN/../lib";
 
-/// The licences of libtorch, in its folder and in the archive.
+/// The folder of licences, in libtorch's folder and in the archive.
 const LICENCES: &str = "licenses";
 
-/// How hard zstd tries. The next level that makes libtorch smaller takes ten minutes instead of two.
+/// The compression level of zstd. The next level that makes libtorch smaller takes ten minutes instead of two.
 const LEVEL: i32 = 15;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The folder to make; one that is there is replaced
+    /// The folder to make; an existing folder is replaced
     #[arg(long, default_value = "target/dist", value_name = "DIR")]
     output: PathBuf,
-    /// Lay the release out in the folder, and pack nothing
+    /// Write the release as a folder, and pack nothing
     #[arg(long, conflicts_with_all = ["wheel", "check"])]
     unpacked: bool,
     /// Make a Python wheel in place of the archive
     ///
-    /// `pip install` of it installs the programs. libtorch comes from the wheel of PyTorch, which this one depends on.
+    /// `pip install` of the wheel installs the programs. The wheel depends on the wheel of PyTorch, which brings
+    /// libtorch.
     #[arg(long)]
     wheel: bool,
-    /// Leave out libtorch (450 MB): the programs then run where LD_LIBRARY_PATH leads to it
+    /// Leave out libtorch (450 MB): the programs then need LD_LIBRARY_PATH to find it
     #[arg(long)]
     no_libtorch: bool,
     /// Make the release of the last commit twice, from two clones at different paths, and compare the bytes
     ///
-    /// Two whole builds: it takes long, and 12 GB of disk.
+    /// Two whole builds take long, and need 12 GB of disk.
     #[arg(long)]
     check: bool,
     /// Pack the programs in this folder, and build nothing
     #[arg(long, hide = true, value_name = "DIR")]
     programs: Option<PathBuf>,
-    /// How hard zstd tries, from 1 to 19
+    /// Compression level of zstd, from 1 to 19
     #[arg(long, hide = true, default_value_t = LEVEL)]
     level: i32,
 }
 
-/// Sets up, builds and packs. Returns the exit status of what failed.
+/// Sets up, builds and packs. Returns the exit status of the step that failed, or success.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     if options.check {
         return check::run(options.wheel);
@@ -122,11 +123,11 @@ fn build(source: &Source) -> anyhow::Result<Build> {
     build::programs(source, &PACKAGES)
 }
 
-/// What is packed, and a folder for what is made on the way.
+/// The contents of a release, and a folder for intermediate files.
 struct Release {
     source: Source,
     programs: Vec<PathBuf>,
-    /// Whether the programs were built by somebody else, as they liked.
+    /// Whether the programs come from `--programs`, and may lack line numbers.
     is_given: bool,
     work: PathBuf,
 }
@@ -137,7 +138,7 @@ impl Release {
         format!("lockstep-{}-x86_64-linux", env!("CARGO_PKG_VERSION"))
     }
 
-    /// The archive, that of the symbols, and their checksums.
+    /// Writes the archive, the archive of the symbols, and their checksums.
     fn pack(&self, options: &Options, output: &Path) -> anyhow::Result<()> {
         let name = Self::name();
         let (folder, symbols) = (made(&self.work, &name)?, made(&self.work, "symbols")?);
@@ -161,7 +162,7 @@ impl Release {
         archive::write_checksums(output)
     }
 
-    /// The release as a folder, with the symbols of programs in a folder beside them.
+    /// Writes the release as a folder, with the symbols in a folder beside the programs.
     fn lay_out(&self, options: &Options, folder: &Path) -> anyhow::Result<()> {
         self.stripped(folder, BESIDE_BIN)?;
         self.manual(folder)?;
@@ -171,15 +172,15 @@ impl Release {
         copy(&root.join("crates/xtask/src/dist/readme.md"), &folder.join("README.md"))?;
         copy(&root.join(".github/LICENSE"), &folder.join("LICENSE"))?;
         if !options.no_libtorch {
-            // As cargo has it from .cargo/config.toml, or from the user.
+            // LIBTORCH is set by .cargo/config.toml or by the user.
             let libtorch = env::var_os("LIBTORCH").map(PathBuf::from);
             let libtorch = libtorch.unwrap_or_else(|| root.join(".libtorch"));
             copy_all(&libtorch.join("lib"), &folder.join("lib"))?;
             let texts = libtorch.join(LICENCES);
             ensure!(
                 texts.is_dir(),
-                "{} is not there, and libtorch is not passed on without its licences: remove {} to have it fetched \
-                 again, or leave it out with --no-libtorch",
+                "{} does not exist, and a release must not contain libtorch without its licences: remove {} so that \
+                 it is fetched again, or leave libtorch out with --no-libtorch",
                 texts.display(),
                 libtorch.display()
             );
@@ -190,7 +191,7 @@ impl Release {
         Ok(())
     }
 
-    /// The programs without their symbols in `bin` of a folder, and the symbols below it.
+    /// Writes the programs without their symbols into `bin` of a folder, and the symbols below `bin`.
     fn stripped(&self, folder: &Path, libraries: &str) -> anyhow::Result<PathBuf> {
         ensure!(
             self.programs.len() == PACKAGES.len(),
@@ -210,7 +211,7 @@ impl Release {
         Ok(bin)
     }
 
-    /// What each program writes of itself: man pages and completions.
+    /// Lets each program write its man pages and completions.
     fn manual(&self, folder: &Path) -> anyhow::Result<PathBuf> {
         let share = made(folder, "share")?;
         for program in &self.programs {
@@ -227,7 +228,8 @@ impl Release {
     }
 }
 
-/// A program with crash points is for tests alone: people's must not even know the name.
+/// Refuses a program with crash points: such programs are for tests only. A released program must not
+/// even contain the variable's name.
 fn refuse_crash_points(program: &Path) -> anyhow::Result<()> {
     let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
     let armed = bytes.windows(CRASH_POINTS.len()).any(|window| window == CRASH_POINTS);
@@ -257,7 +259,7 @@ fn copy_all(from: &Path, to: &Path) -> anyhow::Result<()> {
         .try_for_each(|file| copy(file, &to.join(file.file_name().unwrap_or_default())))
 }
 
-/// Runs a program that is silent where all is well, and gives what it prints.
+/// Runs a program, and returns its standard output; a failure is an error with its standard error.
 fn ask(command: &mut Command, purpose: &str) -> anyhow::Result<String> {
     let program = command.get_program().display().to_string();
     let output = command.output().with_context(|| format!("{purpose}: cannot start {program}"))?;

@@ -1,11 +1,10 @@
-//! `cargo xtask gpu-acceptance`: what only a GPU can show, in less than a quarter of an hour of one.
+//! `cargo xtask gpu-acceptance`: the checks that need a real GPU, in less than a quarter of an hour.
 //!
-//! Without a command it packs an archive (`pack.rs`) for a machine that has a GPU, Python and PyTorch, and
-//! no more. There, `run` goes through the stages of `run.rs`, the decisive ones first: bits
+//! Without a command it packs an archive (`pack.rs`) for a machine that has only a GPU, Python and
+//! PyTorch. There, `run` goes through the stages of `run.rs`, the most important first: bits
 //! (`digests.rs`, `members.rs`), the time of each kernel (`kernels.rs`), speed beside PyTorch (`speed.rs`,
-//! `peers.rs`, `gpu_peers.py`). `fleet.rs` starts the processes of a run; `report.rs` keeps what was
-//! found. A scenario runs all of it on the emulated GPU, so that no minute of a real one is lost to a
-//! mistake here.
+//! `peers.rs`, `gpu_peers.py`). `fleet.rs` starts the processes of a run; `report.rs` keeps the results. A
+//! scenario runs all stages on the emulated GPU, so that mistakes in them cost no time on a real GPU.
 
 mod digests;
 mod fleet;
@@ -33,14 +32,14 @@ pub(crate) struct Options {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Go through all stages on this machine: what the archive is for
+    /// Run all stages on this machine, from the unpacked archive
     ///
-    /// Prints a table, and writes gpu-acceptance.json after each stage. Fails where bits differ or a
-    /// stage does not come to its end; a ratio that is not reached is told, and is no failure.
+    /// Prints a table, and writes gpu-acceptance.json after each stage. Fails if bits differ or a stage
+    /// does not finish; a speed ratio that is not reached is reported, but is no failure.
     Run(run::Running),
 }
 
-/// Packs, or runs what was packed. Returns the exit status.
+/// Packs the archive, or runs the stages. Returns the exit status.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     match &options.command {
         None => pack::run(&options.pack),

@@ -1,9 +1,9 @@
-//! Ctrl-C. The terminal sends it to xtask and its children alike; the children decide what it
-//! means.
+//! Ctrl-C. The terminal sends SIGINT to xtask and to its children; the children handle it
+//! themselves.
 //!
-//! xtask only takes note of it, so that it outlives its child, can tidy up and can pass on the exit
-//! status. It is a handler and not `SIG_IGN`, because the children would inherit the latter and
-//! could not be stopped.
+//! xtask only notes the signal, so that it outlives its child, can clean up and can pass on the
+//! exit status. It uses a handler and not `SIG_IGN`, because children inherit `SIG_IGN` and could
+//! then not be stopped.
 
 use anyhow::Context;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,21 +11,21 @@ use std::sync::{Arc, LazyLock};
 
 static SEEN: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// From here on Ctrl-C no longer ends this process.
+/// After this call Ctrl-C no longer ends this process.
 pub(crate) fn install() -> anyhow::Result<()> {
     signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&SEEN))
         .context("cannot install the handler for Ctrl-C")?;
     Ok(())
 }
 
-/// From here on SIGTERM counts as Ctrl-C, for a command that has children to end first.
+/// After this call SIGTERM counts as Ctrl-C, for a command that must end its children first.
 pub(crate) fn install_for_termination() -> anyhow::Result<()> {
     signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&SEEN))
         .context("cannot install the handler for SIGTERM")?;
     Ok(())
 }
 
-/// Whether Ctrl-C was pressed since the start.
+/// Whether Ctrl-C was pressed since [`install`].
 pub(crate) fn seen() -> bool {
     SEEN.load(Ordering::Relaxed)
 }

@@ -1,7 +1,7 @@
-//! `cargo xtask kernels`: compiles the kernels for GPUs, and checks what the compiler made of them.
+//! `cargo xtask kernels`: compiles the kernels for GPUs, and checks the compiled code.
 //!
-//! `kernels/compile.py` drives NVRTC; `kernels/reading.rs` reads the result. The build script of the crate
-//! `vae` embeds the folder that is made here.
+//! `kernels/compile.py` calls NVRTC; `kernels/reading.rs` reads the result. The build script of the crate
+//! `vae` embeds the folder of compiled kernels.
 
 mod reading;
 
@@ -15,25 +15,25 @@ use anyhow::{Context, bail, ensure};
 
 use crate::{child, staging, test_tools::NVRTC, workspace};
 
-/// The sources, and where what is made of them goes.
+/// The folder of the sources, and the folder for the compiled kernels.
 const SOURCES: &str = "crates/vae/src/cuda";
 const COMPILED: &str = "crates/vae/kernels";
 
-/// Starts the compiler.
+/// The script that calls the compiler.
 const SCRIPT: &str = include_str!("kernels/compile.py");
 
-/// What the compiler makes, by compute capability times ten: Ampere (two), Ada, Hopper, Blackwell (two).
+/// The kinds of GPUs, by compute capability times ten: Ampere (two), Ada, Hopper, Blackwell (two).
 const CUBINS: [u32; 6] = [80, 86, 89, 90, 100, 120];
 const PTX: u32 = 80;
 
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Options {
-    /// Also check that no instruction rounds otherwise than the CPU, and that registers suffice
+    /// Also check that every instruction rounds as on a CPU, and that registers suffice
     #[arg(long)]
     check: bool,
 }
 
-/// Compiles, unless that was done for these sources. Returns the exit status.
+/// Compiles the kernels, unless this was done for these sources. Returns the exit status.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     NVRTC.fetch()?;
     let (sources, compiled) = (workspace::root().join(SOURCES), workspace::root().join(COMPILED));
@@ -58,7 +58,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     if breaches.is_empty() {
         ensure!(
             !reading::roundings(&spoiled(&sources)?).is_empty(),
-            "the kernels are not checked: nothing is found where a square root is approximate"
+            "the check of the kernels is broken: it does not find an approximate square root"
         );
         stdout::say!("{SOURCES}: every operation rounds as on a CPU, and registers suffice");
         return Ok(child::SUCCESS);
@@ -73,7 +73,7 @@ fn files(folder: &Path) -> impl Iterator<Item = PathBuf> {
     cubins.chain([folder.join(format!("{PTX}.ptx"))])
 }
 
-/// PTX, and machine code for these.
+/// Compiles the sources to PTX, and to machine code for these compute capabilities.
 fn compile(sources: &Path, out: &Path, cubins: &[u32]) -> anyhow::Result<()> {
     let mut python = Command::new("python3");
     python.args(["-c", SCRIPT]).arg(NVRTC.site().join("nvidia/cu13/lib")).arg(sources).arg(out);
@@ -83,7 +83,7 @@ fn compile(sources: &Path, out: &Path, cubins: &[u32]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is wrong with the compiled kernels.
+/// The faults in the compiled kernels.
 fn check(folder: &Path) -> anyhow::Result<Vec<String>> {
     let mut breaches = Vec::new();
     for file in files(folder) {
@@ -99,7 +99,7 @@ fn check(folder: &Path) -> anyhow::Result<Vec<String>> {
     Ok(breaches)
 }
 
-/// Registers and memory of each kernel, as NVIDIA's reader prints them.
+/// Registers and memory of each kernel, as `cuobjdump` prints them.
 fn usage(cubin: &Path) -> anyhow::Result<String> {
     let program = NVRTC.site().join("nvidia/cu13/bin/cuobjdump");
     let output = Command::new(&program)
@@ -115,7 +115,7 @@ fn usage(cubin: &Path) -> anyhow::Result<String> {
     Ok(text.concat())
 }
 
-/// PTX of sources with a mistake.
+/// The PTX of sources with a mistake.
 fn spoiled(sources: &Path) -> anyhow::Result<String> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     for file in staging::entries(sources)? {

@@ -1,8 +1,7 @@
-//! A libtorch in a folder: how it is laid out, how to tell a whole one, and how one is put in
-//! place.
+//! A folder with libtorch: its layout, the check that it is complete, and its installation.
 //!
-//! The folder has `lib/`, `include/`, `licenses/` and the stamp `build-version`. It appears by one rename,
-//! complete (`staging.rs`). It does not know where files come from (`python.rs`).
+//! The folder has `lib/`, `include/`, `licenses/` and the stamp `build-version`. It appears complete, by
+//! one rename (`staging.rs`). This file does not know where the files come from (`python.rs`).
 
 use crate::prerequisites;
 use crate::python::{self, Dependencies};
@@ -13,21 +12,21 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The libtorch that tch 0.24 is made for; the two move together.
+/// The version of libtorch for tch 0.24; both versions change together.
 pub(crate) const VERSION: &str = "2.11.0";
 
-/// Holds version and flavour, as `2.11.0+cpu`. The build script of torch-sys reads it as well, and
-/// checks the version.
+/// This file holds version and flavour, such as `2.11.0+cpu`. The build script of torch-sys also reads the
+/// file, and checks the version.
 const STAMP: &str = "build-version";
 
-/// What libtorch_cpu is linked with, by the wheels' own pins.
+/// The packages with which libtorch_cpu is linked, in the versions that PyTorch's wheels require.
 const CUDA_RUNTIME: &str = "nvidia-cuda-runtime==13.0.96";
 const CUDA_PROFILING: &str = "nvidia-cuda-cupti==13.0.85";
 
-/// The way out for who cannot fetch one.
+/// The alternative, for the error message of a failed fetch.
 const INSTEAD: &str = "set LIBTORCH to the folder of a libtorch that you have";
 
-/// What a program needs to start; these tell a whole libtorch from a damaged one, too.
+/// The libraries that a program needs to start; a libtorch without one of them counts as damaged.
 const LIBRARIES: [&str; 6] = [
     "libtorch.so",
     "libtorch_cpu.so",
@@ -44,7 +43,7 @@ pub(crate) enum Flavour {
 }
 
 impl Flavour {
-    /// The room that a fetch takes at its peak, in bytes: the wheels twice (pip copies them), then
+    /// The disk space that a fetch needs at its peak, in bytes: the wheels twice (pip copies them), then
     /// their contents.
     fn peak_bytes(self) -> u64 {
         match self {
@@ -73,13 +72,13 @@ impl fmt::Display for Flavour {
     }
 }
 
-/// A whole libtorch of the right version.
+/// A complete libtorch of the right version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Installation {
     pub(crate) flavour: Flavour,
 }
 
-/// What is in `folder`; none where it is of another version, unfinished or not there.
+/// The libtorch in `folder`; none if it has another version, is incomplete or does not exist.
 pub(crate) fn installed(folder: &Path) -> Option<Installation> {
     let stamp = fs::read_to_string(folder.join(STAMP)).ok()?;
     let flavour = match stamp.trim().strip_prefix(VERSION)? {
@@ -98,7 +97,7 @@ fn missing_file(folder: &Path) -> Option<PathBuf> {
     libraries.chain([header]).find(|file| !has(file))
 }
 
-/// Fetches libtorch and puts it in place of whatever is at `destination`.
+/// Fetches libtorch, and replaces the folder `destination` by it.
 pub(crate) fn fetch(destination: &Path, flavour: Flavour) -> anyhow::Result<()> {
     prerequisites::platform()?;
     prerequisites::python(INSTEAD)?;
@@ -113,7 +112,7 @@ pub(crate) fn fetch(destination: &Path, flavour: Flavour) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Downloads the wheels and unpacks what is wanted of them into `scratch`.
+/// Downloads the wheels, and unpacks their wanted members into `scratch`.
 fn download(scratch: &Scratch, flavour: Flavour) -> anyhow::Result<()> {
     let wheels = scratch.folder("wheels")?;
     let unpacked = scratch.folder("unpacked")?;
@@ -131,13 +130,13 @@ fn download(scratch: &Scratch, flavour: Flavour) -> anyhow::Result<()> {
     }
     for wheel in entries(&wheels)? {
         python::unpack(&wheel, &flavour.wanted_members(), &unpacked)?;
-        // Given back at once, so that the peak is the wheels or their contents and not both.
+        // Removed at once, so that the disk never holds all wheels and all their contents.
         let _ = fs::remove_file(&wheel);
     }
     Ok(())
 }
 
-/// Arranges what was unpacked as a libtorch folder with its stamp, checks it, and returns its path.
+/// Moves the unpacked files into a libtorch folder with its stamp, checks it, and returns its path.
 fn stage(scratch: &Scratch, flavour: Flavour) -> anyhow::Result<PathBuf> {
     let staged = scratch.folder("libtorch")?;
     let library_folder = scratch.folder("libtorch/lib")?;
@@ -160,7 +159,7 @@ fn stage(scratch: &Scratch, flavour: Flavour) -> anyhow::Result<PathBuf> {
         }
     }
     if let Some(missing) = missing_file(&staged) {
-        bail!("the wheels lack {}: they are not those of libtorch {VERSION}", missing.display());
+        bail!("the wheels lack {}: they are not of libtorch {VERSION}", missing.display());
     }
     let stamp = format!("{VERSION}+{flavour}\n");
     fs::write(staged.join(STAMP), stamp).context("cannot write the stamp of libtorch")?;
@@ -185,7 +184,7 @@ mod tests {
     use super::*;
     use crate::staging::MARK;
 
-    /// A folder that passes for a whole libtorch of the given stamp.
+    /// Makes a folder that counts as a complete libtorch with the given stamp.
     fn installation(folder: &Path, stamp: &str) {
         let headers = folder.join("include/torch/csrc/api/include/torch");
         fs::create_dir_all(folder.join("lib")).unwrap();

@@ -1,7 +1,7 @@
-//! `cargo xtask <command>`: what a person does in a checkout, one file per command.
+//! `cargo xtask <command>`: the commands for work in a checkout, one file per command.
 //!
-//! Start reading at [`Command`]. `setup` fetches libtorch, `train`, `test` and `bench` build and
-//! run on top of it, and `tidy` holds the project to its architecture; the tables it checks are in
+//! Start reading at [`Command`]. `setup` fetches libtorch; `train`, `test` and `bench` build with
+//! libtorch and run the programs; `tidy` checks the architecture against the tables in
 //! `tidy/architecture.rs`. Nothing here knows how training works: xtask only starts the other
 //! programs, as a person would by hand.
 
@@ -44,28 +44,28 @@ struct Args {
 enum Command {
     /// Fetch libtorch into .libtorch/, once; the other commands do this by themselves
     ///
-    /// libtorch is the C++ library that the models compute with. It comes out of the PyPI wheel of
-    /// PyTorch (about 0.5 GB for CPUs; where an NVIDIA driver is installed, about 2.5 GB with the
-    /// CUDA libraries), so python3 with pip is needed here, and here alone: nothing uses Python
-    /// when it runs. A second call finds everything in place and does nothing.
+    /// libtorch is the C++ library with which the models compute. It comes from the PyPI wheel of
+    /// PyTorch (about 0.5 GB for CPUs; if an NVIDIA driver is installed, about 2.5 GB with the CUDA
+    /// libraries), so this command needs python3 with pip. The programs never use Python. If everything
+    /// is in place, the command does nothing.
     ///
-    /// To use a libtorch of your own, set LIBTORCH to its folder (the one that holds lib/ and
-    /// include/). It is then checked and used, and nothing is fetched.
+    /// To use a libtorch of your own, set LIBTORCH to its folder (the folder with lib/ and include/).
+    /// This libtorch is then checked and used, and nothing is fetched.
     Setup(setup::Options),
 
     /// Train the autoencoder on MNIST with a coordinator and four workers on this machine
     ///
     /// Sets up, builds the release binaries and runs `vae-coordinator --spawn`: four workers, five
-    /// epochs. At the end it names the checkpoint and the picture of samples that the run has left,
-    /// and commands to look into the model with.
-    /// Ctrl-C stops the run in good order.
+    /// epochs. At the end it prints the paths of the checkpoint and of the picture with samples, and
+    /// commands that show what the model has learned.
+    /// Ctrl-C saves the run and stops it.
     Train(train::Options),
 
-    /// Run every test of the workspace, those that start real processes included
+    /// Run every test of the workspace, also the tests that start real processes
     ///
     /// Sets up, builds the release binaries (the scenarios in tests/ start them) and runs `cargo
-    /// test --release --workspace`. The same profile as `train`, so that libtorch's bindings are
-    /// compiled once.
+    /// test --release --workspace`. The profile is the same as for `train`, so that libtorch's bindings
+    /// are compiled once.
     Test(test::Options),
 
     /// Measure Lockstep beside PyTorch and JAX on this machine
@@ -73,24 +73,24 @@ enum Command {
     /// Sets up, builds the release binaries, fetches a full PyTorch of the same version into
     /// .torch/ (2.4 GB, once) and the newest JAX into .jax/ (0.5 GB, once), and runs them side by
     /// side, round after round: images a second beside DistributedDataParallel, torch.compile and
-    /// JAX, the fixed time of a step, all-reduce, scaling, memory. Prints a table with the ratios
-    /// and those that are required, and writes every figure to target/bench. More than an hour;
-    /// --quick takes ten minutes. Leave the machine alone meanwhile.
+    /// JAX, the fixed time of a step, all-reduce, scaling, memory. Prints a table with the ratios and
+    /// the required ratios, and writes every figure to target/bench. Takes more than an hour; --quick
+    /// takes ten minutes. Run nothing else on the machine meanwhile.
     Bench(bench::Options),
 
-    /// Strike runs with disasters drawn from seeds: whatever dies, the final bytes are the same
+    /// Inject random faults into runs, drawn from seeds; the final bytes must always be the same
     ///
     /// Sets up, builds the release binaries, and for each seed and transport runs a coordinator and
-    /// four workers, some of which are killed, frozen, told to leave or replaced. What a seed does
-    /// is printed before it is done, and that seed does it again.
+    /// four workers, some of which are killed, frozen, told to leave or replaced. The faults of a seed
+    /// are printed before they happen, and the same seed gives the same faults again.
     Chaos(chaos::Options),
 
     /// Measure the coordinator with a thousand workers that have no tensors
     ///
-    /// Sets up, builds the release binaries, and has a crowd join a coordinator, train for a while
-    /// and lose half of its members at once. Prints how long that took and what the coordinator
-    /// used beside what it may use, and fails where it used more. The crowd takes its time from the
-    /// same cores: leave the machine alone meanwhile.
+    /// Sets up, builds the release binaries, and lets a crowd of workers join a coordinator, train for a
+    /// while and lose half of its members at once. Prints the times, and the coordinator's processor time
+    /// and peak memory, beside their limits, and fails if a limit is exceeded. The crowd runs on the same
+    /// cores: run nothing else on the machine meanwhile.
     Crowd(crowd::Options),
 
     /// Pack a release: the programs, libtorch, man pages, shell completions, licences
@@ -102,37 +102,37 @@ enum Command {
 
     /// Check the files in deploy/: container, Compose, Kubernetes, systemd
     ///
-    /// Fetches the tools that deploy/requirements.txt names into target/deploy, once (200 MB), and
-    /// says what each finds. Each must also find a mistake that is put into a copy of its file.
+    /// Fetches the tools in deploy/requirements.txt into target/deploy, once (200 MB), and prints the
+    /// result of each. Each tool must also find a mistake that is put into a copy of its file.
     Deploy(deploy::Options),
 
     /// Check the types in the board's scripts
     ///
-    /// Fetches TypeScript's compiler from npm into target/pages, once (30 MB). It must also find a
-    /// mistake that is put into a copy.
+    /// Fetches TypeScript's compiler from npm into target/pages, once (30 MB). The compiler must also
+    /// find a mistake that is put into a copy of the scripts.
     Pages,
 
     /// Compile the kernels for GPUs, so that the next build embeds them
     ///
     /// Fetches NVIDIA's compiler from PyPI into .nvrtc/, once (90 MB); no GPU is needed. A program that
-    /// was built without this compiles them at its first start, where the CUDA toolkit is installed.
+    /// was built without the compiled kernels compiles them itself, if the CUDA toolkit is installed.
     Kernels(kernels::Options),
 
-    /// Pack what only a GPU can show, for a machine that has one
+    /// Pack the checks that need a real GPU, for a machine that has one
     ///
     /// Sets up, compiles the kernels, builds the release binaries, and packs them with MNIST and a script
-    /// of PyTorch peers into one archive below 40 MB. A machine with a GPU, Python and PyTorch needs
-    /// nothing else to run it: digests, members that die, the time of each kernel, images a second.
+    /// for PyTorch into one archive below 40 MB. A machine with a GPU, Python and PyTorch needs nothing
+    /// else to run the checks: digests, members that die, the time of each kernel, images a second.
     GpuAcceptance(gpu_acceptance::Options),
 
-    /// Check the structure: who may depend on whom, and how large and how named files may be
+    /// Check the structure: dependencies between crates, sizes and names of files
     ///
-    /// Every breach is printed with its place and its rule. The rules are tables, made to be read:
+    /// Every breach is printed with its place and its rule. The rules are tables in
     /// crates/xtask/src/tidy/architecture.rs. `cargo test -p xtask` runs the same check.
     Tidy,
 }
 
-/// xtask has no man page, and its help is all that is to be known of it.
+/// xtask has no man page; its help has no further sections.
 const REFERENCE: manual::Reference =
     manual::Reference { examples: &[], exit_status: &[], variables: &[], files: &[] };
 

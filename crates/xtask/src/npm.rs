@@ -1,10 +1,10 @@
-//! Packages from npm, each of a pinned version, without what their scripts would do.
+//! Installs packages from npm, each of a pinned version, without running their scripts.
 
 use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, ensure};
 
-/// Installs `package`, as in `typescript@7.0.2`, into `folder`.
+/// Installs `package`, such as `typescript@7.0.2`, into `folder`.
 pub(crate) fn install(package: &str, folder: &Path) -> anyhow::Result<()> {
     let mut npm = Command::new("npm");
     npm.args(["install", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts", "--prefix"]);

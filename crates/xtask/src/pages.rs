@@ -1,5 +1,5 @@
 //! `cargo xtask pages`: checks the types in the board's scripts, which are plain JavaScript with types
-//! in comments. TypeScript's compiler comes from npm into `target/pages`; it makes nothing.
+//! in comments. TypeScript's compiler is installed from npm into `target/pages`; it only checks.
 
 use std::{
     fs,
@@ -11,23 +11,23 @@ use anyhow::{Context, ensure};
 
 use crate::{child, npm, staging, workspace};
 
-/// The compiler, of this version.
+/// The compiler and its version.
 const TYPESCRIPT: &str = "typescript@7.0.2";
 
-/// Where the scripts are.
+/// The folder of the scripts.
 const SCRIPTS: &str = "crates/board/assets";
 
-/// A library, which was checked by those who made it.
+/// A library of others, which is not checked.
 const LIBRARY: &str = "uplot.js";
 
-/// A mistake that must be found: a file, a text in it, and another.
+/// A mistake that the check must find: a file, a text in it, and the wrong text.
 const MISTAKE: (&str, &str, &str) =
     ("panels.js", "this.slider.value = String(", "this.slider.value = Number(");
 
 const FLAGS: &str = "--allowJs --checkJs --noEmit --target es2022 --module es2022 \
                      --moduleResolution bundler --lib dom,dom.iterable,es2022 --strict false";
 
-/// Checks the scripts, and that the check finds a mistake. Returns the exit status.
+/// Checks the scripts, then checks that a mistake is found. Returns the exit status.
 pub(crate) fn run() -> anyhow::Result<u8> {
     let compiler = compiler()?;
     let scripts = workspace::root().join(SCRIPTS);
@@ -38,14 +38,14 @@ pub(crate) fn run() -> anyhow::Result<u8> {
     let spoiled = spoiled(&scripts)?;
     ensure!(
         objection(&compiler, spoiled.path())?.is_some(),
-        "{SCRIPTS} is not checked: TypeScript has nothing against {:?}",
+        "{SCRIPTS} is not checked: TypeScript accepts the mistake {:?}",
         MISTAKE.2
     );
     stdout::say!("{SCRIPTS}: good, says {TYPESCRIPT}");
     Ok(child::SUCCESS)
 }
 
-/// The compiler's program, fetched if it is not there.
+/// The path of the compiler, which is fetched if it is missing.
 fn compiler() -> anyhow::Result<PathBuf> {
     let folder = workspace::root().join("target/pages").join(TYPESCRIPT);
     let program = |folder: &Path| folder.join("node_modules/.bin/tsc");
@@ -61,7 +61,7 @@ fn compiler() -> anyhow::Result<PathBuf> {
     Ok(program(&folder))
 }
 
-/// What the compiler has against the scripts in a folder; none if they are good.
+/// The compiler's complaints about the scripts in a folder; none if the scripts are good.
 fn objection(compiler: &Path, folder: &Path) -> anyhow::Result<Option<String>> {
     let is_ours = |path: &PathBuf| {
         let extension =

@@ -1,4 +1,4 @@
-//! What a machine must have, each absence with the way to mend it.
+//! Checks of the programs and the disk space that a machine needs. Each error says how to fix it.
 
 use crate::libtorch;
 use anyhow::{bail, ensure};
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 const PYTHON_HINT: &str = "install it (Debian and Ubuntu: apt-get install python3 python3-pip)";
 
-/// Where the NVIDIA driver puts its user-space library on the usual distributions and under WSL.
+/// The folders of the NVIDIA driver's user-space library on the usual distributions and under WSL.
 const DRIVER_FOLDERS: [&str; 5] = [
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib64",
@@ -17,7 +17,7 @@ const DRIVER_FOLDERS: [&str; 5] = [
     "/usr/lib/wsl/lib",
 ];
 
-/// The platform must be one that the wheels are made for.
+/// Checks that the wheels are made for this platform.
 pub(crate) fn platform() -> anyhow::Result<()> {
     ensure!(
         cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")),
@@ -28,19 +28,18 @@ pub(crate) fn platform() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// libtorch's bindings are C++, compiled when the workspace is built: the compiler that cargo will
-/// call must be there.
+/// Checks that cargo finds a C++ compiler, which compiles libtorch's bindings.
 pub(crate) fn compiler() -> anyhow::Result<()> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = env::split_paths(&path).collect();
     match find_compiler(env::var("CXX").ok().filter(|chosen| !chosen.is_empty()), &folders) {
         Compiler::Found => Ok(()),
         Compiler::Elsewhere(name) => bail!(
-            "the C++ compiler is looked for as `c++`, and only `{name}` is here: run \
+            "cargo calls the C++ compiler as `c++`, but only `{name}` is installed: run \
              `export CXX={name}` first"
         ),
         Compiler::ChosenMissing(name) => bail!(
-            "CXX names the C++ compiler `{name}`, which is not to be found: correct it, or \
+            "CXX names the C++ compiler `{name}`, which was not found: correct CXX, or \
              unset it to use `c++`"
         ),
         Compiler::Missing => bail!(
@@ -61,7 +60,7 @@ enum Compiler {
 fn find_compiler(chosen: Option<String>, folders: &[PathBuf]) -> Compiler {
     let present = |name: &str| folders.iter().any(|folder| folder.join(name).is_file());
     if let Some(chosen) = chosen {
-        // CXX may carry a wrapper and flags, as in "ccache g++".
+        // CXX may contain a wrapper and flags, as in "ccache g++".
         let program = chosen.split_whitespace().next().unwrap_or_default();
         return match present(program) {
             true => Compiler::Found,
@@ -77,7 +76,8 @@ fn find_compiler(chosen: Option<String>, folders: &[PathBuf]) -> Compiler {
         .map_or(Compiler::Missing, Compiler::Elsewhere)
 }
 
-/// python3 and its pip, which fetch and unpack the wheels; `instead` is the way out without them.
+/// Checks python3 and its pip, which fetch and unpack the wheels; the error names the alternative
+/// `instead`.
 pub(crate) fn python(instead: &str) -> anyhow::Result<()> {
     let quietly = |arguments: &[&str]| {
         let mut command = Command::new("python3");
@@ -110,15 +110,15 @@ pub(crate) fn nvidia_driver() -> bool {
             .any(|folder| folder.join("libcuda.so.1").exists())
 }
 
-/// The file system of `folder` must have room for `bytes` more; `instead` is the way out without.
+/// Checks that the file system of `folder` has `bytes` free; the error names the alternative
+/// `instead`.
 pub(crate) fn disk_space(folder: &Path, bytes: u64, instead: &str) -> anyhow::Result<()> {
-    // A file system that cannot tell is given the benefit of the doubt: running out is reported as
-    // well.
+    // If the free space is unknown, the fetch is tried: a full disk is reported then.
     let Ok(found) = rustix::fs::statvfs(folder) else { return Ok(()) };
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     ensure!(
         free >= bytes,
-        "{} MB are needed in {} during the fetch, and {} MB are free: make room, or {instead}",
+        "{} MB are needed in {} during the fetch, but only {} MB are free: make room, or {instead}",
         bytes / 1_000_000,
         folder.display(),
         free / 1_000_000

@@ -1,8 +1,8 @@
-//! Python packages, above all the wheels of PyTorch, through python3: downloaded or installed with
-//! pip, unpacked with `zipfile`.
+//! Python packages, mainly the wheels of PyTorch: downloaded or installed with pip, unpacked with
+//! Python's `zipfile`.
 //!
-//! Only set-up, benchmarks, tests and the check of deploy/ use Python. This file does not know what
-//! of a wheel is wanted, nor where it ends up.
+//! Only set-up, benchmarks, tests and the check of deploy/ use Python. This file does not know which
+//! members of a wheel are wanted, nor where they are installed.
 
 use anyhow::{Context, bail, ensure};
 use std::env;
@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use crate::interrupt;
 
-/// The wheels' platform tags. pip wants each named, for it does not expand the newer ones to those
-/// that they include.
+/// The wheels' platform tags. All are listed, because pip does not expand a newer tag to the older
+/// tags that it includes.
 const PLATFORMS: [&str; 6] = [
     "manylinux_2_28_x86_64",
     "manylinux_2_27_x86_64",
@@ -38,8 +38,7 @@ with zipfile.ZipFile(archive) as wheel:
             wheel.extract(member, folder)
 ";
 
-/// How much of a failed child's complaint is kept to find its cause, in lines; all of it has been
-/// shown.
+/// How many lines of a failed child's complaint are kept to find the cause; all lines were shown.
 const COMPLAINT_LINES: usize = 400;
 
 /// How long pip waits for bytes before it complains and tries again.
@@ -56,8 +55,8 @@ pub(crate) enum Dependencies {
 
 /// Downloads wheels with pip into `folder`.
 ///
-/// The wheels are named for one CPython version, so that whatever python3 is installed here fetches
-/// the same files. `instead` is the way out where the index cannot be reached.
+/// The version of CPython is fixed, so that any python3 fetches the same files. If the index cannot
+/// be reached, the error names the alternative `instead`.
 pub(crate) fn download(
     requirements: &[String],
     dependencies: Dependencies,
@@ -72,8 +71,8 @@ pub(crate) fn download(
     run(&mut pip, "cannot download the wheels of libtorch with pip", instead)
 }
 
-/// Installs packages with pip into `folder`, for the python3 of this machine and for who names the
-/// folder in PYTHONPATH; nothing else on the machine is touched.
+/// Installs packages with pip into `folder`, for the python3 of this machine with the folder in
+/// PYTHONPATH; nothing else on the machine changes.
 pub(crate) fn install(
     requirements: &[String],
     dependencies: Dependencies,
@@ -83,7 +82,7 @@ pub(crate) fn install(
     install_for(Path::new("python3"), requirements, dependencies, folder, instead)
 }
 
-/// The same for another Python of this machine.
+/// [`install`] for another Python of this machine.
 pub(crate) fn install_for(
     python: &Path,
     requirements: &[String],
@@ -116,13 +115,14 @@ fn pip(
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", command, "--no-input", "--disable-pip-version-check"]);
     pip.arg("--only-binary=:all:");
-    // Behind a proxy that never answers, pip says so after the first and gives up after the last.
+    // If a proxy never answers, pip complains after the first timeout and gives up after the last
+    // retry.
     pip.args(["--timeout", SILENCE_SECONDS, "--retries", "2"]);
     if dependencies == Dependencies::Leave {
         pip.arg("--no-deps");
     }
-    // pip downloads into a temporary folder first: one that has room, and that is removed with ours
-    // if pip is killed.
+    // pip downloads into a temporary folder first. This one is on the disk with the checked space,
+    // and is removed with ours if pip is killed.
     let temporary = temporary(folder);
     fs::create_dir_all(&temporary)
         .with_context(|| format!("cannot create {}", temporary.display()))?;
@@ -130,15 +130,15 @@ fn pip(
     Ok(pip)
 }
 
-/// Where pip downloads to, before it puts things into `folder`.
+/// The folder for pip's downloads, before pip moves them into `folder`.
 fn temporary(folder: &Path) -> PathBuf {
     folder.with_file_name("temporary")
 }
 
-/// Says now and then how much has come, where pip does not: without a terminal it draws no bar. It
-/// ends when it is dropped.
+/// Prints the progress of a download from time to time. Without a terminal only, because pip draws no
+/// bar then. Ends when it is dropped.
 struct Progress {
-    /// None where pip shows progress itself.
+    /// None if pip shows progress itself.
     running: Option<(mpsc::Sender<()>, thread::JoinHandle<()>)>,
 }
 
@@ -158,7 +158,7 @@ impl Progress {
         )
     }
 
-    /// Says every `interval` what has come since the last time.
+    /// Prints every `interval` the bytes so far and the rate since the last line.
     fn start(
         interval: Duration,
         bytes: impl Fn() -> u64 + Send + 'static,
@@ -188,7 +188,7 @@ impl Drop for Progress {
     }
 }
 
-/// Where pip fetches from, and by which proxy, without names and passwords.
+/// The index and the proxy that pip uses, without user names and passwords.
 fn way(variable: impl Fn(&str) -> Option<String>) -> String {
     let set = |names: &[&str]| {
         let values = names.iter().filter_map(|name| variable(name));
@@ -204,7 +204,7 @@ fn way(variable: impl Fn(&str) -> Option<String>) -> String {
     }
 }
 
-/// The bytes of all files in a folder and those below it, as far as they can be seen.
+/// The bytes of all readable files in a folder and below it.
 fn bytes_in(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let bytes = |entry: fs::DirEntry| match entry.metadata() {
@@ -245,8 +245,8 @@ pub(crate) fn nvidia_requirements(wheels: &Path, folder: &Path) -> anyhow::Resul
 
 /// The requirements on NVIDIA's libraries in a wheel's metadata, without their conditions.
 ///
-/// `cuda-toolkit` is a package that only names others. Triton, the Python bindings and the pure
-/// Python packages are of no use to libtorch.
+/// `cuda-toolkit` is a package that only depends on others. libtorch does not use Triton, the Python
+/// bindings and the pure Python packages.
 fn nvidia_in(metadata: &str) -> Vec<String> {
     let unconditional =
         requirements_in(metadata).map(|line| line.split(';').next().unwrap_or_default().trim());
@@ -285,7 +285,7 @@ fn run(command: &mut Command, purpose: &str, instead: &str) -> anyhow::Result<()
     Ok(())
 }
 
-/// What a complaint of pip or python means, and what to do.
+/// The meaning of a complaint of pip or python, and a remedy.
 fn cause(complaint: &str, instead: &str) -> String {
     let says = |signs: &[&str]| signs.iter().any(|sign| complaint.contains(sign));
     // The order matters: without a network, pip ends by saying that there is no matching
@@ -293,8 +293,8 @@ fn cause(complaint: &str, instead: &str) -> String {
     let meaning = if says(&["No space left on device", "Errno 28", "Disk quota exceeded"]) {
         "the disk is full: make room and repeat the command"
     } else if says(&["CERTIFICATE_VERIFY_FAILED", "SSLError"]) {
-        "the package index could not be trusted: behind a proxy that opens TLS, set \
-         PIP_CERT to its certificate"
+        "the certificate of the package index is not trusted: behind a proxy that decrypts TLS, set \
+         PIP_CERT to the proxy's certificate"
     } else if says(&[
         "NewConnectionError",
         "ConnectionError",
@@ -342,7 +342,7 @@ mod tests {
             assert!(line.starts_with("  2.5 MB after ") && line.ends_with(" MB/s"), "{line}");
         }
         drop(progress);
-        // The other end is gone: nothing is told any more.
+        // The sender is dropped, so the channel ends.
         lines.iter().for_each(drop);
     }
 

@@ -1,8 +1,7 @@
-//! `cargo xtask setup`: makes sure that there is a libtorch to build against.
+//! `cargo xtask setup`: makes sure that there is a libtorch for the build.
 //!
-//! This file decides whose libtorch is used and whether one must be fetched; `libtorch.rs` knows
-//! how one is laid out and put in place, `python.rs` where its files come from, `prerequisites.rs`
-//! what a machine must have.
+//! This file decides which libtorch is used and whether it must be fetched. `libtorch.rs` knows its
+//! layout and installs it, `python.rs` downloads its files, `prerequisites.rs` checks the machine.
 
 use crate::libtorch::{self, Flavour, Installation};
 use crate::{prerequisites, workspace};
@@ -25,16 +24,16 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Choice {
-    /// Keep what is there; else cuda where an NVIDIA driver is installed, and cpu elsewhere
+    /// Keep an existing libtorch; else cuda if an NVIDIA driver is installed, or cpu
     #[default]
     Auto,
-    /// For CPUs alone: a download of 0.5 GB
+    /// Only for CPUs: a download of 0.5 GB
     Cpu,
-    /// With the CUDA libraries: a download of 2.5 GB, which serves CPUs too
+    /// With the CUDA libraries: a download of 2.5 GB, which works on CPUs too
     Cuda,
 }
 
-/// Makes sure that a libtorch of the right version is in place, and says which.
+/// Makes sure that a libtorch of the right version is in place, and prints which one is used.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     prerequisites::compiler()?;
     let own = workspace::root().join(".libtorch");
@@ -62,10 +61,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The libtorch that the user has chosen, checked; none where LIBTORCH is unset or is our own.
+/// The libtorch that the user has chosen, checked; none if LIBTORCH is unset or names our own.
 ///
-/// `.cargo/config.toml` sets LIBTORCH to `own` for all that cargo starts, xtask included, unless it
-/// is set already. So a value that leads to `own` is no choice of anybody's.
+/// `.cargo/config.toml` sets LIBTORCH to `own` for all programs that cargo starts, also for xtask,
+/// unless LIBTORCH is set already. So a value that leads to `own` is not the user's choice.
 fn users_libtorch(value: Option<OsString>, own: &Path) -> anyhow::Result<Option<PathBuf>> {
     let Some(value) = value else { return Ok(None) };
     let theirs = PathBuf::from(value);
@@ -91,10 +90,10 @@ fn users_libtorch(value: Option<OsString>, own: &Path) -> anyhow::Result<Option<
     Ok(Some(theirs))
 }
 
-/// The flavour to fetch; none if what is present serves.
+/// The flavour to fetch; none if the present libtorch is good.
 fn wanted(choice: Choice, present: Option<Installation>, driver: bool) -> Option<Flavour> {
     let flavour = match (choice, present) {
-        // The person asked for no change: a test run must not start to download gigabytes.
+        // Without a chosen flavour nothing is replaced: a test run must not download gigabytes.
         (Choice::Auto, Some(_)) => return None,
         (Choice::Auto, None) if driver => Flavour::Cuda,
         (Choice::Auto, None) | (Choice::Cpu, _) => Flavour::Cpu,

@@ -1,7 +1,7 @@
-//! Folders that appear complete or not at all: made in a scratch folder beside their place, and
-//! put there by one rename. Whatever interrupts the making leaves no folder or the one before.
+//! Folders that appear complete or not at all: they are made in a scratch folder beside their
+//! place, and then renamed. An interruption leaves no folder, or the previous one.
 //!
-//! Does not know what is in the folders.
+//! Does not know the contents of the folders.
 
 use crate::interrupt;
 use anyhow::{Context, ensure};
@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{io, process, thread};
 
-/// A file in every folder that is put in place here, and in every scratch folder: without it a
-/// folder is somebody else's, and stays.
+/// A file in every folder that is put in place here, and in every scratch folder. A folder without
+/// this file was not made by xtask, and is never replaced or removed.
 pub(crate) const MARK: &str = ".made-by-xtask";
 
-/// How long another set-up in the same folder is waited for.
+/// How long to wait for another set-up in the same folder.
 const LOCK_WAIT: Duration = Duration::from_mins(30);
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
@@ -27,8 +27,8 @@ pub(crate) fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(entries)
 }
 
-/// Has `make` fill a folder in a scratch folder, and puts that at `destination`; nothing is done
-/// where `is_there` says so, be it that another process came first.
+/// Lets `make` fill a folder in a scratch folder, and moves this folder to `destination`. Does
+/// nothing if `is_there` is true, at first or after waiting for another process.
 pub(crate) fn put_in_place(
     destination: &Path,
     is_there: impl Fn() -> bool,
@@ -41,7 +41,7 @@ pub(crate) fn put_in_place(
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let lock = lock(parent)?;
     if is_there() {
-        return Ok(()); // Another one has made it while this one waited.
+        return Ok(()); // Another process made it meanwhile.
     }
     refuse_foreign(destination)?;
     if lock.is_some() {
@@ -59,33 +59,33 @@ fn mark(folder: &Path) -> anyhow::Result<()> {
     fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Refuses to replace what was not made here. In an empty folder there is nothing to lose.
+/// Refuses to replace a folder that was not made here, unless it is empty.
 fn refuse_foreign(destination: &Path) -> anyhow::Result<()> {
     let Ok(there) = fs::symlink_metadata(destination) else { return Ok(()) };
     let is_ours =
         there.is_dir() && (destination.join(MARK).is_file() || entries(destination)?.is_empty());
     ensure!(
         is_ours,
-        "{} is there already and was not made by cargo xtask, so it stays: move it away, or choose \
-         another folder",
+        "{} is there already and was not made by cargo xtask, so it is not replaced: move it away, or \
+         choose another folder",
         destination.display()
     );
     Ok(())
 }
 
-/// Puts `staged` at `destination`; what was there goes to `previous`, so that it is never half
-/// overwritten.
+/// Moves `staged` to `destination`. An existing folder is first moved to `previous`, so that it is
+/// never half overwritten.
 fn replace(destination: &Path, staged: &Path, previous: &Path) -> anyhow::Result<()> {
     if fs::symlink_metadata(destination).is_ok() {
         fs::rename(destination, previous)
             .with_context(|| format!("cannot move the old {} aside", destination.display()))?;
     }
     fs::rename(staged, destination)
-        .with_context(|| format!("cannot put what was fetched at {}", destination.display()))
+        .with_context(|| format!("cannot move the new folder to {}", destination.display()))
 }
 
-/// The folder in which a fetch takes place: beside the destination, so that a rename can end it;
-/// gone with its value.
+/// The temporary folder of a fetch. It is beside the destination, so that a rename is possible, and
+/// is removed when the value is dropped.
 pub(crate) struct Scratch {
     pub(crate) path: PathBuf,
 }
@@ -109,20 +109,20 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed now is swept by the next fetch.
+        // If this fails, the next fetch removes the folder (`sweep`).
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// The sibling of `destination` that has `-suffix` after its name.
+/// The path of `destination` with `-suffix` after its name.
 fn beside(destination: &Path, suffix: &str) -> PathBuf {
     let mut name = destination.file_name().unwrap_or_default().to_owned();
     name.push(format!("-{suffix}"));
     destination.with_file_name(name)
 }
 
-/// Removes the scratch folders of fetches that were killed. Only for who holds the lock: none of
-/// them is in use then.
+/// Removes the scratch folders of fetches that were killed. The caller must hold the lock, so that
+/// none of the folders is in use.
 fn sweep(destination: &Path) {
     let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else {
         return;
@@ -137,8 +137,8 @@ fn sweep(destination: &Path) {
     }
 }
 
-/// Locks `folder` against other set-ups until the returned file is dropped; none where the file
-/// system has no locks.
+/// Locks `folder` against other set-ups until the returned file is dropped; none if the file system
+/// has no locks.
 fn lock(folder: &Path) -> anyhow::Result<Option<File>> {
     let file = File::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
     let deadline = Instant::now() + LOCK_WAIT;

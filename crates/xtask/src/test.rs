@@ -1,4 +1,4 @@
-//! `cargo xtask test`: the whole test suite, from a fresh checkout on.
+//! `cargo xtask test`: runs the whole test suite, also in a fresh checkout.
 
 use crate::test_tools::{AXE, MOTO, TENSORBOARD};
 use crate::{child, setup, workspace};
@@ -7,13 +7,14 @@ use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::{env, fs, thread};
 
-/// How many tests run at a time.
+/// The variable with the number of tests that run at a time.
 const THREADS: &str = "RUST_TEST_THREADS";
 
-/// Tests that run beside one for each core: scenarios mostly wait, for processes and for time limits.
+/// How many more tests than cores run at a time: scenarios mostly wait, for processes and for time
+/// limits.
 const TESTS_MORE: usize = 1;
 
-/// Names the file that tests add a line to for what they leave out.
+/// The variable with the path of a file. A test that is left out appends a line to this file.
 const LEFT_OUT: &str = "LOCKSTEP_LEFT_OUT";
 
 #[derive(Debug, clap::Args)]
@@ -26,8 +27,8 @@ pub(crate) struct Options {
     arguments: Vec<String>,
 }
 
-/// Sets up, builds the programs that the scenarios start, and runs the tests. Returns the exit
-/// status of what failed.
+/// Sets up, builds the programs that the scenarios start, and runs the tests. Returns the exit status
+/// of the build or of the tests.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
     if !names_packages(&options.arguments) {
@@ -60,7 +61,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-/// Lists what was not tested on this machine, each once.
+/// Lists the tests that were left out on this machine, each once.
 fn list_left_out(lines: &str) {
     let lines: BTreeSet<&str> = lines.lines().collect();
     if !lines.is_empty() {

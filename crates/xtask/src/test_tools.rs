@@ -1,8 +1,8 @@
-//! What only tests use, from PyPI for the python3 of this machine, or from npm: each in a folder of its own
-//! at the top.
+//! Tools that only tests use, from PyPI for the python3 of this machine, or from npm. Each tool has its own
+//! folder at the root of the checkout.
 //!
-//! A folder has `site/`, to be named in PYTHONPATH, or `node_modules/`, and a stamp. It appears complete
-//! (`staging.rs`).
+//! A folder has `site/`, for PYTHONPATH, or `node_modules/`, and a stamp. It appears only when it is
+//! complete (`staging.rs`).
 
 use crate::python::{self, Dependencies};
 use crate::staging::put_in_place;
@@ -11,35 +11,35 @@ use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// Holds the package, and the version of Python: some wheels serve one version alone.
+/// This file holds the package, and the version of Python: some wheels are for one version only.
 const STAMP: &str = "version";
 
-/// The way out for who cannot fetch it.
+/// The alternative, for the error message of a failed fetch.
 const INSTEAD: &str = "the tests that need it are left out";
 
 /// A package with all that it needs.
 #[derive(Debug)]
 pub(crate) struct TestTool {
-    /// Its folder is this name with a point before it.
+    /// The name of its folder, without the leading point.
     name: &'static str,
     packages: Packages,
-    /// A variable, set where tests must not do without it.
+    /// The variable that is set if the tests must not be left out.
     required: &'static str,
-    /// What is said where it cannot be had.
+    /// The beginning of the message if the tool cannot be fetched.
     absence: &'static str,
 }
 
-/// What a tool consists of.
+/// The packages of a tool.
 #[derive(Debug)]
 enum Packages {
-    /// The package, and then what it needs.
+    /// The package, then the packages that it needs.
     PyPi(&'static [&'static str]),
-    /// A package that needs no other.
+    /// A package that needs no other packages.
     Npm(&'static str),
 }
 
-/// A server that speaks S3, for the scenarios that store checkpoints; tests/harness/objects.rs looks
-/// for it. Of what its own metadata asks for it needs a third: most is for other services.
+/// An S3 server, for the scenarios that store checkpoints; tests/harness/objects.rs looks for it. Only a
+/// third of the packages in its metadata are needed: the others are for other services.
 pub(crate) const MOTO: TestTool = TestTool {
     name: "moto",
     packages: Packages::PyPi(&[
@@ -72,11 +72,11 @@ pub(crate) const MOTO: TestTool = TestTool {
         "xmltodict==1.0.4",
     ]),
     required: "LOCKSTEP_S3_REQUIRED",
-    absence: "no S3 server, so nothing is stored in tests",
+    absence: "no S3 server, so the tests of object stores are left out",
 };
 
-/// TensorBoard's own reader of event files, for the scenarios that write such; tests/runs.rs looks for
-/// it. It needs a part of what its own metadata asks for.
+/// TensorBoard's own reader of event files, for the scenarios that write event files; tests/runs.rs looks
+/// for it. Only some of the packages in its metadata are needed.
 pub(crate) const TENSORBOARD: TestTool = TestTool {
     name: "tensorboard",
     packages: Packages::PyPi(&[
@@ -88,11 +88,10 @@ pub(crate) const TENSORBOARD: TestTool = TestTool {
         "protobuf==7.36.2",
     ]),
     required: "LOCKSTEP_TENSORBOARD_REQUIRED",
-    absence: "no TensorBoard, so its reader reads nothing in tests",
+    absence: "no TensorBoard, so the tests with its reader are left out",
 };
 
-/// What finds faults of pages for people who see, hear or move otherwise; tests/harness/browser.rs looks
-/// for it.
+/// A checker of the accessibility of pages; tests/harness/browser.rs looks for it.
 pub(crate) const AXE: TestTool = TestTool {
     name: "axe",
     packages: Packages::Npm("axe-core@4.14.1"),
@@ -100,8 +99,8 @@ pub(crate) const AXE: TestTool = TestTool {
     absence: "no axe-core, so no page is checked for accessibility in tests",
 };
 
-/// The compiler of kernels for GPUs, and a reader of what it makes; neither needs a GPU. The compiler is
-/// that of libtorch's CUDA libraries.
+/// The compiler of kernels for GPUs, and a reader of compiled kernels; neither needs a GPU. The compiler
+/// has the version of libtorch's CUDA libraries.
 pub(crate) const NVRTC: TestTool = TestTool {
     name: "nvrtc",
     packages: Packages::PyPi(&["nvidia-cuda-nvrtc==13.0.88", "nvidia-cuda-cuobjdump==13.5.37"]),
@@ -110,8 +109,8 @@ pub(crate) const NVRTC: TestTool = TestTool {
 };
 
 impl TestTool {
-    /// Makes sure that it is in place. Where it cannot be had, this says so, and is an error only
-    /// where it is required.
+    /// Makes sure that the tool is in place. If it cannot be fetched, prints the reason; this is an error
+    /// only if the tool is required.
     pub(crate) fn ensure(&self) -> anyhow::Result<()> {
         match self.fetch() {
             Err(error) if env::var_os(self.required).is_none() => {
@@ -122,7 +121,7 @@ impl TestTool {
         }
     }
 
-    /// Where the packages from PyPI are, once it is fetched.
+    /// The folder of the packages from PyPI, after the fetch.
     pub(crate) fn site(&self) -> PathBuf {
         self.folder().join("site")
     }
@@ -131,7 +130,7 @@ impl TestTool {
         workspace::root().join(format!(".{}", self.name))
     }
 
-    /// Makes sure that it is in place.
+    /// Makes sure that the tool is in place; an error if it cannot be fetched.
     pub(crate) fn fetch(&self) -> anyhow::Result<()> {
         let Self { name, packages, .. } = self;
         let stamp = match packages {

@@ -1,8 +1,8 @@
 //! `cargo xtask tidy`: the structure check, run as a test too.
 //!
-//! `tidy/architecture.rs` holds the rules as tables and is all that most people need to read.
-//! `graph.rs` checks the dependencies between crates, `packages.rs` the packages of others,
-//! `source.rs` the Rust files, `wire.rs` the .proto files and `documents.rs` the Markdown files; each
+//! `tidy/architecture.rs` has the rules as tables; most people need to read only this file.
+//! `graph.rs` checks the dependencies between crates, `packages.rs` the external packages,
+//! `source.rs` the Rust files, `wire.rs` the .proto files and `documents.rs` the Markdown files. Each
 //! takes plain values, so that its tests need no cargo. Nothing here knows what a crate does.
 
 mod architecture;
@@ -23,7 +23,7 @@ use std::{fmt, fs};
 struct Breach {
     /// A crate, or a file with a line.
     place: String,
-    /// What was found there.
+    /// The breach itself.
     found: String,
     /// The rule, as a sentence.
     rule: String,
@@ -35,14 +35,14 @@ impl fmt::Display for Breach {
     }
 }
 
-/// Checks the workspace and prints every breach. The exit status says whether there was one.
+/// Checks the workspace and prints every breach. Returns the exit status: 1 if there was a breach.
 pub(crate) fn run() -> anyhow::Result<u8> {
     let breaches = check(&workspace::root())?;
     for breach in &breaches {
         stdout::say!("{breach}");
     }
     match breaches.len() {
-        0 => stdout::say!("tidy: the structure is as the tables in crates/xtask/src/tidy have it"),
+        0 => stdout::say!("tidy: the structure agrees with the tables in crates/xtask/src/tidy"),
         count => {
             stdout::say!("tidy: {count} breaches of the rules in crates/xtask/src/tidy")
         }
@@ -70,14 +70,14 @@ fn check(root: &Path) -> anyhow::Result<Vec<Breach>> {
     Ok(breaches)
 }
 
-/// What `cargo metadata` prints: of the network only if something in Cargo.lock was never
-/// downloaded here.
+/// The output of `cargo metadata`. Uses the network only if a package in Cargo.lock was never
+/// downloaded on this machine.
 pub(crate) fn metadata() -> anyhow::Result<Vec<u8>> {
     let compiler = Command::new("rustc").arg("-vV").output().context("cannot start rustc")?;
     let about = String::from_utf8_lossy(&compiler.stdout);
     let host = about.lines().find_map(|line| line.strip_prefix("host: "));
     let ask = |more: &[&str]| {
-        // Without the filter, cargo would want the packages of every other platform as well.
+        // Without the filter, cargo would need the packages of all other platforms too.
         let mut cargo = workspace::cargo();
         cargo.args(["metadata", "--format-version=1", "--filter-platform"]);
         cargo.arg(host.context("rustc does not name its host")?).args(more);
@@ -92,8 +92,8 @@ pub(crate) fn metadata() -> anyhow::Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// The files with the extension under `folder`, in order; none where it is not there. Build
-/// products and hidden folders are passed over.
+/// The files with the extension under `folder`, in order; none if the folder does not exist. Skips
+/// build products and hidden folders.
 fn files(folder: &Path, extension: &str) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     if !folder.is_dir() {

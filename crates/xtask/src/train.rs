@@ -1,7 +1,7 @@
-//! `cargo xtask train`: a whole training run on this machine, from a fresh checkout on.
+//! `cargo xtask train`: a whole training run on this machine, also in a fresh checkout.
 //!
-//! The coordinator says where the checkpoint and the picture are; this gets it going, and says how
-//! to look into the model.
+//! This command starts the coordinator, which prints the paths of the checkpoint and of the
+//! picture. Then it prints commands that show what the model has learned.
 
 use crate::workspace::{self, Build};
 use crate::{child, setup};
@@ -12,26 +12,26 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The flag that has the coordinator start its workers; it may be given once only.
+/// The flag with which the coordinator starts its workers; it may be given only once.
 const SPAWN: &str = "--spawn";
 
-/// Epochs of a run unless flags say otherwise.
+/// The coordinator's default for `--epochs`.
 const EPOCHS: u32 = 5;
 
-/// Words after which a coordinator trains nothing.
+/// Arguments with which the coordinator does not train.
 const NO_TRAINING: [&str; 7] = ["status", "certs", "help", "--help", "-h", "--version", "-V"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Flags for vae-coordinator
     ///
-    /// For instance `cargo xtask train -- --epochs 20 --workers 2`. All of them:
-    /// `cargo xtask train -- --help`.
+    /// For instance `cargo xtask train -- --epochs 20 --workers 2`. `cargo xtask train -- --help`
+    /// lists all flags.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
     flags: Vec<OsString>,
 }
 
-/// Sets up, builds and trains. Returns the exit status of what failed, or of the coordinator.
+/// Sets up, builds and trains. Returns the exit status of a failed build, or of the coordinator.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     setup::run(&setup::Options::default())?;
     let training = ["--bins", "-p", "vae-coordinator", "-p", "vae-worker"];
@@ -46,7 +46,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     if !trains || code != child::SUCCESS {
         return Ok(code);
     }
-    // Last: it takes packages that training does without.
+    // `vae` is built last, because it needs packages that training does not need.
     stdout::say!("Building vae, which looks into the model");
     match built(&[&training[..], &["-p", "latent"]].concat(), "vae")? {
         Build::Failed(code) => Ok(code),
@@ -57,7 +57,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     }
 }
 
-/// Builds some packages; gives the program of this name.
+/// Builds some packages; returns the program of this name.
 fn built(selection: &[&str], name: &str) -> anyhow::Result<Build<PathBuf>> {
     Ok(match workspace::build_programs(selection, &[])? {
         Build::Failed(code) => Build::Failed(code),
@@ -65,7 +65,7 @@ fn built(selection: &[&str], name: &str) -> anyhow::Result<Build<PathBuf>> {
     })
 }
 
-/// What to type after a training run.
+/// The commands to type after a training run.
 fn next(coordinator: &Path, vae: &Path, flags: &[OsString]) -> String {
     let run_dir = value(flags, "--run-dir");
     let data_dir = value(flags, "--data-dir");
@@ -88,7 +88,7 @@ fn next(coordinator: &Path, vae: &Path, flags: &[OsString]) -> String {
     format!("To look into the model, or to train on:{}", lines.concat())
 }
 
-/// Twice as many epochs, where the run is known to have some and may have more.
+/// Twice the epochs of the run; none if the number is unknown or cannot be increased.
 fn more_epochs(flags: &[OsString]) -> Option<u32> {
     let is_resumed = flags.iter().any(|flag| flag.to_string_lossy().starts_with("--resume"));
     let is_fixed = value(flags, "--learning-rate-schedule").is_some_and(|name| name == "cosine");
@@ -101,7 +101,7 @@ fn more_epochs(flags: &[OsString]) -> Option<u32> {
     }
 }
 
-/// The value of a flag among those of the coordinator.
+/// The value of one of the coordinator's flags.
 fn value(flags: &[OsString], flag: &str) -> Option<OsString> {
     let joined = format!("{flag}=");
     flags.iter().enumerate().find_map(|(index, word)| {
@@ -113,7 +113,7 @@ fn value(flags: &[OsString], flag: &str) -> Option<OsString> {
     })
 }
 
-/// A program's path as a person would type it here.
+/// A program's path, relative to the current folder if the program is below it.
 fn near(program: &Path) -> PathBuf {
     let here = env::current_dir().unwrap_or_default();
     match program.strip_prefix(&here) {
@@ -152,7 +152,7 @@ mod tests {
         let here = env::current_dir().unwrap();
         assert_eq!(near(&here.join("target/release/vae")), Path::new("target/release/vae"));
         assert_eq!(near(Path::new("/elsewhere/vae")), Path::new("/elsewhere/vae"));
-        // A bare name would be looked for in PATH.
+        // The shell would look for a bare name in PATH.
         assert_eq!(near(&here.join("vae")), here.join("vae"));
     }
 }

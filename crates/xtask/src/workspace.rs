@@ -1,4 +1,4 @@
-//! Where the checkout is, how to call cargo in it, and how to build its programs.
+//! The path of the checkout, calls of cargo in it, and builds of its programs.
 
 use crate::child;
 use anyhow::Context;
@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 /// The folder of the workspace's Cargo.toml.
 pub(crate) fn root() -> PathBuf {
-    // Cargo sets the variable for `cargo run` too; it is right even after the checkout was moved.
+    // Cargo sets the variable for `cargo run` too, so the path is right even after the checkout was moved.
     let manifest = env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     manifest.ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
@@ -22,8 +22,8 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.current_dir(root());
-    // What cargo says of xtask to xtask is not for the build script of ring: it would run again,
-    // and all that depends on it be compiled again, whenever somebody else had called cargo.
+    // The variables that describe xtask are removed: ring's build script depends on them, so ring and all
+    // crates that use it would be compiled again whenever cargo was called without xtask in between.
     for (name, _) in env::vars_os() {
         let of_xtask = ["CARGO_PKG_", "CARGO_MANIFEST_"];
         if of_xtask.iter().any(|start| name.to_string_lossy().starts_with(start)) {
@@ -33,21 +33,20 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Builds programs that the scenarios start, by an alias of .cargo/config.toml. Returns the exit
-/// status.
+/// Builds programs that the scenarios start, with an alias of .cargo/config.toml. Returns the exit status.
 pub(crate) fn build_for_tests(alias: &str) -> anyhow::Result<u8> {
     child::run(cargo().args([alias, "--release"]))
 }
 
-/// What became of a build.
+/// The outcome of a build.
 pub(crate) enum Build<T = Vec<PathBuf>> {
-    /// What it made: the programs, or those of them that are wanted.
+    /// The built programs, or the wanted ones of them.
     Done(T),
-    /// It failed with this exit status, and cargo has said why.
+    /// The build failed with this exit status; cargo printed the reason.
     Failed(u8),
 }
 
-/// Where cargo puts what it makes.
+/// The folder of cargo's build products, which is created if it does not exist.
 pub(crate) fn target_folder() -> anyhow::Result<PathBuf> {
     let chosen = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let folder = root().join(chosen.unwrap_or_else(|| PathBuf::from("target")));
@@ -55,9 +54,10 @@ pub(crate) fn target_folder() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Builds the release binaries of what `selection` names (as `--bins` and `--workspace`), with these variables.
+/// Builds the release binaries that `selection` names (such as `--bins` and `--workspace`), with these
+/// environment variables.
 ///
-/// The programs' places are cargo's own word: a target folder set elsewhere is honoured.
+/// The programs' paths come from cargo's messages, so any configured target folder works.
 pub(crate) fn build_programs(
     selection: &[&str],
     environment: &[(String, OsString)],
@@ -80,13 +80,13 @@ pub(crate) fn build_programs(
     Ok(if status.success() { Build::Done(programs) } else { Build::Failed(child::code(status)) })
 }
 
-/// The program of this name among those that a build has made.
+/// The program of this name among the programs of a build.
 pub(crate) fn named<'a>(programs: &'a [PathBuf], name: &str) -> anyhow::Result<&'a PathBuf> {
     let found = programs.iter().find(|program| program.file_name() == Some(OsStr::new(name)));
     found.with_context(|| format!("the build has made no {name}"))
 }
 
-/// The program that one of cargo's JSON messages announces, if it announces one.
+/// The path of a program in one of cargo's JSON messages, if the message names a program.
 fn program_in(message: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
     message["executable"].as_str().map(PathBuf::from)

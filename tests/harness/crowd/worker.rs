@@ -21,16 +21,16 @@ use tonic::{Status, Streaming};
 use super::{Shared, WORKERS_A_HOST, rendezvous};
 use crate::harness::hello;
 
-/// Messages that wait to be sent.
+/// How many messages may wait to be sent.
 const OUTBOUND_MESSAGES: usize = 16;
 
-/// Time between two reports of a leader, as real ones have it; a step of a crowd takes as long.
+/// Time between two reports of a leader, as with real workers; a step of a crowd takes as long.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Of so many members that are aborted, one has not done the last step.
+/// One of so many members has not done the last step when its generation is aborted.
 const BEHIND: u32 = 3;
 
-/// Images of a step, for the reports.
+/// Images per step, for the reports.
 const IMAGES: u64 = 1_000;
 
 /// Bytes of the default model's state: parameters and both moments.
@@ -80,9 +80,9 @@ struct Worker<'a> {
     outbound: mpsc::Sender<WorkerMessage>,
     beats: Interval,
     reports: Interval,
-    /// Updates that its own state has seen while it is in no generation.
+    /// The step of its own state while the worker is in no generation.
     step: u64,
-    /// The generation that it was last called to; 0 for none.
+    /// The last generation whose start it received; 0 for none.
     generation: u64,
     is_member: bool,
     rank: u32,
@@ -141,7 +141,8 @@ impl<'a> Worker<'a> {
                 self.ready(None, Some(transfer)).await
             }
             CoordinatorMsg::Persist(_) => self.say(WorkerMsg::Saved(Saved {})).await,
-            // A word about a generation that is over for this worker, or to its neighbours.
+            // Messages about a generation that has ended for this worker, or for other members of
+            // its host.
             CoordinatorMsg::Abort(_) | CoordinatorMsg::Pause(_) | CoordinatorMsg::Segment(_) => {
                 Ok(())
             }
@@ -182,7 +183,7 @@ impl<'a> Worker<'a> {
         unexpected: Option<Unexpected>,
         transfer: Option<Transfer>,
     ) -> Outcome<()> {
-        // The same for all whose state has seen the same steps.
+        // The digest is the same for all workers at the same step.
         let digest = u128::from(self.step).to_le_bytes().to_vec().into();
         self.say(WorkerMsg::Ready(Ready {
             step: self.step,
@@ -203,7 +204,7 @@ impl<'a> Worker<'a> {
         self.say(WorkerMsg::Heartbeat(heartbeat)).await
     }
 
-    /// As the leader: does a step, for all, and reports.
+    /// As the leader: does a step for all members, and reports it.
     async fn report(&self) -> Outcome<()> {
         let step = {
             let mut training = self.shared.training();

@@ -1,8 +1,8 @@
 """The same training in PyTorch with torch.compile; model, loss and data are those of ddp.py.
 
-With --alone it is one process; without, processes are started as torchrun does, and the model is
-compiled under DistributedDataParallel. The loss is compiled too, and Adam is PyTorch's fused one.
-Rank 0 prints one JSON object as ddp.py does.
+With --alone the training is one process. Without it, processes are started as torchrun does, and the
+model is compiled under DistributedDataParallel. The loss is compiled too, and Adam is PyTorch's fused
+Adam. Rank 0 prints one JSON object as ddp.py does.
 """
 
 import argparse
@@ -20,7 +20,7 @@ WARM_UP_STEPS, TRIAL_STEPS = 20, 40
 
 
 def training_step(images, parallel):
-    """A function that takes indices of images, trains one step on them, and gives the loss."""
+    """A function that trains one step on the images of some indices, and returns the loss."""
     model = Vae()
     if parallel:
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)

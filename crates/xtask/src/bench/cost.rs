@@ -1,7 +1,7 @@
-//! What a step costs before its first image, and what each image adds: a line through the times of
-//! steps of several sizes, for each system.
+//! The fixed time of a step, and the time that each image adds: a line fitted to the times of steps
+//! of several sizes, for each system.
 //!
-//! Does not know how a step is timed; the times follow from images a second.
+//! Does not know how a step is timed: the times are computed from images a second.
 
 use super::nearness::Distance;
 use super::peers;
@@ -15,17 +15,17 @@ use serde_json::{Value, json};
 
 /// Images per worker and step. A system in one process takes the batches of two workers.
 const BATCHES: [u32; 4] = [16, 64, 256, 512];
-/// Two that the comparison of rates needs anyway.
+/// Two batches that the comparison of rates measures anyway.
 const QUICK_BATCHES: [u32; 2] = [64, 256];
 
-/// The names of the line that all are compared with, and of that of an earlier build.
+/// The names of the fit that all others are compared with, and of the fit of an earlier build.
 const OURS: &str = "Lockstep, 2 workers";
 const BEFORE: &str = "Lockstep before, 2 workers";
 
-/// How many times our fixed part that of an earlier build must be.
+/// The required ratio: the fixed time of the earlier build over the fixed time of this build.
 const BEFORE_REQUIRED: Required = Required::AtLeast(2.0);
 
-/// A fit needs as many.
+/// A fit needs at least so many points.
 const POINTS_MIN: usize = 2;
 
 const MICROSECONDS: f64 = 1e6;
@@ -40,7 +40,7 @@ struct Cost {
 }
 
 impl Cost {
-    /// Its fixed part over that of another, where that one has any.
+    /// This fixed time over the fixed time `ours`, if `ours` is above zero.
     fn fixed_over(self, ours: Cost) -> Option<f64> {
         (ours.fixed_us > 0.0).then(|| self.fixed_us / ours.fixed_us)
     }
@@ -50,11 +50,11 @@ impl Cost {
 #[derive(Debug)]
 struct Series {
     name: String,
-    /// Images per worker of two, and the training.
+    /// Images per worker (with two workers), and the training.
     trainings: Vec<(u32, Training)>,
 }
 
-/// A row for each step to time. The report shows their fits instead of them.
+/// A row for each step to time. The report shows the fits instead of these rows.
 pub(super) fn rows(options: &Options, cores: u32) -> Vec<Row> {
     let row = |name: &str, training: Training| {
         Row::rate(Section::StepCost, name.to_owned(), training, Comparison::Alone, None)
@@ -89,8 +89,8 @@ fn series(options: &Options, cores: u32) -> Vec<Series> {
     all
 }
 
-/// The images that the line counts: those of a worker, or the share of one where a process takes
-/// the batches of two.
+/// The x value of the fit: the images of a worker, or half of a process's images if one process
+/// takes the batches of two workers.
 fn images(training: Training) -> u32 {
     match training.system {
         System::Compiled | System::Jax => training.batch_size / peers::WORKERS,
@@ -98,8 +98,8 @@ fn images(training: Training) -> u32 {
     }
 }
 
-/// Least squares of the relative distances, so that a small step counts as much as a large one.
-/// The points are images and microseconds.
+/// Least squares of the relative distances, so that a small step has the same weight as a large
+/// step. The points are images and microseconds.
 fn fit(points: &[(f64, f64)]) -> Option<Cost> {
     let usable = points.iter().filter(|(_, time)| *time > 0.0);
     let (mut w, mut wx, mut wy, mut wxx, mut wxy) = (0.0, 0.0, 0.0, 0.0, 0.0);
@@ -123,7 +123,7 @@ fn fit(points: &[(f64, f64)]) -> Option<Cost> {
     Some(Cost { fixed_us, marginal_us, misfit_percent })
 }
 
-/// The fits of a series of rows of one name, by medians over the rounds.
+/// The fit of the rows of one name, by medians over the rounds.
 fn cost_of(rows: &[&Row], figures: &Figures) -> Option<Cost> {
     let points = rows.iter().filter_map(|row| {
         let Job::Training(training) = row.ours.0 else { return None };
@@ -134,7 +134,7 @@ fn cost_of(rows: &[&Row], figures: &Figures) -> Option<Cost> {
     fit(&points.collect::<Vec<_>>())
 }
 
-/// Rows of the same name, in order.
+/// The rows, grouped by name, in order.
 fn groups<'a>(rows: &[&'a Row]) -> Vec<(&'a str, Vec<&'a Row>)> {
     let mut groups: Vec<(&str, Vec<&Row>)> = Vec::new();
     for &row in rows {
@@ -146,8 +146,8 @@ fn groups<'a>(rows: &[&'a Row]) -> Vec<(&'a str, Vec<&'a Row>)> {
     groups
 }
 
-/// A line for each system; with `distances`, one more for the rounds at each of them, where all
-/// steps have such rounds.
+/// A line for each system. For each of the `distances` one more line, if all steps have rounds at
+/// that distance.
 pub(super) fn table(rows: &[&Row], figures: &Figures, distances: &[Distance]) -> Table {
     let heads = ["", "fixed us", "us an image", "misfit %", "fixed, of ours", "required", ""];
     let mut table = Table::new(&heads);
@@ -186,7 +186,7 @@ fn cells(name: &str, cost: Option<Cost>, ratio: Option<f64>) -> Vec<String> {
     std::iter::once(name.to_owned()).chain(figures).chain([ratio]).collect()
 }
 
-/// The same for programs.
+/// The same fits as JSON.
 pub(super) fn json(rows: &[&Row], figures: &Figures) -> Value {
     let one = |(name, rows): (&str, Vec<&Row>)| {
         let cost = cost_of(&rows, figures);
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn distances_count_by_their_share_of_the_time() {
-        // The same ten percent at either end moves the line by as much there.
+        // Ten percent at one end and ten percent at the other end move the line by the same share.
         let misfit = |place: usize| {
             let mut points = [(16.0, 1_000.0), (64.0, 1_000.0), (256.0, 1_000.0)];
             points[place].1 *= 1.1;

@@ -2,8 +2,8 @@
 
 One process per rank, as torchrun starts them (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT in the
 environment). Rank 0 prints one JSON object: images a second over all ranks, in steady state, and
-the loss that training has come to. The data set is in memory as bytes, a batch is one gather,
-gradients are views of DDP's buckets: what a careful user would write, no more and no less.
+the last loss. The data set is in memory as bytes, a batch is one gather, and gradients are views of
+DDP's buckets: the code of a careful user, without further tricks.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main():
     torch.set_num_threads(args.threads)
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
-    torch.manual_seed(rank)  # The noise differs by rank; DDP hands everybody rank 0's parameters.
+    torch.manual_seed(rank)  # The noise differs by rank; DDP sends rank 0's parameters to all ranks.
 
     images = read_images(args.data_dir / "train-images-idx3-ubyte")
     model = DistributedDataParallel(Vae(), gradient_as_bucket_view=True)
@@ -102,7 +102,7 @@ def main():
     train(WARM_UP_STEPS)
     trial_seconds, _ = timed(TRIAL_STEPS)
     steps = torch.tensor(max(1, round(TRIAL_STEPS * args.seconds / trial_seconds)))
-    dist.broadcast(steps, 0)  # All ranks take as many steps as rank 0 thinks will fit.
+    dist.broadcast(steps, 0)  # All ranks run the number of steps that rank 0 estimated.
     seconds, loss = timed(int(steps))
 
     if rank == 0:

@@ -1,5 +1,5 @@
-//! What earlier pieces of a bench have found: `bench.json`, read again. Does not know what its
-//! figures mean.
+//! The figures of earlier pieces of a bench, read from `bench.json`. Does not know the meaning of
+//! the figures.
 
 use super::machine::Machine;
 use super::plan::{self, Row};
@@ -10,10 +10,10 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
-/// What a figure must have in common with those that it is put beside.
+/// The values that must be equal in `bench.json` and here, so that figures can be put together.
 const SAME: [&str; 4] = ["cpu", "cores", "torch", "revision"];
 
-/// The figures in a file, of all jobs that the rows need; none where there is no file.
+/// The figures in a file, of all jobs that the rows need; empty if there is no file.
 pub(super) fn read(file: &Path, rows: &[Row], machine: &Machine) -> anyhow::Result<Figures> {
     if !file.exists() {
         return Ok(Figures::default());

@@ -1,5 +1,5 @@
-//! All-reduce alone: the transports' own benchmark program and `gloo.py` print the same lines of
-//! JSON, one for each number of members and size.
+//! Measures the all-reduce alone. The transports' own benchmark program and `gloo.py` print lines
+//! of JSON of the same form, one for each number of members and size.
 
 use super::process::{self, Process};
 use super::pytorch::PyTorch;
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// How long all sizes over one transport may take.
 const BOUND: Duration = Duration::from_mins(4);
 
-/// Measures all numbers of members and sizes over a transport of ours.
+/// Measures all numbers of members and sizes over a transport of Lockstep.
 pub(super) fn ours(program: &Path, transport: Transport) -> anyhow::Result<Vec<(Quantity, f64)>> {
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let mut command = process::command(program);
@@ -22,7 +22,7 @@ pub(super) fn ours(program: &Path, transport: Transport) -> anyhow::Result<Vec<(
     found_in(&processes[0].output())
 }
 
-/// Measures the same with gloo.
+/// Measures the same numbers of members and sizes with gloo.
 pub(super) fn gloo(pytorch: &PyTorch) -> anyhow::Result<Vec<(Quantity, f64)>> {
     let mut found = Vec::new();
     for members in MEMBERS {
@@ -34,7 +34,7 @@ pub(super) fn gloo(pytorch: &PyTorch) -> anyhow::Result<Vec<(Quantity, f64)>> {
 fn found_in(output: &str) -> anyhow::Result<Vec<(Quantity, f64)>> {
     let lines = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let found: Vec<_> = lines.flat_map(|line| times_in(&line)).collect();
-    ensure!(!found.is_empty(), "it has printed no times");
+    ensure!(!found.is_empty(), "the benchmark program printed no times");
     Ok(found)
 }
 

@@ -1,9 +1,9 @@
-"""How long gloo's all-reduce takes: torch.distributed.all_reduce, in place, on a float tensor.
+"""Measures gloo's all-reduce: torch.distributed.all_reduce, in place, on a float tensor.
 
 One process per rank, as torchrun starts them (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT in the
-environment). For each size, rank 0 prints one JSON object with two medians of its own time:
-`median_ms` where nothing touches the tensor between two calls, `fresh_median_ms` where every rank
-has just written it and met the others at a barrier, as in training.
+environment). For each size, rank 0 prints one JSON object with two medians of its own time.
+`median_ms`: nothing touches the tensor between two calls. `fresh_median_ms`: before each call every
+rank writes the tensor and waits for the others at a barrier, as in training.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def fresh(tensor):
 
 
 def agree_on_count(tensor, seconds):
-    """How many calls fit the time: rank 0's estimate, for all."""
+    """The number of calls that fit the time: rank 0's estimate, used by all ranks."""
     fits = seconds / statistics.median(fresh(tensor) for _ in range(5))
     count = torch.tensor(min(max(int(fits), CALLS_MIN), CALLS_MAX))
     dist.broadcast(count, 0)
@@ -43,7 +43,7 @@ def measure(length, seconds):
     for _ in range(WARM_UP_CALLS):
         fresh(tensor)
     count = agree_on_count(tensor, seconds)
-    tensor.zero_()  # Sums of zeros stay finite, however often they are added up.
+    tensor.zero_()  # Repeated sums of zeros stay finite.
     dist.barrier()
     as_is = statistics.median(timed(tensor) for _ in range(count))
     just_written = statistics.median(fresh(tensor) for _ in range(count))

@@ -1,4 +1,4 @@
-/* MKL asks this before it takes its AVX-512 path. Preloaded, it says yes on any maker's CPU. */
+/* MKL calls this function before it uses AVX-512. Preloaded, it answers yes on CPUs of all makers. */
 int mkl_serv_intel_cpu_true(void) {
     return 1;
 }

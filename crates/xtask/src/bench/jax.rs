@@ -1,8 +1,8 @@
-//! JAX's side of a measurement: `jax_peer.py`, in one process, and a JAX to run it with, in `.jax/`.
+//! Measures JAX: runs `jax_peer.py` in one process, with a JAX that is fetched into `.jax/`.
 //!
-//! The newest JAX needs a newer Python than PyTorch does, and is faster than older ones: it is
-//! fetched for the newest Python with pip that is found on this machine. What was fetched stays;
-//! whoever wants a newer one removes the folder. Nothing but `cargo xtask bench` uses it.
+//! The newest JAX is faster than older versions, and needs a newer Python than PyTorch does. So JAX
+//! is fetched for the newest Python with pip on this machine. A fetched JAX stays; to fetch a newer
+//! version, remove the folder. Only `cargo xtask bench` uses it.
 
 use super::process::{self, Process};
 use super::procfs;
@@ -18,19 +18,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Holds the version of JAX, that of Python, and the path of that Python, a line each.
+/// This file holds the version of JAX, the version of Python, and the path of Python, a line each.
 const STAMP: &str = "version";
 
-/// The room that a fetch takes at its peak, in bytes.
+/// The disk space that a fetch needs at its peak, in bytes.
 const PEAK_BYTES: u64 = 1_500_000_000;
 
-/// The way out for who cannot fetch it.
+/// The alternative, for the error message of a failed fetch.
 const INSTEAD: &str = "the bench runs without JAX";
 
-/// Pythons that are tried, from the newest on: there may be no JAX yet for the newest.
+/// How many Pythons are tried, from the newest on: there may be no JAX yet for the newest Python.
 const PYTHONS_MAX: usize = 2;
 
-/// Lets XLA reorder sums and leave out what only infinities and NaN need.
+/// Lets XLA reorder sums and leave out the handling of infinities and NaN.
 const XLA_FLAGS: &str = "--xla_cpu_enable_fast_math=true";
 
 /// A JAX, and the Python that it was fetched for.
@@ -74,12 +74,12 @@ impl Jax {
             worker_peak_bytes = memory.map_or(worker_peak_bytes, |memory| memory.peak);
         })?;
         let (images_per_second, seconds) =
-            speed_in(&processes[0].output()).context("jax_peer.py has not said how fast it was")?;
+            speed_in(&processes[0].output()).context("jax_peer.py printed no speed")?;
         Ok(Shown { images_per_second, seconds, worker_peak_bytes })
     }
 }
 
-/// The JAX in a folder, if it is one and its Python is still there.
+/// The JAX in a folder, if it is complete and its Python still exists.
 fn installed(folder: &Path) -> Option<Jax> {
     let jax = stamped(&fs::read_to_string(folder.join(STAMP)).ok()?, folder)?;
     let is_there = jax.site.join("jax/__init__.py").is_file()
@@ -129,7 +129,7 @@ fn make_for(
     Ok(staged)
 }
 
-/// It must load and compute; gives its version.
+/// Checks that JAX loads and computes; returns its version.
 fn check(python: &Path, site: &Path) -> anyhow::Result<String> {
     let script = "import jax; assert int(jax.jit(lambda x: x + 1)(1)) == 2; print(jax.__version__)";
     let output = Command::new(python)
@@ -144,15 +144,15 @@ fn check(python: &Path, site: &Path) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Numbers of a version, as 3 and 13.
+/// The numbers of a version, such as 3 and 13.
 type Version = Vec<u32>;
 
 fn dotted(version: &Version) -> String {
     version.iter().map(ToString::to_string).collect::<Vec<_>>().join(".")
 }
 
-/// The Pythons on this machine, one for each version, from old to new: those in PATH, and those
-/// that pyenv and uv keep beside it.
+/// The Pythons on this machine, one for each version, from old to new: the programs in PATH, and the
+/// Pythons of pyenv and uv.
 fn pythons() -> BTreeMap<Version, PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut programs: Vec<PathBuf> =
@@ -172,14 +172,14 @@ fn pythons() -> BTreeMap<Version, PathBuf> {
     found
 }
 
-/// Whether a file is called as CPython's programs are: python3, python3.13.
+/// Whether a file has a name of CPython's programs: python3, python3.13.
 fn is_python(program: &Path) -> bool {
     let name = program.file_name().unwrap_or_default().to_string_lossy();
     let minor = name.strip_prefix("python3").map(|rest| rest.strip_prefix('.').unwrap_or(rest));
     minor.is_some_and(|minor| minor.chars().all(|c| c.is_ascii_digit()))
 }
 
-/// Folders that hold a Python in each of their folders.
+/// The folders of pyenv and uv; each of their subfolders holds one Python.
 fn kept_aside() -> Vec<PathBuf> {
     let home = env::var_os("HOME").map(PathBuf::from);
     let below = |folder: &str| home.as_ref().map(|home| home.join(folder));
@@ -201,7 +201,7 @@ fn has_pip(program: &Path) -> bool {
     said(program, &["-m", "pip", "--version"]).is_some()
 }
 
-/// What a program prints, if it ends well.
+/// The output of a program, if its exit status is success.
 fn said(program: &Path, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())

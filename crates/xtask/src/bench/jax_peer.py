@@ -1,11 +1,11 @@
 """The same training in JAX, in one process: a whole step is one graph, and a scan runs many steps.
 
-Prints one JSON object: images a second over all devices, in steady state, the loss that training
-has come to, and the version of JAX. With --devices 2 the host counts as two devices that average
-their gradients; otherwise one device uses all the cores that the process may use.
+Prints one JSON object: images a second over all devices, in steady state, the last loss, and the
+version of JAX. With --devices 2 the host counts as two devices that average their gradients;
+otherwise one device uses all cores that the process may use.
 
-The gradient is JAX's own and Adam is written out, so that XLA fuses it; state is donated; the data
-set is on the device as bytes. XLA_FLAGS comes from whoever starts this, before the import.
+JAX computes the gradient. Adam is written out, so that XLA fuses it. The state is donated. The data
+set is on the device as bytes. The caller sets XLA_FLAGS, before JAX is imported.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def adam(state, gradient):
 
 
 def many_steps(state, images, indices, key):
-    """One step for each row of indices; gives the state and the last loss."""
+    """One step for each row of indices; returns the state and the last loss."""
     if args.devices > 1:
         key = jax.random.fold_in(key, jax.lax.axis_index("device"))
 
@@ -110,7 +110,7 @@ def many_steps(state, images, indices, key):
 
 
 def compiled(state, images):
-    """The function for many steps, with the state and the images where it wants them."""
+    """The compiled function for many steps, and the state and the images on its devices."""
     if args.devices == 1:
         return jax.jit(many_steps, donate_argnums=0), state, jnp.asarray(images)
     mesh = Mesh(np.array(jax.devices()[:args.devices]), ("device",))

@@ -1,5 +1,5 @@
-//! Lockstep's side of a measurement: a coordinator and its workers as processes of their own, in a
-//! folder of their own, watched while they train.
+//! Measures Lockstep: starts a coordinator and its workers as processes, in a temporary folder, and
+//! watches them while they train.
 
 use super::process::{self, Process};
 use super::procfs::{self, Memory};
@@ -16,22 +16,22 @@ use std::time::{Duration, Instant};
 /// The images of one epoch.
 const EPOCH_IMAGES: f64 = 60_000.0;
 
-/// A measurement of less training than this is repeated with more epochs; the aim is a bit more.
+/// A measurement with a shorter training than this is repeated with more epochs, for `SECONDS_AIM`.
 const SECONDS_MIN: f64 = 2.0;
 const SECONDS_AIM: f64 = 3.0;
 
-/// What a core does at least, for the first guess at the number of epochs.
+/// The least speed of a core, for the first estimate of the number of epochs.
 const GUESS_IMAGES_PER_SECOND_AND_CORE: f64 = 8_000.0;
 
-/// How long a run of a few seconds may take, and a long one.
+/// How long a run of a few seconds may take, and how long the long run may take.
 const RUN_BOUND: Duration = Duration::from_mins(5);
 const LONG_RUN_BOUND: Duration = Duration::from_mins(5);
-/// How long a coordinator may take to say where it listens; it checks the data set first, and
-/// fetches it in the first run.
+/// How long a coordinator may take to print its address. It checks the data set first, and fetches
+/// the data set in the first run.
 const LISTEN_BOUND: Duration = Duration::from_mins(5);
 
-/// The long run: epochs of 50 steps, so that evaluation, checkpoints and samples have all been
-/// there before the first reading.
+/// The long run: epochs of 50 steps, so that evaluation, a checkpoint and samples all come before
+/// the first reading.
 const LONG_RUN_EPOCHS: u32 = 220;
 const LONG_RUN_WORKERS: u32 = 2;
 const LONG_RUN_FLAGS: [&str; 8] = [
@@ -46,28 +46,28 @@ const LONG_RUN_FLAGS: [&str; 8] = [
 ];
 const LONG_RUN_FIRST_READING_STEP: u64 = 100;
 
-/// Where the programs are, and the data.
+/// The paths of the programs and of the data.
 #[derive(Debug)]
 pub(super) struct Lockstep {
     pub(super) coordinator: PathBuf,
     pub(super) worker: PathBuf,
     pub(super) data_dir: PathBuf,
-    /// What runs of the same kind took to train long enough.
+    /// The number of epochs with which earlier runs of the same kind trained long enough.
     pub(super) epochs: BTreeMap<Training, u32>,
 }
 
-/// What a training run has shown.
+/// The figures of a training run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shown {
     pub(super) images_per_second: f64,
     pub(super) seconds: f64,
     pub(super) worker_peak_bytes: u64,
-    /// Heap, stacks and shared memory, as they were seen.
+    /// Heap, stacks and shared memory: the largest reading.
     pub(super) worker_own_peak_bytes: u64,
     pub(super) coordinator_share: Option<f64>,
 }
 
-/// What a worker of the long run has grown by; less than nothing where it has shrunk.
+/// The growth of a worker's memory in the long run; negative if it has shrunk.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Growth {
     pub(super) heap_bytes: f64,
@@ -76,15 +76,15 @@ pub(super) struct Growth {
 }
 
 impl Lockstep {
-    /// Makes sure that the programs work and that the data set is here: the one run that may reach
-    /// out to the network.
+    /// Makes sure that the programs work and that the data set is on this machine. Only this run
+    /// may use the network.
     pub(super) fn prepare(&self) -> anyhow::Result<()> {
         let flags = ["--epochs=1", "--train-images=64", "--test-images=10", "--shards=1"];
         let mut run = Run::start(self, &flags.map(str::to_owned), 1, 1)?;
         process::wait(&mut run.processes, RUN_BOUND, |_| {})
     }
 
-    /// Trains long enough to tell how fast it is.
+    /// Trains long enough to measure the speed.
     pub(super) fn train(
         &mut self,
         training: Training,
@@ -138,8 +138,8 @@ impl Lockstep {
         })
     }
 
-    /// Trains a small model for many steps, and compares each worker's memory early with that at
-    /// the end; the larger growth counts.
+    /// Trains a small model for many steps, and compares each worker's early memory with its memory
+    /// at the end. Returns the growth of the worker that grew most.
     pub(super) fn train_long(&self) -> anyhow::Result<Growth> {
         let mut flags: Vec<String> = LONG_RUN_FLAGS.map(str::to_owned).into();
         flags.push("--offline".to_owned());
@@ -150,7 +150,7 @@ impl Lockstep {
         let mut last_step = 0;
         process::wait(&mut run.processes, LONG_RUN_BOUND, |processes| {
             let step = step(&folder).unwrap_or(0);
-            // From the last step on, a worker gives back what it has.
+            // After the last step a worker frees its memory.
             if !(LONG_RUN_FIRST_READING_STEP..steps).contains(&step) {
                 return;
             }
@@ -174,7 +174,7 @@ impl Lockstep {
     }
 }
 
-/// A coordinator and its workers; all are killed and their folder is removed when it is dropped.
+/// A coordinator and its workers. When it is dropped, all are killed and their folder is removed.
 struct Run {
     /// The coordinator, then the workers.
     processes: Vec<Process>,
@@ -212,7 +212,7 @@ impl Run {
     }
 }
 
-/// The address that a coordinator has said it listens on.
+/// The address in the line "Listening on" of a coordinator.
 pub(crate) fn address_in(output: &str) -> Option<String> {
     let whole_lines = output.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     let address = whole_lines.filter_map(|line| line.trim_end().strip_prefix("Listening on "));
@@ -240,12 +240,13 @@ impl ProcessorTime {
     fn share(&self) -> Option<f64> {
         let (first, last) = (self.first?, self.last?);
         let elapsed = (last.0 - first.0).as_secs_f64();
-        // Its clock ticks every hundredth of a second: a share of less than a second says nothing.
+        // The clock of processor time ticks every 10 ms, so a share over less than a second is too
+        // inexact.
         (elapsed >= 1.0).then(|| (last.1 - first.1).as_secs_f64() / elapsed)
     }
 }
 
-/// The step that the run has last reported; none before the first report.
+/// The last reported step of the run; none before the first report.
 fn step(run_dir: &Path) -> Option<u64> {
     step_in(&fs::read_to_string(run_dir.join("metrics.jsonl")).ok()?)
 }
@@ -255,7 +256,7 @@ fn step_in(metrics: &str) -> Option<u64> {
     last["step"].as_u64()
 }
 
-/// Images a second in training, and how many seconds it trained.
+/// Images a second in training, and the seconds of training.
 fn summary(run_dir: &Path) -> anyhow::Result<(f64, f64)> {
     let file = run_dir.join("summary.json");
     let text =
@@ -265,7 +266,7 @@ fn summary(run_dir: &Path) -> anyhow::Result<(f64, f64)> {
 
 fn parse_summary(text: &str) -> Option<(f64, f64)> {
     let summary: Value = serde_json::from_str(text).ok()?;
-    // The names before there were other tasks, for comparisons with builds of then.
+    // Earlier builds, without other tasks, wrote the second name.
     let field = |name: &str, before: &str| summary.get(name).or_else(|| summary.get(before));
     let rate = field("train_examples_per_second", "train_images_per_second")?;
     let rate = rate.as_f64().filter(|rate| *rate > 0.0)?;
@@ -274,8 +275,8 @@ fn parse_summary(text: &str) -> Option<(f64, f64)> {
     Some((rate, images / rate))
 }
 
-/// The median of the last quarter of the readings less that of the first: a leader's memory goes up
-/// and down with every checkpoint, and a single reading would show that instead.
+/// The median of the last quarter of the readings, minus the median of the first quarter. Single
+/// readings would not do: a leader's memory goes up and down with every checkpoint.
 fn growth(readings: impl Iterator<Item = f64>) -> Option<f64> {
     let readings: Vec<f64> = readings.collect();
     let quarter = readings.len() / 4;
@@ -288,12 +289,12 @@ fn guess(training: Training) -> u32 {
     epochs_for(GUESS_IMAGES_PER_SECOND_AND_CORE * f64::from(cores))
 }
 
-/// How many epochs take long enough at this speed.
+/// The number of epochs that takes long enough at this speed.
 fn epochs_for(images_per_second: f64) -> u32 {
     (SECONDS_AIM * images_per_second / EPOCH_IMAGES).ceil().max(1.0) as u32
 }
 
-/// Where the data set is by default; the same place as the programs have.
+/// The default folder of the data set, the same as that of the programs.
 pub(crate) fn default_data_dir() -> anyhow::Result<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(folder) = variable("LOCKSTEP_DATA_DIR") {
@@ -302,7 +303,7 @@ pub(crate) fn default_data_dir() -> anyhow::Result<PathBuf> {
     let cache = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = || variable("HOME").map(|home| Path::new(&home).join(".cache"));
     let cache = cache.or_else(home);
-    ensure!(cache.is_some(), "HOME is not set: say where MNIST is with LOCKSTEP_DATA_DIR");
+    ensure!(cache.is_some(), "HOME is not set: give the folder of MNIST with LOCKSTEP_DATA_DIR");
     Ok(cache.unwrap_or_default().join("lockstep/mnist"))
 }
 

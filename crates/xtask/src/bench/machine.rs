@@ -1,4 +1,4 @@
-//! The machine that the figures are of.
+//! The machine on which the figures were measured.
 
 use crate::{libtorch, workspace};
 use serde_json::{Value, json};
@@ -6,10 +6,10 @@ use std::fs;
 use std::process::Command;
 use std::thread;
 
-/// A load that is taken for other programs at work: figures taken beside them mean little.
+/// A load above this means that other programs run, so the figures are not reliable.
 const LOAD_MAX: f64 = 0.5;
 
-/// What figures depend on, beside the programs.
+/// The properties of the machine on which figures depend.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
     cpu: String,
@@ -43,12 +43,12 @@ impl Machine {
         }
     }
 
-    /// As a person reads it.
+    /// Two lines for a person.
     pub(super) fn describe(&self) -> String {
         let Machine { cpu, memory_gb, kernel, rustc, python, revision, load } = self;
         let busy = if *load > LOAD_MAX {
             format!(
-                "\nThe load is {load}: other programs are at work, and the figures mean little."
+                "\nThe load is {load}: other programs are running, so the figures are not reliable."
             )
         } else {
             String::new()
@@ -61,7 +61,7 @@ impl Machine {
         )
     }
 
-    /// In a few words.
+    /// The CPU and the number of cores.
     pub(super) fn brief(&self) -> String {
         format!("{}, {} cores", self.cpu, cores())
     }
@@ -87,7 +87,7 @@ fn cpu_in(cpuinfo: &str) -> String {
         line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned())
     };
     let name = field("model name").unwrap_or_else(|| "unknown CPU".to_owned());
-    // Some machines hide the name of the model; its numbers tell it then.
+    // Some machines hide the name of the model; family and model then identify the CPU.
     match (field("cpu family"), field("model")) {
         (Some(family), Some(model)) => format!("{name} (family {family}, model {model})"),
         _ => name,
@@ -100,7 +100,7 @@ fn memory_gb_in(meminfo: &str) -> f64 {
     kib.unwrap_or(0.0) * 1024.0 / 1e9
 }
 
-/// What a program prints; "unknown" where it cannot be asked.
+/// The output of a program, or "unknown" if it fails or cannot be started.
 fn said(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().ok();
     let output = output.filter(|output| output.status.success());

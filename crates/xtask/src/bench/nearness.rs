@@ -1,5 +1,5 @@
-//! Whether two cores were near or far from each other while something was measured, as the pings
-//! before and after it tell.
+//! Whether two cores were near or far from each other during a measurement, according to the pings
+//! before and after it.
 //!
 //! Does not know how a ping is taken (`ping.rs`), nor what a table looks like.
 
@@ -8,8 +8,8 @@ use super::statistics::Summary;
 use super::subject::{Job, Quantity};
 use super::table::number;
 
-/// A ping of less than this many nanoseconds means cores that share a cache. Cores of one complex
-/// take 45 to 65, those of two take 400 and more.
+/// A ping of less than this many nanoseconds means that the cores share a cache. A ping between
+/// cores of one complex takes 45 to 65 ns, between cores of two complexes 400 ns and more.
 pub(super) const FAR_NANOSECONDS: f64 = 150.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Distance {
     }
 }
 
-/// What two pings say together; nothing where one is not known, or the cores moved in between.
+/// The distance according to both pings; none if one is unknown, or the cores moved in between.
 fn during(before: Option<f64>, after: Option<f64>) -> Option<Distance> {
     let (before, after) = (Distance::of(before?), Distance::of(after?));
     (before == after).then_some(before)
@@ -46,7 +46,7 @@ pub(super) fn of_rounds(figures: &Figures, job: Job) -> Vec<Option<Distance>> {
     before.into_iter().zip(after).map(|(before, after)| during(before, after)).collect()
 }
 
-/// The distances that occurred, in whichever job and round.
+/// The distances that occurred in any job and round.
 pub(super) fn occurred(figures: &Figures) -> Vec<Distance> {
     let jobs = figures.jobs();
     let all: Vec<Distance> =
@@ -60,8 +60,8 @@ pub(super) fn describe(figures: &Figures) -> String {
     let pings = figures.all().filter(|((_, quantity), _)| is_ping(*quantity));
     let pings: Vec<f64> = pings.flat_map(|(_, values)| values).flatten().collect();
     let Some(Summary { median, low, high }) = Summary::of(pings.iter().copied()) else {
-        return "The ping between two cores is not known: it takes two cores, and threads that may \
-                be pinned."
+        return "The ping between two cores is not known: it needs two cores, and the right to pin \
+                threads to them."
             .to_owned();
     };
     let where_they_were = match occurred(figures)[..] {

@@ -1,13 +1,13 @@
-//! Lockstep beside the fastest that others offer for the same step on the same cores: rows of
-//! images a second at the same global batch, that of two workers.
+//! Lockstep beside the fastest other systems, for the same step on the same cores: rows of images a
+//! second at the same global batch, the global batch of two workers.
 //!
-//! Which configurations a system is measured in is said here. Does not know how one is run.
+//! This file lists the configurations of each system. It does not know how a system is run.
 
 use super::plan::{Comparison, Row};
 use super::subject::{Figure, Job, Precision, Quantity, System, Training};
 use super::{Options, Section};
 
-/// Workers that a global batch is of: two, for two cores.
+/// The number of workers whose batches make a global batch: two, for two cores.
 pub(super) const WORKERS: u32 = 2;
 
 /// The systems whose step is compared, each with its name in tables.
@@ -23,14 +23,14 @@ pub(super) const OTHERS: [(System, &str); 6] = [
 const COMPILED: [System; 2] = [System::Compiled, System::CompiledDdp];
 const JAX: [System; 2] = [System::Jax, System::JaxDevices];
 
-/// What is required against DDP, the best of torch.compile and the best of JAX, by batch.
+/// The required ratios to DDP, to the best of torch.compile and to the best of JAX, by batch.
 const REQUIRED: [(u32, [f64; 3]); 2] = [(64, [7.0, 1.9, 1.45]), (256, [3.5, 1.3, 1.2])];
 const BF16_REQUIRED: f64 = 9.0;
 const MORE_WORKERS_REQUIRED: f64 = 0.95;
 const ONE_WORKER_REQUIRED: f64 = 0.95;
 
-/// A system that trains on all cores with the global batch of some workers of `batch_size` images:
-/// with as many workers, or as one process that takes the whole batch.
+/// A training on all cores with the global batch of `workers` workers of `batch_size` images each:
+/// with that number of workers, or as one process with the whole batch.
 pub(super) fn sharing(system: System, cores: u32, batch_size: u32, workers: u32) -> Training {
     match system {
         System::Compiled | System::Jax => {
@@ -40,7 +40,7 @@ pub(super) fn sharing(system: System, cores: u32, batch_size: u32, workers: u32)
     }
 }
 
-/// The same for two workers.
+/// [`sharing`] for two workers.
 pub(super) fn pair(system: System, cores: u32, batch_size: u32) -> Training {
     sharing(system, cores, batch_size, WORKERS)
 }
@@ -55,7 +55,7 @@ pub(super) fn rows(options: &Options, cores: u32) -> Vec<Row> {
         );
     }
     if !options.quick {
-        // Beside other numbers of workers, one process at their global batch: for the plot.
+        // For the plot: one process at the global batch of other numbers of workers.
         let alone = |workers| [System::Compiled, System::Jax].map(|system| (system, workers));
         let others = [1, 2 * WORKERS].into_iter().flat_map(alone);
         rows.extend(others.map(|(system, workers)| plan.against(&[system], 64, workers, None)));
@@ -90,7 +90,7 @@ impl Peers<'_> {
         Row::rate(Section::Peers, label, ours, comparison, required)
     }
 
-    /// Against the best of a family, or its only member.
+    /// A comparison with the best of a family, or with its only member.
     fn against(
         &self,
         family: &[System],
@@ -125,7 +125,7 @@ impl Peers<'_> {
         self.row(ours, label, Comparison::Rate(rate(two), "2 workers"), Some(MORE_WORKERS_REQUIRED))
     }
 
-    /// The threads of two workers in one, which takes the batches of both.
+    /// One worker with the threads and the batches of two workers.
     fn one_worker(&self) -> Row {
         let two = self.ours(64);
         let ours = Training::sharing(self.cores, two.system, Precision::F32, 64 * WORKERS, 1);

@@ -1,34 +1,34 @@
 //! The time that a cache line takes from one core to another and back: two threads, each pinned to
-//! a core, write to it in turn.
+//! a core, write to the line in turn.
 //!
-//! Virtual machines move their cores between core complexes, and the speed of two cores that work
-//! together follows. Does not know what is measured beside it.
+//! Hosts move the cores of a virtual machine between core complexes, which changes the speed of two
+//! cores that work together. Does not know what is measured meanwhile.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Round trips that are timed together, so that reading the clock does not count.
+/// Round trips that are timed together, so that the time to read the clock does not matter.
 const TRIPS: u32 = 200;
-/// Times that are taken; their median is not moved by those in which a thread lost its core.
+/// Number of samples; samples in which a thread lost its core do not change their median.
 const SAMPLES: usize = 51;
-/// All of them take some milliseconds; beside other busy programs, this long at the most.
+/// All samples together take some milliseconds; beside other busy programs, at most this long.
 const BOUND: Duration = Duration::from_millis(250);
-/// Fewer samples than this within the bound are none.
+/// With fewer samples than this within the bound, there is no figure.
 const SAMPLES_MIN: usize = 11;
-/// Turns of waiting between two looks at the clock.
+/// Turns of the waiting loop between two readings of the clock.
 const TURNS: u32 = 1024;
 
-/// What the second thread takes as the end.
+/// The number that tells the second thread to end.
 const STOP: u32 = u32::MAX;
 
-/// A word that has its cache line, and the neighbour that is fetched with it, to itself.
+/// A word alone in its cache line and in the neighbouring line, which the CPU fetches together.
 #[repr(align(128))]
 struct Line(AtomicU32);
 
-/// The median round trip in nanoseconds between the first two cores of this process. None where it
-/// has one core, may not pin threads, or is kept from its cores.
+/// The median round trip in nanoseconds between the first two cores of this process. None if the
+/// process has one core, may not pin threads, or gets too little time on its cores.
 pub(super) fn nanoseconds() -> Option<f64> {
     let allowed = sched_getaffinity(None).ok()?;
     let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
@@ -59,7 +59,7 @@ fn pin(core: usize) -> Option<()> {
     sched_setaffinity(None, &set).ok()
 }
 
-/// Writes odd numbers and waits for the even one that follows each. Gives the nanoseconds of a
+/// Writes odd numbers, and after each waits for the next even number. Returns the nanoseconds of a
 /// round trip, one value for each sample.
 fn ask(line: &AtomicU32) -> Vec<f64> {
     let deadline = Instant::now() + BOUND;
@@ -82,7 +82,7 @@ fn ask(line: &AtomicU32) -> Vec<f64> {
     samples
 }
 
-/// Waits for a number; false at the end of the time, or where the other thread could not start.
+/// Waits for a number; false after the deadline, or if the other thread could not start.
 fn answered(line: &AtomicU32, number: u32, deadline: Instant) -> bool {
     loop {
         for _ in 0..TURNS {
@@ -98,8 +98,8 @@ fn answered(line: &AtomicU32, number: u32, deadline: Instant) -> bool {
     }
 }
 
-/// Follows every odd number with the next even one, until the end is written; the first thread
-/// writes it within the bound.
+/// Answers every odd number with the next even number, until it reads `STOP`, which the first
+/// thread writes within the bound.
 fn answer(line: &AtomicU32) {
     loop {
         let found = line.load(Ordering::Acquire);
@@ -107,7 +107,7 @@ fn answer(line: &AtomicU32) {
             return;
         }
         if found % 2 == 1 {
-            // The end may have been written in between, and must stay.
+            // `STOP` may have been written in between, and must stay.
             let swapped =
                 line.compare_exchange(found, found + 1, Ordering::AcqRel, Ordering::Relaxed);
             if swapped.is_err() {
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_ping_takes_some_nanoseconds_or_is_not_known() {
-        // Beside other tests the cores may be too busy: then there is no figure, but an end.
+        // Beside other tests the cores may be too busy: then there is no figure, but the call ends.
         let ping = nanoseconds();
         assert!(ping.is_none_or(|ping| ping > 1.0), "{ping:?}");
     }

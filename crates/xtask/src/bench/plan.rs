@@ -1,7 +1,7 @@
-//! What is measured, as rows: ours beside theirs, and the ratio that is required. The jobs to run
-//! follow from the rows.
+//! The measurements as rows: Lockstep's figure, the other system's figure, and the required ratio.
+//! The jobs to run follow from the rows.
 //!
-//! To measure something else, or to ask for more, change a row here.
+//! To measure something else, or to require more, change a row here.
 
 use super::rounds::Figures;
 use super::subject::{
@@ -12,20 +12,20 @@ use super::{Collective, Options, Section, cost, peers};
 /// How two figures are compared.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Comparison {
-    /// More is better: ours over theirs.
+    /// More is better: our figure over the other figure.
     Rate(Figure, &'static str),
-    /// Ours over the one with the largest median; which it is shows once all are measured.
+    /// Our figure over the figure with the largest median, which is known once all are measured.
     BestRate(Vec<(Figure, &'static str)>),
-    /// Less is better: theirs over ours.
+    /// Less is better: the other figure over our figure.
     Cost(Figure, &'static str),
-    /// Ours over twice the other.
+    /// Our figure over twice the other figure.
     TwiceTheRate(Figure, &'static str),
-    /// A figure that stands for itself.
+    /// A figure without a comparison.
     Alone,
 }
 
 impl Comparison {
-    /// The other figure, and what the table calls it; the first of several.
+    /// The other figure, and its name in the table; the first of several.
     pub(super) fn other(&self) -> Option<(Figure, &'static str)> {
         self.others().first().copied()
     }
@@ -45,12 +45,12 @@ impl Comparison {
     fn settled(&self, figures: &Figures) -> Comparison {
         let Comparison::BestRate(others) = self else { return self.clone() };
         let median = |(figure, _): &(Figure, &str)| figures.median(*figure).unwrap_or(0.0);
-        // The first where nothing is known of any.
+        // The first one if none has been measured.
         let best = others.iter().rev().max_by(|a, b| median(a).total_cmp(&median(b)));
         best.map_or(Comparison::Alone, |(figure, name)| Comparison::Rate(*figure, name))
     }
 
-    /// The ratio of one round; what stands alone is its own.
+    /// The ratio of one round; without a comparison, our figure itself.
     pub(super) fn ratio(&self, ours: f64, other: Option<f64>) -> Option<f64> {
         match self {
             Comparison::Rate(..) | Comparison::BestRate(..) => Some(ours / other?),
@@ -61,7 +61,7 @@ impl Comparison {
     }
 }
 
-/// What a row's ratio of medians must be.
+/// The bound on a row's ratio of medians.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Required {
     AtLeast(f64),
@@ -100,19 +100,19 @@ impl Row {
         Row { section, label, ours, comparison, required: required.map(Required::AtLeast) }
     }
 
-    /// All jobs that it needs, ours first.
+    /// All jobs that the row needs, Lockstep's first.
     pub(super) fn jobs(&self) -> Vec<Job> {
         let others = self.comparison.others().into_iter().map(|((job, _), _)| job);
         std::iter::once(self.ours.0).chain(others).collect()
     }
 
-    /// The row with the best of several as its other side.
+    /// The row, compared with the best of its several others.
     pub(super) fn settled(&self, figures: &Figures) -> Row {
         Row { comparison: self.comparison.settled(figures), ..self.clone() }
     }
 }
 
-/// All rows of the sections that were asked for.
+/// All rows of the chosen sections.
 pub(super) fn rows(options: &Options, cores: u32) -> Vec<Row> {
     let Options { collective, quick, .. } = *options;
     let plan = Plan { collective, quick, before: options.before.is_some(), cores };
@@ -132,7 +132,8 @@ pub(super) fn rows(options: &Options, cores: u32) -> Vec<Row> {
         .collect()
 }
 
-/// The jobs that the rows need, each once: those of a row are neighbours in time.
+/// The jobs that the rows need, each once. The jobs of a row run one after the other where
+/// possible.
 pub(super) fn jobs(rows: &[Row]) -> Vec<Job> {
     let mut jobs = Vec::new();
     for row in rows {
@@ -163,8 +164,8 @@ impl Plan {
         Training::sharing(self.cores, system, precision, batch, workers)
     }
 
-    /// Images a second: ours (over a collective, in a precision) against another system in f32 or
-    /// its own bf16.
+    /// Images a second: Lockstep (over a collective, in a precision) against another system in f32
+    /// or in that system's bf16.
     fn steps(&self) -> Vec<Row> {
         use Precision::{Bf16, F32};
         use System::{Lockstep, PyTorch, PyTorchTuned};
@@ -216,7 +217,7 @@ impl Plan {
         Row::rate(Section::Steps, label, ours, Comparison::Rate(other, name), required)
     }
 
-    /// Both medians of every size: as it is, and freshly written.
+    /// Both medians of every size: with an untouched tensor, and with a freshly written tensor.
     fn all_reduce(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         for (length, name) in LENGTHS.into_iter().zip(["4 KB", "3.9 MB", "67 MB"]) {
@@ -324,7 +325,7 @@ impl Plan {
 }
 
 impl Plan {
-    /// A worker's memory without that of programs and libraries, beside that of an earlier build.
+    /// A worker's memory without programs and libraries, beside the same of an earlier build.
     fn own_memory(&self) -> Row {
         let figure = |system| {
             let training = self.training(system, Precision::F32, 64, 2);
@@ -345,7 +346,7 @@ impl Plan {
     }
 }
 
-/// The default model's gradient over TLS, beside the same without.
+/// The all-reduce of the default model's gradient over TLS, beside the same without TLS.
 fn cost_of_tls(members: u32) -> Row {
     let bytes = LENGTHS[1] * FLOAT;
     let time = Quantity::Milliseconds { members, bytes, fresh: false };
@@ -359,8 +360,8 @@ fn cost_of_tls(members: u32) -> Row {
     }
 }
 
-/// Less than this counts as none. It is between the early steps and the last, 8,000 apart: a leak
-/// of 125 bytes a step would be more.
+/// Growth below this counts as none. The early readings and the last are 8,000 steps apart, so a
+/// leak of 125 bytes a step would exceed it.
 const HEAP_GROWTH_MEGABYTES_MAX: f64 = 1.0;
 
 #[cfg(test)]

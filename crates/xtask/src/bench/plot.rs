@@ -1,5 +1,5 @@
-//! A line plot as SVG: values over a few counts, each with its range. Does not know what is
-//! plotted.
+//! A line plot as SVG: values over a few counts, each with its range. Does not know the meaning of
+//! the values.
 
 /// One line of the plot.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub(super) struct Point {
     pub(super) high: f64,
 }
 
-/// What is written around the lines.
+/// The texts around the lines.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Words<'a> {
     pub(super) title: &'a str,
@@ -30,11 +30,11 @@ pub(super) struct Words<'a> {
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 440.0;
 const LEFT: f64 = 74.0;
-/// Room for the lines' names, which stand at their ends.
+/// Space for the names of the lines, at the lines' ends.
 const RIGHT: f64 = 120.0;
 const TOP: f64 = 70.0;
 const BOTTOM: f64 = 56.0;
-/// The distance that names keep from each other.
+/// The least distance between two names.
 const NAME_HEIGHT: f64 = 17.0;
 
 /// Draws the lines; the y axis begins at 0, and the counts on the x axis have equal distances.
@@ -80,7 +80,7 @@ impl Axes {
         HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / self.top
     }
 
-    /// Grid, ticks and the words below.
+    /// Grid, ticks and the label of the x axis.
     fn draw(&self, words: &str) -> String {
         let mut svg = String::new();
         let ticks = (self.top / self.step).round() as u32;
@@ -118,14 +118,14 @@ impl Axes {
             );
         }
         let last = points.last().map_or(LEFT, |point| self.x(point.x));
-        // A white seam keeps the grid off the letters.
+        // A white outline keeps the grid away from the letters.
         let style =
             format!("fill=\"{colour}\" stroke=\"#fff\" stroke-width=\"4\" paint-order=\"stroke\"");
         svg + &text(last + 12.0, name_y + 4.5, "start", &style, name)
     }
 }
 
-/// A round distance between ticks that gives four to eight of them below `highest`.
+/// A round distance between ticks, so that about five ticks fit below `highest`.
 fn tick_step(highest: f64) -> f64 {
     if highest <= 0.0 {
         return 1.0;
@@ -136,8 +136,8 @@ fn tick_step(highest: f64) -> f64 {
     round.unwrap_or(10.0) * magnitude
 }
 
-/// Moves places that are too close to each other apart, in their order, as little as going through
-/// them from below takes.
+/// Keeps a distance of `NAME_HEIGHT` between places: from the lowest name on, each place moves up
+/// as far as necessary.
 fn spread(places: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..places.len()).collect();
     order.sort_by(|a, b| places[*b].total_cmp(&places[*a]));

@@ -11,10 +11,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Time between two looks at running processes. Looking takes some ten microseconds.
+/// Time between two looks at running processes. A look takes some ten microseconds.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Variables that begin so change how fast a program computes; a measurement sets its own.
+/// Variables whose names begin with one of these change the speed of a program; they are removed,
+/// and a measurement sets its own.
 const CLEARED: [&str; 12] = [
     "LD_PRELOAD",
     "GLIBC_TUNABLES",
@@ -40,7 +41,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a command; what it says goes to files in `folder`.
+    /// Starts a command; its standard output and standard error go to files in `folder`.
     pub(crate) fn start(
         name: &str,
         command: &mut Command,
@@ -49,7 +50,7 @@ impl Process {
         Self::spawn(name, command.stdin(Stdio::null()), folder)
     }
 
-    /// The same for a command that reads what is said to it.
+    /// Starts a command with a pipe as its standard input, for [`Process::say`].
     pub(crate) fn start_listening(
         name: &str,
         command: &mut Command,
@@ -58,7 +59,8 @@ impl Process {
         Self::spawn(name, command.stdin(Stdio::piped()), folder)
     }
 
-    /// Writes to the standard input of a command that was started to listen.
+    /// Writes to the standard input of a command that was started with
+    /// [`Process::start_listening`].
     pub(crate) fn say(&mut self, words: &str) -> anyhow::Result<()> {
         self.ended()?;
         let input = self.child.stdin.as_mut().context("it does not listen")?;
@@ -82,17 +84,17 @@ impl Process {
         self.child.id()
     }
 
-    /// What it has written to standard output so far.
+    /// Its standard output so far.
     pub(crate) fn output(&self) -> String {
         fs::read_to_string(&self.output).unwrap_or_default()
     }
 
-    /// What it has written to standard error so far.
+    /// Its standard error so far.
     pub(crate) fn complaint(&self) -> String {
         fs::read_to_string(&self.complaint).unwrap_or_default()
     }
 
-    /// Whether it has ended well; an error if it has ended otherwise.
+    /// Whether the process has ended with success; any other end is an error.
     fn ended(&mut self) -> anyhow::Result<bool> {
         let status = self.child.try_wait().context("cannot wait for a process")?;
         let Some(status) = status else { return Ok(false) };
@@ -112,7 +114,7 @@ impl Drop for Process {
     }
 }
 
-/// A command whose environment has nothing that changes how fast it computes.
+/// A command without the [`CLEARED`] variables in its environment.
 pub(crate) fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in env::vars_os() {
@@ -123,8 +125,8 @@ pub(crate) fn command(program: &Path) -> Command {
     command
 }
 
-/// Waits until all have ended well, and calls `look` every now and then before. Where one fails,
-/// or they take longer than `bound`, it is an error, and the others are for the caller to drop.
+/// Waits until all processes have ended with success, and calls `look` before every poll. It is an
+/// error if a process fails or if they take longer than `bound`; the caller then drops the others.
 pub(crate) fn wait(
     processes: &mut [Process],
     bound: Duration,
@@ -144,7 +146,7 @@ pub(crate) fn wait(
     }
 }
 
-/// Waits until the process has said something that `find` finds in its output.
+/// Waits until `find` finds a value in the output of the process.
 pub(crate) fn recv<T>(
     process: &mut Process,
     bound: Duration,
@@ -156,7 +158,7 @@ pub(crate) fn recv<T>(
         if let Some(found) = find(&process.output()) {
             return Ok(found);
         }
-        ensure!(!ended, "{} has ended without saying what was waited for", process.name);
+        ensure!(!ended, "{} ended without the expected output", process.name);
         pause(deadline)?;
     }
 }
@@ -168,7 +170,8 @@ fn pause(deadline: Instant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The line of a complaint that says most: the first that speaks of an error, or the last one.
+/// The most useful line of a complaint: the first line that begins with "error:", or else the last
+/// line.
 fn reason(complaint: &str) -> Option<String> {
     let lines = || complaint.lines().map(str::trim).filter(|line| !line.is_empty());
     let line = lines().find(|line| line.starts_with("error:")).or_else(|| lines().next_back())?;

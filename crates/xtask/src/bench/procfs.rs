@@ -1,6 +1,6 @@
-//! What the kernel says of a running process: memory and processor time.
+//! Memory and processor time of a running process, from the kernel.
 //!
-//! A process that is gone has none; callers keep the last reading.
+//! A process that has ended has no readings; callers keep the last one.
 
 use std::fs;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use std::time::Duration;
 /// The memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Memory {
-    /// The most that was ever resident.
+    /// The largest resident memory so far.
     pub(super) peak: u64,
-    /// What is resident now.
+    /// The memory that is resident now.
     pub(super) resident: u64,
-    /// The part of it that no file backs: heap and stacks.
+    /// The part of the resident memory that is not backed by files: heap and stacks.
     pub(super) anonymous: u64,
-    /// The part of it that processes share and no file on a disk backs.
+    /// The part of the resident memory that is shared and not backed by files on a disk.
     pub(super) shared: u64,
 }
 
-/// None of a process that has ended.
+/// None if the process has ended.
 pub(super) fn memory(process: u32) -> Option<Memory> {
     parse_status(&fs::read_to_string(format!("/proc/{process}/status")).ok()?)
 }
@@ -37,8 +37,8 @@ fn parse_status(status: &str) -> Option<Memory> {
     })
 }
 
-/// The processor time that a process has used so far, in user mode and in the kernel, its threads
-/// included. None of a process that is gone.
+/// The processor time of a process so far, in user mode and in the kernel, over all threads. None
+/// if the process has ended.
 pub(super) fn processor_time(process: u32) -> Option<Duration> {
     let ticks = parse_stat(&fs::read_to_string(format!("/proc/{process}/stat")).ok()?)?;
     Some(Duration::from_secs_f64(
@@ -48,7 +48,7 @@ pub(super) fn processor_time(process: u32) -> Option<Duration> {
 
 /// utime + stime, in ticks of the clock.
 fn parse_stat(stat: &str) -> Option<u64> {
-    // The second field is the program's name in parentheses, and may hold anything.
+    // The second field is the program's name in parentheses, and may contain any characters.
     let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
     let field = |index: usize| fields.get(index)?.parse::<u64>().ok();
     Some(field(11)? + field(12)?)

@@ -1,5 +1,5 @@
-//! PyTorch's side of a measurement: `ddp.py`, `compiled.py` and `gloo.py`, one process per rank, as
-//! torchrun would start them.
+//! Measures PyTorch: runs `ddp.py`, `compiled.py` and `gloo.py`, one process per rank, as torchrun
+//! would start them.
 
 use super::process::{self, Process};
 use super::procfs;
@@ -12,32 +12,32 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// How long is measured.
+/// Seconds of a measurement.
 pub(super) const SECONDS: f64 = 3.0;
-/// How long all of a run may take, compilers included.
+/// How long a whole run may take, with compilation.
 pub(super) const RUN_BOUND: Duration = Duration::from_mins(10);
 
-/// Large tensors are kept for the next step and not given back to the kernel, page by page. The
-/// first is the most that glibc takes.
+/// With these, malloc keeps the memory of large tensors for the next step instead of returning it
+/// to the kernel. The first value is the largest that glibc accepts.
 const MALLOC: [(&str, &str); 3] = [
     ("MALLOC_MMAP_THRESHOLD_", "33554432"),
     ("MALLOC_TRIM_THRESHOLD_", "4294967296"),
     ("MALLOC_TOP_PAD_", "67108864"),
 ];
 
-/// Where PyTorch is, and what tunes it.
+/// The paths of PyTorch, of the data, and of the files that tune PyTorch.
 #[derive(Debug)]
 pub(super) struct PyTorch {
     /// The folder for PYTHONPATH.
     pub(super) site: PathBuf,
     pub(super) data_dir: PathBuf,
-    /// The library that unlocks MKL, or why there is none.
+    /// The library that unlocks MKL's AVX-512 code, or the reason why there is none.
     pub(super) unlocking: Result<PathBuf, String>,
-    /// Where torch.compile keeps what it has compiled, from one round to the next.
+    /// The folder in which torch.compile keeps compiled code from one round to the next.
     pub(super) compiled: PathBuf,
 }
 
-/// What a training run has shown.
+/// The figures of a training run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shown {
     pub(super) images_per_second: f64,
@@ -45,7 +45,7 @@ pub(super) struct Shown {
     pub(super) worker_peak_bytes: u64,
 }
 
-/// Compiles the library that unlocks MKL, into `folder`.
+/// Compiles the library that unlocks MKL's AVX-512 code, into `folder`.
 pub(super) fn compile_unlocking(folder: &Path) -> anyhow::Result<PathBuf> {
     let library = folder.join("libintel_cpu.so");
     let source = source("intel_cpu.c");
@@ -95,18 +95,18 @@ impl PyTorch {
         let (output, worker_peak_bytes) =
             self.run(script, &arguments, &environment, training.workers)?;
         let (images_per_second, seconds) =
-            speed_in(&output).with_context(|| format!("{script} has not said how fast it was"))?;
+            speed_in(&output).with_context(|| format!("{script} printed no speed"))?;
         Ok(Shown { images_per_second, seconds, worker_peak_bytes })
     }
 
-    /// Lines of JSON, one for each length, in floats.
+    /// Runs `gloo.py`; returns lines of JSON, one for each length in floats.
     pub(super) fn all_reduce(&self, members: u32, lengths: &[u64]) -> anyhow::Result<String> {
         let mut arguments = vec!["--lengths".to_owned()];
         arguments.extend(lengths.iter().map(ToString::to_string));
         Ok(self.run("gloo.py", &arguments, &[("OMP_NUM_THREADS", "1".to_owned())], members)?.0)
     }
 
-    /// Runs a script on all ranks; returns what rank 0 has said, and the largest peak of memory.
+    /// Runs a script on all ranks; returns rank 0's output, and the largest peak of memory.
     fn run(
         &self,
         script: &str,
@@ -118,7 +118,7 @@ impl PyTorch {
         let port = free_port()?.to_string();
         let mut ranks = Vec::new();
         for rank in 0..world {
-            // Nothing of the user's own packages, and no compiled files beside the scripts.
+            // -s: without the user's own packages. -B: no compiled files beside the scripts.
             let mut command = process::command(Path::new("python3"));
             command.args(["-s", "-B"]).arg(source(script)).args(arguments);
             command.env("PYTHONPATH", &self.site).env("GLOO_SOCKET_IFNAME", "lo");
@@ -142,14 +142,14 @@ pub(super) fn source(name: &str) -> PathBuf {
     workspace::root().join("crates/xtask/src/bench").join(name)
 }
 
-/// A port that nobody listens on just now.
+/// A port on which no process listens now.
 fn free_port() -> anyhow::Result<u16> {
     let listener =
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot find a free port")?;
     Ok(listener.local_addr()?.port())
 }
 
-/// Images a second, and how many seconds were measured.
+/// Images a second, and the measured seconds.
 pub(crate) fn speed_in(output: &str) -> Option<(f64, f64)> {
     let found: Value =
         output.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok())?;

@@ -1,4 +1,4 @@
-//! What was found, as a table for people and as JSON with every figure of every round.
+//! The results, as tables for people and as JSON with every figure of every round.
 
 use super::machine::Machine;
 use super::nearness::{self, Distance};
@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 const ABSENT: &str = "-";
 
-/// All sections that have rows, each as a table; those of two cores once more for the rounds in
-/// which the cores were near and for those in which they were far, if there were both.
+/// All sections that have rows, each as a table. If there were rounds with near cores and rounds
+/// with far cores, the rates follow once more for each distance.
 pub(super) fn text(rows: &[Row], figures: &Figures) -> String {
     let occurred = nearness::occurred(figures);
     let apart = if occurred == Distance::BOTH { &occurred[..] } else { &[] };
@@ -77,8 +77,8 @@ fn title(section: Section) -> &'static str {
     }
 }
 
-/// The ratio is that of the medians; "from" and "to" are the smallest and the largest of a round.
-/// `all` are the figures by which the best of several is chosen.
+/// The ratio is the ratio of the medians; "from" and "to" are the smallest and the largest ratio of
+/// a round. The best of several is chosen by the figures `all`.
 fn table(rows: &[&Row], figures: &Figures, all: &Figures) -> Table {
     let heads =
         ["", "median", "±%", "against", "median", "±%", "ratio", "from", "to", "required", ""];
@@ -132,7 +132,7 @@ pub(super) fn verdict(required: Option<Required>, ratio: Option<f64>) -> &'stati
     }
 }
 
-/// Everything, for programs.
+/// All results, for programs.
 pub(super) fn json(rows: &[Row], figures: &Figures, machine: &Machine) -> Value {
     let figure = |((job, quantity), rounds): ((Job, Quantity), Vec<Option<f64>>)| {
         json!({

@@ -1,8 +1,8 @@
-//! Runs all jobs, round after round, and keeps what they have found.
+//! Runs all jobs, round after round, and keeps their figures.
 //!
-//! Rounds are interleaved: what is compared runs within the same minute, so that a machine that is
-//! slow for a while is slow for both. Every other round goes backwards, so that nobody always runs
-//! first. Does not know how a job is run.
+//! Rounds are interleaved: jobs that are compared run within the same minute, so that a machine
+//! that is slow for a while is slow for both. Every other round goes backwards, so that no job is
+//! always the first. Does not know how a job is run.
 
 use super::nearness::{self, Distance};
 use super::plan::{Comparison, Row};
@@ -14,16 +14,16 @@ use anyhow::ensure;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// A job that has failed so often is not tried again.
+/// A job is not tried again after so many failures.
 const FAILURES_MAX: u32 = 2;
 
 /// Every figure of every round.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
     rounds: usize,
-    /// A value for each round; none where the job failed in that round, or had its turn before.
+    /// A value for each round; none if the job failed in that round, or did not run in it.
     values: BTreeMap<Figure, Vec<Option<f64>>>,
-    /// Why jobs failed, the last time that they did.
+    /// The reason of each job's last failure.
     pub(super) failures: BTreeMap<Job, String>,
 }
 
@@ -37,30 +37,30 @@ impl Figures {
         self.rounds = self.rounds.max(round + 1);
     }
 
-    /// A figure's values as they were found before.
+    /// Sets a figure's values to those of earlier rounds.
     pub(super) fn restore(&mut self, figure: Figure, values: Vec<Option<f64>>) {
         self.rounds = self.rounds.max(values.len());
         self.values.insert(figure, values);
     }
 
-    /// How often was measured what was measured most often.
+    /// The number of measurements of the figure that was measured most often.
     pub(super) fn rounds(&self) -> usize {
         let counts = self.values.values().map(|values| values.iter().flatten().count());
         counts.max().unwrap_or(0)
     }
 
-    /// Whether anything was found of a job.
+    /// Whether there are figures of a job.
     pub(super) fn has(&self, job: Job) -> bool {
         self.rounds_of(job) > 0
     }
 
-    /// The rounds that a job has had.
+    /// The number of rounds up to a job's last measurement.
     fn rounds_of(&self, job: Job) -> usize {
         let figures = self.values.iter().filter(|((of, _), _)| *of == job);
         figures.map(|(_, values)| values.len()).max().unwrap_or(0)
     }
 
-    /// The jobs of which anything was found.
+    /// The jobs that have figures.
     pub(super) fn jobs(&self) -> Vec<Job> {
         let mut jobs: Vec<Job> = self.values.keys().map(|(job, _)| *job).collect();
         jobs.dedup();
@@ -116,14 +116,14 @@ impl Figures {
         pairs.map(|(ours, other)| comparison.ratio(ours?, other)).collect()
     }
 
-    /// Why a row is incomplete, where jobs of it failed.
+    /// The reasons of failures of the row's jobs.
     pub(super) fn reasons(&self, row: &Row) -> Vec<String> {
         let failed = row.jobs().into_iter();
         failed.filter_map(|job| Some(format!("{job}: {}", self.failures.get(&job)?))).collect()
     }
 }
 
-/// Runs the jobs for some rounds more. Where one fails, it is noted and the others go on; Ctrl-C
+/// Runs the jobs for `rounds` more rounds. A failure is noted, and the other jobs continue; Ctrl-C
 /// is an error.
 pub(super) fn run(
     figures: &mut Figures,
@@ -166,7 +166,7 @@ pub(super) fn run(
     Ok(())
 }
 
-/// A figure in passing.
+/// A figure in the line that is printed after each job.
 fn tell(quantity: Quantity, value: f64) -> String {
     match quantity {
         Quantity::ImagesPerSecond => format!("{} images/s", number(value)),
@@ -215,7 +215,7 @@ mod tests {
             Ok(vec![(Quantity::Steps, 3.0)])
         })
         .unwrap();
-        // The second round goes backwards, and what is done once was done.
+        // The second round goes backwards; the long run is done once only, and was done before.
         assert_eq!(calls, [BAD, GOOD]);
         assert_eq!(figures.of((GOOD, Quantity::Steps)), [Some(1.0), Some(3.0)]);
         assert_eq!(figures.of((BAD, Quantity::Steps)), [None, Some(3.0)]);
@@ -231,7 +231,7 @@ mod tests {
         figures.put(1, GOOD, vec![(Quantity::Steps, 4.0)]);
         let comparison = Comparison::Rate(other, "theirs");
         assert_eq!(figures.ratios(figure, &comparison), [Some(3.0), None]);
-        // That of the medians takes every round: 5 over 2.
+        // The ratio of the medians uses every round: 5 over 2.
         assert_eq!(figures.ratio(figure, &comparison), Some(2.5));
     }
 }

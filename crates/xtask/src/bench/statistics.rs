@@ -1,6 +1,6 @@
 //! Medians and spreads of a few numbers.
 
-/// What some numbers have in common.
+/// The median and the range of some numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Summary {
     pub(crate) median: f64,
@@ -9,7 +9,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// None of no numbers.
+    /// None if there are no numbers.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -22,7 +22,7 @@ impl Summary {
         Some(Summary { median, low, high })
     }
 
-    /// The largest distance from the median, in percent of it.
+    /// The largest distance from the median, in percent of the median.
     pub(crate) fn spread_percent(&self) -> f64 {
         let distance = (self.high - self.median).max(self.median - self.low);
         if distance == 0.0 { 0.0 } else { 100.0 * distance / self.median.abs() }

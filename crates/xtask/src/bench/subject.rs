@@ -1,16 +1,16 @@
-//! What can be measured: jobs, and the quantities that they find. The words of the tables and of
-//! bench.json are here.
+//! The jobs that can be measured, and their quantities, with their names in the tables and in
+//! bench.json.
 //!
-//! Does not know what is compared with what (`plan.rs`), nor how a job is run.
+//! Does not know the comparisons (`plan.rs`), nor how a job is run.
 
 use super::Collective;
 use std::fmt;
 
-/// Floats of a small vector, of the default model's gradient, and of a large one: 4 KB, 3.9 MB,
-/// 67 MB. The transports' own benchmark measures the same.
+/// Floats of a small vector, of the default model's gradient, and of a large vector: 4 KB, 3.9 MB, 67 MB.
+/// The transports' own benchmark has the same lengths.
 pub(super) const LENGTHS: [u64; 3] = [1_000, 973_624, 16_777_216];
 
-/// Numbers of members that reduce them.
+/// Numbers of members in an all-reduce.
 pub(super) const MEMBERS: [u32; 2] = [2, 4];
 
 /// Bytes of a float.
@@ -19,19 +19,19 @@ pub(super) const FLOAT: u64 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum System {
     Lockstep(Collective),
-    /// An earlier build of it.
+    /// An earlier build of Lockstep.
     Before(Collective),
-    /// DistributedDataParallel as it comes.
+    /// DistributedDataParallel without tuning.
     PyTorch,
-    /// The same with MKL's AVX-512 path unlocked and with memory that malloc keeps.
+    /// DistributedDataParallel with MKL's AVX-512 code unlocked and with memory that malloc keeps.
     PyTorchTuned,
-    /// torch.compile over model and loss, in one process, tuned like that.
+    /// torch.compile over model and loss, in one process, tuned like [`System::PyTorchTuned`].
     Compiled,
-    /// torch.compile under DistributedDataParallel, tuned like that.
+    /// torch.compile under DistributedDataParallel, tuned like [`System::PyTorchTuned`].
     CompiledDdp,
     /// JAX in one process: one jit, a scan over many steps, one device.
     Jax,
-    /// The same with a device for each worker, still in one process.
+    /// JAX in one process, with a device for each worker.
     JaxDevices,
 }
 
@@ -56,16 +56,16 @@ pub(super) struct Training {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Transport {
     Shm,
-    /// Over local sockets, as workers on one host do.
+    /// gRPC over local sockets, as between workers on one host.
     Grpc,
-    /// As between hosts, without TLS.
+    /// gRPC over TCP, as between hosts, without TLS.
     GrpcTcp,
-    /// As between hosts.
+    /// gRPC over TCP with TLS, as between hosts.
     GrpcTls,
     Gloo,
 }
 
-/// One thing to run, in one go; it gives one or more figures.
+/// One measurement, which gives one or more figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Job {
     Training(Training),
@@ -82,24 +82,24 @@ impl Job {
         matches!(self, Job::Training(training) if jax(training))
     }
 
-    /// Whether once is enough: the long run takes its own time.
+    /// Whether the job runs only once: the long run is long enough.
     pub(super) fn is_once(self) -> bool {
         self == Job::LongRun
     }
 }
 
-/// What a job's figure is of.
+/// The quantity of a job's figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Quantity {
     ImagesPerSecond,
-    /// How long was measured.
+    /// The measured time.
     Seconds,
     /// A ping between two cores, just before the job and just after it.
     PingBefore,
     PingAfter,
-    /// The largest of any worker.
+    /// The largest peak of any worker.
     PeakMegabytes,
-    /// The same without what files back, as are programs and libraries.
+    /// The same without memory that files back, such as programs and libraries.
     OwnPeakMegabytes,
     /// The coordinator's processor time over the training time.
     CoordinatorShare,
@@ -109,16 +109,16 @@ pub(super) enum Quantity {
         bytes: u64,
         fresh: bool,
     },
-    /// What the worker's heap (memory that no file backs) has grown by, from the early steps (the
+    /// The growth of the worker's heap (memory that is not backed by files), from the early steps (the
     /// first quarter of the run after step 100) to the last quarter.
     HeapGrowthMegabytes,
-    /// The same of all that is resident.
+    /// The growth of the worker's resident memory.
     ResidentGrowthMegabytes,
     Steps,
 }
 
 impl Quantity {
-    /// All that there are.
+    /// All quantities.
     pub(super) fn all() -> Vec<Quantity> {
         let milliseconds = LENGTHS.into_iter().flat_map(|length| {
             let bytes = length * FLOAT;
@@ -160,7 +160,7 @@ impl Training {
         Training { system, precision, batch_size, workers, threads: (cores / workers).max(1) }
     }
 
-    /// As the table has it; the collective is named where it is not the one that was asked for.
+    /// The label in the table; it names the collective if this is not the `usual` one.
     pub(super) fn label(&self, usual: Collective) -> String {
         let workers = if self.workers == 1 { "worker" } else { "workers" };
         let over = match self.system {

@@ -1,4 +1,4 @@
-//! Aligned text. Does not know what the cells mean.
+//! Tables as aligned text. Does not know the meaning of the cells.
 
 /// Lines of cells; the first column is aligned left, the others right.
 #[derive(Debug)]
@@ -11,12 +11,12 @@ impl Table {
         Table { lines: vec![heads.iter().map(ToString::to_string).collect()] }
     }
 
-    /// Cells that are lacking at the end are empty.
+    /// Missing cells at the end of a line are empty.
     pub(crate) fn push(&mut self, cells: Vec<String>) {
         self.lines.push(cells);
     }
 
-    /// The table as text, every line with an end; nothing trails.
+    /// The table as text; every line ends with a newline and has no spaces before it.
     pub(crate) fn render(&self) -> String {
         let columns = self.lines.iter().map(Vec::len).max().unwrap_or(0);
         let cell =
@@ -38,7 +38,8 @@ impl Table {
     }
 }
 
-/// A number with three significant digits, or all of those before the point; thousands apart.
+/// A number with three significant digits, or all digits before the point, and commas between
+/// thousands.
 pub(crate) fn number(value: f64) -> String {
     let magnitude = value.abs();
     let decimals = match magnitude {

@@ -1,9 +1,9 @@
-//! A full PyTorch for the benchmarks, in `.torch/`: the same version as our libtorch, from the
-//! same index, for the python3 of this machine. Nothing but `cargo xtask bench` fetches or uses it.
+//! A full PyTorch for the benchmarks, in `.torch/`: the same version as our libtorch, from the same
+//! index, for the python3 of this machine. Only `cargo xtask bench` fetches or uses it.
 //!
-//! The folder has `site/`, to be named in PYTHONPATH, and a stamp. It appears complete
-//! (`staging.rs`). The CUDA libraries come along, on machines without a GPU too: the wheel's Python
-//! part is linked with them and does not load without.
+//! The folder has `site/`, for PYTHONPATH, and a stamp. It appears only when it is complete
+//! (`staging.rs`). The CUDA libraries are fetched on machines without a GPU too: the Python part of
+//! the wheel is linked with them and does not load without them.
 
 use crate::libtorch::VERSION;
 use crate::python::{self, Dependencies, requirements_in};
@@ -14,17 +14,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Holds versions, as `torch 2.11.0, Python 3.12`: a wheel serves one version of Python.
+/// This file holds versions, such as `torch 2.11.0, Python 3.12`: a wheel is for one version of
+/// Python.
 const STAMP: &str = "version";
 
-/// The room that a fetch takes at its peak, in bytes: the wheels, then their contents.
+/// The disk space that a fetch needs at its peak, in bytes: the wheels and their contents.
 const PEAK_BYTES: u64 = 8_000_000_000;
 
-/// The way out for who cannot fetch it.
+/// The alternative, for the error message of a failed fetch.
 const INSTEAD: &str = "leave the comparison to another machine";
 
-/// Packages that torch's own metadata asks for and that nothing here loads: compilers for GPUs and
-/// bindings to them, 0.7 GB.
+/// Packages that torch's metadata requires and that nothing here loads: a GPU compiler and CUDA
+/// bindings, 0.7 GB.
 const NOT_NEEDED: [&str; 2] = ["triton", "cuda-bindings"];
 
 /// Makes sure that PyTorch is in place, and returns the folder for PYTHONPATH.
@@ -57,7 +58,7 @@ fn make(scratch: &Scratch, stamp: &str) -> anyhow::Result<PathBuf> {
     Ok(staged)
 }
 
-/// What the installed torch says of itself.
+/// The metadata of the installed torch.
 fn metadata(site: &Path) -> anyhow::Result<String> {
     let about_torch = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -68,7 +69,7 @@ fn metadata(site: &Path) -> anyhow::Result<String> {
     fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// What torch asks for, without its options and without what is not needed here.
+/// The requirements of torch, without its extras and without [`NOT_NEEDED`].
 fn needed(metadata: &str) -> Vec<String> {
     let name = |line: &str| -> String {
         line.chars().take_while(|c| c.is_alphanumeric() || "-_.".contains(*c)).collect()
@@ -78,7 +79,7 @@ fn needed(metadata: &str) -> Vec<String> {
     requirements_in(metadata).filter(wanted).map(str::to_owned).collect()
 }
 
-/// It must load, and be the version that was asked for.
+/// Checks that torch loads, and that its version is [`VERSION`].
 fn check(site: &Path) -> anyhow::Result<()> {
     let script = "import torch, torch.distributed as d; assert d.is_gloo_available(); \
                   print(torch.__version__)";
@@ -91,7 +92,10 @@ fn check(site: &Path) -> anyhow::Result<()> {
     let last = complaint.lines().last().unwrap_or_default();
     ensure!(output.status.success(), "the fetched PyTorch does not load: {last}");
     let version = String::from_utf8_lossy(&output.stdout);
-    ensure!(version.starts_with(VERSION), "PyTorch {VERSION} was fetched and {version} came");
+    ensure!(
+        version.starts_with(VERSION),
+        "PyTorch {VERSION} was asked for, but {version} was installed"
+    );
     Ok(())
 }
 

@@ -5,22 +5,22 @@ use std::fmt::Write as _;
 use anyhow::Context as _;
 use serde_json::Value;
 
-/// Rows: the kind of figure, the field, and what it is.
+/// Rows: the kind of figure, the field, and the row's name.
 const ROWS: [(&str, &str, &str); 10] = [
     ("kill", "ms", "kill of a worker to the next generation's first step"),
     ("kill", "detection_ms", "  until the coordinator knew"),
     ("kill", "agreement_ms", "  until the next generation was decided on"),
     ("kill", "transfer_ms", "    of that, the longest state transfer"),
     ("kill", "connection_ms", "  until its first step was done"),
-    ("pause", "ms", "pause of the others for one that comes or goes"),
+    ("pause", "ms", "pause of the others for one that joins or leaves"),
     ("pause", "agreement_ms", "  until the next generation was decided on"),
     ("pause", "transfer_ms", "    of that, the longest state transfer"),
     ("pause", "connection_ms", "  until its first step was done"),
     ("transfer", "ms", "state transfer"),
 ];
 
-/// Tables of the figures in `lines`, each of which is JSON: links that are cut and slow take a
-/// table of their own.
+/// Tables of the figures in `lines`, each of which is JSON. Runs with cut and slow links have their
+/// own table.
 pub(super) fn tables(lines: &str) -> anyhow::Result<String> {
     let figures: Vec<Value> = lines
         .lines()
@@ -78,7 +78,8 @@ fn values(figures: &[Value], kind: &str, field: &str) -> Vec<(f64, u64)> {
     values
 }
 
-/// The least of the `sorted` values that this share of them does not exceed; none of none.
+/// The smallest of the `sorted` values that is at least as large as this share of them; none if
+/// there are no values.
 fn quantile(sorted: &[(f64, u64)], share: f64) -> Option<(f64, u64)> {
     let place = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(place.saturating_sub(1)).copied()

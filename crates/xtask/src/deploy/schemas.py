@@ -1,7 +1,7 @@
 """Writes JSON schemas of JobSet, TrainingRuntime and TrainJob into a folder, one file a kind.
 
-They are made of the models that Kubeflow's package has for them, and stricter: what a model does
-not know is refused, as an API server's strict validation does.
+They are made from the models in Kubeflow's package, and are stricter: unknown fields are refused, as
+in the strict validation of an API server.
 """
 
 import json
@@ -31,7 +31,7 @@ def schema(kind, version, model):
     made = model.model_json_schema(by_alias=True)
     refuse_the_unknown(made)
     for name in made["$defs"]:
-        # The models wrap what is a plain number or text in a file.
+        # In a file these are plain numbers or texts; the models wrap them.
         if name.endswith(("IntOrString", "ResourceQuantity")):
             made["$defs"][name] = {"type": ["string", "number"]}
     made["properties"] |= {"apiVersion": {"const": version}, "kind": {"const": kind}}

@@ -1,7 +1,8 @@
-//! The tools that check the files in `deploy/`: those that `deploy/requirements.txt` names, in
-//! `target/deploy`, for the python3 of this machine.
+//! The tools that check the files in `deploy/`: the packages in `deploy/requirements.txt`,
+//! installed in `target/deploy` for the python3 of this machine.
 //!
-//! The folder has `site/`, `schemas/` and a stamp. It appears complete (`staging.rs`).
+//! The folder has `site/`, `schemas/` and a stamp. It appears only when it is complete
+//! (`staging.rs`).
 
 use crate::python::{self, Dependencies};
 use crate::staging::{Scratch, put_in_place};
@@ -11,16 +12,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Holds the requirements and the version of Python that they were fetched for.
+/// This file holds the requirements and the version of Python for which they were fetched.
 const STAMP: &str = "version";
 
 /// Writes the schemas of the kinds that are not Kubernetes' own into the folder `argv[1]`.
 const WRITE_SCHEMAS: &str = include_str!("schemas.py");
 
-/// The room that a fetch takes at its peak, in bytes.
+/// The disk space that a fetch needs at its peak, in bytes.
 const PEAK_BYTES: u64 = 500_000_000;
 
-/// The way out for who cannot fetch them.
+/// The alternative, for the error message of a failed fetch.
 const INSTEAD: &str = "leave this check to another machine";
 
 /// The tools, in place.
@@ -71,7 +72,7 @@ fn is_installed(folder: &Path, stamp: &str) -> bool {
 /// Fetches the tools into a folder of `scratch`, and returns its path.
 fn make(scratch: &Scratch, requirements: &str, stamp: &str) -> anyhow::Result<PathBuf> {
     prerequisites::disk_space(&scratch.path, PEAK_BYTES, INSTEAD)?;
-    stdout::say!("fetching what deploy/requirements.txt names into target/deploy");
+    stdout::say!("fetching the packages of deploy/requirements.txt into target/deploy");
     let staged = Tools { folder: scratch.folder("tools")? };
     scratch.folder("tools/site")?;
     python::install(&named(requirements), Dependencies::Follow, &staged.site(), INSTEAD)?;

@@ -1,4 +1,4 @@
-//! Archives whose bytes depend on the files in them alone, and checksums.
+//! Archives whose bytes depend only on the files in them, and checksums.
 
 use crate::staging;
 use anyhow::Context;
@@ -12,7 +12,8 @@ use std::path::Path;
 /// The name of the file with checksums, which `sha256sum --check` reads.
 pub(super) const CHECKSUMS: &str = "SHA256SUMS";
 
-/// Packs a folder under its own name: in the order of names, with one time for all files, and with root as the owner.
+/// Packs a folder under its own name: files in the order of names, all with the same time, and with root as the
+/// owner.
 pub(super) fn write(folder: &Path, archive: &Path, time: u64, level: i32) -> anyhow::Result<()> {
     let shown = archive.display();
     stdout::say!("packing {shown}");
@@ -52,7 +53,7 @@ fn append(
     Ok(())
 }
 
-/// Writes the checksums of all files in a folder into it.
+/// Writes the checksums of all files in a folder into a file of this folder.
 pub(super) fn write_checksums(folder: &Path) -> anyhow::Result<()> {
     let mut text = String::new();
     for file in staging::entries(folder)? {

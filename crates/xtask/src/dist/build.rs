@@ -1,8 +1,8 @@
-//! Programs whose bytes depend on the commit alone: neither on where the checkout and cargo's packages are, nor on the
-//! time.
+//! Builds programs whose bytes depend only on the commit, and not on the paths of the checkout and of cargo's
+//! packages, nor on the time.
 //!
-//! They are built for a named target, so that these flags are not those of build scripts and macros, and so that what
-//! `cargo build` makes stays as it is.
+//! The programs are built for a named target, so that the flags do not apply to build scripts and macros, and so that
+//! the files of `cargo build` stay as they are.
 
 use crate::workspace::{self, Build};
 use anyhow::{Context, ensure};
@@ -11,21 +11,21 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What a release is made for.
+/// The target of a release.
 pub(super) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// What stands for the checkout, and for cargo's folder, in programs and their symbols.
+/// The names that replace the paths of the checkout and of cargo's folder in programs and their symbols.
 const CHECKOUT: &str = "/lockstep";
 const PACKAGES: &str = "/cargo";
 
-/// The first second of 1980: the first that a zip file can hold.
+/// The first second of 1980, the first time that a zip file can contain.
 const NO_TIME: u64 = 315_532_800;
 
 /// The commit that a release is made of.
 pub(super) struct Source {
-    /// Abbreviated; none where git does not know.
+    /// The abbreviated hash; none if git gives none.
     commit: Option<String>,
-    /// Seconds since 1970 of the commit, and of every file in the release.
+    /// The time of the commit and of every file in the release, in seconds since 1970.
     pub(super) time: u64,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn programs(source: &Source, packages: &[&str]) -> anyhow::Result<Bui
     workspace::build_programs(&selection, &environment(source)?)
 }
 
-/// The variables that keep paths and times out of programs, and the commit in them.
+/// The environment variables that keep paths and times out of programs, and put the commit into them.
 fn environment(source: &Source) -> anyhow::Result<Vec<(String, OsString)>> {
     let places = places()?;
     let mut rust = vec!["-Clink-arg=-Wl,--build-id=sha1".to_owned()];
@@ -62,7 +62,7 @@ fn environment(source: &Source) -> anyhow::Result<Vec<(String, OsString)>> {
     for (place, name) in &places {
         ensure!(
             !place.contains(char::is_whitespace),
-            "{place} has a space in it, which compilers take for the end of a flag: make the release elsewhere"
+            "{place} contains a space, which ends a compiler's flag: make the release in a folder without spaces"
         );
         rust.push(format!("--remap-path-prefix={place}={name}"));
         c.push_str(&format!("-ffile-prefix-map={place}={name} "));
@@ -81,7 +81,7 @@ fn environment(source: &Source) -> anyhow::Result<Vec<(String, OsString)>> {
     Ok(variables)
 }
 
-/// Folders whose paths compilers see, with what stands for each. Of several that fit, the last counts.
+/// Folders whose paths compilers see, with the name that replaces each. If several match, the last one applies.
 fn places() -> anyhow::Result<Vec<(String, String)>> {
     let shown = |path: PathBuf| path.display().to_string();
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
@@ -94,7 +94,7 @@ fn places() -> anyhow::Result<Vec<(String, String)>> {
     let library = Path::new(&sysroot()?).join("lib/rustlib/src/rust");
     Ok(vec![
         (shown(home), PACKAGES.to_owned()),
-        // As the standard library has it where its source is not installed.
+        // The name that the standard library has if its source is not installed.
         (shown(library), format!("/rustc/{}", hash.unwrap_or_default())),
         (shown(workspace::target_folder()?), format!("{CHECKOUT}/target")),
         (shown(root), CHECKOUT.to_owned()),

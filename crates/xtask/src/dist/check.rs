@@ -1,4 +1,5 @@
-//! `cargo xtask dist --check`: the last commit, built twice, in clones at different paths, gives the same bytes.
+//! `cargo xtask dist --check`: builds the last commit twice, in clones at different paths, and compares the
+//! bytes.
 
 use super::archive::CHECKSUMS;
 use crate::{child, workspace};
@@ -8,15 +9,15 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// Where the clones are, below a temporary folder: paths of different lengths.
+/// The clones' paths below a temporary folder; they have different lengths.
 const PLACES: [&str; 2] = ["one", "another/and/a/longer/path"];
 
-/// What a checkout has fetched, and a clone need not fetch again.
+/// Folders that the checkout has fetched, and that the clones use too.
 const FETCHED: [&str; 2] = [".libtorch", ".nvrtc"];
 
-/// Returns the exit status of what failed, or 1 where the bytes differ.
+/// Returns the exit status of the build that failed, or 1 if the bytes differ.
 pub(super) fn run(wheel: bool) -> anyhow::Result<u8> {
-    // On the disk of the checkout, which has room for a build.
+    // On the disk of the checkout, which has space for a build.
     let folder =
         tempfile::Builder::new().prefix("dist-check-").tempdir_in(workspace::target_folder()?);
     let folder = folder.context("cannot make a temporary folder")?;
@@ -56,7 +57,7 @@ fn build(place: &Path, output: &Path, wheel: bool) -> anyhow::Result<u8> {
     dist.args(["dist", "--no-libtorch", "--output"]).arg(output);
     dist.args(wheel.then_some("--wheel")).current_dir(place);
     dist.env("CARGO_MANIFEST_DIR", place.join("crates/xtask"));
-    // The clone has its own.
+    // Each clone uses its own libtorch and target folder.
     dist.env_remove("LIBTORCH").env("CARGO_TARGET_DIR", place.join("target"));
     child::run(&mut dist)
 }

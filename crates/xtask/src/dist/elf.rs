@@ -1,25 +1,25 @@
-//! What a program's file says to the loader: where libraries are, and which glibc it needs. Read and changed in its bytes,
-//! as `chrpath` does.
+//! The loader's information in a program's file: the library path, and the version of glibc. The library path is
+//! changed in place, as by `chrpath`.
 
 use anyhow::{Context, ensure};
 use std::fs;
 use std::path::Path;
 
-/// How the library path begins that `lockstep_build::link` gives programs.
+/// The beginning of the library path that `lockstep_build::link` gives programs.
 const BEGINNING: &[u8] = b"\0$ORIGIN/../lib";
 
-/// How versions of glibc's symbols begin.
+/// The beginning of the versions of glibc's symbols.
 const GLIBC: &[u8] = b"GLIBC_2.";
 
-/// Gives a program another path to look for libraries in, no longer than the one it has. A program without libraries of
-/// its own stays as it is.
+/// Replaces a program's library path by another one, which must not be longer. A program without such a path stays as
+/// it is.
 pub(super) fn set_library_path(program: &Path, path: &str) -> anyhow::Result<()> {
     let shown = program.display();
     let mut bytes = fs::read(program).with_context(|| format!("cannot read {shown}"))?;
     let mut places =
         bytes.windows(BEGINNING.len()).enumerate().filter(|(_, window)| *window == BEGINNING);
     let (place, another) = (places.next().map(|(place, _)| place + 1), places.next());
-    ensure!(another.is_none(), "{shown} has two paths that begin as the one to libraries");
+    ensure!(another.is_none(), "{shown} has two strings that begin like its library path");
     let Some(place) = place else { return Ok(()) };
     let length = bytes[place..].iter().position(|byte| *byte == 0).unwrap_or_default();
     ensure!(path.len() <= length, "{shown} has no room for the path {path}: it has {length} bytes");
@@ -28,7 +28,7 @@ pub(super) fn set_library_path(program: &Path, path: &str) -> anyhow::Result<()>
     fs::write(program, bytes).with_context(|| format!("cannot write {shown}"))
 }
 
-/// The second number of the oldest glibc that has all symbols of the program.
+/// The second number of the oldest version of glibc that has all symbols of the program.
 pub(super) fn glibc(program: &Path) -> anyhow::Result<u32> {
     let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
     let after = |(place, window): (usize, &[u8])| {

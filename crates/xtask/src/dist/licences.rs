@@ -1,7 +1,7 @@
-//! The licences of what is in the programs: the text of every package that is linked, from where cargo has unpacked it,
-//! and of Rust's standard library, from the toolchain.
+//! The licences of the code in the programs: the texts of every linked package, from the folder in which cargo unpacked
+//! it, and the texts of Rust's standard library, from the toolchain.
 //!
-//! Which licences a package may have is for `cargo xtask tidy` to say.
+//! Does not know which licences are allowed: `cargo xtask tidy` checks this.
 
 use super::{ask, build, copy};
 use crate::{staging, tidy, workspace};
@@ -15,25 +15,25 @@ use std::path::{Path, PathBuf};
 /// The file with the licences of packages.
 pub(super) const PACKAGES: &str = "rust-packages.txt";
 
-/// Beginnings of the names of files that hold a licence.
+/// The names of licence files begin with one of these.
 const FILES: [&str; 6] = ["license", "licence", "unlicense", "copying", "copyright", "notice"];
 
-/// Folders of a package that are not linked.
+/// Folders of a package whose code is not linked.
 const ASIDE: [&str; 4] = ["benches", "examples", "target", "tests"];
 
-/// What the toolchain says of the standard library, and the licences of the OpenMP runtime that comes with libtorch.
+/// The toolchain's notice about the standard library, and the licences of the OpenMP runtime that comes with libtorch.
 const OF_TOOLCHAIN: [&str; 3] =
     ["COPYRIGHT-library.html", "licenses/GPL-3.0-or-later.txt", "licenses/GCC-exception-3.1.txt"];
 
 /// A package with its licences.
 #[derive(Debug)]
 struct Package {
-    /// Name, version, licence and place, in one line.
+    /// Name, version, licence and repository, in one line.
     title: String,
     texts: Vec<String>,
 }
 
-/// Writes the licences of what is linked into the programs of these packages.
+/// Writes the licences of all code that is linked into the programs of these packages.
 pub(super) fn write(folder: &Path, packages: [&str; 3]) -> anyhow::Result<()> {
     let documents = Path::new(&build::sysroot()?).join("share/doc/rust");
     let linked = linked(&packages)?;
@@ -74,7 +74,7 @@ fn linked(packages: &[&str]) -> anyhow::Result<BTreeSet<String>> {
     Ok(tree.lines().filter(|line| !line.is_empty()).map(name).collect())
 }
 
-/// The licences of a package: its own files, or those that its manifest names.
+/// The licence texts of a package: from its own files, or else a standard text of the licence that its manifest names.
 fn texts(place: &Path, package: &Value, documents: &Path) -> anyhow::Result<Vec<String>> {
     let mut files = Vec::new();
     licence_files(place, &mut files)?;
@@ -87,7 +87,7 @@ fn texts(place: &Path, package: &Value, documents: &Path) -> anyhow::Result<Vec<
         files.push(documents.join("licenses").join(format!("{licence}.txt")));
         let authors = package["authors"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let authors = authors.collect::<Vec<_>>().join(", ");
-        let holder = format!("Its authors, as the package names them: {authors}\n\n");
+        let holder = format!("Authors, according to the package: {authors}\n\n");
         return Ok(vec![holder + &read(&files[0])?]);
     }
     files.iter().map(|file| read(file)).collect()
@@ -113,7 +113,7 @@ fn licence_files(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Each text once, after the packages that it is of.
+/// Each text once, after the titles of its packages.
 fn grouped(packages: &[Package]) -> String {
     let mut of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for package in packages {
@@ -142,7 +142,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), super::super::PACKAGES).unwrap();
         let text = fs::read_to_string(folder.path().join(PACKAGES)).unwrap();
-        // One with files of its own, one with licences of code in C, one without a file.
+        // A package with its own files, a package with licences of C code, a package without a file.
         for words in ["\ntokio v1", "\nzstd-sys v2", "\nnpyz v0", "Meta Platforms"] {
             assert!(text.contains(words), "{words}");
         }
@@ -162,7 +162,7 @@ mod tests {
         fs::write(documents.join("licenses/MIT.txt"), "Do as you like").unwrap();
         let package = |licence: &str| json!({"license": licence, "authors": ["A", "B"]});
         let texts = |licence: &str| texts(&place, &package(licence), &documents);
-        let holder = "Its authors, as the package names them: A, B\n\nDo as you like";
+        let holder = "Authors, according to the package: A, B\n\nDo as you like";
         assert_eq!(texts("MIT").unwrap(), [holder]);
         texts("ISC").unwrap_err();
         fs::create_dir(place.join("code")).unwrap();

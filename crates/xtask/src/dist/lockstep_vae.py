@@ -1,7 +1,7 @@
-"""Starts the programs of Lockstep, which lie beside this file.
+"""Starts the programs of Lockstep, which are in the folder `bin` beside this file.
 
-They are native programs. They look for libtorch in the package torch beside this one; where that is elsewhere, they are
-told so.
+They are native programs. They look for libtorch in the package torch beside this package. If torch is in another
+folder, LD_LIBRARY_PATH gives them its path.
 """
 
 import os
@@ -20,7 +20,7 @@ def _start(name):
     if not (here.parent / "torch/lib/libtorch_cpu.so").is_file():
         paths = [str(libraries), os.environ.get("LD_LIBRARY_PATH", "")]
         os.environ["LD_LIBRARY_PATH"] = ":".join(path for path in paths if path)
-    # Python ignores these, and a program would go on to ignore them.
+    # Python ignores these signals, and the started program would inherit this.
     for name_of_signal in ["SIGPIPE", "SIGXFSZ"]:
         signal.signal(getattr(signal, name_of_signal), signal.SIG_DFL)
     os.execv(here / "bin" / name, sys.argv)

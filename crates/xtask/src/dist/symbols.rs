@@ -1,16 +1,17 @@
-//! Programs apart from their debug symbols, by the tools that come with every C++ compiler. A stripped program names the
-//! file of its symbols, and debuggers look for it in the folder `.debug` beside the program.
+//! Separates programs from their debug symbols, with the tools that come with every C++ compiler. A stripped program
+//! names the file of its symbols, and debuggers look for this file in the folder `.debug` beside the program.
 
 use super::{ask, made};
 use anyhow::{Context, ensure};
 use std::path::Path;
 use std::process::Command;
 
-/// Where debuggers look, beside a program.
+/// The folder beside a program in which debuggers look for symbols.
 pub(super) const FOLDER: &str = ".debug";
 
-/// Writes a program without its symbols to `stripped`, and the symbols below its folder. Then a function of the program
-/// is found by its address, as a debugger would. Returns whether the program has line numbers, without which none is.
+/// Writes a program without its symbols to `stripped`, and the symbols into [`FOLDER`] beside it. If the program has
+/// line numbers, checks that a function is found by its address, as a debugger does. Returns whether there are line
+/// numbers.
 pub(super) fn part(program: &Path, stripped: &Path) -> anyhow::Result<bool> {
     let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let bin = stripped.parent().unwrap_or(Path::new("."));
@@ -65,7 +66,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("src");
         fs::create_dir(&source).unwrap();
-        // As Rust would call it.
+        // The function has the name that Rust would give it.
         let text = "namespace a_program { int main(int a) { return a; } }\n\
                     int main(int a, char **) { return a_program::main(a); }\n";
         fs::write(source.join("program.cpp"), text).unwrap();
@@ -76,7 +77,7 @@ mod tests {
             folder.path().join(name)
         };
         let bin = made(folder.path(), "bin").unwrap();
-        // The name of a C++ function has its arguments: Rust's has none.
+        // The symbol of a C++ function contains its argument types; Rust's symbols do not.
         let rename = "--redefine-sym=_ZN9a_program4mainEi=_ZN9a_program4mainE";
         let named = |program: &Path| {
             ask(Command::new("objcopy").arg(rename).arg(program), "cannot rename").unwrap();
@@ -90,7 +91,7 @@ mod tests {
 
         let symbols = bin.join(".debug/a-program.debug");
         find_main("a_program", &bin.join("a-program"), &symbols).unwrap();
-        // Of another build: the checksum in the program is not theirs.
+        // Symbols of another build: the checksum in the program differs.
         let other = compile(&["-g", "-O2"], "another");
         fs::copy(&other, bin.join(".debug/a-program.debug")).unwrap();
         let error =

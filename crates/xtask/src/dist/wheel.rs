@@ -1,9 +1,9 @@
-//! A wheel with the programs, for pip: libtorch is not in it, but comes with PyTorch's own wheel, which this one depends
-//! on. It is a zip file with a list of its files; what else a wheel is, the packaging guide for Python says ("Binary
+//! A Python wheel with the programs. libtorch is not in it: the wheel depends on PyTorch's wheel, which has
+//! libtorch. A wheel is a zip file with a list of its files; the Python packaging guide defines the format ("Binary
 //! distribution format").
 //!
-//! pip puts the programs beside PyTorch, and small scripts into the environment's `bin` that start them
-//! (`dist/lockstep_vae.py`). Its bytes depend on its files alone.
+//! pip puts the programs beside PyTorch, and scripts that start them into the environment's `bin`
+//! (`dist/lockstep_vae.py`). The wheel's bytes depend only on its files.
 
 use super::elf;
 use super::licences;
@@ -20,22 +20,22 @@ use std::path::{Path, PathBuf};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
-/// Where programs of a wheel look for libtorch: they are in `lockstep_vae/bin`, beside `torch`.
+/// The folder in which programs of a wheel look for libtorch: they are in `lockstep_vae/bin`, beside `torch`.
 pub(super) const BESIDE_TORCH: &str = "$ORIGIN/../../torch/lib";
 
-/// The Python package; the project's name has a dash.
+/// The name of the Python package; the name of the project has a dash.
 const PACKAGE: &str = "lockstep_vae";
 
 /// The second number of the glibc that PyTorch's wheel needs.
 const GLIBC_OF_TORCH: u32 = 28;
 
-/// Starts a program. Installed as the Python package.
+/// The source of the Python package, whose functions start the programs.
 const LAUNCHER: &str = include_str!("lockstep_vae.py");
 
-/// What people read on the package's page.
+/// The text of the package's page.
 const DESCRIPTION: &str = include_str!("wheel.md");
 
-/// What is packed: folders with programs, with man pages and completions, and with licences.
+/// The folders to pack: programs, man pages with completions, and licences.
 pub(super) struct Contents {
     pub(super) bin: PathBuf,
     pub(super) share: PathBuf,
@@ -88,7 +88,7 @@ fn metadata() -> String {
     )
 }
 
-/// A script for each program.
+/// The entry points: pip makes a script for each program.
 fn entry_points(programs: &[PathBuf]) -> String {
     let names = programs.iter().filter_map(|program| program.file_name()?.to_str());
     let lines = names.map(|name| format!("{name} = {PACKAGE}:{}\n", name.replace('-', "_")));
@@ -117,7 +117,7 @@ impl Wheel {
         self.add(&format!("{folder}/{name}"), &bytes, is_program)
     }
 
-    /// Adds a script with completions where its shell looks for it.
+    /// Adds a script with completions to the folder in which its shell looks for it.
     fn add_completions(&mut self, share: &str, script: &Path) -> anyhow::Result<()> {
         let kind = script.extension().and_then(|kind| kind.to_str());
         let folder = match kind {
@@ -127,7 +127,7 @@ impl Wheel {
         };
         let bytes =
             fs::read(script).with_context(|| format!("cannot read {}", script.display()))?;
-        // bash looks for the name of the program.
+        // bash looks for a file with the name of the program.
         let name = if kind == Some("bash") { script.file_stem() } else { script.file_name() };
         self.add(&format!("{share}/{folder}/{}", name.unwrap_or_default().display()), &bytes, false)
     }
@@ -140,7 +140,7 @@ impl Wheel {
 
     fn write(&mut self, name: &str, bytes: &[u8], is_program: bool) -> anyhow::Result<()> {
         ensure!(!name.contains([',', '"']), "{name} cannot be in the list of a wheel");
-        // The first time that a zip file can hold.
+        // The default is the first time that a zip file can contain.
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Deflated)
             .last_modified_time(DateTime::default())
@@ -151,7 +151,7 @@ impl Wheel {
             .with_context(|| format!("cannot pack {name}"))
     }
 
-    /// Writes the list of files, itself without a digest.
+    /// Writes the list of files, which contains itself without a digest.
     fn finish(mut self, name: &str) -> anyhow::Result<()> {
         let record = format!("{}{name},,\n", self.record);
         self.write(name, record.as_bytes(), false)?;
@@ -206,7 +206,7 @@ mod tests {
         text(&format!("{name}.data/data/share/bash-completion/completions/vae"));
         text(&format!("{name}.data/data/share/zsh/site-functions/_vae"));
         let record = text(&format!("{name}.dist-info/RECORD"));
-        // By `sha256sum` and Python's `urlsafe_b64encode`.
+        // Computed with `sha256sum` and Python's `urlsafe_b64encode`.
         let page = "share/man/man1/vae.1,sha256=NmAxWprz3yVdjxmrB35Hl4IrQUiKDioEvGr3EhPCMnQ,4\n";
         assert!(record.contains(page), "{record}");
         let points = text(&format!("{name}.dist-info/entry_points.txt"));

@@ -1,4 +1,4 @@
-//! Short runs on the GPU, and the digests that CI has of them.
+//! Short runs on the GPU, compared with the known digests of the CPU.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{
     scene::{Expected, Scene},
 };
 
-/// How long a run may take; an emulated GPU needs longer for a whole epoch.
+/// How long a run may take, on a GPU and on an emulated GPU.
 const BOUND: Duration = Duration::from_secs(60);
 const REHEARSAL_BOUND: Duration = Duration::from_mins(30);
 

@@ -1,5 +1,5 @@
-//! The processes of one run: a coordinator and workers that come and go, each in the environment of the
-//! archive's programs.
+//! The processes of one run: a coordinator, and workers that can be added and removed, all in the
+//! environment of the archive's programs.
 
 use std::{
     fs,
@@ -17,12 +17,12 @@ use crate::bench::{
     process::{self, Process},
 };
 
-/// How long a coordinator may take to listen; it reads the data set first.
+/// How long a coordinator may take until it listens; it reads the data set first.
 const LISTEN_BOUND: Duration = Duration::from_secs(30);
 
 const POLL: Duration = Duration::from_millis(10);
 
-/// A run; its processes are killed and its folder is removed when it is dropped.
+/// A run. When it is dropped, its processes are killed and its folder is removed.
 pub(super) struct Fleet<'a> {
     scene: &'a Scene,
     address: String,
@@ -32,7 +32,7 @@ pub(super) struct Fleet<'a> {
     folder: tempfile::TempDir,
 }
 
-/// How a run has ended.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub(super) struct Summary {
     pub(super) digest: String,
@@ -66,12 +66,12 @@ impl<'a> Fleet<'a> {
         Ok(())
     }
 
-    /// The worker that was started last; the run has to do without.
+    /// Removes the worker that was started last from this fleet, and returns it.
     pub(super) fn take_worker(&mut self) -> Option<Process> {
         if self.processes.len() > 1 { self.processes.pop() } else { None }
     }
 
-    /// The first line with these words that a process has written to standard error.
+    /// The first line with these words in the standard error of the processes.
     pub(super) fn complaint(&self, words: &str) -> Option<String> {
         let complaints = self.processes.iter().map(Process::complaint);
         let lines = complaints.filter_map(|text| {
@@ -96,23 +96,23 @@ impl<'a> Fleet<'a> {
         while !done(self) {
             ensure!(
                 Instant::now() < deadline,
-                "{what}: not so within {:.0} s",
+                "waited for {:.0} s in vain: {what}",
                 bound.as_secs_f64()
             );
-            ensure!(!self.file("summary.json").exists(), "the run was over before: {what}");
+            ensure!(!self.file("summary.json").exists(), "the run ended before: {what}");
             thread::sleep(POLL);
         }
         Ok(())
     }
 
-    /// How many events of a kind there were.
+    /// The number of events of a kind so far.
     pub(super) fn events(&self, kind: &str) -> usize {
         let text = fs::read_to_string(self.file("events.jsonl")).unwrap_or_default();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.filter(|line| line["kind"] == kind).count()
     }
 
-    /// Waits for the run to complete. Workers that are still there have to end well, too.
+    /// Waits until the run is complete. All remaining processes must end with success.
     pub(super) fn completed(&mut self, bound: Duration) -> anyhow::Result<Summary> {
         let bound = self.scene.bound(bound)?;
         process::wait(&mut self.processes, bound, |_| {})?;

@@ -1,14 +1,14 @@
-"""PyTorch training the same model on one device; it is asked by lines on standard input.
+"""PyTorch trains the same model on one device, as requested by lines on standard input.
 
 modes
-  eager     one kernel after the other, fused Adam
+  eager     separate kernels, fused Adam
   compiled  model and loss by torch.compile(mode="reduce-overhead"), fused Adam
   graph     the whole step, fused capturable Adam included, in one CUDA graph
 
 A line is "BATCH SECONDS". The answer is one line of JSON: images a second in steady state, and the last
-loss. The first answer for a batch size takes longer: it compiles. Indices are drawn and images are
-gathered on the device. On a CPU nothing is captured, and nothing is compiled to machine code: that is
-for trying this script.
+loss. The first answer for a batch size takes longer, because of compilation. Indices are drawn and images
+are gathered on the device. A CPU only serves to test this script: no graph is captured there, and no code
+is compiled to machine code.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 PIXELS, HIDDEN, LATENT = 784, 400, 20
-# On a GPU; on a CPU all is shorter.
+# For a GPU; on a CPU both numbers are STEPS_ON_CPU.
 WARM_UP_STEPS, TRIAL_STEPS = 20, 40
 STEPS_ON_CPU = 3
 
@@ -73,7 +73,7 @@ class Training:
         self.step = self.capture() if captured else self.plain
 
     def plain(self):
-        torch.compiler.cudagraph_mark_step_begin()  # The loss of the step before is not needed.
+        torch.compiler.cudagraph_mark_step_begin()  # The loss of the previous step is not needed.
         index = self.order[self.cursor + self.offsets]
         self.cursor += self.batch
         x = self.images[index].float().div_(255)
@@ -83,7 +83,7 @@ class Training:
         self.optimizer.step()
 
     def capture(self):
-        """The step as one graph, recorded after a few steps on a stream of their own."""
+        """The step as one graph, recorded after a few warm-up steps on a separate stream."""
         self.shuffle()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

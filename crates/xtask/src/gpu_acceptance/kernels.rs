@@ -1,4 +1,5 @@
-//! A step by itself: NVIDIA's checker on it, the time of its kernels, what it copies.
+//! Checks a single training step: with NVIDIA's compute-sanitizer, the times of its kernels, the
+//! bytes that it copies.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,25 +15,25 @@ use super::{
 };
 use crate::bench::process::{self, Process};
 
-/// How long the steps of one batch size may take, and as many under the checker.
+/// How long the steps of one batch size may take, and how long a tool of the checker may take.
 const BOUND: Duration = Duration::from_secs(60);
 const CHECKER_BOUND: Duration = Duration::from_secs(45);
 
-/// Where the CUDA toolkit puts its checker, if it is not on the path.
+/// The checker, and the CUDA toolkit's folder, where it is if it is not on the PATH.
 const CHECKER: &str = "compute-sanitizer";
 const CHECKER_FOLDER: &str = "/usr/local/cuda/bin";
 const TOOLS: [&str; 2] = ["memcheck", "racecheck"];
 
-/// What the checker exits with where it has found something.
+/// The exit status of the checker if it finds a fault.
 const FAULT: &str = "9";
 
-/// Bytes between host and GPU in a step, at the most.
+/// The most bytes that a step may copy between host and GPU.
 const BYTES_MAX: u64 = 128;
 
-/// Kernels that the table names, those that take longest.
+/// How many kernels the table names: those that take longest.
 const SHOWN: usize = 6;
 
-/// One step under each tool of the checker.
+/// Runs one step under each tool of the checker.
 pub(super) fn sanitize(scene: &Scene, report: &mut Report) -> anyhow::Result<()> {
     let Some(checker) = checker() else {
         report.note(CHECKER, Verdict::LeftOut, "it was not found", "");
@@ -59,7 +60,7 @@ fn checker() -> Option<PathBuf> {
     folders.map(|folder| folder.join(CHECKER)).find(|program| program.is_file())
 }
 
-/// The times of steps of all batch sizes.
+/// Measures steps of all batch sizes.
 pub(super) fn run(scene: &Scene, report: &mut Report) -> anyhow::Result<()> {
     for batch in scene.scale.batches {
         let what = format!("batch {batch}");
@@ -96,7 +97,7 @@ fn note(what: &str, found: &Value, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a program prints.
+/// The output of a program.
 fn output(
     scene: &Scene,
     name: &str,
@@ -109,7 +110,7 @@ fn output(
     Ok(program[0].output())
 }
 
-/// A name that is the name of a file.
+/// The last part of a path, which can be the name of a file.
 fn file_name(name: &str) -> &str {
     Path::new(name).file_name().and_then(|name| name.to_str()).unwrap_or("program")
 }

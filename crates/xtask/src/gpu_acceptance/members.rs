@@ -1,4 +1,5 @@
-//! Members come, freeze, die and come back, over every transport: one digest, that of this machine's CPU.
+//! Runs whose members are killed, frozen or resumed, over every transport: all must give the digest that
+//! this machine's CPU gives.
 
 use std::{fs, time::Duration};
 
@@ -14,15 +15,15 @@ use super::{
 /// How long one run may take.
 const BOUND: Duration = Duration::from_secs(60);
 
-/// How long until something is seen that should happen at once, or after `DEAD_AFTER`.
+/// How long to wait for an event that should happen at once, or after `DEAD_AFTER`.
 const SIGHT_BOUND: Duration = Duration::from_secs(30);
 
-/// A frozen member is given up after two seconds.
+/// A frozen member is evicted after two seconds.
 const DEAD_AFTER: &str = "--dead-after-seconds 2 --stall-after-seconds 12";
 
 const ON_GPU: &str = "--device cuda --threads 1";
 
-/// A way to carry out the run; gives its digest.
+/// A variant of the run; returns its digest.
 type Case = fn(&Scene) -> anyhow::Result<String>;
 
 const CASES: [(&str, Case); 6] = [
@@ -62,8 +63,8 @@ fn trained(scene: &Scene, more: &str, workers: &[&str]) -> anyhow::Result<String
     Ok(start(scene, more, workers)?.completed(BOUND)?.digest)
 }
 
-/// One member alone: with more, NCCL wants a GPU for each. Where a worker says that it cannot be, it is
-/// left out.
+/// A run over NCCL with one member: with more members, NCCL needs a GPU for each. Left out if a worker
+/// says that NCCL cannot be used.
 fn over_nccl(scene: &Scene, report: &mut Report, reference: &str) -> anyhow::Result<()> {
     const WHAT: &str = "one worker over NCCL";
     let worker = format!("{ON_GPU} --insecure");
@@ -106,7 +107,7 @@ fn frozen(scene: &Scene) -> anyhow::Result<String> {
     let lost = fleet.wait_until("it is given up", SIGHT_BOUND, |fleet| fleet.events("lost") > 0);
     kill_process(id, Signal::CONT)?;
     lost?;
-    // It may find that the run has ended meanwhile, so its own end says nothing.
+    // The run may have ended meanwhile, so the victim's own exit status is not checked.
     let digest = fleet.completed(BOUND)?.digest;
     drop(victim);
     Ok(digest)

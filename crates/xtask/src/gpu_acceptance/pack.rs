@@ -1,5 +1,5 @@
-//! The archive: programs without their tables of lines, the data set, the peers' script, the digests that
-//! are expected.
+//! The archive: programs without debug information, the data set, the script for PyTorch, the expected
+//! digests.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{
     workspace::{self, Build},
 };
 
-/// What the folder in the archive is called, and what is in it.
+/// The name of the folder in the archive, and of the files and folders in it.
 const NAME: &str = "lockstep-gpu";
 pub(super) const PROGRAMS: &str = "bin";
 pub(super) const DATA: &str = "data";
@@ -31,12 +31,12 @@ The machine needs an NVIDIA driver for CUDA 13, and python3 with torch 2.11; no 
     lockstep-gpu/bin/xtask gpu-acceptance run
 
 It takes less than ten minutes, prints a table, and writes gpu-acceptance.json into the current folder.
-`--only digests` runs one stage, `--help` says more.
+`--only digests` runs one stage; `--help` lists the other flags.
 ";
 
 const PEERS_SCRIPT: &str = include_str!("gpu_peers.py");
 
-/// What is built, by package: three programs, and an example that times kernels.
+/// The programs and packages to build: three programs, and an example that times kernels.
 const SELECTION: [&str; 11] = [
     "--bins",
     "-p",
@@ -59,15 +59,15 @@ const DATA_FILES: [&str; 4] = [
     "t10k-labels-idx1-ubyte",
 ];
 
-/// One epoch with the default flags, whose four workers make four shards.
+/// One epoch with the default flags: the default number of workers is four, so there are four shards.
 const DEFAULT_FLAGS: &str = "--epochs 1 --shards 4";
 
-/// More does not fit where such archives have to go.
+/// A larger archive cannot be transferred to the GPU machines.
 const BYTES_MAX: u64 = 40_000_000;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Packing {
-    /// The folder for the archive; one that is there is replaced
+    /// The folder for the archive; an existing folder is replaced
     #[arg(long, default_value = "target/gpu-acceptance", value_name = "DIR")]
     output: PathBuf,
     /// Take the programs from this folder and build nothing
@@ -94,7 +94,7 @@ pub(super) fn run(options: &Packing) -> anyhow::Result<u8> {
     Ok(child::SUCCESS)
 }
 
-/// Programs that carry the kernels.
+/// Builds the programs, with the compiled kernels inside.
 fn built() -> anyhow::Result<Build> {
     setup::run(&setup::Options::default())?;
     kernels::run(&kernels::Options::default())?;
@@ -114,7 +114,10 @@ fn pack(programs: &[PathBuf], scratch: &Scratch) -> anyhow::Result<PathBuf> {
     tar.arg("-czf").arg(&archive).arg("-C").arg(&scratch.path).arg(NAME);
     ensure!(child::run(&mut tar)? == child::SUCCESS, "tar has failed");
     let bytes = fs::metadata(&archive).context("there is no archive")?.len();
-    ensure!(bytes <= BYTES_MAX, "the archive has {bytes} bytes, and {BYTES_MAX} may be");
+    ensure!(
+        bytes <= BYTES_MAX,
+        "the archive has {bytes} bytes, but at most {BYTES_MAX} are allowed"
+    );
     Ok(staged)
 }
 

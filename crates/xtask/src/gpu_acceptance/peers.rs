@@ -1,4 +1,4 @@
-//! PyTorch's side: one Python process a mode, which measures when it is asked.
+//! The PyTorch processes: one Python process per mode, which measures on request.
 
 use std::{path::Path, time::Duration};
 
@@ -10,25 +10,26 @@ use crate::bench::{
     speed_in,
 };
 
-/// How PyTorch trains; `gpu_peers.py` describes each.
+/// The modes in which PyTorch trains, with their names; `gpu_peers.py` describes each mode.
 pub(super) const MODES: [(&str, &str); 3] = [
     ("eager", "PyTorch eager"),
     ("compiled", "torch.compile reduce-overhead"),
     ("graph", "whole-step CUDA graph"),
 ];
 
-/// How long a first answer may take, which compiles, and a later one.
+/// How long the first answer for a batch size may take, with compilation, and how long a later
+/// answer.
 const FIRST_BOUND: Duration = Duration::from_secs(100);
 const ANSWER_BOUND: Duration = Duration::from_secs(30);
 
-/// A Python process that waits to be asked.
+/// A Python process that waits for requests.
 pub(super) struct Peer {
     process: Process,
     answers: usize,
 }
 
 impl Peer {
-    /// Starts a peer; what it says goes to files in `folder`.
+    /// Starts a peer; its output goes to files in `folder`.
     pub(super) fn start(scene: &Scene, mode: &str, folder: &Path) -> anyhow::Result<Self> {
         let torch = scene.torch.as_ref().map_err(|reason| anyhow!("{reason}"))?;
         let mut command = process::command(Path::new("python3"));
@@ -38,12 +39,12 @@ impl Peer {
         Ok(Self { process: Process::start_listening(mode, &mut command, folder)?, answers: 0 })
     }
 
-    /// Has it compile for a batch size.
+    /// Lets the peer compile for a batch size.
     pub(super) fn prepare(&mut self, scene: &Scene, batch: u32) -> anyhow::Result<()> {
         self.ask(scene, batch, 0.1, FIRST_BOUND).map(|_| ())
     }
 
-    /// Images a second at a batch size, measured for so long.
+    /// Images a second at a batch size, measured for `seconds`.
     pub(super) fn measure(
         &mut self,
         scene: &Scene,
@@ -67,6 +68,6 @@ impl Peer {
             whole.filter(|line| line.starts_with('{')).nth(answered).map(str::to_owned)
         })?;
         self.answers += 1;
-        Ok(speed_in(&answer).context("it has not said how fast it was")?.0)
+        Ok(speed_in(&answer).context("the answer contains no speed")?.0)
     }
 }

@@ -1,4 +1,5 @@
-//! What was found: told line by line, kept as JSON after each stage, and as a table at the end.
+//! The results: printed line by line, written as JSON after each stage, and printed as a table at
+//! the end.
 
 use std::{fs, path::PathBuf, time::Instant};
 
@@ -7,20 +8,20 @@ use serde_json::{Map, Value, json};
 
 use crate::bench::table::Table;
 
-/// What became of a check.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// As it must be.
+    /// The result is as required.
     Passed,
-    /// Not as it must be.
+    /// The result is not as required.
     Failed,
-    /// A figure that was asked for.
+    /// A figure that reaches the wanted value.
     Reached,
-    /// A figure that falls short; no failure.
+    /// A figure that does not reach the wanted value; this is no failure.
     Missed,
-    /// A figure that nothing is asked of.
+    /// A figure without a wanted value.
     Found,
-    /// It could not be tried.
+    /// The check could not be tried.
     LeftOut,
 }
 
@@ -74,7 +75,7 @@ impl Report {
         stdout::say!("== {stage} ({:.0} s)", self.begun.elapsed().as_secs_f64());
     }
 
-    /// Tells a finding, and keeps it.
+    /// Prints a result, and keeps it.
     pub(super) fn note(&mut self, what: &str, verdict: Verdict, found: &str, wanted: &str) {
         let stage = self.stage.clone();
         let (what, found, wanted) = (what.to_owned(), found.to_owned(), wanted.to_owned());
@@ -83,12 +84,12 @@ impl Report {
         self.rows.push(Row { stage, what, found, wanted, verdict });
     }
 
-    /// A check that could not be carried out.
+    /// A check that ended with an error; it counts as failed.
     pub(super) fn note_error(&mut self, what: &str, error: &anyhow::Error) {
         self.note(what, Verdict::Failed, &format!("{error:#}"), "");
     }
 
-    /// A figure for the file alone.
+    /// Keeps a figure for the file only.
     pub(super) fn keep(&mut self, name: &str, value: Value) {
         self.figures.insert(name.to_owned(), value);
     }
@@ -97,7 +98,7 @@ impl Report {
         self.rows.iter().any(|row| row.verdict == Verdict::Failed)
     }
 
-    /// Writes what is known so far.
+    /// Writes the results so far as JSON.
     pub(super) fn write(&self) -> anyhow::Result<()> {
         let row = |row: &Row| {
             json!({

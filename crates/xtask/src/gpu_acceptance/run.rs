@@ -1,4 +1,5 @@
-//! The stages, one after the other: one that fails is told, and the others still run.
+//! Runs the stages, one after the other. If a stage fails, this is reported, and the other stages
+//! still run.
 
 use std::{
     env, fs,
@@ -18,21 +19,21 @@ use super::{
 };
 use crate::{child, interrupt};
 
-/// What is written.
+/// The file with the results.
 const FILE: &str = "gpu-acceptance.json";
 
-/// An emulated GPU takes long for an epoch of the default flags.
+/// The upper limit of `--minutes`: an emulated GPU takes long for an epoch of the default flags.
 const MINUTES_MAX: f64 = 600.0;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Running {
-    /// Where gpu-acceptance.json goes
+    /// Folder for gpu-acceptance.json
     #[arg(long, default_value = ".", value_name = "DIR")]
     output: PathBuf,
-    /// Run this stage alone; may be given more than once
+    /// Run only this stage; may be given more than once
     #[arg(long, value_enum, value_name = "STAGE")]
     only: Vec<Stage>,
-    /// Minutes that all of it may take
+    /// Minutes that all stages together may take
     #[arg(long, default_value_t = 9.0, value_name = "MINUTES")]
     minutes: f64,
     /// Small sizes, for an emulated GPU
@@ -41,21 +42,21 @@ pub(super) struct Running {
     /// In a rehearsal, also train the epoch of the default flags
     #[arg(long, hide = true, requires = "rehearsal")]
     whole_epoch: bool,
-    /// Have programs look for libraries here first
+    /// Folder in which programs look for libraries first
     #[arg(long, value_name = "DIR", hide = true)]
     libraries: Option<PathBuf>,
 }
 
-/// In this order: what says most in the least time first.
+/// The stages in their order: the most important results come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Stage {
-    /// Short runs give the digests of CI
+    /// Short runs give the known digests
     Digests,
-    /// NVIDIA's checker sees no fault in a step
+    /// NVIDIA's compute-sanitizer finds no fault in a step
     Sanitizer,
-    /// Members come, freeze and die: one digest
+    /// Runs whose members freeze, die and resume give the same digest
     Members,
-    /// The time of each kernel, and what is copied in a step
+    /// The time of each kernel, and the bytes that a step copies
     Kernels,
     /// Images a second beside PyTorch
     Speed,
@@ -106,7 +107,7 @@ pub(super) fn run(options: &Running) -> anyhow::Result<u8> {
     Ok(if report.has_failed() { 1 } else { child::SUCCESS })
 }
 
-/// What the figures are of.
+/// Reports the GPU and the version of PyTorch.
 fn machine(scene: &Scene, report: &mut Report) {
     let query = "--query-gpu=name,driver_version,compute_mode,clocks.max.sm";
     let asked = Command::new("nvidia-smi").args([query, "--format=csv,noheader"]).output();
@@ -114,7 +115,7 @@ fn machine(scene: &Scene, report: &mut Report) {
         Ok(output) if output.status.success() => {
             String::from_utf8_lossy(&output.stdout).trim().replace('\n', "; ")
         }
-        _ => "nvidia-smi does not tell".to_owned(),
+        _ => "unknown: nvidia-smi failed".to_owned(),
     };
     report.note("GPU", Verdict::Found, &gpu, "");
     match &scene.torch {

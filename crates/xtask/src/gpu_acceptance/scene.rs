@@ -1,4 +1,4 @@
-//! The machine and what was unpacked on it: programs, data, PyTorch, and how much time is left.
+//! The unpacked archive and the machine: programs, data, PyTorch, and the time that is left.
 
 use std::{
     env,
@@ -18,25 +18,25 @@ use crate::bench::process::{self, Process};
 /// How long Python may take to load PyTorch.
 const LOAD_BOUND: Duration = Duration::from_secs(90);
 
-/// Says where PyTorch is, and on which device it computes here.
+/// Prints PyTorch's folder, its version, and the device on which it computes here.
 const ASK_TORCH: &str = "import torch\n\
                          print(torch.__path__[0])\n\
                          print(torch.__version__)\n\
                          print('cuda' if torch.cuda.is_available() else 'cpu')";
 
-/// How large everything is.
+/// The sizes and bounds of all stages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
     /// Whether this is a rehearsal, on an emulated GPU.
     pub(super) is_rehearsal: bool,
-    /// By how much bounds are longer.
+    /// The factor by which bounds are longer.
     pub(super) patience: u32,
     /// Whether the epoch of the default flags is trained.
     pub(super) whole_epoch: bool,
-    /// Flags of the runs whose members come and go, and their epochs.
+    /// Flags and epochs of the runs whose members are killed or frozen.
     pub(super) members: &'static str,
     pub(super) members_epochs: u32,
-    /// Flags of the runs whose speed is measured, but batch size and epochs.
+    /// Flags of the runs whose speed is measured, without batch size and epochs.
     pub(super) speed: &'static str,
     pub(super) batches: [u32; 3],
     pub(super) rounds: u32,
@@ -61,7 +61,7 @@ pub(super) const FULL: Scale = Scale {
 
 pub(super) const REHEARSAL: Scale = Scale {
     is_rehearsal: true,
-    // Other tests have the machine meanwhile.
+    // Other tests run on the machine at the same time.
     patience: 10,
     whole_epoch: false,
     members: "--seed 7 --shards 4 --test-images 64 --train-images 640 --batch-size 16 --hidden-dim 48 \
@@ -74,14 +74,14 @@ pub(super) const REHEARSAL: Scale = Scale {
     times: ["3", "24", "3"],
 };
 
-/// A run with its digest.
+/// The flags of a run, and its known digest.
 #[derive(Clone, Debug)]
 pub(super) struct Expected {
     pub(super) flags: String,
     pub(super) digest: String,
 }
 
-/// PyTorch as this machine's Python has it.
+/// The PyTorch of this machine's Python.
 #[derive(Clone, Debug)]
 pub(super) struct Torch {
     libraries: Vec<PathBuf>,
@@ -94,16 +94,16 @@ pub(super) struct Scene {
     folder: PathBuf,
     pub(super) scale: Scale,
     pub(super) expected: Vec<Expected>,
-    /// PyTorch, or why there is none.
+    /// PyTorch, or the reason why there is none.
     pub(super) torch: Result<Torch, String>,
-    /// Where programs look for libraries.
+    /// The folders in which programs look for libraries.
     search: OsString,
     deadline: Instant,
 }
 
 impl Scene {
-    /// Looks around: what was unpacked to `folder`, and which PyTorch there is. `first` is where
-    /// libraries are looked for before anywhere else.
+    /// Reads the archive unpacked to `folder`, and finds PyTorch. Programs look for libraries in
+    /// `first` before all other folders.
     pub(super) fn new(
         folder: PathBuf,
         first: Option<&Path>,
@@ -144,7 +144,8 @@ impl Scene {
         self.folder.join(PEERS)
     }
 
-    /// A bound that the whole keeps to as well.
+    /// The bound, scaled by [`Scale::patience`], or the time that is left if this is less. An error
+    /// if no time is left.
     pub(super) fn bound(&self, bound: Duration) -> anyhow::Result<Duration> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         ensure!(!left.is_zero(), "no time is left");
@@ -172,8 +173,8 @@ fn torch(bound: Duration) -> anyhow::Result<Torch> {
     process::wait(&mut python, bound, |_| {})?;
     let output = python[0].output();
     let lines: Vec<&str> = output.lines().collect();
-    let [.., path, version, device] = lines[..] else { anyhow::bail!("Python has said nothing") };
-    // Beside PyTorch: NCCL, and the CUDA runtime.
+    let [.., path, version, device] = lines[..] else { anyhow::bail!("Python printed nothing") };
+    // The folders of libtorch, of NCCL, and of the CUDA runtime.
     let folders = ["lib", "../nvidia/nccl/lib", "../nvidia/cu13/lib"];
     let folders = folders.map(|folder| Path::new(path).join(folder));
     let libraries = folders.into_iter().filter(|folder| folder.is_dir()).collect();

@@ -1,4 +1,5 @@
-//! Images a second: whole training processes of ours, and PyTorch in three ways, in interleaved rounds.
+//! Images a second: Lockstep's whole training processes, and PyTorch in three modes, in interleaved
+//! rounds.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,24 +14,24 @@ use super::{
 };
 use crate::bench::{statistics::Summary as Statistics, table::number};
 
-/// How long one run of ours may take.
+/// How long one run of Lockstep may take.
 const BOUND: Duration = Duration::from_secs(60);
 
 /// Images of an epoch of the whole data set.
 const EPOCH_IMAGES: f64 = 60_000.0;
 
-/// What is wanted of the ratio to a mode, for small, middle and large batches.
+/// The wanted ratios to a mode of PyTorch, for small, middle and large batches.
 const WANTED: [(&str, [f64; 3]); 2] = [("compiled", [8.0, 6.0, 2.0]), ("graph", [1.5, 1.3, 1.2])];
 
-/// Two workers on one GPU against one.
+/// The wanted ratio of two workers on one GPU to one worker.
 const TWO_WANTED: f64 = 0.9;
 
-/// Who is measured.
+/// A measured system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
-    /// Ours, with so many workers on the one GPU.
+    /// Lockstep, with so many workers on one GPU.
     Own(u32),
-    /// PyTorch, by its place in the list of modes.
+    /// PyTorch, by its place in [`MODES`].
     Mode(usize),
 }
 
@@ -53,7 +54,7 @@ pub(super) fn run(scene: &Scene, report: &mut Report) -> anyhow::Result<()> {
     let mut figures = Figures::new();
     let mut epochs = BTreeMap::new();
     for (round, subject, batch) in plan(scene) {
-        // What was measured so far is told all the same.
+        // The results so far are reported anyway.
         if let Err(error) = scene.bound(BOUND) {
             report.note_error(&format!("from round {round}, batch {batch} on"), &error);
             break;
@@ -77,7 +78,8 @@ pub(super) fn run(scene: &Scene, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Who is measured when, in rounds counted from 1: all at one batch size follow each other.
+/// The measurements in their order, with rounds counted from 1: the measurements of one batch size
+/// follow each other.
 fn plan(scene: &Scene) -> Vec<(u32, Subject, u32)> {
     let mut plan = Vec::new();
     for round in 1..=scene.scale.rounds {
@@ -91,7 +93,7 @@ fn plan(scene: &Scene) -> Vec<(u32, Subject, u32)> {
     plan
 }
 
-/// Has a peer compile for all batch sizes; one that cannot is left out.
+/// Lets a peer compile for all batch sizes; a peer that fails is left out.
 fn prepare(scene: &Scene, report: &mut Report, name: &str, peer: &mut Option<Peer>) {
     let Some(prepared) = peer else { return };
     let batches = scene.scale.batches;
@@ -102,7 +104,8 @@ fn prepare(scene: &Scene, report: &mut Report, name: &str, peer: &mut Option<Pee
     }
 }
 
-/// Images a second of a run that is long enough; `epochs` remembers how many that takes.
+/// Images a second of a run that is long enough; `epochs` keeps the number of epochs that such a run
+/// needs.
 fn own_rate(
     scene: &Scene,
     batch: u32,
@@ -114,7 +117,7 @@ fn own_rate(
     if known.is_some() || scene.scale.is_rehearsal {
         return Ok(first.images_per_second);
     }
-    // The first run warms up, and tells how long an epoch takes.
+    // The first run is a warm-up, and gives the time of an epoch.
     let enough = (scene.scale.seconds * first.images_per_second / EPOCH_IMAGES).ceil().max(1.0);
     epochs.insert((batch, workers), enough as u32);
     Ok(own_run(scene, batch, workers, enough as u32)?.images_per_second)
@@ -142,7 +145,7 @@ fn name(subject: Subject) -> String {
     }
 }
 
-/// Medians, and the ratios of medians.
+/// Reports medians, and the ratios of medians.
 fn tell(scene: &Scene, report: &mut Report, figures: &Figures) {
     for ((subject, batch), rates) in figures {
         let Some(found) = Statistics::of(rates.iter().copied()) else { continue };

@@ -56,7 +56,7 @@ def main() -> None:
     for capability in cubins:
         cubin = compiler.compile(sources, f"sm_{capability}", "CUBIN")
         (out / f"{capability}.cubin").write_bytes(cubin)
-    # The driver reads it as text that ends with a zero.
+    # NVRTC's PTX ends with a zero byte, as the driver requires.
     (out / f"{ptx}.ptx").write_bytes(compiler.compile(sources, f"compute_{ptx}", "PTX"))
 
 

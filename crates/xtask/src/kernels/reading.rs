@@ -1,18 +1,18 @@
-//! What the compiled kernels may hold. PTX says how each operation rounds, and the compiler that makes
-//! machine code of it keeps to that; machine code says what it takes of a GPU.
+//! Checks of the compiled kernels. PTX gives the rounding of each operation, which the compiler to
+//! machine code keeps. The machine code gives the registers and the memory that a kernel uses.
 
-/// Registers that a thread of these kernels may use: more, and a block of theirs does not fit. All others
-/// have a block of 256 threads, of which a GPU is to run several.
+/// The most registers that a thread of these kernels may use: with more, a block does not fit. All other
+/// kernels have blocks of 256 threads, and a multiprocessor should run several blocks.
 const REGISTERS_MAX: [(&str, u32); 3] = [("_small", 128), ("_large", 255), ("_gradients", 255)];
 const REGISTERS_MAX_OTHERS: u32 = 64;
 
-/// Local memory in bytes that kernels have for arrays which are indexed: the stack of the shard tree.
+/// The bytes of local memory that kernels use for indexed arrays: the stack of the shard tree.
 const STACK: [(&str, u32); 3] = [("update", 128), ("partials", 128), ("totals", 768)];
 
-/// Operations that round. Without `.rn` the compiler may fuse them, or choose how to round.
+/// Operations that round. Without `.rn` the compiler may fuse them, or choose the rounding.
 const ROUNDED: [&str; 7] = ["add", "sub", "mul", "fma", "div", "rcp", "sqrt"];
 
-/// Instructions that do not round to nearest as IEEE 754 has it, or take subnormal numbers for zero.
+/// Instructions that do not round to nearest as in IEEE 754, or that treat subnormal numbers as zero.
 pub(super) fn roundings(ptx: &str) -> Vec<String> {
     let instructions = ptx.lines().filter_map(instruction).filter(|name| !rounds_to_nearest(name));
     let mut found: Vec<_> = instructions.map(|name| format!("{name} rounds otherwise")).collect();
@@ -44,7 +44,7 @@ fn rounds_to_nearest(name: &str) -> bool {
     is_exact && is_known && (!is_rounded || parts.contains(&"rn"))
 }
 
-/// Kernels that take more than is stated above, or keep registers in memory.
+/// Kernels that use more than the tables above allow, or that keep registers in memory.
 pub(super) fn resources(usage: &str) -> Vec<String> {
     let words: Vec<_> = usage.split_whitespace().collect();
     let mut breaches = Vec::new();
@@ -60,21 +60,21 @@ pub(super) fn resources(usage: &str) -> Vec<String> {
         let (Some(registers), Some(stack), Some(local)) =
             (value("REG"), value("STACK"), value("LOCAL"))
         else {
-            breaches.push(format!("{name} does not say what it uses"));
+            breaches.push(format!("the resource usage of {name} is missing"));
             continue;
         };
         kernels += 1;
         let allowed = REGISTERS_MAX.iter().find(|(ending, _)| name.ends_with(ending));
         let allowed = allowed.map_or(REGISTERS_MAX_OTHERS, |(_, allowed)| *allowed);
         if registers > allowed {
-            breaches.push(format!("{name} takes {registers} registers, and {allowed} are allowed"));
+            breaches.push(format!("{name} uses {registers} registers, but {allowed} are allowed"));
         }
         let allowed =
             STACK.iter().find(|(kernel, _)| *kernel == name).map_or(0, |(_, bytes)| *bytes);
         if stack > allowed || local > 0 {
             let bytes = stack + local;
             breaches
-                .push(format!("{name} keeps {bytes} bytes in memory, and {allowed} are allowed"));
+                .push(format!("{name} keeps {bytes} bytes in memory, but {allowed} are allowed"));
         }
     }
     if kernels == 0 {

@@ -1,17 +1,17 @@
-//! The architecture of Lockstep, as tables. `cargo xtask tidy` and `cargo test` hold the workspace
-//! to them.
+//! The architecture of Lockstep, as tables. `cargo xtask tidy` and `cargo test` check the workspace
+//! against them.
 //!
-//! To change the architecture, change a table here, in the same change as the code, and say why.
+//! To change the architecture, change a table here in the same commit as the code, and say why.
 
 /// A crate of the workspace and the crates of the workspace that it may depend on.
 ///
-/// An arrow that is not in the table is a breach, one that skips layers included: what a crate may
-/// know is chosen, not inherited. Build-dependencies count like dependencies. Dev-dependencies need
-/// no entry, for a test may use what its subject must not, but they may point down or sideways only
-/// (same layer or lower), never up.
+/// A dependency that is not in the table is a breach, also if it skips layers: each dependency of a
+/// crate is allowed explicitly. Build-dependencies count like dependencies. Dev-dependencies need no
+/// entry, because a test may use crates that its subject must not use; but they must be in the same
+/// layer or lower.
 pub(super) struct Crate {
     pub(super) name: &'static str,
-    /// 0 is the ground. `may_use` holds crates of lower layers only.
+    /// 0 is the lowest layer. `may_use` contains crates of lower layers only.
     pub(super) layer: u8,
     pub(super) may_use: &'static [&'static str],
 }
@@ -22,18 +22,18 @@ const fn row(layer: u8, name: &'static str, may_use: &'static [&'static str]) ->
 
 #[rustfmt::skip]
 pub(super) const CRATES: &[Crate] = &[
-    // Programs and what stands beside them.
+    // Programs, tests and tools.
     row(7, "scenarios",   &["checkpoint", "collective", "config", "data", "emulated-gpu", "images",
                             "protocol", "secure", "vae-options"]),
-    // Feeds what reads others' bytes with any bytes; nothing depends on it.
+    // Feeds random bytes to the readers of files and messages; nothing depends on it.
     row(7, "fuzzing",     &["checkpoint", "collective", "coordinator", "images", "membership",
                             "protocol"]),
     row(7, "vae-worker",  &["lockstep-build", "vae", "worker"]),
     row(7, "xtask",       &["advice", "lockstep-build", "manual", "stdout"]),
-    // The face for people with a model of their own.
+    // The interface for users with a model of their own.
     row(7, "lockstep",    &["config", "coordinator", "data", "images", "lockstep-build", "model",
                             "stdout", "trainer", "worker"]),
-    // A driver of GPUs for tests, on machines that have none; nothing but tests uses it.
+    // An emulated GPU driver, on machines without a GPU; only tests use it.
     row(0, "emulated-gpu", &[]),
     // For build scripts.
     row(0, "lockstep-build", &[]),
@@ -49,29 +49,30 @@ pub(super) const CRATES: &[Crate] = &[
     row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "explorer", "images", "limits",
                             "lockstep-build", "manual", "model", "picture", "process", "stdout", "trainer", "vae",
                             "vae-options"]),
-    // What a program needs to describe itself, and to answer to its arguments.
+    // Help, man pages and completions of a program.
     row(1, "manual",      &["stdout"]),
-    // What every program prints.
+    // Standard output of every program.
     row(0, "stdout",      &[]),
-    // Commands that a person is told to type, as a shell reads them.
+    // Commands that messages tell people to type, quoted for a shell.
     row(0, "advice",      &[]),
-    // What the system grants a process; all programs compare their needs with that.
+    // The limits of a process; all programs compare their needs with them.
     row(0, "limits",      &[]),
-    // What the two programs say while they run.
+    // Log lines and traces.
     row(1, "telemetry",   &["stdout"]),
-    // Between hosts. These know nothing of training: no arrow leads to model or trainer.
+    // Communication between processes. It knows nothing of training: it must not use model or
+    // trainer.
     row(5, "transport",   &["collective", "crashpoint", "protocol", "secure"]),
-    // Checkpoints beyond this machine; secure chooses how TLS is done, here too.
+    // Checkpoints in object stores; secure configures TLS, here too.
     row(5, "store",       &["checkpoint", "secure"]),
-    // How a run stands, over HTTP: what it shows is handed to it. Who may look beyond this machine is
-    // for secure to say.
+    // The state of a run over HTTP, as the coordinator hands it over. secure decides who may see it
+    // from other machines.
     row(5, "board",       &["history", "secure"]),
-    // The rows of a run's files, written by one and read by many.
+    // The rows of a run's files, which one crate writes and several read.
     row(0, "history",     &[]),
-    // Event files as TensorBoard reads them.
+    // Event files for TensorBoard.
     row(0, "tensorboard", &[]),
-    // Below whatever is said over a connection, so it knows nothing of protocol; beside it, since
-    // all who connect need it: the coordinator, workers, and the transport between them.
+    // Connections without their messages, so it must not use protocol. It is in the same layer as
+    // protocol, because all crates that connect need it: coordinator, worker and transport.
     row(4, "secure",      &["advice", "collective", "disk"]),
     row(4, "protocol",    &["collective", "config", "limits", "membership"]),
     // Training.
@@ -83,36 +84,37 @@ pub(super) const CRATES: &[Crate] = &[
     row(2, "model",       &["collective", "data", "limits", "lockstep-build"]),
     // Grids of digits for the worker's samples and for latent: one canvas for both.
     row(2, "picture",     &[]),
-    // The page of the latent space, for latent's file and for the board: without libtorch.
+    // The page of the latent space, for the file of `vae explore` and for the board: without
+    // libtorch.
     row(3, "explorer",    &["picture", "vae-options"]),
-    // Sets of images: what people have as pictures, and the sets that are known by name.
+    // Sets of images: users' own pictures, and the named sets.
     row(2, "images",      &["config", "data"]),
-    // Pure or on the standard library alone: no network but data's download, no tensors.
+    // Pure crates, or crates on the standard library only: no network except data's download, no
+    // tensors.
     row(1, "checkpoint",  &["config", "crashpoint", "disk"]),
     row(1, "data",        &["config", "disk"]),
     row(1, "membership",  &["collective", "config"]),
     row(0, "collective",  &[]),
     row(0, "config",      &[]),
-    // One rule for what is written where: all crates that write files use it.
+    // Atomic writing of files: all crates that write files use it.
     row(0, "disk",        &[]),
-    // Which process is meant, and the signals that ask it to stop: for all programs.
+    // The identity of a process, and the signals that ask it to stop: for all programs.
     row(0, "process",     &[]),
-    // Marks where tests kill; stands for nothing in what people get.
+    // Marks the places where tests kill a process; it is empty in released programs.
     row(0, "crashpoint",  &[]),
 ];
 
-/// Members that live outside `crates/`, as (folder, package). In `crates/`, the folder has the
-/// package's name.
+/// Members outside `crates/`, as (folder, package). In `crates/`, the folder has the package's name.
 pub(super) const OTHER_FOLDERS: &[(&str, &str)] = &[("tests", "scenarios")];
 
-/// Foreign packages that only some crates may depend on.
+/// External packages on which only some crates may depend.
 ///
-/// A name stands for itself and for all packages that continue it with a dash: `tonic` for
-/// `tonic-prost` too.
+/// A name matches the package and all packages that continue the name with a dash: `tonic` also
+/// matches `tonic-prost`.
 pub(super) struct Fence {
     pub(super) packages: &'static [&'static str],
     pub(super) inside: &'static [&'static str],
-    /// Whether it holds for dev-dependencies too.
+    /// Whether the rule applies to dev-dependencies too.
     pub(super) tests_too: bool,
     pub(super) rule: &'static str,
 }
@@ -122,8 +124,8 @@ pub(super) const FENCES: &[Fence] = &[
         packages: &["tch", "torch-sys"],
         inside: &["model", "trainer", "vae", "worker", "vae-worker", "latent", "lockstep"],
         tests_too: true,
-        rule: "libtorch only in model, trainer, vae and what embeds them: the rest builds and is \
-               tested without it",
+        rule: "libtorch only in model, trainer, vae and the programs with them: all other crates are \
+               built and tested without it",
     },
     Fence {
         packages: &["tokio", "tonic", "hyper", "tower", "h2"],
@@ -139,37 +141,37 @@ pub(super) const FENCES: &[Fence] = &[
             "board",
         ],
         tests_too: true,
-        rule: "async and gRPC only in protocol, secure, store, transport, coordinator, worker, in \
-               board and in telemetry: what decides and what computes is plain blocking code, tested by \
-               plain calls",
+        rule: "async and gRPC only in protocol, secure, store, transport, coordinator, worker, board \
+               and telemetry: decisions and computation are plain blocking code, tested by plain \
+               calls",
     },
     Fence {
         packages: &["axum", "prometheus-client"],
         inside: &["board"],
         tests_too: true,
-        rule: "HTTP for people and for Prometheus only in board: one crate has to be read to know \
-               what is served",
+        rule: "HTTP for people and for Prometheus only in board, so that one crate shows everything \
+               that is served",
     },
     Fence {
         packages: &["object_store", "reqwest"],
         inside: &["store"],
         tests_too: true,
-        rule: "object stores only in store: others see checkpoints and plain calls",
+        rule: "object stores only in store: other crates see checkpoints and plain calls",
     },
     Fence {
         packages: &["rustls", "tokio-rustls", "ring", "rcgen", "subtle"],
         inside: &["secure", "scenarios"],
         tests_too: true,
-        rule: "keys, certificates and comparisons of secrets only in secure, so that one crate has \
-               to be read to know who may connect",
+        rule: "keys, certificates and comparisons of secrets only in secure, so that one crate shows \
+               who may connect",
     },
     Fence {
         packages: &["prost"],
-        // fuzzing decodes what the others take in.
+        // fuzzing decodes the same messages as the other crates.
         inside: &["protocol", "transport", "coordinator", "worker", "fuzzing", "tensorboard"],
         tests_too: true,
-        rule: "protobuf types only in protocol, transport, coordinator, worker, tensorboard: others \
-               see domain types",
+        rule: "protobuf types only in protocol, transport, coordinator, worker, tensorboard: other \
+               crates see domain types",
     },
     Fence {
         packages: &["clap", "anyhow", "tracing-subscriber"],
@@ -194,11 +196,11 @@ pub(super) const FENCES: &[Fence] = &[
         packages: &["opentelemetry", "tracing-opentelemetry"],
         inside: &["telemetry", "scenarios"],
         tests_too: true,
-        rule: "collectors only in telemetry: others begin spans, whoever may listen",
+        rule: "trace collectors only in telemetry: other crates begin spans and know no collector",
     },
 ];
 
-/// Packages that crates may not even reach through others, dev-dependencies aside.
+/// Packages that crates must not reach through other packages either, except by dev-dependencies.
 pub(super) struct OutOfReach {
     pub(super) from: &'static [&'static str],
     pub(super) packages: &'static [&'static str],
@@ -220,7 +222,7 @@ pub(super) const OUT_OF_REACH: &[OutOfReach] = &[
             "checkpoint",
         ],
         packages: &["tch", "torch-sys"],
-        rule: "the coordinator, and what it is made of, builds and runs without libtorch",
+        rule: "the coordinator and the crates that it uses build and run without libtorch",
     },
     OutOfReach {
         from: &[
@@ -235,11 +237,11 @@ pub(super) const OUT_OF_REACH: &[OutOfReach] = &[
             "vae",
         ],
         packages: &["tokio", "tonic"],
-        rule: "no async runtime under what decides and what computes",
+        rule: "no async runtime below the crates that decide and compute",
     },
 ];
 
-/// The files that may permit `unsafe`, each with its reason. All else is safe Rust.
+/// The files that may permit `unsafe`, each with its reason. All other files are safe Rust.
 pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/model/src/gemm/blocks.rs", "hands pointers into matrices to the tiles of a product"),
     ("crates/model/src/gemm/panels.rs", "lays a factor out for the tiles, by pointer"),
@@ -257,7 +259,10 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/model/src/libtorch.rs", "asks libtorch_cpu for its version and its file"),
     ("crates/model/src/cuda/driver.rs", "opens the GPU driver's library and calls it"),
     ("crates/model/src/cuda/memory.rs", "slices of memory that the GPU driver allocates"),
-    ("crates/model/src/cuda/registered.rs", "has a GPU copy to and from memory of others"),
+    (
+        "crates/model/src/cuda/registered.rs",
+        "lets a GPU copy to and from memory that others allocated",
+    ),
     ("crates/model/src/cuda/gpu.rs", "starts kernels"),
     ("crates/model/src/cuda/meter.rs", "asks the GPU driver for times"),
     ("crates/model/src/cuda/compiler.rs", "opens the compiler of kernels and calls it"),
@@ -265,28 +270,31 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/vae/src/cuda/kernels.rs", "starts each kernel with the arguments that it declares"),
     (
         "crates/model/src/team.rs",
-        "threads run a closure that lives on the stack of one who waits for them",
+        "threads run a closure on the stack of the thread that waits for them",
     ),
-    ("crates/limits/src/file_size.rs", "ignores a signal, which std has no call for"),
+    ("crates/limits/src/file_size.rs", "ignores a signal, for which std has no call"),
     ("crates/worker/tests/allocation.rs", "an allocator that counts"),
     (
         "crates/transport/src/allocator.rs",
         "calls mallopt, so that freed pages are not fetched and cleared again and again",
     ),
-    ("crates/transport/src/nccl/library.rs", "opens NCCL and the CUDA runtime, where they are"),
-    ("crates/transport/src/nccl/gpu.rs", "calls the CUDA runtime, and owns memory of its"),
+    (
+        "crates/transport/src/nccl/library.rs",
+        "opens NCCL and the CUDA runtime, if they are installed",
+    ),
+    ("crates/transport/src/nccl/gpu.rs", "calls the CUDA runtime, and owns memory allocated by it"),
     ("crates/transport/src/nccl/communicator.rs", "calls NCCL"),
-    ("crates/transport/examples/nccl_stand_in.rs", "stands in for those in tests"),
+    ("crates/transport/examples/nccl_stand_in.rs", "replaces NCCL and the CUDA runtime in tests"),
     (
         "crates/transport/src/shm/memory.rs",
         "maps the segment that members on one host share, and hands out slices of it",
     ),
 ];
 
-/// A file that is longer holds more than one idea.
+/// A longer file contains more than one idea.
 pub(super) const FILE_LINES_MAX: usize = 500;
 
-/// Names of files and folders that say nothing about what is inside.
+/// Names of files and folders that do not describe the contents.
 pub(super) const EMPTY_NAMES: &[&str] =
     &["utils", "util", "common", "base", "helpers", "helper", "mod"];
 

@@ -1,18 +1,18 @@
-//! The rules on Markdown files: links and paths lead to something that is there, and the README is
-//! short enough to be read.
+//! The rules on Markdown files: links and paths must lead to existing files, and the README must be
+//! short.
 //!
-//! It does not know what the documents say.
+//! This file does not know the contents of the documents.
 
 use super::Breach;
 
-/// A README that is longer is not read to its end.
+/// People do not read a longer README to its end.
 const README_BYTES_MAX: usize = 10 * 1024;
 
-/// Folders at the top of the tree that paths in code spans begin with.
+/// A code span that begins with one of these folders is a path from the root of the tree.
 const ROOTS: [&str; 5] = ["crates/", "tests/", "deploy/", "proto/", ".github/"];
 
-/// All breaches in the file at `path` with the text `source`; `is_there` answers for a path from the
-/// root of the tree.
+/// All breaches in the file at `path` with the text `source`; `is_there` tells whether a path from
+/// the root of the tree exists.
 pub(super) fn check(path: &str, source: &str, is_there: &dyn Fn(&str) -> bool) -> Vec<Breach> {
     let mut breaches = Vec::new();
     let mut report = |line: usize, found: String, rule: &str| {
@@ -39,7 +39,7 @@ pub(super) fn check(path: &str, source: &str, is_there: &dyn Fn(&str) -> bool) -
         }
         for named in spans(line).filter(|span| is_path(span) && !is_there(span)) {
             let found = format!("{named}, which is not there");
-            report(index + 1, found, "a path that is named is there, seen from the root");
+            report(index + 1, found, "a path in a code span exists, seen from the root");
         }
     }
     breaches
@@ -49,7 +49,7 @@ pub(super) fn check(path: &str, source: &str, is_there: &dyn Fn(&str) -> bool) -
 fn links(line: &str) -> impl Iterator<Item = &str> {
     let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     let targets = targets.map(|target| target.split('#').next().unwrap_or_default());
-    // Others lead to another place, to this page, or to an item of rustdoc.
+    // Other links lead to another site, to this page, or to an item of rustdoc.
     targets.filter(|target| !target.is_empty() && !target.contains(':'))
 }
 
@@ -64,7 +64,7 @@ fn is_path(span: &str) -> bool {
     !has_room && ROOTS.iter().any(|root| span.starts_with(root))
 }
 
-/// What a link in the file at `path` leads to, seen from the root.
+/// The target of a link in the file at `path`, seen from the root.
 fn resolved(path: &str, link: &str) -> String {
     let mut parts: Vec<&str> = path.split('/').collect();
     parts.pop();

@@ -1,4 +1,4 @@
-//! Which crate depends on which: the rules on crates and packages, checked on what `cargo metadata` knows.
+//! The rules on dependencies between crates and on packages, checked on the output of `cargo metadata`.
 
 use super::Breach;
 use super::architecture::{CRATES, Crate, FENCES, OTHER_FOLDERS, OUT_OF_REACH};
@@ -7,11 +7,11 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 
-/// The workspace as cargo sees it.
+/// The members of the workspace and all dependencies, according to cargo.
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     members: Vec<Member>,
-    /// Package to packages, workspace and foreign, without dev-dependencies.
+    /// From each package to the packages on which it depends, without dev-dependencies.
     links: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -57,7 +57,7 @@ impl Graph {
         Ok(graph)
     }
 
-    /// The shortest way from a package to one of a family, as the packages on it.
+    /// The packages on the shortest path from a package to a package of a family.
     fn way(&self, from: &str, family: &[&str]) -> Option<Vec<String>> {
         let mut ways = VecDeque::from([vec![from.to_owned()]]);
         let mut seen = BTreeSet::new();
@@ -104,7 +104,7 @@ fn only_for_tests(link: &Value) -> bool {
     list(&link["dep_kinds"]).all(|kind| text(&kind["kind"]) == "dev")
 }
 
-/// Whether the package is one of the family or continues one of its names with a dash.
+/// Whether the package has a name of the family, or continues such a name with a dash.
 fn in_family(package: &str, family: &[&str]) -> bool {
     let continues = |rest: &str| rest.is_empty() || rest.starts_with('-');
     family.iter().any(|name| package.strip_prefix(name).is_some_and(continues))
@@ -185,7 +185,7 @@ fn arrows(member: &Member, graph: &Graph) -> Vec<Breach> {
     member.dependencies.iter().filter(is_member).filter_map(forbidden).collect()
 }
 
-/// Dependencies of a crate on foreign packages that are fenced in elsewhere.
+/// Dependencies of a crate on external packages that [`FENCES`] allows only in other crates.
 fn fences(member: &Member) -> Vec<Breach> {
     let mut breaches = Vec::new();
     for fence in FENCES.iter().filter(|fence| !fence.inside.contains(&member.name.as_str())) {
@@ -203,7 +203,7 @@ fn fences(member: &Member) -> Vec<Breach> {
     breaches
 }
 
-/// Crates that reach, through others, what they must not.
+/// Crates that depend, through others, on packages that are forbidden for them.
 fn reached(graph: &Graph) -> Vec<Breach> {
     let mut breaches = Vec::new();
     for rule in OUT_OF_REACH {

@@ -1,15 +1,14 @@
-//! The rules on packages of others: their licences, where they come from, and which of them are
-//! there in more than one version.
+//! The rules on external packages: their licences, their source, and which of them may have more
+//! than one version.
 //!
-//! Known weaknesses are not looked for: their list is not on this machine.
+//! Known weaknesses are not checked, because this needs a list from the network.
 
 use super::Breach;
 use anyhow::Context as _;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Licences that programs of this project can be passed on with. Each asks for no more than that it
-/// is passed on too.
+/// The allowed licences. Each requires only that its text is distributed with the programs.
 const LICENCES: &[&str] = &[
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -24,10 +23,10 @@ const LICENCES: &[&str] = &[
     "Zlib",
 ];
 
-/// The only place that packages come from.
+/// The only source of packages.
 const SOURCE: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// Packages in more than one version, with what asks for the older one.
+/// Packages in more than one version, with the package that needs the older version.
 const SEVERAL_VERSIONS: &[(&str, &str)] = &[
     ("base64", "tonic"),
     ("bit-vec", "yasna, of rcgen"),
@@ -62,7 +61,7 @@ const SEVERAL_VERSIONS: &[(&str, &str)] = &[
     ("zstd-safe", "zip 0.6, of tch"),
 ];
 
-/// All breaches in what `cargo metadata` prints.
+/// All breaches in the output of `cargo metadata`.
 pub(super) fn check(metadata: &[u8]) -> anyhow::Result<Vec<Breach>> {
     let metadata: Value =
         serde_json::from_slice(metadata).context("cargo metadata printed no JSON")?;
@@ -87,15 +86,15 @@ pub(super) fn check(metadata: &[u8]) -> anyhow::Result<Vec<Breach>> {
     Ok(breaches)
 }
 
-/// Whether a licence expression allows what is needed: one of each choice.
+/// Whether a licence expression is allowed: each part must offer at least one of [`LICENCES`].
 fn is_allowed(expression: &str) -> bool {
-    // Some still write the choice with a slash.
+    // Some packages still write a choice with a slash.
     let expression = expression.replace(['(', ')'], "").replace(" / ", " OR ").replace('/', " OR ");
     let is_in = |name: &str| LICENCES.contains(&name);
     !expression.is_empty() && expression.split(" AND ").all(|part| part.split(" OR ").any(is_in))
 }
 
-/// What differs between the packages with several versions and their table.
+/// The differences between the packages with several versions and [`SEVERAL_VERSIONS`].
 fn compared(several: &BTreeSet<&str>) -> Vec<Breach> {
     let listed: BTreeSet<&str> = SEVERAL_VERSIONS.iter().map(|(name, _)| *name).collect();
     let breach = |name: &&str, found: &str, rule: &str| Breach {

@@ -31,7 +31,7 @@ pub(super) fn check(path: &str, source: &str) -> Vec<Breach> {
         report(0, "no //! at the top".to_owned(), rule);
     }
     let may_be_unsafe = UNSAFE_FILES.iter().any(|(file, _)| *file == path);
-    // Cargo.toml denies it elsewhere.
+    // Cargo.toml denies `unsafe` in the workspace, so a file must permit it explicitly.
     let permits = |line: &str| {
         ["allow", "expect"].iter().any(|word| line.contains(&format!("{word}({UNSAFE}")))
     };
@@ -60,7 +60,7 @@ fn begins_with_doc(source: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// What is found in a file of the given path and text.
+    /// The breaches in a file of the given path and text.
     fn found(path: &str, source: &str) -> Vec<String> {
         check(path, source).into_iter().map(|breach| breach.found).collect()
     }
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn unsafe_outside_the_table_is_a_breach() {
-        // In two parts, for this file is not in the table.
+        // The text is in two parts, because this file is not in the table either.
         let allow = ["#![allow(", "unsafe_code, reason = \"speed\")]"].concat();
         let source = format!("//! A file, unsafe.\n\n{allow}\nfn f() {{ unsafe {{ g() }} }}\n");
         assert_eq!(check("crates/data/src/idx.rs", &source)[0].place, "crates/data/src/idx.rs:3");

@@ -11,7 +11,7 @@ pub(super) fn check(path: &str, source: &str) -> Vec<Breach> {
     for (line, text) in source.lines().map(str::trim).enumerate() {
         let (code, comment) = split(text, &mut in_comment);
         if code.is_empty() {
-            // A comment speaks of the line right below it; an empty line detaches it.
+            // A comment belongs to the line right below it; an empty line separates them.
             commented = comment;
             continue;
         }
@@ -43,10 +43,10 @@ pub(super) fn check(path: &str, source: &str) -> Vec<Breach> {
     breaches
 }
 
-/// The code on a line, and whether the line has a comment with something in it.
+/// The code on a line, and whether the line has a comment that is not empty.
 ///
-/// `in_comment` carries over whether a block comment is open. A block comment is taken to end its
-/// line's code.
+/// `in_comment` says whether a block comment is open, from line to line. Code after a block comment
+/// on the same line is ignored.
 fn split<'a>(text: &'a str, in_comment: &mut bool) -> (&'a str, bool) {
     if *in_comment {
         *in_comment = !text.ends_with("*/");
