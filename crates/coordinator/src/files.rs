@@ -30,7 +30,7 @@ pub(crate) fn append(path: &Path) -> Result<File> {
     file.with_context(|| format!("cannot open {} for writing", path.display()))
 }
 
-/// Opens a file of lines for appending; a last line that was cut off is ended first.
+/// Opens a file of lines for appending; a last line that was cut off is removed first.
 pub(crate) fn append_lines(path: &Path) -> Result<File> {
     history::append_lines(path).with_context(|| format!("cannot write {}", path.display()))
 }
