@@ -367,7 +367,7 @@ pub(crate) enum ScheduleArg {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum CollectiveArg {
-    /// The fastest that all workers support
+    /// Shared memory among workers that can share it, streams between the others
     Auto,
     /// Streams between the workers
     Grpc,

@@ -361,7 +361,7 @@ impl<'a> Control<'a> {
         let host = self.connections.get(&worker).map(|c| c.process.host.clone());
         let place = host.map_or(String::new(), |host| format!(" on {host}"));
         self.console.line(&match loss {
-            Loss::Left => format!("Let {who}{place} go"),
+            Loss::Left => format!("Dismissed {who}{place}"),
             loss => format!("Lost {who}{place}: {loss}"),
         });
         if self.is_member(worker) && *loss != Loss::Left {

@@ -218,7 +218,7 @@ async fn forward(
                 }
             }
             Ok(Some(WorkerMessage { body: None })) => break "it sent an empty message".to_owned(),
-            Ok(None) => break "it closed it".to_owned(),
+            Ok(None) => break "the worker closed it".to_owned(),
             Err(status) => break protocol::status::cause(&status),
         }
     };
