@@ -318,7 +318,7 @@ impl<'a> Control<'a> {
         if !past.members.is_empty() {
             let members = stdout::counted(past.members.len() as u64, "worker");
             self.console.line(&format!(
-                "Waiting for {members} of generation {} to come back",
+                "Waiting for {members} of generation {} to reconnect",
                 past.generation
             ));
         }

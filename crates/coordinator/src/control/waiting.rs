@@ -163,7 +163,7 @@ impl Control<'_> {
             Waiting::Returning { missing, left } => {
                 let names: Vec<String> = missing.iter().map(|r| format!("rank {r}")).collect();
                 format!(
-                    "Waiting for {} of generation {} to come back, for {} more",
+                    "Waiting for {} of generation {} to reconnect, for {} more",
                     listed(&names),
                     self.engine.generation(),
                     seconds(left)
@@ -190,7 +190,7 @@ impl Control<'_> {
         donors.sort_unstable();
         donors.dedup();
         let (workers, donors) = (self.names(&workers), self.names(&donors));
-        format!("Waiting for {workers} to take over the state of {donors}")
+        format!("Waiting for {workers} to copy the state of {donors}")
     }
 
     /// The members that the others wait for, if no step has been done for a while.
