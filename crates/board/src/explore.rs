@@ -187,7 +187,7 @@ async fn explore<S: Source>(
     let query = Query::parse(query.as_deref());
     let step = query.number("step").map(|step| step as u64);
     if is_array && step.is_none() {
-        return Err((StatusCode::BAD_REQUEST, "step is missing: give the step that api/latent names\n").into_response());
+        return Err((StatusCode::BAD_REQUEST, "step is missing: see api/latent\n").into_response());
     }
     let (key, shared) = (query.text("run"), Arc::clone(&board));
     let found = aside(move || {
