@@ -175,7 +175,7 @@ pub(crate) struct InitArgs {
     pub(crate) days: u32,
 }
 
-/// For whom to issue a certificate.
+/// The host of a certificate to issue.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct IssueArgs {
     /// Folder of the authority

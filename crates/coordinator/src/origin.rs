@@ -143,7 +143,7 @@ impl Asked<'_> {
         self.program.options(&flags.try_get_matches_from(words)?)
     }
 
-    /// Refuses to begin a run where there is one already.
+    /// Refuses to begin a run in a directory that already holds a run.
     fn refuse_occupied(&self, path: &Path, config: &RunConfig) -> Result<()> {
         if !RunDir::holds_run(path) {
             return Ok(());
