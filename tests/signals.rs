@@ -256,8 +256,8 @@ fn a_second_sigterm_says_what_becomes_of_other_workers() {
     fleet.coordinator.signal(Signal::TERM);
     let Fleet { coordinator, workers, .. } = fleet;
     let exit = coordinator.wait().exited_with(143);
-    let said = "Without a coordinator for up to 1 s, until they save and end: 2 workers that were \
-                not started here";
+    let said = "Left without a coordinator: 2 workers that were not started here; they save and end \
+                after up to 1 s";
     assert!(exit.text().contains(said), "{exit}");
     workers[0].signal(Signal::CONT);
     for worker in workers {

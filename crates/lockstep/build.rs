@@ -1,4 +1,4 @@
-//! Passes on where libtorch is to the build scripts of programs, and lets the tests find it.
+//! Passes the path of libtorch on to the build scripts of programs, and lets the tests find libtorch.
 
 fn main() {
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {

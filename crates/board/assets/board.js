@@ -1,4 +1,4 @@
-// The page: what is shown, and when it is asked for. Start here.
+// The page: it requests the data of a run and shows them. Start reading here.
 
 import { Charts } from "./charts.js";
 import { Compare } from "./compare.js";
@@ -6,13 +6,13 @@ import { $, element } from "./format.js";
 import { Live } from "./live.js";
 import { Samples, showEvents, showGenerations, showRanks, showState, showTiles, showWorkers } from "./panels.js";
 
-/** The least time between two requests for a chart, in ms. */
+/** The shortest time between two requests for a chart, in ms. */
 const CHART_INTERVAL = 1000;
 
-/** Events that are kept. */
+/** The most events that are kept. */
 const EVENTS_MAX = 500;
 
-/** The run that is shown; null for the first one. */
+/** The key of the run that is shown; null for the first run. */
 let run = new URLSearchParams(location.search).get("run");
 let state = null, isLive = false, best = null, isBusy = false, isAsked = false, drawn = "", drawnAt = 0;
 let events = [], generations = [], told = 0;
@@ -23,7 +23,7 @@ const charts = new Charts(() => askChart(true));
 
 const ofRun = () => (run === null ? "" : `&run=${encodeURIComponent(run)}`);
 
-/** Asks for the chart, one request at a time; what has changed meanwhile is asked for afterwards. */
+/** Requests the chart, one request at a time. If another request comes meanwhile, it is sent afterwards. */
 async function askChart(isForced = false) {
   if (isForced) drawn = "";
   if (isBusy) { isAsked = true; return; }
@@ -40,7 +40,7 @@ async function askChart(isForced = false) {
       showAll();
       if (/** @type {HTMLDetailsElement} */ ($("table-box")).open) charts.fillTable($("table"));
     }
-  } catch { /* The stream says when the connection is back. */ }
+  } catch { /* The stream reports when the connection is back. */ }
   isBusy = false;
   drawnAt = performance.now();
   if (isAsked) setTimeout(() => askChart(), 50);
@@ -63,13 +63,13 @@ async function askStory() {
     const answer = await fetch(`api/story?since=${told}${ofRun()}`);
     if (!answer.ok) return;
     const story = await answer.json();
-    // A log that has become shorter is another one.
+    // A log that has become shorter is a new log.
     if (story.told < told) { events = []; told = 0; return askStory(); }
     events = events.filter(event => event.number < told).concat(story.events.filter(event => event.number >= told)).slice(-EVENTS_MAX);
     [told, generations] = [story.told, story.generations];
     showEvents(events);
     showAll();
-  } catch { /* The stream says when the connection is back. */ }
+  } catch { /* The stream reports when the connection is back. */ }
 }
 
 function showAll() {
@@ -108,7 +108,7 @@ const live = new Live(onState, connected => {
   if (isNews && state) showState(state, isLive);
 });
 
-/** Lists the runs, where there are several. */
+/** Fills the list of runs; it is shown if there are several. */
 async function listRuns() {
   try {
     const answer = await fetch("api/runs");
@@ -118,7 +118,7 @@ async function listRuns() {
     $("pick").hidden = runs.length < 2;
     select.replaceChildren(...runs.map(one => element("option", { value: one.key }, one.is_current ? `${one.name} (now)` : one.name)));
     select.value = run ?? runs[0]?.key ?? "";
-  } catch { /* The list is asked for again with the next view. */ }
+  } catch { /* The page then shows no list. */ }
 }
 
 function choose(key) {

@@ -1,11 +1,11 @@
-// Charts of a run: uPlot, with what the server has put into buckets. Looking closer asks it again.
+// Charts of a run, drawn by uPlot from the server's buckets. A zoom requests new buckets.
 
 import { $, capital, clock, color, figure, several } from "./format.js";
 
 const X_NAMES = { step: "step", epoch: "epoch", seconds: "seconds of training", time: "clock" };
 const COLORS = ["one", "three", "five", "four", "seven", "eight", "six", "two"];
 
-/** An average that forgets: 0 keeps the values as they are. Unknown values stay unknown. */
+/** An exponential moving average; strength 0 keeps the values as they are. Unknown values stay unknown. */
 export function smoothed(values, strength) {
   if (strength === 0) return values;
   const keep = 1 - 1 / (strength + 1);
@@ -25,13 +25,13 @@ export class Charts {
     this.x = "step";
     this.isLogX = this.isLogY = false;
     this.smooth = 0;
-    /** What is looked at closer, on the x axis. */
+    /** The visible range of the x axis; null for the whole run. */
     this.zoom = null;
     /** @type {Map<string, any>} */
     this.plots = new Map();
     const redraw = () => this.redraw();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-    // The window has another width, or another chart stands beside it now.
+    // The width of a chart changes with the window, and with the charts beside it.
     const resize = () => this.plots.forEach((plot, id) => {
       const width = $(`chart-${id}`).clientWidth;
       if (width > 0 && plot.width !== width) plot.setSize({ width, height: plot.height });
@@ -43,7 +43,7 @@ export class Charts {
     }
   }
 
-  /** Shows what the server has answered. */
+  /** Shows the server's answer. */
   show(about, data) {
     const isNew = this.about?.run_id !== about.run_id;
     this.about = about;
@@ -82,12 +82,12 @@ export class Charts {
     if (lines.gradient_norm) this.draw("norm", ["gradient_norm"], true);
   }
 
-  /** Where the buckets are on the x axis. A logarithmic one has no place for 0. */
+  /** The positions of the buckets on the x axis. On a logarithmic axis, 0 and negative values have none. */
   places(chart) {
     return chart[this.x].map(value => (value === null || (this.isLogX && value <= 0) ? null : value));
   }
 
-  /** The tables of one chart: the buckets, and the epochs where the test is shown. */
+  /** The data of one chart: the buckets, and the test after each epoch if there is one. */
   table(names, hasBand) {
     const { steps, epochs } = this.data;
     const lines = names.map(name => steps.lines[name]);
@@ -103,7 +103,7 @@ export class Charts {
     return { data: points[0].length ? window.uPlot.join([table, points]) : [...table, table[0].map(() => null)], hasTest: true };
   }
 
-  /** Without the places that are not known, and in ascending order. */
+  /** The columns without the rows whose position is not known. */
   sorted(x, columns) {
     const kept = x.map((value, index) => index).filter(index => x[index] !== null);
     const value = column => kept.map(index => {
@@ -165,7 +165,7 @@ export class Charts {
     };
   }
 
-  /** A part of a chart was chosen with the mouse. */
+  /** Zooms to the part of a chart that was selected with the mouse. */
   selected(plot) {
     if (plot.select.width < 4) return;
     const from = plot.posToVal(plot.select.left, "x");
@@ -201,7 +201,7 @@ export class Charts {
     return `${said.join(", ")} at the end, by ${X_NAMES[this.x]}${hasTest ? ", with the test after each epoch" : ""}`;
   }
 
-  /** Fills in the numbers as a table, for those who do not see the charts. */
+  /** Fills in the numbers as a table, for people who cannot see the charts. */
   fillTable(table) {
     const { steps, epochs } = this.data;
     const names = Object.keys(steps.lines), tests = Object.keys(epochs.lines).filter(name => name.startsWith("test_"));

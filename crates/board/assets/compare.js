@@ -1,10 +1,10 @@
-// Several runs, one line each.
+// Compares several runs: one line in the chart for each run.
 
 import { $, color, count, element, figure } from "./format.js";
 
 const COLORS = ["one", "two", "three", "four", "five", "seven", "eight", "six"];
 
-/** Runs that are drawn at the most: there are as many colours. */
+/** The most runs that are drawn: one for each colour. */
 const CHOSEN_MAX = COLORS.length;
 
 export class Compare {
@@ -17,7 +17,7 @@ export class Compare {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (!$("compare-view").hidden) this.draw(); });
   }
 
-  /** Shows the list; the first runs are chosen to begin with. */
+  /** Shows the list; at first, the first runs are chosen. */
   async open() {
     const answer = await fetch("api/runs");
     if (!answer.ok) return;
@@ -55,7 +55,7 @@ export class Compare {
     const runs = this.runs.filter(run => this.chosen.has(run.key));
     const charts = await Promise.all(runs.map(run => fetch(`api/chart?x=${x}&run=${encodeURIComponent(run.key)}`).then(answer => (answer.ok ? answer.json() : null), () => null)));
     if (token !== this.token) return;
-    // Of a long run the rest is shown as it is read.
+    // The server reads a long run in parts; the chart is drawn again until all rows are read.
     if (charts.some(chart => chart?.behind)) setTimeout(() => { if (token === this.token) this.draw(); }, 500);
     const tables = [], series = [{ label: x }];
     charts.forEach((chart, index) => {

@@ -1,11 +1,11 @@
-// The page that asks for the view token: it brings the token once, and gets a cookie for it.
+// The page that asks for the view token. It sends the token once, and gets a cookie in return.
 
 const form = document.getElementById("enter");
 const token = /** @type {HTMLInputElement} */ (document.getElementById("token"));
 const said = document.getElementById("said");
 
 /** @type {Object<number, string>} */
-const WHY = { 401: "This is not the view token.", 421: "This machine's certificate is not for this name: ask by another one." };
+const WHY = { 401: "This is not the view token.", 421: "This machine's certificate is not for this name: use another name in the address." };
 
 form?.addEventListener("submit", async event => {
   event.preventDefault();

@@ -1,4 +1,4 @@
-// Numbers, times and elements, as the page shows them.
+// Formats numbers and times for the page, and makes elements.
 
 /** @param {string} id */
 export const $ = id => /** @type {HTMLElement} */ (document.getElementById(id));
@@ -16,7 +16,7 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** The same in a picture. */
+/** An SVG element with text. */
 export function shape(name, attributes = {}, text = "") {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -38,7 +38,7 @@ export function figure(value) {
 
 export const count = value => (value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en-US"));
 
-/** Seconds as a person says them. */
+/** A time span in readable units. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
   if (seconds > 0 && seconds < 1) return `${Math.round(seconds * 1000)} ms`;
@@ -57,7 +57,7 @@ export function bytes(value) {
   return `${size.toFixed(size < 10 && unit > 0 ? 1 : 0)} ${units[unit]}`;
 }
 
-/** A moment by the clock of the browser's place. */
+/** A moment in the browser's time zone. */
 export function clock(time) {
   if (time === null || time === undefined) return "";
   const moment = new Date(time * 1000);
@@ -65,7 +65,7 @@ export function clock(time) {
   return Date.now() - moment.getTime() < 86400e3 ? hour : `${moment.toLocaleDateString("en-CA")} ${hour}`;
 }
 
-/** Several of what the task calls an example. */
+/** The task's word for examples, in the plural. */
 export const several = about => `${about?.example ?? "example"}s`;
 
 export const capital = text => text.charAt(0).toUpperCase() + text.slice(1);

@@ -1,12 +1,12 @@
-// How the run stands, as the coordinator says it: a stream that is opened again when it breaks.
+// The stream of a run's state. It is opened again when it breaks.
 
-/** How long to wait before the stream is opened again, in ms: more each time. */
+/** The time before each reopening of the stream, in ms. */
 const AGAIN = [500, 1000, 2000, 4000];
 
-/** The stream says something at least every 5 s. After this many ms without a word it is broken. */
+/** The stream sends an event at least every 5 s. After this many ms without an event it counts as broken. */
 const SILENCE = 12000;
 
-/** The stream of a run. A page that nobody sees has none, so that browsers have connections left. */
+/** The stream of a run. A hidden page has no stream, so that the browser has connections left. */
 export class Live {
   /**
    * @param {(state: any) => void} onState
@@ -26,7 +26,7 @@ export class Live {
     }, 1000);
   }
 
-  /** Follows a run from now on; the first one if it is null. */
+  /** Follows a run from now on; null stands for the first run. */
   follow(run) {
     this.run = run;
     this.close();
@@ -50,7 +50,7 @@ export class Live {
     const wait = AGAIN[Math.min(this.failures, AGAIN.length - 1)];
     this.failures += 1;
     this.timer = setTimeout(() => this.follow(this.run), wait);
-    // A board that was started with another view token asks for it when the page is loaded.
+    // If the board was restarted with another view token, the page is loaded again, and asks for the token.
     fetch("api/enter").then(answer => { if (answer.status === 401) location.reload(); }, () => {});
   }
 

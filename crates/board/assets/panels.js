@@ -1,8 +1,8 @@
-// What stands beside the charts: tiles, ranks, generations, workers, events, samples.
+// The panels beside the charts: tiles, ranks, generations, workers, events, samples.
 
 import { $, bytes, capital, clock, count, duration, element, figure, several, shape } from "./format.js";
 
-/** Workers and ranks that are drawn; of more the rest is counted. */
+/** The most workers and ranks that are drawn; further ones are only counted. */
 const DRAWN = 64;
 
 /** @param {any} state */
@@ -36,7 +36,7 @@ export function showState(state, isLive) {
   const members = (reading?.workers ?? []).filter(worker => worker.is_member).length;
   const words = reading
     ? `· generation ${reading.generation} · ${members} of ${reading.workers_wanted} workers`
-    : ended ? `· ${ended[1]}` : "· as its files tell";
+    : ended ? `· ${ended[1]}` : "· from its files";
   $("about").textContent = `${words} · ${about.task} · ${about.name}`;
   $("link").textContent = isLive ? "· live" : "· not connected: trying again";
   $("link").className = isLive ? "link" : "link gone";
@@ -85,13 +85,13 @@ export function showWorkers(reading, ranks, connected) {
     ["does", worker => (worker.is_member ? worker.state : "not a member")],
     ["heard", worker => duration(worker.silent_seconds)],
   ];
-  // What is not known of any worker has no column.
+  // A column without any known value is left out.
   const columns = all.filter(([, of]) => workers.some(worker => (of(worker) ?? null) !== null));
   const rows = workers.slice(0, DRAWN).map(worker => element("tr", {}, ...columns.map(([, of]) => element("td", {}, String(of(worker) ?? "–")))));
   const wide = text => element("tr", {}, element("td", { colspan: String(Math.max(columns.length, 1)) }, text));
   const more = (connected ?? 0) - rows.length;
   if (more > 0) rows.push(wide(`and ${more} more`));
-  if (!rows.length) rows.push(wide(reading ? "no worker is connected" : "not known: no coordinator tells"));
+  if (!rows.length) rows.push(wide(reading ? "no worker is connected" : "not known without a coordinator"));
   const table = /** @type {HTMLTableElement} */ ($("workers"));
   table.tHead?.replaceChildren(element("tr", {}, ...columns.map(([name]) => element("th", { scope: "col" }, name))));
   table.tBodies[0].replaceChildren(...rows);

@@ -1,5 +1,5 @@
-// What the scripts find on the page, for the check of their types; browsers never get it.
+// The globals of the page, for the type check of the scripts; this file is not sent to browsers.
 interface Window {
-  /** The library of charts, in uplot.js. */
+  /** The chart library, in uplot.js. */
   uPlot: any;
 }

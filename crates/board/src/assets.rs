@@ -1,4 +1,4 @@
-//! The files of the page. They are part of the program, and nothing comes from elsewhere.
+//! The files of the page. They are part of the program; the page loads nothing from other places.
 
 use std::{borrow::Cow, io::Write as _, sync::OnceLock};
 
@@ -21,7 +21,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 /// A file of the page.
 #[derive(Debug)]
 pub(crate) struct Asset {
-    /// Where the browser asks for it.
+    /// The path in the file's URL.
     pub(crate) route: &'static str,
     kind: &'static str,
     pub(crate) text: Cow<'static, str>,

@@ -1,4 +1,4 @@
-//! Files to keep: a run's rows as a table, and as they are.
+//! Downloads of a run's rows: as a CSV table, and as JSON lines.
 
 use std::{fs::File, io::Read as _, path::Path, sync::Arc};
 
@@ -21,13 +21,13 @@ use crate::{
     stream::{self, Parts},
 };
 
-/// Bytes of a picture at the most.
+/// The most bytes of a picture that are sent.
 const PICTURE_BYTES_MAX: u64 = 32 << 20;
 
-/// Bytes that are sent at a time.
+/// About the number of bytes that are sent at a time.
 const PART_BYTES: usize = 64 * 1024;
 
-/// What is kept of a picture's file.
+/// The first [`PICTURE_BYTES_MAX`] bytes of a picture's file.
 pub(crate) fn read_picture(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(PICTURE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
@@ -100,7 +100,7 @@ async fn download<S: Source>(
     (headers, body).into_response()
 }
 
-/// Lines on their way to a browser.
+/// Sends lines to a browser, in parts.
 struct Lines {
     parts: Parts,
     buffer: Vec<u8>,
@@ -111,7 +111,7 @@ impl Lines {
         Self { parts, buffer: Vec::new() }
     }
 
-    /// Adds a line; whether anybody takes it in.
+    /// Adds a line. Returns whether the browser still reads.
     fn line(&mut self, line: &[u8]) -> bool {
         self.buffer.extend_from_slice(line);
         self.buffer.push(b'\n');
@@ -127,7 +127,7 @@ impl Lines {
     }
 }
 
-/// Writes all rows that there are, as long as anybody takes them in.
+/// Sends all rows, as long as the browser reads.
 fn write_rows<R: Serialize>(
     mut next: impl FnMut() -> Result<Option<Item<R>>, HistoryError>,
     lines: &mut Lines,
@@ -143,7 +143,7 @@ fn write_rows<R: Serialize>(
     Ok(())
 }
 
-/// Writes the rows about steps as a table, with a column for each number that any row has.
+/// Sends the rows about steps as a table, with a column for each number that any row has.
 fn write_csv(run_dir: &Path, lines: &mut Lines) -> Result<(), HistoryError> {
     let mut names: Vec<String> = Vec::new();
     for row in newest_rows(run_dir)? {
@@ -190,7 +190,7 @@ fn csv_line(row: &StepsRow, names: &[String]) -> String {
     cells.join(",")
 }
 
-/// A cell that may hold anything.
+/// A cell of the table, quoted if needed.
 fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-. ".contains(c);
     if text.chars().all(is_plain) {

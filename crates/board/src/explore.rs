@@ -1,5 +1,5 @@
-//! A trained model in the browser: the page that a program brings along for its models, and what that page
-//! asks for of the newest checkpoint of a run.
+//! A trained model in the browser: a program's own page for its models, and the data that the page requests
+//! of a run's newest checkpoint.
 
 use std::{
     fmt::Debug,
@@ -24,58 +24,59 @@ use crate::{
     routes::{Board, Shared, aside, no_such_run},
 };
 
-/// What a program knows to show of the models of its task.
+/// A program's page for the models of its task.
 pub trait Explorer: Debug + Send + Sync {
     /// The name of the task.
     fn task(&self) -> &str;
 
-    /// The files of the page; the first is the page. They may ask for `api/latent`, and for the
-    /// arrays of that step at `api/latent/parameters`, `api/latent/levels` and `api/latent/labels`.
+    /// The files of the page; the first is the page itself. Their scripts may request `api/latent`, and
+    /// the arrays of the step named there: `api/latent/parameters`, `api/latent/levels` and
+    /// `api/latent/labels`.
     fn files(&self) -> Vec<PageFile>;
 
     /// Reads the newest checkpoint of the run in this directory, and some examples.
     ///
     /// # Errors
-    /// Why that cannot be shown, for people.
+    /// Why the model cannot be shown, for people.
     fn open(&self, run_dir: &Path) -> Result<Exploration, String>;
 }
 
 /// A file of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageFile {
-    /// Where the browser asks for it.
+    /// The path in the file's URL.
     pub route: &'static str,
-    /// Its media type.
+    /// The file's media type.
     pub kind: &'static str,
-    /// What it holds.
+    /// The file's content.
     pub text: String,
 }
 
-/// A model, as the page takes it in.
+/// A model and some examples, for the page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exploration {
-    /// Updates that it has seen.
+    /// Updates applied to the model.
     pub step: u64,
-    /// What is said of it, a JSON object with the step in it.
+    /// The description of the model: a JSON object that includes the step.
     pub meta: String,
-    /// Its parameters, f32 in little-endian order.
+    /// The model's parameters, f32 in little-endian order.
     pub parameters: Bytes,
-    /// The examples.
+    /// The pixel levels of the examples.
     pub levels: Bytes,
-    /// Their labels.
+    /// The labels of the examples.
     pub labels: Bytes,
 }
 
-/// The model that was asked for last.
+/// The model that was requested last.
 #[derive(Debug)]
 struct Opened {
     run_dir: PathBuf,
-    /// The newest checkpoint that there was.
+    /// Step of the newest checkpoint at that time.
     newest: u64,
     exploration: Arc<Exploration>,
 }
 
-/// The models of runs, one in memory at a time.
+/// The models of runs; only one is in memory at a time.
 #[derive(Debug)]
 pub(crate) struct Explorations {
     explorer: Arc<dyn Explorer>,
@@ -91,15 +92,15 @@ impl Explorations {
         self.explorer.task()
     }
 
-    /// The model of a run whose newest checkpoint is this one, or of an earlier one that is still here where this
-    /// one cannot be read; that of `step`, if one is asked for.
+    /// The model of the run's newest checkpoint, whose step is `newest`. If that checkpoint cannot be read,
+    /// the model in memory, if it is of this run. With `step`, only a model in memory of that step.
     async fn get(
         &self,
         run_dir: PathBuf,
         newest: u64,
         step: Option<u64>,
     ) -> Result<Arc<Exploration>, (StatusCode, String)> {
-        // Held while it is read: one at a time.
+        // The lock is held while a model is read, so that only one is read at a time.
         let mut opened = self.opened.lock().await;
         if let Some(last) = opened.as_ref().filter(|last| last.run_dir == run_dir) {
             let is_it = match step {
@@ -120,7 +121,7 @@ impl Explorations {
         let last = opened.as_ref().filter(|last| last.run_dir == run_dir);
         let exploration = match (read, last) {
             (Ok(exploration), _) => Arc::new(exploration),
-            // The page says of which step the model is.
+            // An older model is acceptable, because the page shows the model's step.
             (Err(_), Some(last)) => return Ok(Arc::clone(&last.exploration)),
             (Err(why), None) => return Err((StatusCode::CONFLICT, why + "\n")),
         };
@@ -129,7 +130,7 @@ impl Explorations {
     }
 }
 
-/// The routes of the page, if a program has brought one.
+/// The routes of the program's page, if it has one.
 pub(crate) fn routes<S: Source>(explorer: Option<&dyn Explorer>) -> Router<Arc<Board<S>>> {
     let mut router = Router::new();
     let Some(explorer) = explorer else { return router };
@@ -177,7 +178,7 @@ async fn array<S: Source>(
     }
 }
 
-/// The model that is asked about; an array is that of a step.
+/// The requested model. A request for an array must name the step.
 async fn explore<S: Source>(
     board: Arc<Board<S>>,
     query: Option<String>,
@@ -186,7 +187,7 @@ async fn explore<S: Source>(
     let query = Query::parse(query.as_deref());
     let step = query.number("step").map(|step| step as u64);
     if is_array && step.is_none() {
-        return Err((StatusCode::BAD_REQUEST, "step: that of api/latent\n").into_response());
+        return Err((StatusCode::BAD_REQUEST, "step is missing: see api/latent\n").into_response());
     }
     let (key, shared) = (query.text("run"), Arc::clone(&board));
     let found = aside(move || {

@@ -1,5 +1,5 @@
-//! Which requests are answered: those that only read, that name this machine, that no foreign site has
-//! a browser send, and, beyond loopback, that bring the view token or its cookie.
+//! Decides which requests are answered. A request must only read, must name this machine, and must not
+//! come from a page of another site. Beyond loopback it must carry the view token or its cookie.
 
 use std::net::IpAddr;
 
@@ -21,15 +21,15 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
     HeaderName::from_static("cross-origin-resource-policy");
 
-/// What the page may do: use its own files, and ask where it came from.
+/// The content security policy: the page may load and request only from this server.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
 
-/// Where a page brings the view token and gets the cookie for it.
+/// The route to which a page sends the view token, to get the cookie.
 const ENTER: &str = "/api/enter";
 
-/// What is answered without the token: the page that asks for it. It shows nothing of a run.
+/// The files that are sent without the token, for the page that asks for it. They show nothing of a run.
 const OPEN: [&str; 3] = ["/board.css", "/enter.js", "/icon.svg"];
 
 /// The page that asks for the token.
@@ -38,9 +38,10 @@ const ENTER_PAGE: &str = include_str!("../assets/enter.html");
 /// Decides which requests are answered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Door {
-    /// The people who may look; none where everybody on this machine may.
+    /// The check of viewers; none if everybody on this machine may look.
     viewers: Option<Viewers>,
-    /// Browsers keep one jar for all ports of a host: each board has a cookie of its own.
+    /// The name of the cookie. It contains the port, because browsers share cookies among all ports of
+    /// a host.
     cookie: String,
 }
 
@@ -49,10 +50,11 @@ impl Door {
         Self { viewers, cookie: format!("__Host-lockstep-{port}") }
     }
 
-    /// Refuses those who bring neither token nor cookie, and hands out the cookie.
+    /// The answer to a request without token and cookie, or to a request for the cookie; none if the
+    /// request may pass.
     fn check(&self, path: &str, headers: &HeaderMap) -> Option<Response> {
         let Some(viewers) = &self.viewers else {
-            // There is nothing to enter.
+            // Without viewers, no token is needed.
             return (path == ENTER).then(|| StatusCode::NO_CONTENT.into_response());
         };
         let values = |name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
@@ -80,12 +82,12 @@ impl Door {
             let kind = [(CONTENT_TYPE, "text/html; charset=utf-8")];
             return Some((StatusCode::UNAUTHORIZED, kind, ENTER_PAGE).into_response());
         }
-        let advice = "bring the view token, as Authorization: Bearer TOKEN, or enter it at /\n";
+        let advice = "send the view token, as Authorization: Bearer TOKEN, or enter it at /\n";
         Some((StatusCode::UNAUTHORIZED, advice).into_response())
     }
 }
 
-/// Passes on what may be answered, and marks the answer as nobody else's.
+/// Passes on permitted requests, and adds the security headers to each answer.
 pub(crate) async fn guard(State(door): State<Door>, request: Request, next: Next) -> Response {
     let refused = refusal(&door, request.method(), request.headers());
     let refused = refused.or_else(|| door.check(request.uri().path(), request.headers()));
@@ -119,7 +121,7 @@ fn refusal(door: &Door, method: &Method, headers: &HeaderMap) -> Option<Response
     let is_known = hosts.next().and_then(|host| host.to_str().ok()).is_some_and(is_here);
     if !is_known || hosts.next().is_some() {
         let advice = match door.viewers {
-            Some(_) => "ask by a name that this machine's certificate is for\n",
+            Some(_) => "use a name for which this machine's certificate is valid\n",
             None => "ask for localhost or a loopback address: no other Host is answered\n",
         };
         return Some((StatusCode::MISDIRECTED_REQUEST, advice).into_response());
@@ -132,8 +134,8 @@ fn refusal(door: &Door, method: &Method, headers: &HeaderMap) -> Option<Response
     None
 }
 
-/// Whether a Host header names loopback. The port is free: a tunnel may have its own. A name that
-/// a foreign site has pointed at loopback is not one of these.
+/// Whether a Host header names loopback. Any port is allowed, because a tunnel may have another port.
+/// A foreign site's name is refused, even if it resolves to loopback.
 fn is_this_machine(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.parse::<u16>().is_ok() => name,

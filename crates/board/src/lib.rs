@@ -1,9 +1,9 @@
-//! Runs in a browser, and for Prometheus: a page that shows how a run goes, and `/metrics`.
+//! Shows runs in a browser and to Prometheus: a page with the progress of a run, and `/metrics`.
 //!
-//! The listener only reads: it answers GET and HEAD, and refuses what a page of a foreign site has a
-//! browser ask. Beyond loopback it speaks TLS and answers those who bring the view token (`secure`).
-//! What a run has done is read from its directory, as `history` writes it; how it stands at this moment
-//! is told by a [`Source`]. The crate knows nothing of coordinators and training. Start at [`serve`] and at the table in `routes`.
+//! The listener only reads: it answers GET and HEAD, and refuses requests from pages of other sites.
+//! Beyond loopback it uses TLS and needs the view token (crate `secure`). The past of a run is read from
+//! its directory, which `history` writes. The present state comes from a [`Source`]. The crate knows
+//! nothing of coordinators and training. Start reading at [`serve`] and at the table in `routes`.
 
 mod assets;
 mod download;
@@ -35,19 +35,18 @@ pub use crate::{
     runs::Places,
 };
 
-/// What a board shows.
+/// The data that a board shows.
 #[derive(Debug)]
 pub struct Show<S> {
-    /// Tells how the current run stands.
+    /// The source of the current run's state.
     pub source: S,
-    /// Where the runs are.
+    /// The folders of the runs.
     pub places: Places,
-    /// What the program knows to show of its models, if it does.
+    /// The program's page for its models, if it has one.
     pub explorer: Option<Arc<dyn Explorer>>,
 }
 
-/// Shows runs to those who connect, until `stopped` ends: to `viewers` over TLS, or without these to all
-/// on this machine.
+/// Shows runs until `stopped` ends: to `viewers` over TLS; without `viewers`, to everybody on this machine.
 pub async fn serve(
     listener: TcpListener,
     viewers: Option<Viewers>,

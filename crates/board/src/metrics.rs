@@ -1,5 +1,5 @@
-//! A run in the text format of OpenMetrics. Counters are of the run's files, so they go on where
-//! they were when a coordinator is started again.
+//! Writes a run in the text format of OpenMetrics. The counters come from the run's files, so they continue
+//! when a coordinator is restarted.
 
 use std::{borrow::Cow, sync::atomic::AtomicU64};
 
@@ -16,22 +16,22 @@ use crate::{
     story::Labels,
 };
 
-/// The type of what [`text`] returns.
+/// The media type of the text from [`text`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Ranks with series of their own; of a run with more, the largest and the median are told.
+/// The most ranks that have their own series. With more ranks, only the maximum and the median are shown.
 const RANKS_MAX: usize = 64;
 
 type Number = Gauge<f64, AtomicU64>;
 type Numbers = Family<Labels, Number>;
 type Seconds = Counter<f64, AtomicU64>;
 
-/// The current run as Prometheus reads it. Numbers that are not known are left out.
+/// The current run in the format for Prometheus. Numbers that are not known are left out.
 pub(crate) fn text(reading: Option<&Reading>, run: Option<&mut Run>) -> String {
     let mut all = Registry::default();
     add_process(&mut all);
     let lockstep = all.sub_registry_with_prefix("lockstep");
-    let help = "Whether the coordinator tells how the run stands";
+    let help = "Whether the coordinator reports the state of the run";
     number(lockstep, "up", help, f64::from(u8::from(reading.is_some())));
     if let Some(reading) = reading {
         add_reading(lockstep, reading);
@@ -84,7 +84,7 @@ fn add_workers(all: &mut Registry, reading: &Reading) {
     number(all, "members", "Workers that take part in the generation", members as f64);
     let silent = reading.workers.iter().map(|worker| worker.silent_seconds);
     if let Some(longest) = silent.max_by(f64::total_cmp) {
-        seconds(all, "worker_silence_max", "Longest time without a sign of life", longest);
+        seconds(all, "worker_silence_max", "Longest time without a heartbeat", longest);
     }
     let least = reading.workers.iter().filter(|worker| worker.is_member);
     if let Some(least) = least.filter_map(|worker| worker.step).min() {
@@ -102,8 +102,8 @@ fn add_workers(all: &mut Registry, reading: &Reading) {
             steps.get_or_create(&labels).set(step as f64);
         }
     }
-    all.register("worker_step", "Updates that the worker's state has seen", steps);
-    let help = "Time since the worker's last sign of life";
+    all.register("worker_step", "Updates applied to the worker's state", steps);
+    let help = "Time since the worker's last heartbeat";
     all.register_with_unit("worker_silence", help, Unit::Seconds, silences);
 }
 
@@ -148,24 +148,24 @@ fn add_run(all: &mut Registry, run: &Run, reading: Option<&Reading>) {
 fn add_counts(all: &mut Registry, run: &Run) {
     let counts = run.story.counts.clone();
     all.register("workers_lost", "Workers lost, by reason", counts.losses);
-    all.register("workers_joined", "Workers taken in", counts.joined);
+    all.register("workers_joined", "Workers admitted", counts.joined);
     all.register("worker_restarts", "Workers that the coordinator started again", counts.restarts);
     let help = "Workers that the coordinator no longer starts again";
     all.register("workers_given_up", help, counts.given_up);
     let help = "Times that a coordinator of this run was started";
     all.register("coordinator_starts", help, counts.coordinator_starts);
-    let help = "Generations, by what ended the one before";
+    let help = "Generations, by the cause that ended the previous one";
     all.register("generations", help, counts.generations);
     let help = "Time for which members stood still between generations, by phase";
     all.register_with_unit("recovery", help, Unit::Seconds, counts.recovery);
-    all.register("state_transfers", "States taken over from another worker", counts.transfers);
-    let help = "Bytes of the states taken over";
+    all.register("state_transfers", "States copied from another worker", counts.transfers);
+    let help = "Bytes of the copied states";
     all.register_with_unit("state_transfer", help, Unit::Bytes, counts.transfer_bytes);
-    let help = "Time of taking over states";
+    let help = "Time of copying states";
     all.register_with_unit("state_transfer_time", help, Unit::Seconds, counts.transfer_seconds);
 }
 
-/// Where the members' time went: each one's, or that of the extremes where they are many.
+/// The members' time by phase: of each member, or median and maximum if there are many members.
 fn add_ranks(all: &mut Registry, run: &Run, reading: Option<&Reading>) {
     let recent = run.recent();
     if let Some(rank) = slowest(&recent) {
@@ -213,7 +213,7 @@ fn phases(rank: &RankTime) -> [(&'static str, f64); 3] {
     [("compute", rank.compute), ("all_reduce", rank.all_reduce), ("waiting", rank.waiting)]
 }
 
-/// The names that all exporters use.
+/// Adds the numbers of this process, under the names that all exporters use.
 fn add_process(all: &mut Registry) {
     let Some(usage) = process::usage() else { return };
     counted_seconds(all, "process_cpu", "Processor time of the coordinator", usage.cpu_seconds);
@@ -249,7 +249,7 @@ fn counted_seconds(all: &mut Registry, name: &str, help: &str, value: f64) {
     all.register_with_unit(name, help, Unit::Seconds, counter);
 }
 
-/// A label's value as the format has it: the encoder writes values as they are.
+/// Escapes a label's value, because the encoder writes values unchanged.
 fn label(text: &str) -> String {
     let escaped = |c: char| match c {
         '\\' => Cow::Borrowed("\\\\"),

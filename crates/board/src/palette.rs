@@ -1,24 +1,25 @@
-//! Whether the page's colours can be told from their background, and from each other, also by
-//! those who see fewer colours.
+//! Checks that the page's colours differ enough from their background and from each other, also for
+//! people with colour blindness.
 
 use std::collections::BTreeMap;
 
 const STYLES: &str = include_str!("../assets/board.css");
 
-/// What lines have as colours, in the order of their use.
+/// The colours of lines, in the order of their use.
 const LINES: [&str; 8] = ["one", "two", "three", "four", "five", "seven", "eight", "six"];
 
 /// The least contrast of text, and of lines and marks, by WCAG 2.2 (1.4.3 and 1.4.11).
 const TEXT_CONTRAST: f64 = 4.5;
 const MARK_CONTRAST: f64 = 3.0;
 
-/// The least distance of two colours in CIE L*a*b* that stand beside each other.
+/// The least distance, in CIE L*a*b*, of two colours that appear beside each other.
 const DISTANCE: f64 = 20.0;
 
 type Color = [f64; 3];
 
-/// What protanopes, deuteranopes and tritanopes see, in linear RGB; Machado, Oliveira and Fernandes,
-/// "A physiologically-based model for simulation of color vision deficiency" (2009), severity 1.
+/// The matrices that simulate protanopia, deuteranopia and tritanopia, in linear RGB. Source: Machado,
+/// Oliveira and Fernandes, "A physiologically-based model for simulation of color vision deficiency"
+/// (2009), severity 1.
 const VISIONS: [(&str, [Color; 3]); 4] = [
     ("full", [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]),
     (
@@ -119,7 +120,7 @@ fn lines_can_be_told_apart_by_all() {
     };
     for (scheme, palette) in ["light", "dark"].iter().zip(palettes()) {
         for (vision, matrix) in &VISIONS {
-            // The parts of a rank's time are neighbours too.
+            // The colours of the parts of a rank's time are neighbours too.
             for (one, other) in beside(4).chain([("one", "wait"), ("four", "wait")]) {
                 let seen = |name: &str| seen(palette[name], matrix);
                 let found = distance(seen(one), seen(other));

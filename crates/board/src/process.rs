@@ -1,10 +1,10 @@
-//! What the system tells of this process, under the names that all exporters use.
+//! Reads the resource usage of this process from the system.
 
 use std::fs;
 
 use rustix::param::{clock_ticks_per_second, page_size};
 
-/// What a process has used.
+/// The resource usage of a process.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) cpu_seconds: f64,
@@ -16,10 +16,10 @@ pub(crate) struct Usage {
     pub(crate) open_files: f64,
 }
 
-/// What this process has used; none where there is no /proc.
+/// The resource usage of this process; none without /proc.
 pub(crate) fn usage() -> Option<Usage> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // "id (name) state ...": the name may hold anything, so begin after it.
+    // "id (name) state ...": the name may contain any characters, so the fields are split after it.
     let fields: Vec<f64> = stat.rsplit(") ").next()?.split(' ').skip(1).map(number).collect();
     let field = |number: usize| fields.get(number - 4).copied().unwrap_or_default();
     let ticks = clock_ticks_per_second() as f64;

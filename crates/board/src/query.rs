@@ -1,6 +1,6 @@
 //! The query of a URL: names with short values.
 
-/// The parts of a query. Of a name that is there twice the first counts.
+/// The parts of a query. If a name occurs twice, the first value counts.
 #[derive(Debug, Default)]
 pub(crate) struct Query(Vec<(String, String)>);
 
@@ -22,7 +22,7 @@ impl Query {
     }
 }
 
-/// Undoes what `encodeURIComponent` does; none for what is no UTF-8.
+/// Decodes the result of `encodeURIComponent`; none if the result is not valid UTF-8.
 fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();

@@ -1,16 +1,16 @@
-//! How a run stands at one moment, in the words of the page and of the metrics.
+//! The state of a run at one moment, as the page and the metrics show it.
 
 use std::{fmt::Debug, future::Future};
 
 use serde::Serialize;
 
-/// A source that knows how the run stands.
+/// A source of the current run's state.
 pub trait Source: Clone + Debug + Send + Sync + 'static {
-    /// How the run stands now; none if that is not known, as before it begins.
+    /// The state of the run now; none if it is not known, for example before the run begins.
     fn read(&self) -> impl Future<Output = Option<Reading>> + Send;
 }
 
-/// Knows nothing: for runs that are looked at without their coordinators.
+/// A source without any state, for runs that are shown without their coordinators.
 #[derive(Clone, Copy, Debug)]
 pub struct NoSource;
 
@@ -20,14 +20,14 @@ impl Source for NoSource {
     }
 }
 
-/// How a run stands at one moment.
+/// The state of a run at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Reading {
     /// The run's id.
     pub run_id: String,
-    /// The name of what is trained.
+    /// The name of the task that is trained.
     pub task: String,
-    /// What the run is doing, in a word or two, as in `training`.
+    /// What the run is doing, for example `training`.
     pub state: String,
     /// The current generation, or the last one.
     pub generation: u64,
@@ -58,9 +58,9 @@ pub struct Reading {
 /// A mean over examples, as in `loss`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Metric {
-    /// Its name.
+    /// The metric's name.
     pub name: String,
-    /// Its unit for one example; empty if it has none.
+    /// The metric's unit for one example; empty if it has none.
     pub unit: String,
     /// The mean.
     pub value: f64,
@@ -69,22 +69,22 @@ pub struct Metric {
 /// A worker that is connected.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Worker {
-    /// Its rank; none for a spare.
+    /// The worker's rank; none for a spare.
     pub rank: Option<u32>,
-    /// Name of its host.
+    /// Name of the worker's host.
     pub host: String,
-    /// Number of its process there.
+    /// Number of the worker's process on that host.
     pub process: u32,
-    /// What it computes on, as in `CPU (AVX-512)`; none if that is not known.
+    /// Name of the worker's device, as in `CPU (AVX-512)`; none if not known.
     pub device: Option<String>,
-    /// Memory of its process in bytes; none if that is not known.
+    /// Memory of the worker's process in bytes; none if not known.
     pub memory_bytes: Option<u64>,
-    /// What it does: `computing`, `waiting` and so on, or `unknown` before its first sign of life.
+    /// What the worker is doing: `computing`, `waiting` and so on; `unknown` before its first heartbeat.
     pub state: &'static str,
-    /// Whether it is a member of the current generation.
+    /// Whether the worker is a member of the current generation.
     pub is_member: bool,
-    /// Updates that its state has seen; none before its first sign of life.
+    /// Updates applied to the worker's state; none before its first heartbeat.
     pub step: Option<u64>,
-    /// Seconds since its last sign of life.
+    /// Seconds since the worker's last heartbeat.
     pub silent_seconds: f64,
 }

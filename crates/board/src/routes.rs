@@ -1,5 +1,5 @@
-//! What is answered, and with what. The routes are fixed; a run is named by its key, and what is
-//! asked for is looked up, never opened by name.
+//! The routes and their answers. The routes are fixed. A run is named by its key, which is looked up in
+//! the list of runs; no file is ever opened by a name from a request.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -35,41 +35,41 @@ use crate::{
     stream,
 };
 
-/// Streams at a time: browsers that look on.
+/// The most live streams at a time: one for each visible page.
 const STREAMS_MAX: usize = 32;
 
-/// Files that are downloaded at a time.
+/// The most downloads at a time.
 const DOWNLOADS_MAX: usize = 4;
 
-/// Time between two looks at a run, for each stream.
+/// Time between two reads of a run, for each stream.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// After this a stream says something, though nothing has changed.
+/// After this time a stream sends its state again, even if nothing has changed.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// How long a source may take to say how the run stands.
+/// How long a source may take to report the state of the run.
 const READING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How old a reading may be that several streams share.
+/// Several streams share a reading for this long.
 const READING_AGE_MAX: Duration = Duration::from_millis(250);
 
-/// Buckets of a chart, unless the browser asks for another number.
+/// The default number of a chart's buckets.
 const BUCKETS: usize = 600;
 
-/// The most that it may ask for.
+/// The most buckets that a browser may request.
 const BUCKETS_MAX: usize = 4000;
 
-/// Workers that a page lists; of more it gives the number.
+/// The most workers that are listed; further ones are only counted.
 const WORKERS_LISTED: usize = 256;
 
-/// What all answers are made from.
+/// The state behind all answers.
 #[derive(Debug)]
 pub(crate) struct Board<S> {
     source: S,
     runs: Mutex<Runs>,
     last: tokio::sync::Mutex<Option<(Instant, Option<Reading>)>>,
     streams: Arc<Semaphore>,
-    /// The models of runs, where the program has a page for them.
+    /// The models of runs, if the program has a page for them.
     pub(crate) explorations: Option<Explorations>,
     pub(crate) downloads: Arc<Semaphore>,
 }
@@ -87,11 +87,11 @@ impl<S: Source> Board<S> {
     }
 
     pub(crate) fn runs(&self) -> MutexGuard<'_, Runs> {
-        // What was read is whole after a panic too: rows are added one by one.
+        // The data are consistent even after a panic, because rows are added one by one.
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How the run stands, at most [`READING_AGE_MAX`] ago.
+    /// The state of the run, at most [`READING_AGE_MAX`] old.
     async fn reading(&self) -> Option<Reading> {
         let mut last = self.last.lock().await;
         if let Some((at, reading)) = &*last
@@ -105,7 +105,7 @@ impl<S: Source> Board<S> {
     }
 }
 
-/// Does what reads files on a thread where that may take its time.
+/// Runs work that reads files on a thread for blocking work.
 pub(crate) async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
@@ -149,7 +149,7 @@ pub(crate) fn no_such_run() -> Response {
     (StatusCode::NOT_FOUND, "there is no such run here\n").into_response()
 }
 
-/// What a run is asked for, as text; refused where there is no such run.
+/// Answers a request about a run with JSON; refuses it if there is no such run.
 async fn of_run<S: Source>(
     board: Arc<Board<S>>,
     query: &Query,
@@ -166,7 +166,8 @@ async fn metrics_of<S: Source>(State(board): Shared<S>) -> Response {
         loop {
             let mut runs = board.runs();
             let run = runs.get(None);
-            // Counters are told when all is counted. Others have their turn meanwhile.
+            // The counters are sent only after all rows are read. The lock is released between two
+            // parts, so that other requests are answered meanwhile.
             if !run.as_ref().is_some_and(|run| run.is_behind) {
                 return metrics::text(reading.as_ref(), run);
             }
@@ -236,7 +237,7 @@ async fn sample_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery
 
 async fn live_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> Response {
     let Ok(turn) = Arc::clone(&board.streams).try_acquire_owned() else {
-        let why = "as many pages look on as may: close one of them\n";
+        let why = "too many pages are open: close one of them\n";
         return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     };
     let key = Query::parse(query.as_deref()).text("run");
@@ -265,7 +266,7 @@ async fn live_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) 
     ([(CONTENT_TYPE, "text/event-stream")], body).into_response()
 }
 
-/// How a run stands, as the page takes it in, and whether there is more to read.
+/// The state of a run as JSON for the page, and whether there are more rows to read.
 fn state<S: Source>(
     board: &Board<S>,
     key: Option<&str>,

@@ -1,5 +1,4 @@
-//! One run, as its directory shows it: rows are read as they are written, and kept in bounded
-//! memory.
+//! One run, read from its directory: rows are read as they are written, and kept in bounded memory.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,23 +19,23 @@ use crate::{
     story::Story,
 };
 
-/// Rows that are read at a time, about a tenth of a second: of a long run a part is shown at once, and
-/// the rest as it is read.
+/// Rows that are read at a time, which takes about a tenth of a second. So the first part of a long run is
+/// shown at once, and the rest after it is read.
 pub(crate) const ROWS_AT_ONCE: usize = 50_000;
 
-/// Buckets that are kept of the epochs.
+/// The most buckets of the epochs.
 const EPOCH_BUCKETS_MAX: usize = 1 << 14;
 
-/// Seconds of training of which the page says where they went.
+/// The last seconds of training whose time by phase is shown.
 const RECENT_SECONDS: f64 = 10.0;
 
-/// Seconds of waiting for it that make a member a slow one.
+/// A member can be called slow only if the others wait for it longer than this, in seconds.
 const SLOW_SECONDS_MIN: f64 = 0.1;
 
-/// Rows that these seconds may have.
+/// The most rows in the last seconds.
 const RECENT_ROWS_MAX: usize = 256;
 
-/// Bytes of a configuration or a summary that are read at the most.
+/// The most bytes of a configuration or a summary that are read.
 const JSON_BYTES_MAX: u64 = 1 << 22;
 
 /// The folder of the checkpoints, and their names around the step.
@@ -44,15 +43,15 @@ const CHECKPOINTS: &str = "checkpoints";
 const CHECKPOINT_PREFIX: &str = "step-";
 const CHECKPOINT_SUFFIX: &str = ".safetensors";
 
-/// What does not change while a run goes on.
+/// The properties of a run that do not change.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct About {
     pub(crate) run_id: String,
-    /// What its owner calls it; else the name of its folder.
+    /// A person's name for the run; else the name of its folder.
     pub(crate) name: String,
     pub(crate) note: Option<String>,
     pub(crate) task: String,
-    /// What the task calls an example.
+    /// The task's word for an example.
     pub(crate) example: String,
     pub(crate) metrics: Vec<Metric>,
     pub(crate) epochs: Option<u64>,
@@ -111,7 +110,7 @@ fn read_json(path: &Path) -> Option<Value> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// Where a member's time went.
+/// A member's time by phase, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct RankTime {
     pub(crate) rank: u32,
@@ -135,7 +134,7 @@ fn positive(seconds: f64) -> f64 {
     if seconds.is_finite() { seconds.max(0.0) } else { 0.0 }
 }
 
-/// A run that is looked at.
+/// A run that is shown.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) path: PathBuf,
@@ -200,7 +199,7 @@ impl Run {
         }
     }
 
-    /// Reads what has been written since the last time, or some of it.
+    /// Reads the rows and files written since the last call; at most [`ROWS_AT_ONCE`] rows.
     pub(crate) fn refresh(&mut self) {
         self.error = self.read_rows().err().map(|error| error.to_string());
         self.list_samples();
@@ -222,7 +221,8 @@ impl Run {
                         seconds: self.series.last().seconds,
                         ..self.place(row.step, row.epoch, row.time)
                     };
-                    // A step that is there already is that of an epoch that was trained again.
+                    // If the step is already there, the epoch was trained again, so the old one is
+                    // dropped.
                     self.epochs.rewind(place.step - 1.0);
                     let values: Vec<(String, Option<f64>)> =
                         train.chain(test).chain(rate).collect();
@@ -276,7 +276,7 @@ impl Run {
             self.totals.entry(rank.rank).or_default().add(rank);
         }
         if std::mem::replace(&mut self.generation, row.generation) != row.generation {
-            // Ranks may be others now.
+            // In a new generation, the ranks may belong to other workers.
             self.recent.clear();
         }
         if !row.ranks.is_empty() {
@@ -290,7 +290,7 @@ impl Run {
         }
     }
 
-    /// Where each member's time went lately.
+    /// Each member's time by phase in the last seconds.
     pub(crate) fn recent(&self) -> Vec<RankTime> {
         let mut ranks: BTreeMap<u32, RankTime> = BTreeMap::new();
         for row in self.recent.iter().flat_map(|(_, rows)| rows) {
@@ -299,7 +299,7 @@ impl Run {
         ranks.into_values().collect()
     }
 
-    /// Where the samples of an epoch are.
+    /// The path of the samples of an epoch.
     pub(crate) fn sample(&self, epoch: u64) -> PathBuf {
         history::samples_path(&self.path, epoch)
     }
@@ -322,8 +322,8 @@ impl Run {
     }
 }
 
-/// The member that the others waited for: it waits less than half as long as the others do on
-/// average, and they wait for more than a twentieth of their time, and not for a moment only.
+/// The member that the others waited for. It waited less than half as long as the others on average. The
+/// others waited for more than a twentieth of their time, and longer than [`SLOW_SECONDS_MIN`].
 pub(crate) fn slowest(ranks: &[RankTime]) -> Option<u32> {
     let least = ranks.iter().min_by(|one, other| one.waiting.total_cmp(&other.waiting))?;
     let others = ranks.iter().filter(|rank| rank.rank != least.rank);
@@ -419,14 +419,14 @@ mod tests {
         let last = run.series.last();
         assert!((last.seconds - 0.3).abs() < 1e-9 && (last.epoch - 0.3).abs() < 1e-9, "{last:?}");
         assert_eq!(run.recent().len(), 1);
-        // After a resume from step 1.
+        // The run was resumed from step 1.
         file.write_all(row(2, 2).as_bytes()).unwrap();
         run.refresh();
         assert_eq!((run.series.rows(), run.series.last().step, run.examples), (2, 2.0, 40));
         assert!(run.error.is_none());
     }
 
-    /// How long that takes is for a benchmark to say; here, how much is read and sent.
+    /// Checks how much is read and sent at a time; a benchmark measures the time.
     #[test]
     fn of_a_long_run_a_part_is_shown_at_once_and_the_rest_as_it_is_read() {
         const ROWS: usize = 4 * ROWS_AT_ONCE + 1;

@@ -1,6 +1,6 @@
-//! The runs that can be looked at: the one that a coordinator carries out, and those beside it.
+//! The runs that can be shown: the run of a coordinator, and the runs in the same folder.
 //!
-//! A run is named by its id, never by a path: what a browser asks for is looked up in the list.
+//! A run is named by its id, never by a path: the name in a request is looked up in the list.
 
 use std::{
     fs,
@@ -13,22 +13,22 @@ use serde_json::Value;
 
 use crate::run::{About, Run, read_summary};
 
-/// Entries of a folder that are looked at for runs.
+/// The most entries of a folder that are searched for runs.
 const ENTRIES_MAX: usize = 2000;
 
-/// Runs that are listed, the newest.
+/// The most runs that are listed: the newest.
 const LISTED_MAX: usize = 200;
 
-/// Runs whose rows are kept in memory.
+/// The most runs whose rows are kept in memory.
 const OPEN_MAX: usize = 8;
 
-/// How long a list may be used.
+/// How long a list is used before the folder is read again.
 const LIST_AGE_MAX: Duration = Duration::from_secs(5);
 
-/// Where the runs are.
+/// The folders of the runs.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
-    /// The run that is shown first, as the one that a coordinator carries out.
+    /// The run that is shown first: the run of the coordinator.
     pub current: Option<PathBuf>,
     /// A folder of runs, or one run.
     pub folder: Option<PathBuf>,
@@ -42,11 +42,11 @@ pub(crate) struct Listed {
     pub(crate) path: PathBuf,
     #[serde(flatten)]
     pub(crate) about: About,
-    /// Whether it is the one that is shown first.
+    /// Whether the run is the coordinator's, which is shown first.
     pub(crate) is_current: bool,
-    /// What is known of a run that is complete.
+    /// The summary of a complete run.
     pub(crate) summary: Option<Value>,
-    /// Unix seconds of its last row.
+    /// When the run's metrics were last written, in Unix seconds.
     changed: f64,
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct Runs {
     places: Places,
     listed: Vec<Listed>,
     listed_at: Option<Instant>,
-    /// The one that was asked for last comes last.
+    /// The open runs; the one that was requested last is at the end.
     open: Vec<Run>,
 }
 
@@ -65,9 +65,9 @@ impl Runs {
         Self { places, listed: Vec::new(), listed_at: None, open: Vec::new() }
     }
 
-    /// All runs: the current one, then the newest first.
+    /// All runs: the current one first, then from the newest to the oldest.
     pub(crate) fn list(&mut self) -> &[Listed] {
-        // Where there is no run yet, one may come at any moment.
+        // An empty list is not kept, because a run may begin at any moment.
         let is_old = self.listed_at.is_none_or(|at| at.elapsed() > LIST_AGE_MAX);
         if is_old || self.listed.is_empty() {
             self.listed = self.look();
@@ -83,7 +83,7 @@ impl Runs {
         if let Some(folder) = &self.places.folder {
             found.extend(listed(folder, false));
             let entries = fs::read_dir(folder).into_iter().flatten().take(ENTRIES_MAX).flatten();
-            // Links, as `latest`, lead to runs that are listed anyway.
+            // Links such as `latest` are skipped: the runs that they point at are listed anyway.
             let is_folder =
                 |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
             let folders = entries.filter(is_folder).map(|entry| entry.path());
@@ -99,7 +99,7 @@ impl Runs {
             other.is_current.cmp(&one.is_current).then(other.changed.total_cmp(&one.changed))
         });
         found.truncate(LISTED_MAX);
-        // Each copy of a run has a key of its own.
+        // Copies of a run have the same id, so each further copy gets a number in its key.
         for index in 0..found.len() {
             let id = found[index].about.run_id.clone();
             let same = found[..index].iter().filter(|before| before.about.run_id == id).count();
@@ -108,7 +108,7 @@ impl Runs {
         found
     }
 
-    /// The run of a key, or the first one; its files are read up to now.
+    /// The run with this key, or the first run, with its newest rows.
     pub(crate) fn get(&mut self, key: Option<&str>) -> Option<&mut Run> {
         let listed = match key {
             Some(key) => self.list().iter().find(|listed| listed.key == key),
@@ -176,7 +176,7 @@ mod tests {
         }
         assert_eq!(runs.get(None).unwrap().about.run_id, "b");
         assert_eq!(runs.get(Some("a~2")).unwrap().about.run_id, "a");
-        // One run alone.
+        // The folder may also be a single run.
         let one = Places { current: None, folder: Some(folder.path().join("one")) };
         assert_eq!(Runs::new(one).list().len(), 1);
     }

@@ -1,20 +1,20 @@
-//! The numbers of a run over its steps, as columns of bounded length, and what a chart of them
-//! needs: for each of some hundred buckets the least, the mean and the largest value.
+//! The numbers of a run over its steps, as columns of bounded length, and the data of charts: the least,
+//! the mean and the largest value for each of some hundred buckets.
 //!
-//! Where the columns are full, every two neighbours become one. Nothing is sampled: a single
+//! When the columns are full, every two neighbouring buckets are merged. No value is left out: a single
 //! spike stays visible in the range of its bucket.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Buckets that are kept of a run.
+/// The most buckets of a run.
 pub(crate) const BUCKETS_MAX: usize = 1 << 17;
 
-/// Columns that are kept of a run; a task has up to eight metrics.
+/// The most columns of a run; a task has up to eight metrics.
 const COLUMNS_MAX: usize = 24;
 
-/// Where a row is in the run.
+/// The position of a row in the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Place {
     pub(crate) step: f64,
@@ -26,7 +26,7 @@ pub(crate) struct Place {
     pub(crate) time: f64,
 }
 
-/// What a chart may have as its x axis.
+/// The x axis of a chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Axis {
     Step,
@@ -56,7 +56,7 @@ impl Axis {
     }
 }
 
-/// Values of some neighbouring rows; NaN where none is known.
+/// The values of some neighbouring rows; NaN if no value is known.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) min: f32,
@@ -72,7 +72,7 @@ impl Spread {
         Self { min: value, mean: value, max: value }
     }
 
-    /// Both, each with the number of its rows.
+    /// Combines two spreads, each with its number of rows.
     fn and(self, rows: u32, other: Self, other_rows: u32) -> Self {
         if self.mean.is_nan() || other.mean.is_nan() {
             return if self.mean.is_nan() { other } else { self };
@@ -105,7 +105,7 @@ impl Series {
         Self { places, rows, columns, rows_per_bucket: 1, buckets_max }
     }
 
-    /// Where the last row is; the beginning if there is none.
+    /// The place of the last row; the beginning of the run if there is none.
     pub(crate) fn last(&self) -> Place {
         self.places.last().copied().unwrap_or_default()
     }
@@ -116,12 +116,12 @@ impl Series {
         known.map(|spread| spread.mean.into())
     }
 
-    /// Rows that came in and still count.
+    /// The number of rows that are still valid.
     pub(crate) fn rows(&self) -> u64 {
         self.rows.iter().map(|rows| u64::from(*rows)).sum()
     }
 
-    /// Forgets what came after a step.
+    /// Drops all rows after a step.
     pub(crate) fn rewind(&mut self, step: f64) {
         let kept = self.places.partition_point(|place| place.step <= step);
         self.places.truncate(kept);
@@ -129,13 +129,13 @@ impl Series {
         self.columns.values_mut().for_each(|column| column.truncate(kept));
     }
 
-    /// Adds a row, of a later step than all before.
+    /// Adds a row; its step must be later than all before.
     pub(crate) fn push<'a>(
         &mut self,
         place: Place,
         values: impl IntoIterator<Item = (&'a str, Spread)>,
     ) {
-        // The first row stays by itself.
+        // The first row keeps its own bucket.
         let joins = self.places.len() > 1
             && self.rows.last().is_some_and(|rows| *rows < self.rows_per_bucket);
         if joins {
@@ -161,7 +161,7 @@ impl Series {
         }
     }
 
-    /// Makes every two buckets one, all but the first.
+    /// Merges every two neighbouring buckets, except the first bucket.
     fn halve(&mut self) {
         let pairs = |len: usize| (1..len).step_by(2).map(move |one| (one, one + 1 < len));
         let len = self.places.len();
@@ -187,12 +187,12 @@ impl Series {
         self.rows_per_bucket = self.rows_per_bucket.saturating_mul(2);
     }
 
-    /// At most `buckets_max` buckets for a chart of the part of the run between two values of an
-    /// axis. The first and the last row of that part are buckets of their own.
+    /// A chart of the part of the run between two values of an axis, with at most `buckets_max` buckets.
+    /// The first and the last row of that part have their own buckets.
     pub(crate) fn chart(&self, axis: Axis, from: f64, to: f64, buckets_max: usize) -> Chart {
         let begin = self.places.partition_point(|place| axis.of(place) < from);
         let end = self.places.partition_point(|place| axis.of(place) <= to).max(begin);
-        // What is just outside, so that the lines reach the edges.
+        // The next bucket on each side is included, so that the lines reach the edges.
         let (begin, end) = (begin.saturating_sub(1), (end + 1).min(self.places.len()));
         let size = (end - begin).div_ceil(buckets_max.max(4) - 2).max(1);
         let mut chart = Chart { rows: self.rows(), ..Chart::default() };
@@ -234,7 +234,7 @@ fn finite(value: f32) -> Option<f32> {
     Some(value).filter(|value| value.is_finite())
 }
 
-/// What a chart shows: all lists have an entry for each bucket.
+/// The data of a chart: each list has an entry for each bucket.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Chart {
     /// Rows of the whole run.

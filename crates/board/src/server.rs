@@ -1,4 +1,4 @@
-//! The listener: few connections, one request each, and none that stands still.
+//! The listener: a bounded number of connections, each with one request; idle connections are closed.
 
 use std::{
     future::Future,
@@ -23,23 +23,23 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// Connections at a time; more wait to be accepted. Half of them may be streams.
+/// The most connections at a time; further ones wait to be accepted. Half of them may be streams.
 const CONNECTIONS_MAX: usize = 64;
 
 /// How long a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection may go without a byte sent or received. Streams send something every few
-/// seconds: one whose browser takes in nothing is closed.
+/// How long a connection may go without a byte sent or received. Streams send an event every few
+/// seconds, so a stream whose browser reads nothing is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Bytes of a request's head at the most.
+/// The most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// How long to wait where the system accepts no connection, as without free file descriptors.
+/// How long to wait if the system accepts no connection, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Answers those who connect, until `stopped` ends.
+/// Answers connections until `stopped` ends.
 pub(crate) async fn serve(
     listener: TcpListener,
     viewers: Option<Viewers>,
@@ -49,7 +49,7 @@ pub(crate) async fn serve(
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let accepting = async {
         loop {
-            // Never closed.
+            // The semaphore is never closed, so this never fails.
             let Ok(turn) = Arc::clone(&connections).acquire_owned().await else { return };
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -93,7 +93,7 @@ where
     }
 }
 
-/// A connection that ends when nothing moves on it for [`IDLE_TIMEOUT`].
+/// A connection that ends when no byte is sent or received for [`IDLE_TIMEOUT`].
 struct Watched<S> {
     stream: S,
     deadline: Pin<Box<Sleep>>,
@@ -104,7 +104,7 @@ impl<S> Watched<S> {
         Self { stream, deadline: Box::pin(sleep(IDLE_TIMEOUT)) }
     }
 
-    /// Puts the deadline off where something moved; ends the wait where it has passed.
+    /// Extends the deadline if bytes have moved; fails if the deadline has passed.
     fn watch<T>(
         &mut self,
         context: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! What has happened to a run, as its log of events tells: in words, as generations, and counted.
+//! The events of a run from its log: as sentences, as generations, and as counts.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use history::{Event, EventRow};
 use prometheus_client::metrics::{counter::Counter, family::Family, histogram::Histogram};
 use serde::Serialize;
 
-/// Events and generations that are kept, the newest.
+/// The most events and generations that are kept: the newest.
 const KEPT: usize = 500;
 
 /// Bounds of the buckets of recovery times, in seconds.
@@ -17,7 +17,7 @@ pub(crate) type Labels = Vec<(&'static str, String)>;
 
 type RecoveryTimes = Family<Labels, Histogram, fn() -> Histogram>;
 
-/// An event as a person reads it.
+/// An event as text for people.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ToldEvent {
     /// The number of the event in the run, from 0.
@@ -30,7 +30,7 @@ pub(crate) struct ToldEvent {
     is_bad: bool,
 }
 
-/// A generation as the timeline shows it.
+/// A generation, for the timeline.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Generation {
     number: u64,
@@ -38,18 +38,18 @@ pub(crate) struct Generation {
     step: u64,
     began: Option<f64>,
     ended: Option<f64>,
-    /// Why it ended.
+    /// Why the generation ended.
     cause: Option<String>,
     collective: Option<String>,
-    /// How long the members stood still before it: in all, and that until it was decided on, the
-    /// longest state transfer in that, and that until its first step.
+    /// How long the members stood still before this generation: in all, until the generation was
+    /// decided on, the longest state transfer within that time, and from then to the first step.
     recovery_ms: Option<f64>,
     agreement_ms: f64,
     transfer_ms: f64,
     connection_ms: f64,
 }
 
-/// What has happened.
+/// The events of a run so far.
 #[derive(Debug)]
 pub(crate) struct Story {
     events: VecDeque<ToldEvent>,
@@ -60,12 +60,12 @@ pub(crate) struct Story {
     pub(crate) counts: Counts,
 }
 
-/// How often things have happened.
+/// The counts of events.
 #[derive(Clone, Debug)]
 pub(crate) struct Counts {
-    /// Lost workers by reason.
+    /// Lost workers, by reason.
     pub(crate) losses: Family<Labels, Counter>,
-    /// Generations by what ended the one before.
+    /// Generations, by the cause that ended the previous one.
     pub(crate) generations: Family<Labels, Counter>,
     /// Seconds between two generations, by phase.
     pub(crate) recovery: RecoveryTimes,
@@ -102,7 +102,7 @@ impl Story {
         Self { events, generations, told: 0, ended: None, counts: Counts::default() }
     }
 
-    /// Events so far.
+    /// The number of events so far.
     pub(crate) fn told(&self) -> u64 {
         self.told
     }
@@ -240,7 +240,7 @@ fn is_planned(event: &Event) -> bool {
     matches!(event, Event::Lost { reason, .. } if reason_of(reason) == "left")
 }
 
-/// The kind of a loss, of few.
+/// The kind of a loss: a label with few values.
 fn reason_of(reason: &str) -> &'static str {
     let known = [
         ("it was told to leave", "left"),
@@ -255,7 +255,7 @@ fn reason_of(reason: &str) -> &'static str {
     known.iter().find(|(words, _)| reason.starts_with(words)).map_or("other", |(_, kind)| kind)
 }
 
-/// The kind of a cause, of few.
+/// The kind of a cause: a label with few values.
 fn cause_of(cause: Option<&str>) -> &'static str {
     match cause {
         None => "first",

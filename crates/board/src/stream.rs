@@ -1,7 +1,7 @@
-//! Answers that come in parts: how a run stands, as server-sent events, and files to keep.
+//! Answers in parts: the state of a run as server-sent events, and downloads.
 //!
-//! A part is made when the one before it has been taken in. A slow browser so gets fewer of them,
-//! each of them new, and nothing piles up here.
+//! A part is made only after the previous part has been sent. So a slow browser gets fewer parts, each
+//! with the newest state, and the server does not buffer them.
 
 use std::{
     convert::Infallible,
@@ -17,13 +17,13 @@ use tokio::sync::mpsc;
 /// The sending end of an answer in parts.
 pub(crate) type Parts = mpsc::Sender<Bytes>;
 
-/// An answer whose parts come from elsewhere, one at a time.
+/// An answer whose parts are sent through a channel, one at a time.
 pub(crate) fn body() -> (Parts, Body) {
     let (sender, receiver) = mpsc::channel(1);
     (sender, Body::new(Received(receiver)))
 }
 
-/// A server-sent event; `json` has no line ends, as serde writes it.
+/// A server-sent event. `json` must not contain newlines; the JSON of serde has none.
 pub(crate) fn event(name: &str, json: &str) -> Bytes {
     format!("event: {name}\ndata: {json}\n\n").into()
 }

@@ -1,4 +1,4 @@
-//! The bounds of the numbers in a configuration, each named as its flag.
+//! The bounds of the numbers in a configuration; each constant has the name of its flag.
 
 use std::ops::RangeInclusive;
 
@@ -8,16 +8,16 @@ pub const WORKERS: RangeInclusive<u32> = 1..=4096;
 pub const SHARDS: RangeInclusive<u32> = 1..=4096;
 /// Examples per shard and step.
 pub const BATCH_SIZE: RangeInclusive<u32> = 1..=1 << 20;
-/// Passes over the training examples, and numbers of them and of checkpoints.
+/// Passes over the training examples; also numbers of checkpoints.
 pub const EPOCHS: RangeInclusive<u32> = 1..=1_000_000;
 /// Examples of a part of a data set.
 pub const EXAMPLES: RangeInclusive<u32> = 1..=u32::MAX >> 1;
 /// Threads of a worker.
 pub const THREADS: RangeInclusive<u32> = 1..=1024;
 
-/// What a learning rate or a norm must be.
+/// The bound of a learning rate or a norm, in words.
 pub const POSITIVE: &str = "a positive number";
-/// What a weight must be.
+/// The bound of a weight, in words.
 pub const NOT_NEGATIVE: &str = "a number that is not negative";
 
 /// Whether a number is [`POSITIVE`].

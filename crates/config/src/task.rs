@@ -1,4 +1,4 @@
-//! The description of a task: what a program that trains it tells programs that do not know it.
+//! The description of a task, for programs that do not know the task.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -9,43 +9,43 @@ use crate::{
     manifest::{InvalidManifest, Manifest},
 };
 
-/// Most sums that a task reports; the loss is the first.
+/// The most metrics that a task reports; the loss is the first.
 pub const METRICS_MAX: usize = 8;
 
 /// Most bytes of a name, a unit, or a summary.
 const TEXT_BYTES_MAX: usize = 256;
 
-/// A task with its options and its data set. A run keeps it, and gives it to its workers. A program
-/// that does not know the task reads only names and numbers in it.
+/// A task with its options and its data set. The run's configuration holds it, so that every worker
+/// receives it. A program that does not know the task can still compare and store it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Task {
-    /// Its name, as in `vae`.
+    /// The task's name, as in `vae`.
     pub name: String,
-    /// Its revision: another one computes something else.
+    /// The task's revision: two revisions compute different bits.
     pub revision: u32,
-    /// Its options, an object whose keys are the names of their flags, with underscores.
+    /// The task's options: an object whose keys are the names of the flags, with underscores.
     pub options: serde_json::Value,
-    /// What it learns from.
+    /// The data set.
     pub dataset: Manifest,
-    /// What it calls an example, in the singular, as in `image`.
+    /// The task's word for an example, in the singular, as in `image`.
     pub example: String,
-    /// The sums that it reports, the loss first.
+    /// The metrics that the task reports, the loss first.
     pub metrics: Vec<Metric>,
-    /// In what the factors of its matrix products are.
+    /// The number format of the factors in matrix products.
     #[serde(default)]
     pub precision: Precision,
-    /// Whether every CPU and GPU computes the same bits, whatever its instruction set and libtorch.
+    /// Whether every CPU and GPU computes the same bits, with any instruction set and libtorch.
     #[serde(default)]
     pub portable: bool,
-    /// Its summary for people, in a few words.
+    /// A summary for people, in a few words.
     pub summary: String,
-    /// What it takes of a machine.
+    /// The task's needs of a machine.
     pub size: Size,
 }
 
-/// In what the factors of matrix products are. How those of bf16 are computed differs between CPUs
-/// on which those of f32 have the same bits.
+/// The number format of the factors in matrix products. CPUs that compute the same bits in f32 may
+/// compute different bits in bf16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -60,19 +60,19 @@ pub enum Precision {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metric {
-    /// Its name, lowercase, as in `reconstruction`: a key in the metrics.
+    /// The metric's name, lowercase, as in `reconstruction`: a key in the metrics.
     pub name: String,
-    /// Its unit for one example, as in `nats`; empty if it has none.
+    /// The metric's unit for one example, as in `nats`; empty if it has none.
     pub unit: String,
 }
 
-/// What a task takes of a machine.
+/// A task's needs of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Size {
     /// The number of trained parameters.
     pub parameters: u64,
-    /// A lower bound of the memory of a worker, in bytes, without that of the examples of a batch.
+    /// A lower bound of a worker's memory, in bytes, without the examples of a batch.
     pub worker_bytes: u64,
     /// A lower bound of the memory of one example in a batch, in bytes.
     pub example_bytes: u64,
@@ -86,19 +86,19 @@ pub enum InvalidTask {
         "{0:?} must be lowercase letters, digits, dashes or underscores, and begin with a letter"
     )]
     Name(String),
-    /// A text that is too long, or has control characters.
+    /// A text is too long, or has control characters.
     #[error("{0:?} must be at most {TEXT_BYTES_MAX} bytes without control characters")]
     Text(String),
     /// The task reports no metric, or too many.
     #[error("a task reports from 1 to {METRICS_MAX} metrics, the loss first; {0} has {1}")]
     Metrics(String, usize),
-    /// Two metrics of one name.
+    /// Two metrics have the same name.
     #[error("the task {0} reports two metrics called {1:?}")]
     SameName(String, String),
-    /// Options that are not an object.
+    /// The options are not an object.
     #[error("the options of the task {0} are not an object of named values")]
     Options(String),
-    /// Its data set is invalid.
+    /// The data set is invalid.
     #[error(transparent)]
     Dataset(#[from] InvalidManifest),
 }
@@ -107,7 +107,7 @@ impl Task {
     /// Checks every bound.
     ///
     /// # Errors
-    /// The first thing found wrong.
+    /// The first fault found.
     pub fn validate(&self) -> Result<(), InvalidTask> {
         let (name, count) = (&self.name, self.metrics.len());
         if !(1..=METRICS_MAX).contains(&count) {
@@ -132,13 +132,13 @@ impl Task {
         Ok(self.dataset.validate()?)
     }
 
-    /// What it calls several examples, as in `images`.
+    /// The task's word for examples, in the plural, as in `images`.
     #[must_use]
     pub fn examples(&self) -> String {
         format!("{}s", self.example)
     }
 
-    /// The options and other parts of its identity in which `other` differs, by name.
+    /// The options and other parts of the task's identity in which `other` differs, by name.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<Difference> {
         let identity = |task: &Self| json!({ "task": format!("{} {}", task.name, task.revision) });

@@ -1,4 +1,4 @@
-//! The bounds of a configuration. A program that receives one checks it here first.
+//! Checks the bounds of a configuration. A program that receives a configuration validates it first.
 
 use std::ops::RangeInclusive;
 
@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{RunConfig, Training, bounds, task::InvalidTask};
 
-/// The errors of flags that need `--validation-examples`.
+/// The errors for flags that need `--validation-examples`.
 const WITHOUT_VALIDATION: [&str; 2] = [
     "--early-stop-epochs needs --validation-examples N: whether a model becomes better is measured on \
      training examples that are held out, never on the test set",
@@ -48,7 +48,7 @@ pub enum InvalidConfig {
         value: u32,
         /// The data set's name.
         dataset: String,
-        /// How many there are.
+        /// The number of examples in the data set.
         found: u32,
     },
     /// All examples are held out.
@@ -62,7 +62,7 @@ pub enum InvalidConfig {
         /// All training examples in use.
         train: u32,
     },
-    /// Options that exclude or need each other.
+    /// Two options exclude each other, or one needs the other.
     #[error("{0}")]
     Conflict(&'static str),
     /// An invalid task.
@@ -85,7 +85,7 @@ impl RunConfig {
     /// Checks every bound.
     ///
     /// # Errors
-    /// The first field found out of its bounds.
+    /// The first field that is out of its bounds.
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         let operation = &self.operation;
         count("--workers", operation.workers, bounds::WORKERS)?;
@@ -142,7 +142,7 @@ impl Training {
 /// Checks a whole number.
 ///
 /// # Errors
-/// [`InvalidConfig::Count`] where it is out of bounds.
+/// [`InvalidConfig::Count`] if the number is out of bounds.
 pub fn count(
     field: &'static str,
     value: u32,
@@ -159,7 +159,7 @@ pub fn count(
 /// Checks a number that must be positive.
 ///
 /// # Errors
-/// [`InvalidConfig::Real`] where it is not.
+/// [`InvalidConfig::Real`] if the number is not positive.
 pub fn positive(field: &'static str, value: f64) -> Result<(), InvalidConfig> {
     if bounds::is_positive(value) {
         Ok(())

@@ -1,4 +1,4 @@
-//! The flags, and what their values mean. Whether they fit together is checked in `config`.
+//! The flags and the meaning of their values. The crate `config` checks whether they fit together.
 
 use std::{ffi::OsString, ops::RangeInclusive, path::PathBuf};
 
@@ -30,7 +30,7 @@ fn wait() -> impl Fn(&str) -> Result<f64, String> + Clone + Send + Sync + 'stati
     real(format!("a number from {min} to {max}"), |seconds| WAIT_SECONDS.contains(&seconds))
 }
 
-/// Checks where a worker is to compute; whether the device is there is for the worker to say.
+/// Checks the form of a device's name. Only the worker can check that the device exists.
 fn device(text: &str) -> Result<String, String> {
     let index = text.strip_prefix("cuda:").map(|index| index.parse::<u16>().is_ok());
     match index.unwrap_or(["auto", "cpu", "cuda"].contains(&text)) {
@@ -48,7 +48,7 @@ pub(crate) struct Args {
     pub(crate) command: Option<Command>,
 
     /// TOML file with a key for each flag, as in `hidden-dim = 64`; the command line wins.
-    /// `PROGRAM config print [FLAGS]` writes one
+    /// `PROGRAM config print [FLAGS]` prints such a file
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Workers that compute together. The run begins when all have joined, or after
@@ -66,7 +66,7 @@ pub(crate) struct Args {
     /// Where to listen: a name or IP address of this host, and a port; port 0 takes any free port
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "HOST:PORT")]
     pub(crate) listen: ListenAddress,
-    /// Name or IP address that workers connect to, if that is not the address to listen on
+    /// Name or IP address that workers connect to [default: the address of --listen]
     #[arg(long, value_name = "NAME_OR_IP")]
     pub(crate) advertise: Option<HostName>,
     #[command(flatten)]
@@ -78,15 +78,15 @@ pub(crate) struct Args {
     /// Start the workers too, as processes on this machine, and restart those that die
     #[arg(long)]
     pub(crate) spawn: bool,
-    /// How often each worker that --spawn started may be restarted
+    /// How many times each worker that --spawn started may be restarted
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = whole(0..=u32::MAX))]
     pub(crate) max_restarts: u32,
     /// Threads of each worker that --spawn starts [default: the cores of this host divided among
     /// the workers]
     #[arg(long, value_name = "N", value_parser = whole(THREADS))]
     pub(crate) worker_threads: Option<u32>,
-    /// Where the workers that --spawn starts compute: auto, cpu, cuda or cuda:N; of a list such as
-    /// cuda:0,cuda:1 each worker takes the next [default: auto]
+    /// Device of the workers that --spawn starts: auto, cpu, cuda or cuda:N. From a list such as
+    /// cuda:0,cuda:1 each worker takes the next device [default: auto]
     #[arg(long, value_name = "DEVICE", value_parser = device, value_delimiter = ',')]
     pub(crate) worker_device: Vec<String>,
 
@@ -101,28 +101,28 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) security: SecurityArgs,
 
-    /// Seconds without a sign of life after which a worker counts as dead
+    /// Seconds without a heartbeat after which a worker counts as dead
     #[arg(long, default_value_t = 5.0, value_name = "SECONDS", value_parser = wait())]
-    #[arg(help_heading = "Patience")]
+    #[arg(help_heading = "Failures and timeouts")]
     pub(crate) dead_after_seconds: f64,
     /// Seconds that others may wait for a worker that makes no progress; at least the time of
     /// twenty steps
     #[arg(long, default_value_t = 30.0, value_name = "SECONDS", value_parser = wait())]
-    #[arg(help_heading = "Patience")]
+    #[arg(help_heading = "Failures and timeouts")]
     pub(crate) stall_after_seconds: f64,
     /// Seconds to wait for workers to join and be ready: for all --workers at the beginning, for
     /// --min-workers when others are lost. After that the run ends, unless --min-workers are
     /// ready
     #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = wait())]
-    #[arg(help_heading = "Patience")]
+    #[arg(help_heading = "Failures and timeouts")]
     pub(crate) join_timeout_seconds: f64,
     /// Seconds that workers train without a coordinator, until one is started again
     #[arg(long, default_value_t = 60.0, value_name = "SECONDS", value_parser = wait())]
-    #[arg(help_heading = "Patience")]
+    #[arg(help_heading = "Failures and timeouts")]
     pub(crate) coordinator_timeout_seconds: f64,
     /// On SIGTERM or SIGHUP exit at once, as if killed: the workers then wait for a coordinator that is
     /// started again, here or elsewhere. SIGINT still ends the run
-    #[arg(long, help_heading = "Patience", conflicts_with = "spawn")]
+    #[arg(long, help_heading = "Failures and timeouts", conflicts_with = "spawn")]
     pub(crate) leave_on_sigterm: bool,
     /// Let workers with different devices or instruction sets compute together; the result
     /// then depends on which worker computed which shard
@@ -164,18 +164,18 @@ pub(crate) enum CertsCommand {
     Issue(IssueArgs),
 }
 
-/// Where to make an authority.
+/// Where to make a certificate authority.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct InitArgs {
     /// Folder of the authority; keep it where only you can read it
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
-    /// Days that its certificate is valid
+    /// Days that the certificate of the authority is valid
     #[arg(long, default_value_t = 3650, value_name = "N", value_parser = whole(DAYS))]
     pub(crate) days: u32,
 }
 
-/// For whom to issue a certificate.
+/// The host of a certificate to issue.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct IssueArgs {
     /// Folder of the authority
@@ -207,7 +207,7 @@ pub(crate) struct SecurityArgs {
 }
 
 impl SecurityArgs {
-    /// What the files hold.
+    /// Loads the certificates and the token from their files.
     pub(crate) fn load(&self) -> Result<Security, SetUpError> {
         let security =
             Security::load(self.tls_dir.as_deref(), self.token_file.as_deref(), self.insecure)?;
@@ -235,10 +235,10 @@ pub(crate) struct StatusArgs {
     /// Where the run's coordinator listens: HOST:PORT or a URL
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDRESS")]
     pub(crate) coordinator: String,
-    /// Print it as JSON
+    /// Print the status as JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// Show it on the whole terminal and update it, until q is pressed
+    /// Show the status on the whole terminal and update it, until q is pressed
     #[arg(long, conflicts_with_all = ["json", "health"])]
     pub(crate) watch: bool,
     /// Print a word, and set the exit status, for probes of containers: whether the coordinator
@@ -275,7 +275,8 @@ pub(crate) struct TrainingArgs {
     /// cosine down to zero
     #[arg(long, value_enum, default_value_t = ScheduleArg::Constant)]
     pub(crate) learning_rate_schedule: ScheduleArg,
-    /// Longest norm of a gradient; longer ones are scaled down to it [default: none]
+    /// Largest norm of a gradient; a gradient with a larger norm is scaled down to it
+    /// [default: none]
     #[arg(long, value_name = "NORM", value_parser = real(bounds::POSITIVE, bounds::is_positive))]
     pub(crate) grad_clip: Option<f64>,
     /// Seed of every random number in the run
@@ -294,8 +295,8 @@ pub(crate) struct TrainingArgs {
     #[arg(long, visible_alias = "test-images", value_name = "N")]
     #[arg(value_parser = whole(bounds::EXAMPLES))]
     pub(crate) test_examples: Option<u32>,
-    /// Threads of each worker for models that use libtorch's autograd. Their result depends on
-    /// this number; that of other models on no number of threads
+    /// Threads of each worker for models that use libtorch's autograd. The result of these models
+    /// depends on this number; the result of other models depends on no number of threads
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = whole(bounds::THREADS))]
     pub(crate) model_threads: u32,
 }
@@ -366,7 +367,7 @@ pub(crate) enum ScheduleArg {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum CollectiveArg {
-    /// The fastest that all workers support
+    /// Shared memory among workers that can share it, streams between the others
     Auto,
     /// Streams between the workers
     Grpc,
@@ -379,7 +380,7 @@ pub(crate) enum CollectiveArg {
 }
 
 impl TrainingArgs {
-    /// Everything that the bits of a run of this task depend on.
+    /// The part of the configuration that decides the bits of a run of this task.
     pub(crate) fn training(&self, shards: u32, task: Task) -> Training {
         Training {
             seed: self.seed,
@@ -402,7 +403,7 @@ impl TrainingArgs {
 }
 
 impl OperationArgs {
-    /// How a run of so many workers and epochs is carried out.
+    /// The part of the configuration that decides how the run is carried out.
     pub(crate) fn operation(&self, workers: u32, epochs: u32) -> Operation {
         Operation {
             workers,

@@ -1,7 +1,7 @@
-//! What the board shows of a run: the coordinator's side of the crate `board`.
+//! The board of a run: the coordinator's side of the crate `board`.
 //!
-//! The board has a thread and a runtime of its own: whatever is asked of it, the control loop only
-//! tells now and then how the run stands.
+//! The board has its own thread and its own runtime, so that its requests never delay the control
+//! loop. The control loop only answers requests for the status of the run.
 
 use std::{
     io,
@@ -28,25 +28,25 @@ use crate::{
 pub(crate) const DEFAULT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 50052);
 
-/// File descriptors that a process must be allowed for a board that nobody asked for.
+/// Without a flag, the board is shown only if the process may open this many file descriptors.
 const DESCRIPTORS_MIN: u64 = 512;
 
-/// Threads that read files for the board at the most.
+/// The most threads that read files for the board.
 const READERS_MAX: usize = 6;
 
-/// Whether and where a run is shown while it goes on.
+/// Whether and where a run is shown while it trains.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct BoardFlags {
     /// Show the run in a browser at this address, and as metrics for Prometheus at /metrics; if the
-    /// port is taken, at any free one. Beyond loopback this takes --tls-dir and a view token
+    /// port is taken, at any free one. Beyond loopback this needs --tls-dir and a view token
     /// [default: 127.0.0.1:50052]
     #[arg(long, value_name = "IP:PORT", conflicts_with = "no_board")]
     pub(crate) board: Option<SocketAddr>,
-    /// Show the run nowhere
+    /// Do not show the run in a browser
     #[arg(long)]
     pub(crate) no_board: bool,
-    /// File with the token that whoever looks at the board beyond loopback must bring; the join
-    /// token does not open it [default: view-token in --tls-dir, if there is one]
+    /// File with the token that a viewer beyond loopback must give; the join token does not open
+    /// the board [default: view-token in --tls-dir, if there is one]
     #[arg(long, value_name = "FILE", conflicts_with = "no_board")]
     pub(crate) view_token_file: Option<PathBuf>,
 }
@@ -60,15 +60,15 @@ pub(crate) struct BoardArgs {
     /// Show the run of this coordinator, on this machine or another: HOST:PORT or a URL
     #[arg(long, value_name = "ADDRESS")]
     coordinator: Option<String>,
-    /// Where the files of the runs' data set are, for the page of the latent space [default: the user's
-    /// cache]
+    /// Folder with the files of the runs' data set, for the page of the latent space [default: the
+    /// user's cache]
     #[arg(long, value_name = "DIR", conflicts_with = "coordinator")]
     data_dir: Option<PathBuf>,
-    /// Where to listen; if the port is taken, at any free one. Beyond loopback this takes --tls-dir
-    /// and a view token [default: 127.0.0.1:50052]
+    /// Address to listen on; if the port is taken, any free port. Beyond loopback this needs
+    /// --tls-dir and a view token [default: 127.0.0.1:50052]
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
-    /// File with the token that whoever looks beyond loopback must bring [default: view-token in
+    /// File with the token that a viewer beyond loopback must give [default: view-token in
     /// --tls-dir, if there is one]
     #[arg(long, value_name = "FILE")]
     view_token_file: Option<PathBuf>,
@@ -81,14 +81,14 @@ pub(crate) struct BoardArgs {
 pub(crate) enum Plan {
     /// Nowhere.
     Off,
-    /// Where it usually is, if that can be.
+    /// At the default address; without a board if that fails.
     Usual,
-    /// Where a person wants it, or not at all.
+    /// At the address that a flag names; if that fails, the coordinator ends with an error.
     At(SocketAddr, Option<Viewers>),
 }
 
 impl Plan {
-    /// What the flags ask for. Beyond this machine a run is shown to those with the view token.
+    /// The plan that the flags ask for. Beyond this machine a viewer needs the view token.
     pub(crate) fn new(flags: &BoardFlags, security: &Security) -> Result<Self> {
         let file = flags.view_token_file.as_deref();
         match flags.board {
@@ -102,14 +102,17 @@ impl Plan {
         }
     }
 
-    /// Opens the board's port; none where it is not to be or, unless it was asked for, cannot be.
+    /// Opens the board's port; none if the board is off, or if the default board cannot be opened.
+    ///
+    /// # Errors
+    /// When a board that a flag asks for cannot be opened.
     pub(crate) fn listen(&self) -> Result<Option<Opened>> {
         match self {
             Self::Off => Ok(None),
             Self::At(address, viewers) => {
                 Opened::at("--board", *address, viewers.clone()).map(Some)
             }
-            // Where descriptors are few, the workers need them.
+            // If only a few descriptors are allowed, the workers need them.
             Self::Usual if descriptors() < DESCRIPTORS_MIN => Ok(None),
             Self::Usual => {
                 let opened = Opened::at("--board", DEFAULT, None);
@@ -119,7 +122,7 @@ impl Plan {
     }
 }
 
-/// A board's open port, and who may look.
+/// A board's open port, and its check of viewers.
 #[derive(Debug)]
 pub(crate) struct Opened {
     listener: TcpListener,
@@ -127,7 +130,7 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Listens at an address; at any free port if that is taken.
+    /// Listens at an address; at any free port of that address if the port is taken.
     fn at(flag: &str, address: SocketAddr, viewers: Option<Viewers>) -> Result<Self> {
         let bound = match TcpListener::bind(address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -140,7 +143,7 @@ impl Opened {
         Ok(Self { listener, viewers })
     }
 
-    /// What a person is told of the page.
+    /// The line that tells a person the address of the page.
     pub(crate) fn line(&self) -> Result<String> {
         let address = self.listener.local_addr()?;
         Ok(match self.viewers {
@@ -150,13 +153,13 @@ impl Opened {
     }
 }
 
-/// File descriptors that this process is allowed.
+/// The number of file descriptors that this process may open.
 fn descriptors() -> u64 {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Shows the run in `run_dir`, and those beside it, until `stopped` ends. A run is carried out also
-/// where there is no thread left for that.
+/// Shows the run in `run_dir`, and the runs beside it, until `stopped` ends. If no thread can be
+/// started, the run goes on without a board.
 pub(crate) fn show(
     opened: Opened,
     readings: Readings,
@@ -172,7 +175,7 @@ pub(crate) fn show(
     }
 }
 
-/// Shows runs from a thread of its own.
+/// Shows runs from a new thread.
 pub(crate) fn show_at(
     opened: Opened,
     show: Show<impl Source>,
@@ -204,8 +207,7 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// `board`: shows finished runs, those of others, or that of a coordinator, until a signal ends the
-/// program.
+/// `board`: shows the runs in a folder, or the run of a coordinator, until a signal ends the program.
 pub(crate) fn show_runs(args: &BoardArgs, program: &dyn Program) -> Result<String> {
     let address = args.listen.unwrap_or(DEFAULT);
     let security = args.security.load()?;
@@ -225,15 +227,15 @@ pub(crate) fn show_runs(args: &BoardArgs, program: &dyn Program) -> Result<Strin
     anyhow::bail!("the board has ended")
 }
 
-/// The control loop, as the board asks it.
+/// The board's way to ask the control loop.
 #[derive(Clone, Debug)]
 pub(crate) struct Readings(
-    /// Weak: the control loop ends when all others that have something to tell are gone.
+    /// Weak: the control loop ends when all strong senders are gone, so the board must not hold one.
     pub(crate) mpsc::WeakSender<Input>,
 );
 
 impl Readings {
-    /// How the run stands; none when the control loop has ended.
+    /// The status of the run; none when the control loop has ended.
     pub(crate) async fn status(&self) -> Option<StatusReply> {
         let (reply, status) = oneshot::channel();
         self.0.upgrade()?.send(Input::Status(reply)).await.ok()?;
@@ -247,7 +249,7 @@ impl Source for Readings {
     }
 }
 
-/// How a run stands, in the board's words.
+/// Converts the status of a run into the board's type.
 pub(crate) fn reading(status: StatusReply) -> Reading {
     let metric = |metric: &MetricValue| Metric {
         name: printable(&metric.name).to_string(),

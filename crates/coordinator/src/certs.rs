@@ -1,5 +1,4 @@
-//! `COORDINATOR certs`: makes an authority, issues certificates, and says what to do with
-//! them.
+//! `COORDINATOR certs`: makes a certificate authority, issues certificates, and prints the next step.
 
 use std::path::Path;
 
@@ -12,7 +11,7 @@ use secure::{
 
 use crate::{args::CertsCommand, listen::PORT, program::Program};
 
-/// Does it; returns what there is to say.
+/// Carries out the command; returns the text to print.
 pub(crate) fn carry_out(command: &CertsCommand, program: &dyn Program) -> Result<String> {
     match command {
         CertsCommand::Init(args) => {
@@ -33,7 +32,7 @@ pub(crate) fn carry_out(command: &CertsCommand, program: &dyn Program) -> Result
                 args.days,
                 dir = folder.display()
             );
-            // A name with a star does not say which host is meant.
+            // A name with a star names no single host, so it cannot be part of a command.
             let address = args.host.iter().find_map(|host| Address::on(host, PORT).ok());
             if let Some(address) = address {
                 let (coordinator, worker) = start(program, &address, &folder);
@@ -45,7 +44,7 @@ pub(crate) fn carry_out(command: &CertsCommand, program: &dyn Program) -> Result
     }
 }
 
-/// What starts a coordinator on a host that has a certificate, and a worker beside it.
+/// The commands that start a coordinator and a worker on a host that has a certificate.
 fn start(program: &dyn Program, address: &Address, folder: &Path) -> (CommandLine, CommandLine) {
     let coordinator = CommandLine::this_program().args(program.subcommand());
     let coordinator = coordinator.arg("--listen").arg(address.to_string());

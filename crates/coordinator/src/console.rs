@@ -1,12 +1,11 @@
-//! What a person sees: lines, and on a terminal a status line below them, which shows how far
-//! training is or what the run waits for. The wording of the numbers is in [`figures`].
+//! The output for a person: lines, and on a terminal a status line below them. The status line shows
+//! the progress of training, or what the run waits for. [`figures`] words the numbers.
 //!
-//! The only place that writes to standard output. It does not know where its numbers come
-//! from.
+//! During a run, only this module writes to standard output.
 //!
 //! The status line begins in the first column, and the cursor is put back there. So erasing from
-//! the cursor on removes all of it, also after the terminal was made narrower and has wrapped it,
-//! and after it has echoed Ctrl-C.
+//! the cursor on removes the whole status line, even after the terminal was made narrower and has
+//! wrapped it, or after the terminal has echoed Ctrl-C.
 
 mod figures;
 
@@ -29,14 +28,14 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 /// Moves to the first column and erases from there to the end of the screen.
 const ERASE: &str = "\r\x1b[J";
 
-/// Standard output, shared by all that speak to the person. Clones are the same console.
+/// Standard output, shared by all parts that print. Clones share the same console.
 #[derive(Clone, Debug)]
 pub(crate) struct Console {
     is_terminal: bool,
     screen: Arc<Mutex<Screen>>,
 }
 
-/// What is shown below the lines, and when the last plain line of progress was written.
+/// The status line, and the time of the last plain line of progress.
 #[derive(Debug)]
 struct Screen {
     progress: Option<Progress>,
@@ -47,7 +46,7 @@ struct Screen {
 }
 
 impl Screen {
-    /// Draws the status line, if there is one, in the place of what was there.
+    /// Erases the old status line and draws the new one, if there is one.
     fn draw(&mut self) {
         let width = Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns));
         // The last column stays free: some terminals wrap as soon as it is written to.
@@ -113,7 +112,7 @@ impl Console {
         written
     }
 
-    /// Shows, where there is a terminal, how far training is that begins now.
+    /// Shows the progress of training that begins now, on a terminal only.
     pub(crate) fn begin(&self, progress: Progress) {
         if self.is_terminal {
             let mut screen = self.screen();
@@ -137,7 +136,7 @@ impl Console {
         }
     }
 
-    /// Shows, where there is a terminal, what the run waits for; none if it waits for nothing.
+    /// Shows what the run waits for, on a terminal only; none if the run waits for nothing.
     pub(crate) fn waiting(&self, waiting: Option<String>) {
         let mut screen = self.screen();
         if self.is_terminal && screen.waiting != waiting {
@@ -146,7 +145,7 @@ impl Console {
         }
     }
 
-    /// Takes the status line away.
+    /// Removes the status line.
     pub(crate) fn end(&self) {
         let mut screen = self.screen();
         (screen.progress, screen.waiting) = (None, None);

@@ -1,5 +1,5 @@
-//! The control loop: feeds the membership engine with what happens, and has [`orders`] carry
-//! out what it decides. All state of a running coordinator is here, in one task.
+//! The control loop: feeds the membership engine with events, and lets [`orders`] carry out the
+//! engine's commands. All state of a running coordinator is here, in one task.
 
 mod arrivals;
 mod call;
@@ -47,21 +47,21 @@ use crate::{
     stop::Asked,
 };
 
-/// Time between looks at the clock.
+/// Time between two ticks of the engine's clock.
 const TICK: Duration = Duration::from_millis(50);
 
 /// How long a worker may take to write a checkpoint on demand.
 const PERSIST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long workers may take to go once the run has ended.
+/// How long workers may take to disconnect once the run has ended.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What happens to a coordinator.
+/// An event for the control loop.
 #[derive(Debug)]
 pub(crate) enum Input {
-    /// A worker said hello; perhaps one that comes back, to this run.
+    /// A worker joined; with `Returning` if it reconnects to this run.
     Joined(WorkerId, Join, Connection, Option<wire::Returning>),
-    /// A worker said something else.
+    /// A later message from a worker.
     Message(WorkerId, worker_message::Body),
     /// A worker's stream ended.
     Lost(WorkerId, Loss),
@@ -73,32 +73,33 @@ pub(crate) enum Input {
     Status(oneshot::Sender<StatusReply>),
 }
 
-/// The way to a worker.
+/// The connection to a worker.
 #[derive(Debug)]
 pub(crate) struct Connection {
     outbound: mpsc::Sender<Result<Outbound, Status>>,
-    /// As it was told last: the engine forgets whom it gives up before anybody hears of it.
+    /// The rank that the worker was told last. The engine forgets an evicted worker before the
+    /// eviction is reported, so the rank is kept here.
     rank: Option<Rank>,
-    /// Where it serves the other workers.
+    /// Where the worker serves the other workers.
     address: String,
     process: Process,
     /// Equal for workers that can share memory; none for one that cannot.
     memory_domain: Option<String>,
-    /// The GPU that it computes on, if it does, among those of its host.
+    /// The PCI bus id of the worker's GPU, if it is known.
     gpu: Option<String>,
-    /// Whether it computes on a GPU at all.
+    /// Whether the worker computes on a GPU.
     is_on_gpu: bool,
-    /// What has to be brought to it by those who fetch its state.
+    /// The secret that another worker must send to fetch this worker's state.
     state_secret: Secret,
     joined: Instant,
-    /// The newest one when it came, to begin from.
+    /// The checkpoint to begin from: the newest one when the worker joined.
     checkpoint: Option<PathBuf>,
     last: Option<(Progress, Instant)>,
-    /// Memory of its process, as it told last.
+    /// Memory of the worker's process, from its last heartbeat.
     memory_bytes: Option<u64>,
-    /// What it computes on, for people; empty where it did not say.
+    /// Name of the worker's device, for people; empty if unknown.
     device: String,
-    /// Its fingerprint, as checkpoints hold it.
+    /// The worker's fingerprint, in the form that checkpoints hold.
     arithmetic: String,
     trains: Trains,
 }
@@ -133,7 +134,8 @@ impl Connection {
         }
     }
 
-    /// Sends, or gives up: a worker that does not take in its messages will fall silent too.
+    /// Sends a message, or drops it if the queue is full. A worker that does not read its messages
+    /// will also stop its heartbeats, and is then evicted.
     fn send(&self, message: Result<Outbound, Status>) {
         if self.outbound.try_send(message).is_err() {
             tracing::debug!(host = self.process.host, "a message to a worker was dropped");
@@ -141,7 +143,7 @@ impl Connection {
     }
 }
 
-/// A coordinator at work.
+/// A running coordinator.
 #[derive(Debug)]
 pub(crate) struct Control<'a> {
     launch: &'a Launch,
@@ -152,39 +154,39 @@ pub(crate) struct Control<'a> {
     deaths: Deaths,
     console: Console,
     record: Record,
-    /// Where the run is told of, besides its own files.
+    /// Sends the run's events beyond its own files.
     live: Live,
     waits: Waits,
     engine: Engine,
-    /// How all steps of the run were computed so far, a fingerprint for each kind.
+    /// The arithmetic of all steps of the run so far: one fingerprint for each kind.
     arithmetic: BTreeSet<String>,
-    /// The digest of the first worker's program; empty where it is not known.
+    /// The digest of the first worker's program; empty if it is not known.
     program: Option<Vec<u8>>,
-    /// The digest of the gradient that every worker has to show.
+    /// The digest of the probe's gradient, which every worker must reproduce.
     probe: Option<Digest>,
-    /// Why a worker was turned away that computes something else, if one was.
+    /// The reason of the last refusal of a worker that computes something else.
     turned_away: Option<String>,
     epoch: Instant,
     connections: HashMap<WorkerId, Connection>,
-    /// The members of the current generation, in rank order; the first leads.
+    /// The members of the current generation, in rank order; the first is the leader.
     members: Vec<(Rank, WorkerId)>,
-    /// How they exchange gradients, once this coordinator has told them.
+    /// The members' transport; none until this coordinator has started a generation.
     transport: Option<wire::Transport>,
     /// Whether this coordinator has seen a generation.
     has_begun: bool,
-    /// When the current one was decided on, by this coordinator.
+    /// When this coordinator decided on the current generation.
     generation_began: Option<Instant>,
     recovery: Recovery,
     outcome: Option<Outcome>,
-    /// What a worker could not finish after the run's end: the last checkpoint is not stored.
+    /// Why a worker could not store the last checkpoint after the run's end.
     unfinished: Option<String>,
-    /// For those who ask after this coordinator's health.
+    /// Publishes this coordinator's health.
     health: watch::Sender<Health>,
     /// Why the run directory cannot be written; the run then stops.
     broken: Option<anyhow::Error>,
     /// What signals ask for.
     asked: watch::Receiver<Asked>,
-    /// Whether nothing is waited for any more.
+    /// Whether the coordinator ends at once, without waiting for its workers.
     is_cut_short: bool,
 }
 
@@ -192,10 +194,10 @@ pub(crate) struct Control<'a> {
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) outcome: Outcome,
-    /// What was left undone.
+    /// Why the last checkpoint could not be stored, if it could not.
     pub(crate) unfinished: Option<String>,
-    /// Whether it was interrupted before its state was saved; the outcome then names the step of
-    /// the last checkpoint.
+    /// Whether the run was interrupted before its state was saved. The outcome then names the step
+    /// of the last checkpoint.
     pub(crate) is_cut_short: bool,
 }
 
@@ -260,7 +262,7 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// Runs until the run has ended and its workers have gone.
+    /// Runs until the run has ended and its workers have disconnected.
     pub(crate) async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Result<Ended> {
         self.begin();
         let mut ticks = tokio::time::interval(TICK);
@@ -316,14 +318,14 @@ impl<'a> Control<'a> {
         if !past.members.is_empty() {
             let members = stdout::counted(past.members.len() as u64, "worker");
             self.console.line(&format!(
-                "Waiting for {members} of generation {} to come back",
+                "Waiting for {members} of generation {} to reconnect",
                 past.generation
             ));
         }
         let (generation, version) = (past.generation.0, Some(VERSION.to_owned()));
         self.note(Happened::CoordinatorStarted { generation, version });
         if past.members.is_empty() {
-            // The last of them is reported once more by those who go on from the checkpoint.
+            // Workers that continue from the checkpoint report its last epoch once more.
             self.record_unreported(self.record.begun_at_epoch());
         }
     }
@@ -353,13 +355,13 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// Notes that a worker is gone, and tells people.
+    /// Records the loss of a worker, and prints it.
     fn lost(&mut self, worker: WorkerId, loss: &Loss) {
         let who = self.name(worker);
         let host = self.connections.get(&worker).map(|c| c.process.host.clone());
         let place = host.map_or(String::new(), |host| format!(" on {host}"));
         self.console.line(&match loss {
-            Loss::Left => format!("Let {who}{place} go"),
+            Loss::Left => format!("Dismissed {who}{place}"),
             loss => format!("Lost {who}{place}: {loss}"),
         });
         if self.is_member(worker) && *loss != Loss::Left {
@@ -369,7 +371,7 @@ impl<'a> Control<'a> {
         self.note(Happened::Lost { rank, reason: loss.to_string() });
     }
 
-    /// Notes that the generation is about to end.
+    /// Records that the generation is about to end.
     fn detect(&mut self, cause: &str, is_told: bool) {
         if self.recovery.detect(cause, is_told) {
             let generation = self.engine.generation().0;
@@ -377,7 +379,7 @@ impl<'a> Control<'a> {
         }
     }
 
-    /// The rank of a worker that is or was taken in.
+    /// The rank of a connected worker; none for a spare.
     fn rank(&self, worker: WorkerId) -> Option<Rank> {
         self.connections.get(&worker)?.rank
     }
@@ -428,11 +430,11 @@ impl<'a> Control<'a> {
         self.decide(event);
     }
 
-    /// Notes what a worker that has become ready tells beside where it stands.
+    /// Records the rest of a worker's Ready: an interrupted generation, or a copied state.
     fn ready(&mut self, worker: WorkerId, ready: &wire::Ready) {
         let rank = self.rank(worker).map(|rank| rank.0);
         if let Some(wire::ready::Unexpected::Interrupted(reason)) = &ready.unexpected
-            // One that comes back tells of a generation that is over.
+            // A worker that reconnects reports a generation that is already over.
             && self.is_member(worker)
         {
             let who = self.name(worker);
@@ -472,7 +474,7 @@ impl<'a> Control<'a> {
         self.stop_if_broken(written);
     }
 
-    /// Stops the run, so that it can be resumed, when its directory cannot be written.
+    /// Stops the run if its directory cannot be written, so that the run can be resumed.
     fn stop_if_broken(&mut self, written: Result<()>) {
         if let (Err(error), None) = (written, &self.broken) {
             self.broken = Some(error);

@@ -1,4 +1,4 @@
-//! The files of the run's data set, for workers that lack them: sent by name, from any byte on.
+//! Sends the files of the run's data set to workers that lack them: by name, from any offset on.
 
 use std::{
     io::SeekFrom,
@@ -21,7 +21,7 @@ use tonic::Status;
 /// Chunks that wait to be sent to one worker.
 const CHUNKS: usize = 4;
 
-/// Files that are sent at the same time; workers that ask for more come again.
+/// The most files that are sent at the same time. Further requests are refused; the worker retries.
 const FILES_AT_ONCE: usize = 256;
 
 /// The files, and where they are on this host.
@@ -37,7 +37,7 @@ impl Files {
         Self { files, open: Arc::new(Semaphore::new(FILES_AT_ONCE)) }
     }
 
-    /// Begins to send a file. Nothing but the files of the manifest is ever opened.
+    /// Begins to send a file. Only files of the manifest are ever opened.
     pub(crate) async fn send(
         &self,
         request: FetchFileRequest,
@@ -77,7 +77,7 @@ async fn send(
         let mut content = vec![0; FILE_CHUNK_BYTES];
         let read = file.read(&mut content).await?;
         content.truncate(read);
-        // A worker that went away does not matter here: its control stream tells.
+        // A worker that is gone is no error here: its control stream reports it.
         if read == 0 || outbound.send(Ok(FileChunk { content: content.into() })).await.is_err() {
             return Ok(());
         }

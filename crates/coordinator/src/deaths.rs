@@ -1,4 +1,4 @@
-//! Why workers that were started here have died: the signal, the likely cause, and how often.
+//! Why the workers of `--spawn` have died: the signal, the likely cause, and how often.
 
 use std::{
     collections::BTreeMap,
@@ -9,18 +9,18 @@ use limits::{Killer, MemoryKills};
 
 use crate::spawn::Exit;
 
-/// How long the kernel's count of kills may be older than a death that it explains: a process is
-/// dead some time before anybody hears of it.
+/// The count of kills that a death is compared with is at least this old: the coordinator hears of a
+/// death only some time after the kill.
 const COUNT_AGE_MIN: Duration = Duration::from_secs(5);
 
-/// What is known of workers that died.
+/// The deaths of workers so far.
 #[derive(Debug)]
 pub(crate) struct Deaths {
-    /// What the kernel had counted [`COUNT_AGE_MIN`] ago or earlier, and what it counted since.
+    /// The kernel's count of kills at least [`COUNT_AGE_MIN`] ago, and a newer one.
     before: MemoryKills,
     since: MemoryKills,
     counted: Instant,
-    /// How often each has died, and why the last time.
+    /// For each slot: how often its worker has died, and why the last time.
     tally: BTreeMap<u32, (u32, String)>,
 }
 
@@ -30,7 +30,7 @@ impl Deaths {
         Self { before: now, since: now, counted: Instant::now(), tally: BTreeMap::new() }
     }
 
-    /// Forgets kills that were too long ago to explain a death that comes now. To be called often.
+    /// Forgets kills that are too old to explain a death from now on. To be called often.
     pub(crate) fn pass_time(&mut self) {
         if self.counted.elapsed() >= COUNT_AGE_MIN {
             self.before = std::mem::replace(&mut self.since, MemoryKills::so_far());
@@ -38,7 +38,7 @@ impl Deaths {
         }
     }
 
-    /// How a worker's process ended, and the likely cause where a signal ended it.
+    /// How a worker's process ended, and the likely cause if a signal ended it.
     pub(crate) fn explain(&mut self, slot: u32, exit: &Exit) -> String {
         let cause = match exit.signal {
             None => exit.status.clone(),
@@ -65,7 +65,8 @@ impl Deaths {
         cause
     }
 
-    /// What is to be said where workers are missing at the end; nothing if none has died.
+    /// A summary of all deaths, for a run that ends because workers are missing; none if no worker
+    /// has died.
     pub(crate) fn summary(&self) -> Option<String> {
         let one = |(slot, (times, last)): (&u32, &(u32, String))| match times {
             1 => format!("worker {slot} {last}"),

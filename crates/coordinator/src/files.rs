@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// Bytes of a file that are read back at the most.
+/// The most bytes of a file that are read.
 const BYTES_MAX: u64 = 64 << 20;
 
 /// Reads a file, up to a bound.
@@ -24,13 +24,13 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Opens a file for appending, made now if there is none.
+/// Opens a file for appending; makes it if there is none.
 pub(crate) fn append(path: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).append(true).open(path);
     file.with_context(|| format!("cannot open {} for writing", path.display()))
 }
 
-/// Opens a file of lines for appending; a last line that was cut off is mended.
+/// Opens a file of lines for appending; a last line that was cut off is removed first.
 pub(crate) fn append_lines(path: &Path) -> Result<File> {
     history::append_lines(path).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,5 +1,5 @@
-//! A run for boards on other machines: its rows, samples and status, as they come. Only so many
-//! messages wait for one who follows; what is not sent yet stays in the files.
+//! Sends a run to boards on other machines: its rows, samples and status, as they come. The queue of
+//! messages for a board is bounded; the rest stays in the files until the board has read.
 
 use std::{
     collections::VecDeque,
@@ -27,25 +27,25 @@ use tonic::Status;
 
 use crate::{board::Readings, run_dir};
 
-/// Boards that follow at a time.
+/// The most boards that follow at a time.
 const FOLLOWERS_MAX: usize = 8;
 
-/// Messages that wait for one of them.
+/// Messages that may wait for one board.
 const REPLIES: usize = 4;
 
-/// Bytes of rows in a message, but for the last row.
+/// A message ends after the row that reaches this many bytes.
 const ROWS_BYTES: usize = 256 << 10;
 
-/// Time between two looks at the run.
+/// Time between two reads of the run's files.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Samples of earlier epochs that are sent to begin with.
+/// The most samples of earlier epochs that are sent at the beginning.
 const SAMPLES_MAX: usize = 64;
 
-/// Bytes of a file that is sent in one message.
+/// The largest file that is sent, in one message, in bytes.
 const FILE_BYTES_MAX: u64 = FOLLOW_MESSAGE_BYTES_MAX as u64 - 4096;
 
-/// How long the end of a run is held up for those who follow it.
+/// How long a coordinator that ends waits for the boards to read the last messages.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The boards that follow the run.
@@ -56,7 +56,7 @@ pub(crate) struct Followers {
     turns: Arc<Semaphore>,
 }
 
-/// What is sent to one of them.
+/// The messages for one board.
 pub(crate) type Replies = mpsc::Receiver<Result<FollowReply, Status>>;
 
 impl Followers {
@@ -66,7 +66,7 @@ impl Followers {
         Self { run_id: run_id.to_owned(), run_dir: run_dir.to_owned(), turns }
     }
 
-    /// Begins to send to one who asks.
+    /// Begins to send to a board.
     pub(crate) async fn take_in(
         &self,
         request: FollowRequest,
@@ -87,14 +87,14 @@ impl Followers {
         Ok(replies)
     }
 
-    /// Lets those who follow hear the end of the run, for a while.
+    /// Waits until all boards have read the end of the run, or until the timeout.
     pub(crate) async fn finish(&self) {
         let _all_or_late =
             timeout(LAST_WORDS_TIMEOUT, self.turns.acquire_many(FOLLOWERS_MAX as u32)).await;
     }
 }
 
-/// Sends all there is, until the run has ended or nobody takes it in.
+/// Sends all rows, samples and statuses until the run has ended or the board is gone.
 async fn send(
     sender: mpsc::Sender<Result<FollowReply, Status>>,
     run: FollowedRun,
@@ -107,7 +107,8 @@ async fn send(
     };
     say(Body::Run(run)).await?;
     loop {
-        // Asked for first: at the end of the run all rows are there before this comes to nothing.
+        // The status is read before the rows. When it is none, the run has ended and all rows have
+        // been written, so the last pass over the files sends all of them.
         let status = readings.status().await;
         loop {
             let (next, bodies) = spawn_blocking(move || {
@@ -137,7 +138,7 @@ async fn send(
             () = sender.closed() => return Err(Gone),
         }
     }
-    // The turn is over when all that was said has been taken in.
+    // The turn ends when the board has read all messages.
     let ended = Status::unavailable("the run has ended");
     let _sent = sender.send(Err(ended)).await;
     sender.closed().await;
@@ -159,7 +160,7 @@ struct Files {
     /// Epochs whose samples are to be sent.
     pending: VecDeque<u64>,
     checkpoints: Directory,
-    /// Updates that the newest checkpoint has seen which was told of.
+    /// Step of the newest checkpoint that the board was told of.
     checkpoint: Option<u64>,
     summary_changed: Option<SystemTime>,
 }
@@ -197,7 +198,7 @@ impl Files {
         Ok((FollowedRun { run_id, folder, configuration }, files))
     }
 
-    /// What comes next; nothing if nothing has come yet.
+    /// The next messages; none if there is nothing new yet.
     fn next(&mut self) -> Result<Vec<Body>, HistoryError> {
         let metrics = rows(|| self.metrics.next_item())?;
         let events = rows(|| self.events.next_item())?;
@@ -245,7 +246,7 @@ impl Files {
     }
 }
 
-/// A whole file that fits into a message.
+/// Reads a whole file that fits into a message.
 fn read(path: &Path) -> io::Result<Bytes> {
     let mut bytes = Vec::new();
     File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
@@ -255,7 +256,7 @@ fn read(path: &Path) -> io::Result<Bytes> {
     Ok(bytes.into())
 }
 
-/// The next rows of a log, up to what a message takes; none if there are none yet.
+/// The next rows of a log, as many as a message takes; none if there are none yet.
 fn rows<R: Serialize>(
     mut next: impl FnMut() -> Result<Option<Item<R>>, HistoryError>,
 ) -> Result<Option<Rows>, HistoryError> {
@@ -268,7 +269,7 @@ fn rows<R: Serialize>(
                     lines.push(b'\n');
                 }
             }
-            // The board finds this in the rows, too.
+            // The board detects this from the rows themselves.
             Some(Item::Rewound { .. }) => {}
             Some(Item::Restarted) => {
                 lines.clear();
@@ -328,10 +329,10 @@ mod tests {
         fs::write(folder.path().join("metrics.jsonl"), more).unwrap();
         let known = FollowRequest { run_id: "r".into(), metrics: position, ..Default::default() };
         assert_eq!(lines(&opened(folder.path(), &known).next().unwrap()), 2);
-        // The rows of another run are of no use here.
+        // The position in another run's rows is ignored.
         let other = FollowRequest { run_id: "other".into(), ..known.clone() };
         assert!(lines(&opened(folder.path(), &other).next().unwrap()) > 2);
-        // What has been cut off comes again.
+        // After the file was cut off, its rows are sent again from the beginning.
         fs::write(folder.path().join("metrics.jsonl"), row(1)).unwrap();
         let bodies = opened(folder.path(), &known).next().unwrap();
         assert!(matches!(&bodies[..], [Body::Metrics(Rows { restarted: true, .. })]), "{bodies:?}");

@@ -1,5 +1,5 @@
-//! The standard gRPC services beside the coordinator's own: its health, which follows the run, and
-//! what it can be asked. Neither tells more than that.
+//! The standard gRPC services beside the coordinator's own: health, which follows the state of the
+//! run, and reflection, which describes the services.
 
 use anyhow::{Context as _, Result};
 use protocol::{DESCRIPTORS, TRAINING_HEALTH, wire::coordinator_server::SERVICE_NAME};
@@ -11,12 +11,12 @@ use tonic_health::{
 };
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
-/// How the run stands, as far as health goes.
+/// The state of the run, as the health service distinguishes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
-    /// The coordinator does not take in workers yet.
+    /// The coordinator does not admit workers yet.
     Preparing,
-    /// The coordinator takes in workers, and no generation computes.
+    /// The coordinator admits workers, and no generation computes.
     Waiting,
     /// A generation computes.
     Training,
@@ -24,7 +24,7 @@ pub(crate) enum Health {
     Ended,
 }
 
-/// The health service, and the way to tell it how the run stands.
+/// The health service, and the sender that updates it.
 pub(crate) fn service() -> (watch::Sender<Health>, HealthServer<impl Service>) {
     let (reporter, service) = health_reporter();
     let (sender, health) = watch::channel(Health::Preparing);

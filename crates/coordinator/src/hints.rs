@@ -1,4 +1,4 @@
-//! The commands that a person is told to type: how to go on with a run, how to start its workers.
+//! The commands that are printed for a person to type: how to resume a run, how to start its workers.
 
 use std::{
     collections::HashSet,
@@ -20,26 +20,28 @@ use crate::{
     program::Program,
 };
 
-/// What a run keeps beside its configuration, or what every command says anew.
+/// Flags that a command to resume does not repeat from the command line: the run directory keeps
+/// them, or the command sets them itself.
 const NOT_REPEATED: [&str; 7] =
     ["workers", "shards", "run_dir", "resume", "resume_or_begin", "name", "note"];
 
 /// The variable that tells cargo where to build.
 const TARGET: &str = "CARGO_TARGET_DIR";
 
-/// Addresses that belong to nobody: the way to them is that to other hosts.
+/// For IPv4 and IPv6: the unspecified address, and an address reserved for documentation. The route
+/// to the latter is the route to other hosts.
 const FAR_AWAY: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
 
-/// The flags that this coordinator was given and that its run does not keep: what it takes to go
-/// on as before.
+/// The flags of this coordinator that its run directory does not keep. They are needed again to
+/// resume the run in the same way.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Given {
-    /// The word before the flags.
+    /// The subcommand before the flags.
     subcommand: Option<&'static str>,
     flags: Vec<Flag>,
 }
 
-/// A flag, and how it is typed.
+/// A flag, and the words to type for it.
 #[derive(Clone, Debug)]
 struct Flag {
     id: String,
@@ -62,14 +64,14 @@ impl Given {
         Self { subcommand: program.subcommand(), flags: flags.map(flag).collect() }
     }
 
-    /// What has the run in a directory go on.
+    /// The command that resumes the run in a directory.
     pub(crate) fn go_on(&self, run_dir: &Path) -> CommandLine {
         let line = CommandLine::this_program().args(self.subcommand);
         let line = line.arg("--resume").arg("--run-dir").arg(run_dir);
         line.args(self.flags.iter().flat_map(|flag| flag.words.clone()))
     }
 
-    /// The same with another value of a flag.
+    /// The same flags with another value of one flag.
     pub(crate) fn with(mut self, id: &str, value: impl ToString) -> Self {
         self.flags.retain(|flag| flag.id != id);
         let name = format!("--{}", id.replace('_', "-"));
@@ -78,8 +80,7 @@ impl Given {
     }
 }
 
-/// What to do about a run that was stopped: go on with it, or begin again where nothing of it was
-/// kept.
+/// What to do about a run that was stopped: resume it, or begin again if it has no run directory.
 pub(crate) fn next(launch: &Launch, run_dir: Option<&Path>) -> String {
     match run_dir {
         Some(run_dir) => format!("go on with: {}", launch.given.go_on(run_dir)),
@@ -87,8 +88,8 @@ pub(crate) fn next(launch: &Launch, run_dir: Option<&Path>) -> String {
     }
 }
 
-/// What to do after an outcome that is not what its coordinator wanted; none where the outcome says
-/// so itself, since the same run would come to the same end.
+/// What to do after an outcome other than success; none if the run would fail in the same way again,
+/// because the outcome's own message then says what to do.
 pub(crate) fn after(outcome: &Outcome, launch: &Launch, run_dir: Option<&Path>) -> Option<String> {
     let next = next(launch, run_dir);
     match outcome {
@@ -97,7 +98,7 @@ pub(crate) fn after(outcome: &Outcome, launch: &Launch, run_dir: Option<&Path>) 
             let fewer = (*present > 0).then_some(run_dir).flatten();
             let fewer = fewer.map(|run_dir| launch.with_fewer(flag, *present).go_on(run_dir));
             let fewer = fewer.map(|line| format!("\nor with fewer: {line}")).unwrap_or_default();
-            // A command ends its line, so that a line can be pasted as it is.
+            // Nothing follows a command on its line, so that the line can be pasted as it is.
             let start = match launch.spawn {
                 Some(_) => "",
                 None => "\nand start the workers when it says how",
@@ -108,7 +109,7 @@ pub(crate) fn after(outcome: &Outcome, launch: &Launch, run_dir: Option<&Path>) 
     }
 }
 
-/// How to get the worker's program, which is not where it is looked for.
+/// How to get the worker's program, which was not found at its place.
 pub(crate) fn get_worker(program: &Path) -> String {
     match build(program) {
         Some(line) => format!("build it with: {line}"),
@@ -116,7 +117,7 @@ pub(crate) fn get_worker(program: &Path) -> String {
     }
 }
 
-/// How cargo builds a program at this place; none where it does not.
+/// The cargo command that builds a program at this place; none if the place is no folder of cargo's.
 fn build(program: &Path) -> Option<CommandLine> {
     let folder = program.parent()?;
     if !folder.join(".fingerprint").is_dir() {
@@ -151,11 +152,11 @@ pub(crate) fn words(arg: &Arg, matches: &ArgMatches) -> Vec<OsString> {
     values.into_iter().flat_map(|value| [name.clone().into(), value]).collect()
 }
 
-/// What starts a worker of the run on this host.
+/// The command that starts a worker of the run on this host.
 pub(crate) fn worker(launch: &Launch, listening: SocketAddr) -> CommandLine {
     let url = format!("{}://{}", launch.security.scheme(), place(launch, listening));
     let line = match launch.foreign_task() {
-        // The program that has described the task; nobody here knows where it is.
+        // The program that has described the task; its path is not known here.
         Some(task) => CommandLine::program(task).arg("worker"),
         None => launch.program.worker().line(),
     };
@@ -167,8 +168,8 @@ pub(crate) fn worker(launch: &Launch, listening: SocketAddr) -> CommandLine {
     line
 }
 
-/// Where workers find what listens at an address: as they are told, else by a name that leads there
-/// and that is in the certificate, if there is one.
+/// The address that workers connect to: that of `--advertise` if given, else a name or address that
+/// resolves to the listening one and that is in the certificate, if there is a certificate.
 fn place(launch: &Launch, listening: SocketAddr) -> String {
     let port = listening.port();
     if let Some(address) = launch.advertise.as_ref().and_then(|host| host.port(port)) {
@@ -195,8 +196,8 @@ fn place(launch: &Launch, listening: SocketAddr) -> String {
     found.unwrap_or_else(|| listening.to_string())
 }
 
-/// The address of this host on the way to others. Nothing is sent: a datagram socket only looks its
-/// route up.
+/// The address of this host on the route to other hosts. Nothing is sent: connecting a datagram
+/// socket only looks up the route.
 fn own_address(any: &str, far: &str) -> Option<String> {
     let socket = UdpSocket::bind(any).ok()?;
     socket.connect(far).ok()?;

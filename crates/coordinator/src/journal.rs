@@ -1,5 +1,5 @@
-//! The journal: what a coordinator that is started again must know of the one before. A line
-//! is on the disk before anybody acts upon it.
+//! The journal: what a restarted coordinator must know of the previous one. A line is on the disk
+//! before the coordinator acts upon it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,10 +21,10 @@ use crate::files;
 pub(crate) struct Process {
     /// Name of its host.
     pub(crate) host: String,
-    /// Its number there.
+    /// The process number on that host.
     pub(crate) id: u32,
-    /// When it began, since numbers are used again; none where the system did not tell, and in
-    /// journals of earlier versions.
+    /// When the process began, because process numbers are reused; none if the system did not tell,
+    /// and in journals of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) birth: Option<String>,
 }
@@ -35,15 +35,15 @@ impl Process {
         Self { host: host(), id, birth: process::birth(id) }
     }
 
-    /// Whether both are the same one.
+    /// Whether both are the same process.
     pub(crate) fn is(&self, other: &Self) -> bool {
         let births = self.birth.as_ref().zip(other.birth.as_ref());
         (&self.host, self.id) == (&other.host, other.id)
             && births.is_none_or(|(ours, theirs)| ours == theirs)
     }
 
-    /// Whether it runs, as one of this host. Of one whose birth is not known, that is so only if
-    /// the process with its number is a worker.
+    /// Whether the process, on this host, still runs. If its birth is not known, the process with
+    /// its number must be a worker.
     pub(crate) fn runs_here(&self) -> bool {
         match &self.birth {
             Some(birth) => process::birth(self.id).as_ref() == Some(birth),
@@ -74,15 +74,15 @@ pub(crate) enum Entry {
     },
     /// A generation is about to start: its number is used.
     Generation { number: u64, members: Vec<Member> },
-    /// What the secrets of generations come from, as hexadecimal text.
+    /// The key from which the secrets of generations are derived, as hexadecimal text.
     Key(String),
-    /// The digest of the gradient that every worker has to show, as hexadecimal text.
+    /// The digest of the probe's gradient, which every worker must reproduce, as hexadecimal text.
     Probe(String),
-    /// The run has ended as its coordinator wanted it to.
+    /// The run has ended under its coordinator's control.
     Ended,
 }
 
-/// What the journal says.
+/// The content of a journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct History {
     pub(crate) generation: Generation,
@@ -96,7 +96,7 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Reads a journal; a line that is none says nothing.
+    /// Reads a journal; an invalid line is ignored.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = files::read(path)?;
         let mut history = Self::default();
@@ -121,7 +121,7 @@ impl History {
             Entry::Generation { .. } => {}
             Entry::Key(key) => self.key = Key::from_hex(&key),
             Entry::Probe(probe) => self.probe = probe.parse().ok(),
-            // Numbers stay used, and so does what the run computes; nobody is left.
+            // The generation's number stays used and the probe stays valid; no process is left.
             Entry::Ended => {
                 let (generation, probe) = (self.generation, self.probe);
                 *self = Self { generation, probe, ..Self::default() };
@@ -129,20 +129,22 @@ impl History {
         }
     }
 
-    /// Where workers that were left behind look for their coordinator, if there may be any.
+    /// The address at which workers of the previous coordinator look for it, if there may be any.
     pub(crate) fn listening(&self) -> Option<SocketAddr> {
         let any = !self.past().members.is_empty() || !self.children().is_empty();
-        // Only this entry tells which workers came before the first generation.
+        // Workers that joined before the first generation are in no other entry.
         self.listening.filter(|_| any || self.gathering)
     }
 
-    /// The digest of the gradient that every worker has to show, if one has.
+    /// The digest of the probe's gradient, which every worker must reproduce; none until a worker
+    /// has reported one.
     pub(crate) fn probe(&self) -> Option<Digest> {
         self.probe
     }
 
-    /// What the secrets of generations come from: what the coordinator before this one has
-    /// noted, so that this one knows whom that has called to which rank, or else a new one.
+    /// The key from which the secrets of generations are derived. The previous coordinator's key is
+    /// used again, so that this coordinator can check the proofs of the previous one; if there is
+    /// none, a new key is made and noted.
     pub(crate) fn key(&self, journal: &mut Journal) -> Result<Key> {
         if let Some(key) = self.key {
             return Ok(key);
@@ -152,10 +154,10 @@ impl History {
         Ok(key)
     }
 
-    /// The processes that were started on this machine and still run, by slot.
+    /// The processes that `--spawn` started on this machine and that still run, by slot.
     pub(crate) fn children(&self) -> BTreeMap<u32, Process> {
         let is_child = |process: &Process| {
-            // Without a birth, another coordinator's worker could have the number by now.
+            // Without a birth, the number could belong to another coordinator's worker by now.
             process.runs_here() && (process.birth.is_some() || self.has_called(process.id))
         };
         let running = self.spawned.iter().filter(|(_, process)| is_child(process));
@@ -172,7 +174,8 @@ impl History {
             && arguments.next().is_some_and(|url| url.ends_with(port.as_bytes()))
     }
 
-    /// What the engine has to know: members on other hosts may always be computing.
+    /// The members that may still compute, for the engine. Members on other hosts always count,
+    /// because this host cannot check them.
     pub(crate) fn past(&self) -> Past {
         let here = host();
         let may_live = |member: &&Member| member.process.host != here || member.process.runs_here();
@@ -187,7 +190,7 @@ pub(crate) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Whether a process of this number runs here that can be a worker.
+/// Whether the process with this number is a running worker on this host.
 fn is_worker(process: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // "id (name) state ...": the name may hold anything.
@@ -213,7 +216,7 @@ impl Journal {
         Ok(Self { file, path })
     }
 
-    /// Writes a line, on the disk for good.
+    /// Writes a line and waits until it is on the disk.
     pub(crate) fn note(&mut self, entry: &Entry) -> Result<()> {
         let written = history::append_line(&mut self.file, entry).and_then(|()| {
             crashpoint::reach!("journal.written");
@@ -274,7 +277,7 @@ mod tests {
         assert_eq!(history, History::default());
     }
 
-    /// Workers may have come that no generation has yet.
+    /// Workers may have joined that are in no generation yet.
     #[test]
     fn who_listened_before_the_first_generation_is_still_looked_for() {
         let listening = "{\"listening\":\"127.0.0.1:7\"}";

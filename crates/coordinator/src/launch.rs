@@ -1,6 +1,6 @@
-//! A run that can begin: a valid configuration, the run directory's place, the checkpoint to resume
-//! from, and how it is carried out. Nothing is written before [`Launch::open_run_dir`], except what
-//! [`origin`] fetches from a store.
+//! A run that can begin: a valid configuration, the path of the run directory, the checkpoint to
+//! resume from, and the settings of this coordinator. Nothing is written before
+//! [`Launch::open_run_dir`], except the files that [`origin`] fetches from a store.
 
 use std::{
     ffi::OsString,
@@ -40,7 +40,7 @@ pub(crate) struct Launch {
     /// Whether `runs/latest` is to point at the run directory.
     is_default_dir: bool,
     pub(crate) start: Start,
-    /// Where checkpoints are kept beside the run directory.
+    /// The object store that also keeps the checkpoints.
     storage: Option<Storage>,
     pub(crate) data_dir: PathBuf,
     pub(crate) is_data_dir_given: bool,
@@ -48,18 +48,18 @@ pub(crate) struct Launch {
     pub(crate) listen: SocketAddr,
     /// Where the run is shown, if anywhere.
     pub(crate) board: board::Plan,
-    /// What workers are told to connect to, if not what this coordinator listens on.
+    /// The name that workers connect to, if it differs from the listening address.
     pub(crate) advertise: Option<HostName>,
     pub(crate) security: Security,
     /// The same security, as flags of the workers that are started here.
     pub(crate) worker_arguments: Vec<OsString>,
-    /// The workers to start here, if they are started here.
+    /// How to start the workers, if this coordinator starts them.
     pub(crate) spawn: Option<Spawn>,
-    /// What has to be said again to go on with the run.
+    /// The flags to repeat when the run is resumed.
     pub(crate) given: Given,
     /// Whether SIGTERM ends this process alone, and not the run.
     pub(crate) leave_on_sigterm: bool,
-    /// What is known of a run that has begun before.
+    /// The journal of an earlier coordinator of this run.
     pub(crate) history: History,
     pub(crate) min_workers: u32,
     pub(crate) max_restarts: u32,
@@ -73,7 +73,7 @@ pub(crate) struct Launch {
     pub(crate) log_level: LogLevel,
     /// Whether events are written for TensorBoard.
     pub(crate) tensorboard: bool,
-    /// What is told of every event.
+    /// The command that receives every event.
     pub(crate) notify: Option<String>,
 }
 
@@ -84,7 +84,7 @@ pub(crate) enum Start {
     Seed,
     /// A run that ended before its first checkpoint, from its seed again.
     Again,
-    /// A checkpoint: its absolute path, and what it says.
+    /// A checkpoint: its absolute path and its metadata.
     Checkpoint(PathBuf, checkpoint::Metadata),
 }
 
@@ -93,8 +93,8 @@ pub(crate) enum Start {
 pub(crate) struct Spawn {
     pub(crate) program: PathBuf,
     pub(crate) threads: Option<u32>,
-    /// Where they compute, one after the other, and again from the first; empty to leave it to
-    /// them.
+    /// The workers' devices: one after the other, then again from the first; empty if each worker
+    /// chooses its own.
     pub(crate) devices: Vec<String>,
 }
 
@@ -106,7 +106,7 @@ impl Spawn {
 }
 
 impl Launch {
-    /// Prepares the run that the flags describe; `matches` says which were given.
+    /// Prepares the run that the flags describe; `matches` says which flags were given.
     pub(crate) fn prepare(
         program: &'static dyn Program,
         args: Args,
@@ -139,7 +139,7 @@ impl Launch {
             args.min_workers
         );
         let history = RunDir::read_history(&run_dir)?;
-        // Workers that were left behind look for their coordinator where it was.
+        // Workers of the previous coordinator look for it at its old address.
         let known = history.listening().filter(|_| !is_given(matches, "listen"));
         let listen = known.map_or_else(|| args.listen.resolve(), Ok)?;
         security.permit("--listen", &listen.into())?;
@@ -178,20 +178,20 @@ impl Launch {
         })
     }
 
-    /// Marks the folder in the store, if there is one, as this run's. This shows that something can
-    /// be put there, too.
+    /// Marks the folder in the store, if there is one, as this run's. The write also shows that the
+    /// store accepts writes.
     pub(crate) async fn claim_storage(&self) -> Result<()> {
         let Some(storage) = self.storage.clone() else { return Ok(()) };
         let info = self.info.clone();
         tokio::task::spawn_blocking(move || storage.claim(&info)).await?
     }
 
-    /// Makes the run directory, or opens that of the run to resume.
+    /// Makes the run directory, or opens the directory of the run to resume.
     pub(crate) fn open_run_dir(&self) -> Result<RunDir> {
         RunDir::create(&self.run_dir, &self.info)
     }
 
-    /// Notes that workers begin to compute: from now on this is the latest run.
+    /// Records that workers begin to compute: from now on this is the latest run.
     pub(crate) fn begin(&self, run_dir: &mut RunDir) -> Result<()> {
         if self.is_default_dir && !run_dir.has_begun() {
             run_dir.point_latest();
@@ -200,24 +200,25 @@ impl Launch {
         Ok(())
     }
 
-    /// The flags to go on with where only so many workers came; `flag` says how many it takes.
+    /// The flags to resume with if only `workers` joined; `flag` is the flag that demanded more.
     pub(crate) fn with_fewer(&self, flag: &str, workers: u32) -> Given {
         let given = self.given.clone();
         let given = if flag == "workers" { given.with("workers", workers) } else { given };
         if self.min_workers > workers { given.with("min_workers", workers) } else { given }
     }
 
-    /// Whether the run is known beyond this start: it has begun before, or it stands in a store.
+    /// Whether the run is known beyond this start: it has begun before, or it is in a store.
     pub(crate) fn is_known(&self) -> bool {
         !matches!(self.start, Start::Seed) || self.storage.is_some()
     }
 
-    /// What boards show of the run's models.
+    /// The explorer of the run's models, for boards.
     pub(crate) fn explorer(&self) -> Option<Arc<dyn Explorer>> {
         self.program.explorer(Some(self.data_dir.clone()))
     }
 
-    /// Where the run is or will be, whatever a link on the way may lead to later.
+    /// The run directory's path with all links resolved, so that later changes of a link do not
+    /// matter; the absolute path if the directory does not exist yet.
     pub(crate) fn resolved_run_dir(&self) -> Result<PathBuf> {
         let there = std::fs::canonicalize(&self.run_dir);
         Ok(there.or_else(|_| std::path::absolute(&self.run_dir))?)
@@ -228,13 +229,13 @@ impl Launch {
         self.resolved_run_dir().map(|run_dir| RunDir::checkpoints_in(&run_dir))
     }
 
-    /// The name of the run's task, where it is not that of this program.
+    /// The name of the run's task, if it differs from this program's task.
     pub(crate) fn foreign_task(&self) -> Option<&str> {
         let name = &self.config().training.task.name;
         (name != self.program.task()).then_some(name)
     }
 
-    /// What the run learns from.
+    /// The run's data set.
     pub(crate) fn dataset(&self) -> &Manifest {
         &self.config().training.task.dataset
     }
@@ -243,7 +244,7 @@ impl Launch {
         &self.info.config
     }
 
-    /// The checkpoint that the run goes on from, if it does.
+    /// The checkpoint that the run continues from, if there is one.
     pub(crate) fn checkpoint(&self) -> Option<(&Path, &checkpoint::Metadata)> {
         match &self.start {
             Start::Checkpoint(path, metadata) => Some((path, metadata)),
@@ -256,11 +257,11 @@ impl Launch {
         steps_per_epoch(self.config())
     }
 
-    /// Whether the run has been completed before, so that nothing of it is left to do.
+    /// Whether the run has been completed before.
     pub(crate) fn is_complete(&self) -> bool {
         let steps = steps(self.config());
         let is_trained = self.checkpoint().is_some_and(|(_, metadata)| metadata.step == steps);
-        // Only workers could tell whether a store lacks something.
+        // Only workers can tell whether a store lacks a checkpoint.
         is_trained && self.storage.is_none() && RunDir::is_summed_up(&self.run_dir, steps)
     }
 }

@@ -1,9 +1,10 @@
-//! The control plane of a run, a shell around the crate `membership`: a program calls [`main`] with
-//! what it knows of its task, a [`Program`].
+//! The control plane of a run, a shell around the crate `membership`. A program calls [`main`] with
+//! a [`Program`], which describes its task.
 //!
-//! [`origin`] and [`launch`] turn flags into a run; [`service`] takes in streams; [`control`] feeds the
-//! engine and carries out its decisions; [`record`], [`run_dir`] and [`journal`] keep the
-//! books; [`live`] passes them on, [`runs`] reads them again; [`console`] is what a person sees. No tensor and no training step passes through here.
+//! [`origin`] and [`launch`] turn flags into a run. [`service`] accepts the workers' streams. [`control`]
+//! feeds the engine and carries out its decisions. [`record`], [`run_dir`] and [`journal`] keep the
+//! records, [`live`] sends them elsewhere, and [`runs`] reads them later. [`console`] prints for a
+//! person. No tensor and no training step passes through here.
 
 mod args;
 mod board;
@@ -63,10 +64,10 @@ use crate::{
 };
 
 pub use crate::program::{Preparing, Program, WorkerProgram};
-/// What a program shows of its models on the board.
+/// How a program shows its models on the board.
 pub use ::board::{Exploration, Explorer, PageFile};
 
-/// The program, with its arguments: the first is what it was called as, as in
+/// Runs the program with its arguments. The first argument is the program's own name, as in
 /// [`std::env::args_os`].
 pub fn main(
     program: &'static dyn Program,
@@ -143,7 +144,7 @@ fn run(program: &'static dyn Program, arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Does what was asked for in place of a run.
+/// Carries out a subcommand; no run is started.
 fn carry_out(command: &Command, program: &dyn Program) -> ExitCode {
     let said = match command {
         Command::Status(args) if args.watch => watch::watch(args).map(|()| String::new()),
@@ -163,7 +164,7 @@ fn carry_out(command: &Command, program: &dyn Program) -> ExitCode {
     }
 }
 
-/// The command as it is parsed.
+/// The command with which arguments are parsed.
 fn command(program: &dyn Program) -> clap::Command {
     manual::complete(flags(program), &reference::REFERENCE)
 }
@@ -173,9 +174,10 @@ fn flags(program: &dyn Program) -> clap::Command {
     let name = program.name();
     let called = program.subcommand().map_or(name.to_owned(), |word| format!("{name} {word}"));
     let command = Args::command().name(name).bin_name(called).next_help_heading("Model");
-    // Options that have a doc comment have made it the description of the command.
+    // If the struct of the task's options has a doc comment, clap has made it the description of
+    // the command; the program's own replaces it.
     let command = program.add_flags(command).about(program.about()).long_about(None);
-    // A run that is continued has its options, and so has a task that is described by a file.
+    // A resumed run already has its options, and so does a task described by a file.
     let command = command.mut_args(|arg| match arg.is_required_set() {
         true => {
             arg.required(false).required_unless_present_any(["resume", "resume_or_begin", "task"])
@@ -185,7 +187,7 @@ fn flags(program: &dyn Program) -> clap::Command {
     command.subcommand_negates_reqs(true)
 }
 
-/// The last generation that a journal speaks of, whatever else the file holds.
+/// The last generation in a journal; 0 if the journal has none.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -195,7 +197,7 @@ pub fn last_generation(journal: &std::path::Path) -> anyhow::Result<u64> {
     Ok(history.generation.0)
 }
 
-/// When dropped, all that was said is written.
+/// Flushes all output when dropped.
 struct Written;
 
 impl Drop for Written {
@@ -210,7 +212,7 @@ fn fail(error: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// An error with its causes, and what to do where a limit of the system is one.
+/// An error with its causes, and advice if a limit of the system is among the causes.
 fn told(error: &anyhow::Error) -> String {
     limits::told(error.as_ref())
 }

@@ -1,4 +1,4 @@
-//! Where a coordinator listens and what workers are told of it, as people type it.
+//! The values of `--listen` and `--advertise`, as a person types them.
 
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use secure::{Address, ParseAddressError};
 
-/// The port where a coordinator listens if nobody says another.
+/// The port of a coordinator unless a flag names another.
 pub(crate) const PORT: u16 = 50051;
 
 /// A name or IP address of this host, and a port.
@@ -33,7 +33,7 @@ impl ListenAddress {
         let Self { host, port } = self;
         let unknown = || format!("--listen {host}:{port}: no host of this name is known here");
         let found: Vec<_> = (&host[..], *port).to_socket_addrs().with_context(unknown)?.collect();
-        // Where a name has both, most people and programs mean the one of IPv4.
+        // If a name has addresses of both kinds, IPv4 is preferred, as most programs do.
         let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
         first.copied().with_context(unknown)
     }
@@ -52,7 +52,7 @@ impl FromStr for HostName {
 }
 
 impl HostName {
-    /// A port on this host.
+    /// The address of a port on this host.
     pub(crate) fn port(&self, port: u16) -> Option<Address> {
         Address::on(&self.0, port).ok()
     }

@@ -1,5 +1,5 @@
-//! What a coordinator passes on while a run goes on, beside its own files: to TensorBoard, and to a
-//! command. Whatever fails here is told once, and training goes on.
+//! Sends the events and metrics of a run elsewhere while it trains: to TensorBoard, and to a command.
+//! A failure here is logged once, and training goes on.
 
 use std::{
     collections::VecDeque,
@@ -15,18 +15,18 @@ use crate::{launch::Launch, notify::Notifier, settings, tensorboard::Tensorboard
 /// The folder of the event files in a run directory.
 const FOLDER: &str = "tensorboard";
 
-/// Epochs whose pictures are waited for, and for how long.
+/// The most epochs whose pictures are waited for, and how long each is waited for.
 const PICTURES_MAX: usize = 16;
 const PICTURE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Time between two looks for pictures.
+/// Time between two searches for pictures.
 const PICTURE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Most characters of a run's name and of a note.
 const NAME_MAX: usize = 64;
 const NOTE_MAX: usize = 1000;
 
-/// What a person calls a run, and who else is to hear of it.
+/// The flags for the run's name and note, and for TensorBoard and a command.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Metrics")]
 pub(crate) struct LiveArgs {
@@ -36,16 +36,17 @@ pub(crate) struct LiveArgs {
     /// A note on the run, for yourself
     #[arg(long, value_name = "TEXT", value_parser = |text: &str| line(text, NOTE_MAX))]
     pub(crate) note: Option<String>,
-    /// Write events for TensorBoard too, into the folder tensorboard of the run directory
+    /// Write event files for TensorBoard too, into the folder tensorboard of the run directory
     #[arg(long)]
     pub(crate) tensorboard: bool,
-    /// Run this command with sh for every event of the run: it reads the event from standard input,
-    /// a JSON object in a line. Training does not wait for it; after 10 s it is killed
+    /// Run this command with sh for every event of the run. The command reads the event from
+    /// standard input, a JSON object in a line. Training does not wait for the command; after 10 s
+    /// the command is killed
     #[arg(long, value_name = "COMMAND")]
     pub(crate) notify: Option<String>,
 }
 
-/// A text in one line.
+/// Checks that a text is one line of at most `max` characters.
 fn line(text: &str, max: usize) -> Result<String, String> {
     let is_line = !text.trim().is_empty() && !text.chars().any(char::is_control);
     match is_line && text.chars().count() <= max {
@@ -54,7 +55,7 @@ fn line(text: &str, max: usize) -> Result<String, String> {
     }
 }
 
-/// The places where a run is told of.
+/// The receivers of a run's events and metrics.
 #[derive(Debug)]
 pub(crate) struct Live {
     tensorboard: Option<Tensorboard>,
@@ -66,7 +67,7 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// `last` are generation and step of the last row that the metrics have.
+    /// `last` is the generation and step of the last row about steps in the metrics.
     pub(crate) fn start(launch: &Launch, run_dir: &Path, last: (u64, u64)) -> Self {
         let info = &launch.info;
         let name = info.name.clone();
@@ -88,14 +89,14 @@ impl Live {
         Self { tensorboard, last, pictures, looked, notifier }
     }
 
-    /// Passes on an event.
+    /// Sends an event.
     pub(crate) fn event(&mut self, row: &EventRow) {
         if let Some(notifier) = &mut self.notifier {
             notifier.tell(row);
         }
     }
 
-    /// Passes on a row about steps, of the run in `run_dir`.
+    /// Sends a row about steps, of the run in `run_dir`.
     pub(crate) fn steps(&mut self, row: &StepsRow, run_dir: &Path) {
         let (generation, step) = std::mem::replace(&mut self.last, (row.generation, row.step));
         let is_rewound = row.generation != generation && row.begin() < step;
@@ -107,7 +108,7 @@ impl Live {
         });
     }
 
-    /// Passes on a row about an epoch.
+    /// Sends a row about an epoch.
     pub(crate) fn epoch(&mut self, row: &EpochRow) {
         self.write(|tensorboard| tensorboard.row(&MetricsRow::Epoch(row.clone())));
         if self.tensorboard.is_some() {
@@ -118,7 +119,7 @@ impl Live {
         }
     }
 
-    /// Passes on the pictures that have come meanwhile.
+    /// Sends the pictures that have been written since the last call.
     pub(crate) fn pass_time(&mut self) {
         if !self.pictures.is_empty() && self.looked.elapsed() >= PICTURE_INTERVAL {
             self.look_for_pictures();
@@ -140,7 +141,7 @@ impl Live {
         self.pictures = pictures;
     }
 
-    /// Passes on what is left, and how the run has ended.
+    /// Sends the remaining pictures, and the end of the run.
     pub(crate) fn end(&mut self, is_success: bool) {
         self.look_for_pictures();
         self.write(|tensorboard| tensorboard.end(is_success));
@@ -166,8 +167,8 @@ fn begin(launch: &Launch, run_dir: &Path) -> io::Result<Tensorboard> {
     Ok(tensorboard)
 }
 
-/// Makes void what was written of steps that are trained again. Epochs are reported once: theirs is
-/// written again.
+/// Marks the rows of steps that are trained again as void. This voids epoch rows too, which are
+/// reported only once: so they are written again from the metrics.
 fn rewind(tensorboard: &mut Tensorboard, row: &StepsRow, run_dir: &Path) -> io::Result<()> {
     tensorboard.rewind(row.begin(), row.time.unwrap_or_default())?;
     for known in newest_rows(run_dir).map_err(io::Error::other)? {

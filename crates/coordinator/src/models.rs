@@ -1,5 +1,5 @@
-//! The model of the run's newest checkpoint, for boards on other machines. It is read here: they need
-//! neither the checkpoint nor the data set.
+//! Sends the model of the run's newest checkpoint to boards on other machines. The coordinator reads
+//! the model, so that such a board needs neither the checkpoint nor the data set.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,13 +20,13 @@ use tokio::{
 };
 use tonic::Status;
 
-/// Parts that wait to be sent.
+/// The most parts that wait to be sent.
 const PARTS: usize = 4;
 
-/// How long a board may take to receive a model; others wait meanwhile.
+/// How long a board may take to receive a model; other boards wait meanwhile.
 const SENDING_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What is sent to a board.
+/// The messages for a board.
 pub(crate) type Replies = mpsc::Receiver<Result<ExploreReply, Status>>;
 
 /// The models of a run.
@@ -35,7 +35,7 @@ pub(crate) struct Models {
     explorer: Option<Arc<dyn Explorer>>,
     run_id: String,
     run_dir: PathBuf,
-    /// One is in memory at a time.
+    /// Only one model is in memory at a time.
     turn: Arc<Semaphore>,
 }
 
@@ -46,7 +46,7 @@ impl Models {
         Self { explorer, run_id: run_id.to_owned(), run_dir: run_dir.to_owned(), turn }
     }
 
-    /// Reads the newest one and begins to send it.
+    /// Reads the model of the newest checkpoint and begins to send it.
     pub(crate) async fn send_newest(&self, request: ExploreRequest) -> Result<Replies, Status> {
         if request.run_id != self.run_id {
             return Err(Status::failed_precondition("the coordinator has another run by now"));
@@ -63,7 +63,7 @@ impl Models {
         let exploration = read.map_err(Status::failed_precondition)?;
         let (sender, replies) = mpsc::channel(PARTS);
         tokio::spawn(async move {
-            // One who takes nothing in any more sees the stream end.
+            // For a board that stops reading, the stream ends at the timeout.
             let _sent_or_late = timeout(SENDING_TIMEOUT, send(&sender, exploration)).await;
             drop(turn);
         });
@@ -85,7 +85,7 @@ async fn send(
     Ok(())
 }
 
-/// An array in the parts that are sent; none of it is copied.
+/// Splits an array into the parts of messages, without a copy.
 fn parts(array: &Bytes) -> impl Iterator<Item = Bytes> {
     array.chunks(FILE_CHUNK_BYTES).map(|part| array.slice_ref(part))
 }

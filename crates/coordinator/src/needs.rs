@@ -1,25 +1,26 @@
-//! What a run takes of this machine, compared with what the system grants, before anything begins.
+//! Compares what a run needs of this machine with the system's limits, before anything begins.
 
 use anyhow::{Context as _, Result};
 use config::RunConfig;
 
-/// Files and sockets that a coordinator has open whatever the run is, and some in reserve: those of
-/// its runtime and of the run directory, checkpoints that it reads, people who ask for the status.
+/// Files and sockets that a coordinator opens for any run: for its runtime, the run directory,
+/// checkpoints, requests for the status, and a reserve.
 const OWN_DESCRIPTORS: u64 = 24;
 
 /// For each worker: its connection, and a file of the data set while the worker fetches it.
 const DESCRIPTORS_PER_WORKER: u64 = 2;
 
-/// For each worker that is started here: two pipes and its handle.
+/// For each worker that is started here: two pipes and the process handle.
 const DESCRIPTORS_PER_CHILD: u64 = 3;
 
-/// While one more process is started: the other ends of its pipes.
+/// While a process is started: the other ends of its pipes.
 const DESCRIPTORS_TO_SPAWN: u64 = 8;
 
 /// Threads that wait for files and names while the control loop goes on.
 const THREADS: usize = 4;
 
-/// Refuses what this machine cannot hold: all workers if they are started here, else one.
+/// Refuses a run that this machine cannot hold. The memory is checked for all workers if they are
+/// started here, else for one worker.
 pub(crate) fn check(config: &RunConfig, spawn: bool) -> Result<()> {
     check_memory(config, spawn)?;
     let workers = config.operation.workers;
@@ -40,7 +41,7 @@ fn descriptors(workers: u32, spawn: bool) -> u64 {
 fn check_memory(config: &RunConfig, spawn: bool) -> Result<()> {
     let one = config.training.memory_bytes();
     let workers = u64::from(config.operation.workers);
-    // Elsewhere a worker is in another control group, and looks at that itself.
+    // A worker that is not started here may be in another control group, and checks that itself.
     let (who, needed, limit) = match spawn {
         true => ("what is started here", one * workers, limits::memory_limit()),
         false => ("a worker", one, limits::machine_memory()),

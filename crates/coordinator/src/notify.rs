@@ -1,4 +1,4 @@
-//! Tells a command of a person's choice of every event: `--notify`. Training never waits for it.
+//! `--notify`: runs a person's command for every event. Training never waits for the command.
 
 use std::{
     io::Write as _,
@@ -13,31 +13,31 @@ use history::EventRow;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 
-/// Events that wait for the command; more are dropped.
+/// The most events that wait for the command; further ones are dropped.
 const WAITING_MAX: usize = 64;
 
-/// How long the command may take for one event, before it is killed.
+/// How long the command may take for one event before it is killed.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the last events may take at the end of a run.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Time between two looks at a command that runs.
+/// Time between two checks whether the command has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What the command reads: a JSON object in one line.
+/// The command's input: a JSON object in one line.
 #[derive(Serialize)]
 struct Message<'a> {
     run_id: &'a str,
     run_directory: &'a str,
     name: Option<&'a str>,
-    /// The event in a sentence.
+    /// The event as a sentence.
     text: String,
     #[serde(flatten)]
     row: &'a EventRow,
 }
 
-/// The way to a command.
+/// Sends events to the thread that runs the command.
 #[derive(Debug)]
 pub(crate) struct Notifier {
     lines: Option<SyncSender<Vec<u8>>>,
@@ -49,7 +49,7 @@ pub(crate) struct Notifier {
 }
 
 impl Notifier {
-    /// Starts to tell a command, which a shell understands.
+    /// Starts the thread that runs `command`, a line for `sh`.
     pub(crate) fn start(
         command: &str,
         run_id: String,
@@ -71,7 +71,7 @@ impl Notifier {
         Ok(Self { lines: Some(lines), ended, run_id, run_directory, name, dropped: 0 })
     }
 
-    /// Tells of an event, or drops it where too many wait.
+    /// Queues an event, or drops it if the queue is full.
     pub(crate) fn tell(&mut self, row: &EventRow) {
         let message = Message {
             run_id: &self.run_id,
@@ -101,7 +101,7 @@ impl Drop for Notifier {
     }
 }
 
-/// Runs the command for one event, in a process group of its own.
+/// Runs the command for one event, in its own process group.
 fn run(command: &str, line: Vec<u8>) -> Result<(), String> {
     let mut child = Command::new("sh")
         .args(["-c", command])
@@ -112,7 +112,8 @@ fn run(command: &str, line: Vec<u8>) -> Result<(), String> {
         .spawn()
         .map_err(|error| format!("cannot start sh: {error}"))?;
     if let Some(mut input) = child.stdin.take() {
-        // Shorter than what a pipe holds, so nothing is waited for; a command need not read it.
+        // The line is shorter than a pipe's buffer, so the write never blocks. The command need not
+        // read it.
         let _unread = input.write_all(&line);
     }
     let begun = Instant::now();

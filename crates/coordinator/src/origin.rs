@@ -1,5 +1,6 @@
-//! Which run the flags mean: a new one, or one that has begun before, in a run directory or a store.
-//! Nothing is written here, except what a store has of a run to resume and its directory lacks.
+//! Finds the run that the flags mean: a new run, or an earlier run in a run directory or a store.
+//! Nothing is written here, except files of a run to resume that are in the store and not in the run
+//! directory.
 
 use std::{
     fs,
@@ -25,13 +26,13 @@ use crate::{
 /// Where default run directories are made, relative to the working directory.
 const RUNS: &str = "runs";
 
-/// Digits of the run's id that its default directory is named by.
+/// Digits of the run's id in the name of its default directory.
 const SHORT_ID: usize = 6;
 
 /// Most bytes of a file that describes a task.
 const TASK_BYTES_MAX: u64 = 4 << 20;
 
-/// A run as the flags describe it.
+/// The run that the flags mean.
 pub(crate) struct Origin {
     pub(crate) info: RunInfo,
     pub(crate) run_dir: PathBuf,
@@ -39,13 +40,13 @@ pub(crate) struct Origin {
     pub(crate) storage: Option<Storage>,
 }
 
-/// What a person asks for.
+/// The flags of a person, and the program that they are for.
 pub(crate) struct Asked<'a> {
     pub(crate) program: &'static dyn Program,
     pub(crate) args: &'a Args,
     /// Says which flags were given.
     pub(crate) matches: &'a ArgMatches,
-    /// Tells the person what takes long.
+    /// Prints a line about a task that takes long.
     pub(crate) tell: &'a dyn Fn(&str),
 }
 
@@ -55,7 +56,7 @@ impl Asked<'_> {
         if self.resumes()? { self.resume() } else { self.begin() }
     }
 
-    /// Whether there is to be a run to go on with.
+    /// Whether the flags ask to resume a run.
     fn resumes(&self) -> Result<bool> {
         let DirectoryArgs { run_dir, resume, resume_or_begin, .. } = &self.args.directories;
         if !resume_or_begin || run_dir.as_deref().is_some_and(RunDir::holds_run) {
@@ -99,7 +100,7 @@ impl Asked<'_> {
         Ok(Origin { info, run_dir, start: Start::Seed, storage })
     }
 
-    /// The task of a new run: the program's own with the options given, or that of a file.
+    /// The task of a new run: the program's own task with the given options, or the task in a file.
     fn task(&self) -> Result<Task> {
         let Some(path) = &self.args.task else {
             let cache = data::cache_dir();
@@ -124,8 +125,8 @@ impl Asked<'_> {
         names.filter(|name| is_given(self.matches, name)).collect()
     }
 
-    /// The options that the flags describe; where one is required and was not given, it is the
-    /// run's.
+    /// The options that the flags describe. A required option that was not given is taken from the
+    /// run.
     fn options_of(&self, stored: &Task) -> Result<Value> {
         let flags = self.program.add_flags(Command::new("task").no_binary_name(true));
         let mut words = Vec::new();
@@ -142,7 +143,7 @@ impl Asked<'_> {
         self.program.options(&flags.try_get_matches_from(words)?)
     }
 
-    /// Refuses to begin a run where there is one already.
+    /// Refuses to begin a run in a directory that already holds a run.
     fn refuse_occupied(&self, path: &Path, config: &RunConfig) -> Result<()> {
         if !RunDir::holds_run(path) {
             return Ok(());
@@ -176,7 +177,7 @@ impl Asked<'_> {
             let place = |run_id: &str| if is_free { default_dir(run_id) } else { path.clone() };
             match there.restore(here.as_ref(), &path, place) {
                 Ok(restored) => path = restored,
-                // A store that is away does not stop a run that has used it, and is here.
+                // If the run is also here and has used this store before, it can resume without it.
                 Err(error) if here.is_some() && url == kept && storage::is_away(&error) => {
                     tracing::warn!("going on from the run directory alone: {error:#}");
                     storage = None;
@@ -199,7 +200,7 @@ impl Asked<'_> {
             .resumed_config(&stored.config)
             .with_context(|| format!("cannot resume the run in {}", path.display()))?;
         config.validate().map_err(|invalid| match invalid {
-            // Shards cannot be raised any more.
+            // The number of shards of a run is fixed, so the advice to raise it would be wrong.
             InvalidConfig::IdleWorkers { workers, shards } => anyhow!(
                 "--workers {workers} is more than the run's --shards {shards}, which stays: a \
                  worker owns at least one shard; lower --workers"
@@ -213,7 +214,7 @@ impl Asked<'_> {
         Ok(Origin { info, run_dir: path, start, storage })
     }
 
-    /// The run's own configuration, with the flags given now where they may differ.
+    /// The run's own configuration, changed by the given flags that may differ.
     fn resumed_config(&self, stored: &RunConfig) -> Result<RunConfig> {
         let given = |flag: &str| is_given(self.matches, flag);
         let asked = self.args.config(stored.training.task.clone());
@@ -260,7 +261,7 @@ impl Asked<'_> {
         Ok(config)
     }
 
-    /// Has the run go on with the revision of its task that this program computes.
+    /// Sets the task's revision to the one that this program computes, if that is allowed.
     fn revise(&self, task: &mut Task) -> Result<()> {
         let (name, theirs, ours) = (&task.name, task.revision, self.program.revision());
         if *name != self.program.task() || theirs == ours {
@@ -280,7 +281,7 @@ impl Asked<'_> {
         Ok(())
     }
 
-    /// In what the task that is asked for differs from that of the run.
+    /// The differences between the run's task and the requested task.
     fn task_differences(&self, stored: &Task) -> Result<Vec<Difference>> {
         if let Some(path) = &self.args.task {
             return Ok(stored.differences(&read_task(path)?));
@@ -296,7 +297,7 @@ impl Asked<'_> {
     }
 }
 
-/// Reads a task as its program has described it.
+/// Reads the description of a task from a file.
 fn read_task(path: &Path) -> Result<Task> {
     let shown = path.display();
     let context = || format!("--task {shown}");
@@ -310,7 +311,7 @@ fn read_task(path: &Path) -> Result<Task> {
     Ok(task)
 }
 
-/// Where a run is kept of which nothing else was said.
+/// The default run directory of a new run.
 fn default_dir(run_id: &str) -> PathBuf {
     let now = jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S");
     Path::new(RUNS).join(format!("{now}-{}", run_id.get(..SHORT_ID).unwrap_or(run_id)))
@@ -320,12 +321,12 @@ pub(crate) fn latest() -> PathBuf {
     Path::new(RUNS).join("latest")
 }
 
-/// The run to go on with where nobody names one: the latest, or where that has no checkpoint, and
-/// nobody works on one, the newest that has.
+/// The run to resume if no flag names one: the latest. If the latest has no checkpoint and no
+/// coordinator works on it, the newest run with a checkpoint.
 fn latest_to_resume(args: &Args) -> PathBuf {
     let latest = latest();
     let is_taken = checkpoint::has_checkpoint(&latest) || RunDir::is_open(&latest);
-    // A store says itself which run is kept there.
+    // A store itself names the run that it holds.
     if is_taken || args.operation.checkpoint_url.is_some() {
         return latest;
     }
@@ -341,7 +342,7 @@ fn latest_to_resume(args: &Args) -> PathBuf {
     }
 }
 
-/// The newest checkpoint of the run that verifies; the damaged ones are named.
+/// The newest valid checkpoint of the run; damaged ones are logged.
 fn newest_checkpoint(run_dir: &Path, info: &RunInfo) -> Result<Start> {
     let checkpoints = RunDir::checkpoints_in(run_dir);
     let newest = Directory::open(&checkpoints).newest()?;
@@ -375,7 +376,7 @@ fn newest_checkpoint(run_dir: &Path, info: &RunInfo) -> Result<Start> {
     Ok(Start::Checkpoint(std::path::absolute(file)?, metadata))
 }
 
-/// An option's flag.
+/// The flag of an option.
 fn flag_name(option: &str) -> String {
     format!("--{}", option.replace('_', "-"))
 }

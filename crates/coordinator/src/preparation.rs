@@ -1,12 +1,12 @@
-//! What a coordinator still does before it can take in workers. Those that ask meanwhile are told,
-//! and come again.
+//! The work that a coordinator must do before it admits workers. A worker that asks to join meanwhile
+//! is told of this work, and tries again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use protocol::{convert::printable, status};
 use tonic::Status;
 
-/// What is being prepared; clones are of the same. None: nothing any more.
+/// The work that still goes on; none when it is done. Clones share the same value.
 #[derive(Clone, Debug)]
 pub(crate) struct Preparation(Arc<Mutex<Option<String>>>);
 
@@ -15,12 +15,12 @@ impl Preparation {
         Self(Arc::new(Mutex::new(Some("it has just been started".to_owned()))))
     }
 
-    /// Notes what is done now.
+    /// Sets the description of the current work.
     pub(crate) fn note(&self, what: &str) {
         self.set(Some(printable(what.trim())));
     }
 
-    /// From now on workers are taken in.
+    /// From now on workers are admitted.
     pub(crate) fn end(&self) {
         self.set(None);
     }
@@ -29,7 +29,7 @@ impl Preparation {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
-    /// Refuses a call that comes too early.
+    /// Refuses a call while the work goes on.
     #[allow(clippy::result_large_err, reason = "the status is what the service answers")]
     pub(crate) fn check(&self) -> Result<(), Status> {
         let what = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! What a program has to tell its coordinator of the task that it trains. The coordinator reads
-//! nothing in a task's options: it stores, compares and forwards them.
+//! How a program describes its task to the coordinator. The coordinator does not interpret a task's
+//! options: it stores, compares and forwards them.
 
 use std::{
     fmt,
@@ -16,59 +16,59 @@ use serde_json::Value;
 
 /// A program that coordinates runs of a task.
 pub trait Program: fmt::Debug + Sync {
-    /// Its name, as in `vae-coordinator`.
+    /// The program's name, as in `vae-coordinator`.
     fn name(&self) -> &'static str;
 
-    /// The name of the task that it trains.
+    /// The name of the task that the program trains.
     fn task(&self) -> &'static str;
 
-    /// The revision of the task: another one computes something else.
+    /// The revision of the task: two revisions compute different bits.
     fn revision(&self) -> u32;
 
-    /// What it does, for its help.
+    /// The description of the program, for its help.
     fn about(&self) -> &'static str;
 
-    /// The word that comes before the flags, if one does: that of a subcommand.
+    /// The subcommand before the flags, if there is one.
     fn subcommand(&self) -> Option<&'static str> {
         None
     }
 
-    /// What starts a worker on this machine.
+    /// The program that starts a worker on this machine.
     fn worker(&self) -> WorkerProgram;
 
-    /// Adds the flags of the task's options. Each is called as its option, with dashes.
+    /// Adds the flags of the task's options. A flag has the name of its option, with dashes.
     fn add_flags(&self, command: Command) -> Command;
 
     /// The options that the flags describe: an object.
     ///
     /// # Errors
-    /// They do not fit together.
+    /// When the options do not fit together.
     fn options(&self, matches: &ArgMatches) -> Result<Value>;
 
     /// The task with these options.
     ///
     /// # Errors
-    /// An option out of its bounds, or a data set that cannot be read.
+    /// When an option is out of its bounds, or a data set cannot be read.
     fn describe(&self, options: Value, preparing: &Preparing<'_>) -> Result<Task>;
 
-    /// What the board shows of models of the task: a page of its own; none if there is none. The files of
-    /// the data set are in `data_dir`, or where they usually are.
+    /// The explorer of the task's models, for a page of the board; none if the task has no such page.
+    /// The files of the data set are in `data_dir`; if that is none, in their default folder.
     fn explorer(&self, data_dir: Option<PathBuf>) -> Option<Arc<dyn Explorer>> {
         let _ = data_dir;
         None
     }
 
-    /// Makes a configuration that an earlier version has written one of today.
+    /// Converts a configuration that an earlier version has written into the current form.
     fn upgrade(&self, configuration: &mut Value) {
         let _ = configuration;
     }
 }
 
-/// What may be used to describe a task.
+/// What a program may use to describe its task.
 pub struct Preparing<'a> {
-    /// The folder for data sets; its subfolders are named by them.
+    /// The folder for data sets; each subfolder has the name of a data set.
     pub cache: &'a Path,
-    /// Tells a person what takes long.
+    /// Prints a line about work that takes long.
     pub tell: &'a dyn Fn(&str),
 }
 
@@ -78,17 +78,17 @@ impl fmt::Debug for Preparing<'_> {
     }
 }
 
-/// What starts a worker.
+/// The program that starts a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerProgram {
-    /// A program of this name in the folder of the coordinator's.
+    /// A program with this name in the folder of the coordinator's program.
     Beside(&'static str),
-    /// The coordinator's own program, with this word before the flags.
+    /// The coordinator's own program, with this subcommand before the flags.
     Itself(&'static str),
 }
 
 impl WorkerProgram {
-    /// What a person types to start one, without its flags.
+    /// The command that starts a worker, without flags.
     pub(crate) fn line(self) -> CommandLine {
         match self {
             Self::Beside(name) => CommandLine::program_beside(name),
@@ -96,7 +96,7 @@ impl WorkerProgram {
         }
     }
 
-    /// The word that comes before a worker's flags, if one does.
+    /// The subcommand before a worker's flags, if there is one.
     #[must_use]
     pub fn subcommand(self) -> Option<&'static str> {
         match self {
@@ -138,7 +138,7 @@ pub(crate) mod tests {
         }
 
         fn add_flags(&self, command: Command) -> Command {
-            // As flags do that are derived from a type with a doc comment.
+            // clap does the same for a type of flags that has a doc comment.
             command.about("The options of nothing")
         }
 

@@ -1,5 +1,4 @@
-//! What a run has done so far: the numbers behind the metrics, the summary and the lines that
-//! people read.
+//! The numbers of a run so far, for the metrics, the summary and the printed lines.
 //!
 //! A number that is not known is none, never 0.
 
@@ -28,7 +27,7 @@ use crate::{
 /// Version of this coordinator, for the rows that it writes.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Numbers of a task's schedule that a row has at the most.
+/// The most factors of a task's schedule in a row.
 const FACTORS_MAX: usize = 8;
 
 /// The numbers of a run.
@@ -36,30 +35,30 @@ const FACTORS_MAX: usize = 8;
 pub(crate) struct Record {
     run_id: String,
     task: String,
-    /// What the task calls an example.
+    /// The task's word for an example.
     example: String,
     metrics: Vec<Metric>,
     workers: u32,
     shards: u32,
     epochs: u32,
-    /// Whether the run ends when the validation loss becomes no better.
+    /// Whether the run ends early when the validation loss stops improving.
     may_end_early: bool,
     has_ended_early: bool,
     /// The epoch with the lowest validation loss, and this loss.
     best: Option<(u64, f64)>,
     steps_per_epoch: u64,
-    /// Updates that the checkpoint has seen that this coordinator began from.
+    /// Step of the checkpoint that this coordinator began from; 0 without one.
     begun_at: u64,
-    /// Updates that the state has seen, as far as was reported.
+    /// Updates done, as far as was reported.
     step: u64,
     /// Examples of each epoch that was completed, as counted by the all-reduce.
     examples_counted: Vec<u64>,
     last: Option<Last>,
     recorded: Recorded,
-    /// Epochs that the checkpoint knows of and nobody has reported: recorded from there unless a
-    /// worker brings more of them.
+    /// Epochs that are in the checkpoint and that no worker has reported. They are recorded from the
+    /// checkpoint unless a worker reports them.
     unreported: BTreeMap<u64, EpochLedger>,
-    /// The newest epoch that was reported, and what its test came to.
+    /// The newest epoch whose test was reported, and the terms of this test.
     tested: Option<(u64, Terms)>,
     /// The examples of all steps that this coordinator has recorded, and the seconds these took.
     examples: u64,
@@ -83,10 +82,10 @@ pub(crate) struct Summary {
     task: String,
     steps: u64,
     epochs: u32,
-    /// Whether the validation loss became no better before all epochs were trained.
+    /// Whether the run ended before all epochs because the validation loss stopped improving.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     has_ended_early: bool,
-    /// The epoch with the lowest validation loss, where examples are held out.
+    /// The epoch with the lowest validation loss, if examples are held out.
     #[serde(skip_serializing_if = "Option::is_none")]
     best_epoch: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,7 +95,7 @@ pub(crate) struct Summary {
     /// Means over the whole test set, as `test_loss` and so on.
     #[serde(flatten)]
     test: Map<String, Value>,
-    /// The rate over the steps that this coordinator has recorded; none if it has recorded none.
+    /// Examples a second over the steps that this coordinator has recorded; none if there are none.
     train_examples_per_second: Option<f64>,
     digest: String,
     generations: u64,
@@ -104,7 +103,7 @@ pub(crate) struct Summary {
     examples_counted: Vec<u64>,
 }
 
-/// What there is to tell of an epoch, to the metrics and to people.
+/// The end of an epoch: a line to print, and a row for the metrics.
 #[derive(Debug)]
 pub(crate) struct EpochNews {
     pub(crate) text: String,
@@ -145,8 +144,8 @@ impl Record {
         }
     }
 
-    /// Takes in that the members have found no better validation loss for as many epochs as the run
-    /// allows, so that it ends after this step; whether that can be.
+    /// Ends the run after this step, because the members have found no better validation loss for
+    /// the allowed number of epochs. Returns whether the run may end there.
     pub(crate) fn end_early(&mut self, step: u64) -> bool {
         let epochs = u32::try_from(step / self.steps_per_epoch).unwrap_or(u32::MAX);
         let is_possible =
@@ -167,17 +166,17 @@ impl Record {
         self.step
     }
 
-    /// Updates that are in the checkpoint that this coordinator began from.
+    /// Step of the checkpoint that this coordinator began from.
     pub(crate) fn begun_at(&self) -> u64 {
         self.begun_at
     }
 
-    /// Epochs that it has seen to their ends.
+    /// Whole epochs in that checkpoint.
     pub(crate) fn begun_at_epoch(&self) -> u64 {
         self.begun_at / self.steps_per_epoch
     }
 
-    /// What the metrics hold.
+    /// How far the metrics are recorded.
     pub(crate) fn recorded(&self) -> wire::Recorded {
         (&self.recorded).into()
     }
@@ -187,8 +186,8 @@ impl Record {
         (step / self.steps_per_epoch + 1).min(self.epochs.into())
     }
 
-    /// Fills in what is known of the training. `seen` are the updates that a member has spoken of;
-    /// `training` is the generation that trains, if one does.
+    /// Fills in the numbers of the training. `seen` is the newest step in a member's heartbeat;
+    /// `training` is the generation that trains, if there is one.
     pub(crate) fn describe(&self, status: &mut StatusReply, seen: u64, training: Option<u64>) {
         (status.step, status.steps) = (self.step.max(seen), self.steps());
         (status.epoch, status.epochs) = (self.epoch_at(status.step), self.epochs);
@@ -202,13 +201,13 @@ impl Record {
             last.examples_per_second.filter(|_| training == Some(last.generation));
     }
 
-    /// A rate with the task's word for examples; none where it is not known.
+    /// A rate with the task's word for examples; none if the rate is not known.
     fn rate(&self, per_second: Option<f64>) -> Option<Rate> {
         let examples = format!("{}s", self.example);
         per_second.map(|per_second| Rate { per_second, examples })
     }
 
-    /// How far training is, before anything was reported.
+    /// The progress of training, before the first report.
     pub(crate) fn progress(&self) -> Progress {
         Progress {
             epoch: self.epoch_at(self.step),
@@ -220,8 +219,8 @@ impl Record {
         }
     }
 
-    /// Takes in a leader's report: what to show, and the row for the metrics, unless the steps
-    /// were recorded before.
+    /// Adds a leader's report. Returns the progress to show and the row for the metrics; none if the
+    /// steps were recorded before.
     pub(crate) fn report(&mut self, report: &Report) -> Option<(Progress, StepsRow)> {
         if report.step > self.steps() || !self.recorded.add_steps(report.generation, report.step) {
             return None;
@@ -255,7 +254,7 @@ impl Record {
         Some((progress, row))
     }
 
-    /// The metrics by their names; none where they are not known.
+    /// The metrics by name; a metric that is not known has the value none.
     fn values(&self, terms: &Terms) -> Values {
         let value = |metric: &Metric| {
             let mut known = terms.iter().filter(|(other, _)| *other == metric);
@@ -264,8 +263,8 @@ impl Record {
         self.metrics.iter().map(value).collect()
     }
 
-    /// Takes in the end of an epoch: a row for it and for all before that nobody has reported,
-    /// unless they were recorded before.
+    /// Adds the end of an epoch. Returns a row for it and for all earlier epochs that no worker has
+    /// reported, except those recorded before.
     pub(crate) fn epoch_report(&mut self, report: &EpochReport) -> Vec<EpochNews> {
         let epoch = report.epoch;
         let is_possible = (1..=u64::from(self.epochs)).contains(&epoch);
@@ -300,7 +299,7 @@ impl Record {
         rows
     }
 
-    /// Rows for the epochs before `epoch` that only the checkpoint knows of, in order.
+    /// Rows for the epochs before `epoch` that are only in the checkpoint, in order.
     pub(crate) fn unreported_before(&mut self, epoch: u64) -> Vec<EpochNews> {
         let later = self.unreported.split_off(&epoch);
         let before = std::mem::replace(&mut self.unreported, later);
@@ -321,7 +320,7 @@ impl Record {
         before.into_iter().map(row).collect()
     }
 
-    /// Completes the row of an epoch.
+    /// Completes the row of an epoch, and writes its line.
     fn epoch_news(&self, epoch: u64, train: &Terms, test: &Terms, row: EpochRow) -> EpochNews {
         let text = EpochLine {
             epoch,
@@ -365,9 +364,9 @@ impl Record {
         }
     }
 
-    /// What a person reads at the end of a run.
+    /// The lines that are printed at the end of a run.
     pub(crate) fn closing_words(&self, run_dir: &RunDir) -> Result<String> {
-        // Later ones are none of this run's.
+        // Checkpoints of later steps do not belong to this run.
         let mut listed = run_dir.checkpoints().list()?.into_iter();
         let newest = listed.rfind(|(step, _)| *step <= self.steps()).map(|(_, path)| path);
         let mut words = format!("Done: {}", stdout::counted(self.steps(), "step"));
@@ -396,19 +395,19 @@ impl Record {
     }
 }
 
-/// The epoch with the lowest validation loss, from 1, and this loss; of several the first.
+/// The epoch with the lowest validation loss, from 1, and this loss; the first if several are equal.
 fn best_of(ledger: &[EpochLedger]) -> Option<(u64, f64)> {
     let losses = (1..).zip(ledger).filter_map(|(epoch, l)| Some((epoch, l.validation_loss?)));
     losses.reduce(|best, next| if next.1 < best.1 { next } else { best })
 }
 
-/// Examples a second; none where no time was measured.
+/// Examples a second; none if no time was measured.
 fn rate(examples: u64, seconds: f64) -> Option<f64> {
     let rate = examples as f64 / seconds;
     (examples > 0 && seconds > 0.0 && rate.is_finite()).then_some(rate)
 }
 
-/// The numbers of a schedule that have a name which fits into a row.
+/// The first factors of a schedule, with names that can be printed.
 fn factors(factors: &[NamedValue]) -> Values {
     let named = |factor: &NamedValue| (printable(&factor.name).to_string(), Some(factor.value));
     factors.iter().take(FACTORS_MAX).map(named).collect()

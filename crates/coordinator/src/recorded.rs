@@ -1,23 +1,23 @@
-//! What the metrics file holds already, written by this coordinator or by one before it: so each
-//! epoch and each step is recorded once, whoever reports it again.
+//! The epochs and steps that the metrics file already holds, written by this coordinator or by an
+//! earlier one. So each epoch and each step is recorded once, even if it is reported again.
 
 use std::{collections::BTreeSet, path::Path};
 
 use history::{HistoryError, Item, Metrics, MetricsRow};
 use protocol::wire;
 
-/// What is recorded of a run.
+/// The recorded epochs and steps of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Recorded {
     epochs: BTreeSet<u64>,
-    /// Every epoch up to this one is among them.
+    /// Every epoch up to this one is recorded.
     complete: u64,
     /// Generation and step of the last row about steps.
     steps: (u64, u64),
 }
 
 impl Recorded {
-    /// Reads the metrics in a run directory; a row that is none says nothing.
+    /// Reads the metrics in a run directory; an invalid row is ignored.
     pub(crate) fn read(run_dir: &Path) -> Result<Self, HistoryError> {
         let mut recorded = Self::default();
         let mut metrics = Metrics::open(run_dir);
@@ -33,7 +33,7 @@ impl Recorded {
         Ok(recorded)
     }
 
-    /// Notes that an epoch, from 1, is recorded; whether it was not.
+    /// Marks an epoch, from 1, as recorded. Returns whether it is new.
     pub(crate) fn add_epoch(&mut self, epoch: u64) -> bool {
         let is_new = self.epochs.insert(epoch);
         while self.epochs.contains(&(self.complete + 1)) {
@@ -51,8 +51,8 @@ impl Recorded {
         self.epochs.contains(&epoch)
     }
 
-    /// Notes that the steps of a generation up to `step` are recorded; whether they were not.
-    /// Only one worker at a time reports steps, and a later generation's come later.
+    /// Marks the steps of a generation up to `step` as recorded. Returns whether they are new. Only
+    /// one worker at a time reports steps, and later generations report later.
     pub(crate) fn add_steps(&mut self, generation: u64, step: u64) -> bool {
         let is_new = (generation, step) > self.steps;
         self.steps = self.steps.max((generation, step));

@@ -1,4 +1,5 @@
-//! What is to be known of the program beside its flags, for its help and its man pages.
+//! Examples, environment variables, exit statuses and files of the program, for its help and its man
+//! pages.
 
 use manual::{Entry, Reference};
 
@@ -53,7 +54,7 @@ const EXAMPLES: [Entry; 15] = [
                --leave-on-sigterm",
         meaning: "For a service manager that starts the coordinator again, here or elsewhere",
     },
-    Entry { name: "status", meaning: "Show how the run on this machine stands" },
+    Entry { name: "status", meaning: "Show the state of the run on this machine" },
     Entry {
         name: "status --health=training",
         meaning: "Exit with 0 if members compute: for probes of containers",
@@ -105,7 +106,7 @@ const FILES: [Entry; 9] = [
     },
     Entry {
         name: "journal.jsonl",
-        meaning: "In a run directory: what a coordinator that is started again must know",
+        meaning: "In a run directory: what a restarted coordinator must know",
     },
     Entry {
         name: "checkpoints/step-*.safetensors",

@@ -1,6 +1,6 @@
-//! `board --coordinator URL`: a run on another machine on this one's board. What its coordinator sends is
-//! kept in a folder of its own, from which the board reads it like any run; when the coordinator is
-//! started again, it goes on from where it was.
+//! `board --coordinator URL`: shows a run of another machine on this machine's board. The rows and files
+//! that the coordinator sends are kept in a temporary folder, which the board reads like any run
+//! directory. When the coordinator is restarted, the stream continues from the last position.
 
 mod mirror;
 mod model;
@@ -31,10 +31,10 @@ use crate::board::{Opened, reading, show_at};
 /// How long the coordinator may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long nothing may come; a status comes twice a second.
+/// The longest silence of a stream; a status comes twice a second.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// How long to wait before the coordinator is asked again: more each time.
+/// The time before each reconnection to the coordinator.
 const AGAIN: [Duration; 4] = [
     Duration::from_millis(250),
     Duration::from_millis(500),
@@ -42,7 +42,7 @@ const AGAIN: [Duration; 4] = [
     Duration::from_secs(2),
 ];
 
-/// How the run stands, as its coordinator has said it last.
+/// The last status from the coordinator; none while there is no connection.
 #[derive(Clone, Debug, Default)]
 struct Latest(Arc<Mutex<Option<Reading>>>);
 
@@ -60,15 +60,15 @@ impl Source for Latest {
 
 /// Why a stream is over.
 enum Over {
-    /// The connection is lost; the coordinator may be there again later.
+    /// The connection is lost; a later reconnection may succeed.
     Lost(String),
-    /// All rows are to come again.
+    /// All rows are void, and must be sent again.
     Restarted,
-    /// Trying again is of no use.
+    /// A reconnection would fail in the same way.
     Refused(anyhow::Error),
 }
 
-/// The way to the coordinator.
+/// How to connect to the coordinator.
 #[derive(Debug)]
 struct Coordinator {
     url: String,
@@ -116,7 +116,7 @@ pub(crate) fn relay(
     Err(ended)
 }
 
-/// Has a signal remove the folder before it ends the program.
+/// Lets a signal remove the folder before the program ends.
 fn clean_up_at_signals(folder: PathBuf) -> Result<process::signals::Listening> {
     let heed = move |stop: process::signals::Stop| {
         let _gone_with_the_system = std::fs::remove_dir_all(&folder);
@@ -137,7 +137,7 @@ impl Coordinator {
         Ok(self.security.authorize(channel))
     }
 
-    /// Takes in what comes, over one connection after the other. Returns why it cannot go on.
+    /// Follows the run over one connection after the other. Returns the error that ends this.
     async fn follow(
         &self,
         channel: Authorized,

@@ -1,4 +1,4 @@
-//! The run directory: what is in it, and how it is written so that nothing is ever half done.
+//! The run directory: its files, each of which is written completely or not at all.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -22,7 +22,7 @@ use crate::{
 
 /// The configuration of a run, in its directory.
 pub(crate) const CONFIG: &str = "config.json";
-/// What a run has come to, there.
+/// The results of a complete run, in its directory.
 pub(crate) const SUMMARY: &str = "summary.json";
 const JOURNAL: &str = "journal.jsonl";
 const LOCK: &str = "lock";
@@ -30,17 +30,17 @@ const LOCK: &str = "lock";
 /// The link to the newest run, beside the runs.
 const LATEST: &str = "latest";
 
-/// Names that are tried for a new link before it gets its own.
+/// How many temporary names are tried for a new link.
 const LINK_ATTEMPTS: u32 = 100;
 
-/// What `config.json` holds.
+/// The content of `config.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RunInfo {
     pub(crate) run_id: String,
-    /// What a person calls it.
+    /// A person's name for the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
-    /// What a person wants to remember of it.
+    /// A person's note on the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<String>,
     #[serde(flatten)]
@@ -48,20 +48,20 @@ pub(crate) struct RunInfo {
 }
 
 impl RunInfo {
-    /// Reads what a `config.json` holds, also one that an earlier version has written.
+    /// Reads a `config.json`, also of an earlier version.
     pub(crate) fn parse(json: &[u8], program: &dyn Program) -> serde_json::Result<Self> {
         let mut info = serde_json::from_slice(json)?;
         program.upgrade(&mut info);
         serde_json::from_value(info)
     }
 
-    /// The configuration as workers read it.
+    /// The configuration as the JSON that workers receive.
     pub(crate) fn configuration_json(&self) -> String {
         serde_json::to_string(&self.config).unwrap_or_default()
     }
 }
 
-/// An open run directory; no other coordinator has it open.
+/// An open run directory, locked against other coordinators.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
@@ -85,14 +85,14 @@ impl RunDir {
         lock.is_some_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
-    /// Reads which run is in `path`.
+    /// Reads the configuration of the run in `path`.
     pub(crate) fn read_info(path: &Path, program: &dyn Program) -> Result<RunInfo> {
         let file = path.join(CONFIG);
         RunInfo::parse(files::read(&file)?.as_bytes(), program)
             .with_context(|| format!("{} is not a run's configuration", file.display()))
     }
 
-    /// Whether the summary of the run in `path` is of that many steps.
+    /// Whether the run in `path` has a summary of exactly this many steps.
     pub(crate) fn is_summed_up(path: &Path, steps: u64) -> bool {
         let summary = files::read(&path.join(SUMMARY)).ok();
         let summary: Option<serde_json::Value> =
@@ -100,8 +100,8 @@ impl RunDir {
         summary.is_some_and(|summary| summary["steps"] == steps)
     }
 
-    /// Refuses a folder for a new run that cannot be written, or where files are that the run
-    /// would write and another program has written. Leaves nothing.
+    /// Refuses a folder for a new run that cannot be written, or that holds files of the same names
+    /// from another program. Leaves no file behind.
     pub(crate) fn try_new(path: &Path) -> Result<()> {
         let holds_something = |name: &&str| {
             let path = path.join(name);
@@ -124,17 +124,17 @@ impl RunDir {
         Self::try_write(path)
     }
 
-    /// Refuses a folder that cannot be written. Leaves nothing.
+    /// Refuses a folder that cannot be written. Leaves no file behind.
     pub(crate) fn try_write(path: &Path) -> Result<()> {
         let tried = disk::try_folder(path);
         tried.map_err(|error| anyhow!("{error}; choose another --run-dir"))
     }
 
-    /// Makes a run directory of a run that began elsewhere; what else is in it comes later.
+    /// Makes a run directory, with the configuration only, for a run that began elsewhere.
     pub(crate) fn restore(path: &Path, info: &RunInfo) -> Result<()> {
         let checkpoints = Directory::open(Self::checkpoints_in(path)).list()?;
         let is_of_run = |(_, path): &(u64, PathBuf)| disk::holds(path, info.run_id.as_bytes());
-        // One that has lost its configuration alone is still the run's.
+        // A directory with a checkpoint of this run belongs to it, even without a configuration.
         if !checkpoints.iter().any(is_of_run) {
             Self::try_new(path)?;
         }
@@ -142,7 +142,7 @@ impl RunDir {
         write_json(path, CONFIG, info)
     }
 
-    /// Where a run in `path` keeps its checkpoints.
+    /// The folder of the checkpoints of a run in `path`.
     pub(crate) fn checkpoints_in(path: &Path) -> PathBuf {
         path.join(CHECKPOINTS)
     }
@@ -158,13 +158,13 @@ impl RunDir {
         [CHECKPOINTS, SAMPLES].map(|name| path.join(name)).into()
     }
 
-    /// Opens a run directory for writing, made now if there is none.
+    /// Opens a run directory for writing; makes it if there is none.
     pub(crate) fn create(path: &Path, info: &RunInfo) -> Result<Self> {
         fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
         let path = fs::canonicalize(path)
             .with_context(|| format!("cannot open the run directory {}", path.display()))?;
         let lock = lock(&path)?;
-        // First, for it says whose the rest is.
+        // The configuration comes first, because it says which run the other files belong to.
         write_json(&path, CONFIG, info)?;
         for folder in [CHECKPOINTS, SAMPLES] {
             let folder = path.join(folder);
@@ -182,12 +182,12 @@ impl RunDir {
         &self.path
     }
 
-    /// Notes that workers begin to compute.
+    /// Records that workers begin to compute.
     pub(crate) fn begin(&mut self) {
         self.has_begun = true;
     }
 
-    /// Whether workers have begun to compute since it was opened.
+    /// Whether workers have begun to compute since the directory was opened.
     pub(crate) fn has_begun(&self) -> bool {
         self.has_begun
     }
@@ -196,12 +196,12 @@ impl RunDir {
         Directory::open(Self::checkpoints_in(&self.path))
     }
 
-    /// The checkpoint with the lowest validation loss, where it is kept.
+    /// The checkpoint with the lowest validation loss, if it is kept.
     pub(crate) fn best_checkpoint(&self) -> Option<PathBuf> {
         self.checkpoints().best()
     }
 
-    /// Where the samples of an epoch, from 1, are.
+    /// The path of the samples of an epoch, from 1.
     pub(crate) fn samples_path(&self, epoch: u64) -> PathBuf {
         history::samples_path(&self.path, epoch)
     }
@@ -215,12 +215,12 @@ impl RunDir {
         Ok(self.events.append(row)?)
     }
 
-    /// The metrics, to be written.
+    /// The writer of the metrics.
     pub(crate) fn metrics(&mut self) -> &mut MetricsWriter {
         &mut self.metrics
     }
 
-    /// What the metrics held when they were opened.
+    /// The epochs and steps in the metrics at the time they were opened.
     pub(crate) fn take_recorded(&mut self) -> Recorded {
         std::mem::take(&mut self.recorded)
     }
@@ -235,8 +235,8 @@ impl RunDir {
         if journal.exists() { History::read(&journal) } else { Ok(History::default()) }
     }
 
-    /// Points the link `latest` beside this directory at it. The link is a convenience: what keeps
-    /// it from being made is a warning, and what is in its place and was not made here stays.
+    /// Points the link `latest` beside this directory at this directory. The link is a convenience:
+    /// a failure is only logged, and a file of the same name that is no such link stays as it is.
     pub(crate) fn point_latest(&self) {
         let (Some(runs), Some(name)) = (self.path.parent(), self.path.file_name()) else { return };
         let link = runs.join(LATEST);
@@ -252,7 +252,7 @@ impl RunDir {
     }
 }
 
-/// Whether `link` is a link to something beside it, as those are that are made here, or nothing.
+/// Whether `link` is a link to a file beside it, as [`RunDir::point_latest`] makes it, or does not exist.
 fn is_link_of_ours(link: &Path) -> bool {
     match fs::read_link(link) {
         Ok(target) => Some(target.as_os_str()) == target.file_name(),
@@ -260,7 +260,7 @@ fn is_link_of_ours(link: &Path) -> bool {
     }
 }
 
-/// Makes a link, in the place of one that is there.
+/// Makes a link, or replaces it.
 fn point(link: &Path, target: &Path) -> io::Result<()> {
     let mut made = Err(io::ErrorKind::AlreadyExists.into());
     let mut beside = PathBuf::new();
@@ -288,7 +288,7 @@ fn write_json(folder: &Path, name: &str, object: &impl Serialize) -> Result<()> 
     disk::sync_folder(folder).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// An object as a file of its own holds it.
+/// The content of a file that holds this object.
 pub(crate) fn json(object: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(object)?;
     bytes.push(b'\n');

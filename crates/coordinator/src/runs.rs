@@ -1,5 +1,5 @@
-//! `runs`: what there is to know of runs that are kept in folders: a table, a comparison, their
-//! learning curves, and their metrics for other programs. It asks no coordinator.
+//! `runs`: reads the runs in folders, and makes a table, a comparison, learning curves, and metrics for
+//! other programs. It asks no coordinator.
 
 mod chart;
 mod compare;
@@ -15,10 +15,10 @@ use clap::{Args, Subcommand};
 
 use self::found::Run;
 
-/// Where runs are, relative to the working directory, unless a person says otherwise.
+/// The default folder of runs, relative to the working directory.
 const RUNS: &str = "runs";
 
-/// Runs that a comparison or a picture has room for.
+/// The most runs in a comparison or a picture.
 const COMPARED_MAX: usize = 16;
 
 /// Which runs, and what to do with them.
@@ -28,10 +28,10 @@ pub(crate) struct RunsArgs {
     #[command(subcommand)]
     command: Option<RunsCommand>,
 
-    /// The folder that the runs are in, or one run
+    /// A folder of runs, or one run
     #[arg(default_value = RUNS, value_name = "DIR")]
     folder: PathBuf,
-    /// Print them as JSON
+    /// Print the runs as JSON
     #[arg(long)]
     json: bool,
 }
@@ -54,7 +54,7 @@ struct CompareArgs {
     runs: Vec<PathBuf>,
 }
 
-/// Which runs to draw, and where to.
+/// The runs to draw, and the files of the pictures.
 #[derive(Clone, Debug, Args)]
 struct PlotArgs {
     /// The runs: folders, or names of runs in the folder runs
@@ -86,7 +86,7 @@ struct ExportForm {
     tensorboard: Option<PathBuf>,
 }
 
-/// Does what was asked for. Returns what there is to say.
+/// Carries out the command. Returns the text to print.
 pub(crate) fn carry_out(args: &RunsArgs) -> Result<String> {
     match &args.command {
         None => table::show(&args.folder, args.json),
@@ -109,7 +109,7 @@ fn read(names: &[PathBuf]) -> Result<Vec<Run>> {
     names.iter().map(|name| Run::read(&found::locate(name)?)).collect()
 }
 
-/// A file's name for people.
+/// A path as text for people.
 fn shown(path: &Path) -> String {
     path.display().to_string()
 }

@@ -37,19 +37,19 @@ use crate::{
     undo::Undo,
 };
 
-/// Inputs that wait for the control loop; workers are slowed down beyond.
+/// The most inputs that wait for the control loop; beyond, workers are slowed down.
 const INPUTS: usize = 1024;
 
 /// Where and how a run stopped.
 #[derive(Debug)]
 pub(crate) struct Stopped {
-    /// None if the run never began: nothing of it is kept.
+    /// None if the run never began; its directory is then removed.
     pub(crate) run_dir: Option<PathBuf>,
-    /// The exit code that stands for the interruption.
+    /// The exit code of the signal that interrupted the run.
     pub(crate) exit_code: u8,
-    /// What is left undone although the run has ended well.
+    /// Why the last checkpoint could not be stored, if it could not.
     pub(crate) unfinished: Option<String>,
-    /// Whether it was interrupted before its state was saved.
+    /// Whether the run was interrupted before its state was saved.
     pub(crate) is_cut_short: bool,
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn run(launch: &Launch, console: &Console) -> Result<(Outcome, Stoppe
         .build()
         .context("cannot start the runtime")?;
     let result = runtime.block_on(serve(launch, console));
-    // Only readers of pipes are left, which need not be waited for.
+    // Only readers of pipes are left; they need no waiting.
     runtime.shutdown_background();
     result
 }
@@ -152,14 +152,15 @@ async fn start(
     signals: &Signals,
 ) -> Result<Started> {
     let mut run_dir = launch.open_run_dir()?;
-    // A run that could not be kept here must not stand in the store.
+    // The store is claimed only after the run directory was made, so that a run that fails here
+    // leaves no mark in the store.
     let url = launch.config().operation.checkpoint_url.as_deref().unwrap_or_default();
     let claimed = launch.claim_storage();
     control::during(console, &format!("Waiting for {url} to answer"), claimed).await?;
     run_dir.journal().note(&Entry::Listening(address))?;
     telemetry::note_run(&launch.info.run_id);
     let key = launch.history.key(run_dir.journal())?;
-    // Before anybody is told where it listens: who knows that may ask it to stop.
+    // This comes before the address is printed: whoever knows the address may send a signal to stop.
     signals.prepared();
     introduce(launch, &run_dir, address, console);
     let mut children = Children::default();
@@ -174,7 +175,7 @@ async fn start(
     Ok(Started { key, run_dir, children })
 }
 
-/// Answers those who connect, from now on. Returns the way to say how the run stands.
+/// Answers connections from now on. Returns the sender of the run's health.
 fn answer(
     launch: &Launch,
     service: Service,
@@ -202,8 +203,8 @@ fn answer(
     Ok(health)
 }
 
-/// Sees to it that the data set is there, and tells how that goes: the person, and workers that
-/// come meanwhile.
+/// Fetches the files of the data set that are missing. The progress is printed, and told to workers
+/// that ask to join meanwhile.
 async fn fetch_dataset(
     launch: &Launch,
     console: &Console,
@@ -222,7 +223,7 @@ async fn fetch_dataset(
     Ok(())
 }
 
-/// Tells a person what is about to run and how to start the workers.
+/// Prints a description of the run, and the command that starts its workers.
 fn introduce(launch: &Launch, run_dir: &RunDir, address: SocketAddr, console: &Console) {
     let config = launch.config();
     let (training, task) = (&config.training, &config.training.task);

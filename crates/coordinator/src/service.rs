@@ -37,17 +37,17 @@ use crate::{
     preparation::Preparation,
 };
 
-/// How long a new stream may take to say hello.
+/// How long a new stream may take until its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the run directory may take to say which checkpoints it holds. A worker waits longer for
-/// its welcome.
+/// How long it may take to list the checkpoints of the run directory. A worker waits longer for its
+/// welcome.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Messages to a worker that wait to be sent; a worker that lets more pile up is lost.
 const OUTBOUND_MESSAGES: usize = 64;
 
-/// What a worker is told, or why it is told nothing more: as it waits to be sent, and as it goes.
+/// A message to a worker, or the status that ends its stream: in the queue, and as it is sent.
 type Queued = Result<Outbound, Status>;
 type Sent = Result<CoordinatorMessage, Status>;
 
@@ -57,14 +57,14 @@ pub(crate) struct Service {
     inputs: mpsc::Sender<Input>,
     dataset: Files,
     checkpoints: Directory,
-    /// One look at the checkpoints at a time: a disk that hangs must not take up all threads.
+    /// The checkpoints are listed once at a time: a disk that hangs must not block all threads.
     listing: Arc<Semaphore>,
     preparation: Preparation,
     boards: Boards,
     next_worker: AtomicU64,
 }
 
-/// What boards on other machines ask for.
+/// Answers the requests of boards on other machines.
 #[derive(Debug)]
 pub(crate) struct Boards {
     pub(crate) followers: Followers,
@@ -83,13 +83,13 @@ impl Service {
         Self { inputs, dataset, checkpoints, listing, preparation, boards, next_worker }
     }
 
-    /// The newest checkpoint in the run directory, for a worker to begin from, so that what is on
-    /// the disk is not lost when all others are. The worker verifies it: here, where the run is
-    /// waited for, no checkpoint is read.
+    /// The newest checkpoint in the run directory, from which a worker begins. So a run continues
+    /// from the disk even if all other workers are lost. The worker verifies the checkpoint; the
+    /// coordinator only lists it, because reading it would delay the run.
     async fn newest_checkpoint(&self) -> Result<Option<PathBuf>, Status> {
         let (checkpoints, listing) = (self.checkpoints.clone(), Arc::clone(&self.listing));
         let listed = async move {
-            // Never closed.
+            // The semaphore is never closed, so this never fails.
             let turn = listing.acquire_owned().await.ok();
             let list = move || {
                 let list = checkpoints.list();
@@ -129,7 +129,7 @@ impl Coordinator for Service {
         })?;
         let worker = WorkerId(self.next_worker.fetch_add(1, Ordering::Relaxed));
         let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
-        // One that comes back brings its state along.
+        // A worker that reconnects still has its state.
         let checkpoint =
             if hello.returning.is_some() { None } else { self.newest_checkpoint().await? };
         let connection = Connection::new(&hello, &join, outbound, checkpoint);
@@ -178,7 +178,7 @@ impl Coordinator for Service {
     }
 }
 
-/// A message on its way out, while others still wait.
+/// Converts a message when it leaves the queue.
 fn tell(message: Queued) -> Sent {
     if let Ok(Outbound::Call(..)) = message {
         crashpoint::reach!("coordinator.telling");
@@ -204,7 +204,7 @@ async fn receive_hello(inbound: &mut Streaming<WorkerMessage>) -> Result<Hello, 
     }
 }
 
-/// Passes a worker's messages on, and then the end of its stream.
+/// Forwards a worker's messages to the control loop, and then the end of its stream.
 async fn forward(
     worker: WorkerId,
     mut inbound: Streaming<WorkerMessage>,
@@ -218,7 +218,7 @@ async fn forward(
                 }
             }
             Ok(Some(WorkerMessage { body: None })) => break "it sent an empty message".to_owned(),
-            Ok(None) => break "it closed it".to_owned(),
+            Ok(None) => break "the worker closed it".to_owned(),
             Err(status) => break protocol::status::cause(&status),
         }
     };

@@ -1,14 +1,14 @@
-//! A run's configuration as flags and their values, as people compare them.
+//! A run's configuration as flags and their values, for a comparison by people.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-/// Fields that are no flags: what a task tells of itself.
+/// Fields that are no flags: they describe the task.
 const LEFT_OUT: [&str; 4] = ["metrics", "size", "summary", "example"];
 
-/// The flags of a `config.json`, also of an earlier version, by name without their dashes. A data
-/// set is told by its name.
+/// The flags of a `config.json`, also of an earlier version, by name without the leading dashes. A
+/// data set is represented by its name.
 pub(crate) fn by_flag(config: &Value) -> BTreeMap<String, Value> {
     let mut flags = BTreeMap::new();
     let none = Map::new();

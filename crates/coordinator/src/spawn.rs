@@ -1,5 +1,5 @@
-//! `--spawn`: workers as child processes, their output passed through; started again when
-//! they die, and taken over from a coordinator that is no more.
+//! `--spawn`: workers as child processes. Their output is passed through. They are restarted when they
+//! die, and a new coordinator takes over the workers of one that has died.
 
 use std::{
     ffi::OsString,
@@ -33,17 +33,17 @@ use crate::{
     stop::Asked,
 };
 
-/// Bytes of a worker's line that are passed through at a time.
+/// The most bytes of a worker's line that are passed through at a time.
 const LINE_BYTES: usize = 8192;
 
-/// Time before a worker is started again that has lived for a while; it doubles with each
-/// that has not.
+/// Time before the first restart of a worker. It doubles with each restart, until a worker has lived
+/// for [`STABLE_AFTER`].
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 
-/// The most time before a worker is started again.
+/// The longest time before a restart.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// A worker that lived for so long did not die of its start.
+/// A worker that lived this long did not fail at its start.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// Exit codes of a worker that was not needed any more, or was told to leave by SIGHUP, SIGINT or
@@ -53,17 +53,17 @@ const LEFT: [i32; 4] = [0, 129, 130, 143];
 /// How a worker's process ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Exit {
-    /// For people.
+    /// The end in words, for people.
     pub(crate) status: String,
-    /// Its exit code; none if a signal ended it, or nobody knows.
+    /// The exit code; none if a signal ended the process, or if the code is not known.
     code: Option<i32>,
-    /// The signal that ended it, if one did.
+    /// The signal that ended the process, if there was one.
     pub(crate) signal: Option<i32>,
-    /// Whether that was sent here.
+    /// Whether this coordinator sent the signal.
     pub(crate) killed_here: bool,
 }
 
-/// What follows from a worker's end.
+/// The decision after a worker's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The worker left because it was told to.
@@ -79,7 +79,7 @@ pub(crate) enum Verdict {
 pub(crate) struct Children {
     spawner: Option<Spawner>,
     slots: Vec<Slot>,
-    /// One for each process and each of its pipes.
+    /// A watcher for each process and each of its pipes.
     watchers: JoinSet<()>,
 }
 
@@ -95,7 +95,7 @@ struct Spawner {
     inputs: mpsc::Sender<Input>,
 }
 
-/// A place for a worker, one process after the other.
+/// A slot for a worker: one process after the other runs in it.
 #[derive(Debug)]
 struct Slot {
     process: Process,
@@ -114,11 +114,11 @@ impl Slot {
 }
 
 impl Children {
-    /// Starts all workers of the run, but those that the coordinator before this one started
-    /// and that still run.
+    /// Starts all workers of the run. Workers that the previous coordinator started and that still
+    /// run are taken over.
     ///
     /// # Errors
-    /// One cannot be started; those that were started before it still run.
+    /// When a worker cannot be started; the workers that were started before it still run.
     pub(crate) fn start(
         &mut self,
         launch: &Launch,
@@ -170,7 +170,7 @@ impl Children {
         let mut child = Command::new(&spawner.program)
             .args(&spawner.arguments)
             .args(more)
-            // All are on this host: with several GPUs, each takes another.
+            // All workers are on this host. If it has several GPUs, each worker takes another GPU.
             .arg(format!("--local-rank={slot}"))
             .args(device.map(|device| format!("--device={device}")))
             .stdin(Stdio::null())
@@ -198,7 +198,7 @@ impl Children {
         Ok(Slot::new(process, kill))
     }
 
-    /// Watches a process that the coordinator before this one has started.
+    /// Watches a process that the previous coordinator has started.
     fn take_over(&mut self, slot: u32, process: Process) -> Result<Slot> {
         let spawner = self.spawner.as_ref().context("no workers are started here")?;
         let (kill, killed) = oneshot::channel();
@@ -206,22 +206,22 @@ impl Children {
         Ok(Slot { has_joined: true, ..Slot::new(process, kill) })
     }
 
-    /// Notes that a process has joined the run: it can.
+    /// Marks a process as able to join the run, because it has joined.
     pub(crate) fn note_joined(&mut self, process: &Process) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.process.is(process)) {
             slot.has_joined = true;
         }
     }
 
-    /// Whether a process was started here.
+    /// Whether this coordinator started a process or has taken it over.
     pub(crate) fn started(&self, process: &Process) -> bool {
         self.slots.iter().any(|slot| slot.process.is(process))
     }
 
-    /// Decides what follows from the end of a slot's process, and has [`Input::Restart`] come
-    /// if it is started again.
+    /// Decides what follows from the end of a slot's process. If the worker is to be restarted,
+    /// [`Input::Restart`] is sent after the backoff.
     pub(crate) fn exited(&mut self, slot: u32, exit: &Exit) -> Verdict {
-        // Watchers that have ended free what they hold.
+        // Joins the watchers that have ended, so that their memory is freed.
         while self.watchers.try_join_next().is_some() {}
         let (Some(spawner), Some(entry)) = (&self.spawner, self.slots.get_mut(slot as usize))
         else {
@@ -231,7 +231,7 @@ impl Children {
         if exit.code.is_some_and(|code| LEFT.contains(&code)) {
             return Verdict::Left;
         }
-        // A process that says what is wrong before it has joined would say it again.
+        // A process that exits by itself before it has joined would fail in the same way again.
         let is_hopeless = !entry.has_joined && exit.code.is_some();
         if is_hopeless || entry.restarts >= spawner.max_restarts {
             return Verdict::GivenUp;
@@ -250,9 +250,10 @@ impl Children {
         Verdict::Again(after)
     }
 
-    /// Starts the worker of a slot again, under whatever rank is free.
+    /// Starts the worker of a slot again, with any free rank.
     pub(crate) fn restart(&mut self, slot: u32, journal: &mut Journal) -> Result<()> {
-        // Not a rank that the environment gives: it was the coordinator's, if anybody's.
+        // The explicit `any` overrides a rank in the environment, which was not meant for workers
+        // that the coordinator starts.
         let fresh = self.spawn(slot, &["--rank", "any"], journal)?;
         if let Some(entry) = self.slots.get_mut(slot as usize) {
             *entry = Slot { restarts: entry.restarts, backoff: entry.backoff, ..fresh };
@@ -260,7 +261,7 @@ impl Children {
         Ok(())
     }
 
-    /// Kills a process, if it was started here.
+    /// Kills a process, if it is in a slot.
     pub(crate) fn kill(&mut self, process: &Process) {
         let slot = self.slots.iter_mut().find(|slot| slot.process.is(process));
         if let Some(kill) = slot.and_then(|slot| slot.kill.take()) {
@@ -268,21 +269,21 @@ impl Children {
         }
     }
 
-    /// Kills all that were started here and still run. Returns how many those are.
+    /// Kills all workers in slots that still run. Returns their number.
     pub(crate) fn kill_all(&mut self) -> usize {
         let kills = self.slots.iter_mut().filter_map(|slot| slot.kill.take());
         kills.filter_map(|kill| kill.send(()).ok()).count()
     }
 
-    /// Waits, within a bound, for all workers to exit and to have said all; what is left then, or
-    /// when signals say that nothing is to be waited for, is killed. Those that have never joined
-    /// are killed at once: they have nothing to save, and would go on looking for a coordinator.
+    /// Waits until all workers have exited and their output is read. At [`DRAIN_TIMEOUT`], or when
+    /// signals ask for an immediate end, the remaining workers are killed. Workers that have never
+    /// joined are killed at once: they have nothing to save, and would keep looking for a coordinator.
     pub(crate) async fn finish(mut self, mut asked: watch::Receiver<Asked>) {
         for slot in self.slots.iter_mut().filter(|slot| !slot.has_joined) {
             let _exited = slot.kill.take().map(|kill| kill.send(()));
         }
         let is_impatient = async {
-            // Without a sender there is no impatience, either.
+            // If the sender is gone, no signal can ask for an immediate end.
             if asked.wait_for(Asked::is_impatient).await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -309,7 +310,7 @@ impl Children {
     }
 }
 
-/// Where a process on this machine finds what listens at `address`.
+/// The address by which a process on this machine connects to a listener at `address`.
 fn from_here(address: SocketAddr) -> SocketAddr {
     let mut address = address;
     match address {
@@ -360,7 +361,7 @@ async fn watch(
     let _ended = inputs.send(Input::ChildExited(slot, exit)).await;
 }
 
-/// Watches a process that is not this one's child.
+/// Watches a process that is not a child of this process.
 async fn watch_other(
     slot: u32,
     process: Process,
@@ -371,7 +372,8 @@ async fn watch_other(
     let exit = Exit { code: None, signal: None, status, killed_here: false };
     let pid = Pid::from_raw(process.id.cast_signed());
     let handle = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-    // Looked at again now that the handle holds it: the number may have gone to another process.
+    // The process is checked again now that the handle is open, because another process could have
+    // taken over its number in between.
     if let Some(handle) = handle.filter(|_| process.runs_here()).map(Arc::new) {
         let watched = Arc::clone(&handle);
         let mut gone = tokio::task::spawn_blocking(move || {

@@ -1,4 +1,4 @@
-//! `vae-coordinator status`: asks a running coordinator how its run stands, and shows it.
+//! `vae-coordinator status`: asks a running coordinator for the status of its run, and prints it.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::args::{HealthArg, StatusArgs};
 /// How long the coordinator may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What there is to show.
+/// Asks the coordinator, and returns the text to print.
 pub(crate) fn show(args: &StatusArgs) -> Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -41,7 +41,7 @@ pub(crate) async fn ask(args: &StatusArgs) -> Result<StatusReply> {
     Ok(answer.map_err(|status| failed(args, &status))?.into_inner())
 }
 
-/// A word if all is well, and an error if not.
+/// The word "serving" if the service is healthy, else an error.
 async fn ask_health(args: &StatusArgs, whose: HealthArg) -> Result<String> {
     let service = match whose {
         HealthArg::Coordinator => SERVICE_NAME,
@@ -113,7 +113,7 @@ fn text(status: &StatusReply) -> String {
     text
 }
 
-/// What the last report has said, and as of when.
+/// The numbers of the last report, with its step and age.
 fn reported(status: &StatusReply) -> Option<String> {
     let metric = |metric: &MetricValue| {
         let (name, unit) = (printable(&metric.name), printable(&metric.unit));
@@ -135,7 +135,7 @@ fn worker_line(worker: &WorkerStatus) -> String {
         return format!("{rank:8} joined {silent:.1} s ago, not heard of since; {place}");
     };
     let state = if worker.member { phase_name(worker.phase()) } else { "not a member" };
-    // Each sign of life is of another moment, so members of one step show different ones.
+    // Heartbeats come at different moments, so members at the same step may show different steps.
     format!("{rank:8} {state:12} at step {step:<8} {:.1} s ago; {place}", worker.silent_seconds)
 }
 

@@ -1,5 +1,5 @@
-//! Signals to a coordinator. The first asks it to stop after the current step, the second to end
-//! its workers and itself at once, and the third ends the process, whatever it does.
+//! Signals to a coordinator. The first asks it to stop after the current step. The second asks it to
+//! end its workers and itself at once. The third ends the process in any case.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,10 +10,10 @@ use tokio::sync::watch;
 
 use crate::{console::Console, undo::Undo};
 
-/// The signals that came.
+/// The signals that have come.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Asked {
-    /// The last one; none if there was none.
+    /// The last signal; none if there was none.
     pub(crate) last: Option<Stop>,
     times: u32,
 }
@@ -24,17 +24,18 @@ impl Asked {
         self.times > 0
     }
 
-    /// Whether nothing is to be waited for any more.
+    /// Whether the coordinator must end at once, without waiting for its workers.
     pub(crate) fn is_impatient(&self) -> bool {
         self.times > 1
     }
 }
 
-/// The signals to a coordinator, from before it makes anything until it ends.
+/// Listens for signals during the whole life of a coordinator.
 #[derive(Debug)]
 pub(crate) struct Signals {
     pub(crate) asked: watch::Receiver<Asked>,
-    /// What a signal undoes before it ends the program; none once the run can be stopped in order.
+    /// Removes the files made so far when a signal ends the program; none once the run can be stopped
+    /// in order.
     preparing: Arc<Mutex<Option<Undo>>>,
     _listening: Listening,
 }
@@ -46,10 +47,10 @@ impl Signals {
     }
 }
 
-/// Listens from now on. While a run is prepared, a signal ends the program at once, and with it what
-/// fetches the data set, and takes away what `undo` speaks of. After that it asks the run to stop;
-/// where SIGTERM is no reason to stop the run, it ends this process: what the next coordinator has
-/// to know is on the disk.
+/// Listens from now on. While a run is prepared, a signal ends the program and the processes that fetch
+/// the data set at once, and removes the files of `undo`. After that, a signal asks the run to stop.
+/// With `leave_on_sigterm`, SIGTERM and SIGHUP end only this process: the next coordinator finds all
+/// it needs on the disk.
 pub(crate) fn listen(
     undo: Undo,
     leave_on_sigterm: bool,
@@ -60,7 +61,7 @@ pub(crate) fn listen(
     let is_preparing = Arc::clone(&preparing);
     let (sender, asked) = watch::channel(Asked::default());
     let heed = move |stop: Stop| {
-        // Held while the process ends: nothing is made any more that would stay behind.
+        // The lock is held while the process ends, so that no more files are made meanwhile.
         let preparing = is_preparing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(undo) = &*preparing {
             data::fetch::end_children();

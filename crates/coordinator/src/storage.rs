@@ -1,6 +1,6 @@
-//! The store beside the run directory: whose run is kept there, and what of it the run directory
-//! lacks. What is fetched goes into the run directory; from there on all is as if it had been
-//! there. Checkpoints are put there by the workers.
+//! The object store that also keeps a run's configuration and checkpoints. This module finds the run in
+//! the store, and copies into the run directory the files that the directory lacks; everything else
+//! reads the run directory only. The workers upload the checkpoints.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::{
     run_dir::{self, RunDir, RunInfo},
 };
 
-/// What comes before what is wrong with a store.
+/// The beginning of an error message about the store.
 const FLAG: &str = "--checkpoint-url (`none` does without)";
 
 /// A run's folder in a store.
@@ -21,31 +21,31 @@ const FLAG: &str = "--checkpoint-url (`none` does without)";
 pub(crate) struct Storage {
     store: Store,
     program: &'static dyn Program,
-    /// Whether this run has put its configuration there.
+    /// Whether the configuration in the store is this run's.
     is_ours: bool,
 }
 
-/// Whether it was the store that failed, not what is in it.
+/// Whether the store itself has failed, and not a file in it.
 pub(crate) fn is_away(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(StoreError::Failed { .. }))
 }
 
 impl Storage {
-    /// Opens the folder at a URL, if there is one. Nothing is asked of the store.
+    /// Opens the folder at a URL, if one is given. No request is sent to the store.
     pub(crate) fn open(url: Option<&str>, program: &'static dyn Program) -> Result<Option<Self>> {
         let Some(url) = url else { return Ok(None) };
         Ok(Some(Self { store: Store::open(url).context(FLAG)?, program, is_ours: false }))
     }
 
-    /// Refuses to begin a run where another one keeps its checkpoints.
+    /// Refuses to begin a run in a folder that already holds a run.
     pub(crate) fn refuse_occupied(&self) -> Result<()> {
-        // Asked first, since it tells a bucket that does not exist from one that is empty.
+        // The list comes first, because it distinguishes a missing bucket from an empty one.
         let steps = self.store.steps().context(FLAG)?;
         ensure!(steps.is_empty() && !self.holds_run()?, self.occupied());
         Ok(())
     }
 
-    /// Whether a run is kept there.
+    /// Whether the store holds a run.
     pub(crate) fn holds_run(&self) -> Result<bool> {
         Ok(self.run()?.is_some())
     }
@@ -57,8 +57,8 @@ impl Storage {
         )
     }
 
-    /// Puts the run's configuration there. Where this run has it there already, a store that does
-    /// not take in the new one stops nothing.
+    /// Writes the run's configuration into the store. If the store already has an older
+    /// configuration of this run, a failure is only logged.
     pub(crate) fn claim(&self, info: &RunInfo) -> Result<()> {
         let config = run_dir::json(info)?;
         if self.is_ours {
@@ -73,9 +73,10 @@ impl Storage {
         }
     }
 
-    /// Brings the newest checkpoint that verifies into the run directory at `path`, unless that
-    /// has it or a newer one. Where no run is `here`, or another one in a directory that nobody
-    /// named, a run directory is made where `place` says for its id. Returns the run directory.
+    /// Copies the newest valid checkpoint from the store into the run directory at `path`, unless the
+    /// directory has it or a newer one. `here` is the run in that directory, if there is one. If it
+    /// is not the store's run, a run directory is made at `place(run_id)`, which must differ from
+    /// `path` if `here` is another run. Returns the run directory.
     pub(crate) fn restore(
         &mut self,
         here: Option<&RunInfo>,
@@ -112,7 +113,7 @@ impl Storage {
         Ok(run_dir)
     }
 
-    /// Which run is kept there, if one is.
+    /// The run in the store, if there is one.
     fn run(&self) -> Result<Option<RunInfo>> {
         let Some(config) = self.store.config().context(FLAG)? else { return Ok(None) };
         let info = RunInfo::parse(&config, self.program);

@@ -1,4 +1,4 @@
-//! A run as TensorBoard shows it: event files from rows of the metrics, samples and flags.
+//! Writes a run's metrics, samples and flags into an event file for TensorBoard.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use ::tensorboard::{EventFile, Setting};
 use history::{EpochRow, MetricsRow, StepsRow, Time, Values};
 use serde_json::Value;
 
-/// Most bytes of a picture that is shown.
+/// The largest picture that is written, in bytes.
 const PICTURE_BYTES_MAX: u64 = 4 << 20;
 
 /// An event file of a run.
@@ -58,7 +58,7 @@ impl Tensorboard {
         self.file.end_session(Time::now().unix_seconds(), is_success)
     }
 
-    /// Makes void what was written of the steps after this one.
+    /// Marks the values of all steps after this one as void.
     pub(crate) fn rewind(&mut self, step: u64, time: Time) -> io::Result<()> {
         self.file.purge_from(time.unix_seconds(), step + 1)
     }
@@ -77,7 +77,7 @@ impl Tensorboard {
         self.file.scalars(time, row.step(), scalars)
     }
 
-    /// Writes the picture of an epoch; whether there is one.
+    /// Writes the picture of an epoch, if it exists. Returns whether it exists.
     pub(crate) fn samples(&mut self, row: &EpochRow) -> io::Result<bool> {
         let path = history::samples_path(&self.run_dir, row.epoch);
         let mut png = Vec::new();

@@ -1,14 +1,14 @@
-//! The means that a task reports, by the names that it gives them.
+//! The means that a task reports, by the names of its metrics.
 
 use config::Metric;
 use protocol::wire::MetricValue;
 
-/// Values of a task's metrics; empty where they are not known.
+/// Values of a task's metrics; empty if they are not known.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Terms(Vec<(Metric, f64)>);
 
 impl Terms {
-    /// The values in the order of the metrics; values of another number are not known.
+    /// The values in the order of the metrics; empty if there are more or fewer values than metrics.
     pub(crate) fn new(metrics: &[Metric], values: &[f64]) -> Self {
         if metrics.len() != values.len() {
             return Self::default();
@@ -16,12 +16,12 @@ impl Terms {
         Self(metrics.iter().cloned().zip(values.iter().copied()).collect())
     }
 
-    /// The first one, if they are known.
+    /// The loss, which is the first value; none if the values are not known.
     pub(crate) fn loss(&self) -> Option<f64> {
         self.0.first().map(|(_, loss)| *loss)
     }
 
-    /// The first one with its unit for one example, as in `132.36 nats per image`.
+    /// The loss with its unit for one example, as in `132.36 nats per image`.
     pub(crate) fn describe_loss(&self, example: &str) -> Option<String> {
         let (Metric { unit, .. }, loss) = self.0.first()?;
         let separator = if unit.is_empty() { "" } else { " " };

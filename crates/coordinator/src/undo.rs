@@ -1,7 +1,7 @@
-//! Takes away what a start has made that then failed, so that no empty run stays behind.
+//! Removes the files of a start that failed, so that no empty run stays behind.
 //!
-//! Only files and folders that were not there before are taken away, and folders only if they are
-//! empty: what anybody else has put there stays.
+//! Only files and folders that did not exist before are removed, and folders only if they are empty:
+//! files of other programs stay.
 
 use std::{
     fs,
@@ -10,17 +10,17 @@ use std::{
 
 use crate::run_dir::RunDir;
 
-/// What was missing before a run directory was made.
+/// The files and folders that did not exist before a run directory was made.
 #[derive(Clone, Debug)]
 pub(crate) struct Undo {
     files: Vec<PathBuf>,
-    /// The innermost first.
+    /// Inner folders come before outer ones.
     folders: Vec<PathBuf>,
 }
 
 impl Undo {
-    /// Looks at what is there before the directory of a run is made; what is in that of a run that
-    /// has begun before is never undone.
+    /// Checks which files exist, before the run directory is made. If the directory already holds a
+    /// run, nothing is ever removed.
     pub(crate) fn new(run_dir: &Path) -> Self {
         if RunDir::holds_run(run_dir) {
             return Self { files: Vec::new(), folders: Vec::new() };
@@ -32,7 +32,7 @@ impl Undo {
         Self { files, folders: folders.filter(is_missing).collect() }
     }
 
-    /// Takes away what has been made since. What cannot be taken away stays.
+    /// Removes the files that have been made since. A file that cannot be removed stays.
     pub(crate) fn undo(&self) {
         for file in &self.files {
             let _there_or_not = fs::remove_file(file);

@@ -1,5 +1,5 @@
-//! `status --watch`: a run in the terminal while it goes on. It asks the coordinator again and again,
-//! as `status` does once.
+//! `status --watch`: shows a run in the terminal while it trains. It repeats the request that `status`
+//! sends once.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -22,32 +22,32 @@ use ratatui::{
 
 use crate::{args::StatusArgs, status};
 
-/// Time between two questions.
+/// Time between two requests.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long a key is waited for before the screen is looked after again.
+/// How long a key is waited for before the screen is drawn again.
 const KEY_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Losses that are kept: more than a terminal has columns.
+/// The most losses that are kept: more than a terminal has columns.
 const LOSSES_MAX: usize = 1024;
 
-/// Heights of a bar that tell losses apart.
+/// Number of different heights of a bar.
 const BAR_HEIGHTS: f64 = 1000.0;
 
-/// Ranks that a worker is said to wait for by name.
+/// The most ranks that are named in the column "Waits for".
 const NAMED: usize = 4;
 
 /// Lines of events that are shown.
 const EVENTS_HEIGHT: u16 = 3;
 
-/// What is known of the run.
+/// The data that the screen shows.
 #[derive(Debug, Default)]
 struct View {
     status: StatusReply,
-    /// The losses that were reported, the newest last, with the step of that.
+    /// The losses that were reported, the newest last, and the step of the newest.
     losses: Vec<f64>,
     reported_step: Option<u64>,
-    /// Why nothing new is known, and since when.
+    /// Why the last request failed, and since when requests fail.
     silent: Option<(String, Instant)>,
 }
 
@@ -64,7 +64,7 @@ impl View {
     }
 }
 
-/// Shows the run until a person has seen enough.
+/// Shows the run until a person presses q.
 pub(crate) fn watch(args: &StatusArgs) -> Result<()> {
     ensure!(
         io::stdout().is_terminal() && io::stdin().is_terminal(),
@@ -75,7 +75,7 @@ pub(crate) fn watch(args: &StatusArgs) -> Result<()> {
         .build()
         .context("cannot start the runtime")?;
     let mut view = View::default();
-    // An error here is shown as one.
+    // If the first request fails, the command ends with that error.
     view.take_in(runtime.block_on(status::ask(args))?);
     let mut terminal = ratatui::try_init().context("cannot draw on the terminal")?;
     let mut asked = Instant::now();
@@ -103,7 +103,7 @@ pub(crate) fn watch(args: &StatusArgs) -> Result<()> {
     watched.context("cannot draw on the terminal")
 }
 
-/// Whether a person presses what ends it.
+/// Whether a person presses a key that ends the command.
 fn ends() -> io::Result<bool> {
     if !event::poll(KEY_TIMEOUT)? {
         return Ok(false);
@@ -166,7 +166,7 @@ fn draw(frame: &mut Frame<'_>, view: &View) {
     let list =
         List::new(recent).block(Block::bordered().title(" What ended generations, newest first "));
     frame.render_widget(list, events);
-    frame.render_widget(Line::from("q ends the watching, not the run").dim(), foot);
+    frame.render_widget(Line::from("q closes this view; the run goes on").dim(), foot);
 }
 
 fn heading(view: &View) -> Vec<Line<'static>> {
@@ -194,13 +194,13 @@ fn heading(view: &View) -> Vec<Line<'static>> {
     ]
 }
 
-/// A bar for each of the last losses, so many as there is room for.
+/// A bar for each of the last losses, as many as fit into `width`.
 fn bars(losses: &[f64], width: usize) -> Vec<u64> {
     let losses = &losses[losses.len().saturating_sub(width)..];
     let low = losses.iter().copied().fold(f64::INFINITY, f64::min);
     let high = losses.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let range = (high - low).max(f64::MIN_POSITIVE);
-    // The least loss has a bar too.
+    // The lowest loss has a visible bar too.
     let bar = |loss: &f64| (1.0 + (loss - low) / range * BAR_HEIGHTS) as u64;
     losses.iter().map(bar).collect()
 }
@@ -301,7 +301,7 @@ mod tests {
         }
         view.silent = Some(("no coordinator answers".into(), Instant::now()));
         assert!(drawn(&view, 110, 40).contains("no answer for 0 s"));
-        // Any size, also none.
+        // Any size of the terminal works.
         for (width, height) in [(1, 1), (20, 5), (300, 100)] {
             drawn(&view, width, height);
         }

@@ -1,4 +1,4 @@
-//! What happens at the places of a process that was told to come to harm.
+//! The crash points of a process that a test has told to fail.
 
 use std::{
     env,
@@ -11,31 +11,31 @@ use std::{
 
 use rustix::process::{Signal, getpid, kill_process};
 
-/// Says what is to happen where, as "NAME TIME ACTION".
+/// The variable with the order of this process, as "NAME TIME ACTION".
 const VARIABLE: &str = "LOCKSTEP_CRASH_POINT";
 
-/// What happens at a place.
+/// The action at a crash point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
-    /// The process kills itself: nothing is unwound, nothing flushed.
+    /// The process kills itself: no stack is unwound, and no output is flushed.
     Kill,
-    /// The thread stands still for ever.
+    /// The thread stops for ever.
     Hang,
-    /// The process stops itself, until somebody has it continue.
+    /// The process stops itself until it gets SIGCONT.
     Freeze,
     /// The thread panics.
     Panic,
-    /// What is done there fails.
+    /// The operation at this point fails.
     Fail,
-    /// The lowest bit of the first float is another.
+    /// The lowest bit of the first float is flipped.
     Flip,
 }
 
-/// The place where something is to happen, and what.
+/// A crash point, and the action there.
 #[derive(Debug, PartialEq, Eq)]
 struct Order {
     name: String,
-    /// The first time is 1.
+    /// How often the point is reached before the action happens; 1 for the first time.
     time: u64,
     action: Action,
 }
@@ -68,7 +68,7 @@ impl Order {
     }
 }
 
-/// What is to happen now that the place was reached.
+/// Counts that the point was reached. Returns the action that is due now, if there is one.
 fn due(name: &str) -> Option<Action> {
     static TIMES: AtomicU64 = AtomicU64::new(0);
     let order = Order::given().filter(|order| order.name == name)?;
@@ -76,7 +76,7 @@ fn due(name: &str) -> Option<Action> {
     (time == order.time).then_some(order.action)
 }
 
-/// Does what is to be done at the place.
+/// Performs the action that is due at this point.
 pub fn reach(name: &str) {
     match due(name) {
         None => {}
@@ -93,13 +93,13 @@ pub fn reach(name: &str) {
     }
 }
 
-/// Whether what is done at the place is to fail.
+/// Whether the operation at this point must fail now.
 #[must_use]
 pub fn fails(name: &str) -> bool {
     due(name) == Some(Action::Fail)
 }
 
-/// Flips a bit at the place, if that is to be done.
+/// Flips a bit of the floats, if that is due at this point.
 pub fn flip(name: &str, floats: &mut [f32]) {
     if due(name) == Some(Action::Flip)
         && let Some(first) = floats.first_mut()

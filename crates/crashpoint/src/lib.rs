@@ -1,11 +1,11 @@
-//! Crash points: named places in the code where a test has a process die, hang, freeze, panic, fail
-//! or spoil a bit.
+//! Crash points: named places in the code where a test makes a process die, hang, freeze, panic, fail
+//! or flip a bit.
 //!
-//! Without the feature `armed`, as in every program that people get, the macros stand for
-//! nothing: neither the places nor their names are in the program. With it, the environment
-//! variable `LOCKSTEP_CRASH_POINT` says what happens, as in `checkpoint.renamed 2 kill`: when
-//! the place is reached for the second time, the process kills itself. What a place means is
-//! known where it is, and in `tests/crash_points.rs`.
+//! Released programs are built without the feature `armed`: the macros then expand to nothing, and the
+//! program contains no crash points. With the feature, the environment variable
+//! `LOCKSTEP_CRASH_POINT` names a point and an action. For example, with `checkpoint.renamed 2 kill`
+//! the process kills itself when it reaches the point for the second time. `tests/crash_points.rs`
+//! uses the points.
 
 #[cfg(feature = "armed")]
 pub mod armed;

@@ -1,5 +1,6 @@
-//! What a file system may refuse: durable names, modes, locks and links. Network and user-space file systems lack some
-//! of these, and a run can do without. [`excuse`] is the rule: a refusal is a warning, a failure stays an error.
+//! Operations that a file system may refuse: durable names, modes, locks and links. Some network and user-space file
+//! systems lack some of these, and a run works without them. [`excuse`] is the rule: a refusal becomes a warning, a
+//! failure stays an error.
 
 use std::collections::HashSet;
 use std::fs::{self, File, Permissions, TryLockError};
@@ -10,10 +11,10 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 
-/// Warnings that are remembered so that each is given once.
+/// The most warnings that are given; each is given once.
 const WARNINGS_MAX: usize = 256;
 
-/// What file systems answer that cannot do what they were asked.
+/// The errors of file systems that do not support an operation.
 const REFUSALS: [Errno; 11] = [
     Errno::INVAL,
     Errno::OPNOTSUPP,
@@ -28,16 +29,16 @@ const REFUSALS: [Errno; 11] = [
     Errno::MLINK,
 ];
 
-/// Whether an error says that the file system cannot do such a thing, and not that it tried and failed.
+/// Whether an error means that the file system does not support the operation, and not that the operation failed.
 pub fn is_refusal(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported
         || Errno::from_io_error(error).is_some_and(|errno| REFUSALS.contains(&errno))
 }
 
-/// Turns a refusal into a warning, which says what was attempted on which file and what follows.
+/// Turns a refusal into a warning, which names the action, the file and the consequence.
 ///
 /// # Errors
-/// A failure that is no refusal.
+/// An error that is no refusal.
 pub fn excuse(
     action: &'static str,
     path: &Path,
@@ -53,7 +54,7 @@ pub fn excuse(
     }
 }
 
-/// Warns of what could not be done, once for each file and action.
+/// Warns that an action was not possible, once for each file and action.
 pub fn warn(action: &'static str, path: &Path, consequence: &str, error: &io::Error) {
     static GIVEN: Mutex<Option<HashSet<(&str, PathBuf)>>> = Mutex::new(None);
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,13 +67,14 @@ pub fn warn(action: &'static str, path: &Path, consequence: &str, error: &io::Er
 /// Makes the names in a folder durable.
 ///
 /// # Errors
-/// The disk failed. A file system that cannot do it is excused: names are then as durable as it makes them.
+/// When the disk failed. If the file system does not support it, there is only a warning, and the names may not be
+/// durable.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     excuse("sync the folder", folder, "a power cut may lose the newest files in it", synced)
 }
 
-/// Has the content of a file written to the disk; `path` is its name.
+/// Waits until the content of a file is on the disk; `path` is its name.
 ///
 /// # Errors
 /// As [`sync_folder`].
@@ -80,7 +82,7 @@ pub fn sync_file(file: &File, path: &Path) -> io::Result<()> {
     excuse("sync", path, "a power cut may lose it", file.sync_all())
 }
 
-/// As [`sync_file`], without what only its metadata holds.
+/// As [`sync_file`], but without the metadata that reading does not need.
 ///
 /// # Errors
 /// As [`sync_folder`].
@@ -88,10 +90,10 @@ pub fn sync_data(file: &File, path: &Path) -> io::Result<()> {
     excuse("sync", path, "a power cut may lose the newest lines of it", file.sync_data())
 }
 
-/// Creates a folder, parents included, where there is none, and makes its name durable.
+/// Creates a folder and its parents if it does not exist, and makes its name durable.
 ///
 /// # Errors
-/// What the system said.
+/// The error of the system.
 pub fn create_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -103,7 +105,7 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Keeps the content of a regular file from other users; a device is left as it is.
+/// Makes a regular file readable only by its owner; a device is not changed.
 ///
 /// # Errors
 /// As [`sync_folder`].
@@ -117,8 +119,8 @@ pub fn keep_private(file: &File, path: &Path) -> io::Result<()> {
     excuse("restrict access to", path, "other users may be able to read it", restricted)
 }
 
-/// Locks a file against other processes until it is closed. Returns whether no other process holds the lock; a file
-/// system without locks is excused.
+/// Locks a file against other processes until it is closed. Returns false if another process holds the lock. On a file
+/// system without locks there is only a warning.
 ///
 /// # Errors
 /// As [`sync_folder`].

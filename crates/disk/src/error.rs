@@ -1,9 +1,9 @@
-//! What can be wrong with a place for a file.
+//! The errors of writing a file.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a file was not written. What was there before is as it was, unless the file could only be written in place.
+/// Why a file was not written. The old content is unchanged, unless the file could only be written in place.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// The operating system refused.
@@ -11,10 +11,10 @@ pub enum DiskError {
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
-    /// Another user's file has the name.
+    /// Another program's file has the name.
     #[error(
         "{} is there already and was not written by this program, so it stays: move it away, or choose another folder",
         path.display()

@@ -1,11 +1,11 @@
-//! What all programs ask of a file system: files that appear whole, and nothing of other people's touched.
+//! Writes files for all programs: a file appears whole or not at all, and other programs' files are not touched.
 //!
-//! - [`write_whole`] puts a file where a person named one; [`try_write`] finds out beforehand whether it can.
-//! - [`write_own`] puts a file under a name that the program chose: a file there that this project has not written stays.
+//! - [`write_whole`] writes a file at a path that a person named; [`try_write`] checks beforehand whether it can.
+//! - [`write_own`] writes a file under a name that the program chose; an existing file of another program stays.
 //! - [`temporary`], [`put_new`] and [`sweep`] are for callers that write a file piece by piece.
-//! - [`convenience`] is the one rule for what a file system may refuse without harm.
+//! - [`convenience`] has the operations that a file system may refuse without harm.
 //!
-//! This crate does not know what is in a file. Start at `whole.rs`.
+//! This crate does not know the content of files. Start reading at `whole.rs`.
 
 pub mod convenience;
 mod error;

@@ -1,4 +1,4 @@
-//! Opening a named pipe for writing, which waits for a reader, but not for ever.
+//! Opens a named pipe for writing. This waits for a reader, up to a timeout.
 
 use std::fs::File;
 use std::io;
@@ -16,14 +16,14 @@ const READER_TIMEOUT: Duration =
 /// Time between two attempts.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Opens a pipe once somebody reads from it.
+/// Opens a pipe for writing, once a reader has opened the other end.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let deadline = Instant::now() + READER_TIMEOUT;
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     loop {
         match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(pipe) => {
-                // From here on a slow reader is waited for, as on any pipe.
+                // From here on, a write waits for a slow reader, as usual.
                 rustix::fs::fcntl_setfl(&pipe, OFlags::WRONLY)?;
                 return Ok(File::from(pipe));
             }

@@ -1,4 +1,5 @@
-//! Where a file goes that a person named: beside and renamed, or, where a rename would destroy what is there, in place.
+//! Decides how a file at a person's path is written: as a temporary file that is renamed, or in place if a rename would
+//! destroy what is there.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -11,21 +12,21 @@ use tempfile::NamedTempFile;
 
 use crate::{DiskError, pipe, temporary};
 
-/// Links that are followed one after the other; the kernel's bound.
+/// The most links that are followed one after the other, as in the kernel.
 const LINKS_MAX: usize = 40;
 
 /// How a path is written.
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// A temporary file, which gets this name, links followed.
+    /// As a temporary file, which then gets this name; links are already resolved.
     Beside(NamedTempFile, PathBuf),
-    /// A regular file that has to keep its inode: it has other names, or its folder takes in no file.
+    /// A regular file that must keep its inode: it has other names, or no file can be made in its folder.
     Direct(File),
     /// A device, a pipe, or an output of this process.
     Stream,
 }
 
-/// What is at a path, links followed; none where there is nothing.
+/// The metadata of the file at a path, after following links; none if there is no file.
 fn look(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata)),
@@ -34,7 +35,7 @@ fn look(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// Whether a path leads to the standard output of this process, where that is a pipe or a file.
+/// Whether a path leads to the standard output of this process, if that is a pipe or a file.
 pub fn is_standard_output(path: &Path) -> bool {
     let is = |there: Metadata| {
         !there.file_type().is_char_device() && is_open_as(io::stdout().as_fd(), &there)
@@ -42,7 +43,7 @@ pub fn is_standard_output(path: &Path) -> bool {
     look(path).is_ok_and(|there| there.is_some_and(is))
 }
 
-/// Whether there is something at a path, links followed, that is neither a regular file nor a folder: a device or a pipe.
+/// Whether a path leads to a device or a pipe, that is, neither to a regular file nor to a folder. Links are followed.
 pub fn is_stream(path: &Path) -> bool {
     look(path).is_ok_and(|there| there.is_some_and(|there| !there.is_file() && !there.is_dir()))
 }
@@ -52,7 +53,7 @@ fn is_open_as(output: BorrowedFd<'_>, there: &Metadata) -> bool {
         .is_ok_and(|own| (own.st_dev, own.st_ino) == (there.dev(), there.ino()))
 }
 
-/// An output of this process that a path leads to, as in `/dev/stdout`.
+/// The output of this process that a path leads to, as in `/dev/stdout`.
 fn own_output(there: &Metadata) -> Option<io::Result<File>> {
     let (stdout, stderr) = (io::stdout(), io::stderr());
     let outputs = [stdout.as_fd(), stderr.as_fd()];
@@ -61,7 +62,7 @@ fn own_output(there: &Metadata) -> Option<io::Result<File>> {
 }
 
 impl Place {
-    /// Finds out how `path` is to be written, and prepares it.
+    /// Decides how `path` is written, and prepares that.
     pub(crate) fn of(path: &Path) -> io::Result<Place> {
         let Some(there) = look(path)? else {
             let target = follow(path)?;
@@ -93,26 +94,26 @@ impl Place {
     }
 }
 
-/// Whether a folder takes in no file, while files in it may be written.
+/// Whether an error means that no file can be made in a folder; existing files in it may still be writable.
 fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-/// Gives a file the owner and the mode of the one that it replaces.
+/// Gives a file the owner and the mode of the file that it replaces.
 fn take_after(file: &File, there: &Metadata) -> io::Result<()> {
     let own = file.metadata()?;
     let (user, group) = (there.uid(), there.gid());
     if (own.uid(), own.gid()) != (user, group) {
         std::os::unix::fs::fchown(file, Some(user), Some(group))?;
     }
-    // After the owner, for a change of owner clears bits of the mode.
+    // The mode is set after the owner, because a change of owner clears bits of the mode.
     if file.metadata()?.permissions().mode() != there.permissions().mode() {
         file.set_permissions(there.permissions())?;
     }
     Ok(())
 }
 
-/// Opens what is neither a folder nor a regular file.
+/// Opens a device, a pipe or an output of this process.
 pub(crate) fn open_stream(path: &Path) -> io::Result<File> {
     let there = fs::metadata(path)?;
     if let Some(output) = own_output(&there) {
@@ -124,7 +125,7 @@ pub(crate) fn open_stream(path: &Path) -> io::Result<File> {
     File::options().write(true).open(path)
 }
 
-/// Where links lead that end at nothing.
+/// The path that a chain of links leads to, if no file exists there yet.
 fn follow(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_path_buf();
     for _ in 0..LINKS_MAX {
@@ -143,23 +144,24 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Finds out whether a file could be written at `path` now; leaves nothing and changes nothing.
+/// Checks whether a file could be written at `path` now. Leaves no file behind and changes nothing.
 ///
 /// # Errors
-/// Why it could not.
+/// Why the file could not be written.
 pub fn try_write(path: &Path) -> Result<(), DiskError> {
     let tried = || match Place::of(path)? {
         Place::Beside(..) | Place::Direct(_) => Ok(()),
-        // Not opened: a pipe would wait for a reader.
+        // A stream is not opened, because opening a pipe would wait for a reader.
         Place::Stream => Ok(rustix::fs::access(path, Access::WRITE_OK)?),
     };
     tried().map_err(DiskError::write(path))
 }
 
-/// Finds out whether files can be written in a folder, or, where there is none, whether it could be made; leaves nothing.
+/// Checks whether files can be written in a folder. If there is no folder, checks whether it could be made. Leaves no
+/// file behind.
 ///
 /// # Errors
-/// Why not.
+/// Why files cannot be written there.
 pub fn try_folder(folder: &Path) -> Result<(), DiskError> {
     let absolute = std::path::absolute(folder).map_err(DiskError::write(folder))?;
     let there = absolute.ancestors().find(|folder| fs::symlink_metadata(folder).is_ok());

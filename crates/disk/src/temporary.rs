@@ -1,5 +1,5 @@
-//! Temporary files beside the file that they become. Their names say whose they are, and their writer holds a lock, so
-//! that what a dead writer left can be told from what a live one needs and from what is none of ours.
+//! Temporary files in the folder of the file that they become. Their names mark them as this project's, and their
+//! writer holds a lock. So the files of a dead writer differ from those of a live one, and from other programs' files.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -13,30 +13,30 @@ use crate::convenience::is_refusal;
 /// A leading dot hides temporary files from patterns like `step-*`.
 const PREFIX: &str = ".lockstep-";
 const SUFFIX: &str = ".tmp";
-/// Random characters between the two; no other name is ever swept.
+/// The number of random characters between prefix and suffix. [`sweep`] deletes only files with such names.
 const RANDOM: usize = 12;
 
-/// How often a temporary file may be swept away between its creation and its lock; each time needs another process
-/// to look in that very moment, so once is already rare.
+/// How often a new temporary file is made again if another process sweeps it between its creation and its lock. Even
+/// once is rare.
 const ATTEMPTS: usize = 8;
 
-/// What everybody may do with a file, before the user's mask.
+/// The mode of a public file, before the user's mask.
 const PUBLIC: u32 = 0o666;
-/// What only its owner may.
+/// The mode of a private file.
 const PRIVATE: u32 = 0o600;
 
-/// A temporary file in a folder, locked by this process, as readable as any other file.
+/// Makes a temporary file in a folder, locked by this process, with the mode of ordinary files.
 ///
 /// # Errors
-/// What the system said.
+/// The error of the system.
 pub fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
     with_mode(folder, PUBLIC)
 }
 
-/// As [`temporary`], for what only its owner may read.
+/// As [`temporary`], but only the owner may read the file.
 ///
 /// # Errors
-/// What the system said.
+/// The error of the system.
 pub fn temporary_private(folder: &Path) -> io::Result<NamedTempFile> {
     with_mode(folder, PRIVATE)
 }
@@ -50,7 +50,7 @@ fn with_mode(folder: &Path, mode: u32) -> io::Result<NamedTempFile> {
     for _ in 0..ATTEMPTS {
         let file = builder.make_in(folder, |path| options.open(path))?;
         match file.as_file().try_lock() {
-            // A file system without locks: no sweeper can lock either, so none will delete the file.
+            // On a file system without locks, no sweeper can lock the file either, so none deletes it.
             Ok(()) | Err(TryLockError::Error(_)) if file.path().exists() => return Ok(file),
             Ok(()) => outcome = io::ErrorKind::NotFound.into(),
             Err(error) => outcome = error.into(),
@@ -59,14 +59,14 @@ fn with_mode(folder: &Path, mode: u32) -> io::Result<NamedTempFile> {
     Err(outcome)
 }
 
-/// Gives a temporary file its name where nothing has that name.
+/// Gives a temporary file its name, if no file has that name.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`], or what the system said; the temporary file is gone then.
+/// [`io::ErrorKind::AlreadyExists`], or the error of the system; the temporary file is deleted then.
 pub fn put_new(file: NamedTempFile, path: &Path) -> io::Result<()> {
     match file.persist_noclobber(path) {
         Ok(_) => Ok(()),
-        // Neither an exclusive rename nor a hard link: what remains is to look first.
+        // The file system has neither exclusive renames nor hard links, so the name is checked first.
         Err(refused) if is_refusal(&refused.error) => {
             if fs::symlink_metadata(path).is_ok() {
                 return Err(io::ErrorKind::AlreadyExists.into());
@@ -77,12 +77,12 @@ pub fn put_new(file: NamedTempFile, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Deletes the temporary files of writers that are gone: theirs can be locked. What cannot be looked at stays, for
-/// tidying is no reason to fail.
+/// Deletes the temporary files of dead writers, which are the files that can be locked. Errors are ignored, because
+/// cleaning up is no reason to fail.
 pub fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let is_ours = entry.file_name().to_str().is_some_and(is_temporary);
-        // Looked at before it is opened: opening a pipe would wait for a writer.
+        // The kind is checked before the file is opened, because opening a pipe would wait for a writer.
         if !is_ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             continue;
         }

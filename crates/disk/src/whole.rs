@@ -1,5 +1,5 @@
-//! One file that appears whole or not at all: written beside its place, then renamed. What is no regular file is written
-//! as it is, for a rename would put a file in the place of a device.
+//! Writes a file that appears whole or not at all: as a temporary file, which is then renamed. A device or a pipe is
+//! written directly, because a rename would replace it by a file.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -10,13 +10,13 @@ use rustix::fs::FallocateFlags;
 use crate::place::{self, Place, folder_of};
 use crate::{DiskError, sweep, sync_file};
 
-/// Bytes at the beginning of a file that a mark is looked for in.
+/// A mark is searched for in this many bytes at the beginning of a file.
 const MARKED_BYTES: u64 = 1 << 20;
 
-/// Most marks are in the first bytes, which are looked at alone to begin with.
+/// The first bytes are searched first, because most marks are there.
 const FIRST_BYTES: u64 = 4 << 10;
 
-/// A file that is written, but not yet in its place.
+/// A file that is written, but does not have its name yet.
 #[derive(Debug)]
 pub struct Draft<'a> {
     path: PathBuf,
@@ -25,15 +25,15 @@ pub struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Writes `bytes` beside `path`, where that is how it is written.
+    /// Writes `bytes` into a temporary file, unless `path` must be written in place.
     ///
     /// # Errors
-    /// What the system said; nothing is left then.
+    /// The error of the system; no file is left behind then.
     pub fn new(path: &Path, bytes: &'a [u8]) -> Result<Draft<'a>, DiskError> {
         let written = || {
             let mut place = Place::of(path)?;
             if let Place::Beside(file, target) = &mut place {
-                // What a writer that was killed has left goes with the next one.
+                // Deletes the temporary files that killed writers have left.
                 sweep(folder_of(target));
                 file.as_file_mut().write_all(bytes)?;
             }
@@ -43,10 +43,10 @@ impl<'a> Draft<'a> {
         Ok(Draft { path: path.into(), place, bytes })
     }
 
-    /// Has it written to the disk.
+    /// Waits until the temporary file is on the disk.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system.
     pub fn sync(&self) -> Result<(), DiskError> {
         match &self.place {
             Place::Beside(file, _) => {
@@ -56,16 +56,16 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Puts it in its place.
+    /// Gives the temporary file its name, or writes the bytes in place.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system.
     pub fn put(self) -> Result<(), DiskError> {
         let Draft { path, place, bytes } = self;
         let put = match place {
             Place::Beside(file, target) => match file.persist(&target) {
                 Ok(_) => Ok(()),
-                // A file that is mounted by itself, as into a container, cannot be replaced.
+                // A file that is a mount point, for example in a container, cannot be replaced.
                 Err(persist) if persist.error.kind() == io::ErrorKind::ResourceBusy => {
                     File::options()
                         .write(true)
@@ -76,7 +76,7 @@ impl<'a> Draft<'a> {
             },
             Place::Direct(file) => fill(file, &path, bytes),
             Place::Stream => place::open_stream(&path).and_then(|mut stream| {
-                // What this process has said before comes before.
+                // The earlier output of this process comes first.
                 io::stdout().flush()?;
                 stream.write_all(bytes)
             }),
@@ -85,7 +85,8 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Writes a regular file in place. Room is asked for first, so that a full disk is found while the old content is there.
+/// Writes a regular file in place. The space is reserved first, so that a full disk is noticed while the old content is
+/// still there.
 fn fill(mut file: File, path: &Path, bytes: &[u8]) -> io::Result<()> {
     match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes.len().max(1) as u64) {
         Err(error) if io::Error::from(error).kind() == io::ErrorKind::StorageFull => {
@@ -99,19 +100,19 @@ fn fill(mut file: File, path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_file(&file, path)
 }
 
-/// Writes a file so that there is either all of it or what was there before. Links are followed, a file that is replaced
-/// keeps its owner and mode, and what is no regular file is written to.
+/// Writes a file so that the path holds either the whole new content or the old one. Links are followed. A replaced
+/// file keeps its owner and mode. A device or a pipe is written directly.
 ///
 /// # Errors
-/// A full disk, or what the system said; nothing is left beside it then.
+/// A full disk, or another error of the system; no temporary file is left behind then.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
     let draft = Draft::new(path, bytes)?;
     draft.sync()?;
     draft.put()
 }
 
-/// As [`write_whole`], under a name that the caller has chosen and not a person: a file that does not hold `mark`, which
-/// everything that the caller writes there holds, is somebody else's and stays.
+/// As [`write_whole`], for a name that the program has chosen. All files that the program writes there contain `mark`.
+/// An existing file without `mark` belongs to another program, and is not overwritten.
 ///
 /// # Errors
 /// [`DiskError::Foreign`], or as [`write_whole`].
@@ -120,7 +121,7 @@ pub fn write_own(path: &Path, bytes: &[u8], mark: &[u8]) -> Result<(), DiskError
     write_whole(path, bytes)
 }
 
-/// Refuses a path where somebody else's file is: one that is not empty and does not hold `mark`.
+/// Refuses a path with another program's file: a file that is not empty and does not contain `mark`.
 ///
 /// # Errors
 /// [`DiskError::Foreign`].
@@ -133,7 +134,7 @@ pub fn refuse_foreign(path: &Path, mark: &[u8]) -> Result<(), DiskError> {
     }
 }
 
-/// Whether a regular file holds `mark` near its beginning. No file holds an empty mark.
+/// Whether a regular file contains `mark` near its beginning. An empty mark is never found.
 pub fn holds(path: &Path, mark: &[u8]) -> bool {
     if mark.is_empty() || !fs::metadata(path).is_ok_and(|there| there.is_file()) {
         return false;

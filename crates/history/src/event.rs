@@ -1,4 +1,4 @@
-//! The rows of the events: what happened to a run, and how a person is told of it.
+//! The rows of the events of a run, and their sentences for people.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -10,56 +10,56 @@ use crate::Time;
 /// A row of `events.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EventRow {
-    /// When it happened.
+    /// The time of the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<Time>,
-    /// What happened.
+    /// The event.
     #[serde(flatten)]
     pub event: Event,
 }
 
-/// What happened to a run.
+/// An event in a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Event {
-    /// A coordinator began, or began again.
+    /// A coordinator was started or restarted.
     CoordinatorStarted {
-        /// The last generation before that; 0 for none.
+        /// The last generation before the start; 0 for none.
         #[serde(default)]
         generation: u64,
         /// Version of the coordinator's program.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         version: Option<String>,
     },
-    /// A worker was taken in.
+    /// A worker was admitted.
     Joined {
-        /// Its rank; none for a spare.
+        /// The worker's rank; none for a spare.
         #[serde(default)]
         rank: Option<u32>,
-        /// Name of its host.
+        /// Name of the worker's host.
         #[serde(default)]
         host: String,
-        /// Number of its process there.
+        /// Number of the worker's process on that host.
         #[serde(default)]
         process: u32,
-        /// What it computes on, as in `cpu (avx512)`.
+        /// Name of the worker's device, as in `cpu (avx512)`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         device: Option<String>,
     },
-    /// A member came back to a coordinator that had been away.
+    /// A member reconnected to a restarted coordinator.
     Adopted {
-        /// Its rank.
+        /// The member's rank.
         rank: u32,
-        /// The generation that it takes part in.
+        /// The generation of the member.
         #[serde(default)]
         generation: u64,
     },
     /// A worker is gone.
     Lost {
-        /// Its rank; none for a spare.
+        /// The worker's rank; none for a spare.
         #[serde(default)]
         rank: Option<u32>,
-        /// Why.
+        /// Why the worker is gone.
         #[serde(default)]
         reason: String,
     },
@@ -67,7 +67,7 @@ pub enum Event {
     GenerationEnded {
         /// The generation.
         generation: u64,
-        /// Why it ended.
+        /// Why the generation ended.
         #[serde(default)]
         cause: String,
     },
@@ -75,56 +75,56 @@ pub enum Event {
     GenerationStarted {
         /// The generation.
         generation: u64,
-        /// Its members.
+        /// The ranks of the members.
         #[serde(default)]
         ranks: Vec<u32>,
-        /// Updates that the state has seen.
+        /// Updates applied to the state.
         #[serde(default)]
         step: u64,
-        /// How the members exchange gradients.
+        /// The members' transport.
         #[serde(default)]
         collective: Option<String>,
-        /// Why the one before had ended; none for a first one.
+        /// Why the previous generation ended; none for the first.
         #[serde(default)]
         cause: Option<String>,
-        /// Milliseconds from then until this one was decided on.
+        /// Milliseconds from the end of the previous generation until this one was decided on.
         #[serde(default)]
         agreement_ms: f64,
-        /// The longest state transfer of that.
+        /// Milliseconds of the longest state transfer within that time.
         #[serde(default)]
         transfer_ms: f64,
         /// Milliseconds from the decision until the first step was done.
         #[serde(default)]
         connection_ms: f64,
-        /// Milliseconds from end to end.
+        /// Milliseconds from the end of the previous generation until the first step was done.
         #[serde(default)]
         ms: f64,
     },
-    /// A worker has taken over the state of another one.
+    /// A worker has copied the state of another worker.
     StateTransferred {
-        /// Its rank.
+        /// The rank of the worker that copied.
         #[serde(default)]
         rank: Option<u32>,
-        /// Bytes of the state.
+        /// Bytes that were sent.
         #[serde(default)]
         bytes: u64,
-        /// How long it took.
+        /// Milliseconds that the copy took.
         #[serde(default)]
         ms: f64,
     },
-    /// A worker that the coordinator had started is started again.
+    /// A worker that the coordinator had started is restarted.
     Restarting {
-        /// Its place among those that were started.
+        /// The worker's slot among those that were started.
         slot: u32,
-        /// How it ended.
+        /// How the worker's process ended.
         #[serde(default)]
         status: String,
     },
-    /// A worker that the coordinator had started is not started again.
+    /// A worker that the coordinator had started is not restarted.
     GivenUp {
-        /// Its place among those that were started.
+        /// The worker's slot among those that were started.
         slot: u32,
-        /// How it ended.
+        /// How the worker's process ended.
         #[serde(default)]
         status: String,
     },
@@ -133,11 +133,11 @@ pub enum Event {
         /// Workers that are ready.
         #[serde(default)]
         present: u64,
-        /// Workers that the run begins with.
+        /// Workers that the run needs.
         #[serde(default)]
         needed: u64,
     },
-    /// The run began with fewer workers than it is for.
+    /// The run began with fewer workers than it asks for.
     BegunWithFewer {
         /// Members of the first generation.
         #[serde(default)]
@@ -145,26 +145,26 @@ pub enum Event {
         /// Members of a full generation.
         #[serde(default)]
         workers: u64,
-        /// Seconds that the others were waited for.
+        /// Seconds that the run waited for more workers.
         #[serde(default)]
         waited_seconds: f64,
     },
-    /// The run has ended, as long as nobody resumes it.
+    /// The run has ended, unless it is resumed later.
     Ended {
-        /// Whether it came to its planned end or was stopped by a person.
+        /// Whether the run came to its planned end or was stopped by a person.
         #[serde(default)]
         success: bool,
-        /// How.
+        /// How the run ended.
         #[serde(default)]
         reason: String,
     },
-    /// What this version does not know.
+    /// An event that this version does not know.
     #[serde(untagged)]
     Other(Map<String, Value>),
 }
 
 impl Event {
-    /// Its kind, as rows name it.
+    /// The kind of the event, as rows name it.
     #[must_use]
     pub fn kind(&self) -> &str {
         match self {
@@ -193,13 +193,13 @@ impl<'de> Deserialize<'de> for EventRow {
         if !fields.get("kind").is_some_and(Value::is_string) {
             return Err(de::Error::missing_field("kind"));
         }
-        // What is known of a kind may change with versions.
+        // The fields of a kind may change between versions.
         let event = Event::deserialize(Value::Object(fields)).map_err(de::Error::custom)?;
         Ok(Self { time, event })
     }
 }
 
-/// A worker as people call it.
+/// The name of a worker, for people.
 struct Who(Option<u32>);
 
 impl Display for Who {
@@ -211,7 +211,7 @@ impl Display for Who {
     }
 }
 
-/// The event in a sentence without its first capital and its full stop.
+/// The event as a sentence, without a capital at its beginning and without a full stop.
 impl Display for Event {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
@@ -222,7 +222,7 @@ impl Display for Event {
                 write!(f, "the coordinator started again after generation {generation}")
             }
             Self::Joined { rank, host, .. } => write!(f, "{} joined from {host}", Who(*rank)),
-            Self::Adopted { rank, .. } => write!(f, "rank {rank} came back to the coordinator"),
+            Self::Adopted { rank, .. } => write!(f, "rank {rank} reconnected to the coordinator"),
             Self::Lost { rank, reason } => write!(f, "{} is gone: {reason}", Who(*rank)),
             Self::GenerationEnded { generation, cause } => {
                 write!(f, "generation {generation} ended: {cause}")
@@ -241,7 +241,7 @@ impl Display for Event {
             }
             Self::StateTransferred { rank, bytes, ms } => {
                 let megabytes = *bytes as f64 / 1e6;
-                write!(f, "{} took over a state of {megabytes:.1} MB in {ms:.0} ms", Who(*rank))
+                write!(f, "{} copied a state of {megabytes:.1} MB in {ms:.0} ms", Who(*rank))
             }
             Self::Restarting { slot, status } => {
                 write!(f, "worker {slot} {status}; it is started again")

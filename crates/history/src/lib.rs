@@ -1,23 +1,23 @@
-//! The rows of a run's metrics and events, typed: one writer, and readers for all else.
+//! The rows of a run's metrics and events, as types, with a writer and readers.
 //!
 //! # The files
 //!
 //! A run directory has `metrics.jsonl` and `events.jsonl`, a JSON object a line. [`MetricsRow`] and
-//! [`EventRow`] are their rows. A field that is not known is null or absent; rows of older versions
-//! lack the newer fields and are read all the same.
+//! [`EventRow`] are their rows. A field that is not known is null or absent. Rows of older versions
+//! lack the newer fields and can still be read.
 //!
 //! `time` is the wall clock in UTC by RFC 3339, to the millisecond, as in
-//! `2026-03-01T12:00:00.250Z`. A number of Unix seconds is read too.
+//! `2026-03-01T12:00:00.250Z`. A number of Unix seconds can be read too.
 //!
 //! The volume is bounded: see [`Limits`]. A full file is closed as `metrics.000001.jsonl`, and the
-//! next one is begun. Of many closed files of metrics, two neighbours are made one: every two rows
-//! about steps become one with the sums and means of both. Of many closed files of events, the
-//! oldest is deleted.
+//! next file is begun. If there are too many closed files of metrics, two neighbouring files are
+//! merged: every two rows about steps become one row with the sums and means of both. If there are
+//! too many closed files of events, the oldest is deleted.
 //!
 //! # Reading
 //!
-//! [`newest_rows`] gives the rows of a run as they count: of steps that were trained again after
-//! a resume, those of the newest generation. [`Metrics`] and [`Events`] follow files that grow:
+//! [`newest_rows`] gives the valid rows of a run: if steps were trained again after a resume, only
+//! the rows of the newest generation. [`Metrics`] and [`Events`] follow files that grow:
 //!
 //! ```no_run
 //! use history::{Item, Metrics};
@@ -29,19 +29,19 @@
 //!         Item::Row(row) => println!("{row:?}"),
 //!         // Rows about steps beyond this one are void: they are trained again.
 //!         Item::Rewound { step } => println!("back to {step}"),
-//!         // What was read before is void: all rows come again.
+//!         // All rows read before are void: all rows come again.
 //!         Item::Restarted => println!("from the beginning"),
 //!     }
 //! }
-//! // None for now: ask again later, or go on from here in another process.
+//! // No row for now: ask again later, or go on from here in another process.
 //! let position = metrics.position().to_string();
 //! # drop(position);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! No reader holds a file in memory, and a line that is no row is skipped and counted. A last line
-//! that is not complete is left alone until it is.
+//! No reader holds a file in memory. A line that is no row is skipped and counted. An incomplete last
+//! line is not read until it is complete.
 //!
 //! The crate does not know what is trained: a task's metrics are [`Values`] by name, and so are the
 //! factors of its schedule.
@@ -84,23 +84,23 @@ pub const METRICS: &str = "metrics.jsonl";
 /// The file of the events in a run directory.
 pub const EVENTS: &str = "events.jsonl";
 
-/// What keeps a file from being read or written.
+/// Why a file cannot be read or written.
 #[derive(Debug, Error)]
 pub enum HistoryError {
-    /// A file that cannot be read.
+    /// A file cannot be read.
     #[error("cannot read {path}")]
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A file that cannot be written.
+    /// A file cannot be written.
     #[error("cannot write {path}")]
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }

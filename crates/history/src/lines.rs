@@ -1,4 +1,5 @@
-//! Files of lines, one JSON object each: opened so that no line is glued to one that was cut off.
+//! Files of lines, each a JSON object. They are opened in a way that never joins a new line to a line
+//! that was cut off.
 
 use std::{
     fs::{File, OpenOptions},
@@ -8,18 +9,20 @@ use std::{
 
 use serde::Serialize;
 
-/// Most bytes of a line: one about 64 ranks takes a few thousand. A longer one is no row.
+/// The most bytes of a row: a row about 64 ranks takes a few thousand. A longer line is no row.
 pub(crate) const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Most bytes of a last line without an end that may be whole: a journal knows thousands of members.
+/// The most bytes of a last line without a newline that may be complete. A line of a journal can be
+/// long, because it can list thousands of members.
 const LAST_LINE_BYTES_MAX: u64 = 64 << 20;
 
 /// Bytes that are read at a time.
 const BLOCK: usize = 1 << 16;
 
-/// Opens a file of lines for appending, each a JSON object; made now if there is none. A last line
-/// that was cut off goes, since nothing was done upon it; one that lacks only its end is given
-/// that. The file may be of any size: it is read backward, a block at a time, to its last line.
+/// Opens a file of lines, each a JSON object, for appending; makes it if there is none. A last line
+/// that was cut off is removed, because nothing depends on it yet. A complete last line without a
+/// newline gets one. The file may be of any size: it is read backward, a block at a time, to its last
+/// line.
 ///
 /// # Errors
 /// When the file cannot be opened, read or written.
@@ -43,13 +46,14 @@ pub fn append_lines(path: &Path) -> io::Result<File> {
     };
     match is_whole {
         true => file.write_all(b"\n")?,
-        // Where a file cannot be made shorter, the line is ended.
+        // If the file cannot be made shorter, the line gets a newline.
         false => file.set_len(begin).or_else(|_| file.write_all(b"\n"))?,
     }
     Ok(file)
 }
 
-/// Where the last line begins of a file of that length; at its end if it ends with a whole line.
+/// Where the last line without a newline begins, in a file of this length; the file's end if the last
+/// line has a newline.
 fn last_line(file: &mut File, length: u64) -> io::Result<u64> {
     let mut block = [0; BLOCK];
     let mut end = length;
@@ -87,24 +91,24 @@ pub(crate) struct LineReader {
     file: File,
     /// Where the next line begins.
     offset: u64,
-    /// What was read from there on.
+    /// The bytes that were read.
     buffer: Vec<u8>,
-    /// Bytes at the front of the buffer that are lines already given out.
+    /// Bytes at the front of the buffer that belong to lines already returned.
     used: usize,
-    /// Bytes of the buffer that hold no end of a line.
+    /// Bytes at the front of the buffer that were already searched for a newline.
     searched: usize,
-    /// Whether the beginning of the line is gone, for it is too long.
+    /// Whether the beginning of the line was dropped, because the line is too long.
     is_too_long: bool,
 }
 
-/// What comes next in a file.
+/// The next item in a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line<'a> {
-    /// A line, without its end.
+    /// A line, without its newline.
     Whole(&'a [u8]),
-    /// The end of a line of too many bytes.
+    /// A line that is too long.
     TooLong,
-    /// No complete line, for now.
+    /// There is no complete line yet.
     End,
 }
 
@@ -121,7 +125,7 @@ impl LineReader {
         self.offset
     }
 
-    /// Whether the file is shorter than what was read of it.
+    /// Whether the file is now shorter than the part that was read.
     pub(crate) fn is_cut(&self) -> io::Result<bool> {
         Ok(self.file.metadata()?.len() < self.offset)
     }
@@ -146,14 +150,14 @@ impl LineReader {
         }
     }
 
-    /// Forgets what was read of an incomplete line: it may be cut off and written anew.
+    /// Drops the read part of an incomplete line, because the line may be cut off and written anew.
     fn forget(&mut self) -> io::Result<()> {
         self.buffer.clear();
         (self.used, self.searched) = (0, 0);
         self.file.seek(SeekFrom::Start(self.offset)).map(drop)
     }
 
-    /// Reads another block; whether there was anything.
+    /// Reads another block. Returns whether there were any bytes.
     fn fill(&mut self) -> io::Result<bool> {
         self.buffer.drain(..self.used);
         (self.searched, self.used) = (self.searched - self.used, 0);
@@ -174,7 +178,7 @@ impl LineReader {
 mod tests {
     use super::*;
 
-    /// What a file holds that was opened and written to.
+    /// The content of a file after it was opened and another line was appended.
     fn after_another_line(before: &[u8]) -> Vec<u8> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lines.jsonl");
@@ -201,7 +205,7 @@ mod tests {
         let cut_off = [whole.clone(), line[..150_000].to_vec()].concat();
         let found = after_another_line(&cut_off);
         assert!(found == [whole, b"{\"b\":2}\n".to_vec()].concat(), "{} bytes", found.len());
-        // Only the end is read, also of a last line without an end.
+        // Only the end of the file is read, even if the last line has no newline.
         const LONG: u64 = LAST_LINE_BYTES_MAX + 10;
         for end in [&b"\n{\"cut"[..], b"\n", b""] {
             let folder = tempfile::tempdir().unwrap();

@@ -1,12 +1,11 @@
-//! Two rows about steps made one, with the sums and means of both.
+//! Merges two rows about steps into one row with the sums and means of both.
 
 use crate::row::{MetricsRow, RankRow, StepsRow, Values};
 
-/// Makes a row and the one after it one, where both are about steps of the same generation and
-/// epoch; else gives both back.
+/// Merges a row with the next row, if both are about steps of the same generation and epoch.
 ///
 /// # Errors
-/// The two rows, as they were.
+/// The two rows, unchanged, if they cannot be merged.
 pub fn merge(
     one: MetricsRow,
     next: MetricsRow,
@@ -23,7 +22,7 @@ pub(crate) fn are_neighbours(one: &StepsRow, next: &StepsRow) -> bool {
     (one.generation, one.epoch) == (next.generation, next.epoch) && one.step < next.step
 }
 
-/// `next` is of the same generation, and of later steps.
+/// Merges two rows; `next` must be of the same generation and epoch, and of later steps.
 pub(crate) fn merge_steps(one: StepsRow, next: StepsRow) -> StepsRow {
     let examples = one.examples + next.examples;
     let seconds = sum(one.seconds, next.seconds);
@@ -123,7 +122,7 @@ mod tests {
         assert_eq!((merged.gradient_norm, merged.gradient_norm_max), (Some(12.5), Some(20.0)));
         let seconds: Vec<f64> = merged.ranks.iter().map(|rank| rank.compute_seconds).collect();
         assert_eq!(seconds, [1.0, 1.0]);
-        // A spike survives being merged again.
+        // A spike is kept when the row is merged again.
         let again = merge_steps(merged, row(30, 400, 50.0));
         assert_eq!((again.loss_range, again.gradient_norm_max), (Some((50.0, 200.0)), Some(20.0)));
     }

@@ -1,5 +1,5 @@
-//! Writes the metrics of a run: of many members at most one row about steps a second, in which
-//! nothing is missing.
+//! Writes the metrics of a run. With many members, reports are merged, so that there is at most one
+//! row about steps a second.
 
 use std::{
     path::Path,
@@ -13,33 +13,34 @@ use crate::{
     writer::{Limits, Writer, thin_metrics},
 };
 
-/// Members of which every report is a row of its own.
+/// Up to this number of members, every report is a row.
 const MEMBERS_MAX: u64 = 16;
 
-/// Time between two rows of more members.
+/// Time between two rows with more members.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Writes the metrics of a run.
 #[derive(Debug)]
 pub struct MetricsWriter {
     writer: Writer,
-    /// Reports that are to become one row.
+    /// The merged reports that are not written yet.
     pending: Option<StepsRow>,
     /// When the last row about steps was written.
     written: Option<Instant>,
 }
 
 impl MetricsWriter {
-    /// Opens the metrics in a run directory, begun now if there are none.
+    /// Opens the metrics in a run directory; makes the file if there is none.
     ///
     /// # Errors
-    /// When the file cannot be opened, or its last line not be mended.
+    /// When the file cannot be opened, or a last line that was cut off cannot be removed.
     pub fn open(run_dir: &Path, limits: Limits) -> Result<Self, HistoryError> {
         let writer = Writer::open(run_dir, METRICS, limits, thin_metrics)?;
         Ok(Self { writer, pending: None, written: None })
     }
 
-    /// Takes in a row about steps. Of more than 16 members, it may be written with the next one.
+    /// Adds a row about steps. With more than 16 members, it may be merged with the next one before
+    /// it is written.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -60,7 +61,7 @@ impl MetricsWriter {
         self.write(row, now)
     }
 
-    /// Writes a row about an epoch, after those about its steps.
+    /// Writes a row about an epoch, after the rows about its steps.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -69,7 +70,7 @@ impl MetricsWriter {
         self.writer.append(&MetricsRow::Epoch(row))
     }
 
-    /// Writes what has waited long enough. To be called now and then.
+    /// Writes the pending row if it has waited long enough. To be called regularly.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -77,7 +78,7 @@ impl MetricsWriter {
         if self.is_due(now) { self.flush(now) } else { Ok(()) }
     }
 
-    /// Writes what waits.
+    /// Writes the pending row.
     ///
     /// # Errors
     /// When the file cannot be written.

@@ -1,5 +1,4 @@
-//! The rows of a run as they count: of steps that were trained again, those of the newest
-//! generation.
+//! The valid rows of a run: if steps were trained again, only the rows of the newest generation.
 
 use std::path::Path;
 
@@ -9,8 +8,8 @@ use crate::{
     row::MetricsRow,
 };
 
-/// Reads the rows of a run that count, in the order of the file. The files are read twice, and not
-/// held in memory.
+/// Reads the valid rows of a run, in the order of the file. The files are read twice, and not held in
+/// memory.
 ///
 /// # Errors
 /// When a file cannot be read.
@@ -25,7 +24,7 @@ pub fn newest_rows(run_dir: &Path) -> Result<NewestRows, HistoryError> {
             Item::Restarted => (rows, begins) = (0, Vec::new()),
         }
     }
-    // A row counts if no later generation has begun before its step.
+    // A row is valid if no later generation has begun before its step.
     let mut step = u64::MAX;
     for begin in begins.iter_mut().rev() {
         step = step.min(begin.step);
@@ -34,22 +33,22 @@ pub fn newest_rows(run_dir: &Path) -> Result<NewestRows, HistoryError> {
     Ok(NewestRows { metrics: Metrics::open(run_dir), begins, rows: 0, left: rows })
 }
 
-/// A place where steps begin to be trained again.
+/// A place in the file from which steps are trained again.
 #[derive(Debug)]
 struct Begin {
-    /// Rows about steps before it.
+    /// The number of rows about steps before this place.
     at: u64,
-    /// The last step that stays of them.
+    /// The last step of those rows that stays valid.
     step: u64,
 }
 
-/// The rows of a run that count, as [`newest_rows`] gives them.
+/// The valid rows of a run, from [`newest_rows`].
 #[derive(Debug)]
 pub struct NewestRows {
     metrics: Metrics,
     begins: Vec<Begin>,
     rows: u64,
-    /// Rows about steps that were there when the run was looked through.
+    /// The number of rows about steps that the first reading found.
     left: u64,
 }
 
@@ -77,7 +76,7 @@ impl Iterator for NewestRows {
                     }
                 }
                 Ok(Some(Item::Rewound { .. })) => {}
-                // Files were closed and thinned meanwhile: what is left comes another time.
+                // Files were closed and thinned since the first reading, so the iteration ends.
                 Ok(Some(Item::Restarted) | None) => return None,
                 Err(error) => return Some(Err(error)),
             }
@@ -110,17 +109,17 @@ mod tests {
     fn steps_that_were_trained_again_are_those_of_the_newest_generation() {
         let ten = |generation, step| (generation, step, Some(10));
         assert_eq!(newest(&[ten(1, 10), ten(1, 20)]), [(1, 10), (1, 20)]);
-        // A generation that goes on where the one before it was.
+        // The second generation continues where the first one ended.
         assert_eq!(newest(&[ten(1, 10), ten(2, 20)]), [(1, 10), (2, 20)]);
-        // From a checkpoint of step 20; that row is of steps 16 to 25.
+        // The second generation continues from a checkpoint; its first row is of steps 21 to 25.
         let resumed = newest(&[ten(1, 10), ten(1, 20), ten(1, 30), (2, 25, Some(5)), ten(2, 35)]);
         assert_eq!(resumed, [(1, 10), (1, 20), (2, 25), (2, 35)]);
-        // Twice, the second time from an older checkpoint than the first.
+        // Two resumes, the second one from an older checkpoint than the first.
         let rows = [ten(1, 10), ten(1, 20), ten(1, 30), ten(2, 30), ten(3, 20), ten(3, 30)];
         assert_eq!(newest(&rows), [(1, 10), (3, 20), (3, 30)]);
-        // From the beginning.
+        // The second generation begins again from the first step.
         assert_eq!(newest(&[ten(1, 10), ten(1, 20), ten(2, 10)]), [(2, 10)]);
-        // Older rows do not tell of how many steps they are.
+        // Rows of older versions do not have the number of their steps.
         let old = [(1, 10, None), (1, 20, None), (1, 30, None), (2, 20, None), (2, 30, None)];
         assert_eq!(newest(&old), [(1, 10), (2, 20), (2, 30)]);
     }

@@ -1,4 +1,4 @@
-//! Folders of a run with numbered files, as those of its samples and its checkpoints.
+//! Folders of a run with numbered files, such as its samples and its checkpoints.
 
 use std::{
     fs,
@@ -6,13 +6,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Files of a folder that are looked at, at the most.
+/// The most files of a folder that are listed.
 const FILES_MAX: usize = 20_000;
 
-/// A folder's time that is newer may cover a later change too.
+/// If a folder changed less than this ago, a later change may get the same time.
 const SETTLED: Duration = Duration::from_millis(100);
 
-/// A folder that is looked at again and again.
+/// A folder that is listed repeatedly.
 #[derive(Debug)]
 pub struct Numbered {
     folder: PathBuf,
@@ -22,7 +22,7 @@ pub struct Numbered {
 }
 
 impl Numbered {
-    /// The files with such names in this folder, which need not be there yet.
+    /// The files named prefix, number, suffix in this folder, which need not exist yet.
     #[must_use]
     pub fn new(folder: PathBuf, prefix: &'static str, suffix: &'static str) -> Self {
         Self { folder, prefix, suffix, changed: None }
@@ -34,8 +34,8 @@ impl Numbered {
         Self::new(run_dir.join(SAMPLES), SAMPLES_PREFIX, SAMPLES_SUFFIX)
     }
 
-    /// The numbers in the names of the files, in order; none if the folder has stayed the same since
-    /// they were last given, as its time says.
+    /// The numbers in the names of the files, in order; none if the folder's time shows no change since
+    /// the last call.
     pub fn changed(&mut self) -> Option<Vec<u64>> {
         let changed = fs::metadata(&self.folder).and_then(|metadata| metadata.modified()).ok();
         let is_settled = |time: SystemTime| time.elapsed().is_ok_and(|age| age > SETTLED);
@@ -61,7 +61,7 @@ pub const SAMPLES: &str = "samples";
 const SAMPLES_PREFIX: &str = "epoch-";
 const SAMPLES_SUFFIX: &str = ".png";
 
-/// Where the samples of an epoch, from 1, are in a run directory.
+/// The path of the samples of an epoch, from 1, in a run directory.
 #[must_use]
 pub fn samples_path(run_dir: &Path, epoch: u64) -> PathBuf {
     run_dir.join(SAMPLES).join(format!("{SAMPLES_PREFIX}{epoch:03}{SAMPLES_SUFFIX}"))

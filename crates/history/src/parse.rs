@@ -1,5 +1,5 @@
-//! How rows of the metrics are read, also those of older versions: images are examples, and a field
-//! that is absent is not known.
+//! Reads rows of the metrics, also of older versions, which call examples images. An absent field is
+//! not known.
 
 use std::fmt::{self, Formatter};
 
@@ -10,7 +10,7 @@ use serde::{
 
 use crate::row::{EpochRow, MetricsRow, RankRow, StepsRow, Values};
 
-/// What the names of metrics over test examples begin with in a row about an epoch.
+/// The prefix of the names of metrics over test examples, in a row about an epoch.
 pub(crate) const TEST_PREFIX: &str = "test_";
 
 /// The fields of rows.
@@ -40,14 +40,14 @@ const FIELDS: [&str; 23] = [
     "version",
 ];
 
-/// Whether a task's metric cannot have this name, since rows have a field of that name or begin the
-/// names of metrics over test examples with it.
+/// Whether a task's metric cannot have this name: rows have a field of this name, or the name begins
+/// like the names of metrics over test examples.
 #[must_use]
 pub fn is_reserved(metric: &str) -> bool {
     FIELDS.contains(&metric) || metric.starts_with(TEST_PREFIX)
 }
 
-/// All that a row of either kind can hold.
+/// All fields that a row of either kind can hold.
 #[derive(Default)]
 struct Fields {
     kind: String,
@@ -56,7 +56,7 @@ struct Fields {
     index_sum: Option<u64>,
     validation_loss: Option<f64>,
     version: Option<String>,
-    /// The rest, as a row about steps has it.
+    /// The remaining fields, as in a row about steps.
     row: StepsRow,
 }
 
@@ -321,7 +321,7 @@ mod tests {
         }
     }
 
-    /// Lines as versions before this crate have written them, the oldest first.
+    /// Lines that earlier versions have written, the oldest first.
     #[test]
     fn rows_of_older_versions_are_read() {
         let old = r#"{"epoch":1,"generation":1,"images":1280,"images_per_second":5000.5,"kind":

@@ -1,4 +1,4 @@
-//! Reads rows as they come, from any position, over all files that a log consists of.
+//! Reads rows as they are written, from any position, over all files of a log.
 
 use std::{
     fmt::{self, Display, Formatter},
@@ -19,29 +19,29 @@ use crate::{
     segments::{self, Segment},
 };
 
-/// How often a file is looked for that was renamed meanwhile.
+/// How many times a file that is renamed meanwhile is tried to be opened.
 const OPEN_ATTEMPTS: u32 = 100;
 
-/// What comes next in a log.
+/// The next item in a log.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Item<R> {
     /// A row.
     Row(R),
-    /// The rows about steps after this one that came before are void: these steps are trained
-    /// again, and come again. Rows about epochs stay.
+    /// The earlier rows about steps after `step` are void: these steps are trained again, and their
+    /// rows come again. Rows about epochs stay valid.
     Rewound {
-        /// The last step that stays.
+        /// The last step that stays valid.
         step: u64,
     },
-    /// All that came before is void: every row comes again from the first. The position that was
-    /// read from is in a file that has been thinned or deleted.
+    /// All earlier rows are void, and all rows come again from the first. The reader's position was
+    /// in a file that has been thinned or deleted.
     Restarted,
 }
 
-/// Where a reader is in a log. As text, it can be kept and read back.
+/// The position of a reader in a log. As text, it can be stored and parsed again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
-    /// Number of the file; 0 for the first there is.
+    /// Number of the file; 0 for the first existing file.
     file: u64,
     /// Where the next line begins.
     offset: u64,
@@ -55,7 +55,7 @@ impl Display for Position {
     }
 }
 
-/// A text that is no position.
+/// The text is no position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a position in a log of rows")]
 pub struct InvalidPosition;
@@ -76,27 +76,27 @@ impl FromStr for Position {
 pub struct Metrics {
     log: Log<MetricsRow>,
     last: (u64, u64),
-    /// A row whose rewinding was told, and the position before it.
+    /// The row after an [`Item::Rewound`] that was returned, and the position before both.
     held: Option<(MetricsRow, Position)>,
 }
 
 impl Metrics {
-    /// From the beginning.
+    /// Reads from the beginning.
     #[must_use]
     pub fn open(run_dir: &Path) -> Self {
         Self::open_at(run_dir, Position::default())
     }
 
-    /// From a position that a reader was at.
+    /// Reads from a position of an earlier reader.
     #[must_use]
     pub fn open_at(run_dir: &Path, position: Position) -> Self {
         Self { log: Log::new(run_dir, METRICS, position), last: position.last, held: None }
     }
 
-    /// What comes next; none if nothing has come yet.
+    /// The next item; none if there is no complete row yet.
     ///
     /// # Errors
-    /// When a file cannot be read. A line that is no row is none.
+    /// When a file cannot be read. A line that is no row is skipped, and is no error.
     pub fn next_item(&mut self) -> Result<Option<Item<MetricsRow>>, HistoryError> {
         let before = self.position();
         let row = match self.held.take() {
@@ -121,7 +121,7 @@ impl Metrics {
         Ok(Some(Item::Row(row)))
     }
 
-    /// From where the next row comes.
+    /// The position of the next row.
     #[must_use]
     pub fn position(&self) -> Position {
         let here = Position { last: self.last, ..self.log.position() };
@@ -140,27 +140,27 @@ impl Metrics {
 pub struct Events(Log<EventRow>);
 
 impl Events {
-    /// From the beginning.
+    /// Reads from the beginning.
     #[must_use]
     pub fn open(run_dir: &Path) -> Self {
         Self::open_at(run_dir, Position::default())
     }
 
-    /// From a position that a reader was at.
+    /// Reads from a position of an earlier reader.
     #[must_use]
     pub fn open_at(run_dir: &Path, position: Position) -> Self {
         Self(Log::new(run_dir, EVENTS, position))
     }
 
-    /// What comes next; none if nothing has come yet.
+    /// The next item; none if there is no complete row yet.
     ///
     /// # Errors
-    /// When a file cannot be read. A line that is no row is none.
+    /// When a file cannot be read. A line that is no row is skipped, and is no error.
     pub fn next_item(&mut self) -> Result<Option<Item<EventRow>>, HistoryError> {
         self.0.next_item()
     }
 
-    /// From where the next row comes.
+    /// The position of the next row.
     #[must_use]
     pub fn position(&self) -> Position {
         self.0.position()
@@ -184,11 +184,11 @@ struct Log<R> {
     rows: PhantomData<R>,
 }
 
-/// The file that is read.
+/// The file that is being read.
 #[derive(Debug)]
 struct OpenFile {
     number: u64,
-    /// Whether it was closed when it was opened: it grows no more.
+    /// Whether the writer has closed the file, so that it no longer grows.
     is_closed: bool,
     path: PathBuf,
     lines: LineReader,
@@ -230,7 +230,7 @@ impl<R: DeserializeOwned> Log<R> {
         }
     }
 
-    /// What to do where there is no complete line: the file may have been closed.
+    /// Decides what to do if there is no complete line: the writer may have closed the file.
     fn after_end(&mut self) -> Result<Next, HistoryError> {
         let Some(open) = &mut self.open else { return Ok(Next::Wait) };
         if open.lines.is_cut().map_err(HistoryError::read(&open.path))? {
@@ -239,7 +239,8 @@ impl<R: DeserializeOwned> Log<R> {
         if !open.is_closed {
             let (closed, _) = self.list()?;
             let Some(open) = &mut self.open else { return Ok(Next::Wait) };
-            // Between the last look at its end and its closing, something may have been written.
+            // Rows may have been written between the last read and the closing, so a closed file is
+            // read once more.
             open.is_closed = closed.iter().any(|segment| segment.last >= open.number);
             return Ok(if open.is_closed { Next::Read } else { Next::Wait });
         }
@@ -262,7 +263,7 @@ impl<R: DeserializeOwned> Log<R> {
         Ok(Item::Restarted)
     }
 
-    /// Opens a file by its number, 0 for the first there is.
+    /// Opens a file by its number; 0 for the first existing file.
     fn open_file(&mut self, number: u64, offset: u64) -> Result<Opened, HistoryError> {
         for _ in 0..OPEN_ATTEMPTS {
             let (closed, _) = self.list()?;
@@ -276,7 +277,7 @@ impl<R: DeserializeOwned> Log<R> {
                 (self.folder.join(self.name), false, number)
             } else {
                 match closed.iter().find(|segment| segment.contains(number)) {
-                    // In one that stands for several, no other place is known.
+                    // In a merged file, only the beginning is a known position.
                     Some(file) if file.first == number && (offset == 0 || file.last == number) => {
                         (file.path.clone(), true, file.last)
                     }
@@ -284,7 +285,7 @@ impl<R: DeserializeOwned> Log<R> {
                 }
             };
             let file = match File::open(&path) {
-                // Another name by now, or not made yet.
+                // The file was renamed meanwhile, or does not exist yet.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     if is_closed || self.list()?.0 != closed {
                         continue;

@@ -1,34 +1,33 @@
-//! The rows of the metrics. How they are written is in [`crate::serialize`], how they are read in
-//! [`crate::parse`].
+//! The rows of the metrics. [`crate::serialize`] writes them, [`crate::parse`] reads them.
 
 use crate::Time;
 
-/// Ranks that a row tells of at the most.
+/// The most ranks in a row.
 pub const RANKS_MAX: usize = 64;
 
 /// A row of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum MetricsRow {
-    /// Some steps: a report of the worker that leads.
+    /// Some steps: a report of the leader.
     Steps(StepsRow),
     /// An epoch that was completed. Each epoch is written once.
     Epoch(EpochRow),
 }
 
-/// What is known of some steps, the last of which is `step`.
+/// The numbers of some steps, the last of which is `step`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepsRow {
-    /// When it was reported.
+    /// When the steps were reported.
     pub time: Option<Time>,
     /// The generation that trained.
     pub generation: u64,
     /// The epoch of the last step, from 1.
     pub epoch: u64,
-    /// Updates that the state has seen.
+    /// Updates done at the end of these steps.
     pub step: u64,
-    /// The number of steps that the row is of.
+    /// The number of these steps.
     pub steps: Option<u64>,
-    /// Examples that these steps trained on, of all members.
+    /// Examples that these steps trained on, over all members.
     pub examples: u64,
     /// Seconds that these steps took.
     pub seconds: Option<f64>,
@@ -36,25 +35,25 @@ pub struct StepsRow {
     pub examples_per_second: Option<f64>,
     /// The task's metrics: means over the examples.
     pub values: Values,
-    /// The least and the largest loss of the rows that became this one by thinning.
+    /// The smallest and the largest loss of the rows that were merged into this one.
     pub loss_range: Option<(f64, f64)>,
     /// The learning rate of the last step.
     pub learning_rate: Option<f64>,
-    /// Other numbers of the task's schedule in the last step, by name, as `kl_weight`.
+    /// Other factors of the task's schedule in the last step, by name, such as `kl_weight`.
     pub factors: Values,
-    /// Norm of the gradient of the last step, before it was clipped; the mean over the rows that
-    /// became this one by thinning.
+    /// Norm of the gradient of the last step, before clipping; in a merged row, the mean over the
+    /// rows that were merged.
     pub gradient_norm: Option<f64>,
-    /// The largest norm of the rows that became this one by thinning.
+    /// The largest norm of the rows that were merged into this one.
     pub gradient_norm_max: Option<f64>,
-    /// Where the members' time went, in rank order; of more than [`RANKS_MAX`], those that computed
-    /// longest.
+    /// How the members spent their time, in rank order. With more than [`RANKS_MAX`] members, only
+    /// those that computed longest.
     pub ranks: Vec<RankRow>,
-    /// The number of members, where the row does not tell of all.
+    /// The number of members, if `ranks` does not list all.
     pub rank_count: Option<u64>,
 }
 
-/// What is known of a member in some steps.
+/// The numbers of a member in some steps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RankRow {
     /// The member.
@@ -69,18 +68,18 @@ pub struct RankRow {
     pub memory_bytes: Option<u64>,
 }
 
-/// What is known of an epoch.
+/// The numbers of an epoch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EpochRow {
-    /// When it was reported.
+    /// When the epoch was reported.
     pub time: Option<Time>,
     /// The epoch, from 1.
     pub epoch: u64,
-    /// Updates that the state has seen at its end.
+    /// Updates done at the end of the epoch.
     pub step: u64,
-    /// The generation that trained its last step; none if no worker has told.
+    /// The generation that trained the epoch's last step; none if no worker has reported it.
     pub generation: Option<u64>,
-    /// Examples a second in the epoch's steps that its reporter took part in.
+    /// Examples a second in the epoch's steps in which the reporting worker took part.
     pub examples_per_second: Option<f64>,
     /// Examples that the all-reduce has counted.
     pub examples_counted: Option<u64>,
@@ -91,14 +90,14 @@ pub struct EpochRow {
     /// The task's metrics: means over the test examples. Their names in the file begin with
     /// `test_`.
     pub test: Values,
-    /// The mean loss of the training examples that are held out, where there are any.
+    /// The mean loss of the training examples that are held out, if there are any.
     pub validation_loss: Option<f64>,
     /// Version of the coordinator that wrote the row.
     pub version: Option<String>,
 }
 
 impl MetricsRow {
-    /// Updates that the state has seen.
+    /// Updates done at the end of the steps or the epoch.
     #[must_use]
     pub fn step(&self) -> u64 {
         match self {
@@ -107,7 +106,7 @@ impl MetricsRow {
         }
     }
 
-    /// When it was reported.
+    /// When the row was reported.
     #[must_use]
     pub fn time(&self) -> Option<Time> {
         match self {
@@ -124,13 +123,13 @@ impl StepsRow {
         self.values.first()
     }
 
-    /// Seconds that the row's steps took; older rows tell the rate alone.
+    /// Seconds that the row's steps took; rows of older versions have only the rate.
     #[must_use]
     pub fn took(&self) -> Option<f64> {
         self.seconds.or(self.examples_per_second.map(|rate| self.examples as f64 / rate))
     }
 
-    /// The step after which the row's steps begin.
+    /// The step before the first of the row's steps.
     #[must_use]
     pub fn begin(&self) -> u64 {
         self.step.saturating_sub(self.steps.unwrap_or(1).max(1))
@@ -142,7 +141,8 @@ impl StepsRow {
         self.rank_count.unwrap_or(self.ranks.len() as u64)
     }
 
-    /// Sets the ranks, of which the row keeps those that computed longest, in rank order.
+    /// Sets the ranks, in rank order. If there are more than [`RANKS_MAX`], the row keeps those that
+    /// computed longest.
     pub fn set_ranks(&mut self, mut ranks: Vec<RankRow>) {
         if ranks.len() > RANKS_MAX {
             self.rank_count = Some(self.members().max(ranks.len() as u64));
@@ -154,12 +154,12 @@ impl StepsRow {
     }
 }
 
-/// Numbers by name, in order; none where one is not known.
+/// Numbers by name, in order; a number that is not known is none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Values(Vec<(String, Option<f64>)>);
 
 impl Values {
-    /// The number of that name, if it is known.
+    /// The number with this name, if it is known.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<f64> {
         self.0.iter().find(|(known, _)| known == name)?.1
@@ -171,12 +171,12 @@ impl Values {
         self.0.first()?.1
     }
 
-    /// All of them in order.
+    /// All names and numbers, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Option<f64>)> {
         self.0.iter().map(|(name, value)| (&name[..], *value))
     }
 
-    /// Whether there is none, known or not.
+    /// Whether there are no names at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

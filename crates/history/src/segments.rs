@@ -1,8 +1,8 @@
-//! The files that a log of rows consists of: the one that is written to, and those that are full
-//! and closed, by number.
+//! The files of a log of rows: the file that is being written, and the closed files, which are full
+//! and have numbers.
 //!
-//! `metrics.jsonl` is written to. It is closed as `metrics.000007.jsonl`; when neighbours are made
-//! one, as `metrics.000003-000007.jsonl`, which stands for all of these numbers.
+//! `metrics.jsonl` is being written. It is closed as `metrics.000007.jsonl`. When neighbouring closed
+//! files are merged, the new file has all their numbers, as in `metrics.000003-000007.jsonl`.
 
 use std::{
     fs, io,
@@ -23,12 +23,12 @@ impl Segment {
     }
 }
 
-/// A name in a folder, as in `metrics.jsonl`, with and without its ending.
+/// The name of a log, such as `metrics.jsonl`, without its ending.
 fn stem(name: &str) -> &str {
     name.strip_suffix(".jsonl").unwrap_or(name)
 }
 
-/// Where a closed file is that stands for these numbers.
+/// The path of a closed file with these numbers.
 pub(crate) fn closed_path(folder: &Path, name: &str, first: u64, last: u64) -> PathBuf {
     let stem = stem(name);
     folder.join(match first == last {
@@ -37,8 +37,8 @@ pub(crate) fn closed_path(folder: &Path, name: &str, first: u64, last: u64) -> P
     })
 }
 
-/// The closed files in order, and those that another one stands for: what was left of making two
-/// files one when the writer died.
+/// The closed files in order, and the files whose numbers a merged file already covers. Such files are
+/// left over if the writer died while it merged.
 pub(crate) fn list(folder: &Path, name: &str) -> io::Result<(Vec<Segment>, Vec<Segment>)> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
@@ -56,7 +56,7 @@ pub(crate) fn list(folder: &Path, name: &str) -> io::Result<(Vec<Segment>, Vec<S
             found.push(Segment { first, last, path: entry.path() });
         }
     }
-    // Among files that begin with the same number, the one that stands for the most comes first.
+    // Of files that begin with the same number, the one that covers the most numbers comes first.
     found.sort_by_key(|segment| (segment.first, std::cmp::Reverse(segment.last)));
     let (mut segments, mut covered) = (Vec::<Segment>::new(), Vec::new());
     for segment in found {
@@ -68,7 +68,7 @@ pub(crate) fn list(folder: &Path, name: &str) -> io::Result<(Vec<Segment>, Vec<S
     Ok((segments, covered))
 }
 
-/// The numbers that a file of this name stands for.
+/// The first and last number in the name of a closed file.
 fn numbers(file: &str, stem: &str) -> Option<(u64, u64)> {
     let middle = file.strip_prefix(stem)?.strip_prefix('.')?.strip_suffix(".jsonl")?;
     let (first, last) = middle.split_once('-').unwrap_or((middle, middle));

@@ -1,4 +1,4 @@
-//! How rows of the metrics are written: a flat object, with the task's metrics beside the fields.
+//! Writes rows of the metrics: a flat object, with the task's metrics beside the fields.
 
 use serde::{
     Serialize, Serializer,
@@ -64,7 +64,7 @@ fn write_epoch<M: SerializeMap>(map: &mut M, row: &EpochRow) -> Result<(), M::Er
     known(map, "version", row.version.as_ref())
 }
 
-/// Writes a field that older versions did not have, where it is known.
+/// Writes a field that older versions did not have, if it is known.
 fn known<M: SerializeMap, T: Serialize>(
     map: &mut M,
     name: &str,
@@ -103,7 +103,8 @@ impl Serialize for RankRow {
     }
 }
 
-/// Seconds to the microsecond, as workers measure them: a sum of such has more digits than it knows.
+/// Rounds seconds to the microsecond, the precision of the workers' measurements. A sum of seconds has
+/// more digits than are exact.
 fn rounded(seconds: f64) -> f64 {
     (seconds * 1e6).round() / 1e6
 }

@@ -1,4 +1,4 @@
-//! A moment of the wall clock, as rows have it: RFC 3339 in UTC, to the millisecond.
+//! A moment of the wall clock, in the form of rows: RFC 3339 in UTC, to the millisecond.
 
 use std::{
     fmt::{self, Display, Formatter},
@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// Milliseconds of a day.
 const DAY_MS: i64 = 86_400_000;
 
-/// The years that RFC 3339 can write, in milliseconds since 1970.
+/// The first and last moment that RFC 3339 can write, in milliseconds since 1970.
 const MS_MIN: i64 = -62_167_219_200_000;
 const MS_MAX: i64 = 253_402_300_799_999;
 
@@ -29,7 +29,7 @@ impl Time {
         Self::from_unix_ms(i64::try_from(since.as_millis()).unwrap_or(MS_MAX))
     }
 
-    /// The moment that many milliseconds after the beginning of 1970 in UTC.
+    /// The moment `unix_ms` milliseconds after the beginning of 1970 in UTC.
     #[must_use]
     pub fn from_unix_ms(unix_ms: i64) -> Self {
         Self { unix_ms: unix_ms.clamp(MS_MIN, MS_MAX) }
@@ -48,8 +48,8 @@ impl Time {
     }
 }
 
-/// The day that many days after 1970-01-01, as (year, month, day). The algorithm counts years from
-/// March, so that a leap day is the last of its year.
+/// The date `days` days after 1970-01-01, as (year, month, day). The algorithm counts years from
+/// March, so that a leap day is the last day of its year.
 fn civil(days: i64) -> (i64, i64, i64) {
     let from_march_0000 = days + 719_468;
     let era = from_march_0000.div_euclid(146_097);
@@ -63,7 +63,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + later, month, day)
 }
 
-/// Days from 1970-01-01 to a day.
+/// Days from 1970-01-01 to a date.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
@@ -84,7 +84,7 @@ impl Display for Time {
     }
 }
 
-/// A text that is no moment by RFC 3339.
+/// The text is no moment by RFC 3339.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a time by RFC 3339, as in 2026-03-01T12:00:00Z")]
 pub struct InvalidTime;
@@ -123,7 +123,7 @@ fn parse(text: &str) -> Option<Time> {
     (is_separated && rest == (None, None)).then(|| Time::from_unix_ms(moment))
 }
 
-/// Milliseconds of the digits behind the point.
+/// The milliseconds in the digits behind the point.
 fn milliseconds(fraction: &str) -> Option<i64> {
     let is_number = !fraction.is_empty() && fraction.bytes().all(|byte| byte.is_ascii_digit());
     let digits = fraction.bytes().chain(*b"000").take(3);

@@ -1,5 +1,5 @@
-//! The one writer of a log. A file that is full is closed, and the next one begun; of many closed
-//! files some are thinned or deleted, by a thread beside the writer.
+//! The only writer of a log. A full file is closed, and the next one is begun. If there are too many
+//! closed files, a second thread thins or deletes some of them.
 
 use std::{
     fs::{self, File},
@@ -17,16 +17,16 @@ use crate::{
     segments::{self, Segment, closed_path},
 };
 
-/// The newest closed files, which are not thinned: a reader that is a little behind reads one of them.
+/// The newest closed files are not thinned, because a reader that is a little behind reads them.
 const UNTOUCHED: usize = 2;
 
-/// What bounds the bytes of a log: a little more than `file_bytes * (files + 1)`. Of each epoch, the
-/// row about it and one row about its steps always stay, and come on top.
+/// The bounds of the size of a log, which takes a little more than `file_bytes * (files + 1)` bytes.
+/// For each epoch, its own row and at least one row about its steps always stay, in addition to this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a file from which it is closed.
+    /// A file is closed before it exceeds this many bytes.
     pub file_bytes: u64,
-    /// Closed files that stay.
+    /// The number of closed files that are kept.
     pub files: usize,
 }
 
@@ -38,7 +38,7 @@ impl Limits {
     pub const EVENTS: Self = Self { file_bytes: 4 << 20, files: 8 };
 }
 
-/// What is done where there are too many closed files.
+/// The function that reduces the closed files if there are too many.
 type Thin = fn(&Path, &'static str, &[Segment]) -> io::Result<()>;
 
 /// Appends to a log.
@@ -50,7 +50,7 @@ pub(crate) struct Writer {
     thin: Thin,
     file: File,
     bytes: u64,
-    /// Whether it can be closed under another name: a regular file, and no link.
+    /// Whether the file can be renamed when it is closed: it is a regular file, and no link.
     is_plain: bool,
     thinning: Option<JoinHandle<()>>,
 }
@@ -104,7 +104,7 @@ impl Writer {
             return Ok(());
         }
         let (folder, name, thin) = (self.folder.clone(), self.name, self.thin);
-        // Where it fails, the files stay, and it is tried again with the next one.
+        // If thinning fails, the files stay, and it is tried again when the next file is closed.
         let work = move || {
             let _stays =
                 segments::list(&folder, name).and_then(|(closed, _)| thin(&folder, name, &closed));
@@ -122,8 +122,8 @@ impl Drop for Writer {
     }
 }
 
-/// Makes two neighbours one that has half their rows: those that stand for the fewest files, the
-/// oldest of them.
+/// Merges two neighbouring files into one with about half their rows. It chooses the pair that covers the
+/// fewest numbers; of several such pairs, the oldest.
 pub(crate) fn thin_metrics(
     folder: &Path,
     name: &'static str,
@@ -136,7 +136,7 @@ pub(crate) fn thin_metrics(
     let draft = path.with_extension("draft");
     let written = write_thinned(&draft, [one, next]).and_then(|()| fs::rename(&draft, &path));
     written.inspect_err(|_| drop(fs::remove_file(&draft)))?;
-    // From here on, readers and writers take the new file for both.
+    // From here on, readers and writers use the new file instead of both.
     fs::remove_file(&one.path)?;
     fs::remove_file(&next.path)
 }
@@ -183,10 +183,10 @@ fn delete_oldest(_: &Path, _: &'static str, closed: &[Segment]) -> io::Result<()
 pub struct EventWriter(Writer);
 
 impl EventWriter {
-    /// Opens the events in a run directory, begun now if there are none.
+    /// Opens the events in a run directory; makes the file if there is none.
     ///
     /// # Errors
-    /// When the file cannot be opened, or its last line not be mended.
+    /// When the file cannot be opened, or a last line that was cut off cannot be removed.
     pub fn open(run_dir: &Path, limits: Limits) -> Result<Self, HistoryError> {
         Writer::open(run_dir, EVENTS, limits, delete_oldest).map(Self)
     }

@@ -1,17 +1,17 @@
-//! Where this process stands among the control groups of both versions, and what their files say.
+//! Finds the control groups of this process, in both versions, and reads their files.
 //!
-//! A limit holds for all below it, so each is looked up from the process's own group to the top.
+//! A limit holds for all groups below it, so it is looked up from the process's own group to the top.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Where the system shows itself; elsewhere only in tests.
+/// The folders of the system's files; tests use other folders.
 #[derive(Clone, Debug)]
 pub(crate) struct System {
     pub(crate) proc: PathBuf,
-    /// Put before the mount points that `proc` names.
+    /// The folder that is prefixed to the mount points named in `proc`.
     pub(crate) root: PathBuf,
 }
 
@@ -21,7 +21,7 @@ impl Default for System {
     }
 }
 
-/// Which generation of control groups a folder belongs to.
+/// The version of control groups that a folder belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Version {
     One,
@@ -39,14 +39,14 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    /// The group's folder and all above it, the own one first.
+    /// The group's own folder, and then all folders above it.
     fn upwards(&self) -> impl Iterator<Item = &Path> {
         let mount = &self.mount;
         self.folder.ancestors().take_while(move |folder| folder.starts_with(mount))
     }
 
-    /// The least number in files of this name, and the folder that has it. Where there is no
-    /// limit a file says `max`.
+    /// The smallest number in files of this name, and the folder with that file. A file without a limit
+    /// says `max`.
     pub(crate) fn least(&self, file: &str) -> Option<(u64, PathBuf)> {
         let limit = |folder: &Path| {
             let text = fs::read_to_string(folder.join(file)).ok()?;
@@ -68,8 +68,7 @@ pub(crate) fn count(text: &str, key: &str) -> Option<u64> {
 }
 
 impl System {
-    /// The groups of this process that may limit what `controller` controls: that of the first
-    /// version and that of the second, as far as there are any.
+    /// The groups of this process that may have limits of `controller`: at most one of each version.
     pub(crate) fn groups(&self, controller: &str) -> Vec<Group> {
         let own = fs::read_to_string(self.proc.join("self/cgroup")).unwrap_or_default();
         let mounts = fs::read_to_string(self.proc.join("self/mountinfo")).unwrap_or_default();
@@ -91,7 +90,8 @@ impl System {
             Version::Two => mount.kind == "cgroup2",
         };
         let mount = mounts.lines().filter_map(Mount::parse).find(is_it)?;
-        // In a container the mount may show a part of the hierarchy only, and the path all of it.
+        // In a container, the mount may show only a part of the hierarchy, while the path is that of
+        // the whole hierarchy.
         let below = Path::new(path).strip_prefix(mount.root).unwrap_or(Path::new(""));
         let below = below.strip_prefix("/").unwrap_or(below);
         let relative = mount.point.strip_prefix('/').unwrap_or(mount.point);
@@ -102,7 +102,7 @@ impl System {
 
 /// A line of `mountinfo`.
 struct Mount<'a> {
-    /// What of the file system is shown.
+    /// The part of the file system that is mounted.
     root: &'a str,
     point: &'a str,
     kind: &'a str,
@@ -123,7 +123,7 @@ impl<'a> Mount<'a> {
     }
 }
 
-/// How many threads and processes this process's groups may have, if that is limited.
+/// The most threads and processes in this process's groups; none if there is no limit.
 pub(crate) fn threads_limit() -> Option<u64> {
     let groups = System::default().groups("pids");
     groups.iter().filter_map(|group| group.least("pids.max")).map(|(limit, _)| limit).min()
@@ -133,7 +133,7 @@ pub(crate) fn threads_limit() -> Option<u64> {
 pub(crate) mod tests {
     use super::*;
 
-    /// A machine of files: paths with their contents.
+    /// A simulated system: paths with their contents.
     pub(crate) fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, System) {
         let folder = tempfile::tempdir().unwrap();
         for (path, content) in files {
@@ -162,7 +162,7 @@ pub(crate) mod tests {
         );
     }
 
-    /// The host's path, while the mount begins at the container's own group.
+    /// The path is the host's, but the mount begins at the container's own group.
     #[test]
     fn a_container_without_a_namespace_for_groups_finds_its_own() {
         let mounts = "9 8 0:7 /docker/c0 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";

@@ -1,9 +1,9 @@
-//! File descriptors: how many a process may have, and whether these are enough.
+//! File descriptors: how many a process may have, and whether they are enough.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
-/// How the limit is raised, wherever the program was started.
+/// How a person raises the limit: in a shell, in a systemd unit, or for a container.
 pub(crate) const REMEDY: &str = "raise that limit: `ulimit -n` in the shell, LimitNOFILE= in a \
                                  systemd unit, --ulimit nofile= of a container";
 
@@ -14,16 +14,16 @@ pub(crate) const REMEDY: &str = "raise that limit: `ulimit -n` in the shell, Lim
      {REMEDY}"
 )]
 pub struct TooFewDescriptors {
-    /// What needs them, with what it depends on.
+    /// The part of the program that needs them, with the numbers that decide the need.
     pub who: String,
-    /// How many it takes, with those that are open.
+    /// The number needed, including the descriptors that are already open.
     pub needed: u64,
-    /// The limit, after it was raised as far as this process may.
+    /// The limit, after this process raised it as far as it may.
     pub allowed: u64,
 }
 
-/// Sees to it that this process may open `more` files and connections beside those that are open,
-/// for `who`.
+/// Ensures that this process may open `more` files and connections beside the open ones; raises the
+/// limit if needed. `who` is named in the error.
 ///
 /// # Errors
 /// When the system grants fewer.
@@ -36,7 +36,7 @@ pub fn ensure_descriptors(who: &str, more: u64) -> Result<(), TooFewDescriptors>
     Err(TooFewDescriptors { who: who.to_owned(), needed, allowed })
 }
 
-/// The limit, after it was raised to `wanted` or as far as this process may.
+/// Raises the limit to `wanted`, or as far as this process may. Returns the new limit.
 pub fn raise_descriptors(wanted: u64) -> u64 {
     let before = getrlimit(Resource::Nofile);
     let wanted = before.maximum.map_or(wanted, |most| most.min(wanted));
@@ -46,11 +46,11 @@ pub fn raise_descriptors(wanted: u64) -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// How many are open now; a parent may have left more than the three of standard input and output.
+/// The number of open descriptors. A parent process may have left more than the three standard ones.
 fn open() -> u64 {
-    /// Where the folder cannot be listed.
+    /// The number that is assumed if the folder cannot be listed.
     const STANDARD: u64 = 3;
-    // The listing itself has one open.
+    // The listing itself has one descriptor open.
     let listed = std::fs::read_dir("/proc/self/fd").map(|entries| entries.count() as u64 - 1);
     listed.unwrap_or(STANDARD)
 }

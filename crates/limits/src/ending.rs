@@ -1,4 +1,4 @@
-//! Why a process was ended by a signal, in words that say what to do.
+//! Describes why a signal ended a process, and what to do about it.
 
 use rustix::process::{Resource, Signal};
 
@@ -7,24 +7,24 @@ use crate::{MemoryKills, memory_limit, shown};
 /// The sender of SIGKILL, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Killer {
-    /// The coordinator that had started it.
+    /// The coordinator that had started the process.
     Coordinator,
-    /// The kernel: the control group may not use more memory.
+    /// The kernel, because the control group has reached its memory limit.
     Group,
-    /// The kernel, very likely: it killed something when the machine had no memory left.
+    /// Very likely the kernel: it killed a process because the machine had no memory left.
     Machine,
-    /// Not the kernel for want of memory: it would have counted that.
+    /// A person or another program: the kernel has counted no kill for lack of memory.
     Somebody,
-    /// The kernel does not tell.
+    /// Unknown, because the kernel's counts cannot be read.
     Unknown,
 }
 
 impl Killer {
-    /// Tells the killer by what the kernel had counted `before` and has `now`.
+    /// Finds the killer from the kernel's counts of kills `before` and `now`.
     #[must_use]
     pub fn between(before: MemoryKills, now: MemoryKills) -> Self {
         let more = |before: Option<u64>, now: Option<u64>| Some(now? > before.unwrap_or_default());
-        // The group's count is of its own processes, that of the machine of others' too.
+        // The group's count covers only its own processes; the machine's count covers all processes.
         match (more(before.group, now.group), more(before.machine, now.machine)) {
             (Some(true), _) => Self::Group,
             (Some(false), _) | (None, Some(false)) => Self::Somebody,
@@ -39,7 +39,7 @@ impl Killer {
             Self::Coordinator => "by the coordinator".to_owned(),
             Self::Group => {
                 let limit = memory_limit().filter(|limit| limit.group.is_some());
-                // The machine may have run out of memory, and not the group.
+                // If the group has no limit, the machine itself has run out of memory.
                 let whose = limit.map_or("on this machine".to_owned(), |limit| {
                     let megabytes = limit.bytes / 1_000_000;
                     format!("in its control group (container), which may use {megabytes} MB")
@@ -61,7 +61,7 @@ impl Killer {
     }
 }
 
-/// Names the signal that ended a process, and its likely cause; `killer` is whose SIGKILL it was.
+/// Names the signal that ended a process, and its likely cause. `killer` is the sender of a SIGKILL.
 #[must_use]
 pub fn describe_signal(signal: i32, killer: Killer) -> String {
     let (name, cause) = match Signal::from_named_raw(signal) {

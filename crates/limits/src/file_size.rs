@@ -1,13 +1,13 @@
-//! The limit on the size of files: an error to report, not a signal that kills.
+//! Makes the limit on the size of files an error, instead of a signal that kills.
 
-#![allow(unsafe_code, reason = "ignores a signal, which the standard library has no call for")]
+#![allow(unsafe_code, reason = "the standard library has no call to ignore a signal")]
 
 use std::ffi::c_int;
 
 use rustix::process::Signal;
 
-/// Has a write beyond the limit on the size of files (`ulimit -f`) fail with EFBIG, as one on a
-/// full disk fails with ENOSPC. By default SIGXFSZ kills the process without a word. To be called
+/// Makes a write beyond the limit on the size of files (`ulimit -f`) fail with EFBIG, as a write to a
+/// full disk fails with ENOSPC. By default, SIGXFSZ kills the process without a message. To be called
 /// at the top of `main`.
 pub fn report_file_size_limit() {
     unsafe extern "C" {

@@ -1,9 +1,9 @@
-//! What the system grants a process (file descriptors, threads, memory, the size of files), and
-//! why it ended one.
+//! The system's limits for a process (file descriptors, threads, memory, the size of files), and the
+//! reasons why a signal ended a process.
 //!
-//! A program compares a limit with its needs when it starts: the person is then told of the limit
-//! itself, not of what follows from it an hour later. This crate reads and raises limits; how much
-//! a program needs is the program's to know.
+//! A program compares the limits with its needs when it starts. So a person sees a message about the
+//! limit itself, and not a consequence of it an hour later. This crate reads and raises limits; each
+//! program knows its own needs.
 
 mod cgroup;
 mod descriptors;
@@ -23,8 +23,8 @@ pub use memory::{
 use rustix::process::Resource;
 pub use threads::{TooFewThreads, ensure_threads};
 
-/// An error with its causes, and what to do where a limit of the system is one. Many errors name their cause in their own
-/// words already: it is not said again.
+/// An error with its causes, and advice if a limit of the system is among the causes. A cause that the
+/// error's own text already contains is not repeated.
 #[must_use]
 pub fn told(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -42,7 +42,7 @@ pub fn told(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// The limit that an error comes from, if it comes from one, and what to do about it.
+/// The limit that caused an error, and what to do about it; none if no limit caused it.
 #[must_use]
 pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
     let code = |error: &(dyn Error + 'static)| {
@@ -53,7 +53,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {
         if let Some(meaning) = code(error).and_then(meaning) {
             return Some(meaning);
         }
-        // The source of an `io::Error` that wraps another one is not that one, but what is below.
+        // The `source()` of an `io::Error` skips the error that it wraps, so that one is checked too.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         if let Some(meaning) = wrapped.and_then(|wrapped| explain(wrapped)) {
             return Some(meaning);
@@ -85,7 +85,7 @@ fn meaning(code: i32) -> Option<String> {
     }
 }
 
-/// A limit as people read it.
+/// A limit as text for people.
 fn shown(resource: Resource) -> String {
     let limit = rustix::process::getrlimit(resource).current;
     limit.map_or("an unlimited number of".to_owned(), |limit| limit.to_string())

@@ -1,4 +1,4 @@
-//! Memory: how much this process may use at most, and whether the kernel has killed for want of it.
+//! Memory: how much this process may use, and whether the kernel has killed processes for lack of it.
 
 use std::{fs, path::PathBuf};
 
@@ -9,9 +9,9 @@ use crate::cgroup::{self, Group, System, Version};
 /// The most memory that this process can use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryLimit {
-    /// In bytes.
+    /// The limit in bytes.
     pub bytes: u64,
-    /// The control group that sets it; none if it is all that the machine has.
+    /// The control group that sets the limit; none if the limit is the machine's whole memory.
     pub group: Option<PathBuf>,
 }
 
@@ -19,11 +19,11 @@ pub struct MemoryLimit {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{who} takes at least {:.2} GB of memory, and {} {:.2} GB", gigabytes(*.needed), place(limit), gigabytes(.limit.bytes))]
 pub struct TooLittleMemory {
-    /// What needs it.
+    /// The part of the program that needs the memory.
     pub who: String,
-    /// In bytes.
+    /// The memory needed, in bytes.
     pub needed: u64,
-    /// What there is.
+    /// The available memory.
     pub limit: MemoryLimit,
 }
 
@@ -37,11 +37,11 @@ fn place(limit: &MemoryLimit) -> String {
     })
 }
 
-/// Sees to it that `who` may use `needed` bytes of memory within `limit`. What others use is not
-/// known here.
+/// Checks that `needed` bytes of memory fit within `limit`. The memory that other processes use is not
+/// considered. `who` is named in the error.
 ///
 /// # Errors
-/// When the limit is less.
+/// When the limit is not larger than `needed`.
 pub fn ensure_memory(
     who: &str,
     needed: u64,
@@ -53,29 +53,29 @@ pub fn ensure_memory(
     }
 }
 
-/// What the kernel has killed for want of memory, as far as it tells.
+/// The kernel's counts of processes killed for lack of memory; none if a count cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryKills {
     /// Kills in this process's control group.
     pub group: Option<u64>,
-    /// On the whole machine.
+    /// Kills on the whole machine.
     pub machine: Option<u64>,
 }
 
-/// The least of the machine's memory and the limits of all control groups that this process is in.
+/// The smallest of the machine's memory and the limits of all control groups of this process.
 #[must_use]
 pub fn memory_limit() -> Option<MemoryLimit> {
     System::default().memory_limit()
 }
 
-/// All memory of this machine, whatever this process may use of it.
+/// All memory of this machine, without regard to control groups.
 #[must_use]
 pub fn machine_memory() -> Option<MemoryLimit> {
     System::default().machine_memory().map(|bytes| MemoryLimit { bytes, group: None })
 }
 
 impl MemoryKills {
-    /// Up to now.
+    /// The counts up to now.
     #[must_use]
     pub fn so_far() -> Self {
         System::default().memory_kills()
@@ -86,14 +86,14 @@ impl System {
     fn memory_limit(&self) -> Option<MemoryLimit> {
         let limits = self.groups("memory").into_iter().filter_map(|group| {
             let (bytes, group) = group.least(match group.version {
-                // Without a limit this is a number that no machine has.
+                // Without a limit, this file holds a number larger than any machine's memory.
                 Version::One => "memory.limit_in_bytes",
                 Version::Two => "memory.max",
             })?;
             Some(MemoryLimit { bytes, group: Some(group) })
         });
         let machine = self.machine_memory().map(|bytes| MemoryLimit { bytes, group: None });
-        // Where limits are equal, the first: a group that may take all of the machine's memory limits nothing.
+        // If limits are equal, the machine's comes first: a group with that limit limits nothing.
         machine.into_iter().chain(limits).min_by_key(|limit| limit.bytes)
     }
 

@@ -1,8 +1,8 @@
 //! Threads: whether the system lets this process start as many as it needs.
 //!
-//! Many limits bound them (processes of a user, of a cgroup, of the machine; address space), and
-//! some of them count what others do. So the threads are started once, all at the same time, and
-//! ended again.
+//! Many limits bound the number of threads (processes of a user, of a cgroup, of the machine; address
+//! space), and some of them count the threads of other processes too. So this check starts all threads
+//! at the same time, and ends them again.
 
 use std::{
     io,
@@ -22,24 +22,24 @@ use crate::{cgroup, shown};
      limit on processes (ulimit -u, now {processes}{group})"
 )]
 pub struct TooFewThreads {
-    /// What needs them.
+    /// The part of the program that needs the threads.
     pub who: String,
-    /// How many.
+    /// The number of threads needed.
     pub needed: usize,
-    /// How many could be started.
+    /// The number of threads that could be started.
     pub started: usize,
-    /// What the system said of the next one.
+    /// The system's error for the next thread.
     pub source: io::Error,
     processes: String,
     group: String,
 }
 
-/// Sees to it that this process may start that many threads, for `who`.
+/// Checks that this process may start `needed` threads. `who` is named in the error.
 ///
 /// # Errors
-/// When it may not.
+/// When the system refuses to start one of them.
 pub fn ensure_threads(who: &str, needed: usize) -> Result<(), TooFewThreads> {
-    // Each waits until this lock is free, so that all exist at one time.
+    // Each thread waits until this lock is free, so that all threads exist at the same time.
     let tried = Arc::new(Mutex::new(()));
     let trying = tried.lock().unwrap_or_else(PoisonError::into_inner);
     let mut threads = Vec::new();

@@ -1,7 +1,7 @@
-//! Train a model of your own, data-parallel, with the same bits whoever computes.
+//! Train your own model, data-parallel, with the same bits for any number of workers.
 //!
-//! Write a [`Task`] in one file: a model, its options and its data set. [`main`] makes a program of
-//! it that coordinates a run, that works for one, and that describes the task:
+//! Write a [`Task`] in one file: a model, its options and its data set. [`main`] turns the task into a
+//! program that can coordinate a run, work for a run, or describe the task:
 //!
 //! ```text
 //! classifier train --workers 4 --spawn --epochs 5
@@ -9,10 +9,10 @@
 //! classifier describe > task.json
 //! ```
 //!
-//! The trained parameters are then a function of the options and the seed alone: for any number of
-//! workers, killed and replaced in any order, over any transport. The manual has seven parts:
+//! The trained parameters then depend on the options and the seed only. They do not depend on the number
+//! of workers, on the transport, or on workers that are killed and replaced. The manual has seven parts:
 //!
-//! 1. [Use it day by day](manual::use_it): flags, the files of a run, watching and comparing runs
+//! 1. [Daily use](manual::use_it): flags, the files of a run, watching and comparing runs
 //! 2. [Write a task](manual::write_a_task)
 //! 3. [Bring a data set](manual::bring_a_data_set)
 //! 4. [Train on many hosts](manual::many_hosts)
@@ -20,13 +20,13 @@
 //! 6. [Reproduce a digest](manual::reproduce_a_digest)
 //! 7. [Troubleshooting](manual::troubleshooting), by symptom
 //!
-//! Two programs to copy are in `crates/lockstep/examples`: a classifier of Fashion-MNIST, and a
-//! transformer that learns a text.
+//! Two example programs that you can copy are in `crates/lockstep/examples`: a classifier of
+//! Fashion-MNIST, and a transformer that learns a text.
 
 pub mod manual;
 mod program;
 
-/// What a data set is: named files with their digests.
+/// The description of a data set: named files with their digests.
 pub use config::{FileEntry, Manifest};
 pub use data::{
     Batch, Collate, Column, Columns, Dataset, Domain, Files, Splits, Stream, Text, Values, Visit,

@@ -1,4 +1,4 @@
-//! The program around a task: its first word says what it is to be.
+//! The program of a task. The first argument chooses the command.
 
 use std::{
     env,
@@ -18,10 +18,10 @@ const TRAIN: &str = "train";
 const WORKER: &str = "worker";
 const DESCRIBE: &str = "describe";
 
-/// The program of a task, run on the arguments of this process.
+/// Runs the program of a task with the arguments of this process.
 ///
-/// - `train` coordinates a run; with `--spawn` it starts the workers too, as processes of the same
-///   program. Its flags are those of every coordinator, and the task's options.
+/// - `train` coordinates a run; with `--spawn` it also starts the workers, as processes of the same
+///   program. It has the flags of every coordinator and the task's options.
 /// - `worker` computes for a run.
 /// - `describe` prints the task with its options, as JSON, for a coordinator on a machine without
 ///   this program and without libtorch (`--task FILE`).
@@ -52,8 +52,8 @@ fn usage<T: Task>(word: &OsStr) -> ExitCode {
         "Usage: {name} {TRAIN}|{WORKER}|{DESCRIBE} [FLAGS]\n\n  \
          {TRAIN}     coordinates a run; --spawn starts its workers too\n  \
          {WORKER}    computes for a run\n  \
-         {DESCRIBE}  prints the task as JSON, for a coordinator elsewhere\n\n\
-         Each prints its flags with --help."
+         {DESCRIBE}  prints the task as JSON, for a coordinator on another machine\n\n\
+         Each command lists its flags with --help."
     );
     if matches!(word.to_str(), Some("help" | "--help" | "-h")) {
         stdout::say!("{usage}");
@@ -83,13 +83,13 @@ where
     }
 }
 
-#[allow(clippy::print_stderr, reason = "the last words of a program")]
+#[allow(clippy::print_stderr, reason = "the program ends with this message")]
 fn fail(error: &str) -> ExitCode {
     eprintln!("error: {error}");
     ExitCode::FAILURE
 }
 
-/// What a coordinator wants to know of the task.
+/// The task, for the coordinator.
 struct Trained<T>(PhantomData<fn() -> T>);
 
 impl<T: Task> fmt::Debug for Trained<T> {

@@ -1,8 +1,8 @@
-//! Flags that are read from a file: `--config FILE`, in TOML, with a key for each flag. What is given
-//! on the command line, or in a variable, wins. And `PROGRAM config print`, which writes such a file
-//! with the values of a command line.
+//! Reads flags from a file: `--config FILE`, in TOML, with a key for each flag. A value on the command
+//! line, or in an environment variable, wins. `PROGRAM config print` prints such a file with the values
+//! of a command line.
 //!
-//! Knows only the flag `--config`; a program has it if it declares it.
+//! This module knows only the flag `--config`, which the program itself declares.
 
 use std::{
     ffi::OsString,
@@ -22,20 +22,20 @@ use toml::{Table, Value};
 /// The flag's id.
 const CONFIG: &str = "config";
 
-/// What comes before the flags that are to be printed.
+/// The words before the flags to print.
 const PRINT: [&str; 2] = [CONFIG, "print"];
 
-/// Most bytes of a file.
+/// The most bytes of a file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// From this likeness on (1 is equal), a key is taken for a misspelt flag.
+/// A key that is at least this similar to a flag (1 is equal) is taken for a misspelt flag.
 const LIKE: f64 = 0.7;
 
-/// Parses the arguments, the name of the program first, together with the file that they name.
+/// Parses the arguments, of which the first is the program's name, together with the file that they name.
 ///
 /// # Errors
-/// What the parser says, or that the file cannot be read, has a key that is no flag, or a value that
-/// is none of a flag.
+/// The parser's error; or an error if the file cannot be read, a key is no flag, or a value is not valid
+/// for its flag.
 pub fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, Error> {
     let given = command.clone().ignore_errors(true).try_get_matches_from(&arguments);
     let given = given.unwrap_or_default();
@@ -52,8 +52,8 @@ pub fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, E
     command.try_get_matches_from(all).map_err(|error| with_place(error, &table, &file))
 }
 
-/// The values that the arguments stand for, as a file, where that is all that was asked for with
-/// `config print`; the program then ends with what this gives.
+/// Prints the values of the arguments as a file, if the arguments begin with `config print`. The program
+/// then ends with the returned exit code.
 pub fn print_on_request(command: Command, arguments: &[OsString]) -> Option<ExitCode> {
     let asked = arguments.get(1..3)?.iter().zip(PRINT).all(|(word, expected)| word == expected);
     if !asked {
@@ -88,7 +88,7 @@ fn read(file: &Path) -> Result<Table, String> {
     })
 }
 
-/// The table as arguments, without those that are given already.
+/// The table as arguments, without the flags that are already given.
 fn flags(command: &Command, given: &ArgMatches, table: &Table) -> Result<Vec<String>, String> {
     let mut flags = Vec::new();
     for (key, value) in table {
@@ -105,7 +105,7 @@ fn with_dashes(key: &str) -> String {
     key.replace('_', "-")
 }
 
-/// The flag that a key stands for.
+/// The flag of a key.
 fn flag_of<'a>(command: &'a Command, key: &str) -> Result<&'a Arg, String> {
     let name = with_dashes(key);
     let is_called = |flag: &&Arg| {
@@ -124,7 +124,7 @@ fn flag_of<'a>(command: &'a Command, key: &str) -> Result<&'a Arg, String> {
     Err(format!("there is no flag for the key {key}{near}"))
 }
 
-/// The flags that a file may have.
+/// The flags that may be in a file.
 fn in_files(command: &Command) -> impl Iterator<Item = &Arg> {
     let is_action = |flag: &Arg| {
         let action = flag.get_action();
@@ -133,7 +133,7 @@ fn in_files(command: &Command) -> impl Iterator<Item = &Arg> {
     command.get_arguments().filter(move |flag| is_action(flag) && flag.get_id() != CONFIG)
 }
 
-/// A value as arguments of a flag.
+/// Converts a value in the file into arguments.
 fn arguments(flag: &Arg, key: &str, value: &Value) -> Result<Vec<String>, String> {
     let name = format!("--{}", flag.get_long().unwrap_or_default());
     let is_switch = matches!(flag.get_action(), ArgAction::SetTrue);
@@ -163,7 +163,7 @@ fn takes_several(flag: &Arg) -> bool {
     flag.get_value_delimiter().is_some() || matches!(flag.get_action(), ArgAction::Append)
 }
 
-/// Says which file a value is from that a flag does not take.
+/// Adds the name of the file to an error about a value that is not valid for its flag.
 fn with_place(mut error: Error, table: &Table, file: &Path) -> Error {
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return error };
     let name = flag.trim_start_matches('-').split([' ', '=']).next().unwrap_or_default();
@@ -174,7 +174,7 @@ fn with_place(mut error: Error, table: &Table, file: &Path) -> Error {
     error
 }
 
-/// All flags with their values, those without one as comments.
+/// All flags with their values; a flag without a value is a comment.
 fn as_file(command: &Command, matches: &ArgMatches) -> String {
     let mut text = String::new();
     for flag in in_files(command) {

@@ -1,12 +1,10 @@
-//! Man pages and shell completions of a program, made by the program itself from the flags it
-//! parses: `PROGRAM --write-manual DIR`, to be packed (`cargo xtask dist` does that). And the
-//! program's answer to arguments that it does not run on: help, or what is wrong with them.
+//! Man pages and shell completions of a program. The program itself writes them from its flags:
+//! `PROGRAM --write-manual DIR`; `cargo xtask dist` packs them. This flag is not among the program's own
+//! flags, so it appears neither in the help nor in the pages.
 //!
-//! Flags can also stand in a file (`config_file.rs`).
-//!
-//! The flag is not among the program's own, so it is neither in its help nor in what is
-//! written. Beside that, what the flags of all programs have in common: how they take numbers, and
-//! the [`Reference`] beside them, which help and pages show. Nothing here knows what the flags mean.
+//! The crate also has what the flags of all programs have in common: values from a file
+//! (`config_file.rs`), numbers as values, the [`Reference`] that help and pages show, and the output for
+//! help and for errors in the arguments. Nothing here knows the meaning of the flags.
 
 pub mod config_file;
 
@@ -33,25 +31,25 @@ pub use self::{
     reference::{Entry, Reference, faults},
 };
 
-/// The variable with the commit that a release is built from.
+/// The variable with the commit of a release, at its build.
 pub const COMMIT: &str = "LOCKSTEP_COMMIT";
 
 const FLAG: &str = "--write-manual";
-/// The shells that people use here.
+/// The shells that get completions.
 const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Fish, Shell::Zsh];
-/// Folders below the one given.
+/// The subfolder of the man pages.
 pub const PAGES: &str = "man1";
-/// See [`PAGES`].
+/// The subfolder of the completions.
 pub const COMPLETIONS: &str = "completions";
 
-/// A program's command as it is to be parsed: with the examples and variables of its reference in its help,
-/// and numbers as [`accept_negative_numbers`] has them.
+/// Completes a program's command: its help gets the examples and variables of the reference, and its flags
+/// accept negative numbers, see [`accept_negative_numbers`].
 #[must_use]
 pub fn complete(command: Command, reference: &Reference) -> Command {
     accept_negative_numbers(reference::in_help(command, reference))
 }
 
-/// The version that a program prints: with the commit, in a release.
+/// The version that a program prints; in a release it includes the commit.
 #[must_use]
 pub fn version(package: &'static str) -> &'static str {
     static WHOLE: OnceLock<String> = OnceLock::new();
@@ -61,8 +59,7 @@ pub fn version(package: &'static str) -> &'static str {
     }
 }
 
-/// Writes the manual where that is all that was asked for; the program then ends with what this
-/// gives.
+/// Writes the manual, if the arguments ask for it. The program then ends with the returned exit code.
 pub fn on_request(command: Command, reference: &Reference) -> Option<ExitCode> {
     let folder = requested(env::args_os().skip(1).collect())?;
     Some(match write(command, reference, &folder) {
@@ -76,8 +73,8 @@ pub fn on_request(command: Command, reference: &Reference) -> Option<ExitCode> {
     })
 }
 
-/// Prints what the parser has to say: help and version on standard output, a mistake with the
-/// usage on standard error. Gives the exit code that belongs to it.
+/// Prints the parser's answer: help and version on standard output, an error with the usage on standard
+/// error. Returns the exit code for it.
 #[must_use]
 pub fn answer(mut said: clap::Error) -> ExitCode {
     tell_of_dashes(&mut said);
@@ -88,7 +85,8 @@ pub fn answer(mut said: clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(u8::MAX))
 }
 
-/// Says how a value is given that begins with a dash, such as the name of a file: it was taken for flags of one letter.
+/// Adds a tip how to give a value that begins with a dash, such as the name of a file: the parser took the value for
+/// short flags.
 fn tell_of_dashes(said: &mut clap::Error) {
     let Some(ContextValue::String(argument)) = said.get(ContextKind::InvalidArg) else { return };
     let is_short = argument.starts_with('-') && !argument.starts_with("--");
@@ -114,7 +112,7 @@ fn write(mut command: Command, reference: &Reference, folder: &Path) -> io::Resu
     let (pages, completions) = (folder.join(PAGES), folder.join(COMPLETIONS));
     fs::create_dir_all(&pages)?;
     fs::create_dir_all(&completions)?;
-    // Before the completions, which add a help command to those of the program.
+    // The pages come before the completions, because those add a help command to the program.
     page::write_all(command.clone(), reference, &pages)?;
     let name = command.get_name().to_owned();
     for shell in SHELLS {
@@ -132,17 +130,17 @@ fn write(mut command: Command, reference: &Reference, folder: &Path) -> io::Resu
     Ok(())
 }
 
-/// The script for bash with one name for each of the program's own commands. Where the name of the
-/// program has a dash, clap_complete 4.6 notes a command under one name and looks it up under
-/// another, so that nothing is ever offered for it.
+/// The script for bash, with one name for each subcommand. If the program's name has a dash,
+/// clap_complete 4.6 stores a subcommand under one name and looks it up under another, so that it never
+/// offers completions for it.
 fn with_one_name(script: &str, program: &str) -> String {
     let (noted, looked_up) = (program.replace('-', "__"), program.replace('-', "__subcmd__"));
     script.replace(&format!("{looked_up}__subcmd__"), &format!("{noted}__subcmd__"))
 }
 
-/// The script for fish that offers the values of a flag, too, where the program has commands: to see
-/// whether there is one on the line, clap_complete 4.6 parses the line, which fails as long as the
-/// last flag has no value.
+/// The script for fish, changed to offer the values of a flag also if the program has subcommands. To find
+/// the subcommand, the script of clap_complete 4.6 parses the line, which fails as long as the last flag
+/// has no value.
 fn with_last_value(script: &str) -> String {
     let give_up = "    or return\n";
     let parse = script.lines().find(|line| line.ends_with("-- $cmd 2>/dev/null"));

@@ -1,12 +1,12 @@
-//! Numbers as the values of flags: a value out of its range is an error of its flag, also where the
-//! value begins with a dash.
+//! Numbers as the values of flags. A value out of range is an error of its flag, even if the value
+//! begins with a dash.
 
 use std::{any::TypeId, fmt::Display, ops::RangeInclusive, str::FromStr};
 
 use clap::Command;
 
-/// Takes what follows a flag with a number as its value, in the command and in its own commands:
-/// `--epochs -1` is then an error of `--epochs`, and not an unknown flag `-1`.
+/// Makes each flag with a number take the next argument as its value, in the command and its subcommands.
+/// So `--epochs -1` is an error of `--epochs`, and not an unknown flag `-1`.
 #[must_use]
 pub fn accept_negative_numbers(command: Command) -> Command {
     let numbers = [
@@ -40,7 +40,7 @@ where
     }
 }
 
-/// The parser of a number for which `holds` does; `wanted` says so in words, after "must be".
+/// The parser of a number that satisfies `holds`; `wanted` is the condition in words, after "must be".
 pub fn real(
     wanted: impl Display,
     holds: fn(f64) -> bool,
@@ -81,7 +81,7 @@ mod tests {
             ("--rate -inf", "'-inf' for '--rate"),
             ("--rate nan", "must be positive"),
             ("part --count -1", "'-1' for '--count"),
-            // A word is no number: a flag after it is a flag.
+            // For a flag that takes a text, the next flag is not a value.
             ("--name --flag", "a value is required for '--name"),
             ("-1", "unexpected argument '-1'"),
         ] {

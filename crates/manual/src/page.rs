@@ -1,4 +1,4 @@
-//! A man page: what clap knows of a command, and then its exit status, variables, files and examples.
+//! Writes a man page: clap's sections of a command, and then exit status, variables, files and examples.
 
 use std::{io, path::Path};
 

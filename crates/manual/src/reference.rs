@@ -1,29 +1,29 @@
-//! What is to be known of a program beside its flags: examples, its exit status, the variables and the files that it reads
-//! and writes. One source for the help, for the man pages, and for the check that both are right.
+//! The description of a program beside its flags: examples, exit statuses, environment variables and files. It is the
+//! only source for the help and the man pages, and tests check it.
 
 use std::fmt::Write as _;
 
 use clap::{Arg, Command};
 
-/// A line and what it stands for.
+/// A name and its meaning.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// A command line, a code, a variable or a file; of several with one meaning all names.
+    /// A command line, an exit code, a variable or a file; several names with the same meaning are listed together.
     pub name: &'static str,
-    /// What it is for, or what it does.
+    /// The meaning or purpose.
     pub meaning: &'static str,
 }
 
-/// What is to be known of a program.
+/// The description of a program beside its flags.
 #[derive(Clone, Copy, Debug)]
 pub struct Reference {
-    /// Command lines, without the program's name. Each stands on the page of the command that it calls.
+    /// Command lines, without the program's name. Each appears on the page of the command that it calls.
     pub examples: &'static [Entry],
     /// Exit codes beside those that all programs have.
     pub exit_status: &'static [Entry],
     /// Variables that the program reads from its environment.
     pub variables: &'static [Entry],
-    /// Files that it reads and writes.
+    /// Files that the program reads and writes.
     pub files: &'static [Entry],
 }
 
@@ -34,13 +34,13 @@ pub(crate) const EXIT_STATUS: [Entry; 3] = [
     Entry { name: "2", meaning: "The flags are wrong" },
 ];
 
-/// Columns of a help text, as everywhere in it.
+/// The width of a help text in columns, the same as for the flags.
 const COLUMNS: usize = 100;
 
-/// What precedes the meaning of an entry.
+/// The indentation of the meaning of an entry.
 const INDENT: &str = "          ";
 
-/// The examples that call a command: the words after the program's name lead to it, and to none of its own commands.
+/// The examples that call a command itself, and none of its subcommands.
 pub(crate) fn examples_of<'a>(
     path: &'a [&str],
     command: &'a Command,
@@ -54,7 +54,7 @@ pub(crate) fn examples_of<'a>(
     })
 }
 
-/// Adds the examples of each command to its help, and the variables to that of the program.
+/// Adds the examples of each command to its help, and the variables to the help of the program.
 pub(crate) fn in_help(command: Command, reference: &Reference) -> Command {
     let program = command.get_bin_name().unwrap_or(command.get_name()).to_owned();
     below(command, &program, &[], reference)
@@ -92,7 +92,7 @@ fn write(text: &mut String, name: &str, meaning: &str) {
     }
 }
 
-/// A text in lines of so many characters, broken between words.
+/// Breaks a text between words into lines of at most `columns` characters.
 fn lines(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
@@ -108,7 +108,7 @@ fn lines(text: &str, columns: usize) -> Vec<String> {
     lines
 }
 
-/// What is wrong with a reference: an example that the program does not take, a command without an example, a variable
+/// The faults of a reference: an example that the program does not accept, a command without an example, or a variable
 /// that the help of a flag names and that is not explained.
 #[must_use]
 pub fn faults(command: &Command, reference: &Reference) -> Vec<String> {
@@ -143,7 +143,7 @@ fn look_at(command: &Command, path: &[&str], reference: &Reference, faults: &mut
     }
 }
 
-/// The variables that a flag is read from, or that its help names: words in capitals with an underscore.
+/// The environment variables of a flag, and those that its help names: words in capitals with an underscore.
 fn variables_of(flag: &Arg) -> Vec<String> {
     let help = [flag.get_help(), flag.get_long_help()].into_iter().flatten();
     let help = help.map(ToString::to_string).collect::<Vec<_>>().join(" ");

@@ -1,8 +1,8 @@
 //! The states of a run, and the events that lead from one to the next.
 //!
-//! Workers that come and go are handled here. [`forming`] starts the next generation, [`ending`]
-//! ends the run, [`timeouts`] removes workers that take too long, and [`waiting`] tells people what
-//! the run waits for.
+//! Workers that join and leave are handled here. [`forming`] starts the next generation, [`ending`]
+//! ends the run, [`timeouts`] evicts workers that take too long, and [`waiting`] describes what the
+//! run waits for.
 
 mod ending;
 mod forming;
@@ -21,36 +21,36 @@ use crate::{
     roster::{Place, Roster},
 };
 
-/// What the engine knows of a run.
+/// The settings of a run for the engine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// Members of a full generation.
     pub workers: u32,
-    /// Members that a generation has at least; with fewer the run waits.
+    /// The fewest members of a generation; with fewer ready workers the run waits.
     pub min_workers: u32,
     /// Shards of a global batch.
     pub shards: u32,
     /// Steps of the whole run.
     pub steps: Step,
-    /// How long a worker may be silent.
+    /// How long a worker may be silent before it is evicted.
     pub dead_after: Duration,
-    /// How long a worker may make no progress while others wait for it; never less than
-    /// twenty steps take.
+    /// How long a worker may make no progress while others wait for it. The engine allows at least
+    /// the time of twenty steps.
     pub stall_after: Duration,
-    /// How long the run waits for its workers to come and be ready.
+    /// How long the run waits for its workers to join and be ready.
     pub join_timeout: Duration,
     /// How long a worker may take to write a checkpoint on demand.
     pub persist_timeout: Duration,
-    /// Whether workers that compute other bits may take part.
+    /// Whether workers with different fingerprints may take part.
     pub allow_mixed_devices: bool,
 }
 
-/// What a coordinator knows of the run from before it was started.
+/// What a restarted coordinator knows of the run from its journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Past {
     /// The last generation that the run may have used.
     pub generation: Generation,
-    /// The ranks of its members that may still be computing.
+    /// The ranks of the members of that generation that may still compute.
     pub members: BTreeSet<Rank>,
 }
 
@@ -63,15 +63,15 @@ pub struct Engine {
     state: State,
     /// Why the run is about to end, if it is.
     ending: Option<Ending>,
-    /// How the members of the run compute, once there was a generation.
+    /// The fingerprint of the run's members; none before the first generation.
     fingerprint: Option<Fingerprint>,
-    /// The fingerprints with which the state was computed that the run continues from, if known.
+    /// The fingerprints in the checkpoint that the run continues from.
     computed: BTreeSet<String>,
-    /// Members of the current generation that this coordinator has not heard of yet, and how
-    /// long it waits for them.
+    /// Members of the current generation that have not reconnected to this coordinator yet, and
+    /// until when the engine waits for them.
     absent: BTreeSet<Rank>,
     absent_until: Duration,
-    /// Workers that were ready when people were last told that the run waits for more.
+    /// The number of ready workers in the last [`Command::Wait`].
     waiting_with: Option<u32>,
     /// The furthest state that was saved on demand.
     saved: Option<Step>,
@@ -94,7 +94,7 @@ enum State {
     Settling {
         deadline: Duration,
     },
-    /// A worker writes a checkpoint, since the run ends or since the worker wants to leave.
+    /// A worker writes a checkpoint, because the run ends or because the worker wants to leave.
     Persisting {
         by: WorkerId,
         deadline: Duration,
@@ -103,7 +103,8 @@ enum State {
 }
 
 impl Engine {
-    /// The run ends at this step, as the members have found: before the last step that was planned.
+    /// Ends the run at this step, before the last planned step: the members have decided on early
+    /// stopping.
     pub fn end_at(&mut self, step: Step) {
         self.settings.steps = self.settings.steps.min(step);
     }
@@ -170,7 +171,7 @@ impl Engine {
         self.roster.get(worker)?.rank
     }
 
-    /// The phase of the run, in a word for people.
+    /// The name of the run's state, for people.
     #[must_use]
     pub fn state_name(&self) -> &'static str {
         match self.state {
@@ -183,7 +184,7 @@ impl Engine {
         }
     }
 
-    /// Handles what happened at `now`, and decides what to do.
+    /// Handles an event at `now`, and returns the commands that follow.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Command> {
         if matches!(self.state, State::Ended) {
             return match event {
@@ -212,7 +213,7 @@ impl Engine {
         if let Some(refusal) = self.refuse_mixed(join) {
             return vec![Command::Refuse(worker, refusal)];
         }
-        // Also a run that is ending needs its members: they have the state to be saved.
+        // A run that is ending still needs its members, because they have the state to be saved.
         if let Some(rank) = self.absentee(join) {
             return self.welcome_back(worker, join, rank, now);
         }
@@ -253,7 +254,7 @@ impl Engine {
         })
     }
 
-    /// The rank of a member that this coordinator was missing, if the worker is that one.
+    /// The worker's rank, if it is a member that has to reconnect to this coordinator.
     fn absentee(&self, join: &Join) -> Option<Rank> {
         join.returning?;
         join.rank.filter(|rank| self.absent.contains(rank))
@@ -280,7 +281,8 @@ impl Engine {
             commands.extend(self.bring_in(now));
             return commands;
         }
-        // The last coordinator had ended the generation, or begun it without telling everybody.
+        // The previous coordinator had ended this generation, or had begun a newer one without
+        // telling all members.
         commands.extend(generation.map(|stale| Command::Abort(stale, vec![worker])));
         if is_running {
             commands.extend(self.break_generation(now));
@@ -322,13 +324,13 @@ impl Engine {
         commands
     }
 
-    /// A member stays until all have paused, and until another has its state.
+    /// Lets a worker leave. A member stays until all have paused and another worker has its state.
     fn leaving(&mut self, worker: WorkerId, now: Duration) -> Vec<Command> {
         let Some(slot) = self.roster.get_mut(worker) else { return Vec::new() };
         slot.leaving = true;
         match (self.state, slot.place) {
             (State::Running { .. }, Place::Member) => self.pause(),
-            // This worker has paused or completed: the others soon will have.
+            // This worker has already paused or completed; the other members will do so soon.
             (State::Running { .. }, Place::Ready(_)) if slot.proven && slot.rank.is_some() => {
                 Vec::new()
             }
@@ -365,7 +367,7 @@ impl Engine {
                 }
             }
             ReadyCause::Interrupted(reason) if was_member => {
-                // What the others say after the first is a consequence.
+                // Only the first reason is kept: later reports are consequences of the first.
                 self.failed.reason.get_or_insert((slot.rank.unwrap_or_default(), reason));
                 if matches!(self.state, State::Running { .. }) {
                     return self.break_generation(now);
@@ -387,20 +389,20 @@ impl Engine {
         commands
     }
 
-    /// A process that fails at its start does not join, however long the run waits.
+    /// Ends the run if a process fails at its start, because that worker will never join.
     fn given_up(&mut self, rank: Rank, status: String) -> Vec<Command> {
         if self.has_begun() || !matches!(self.state, State::Gathering { .. }) {
             return Vec::new();
         }
         let message = format!("its process ended before the run began ({status})");
-        // What it has said of itself is true of the next one too.
+        // A new process would fail in the same way.
         self.finish(Outcome::WorkerFailed { rank, message, recurs: true })
     }
 
     fn failed(&mut self, worker: WorkerId, failure: Failure, now: Duration) -> Vec<Command> {
         let is_loading = self.roster.get(worker).is_some_and(|slot| slot.place == Place::Loading);
         if is_loading && self.has_begun() && failure.state_intact {
-            // The members that train already are not affected.
+            // Only the new worker is evicted; the members train on.
             return self.evict(worker, Loss::Unable(failure.message), now);
         }
         let Some(slot) = self.roster.remove(worker) else { return Vec::new() };

@@ -1,15 +1,15 @@
-//! The engine's input and output: what happened, and what to do.
+//! The engine's input and output: events and commands.
 
 use std::{fmt, time::Duration};
 
 use collective::{Digest, Divergence, Generation, Rank, ShardRange, Step};
 use thiserror::Error;
 
-/// One connection of a worker; never used again after it ended.
+/// One connection of a worker. An id is never used again after the connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(pub u64);
 
-/// What decides whether two workers compute the same bits.
+/// Two workers whose fingerprints are equal compute the same bits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
     /// Kind of device, as in `cpu` or `cuda`.
@@ -32,40 +32,41 @@ impl fmt::Display for Fingerprint {
 /// A worker's request to take part.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Join {
-    /// The rank it asks for; any free one if none.
+    /// The rank that the worker asks for; any free rank if none.
     pub rank: Option<Rank>,
-    /// How it computes.
+    /// The worker's fingerprint.
     pub fingerprint: Fingerprint,
-    /// Equal for workers that can share memory; none for one that cannot.
+    /// Equal for workers that can share memory; none for a worker that cannot.
     pub memory_domain: Option<String>,
-    /// Its state, if it took part before and has lost its coordinator.
+    /// Set if the worker took part before, has lost its coordinator, and reconnects.
     pub returning: Option<Returning>,
 }
 
-/// A worker that took part before and comes back with its state.
+/// A worker that took part before and reconnects with its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Returning {
-    /// The generation that it still computes in, if it does.
+    /// The generation that the worker still computes in, if there is one.
     pub generation: Option<Generation>,
 }
 
 /// The position of a worker outside a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Position {
-    /// Updates that its state has seen.
+    /// Updates applied to the worker's state.
     pub step: Step,
-    /// The digest of its state.
+    /// The digest of the worker's state.
     pub digest: Digest,
 }
 
 /// Why a worker became ready.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ReadyCause {
-    /// The worker did what it was told: loaded, paused, completed the run, or fetched a state.
+    /// The worker did what the coordinator asked for: it loaded, paused, completed the run, or
+    /// fetched a state.
     AsTold,
-    /// Its generation broke, and why.
+    /// The worker's generation was interrupted, for this reason.
     Interrupted(String),
-    /// The worker could not fetch the state that it was told to, and why.
+    /// The worker could not fetch the donor's state, for this reason.
     NotFetched(String),
 }
 
@@ -84,59 +85,61 @@ pub enum Phase {
     Saving,
 }
 
-/// A worker's report with a sign of life.
+/// The content of a worker's heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Progress {
-    /// Updates that its state has seen.
+    /// Updates applied to the worker's state.
     pub step: Step,
-    /// What it is doing.
+    /// What the worker is doing.
     pub phase: Phase,
 }
 
-/// What happened.
+/// An event: the engine's input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// A worker connected and asks to take part.
     Joined(WorkerId, Join),
     /// A worker's control stream ended.
     Lost(WorkerId, Loss),
-    /// A worker was asked to leave, and leaves after the current step.
+    /// A worker wants to leave after the current step.
     Leaving(WorkerId),
     /// A worker is in no generation and holds this state.
     Ready(WorkerId, Position, ReadyCause),
-    /// A worker gave a sign of life.
+    /// A worker sent a heartbeat.
     Alive(WorkerId, Progress),
-    /// A worker wrote the checkpoint that it was told to write.
+    /// A worker wrote the checkpoint of [`Command::Persist`].
     Saved(WorkerId),
     /// A worker found that the run cannot continue.
     Failed(WorkerId, Failure),
-    /// The process that was started for a rank has exited, and how; it is not started again.
+    /// The process that was started for a rank has exited with this status, and is not restarted.
     GivenUp(Rank, String),
-    /// A person wants the run to stop and to be resumable.
+    /// A person wants the run to stop so that it can be resumed.
     StopRequested,
-    /// Time passed; sent several times in the span after which a worker counts as dead.
+    /// Time has passed. A tick must come several times within [`Settings::dead_after`].
+    ///
+    /// [`Settings::dead_after`]: crate::Settings::dead_after
     Tick,
 }
 
 /// How a worker was lost.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Loss {
-    /// Its connection ended.
+    /// The worker's connection ended.
     #[error("its connection ended ({0})")]
     Disconnected(String),
-    /// The worker gave no sign of life for the given time.
+    /// The worker sent no heartbeat for the given time.
     #[error("it gave no sign of life for {:.1} s", .0.as_secs_f64())]
     Silent(Duration),
-    /// The others waited for it for the given time.
+    /// The other members waited for the worker for the given time.
     #[error("the others waited for it for {:.1} s", .0.as_secs_f64())]
     Stalled(Duration),
-    /// The worker did not do what it was told in the given time.
+    /// The worker did not do what the coordinator asked for within the given time.
     #[error("it did not do what it was told within {:.1} s", .0.as_secs_f64())]
     Unresponsive(Duration),
     /// The worker could not fetch the run's state.
     #[error("it could not fetch the run's state ({0})")]
     Unreachable(String),
-    /// The others could not fetch its state.
+    /// The other workers could not fetch the worker's state.
     #[error("the others could not fetch its state ({0})")]
     Isolated(String),
     /// The worker could not get ready to take part.
@@ -150,9 +153,9 @@ pub enum Loss {
 /// Why the run cannot continue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Failure {
-    /// What a worker said.
+    /// The worker's message.
     pub message: String,
-    /// Whether the members' states are still to be trusted, so that one may be saved.
+    /// Whether the members' states can still be trusted and saved.
     pub state_intact: bool,
     /// Whether the run would fail in the same way if it were resumed.
     pub recurs: bool,
@@ -161,15 +164,15 @@ pub struct Failure {
 /// A member of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
-    /// Its connection.
+    /// The member's connection.
     pub worker: WorkerId,
-    /// Its rank.
+    /// The member's rank.
     pub rank: Rank,
-    /// The shards it owns.
+    /// The shards that the member owns.
     pub shards: ShardRange,
 }
 
-/// What the coordinator is to do.
+/// A command to the coordinator: the engine's output.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// Admit the worker under this rank, or as a spare without one.
@@ -180,28 +183,28 @@ pub enum Command {
     Refuse(WorkerId, Refusal),
     /// Start a generation of these members, in rank order; the first is the leader.
     Start(Generation, Vec<Member>),
-    /// Have these workers stop together after the step that they are in.
+    /// Tell these workers to stop together after the current step.
     Pause(Generation, Vec<WorkerId>),
-    /// Have these workers stop at once, in the middle of a step.
+    /// Tell these workers to stop at once, in the middle of a step.
     Abort(Generation, Vec<WorkerId>),
-    /// Have the worker copy the state of another.
+    /// Tell the worker to copy the state of another worker.
     Fetch {
         /// The worker.
         worker: WorkerId,
-        /// The one that has the state.
+        /// The worker that has the state.
         donor: WorkerId,
     },
-    /// Close the connection of a worker that is removed.
+    /// Close the connection of an evicted worker.
     Evict(WorkerId, Loss),
     /// Close the connection of a worker that leaves.
     Dismiss(WorkerId),
-    /// Have the worker write a checkpoint of its state.
+    /// Tell the worker to write a checkpoint of its state.
     Persist(WorkerId),
-    /// Say that the run waits for workers.
+    /// Print that the run waits for workers.
     Wait {
         /// Workers that are ready.
         present: u32,
-        /// Workers that it takes to go on.
+        /// Workers that the next generation needs.
         needed: u32,
     },
     /// The run has ended.
@@ -224,7 +227,7 @@ pub enum Refusal {
         "rank {0} is taken by another worker: choose another --rank, or --rank any for a free one"
     )]
     RankTaken(Rank),
-    /// Every rank is taken, and there are spares enough.
+    /// Every rank is taken, and the run allows no more spares.
     #[error("the run has all its workers ({workers}), and as many spares as it takes ({spares})")]
     Full {
         /// Workers of the run.
@@ -235,7 +238,7 @@ pub enum Refusal {
     /// The run is about to end.
     #[error("the run is ending")]
     Ending,
-    /// The worker would compute other bits than those in the run.
+    /// The worker's fingerprint differs from that of the run's first worker.
     #[error(
         "this worker computes on {theirs}, the run on {ours}: their results differ in the last \
          bits; use machines of one kind, or start the coordinator with --allow-mixed-devices"
@@ -246,7 +249,7 @@ pub enum Refusal {
         /// The fingerprint of the refused worker.
         theirs: Box<Fingerprint>,
     },
-    /// The worker would compute other bits than those that the run continues from.
+    /// The worker's fingerprint differs from those in the checkpoint that the run continues from.
     #[error(
         "this worker computes on {theirs}, and the checkpoint was computed on {computed}: the result \
          would be that of neither; go on as the run began (MKL_CBWR in the environment counts, \
@@ -269,7 +272,7 @@ pub enum Outcome {
     /// A person stopped the run after this step, and it can be resumed.
     #[error("interrupted after step {0}")]
     Interrupted(Step),
-    /// Too few workers came, or were left.
+    /// Too few workers joined, or too few are left.
     #[error(
         "only {present} of {needed} workers were ready within {:.0} s{}",
         .waited.as_secs_f64(),
@@ -278,26 +281,26 @@ pub enum Outcome {
     WorkersMissing {
         /// Workers that were ready.
         present: u32,
-        /// Workers that it took.
+        /// Workers that were needed.
         needed: u32,
-        /// The flag that says how many.
+        /// The flag that sets `needed`.
         flag: &'static str,
         /// How long the run waited.
         waited: Duration,
-        /// Why workers have died, if the coordinator knows. The engine does not.
+        /// Why workers have died, if the coordinator knows. The engine always sets none.
         cause: Option<String>,
     },
     /// A worker reported that the run cannot continue.
     #[error("rank {rank} cannot go on: {message}")]
     WorkerFailed {
-        /// Its rank.
+        /// The worker's rank.
         rank: Rank,
-        /// Its reason.
+        /// The worker's message.
         message: String,
         /// Whether the run would fail in the same way if it were resumed.
         recurs: bool,
     },
-    /// Workers that should hold the same state do not.
+    /// Workers at the same step hold different states.
     #[error(transparent)]
     Diverged(Divergence),
 }

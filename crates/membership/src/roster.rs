@@ -1,4 +1,4 @@
-//! The connected workers: their ranks, their last signs of life, their work.
+//! The connected workers: their ranks, their last heartbeats, their work.
 
 use std::{
     cmp::Reverse,
@@ -10,10 +10,10 @@ use collective::{Rank, ShardRange};
 
 use crate::{Fingerprint, Join, Loss, Member, Phase, Position, Progress, Refusal, WorkerId};
 
-/// The least number of spares that may wait; a run with more ranks allows as many as it has ranks.
+/// The number of spares that may wait; a run with more ranks allows as many as it has ranks.
 const SPARES_MIN: u32 = 8;
 
-/// Fetches that may fail before a worker is removed.
+/// A worker is evicted after this many failed fetches.
 const FETCHES: u32 = 3;
 
 /// A connected worker.
@@ -27,15 +27,16 @@ pub(crate) struct Slot {
     memory_domain: Option<String>,
     pub(crate) last_seen: Duration,
     pub(crate) place: Place,
-    /// Its last report in its generation, and when its step last changed.
+    /// The worker's last heartbeat, and when its step last changed.
     pub(crate) progress: Option<(Progress, Duration)>,
-    /// Whether it has computed in a generation or fetched a state: the run may wait for it.
+    /// Whether the worker has computed in a generation or fetched a state. The run waits for an
+    /// unproven worker only if it has too few others.
     pub(crate) proven: bool,
-    /// Whether it was asked to leave.
+    /// Whether the worker wants to leave.
     pub(crate) leaving: bool,
-    /// Fetches that failed since it was last part of a generation.
+    /// Fetches that failed since the worker was last a member.
     pub(crate) failed_fetches: u32,
-    /// Workers that could not fetch its state since then.
+    /// Workers that could not fetch this worker's state since then.
     pub(crate) failed_recipients: BTreeSet<WorkerId>,
 }
 
@@ -50,7 +51,7 @@ pub(crate) enum Place {
     Fetching {
         /// The worker whose state is copied.
         donor: WorkerId,
-        /// When it was told to copy.
+        /// When the copy was ordered.
         since: Duration,
     },
     /// Computing in the current generation.
@@ -65,7 +66,7 @@ impl Slot {
         }
     }
 
-    /// Notes that a state could not be fetched; returns whether the worker is to be removed.
+    /// Counts a failed fetch. Returns the loss with which the worker is evicted, if there were too many.
     pub(crate) fn fetch_failed(&mut self, reason: String) -> Option<Loss> {
         self.failed_fetches += 1;
         (self.failed_fetches >= FETCHES).then_some(Loss::Unreachable(reason))
@@ -79,8 +80,8 @@ pub(crate) struct Roster {
 }
 
 impl Roster {
-    /// Admits a worker: under a rank below `workers` that is neither held nor in `reserved`,
-    /// else as a spare.
+    /// Admits a worker with a rank below `workers` that is neither held nor in `reserved`. If there is
+    /// no such rank, the worker becomes a spare.
     pub(crate) fn admit(
         &mut self,
         worker: WorkerId,
@@ -94,7 +95,7 @@ impl Roster {
         let rank = match join.rank {
             Some(rank) if rank.0 >= workers => return Err(Refusal::NoSuchRank { rank, workers }),
             Some(rank) if !held(&rank) => Some(rank),
-            // A worker that asks for a rank when its process starts wants that rank and no other.
+            // A new worker that asks for a rank accepts no other rank.
             Some(rank) if join.returning.is_none() && !reserved.contains(&rank) => {
                 return Err(Refusal::RankTaken(rank));
             }
@@ -115,8 +116,8 @@ impl Roster {
         self.slots.insert(worker, Slot { place: Place::Member, proven: true, ..slot });
     }
 
-    /// Gives ranks that no worker holds and that are not in `reserved` to ready spares; the
-    /// rank that each asked for, if it is free.
+    /// Gives free ranks that are not in `reserved` to ready spares. A spare gets the rank that it
+    /// asked for, if that is free.
     pub(crate) fn promote_spares(&mut self, workers: u32, reserved: &BTreeSet<Rank>) {
         let taken = self.ranks();
         let is_free = |rank: &Rank| !taken.contains(rank) && !reserved.contains(rank);
@@ -150,7 +151,7 @@ impl Roster {
         self.slots.iter_mut().map(|(worker, slot)| (*worker, slot))
     }
 
-    /// The fingerprints of the connected workers.
+    /// The fingerprint of the first connected worker.
     pub(crate) fn fingerprint(&self) -> Option<&Fingerprint> {
         self.slots.values().next().map(|slot| &slot.fingerprint)
     }
@@ -176,19 +177,19 @@ impl Roster {
         self.in_rank_order(|slot| slot.place == Place::Member)
     }
 
-    /// The workers with a rank that fulfil a condition, in rank order.
+    /// The workers that have a rank and fulfil a condition, in rank order.
     pub(crate) fn in_rank_order(&self, condition: impl Fn(&Slot) -> bool) -> Vec<WorkerId> {
         self.ranks_first(|slot| slot.rank.is_some() && condition(slot))
     }
 
-    /// The workers that fulfil a condition, those with a rank first and in its order.
+    /// The workers that fulfil a condition: those with a rank in rank order, then the spares.
     pub(crate) fn ranks_first(&self, condition: impl Fn(&Slot) -> bool) -> Vec<WorkerId> {
         let mut found: Vec<_> = self.iter().filter(|(_, slot)| condition(slot)).collect();
         found.sort_by_key(|(worker, slot)| (slot.rank.is_none(), slot.rank, *worker));
         found.into_iter().map(|(worker, _)| worker).collect()
     }
 
-    /// The position of each ready worker, those with a rank first and in its order.
+    /// The position of each ready worker: those with a rank in rank order, then the spares.
     pub(crate) fn positions(&self) -> Vec<(WorkerId, &Slot, Position)> {
         let ready = self.iter().filter_map(|(w, slot)| Some((w, slot, slot.position()?)));
         let mut ready: Vec<_> = ready.collect();
@@ -196,7 +197,7 @@ impl Roster {
         ready
     }
 
-    /// How many workers are copying the state of each.
+    /// For each donor, how many workers are copying its state.
     pub(crate) fn fetches(&self) -> BTreeMap<WorkerId, usize> {
         let mut fetches = BTreeMap::new();
         for slot in self.slots.values() {
@@ -207,7 +208,7 @@ impl Roster {
         fetches
     }
 
-    /// The ready worker that is furthest ahead, of several the one with the lowest rank.
+    /// The ready worker that is furthest ahead; of several, the one with the lowest rank.
     pub(crate) fn furthest(&self) -> Option<(WorkerId, Position)> {
         let ready = self.iter().filter_map(|(w, slot)| Some((w, slot.rank, slot.position()?)));
         let furthest = ready.min_by_key(|(worker, rank, position)| {
@@ -216,13 +217,13 @@ impl Roster {
         furthest.map(|(worker, _, position)| (worker, position))
     }
 
-    /// Makes these workers, in rank order, the members of a new generation. Those that share
-    /// memory get neighbouring shards, so that they can add up their partials in memory.
+    /// Makes these workers, in rank order, the members of a new generation. Members that share memory
+    /// get neighbouring shards, so that they can add up their partials in memory.
     pub(crate) fn deal(&mut self, workers: &[WorkerId], shards: u32, now: Duration) -> Vec<Member> {
         let members = u32::try_from(workers.len()).unwrap_or(u32::MAX);
         let mut by_host: Vec<usize> = (0..workers.len()).collect();
         let first_beside = self.first_beside(workers);
-        // Stable: hosts in the order of their first ranks, and ranks in order within each.
+        // A stable sort: hosts in the order of their first ranks, and ranks in order within a host.
         by_host.sort_by_key(|index| first_beside[*index]);
         let mut deal: Vec<(usize, ShardRange)> =
             by_host.into_iter().zip(ShardRange::deal(shards, members)).collect();
@@ -241,7 +242,7 @@ impl Roster {
             .collect()
     }
 
-    /// For each of these workers, the place of the first of them that shares memory with it.
+    /// For each of these workers, the index of the first one that shares memory with it.
     fn first_beside(&self, workers: &[WorkerId]) -> Vec<usize> {
         let mut first: BTreeMap<&str, usize> = BTreeMap::new();
         let place = |(index, worker): (usize, &WorkerId)| {

@@ -1,15 +1,15 @@
-//! When a process began. The kernel gives the number of a process that has ended to another one;
-//! number and birth together name one process for good.
+//! When a process began. The kernel reuses the number of a process that has ended, but number and birth
+//! together identify a process for ever.
 
 use std::fs;
 
-/// The boot of the machine and the clock ticks from there to the start of the process with this
-/// number, as text without blanks at its ends. None where no such process runs (a zombie does not),
-/// or where the system does not tell.
+/// The birth of the process with this number: the machine's boot id, and the clock ticks from the boot to
+/// the start of the process, separated by a space. None if no such process runs (a zombie does not), or
+/// if the system does not tell.
 #[must_use]
 pub fn birth(process: u32) -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    // The name of the command, inside, may be any bytes.
+    // The name of the command in this file may contain any bytes.
     let stat = fs::read(format!("/proc/{process}/stat")).ok()?;
     let ticks = started(&String::from_utf8_lossy(&stat))?;
     Some(format!("{} {ticks}", boot.trim()))
@@ -17,7 +17,7 @@ pub fn birth(process: u32) -> Option<String> {
 
 /// The start time of a process that runs: field 22 of proc_pid_stat(5).
 fn started(stat: &str) -> Option<u64> {
-    // Field 2, the name, is in parentheses, and may hold more of them.
+    // Field 2, the name, is in parentheses, and may itself contain parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?;
     if matches!(state, "Z" | "X") {
@@ -39,7 +39,7 @@ mod tests {
         assert!(born.is_some());
         assert_eq!(birth(child.id()), born);
         child.kill().unwrap();
-        // A zombie until it is waited for.
+        // The process is a zombie until it is waited for.
         while birth(child.id()).is_some() {
             std::thread::yield_now();
         }

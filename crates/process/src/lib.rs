@@ -1,5 +1,5 @@
-//! Processes: which one is meant by a number ([`birth`]), how much memory this one has, and the signals that ask one to stop
-//! ([`signals`]). It knows nothing of what a program does.
+//! Processes: their identity beyond the number ([`birth()`]), the memory of this process, and the signals that ask a
+//! process to stop ([`signals`]). The crate knows nothing of what a program does.
 
 pub mod signals;
 

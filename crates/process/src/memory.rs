@@ -1,14 +1,14 @@
-//! How much memory this process has.
+//! The memory of this process.
 
 use std::fs;
 
-/// Bytes of memory that this process has at present; none where the system does not tell.
+/// The resident memory of this process now, in bytes; none if the system does not tell.
 #[must_use]
 pub fn memory_bytes() -> Option<u64> {
     resident(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
-/// What the line `VmRSS` says, in bytes.
+/// The value of the line `VmRSS`, in bytes.
 fn resident(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

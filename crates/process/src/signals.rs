@@ -1,10 +1,10 @@
 //! The signals that ask a program to stop: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (the terminal was
 //! closed).
 //!
-//! [`install`] is the first call of a program. From then on each of the three ends the program at
-//! once, with the exit code that shells use for it. The default of the system would not do in a
-//! container: the kernel drops signals to process 1 that have no handler. A program with something
-//! to finish calls [`listen`], and is told of the signals instead.
+//! [`install`] is the first call of a program. From then on, each of the three signals ends the program at
+//! once, with the exit code that shells use for it. The system's default is not enough in a container,
+//! because the kernel drops signals to process 1 that have no handler. A program that has work to finish
+//! calls [`listen`], and receives the signals instead.
 
 use std::{
     fs, io,
@@ -19,14 +19,14 @@ use signal_hook::{
     iterator::{Handle, Signals},
 };
 
-/// Two SIGTERM within this time are one: timeout(1), for instance, signals its child and then the
-/// child's process group.
+/// Two SIGTERM within this time count as one. For example, timeout(1) signals its child and then the child's
+/// process group.
 const REPEAT: Duration = Duration::from_millis(20);
 
 /// Whether the next signal ends the program.
 static ENDS_AT_ONCE: AtomicBool = AtomicBool::new(true);
 
-/// Whether SIGHUP was ignored when the program began, as nohup(1) has it.
+/// Whether SIGHUP was ignored when the program began, as under nohup(1).
 static HANGUP_IGNORED: AtomicBool = AtomicBool::new(false);
 
 /// A signal that asks the program to stop.
@@ -43,7 +43,7 @@ pub enum Stop {
 impl Stop {
     const ALL: [Self; 3] = [Self::Hangup, Self::Interrupt, Self::Terminate];
 
-    /// The exit code of a program that the signal stopped: 128 plus its number, as shells have it.
+    /// The exit code of a program that the signal stopped: 128 plus its number, as in shells.
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -65,17 +65,17 @@ impl Stop {
         Self::ALL.into_iter().find(|stop| stop.number() == number)
     }
 
-    /// SIGHUP is left alone where it was ignored.
+    /// The signals that are handled: all, but not SIGHUP if it was ignored.
     fn heeded() -> impl Iterator<Item = Self> {
         let ignores_hangup = HANGUP_IGNORED.load(Ordering::Relaxed);
         Self::ALL.into_iter().filter(move |stop| *stop != Self::Hangup || !ignores_hangup)
     }
 }
 
-/// Has each of the signals end the program from now on. To be called first, and once.
+/// Makes each of the signals end the program from now on. To be called first, and once.
 ///
 /// # Errors
-/// What the system said.
+/// The error of the system.
 pub fn install() -> io::Result<()> {
     HANGUP_IGNORED.store(is_ignored(SIGHUP), Ordering::Relaxed);
     for stop in Stop::heeded() {
@@ -85,7 +85,8 @@ pub fn install() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a signal was ignored when this program began; nothing has changed it since.
+/// Whether this program ignores a signal. It is called before any handler is installed, so the answer is
+/// that of the program's start.
 fn is_ignored(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -93,12 +94,12 @@ fn is_ignored(signal: i32) -> bool {
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
-/// Has the next signal end the program, although somebody listens.
+/// Makes the next signal end the program, even while a listener exists.
 pub fn end_at_next() {
     ENDS_AT_ONCE.store(true, Ordering::SeqCst);
 }
 
-/// While this lives, signals do not end the program.
+/// While this value exists, signals do not end the program.
 #[derive(Debug)]
 pub struct Listening(Handle);
 
@@ -109,12 +110,12 @@ impl Drop for Listening {
     }
 }
 
-/// Has `heed` called with each signal that comes from now on, on a thread of its own; the second
-/// call means that a person is impatient. So a SIGHUP after another signal is not passed on, nor
-/// the first other signal after a SIGHUP: a session that ends sends several.
+/// Calls `heed`, on a new thread, with each signal that comes from now on. A second call means that a person
+/// wants an immediate end. A login session that ends sends several signals; so a SIGHUP after another
+/// signal is not passed on, nor is the first other signal after a SIGHUP.
 ///
 /// # Errors
-/// What the system said.
+/// The error of the system.
 pub fn listen(mut heed: impl FnMut(Stop) + Send + 'static) -> io::Result<Listening> {
     let mut signals = Signals::new(Stop::heeded().map(Stop::number))?;
     let listening = Listening(signals.handle());
@@ -132,17 +133,17 @@ pub fn listen(mut heed: impl FnMut(Stop) + Send + 'static) -> io::Result<Listeni
     Ok(listening)
 }
 
-/// What has come so far.
+/// The signals that have come so far.
 #[derive(Debug, Default)]
 struct Seen {
     any: bool,
-    /// Whether all that came was a SIGHUP.
+    /// Whether only a SIGHUP has come.
     only_hangup: bool,
     terminated: Option<Instant>,
 }
 
 impl Seen {
-    /// Whether a signal that came at `now` says something new.
+    /// Whether a signal that came at `now` is a new request, and no repetition.
     fn is_news(&mut self, stop: Stop, now: Instant) -> bool {
         let is_first = !std::mem::replace(&mut self.any, true);
         if stop == Stop::Hangup {

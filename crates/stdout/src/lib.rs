@@ -1,9 +1,8 @@
-//! Standard output of a program, and whether it arrived.
+//! Standard output of a program, with its errors.
 //!
-//! A closed pipe is no error: whoever read it has read enough. Every other error of standard
-//! output is remembered. The program goes on, because the files that it writes may be worth more
-//! than the lines that it prints, and [`finish`] makes it end with an error. Nothing here knows
-//! what is printed.
+//! A closed pipe is no error: the reader has read enough. Every other error of standard output is
+//! stored. The program goes on, because the files that it writes may be worth more than the lines that it
+//! prints. At the end, [`finish`] turns the stored error into the exit code.
 
 use std::{
     io::{self, ErrorKind, Write as _},
@@ -11,7 +10,7 @@ use std::{
     sync::OnceLock,
 };
 
-/// The first error.
+/// The first error of standard output.
 static LOST: OnceLock<String> = OnceLock::new();
 
 /// Prints a formatted line; see [`line`].
@@ -22,22 +21,22 @@ macro_rules! say {
     }};
 }
 
-/// A number of things by their name in the singular: "1 worker", "2 workers".
+/// A number and the name of a thing, in the singular or the plural: "1 worker", "2 workers".
 #[must_use]
 pub fn counted(count: u64, thing: &str) -> String {
     let ending = if count == 1 { "" } else { "s" };
     format!("{count} {thing}{ending}")
 }
 
-/// Prints a line. The result says why it could not, the first time only: [`finish`] says so again.
+/// Prints a line. Only the first failure is returned; [`finish`] reports it again.
 ///
 /// # Errors
-/// The reason, unless it is a closed pipe or an earlier line was lost too.
+/// The reason of the failure, unless it is a closed pipe or an earlier line has failed too.
 pub fn line(text: &str) -> Result<(), &'static str> {
     bytes(format!("{text}\n").as_bytes())
 }
 
-/// Prints bytes as they are.
+/// Prints bytes unchanged.
 ///
 /// # Errors
 /// As [`line`].
@@ -48,7 +47,7 @@ pub fn bytes(bytes: &[u8]) -> Result<(), &'static str> {
     note(result)
 }
 
-/// Takes in how something else printed to standard output, which is flushed.
+/// Records the result of other code that printed to standard output, and flushes it.
 ///
 /// # Errors
 /// As [`line`].
@@ -66,18 +65,18 @@ fn note(result: io::Result<()>) -> Result<(), &'static str> {
     if first { Err(known) } else { Ok(()) }
 }
 
-/// Why something was not printed; nothing where nobody reads it any more.
+/// Why the output failed; none if it succeeded or the pipe is closed.
 fn lost(result: io::Result<()>) -> Option<String> {
     let error = result.err()?;
     (error.kind() != ErrorKind::BrokenPipe).then(|| error.to_string())
 }
 
-/// The exit code of a program that would end with `code`: an error, told on standard error, where
-/// something could not be printed.
+/// The exit code of a program that would end with `code`. If some output has failed, an error is printed on
+/// standard error, and success becomes failure.
 #[must_use]
 pub fn finish(code: ExitCode) -> ExitCode {
     let Some(reason) = LOST.get() else { return code };
-    // A program without standard error has no other way to speak.
+    // If standard error fails too, there is no other way to report the error.
     let _ignored = writeln!(io::stderr(), "error: cannot write to standard output: {reason}");
     if code == ExitCode::SUCCESS { ExitCode::FAILURE } else { code }
 }

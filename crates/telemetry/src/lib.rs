@@ -1,8 +1,7 @@
-//! What the programs say of themselves while they run: log lines on standard error, and with the
-//! feature `opentelemetry` traces, for a collector that the environment names.
+//! Log lines of the programs on standard error, and with the feature `opentelemetry` traces, for a
+//! collector that the environment names.
 //!
-//! Events are log lines, spans are traces. Without the feature nobody listens to spans, and they
-//! cost nothing.
+//! Events are log lines, spans are traces. Without the feature, spans are not recorded and cost nothing.
 
 mod outlet;
 #[cfg(feature = "opentelemetry")]
@@ -29,7 +28,7 @@ pub use self::{
     traces::{Traces, note_run},
 };
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Lines for people.
@@ -39,7 +38,7 @@ pub enum LogFormat {
 }
 
 impl LogFormat {
-    /// As it is typed.
+    /// The value of the flag for this format.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -49,7 +48,7 @@ impl LogFormat {
     }
 }
 
-/// The lowest level that is logged where `RUST_LOG` is not set.
+/// The lowest level that is logged if `RUST_LOG` is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
     /// Errors that end a run.
@@ -65,7 +64,7 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    /// As it is typed.
+    /// The value of the flag for this level.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -90,18 +89,18 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// How a program logs.
+/// The logging of a program.
 #[derive(Clone, Copy, Debug)]
 pub struct Log<W> {
-    /// The program, as traces call it.
+    /// The program's name in traces.
     pub program: &'static str,
-    /// How lines are written.
+    /// The format of lines.
     pub format: LogFormat,
-    /// What is logged where `RUST_LOG` says nothing.
+    /// The lowest level that is logged if `RUST_LOG` is not set.
     pub level: LogLevel,
-    /// Whether a line names the part of the program that it comes from, and one of text the time.
+    /// Whether a line names the module that it comes from; a line of text then also has the time.
     pub detailed: bool,
-    /// Where lines go.
+    /// The writer of the lines.
     pub writer: W,
 }
 
@@ -109,7 +108,7 @@ impl<W> Log<W>
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    /// Starts logging, and sending traces. These end when what is returned is dropped.
+    /// Starts logging and sending traces. The traces end when the returned value is dropped.
     #[must_use]
     pub fn start(self) -> Traces {
         let (traces, problem) = Traces::start(self.program);
@@ -131,7 +130,7 @@ where
             .with_ansi(io::stderr().is_terminal())
             .with_writer(self.writer)
             .with_target(self.detailed)
-            // A pipe that is closed must not end a run.
+            // A closed pipe must not end a run.
             .log_internal_errors(false);
         let lines = match (self.format, self.detailed) {
             (LogFormat::Text, true) => lines.boxed(),

@@ -1,5 +1,5 @@
-//! Standard output and standard error, written by a thread of their own. Whoever reads them may be
-//! slow, or not read at all (a pager, a terminal after Ctrl-S): a run does not wait for that.
+//! Standard output and standard error, written by their own thread. Their reader may be slow, or may not
+//! read at all (a pager, a terminal after Ctrl-S); a run does not wait for it.
 
 use std::{
     collections::VecDeque,
@@ -11,13 +11,13 @@ use std::{
 
 use crate::MakeWriter;
 
-/// Bytes that wait to be written; what comes when there are more is lost, and counted.
+/// The most bytes that wait to be written. Further texts are dropped and counted.
 const BYTES_MAX: usize = 16 << 20;
 
-/// How long the end of a program may wait for whoever reads its output.
+/// How long the end of a program may wait for the reader of its output.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One of the two, as a writer that never waits.
+/// Standard output or standard error, as a writer that never waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outlet {
     /// Standard output.
@@ -26,14 +26,14 @@ pub enum Outlet {
     Stderr,
 }
 
-/// What waits to be written.
+/// The texts that wait to be written.
 #[derive(Debug, Default)]
 struct Queue {
     texts: VecDeque<(Outlet, Vec<u8>)>,
     bytes: usize,
-    /// Texts that found no room.
+    /// The number of texts that were dropped.
     lost: u64,
-    /// Whether one is being written.
+    /// Whether a text is being written.
     is_busy: bool,
 }
 
@@ -41,12 +41,12 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
-    /// Without a thread, texts are written where they are made.
+    /// If no thread could be started, callers write their texts themselves.
     has_thread: bool,
 }
 
 impl Queue {
-    /// Takes in a text, if there is room for it.
+    /// Queues a text, or drops it if the queue is full.
     fn put(&mut self, outlet: Outlet, text: &[u8]) {
         if self.bytes + text.len() > BYTES_MAX {
             self.lost += 1;
@@ -54,7 +54,7 @@ impl Queue {
         }
         if self.lost > 0 {
             let lost = std::mem::take(&mut self.lost);
-            let told = format!("{lost} lines of output were lost, since nobody read it\n");
+            let told = format!("{lost} lines of output were lost, because they were not read\n");
             self.bytes += told.len();
             self.texts.push_back((Outlet::Stderr, told.into_bytes()));
         }
@@ -81,7 +81,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The life of the thread.
+    /// The loop of the thread.
     fn write_all(&self) {
         let mut queue = self.lock();
         loop {
@@ -98,7 +98,7 @@ impl Shared {
 }
 
 impl Outlet {
-    /// Has a text written, after those that came before it.
+    /// Queues a text, after all earlier texts.
     pub fn say(self, text: &[u8]) {
         if !SHARED.has_thread {
             return self.write_now(text);
@@ -107,8 +107,8 @@ impl Outlet {
         SHARED.changed.notify_all();
     }
 
-    /// What is lost here must not end a run: the checkpoints are worth more. Where standard output
-    /// has failed, the program ends with an error.
+    /// Writes a text. A failure does not end the run, because the checkpoints are worth more; but if
+    /// standard output has failed, the program finally ends with an error.
     fn write_now(self, text: &[u8]) {
         let lost = match self {
             Self::Stdout => stdout::bytes(text).err(),
@@ -123,7 +123,7 @@ impl Outlet {
         }
     }
 
-    /// Waits, within a bound, until all is written.
+    /// Waits until all texts are written, or until the timeout.
     pub fn flush_all() {
         if SHARED.has_thread {
             SHARED.changed.notify_all();
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(queue.texts.len(), 2);
         assert!(queue.take().is_some() && queue.take().is_some() && queue.take().is_none());
         queue.put(Outlet::Stdout, b"again\n");
-        let told = b"3 lines of output were lost, since nobody read it\n".to_vec();
+        let told = b"3 lines of output were lost, because they were not read\n".to_vec();
         assert_eq!(queue.take(), Some((Outlet::Stderr, told)));
         assert_eq!(queue.take(), Some((Outlet::Stdout, b"again\n".to_vec())));
         assert_eq!((queue.bytes, queue.lost), (0, 0));

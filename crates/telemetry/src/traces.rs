@@ -1,7 +1,7 @@
-//! Spans, sent to a collector over OTLP.
+//! Sends spans to a collector over OTLP.
 //!
-//! The trace of a run has the run's id, so that the spans of all its processes are found together
-//! although none of them tells another one of its trace.
+//! The trace of a run has the run's id. So the spans of all processes of a run are in the same trace,
+//! although the processes exchange no trace ids.
 
 use std::{env, fmt, sync::OnceLock, time::Duration};
 
@@ -15,40 +15,41 @@ use tokio::runtime::{Builder, Runtime};
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, registry::LookupSpan};
 
-/// Where traces go, by OpenTelemetry's conventions; nowhere if neither is set.
+/// The variables that name the collector, by OpenTelemetry's conventions. If neither is set, no traces
+/// are sent.
 const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 
-/// The name that the collector is told, by the same conventions.
+/// The variable with the service name for the collector, by the same conventions.
 const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
 
 /// How long the last spans may take at the end of the program.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The run, once it is known.
+/// The id of the run, once it is known.
 static RUN: OnceLock<TraceId> = OnceLock::new();
 
-/// Says which run this process takes part in: spans that begin from now on belong to its trace.
+/// Sets the run of this process. Spans that begin from now on belong to the run's trace.
 pub fn note_run(run_id: &str) {
     if let Ok(id) = TraceId::from_hex(run_id) {
         let _first = RUN.set(id);
     }
 }
 
-/// Sends spans until it is dropped.
+/// Sends spans until the value is dropped.
 pub struct Traces {
     program: &'static str,
-    /// None where no collector is named.
+    /// None if no collector is named.
     sending: Option<Sending>,
 }
 
 struct Sending {
     provider: SdkTracerProvider,
-    /// Carries the connection.
+    /// Drives the connection.
     runtime: Runtime,
 }
 
 impl Traces {
-    /// Also says what is wrong, if there is something.
+    /// Starts to send spans, if a collector is named. Also returns the problem, if there is one.
     pub(crate) fn start(program: &'static str) -> (Self, Option<String>) {
         let wanted = ENDPOINTS.iter().any(|name| env::var_os(name).is_some());
         let sending = wanted.then(|| Sending::start(program)).transpose();
@@ -102,7 +103,7 @@ impl fmt::Debug for Traces {
     }
 }
 
-/// Traces of this process have the id of its run.
+/// Generates ids; all traces of this process get the id of its run.
 #[derive(Debug, Default)]
 struct Ids(RandomIdGenerator);
 

@@ -1,4 +1,4 @@
-//! CRC-32C (Castagnoli), as iSCSI has it: RFC 3720, appendix B.4.
+//! CRC-32C (Castagnoli), as defined for iSCSI: RFC 3720, appendix B.4.
 
 /// The polynomial, its bits reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;

@@ -1,8 +1,8 @@
 //! Event files for TensorBoard: numbers by step, pictures, and the hyperparameters of a run.
 //!
-//! [`EventFile`] is a file that grows; TensorBoard reads it while it does. The messages are in
-//! `messages.rs`, how they lie in a file is in `records.rs`. The crate knows nothing of training,
-//! and needs nothing of TensorFlow.
+//! [`EventFile`] is a file that grows; TensorBoard can read it at the same time. `messages.rs` has the
+//! messages, `records.rs` the format of the file. The crate knows nothing of training, and does not
+//! depend on TensorFlow.
 
 mod crc;
 mod messages;
@@ -22,17 +22,17 @@ use crate::messages::{
     MetricName, Plugin, SessionEnd, SessionLog, SessionStart, Summary, Value, What,
 };
 
-/// The version of the format, as the first record of a file tells it.
+/// The version of the format, in the first record of a file.
 const FILE_VERSION: &str = "brain.Event:2";
 
-/// `SessionLog.START`: what is in the log at this step or later is void.
+/// `SessionLog.START`: earlier records of this step or later steps are void.
 const START: i32 = 1;
 
 /// `STATUS_SUCCESS` and `STATUS_FAILURE` of the hparams plugin.
 const SUCCESS: i32 = 1;
 const FAILURE: i32 = 2;
 
-/// RGB, as TensorFlow numbers colour spaces.
+/// TensorFlow's number for the colour space RGB.
 const RGB: i32 = 3;
 
 /// Data types of hyperparameters.
@@ -40,7 +40,7 @@ const TEXT: i32 = 1;
 const SWITCH: i32 = 2;
 const NUMBER: i32 = 3;
 
-/// Names that are tried for a new file before it gets its own.
+/// How many names are tried for a new file.
 const NAME_ATTEMPTS: u32 = 1000;
 
 /// A hyperparameter.
@@ -50,7 +50,7 @@ pub enum Setting {
     Number(f64),
     /// A text.
     Text(String),
-    /// Yes or no.
+    /// A switch, on or off.
     Switch(bool),
 }
 
@@ -62,8 +62,8 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Begins a new file in a folder, which is made if it is not there. TensorBoard reads the files
-    /// of a folder in the order of their names, which begin with the time in seconds.
+    /// Begins a new file in a folder, which is made if it does not exist. TensorBoard reads the files
+    /// of a folder in the order of their names, so a name contains the time in seconds.
     ///
     /// # Errors
     /// When the file cannot be made.
@@ -84,7 +84,7 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Where it is.
+    /// The path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -108,7 +108,7 @@ impl EventFile {
         self.summary(unix_seconds, step, scalars.into_iter().map(value).collect())
     }
 
-    /// Writes a picture of a step, as a PNG of so many pixels.
+    /// Writes a picture of a step: a PNG of `width` times `height` pixels.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -127,7 +127,7 @@ impl EventFile {
         self.summary(unix_seconds, step, vec![Value { tag: tag.to_owned(), kind, metadata: None }])
     }
 
-    /// Makes void what other files of the folder have of this step and of later ones, as when a run
+    /// Marks all earlier values of this step and of later steps in the folder as void, for a run that
     /// is resumed.
     ///
     /// # Errors
@@ -136,7 +136,7 @@ impl EventFile {
         self.put(unix_seconds, step, What::SessionLog(SessionLog { status: START }))
     }
 
-    /// Writes the hyperparameters of a run, and the metrics that it is judged by.
+    /// Writes the hyperparameters of a run, and the names of its metrics.
     ///
     /// # Errors
     /// When the file cannot be written.

@@ -1,5 +1,5 @@
-//! The messages of an event file, so far as they are written here. Their numbers are those that
-//! TensorBoard reads.
+//! The messages of an event file, with only the fields that are written here. The tags are those of
+//! TensorBoard's own messages.
 
 use std::collections::HashMap;
 
@@ -81,7 +81,7 @@ pub(crate) struct Plugin {
     pub(crate) content: Vec<u8>,
 }
 
-/// What the hparams plugin has of a run.
+/// The data of the hparams plugin.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct HParams {
     #[prost(int32, tag = "1")]
@@ -150,7 +150,7 @@ pub(crate) struct SessionEnd {
     pub(crate) end_time_secs: f64,
 }
 
-/// A value as `google.protobuf.Value` has it.
+/// A value, in the form of `google.protobuf.Value`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct HParam {
     #[prost(oneof = "HParamKind", tags = "2, 3, 4")]

@@ -1,11 +1,11 @@
-//! How records lie in a file: their length, its checksum, the bytes, their checksum.
+//! The format of a record in a file: the length, its checksum, the bytes, and their checksum.
 
 use crate::crc::crc32c;
 
-/// What is added to a checksum that is itself within what is summed.
+/// The constant in the masking of a checksum, as the TFRecord format defines it.
 const MASK: u32 = 0xa282_ead8;
 
-/// A record of these bytes.
+/// Makes a record of these bytes.
 pub(crate) fn record(body: &[u8]) -> Vec<u8> {
     let length = (body.len() as u64).to_le_bytes();
     [&length[..], &masked(&length), body, &masked(body)].concat()

@@ -1,5 +1,5 @@
-//! The latent space of a run on its board: the newest checkpoint and some test images, for the page of the
-//! crate `explorer`. The networks compute in the browser, so this takes no libtorch.
+//! The latent space of a run, for the board: reads the newest checkpoint and some test images for the page of
+//! the crate `explorer`. The networks compute in the browser, so this needs no libtorch.
 
 use std::{fs, path::Path, path::PathBuf};
 
@@ -12,26 +12,27 @@ use images::Images;
 use serde_json::{Value, json};
 use vae_options::{Architecture, Binarize, VaeOptions};
 
-/// Bytes of parameters that a browser gets at the most.
+/// The most bytes of parameters that are sent to a browser.
 const PARAMETER_BYTES_MAX: u64 = 64 << 20;
 
-/// Bytes of a checkpoint beside parameters and moments.
+/// The most bytes of a checkpoint beside parameters and moments.
 const HEADER_BYTES_MAX: u64 = 1 << 20;
 
-/// Images that a browser encodes before it shows the map: about two seconds, dense or convolutional.
+/// The number of images that a browser encodes before it shows the map, for dense and for convolutional
+/// networks. Both take about two seconds.
 const IMAGES: usize = 2000;
 const CONV_IMAGES: usize = 300;
 
-/// Bytes of all these images at the most.
+/// The most bytes of all these images.
 const IMAGE_BYTES_MAX: usize = 16 << 20;
 
-/// How the names of the optimizer's moments begin.
+/// The prefixes of the names of the optimizer's moments.
 const MOMENTS: [&str; 2] = ["exp_avg.", "exp_avg_sq."];
 
 /// Shows latent spaces.
 #[derive(Debug)]
 pub(crate) struct LatentSpace {
-    /// Where the files of a run's data set are, if not where they usually are.
+    /// The folder of a run's data set, if it is not the default folder.
     pub(crate) data_dir: Option<PathBuf>,
 }
 
@@ -97,13 +98,13 @@ impl LatentSpace {
         })
     }
 
-    /// The first test images, as the run sees them.
+    /// The first test images, in the form in which the run uses them.
     fn images(&self, config: &RunConfig, options: &VaeOptions) -> Result<Images> {
         let (training, manifest) = (&config.training, &config.training.task.dataset);
         let usual = || data::default_dir(&manifest.name);
         let folder = self.data_dir.clone().unwrap_or_else(usual);
         let files = Files::verified(&folder, manifest).with_context(|| {
-            format!("the map takes the test images of {}, which are not all here", manifest.name)
+            format!("the map needs the test images of {}, which are not all here", manifest.name)
         })?;
         let mut test = images::splits(&files)?.test;
         let [height, width, channels] = options.image.map(|side| side as usize);
@@ -121,7 +122,7 @@ impl LatentSpace {
     }
 }
 
-/// The newest checkpoint that verifies, if it is not too large for a browser.
+/// The newest valid checkpoint, if it is not too large for a browser.
 fn newest(folder: &Path) -> Result<Checkpoint> {
     let directory = Directory::open(folder);
     let (_, path) = directory.list()?.pop().context("this run has no checkpoint yet")?;

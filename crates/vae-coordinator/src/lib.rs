@@ -1,4 +1,4 @@
-//! What `vae-coordinator` knows of the variational autoencoder: its flags and its description.
+//! The task of `vae-coordinator`, the variational autoencoder: its flags and its description.
 
 mod explore;
 
@@ -78,7 +78,7 @@ impl Program for VaeCoordinator {
     }
 }
 
-/// The data set that the options name, packed where it lies at a path.
+/// The data set that the options name; a data set at a path is packed first.
 fn dataset(options: &VaeOptions, preparing: &Preparing<'_>) -> Result<images::Dataset> {
     let colour = match options.color {
         Color::Auto => images::Colour::Auto,

@@ -1,4 +1,4 @@
-//! The program `vae-coordinator`; what it says of its task is in the library beside.
+//! The program `vae-coordinator`; the library of this crate describes its task.
 
 fn main() -> std::process::ExitCode {
     vae_coordinator::main()

@@ -1,4 +1,4 @@
-//! What Prometheus scrapes, and that dashboards and alerts ask for nothing else.
+//! The metrics of a run, and a check that dashboards and alerts use only existing metrics.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -8,7 +8,7 @@ use crate::{
     run::About,
 };
 
-/// What people import.
+/// The folder of the dashboards and alerts.
 const DEPLOYED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/grafana");
 
 const ROWS: &str = r#"{"kind":"steps","step":10,"epoch":1,"generation":1,"examples":640,"examples_per_second":1000.0,"loss":150.0,"learning_rate":0.001,"gradient_norm":3.5,"ranks":[{"rank":0,"compute_seconds":0.5,"all_reduce_seconds":0.1,"waiting_seconds":0.04,"memory_bytes":1000000},{"rank":1,"compute_seconds":0.6,"all_reduce_seconds":0.02,"waiting_seconds":0.02,"memory_bytes":1000000}]}
@@ -46,7 +46,7 @@ fn reading() -> Reading {
     }
 }
 
-/// What is scraped of a run that has seen everything.
+/// The metrics of a run that has had every kind of event.
 fn scraped() -> String {
     let folder = tempfile::tempdir().unwrap();
     let config = r#"{"run_id":"r","training":{"task":{"name":"t","metrics":[{"name":"loss","unit":"nats"}]}}}"#;
@@ -143,7 +143,7 @@ fn of_many_ranks_the_extremes_are_told() {
     assert!(text.contains(line), "{text}");
 }
 
-/// The names that an expression of PromQL asks for.
+/// The names of metrics in an expression of PromQL.
 fn names(expression: &str) -> BTreeSet<String> {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let words = expression.split(|c: char| !is_of_name(c));
@@ -159,7 +159,7 @@ fn dashboards_and_alerts_ask_for_what_is_told() {
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split(['{', ' ']).next())
         .collect();
-    // Without that of many ranks and of one that is slow.
+    // The scraped run has neither many ranks nor a slow one, so these two metrics are added here.
     let also = ["lockstep_ranks_recent_seconds", "lockstep_slowest_rank"];
     let dashboard = fs::read_to_string(Path::new(DEPLOYED).join("lockstep.json")).unwrap();
     let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();

@@ -1,5 +1,5 @@
-//! The numbers of a run as people read them: an epoch in a line of at most 80 columns, progress in
-//! the width that there is. What is not known is left out.
+//! Formats the numbers of a run for people: an epoch in a line of at most 80 columns, progress in the
+//! width of the terminal. A number that is not known is left out.
 
 use std::{
     collections::VecDeque,
@@ -12,10 +12,10 @@ use crate::terms::Terms;
 /// Columns of a line that fits any terminal.
 const COLUMNS: usize = 80;
 
-/// Characters of a loss: of a large one, less is shown behind the point.
+/// Characters of a loss: a large loss is shown with fewer digits behind the point.
 const LOSS_WIDTH: usize = 6;
 
-/// Characters of a metric's name, and of one that is longer than that.
+/// The most characters of a metric's name, and the characters that a longer name is cut to.
 const NAME_WIDTH: usize = 8;
 const SHORT_NAME_WIDTH: usize = 3;
 
@@ -26,7 +26,7 @@ const BAR_MAX: usize = 40;
 /// Reports that the remaining time is estimated from: those of the last quarter of a minute.
 const REPORTS: usize = 60;
 
-/// How far training is.
+/// The progress of training.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
     pub(crate) epoch: u64,
@@ -37,11 +37,11 @@ pub(crate) struct Progress {
     pub(crate) rate: Option<Rate>,
 }
 
-/// How fast training is.
+/// The speed of training.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Rate {
     pub(crate) per_second: f64,
-    /// What the task calls examples.
+    /// The task's word for examples, in the plural.
     pub(crate) examples: String,
 }
 
@@ -65,8 +65,8 @@ impl Display for Progress {
     }
 }
 
-/// Progress within `width` columns: with a bar if there is room, without its last words if there
-/// is not enough.
+/// Progress within `width` columns: with a bar if it fits, and without the last words if they do not
+/// fit.
 pub(super) fn fitted(progress: &Progress, remaining: Option<Duration>, width: usize) -> String {
     let Progress { epoch, epochs, step, steps, loss, rate } = progress;
     let (step, steps) = (*step, *steps);
@@ -93,7 +93,7 @@ pub(super) fn fitted(progress: &Progress, remaining: Option<Duration>, width: us
     fits.unwrap_or_else(|| epoch.chars().take(width).collect())
 }
 
-/// Estimates the time that training still takes.
+/// Estimates the remaining time of training.
 #[derive(Debug, Default)]
 pub(super) struct Remaining {
     reports: VecDeque<(Instant, u64)>,
@@ -113,7 +113,7 @@ impl Remaining {
         self.steps = progress.steps;
     }
 
-    /// The time that is left; none while nothing is known of it.
+    /// The remaining time; none if it is not known.
     pub(super) fn time(&self) -> Option<Duration> {
         let ((begun, first), (now, last)) = (self.reports.front()?, self.reports.back()?);
         let took = now.checked_duration_since(*begun).filter(|took| !took.is_zero())?;
@@ -134,7 +134,7 @@ pub(crate) struct EpochLine<'a> {
 }
 
 impl EpochLine<'_> {
-    /// With all that the task reports, or with the loss alone.
+    /// The parts of the line, with all metrics of the task or with the loss alone.
     fn parts(&self, with_all: bool) -> Vec<String> {
         let shown = |name: &str, value: f64| format!("{name} {}", short(value));
         let terms =
@@ -148,7 +148,7 @@ impl EpochLine<'_> {
     }
 }
 
-/// A metric's name in a line: a long one is cut, for a line has 80 columns.
+/// A metric's name, cut if it is long.
 fn abbreviated(name: &str) -> &str {
     match name.char_indices().nth(NAME_WIDTH) {
         Some(_) => name.get(..SHORT_NAME_WIDTH).unwrap_or(name),

@@ -1,5 +1,4 @@
-//! Workers that come to the run, and what follows when the process of a worker that was started here
-//! ends.
+//! Workers that join the run, and the reaction to the end of a worker's process that was started here.
 
 use collective::{Generation, Rank};
 use config::task::Precision;
@@ -11,10 +10,10 @@ use tonic::Status;
 use super::{Connection, Control};
 use crate::spawn::{Exit, Verdict};
 
-/// Devices that compute a portable task to the same bits.
+/// Devices that compute a portable task with the same bits.
 const PORTABLE: [&str; 2] = ["cpu", "cuda"];
 
-/// A part of a fingerprint that does not count.
+/// Replaces a part of a fingerprint that does not matter.
 const ANY: &str = "any";
 
 impl Control<'_> {
@@ -43,7 +42,7 @@ impl Control<'_> {
         self.decide(Event::Joined(worker, join));
     }
 
-    /// Leaves of a fingerprint what the bits of this run's task depend on.
+    /// Keeps only the parts of a fingerprint that the bits of this run's task depend on.
     fn keep_what_counts(&self, fingerprint: &mut Fingerprint) {
         let task = &self.launch.config().training.task;
         if task.precision == Precision::F32 {
@@ -56,8 +55,8 @@ impl Control<'_> {
         }
     }
 
-    /// Whether a worker that comes back was called to the rank and generation that it names,
-    /// by this coordinator or the one before it.
+    /// Whether a worker that reconnects can prove that this coordinator or an earlier one gave it the
+    /// rank and generation that it names.
     fn is_proven(&self, join: &Join, returning: &wire::Returning) -> bool {
         let generation = Generation(returning.generation);
         let proof = join.rank.map(|rank| self.key.member(generation, rank));

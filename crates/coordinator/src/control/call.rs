@@ -1,5 +1,6 @@
-//! What workers are told, as it waits to be sent. The call to a generation waits once for all of
-//! its members: written out for each of them, a thousand times a thousand entries would.
+//! Messages to workers, as they wait to be sent. All members of a generation share one call, and its
+//! message is built when it is sent: otherwise a generation of a thousand members would need a
+//! thousand lists of a thousand entries at once.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use collective::{Generation, Rank};
 use protocol::wire::{self, CoordinatorMessage, Transport, coordinator_message::Body};
 use secure::Key;
 
-/// Something that a worker is told.
+/// A message to a worker.
 #[derive(Clone, Debug)]
 pub(crate) enum Outbound {
     Plain(Body),
@@ -31,9 +32,9 @@ pub(crate) struct Call {
     key: Key,
     generation: Generation,
     transport: Transport,
-    /// Without the secrets, which differ for each who is told.
+    /// Without the secrets, which differ for each receiver.
     members: Vec<wire::Member>,
-    /// How the run has been computed so far, and is now.
+    /// The arithmetic of the run so far and now: a fingerprint for each kind.
     arithmetic: Vec<String>,
     /// Whether the state stays on the members' GPUs.
     stays_on_gpus: bool,
@@ -51,7 +52,7 @@ impl Call {
         Self { key, generation, transport, members, arithmetic, stays_on_gpus }
     }
 
-    /// As one member is told.
+    /// The message for one member.
     fn to(&self, rank: Rank) -> wire::Start {
         let member = |member: &wire::Member| {
             let secret = self.key.stream(self.generation, rank, Rank(member.rank));

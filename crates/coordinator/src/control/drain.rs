@@ -1,4 +1,5 @@
-//! The end of a run: its workers go, and one that still stores the last checkpoint is waited for.
+//! The end of a run: waits until all workers have disconnected, longer for a worker that still stores
+//! the last checkpoint.
 
 use std::time::Duration;
 
@@ -14,10 +15,11 @@ use tonic::Status;
 
 use super::{Control, DRAIN_TIMEOUT, Input, waiting::Wait};
 
-/// The longest time between two looks at what is still waited for.
+/// The longest time between two updates of the printed wait.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The longest that a worker is waited for which says that it saves; it gives up itself before.
+/// How long the coordinator waits for a worker that reports that it saves. The worker itself gives up
+/// earlier.
 const SAVING_TIMEOUT: Duration = Duration::from_secs(11 * 60);
 
 impl Control<'_> {
@@ -48,7 +50,8 @@ impl Control<'_> {
                 if Instant::now() < deadline {
                     continue;
                 }
-                tracing::warn!(workers = self.connections.len(), "some workers did not go in time");
+                let workers = self.connections.len();
+                tracing::warn!(workers, "some workers did not disconnect in time");
                 return;
             };
             match input {
@@ -72,7 +75,7 @@ impl Control<'_> {
                         self.unfinished.get_or_insert(format!("{who} on {host}: {why}"));
                     }
                 }
-                // Boards that follow the run take no answer for its end, before its summary is there.
+                // A board that gets no status takes the run as ended, so it is answered until the end.
                 Some(status @ Input::Status(_)) => self.take_in(status),
                 Some(_) => {}
                 None => return,
@@ -80,7 +83,7 @@ impl Control<'_> {
         }
     }
 
-    /// What is waited for at the end.
+    /// What the coordinator waits for, in words.
     fn still_here(&self, storing: bool) -> String {
         match &self.launch.config().operation.checkpoint_url {
             Some(url) if storing => format!("Storing the last checkpoint at {url}"),

@@ -1,5 +1,5 @@
-//! Whether a worker computes what the run computes: its task, its program, and the gradient that it
-//! shows before its first step. How it computes is compared by the engine.
+//! Checks that a worker computes the same as the run: its task, its program, and the gradient of the
+//! probe before its first step. The engine compares the fingerprints.
 
 use collective::Digest;
 use membership::WorkerId;
@@ -9,15 +9,15 @@ use tonic::Status;
 use super::{Connection, Control};
 use crate::journal::Entry;
 
-/// Bytes of a program's digest that people are shown.
+/// Bytes of a program's digest that are printed.
 const SHOWN_BYTES: usize = 6;
 
-/// What a worker trains, as its hello says.
+/// The task and program of a worker, from its hello.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trains {
     task: String,
     revision: u32,
-    /// SHA-256 of its program; empty where it is not known.
+    /// SHA-256 of the worker's program; empty if it is not known.
     program: Vec<u8>,
 }
 
@@ -29,8 +29,8 @@ impl From<&wire::Hello> for Trains {
 }
 
 impl Control<'_> {
-    /// Refuses a worker of another task or, unless they may be mixed, of another program than the
-    /// first worker's.
+    /// Refuses a worker of another task. Also refuses a worker whose program differs from the first
+    /// worker's, unless builds may be mixed.
     pub(super) fn check_program(&mut self, connection: &Connection) -> Result<(), Status> {
         let Trains { task, revision, program } = &connection.trains;
         let ours = &self.launch.config().training.task;
@@ -54,10 +54,10 @@ impl Control<'_> {
         )))
     }
 
-    /// Refuses a worker that computes another gradient than the run's first worker; the run keeps
-    /// that. Returns whether the worker was refused.
+    /// Refuses a worker whose probe gradient differs from that of the run's first worker, which the
+    /// journal keeps. Returns whether the worker was refused.
     pub(super) fn refuses_probe(&mut self, worker: WorkerId, ready: &wire::Ready) -> bool {
-        // Devices that may be mixed compute other bits.
+        // If devices may be mixed, their gradients may differ.
         if ready.probe.is_empty() || self.launch.allow_mixed_devices {
             return false;
         }

@@ -1,4 +1,4 @@
-//! Carries out what the engine has decided.
+//! Carries out the engine's commands.
 
 use std::{sync::Arc, time::Instant};
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::journal;
 
-/// Signs of life that fit into the time after which a worker counts as dead.
+/// Heartbeats in the time after which a silent worker counts as dead.
 const HEARTBEATS_PER_DEATH: u32 = 10;
 
 impl Control<'_> {
@@ -44,7 +44,7 @@ impl Control<'_> {
             Command::Evict(worker, loss) => self.evict(worker, &loss),
             Command::Dismiss(worker) => {
                 self.lost(worker, &Loss::Left);
-                self.close(worker, Status::cancelled("let go"));
+                self.close(worker, Status::cancelled("dismissed"));
             }
             Command::Persist(worker) => self.tell(worker, Body::Persist(wire::Persist {})),
             Command::Wait { present, needed } => {
@@ -88,7 +88,7 @@ impl Control<'_> {
         self.note(Happened::Joined { rank, host, process, device });
     }
 
-    /// Takes a member of the current generation back in.
+    /// Admits a member of the current generation again.
     fn adopt(&mut self, worker: WorkerId, rank: Rank) {
         tracing::info!(rank = rank.0, "worker is back");
         self.assign(worker, Some(rank));
@@ -127,7 +127,7 @@ impl Control<'_> {
     }
 
     fn start(&mut self, generation: Generation, members: &[Member]) {
-        // The number is used up before anybody hears of it.
+        // The number is in the journal before any worker hears of it, so that it is never used twice.
         let entry = |member: &Member| {
             let process = self.connections.get(&member.worker).map(|c| c.process.clone());
             Some(journal::Member { rank: member.rank.0, process: process? })
@@ -195,7 +195,8 @@ impl Control<'_> {
         }
     }
 
-    /// Whether all members have GPUs that keep the state: those of tasks that bring their own kernels.
+    /// Whether the state stays on the members' GPUs: all members compute on GPUs, and the task has
+    /// its own kernels for them.
     fn stays_on_gpus(&self) -> bool {
         let is_on_gpu = |(_, worker): &(Rank, WorkerId)| {
             self.connections.get(worker).is_some_and(|connection| connection.is_on_gpu)
@@ -203,14 +204,14 @@ impl Control<'_> {
         self.launch.config().training.task.portable && self.members.iter().all(is_on_gpu)
     }
 
-    /// Ends the run before its generation has begun, for an error of the coordinator's own.
+    /// Ends the run before its generation has begun, because of an error in the coordinator.
     fn break_off(&mut self, error: anyhow::Error) {
         self.broken = Some(error);
         self.finish(Outcome::Interrupted(collective::Step(self.record.step())));
     }
 
-    /// Tells the others where the first member of those that meet in one place has made it: those
-    /// on its host, or with NCCL all.
+    /// Sends the rendezvous that the first member of a group has made to the other members of the
+    /// group: those that share memory with it, or with NCCL all members.
     pub(super) fn announce(&self, worker: WorkerId, segment: wire::Segment) {
         let domain = |worker: &WorkerId| self.connections.get(worker)?.memory_domain.as_deref();
         let own = domain(&worker);
@@ -241,10 +242,10 @@ impl Control<'_> {
         if let Some(connection) = self.connections.get(&worker) {
             self.children.kill(&connection.process);
         }
-        self.close(worker, Status::aborted(format!("given up: {loss}")));
+        self.close(worker, Status::aborted(format!("evicted: {loss}")));
     }
 
-    /// Tells people that the run goes on.
+    /// Prints and records that training goes on in a new generation.
     pub(super) fn recovered(&mut self, recovered: &Recovered, step: u64) {
         let Recovered { cause, is_told, agreement, transfer, connection } = recovered;
         let (generation, members) = (self.engine.generation().0, self.members.len());
@@ -271,7 +272,7 @@ impl Control<'_> {
         });
     }
 
-    /// Adds why workers are missing that were here, as far as it is known.
+    /// Adds to the outcome why workers are missing, if it is known.
     fn with_cause(&self, mut outcome: Outcome) -> Outcome {
         let turned_away = self.turned_away.as_ref();
         let turned_away = turned_away.map(|why| format!("one was turned away: {why}"));
@@ -289,7 +290,7 @@ impl Control<'_> {
 
     fn finish(&mut self, outcome: Outcome) {
         let outcome = self.with_cause(outcome);
-        // What the run was resumed from is on the disk, whoever has come since.
+        // The checkpoint that the run was resumed from is on the disk, even if no worker reported it.
         let outcome = match outcome {
             Outcome::Interrupted(step) => {
                 Outcome::Interrupted(step.max(collective::Step(self.record.begun_at())))
@@ -302,7 +303,7 @@ impl Control<'_> {
             (None, _) => (false, outcome.to_string()),
         };
         self.note(Happened::Ended { success, reason: message.clone() });
-        // Workers say it as their last word.
+        // Workers print this message as their last line.
         let message = match outcome {
             Outcome::Completed(_) => format!("the run is done: {message}"),
             Outcome::Interrupted(_) if success => format!("the run was stopped: {message}"),

@@ -1,44 +1,44 @@
-//! How long the members stood still between two generations, and where that time went.
+//! Measures the pause between two generations, and how its time was spent.
 
 use std::time::{Duration, Instant};
 
 use tracing::Span;
 
-/// Errors that are kept for people who ask.
+/// The most causes that are kept for the status.
 const ERRORS: usize = 20;
 
-/// What is going on between two generations.
+/// The state of the pause between two generations.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
-    /// When it was known that the generation ends, and why.
+    /// When the end of the generation was detected, and its cause.
     detected: Option<(Instant, String)>,
-    /// Whether people were told of it then.
+    /// Whether the cause was printed at that time.
     is_told: bool,
     started: Option<Instant>,
     transfer: Duration,
     errors: Vec<String>,
-    /// Begins and ends with it.
+    /// The tracing span of the pause.
     span: Option<Span>,
 }
 
-/// A generation that does its first step.
+/// The pause before a generation that has done its first step.
 #[derive(Clone, Debug)]
 pub(super) struct Recovered {
-    /// Why the one before had ended; none for the first.
+    /// Why the previous generation ended; none for the first.
     pub(super) cause: Option<String>,
-    /// Whether people were told the cause when it was detected.
+    /// Whether the cause was printed when it was detected.
     pub(super) is_told: bool,
-    /// From then until the new generation was decided on.
+    /// Time from the detection until the new generation was decided on.
     pub(super) agreement: Duration,
-    /// The longest state transfer of that.
+    /// The longest state transfer within that time.
     pub(super) transfer: Duration,
-    /// From the decision until the first step was done.
+    /// Time from the decision until the first step was done.
     pub(super) connection: Duration,
 }
 
 impl Recovery {
-    /// Notes that the generation is about to end, of which people were or were not told; says
-    /// whether that was not known before.
+    /// Records that the generation is about to end; `is_told` says whether the cause was printed.
+    /// Returns whether the end was not known before.
     pub(super) fn detect(&mut self, cause: &str, is_told: bool) -> bool {
         let is_news = self.detected.is_none() || self.started.is_some();
         if is_news {
@@ -53,18 +53,18 @@ impl Recovery {
         is_news
     }
 
-    /// Notes that a state was taken over.
+    /// Records that a state was copied.
     pub(super) fn transferred(&mut self, seconds: f64) {
         let took = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         self.transfer = self.transfer.max(took);
     }
 
-    /// Notes that the next generation was decided on.
+    /// Records that the next generation was decided on.
     pub(super) fn start(&mut self) {
         self.started = Some(Instant::now());
     }
 
-    /// Notes a step; something to tell if it is the first of its generation.
+    /// Records a step. Returns the pause before it if the step is the first of its generation.
     pub(super) fn first_step(&mut self) -> Option<Recovered> {
         let started = self.started.take()?;
         self.span = None;

@@ -1,6 +1,6 @@
-//! What workers report of training, on its way to people and to the metrics.
+//! Passes the workers' reports on to the console and the metrics.
 //!
-//! Reports may come late: a worker that comes back to a coordinator brings those that it lacks.
+//! Reports may come late: a worker that reconnects sends the reports that the coordinator lacks.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -33,7 +33,7 @@ impl Control<'_> {
         }
     }
 
-    /// Adds what the members have told of their memory.
+    /// Adds the memory of the members, from their heartbeats.
     fn add_memory(&self, row: &mut StepsRow) {
         let told = |worker: &WorkerId| self.connections.get(worker)?.memory_bytes;
         let members = self.members.iter().map(|(rank, worker)| (rank.0, told(worker)));
@@ -49,7 +49,7 @@ impl Control<'_> {
         self.write_epochs(rows);
     }
 
-    /// Records the epochs before `epoch` of which no worker brings a report any more.
+    /// Records the epochs before `epoch` that no worker will report any more.
     pub(super) fn record_unreported(&mut self, epoch: u64) {
         let rows = self.record.unreported_before(epoch);
         self.write_epochs(rows);

@@ -1,4 +1,4 @@
-//! How the run stands, for those who ask.
+//! Answers requests for the status of the run.
 
 use membership::WorkerId;
 use protocol::{

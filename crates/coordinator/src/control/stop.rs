@@ -1,11 +1,11 @@
-//! What a control loop does when signals ask it to stop.
+//! The control loop's reaction to signals.
 
 use membership::{Event, Outcome};
 
 use super::Control;
 
 impl Control<'_> {
-    /// Does what the signals that came last ask for.
+    /// Carries out the request of the last signals.
     pub(super) fn heed_signals(&mut self) {
         let asked = *self.asked.borrow_and_update();
         if asked.is_impatient() {
@@ -16,7 +16,7 @@ impl Control<'_> {
         }
     }
 
-    /// Ends the workers that were started here, and says what becomes of the others.
+    /// Kills the workers that were started here, and prints what happens to the others.
     pub(super) fn cut_short(&mut self) {
         let killed = self.children.kill_all();
         let others = self.connections.values();
@@ -37,8 +37,8 @@ impl Control<'_> {
             let (others, seconds) =
                 (workers(others), self.launch.coordinator_timeout.as_secs_f64());
             self.console.line(&format!(
-                "Without a coordinator for up to {seconds:.0} s, until they save and end: {others} \
-                 not started here"
+                "Left without a coordinator: {others} not started here; they save and end after up to \
+                 {seconds:.0} s"
             ));
         }
     }

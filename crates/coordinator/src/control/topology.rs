@@ -1,4 +1,4 @@
-//! Which members of a generation share memory, and so how they exchange gradients.
+//! Finds which members of a generation share memory, and chooses their transport.
 
 use anyhow::{Result, bail};
 use config::Collective;
@@ -7,13 +7,13 @@ use protocol::wire::Transport;
 /// The members of a generation by memory domain, in rank order.
 #[derive(Debug)]
 pub(super) struct Topology {
-    /// Equal for those that share memory; 0 for one that cannot.
+    /// Equal for members that share memory; 0 for a member that shares none.
     memory_domains: Vec<u32>,
     hosts: usize,
 }
 
 impl Topology {
-    /// Numbers the domains that the members have named.
+    /// Numbers the memory domains that the members have named.
     pub(super) fn of<'a>(named: impl Iterator<Item = Option<&'a str>>) -> Self {
         let mut known: Vec<&str> = Vec::new();
         let mut alone = 0;
@@ -32,18 +32,18 @@ impl Topology {
         Self { memory_domains, hosts: known.len() + alone }
     }
 
-    /// The domain of each member.
+    /// The memory domain of each member.
     pub(super) fn memory_domains(&self) -> &[u32] {
         &self.memory_domains
     }
 
-    /// Hosts, as far as memory goes.
+    /// The number of memory domains; a member that shares no memory counts as one.
     pub(super) fn hosts(&self) -> usize {
         self.hosts
     }
 
-    /// How the members exchange gradients: through memory where they can share it, unless the
-    /// user says otherwise. Each computes on one of these `gpus`, given by its host and name.
+    /// The members' transport: shared memory among members that can share it, unless a flag says
+    /// otherwise. `gpus` has the host and bus id of each member's GPU, if it has one.
     pub(super) fn transport(
         &self,
         asked: Collective,
@@ -71,7 +71,7 @@ impl Topology {
     }
 }
 
-/// Why the members do not have a GPU each, if they do not.
+/// Why not every member has its own GPU; none if every member has one.
 fn shared_gpu(gpus: Vec<Option<(&str, &str)>>) -> Option<String> {
     let Some(mut gpus) = gpus.into_iter().collect::<Option<Vec<_>>>() else {
         return Some("not all compute on one".to_owned());
@@ -81,7 +81,7 @@ fn shared_gpu(gpus: Vec<Option<(&str, &str)>>) -> Option<String> {
     Some(format!("several compute on {gpu} of {host}"))
 }
 
-/// A transport as people call it.
+/// The name of a transport, for people.
 pub(super) fn name(transport: Transport) -> &'static str {
     match transport {
         Transport::Unspecified => "unspecified",

@@ -1,5 +1,5 @@
-//! What the run waits for, in words: on a terminal at any time, elsewhere in lines that come ever
-//! more seldom.
+//! Prints what the run waits for: on a terminal in the status line, elsewhere in lines, at growing
+//! intervals.
 
 use std::{
     mem::{Discriminant, discriminant},
@@ -13,19 +13,19 @@ use tokio::time::timeout;
 use super::Control;
 use crate::console::Console;
 
-/// How long something is waited for before people are told: on a terminal, and elsewhere. There
-/// the time doubles with each line.
+/// How long a wait lasts before it is printed: on a terminal, and elsewhere. Elsewhere the time
+/// doubles with each line.
 const SHOWN_AFTER: Duration = Duration::from_secs(1);
 const TOLD_AFTER: Duration = Duration::from_secs(5);
 
-/// Workers that are named; of more, the rest is counted.
+/// The most workers that are named; further ones are only counted.
 const NAMED: usize = 4;
 
-/// What is waited for, and for how long.
+/// The current waits, and their durations.
 #[derive(Debug, Default)]
 pub(super) struct Waits {
     current: Option<Wait>,
-    /// For workers that are about to take part while others train.
+    /// The wait for new workers while the members train.
     newcomers: Option<Wait>,
     /// When the members' last step was reported.
     last_step: Option<Instant>,
@@ -33,7 +33,7 @@ pub(super) struct Waits {
 
 #[derive(Debug)]
 pub(super) struct Wait {
-    /// None where the wait is no state of the engine's, as for a step.
+    /// None if the wait is no state of the engine, such as the wait for a step.
     kind: Option<Discriminant<Waiting>>,
     begun: Instant,
     told_after: Duration,
@@ -44,7 +44,7 @@ impl Waits {
         self.last_step = Some(Instant::now());
     }
 
-    /// How long the wait of a kind has gone on that began at `begun`, or now.
+    /// Continues the wait of this kind, or begins a new one at `begun` (default: now).
     fn enter(&mut self, kind: Option<Discriminant<Waiting>>, begun: Option<Instant>) -> &mut Wait {
         let is_other = |wait: &Wait| wait.kind != kind || begun.is_some_and(|b| b > wait.begun);
         if self.current.as_ref().is_none_or(is_other) {
@@ -62,7 +62,7 @@ impl Default for Wait {
 }
 
 impl Wait {
-    /// Tells people what is waited for, where it is time to: on a terminal in the status line.
+    /// Prints the wait if it is due: on a terminal in the status line, else as a line.
     pub(super) fn tell(&mut self, console: &Console, what: &str) {
         let waited = self.begun.elapsed();
         let line = format!("{what} ({} s)", waited.as_secs());
@@ -73,7 +73,7 @@ impl Wait {
         }
     }
 
-    /// Whether it is time for another line.
+    /// Whether another line is due.
     fn is_due(&mut self) -> bool {
         let is_due = self.begun.elapsed() >= self.told_after;
         if is_due {
@@ -84,7 +84,7 @@ impl Wait {
 }
 
 impl Control<'_> {
-    /// Tells people what is waited for, where it is time to.
+    /// Prints what the run waits for, if it is due.
     pub(super) fn tell_waiting(&mut self) {
         self.tell_newcomers();
         match (self.waited_for(), &mut self.waits.current) {
@@ -93,7 +93,7 @@ impl Control<'_> {
         }
     }
 
-    /// Tells people who is about to take part; training goes on.
+    /// Prints which workers are about to take part while training goes on.
     fn tell_newcomers(&mut self) {
         let Newcomers { loading, transfers } = self.engine.newcomers();
         let text = match (&transfers[..], &loading[..]) {
@@ -108,7 +108,7 @@ impl Control<'_> {
         }
     }
 
-    /// What the run waits for, if it waits; for how long is in `waits`.
+    /// What the run waits for, if it waits; `waits` has the duration.
     fn waited_for(&mut self) -> Option<String> {
         if self.outcome.is_some() {
             return None;
@@ -125,7 +125,7 @@ impl Control<'_> {
         (wait.begun.elapsed() >= TOLD_AFTER).then(|| self.describe_step())
     }
 
-    /// The same for those who ask, whether or not it is time to tell.
+    /// What the run waits for, and for how long it has waited; for requests for the status.
     pub(super) fn waits_for(&self) -> Option<(String, Duration)> {
         let waiting = self.engine.waiting(self.epoch.elapsed());
         let (text, wait) = match (&waiting, &self.waits.current) {
@@ -163,7 +163,7 @@ impl Control<'_> {
             Waiting::Returning { missing, left } => {
                 let names: Vec<String> = missing.iter().map(|r| format!("rank {r}")).collect();
                 format!(
-                    "Waiting for {} of generation {} to come back, for {} more",
+                    "Waiting for {} of generation {} to reconnect, for {} more",
                     listed(&names),
                     self.engine.generation(),
                     seconds(left)
@@ -190,10 +190,10 @@ impl Control<'_> {
         donors.sort_unstable();
         donors.dedup();
         let (workers, donors) = (self.names(&workers), self.names(&donors));
-        format!("Waiting for {workers} to take over the state of {donors}")
+        format!("Waiting for {workers} to copy the state of {donors}")
     }
 
-    /// Whom the members wait for that have done no step for a while.
+    /// The members that the others wait for, if no step has been done for a while.
     fn describe_step(&self) -> String {
         let at = |phase: Phase| -> Vec<WorkerId> {
             let is_at = |worker: &WorkerId| {
@@ -222,7 +222,7 @@ impl Control<'_> {
         listed(&names)
     }
 
-    /// Says so when a run begins with fewer workers than it is for.
+    /// Prints and records that a run begins with fewer workers than it asks for.
     pub(super) fn tell_beginning(&mut self, members: usize) {
         self.generation_began = Some(Instant::now());
         if std::mem::replace(&mut self.has_begun, true) {
@@ -243,7 +243,7 @@ impl Control<'_> {
     }
 }
 
-/// Waits for `work`, and tells people that it does.
+/// Waits for `work`, and prints the wait if it lasts.
 pub(crate) async fn during<T>(console: &Console, what: &str, work: impl Future<Output = T>) -> T {
     let mut wait = Wait::default();
     let mut work = std::pin::pin!(work);
@@ -258,7 +258,7 @@ pub(crate) async fn during<T>(console: &Console, what: &str, work: impl Future<O
     }
 }
 
-/// A few names, and how many more there are.
+/// The first names, and the number of further ones.
 fn listed(names: &[String]) -> String {
     match names {
         [] => "nobody".into(),

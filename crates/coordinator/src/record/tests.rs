@@ -1,4 +1,4 @@
-//! What becomes of reports, in whatever order they come.
+//! Reports are recorded correctly in any order.
 
 use protocol::wire::StepTime;
 
@@ -107,7 +107,7 @@ fn each_epoch_and_each_step_is_recorded_once() {
     let mut record = record();
     assert_eq!(record.epoch_report(&epoch(1)).len(), 1);
     assert_eq!(record.epoch_report(&epoch(2)).len(), 1);
-    // Another member, which tells all that it has kept.
+    // Another member, which sends all reports that it has kept.
     let late = EpochReport { examples_by_epoch: Vec::new(), ..epoch(1) };
     assert!(record.epoch_report(&late).is_empty());
     assert_eq!(record.examples_counted, [6000; 2]);
@@ -131,7 +131,7 @@ fn what_cannot_be_is_not_recorded() {
     }
 }
 
-/// Epochs that the checkpoint knows of and no worker brings.
+/// Epochs that are in the checkpoint and that no worker reports.
 #[test]
 fn an_epoch_that_nobody_reports_is_recorded_from_the_checkpoint() {
     let ledger = EpochLedger {
@@ -142,11 +142,11 @@ fn an_epoch_that_nobody_reports_is_recorded_from_the_checkpoint() {
         validation_loss: None,
     };
     let mut unreported: BTreeMap<_, _> = (1..=4).map(|epoch| (epoch, ledger.clone())).collect();
-    // The others were trained by a worker that the writer of the checkpoint did not see.
+    // The writer of the checkpoint knows the test losses of epoch 4 only.
     unreported.get_mut(&4).unwrap().test_losses = vec![104.0, 94.0, 10.0];
     let mut record = Record { unreported, ..record() };
     assert_eq!(told(&record.unreported_before(2)), [(1, None, None)]);
-    // The worker that came back knows the third alone.
+    // The worker that has reconnected reports only the third epoch.
     let rows = record.epoch_report(&epoch(3));
     assert_eq!(told(&rows), [(2, None, None), (3, Some(4000.0), Some(103.0))]);
     let row = &rows[0].row;
@@ -194,7 +194,7 @@ fn a_run_that_became_no_better_has_fewer_epochs_and_steps() {
     assert_eq!((&summary["epochs"], &summary["has_ended_early"]), (&3.into(), &true.into()));
     assert_eq!(summary["best_epoch"], 1);
     assert_eq!(summary["best_validation_loss"], 91.0);
-    // A worker of a run that has no such end cannot give it one.
+    // Without early stopping in its configuration, a run cannot be ended early by a worker.
     record.may_end_early = false;
     assert!(!record.end_early(STEPS_PER_EPOCH));
 }

@@ -1,5 +1,5 @@
-//! A run's files as far as its coordinator has sent them, in a folder of this machine. Nothing that was
-//! sent becomes the name of a file.
+//! A copy of a run's files, as far as its coordinator has sent them, in a folder of this machine. No
+//! text from the coordinator becomes the name of a file.
 
 use std::{
     fs,
@@ -19,11 +19,11 @@ use serde_json::Value;
 
 use crate::run_dir;
 
-/// The runs that a coordinator has sent so far, one at a time.
+/// The copy of the coordinator's current run; copies of its earlier runs stay in the folder.
 #[derive(Debug)]
 pub(super) struct Mirror {
     folder: PathBuf,
-    /// Copies that were begun.
+    /// Number of copies begun so far.
     copies: u32,
     current: Option<Copy>,
 }
@@ -34,7 +34,7 @@ struct Copy {
     path: PathBuf,
     metrics: MetricsWriter,
     events: EventWriter,
-    /// Up to where it has come.
+    /// The positions up to which rows and files have arrived, as the next request names them.
     have: FollowRequest,
 }
 
@@ -43,7 +43,7 @@ impl Mirror {
         Self { folder: folder.to_owned(), copies: 0, current: None }
     }
 
-    /// What to ask for.
+    /// The request that continues from the last position.
     pub(super) fn request(&self) -> FollowRequest {
         self.current.as_ref().map(|copy| copy.have.clone()).unwrap_or_default()
     }
@@ -55,7 +55,7 @@ impl Mirror {
         }
     }
 
-    /// Takes in what was sent. Whether what came before still holds.
+    /// Adds a message to the copy. Returns false if all earlier rows are void.
     pub(super) fn take_in(&mut self, body: Body) -> Result<bool> {
         if let Body::Run(run) = body {
             return self.begin(&run).map(|()| true);
@@ -94,7 +94,7 @@ impl Mirror {
         Ok(true)
     }
 
-    /// Goes on with the copy of a run, or begins one.
+    /// Continues the copy of a run, or begins a new copy.
     fn begin(&mut self, run: &FollowedRun) -> Result<()> {
         if self.current.as_ref().is_some_and(|copy| copy.have.run_id == run.run_id) {
             return Ok(());
@@ -103,7 +103,7 @@ impl Mirror {
         let mut config: Value =
             config.context("the coordinator sent a configuration that is none")?;
         ensure!(config.is_object(), "the coordinator sent a configuration that is none");
-        // A run without a name is called by its folder, which is another one here.
+        // A run without a name is called by the name of its folder, which differs here.
         if config["name"].is_null() {
             config["name"] = printable(&run.folder).to_string().into();
         }
@@ -119,7 +119,7 @@ impl Mirror {
             have: FollowRequest { run_id: run.run_id.clone(), ..FollowRequest::default() },
             path,
         };
-        // Last: with it there is a run.
+        // The configuration comes last, because a folder with a configuration counts as a run.
         copy.put(run_dir::CONFIG, config.to_string().as_bytes())?;
         self.current = Some(copy);
         Ok(())
@@ -127,7 +127,7 @@ impl Mirror {
 }
 
 impl Copy {
-    /// Notes that there is a checkpoint by its name alone: what is in it stays with the coordinator.
+    /// Records a checkpoint as an empty file with its name: the coordinator keeps the content.
     fn note_checkpoint(&self, step: u64) -> Result<()> {
         let folder = self.path.join(CHECKPOINTS);
         let earlier = Directory::open(folder.clone()).list()?;
@@ -138,7 +138,7 @@ impl Copy {
         Ok(())
     }
 
-    /// Writes a whole file, so that nobody reads a part of it.
+    /// Writes a whole file, so that no reader sees a part of it.
     fn put(&self, name: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
         let (path, beside) = (self.path.join(name), self.path.join("incoming"));
         let put = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, &path));
@@ -179,19 +179,19 @@ mod tests {
         let first = folder.path().join("run-1");
         let config = fs::read_to_string(first.join("config.json")).unwrap();
         assert!(config.contains("../first"), "{config}");
-        // The coordinator is back.
+        // The coordinator was restarted with the same run.
         assert_eq!((&*mirror.request().run_id, &*mirror.request().metrics), ("a", "p"));
         assert!(mirror.take_in(run("a")).unwrap());
         assert!(mirror.take_in(Body::Metrics(steps(2, "q"))).unwrap());
         let rows = fs::read_to_string(first.join(history::METRICS)).unwrap();
         assert_eq!(rows.lines().count(), 2);
-        // The newest checkpoint is there by its name.
+        // Only the newest checkpoint is listed.
         for step in [5, 5, 7] {
             assert!(mirror.take_in(Body::Checkpoint(step)).unwrap());
             let listed = Directory::open(first.join(CHECKPOINTS)).list().unwrap();
             assert_eq!(listed.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [step]);
         }
-        // All is to come again.
+        // All rows are void, and are sent again.
         let restarted = Rows { restarted: true, ..steps(1, "r") };
         assert!(!mirror.take_in(Body::Metrics(restarted)).unwrap());
         mirror.begin_again();

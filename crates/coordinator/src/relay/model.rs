@@ -1,5 +1,5 @@
-//! The page of the latent space of a run on another machine: its coordinator reads checkpoint and
-//! examples, and the page here shows them.
+//! The page of the latent space for a run on another machine: the coordinator there reads the checkpoint
+//! and the examples, and the page here shows them.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -18,10 +18,10 @@ use tonic::{Code, Status, Streaming};
 use super::{Coordinator, Over, silent};
 use crate::run_dir;
 
-/// How long the coordinator may be silent: it reads the checkpoint first.
+/// How long the coordinator may be silent; it reads the checkpoint before it answers.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Bytes of a model and its examples at the most.
+/// The most bytes of a model and its examples.
 const BYTES_MAX: usize = 128 << 20;
 
 /// Shows models that the coordinator sends, on the program's own page.
@@ -29,7 +29,7 @@ const BYTES_MAX: usize = 128 << 20;
 pub(super) struct Remote {
     pub(super) page: Arc<dyn Explorer>,
     pub(super) coordinator: Arc<Coordinator>,
-    /// Where the connection is.
+    /// The runtime that drives the connection.
     pub(super) runtime: Handle,
 }
 
@@ -55,7 +55,7 @@ impl Remote {
         let channel = self.coordinator.connect().await.map_err(|over| match over {
             Over::Refused(error) => format!("{error:#}"),
             Over::Lost(_) | Over::Restarted => {
-                "no coordinator answers: it has what this page takes".to_owned()
+                "no coordinator answers, and only the coordinator has the model".to_owned()
             }
         })?;
         let told = |status: Status| match status.code() {

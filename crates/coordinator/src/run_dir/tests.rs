@@ -1,4 +1,4 @@
-//! Run directories where something is already.
+//! Run directories in folders that already hold files.
 
 use std::os::unix::fs::symlink;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const LINK: &str = "latest";
 
-/// A run directory beside whatever a test puts there.
+/// A run directory in a folder that a test has prepared.
 fn run_in(runs: &Path, name: &str) -> RunDir {
     let path = runs.join(name);
     fs::create_dir(&path).unwrap();
@@ -37,7 +37,7 @@ fn the_link_moves_from_run_to_run() {
         run_in(runs.path(), name).point_latest();
         assert_eq!(fs::read_link(runs.path().join(LINK)).unwrap(), Path::new(name));
     }
-    // What it led to is gone; it is still ours.
+    // The link's target is gone; the link may still be replaced.
     fs::remove_dir_all(runs.path().join("two")).unwrap();
     run_in(runs.path(), "three").point_latest();
     assert_eq!(fs::read_link(runs.path().join(LINK)).unwrap(), Path::new("three"));

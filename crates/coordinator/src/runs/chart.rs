@@ -22,10 +22,10 @@ const LEGEND_STEP: f64 = 18.0;
 /// From this ratio of the largest to the smallest value on, the axis is logarithmic.
 const LOG_FROM: f64 = 3.0;
 
-/// Ticks of an axis, about.
+/// The approximate number of ticks of an axis.
 const TICKS: f64 = 6.0;
 
-/// A curve with the points that stand out on it.
+/// A curve, and the points that are marked with squares.
 #[derive(Clone, Debug)]
 pub(super) struct Series {
     pub(super) label: String,
@@ -69,13 +69,13 @@ impl Axis {
         Self { low, high, is_log }
     }
 
-    /// Where a value is, from 0 to 1.
+    /// The position of a value on the axis, from 0 to 1.
     fn place(&self, value: f64) -> f64 {
         let scale = |value: f64| if self.is_log { value.ln() } else { value };
         (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
     }
 
-    /// Round values to be named.
+    /// The round values at which the axis has ticks.
     fn ticks(&self) -> Vec<f64> {
         if self.is_log {
             let first = self.low.log10().floor() as i32;
@@ -229,7 +229,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// A number at an axis.
+/// A number as the label of a tick.
 fn short(value: f64) -> String {
     let rounded = (value * 1e6).round() / 1e6;
     rounded.to_string()

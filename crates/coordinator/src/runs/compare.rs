@@ -1,4 +1,4 @@
-//! Runs side by side.
+//! Compares runs side by side.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use super::{
     table::{columns, number},
 };
 
-/// Epochs that are shown: of more, some from the first to the last.
+/// The most epochs that are shown; from more, a selection that includes the first and the last.
 const EPOCHS_MAX: usize = 20;
 
 pub(super) fn compare(runs: &[Run]) -> String {

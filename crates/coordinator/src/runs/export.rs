@@ -31,7 +31,7 @@ const COLUMNS: [&str; 12] = [
     "waiting_seconds",
 ];
 
-/// Writes the rows that count as a table.
+/// Writes the valid rows as a table; rows of steps that were trained again are left out.
 pub(super) fn csv(run: &Run, file: &Path) -> Result<String> {
     let context = || format!("cannot write {}", file.display());
     if file == Path::new("-") {
@@ -46,7 +46,7 @@ pub(super) fn csv(run: &Run, file: &Path) -> Result<String> {
 }
 
 fn write(run: &Run, output: impl Write) -> Result<u64> {
-    // Which metrics there are is known when all rows were seen.
+    // The names of all metrics are known only after all rows were read.
     let mut names: Vec<String> = Vec::new();
     let mut note = |prefix: &str, values: &Values| {
         for (name, _) in values.iter() {
@@ -133,7 +133,7 @@ fn field(value: Option<f64>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 
-/// Writes the rows that count, the samples and the flags as TensorBoard reads them.
+/// Writes the valid rows, the samples and the flags as an event file for TensorBoard.
 pub(super) fn tensorboard(run: &Run, folder: &Path) -> Result<String> {
     let write = || -> io::Result<String> {
         let began = run.began.unwrap_or_else(Time::now);

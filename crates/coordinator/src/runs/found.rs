@@ -1,4 +1,4 @@
-//! A run as it is found in its folder, whoever wrote it and whenever.
+//! Reads a run from its folder, also a run of an earlier version.
 
 use std::{
     collections::BTreeMap,
@@ -13,17 +13,17 @@ use serde_json::Value;
 use super::RUNS;
 use crate::{files, run_dir::RunDir, settings};
 
-/// Points of a learning curve that are kept: more than a picture has columns.
+/// The most points of a learning curve: more than a picture has columns.
 const POINTS_MAX: usize = 1024;
 
-/// How a run stands.
+/// The state of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// A coordinator has it open.
+    /// A coordinator has the run directory open.
     Running,
-    /// All its epochs are trained.
+    /// All epochs of the run are trained.
     Complete,
-    /// Not all are, and no coordinator has it open.
+    /// Not all epochs are trained, and no coordinator has the run directory open.
     Stopped,
 }
 
@@ -41,14 +41,14 @@ impl State {
 #[derive(Clone, Debug)]
 pub(super) struct Run {
     pub(super) path: PathBuf,
-    /// The name of its folder.
+    /// The name of the run's folder.
     pub(super) folder: String,
-    /// What a person calls it, and says of it.
+    /// A person's name for the run, and note on it.
     pub(super) name: Option<String>,
     pub(super) note: Option<String>,
     pub(super) id: String,
     pub(super) task: String,
-    /// What the task calls an example.
+    /// The task's word for an example.
     pub(super) example: String,
     /// The first metric's unit.
     pub(super) unit: String,
@@ -58,9 +58,9 @@ pub(super) struct Run {
     pub(super) epoch: u64,
     pub(super) began: Option<Time>,
     pub(super) examples_per_second: Option<f64>,
-    /// The digest of the state after the last step, where the run is complete.
+    /// The digest of the state after the last step, if the run is complete.
     pub(super) digest: Option<String>,
-    /// Its configuration by flags.
+    /// The run's configuration, by flag.
     pub(super) settings: BTreeMap<String, Value>,
     /// Means of the loss, by step.
     pub(super) losses: Curve,
@@ -134,7 +134,7 @@ impl Run {
         Ok(())
     }
 
-    /// What people call it.
+    /// The run's name, or else the name of its folder.
     pub(super) fn title(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.folder.clone())
     }
@@ -161,12 +161,13 @@ fn began(path: &Path) -> Option<Time> {
     }
 }
 
-/// Means over neighbours, so that there are never more than [`POINTS_MAX`] points.
+/// A curve of means over neighbouring rows, so that there are fewer than [`POINTS_MAX`] points.
 #[derive(Clone, Debug)]
 pub(super) struct Curve {
     points: Vec<(u64, f64)>,
-    /// Rows that a point is the mean of, and those of the one in the making.
+    /// Rows in the mean of one point.
     rows: u32,
+    /// The sum and number of the rows of the next point.
     sum: f64,
     count: u32,
 }
@@ -200,8 +201,8 @@ impl Curve {
     }
 }
 
-/// The folder of the run that a person names: a folder, or the name of one in `runs`, or what the
-/// run was called with `--name`.
+/// The folder of the run that a person names by its folder, by the name of a folder in `runs`, or by
+/// the name from `--name`.
 pub(super) fn locate(name: &Path) -> Result<PathBuf> {
     let inside = Path::new(RUNS).join(name);
     if let Some(found) = [name, &inside].into_iter().find(|path| RunDir::holds_run(path)) {
@@ -212,7 +213,7 @@ pub(super) fn locate(name: &Path) -> Result<PathBuf> {
         let config: Value = serde_json::from_str(&config).unwrap_or_default();
         config["name"].as_str().is_some_and(|called| name == Path::new(called))
     };
-    // The newest of those that have the name.
+    // If several runs have the name, the last folder by name is taken, which is the newest by default.
     match list(Path::new(RUNS)).unwrap_or_default().into_iter().rev().find(called) {
         Some(found) => Ok(found),
         None => bail!(
@@ -222,7 +223,8 @@ pub(super) fn locate(name: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The runs in a folder, by name; links to them are left out. A run's own folder is itself one.
+/// The runs in a folder, sorted by name, without links to runs. If the folder itself is a run, only
+/// that run.
 pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     if RunDir::holds_run(folder) {
         return Ok(vec![folder.to_owned()]);

@@ -70,7 +70,7 @@ fn text(runs: &[Run], now: Time) -> String {
     columns(&rows)
 }
 
-/// A number with so many digits behind the point; a dash for none.
+/// A number with `digits` digits behind the point; a dash for none.
 pub(super) fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".into(), |value| format!("{value:.digits$}"))
 }

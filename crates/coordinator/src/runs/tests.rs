@@ -1,4 +1,4 @@
-//! Runs in folders as they are found.
+//! Runs are read from their folders.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use super::{
     *,
 };
 
-/// A run of two epochs that is complete.
+/// Writes a complete run of two epochs.
 fn put(runs: &Path, name: &str, config: &str, digest: &str, losses: [f64; 2]) -> PathBuf {
     let path = runs.join(name);
     fs::create_dir_all(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Whole files over whatever may be at a path.
+//! Writes whole files to paths where all kinds of files may exist.
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read as _, Write as _};
@@ -92,7 +92,7 @@ fn links_are_followed() {
     let path = |name: &str| folder.path().join(name);
     symlink("there/file", path("link")).unwrap();
     symlink(path("link"), path("second")).unwrap();
-    // Nothing is there yet, then something.
+    // The target of the links does not exist at first, and exists the second time.
     for bytes in [b"first", b"again"] {
         write_whole(&path("second"), bytes).unwrap();
         assert!(path("link").is_symlink() && path("second").is_symlink());
@@ -123,7 +123,7 @@ fn a_device_stays_a_device() {
     let folder = folder();
     let mut devices = vec![PathBuf::from("/dev/null")];
     let own = folder.path().join("null");
-    // A node of the test's own, where that is permitted.
+    // The test makes its own device, if that is permitted.
     if Command::new("mknod").arg(&own).args(["c", "1", "3"]).output().unwrap().status.success() {
         devices.push(own);
     }
@@ -147,7 +147,7 @@ fn a_device_stays_a_device() {
 fn a_disk_is_never_written_over() {
     let folder = folder();
     let disk = folder.path().join("disk");
-    // A number that no driver has: opening it would fail, and it must not come to that.
+    // No driver has this number, so opening the device would fail; it must not be opened at all.
     let made = Command::new("mknod").arg(&disk).args(["b", "240", "7"]).output().unwrap();
     if !made.status.success() {
         return;
@@ -216,7 +216,7 @@ fn a_file_without_the_mark_stays() {
     let message = write_own(&path, b"made by us", b"made by us").unwrap_err().to_string();
     assert!(message.contains("README.md is there already"), "{message}");
     assert_eq!(fs::read(&path).unwrap(), b"mine");
-    // Nothing is lost with an empty file.
+    // An empty file may be overwritten.
     File::create(&path).unwrap();
     write_own(&path, b"made by us", b"made by us").unwrap();
     assert!(!holds(&path, b""));

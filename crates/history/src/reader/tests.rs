@@ -1,4 +1,4 @@
-//! Logs as they are found.
+//! Reads logs with faults, and logs that grow.
 
 use std::{fs, io::Write as _};
 
@@ -14,7 +14,7 @@ fn row(generation: u64, step: u64) -> String {
     format!("{{\"kind\":\"steps\",\"generation\":{generation},\"step\":{step},\"steps\":10}}\n")
 }
 
-/// Steps, and where rewinding is told of, its step as a negative number.
+/// The steps of rows, and for each [`Item::Rewound`] its step as a negative number.
 fn told(metrics: &mut Metrics) -> Vec<i64> {
     let mut told = Vec::new();
     while let Some(item) = metrics.next_item().unwrap() {
@@ -45,13 +45,13 @@ fn a_line_that_is_not_complete_is_waited_for() {
     let mut file = fs::OpenOptions::new().append(true).open(folder.path().join(METRICS)).unwrap();
     file.write_all(after.as_bytes()).unwrap();
     assert_eq!(told(&mut metrics), [20]);
-    // One that was cut off is taken away and written anew.
+    // A line that was cut off is removed, and another line is written in its place.
     file.write_all(b"{\"kind\":\"steps\",\"step\":999").unwrap();
     assert_eq!(told(&mut metrics), [0; 0]);
     let mut file = crate::append_lines(&folder.path().join(METRICS)).unwrap();
     file.write_all(row(1, 30).as_bytes()).unwrap();
     assert_eq!(told(&mut metrics), [30]);
-    // One that somebody has made shorter than what was read of it.
+    // The file was made shorter than the part that was read.
     file.set_len(text.len() as u64).unwrap();
     assert_eq!(told(&mut metrics), [i64::MIN, 10, 20]);
 }
@@ -61,13 +61,13 @@ fn steps_that_are_trained_again_are_told_of() {
     let folder = log(&[row(1, 10), row(1, 20), row(1, 30), row(2, 20), row(2, 30)].concat());
     let mut metrics = Metrics::open(folder.path());
     assert_eq!(told(&mut metrics), [10, 20, 30, -10, 20, 30]);
-    // From every position, the rest is the same.
+    // A reader that begins at any position gets the same remaining items.
     let mut metrics = Metrics::open(folder.path());
     let mut rest = vec![10, 20, 30, -10, 20, 30];
     while !rest.is_empty() {
         let position: Position = metrics.position().to_string().parse().unwrap();
         let mut other = Metrics::open_at(folder.path(), position);
-        // Between the two, the position is still before both.
+        // Between a rewind and its row, the position is still before the rewind.
         let is_between = metrics.held.is_some();
         let expected = if is_between { [&[-10], &rest[..]].concat() } else { rest.clone() };
         assert_eq!(told(&mut other), expected);

@@ -1,4 +1,4 @@
-//! A log that fills many files.
+//! Logs that fill many files.
 
 use super::*;
 use crate::{
@@ -38,7 +38,7 @@ fn write(writer: &mut MetricsWriter, rows: std::ops::Range<u64>) {
             };
             writer.epoch(epoch, now).unwrap();
         }
-        // Training is slower than thinning.
+        // Waits for the thinning, because in a real run training is slower than thinning.
         if let Some(thread) = writer.inner().thinning.take() {
             thread.join().unwrap();
         }
@@ -49,7 +49,7 @@ fn bytes(folder: &Path) -> u64 {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
 }
 
-/// All rows about steps and the number of those about epochs.
+/// All rows about steps, and the number of rows about epochs.
 fn read(folder: &Path) -> (Vec<StepsRow>, u64) {
     let (mut steps, mut epochs) = (Vec::new(), 0);
     for row in newest_rows(folder).unwrap() {
@@ -76,7 +76,7 @@ fn the_volume_is_bounded_and_every_step_is_told_of() {
     let epoch_bytes = epochs * 400;
     let bound = SMALL.file_bytes * (SMALL.files as u64 + 2) + epoch_bytes;
     assert!(bytes(folder.path()) < bound, "{} bytes", bytes(folder.path()));
-    // In order, without a hole, and with the sums of all.
+    // The rows are in order, without a gap, and their sums are complete.
     let mut step = 0;
     for row in &steps {
         assert_eq!(row.begin(), step);
@@ -85,7 +85,7 @@ fn the_volume_is_bounded_and_every_step_is_told_of() {
     assert_eq!(step, rows * STEPS);
     assert_eq!(steps.iter().map(|row| row.examples).sum::<u64>(), rows * 64);
     assert!(steps.len() < 600, "{} rows", steps.len());
-    // The newest are as they were written, and of the oldest the range is known.
+    // The newest rows are unchanged, and the oldest ones have the range of their losses.
     assert_eq!(steps.last().unwrap().steps, Some(STEPS));
     assert_eq!(steps[0].loss_range.unwrap().0, 0.0);
 }
@@ -96,7 +96,8 @@ fn a_writer_goes_on_where_the_last_one_died() {
     let mut writer = MetricsWriter::open(folder.path(), SMALL).unwrap();
     write(&mut writer, 0..200);
     drop(writer);
-    // It had made two files one, and not deleted the second; and had not begun the next.
+    // The writer died after it had merged two files but not deleted the second, and after it had
+    // closed a file but not begun the next.
     let (closed, _) = segments::list(folder.path(), METRICS).unwrap();
     let left_over = closed_path(folder.path(), METRICS, closed[0].last, closed[0].last);
     fs::copy(&closed[0].path, &left_over).unwrap();
@@ -122,7 +123,7 @@ fn a_reader_follows_over_many_files() {
     let mut step = 0;
     for index in 0..500 {
         write(&mut writer, index..index + 1);
-        // Each time from where the last one stopped, in another process so to say.
+        // A second reader begins at the position of the first, as another process would.
         let mut other =
             Metrics::open_at(folder.path(), metrics.position().to_string().parse().unwrap());
         for metrics in [&mut metrics, &mut other] {
@@ -134,7 +135,7 @@ fn a_reader_follows_over_many_files() {
         assert_eq!(other.position(), metrics.position());
         step += STEPS;
     }
-    // One that was away for long: what it had read is thinned by now.
+    // Readers with positions in files that have been thinned since, or that do not exist.
     let old = Metrics::open_at(folder.path(), "1-100-1-10".parse().unwrap());
     for mut reader in [old, Metrics::open_at(folder.path(), "77777-5-1-1".parse().unwrap())] {
         assert_eq!(reader.next_item().unwrap(), Some(Item::Restarted));

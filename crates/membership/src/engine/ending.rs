@@ -1,4 +1,4 @@
-//! The end of a run: the members stop, one of them saves the newest state, and all workers are told
+//! The end of a run: the members stop, one of them saves the newest state, and all workers receive
 //! the reason.
 
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::{Command, Outcome, Position, WorkerId, roster::Slot};
 /// Why a run is about to end, from the weakest reason to the strongest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Ending {
-    /// A person stopped it.
+    /// A person stopped the run.
     Stop,
     /// The run cannot continue.
     Fault(Outcome),
-    /// Its states are not to be trusted.
+    /// The run cannot continue, and its states cannot be trusted.
     Untrusted(Outcome),
 }
 
@@ -50,7 +50,7 @@ impl Engine {
         }
     }
 
-    /// Has the newest state saved, if it can be trusted, and ends the run.
+    /// Lets a worker save the newest state, if the state can be trusted; else ends the run.
     pub(super) fn persist_or_finish(&mut self, now: Duration) -> Vec<Command> {
         let trusted = !matches!(self.ending, Some(Ending::Untrusted(_)));
         match self.worth_saving() {
@@ -89,7 +89,7 @@ impl Engine {
         commands
     }
 
-    /// What follows when the worker that was to save is gone.
+    /// Continues after the worker that had to save is gone.
     pub(super) fn after_persisting(&mut self, now: Duration) -> Vec<Command> {
         if self.ending.is_some() {
             return self.persist_or_finish(now);

@@ -1,5 +1,5 @@
-//! From one generation to the next: its members stop, those behind catch up, and the next one
-//! starts.
+//! From one generation to the next: the members stop, workers that are behind copy the newest state,
+//! and the next generation starts.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,21 +11,21 @@ use crate::{
     roster::{Place, Slot},
 };
 
-/// Generations in a row that may break without one step before the run ends.
+/// The run ends after this many generations in a row that broke before their first step.
 const SETBACKS: u32 = 8;
 
-/// The pause after the first of them; the pause doubles after each further one.
+/// The pause after the first such generation; the pause doubles after each further one.
 const SETBACK_PAUSE: Duration = Duration::from_millis(50);
 
-/// Generations that broke without a step although no worker was lost.
+/// The failed generations in a row: those that a member reported as interrupted, without a step.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct FailedGenerations {
     in_a_row: u32,
-    /// Where the last generation started.
+    /// The step at which the last generation started.
     started_at: Step,
-    /// No generation starts before this.
+    /// No generation starts before this time.
     not_before: Duration,
-    /// A member's report on the generation that is breaking.
+    /// The first member that reported the generation as interrupted, and its reason.
     pub(super) reason: Option<(Rank, String)>,
 }
 
@@ -39,7 +39,7 @@ impl Engine {
         vec![Command::Pause(self.generation, self.roster.members())]
     }
 
-    /// Ends the generation in the middle of a step: it cannot finish it.
+    /// Aborts the generation in the middle of a step, which its members cannot finish.
     pub(super) fn break_generation(&mut self, now: Duration) -> Vec<Command> {
         let deadline = now + self.stall_timeout();
         self.state = State::Settling { deadline };
@@ -52,8 +52,8 @@ impl Engine {
         commands
     }
 
-    /// Brings ready workers into a generation that computes: first they copy a state while the
-    /// others train, which proves that they can; then all pause for them.
+    /// Brings ready workers into a run that trains. First they copy a state while the members train,
+    /// which proves that they can. Then all members pause, and the next generation includes them.
     pub(super) fn bring_in(&mut self, now: Duration) -> Vec<Command> {
         self.roster.promote_spares(self.settings.workers, &self.absent);
         let ready = |slot: &Slot| slot.position().is_some() && !slot.leaving;
@@ -61,7 +61,7 @@ impl Engine {
             self.roster.iter().filter(|(_, slot)| ready(slot)).map(|(w, _)| w).collect();
         let mut commands = Vec::new();
         for worker in ready {
-            // In a generation that pauses, they may be members who have, and wait for others.
+            // In a generation that pauses, a ready worker may be a member that has already paused.
             if !matches!(self.state, State::Running { pausing: false }) {
                 break;
             }
@@ -76,12 +76,12 @@ impl Engine {
         commands
     }
 
-    /// Once no member computes any more in a generation that was not broken.
+    /// Ends a generation that was not broken, once none of its members computes any more.
     pub(super) fn settle_running(&mut self, now: Duration) -> Vec<Command> {
         if self.is_computing() {
             return Vec::new();
         }
-        // A worker that has seen the last step has saved what was to be saved.
+        // A worker that has done the last step has already saved the last checkpoint.
         match (self.roster.furthest(), self.divergence()) {
             (Some((_, position)), None) if position.step >= self.settings.steps => {
                 self.finish(Outcome::Completed(position.digest))
@@ -95,7 +95,7 @@ impl Engine {
         !self.absent.is_empty() || self.roster.has_members()
     }
 
-    /// Starts the next generation, or does what is still to be done before.
+    /// Starts the next generation, or takes the next step towards it.
     pub(super) fn form(&mut self, now: Duration) -> Vec<Command> {
         if self.is_computing() {
             return Vec::new();
@@ -124,7 +124,7 @@ impl Engine {
         self.start(&members, now)
     }
 
-    /// States that differ although they have seen the same steps.
+    /// Two states at the same step that differ, if there are any.
     fn divergence(&self) -> Option<Divergence> {
         let mut digests: BTreeMap<Step, Vec<(Rank, Digest)>> = BTreeMap::new();
         for (_, slot, position) in self.roster.positions() {
@@ -134,8 +134,8 @@ impl Engine {
         digests.iter().find_map(|(step, digests)| Divergence::among(*step, digests).err())
     }
 
-    /// Counts a generation that broke without a known reason; ends the run when there were too
-    /// many of them.
+    /// Counts a generation that a member reported as interrupted and that has done no step. Returns
+    /// the end of the run when there were too many of them in a row.
     fn leave_generation(&mut self, now: Duration) -> Option<Ending> {
         if matches!(self.state, State::Gathering { .. }) {
             return None;
@@ -158,7 +158,7 @@ impl Engine {
         }
     }
 
-    /// Has the workers that are behind copy the state of one that is ahead.
+    /// Lets the workers that are behind copy the newest state.
     fn level(&mut self, now: Duration) -> Vec<Command> {
         let Some((_, target)) = self.roster.furthest() else { return Vec::new() };
         let is_behind = |slot: &Slot| slot.position().is_some_and(|s| s.step < target.step);
@@ -166,14 +166,16 @@ impl Engine {
             self.roster.in_rank_order(|slot| is_next(slot) && (slot.proven || !is_behind(slot)));
         let enough = proven.len() >= self.needed(now) as usize;
         let behind = self.roster.in_rank_order(|slot| {
-            // One that may not be able to would hold up the others.
+            // An unproven worker may be unable to copy a state. If there are enough workers without
+            // it, the others do not wait for it.
             is_next(slot) && is_behind(slot) && (slot.proven || !enough)
         });
         behind.into_iter().filter_map(|worker| self.fetch(worker, now)).collect()
     }
 
-    /// Has a worker take over a state that is not behind its own: of a member, or of one that is
-    /// furthest; of several, of the one that has the least to give.
+    /// Lets a worker copy a state that is not behind its own. The donor is a member, or if no member
+    /// computes, a worker with the newest state. Of several donors, the one with the fewest current
+    /// copies is chosen.
     pub(super) fn fetch(&mut self, worker: WorkerId, now: Duration) -> Option<Command> {
         let own = self.roster.get(worker)?.position()?.step;
         let computing = self.roster.has_members();
@@ -184,7 +186,7 @@ impl Engine {
             Place::Loading | Place::Fetching { .. } => false,
         });
         donors.retain(|donor| *donor != worker);
-        // The leader, first in rank order, has most to do: it comes last.
+        // The leader, which is first in rank order, has the most work, so it is tried last.
         donors.reverse();
         let fetches = self.roster.fetches();
         donors.sort_by_key(|donor| fetches.get(donor));
@@ -195,8 +197,8 @@ impl Engine {
         Some(Command::Fetch { worker, donor })
     }
 
-    /// The donor of a fetch that failed, if it is to blame: it alone has the furthest state, and
-    /// this is the second worker that could reach the others and cannot reach it.
+    /// The donor of a failed fetch, if the donor is at fault: it alone has the newest state, and two
+    /// proven workers could not fetch from it.
     pub(super) fn blamed_donor(&mut self, recipient: WorkerId, was_at: Place) -> Option<WorkerId> {
         let Place::Fetching { donor, .. } = was_at else { return None };
         let (_, furthest) = self.roster.furthest()?;
@@ -220,14 +222,14 @@ impl Engine {
         })
     }
 
-    /// The workers that could compute now: those with a rank and the newest state.
+    /// The workers that could compute now: they have a rank and the newest state, and are not leaving.
     fn next_members(&self) -> Vec<WorkerId> {
         let Some((_, target)) = self.roster.furthest() else { return Vec::new() };
         self.roster.in_rank_order(|slot| is_next(slot) && slot.position() == Some(target))
     }
 
-    /// Members that the next generation needs: all at the run's beginning, while they may
-    /// still come.
+    /// The fewest members for the next generation: all workers at the run's beginning, until the
+    /// deadline for joining, else the minimum.
     pub(super) fn needed(&self, now: Duration) -> u32 {
         match self.state {
             State::Gathering { deadline } if !self.has_begun() && now < deadline => {
@@ -252,7 +254,7 @@ impl Engine {
         commands
     }
 
-    /// Lets workers leave that were asked to; others have their state.
+    /// Dismisses the workers that want to leave; other workers have their state.
     fn dismiss_leaving(&mut self) -> Vec<Command> {
         let leaving: Vec<WorkerId> =
             self.roster.iter().filter(|(_, slot)| slot.leaving).map(|(w, _)| w).collect();
@@ -260,7 +262,7 @@ impl Engine {
         leaving.into_iter().map(Command::Dismiss).collect()
     }
 
-    /// Waits for more workers. A worker that wants to leave and alone has the furthest state
+    /// Waits for more workers. If only workers that want to leave have the newest state, one of them
     /// saves it first.
     fn gather(&mut self, present: usize, now: Duration) -> Vec<Command> {
         if let Some(worker) = self.last_keeper() {
@@ -277,7 +279,7 @@ impl Engine {
         commands
     }
 
-    /// The worker that has the furthest state, if it and all others that have it want to leave.
+    /// A worker with the newest state, if all workers with this state want to leave.
     fn last_keeper(&self) -> Option<WorkerId> {
         let (worker, furthest) = self.worth_saving()?;
         let positions = self.roster.positions();
@@ -286,7 +288,7 @@ impl Engine {
     }
 }
 
-/// Whether a worker is to be in the next generation, if it holds the right state.
+/// Whether a worker can be in the next generation, once it has the newest state.
 fn is_next(slot: &Slot) -> bool {
     slot.rank.is_some() && !slot.leaving
 }

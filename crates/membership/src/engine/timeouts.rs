@@ -1,7 +1,7 @@
-//! Workers that take too long are removed.
+//! Workers that take too long are evicted.
 //!
-//! A sign of life does not prove that a worker makes progress. So its step is watched too: a worker
-//! that makes no step while the others wait for it is removed.
+//! A heartbeat does not prove that a worker makes progress. So its step is watched too: a worker
+//! that makes no step while the others wait for it is evicted.
 
 use std::{collections::VecDeque, mem, time::Duration};
 
@@ -11,17 +11,17 @@ use crate::{
     roster::{Place, Slot},
 };
 
-/// Steps that a worker may always take the time of.
+/// A worker may always stall for the time of this many steps.
 const STALL_STEPS: u32 = 20;
 
-/// Times that a worker may take over a state for as long as it may stall: it notices itself
-/// when nothing comes any more.
+/// A worker may copy a state for this many times the stall timeout. The time is long, because the
+/// worker itself notices when no data arrives.
 const FETCH_TIMEOUTS: u32 = 10;
 
-/// Step times that are remembered.
+/// The most step times that are kept.
 const PACES: usize = 31;
 
-/// How long steps take.
+/// The recent step times.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Pace {
     recent: VecDeque<Duration>,
@@ -54,7 +54,7 @@ impl Engine {
             State::Gathering { deadline } if now >= deadline => {
                 commands.extend(self.gathered_too_long(now));
             }
-            // A generation may have been put off.
+            // The next generation may have been delayed after a failed one.
             State::Gathering { .. } => commands.extend(self.form(now)),
             State::Running { .. } | State::Settling { .. }
                 if now >= self.absent_until && !self.absent.is_empty() =>
@@ -109,7 +109,8 @@ impl Engine {
         let limit = self.settings.dead_after;
         let since = now.saturating_sub(mem::replace(&mut self.last_tick, now));
         if since > limit / 2 {
-            // The coordinator itself stood still: nobody listened, so silence proves nothing.
+            // The coordinator itself stood still and received no heartbeats, so silence proves
+            // nothing.
             for (_, slot) in self.roster.iter_mut() {
                 slot.last_seen = now;
                 slot.progress = slot.progress.map(|(progress, _)| (progress, now));
@@ -126,7 +127,8 @@ impl Engine {
         commands
     }
 
-    /// Removes the member that all others wait for, or aborts the generation if there is none.
+    /// If all members stall, evicts those that do not wait for others; aborts the generation if all
+    /// of them wait.
     fn watch_progress(&mut self, now: Duration) -> Vec<Command> {
         let timeout = self.stall_timeout();
         let stalls = |slot: &Slot| {

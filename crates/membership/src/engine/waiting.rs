@@ -1,4 +1,4 @@
-//! What a run waits for while no worker computes, to be shown to people.
+//! Describes what a run waits for while no worker computes, for people.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{WorkerId, roster::Place};
 /// What a run waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Waiting {
-    /// For workers to come and to be ready.
+    /// For workers to join and to be ready.
     Workers {
         /// Workers that are ready.
         ready: u32,
@@ -18,35 +18,35 @@ pub enum Waiting {
         needed: u32,
         /// Workers that are needed once `left` is over; the run ends if there are fewer then.
         needed_later: u32,
-        /// Workers that have come and are not ready, in rank order.
+        /// Workers that have joined and are not ready, in rank order.
         loading: Vec<WorkerId>,
-        /// How long it goes on waiting.
+        /// How long the run still waits.
         left: Duration,
     },
-    /// For members of the current generation to come back to this coordinator.
+    /// For members of the current generation to reconnect to this coordinator.
     Returning {
         /// The ranks that are missing.
         missing: Vec<Rank>,
-        /// How long it goes on waiting.
+        /// How long the run still waits.
         left: Duration,
     },
     /// For workers to copy a state.
     Transfer {
-        /// Each, and the worker whose state it takes over.
+        /// Each worker that copies, and the worker whose state it copies.
         transfers: Vec<(WorkerId, WorkerId)>,
     },
     /// For the members of a generation that ends to stop.
     Stopping {
-        /// The members that have not.
+        /// The members that have not stopped yet.
         members: Vec<WorkerId>,
-        /// How long it goes on waiting; none while they are asked to finish a step.
+        /// How long the run still waits; none while the members finish a step.
         left: Option<Duration>,
     },
     /// For a worker to write a checkpoint.
     Saving {
         /// The worker.
         worker: WorkerId,
-        /// How long it goes on waiting.
+        /// How long the run still waits.
         left: Duration,
     },
 }
@@ -56,7 +56,7 @@ pub enum Waiting {
 pub struct Newcomers {
     /// The workers that are not ready yet, in rank order.
     pub loading: Vec<WorkerId>,
-    /// The workers that copy a state, each with the worker that gives it.
+    /// The workers that copy a state, each with its donor.
     pub transfers: Vec<(WorkerId, WorkerId)>,
 }
 

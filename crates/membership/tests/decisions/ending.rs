@@ -1,4 +1,4 @@
-//! How a run ends, from every state that it can be in.
+//! The end of a run, from every state of the engine.
 
 use collective::{Digest, Rank, Step};
 use membership::{
@@ -119,7 +119,7 @@ fn the_step_that_is_told_is_the_one_that_was_saved() {
     run.lose(1);
     run.on(Event::StopRequested);
     assert_eq!(run.interrupted(0, 10), [persist(0)]);
-    // It had gone on by itself, and is too late.
+    // Worker 2 had trained on alone; it reports its step too late to be saved.
     assert_eq!(run.interrupted(2, 11), []);
     assert_eq!(run.on(Event::Saved(WorkerId(0))), interrupted_after(10));
 }

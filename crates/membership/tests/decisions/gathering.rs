@@ -1,4 +1,4 @@
-//! How a run begins: who is taken in, and when the first generation starts.
+//! The beginning of a run: which workers are admitted, and when the first generation starts.
 
 use std::time::Duration;
 

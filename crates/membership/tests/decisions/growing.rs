@@ -24,7 +24,7 @@ fn two_of_three() -> crate::run::Run {
 fn a_joiner_fetches_while_others_train_then_they_pause_and_it_is_leveled() {
     let mut run = two_of_three();
     assert_eq!(run.joins(3), [admit(3, Some(2))]);
-    // Not from the leader, who has most to do.
+    // The donor is not the leader, which has the most work.
     assert_eq!(run.ready(3, 0), [fetch(3, 1)]);
     assert_eq!(run.ready(3, 12), [pause(2, &[0, 1])]);
     assert_eq!(run.ready(0, 15), []);
@@ -61,7 +61,7 @@ fn a_joiner_that_fetches_for_too_long_is_given_up() {
     run.ready(3, 0);
     let mut commands = Vec::new();
     for half_minute in 1..=20_u32 {
-        // Steps are short: it is not their length that is waited for.
+        // Steps are short, so the timeout does not come from their length.
         let step = 1000 * u64::from(half_minute);
         let at = |worker| (worker, step, Phase::Computing);
         commands.extend(run.after(STALL_AFTER / 2, &[at(0), at(1), (3, 0, Phase::Idle)]));
@@ -161,7 +161,7 @@ fn a_joiner_does_not_keep_a_run_from_completing() {
     run.joins(3);
     run.ready(3, 0);
     assert_eq!(run.ready(0, STEPS), []);
-    // It has fetched the last state: there is nothing to pause for.
+    // The new worker has fetched the last state, so no pause is needed.
     assert_eq!(run.ready(3, STEPS), []);
     let completed = Command::Finish(Outcome::Completed(at(STEPS).digest));
     assert_eq!(run.ready(1, STEPS), [completed]);
@@ -172,7 +172,7 @@ fn a_worker_is_given_up_only_for_its_own_failures() {
     let mut run = running_as(settings(2));
     run.lose(1);
     run.interrupted(0, 1);
-    // Two failures, then a generation: they are forgotten.
+    // Two failures are forgotten once the worker is in a generation.
     run.joins(2);
     run.ready(2, 0);
     run.not_fetched(2, 0);

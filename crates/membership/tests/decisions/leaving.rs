@@ -29,7 +29,7 @@ fn the_leader_may_leave() {
 fn it_goes_only_once_another_has_its_state() {
     let mut run = running(2);
     run.leaves(0);
-    // The other one is interrupted before it has finished the step.
+    // Worker 1 is interrupted before it has finished the step.
     run.ready(0, 11);
     assert_eq!(run.interrupted(1, 10), [fetch(1, 0)]);
     assert_eq!(run.ready(1, 11), [dismiss(0), start(2, &[(1, 1, 0, 4)])]);
@@ -52,7 +52,7 @@ fn the_last_one_saves_its_state_first() {
     assert_eq!(run.ready(0, 10), [persist(0)]);
     let wait = Command::Wait { present: 0, needed: 1 };
     assert_eq!(run.on(Event::Saved(WorkerId(0))), [dismiss(0), wait]);
-    // Whoever comes next has that checkpoint.
+    // The next worker loads that checkpoint.
     assert_eq!(run.joins(1), [admit(1, Some(0))]);
     assert_eq!(run.ready(1, 10), [start(2, &[(1, 0, 0, 4)])]);
 }

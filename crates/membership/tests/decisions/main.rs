@@ -1,4 +1,4 @@
-//! What the engine decides, event by event.
+//! The engine's decisions, event by event.
 
 mod ending;
 mod gathering;

@@ -1,4 +1,4 @@
-//! A member is lost: the others recover, and no step is lost.
+//! A member is lost: the other members recover, and no step is lost.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn two_at_once() {
     assert_eq!(run.interrupted(2, 10), [start(2, &[(2, 2, 0, 4)])]);
 }
 
-/// Half of those who are left have not done the last step.
+/// Half of the remaining members have not done the last step.
 #[test]
 fn half_of_a_thousand_at_once() {
     let mut run = running_as(Settings { shards: 1000, ..settings(1000) });
@@ -61,7 +61,7 @@ fn half_of_a_thousand_at_once() {
     behind.iter().for_each(|worker| assert_eq!(run.interrupted(*worker, 10), []));
     let commands: Vec<Command> =
         ahead.iter().flat_map(|worker| run.interrupted(*worker, 11)).collect();
-    // Each of them from another one.
+    // Each worker that is behind has its own donor.
     let donors = ahead.iter().rev();
     let fetches: Vec<Command> = behind.iter().zip(donors).map(|(w, d)| fetch(*w, *d)).collect();
     assert_eq!(commands, fetches);
@@ -78,7 +78,7 @@ fn several_that_are_behind_share_the_donors() {
     run.interrupted(0, 10);
     run.interrupted(1, 10);
     run.interrupted(2, 11);
-    // The leader of those who have it comes last.
+    // The donor with the lowest rank is taken last.
     assert_eq!(run.interrupted(3, 11), [fetch(0, 3), fetch(1, 2)]);
 }
 
@@ -89,7 +89,7 @@ fn a_donor_lost_while_it_donates_is_replaced_by_whoever_is_furthest_then() {
     run.interrupted(0, 10);
     assert_eq!(run.interrupted(1, 11), [fetch(0, 1)]);
     assert_eq!(run.lose(1), []);
-    // Nobody has step 11 any more: it is done again.
+    // No worker has step 11 any more, so it is done again.
     assert_eq!(run.not_fetched(0, 10), [start(2, &[(0, 0, 0, 4)])]);
 }
 
@@ -127,7 +127,7 @@ fn the_furthest_state_is_fetched_even_from_a_worker_without_a_rank() {
     assert_eq!(run.ready(3, 0), [fetch(3, 2)]);
     assert_eq!(run.ready(3, 9), []);
     assert_eq!(run.interrupted(2, 10), [abort(1, &[0, 1])]);
-    // Worker 1 has lost its connection alone, and is back before that is known.
+    // Worker 1 has lost only its connection, and reconnects before the coordinator knows of the loss.
     assert_eq!(run.returns(4, 1, Some(1)), [admit(4, None), abort(1, &[4])]);
     assert_eq!(run.interrupted(4, 11), []);
     assert_eq!(run.lose(1), []);
@@ -199,12 +199,12 @@ fn survivors_whose_states_differ_end_the_run_and_the_odd_one_is_named() {
 fn a_worker_that_is_back_before_its_end_is_known_waits_for_it() {
     let mut run = running(2);
     run.alive(1, 10, Phase::Waiting);
-    // The connection of worker 1 is cut; it comes back as worker 2.
+    // The connection of worker 1 is cut; its process reconnects as worker 2.
     assert_eq!(run.returns(2, 1, Some(1)), [admit(2, None), abort(1, &[2])]);
     assert_eq!(run.interrupted(2, 10), [fetch(2, 1)]);
     assert_eq!(run.lose(1), [abort(1, &[0])]);
     assert_eq!(run.interrupted(0, 10), [start(2, &[(0, 0, 0, 4)])]);
-    // It could fetch nothing from its own former self.
+    // The fetch from worker 1, which is the same process, has failed.
     assert_eq!(run.not_fetched(2, 10), [fetch(2, 0)]);
     assert_eq!(run.ready(2, 12), [Command::Pause(run.engine.generation(), vec![WorkerId(0)])]);
 }

@@ -1,4 +1,4 @@
-//! A coordinator that was started again takes the workers back in.
+//! A restarted coordinator admits the workers again.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn members_that_still_compute_go_on_in_their_generation() {
 fn a_member_that_is_idle_shows_that_the_generation_cannot_go_on() {
     let mut run = restarted(7, &[0, 1]);
     assert_eq!(run.returns(0, 0, Some(7)), [adopt(0, 0)]);
-    // Idle, since it was never told of generation 7.
+    // Worker 1 is idle, because it was never told of generation 7.
     assert_eq!(run.returns(1, 1, None), [adopt(1, 1), abort(7, &[0, 1])]);
     assert_eq!(run.ready(1, 5), []);
     assert_eq!(run.interrupted(0, 5), [start(8, &[(0, 0, 0, 2), (1, 1, 2, 4)])]);
@@ -50,7 +50,7 @@ fn the_last_step_is_done_again_unless_all_members_finish_it_in_sight() {
     let mut run = restarted(7, &[0, 1]);
     run.returns(1, 1, Some(7));
     assert_eq!(run.ready(1, STEPS), []);
-    // The leader had broken off: it has not saved the last state.
+    // The leader was interrupted, so it has not saved the last state.
     assert_eq!(run.returns(0, 0, None), [adopt(0, 0), abort(7, &[0])]);
     assert_eq!(run.ready(0, STEPS - 1), [fetch(0, 1)]);
     assert_eq!(run.ready(0, STEPS), [start(8, &[(0, 0, 0, 2), (1, 1, 2, 4)])]);

@@ -1,4 +1,4 @@
-//! An engine with a clock that tests move by hand, and short names for what it is told.
+//! An engine with a clock that tests move by hand, and short names for events and commands.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(crate) fn join_from(host: &str, rank: Option<u32>) -> Join {
     Join { memory_domain: Some(host.into()), ..join(rank) }
 }
 
-/// A worker that comes back from a generation, or from none.
+/// A worker that reconnects, from a generation or from none.
 pub(crate) fn returning(rank: u32, generation: Option<u64>) -> Join {
     let returning = Some(Returning { generation: generation.map(Generation) });
     Join { returning, ..join(Some(rank)) }
@@ -82,7 +82,7 @@ impl Run {
         Self::after_restart(settings, 0, &[])
     }
 
-    /// A coordinator that was started again after it had begun a generation of these ranks.
+    /// A restarted coordinator whose last generation had these ranks.
     pub(crate) fn after_restart(settings: Settings, generation: u64, members: &[u32]) -> Self {
         let past = Past {
             generation: Generation(generation),
@@ -128,7 +128,7 @@ impl Run {
         assert_eq!(self.on(Event::Alive(WorkerId(worker), progress)), []);
     }
 
-    /// Lets time pass, in ticks, with signs of life of these workers.
+    /// Lets time pass, in ticks, with heartbeats of these workers.
     pub(crate) fn after(&mut self, time: Duration, alive: &[(u64, u64, Phase)]) -> Vec<Command> {
         let end = self.now + time;
         let mut commands = Vec::new();
@@ -143,7 +143,7 @@ impl Run {
     }
 }
 
-/// What is expected of the engine.
+/// The command that starts a generation; each member has worker, rank, first and end shard.
 pub(crate) fn start(generation: u64, members: &[(u64, u32, u32, u32)]) -> Command {
     let members = members.iter().map(|(worker, rank, start, end)| Member {
         worker: WorkerId(*worker),

@@ -1,4 +1,4 @@
-//! What is given up for taking too long, and what is not.
+//! Which workers are evicted because they take too long, and which are not.
 
 use std::time::Duration;
 
@@ -91,8 +91,8 @@ fn signs_of_life_of_unknown_workers_mean_nothing() {
     assert_eq!(run.on(Event::Saved(WorkerId(0))), []);
 }
 
-/// Lets the only member's generation break at this step until the run has something to say
-/// that is not another generation; returns that, and how long each pause was.
+/// Interrupts the only member's generation at this step, again and again, until the engine gives
+/// other commands than to start the next generation. Returns these commands and all pauses.
 fn break_often(run: &mut Run, step: u64) -> (Vec<Command>, Vec<Duration>) {
     let mut pauses = Vec::new();
     loop {
@@ -124,7 +124,7 @@ fn eight_fruitless_generations_end_the_run_with_growing_pauses() {
     assert_eq!(message, "no route");
 }
 
-/// A member that is told of the end of a generation has nothing to say of its cause.
+/// A later member only reports that the generation was ended, not the cause.
 #[test]
 fn the_cause_is_what_the_first_member_says() {
     let mut run = running(2);

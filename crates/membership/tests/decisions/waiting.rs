@@ -1,4 +1,4 @@
-//! What a run is said to wait for.
+//! The engine's description of what a run waits for.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn for_members_that_have_yet_to_stop() {
     run.interrupted(0, 7);
     let members = vec![WorkerId(2)];
     assert_eq!(waiting(&run), Some(Waiting::Stopping { members, left }));
-    // The other has not done the last step.
+    // Worker 2 has not done the last step.
     run.interrupted(2, 6);
     let transfers = vec![(WorkerId(2), WorkerId(0))];
     assert_eq!(waiting(&run), Some(Waiting::Transfer { transfers }));
@@ -96,7 +96,7 @@ fn for_members_that_a_coordinator_has_not_heard_of_yet() {
     assert_eq!(waiting(&run), None);
 }
 
-/// For those who are about to take part nobody waits, but they are named.
+/// The run does not wait for new workers, but the engine lists them.
 #[test]
 fn a_newcomer_holds_nobody_up() {
     let mut run = running(2);

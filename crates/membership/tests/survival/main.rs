@@ -1,4 +1,4 @@
-//! What every run keeps to, whatever happens to its workers and its coordinator.
+//! Invariants of every run, under all faults of its workers and its coordinator.
 
 mod model;
 mod simulation;

@@ -1,11 +1,11 @@
-//! Every path that a small run can take: three workers, two shards, up to two faults and a
-//! restart of the coordinator, in every order in which messages can arrive.
+//! Explores every path of a small run: three workers, two shards, up to two faults and a restart
+//! of the coordinator, in every order in which messages can arrive.
 //!
-//! A path goes through states. That it never runs in a circle, and that it ends only
-//! where the run is completed, is to say that the run always completes once faults stop.
-//! (The crate `stateright` does not find circles, and brings along a web server.)
+//! A path is a sequence of states. The test checks that no path contains a cycle, and that every
+//! path ends with a completed run. So the run always completes once faults stop. (The crate
+//! `stateright` does not find cycles, and depends on a web server.)
 
-#![allow(clippy::print_stderr, reason = "how a run came to fail is for people to read")]
+#![allow(clippy::print_stderr, reason = "people read the path of a failed check")]
 
 use std::{
     collections::HashMap,
@@ -30,10 +30,10 @@ const SETTINGS: Settings = Settings {
     allow_mixed_devices: false,
 };
 
-/// Ticks in which nothing happens, after which nothing ever will.
+/// If the engine decides nothing in this many ticks, it will never decide anything.
 const TICKS_MAX: u32 = 40;
 
-/// Moves that no run takes.
+/// No run takes this many moves.
 const DEPTH_MAX: usize = 300;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -41,7 +41,7 @@ struct State {
     world: World,
     faults_left: u8,
     restarts_left: u8,
-    /// Whether another process is started for one that was killed.
+    /// Whether a killed process is replaced by a new one.
     replaces: bool,
 }
 
@@ -59,7 +59,7 @@ impl State {
             return Vec::new();
         }
         let actions = self.world.actions();
-        // What nothing else can tell from its being done later, is done at once.
+        // A local action has the same result at any later time, so it is done at once.
         let local = actions.iter().find(|action| self.world.is_local(**action)).map(|a| vec![*a]);
         let is_local = local.is_some();
         let mut moves: Vec<Move> = local.unwrap_or(actions).into_iter().map(Move::Act).collect();
@@ -109,7 +109,7 @@ impl State {
     }
 }
 
-/// A 64-bit hash by folded multiplication, as in wyhash: the default one takes a third of the
+/// A 64-bit hash by folded multiplication, as in wyhash. The default hash would take a third of the
 /// time of the exploration.
 #[derive(Default)]
 struct Folded(u64);
@@ -145,7 +145,7 @@ impl Hasher for Folded {
     }
 }
 
-/// A state on the path that is being followed, and the moves that are yet to be tried there.
+/// A state on the current path, and the moves that remain to be tried from there.
 struct Visit {
     state: State,
     fingerprint: u64,
@@ -160,9 +160,9 @@ impl Visit {
     }
 }
 
-/// Follows every path; returns how many states there are.
+/// Follows every path; returns the number of states.
 fn explore(start: State, path: &mut Vec<Visit>) -> usize {
-    // Whether the state is on the path.
+    // For each state, whether it is on the current path.
     let mut seen: HashMap<u64, bool, BuildHasherDefault<Folded>> = HashMap::default();
     seen.insert(start.fingerprint(), true);
     path.push(Visit::new(start.clone(), start.fingerprint()));
@@ -193,7 +193,7 @@ fn explore(start: State, path: &mut Vec<Visit>) -> usize {
     seen.len()
 }
 
-/// Says how the run came to where a check failed.
+/// Prints the path to the state in which a check failed.
 struct Story(Vec<Visit>);
 
 impl Drop for Story {

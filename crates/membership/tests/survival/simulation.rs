@@ -1,7 +1,7 @@
-//! Larger runs, in virtual time: workers come, go, freeze, hang and return, messages are
-//! delayed, overtake each other on different connections and are lost with them, and the
-//! coordinator is started again. What [`World`] promises holds, and once nothing more goes
-//! wrong the run comes to its end.
+//! Larger runs, in virtual time. Workers join, leave, freeze, hang and reconnect. Messages are
+//! delayed, overtake each other on different connections, and are lost with their connection. The
+//! coordinator is restarted. The checks of [`World`] hold, and once no more faults happen, the run
+//! ends.
 
 use std::time::Duration;
 
@@ -11,16 +11,17 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 
 use crate::world::{Fault, World};
 
-/// Runs that are tried.
+/// The number of random runs.
 const RUNS: u32 = 5000;
 
-/// Troubles of a run; hardly ever eight in a row that leave no time for a step, which end it.
+/// The most troubles of a run. Eight in a row without a step between them would end the run; this is
+/// very unlikely.
 const TROUBLES_MAX: usize = 14;
 
-/// Longer than any worker may be silent.
+/// Longer than a worker may be silent.
 const STAND_STILL: Duration = Duration::from_secs(20);
 
-/// Within this time after the last fault, a run is at its end: a fetch that hangs takes longest.
+/// A run ends within this time after the last fault. A fetch that hangs takes longest.
 const RECOVERY_MAX: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Debug)]
@@ -37,7 +38,7 @@ enum Trouble {
 #[derive(Clone, Debug)]
 struct Plan {
     settings: Settings,
-    /// What goes wrong, and how long after the one before, in milliseconds.
+    /// The troubles, each with the milliseconds since the previous one.
     troubles: Vec<(u64, Trouble)>,
     seed: u64,
 }
@@ -72,7 +73,7 @@ fn plans() -> impl Strategy<Value = Plan> {
     )
 }
 
-/// The order of events: one of many, the same for the same seed (xorshift64*).
+/// Random choices of the order of events, the same for the same seed (xorshift64*).
 struct Chance(u64);
 
 impl Chance {
@@ -84,7 +85,7 @@ impl Chance {
         usize::try_from(high).unwrap() % end
     }
 
-    /// Lets some of what can happen happen, and a little time pass.
+    /// Performs some of the possible actions, and lets a little time pass.
     fn advance(&mut self, world: &mut World) {
         for _ in 0..self.below(4 * world.workers.len()) {
             let actions = world.actions();
@@ -131,7 +132,7 @@ fn play(plan: &Plan) -> Outcome {
     (0..world.workers.len()).for_each(|process| world.workers[process].is_frozen = false);
     let deadline = world.now + RECOVERY_MAX;
     while world.outcome.is_none() {
-        // There is always somebody who starts workers while there are too few.
+        // New workers are started while there are too few.
         if world.workers.iter().filter(|worker| !worker.is_gone).count() < workers as usize {
             world.start_worker();
         }

@@ -1,8 +1,8 @@
-//! A run in small: an engine, what its journal knows, workers, and the messages between them.
+//! A model of a run: an engine, its journal, workers, and the messages between them.
 //!
-//! Workers train in lockstep: one finishes a step once all members of its generation have
-//! contributed to it. Messages stay in order on a connection and are lost with it. Every
-//! decision that breaks a promise of the run is a panic.
+//! Workers train in lockstep: a worker finishes a step once all members of its generation have
+//! contributed to it. Messages stay in order on a connection and are lost with it. A decision that
+//! breaks an invariant of the run is a panic.
 
 mod workers;
 
@@ -17,24 +17,24 @@ use membership::{
     Progress, ReadyCause, Returning, Settings, WorkerId,
 };
 
-/// A process, by the order in which they were started.
+/// The index of a process, in the order of the starts.
 pub(crate) type Process = usize;
 
-/// Hosts that the workers are on, one after the other.
+/// Number of hosts; workers are assigned to them in turn.
 const HOSTS: usize = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct World {
     settings: Settings,
     pub(crate) engine: Engine,
-    /// What the journal on disk says.
+    /// The content of the journal on disk.
     journal: Past,
     pub(crate) now: Duration,
     pub(crate) workers: Vec<Worker>,
     links: BTreeMap<WorkerId, Link>,
     next_link: u64,
     rounds: BTreeMap<Generation, Round>,
-    /// Whether a leader has seen the last step, and so has written the checkpoint of it.
+    /// Whether a leader has done the last step, and so has written its checkpoint.
     is_saved: bool,
     /// The step of the newest checkpoint that a worker wrote on demand; new workers load it.
     checkpoint: u64,
@@ -47,15 +47,15 @@ pub(crate) struct Worker {
     rank: Option<Rank>,
     pub(crate) step: u64,
     pub(crate) task: Task,
-    /// How it came to be idle.
+    /// Why the worker is idle.
     cause: ReadyCause,
-    /// Whether a coordinator has taken it in before.
+    /// Whether a coordinator has admitted the worker before.
     is_known: bool,
     pub(crate) is_gone: bool,
     pub(crate) is_frozen: bool,
-    /// Whether it gives signs of life but computes no more.
+    /// Whether the worker sends heartbeats but no longer computes.
     pub(crate) is_hung: bool,
-    /// Whether the run may have gone on without it, so that its steps may be done again.
+    /// Whether the run may have gone on without this worker, so that its steps may be done again.
     has_strayed: bool,
 }
 
@@ -66,7 +66,7 @@ pub(crate) enum Task {
     Fetching(Process),
 }
 
-/// A connection, and what is under way on it.
+/// A connection, and the messages on their way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Link {
     worker: Process,
@@ -81,45 +81,45 @@ struct Round {
     members: BTreeMap<Process, Part>,
     /// The leader comes first.
     leader: Process,
-    /// The step that all stop after.
+    /// The step after which all members stop.
     pause_after: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Part {
-    /// The last step that it has done, once it has begun.
+    /// The last step that the member has done; none until it has begun.
     done: Option<u64>,
-    /// Whether it has stopped in the middle of a step.
+    /// Whether the member has stopped in the middle of a step.
     has_broken_off: bool,
 }
 
-/// What may happen next.
+/// An action that is possible now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Action {
     Connect(Process),
-    /// The coordinator takes in the next message of a connection.
+    /// The coordinator handles the next message of a connection.
     Hear(WorkerId),
-    /// The worker takes in the next message of a connection.
+    /// The worker handles the next message of a connection.
     Obey(WorkerId),
     Finish(Process),
-    /// A member notices that another has broken off.
+    /// A member notices that another member has stopped in the middle of a step.
     BreakOff(Process),
     Fetched(Process),
 }
 
-/// What may go wrong.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fault {
     Kill(Process),
-    /// A process is killed, and another is started in its place.
+    /// A process is killed, and a new process is started.
     Replace(Process),
     Leave(Process),
-    /// The connection breaks, the worker goes on.
+    /// The connection breaks, and the worker goes on.
     Cut(Process),
     Freeze(Process),
     Thaw(Process),
     Hang(Process),
-    /// A generation breaks for no reason.
+    /// A member's generation is interrupted for no reason.
     Interrupt(Process),
     FailFetch(Process),
     RestartCoordinator,
@@ -166,7 +166,7 @@ impl World {
             match worker.task {
                 _ if worker.is_hung => {}
                 Task::Idle => {}
-                // That a donor is gone, the coordinator hears before a fetch has failed.
+                // The coordinator learns that a donor is gone before the fetch from it fails.
                 Task::Fetching(donor) => {
                     if !self
                         .links
@@ -203,10 +203,10 @@ impl World {
         actions
     }
 
-    /// Whether an action leads to the same whenever it is done, but for faults.
+    /// Whether an action has the same result now or later, if no fault comes between.
     pub(crate) fn is_local(&self, action: Action) -> bool {
         match action {
-            // Of a member it tells in which generation it is.
+            // A member's request to join names its current generation, so its time matters.
             Action::Connect(process) => !matches!(self.workers[process].task, Task::Computing(_)),
             Action::Obey(id) => {
                 let link = &self.links[&id];
@@ -218,7 +218,7 @@ impl World {
                 }
             }
             Action::Hear(id) => {
-                // At the beginning, that is: in which order workers come makes no difference.
+                // At the beginning, the order in which workers join makes no difference.
                 let is_first = self.engine.generation() == Generation(0) && self.next_link <= 3;
                 is_first && matches!(self.links[&id].up.front(), Some(Event::Joined(..)))
             }
@@ -305,8 +305,8 @@ impl World {
         faults
     }
 
-    /// Lets time pass: those who can give a sign of life, then the engine looks at its clock.
-    /// Says whether it decided anything.
+    /// Lets time pass: workers that are not frozen send a heartbeat, then the engine gets a tick. Returns
+    /// whether the engine decided anything.
     pub(crate) fn pass(&mut self, time: Duration) -> bool {
         self.now += time;
         let connected: Vec<(WorkerId, Process)> = self
@@ -334,7 +334,7 @@ impl World {
         }
     }
 
-    /// The furthest step that a worker has done with the run, and that is not to be lost.
+    /// The furthest step that a worker has done with the run; the run must not lose this step.
     fn furthest(&self) -> u64 {
         let kept = self.workers.iter().filter(|worker| !worker.is_gone && !worker.has_strayed);
         kept.map(|worker| worker.step).max().unwrap_or_default()
@@ -397,14 +397,14 @@ impl World {
             }
         };
         for id in receivers {
-            // The connection may have ended without the engine knowing.
+            // The connection may have ended before the engine knows.
             if let Some(link) = self.links.get_mut(&id) {
                 link.down.push_back(command.clone());
             }
         }
     }
 
-    /// Checks the promises that a generation makes, and opens it.
+    /// Checks the invariants of a generation, and opens it.
     fn check_start(&mut self, generation: Generation, members: &[Member]) {
         assert!(generation > self.journal.generation, "{generation} is used twice");
         self.journal.generation = generation;
@@ -434,7 +434,7 @@ impl World {
         );
     }
 
-    /// Two worlds that differ in the past alone are one.
+    /// Forgets generations that are over, so that worlds which differ only in their past are equal.
     fn forget_rounds(&mut self) {
         let (workers, links) = (&self.workers, &self.links);
         self.rounds.retain(|generation, _| {
@@ -467,7 +467,7 @@ pub(crate) fn digest(step: u64) -> Digest {
     Digest([u8::try_from(step % 251).unwrap(); 16])
 }
 
-/// All reasons and names are empty: they would only make more of a world to compare.
+/// All reasons and names are empty, so that comparing worlds is cheap.
 fn fingerprint() -> Fingerprint {
     Fingerprint {
         device: String::new(),

@@ -15,7 +15,7 @@ struct Options {
     /// Channels of the first convolution
     #[arg(long, default_value_t = 16)]
     channels: i64,
-    /// Share of the features that a step of training leaves out
+    /// Dropout: share of the features that a training step leaves out
     #[arg(long, default_value_t = 0.25)]
     dropout: f64,
 }

@@ -10,13 +10,13 @@ const HEADS: i64 = 4;
 
 #[derive(Clone, clap::Args, Serialize, Deserialize)]
 struct Options {
-    /// The text, a file
+    /// File with the text
     #[arg(long)]
     text: String,
-    /// Numbers for a byte; a multiple of four
+    /// Length of the vector for each byte; a multiple of four
     #[arg(long, default_value_t = 64)]
     width: i64,
-    /// Blocks of attention
+    /// Number of transformer blocks
     #[arg(long, default_value_t = 2)]
     blocks: i64,
 }
@@ -69,7 +69,7 @@ impl Task for Writer {
             let (x, next) = (text.narrow(1, 0, LENGTH), text.narrow(1, 1, LENGTH).reshape([-1]));
             let logits = net.forward(&x).view([-1, 256]);
             let nats = logits.cross_entropy_loss::<Tensor>(&next, None, Reduction::Sum, -100, 0.0);
-            vec![nats / LENGTH as f64] // The mean of a piece's bytes, and the sum over pieces.
+            vec![nats / LENGTH as f64] // The mean over a piece's bytes, summed over the pieces.
         };
         Ok(Box::new(Autograd::new(device, move |path| net(path, &options), objective)?))
     }

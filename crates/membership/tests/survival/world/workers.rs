@@ -1,5 +1,4 @@
-//! The workers' side of a run in small: what they do when they are told something, and when
-//! they are cut off.
+//! The workers of the model: their reactions to commands and to lost connections.
 
 use super::*;
 
@@ -39,7 +38,7 @@ impl World {
             Command::Fetch { donor, .. } => {
                 assert_eq!(worker.task, Task::Idle, "{process} is told to fetch");
                 let donor = self.links.get(&donor).map(|link| link.worker);
-                // From one that has gone, it fetches in vain.
+                // If the donor is gone, the fetch fails; the worker itself stands for that donor.
                 worker.task = Task::Fetching(donor.unwrap_or(process));
             }
             Command::Persist(_) => {
@@ -123,7 +122,7 @@ impl World {
     pub(super) fn say_ready(&mut self, process: Process) {
         let worker = &mut self.workers[process];
         let (link, step) = (worker.link, worker.step);
-        // A coordinator to come hears of it no more.
+        // The cause is reported once; a later coordinator does not get it.
         let cause = std::mem::replace(&mut worker.cause, ReadyCause::AsTold);
         let position = Position { step: Step(step), digest: digest(step) };
         self.say(process, Event::Ready(link.unwrap(), position, cause));
@@ -140,7 +139,7 @@ impl World {
         self.workers[process] = Worker { is_gone: true, ..Worker::new() };
     }
 
-    /// The coordinator hears of the end after all that was said before.
+    /// Ends the connection. The coordinator learns of the end after all earlier messages.
     pub(super) fn disconnect(&mut self, process: Process) {
         let Some(id) = self.workers[process].link.take() else { return };
         self.workers[process].has_strayed = true;
