@@ -4,7 +4,7 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Fleet, Place, coordinator_at};
+use crate::harness::{Fleet, Place, coordinator, coordinator_at};
 
 /// So few images that the model soon overfits.
 const FEW: &str = "--shards 4 --batch-size 8 --test-images 40 --hidden-dim 64 --latent-dim 8 --seed 7 \
@@ -69,6 +69,12 @@ fn a_run_ends_at_the_same_step_for_any_number_of_workers_over_kills_and_a_resump
     let exit = go_on("");
     assert!(exit.text().contains("so training has ended early"), "{exit}");
     assert_eq!(outcome(&resumed), expected);
+
+    // The list of runs knows that such a run is complete.
+    let folder = resumed.run_dir.parent().unwrap().display();
+    let list = coordinator(&resumed, &format!("runs {folder} --json")).wait().succeeded();
+    let list: Value = serde_json::from_str(&list.text()).unwrap();
+    assert_eq!((&list[0]["state"], &list[0]["digest"]), (&"complete".into(), &expected[0]));
 }
 
 #[test]

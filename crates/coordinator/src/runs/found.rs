@@ -79,7 +79,6 @@ impl Run {
         let (task, operation) = (&config["training"]["task"], &config["operation"]);
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let epochs = operation["epochs"].as_u64().unwrap_or_default();
-        let is_complete = summary["epochs"].as_u64() == Some(epochs);
         let canonical = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let folder = canonical.file_name().unwrap_or(canonical.as_os_str());
         let mut run = Self {
@@ -91,21 +90,26 @@ impl Run {
             task: text(&task["name"]).unwrap_or_else(|| "vae".into()),
             example: text(&task["example"]).unwrap_or_else(|| "image".into()),
             unit: text(&task["metrics"][0]["unit"]).unwrap_or_default(),
-            state: match (RunDir::is_open(path), is_complete) {
-                (true, _) => State::Running,
-                (false, true) => State::Complete,
-                (false, false) => State::Stopped,
-            },
+            state: State::Stopped,
             epochs,
             epoch: 0,
             began: began(path),
             examples_per_second: None,
-            digest: text(&summary["digest"]).filter(|_| is_complete),
+            digest: None,
             settings: settings::by_flag(&config),
             losses: Curve::default(),
             tests: Vec::new(),
         };
         run.read_metrics()?;
+        // A run that was resumed may have trained beyond the end that its summary describes.
+        let end = if summary["has_ended_early"] == true { run.epoch } else { epochs };
+        let is_complete = summary["epochs"].as_u64() == Some(end);
+        run.state = match (RunDir::is_open(path), is_complete) {
+            (true, _) => State::Running,
+            (false, true) => State::Complete,
+            (false, false) => State::Stopped,
+        };
+        run.digest = text(&summary["digest"]).filter(|_| is_complete);
         let rate = &summary["train_examples_per_second"];
         run.examples_per_second = rate.as_f64().filter(|_| is_complete).or(run.examples_per_second);
         Ok(run)
