@@ -397,13 +397,12 @@ fn draw(figures: &Figures, options: &Options, machine: &Machine) -> String {
         });
         plot::Line { name: name.to_owned(), colour, dashed, points: points.collect() }
     });
-    let subtitle = format!(
-        "batch 64 a worker; JAX and torch.compile: one process, the same global batch; {}",
-        machine.brief()
-    );
     let words = plot::Words {
         title: "Training: images a second, all workers together",
-        subtitle: &subtitle,
+        subtitles: [
+            "batch 64 a worker; JAX and torch.compile: one process, the same global batch",
+            &machine.brief(),
+        ],
         x: "workers",
     };
     plot::svg(words, &lines)

@@ -23,7 +23,7 @@ pub(super) struct Point {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Words<'a> {
     pub(super) title: &'a str,
-    pub(super) subtitle: &'a str,
+    pub(super) subtitles: [&'a str; 2],
     pub(super) x: &'a str,
 }
 
@@ -52,8 +52,10 @@ pub(super) fn svg(words: Words<'_>, lines: &[Line]) -> String {
          width=\"{WIDTH}\" height=\"{HEIGHT}\" font-family=\"sans-serif\" font-size=\"13\" \
          fill=\"#222\">\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n"
     );
-    svg += &text(LEFT, 28.0, "start", "font-size=\"17\" font-weight=\"bold\"", words.title);
-    svg += &text(LEFT, 48.0, "start", "fill=\"#666\"", words.subtitle);
+    svg += &text(LEFT, 24.0, "start", "font-size=\"17\" font-weight=\"bold\"", words.title);
+    for (subtitle, y) in words.subtitles.into_iter().zip([43.0, 60.0]) {
+        svg += &text(LEFT, y, "start", "fill=\"#666\"", subtitle);
+    }
     svg += &axes.draw(words.x);
     let ends: Vec<f64> =
         lines.iter().map(|line| axes.y(line.points[line.points.len() - 1].y)).collect();
@@ -181,7 +183,7 @@ mod tests {
 
     #[test]
     fn every_line_is_drawn_with_its_name() {
-        let words = Words { title: "a < b", subtitle: "", x: "workers" };
+        let words = Words { title: "a < b", subtitles: ["", ""], x: "workers" };
         let svg = svg(words, &[line("one", &[(1, 10.0), (4, 30.0)]), line("none", &[])]);
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
         assert!(svg.contains(">one</text>") && !svg.contains(">none</text>"));
@@ -191,7 +193,7 @@ mod tests {
 
     #[test]
     fn nothing_to_draw_is_drawn_without_a_number_that_is_none() {
-        let svg = svg(Words { title: "", subtitle: "", x: "" }, &[]);
+        let svg = svg(Words { title: "", subtitles: ["", ""], x: "" }, &[]);
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
     }
 }
