@@ -239,8 +239,7 @@ fn a_run_is_watched_until_q_is_pressed_and_goes_on() {
     fleet.wait_for_progress(&place);
     let watch = format!("status --watch --coordinator {}", fleet.url);
     let mut terminal = Terminal::run(110, &watch);
-    // Only single words are looked for, because unchanged blanks are not drawn.
-    for word in ["Progress", "loss", "Workers", "Memory", "watching,"] {
+    for word in ["Progress", "loss", "Workers", "Memory", "closes"] {
         terminal.wait_for(word);
     }
     terminal.type_in("q");

@@ -1,26 +1,20 @@
 //! `status --watch`: shows a run in the terminal while it trains. It repeats the request that `status`
 //! sends once.
 
+mod screen;
+
 use std::{
     io::{self, IsTerminal as _},
     time::{Duration, Instant},
 };
 
+use self::screen::{Key, Line, Screen};
+use crate::{args::StatusArgs, status};
 use anyhow::{Context as _, Result, ensure};
 use protocol::{
     convert::{path_from_wire, printable},
     wire::{Phase, StatusReply, WorkerStatus},
 };
-use ratatui::{
-    Frame,
-    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
-    layout::{Constraint, Layout},
-    style::{Style, Stylize as _},
-    text::Line,
-    widgets::{Block, Gauge, List, Paragraph, Row, Sparkline, Table},
-};
-
-use crate::{args::StatusArgs, status};
 
 /// Time between two requests.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -31,14 +25,28 @@ const KEY_TIMEOUT: Duration = Duration::from_millis(50);
 /// The most losses that are kept: more than a terminal has columns.
 const LOSSES_MAX: usize = 1024;
 
-/// Number of different heights of a bar.
-const BAR_HEIGHTS: f64 = 1000.0;
+/// The heights of a bar within a line of the chart, from none to full.
+const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// Heights of a bar within a line, beside none.
+const EIGHTHS: usize = BARS.len() - 1;
+
+/// Lines of the chart of losses.
+const CHART_HEIGHT: usize = 3;
+
+/// Columns of the bar that shows the progress.
+const PROGRESS_WIDTH: usize = 40;
+
+/// The widths of the table's columns but the last one.
+const WIDTHS: [usize; 6] = [6, 20, 14, 10, 9, 10];
+
+const HEADS: [&str; 7] = ["Rank", "Host", "State", "Step", "Heard", "Memory", "Waits for"];
 
 /// The most ranks that are named in the column "Waits for".
 const NAMED: usize = 4;
 
 /// Lines of events that are shown.
-const EVENTS_HEIGHT: u16 = 3;
+const EVENTS_HEIGHT: usize = 3;
 
 /// The data that the screen shows.
 #[derive(Debug, Default)]
@@ -77,16 +85,14 @@ pub(crate) fn watch(args: &StatusArgs) -> Result<()> {
     let mut view = View::default();
     // If the first request fails, the command ends with that error.
     view.take_in(runtime.block_on(status::ask(args))?);
-    let mut terminal = ratatui::try_init().context("cannot draw on the terminal")?;
+    let mut screen = Screen::open().context("cannot draw on the terminal")?;
     let mut asked = Instant::now();
-    let watched = loop {
-        if let Err(error) = terminal.draw(|frame| draw(frame, &view)) {
-            break Err(error);
-        }
-        match ends() {
-            Ok(false) => {}
-            Ok(true) => break Ok(()),
-            Err(error) => break Err(error),
+    loop {
+        let (height, width) = screen.size();
+        screen.show(&lines(&view, width), height).context("cannot draw on the terminal")?;
+        let key = screen.key(KEY_TIMEOUT).context("cannot read from the terminal")?;
+        if matches!(key, Some(Key::Quit)) {
+            return Ok(());
         }
         if asked.elapsed() >= INTERVAL {
             match runtime.block_on(status::ask(args)) {
@@ -98,78 +104,33 @@ pub(crate) fn watch(args: &StatusArgs) -> Result<()> {
             }
             asked = Instant::now();
         }
-    };
-    ratatui::try_restore().context("cannot give the terminal back")?;
-    watched.context("cannot draw on the terminal")
-}
-
-/// Whether a person presses a key that ends the command.
-fn ends() -> io::Result<bool> {
-    if !event::poll(KEY_TIMEOUT)? {
-        return Ok(false);
     }
-    let Event::Key(KeyEvent { code, modifiers, kind, .. }) = event::read()? else {
-        return Ok(false);
-    };
-    let is_control_c =
-        modifiers.contains(KeyModifiers::CONTROL) && matches!(code, KeyCode::Char('c' | 'd'));
-    let ends = matches!(code, KeyCode::Char('q') | KeyCode::Esc) || is_control_c;
-    Ok(kind == KeyEventKind::Press && ends)
 }
 
-fn draw(frame: &mut Frame<'_>, view: &View) {
+/// The lines of the screen, each cut to `width` columns.
+fn lines(view: &View, width: usize) -> Vec<Line> {
     let status = &view.status;
-    let rows = Layout::vertical([
-        Constraint::Length(3),
-        Constraint::Length(3),
-        Constraint::Length(5),
-        Constraint::Min(5),
-        Constraint::Length(EVENTS_HEIGHT + 2),
-        Constraint::Length(1),
-    ]);
-    let [head, progress, losses, workers, events, foot] = rows.areas(frame.area());
-    frame.render_widget(Paragraph::new(heading(view)), head);
-
-    let ratio = status.step as f64 / status.steps.max(1) as f64;
-    let label =
-        format!("epoch {}/{}  step {}/{}", status.epoch, status.epochs, status.step, status.steps);
-    let gauge = Gauge::default().block(Block::bordered().title(" Progress ")).label(label);
-    frame.render_widget(gauge.ratio(ratio.clamp(0.0, 1.0)), progress);
-
+    let mut lines = heading(view).to_vec();
     let title = match status.metrics.first() {
         Some(loss) => {
-            format!(" {} {:.2} {} ", printable(&loss.name), loss.value, printable(&loss.unit))
+            format!("{} {:.2} {}", printable(&loss.name), loss.value, printable(&loss.unit))
         }
-        None => " Loss: not known yet ".to_owned(),
+        None => "Loss: not known yet".to_owned(),
     };
-    let width = usize::from(losses.width.saturating_sub(2));
-    let bars = bars(&view.losses, width);
-    let sparkline = Sparkline::default().block(Block::bordered().title(title)).data(bars);
-    frame.render_widget(sparkline, losses);
-
-    let heads = Row::new(["Rank", "Host", "State", "Step", "Heard", "Memory", "Waits for"]);
-    let widths = [
-        Constraint::Length(6),
-        Constraint::Min(12),
-        Constraint::Length(12),
-        Constraint::Length(10),
-        Constraint::Length(8),
-        Constraint::Length(9),
-        Constraint::Min(16),
-    ];
-    let lines = status.connected.iter().map(|worker| Row::new(cells(worker, status)));
-    let table = Table::new(lines, widths).header(heads.style(Style::new().bold()));
-    frame.render_widget(table.block(Block::bordered().title(" Workers ")), workers);
-
-    let recent = status.recent_errors.iter().rev().take(usize::from(EVENTS_HEIGHT));
-    let recent = recent.map(|what| Line::from(printable(what).to_string()));
-    let list =
-        List::new(recent).block(Block::bordered().title(" What ended generations, newest first "));
-    frame.render_widget(list, events);
-    frame.render_widget(Line::from("q closes this view; the run goes on").dim(), foot);
+    lines.extend([Line::plain(""), Line::bold("Progress"), Line::plain(progress(status))]);
+    lines.extend([Line::plain(""), Line::bold(title)]);
+    lines.extend(chart(&view.losses, width).map(Line::plain));
+    lines.extend([Line::plain(""), Line::bold("Workers")]);
+    lines.push(Line::dim(row(HEADS.map(str::to_owned))));
+    lines.extend(status.connected.iter().map(|worker| Line::plain(row(cells(worker, status)))));
+    lines.extend([Line::plain(""), Line::bold("What ended generations, newest first")]);
+    let recent = status.recent_errors.iter().rev().take(EVENTS_HEIGHT);
+    lines.extend(recent.map(|what| Line::plain(printable(what).to_string())));
+    lines.extend([Line::plain(""), Line::dim("q closes this view; the run goes on")]);
+    lines.into_iter().map(|line| line.cut(width)).collect()
 }
 
-fn heading(view: &View) -> Vec<Line<'static>> {
+fn heading(view: &View) -> [Line; 3] {
     let status = &view.status;
     let directory = path_from_wire(&status.run_directory);
     let directory = printable(&directory.to_string_lossy()).to_string();
@@ -180,39 +141,68 @@ fn heading(view: &View) -> Vec<Line<'static>> {
     let generation = status.generation;
     let third = match (&view.silent, &status.waiting_for[..]) {
         (Some((why, since)), _) => {
-            Line::from(format!("no answer for {} s: {why}", since.elapsed().as_secs())).red()
+            Line::red(format!("no answer for {} s: {why}", since.elapsed().as_secs()))
         }
-        (None, "") => Line::default(),
+        (None, "") => Line::plain(""),
         (None, what) => {
-            Line::from(format!("{} ({:.0} s)", printable(what), status.waiting_seconds)).yellow()
+            Line::yellow(format!("{} ({:.0} s)", printable(what), status.waiting_seconds))
         }
     };
-    vec![
-        Line::from(format!("Run {} in {directory}", printable(&status.run_id))).bold(),
-        Line::from(format!("{phase}: generation {generation}{rate}")),
+    [
+        Line::bold(format!("Run {} in {directory}", printable(&status.run_id))),
+        Line::plain(format!("{phase}: generation {generation}{rate}")),
         third,
     ]
 }
 
+fn progress(status: &StatusReply) -> String {
+    let ratio = status.step as f64 / status.steps.max(1) as f64;
+    let done = (ratio.clamp(0.0, 1.0) * PROGRESS_WIDTH as f64) as usize;
+    let bar = "█".repeat(done) + &"░".repeat(PROGRESS_WIDTH - done);
+    let StatusReply { epoch, epochs, step, steps, .. } = status;
+    format!("{bar}  epoch {epoch}/{epochs}  step {step}/{steps}")
+}
+
+/// The lines of a chart with a bar for each of the last losses, the highest line first.
+fn chart(losses: &[f64], width: usize) -> impl Iterator<Item = String> {
+    let bars = bars(losses, width);
+    (0..CHART_HEIGHT).rev().map(move |line| {
+        let height = |bar: &usize| bar.saturating_sub(line * EIGHTHS).min(EIGHTHS);
+        bars.iter().map(|bar| BARS[height(bar)]).collect()
+    })
+}
+
+/// A line of the table of workers.
+fn row(cells: [String; 7]) -> String {
+    let widths = WIDTHS.into_iter().chain([0]);
+    let cell = |(cell, width): (String, usize)| match width {
+        0 => cell,
+        // A blank separates the cells.
+        _ => format!("{:width$}", cell.chars().take(width - 1).collect::<String>()),
+    };
+    cells.into_iter().zip(widths).map(cell).collect()
+}
+
 /// A bar for each of the last losses, as many as fit into `width`.
-fn bars(losses: &[f64], width: usize) -> Vec<u64> {
+fn bars(losses: &[f64], width: usize) -> Vec<usize> {
     let losses = &losses[losses.len().saturating_sub(width)..];
     let low = losses.iter().copied().fold(f64::INFINITY, f64::min);
     let high = losses.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let range = (high - low).max(f64::MIN_POSITIVE);
     // The lowest loss has a visible bar too.
-    let bar = |loss: &f64| (1.0 + (loss - low) / range * BAR_HEIGHTS) as u64;
+    let most = (CHART_HEIGHT * EIGHTHS - 1) as f64;
+    let bar = |loss: &f64| (1.0 + (loss - low) / range * most) as usize;
     losses.iter().map(bar).collect()
 }
 
-fn cells(worker: &WorkerStatus, status: &StatusReply) -> Vec<String> {
+fn cells(worker: &WorkerStatus, status: &StatusReply) -> [String; 7] {
     let megabytes = |bytes: u64| format!("{} MB", bytes / 1_000_000);
     let state = match worker.phase {
         None => "joined",
         Some(_) if !worker.member => "not a member",
         Some(_) => status::phase_name(worker.phase()),
     };
-    vec![
+    [
         worker.rank.map_or_else(|| "spare".into(), |rank| rank.to_string()),
         printable(&worker.host).to_string(),
         state.to_owned(),
@@ -246,7 +236,6 @@ fn waits_for(worker: &WorkerStatus, status: &StatusReply) -> String {
 #[cfg(test)]
 mod tests {
     use protocol::wire::MetricValue;
-    use ratatui::{Terminal, backend::TestBackend};
 
     use super::*;
 
@@ -280,10 +269,10 @@ mod tests {
         }
     }
 
-    fn drawn(view: &View, width: u16, height: u16) -> String {
-        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        terminal.draw(|frame| draw(frame, view)).unwrap();
-        terminal.backend().to_string()
+    fn drawn(view: &View, width: usize) -> String {
+        let lines = lines(view, width);
+        assert!(lines.iter().all(|line| line.text.chars().count() <= width));
+        lines.iter().map(|line| line.text.clone() + "\n").collect()
     }
 
     #[test]
@@ -293,17 +282,17 @@ mod tests {
         view.take_in(status(10, 200.0));
         view.take_in(status(20, 150.25));
         assert_eq!(view.losses, [200.0, 150.25], "a report counts once");
-        let screen = drawn(&view, 110, 40);
+        let screen = drawn(&view, 110);
         let words =
             ["Run abc", "step 20/100", "loss 150.25 nats", "ranks 1, 2", "312 MB", "is gone"];
         for word in words {
             assert!(screen.contains(word), "{word}:\n{screen}");
         }
         view.silent = Some(("no coordinator answers".into(), Instant::now()));
-        assert!(drawn(&view, 110, 40).contains("no answer for 0 s"));
-        // Any size of the terminal works.
-        for (width, height) in [(1, 1), (20, 5), (300, 100)] {
-            drawn(&view, width, height);
+        assert!(drawn(&view, 110).contains("no answer for 0 s"));
+        // Any width of the terminal works.
+        for width in [0, 1, 20, 300] {
+            drawn(&view, width);
         }
     }
 
@@ -311,6 +300,8 @@ mod tests {
     fn bars_tell_losses_apart() {
         assert_eq!(bars(&[], 10), [0; 0]);
         assert_eq!(bars(&[5.0, 5.0], 10), [1, 1]);
-        assert_eq!(bars(&[9.0, 3.0, 2.0, 1.0], 3), [1001, 501, 1]);
+        assert_eq!(bars(&[9.0, 3.0, 2.0, 1.0], 3), [24, 12, 1]);
+        let lines: Vec<String> = chart(&[3.0, 2.0, 1.0], 10).collect();
+        assert_eq!(lines, ["█  ", "█▄ ", "██▁"]);
     }
 }
