@@ -2,7 +2,7 @@
 //! GPU: whoever dies, freezes or fails, the bits are those of a CPU alone. GPUs and NCCL are emulated ones
 //! (`crates/emulated-gpu`).
 
-use std::fs;
+use std::{collections::BTreeMap, fs, path::Path};
 
 use emulated_gpu::{FOLDER, IS_THERE};
 
@@ -175,27 +175,63 @@ fn a_run_goes_on_over_another_transport() {
     assert_eq!(place.digest(), expected);
 }
 
-/// Bytes copied to and from the GPU of rank 0, of two, in an epoch of so many steps.
-fn copied(place: &Place, steps: usize) -> u64 {
-    let file = place.file("copies");
-    let flags =
-        format!("{COMMON} --hidden-dim 48 --latent-dim 5 --batch-size 16 {NCCL} --workers 2");
-    let flags = format!("{flags} --train-images {}", 64 * steps);
-    let mut fleet = Fleet::without_workers(place, &flags);
-    add(&mut fleet, 0, &format!("EMULATED_GPU_COPIES={}", file.display()));
-    add(&mut fleet, 1, "");
+/// What the GPU of rank 0 was asked for in a run, by name.
+fn counts(flags: &str, workers: usize) -> BTreeMap<String, u64> {
+    let place = Place::new();
+    let file = place.file("counts");
+    let mut fleet = Fleet::without_workers(&place, &format!("{flags} --workers {workers}"));
+    add(&mut fleet, 0, &format!("EMULATED_GPU_COUNTS={}", file.display()));
+    (1..workers).for_each(|rank| add(&mut fleet, rank, ""));
     fleet.completed();
-    let text = fs::read_to_string(&file).unwrap();
-    let numbers: Vec<u64> = text.split_whitespace().map(|word| word.parse().unwrap()).collect();
-    numbers[0] + numbers[1]
+    counted(&file)
 }
 
-/// Positions, images' indices and sums: no gradient and no parameter.
+/// The counts that an emulated GPU has left in a file.
+fn counted(file: &Path) -> BTreeMap<String, u64> {
+    let text = fs::read_to_string(file).unwrap();
+    let words = text.lines().filter_map(|line| line.split_once(' '));
+    words.map(|(count, name)| (name.to_owned(), count.parse().unwrap())).collect()
+}
+
+/// Steps that the longer one of two epochs has more.
+const MORE_STEPS: u64 = 20;
+
+/// Bytes copied to and from the GPU of rank 0 in these steps. The order of the epoch, 4 bytes an image, goes
+/// to the GPU once and is left out.
+fn copied_in_more_steps(flags: &str, workers: usize) -> u64 {
+    const STEP_IMAGES: u64 = 4 * 16;
+    let [few, many] = [10, 10 + MORE_STEPS].map(|steps| {
+        let size = "--batch-size 16 --hidden-dim 48 --latent-dim 5 --verify-every 0";
+        let images = STEP_IMAGES * steps;
+        let flags = format!("{COMMON} {size} {flags} --train-images {images}");
+        let counts = counts(&flags, workers);
+        counts["bytes to the GPU"] + counts["bytes from the GPU"] - 4 * images
+    });
+    many - few
+}
+
+/// A line and the sums of the losses, sometimes the norm: no gradient and no parameter.
 #[test]
 fn a_step_moves_a_few_bytes_between_host_and_gpu() {
-    const BYTES_MAX: u64 = 512;
+    const BYTES_MAX: u64 = 128;
     if IS_THERE {
-        let [few, many] = [10, 30].map(|steps| copied(&Place::new(), steps));
-        assert!(many - few <= 20 * BYTES_MAX, "{few} and {many} bytes");
+        for (flags, workers) in [("", 1), (NCCL, 2)] {
+            let bytes = copied_in_more_steps(flags, workers);
+            assert!(bytes <= MORE_STEPS * BYTES_MAX, "{bytes} bytes by {workers} workers");
+        }
+    }
+}
+
+/// This member's partial goes to the host and the sum comes back, besides the lines of the partial and of
+/// the update, and the sums of the losses. The state stays on the GPU.
+#[test]
+fn members_over_other_transports_move_a_partial_and_a_sum() {
+    const PARAMETERS: u64 = 81_578;
+    const STEP_BYTES: u64 = 2 * 4 * PARAMETERS + 96 + 104 + 24;
+    if IS_THERE {
+        for collective in ["shm", "grpc"] {
+            let bytes = copied_in_more_steps(&format!("--collective {collective}"), 2);
+            assert_eq!(bytes, MORE_STEPS * STEP_BYTES, "over {collective}");
+        }
     }
 }

@@ -194,14 +194,29 @@ fn leaves(nodes: &[Node]) -> Vec<Node> {
 /// A step of a run: all of it where one member makes it alone, else a member's part.
 #[derive(Debug)]
 pub struct WholeStep<'a, D> {
-    /// Each shard's examples, and what the model is told of the step for it.
+    /// Each shard's examples, and what the model is told of the step for it. The examples follow each
+    /// other in `order`; only the last shard that has any may have fewer than the first.
     pub shards: &'a [(Batch<'a, D>, StepContext)],
+    /// The order of the whole epoch. All steps of an epoch share one allocation, so that a device copies
+    /// the order once.
+    pub order: &'a Arc<[u32]>,
+    /// The position in `order` of the first shard's first example.
+    pub first: usize,
     /// The update by the mean gradient.
     pub update: Update,
     /// The largest norm of the mean gradient.
     pub grad_clip: Option<f64>,
     /// Whether somebody wants to know the norm.
     pub wants_norm: bool,
+}
+
+impl<D> WholeStep<'_, D> {
+    /// The positions of all shards' examples in the order.
+    #[must_use]
+    pub fn positions(&self) -> Range<usize> {
+        let examples: usize = self.shards.iter().map(|(batch, _)| batch.len()).sum();
+        self.first..self.first + examples
+    }
 }
 
 /// What a step has given.

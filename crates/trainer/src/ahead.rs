@@ -148,12 +148,12 @@ impl<D: Dataset> Trainer<D> {
         begin: impl FnOnce(&mut dyn Resident<Data = D>, &WholeStep<'_, D>) -> Result<(), ModelError>,
     ) -> Result<Vec<Tally>, ModelError> {
         let position = self.schedule.locate(step);
-        self.prepare_order(position.epoch);
+        let order = self.order_of(position.epoch);
         let examples = self.schedule.images_in(position.step);
         let update = self.adam(step).update(Isa::best(), step + 1, examples);
         let contexts: Vec<_> = shards.clone().map(|shard| self.context(step, shard)).collect();
-        let Self { settings, schedule, data, order, model, .. } = self;
-        let order = order.as_ref().map_or(&[][..], |(_, order)| order);
+        let Self { settings, schedule, data, model, .. } = self;
+        let first = schedule.positions(position.step, shards.start).start;
         let visit = Visit::train(settings.seed, position.epoch);
         let batch = |shard| {
             let indices = &order[schedule.positions(position.step, shard)];
@@ -166,7 +166,8 @@ impl<D: Dataset> Trainer<D> {
             ..Tally::default()
         };
         let grad_clip = settings.recipe.grad_clip;
-        let whole = WholeStep { shards: &shards, update, grad_clip, wants_norm: false };
+        let (shards, order) = (&shards[..], &order);
+        let whole = WholeStep { shards, order, first, update, grad_clip, wants_norm: false };
         begin(resident(&mut **model), &whole)?;
         Ok(shards.iter().map(counted).collect())
     }

@@ -129,8 +129,8 @@ pub struct Trainer<D> {
     schedule: Schedule,
     replica: Replica,
     ledger: Ledger,
-    /// The order of the epoch in hand.
-    order: Option<(u64, Vec<u32>)>,
+    /// An epoch and its order. A model that has copied the order knows it again by its address.
+    order: Option<(u64, Arc<[u32]>)>,
     /// Gradients of right-hand nodes, by level of the shard tree.
     spare: Vec<Vec<f32>>,
     /// A gradient that was shortened, or a block of one whose length is reported.

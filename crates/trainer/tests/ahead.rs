@@ -206,6 +206,10 @@ impl Resident for OnDevice {
         if self.watch.failing.get() == Some(at) {
             return Err(ModelError::Libtorch("it fell off".into()));
         }
+        // A device that keeps the order finds the shards' examples there, also those of a short step.
+        let indices: Vec<u32> =
+            step.shards.iter().flat_map(|(batch, _)| batch.indices).copied().collect();
+        assert_eq!(step.order[step.positions()], indices, "step {at}");
         let mut sum = vec![0.0; self.state.parameters.len()];
         let mut sums = self.node(Node::root(SHARDS), step, &mut sum)?;
         if self.watch.spoiled.get() == Some(at) {

@@ -1,6 +1,8 @@
-//! Training that stays on the GPU: parameters, moments, gradients, the data set, and a table of the steps
-//! that are under way. A step is one graph, which is started before anybody has heard of those before it,
-//! and gives back the sums of its losses alone.
+//! Training that stays on the GPU: parameters, moments, gradients, the data set, the epoch's order, and a
+//! table of the steps that are under way. A step is one graph. The host starts steps before it knows the
+//! results of the steps before them, sends each step one line of the table, and gets the sums of its losses.
+
+use std::{ops::Range, sync::Arc};
 
 use data::{Batch, Stream};
 use images::Images;
@@ -58,6 +60,8 @@ pub(super) struct Plan {
     pub(super) shape: Shape,
     /// The data set, by its place in the model's list.
     pub(super) set: usize,
+    /// Examples of an epoch.
+    pub(super) examples: usize,
     pub(super) grad_clip: Option<f64>,
 }
 
@@ -132,7 +136,7 @@ impl Steps {
     fn new(vae: &Vae, state: &State, plan: Plan) -> Result<Self, GpuError> {
         let Vae { gpu, network, kernels, .. } = vae;
         let (shape, length) = (plan.shape, network.layout.len());
-        let table = Table::new(gpu, shape, 1)?;
+        let table = Table::new(gpu, shape, 1, plan.examples)?;
         let (norm, gradient) = (Norm::new(gpu, length)?, gpu.zeros(shape.groups * length)?);
         let mut merges = gpu.zeros(shape.groups)?;
         gpu.copy(&PartialTree::alone(shape.groups).shards, &mut merges)?;
@@ -172,16 +176,16 @@ impl Steps {
         Ok(Self { plan, begun: 0, finished: 0, plain, measured, table, _kept: kept })
     }
 
-    /// Starts a step: its line, with positions that count from its own first one, and its images.
+    /// Starts a step, whose images are at the line's positions in the order.
     fn begin(
         &mut self,
         gpu: &Gpu,
         line: &Line,
-        images: impl Iterator<Item = u32>,
+        order: &Arc<[u32]>,
         wants_norm: bool,
     ) -> Result<(), GpuError> {
         assert!(self.begun - self.finished < AHEAD as u64, "too many steps are under way");
-        self.table.write(gpu, self.begun, line, images)?;
+        self.table.write(gpu, self.begun, line, order)?;
         let is_measured = wants_norm || self.plan.grad_clip.is_some();
         kernels::launch(if is_measured { &self.measured } else { &self.plain })?;
         self.table.read(gpu, self.begun, wants_norm)?;
@@ -207,18 +211,20 @@ impl Vae {
         let (first, groups) = (&step.shards[0].0, step.shards.len());
         let batch = first.len().max(known.map_or(1, |plan| plan.shape.batch));
         let shape = Shape { batch, groups, ..self.shape(batch * groups)? };
-        Ok(Plan { shape, set: self.set(first.data)?, grad_clip: step.grad_clip })
+        let (set, examples) = (self.set(first.data)?, step.order.len());
+        Ok(Plan { shape, set, examples, grad_clip: step.grad_clip })
     }
 
-    /// The line of a step, whose positions count from its own first one.
+    /// The line of a step.
     pub(super) fn line(&self, step: &WholeStep<'_, Images>) -> Line {
         let (batch, context) = &step.shards[0];
-        let examples: usize = step.shards.iter().map(|(batch, _)| batch.len()).sum();
+        let Range { start, end } = step.positions();
+        assert!(end <= step.order.len(), "{start}..{end} is beyond the order's end");
         Line {
             noise: context.random,
             noise_stride: 1,
             visit: batch.visit,
-            positions: (0, examples as u32),
+            positions: (start as u32, end as u32),
             beta: self.beta * self.settings.kl_weight(context),
             update: Some(step.update.numbers()),
         }
@@ -239,11 +245,6 @@ impl Vae {
         self.state = Some(state);
         Ok(())
     }
-}
-
-/// The images of a step, in the order of its shards.
-pub(super) fn images_of<'a>(step: &'a WholeStep<'_, Images>) -> impl Iterator<Item = u32> + 'a {
-    step.shards.iter().flat_map(|(batch, _)| batch.indices.iter().copied())
 }
 
 impl Resident for Vae {
@@ -324,7 +325,7 @@ impl Resident for Vae {
         let Self { gpu, state, .. } = self;
         let steps = state.as_mut().and_then(|state| state.steps.as_mut());
         let steps = steps.expect("they were prepared");
-        Ok(steps.begin(gpu, &line, images_of(step), step.wants_norm)?)
+        Ok(steps.begin(gpu, &line, step.order, step.wants_norm)?)
     }
 
     fn finish(&mut self) -> Result<Finished, ModelError> {

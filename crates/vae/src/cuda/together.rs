@@ -18,7 +18,7 @@ use super::{
     kernels::{self, Updating},
     line::Line,
     pass::{Ends, Work},
-    resident::{Norm, Plan, State, images_of},
+    resident::{Norm, Plan, State},
     table::Table,
 };
 
@@ -72,7 +72,7 @@ impl Steps {
         let Vae { gpu, network, kernels, .. } = vae;
         let Together { tree, partials, merges, .. } = together;
         let (shape, length) = (plan.shape, network.layout.len());
-        let table = Table::new(gpu, shape, tree.own.len())?;
+        let table = Table::new(gpu, shape, tree.own.len(), plan.examples)?;
         let own = partials.place().offset::<f32>(tree.own.start * length);
         // Where no two shards are added here, their gradients are the partials.
         let are_partials = tree.own.len() == shape.groups;
@@ -113,13 +113,8 @@ impl Steps {
         Ok(Self { plan, advanced: 0, contribute, advance, table, _kept: kept })
     }
 
-    fn contribute(
-        &mut self,
-        gpu: &Gpu,
-        line: &Line,
-        images: impl Iterator<Item = u32>,
-    ) -> Result<(), GpuError> {
-        self.table.write(gpu, self.advanced, line, images)?;
+    fn contribute(&mut self, gpu: &Gpu, line: &Line, order: &Arc<[u32]>) -> Result<(), GpuError> {
+        self.table.write(gpu, self.advanced, line, order)?;
         kernels::launch(&self.contribute)?;
         self.table.read(gpu, self.advanced, false)
     }
@@ -199,7 +194,7 @@ impl Partner for Vae {
         self.prepare_together(step)?;
         let line = self.line(step);
         let (gpu, steps) = self.together();
-        Ok(steps.contribute(gpu, &line, images_of(step))?)
+        Ok(steps.contribute(gpu, &line, step.order)?)
     }
 
     fn sums(&mut self) -> Result<Vec<Sums>, ModelError> {
