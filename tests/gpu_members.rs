@@ -125,6 +125,33 @@ fn a_failure_of_nccl_ends_a_generation_and_no_worker() {
     }
 }
 
+/// How often the communicator of rank 1 was destroyed and aborted, where rank 0 gets this order.
+fn ends(order: Option<&str>, variables: &str) -> [u64; 2] {
+    let place = Place::new();
+    let file = place.file("counts");
+    let flags = format!("{COMMON} {PLAIN} {NCCL} {MIXED_BUILDS} --workers 2");
+    let mut fleet = Fleet::without_workers(&place, &flags);
+    let victim = order.map(|order| armed(&fleet, 0, order));
+    if victim.is_none() {
+        add(&mut fleet, 0, "");
+    }
+    add(&mut fleet, 1, &format!("{variables} EMULATED_GPU_COUNTS={}", file.display()));
+    fleet.completed();
+    assert_eq!(place.digest(), RUNS[0].1, "{order:?} {variables}");
+    let counts = counted(&file);
+    ["ncclCommDestroy", "ncclCommAbort"].map(|name| counts.get(name).copied().unwrap_or_default())
+}
+
+#[test]
+fn a_communicator_is_destroyed_at_a_clean_end_and_aborted_after_a_loss() {
+    if IS_THERE {
+        assert_eq!(ends(None, ""), [1, 0]);
+        assert_eq!(ends(Some("all-reduce.nccl.begun 3 kill"), ""), [0, 1]);
+        // NCCL itself fails at the clean end.
+        assert_eq!(ends(None, "EMULATED_GPU_FAIL=ncclCommFinalize:1:6"), [0, 1]);
+    }
+}
+
 /// A GPU that fails takes its worker with it.
 #[test]
 fn a_gpu_that_fails_leaves_the_exchange_to_the_others() {

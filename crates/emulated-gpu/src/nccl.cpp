@@ -1,7 +1,8 @@
 // The functions of NCCL that Lockstep calls. Members are processes of this host, which pass floats through
 // sockets. What is asked for is begun when it is looked after, and done in the stream's order, bit by bit,
 // whenever somebody looks; a member that is gone is an error, and one that is frozen is waited for. Memory
-// that is to be written is poisoned first.
+// that is to be written is poisoned first. Members that finalize tell each other so, by a byte behind all
+// floats.
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -44,7 +45,9 @@ struct Communicator {
     std::string name;
     int members, me, listener = -1, status = IN_PROGRESS;
     std::vector<int> sockets;
-    bool is_aborted = false;
+    bool is_aborted = false, is_leaving = false;
+    // Who else is known to leave.
+    std::vector<bool> leaving;
     // Begun by a group, and not yet in the stream.
     std::vector<Transfer> begun;
     void *stream = nullptr;
@@ -126,6 +129,20 @@ static bool pass(Communicator &c, std::vector<Transfer> &transfers) {
     return true;
 }
 
+// Hears who else leaves; whether all members do.
+static int leave(Communicator &c) {
+    bool are_all = true;
+    for (int peer = 0; peer < c.members; peer++) {
+        if (peer == c.me || c.leaving[peer]) continue;
+        char mark;
+        ssize_t heard = recv(c.sockets[peer], &mark, sizeof mark, MSG_DONTWAIT);
+        if (heard == 0 || (heard < 0 && errno != EAGAIN && errno != EINTR)) return c.fail(REMOTE_ERROR);
+        c.leaving[peer] = heard == sizeof mark;
+        are_all = are_all && c.leaving[peer];
+    }
+    return are_all ? SUCCESS : IN_PROGRESS;
+}
+
 static int put(const std::shared_ptr<Communicator> &c) {
     auto transfers = std::make_shared<std::vector<Transfer>>(std::move(c->begun));
     c->begun.clear();
@@ -167,6 +184,7 @@ API ncclCommInitRankConfig(Communicator **made, int members, Id id, int me, Conf
     c->members = members;
     c->me = me;
     c->sockets.assign(members, -1);
+    c->leaving.assign(members, false);
     communicators[c.get()] = c;
     *made = c.get();
     return IN_PROGRESS;
@@ -177,6 +195,7 @@ API ncclCommGetAsyncError(Communicator *handle, int *status) {
     if (found == communicators.end()) return INVALID_USAGE;
     auto c = found->second;
     *status = c->status == IN_PROGRESS ? join(*c) : c->status;
+    if (c->is_leaving && *status == SUCCESS) *status = leave(*c);
     if (*status != SUCCESS || c->begun.empty()) return SUCCESS;
     // The first time, it is still at work.
     if (!c->was_looked_after) *status = IN_PROGRESS;
@@ -216,7 +235,32 @@ API ncclRecv(void *place, size_t floats, int kind, int peer, Communicator *c, vo
     ENTER();
     return add(place, floats, kind, peer, c, stream, false);
 }
+API ncclCommFinalize(Communicator *handle) {
+    ENTER();
+    auto found = communicators.find(handle);
+    if (found == communicators.end()) return INVALID_USAGE;
+    auto c = found->second;
+    if (c->status != SUCCESS || c->is_leaving || !c->begun.empty()) return INVALID_USAGE;
+    c->is_leaving = true;
+    char mark = 0;
+    // Who is gone is seen when the answer is waited for.
+    for (int socket : c->sockets)
+        if (socket >= 0) (void)!send(socket, &mark, sizeof mark, MSG_NOSIGNAL);
+    return IN_PROGRESS;
+}
+// Frees a communicator that all members have left; of one that they have not, NCCL says nothing good.
+API ncclCommDestroy(Communicator *handle) {
+    ENTER();
+    auto found = communicators.find(handle);
+    if (found == communicators.end() || !found->second->is_leaving) return INVALID_USAGE;
+    if (leave(*found->second) != SUCCESS) return INVALID_USAGE;
+    found->second->close_all();
+    communicators.erase(found);
+    return SUCCESS;
+}
 API ncclCommAbort(Communicator *handle) {
+    // It is counted. An abort cannot fail.
+    (void)emulated_enter(__func__);
     auto found = communicators.find(handle);
     if (found == communicators.end()) return INVALID_USAGE;
     found->second->is_aborted = true;

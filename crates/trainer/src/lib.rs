@@ -245,7 +245,7 @@ impl<D: Dataset> Trainer<D> {
         }
         self.lend(collective)?;
         let ended = self.train_on(collective, observer);
-        self.part();
+        self.part(collective, ended.is_ok());
         if !matches!(ended, Err(TrainError::Device(_))) {
             self.take_back()?;
         }

@@ -50,8 +50,12 @@ impl<D: Dataset> Trainer<D> {
         Ok(())
     }
 
-    /// Ends it: the collective's memory is not used any more.
-    pub(crate) fn part(&mut self) {
+    /// Ends the meeting: the collective's memory is not used any more. After a clean end all members
+    /// disconnect their devices in agreement.
+    pub(crate) fn part(&mut self, collective: &mut dyn AllReduce, is_clean: bool) {
+        if is_clean && let Some(exchange) = collective.device_exchange() {
+            exchange.close();
+        }
         if mem::replace(&mut self.meeting, Meeting::Elsewhere) == Meeting::OnHost {
             self.partner().use_memory(None);
         }

@@ -1,15 +1,17 @@
-//! NCCL's communicator of one generation: what is sent and received together, and the waits for
-//! it, each of which an abort ends.
+//! NCCL's communicator of one generation: its sends and receives, and the waits for them, each of which an
+//! abort ends. The members of a generation that ends well destroy the communicator together; a member that
+//! has lost another one, or has failed, aborts it.
 
 #![allow(unsafe_code, reason = "calls NCCL")]
 
 use std::{
     ffi::{c_int, c_void},
-    fmt, ptr,
+    fmt, mem, ptr,
     str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -22,7 +24,13 @@ use super::library::{
 };
 
 /// How long the members may take to come together.
-const PATIENCE: Duration = Duration::from_secs(30);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the members may take to leave together. One of them may still wait for its disk.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long NCCL may take to free what a communicator has, once all members have left.
+const DESTROY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a GPU may take to finish what it was given: a step, and copies of some megabytes.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -120,13 +128,8 @@ impl Communicator {
         // SAFETY: the places for the communicator and the configuration are these.
         let status = unsafe { (nccl.join)(comm, members, id, me, &raw mut config) };
         nccl.check("ncclCommInitRankConfig", status)?;
-        let deadline = Instant::now() + PATIENCE;
-        communicator.look_after(aborted, |communicator| {
-            if Instant::now() > deadline {
-                return Err(NcclError::Absent { seconds: PATIENCE.as_secs() });
-            }
-            communicator.is_settled()
-        })?;
+        let absent = || NcclError::Absent { seconds: JOIN_TIMEOUT.as_secs() };
+        communicator.settle_within(JOIN_TIMEOUT, aborted, absent)?;
         Ok(communicator)
     }
 
@@ -164,6 +167,19 @@ impl Communicator {
     /// Waits until the queue has all that was begun.
     pub(super) fn settle(&self, aborted: &AtomicBool) -> Result<(), NcclError> {
         self.look_after(aborted, Self::is_settled)
+    }
+
+    /// The same within a bound; beyond it, the error is this one.
+    fn settle_within(
+        &self,
+        bound: Duration,
+        aborted: &AtomicBool,
+        late: impl Fn() -> NcclError,
+    ) -> Result<(), NcclError> {
+        let deadline = Instant::now() + bound;
+        self.look_after(aborted, |communicator| {
+            if Instant::now() > deadline { Err(late()) } else { communicator.is_settled() }
+        })
     }
 
     /// Waits until the GPU has done all that it was given.
@@ -204,8 +220,43 @@ impl Communicator {
 }
 
 impl Communicator {
-    /// Ends what is under way. Says whether it is certain that the GPU does not use the memory any
-    /// more that it was given.
+    /// Leaves together with the other members, after the last round of all of them. Where one of them does
+    /// not leave, or NCCL fails, this is [`Communicator::close`]; the answer is the same too.
+    pub(super) fn leave(mut self, aborted: &AtomicBool) -> bool {
+        if let Err(error) = self.finalize(aborted).and_then(|()| self.destroy()) {
+            tracing::debug!("the communicator of NCCL is not destroyed: {error}");
+        }
+        self.close()
+    }
+
+    /// Waits, within a bound, until all members have left.
+    fn finalize(&self, aborted: &AtomicBool) -> Result<(), NcclError> {
+        self.queue.enter().map_err(NcclError::Gpu)?;
+        // SAFETY: the communicator is there for as long as this value.
+        let status = unsafe { (self.nccl.finalize)(self.comm) };
+        self.nccl.check("ncclCommFinalize", status)?;
+        let late = || NcclError::NotLeft { seconds: LEAVE_TIMEOUT.as_secs() };
+        self.settle_within(LEAVE_TIMEOUT, aborted, late)
+    }
+
+    /// Frees what a finalized communicator has. NCCL may wait there for the other members of this host,
+    /// with no way to look after it; so another thread calls it, and is waited for within a bound.
+    fn destroy(&mut self) -> Result<(), NcclError> {
+        let (nccl, comm) = (self.nccl, mem::replace(&mut self.comm, ptr::null_mut()) as usize);
+        let (sender, answer) = mpsc::channel();
+        let destroying = thread::Builder::new().name("nccl-destroy".into()).spawn(move || {
+            // SAFETY: nobody else has the communicator any more.
+            let status = unsafe { (nccl.destroy)(comm as *mut c_void) };
+            // Whoever waited may have given up.
+            let _unheard = sender.send(status);
+        });
+        let status = destroying.ok().and_then(|_| answer.recv_timeout(DESTROY_TIMEOUT).ok());
+        let late = NcclError::NotLeft { seconds: DESTROY_TIMEOUT.as_secs() };
+        self.nccl.check("ncclCommDestroy", status.ok_or(late)?)
+    }
+
+    /// Ends what is under way, unless the communicator was destroyed before. Says whether it is certain
+    /// that the GPU does not use the memory any more that it was given.
     pub(super) fn close(mut self) -> bool {
         self.abort();
         self.is_at_rest()
@@ -225,7 +276,7 @@ impl Communicator {
     }
 
     fn abort(&mut self) {
-        let comm = std::mem::replace(&mut self.comm, ptr::null_mut());
+        let comm = mem::replace(&mut self.comm, ptr::null_mut());
         if !comm.is_null() {
             // SAFETY: nobody else uses the communicator. What NCCL does ends with it; copies that
             // were begun do not.

@@ -39,13 +39,22 @@ pub struct Nccl {
 
 /// Where a member's partials are.
 enum Partials {
-    /// It has not joined.
+    /// The member has not joined.
     Nowhere,
     Hosted(Box<Hosted>),
     OnDevice(OnDevice),
 }
 
 impl Partials {
+    /// Leaves together with the other members.
+    fn leave(&mut self, aborted: &AtomicBool) {
+        match self {
+            Self::Nowhere => {}
+            Self::Hosted(hosted) => hosted.leave(aborted),
+            Self::OnDevice(device) => device.leave(aborted),
+        }
+    }
+
     /// Ends what is under way.
     fn close(&mut self) {
         match self {
@@ -236,5 +245,9 @@ impl DeviceExchange for Nccl {
             crashpoint::reach!("all-reduce.nccl.done");
             Ok(outcome)
         })
+    }
+
+    fn close(&mut self) {
+        self.partials.leave(&self.aborted);
     }
 }

@@ -44,6 +44,12 @@ pub enum NcclError {
         /// How long they were waited for.
         seconds: u64,
     },
+    /// The other members did not leave in time.
+    #[error("the other members have not left NCCL's communicator within {seconds} s")]
+    NotLeft {
+        /// How long they were waited for.
+        seconds: u64,
+    },
     /// The generation was ended.
     #[error("the generation was ended")]
     Aborted,
@@ -125,6 +131,8 @@ functions!(Collectives {
         (*const c_void, usize, c_int, c_int, *mut c_void, *mut c_void) -> c_int;
     receive = c"ncclRecv"
         (*mut c_void, usize, c_int, c_int, *mut c_void, *mut c_void) -> c_int;
+    finalize = c"ncclCommFinalize" (*mut c_void) -> c_int;
+    destroy = c"ncclCommDestroy" (*mut c_void) -> c_int;
     abort = c"ncclCommAbort" (*mut c_void) -> c_int;
 });
 

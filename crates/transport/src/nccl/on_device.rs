@@ -40,7 +40,7 @@ impl Nodes {
 pub(super) struct OnDevice {
     memory: Arc<dyn DeviceMemory>,
     transfers: Vec<Transfer>,
-    /// None once a round has failed.
+    /// None once a round has failed, or the members have left.
     communicator: Option<Communicator>,
 }
 
@@ -81,9 +81,19 @@ impl OnDevice {
         self.communicator.as_ref().ok_or(NcclError::Aborted)?.finish(aborted)
     }
 
-    /// Ends what is under way. Memory that the GPU may still use is not freed.
+    /// Leaves together with the other members.
+    pub(super) fn leave(&mut self, aborted: &AtomicBool) {
+        self.end(|communicator| communicator.leave(aborted));
+    }
+
+    /// Ends what is under way.
     pub(super) fn close(&mut self) {
-        if self.communicator.take().is_some_and(|communicator| !communicator.close()) {
+        self.end(Communicator::close);
+    }
+
+    /// Memory that the GPU may still use is not freed.
+    fn end(&mut self, end: impl FnOnce(Communicator) -> bool) {
+        if self.communicator.take().is_some_and(|communicator| !end(communicator)) {
             mem::forget(Arc::clone(&self.memory));
         }
     }

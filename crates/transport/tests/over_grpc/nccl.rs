@@ -283,6 +283,35 @@ fn partials_on_a_gpu_that_is_lost_are_never_freed() {
     });
 }
 
+/// The stand-in sees to it that they are destroyed after all have left, and are not aborted besides.
+#[test]
+fn members_that_agree_on_the_end_leave_together() {
+    let length = 50;
+    OnDevices::with_members(&[(0, 1), (1, 2), (2, 4)], length, |rank, mut member| {
+        let contribution = stories::contribute(&mut member, 0, length, Control::default());
+        member.all_reduce(stories::train(0), &contribution).unwrap();
+        member.nccl.close();
+        let ended = member.nccl.begin(stories::train(1));
+        assert_eq!(ended, Err(Interrupted::Aborted), "{rank:?} exchanges nothing more");
+    });
+}
+
+/// The one that would leave waits no longer than its generation lasts.
+#[test]
+fn a_member_that_leaves_alone_is_released_by_an_abort() {
+    let (length, waiting) = (50, OnceLock::new());
+    OnDevices::with_members(&[(0, 2), (2, 4)], length, |rank, mut member| {
+        let contribution = stories::contribute(&mut member, 0, length, Control::default());
+        member.all_reduce(stories::train(0), &contribution).unwrap();
+        if rank == Rank(0) {
+            waiting.set(member.nccl.abort_handle()).unwrap();
+            member.nccl.close();
+        } else {
+            waiting.wait().abort();
+        }
+    });
+}
+
 /// The stories, for partials here and there.
 macro_rules! told_of_both {
     ($($story:ident),* $(,)?) => {
