@@ -26,9 +26,12 @@ pub(crate) fn resident<D: Dataset>(model: &mut dyn Model<Data = D>) -> &mut dyn 
 }
 
 impl<D: Dataset> Trainer<D> {
-    /// Hands the state to the model, where that can keep it and the members do not share it.
+    /// Hands the state to the model, where that can keep it and the members do not share it. The model may
+    /// have it since an earlier generation.
     pub(crate) fn lend(&mut self, collective: &mut dyn AllReduce) -> Result<(), TrainError> {
-        if collective.shared_state().is_none()
+        if collective.shared_state().is_some() {
+            self.take_back()?;
+        } else if !self.replica.is_on_device()
             && let Some(resident) = self.model.resident()
         {
             resident.load(self.replica.view())?;
@@ -37,15 +40,18 @@ impl<D: Dataset> Trainer<D> {
         Ok(())
     }
 
-    /// Takes back what was handed over.
+    /// Takes the state back from the model, if the model has it.
     pub(crate) fn take_back(&mut self) -> Result<(), ModelError> {
         self.fetch()?;
         self.replica.take_back();
         Ok(())
     }
 
-    /// Sees to it that the state is at hand.
-    pub(crate) fn fetch(&mut self) -> Result<(), ModelError> {
+    /// Copies the state to the host, unless it is [at hand](crate::Replica::is_at_hand) there.
+    ///
+    /// # Errors
+    /// The device that has the state failed.
+    pub fn fetch(&mut self) -> Result<(), ModelError> {
         if !self.replica.is_at_hand() {
             let vectors = resident(&mut *self.model).fetch()?;
             self.replica.note_copy(vectors);
@@ -53,8 +59,12 @@ impl<D: Dataset> Trainer<D> {
         Ok(())
     }
 
-    /// The digest of the state, by whoever has it.
-    pub(crate) fn digest_anywhere(&mut self) -> Result<Digest, ModelError> {
+    /// The digest of the state. A device that has the state computes the digest too, if it can; then the
+    /// state is not copied to the host.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn digest(&mut self) -> Result<Digest, ModelError> {
         let step = self.replica.step();
         if !self.replica.is_at_hand()
             && let Some(digest) = resident(&mut *self.model).digest(step)?
@@ -62,7 +72,7 @@ impl<D: Dataset> Trainer<D> {
             return Ok(digest);
         }
         self.fetch()?;
-        Ok(self.digest())
+        Ok(self.replica.digest(&self.team))
     }
 
     /// Sees to it that the state is at hand if the observer wants it.

@@ -18,9 +18,7 @@ mod together;
 
 use std::{fmt, sync::Arc, time::Instant};
 
-use collective::{
-    AllReduce, Contribution, Control, Digest, Interrupted, Kind, Outcome, Round, Step,
-};
+use collective::{AllReduce, Contribution, Control, Interrupted, Kind, Outcome, Round, Step};
 use data::{Dataset, Domain, Schedule, Splits, Stream};
 use model::{Adam, Isa, Model, ModelError, State, StepContext, Team, norm};
 use thiserror::Error;
@@ -170,14 +168,10 @@ impl<D: Dataset> Trainer<D> {
         }
     }
 
-    /// The state after the last complete step.
+    /// The state after the last complete step. A model may keep it on its device; to look at it, call
+    /// [`Trainer::fetch`] first.
     pub fn replica(&self) -> &Replica {
         &self.replica
-    }
-
-    /// The digest of the state.
-    pub fn digest(&self) -> Digest {
-        self.replica.digest(&self.team)
     }
 
     /// The examples counted so far.
@@ -240,13 +234,14 @@ impl<D: Dataset> Trainer<D> {
         collective: &mut dyn AllReduce,
         observer: &mut dyn Observer,
     ) -> Result<Ended, TrainError> {
+        self.lend(collective)?;
         if self.replica.move_in(collective.shared_state())? {
             observer.memory_freed();
         }
-        self.lend(collective)?;
         let ended = self.train_on(collective, observer);
         self.part(collective, ended.is_ok());
-        if !matches!(ended, Err(TrainError::Device(_))) {
+        if matches!(ended, Err(TrainError::NotFinite { .. } | TrainError::Miscounted { .. })) {
+            // The device makes no more steps from this state until it is handed over anew.
             self.take_back()?;
         }
         ended
@@ -398,7 +393,7 @@ impl<D: Dataset> Trainer<D> {
         device_failure()?;
         let verify_every = u64::from(self.settings.verify_every);
         let verify = self.replica.step().checked_rem(verify_every) == Some(0);
-        self.contribution.digest = if verify { Some(self.digest_anywhere()?) } else { None };
+        self.contribution.digest = if verify { Some(self.digest()?) } else { None };
         self.contribution.control = control;
         self.contribution.tallies.clear();
         if self.meeting != Meeting::Elsewhere {
