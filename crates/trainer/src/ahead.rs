@@ -1,5 +1,5 @@
-//! Training with a model that keeps the state on its device. A lone member begins steps before it
-//! has heard of those before them, so that the device never waits for the host.
+//! Training with a model that keeps the state on its device. A lone member begins steps before the steps
+//! before them are done, so that the device never waits for the host.
 
 use std::{
     collections::VecDeque,
@@ -13,14 +13,14 @@ use model::{Finished, Isa, Model, ModelError, Resident, WholeStep, resident::AHE
 
 use crate::{Ended, Observer, StepSummary, TrainError, Trainer, device_failure, observer};
 
-/// A step that was begun.
+/// A step that was begun and is not finished.
 struct Begun {
-    /// Its examples; the terms come when it is finished.
+    /// The step's examples. The terms of the loss come when the step is finished.
     counted: Tally,
     wants_details: bool,
 }
 
-/// What has the state.
+/// The part of the model that has the state.
 pub(crate) fn resident<D: Dataset>(model: &mut dyn Model<Data = D>) -> &mut dyn Resident<Data = D> {
     model.resident().expect("the state was handed to it")
 }
@@ -75,7 +75,7 @@ impl<D: Dataset> Trainer<D> {
         Ok(self.replica.digest(&self.team))
     }
 
-    /// Sees to it that the state is at hand if the observer wants it.
+    /// Copies the state to the host if the observer wants to look at it.
     pub(crate) fn fetch_if_wanted(&mut self, observer: &dyn Observer) -> Result<(), ModelError> {
         if !self.replica.is_at_hand() && observer.wants_state() {
             self.fetch()?;
@@ -119,8 +119,8 @@ impl<D: Dataset> Trainer<D> {
         Ok(Ended::Completed)
     }
 
-    /// Begins as many steps as may be under way, none of the next epoch: its state is looked at
-    /// first. Nor any while somebody waits for the state.
+    /// Begins as many steps as may be under way. None of them is of the next epoch, because the state is
+    /// looked at between epochs. While the observer waits for the state, one step is begun at a time.
     fn begin_steps(
         &mut self,
         begun: &mut VecDeque<Begun>,
@@ -133,7 +133,7 @@ impl<D: Dataset> Trainer<D> {
                 break;
             }
             let is_last = (step + 1).is_multiple_of(self.schedule.steps_per_epoch());
-            // One report at a time: the next is due some time after it.
+            // One report at a time: the next one is due only some time after this one.
             let is_wanted = begun.iter().any(|step| step.wants_details);
             let wants_details = !is_wanted && observer.wants_details(is_last);
             let counted = self.begin_step(step, wants_details)?;
@@ -150,7 +150,8 @@ impl<D: Dataset> Trainer<D> {
         Ok(counted.into_iter().fold(Tally::default(), Add::add))
     }
 
-    /// Has these shards of a step begun. Gives what each of them counts.
+    /// Describes these shards of a step to the model, which begins to compute them. Gives the examples of
+    /// each shard.
     pub(crate) fn with_step(
         &mut self,
         step: u64,
@@ -182,7 +183,7 @@ impl<D: Dataset> Trainer<D> {
         Ok(shards.iter().map(counted).collect())
     }
 
-    /// Waits for a step and tells of it; `is_last` says that no other is under way.
+    /// Waits for a step and reports it. `is_last` says that no other step is under way.
     fn finish_step(
         &mut self,
         begun: Begun,
@@ -196,7 +197,8 @@ impl<D: Dataset> Trainer<D> {
         self.check_loss(finished.sums.terms[0])?;
         let tally = Tally { terms: finished.sums.terms, ..begun.counted };
         self.count(tally);
-        // Nothing travels; but so the group hears of the step, and this member of the group's end.
+        // A lone member exchanges nothing. But this round shows that the member makes progress, and the
+        // round's outcome says whether the generation ends.
         let contribution = &mut self.contribution;
         contribution.tallies.clear();
         contribution.tallies.push(tally);

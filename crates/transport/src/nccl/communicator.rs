@@ -35,11 +35,11 @@ const DESTROY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a GPU may take to finish what it was given: a step, and copies of some megabytes.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often something is looked after before others may run.
-const LOOKS: u32 = 100;
+/// How often a condition is checked without a pause; then other threads may run between two checks.
+const SPINS: u32 = 100;
 
-/// What the members of a generation find each other by; one of them makes it. It travels as
-/// text, two hexadecimal digits a byte.
+/// The name of a generation's communicator, by which its members find each other. One of them makes the
+/// name, which travels as text, two hexadecimal digits a byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct UniqueId([u8; ID_BYTES]);
 
@@ -49,13 +49,13 @@ pub struct UniqueId([u8; ID_BYTES]);
 pub struct ParseUniqueIdError;
 
 impl UniqueId {
-    /// A new one. From now on this process answers those who have it.
+    /// A new name. From now on this process answers members that use it.
     ///
     /// # Errors
     /// What NCCL says, as when it finds no network interface.
     pub fn new(libraries: Libraries) -> Result<Self, NcclError> {
         let mut id = Id([0; ID_BYTES]);
-        // SAFETY: the place for the id is this one.
+        // SAFETY: `id` has room for an id.
         let status = unsafe { (libraries.nccl.unique_id)(&raw mut id) };
         libraries.nccl.check("ncclGetUniqueId", status)?;
         Ok(Self(id.0))
@@ -90,13 +90,13 @@ impl FromStr for UniqueId {
     }
 }
 
-/// What passes between this member and another one: floats in the GPU's memory. Whoever makes it has
-/// checked that they are there.
+/// Floats in the GPU's memory that pass between this member and another one. Whoever makes a transfer checks
+/// that the memory has so many floats there.
 pub(super) struct Transfer {
     pub(super) member: usize,
     pub(super) address: usize,
     pub(super) floats: usize,
-    /// Whether it goes to the other member, or comes from it.
+    /// Whether the floats go to the other member; otherwise they come from it.
     pub(super) goes: bool,
 }
 
@@ -111,7 +111,7 @@ pub(super) struct Communicator {
 unsafe impl Send for Communicator {}
 
 impl Communicator {
-    /// Waits, within a bound, for all members. All that passes later takes its turn in the queue.
+    /// Waits, within a bound, for all members. Later transfers go through the queue.
     pub(super) fn join(
         nccl: Collectives,
         queue: Arc<dyn DeviceQueue>,
@@ -125,7 +125,7 @@ impl Communicator {
         let (members, me) = (members as c_int, me as c_int);
         let mut config = Config::NON_BLOCKING;
         let (comm, id) = (&raw mut communicator.comm, Id(id.0));
-        // SAFETY: the places for the communicator and the configuration are these.
+        // SAFETY: `communicator.comm` has room for the communicator, and `config` is a configuration.
         let status = unsafe { (nccl.join)(comm, members, id, me, &raw mut config) };
         nccl.check("ncclCommInitRankConfig", status)?;
         let absent = || NcclError::Absent { seconds: JOIN_TIMEOUT.as_secs() };
@@ -133,8 +133,8 @@ impl Communicator {
         Ok(communicator)
     }
 
-    /// Begins to pass all of these at once, behind what is in the queue. Nothing may be put there until
-    /// [`Communicator::settle`] has returned.
+    /// Begins all of these transfers together, behind the work that is in the queue. Nothing may be put into
+    /// the queue until [`Communicator::settle`] has returned.
     pub(super) fn begin(&self, transfers: &[Transfer]) -> Result<(), NcclError> {
         let nccl = self.nccl;
         // SAFETY: takes nothing.
@@ -164,9 +164,9 @@ impl Communicator {
         self.nccl.check(call, status)
     }
 
-    /// Waits until the queue has all that was begun.
+    /// Waits until all transfers that were begun are in the queue.
     pub(super) fn settle(&self, aborted: &AtomicBool) -> Result<(), NcclError> {
-        self.look_after(aborted, Self::is_settled)
+        self.poll(aborted, Self::is_settled)
     }
 
     /// The same within a bound; beyond it, the error is this one.
@@ -177,38 +177,38 @@ impl Communicator {
         late: impl Fn() -> NcclError,
     ) -> Result<(), NcclError> {
         let deadline = Instant::now() + bound;
-        self.look_after(aborted, |communicator| {
+        self.poll(aborted, |communicator| {
             if Instant::now() > deadline { Err(late()) } else { communicator.is_settled() }
         })
     }
 
-    /// Waits until the GPU has done all that it was given.
+    /// Waits until all work in the queue is done.
     pub(super) fn finish(&self, aborted: &AtomicBool) -> Result<(), NcclError> {
-        self.look_after(aborted, |communicator| {
+        self.poll(aborted, |communicator| {
             Ok(communicator.is_settled()?
                 && communicator.queue.is_idle().map_err(NcclError::Gpu)?)
         })
     }
 
-    /// Waits until something is so, or an error or an abort says that it never will be. The
-    /// coordinator aborts a generation in which a member hangs.
-    fn look_after(
+    /// Waits until a condition holds, or an error or an abort says that it never will. The coordinator aborts
+    /// a generation in which a member hangs.
+    fn poll(
         &self,
         aborted: &AtomicBool,
-        is_so: impl Fn(&Self) -> Result<bool, NcclError>,
+        holds: impl Fn(&Self) -> Result<bool, NcclError>,
     ) -> Result<(), NcclError> {
-        let mut looks = 0;
-        while !is_so(self)? {
+        let mut checks = 0;
+        while !holds(self)? {
             if aborted.load(Ordering::Relaxed) {
                 return Err(NcclError::Aborted);
             }
-            looks += 1;
-            if looks < LOOKS { std::hint::spin_loop() } else { thread::yield_now() }
+            checks += 1;
+            if checks < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
         }
         Ok(())
     }
 
-    /// Whether NCCL has begun all that it was asked to do.
+    /// Whether NCCL has put all that it was asked for into the queue.
     fn is_settled(&self) -> Result<bool, NcclError> {
         let mut status = SUCCESS;
         // SAFETY: the communicator is there for as long as this value.

@@ -1,5 +1,5 @@
-//! Members whose partials are in the host's memory: what passes between their GPUs is copied to these
-//! first, and back.
+//! Members whose partials are in the host's memory: they copy the partials to their GPUs before the exchange,
+//! and the sum back after it.
 
 use std::{
     ops::Range,

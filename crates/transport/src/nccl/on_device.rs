@@ -1,4 +1,4 @@
-//! Members whose partials are in their GPUs' memory and stay there: every GPU gets all partials, and adds
+//! Members whose partials stay in their GPUs' memory: every GPU gets the partials of all members, and adds
 //! them up itself.
 
 use std::{
@@ -14,7 +14,7 @@ use super::{
     library::{Collectives, NcclError},
 };
 
-/// The nodes of all members in shard order, and where each member's are among them.
+/// The nodes of all members in shard order, and the range of each member's among them.
 pub(super) struct Nodes {
     pub(super) all: Vec<Node>,
     by_member: Vec<Range<usize>>,

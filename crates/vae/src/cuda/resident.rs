@@ -25,36 +25,36 @@ use super::{
     together::Together,
 };
 
-/// The state of a run, and what advances it.
+/// The state of a run on the GPU, with the steps that advance it.
 #[derive(Debug)]
 pub(super) struct State {
     steps: Option<Steps>,
     pub(super) together: Option<Together>,
     /// Parameters and both moments.
     vectors: [Buffer<f32>; STATE_VECTORS],
-    /// Not zero once a loss was not finite; and the zero that it begins with.
+    /// A flag that a loss sets which is not finite, and a zero that clears the flag.
     stopped: (Buffer<u32>, Pinned<u32>),
-    /// A table of one line, for updates by a sum that comes from the host.
+    /// A table of one line, for an update by a sum that comes from the host.
     line: (Buffer<u32>, Pinned<u32>),
     digests: Digests,
 }
 
-/// What whole steps are made with; each that is under way has a line of the table.
+/// The recorded work of whole steps. Each step that is under way has a line of the table.
 #[derive(Debug)]
 struct Steps {
     plan: Plan,
-    /// Steps begun and finished so far.
+    /// How many steps were begun and finished so far.
     begun: u64,
     finished: u64,
     plain: Graph,
-    /// With the norm of the gradient, which also clips it.
+    /// The same with the gradient's norm, by which the gradient is clipped.
     measured: Graph,
     table: Table,
-    /// What the graphs read and write beside these.
+    /// Memory that the graphs read and write, kept as long as these.
     _kept: (Work, Buffer<f32>, Norm, Buffer<u8>),
 }
 
-/// What is the same in all steps.
+/// What steps have in common that the same graphs can make.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Plan {
     pub(super) shape: Shape,
@@ -65,7 +65,7 @@ pub(super) struct Plan {
     pub(super) grad_clip: Option<f64>,
 }
 
-/// What the norm of a gradient is computed with.
+/// Memory for the norm of a gradient.
 #[derive(Debug)]
 pub(super) struct Norm {
     sum: Buffer<f32>,
@@ -79,7 +79,8 @@ impl Norm {
         Ok(Self { sum: gpu.zeros(length)?, factor: gpu.zeros(1)?, squares })
     }
 
-    /// Adds up what an update would, and has it clipped: gives the update by that.
+    /// Adds up the gradients of an update, and computes the norm of the sum and the factor that clips the
+    /// sum. Gives the update by that sum.
     pub(super) fn measure(
         &self,
         kernels: &Kernels,
@@ -113,7 +114,7 @@ impl State {
         self.vectors[0].place()
     }
 
-    /// Whole steps are prepared anew: what they were prepared with is gone.
+    /// Drops the recorded steps, because memory that they use is gone. The next step records them anew.
     pub(super) fn forget_steps(&mut self) {
         self.steps = None;
         self.together.iter_mut().for_each(Together::forget_steps);
@@ -202,7 +203,8 @@ impl Steps {
 }
 
 impl Vae {
-    /// What steps like this one have in common. The last step of an epoch may be short.
+    /// The plan of steps like this one. The last step of an epoch, which may be short, has the plan of the
+    /// steps before it.
     pub(super) fn plan(
         &mut self,
         step: &WholeStep<'_, Images>,
@@ -230,7 +232,7 @@ impl Vae {
         }
     }
 
-    /// Sees to it that such steps can be begun.
+    /// Records steps like this one, unless that was done before.
     fn prepare_steps(&mut self, step: &WholeStep<'_, Images>) -> Result<(), GpuError> {
         let known = self.state.as_ref().and_then(|state| state.steps.as_ref());
         let plan = self.plan(step, known.map(|steps| steps.plan))?;
@@ -255,7 +257,7 @@ impl Resident for Vae {
             self.state = Some(State::new(&self.gpu, self.network.layout.len())?);
         }
         let Self { gpu, flat, state, .. } = self;
-        let state = state.as_mut().expect("it was made");
+        let state = state.as_mut().expect("the state was made above");
         for (from, to) in view.vectors().into_iter().zip(&mut state.vectors) {
             flat.as_mut_slice()?.copy_from_slice(from);
             gpu.upload(flat, to)?;
@@ -324,7 +326,7 @@ impl Resident for Vae {
         let line = self.line(step);
         let Self { gpu, state, .. } = self;
         let steps = state.as_mut().and_then(|state| state.steps.as_mut());
-        let steps = steps.expect("they were prepared");
+        let steps = steps.expect("the steps were prepared");
         Ok(steps.begin(gpu, &line, step.order, step.wants_norm)?)
     }
 
