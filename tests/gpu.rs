@@ -182,21 +182,41 @@ fn gpus_are_dealt_among_the_workers_of_a_host() {
     }
 }
 
-/// Runs in bf16 are for CPUs only. Runs with convolutions need libtorch, which has no CUDA libraries here.
+/// Runs with convolutions need libtorch, which has no CUDA libraries here.
 #[test]
 fn a_gpu_is_left_alone_where_the_run_is_not_for_it() {
     if !IS_THERE {
         return;
     }
-    for (run, reason) in [
-        ("--precision bf16", "the run's options are for CPUs"),
-        ("--architecture conv", "this libtorch is for CPUs only"),
-    ] {
-        let place = Place::new();
-        let flags = format!("{COMMON} {PLAIN} --workers 1 {run}");
-        let fleet = Fleet::without_workers(&place, &flags);
-        let worker = worker_with(&fleet, "", "--threads 1").wait().succeeded();
-        assert!(worker.text().contains(&format!("computing on the CPU: {reason}")), "{worker}");
-        fleet.completed();
+    let place = Place::new();
+    let flags = format!("{COMMON} {PLAIN} --workers 1 --architecture conv");
+    let fleet = Fleet::without_workers(&place, &flags);
+    let worker = worker_with(&fleet, "", "--threads 1").wait().succeeded();
+    let reason = "computing on the CPU: this libtorch is for CPUs only";
+    assert!(worker.text().contains(reason), "{worker}");
+    fleet.completed();
+}
+
+/// Any number of workers gives the bits of this kind of GPU. CPUs have other bits.
+#[test]
+fn gpus_of_one_kind_train_in_bf16() {
+    if !IS_THERE {
+        return;
     }
+    let flags = format!("{COMMON} {PLAIN} --precision bf16");
+    let alone = trained(&flags, 1, 0);
+    assert_eq!(trained(&flags, 3, 0), alone);
+    assert_ne!(alone, RUNS[0].1, "the products are not in bf16");
+
+    let place = Place::new();
+    let mut fleet = Fleet::without_workers(&place, &format!("{flags} --workers 2"));
+    let worker = gpu_worker(&fleet, "", "--threads 1");
+    fleet.workers.push(worker);
+    fleet.wait_for_event(&place, "joined", 1);
+    let cpu = worker_with(&fleet, "", "--threads 1 --device cpu").wait();
+    cpu.failed_with(&["cuda/Emulated GPU 0/bf16 (tensor cores)", "--allow-mixed-devices"]);
+    let worker = gpu_worker(&fleet, "", "--threads 1");
+    fleet.workers.push(worker);
+    fleet.completed();
+    assert_eq!(place.digest(), alone);
 }

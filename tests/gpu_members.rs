@@ -2,7 +2,7 @@
 //! If members die, freeze or fail, the bits are still those of a single CPU. GPUs and NCCL are emulated
 //! (`crates/emulated-gpu`).
 
-use std::fs;
+use std::{collections::BTreeMap, fs, path::Path};
 
 use emulated_gpu::{FOLDER, IS_THERE};
 
@@ -125,6 +125,33 @@ fn a_failure_of_nccl_ends_a_generation_and_no_worker() {
     }
 }
 
+/// How often the communicator of rank 1 was destroyed and aborted, if rank 0 gets this order.
+fn ends(order: Option<&str>, variables: &str) -> [u64; 2] {
+    let place = Place::new();
+    let file = place.file("counts");
+    let flags = format!("{COMMON} {PLAIN} {NCCL} {MIXED_BUILDS} --workers 2");
+    let mut fleet = Fleet::without_workers(&place, &flags);
+    let victim = order.map(|order| armed(&fleet, 0, order));
+    if victim.is_none() {
+        add(&mut fleet, 0, "");
+    }
+    add(&mut fleet, 1, &format!("{variables} EMULATED_GPU_COUNTS={}", file.display()));
+    fleet.completed();
+    assert_eq!(place.digest(), RUNS[0].1, "{order:?} {variables}");
+    let counts = counted(&file);
+    ["ncclCommDestroy", "ncclCommAbort"].map(|name| counts.get(name).copied().unwrap_or_default())
+}
+
+#[test]
+fn a_communicator_is_destroyed_at_a_clean_end_and_aborted_after_a_loss() {
+    if IS_THERE {
+        assert_eq!(ends(None, ""), [1, 0]);
+        assert_eq!(ends(Some("all-reduce.nccl.begun 3 kill"), ""), [0, 1]);
+        // NCCL itself fails at the clean end.
+        assert_eq!(ends(None, "EMULATED_GPU_FAIL=ncclCommFinalize:1:6"), [0, 1]);
+    }
+}
+
 /// A worker whose GPU fails ends, and the other members continue.
 #[test]
 fn a_gpu_that_fails_leaves_the_exchange_to_the_others() {
@@ -175,27 +202,63 @@ fn a_run_goes_on_over_another_transport() {
     assert_eq!(place.digest(), expected);
 }
 
-/// Bytes copied to and from the GPU of rank 0, with two workers, in an epoch of so many steps.
-fn copied(place: &Place, steps: usize) -> u64 {
-    let file = place.file("copies");
-    let flags =
-        format!("{COMMON} --hidden-dim 48 --latent-dim 5 --batch-size 16 {NCCL} --workers 2");
-    let flags = format!("{flags} --train-images {}", 64 * steps);
-    let mut fleet = Fleet::without_workers(place, &flags);
-    add(&mut fleet, 0, &format!("EMULATED_GPU_COPIES={}", file.display()));
-    add(&mut fleet, 1, "");
+/// The counts of rank 0's GPU in a run, by name.
+fn counts(flags: &str, workers: usize) -> BTreeMap<String, u64> {
+    let place = Place::new();
+    let file = place.file("counts");
+    let mut fleet = Fleet::without_workers(&place, &format!("{flags} --workers {workers}"));
+    add(&mut fleet, 0, &format!("EMULATED_GPU_COUNTS={}", file.display()));
+    (1..workers).for_each(|rank| add(&mut fleet, rank, ""));
     fleet.completed();
-    let text = fs::read_to_string(&file).unwrap();
-    let numbers: Vec<u64> = text.split_whitespace().map(|word| word.parse().unwrap()).collect();
-    numbers[0] + numbers[1]
+    counted(&file)
 }
 
-/// A step copies only positions, indices of images and sums, but no gradients and no parameters.
+/// The counts that an emulated GPU has written to a file.
+fn counted(file: &Path) -> BTreeMap<String, u64> {
+    let text = fs::read_to_string(file).unwrap();
+    let words = text.lines().filter_map(|line| line.split_once(' '));
+    words.map(|(count, name)| (name.to_owned(), count.parse().unwrap())).collect()
+}
+
+/// How many steps the longer of two epochs has more than the shorter one.
+const MORE_STEPS: u64 = 20;
+
+/// Bytes copied to and from the GPU of rank 0 in these additional steps. The epoch's order is not counted: it
+/// has 4 bytes per image, and is copied once per epoch.
+fn copied_in_more_steps(flags: &str, workers: usize) -> u64 {
+    const STEP_IMAGES: u64 = 4 * 16;
+    let [few, many] = [10, 10 + MORE_STEPS].map(|steps| {
+        let size = "--batch-size 16 --hidden-dim 48 --latent-dim 5 --verify-every 0";
+        let images = STEP_IMAGES * steps;
+        let flags = format!("{COMMON} {size} {flags} --train-images {images}");
+        let counts = counts(&flags, workers);
+        counts["bytes to the GPU"] + counts["bytes from the GPU"] - 4 * images
+    });
+    many - few
+}
+
+/// A step copies only a line, the sums of the losses and sometimes the norm, but no gradients and no parameters.
 #[test]
 fn a_step_moves_a_few_bytes_between_host_and_gpu() {
-    const BYTES_MAX: u64 = 512;
+    const BYTES_MAX: u64 = 128;
     if IS_THERE {
-        let [few, many] = [10, 30].map(|steps| copied(&Place::new(), steps));
-        assert!(many - few <= 20 * BYTES_MAX, "{few} and {many} bytes");
+        for (flags, workers) in [("", 1), (NCCL, 2)] {
+            let bytes = copied_in_more_steps(flags, workers);
+            assert!(bytes <= MORE_STEPS * BYTES_MAX, "{bytes} bytes by {workers} workers");
+        }
+    }
+}
+
+/// This member's partial goes to the host and the sum comes back, besides the lines of the partial and of
+/// the update, and the sums of the losses. The state stays on the GPU.
+#[test]
+fn members_over_other_transports_move_a_partial_and_a_sum() {
+    const PARAMETERS: u64 = 81_578;
+    const STEP_BYTES: u64 = 2 * 4 * PARAMETERS + 96 + 104 + 24;
+    if IS_THERE {
+        for collective in ["shm", "grpc"] {
+            let bytes = copied_in_more_steps(&format!("--collective {collective}"), 2);
+            assert_eq!(bytes, MORE_STEPS * STEP_BYTES, "over {collective}");
+        }
     }
 }

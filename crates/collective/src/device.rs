@@ -94,4 +94,8 @@ pub trait DeviceExchange {
     /// error.
     fn finish(&mut self, round: Round, contribution: &Contribution)
     -> Result<Outcome, Interrupted>;
+
+    /// Disconnects the devices in agreement with all members, after their last round. An exchange that is
+    /// dropped without this call is ended at once, whatever the other members do.
+    fn close(&mut self);
 }

@@ -52,7 +52,9 @@ static Kernel kernel(void (*function)(A...)) {
 
 const Kernel *kernel_named(const char *name) {
     static std::map<std::string, Kernel> kernels = {
-        TILED(layer), TILED(input_gradient), TILED(bernoulli), TILED(gaussian), KERNEL(gather), KERNEL(latent),
+        TILED(layer), TILED(input_gradient), TILED(bernoulli), TILED(gaussian), TILED(layer_bf16),
+        TILED(input_gradient_bf16), TILED(bernoulli_bf16), TILED(gaussian_bf16), KERNEL(bf16_gradients),
+        KERNEL(gather), KERNEL(latent),
         KERNEL(latent_gradient), KERNEL(weigh), KERNEL(weigh_rows), KERNEL(samples_gradient),
         KERNEL(parameter_gradients), KERNEL(log_variance_gradient), KERNEL(losses), KERNEL(totals), KERNEL(advance),
         KERNEL(partials), KERNEL(squares), KERNEL(clip), KERNEL(update), KERNEL(hashes),

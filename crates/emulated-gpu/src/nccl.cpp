@@ -1,7 +1,8 @@
 // The functions of NCCL that Lockstep calls. Members are processes of this host, which pass floats through
 // sockets. A group of transfers is put into the stream when its status is asked for, and each attempt of
 // the stream's work moves some bytes. A member whose process has ended is an error; a frozen member is
-// waited for. Memory that a transfer will write is filled with NaN first.
+// waited for. Memory that a transfer will write is filled with NaN first. A member that finalizes sends each
+// other member one byte, after all floats.
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -44,7 +45,9 @@ struct Communicator {
     std::string name;
     int members, me, listener = -1, status = IN_PROGRESS;
     std::vector<int> sockets;
-    bool is_aborted = false;
+    bool is_aborted = false, is_leaving = false;
+    // The other members that have finalized.
+    std::vector<bool> leaving;
     // Begun by a group, and not yet in the stream.
     std::vector<Transfer> begun;
     void *stream = nullptr;
@@ -128,6 +131,20 @@ static bool pass(Communicator &c, std::vector<Transfer> &transfers) {
     return true;
 }
 
+// Receives the bytes of members that finalize. SUCCESS means that all members have finalized.
+static int leave(Communicator &c) {
+    bool are_all = true;
+    for (int peer = 0; peer < c.members; peer++) {
+        if (peer == c.me || c.leaving[peer]) continue;
+        char mark;
+        ssize_t heard = recv(c.sockets[peer], &mark, sizeof mark, MSG_DONTWAIT);
+        if (heard == 0 || (heard < 0 && errno != EAGAIN && errno != EINTR)) return c.fail(REMOTE_ERROR);
+        c.leaving[peer] = heard == sizeof mark;
+        are_all = are_all && c.leaving[peer];
+    }
+    return are_all ? SUCCESS : IN_PROGRESS;
+}
+
 static int put(const std::shared_ptr<Communicator> &c) {
     auto transfers = std::make_shared<std::vector<Transfer>>(std::move(c->begun));
     c->begun.clear();
@@ -169,6 +186,7 @@ API ncclCommInitRankConfig(Communicator **made, int members, Id id, int me, Conf
     c->members = members;
     c->me = me;
     c->sockets.assign(members, -1);
+    c->leaving.assign(members, false);
     communicators[c.get()] = c;
     *made = c.get();
     return IN_PROGRESS;
@@ -179,6 +197,7 @@ API ncclCommGetAsyncError(Communicator *handle, int *status) {
     if (found == communicators.end()) return INVALID_USAGE;
     auto c = found->second;
     *status = c->status == IN_PROGRESS ? join(*c) : c->status;
+    if (c->is_leaving && *status == SUCCESS) *status = leave(*c);
     if (*status != SUCCESS || c->begun.empty()) return SUCCESS;
     // The first call after a group always finds it in progress.
     if (!c->was_looked_after) *status = IN_PROGRESS;
@@ -218,7 +237,32 @@ API ncclRecv(void *place, size_t floats, int kind, int peer, Communicator *c, vo
     ENTER();
     return add(place, floats, kind, peer, c, stream, false);
 }
+API ncclCommFinalize(Communicator *handle) {
+    ENTER();
+    auto found = communicators.find(handle);
+    if (found == communicators.end()) return INVALID_USAGE;
+    auto c = found->second;
+    if (c->status != SUCCESS || c->is_leaving || !c->begun.empty()) return INVALID_USAGE;
+    c->is_leaving = true;
+    char mark = 0;
+    // A member whose process has ended is noticed in `leave`.
+    for (int socket : c->sockets)
+        if (socket >= 0) (void)!send(socket, &mark, sizeof mark, MSG_NOSIGNAL);
+    return IN_PROGRESS;
+}
+// Frees a communicator that all members have left. For any other communicator the call fails here.
+API ncclCommDestroy(Communicator *handle) {
+    ENTER();
+    auto found = communicators.find(handle);
+    if (found == communicators.end() || !found->second->is_leaving) return INVALID_USAGE;
+    if (leave(*found->second) != SUCCESS) return INVALID_USAGE;
+    found->second->close_all();
+    communicators.erase(found);
+    return SUCCESS;
+}
 API ncclCommAbort(Communicator *handle) {
+    // The call is counted. An abort cannot fail.
+    (void)emulated_enter(__func__);
     auto found = communicators.find(handle);
     if (found == communicators.end()) return INVALID_USAGE;
     found->second->is_aborted = true;

@@ -96,8 +96,44 @@ T shuffle(T value, unsigned from) {
     return found;
 }
 
+inline float of_bf16(unsigned upper) {
+    unsigned bits = upper << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// A tensor core's sums += a b for bf16, with the fragments of mma.m16n8k16. Here an element takes its 16 terms
+// in ascending order, each by a fused multiply-add; a GPU adds them in an order of its own.
+inline void multiply_add(float *sums, const unsigned *a, const unsigned *b) {
+    struct Fragments {
+        const unsigned *a, *b;
+    };
+    Fragments mine = {a, b};
+    Fragments *place = &mine;
+    static_assert(sizeof place == sizeof(uint64_t), "a slot holds it");
+    memcpy(&block->now->slot, &place, sizeof place);
+    wait_for(Wait::Warp);
+    size_t index = block->now - block->fibers.data(), warp = index / WARP * WARP, lane = index % WARP;
+    auto of = [&](size_t other) {
+        Fragments *found;
+        memcpy(&found, &block->fibers[warp + other].slot, sizeof found);
+        return found;
+    };
+    for (size_t e = 0; e < 4; e++) {
+        size_t row = lane / 4, column = lane % 4 * 2 + e % 2;
+        for (size_t k = 0; k < 16; k++) {
+            size_t half = k / 8, pair = k % 8 / 2, shift = k % 2 * 16;
+            unsigned from_a = of(row * 4 + pair)->a[e / 2 + 2 * half], from_b = of(column * 4 + pair)->b[half];
+            sums[e] = fmaf(of_bf16(from_a >> shift & 0xffff), of_bf16(from_b >> shift & 0xffff), sums[e]);
+        }
+    }
+    wait_for(Wait::Warp);
+}
+
 }  // namespace simt
 
+#define MULTIPLY_ADD simt::multiply_add
 #define threadIdx (simt::block->now->thread)
 #define blockIdx (simt::block->index)
 #define blockDim (simt::block->size)

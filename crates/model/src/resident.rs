@@ -194,14 +194,29 @@ fn leaves(nodes: &[Node]) -> Vec<Node> {
 /// A step of a run: the whole step if one member makes it alone, else the member's part.
 #[derive(Debug)]
 pub struct WholeStep<'a, D> {
-    /// The examples and the context of each shard.
+    /// The examples and the context of each shard. The examples of the shards follow each other in `order`.
+    /// Only the last shard that has any examples may have fewer than the first shard.
     pub shards: &'a [(Batch<'a, D>, StepContext)],
+    /// The order of the whole epoch. All steps of an epoch share one allocation, so that a device copies
+    /// the order once.
+    pub order: &'a Arc<[u32]>,
+    /// The position in `order` of the first shard's first example.
+    pub first: usize,
     /// The update by the mean gradient.
     pub update: Update,
     /// The largest norm of the mean gradient; a longer one is clipped.
     pub grad_clip: Option<f64>,
     /// Whether the norm is wanted.
     pub wants_norm: bool,
+}
+
+impl<D> WholeStep<'_, D> {
+    /// The positions of all shards' examples in the order.
+    #[must_use]
+    pub fn positions(&self) -> Range<usize> {
+        let examples: usize = self.shards.iter().map(|(batch, _)| batch.len()).sum();
+        self.first..self.first + examples
+    }
 }
 
 /// The results of a step.

@@ -13,7 +13,7 @@ use model::{Finished, Isa, Model, ModelError, Resident, WholeStep, resident::AHE
 
 use crate::{Ended, Observer, StepSummary, TrainError, Trainer, device_failure, observer};
 
-/// A step that was begun.
+/// A step that was begun and is not finished.
 struct Begun {
     /// The examples of the step. The terms are known when the step is finished.
     counted: Tally,
@@ -26,9 +26,12 @@ pub(crate) fn resident<D: Dataset>(model: &mut dyn Model<Data = D>) -> &mut dyn 
 }
 
 impl<D: Dataset> Trainer<D> {
-    /// Hands the state to the model, if the model can keep it and the members do not share it.
+    /// Hands the state to the model, if the model can keep it and the members do not share it. The model may
+    /// have the state since an earlier generation.
     pub(crate) fn lend(&mut self, collective: &mut dyn AllReduce) -> Result<(), TrainError> {
-        if collective.shared_state().is_none()
+        if collective.shared_state().is_some() {
+            self.take_back()?;
+        } else if !self.replica.is_on_device()
             && let Some(resident) = self.model.resident()
         {
             resident.load(self.replica.view())?;
@@ -37,15 +40,18 @@ impl<D: Dataset> Trainer<D> {
         Ok(())
     }
 
-    /// Takes the state back from the model.
+    /// Takes the state back from the model, if the model has it.
     pub(crate) fn take_back(&mut self) -> Result<(), ModelError> {
         self.fetch()?;
         self.replica.take_back();
         Ok(())
     }
 
-    /// Copies the state from the device, unless a copy is at hand.
-    pub(crate) fn fetch(&mut self) -> Result<(), ModelError> {
+    /// Copies the state from the device, unless a copy is [at hand](crate::Replica::is_at_hand).
+    ///
+    /// # Errors
+    /// The device that has the state failed.
+    pub fn fetch(&mut self) -> Result<(), ModelError> {
         if !self.replica.is_at_hand() {
             let vectors = resident(&mut *self.model).fetch()?;
             self.replica.note_copy(vectors);
@@ -53,8 +59,11 @@ impl<D: Dataset> Trainer<D> {
         Ok(())
     }
 
-    /// The digest of the state, computed on the device where possible.
-    pub(crate) fn digest_anywhere(&mut self) -> Result<Digest, ModelError> {
+    /// The digest of the state, computed on the device where possible. The state is then not copied.
+    ///
+    /// # Errors
+    /// The device that has the state failed.
+    pub fn digest(&mut self) -> Result<Digest, ModelError> {
         let step = self.replica.step();
         if !self.replica.is_at_hand()
             && let Some(digest) = resident(&mut *self.model).digest(step)?
@@ -62,7 +71,7 @@ impl<D: Dataset> Trainer<D> {
             return Ok(digest);
         }
         self.fetch()?;
-        Ok(self.digest())
+        Ok(self.replica.digest(&self.team))
     }
 
     /// Copies the state from the device if the observer wants it.
@@ -149,12 +158,12 @@ impl<D: Dataset> Trainer<D> {
         begin: impl FnOnce(&mut dyn Resident<Data = D>, &WholeStep<'_, D>) -> Result<(), ModelError>,
     ) -> Result<Vec<Tally>, ModelError> {
         let position = self.schedule.locate(step);
-        self.prepare_order(position.epoch);
+        let order = self.order_of(position.epoch);
         let examples = self.schedule.images_in(position.step);
         let update = self.adam(step).update(Isa::best(), step + 1, examples);
         let contexts: Vec<_> = shards.clone().map(|shard| self.context(step, shard)).collect();
-        let Self { settings, schedule, data, order, model, .. } = self;
-        let order = order.as_ref().map_or(&[][..], |(_, order)| order);
+        let Self { settings, schedule, data, model, .. } = self;
+        let first = schedule.positions(position.step, shards.start).start;
         let visit = Visit::train(settings.seed, position.epoch);
         let batch = |shard| {
             let indices = &order[schedule.positions(position.step, shard)];
@@ -167,7 +176,8 @@ impl<D: Dataset> Trainer<D> {
             ..Tally::default()
         };
         let grad_clip = settings.recipe.grad_clip;
-        let whole = WholeStep { shards: &shards, update, grad_clip, wants_norm: false };
+        let (shards, order) = (&shards[..], &order);
+        let whole = WholeStep { shards, order, first, update, grad_clip, wants_norm: false };
         begin(resident(&mut **model), &whole)?;
         Ok(shards.iter().map(counted).collect())
     }

@@ -1,6 +1,6 @@
 //! A member's partial: the sum of its shards' gradients, along the shard tree.
 
-use std::mem;
+use std::{mem, sync::Arc};
 
 use collective::{Node, Tally, plan};
 use data::{Batch, Dataset, Visit};
@@ -43,8 +43,7 @@ impl<D: Dataset> Trainer<D> {
 
     fn shard_gradient(&mut self, shard: u32, gradient: &mut [f32]) -> Result<Tally, ModelError> {
         let position = self.schedule.locate(self.replica.step());
-        self.prepare_order(position.epoch);
-        let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
+        let order = self.order_of(position.epoch);
         let indices = &order[self.schedule.positions(position.step, shard)];
         let visit = Visit::train(self.settings.seed, position.epoch);
         let batch = Batch { data: &self.data.train, indices, visit };
@@ -57,10 +56,15 @@ impl<D: Dataset> Trainer<D> {
         Ok(Tally { terms: sums.terms, examples, index_sum })
     }
 
-    /// Computes the order of the examples in an epoch, unless it is known.
-    pub(crate) fn prepare_order(&mut self, epoch: u64) {
-        if self.order.as_ref().is_none_or(|(known, _)| *known != epoch) {
-            self.order = Some((epoch, self.schedule.order(epoch)));
+    /// The order of the examples in an epoch, which is computed once per epoch.
+    pub(crate) fn order_of(&mut self, epoch: u64) -> Arc<[u32]> {
+        match &self.order {
+            Some((known, order)) if *known == epoch => Arc::clone(order),
+            _ => {
+                let order: Arc<[u32]> = self.schedule.order(epoch).into();
+                self.order = Some((epoch, Arc::clone(&order)));
+                order
+            }
         }
     }
 }

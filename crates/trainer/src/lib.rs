@@ -18,9 +18,7 @@ mod together;
 
 use std::{fmt, sync::Arc, time::Instant};
 
-use collective::{
-    AllReduce, Contribution, Control, Digest, Interrupted, Kind, Outcome, Round, Step,
-};
+use collective::{AllReduce, Contribution, Control, Interrupted, Kind, Outcome, Round, Step};
 use data::{Dataset, Domain, Schedule, Splits, Stream};
 use model::{Adam, Isa, Model, ModelError, State, StepContext, Team, norm};
 use thiserror::Error;
@@ -129,8 +127,9 @@ pub struct Trainer<D> {
     schedule: Schedule,
     replica: Replica,
     ledger: Ledger,
-    /// The current epoch, and the order of its examples.
-    order: Option<(u64, Vec<u32>)>,
+    /// The current epoch, and the order of its examples. A model that has copied the order recognizes it by its
+    /// address.
+    order: Option<(u64, Arc<[u32]>)>,
     /// Gradients of right-hand nodes, by level of the shard tree.
     spare: Vec<Vec<f32>>,
     /// A clipped gradient, or a block of a gradient whose norm is reported.
@@ -170,14 +169,10 @@ impl<D: Dataset> Trainer<D> {
         }
     }
 
-    /// The state after the last complete step.
+    /// The state after the last complete step. A model may keep it on its device; to read the state, call
+    /// [`Trainer::fetch`] first.
     pub fn replica(&self) -> &Replica {
         &self.replica
-    }
-
-    /// The digest of the state.
-    pub fn digest(&self) -> Digest {
-        self.replica.digest(&self.team)
     }
 
     /// The examples counted so far.
@@ -240,13 +235,14 @@ impl<D: Dataset> Trainer<D> {
         collective: &mut dyn AllReduce,
         observer: &mut dyn Observer,
     ) -> Result<Ended, TrainError> {
+        self.lend(collective)?;
         if self.replica.move_in(collective.shared_state())? {
             observer.memory_freed();
         }
-        self.lend(collective)?;
         let ended = self.train_on(collective, observer);
-        self.part();
-        if !matches!(ended, Err(TrainError::Device(_))) {
+        self.part(collective, ended.is_ok());
+        if matches!(ended, Err(TrainError::NotFinite { .. } | TrainError::Miscounted { .. })) {
+            // After such an error the device makes no step until the state is loaded again.
             self.take_back()?;
         }
         ended
@@ -400,7 +396,7 @@ impl<D: Dataset> Trainer<D> {
         device_failure()?;
         let verify_every = u64::from(self.settings.verify_every);
         let verify = self.replica.step().checked_rem(verify_every) == Some(0);
-        self.contribution.digest = if verify { Some(self.digest_anywhere()?) } else { None };
+        self.contribution.digest = if verify { Some(self.digest()?) } else { None };
         self.contribution.control = control;
         self.contribution.tallies.clear();
         if self.meeting != Meeting::Elsewhere {

@@ -1,6 +1,6 @@
-//! Steps that several members make together, each with the state on its own device. Where the members'
-//! devices exchange their partials, nothing passes through the host but the losses; else this member's
-//! partials do, and their sum.
+//! Steps that several members make together, each with the state on its own device. Where the devices
+//! exchange partials, only the losses pass through the host. Otherwise this member's partials go to the host,
+//! and the sum of all partials comes back.
 
 use std::{mem, ops::Add as _};
 
@@ -13,9 +13,9 @@ use crate::{StepDetails, TrainError, Trainer, ahead::resident};
 /// Where the partials of the members meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meeting {
-    /// In the host's memory, where this member computes its own.
+    /// In the host's memory, where this member computes its partials.
     Elsewhere,
-    /// In the host's memory; this member's come from its device.
+    /// In the host's memory. This member's partials come from its device.
     OnHost,
     /// On each member's device.
     OnDevices,
@@ -24,7 +24,7 @@ pub(crate) enum Meeting {
 const HAVE_MET: &str = "the members' devices have met";
 
 impl<D: Dataset> Trainer<D> {
-    /// Prepares the members' meeting: on their devices, where these exchange partials.
+    /// Decides where the partials meet, and makes room for them there.
     pub(crate) fn meet(&mut self, collective: &mut dyn AllReduce) -> Result<(), TrainError> {
         let (round, own) = (self.round(Kind::Train), collective.nodes().to_vec());
         let model = &mut self.model;
@@ -50,8 +50,12 @@ impl<D: Dataset> Trainer<D> {
         Ok(())
     }
 
-    /// Ends it: the collective's memory is not used any more.
-    pub(crate) fn part(&mut self) {
+    /// Ends the meeting: the collective's memory is not used any more. After a clean end all members
+    /// disconnect their devices in agreement.
+    pub(crate) fn part(&mut self, collective: &mut dyn AllReduce, is_clean: bool) {
+        if is_clean && let Some(exchange) = collective.device_exchange() {
+            exchange.close();
+        }
         if mem::replace(&mut self.meeting, Meeting::Elsewhere) == Meeting::OnHost {
             self.partner().use_memory(None);
         }
@@ -61,7 +65,7 @@ impl<D: Dataset> Trainer<D> {
         resident(&mut *self.model).partner().expect(HAVE_MET)
     }
 
-    /// Begins this member's partials and their exchange; gives the tally of each of its nodes.
+    /// Begins to compute and to exchange this member's partials. Gives the tally of each of its nodes.
     pub(crate) fn contribute_together(
         &mut self,
         collective: &mut dyn AllReduce,

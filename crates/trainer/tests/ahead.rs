@@ -4,7 +4,8 @@
 use std::{cell::Cell, collections::VecDeque, rc::Rc, sync::Arc};
 
 use collective::{
-    AllReduce, Contribution, Control, Interrupted, Local, Node, Outcome, Round, STATE_VECTORS, plan,
+    AllReduce, Contribution, Control, Digest, Interrupted, Local, Node, Outcome, Round,
+    STATE_VECTORS, plan,
 };
 use data::{Batch, Dataset, Splits, Stream};
 use model::{
@@ -87,6 +88,7 @@ impl Model for OnHost {
 #[derive(Default)]
 struct Watch {
     most_begun: Cell<usize>,
+    loaded: Cell<usize>,
     fetched: Cell<usize>,
     /// The step whose loss is made infinite.
     spoiled: Cell<Option<u64>>,
@@ -170,6 +172,7 @@ impl Resident for OnDevice {
 
     fn load(&mut self, state: StateView<'_>) -> Result<(), ModelError> {
         assert!(self.finished.is_empty(), "steps are under way");
+        self.watch.loaded.set(self.watch.loaded.get() + 1);
         (self.state, self.has_stopped) = (state.to_state(), false);
         Ok(())
     }
@@ -179,6 +182,12 @@ impl Resident for OnDevice {
         self.watch.fetched.set(self.watch.fetched.get() + 1);
         let State { parameters, exp_avg, exp_avg_sq, .. } = self.state.clone();
         Ok([parameters, exp_avg, exp_avg_sq])
+    }
+
+    fn digest(&mut self, step: u64) -> Result<Option<Digest>, ModelError> {
+        assert!(self.finished.is_empty(), "steps are under way");
+        let state = State { step, ..self.state.clone() };
+        Ok(Some(state.digest(&Team::default())))
     }
 
     fn gradient(
@@ -206,6 +215,10 @@ impl Resident for OnDevice {
         if self.watch.failing.get() == Some(at) {
             return Err(ModelError::Libtorch("it fell off".into()));
         }
+        // A device that keeps the order finds the shards' examples there, also those of a short step.
+        let indices: Vec<u32> =
+            step.shards.iter().flat_map(|(batch, _)| batch.indices).copied().collect();
+        assert_eq!(step.order[step.positions()], indices, "step {at}");
         let mut sum = vec![0.0; self.state.parameters.len()];
         let mut sums = self.node(Node::root(SHARDS), step, &mut sum)?;
         if self.watch.spoiled.get() == Some(at) {
@@ -389,6 +402,23 @@ fn a_run_has_the_same_bits_and_is_heard_step_by_step() {
     assert_eq!(watch.fetched.get(), EPOCHS as usize, "once an epoch");
 }
 
+/// The digest that a worker reports between generations is computed on the device.
+#[test]
+fn between_generations_the_state_stays_on_the_device() {
+    let watch = Rc::<Watch>::default();
+    let (mut device, mut listening) = (trainer(OnDevice::new(&watch)), Listening::default());
+    // The steps under way end before the epoch does. The end of the epoch would fetch the state.
+    listening.pause_at = Some(0);
+    let length = OnHost::new().0.len();
+    device.train(&mut collective(length, None), &mut listening).unwrap();
+    let mut host = host_at(device.replica().step());
+    assert_eq!(device.digest().unwrap(), host.digest().unwrap());
+    assert_eq!(watch.fetched.get(), 0);
+    complete(&mut device, &mut listening);
+    assert_same(&device, &listening);
+    assert_eq!(watch.loaded.get(), 1);
+}
+
 #[test]
 fn a_pause_takes_effect_within_the_steps_that_are_under_way() {
     let length = OnHost::new().0.len();
@@ -431,6 +461,7 @@ fn steps_that_were_made_are_counted_when_the_generation_ends_before_them() {
         assert!(matches!(error, TrainError::Interrupted(Interrupted::Aborted)), "{error}");
         let step = device.replica().step();
         assert!(step > at && step.div_ceil(STEPS_PER_EPOCH) == (at + 1).div_ceil(STEPS_PER_EPOCH));
+        device.fetch().unwrap();
         assert_eq!(device.replica().view().step, step);
         let ended = device.train(&mut collective(length, None), &mut NoopObserver).unwrap();
         assert_eq!(ended, Ended::Completed);

@@ -62,6 +62,8 @@ struct World {
     allocated: HashMap<usize, Box<[u64]>>,
     /// The number of members that have joined.
     joined: HashMap<Id, c_int>,
+    /// The number of members that have finalized.
+    leaving: HashMap<Id, c_int>,
     mail: Mail,
     communicators: HashMap<usize, Communicator>,
     streams: HashMap<usize, Stream>,
@@ -109,6 +111,14 @@ struct Communicator {
     members: c_int,
     /// Sender, destination and number of floats.
     expected: VecDeque<(c_int, usize, usize)>,
+    is_leaving: bool,
+}
+
+impl Communicator {
+    /// Whether all members leave, if this one does.
+    fn may_leave(&self, leaving: &HashMap<Id, c_int>) -> bool {
+        !self.is_leaving || leaving[&self.id] == self.members
+    }
 }
 
 /// A send or receive of the current group.
@@ -146,11 +156,10 @@ impl World {
 
     /// Delivers the floats that have arrived for a communicator; tells whether all have arrived.
     fn deliver(&mut self, handle: usize) -> bool {
-        let Some(Communicator { id, me, members, expected }) = self.communicators.get_mut(&handle)
-        else {
-            return true;
-        };
-        if self.joined[id] < *members {
+        let Some(communicator) = self.communicators.get_mut(&handle) else { return true };
+        let may_leave = communicator.may_leave(&self.leaving);
+        let Communicator { id, me, members, expected, .. } = communicator;
+        if self.joined[id] < *members || !may_leave {
             return false;
         }
         while let Some((peer, place, floats)) = expected.front().copied() {
@@ -328,7 +337,8 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
     let mut world = world();
     let handle = world.allocate(1);
     *world.joined.entry(id).or_default() += 1;
-    let communicator = Communicator { id, me, members, expected: VecDeque::new() };
+    let expected = VecDeque::new();
+    let communicator = Communicator { id, me, members, expected, is_leaving: false };
     world.communicators.insert(handle as usize, communicator);
     // SAFETY: the caller's place for the communicator.
     unsafe { *place = handle };
@@ -410,6 +420,32 @@ pub unsafe extern "C" fn ncclRecv(
         group.push(Part { communicator, peer, place, floats, stream, goes: false });
     });
     SUCCESS
+}
+
+/// # Safety
+/// As for the NCCL function of this name.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommFinalize(communicator: *mut c_void) -> c_int {
+    let mut world = world();
+    let World { communicators, leaving, seen, .. } = &mut *world;
+    let Some(found) = communicators.get_mut(&(communicator as usize)) else { return INVALID_USAGE };
+    assert!(found.expected.is_empty() && !found.is_leaving, "finalized once, when all is done");
+    found.is_leaving = true;
+    *leaving.entry(found.id).or_default() += 1;
+    seen.insert(communicator as usize, false);
+    IN_PROGRESS
+}
+
+/// # Safety
+/// As for the NCCL function of this name.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ncclCommDestroy(communicator: *mut c_void) -> c_int {
+    let mut world = world();
+    let found = world.communicators.remove(&(communicator as usize)).expect("destroyed once");
+    assert!(found.is_leaving && found.may_leave(&world.leaving), "destroyed after all have left");
+    drop(world);
+    // SAFETY: nobody uses it any more.
+    unsafe { cudaFree(communicator) }
 }
 
 /// # Safety

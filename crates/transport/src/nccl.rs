@@ -15,6 +15,9 @@
 //! So the order of addition, and with it every bit, is that of the other transports: NCCL's own
 //! reductions, whose order depends on how many members there are, are not used.
 //!
+//! Members that agree on the end of a generation destroy NCCL's communicator together. After a loss or an
+//! error a member aborts the communicator, which ends the transfers that are under way.
+//!
 //! NCCL opens ports of its own, and what passes between hosts is neither encrypted nor
 //! authenticated; who may use it is decided elsewhere.
 //!

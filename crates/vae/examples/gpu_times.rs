@@ -7,7 +7,7 @@
 
 #![allow(clippy::print_stdout, reason = "prints the measurements")]
 
-use std::{env, error::Error, time::Instant};
+use std::{env, error::Error, sync::Arc, time::Instant};
 
 use data::{Batch, Domain, Stream, Visit};
 use images::{Images, PIXELS};
@@ -44,10 +44,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let set = Images::new(images::Shape::grey(28, 28), pixels.collect(), vec![0; batch])?;
 
     let mut vae = prepared(&config, None)?;
-    let (step_us, traffic) = whole_steps(&mut vae, &set, u64::from(steps.max(1)))?;
+    let order: Arc<[u32]> = (0..set.len() as u32).collect();
+    let (step_us, traffic) = whole_steps(&mut vae, &set, &order, u64::from(steps.max(1)))?;
     drop(vae);
     let timed_steps = TIMED_STEPS.min(steps.into()).max(1);
-    let parts = |timed| parts(&mut prepared(&config, Some(timed))?, &set, timed_steps);
+    let parts = |timed| parts(&mut prepared(&config, Some(timed))?, &set, &order, timed_steps);
     let graphs = parts(Timed::Graphs)?;
     let kernels = parts(Timed::Kernels)?;
     let graph_us = graphs.first().ok_or("the step's graph has no time")?.1;
@@ -74,25 +75,31 @@ fn prepared(config: &ModelConfig, timed: Option<Timed>) -> Result<Vae, Box<dyn E
     Ok(vae)
 }
 
-fn begin(vae: &mut Vae, set: &Images, step: u64) -> Result<(), Box<dyn Error>> {
-    let indices: Vec<u32> = (0..set.len() as u32).collect();
-    let batch = Batch { data: set, indices: &indices, visit: Visit::train(1, 0) };
+/// Begins a step over the whole set. Each epoch has one step, and all epochs have the same order.
+fn begin(vae: &mut Vae, set: &Images, order: &Arc<[u32]>, step: u64) -> Result<(), Box<dyn Error>> {
+    let batch = Batch { data: set, indices: order, visit: Visit::train(1, 0) };
     let context = StepContext::alone(Stream::new(1, Domain::Noise, step, 0));
-    let update = Adam::new(1e-3).update(Isa::best(), step + 1, indices.len() as u32);
-    let shards = [(batch, context)];
-    vae.begin(&WholeStep { shards: &shards, update, grad_clip: None, wants_norm: false })?;
+    let update = Adam::new(1e-3).update(Isa::best(), step + 1, order.len() as u32);
+    let shards = &[(batch, context)];
+    let whole = WholeStep { shards, order, first: 0, update, grad_clip: None, wants_norm: false };
+    vae.begin(&whole)?;
     Ok(())
 }
 
 /// The microseconds of a step, with several in flight as in training, and the bytes copied per step.
-fn whole_steps(vae: &mut Vae, set: &Images, steps: u64) -> Result<(f64, Traffic), Box<dyn Error>> {
+fn whole_steps(
+    vae: &mut Vae,
+    set: &Images,
+    order: &Arc<[u32]>,
+    steps: u64,
+) -> Result<(f64, Traffic), Box<dyn Error>> {
     let mut begun = 0;
     let mut run = |vae: &mut Vae, steps: u64| -> Result<(), Box<dyn Error>> {
         let (first, end) = (begun, begun + steps);
         let mut finished = first;
         while finished < end {
             if begun < end && begun - finished < AHEAD as u64 {
-                begin(vae, set, begun)?;
+                begin(vae, set, order, begun)?;
                 begun += 1;
             } else {
                 vae.finish()?;
@@ -114,10 +121,15 @@ fn whole_steps(vae: &mut Vae, set: &Images, steps: u64) -> Result<(f64, Traffic)
 }
 
 /// The fastest time of each part of a step.
-fn parts(vae: &mut Vae, set: &Images, steps: u64) -> Result<Vec<Time>, Box<dyn Error>> {
+fn parts(
+    vae: &mut Vae,
+    set: &Images,
+    order: &Arc<[u32]>,
+    steps: u64,
+) -> Result<Vec<Time>, Box<dyn Error>> {
     let mut fastest: Vec<Time> = Vec::new();
     for step in 0..steps {
-        begin(vae, set, step)?;
+        begin(vae, set, order, step)?;
         vae.finish()?;
         let times = vae.gpu().times()?.into_iter().next().ok_or("no graph was launched")?;
         if fastest.is_empty() {

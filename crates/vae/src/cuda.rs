@@ -1,5 +1,5 @@
-//! The VAE on a GPU, with the same bits as `pass.rs` on a CPU: the kernels follow ARITHMETIC.md.
-//! `cuda/README.md` describes them.
+//! The VAE on a GPU. In f32 it has the same bits as `pass.rs` on a CPU: the kernels follow ARITHMETIC.md.
+//! In bf16 tensor cores multiply, and each kind of GPU has its own bits. `cuda/README.md` describes the kernels.
 //!
 //! The data set is copied to the GPU once, noise is made there, and a batch is one graph of kernels. A member
 //! keeps the state there too (`cuda/resident.rs`). Several members exchange their partials from GPU to GPU
@@ -130,7 +130,7 @@ impl Vae {
             settings,
             samples,
             team: Arc::default(),
-            kernels: Kernels::load(&gpu, tiles)?,
+            kernels: Kernels::load(&gpu, tiles, settings.precision)?,
             parameters: gpu.zeros(length)?,
             gradient: gpu.zeros(length)?,
             flat: gpu.pinned(length)?,

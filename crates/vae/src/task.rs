@@ -28,8 +28,8 @@ struct OtherShape {
 /// The device does not support bf16.
 #[derive(Clone, Copy, Debug, Error)]
 #[error(
-    "the run computes with --precision bf16, which only CPUs support: start this worker with \
-     --device cpu, or begin a new run with --precision f32"
+    "the run computes with --precision bf16, which only CPUs and NVIDIA's GPUs support: start \
+     this worker with --device cpu, or begin a new run with --precision f32"
 )]
 struct NoBf16;
 
@@ -84,9 +84,7 @@ impl Task for VaeTask {
         }
         Ok(match (device, options.precision) {
             (Device::Cpu, _) => Box::new(Vae::with(config, settings)?),
-            (Device::Cuda(index), Precision::F32) => {
-                Box::new(cuda::Vae::new(config, settings, index)?)
-            }
+            (Device::Cuda(index), _) => Box::new(cuda::Vae::new(config, settings, index)?),
             (device, Precision::F32) => Box::new(vae_autograd(config, settings, device)?),
             (_, Precision::Bf16) => return Err(NoBf16.into()),
         })
@@ -115,10 +113,9 @@ impl Task for VaeTask {
     }
 
     fn gpu_support(options: &VaeOptions) -> GpuSupport {
-        match (options.architecture, options.precision) {
-            (Architecture::Conv, _) => GpuSupport::Libtorch,
-            (_, Precision::F32) => GpuSupport::Kernels,
-            (_, Precision::Bf16) => GpuSupport::None,
+        match options.architecture {
+            Architecture::Conv => GpuSupport::Libtorch,
+            Architecture::Dense => GpuSupport::Kernels,
         }
     }
 

@@ -1,11 +1,16 @@
-//! bf16 is f32 with less precise factors: its gradients agree with f32, and it trains as well.
+//! bf16 is f32 with less precise factors: its gradients agree with f32, and it trains as well. Tests
+//! of tensor cores run on an emulated GPU (`crates/emulated-gpu`).
 
-use std::error::Error;
+use std::{env, error::Error, path::PathBuf, process::Command};
 
 use data::{Batch, Domain, Files, Schedule, Stream};
+use emulated_gpu::{FOLDER, IS_THERE};
 use images::{Images, PIXELS};
-use model::{Adam, Layout, Model, State, StepContext};
-use vae::{Settings, Vae};
+use model::{Adam, Layout, Model, State, StepContext, Sums};
+use vae::{
+    Settings, Vae,
+    cuda::{self, Tiles},
+};
 use vae_options::{Architecture, Likelihood, ModelConfig, Precision};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -13,6 +18,8 @@ type Outcome = Result<(), Box<dyn Error>>;
 /// The length of a tensor's difference relative to the tensor's own length. A factor has 8 bits, so its
 /// error is up to 1/512, and there are up to seven layers in each direction.
 const GRADIENT_TOLERANCE: f64 = 1e-2;
+/// The same on a GPU, which rounds pixels too.
+const GPU_TOLERANCE: f64 = 1.5e-2;
 /// The same if a hidden unit may be on in one precision and off in the other. This is not
 /// specific to bf16: f32 differs as much if each weight is changed by a thousandth.
 const SWITCHING: f64 = 0.1;
@@ -89,29 +96,92 @@ fn compare(
     tolerance: f64,
     name: &str,
 ) -> Outcome {
+    let mut vae = Vae::with(config, Settings::default())?;
+    let expected = computed(&mut vae, count, change);
+    let found = computed(&mut Vae::with(config, bf16())?, count, change);
+    agree(vae.layout(), &found, &expected, tolerance, name);
+    Ok(())
+}
+
+fn bf16() -> Settings {
+    Settings { precision: Precision::Bf16, ..Settings::default() }
+}
+
+/// The gradient of `count` images and the sums, at initial parameters that `change` has modified.
+fn computed(
+    vae: &mut dyn Model<Data = Images>,
+    count: usize,
+    change: fn(&Layout, &mut [f32]),
+) -> (Vec<f32>, Sums) {
     let (images, indices) = (bars(count), (0..count as u32).collect::<Vec<_>>());
     let batch = Batch::of(&images, &indices);
-    let run = |precision| -> Result<_, Box<dyn Error>> {
-        let mut vae = Vae::with(config, Settings { precision, ..Default::default() })?;
-        let layout = vae.layout().clone();
-        let (mut parameters, mut gradient) =
-            (vec![0.0; layout.len()], vec![f32::NAN; layout.len()]);
-        vae.initialise(3, &mut parameters);
-        change(&layout, &mut parameters);
-        let noise = Stream::new(9, Domain::Noise, 4, 2);
-        let sums =
-            vae.gradient(&parameters, &batch, &StepContext::alone(noise), &mut gradient).unwrap();
-        assert_eq!(vae.evaluate(&parameters, &batch, noise).unwrap(), sums);
-        Ok((layout, gradient, sums))
-    };
-    let (layout, expected, expected_sums) = run(Precision::F32)?;
-    let (_, found, sums) = run(Precision::Bf16)?;
-    check(&layout, &found, &expected, tolerance, name);
+    let layout = vae.layout().clone();
+    let (mut parameters, mut gradient) = (vec![0.0; layout.len()], vec![f32::NAN; layout.len()]);
+    vae.initialise(3, &mut parameters);
+    change(&layout, &mut parameters);
+    let noise = Stream::new(9, Domain::Noise, 4, 2);
+    let sums =
+        vae.gradient(&parameters, &batch, &StepContext::alone(noise), &mut gradient).unwrap();
+    assert_eq!(vae.evaluate(&parameters, &batch, noise).unwrap(), sums);
+    (gradient, sums)
+}
+
+#[track_caller]
+fn agree(
+    layout: &Layout,
+    (found, sums): &(Vec<f32>, Sums),
+    (expected, expected_sums): &(Vec<f32>, Sums),
+    tolerance: f64,
+    name: &str,
+) {
+    check(layout, found, expected, tolerance, name);
     for (found, expected) in sums.terms.iter().zip(expected_sums.terms).take(vae::TERMS) {
         let error = (found - expected).abs() / expected.abs();
         assert!(error <= SUMS_TOLERANCE, "{name}: {found} is not {expected}");
     }
+}
+
+/// Small and large tiles give the same bits.
+#[test]
+#[ignore = "needs a GPU"]
+fn the_gpu_of_this_machine_computes_in_bf16() -> Outcome {
+    for likelihood in LIKELIHOODS {
+        for (hidden, latent, count) in [(129, 31, 70), (64, 5, 33), (40, 20, 3)] {
+            let (name, config) =
+                (format!("{likelihood:?} {hidden} {count}"), config(hidden, latent, likelihood));
+            let mut cpu = Vae::with(&config, Settings::default())?;
+            let expected = computed(&mut cpu, count, settle);
+            let gpu = |tiles| -> Result<_, Box<dyn Error>> {
+                let mut gpu = cuda::Vae::with_tiles(&config, bf16(), 0, tiles)?;
+                Ok(computed(&mut gpu, count, settle))
+            };
+            let (small, large) = (gpu(Tiles::Small)?, gpu(Tiles::Large)?);
+            assert!(small == large, "{name}: small and large tiles differ");
+            agree(cpu.layout(), &small, &expected, GPU_TOLERANCE, &name);
+        }
+    }
     Ok(())
+}
+
+#[test]
+fn an_emulated_gpu_computes_in_bf16_in_every_order_of_threads() {
+    for order in ["up", "down", "random"] {
+        if IS_THERE {
+            let mut folders = vec![PathBuf::from(FOLDER)];
+            folders.extend(env::var_os("LD_LIBRARY_PATH").iter().flat_map(env::split_paths));
+            let output = Command::new(env::current_exe().unwrap())
+                .args(["--ignored", "the_gpu_of_this_machine"])
+                .env("LD_LIBRARY_PATH", env::join_paths(folders).unwrap())
+                .env("EMULATED_GPU_ORDER", order)
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{order}: {}",
+                String::from_utf8_lossy(&output.stdout)
+            );
+        }
+    }
 }
 
 #[track_caller]

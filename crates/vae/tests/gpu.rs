@@ -297,18 +297,25 @@ fn the_gpu_of_this_machine_adds_up_a_member_s_shards() {
     {
         let range = ShardRange { start: own.start, end: own.end };
         let nodes = Node::root(shards).maximal_inside(range);
-        let indices: Vec<u32> = (0..examples).map(|i| (i * 7 + 3) % IMAGES as u32).collect();
+        // The step is the last one of an epoch.
+        let before = 11;
+        let order: Arc<[u32]> =
+            (0..before + examples).map(|i| (i * 7 + 3) % IMAGES as u32).collect();
         let visit = Visit::train(9, 1);
-        let place = |shard: u32| (shard as usize * BATCH).min(indices.len());
-        let batch = |shard| Batch {
-            data: &images,
-            indices: &indices[place(shard)..place(shard + 1)],
-            visit,
-        };
+        let place = |shard: u32| (before as usize + shard as usize * BATCH).min(order.len());
+        let batch =
+            |shard| Batch { data: &images, indices: &order[place(shard)..place(shard + 1)], visit };
         let context = |shard| StepContext::alone(Stream::new(9, Domain::Noise, 3, shard));
         let listed: Vec<_> = own.clone().map(|shard| (batch(shard), context(shard))).collect();
         let update = Adam::new(RATE).update(Isa::best(), 1, examples);
-        let step = WholeStep { shards: &listed, update, grad_clip: None, wants_norm: false };
+        let step = WholeStep {
+            shards: &listed,
+            order: &order,
+            first: place(own.start),
+            update,
+            grad_clip: None,
+            wants_norm: false,
+        };
         let partner = gpu.resident().unwrap().partner().unwrap();
         partner.meet(&PartialTree::apart(&nodes)).unwrap();
         partner.contribute(&step).unwrap();
@@ -325,6 +332,47 @@ fn the_gpu_of_this_machine_adds_up_a_member_s_shards() {
             assert_eq!(sums[index], expected_sums, "{node:?} of {shards}");
         }
     }
+}
+
+/// Makes `steps` steps from the beginning of an epoch. Gives the number of bytes copied.
+fn copied(gpu: &mut cuda::Vae, images: &Images, order: &Arc<[u32]>, steps: usize) -> u64 {
+    const BATCH: usize = 8;
+    let bytes = |gpu: &cuda::Vae| gpu.gpu().traffic().to_gpu + gpu.gpu().traffic().from_gpu;
+    let before = bytes(gpu);
+    for step in 0..steps {
+        let (first, number) = (step * BATCH, step as u64);
+        let indices = &order[first..first + BATCH];
+        let batch = Batch { data: images, indices, visit: Visit::train(9, 1) };
+        let context = StepContext::alone(Stream::new(9, Domain::Noise, number, 0));
+        let update = Adam::new(RATE).update(Isa::best(), number + 1, BATCH as u32);
+        let shards = &[(batch, context)];
+        let whole = WholeStep { shards, order, first, update, grad_clip: None, wants_norm: false };
+        let resident = gpu.resident().unwrap();
+        resident.begin(&whole).unwrap();
+        resident.finish().unwrap();
+    }
+    bytes(gpu) - before
+}
+
+/// In each step a line goes to the GPU and three sums come back, for any batch size. In each epoch its order
+/// goes to the GPU too.
+#[test]
+#[ignore = "needs a GPU"]
+fn the_gpu_of_this_machine_copies_the_order_once_an_epoch() {
+    const STEP_BYTES: u64 = 96 + 24;
+    const ORDER_BYTES: u64 = 4 * IMAGES as u64;
+    let case = case((24, 5), &[8]);
+    let images = images(case.image, IMAGES);
+    let mut gpu = cuda::Vae::new(&config(&case), case.settings, 0).unwrap();
+    let state = State::initial(&gpu, 3);
+    gpu.resident().unwrap().load(state.view()).unwrap();
+    let orders: [Arc<[u32]>; 2] =
+        [1, 7].map(|first| (0..IMAGES as u32).map(|i| (i * 7 + first) % IMAGES as u32).collect());
+    // The first step records the graphs for all others.
+    copied(&mut gpu, &images, &orders[0], 1);
+    assert_eq!(copied(&mut gpu, &images, &orders[0], 20), 20 * STEP_BYTES);
+    assert_eq!(copied(&mut gpu, &images, &orders[1], 20), 20 * STEP_BYTES + ORDER_BYTES);
+    assert_eq!(copied(&mut gpu, &images, &orders[1], 30), 30 * STEP_BYTES);
 }
 
 /// The sum of the gradients of the shards below a node, along the tree.

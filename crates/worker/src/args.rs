@@ -43,8 +43,9 @@ pub(crate) struct Args {
     /// [default: the value of LOCAL_RANK or SLURM_LOCALID]
     #[arg(long, value_name = "N")]
     pub(crate) local_rank: Option<u32>,
-    /// Where to compute: auto, cpu, cuda or cuda:N. auto takes a GPU if the run's model has kernels
-    /// for it, or libtorch's CUDA libraries are installed
+    /// Where to compute: auto, cpu, cuda or cuda:N. auto takes a GPU if there is one and the run's
+    /// model can use it, else the CPU: the dense VAE has kernels for GPUs, and a model by autograd
+    /// needs libtorch's CUDA libraries
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(crate) device: DeviceChoice,
     /// Threads to compute with [default: the cores of this host divided among its workers]

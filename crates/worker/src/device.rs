@@ -124,6 +124,8 @@ pub(crate) fn best(gpus: usize, local_rank: Option<u32>, support: GpuSupport) ->
 /// # Errors
 /// The name of the GPU cannot be read.
 pub(crate) fn fingerprint(device: Device) -> Result<Fingerprint> {
+    // The run decides between f32 and bf16. This name matters only with bf16.
+    let precision = if device == Device::Cpu { blas::bf16_name() } else { "bf16 (tensor cores)" };
     let (device, instruction_set) = match device {
         Device::Cpu => ("cpu".to_owned(), blas::deterministic().to_string()),
         Device::Cuda(index) => {
@@ -137,8 +139,7 @@ pub(crate) fn fingerprint(device: Device) -> Result<Fingerprint> {
     Ok(Fingerprint {
         device,
         instruction_set,
-        // The run decides between f32 and bf16. This name matters only with bf16.
-        precision: blas::bf16_name().into(),
+        precision: precision.into(),
         libtorch: libtorch::VERSION.into(),
     })
 }

@@ -141,4 +141,8 @@ impl DeviceExchange for PhaseReporting {
     ) -> Result<Outcome, Interrupted> {
         self.waiting(|exchange| exchange.finish(round, contribution))
     }
+
+    fn close(&mut self) {
+        self.waiting(|exchange| exchange.close());
+    }
 }

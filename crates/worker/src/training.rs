@@ -81,23 +81,26 @@ fn work<T: Task>(setup: &Setup<T>, channel: &TrainingChannel) -> Result<()> {
     let Built { mut trainer, arithmetic, probe } = build(setup)?;
     let mut writer = CheckpointWriter { setup, thread: None, wrote_last: false, arithmetic };
     let mut epochs = Epochs::default();
-    report_ready(&trainer, ReadyCause::AsTold, Extra::Probe(probe), channel);
+    report_ready(&mut trainer, ReadyCause::AsTold, Extra::Probe(probe), channel)?;
     while let Some(order) = channel.next_order() {
         match order {
             Order::Train(assignment) => {
                 train(&mut writer, &mut trainer, &mut epochs, *assignment, channel)?;
             }
-            Order::Report(cause) => report_ready(&trainer, cause, Extra::Nothing, channel),
+            Order::Report(cause) => report_ready(&mut trainer, cause, Extra::Nothing, channel)?,
             Order::Restore(fetched, transfer) => {
                 let (state, ledger) = convert::from_fetched(*fetched);
                 trainer.restore(state, ledger);
-                report_ready(&trainer, ReadyCause::AsTold, Extra::Transfer(transfer), channel);
+                let extra = Extra::Transfer(transfer);
+                report_ready(&mut trainer, ReadyCause::AsTold, extra, channel)?;
             }
             Order::Donate(recipient) => {
+                trainer.fetch()?;
                 donate(vec![recipient], trainer.replica(), trainer.ledger());
             }
             Order::Persist => {
                 writer.wrote_last = true;
+                trainer.fetch()?;
                 let thread = writer.thread(&trainer)?;
                 thread.save(trainer.replica(), trainer.ledger(), epochs.tests());
                 thread.flush()?;
@@ -154,15 +157,15 @@ enum Extra {
 }
 
 fn report_ready<D: Dataset>(
-    trainer: &Trainer<D>,
+    trainer: &mut Trainer<D>,
     cause: ReadyCause,
     extra: Extra,
     channel: &TrainingChannel,
-) {
+) -> Result<(), ModelError> {
     let step = trainer.replica().step();
     channel.shared.note_step(step);
     channel.shared.enter(Phase::Idle);
-    let position = Position { step: Step(step), digest: trainer.digest() };
+    let position = Position { step: Step(step), digest: trainer.digest()? };
     let (probe, transfer) = match extra {
         Extra::Nothing => (None, None),
         Extra::Probe(probe) => (Some(probe), None),
@@ -170,6 +173,7 @@ fn report_ready<D: Dataset>(
     };
     let is_last = trainer.has_stopped_early();
     channel.events.send(Event::Ready(Ready { position, cause, transfer, probe, is_last }));
+    Ok(())
 }
 
 fn train<T: Task>(
@@ -211,7 +215,7 @@ fn train<T: Task>(
                 channel.shared.enter(Phase::Saving);
                 writer.flush()?;
             }
-            report_ready(trainer, ReadyCause::AsTold, Extra::Nothing, channel);
+            report_ready(trainer, ReadyCause::AsTold, Extra::Nothing, channel)?;
         }
         Err(TrainError::Interrupted(Interrupted::Diverged(divergence))) => {
             let message = divergence.to_string();
@@ -219,12 +223,8 @@ fn train<T: Task>(
             channel.events.send(Event::Failed(failure));
         }
         Err(TrainError::Interrupted(interrupted)) => {
-            report_ready(
-                trainer,
-                ReadyCause::Interrupted(interrupted.to_string()),
-                Extra::Nothing,
-                channel,
-            );
+            let cause = ReadyCause::Interrupted(interrupted.to_string());
+            report_ready(trainer, cause, Extra::Nothing, channel)?;
         }
         Err(error) => return Err(error.into()),
     }

@@ -1,15 +1,17 @@
-//! NCCL's communicator of one generation: what is sent and received together, and the waits for
-//! it, each of which an abort ends.
+//! NCCL's communicator of one generation: its sends and receives, and the waits for them, each of which an
+//! abort ends. The members of a generation that ends well destroy the communicator together; a member that
+//! has lost another one, or has failed, aborts it.
 
 #![allow(unsafe_code, reason = "calls NCCL")]
 
 use std::{
     ffi::{c_int, c_void},
-    fmt, ptr,
+    fmt, mem, ptr,
     str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -22,16 +24,22 @@ use super::library::{
 };
 
 /// How long the members may take to come together.
-const PATIENCE: Duration = Duration::from_secs(30);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the members may take to leave together. One of them may still wait for its disk.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long NCCL may take to free a communicator, once all members have left.
+const DESTROY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a GPU may take to finish what it was given: a step, and copies of some megabytes.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often something is looked after before others may run.
-const LOOKS: u32 = 100;
+/// How often a condition is checked without a pause; then other threads may run between two checks.
+const SPINS: u32 = 100;
 
-/// What the members of a generation find each other by; one of them makes it. It travels as
-/// text, two hexadecimal digits a byte.
+/// The name of a generation's communicator, by which its members find each other. One of them makes the
+/// name, which travels as text, two hexadecimal digits a byte.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct UniqueId([u8; ID_BYTES]);
 
@@ -41,13 +49,13 @@ pub struct UniqueId([u8; ID_BYTES]);
 pub struct ParseUniqueIdError;
 
 impl UniqueId {
-    /// A new one. From now on this process answers those who have it.
+    /// A new name. From now on this process answers members that use it.
     ///
     /// # Errors
     /// What NCCL says, as when it finds no network interface.
     pub fn new(libraries: Libraries) -> Result<Self, NcclError> {
         let mut id = Id([0; ID_BYTES]);
-        // SAFETY: the place for the id is this one.
+        // SAFETY: `id` has room for an id.
         let status = unsafe { (libraries.nccl.unique_id)(&raw mut id) };
         libraries.nccl.check("ncclGetUniqueId", status)?;
         Ok(Self(id.0))
@@ -82,13 +90,13 @@ impl FromStr for UniqueId {
     }
 }
 
-/// What passes between this member and another one: floats in the GPU's memory. Whoever makes it has
-/// checked that they are there.
+/// Floats in the GPU's memory that pass between this member and another one. Whoever makes a transfer checks
+/// that the memory has so many floats there.
 pub(super) struct Transfer {
     pub(super) member: usize,
     pub(super) address: usize,
     pub(super) floats: usize,
-    /// Whether it goes to the other member, or comes from it.
+    /// Whether the floats go to the other member; otherwise they come from it.
     pub(super) goes: bool,
 }
 
@@ -103,7 +111,7 @@ pub(super) struct Communicator {
 unsafe impl Send for Communicator {}
 
 impl Communicator {
-    /// Waits, within a bound, for all members. All that passes later takes its turn in the queue.
+    /// Waits, within a bound, for all members. Later transfers go through the queue.
     pub(super) fn join(
         nccl: Collectives,
         queue: Arc<dyn DeviceQueue>,
@@ -117,21 +125,16 @@ impl Communicator {
         let (members, me) = (members as c_int, me as c_int);
         let mut config = Config::NON_BLOCKING;
         let (comm, id) = (&raw mut communicator.comm, Id(id.0));
-        // SAFETY: the places for the communicator and the configuration are these.
+        // SAFETY: `communicator.comm` has room for the communicator, and `config` is a configuration.
         let status = unsafe { (nccl.join)(comm, members, id, me, &raw mut config) };
         nccl.check("ncclCommInitRankConfig", status)?;
-        let deadline = Instant::now() + PATIENCE;
-        communicator.look_after(aborted, |communicator| {
-            if Instant::now() > deadline {
-                return Err(NcclError::Absent { seconds: PATIENCE.as_secs() });
-            }
-            communicator.is_settled()
-        })?;
+        let absent = || NcclError::Absent { seconds: JOIN_TIMEOUT.as_secs() };
+        communicator.settle_within(JOIN_TIMEOUT, aborted, absent)?;
         Ok(communicator)
     }
 
-    /// Begins to pass all of these at once, behind what is in the queue. Nothing may be put there until
-    /// [`Communicator::settle`] has returned.
+    /// Begins all of these transfers together, behind the work that is in the queue. Nothing may be put into
+    /// the queue until [`Communicator::settle`] has returned.
     pub(super) fn begin(&self, transfers: &[Transfer]) -> Result<(), NcclError> {
         let nccl = self.nccl;
         // SAFETY: takes nothing.
@@ -161,38 +164,51 @@ impl Communicator {
         self.nccl.check(call, status)
     }
 
-    /// Waits until the queue has all that was begun.
+    /// Waits until all transfers that were begun are in the queue.
     pub(super) fn settle(&self, aborted: &AtomicBool) -> Result<(), NcclError> {
-        self.look_after(aborted, Self::is_settled)
+        self.poll(aborted, Self::is_settled)
     }
 
-    /// Waits until the GPU has done all that it was given.
+    /// The same with a time limit. After the limit, `late` makes the error.
+    fn settle_within(
+        &self,
+        bound: Duration,
+        aborted: &AtomicBool,
+        late: impl Fn() -> NcclError,
+    ) -> Result<(), NcclError> {
+        let deadline = Instant::now() + bound;
+        self.poll(aborted, |communicator| {
+            if Instant::now() > deadline { Err(late()) } else { communicator.is_settled() }
+        })
+    }
+
+    /// Waits until all work in the queue is done.
     pub(super) fn finish(&self, aborted: &AtomicBool) -> Result<(), NcclError> {
-        self.look_after(aborted, |communicator| {
+        self.poll(aborted, |communicator| {
             Ok(communicator.is_settled()?
                 && communicator.queue.is_idle().map_err(NcclError::Gpu)?)
         })
     }
 
-    /// Waits until something is so, or an error or an abort says that it never will be. The
-    /// coordinator aborts a generation in which a member hangs.
-    fn look_after(
+    /// Waits until a condition holds, or an error or an abort says that it never will. The coordinator aborts
+    /// a generation in which a member hangs.
+    fn poll(
         &self,
         aborted: &AtomicBool,
-        is_so: impl Fn(&Self) -> Result<bool, NcclError>,
+        holds: impl Fn(&Self) -> Result<bool, NcclError>,
     ) -> Result<(), NcclError> {
-        let mut looks = 0;
-        while !is_so(self)? {
+        let mut checks = 0;
+        while !holds(self)? {
             if aborted.load(Ordering::Relaxed) {
                 return Err(NcclError::Aborted);
             }
-            looks += 1;
-            if looks < LOOKS { std::hint::spin_loop() } else { thread::yield_now() }
+            checks += 1;
+            if checks < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
         }
         Ok(())
     }
 
-    /// Whether NCCL has begun all that it was asked to do.
+    /// Whether NCCL has put all that it was asked for into the queue.
     fn is_settled(&self) -> Result<bool, NcclError> {
         let mut status = SUCCESS;
         // SAFETY: the communicator is there for as long as this value.
@@ -204,8 +220,43 @@ impl Communicator {
 }
 
 impl Communicator {
-    /// Ends what is under way. Says whether it is certain that the GPU does not use the memory any
-    /// more that it was given.
+    /// Leaves together with the other members, after their last round. If one of them does not leave, this
+    /// member aborts the communicator. The result means the same as that of [`Communicator::close`].
+    pub(super) fn leave(mut self, aborted: &AtomicBool) -> bool {
+        if let Err(error) = self.finalize(aborted).and_then(|()| self.destroy()) {
+            tracing::debug!("the communicator of NCCL is not destroyed: {error}");
+        }
+        self.close()
+    }
+
+    /// Waits, within a bound, until all members have left.
+    fn finalize(&self, aborted: &AtomicBool) -> Result<(), NcclError> {
+        self.queue.enter().map_err(NcclError::Gpu)?;
+        // SAFETY: the communicator is there for as long as this value.
+        let status = unsafe { (self.nccl.finalize)(self.comm) };
+        self.nccl.check("ncclCommFinalize", status)?;
+        let late = || NcclError::NotLeft { seconds: LEAVE_TIMEOUT.as_secs() };
+        self.settle_within(LEAVE_TIMEOUT, aborted, late)
+    }
+
+    /// Frees a finalized communicator. NCCL's call may wait for the other members of this host, and nothing
+    /// can interrupt the call. So another thread makes the call, and this thread waits for it within a bound.
+    fn destroy(&mut self) -> Result<(), NcclError> {
+        let (nccl, comm) = (self.nccl, mem::replace(&mut self.comm, ptr::null_mut()) as usize);
+        let (sender, answer) = mpsc::channel();
+        let destroying = thread::Builder::new().name("nccl-destroy".into()).spawn(move || {
+            // SAFETY: nobody else has the communicator any more.
+            let status = unsafe { (nccl.destroy)(comm as *mut c_void) };
+            // The receiver may have given up.
+            let _unheard = sender.send(status);
+        });
+        let status = destroying.ok().and_then(|_| answer.recv_timeout(DESTROY_TIMEOUT).ok());
+        let late = NcclError::NotLeft { seconds: DESTROY_TIMEOUT.as_secs() };
+        self.nccl.check("ncclCommDestroy", status.ok_or(late)?)
+    }
+
+    /// Ends what is under way, unless the communicator was destroyed before. Tells whether it is certain
+    /// that the GPU no longer uses the memory that it was given.
     pub(super) fn close(mut self) -> bool {
         self.abort();
         self.is_at_rest()
@@ -225,7 +276,7 @@ impl Communicator {
     }
 
     fn abort(&mut self) {
-        let comm = std::mem::replace(&mut self.comm, ptr::null_mut());
+        let comm = mem::replace(&mut self.comm, ptr::null_mut());
         if !comm.is_null() {
             // SAFETY: nobody else uses the communicator. What NCCL does ends with it; copies that
             // were begun do not.

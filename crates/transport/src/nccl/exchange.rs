@@ -25,7 +25,7 @@ use crate::{Group, Grpc, grpc};
 pub struct Nccl {
     plan: Plan,
     me: usize,
-    /// Carries what goes beside the partials.
+    /// Carries the tallies and digests that go with the partials.
     headers: Grpc,
     aborted: Arc<AtomicBool>,
     /// What it takes to join the communicator.
@@ -33,19 +33,28 @@ pub struct Nccl {
     device: usize,
     id: UniqueId,
     partials: Partials,
-    /// What every call returns once a round has failed.
+    /// The error that every call returns once a round has failed.
     broken: Option<Interrupted>,
 }
 
 /// Where a member's partials are.
 enum Partials {
-    /// It has not joined.
+    /// The member has not joined.
     Nowhere,
     Hosted(Box<Hosted>),
     OnDevice(OnDevice),
 }
 
 impl Partials {
+    /// Leaves together with the other members.
+    fn leave(&mut self, aborted: &AtomicBool) {
+        match self {
+            Self::Nowhere => {}
+            Self::Hosted(hosted) => hosted.leave(aborted),
+            Self::OnDevice(device) => device.leave(aborted),
+        }
+    }
+
     /// Ends what is under way.
     fn close(&mut self) {
         match self {
@@ -117,7 +126,8 @@ impl Nccl {
         })
     }
 
-    /// Does a part of a round, unless the generation is over. If it ends thereby, that holds.
+    /// Does a part of a round, unless an earlier part has failed. An error here makes all later parts fail
+    /// too.
     fn unless_broken<T>(
         &mut self,
         what: impl FnOnce(&mut Self) -> Result<T, Interrupted>,
@@ -128,7 +138,7 @@ impl Nccl {
         let result = what(self);
         if let Err(interrupted) = &result {
             self.broken = Some(interrupted.clone());
-            // Not only at the end: the other members' GPUs may wait for this one.
+            // Now and not only at the end, because the other members' GPUs may wait for this one.
             self.partials.close();
         }
         result
@@ -236,5 +246,9 @@ impl DeviceExchange for Nccl {
             crashpoint::reach!("all-reduce.nccl.done");
             Ok(outcome)
         })
+    }
+
+    fn close(&mut self) {
+        self.partials.leave(&self.aborted);
     }
 }

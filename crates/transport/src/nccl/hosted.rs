@@ -1,5 +1,5 @@
-//! Members whose partials are in the host's memory: what passes between their GPUs is copied to these
-//! first, and back.
+//! Members whose partials are in the host's memory: they copy the partials to their GPUs before the exchange,
+//! and the sum back after it.
 
 use std::{
     ops::Range,
@@ -19,7 +19,8 @@ pub(super) struct Hosted {
     me: usize,
     reducer: Reducer,
     gpu: Arc<Gpu>,
-    /// Closed before the memory that it uses is freed; closed when a round fails, too.
+    /// Ended before the memory that it uses is freed. None once a round has failed, or the members have
+    /// left.
     communicator: Option<Communicator>,
     /// This member's, one after the other.
     partials: Vector,
@@ -169,9 +170,19 @@ impl Hosted {
 }
 
 impl Hosted {
-    /// Ends what is under way. Memory that the GPU may still use is not freed.
+    /// Leaves together with the other members.
+    pub(super) fn leave(&mut self, aborted: &AtomicBool) {
+        self.end(|communicator| communicator.leave(aborted));
+    }
+
+    /// Ends what is under way.
     pub(super) fn close(&mut self) {
-        if self.communicator.take().is_some_and(|communicator| !communicator.close()) {
+        self.end(Communicator::close);
+    }
+
+    /// Memory that the GPU may still use is not freed.
+    fn end(&mut self, end: impl FnOnce(Communicator) -> bool) {
+        if self.communicator.take().is_some_and(|communicator| !end(communicator)) {
             for vector in [&mut self.partials, &mut self.received, &mut self.sum] {
                 vector.keep();
             }

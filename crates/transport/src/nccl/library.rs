@@ -1,6 +1,5 @@
-//! NVIDIA's libraries, opened at run time: NCCL, and the CUDA runtime for those whose partials are in
-//! the host's memory. Their functions are here as C declares them; what they do together is the
-//! business of `gpu.rs` and `communicator.rs`.
+//! NVIDIA's libraries, opened at run time: NCCL, and the CUDA runtime for members whose partials are in the
+//! host's memory. Here are their functions as C declares them; `gpu.rs` and `communicator.rs` use them.
 
 #![allow(unsafe_code, reason = "functions of libraries that are opened at run time")]
 
@@ -19,7 +18,7 @@ const NCCL: &str = "libnccl.so.2";
 /// Why GPUs cannot exchange anything.
 #[derive(Debug, Error)]
 pub enum NcclError {
-    /// A library is not there, or is another one.
+    /// A library is missing, or lacks a function.
     #[error("cannot use {name}: {reason}")]
     Library {
         /// Its file name.
@@ -44,22 +43,28 @@ pub enum NcclError {
         /// How long they were waited for.
         seconds: u64,
     },
+    /// The other members did not leave in time.
+    #[error("the other members have not left NCCL's communicator within {seconds} s")]
+    NotLeft {
+        /// How long they were waited for.
+        seconds: u64,
+    },
     /// The generation was ended.
     #[error("the generation was ended")]
     Aborted,
 }
 
-/// The status of a call that was done.
+/// `ncclSuccess`, `cudaSuccess`.
 pub(super) const SUCCESS: c_int = 0;
-/// Of a stream that still has work to do: `cudaErrorNotReady`.
+/// `cudaErrorNotReady`: the stream still has work to do.
 pub(super) const NOT_READY: c_int = 600;
-/// Of a communicator that still does what it was asked to: `ncclInProgress`.
+/// `ncclInProgress`: the communicator has not finished the last call.
 pub(super) const IN_PROGRESS: c_int = 7;
 /// `ncclFloat32`.
 pub(super) const FLOAT: c_int = 7;
-/// `cudaMemcpyDefault`: where the two places are says in which direction.
+/// `cudaMemcpyDefault`: the two addresses decide the direction.
 pub(super) const EITHER_WAY: c_int = 4;
-/// `cudaStreamNonBlocking`: does not wait for libtorch's stream.
+/// `cudaStreamNonBlocking`: the stream does not wait for libtorch's.
 pub(super) const NON_BLOCKING: c_uint = 1;
 
 /// `ncclUniqueId`.
@@ -79,7 +84,7 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// Calls return at once, and are then looked after.
+    /// Calls return at once; the caller polls for their results.
     pub(super) const NON_BLOCKING: Self =
         Self { size: size_of::<Self>(), magic: 0xcafe_beef, version: 21_400, blocking: 0 };
 }
@@ -125,6 +130,8 @@ functions!(Collectives {
         (*const c_void, usize, c_int, c_int, *mut c_void, *mut c_void) -> c_int;
     receive = c"ncclRecv"
         (*mut c_void, usize, c_int, c_int, *mut c_void, *mut c_void) -> c_int;
+    finalize = c"ncclCommFinalize" (*mut c_void) -> c_int;
+    destroy = c"ncclCommDestroy" (*mut c_void) -> c_int;
     abort = c"ncclCommAbort" (*mut c_void) -> c_int;
 });
 
@@ -132,7 +139,7 @@ functions!(Collectives {
 #[derive(Clone, Copy)]
 pub struct Libraries {
     pub(super) nccl: Collectives,
-    /// The runtime, where it was opened with the rest.
+    /// The CUDA runtime, where it was opened together with NCCL.
     runtime: Option<Cuda>,
 }
 

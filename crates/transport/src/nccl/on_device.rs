@@ -1,4 +1,4 @@
-//! Members whose partials are in their GPUs' memory and stay there: every GPU gets all partials, and adds
+//! Members whose partials stay in their GPUs' memory: every GPU gets the partials of all members, and adds
 //! them up itself.
 
 use std::{
@@ -14,7 +14,7 @@ use super::{
     library::{Collectives, NcclError},
 };
 
-/// The nodes of all members in shard order, and where each member's are among them.
+/// The nodes of all members in shard order, and the range of each member's among them.
 pub(super) struct Nodes {
     pub(super) all: Vec<Node>,
     by_member: Vec<Range<usize>>,
@@ -40,7 +40,7 @@ impl Nodes {
 pub(super) struct OnDevice {
     memory: Arc<dyn DeviceMemory>,
     transfers: Vec<Transfer>,
-    /// None once a round has failed.
+    /// None once a round has failed, or the members have left.
     communicator: Option<Communicator>,
 }
 
@@ -81,9 +81,19 @@ impl OnDevice {
         self.communicator.as_ref().ok_or(NcclError::Aborted)?.finish(aborted)
     }
 
-    /// Ends what is under way. Memory that the GPU may still use is not freed.
+    /// Leaves together with the other members.
+    pub(super) fn leave(&mut self, aborted: &AtomicBool) {
+        self.end(|communicator| communicator.leave(aborted));
+    }
+
+    /// Ends what is under way.
     pub(super) fn close(&mut self) {
-        if self.communicator.take().is_some_and(|communicator| !communicator.close()) {
+        self.end(Communicator::close);
+    }
+
+    /// Memory that the GPU may still use is not freed.
+    fn end(&mut self, end: impl FnOnce(Communicator) -> bool) {
+        if self.communicator.take().is_some_and(|communicator| !end(communicator)) {
             mem::forget(Arc::clone(&self.memory));
         }
     }

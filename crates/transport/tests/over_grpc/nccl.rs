@@ -283,6 +283,36 @@ fn partials_on_a_gpu_that_is_lost_are_never_freed() {
     });
 }
 
+/// The stand-in checks that communicators are destroyed only after all members have left, and that none is
+/// aborted afterwards.
+#[test]
+fn members_that_agree_on_the_end_leave_together() {
+    let length = 50;
+    OnDevices::with_members(&[(0, 1), (1, 2), (2, 4)], length, |rank, mut member| {
+        let contribution = stories::contribute(&mut member, 0, length, Control::default());
+        member.all_reduce(stories::train(0), &contribution).unwrap();
+        member.nccl.close();
+        let ended = member.nccl.begin(stories::train(1));
+        assert_eq!(ended, Err(Interrupted::Aborted), "{rank:?} exchanges nothing more");
+    });
+}
+
+/// A member that leaves waits no longer than its generation lasts.
+#[test]
+fn a_member_that_leaves_alone_is_released_by_an_abort() {
+    let (length, waiting) = (50, OnceLock::new());
+    OnDevices::with_members(&[(0, 2), (2, 4)], length, |rank, mut member| {
+        let contribution = stories::contribute(&mut member, 0, length, Control::default());
+        member.all_reduce(stories::train(0), &contribution).unwrap();
+        if rank == Rank(0) {
+            waiting.set(member.nccl.abort_handle()).unwrap();
+            member.nccl.close();
+        } else {
+            waiting.wait().abort();
+        }
+    });
+}
+
 /// Tests all stories with partials in the host's memory and on the devices.
 macro_rules! told_of_both {
     ($($story:ident),* $(,)?) => {

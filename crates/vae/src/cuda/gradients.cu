@@ -30,10 +30,9 @@ __device__ __forceinline__ float column_sum(const float *d, int stride, int rows
 // blockIdx.y is the group, whose gradient is gradient[group * length ..]. The first blocks are tiles of
 // the weights, 64 x 64; `tiles` counts them. Those after them are biases, 256 to a block, layer by layer,
 // as many blocks as the widest layer needs for each.
-extern "C" __global__ void __launch_bounds__(256, 1) parameter_gradients(const Step *table, const u32 *cursor,
-                                                                      Shape shape, const Layer *layers, int tiles,
-                                                                      int bias_blocks, float *gradient,
-                                                                      u32 length) {
+template <class Tile>
+__device__ __forceinline__ void gradients(const Step *table, const u32 *cursor, Shape shape, const Layer *layers,
+                                          int tiles, int bias_blocks, float *gradient, u32 length) {
     int group = blockIdx.y, block = blockIdx.x, images = images_of(table[*cursor], shape, group);
     gradient += (u64)group * length;
     if (block >= tiles) {
@@ -52,9 +51,19 @@ extern "C" __global__ void __launch_bounds__(256, 1) parameter_gradients(const S
     Columns a = {layer.d + first * layer.outputs, (int)layer.outputs};
     Columns b = {layer.x + first * layer.inputs, (int)layer.inputs};
     Write then = {gradient + layer.weight, (int)layer.inputs};
-    Medium::product(a, b, then, tile / across * 64, tile % across * 64, layer.outputs, layer.inputs,
-                    images * layer.rows);
+    Tile::product(a, b, then, tile / across * 64, tile % across * 64, layer.outputs, layer.inputs,
+                  images * layer.rows);
 }
+
+#define GRADIENTS(NAME, TILE)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256, 1) NAME(                                                 \
+        const Step *table, const u32 *cursor, Shape shape, const Layer *layers, int tiles, int bias_blocks,    \
+        float *gradient, u32 length) {                                                                         \
+        gradients<TILE>(table, cursor, shape, layers, tiles, bias_blocks, gradient, length);                   \
+    }
+
+GRADIENTS(parameter_gradients, Medium)
+GRADIENTS(bf16_gradients, TensorMedium)
 
 // That of the gaussian's log-variance: a block a group, one thread.
 extern "C" __global__ void log_variance_gradient(const Step *table, const u32 *cursor, Shape shape,

@@ -2,9 +2,10 @@
 
 #![allow(unsafe_code, reason = "starts kernels")]
 
-use std::sync::Arc;
+use std::{ffi::CStr, sync::Arc};
 
 use model::cuda::{Arguments, Gpu, GpuError, Graph, Kernel, Place};
+use vae_options::Precision;
 
 use super::{line::Shape, sources};
 
@@ -20,10 +21,12 @@ const CHUNKS_MAX: usize = 8;
 
 /// Threads of the small tile that compute a chunk.
 const SMALL_THREADS: u32 = 64;
+const SMALL_BF16_THREADS: u32 = 128;
 const LARGE_THREADS: u32 = 256;
 
 /// The rows and columns of a tile.
 const SMALL: (usize, usize) = (16, 16);
+const SMALL_BF16: (usize, usize) = (32, 32);
 const LARGE: (usize, usize) = (128, 64);
 
 /// The side of a tile of a weight's gradient.
@@ -75,6 +78,7 @@ impl Sides {
 #[derive(Debug)]
 pub(super) struct Kernels {
     tiles: Tiles,
+    precision: Precision,
     layer: Product,
     input_gradient: Product,
     bernoulli: Product,
@@ -168,26 +172,59 @@ pub(super) fn launch(graph: &Graph) -> Result<(), GpuError> {
     unsafe { graph.launch() }
 }
 
+/// The names of the kernels that are products, small and large.
+struct Names {
+    layer: [&'static CStr; 2],
+    input_gradient: [&'static CStr; 2],
+    bernoulli: [&'static CStr; 2],
+    gaussian: [&'static CStr; 2],
+    parameter_gradients: &'static CStr,
+}
+
+impl Names {
+    const fn of(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self {
+                layer: [c"layer_small", c"layer_large"],
+                input_gradient: [c"input_gradient_small", c"input_gradient_large"],
+                bernoulli: [c"bernoulli_small", c"bernoulli_large"],
+                gaussian: [c"gaussian_small", c"gaussian_large"],
+                parameter_gradients: c"parameter_gradients",
+            },
+            Precision::Bf16 => Self {
+                layer: [c"layer_bf16_small", c"layer_bf16_large"],
+                input_gradient: [c"input_gradient_bf16_small", c"input_gradient_bf16_large"],
+                bernoulli: [c"bernoulli_bf16_small", c"bernoulli_bf16_large"],
+                gaussian: [c"gaussian_bf16_small", c"gaussian_bf16_large"],
+                parameter_gradients: c"bf16_gradients",
+            },
+        }
+    }
+}
+
 impl Kernels {
-    pub(super) fn load(gpu: &Gpu, tiles: Tiles) -> Result<Self, GpuError> {
+    pub(super) fn load(gpu: &Gpu, tiles: Tiles, precision: Precision) -> Result<Self, GpuError> {
         let module = Arc::new(gpu.load(sources::image(gpu.capability())?)?);
         let kernel = |name| module.kernel(name);
-        let product = |small, large| -> Result<_, GpuError> {
+        let product = |[small, large]: [&'static CStr; 2]| -> Result<_, GpuError> {
             Ok(Product { small: kernel(small)?, large: kernel(large)? })
         };
+        let Names { layer, input_gradient, bernoulli, gaussian, parameter_gradients } =
+            Names::of(precision);
         Ok(Self {
             tiles,
-            layer: product(c"layer_small", c"layer_large")?,
-            input_gradient: product(c"input_gradient_small", c"input_gradient_large")?,
-            bernoulli: product(c"bernoulli_small", c"bernoulli_large")?,
-            gaussian: product(c"gaussian_small", c"gaussian_large")?,
+            precision,
+            layer: product(layer)?,
+            input_gradient: product(input_gradient)?,
+            bernoulli: product(bernoulli)?,
+            gaussian: product(gaussian)?,
             gather: kernel(c"gather")?,
             latent: kernel(c"latent")?,
             latent_gradient: kernel(c"latent_gradient")?,
             weigh: kernel(c"weigh")?,
             weigh_rows: kernel(c"weigh_rows")?,
             samples_gradient: kernel(c"samples_gradient")?,
-            parameter_gradients: kernel(c"parameter_gradients")?,
+            parameter_gradients: kernel(parameter_gradients)?,
             log_variance_gradient: kernel(c"log_variance_gradient")?,
             losses: kernel(c"losses")?,
             totals: kernel(c"totals")?,
@@ -211,7 +248,11 @@ impl Kernels {
             return Plan { kernel: &product.large, blocks: tiles(LARGE), threads: LARGE_THREADS };
         }
         let chunks = sides.terms.div_ceil(CHUNK).clamp(1, CHUNKS_MAX) as u32;
-        Plan { kernel: &product.small, blocks: tiles(SMALL), threads: chunks * SMALL_THREADS }
+        let (small, threads) = match self.precision {
+            Precision::F32 => (SMALL, chunks * SMALL_THREADS),
+            Precision::Bf16 => (SMALL_BF16, SMALL_BF16_THREADS),
+        };
+        Plan { kernel: &product.small, blocks: tiles(small), threads }
     }
 
     fn multiply(

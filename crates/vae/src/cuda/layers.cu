@@ -88,3 +88,5 @@ struct Gaussian {
 
 LAYERS(small, Small, 16, 16, 512)
 LAYERS(large, Large, 128, 64, 256)
+LAYERS(bf16_small, TensorSmall, 32, 32, 128)
+LAYERS(bf16_large, TensorLarge, 128, 64, 256)

@@ -1,5 +1,5 @@
-//! What the kernels of a step are told: a line of the table for what changes, and the sizes, which do
-//! not. `step.cuh` declares the same.
+//! The kernels' parameters: a line of the table has those that change from step to step, and `Shape` has the
+//! sizes, which do not change. `step.cuh` declares both too.
 
 use data::{Domain, Stream, Visit};
 
@@ -13,14 +13,14 @@ pub(super) const LINE_WORDS: usize = 24;
 pub(super) struct Line {
     /// The stream of normals of the first group.
     pub(super) noise: Stream,
-    /// By how much the streams of two groups that follow each other differ.
+    /// The difference between the streams of a group and of the next one.
     pub(super) noise_stride: u32,
-    /// What is drawn for the images.
+    /// The key of what is drawn for the images.
     pub(super) visit: Visit,
-    /// Where in the order the first group begins, and the last one ends.
+    /// The position in the order where the first group begins, and the one where the last group ends.
     pub(super) positions: (u32, u32),
     pub(super) beta: f64,
-    /// The optimizer's factors ([`model::Update::numbers`]), where the GPU applies it.
+    /// The optimizer's factors ([`model::Update::numbers`]), where the GPU applies the update.
     pub(super) update: Option<[f32; 7]>,
 }
 
@@ -41,7 +41,7 @@ impl Line {
     pub(super) fn words(&self) -> [u32; LINE_WORDS] {
         let ([noise_key0, noise_key1], [_, noise_b, noise_low, noise_high]) =
             (self.noise.key(), self.noise.counter());
-        // An image's index is in the free bits of this word.
+        // The kernel adds an image's index to the mark.
         let visit = self.visit.stream(0);
         let ([visit_key0, visit_key1], [_, visit_mark, visit_low, visit_high]) =
             (visit.key(), visit.counter());

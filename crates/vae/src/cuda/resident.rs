@@ -1,6 +1,8 @@
-//! Training that stays on the GPU: parameters, moments, gradients, the data set, and a table of the steps
-//! that are under way. A step is one graph, which is started before anybody has heard of those before it,
-//! and gives back the sums of its losses alone.
+//! Training that stays on the GPU: parameters, moments, gradients, the data set, the epoch's order, and a
+//! table of the steps that are under way. A step is one graph. The host starts steps before it knows the
+//! results of the steps before them, sends each step one line of the table, and gets the sums of its losses.
+
+use std::{ops::Range, sync::Arc};
 
 use data::{Batch, Stream};
 use images::Images;
@@ -23,45 +25,47 @@ use super::{
     together::Together,
 };
 
-/// The state of a run, and what advances it.
+/// The state of a run on the GPU, with the steps that advance it.
 #[derive(Debug)]
 pub(super) struct State {
     steps: Option<Steps>,
     pub(super) together: Option<Together>,
     /// Parameters and both moments.
     vectors: [Buffer<f32>; STATE_VECTORS],
-    /// Not zero once a loss was not finite; and the zero that it begins with.
+    /// A flag, which a loss that is not finite sets, and a zero, which clears the flag.
     stopped: (Buffer<u32>, Pinned<u32>),
-    /// A table of one line, for updates by a sum that comes from the host.
+    /// A table of one line, for an update by a sum that comes from the host.
     line: (Buffer<u32>, Pinned<u32>),
     digests: Digests,
 }
 
-/// What whole steps are made with; each that is under way has a line of the table.
+/// The recorded work of whole steps. Each step that is under way has a line of the table.
 #[derive(Debug)]
 struct Steps {
     plan: Plan,
-    /// Steps begun and finished so far.
+    /// How many steps were begun and finished so far.
     begun: u64,
     finished: u64,
     plain: Graph,
-    /// With the norm of the gradient, which also clips it.
+    /// The same with the gradient's norm, by which the gradient is clipped.
     measured: Graph,
     table: Table,
-    /// What the graphs read and write beside these.
+    /// Memory that the graphs read and write, kept as long as these.
     _kept: (Work, Buffer<f32>, Norm, Buffer<u8>),
 }
 
-/// What is the same in all steps.
+/// The properties of a step that its graphs depend on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Plan {
     pub(super) shape: Shape,
     /// The data set, by its place in the model's list.
     pub(super) set: usize,
+    /// The number of examples in an epoch.
+    pub(super) examples: usize,
     pub(super) grad_clip: Option<f64>,
 }
 
-/// What the norm of a gradient is computed with.
+/// Memory for the norm of a gradient.
 #[derive(Debug)]
 pub(super) struct Norm {
     sum: Buffer<f32>,
@@ -75,7 +79,8 @@ impl Norm {
         Ok(Self { sum: gpu.zeros(length)?, factor: gpu.zeros(1)?, squares })
     }
 
-    /// Adds up what an update would, and has it clipped: gives the update by that.
+    /// Adds up the gradients of an update, and computes the norm of the sum and the factor that clips the
+    /// sum. Gives the update by that sum.
     pub(super) fn measure(
         &self,
         kernels: &Kernels,
@@ -109,7 +114,7 @@ impl State {
         self.vectors[0].place()
     }
 
-    /// Whole steps are prepared anew: what they were prepared with is gone.
+    /// Drops the recorded steps, because memory that they use is gone. The next step records them anew.
     pub(super) fn forget_steps(&mut self) {
         self.steps = None;
         self.together.iter_mut().for_each(Together::forget_steps);
@@ -132,7 +137,7 @@ impl Steps {
     fn new(vae: &Vae, state: &State, plan: Plan) -> Result<Self, GpuError> {
         let Vae { gpu, network, kernels, .. } = vae;
         let (shape, length) = (plan.shape, network.layout.len());
-        let table = Table::new(gpu, shape, 1)?;
+        let table = Table::new(gpu, shape, 1, plan.examples)?;
         let (norm, gradient) = (Norm::new(gpu, length)?, gpu.zeros(shape.groups * length)?);
         let mut merges = gpu.zeros(shape.groups)?;
         gpu.copy(&PartialTree::alone(shape.groups).shards, &mut merges)?;
@@ -172,16 +177,16 @@ impl Steps {
         Ok(Self { plan, begun: 0, finished: 0, plain, measured, table, _kept: kept })
     }
 
-    /// Starts a step: its line, with positions that count from its own first one, and its images.
+    /// Starts a step, whose images are at the line's positions in the order.
     fn begin(
         &mut self,
         gpu: &Gpu,
         line: &Line,
-        images: impl Iterator<Item = u32>,
+        order: &Arc<[u32]>,
         wants_norm: bool,
     ) -> Result<(), GpuError> {
         assert!(self.begun - self.finished < AHEAD as u64, "too many steps are under way");
-        self.table.write(gpu, self.begun, line, images)?;
+        self.table.write(gpu, self.begun, line, order)?;
         let is_measured = wants_norm || self.plan.grad_clip.is_some();
         kernels::launch(if is_measured { &self.measured } else { &self.plain })?;
         self.table.read(gpu, self.begun, wants_norm)?;
@@ -198,7 +203,8 @@ impl Steps {
 }
 
 impl Vae {
-    /// What steps like this one have in common. The last step of an epoch may be short.
+    /// The plan of steps like this one. The last step of an epoch, which may be short, has the plan of the
+    /// steps before it.
     pub(super) fn plan(
         &mut self,
         step: &WholeStep<'_, Images>,
@@ -207,24 +213,26 @@ impl Vae {
         let (first, groups) = (&step.shards[0].0, step.shards.len());
         let batch = first.len().max(known.map_or(1, |plan| plan.shape.batch));
         let shape = Shape { batch, groups, ..self.shape(batch * groups)? };
-        Ok(Plan { shape, set: self.set(first.data)?, grad_clip: step.grad_clip })
+        let (set, examples) = (self.set(first.data)?, step.order.len());
+        Ok(Plan { shape, set, examples, grad_clip: step.grad_clip })
     }
 
-    /// The line of a step, whose positions count from its own first one.
+    /// The line of a step.
     pub(super) fn line(&self, step: &WholeStep<'_, Images>) -> Line {
         let (batch, context) = &step.shards[0];
-        let examples: usize = step.shards.iter().map(|(batch, _)| batch.len()).sum();
+        let Range { start, end } = step.positions();
+        assert!(end <= step.order.len(), "{start}..{end} is beyond the order's end");
         Line {
             noise: context.random,
             noise_stride: 1,
             visit: batch.visit,
-            positions: (0, examples as u32),
+            positions: (start as u32, end as u32),
             beta: self.beta * self.settings.kl_weight(context),
             update: Some(step.update.numbers()),
         }
     }
 
-    /// Sees to it that such steps can be begun.
+    /// Records steps like this one, unless that was done before.
     fn prepare_steps(&mut self, step: &WholeStep<'_, Images>) -> Result<(), GpuError> {
         let known = self.state.as_ref().and_then(|state| state.steps.as_ref());
         let plan = self.plan(step, known.map(|steps| steps.plan))?;
@@ -241,11 +249,6 @@ impl Vae {
     }
 }
 
-/// The images of a step, in the order of its shards.
-pub(super) fn images_of<'a>(step: &'a WholeStep<'_, Images>) -> impl Iterator<Item = u32> + 'a {
-    step.shards.iter().flat_map(|(batch, _)| batch.indices.iter().copied())
-}
-
 impl Resident for Vae {
     type Data = Images;
 
@@ -254,7 +257,7 @@ impl Resident for Vae {
             self.state = Some(State::new(&self.gpu, self.network.layout.len())?);
         }
         let Self { gpu, flat, state, .. } = self;
-        let state = state.as_mut().expect("it was made");
+        let state = state.as_mut().expect("the state was made above");
         for (from, to) in view.vectors().into_iter().zip(&mut state.vectors) {
             flat.as_mut_slice()?.copy_from_slice(from);
             gpu.upload(flat, to)?;
@@ -323,8 +326,8 @@ impl Resident for Vae {
         let line = self.line(step);
         let Self { gpu, state, .. } = self;
         let steps = state.as_mut().and_then(|state| state.steps.as_mut());
-        let steps = steps.expect("they were prepared");
-        Ok(steps.begin(gpu, &line, images_of(step), step.wants_norm)?)
+        let steps = steps.expect("the steps were prepared");
+        Ok(steps.begin(gpu, &line, step.order, step.wants_norm)?)
     }
 
     fn finish(&mut self) -> Result<Finished, ModelError> {

@@ -6,11 +6,12 @@ use std::sync::OnceLock;
 use model::cuda::{GpuError, compiler};
 
 /// The files that [`SOURCE`] includes.
-const HEADERS: [(&str, &str); 11] = [
+const HEADERS: [(&str, &str); 12] = [
     ("functions.cuh", include_str!("functions.cuh")),
     ("noise.cuh", include_str!("noise.cuh")),
     ("step.cuh", include_str!("step.cuh")),
     ("product.cuh", include_str!("product.cuh")),
+    ("tensor.cuh", include_str!("tensor.cuh")),
     ("layers.cu", include_str!("layers.cu")),
     ("latent.cu", include_str!("latent.cu")),
     ("importance.cu", include_str!("importance.cu")),

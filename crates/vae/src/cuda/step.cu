@@ -8,6 +8,7 @@
 #include "noise.cuh"
 #include "step.cuh"
 #include "product.cuh"
+#include "tensor.cuh"
 #include "layers.cu"
 #include "latent.cu"
 #include "importance.cu"

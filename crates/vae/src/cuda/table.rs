@@ -1,5 +1,8 @@
-//! A table of steps that are under way, and what comes back of each: the sums of its losses, and the
-//! gradient's norm where that is wanted.
+//! The steps that are under way. Each has a line of a table, and gives back the sums of its losses and, if
+//! wanted, the gradient's norm. A line has positions in the epoch's order, which is copied to the GPU once per
+//! epoch.
+
+use std::sync::Arc;
 
 use model::{
     Sums,
@@ -17,13 +20,12 @@ use super::{
 /// Words before the lines: the cursor, and one that is not used.
 pub(super) const CURSOR_WORDS: usize = 2;
 
-/// A line for each step that may be under way; a step takes the one of the step that was begun as many
-/// before it.
+/// A line for each step that may be under way. Step t and step t + [`AHEAD`] use the same line.
 #[derive(Debug)]
 pub(super) struct Table {
     slots: Vec<Slot>,
     lines: Buffer<u32>,
-    order: Buffer<u32>,
+    order: Order,
     sums: Buffer<f64>,
     norms: Buffer<f64>,
     shape: Shape,
@@ -35,19 +37,50 @@ pub(super) struct Table {
 #[derive(Debug)]
 struct Slot {
     line: Pinned<u32>,
-    order: Pinned<u32>,
     sums: Pinned<f64>,
     norm: Pinned<f64>,
     wants_norm: bool,
     done: Event,
 }
 
+/// The order of an epoch on the GPU, with the memory that it is copied from.
+#[derive(Debug)]
+struct Order {
+    there: Buffer<u32>,
+    here: Pinned<u32>,
+    /// The order that was copied last. It is kept, so that no other order can have its address.
+    known: Option<Arc<[u32]>>,
+}
+
+impl Order {
+    fn new(gpu: &Gpu, examples: usize) -> Result<Self, GpuError> {
+        Ok(Self { there: gpu.zeros(examples)?, here: gpu.pinned(examples)?, known: None })
+    }
+
+    /// Begins to copy an order, unless it was copied last. The GPU copies it after the steps that were
+    /// begun before. The host waits only for the copy of the order before it, an epoch ago.
+    fn write(&mut self, gpu: &Gpu, order: &Arc<[u32]>) -> Result<(), GpuError> {
+        if self.known.as_ref().is_some_and(|known| Arc::ptr_eq(known, order)) {
+            return Ok(());
+        }
+        self.here.as_mut_slice()?.copy_from_slice(order);
+        gpu.upload(&mut self.here, &mut self.there)?;
+        self.known = Some(Arc::clone(order));
+        Ok(())
+    }
+}
+
 impl Table {
-    pub(super) fn new(gpu: &Gpu, shape: Shape, nodes: usize) -> Result<Self, GpuError> {
+    /// A table for steps of this shape. The order of their epoch has `examples` examples.
+    pub(super) fn new(
+        gpu: &Gpu,
+        shape: Shape,
+        nodes: usize,
+        examples: usize,
+    ) -> Result<Self, GpuError> {
         let slot = |_| -> Result<_, GpuError> {
             Ok(Slot {
                 line: gpu.pinned(LINE_WORDS)?,
-                order: gpu.pinned(shape.images())?,
                 sums: gpu.pinned(nodes * TERMS)?,
                 norm: gpu.pinned(1)?,
                 wants_norm: false,
@@ -57,7 +90,7 @@ impl Table {
         Ok(Self {
             slots: (0..AHEAD).map(slot).collect::<Result<_, _>>()?,
             lines: gpu.zeros(CURSOR_WORDS + AHEAD * LINE_WORDS)?,
-            order: gpu.zeros(AHEAD * shape.images())?,
+            order: Order::new(gpu, examples)?,
             sums: gpu.zeros(AHEAD * nodes * TERMS)?,
             norms: gpu.zeros(AHEAD)?,
             shape,
@@ -72,7 +105,7 @@ impl Table {
     }
 
     pub(super) fn order(&self) -> Place {
-        self.order.place()
+        self.order.there.place()
     }
 
     pub(super) fn sums(&self) -> Place {
@@ -83,25 +116,19 @@ impl Table {
         self.norms.place()
     }
 
-    /// Begins to write the line of a step, with positions that count from its own first one, and its
-    /// images.
+    /// Begins to write the line of a step, and before the line the epoch's order, if the order is new.
     pub(super) fn write(
         &mut self,
         gpu: &Gpu,
         step: u64,
         line: &Line,
-        images: impl Iterator<Item = u32>,
+        order: &Arc<[u32]>,
     ) -> Result<(), GpuError> {
-        let (index, room) = (index(step), self.shape.images());
-        let Self { slots, lines, order, .. } = self;
+        self.order.write(gpu, order)?;
+        let index = index(step);
+        let Self { slots, lines, .. } = self;
         let slot = &mut slots[index];
-        let list = slot.order.as_mut_slice()?;
-        list.iter_mut().zip(images).for_each(|(place, image)| *place = image);
-        gpu.upload_part(&mut slot.order, order, index * room, room)?;
-        let first = (index * room) as u32;
-        let positions = (first + line.positions.0, first + line.positions.1);
-        let words = Line { positions, ..*line }.words();
-        slot.line.as_mut_slice()?.copy_from_slice(&words);
+        slot.line.as_mut_slice()?.copy_from_slice(&line.words());
         gpu.upload_part(&mut slot.line, lines, CURSOR_WORDS + index * LINE_WORDS, LINE_WORDS)
     }
 

@@ -1,6 +1,6 @@
-//! Steps that several members make together, each on its own GPU. One graph computes this member's
-//! partials. When those of the others have come to the GPU too, another one adds all up and advances the
-//! state; where they do not, the partials go to the host, and the sum comes back.
+//! Steps that several members make together, each on its own GPU. A first graph computes this member's
+//! partials. Where the GPUs exchange partials, a second graph adds up those of all members and advances the
+//! state. Otherwise the partials go to the host, which sends their sum back.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::{
     kernels::{self, Updating},
     line::Line,
     pass::{Ends, Work},
-    resident::{Norm, Plan, State, images_of},
+    resident::{Norm, Plan, State},
     table::Table,
 };
 
@@ -26,13 +26,13 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Together {
     tree: PartialTree,
-    /// A gradient for each node, in shard order; those of other members are written from outside.
+    /// A gradient for each node, in shard order. The exchange writes those of the other members.
     partials: Arc<Buffer<f32>>,
     merges: Buffer<u8>,
     steps: Option<Steps>,
 }
 
-/// What steps are made with.
+/// The recorded work of steps.
 #[derive(Debug)]
 struct Steps {
     plan: Plan,
@@ -41,15 +41,15 @@ struct Steps {
     contribute: Graph,
     advance: Option<Advance>,
     table: Table,
-    /// What the graphs read and write beside these.
+    /// Memory that the graphs read and write, kept as long as these.
     _kept: (Work, Buffer<f32>, Buffer<u8>),
 }
 
-/// What adds up all partials and advances the state.
+/// The recorded work that adds up all partials and advances the state.
 #[derive(Debug)]
 struct Advance {
     plain: Graph,
-    /// With the norm of the gradient, which also clips it.
+    /// The same with the gradient's norm, by which the gradient is clipped.
     measured: Graph,
     _norm: Norm,
 }
@@ -72,9 +72,9 @@ impl Steps {
         let Vae { gpu, network, kernels, .. } = vae;
         let Together { tree, partials, merges, .. } = together;
         let (shape, length) = (plan.shape, network.layout.len());
-        let table = Table::new(gpu, shape, tree.own.len())?;
+        let table = Table::new(gpu, shape, tree.own.len(), plan.examples)?;
         let own = partials.place().offset::<f32>(tree.own.start * length);
-        // Where no two shards are added here, their gradients are the partials.
+        // Where this member adds no two shards, the shards' gradients are its partials.
         let are_partials = tree.own.len() == shape.groups;
         let room = if are_partials { 0 } else { shape.groups * length };
         let (gradients, mut shards) = (gpu.zeros(room)?, gpu.zeros(shape.groups)?);
@@ -113,13 +113,8 @@ impl Steps {
         Ok(Self { plan, advanced: 0, contribute, advance, table, _kept: kept })
     }
 
-    fn contribute(
-        &mut self,
-        gpu: &Gpu,
-        line: &Line,
-        images: impl Iterator<Item = u32>,
-    ) -> Result<(), GpuError> {
-        self.table.write(gpu, self.advanced, line, images)?;
+    fn contribute(&mut self, gpu: &Gpu, line: &Line, order: &Arc<[u32]>) -> Result<(), GpuError> {
+        self.table.write(gpu, self.advanced, line, order)?;
         kernels::launch(&self.contribute)?;
         self.table.read(gpu, self.advanced, false)
     }
@@ -158,7 +153,7 @@ impl Advance {
 }
 
 impl Vae {
-    /// Sees to it that such steps can be made.
+    /// Records steps like this one, unless that was done before.
     fn prepare_together(&mut self, step: &WholeStep<'_, Images>) -> Result<(), GpuError> {
         let known = self.state.as_ref().and_then(|state| state.together.as_ref());
         let known = known.and_then(|together| together.steps.as_ref()).map(|steps| steps.plan);
@@ -188,7 +183,7 @@ impl Partner for Vae {
     fn meet(&mut self, tree: &PartialTree) -> Result<Arc<dyn DeviceMemory>, ModelError> {
         let Self { gpu, state, network, .. } = self;
         let state = state.as_mut().expect("the state was loaded");
-        // What was there before makes room.
+        // The memory of an earlier meeting is freed first.
         state.forget_steps();
         state.together = None;
         let together = state.together.insert(Together::new(gpu, tree, network.layout.len())?);
@@ -199,7 +194,7 @@ impl Partner for Vae {
         self.prepare_together(step)?;
         let line = self.line(step);
         let (gpu, steps) = self.together();
-        Ok(steps.contribute(gpu, &line, images_of(step))?)
+        Ok(steps.contribute(gpu, &line, step.order)?)
     }
 
     fn sums(&mut self) -> Result<Vec<Sums>, ModelError> {
