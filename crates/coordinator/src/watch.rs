@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::screen::{Key, Line, Screen};
-use crate::{args::StatusArgs, status};
 use anyhow::{Context as _, Result, ensure};
 use protocol::{
     convert::{path_from_wire, printable},
     wire::{Phase, StatusReply, WorkerStatus},
 };
+
+use self::screen::{Key, Line, Screen};
+use crate::{args::StatusArgs, status};
 
 /// Time between two requests.
 const INTERVAL: Duration = Duration::from_millis(500);

@@ -14,7 +14,7 @@ use collective::{
 };
 
 use super::{
-    communicator::UniqueId,
+    communicator::{Communicator, UniqueId},
     hosted::Hosted,
     library::{Libraries, NcclError},
     on_device::{Nodes, OnDevice},
@@ -46,21 +46,12 @@ enum Partials {
 }
 
 impl Partials {
-    /// Leaves together with the other members.
-    fn leave(&mut self, aborted: &AtomicBool) {
+    /// Ends the communicator by `end`, if the member has joined.
+    fn end(&mut self, end: impl FnOnce(Communicator) -> bool) {
         match self {
             Self::Nowhere => {}
-            Self::Hosted(hosted) => hosted.leave(aborted),
-            Self::OnDevice(device) => device.leave(aborted),
-        }
-    }
-
-    /// Ends what is under way.
-    fn close(&mut self) {
-        match self {
-            Self::Nowhere => {}
-            Self::Hosted(hosted) => hosted.close(),
-            Self::OnDevice(device) => device.close(),
+            Self::Hosted(hosted) => hosted.end(end),
+            Self::OnDevice(device) => device.end(end),
         }
     }
 }
@@ -139,7 +130,7 @@ impl Nccl {
         if let Err(interrupted) = &result {
             self.broken = Some(interrupted.clone());
             // Now and not only at the end, because the other members' GPUs may wait for this one.
-            self.partials.close();
+            self.partials.end(Communicator::close);
         }
         result
     }
@@ -249,6 +240,6 @@ impl DeviceExchange for Nccl {
     }
 
     fn close(&mut self) {
-        self.partials.leave(&self.aborted);
+        self.partials.end(|communicator| communicator.leave(&self.aborted));
     }
 }

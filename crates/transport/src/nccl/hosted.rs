@@ -170,18 +170,9 @@ impl Hosted {
 }
 
 impl Hosted {
-    /// Leaves together with the other members.
-    pub(super) fn leave(&mut self, aborted: &AtomicBool) {
-        self.end(|communicator| communicator.leave(aborted));
-    }
-
-    /// Ends what is under way.
-    pub(super) fn close(&mut self) {
-        self.end(Communicator::close);
-    }
-
-    /// Memory that the GPU may still use is not freed.
-    fn end(&mut self, end: impl FnOnce(Communicator) -> bool) {
+    /// Ends the communicator by `end`: [`Communicator::leave`] or [`Communicator::close`]. Memory that the
+    /// GPU may still use is not freed.
+    pub(super) fn end(&mut self, end: impl FnOnce(Communicator) -> bool) {
         if self.communicator.take().is_some_and(|communicator| !end(communicator)) {
             for vector in [&mut self.partials, &mut self.received, &mut self.sum] {
                 vector.keep();
@@ -192,6 +183,6 @@ impl Hosted {
 
 impl Drop for Hosted {
     fn drop(&mut self) {
-        self.close();
+        self.end(Communicator::close);
     }
 }

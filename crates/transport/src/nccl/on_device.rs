@@ -81,18 +81,9 @@ impl OnDevice {
         self.communicator.as_ref().ok_or(NcclError::Aborted)?.finish(aborted)
     }
 
-    /// Leaves together with the other members.
-    pub(super) fn leave(&mut self, aborted: &AtomicBool) {
-        self.end(|communicator| communicator.leave(aborted));
-    }
-
-    /// Ends what is under way.
-    pub(super) fn close(&mut self) {
-        self.end(Communicator::close);
-    }
-
-    /// Memory that the GPU may still use is not freed.
-    fn end(&mut self, end: impl FnOnce(Communicator) -> bool) {
+    /// Ends the communicator by `end`: [`Communicator::leave`] or [`Communicator::close`]. Memory that the
+    /// GPU may still use is not freed.
+    pub(super) fn end(&mut self, end: impl FnOnce(Communicator) -> bool) {
         if self.communicator.take().is_some_and(|communicator| !end(communicator)) {
             mem::forget(Arc::clone(&self.memory));
         }
@@ -101,6 +92,6 @@ impl OnDevice {
 
 impl Drop for OnDevice {
     fn drop(&mut self) {
-        self.close();
+        self.end(Communicator::close);
     }
 }
