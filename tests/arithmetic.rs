@@ -1,5 +1,5 @@
 //! A checkpoint records its arithmetic. If the bits depend on the arithmetic, a run resumes only
-//! with the same one. Here the products are in bf16, and libtorch computes them.
+//! with the same one. Here libtorch computes convolutions.
 
 use crate::harness::{Exit, Fleet, Place, SMALL, worker_in};
 
@@ -9,7 +9,7 @@ const COMPATIBLE: &str = "MKL_CBWR=COMPATIBLE";
 
 /// Trains up to the end of an epoch, with one worker in this environment.
 fn train(place: &Place, flags: &str, environment: &str) -> (Exit, Exit) {
-    let flags = format!("{SMALL} --precision bf16 --workers 1 --join-timeout-seconds 10 {flags}");
+    let flags = format!("{SMALL} --architecture conv --workers 1 --join-timeout-seconds 10 {flags}");
     let fleet = Fleet::without_workers(place, &flags);
     let worker = worker_in(environment, &format!("--coordinator {} --threads 1", fleet.url));
     let worker = worker.wait();
@@ -28,7 +28,7 @@ fn another_arithmetic_at_a_resume_is_refused_by_name() {
     let place = Place::new();
     let first = trained(&place, "--epochs 1", COMPATIBLE);
     assert_eq!(first.len(), 1, "{first:?}");
-    assert!(first[0].starts_with("cpu/COMPATIBLE/bf16 ("), "{first:?}");
+    assert!(first[0].starts_with("cpu/COMPATIBLE/f32/"), "{first:?}");
 
     let (coordinator, worker) = train(&place, "--resume --epochs 2", "");
     let words = ["this worker computes on cpu/", &first[0], "--allow-mixed-devices"];

@@ -10,13 +10,20 @@ use self::runs::DEFAULT;
 pub(crate) use self::runs::{COMMON, PLAIN, RUNS};
 use crate::harness::{Fleet, Place};
 
+/// A run in bf16 and its digest on every CPU. GPUs have other digests.
+const BF16: (&str, &str) = (
+    "--train-images 501 --batch-size 13 --hidden-dim 48 --latent-dim 5 --precision bf16",
+    "",
+);
+
 /// The instruction sets of this CPU, the fastest last.
 fn instruction_sets() -> Vec<&'static str> {
     let avx2 = has!("avx2") && has!("fma");
     let avx512 = ["avx512f", "avx512bw", "avx512dq", "avx512vl"];
     let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap();
     let avx512 = avx2 && avx512.iter().all(|flag| flags.contains(flag));
-    let all = [("portable", true), ("avx2", avx2), ("avx512", avx512)];
+    let amx = avx512 && ["amx_tile", "amx_bf16"].iter().all(|flag| flags.contains(flag));
+    let all = [("portable", true), ("avx2", avx2), ("avx512", avx512), ("amx", amx)];
     all.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name).collect()
 }
 
@@ -32,9 +39,9 @@ fn trained(flags: &str, workers: &[String]) -> String {
 #[test]
 fn every_instruction_set_gives_the_digests_kept_here() {
     let mut others = Vec::new();
-    for (run, expected) in RUNS {
+    for (run, expected) in RUNS.into_iter().chain([BF16]) {
         for (index, isa) in instruction_sets().into_iter().enumerate() {
-            let (workers, threads) = (3 - index, index + 1);
+            let (workers, threads) = (3 - index % 3, index % 3 + 1);
             let flags = vec![format!("--isa {isa} --threads {threads}"); workers];
             let found = trained(&format!("{COMMON} {run}"), &flags);
             if found != expected {
@@ -71,5 +78,5 @@ fn an_instruction_set_that_the_cpu_lacks_is_refused() {
     fleet.add("--isa sse9");
     let worker = fleet.workers.pop().unwrap().wait();
     let worker = worker.failed_with(&["sse9", "--isa"]);
-    assert!(worker.text().contains("portable, avx2, avx512"), "{worker}");
+    assert!(worker.text().contains("portable, avx2, avx512, amx"), "{worker}");
 }

@@ -35,7 +35,7 @@ pub struct Task {
     /// The number format of the factors in matrix products.
     #[serde(default)]
     pub precision: Precision,
-    /// Whether every CPU and GPU computes the same bits, with any instruction set and libtorch.
+    /// Whether every CPU computes the same bits, with any instruction set and libtorch, and in f32 every GPU too.
     #[serde(default)]
     pub portable: bool,
     /// A summary for people, in a few words.
@@ -44,8 +44,7 @@ pub struct Task {
     pub size: Size,
 }
 
-/// The number format of the factors in matrix products. CPUs that compute the same bits in f32 may
-/// compute different bits in bf16.
+/// The number format of the factors in matrix products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

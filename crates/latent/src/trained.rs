@@ -7,11 +7,11 @@ use checkpoint::{Checkpoint, Directory};
 use config::{RunConfig, Training};
 use data::{Batch, Domain, Stream};
 use images::{Images, Shape};
-use model::{Isa, ModelError, noise};
+use model::{Isa, noise};
 use picture::Tile;
 use trainer::Evaluation;
 use vae::Codec;
-use vae_options::{Precision, VaeOptions};
+use vae_options::VaeOptions;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{drawing, output, threads};
@@ -200,17 +200,7 @@ impl Trained {
     /// the numbers that training printed at this step.
     pub(crate) fn test_loss(&self, test: &Images, seed: u64) -> Result<[f64; 3]> {
         let (config, model) = (&self.config, self.options.model());
-        let settings = vae::Settings::of(&self.options);
-        let build = |precision| vae::codec(&model, vae::Settings { precision, ..settings });
-        let mut codec = match build(self.options.precision) {
-            Err(error @ ModelError::Precision(_)) => {
-                output::complain(&format!(
-                    "warning: {error}: the loss is computed in f32, and differs from the loss in training"
-                ));
-                build(Precision::F32)?
-            }
-            built => built?,
-        };
+        let mut codec = vae::codec(&model, vae::Settings::of(&self.options))?;
         codec.set_team(threads::team());
         codec.fix_threads(config.model_threads);
         let (parameters, step, shards) = (&self.parameters, self.step, config.shards);

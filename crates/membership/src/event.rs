@@ -16,7 +16,7 @@ pub struct Fingerprint {
     pub device: String,
     /// Instruction set of the numeric library, as in `avx512`.
     pub instruction_set: String,
-    /// How the matrix products are computed, as in `f32` or `bf16 (AVX512_BF16)`.
+    /// How the matrix products are computed, as in `f32` or `bf16 (tensor cores)`.
     pub precision: String,
     /// Version of the numeric library.
     pub libtorch: String,

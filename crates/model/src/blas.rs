@@ -125,7 +125,7 @@ fn fix_branch() -> Branch {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => (AVX2 | STRICT, "AVX2"),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => (AVX512 | STRICT, "AVX512"),
+        Level::Avx512 | Level::Amx => (AVX512 | STRICT, "AVX512"),
     };
     // The function behind `mkl_cbwr_set` in MKL's headers: int (int).
     let Some(set) = symbol(c"mkl_serv_cbwr_set") else { return Branch::Unfixed };

@@ -27,9 +27,6 @@ pub enum ModelError {
         /// The values that are allowed, in words.
         allowed: &'static str,
     },
-    /// The BLAS cannot multiply in this precision.
-    #[error("precision {0} is not supported: the BLAS of this libtorch is not MKL; use f32")]
-    Precision(&'static str),
     /// A tensor of the model is missing.
     #[error("it has no tensor {name}")]
     Missing {

@@ -1,18 +1,16 @@
 //! Matrix multiplication on slices.
 //!
-//! Factors in f32 are multiplied by this crate, with the same bits on every CPU (`gemm/blocks.rs`).
-//! Factors in bf16 are multiplied by MKL (`gemm/library.rs`), with bits that depend on the CPU's units.
+//! A product has the same bits on every CPU, in f32 (`gemm/blocks.rs`) as in bf16 (`gemm/bf16.rs`).
 //! Matrices are row-major.
 
+mod bf16;
 mod blocks;
-mod library;
 mod panels;
+mod space;
 mod tile;
 mod vector;
 
-use std::ffi::c_int;
-
-pub(crate) use blocks::prepare_thread;
+pub(crate) use space::prepare_thread;
 
 use crate::{bf16::Bf16, isa::Isa};
 
@@ -65,15 +63,11 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// The largest side of a matrix, because BLAS uses 32-bit integers.
-pub const SIDE_MAX: usize = c_int::MAX as usize;
+/// The largest side of a matrix: the kernels for GPUs, and libtorch, count with 32-bit integers.
+pub const SIDE_MAX: usize = i32::MAX as usize;
 
 /// The element type of a factor: f32 or [`Bf16`]. Products are added in f32.
 pub trait Factor: Copy + Send + Sync + sealed::Sealed {
-    /// Whether such factors can be multiplied; MKL multiplies those of bf16.
-    #[doc(hidden)]
-    fn is_supported() -> bool;
-
     #[doc(hidden)]
     fn multiply_rows(
         isa: Isa,
@@ -91,10 +85,6 @@ mod sealed {
 }
 
 impl Factor for f32 {
-    fn is_supported() -> bool {
-        true
-    }
-
     fn multiply_rows(
         isa: Isa,
         a: Matrix<'_, f32>,
@@ -107,18 +97,14 @@ impl Factor for f32 {
 }
 
 impl Factor for Bf16 {
-    fn is_supported() -> bool {
-        library::routine().is_some()
-    }
-
     fn multiply_rows(
-        _: Isa,
+        isa: Isa,
         a: Matrix<'_, Bf16>,
         first: usize,
         b: Matrix<'_, Bf16>,
         out: &mut [f32],
     ) {
-        library::multiply_rows(a, first, b, out);
+        bf16::multiply_rows(isa, a, first, b, out);
     }
 }
 
@@ -126,8 +112,7 @@ impl Factor for Bf16 {
 ///
 /// # Panics
 ///
-/// If shapes do not fit, a side is above [`SIDE_MAX`], or such factors cannot be multiplied
-/// ([`Factor::is_supported`]).
+/// If shapes do not fit.
 pub fn multiply<T: Factor>(isa: Isa, a: Matrix<'_, T>, b: Matrix<'_, T>, out: &mut [f32]) {
     let ((m, k), (inner, n)) = (a.shape(), b.shape());
     assert_eq!(k, inner, "a product of {m} x {k} and {inner} x {n}");

@@ -14,12 +14,12 @@ use std::sync::OnceLock;
 pub struct Isa(#[doc(hidden)] pub Level);
 
 /// The names of all instruction sets, including those that this CPU lacks.
-pub const NAMES: [&str; 3] = ["portable", "avx2", "avx512"];
+pub const NAMES: [&str; 4] = ["portable", "avx2", "avx512", "amx"];
 
 /// The choice of [`Isa::choose`].
 static CHOSEN: OnceLock<Isa> = OnceLock::new();
 
-/// The instruction sets that [`kernel!`] compiles for.
+/// The instruction sets. [`kernel!`] compiles for the first three: AMX adds only products of bf16 to AVX-512.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -28,6 +28,8 @@ pub enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Isa {
@@ -49,6 +51,9 @@ impl Isa {
     pub(crate) fn fastest() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
+            if has_amx() {
+                return Self(Level::Amx);
+            }
             if has_avx512() {
                 return Self(Level::Avx512);
             }
@@ -71,6 +76,9 @@ impl Isa {
             if has_avx512() {
                 found.push(Self(Level::Avx512));
             }
+            if has_amx() {
+                found.push(Self(Level::Amx));
+            }
         }
         found
     }
@@ -84,6 +92,8 @@ impl Isa {
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => "amx",
         }
     }
 }
@@ -100,6 +110,45 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
+}
+
+/// Whether the CPU has AVX-512 and AMX's products of bf16, and the kernel lets this process use AMX.
+#[cfg(target_arch = "x86_64")]
+fn has_amx() -> bool {
+    static HAS_AMX: OnceLock<bool> = OnceLock::new();
+    *HAS_AMX.get_or_init(|| has_avx512() && has_amx_bf16() && may_use_tiles())
+}
+
+/// Detection in std does not know AMX yet.
+#[cfg(target_arch = "x86_64")]
+fn has_amx_bf16() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+
+    /// Structured extended features: bits 22 and 24 of EDX are AMX-BF16 and AMX-TILE.
+    const FEATURES: u32 = 7;
+    const BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
+    __cpuid(0).eax >= FEATURES && __cpuid_count(FEATURES, 0).edx & BF16_AND_TILE == BF16_AND_TILE
+}
+
+/// Asks Linux to save the tiles' registers with every thread of this process.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn may_use_tiles() -> bool {
+    use std::ffi::c_long;
+
+    unsafe extern "C" {
+        fn syscall(number: c_long, ...) -> c_long;
+    }
+    /// `SYS_arch_prctl`, `ARCH_REQ_XCOMP_PERM` and `XFEATURE_XTILEDATA` of the kernel's headers.
+    const ARCH_PRCTL: c_long = 158;
+    const REQUEST_PERMISSION: c_long = 0x1023;
+    const TILE_DATA: c_long = 18;
+    // SAFETY: the call takes two numbers and touches no memory of this process.
+    unsafe { syscall(ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) == 0 }
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn may_use_tiles() -> bool {
+    false
 }
 
 /// Writes a function whose first argument is `isa: Isa`, and which runs the variant of the body for it.
@@ -143,7 +192,9 @@ macro_rules! kernel {
                 $crate::isa::Level::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Level::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::isa::Level::Avx512 | $crate::isa::Level::Amx => unsafe {
+                    avx512($($arg),*)
+                },
             }
         }
     };

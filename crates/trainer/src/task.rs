@@ -113,7 +113,7 @@ pub trait Task: 'static {
         Precision::F32
     }
 
-    /// Whether every CPU and GPU computes the same bits. libtorch does not promise equal bits, so a
+    /// Whether every CPU computes the same bits, and every GPU too unless [`Task::precision`] is bf16. libtorch does not promise equal bits, so a
     /// model that computes with libtorch must return false.
     fn is_portable(options: &Self::Options) -> bool {
         let _ = options;

@@ -51,11 +51,11 @@ impl VaeOptions {
         }
     }
 
-    /// Whether every CPU and GPU computes the same bits. This holds for f32 in dense layers, which this project
-    /// computes itself; everything else is computed by libtorch.
+    /// Whether every CPU computes the same bits, and every GPU too unless the products are in bf16. This holds for
+    /// dense layers, which this project computes itself; libtorch computes convolutions.
     #[must_use]
     pub fn is_portable(&self) -> bool {
-        self.precision == Precision::F32 && self.architecture == Architecture::Dense
+        self.architecture == Architecture::Dense
     }
 
     /// The network in a few words, as in `VAE 784-400-400-20` and `VAE conv 28x28-32-64-400-20`. The convolutional

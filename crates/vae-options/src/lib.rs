@@ -98,7 +98,7 @@ pub struct VaeOptions {
     #[serde(default = "one")]
     pub importance_samples: u32,
     /// Number format of the factors of matrix products; sums, parameters and optimizer stay f32.
-    /// bf16 is twice as fast on CPUs with AVX-512 BF16, and not faster on others
+    /// bf16 is faster on CPUs with AMX and on GPUs
     #[cfg_attr(feature = "clap", arg(long, value_enum, default_value_t = Precision::F32))]
     #[serde(default)]
     pub precision: Precision,

@@ -13,8 +13,7 @@ use images::Images;
 use vae_options::{Binarize, ModelConfig, Precision, VaeOptions};
 
 use model::{
-    Bf16, Isa, Layout, Model, ModelError, StepContext, Sums, Team, blas, gemm::Factor,
-    initialise_linear,
+    Bf16, Isa, Layout, Model, ModelError, StepContext, Sums, Team, initialise_linear,
 };
 
 use crate::{
@@ -108,13 +107,12 @@ impl Vae {
     ///
     /// # Errors
     ///
-    /// As [`Vae::new`], [`ModelError::Size`] for zero samples, and [`ModelError::Precision`] if
-    /// the BLAS does not support the precision.
+    /// As [`Vae::new`], and [`ModelError::Size`] for zero samples.
     pub fn with(config: &ModelConfig, settings: Settings) -> Result<Self, ModelError> {
         Self::with_isa(config, settings, Isa::best())
     }
 
-    /// [`Vae::with`] for a chosen instruction set. In f32 the bits are the same for all.
+    /// [`Vae::with`] for a chosen instruction set. The bits are the same for all.
     ///
     /// # Errors
     ///
@@ -124,15 +122,11 @@ impl Vae {
         settings: Settings,
         isa: Isa,
     ) -> Result<Self, ModelError> {
-        blas::deterministic();
         let (network, beta) = (Network::new(config)?, config.beta);
         let samples = side("importance_samples", settings.samples, SAMPLES_MAX)?;
         let binarize = settings.binarize;
         let engine = match settings.precision {
             Precision::F32 => Precise::F32(Engine::new(network, beta, isa, samples, binarize)),
-            Precision::Bf16 if !Bf16::is_supported() => {
-                return Err(ModelError::Precision("bf16"));
-            }
             Precision::Bf16 => Precise::Bf16(Engine::new(network, beta, isa, samples, binarize)),
         };
         Ok(Self { engine, settings, beta })
@@ -252,8 +246,6 @@ impl Model for Vae {
     }
 
     fn set_team(&mut self, team: Arc<Team>) {
-        // A product on one thread of the team must not start more threads.
-        tch::set_num_threads(1);
         with_engine!(&mut self.engine, engine => engine.set_team(team));
     }
 

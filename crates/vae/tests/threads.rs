@@ -1,13 +1,11 @@
 //! The bits of a gradient depend neither on the number of threads nor on its place in memory.
-//!
-//! This test has its own process, because libtorch's number of threads belongs to the whole process.
 
 use std::{error::Error, sync::Arc};
 
 use data::{Batch, Domain, Stream};
 use images::{Images, PIXELS};
 use model::{
-    Bf16, Isa, Model, StepContext, Team, blas,
+    Bf16, Isa, Model, StepContext, Team,
     gemm::{Factor, Matrix, multiply},
 };
 use vae::{Settings, Vae};
@@ -20,11 +18,6 @@ const ROWS_MIN: usize = 16;
 
 #[test]
 fn bits_do_not_depend_on_threads_or_place() -> Result<(), Box<dyn Error>> {
-    let branch = blas::deterministic();
-    if Isa::best().name() != "portable" && std::env::var_os("MKL_CBWR").is_none() {
-        assert!(blas::unlocked(), "this binary does not export mkl_serv_intel_cpu_true");
-        assert!(matches!(branch, blas::Branch::Strict(_)), "MKL: {branch}");
-    }
     let pixels = (0..IMAGES * PIXELS).map(|i| (i * i % 253) as u8).collect();
     let images = Images::new(images::Shape::grey(28, 28), pixels, vec![0; IMAGES])?;
     let indices: Vec<u32> = (0..IMAGES as u32).collect();

@@ -150,7 +150,7 @@ pub(crate) fn name(device: Device, fingerprint: &Fingerprint) -> String {
         return fingerprint.instruction_set.clone();
     }
     let isa = match Isa::best().name() {
-        "avx512" => "AVX-512",
+        "avx512" | "amx" => "AVX-512",
         "avx2" => "AVX2",
         other => other,
     };

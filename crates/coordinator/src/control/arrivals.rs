@@ -10,9 +10,6 @@ use tonic::Status;
 use super::{Connection, Control};
 use crate::spawn::{Exit, Verdict};
 
-/// Devices that compute a portable task with the same bits.
-const PORTABLE: [&str; 2] = ["cpu", "cuda"];
-
 /// Replaces a part of a fingerprint that does not matter.
 const ANY: &str = "any";
 
@@ -48,10 +45,19 @@ impl Control<'_> {
         if task.precision == Precision::F32 {
             fingerprint.precision = "f32".into();
         }
-        if task.portable && PORTABLE.contains(&fingerprint.device.as_str()) {
-            fingerprint.device = ANY.into();
-            fingerprint.instruction_set = format!("revision {}", task.revision);
-            fingerprint.libtorch = ANY.into();
+        let is_same_everywhere = match (fingerprint.device.as_str(), task.precision) {
+            ("cpu", _) | ("cuda", Precision::F32) => task.portable,
+            _ => false,
+        };
+        if !is_same_everywhere {
+            return;
+        }
+        fingerprint.instruction_set = format!("revision {}", task.revision);
+        fingerprint.libtorch = ANY.into();
+        match task.precision {
+            Precision::F32 => fingerprint.device = ANY.into(),
+            // GPUs add the products of bf16 in another order.
+            Precision::Bf16 => fingerprint.precision = "bf16".into(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use collective::{Generation, Rank};
+use config::task::Precision;
 use history::Event as Happened;
 use membership::{Command, Loss, Member, Outcome, Refusal, WorkerId};
 use protocol::{
@@ -201,7 +202,8 @@ impl Control<'_> {
         let is_on_gpu = |(_, worker): &(Rank, WorkerId)| {
             self.connections.get(worker).is_some_and(|connection| connection.is_on_gpu)
         };
-        self.launch.config().training.task.portable && self.members.iter().all(is_on_gpu)
+        let task = &self.launch.config().training.task;
+        task.portable && task.precision == Precision::F32 && self.members.iter().all(is_on_gpu)
     }
 
     /// Ends the run before its generation has begun, because of an error in the coordinator.

@@ -9,24 +9,19 @@
 
 #![allow(unsafe_code, reason = "pointers into matrices, from here to the tiles")]
 
-use std::{cell::RefCell, ptr};
+use std::ptr;
 
 use super::{
     Matrix,
     panels::{self, Right},
+    space::{COLUMNS_MAX, LINE, LINKS, ROWS_MAX, Space, ranges},
     tile::{self, Left, Panel, Results},
     vector::{Portable, Vector},
 };
 use crate::{Isa, isa::Level};
 
 /// Links of a chunk. The number is part of the definition of a product: another number gives other bits.
-const CHUNK: usize = 128;
-
-/// Columns of a block: a chunk of them takes 128 KiB, which fits the second-level cache.
-const COLUMNS_MAX: usize = 256;
-
-/// Rows of a block.
-const ROWS_MAX: usize = 512;
+const CHUNK: usize = LINKS;
 
 /// Rows that pass all panels before the next rows do: a chunk of them takes 48 KiB.
 const ROWS_NEAR: usize = 96;
@@ -36,9 +31,6 @@ const ROWS_UNPACKED_MAX: usize = 64;
 
 /// Strides that are a multiple of this put the rows of a panel into few sets of the first-level cache.
 const STRIDE_BAD: usize = 256;
-
-/// The columns of a panel are a multiple of this on every instruction set.
-const LINE: usize = 16;
 
 /// A product, or a part of one: `out = left right`.
 #[derive(Clone, Copy)]
@@ -142,46 +134,6 @@ impl Product {
     }
 }
 
-/// `0..len` in ranges of length `most`; the last range may be shorter.
-fn ranges(len: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..len).step_by(most).map(move |start| (start, (start + most).min(len)))
-}
-
-/// The working memory of a thread for one block.
-struct Space {
-    panels: Vec<Line>,
-    results: Vec<Line>,
-    lists: Vec<[u16; CHUNK]>,
-    kept: Vec<usize>,
-}
-
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[allow(dead_code, reason = "used by address")] [f32; LINE]);
-
-impl Space {
-    fn new() -> Self {
-        let lines = |floats: usize| vec![Line([0.0; LINE]); floats / LINE];
-        // A panel has at least one vector of eight.
-        let panels_max = COLUMNS_MAX / 8;
-        Self {
-            panels: lines(CHUNK * COLUMNS_MAX),
-            results: lines(ROWS_MAX * COLUMNS_MAX),
-            lists: vec![[0; CHUNK]; panels_max],
-            kept: vec![0; panels_max],
-        }
-    }
-}
-
-thread_local! {
-    static SPACE: RefCell<Space> = RefCell::new(Space::new());
-}
-
-/// Allocates the working memory of this thread, unless it exists already.
-pub(crate) fn prepare_thread() {
-    SPACE.with(|_| ());
-}
-
 /// Computes a block.
 ///
 /// # Safety
@@ -201,13 +153,13 @@ unsafe fn multiply_block(isa: Isa, block: Product) {
         // SAFETY: as above.
         unsafe { multiply_in::<super::vector::Avx512>(block, space) }
     }
-    SPACE.with_borrow_mut(|space| match isa.0 {
+    Space::of_thread(|space| match isa.0 {
         // SAFETY, of all arms: as the caller guarantees; an `Isa` exists only if the CPU has it.
         Level::Portable => unsafe { multiply_in::<Portable>(block, space) },
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { avx2(block, space) },
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512(block, space) },
+        Level::Avx512 | Level::Amx => unsafe { avx512(block, space) },
     });
 }
 

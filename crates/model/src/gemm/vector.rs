@@ -24,6 +24,21 @@ pub(super) trait Vector: Copy {
     /// self * factor + sum, rounded once.
     unsafe fn mul_add(self, factor: Self, sum: Self) -> Self;
 
+    /// [`Vector::add`], and a result below the smallest normal number becomes zero with its sign. Vectors of x86 do this
+    /// if the CPU is in the mode for it (`bf16/fma.rs`).
+    #[inline(always)]
+    unsafe fn add_flushed(self, other: Self) -> Self {
+        // SAFETY: as the caller guarantees.
+        unsafe { self.add(other) }
+    }
+
+    /// [`Vector::mul_add`], flushed like [`Vector::add_flushed`].
+    #[inline(always)]
+    unsafe fn mul_add_flushed(self, factor: Self, sum: Self) -> Self {
+        // SAFETY: as the caller guarantees.
+        unsafe { self.mul_add(factor, sum) }
+    }
+
     /// Whether any number is nonzero; NaN counts as nonzero.
     unsafe fn has_nonzero(self) -> bool;
 
@@ -72,6 +87,17 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn add_flushed(self, other: Self) -> Self {
+        let flushed = |sum: f32| if sum.abs() < f32::MIN_POSITIVE { 0.0 * sum } else { sum };
+        Self(std::array::from_fn(|i| flushed(self.0[i] + other.0[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add_flushed(self, factor: Self, sum: Self) -> Self {
+        Self(std::array::from_fn(|i| mul_add_flushed(self.0[i], factor.0[i], sum.0[i])))
+    }
+
+    #[inline(always)]
     unsafe fn has_nonzero(self) -> bool {
         self.0.iter().any(|x| *x != 0.0)
     }
@@ -88,6 +114,21 @@ impl Vector for Portable {
 
     #[inline(always)]
     fn prefetch(_: *const f32) {}
+}
+
+/// a b + c, rounded once; zero if it would be below the smallest normal number also with an unbounded exponent. A and b
+/// have the 8 bits of bf16.
+#[inline(always)]
+fn mul_add_flushed(a: f32, b: f32, c: f32) -> f32 {
+    /// Halfway between the smallest normal number and its lower neighbour with the same number of bits.
+    const LEAST: f64 = f32::MIN_POSITIVE as f64 * (1.0 - f32::EPSILON as f64 / 4.0);
+    let sum = a.mul_add(b, c);
+    if sum.abs() > f32::MIN_POSITIVE || sum.is_nan() {
+        return sum;
+    }
+    // Near the smallest normal number this is exact.
+    let exact = f64::from(a).mul_add(f64::from(b), f64::from(c));
+    if exact.abs() < LEAST { 0.0 * sum } else { sum }
 }
 
 #[cfg(target_arch = "x86_64")]

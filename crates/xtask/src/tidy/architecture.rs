@@ -250,10 +250,9 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
         "keeps a product's results in registers; bounds are checked above",
     ),
     ("crates/model/src/gemm/vector.rs", "calls the CPU's vector instructions"),
-    (
-        "crates/model/src/gemm/library.rs",
-        "calls the product in bf16 that libtorch_cpu exports, on slices checked before",
-    ),
+    ("crates/model/src/gemm/bf16.rs", "hands pointers into matrices to what multiplies bf16"),
+    ("crates/model/src/gemm/bf16/amx.rs", "calls the CPU's instructions on tiles"),
+    ("crates/model/src/gemm/bf16/fma.rs", "sets a mode of the CPU, and keeps sums in registers"),
     ("crates/model/src/isa.rs", "calls functions compiled for CPU features found at run time"),
     ("crates/model/src/blas.rs", "defines the symbol that MKL asks for the CPU's vendor"),
     ("crates/model/src/libtorch.rs", "asks libtorch_cpu for its version and its file"),
