@@ -9,7 +9,8 @@ const COMPATIBLE: &str = "MKL_CBWR=COMPATIBLE";
 
 /// Trains up to the end of an epoch, with one worker in this environment.
 fn train(place: &Place, flags: &str, environment: &str) -> (Exit, Exit) {
-    let flags = format!("{SMALL} --architecture conv --workers 1 --join-timeout-seconds 10 {flags}");
+    let flags =
+        format!("{SMALL} --architecture conv --workers 1 --join-timeout-seconds 10 {flags}");
     let fleet = Fleet::without_workers(place, &flags);
     let worker = worker_in(environment, &format!("--coordinator {} --threads 1", fleet.url));
     let worker = worker.wait();

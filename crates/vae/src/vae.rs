@@ -12,9 +12,7 @@ use data::{Batch, Stream};
 use images::Images;
 use vae_options::{Binarize, ModelConfig, Precision, VaeOptions};
 
-use model::{
-    Bf16, Isa, Layout, Model, ModelError, StepContext, Sums, Team, initialise_linear,
-};
+use model::{Bf16, Isa, Layout, Model, ModelError, StepContext, Sums, Team, initialise_linear};
 
 use crate::{
     engine::Engine,

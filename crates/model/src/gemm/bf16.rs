@@ -116,12 +116,7 @@ pub(super) fn multiply_rows(
 }
 
 impl<'a> Product<'a> {
-    fn new(
-        a: Matrix<'a, Bf16>,
-        first: usize,
-        b: Matrix<'a, Bf16>,
-        out: &'a mut [f32],
-    ) -> Self {
+    fn new(a: Matrix<'a, Bf16>, first: usize, b: Matrix<'a, Bf16>, out: &'a mut [f32]) -> Self {
         let ((_, links), (_, n)) = (a.shape(), b.shape());
         let m = out.len() / n;
         let lines = |matrix: Matrix<'a, Bf16>, adjacent, first, count| Lines {
@@ -160,7 +155,7 @@ fn multiply(isa: Isa, product: Product<'_>, space: &mut Space) {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
     unsafe fn amx(product: Product<'_>, space: &mut Space) {
-        let _configured = amx::Configured::begin();
+        let (_flushing, _configured) = (fma::Flushing::begin(), amx::Configured::begin());
         // SAFETY: as above.
         unsafe { multiply_in::<amx::Tiles>(product, space) }
     }
@@ -204,38 +199,27 @@ unsafe fn multiply_in<U: Unit>(product: Product<'_>, space: &mut Space) {
             }
             // SAFETY: the block has these results, and `out` has a place for each.
             unsafe {
-                finish(results, left.count * stride, scale);
                 let (major, minor) = if turned { (columns, rows) } else { (rows, columns) };
                 let out = &mut out[major.0 * out_stride + minor.0..];
-                write_out::<U::Vector>(results, stride, (left.count, right.count), turned, out, out_stride);
+                let shape = (left.count, right.count);
+                write_out::<U::Vector>(results, stride, shape, turned, scale, out, out_stride);
             }
         }
     }
 }
 
-/// Turns -0 into +0, and multiplies by `scale`.
-///
-/// # Safety
-///
-/// There are `len` results.
-#[inline(always)]
-unsafe fn finish(results: *mut f32, len: usize, scale: f32) {
-    // SAFETY: as the caller guarantees.
-    let results = unsafe { std::slice::from_raw_parts_mut(results, len) };
-    results.iter_mut().for_each(|x| *x = (*x + 0.0) * scale);
-}
-
-/// Copies a block's results or their transpose to `out`.
+/// Copies a block's results or their transpose to `out`, multiplied by `scale`; -0 becomes +0.
 ///
 /// # Safety
 ///
 /// The block has these rows and columns, and the CPU has the vectors.
 #[inline(always)]
 unsafe fn write_out<V: Vector>(
-    results: *const f32,
+    results: *mut f32,
     stride: usize,
     (rows, columns): (usize, usize),
     turned: bool,
+    scale: f32,
     out: &mut [f32],
     out_stride: usize,
 ) {
@@ -244,13 +228,38 @@ unsafe fn write_out<V: Vector>(
     let out = out.as_mut_ptr();
     // SAFETY: the rows are within the block, and the block is within `out`.
     unsafe {
+        for row in 0..rows {
+            let row_of_results = results.add(row * stride);
+            if turned {
+                finish::<V>(row_of_results, stride, scale, row_of_results);
+            } else {
+                finish::<V>(row_of_results, columns, scale, out.add(row * out_stride));
+            }
+        }
         if turned {
             panels::transpose::<V>(results, stride, rows, columns, out, out_stride);
-        } else {
-            for row in 0..rows {
-                let from = results.add(row * stride);
-                from.copy_to_nonoverlapping(out.add(row * out_stride), columns);
-            }
+        }
+    }
+}
+
+/// Writes a row of results, multiplied by `scale`; -0 becomes +0.
+///
+/// # Safety
+///
+/// `from` has whole vectors, up to the first `len` numbers, `to` has `len` numbers, and the CPU has the vectors.
+#[inline(always)]
+unsafe fn finish<V: Vector>(from: *const f32, len: usize, scale: f32, to: *mut f32) {
+    // SAFETY: as the caller guarantees.
+    unsafe {
+        let (scale, zero) = (V::splat(scale), V::splat(0.0));
+        let whole = len / V::LANES * V::LANES;
+        for at in (0..whole).step_by(V::LANES) {
+            V::load(from.add(at)).mul_add_flushed(scale, zero).store(to.add(at));
+        }
+        if whole < len {
+            let mut last = [0.0; LINE];
+            V::load(from.add(whole)).mul_add_flushed(scale, zero).store(last.as_mut_ptr());
+            last.as_ptr().copy_to_nonoverlapping(to.add(whole), len - whole);
         }
     }
 }
@@ -269,7 +278,8 @@ mod tests {
             state
         };
         let mut number = || {
-            let (bits, exponent, chance) = (next(), exponents.start + next() % exponents.len() as u32, next() % 8);
+            let (bits, exponent, chance) =
+                (next(), exponents.start + next() % exponents.len() as u32, next() % 8);
             let bits = (bits & 0x8000) << 16 | exponent << 23 | (bits & 0x7f) << 16;
             Bf16::from_f32(if chance == 0 { 0.0 } else { f32::from_bits(bits) })
         };
@@ -303,10 +313,19 @@ mod tests {
         total + 0.0
     }
 
-    fn check(isa: Isa, (m, n, k): (usize, usize, usize), transposed: (bool, bool), exponents: std::ops::Range<u32>) {
+    fn check(
+        isa: Isa,
+        (m, n, k): (usize, usize, usize),
+        transposed: (bool, bool),
+        exponents: std::ops::Range<u32>,
+    ) {
         let (a, b) = (numbers(m * k, exponents.clone(), 1), numbers(k * n, exponents.clone(), 2));
         let view = |data, transposed, rows, columns| {
-            if transposed { Matrix::new(data, columns, rows).t() } else { Matrix::new(data, rows, columns) }
+            if transposed {
+                Matrix::new(data, columns, rows).t()
+            } else {
+                Matrix::new(data, rows, columns)
+            }
         };
         let (view_a, view_b) = (view(&a[..], transposed.0, m, k), view(&b[..], transposed.1, k, n));
         let at_a = |i: usize, l: usize| if transposed.0 { a[l * m + i] } else { a[i * k + l] };
@@ -368,13 +387,21 @@ mod tests {
     fn what_rounds_to_the_smallest_normal_number_is_kept() {
         let power = |exponent: i32| Bf16::from_f32(2.0_f32.powi(exponent));
         for isa in Isa::available() {
-            for (less, expected) in [(-150, 0.0), (-151, f32::MIN_POSITIVE), (-152, f32::MIN_POSITIVE)] {
+            for (less, expected) in
+                [(-150, 0.0), (-151, f32::MIN_POSITIVE), (-152, f32::MIN_POSITIVE)]
+            {
                 // Even links: 2^-126 - 2^less.
                 let a = [power(-63), power(0), power(-100), power(0)];
                 let minus = Bf16::from_f32(-2.0_f32.powi(less + 100));
                 let b = [power(-63), power(-140), minus, power(-140)];
                 let mut out = [f32::NAN];
-                multiply_rows(isa, Matrix::new(&a[..], 1, 4), 0, Matrix::new(&b[..], 4, 1), &mut out);
+                multiply_rows(
+                    isa,
+                    Matrix::new(&a[..], 1, 4),
+                    0,
+                    Matrix::new(&b[..], 4, 1),
+                    &mut out,
+                );
                 assert_eq!(out[0], expected, "{} 2^-126 - 2^{less}", isa.name());
             }
         }

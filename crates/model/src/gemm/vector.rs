@@ -117,7 +117,7 @@ impl Vector for Portable {
 }
 
 /// a b + c, rounded once; zero if it would be below the smallest normal number also with an unbounded exponent. A and b
-/// have the 8 bits of bf16.
+/// have the 8 bits of bf16, or c is zero.
 #[inline(always)]
 fn mul_add_flushed(a: f32, b: f32, c: f32) -> f32 {
     /// Halfway between the smallest normal number and its lower neighbour with the same number of bits.

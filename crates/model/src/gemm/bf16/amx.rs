@@ -55,7 +55,9 @@ impl Configured {
         of_all.row_bytes[..8].fill(ROW_BYTES as u16);
         of_all.rows[..8].fill(TILE as u8);
         // SAFETY: only code for AMX calls this function; the operand has 64 bytes.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const of_all, options(nostack, preserves_flags)) };
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &raw const of_all, options(nostack, preserves_flags))
+        };
         Self(PhantomData)
     }
 }
