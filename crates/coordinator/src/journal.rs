@@ -196,7 +196,7 @@ fn is_worker(process: u32) -> bool {
     // "id (name) state ...": the name may hold anything.
     let name_and_state = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')'));
     name_and_state.is_some_and(|(name, state)| {
-        name == "vae-worker" && !state.trim_start().starts_with(['Z', 'X'])
+        name.starts_with("vae-worker") && !state.trim_start().starts_with(['Z', 'X'])
     })
 }
 

@@ -34,7 +34,7 @@ pub(crate) fn log_likelihoods(
     // Each thread multiplies its own matrices, so no thread waits for another.
     let shares = found.chunks_mut(share).enumerate().collect();
     let outcomes = threads::map(shares, |(number, out)| -> Result<()> {
-        let mut codec = vae::codec(config, Settings::default())?;
+        let mut codec = vae_conv::codec(config, Settings::default())?;
         for (offset, out) in out.iter_mut().enumerate() {
             let image = Image { images, latents: &latents, index: number * share + offset };
             *out = image.log_likelihood(&mut *codec, parameters, samples, seed)?;
@@ -124,7 +124,7 @@ mod tests {
             "task": options.describe(images::named::mnist()).unwrap()
         });
         let config: config::Training = serde_json::from_value(config).unwrap();
-        let codec = vae::codec(&options.model(), Settings::default()).unwrap();
+        let codec = vae_conv::codec(&options.model(), Settings::default()).unwrap();
         let mut parameters = vec![0.0; codec.layout().len()];
         for (name, value) in [
             ("decoder.0.weight", 1.0),

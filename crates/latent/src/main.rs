@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 
 fn run() -> ExitCode {
     limits::report_file_size_limit();
-    if let Err(wrong) = model::libtorch::check() {
+    if let Err(wrong) = autograd::libtorch::check() {
         output::complain(&format!("error: {wrong}"));
         return ExitCode::FAILURE;
     }
@@ -51,7 +51,7 @@ fn run() -> ExitCode {
         return ExitCode::FAILURE;
     }
     // Must run before any other thread exists and before libtorch computes anything.
-    model::blas::deterministic();
+    autograd::blas::deterministic();
     threads::one_for_libtorch();
     if let Some(done) = manual::on_request(Args::command(), &reference::REFERENCE) {
         return done;

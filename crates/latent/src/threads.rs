@@ -21,7 +21,7 @@ pub(crate) fn team() -> Arc<Team> {
     Arc::clone(TEAM.get_or_init(start))
 }
 
-/// Makes libtorch compute on the calling thread only; it does so already on the team's threads.
+/// Makes libtorch compute on the calling thread only; [`map`] does so on the team's threads.
 pub(crate) fn one_for_libtorch() {
     tch::set_num_threads(1);
 }
@@ -30,7 +30,10 @@ pub(crate) fn one_for_libtorch() {
 pub(crate) fn map<T: Send, R: Send>(inputs: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let mut results: Vec<Option<R>> = inputs.iter().map(|_| None).collect();
     let parts = inputs.into_iter().zip(results.iter_mut());
-    team().each(parts, |(input, result)| *result = Some(work(input)));
+    team().each(parts, |(input, result)| {
+        one_for_libtorch();
+        *result = Some(work(input));
+    });
     results.into_iter().flatten().collect()
 }
 

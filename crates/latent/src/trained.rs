@@ -87,7 +87,7 @@ impl Trained {
         let options = VaeOptions::read(&task.options).with_context(foreign)?;
         options.validate().with_context(foreign)?;
         let settings = vae::Settings::default();
-        let mut codec = vae::codec(&options.model(), settings).with_context(foreign)?;
+        let mut codec = vae_conv::codec(&options.model(), settings).with_context(foreign)?;
         codec.set_team(threads::team());
         codec.fix_threads(config.training.model_threads);
         let parameters = codec
@@ -200,7 +200,7 @@ impl Trained {
     /// the numbers that training printed at this step.
     pub(crate) fn test_loss(&self, test: &Images, seed: u64) -> Result<[f64; 3]> {
         let (config, model) = (&self.config, self.options.model());
-        let mut codec = vae::codec(&model, vae::Settings::of(&self.options))?;
+        let mut codec = vae_conv::codec(&model, vae::Settings::of(&self.options))?;
         codec.set_team(threads::team());
         codec.fix_threads(config.model_threads);
         let (parameters, step, shards) = (&self.parameters, self.step, config.shards);

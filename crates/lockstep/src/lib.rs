@@ -26,6 +26,7 @@
 pub mod manual;
 mod program;
 
+pub use autograd::{Autograd, Inputs};
 /// The description of a data set: named files with their digests.
 pub use config::{FileEntry, Manifest};
 pub use data::{
@@ -33,9 +34,7 @@ pub use data::{
     local,
 };
 pub use images;
-pub use model::{
-    Autograd, Layout, Model, ModelError, StepContext, Sums, TERMS_MAX, autograd::Inputs,
-};
+pub use model::{Device, Layout, Model, ModelError, StepContext, Sums, TERMS_MAX};
 pub use program::main;
 pub use tch;
 pub use trainer::{

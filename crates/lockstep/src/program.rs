@@ -38,7 +38,12 @@ where
         Some(TRAIN) => coordinator::main(Box::leak(Box::new(Trained::<T>(PhantomData))), arguments),
         Some(WORKER) => {
             let version = format!("{}, revision {}", env!("CARGO_PKG_VERSION"), T::REVISION);
-            let program = worker::Program { name: T::NAME, version: Box::leak(version.into()) };
+            let program = worker::Program {
+                name: T::NAME,
+                version: Box::leak(version.into()),
+                library: Some(autograd::LIBTORCH),
+                other_program: None,
+            };
             worker::run::<T>(&program, arguments)
         }
         Some(DESCRIBE) => stdout::finish(print_description::<T>(&arguments)),

@@ -1,7 +1,5 @@
 //! GPUs. The program is not linked with a GPU library, so that one program serves every machine. The
 //! driver's library is opened at run time ([`Driver`]); a model written by hand needs nothing else.
-//! Code that uses libtorch's autograd on a GPU calls [`load`] first, which opens libtorch's library
-//! for GPUs.
 //!
 //! [`Gpu`] is one GPU with memory, kernels and graphs; [`compiler`] compiles kernels. Nothing here
 //! knows what the kernels compute, and no error of a GPU panics.
@@ -13,8 +11,6 @@ mod meter;
 mod registered;
 
 pub mod compiler;
-
-use std::sync::OnceLock;
 
 use thiserror::Error;
 
@@ -160,19 +156,4 @@ pub fn name(device: usize) -> Result<String, GpuError> {
 /// As [`name`].
 pub fn bus(device: usize) -> Result<String, GpuError> {
     Driver::get()?.bus(device)
-}
-
-/// Makes CUDA devices known to libtorch. Call it before tch is asked about any device. Only the
-/// first call has an effect.
-///
-/// # Errors
-/// [`NoCuda`] if there can be no device.
-pub fn load() -> Result<(), NoCuda> {
-    static LOADED: OnceLock<Result<(), NoCuda>> = OnceLock::new();
-    *LOADED.get_or_init(|| {
-        if !driver::open("libcuda.so.1") {
-            return Err(NoCuda::Driver);
-        }
-        if driver::open("libtorch_cuda.so") { Ok(()) } else { Err(NoCuda::Library) }
-    })
 }

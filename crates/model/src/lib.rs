@@ -1,23 +1,19 @@
 //! Models on flat vectors: parameters in, the gradient of the summed loss out.
 //!
-//! A trainer uses only the trait [`Model`]. [`Autograd`] makes a model from any objective written in
-//! tch, on any device. A model written by hand uses [`gemm`], [`math`], [`noise`] and [`kernel!`],
+//! A trainer uses only the trait [`Model`]. The crate `autograd` makes a model from any objective written in
+//! tch. A model written by hand uses [`gemm`], [`math`], [`noise`] and [`kernel!`],
 //! and keeps its memory in a [`Scratch`]. [`Adam`] advances a [`State`]. This crate knows neither what
 //! is trained, nor other members, files or sockets.
 //!
-//! The bits of a result do not depend on earlier calls or on where a slice lies in memory. The f32 code of
-//! this crate gives the same bits on every CPU and for any number of threads. The bits of bf16 products and of
-//! [`Autograd`] also depend on libtorch and the CPU, those of [`Autograd`] on its fixed number of threads too.
+//! The bits of a result do not depend on earlier calls or on where a slice lies in memory. The code of
+//! this crate gives the same bits on every CPU and for any number of threads.
 //! Start reading at [`Model`].
 
-pub mod autograd;
 pub mod bf16;
-pub mod blas;
 pub mod cuda;
 pub mod digest;
 pub mod gemm;
 pub mod isa;
-pub mod libtorch;
 pub mod math;
 pub mod memory;
 pub mod noise;
@@ -25,10 +21,11 @@ pub mod norm;
 pub mod resident;
 
 mod adam;
-mod attempt;
+mod device;
 mod error;
 mod initial;
 mod layout;
+mod library;
 mod scratch;
 mod state;
 mod team;
@@ -38,12 +35,13 @@ use std::sync::Arc;
 use data::{Batch, Dataset, Stream};
 
 pub use adam::{Adam, Update};
-pub use autograd::Autograd;
 pub use bf16::Bf16;
+pub use device::Device;
 pub use error::ModelError;
 pub use initial::initialise_linear;
 pub use isa::Isa;
 pub use layout::{Entry, Layout};
+pub use library::Library;
 pub use resident::{Finished, PartialTree, Partner, Resident, WholeStep};
 pub use scratch::Scratch;
 pub use state::{State, StateView};
@@ -116,8 +114,7 @@ pub trait Model {
     /// Writes the initial parameters, which depend on the seed alone.
     fn initialise(&self, seed: u64, parameters: &mut [f32]);
 
-    /// Sets the threads to compute with; the bits stay the same. Without this call, a model
-    /// computes with libtorch's current setting.
+    /// Sets the threads to compute with; the bits stay the same.
     fn set_team(&mut self, team: Arc<Team>);
 
     /// Sets the number of threads, if the bits depend on it. The number belongs to the run and is the same on all

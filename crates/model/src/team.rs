@@ -84,9 +84,6 @@ impl Team {
         let start = |_| {
             let (shared, starting) = (Arc::clone(&shared), starting.clone());
             let help = move || {
-                // libtorch has a setting per thread: a part of a product must not start
-                // more threads.
-                tch::set_num_threads(1);
                 // A helper may begin its first product late, and no step may allocate memory for it.
                 gemm::prepare_thread();
                 drop(starting);

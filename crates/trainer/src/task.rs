@@ -5,9 +5,8 @@
 
 use config::{InvalidTask, Manifest, Size, task::Precision};
 use data::{Dataset, Files, Splits};
-use model::{Layout, Model};
+use model::{Device, Layout, Model};
 use serde::{Serialize, de::DeserializeOwned};
-use tch::Device;
 use thiserror::Error;
 
 /// The error of a task's function.

@@ -2,9 +2,13 @@
 
 use std::process::ExitCode;
 
+use vae::VaeTask;
+
 pub(crate) fn main() -> ExitCode {
-    worker::main::<vae::VaeTask>(&worker::Program {
+    worker::main::<VaeTask>(&worker::Program {
         name: "vae-worker",
         version: env!("CARGO_PKG_VERSION"),
+        library: None,
+        other_program: Some(vae::other_program),
     })
 }

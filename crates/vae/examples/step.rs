@@ -12,7 +12,7 @@ use std::{env, error::Error, sync::Arc, time::Instant};
 use data::{Batch, Domain, Stream};
 use images::{Images, PIXELS};
 use model::{
-    Adam, Bf16, Isa, Layout, Model, State, StepContext, Team, bf16, blas,
+    Adam, Bf16, Isa, Layout, Model, State, StepContext, Team, bf16,
     gemm::{Factor, Matrix, multiply},
     noise,
 };
@@ -24,16 +24,9 @@ const LATENT: usize = 20;
 const REPEATS: u64 = 200;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let branch = blas::deterministic();
-    tch::set_num_threads(1);
     let threads = env::args().nth(1).map_or(Ok(1), |threads| threads.parse())?;
     let team = Arc::new(Team::new(threads));
-    println!(
-        "{threads} threads, {}, MKL {branch}, unlocked: {}",
-        Isa::best().name(),
-        blas::unlocked()
-    );
-    println!("{}", blas::bf16_name());
+    println!("{threads} threads, {}", Isa::best().name());
 
     for images in BATCHES {
         let pixels = (0..images * PIXELS).map(|i| if i % 5 == 0 { (i % 251) as u8 } else { 0 });

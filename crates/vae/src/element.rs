@@ -105,6 +105,15 @@ pub(crate) fn gather<E: Element>(
     gather_rows(batch, binarize, out, |greys, row| E::store_greys(isa, greys, row));
 }
 
+/// Writes the batch's pixels from 0 to 1, as drawn for this visit, one row for each image.
+///
+/// # Panics
+///
+/// If the length does not fit.
+pub fn gather_pixels(batch: &Batch<'_, Images>, binarize: Binarize, out: &mut [f32]) {
+    gather::<f32>(Isa::best(), batch, binarize, out);
+}
+
 kernel! {
     /// grey / 255, rounded once: the product with the reciprocal, plus a correction. A division would take
     /// many times longer.

@@ -1,7 +1,6 @@
-//! The variational autoencoder, in three implementations. It is written by hand on slices, for CPUs in either
-//! precision ([`Vae`]) and for GPUs ([`cuda::Vae`]). Through libtorch's autograd ([`vae_autograd`]) it serves all
-//! other devices, and is the oracle of the tests. The convolutional network uses autograd too
-//! ([`conv_vae`]). The networks encode and decode as a [`Codec`].
+//! The variational autoencoder with dense layers, written by hand on slices, for CPUs in either precision ([`Vae`]) and
+//! for GPUs ([`cuda::Vae`]). A network encodes and decodes as a [`Codec`]. The network with convolutions is in
+//! the crate `vae-conv`, because it needs libtorch.
 //!
 //! `vae.rs` checks lengths and chooses the precision, `engine.rs` keeps the memory, and the
 //! computation is in `pass.rs`; start there. `task.rs` is the interface to workers.
@@ -9,13 +8,11 @@
 pub mod cuda;
 
 mod codec;
-mod conv;
 mod element;
 mod engine;
 mod importance;
 mod kernels;
 mod network;
-mod objective;
 mod pass;
 mod prepare;
 mod samples;
@@ -23,9 +20,9 @@ mod task;
 mod vae;
 mod work;
 
-pub use codec::{Codec, codec};
-pub use conv::{ConvNet, conv_vae};
-pub use objective::{Coder, vae_autograd};
+pub use codec::Codec;
+pub use element::gather_pixels as gather;
+pub use network::layout;
 pub use prepare::prepare;
-pub use task::VaeTask;
+pub use task::{Dense, Networks, VaeTask, other_program};
 pub use vae::{Settings, TERMS, Vae};

@@ -104,6 +104,15 @@ impl Network {
     }
 }
 
+/// The layout of the parameters of this configuration.
+///
+/// # Errors
+///
+/// As [`crate::Vae::new`].
+pub fn layout(config: &ModelConfig) -> Result<Layout, ModelError> {
+    Ok(Network::new(config)?.layout)
+}
+
 /// The numbers of an image, checked.
 fn pixels(image: ImageShape) -> Result<usize, ModelError> {
     let pixels = vae_options::pixels(image);

@@ -1,20 +1,71 @@
 //! The variational autoencoder as a task: its options, its data set, its models, and its pictures.
 
+use std::marker::PhantomData;
+
 use data::{Files, Splits};
 use images::{Colour, Images, Shape};
-use tch::Device;
+use model::{Device, ModelError};
 use thiserror::Error;
 use trainer::{
     Artifacts, Metric, Task,
     task::{ArtifactFiles, Error, GpuSupport, TaskModel},
 };
-use vae_options::{Architecture, Color, Precision, VaeOptions};
+use vae_options::{Architecture, Color, ModelConfig, VaeOptions};
 
-use crate::{Settings, Vae, codec, conv_vae, cuda, samples, vae_autograd};
+use crate::{Codec, Settings, Vae, cuda, samples};
 
-/// The variational autoencoder on images.
+/// The variational autoencoder on images, with the networks of a program.
 #[derive(Clone, Copy, Debug)]
-pub struct VaeTask;
+pub struct VaeTask<N = Dense>(PhantomData<N>);
+
+/// The networks that a program has.
+pub trait Networks: 'static {
+    /// Makes the network of a run's options, to train it.
+    ///
+    /// # Errors
+    /// The program does not have it, the options do not give a valid network, or the device fails.
+    fn model(options: &VaeOptions, device: Device) -> Result<TaskModel<VaeTask>, Error>;
+
+    /// Makes the network of a configuration on the CPU, to use it.
+    ///
+    /// # Errors
+    /// As [`Networks::model`].
+    fn codec(config: &ModelConfig, settings: Settings) -> Result<Box<dyn Codec>, ModelError>;
+}
+
+/// The network with dense layers, in a program without libtorch.
+#[derive(Clone, Copy, Debug)]
+pub struct Dense;
+
+/// The program that has the network of these options, if it is not `vae-worker`.
+#[must_use]
+pub fn other_program(task: &config::Task) -> Option<&'static str> {
+    let options: VaeOptions = serde::Deserialize::deserialize(&task.options).ok()?;
+    (options.architecture == Architecture::Conv).then_some("vae-worker-conv")
+}
+
+/// The program lacks a network.
+const NO_CONVOLUTIONS: &str = "this program has no libtorch, which --architecture conv needs";
+
+impl Networks for Dense {
+    fn model(options: &VaeOptions, device: Device) -> Result<TaskModel<VaeTask>, Error> {
+        let (config, settings) = (&options.model(), Settings::of(options));
+        Ok(match (options.architecture, device) {
+            (Architecture::Conv, _) => return Err(NO_CONVOLUTIONS.into()),
+            (Architecture::Dense, Device::Cpu) => Box::new(Vae::with(config, settings)?),
+            (Architecture::Dense, Device::Cuda(index)) => {
+                Box::new(cuda::Vae::new(config, settings, index)?)
+            }
+        })
+    }
+
+    fn codec(config: &ModelConfig, settings: Settings) -> Result<Box<dyn Codec>, ModelError> {
+        match config.architecture {
+            Architecture::Dense => Ok(Box::new(Vae::with(config, settings)?)),
+            Architecture::Conv => Err(ModelError::Module(NO_CONVOLUTIONS.into())),
+        }
+    }
+}
 
 /// The images do not have the shape that the options say.
 #[derive(Clone, Debug, Error)]
@@ -25,14 +76,6 @@ struct OtherShape {
     expected: Shape,
 }
 
-/// The device does not support bf16.
-#[derive(Clone, Copy, Debug, Error)]
-#[error(
-    "the run computes with --precision bf16, which only CPUs and NVIDIA's GPUs support: start \
-     this worker with --device cpu, or begin a new run with --precision f32"
-)]
-struct NoBf16;
-
 const METRICS: [Metric; vae_options::METRICS.len()] = {
     let [loss, reconstruction, kl] = vae_options::METRICS;
     [metric(loss), metric(reconstruction), metric(kl)]
@@ -42,7 +85,7 @@ const fn metric((name, unit): (&'static str, &'static str)) -> Metric {
     Metric { name, unit }
 }
 
-impl Task for VaeTask {
+impl<N: Networks> Task for VaeTask<N> {
     const NAME: &'static str = vae_options::NAME;
     const REVISION: u32 = vae_options::REVISION;
     const EXAMPLE: &'static str = vae_options::EXAMPLE;
@@ -78,16 +121,7 @@ impl Task for VaeTask {
     }
 
     fn model(options: &VaeOptions, device: Device) -> Result<TaskModel<Self>, Error> {
-        let (config, settings) = (&options.model(), Settings::of(options));
-        if options.architecture == Architecture::Conv {
-            return Ok(Box::new(conv_vae(config, settings, device)?));
-        }
-        Ok(match (device, options.precision) {
-            (Device::Cpu, _) => Box::new(Vae::with(config, settings)?),
-            (Device::Cuda(index), _) => Box::new(cuda::Vae::new(config, settings, index)?),
-            (device, Precision::F32) => Box::new(vae_autograd(config, settings, device)?),
-            (_, Precision::Bf16) => return Err(NoBf16.into()),
-        })
+        N::model(options, device)
     }
 
     /// Writes the picture of the epoch.
@@ -95,7 +129,7 @@ impl Task for VaeTask {
         options: &VaeOptions,
         context: &Artifacts<'_, Images>,
     ) -> Result<ArtifactFiles, Error> {
-        let mut codec = codec(&options.model(), Settings::default())?;
+        let mut codec = N::codec(&options.model(), Settings::default())?;
         let canvas = samples::draw(&mut *codec, options.binarize, context)?;
         Ok(vec![(format!("epoch-{:03}.png", context.epoch), canvas.png()?)])
     }

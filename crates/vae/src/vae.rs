@@ -3,8 +3,7 @@
 //! Kingma and Welling, "Auto-encoding variational Bayes", 2014. The loss of an image is its
 //! reconstruction error plus beta times KL(q(z|x) || N(0, 1)) (their appendix B). This file
 //! checks lengths and chooses the precision; `engine.rs` keeps the memory, and the
-//! computation is in `pass.rs`. The same objective in tch, for other devices and as the oracle of the
-//! tests, is in `objective.rs`.
+//! computation is in `pass.rs`. The same objective in tch, as the oracle of tests, is in the crate `vae-conv`.
 
 use std::sync::Arc;
 
@@ -85,7 +84,7 @@ impl Settings {
 
     /// The share of beta that applies in a step.
     #[must_use]
-    pub(crate) fn kl_weight(&self, context: &StepContext) -> f64 {
+    pub fn kl_weight(&self, context: &StepContext) -> f64 {
         let warmup = context.steps_per_epoch * u64::from(self.kl_warmup_epochs);
         if context.step >= warmup { 1.0 } else { (context.step + 1) as f64 / warmup as f64 }
     }

@@ -228,8 +228,6 @@ fn train(
     steps: u64,
 ) -> Result<f64, Box<dyn Error>> {
     const BATCH: u32 = 64;
-    // Such small products gain nothing from threads, and are much slower with them on busy cores.
-    tch::set_num_threads(1);
     let mut vae = Vae::with(config, Settings { precision, ..Default::default() })?;
     let mut state = State::initial(&vae, seed);
     let mut gradient = vec![0.0; vae.layout().len()];

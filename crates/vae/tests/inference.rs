@@ -31,8 +31,6 @@ fn images() -> Images {
 }
 
 fn train(vae: &mut Vae, images: &Images) -> (State, f64, f64) {
-    // Such small products gain nothing from threads, and are much slower with them on busy cores.
-    tch::set_num_threads(1);
     let indices: Vec<u32> = (0..16).collect();
     let batch = Batch::of(images, &indices);
     let mut state = State::initial(vae, 5);

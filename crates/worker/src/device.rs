@@ -5,11 +5,9 @@ use std::{env, str::FromStr};
 use anyhow::{Context as _, Result, bail};
 use membership::Fingerprint;
 use model::{
-    Isa, blas,
+    Device, Isa, Library,
     cuda::{self, GpuError, NoCuda},
-    libtorch,
 };
-use tch::Device;
 use trainer::task::GpuSupport;
 use transport::nccl::Libraries;
 
@@ -77,6 +75,26 @@ impl DeviceChoice {
     }
 }
 
+impl Candidates {
+    /// Whether the run's task decides.
+    pub(crate) const fn depend_on_task(self) -> bool {
+        matches!(self, Self::Gpus(_))
+    }
+
+    /// The device to compute on.
+    pub(crate) fn choose(
+        self,
+        local_rank: Option<u32>,
+        support: impl FnOnce() -> GpuSupport,
+        library: Option<Library>,
+    ) -> Device {
+        match self {
+            Self::One(device) => device,
+            Self::Gpus(gpus) => best(gpus, local_rank, support(), library),
+        }
+    }
+}
+
 /// The end of a sentence: says that GPUs may be hidden from this process.
 fn hidden() -> String {
     let list = env::var_os(VISIBLE).map(|list| list.to_string_lossy().into_owned());
@@ -97,10 +115,18 @@ fn gpus() -> usize {
 
 /// The device for a task: a GPU if the task supports one, else the CPU. With several GPUs, the process's
 /// index on its host chooses the GPU.
-pub(crate) fn best(gpus: usize, local_rank: Option<u32>, support: GpuSupport) -> Device {
+fn best(
+    gpus: usize,
+    local_rank: Option<u32>,
+    support: GpuSupport,
+    library: Option<Library>,
+) -> Device {
     let refused = match support {
         GpuSupport::Kernels => None,
-        GpuSupport::Libtorch => cuda::load().err().map(|reason| reason.to_string()),
+        GpuSupport::Libtorch => {
+            let open = library.map_or(|| Err(NoCuda::Library), |library| library.open_gpus);
+            open().err().map(|reason| reason.to_string())
+        }
         GpuSupport::None => Some("the run's options are for CPUs".to_owned()),
     };
     if let Some(reason) = refused {
@@ -123,24 +149,30 @@ pub(crate) fn best(gpus: usize, local_rank: Option<u32>, support: GpuSupport) ->
 ///
 /// # Errors
 /// The name of the GPU cannot be read.
-pub(crate) fn fingerprint(device: Device) -> Result<Fingerprint> {
+pub(crate) fn fingerprint(device: Device, library: Option<Library>) -> Result<Fingerprint> {
     // The run decides between f32 and bf16. This name matters only with bf16.
-    let precision = if device == Device::Cpu { blas::bf16_name() } else { "bf16 (tensor cores)" };
+    let precision = match (device, library) {
+        (Device::Cuda(_), _) => "bf16 (tensor cores)",
+        (Device::Cpu, Some(library)) => (library.bf16_unit)(),
+        (Device::Cpu, None) => "bf16",
+    };
     let (device, instruction_set) = match device {
-        Device::Cpu => ("cpu".to_owned(), blas::deterministic().to_string()),
+        Device::Cpu => {
+            let own = || Isa::best().name().to_owned();
+            ("cpu".to_owned(), library.map_or_else(own, |library| (library.settle)()))
+        }
         Device::Cuda(index) => {
             let gpu = cuda::name(index).with_context(|| {
                 format!("cannot read the name of the GPU cuda:{index}; use another --device")
             })?;
             ("cuda".to_owned(), gpu)
         }
-        other => (format!("{other:?}").to_lowercase(), "unknown".to_owned()),
     };
     Ok(Fingerprint {
         device,
         instruction_set,
         precision: precision.into(),
-        libtorch: libtorch::VERSION.into(),
+        libtorch: library.map_or("none", |library| library.version).into(),
     })
 }
 
@@ -174,19 +206,19 @@ mod tests {
 
     #[test]
     fn a_fingerprint_is_no_error_message() {
-        let cpu = fingerprint(Device::Cpu).unwrap();
+        let cpu = fingerprint(Device::Cpu, None).unwrap();
         assert_eq!(cpu.device, "cpu");
         assert!(name(Device::Cpu, &cpu).starts_with("CPU ("), "{}", name(Device::Cpu, &cpu));
         // No machine has so many GPUs.
-        let error = fingerprint(Device::Cuda(4096)).unwrap_err();
+        let error = fingerprint(Device::Cuda(4096), None).unwrap_err();
         assert!(error.to_string().contains("cuda:4096"), "{error}");
     }
 
     #[test]
     fn gpus_are_dealt_by_the_place_on_the_host() {
-        let dealt = |gpus, place| best(gpus, place, GpuSupport::Kernels);
+        let dealt = |gpus, place| best(gpus, place, GpuSupport::Kernels, None);
         assert_eq!(dealt(1, None), Device::Cuda(0));
         assert_eq!([0, 1, 2, 3].map(|place| dealt(3, Some(place))), [0, 1, 2, 0].map(Device::Cuda));
-        assert_eq!(best(2, Some(1), GpuSupport::None), Device::Cpu);
+        assert_eq!(best(2, Some(1), GpuSupport::None, None), Device::Cpu);
     }
 }

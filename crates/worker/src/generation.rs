@@ -3,8 +3,8 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
+use model::Device;
 use protocol::wire::{Segment as News, Transport, WorkerMessage, worker_message::Body};
-use tch::Device;
 use tokio::{
     sync::{mpsc, oneshot},
     task::spawn_blocking,

@@ -29,13 +29,14 @@ use std::{
     env,
     ffi::OsString,
     io::{self, Write as _},
-    process::ExitCode,
+    os::unix::process::CommandExt as _,
+    process::{Command, ExitCode},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use manual::config_file;
-use model::Isa;
+use model::{Isa, Library};
 use telemetry::{Log, Outlet};
 use trainer::Task;
 
@@ -48,12 +49,43 @@ pub struct Program {
     pub name: &'static str,
     /// Its version.
     pub version: &'static str,
+    /// The library that its models compute with, if there is one.
+    pub library: Option<Library>,
+    /// Names the program that has the model of a run's task, if this program has not. The worker becomes that program,
+    /// which lies beside this one.
+    pub other_program: Option<fn(&config::Task) -> Option<&'static str>>,
 }
 
 impl Program {
     /// The command as clap knows it.
     fn command(&self) -> clap::Command {
         Args::command().name(self.name).version(manual::version(self.version))
+    }
+
+    /// Whether the run's task decides which program takes part.
+    const fn asks_first(&self) -> bool {
+        self.other_program.is_some()
+    }
+
+    /// Becomes the program that has the model of this task. Returns if that is this program.
+    ///
+    /// # Errors
+    /// The program is not there, or cannot be started.
+    fn become_other(&self, task: Option<&config::Task>) -> Result<()> {
+        let Some(name) = task.zip(self.other_program).and_then(|(task, other)| other(task)) else {
+            return Ok(());
+        };
+        let path = env::current_exe().context("cannot find this program")?.with_file_name(name);
+        tracing::debug!("going on as {}", path.display());
+        Outlet::flush_all();
+        let error = Command::new(&path).args(env::args_os().skip(1)).exec();
+        Err(error).with_context(|| {
+            format!(
+                "the run's model needs {}, which cannot be started: build it, or install it beside {}",
+                path.display(),
+                self.name
+            )
+        })
     }
 }
 
@@ -65,14 +97,16 @@ pub fn main<T: Task>(program: &Program) -> ExitCode {
 /// Runs a worker of the task `T` on these arguments, the name of the program first.
 pub fn run<T: Task>(program: &Program, arguments: Vec<OsString>) -> ExitCode {
     limits::report_file_size_limit();
-    if let Err(wrong) = model::libtorch::check() {
-        return fail(&wrong.into());
+    if let Some(Err(wrong)) = program.library.map(|library| (library.check)()) {
+        return fail(&anyhow::Error::msg(wrong));
     }
     if let Err(error) = process::signals::install() {
         return fail(&anyhow::Error::new(error).context("cannot handle signals"));
     }
-    // Before any other thread exists and before libtorch computes anything.
-    model::blas::deterministic();
+    // Before any other thread exists.
+    if let Some(library) = program.library {
+        (library.settle)();
+    }
     transport::keep_freed_blocks();
     if let Some(done) = manual::on_request(program.command(), &reference::REFERENCE) {
         return done;
@@ -96,7 +130,7 @@ pub fn run<T: Task>(program: &Program, arguments: Vec<OsString>) -> ExitCode {
     }
     .start();
     let chosen = args.isa.as_deref().map_or(Ok(()), choose_isa);
-    let code = match chosen.and_then(|()| session::run::<T>(&args)) {
+    let code = match chosen.and_then(|()| session::run::<T>(program, &args)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error),
     };

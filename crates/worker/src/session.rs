@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use bytes::Bytes;
 use collective::Rank;
 use config::RunConfig;
+use model::{Device, Library};
 use process::signals::{self, Listening, Stop};
 use protocol::{
     convert::{path_from_wire, printable, unexpected},
@@ -27,7 +28,6 @@ use protocol::{
     },
 };
 use secure::{Address, Security};
-use tch::Device;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tonic::{Code, Status};
 use transport::{
@@ -42,9 +42,10 @@ use self::{
 use trainer::Task;
 
 use crate::{
+    Program,
     args::Args,
     bridge::{self, Bridge, Event, Order, Shared},
-    control::{self, Client, Identity, Joined, Route},
+    control::{self, Identity, Joined, Route},
     dataset,
     device::{self, Candidates},
     discovery::{self, Found, Source},
@@ -66,7 +67,7 @@ const SIGNALS: usize = 4;
 
 /// Takes part in a run. Returns the exit code. It is 0 only if the run has ended, so that a scheduler
 /// that stops this worker knows that the run still needs a worker.
-pub(crate) fn run<T: Task>(args: &Args) -> Result<u8> {
+pub(crate) fn run<T: Task>(program: &Program, args: &Args) -> Result<u8> {
     needs::check(args.threads)?;
     let found =
         discovery::find(args.rank, args.coordinator.as_deref(), |name| std::env::var(name).ok())?;
@@ -75,7 +76,7 @@ pub(crate) fn run<T: Task>(args: &Args) -> Result<u8> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(take_part::<T>(args, found, candidates));
+    let result = runtime.block_on(take_part::<T>(program, args, found, candidates));
     // A training thread that does not end must not keep the process alive.
     runtime.shutdown_background();
     result
@@ -92,16 +93,28 @@ fn log_place(found: &Found) {
     }
 }
 
-async fn take_part<T: Task>(args: &Args, found: Found, candidates: Candidates) -> Result<u8> {
+async fn take_part<T: Task>(
+    program: &Program,
+    args: &Args,
+    found: Found,
+    candidates: Candidates,
+) -> Result<u8> {
     log_place(&found);
     let timeout = Duration::from_secs(args.join_timeout_seconds.into());
     let security = args.security.load()?;
     let route = Route::new(&found.url(security.scheme()), &security)?;
     let mut client = route.reach(timeout).await?;
     let place = args.local_rank.or(found.local_rank);
-    let device = device::<T>(candidates, place, &mut client, &route, timeout).await?;
+    let task = if program.asks_first() || candidates.depend_on_task() {
+        setup::task(&control::configuration(&mut client, &route, timeout).await?)
+    } else {
+        None
+    };
+    program.become_other(task.as_ref())?;
+    let support = || setup::gpu_support::<T>(task.as_ref());
+    let device = candidates.choose(place, support, program.library);
     let (listener, address) = listen(args, &route, &security).await?;
-    let identity = identity::<T>(found.rank, address, device)?;
+    let identity = identity::<T>(found.rank, address, device, program.library)?;
     let mut joined = control::join_when_ready(&mut client, &route, &identity, timeout).await?;
     let (config, welcome) = (joined.config()?, joined.welcome.clone());
     let options = setup::options::<T>(&config.training.task)?;
@@ -162,25 +175,13 @@ async fn take_part<T: Task>(args: &Args, found: Found, candidates: Candidates) -
     session.shut_down(ended).await
 }
 
-/// The device to compute on. With GPUs, the run's task decides between a GPU and the CPU.
-async fn device<T: Task>(
-    candidates: Candidates,
-    place: Option<u32>,
-    client: &mut Client,
-    route: &Route,
-    timeout: Duration,
-) -> Result<Device> {
-    match candidates {
-        Candidates::One(device) => Ok(device),
-        Candidates::Gpus(gpus) => {
-            let run = control::configuration(client, route, timeout).await?;
-            Ok(device::best(gpus, place, setup::gpu_support::<T>(&run)))
-        }
-    }
-}
-
-fn identity<T: Task>(rank: Option<u32>, address: Address, device: Device) -> Result<Identity> {
-    let fingerprint = device::fingerprint(device)?;
+fn identity<T: Task>(
+    rank: Option<u32>,
+    address: Address,
+    device: Device,
+    library: Option<Library>,
+) -> Result<Identity> {
+    let fingerprint = device::fingerprint(device, library)?;
     Ok(Identity {
         rank: rank.map(Rank),
         address,

@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::{Context as _, Result, ensure};
 use config::RunConfig;
 use data::Splits;
+use model::Device;
 use serde::Deserialize as _;
-use tch::Device;
 use trainer::{Task, task::GpuSupport};
 
 /// A worker's settings in a run, as they are known before the first generation.
@@ -45,11 +45,15 @@ pub(crate) fn options<T: Task>(task: &config::Task) -> Result<T::Options> {
     Ok(options)
 }
 
-/// What a run's model needs to compute on a GPU, from the run's configuration as JSON. If this program
-/// cannot read the configuration, no GPU is used; joining the run then gives the error.
-pub(crate) fn gpu_support<T: Task>(configuration: &str) -> GpuSupport {
-    let config = serde_json::from_str::<RunConfig>(configuration).ok();
-    let options = config.and_then(|config| options::<T>(&config.training.task).ok());
+/// A run's task, from the run's configuration as JSON. None if this program cannot read the configuration; joining the
+/// run then gives the error.
+pub(crate) fn task(configuration: &str) -> Option<config::Task> {
+    serde_json::from_str::<RunConfig>(configuration).ok().map(|config| config.training.task)
+}
+
+/// What the model of a run's task needs to compute on a GPU. If this program does not know the task, no GPU is used.
+pub(crate) fn gpu_support<T: Task>(task: Option<&config::Task>) -> GpuSupport {
+    let options = task.and_then(|task| options::<T>(task).ok());
     options.map_or(GpuSupport::None, |options| T::gpu_support(&options))
 }
 
@@ -63,7 +67,7 @@ mod tests {
 
     #[test]
     fn another_task_and_other_options_are_refused() {
-        let dataset = VaeTask::manifest(&VaeOptions::default()).unwrap();
+        let dataset = <VaeTask>::manifest(&VaeOptions::default()).unwrap();
         let run = VaeOptions::default().describe(dataset).unwrap();
         assert_eq!(options::<VaeTask>(&run).unwrap(), VaeOptions::default());
 

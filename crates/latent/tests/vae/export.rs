@@ -40,7 +40,7 @@ fn compare(place: &Place, run_dir: &Path, variant: &Variant, images: &Images) {
     let (_, path) =
         checkpoint::Directory::open(run_dir.join("checkpoints")).list().unwrap().remove(0);
     let tensors = checkpoint::read(&path).unwrap().tensors;
-    let mut codec = vae::codec(&variant.options.model(), vae::Settings::default()).unwrap();
+    let mut codec = vae_conv::codec(&variant.options.model(), vae::Settings::default()).unwrap();
     let tensor = |name: &str| tensors.get(name).map(|t| (&t.shape[..], &t.data[..]));
     let parameters = codec.layout().gather(tensor).unwrap();
     let width = codec.pixels();
@@ -91,7 +91,7 @@ fn convolutions_of_images_with_odd_sides_and_colours_are_exported() {
     let mut variant = conv();
     let image = [shape.height, shape.width, shape.channels];
     variant.options = VaeOptions { image, likelihood: Likelihood::Gaussian, ..variant.options };
-    let codec = vae::codec(&variant.options.model(), vae::Settings::default()).unwrap();
+    let codec = vae_conv::codec(&variant.options.model(), vae::Settings::default()).unwrap();
     let (place, state) = (Place::new(), State::initial(&*codec, 1));
     let run_dir = place.path("run");
     write(&variant, codec.layout(), &state, &run_dir);
@@ -105,7 +105,7 @@ fn the_state_dict_has_the_parameters_alone_and_the_card_says_what_they_are() {
     place.vae("export --format safetensors --output st");
     let bytes = place.read("st/model.safetensors");
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let codec = vae::codec(&plain().options.model(), vae::Settings::default()).unwrap();
+    let codec = vae_conv::codec(&plain().options.model(), vae::Settings::default()).unwrap();
     assert_eq!(file.len(), codec.layout().entries().len());
     for entry in codec.layout().entries() {
         assert_eq!(file.tensor(&entry.name).unwrap().shape(), entry.shape);

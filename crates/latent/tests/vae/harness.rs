@@ -101,7 +101,7 @@ pub(crate) fn train(variant: &Variant, run_dir: &Path) -> [f64; 3] {
         [training.train_examples, training.test_examples],
         training.seed,
     );
-    let model = vae::codec(&options.model(), vae::Settings::of(options)).unwrap();
+    let model = vae_conv::codec(&options.model(), vae::Settings::of(options)).unwrap();
     let layout = model.layout().clone();
     let settings = Settings {
         seed: training.seed,

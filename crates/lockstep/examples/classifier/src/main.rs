@@ -1,10 +1,10 @@
 //! A classifier of Fashion-MNIST: `cargo run --release -- train --workers 2 --spawn`.
 
 use lockstep::{
-    Autograd, Error, Files, Inputs, Manifest, Metric, Splits, Task, TaskModel,
+    Autograd, Device, Error, Files, Inputs, Manifest, Metric, Splits, Task, TaskModel,
     images::{self, Images, named},
     tch::{
-        Device, Kind, Reduction, Tensor,
+        Kind, Reduction, Tensor,
         nn::{self, Module},
     },
 };

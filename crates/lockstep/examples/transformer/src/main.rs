@@ -1,8 +1,10 @@
 //! A transformer that learns a text byte by byte: `cargo run --release -- train --text FILE`.
 
 use lockstep::tch::nn::{self, Module};
-use lockstep::tch::{Device, Kind, Reduction, Tensor};
-use lockstep::{Autograd, Error, Files, Inputs, Manifest, Metric, Splits, Task, TaskModel, Text};
+use lockstep::tch::{Kind, Reduction, Tensor};
+use lockstep::{
+    Autograd, Device, Error, Files, Inputs, Manifest, Metric, Splits, Task, TaskModel, Text,
+};
 use serde::{Deserialize, Serialize};
 
 const LENGTH: i64 = 64;

@@ -2,11 +2,12 @@
 
 use std::cell::Cell;
 
+use autograd::{Autograd, Inputs};
 use config::Manifest;
 use data::{Column, Columns, Splits, Text, Values};
-use model::{Autograd, Model, autograd::Inputs};
+use model::{Device, Model};
 use tch::{
-    Device, Kind, Reduction, Tensor,
+    Kind, Reduction, Tensor,
     nn::{self, Module as _, Path},
 };
 use trainer::{Metric, checks, probe};

@@ -1,9 +1,8 @@
 //! The inputs of an objective: the batch's examples as tensors, and random numbers.
 
 use data::{Batch, Collate, Column, Stream, Values};
+use model::{Isa, StepContext, noise};
 use tch::{Device, Tensor};
-
-use crate::{Isa, StepContext, noise};
 
 /// The inputs of an objective, besides the module.
 #[derive(Debug)]

@@ -1,9 +1,10 @@
 //! A small model of another kind: [`Autograd`] makes it from an objective in tch.
 
+use autograd::Autograd;
 use data::{Batch, Domain, Stream};
 use images::{Images, PIXELS, Shape};
-use model::{Adam, Autograd, Layout, Model, State, StepContext};
-use tch::{Device, Kind, Reduction, Tensor};
+use model::{Adam, Device, Layout, Model, State, StepContext};
+use tch::{Kind, Reduction, Tensor};
 
 const CLASSES: usize = 4;
 

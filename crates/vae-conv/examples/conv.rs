@@ -1,15 +1,15 @@
 //! Trains the convolutional VAE on MNIST in one process, and prints its losses.
 //!
-//! `cargo run --release -p vae --example conv -- EPOCHS`
+//! `cargo run --release -p vae-conv --example conv -- EPOCHS`
 #![allow(clippy::print_stdout, reason = "an example shows its results")]
 
 use std::time::Instant;
 
 use data::{Batch, Dataset as _, Domain, Schedule, Stream, Visit};
 use images::named;
-use model::{Adam, Isa, Model, State, StepContext, Sums, Team};
-use tch::Device;
-use vae::{Settings, conv_vae};
+use model::{Adam, Device, Isa, Model, State, StepContext, Sums, Team};
+use vae::Settings;
+use vae_conv::conv_vae;
 use vae_options::{Architecture, VaeOptions};
 
 const BATCH: u32 = 128;

@@ -1,18 +1,14 @@
-//! The VAE's objective in plain tch operations. It computes the same as `pass.rs`, for
-//! other devices and as the oracle of the tests. See `pass.rs` for the terms.
+//! The VAE's objective in plain tch operations: that of the network with convolutions, and the oracle of the tests of
+//! dense layers. The terms are those of `pass.rs` in the crate `vae`.
 
 use std::f64::consts::TAU;
 
+use autograd::{Autograd, Inputs, Parameters};
 use images::Images;
-use tch::{Device, Reduction, Tensor};
+use model::{Device, Model, ModelError};
+use tch::{Reduction, Tensor};
+use vae::Settings;
 use vae_options::{Binarize, ModelConfig};
-
-use model::{
-    Autograd, Isa, Model, ModelError,
-    autograd::{Inputs, Parameters},
-};
-
-use crate::{Settings, element, network::Network};
 
 /// The network as the objective sees it.
 pub trait Coder {
@@ -27,7 +23,7 @@ pub trait Coder {
     fn log_variance(&self) -> Option<&Tensor>;
 }
 
-/// The parameters of [`crate::Vae`].
+/// The parameters of [`vae::Vae`].
 impl Coder for Parameters {
     fn encode(&self, pixels: &Tensor) -> Tensor {
         let h = self.linear("encoder.0", pixels).relu();
@@ -85,7 +81,7 @@ pub(crate) fn objective<N: Coder>(
 fn pixels(inputs: &Inputs<'_, Images>, binarize: Binarize) -> Tensor {
     let width = inputs.batch.data.shape().bytes();
     let mut pixels = vec![0.0; inputs.batch.len() * width];
-    element::gather::<f32>(Isa::best(), inputs.batch, binarize, &mut pixels);
+    vae::gather(inputs.batch, binarize, &mut pixels);
     inputs.rows(&pixels, width)
 }
 
@@ -102,16 +98,15 @@ fn log_normal(x: &Tensor, mean: &Tensor, log_variance: &Tensor) -> Tensor {
     ((x - mean).square() * (-log_variance).exp() + log_variance + TAU.ln()) * -0.5
 }
 
-/// The VAE through libtorch's autograd, on `device`.
+/// The VAE with dense layers through libtorch's autograd, on `device`.
 ///
 /// # Errors
 ///
-/// As [`crate::Vae::new`], and [`ModelError::Libtorch`] if the device fails.
+/// As [`vae::Vae::new`], and [`ModelError::Libtorch`] if the device fails.
 pub fn vae_autograd(
     config: &ModelConfig,
     settings: Settings,
     device: Device,
 ) -> Result<impl Model<Data = Images> + use<>, ModelError> {
-    let layout = Network::new(config)?.layout;
-    Autograd::of_layout(layout, device, objective(config, settings))
+    Autograd::of_layout(vae::layout(config)?, device, objective(config, settings))
 }

@@ -4,20 +4,19 @@
 //! this. Group norm keeps the examples of a batch independent, which batch norm would not. The
 //! objective is that of the fully connected network; see `objective.rs`.
 
-use model::{Autograd, ModelError};
+use autograd::Autograd;
+use model::{Device, ModelError};
 use tch::{
-    Device, Tensor,
+    Tensor,
     nn::{self, Module as _, Path},
 };
+use vae::{Codec, Settings};
 use vae_options::{
     Likelihood, ModelConfig,
     conv::{GROUP, IMAGE_SIDE, KERNEL, LAST_KERNEL, Levels, PADDING, STRIDE},
 };
 
-use crate::{
-    Codec, Settings,
-    objective::{Coder, objective},
-};
+use crate::objective::{Coder, objective};
 
 /// Encoder and decoder.
 #[derive(Debug)]

@@ -2,10 +2,10 @@
 
 use data::{Batch, Domain, Splits, Stream};
 use images::{Images, Shape};
-use model::{Adam, Isa, Model, State, StepContext, noise};
-use tch::Device;
+use model::{Adam, Device, Isa, Model, State, StepContext, noise};
 use trainer::{Metric, checks};
-use vae::{Codec, Settings, conv_vae};
+use vae::{Codec, Settings};
+use vae_conv::conv_vae;
 use vae_options::{Architecture, Likelihood, ModelConfig};
 
 const COUNT: u32 = 6;

@@ -5,9 +5,9 @@ use std::error::Error;
 
 use data::{Batch, Domain, Stream, Visit};
 use images::{Images, Shape};
-use model::{Isa, Model, StepContext, Sums};
-use tch::Device;
-use vae::{Settings, Vae, vae_autograd};
+use model::{Device, Isa, Model, StepContext, Sums};
+use vae::{Settings, Vae};
+use vae_conv::vae_autograd;
 use vae_options::{Architecture, Binarize, ImageShape, Likelihood, ModelConfig, Precision};
 
 /// A single number, an odd shape in colour, and more numbers than a kernel adds up together.

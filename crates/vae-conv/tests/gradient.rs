@@ -5,9 +5,9 @@ use std::error::Error;
 
 use data::{Batch, Domain, Stream};
 use images::{Images, PIXELS};
-use model::{Adam, Isa, Layout, Model, ModelError, State, StepContext, Sums};
-use tch::Device;
-use vae::{Settings, Vae, vae_autograd};
+use model::{Adam, Device, Isa, Layout, Model, ModelError, State, StepContext, Sums};
+use vae::{Settings, Vae};
+use vae_conv::vae_autograd;
 use vae_options::{Architecture, Likelihood, ModelConfig, Precision};
 
 type Outcome = Result<(), Box<dyn Error>>;

@@ -8,8 +8,6 @@
 //! the membership ([`Model::fix_threads`]). Its random number generator is seeded before
 //! each call of the objective, by the run's seed, the step and the shard.
 
-mod inputs;
-
 use std::{
     fmt,
     marker::PhantomData,
@@ -18,21 +16,14 @@ use std::{
 };
 
 use data::{Batch, Dataset, Domain, Stream};
+use model::{Layout, Model, ModelError, StepContext, Sums, TERMS_MAX, Team, initialise_linear};
 use tch::{
     Device, Kind, Tensor,
     nn::{Path, VarStore},
     no_grad_guard,
 };
 
-pub use inputs::Inputs;
-
-use crate::{
-    Layout, Model, ModelError, StepContext, Sums, TERMS_MAX, Team,
-    attempt::attempt,
-    blas,
-    cuda::{self, GpuError},
-    initialise_linear,
-};
+use crate::{Inputs, attempt::attempt, blas, gpus};
 
 /// A [`Model`] of a module `N` and an objective `F`. The objective returns sums over the batch's examples
 /// as scalar tensors: the loss first, at most [`TERMS_MAX`].
@@ -80,12 +71,12 @@ where
     /// [`ModelError::Module`] if there is no parameter, or a variable is not trained or not in
     /// single precision; [`ModelError::Libtorch`] if the device fails.
     pub fn new(
-        device: Device,
+        device: model::Device,
         build: impl Fn(&Path<'_>) -> N + 'static,
         objective: F,
     ) -> Result<Self, ModelError> {
         blas::deterministic();
-        open(device)?;
+        let device = gpus::device(device)?;
         let (module, variables) = attempt(|| {
             // The generator belongs to the process, and another model may use it on another thread: hold its lock.
             let _seeded = seed_generator(Stream::new(0, Domain::Initial, 0, 0));
@@ -231,9 +222,13 @@ where
     /// # Errors
     ///
     /// [`ModelError::Libtorch`] if the device fails.
-    pub fn of_layout(layout: Layout, device: Device, objective: F) -> Result<Self, ModelError> {
+    pub fn of_layout(
+        layout: Layout,
+        device: model::Device,
+        objective: F,
+    ) -> Result<Self, ModelError> {
         blas::deterministic();
-        open(device)?;
+        let device = gpus::device(device)?;
         let leaf = |shape: &[usize]| {
             let shape: Vec<i64> = shape.iter().map(|&side| side as i64).collect();
             Tensor::zeros(&shape[..], (Kind::Float, device)).set_requires_grad(true)
@@ -244,14 +239,6 @@ where
         let named = named.map(|(entry, leaf)| (entry.name.clone(), leaf.shallow_clone())).collect();
         Self::assemble(Start::Linear, Parameters { named }, leaves, layout, device, objective)
     }
-}
-
-/// Loads libtorch's library for the device.
-fn open(device: Device) -> Result<(), ModelError> {
-    if device.is_cuda() {
-        cuda::load().map_err(GpuError::from)?;
-    }
-    Ok(())
 }
 
 impl Parameters {

@@ -8,7 +8,7 @@ use std::{
     sync::Once,
 };
 
-use crate::ModelError;
+use model::ModelError;
 
 thread_local! {
     /// Whether a panic of this thread becomes an error, and is not reported by the panic hook.

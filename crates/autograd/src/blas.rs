@@ -7,7 +7,7 @@
 //! see it. Linkers export it by themselves if libtorch_cpu is on their command line. To be
 //! certain, the `build.rs` of every crate with binaries that embed this crate prints
 //! `cargo:rustc-link-arg-bins=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true`.
-//! [`Branch`] tells whether MKL accepted the setting. Multiplication itself is in `gemm.rs`.
+//! [`Branch`] tells whether MKL accepted the setting.
 
 #![allow(unsafe_code, reason = "symbols of libtorch_cpu, looked up at run time")]
 
@@ -17,7 +17,7 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::{Isa, isa::Level};
+use model::{Isa, isa::Level};
 
 /// The code path that MKL takes. Results of two machines can be compared only if their paths are equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl fmt::Display for Branch {
 
 /// Sets MKL's code path to the best that the CPU has, unless `MKL_CBWR` is in the environment, so
 /// that bits do not depend on the number of threads. Call it at the top of `main`,
-/// before anything uses tch; the models of this crate call it too. Only the first call has an effect.
+/// before anything uses tch; [`crate::Autograd`] calls it too. Only the first call has an effect.
 pub fn deterministic() -> Branch {
     static BRANCH: OnceLock<Branch> = OnceLock::new();
     BRANCH.get_or_init(fix_branch).clone()

@@ -1,9 +1,10 @@
 //! tch modules as models: their parameters, their random numbers, and modules that are refused.
 
+use autograd::{Autograd, Inputs};
 use data::{Batch, Column, Columns, Domain, Stream, Values};
-use model::{Adam, Autograd, Model, ModelError, State, StepContext, autograd::Inputs};
+use model::{Adam, Device, Model, ModelError, State, StepContext};
 use tch::{
-    Device, Kind, Reduction, Tensor,
+    Kind, Reduction, Tensor,
     nn::{self, Module as _, ModuleT as _, Path},
 };
 
@@ -134,7 +135,7 @@ fn a_module_that_workers_would_not_agree_on_is_refused() {
     assert!(batch_norm.contains("norm.running_mean is not trained"), "{batch_norm}");
     assert!(refused(|_| ()).contains("no parameters"));
     let double = refused(|path| {
-        let zeros = Tensor::zeros([2], (Kind::Double, Device::Cpu));
+        let zeros = Tensor::zeros([2], (Kind::Double, tch::Device::Cpu));
         path.add("wide", zeros.set_requires_grad(true), true)
     });
     assert!(double.contains("wide is of kind Double"), "{double}");
