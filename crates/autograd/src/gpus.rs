@@ -1,13 +1,10 @@
 //! libtorch's library for GPUs, which is opened at run time: one program serves machines with and without GPUs.
 
-#![allow(unsafe_code, reason = "opens libraries, whose initialisers run")]
-
 use std::sync::OnceLock;
 
-use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use model::{
     Device, ModelError,
-    cuda::{GpuError, NoCuda},
+    cuda::{GpuError, NoCuda, open_library},
 };
 
 /// Makes CUDA devices known to libtorch. Call it before tch is asked about any device. Only the
@@ -23,14 +20,6 @@ pub(crate) fn open() -> Result<(), NoCuda> {
         }
         if open_library("libtorch_cuda.so") { Ok(()) } else { Err(NoCuda::Library) }
     })
-}
-
-/// Opens a library and never closes it; libraries that are opened later can use its symbols. Returns whether it
-/// was found.
-fn open_library(library: &str) -> bool {
-    // SAFETY: these libraries are made to be opened in any process.
-    let opened = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
-    opened.map(std::mem::forget).is_ok()
 }
 
 /// The device as tch names it, with libtorch's library for it.

@@ -157,3 +157,10 @@ pub fn name(device: usize) -> Result<String, GpuError> {
 pub fn bus(device: usize) -> Result<String, GpuError> {
     Driver::get()?.bus(device)
 }
+
+/// Opens a library for GPUs and never closes it; libraries that are opened later can use its symbols. Returns whether it
+/// was found.
+#[must_use]
+pub fn open_library(name: &str) -> bool {
+    driver::open(name)
+}

@@ -48,7 +48,8 @@ impl Isa {
     }
 
     /// The fastest instruction set.
-    pub(crate) fn fastest() -> Self {
+    #[must_use]
+    pub fn fastest() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             if has_amx() {

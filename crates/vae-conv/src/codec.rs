@@ -1,9 +1,11 @@
-//! The use of a trained network with convolutions.
+//! The network with convolutions as a model that also encodes and decodes.
+
+use std::{fmt, sync::Arc};
 
 use autograd::{Autograd, Inputs};
-use data::Batch;
+use data::{Batch, Stream};
 use images::Images;
-use model::ModelError;
+use model::{Layout, Model, ModelError, StepContext, Sums, Team};
 use tch::{Device, Tensor};
 use vae::Codec;
 
@@ -12,16 +14,67 @@ use crate::{
     objective::{Coder as _, errors},
 };
 
-impl<F> Codec for Autograd<Images, ConvNet, F>
+/// The model of an objective.
+pub(crate) struct ConvVae<F>(pub(crate) Autograd<Images, ConvNet, F>);
+
+impl<F> fmt::Debug for ConvVae<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<F> Model for ConvVae<F>
+where
+    F: Fn(&ConvNet, &Inputs<'_, Images>) -> Vec<Tensor>,
+{
+    type Data = Images;
+
+    fn layout(&self) -> &Layout {
+        self.0.layout()
+    }
+
+    fn initialise(&self, seed: u64, parameters: &mut [f32]) {
+        self.0.initialise(seed, parameters);
+    }
+
+    fn set_team(&mut self, team: Arc<Team>) {
+        self.0.set_team(team);
+    }
+
+    fn fix_threads(&mut self, threads: u32) {
+        self.0.fix_threads(threads);
+    }
+
+    fn gradient(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_, Images>,
+        context: &StepContext,
+        gradient: &mut [f32],
+    ) -> Result<Sums, ModelError> {
+        self.0.gradient(parameters, batch, context, gradient)
+    }
+
+    fn evaluate(
+        &mut self,
+        parameters: &[f32],
+        batch: &Batch<'_, Images>,
+        random: Stream,
+    ) -> Result<Sums, ModelError> {
+        self.0.evaluate(parameters, batch, random)
+    }
+}
+
+impl<F> Codec for ConvVae<F>
 where
     F: Fn(&ConvNet, &Inputs<'_, Images>) -> Vec<Tensor>,
 {
     fn latent_dim(&self) -> usize {
-        self.module().latent_dim()
+        self.0.module().latent_dim()
     }
 
     fn pixels(&self) -> usize {
-        self.module().pixels()
+        self.0.module().pixels()
     }
 
     fn encode(
@@ -31,9 +84,9 @@ where
         mean: &mut [f32],
         log_variance: &mut [f32],
     ) -> Result<(), ModelError> {
-        let (latent, device) = (self.latent_dim() as i64, self.device());
+        let (latent, device) = (self.latent_dim() as i64, self.0.device());
         assert_eq!(mean.len(), log_variance.len(), "means and log-variances differ in length");
-        self.apply(parameters, |network| {
+        self.0.apply(parameters, |network| {
             let moments = network.encode(&gathered(batch, device));
             write(&moments.narrow(1, 0, latent), mean);
             write(&moments.narrow(1, latent, latent), log_variance);
@@ -46,8 +99,8 @@ where
         z: &[f32],
         pixels: &mut [f32],
     ) -> Result<(), ModelError> {
-        let (latent, device) = (self.latent_dim(), self.device());
-        self.apply(parameters, |network| {
+        let (latent, device) = (self.latent_dim(), self.0.device());
+        self.0.apply(parameters, |network| {
             let output = network.decode(&rows(z, latent, device));
             let expected = match network.log_variance() {
                 None => output.sigmoid(),
@@ -64,9 +117,9 @@ where
         z: &[f32],
         losses: &mut [f64],
     ) -> Result<(), ModelError> {
-        let (latent, device) = (self.latent_dim(), self.device());
+        let (latent, device) = (self.latent_dim(), self.0.device());
         let samples = losses.len().checked_div(batch.len()).unwrap_or(0) as i64;
-        self.apply(parameters, |network| {
+        self.0.apply(parameters, |network| {
             let output = network.decode(&rows(z, latent, device));
             let pixels = gathered(batch, device);
             let x = pixels.repeat_interleave_self_int(samples, 0, None::<i64>);

@@ -16,7 +16,10 @@ use vae_options::{
     conv::{GROUP, IMAGE_SIDE, KERNEL, LAST_KERNEL, Levels, PADDING, STRIDE},
 };
 
-use crate::objective::{Coder, objective};
+use crate::{
+    codec::ConvVae,
+    objective::{Coder, objective},
+};
 
 /// Encoder and decoder.
 #[derive(Debug)]
@@ -146,5 +149,5 @@ pub fn conv_vae(
         }
     }
     let (objective, config) = (objective(config, settings), config.clone());
-    Autograd::new(device, move |path| ConvNet::new(path, &config), objective)
+    Ok(ConvVae(Autograd::new(device, move |path| ConvNet::new(path, &config), objective)?))
 }

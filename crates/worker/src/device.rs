@@ -124,8 +124,8 @@ fn best(
     let refused = match support {
         GpuSupport::Kernels => None,
         GpuSupport::Libtorch => {
-            let open = library.map_or(|| Err(NoCuda::Library), |library| library.open_gpus);
-            open().err().map(|reason| reason.to_string())
+            let opened = library.map_or(Err(NoCuda::Library), |library| (library.open_gpus)());
+            opened.err().map(|reason| reason.to_string())
         }
         GpuSupport::None => Some("the run's options are for CPUs".to_owned()),
     };

@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn the_reference_is_right() {
-        let program = crate::Program { name: "worker", version: "0" };
+        let program =
+            crate::Program { name: "worker", version: "0", library: None, other_program: None };
         let command = manual::complete(program.command(), &REFERENCE);
         assert_eq!(manual::faults(&command, &REFERENCE), [""; 0]);
     }

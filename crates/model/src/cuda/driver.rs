@@ -238,3 +238,11 @@ fn text(
     // SAFETY: the text ends with a zero byte.
     Ok(unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned())
 }
+
+/// Opens a library and never closes it; libraries that are opened later can use its symbols. Returns whether it
+/// was found.
+pub(super) fn open(library: &str) -> bool {
+    // SAFETY: these libraries are made to be opened in any process.
+    let opened = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
+    opened.map(std::mem::forget).is_ok()
+}
