@@ -30,7 +30,8 @@ fn one_in_the_library_path_is_passed_over() {
         library(&folder, name, "extern \"C\" int nothing() { return 0; }");
     }
     let environment = format!("LD_LIBRARY_PATH={}", folder.display());
-    let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} --workers 1 --epochs 1"));
+    let flags = format!("{SMALL} --architecture conv --workers 1 --epochs 1");
+    let mut fleet = Fleet::without_workers(&place, &flags);
     let flags = format!("--coordinator {} --threads 1", fleet.url);
     fleet.workers.push(worker_in(&environment, &flags));
     fleet.completed();
@@ -46,7 +47,7 @@ fn one_that_comes_first_all_the_same_is_named_with_its_version() {
     let version = "extern \"C\" unsigned long long aoti_torch_abi_version() { \
                    return 0x0102030000000000ULL; }";
     let liar = library(&place.path("foreign"), "libliar.so", version);
-    for program in ["vae-worker", "vae"] {
+    for program in ["vae-worker-conv", "vae"] {
         let mut command = Command::new(programs().join(program));
         command.arg("--version").env("LD_PRELOAD", &liar);
         let words = ["needs libtorch", "1.2.3", &liar.display().to_string(), "LD_PRELOAD"];

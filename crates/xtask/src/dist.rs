@@ -24,8 +24,11 @@ use std::{env, fs};
 use self::build::Source;
 
 /// The packages in the release, and their programs.
-const PACKAGES: [&str; 3] = ["vae-coordinator", "vae-worker", "latent"];
-const PROGRAMS: [&str; 3] = ["vae-coordinator", "vae-worker", "vae"];
+const PACKAGES: [&str; 4] = ["vae-coordinator", "vae-worker", INTERNAL, "latent"];
+const PROGRAMS: [&str; 4] = ["vae-coordinator", "vae-worker", INTERNAL, "vae"];
+
+/// The program that people do not start themselves: `vae-worker` becomes it. It has no manual.
+const INTERNAL: &str = "vae-worker-conv";
 
 /// The flag with which a program writes its man pages and completions.
 const WRITE_MANUAL: &str = "--write-manual";
@@ -214,7 +217,7 @@ impl Release {
     /// Lets each program write its man pages and completions.
     fn manual(&self, folder: &Path) -> anyhow::Result<PathBuf> {
         let share = made(folder, "share")?;
-        for program in &self.programs {
+        for program in self.programs.iter().filter(|program| !program.ends_with(INTERNAL)) {
             let status = Command::new(program)
                 .arg(WRITE_MANUAL)
                 .arg(&share)

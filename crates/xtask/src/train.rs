@@ -33,21 +33,25 @@ pub(crate) struct Options {
 
 /// Sets up, builds and trains. Returns the exit status of a failed build, or of the coordinator.
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
-    setup::run(&setup::Options::default())?;
-    let training = ["--bins", "-p", "vae-coordinator", "-p", "vae-worker"];
+    let flags = &options.flags;
+    let mut training = vec!["--bins", "-p", "vae-coordinator", "-p", "vae-worker"];
+    if value(flags, "--architecture").is_some_and(|name| name == "conv") {
+        setup::run(&setup::Options::default())?;
+        training.extend(["-p", "vae-worker-conv"]);
+    }
     let coordinator = match built(&training, "vae-coordinator")? {
         Build::Failed(code) => return Ok(code),
         Build::Done(program) => program,
     };
-    let flags = &options.flags;
     let trains = !flags.iter().any(|flag| NO_TRAINING.iter().any(|word| flag == word));
     let spawn = (trains && !flags.iter().any(|flag| flag == SPAWN)).then_some(SPAWN);
     let code = child::run(Command::new(&coordinator).args(spawn).args(flags))?;
     if !trains || code != child::SUCCESS {
         return Ok(code);
     }
-    // `vae` is built last, because it needs packages that training does not need.
+    // `vae` is built last, because it needs libtorch and packages that training does not need.
     stdout::say!("Building vae, which looks into the model");
+    setup::run(&setup::Options::default())?;
     match built(&[&training[..], &["-p", "latent"]].concat(), "vae")? {
         Build::Failed(code) => Ok(code),
         Build::Done(vae) => {

@@ -88,9 +88,10 @@ fn metadata() -> String {
     )
 }
 
-/// The entry points: pip makes a script for each program.
+/// The entry points: pip makes a script for each program that people start.
 fn entry_points(programs: &[PathBuf]) -> String {
-    let names = programs.iter().filter_map(|program| program.file_name()?.to_str());
+    let started = programs.iter().filter(|program| !program.ends_with(super::INTERNAL));
+    let names = started.filter_map(|program| program.file_name()?.to_str());
     let lines = names.map(|name| format!("{name} = {PACKAGE}:{}\n", name.replace('-', "_")));
     format!("[console_scripts]\n{}", lines.collect::<String>())
 }
@@ -217,7 +218,8 @@ mod tests {
     fn the_launcher_has_a_function_for_each_program() {
         let call = "import sys; sys.path.insert(0, sys.argv[1]); import lockstep_vae as package\n\
                     for name in sys.argv[2:]: assert callable(getattr(package, name))";
-        let names = super::super::PROGRAMS.map(|name| name.replace('-', "_"));
+        let started = super::super::PROGRAMS.iter().filter(|name| **name != super::super::INTERNAL);
+        let names = started.map(|name| name.replace('-', "_"));
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/dist");
         let mut python = Command::new("python3");
         python.args(["-B", "-c", call]).arg(source).args(names);

@@ -28,10 +28,11 @@ pub(super) const CRATES: &[Crate] = &[
     // Feeds random bytes to the readers of files and messages; nothing depends on it.
     row(7, "fuzzing",     &["checkpoint", "collective", "coordinator", "images", "membership",
                             "protocol"]),
-    row(7, "vae-worker",  &["lockstep-build", "vae", "worker"]),
+    row(7, "vae-worker",  &["vae", "worker"]),
+    row(7, "vae-worker-conv", &["autograd", "lockstep-build", "vae", "vae-conv", "worker"]),
     row(7, "xtask",       &["advice", "lockstep-build", "manual", "stdout"]),
     // The interface for users with a model of their own.
-    row(7, "lockstep",    &["config", "coordinator", "data", "images", "lockstep-build", "model",
+    row(7, "lockstep",    &["autograd", "config", "coordinator", "data", "images", "lockstep-build", "model",
                             "stdout", "trainer", "worker"]),
     // An emulated GPU driver, on machines without a GPU; only tests use it.
     row(0, "emulated-gpu", &[]),
@@ -43,12 +44,12 @@ pub(super) const CRATES: &[Crate] = &[
                             "disk", "history", "limits", "manual", "membership", "picture", "process",
                             "protocol", "secure", "stdout", "store", "telemetry", "tensorboard"]),
     row(6, "worker",      &["checkpoint", "collective", "config", "crashpoint", "data", "disk",
-                            "limits", "lockstep-build", "manual", "membership", "model", "picture",
-                            "process", "protocol", "secure", "stdout", "store", "telemetry", "trainer",
+                            "limits", "manual", "membership", "model", "picture", "process",
+                            "protocol", "secure", "stdout", "store", "telemetry", "trainer",
                             "transport"]),
-    row(6, "latent",      &["advice", "checkpoint", "config", "data", "disk", "explorer", "images", "limits",
+    row(6, "latent",      &["advice", "autograd", "checkpoint", "config", "data", "disk", "explorer", "images", "limits",
                             "lockstep-build", "manual", "model", "picture", "process", "stdout", "trainer", "vae",
-                            "vae-options"]),
+                            "vae-conv", "vae-options"]),
     // Help, man pages and completions of a program.
     row(1, "manual",      &["stdout"]),
     // Standard output of every program.
@@ -76,12 +77,17 @@ pub(super) const CRATES: &[Crate] = &[
     row(4, "secure",      &["advice", "collective", "disk"]),
     row(4, "protocol",    &["collective", "config", "limits", "membership"]),
     // Training.
+    // The VAE by autograd.
+    row(5, "vae-conv",    &["autograd", "data", "images", "lockstep-build", "model", "trainer", "vae",
+                            "vae-options"]),
     row(4, "vae",         &["config", "data", "images", "lockstep-build", "model", "picture", "trainer",
                             "vae-options"]),
     // The VAE's flags and its description: without libtorch.
     row(2, "vae-options", &["config", "manual"]),
-    row(3, "trainer",     &["collective", "config", "crashpoint", "data", "lockstep-build", "model"]),
-    row(2, "model",       &["collective", "data", "limits", "lockstep-build"]),
+    // Models by libtorch's autograd.
+    row(3, "autograd",    &["data", "lockstep-build", "model"]),
+    row(3, "trainer",     &["collective", "config", "crashpoint", "data", "model"]),
+    row(2, "model",       &["collective", "data", "limits"]),
     // Grids of digits for the worker's samples and for latent: one canvas for both.
     row(2, "picture",     &[]),
     // The page of the latent space, for the file of `vae explore` and for the board: without
@@ -122,9 +128,9 @@ pub(super) struct Fence {
 pub(super) const FENCES: &[Fence] = &[
     Fence {
         packages: &["tch", "torch-sys"],
-        inside: &["model", "trainer", "vae", "worker", "vae-worker", "latent", "lockstep"],
+        inside: &["autograd", "vae-conv", "vae-worker-conv", "latent", "lockstep"],
         tests_too: true,
-        rule: "libtorch only in model, trainer, vae and the programs with them: all other crates are \
+        rule: "libtorch only in autograd, vae-conv and the programs with them: all other crates are \
                built and tested without it",
     },
     Fence {
@@ -254,8 +260,8 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
     ("crates/model/src/gemm/bf16/amx.rs", "calls the CPU's instructions on tiles"),
     ("crates/model/src/gemm/bf16/fma.rs", "sets a mode of the CPU, and keeps sums in registers"),
     ("crates/model/src/isa.rs", "calls functions compiled for CPU features found at run time"),
-    ("crates/model/src/blas.rs", "defines the symbol that MKL asks for the CPU's vendor"),
-    ("crates/model/src/libtorch.rs", "asks libtorch_cpu for its version and its file"),
+    ("crates/autograd/src/blas.rs", "defines the symbol that MKL asks for the CPU's vendor"),
+    ("crates/autograd/src/libtorch.rs", "asks libtorch_cpu for its version and its file"),
     ("crates/model/src/cuda/driver.rs", "opens the GPU driver's library and calls it"),
     ("crates/model/src/cuda/memory.rs", "slices of memory that the GPU driver allocates"),
     (
