@@ -45,7 +45,7 @@ use crate::{
     Program,
     args::Args,
     bridge::{self, Bridge, Event, Order, Shared},
-    control::{self, Identity, Joined, Route},
+    control::{self, Client, Identity, Joined, Route},
     dataset,
     device::{self, Candidates},
     discovery::{self, Found, Source},
@@ -105,14 +105,7 @@ async fn take_part<T: Task>(
     let route = Route::new(&found.url(security.scheme()), &security)?;
     let mut client = route.reach(timeout).await?;
     let place = args.local_rank.or(found.local_rank);
-    let task = if program.asks_first() || candidates.depend_on_task() {
-        setup::task(&control::configuration(&mut client, &route, timeout).await?)
-    } else {
-        None
-    };
-    program.become_other(task.as_ref())?;
-    let support = || setup::gpu_support::<T>(task.as_ref());
-    let device = candidates.choose(place, support, program.library);
+    let device = device::<T>(program, candidates, place, &mut client, &route, timeout).await?;
     let (listener, address) = listen(args, &route, &security).await?;
     let identity = identity::<T>(found.rank, address, device, program.library)?;
     let mut joined = control::join_when_ready(&mut client, &route, &identity, timeout).await?;
@@ -173,6 +166,25 @@ async fn take_part<T: Task>(
     };
     let ended = session.run().await;
     session.shut_down(ended).await
+}
+
+/// The device to compute on. The run's task may decide about it, and about the program that takes part.
+async fn device<T: Task>(
+    program: &Program,
+    candidates: Candidates,
+    place: Option<u32>,
+    client: &mut Client,
+    route: &Route,
+    timeout: Duration,
+) -> Result<Device> {
+    let task = if program.asks_first() || candidates.depend_on_task() {
+        setup::task(&control::configuration(client, route, timeout).await?)
+    } else {
+        None
+    };
+    program.become_other(task.as_ref())?;
+    let support = || setup::gpu_support::<T>(task.as_ref());
+    Ok(candidates.choose(place, support, program.library))
 }
 
 fn identity<T: Task>(

@@ -34,7 +34,7 @@ struct Package {
 }
 
 /// Writes the licences of all code that is linked into the programs of these packages.
-pub(super) fn write(folder: &Path, packages: [&str; 3]) -> anyhow::Result<()> {
+pub(super) fn write(folder: &Path, packages: [&str; 4]) -> anyhow::Result<()> {
     let documents = Path::new(&build::sysroot()?).join("share/doc/rust");
     let linked = linked(&packages)?;
     let metadata: Value =
