@@ -123,8 +123,8 @@ impl Directory {
 
     /// Deletes the old checkpoints of a run. It keeps the newest `keep` (at least one) and the checkpoint of the step
     /// `best`. If none of the newest verifies, it also keeps the newest older one that does, so that the run can still
-    /// be resumed. Files of other runs or programs are not counted and not deleted. Temporary files whose writer has
-    /// ended are deleted too.
+    /// be resumed. `sound` is a step whose checkpoint need not be verified, because it was just written. Files of other
+    /// runs or programs are not counted and not deleted. Temporary files whose writer has ended are deleted too.
     ///
     /// # Errors
     /// The error of the system on listing or deleting.
@@ -132,16 +132,18 @@ impl Directory {
         &self,
         keep: usize,
         best: Option<u64>,
+        sound: Option<u64>,
         run_id: &str,
     ) -> Result<(), CheckpointError> {
+        let is_sound = |file: &(u64, PathBuf)| Some(file.0) == sound || is_sound(file);
         let mut old = self.list()?;
         if old.len() > keep.max(1) {
             old.retain(|(_, path)| is_of_run(path, run_id));
         }
         let kept = old.split_off(old.len().saturating_sub(keep.max(1)));
-        if !old.is_empty() && !kept.iter().rev().any(is_sound) {
-            let sound = old.iter().rposition(is_sound);
-            sound.map(|index| old.remove(index));
+        if !old.is_empty() && !kept.iter().rev().any(&is_sound) {
+            let newest = old.iter().rposition(&is_sound);
+            newest.map(|index| old.remove(index));
         }
         old.retain(|(step, _)| Some(*step) != best);
         for (_, path) in old {

@@ -237,7 +237,7 @@ impl<T: Task> WriterThread<T> {
         if best == Some(state.step) {
             self.checkpoints.mark_best(state.step)?;
         }
-        self.checkpoints.retain(self.keep, best, &self.metadata.run_id)?;
+        self.checkpoints.retain(self.keep, best, Some(state.step), &self.metadata.run_id)?;
         tracing::debug!(step = state.step, path = %path.display(), "wrote a checkpoint");
         if let Some(mirror) = &self.mirror {
             mirror.hand_over(path);

@@ -16,11 +16,11 @@ fn the_newest_stay() {
     fs::write(directory.path().join("notes.txt"), "mine").unwrap();
     fs::write(directory.path().join("step-7.safetensors"), "spelled otherwise").unwrap();
     assert_eq!(steps(&directory), [1, 3, 20, 99_999_999, 100_000_000]);
-    directory.retain(3, None, RUN).unwrap();
+    directory.retain(3, None, None, RUN).unwrap();
     assert_eq!(steps(&directory), [20, 99_999_999, 100_000_000]);
-    directory.retain(0, None, RUN).unwrap();
+    directory.retain(0, None, None, RUN).unwrap();
     assert_eq!(steps(&directory), [100_000_000], "the only one is never deleted");
-    directory.retain(5, None, RUN).unwrap();
+    directory.retain(5, None, None, RUN).unwrap();
     assert_eq!(steps(&directory), [100_000_000]);
     assert!(directory.path().join("notes.txt").exists());
     assert!(directory.path().join("step-7.safetensors").exists());
@@ -38,9 +38,12 @@ fn the_newest_sound_one_stays_where_all_newer_ones_are_damaged() {
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&path, bytes).unwrap();
     }
-    directory.retain(2, None, RUN).unwrap();
+    directory.retain(2, None, None, RUN).unwrap();
     assert_eq!(steps(&directory), [3, 5, 6]);
     assert_eq!(directory.newest().unwrap().checkpoint.unwrap().1.metadata.step, 3);
+    // The caller knows that the newest is sound, so its bytes are not read again.
+    directory.retain(2, None, Some(6), RUN).unwrap();
+    assert_eq!(steps(&directory), [5, 6]);
 }
 
 /// Another program may use the same names for its checkpoints.
@@ -55,7 +58,7 @@ fn what_the_run_has_not_written_is_neither_deleted_nor_replaced() {
     let before = theirs.each_ref().map(|path| fs::read(path).ok());
     for step in [1, 3, 5, 6] {
         write(&directory, step);
-        directory.retain(2, None, RUN).unwrap();
+        directory.retain(2, None, None, RUN).unwrap();
     }
     assert_eq!(steps(&directory), [2, 4, 5, 6, 7], "the run's own two newest stay as well");
     for step in [2, 4, 7] {
@@ -78,10 +81,10 @@ fn temporary_files_go_once_their_writer_is_gone() {
     fs::write(&dead, "left by a killed process").unwrap();
     let writer = File::create(&live).unwrap();
     writer.try_lock().unwrap();
-    directory.retain(1, None, RUN).unwrap();
+    directory.retain(1, None, None, RUN).unwrap();
     assert!(!dead.exists() && live.exists());
     drop(writer);
-    directory.retain(1, None, RUN).unwrap();
+    directory.retain(1, None, None, RUN).unwrap();
     assert!(!live.exists());
 }
 
@@ -104,7 +107,7 @@ fn writers_and_sweepers_at_once_do_each_other_no_harm() {
         }
         start.wait();
         for _ in 0..ROUNDS {
-            directory.retain(usize::MAX, None, RUN).unwrap();
+            directory.retain(usize::MAX, None, None, RUN).unwrap();
             directory.newest().unwrap();
         }
     });
@@ -125,7 +128,7 @@ fn the_best_checkpoint_stays_and_is_found_by_its_link() {
         if step == 2 {
             directory.mark_best(step).unwrap();
         }
-        directory.retain(2, Some(2), RUN).unwrap();
+        directory.retain(2, Some(2), None, RUN).unwrap();
     }
     assert_eq!(steps(&directory), [2, 4, 5]);
     let best = || read(&directory.best().unwrap()).unwrap().metadata.step;
