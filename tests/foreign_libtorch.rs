@@ -1,5 +1,5 @@
 //! Another libtorch is on the library path: the programs use their own libtorch, or name the file
-//! that was loaded.
+//! that was loaded. The worker of dense networks has none, and becomes the one that has.
 
 use std::{
     fs,
@@ -53,4 +53,26 @@ fn one_that_comes_first_all_the_same_is_named_with_its_version() {
         let words = ["needs libtorch", "1.2.3", &liar.display().to_string(), "LD_PRELOAD"];
         Process::start(program, &mut command).wait().failed_with(&words);
     }
+}
+
+#[test]
+fn a_worker_of_dense_networks_loads_no_libtorch() {
+    let place = Place::new();
+    let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} --workers 1 --epochs 200"));
+    fleet.add("--threads 1");
+    fleet.wait_for_event(&place, "joined", 1);
+    let maps = fs::read_to_string(format!("/proc/{}/maps", fleet.workers[0].id())).unwrap();
+    assert!(maps.contains("/vae-worker") && !maps.contains("libtorch"), "{maps}");
+}
+
+#[test]
+fn a_worker_names_the_program_with_convolutions_that_is_not_there() {
+    let place = Place::new();
+    let alone = place.path("vae-worker");
+    fs::copy(programs().join("vae-worker"), &alone).unwrap();
+    let fleet = Fleet::without_workers(&place, &format!("{SMALL} --architecture conv --workers 1"));
+    let mut command = Command::new(&alone);
+    command.args(["--threads", "1", "--coordinator", &fleet.url]);
+    let worker = Process::start("vae-worker", &mut command).wait();
+    worker.failed_with(&["the run's model needs", "vae-worker-conv", "install it beside vae-worker"]);
 }

@@ -17,6 +17,7 @@ mod cannot_lead;
 mod chaos;
 mod completions;
 mod config_file;
+mod copied_example;
 mod crash_points;
 mod crowd;
 mod damaged_checkpoint;

@@ -1,11 +1,7 @@
 //! Tasks of users: the same promises for any model and any data set. The tasks are the two examples
 //! with their own programs, and the convolutional VAE, whose model is by autograd.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, process::Command};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -13,8 +9,8 @@ use serde_json::Value;
 use secure::authority::{self, Validity};
 
 use crate::harness::{
-    Fleet, Host, Network, Place, Process, Task, assert_same_tensors, cargo, coordinator_at,
-    profile, profile_folder, programs, worker,
+    Fleet, Host, Network, Place, Process, Task, assert_same_tensors, coordinator_at,
+    programs, worker,
 };
 
 pub(crate) const CLASSIFIER: Task = Task::Example("classifier");
@@ -58,7 +54,7 @@ pub(crate) fn fetch_clothes() {
 }
 
 /// The standard output of a program that succeeds.
-fn said(command: &mut Command) -> Vec<u8> {
+pub(crate) fn said(command: &mut Command) -> Vec<u8> {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output.stdout
@@ -313,48 +309,4 @@ fn a_large_classifier_whose_host_is_lost_and_comes_back() {
         &format!("{LARGE} --workers 1 --epochs {epochs} --checkpoint-every-epochs {epochs}"),
     );
     assert_same_tensors(&place.newest(), &undisturbed.newest());
-}
-
-/// A user copies an example and builds the copy. The test uses the profiles and the target folder of
-/// the workspace, so that packages are not compiled again.
-#[test]
-fn an_example_that_was_copied_elsewhere_builds_and_describes_itself() {
-    let root = fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).unwrap();
-    let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mine");
-    let _was_not_there = fs::remove_dir_all(&copy);
-    let example = root.join("crates/lockstep/examples/classifier");
-    fs::create_dir_all(copy.join("src")).unwrap();
-    for file in ["build.rs", "src/main.rs"] {
-        fs::copy(example.join(file), copy.join(file)).unwrap();
-    }
-    let manifest = fs::read_to_string(example.join("Cargo.toml")).unwrap();
-    let crates = format!("path = \"{}", root.join("crates").display());
-    let manifest = manifest
-        .replace("path = \"../../../lockstep-build", &format!("{crates}/lockstep-build"))
-        .replace("path = \"../..", &format!("{crates}/lockstep"));
-    let workspace = fs::read_to_string(root.join("Cargo.toml")).unwrap();
-    let profiles = &workspace[workspace.find("[profile.").unwrap()..];
-    fs::write(copy.join("Cargo.toml"), manifest + "\n" + profiles).unwrap();
-    // The same versions as here; other versions may need the network.
-    fs::copy(root.join("Cargo.lock"), copy.join("Cargo.lock")).unwrap();
-    let mut build = cargo("build");
-    // This project's crates are compiled once more, without optimisation, because they only describe a
-    // task.
-    let crates = fs::read_dir(root.join("crates")).unwrap().flatten();
-    for entry in crates.filter(|entry| entry.path().is_dir()) {
-        let (profile, name) = (profile(), entry.file_name());
-        let setting = format!("profile.{profile}.package.{}.opt-level=0", name.display());
-        build.args(["--config", &setting]);
-    }
-    build.env("LIBTORCH", libtorch(&root)).current_dir(&copy);
-    let output = build.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let ours = said(Command::new(CLASSIFIER.program()).arg("describe"));
-    let theirs = said(Command::new(profile_folder().join("classifier")).arg("describe"));
-    assert_eq!(String::from_utf8_lossy(&ours), String::from_utf8_lossy(&theirs));
-}
-
-/// The folder of the libtorch with which the workspace is built.
-fn libtorch(root: &Path) -> PathBuf {
-    std::env::var_os("LIBTORCH").map_or_else(|| root.join(".libtorch"), PathBuf::from)
 }

@@ -68,6 +68,7 @@ const fn one() -> u32 {
 
 /// The schedule of the learning rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum LearningRateSchedule {
     /// Constant.
@@ -109,6 +110,7 @@ pub struct Operation {
 
 /// How members exchange gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Collective {
     /// Shared memory among members that can share it, streams between the others.
@@ -120,7 +122,7 @@ pub enum Collective {
     /// Shared memory among the members of each host, streams between hosts.
     #[serde(rename = "two-level")]
     TwoLevel,
-    /// NCCL; every member has its own GPU.
+    /// NCCL; every member has its own GPU. NCCL opens ports of its own, so only with --insecure.
     Nccl,
 }
 

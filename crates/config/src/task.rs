@@ -44,14 +44,16 @@ pub struct Task {
     pub size: Size,
 }
 
-/// The number format of the factors in matrix products.
+/// The number format of the factors of matrix products. With either format, products are added in f32, and parameters,
+/// gradients and optimizer are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 24 significant bits.
     #[default]
     F32,
-    /// 8 significant bits.
+    /// 8 significant bits, half the memory traffic.
     Bf16,
 }
 

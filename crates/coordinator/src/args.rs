@@ -273,8 +273,8 @@ pub(crate) struct TrainingArgs {
     pub(crate) learning_rate: f64,
     /// Schedule of the learning rate: constant, in the stages of the IWAE paper, or along a
     /// cosine down to zero
-    #[arg(long, value_enum, default_value_t = ScheduleArg::Constant)]
-    pub(crate) learning_rate_schedule: ScheduleArg,
+    #[arg(long, value_enum, default_value_t = LearningRateSchedule::Constant)]
+    pub(crate) learning_rate_schedule: LearningRateSchedule,
     /// Largest norm of a gradient; a gradient with a larger norm is scaled down to it
     /// [default: none]
     #[arg(long, value_name = "NORM", value_parser = real(bounds::POSITIVE, bounds::is_positive))]
@@ -306,8 +306,8 @@ pub(crate) struct TrainingArgs {
 #[command(next_help_heading = "Operation")]
 pub(crate) struct OperationArgs {
     /// How workers exchange gradients
-    #[arg(long, value_enum, default_value_t = CollectiveArg::Auto)]
-    pub(crate) collective: CollectiveArg,
+    #[arg(long, value_enum, default_value_t = Collective::Auto)]
+    pub(crate) collective: Collective,
     /// Epochs between checkpoints
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = whole(bounds::EPOCHS))]
     pub(crate) checkpoint_every_epochs: u32,
@@ -358,27 +358,6 @@ pub(crate) struct DirectoryArgs {
     pub(crate) offline: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum ScheduleArg {
-    Constant,
-    Iwae,
-    Cosine,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum CollectiveArg {
-    /// Shared memory among workers that can share it, streams between the others
-    Auto,
-    /// Streams between the workers
-    Grpc,
-    /// Memory that the workers share; they must be on one host
-    Shm,
-    /// Memory among the workers of each host, streams between hosts
-    TwoLevel,
-    /// NCCL, for workers with a GPU each; it opens ports of its own, so only with --insecure
-    Nccl,
-}
-
 impl TrainingArgs {
     /// The part of the configuration that decides the bits of a run of this task.
     pub(crate) fn training(&self, shards: u32, task: Task) -> Training {
@@ -387,11 +366,7 @@ impl TrainingArgs {
             shards,
             batch_size: self.batch_size,
             learning_rate: self.learning_rate,
-            learning_rate_schedule: match self.learning_rate_schedule {
-                ScheduleArg::Constant => LearningRateSchedule::Constant,
-                ScheduleArg::Iwae => LearningRateSchedule::Iwae,
-                ScheduleArg::Cosine => LearningRateSchedule::Cosine,
-            },
+            learning_rate_schedule: self.learning_rate_schedule,
             grad_clip: self.grad_clip,
             train_examples: self.train_examples.unwrap_or(task.dataset.train),
             validation_examples: self.validation_examples,
@@ -408,13 +383,7 @@ impl OperationArgs {
         Operation {
             workers,
             epochs,
-            collective: match self.collective {
-                CollectiveArg::Auto => Collective::Auto,
-                CollectiveArg::Grpc => Collective::Grpc,
-                CollectiveArg::Shm => Collective::Shm,
-                CollectiveArg::TwoLevel => Collective::TwoLevel,
-                CollectiveArg::Nccl => Collective::Nccl,
-            },
+            collective: self.collective,
             verify_every: self.verify_every,
             checkpoint_every_epochs: self.checkpoint_every_epochs,
             keep_checkpoints: self.keep_checkpoints,

@@ -1,8 +1,8 @@
 //! The description of a variational autoencoder that a run keeps.
 
-use config::{Manifest, Metric, Size, Task, task};
+use config::{Manifest, Metric, Size, Task, task::Precision};
 
-use crate::{Architecture, Precision, VaeOptions, conv::Levels, pixels};
+use crate::{Architecture, VaeOptions, conv::Levels, pixels};
 
 /// The task's name.
 pub const NAME: &str = "vae";
@@ -35,20 +35,11 @@ impl VaeOptions {
             dataset,
             example: EXAMPLE.into(),
             metrics: METRICS.map(metric).into(),
-            precision: self.task_precision(),
+            precision: self.precision,
             portable: self.is_portable(),
             summary: self.summary(),
             size: self.size(),
         })
-    }
-
-    /// The number format of the factors of the task's matrix products.
-    #[must_use]
-    pub const fn task_precision(&self) -> task::Precision {
-        match self.precision {
-            Precision::F32 => task::Precision::F32,
-            Precision::Bf16 => task::Precision::Bf16,
-        }
     }
 
     /// Whether every CPU computes the same bits, and every GPU too unless the products are in bf16. This holds for

@@ -16,6 +16,7 @@ use config::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use config::task::Precision;
 pub use describe::{EXAMPLE, METRICS, NAME, REVISION};
 pub use upgrade::upgrade;
 
@@ -177,20 +178,6 @@ pub enum Color {
     Grey,
     /// Red, green, blue
     Rgb,
-}
-
-/// The number format of the factors of matrix products. With either format, products are added in f32, and parameters,
-/// gradients and optimizer are f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 24 significant bits
-    #[default]
-    F32,
-    /// 8 significant bits: half the memory traffic, twice the speed where the CPU has instructions
-    /// for it
-    Bf16,
 }
 
 /// Whether grey pixels are made black or white.

@@ -143,7 +143,7 @@ impl<N: Networks> Task for VaeTask<N> {
     }
 
     fn precision(options: &VaeOptions) -> config::task::Precision {
-        options.task_precision()
+        options.precision
     }
 
     fn gpu_support(options: &VaeOptions) -> GpuSupport {
