@@ -74,5 +74,9 @@ fn a_worker_names_the_program_with_convolutions_that_is_not_there() {
     let mut command = Command::new(&alone);
     command.args(["--threads", "1", "--coordinator", &fleet.url]);
     let worker = Process::start("vae-worker", &mut command).wait();
-    worker.failed_with(&["the run's model needs", "vae-worker-conv", "install it beside vae-worker"]);
+    worker.failed_with(&[
+        "the run's model needs",
+        "vae-worker-conv",
+        "install it beside vae-worker",
+    ]);
 }

@@ -9,8 +9,8 @@ use serde_json::Value;
 use secure::authority::{self, Validity};
 
 use crate::harness::{
-    Fleet, Host, Network, Place, Process, Task, assert_same_tensors, coordinator_at,
-    programs, worker,
+    Fleet, Host, Network, Place, Process, Task, assert_same_tensors, coordinator_at, programs,
+    worker,
 };
 
 pub(crate) const CLASSIFIER: Task = Task::Example("classifier");

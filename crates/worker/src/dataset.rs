@@ -8,13 +8,12 @@ mod partial;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use config::{FileEntry, Manifest, RunConfig};
-use data::{DataError, Files, Splits};
+use data::{DataError, Files};
 use protocol::{
     status,
     wire::{FetchFileRequest, FileChunk},
@@ -24,10 +23,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tonic::{Status, Streaming};
-use trainer::Task;
 
 use self::partial::Partial;
-use crate::control::{Client, Route};
+use crate::{
+    control::{Client, Route},
+    erased::{AnyExamples, AnyOptions},
+};
 
 /// Time between two lines about the progress.
 const TELL_INTERVAL: Duration = Duration::from_secs(3);
@@ -52,18 +53,16 @@ pub(crate) struct Source {
 
 /// The run's examples, read from verified files. Files that are neither in `folder` nor at the places
 /// of the manifest are fetched into the folder. The default folder is that of the data set in the cache.
-pub(crate) async fn load<T: Task>(
+pub(crate) async fn load(
     folder: Option<PathBuf>,
     config: &RunConfig,
-    options: &T::Options,
+    options: Box<dyn AnyOptions>,
     source: Source,
-) -> Result<Arc<Splits<T::Data>>> {
+) -> Result<Box<dyn AnyExamples>> {
     let manifest = &config.training.task.dataset;
     let folder = folder.unwrap_or_else(|| data::default_dir(&manifest.name));
     let files = files(folder, manifest, source).await?;
-    let options = options.clone();
-    let read = spawn_blocking(move || T::data(&options, &files)).await?;
-    Ok(Arc::new(read.map_err(anyhow::Error::from_boxed)?))
+    spawn_blocking(move || options.examples(&files)).await?
 }
 
 async fn files(folder: PathBuf, manifest: &Manifest, mut source: Source) -> Result<Files> {

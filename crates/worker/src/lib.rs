@@ -12,6 +12,7 @@ mod convert;
 mod dataset;
 mod device;
 mod discovery;
+mod erased;
 mod generation;
 mod kubeflow;
 mod needs;
@@ -40,7 +41,10 @@ use model::{Isa, Library};
 use telemetry::{Log, Outlet};
 use trainer::Task;
 
-use crate::args::Args;
+use crate::{
+    args::Args,
+    erased::{AnyTask, Erased},
+};
 
 /// The name and the version of a worker's program.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +100,10 @@ pub fn main<T: Task>(program: &Program) -> ExitCode {
 
 /// Runs a worker of the task `T` on these arguments, the name of the program first.
 pub fn run<T: Task>(program: &Program, arguments: Vec<OsString>) -> ExitCode {
+    run_task(&Erased::<T>::new(), program, arguments)
+}
+
+fn run_task(task: &dyn AnyTask, program: &Program, arguments: Vec<OsString>) -> ExitCode {
     limits::report_file_size_limit();
     if let Some(Err(wrong)) = program.library.map(|library| (library.check)()) {
         return fail(&anyhow::Error::msg(wrong));
@@ -130,7 +138,7 @@ pub fn run<T: Task>(program: &Program, arguments: Vec<OsString>) -> ExitCode {
     }
     .start();
     let chosen = args.isa.as_deref().map_or(Ok(()), choose_isa);
-    let code = match chosen.and_then(|()| session::run::<T>(program, &args)) {
+    let code = match chosen.and_then(|()| session::run(task, program, &args)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error),
     };

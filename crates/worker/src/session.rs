@@ -39,7 +39,6 @@ use self::{
     link::Link, participation::Participation, pending::PendingReports, shutdown::Shutdown,
     waiting::Wait,
 };
-use trainer::Task;
 
 use crate::{
     Program,
@@ -49,11 +48,11 @@ use crate::{
     dataset,
     device::{self, Candidates},
     discovery::{self, Found, Source},
+    erased::AnyTask,
     generation,
     kubeflow::Kubeflow,
     needs,
-    setup::{self, Setup},
-    training,
+    setup::{self, Place},
 };
 
 /// How long the training thread may take to finish its work at the end.
@@ -67,7 +66,7 @@ const SIGNALS: usize = 4;
 
 /// Takes part in a run. Returns the exit code. It is 0 only if the run has ended, so that a scheduler
 /// that stops this worker knows that the run still needs a worker.
-pub(crate) fn run<T: Task>(program: &Program, args: &Args) -> Result<u8> {
+pub(crate) fn run(task: &dyn AnyTask, program: &Program, args: &Args) -> Result<u8> {
     needs::check(args.threads)?;
     let found =
         discovery::find(args.rank, args.coordinator.as_deref(), |name| std::env::var(name).ok())?;
@@ -76,7 +75,7 @@ pub(crate) fn run<T: Task>(program: &Program, args: &Args) -> Result<u8> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(take_part::<T>(program, args, found, candidates));
+    let result = runtime.block_on(take_part(task, program, args, found, candidates));
     // A training thread that does not end must not keep the process alive.
     runtime.shutdown_background();
     result
@@ -93,7 +92,8 @@ fn log_place(found: &Found) {
     }
 }
 
-async fn take_part<T: Task>(
+async fn take_part(
+    task: &dyn AnyTask,
     program: &Program,
     args: &Args,
     found: Found,
@@ -105,12 +105,12 @@ async fn take_part<T: Task>(
     let route = Route::new(&found.url(security.scheme()), &security)?;
     let mut client = route.reach(timeout).await?;
     let place = args.local_rank.or(found.local_rank);
-    let device = device::<T>(program, candidates, place, &mut client, &route, timeout).await?;
+    let device = device(task, program, candidates, place, (&mut client, &route), timeout).await?;
     let (listener, address) = listen(args, &route, &security).await?;
-    let identity = identity::<T>(found.rank, address, device, program.library)?;
+    let identity = identity(task, found.rank, address, device, program.library)?;
     let mut joined = control::join_when_ready(&mut client, &route, &identity, timeout).await?;
     let (config, welcome) = (joined.config()?, joined.welcome.clone());
-    let options = setup::options::<T>(&config.training.task)?;
+    let options = task.options(&config.training.task)?;
     needs::check_run(&config)?;
     let place = welcome.rank.map_or("spare".to_owned(), |rank| format!("rank {rank}"));
     tracing::info!(run_id = welcome.run_id, ?device, "joined as {place}");
@@ -118,7 +118,7 @@ async fn take_part<T: Task>(
     telemetry::note_run(&welcome.run_id);
     let shared = Arc::new(Shared::default());
     joined.send_heartbeats(&shared);
-    let length = length::<T>(&options)?;
+    let length = options.length()?;
     let (recipients, requests) = mpsc::channel(RECIPIENTS);
     let donor = Donor::new(&welcome.run_id, recipients).within(&generation::memory_domain());
     donor.demand(joined.state_secret()?);
@@ -129,18 +129,16 @@ async fn take_part<T: Task>(
 
     let timeout = Duration::from_millis(welcome.coordinator_timeout_ms.into());
     let source = dataset::Source { route: route.clone(), client, timeout };
-    let data = dataset::load::<T>(args.data_dir.clone(), &config, &options, source).await?;
-    let setup = Setup::<T> {
+    let examples = dataset::load(args.data_dir.clone(), &config, options, source).await?;
+    let place = Place {
         run_id: welcome.run_id.clone(),
         config: config.clone(),
-        options,
         device,
-        data,
         run_dir: path_from_wire(&welcome.run_directory),
         is_first: welcome.rank == Some(0),
         checkpoint: welcome.checkpoint.as_deref().map(path_from_wire),
     };
-    let bridge = Bridge::start(shared, move |channel| training::run::<T>(&setup, &channel))?;
+    let bridge = Bridge::start(shared, move |channel| examples.train(place, &channel))?;
     let (_listening, signals) = listen_for_signals()?;
     let rank = welcome.rank.map(Rank).or(identity.rank);
     let kubeflow = Kubeflow::from_environment(&config);
@@ -169,25 +167,26 @@ async fn take_part<T: Task>(
 }
 
 /// The device to compute on. The run's task may decide about it, and about the program that takes part.
-async fn device<T: Task>(
+async fn device(
+    task: &dyn AnyTask,
     program: &Program,
     candidates: Candidates,
     place: Option<u32>,
-    client: &mut Client,
-    route: &Route,
+    (client, route): (&mut Client, &Route),
     timeout: Duration,
 ) -> Result<Device> {
-    let task = if program.asks_first() || candidates.depend_on_task() {
+    let run = if program.asks_first() || candidates.depend_on_task() {
         setup::task(&control::configuration(client, route, timeout).await?)
     } else {
         None
     };
-    program.become_other(task.as_ref())?;
-    let support = || setup::gpu_support::<T>(task.as_ref());
+    program.become_other(run.as_ref())?;
+    let support = || task.gpu_support(run.as_ref());
     Ok(candidates.choose(place, support, program.library))
 }
 
-fn identity<T: Task>(
+fn identity(
+    task: &dyn AnyTask,
     rank: Option<u32>,
     address: Address,
     device: Device,
@@ -201,14 +200,8 @@ fn identity<T: Task>(
         device_name: device::name(device, &fingerprint),
         fingerprint,
         gpu: device::gpu(device),
-        task: (T::NAME, T::REVISION),
+        task: task.identity(),
     })
-}
-
-/// The length of the model's flat vectors, which is the same on every device.
-fn length<T: Task>(options: &T::Options) -> Result<usize> {
-    let model = T::model(options, Device::Cpu).map_err(anyhow::Error::from_boxed)?;
-    Ok(model.layout().len())
 }
 
 /// Handles signals from now on, because the worker is now in a run and can leave it. Before, a signal

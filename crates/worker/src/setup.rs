@@ -11,11 +11,16 @@ use trainer::{Task, task::GpuSupport};
 
 /// A worker's settings in a run, as they are known before the first generation.
 pub(crate) struct Setup<T: Task> {
+    pub(crate) place: Place,
+    pub(crate) options: T::Options,
+    pub(crate) data: Arc<Splits<T::Data>>,
+}
+
+/// The place of a worker in a run, whatever the task is.
+pub(crate) struct Place {
     pub(crate) run_id: String,
     pub(crate) config: RunConfig,
-    pub(crate) options: T::Options,
     pub(crate) device: Device,
-    pub(crate) data: Arc<Splits<T::Data>>,
     pub(crate) run_dir: PathBuf,
     /// Whether this worker has rank zero, so that it leads as long as it is a member.
     pub(crate) is_first: bool,

@@ -182,9 +182,11 @@ pub(super) const FENCES: &[Fence] = &[
     Fence {
         packages: &["clap", "anyhow", "tracing-subscriber"],
         inside: &[
+            // Their choices are values of flags, behind a feature.
+            "config",
+            "vae-options",
             "coordinator",
             "vae-coordinator",
-            "vae-options",
             "lockstep",
             "worker",
             "latent",
