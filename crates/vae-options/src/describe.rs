@@ -17,9 +17,11 @@ pub const EXAMPLE: &str = "image";
 pub const METRICS: [(&str, &str); 3] =
     [("loss", "nats"), ("reconstruction", "nats"), ("kl", "nats")];
 
-/// The bytes that every worker needs, even with the smallest model: libtorch, MNIST, buffers.
-/// Measured; about half of it is libtorch.
-const WORKER_BYTES: u64 = 130_000_000;
+/// The bytes that every worker needs, even with the smallest model: the program, MNIST, buffers. Measured.
+const WORKER_BYTES: u64 = 60_000_000;
+
+/// The bytes that libtorch needs in a worker of `--architecture conv`. Measured.
+const LIBTORCH_BYTES: u64 = 70_000_000;
 
 impl VaeOptions {
     /// The task of these options on a data set.
@@ -75,13 +77,13 @@ impl VaeOptions {
     #[must_use]
     pub fn size(&self) -> Size {
         let parameters = self.model().parameters();
-        let (parameter_bytes, example_bytes) = match self.architecture {
-            Architecture::Dense => self.dense_bytes(),
-            Architecture::Conv => self.conv_bytes(),
+        let (own_bytes, (parameter_bytes, example_bytes)) = match self.architecture {
+            Architecture::Dense => (WORKER_BYTES, self.dense_bytes()),
+            Architecture::Conv => (WORKER_BYTES + LIBTORCH_BYTES, self.conv_bytes()),
         };
         Size {
             parameters,
-            worker_bytes: WORKER_BYTES + (5 * 4 + parameter_bytes) * parameters,
+            worker_bytes: own_bytes + (5 * 4 + parameter_bytes) * parameters,
             example_bytes,
         }
     }
