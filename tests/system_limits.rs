@@ -159,12 +159,12 @@ fn skipped() {
 
 #[test]
 fn a_run_that_its_control_group_cannot_hold_does_not_begin() {
-    let Some(group) = Group::make("small", 300_000_000) else { return skipped() };
+    let Some(group) = Group::make("small", 200_000_000) else { return skipped() };
     let place = Place::new();
     let run_dir = place.run_dir.display();
     let flags = format!("--listen 127.0.0.1:0 --run-dir {run_dir} --workers 4 --spawn");
     let exit = coordinator_under(&group.enter(), &place, &flags).wait();
-    exit.failed_with(&["memory", "control group", &group.0.display().to_string(), "0.30 GB"]);
+    exit.failed_with(&["memory", "control group", &group.0.display().to_string(), "0.20 GB"]);
     assert!(!place.run_dir.exists());
 }
 
