@@ -76,13 +76,7 @@ enum Bf16Unit {
 
 #[cfg(target_arch = "x86_64")]
 fn bf16_unit() -> Bf16Unit {
-    use std::arch::x86_64::{__cpuid, __cpuid_count};
-
-    /// Structured extended features, leaf 7 of CPUID.
-    const FEATURES: u32 = 7;
-    /// A bit of EDX in subleaf 0. Detection in std does not know it yet.
-    const AMX_BF16: u32 = 1 << 22;
-    if __cpuid(0).eax >= FEATURES && __cpuid_count(FEATURES, 0).edx & AMX_BF16 != 0 {
+    if model::isa::has_amx_bf16() {
         Bf16Unit::Tiles
     } else if is_x86_feature_detected!("avx512bf16") {
         Bf16Unit::Vectors

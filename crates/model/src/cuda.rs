@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use self::driver::Driver;
 pub use self::{
+    driver::open_library,
     gpu::{Arguments, Gpu, Graph, Kernel, Module},
     memory::{Buffer, Event, Pinned, Place, Plain},
     meter::{Time, Timed, Traffic},
@@ -156,11 +157,4 @@ pub fn name(device: usize) -> Result<String, GpuError> {
 /// As [`name`].
 pub fn bus(device: usize) -> Result<String, GpuError> {
     Driver::get()?.bus(device)
-}
-
-/// Opens a library for GPUs and never closes it; libraries that are opened later can use its symbols. Returns whether it
-/// was found.
-#[must_use]
-pub fn open_library(name: &str) -> bool {
-    driver::open(name)
 }

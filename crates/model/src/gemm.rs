@@ -5,6 +5,8 @@
 
 mod bf16;
 mod blocks;
+#[cfg(test)]
+mod definition;
 mod panels;
 mod space;
 mod tile;

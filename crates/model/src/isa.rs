@@ -120,9 +120,10 @@ fn has_amx() -> bool {
     *HAS_AMX.get_or_init(|| has_avx512() && has_amx_bf16() && may_use_tiles())
 }
 
-/// Detection in std does not know AMX yet.
+/// Whether the CPU has AMX's products of bf16. Detection in std does not know AMX yet.
 #[cfg(target_arch = "x86_64")]
-fn has_amx_bf16() -> bool {
+#[must_use]
+pub fn has_amx_bf16() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
 
     /// Structured extended features: bits 22 and 24 of EDX are AMX-BF16 and AMX-TILE.

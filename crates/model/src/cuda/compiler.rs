@@ -46,7 +46,7 @@ pub fn compile(
     headers: &[(&str, &str)],
     capability: u32,
 ) -> Result<Option<Vec<u8>>, GpuError> {
-    driver::open(COMPILER_PART);
+    driver::open_library(COMPILER_PART);
     // SAFETY: opening this library has no effect that harms the process.
     let Ok(library) = (unsafe { Library::open(Some(LIBRARY), RTLD_NOW | RTLD_GLOBAL) }) else {
         return Ok(None);

@@ -241,7 +241,7 @@ fn text(
 
 /// Opens a library and never closes it; libraries that are opened later can use its symbols. Returns whether it
 /// was found.
-pub(super) fn open(library: &str) -> bool {
+pub fn open_library(library: &str) -> bool {
     // SAFETY: these libraries are made to be opened in any process.
     let opened = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
     opened.map(std::mem::forget).is_ok()

@@ -267,16 +267,11 @@ unsafe fn finish<V: Vector>(from: *const f32, len: usize, scale: f32, to: *mut f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gemm::definition::{self, words};
 
     /// Numbers whose exponents are `exponents`, some of them zero.
     fn numbers(len: usize, exponents: std::ops::Range<u32>, seed: u32) -> Vec<Bf16> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            state
-        };
+        let mut next = words(seed);
         let mut number = || {
             let (bits, exponent, chance) =
                 (next(), exponents.start + next() % exponents.len() as u32, next() % 8);
@@ -301,7 +296,7 @@ mod tests {
     }
 
     /// The definition, for one element.
-    fn element(links: usize, a: impl Fn(usize) -> Bf16, b: impl Fn(usize) -> Bf16) -> f32 {
+    fn element(links: usize, a: &dyn Fn(usize) -> Bf16, b: &dyn Fn(usize) -> Bf16) -> f32 {
         let mut total = 0.0_f32;
         for (first, end) in ranges(links, GROUP) {
             let sum = |parity| {
@@ -320,33 +315,8 @@ mod tests {
         exponents: std::ops::Range<u32>,
     ) {
         let (a, b) = (numbers(m * k, exponents.clone(), 1), numbers(k * n, exponents.clone(), 2));
-        let view = |data, transposed, rows, columns| {
-            if transposed {
-                Matrix::new(data, columns, rows).t()
-            } else {
-                Matrix::new(data, rows, columns)
-            }
-        };
-        let (view_a, view_b) = (view(&a[..], transposed.0, m, k), view(&b[..], transposed.1, k, n));
-        let at_a = |i: usize, l: usize| if transposed.0 { a[l * m + i] } else { a[i * k + l] };
-        let at_b = |l: usize, j: usize| if transposed.1 { b[j * k + l] } else { b[l * n + j] };
-        let mut out = vec![f32::NAN; m * n];
-        let (front, back) = out.split_at_mut(m / 3 * n);
-        multiply_rows(isa, view_a, m / 3, view_b, back);
-        if !front.is_empty() {
-            multiply_rows(isa, view_a, 0, view_b, front);
-        }
-        for i in 0..m {
-            for j in 0..n {
-                let expected = element(k, |l| at_a(i, l), |l| at_b(l, j));
-                assert_eq!(
-                    out[i * n + j].to_bits(),
-                    expected.to_bits(),
-                    "{} {m} x {n} x {k} {transposed:?} exponents {exponents:?} at {i} {j}",
-                    isa.name()
-                );
-            }
-        }
+        let about = format!("exponents {exponents:?}");
+        definition::check(isa, (m, n, k), transposed, false, (&a, &b), element, &about);
     }
 
     #[test]

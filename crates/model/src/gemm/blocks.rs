@@ -266,16 +266,11 @@ unsafe fn lay_out<V: Vector>(right: Right, links: usize, columns: usize, space: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gemm::definition::{self, words};
 
     /// Numbers of all sizes and signs; with `zeros`, whole columns and most other elements are zero.
     fn numbers(len: usize, columns: usize, zeros: bool, seed: u32) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            state
-        };
+        let mut next = words(seed);
         (0..len)
             .map(|i| {
                 let (value, chance) = (next() as i32 as f32 / 2e9, next());
@@ -286,7 +281,7 @@ mod tests {
     }
 
     /// The definition, for one element.
-    fn chain(links: usize, a: impl Fn(usize) -> f32, b: impl Fn(usize) -> f32) -> f32 {
+    fn chain(links: usize, a: &dyn Fn(usize) -> f32, b: &dyn Fn(usize) -> f32) -> f32 {
         let mut total = 0.0_f32;
         for (first, end) in ranges(links, CHUNK) {
             total += (first..end).fold(0.0_f32, |sum, l| a(l).mul_add(b(l), sum));
@@ -297,35 +292,8 @@ mod tests {
     fn check(isa: Isa, (m, n, k): (usize, usize, usize), transposed: (bool, bool)) {
         for zeros in [false, true] {
             let (a, b) = (numbers(m * k, k, zeros, 1), numbers(k * n, n, zeros, 2));
-            let view = |data, transposed, rows, columns| {
-                let matrix = if transposed {
-                    Matrix::new(data, columns, rows).t()
-                } else {
-                    Matrix::new(data, rows, columns)
-                };
-                matrix.sparse(zeros)
-            };
-            let (view_a, view_b) =
-                (view(&a[..], transposed.0, m, k), view(&b[..], transposed.1, k, n));
-            let at_a = |i: usize, l: usize| if transposed.0 { a[l * m + i] } else { a[i * k + l] };
-            let at_b = |l: usize, j: usize| if transposed.1 { b[j * k + l] } else { b[l * n + j] };
-            let mut out = vec![f32::NAN; m * n];
-            let (front, back) = out.split_at_mut(m / 3 * n);
-            multiply_rows(isa, view_a, m / 3, view_b, back);
-            if !front.is_empty() {
-                multiply_rows(isa, view_a, 0, view_b, front);
-            }
-            for i in 0..m {
-                for j in 0..n {
-                    let expected = chain(k, |l| at_a(i, l), |l| at_b(l, j));
-                    assert_eq!(
-                        out[i * n + j].to_bits(),
-                        expected.to_bits(),
-                        "{} {m} x {n} x {k} {transposed:?} zeros {zeros} at {i} {j}",
-                        isa.name()
-                    );
-                }
-            }
+            let about = format!("zeros {zeros}");
+            definition::check(isa, (m, n, k), transposed, zeros, (&a, &b), chain, &about);
         }
     }
 

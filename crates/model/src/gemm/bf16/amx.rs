@@ -249,6 +249,7 @@ unsafe fn lay_out_left(lines: Lines<'_>, groups: usize, space: *mut Bf16) -> Fac
         last: [None; TILES_MAX],
     };
     let whole_groups = lines.links / GROUP;
+    let mut copy = Tile::default();
     for row in 0..lines.count.div_ceil(TILE) {
         // SAFETY: the tile is within the room for all.
         let tiles = unsafe { space.add(row * groups * TILE_LEN) };
@@ -264,7 +265,6 @@ unsafe fn lay_out_left(lines: Lines<'_>, groups: usize, space: *mut Bf16) -> Fac
         for group in if is_usable { whole_groups } else { 0 }..groups {
             // SAFETY: as above.
             let to = unsafe { tiles.add(group * TILE_LEN) };
-            let mut copy = Tile::default();
             let (from, stride) = copy.of(lines, row, group);
             // SAFETY: `of` returns a whole tile.
             unsafe {
@@ -291,9 +291,9 @@ unsafe fn lay_out_left(lines: Lines<'_>, groups: usize, space: *mut Bf16) -> Fac
 /// `space` has room for them, and the CPU has the instruction set.
 #[inline(always)]
 unsafe fn lay_out_right(lines: Lines<'_>, groups: usize, space: *mut Bf16) {
+    let mut copy = Tile::default();
     for column in 0..lines.count.div_ceil(TILE) {
         for group in 0..groups {
-            let mut copy = Tile::default();
             let (from, stride) = copy.of(lines, column, group);
             // SAFETY: the tile is within the room for all, and `of` returns a whole tile.
             unsafe {
@@ -321,7 +321,7 @@ impl Default for Tile {
 
 impl Tile {
     /// A tile of a factor as the factor has it, and the distance from a line to the next, or from a link to the next.
-    /// A tile that is not whole is copied to `self`, which is zero.
+    /// A tile that is not whole is copied to `self`, between zeros.
     #[inline(always)]
     fn of(&mut self, lines: Lines<'_>, tile: usize, group: usize) -> (*const Bf16, usize) {
         let (line, link) = (tile * TILE, group * GROUP);
@@ -329,6 +329,7 @@ impl Tile {
         if count == TILE && links == GROUP {
             return (lines.data[lines.place(line, link)..].as_ptr(), lines.stride);
         }
+        self.0.fill(Bf16::default());
         let (rows, width, side) =
             if lines.adjacent { (count, links, GROUP) } else { (links, count, TILE) };
         for row in 0..rows {
