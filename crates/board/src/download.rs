@@ -15,7 +15,6 @@ use history::{Events, HistoryError, Item, Metrics, MetricsRow, StepsRow, newest_
 use serde::Serialize;
 
 use crate::{
-    Source,
     query::Query,
     routes::{Board, aside, no_such_run},
     stream::{self, Parts},
@@ -34,18 +33,15 @@ pub(crate) fn read_picture(path: &Path) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-pub(crate) async fn csv<S: Source>(
-    State(board): State<Arc<Board<S>>>,
-    RawQuery(query): RawQuery,
-) -> Response {
+pub(crate) async fn csv(State(board): State<Arc<Board>>, RawQuery(query): RawQuery) -> Response {
     download(board, query, "csv", "text/csv; charset=utf-8", |run_dir, parts| {
         write_csv(run_dir, &mut Lines::new(parts))
     })
     .await
 }
 
-pub(crate) async fn metrics<S: Source>(
-    State(board): State<Arc<Board<S>>>,
+pub(crate) async fn metrics(
+    State(board): State<Arc<Board>>,
     RawQuery(query): RawQuery,
 ) -> Response {
     download(board, query, "metrics.jsonl", "application/jsonl", |run_dir, parts| {
@@ -55,10 +51,7 @@ pub(crate) async fn metrics<S: Source>(
     .await
 }
 
-pub(crate) async fn events<S: Source>(
-    State(board): State<Arc<Board<S>>>,
-    RawQuery(query): RawQuery,
-) -> Response {
+pub(crate) async fn events(State(board): State<Arc<Board>>, RawQuery(query): RawQuery) -> Response {
     download(board, query, "events.jsonl", "application/jsonl", |run_dir, parts| {
         let mut rows = Events::open(run_dir);
         write_rows(|| rows.next_item(), &mut Lines::new(parts))
@@ -66,8 +59,8 @@ pub(crate) async fn events<S: Source>(
     .await
 }
 
-async fn download<S: Source>(
-    board: Arc<Board<S>>,
+async fn download(
+    board: Arc<Board>,
     query: Option<String>,
     ending: &'static str,
     kind: &'static str,

@@ -18,7 +18,6 @@ use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use crate::{
-    Source,
     assets::Asset,
     query::Query,
     routes::{Board, Shared, aside, no_such_run},
@@ -131,7 +130,7 @@ impl Explorations {
 }
 
 /// The routes of the program's page, if it has one.
-pub(crate) fn routes<S: Source>(explorer: Option<&dyn Explorer>) -> Router<Arc<Board<S>>> {
+pub(crate) fn routes(explorer: Option<&dyn Explorer>) -> Router<Arc<Board>> {
     let mut router = Router::new();
     let Some(explorer) = explorer else { return router };
     for asset in explorer.files().into_iter().map(Asset::from) {
@@ -140,13 +139,13 @@ pub(crate) fn routes<S: Source>(explorer: Option<&dyn Explorer>) -> Router<Arc<B
         router = router.route(route, get(answer));
     }
     router
-        .route("/api/latent", get(meta::<S>))
-        .route("/api/latent/parameters", get(parameters::<S>))
-        .route("/api/latent/levels", get(levels::<S>))
-        .route("/api/latent/labels", get(labels::<S>))
+        .route("/api/latent", get(meta))
+        .route("/api/latent/parameters", get(parameters))
+        .route("/api/latent/levels", get(levels))
+        .route("/api/latent/labels", get(labels))
 }
 
-async fn meta<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> Response {
+async fn meta(State(board): Shared, RawQuery(query): RawQuery) -> Response {
     let json = [(CONTENT_TYPE, "application/json")];
     match explore(board, query, false).await {
         Ok(exploration) => (json, exploration.meta.clone()).into_response(),
@@ -154,20 +153,20 @@ async fn meta<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> 
     }
 }
 
-async fn parameters<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> Response {
+async fn parameters(State(board): Shared, RawQuery(query): RawQuery) -> Response {
     array(board, query, |exploration| &exploration.parameters).await
 }
 
-async fn levels<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> Response {
+async fn levels(State(board): Shared, RawQuery(query): RawQuery) -> Response {
     array(board, query, |exploration| &exploration.levels).await
 }
 
-async fn labels<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> Response {
+async fn labels(State(board): Shared, RawQuery(query): RawQuery) -> Response {
     array(board, query, |exploration| &exploration.labels).await
 }
 
-async fn array<S: Source>(
-    board: Arc<Board<S>>,
+async fn array(
+    board: Arc<Board>,
     query: Option<String>,
     which: impl FnOnce(&Exploration) -> &Bytes,
 ) -> Response {
@@ -179,8 +178,8 @@ async fn array<S: Source>(
 }
 
 /// The requested model. A request for an array must name the step.
-async fn explore<S: Source>(
-    board: Arc<Board<S>>,
+async fn explore(
+    board: Arc<Board>,
     query: Option<String>,
     is_array: bool,
 ) -> Result<Arc<Exploration>, Response> {

@@ -23,41 +23,37 @@ mod server;
 mod story;
 mod stream;
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
-use secure::Viewers;
+use secure::{Viewers, connection::BoxFuture};
 
 pub use crate::{
     explore::{Exploration, Explorer, PageFile},
-    reading::{Metric, NoSource, Reading, Source, Worker},
+    reading::{Metric, Reading, Source, Worker},
     runs::Places,
 };
 
 /// The data that a board shows.
 #[derive(Debug)]
-pub struct Show<S> {
-    /// The source of the current run's state.
-    pub source: S,
+pub struct Show {
+    /// The source of the current run's state; none for runs that are shown without their coordinators.
+    pub source: Option<Arc<dyn Source>>,
     /// The folders of the runs.
     pub places: Places,
     /// The program's page for its models, if it has one.
     pub explorer: Option<Arc<dyn Explorer>>,
 }
 
-/// Shows runs until `stopped` ends: to `viewers` over TLS; without `viewers`, to everybody on this machine.
-pub async fn serve(
-    listener: TcpListener,
-    viewers: Option<Viewers>,
-    show: Show<impl Source>,
-    stopped: impl Future,
-) {
+/// Shows runs until the future is dropped: to `viewers` over TLS; without `viewers`, to everybody on this
+/// machine.
+pub fn serve(listener: TcpListener, viewers: Option<Viewers>, show: Show) -> BoxFuture<()> {
     let Show { source, places, explorer } = show;
     let explorations = explorer.clone().map(explore::Explorations::new);
     let board = routes::Board::new(source, runs::Runs::new(places), explorations);
     let port = listener.local_addr().map_or(0, |address| address.port());
     let door = guard::Door::new(viewers.clone(), port);
-    server::serve(listener, viewers, routes::routes(board, explorer.as_deref(), door), stopped)
-        .await;
+    let routes = routes::routes(board, explorer.as_deref(), door);
+    Box::pin(server::serve(listener, viewers, routes))
 }

@@ -1,23 +1,14 @@
 //! The state of a run at one moment, as the page and the metrics show it.
 
-use std::{fmt::Debug, future::Future};
+use std::fmt::Debug;
 
+use secure::connection::BoxFuture;
 use serde::Serialize;
 
 /// A source of the current run's state.
-pub trait Source: Clone + Debug + Send + Sync + 'static {
+pub trait Source: Debug + Send + Sync {
     /// The state of the run now; none if it is not known, for example before the run begins.
-    fn read(&self) -> impl Future<Output = Option<Reading>> + Send;
-}
-
-/// A source without any state, for runs that are shown without their coordinators.
-#[derive(Clone, Copy, Debug)]
-pub struct NoSource;
-
-impl Source for NoSource {
-    async fn read(&self) -> Option<Reading> {
-        None
-    }
+    fn read(&self) -> BoxFuture<Option<Reading>>;
 }
 
 /// The state of a run at one moment.

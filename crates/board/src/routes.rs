@@ -64,8 +64,8 @@ const WORKERS_LISTED: usize = 256;
 
 /// The state behind all answers.
 #[derive(Debug)]
-pub(crate) struct Board<S> {
-    source: S,
+pub(crate) struct Board {
+    source: Option<Arc<dyn Source>>,
     runs: Mutex<Runs>,
     last: tokio::sync::Mutex<Option<(Instant, Option<Reading>)>>,
     streams: Arc<Semaphore>,
@@ -74,8 +74,12 @@ pub(crate) struct Board<S> {
     pub(crate) downloads: Arc<Semaphore>,
 }
 
-impl<S: Source> Board<S> {
-    pub(crate) fn new(source: S, runs: Runs, explorations: Option<Explorations>) -> Arc<Self> {
+impl Board {
+    pub(crate) fn new(
+        source: Option<Arc<dyn Source>>,
+        runs: Runs,
+        explorations: Option<Explorations>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             explorations,
             source,
@@ -99,7 +103,10 @@ impl<S: Source> Board<S> {
         {
             return reading.clone();
         }
-        let reading = timeout(READING_TIMEOUT, self.source.read()).await.ok().flatten();
+        let reading = match &self.source {
+            Some(source) => timeout(READING_TIMEOUT, source.read()).await.ok().flatten(),
+            None => None,
+        };
         *last = Some((Instant::now(), reading.clone()));
         reading
     }
@@ -112,21 +119,17 @@ pub(crate) async fn aside<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-pub(crate) fn routes<S: Source>(
-    board: Arc<Board<S>>,
-    explorer: Option<&dyn Explorer>,
-    door: Door,
-) -> Router {
+pub(crate) fn routes(board: Arc<Board>, explorer: Option<&dyn Explorer>, door: Door) -> Router {
     let mut router = explore::routes(explorer)
-        .route("/metrics", get(metrics_of::<S>))
-        .route("/api/runs", get(runs_of::<S>))
-        .route("/api/chart", get(chart_of::<S>))
-        .route("/api/story", get(story_of::<S>))
-        .route("/api/sample", get(sample_of::<S>))
-        .route("/api/live", get(live_of::<S>))
-        .route("/api/csv", get(download::csv::<S>))
-        .route("/api/metrics", get(download::metrics::<S>))
-        .route("/api/events", get(download::events::<S>));
+        .route("/metrics", get(metrics_of))
+        .route("/api/runs", get(runs_of))
+        .route("/api/chart", get(chart_of))
+        .route("/api/story", get(story_of))
+        .route("/api/sample", get(sample_of))
+        .route("/api/live", get(live_of))
+        .route("/api/csv", get(download::csv))
+        .route("/api/metrics", get(download::metrics))
+        .route("/api/events", get(download::events));
     for asset in &ASSETS {
         router = router.route(
             asset.route,
@@ -139,7 +142,7 @@ pub(crate) fn routes<S: Source>(
         .with_state(board)
 }
 
-pub(crate) type Shared<S> = State<Arc<Board<S>>>;
+pub(crate) type Shared = State<Arc<Board>>;
 
 fn as_json(text: String) -> Response {
     ([(CONTENT_TYPE, "application/json")], text).into_response()
@@ -150,8 +153,8 @@ pub(crate) fn no_such_run() -> Response {
 }
 
 /// Answers a request about a run with JSON; refuses it if there is no such run.
-async fn of_run<S: Source>(
-    board: Arc<Board<S>>,
+async fn of_run(
+    board: Arc<Board>,
     query: &Query,
     what: impl FnOnce(&mut Run) -> String + Send + 'static,
 ) -> Response {
@@ -160,7 +163,7 @@ async fn of_run<S: Source>(
     made.map_or_else(no_such_run, as_json)
 }
 
-async fn metrics_of<S: Source>(State(board): Shared<S>) -> Response {
+async fn metrics_of(State(board): Shared) -> Response {
     let reading = board.reading().await;
     let text = aside(move || {
         loop {
@@ -178,12 +181,12 @@ async fn metrics_of<S: Source>(State(board): Shared<S>) -> Response {
     (headers, text.unwrap_or_default()).into_response()
 }
 
-async fn runs_of<S: Source>(State(board): Shared<S>) -> Response {
+async fn runs_of(State(board): Shared) -> Response {
     let list = aside(move || serde_json::to_string(board.runs().list()).unwrap_or_default()).await;
     as_json(list.unwrap_or_default())
 }
 
-async fn chart_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> Response {
+async fn chart_of(State(board): Shared, RawQuery(query): RawQuery) -> Response {
     let query = Query::parse(query.as_deref());
     let axis = match query.text("x") {
         None => Axis::Step,
@@ -207,7 +210,7 @@ async fn chart_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery)
     of_run(board, &query, chart).await
 }
 
-async fn story_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> Response {
+async fn story_of(State(board): Shared, RawQuery(query): RawQuery) -> Response {
     let query = Query::parse(query.as_deref());
     let since = query.number("since").map_or(0, |number| number as u64);
     let story = move |run: &mut Run| {
@@ -218,7 +221,7 @@ async fn story_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery)
     of_run(board, &query, story).await
 }
 
-async fn sample_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> Response {
+async fn sample_of(State(board): Shared, RawQuery(query): RawQuery) -> Response {
     let query = Query::parse(query.as_deref());
     let (key, epoch) = (query.text("run"), query.number("epoch").map_or(0, |epoch| epoch as u64));
     let picture = aside(move || {
@@ -235,7 +238,7 @@ async fn sample_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery
     }
 }
 
-async fn live_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) -> Response {
+async fn live_of(State(board): Shared, RawQuery(query): RawQuery) -> Response {
     let Ok(turn) = Arc::clone(&board.streams).try_acquire_owned() else {
         let why = "too many pages are open: close one of them\n";
         return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
@@ -267,11 +270,7 @@ async fn live_of<S: Source>(State(board): Shared<S>, RawQuery(query): RawQuery) 
 }
 
 /// The state of a run as JSON for the page, and whether there are more rows to read.
-fn state<S: Source>(
-    board: &Board<S>,
-    key: Option<&str>,
-    reading: Option<Reading>,
-) -> (String, bool) {
+fn state(board: &Board, key: Option<&str>, reading: Option<Reading>) -> (String, bool) {
     let runs = &mut *board.runs();
     let first = runs.first_key();
     let is_current = key.is_none() || key == first.as_deref();

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     io,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -15,7 +15,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use secure::Viewers;
+use secure::{Viewers, connection::Connection};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpListener,
@@ -39,50 +39,36 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How long to wait if the system accepts no connection, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Answers connections until `stopped` ends.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    viewers: Option<Viewers>,
-    routes: Router,
-    stopped: impl Future,
-) {
+/// Answers connections.
+pub(crate) async fn serve(listener: TcpListener, viewers: Option<Viewers>, routes: Router) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let accepting = async {
-        loop {
-            // The semaphore is never closed, so this never fails.
-            let Ok(turn) = Arc::clone(&connections).acquire_owned().await else { return };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::debug!("the board accepts no connection: {error}");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
+    loop {
+        // The semaphore is never closed, so this never fails.
+        let Ok(turn) = Arc::clone(&connections).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!("the board accepts no connection: {error}");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (routes, viewers) = (routes.clone(), viewers.clone());
+        tokio::spawn(async move {
+            let stream = match viewers {
+                None => Ok(Connection::anonymous(stream)),
+                Some(viewers) => viewers.accept(stream).await.map(Connection::anonymous),
             };
-            let (routes, viewers) = (routes.clone(), viewers.clone());
-            tokio::spawn(async move {
-                match viewers {
-                    None => answer(stream, routes).await,
-                    Some(viewers) => match viewers.accept(stream).await {
-                        Ok(stream) => answer(stream, routes).await,
-                        Err(error) => tracing::debug!("a browser was turned away: {error}"),
-                    },
-                }
-                drop(turn);
-            });
-        }
-    };
-    let (accepting, stopped) = (pin!(accepting), pin!(stopped));
-    tokio::select! {
-        () = accepting => {}
-        _ = stopped => {}
+            match stream {
+                Ok(stream) => answer(stream, routes).await,
+                Err(error) => tracing::debug!("a browser was turned away: {error}"),
+            }
+            drop(turn);
+        });
     }
 }
 
-async fn answer<S>(stream: S, routes: Router)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn answer(stream: Connection, routes: Router) {
     let mut builder = http1::Builder::new();
     builder.keep_alive(false).max_buf_size(HEAD_BYTES_MAX);
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -94,13 +80,13 @@ where
 }
 
 /// A connection that ends when no byte is sent or received for [`IDLE_TIMEOUT`].
-struct Watched<S> {
-    stream: S,
+struct Watched {
+    stream: Connection,
     deadline: Pin<Box<Sleep>>,
 }
 
-impl<S> Watched<S> {
-    fn new(stream: S) -> Self {
+impl Watched {
+    fn new(stream: Connection) -> Self {
         Self { stream, deadline: Box::pin(sleep(IDLE_TIMEOUT)) }
     }
 
@@ -118,7 +104,7 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl AsyncRead for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -129,7 +115,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl AsyncWrite for Watched {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -7,16 +7,17 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
-use ::board::{Metric, NoSource, Places, Reading, Show, Source, Worker};
+use ::board::{Metric, Places, Reading, Show, Source, Worker};
 use anyhow::{Context as _, Result, ensure};
 use protocol::{
     convert::printable,
     wire::{MetricValue, StatusReply, WorkerStatus},
 };
-use secure::{Security, Viewers};
+use secure::{Security, Viewers, connection::BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -169,7 +170,7 @@ pub(crate) fn show(
 ) {
     let folder = run_dir.parent().map(Path::to_owned);
     let places = Places { current: Some(run_dir.to_owned()), folder };
-    let show = Show { source: readings, places, explorer: launch.explorer() };
+    let show = Show { source: Some(Arc::new(readings)), places, explorer: launch.explorer() };
     if let Err(error) = show_at(opened, show, stopped) {
         tracing::warn!("the board cannot be shown: {error}");
     }
@@ -178,20 +179,23 @@ pub(crate) fn show(
 /// Shows runs from a new thread.
 pub(crate) fn show_at(
     opened: Opened,
-    show: Show<impl Source>,
+    show: Show,
     stopped: oneshot::Receiver<()>,
 ) -> io::Result<()> {
     let thread = thread::Builder::new().name("board".into());
     thread.spawn(move || serve(opened, show, stopped)).map(drop)
 }
 
-fn serve(opened: Opened, show: Show<impl Source>, stopped: impl Future) {
+fn serve(opened: Opened, show: Show, stopped: impl Future) {
     let Opened { listener, viewers } = opened;
     let served = runtime().and_then(|runtime| {
         listener.set_nonblocking(true)?;
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            ::board::serve(listener, viewers, show, stopped).await;
+            tokio::select! {
+                () = ::board::serve(listener, viewers, show) => {}
+                _ = stopped => {}
+            }
             Ok(())
         })
     });
@@ -223,7 +227,7 @@ pub(crate) fn show_runs(args: &BoardArgs, program: &dyn Program) -> Result<Strin
     stdout::say!("{}", opened.line()?);
     let places = Places { current: None, folder: Some(runs.clone()) };
     let explorer = program.explorer(args.data_dir.clone());
-    serve(opened, Show { source: NoSource, places, explorer }, std::future::pending::<()>());
+    serve(opened, Show { source: None, places, explorer }, std::future::pending::<()>());
     anyhow::bail!("the board has ended")
 }
 
@@ -244,8 +248,9 @@ impl Readings {
 }
 
 impl Source for Readings {
-    async fn read(&self) -> Option<Reading> {
-        self.status().await.map(reading)
+    fn read(&self) -> BoxFuture<Option<Reading>> {
+        let readings = self.clone();
+        Box::pin(async move { readings.status().await.map(reading) })
     }
 }
 

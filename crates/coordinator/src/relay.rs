@@ -6,6 +6,7 @@ mod mirror;
 mod model;
 
 use std::{
+    future,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -18,7 +19,7 @@ use protocol::{
     status::{is_transient, reason},
     wire::{FollowReply, coordinator_client::CoordinatorClient, follow_reply::Body},
 };
-use secure::{Address, Authorized, Security};
+use secure::{Address, Authorized, Security, connection::BoxFuture};
 use tokio::{
     sync::oneshot,
     time::{sleep, timeout},
@@ -53,8 +54,9 @@ impl Latest {
 }
 
 impl Source for Latest {
-    async fn read(&self) -> Option<Reading> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn read(&self) -> BoxFuture<Option<Reading>> {
+        let latest = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::pin(future::ready(latest))
     }
 }
 
@@ -109,7 +111,7 @@ pub(crate) fn relay(
         let (coordinator, runtime) = (Arc::clone(&coordinator), runtime.handle().clone());
         Arc::new(Remote { page, coordinator, runtime }) as Arc<dyn Explorer>
     });
-    let show = Show { source: latest.clone(), places, explorer };
+    let show = Show { source: Some(Arc::new(latest.clone())), places, explorer };
     show_at(opened, show, stopped)?;
     let mut mirror = Mirror::new(folder.path());
     let ended = runtime.block_on(coordinator.follow(channel, &mut mirror, &latest));

@@ -7,7 +7,7 @@ use checkpoint::Directory;
 use membership::Outcome;
 use process::signals::Stop;
 use protocol::{CONTROL_MESSAGE_BYTES_MAX, door, wire::coordinator_server::CoordinatorServer};
-use secure::Key;
+use secure::{Key, connection};
 use stdout::counted;
 use tokio::{
     net::TcpListener,
@@ -192,14 +192,12 @@ fn answer(
     let server = Server::builder()
         .http2_keepalive_interval(Some(door::KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(door::KEEP_ALIVE_TIMEOUT));
-    let served = { server }
-        .add_service(service)
-        .add_service(health_service)
-        .add_service(reflection)
-        .serve_with_incoming_shutdown(incoming, async {
-            let _dropped = stopped.await;
-        });
-    tokio::spawn(served);
+    let router =
+        { server }.add_service(service).add_service(health_service).add_service(reflection);
+    let shutdown = Box::pin(async {
+        let _dropped = stopped.await;
+    });
+    tokio::spawn(connection::serve(router, incoming, shutdown));
     Ok(health)
 }
 

@@ -2,7 +2,8 @@
 //! that bind streams of the data plane to a generation, and the view token of a board.
 //!
 //! [`Security`] holds the settings of a program. All network connections pass it: outgoing ones
-//! through [`Security::connect`], incoming ones through [`Security::accept`]. Without TLS and a token
+//! through [`Security::connect`], incoming ones through [`Security::accept`]; [`connection`] has the
+//! servers and channels over them. Without TLS and a token
 //! it allows only loopback addresses, unless `--insecure` is given. [`local`] has sockets within one
 //! machine, which need no TLS.
 //! [`Viewers`] checks people's browsers, which have a token and no certificate. [`authority`] makes
@@ -12,6 +13,7 @@
 mod accept;
 mod address;
 pub mod authority;
+pub mod connection;
 pub mod local;
 mod refusal;
 mod secret;

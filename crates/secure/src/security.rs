@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite},
@@ -14,6 +13,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+use tokio_stream::StreamExt as _;
 use tonic::{
     service::interceptor::InterceptedService,
     transport::{
@@ -21,11 +21,11 @@ use tonic::{
         server::{Connected, TcpConnectInfo},
     },
 };
-use tower::service_fn;
 
 use crate::{
     Address, Authorized, Bearer, Doorkeeper, ParseAddressError, TlsError, TokenError, accept,
     authority::certs,
+    connection::{self, BoxFuture, Connection, Connections},
     refusal::{self, Refusal},
     stream::{Side, Stream},
     tls::Tls,
@@ -251,26 +251,25 @@ impl Security {
     /// Opens a connection to the coordinator.
     ///
     /// # Errors
-    /// The coordinator cannot be reached, or one side refuses the connection; see
-    /// [`refused`](Self::refused).
-    pub async fn channel(
+    /// The future fails if the coordinator cannot be reached, or if one side refuses the connection;
+    /// see [`refused`](Self::refused).
+    pub fn channel(
         &self,
         endpoint: &Endpoint,
         address: &Address,
-    ) -> Result<Channel, transport::Error> {
+    ) -> BoxFuture<Result<Channel, transport::Error>> {
         let (security, address) = (self.clone(), address.clone());
-        let connector = service_fn(move |_| {
+        connection::channel(endpoint.clone(), move || {
             let (security, address) = (security.clone(), address.clone());
-            async move {
+            Box::pin(async move {
                 let open = async {
                     let socket = TcpStream::connect((address.host(), address.port())).await?;
                     socket.set_nodelay(true)?;
                     Ok(socket)
                 };
-                security.connect(&address, open).await.map(TokioIo::new)
-            }
-        });
-        endpoint.connect_with_connector(connector).await
+                security.connect(&address, open).await.map(Connection::tcp)
+            })
+        })
     }
 
     /// Adds the token to all calls over a channel.
@@ -329,7 +328,7 @@ impl Security {
     pub fn accept<S>(
         &self,
         sockets: impl tokio_stream::Stream<Item = io::Result<S>> + Send + 'static,
-    ) -> impl tokio_stream::Stream<Item = io::Result<Stream<S>>> + Send + 'static
+    ) -> Connections
     where
         S: AsyncRead
             + AsyncWrite
@@ -338,10 +337,11 @@ impl Security {
             + Connected<ConnectInfo = TcpConnectInfo>
             + 'static,
     {
-        match &self.tls {
+        let streams = match &self.tls {
             Some(tls) => accept::tls(Box::pin(sockets), tls.clone()),
             None => accept::plain(Box::pin(sockets)),
-        }
+        };
+        Box::pin(streams.map(|stream| stream.map(Connection::tcp)))
     }
 }
 

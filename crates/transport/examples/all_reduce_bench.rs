@@ -146,7 +146,7 @@ fn connect(transport: &str, rank: u32, members: u32, length: usize) -> Outcome<B
             let address = listener.local_addr()?;
             let _inside = runtime.enter();
             let listener = Listener::from(listener).and_near(&address.into());
-            runtime.spawn(endpoint.clone().serve(listener, std::future::pending()));
+            runtime.spawn(endpoint.clone().serve(listener));
             let connected: Box<dyn AllReduce> = if transport != "two-level" {
                 say(&format!("place {address}"));
                 let places = listen().ok_or(UNTOLD)?;

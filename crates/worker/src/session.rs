@@ -125,7 +125,7 @@ async fn take_part(
     let endpoint = Endpoint::new(&welcome.run_id, config.training.shards, length)
         .secured(security.clone())
         .donating(donor.clone());
-    tokio::spawn(endpoint.clone().serve(listener, std::future::pending()));
+    tokio::spawn(endpoint.clone().serve(listener));
 
     let timeout = Duration::from_millis(welcome.coordinator_timeout_ms.into());
     let source = dataset::Source { route: route.clone(), client, timeout };

@@ -3,15 +3,17 @@
 use bytes::{Bytes, BytesMut};
 use collective::Hosts;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
-use hyper_util::rt::TokioIo;
 use protocol::wire::{Frame, PeerHello, frame};
-use secure::{Address, Security};
+use secure::{
+    Address, Security,
+    connection::{self, BoxFuture, Connection},
+};
 use tonic::{
     Status,
     body::Body,
     transport::{self, Channel},
 };
-use tower::{ServiceExt as _, service_fn};
+use tower::ServiceExt as _;
 
 use super::{
     ConnectError, Endpoint, Grpc, HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL,
@@ -114,21 +116,23 @@ pub(crate) async fn channel(
     security: &Security,
 ) -> Result<Channel, transport::Error> {
     let (to, security) = (address.clone(), security.clone());
-    let connector = service_fn(move |_| {
+    let open = move || -> BoxFuture<_> {
         let (to, security) = (to.clone(), security.clone());
-        async move { security.connect(&to, socket::connect(&to)).await.map(TokioIo::new) }
-    });
-    settings(address)?.connect_with_connector(connector).await
+        Box::pin(
+            async move { security.connect(&to, socket::connect(&to)).await.map(Connection::tcp) },
+        )
+    };
+    connection::channel(settings(address)?, open).await
 }
 
 /// Connects to a worker on this host, over its local socket.
 async fn near_channel(address: &Address) -> Result<Channel, transport::Error> {
     let to = address.clone();
-    let connector = service_fn(move |_| {
+    let open = move || -> BoxFuture<_> {
         let to = to.clone();
-        async move { socket::connect_near(&to).await.map(TokioIo::new) }
-    });
-    settings(address)?.connect_with_connector(connector).await
+        Box::pin(async move { socket::connect_near(&to).await.map(Connection::anonymous) })
+    };
+    connection::channel(settings(address)?, open).await
 }
 
 fn settings(address: &Address) -> Result<transport::Endpoint, transport::Error> {

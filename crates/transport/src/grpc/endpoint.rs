@@ -3,22 +3,19 @@
 
 use std::{
     collections::HashMap,
-    io,
+    future,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use collective::{Generation, Rank};
 use protocol::{door, status, wire::PeerHello};
-use secure::Security;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::{Notify, watch},
+use secure::{
+    Security,
+    connection::{self, BoxFuture, Connection},
 };
-use tokio_stream::Stream;
-use tonic::{
-    Status,
-    transport::{Server, server::Connected},
-};
+use tokio::sync::Notify;
+use tokio_stream::StreamExt as _;
+use tonic::{Status, transport::Server};
 
 use super::{
     HTTP2_FRAME_BYTES, HTTP2_WINDOW_BYTES, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Listener,
@@ -88,54 +85,29 @@ impl Endpoint {
         Self { donor: Some(donor), ..self }
     }
 
-    /// Serves this endpoint's streams on `listener` until `shutdown`.
+    /// Serves this endpoint's streams on `listener`, until the future is dropped.
     ///
     /// # Errors
-    /// The error of a listener that breaks.
-    pub async fn serve(
+    /// The future fails if a listener breaks.
+    pub fn serve(
         self,
         listener: impl Into<Listener>,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<(), tonic::transport::Error> {
+    ) -> BoxFuture<Result<(), tonic::transport::Error>> {
         let Listener { far, near } = listener.into();
-        let far = self.security.accept(door::guarded(socket::incoming(far)));
-        let Some(near) = near else { return self.answer(far, shutdown).await };
-        let near = door::guarded(socket::incoming_near(near));
-        let (running, stopped) = watch::channel(());
-        let over = |mut stopped: watch::Receiver<()>| async move {
-            let _gone = stopped.changed().await;
-        };
-        let both = async {
-            let far = self.clone().answer(far, over(stopped.clone()));
-            let near = self.answer(near, over(stopped));
-            tokio::try_join!(far, near).map(|_| ())
-        };
-        tokio::pin!(both);
-        tokio::select! {
-            served = &mut both => return served,
-            () = shutdown => drop(running),
+        let mut incoming = self.security.accept(door::guarded(socket::incoming(far)));
+        if let Some(near) = near {
+            let near = door::guarded(socket::incoming_near(near));
+            incoming = Box::pin(incoming.merge(near.map(|near| near.map(Connection::anonymous))));
         }
-        both.await
-    }
-
-    async fn answer<S>(
-        self,
-        incoming: impl Stream<Item = io::Result<S>>,
-        shutdown: impl Future<Output = ()>,
-    ) -> Result<(), tonic::transport::Error>
-    where
-        S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-    {
-        Server::builder()
+        let router = Server::builder()
             .max_frame_size(HTTP2_FRAME_BYTES)
             .initial_stream_window_size(HTTP2_WINDOW_BYTES)
             .initial_connection_window_size(HTTP2_WINDOW_BYTES)
             .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .add_optional_service(self.donor.clone())
-            .add_service(Service::new(self))
-            .serve_with_incoming_shutdown(incoming, shutdown)
-            .await
+            .add_service(Service::new(self));
+        connection::serve(router, incoming, Box::pin(future::pending()))
     }
 
     pub(super) fn run_id(&self) -> &str {

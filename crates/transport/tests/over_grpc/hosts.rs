@@ -38,7 +38,7 @@ impl Host {
             address = Address::on("nowhere.invalid", bound.port()).unwrap();
             listener = listener.and_near(&address);
         }
-        runtime.spawn(endpoint.clone().serve(listener, std::future::pending()));
+        runtime.spawn(endpoint.clone().serve(listener));
         Self { runtime, endpoint, address }
     }
 }

@@ -44,7 +44,7 @@ async fn serve(places: usize) -> (Source, mpsc::Receiver<Recipient>) {
     let (donor, secret) = (Donor::new("a", recipients), Secret::random());
     donor.demand(secret);
     let endpoint = Endpoint::new("a", 1, LENGTH).donating(donor);
-    tokio::spawn(endpoint.serve(listener, std::future::pending()));
+    tokio::spawn(endpoint.serve(listener));
     (source(address.into(), secret), asked)
 }
 
@@ -97,7 +97,7 @@ async fn who_does_not_bring_the_secret_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().into();
     let endpoint = Endpoint::new("a", 1, LENGTH).donating(Donor::new("a", recipients));
-    tokio::spawn(endpoint.serve(listener, std::future::pending()));
+    tokio::spawn(endpoint.serve(listener));
     let source = Source { address, ..source };
     let refusal = fetch(&source, "a", LENGTH).await.unwrap_err();
     assert!(refusal.to_string().contains("without the secret"), "before there is one: {refusal}");

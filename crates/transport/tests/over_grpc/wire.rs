@@ -97,7 +97,7 @@ fn hello() -> Frame {
 async fn plain_client(ranges: Ranges, length: usize) -> (Grpc, Plain) {
     let (listener, address) = listen().await;
     let endpoint = Endpoint::new(RUN, ranges[1].1, length);
-    tokio::spawn(endpoint.clone().serve(listener, std::future::pending()));
+    tokio::spawn(endpoint.clone().serve(listener));
     let group = group(ranges, length, 0, [address; 2]);
     let worker = tokio::spawn(async move { endpoint.connect(&group).await.unwrap() });
     let (frames, outbound) = mpsc::channel(QUEUE);
