@@ -48,7 +48,11 @@ pub struct Show {
 
 /// Shows runs until the future is dropped: to `viewers` over TLS; without `viewers`, to everybody on this
 /// machine.
-pub fn serve(listener: TcpListener, viewers: Option<Viewers>, show: Show) -> BoxFuture<()> {
+pub fn serve(
+    listener: TcpListener,
+    viewers: Option<Viewers>,
+    show: Show,
+) -> BoxFuture<'static, ()> {
     let Show { source, places, explorer } = show;
     let explorations = explorer.clone().map(explore::Explorations::new);
     let board = routes::Board::new(source, runs::Runs::new(places), explorations);

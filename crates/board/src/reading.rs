@@ -8,7 +8,7 @@ use serde::Serialize;
 /// A source of the current run's state.
 pub trait Source: Debug + Send + Sync {
     /// The state of the run now; none if it is not known, for example before the run begins.
-    fn read(&self) -> BoxFuture<Option<Reading>>;
+    fn read(&self) -> BoxFuture<'static, Option<Reading>>;
 }
 
 /// The state of a run at one moment.

@@ -248,7 +248,7 @@ impl Readings {
 }
 
 impl Source for Readings {
-    fn read(&self) -> BoxFuture<Option<Reading>> {
+    fn read(&self) -> BoxFuture<'static, Option<Reading>> {
         let readings = self.clone();
         Box::pin(async move { readings.status().await.map(reading) })
     }

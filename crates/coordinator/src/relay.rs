@@ -54,7 +54,7 @@ impl Latest {
 }
 
 impl Source for Latest {
-    fn read(&self) -> BoxFuture<Option<Reading>> {
+    fn read(&self) -> BoxFuture<'static, Option<Reading>> {
         let latest = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Box::pin(future::ready(latest))
     }

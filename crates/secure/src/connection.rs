@@ -22,13 +22,13 @@ use tonic::transport::{
 use tower::service_fn;
 
 /// A future that is compiled where it is made.
-pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A stream of accepted connections.
 pub type Connections = Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>>;
 
 /// Opens connections to one address.
-type Opener = Box<dyn FnMut() -> BoxFuture<io::Result<Connection>> + Send>;
+type Opener = Box<dyn FnMut() -> BoxFuture<'static, io::Result<Connection>> + Send>;
 
 /// What is below a connection.
 trait Socket: AsyncRead + AsyncWrite + Send {}
@@ -65,8 +65,8 @@ impl Connection {
 pub fn serve(
     router: Router,
     incoming: Connections,
-    shutdown: BoxFuture<()>,
-) -> BoxFuture<Result<(), transport::Error>> {
+    shutdown: BoxFuture<'static, ()>,
+) -> BoxFuture<'static, Result<(), transport::Error>> {
     Box::pin(async move { router.serve_with_incoming_shutdown(incoming, shutdown).await })
 }
 
@@ -76,15 +76,15 @@ pub fn serve(
 /// The future fails with the error of `open`, or of HTTP/2.
 pub fn channel(
     endpoint: Endpoint,
-    mut open: impl FnMut() -> BoxFuture<io::Result<Connection>> + Send + 'static,
-) -> BoxFuture<Result<Channel, transport::Error>> {
+    mut open: impl FnMut() -> BoxFuture<'static, io::Result<Connection>> + Send + 'static,
+) -> BoxFuture<'static, Result<Channel, transport::Error>> {
     channel_over(endpoint, Box::new(move || open()))
 }
 
 fn channel_over(
     endpoint: Endpoint,
     mut open: Opener,
-) -> BoxFuture<Result<Channel, transport::Error>> {
+) -> BoxFuture<'static, Result<Channel, transport::Error>> {
     let connector = service_fn(move |_| {
         let opened = open();
         async move { opened.await.map(TokioIo::new) }

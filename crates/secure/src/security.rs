@@ -257,7 +257,7 @@ impl Security {
         &self,
         endpoint: &Endpoint,
         address: &Address,
-    ) -> BoxFuture<Result<Channel, transport::Error>> {
+    ) -> BoxFuture<'static, Result<Channel, transport::Error>> {
         let (security, address) = (self.clone(), address.clone());
         connection::channel(endpoint.clone(), move || {
             let (security, address) = (security.clone(), address.clone());

@@ -62,7 +62,7 @@ async fn donate(length: usize) -> Outcome<()> {
     let donor = Donor::new(RUN, recipients);
     donor.demand(SECRET.into());
     let endpoint = Endpoint::new(RUN, 1, length).donating(donor);
-    tokio::spawn(endpoint.serve(listener));
+    tokio::spawn(endpoint.serve(listener.into()));
     while let Some(recipient) = asked.recv().await {
         recipient.give(Arc::clone(&snapshot));
     }

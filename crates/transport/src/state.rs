@@ -20,7 +20,7 @@ use protocol::{
     convert::printable,
     wire::{FetchRequest, StateFrame, StateHeader, state_frame::Body},
 };
-use secure::{Address, Secret, Security};
+use secure::{Address, Secret, Security, connection::BoxFuture};
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tower::ServiceExt as _;
@@ -140,13 +140,19 @@ pub struct Source {
 ///
 /// # Errors
 /// [`FetchError`]; every wait in it has a bound.
-pub async fn fetch(source: &Source, run_id: &str, length: usize) -> Result<Fetched, FetchError> {
-    #[cfg(target_os = "linux")]
-    if !source.memory_domain.is_empty() {
-        return near::fetch(source, run_id, length).await;
-    }
-    let (header, inbound) = open(source, run_id, String::new()).await?;
-    receive_all(header, inbound, length).await
+pub fn fetch<'a>(
+    source: &'a Source,
+    run_id: &'a str,
+    length: usize,
+) -> BoxFuture<'a, Result<Fetched, FetchError>> {
+    Box::pin(async move {
+        #[cfg(target_os = "linux")]
+        if !source.memory_domain.is_empty() {
+            return near::fetch(source, run_id, length).await;
+        }
+        let (header, inbound) = open(source, run_id, String::new()).await?;
+        receive_all(header, inbound, length).await
+    })
 }
 
 /// Receives a state that is sent after its header.

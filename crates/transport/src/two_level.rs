@@ -29,6 +29,7 @@ use collective::{
     AllReduce, Contribution, HostMemory, Interrupted, Kind, Node, Outcome, Round, STATE_VECTORS,
     SharedState, StateVectors, shared::Parts,
 };
+use secure::connection::BoxFuture;
 
 use crate::{
     ConnectError, Endpoint, Group, Grpc, grpc,
@@ -65,13 +66,15 @@ impl TwoLevel {
     ///
     /// # Errors
     /// [`ConnectError`] when a member cannot be reached or does not connect within seconds.
-    pub async fn connect(
-        endpoint: &Endpoint,
-        group: &Group,
+    pub fn connect<'a>(
+        endpoint: &'a Endpoint,
+        group: &'a Group,
         segment: Segment,
-    ) -> Result<Self, ConnectError> {
-        let grpc = endpoint.connect_lanes(group).await?;
-        Ok(Self { shm: segment.into_level(), grpc, broken: None })
+    ) -> BoxFuture<'a, Result<Self, ConnectError>> {
+        Box::pin(async {
+            let grpc = endpoint.connect_lanes(group).await?;
+            Ok(Self { shm: segment.into_level(), grpc, broken: None })
+        })
     }
 
     /// A handle that ends this generation.

@@ -225,12 +225,12 @@ impl Programs {
     fn build() -> anyhow::Result<Build<Programs>> {
         setup::run(&setup::Options::default())?;
         let programs = ["--bins", "-p", "vae-coordinator", "-p", "vae-worker"];
-        let built = match workspace::build_programs(&programs, &[])? {
+        let built = match workspace::build_programs(workspace::RELEASE, &programs, &[])? {
             Build::Done(built) => built,
             Build::Failed(code) => return Ok(Build::Failed(code)),
         };
         let example = ["--example", "all_reduce_bench", "-p", "transport"];
-        let all_reduce = match workspace::build_programs(&example, &[])? {
+        let all_reduce = match workspace::build_programs(workspace::RELEASE, &example, &[])? {
             Build::Done(built) => workspace::named(&built, "all_reduce_bench")
                 .cloned()
                 .map_err(|error| error.to_string()),

@@ -63,7 +63,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
 
 /// Builds some packages; returns the program of this name.
 fn built(selection: &[&str], name: &str) -> anyhow::Result<Build<PathBuf>> {
-    Ok(match workspace::build_programs(selection, &[])? {
+    Ok(match workspace::build_programs(workspace::RELEASE, selection, &[])? {
         Build::Failed(code) => Build::Failed(code),
         Build::Done(programs) => Build::Done(near(workspace::named(&programs, name)?)),
     })

@@ -38,6 +38,9 @@ pub(crate) fn build_for_tests(alias: &str) -> anyhow::Result<u8> {
     child::run(cargo().args([alias, "--release"]))
 }
 
+/// The profile of all programs but those of `cargo xtask dist`.
+pub(crate) const RELEASE: &str = "release";
+
 /// The outcome of a build.
 pub(crate) enum Build<T = Vec<PathBuf>> {
     /// The built programs, or the wanted ones of them.
@@ -54,17 +57,18 @@ pub(crate) fn target_folder() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Builds the release binaries that `selection` names (such as `--bins` and `--workspace`), with these
-/// environment variables.
+/// Builds the programs that `selection` names (such as `--bins` and `--workspace`) in a profile, with
+/// these environment variables.
 ///
 /// The programs' paths come from cargo's messages, so any configured target folder works.
 pub(crate) fn build_programs(
+    profile: &str,
     selection: &[&str],
     environment: &[(String, OsString)],
 ) -> anyhow::Result<Build> {
     let mut command = cargo();
     command.envs(environment.iter().map(|(name, value)| (name, value)));
-    command.args(["build", "--release", "--message-format=json-render-diagnostics"]);
+    command.args(["build", "--profile", profile, "--message-format=json-render-diagnostics"]);
     let mut build = command
         .args(selection)
         .stdout(Stdio::piped())

@@ -30,9 +30,11 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`ConnectError`] when a member cannot be reached or does not connect within seconds.
-    pub async fn connect(&self, group: &Group) -> Result<Grpc, ConnectError> {
-        let (plan, me) = group.plan()?;
-        self.connect_hosts(group, Hosts::apart(plan), me).await
+    pub fn connect<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Result<Grpc, ConnectError>> {
+        Box::pin(async {
+            let (plan, me) = group.plan()?;
+            self.connect_hosts(group, Hosts::apart(plan), me).await
+        })
     }
 
     /// Connects to the members on other hosts with which this member exchanges floats.
@@ -116,7 +118,7 @@ pub(crate) async fn channel(
     security: &Security,
 ) -> Result<Channel, transport::Error> {
     let (to, security) = (address.clone(), security.clone());
-    let open = move || -> BoxFuture<_> {
+    let open = move || -> BoxFuture<'static, _> {
         let (to, security) = (to.clone(), security.clone());
         Box::pin(
             async move { security.connect(&to, socket::connect(&to)).await.map(Connection::tcp) },
@@ -128,7 +130,7 @@ pub(crate) async fn channel(
 /// Connects to a worker on this host, over its local socket.
 async fn near_channel(address: &Address) -> Result<Channel, transport::Error> {
     let to = address.clone();
-    let open = move || -> BoxFuture<_> {
+    let open = move || -> BoxFuture<'static, _> {
         let to = to.clone();
         Box::pin(async move { socket::connect_near(&to).await.map(Connection::anonymous) })
     };

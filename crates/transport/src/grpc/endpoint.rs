@@ -91,9 +91,9 @@ impl Endpoint {
     /// The future fails if a listener breaks.
     pub fn serve(
         self,
-        listener: impl Into<Listener>,
-    ) -> BoxFuture<Result<(), tonic::transport::Error>> {
-        let Listener { far, near } = listener.into();
+        listener: Listener,
+    ) -> BoxFuture<'static, Result<(), tonic::transport::Error>> {
+        let Listener { far, near } = listener;
         let mut incoming = self.security.accept(door::guarded(socket::incoming(far)));
         if let Some(near) = near {
             let near = door::guarded(socket::incoming_near(near));

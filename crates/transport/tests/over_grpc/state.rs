@@ -1,6 +1,6 @@
 //! A state is fetched bit for bit, and bytes that are not a state of this run are refused.
 
-use std::sync::Arc;
+use std::{future, sync::Arc};
 
 use collective::{StateVectors, Tally};
 use protocol::wire::{
@@ -9,9 +9,12 @@ use protocol::wire::{
     state_transfer_client::StateTransferClient,
     state_transfer_server::{StateTransfer, StateTransferServer},
 };
-use secure::{Address, Secret, Security};
+use secure::{
+    Address, Secret, Security,
+    connection::{self, Connection},
+};
 use tokio::{net::TcpListener, sync::mpsc};
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
 use tonic::{Request, Response, Status, transport::Server};
 use transport::{
     Endpoint,
@@ -44,7 +47,7 @@ async fn serve(places: usize) -> (Source, mpsc::Receiver<Recipient>) {
     let (donor, secret) = (Donor::new("a", recipients), Secret::random());
     donor.demand(secret);
     let endpoint = Endpoint::new("a", 1, LENGTH).donating(donor);
-    tokio::spawn(endpoint.serve(listener));
+    tokio::spawn(endpoint.serve(listener.into()));
     (source(address.into(), secret), asked)
 }
 
@@ -97,7 +100,7 @@ async fn who_does_not_bring_the_secret_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().into();
     let endpoint = Endpoint::new("a", 1, LENGTH).donating(Donor::new("a", recipients));
-    tokio::spawn(endpoint.serve(listener));
+    tokio::spawn(endpoint.serve(listener.into()));
     let source = Source { address, ..source };
     let refusal = fetch(&source, "a", LENGTH).await.unwrap_err();
     assert!(refusal.to_string().contains("without the secret"), "before there is one: {refusal}");
@@ -166,7 +169,8 @@ async fn fetched_from(frames: Vec<StateFrame>, length: usize) -> Result<Fetched,
     let address = listener.local_addr().unwrap().into();
     let source = source(address, Secret::random());
     let server = Server::builder().add_service(StateTransferServer::new(Plain(frames)));
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let incoming = TcpListenerStream::new(listener).map(|socket| socket.map(Connection::tcp));
+    tokio::spawn(connection::serve(server, Box::pin(incoming), Box::pin(future::pending())));
     fetch(&source, "a", length).await.map_err(|error| error.to_string())
 }
 

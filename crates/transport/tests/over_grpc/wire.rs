@@ -1,7 +1,7 @@
 //! The wire is ordinary gRPC: a member made of generated code takes part in a generation, as client
 //! or as server, and its mistakes are named.
 
-use std::net::SocketAddr;
+use std::{future, net::SocketAddr};
 
 use collective::{
     AllReduce as _, Contribution, Control, Generation, Header, Interrupted, Node, Plan, Rank,
@@ -11,6 +11,10 @@ use protocol::wire::{
     all_reduce_client::AllReduceClient,
     all_reduce_server::{AllReduce, AllReduceServer},
     frame::Body,
+};
+use secure::{
+    Security,
+    connection::{self, Connection},
 };
 use tokio::{net::TcpListener, sync::mpsc, task::spawn_blocking};
 use tokio_stream::{
@@ -97,12 +101,14 @@ fn hello() -> Frame {
 async fn plain_client(ranges: Ranges, length: usize) -> (Grpc, Plain) {
     let (listener, address) = listen().await;
     let endpoint = Endpoint::new(RUN, ranges[1].1, length);
-    tokio::spawn(endpoint.clone().serve(listener));
+    tokio::spawn(endpoint.clone().serve(listener.into()));
     let group = group(ranges, length, 0, [address; 2]);
     let worker = tokio::spawn(async move { endpoint.connect(&group).await.unwrap() });
     let (frames, outbound) = mpsc::channel(QUEUE);
     frames.send(Ok(hello())).await.unwrap();
-    let mut client = AllReduceClient::connect(format!("http://{address}")).await.unwrap();
+    let (url, to) = Security::default().coordinator(&format!("http://{address}")).unwrap();
+    let channel = Security::default().channel(&url, &to).await.unwrap();
+    let mut client = AllReduceClient::new(channel);
     let outbound = ReceiverStream::new(outbound).filter_map(Result::ok);
     let inbound = client.exchange(outbound).await.unwrap().into_inner();
     (worker.await.unwrap(), Plain { me: 1, plan: plan(ranges, length), frames, inbound })
@@ -113,8 +119,9 @@ async fn plain_server(ranges: Ranges, length: usize) -> (Grpc, Plain) {
     let (listener, address) = listen().await;
     let (calls, mut called) = mpsc::channel(1);
     let service = AllReduceServer::new(Host(calls));
-    let incoming = TcpListenerStream::new(listener);
-    tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+    let incoming = TcpListenerStream::new(listener).map(|socket| socket.map(Connection::tcp));
+    let router = Server::builder().add_service(service);
+    tokio::spawn(connection::serve(router, Box::pin(incoming), Box::pin(future::pending())));
     let endpoint = Endpoint::new(RUN, ranges[1].1, length);
     let worker = endpoint.connect(&group(ranges, length, 1, [address; 2])).await.unwrap();
     let (frames, mut inbound) = called.recv().await.unwrap();

@@ -14,6 +14,9 @@ use std::process::Command;
 /// The target of a release.
 pub(super) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// The profile of a release: unlike the profile `release`, it optimises every package.
+const PROFILE: &str = "optimized";
+
 /// The names that replace the paths of the checkout and of cargo's folder in programs and their symbols.
 const CHECKOUT: &str = "/lockstep";
 const PACKAGES: &str = "/cargo";
@@ -51,7 +54,7 @@ pub(super) fn programs(source: &Source, packages: &[&str]) -> anyhow::Result<Bui
     let selection = packages.iter().flat_map(|package| ["-p", package]);
     let selection: Vec<&str> =
         ["--bins", "--target", TARGET].into_iter().chain(selection).collect();
-    workspace::build_programs(&selection, &environment(source)?)
+    workspace::build_programs(PROFILE, &selection, &environment(source)?)
 }
 
 /// The environment variables that keep paths and times out of programs, and put the commit into them.

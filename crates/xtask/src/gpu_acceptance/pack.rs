@@ -98,7 +98,7 @@ pub(super) fn run(options: &Packing) -> anyhow::Result<u8> {
 fn built() -> anyhow::Result<Build> {
     setup::run(&setup::Options::default())?;
     kernels::run(&kernels::Options::default())?;
-    workspace::build_programs(&SELECTION, &[])
+    workspace::build_programs(workspace::RELEASE, &SELECTION, &[])
 }
 
 fn found_in(folder: &Path, name: &str) -> PathBuf {
