@@ -1,6 +1,6 @@
 //! `cargo xtask test`: runs the whole test suite, also in a fresh checkout.
 
-use crate::test_tools::{AXE, MOTO, TENSORBOARD};
+use crate::test_tools::{AXE, MOTO, ONNX_RUNTIME, TENSORBOARD};
 use crate::{child, setup, workspace};
 use anyhow::Context as _;
 use std::collections::BTreeSet;
@@ -34,6 +34,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     if !names_packages(&options.arguments) {
         MOTO.ensure()?;
         TENSORBOARD.ensure()?;
+        ONNX_RUNTIME.ensure()?;
         AXE.ensure()?;
     }
     let code = workspace::build_for_tests("test-programs")?;

@@ -91,6 +91,20 @@ pub(crate) const TENSORBOARD: TestTool = TestTool {
     absence: "no TensorBoard, so the tests with its reader are left out",
 };
 
+/// What people run exported models with, for the tests of the crate `latent`, which look for it.
+pub(crate) const ONNX_RUNTIME: TestTool = TestTool {
+    name: "onnxruntime",
+    packages: Packages::PyPi(&[
+        "onnxruntime==1.32.0",
+        "flatbuffers==25.12.19",
+        "numpy==2.4.6",
+        "packaging==26.4",
+        "protobuf==7.36.2",
+    ]),
+    required: "LOCKSTEP_ONNX_REQUIRED",
+    absence: "no ONNX Runtime, so exported models are not run in tests",
+};
+
 /// A checker of the accessibility of pages; tests/harness/browser.rs looks for it.
 pub(crate) const AXE: TestTool = TestTool {
     name: "axe",

@@ -9,4 +9,5 @@ mod export;
 mod harness;
 mod outputs;
 mod pictures;
+mod runtime;
 mod tables;
