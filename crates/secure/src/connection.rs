@@ -28,7 +28,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub type Connections = Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>>;
 
 /// Opens connections to one address.
-type Opener = Box<dyn FnMut() -> BoxFuture<'static, io::Result<Connection>> + Send>;
+pub type Opener = Box<dyn FnMut() -> BoxFuture<'static, io::Result<Connection>> + Send>;
 
 /// What is below a connection.
 trait Socket: AsyncRead + AsyncWrite + Send {}
@@ -75,13 +75,6 @@ pub fn serve(
 /// # Errors
 /// The future fails with the error of `open`, or of HTTP/2.
 pub fn channel(
-    endpoint: Endpoint,
-    mut open: impl FnMut() -> BoxFuture<'static, io::Result<Connection>> + Send + 'static,
-) -> BoxFuture<'static, Result<Channel, transport::Error>> {
-    channel_over(endpoint, Box::new(move || open()))
-}
-
-fn channel_over(
     endpoint: Endpoint,
     mut open: Opener,
 ) -> BoxFuture<'static, Result<Channel, transport::Error>> {

@@ -25,7 +25,7 @@ use tonic::{
 use crate::{
     Address, Authorized, Bearer, Doorkeeper, ParseAddressError, TlsError, TokenError, accept,
     authority::certs,
-    connection::{self, BoxFuture, Connection, Connections},
+    connection::{self, BoxFuture, Connection, Connections, Opener},
     refusal::{self, Refusal},
     stream::{Side, Stream},
     tls::Tls,
@@ -259,7 +259,7 @@ impl Security {
         address: &Address,
     ) -> BoxFuture<'static, Result<Channel, transport::Error>> {
         let (security, address) = (self.clone(), address.clone());
-        connection::channel(endpoint.clone(), move || {
+        let open: Opener = Box::new(move || {
             let (security, address) = (security.clone(), address.clone());
             Box::pin(async move {
                 let open = async {
@@ -269,7 +269,8 @@ impl Security {
                 };
                 security.connect(&address, open).await.map(Connection::tcp)
             })
-        })
+        });
+        connection::channel(endpoint.clone(), open)
     }
 
     /// Adds the token to all calls over a channel.

@@ -6,7 +6,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use protocol::wire::{Frame, PeerHello, frame};
 use secure::{
     Address, Security,
-    connection::{self, BoxFuture, Connection},
+    connection::{self, BoxFuture, Connection, Opener},
 };
 use tonic::{
     Status,
@@ -118,22 +118,22 @@ pub(crate) async fn channel(
     security: &Security,
 ) -> Result<Channel, transport::Error> {
     let (to, security) = (address.clone(), security.clone());
-    let open = move || -> BoxFuture<'static, _> {
+    let open: Opener = Box::new(move || {
         let (to, security) = (to.clone(), security.clone());
         Box::pin(
             async move { security.connect(&to, socket::connect(&to)).await.map(Connection::tcp) },
         )
-    };
+    });
     connection::channel(settings(address)?, open).await
 }
 
 /// Connects to a worker on this host, over its local socket.
 async fn near_channel(address: &Address) -> Result<Channel, transport::Error> {
     let to = address.clone();
-    let open = move || -> BoxFuture<'static, _> {
+    let open: Opener = Box::new(move || {
         let to = to.clone();
         Box::pin(async move { socket::connect_near(&to).await.map(Connection::anonymous) })
-    };
+    });
     connection::channel(settings(address)?, open).await
 }
 
