@@ -175,9 +175,7 @@ impl Release {
         copy(&root.join("crates/xtask/src/dist/readme.md"), &folder.join("README.md"))?;
         copy(&root.join(".github/LICENSE"), &folder.join("LICENSE"))?;
         if !options.no_libtorch {
-            // LIBTORCH is set by .cargo/config.toml or by the user.
-            let libtorch = env::var_os("LIBTORCH").map(PathBuf::from);
-            let libtorch = libtorch.unwrap_or_else(|| root.join(".libtorch"));
+            let libtorch = libtorch();
             copy_all(&libtorch.join("lib"), &folder.join("lib"))?;
             let texts = libtorch.join(LICENCES);
             ensure!(
@@ -221,6 +219,8 @@ impl Release {
             let status = Command::new(program)
                 .arg(WRITE_MANUAL)
                 .arg(&share)
+                // A released program looks for libtorch only where the archive has it.
+                .env("LD_LIBRARY_PATH", libtorch().join("lib"))
                 .status()
                 .with_context(|| format!("cannot start {}", program.display()))?;
             ensure!(status.success(), "{} has not written its manual", program.display());
@@ -229,6 +229,12 @@ impl Release {
         fs::rename(share.join("man1"), man.join("man1")).context("there are no man pages")?;
         Ok(share)
     }
+}
+
+/// The libtorch that the programs are built with; .cargo/config.toml or the user sets the variable.
+fn libtorch() -> PathBuf {
+    let chosen = env::var_os("LIBTORCH").map(PathBuf::from);
+    chosen.unwrap_or_else(|| workspace::root().join(".libtorch"))
 }
 
 /// Refuses a program with crash points: such programs are for tests only. A released program must not

@@ -91,7 +91,6 @@ fn places() -> anyhow::Result<Vec<(String, String)>> {
     let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
     let home = home.context("neither CARGO_HOME nor HOME is set")?;
     let root = workspace::root();
-    let libtorch = env::var_os("LIBTORCH").map_or_else(|| root.join(".libtorch"), PathBuf::from);
     let about = compiler("-vV")?;
     let hash = about.lines().find_map(|line| line.strip_prefix("commit-hash: "));
     let library = Path::new(&sysroot()?).join("lib/rustlib/src/rust");
@@ -101,7 +100,7 @@ fn places() -> anyhow::Result<Vec<(String, String)>> {
         (shown(library), format!("/rustc/{}", hash.unwrap_or_default())),
         (shown(workspace::target_folder()?), format!("{CHECKOUT}/target")),
         (shown(root), CHECKOUT.to_owned()),
-        (shown(libtorch), format!("{CHECKOUT}/.libtorch")),
+        (shown(super::libtorch()), format!("{CHECKOUT}/.libtorch")),
     ])
 }
 
