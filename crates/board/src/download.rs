@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     query::Query,
-    routes::{Board, aside, no_such_run},
+    routes::{Board, Shared, aside, no_such_run},
     stream::{self, Parts},
 };
 
@@ -33,17 +33,14 @@ pub(crate) fn read_picture(path: &Path) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-pub(crate) async fn csv(State(board): State<Arc<Board>>, RawQuery(query): RawQuery) -> Response {
+pub(crate) async fn csv(State(board): Shared, RawQuery(query): RawQuery) -> Response {
     download(board, query, "csv", "text/csv; charset=utf-8", |run_dir, parts| {
         write_csv(run_dir, &mut Lines::new(parts))
     })
     .await
 }
 
-pub(crate) async fn metrics(
-    State(board): State<Arc<Board>>,
-    RawQuery(query): RawQuery,
-) -> Response {
+pub(crate) async fn metrics(State(board): Shared, RawQuery(query): RawQuery) -> Response {
     download(board, query, "metrics.jsonl", "application/jsonl", |run_dir, parts| {
         let mut rows = Metrics::open(run_dir);
         write_rows(|| rows.next_item(), &mut Lines::new(parts))
@@ -51,7 +48,7 @@ pub(crate) async fn metrics(
     .await
 }
 
-pub(crate) async fn events(State(board): State<Arc<Board>>, RawQuery(query): RawQuery) -> Response {
+pub(crate) async fn events(State(board): Shared, RawQuery(query): RawQuery) -> Response {
     download(board, query, "events.jsonl", "application/jsonl", |run_dir, parts| {
         let mut rows = Events::open(run_dir);
         write_rows(|| rows.next_item(), &mut Lines::new(parts))

@@ -56,8 +56,8 @@ pub(crate) async fn serve(listener: TcpListener, viewers: Option<Viewers>, route
         let (routes, viewers) = (routes.clone(), viewers.clone());
         tokio::spawn(async move {
             let stream = match viewers {
-                None => Ok(Connection::anonymous(stream)),
-                Some(viewers) => viewers.accept(stream).await.map(Connection::anonymous),
+                None => Ok(Connection::new(stream)),
+                Some(viewers) => viewers.accept(stream).await.map(Connection::new),
             };
             match stream {
                 Ok(stream) => answer(stream, routes).await,

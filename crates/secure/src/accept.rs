@@ -13,6 +13,7 @@ use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::{
+    connection::{Connection, Connections},
     refusal::{self, Refusal},
     security::HANDSHAKE_TIMEOUT,
     stream::{Side, Stream},
@@ -33,12 +34,16 @@ const ACCEPTED: usize = 16;
 type Sockets<S> = Pin<Box<dyn tokio_stream::Stream<Item = io::Result<S>> + Send>>;
 
 /// Accepts connections without TLS.
-pub(crate) fn plain<S: Send + 'static>(sockets: Sockets<S>) -> Sockets<Stream<S>> {
-    Box::pin(sockets.map(|socket| socket.map(|socket| Stream::plain(socket, Side::Server))))
+pub(crate) fn plain<S>(sockets: Sockets<S>) -> Connections
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + Connected<ConnectInfo = TcpConnectInfo> + 'static,
+{
+    let accepted = |socket| Connection::new(Stream::plain(socket, Side::Server));
+    Box::pin(sockets.map(move |socket| socket.map(accepted)))
 }
 
 /// Accepts connections with a TLS handshake. A failed handshake is logged, and its connection closed.
-pub(crate) fn tls<S>(sockets: Sockets<S>, tls: Tls) -> Sockets<Stream<S>>
+pub(crate) fn tls<S>(sockets: Sockets<S>, tls: Tls) -> Connections
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + Connected<ConnectInfo = TcpConnectInfo> + 'static,
 {
@@ -50,7 +55,7 @@ where
 async fn take_in<S>(
     mut sockets: Sockets<S>,
     tls: Tls,
-    accepted: mpsc::Sender<io::Result<Stream<S>>>,
+    accepted: mpsc::Sender<io::Result<Connection>>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + Connected<ConnectInfo = TcpConnectInfo> + 'static,
 {
@@ -76,7 +81,7 @@ async fn take_in<S>(
         let (tls, accepted) = (tls.clone(), accepted.clone());
         tokio::spawn(async move {
             match greet(socket, &tls).await {
-                Ok(stream) => drop(accepted.send(Ok(stream)).await),
+                Ok(stream) => drop(accepted.send(Ok(Connection::new(stream))).await),
                 Err(error) => refusal::log(peer, &error),
             }
             drop(permit);

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_stream::Stream;
 use tonic::transport::{
     self, Channel, Endpoint,
-    server::{Connected, Router, TcpConnectInfo},
+    server::{Connected, Router},
 };
 use tower::service_fn;
 
@@ -36,25 +36,12 @@ trait Socket: AsyncRead + AsyncWrite + Send {}
 impl<S: AsyncRead + AsyncWrite + Send> Socket for S {}
 
 /// A connection that may be used.
-pub struct Connection {
-    socket: Pin<Box<dyn Socket>>,
-    ends: TcpConnectInfo,
-}
+pub struct Connection(Pin<Box<dyn Socket>>);
 
 impl Connection {
-    /// A connection over TCP, with TLS or without.
-    pub fn tcp<S>(socket: S) -> Self
-    where
-        S: AsyncRead + AsyncWrite + Connected<ConnectInfo = TcpConnectInfo> + Send + 'static,
-    {
-        let ends = socket.connect_info();
-        Self { socket: Box::pin(socket), ends }
-    }
-
-    /// A connection that tells no addresses, as over a local socket, which has none.
-    pub fn anonymous(socket: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
-        let ends = TcpConnectInfo { local_addr: None, remote_addr: None };
-        Self { socket: Box::pin(socket), ends }
+    /// A connection over a socket, with TLS or without.
+    pub fn new(socket: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
+        Self(Box::pin(socket))
     }
 }
 
@@ -87,7 +74,7 @@ pub fn channel(
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("ends", &self.ends).finish_non_exhaustive()
+        f.debug_struct("Connection").finish_non_exhaustive()
     }
 }
 
@@ -97,7 +84,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.socket.as_mut().poll_read(cx, buffer)
+        self.0.as_mut().poll_read(cx, buffer)
     }
 }
 
@@ -107,7 +94,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.socket.as_mut().poll_write(cx, bytes)
+        self.0.as_mut().poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -115,26 +102,25 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.socket.as_mut().poll_write_vectored(cx, bytes)
+        self.0.as_mut().poll_write_vectored(cx, bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.0.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket.as_mut().poll_flush(cx)
+        self.0.as_mut().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket.as_mut().poll_shutdown(cx)
+        self.0.as_mut().poll_shutdown(cx)
     }
 }
 
+/// No service asks who is at the other end.
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = ();
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.ends.clone()
-    }
+    fn connect_info(&self) {}
 }

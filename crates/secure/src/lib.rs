@@ -2,10 +2,9 @@
 //! that bind streams of the data plane to a generation, and the view token of a board.
 //!
 //! [`Security`] holds the settings of a program. All network connections pass it: outgoing ones
-//! through [`Security::connect`], incoming ones through [`Security::accept`]; [`connection`] has the
-//! servers and channels over them. Without TLS and a token
-//! it allows only loopback addresses, unless `--insecure` is given. [`local`] has sockets within one
-//! machine, which need no TLS.
+//! through [`Security::connect`], incoming ones through [`Security::accept`]. Without TLS and a token
+//! it allows only loopback addresses, unless `--insecure` is given. [`connection`] has the servers and
+//! channels over them. [`local`] has sockets within one machine, which need no TLS.
 //! [`Viewers`] checks people's browsers, which have a token and no certificate. [`authority`] makes
 //! certificates and tokens. A coordinator derives a [`Secret`] for each member from its [`Key`]. This
 //! crate does not know what travels over a connection.

@@ -13,7 +13,6 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
-use tokio_stream::StreamExt as _;
 use tonic::{
     service::interceptor::InterceptedService,
     transport::{
@@ -267,7 +266,7 @@ impl Security {
                     socket.set_nodelay(true)?;
                     Ok(socket)
                 };
-                security.connect(&address, open).await.map(Connection::tcp)
+                security.connect(&address, open).await.map(Connection::new)
             })
         });
         connection::channel(endpoint.clone(), open)
@@ -338,11 +337,10 @@ impl Security {
             + Connected<ConnectInfo = TcpConnectInfo>
             + 'static,
     {
-        let streams = match &self.tls {
+        match &self.tls {
             Some(tls) => accept::tls(Box::pin(sockets), tls.clone()),
             None => accept::plain(Box::pin(sockets)),
-        };
-        Box::pin(streams.map(|stream| stream.map(Connection::tcp)))
+        }
     }
 }
 

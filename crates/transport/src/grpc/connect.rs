@@ -121,7 +121,7 @@ pub(crate) async fn channel(
     let open: Opener = Box::new(move || {
         let (to, security) = (to.clone(), security.clone());
         Box::pin(
-            async move { security.connect(&to, socket::connect(&to)).await.map(Connection::tcp) },
+            async move { security.connect(&to, socket::connect(&to)).await.map(Connection::new) },
         )
     });
     connection::channel(settings(address)?, open).await
@@ -132,7 +132,7 @@ async fn near_channel(address: &Address) -> Result<Channel, transport::Error> {
     let to = address.clone();
     let open: Opener = Box::new(move || {
         let to = to.clone();
-        Box::pin(async move { socket::connect_near(&to).await.map(Connection::anonymous) })
+        Box::pin(async move { socket::connect_near(&to).await.map(Connection::new) })
     });
     connection::channel(settings(address)?, open).await
 }

@@ -97,7 +97,7 @@ impl Endpoint {
         let mut incoming = self.security.accept(door::guarded(socket::incoming(far)));
         if let Some(near) = near {
             let near = door::guarded(socket::incoming_near(near));
-            incoming = Box::pin(incoming.merge(near.map(|near| near.map(Connection::anonymous))));
+            incoming = Box::pin(incoming.merge(near.map(|near| near.map(Connection::new))));
         }
         let router = Server::builder()
             .max_frame_size(HTTP2_FRAME_BYTES)

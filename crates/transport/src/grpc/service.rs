@@ -4,12 +4,12 @@
 use std::{
     convert::Infallible,
     future::poll_fn,
-    pin::Pin,
     task::{Context, Poll},
 };
 
 use http::{HeaderValue, Request, Response, header};
 use protocol::wire::{Frame, all_reduce_server, frame};
+use secure::connection::BoxFuture;
 use tonic::{Status, body::Body, server::NamedService};
 
 use super::{
@@ -74,7 +74,7 @@ impl NamedService for Service {
 impl tower::Service<Request<Body>> for Service {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))

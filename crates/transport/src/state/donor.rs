@@ -4,7 +4,6 @@ use std::{
     convert::Infallible,
     future::poll_fn,
     ops::Range,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     vec,
@@ -20,7 +19,7 @@ use protocol::{
         state_transfer_server,
     },
 };
-use secure::Secret;
+use secure::{Secret, connection::BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, body::Body, server::NamedService};
 use zerocopy::IntoBytes as _;
@@ -171,7 +170,7 @@ impl NamedService for Donor {
 impl tower::Service<Request<Body>> for Donor {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))

@@ -9,12 +9,9 @@ use protocol::wire::{
     state_transfer_client::StateTransferClient,
     state_transfer_server::{StateTransfer, StateTransferServer},
 };
-use secure::{
-    Address, Secret, Security,
-    connection::{self, Connection},
-};
+use secure::{Address, Secret, Security, connection};
 use tokio::{net::TcpListener, sync::mpsc};
-use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 use transport::{
     Endpoint,
@@ -169,8 +166,8 @@ async fn fetched_from(frames: Vec<StateFrame>, length: usize) -> Result<Fetched,
     let address = listener.local_addr().unwrap().into();
     let source = source(address, Secret::random());
     let server = Server::builder().add_service(StateTransferServer::new(Plain(frames)));
-    let incoming = TcpListenerStream::new(listener).map(|socket| socket.map(Connection::tcp));
-    tokio::spawn(connection::serve(server, Box::pin(incoming), Box::pin(future::pending())));
+    let incoming = Security::default().accept(TcpListenerStream::new(listener));
+    tokio::spawn(connection::serve(server, incoming, Box::pin(future::pending())));
     fetch(&source, "a", length).await.map_err(|error| error.to_string())
 }
 

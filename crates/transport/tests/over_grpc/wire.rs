@@ -12,10 +12,7 @@ use protocol::wire::{
     all_reduce_server::{AllReduce, AllReduceServer},
     frame::Body,
 };
-use secure::{
-    Security,
-    connection::{self, Connection},
-};
+use secure::{Security, connection};
 use tokio::{net::TcpListener, sync::mpsc, task::spawn_blocking};
 use tokio_stream::{
     StreamExt as _,
@@ -119,9 +116,9 @@ async fn plain_server(ranges: Ranges, length: usize) -> (Grpc, Plain) {
     let (listener, address) = listen().await;
     let (calls, mut called) = mpsc::channel(1);
     let service = AllReduceServer::new(Host(calls));
-    let incoming = TcpListenerStream::new(listener).map(|socket| socket.map(Connection::tcp));
+    let incoming = Security::default().accept(TcpListenerStream::new(listener));
     let router = Server::builder().add_service(service);
-    tokio::spawn(connection::serve(router, Box::pin(incoming), Box::pin(future::pending())));
+    tokio::spawn(connection::serve(router, incoming, Box::pin(future::pending())));
     let endpoint = Endpoint::new(RUN, ranges[1].1, length);
     let worker = endpoint.connect(&group(ranges, length, 1, [address; 2])).await.unwrap();
     let (frames, mut inbound) = called.recv().await.unwrap();

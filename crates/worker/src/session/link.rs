@@ -1,8 +1,7 @@
 //! The connection to the coordinator, or the attempts to reconnect.
 
-use std::pin::Pin;
-
 use anyhow::Result;
+use secure::connection::BoxFuture;
 
 use crate::control::Joined;
 
@@ -10,5 +9,5 @@ use crate::control::Joined;
 pub(super) enum Link {
     Up(Box<Joined>),
     /// The attempts to reconnect.
-    Down(Pin<Box<dyn Future<Output = Result<Box<Joined>>> + Send>>),
+    Down(BoxFuture<'static, Result<Box<Joined>>>),
 }
