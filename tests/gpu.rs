@@ -1,6 +1,8 @@
 //! Workers on GPUs compute the same bits as workers on CPUs, alone or together with them. If a GPU fails, the
 //! other workers continue the run. The GPUs are emulated (`crates/emulated-gpu`).
 
+use std::{os::unix::fs::symlink, path::Path};
+
 use emulated_gpu::{FOLDER, IS_THERE};
 
 use crate::{
@@ -195,6 +197,37 @@ fn a_gpu_is_left_alone_where_the_run_is_not_for_it() {
     let reason = "computing on the CPU: this libtorch is for CPUs only";
     assert!(worker.text().contains(reason), "{worker}");
     fleet.completed();
+}
+
+/// Without `--device`, a worker whose GPU cannot run the kernels computes on its CPU, and says why.
+#[test]
+fn a_gpu_that_cannot_train_is_passed_over_unless_it_is_asked_for() {
+    if !IS_THERE {
+        return;
+    }
+    let alone = tempfile::tempdir().unwrap();
+    let driver = "libcuda.so.1";
+    symlink(Path::new(FOLDER).join(driver), alone.path().join(driver)).unwrap();
+    let without_compiler = alone.path().display().to_string();
+    let mut cases = vec![
+        (FOLDER, "EMULATED_GPU_CAPABILITY=75", "compute capability 7.5"),
+        (FOLDER, "EMULATED_GPU_VERSION=12040", "driver is too old"),
+    ];
+    // After `cargo xtask kernels`, the programs need no compiler.
+    if !Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/vae/kernels").exists() {
+        cases.push((&without_compiler, "", "libnvrtc.so.13"));
+    }
+    for (folder, variables, reason) in cases {
+        let place = Place::new();
+        let fleet = Fleet::without_workers(&place, &format!("{COMMON} {PLAIN} --workers 1"));
+        let environment = format!("LD_LIBRARY_PATH={folder} {variables}");
+        let flags = format!("--coordinator {} --threads 1", fleet.url);
+        let worker = worker_in(&environment, &flags).wait().succeeded();
+        let told = worker.lines().find(|line| line.contains("computing on the CPU:"));
+        assert!(told.is_some_and(|line| line.contains(reason)), "{reason}: {worker}");
+        fleet.completed();
+        assert_eq!(place.digest(), RUNS[0].1, "{variables}");
+    }
 }
 
 /// Any number of workers gives the bits of this kind of GPU. CPUs have other bits.

@@ -5,8 +5,8 @@
 //! nor its fastest kernels, unless it finds a function [`mkl_serv_intel_cpu_true`] that
 //! returns 1. This crate defines the function; the executable must also export it, or libtorch cannot
 //! see it. Linkers export it by themselves if libtorch_cpu is on their command line. To be
-//! certain, the `build.rs` of every crate with binaries that embed this crate prints
-//! `cargo:rustc-link-arg-bins=-Wl,--export-dynamic-symbol=mkl_serv_intel_cpu_true`.
+//! certain, the `build.rs` of every crate with binaries that embed this crate calls `lockstep_build::link`,
+//! which passes `--export-dynamic-symbol=mkl_serv_intel_cpu_true` to the linker.
 //! [`Branch`] tells whether MKL accepted the setting.
 
 #![allow(unsafe_code, reason = "symbols of libtorch_cpu, looked up at run time")]
@@ -114,7 +114,7 @@ fn fix_branch() -> Branch {
     }
     // This also keeps the function in the executable, where nothing else refers to it.
     std::hint::black_box(unlocked());
-    let (setting, name) = match Isa::fastest().0 {
+    let (setting, name) = match Isa::fastest().level() {
         Level::Portable => return Branch::Unfixed,
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => (AVX2 | STRICT, "AVX2"),

@@ -28,7 +28,8 @@ use crate::{Inputs, attempt::attempt, blas, gpus};
 /// A [`Model`] of a module `N` and an objective `F`. The objective returns sums over the batch's examples
 /// as scalar tensors: the loss first, at most [`TERMS_MAX`].
 ///
-/// A panic in the module or the objective becomes an error of the method. So does a failed operation of tch.
+/// A panic in the module or the objective becomes an error of the method, and so does a failed operation of tch.
+/// Only [`Model::initialise`] panics, because it returns no error.
 pub struct Autograd<D, N, F> {
     start: Start<N>,
     module: N,
@@ -118,6 +119,10 @@ where
     /// # Errors
     ///
     /// [`ModelError::Libtorch`] if an operation fails, [`ModelError::Panicked`] for another panic.
+    ///
+    /// # Panics
+    ///
+    /// If `parameters` has another length than the layout.
     pub fn apply<T>(
         &mut self,
         parameters: &[f32],

@@ -100,6 +100,11 @@ impl Watched {
             self.deadline.as_mut().reset(Instant::now() + IDLE_TIMEOUT);
             return moved;
         }
+        self.overdue(context)
+    }
+
+    /// Fails if the deadline has passed. A step of TLS that is done is no sign of a viewer who reads.
+    fn overdue<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         self.deadline.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -126,10 +131,16 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        match Pin::new(&mut self.stream).poll_flush(context) {
+            Poll::Pending => self.overdue(context),
+            done => done,
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        match Pin::new(&mut self.stream).poll_shutdown(context) {
+            Poll::Pending => self.overdue(context),
+            done => done,
+        }
     }
 }

@@ -70,6 +70,16 @@ enum Over {
     Refused(anyhow::Error),
 }
 
+impl Over {
+    fn into_error(self) -> anyhow::Error {
+        match self {
+            Self::Lost(why) => anyhow!(why),
+            Self::Restarted => anyhow!("the coordinator has begun again"),
+            Self::Refused(error) => error,
+        }
+    }
+}
+
 /// How to connect to the coordinator.
 #[derive(Debug)]
 struct Coordinator {
@@ -96,10 +106,7 @@ pub(crate) fn relay(
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let channel = runtime.block_on(coordinator.connect()).map_err(|over| match over {
-        Over::Lost(_) | Over::Restarted => anyhow!("no coordinator answers at {url}"),
-        Over::Refused(error) => error,
-    })?;
+    let channel = runtime.block_on(coordinator.connect()).map_err(Over::into_error)?;
     let folder = tempfile::Builder::new().prefix("lockstep-board-").tempdir();
     let folder = folder.context("cannot make a temporary folder for what the coordinator sends")?;
     let _ends = clean_up_at_signals(folder.path().to_owned())?;
@@ -134,7 +141,11 @@ impl Coordinator {
             Some(reason) => {
                 Over::Refused(anyhow!("cannot follow the coordinator at {}: {reason}", self.url))
             }
-            None => Over::Lost(format!("no coordinator answers at {}", self.url)),
+            None => {
+                let cause = limits::explain(&error);
+                let cause = cause.unwrap_or_else(|| anyhow!(error).root_cause().to_string());
+                Over::Lost(format!("no coordinator answers at {} ({cause})", self.url))
+            }
         })?;
         Ok(self.security.authorize(channel))
     }

@@ -18,7 +18,7 @@ const LIBRARIES: [&str; 2] = ["DEP_LOCKSTEP_LIBTORCH_LIB", "DEP_TCH_LIBTORCH_LIB
 pub const RELEASE: &str = "LOCKSTEP_RELEASE";
 
 /// Lets the package's programs find libtorch without LD_LIBRARY_PATH. Also lets libtorch's MKL find
-/// `mkl_serv_intel_cpu_true`, which the crate `model` exports: MKL then uses its fast, reproducible code.
+/// `mkl_serv_intel_cpu_true`, which the crate `autograd` exports: MKL then uses its fast, reproducible code.
 ///
 /// The package must depend on `lockstep` or on `torch-sys`.
 pub fn link() {

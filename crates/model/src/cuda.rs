@@ -151,6 +151,16 @@ pub fn name(device: usize) -> Result<String, GpuError> {
     Driver::get()?.name(device)
 }
 
+/// The compute capability of a GPU, times ten. No context is created.
+///
+/// # Errors
+/// [`GpuError`] if there is no such device, or if it or its driver is too old for the kernels.
+pub fn capability(device: usize) -> Result<u32, GpuError> {
+    let driver = Driver::get()?;
+    driver.check_version()?;
+    driver.capability(device)
+}
+
 /// The position of a GPU on the host's bus. It is the same for every process on the host.
 ///
 /// # Errors

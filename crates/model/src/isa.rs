@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 /// An instruction set that this CPU has. Only detection creates a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Isa(#[doc(hidden)] pub Level);
+pub struct Isa(Level);
 
 /// The names of all instruction sets, including those that this CPU lacks.
 pub const NAMES: [&str; 4] = ["portable", "avx2", "avx512", "amx"];
@@ -37,6 +37,13 @@ impl Isa {
     #[must_use]
     pub fn best() -> Self {
         CHOSEN.get().copied().unwrap_or_else(Self::fastest)
+    }
+
+    /// For [`kernel!`], which expands in other crates.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn level(self) -> Level {
+        self.0
     }
 
     /// Makes this process compute with the instruction set of this name from now on. Returns whether the CPU
@@ -187,7 +194,7 @@ macro_rules! kernel {
                 portable($($arg),*)
             }
 
-            match isa.0 {
+            match isa.level() {
                 $crate::isa::Level::Portable => portable($($arg),*),
                 // SAFETY: an `Isa` of this level exists only if the CPU has the features.
                 #[cfg(target_arch = "x86_64")]

@@ -20,8 +20,8 @@ use crate::{
     tls::Tls,
 };
 
-/// The most handshakes at the same time; a further connection is closed. No run has so many
-/// workers that connect at the same moment.
+/// The most handshakes at the same time; a further connection is closed, and its peer has to connect
+/// again.
 const HANDSHAKES_MAX: usize = 1024;
 
 /// How long a refused peer may take to read the reason.

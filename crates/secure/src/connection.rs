@@ -35,7 +35,7 @@ trait Socket: AsyncRead + AsyncWrite + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Send> Socket for S {}
 
-/// A connection that may be used.
+/// A connection over any kind of socket, after the checks of its peer.
 pub struct Connection(Pin<Box<dyn Socket>>);
 
 impl Connection {
@@ -57,7 +57,8 @@ pub fn serve(
     Box::pin(async move { router.serve_with_incoming_shutdown(incoming, shutdown).await })
 }
 
-/// Opens a channel over the connection that `open` makes.
+/// Opens a channel over the connection that `open` makes. If the connection breaks, the next call over the
+/// channel makes another one.
 ///
 /// # Errors
 /// The future fails with the error of `open`, or of HTTP/2.

@@ -324,7 +324,8 @@ impl Security {
         }
     }
 
-    /// The incoming connections among `sockets` that may be served.
+    /// The incoming connections among `sockets` that may be served. With TLS, a new task does the
+    /// handshakes: call this on a runtime.
     pub fn accept<S>(
         &self,
         sockets: impl tokio_stream::Stream<Item = io::Result<S>> + Send + 'static,

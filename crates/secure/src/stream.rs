@@ -30,7 +30,7 @@ enum Layer<S> {
     Tls(Box<TlsStream<S>>),
 }
 
-/// The side that has opened a connection.
+/// The role of this side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Client,
@@ -118,17 +118,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         match &mut self.0 {
             Layer::Plain { socket, .. } => Pin::new(socket).poll_shutdown(cx),
             Layer::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
-
-impl<S: Connected> Connected for Stream<S> {
-    type ConnectInfo = S::ConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        match &self.0 {
-            Layer::Plain { socket, .. } => socket.connect_info(),
-            Layer::Tls(stream) => stream.get_ref().0.connect_info(),
         }
     }
 }

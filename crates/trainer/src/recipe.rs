@@ -5,7 +5,7 @@ use config::{LearningRateSchedule, Training};
 use data::Schedule;
 use model::{Isa, Team, norm::sum_of_squares};
 
-/// The stages of the IWAE paper (Burda, Grosse and Salakhutdinov 2015): stage i has 3^i epochs, and its
+/// The stages of the IWAE paper (Burda, Grosse and Salakhutdinov 2016): stage i has 3^i epochs, and its
 /// factor of the learning rate is 10^(-i/7).
 const IWAE_STAGES: [(u64, f64); 8] = [
     (1, 1.0),

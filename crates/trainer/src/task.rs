@@ -5,7 +5,7 @@
 
 use config::{InvalidTask, Manifest, Size, task::Precision};
 use data::{Dataset, Files, Splits};
-use model::{Device, Layout, Model};
+use model::{Device, Layout, Model, cuda::GpuError};
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
@@ -28,12 +28,12 @@ pub struct Metric {
 }
 
 /// What a model needs to compute on a GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum GpuSupport {
     /// The model computes only on CPUs.
     None,
-    /// The GPU's driver: the model has its own kernels.
-    Kernels,
+    /// The GPU's driver, and kernels of the model's own. The function checks that the GPU with this index can run them.
+    Kernels(fn(usize) -> Result<(), GpuError>),
     /// libtorch's CUDA libraries.
     Libtorch,
 }
@@ -112,8 +112,8 @@ pub trait Task: 'static {
         Precision::F32
     }
 
-    /// Whether every CPU computes the same bits, and every GPU too unless [`Task::precision`] is bf16. libtorch does not promise equal bits, so a
-    /// model that computes with libtorch must return false.
+    /// Whether every CPU computes the same bits, and every GPU too unless [`Task::precision`] is bf16. libtorch
+    /// does not promise equal bits, so a model that computes with libtorch must return false.
     fn is_portable(options: &Self::Options) -> bool {
         let _ = options;
         false

@@ -103,6 +103,12 @@ pub struct Recipient {
 }
 
 impl Recipient {
+    /// Whether the worker still waits.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        !self.answer.is_closed()
+    }
+
     /// Gives the snapshot to the worker, if it still waits.
     pub fn give(self, snapshot: Arc<Snapshot>) {
         let _gone = self.answer.send(snapshot);

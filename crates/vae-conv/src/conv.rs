@@ -53,7 +53,7 @@ impl ConvNet {
         self.latent as usize
     }
 
-    /// The numbers of a picture.
+    /// The number of values in an image: height times width times channels.
     pub(crate) fn pixels(&self) -> usize {
         self.shape.iter().product::<i64>() as usize
     }
@@ -134,7 +134,7 @@ fn decoder(path: &Path<'_>, levels: &Levels, dense: i64, latent: i64) -> nn::Seq
 ///
 /// # Errors
 ///
-/// [`ModelError::Size`] for images of a size that it does not support, [`ModelError::Libtorch`] if the device
+/// [`ModelError::Number`] for images of a size that it does not support, [`ModelError::Libtorch`] if the device
 /// fails.
 pub fn conv_vae(
     config: &ModelConfig,
@@ -144,8 +144,8 @@ pub fn conv_vae(
     let [height, width, _] = config.image;
     for (name, side) in [("the height of the images", height), ("the width of the images", width)] {
         if !IMAGE_SIDE.contains(&side) {
-            let (value, max) = (side.into(), (*IMAGE_SIDE.end()).into());
-            return Err(ModelError::Size { name, value, max });
+            let (value, allowed) = (side.into(), "8 to 256");
+            return Err(ModelError::Number { name, value, allowed });
         }
     }
     let (objective, config) = (objective(config, settings), config.clone());

@@ -1,7 +1,7 @@
 //! The sizes of the convolutional network: its levels with their sides and channels, and its parameters.
 //!
 //! Each level of the encoder halves the sides and doubles the channels; the decoder reverses
-//! this. The layers themselves are in the crate `vae`, their exports in the crate `latent`.
+//! this. The layers themselves are in the crate `vae-conv`, their exports in the crate `latent`.
 
 use std::ops::RangeInclusive;
 

@@ -1,7 +1,7 @@
 //! The options of the variational autoencoder, and its description for programs that do not know it.
 //!
-//! [`VaeOptions`] are the flags, and also the JSON object that a run keeps and sends to its workers. The crate
-//! `vae` has the computation; this crate builds without libtorch. Start at [`VaeOptions`].
+//! [`VaeOptions`] are the flags, and also the JSON object that a run keeps and sends to its workers. The crates
+//! `vae` and `vae-conv` have the computation; this crate builds without libtorch. Start at [`VaeOptions`].
 
 pub mod bounds;
 pub mod conv;

@@ -22,7 +22,7 @@ use vae_options::{Binarize, ModelConfig};
 
 use model::{
     Layout, Model, ModelError, Resident, StepContext, Sums, Team,
-    cuda::{Buffer, Gpu, GpuError, Graph, Pinned, Place, Registered},
+    cuda::{self, Buffer, Gpu, GpuError, Graph, Pinned, Place, Registered},
     initialise_linear,
 };
 
@@ -95,6 +95,15 @@ struct Graphs {
     forward: Graph,
     /// The graph of the forward and the backward pass.
     both: Graph,
+}
+
+/// Checks that this program has kernels for a GPU. Kernels that are not embedded are compiled, once in a process.
+///
+/// # Errors
+///
+/// [`GpuError`] if the GPU or its driver is too old, or there are no kernels.
+pub fn check(device: usize) -> Result<(), GpuError> {
+    sources::image(cuda::capability(device)?).map(drop)
 }
 
 impl Vae {

@@ -41,7 +41,8 @@ pub struct Dense;
 #[must_use]
 pub fn other_program(task: &config::Task) -> Option<&'static str> {
     let options: VaeOptions = serde::Deserialize::deserialize(&task.options).ok()?;
-    (options.architecture == Architecture::Conv).then_some("vae-worker-conv")
+    let is_ours = task.name == <VaeTask as Task>::NAME;
+    (is_ours && options.architecture == Architecture::Conv).then_some("vae-worker-conv")
 }
 
 /// The program lacks a network.
@@ -149,7 +150,7 @@ impl<N: Networks> Task for VaeTask<N> {
     fn gpu_support(options: &VaeOptions) -> GpuSupport {
         match options.architecture {
             Architecture::Conv => GpuSupport::Libtorch,
-            Architecture::Dense => GpuSupport::Kernels,
+            Architecture::Dense => GpuSupport::Kernels(cuda::check),
         }
     }
 

@@ -174,7 +174,7 @@ impl<'a, E> Work<'a, E> {
         let share = self.images.div_ceil(threads).next_multiple_of(BLOCK_STEP);
         let (mut first, most) = (0, share.min(BLOCK_IMAGES));
         iter::from_fn(move || {
-            // A small rest joins the last block: libtorch's BLAS computes few rows in another way.
+            // A rest of fewer than `BLOCK_STEP` images joins the last block.
             let images = if self.images < most + BLOCK_STEP { self.images } else { most };
             let block = (images > 0).then(|| (first, self.take(images)));
             first += images;

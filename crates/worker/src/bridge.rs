@@ -235,6 +235,7 @@ impl TrainingChannel {
             orders.filter_map(|order| if let Order::Donate(to) = order { Some(to) } else { None });
         let mut waiting = self.recipients.borrow_mut();
         waiting.extend(recipients);
+        waiting.retain(Recipient::waits);
         !waiting.is_empty()
     }
 

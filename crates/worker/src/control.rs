@@ -325,9 +325,7 @@ pub(crate) async fn join(
         let first = inbound.message().await?;
         Ok::<_, Status>((first, inbound))
     };
-    let answered = tokio::time::timeout(WELCOME_TIMEOUT, answer).await;
-    let silent = |_| JoinError::Unreachable(anyhow!("the coordinator does not answer"));
-    let (first, inbound) = answered.map_err(silent)?.map_err(|status| route.refused(&status))?;
+    let (first, inbound) = answered(answer, route).await?;
     match first.and_then(|message| message.body) {
         Some(coordinator_message::Body::Welcome(welcome)) => {
             Ok(Joined { welcome, outbound, inbound, heartbeat: None })
@@ -336,6 +334,16 @@ pub(crate) async fn join(
             "the coordinator did not answer the hello with a welcome"
         ))),
     }
+}
+
+/// The coordinator's answer, within [`WELCOME_TIMEOUT`].
+async fn answered<A>(
+    answer: impl Future<Output = Result<A, Status>>,
+    route: &Route,
+) -> Result<A, JoinError> {
+    let silent = |_| JoinError::Unreachable(anyhow!("the coordinator does not answer"));
+    let answer = tokio::time::timeout(WELCOME_TIMEOUT, answer).await.map_err(silent)?;
+    answer.map_err(|status| route.refused(&status))
 }
 
 /// Joins a run for the first time.
@@ -349,16 +357,16 @@ pub(crate) async fn join_when_ready(
         .await
 }
 
-/// The run's configuration as JSON, for a worker that has not chosen its device yet. Empty if the
-/// coordinator does not send it.
+/// The run's configuration as JSON, for a worker that has not chosen its program and its device yet.
+/// Empty if the coordinator does not send it.
 pub(crate) async fn configuration(
     client: &mut Client,
     route: &Route,
     timeout: Duration,
 ) -> Result<String> {
     when_ready(client, route, timeout, async |client| {
-        let status = client.status(StatusRequest {}).await;
-        Ok(status.map_err(|status| route.refused(&status))?.into_inner().configuration_json)
+        let status = answered(client.status(StatusRequest {}), route).await?;
+        Ok(status.into_inner().configuration_json)
     })
     .await
 }

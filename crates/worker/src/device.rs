@@ -121,8 +121,11 @@ fn best(
     support: GpuSupport,
     library: Option<Library>,
 ) -> Device {
+    // A launcher may have hidden all GPUs but the process's own.
+    let place = local_rank.unwrap_or_default() as usize;
+    let index = place % gpus;
     let refused = match support {
-        GpuSupport::Kernels => None,
+        GpuSupport::Kernels(check) => check(index).err().map(|reason| reason.to_string()),
         GpuSupport::Libtorch => {
             let opened = library.map_or(Err(NoCuda::Library), |library| (library.open_gpus)());
             opened.err().map(|reason| reason.to_string())
@@ -133,9 +136,6 @@ fn best(
         tracing::info!("computing on the CPU: {reason}");
         return Device::Cpu;
     }
-    // A launcher may have hidden all GPUs but the process's own.
-    let place = local_rank.unwrap_or_default() as usize;
-    let index = place % gpus;
     if place >= gpus {
         tracing::warn!(
             "sharing cuda:{index}: this is worker {place} of this host, counted from 0, and there are \
@@ -216,9 +216,11 @@ mod tests {
 
     #[test]
     fn gpus_are_dealt_by_the_place_on_the_host() {
-        let dealt = |gpus, place| best(gpus, place, GpuSupport::Kernels, None);
+        let dealt = |gpus, place| best(gpus, place, GpuSupport::Kernels(|_| Ok(())), None);
         assert_eq!(dealt(1, None), Device::Cuda(0));
         assert_eq!([0, 1, 2, 3].map(|place| dealt(3, Some(place))), [0, 1, 2, 0].map(Device::Cuda));
         assert_eq!(best(2, Some(1), GpuSupport::None, None), Device::Cpu);
+        let too_old = |_| Err(GpuError::OldVersion { found: 12_040 });
+        assert_eq!(best(2, Some(1), GpuSupport::Kernels(too_old), None), Device::Cpu);
     }
 }

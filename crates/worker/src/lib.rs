@@ -46,7 +46,7 @@ use crate::{
     erased::{AnyTask, Erased},
 };
 
-/// The name and the version of a worker's program.
+/// A worker's program.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
     /// Its name, as in `vae-worker`.
@@ -55,8 +55,8 @@ pub struct Program {
     pub version: &'static str,
     /// The library that its models compute with, if there is one.
     pub library: Option<Library>,
-    /// Names the program that has the model of a run's task, if this program has not. The worker becomes that program,
-    /// which lies beside this one.
+    /// Names the program that has the model of a run's task, if this program lacks the model. The worker becomes that
+    /// program, which is in the same folder.
     pub other_program: Option<fn(&config::Task) -> Option<&'static str>>,
 }
 

@@ -272,8 +272,9 @@ impl Observer for Reporter<'_> {
 /// memory.
 pub(crate) fn donate(recipients: Vec<Recipient>, replica: &Replica, ledger: &Ledger) {
     let place = replica.place();
+    let waiting = recipients.into_iter().filter(Recipient::waits);
     let (near, far): (Vec<_>, Vec<_>) =
-        recipients.into_iter().partition(|recipient| recipient.is_near && place.is_some());
+        waiting.partition(|recipient| recipient.is_near && place.is_some());
     let give = |recipients: Vec<Recipient>, vectors: &dyn Fn() -> Vectors| {
         if recipients.is_empty() {
             return;

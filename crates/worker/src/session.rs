@@ -28,7 +28,11 @@ use protocol::{
     },
 };
 use secure::{Address, Security};
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::mpsc,
+    task::{JoinHandle, spawn_blocking},
+};
 use tonic::{Code, Status};
 use transport::{
     Connected, Endpoint, Listener,
@@ -118,7 +122,9 @@ async fn take_part(
     telemetry::note_run(&welcome.run_id);
     let shared = Arc::new(Shared::default());
     joined.send_heartbeats(&shared);
-    let length = options.length()?;
+    // A model may take long to build, and heartbeats must go on meanwhile.
+    let built = spawn_blocking(move || options.length().map(|length| (options, length)));
+    let (options, length) = built.await??;
     let (recipients, requests) = mpsc::channel(RECIPIENTS);
     let donor = Donor::new(&welcome.run_id, recipients).within(&generation::memory_domain());
     donor.demand(joined.state_secret()?);

@@ -59,7 +59,7 @@ pub(crate) struct Options {
     /// libtorch.
     #[arg(long)]
     wheel: bool,
-    /// Leave out libtorch (450 MB): the programs then need LD_LIBRARY_PATH to find it
+    /// Leave out libtorch (450 MB): vae and vae-worker-conv then need LD_LIBRARY_PATH to find it
     #[arg(long)]
     no_libtorch: bool,
     /// Make the release of the last commit twice, from two clones at different paths, and compare the bytes

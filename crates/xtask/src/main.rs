@@ -44,10 +44,10 @@ struct Args {
 enum Command {
     /// Fetch libtorch into .libtorch/, once; the other commands do this by themselves
     ///
-    /// libtorch is the C++ library with which the models compute. It comes from the PyPI wheel of
-    /// PyTorch (about 0.5 GB for CPUs; if an NVIDIA driver is installed, about 2.5 GB with the CUDA
-    /// libraries), so this command needs python3 with pip. The programs never use Python. If everything
-    /// is in place, the command does nothing.
+    /// libtorch is the C++ library with which models by autograd, convolutions and `vae` compute. It
+    /// comes from the PyPI wheel of PyTorch (about 0.5 GB for CPUs; if an NVIDIA driver is installed,
+    /// about 2.5 GB with the CUDA libraries), so this command needs python3 with pip. The programs never
+    /// use Python. If everything is in place, the command does nothing.
     ///
     /// To use a libtorch of your own, set LIBTORCH to its folder (the folder with lib/ and include/).
     /// This libtorch is then checked and used, and nothing is fetched.
@@ -55,9 +55,9 @@ enum Command {
 
     /// Train the autoencoder on MNIST with a coordinator and four workers on this machine
     ///
-    /// Sets up, builds the release binaries and runs `vae-coordinator --spawn`: four workers, five
-    /// epochs. At the end it prints the paths of the checkpoint and of the picture with samples, and
-    /// commands that show what the model has learned.
+    /// Builds the release binaries and runs `vae-coordinator --spawn`: four workers, five epochs. At
+    /// the end it prints the paths of the checkpoint and of the picture with samples; then it sets up,
+    /// builds `vae`, and prints commands that show what the model has learned.
     /// Ctrl-C saves the run and stops it.
     Train(train::Options),
 

@@ -150,7 +150,7 @@ impl TestTool {
         let stamp = match packages {
             Packages::PyPi(requirements) => {
                 prerequisites::python(INSTEAD)?;
-                format!("{}, Python {}", requirements[0], python::version()?)
+                format!("{}, Python {}", requirements.join(", "), python::version()?)
             }
             Packages::Npm(package) => (*package).to_owned(),
         };

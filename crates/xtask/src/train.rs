@@ -35,7 +35,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     let flags = &options.flags;
     let mut training = vec!["--bins", "-p", "vae-coordinator", "-p", "vae-worker"];
-    if value(flags, "--architecture").is_some_and(|name| name == "conv") {
+    if may_be_conv(flags) {
         setup::run(&setup::Options::default())?;
         training.extend(["-p", "vae-worker-conv"]);
     }
@@ -51,14 +51,31 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     }
     // `vae` is built last, because it needs libtorch and packages that training does not need.
     stdout::say!("Building vae, which looks into the model");
-    setup::run(&setup::Options::default())?;
-    match built(&[&training[..], &["-p", "latent"]].concat(), "vae")? {
-        Build::Failed(code) => Ok(code),
-        Build::Done(vae) => {
-            stdout::say!("{}", next(&coordinator, &vae, flags));
-            Ok(code)
+    let vae = setup::run(&setup::Options::default())
+        .and_then(|()| built(&[&training[..], &["-p", "latent"]].concat(), "vae"));
+    let vae = match vae {
+        Ok(Build::Failed(code)) => return Ok(code),
+        Ok(Build::Done(vae)) => Some(vae),
+        // The training itself has succeeded.
+        Err(error) => {
+            stdout::say!("vae was not built: {error:#}");
+            None
         }
+    };
+    let commands = next(&coordinator, vae.as_deref(), flags);
+    if !commands.is_empty() {
+        stdout::say!("To look into the model, or to train on:{commands}");
     }
+    Ok(code)
+}
+
+/// Whether the run may have convolutions: a file of flags, or the run that goes on, can say so too.
+fn may_be_conv(flags: &[OsString]) -> bool {
+    let elsewhere = ["--resume", "--config"];
+    value(flags, "--architecture").is_some_and(|name| name == "conv")
+        || flags
+            .iter()
+            .any(|flag| elsewhere.iter().any(|word| flag.as_bytes().starts_with(word.as_bytes())))
 }
 
 /// Builds some packages; returns the program of this name.
@@ -69,27 +86,27 @@ fn built(selection: &[&str], name: &str) -> anyhow::Result<Build<PathBuf>> {
     })
 }
 
-/// The commands to type after a training run.
-fn next(coordinator: &Path, vae: &Path, flags: &[OsString]) -> String {
+/// The commands to type after a training run, each on a line; without `vae`, only how to train on.
+fn next(coordinator: &Path, vae: Option<&Path>, flags: &[OsString]) -> String {
     let run_dir = value(flags, "--run-dir");
     let data_dir = value(flags, "--data-dir");
     let with = |line: CommandLine, flag: &str, value: &Option<OsString>| match value {
         Some(value) => line.arg(flag).arg(value),
         None => line,
     };
-    let look = |command: &str| {
-        let line = with(CommandLine::program(vae).arg(command), "--checkpoint", &run_dir);
-        with(line, "--data-dir", &data_dir)
-    };
-    let sample = with(CommandLine::program(vae).arg("sample"), "--checkpoint", &run_dir);
-    let mut lines = vec![sample, look("reconstruct"), look("map"), look("evaluate")];
+    let mut lines = Vec::new();
+    if let Some(vae) = vae {
+        let look = |command| with(CommandLine::program(vae).arg(command), "--checkpoint", &run_dir);
+        let with_data = |command| with(look(command), "--data-dir", &data_dir);
+        lines.push(look("sample"));
+        lines.extend(["reconstruct", "map", "evaluate"].map(with_data));
+    }
     if let Some(epochs) = more_epochs(flags) {
         let more = with(CommandLine::program(coordinator).arg("--resume"), "--run-dir", &run_dir);
         let more = with(more, "--data-dir", &data_dir).args([SPAWN, "--epochs"]);
         lines.push(more.arg(epochs.to_string()));
     }
-    let lines: Vec<String> = lines.iter().map(|line| format!("\n  {line}")).collect();
-    format!("To look into the model, or to train on:{}", lines.concat())
+    lines.iter().map(|line| format!("\n  {line}")).collect()
 }
 
 /// Twice the epochs of the run; none if the number is unknown or cannot be increased.
@@ -132,7 +149,8 @@ mod tests {
 
     fn said(flags: &[&str]) -> Vec<String> {
         let flags: Vec<OsString> = flags.iter().map(OsString::from).collect();
-        let text = next(Path::new("target/vae-coordinator"), Path::new("target/vae"), &flags);
+        let vae = Some(Path::new("target/vae"));
+        let text = next(Path::new("target/vae-coordinator"), vae, &flags);
         text.lines().skip(1).map(|line| line.trim().to_owned()).collect()
     }
 
@@ -149,6 +167,24 @@ mod tests {
         assert_eq!(lines[4], format!("target/vae-coordinator {more}"));
         assert_eq!(said(&["--learning-rate-schedule", "cosine"]).len(), 4);
         assert_eq!(said(&["--resume"]).len(), 4);
+    }
+
+    #[test]
+    fn without_vae_it_says_how_to_train_on() {
+        let text = next(Path::new("target/vae-coordinator"), None, &[]);
+        let lines: Vec<&str> = text.lines().skip(1).map(str::trim).collect();
+        assert_eq!(lines, ["target/vae-coordinator --resume --spawn --epochs 10"]);
+    }
+
+    #[test]
+    fn convolutions_may_be_asked_for_elsewhere() {
+        let may = |flags: &str| {
+            let flags: Vec<OsString> = flags.split(' ').map(OsString::from).collect();
+            may_be_conv(&flags)
+        };
+        assert!(may("--architecture=conv") && may("--epochs 2 --architecture conv"));
+        assert!(may("--config run.toml") && may("--resume-or-begin"));
+        assert!(!may("--epochs 2 --workers 3"));
     }
 
     #[test]

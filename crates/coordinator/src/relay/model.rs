@@ -52,11 +52,8 @@ impl Explorer for Remote {
 
 impl Remote {
     async fn fetch(&self, run_id: String) -> Result<Exploration, String> {
-        let channel = self.coordinator.connect().await.map_err(|over| match over {
-            Over::Refused(error) => format!("{error:#}"),
-            Over::Lost(_) | Over::Restarted => {
-                "no coordinator answers, and only the coordinator has the model".to_owned()
-            }
+        let channel = self.coordinator.connect().await.map_err(|over| {
+            format!("{:#}; only the coordinator has the model", over.into_error())
         })?;
         let told = |status: Status| match status.code() {
             Code::Unimplemented => {

@@ -7,7 +7,8 @@ use std::{
         fs::{FileTypeExt as _, PermissionsExt as _, symlink},
     },
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
+    thread,
 };
 
 use crate::harness::{Place, png, run_dir};
@@ -73,9 +74,15 @@ fn a_pipe_gets_the_picture_and_stays_a_pipe() {
     let pipe = place.path("pipe.png");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let mut run = vae(&place, "sample --count 4 --output pipe.png");
-    let run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (width, ..) = png(&fs::read(&pipe).unwrap());
-    assert!(width > 0 && run.wait_with_output().unwrap().status.success());
+    // A program that fails before it opens the pipe leaves this thread behind.
+    let reader = thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read(pipe).unwrap()
+    });
+    let run = run.output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let (width, ..) = png(&reader.join().unwrap());
+    assert!(width > 0);
     assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
 }
 

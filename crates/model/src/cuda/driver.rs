@@ -10,7 +10,7 @@ use std::{
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
-use super::{GpuError, NoCuda};
+use super::{CAPABILITY_MIN, GpuError, NoCuda};
 
 const LIBRARY: &str = "libcuda.so.1";
 
@@ -188,12 +188,27 @@ impl Driver {
         text(|text, room| call!(self, device_bus(text, room, device)))
     }
 
-    /// The compute capability, times ten.
-    pub(super) fn capability(&self, device: c_int) -> Result<u32, GpuError> {
+    /// The compute capability, times ten, if it is enough for the kernels.
+    pub(super) fn capability(&self, index: usize) -> Result<u32, GpuError> {
+        let device = self.device(index)?;
         let (mut major, mut minor) = (0, 0);
         call!(self, device_attribute(&raw mut major, CAPABILITY_MAJOR, device))?;
         call!(self, device_attribute(&raw mut minor, CAPABILITY_MINOR, device))?;
-        Ok(u32::try_from(10 * major + minor).unwrap_or_default())
+        let found = u32::try_from(10 * major + minor).unwrap_or_default();
+        if found < CAPABILITY_MIN {
+            return Err(GpuError::OldGpu { name: self.name(index)?, found });
+        }
+        Ok(found)
+    }
+
+    /// Checks that the driver accepts the output of the kernels' compiler.
+    pub(super) fn check_version(&self) -> Result<(), GpuError> {
+        let mut version = 0;
+        call!(self, version(&raw mut version))?;
+        if version < CUDA_NEEDED {
+            return Err(GpuError::OldVersion { found: u32::try_from(version).unwrap_or_default() });
+        }
+        Ok(())
     }
 
     /// Explains why no context can be created on a GPU.
@@ -210,11 +225,8 @@ impl Driver {
 
     /// Explains why a module cannot be loaded: a driver does not accept the output of newer compilers.
     pub(super) fn no_module(&self, error: GpuError) -> GpuError {
-        let mut version = 0;
-        match call!(self, version(&raw mut version)) {
-            Ok(()) if version < CUDA_NEEDED => {
-                GpuError::OldVersion { found: u32::try_from(version).unwrap_or_default() }
-            }
+        match self.check_version() {
+            Err(reason @ GpuError::OldVersion { .. }) => reason,
             _ => error,
         }
     }

@@ -11,7 +11,7 @@ use std::{
 use collective::HostMemory;
 
 use super::{
-    CAPABILITY_MIN, GpuError,
+    GpuError,
     driver::{Driver, Handle, call},
     memory::{Buffer, Context, Event, Pinned, Place, Plain},
     meter::{Meter, Time, Timed, Traffic},
@@ -42,10 +42,7 @@ impl Gpu {
     pub fn open(index: usize) -> Result<Self, GpuError> {
         let driver = Driver::get()?;
         let device = driver.device(index)?;
-        let capability = driver.capability(device)?;
-        if capability < CAPABILITY_MIN {
-            return Err(GpuError::OldGpu { name: driver.name(index)?, found: capability });
-        }
+        let capability = driver.capability(index)?;
         let (mut context, mut stream) = (0, 0);
         call!(driver, context_retain(&raw mut context, device))
             .map_err(|error| driver.no_context(index, device, error))?;

@@ -159,7 +159,7 @@ fn multiply(isa: Isa, product: Product<'_>, space: &mut Space) {
         // SAFETY: as above.
         unsafe { multiply_in::<amx::Tiles>(product, space) }
     }
-    match isa.0 {
+    match isa.level() {
         // SAFETY, of all arms: an `Isa` exists only if the CPU has it.
         Level::Portable => unsafe { multiply_in::<fma::Vectors<Portable>>(product, space) },
         #[cfg(target_arch = "x86_64")]

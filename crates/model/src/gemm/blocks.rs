@@ -153,7 +153,7 @@ unsafe fn multiply_block(isa: Isa, block: Product) {
         // SAFETY: as above.
         unsafe { multiply_in::<super::vector::Avx512>(block, space) }
     }
-    Space::of_thread(|space| match isa.0 {
+    Space::of_thread(|space| match isa.level() {
         // SAFETY, of all arms: as the caller guarantees; an `Isa` exists only if the CPU has it.
         Level::Portable => unsafe { multiply_in::<Portable>(block, space) },
         #[cfg(target_arch = "x86_64")]

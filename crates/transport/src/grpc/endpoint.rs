@@ -85,7 +85,7 @@ impl Endpoint {
         Self { donor: Some(donor), ..self }
     }
 
-    /// Serves this endpoint's streams on `listener`, until the future is dropped.
+    /// Serves this endpoint's streams on `listener`, until the future is dropped. Call it on a runtime.
     ///
     /// # Errors
     /// The future fails if a listener breaks.

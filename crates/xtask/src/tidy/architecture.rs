@@ -228,9 +228,14 @@ pub(super) const OUT_OF_REACH: &[OutOfReach] = &[
             "data",
             "images",
             "checkpoint",
+            "model",
+            "trainer",
+            "vae",
+            "worker",
+            "vae-worker",
         ],
         packages: &["tch", "torch-sys"],
-        rule: "the coordinator and the crates that it uses build and run without libtorch",
+        rule: "the coordinator, the worker of dense networks, and what they use run without libtorch",
     },
     OutOfReach {
         from: &[
