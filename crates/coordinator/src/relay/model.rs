@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::{runtime::Handle, time::timeout};
 use tonic::{Code, Status, Streaming};
 
-use super::{Coordinator, Over, silent};
+use super::{Coordinator, silent};
 use crate::run_dir;
 
 /// How long the coordinator may be silent; it reads the checkpoint before it answers.
