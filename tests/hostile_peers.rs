@@ -233,10 +233,12 @@ const BATCH: usize = 250;
 /// The limit of file descriptors of the servers, so that only a part of the connections fits.
 const FEW_DESCRIPTORS: u32 = 320;
 
-/// Starts a program with a low limit of file descriptors.
+/// Starts a program with a low limit of file descriptors. Workers get what time others leave: they train on and on, and
+/// the reference must be trained as far.
 fn cramped(name: &str, arguments: &str) -> Process {
     let mut command = Command::new("sh");
-    let limited = format!("ulimit -n {FEW_DESCRIPTORS} && exec \"$@\"");
+    let nice = if name == "vae-worker" { 19 } else { 0 };
+    let limited = format!("ulimit -n {FEW_DESCRIPTORS} && exec nice -n {nice} \"$@\"");
     command.args(["-c", &limited, "sh"]).arg(programs().join(name));
     command.args(arguments.split_whitespace());
     Process::start(name, &mut command)

@@ -2,6 +2,7 @@
 //! changed in place, as by `chrpath`.
 
 use anyhow::{Context, ensure};
+use memchr::memmem;
 use std::fs;
 use std::path::Path;
 
@@ -16,9 +17,8 @@ const GLIBC: &[u8] = b"GLIBC_2.";
 pub(super) fn set_library_path(program: &Path, path: &str) -> anyhow::Result<()> {
     let shown = program.display();
     let mut bytes = fs::read(program).with_context(|| format!("cannot read {shown}"))?;
-    let mut places =
-        bytes.windows(BEGINNING.len()).enumerate().filter(|(_, window)| *window == BEGINNING);
-    let (place, another) = (places.next().map(|(place, _)| place + 1), places.next());
+    let mut places = memmem::find_iter(&bytes, BEGINNING);
+    let (place, another) = (places.next().map(|place| place + 1), places.next());
     ensure!(another.is_none(), "{shown} has two strings that begin like its library path");
     let Some(place) = place else { return Ok(()) };
     let length = bytes[place..].iter().position(|byte| *byte == 0).unwrap_or_default();
@@ -31,14 +31,12 @@ pub(super) fn set_library_path(program: &Path, path: &str) -> anyhow::Result<()>
 /// The second number of the oldest version of glibc that has all symbols of the program.
 pub(super) fn glibc(program: &Path) -> anyhow::Result<u32> {
     let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
-    let after = |(place, window): (usize, &[u8])| {
+    let after = |place: usize| {
         let number = &bytes[place + GLIBC.len()..];
         let digits = number.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let number = str::from_utf8(&number[..digits]).ok()?.parse::<u32>().ok()?;
-        (window == GLIBC).then_some(number)
+        str::from_utf8(&number[..digits]).ok()?.parse::<u32>().ok()
     };
-    let versions = bytes.windows(GLIBC.len()).enumerate().filter(|(_, window)| *window == GLIBC);
-    versions
+    memmem::find_iter(&bytes, GLIBC)
         .filter_map(after)
         .max()
         .with_context(|| format!("{} needs no glibc", program.display()))
