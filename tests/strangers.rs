@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
     net::TcpStream,
     path::Path,
     sync::Arc,
@@ -272,4 +273,20 @@ fn certificates_from_the_command_line() {
     // Whole days: seven within the second of the issue, six after that.
     let warns = |days: u32| exit.text().contains(&format!("expires in {days} days"));
     assert!(warns(6) || warns(7), "{exit}");
+}
+
+/// A worker that is sent to a server of another kind, such as the page of a run, says so.
+#[test]
+fn a_server_that_is_no_coordinator() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", server.local_addr().unwrap());
+    // The server ends with the test program.
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            let mut stream = stream.unwrap();
+            let _gone = stream.read(&mut [0; 1024]);
+            let _gone = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+    worker(&url, "").wait().failed_with(&["is no coordinator", &url, "--coordinator"]);
 }

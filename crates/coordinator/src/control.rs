@@ -308,7 +308,7 @@ impl<'a> Control<'a> {
         if let Outcome::Completed(digest) = outcome {
             let generations = self.engine.generation();
             self.run_dir.write_summary(&self.record.summary(digest, generations))?;
-            self.console.line(&self.record.closing_words(self.run_dir)?);
+            self.console.line(&self.record.closing_words(self.run_dir, digest)?);
         }
         Ok(Ended { outcome, unfinished: self.unfinished, is_cut_short: false })
     }

@@ -365,7 +365,7 @@ impl Record {
     }
 
     /// The lines that are printed at the end of a run.
-    pub(crate) fn closing_words(&self, run_dir: &RunDir) -> Result<String> {
+    pub(crate) fn closing_words(&self, run_dir: &RunDir, digest: Digest) -> Result<String> {
         // Checkpoints of later steps do not belong to this run.
         let mut listed = run_dir.checkpoints().list()?.into_iter();
         let newest = listed.rfind(|(step, _)| *step <= self.steps()).map(|(_, path)| path);
@@ -377,6 +377,7 @@ impl Record {
         if let Some(rate) = self.rate(rate(self.examples, self.seconds)) {
             words += &format!(", {rate}");
         }
+        words += &format!("\nDigest:     {digest}");
         if let Some(checkpoint) = newest {
             words += &format!("\nCheckpoint: {}", checkpoint.display());
         }

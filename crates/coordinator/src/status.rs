@@ -69,7 +69,9 @@ async fn connect(args: &StatusArgs) -> Result<Authorized> {
     let channel = security.channel(&endpoint, &address).await;
     let channel = channel.map_err(|error| match Security::refused(&error) {
         Some(reason) => anyhow!("cannot ask the coordinator at {url}: {reason}"),
-        None => anyhow!("no coordinator answers at {url}"),
+        None => anyhow!(
+            "no coordinator answers at {url}; the command `runs` shows runs that have ended"
+        ),
     })?;
     Ok(security.authorize(channel))
 }

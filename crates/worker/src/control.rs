@@ -3,6 +3,7 @@
 
 use std::{
     collections::hash_map::RandomState,
+    error::Error as _,
     hash::BuildHasher as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -234,11 +235,21 @@ impl Route {
         if status::is_preparing(refusal) {
             return JoinError::Preparing(message);
         }
+        // A coordinator's own refusal has no source.
+        if refusal.source().is_some() && !status::is_transient(refusal.code()) {
+            let url = &self.url;
+            return JoinError::Refused(anyhow!(
+                "what answers at {url} is no coordinator: {message}; check --coordinator"
+            ));
+        }
         if !status::is_transient(refusal.code()) {
             return JoinError::Refused(anyhow!("the coordinator refused this worker: {message}"));
         }
         let hint = if self.security.has_tls() { "" } else { secure::TLS_HINT };
-        JoinError::Unreachable(anyhow!("lost the coordinator before it answered: {message}{hint}"))
+        JoinError::Unreachable(anyhow!(
+            "lost the coordinator at {} before it answered: {message}{hint}",
+            self.url
+        ))
     }
 
     /// The address of this host from which packets to the coordinator are sent. Other workers can

@@ -56,8 +56,8 @@ enum Command {
     /// Train the autoencoder on MNIST with a coordinator and four workers on this machine
     ///
     /// Builds the release binaries and runs `vae-coordinator --spawn`: four workers, five epochs. At
-    /// the end it prints the paths of the checkpoint and of the picture with samples; then it sets up,
-    /// builds `vae`, and prints commands that show what the model has learned.
+    /// the end it prints the paths of the checkpoint and of the picture with samples, and commands that
+    /// show what the model has learned; then it sets up, and builds `vae` for these commands.
     /// Ctrl-C saves the run and stops it.
     Train(train::Options),
 

@@ -50,23 +50,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
         return Ok(code);
     }
     // `vae` is built last, because it needs libtorch and packages that training does not need.
-    stdout::say!("Building vae, which looks into the model");
-    let vae = setup::run(&setup::Options::default())
-        .and_then(|()| built(&[&training[..], &["-p", "latent"]].concat(), "vae"));
-    let vae = match vae {
-        Ok(Build::Failed(code)) => return Ok(code),
-        Ok(Build::Done(vae)) => Some(vae),
-        // The training itself has succeeded.
-        Err(error) => {
-            stdout::say!("vae was not built: {error:#}");
-            None
-        }
-    };
-    let commands = next(&coordinator, vae.as_deref(), flags);
-    if !commands.is_empty() {
-        stdout::say!("To look into the model, or to train on:{commands}");
-    }
-    Ok(code)
+    let vae = coordinator.with_file_name("vae");
+    stdout::say!("To look into the model, or to train on:{}", next(&coordinator, &vae, flags));
+    stdout::say!("Building vae for these commands; the first time, this takes minutes.");
+    setup::run(&setup::Options::default())?;
+    Ok(match built(&[&training[..], &["-p", "latent"]].concat(), "vae")? {
+        Build::Failed(code) => code,
+        Build::Done(_) => child::SUCCESS,
+    })
 }
 
 /// Whether the run may have convolutions: a file of flags, or the run that goes on, can say so too.
@@ -86,21 +77,18 @@ fn built(selection: &[&str], name: &str) -> anyhow::Result<Build<PathBuf>> {
     })
 }
 
-/// The commands to type after a training run, each on a line; without `vae`, only how to train on.
-fn next(coordinator: &Path, vae: Option<&Path>, flags: &[OsString]) -> String {
+/// The commands to type after a training run, each on a line.
+fn next(coordinator: &Path, vae: &Path, flags: &[OsString]) -> String {
     let run_dir = value(flags, "--run-dir");
     let data_dir = value(flags, "--data-dir");
     let with = |line: CommandLine, flag: &str, value: &Option<OsString>| match value {
         Some(value) => line.arg(flag).arg(value),
         None => line,
     };
-    let mut lines = Vec::new();
-    if let Some(vae) = vae {
-        let look = |command| with(CommandLine::program(vae).arg(command), "--checkpoint", &run_dir);
-        let with_data = |command| with(look(command), "--data-dir", &data_dir);
-        lines.push(look("sample"));
-        lines.extend(["reconstruct", "map", "evaluate"].map(with_data));
-    }
+    let look = |command| with(CommandLine::program(vae).arg(command), "--checkpoint", &run_dir);
+    let with_data = |command| with(look(command), "--data-dir", &data_dir);
+    let mut lines = vec![look("sample")];
+    lines.extend(["reconstruct", "map", "evaluate"].map(with_data));
     if let Some(epochs) = more_epochs(flags) {
         let more = with(CommandLine::program(coordinator).arg("--resume"), "--run-dir", &run_dir);
         let more = with(more, "--data-dir", &data_dir).args([SPAWN, "--epochs"]);
@@ -149,8 +137,7 @@ mod tests {
 
     fn said(flags: &[&str]) -> Vec<String> {
         let flags: Vec<OsString> = flags.iter().map(OsString::from).collect();
-        let vae = Some(Path::new("target/vae"));
-        let text = next(Path::new("target/vae-coordinator"), vae, &flags);
+        let text = next(Path::new("target/vae-coordinator"), Path::new("target/vae"), &flags);
         text.lines().skip(1).map(|line| line.trim().to_owned()).collect()
     }
 
@@ -167,13 +154,6 @@ mod tests {
         assert_eq!(lines[4], format!("target/vae-coordinator {more}"));
         assert_eq!(said(&["--learning-rate-schedule", "cosine"]).len(), 4);
         assert_eq!(said(&["--resume"]).len(), 4);
-    }
-
-    #[test]
-    fn without_vae_it_says_how_to_train_on() {
-        let text = next(Path::new("target/vae-coordinator"), None, &[]);
-        let lines: Vec<&str> = text.lines().skip(1).map(str::trim).collect();
-        assert_eq!(lines, ["target/vae-coordinator --resume --spawn --epochs 10"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! bytes.
 
 use super::archive::CHECKSUMS;
+use crate::test_tools::NVRTC;
 use crate::{child, workspace};
 use anyhow::{Context, ensure};
 use std::env;
@@ -17,6 +18,8 @@ const FETCHED: [&str; 2] = [".libtorch", ".nvrtc"];
 
 /// Returns the exit status of the build that failed, or 1 if the bytes differ.
 pub(super) fn run(wheel: bool) -> anyhow::Result<u8> {
+    // Both clones use this compiler of the checkout.
+    NVRTC.fetch()?;
     // On the disk of the checkout, which has space for a build.
     let folder =
         tempfile::Builder::new().prefix("dist-check-").tempdir_in(workspace::target_folder()?);
