@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    io::{BufRead as _, BufReader, Read},
+    io::{BufRead as _, BufReader, ErrorKind, Read},
     os::unix::process::ExitStatusExt as _,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, Once, PoisonError},
@@ -67,20 +67,33 @@ fn heed_hangup() {
     });
 }
 
+/// Starts a command. A program that was just copied may be busy: another test that starts a process at this moment lets
+/// it inherit the file, which is open for writing, until it executes its own program.
+fn spawned(command: &mut Command) -> Child {
+    let begun = Instant::now();
+    loop {
+        match command.spawn() {
+            Ok(child) => return child,
+            Err(error)
+                if error.kind() == ErrorKind::ExecutableFileBusy && begun.elapsed() < DEADLINE =>
+            {
+                thread::sleep(POLL);
+            }
+            Err(error) => panic!("cannot start {command:?}: {error}"),
+        }
+    }
+}
+
 impl Process {
     pub(crate) fn start(name: &str, command: &mut Command) -> Self {
         heed_hangup();
         if !command.get_envs().any(|(name, _)| name == "RUST_LOG") {
             command.env_remove("RUST_LOG");
         }
-        let mut child = command
-            // With this a panic prints a trace, which tests look for in the output.
-            .env("RUST_BACKTRACE", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        // With this a panic prints a trace, which tests look for in the output.
+        command.env("RUST_BACKTRACE", "1");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = spawned(command);
         let output = Arc::new(Output::default());
         read(Pipe::Stdout, child.stdout.take().unwrap(), &output);
         read(Pipe::Stderr, child.stderr.take().unwrap(), &output);
