@@ -98,13 +98,20 @@ impl Watched {
     ) -> Poll<io::Result<T>> {
         if moved.is_ready() {
             self.deadline.as_mut().reset(Instant::now() + IDLE_TIMEOUT);
-            return moved;
         }
-        self.overdue(context)
+        self.within(context, moved)
     }
 
-    /// Fails if the deadline has passed. A step of TLS that is done is no sign of a viewer who reads.
-    fn overdue<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+    /// Fails if a step is not done and the deadline has passed. The steps of TLS extend no deadline, because they are no
+    /// sign of a viewer who reads.
+    fn within<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        step: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if step.is_ready() {
+            return step;
+        }
         self.deadline.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -131,16 +138,12 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_flush(context) {
-            Poll::Pending => self.overdue(context),
-            done => done,
-        }
+        let step = Pin::new(&mut self.stream).poll_flush(context);
+        self.within(context, step)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_shutdown(context) {
-            Poll::Pending => self.overdue(context),
-            done => done,
-        }
+        let step = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.within(context, step)
     }
 }

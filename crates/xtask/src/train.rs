@@ -62,11 +62,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
 
 /// Whether the run may have convolutions: a file of flags, or the run that goes on, can say so too.
 fn may_be_conv(flags: &[OsString]) -> bool {
-    let elsewhere = ["--resume", "--config"];
     value(flags, "--architecture").is_some_and(|name| name == "conv")
-        || flags
-            .iter()
-            .any(|flag| elsewhere.iter().any(|word| flag.as_bytes().starts_with(word.as_bytes())))
+        || has(flags, "--resume")
+        || has(flags, "--config")
+}
+
+/// Whether a flag begins with this word, such as `--resume-or-begin` with `--resume`.
+fn has(flags: &[OsString], word: &str) -> bool {
+    flags.iter().any(|flag| flag.as_bytes().starts_with(word.as_bytes()))
 }
 
 /// Builds some packages; returns the program of this name.
@@ -99,9 +102,8 @@ fn next(coordinator: &Path, vae: &Path, flags: &[OsString]) -> String {
 
 /// Twice the epochs of the run; none if the number is unknown or cannot be increased.
 fn more_epochs(flags: &[OsString]) -> Option<u32> {
-    let is_resumed = flags.iter().any(|flag| flag.to_string_lossy().starts_with("--resume"));
     let is_fixed = value(flags, "--learning-rate-schedule").is_some_and(|name| name == "cosine");
-    if is_resumed || is_fixed {
+    if has(flags, "--resume") || is_fixed {
         return None;
     }
     match value(flags, "--epochs") {
