@@ -79,7 +79,8 @@ fn a_killed_worker_shows_at_once() {
     browser.picture("board-light");
     browser.assert_accessible("the board");
 
-    // The keyboard reaches the charts, and zooms in.
+    // The keyboard reaches the charts, and zooms in once there is a number to see.
+    browser.wait_for("/\\d/.test(document.querySelector('#chart-loss').ariaLabel)");
     browser.eval("document.querySelector('#chart-loss').focus()");
     let all = browser.eval("return document.querySelector('#chart-loss').getAttribute('tabindex')");
     assert_eq!(all, "0");

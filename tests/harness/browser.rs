@@ -25,8 +25,10 @@ const AXE_REQUIRED: &str = "LOCKSTEP_AXE_REQUIRED";
 /// How long one command to the browser may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The script that every page runs first: it keeps the browser's complaints.
+/// The script that every page runs first: it keeps the browser's complaints, and all its requests,
+/// of which a browser would keep 250.
 const OBSERVER: &str = "window.complaints = [];
+    performance.setResourceTimingBufferSize(1e6);
     addEventListener('securitypolicyviolation', e =>
         complaints.push('CSP: ' + e.violatedDirective + ' ' + e.blockedURI));
     addEventListener('error', e => complaints.push('error: ' + (e.message || e.target.src)), true);
