@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::harness::{Place, Process, coordinator_at, programs};
+use crate::harness::{Place, Process, SMALL, coordinator_at, programs};
 
 /// A run directory after one epoch, written by that version of `vae-coordinator`.
 const BEFORE_TASKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kept/before-tasks");
@@ -32,7 +32,12 @@ fn a_run_from_before_there_were_tasks() {
     let refused = coordinator_at(&place, "--resume --epochs 2 --spawn --hidden-dim 3").wait();
     refused.failed_with(&["hidden_dim: 2 in the run, 3 given"]);
 
-    // The run may have been computed on another kind of CPU.
+    let kept = fs::read(place.run_dir.join("config.json")).unwrap();
+    let refused = coordinator_at(&place, "--resume --epochs 2 --spawn").wait();
+    let says = ["revision 1 of the task vae", "revision 2, which has other bits", "add --allow"];
+    refused.failed_with(&says);
+    assert_eq!(fs::read(place.run_dir.join("config.json")).unwrap(), kept);
+
     let flags = "--resume --epochs 2 --spawn --allow-mixed-devices";
     let exit = coordinator_at(&place, flags).wait().succeeded();
     let words = ["Going on after step 10", "VAE 784-2-2-2", "Epoch 2/2  loss "];
@@ -42,4 +47,18 @@ fn a_run_from_before_there_were_tasks() {
     let epochs = place.metrics("epoch");
     assert_eq!(epochs.iter().map(|line| &line["epoch"]).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(place.summary()["steps"], 20);
+}
+
+/// No flag helps against a run of a later version.
+#[test]
+fn a_run_of_a_later_revision_is_refused() {
+    let place = Place::new();
+    coordinator_at(&place, &format!("{SMALL} --epochs 1 --workers 1 --spawn")).wait().succeeded();
+    let mut config = place.json("config.json");
+    config["training"]["task"]["revision"] = 9.into();
+    fs::write(place.run_dir.join("config.json"), config.to_string()).unwrap();
+    let flags = "--resume --epochs 2 --spawn --allow-mixed-devices";
+    let exit = coordinator_at(&place, flags).wait();
+    let exit = exit.failed_with(&["revision 9 of the task vae", "the version that began the run"]);
+    assert!(!exit.text().contains("add --allow"), "{exit}");
 }

@@ -30,9 +30,9 @@ use std::{
 pub(crate) use browser::Browser;
 pub(crate) use crowd::Crowd;
 pub(crate) use fleet::{
-    Fleet, Task, armed_coordinator, armed_worker_in, board_of, coordinator, coordinator_at,
-    coordinator_in, coordinator_of, coordinator_under, traced_coordinator, worker, worker_in,
-    worker_under,
+    CRASH_POINT, Fleet, Task, armed_coordinator, armed_worker_in, board_of, coordinator,
+    coordinator_at, coordinator_in, coordinator_of, coordinator_under, traced_coordinator, worker,
+    worker_in, worker_under,
 };
 pub(crate) use holding::Holding;
 pub(crate) use network::{Host, Lost, Network, namespaces};

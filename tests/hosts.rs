@@ -13,8 +13,8 @@ use rustix::process::Signal;
 
 use crate::{
     harness::{
-        ENDLESS, Fleet, Host, Lost, Network, Place, Process, SMALL, STEPS_PER_EPOCH,
-        assert_same_tensors, coordinator_at, programs, reference,
+        CRASH_POINT, ENDLESS, Fleet, Host, Lost, MIXED_BUILDS, Network, Place, Process, SMALL,
+        STEPS_PER_EPOCH, armed_programs, assert_same_tensors, coordinator_at, programs, reference,
     },
     stop::stopped_with_the_same_bits,
 };
@@ -63,6 +63,13 @@ impl Site {
         let mut command = self.host.command(&programs().join("vae-worker"));
         command.args(["--insecure", "--threads", "1", "--coordinator", url]);
         Process::start("worker", command.args(flags.split_whitespace()))
+    }
+
+    /// Starts such a worker that comes to harm at a crash point.
+    fn armed_worker(&self, url: &str, order: &str) -> Process {
+        let mut command = self.host.command(&armed_programs().join("vae-worker"));
+        command.args(["--insecure", "--threads", "1", "--coordinator", url]);
+        Process::start("armed worker", command.env(CRASH_POINT, order))
     }
 
     /// The newest checkpoint on this host's disk.
@@ -138,7 +145,8 @@ fn in_the_middle(network: &Network, place: &Place, workers: [usize; 2]) -> (Flee
     let sites = ["east", "west"].map(|name| Site::new(network, place, name));
     let listen = SocketAddr::from((control.address(), 0)).to_string();
     let count: usize = workers.iter().sum();
-    let flags = format!("{SMALL} {ENDLESS} --workers {count} --dead-after-seconds 2");
+    let flags =
+        format!("{SMALL} {ENDLESS} {MIXED_BUILDS} --workers {count} --dead-after-seconds 2");
     let mut fleet = coordinate(&control, place, &listen, &flags);
     for (site, workers) in sites.iter().zip(workers) {
         (0..workers).for_each(|_| fleet.workers.push(site.worker(&fleet.url, "")));
@@ -184,6 +192,37 @@ fn one_member_of_a_host_dies_and_the_lanes_are_dealt_anew() {
     wait_for_exchange(&mut fleet, &place, "two-level", 3);
     fleet.workers.push(sites[0].worker(&fleet.url, ""));
     wait_for_exchange(&mut fleet, &place, "two-level", 4);
+    stopped_with_the_same_bits(&place, fleet);
+}
+
+/// Members on either host come to harm while they write the next state, whose sums come from both hosts.
+#[test]
+fn members_come_to_harm_in_the_middle_of_an_update_between_hosts() {
+    let Some(network) = Network::new() else { return };
+    let place = Place::new();
+    let (mut fleet, sites) = in_the_middle(&network, &place, [2, 2]);
+    for (site, order) in [
+        (1, "trainer.updating 300 kill"),
+        (0, "all-reduce.shm.added 3 kill"),
+        (1, "all-reduce.shm.brought-in 1 kill"),
+    ] {
+        fleet.workers.pop().unwrap().signal(Signal::KILL);
+        wait_for_exchange(&mut fleet, &place, "two-level", 3);
+        sites[site].armed_worker(&fleet.url, order).wait().killed();
+        fleet.workers.push(sites[site].worker(&fleet.url, ""));
+        wait_for_exchange(&mut fleet, &place, "two-level", 4);
+        fleet.wait_for_progress(&place);
+    }
+    fleet.workers.pop().unwrap().signal(Signal::KILL);
+    wait_for_exchange(&mut fleet, &place, "two-level", 3);
+    let lost = place.events("lost").len();
+    fleet.workers.push(sites[1].armed_worker(&fleet.url, "trainer.updating 300 freeze"));
+    fleet.wait_for_event(&place, "lost", lost + 1);
+    wait_for_exchange(&mut fleet, &place, "two-level", 3);
+    fleet.wait_for_progress(&place);
+    fleet.workers[3].signal(Signal::CONT);
+    wait_for_exchange(&mut fleet, &place, "two-level", 4);
+    fleet.wait_for_progress(&place);
     stopped_with_the_same_bits(&place, fleet);
 }
 

@@ -9,7 +9,7 @@ use std::{
 use super::{Exit, Host, Network, Place, Process, armed_programs, programs};
 
 /// The variable with a crash point and the harm at it; see `crates/crashpoint`.
-const CRASH_POINT: &str = "LOCKSTEP_CRASH_POINT";
+pub(crate) const CRASH_POINT: &str = "LOCKSTEP_CRASH_POINT";
 
 /// Starts a coordinator with the given flags, separated by blanks, and no others.
 pub(crate) fn coordinator(place: &Place, flags: &str) -> Process {

@@ -72,8 +72,8 @@ impl Asked<'_> {
         let metrics = &config.training.task.metrics;
         if let Some(metric) = metrics.iter().find(|metric| history::is_reserved(&metric.name)) {
             bail!(
-                "the task reports a metric called {}, which every row of metrics.jsonl has for \
-                 something else: give it another name",
+                "the metric name {} is reserved in metrics.jsonl: give the metric of the task \
+                 another name",
                 metric.name
             );
         }
@@ -267,12 +267,12 @@ impl Asked<'_> {
         if *name != self.program.task() || theirs == ours {
             return Ok(());
         }
-        ensure!(
-            theirs < ours && self.args.allow_mixed_devices,
+        let conflict = format!(
             "it was begun with revision {theirs} of the task {name}, and this program computes \
-             revision {ours}, which has other bits: go on with the version that began the run, or \
-             add --allow-mixed-devices"
+             revision {ours}, which has other bits: go on with the version that began the run"
         );
+        ensure!(theirs < ours, "{conflict}");
+        ensure!(self.args.allow_mixed_devices, "{conflict}, or add --allow-mixed-devices");
         tracing::warn!(
             "going on with revision {ours} of the task {name}: its bits are not those of revision \
              {theirs}, with which the run began"
