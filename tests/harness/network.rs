@@ -46,10 +46,10 @@ struct Switch {
 
 /// A host on a [`Network`].
 #[derive(Clone, Debug)]
-pub(crate) struct Host(Arc<Place>);
+pub(crate) struct Host(Arc<Machine>);
 
 #[derive(Debug)]
-struct Place {
+struct Machine {
     namespace: Namespace,
     address: Ipv4Addr,
     /// Dropped after the last host.
@@ -123,7 +123,7 @@ impl Network {
             namespace.run(&format!("nft add chain ip links {hook} {chain}"))?;
         }
         let switch = Arc::clone(&self.0);
-        Ok(Host(Arc::new(Place { namespace, address, _switch: switch })))
+        Ok(Host(Arc::new(Machine { namespace, address, _switch: switch })))
     }
 }
 

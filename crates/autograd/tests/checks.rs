@@ -210,7 +210,7 @@ impl data::Collate for Longer {
         Columns::collate(&data::Batch {
             data: &batch.data.0,
             indices: batch.indices,
-            visit: batch.visit,
+            pass: batch.pass,
         })
     }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    series::{BUCKETS_MAX, Place, Series, Spread},
+    series::{BUCKETS_MAX, Coordinates, Series, Spread},
     story::Story,
 };
 
@@ -217,7 +217,7 @@ impl Run {
                     let train = row.train.iter().map(|(name, value)| (name.to_owned(), value));
                     let test = row.test.iter().map(|(name, value)| (format!("test_{name}"), value));
                     let rate = [("examples_per_second".to_owned(), row.examples_per_second)];
-                    let place = Place {
+                    let place = Coordinates {
                         seconds: self.series.last().seconds,
                         ..self.place(row.step, row.epoch, row.time)
                     };
@@ -255,20 +255,21 @@ impl Run {
         Ok(())
     }
 
-    fn place(&self, step: u64, epoch: u64, time: Option<Time>) -> Place {
+    fn place(&self, step: u64, epoch: u64, time: Option<Time>) -> Coordinates {
         let step = step as f64;
         let epoch = match self.about.steps_per_epoch {
             Some(steps) => step / steps as f64,
             None => epoch as f64,
         };
         let time = time.map_or(f64::NAN, Time::unix_seconds);
-        Place { step, epoch, seconds: 0.0, time }
+        Coordinates { step, epoch, seconds: 0.0, time }
     }
 
     fn add_steps(&mut self, row: &StepsRow) {
         let seconds = positive(row.took().unwrap_or_default());
         let begun = self.series.last().seconds;
-        let place = Place { seconds: begun + seconds, ..self.place(row.step, row.epoch, row.time) };
+        let place =
+            Coordinates { seconds: begun + seconds, ..self.place(row.step, row.epoch, row.time) };
         self.series.push(place, columns(row));
         self.examples = self.examples.saturating_add(row.examples);
         self.seconds += seconds;

@@ -16,7 +16,7 @@ const COLUMNS_MAX: usize = 24;
 
 /// The position of a row in the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct Coordinates {
     pub(crate) step: f64,
     /// Epochs done, with a fraction.
     pub(crate) epoch: f64,
@@ -46,7 +46,7 @@ impl Axis {
         }
     }
 
-    fn of(self, place: &Place) -> f64 {
+    fn of(self, place: &Coordinates) -> f64 {
         match self {
             Self::Step => place.step,
             Self::Epoch => place.epoch,
@@ -91,7 +91,7 @@ impl Spread {
 #[derive(Debug)]
 pub(crate) struct Series {
     /// The place of the last row in each bucket.
-    places: Vec<Place>,
+    places: Vec<Coordinates>,
     /// Rows in each bucket.
     rows: Vec<u32>,
     columns: BTreeMap<String, Vec<Spread>>,
@@ -106,7 +106,7 @@ impl Series {
     }
 
     /// The place of the last row; the beginning of the run if there is none.
-    pub(crate) fn last(&self) -> Place {
+    pub(crate) fn last(&self) -> Coordinates {
         self.places.last().copied().unwrap_or_default()
     }
 
@@ -132,7 +132,7 @@ impl Series {
     /// Adds a row; its step must be later than all before.
     pub(crate) fn push<'a>(
         &mut self,
-        place: Place,
+        place: Coordinates,
         values: impl IntoIterator<Item = (&'a str, Spread)>,
     ) {
         // The first row keeps its own bucket.
@@ -175,7 +175,7 @@ impl Series {
             column.extend(halved);
         }
         let last = |(one, has_next): (usize, bool)| self.places[one + usize::from(has_next)];
-        let places: Vec<Place> = pairs(len).map(last).collect();
+        let places: Vec<Coordinates> = pairs(len).map(last).collect();
         let both = |(one, has_next): (usize, bool)| {
             self.rows[one] + if has_next { self.rows[one + 1] } else { 0 }
         };
@@ -260,9 +260,9 @@ mod tests {
 
     use super::*;
 
-    fn place(step: u64) -> Place {
+    fn place(step: u64) -> Coordinates {
         let step = step as f64;
-        Place { step, epoch: step / 100.0, seconds: step / 10.0, time: 1e9 + step }
+        Coordinates { step, epoch: step / 100.0, seconds: step / 10.0, time: 1e9 + step }
     }
 
     fn filled(rows: u64, buckets_max: usize) -> Series {

@@ -72,7 +72,7 @@ async fn answer(stream: Connection, routes: Router) {
     let mut builder = http1::Builder::new();
     builder.keep_alive(false).max_buf_size(HEAD_BYTES_MAX);
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let stream = TokioIo::new(Watched::new(stream));
+    let stream = TokioIo::new(Bounded::new(stream));
     let served = builder.serve_connection(stream, TowerToHyperService::new(routes));
     if let Err(error) = served.await {
         tracing::debug!("a connection to the board has failed: {error}");
@@ -80,12 +80,12 @@ async fn answer(stream: Connection, routes: Router) {
 }
 
 /// A connection that ends when no byte is sent or received for [`IDLE_TIMEOUT`].
-struct Watched {
+struct Bounded {
     stream: Connection,
     deadline: Pin<Box<Sleep>>,
 }
 
-impl Watched {
+impl Bounded {
     fn new(stream: Connection) -> Self {
         Self { stream, deadline: Box::pin(sleep(IDLE_TIMEOUT)) }
     }
@@ -116,7 +116,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for Bounded {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -127,7 +127,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for Bounded {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

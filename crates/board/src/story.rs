@@ -247,6 +247,8 @@ fn reason_of(reason: &str) -> &'static str {
         ("its connection ended", "disconnected"),
         ("it gave no sign of life", "silent"),
         ("the others waited for it", "stalled"),
+        ("it did not carry out a command", "unresponsive"),
+        // In runs of earlier versions.
         ("it did not do what it was told", "unresponsive"),
         ("it could not fetch the run's state", "unreachable"),
         ("the others could not fetch its state", "isolated"),
@@ -314,6 +316,8 @@ mod tests {
             ("it was told to leave", "left"),
             ("its connection ended (h2 protocol error)", "disconnected"),
             ("it gave no sign of life for 5.0 s", "silent"),
+            ("it did not carry out a command within 30.0 s", "unresponsive"),
+            ("it did not do what it was told within 30.0 s", "unresponsive"),
             ("struck by lightning", "other"),
         ] {
             assert_eq!(reason_of(reason), kind);

@@ -23,13 +23,14 @@ pub use validate::InvalidConfig;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// Everything that the result depends on.
+    /// Everything that the result depends on, except `epochs` and `early_stop_epochs`.
     pub training: Training,
     /// How the run is carried out.
     pub operation: Operation,
 }
 
-/// Everything that determines the trained bits, together with the number of epochs.
+/// Everything that determines the trained bits, together with `epochs` and `early_stop_epochs` of
+/// [`Operation`]: these determine the last step, and the cosine schedule depends on `epochs`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Training {
@@ -81,7 +82,8 @@ pub enum LearningRateSchedule {
     Cosine,
 }
 
-/// How a run is carried out. No field changes the bits of a given step.
+/// How a run is carried out. No field changes the bits of a given step, except `epochs` with the
+/// cosine schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operation {

@@ -145,7 +145,7 @@ impl Connection {
 
 /// A running coordinator.
 #[derive(Debug)]
-pub(crate) struct Control<'a> {
+pub(crate) struct RunningCoordinator<'a> {
     launch: &'a Launch,
     key: Key,
     run_dir: &'a mut RunDir,
@@ -201,7 +201,7 @@ pub(crate) struct Ended {
     pub(crate) is_cut_short: bool,
 }
 
-impl<'a> Control<'a> {
+impl<'a> RunningCoordinator<'a> {
     pub(crate) fn new(
         launch: &'a Launch,
         key: Key,

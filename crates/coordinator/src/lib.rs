@@ -184,7 +184,7 @@ fn flags(program: &dyn Program) -> clap::Command {
         }
         false => arg,
     });
-    command.subcommand_negates_reqs(true)
+    command.subcommand(config_file::command()).subcommand_negates_reqs(true)
 }
 
 /// The last generation in a journal; 0 if the journal has none.

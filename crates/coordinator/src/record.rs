@@ -21,7 +21,7 @@ use crate::{
     launch::Launch,
     recorded::Recorded,
     run_dir::RunDir,
-    terms::Terms,
+    terms::{Terms, figure},
 };
 
 /// Version of this coordinator, for the rows that it writes.
@@ -377,13 +377,17 @@ impl Record {
         if let Some(rate) = self.rate(rate(self.examples, self.seconds)) {
             words += &format!(", {rate}");
         }
+        if let Some(others) = self.tested.as_ref().and_then(|(_, test)| test.describe_others()) {
+            words += &format!("\nTest:       {others}");
+        }
         words += &format!("\nDigest:     {digest}");
         if let Some(checkpoint) = newest {
             words += &format!("\nCheckpoint: {}", checkpoint.display());
         }
         if let Some((epoch, loss)) = self.best {
             let early = if self.has_ended_early { ", so training has ended early" } else { "" };
-            words += &format!("\nLowest validation loss {loss:.2} after epoch {epoch}{early}");
+            words +=
+                &format!("\nLowest validation loss {} after epoch {epoch}{early}", figure(loss));
         }
         if let Some(best) = run_dir.best_checkpoint() {
             words += &format!("\nBest:       {}", best.display());

@@ -35,7 +35,7 @@ const VARIABLES: [Entry; 6] = [
     },
 ];
 
-const EXAMPLES: [Entry; 15] = [
+const EXAMPLES: [Entry; 16] = [
     Entry { name: "--workers 4 --spawn", meaning: "Train with four workers on this machine" },
     Entry {
         name: "--workers 2 --shards 4 --spawn --epochs 20",
@@ -77,6 +77,10 @@ const EXAMPLES: [Entry; 15] = [
         name: "board --coordinator https://10.0.0.1:50051 --tls-dir ca/10.0.0.2",
         meaning: "Show the run of a coordinator on another machine",
     },
+    Entry {
+        name: "config print --epochs 20",
+        meaning: "Print a file for --config with this flag, and the others as they are by default",
+    },
     Entry { name: "certs init --dir ca", meaning: "Make an authority and tokens in the folder ca" },
     Entry {
         name: "certs issue --dir ca --host 10.0.0.1 --host node1.example",
@@ -89,7 +93,7 @@ const EXIT_STATUS: [Entry; 1] = [Entry {
     meaning: "The run was interrupted by SIGHUP, SIGINT or SIGTERM and can be continued with --resume",
 }];
 
-const FILES: [Entry; 9] = [
+const FILES: [Entry; 10] = [
     Entry { name: "runs/latest", meaning: "A link to the run directory of the newest run" },
     Entry {
         name: "config.json",
@@ -102,7 +106,8 @@ const FILES: [Entry; 9] = [
     },
     Entry {
         name: "events.jsonl",
-        meaning: "In a run directory: workers that joined or were lost, generations, checkpoints",
+        meaning: "In a run directory: generations, and workers that joined, were lost or copied a \
+                  state",
     },
     Entry {
         name: "journal.jsonl",
@@ -111,6 +116,11 @@ const FILES: [Entry; 9] = [
     Entry {
         name: "checkpoints/step-*.safetensors",
         meaning: "In a run directory: parameters, optimizer moments, and what is needed to continue",
+    },
+    Entry {
+        name: "checkpoints/best.safetensors",
+        meaning: "In a run directory, with --keep-best: a link to the checkpoint with the lowest \
+                  validation loss",
     },
     Entry {
         name: "summary.json",

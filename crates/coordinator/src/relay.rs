@@ -127,11 +127,11 @@ pub(crate) fn relay(
 
 /// Lets a signal remove the folder before the program ends.
 fn clean_up_at_signals(folder: PathBuf) -> Result<process::signals::Listening> {
-    let heed = move |stop: process::signals::Stop| {
+    let handle = move |stop: process::signals::Stop| {
         let _gone_with_the_system = std::fs::remove_dir_all(&folder);
         std::process::exit(i32::from(stop.exit_code()));
     };
-    process::signals::listen(heed).context("cannot listen for signals")
+    process::signals::listen(handle).context("cannot listen for signals")
 }
 
 impl Coordinator {
@@ -142,8 +142,7 @@ impl Coordinator {
                 Over::Refused(anyhow!("cannot follow the coordinator at {}: {reason}", self.url))
             }
             None => {
-                let cause = limits::explain(&error);
-                let cause = cause.unwrap_or_else(|| anyhow!(error).root_cause().to_string());
+                let cause = limits::cause(&error);
                 Over::Lost(format!("no coordinator answers at {} ({cause})", self.url))
             }
         })?;

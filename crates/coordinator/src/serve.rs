@@ -21,7 +21,7 @@ use tonic::{
 use crate::{
     board::{self, Readings},
     console::Console,
-    control::{self, Control, Ended, Input},
+    control::{self, Ended, Input, RunningCoordinator},
     dataset::Files,
     follow::Followers,
     health::{self, Health},
@@ -93,7 +93,8 @@ async fn serve(launch: &Launch, console: &Console) -> Result<(Outcome, Stopped)>
     }
 
     let (console, signals) = (console.clone(), asked.clone());
-    let control = Control::new(launch, key, &mut run_dir, &mut children, console, health, signals);
+    let control =
+        RunningCoordinator::new(launch, key, &mut run_dir, &mut children, console, health, signals);
     let ended = control.run(received).await;
     followers.finish().await;
     drop((stop_serving, stop_board));

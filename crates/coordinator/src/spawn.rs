@@ -282,15 +282,15 @@ impl Children {
         for slot in self.slots.iter_mut().filter(|slot| !slot.has_joined) {
             let _exited = slot.kill.take().map(|kill| kill.send(()));
         }
-        let is_impatient = async {
+        let must_end_now = async {
             // If the sender is gone, no signal can ask for an immediate end.
-            if asked.wait_for(Asked::is_impatient).await.is_err() {
+            if asked.wait_for(Asked::must_end_now).await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
         let all_exited = tokio::select! {
             all_exited = self.all_exit() => all_exited,
-            () = is_impatient => false,
+            () = must_end_now => false,
         };
         if all_exited {
             return;

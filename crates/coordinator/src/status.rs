@@ -18,7 +18,10 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::args::{HealthArg, StatusArgs};
+use crate::{
+    args::{HealthArg, StatusArgs},
+    terms::figure,
+};
 
 /// How long the coordinator may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,7 +61,7 @@ async fn ask_health(args: &StatusArgs, whose: HealthArg) -> Result<String> {
 
 fn failed(args: &StatusArgs, status: &Status) -> anyhow::Error {
     let is_plain = args.security.tls_dir.is_none() && is_transient(status.code());
-    anyhow!("{}{}", reason(status), if is_plain { secure::TLS_HINT } else { "" })
+    anyhow!("{}{}", reason(status), if is_plain { secure::NO_ANSWER_HINT } else { "" })
 }
 
 async fn connect(args: &StatusArgs) -> Result<Authorized> {
@@ -70,7 +73,8 @@ async fn connect(args: &StatusArgs) -> Result<Authorized> {
     let channel = channel.map_err(|error| match Security::refused(&error) {
         Some(reason) => anyhow!("cannot ask the coordinator at {url}: {reason}"),
         None => anyhow!(
-            "no coordinator answers at {url}; the command `runs` shows runs that have ended"
+            "no coordinator answers at {url} ({}); the command `runs` shows runs that have ended",
+            limits::cause(&error)
         ),
     })?;
     Ok(security.authorize(channel))
@@ -119,7 +123,7 @@ fn text(status: &StatusReply) -> String {
 fn reported(status: &StatusReply) -> Option<String> {
     let metric = |metric: &MetricValue| {
         let (name, unit) = (printable(&metric.name), printable(&metric.unit));
-        format!("{name} {:.2} {unit}", metric.value).trim_end().to_owned()
+        format!("{name} {} {unit}", figure(metric.value)).trim_end().to_owned()
     };
     let example = printable(&status.example);
     let rate = status.examples_per_second.map(|rate| format!("{rate:.0} {example}s/s"));

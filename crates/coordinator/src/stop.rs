@@ -1,5 +1,5 @@
 //! Signals to a coordinator. The first asks it to stop after the current step. The second asks it to
-//! end its workers and itself at once. The third ends the process in any case.
+//! kill the workers that it started, and to end. The third ends the process in any case.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,7 +25,7 @@ impl Asked {
     }
 
     /// Whether the coordinator must end at once, without waiting for its workers.
-    pub(crate) fn is_impatient(&self) -> bool {
+    pub(crate) fn must_end_now(&self) -> bool {
         self.times > 1
     }
 }
@@ -60,7 +60,7 @@ pub(crate) fn listen(
     let preparing = Arc::new(Mutex::new(Some(undo)));
     let is_preparing = Arc::clone(&preparing);
     let (sender, asked) = watch::channel(Asked::default());
-    let heed = move |stop: Stop| {
+    let handle = move |stop: Stop| {
         // The lock is held while the process ends, so that no more files are made meanwhile.
         let preparing = is_preparing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(undo) = &*preparing {
@@ -83,10 +83,10 @@ pub(crate) fn listen(
             asked.times += 1;
             asked.last = Some(stop);
         });
-        if sender.borrow().is_impatient() {
+        if sender.borrow().must_end_now() {
             signals::end_at_next();
         }
     };
-    let listening = signals::listen(heed).context("cannot listen for signals")?;
+    let listening = signals::listen(handle).context("cannot listen for signals")?;
     Ok(Signals { asked, preparing, _listening: listening })
 }

@@ -88,8 +88,8 @@ impl Storage {
         let Some(there) = self.run()? else {
             ensure!(
                 steps.is_empty(),
-                "{url} holds checkpoints and no config.json, which says whose they are: put there \
-                 that of their run directory, or choose another --checkpoint-url"
+                "{url} holds checkpoints but no config.json, so their run is unknown: copy \
+                 config.json there from the run directory, or choose another --checkpoint-url"
             );
             ensure!(
                 here.is_some(),

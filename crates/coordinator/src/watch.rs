@@ -15,7 +15,7 @@ use protocol::{
 };
 
 use self::screen::{Key, Line, Screen};
-use crate::{args::StatusArgs, status};
+use crate::{args::StatusArgs, status, terms::figure};
 
 /// Time between two requests.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -114,7 +114,7 @@ fn lines(view: &View, width: usize) -> Vec<Line> {
     let mut lines = heading(view).to_vec();
     let title = match status.metrics.first() {
         Some(loss) => {
-            format!("{} {:.2} {}", printable(&loss.name), loss.value, printable(&loss.unit))
+            format!("{} {} {}", printable(&loss.name), figure(loss.value), printable(&loss.unit))
         }
         None => "Loss: not known yet".to_owned(),
     };

@@ -24,22 +24,23 @@ pub struct Splits<D> {
     pub test: D,
 }
 
-/// The occasion on which an example is read. Draws for an example are keyed by the run's seed, the visit and its index.
+/// A pass over the data set: an epoch of training, or an evaluation. Draws for an example are keyed by the run's
+/// seed, the pass and the example's index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Visit {
+pub struct Pass {
     seed: u64,
     epoch: u64,
     mark: u32,
 }
 
-impl Visit {
-    /// A visit in an epoch of training; epochs count from 0.
+impl Pass {
+    /// An epoch of training; epochs count from 0.
     #[must_use]
     pub const fn train(seed: u64, epoch: u64) -> Self {
         Self { seed, epoch, mark: 0 }
     }
 
-    /// A visit in an evaluation. All evaluations use the same draws, so their results can be compared.
+    /// An evaluation. All evaluations use the same draws, so their results can be compared.
     #[must_use]
     pub const fn test(seed: u64) -> Self {
         Self { seed, epoch: 0, mark: TEST_MARK }
@@ -48,7 +49,7 @@ impl Visit {
     /// The random stream of one example. It does not depend on the batch that holds the example.
     #[must_use]
     pub fn stream(&self, example: u32) -> Stream {
-        Stream::new(self.seed, Domain::Visit, self.epoch, example | self.mark)
+        Stream::new(self.seed, Domain::Pass, self.epoch, example | self.mark)
     }
 }
 
@@ -59,8 +60,8 @@ pub struct Batch<'a, D> {
     pub data: &'a D,
     /// Indices of examples in the data set; each is below its count.
     pub indices: &'a [u32],
-    /// The occasion on which the examples are read.
-    pub visit: Visit,
+    /// The pass in which the examples are read.
+    pub pass: Pass,
 }
 
 impl<D> Clone for Batch<'_, D> {
@@ -74,7 +75,7 @@ impl<D> Copy for Batch<'_, D> {}
 impl<'a, D> Batch<'a, D> {
     /// A batch that is read outside of a run, where no random numbers are drawn for the examples.
     pub const fn of(data: &'a D, indices: &'a [u32]) -> Self {
-        Self { data, indices, visit: Visit::test(0) }
+        Self { data, indices, pass: Pass::test(0) }
     }
 }
 

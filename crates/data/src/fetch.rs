@@ -87,7 +87,7 @@ struct Fetcher {
 }
 
 /// Why a mirror did not give a file.
-enum Refusal {
+enum MirrorFailure {
     /// The mirror answered, but not with this file. It may still have the other files.
     File(String),
     /// The mirror does not answer, or its transfers end early. It is not asked again.
@@ -191,9 +191,9 @@ impl Fetcher {
         }
         match self.download(&url, state.directory, &file, state.tell)? {
             Ok(()) => (state.tell)(&format!("  {}: complete", file.name)),
-            Err(refusal) => {
-                let is_alive = matches!(refusal, Refusal::File(_));
-                let (Refusal::File(reason) | Refusal::Mirror(reason)) = refusal;
+            Err(failure) => {
+                let is_alive = matches!(failure, MirrorFailure::File(_));
+                let (MirrorFailure::File(reason) | MirrorFailure::Mirror(reason)) = failure;
                 let next = if is_alive { "" } else { "; this mirror is not asked again" };
                 (state.tell)(&format!("  {}: {reason}{next}", file.name));
                 if !is_alive {
@@ -213,26 +213,26 @@ impl Fetcher {
         directory: &Path,
         file: &FileEntry,
         tell: Tell<'_>,
-    ) -> Result<Result<(), Refusal>, DataError> {
+    ) -> Result<Result<(), MirrorFailure>, DataError> {
         // gzip output is never much larger than its input, so the raw size plus some overhead is always enough.
         let limit = file.bytes.saturating_add(file.bytes / 8 + 4096);
         let body = match download::get(&self.agent, url, limit, self.bounds, tell) {
             Ok(body) => body,
-            Err(NoAnswer::Refused(reason)) => return Ok(Err(Refusal::File(reason))),
-            Err(NoAnswer::Silent(reason)) => return Ok(Err(Refusal::Mirror(reason))),
+            Err(NoAnswer::Refused(reason)) => return Ok(Err(MirrorFailure::File(reason))),
+            Err(NoAnswer::Silent(reason)) => return Ok(Err(MirrorFailure::Mirror(reason))),
         };
         let is_gzipped = Source::is_gzipped(url, file);
         let stored = unzipped(body, is_gzipped).map(|reader| store(directory, file, reader));
         match stored {
             Ok(Ok(())) => Ok(Ok(())),
             Ok(Err(error @ DataError::Received { .. })) => {
-                Ok(Err(Refusal::File(error.to_string())))
+                Ok(Err(MirrorFailure::File(error.to_string())))
             }
             Ok(Err(error @ DataError::Interrupted { .. })) => {
-                Ok(Err(Refusal::Mirror(error.to_string())))
+                Ok(Err(MirrorFailure::Mirror(error.to_string())))
             }
             Ok(Err(error)) => Err(error),
-            Err(error) => Ok(Err(Refusal::Mirror(error.to_string()))),
+            Err(error) => Ok(Err(MirrorFailure::Mirror(error.to_string()))),
         }
     }
 

@@ -26,7 +26,7 @@ pub mod philox;
 mod source;
 pub mod store;
 
-pub use batch::{Batch, Dataset, Splits, Visit};
+pub use batch::{Batch, Dataset, Pass, Splits};
 pub use column::{Collate, Column, Columns, Text, UnequalColumns, Values};
 pub use download::Tell;
 pub use error::{Attempt, DataError};

@@ -25,8 +25,8 @@ pub enum Domain {
     Evaluation = 4,
     /// Samples from the prior.
     Sample = 5,
-    /// The draws for an example at a visit; `a` is the epoch, `b` the example.
-    Visit = 6,
+    /// The draws for an example in a pass; `a` is the epoch, `b` the example.
+    Pass = 6,
 }
 
 /// A stream of 2^32 blocks of four words each.
@@ -118,7 +118,7 @@ mod tests {
     fn different_fields_give_different_streams() {
         let mut seen = HashSet::new();
         for seed in [0, 1, 1 << 32, u64::MAX] {
-            for domain in [Domain::Initial, Domain::Order, Domain::Noise, Domain::Visit] {
+            for domain in [Domain::Initial, Domain::Order, Domain::Noise, Domain::Pass] {
                 for a in [0, 1, 1 << 32, (1 << 56) - 1] {
                     for b in [0, 1, u32::MAX] {
                         for block in [0, 1, u32::MAX] {

@@ -8,14 +8,14 @@
 //! This crate does not know the content of files. Start reading at `whole.rs`.
 
 pub mod convenience;
+mod destination;
 mod error;
 mod pipe;
-mod place;
 mod temporary;
 mod whole;
 
 pub use convenience::{create_folder, sync_data, sync_file, sync_folder};
+pub use destination::{is_standard_output, is_stream, try_folder, try_write};
 pub use error::DiskError;
-pub use place::{is_standard_output, is_stream, try_folder, try_write};
 pub use temporary::{put_new, sweep, temporary, temporary_private};
 pub use whole::{Draft, holds, refuse_foreign, write_own, write_whole};

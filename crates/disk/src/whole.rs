@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FallocateFlags;
 
-use crate::place::{self, Place, folder_of};
+use crate::destination::{self, Destination, folder_of};
 use crate::{DiskError, sweep, sync_file};
 
 /// A mark is searched for in this many bytes at the beginning of a file.
@@ -20,7 +20,7 @@ const FIRST_BYTES: u64 = 4 << 10;
 #[derive(Debug)]
 pub struct Draft<'a> {
     path: PathBuf,
-    place: Place,
+    destination: Destination,
     bytes: &'a [u8],
 }
 
@@ -31,16 +31,16 @@ impl<'a> Draft<'a> {
     /// The error of the system; no file is left behind then.
     pub fn new(path: &Path, bytes: &'a [u8]) -> Result<Draft<'a>, DiskError> {
         let written = || {
-            let mut place = Place::of(path)?;
-            if let Place::Beside(file, target) = &mut place {
+            let mut destination = Destination::of(path)?;
+            if let Destination::Beside(file, target) = &mut destination {
                 // Deletes the temporary files that killed writers have left.
                 sweep(folder_of(target));
                 file.as_file_mut().write_all(bytes)?;
             }
-            Ok(place)
+            Ok(destination)
         };
-        let place = written().map_err(DiskError::write(path))?;
-        Ok(Draft { path: path.into(), place, bytes })
+        let destination = written().map_err(DiskError::write(path))?;
+        Ok(Draft { path: path.into(), destination, bytes })
     }
 
     /// Waits until the temporary file is on the disk.
@@ -48,11 +48,11 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// The error of the system.
     pub fn sync(&self) -> Result<(), DiskError> {
-        match &self.place {
-            Place::Beside(file, _) => {
+        match &self.destination {
+            Destination::Beside(file, _) => {
                 sync_file(file.as_file(), &self.path).map_err(DiskError::write(&self.path))
             }
-            Place::Direct(_) | Place::Stream => Ok(()),
+            Destination::Direct(_) | Destination::Stream => Ok(()),
         }
     }
 
@@ -61,9 +61,9 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// The error of the system.
     pub fn put(self) -> Result<(), DiskError> {
-        let Draft { path, place, bytes } = self;
-        let put = match place {
-            Place::Beside(file, target) => match file.persist(&target) {
+        let Draft { path, destination, bytes } = self;
+        let put = match destination {
+            Destination::Beside(file, target) => match file.persist(&target) {
                 Ok(_) => Ok(()),
                 // A file that is a mount point, for example in a container, cannot be replaced.
                 Err(persist) if persist.error.kind() == io::ErrorKind::ResourceBusy => {
@@ -74,8 +74,8 @@ impl<'a> Draft<'a> {
                 }
                 Err(persist) => Err(persist.error),
             },
-            Place::Direct(file) => fill(file, &path, bytes),
-            Place::Stream => place::open_stream(&path).and_then(|mut stream| {
+            Destination::Direct(file) => fill(file, &path, bytes),
+            Destination::Stream => destination::open_stream(&path).and_then(|mut stream| {
                 // The earlier output of this process comes first.
                 io::stdout().flush()?;
                 stream.write_all(bytes)

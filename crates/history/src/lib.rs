@@ -48,6 +48,7 @@
 
 mod event;
 mod lines;
+mod log_files;
 mod merge;
 mod metrics;
 mod newest;
@@ -55,7 +56,6 @@ mod numbered;
 mod parse;
 mod reader;
 mod row;
-mod segments;
 mod serialize;
 mod time;
 mod writer;

@@ -15,8 +15,8 @@ use crate::{
     EVENTS, HistoryError, METRICS,
     event::EventRow,
     lines::{Line, LineReader},
+    log_files::{self, ClosedFile},
     row::MetricsRow,
-    segments::{self, Segment},
 };
 
 /// How many times a file that is renamed meanwhile is tried to be opened.
@@ -241,7 +241,7 @@ impl<R: DeserializeOwned> Log<R> {
             let Some(open) = &mut self.open else { return Ok(Next::Wait) };
             // Rows may have been written between the last read and the closing, so a closed file is
             // read once more.
-            open.is_closed = closed.iter().any(|segment| segment.last >= open.number);
+            open.is_closed = closed.iter().any(|file| file.last >= open.number);
             return Ok(if open.is_closed { Next::Read } else { Next::Wait });
         }
         let next = open.number + 1;
@@ -252,8 +252,8 @@ impl<R: DeserializeOwned> Log<R> {
         })
     }
 
-    fn list(&self) -> Result<(Vec<Segment>, Vec<Segment>), HistoryError> {
-        segments::list(&self.folder, self.name).map_err(HistoryError::read(&self.folder))
+    fn list(&self) -> Result<(Vec<ClosedFile>, Vec<ClosedFile>), HistoryError> {
+        log_files::list(&self.folder, self.name).map_err(HistoryError::read(&self.folder))
     }
 
     fn restart(&mut self) -> Result<Item<R>, HistoryError> {
@@ -267,7 +267,7 @@ impl<R: DeserializeOwned> Log<R> {
     fn open_file(&mut self, number: u64, offset: u64) -> Result<Opened, HistoryError> {
         for _ in 0..OPEN_ATTEMPTS {
             let (closed, _) = self.list()?;
-            let active = closed.last().map_or(1, |segment| segment.last + 1);
+            let active = closed.last().map_or(1, |file| file.last + 1);
             let number = match (number, closed.first()) {
                 (0, Some(first)) => first.first,
                 (0, None) => active,
@@ -276,7 +276,7 @@ impl<R: DeserializeOwned> Log<R> {
             let (path, is_closed, last) = if number >= active {
                 (self.folder.join(self.name), false, number)
             } else {
-                match closed.iter().find(|segment| segment.contains(number)) {
+                match closed.iter().find(|file| file.contains(number)) {
                     // In a merged file, only the beginning is a known position.
                     Some(file) if file.first == number && (offset == 0 || file.last == number) => {
                         (file.path.clone(), true, file.last)

@@ -12,9 +12,9 @@ use crate::{
     EVENTS, HistoryError,
     event::EventRow,
     lines::{self, Line, LineReader},
+    log_files::{self, ClosedFile, closed_path},
     merge::merge,
     row::MetricsRow,
-    segments::{self, Segment, closed_path},
 };
 
 /// The newest closed files are not thinned, because a reader that is a little behind reads them.
@@ -39,7 +39,7 @@ impl Limits {
 }
 
 /// The function that reduces the closed files if there are too many.
-type Thin = fn(&Path, &'static str, &[Segment]) -> io::Result<()>;
+type Thin = fn(&Path, &'static str, &[ClosedFile]) -> io::Result<()>;
 
 /// Appends to a log.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Writer {
         thin: Thin,
     ) -> Result<Self, HistoryError> {
         let path = folder.join(name);
-        let (_, covered) = segments::list(folder, name).map_err(HistoryError::read(folder))?;
+        let (_, covered) = log_files::list(folder, name).map_err(HistoryError::read(folder))?;
         for left_over in covered {
             fs::remove_file(&left_over.path).map_err(HistoryError::write(left_over.path))?;
         }
@@ -94,8 +94,8 @@ impl Writer {
         if !self.is_plain {
             return Ok(());
         }
-        let (closed, _) = segments::list(&self.folder, self.name)?;
-        let number = closed.last().map_or(1, |segment| segment.last + 1);
+        let (closed, _) = log_files::list(&self.folder, self.name)?;
+        let number = closed.last().map_or(1, |file| file.last + 1);
         fs::rename(self.path(), closed_path(&self.folder, self.name, number, number))?;
         self.file = lines::append_lines(&self.path())?;
         self.bytes = 0;
@@ -107,7 +107,7 @@ impl Writer {
         // If thinning fails, the files stay, and it is tried again when the next file is closed.
         let work = move || {
             let _stays =
-                segments::list(&folder, name).and_then(|(closed, _)| thin(&folder, name, &closed));
+                log_files::list(&folder, name).and_then(|(closed, _)| thin(&folder, name, &closed));
         };
         self.thinning = std::thread::Builder::new().name("history".into()).spawn(work).ok();
         Ok(())
@@ -127,9 +127,9 @@ impl Drop for Writer {
 pub(crate) fn thin_metrics(
     folder: &Path,
     name: &'static str,
-    closed: &[Segment],
+    closed: &[ClosedFile],
 ) -> io::Result<()> {
-    let span = |pair: &&[Segment]| pair[1].last - pair[0].first;
+    let span = |pair: &&[ClosedFile]| pair[1].last - pair[0].first;
     let old = &closed[..closed.len().saturating_sub(UNTOUCHED)];
     let Some([one, next]) = old.windows(2).min_by_key(span) else { return Ok(()) };
     let path = closed_path(folder, name, one.first, next.last);
@@ -141,7 +141,7 @@ pub(crate) fn thin_metrics(
     fs::remove_file(&next.path)
 }
 
-fn write_thinned(draft: &Path, sources: [&Segment; 2]) -> io::Result<()> {
+fn write_thinned(draft: &Path, sources: [&ClosedFile; 2]) -> io::Result<()> {
     let mut thinned = BufWriter::new(File::create(draft)?);
     let mut held: Option<MetricsRow> = None;
     let mut put = |row: &MetricsRow| thinned.write_all(&lines::line(row)?);
@@ -174,7 +174,7 @@ fn write_thinned(draft: &Path, sources: [&Segment; 2]) -> io::Result<()> {
 }
 
 /// Deletes the oldest file.
-fn delete_oldest(_: &Path, _: &'static str, closed: &[Segment]) -> io::Result<()> {
+fn delete_oldest(_: &Path, _: &'static str, closed: &[ClosedFile]) -> io::Result<()> {
     closed.first().map_or(Ok(()), |oldest| fs::remove_file(&oldest.path))
 }
 

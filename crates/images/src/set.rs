@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use data::{Batch, Collate, Column, Dataset, Values, Visit};
+use data::{Batch, Collate, Column, Dataset, Pass, Values};
 
 use crate::{ImagesError, Shape, mapped::Pixels};
 
@@ -150,23 +150,23 @@ impl Images {
     }
 
     /// Writes one image with each number black or white: white with the probability grey level / 255. The draws are
-    /// those of the visit.
+    /// those of the pass.
     ///
     /// # Panics
     /// If `out` has not the length of an image, or `index` is not below [`Images::len`].
-    pub fn binarize(&self, index: u32, visit: Visit, out: &mut [u8]) {
+    pub fn binarize(&self, index: u32, pass: Pass, out: &mut [u8]) {
         assert_eq!(out.len(), self.shape.bytes(), "as many numbers as an image has");
-        self.binarize_from(index, visit, 0, out);
+        self.binarize_from(index, pass, 0, out);
     }
 
     /// [`Images::binarize`] for a part of an image that starts at number `begin`, a multiple of four.
     ///
     /// # Panics
     /// If the image has fewer numbers, `begin` is not a multiple of four, or `index` is not below [`Images::len`].
-    pub fn binarize_from(&self, index: u32, visit: Visit, begin: usize, out: &mut [u8]) {
+    pub fn binarize_from(&self, index: u32, pass: Pass, begin: usize, out: &mut [u8]) {
         assert_eq!(begin % WORDS, 0, "a block is drawn at a time");
         let greys = &self.image(index)[begin..begin + out.len()];
-        let stream = visit.stream(index);
+        let stream = pass.stream(index);
         for (block, (grey, out)) in greys.chunks(WORDS).zip(out.chunks_mut(WORDS)).enumerate() {
             let words = stream.block((begin / WORDS + block) as u32);
             for ((word, grey), out) in words.into_iter().zip(grey).zip(out) {
@@ -177,13 +177,13 @@ impl Images {
         }
     }
 
-    /// All images with the visit's draws, black or white, in memory.
+    /// All images with the pass's draws, black or white, in memory.
     #[must_use]
-    pub fn binarized(&self, visit: Visit) -> Self {
+    pub fn binarized(&self, pass: Pass) -> Self {
         let bytes = self.shape.bytes();
         let mut drawn = vec![0; self.len() * bytes];
         for (index, image) in (0..self.count).zip(drawn.chunks_exact_mut(bytes)) {
-            self.binarize(index, visit, image);
+            self.binarize(index, pass, image);
         }
         Self { pixels: Arc::new(drawn.into()), ..self.clone() }
     }
@@ -290,7 +290,7 @@ mod tests {
         let mut whites = vec![0_u64; PIXELS];
         let mut drawn = [0; PIXELS];
         for epoch in 0..EPOCHS {
-            images.binarize(1, Visit::train(5, epoch), &mut drawn);
+            images.binarize(1, Pass::train(5, epoch), &mut drawn);
             for (count, pixel) in whites.iter_mut().zip(&drawn) {
                 assert!([0, 255].contains(pixel));
                 *count += u64::from(*pixel / 255);
@@ -308,26 +308,26 @@ mod tests {
     #[test]
     fn draws_depend_on_seed_visit_and_image() {
         let images = Images::new(SHAPE, vec![128; 3 * PIXELS], vec![0; 3]).unwrap();
-        let draw = |index, visit| {
+        let draw = |index, pass| {
             let mut drawn = [0; PIXELS];
-            images.binarize(index, visit, &mut drawn);
+            images.binarize(index, pass, &mut drawn);
             drawn
         };
-        let visit = Visit::train(0, 2);
-        assert_eq!(draw(1, visit), draw(1, visit));
+        let pass = Pass::train(0, 2);
+        assert_eq!(draw(1, pass), draw(1, pass));
         let others = [
-            draw(1, Visit::train(1, 2)),
-            draw(1, Visit::train(0, 0)),
-            draw(1, Visit::test(0)),
-            draw(0, visit),
+            draw(1, Pass::train(1, 2)),
+            draw(1, Pass::train(0, 0)),
+            draw(1, Pass::test(0)),
+            draw(0, pass),
         ];
-        assert!(others.iter().all(|other| *other != draw(1, visit)));
-        let (mut rest, visit) = ([0; 84], Visit::train(0, 2));
-        images.binarize_from(1, visit, 700, &mut rest);
-        assert_eq!(rest, draw(1, visit)[700..]);
+        assert!(others.iter().all(|other| *other != draw(1, pass)));
+        let (mut rest, pass) = ([0; 84], Pass::train(0, 2));
+        images.binarize_from(1, pass, 700, &mut rest);
+        assert_eq!(rest, draw(1, pass)[700..]);
         // Binarizing a binary image does not change it.
-        let drawn = images.binarized(Visit::test(3));
-        assert_eq!(drawn.image(2), drawn.binarized(Visit::test(0)).image(2));
+        let drawn = images.binarized(Pass::test(3));
+        assert_eq!(drawn.image(2), drawn.binarized(Pass::test(0)).image(2));
     }
 
     #[test]

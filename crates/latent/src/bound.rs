@@ -7,12 +7,12 @@
 use anyhow::Result;
 use data::{Batch, Domain, Stream};
 use images::Images;
-use indicatif::ProgressBar;
 use model::{Isa, noise};
 use vae::{Codec, Settings};
 
 use crate::{
-    output, threads,
+    progress::Progress,
+    threads,
     trained::{Latents, Trained},
 };
 
@@ -28,7 +28,7 @@ pub(crate) fn log_likelihoods(
 ) -> Result<Vec<f64>> {
     let latents = trained.encode(images)?;
     let share = images.len().div_ceil(threads::team().threads()).max(1);
-    let bar = output::progress("Sampling the likelihood", images.len());
+    let bar = Progress::new("Sampling the likelihood", images.len());
     let (parameters, config) = (&trained.parameters[..], &trained.options.model());
     let mut found = vec![0.0; images.len()];
     // Each thread multiplies its own matrices, so no thread waits for another.
@@ -42,7 +42,6 @@ pub(crate) fn log_likelihoods(
         }
         Ok(())
     });
-    ProgressBar::finish_and_clear(&bar);
     outcomes.into_iter().collect::<Result<()>>()?;
     Ok(found)
 }

@@ -7,7 +7,7 @@ use images::Images;
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
-use crate::{logistic::Logistic, output, pca::Pca, trained::Trained};
+use crate::{logistic::Logistic, pca::Pca, progress::Progress, trained::Trained};
 
 /// The numbers of labels to train with; at most the number of images.
 const LABELS: [usize; 3] = [100, 1_000, 60_000];
@@ -45,7 +45,7 @@ pub(crate) fn compare(
 
     let mut counts = LABELS.map(|count| count.min(mnist.train.len())).to_vec();
     counts.dedup();
-    let bar = output::progress("Reading features", 3 * counts.len());
+    let bar = Progress::new("Reading features", 3 * counts.len());
     let fit = |features: &Features, count: usize| {
         let count = count as i64;
         let x = features.train.narrow(0, 0, count);

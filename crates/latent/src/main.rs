@@ -1,7 +1,7 @@
 //! `vae`: inspects and uses a trained model.
 //!
 //! Each command has a file in `commands/`. The commands work on a [`trained::Trained`] model, which
-//! `trained.rs` finds and reads, and write whole files through `output.rs`. The mathematics is
+//! `trained.rs` finds and reads, and write whole files through `output.rs`; `progress.rs` shows how far they are. The mathematics is
 //! in `pca.rs`, `tsne.rs`, `mixture.rs`, `logistic.rs` and `bound.rs`, the file formats in `table/` and
 //! `onnx.rs`, users' own pictures in `drawing.rs`, drawing in the crate `picture`. Nothing
 //! here trains or uses a network.
@@ -18,6 +18,7 @@ mod mixture;
 mod onnx;
 mod output;
 mod pca;
+mod progress;
 mod protobuf;
 mod reference;
 mod scatter;

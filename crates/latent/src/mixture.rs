@@ -11,8 +11,9 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    input, output,
+    input,
     pca::floats,
+    progress::Progress,
     threads,
     trained::{Purpose, normals},
 };
@@ -57,7 +58,7 @@ impl Mixture {
             means: x.index_select(0, &starts),
             factors: covariance.linalg_cholesky(false).unsqueeze(0).repeat([k, 1, 1]),
         };
-        let bar = output::progress("Fitting the mixture", ITERATIONS_MAX);
+        let bar = Progress::new("Fitting the mixture", ITERATIONS_MAX);
         let mut last = f64::NEG_INFINITY;
         for _ in 0..ITERATIONS_MAX {
             let joint = mixture.joint(&x);

@@ -1,4 +1,4 @@
-//! The output of a command: whole files, printed lines, progress bars.
+//! The output of a command: whole files and printed lines.
 
 use std::{
     fs,
@@ -9,12 +9,10 @@ use std::{
         OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{ArgMatches, parser::ValueSource};
-use indicatif::{ProgressBar, ProgressStyle};
 
 /// Whether a file goes to standard output, as with `--output /dev/stdout`. Lines then go to standard
 /// error, because they would corrupt the file.
@@ -219,16 +217,6 @@ pub(crate) fn say(line: &str) {
 /// Prints a line on standard error.
 pub(crate) fn complain(line: &str) {
     let _closed = writeln!(io::stderr(), "{line}");
-}
-
-/// A progress bar of `steps` steps on standard error, if that is a terminal. It disappears when it is dropped.
-pub(crate) fn progress(what: &'static str, steps: usize) -> ProgressBar {
-    let bar = ProgressBar::new(steps as u64).with_message(what);
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar:.cyan/blue} {eta} left") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar.with_finish(indicatif::ProgressFinish::AndClear)
 }
 
 #[cfg(test)]

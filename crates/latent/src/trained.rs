@@ -14,7 +14,7 @@ use vae::Codec;
 use vae_options::VaeOptions;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{drawing, output, threads};
+use crate::{drawing, output, progress::Progress, threads};
 
 /// The link to the latest run, in the folder of the runs.
 const LATEST: &str = "latest";
@@ -153,7 +153,7 @@ impl Trained {
         let dim = self.dim();
         let len = images.len() * dim;
         let mut latents = Latents { dim, mean: vec![0.0; len], log_variance: vec![0.0; len] };
-        let bar = output::progress("Encoding", images.len());
+        let bar = Progress::new("Encoding", images.len());
         let Latents { mean, log_variance, .. } = &mut latents;
         let rows = mean.chunks_mut(BATCH * dim).zip(log_variance.chunks_mut(BATCH * dim));
         for (indices, (mean, log_variance)) in batches(images).zip(rows) {
@@ -336,8 +336,20 @@ fn find(place: &Path) -> Result<(PathBuf, Checkpoint)> {
     for (_, why) in &newest.damaged {
         output::complain(&format!("warning: skipped a damaged checkpoint: {why}"));
     }
-    newest.checkpoint.ok_or_else(|| match newest.damaged.len() {
+    let (path, checkpoint) = newest.checkpoint.ok_or_else(|| match newest.damaged.len() {
         0 => anyhow!("there is no checkpoint in {}: name one with --checkpoint", folder.display()),
         n => anyhow!("none of the {n} checkpoints in {} verifies", folder.display()),
-    })
+    })?;
+    output::complain(&format!("Using {}", without_link(&path, place).display()));
+    Ok((path, checkpoint))
+}
+
+/// A checkpoint's path in a run, with the run's own name instead of a link to it such as `runs/latest`.
+fn without_link(checkpoint: &Path, run: &Path) -> PathBuf {
+    let target = run.read_link().ok().zip(run.parent());
+    let inside = checkpoint.strip_prefix(run).ok();
+    match target.zip(inside) {
+        Some(((target, runs), inside)) => runs.join(target).join(inside),
+        None => checkpoint.into(),
+    }
 }

@@ -7,7 +7,7 @@
 use anyhow::{Context as _, Result, ensure};
 use bhtsne::{Neighbor, tSNE};
 
-use crate::{output, pca::Pca, threads};
+use crate::{pca::Pca, progress::Progress, threads};
 
 /// The approximate number of neighbours that a point has.
 const PERPLEXITY: f32 = 30.0;
@@ -41,7 +41,7 @@ pub(crate) fn embed(rows: &[f32], dim: usize) -> Result<Vec<f32>> {
     let first: Vec<f32> = first.into_iter().map(|x| x * SPREAD / deviation).collect();
     let perplexity = PERPLEXITY.min((count - 1) as f32 / REACH as f32).floor();
     let neighbors = neighbors(&points, REACH * perplexity as usize);
-    let bar = output::progress("Placing the latents", EPOCHS);
+    let bar = Progress::new("Placing the latents", EPOCHS);
     let descend = || {
         let mut tsne = tSNE::<f32, &[f32], 2>::new(&points);
         tsne.perplexity(perplexity)
@@ -63,7 +63,7 @@ pub(crate) fn embed(rows: &[f32], dim: usize) -> Result<Vec<f32>> {
 
 /// The `k` nearest other points of every point, the nearest first. Of equally near points, the first comes first.
 fn neighbors(points: &[&[f32]], k: usize) -> Vec<Vec<Neighbor<f32>>> {
-    let bar = output::progress("Looking for neighbours", points.len());
+    let bar = Progress::new("Looking for neighbours", points.len());
     let columns = Columns::of(points);
     let of = |index: usize| {
         let found = columns.nearest(points[index], index, k);

@@ -42,6 +42,19 @@ pub fn told(error: &(dyn Error + 'static)) -> String {
     }
 }
 
+/// Why something failed, in a few words: the limit that caused the error, else its innermost cause.
+#[must_use]
+pub fn cause(error: &(dyn Error + 'static)) -> String {
+    let innermost = || {
+        let mut innermost = error;
+        while let Some(deeper) = innermost.source() {
+            innermost = deeper;
+        }
+        innermost.to_string()
+    };
+    explain(error).unwrap_or_else(innermost)
+}
+
 /// The limit that caused an error, and what to do about it; none if no limit caused it.
 #[must_use]
 pub fn explain(error: &(dyn Error + 'static)) -> Option<String> {

@@ -30,7 +30,7 @@ pub use autograd::{Autograd, Inputs};
 /// The description of a data set: named files with their digests.
 pub use config::{FileEntry, Manifest};
 pub use data::{
-    Batch, Collate, Column, Columns, Dataset, Domain, Files, Splits, Stream, Text, Values, Visit,
+    Batch, Collate, Column, Columns, Dataset, Domain, Files, Pass, Splits, Stream, Text, Values,
     local,
 };
 pub use images;

@@ -52,6 +52,19 @@ pub fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, E
     command.try_get_matches_from(all).map_err(|error| with_place(error, &table, &file))
 }
 
+/// The command that [`print_on_request`] carries out, for the program's help and manual.
+#[must_use]
+pub fn command() -> Command {
+    let flags = Arg::new("flags").help("The program's own flags").value_name("FLAGS");
+    let flags = flags.num_args(0..).trailing_var_arg(true).allow_hyphen_values(true);
+    let print = Command::new(PRINT[1]).about("Print these flags and the defaults of all others");
+    Command::new(PRINT[0])
+        .about("Print a file for --config")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(print.arg(flags))
+}
+
 /// Prints the values of the arguments as a file, if the arguments begin with `config print`. The program
 /// then ends with the returned exit code.
 pub fn print_on_request(command: Command, arguments: &[OsString]) -> Option<ExitCode> {

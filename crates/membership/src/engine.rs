@@ -18,7 +18,7 @@ use self::{ending::Ending, forming::FailedGenerations, timeouts::Pace};
 use crate::{
     Command, Event, Failure, Fingerprint, Join, Loss, Outcome, Position, Progress, ReadyCause,
     Refusal, WorkerId,
-    roster::{Place, Roster},
+    roster::{Activity, Roster},
 };
 
 /// The settings of a run for the engine.
@@ -310,7 +310,7 @@ impl Engine {
         let Some(slot) = self.roster.remove(worker) else { return Vec::new() };
         match self.state {
             State::Persisting { by, .. } if by == worker => self.after_persisting(now),
-            State::Running { .. } if slot.place == Place::Member => self.break_generation(now),
+            State::Running { .. } if slot.place == Activity::Member => self.break_generation(now),
             State::Running { .. } => self.without_one(now),
             State::Gathering { .. } | State::Settling { .. } => self.form(now),
             State::Persisting { .. } | State::Ended => Vec::new(),
@@ -329,12 +329,12 @@ impl Engine {
         let Some(slot) = self.roster.get_mut(worker) else { return Vec::new() };
         slot.leaving = true;
         match (self.state, slot.place) {
-            (State::Running { .. }, Place::Member) => self.pause(),
+            (State::Running { .. }, Activity::Member) => self.pause(),
             // This worker has already paused or completed; the other members will do so soon.
-            (State::Running { .. }, Place::Ready(_)) if slot.proven && slot.rank.is_some() => {
+            (State::Running { .. }, Activity::Ready(_)) if slot.proven && slot.rank.is_some() => {
                 Vec::new()
             }
-            (State::Running { .. }, _) | (_, Place::Loading | Place::Fetching { .. }) => {
+            (State::Running { .. }, _) | (_, Activity::Loading | Activity::Fetching { .. }) => {
                 let mut commands = vec![Command::Dismiss(worker)];
                 commands.extend(self.lost(worker, now));
                 commands
@@ -353,10 +353,10 @@ impl Engine {
     ) -> Vec<Command> {
         let Some(slot) = self.roster.get_mut(worker) else { return Vec::new() };
         slot.last_seen = now;
-        let was_at = mem::replace(&mut slot.place, Place::Ready(position));
-        let was_member = was_at == Place::Member;
+        let was_at = mem::replace(&mut slot.place, Activity::Ready(position));
+        let was_member = was_at == Activity::Member;
         match cause {
-            ReadyCause::AsTold => slot.proven |= matches!(was_at, Place::Fetching { .. }),
+            ReadyCause::AsTold => slot.proven |= matches!(was_at, Activity::Fetching { .. }),
             ReadyCause::NotFetched(reason) => {
                 if let Some(donor) = self.blamed_donor(worker, was_at) {
                     return self.evict(donor, Loss::Isolated(reason), now);
@@ -400,7 +400,8 @@ impl Engine {
     }
 
     fn failed(&mut self, worker: WorkerId, failure: Failure, now: Duration) -> Vec<Command> {
-        let is_loading = self.roster.get(worker).is_some_and(|slot| slot.place == Place::Loading);
+        let is_loading =
+            self.roster.get(worker).is_some_and(|slot| slot.place == Activity::Loading);
         if is_loading && self.has_begun() && failure.state_intact {
             // Only the new worker is evicted; the members train on.
             return self.evict(worker, Loss::Unable(failure.message), now);

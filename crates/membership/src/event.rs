@@ -133,8 +133,8 @@ pub enum Loss {
     /// The other members waited for the worker for the given time.
     #[error("the others waited for it for {:.1} s", .0.as_secs_f64())]
     Stalled(Duration),
-    /// The worker did not do what the coordinator asked for within the given time.
-    #[error("it did not do what it was told within {:.1} s", .0.as_secs_f64())]
+    /// The worker did not carry out a command of the coordinator within the given time.
+    #[error("it did not carry out a command within {:.1} s", .0.as_secs_f64())]
     Unresponsive(Duration),
     /// The worker could not fetch the run's state.
     #[error("it could not fetch the run's state ({0})")]

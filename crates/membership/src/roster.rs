@@ -26,7 +26,7 @@ pub(crate) struct Slot {
     fingerprint: Fingerprint,
     memory_domain: Option<String>,
     pub(crate) last_seen: Duration,
-    pub(crate) place: Place,
+    pub(crate) place: Activity,
     /// The worker's last heartbeat, and when its step last changed.
     pub(crate) progress: Option<(Progress, Duration)>,
     /// Whether the worker has computed in a generation or fetched a state. The run waits for an
@@ -42,7 +42,7 @@ pub(crate) struct Slot {
 
 /// What a worker is doing for the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Place {
+pub(crate) enum Activity {
     /// Loading its data set and model; the worker reports when it is ready.
     Loading,
     /// In no generation, with this state.
@@ -61,7 +61,7 @@ pub(crate) enum Place {
 impl Slot {
     pub(crate) fn position(&self) -> Option<Position> {
         match self.place {
-            Place::Ready(position) => Some(position),
+            Activity::Ready(position) => Some(position),
             _ => None,
         }
     }
@@ -113,7 +113,7 @@ impl Roster {
     /// Admits a member of the current generation again.
     pub(crate) fn adopt(&mut self, worker: WorkerId, join: &Join, rank: Rank, now: Duration) {
         let slot = Slot::new(join, Some(rank), now);
-        self.slots.insert(worker, Slot { place: Place::Member, proven: true, ..slot });
+        self.slots.insert(worker, Slot { place: Activity::Member, proven: true, ..slot });
     }
 
     /// Gives free ranks that are not in `reserved` to ready spares. A spare gets the rank that it
@@ -169,12 +169,12 @@ impl Roster {
 
     /// Whether any worker computes in the current generation.
     pub(crate) fn has_members(&self) -> bool {
-        self.slots.values().any(|slot| slot.place == Place::Member)
+        self.slots.values().any(|slot| slot.place == Activity::Member)
     }
 
     /// The workers that compute in the current generation, in rank order.
     pub(crate) fn members(&self) -> Vec<WorkerId> {
-        self.in_rank_order(|slot| slot.place == Place::Member)
+        self.in_rank_order(|slot| slot.place == Activity::Member)
     }
 
     /// The workers that have a rank and fulfil a condition, in rank order.
@@ -201,7 +201,7 @@ impl Roster {
     pub(crate) fn fetches(&self) -> BTreeMap<WorkerId, usize> {
         let mut fetches = BTreeMap::new();
         for slot in self.slots.values() {
-            if let Place::Fetching { donor, .. } = slot.place {
+            if let Activity::Fetching { donor, .. } = slot.place {
                 *fetches.entry(donor).or_default() += 1;
             }
         }
@@ -235,7 +235,7 @@ impl Roster {
                 let progress =
                     slot.position().map(|s| Progress { step: s.step, phase: Phase::Connecting });
                 slot.progress = progress.map(|progress| (progress, now));
-                (slot.place, slot.proven, slot.failed_fetches) = (Place::Member, true, 0);
+                (slot.place, slot.proven, slot.failed_fetches) = (Activity::Member, true, 0);
                 slot.failed_recipients.clear();
                 Some(Member { worker, rank: slot.rank?, shards: *shards })
             })
@@ -261,7 +261,7 @@ impl Slot {
             fingerprint: join.fingerprint.clone(),
             memory_domain: join.memory_domain.clone(),
             last_seen: now,
-            place: Place::Loading,
+            place: Activity::Loading,
             progress: None,
             proven: false,
             leaving: false,

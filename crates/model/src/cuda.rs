@@ -18,7 +18,7 @@ use self::driver::Driver;
 pub use self::{
     driver::open_library,
     gpu::{Arguments, Gpu, Graph, Kernel, Module},
-    memory::{Buffer, Event, Pinned, Place, Plain},
+    memory::{Buffer, Event, GpuAddress, Pinned, Plain},
     meter::{Time, Timed, Traffic},
     registered::Registered,
 };

@@ -66,7 +66,7 @@ impl Stop {
     }
 
     /// The signals that are handled: all, but not SIGHUP if it was ignored.
-    fn heeded() -> impl Iterator<Item = Self> {
+    fn handled() -> impl Iterator<Item = Self> {
         let ignores_hangup = HANGUP_IGNORED.load(Ordering::Relaxed);
         Self::ALL.into_iter().filter(move |stop| *stop != Self::Hangup || !ignores_hangup)
     }
@@ -78,7 +78,7 @@ impl Stop {
 /// The error of the system.
 pub fn install() -> io::Result<()> {
     HANGUP_IGNORED.store(is_ignored(SIGHUP), Ordering::Relaxed);
-    for stop in Stop::heeded() {
+    for stop in Stop::handled() {
         let code = i32::from(stop.exit_code());
         flag::register_conditional_shutdown(stop.number(), code, &ENDS_AT_ONCE)?;
     }
@@ -110,14 +110,14 @@ impl Drop for Listening {
     }
 }
 
-/// Calls `heed`, on a new thread, with each signal that comes from now on. A second call means that a person
+/// Calls `handle`, on a new thread, with each signal that comes from now on. A second call means that a person
 /// wants an immediate end. A login session that ends sends several signals; so a SIGHUP after another
 /// signal is not passed on, nor is the first other signal after a SIGHUP.
 ///
 /// # Errors
 /// The error of the system.
-pub fn listen(mut heed: impl FnMut(Stop) + Send + 'static) -> io::Result<Listening> {
-    let mut signals = Signals::new(Stop::heeded().map(Stop::number))?;
+pub fn listen(mut handle: impl FnMut(Stop) + Send + 'static) -> io::Result<Listening> {
+    let mut signals = Signals::new(Stop::handled().map(Stop::number))?;
     let listening = Listening(signals.handle());
     ENDS_AT_ONCE.store(false, Ordering::SeqCst);
     let mut seen = Seen::default();
@@ -125,7 +125,7 @@ pub fn listen(mut heed: impl FnMut(Stop) + Send + 'static) -> io::Result<Listeni
         for number in signals.forever() {
             if let Some(stop) = Stop::of(number).filter(|stop| seen.is_news(*stop, Instant::now()))
             {
-                heed(stop);
+                handle(stop);
             }
         }
     };

@@ -106,7 +106,7 @@ impl<L> Door<L> {
         self.inside.fetch_add(1, Ordering::Relaxed);
         let deadline = Box::pin(tokio::time::sleep(SILENCE_MAX));
         let silence = Some(Silence { bytes: 0, deadline, told });
-        Guest { stream, silence, _place: Place(Arc::clone(&self.inside)) }
+        Guest { stream, silence, _place: Permit(Arc::clone(&self.inside)) }
     }
 }
 
@@ -153,9 +153,9 @@ where
 
 /// The place of an open connection; dropping it frees the place.
 #[derive(Debug)]
-struct Place(Arc<AtomicUsize>);
+struct Permit(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -186,7 +186,7 @@ pub struct Guest<T> {
     stream: T,
     /// None once the peer has sent enough bytes.
     silence: Option<Silence>,
-    _place: Place,
+    _place: Permit,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Guest<T> {

@@ -31,7 +31,7 @@ pub fn malformed(malformed: &Malformed) -> Status {
 pub fn version(theirs: u32) -> Status {
     let message = format!(
         "this coordinator speaks protocol version {PROTOCOL_VERSION}, the worker {theirs}: \
-         use binaries of one build"
+         use programs of one build"
     );
     Status::new(Code::FailedPrecondition, message)
 }

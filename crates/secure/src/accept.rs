@@ -14,7 +14,7 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::{
     connection::{Connection, Connections},
-    refusal::{self, Refusal},
+    rejection::{self, Rejection},
     security::HANDSHAKE_TIMEOUT,
     stream::{Side, Stream},
     tls::Tls,
@@ -75,14 +75,14 @@ async fn take_in<S>(
         };
         let peer = socket.connect_info().remote_addr();
         let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
-            refusal::log(peer, &Refusal::because("too many handshakes are under way"));
+            rejection::log(peer, &Rejection::because("too many handshakes are under way"));
             continue;
         };
         let (tls, accepted) = (tls.clone(), accepted.clone());
         tokio::spawn(async move {
             match greet(socket, &tls).await {
                 Ok(stream) => drop(accepted.send(Ok(Connection::new(stream))).await),
-                Err(error) => refusal::log(peer, &error),
+                Err(error) => rejection::log(peer, &error),
             }
             drop(permit);
         });
@@ -98,7 +98,7 @@ where
         Ok(stream) => Ok(Stream::tls(stream.into())),
         Err((error, socket)) => {
             let _gone = timeout(CLOSE_TIMEOUT, part(socket)).await;
-            Err(refusal::explain(error))
+            Err(rejection::explain(error))
         }
     }
 }

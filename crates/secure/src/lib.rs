@@ -14,7 +14,7 @@ mod address;
 pub mod authority;
 pub mod connection;
 pub mod local;
-mod refusal;
+mod rejection;
 mod secret;
 mod security;
 mod stream;
@@ -23,7 +23,7 @@ mod token;
 mod viewers;
 
 pub use address::{Address, ParseAddressError, host_and_port};
-pub use refusal::turned_away;
+pub use rejection::turned_away;
 pub use secret::{Key, SECRET_BYTES, Secret};
 pub use security::{Exposed, Security, SetUpError};
 pub use stream::Stream;
@@ -31,8 +31,9 @@ pub use tls::{TlsError, prefer_ring};
 pub use token::{Bearer, Doorkeeper, TokenError, TokenKind};
 pub use viewers::{Viewers, ViewersError};
 
-/// The hint for a person whose connection without TLS failed.
-pub const TLS_HINT: &str = "; if it speaks TLS, give --tls-dir";
+/// The hint for a person whose connection without TLS broke before there was an answer.
+pub const NO_ANSWER_HINT: &str = "; check that this is the coordinator's port, not the board's, and if it speaks TLS, give \
+                                  --tls-dir";
 
 /// A channel whose calls carry the join token.
 pub type Authorized =

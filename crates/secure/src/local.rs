@@ -14,7 +14,7 @@ use std::io;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::{Stream, StreamExt as _, wrappers::UnixListenerStream};
 
-use crate::{Address, refusal};
+use crate::{Address, rejection};
 
 /// Listens for processes of this machine that connect to `address` by a local socket.
 ///
@@ -42,7 +42,7 @@ pub fn incoming(
         let Ok(stream) = accepted else { return true };
         let checked = check(stream);
         if let Err(error) = &checked {
-            refusal::turned_away(&format!("a process on this machine: {error}"));
+            rejection::turned_away(&format!("a process on this machine: {error}"));
         }
         checked.is_ok()
     })

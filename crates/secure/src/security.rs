@@ -25,7 +25,7 @@ use crate::{
     Address, Authorized, Bearer, Doorkeeper, ParseAddressError, TlsError, TokenError, accept,
     authority::certs,
     connection::{self, BoxFuture, Connection, Connections, Opener},
-    refusal::{self, Refusal},
+    rejection::{self, Rejection},
     stream::{Side, Stream},
     tls::Tls,
     token::{Token, TokenKind},
@@ -284,11 +284,11 @@ impl Security {
         Doorkeeper::new(self.token.as_ref())
     }
 
-    /// The reason of a refusal, for which a person has to change something; none for errors that may
+    /// The reason of a rejection, for which a person has to change something; none for errors that may
     /// pass with time.
     #[must_use]
     pub fn refused(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-        refusal::refusal(error).map(ToString::to_string)
+        rejection::rejection(error).map(ToString::to_string)
     }
 
     /// Opens an outgoing connection to `to` with `open`, and verifies the peer. When this returns, the
@@ -304,7 +304,7 @@ impl Security {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        self.permit("the address", to).map_err(Refusal::because)?;
+        self.permit("the address", to).map_err(Rejection::because)?;
         let socket = open.await?;
         let Some(tls) = &self.tls else { return Ok(Stream::plain(socket, Side::Client)) };
         let handshake = async {
@@ -319,7 +319,7 @@ impl Security {
         };
         match timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => Ok(Stream::tls(stream.into())),
-            Ok(Err(error)) => Err(refusal::explain(error)),
+            Ok(Err(error)) => Err(rejection::explain(error)),
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time")),
         }
     }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-use crate::refusal::{self, Refusal};
+use crate::rejection::{self, Rejection};
 
 /// The first byte from a peer that uses TLS: an alert or a handshake. HTTP/2 begins with
 /// neither.
@@ -69,9 +69,9 @@ where
         if !buffer.filled().get(before).is_some_and(|first| TLS_RECORDS.contains(first)) {
             return Poll::Ready(Ok(()));
         }
-        let error = Refusal::because(refusal::TLS);
+        let error = Rejection::because(rejection::TLS);
         if side == Some(Side::Server) {
-            refusal::log(socket.connect_info().remote_addr(), &error);
+            rejection::log(socket.connect_info().remote_addr(), &error);
         }
         Poll::Ready(Err(error))
     }

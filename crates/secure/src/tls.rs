@@ -20,7 +20,7 @@ use tokio_rustls::rustls::{
     version::TLS13,
 };
 
-use crate::{Address, authority::certs, refusal};
+use crate::{Address, authority::certs, rejection};
 
 /// The names of the files in a `--tls-dir`, as in a TLS secret of Kubernetes.
 pub(crate) const CA_FILE: &str = "ca.crt";
@@ -129,7 +129,7 @@ impl Tls {
         let path = self.0.folder.join(CERTIFICATE_FILE);
         ParsedCertificate::try_from(&loaded.certificate)
             .and_then(|certificate| verify_server_name(&certificate, address.name()))
-            .map_err(|error| TlsError::Unusable { path, reason: refusal::own(&error) })
+            .map_err(|error| TlsError::Unusable { path, reason: rejection::own(&error) })
     }
 
     /// The current files, or the last usable ones. So certificates can be renewed while a run goes
@@ -163,7 +163,8 @@ fn load(folder: &Path) -> Result<Loaded, TlsError> {
     let roots = Arc::new(roots(&folder.join(CA_FILE))?);
     let path = folder.join(CERTIFICATE_FILE);
     let chain = certificates(&path)?;
-    let unusable = |error| TlsError::Unusable { path: path.clone(), reason: refusal::own(&error) };
+    let unusable =
+        |error| TlsError::Unusable { path: path.clone(), reason: rejection::own(&error) };
     let verifier = verifier(&roots).map_err(unusable)?;
     let now = UnixTime::now();
     check(&*verifier, &chain, now).map_err(unusable)?;
@@ -207,7 +208,7 @@ fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     for certificate in certificates(path)? {
         roots.add(certificate).map_err(|error| TlsError::Unusable {
             path: path.to_owned(),
-            reason: refusal::own(&error),
+            reason: rejection::own(&error),
         })?;
     }
     Ok(roots)
@@ -273,7 +274,7 @@ pub(crate) fn check_issued(ca: &Path, pem: &[u8], when: SystemTime) -> Result<()
     let when = when.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     verifier(&Arc::new(roots(ca)?))
         .and_then(|verifier| check(&*verifier, &chain, UnixTime::since_unix_epoch(when)))
-        .map_err(|error| TlsError::Unusable { path: ca.to_owned(), reason: refusal::own(&error) })
+        .map_err(|error| TlsError::Unusable { path: ca.to_owned(), reason: rejection::own(&error) })
 }
 
 /// Whether a PEM text has certificates, and all of them contain a name.

@@ -19,7 +19,7 @@ use tonic::{
     service::Interceptor,
 };
 
-use crate::{authority::certs, hex, refusal};
+use crate::{authority::certs, hex, rejection};
 
 /// The header that the token travels in.
 const HEADER: &str = "authorization";
@@ -170,7 +170,7 @@ impl Interceptor for Doorkeeper {
             Some(_) => "wrong join token: give the coordinator's token with --token-file",
             None => "no join token: give the coordinator's token with --token-file",
         };
-        refusal::turned_away(message);
+        rejection::turned_away(message);
         Err(Status::unauthenticated(message))
     }
 }

@@ -14,7 +14,7 @@
 mod cause;
 mod error;
 mod mirror;
-mod place;
+mod remote;
 mod store;
 
 pub use error::StoreError;

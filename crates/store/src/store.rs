@@ -10,7 +10,7 @@ use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt as _, PutMode, PutOptions, WriteMultipart};
 use tokio_stream::StreamExt as _;
 
-use crate::place::Place;
+use crate::remote::Remote;
 use crate::{StoreError, cause};
 
 /// The name of the run's configuration, as in a run directory.
@@ -30,7 +30,7 @@ const PARTS: usize = 2;
 #[derive(Clone, Debug)]
 pub struct Store {
     url: String,
-    place: Place,
+    remote: Remote,
 }
 
 /// The newest checkpoint in a store that verifies, and the newer ones that do not.
@@ -48,7 +48,7 @@ impl Store {
     /// # Errors
     /// A URL that names no folder in a store, or settings in the environment that cannot be used.
     pub fn open(url: &str) -> Result<Store, StoreError> {
-        Ok(Store { url: url.trim_end_matches('/').to_owned(), place: Place::open(url)? })
+        Ok(Store { url: url.trim_end_matches('/').to_owned(), remote: Remote::open(url)? })
     }
 
     /// The URL of the folder, without a final slash.
@@ -62,7 +62,7 @@ impl Store {
     /// No bucket, no credentials, no permission, no answer.
     pub fn steps(&self) -> Result<Vec<u64>, StoreError> {
         let listed = self.ask("list", &self.url, async {
-            self.place.objects.list_with_delimiter(Some(&self.place.folder)).await
+            self.remote.objects.list_with_delimiter(Some(&self.remote.folder)).await
         })?;
         let names = listed.objects.iter().filter_map(|object| object.location.filename());
         let mut steps: Vec<u64> = names.filter_map(step_of).collect();
@@ -76,7 +76,7 @@ impl Store {
     /// As [`Store::steps`].
     pub fn config(&self) -> Result<Option<Vec<u8>>, StoreError> {
         let read = self.ask("read", &self.object(CONFIG), async {
-            match self.place.objects.get(&self.key(CONFIG)).await {
+            match self.remote.objects.get(&self.key(CONFIG)).await {
                 Ok(found) => Ok(Some(found.bytes().await?.to_vec())),
                 Err(object_store::Error::NotFound { .. }) => Ok(None),
                 Err(error) => Err(error),
@@ -94,7 +94,7 @@ impl Store {
         let (object, key) = (self.object(CONFIG), self.key(CONFIG));
         let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let claimed = self.ask("store", &object, async {
-            match self.place.objects.put_opts(&key, config.to_vec().into(), create).await {
+            match self.remote.objects.put_opts(&key, config.to_vec().into(), create).await {
                 Ok(_) => Ok(Some(true)),
                 Err(object_store::Error::AlreadyExists { .. }) => Ok(Some(false)),
                 Err(object_store::Error::NotImplemented { .. }) => Ok(None),
@@ -116,7 +116,7 @@ impl Store {
     /// As [`Store::steps`].
     pub fn put_config(&self, config: &[u8]) -> Result<(), StoreError> {
         self.ask("store", &self.object(CONFIG), async {
-            self.place.objects.put(&self.key(CONFIG), config.to_vec().into()).await
+            self.remote.objects.put(&self.key(CONFIG), config.to_vec().into()).await
         })?;
         Ok(())
     }
@@ -138,7 +138,7 @@ impl Store {
             (&mut source).take(PART_BYTES as u64).read_to_end(&mut bytes).map_err(unreadable)?;
             Ok::<_, StoreError>(bytes)
         };
-        let (objects, key) = (&self.place.objects, self.key(&name));
+        let (objects, key) = (&self.remote.objects, self.key(&name));
         self.block_on(async {
             let first = part()?;
             if first.len() < PART_BYTES {
@@ -181,7 +181,7 @@ impl Store {
         for step in old.into_iter().filter(|step| *step != stored) {
             let name = file_name(step);
             self.ask("delete", &self.object(&name), async {
-                match self.place.objects.delete(&self.key(&name)).await {
+                match self.remote.objects.delete(&self.key(&name)).await {
                     Err(object_store::Error::NotFound { .. }) => Ok(()),
                     result => result,
                 }
@@ -203,7 +203,7 @@ impl Store {
         };
         let mut incoming = into.receive(step)?;
         self.block_on(async {
-            let found = self.place.objects.get(&self.key(&name)).await.map_err(failed)?;
+            let found = self.remote.objects.get(&self.key(&name)).await.map_err(failed)?;
             let mut pieces = found.into_stream();
             while let Some(piece) = pieces.next().await {
                 incoming.write_all(&piece.map_err(failed)?).map_err(|source| {
@@ -238,7 +238,7 @@ impl Store {
     }
 
     fn key(&self, name: &str) -> Key {
-        self.place.folder.clone().join(name)
+        self.remote.folder.clone().join(name)
     }
 
     /// The URL of an object in the folder.
@@ -278,7 +278,7 @@ impl Store {
         mut cause: String,
         is_answer: bool,
     ) -> StoreError {
-        if let (Some(hint), false) = (self.place.hint, is_answer) {
+        if let (Some(hint), false) = (self.remote.hint, is_answer) {
             cause = format!("{hint} ({cause})");
         }
         StoreError::Failed { action, object: object.to_owned(), cause }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use collective::{AllReduce, Control, Digest, Kind, Node, Round, Step, Tally};
-use data::{Batch, Dataset, Visit};
+use data::{Batch, Dataset, Pass};
 use model::{Finished, Isa, Model, ModelError, Resident, WholeStep, resident::AHEAD};
 
 use crate::{Ended, Observer, StepSummary, TrainError, Trainer, device_failure, observer};
@@ -164,10 +164,10 @@ impl<D: Dataset> Trainer<D> {
         let contexts: Vec<_> = shards.clone().map(|shard| self.context(step, shard)).collect();
         let Self { settings, schedule, data, model, .. } = self;
         let first = schedule.positions(position.step, shards.start).start;
-        let visit = Visit::train(settings.seed, position.epoch);
+        let pass = Pass::train(settings.seed, position.epoch);
         let batch = |shard| {
             let indices = &order[schedule.positions(position.step, shard)];
-            Batch { data: &data.train, indices, visit }
+            Batch { data: &data.train, indices, pass }
         };
         let shards: Vec<_> = shards.map(batch).zip(contexts).collect();
         let counted = |(batch, _): &(Batch<'_, D>, _)| Tally {

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use collective::Digest;
 use config::Manifest;
-use data::{Batch, Dataset, Domain, Splits, Stream, Visit};
+use data::{Batch, Dataset, Domain, Pass, Splits, Stream};
 use model::{Model, ModelError, StepContext, Sums, cuda::GpuError};
 use thiserror::Error;
 use xxhash_rust::xxh3::Xxh3;
@@ -157,7 +157,7 @@ pub fn probe<D: Dataset>(
     model.initialise(seed, &mut parameters);
     let mut gradient = vec![0.0; parameters.len()];
     let indices: Vec<u32> = (0..train.count().min(PROBE_EXAMPLES)).collect();
-    let batch = Batch { data: train, indices: &indices, visit: Visit::train(seed, 0) };
+    let batch = Batch { data: train, indices: &indices, pass: Pass::train(seed, 0) };
     let context = StepContext::alone(Stream::new(seed, Domain::Noise, 0, 0));
     let sums = model.gradient(&parameters, &batch, &context, &mut gradient)?;
     crashpoint::flip!("trainer.probe", &mut gradient);
@@ -207,7 +207,7 @@ impl<'a, D: Dataset> Check<'a, D> {
         let Self { model, data, seed, parameters } = self;
         for (part, set) in [("training", &data.train), ("test", &data.test)] {
             let index = set.count().saturating_sub(1);
-            let batch = Batch { data: set, indices: &[index], visit: Visit::test(*seed) };
+            let batch = Batch { data: set, indices: &[index], pass: Pass::test(*seed) };
             let random = Stream::new(*seed, Domain::Evaluation, 0, 0);
             attempt(
                 || model.evaluate(parameters, &batch, random),
@@ -220,7 +220,7 @@ impl<'a, D: Dataset> Check<'a, D> {
     fn gradient(&mut self, indices: &[u32], draw: u64) -> Result<Computed, Mistake> {
         let Self { model, data, seed, parameters } = self;
         let mut gradient = vec![0.0; parameters.len()];
-        let batch = Batch { data: &data.train, indices, visit: Visit::train(*seed, 0) };
+        let batch = Batch { data: &data.train, indices, pass: Pass::train(*seed, 0) };
         let context = StepContext::alone(Stream::new(*seed, Domain::Noise, draw, 0));
         let compute = || model.gradient(parameters, &batch, &context, &mut gradient);
         let sums = attempt(compute, Mistake::Gradient)?;
@@ -229,7 +229,7 @@ impl<'a, D: Dataset> Check<'a, D> {
 
     fn evaluate(&mut self, indices: &[u32], draw: u64) -> Result<Sums, Mistake> {
         let Self { model, data, seed, parameters } = self;
-        let batch = Batch { data: &data.train, indices, visit: Visit::train(*seed, 0) };
+        let batch = Batch { data: &data.train, indices, pass: Pass::train(*seed, 0) };
         let random = Stream::new(*seed, Domain::Evaluation, draw, 0);
         attempt(|| model.evaluate(parameters, &batch, random), Mistake::Gradient)
     }

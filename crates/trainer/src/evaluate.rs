@@ -2,7 +2,7 @@
 //! [`Evaluation`] computes them in one process, from the parameters alone.
 
 use collective::{AllReduce, Contribution, Kind, Node, ShardRange, Tally};
-use data::{Batch, Dataset, Domain, Stream, Visit};
+use data::{Batch, Dataset, Domain, Pass, Stream};
 use model::{Model, ModelError, Sums};
 
 use crate::{Settings, TrainError, Trainer, ahead::resident};
@@ -60,7 +60,7 @@ impl<D: Dataset> Evaluation<'_, D> {
             slices[shard as usize].iter().map(|index| self.first + index).collect();
         let mut tally = Tally::default();
         for indices in indices.chunks(EVALUATION_BATCH) {
-            let batch = Batch { data: self.test, indices, visit: Visit::test(self.seed) };
+            let batch = Batch { data: self.test, indices, pass: Pass::test(self.seed) };
             let noise = Stream::new(self.seed, Domain::Evaluation, self.step, indices[0]);
             let sums = evaluate(&batch, noise)?;
             let (examples, index_sum) = (batch.len() as u64, batch.index_sum());

@@ -3,7 +3,7 @@
 use std::{mem, sync::Arc};
 
 use collective::{Node, Tally, plan};
-use data::{Batch, Dataset, Visit};
+use data::{Batch, Dataset, Pass};
 use model::ModelError;
 
 use crate::{Trainer, ahead::resident};
@@ -45,8 +45,8 @@ impl<D: Dataset> Trainer<D> {
         let position = self.schedule.locate(self.replica.step());
         let order = self.order_of(position.epoch);
         let indices = &order[self.schedule.positions(position.step, shard)];
-        let visit = Visit::train(self.settings.seed, position.epoch);
-        let batch = Batch { data: &self.data.train, indices, visit };
+        let pass = Pass::train(self.settings.seed, position.epoch);
+        let batch = Batch { data: &self.data.train, indices, pass };
         let context = self.context(self.replica.step(), shard);
         let sums = match self.replica.parameters() {
             Some(parameters) => self.model.gradient(parameters, &batch, &context, gradient)?,

@@ -111,4 +111,4 @@ pub(crate) use barrier::Contributed;
 pub use exchange::{Abort, Shm};
 pub use rendezvous::{ParseRendezvousError, RENDEZVOUS_BYTES_MAX, Rendezvous};
 pub use segment::{Segment, SegmentError};
-pub use takeover::{ParsePlaceError, Place, Takeover, TakeoverError};
+pub use takeover::{ParseStatePlaceError, StatePlace, Takeover, TakeoverError};

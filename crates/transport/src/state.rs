@@ -180,9 +180,9 @@ async fn open(
     run_id: &str,
     memory_domain: String,
 ) -> Result<(StateHeader, Inbound<StateFrame>), FetchError> {
-    let patience = SNAPSHOT_TIMEOUT + FRAME_TIMEOUT;
-    let asked = tokio::time::timeout(patience, ask(source, run_id, memory_domain)).await;
-    let mut inbound = asked.map_err(|_| FetchError::Silent(patience))??;
+    let timeout = SNAPSHOT_TIMEOUT + FRAME_TIMEOUT;
+    let asked = tokio::time::timeout(timeout, ask(source, run_id, memory_domain)).await;
+    let mut inbound = asked.map_err(|_| FetchError::Silent(timeout))??;
     match next(&mut inbound).await? {
         Arrival::Event(Event::Frame(StateFrame { body: Some(Body::Header(header)) })) => {
             Ok((header, inbound))

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use data::{Batch, Dataset as _, Domain, Schedule, Stream, Visit};
+use data::{Batch, Dataset as _, Domain, Pass, Schedule, Stream};
 use images::named;
 use model::{Adam, Device, Isa, Model, State, StepContext, Sums, Team};
 use vae::Settings;
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (order, begun, mut train) = (schedule.order(epoch), Instant::now(), Sums::default());
         for step in 0..schedule.steps_per_epoch() {
             let indices = &order[schedule.positions(step, 0)];
-            let batch = Batch { data: &mnist.train, indices, visit: Visit::train(seed, epoch) };
+            let batch = Batch { data: &mnist.train, indices, pass: Pass::train(seed, epoch) };
             let random = Stream::new(seed, Domain::Noise, state.step, 0);
             let steps_per_epoch = schedule.steps_per_epoch();
             let context = StepContext { step: state.step, steps_per_epoch, steps, random };
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (seconds, mut test) = (begun.elapsed().as_secs_f64(), Sums::default());
         let indices: Vec<u32> = (0..mnist.test.count()).collect();
         for indices in indices.chunks(250) {
-            let batch = Batch { data: &mnist.test, indices, visit: Visit::test(seed) };
+            let batch = Batch { data: &mnist.test, indices, pass: Pass::test(seed) };
             let random = Stream::new(seed, Domain::Evaluation, state.step, indices[0]);
             test += model.evaluate(&state.parameters, &batch, random)?;
         }

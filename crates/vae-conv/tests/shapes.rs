@@ -3,7 +3,7 @@
 
 use std::error::Error;
 
-use data::{Batch, Domain, Stream, Visit};
+use data::{Batch, Domain, Pass, Stream};
 use images::{Images, Shape};
 use model::{Device, Isa, Model, StepContext, Sums};
 use vae::{Settings, Vae};
@@ -44,7 +44,7 @@ fn gradient(
 fn autograd_agrees() -> Result<(), Box<dyn Error>> {
     for image in SHAPES {
         let (images, indices) = (images(image, 6), [4, 0, 5, 2]);
-        let batch = Batch { data: &images, indices: &indices, visit: Visit::train(3, 1) };
+        let batch = Batch { data: &images, indices: &indices, pass: Pass::train(3, 1) };
         for likelihood in [Likelihood::Bernoulli, Likelihood::Gaussian] {
             for (samples, binarize) in
                 [(1, Binarize::None), (1, Binarize::Dynamic), (3, Binarize::Dynamic)]

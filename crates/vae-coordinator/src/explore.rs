@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use checkpoint::{CHECKPOINTS, Checkpoint, Directory};
 use config::RunConfig;
 use coordinator::{Exploration, Explorer, PageFile};
-use data::{Files, Visit};
+use data::{Files, Pass};
 use images::Images;
 use serde_json::{Value, json};
 use vae_options::{Architecture, Binarize, VaeOptions};
@@ -116,7 +116,7 @@ impl LatentSpace {
         test.truncate(most.min(room).min(training.test_examples as usize));
         ensure!(!test.is_empty(), "{} has no test images for the map", manifest.name);
         Ok(match options.binarize {
-            Binarize::Dynamic => test.binarized(Visit::test(training.seed)),
+            Binarize::Dynamic => test.binarized(Pass::test(training.seed)),
             _ => test,
         })
     }

@@ -188,7 +188,7 @@ pub enum Binarize {
     /// They stay grey
     #[default]
     None,
-    /// White with the probability of their grey, drawn anew at every visit
+    /// White with the probability of their grey, drawn anew in every epoch
     Dynamic,
 }
 

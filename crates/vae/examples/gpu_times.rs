@@ -9,7 +9,7 @@
 
 use std::{env, error::Error, sync::Arc, time::Instant};
 
-use data::{Batch, Domain, Stream, Visit};
+use data::{Batch, Domain, Pass, Stream};
 use images::{Images, PIXELS};
 use model::{
     Adam, Isa, Resident as _, State, StepContext, WholeStep,
@@ -77,7 +77,7 @@ fn prepared(config: &ModelConfig, timed: Option<Timed>) -> Result<Vae, Box<dyn E
 
 /// Begins a step over the whole set. Each epoch has one step, and all epochs have the same order.
 fn begin(vae: &mut Vae, set: &Images, order: &Arc<[u32]>, step: u64) -> Result<(), Box<dyn Error>> {
-    let batch = Batch { data: set, indices: order, visit: Visit::train(1, 0) };
+    let batch = Batch { data: set, indices: order, pass: Pass::train(1, 0) };
     let context = StepContext::alone(Stream::new(1, Domain::Noise, step, 0));
     let update = Adam::new(1e-3).update(Isa::best(), step + 1, order.len() as u32);
     let shards = &[(batch, context)];

@@ -22,7 +22,7 @@ use vae_options::{Binarize, ModelConfig};
 
 use model::{
     Layout, Model, ModelError, Resident, StepContext, Sums, Team,
-    cuda::{self, Buffer, Gpu, GpuError, Graph, Pinned, Place, Registered},
+    cuda::{self, Buffer, Gpu, GpuAddress, GpuError, Graph, Pinned, Registered},
     initialise_linear,
 };
 
@@ -222,7 +222,7 @@ impl Vae {
             parameters: state.map_or(self.parameters.place(), State::parameters),
             gradient: self.gradient.place(),
             sums: self.sums.0.place(),
-            stopped: Place::NULL,
+            stopped: GpuAddress::NULL,
             merges: self.merges.place(),
             nodes: 1,
             binarize: self.settings.binarize != Binarize::None,
@@ -269,8 +269,8 @@ impl Vae {
             gpu.upload(flat, &mut self.parameters)?;
         }
         let positions = (0, images as u32);
-        let visit = batch.visit;
-        let line = Line { noise, noise_stride: 0, visit, positions, beta, update: None };
+        let pass = batch.pass;
+        let line = Line { noise, noise_stride: 0, pass, positions, beta, update: None };
         let (inputs, pinned) = &mut size.inputs;
         let words = pinned.as_mut_slice()?;
         words[..2].fill(0);

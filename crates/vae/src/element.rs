@@ -71,7 +71,7 @@ pub(crate) fn is_sparse(images: &Images) -> bool {
     2 * zeros > pixels
 }
 
-/// Calls `store` with the images of the batch piece by piece, as drawn for this visit, and with
+/// Calls `store` with the images of the batch piece by piece, as drawn for this pass, and with
 /// the slices of `out` for them.
 pub(crate) fn gather_rows<T>(
     batch: &Batch<'_, Images>,
@@ -89,13 +89,13 @@ pub(crate) fn gather_rows<T>(
         }
         for (piece, row) in row.chunks_mut(PIECE).enumerate() {
             let drawn = &mut drawn[..row.len()];
-            batch.data.binarize_from(*index, batch.visit, piece * PIECE, drawn);
+            batch.data.binarize_from(*index, batch.pass, piece * PIECE, drawn);
             store(drawn, row);
         }
     }
 }
 
-/// Writes the batch's pixels, as drawn for this visit, in the form of the element type.
+/// Writes the batch's pixels, as drawn for this pass, in the form of the element type.
 pub(crate) fn gather<E: Element>(
     isa: Isa,
     batch: &Batch<'_, Images>,
@@ -105,7 +105,7 @@ pub(crate) fn gather<E: Element>(
     gather_rows(batch, binarize, out, |greys, row| E::store_greys(isa, greys, row));
 }
 
-/// Writes the batch's pixels from 0 to 1, as drawn for this visit, one row for each image.
+/// Writes the batch's pixels from 0 to 1, as drawn for this pass, one row for each image.
 ///
 /// # Panics
 ///

@@ -14,10 +14,10 @@ use model::{
     math::{exp, ln},
 };
 
-use crate::{element::Element, kernels::sum, pass::Pass, work::Work};
+use crate::{element::Element, kernels::sum, pass::ForwardBackward, work::Work};
 
-impl<E: Element> Pass<'_, E> {
-    /// As [`Pass::sample`], and also computes the log-ratio of each row.
+impl<E: Element> ForwardBackward<'_, E> {
+    /// As [`ForwardBackward::sample`], and also computes the log-ratio of each row.
     pub(crate) fn sample_rows(&self, work: &mut Work<'_, E>) {
         let terms = &mut work.dz[..self.network.latent];
         let Work { stats, noise, deviation, z, divergences, ratios, samples, .. } = work;

@@ -2,14 +2,14 @@
 //! for GPUs ([`cuda::Vae`]). A network encodes and decodes as a [`Codec`]. The network with convolutions is in
 //! the crate `vae-conv`, because it needs libtorch.
 //!
-//! `vae.rs` checks lengths and chooses the precision, `engine.rs` keeps the memory, and the
+//! `vae.rs` checks lengths and chooses the precision, `computation.rs` keeps the memory, and the
 //! computation is in `pass.rs`; start there. `task.rs` is the interface to workers.
 
 pub mod cuda;
 
 mod codec;
+mod computation;
 mod element;
-mod engine;
 mod importance;
 mod kernels;
 mod network;

@@ -27,7 +27,7 @@ const PART_ROWS_MIN: usize = 32;
 
 /// The inputs of a pass.
 #[derive(Clone, Copy)]
-pub(crate) struct Pass<'a, E> {
+pub(crate) struct ForwardBackward<'a, E> {
     pub(crate) network: &'a Network,
     pub(crate) isa: Isa,
     pub(crate) beta: f64,
@@ -38,7 +38,7 @@ pub(crate) struct Pass<'a, E> {
     pub(crate) weights: &'a [E],
 }
 
-impl<E: Element> Pass<'_, E> {
+impl<E: Element> ForwardBackward<'_, E> {
     /// Writes x W' to `y`. The kernel that reads `y` next adds the bias.
     fn product(&self, layer: &Linear, x: Matrix<'_, E>, y: &mut [f32]) {
         gemm::multiply(self.isa, x, layer.matrix(self.weights).t(), y);
@@ -138,7 +138,7 @@ impl<E: Element> Pass<'_, E> {
         self.network.pixels as f64 * (f64::from(self.parameters[place]) + LN_TAU)
     }
 
-    /// The whole backward pass, after [`Pass::forward`]: the gradients of the outputs of all layers' products.
+    /// The whole backward pass, after [`ForwardBackward::forward`]: the gradients of the outputs of all layers' products.
     pub(crate) fn backward(&self, work: &mut Work<'_, E>) {
         let [first, second, third] = &self.network.decoder;
         let Work { y, dz, d1, d2, dd1, dd2, d_output, .. } = work;
@@ -172,7 +172,7 @@ impl<E: Element> Pass<'_, E> {
         kernels::relu_backward(self.isa, dx, activation, out);
     }
 
-    /// Writes the gradients of all parameters, after [`Pass::backward`] of all images.
+    /// Writes the gradients of all parameters, after [`ForwardBackward::backward`] of all images.
     pub(crate) fn parameter_gradients(
         &self,
         team: &Team,
@@ -233,7 +233,7 @@ impl<E: Element> Pass<'_, E> {
         rows.zip(work.weights.iter()).map(|(of_row, w)| f64::from(*w) * of_row).sum::<f64>() as f32
     }
 
-    /// The sums over all images, after [`Pass::forward`].
+    /// The sums over all images, after [`ForwardBackward::forward`].
     pub(crate) fn sums(&self, work: &Work<'_, E>) -> Sums {
         let kl = work.divergences.iter().sum::<f64>();
         let reconstruction = work.losses.iter().sum::<f64>() / work.samples as f64;

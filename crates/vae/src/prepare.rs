@@ -1,11 +1,11 @@
 //! Prepares a data set for a run.
 
-use data::{Splits, Visit};
+use data::{Pass, Splits};
 use images::Images;
 use vae_options::{Binarize, VaeOptions};
 
 /// Keeps the first images that the run uses, and makes the test images black and white if the run
-/// binarizes its pixels. Training images are binarized at each visit.
+/// binarizes its pixels. Training images are binarized at each pass.
 pub fn prepare(
     images: &mut Splits<Images>,
     options: &VaeOptions,
@@ -15,6 +15,6 @@ pub fn prepare(
     images.train.truncate(train as usize);
     images.test.truncate(test as usize);
     if options.binarize == Binarize::Dynamic {
-        images.test = images.test.binarized(Visit::test(seed));
+        images.test = images.test.binarized(Pass::test(seed));
     }
 }

@@ -1,7 +1,7 @@
 //! The picture of an epoch: test images above their reconstructions, and below them images decoded from
 //! the prior.
 
-use data::{Batch, Domain, Stream, Visit};
+use data::{Batch, Domain, Pass, Stream};
 use images::Images;
 use model::{Isa, noise};
 use picture::{Canvas, Tile, WHITE};
@@ -73,7 +73,7 @@ fn chosen(test: &Images, binarize: Binarize, seed: u64) -> Result<Images, Error>
     for (index, image) in indices.iter().zip(pixels.chunks_exact_mut(bytes)) {
         match binarize {
             Binarize::None => image.copy_from_slice(test.image(*index)),
-            Binarize::Dynamic => test.binarize(*index, Visit::test(seed), image),
+            Binarize::Dynamic => test.binarize(*index, Pass::test(seed), image),
         }
     }
     Ok(Images::new(test.shape(), pixels, Vec::new())?)

@@ -2,7 +2,7 @@
 //!
 //! Kingma and Welling, "Auto-encoding variational Bayes", 2014. The loss of an image is its
 //! reconstruction error plus beta times KL(q(z|x) || N(0, 1)) (their appendix B). This file
-//! checks lengths and chooses the precision; `engine.rs` keeps the memory, and the
+//! checks lengths and chooses the precision; `computation.rs` keeps the memory, and the
 //! computation is in `pass.rs`. The same objective in tch, as the oracle of tests, is in the crate `vae-conv`.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use vae_options::{Binarize, ModelConfig, Precision, VaeOptions};
 use model::{Bf16, Isa, Layout, Model, ModelError, StepContext, Sums, Team, initialise_linear};
 
 use crate::{
-    engine::Engine,
+    computation::Computation,
     network::{Network, side},
 };
 
@@ -27,23 +27,23 @@ pub const TERMS: usize = 3;
 /// The model with its working memory.
 #[derive(Debug)]
 pub struct Vae {
-    engine: Precise,
+    computation: Precise,
     settings: Settings,
     beta: f64,
 }
 
 #[derive(Debug)]
 enum Precise {
-    F32(Engine<f32>),
-    Bf16(Engine<Bf16>),
+    F32(Computation<f32>),
+    Bf16(Computation<Bf16>),
 }
 
-/// Evaluates the expression with `engine` bound to the existing engine.
-macro_rules! with_engine {
-    ($vae:expr, $engine:ident => $result:expr) => {
+/// Evaluates the expression with `computation` bound to the one of the chosen precision.
+macro_rules! with_computation {
+    ($vae:expr, $computation:ident => $result:expr) => {
         match $vae {
-            Precise::F32($engine) => $result,
-            Precise::Bf16($engine) => $result,
+            Precise::F32($computation) => $result,
+            Precise::Bf16($computation) => $result,
         }
     };
 }
@@ -122,15 +122,17 @@ impl Vae {
         let (network, beta) = (Network::new(config)?, config.beta);
         let samples = side("importance_samples", settings.samples, SAMPLES_MAX)?;
         let binarize = settings.binarize;
-        let engine = match settings.precision {
-            Precision::F32 => Precise::F32(Engine::new(network, beta, isa, samples, binarize)),
-            Precision::Bf16 => Precise::Bf16(Engine::new(network, beta, isa, samples, binarize)),
+        let computation = match settings.precision {
+            Precision::F32 => Precise::F32(Computation::new(network, beta, isa, samples, binarize)),
+            Precision::Bf16 => {
+                Precise::Bf16(Computation::new(network, beta, isa, samples, binarize))
+            }
         };
-        Ok(Self { engine, settings, beta })
+        Ok(Self { computation, settings, beta })
     }
 
     fn network(&self) -> &Network {
-        with_engine!(&self.engine, engine => engine.network())
+        with_computation!(&self.computation, computation => computation.network())
     }
 
     /// Numbers of an image: pixels times channels.
@@ -159,8 +161,8 @@ impl Vae {
     ) -> Sums {
         let images = pixels.len() / self.pixels();
         assert_eq!(pixels.len(), images * self.pixels(), "pixels of {images} images");
-        with_engine!(&mut self.engine, engine => {
-            engine.gradient_from(parameters, pixels, noise, gradient)
+        with_computation!(&mut self.computation, computation => {
+            computation.gradient_from(parameters, pixels, noise, gradient)
         })
     }
 
@@ -179,7 +181,7 @@ impl Vae {
         let (images, latent) = (batch.len(), self.latent_dim());
         assert_eq!(mean.len(), images * latent, "means of {images} images");
         assert_eq!(log_variance.len(), images * latent, "log-variances of {images} images");
-        with_engine!(&mut self.engine, engine => engine.encode(parameters, batch, mean, log_variance));
+        with_computation!(&mut self.computation, computation => computation.encode(parameters, batch, mean, log_variance));
     }
 
     /// Writes the expected pixels from 0 to 1, `[n, pixels]`, for latents `[n, latent]`.
@@ -191,7 +193,7 @@ impl Vae {
         let images = z.len() / self.latent_dim();
         assert_eq!(z.len(), images * self.latent_dim(), "latents of {images} images");
         assert_eq!(pixels.len(), images * self.pixels(), "pixels of {images} images");
-        with_engine!(&mut self.engine, engine => engine.decode(parameters, z, pixels));
+        with_computation!(&mut self.computation, computation => computation.decode(parameters, z, pixels));
     }
 
     /// Writes -log p(x|z) of every image for its k latents, in nats: `z` is `[n, k, latent]`,
@@ -210,7 +212,7 @@ impl Vae {
         assert_eq!(z.len(), losses.len() * self.latent_dim(), "latents of {} losses", losses.len());
         let rows = losses.len().checked_div(batch.len()).unwrap_or(0);
         assert_eq!(losses.len(), rows * batch.len(), "losses of {} images", batch.len());
-        with_engine!(&mut self.engine, engine => engine.reconstruction(parameters, batch, z, losses));
+        with_computation!(&mut self.computation, computation => computation.reconstruction(parameters, batch, z, losses));
     }
 
     /// Writes the expected pixels from 0 to 1, `[n, pixels]`, for latents sampled from q(z|x).
@@ -227,7 +229,7 @@ impl Vae {
     ) {
         let images = batch.len();
         assert_eq!(pixels.len(), images * self.pixels(), "pixels of {images} images");
-        with_engine!(&mut self.engine, engine => engine.reconstruct(parameters, batch, noise, pixels));
+        with_computation!(&mut self.computation, computation => computation.reconstruct(parameters, batch, noise, pixels));
     }
 }
 
@@ -243,7 +245,7 @@ impl Model for Vae {
     }
 
     fn set_team(&mut self, team: Arc<Team>) {
-        with_engine!(&mut self.engine, engine => engine.set_team(team));
+        with_computation!(&mut self.computation, computation => computation.set_team(team));
     }
 
     fn factors(&self, context: &StepContext) -> Vec<(&'static str, f64)> {
@@ -251,7 +253,7 @@ impl Model for Vae {
     }
 
     fn reserve(&mut self, images: usize) -> Result<(), ModelError> {
-        with_engine!(&mut self.engine, engine => engine.reserve(images))
+        with_computation!(&mut self.computation, computation => computation.reserve(images))
     }
 
     fn gradient(
@@ -262,8 +264,8 @@ impl Model for Vae {
         gradient: &mut [f32],
     ) -> Result<Sums, ModelError> {
         let (random, kl_weight) = (context.random, self.settings.kl_weight(context));
-        Ok(with_engine!(&mut self.engine, engine => {
-            engine.gradient(parameters, batch, random, kl_weight, gradient)
+        Ok(with_computation!(&mut self.computation, computation => {
+            computation.gradient(parameters, batch, random, kl_weight, gradient)
         }))
     }
 
@@ -273,7 +275,9 @@ impl Model for Vae {
         batch: &Batch<'_, Images>,
         random: Stream,
     ) -> Result<Sums, ModelError> {
-        Ok(with_engine!(&mut self.engine, engine => engine.evaluate(parameters, batch, random)))
+        Ok(
+            with_computation!(&mut self.computation, computation => computation.evaluate(parameters, batch, random)),
+        )
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use collective::{Control, Local, Node, ShardRange, Tally, plan};
-use data::{Batch, Domain, Splits, Stream, Visit};
+use data::{Batch, Domain, Pass, Splits, Stream};
 use emulated_gpu::{FOLDER, IS_THERE};
 use images::{Images, Shape};
 use model::{
@@ -114,13 +114,13 @@ fn computed(model: &mut dyn Model<Data = Images>, case: &Case) -> Vec<(Vec<u32>,
     let compute = |(step, count): (usize, &usize)| {
         let indices: Vec<u32> = (0..*count as u32).map(|i| (i * 7 + 3) % IMAGES as u32).collect();
         let noise = Stream::new(9, Domain::Noise, step as u64, 2);
-        let visit = Visit::train(9, step as u64);
-        let batch = Batch { data: &images, indices: &indices, visit };
+        let pass = Pass::train(9, step as u64);
+        let batch = Batch { data: &images, indices: &indices, pass };
         let context =
             StepContext { step: step as u64, steps_per_epoch: 3, steps: 9, random: noise };
         let mut gradient = vec![f32::NAN; parameters.len()];
         let sums = model.gradient(&parameters, &batch, &context, &mut gradient).unwrap();
-        let batch = Batch { visit: Visit::test(9), ..batch };
+        let batch = Batch { pass: Pass::test(9), ..batch };
         let evaluated = model.evaluate(&parameters, &batch, noise).unwrap();
         (gradient.into_iter().map(f32::to_bits).collect(), [sums, evaluated])
     };
@@ -301,10 +301,10 @@ fn the_gpu_of_this_machine_adds_up_a_member_s_shards() {
         let before = 11;
         let order: Arc<[u32]> =
             (0..before + examples).map(|i| (i * 7 + 3) % IMAGES as u32).collect();
-        let visit = Visit::train(9, 1);
+        let pass = Pass::train(9, 1);
         let place = |shard: u32| (before as usize + shard as usize * BATCH).min(order.len());
         let batch =
-            |shard| Batch { data: &images, indices: &order[place(shard)..place(shard + 1)], visit };
+            |shard| Batch { data: &images, indices: &order[place(shard)..place(shard + 1)], pass };
         let context = |shard| StepContext::alone(Stream::new(9, Domain::Noise, 3, shard));
         let listed: Vec<_> = own.clone().map(|shard| (batch(shard), context(shard))).collect();
         let update = Adam::new(RATE).update(Isa::best(), 1, examples);
@@ -342,7 +342,7 @@ fn copied(gpu: &mut cuda::Vae, images: &Images, order: &Arc<[u32]>, steps: usize
     for step in 0..steps {
         let (first, number) = (step * BATCH, step as u64);
         let indices = &order[first..first + BATCH];
-        let batch = Batch { data: images, indices, visit: Visit::train(9, 1) };
+        let batch = Batch { data: images, indices, pass: Pass::train(9, 1) };
         let context = StepContext::alone(Stream::new(9, Domain::Noise, number, 0));
         let update = Adam::new(RATE).update(Isa::best(), number + 1, BATCH as u32);
         let shards = &[(batch, context)];

@@ -208,12 +208,11 @@ impl Route {
             let waited = begun.elapsed();
             let left = timeout.saturating_sub(waited);
             if left.is_zero() {
-                let error = anyhow!(error);
                 bail!(
                     "no coordinator at {url} within {} s ({}): start vae-coordinator there, or name \
                      another place with --coordinator",
                     timeout.as_secs(),
-                    error.root_cause()
+                    limits::cause(&error)
                 );
             }
             if waited >= next_line {
@@ -245,7 +244,7 @@ impl Route {
         if !status::is_transient(refusal.code()) {
             return JoinError::Refused(anyhow!("the coordinator refused this worker: {message}"));
         }
-        let hint = if self.security.has_tls() { "" } else { secure::TLS_HINT };
+        let hint = if self.security.has_tls() { "" } else { secure::NO_ANSWER_HINT };
         JoinError::Unreachable(anyhow!(
             "lost the coordinator at {} before it answered: {message}{hint}",
             self.url

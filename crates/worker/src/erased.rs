@@ -10,7 +10,7 @@ use trainer::{Task, task::GpuSupport};
 
 use crate::{
     bridge::TrainingChannel,
-    setup::{self, Place, Setup},
+    setup::{self, RunContext, Setup},
     training,
 };
 
@@ -38,7 +38,7 @@ pub(crate) trait AnyOptions: Send {
 /// A run's examples, and the options of its task.
 pub(crate) trait AnyExamples: Send {
     /// Does the work of the training thread.
-    fn train(self: Box<Self>, place: Place, channel: &TrainingChannel);
+    fn train(self: Box<Self>, context: RunContext, channel: &TrainingChannel);
 }
 
 /// The task `T`.
@@ -84,8 +84,8 @@ impl<T: Task> AnyOptions for Options<T> {
 }
 
 impl<T: Task> AnyExamples for Examples<T> {
-    fn train(self: Box<Self>, place: Place, channel: &TrainingChannel) {
+    fn train(self: Box<Self>, context: RunContext, channel: &TrainingChannel) {
         let Self { options, data } = *self;
-        training::run(&Setup::<T> { place, options, data }, channel);
+        training::run(&Setup::<T> { context, options, data }, channel);
     }
 }

@@ -30,7 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Posts the progress of the run.
 #[derive(Debug)]
 pub(crate) struct Kubeflow {
-    place: Place,
+    server: StatusServer,
     steps: u64,
     metrics: Vec<String>,
     slot: Arc<Slot>,
@@ -40,7 +40,7 @@ pub(crate) struct Kubeflow {
 
 /// The URL for posts, and the files that are needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct StatusServer {
     url: String,
     token: PathBuf,
     authority: PathBuf,
@@ -74,7 +74,7 @@ impl Kubeflow {
         let (seed, examples) = (training.seed, training.learned_examples());
         let schedule = data::Schedule::new(seed, examples, training.shards, training.batch_size);
         Some(Self {
-            place: Place { url, token, authority },
+            server: StatusServer { url, token, authority },
             steps: schedule.steps_per_epoch() * u64::from(config.operation.epochs),
             metrics: training.task.metrics.iter().map(|metric| metric.name.clone()).collect(),
             slot: Arc::default(),
@@ -88,9 +88,9 @@ impl Kubeflow {
         self.slot.lock().pending = Some(status);
         self.slot.changed.notify_one();
         if self.thread.is_none() {
-            let (place, slot) = (self.place.clone(), Arc::clone(&self.slot));
+            let (server, slot) = (self.server.clone(), Arc::clone(&self.slot));
             let thread = thread::Builder::new().name("kubeflow".into());
-            self.thread = thread.spawn(move || post_all(&place, &slot)).ok();
+            self.thread = thread.spawn(move || post_all(&server, &slot)).ok();
         }
     }
 }
@@ -123,7 +123,7 @@ fn status(report: &Report, steps: u64, metrics: &[String], now: jiff::Timestamp)
 }
 
 /// Posts every status until the end. Only the first error is a warning.
-fn post_all(place: &Place, slot: &Slot) {
+fn post_all(server: &StatusServer, slot: &Slot) {
     let (mut has_complained, mut agent) = (false, None);
     loop {
         let (status, has_ended) = {
@@ -133,9 +133,9 @@ fn post_all(place: &Place, slot: &Slot) {
             (state.pending.take(), state.has_ended)
         };
         if let Some(status) = status
-            && let Err(error) = post(place, &status, &mut agent)
+            && let Err(error) = post(server, &status, &mut agent)
         {
-            let Place { url, .. } = place;
+            let StatusServer { url, .. } = server;
             match has_complained {
                 true => tracing::debug!("cannot post the status to {url}: {error}"),
                 false => {
@@ -154,19 +154,23 @@ fn post_all(place: &Place, slot: &Slot) {
 
 /// Posts a status. The token is read again for every post, because it changes. The authority's
 /// certificate is read again after an error.
-fn post(place: &Place, status: &str, agent: &mut Option<ureq::Agent>) -> Result<(), String> {
+fn post(
+    server: &StatusServer,
+    status: &str,
+    agent: &mut Option<ureq::Agent>,
+) -> Result<(), String> {
     let read = |path: &PathBuf| {
         fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
     };
     if agent.is_none() {
-        let pem = read(&place.authority)?;
+        let pem = read(&server.authority)?;
         *agent = Some(
-            agent_for(&pem).map_err(|error| format!("{}: {error}", place.authority.display()))?,
+            agent_for(&pem).map_err(|error| format!("{}: {error}", server.authority.display()))?,
         );
     }
-    let token = String::from_utf8_lossy(&read(&place.token)?).trim().to_owned();
+    let token = String::from_utf8_lossy(&read(&server.token)?).trim().to_owned();
     let Some(agent) = agent else { return Ok(()) };
-    let request = agent.post(&place.url).content_type("application/json");
+    let request = agent.post(&server.url).content_type("application/json");
     let sent = request.header("authorization", format!("Bearer {token}")).send(status);
     sent.map(drop).map_err(|error| error.to_string())
 }

@@ -63,7 +63,8 @@ pub struct Program {
 impl Program {
     /// The command as clap knows it.
     fn command(&self) -> clap::Command {
-        Args::command().name(self.name).version(manual::version(self.version))
+        let command = Args::command().name(self.name).version(manual::version(self.version));
+        command.subcommand(config_file::command())
     }
 
     /// Whether the run's task decides which program takes part.

@@ -18,12 +18,14 @@ const VARIABLES: [Entry; 12] = [
     },
     Entry {
         name: "RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR",
-        meaning: "Set by torchrun: the rank, without --rank, and the host of the coordinator, without \
-                  --coordinator",
+        meaning: "Set by torchrun: the rank, without --rank; the number of workers, to check the \
+                  rank; the index on the host, to choose a GPU; and the host of the coordinator, \
+                  without --coordinator",
     },
     Entry {
         name: "PET_NODE_RANK, PET_NNODES, PET_NPROC_PER_NODE, PET_MASTER_ADDR",
-        meaning: "The rank and the host of the coordinator, set by Kubeflow",
+        meaning: "Set by Kubeflow: the rank; the number of nodes, to check the rank; the number of \
+                  processes of a node, which must be 1; and the host of the coordinator",
     },
     Entry {
         name: "KUBEFLOW_TRAINER_SERVER_URL, KUBEFLOW_TRAINER_SERVER_TOKEN, \
@@ -33,7 +35,8 @@ const VARIABLES: [Entry; 12] = [
     },
     Entry {
         name: "SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_LAUNCH_NODE_IPADDR",
-        meaning: "The rank and the host of the coordinator, set by Slurm",
+        meaning: "Set by Slurm: the rank; the number of workers, to check the rank; the index on \
+                  the host, to choose a GPU; and the host of the coordinator",
     },
     Entry { name: "JOB_COMPLETION_INDEX", meaning: "The rank, set by an indexed Kubernetes Job" },
     Entry { name: "CUDA_VISIBLE_DEVICES", meaning: "The GPUs that --device counts; read by CUDA" },
@@ -57,7 +60,7 @@ const VARIABLES: [Entry; 12] = [
     },
 ];
 
-const EXAMPLES: [Entry; 4] = [
+const EXAMPLES: [Entry; 5] = [
     Entry { name: "", meaning: "Join the coordinator on this machine with any free rank" },
     Entry {
         name: "--coordinator https://10.0.0.1:50051 --tls-dir ca/10.0.0.2",
@@ -70,6 +73,10 @@ const EXAMPLES: [Entry; 4] = [
     Entry {
         name: "--threads 2 --join-timeout-seconds 600",
         meaning: "Compute with two threads, and wait ten minutes for the coordinator",
+    },
+    Entry {
+        name: "config print --threads 2",
+        meaning: "Print a file for --config with this flag, and the others as they are by default",
     },
 ];
 

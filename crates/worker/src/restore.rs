@@ -11,7 +11,7 @@ use model::{Layout, State};
 use store::Store;
 use trainer::Ledger;
 
-use crate::{convert, setup::Place};
+use crate::{convert, setup::RunContext};
 
 /// A state to begin from.
 pub(crate) struct Restored {
@@ -22,10 +22,10 @@ pub(crate) struct Restored {
 }
 
 /// The state to begin from; none for the state of the seed.
-pub(crate) fn newest(place: &Place, layout: &Layout) -> Result<Option<Restored>> {
-    let named = place.checkpoint.as_deref();
+pub(crate) fn newest(context: &RunContext, layout: &Layout) -> Result<Option<Restored>> {
+    let named = context.checkpoint.as_deref();
     let here = named.map(newest_beside).transpose()?.flatten();
-    let stored = from_store(place, here.as_ref().map(|(path, _)| path.as_path()));
+    let stored = from_store(context, here.as_ref().map(|(path, _)| path.as_path()));
     if let (Some(named), None, None) = (named, &here, &stored) {
         // On a host without the run directory, the state comes from the other workers.
         tracing::warn!("{} is not on this host: beginning without it", named.display());
@@ -38,7 +38,7 @@ pub(crate) fn newest(place: &Place, layout: &Layout) -> Result<Option<Restored>>
         (None, Some(here)) => here,
         (None, None) => return Ok(None),
     };
-    let restored = read(checkpoint, place, layout);
+    let restored = read(checkpoint, context, layout);
     restored.map(Some).with_context(|| format!("cannot go on from {}", path.display()))
 }
 
@@ -54,10 +54,10 @@ fn newest_beside(named: &Path) -> Result<Option<(PathBuf, Checkpoint)>> {
 
 /// Fetches the newest checkpoint from the store, if it is newer than those on this host. If the store
 /// does not answer, the worker logs this and goes on.
-fn from_store(place: &Place, here: Option<&Path>) -> Option<PathBuf> {
-    let url = place.config.operation.checkpoint_url.as_deref()?;
+fn from_store(context: &RunContext, here: Option<&Path>) -> Option<PathBuf> {
+    let url = context.config.operation.checkpoint_url.as_deref()?;
     let above = here.and_then(|path| step_of(path.file_name()?.to_str()?));
-    let folder = Directory::open(place.run_dir.join("checkpoints"));
+    let folder = Directory::open(context.run_dir.join("checkpoints"));
     match Store::open(url).and_then(|store| store.newest(above, &folder)) {
         Ok(newest) => {
             for damaged in &newest.damaged {
@@ -78,9 +78,9 @@ fn from_store(place: &Place, here: Option<&Path>) -> Option<PathBuf> {
     }
 }
 
-fn read(checkpoint: Checkpoint, place: &Place, layout: &Layout) -> Result<Restored> {
+fn read(checkpoint: Checkpoint, context: &RunContext, layout: &Layout) -> Result<Restored> {
     let run_id = &checkpoint.metadata.run_id;
-    ensure!(*run_id == place.run_id, "it belongs to run {run_id}");
+    ensure!(*run_id == context.run_id, "it belongs to run {run_id}");
     let arithmetic = checkpoint.metadata.arithmetic.clone();
     let (state, ledger) = convert::from_checkpoint(checkpoint, layout)?;
     Ok(Restored { state, ledger, arithmetic })

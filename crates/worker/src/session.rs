@@ -56,7 +56,7 @@ use crate::{
     generation,
     kubeflow::Kubeflow,
     needs,
-    setup::{self, Place},
+    setup::{self, RunContext},
 };
 
 /// How long the training thread may take to finish its work at the end.
@@ -136,7 +136,7 @@ async fn take_part(
     let timeout = Duration::from_millis(welcome.coordinator_timeout_ms.into());
     let source = dataset::Source { route: route.clone(), client, timeout };
     let examples = dataset::load(args.data_dir.clone(), &config, options, source).await?;
-    let place = Place {
+    let context = RunContext {
         run_id: welcome.run_id.clone(),
         config: config.clone(),
         device,
@@ -144,7 +144,7 @@ async fn take_part(
         is_first: welcome.rank == Some(0),
         checkpoint: welcome.checkpoint.as_deref().map(path_from_wire),
     };
-    let bridge = Bridge::start(shared, move |channel| examples.train(place, &channel))?;
+    let bridge = Bridge::start(shared, move |channel| examples.train(context, &channel))?;
     let (_listening, signals) = listen_for_signals()?;
     let rank = welcome.rank.map(Rank).or(identity.rank);
     let kubeflow = Kubeflow::from_environment(&config);
@@ -214,10 +214,10 @@ fn identity(
 /// ends the process at once.
 fn listen_for_signals() -> Result<(Listening, mpsc::Receiver<Stop>)> {
     let (sender, signals) = mpsc::channel(SIGNALS);
-    let heed = move |stop| {
+    let handle = move |stop| {
         let _more_than_matter = sender.try_send(stop);
     };
-    Ok((signals::listen(heed).context("cannot listen for signals")?, signals))
+    Ok((signals::listen(handle).context("cannot listen for signals")?, signals))
 }
 
 /// Opens a port for the other workers: at the advertised address if it belongs to this host, else at

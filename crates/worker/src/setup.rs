@@ -11,13 +11,13 @@ use trainer::{Task, task::GpuSupport};
 
 /// A worker's settings in a run, as they are known before the first generation.
 pub(crate) struct Setup<T: Task> {
-    pub(crate) place: Place,
+    pub(crate) context: RunContext,
     pub(crate) options: T::Options,
     pub(crate) data: Arc<Splits<T::Data>>,
 }
 
-/// The place of a worker in a run, whatever the task is.
-pub(crate) struct Place {
+/// What a worker is to compute in a run, and where, whatever the task is.
+pub(crate) struct RunContext {
     pub(crate) run_id: String,
     pub(crate) config: RunConfig,
     pub(crate) device: Device,

@@ -21,7 +21,7 @@ use crate::{
     phase_reporting::PhaseReporting,
     reporter::{Epochs, Reporter, donate},
     restore,
-    setup::{Place, Setup},
+    setup::{RunContext, Setup},
     writer::{self, Writer},
 };
 
@@ -72,8 +72,8 @@ fn message(panic: &(dyn Any + Send)) -> String {
 
 fn work<T: Task>(setup: &Setup<T>, channel: &TrainingChannel) -> Result<()> {
     crashpoint::reach!("training.begins");
-    match writer::try_folders(&setup.place) {
-        Err(error) if setup.place.is_first => return Err(error),
+    match writer::try_folders(&setup.context) {
+        Err(error) if setup.context.is_first => return Err(error),
         // Another member may lead for the whole run.
         Err(error) => tracing::warn!("{}", limits::told(error.as_ref())),
         Ok(()) => {}
@@ -201,7 +201,7 @@ fn train<T: Task>(
     );
     channel.shared.enter(Phase::Computing);
     let mut collective = PhaseReporting { collective, shared: Arc::clone(&channel.shared) };
-    let config = &writer.setup.place.config;
+    let config = &writer.setup.context.config;
     writer.wrote_last = leads;
     let thread = if leads { Some(writer.thread(trainer)?) } else { None };
     let mut reporter = Reporter::new(config, generation, ranks, thread, epochs, channel);
@@ -242,7 +242,7 @@ struct Built<T: Task> {
 
 /// Makes the trainer, after the checks of the task.
 fn build<T: Task>(setup: &Setup<T>) -> Result<Built<T>> {
-    let Setup { place: Place { config, device, .. }, options, data } = setup;
+    let Setup { context: RunContext { config, device, .. }, options, data } = setup;
     let training = &config.training;
     let mut model = T::model(options, *device).map_err(of_task)?;
     model.fix_threads(training.model_threads);
@@ -267,7 +267,7 @@ fn build<T: Task>(setup: &Setup<T>) -> Result<Built<T>> {
     };
     let mut trainer = Trainer::new(settings, model, Arc::clone(data));
     let mut arithmetic = BTreeSet::new();
-    if let Some(restored) = restore::newest(&setup.place, trainer.model().layout())? {
+    if let Some(restored) = restore::newest(&setup.context, trainer.model().layout())? {
         trainer.restore(restored.state, restored.ledger);
         arithmetic.extend(restored.arithmetic);
     }

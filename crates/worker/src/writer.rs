@@ -22,7 +22,7 @@ use trainer::{Artifacts, Ledger, Replica, Snapshot, Task, Trainer};
 
 use crate::{
     convert,
-    setup::{Place, Setup},
+    setup::{RunContext, Setup},
 };
 
 /// The most snapshots that wait to be written; if there are more, training waits.
@@ -54,14 +54,14 @@ pub(crate) struct Writer {
 }
 
 /// The folders that the leader writes to.
-fn folders(place: &Place) -> [PathBuf; 2] {
-    ["checkpoints", "samples"].map(|name| place.run_dir.join(name))
+fn folders(context: &RunContext) -> [PathBuf; 2] {
+    ["checkpoints", "samples"].map(|name| context.run_dir.join(name))
 }
 
 /// Checks that this worker could lead: that it can write to the run directory, which may be on another
 /// host's disk or belong to another user. The check leaves no files.
-pub(crate) fn try_folders(place: &Place) -> Result<()> {
-    let tried = folders(place).iter().try_for_each(|folder| disk::try_folder(folder));
+pub(crate) fn try_folders(context: &RunContext) -> Result<()> {
+    let tried = folders(context).iter().try_for_each(|folder| disk::try_folder(folder));
     tried.map_err(|error| {
         anyhow!(
             "{error}, so this worker cannot lead: give its user the right to write the run \
@@ -90,15 +90,15 @@ struct WriterThread<T: Task> {
 impl Writer {
     /// Starts the writing thread.
     pub(crate) fn start<T: Task>(setup: &Setup<T>, trainer: &Trainer<T::Data>) -> Result<Self> {
-        let training = &setup.place.config.training;
+        let training = &setup.context.config.training;
         // On a host that does not share the coordinator's disk, the folders do not exist yet.
-        let [checkpoints, samples] = folders(&setup.place);
+        let [checkpoints, samples] = folders(&setup.context);
         for folder in [&checkpoints, &samples] {
             disk::create_folder(folder)
                 .with_context(|| format!("cannot create {}", folder.display()))?;
         }
-        try_folders(&setup.place)?;
-        let operation = &setup.place.config.operation;
+        try_folders(&setup.context)?;
+        let operation = &setup.context.config.operation;
         let keep = operation.keep_checkpoints as usize;
         let mirror = operation.checkpoint_url.clone().map(|url| Mirror::start(url, keep));
         let mirror = mirror.transpose().context("cannot start the storing thread")?.map(Arc::new);
@@ -110,9 +110,9 @@ impl Writer {
             mirror: mirror.clone(),
             samples,
             metadata: Metadata {
-                run_id: setup.place.run_id.clone(),
+                run_id: setup.context.run_id.clone(),
                 seed: training.seed,
-                configuration: serde_json::to_string(&setup.place.config)?,
+                configuration: serde_json::to_string(&setup.context.config)?,
                 ..Metadata::default()
             },
             metrics: training.task.metrics.len(),

@@ -60,11 +60,11 @@ pub(crate) struct Options {
     #[arg(long)]
     wheel: bool,
     /// Leave out libtorch (450 MB): vae and vae-worker-conv then need LD_LIBRARY_PATH to find it
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["wheel", "check"])]
     no_libtorch: bool,
-    /// Make the release of the last commit twice, from two clones at different paths, and compare the bytes
+    /// Make the release of the last commit without libtorch twice, from two clones, and compare the bytes
     ///
-    /// Two whole builds take long, and need 12 GB of disk.
+    /// The clones are at different paths. Two whole builds take long, and need 12 GB of disk.
     #[arg(long)]
     check: bool,
     /// Pack the programs in this folder, and build nothing

@@ -55,7 +55,7 @@ enum Command {
 
     /// Train the autoencoder on MNIST with a coordinator and four workers on this machine
     ///
-    /// Builds the release binaries and runs `vae-coordinator --spawn`: four workers, five epochs. At
+    /// Builds the programs and runs `vae-coordinator --spawn`: four workers, five epochs. At
     /// the end it prints the paths of the checkpoint and of the picture with samples, and commands that
     /// show what the model has learned; then it sets up, and builds `vae` for these commands.
     /// Ctrl-C saves the run and stops it.
@@ -63,14 +63,15 @@ enum Command {
 
     /// Run every test of the workspace, also the tests that start real processes
     ///
-    /// Sets up, builds the release binaries (the scenarios in tests/ start them) and runs `cargo
-    /// test --release --workspace`. The profile is the same as for `train`, so that libtorch's bindings
-    /// are compiled once.
+    /// Sets up, builds the programs (the scenarios in tests/ start them) and runs `cargo test
+    /// --release --workspace`. The profile is the same as for `train`, so that libtorch's bindings
+    /// are compiled once. Tests that need something that this machine does not have are left out, and
+    /// listed at the end under `Not tested here`.
     Test(test::Options),
 
     /// Measure Lockstep beside PyTorch and JAX on this machine
     ///
-    /// Sets up, builds the release binaries, fetches a full PyTorch of the same version into
+    /// Sets up, builds the programs, fetches a full PyTorch of the same version into
     /// .torch/ (2.4 GB, once) and the newest JAX into .jax/ (0.5 GB, once), and runs them side by
     /// side, round after round: images a second beside DistributedDataParallel, torch.compile and
     /// JAX, the fixed time of a step, all-reduce, scaling, memory. Prints a table with the ratios and
@@ -80,14 +81,14 @@ enum Command {
 
     /// Inject random faults into runs, drawn from seeds; the final bytes must always be the same
     ///
-    /// Sets up, builds the release binaries, and for each seed and transport runs a coordinator and
+    /// Sets up, builds the programs, and for each seed and transport runs a coordinator and
     /// four workers, some of which are killed, frozen, told to leave or replaced. The faults of a seed
     /// are printed before they happen, and the same seed gives the same faults again.
     Chaos(chaos::Options),
 
     /// Measure the coordinator with a thousand workers that have no tensors
     ///
-    /// Sets up, builds the release binaries, and lets a crowd of workers join a coordinator, train for a
+    /// Sets up, builds the programs, and lets a crowd of workers join a coordinator, train for a
     /// while and lose half of its members at once. Prints the times, and the coordinator's processor time
     /// and peak memory, beside their limits, and fails if a limit is exceeded. The crowd runs on the same
     /// cores: run nothing else on the machine meanwhile.
@@ -100,7 +101,7 @@ enum Command {
     /// find libtorch in lib/ beside their bin/.
     Dist(dist::Options),
 
-    /// Check the files in deploy/: container, Compose, Kubernetes, systemd
+    /// Check the files in deploy/: container, Compose, Kubernetes, systemd, Grafana, alert rules
     ///
     /// Fetches the tools in deploy/requirements.txt into target/deploy, once (200 MB), and prints the
     /// result of each. Each tool must also find a mistake that is put into a copy of its file.
@@ -120,15 +121,17 @@ enum Command {
 
     /// Pack the checks that need a real GPU, for a machine that has one
     ///
-    /// Sets up, compiles the kernels, builds the release binaries, and packs them with MNIST and a script
+    /// Sets up, compiles the kernels, builds the programs, and packs them with MNIST and a script
     /// for PyTorch into one archive below 40 MB. A machine with a GPU, Python and PyTorch needs nothing
     /// else to run the checks: digests, members that die, the time of each kernel, images a second.
     GpuAcceptance(gpu_acceptance::Options),
 
     /// Check the structure: dependencies between crates, sizes and names of files
     ///
-    /// Every breach is printed with its place and its rule. The rules are tables in
-    /// crates/xtask/src/tidy/architecture.rs. `cargo test -p xtask` runs the same check.
+    /// Also checks the licences, sources and versions of packages, the .proto files, the links in Markdown
+    /// files, and the size of README.md. Every breach is printed with its place and its rule. The rules
+    /// are tables in crates/xtask/src/tidy/architecture.rs and packages.rs. `cargo test -p xtask` runs the
+    /// same check.
     Tidy,
 }
 

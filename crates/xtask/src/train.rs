@@ -6,6 +6,7 @@
 use crate::workspace::{self, Build};
 use crate::{child, setup};
 use advice::CommandLine;
+use anyhow::Context as _;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
@@ -19,7 +20,8 @@ const SPAWN: &str = "--spawn";
 const EPOCHS: u32 = 5;
 
 /// Arguments with which the coordinator does not train.
-const NO_TRAINING: [&str; 7] = ["status", "certs", "help", "--help", "-h", "--version", "-V"];
+const NO_TRAINING: [&str; 10] =
+    ["status", "runs", "board", "config", "certs", "help", "--help", "-h", "--version", "-V"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -53,7 +55,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     let vae = coordinator.with_file_name("vae");
     stdout::say!("To look into the model, or to train on:{}", next(&coordinator, &vae, flags));
     stdout::say!("Building vae for these commands; the first time, this takes minutes.");
-    setup::run(&setup::Options::default())?;
+    setup::run(&setup::Options::default())
+        .context("the run is complete, but vae cannot be built")?;
     Ok(match built(&[&training[..], &["-p", "latent"]].concat(), "vae")? {
         Build::Failed(code) => code,
         Build::Done(_) => child::SUCCESS,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::terms::Terms;
+use crate::terms::{Terms, figure};
 
 /// Columns of a line that fits any terminal.
 const COLUMNS: usize = 80;
@@ -56,7 +56,7 @@ impl Display for Progress {
         let Self { epoch, epochs, step, steps, loss, rate } = self;
         write!(f, "epoch {epoch}/{epochs} step {step}/{steps}")?;
         if let Some(loss) = loss {
-            write!(f, " loss {loss:.2}")?;
+            write!(f, " loss {}", figure(*loss))?;
         }
         if let Some(rate) = rate {
             write!(f, " {rate}")?;
@@ -167,9 +167,12 @@ impl Display for EpochLine<'_> {
 
 /// A loss in few characters.
 fn short(loss: f64) -> String {
-    let digits = [2, 1, 0].map(|digits| format!("{loss:.digits$}"));
-    let [.., whole] = digits.clone();
-    digits.into_iter().find(|text| text.len() <= LOSS_WIDTH).unwrap_or(whole)
+    let [one, whole] = [1, 0].map(|digits| format!("{loss:.digits$}"));
+    if loss.abs() < 1.0 {
+        return figure(loss);
+    }
+    let fits = |text: &String| text.len() <= LOSS_WIDTH;
+    [figure(loss), one].into_iter().find(fits).unwrap_or(whole)
 }
 
 /// A time in its two largest units.
@@ -224,7 +227,14 @@ mod tests {
 
     #[test]
     fn losses_take_few_characters() {
-        let cases = [(0.0, "0.00"), (123.456, "123.46"), (1234.56, "1234.6"), (-123.456, "-123.5")];
+        let cases = [
+            (0.0, "0.00"),
+            (123.456, "123.46"),
+            (1234.56, "1234.6"),
+            (-123.456, "-123.5"),
+            (0.031_25, "0.0312"),
+            (0.000_012_3, "1.2e-5"),
+        ];
         for (loss, text) in cases {
             assert_eq!(short(loss), text);
         }

@@ -7,13 +7,13 @@ use membership::{Event, Fingerprint, Join, WorkerId};
 use protocol::wire;
 use tonic::Status;
 
-use super::{Connection, Control};
+use super::{Connection, RunningCoordinator};
 use crate::spawn::{Exit, Verdict};
 
 /// Replaces a part of a fingerprint that does not matter.
 const ANY: &str = "any";
 
-impl Control<'_> {
+impl RunningCoordinator<'_> {
     pub(super) fn joined(
         &mut self,
         worker: WorkerId,

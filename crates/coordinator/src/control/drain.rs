@@ -13,7 +13,7 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::{Control, DRAIN_TIMEOUT, Input, waiting::Wait};
+use super::{DRAIN_TIMEOUT, Input, RunningCoordinator, waiting::Wait};
 
 /// The longest time between two updates of the printed wait.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// earlier.
 const SAVING_TIMEOUT: Duration = Duration::from_secs(11 * 60);
 
-impl Control<'_> {
+impl RunningCoordinator<'_> {
     /// Waits, within a bound, for the workers to end their streams.
     pub(super) async fn drain(&mut self, inputs: &mut mpsc::Receiver<Input>) {
         let last = Instant::now() + SAVING_TIMEOUT;
@@ -34,7 +34,7 @@ impl Control<'_> {
             let input = tokio::select! {
                 input = timeout_at(look, inputs.recv()) => input,
                 Ok(()) = self.asked.changed() => {
-                    if self.asked.borrow_and_update().is_impatient() {
+                    if self.asked.borrow_and_update().must_end_now() {
                         self.is_cut_short = true;
                         return;
                     }

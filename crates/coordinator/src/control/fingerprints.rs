@@ -6,7 +6,7 @@ use membership::WorkerId;
 use protocol::{convert, wire};
 use tonic::Status;
 
-use super::{Connection, Control};
+use super::{Connection, RunningCoordinator};
 use crate::journal::Entry;
 
 /// Bytes of a program's digest that are printed.
@@ -28,7 +28,7 @@ impl From<&wire::Hello> for Trains {
     }
 }
 
-impl Control<'_> {
+impl RunningCoordinator<'_> {
     /// Refuses a worker of another task. Also refuses a worker whose program differs from the first
     /// worker's, unless builds may be mixed.
     pub(super) fn check_program(&mut self, connection: &Connection) -> Result<(), Status> {

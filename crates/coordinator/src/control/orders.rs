@@ -14,7 +14,7 @@ use protocol::{
 use tonic::Status;
 
 use super::{
-    Connection, Control,
+    Connection, RunningCoordinator,
     call::{Call, Outbound},
     recovery::Recovered,
     topology::{self, Topology},
@@ -24,7 +24,7 @@ use crate::journal;
 /// Heartbeats in the time after which a silent worker counts as dead.
 const HEARTBEATS_PER_DEATH: u32 = 10;
 
-impl Control<'_> {
+impl RunningCoordinator<'_> {
     pub(super) fn carry_out(&mut self, command: Command) {
         match command {
             Command::Admit(worker, rank) => self.admit(worker, rank),

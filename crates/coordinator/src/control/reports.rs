@@ -8,10 +8,10 @@ use history::StepsRow;
 use membership::WorkerId;
 use protocol::wire;
 
-use super::Control;
+use super::RunningCoordinator;
 use crate::record::EpochNews;
 
-impl Control<'_> {
+impl RunningCoordinator<'_> {
     pub(super) fn report(&mut self, worker: WorkerId, report: &wire::Report) {
         let current = self.engine.generation().0;
         if report.generation > current {

@@ -6,9 +6,9 @@ use protocol::{
     wire::{self, StatusReply, WorkerStatus},
 };
 
-use super::{Connection, Control};
+use super::{Connection, RunningCoordinator};
 
-impl Control<'_> {
+impl RunningCoordinator<'_> {
     pub(super) fn status(&self) -> StatusReply {
         let computing = self.engine.members();
         let worker = |(worker, connection): (&WorkerId, &Connection)| {

@@ -2,13 +2,13 @@
 
 use membership::{Event, Outcome};
 
-use super::Control;
+use super::RunningCoordinator;
 
-impl Control<'_> {
+impl RunningCoordinator<'_> {
     /// Carries out the request of the last signals.
     pub(super) fn heed_signals(&mut self) {
         let asked = *self.asked.borrow_and_update();
-        if asked.is_impatient() {
+        if asked.must_end_now() {
             self.is_cut_short = true;
         } else if asked.wants_stop() {
             self.console.line("Stopping after the current step ...");

@@ -10,7 +10,7 @@ use history::Event as Happened;
 use membership::{Newcomers, Phase, Waiting, WorkerId};
 use tokio::time::timeout;
 
-use super::Control;
+use super::RunningCoordinator;
 use crate::console::Console;
 
 /// How long a wait lasts before it is printed: on a terminal, and elsewhere. Elsewhere the time
@@ -83,7 +83,7 @@ impl Wait {
     }
 }
 
-impl Control<'_> {
+impl RunningCoordinator<'_> {
     /// Prints what the run waits for, if it is due.
     pub(super) fn tell_waiting(&mut self) {
         self.tell_newcomers();

@@ -89,7 +89,7 @@ impl Mirror {
             }
             Body::Checkpoint(step) => copy.note_checkpoint(step)?,
             Body::Summary(summary) => copy.put(run_dir::SUMMARY, &summary)?,
-            Body::Run(_) | Body::Status(_) => bail!("these are for others"),
+            Body::Run(_) | Body::Status(_) => bail!("the coordinator sent an unexpected message"),
         }
         Ok(true)
     }
@@ -101,8 +101,11 @@ impl Mirror {
         }
         let config = serde_json::from_slice(&run.configuration);
         let mut config: Value =
-            config.context("the coordinator sent a configuration that is none")?;
-        ensure!(config.is_object(), "the coordinator sent a configuration that is none");
+            config.context("the coordinator sent a configuration that is not a JSON object")?;
+        ensure!(
+            config.is_object(),
+            "the coordinator sent a configuration that is not a JSON object"
+        );
         // A run without a name is called by the name of its folder, which differs here.
         if config["name"].is_null() {
             config["name"] = printable(&run.folder).to_string().into();

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     found::Run,
-    table::{columns, number},
+    table::{self, columns},
 };
 
 /// The most epochs that are shown; from more, a selection that includes the first and the last.
@@ -23,11 +23,11 @@ pub(super) fn compare(runs: &[Run]) -> String {
     for epoch in epochs(runs) {
         let loss = |run: &Run| {
             let found = run.tests.iter().find(|(other, ..)| *other == epoch);
-            number(found.map(|(.., loss)| *loss), 2)
+            table::loss(found.map(|(.., loss)| *loss))
         };
         rows.push(with_first(&format!("test loss, epoch {epoch}"), runs.iter().map(loss)));
     }
-    let rate = |run: &Run| number(run.examples_per_second, 0);
+    let rate = |run: &Run| table::rate(run.examples_per_second);
     rows.push(with_first(&format!("{}s/s", runs[0].example), runs.iter().map(rate)));
     let digest = |run: &Run| run.digest.clone().unwrap_or_else(|| "-".into());
     rows.push(with_first("digest", runs.iter().map(digest)));

@@ -221,7 +221,7 @@ pub(super) fn locate(name: &Path) -> Result<PathBuf> {
     match list(Path::new(RUNS)).unwrap_or_default().into_iter().rev().find(called) {
         Some(found) => Ok(found),
         None => bail!(
-            "{} holds no run, nor is a run in {RUNS} called so: name the folder of a run",
+            "{} holds no run, and no run in {RUNS} has this name: name the folder of a run",
             name.display()
         ),
     }

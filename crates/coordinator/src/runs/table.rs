@@ -7,6 +7,7 @@ use history::Time;
 use serde_json::json;
 
 use super::found::{self, Run};
+use crate::terms::figure;
 
 /// Digits of a digest that are shown.
 const DIGEST_WIDTH: usize = 12;
@@ -61,8 +62,8 @@ fn text(runs: &[Run], now: Time) -> String {
             run.title(),
             run.state.name().to_owned(),
             format!("{}/{}", run.epoch, run.epochs),
-            number(run.test_loss(), 2),
-            number(run.examples_per_second, 0),
+            loss(run.test_loss()),
+            rate(run.examples_per_second),
             digest.unwrap_or("-").to_owned(),
             run.began.map_or_else(|| "-".into(), |began| age(began, now)),
         ]);
@@ -70,9 +71,14 @@ fn text(runs: &[Run], now: Time) -> String {
     columns(&rows)
 }
 
-/// A number with `digits` digits behind the point; a dash for none.
-pub(super) fn number(value: Option<f64>, digits: usize) -> String {
-    value.map_or_else(|| "-".into(), |value| format!("{value:.digits$}"))
+/// A loss; a dash for none.
+pub(super) fn loss(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".into(), figure)
+}
+
+/// Examples a second; a dash for none.
+pub(super) fn rate(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".into(), |value| format!("{value:.0}"))
 }
 
 fn age(began: Time, now: Time) -> String {

@@ -98,7 +98,7 @@ fn a_writer_goes_on_where_the_last_one_died() {
     drop(writer);
     // The writer died after it had merged two files but not deleted the second, and after it had
     // closed a file but not begun the next.
-    let (closed, _) = segments::list(folder.path(), METRICS).unwrap();
+    let (closed, _) = log_files::list(folder.path(), METRICS).unwrap();
     let left_over = closed_path(folder.path(), METRICS, closed[0].last, closed[0].last);
     fs::copy(&closed[0].path, &left_over).unwrap();
     let number = closed.last().unwrap().last + 1;

@@ -7,7 +7,10 @@ use clap::Subcommand;
 use images::{Dataset, Options as Reading, dataset, describe_images, sheet, splits};
 use vae_options::{Color, bounds};
 
-use crate::output::{self, Output, PICTURE};
+use crate::{
+    output::{self, Output, PICTURE},
+    progress::Progress,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -59,8 +62,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn read(what: &OsString, reading: &Reading) -> Result<Dataset> {
     let bar = Cell::new(None);
     let set = dataset(what, reading, &data::cache_dir(), &mut |done, total| {
-        let shown = bar.take().unwrap_or_else(|| output::progress("Packing", total as usize));
-        shown.set_position(done);
+        let shown = bar.take().unwrap_or_else(|| Progress::new("Packing", total as usize));
+        shown.set(done);
         bar.set(Some(shown));
     });
     Ok(set?)

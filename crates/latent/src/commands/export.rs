@@ -158,7 +158,7 @@ fn card(trained: &Trained, format: Format) -> String {
         set.name,
         match options.binarize {
             Binarize::None => "grey",
-            Binarize::Dynamic => "black or white, drawn anew at every visit",
+            Binarize::Dynamic => "black or white, drawn anew in every epoch",
         },
         options.importance_samples,
         limits(trained),

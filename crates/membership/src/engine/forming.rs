@@ -8,7 +8,7 @@ use collective::{Digest, Divergence, Rank, Step};
 use super::{Ending, Engine, State};
 use crate::{
     Command, Outcome, Position, WorkerId,
-    roster::{Place, Slot},
+    roster::{Activity, Slot},
 };
 
 /// The run ends after this many generations in a row that broke before their first step.
@@ -181,9 +181,9 @@ impl Engine {
         let computing = self.roster.has_members();
         let furthest = self.roster.furthest().map(|(_, position)| position.step);
         let mut donors = self.roster.ranks_first(|slot| match slot.place {
-            Place::Member => slot.progress.map_or(Step::default(), |(p, _)| p.step) >= own,
-            Place::Ready(position) => !computing && Some(position.step) == furthest,
-            Place::Loading | Place::Fetching { .. } => false,
+            Activity::Member => slot.progress.map_or(Step::default(), |(p, _)| p.step) >= own,
+            Activity::Ready(position) => !computing && Some(position.step) == furthest,
+            Activity::Loading | Activity::Fetching { .. } => false,
         });
         donors.retain(|donor| *donor != worker);
         // The leader, which is first in rank order, has the most work, so it is tried last.
@@ -193,14 +193,18 @@ impl Engine {
         let slot = self.roster.get_mut(worker)?;
         let tried = slot.failed_fetches as usize;
         let donor = *donors.get(tried.checked_rem(donors.len())?)?;
-        slot.place = Place::Fetching { donor, since: now };
+        slot.place = Activity::Fetching { donor, since: now };
         Some(Command::Fetch { worker, donor })
     }
 
     /// The donor of a failed fetch, if the donor is at fault: it alone has the newest state, and two
     /// proven workers could not fetch from it.
-    pub(super) fn blamed_donor(&mut self, recipient: WorkerId, was_at: Place) -> Option<WorkerId> {
-        let Place::Fetching { donor, .. } = was_at else { return None };
+    pub(super) fn blamed_donor(
+        &mut self,
+        recipient: WorkerId,
+        was_at: Activity,
+    ) -> Option<WorkerId> {
+        let Activity::Fetching { donor, .. } = was_at else { return None };
         let (_, furthest) = self.roster.furthest()?;
         let has_it = |(_, _, position): &(_, _, Position)| position.step == furthest.step;
         let is_alone = self.roster.positions().iter().filter(|ready| has_it(ready)).count() == 1;
@@ -217,7 +221,7 @@ impl Engine {
     pub(super) fn is_fetching(&self, now: Duration) -> bool {
         let short = self.next_members().len() < self.needed(now) as usize;
         self.roster.iter().any(|(_, slot)| {
-            let fetches = matches!(slot.place, Place::Fetching { .. });
+            let fetches = matches!(slot.place, Activity::Fetching { .. });
             fetches && is_next(slot) && (slot.proven || short)
         })
     }

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, mem, time::Duration};
 use super::{Ending, Engine, State};
 use crate::{
     Command, Loss, Outcome, Phase, WorkerId,
-    roster::{Place, Slot},
+    roster::{Activity, Slot},
 };
 
 /// A worker may always stall for the time of this many steps.
@@ -79,7 +79,7 @@ impl Engine {
         }
         let timeout = self.stall_timeout() * FETCH_TIMEOUTS;
         let late = self.find(|slot| match slot.place {
-            Place::Fetching { since, .. } => now.saturating_sub(since) > timeout,
+            Activity::Fetching { since, .. } => now.saturating_sub(since) > timeout,
             _ => false,
         });
         commands.extend(self.evict_all(&late, &Loss::Unresponsive(timeout), now));
@@ -137,11 +137,11 @@ impl Engine {
         let waits = |slot: &Slot| slot.progress.is_some_and(|(p, _)| p.phase == Phase::Waiting);
         let members = self.roster.members().len();
         if members == 0
-            || self.find(|slot| slot.place == Place::Member && stalls(slot)).len() < members
+            || self.find(|slot| slot.place == Activity::Member && stalls(slot)).len() < members
         {
             return Vec::new();
         }
-        let culprits = self.find(|slot| slot.place == Place::Member && !waits(slot));
+        let culprits = self.find(|slot| slot.place == Activity::Member && !waits(slot));
         if culprits.is_empty() {
             return self.break_generation(now);
         }

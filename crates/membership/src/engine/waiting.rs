@@ -5,7 +5,7 @@ use std::time::Duration;
 use collective::Rank;
 
 use super::{Engine, State};
-use crate::{WorkerId, roster::Place};
+use crate::{WorkerId, roster::Activity};
 
 /// What a run waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,13 +67,13 @@ impl Engine {
         if !self.is_training() {
             return Newcomers::default();
         }
-        let loading = self.roster.in_rank_order(|slot| slot.place == Place::Loading);
+        let loading = self.roster.in_rank_order(|slot| slot.place == Activity::Loading);
         Newcomers { loading, transfers: self.transfers() }
     }
 
     fn transfers(&self) -> Vec<(WorkerId, WorkerId)> {
         let donor = |place| match place {
-            Place::Fetching { donor, .. } => Some(donor),
+            Activity::Fetching { donor, .. } => Some(donor),
             _ => None,
         };
         let slots = self.roster.iter();
@@ -98,7 +98,7 @@ impl Engine {
                     ready: u32::try_from(ready).unwrap_or(u32::MAX),
                     needed: self.needed(now),
                     needed_later: self.settings.min_workers,
-                    loading: self.roster.in_rank_order(|slot| slot.place == Place::Loading),
+                    loading: self.roster.in_rank_order(|slot| slot.place == Activity::Loading),
                     left: left(deadline),
                 })
             }

@@ -100,7 +100,7 @@ pub(crate) enum Action {
     /// The coordinator handles the next message of a connection.
     Hear(WorkerId),
     /// The worker handles the next message of a connection.
-    Obey(WorkerId),
+    Execute(WorkerId),
     Finish(Process),
     /// A member notices that another member has stopped in the middle of a step.
     BreakOff(Process),
@@ -197,7 +197,7 @@ impl World {
             }
             let worker = &self.workers[link.worker];
             if !link.down.is_empty() && worker.link == Some(*id) && !worker.is_frozen {
-                actions.push(Action::Obey(*id));
+                actions.push(Action::Execute(*id));
             }
         }
         actions
@@ -208,7 +208,7 @@ impl World {
         match action {
             // A member's request to join names its current generation, so its time matters.
             Action::Connect(process) => !matches!(self.workers[process].task, Task::Computing(_)),
-            Action::Obey(id) => {
+            Action::Execute(id) => {
                 let link = &self.links[&id];
                 let is_idle = self.workers[link.worker].task == Task::Idle;
                 match link.down.front() {
@@ -236,7 +236,7 @@ impl World {
                 }
                 self.tell_engine(event);
             }
-            Action::Obey(id) => {
+            Action::Execute(id) => {
                 let link = self.links.get_mut(&id).unwrap();
                 let (process, command) = (link.worker, link.down.pop_front().unwrap());
                 self.handle(process, id, command);

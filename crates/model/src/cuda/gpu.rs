@@ -13,7 +13,7 @@ use collective::HostMemory;
 use super::{
     GpuError,
     driver::{Driver, Handle, call},
-    memory::{Buffer, Context, Event, Pinned, Place, Plain},
+    memory::{Buffer, Context, Event, GpuAddress, Pinned, Plain},
     meter::{Meter, Time, Timed, Traffic},
     registered::Registered,
 };
@@ -335,7 +335,7 @@ pub struct Arguments {
 impl Arguments {
     /// Adds a pointer.
     #[must_use]
-    pub fn place(self, place: Place) -> Self {
+    pub fn place(self, place: GpuAddress) -> Self {
         self.words(&place.words())
     }
 

@@ -33,9 +33,9 @@ plain!(u8, u32, f32, f64);
 
 /// An address in a GPU's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place(pub(super) u64);
+pub struct GpuAddress(pub(super) u64);
 
-impl Place {
+impl GpuAddress {
     /// The null address, for kernel arguments that are optional.
     pub const NULL: Self = Self(0);
 
@@ -116,8 +116,8 @@ impl<T: Plain> Buffer<T> {
 
     /// The address of the first number.
     #[must_use]
-    pub const fn place(&self) -> Place {
-        Place(self.place)
+    pub const fn place(&self) -> GpuAddress {
+        GpuAddress(self.place)
     }
 
     /// The number of numbers.

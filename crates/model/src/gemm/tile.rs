@@ -91,6 +91,10 @@ pub(super) const fn vectors_max<V: Vector>() -> usize {
 }
 
 /// Computes one tile after the other, down the rows.
+///
+/// # Safety
+///
+/// As for [`strip`].
 #[inline(always)]
 unsafe fn run<
     V: Vector,
@@ -138,6 +142,11 @@ fn prefetch_rows<V: Vector>(left: Left, rows: usize, links: usize) {
     }
 }
 
+/// Computes one tile: `ROWS` rows of `VECTORS` vectors.
+///
+/// # Safety
+///
+/// As for [`strip`], with the tile's first row in place of the panel's.
 #[inline(always)]
 unsafe fn tile<
     V: Vector,

@@ -13,8 +13,8 @@ use super::*;
 fn stores() -> [(Store, TempDir); 2] {
     let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let url = format!("file://{}/store/run", folders[1].path().display());
-    let place = Place { objects: Arc::new(InMemory::new()), folder: "a/run".into(), hint: None };
-    let memory = Store { url: "memory:///a/run".into(), place };
+    let remote = Remote { objects: Arc::new(InMemory::new()), folder: "a/run".into(), hint: None };
+    let memory = Store { url: "memory:///a/run".into(), remote };
     let [one, other] = folders;
     [(memory, one), (Store::open(&url).unwrap(), other)]
 }
@@ -36,7 +36,7 @@ fn write(directory: &Directory, step: u64, length: usize) -> PathBuf {
 /// Writes bytes to the store without any check.
 fn put_raw(store: &Store, name: &str, bytes: &[u8]) {
     let key = store.key(name);
-    let put = store.place.objects.put(&key, bytes.to_vec().into());
+    let put = store.remote.objects.put(&key, bytes.to_vec().into());
     store.block_on(async { put.await.map(drop) }).unwrap().unwrap();
 }
 
@@ -128,7 +128,7 @@ fn the_newest_stay_and_the_one_known_to_be_sound() {
         store.retain(0, 4).unwrap();
         assert_eq!(store.steps().unwrap(), [4, 6], "the newest is never deleted");
         let key = store.key("notes.txt");
-        assert!(store.block_on(store.place.objects.head(&key)).unwrap().is_ok());
+        assert!(store.block_on(store.remote.objects.head(&key)).unwrap().is_ok());
     }
 }
 

@@ -1,7 +1,7 @@
 //! Copies the state of a segment in a process of the same host that is not a member: a worker that is
 //! about to join, or a worker that is behind after its generation broke.
 //!
-//! A member gives the file and the buffer of its state ([`Place`]). The other process opens the file
+//! A member gives the file and the buffer of its state ([`StatePlace`]). The other process opens the file
 //! for reading, copies the buffer, and then checks that the buffer still had this state. As argued in
 //! [`super`], the buffer of step `t` is written to only after all members have arrived at `A(t + 1)`.
 //! A member that has the state of `t` after `n` arrivals reaches `A(t + 1)` with its third further
@@ -123,7 +123,7 @@ impl StateVectors for Kept {
 
     fn place(&self) -> Option<String> {
         let Self { origin, at, stride, slots, slot_words, until, .. } = self;
-        let place = Place {
+        let place = StatePlace {
             pid: origin.process.pid,
             descriptor: u32::try_from(origin.file.as_raw_fd()).ok()?,
             nonce: origin.nonce,
@@ -140,7 +140,7 @@ impl StateVectors for Kept {
 
 /// The place of a member's state, for other processes of its host. It is sent as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct StatePlace {
     pid: u32,
     descriptor: u32,
     nonce: u128,
@@ -152,7 +152,7 @@ pub struct Place {
     until: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for StatePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pid, descriptor, nonce, at, stride, slots, slot_words, members, until } = self;
         write!(f, "{PREFIX} {pid} {descriptor} {nonce:032x} {at} {stride} {slots} {slot_words} ")?;
@@ -163,10 +163,10 @@ impl fmt::Display for Place {
 /// A text that is not the place of a state.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("not the place of a state in shared memory")]
-pub struct ParsePlaceError;
+pub struct ParseStatePlaceError;
 
-impl FromStr for Place {
-    type Err = ParsePlaceError;
+impl FromStr for StatePlace {
+    type Err = ParseStatePlaceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parse = || {
@@ -193,7 +193,7 @@ impl FromStr for Place {
                 until,
             })
         };
-        parse().ok_or(ParsePlaceError)
+        parse().ok_or(ParseStatePlaceError)
     }
 }
 
@@ -221,7 +221,7 @@ pub enum TakeoverError {
 /// The opened state of another process.
 #[derive(Debug)]
 pub struct Takeover {
-    place: Place,
+    place: StatePlace,
     path: String,
     file: File,
     words: Watched,
@@ -232,7 +232,7 @@ impl Takeover {
     ///
     /// # Errors
     /// [`TakeoverError`] when the file cannot be read, or is not the segment.
-    pub fn open(place: Place) -> Result<Self, TakeoverError> {
+    pub fn open(place: StatePlace) -> Result<Self, TakeoverError> {
         let path = format!("/proc/{}/fd/{}", place.pid, place.descriptor);
         let unreachable = |source| TakeoverError::Read { path: path.clone(), source };
         let foreign = |reason: String| TakeoverError::Foreign { path: path.clone(), reason };
@@ -269,7 +269,7 @@ impl Takeover {
     /// Whether the state was still at its place when this was called.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        let Place { slots, slot_words, members, until, .. } = self.place;
+        let StatePlace { slots, slot_words, members, until, .. } = self.place;
         let arrivals = |member| self.words.load((slots + member * slot_words) as usize + ARRIVALS);
         (0..members).any(|member| arrivals(member) < until)
     }
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn text_and_back() {
         let most = u64::from(u32::MAX);
-        let place = Place {
+        let place = StatePlace {
             pid: u32::MAX,
             descriptor: u32::MAX,
             nonce: 77,
@@ -297,17 +297,17 @@ mod tests {
         assert!(text.len() <= PLACE_BYTES_MAX, "{}", text.len());
         assert_eq!(text.parse(), Ok(place.clone()));
         for wrong in ["", "lockstep-state/1 1 2", &text[..text.len() - 21], &format!("{text} 9")] {
-            assert_eq!(wrong.parse::<Place>(), Err(ParsePlaceError), "{wrong}");
+            assert_eq!(wrong.parse::<StatePlace>(), Err(ParseStatePlaceError), "{wrong}");
         }
         let [tail, path] = [text.split_once(' ').unwrap().1, "../1"];
         let elsewhere = format!("{PREFIX} {}", tail.replacen(&u32::MAX.to_string(), path, 1));
-        assert_eq!(elsewhere.parse::<Place>(), Err(ParsePlaceError));
+        assert_eq!(elsewhere.parse::<StatePlace>(), Err(ParseStatePlaceError));
     }
 
     #[test]
     fn a_file_that_is_no_segment_is_refused() {
         let file = File::open("/proc/self/exe").unwrap();
-        let place = Place {
+        let place = StatePlace {
             pid: std::process::id(),
             descriptor: u32::try_from(file.as_raw_fd()).unwrap(),
             nonce: 7,
@@ -320,7 +320,7 @@ mod tests {
         };
         let error = Takeover::open(place.clone()).unwrap_err().to_string();
         assert!(error.contains("sealed"), "{error}");
-        let nowhere = Place { descriptor: u32::MAX, ..place };
+        let nowhere = StatePlace { descriptor: u32::MAX, ..place };
         let error = Takeover::open(nowhere).unwrap_err().to_string();
         assert!(error.starts_with("cannot read the state at /proc/"), "{error}");
     }

@@ -4,7 +4,7 @@
 use tokio::task::spawn_blocking;
 
 use super::{FetchError, Fetched, STATE_VECTORS, Source, StateHeader, epochs, open, receive_all};
-use crate::shm::{Place, Takeover, TakeoverError};
+use crate::shm::{StatePlace, Takeover, TakeoverError};
 
 /// The most attempts to copy a state. An attempt fails if training does about two steps during the copy.
 /// After the last attempt the donor sends the state.
@@ -53,7 +53,7 @@ pub(super) async fn fetch(
 }
 
 /// Copies the vectors; tells whether they are the complete state.
-fn copy(place: Place, mut vectors: Vectors) -> Result<(Vectors, bool), TakeoverError> {
+fn copy(place: StatePlace, mut vectors: Vectors) -> Result<(Vectors, bool), TakeoverError> {
     let takeover = Takeover::open(place)?;
     takeover.copy(&mut vectors)?;
     let is_whole = takeover.is_there();

@@ -4,7 +4,7 @@
 
 use std::{ffi::CStr, sync::Arc};
 
-use model::cuda::{Arguments, Gpu, GpuError, Graph, Kernel, Place};
+use model::cuda::{Arguments, Gpu, GpuAddress, GpuError, Graph, Kernel};
 use vae_options::Precision;
 
 use super::{line::Shape, sources};
@@ -105,16 +105,16 @@ pub(super) struct Kernels {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Updating {
     /// The gradients to add: `count` of them, each with `length` floats.
-    pub(super) leaves: Place,
+    pub(super) leaves: GpuAddress,
     pub(super) count: usize,
-    pub(super) merges: Place,
+    pub(super) merges: GpuAddress,
     pub(super) length: usize,
     /// Parameters and both moments.
-    pub(super) state: [Place; 3],
-    /// The factor that shortens the sum; [`Place::NULL`] for none.
-    pub(super) factor: Place,
-    /// Set if a loss was not finite, so that nothing changes any more; [`Place::NULL`] if it is not used.
-    pub(super) stopped: Place,
+    pub(super) state: [GpuAddress; 3],
+    /// The factor that shortens the sum; [`GpuAddress::NULL`] for none.
+    pub(super) factor: GpuAddress,
+    /// Set if a loss was not finite, so that nothing changes any more; [`GpuAddress::NULL`] if it is not used.
+    pub(super) stopped: GpuAddress,
 }
 
 /// Floats of a block whose squares are added separately, and the threads that add them.
@@ -129,8 +129,8 @@ pub(super) const fn squares_blocks(length: usize) -> usize {
 /// The first arguments of most kernels: the table, the cursor and the sizes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
-    pub(super) table: Place,
-    pub(super) cursor: Place,
+    pub(super) table: GpuAddress,
+    pub(super) cursor: GpuAddress,
     pub(super) shape: Shape,
 }
 
@@ -141,7 +141,7 @@ impl Step {
 }
 
 /// Adds pointers to the arguments.
-fn places(arguments: Arguments, places: &[Place]) -> Arguments {
+fn places(arguments: Arguments, places: &[GpuAddress]) -> Arguments {
     places.iter().fold(arguments, |arguments, place| arguments.place(*place))
 }
 
@@ -268,7 +268,7 @@ impl Kernels {
     /// `out` = x w' + bias; with `relu`, negative results become zero.
     pub(super) fn layer(
         &self,
-        [x, w, bias, out]: [Place; 4],
+        [x, w, bias, out]: [GpuAddress; 4],
         sides: Sides,
         relu: bool,
     ) -> Result<(), GpuError> {
@@ -280,7 +280,7 @@ impl Kernels {
     /// `out` = d w, but zero at elements where `activation` is not above zero.
     pub(super) fn input_gradient(
         &self,
-        [d, w, activation, out]: [Place; 4],
+        [d, w, activation, out]: [GpuAddress; 4],
         sides: Sides,
     ) -> Result<(), GpuError> {
         let arguments = places(Arguments::default(), &[d, w, activation, out]);
@@ -290,7 +290,7 @@ impl Kernels {
     /// Computes the last layer and the terms of -log p(x|z).
     pub(super) fn bernoulli(
         &self,
-        [h, w, bias, x, gradient, terms]: [Place; 6],
+        [h, w, bias, x, gradient, terms]: [GpuAddress; 6],
         sides: Sides,
         samples: usize,
     ) -> Result<(), GpuError> {
@@ -302,7 +302,7 @@ impl Kernels {
     /// As [`Kernels::bernoulli`], for the Gaussian likelihood.
     pub(super) fn gaussian(
         &self,
-        [h, w, bias, log_variance, x, gradient, terms]: [Place; 7],
+        [h, w, bias, log_variance, x, gradient, terms]: [GpuAddress; 7],
         sides: Sides,
         samples: usize,
     ) -> Result<(), GpuError> {
@@ -314,9 +314,9 @@ impl Kernels {
     pub(super) fn gather(
         &self,
         step: &Step,
-        [images, order]: [Place; 2],
+        [images, order]: [GpuAddress; 2],
         binarize: bool,
-        x: Place,
+        x: GpuAddress,
     ) -> Result<(), GpuError> {
         let arguments = places(step.arguments(), &[images, order]).word(binarize.into()).place(x);
         let fours = step.shape.images() * step.shape.pixels.div_ceil(4);
@@ -326,7 +326,7 @@ impl Kernels {
     pub(super) fn latent(
         &self,
         step: &Step,
-        [stats, deviation, noise, z, divergences, ratios]: [Place; 6],
+        [stats, deviation, noise, z, divergences, ratios]: [GpuAddress; 6],
     ) -> Result<(), GpuError> {
         let list = [stats, deviation, noise, z, divergences, ratios];
         elementwise(&self.latent, step.shape.images() * LANES, places(step.arguments(), &list))
@@ -335,7 +335,7 @@ impl Kernels {
     pub(super) fn latent_gradient(
         &self,
         step: &Step,
-        [dz, noise, stats, deviation, d_stats]: [Place; 5],
+        [dz, noise, stats, deviation, d_stats]: [GpuAddress; 5],
     ) -> Result<(), GpuError> {
         let arguments = places(step.arguments(), &[dz, noise, stats, deviation, d_stats]);
         let elements = step.shape.images() * step.shape.latent;
@@ -345,7 +345,7 @@ impl Kernels {
     pub(super) fn weigh(
         &self,
         step: &Step,
-        [losses, ratios, weights, bounds]: [Place; 4],
+        [losses, ratios, weights, bounds]: [GpuAddress; 4],
     ) -> Result<(), GpuError> {
         let arguments = places(step.arguments(), &[losses, ratios, weights, bounds]);
         elementwise(&self.weigh, step.shape.images(), arguments)
@@ -354,7 +354,7 @@ impl Kernels {
     pub(super) fn weigh_rows(
         &self,
         shape: &Shape,
-        [weights, gradient]: [Place; 2],
+        [weights, gradient]: [GpuAddress; 2],
     ) -> Result<(), GpuError> {
         let arguments = Arguments::default().words(&shape.words());
         let arguments = places(arguments, &[weights, gradient]);
@@ -364,7 +364,7 @@ impl Kernels {
     pub(super) fn samples_gradient(
         &self,
         step: &Step,
-        [dz, noise, stats, deviation, weights, d_stats]: [Place; 6],
+        [dz, noise, stats, deviation, weights, d_stats]: [GpuAddress; 6],
     ) -> Result<(), GpuError> {
         let arguments = places(step.arguments(), &[dz, noise, stats, deviation, weights, d_stats]);
         let elements = step.shape.images() * step.shape.latent;
@@ -375,9 +375,9 @@ impl Kernels {
     pub(super) fn parameter_gradients(
         &self,
         step: &Step,
-        layers: Place,
+        layers: GpuAddress,
         sides: &[(usize, usize)],
-        gradient: Place,
+        gradient: GpuAddress,
         length: usize,
     ) -> Result<(), GpuError> {
         let tiles: usize = sides.iter().map(|sides| gradient_tiles(*sides)).sum();
@@ -392,7 +392,7 @@ impl Kernels {
     pub(super) fn log_variance_gradient(
         &self,
         step: &Step,
-        [log_variance, losses, weights, gradient]: [Place; 4],
+        [log_variance, losses, weights, gradient]: [GpuAddress; 4],
         place: usize,
         length: usize,
     ) -> Result<(), GpuError> {
@@ -401,11 +401,11 @@ impl Kernels {
         start(&self.log_variance_gradient, (step.shape.groups, 1), 1, arguments)
     }
 
-    /// `log_variance` is [`Place::NULL`] for the Bernoulli likelihood.
+    /// `log_variance` is [`GpuAddress::NULL`] for the Bernoulli likelihood.
     pub(super) fn losses(
         &self,
         shape: &Shape,
-        [terms, log_variance, losses]: [Place; 3],
+        [terms, log_variance, losses]: [GpuAddress; 3],
     ) -> Result<(), GpuError> {
         let arguments = places(Arguments::default(), &[terms, log_variance, losses]);
         let arguments = words(arguments, &[shape.rows() as u32, shape.pixels as u32]);
@@ -416,9 +416,9 @@ impl Kernels {
     pub(super) fn totals(
         &self,
         step: &Step,
-        [losses, divergences, bounds, merges]: [Place; 4],
+        [losses, divergences, bounds, merges]: [GpuAddress; 4],
         nodes: usize,
-        [sums, stopped]: [Place; 2],
+        [sums, stopped]: [GpuAddress; 2],
     ) -> Result<(), GpuError> {
         let arguments = places(step.arguments(), &[losses, divergences, bounds, merges]);
         let arguments = places(arguments.word(nodes as u32), &[sums, stopped]);
@@ -428,7 +428,7 @@ impl Kernels {
     /// Adds `count` gradients along the tree and writes one sum per node to `sums`.
     pub(super) fn add_up(
         &self,
-        [gradients, merges, sums]: [Place; 3],
+        [gradients, merges, sums]: [GpuAddress; 3],
         count: usize,
         length: usize,
     ) -> Result<(), GpuError> {
@@ -441,7 +441,7 @@ impl Kernels {
     pub(super) fn norm(
         &self,
         step: &Step,
-        [sum, blocks, norms, factor]: [Place; 4],
+        [sum, blocks, norms, factor]: [GpuAddress; 4],
         length: usize,
         allowed: Option<f64>,
     ) -> Result<(), GpuError> {
@@ -464,7 +464,7 @@ impl Kernels {
     /// Hashes `blocks` blocks of a vector.
     pub(super) fn hashes(
         &self,
-        [vector, keys, hashes]: [Place; 3],
+        [vector, keys, hashes]: [GpuAddress; 3],
         length: usize,
         blocks: usize,
     ) -> Result<(), GpuError> {

@@ -1,7 +1,7 @@
 //! The kernels' parameters: a line of the table has those that change from step to step, and `Shape` has the
 //! sizes, which do not change. `step.cuh` declares both too.
 
-use data::{Domain, Stream, Visit};
+use data::{Domain, Pass, Stream};
 
 use crate::network::Network;
 
@@ -16,7 +16,7 @@ pub(super) struct Line {
     /// The difference between the streams of a group and of the next one.
     pub(super) noise_stride: u32,
     /// The key of what is drawn for the images.
-    pub(super) visit: Visit,
+    pub(super) pass: Pass,
     /// The position in the order where the first group begins, and the one where the last group ends.
     pub(super) positions: (u32, u32),
     pub(super) beta: f64,
@@ -30,7 +30,7 @@ impl Line {
         Self {
             noise: Stream::new(0, Domain::Noise, 0, 0),
             noise_stride: 0,
-            visit: Visit::test(0),
+            pass: Pass::test(0),
             positions: (0, 0),
             beta: 0.0,
             update: None,
@@ -42,9 +42,9 @@ impl Line {
         let ([noise_key0, noise_key1], [_, noise_b, noise_low, noise_high]) =
             (self.noise.key(), self.noise.counter());
         // The kernel adds an image's index to the mark.
-        let visit = self.visit.stream(0);
+        let pass = self.pass.stream(0);
         let ([visit_key0, visit_key1], [_, visit_mark, visit_low, visit_high]) =
-            (visit.key(), visit.counter());
+            (pass.key(), pass.counter());
         let beta = self.beta.to_bits();
         let mut words = [0; LINE_WORDS];
         words[..16].copy_from_slice(&[

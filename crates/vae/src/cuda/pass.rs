@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use model::cuda::{Buffer, Gpu, GpuError, Pinned, Place};
+use model::cuda::{Buffer, Gpu, GpuAddress, GpuError, Pinned};
 
 use crate::network::{Linear, Network};
 
@@ -28,51 +28,51 @@ pub(super) struct Work {
 /// The place of each vector.
 #[derive(Clone, Copy, Debug)]
 struct Vectors {
-    x: Place,
-    encoder: [Place; 2],
-    stats: Place,
-    deviation: Place,
-    noise: Place,
-    z: Place,
-    decoder: [Place; 2],
-    output: Place,
-    terms: Place,
-    d_decoder: [Place; 2],
-    dz: Place,
-    d_stats: Place,
-    d_encoder: [Place; 2],
-    weights: Place,
-    losses: Place,
-    ratios: Place,
-    divergences: Place,
-    bounds: Place,
+    x: GpuAddress,
+    encoder: [GpuAddress; 2],
+    stats: GpuAddress,
+    deviation: GpuAddress,
+    noise: GpuAddress,
+    z: GpuAddress,
+    decoder: [GpuAddress; 2],
+    output: GpuAddress,
+    terms: GpuAddress,
+    d_decoder: [GpuAddress; 2],
+    dz: GpuAddress,
+    d_stats: GpuAddress,
+    d_encoder: [GpuAddress; 2],
+    weights: GpuAddress,
+    losses: GpuAddress,
+    ratios: GpuAddress,
+    divergences: GpuAddress,
+    bounds: GpuAddress,
 }
 
 /// The places of a batch that are not between layers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
-    pub(super) images: Place,
-    pub(super) order: Place,
-    pub(super) parameters: Place,
-    pub(super) gradient: Place,
-    pub(super) sums: Place,
-    /// Set if the loss is not finite; [`Place::NULL`] if it is not used.
-    pub(super) stopped: Place,
+    pub(super) images: GpuAddress,
+    pub(super) order: GpuAddress,
+    pub(super) parameters: GpuAddress,
+    pub(super) gradient: GpuAddress,
+    pub(super) sums: GpuAddress,
+    /// Set if the loss is not finite; [`GpuAddress::NULL`] if it is not used.
+    pub(super) stopped: GpuAddress,
     /// How the groups' sums are added, and how many nodes remain: see `sums.cu`.
-    pub(super) merges: Place,
+    pub(super) merges: GpuAddress,
     pub(super) nodes: usize,
     pub(super) binarize: bool,
 }
 
 /// The kernels and places of a batch.
 #[derive(Debug)]
-pub(super) struct Pass<'a> {
+pub(super) struct BatchKernels<'a> {
     network: &'a Network,
     kernels: &'a Kernels,
     step: Step,
     ends: Ends,
     vectors: Vectors,
-    layers: Place,
+    layers: GpuAddress,
 }
 
 /// The numbers per image in the vector of floats; `doubles` is the same for doubles.
@@ -87,18 +87,18 @@ const fn doubles(shape: &Shape) -> usize {
 
 /// Divides memory into consecutive places.
 struct Cutter {
-    next: Place,
+    next: GpuAddress,
     images: usize,
 }
 
 impl Cutter {
-    fn floats(&mut self, width: usize) -> Place {
+    fn floats(&mut self, width: usize) -> GpuAddress {
         let place = self.next;
         self.next = place.offset::<f32>(self.images * width);
         place
     }
 
-    fn doubles(&mut self, width: usize) -> Place {
+    fn doubles(&mut self, width: usize) -> GpuAddress {
         let place = self.next;
         self.next = place.offset::<f64>(self.images * width);
         place
@@ -173,9 +173,9 @@ impl Work {
         kernels: &'a Kernels,
         step: Step,
         ends: Ends,
-    ) -> Pass<'a> {
+    ) -> BatchKernels<'a> {
         let vectors = self.vectors(&step.shape);
-        Pass { network, kernels, step, ends, vectors, layers: self.layers.place() }
+        BatchKernels { network, kernels, step, ends, vectors, layers: self.layers.place() }
     }
 }
 
@@ -187,7 +187,7 @@ fn layers(network: &Network) -> [&Linear; LAYERS] {
 
 impl Vectors {
     /// For each layer: its output's gradient, its input, and the number of rows per image.
-    const fn of_layers(&self, samples: usize) -> [(Place, Place, usize); LAYERS] {
+    const fn of_layers(&self, samples: usize) -> [(GpuAddress, GpuAddress, usize); LAYERS] {
         [
             (self.d_encoder[0], self.x, 1),
             (self.d_encoder[1], self.encoder[0], 1),
@@ -199,7 +199,7 @@ impl Vectors {
     }
 }
 
-impl Pass<'_> {
+impl BatchKernels<'_> {
     /// Computes everything from pixels to the losses and the gradient of the decoder's output.
     pub(super) fn forward(&self) -> Result<(), GpuError> {
         let Self { kernels, step, ends, vectors, .. } = self;
@@ -224,7 +224,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Computes the sums of the batch, after [`Pass::forward`].
+    /// Computes the sums of the batch, after [`BatchKernels::forward`].
     pub(super) fn totals(&self) -> Result<(), GpuError> {
         let Vectors { losses, divergences, bounds, .. } = self.vectors;
         let places = [losses, divergences, bounds, self.ends.merges];
@@ -232,9 +232,9 @@ impl Pass<'_> {
         self.kernels.totals(&self.step, places, nodes, [sums, stopped])
     }
 
-    fn log_variance(&self) -> Place {
+    fn log_variance(&self) -> GpuAddress {
         let place = self.network.log_variance;
-        place.map_or(Place::NULL, |place| self.ends.parameters.offset::<f32>(place))
+        place.map_or(GpuAddress::NULL, |place| self.ends.parameters.offset::<f32>(place))
     }
 
     fn likelihood(&self, layer: &Linear) -> Result<(), GpuError> {
@@ -261,7 +261,7 @@ impl Pass<'_> {
         let [d1, d2] = vectors.d_decoder;
         self.input_gradient(third, vectors.output, h2, d2, rows)?;
         self.input_gradient(second, d2, h1, d1, rows)?;
-        self.input_gradient(first, d1, Place::NULL, vectors.dz, rows)?;
+        self.input_gradient(first, d1, GpuAddress::NULL, vectors.dz, rows)?;
         let Vectors { dz, noise, stats, deviation, weights, d_stats, .. } = *vectors;
         if step.shape.samples > 1 {
             kernels.samples_gradient(step, [dz, noise, stats, deviation, weights, d_stats])?;
@@ -286,7 +286,7 @@ impl Pass<'_> {
         self.kernels.log_variance_gradient(&self.step, places, place, length)
     }
 
-    fn weight_and_bias(&self, layer: &Linear) -> (Place, Place) {
+    fn weight_and_bias(&self, layer: &Linear) -> (GpuAddress, GpuAddress) {
         let place = |range: &Range<usize>| self.ends.parameters.offset::<f32>(range.start);
         (place(&layer.weight), place(&layer.bias))
     }
@@ -295,8 +295,8 @@ impl Pass<'_> {
     fn layer(
         &self,
         layer: &Linear,
-        x: Place,
-        out: Place,
+        x: GpuAddress,
+        out: GpuAddress,
         rows: usize,
         relu: bool,
     ) -> Result<(), GpuError> {
@@ -309,9 +309,9 @@ impl Pass<'_> {
     fn input_gradient(
         &self,
         layer: &Linear,
-        d: Place,
-        activation: Place,
-        out: Place,
+        d: GpuAddress,
+        activation: GpuAddress,
+        out: GpuAddress,
         rows: usize,
     ) -> Result<(), GpuError> {
         let (w, _) = self.weight_and_bias(layer);

@@ -9,7 +9,7 @@ use images::Images;
 use model::{
     Digest, Finished, ModelError, PartialTree, Partner, Resident, STATE_VECTORS, StateView,
     StepContext, Sums, Update, WholeStep,
-    cuda::{Buffer, Gpu, GpuError, Graph, Pinned, Place},
+    cuda::{Buffer, Gpu, GpuAddress, GpuError, Graph, Pinned},
     digest::Hasher,
     resident::AHEAD,
 };
@@ -84,7 +84,7 @@ impl Norm {
     pub(super) fn measure(
         &self,
         kernels: &Kernels,
-        (step, norms): (&Step, Place),
+        (step, norms): (&Step, GpuAddress),
         updating: Updating,
         grad_clip: Option<f64>,
     ) -> Result<Updating, GpuError> {
@@ -110,7 +110,7 @@ impl State {
         })
     }
 
-    pub(super) fn parameters(&self) -> Place {
+    pub(super) fn parameters(&self) -> GpuAddress {
         self.vectors[0].place()
     }
 
@@ -120,15 +120,19 @@ impl State {
         self.together.iter_mut().for_each(Together::forget_steps);
     }
 
-    pub(super) fn updating(&self, (leaves, count): (Place, usize), merges: Place) -> Updating {
+    pub(super) fn updating(
+        &self,
+        (leaves, count): (GpuAddress, usize),
+        merges: GpuAddress,
+    ) -> Updating {
         Updating {
             leaves,
             count,
             merges,
             length: self.vectors[0].len(),
             state: self.vectors.each_ref().map(Buffer::place),
-            factor: Place::NULL,
-            stopped: Place::NULL,
+            factor: GpuAddress::NULL,
+            stopped: GpuAddress::NULL,
         }
     }
 }
@@ -225,7 +229,7 @@ impl Vae {
         Line {
             noise: context.random,
             noise_stride: 1,
-            visit: batch.visit,
+            pass: batch.pass,
             positions: (start as u32, end as u32),
             beta: self.beta * self.settings.kl_weight(context),
             update: Some(step.update.numbers()),

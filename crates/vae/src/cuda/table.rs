@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use model::{
     Sums,
-    cuda::{Buffer, Event, Gpu, GpuError, Pinned, Place},
+    cuda::{Buffer, Event, Gpu, GpuAddress, GpuError, Pinned},
     resident::AHEAD,
 };
 
@@ -104,15 +104,15 @@ impl Table {
         Step { cursor, table: cursor.offset::<u32>(CURSOR_WORDS), shape: self.shape }
     }
 
-    pub(super) fn order(&self) -> Place {
+    pub(super) fn order(&self) -> GpuAddress {
         self.order.there.place()
     }
 
-    pub(super) fn sums(&self) -> Place {
+    pub(super) fn sums(&self) -> GpuAddress {
         self.sums.place()
     }
 
-    pub(super) fn norms(&self) -> Place {
+    pub(super) fn norms(&self) -> GpuAddress {
         self.norms.place()
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use images::Images;
 use model::{
     DeviceMemory, HostMemory, ModelError, PartialTree, Partner, Sums, WholeStep,
-    cuda::{Buffer, Gpu, GpuError, Graph, Place},
+    cuda::{Buffer, Gpu, GpuAddress, GpuError, Graph},
     resident::AHEAD,
 };
 
@@ -87,7 +87,7 @@ impl Steps {
             gradient: if are_partials { own } else { gradients.place() },
             sums: table.sums(),
             // The members see together that a loss is not finite.
-            stopped: Place::NULL,
+            stopped: GpuAddress::NULL,
             merges: shards.place(),
             nodes: tree.own.len(),
             binarize: vae.settings.binarize != Binarize::None,

@@ -1,5 +1,5 @@
-//! `cargo xtask dist --check`: builds the last commit twice, in clones at different paths, and compares the
-//! bytes.
+//! `cargo xtask dist --check`: builds the release of the last commit without libtorch twice, in clones at
+//! different paths, and compares the bytes.
 
 use super::archive::CHECKSUMS;
 use crate::test_tools::NVRTC;
@@ -57,8 +57,9 @@ fn build(place: &Path, output: &Path, wheel: bool) -> anyhow::Result<u8> {
             .with_context(|| format!("cannot link {name}"))?;
     }
     let mut dist = Command::new(env::current_exe().context("cannot find this program")?);
-    dist.args(["dist", "--no-libtorch", "--output"]).arg(output);
-    dist.args(wheel.then_some("--wheel")).current_dir(place);
+    // A wheel never contains libtorch.
+    dist.args(["dist", if wheel { "--wheel" } else { "--no-libtorch" }]);
+    dist.arg("--output").arg(output).current_dir(place);
     dist.env("CARGO_MANIFEST_DIR", place.join("crates/xtask"));
     // Each clone uses its own libtorch and target folder.
     dist.env_remove("LIBTORCH").env("CARGO_TARGET_DIR", place.join("target"));

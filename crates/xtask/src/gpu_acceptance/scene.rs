@@ -30,7 +30,7 @@ pub(super) struct Scale {
     /// Whether this is a rehearsal, on an emulated GPU.
     pub(super) is_rehearsal: bool,
     /// The factor by which bounds are longer.
-    pub(super) patience: u32,
+    pub(super) bound_factor: u32,
     /// Whether the epoch of the default flags is trained.
     pub(super) whole_epoch: bool,
     /// Flags and epochs of the runs whose members are killed or frozen.
@@ -48,7 +48,7 @@ pub(super) struct Scale {
 
 pub(super) const FULL: Scale = Scale {
     is_rehearsal: false,
-    patience: 1,
+    bound_factor: 1,
     whole_epoch: true,
     members: "--shards 4",
     members_epochs: 24,
@@ -62,7 +62,7 @@ pub(super) const FULL: Scale = Scale {
 pub(super) const REHEARSAL: Scale = Scale {
     is_rehearsal: true,
     // Other tests run on the machine at the same time.
-    patience: 10,
+    bound_factor: 10,
     whole_epoch: false,
     members: "--seed 7 --shards 4 --test-images 64 --train-images 640 --batch-size 16 --hidden-dim 48 \
               --latent-dim 5",
@@ -112,7 +112,7 @@ impl Scene {
     ) -> anyhow::Result<Self> {
         let deadline = Instant::now() + time;
         let expected = expected(&folder.join(EXPECTED))?;
-        let torch = torch(LOAD_BOUND * scale.patience).map_err(|error| format!("{error:#}"));
+        let torch = torch(LOAD_BOUND * scale.bound_factor).map_err(|error| format!("{error:#}"));
         let own = torch.as_ref().map(|torch| torch.libraries.clone()).unwrap_or_default();
         let inherited = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
         let places = first.map(Path::to_owned).into_iter().chain(own);
@@ -144,12 +144,12 @@ impl Scene {
         self.folder.join(PEERS)
     }
 
-    /// The bound, scaled by [`Scale::patience`], or the time that is left if this is less. An error
+    /// The bound, scaled by [`Scale::bound_factor`], or the time that is left if this is less. An error
     /// if no time is left.
     pub(super) fn bound(&self, bound: Duration) -> anyhow::Result<Duration> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         ensure!(!left.is_zero(), "no time is left");
-        Ok(bound.saturating_mul(self.scale.patience).min(left))
+        Ok(bound.saturating_mul(self.scale.bound_factor).min(left))
     }
 }
 

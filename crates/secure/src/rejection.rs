@@ -14,27 +14,27 @@ use crate::authority::certs;
 
 /// One side refuses the connection. Another attempt fails too, until a person changes something.
 #[derive(Clone, Debug)]
-pub(crate) struct Refusal(String);
+pub(crate) struct Rejection(String);
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl Error for Refusal {}
+impl Error for Rejection {}
 
-impl Refusal {
+impl Rejection {
     pub(crate) fn because(reason: impl fmt::Display) -> io::Error {
         io::Error::new(io::ErrorKind::PermissionDenied, Self(reason.to_string()))
     }
 }
 
-/// The refusal in the chain of an error's sources, if there is one.
-pub(crate) fn refusal<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Refusal> {
+/// The rejection in the chain of an error's sources, if there is one.
+pub(crate) fn rejection<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Rejection> {
     let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    let found = inner.and_then(|inner| inner.downcast_ref::<Refusal>());
-    found.or_else(|| refusal(error.source()?))
+    let found = inner.and_then(|inner| inner.downcast_ref::<Rejection>());
+    found.or_else(|| rejection(error.source()?))
 }
 
 /// The messages for the case that only one side uses TLS.
@@ -43,11 +43,11 @@ pub(crate) const NO_TLS: &str =
 pub(crate) const TLS: &str =
     "it speaks TLS, and this side does not: give --tls-dir to both, or to none";
 
-/// Replaces an error of the TLS layer by a refusal in plain words; other errors stay as they are.
+/// Replaces an error of the TLS layer by a rejection in plain words; other errors stay as they are.
 pub(crate) fn explain(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
     match inner {
-        Some(inner) => Refusal::because(of_peer(inner)),
+        Some(inner) => Rejection::because(of_peer(inner)),
         None => error,
     }
 }
@@ -136,7 +136,7 @@ fn ago(hours: u64) -> String {
 /// Logs that a connection was refused. A connection that only broke is logged at a lower level.
 pub(crate) fn log(peer: Option<SocketAddr>, reason: &io::Error) {
     let peer = peer.map_or("an unknown address".to_owned(), |peer| peer.to_string());
-    if refusal(reason).is_some() {
+    if rejection(reason).is_some() {
         turned_away(&format!("a connection from {peer}: {reason}"));
     } else {
         tracing::debug!("a connection from {peer} failed: {reason}");

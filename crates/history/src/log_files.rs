@@ -11,13 +11,13 @@ use std::{
 
 /// A closed file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Segment {
+pub(crate) struct ClosedFile {
     pub(crate) first: u64,
     pub(crate) last: u64,
     pub(crate) path: PathBuf,
 }
 
-impl Segment {
+impl ClosedFile {
     pub(crate) fn contains(&self, number: u64) -> bool {
         (self.first..=self.last).contains(&number)
     }
@@ -39,7 +39,7 @@ pub(crate) fn closed_path(folder: &Path, name: &str, first: u64, last: u64) -> P
 
 /// The closed files in order, and the files whose numbers a merged file already covers. Such files are
 /// left over if the writer died while it merged.
-pub(crate) fn list(folder: &Path, name: &str) -> io::Result<(Vec<Segment>, Vec<Segment>)> {
+pub(crate) fn list(folder: &Path, name: &str) -> io::Result<(Vec<ClosedFile>, Vec<ClosedFile>)> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
         entries => entries?,
@@ -53,19 +53,19 @@ pub(crate) fn list(folder: &Path, name: &str) -> io::Result<(Vec<Segment>, Vec<S
             continue;
         };
         if fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_file()) {
-            found.push(Segment { first, last, path: entry.path() });
+            found.push(ClosedFile { first, last, path: entry.path() });
         }
     }
     // Of files that begin with the same number, the one that covers the most numbers comes first.
-    found.sort_by_key(|segment| (segment.first, std::cmp::Reverse(segment.last)));
-    let (mut segments, mut covered) = (Vec::<Segment>::new(), Vec::new());
-    for segment in found {
-        match segments.last() {
-            Some(before) if segment.first <= before.last => covered.push(segment),
-            _ => segments.push(segment),
+    found.sort_by_key(|file| (file.first, std::cmp::Reverse(file.last)));
+    let (mut files, mut covered) = (Vec::<ClosedFile>::new(), Vec::new());
+    for file in found {
+        match files.last() {
+            Some(before) if file.first <= before.last => covered.push(file),
+            _ => files.push(file),
         }
     }
-    Ok((segments, covered))
+    Ok((files, covered))
 }
 
 /// The first and last number in the name of a closed file.
@@ -101,15 +101,15 @@ mod tests {
         for name in names {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        let (segments, covered) = list(folder.path(), "metrics.jsonl").unwrap();
-        let spans = |segments: &[Segment]| -> Vec<(u64, u64)> {
-            segments.iter().map(|segment| (segment.first, segment.last)).collect()
+        let (files, covered) = list(folder.path(), "metrics.jsonl").unwrap();
+        let spans = |files: &[ClosedFile]| -> Vec<(u64, u64)> {
+            files.iter().map(|file| (file.first, file.last)).collect()
         };
-        assert_eq!(spans(&segments), [(1, 2), (3, 3), (1_000_000, 1_000_000)]);
+        assert_eq!(spans(&files), [(1, 2), (3, 3), (1_000_000, 1_000_000)]);
         assert_eq!(spans(&covered), [(2, 2)]);
-        for segment in &segments {
-            let path = closed_path(folder.path(), "metrics.jsonl", segment.first, segment.last);
-            assert_eq!(path, segment.path);
+        for file in &files {
+            let path = closed_path(folder.path(), "metrics.jsonl", file.first, file.last);
+            assert_eq!(path, file.path);
         }
         assert_eq!(list(&folder.path().join("none"), "metrics.jsonl").unwrap().0, []);
     }

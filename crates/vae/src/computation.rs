@@ -14,12 +14,12 @@ use model::{Isa, ModelError, Scratch, Sums, Team, noise};
 use crate::{
     element::{self, Element},
     network::Network,
-    pass::Pass,
+    pass::ForwardBackward,
     work::{Memory, Work},
 };
 
 #[derive(Debug)]
-pub(crate) struct Engine<E> {
+pub(crate) struct Computation<E> {
     network: Network,
     beta: f64,
     binarize: Binarize,
@@ -32,8 +32,8 @@ pub(crate) struct Engine<E> {
     weights: Scratch<E, 1>,
 }
 
-impl<E: Element> Engine<E> {
-    /// Working memory is allocated by [`Engine::reserve`] or the first batch. With more than one sample per
+impl<E: Element> Computation<E> {
+    /// Working memory is allocated by [`Computation::reserve`] or the first batch. With more than one sample per
     /// image, the loss is the importance-weighted bound.
     pub(crate) fn new(
         network: Network,
@@ -72,24 +72,24 @@ impl<E: Element> Engine<E> {
         &'a mut self,
         parameters: &'a [f32],
         kl_weight: f64,
-    ) -> (Pass<'a, E>, &'a Team, &'a mut Memory<E>) {
+    ) -> (ForwardBackward<'a, E>, &'a Team, &'a mut Memory<E>) {
         let Self { network, beta, sparse, isa, team, memory, weights, .. } = self;
         let len = network.layout.len();
         assert_eq!(parameters.len(), len, "parameters and layout differ in length");
         let [rounded] = weights.slices(1);
         let weights = E::weights(*isa, team, parameters, rounded);
         let (beta, sparse) = (*beta * kl_weight, sparse.unwrap_or_default());
-        (Pass { network, isa: *isa, beta, sparse, parameters, weights }, team, memory)
+        (ForwardBackward { network, isa: *isa, beta, sparse, parameters, weights }, team, memory)
     }
 
-    /// [`Engine::begin`] for a batch, with noise from the stream.
+    /// [`Computation::begin`] for a batch, with noise from the stream.
     fn begin_batch<'a>(
         &'a mut self,
         parameters: &'a [f32],
         batch: &Batch<'_, Images>,
         stream: Stream,
         kl_weight: f64,
-    ) -> (Pass<'a, E>, &'a Team, &'a mut Memory<E>) {
+    ) -> (ForwardBackward<'a, E>, &'a Team, &'a mut Memory<E>) {
         self.sparse.get_or_insert_with(|| element::is_sparse(batch.data));
         let (pass, team, memory) = self.begin(parameters, kl_weight);
         noise::normals(pass.isa, stream, memory.work(batch.len()).noise);
@@ -260,7 +260,7 @@ fn in_blocks_with<E: Element, T: Send>(
 
 /// The forward and backward pass through all layers; `begin` writes the pixels of a block.
 fn differentiate<E: Element>(
-    pass: Pass<'_, E>,
+    pass: ForwardBackward<'_, E>,
     team: &Team,
     memory: &mut Memory<E>,
     images: usize,

@@ -17,7 +17,7 @@ const LINKS_MAX: usize = 40;
 
 /// How a path is written.
 #[derive(Debug)]
-pub(crate) enum Place {
+pub(crate) enum Destination {
     /// As a temporary file, which then gets this name; links are already resolved.
     Beside(NamedTempFile, PathBuf),
     /// A regular file that must keep its inode: it has other names, or no file can be made in its folder.
@@ -61,12 +61,12 @@ fn own_output(there: &Metadata) -> Option<io::Result<File>> {
     Some(output.try_clone_to_owned().map(File::from))
 }
 
-impl Place {
+impl Destination {
     /// Decides how `path` is written, and prepares that.
-    pub(crate) fn of(path: &Path) -> io::Result<Place> {
+    pub(crate) fn of(path: &Path) -> io::Result<Destination> {
         let Some(there) = look(path)? else {
             let target = follow(path)?;
-            return Ok(Place::Beside(temporary(folder_of(&target))?, target));
+            return Ok(Destination::Beside(temporary(folder_of(&target))?, target));
         };
         if there.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
@@ -75,20 +75,20 @@ impl Place {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a disk"));
         }
         if !there.is_file() || own_output(&there).is_some() {
-            return Ok(Place::Stream);
+            return Ok(Destination::Stream);
         }
         // A user who may not write a file may not replace it either.
         let file = File::options().write(true).open(path)?;
         let target = fs::canonicalize(path)?;
         if there.nlink() > 1 {
-            return Ok(Place::Direct(file));
+            return Ok(Destination::Direct(file));
         }
         match temporary(folder_of(&target)) {
             Ok(beside) if take_after(beside.as_file(), &there).is_ok() => {
-                Ok(Place::Beside(beside, target))
+                Ok(Destination::Beside(beside, target))
             }
-            Ok(_) => Ok(Place::Direct(file)),
-            Err(error) if is_closed(&error) => Ok(Place::Direct(file)),
+            Ok(_) => Ok(Destination::Direct(file)),
+            Err(error) if is_closed(&error) => Ok(Destination::Direct(file)),
             Err(error) => Err(error),
         }
     }
@@ -149,10 +149,10 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 /// # Errors
 /// Why the file could not be written.
 pub fn try_write(path: &Path) -> Result<(), DiskError> {
-    let tried = || match Place::of(path)? {
-        Place::Beside(..) | Place::Direct(_) => Ok(()),
+    let tried = || match Destination::of(path)? {
+        Destination::Beside(..) | Destination::Direct(_) => Ok(()),
         // A stream is not opened, because opening a pipe would wait for a reader.
-        Place::Stream => Ok(rustix::fs::access(path, Access::WRITE_OK)?),
+        Destination::Stream => Ok(rustix::fs::access(path, Access::WRITE_OK)?),
     };
     tried().map_err(DiskError::write(path))
 }

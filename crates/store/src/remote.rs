@@ -23,15 +23,15 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// A folder in an object store.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct Remote {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) folder: Path,
     /// The hint to add when the store does not answer; only if the environment holds no credentials.
     pub(crate) hint: Option<&'static str>,
 }
 
-impl Place {
-    pub(crate) fn open(text: &str) -> Result<Place, StoreError> {
+impl Remote {
+    pub(crate) fn open(text: &str) -> Result<Remote, StoreError> {
         let refused = |reason: &str| StoreError::Url { url: text.into(), reason: reason.into() };
         let url = Url::parse(text).map_err(|_| refused("is no URL"))?;
         if !url.username().is_empty() || url.password().is_some() {
@@ -43,7 +43,7 @@ impl Place {
         let folder = Path::from_url_path(url.path()).map_err(|_| refused("names no folder"))?;
         let bucket = url.host_str().unwrap_or_default();
         match (url.scheme(), bucket) {
-            ("file", "") if !folder.as_ref().is_empty() => Ok(Place::local(folder)),
+            ("file", "") if !folder.as_ref().is_empty() => Ok(Remote::local(folder)),
             ("file", "") => Err(refused("names no folder")),
             ("file", _) => Err(refused("has two slashes instead of three")),
             ("s3" | "gs", "") => Err(refused("names no bucket")),
@@ -53,10 +53,10 @@ impl Place {
         }
     }
 
-    fn local(folder: Path) -> Place {
+    fn local(folder: Path) -> Remote {
         // With fsync, the copy is as durable as a checkpoint on this disk.
         let objects = Arc::new(LocalFileSystem::new().with_fsync(true));
-        Place { objects, folder, hint: None }
+        Remote { objects, folder, hint: None }
     }
 }
 
@@ -65,7 +65,7 @@ fn unusable(url: &str, error: &object_store::Error) -> StoreError {
     StoreError::Failed { action: "use", object: url.into(), cause: cause::of(error) }
 }
 
-fn s3(bucket: &str, folder: Path) -> object_store::Result<Place> {
+fn s3(bucket: &str, folder: Path) -> object_store::Result<Remote> {
     secure::prefer_ring();
     let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry());
     let keys = [
@@ -78,10 +78,10 @@ fn s3(bucket: &str, folder: Path) -> object_store::Result<Place> {
     let hint = hint.then_some(
         "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role",
     );
-    Ok(Place { objects: Arc::new(builder.build()?), folder, hint })
+    Ok(Remote { objects: Arc::new(builder.build()?), folder, hint })
 }
 
-fn gcs(bucket: &str, folder: Path) -> object_store::Result<Place> {
+fn gcs(bucket: &str, folder: Path) -> object_store::Result<Remote> {
     secure::prefer_ring();
     let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
     let keys = [
@@ -93,7 +93,7 @@ fn gcs(bucket: &str, folder: Path) -> object_store::Result<Place> {
     let hint = hint.then_some(
         "there are no credentials: set GOOGLE_APPLICATION_CREDENTIALS, or give this machine a service account",
     );
-    Ok(Place { objects: Arc::new(builder.with_retry(retry()).build()?), folder, hint })
+    Ok(Remote { objects: Arc::new(builder.with_retry(retry()).build()?), folder, hint })
 }
 
 fn retry() -> RetryConfig {
@@ -128,7 +128,7 @@ mod tests {
             ("s3://bucket/folder?versions", "more than a folder"),
             ("s3://bucket/folder#1", "more than a folder"),
         ] {
-            let message = Place::open(url).expect_err(url).to_string();
+            let message = Remote::open(url).expect_err(url).to_string();
             let whole = [words, "s3://BUCKET/FOLDER", &format!("{url:?}")];
             assert!(whole.iter().all(|word| message.contains(word)), "{message}");
         }
@@ -143,7 +143,7 @@ mod tests {
             ("gs://bucket/runs", "runs"),
             ("file:///mnt/my%20runs/a", "mnt/my runs/a"),
         ] {
-            assert_eq!(Place::open(url).expect(url).folder.as_ref(), folder);
+            assert_eq!(Remote::open(url).expect(url).folder.as_ref(), folder);
         }
     }
 }
