@@ -17,9 +17,7 @@ mod reference;
 mod slurm;
 
 use std::{
-    env,
-    fs::{self, File},
-    io::Write as _,
+    env, fs,
     path::PathBuf,
     process::Command,
     sync::OnceLock,
@@ -35,6 +33,7 @@ pub(crate) use fleet::{
     worker_in, worker_under,
 };
 pub(crate) use holding::Holding;
+pub(crate) use left_out::{note as note_left_out, note_unless as leave_out};
 pub(crate) use network::{Host, Lost, Network, namespaces};
 pub(crate) use objects::Objects;
 pub(crate) use place::{Place, assert_same_tensors};
@@ -108,24 +107,6 @@ pub(crate) fn profile() -> &'static str {
 pub(crate) fn profile_folder() -> PathBuf {
     let me = std::env::current_exe().unwrap();
     me.ancestors().nth(2).unwrap().to_owned()
-}
-
-/// Notes that a test is left out because a tool is missing; if the variable `required` is set, the
-/// test fails.
-pub(crate) fn leave_out(required: &str, left_out: &str, reason: &str) {
-    assert!(env::var_os(required).is_none(), "{required} is set, but {reason}");
-    note_left_out(left_out, reason);
-}
-
-/// Notes that a test is left out, and why; `cargo xtask test` lists these notes at its end.
-#[expect(clippy::print_stdout, reason = "a test that is left out says so")]
-pub(crate) fn note_left_out(left_out: &str, reason: &str) {
-    let line = format!("{left_out}: {reason}\n");
-    print!("{line}");
-    if let Some(list) = env::var_os("LOCKSTEP_LEFT_OUT") {
-        let mut list = File::options().append(true).create(true).open(list).unwrap();
-        list.write_all(line.as_bytes()).unwrap();
-    }
 }
 
 /// Waits until `done` holds.

@@ -217,19 +217,19 @@ impl Run {
                     let train = row.train.iter().map(|(name, value)| (name.to_owned(), value));
                     let test = row.test.iter().map(|(name, value)| (format!("test_{name}"), value));
                     let rate = [("examples_per_second".to_owned(), row.examples_per_second)];
-                    let place = Coordinates {
+                    let coordinates = Coordinates {
                         seconds: self.series.last().seconds,
-                        ..self.place(row.step, row.epoch, row.time)
+                        ..self.coordinates(row.step, row.epoch, row.time)
                     };
                     // If the step is already there, the epoch was trained again, so the old one is
                     // dropped.
-                    self.epochs.rewind(place.step - 1.0);
+                    self.epochs.rewind(coordinates.step - 1.0);
                     let values: Vec<(String, Option<f64>)> =
                         train.chain(test).chain(rate).collect();
                     let known = values
                         .iter()
                         .filter_map(|(name, value)| Some((&name[..], Spread::one((*value)?))));
-                    self.epochs.push(place, known);
+                    self.epochs.push(coordinates, known);
                 }
                 Item::Rewound { step } => self.series.rewind(step as f64),
                 Item::Restarted => {
@@ -255,7 +255,7 @@ impl Run {
         Ok(())
     }
 
-    fn place(&self, step: u64, epoch: u64, time: Option<Time>) -> Coordinates {
+    fn coordinates(&self, step: u64, epoch: u64, time: Option<Time>) -> Coordinates {
         let step = step as f64;
         let epoch = match self.about.steps_per_epoch {
             Some(steps) => step / steps as f64,
@@ -268,9 +268,11 @@ impl Run {
     fn add_steps(&mut self, row: &StepsRow) {
         let seconds = positive(row.took().unwrap_or_default());
         let begun = self.series.last().seconds;
-        let place =
-            Coordinates { seconds: begun + seconds, ..self.place(row.step, row.epoch, row.time) };
-        self.series.push(place, columns(row));
+        let coordinates = Coordinates {
+            seconds: begun + seconds,
+            ..self.coordinates(row.step, row.epoch, row.time)
+        };
+        self.series.push(coordinates, columns(row));
         self.examples = self.examples.saturating_add(row.examples);
         self.seconds += seconds;
         for rank in &row.ranks {

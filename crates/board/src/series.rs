@@ -46,12 +46,12 @@ impl Axis {
         }
     }
 
-    fn of(self, place: &Coordinates) -> f64 {
+    fn of(self, coordinates: &Coordinates) -> f64 {
         match self {
-            Self::Step => place.step,
-            Self::Epoch => place.epoch,
-            Self::Seconds => place.seconds,
-            Self::Time => place.time,
+            Self::Step => coordinates.step,
+            Self::Epoch => coordinates.epoch,
+            Self::Seconds => coordinates.seconds,
+            Self::Time => coordinates.time,
         }
     }
 }
@@ -90,8 +90,8 @@ impl Spread {
 /// The columns.
 #[derive(Debug)]
 pub(crate) struct Series {
-    /// The place of the last row in each bucket.
-    places: Vec<Coordinates>,
+    /// The coordinates of the last row in each bucket.
+    coordinates: Vec<Coordinates>,
     /// Rows in each bucket.
     rows: Vec<u32>,
     columns: BTreeMap<String, Vec<Spread>>,
@@ -101,13 +101,13 @@ pub(crate) struct Series {
 
 impl Series {
     pub(crate) fn new(buckets_max: usize) -> Self {
-        let (places, rows, columns) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Self { places, rows, columns, rows_per_bucket: 1, buckets_max }
+        let (coordinates, rows, columns) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { coordinates, rows, columns, rows_per_bucket: 1, buckets_max }
     }
 
-    /// The place of the last row; the beginning of the run if there is none.
+    /// The coordinates of the last row; the beginning of the run if there is none.
     pub(crate) fn last(&self) -> Coordinates {
-        self.places.last().copied().unwrap_or_default()
+        self.coordinates.last().copied().unwrap_or_default()
     }
 
     /// The last known mean of a column.
@@ -123,8 +123,8 @@ impl Series {
 
     /// Drops all rows after a step.
     pub(crate) fn rewind(&mut self, step: f64) {
-        let kept = self.places.partition_point(|place| place.step <= step);
-        self.places.truncate(kept);
+        let kept = self.coordinates.partition_point(|at| at.step <= step);
+        self.coordinates.truncate(kept);
         self.rows.truncate(kept);
         self.columns.values_mut().for_each(|column| column.truncate(kept));
     }
@@ -132,21 +132,21 @@ impl Series {
     /// Adds a row; its step must be later than all before.
     pub(crate) fn push<'a>(
         &mut self,
-        place: Coordinates,
+        coordinates: Coordinates,
         values: impl IntoIterator<Item = (&'a str, Spread)>,
     ) {
         // The first row keeps its own bucket.
-        let joins = self.places.len() > 1
+        let joins = self.coordinates.len() > 1
             && self.rows.last().is_some_and(|rows| *rows < self.rows_per_bucket);
         if joins {
-            let last = self.places.len() - 1;
-            self.places[last] = place;
+            let last = self.coordinates.len() - 1;
+            self.coordinates[last] = coordinates;
         } else {
-            self.places.push(place);
+            self.coordinates.push(coordinates);
             self.rows.push(0);
             self.columns.values_mut().for_each(|column| column.push(Spread::UNKNOWN));
         }
-        let (buckets, last) = (self.places.len(), self.places.len() - 1);
+        let (buckets, last) = (self.coordinates.len(), self.coordinates.len() - 1);
         for (name, value) in values {
             if !self.columns.contains_key(name) && self.columns.len() < COLUMNS_MAX {
                 self.columns.insert(name.to_owned(), vec![Spread::UNKNOWN; buckets]);
@@ -164,7 +164,7 @@ impl Series {
     /// Merges every two neighbouring buckets, except the first bucket.
     fn halve(&mut self) {
         let pairs = |len: usize| (1..len).step_by(2).map(move |one| (one, one + 1 < len));
-        let len = self.places.len();
+        let len = self.coordinates.len();
         for column in self.columns.values_mut() {
             let pair = |(one, has_next): (usize, bool)| match has_next {
                 true => column[one].and(self.rows[one], column[one + 1], self.rows[one + 1]),
@@ -174,14 +174,14 @@ impl Series {
             column.truncate(1);
             column.extend(halved);
         }
-        let last = |(one, has_next): (usize, bool)| self.places[one + usize::from(has_next)];
-        let places: Vec<Coordinates> = pairs(len).map(last).collect();
+        let last = |(one, has_next): (usize, bool)| self.coordinates[one + usize::from(has_next)];
+        let coordinates: Vec<Coordinates> = pairs(len).map(last).collect();
         let both = |(one, has_next): (usize, bool)| {
             self.rows[one] + if has_next { self.rows[one + 1] } else { 0 }
         };
         let rows: Vec<u32> = pairs(len).map(both).collect();
-        self.places.truncate(1);
-        self.places.extend(places);
+        self.coordinates.truncate(1);
+        self.coordinates.extend(coordinates);
         self.rows.truncate(1);
         self.rows.extend(rows);
         self.rows_per_bucket = self.rows_per_bucket.saturating_mul(2);
@@ -190,10 +190,10 @@ impl Series {
     /// A chart of the part of the run between two values of an axis, with at most `buckets_max` buckets.
     /// The first and the last row of that part have their own buckets.
     pub(crate) fn chart(&self, axis: Axis, from: f64, to: f64, buckets_max: usize) -> Chart {
-        let begin = self.places.partition_point(|place| axis.of(place) < from);
-        let end = self.places.partition_point(|place| axis.of(place) <= to).max(begin);
+        let begin = self.coordinates.partition_point(|at| axis.of(at) < from);
+        let end = self.coordinates.partition_point(|at| axis.of(at) <= to).max(begin);
         // The next bucket on each side is included, so that the lines reach the edges.
-        let (begin, end) = (begin.saturating_sub(1), (end + 1).min(self.places.len()));
+        let (begin, end) = (begin.saturating_sub(1), (end + 1).min(self.coordinates.len()));
         let size = (end - begin).div_ceil(buckets_max.max(4) - 2).max(1);
         let mut chart = Chart { rows: self.rows(), ..Chart::default() };
         let mut at = begin;
@@ -207,11 +207,11 @@ impl Series {
     }
 
     fn add_bucket(&self, chart: &mut Chart, begin: usize, end: usize) {
-        let place = self.places[end - 1];
-        chart.step.push(place.step);
-        chart.epoch.push(place.epoch);
-        chart.seconds.push(place.seconds);
-        chart.time.push(known(place.time));
+        let coordinates = self.coordinates[end - 1];
+        chart.step.push(coordinates.step);
+        chart.epoch.push(coordinates.epoch);
+        chart.seconds.push(coordinates.seconds);
+        chart.time.push(known(coordinates.time));
         for (name, column) in &self.columns {
             let (mut all, mut rows) = (Spread::UNKNOWN, 0);
             for (spread, count) in column[begin..end].iter().zip(&self.rows[begin..end]) {
@@ -260,7 +260,7 @@ mod tests {
 
     use super::*;
 
-    fn place(step: u64) -> Coordinates {
+    fn coordinates(step: u64) -> Coordinates {
         let step = step as f64;
         Coordinates { step, epoch: step / 100.0, seconds: step / 10.0, time: 1e9 + step }
     }
@@ -269,7 +269,7 @@ mod tests {
         let mut series = Series::new(buckets_max);
         for step in 1..=rows {
             let loss = if step == rows / 3 { 1000.0 } else { 100.0 };
-            series.push(place(step), [("loss", Spread::one(loss))]);
+            series.push(coordinates(step), [("loss", Spread::one(loss))]);
         }
         series
     }
@@ -283,7 +283,7 @@ mod tests {
         for (rows, buckets_max) in [(10, 1 << 17), (5000, 1 << 17), (5000, 700), (5001, 64)] {
             let series = filled(rows, buckets_max);
             assert_eq!(series.rows(), rows);
-            assert!(series.places.len() <= buckets_max, "{}", series.places.len());
+            assert!(series.coordinates.len() <= buckets_max, "{}", series.coordinates.len());
             let chart = whole(&series, 50);
             assert!(chart.step.len() <= 50, "{}", chart.step.len());
             assert_eq!(chart.step[0], 1.0);
@@ -300,7 +300,7 @@ mod tests {
         let mut series = Series::new(8);
         let values: Vec<f64> = (1..=100).map(|value| f64::from(value * value)).collect();
         for (step, value) in (1..).zip(&values) {
-            series.push(place(step), [("loss", Spread::one(*value))]);
+            series.push(coordinates(step), [("loss", Spread::one(*value))]);
         }
         let mean: f64 = values.iter().sum::<f64>() / 100.0;
         let weighted = series.columns["loss"].iter().zip(&series.rows);
@@ -326,7 +326,7 @@ mod tests {
         let mut series = filled(100, 1 << 17);
         series.rewind(40.0);
         assert_eq!(series.last().step, 40.0);
-        series.push(place(41), [("kl", Spread::one(2.0))]);
+        series.push(coordinates(41), [("kl", Spread::one(2.0))]);
         let chart = whole(&series, 600);
         assert_eq!(chart.step, (1..=41).map(f64::from).collect::<Vec<_>>());
         assert_eq!(chart.lines["loss"].mean[40], None);

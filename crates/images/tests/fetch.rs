@@ -1,8 +1,6 @@
 //! Fashion-MNIST, fetched with Debian's package manager.
 
-#![allow(clippy::print_stdout, reason = "reports a skipped test")]
-
-use std::{env, fs, fs::File, io::Write as _, process::Command};
+use std::{fs, process::Command};
 
 use data::{Files, fetch};
 use images::{Shape, named, sheet, splits};
@@ -22,15 +20,7 @@ fn absence() -> Option<&'static str> {
 #[test]
 fn fashion_mnist_comes_as_a_package_of_debian() {
     if let Some(reason) = absence() {
-        assert!(env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, but {reason}");
-        let line = format!("fetching Fashion-MNIST: {reason}\n");
-        print!("{line}");
-        // `cargo xtask test` lists the lines of this file at its end.
-        if let Some(list) = env::var_os("LOCKSTEP_LEFT_OUT") {
-            let mut list = File::options().append(true).create(true).open(list).unwrap();
-            list.write_all(line.as_bytes()).unwrap();
-        }
-        return;
+        return left_out::note_unless(REQUIRED, "fetching Fashion-MNIST", reason);
     }
     let place = tempfile::tempdir().unwrap();
     let (folder, set) = (place.path().join("fashion-mnist"), named::fashion_mnist());

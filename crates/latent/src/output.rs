@@ -113,6 +113,15 @@ fn refuse_unnamed(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The checkpoint that was taken from a run, whose newest one the user did not name.
+static TAKEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Notes the checkpoint that was taken from a run, for the lines about files.
+pub(crate) fn note_taken(checkpoint: &Path) {
+    // Only the first call has an effect, and there is only one.
+    let _before = TAKEN.set(checkpoint.into());
+}
+
 /// A file to be written. Its path was checked before the work began.
 #[derive(Debug)]
 pub(crate) struct Output {
@@ -181,7 +190,8 @@ impl Output {
             }
             written => written?,
         }
-        say(&format!("Wrote {} ({what})", self.path.display()));
+        let from = TAKEN.get().map(|taken| format!(", from {}", taken.display()));
+        say(&format!("Wrote {} ({what}){}", self.path.display(), from.unwrap_or_default()));
         Ok(())
     }
 }

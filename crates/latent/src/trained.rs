@@ -340,7 +340,8 @@ fn find(place: &Path) -> Result<(PathBuf, Checkpoint)> {
         0 => anyhow!("there is no checkpoint in {}: name one with --checkpoint", folder.display()),
         n => anyhow!("none of the {n} checkpoints in {} verifies", folder.display()),
     })?;
-    output::complain(&format!("Using {}", without_link(&path, place).display()));
+    let path = without_link(&path, place);
+    output::note_taken(&path);
     Ok((path, checkpoint))
 }
 

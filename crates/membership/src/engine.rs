@@ -310,7 +310,9 @@ impl Engine {
         let Some(slot) = self.roster.remove(worker) else { return Vec::new() };
         match self.state {
             State::Persisting { by, .. } if by == worker => self.after_persisting(now),
-            State::Running { .. } if slot.place == Activity::Member => self.break_generation(now),
+            State::Running { .. } if slot.activity == Activity::Member => {
+                self.break_generation(now)
+            }
             State::Running { .. } => self.without_one(now),
             State::Gathering { .. } | State::Settling { .. } => self.form(now),
             State::Persisting { .. } | State::Ended => Vec::new(),
@@ -328,7 +330,7 @@ impl Engine {
     fn leaving(&mut self, worker: WorkerId, now: Duration) -> Vec<Command> {
         let Some(slot) = self.roster.get_mut(worker) else { return Vec::new() };
         slot.leaving = true;
-        match (self.state, slot.place) {
+        match (self.state, slot.activity) {
             (State::Running { .. }, Activity::Member) => self.pause(),
             // This worker has already paused or completed; the other members will do so soon.
             (State::Running { .. }, Activity::Ready(_)) if slot.proven && slot.rank.is_some() => {
@@ -353,7 +355,7 @@ impl Engine {
     ) -> Vec<Command> {
         let Some(slot) = self.roster.get_mut(worker) else { return Vec::new() };
         slot.last_seen = now;
-        let was_at = mem::replace(&mut slot.place, Activity::Ready(position));
+        let was_at = mem::replace(&mut slot.activity, Activity::Ready(position));
         let was_member = was_at == Activity::Member;
         match cause {
             ReadyCause::AsTold => slot.proven |= matches!(was_at, Activity::Fetching { .. }),
@@ -401,7 +403,7 @@ impl Engine {
 
     fn failed(&mut self, worker: WorkerId, failure: Failure, now: Duration) -> Vec<Command> {
         let is_loading =
-            self.roster.get(worker).is_some_and(|slot| slot.place == Activity::Loading);
+            self.roster.get(worker).is_some_and(|slot| slot.activity == Activity::Loading);
         if is_loading && self.has_begun() && failure.state_intact {
             // Only the new worker is evicted; the members train on.
             return self.evict(worker, Loss::Unable(failure.message), now);

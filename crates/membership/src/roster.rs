@@ -26,7 +26,7 @@ pub(crate) struct Slot {
     fingerprint: Fingerprint,
     memory_domain: Option<String>,
     pub(crate) last_seen: Duration,
-    pub(crate) place: Activity,
+    pub(crate) activity: Activity,
     /// The worker's last heartbeat, and when its step last changed.
     pub(crate) progress: Option<(Progress, Duration)>,
     /// Whether the worker has computed in a generation or fetched a state. The run waits for an
@@ -60,7 +60,7 @@ pub(crate) enum Activity {
 
 impl Slot {
     pub(crate) fn position(&self) -> Option<Position> {
-        match self.place {
+        match self.activity {
             Activity::Ready(position) => Some(position),
             _ => None,
         }
@@ -113,7 +113,7 @@ impl Roster {
     /// Admits a member of the current generation again.
     pub(crate) fn adopt(&mut self, worker: WorkerId, join: &Join, rank: Rank, now: Duration) {
         let slot = Slot::new(join, Some(rank), now);
-        self.slots.insert(worker, Slot { place: Activity::Member, proven: true, ..slot });
+        self.slots.insert(worker, Slot { activity: Activity::Member, proven: true, ..slot });
     }
 
     /// Gives free ranks that are not in `reserved` to ready spares. A spare gets the rank that it
@@ -169,12 +169,12 @@ impl Roster {
 
     /// Whether any worker computes in the current generation.
     pub(crate) fn has_members(&self) -> bool {
-        self.slots.values().any(|slot| slot.place == Activity::Member)
+        self.slots.values().any(|slot| slot.activity == Activity::Member)
     }
 
     /// The workers that compute in the current generation, in rank order.
     pub(crate) fn members(&self) -> Vec<WorkerId> {
-        self.in_rank_order(|slot| slot.place == Activity::Member)
+        self.in_rank_order(|slot| slot.activity == Activity::Member)
     }
 
     /// The workers that have a rank and fulfil a condition, in rank order.
@@ -201,7 +201,7 @@ impl Roster {
     pub(crate) fn fetches(&self) -> BTreeMap<WorkerId, usize> {
         let mut fetches = BTreeMap::new();
         for slot in self.slots.values() {
-            if let Activity::Fetching { donor, .. } = slot.place {
+            if let Activity::Fetching { donor, .. } = slot.activity {
                 *fetches.entry(donor).or_default() += 1;
             }
         }
@@ -235,7 +235,7 @@ impl Roster {
                 let progress =
                     slot.position().map(|s| Progress { step: s.step, phase: Phase::Connecting });
                 slot.progress = progress.map(|progress| (progress, now));
-                (slot.place, slot.proven, slot.failed_fetches) = (Activity::Member, true, 0);
+                (slot.activity, slot.proven, slot.failed_fetches) = (Activity::Member, true, 0);
                 slot.failed_recipients.clear();
                 Some(Member { worker, rank: slot.rank?, shards: *shards })
             })
@@ -261,7 +261,7 @@ impl Slot {
             fingerprint: join.fingerprint.clone(),
             memory_domain: join.memory_domain.clone(),
             last_seen: now,
-            place: Activity::Loading,
+            activity: Activity::Loading,
             progress: None,
             proven: false,
             leaving: false,

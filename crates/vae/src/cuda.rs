@@ -214,16 +214,16 @@ impl Vae {
             return Ok(());
         }
         let state = self.state.as_ref().filter(|_| source.from_state);
-        let inputs = size.inputs.0.place();
+        let inputs = size.inputs.0.address();
         let step = Step { cursor: inputs, table: inputs.offset::<u32>(2), shape };
         let ends = Ends {
-            images: self.sets[source.set].1.place(),
+            images: self.sets[source.set].1.address(),
             order: inputs.offset::<u32>(HEAD_WORDS),
-            parameters: state.map_or(self.parameters.place(), State::parameters),
-            gradient: self.gradient.place(),
-            sums: self.sums.0.place(),
+            parameters: state.map_or(self.parameters.address(), State::parameters),
+            gradient: self.gradient.address(),
+            sums: self.sums.0.address(),
             stopped: GpuAddress::NULL,
-            merges: self.merges.place(),
+            merges: self.merges.address(),
             nodes: 1,
             binarize: self.settings.binarize != Binarize::None,
         };

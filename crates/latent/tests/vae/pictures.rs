@@ -1,6 +1,6 @@
 //! Pictures have the right size, are the same for the same seed, and show the right content.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use picture::{Align, BLACK, Canvas, GREY, WHITE};
 
@@ -12,8 +12,12 @@ use crate::harness::{Place, TEST_IMAGES, plain, png, run_dir, train};
 #[test]
 fn samples_depend_on_the_seed_and_the_temperature() {
     let place = Place::new();
-    let said = place.vae("sample --count 10 --output a.png");
-    assert_eq!(said, "Wrote a.png (10 images)\n");
+    // A link to the run, such as runs/latest: the run's own name is said.
+    std::os::unix::fs::symlink(run_dir(), place.path("latest")).unwrap();
+    let said = place.vae_of(Path::new("latest"), "sample --count 10 --output a.png");
+    let run = run_dir().display();
+    let wrote = format!("Wrote a.png (10 images), from {run}/checkpoints/step-");
+    assert!(said.starts_with(&wrote) && said.lines().count() == 1, "{said}");
     place.vae("sample --count 10 --output b.png");
     place.vae("sample --count 10 --output c.png --seed 1");
     place.vae("sample --count 10 --output d.png --temperature 0");

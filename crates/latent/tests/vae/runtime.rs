@@ -2,9 +2,7 @@
 //! programs will compute with the exported files.
 
 use std::{
-    env, fs,
-    fs::File,
-    io::Write as _,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -13,20 +11,13 @@ use std::{
 const REQUIRED: &str = "LOCKSTEP_ONNX_REQUIRED";
 
 /// Whether ONNX Runtime is there; if not, notes that the test is left out.
-#[expect(clippy::print_stdout, reason = "a test that is left out says so")]
 pub(crate) fn is_there() -> bool {
     let site = site();
     if site.exists() {
         return true;
     }
     let reason = format!("{} is not there: `cargo xtask test` fetches it", site.display());
-    assert!(env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, but {reason}");
-    let line = format!("ONNX files in ONNX Runtime: {reason}\n");
-    print!("{line}");
-    if let Some(list) = env::var_os("LOCKSTEP_LEFT_OUT") {
-        let mut list = File::options().append(true).create(true).open(list).unwrap();
-        list.write_all(line.as_bytes()).unwrap();
-    }
+    left_out::note_unless(REQUIRED, "ONNX files in ONNX Runtime", &reason);
     false
 }
 

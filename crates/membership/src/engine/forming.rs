@@ -180,7 +180,7 @@ impl Engine {
         let own = self.roster.get(worker)?.position()?.step;
         let computing = self.roster.has_members();
         let furthest = self.roster.furthest().map(|(_, position)| position.step);
-        let mut donors = self.roster.ranks_first(|slot| match slot.place {
+        let mut donors = self.roster.ranks_first(|slot| match slot.activity {
             Activity::Member => slot.progress.map_or(Step::default(), |(p, _)| p.step) >= own,
             Activity::Ready(position) => !computing && Some(position.step) == furthest,
             Activity::Loading | Activity::Fetching { .. } => false,
@@ -193,7 +193,7 @@ impl Engine {
         let slot = self.roster.get_mut(worker)?;
         let tried = slot.failed_fetches as usize;
         let donor = *donors.get(tried.checked_rem(donors.len())?)?;
-        slot.place = Activity::Fetching { donor, since: now };
+        slot.activity = Activity::Fetching { donor, since: now };
         Some(Command::Fetch { worker, donor })
     }
 
@@ -221,7 +221,7 @@ impl Engine {
     pub(super) fn is_fetching(&self, now: Duration) -> bool {
         let short = self.next_members().len() < self.needed(now) as usize;
         self.roster.iter().any(|(_, slot)| {
-            let fetches = matches!(slot.place, Activity::Fetching { .. });
+            let fetches = matches!(slot.activity, Activity::Fetching { .. });
             fetches && is_next(slot) && (slot.proven || short)
         })
     }

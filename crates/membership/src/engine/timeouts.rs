@@ -78,7 +78,7 @@ impl Engine {
             State::Settling { .. } | State::Persisting { .. } | State::Ended => {}
         }
         let timeout = self.stall_timeout() * FETCH_TIMEOUTS;
-        let late = self.find(|slot| match slot.place {
+        let late = self.find(|slot| match slot.activity {
             Activity::Fetching { since, .. } => now.saturating_sub(since) > timeout,
             _ => false,
         });
@@ -137,11 +137,11 @@ impl Engine {
         let waits = |slot: &Slot| slot.progress.is_some_and(|(p, _)| p.phase == Phase::Waiting);
         let members = self.roster.members().len();
         if members == 0
-            || self.find(|slot| slot.place == Activity::Member && stalls(slot)).len() < members
+            || self.find(|slot| slot.activity == Activity::Member && stalls(slot)).len() < members
         {
             return Vec::new();
         }
-        let culprits = self.find(|slot| slot.place == Activity::Member && !waits(slot));
+        let culprits = self.find(|slot| slot.activity == Activity::Member && !waits(slot));
         if culprits.is_empty() {
             return self.break_generation(now);
         }

@@ -67,17 +67,17 @@ impl Engine {
         if !self.is_training() {
             return Newcomers::default();
         }
-        let loading = self.roster.in_rank_order(|slot| slot.place == Activity::Loading);
+        let loading = self.roster.in_rank_order(|slot| slot.activity == Activity::Loading);
         Newcomers { loading, transfers: self.transfers() }
     }
 
     fn transfers(&self) -> Vec<(WorkerId, WorkerId)> {
-        let donor = |place| match place {
+        let donor = |activity| match activity {
             Activity::Fetching { donor, .. } => Some(donor),
             _ => None,
         };
         let slots = self.roster.iter();
-        slots.filter_map(|(worker, slot)| Some((worker, donor(slot.place)?))).collect()
+        slots.filter_map(|(worker, slot)| Some((worker, donor(slot.activity)?))).collect()
     }
 
     /// What the run waits for at `now`, if its members do not compute.
@@ -98,7 +98,7 @@ impl Engine {
                     ready: u32::try_from(ready).unwrap_or(u32::MAX),
                     needed: self.needed(now),
                     needed_later: self.settings.min_workers,
-                    loading: self.roster.in_rank_order(|slot| slot.place == Activity::Loading),
+                    loading: self.roster.in_rank_order(|slot| slot.activity == Activity::Loading),
                     left: left(deadline),
                 })
             }

@@ -335,8 +335,8 @@ pub struct Arguments {
 impl Arguments {
     /// Adds a pointer.
     #[must_use]
-    pub fn place(self, place: GpuAddress) -> Self {
-        self.words(&place.words())
+    pub fn address(self, address: GpuAddress) -> Self {
+        self.words(&address.words())
     }
 
     /// Adds a number of 32 bits.

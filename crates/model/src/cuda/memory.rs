@@ -39,7 +39,7 @@ impl GpuAddress {
     /// The null address, for kernel arguments that are optional.
     pub const NULL: Self = Self(0);
 
-    /// The address of the element `numbers` places later.
+    /// The address of the number `numbers` after this one.
     #[must_use]
     pub const fn offset<T: Plain>(self, numbers: usize) -> Self {
         Self(self.0 + (numbers * size_of::<T>()) as u64)
@@ -96,7 +96,7 @@ impl Drop for Context {
 #[derive(Debug)]
 pub struct Buffer<T> {
     context: Arc<Context>,
-    place: u64,
+    address: u64,
     length: usize,
     _kind: PhantomData<T>,
 }
@@ -105,19 +105,23 @@ impl<T: Plain> Buffer<T> {
     /// Allocates memory with all bits zero.
     pub(super) fn zeros(context: &Arc<Context>, length: usize) -> Result<Self, GpuError> {
         context.enter()?;
-        let (driver, bytes, mut place) = (context.driver, bytes::<T>(length)?, 0);
+        let (driver, bytes, mut address) = (context.driver, bytes::<T>(length)?, 0);
         // The driver does not allocate zero bytes.
-        driver.memory(bytes, call!(driver, memory_take(&raw mut place, bytes.max(1))))?;
-        let buffer =
-            Self { context: Arc::clone(context), place: place as u64, length, _kind: PhantomData };
-        call!(driver, memory_set(place, 0, bytes, context.stream))?;
+        driver.memory(bytes, call!(driver, memory_take(&raw mut address, bytes.max(1))))?;
+        let buffer = Self {
+            context: Arc::clone(context),
+            address: address as u64,
+            length,
+            _kind: PhantomData,
+        };
+        call!(driver, memory_set(address, 0, bytes, context.stream))?;
         Ok(buffer)
     }
 
     /// The address of the first number.
     #[must_use]
-    pub const fn place(&self) -> GpuAddress {
-        GpuAddress(self.place)
+    pub const fn address(&self) -> GpuAddress {
+        GpuAddress(self.address)
     }
 
     /// The number of numbers.
@@ -154,7 +158,7 @@ impl DeviceQueue for Buffer<f32> {
 
 impl DeviceMemory for Buffer<f32> {
     fn address(&self) -> usize {
-        self.place as Handle
+        self.address as Handle
     }
 
     fn floats(&self) -> usize {
@@ -166,7 +170,7 @@ impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
         // See `Context::drop`. The driver waits for work that still uses the memory.
         let _failed = self.context.enter();
-        let _failed = call!(self.context.driver, memory_free(self.place as Handle));
+        let _failed = call!(self.context.driver, memory_free(self.address as Handle));
     }
 }
 
@@ -175,7 +179,7 @@ impl<T> Drop for Buffer<T> {
 #[derive(Debug)]
 pub struct Pinned<T> {
     context: Arc<Context>,
-    place: Handle,
+    address: Handle,
     length: usize,
     /// The last copy from or to this memory.
     copy: u64,
@@ -185,10 +189,10 @@ pub struct Pinned<T> {
 impl<T: Plain> Pinned<T> {
     pub(super) fn new(context: &Arc<Context>, length: usize) -> Result<Self, GpuError> {
         context.enter()?;
-        let (driver, bytes, mut place) = (context.driver, bytes::<T>(length)?, 0);
-        driver.memory(bytes, call!(driver, host_take(&raw mut place, bytes.max(1), 0)))?;
+        let (driver, bytes, mut address) = (context.driver, bytes::<T>(length)?, 0);
+        driver.memory(bytes, call!(driver, host_take(&raw mut address, bytes.max(1), 0)))?;
         let context = Arc::clone(context);
-        let mut memory = Self { context, place, length, copy: 0, _kind: PhantomData };
+        let mut memory = Self { context, address, length, copy: 0, _kind: PhantomData };
         memory.as_mut_slice()?.fill(T::default());
         Ok(memory)
     }
@@ -200,7 +204,7 @@ impl<T: Plain> Pinned<T> {
     pub fn as_slice(&self) -> Result<&[T], GpuError> {
         self.settle()?;
         // SAFETY: the memory is that long, was filled in `new`, and no copy writes it now.
-        Ok(unsafe { slice::from_raw_parts(self.place as *const T, self.length) })
+        Ok(unsafe { slice::from_raw_parts(self.address as *const T, self.length) })
     }
 
     /// The numbers for writing, after all copies from and to this memory are done.
@@ -210,7 +214,7 @@ impl<T: Plain> Pinned<T> {
     pub fn as_mut_slice(&mut self) -> Result<&mut [T], GpuError> {
         self.settle()?;
         // SAFETY: as in `as_slice`; any bits are a number of these kinds.
-        Ok(unsafe { slice::from_raw_parts_mut(self.place as *mut T, self.length) })
+        Ok(unsafe { slice::from_raw_parts_mut(self.address as *mut T, self.length) })
     }
 
     /// Starts to copy the first `count` numbers to a GPU, to the place that begins at `first`.
@@ -225,8 +229,8 @@ impl<T: Plain> Pinned<T> {
         self.begin()?;
         self.context.meter.note_copy_in(bytes);
         let Context { driver, stream, .. } = *self.context;
-        let place = to.place().offset::<T>(first).0 as Handle;
-        call!(driver, copy_in(place, self.place, bytes, stream))
+        let address = to.address().offset::<T>(first).0 as Handle;
+        call!(driver, copy_in(address, self.address, bytes, stream))
     }
 
     /// Starts to copy `count` of a GPU's numbers, beginning at `first`, to this memory.
@@ -241,8 +245,8 @@ impl<T: Plain> Pinned<T> {
         self.begin()?;
         self.context.meter.note_copy_out(bytes);
         let Context { driver, stream, .. } = *self.context;
-        let place = from.place().offset::<T>(first).0 as Handle;
-        call!(driver, copy_out(self.place, place, bytes, stream))
+        let address = from.address().offset::<T>(first).0 as Handle;
+        call!(driver, copy_out(self.address, address, bytes, stream))
     }
 
     fn begin(&mut self) -> Result<(), GpuError> {
@@ -266,7 +270,7 @@ impl<T> Drop for Pinned<T> {
             let _failed = self.context.wait();
         }
         let _failed = self.context.enter();
-        let _failed = call!(self.context.driver, host_free(self.place));
+        let _failed = call!(self.context.driver, host_free(self.address));
     }
 }
 

@@ -49,8 +49,8 @@ impl Registered {
         self.context.enter()?;
         self.context.meter.note_copy_out(size_of_val(to));
         let Context { driver, stream, .. } = *self.context;
-        let place = from.place().offset::<f32>(first).0 as Handle;
-        call!(driver, copy_out(to.as_mut_ptr() as Handle, place, size_of_val(to), stream))?;
+        let address = from.address().offset::<f32>(first).0 as Handle;
+        call!(driver, copy_out(to.as_mut_ptr() as Handle, address, size_of_val(to), stream))?;
         self.context.wait()
     }
 
@@ -66,8 +66,8 @@ impl Registered {
         self.context.enter()?;
         self.context.meter.note_copy_in(size_of_val(from));
         let Context { driver, stream, .. } = *self.context;
-        let place = to.place().0 as Handle;
-        call!(driver, copy_in(place, from.as_ptr() as Handle, size_of_val(from), stream))?;
+        let address = to.address().0 as Handle;
+        call!(driver, copy_in(address, from.as_ptr() as Handle, size_of_val(from), stream))?;
         self.context.wait()
     }
 }

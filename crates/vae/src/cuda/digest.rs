@@ -53,8 +53,8 @@ impl Digests {
         let (words, count) = (*blocks * HASH_WORDS, *rest_floats);
         for (index, (vector, rest)) in vectors.iter().zip(&mut *rest).enumerate() {
             if *blocks > 0 {
-                let to = there.place().offset::<u32>(index * words);
-                kernels.hashes([vector.place(), keys.place(), to], *length, *blocks)?;
+                let to = there.address().offset::<u32>(index * words);
+                kernels.hashes([vector.address(), keys.address(), to], *length, *blocks)?;
             }
             if count > 0 {
                 gpu.download_part(vector, rest, *length - count, count)?;

@@ -136,13 +136,13 @@ pub(super) struct Step {
 
 impl Step {
     fn arguments(&self) -> Arguments {
-        Arguments::default().place(self.table).place(self.cursor).words(&self.shape.words())
+        Arguments::default().address(self.table).address(self.cursor).words(&self.shape.words())
     }
 }
 
 /// Adds pointers to the arguments.
-fn places(arguments: Arguments, places: &[GpuAddress]) -> Arguments {
-    places.iter().fold(arguments, |arguments, place| arguments.place(*place))
+fn addresses(arguments: Arguments, addresses: &[GpuAddress]) -> Arguments {
+    addresses.iter().fold(arguments, |arguments, address| arguments.address(*address))
 }
 
 /// Adds numbers to the arguments.
@@ -272,7 +272,7 @@ impl Kernels {
         sides: Sides,
         relu: bool,
     ) -> Result<(), GpuError> {
-        let arguments = places(Arguments::default(), &[x, w, bias, out]);
+        let arguments = addresses(Arguments::default(), &[x, w, bias, out]);
         let arguments = words(arguments, &sides.words()).word(relu.into());
         self.multiply(&self.layer, sides, arguments)
     }
@@ -283,7 +283,7 @@ impl Kernels {
         [d, w, activation, out]: [GpuAddress; 4],
         sides: Sides,
     ) -> Result<(), GpuError> {
-        let arguments = places(Arguments::default(), &[d, w, activation, out]);
+        let arguments = addresses(Arguments::default(), &[d, w, activation, out]);
         self.multiply(&self.input_gradient, sides, words(arguments, &sides.words()))
     }
 
@@ -294,7 +294,7 @@ impl Kernels {
         sides: Sides,
         samples: usize,
     ) -> Result<(), GpuError> {
-        let arguments = places(Arguments::default(), &[h, w, bias, x, gradient, terms]);
+        let arguments = addresses(Arguments::default(), &[h, w, bias, x, gradient, terms]);
         let arguments = words(arguments, &sides.words()).word(samples as u32);
         self.multiply(&self.bernoulli, sides, arguments)
     }
@@ -307,7 +307,7 @@ impl Kernels {
         samples: usize,
     ) -> Result<(), GpuError> {
         let list = [h, w, bias, log_variance, x, gradient, terms];
-        let arguments = words(places(Arguments::default(), &list), &sides.words());
+        let arguments = words(addresses(Arguments::default(), &list), &sides.words());
         self.multiply(&self.gaussian, sides, arguments.word(samples as u32))
     }
 
@@ -318,7 +318,8 @@ impl Kernels {
         binarize: bool,
         x: GpuAddress,
     ) -> Result<(), GpuError> {
-        let arguments = places(step.arguments(), &[images, order]).word(binarize.into()).place(x);
+        let arguments =
+            addresses(step.arguments(), &[images, order]).word(binarize.into()).address(x);
         let fours = step.shape.images() * step.shape.pixels.div_ceil(4);
         elementwise(&self.gather, fours, arguments)
     }
@@ -329,7 +330,7 @@ impl Kernels {
         [stats, deviation, noise, z, divergences, ratios]: [GpuAddress; 6],
     ) -> Result<(), GpuError> {
         let list = [stats, deviation, noise, z, divergences, ratios];
-        elementwise(&self.latent, step.shape.images() * LANES, places(step.arguments(), &list))
+        elementwise(&self.latent, step.shape.images() * LANES, addresses(step.arguments(), &list))
     }
 
     pub(super) fn latent_gradient(
@@ -337,7 +338,7 @@ impl Kernels {
         step: &Step,
         [dz, noise, stats, deviation, d_stats]: [GpuAddress; 5],
     ) -> Result<(), GpuError> {
-        let arguments = places(step.arguments(), &[dz, noise, stats, deviation, d_stats]);
+        let arguments = addresses(step.arguments(), &[dz, noise, stats, deviation, d_stats]);
         let elements = step.shape.images() * step.shape.latent;
         elementwise(&self.latent_gradient, elements, arguments)
     }
@@ -347,7 +348,7 @@ impl Kernels {
         step: &Step,
         [losses, ratios, weights, bounds]: [GpuAddress; 4],
     ) -> Result<(), GpuError> {
-        let arguments = places(step.arguments(), &[losses, ratios, weights, bounds]);
+        let arguments = addresses(step.arguments(), &[losses, ratios, weights, bounds]);
         elementwise(&self.weigh, step.shape.images(), arguments)
     }
 
@@ -357,7 +358,7 @@ impl Kernels {
         [weights, gradient]: [GpuAddress; 2],
     ) -> Result<(), GpuError> {
         let arguments = Arguments::default().words(&shape.words());
-        let arguments = places(arguments, &[weights, gradient]);
+        let arguments = addresses(arguments, &[weights, gradient]);
         elementwise(&self.weigh_rows, shape.rows() * shape.pixels, arguments)
     }
 
@@ -366,7 +367,8 @@ impl Kernels {
         step: &Step,
         [dz, noise, stats, deviation, weights, d_stats]: [GpuAddress; 6],
     ) -> Result<(), GpuError> {
-        let arguments = places(step.arguments(), &[dz, noise, stats, deviation, weights, d_stats]);
+        let arguments =
+            addresses(step.arguments(), &[dz, noise, stats, deviation, weights, d_stats]);
         let elements = step.shape.images() * step.shape.latent;
         elementwise(&self.samples_gradient, elements, arguments)
     }
@@ -383,8 +385,9 @@ impl Kernels {
         let tiles: usize = sides.iter().map(|sides| gradient_tiles(*sides)).sum();
         let widest = sides.iter().map(|(outputs, _)| *outputs).max().unwrap_or_default();
         let bias_blocks = widest.div_ceil(THREADS as usize);
-        let arguments = step.arguments().place(layers).word(tiles as u32).word(bias_blocks as u32);
-        let arguments = arguments.place(gradient).word(length as u32);
+        let arguments =
+            step.arguments().address(layers).word(tiles as u32).word(bias_blocks as u32);
+        let arguments = arguments.address(gradient).word(length as u32);
         let blocks = (tiles + sides.len() * bias_blocks, step.shape.groups);
         start(&self.parameter_gradients, blocks, THREADS, arguments)
     }
@@ -396,7 +399,7 @@ impl Kernels {
         place: usize,
         length: usize,
     ) -> Result<(), GpuError> {
-        let arguments = places(step.arguments(), &[log_variance, losses, weights, gradient]);
+        let arguments = addresses(step.arguments(), &[log_variance, losses, weights, gradient]);
         let arguments = arguments.word(place as u32).word(length as u32);
         start(&self.log_variance_gradient, (step.shape.groups, 1), 1, arguments)
     }
@@ -407,7 +410,7 @@ impl Kernels {
         shape: &Shape,
         [terms, log_variance, losses]: [GpuAddress; 3],
     ) -> Result<(), GpuError> {
-        let arguments = places(Arguments::default(), &[terms, log_variance, losses]);
+        let arguments = addresses(Arguments::default(), &[terms, log_variance, losses]);
         let arguments = words(arguments, &[shape.rows() as u32, shape.pixels as u32]);
         elementwise(&self.losses, shape.rows() * LANES, arguments)
     }
@@ -420,8 +423,8 @@ impl Kernels {
         nodes: usize,
         [sums, stopped]: [GpuAddress; 2],
     ) -> Result<(), GpuError> {
-        let arguments = places(step.arguments(), &[losses, divergences, bounds, merges]);
-        let arguments = places(arguments.word(nodes as u32), &[sums, stopped]);
+        let arguments = addresses(step.arguments(), &[losses, divergences, bounds, merges]);
+        let arguments = addresses(arguments.word(nodes as u32), &[sums, stopped]);
         start(&self.totals, (1, 1), THREADS, arguments)
     }
 
@@ -432,8 +435,8 @@ impl Kernels {
         count: usize,
         length: usize,
     ) -> Result<(), GpuError> {
-        let arguments = places(Arguments::default(), &[gradients, merges]);
-        let arguments = words(arguments, &[count as u32, length as u32]).place(sums);
+        let arguments = addresses(Arguments::default(), &[gradients, merges]);
+        let arguments = words(arguments, &[count as u32, length as u32]).address(sums);
         elementwise(&self.partials, length, arguments)
     }
 
@@ -446,18 +449,19 @@ impl Kernels {
         allowed: Option<f64>,
     ) -> Result<(), GpuError> {
         let count = squares_blocks(length);
-        let arguments = Arguments::default().place(sum).word(length as u32).place(blocks);
+        let arguments = Arguments::default().address(sum).word(length as u32).address(blocks);
         start(&self.squares, (count, 1), SQUARES_THREADS, arguments)?;
         let allowed = allowed.unwrap_or(f64::NAN).to_bits();
-        let arguments = Arguments::default().place(step.table).place(step.cursor).place(blocks);
+        let arguments =
+            Arguments::default().address(step.table).address(step.cursor).address(blocks);
         let arguments = arguments.word(count as u32);
         let arguments = arguments.words(&[allowed as u32, (allowed >> 32) as u32]);
-        start(&self.clip, (1, 1), 1, places(arguments, &[norms, factor]))
+        start(&self.clip, (1, 1), 1, addresses(arguments, &[norms, factor]))
     }
 
     /// Moves the cursor to the next of `lines` lines of the table.
     pub(super) fn advance(&self, step: &Step, lines: usize) -> Result<(), GpuError> {
-        let arguments = Arguments::default().place(step.cursor).word(lines as u32);
+        let arguments = Arguments::default().address(step.cursor).word(lines as u32);
         start(&self.advance, (1, 1), 1, arguments)
     }
 
@@ -470,18 +474,18 @@ impl Kernels {
     ) -> Result<(), GpuError> {
         const TOGETHER: usize = 4;
         const HASHES_THREADS: u32 = 32;
-        let arguments = Arguments::default().place(vector).word(length as u32).place(keys);
-        let arguments = arguments.word(blocks as u32).place(hashes);
+        let arguments = Arguments::default().address(vector).word(length as u32).address(keys);
+        let arguments = arguments.word(blocks as u32).address(hashes);
         start(&self.hashes, (blocks.div_ceil(TOGETHER), 1), HASHES_THREADS, arguments)
     }
 
     /// Adds the gradients along the tree, and applies Adam.
     pub(super) fn update(&self, step: &Step, updating: &Updating) -> Result<(), GpuError> {
         let Updating { leaves, count, merges, length, state, factor, stopped } = *updating;
-        let arguments = Arguments::default().place(step.table).place(step.cursor);
-        let arguments = places(arguments, &[leaves, merges]);
+        let arguments = Arguments::default().address(step.table).address(step.cursor);
+        let arguments = addresses(arguments, &[leaves, merges]);
         let arguments = words(arguments, &[count as u32, length as u32]);
-        let arguments = places(places(arguments, &state), &[factor, stopped]);
+        let arguments = addresses(addresses(arguments, &state), &[factor, stopped]);
         elementwise(&self.update, length, arguments)
     }
 }

@@ -1,7 +1,7 @@
 // Pixels, latents and the KL divergence, forward and back.
 
 // x[row] = the pixels of the image in that row, 0 to 1; zeros where the group has none. With
-// binarize, each is black or white as this visit draws it. A thread: four pixels.
+// binarize, each is black or white as this pass draws it. A thread: four pixels.
 extern "C" __global__ void gather(const Step *table, const u32 *cursor, Shape shape, const u8 *images,
                                   const u32 *order, int binarize, float *x) {
     const Step &step = table[*cursor];
@@ -13,8 +13,8 @@ extern "C" __global__ void gather(const Step *table, const u32 *cursor, Shape sh
     u32 image = is_there ? order[step.start + row] : 0;
     u32 words[4] = {0, 0, 0, 0};
     if (binarize && is_there) {
-        Stream stream = {step.visit_key0, step.visit_key1, image | step.visit_mark, step.visit_low,
-                         step.visit_high};
+        Stream stream = {step.pass_key0, step.pass_key1, image | step.pass_mark, step.pass_low,
+                         step.pass_high};
         philox(stream, first / 4, words);
     }
 #pragma unroll

@@ -43,7 +43,7 @@ impl Line {
             (self.noise.key(), self.noise.counter());
         // The kernel adds an image's index to the mark.
         let pass = self.pass.stream(0);
-        let ([visit_key0, visit_key1], [_, visit_mark, visit_low, visit_high]) =
+        let ([pass_key0, pass_key1], [_, pass_mark, pass_low, pass_high]) =
             (pass.key(), pass.counter());
         let beta = self.beta.to_bits();
         let mut words = [0; LINE_WORDS];
@@ -54,11 +54,11 @@ impl Line {
             self.noise_stride,
             noise_low,
             noise_high,
-            visit_key0,
-            visit_key1,
-            visit_mark,
-            visit_low,
-            visit_high,
+            pass_key0,
+            pass_key1,
+            pass_mark,
+            pass_low,
+            pass_high,
             self.positions.0,
             self.positions.1,
             0,

@@ -1,5 +1,5 @@
 //! A batch on the GPU, from pixels to the gradients of all parameters: the order of the kernels, and
-//! the places of their inputs and outputs. `crate::pass` does the same on a CPU.
+//! the addresses of their inputs and outputs. `crate::pass` does the same on a CPU.
 
 use std::ops::Range;
 
@@ -25,7 +25,7 @@ pub(super) struct Work {
     layers: Buffer<u32>,
 }
 
-/// The place of each vector.
+/// The address of each vector.
 #[derive(Clone, Copy, Debug)]
 struct Vectors {
     x: GpuAddress,
@@ -48,7 +48,7 @@ struct Vectors {
     bounds: GpuAddress,
 }
 
-/// The places of a batch that are not between layers.
+/// The addresses of a batch that are not between layers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
     pub(super) images: GpuAddress,
@@ -64,7 +64,7 @@ pub(super) struct Ends {
     pub(super) binarize: bool,
 }
 
-/// The kernels and places of a batch.
+/// The kernels and addresses of a batch.
 #[derive(Debug)]
 pub(super) struct BatchKernels<'a> {
     network: &'a Network,
@@ -85,7 +85,7 @@ const fn doubles(shape: &Shape) -> usize {
     2 + 2 * shape.samples
 }
 
-/// Divides memory into consecutive places.
+/// Divides memory into consecutive parts.
 struct Cutter {
     next: GpuAddress,
     images: usize,
@@ -93,15 +93,15 @@ struct Cutter {
 
 impl Cutter {
     fn floats(&mut self, width: usize) -> GpuAddress {
-        let place = self.next;
-        self.next = place.offset::<f32>(self.images * width);
-        place
+        let address = self.next;
+        self.next = address.offset::<f32>(self.images * width);
+        address
     }
 
     fn doubles(&mut self, width: usize) -> GpuAddress {
-        let place = self.next;
-        self.next = place.offset::<f64>(self.images * width);
-        place
+        let address = self.next;
+        self.next = address.offset::<f64>(self.images * width);
+        address
     }
 }
 
@@ -142,8 +142,8 @@ impl Work {
 
     fn vectors(&self, shape: &Shape) -> Vectors {
         let Shape { samples, pixels, hidden, latent, .. } = *shape;
-        let mut cut = Cutter { next: self.floats.place(), images: shape.images() };
-        let mut cut_doubles = Cutter { next: self.doubles.place(), images: shape.images() };
+        let mut cut = Cutter { next: self.floats.address(), images: shape.images() };
+        let mut cut_doubles = Cutter { next: self.doubles.address(), images: shape.images() };
         Vectors {
             x: cut.floats(pixels),
             encoder: [cut.floats(hidden), cut.floats(hidden)],
@@ -175,7 +175,7 @@ impl Work {
         ends: Ends,
     ) -> BatchKernels<'a> {
         let vectors = self.vectors(&step.shape);
-        BatchKernels { network, kernels, step, ends, vectors, layers: self.layers.place() }
+        BatchKernels { network, kernels, step, ends, vectors, layers: self.layers.address() }
     }
 }
 
@@ -227,9 +227,9 @@ impl BatchKernels<'_> {
     /// Computes the sums of the batch, after [`BatchKernels::forward`].
     pub(super) fn totals(&self) -> Result<(), GpuError> {
         let Vectors { losses, divergences, bounds, .. } = self.vectors;
-        let places = [losses, divergences, bounds, self.ends.merges];
+        let addresses = [losses, divergences, bounds, self.ends.merges];
         let Ends { nodes, sums, stopped, .. } = self.ends;
-        self.kernels.totals(&self.step, places, nodes, [sums, stopped])
+        self.kernels.totals(&self.step, addresses, nodes, [sums, stopped])
     }
 
     fn log_variance(&self) -> GpuAddress {
@@ -244,8 +244,8 @@ impl BatchKernels<'_> {
         let (w, bias) = self.weight_and_bias(layer);
         let log_variance = self.log_variance();
         if self.network.log_variance.is_some() {
-            let places = [h, w, bias, log_variance, x, output, terms];
-            self.kernels.gaussian(places, sides, shape.samples)?;
+            let addresses = [h, w, bias, log_variance, x, output, terms];
+            self.kernels.gaussian(addresses, sides, shape.samples)?;
         } else {
             self.kernels.bernoulli([h, w, bias, x, output, terms], sides, shape.samples)?;
         }
@@ -282,8 +282,8 @@ impl BatchKernels<'_> {
         self.kernels.parameter_gradients(&self.step, self.layers, &sides, gradient, length)?;
         let Some(place) = self.network.log_variance else { return Ok(()) };
         let Vectors { losses, weights, .. } = self.vectors;
-        let places = [self.log_variance(), losses, weights, gradient];
-        self.kernels.log_variance_gradient(&self.step, places, place, length)
+        let addresses = [self.log_variance(), losses, weights, gradient];
+        self.kernels.log_variance_gradient(&self.step, addresses, place, length)
     }
 
     fn weight_and_bias(&self, layer: &Linear) -> (GpuAddress, GpuAddress) {

@@ -88,11 +88,11 @@ impl Norm {
         updating: Updating,
         grad_clip: Option<f64>,
     ) -> Result<Updating, GpuError> {
-        let (sum, factor) = (self.sum.place(), self.factor.place());
+        let (sum, factor) = (self.sum.address(), self.factor.address());
         let Updating { leaves, count, merges, length, .. } = updating;
         kernels.add_up([leaves, merges, sum], count, length)?;
-        let places = [sum, self.squares.place(), norms, factor];
-        kernels.norm(step, places, length, grad_clip)?;
+        let addresses = [sum, self.squares.address(), norms, factor];
+        kernels.norm(step, addresses, length, grad_clip)?;
         Ok(Updating { leaves: sum, count: 1, factor, ..updating })
     }
 }
@@ -111,7 +111,7 @@ impl State {
     }
 
     pub(super) fn parameters(&self) -> GpuAddress {
-        self.vectors[0].place()
+        self.vectors[0].address()
     }
 
     /// Drops the recorded steps, because memory that they use is gone. The next step records them anew.
@@ -130,7 +130,7 @@ impl State {
             count,
             merges,
             length: self.vectors[0].len(),
-            state: self.vectors.each_ref().map(Buffer::place),
+            state: self.vectors.each_ref().map(Buffer::address),
             factor: GpuAddress::NULL,
             stopped: GpuAddress::NULL,
         }
@@ -146,21 +146,21 @@ impl Steps {
         let mut merges = gpu.zeros(shape.groups)?;
         gpu.copy(&PartialTree::alone(shape.groups).shards, &mut merges)?;
         let work = Work::new(gpu, network, &shape)?;
-        let stopped = state.stopped.0.place();
+        let stopped = state.stopped.0.address();
         let ends = Ends {
-            images: vae.sets[plan.set].1.place(),
+            images: vae.sets[plan.set].1.address(),
             order: table.order(),
             parameters: state.parameters(),
-            gradient: gradient.place(),
+            gradient: gradient.address(),
             sums: table.sums(),
             stopped,
-            merges: merges.place(),
+            merges: merges.address(),
             nodes: 1,
             binarize: vae.settings.binarize != Binarize::None,
         };
         let step = table.step();
         let pass = work.pass(network, kernels, step, ends);
-        let updating = state.updating((gradient.place(), shape.groups), merges.place());
+        let updating = state.updating((gradient.address(), shape.groups), merges.address());
         let updating = Updating { stopped, ..updating };
         let record = |is_measured| {
             gpu.record(|| {
@@ -318,10 +318,10 @@ impl Resident for Vae {
         let (table, words) = &mut state.line;
         words.as_mut_slice()?[CURSOR_WORDS..].copy_from_slice(&line.words());
         gpu.upload(words, table)?;
-        let cursor = table.place();
+        let cursor = table.address();
         let shape = Shape::of(network, 0, 1);
         let step = Step { cursor, table: cursor.offset::<u32>(CURSOR_WORDS), shape };
-        let updating = state.updating((gradient.place(), 1), merges.place());
+        let updating = state.updating((gradient.address(), 1), merges.address());
         Ok(kernels.update(&step, &updating)?)
     }
 

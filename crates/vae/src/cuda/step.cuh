@@ -4,8 +4,8 @@
 struct Step {
     // The stream of normals: that of group g has b = noise_b + g * noise_stride.
     u32 noise_key0, noise_key1, noise_b, noise_stride, noise_low, noise_high;
-    // What is drawn for an image: b = its index | visit_mark.
-    u32 visit_key0, visit_key1, visit_mark, visit_low, visit_high;
+    // What is drawn for an image: b = its index | pass_mark.
+    u32 pass_key0, pass_key1, pass_mark, pass_low, pass_high;
     // Positions in the order: the first of group 0, and one past the last of all groups.
     u32 start, end;
     u32 reserved;

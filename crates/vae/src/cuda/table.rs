@@ -100,20 +100,20 @@ impl Table {
 
     /// What the kernels are told of a step.
     pub(super) fn step(&self) -> Step {
-        let cursor = self.lines.place();
+        let cursor = self.lines.address();
         Step { cursor, table: cursor.offset::<u32>(CURSOR_WORDS), shape: self.shape }
     }
 
     pub(super) fn order(&self) -> GpuAddress {
-        self.order.there.place()
+        self.order.there.address()
     }
 
     pub(super) fn sums(&self) -> GpuAddress {
-        self.sums.place()
+        self.sums.address()
     }
 
     pub(super) fn norms(&self) -> GpuAddress {
-        self.norms.place()
+        self.norms.address()
     }
 
     /// Begins to write the line of a step, and before the line the epoch's order, if the order is new.

@@ -73,7 +73,7 @@ impl Steps {
         let Together { tree, partials, merges, .. } = together;
         let (shape, length) = (plan.shape, network.layout.len());
         let table = Table::new(gpu, shape, tree.own.len(), plan.examples)?;
-        let own = partials.place().offset::<f32>(tree.own.start * length);
+        let own = partials.address().offset::<f32>(tree.own.start * length);
         // Where this member adds no two shards, the shards' gradients are its partials.
         let are_partials = tree.own.len() == shape.groups;
         let room = if are_partials { 0 } else { shape.groups * length };
@@ -81,14 +81,14 @@ impl Steps {
         gpu.copy(&tree.shards, &mut shards)?;
         let work = Work::new(gpu, network, &shape)?;
         let ends = Ends {
-            images: vae.sets[plan.set].1.place(),
+            images: vae.sets[plan.set].1.address(),
             order: table.order(),
             parameters: state.parameters(),
-            gradient: if are_partials { own } else { gradients.place() },
+            gradient: if are_partials { own } else { gradients.address() },
             sums: table.sums(),
             // The members see together that a loss is not finite.
             stopped: GpuAddress::NULL,
-            merges: shards.place(),
+            merges: shards.address(),
             nodes: tree.own.len(),
             binarize: vae.settings.binarize != Binarize::None,
         };
@@ -101,12 +101,13 @@ impl Steps {
             if are_partials {
                 return Ok(());
             }
-            kernels.add_up([gradients.place(), shards.place(), own], shape.groups, length)
+            kernels.add_up([gradients.address(), shards.address(), own], shape.groups, length)
         })?;
         let advance = if tree.partials.is_empty() {
             None
         } else {
-            let updating = state.updating((partials.place(), tree.partials.len()), merges.place());
+            let updating =
+                state.updating((partials.address(), tree.partials.len()), merges.address());
             Some(Advance::new(vae, &table, updating, plan.grad_clip)?)
         };
         let kept = (work, gradients, shards);

@@ -24,7 +24,7 @@ const fn row(layer: u8, name: &'static str, may_use: &'static [&'static str]) ->
 pub(super) const CRATES: &[Crate] = &[
     // Programs, tests and tools.
     row(7, "scenarios",   &["checkpoint", "collective", "config", "data", "emulated-gpu", "images",
-                            "protocol", "secure", "vae-options"]),
+                            "left-out", "protocol", "secure", "vae-options"]),
     // Feeds random bytes to the readers of files and messages; nothing depends on it.
     row(7, "fuzzing",     &["checkpoint", "collective", "coordinator", "images", "membership",
                             "protocol"]),
@@ -36,6 +36,8 @@ pub(super) const CRATES: &[Crate] = &[
                             "stdout", "trainer", "worker"]),
     // An emulated GPU driver, on machines without a GPU; only tests use it.
     row(0, "emulated-gpu", &[]),
+    // For tests that need a tool or a permission.
+    row(0, "left-out",    &[]),
     // For build scripts.
     row(0, "lockstep-build", &[]),
     row(7, "vae-coordinator", &["checkpoint", "config", "coordinator", "data", "explorer", "images",
