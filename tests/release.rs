@@ -124,8 +124,8 @@ fn man_pages_are_read_without_a_warning() {
         assert_eq!(read(page), "", "{}", page.display());
         let text = fs::read_to_string(page).unwrap();
         let sections = [".SH EXAMPLES", ".SH \"EXIT STATUS\""];
-        // `vae`, `certs` and `dataset` only have subcommands.
-        let leads_on = ["-certs.1", "-dataset.1", "/vae.1"];
+        // `vae`, `certs`, `config` and `dataset` only have subcommands.
+        let leads_on = ["-certs.1", "-config.1", "-dataset.1", "/vae.1"];
         if !leads_on.iter().any(|end| page.to_string_lossy().ends_with(end)) {
             assert!(sections.iter().all(|section| text.contains(section)), "{}", page.display());
         }
