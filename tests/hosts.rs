@@ -6,6 +6,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use checkpoint::{Checkpoint, Directory};
@@ -60,16 +61,20 @@ impl Site {
 
     /// Starts a worker that shares the run directory with all others.
     fn worker(&self, url: &str, flags: &str) -> Process {
-        let mut command = self.host.command(&programs().join("vae-worker"));
-        command.args(["--insecure", "--threads", "1", "--coordinator", url]);
+        let mut command = self.command(programs(), url);
         Process::start("worker", command.args(flags.split_whitespace()))
     }
 
     /// Starts such a worker that comes to harm at a crash point.
     fn armed_worker(&self, url: &str, order: &str) -> Process {
-        let mut command = self.host.command(&armed_programs().join("vae-worker"));
-        command.args(["--insecure", "--threads", "1", "--coordinator", url]);
+        let mut command = self.command(armed_programs(), url);
         Process::start("armed worker", command.env(CRASH_POINT, order))
+    }
+
+    fn command(&self, programs: &Path, url: &str) -> Command {
+        let mut command = self.host.command(&programs.join("vae-worker"));
+        command.args(["--insecure", "--threads", "1", "--coordinator", url]);
+        command
     }
 
     /// The newest checkpoint on this host's disk.

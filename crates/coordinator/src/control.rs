@@ -273,7 +273,7 @@ impl<'a> RunningCoordinator<'a> {
                     Some(input) => self.take_in(input),
                     None => self.decide(Event::StopRequested),
                 },
-                Ok(()) = self.asked.changed() => self.heed_signals(),
+                Ok(()) = self.asked.changed() => self.handle_signals(),
                 _ = ticks.tick() => {
                     self.deaths.pass_time();
                     self.pass_time_of_metrics();

@@ -20,7 +20,7 @@ use tonic_health::pb::{
 
 use crate::{
     args::{HealthArg, StatusArgs},
-    terms::figure,
+    terms::with_unit,
 };
 
 /// How long the coordinator may take to answer.
@@ -123,7 +123,7 @@ fn text(status: &StatusReply) -> String {
 fn reported(status: &StatusReply) -> Option<String> {
     let metric = |metric: &MetricValue| {
         let (name, unit) = (printable(&metric.name), printable(&metric.unit));
-        format!("{name} {} {unit}", figure(metric.value)).trim_end().to_owned()
+        format!("{name} {}", with_unit(metric.value, &unit))
     };
     let example = printable(&status.example);
     let rate = status.examples_per_second.map(|rate| format!("{rate:.0} {example}s/s"));

@@ -24,15 +24,14 @@ impl Terms {
     /// The loss with its unit for one example, as in `132.36 nats per image`.
     pub(crate) fn describe_loss(&self, example: &str) -> Option<String> {
         let (Metric { unit, .. }, loss) = self.0.first()?;
-        let separator = if unit.is_empty() { "" } else { " " };
-        Some(format!("{}{separator}{unit} per {example}", figure(*loss)))
+        Some(format!("{} per {example}", with_unit(*loss, unit)))
     }
 
     /// The values after the loss with their units, as in `reconstruction 107.21 nats, kl 25.15 nats`; none if
     /// there are none.
     pub(crate) fn describe_others(&self) -> Option<String> {
         let shown = |(Metric { name, unit }, value): &(Metric, f64)| {
-            format!("{name} {} {unit}", figure(*value)).trim_end().to_owned()
+            format!("{name} {}", with_unit(*value, unit))
         };
         let others: Vec<String> = self.0.iter().skip(1).map(shown).collect();
         Some(others.join(", ")).filter(|text| !text.is_empty())
@@ -57,6 +56,12 @@ pub(crate) fn figure(value: f64) -> String {
     } else {
         format!("{value:.2}")
     }
+}
+
+/// A metric's value with its unit, if it has one, as in `25.15 nats`.
+pub(crate) fn with_unit(value: f64, unit: &str) -> String {
+    let separator = if unit.is_empty() { "" } else { " " };
+    format!("{}{separator}{unit}", figure(value))
 }
 
 impl From<&Terms> for Vec<MetricValue> {

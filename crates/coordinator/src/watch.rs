@@ -15,7 +15,7 @@ use protocol::{
 };
 
 use self::screen::{Key, Line, Screen};
-use crate::{args::StatusArgs, status, terms::figure};
+use crate::{args::StatusArgs, status, terms::with_unit};
 
 /// Time between two requests.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -114,7 +114,8 @@ fn lines(view: &View, width: usize) -> Vec<Line> {
     let mut lines = heading(view).to_vec();
     let title = match status.metrics.first() {
         Some(loss) => {
-            format!("{} {} {}", printable(&loss.name), figure(loss.value), printable(&loss.unit))
+            let (name, unit) = (printable(&loss.name), printable(&loss.unit));
+            format!("{name} {}", with_unit(loss.value, &unit))
         }
         None => "Loss: not known yet".to_owned(),
     };

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_depend_on_seed_visit_and_image() {
+    fn draws_depend_on_seed_pass_and_image() {
         let images = Images::new(SHAPE, vec![128; 3 * PIXELS], vec![0; 3]).unwrap();
         let draw = |index, pass| {
             let mut drawn = [0; PIXELS];

@@ -1,10 +1,10 @@
 //! `vae`: inspects and uses a trained model.
 //!
 //! Each command has a file in `commands/`. The commands work on a [`trained::Trained`] model, which
-//! `trained.rs` finds and reads, and write whole files through `output.rs`; `progress.rs` shows how far they are. The mathematics is
-//! in `pca.rs`, `tsne.rs`, `mixture.rs`, `logistic.rs` and `bound.rs`, the file formats in `table/` and
-//! `onnx.rs`, users' own pictures in `drawing.rs`, drawing in the crate `picture`. Nothing
-//! here trains or uses a network.
+//! `trained.rs` finds and reads, and write whole files through `output.rs`; `progress.rs` shows how far
+//! they are. The mathematics is in `pca.rs`, `tsne.rs`, `mixture.rs`, `logistic.rs` and `bound.rs`, the
+//! file formats in `table/` and `onnx.rs`, users' own pictures in `drawing.rs`, drawing in the crate
+//! `picture`. Nothing here trains or uses a network.
 
 mod args;
 mod bound;

@@ -3,8 +3,8 @@
 
 use std::{env, fs::File, io::Write as _};
 
-/// The variable with the file in which `cargo xtask test` collects the notes.
-const LIST: &str = "LOCKSTEP_LEFT_OUT";
+/// The variable with the path of a file, to which a note is appended. `cargo xtask test` sets it.
+pub const LIST: &str = "LOCKSTEP_LEFT_OUT";
 
 /// Notes that a test is left out, and why.
 ///

@@ -106,7 +106,7 @@ impl<L> Door<L> {
         self.inside.fetch_add(1, Ordering::Relaxed);
         let deadline = Box::pin(tokio::time::sleep(SILENCE_MAX));
         let silence = Some(Silence { bytes: 0, deadline, told });
-        Guest { stream, silence, _place: Permit(Arc::clone(&self.inside)) }
+        Guest { stream, silence, _permit: Permit(Arc::clone(&self.inside)) }
     }
 }
 
@@ -151,7 +151,7 @@ where
     }
 }
 
-/// The place of an open connection; dropping it frees the place.
+/// The permit of an open connection; dropping it makes room for another one.
 #[derive(Debug)]
 struct Permit(Arc<AtomicUsize>);
 
@@ -186,7 +186,7 @@ pub struct Guest<T> {
     stream: T,
     /// None once the peer has sent enough bytes.
     silence: Option<Silence>,
-    _place: Permit,
+    _permit: Permit,
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Guest<T> {

@@ -14,9 +14,6 @@ const THREADS: &str = "RUST_TEST_THREADS";
 /// limits.
 const TESTS_MORE: usize = 1;
 
-/// The variable with the path of a file. A test that is left out appends a line to this file.
-const LEFT_OUT: &str = "LOCKSTEP_LEFT_OUT";
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Arguments for cargo test
@@ -56,9 +53,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         tests.env(THREADS, (cores + TESTS_MORE).to_string());
     }
-    let left_out = tempfile::NamedTempFile::new().context("cannot make a file for a list")?;
-    let code = child::run(tests.args(&options.arguments).env(LEFT_OUT, left_out.path()))?;
-    list_left_out(&fs::read_to_string(left_out.path())?);
+    let notes = tempfile::NamedTempFile::new().context("cannot make a file for a list")?;
+    let code = child::run(tests.args(&options.arguments).env(left_out::LIST, notes.path()))?;
+    list_left_out(&fs::read_to_string(notes.path())?);
     Ok(code)
 }
 

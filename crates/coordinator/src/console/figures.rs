@@ -167,12 +167,12 @@ impl Display for EpochLine<'_> {
 
 /// A loss in few characters.
 fn short(loss: f64) -> String {
-    let [one, whole] = [1, 0].map(|digits| format!("{loss:.digits$}"));
     if loss.abs() < 1.0 {
         return figure(loss);
     }
-    let fits = |text: &String| text.len() <= LOSS_WIDTH;
-    [figure(loss), one].into_iter().find(fits).unwrap_or(whole)
+    let digits = [2, 1, 0].map(|digits| format!("{loss:.digits$}"));
+    let [.., whole] = digits.clone();
+    digits.into_iter().find(|text| text.len() <= LOSS_WIDTH).unwrap_or(whole)
 }
 
 /// A time in its two largest units.

@@ -6,7 +6,7 @@ use super::RunningCoordinator;
 
 impl RunningCoordinator<'_> {
     /// Carries out the request of the last signals.
-    pub(super) fn heed_signals(&mut self) {
+    pub(super) fn handle_signals(&mut self) {
         let asked = *self.asked.borrow_and_update();
         if asked.must_end_now() {
             self.is_cut_short = true;

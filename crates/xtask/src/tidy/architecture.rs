@@ -30,7 +30,7 @@ pub(super) const CRATES: &[Crate] = &[
                             "protocol"]),
     row(7, "vae-worker",  &["vae", "worker"]),
     row(7, "vae-worker-conv", &["autograd", "lockstep-build", "vae", "vae-conv", "worker"]),
-    row(7, "xtask",       &["advice", "lockstep-build", "manual", "stdout"]),
+    row(7, "xtask",       &["advice", "left-out", "lockstep-build", "manual", "stdout"]),
     // The interface for users with a model of their own.
     row(7, "lockstep",    &["autograd", "config", "coordinator", "data", "images", "lockstep-build", "model",
                             "stdout", "trainer", "worker"]),
