@@ -278,15 +278,27 @@ fn certificates_from_the_command_line() {
 /// A worker that is sent to a server of another kind, such as the page of a run, says so.
 #[test]
 fn a_server_that_is_no_coordinator() {
+    // Whoever closes a connection before the worker has written all takes the answer back, so this server waits until
+    // the worker has closed it.
+    let url = strange_server(|stream| {
+        let _gone = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+        let _gone = std::io::copy(stream, &mut std::io::sink());
+    });
+    worker(&url, "").wait().failed_with(&["is no coordinator", &url, "--coordinator"]);
+    let url = strange_server(|_| {});
+    worker(&url, "").wait().failed_with(&["before it answered", &url, "the coordinator's port"]);
+}
+
+/// Serves until the test program ends: reads what comes first on each connection, then does `answer`, then closes it.
+fn strange_server(answer: fn(&mut TcpStream)) -> String {
     let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", server.local_addr().unwrap());
-    // The server ends with the test program.
     std::thread::spawn(move || {
         for stream in server.incoming() {
             let mut stream = stream.unwrap();
             let _gone = stream.read(&mut [0; 1024]);
-            let _gone = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+            answer(&mut stream);
         }
     });
-    worker(&url, "").wait().failed_with(&["is no coordinator", &url, "--coordinator"]);
+    url
 }
