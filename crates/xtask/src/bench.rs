@@ -4,7 +4,7 @@
 //! has the rows that compare with torch.compile and JAX, `cost.rs` the rows about the time of a
 //! step. `rounds.rs` runs the measurements; `lockstep.rs`, `pytorch.rs`, `jax.rs` and `exchange.rs`
 //! start each system, on top of `process.rs` and `procfs.rs`. `ping.rs` and `nearness.rs` measure
-//! how near the cores were to each other meanwhile. `report.rs` and `plot.rs` show the results, and
+//! how near the cores were to each other meanwhile, `fma.rs` what a core could do at most. `report.rs` and `plot.rs` show the results, and
 //! `earlier.rs` reads the results of earlier runs. The other systems are `ddp.py`, `compiled.py`,
 //! `gloo.py` and `jax_peer.py`. Everything is measured from outside, on whole processes: nothing
 //! here is linked with the measured programs.
@@ -12,6 +12,7 @@
 mod cost;
 mod earlier;
 mod exchange;
+mod fma;
 mod jax;
 mod lockstep;
 mod machine;
@@ -311,12 +312,16 @@ impl Bench {
         }
     }
 
-    /// The figures of a job, and the ping between two cores before and after the job.
+    /// The figures of a job, and what the cores did just before it and just after it.
     fn measure(&mut self, job: Job) -> anyhow::Result<Vec<(Quantity, f64)>> {
         let before = ping::nanoseconds();
         let mut found = self.found_by(job)?;
-        let pings = [(Quantity::PingBefore, before), (Quantity::PingAfter, ping::nanoseconds())];
-        found.extend(pings.into_iter().filter_map(|(quantity, ping)| Some((quantity, ping?))));
+        let of_cores = [
+            (Quantity::PingBefore, before),
+            (Quantity::PingAfter, ping::nanoseconds()),
+            (Quantity::PeakGigaflops, fma::gigaflops()),
+        ];
+        found.extend(of_cores.into_iter().filter_map(|(quantity, value)| Some((quantity, value?))));
         Ok(found)
     }
 
@@ -327,6 +332,10 @@ impl Bench {
             Job::Exchange(transport) => {
                 let program = self.all_reduce.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
                 exchange::ours(program, transport)
+            }
+            Job::Saving(checkpoints) => {
+                let rate = self.lockstep.train_saving(checkpoints)?;
+                Ok(vec![(Quantity::ImagesPerSecond, rate)])
             }
             Job::LongRun => {
                 let grown = self.lockstep.train_long()?;

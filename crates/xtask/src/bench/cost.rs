@@ -8,6 +8,7 @@ use super::peers;
 use super::plan::{Comparison, Required, Row};
 use super::report;
 use super::rounds::Figures;
+use super::statistics::Summary;
 use super::subject::{Job, Precision, Quantity, System, Training};
 use super::table::{Table, number};
 use super::{Options, Section};
@@ -20,10 +21,19 @@ const QUICK_BATCHES: [u32; 2] = [64, 256];
 
 /// The names of the fit that all others are compared with, and of the fit of an earlier build.
 const OURS: &str = "Lockstep, 2 workers";
+const ONE_THREAD: &str = "Lockstep, 1 worker of 1 thread";
 const BEFORE: &str = "Lockstep before, 2 workers";
 
 /// The required ratio: the fixed time of the earlier build over the fixed time of this build.
 const BEFORE_REQUIRED: Required = Required::AtLeast(2.0);
+
+/// Operations of the products of a step for an image. The default model has 971,200 weights; each is
+/// multiplied and added forward, backward and for its gradient, but those of the first layer are not
+/// multiplied backward.
+const OPERATIONS: f64 = 2.0 * (3.0 * 971_200.0 - 784.0 * 400.0);
+
+/// The required ratio: what one thread does for more images, over the peak of its FMA units.
+const PEAK_REQUIRED: Required = Required::AtLeast(0.85);
 
 /// A fit needs at least so many points.
 const POINTS_MIN: usize = 2;
@@ -75,10 +85,7 @@ fn series(options: &Options, cores: u32) -> Vec<Series> {
     let ours = System::Lockstep(options.collective);
     let one =
         |batch| Training { threads: 1, ..Training::sharing(cores, ours, Precision::F32, batch, 1) };
-    let mut all = vec![
-        of(OURS, &|batch| peers::pair(ours, cores, batch)),
-        of("Lockstep, 1 worker of 1 thread", &one),
-    ];
+    let mut all = vec![of(OURS, &|batch| peers::pair(ours, cores, batch)), of(ONE_THREAD, &one)];
     if options.before.is_some() {
         let before = System::Before(options.collective);
         all.push(of(BEFORE, &|batch| peers::pair(before, cores, batch)));
@@ -186,6 +193,34 @@ fn cells(name: &str, cost: Option<Cost>, ratio: Option<f64>) -> Vec<String> {
     std::iter::once(name.to_owned()).chain(figures).chain([ratio]).collect()
 }
 
+/// What one thread does for each image more, beside the peak of a core.
+pub(super) fn of_the_peak(rows: &[&Row], figures: &Figures) -> Table {
+    let heads = ["", "GFLOP/s", "of the peak", "required", ""];
+    let mut table = Table::new(&heads);
+    let (reached, peak) = rate_and_peak(rows, figures);
+    let ratio = reached.zip(peak).map(|(reached, peak)| reached / peak);
+    let cell = |value: Option<f64>| value.map_or("-".to_owned(), number);
+    table.push(vec!["a core's FMA units".to_owned(), cell(peak)]);
+    table.push(vec![
+        format!("{ONE_THREAD}, for an image more"),
+        cell(reached),
+        cell(ratio),
+        report::bound(PEAK_REQUIRED),
+        report::verdict(Some(PEAK_REQUIRED), ratio).to_owned(),
+    ]);
+    table
+}
+
+/// The rate of one thread by its marginal time, and the peak of its core during the same jobs, in
+/// thousand millions of operations a second.
+fn rate_and_peak(rows: &[&Row], figures: &Figures) -> (Option<f64>, Option<f64>) {
+    let rows: Vec<&Row> = rows.iter().copied().filter(|row| row.label == ONE_THREAD).collect();
+    let marginal_us = cost_of(&rows, figures).map(|cost| cost.marginal_us);
+    let peaks = rows.iter().flat_map(|row| figures.of((row.ours.0, Quantity::PeakGigaflops)));
+    let peak = Summary::of(peaks.flatten()).map(|summary| summary.median);
+    (marginal_us.map(|marginal_us| OPERATIONS / marginal_us / 1e3), peak)
+}
+
 /// The same fits as JSON.
 pub(super) fn json(rows: &[&Row], figures: &Figures) -> Value {
     let one = |(name, rows): (&str, Vec<&Row>)| {
@@ -199,6 +234,12 @@ pub(super) fn json(rows: &[&Row], figures: &Figures) -> Value {
         })
     };
     groups(rows).into_iter().map(one).collect()
+}
+
+/// The rate of one thread and the peak as JSON.
+pub(super) fn peak_json(rows: &[&Row], figures: &Figures) -> Value {
+    let (reached, peak) = rate_and_peak(rows, figures);
+    json!({ "gigaflops": reached, "peak_gigaflops": peak })
 }
 
 #[cfg(test)]
@@ -256,6 +297,25 @@ mod tests {
         let json = json(&rows, &figures);
         assert_eq!(json[0]["system"], "Lockstep, 2 workers");
         assert!((json[0]["fixed_us"].as_f64().unwrap() - 500.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn one_thread_is_compared_with_the_peak_of_its_core() {
+        let rows = rows(&Options::default(), 2);
+        let mut figures = Figures::default();
+        // Each image adds 50 us.
+        for row in rows.iter().filter(|row| row.label == ONE_THREAD) {
+            let Job::Training(training) = row.ours.0 else { panic!("no training") };
+            let batch = f64::from(training.batch_size);
+            let rate = MICROSECONDS * batch / (1_000.0 + 50.0 * batch);
+            figures.restore(row.ours, vec![Some(rate)]);
+            figures.restore((row.ours.0, Quantity::PeakGigaflops), vec![Some(130.0)]);
+        }
+        let rows: Vec<&Row> = rows.iter().collect();
+        let text = of_the_peak(&rows, &figures).render();
+        let cells: Vec<&str> = text.split_whitespace().collect();
+        assert!(cells.ends_with(&["104", "0.800", ">=", "0.85", "not", "met"]), "{text}");
+        assert!(of_the_peak(&rows, &Figures::default()).render().contains("missing"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::process::{self, Process};
 use super::procfs::{self, Memory};
 use super::statistics::Summary;
-use super::subject::{Precision, Training};
+use super::subject::{Checkpoints, Precision, Training};
 use super::{Collective, machine};
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -45,6 +45,13 @@ const LONG_RUN_FLAGS: [&str; 8] = [
     "--epochs=220",
 ];
 const LONG_RUN_FIRST_READING_STEP: u64 = 100;
+
+/// The runs that save: epochs of 50 steps. They hardly test, since a checkpoint that is written
+/// during a test takes no time from training.
+const SAVING_EPOCHS: u32 = 60;
+const SAVING_WORKERS: u32 = 2;
+const SAVING_FLAGS: [&str; 5] =
+    ["--train-images=6400", "--test-images=10", "--batch-size=64", "--shards=2", "--offline"];
 
 /// The paths of the programs and of the data.
 #[derive(Debug)]
@@ -136,6 +143,22 @@ impl Lockstep {
             worker_own_peak_bytes,
             coordinator_share: processor.share(),
         })
+    }
+
+    /// Trains the default model, and saves checkpoints meanwhile or only at the end. Returns images a
+    /// second.
+    pub(super) fn train_saving(&self, checkpoints: Checkpoints) -> anyhow::Result<f64> {
+        let epochs_between = match checkpoints {
+            Checkpoints::Every50Steps => 1,
+            Checkpoints::AtTheEnd => SAVING_EPOCHS,
+        };
+        let mut flags: Vec<String> = SAVING_FLAGS.map(str::to_owned).into();
+        flags.push(format!("--epochs={SAVING_EPOCHS}"));
+        flags.push(format!("--checkpoint-every-epochs={epochs_between}"));
+        let mut run = Run::start(self, &flags, SAVING_WORKERS, 1)?;
+        process::wait(&mut run.processes, RUN_BOUND, |_| {})?;
+        let (images_per_second, _) = summary(&run.run_dir())?;
+        Ok(images_per_second)
     }
 
     /// Trains a small model for many steps, and compares each worker's early memory with its memory

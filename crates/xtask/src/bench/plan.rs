@@ -5,7 +5,8 @@
 
 use super::rounds::Figures;
 use super::subject::{
-    FLOAT, Figure, Job, LENGTHS, MEMBERS, Precision, Quantity, System, Training, Transport,
+    Checkpoints, FLOAT, Figure, Job, LENGTHS, MEMBERS, Precision, Quantity, System, Training,
+    Transport,
 };
 use super::{Collective, Options, Section, cost, peers};
 
@@ -203,6 +204,7 @@ impl Plan {
             add(ours, F32, 256, workers, PyTorch, "DDP", F32, required);
         }
         add(ours, Bf16, 256, 2, PyTorch, "DDP bf16", Bf16, None);
+        rows.push(cost_of_checkpoints());
         rows
     }
 
@@ -344,6 +346,18 @@ impl Plan {
             comparison,
             required,
         }
+    }
+}
+
+/// A training with many checkpoints, beside the same with one.
+fn cost_of_checkpoints() -> Row {
+    let rate = |checkpoints| (Job::Saving(checkpoints), Quantity::ImagesPerSecond);
+    Row {
+        section: Section::Steps,
+        label: "f32 batch 64, 2 workers, a checkpoint every 50 steps".to_owned(),
+        ours: rate(Checkpoints::Every50Steps),
+        comparison: Comparison::Rate(rate(Checkpoints::AtTheEnd), "one"),
+        required: Some(Required::AtLeast(0.97)),
     }
 }
 

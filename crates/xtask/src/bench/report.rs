@@ -23,11 +23,14 @@ pub(super) fn text(rows: &[Row], figures: &Figures) -> String {
         if rows.is_empty() {
             continue;
         }
-        let table = match section {
-            Section::StepCost => cost::table(&rows, figures, apart),
-            _ => table(&rows, figures, figures),
+        text += &format!("\n{}\n\n", title(section));
+        text += &match section {
+            Section::StepCost => {
+                let costs = cost::table(&rows, figures, apart).render();
+                format!("{costs}\n{}", cost::of_the_peak(&rows, figures).render())
+            }
+            _ => table(&rows, figures, figures).render(),
         };
-        text += &format!("\n{}\n\n{}", title(section), table.render());
     }
     for distance in apart {
         text += &at_distance(rows, figures, *distance);
@@ -169,6 +172,7 @@ pub(super) fn json(rows: &[Row], figures: &Figures, machine: &Machine) -> Value 
         "cores": nearness::describe(figures),
         "rows": single.map(row).collect::<Vec<_>>(),
         "step_costs": cost::json(&of_section(rows, Section::StepCost), figures),
+        "one_thread": cost::peak_json(&of_section(rows, Section::StepCost), figures),
         "figures": figures.all().map(figure).collect::<Vec<_>>(),
     })
 }

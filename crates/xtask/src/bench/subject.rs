@@ -65,12 +65,20 @@ pub(super) enum Transport {
     Gloo,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Checkpoints {
+    Every50Steps,
+    AtTheEnd,
+}
+
 /// One measurement, which gives one or more figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Job {
     Training(Training),
     /// All sizes of an all-reduce over a transport.
     Exchange(Transport),
+    /// Two workers train the default model.
+    Saving(Checkpoints),
     /// A long run of a small model.
     LongRun,
 }
@@ -97,6 +105,8 @@ pub(super) enum Quantity {
     /// A ping between two cores, just before the job and just after it.
     PingBefore,
     PingAfter,
+    /// The peak of a core's FMA units just after the job: thousand millions of operations a second.
+    PeakGigaflops,
     /// The largest peak of any worker.
     PeakMegabytes,
     /// The same without memory that files back, such as programs and libraries.
@@ -134,6 +144,7 @@ impl Quantity {
             Quantity::Seconds,
             Quantity::PingBefore,
             Quantity::PingAfter,
+            Quantity::PeakGigaflops,
             Quantity::PeakMegabytes,
             Quantity::OwnPeakMegabytes,
             Quantity::CoordinatorShare,
@@ -216,6 +227,8 @@ impl fmt::Display for Job {
                 "{system}, {precision}, batch {batch_size}, {workers} x {threads} threads"
             ),
             Job::Exchange(transport) => write!(f, "all-reduce over {transport}"),
+            Job::Saving(Checkpoints::Every50Steps) => f.write_str("a checkpoint every 50 steps"),
+            Job::Saving(Checkpoints::AtTheEnd) => f.write_str("a checkpoint at the end"),
             Job::LongRun => f.write_str("long run of a small model"),
         }
     }
@@ -228,6 +241,7 @@ impl fmt::Display for Quantity {
             Quantity::Seconds => f.write_str("seconds"),
             Quantity::PingBefore => f.write_str("ping_before_ns"),
             Quantity::PingAfter => f.write_str("ping_after_ns"),
+            Quantity::PeakGigaflops => f.write_str("peak_gigaflops"),
             Quantity::PeakMegabytes => f.write_str("worker_peak_mb"),
             Quantity::OwnPeakMegabytes => f.write_str("worker_own_peak_mb"),
             Quantity::CoordinatorShare => f.write_str("coordinator_share_of_a_core"),

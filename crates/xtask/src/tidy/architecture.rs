@@ -286,6 +286,7 @@ pub(super) const UNSAFE_FILES: &[(&str, &str)] = &[
         "crates/model/src/team.rs",
         "threads run a closure on the stack of the thread that waits for them",
     ),
+    ("crates/xtask/src/bench/fma.rs", "times instructions that no compiler changes"),
     ("crates/limits/src/file_size.rs", "ignores a signal, for which std has no call"),
     ("crates/worker/tests/allocation.rs", "an allocator that counts"),
     (
