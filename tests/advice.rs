@@ -124,7 +124,7 @@ fn certificates_are_made_with_what_is_printed() {
 fn too_few_workers_go_on_with_what_is_printed() {
     let place = Place::new();
     let flags =
-        format!("{SMALL} {ENDLESS} --min-workers 2 --join-timeout-seconds 15 --collective grpc");
+        format!("{SMALL} {ENDLESS} --min-workers 2 --join-timeout-seconds 30 --collective grpc");
     let mut fleet = Fleet::start(&place, 2, &flags);
     fleet.wait_for_progress(&place);
     fleet.workers[1].signal(Signal::KILL);

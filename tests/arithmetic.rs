@@ -7,12 +7,14 @@ use crate::harness::{Exit, Fleet, Place, SMALL, worker_in};
 /// chooses.
 const COMPATIBLE: &str = "MKL_CBWR=COMPATIBLE";
 
+/// A coordinator that waits in vain for its worker waits no longer than a worker may take to be refused.
+const IN_VAIN: &str = "--join-timeout-seconds 20";
+
 /// Trains up to the end of an epoch, with one worker in this environment.
 fn train(place: &Place, flags: &str, environment: &str) -> (Exit, Exit) {
     // With so few images, because the slowest code takes long.
     let small = SMALL.replace("--train-images 6000", "--train-images 1500");
-    let flags =
-        format!("{small} --architecture conv --workers 1 --join-timeout-seconds 10 {flags}");
+    let flags = format!("{small} --architecture conv --workers 1 {flags}");
     let fleet = Fleet::without_workers(place, &flags);
     let worker = worker_in(environment, &format!("--coordinator {} --threads 1", fleet.url));
     let worker = worker.wait();
@@ -33,7 +35,7 @@ fn another_arithmetic_at_a_resume_is_refused_by_name() {
     assert_eq!(first.len(), 1, "{first:?}");
     assert!(first[0].starts_with("cpu/COMPATIBLE/f32/"), "{first:?}");
 
-    let (coordinator, worker) = train(&place, "--resume --epochs 2", "");
+    let (coordinator, worker) = train(&place, &format!("--resume --epochs 2 {IN_VAIN}"), "");
     let words = ["this worker computes on cpu/", &first[0], "--allow-mixed-devices"];
     worker.failed_with(&words);
     let coordinator = coordinator.failed_with(&["turned away", &first[0]]);
@@ -45,7 +47,8 @@ fn another_arithmetic_at_a_resume_is_refused_by_name() {
     let mixed = trained(&place, "--resume --epochs 3 --allow-mixed-devices", "");
     assert!(mixed.len() == 2 && mixed.contains(&first[0]), "{mixed:?}");
 
-    let (coordinator, worker) = train(&place, "--resume --epochs 4", COMPATIBLE);
+    let (coordinator, worker) =
+        train(&place, &format!("--resume --epochs 4 {IN_VAIN}"), COMPATIBLE);
     worker.failed_with(&[&mixed[0], &mixed[1], "--allow-mixed-devices"]);
     coordinator.failed_with(&["turned away"]);
 }

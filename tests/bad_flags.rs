@@ -2,12 +2,7 @@
 
 use std::{net::TcpListener, path::Path};
 
-use crate::harness::{Fleet, Place, SMALL, coordinator, coordinator_at, worker};
-
-/// A port on which no process listens: it was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+use crate::harness::{Fleet, Place, SMALL, coordinator, coordinator_at, free_port, worker};
 
 #[test]
 fn numbers_out_of_range() {

@@ -75,8 +75,9 @@ fn it_cannot_be_written() {
 #[test]
 fn another_coordinator_is_at_work_in_it() {
     let place = Place::new();
-    let fleet = Fleet::start(&place, 2, &format!("{SMALL} --epochs 2"));
+    let mut fleet = Fleet::without_workers(&place, &format!("{SMALL} --epochs 2 --workers 2"));
     let words = ["another coordinator is running in", place.run_dir.to_str().unwrap()];
     coordinator_at(&place, "--resume --spawn").wait().failed_with(&words);
+    (0..2).for_each(|_| fleet.add("--threads 1"));
     fleet.completed();
 }

@@ -113,7 +113,7 @@ fn a_run_that_ends_is_told_to_its_end() {
     let written = fs::read_to_string(place.file("metrics.jsonl")).unwrap();
     assert_eq!(rows(&board).len(), written.lines().count());
     assert!(body(&board, "/api/events").contains("ended"));
-    assert_eq!(get(&board, "/api/sample?epoch=3").0, 200);
+    wait_until("the last sample has come", || get(&board, "/api/sample?epoch=3").0 == 200);
 }
 
 #[test]

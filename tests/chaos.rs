@@ -8,7 +8,7 @@ mod figures;
 mod soak;
 mod strikes;
 
-use std::{collections::BTreeSet, env, fs, ops::RangeInclusive, process};
+use std::{collections::BTreeSet, env, fs, ops::RangeInclusive};
 
 use emulated_gpu::IS_THERE;
 
@@ -133,6 +133,7 @@ fn schedule(seed: u64, links: bool) -> Vec<Disaster> {
 fn endure(seed: u64) {
     let way = Way::of(seed);
     let network = if way == Way::Links { Network::new() } else { None };
+    let switch = network.as_ref().map(Network::name);
     let disasters = schedule(seed, network.is_some());
     println!("seed {seed}, {way:?}: {disasters:?}");
     let shared = shared_memory();
@@ -155,17 +156,22 @@ fn endure(seed: u64) {
     stopped_with_the_same_bits(&place, fleet);
     figures.write(&place);
     assert_eq!(half_written(&place), [] as [String; 0]);
-    nothing_is_left(way, &place, &url, &shared);
+    nothing_is_left(switch, &place, &url, &shared);
     println!("seed {seed}: passed");
 }
 
 /// No process, namespace or shared memory of a run outlives it.
-fn nothing_is_left(way: Way, place: &Place, url: &str, shared_before: &BTreeSet<String>) {
+fn nothing_is_left(
+    switch: Option<String>,
+    place: &Place,
+    url: &str,
+    shared_before: &BTreeSet<String>,
+) {
     let run_dir = place.run_dir.display().to_string();
     wait_until("every process has ended", || !is_running(url) && !is_running(&run_dir));
-    if way == Way::Links {
-        let own = format!("-{}-", process::id());
-        let left = namespaces().into_iter().filter(|name| name.contains(&own));
+    if let Some(switch) = switch {
+        let is_own = |name: &String| *name == switch || name.starts_with(&format!("{switch}-"));
+        let left = namespaces().into_iter().filter(is_own);
         assert_eq!(left.collect::<Vec<_>>(), [] as [String; 0], "namespaces");
     }
     let left: Vec<String> = shared_memory().difference(shared_before).cloned().collect();

@@ -202,7 +202,10 @@ fn the_page_decodes_and_encodes_as_vae_does() {
 fn the_board_shows_the_newest_checkpoint_of_a_run_that_goes_on() {
     let Some(browser) = Browser::new() else { return };
     let place = Place::new();
-    let flags = format!("--workers 1 --spawn --board 127.0.0.1:0 {SMALL} {ENDLESS}");
+    // Both boards have time to read a checkpoint before the next one.
+    let flags = format!(
+        "--workers 1 --spawn --board 127.0.0.1:0 {SMALL} {ENDLESS} --checkpoint-every-epochs 10"
+    );
     let run = coordinator_at(&place, &flags);
     let board = board_of(&run);
     // A run that does not exist, before there is a checkpoint.
@@ -324,7 +327,7 @@ fn the_map_the_sliders_and_the_path_follow_mouse_and_keyboard() {
         browser.press("++");
         browser.eval("document.querySelector('#sliders input').focus()");
         changes(&|| browser.press(Key::Home));
-        assert_eq!(browser.text("#sliders output"), "-4.00");
+        browser.wait_for("document.querySelector('#sliders output').innerText === '-4.00'");
         let path = "sphere.toDataURL()";
         browser.eval(&format!("window.before = {path}"));
         browser.click("#to");

@@ -18,9 +18,13 @@ mod slurm;
 
 use std::{
     env, fs,
+    net::TcpListener,
     path::PathBuf,
     process::Command,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU16, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -107,6 +111,18 @@ pub(crate) fn profile() -> &'static str {
 pub(crate) fn profile_folder() -> PathBuf {
     let me = std::env::current_exe().unwrap();
     me.ancestors().nth(2).unwrap().to_owned()
+}
+
+/// A port that no process uses, for a server that is started again on it. Neither this function nor
+/// the kernel, whose ports for clients and for port 0 begin at 32,768, gives it to another test
+/// meanwhile.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Another process of tests most likely begins elsewhere.
+    let begin = (std::process::id() % 500) as u16 * 40;
+    let mut ports =
+        std::iter::repeat_with(|| 12_000 + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000);
+    ports.by_ref().take(1_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// Waits until `done` holds.

@@ -214,7 +214,9 @@ fn members_come_to_harm_in_the_middle_of_an_update_between_hosts() {
         fleet.workers.pop().unwrap().signal(Signal::KILL);
         wait_for_exchange(&mut fleet, &place, "two-level", 3);
         sites[site].armed_worker(&fleet.url, order).wait().killed();
+        let begun = place.events("generation_started").len();
         fleet.workers.push(sites[site].worker(&fleet.url, ""));
+        fleet.wait_for_event(&place, "generation_started", begun + 1);
         wait_for_exchange(&mut fleet, &place, "two-level", 4);
         fleet.wait_for_progress(&place);
     }

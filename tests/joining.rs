@@ -8,8 +8,8 @@ use tonic::Code;
 
 use crate::{
     harness::{
-        ENDLESS, Fleet, Place, Raw, SMALL, assert_same_tensors, coordinator, coordinator_at, hello,
-        reference, worker,
+        ENDLESS, Fleet, Place, Raw, SMALL, assert_same_tensors, coordinator, coordinator_at,
+        free_port, hello, reference, worker,
     },
     stop::stopped_with_the_same_bits,
 };
@@ -71,7 +71,7 @@ fn a_worker_that_computes_other_bits() {
 #[test]
 fn a_coordinator_is_lost_before_it_has_answered() {
     let place = Place::new();
-    let dying = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dying = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
     let address = dying.local_addr().unwrap();
     let mut worker = worker(&format!("http://{address}"), "--threads 1");
     dying.set_nonblocking(true).unwrap();

@@ -125,16 +125,21 @@ fn the_leader_dies_after_some_epochs_while_it_is_away() {
 /// The coordinator is started again after its workers have completed the run.
 #[test]
 fn the_run_is_completed_while_it_is_away() {
+    /// The run lasts longer than the test takes to kill the coordinator.
+    const EPOCHS: u64 = 24;
     let place = Place::new();
-    let mut fleet = Fleet::start(&place, 2, &format!("{SMALL} --epochs 8"));
+    let mut fleet = Fleet::start(&place, 2, &format!("{SMALL} --epochs {EPOCHS}"));
     fleet.wait_for_progress(&place);
-    let last = 8 * STEPS_PER_EPOCH;
+    let last = EPOCHS * STEPS_PER_EPOCH;
     let fleet = replaced(&place, fleet, |_| checkpoint_after(&place, last - 1));
     fleet.completed();
-    assert_same_tensors(&place.newest(), &reference(8));
+    assert_same_tensors(&place.newest(), &reference(EPOCHS));
     every_epoch_is_recorded_once(&place);
     assert!(place.summary()["test_loss"].is_f64(), "{}", place.summary());
-    assert_eq!(place.summary()["examples_counted"], serde_json::Value::from(vec![6000; 8]));
+    assert_eq!(
+        place.summary()["examples_counted"],
+        serde_json::Value::from(vec![6000; EPOCHS as usize])
+    );
 }
 
 /// No worker is left to report the epochs that were trained meanwhile, but the checkpoint has their
@@ -144,8 +149,8 @@ fn everybody_dies_after_it() {
     let place = Place::new();
     let mut fleet = Fleet::start(&place, 2, &format!("{SMALL} {ENDLESS}"));
     fleet.wait_for_progress(&place);
-    let step = place.step();
     fleet.coordinator.signal(Signal::KILL);
+    let step = place.newest_step().max(place.step());
     checkpoint_after(&place, step + 3 * STEPS_PER_EPOCH);
     fleet.workers.iter().for_each(|worker| worker.signal(Signal::KILL));
     fleet.wait();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::{
-    harness::{ENDLESS, Fleet, Place, SMALL, coordinator_at, descendants},
+    harness::{ENDLESS, Fleet, Place, SMALL, armed_coordinator, coordinator_at, descendants},
     stop::{resumes_to_the_same_bits, stopped_with_the_same_bits},
 };
 
@@ -30,6 +30,7 @@ fn killed(ranks: &[usize], collective: &str) {
     let mut fleet = in_the_middle(&place, collective);
     let victims: Vec<_> = ranks.iter().rev().map(|rank| fleet.workers.remove(*rank)).collect();
     victims.iter().for_each(|victim| victim.signal(Signal::KILL));
+    fleet.wait_for_event(&place, "lost", ranks.len());
     fleet.coordinator.wait_for_line("Going on with");
     fleet.wait_for_progress(&place);
     assert_eq!(place.events("lost").len(), ranks.len());
@@ -219,13 +220,10 @@ fn nobody_comes_in_the_place_of_those_who_are_lost() {
 #[test]
 fn a_spawned_worker_that_cannot_begin_ends_the_run_at_once() {
     let place = Place::new();
-    // A worker takes a while to load libtorch, so it is killed before it is ready.
     let flags = format!(
         "{SMALL} --epochs 1 --workers 2 --spawn --join-timeout-seconds 3600 --max-restarts 0"
     );
-    let mut coordinator = coordinator_at(&place, &flags);
-    let id = coordinator.id();
-    coordinator.wait_until("both workers are there", || descendants(id).len() == 2);
-    rustix::process::kill_process(descendants(id)[0], Signal::KILL).unwrap();
+    // Only workers come to this point.
+    let coordinator = armed_coordinator(&place, &flags, "training.begins 1 kill");
     coordinator.wait().failed_with(&["its process ended before the run began", "SIGKILL"]);
 }

@@ -36,16 +36,18 @@ fn controller(tls: &Path) -> (u16, mpsc::Receiver<Post>) {
     // The thread ends with the process of the tests.
     thread::spawn(move || {
         for socket in listener.incoming().map_while(Result::ok) {
-            let Some(post) = take_in(socket, Arc::clone(&config)) else { continue };
-            if sender.send(post).is_err() {
-                return;
-            }
+            let _ended = take_in(socket, Arc::clone(&config), &sender);
         }
     });
     (port, posts)
 }
 
-fn take_in(socket: TcpStream, config: Arc<ServerConfig>) -> Option<Post> {
+/// Reads a post, sends it to the test, and answers.
+fn take_in(
+    socket: TcpStream,
+    config: Arc<ServerConfig>,
+    sender: &mpsc::Sender<Post>,
+) -> Option<()> {
     socket.set_read_timeout(Some(DEADLINE)).ok()?;
     let mut stream = StreamOwned::new(ServerConnection::new(config).ok()?, socket);
     let mut bytes = Vec::new();
@@ -59,11 +61,12 @@ fn take_in(socket: TcpStream, config: Arc<ServerConfig>) -> Option<Post> {
             break (head.to_lowercase(), body);
         }
     };
+    // The worker may end as soon as it has the answer, and then the test looks.
+    sender.send(post).ok()?;
     stream
         .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
         .ok()?;
-    stream.flush().ok()?;
-    Some(post)
+    stream.flush().ok()
 }
 
 fn environment(place: &Place, tls: &Path, port: u16) -> String {

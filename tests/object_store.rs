@@ -57,10 +57,12 @@ fn everything_is_killed_and_the_disk_is_lost() {
 
     let place = Place::new();
     let newest = *steps(&objects).last().unwrap();
-    let epochs = newest / STEPS_PER_EPOCH + 1;
+    // The store may complete a checkpoint that it was receiving, hence two epochs more.
+    let epochs = newest / STEPS_PER_EPOCH + 2;
     let flags = format!("--resume --epochs {epochs} --workers 3 --spawn");
     let exit = coordinate(&objects, &place, &flags).wait().succeeded();
-    assert!(exit.text().contains(&format!("Going on after step {newest}, ")), "{exit}");
+    let goes_on = |step: u64| exit.text().contains(&format!("Going on after step {step}, "));
+    assert!(goes_on(newest) || goes_on(newest + STEPS_PER_EPOCH), "{exit}");
     has_stored(&objects, &place, epochs);
     let counted = place.summary()["examples_counted"].clone();
     assert_eq!(counted, serde_json::Value::from(vec![6000; epochs as usize]));
@@ -108,10 +110,13 @@ fn workers_on_new_machines_begin_at_what_is_stored() {
     // The worker is frozen first: otherwise it would write another checkpoint.
     workers.iter().for_each(|id| kill_process(*id, Signal::STOP).unwrap());
     fs::remove_dir_all(place.file("checkpoints")).unwrap();
+    let newest = *steps(&objects).last().unwrap();
     workers.into_iter().for_each(|id| kill_process(id, Signal::KILL).unwrap());
-    let stored = *steps(&objects).last().unwrap();
-    coordinator.wait_for_line(&format!("{} from s3://", checkpoint::file_name(stored)));
-
+    let line = coordinator.wait_for_line(" from s3://");
+    let name = line.split(" from s3://").next().unwrap().rsplit(' ').next().unwrap();
+    let stored = checkpoint::step_of(name).unwrap();
+    // The store may complete what it was receiving.
+    assert!(stored >= newest, "{stored} {newest}");
     coordinator.wait_until("the run goes on", || place.newest_step() > stored);
     coordinator.signal(Signal::INT);
     coordinator.wait().exited_with(130);

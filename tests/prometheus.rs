@@ -3,14 +3,14 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::Command,
 };
 
 use serde_json::Value;
 
 use crate::harness::{
-    DEADLINE, ENDLESS, Fleet, Place, Process, SMALL, board_of, leave_out, wait_until,
+    DEADLINE, ENDLESS, Fleet, Place, Process, SMALL, board_of, free_port, leave_out, wait_until,
 };
 
 /// This variable is set if tests with Prometheus must not be left out.
@@ -54,9 +54,8 @@ fn prometheus_has_the_step_and_the_losses_of_a_run() {
     );
     let config = place.path("prometheus.yml");
     fs::write(&config, scrape).unwrap();
-    // This port was free a moment ago. Prometheus does not accept port 0.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let address = free.to_string();
+    // Prometheus does not accept port 0.
+    let address = format!("127.0.0.1:{}", free_port());
     let mut command = Command::new("prometheus");
     command.arg(format!("--config.file={}", config.display()));
     command.arg(format!("--storage.tsdb.path={}", place.path("metrics").display()));

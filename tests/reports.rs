@@ -65,10 +65,11 @@ fn what_is_waited_for_is_told_by_the_one_who_waits() {
     fleet.add("--threads 1");
     let words = "waiting for the coordinator, which waits for other workers (5 s)";
     fleet.workers[0].wait_for_line(words);
-    // The time until the next line doubles with each line.
-    for seconds in ["(5 s)", "(10 s)"] {
-        let told = || fleet.coordinator.says("Waiting for workers: ", seconds);
-        wait_until("the line is printed", told);
+    // The time until the next line doubles with each line, which a busy machine prints late.
+    for seconds in [5..10, 10..20] {
+        let told =
+            |second: u32| fleet.coordinator.says("Waiting for workers: ", &format!("({second} s)"));
+        wait_until("the line is printed", || seconds.clone().any(told));
     }
     fleet.coordinator.signal(Signal::KILL);
     fleet.workers[0].wait_for_line("waiting for the coordinator to come back (5 s)");
@@ -77,16 +78,17 @@ fn what_is_waited_for_is_told_by_the_one_who_waits() {
 #[test]
 fn a_run_that_begins_with_fewer_workers_says_so() {
     let place = Place::new();
-    let flags = format!("{SMALL} --workers 2 --epochs 1 --join-timeout-seconds 7");
+    let flags = format!("{SMALL} --workers 2 --epochs 1 --join-timeout-seconds 12");
     let mut fleet = Fleet::without_workers(&place, &flags);
     fleet.add("--threads 1");
     fleet
         .coordinator
         .wait_for_line("Waiting for workers: 1 of 2 are ready; the run begins with 1 in ");
-    fleet.coordinator.wait_for_line("Beginning with 1 of 2 workers after 7 s");
+    fleet.coordinator.wait_for_line("Beginning with 1 of 2 workers after ");
     fleet.completed();
     let begun = &place.events("begun_with_fewer")[0];
     assert_eq!((&begun["members"], &begun["workers"]), (&1.into(), &2.into()));
+    assert!(begun["waited_seconds"].as_f64().unwrap() >= 12.0, "{begun}");
     let help = coordinator(&place, "--help").wait().succeeded().text();
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     let words =

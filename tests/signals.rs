@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use crate::{
     harness::{
         ENDLESS, Fleet, Place, Process, SMALL, coordinator_at, coordinator_in, descendants,
-        note_left_out, programs, wait_until, worker,
+        free_port, note_left_out, programs, wait_until, worker,
     },
     stop::{resumes_to_the_same_bits, stopped_with_the_same_bits},
 };
@@ -24,8 +24,7 @@ const SIGNALS: [(Signal, i32); 3] = [(Signal::HUP, 129), (Signal::INT, 130), (Si
 
 /// An address on which no process listens.
 fn nowhere() -> String {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    format!("http://127.0.0.1:{port}")
+    format!("http://127.0.0.1:{}", free_port())
 }
 
 #[test]
@@ -203,14 +202,18 @@ fn a_second_sighup_is_not_impatience() {
 #[test]
 fn workers_that_have_not_joined_hold_nobody_up() {
     let place = Place::new();
-    let mut coordinator = coordinator_at(&place, &format!("{SMALL} --workers 2 --spawn"));
-    coordinator.wait_for_line("Listening on ");
+    let (program, worker) = (place.path("vae-coordinator"), place.path("vae-worker"));
+    fs::copy(programs().join("vae-coordinator"), &program).unwrap();
+    // The coordinator starts the worker that lies beside it. This one never joins.
+    fs::write(&worker, "#!/bin/sh\nexec sleep 3600\n").unwrap();
+    fs::set_permissions(&worker, Permissions::from_mode(0o700)).unwrap();
+    let mut command = Command::new(program);
+    command.args(["--listen", "127.0.0.1:0", "--run-dir"]).arg(&place.run_dir);
+    command.args(format!("{SMALL} --workers 2 --spawn").split_whitespace());
+    let mut coordinator = Process::start("coordinator", &mut command);
     let id = coordinator.id();
     coordinator.wait_until("both are started", || descendants(id).len() == 2);
     let workers = descendants(id);
-    for worker in &workers {
-        kill_process(*worker, Signal::STOP).unwrap();
-    }
     coordinator.signal(Signal::INT);
     let exit = coordinator.wait().exited_with(130);
     assert!(workers.iter().all(is_gone), "{exit}");

@@ -59,7 +59,7 @@ fn a_job_is_killed_requeued_and_cancelled() {
     wait_for_all(&job, &place);
     for rank in 0..WORKERS {
         let line = format!("asking for rank {rank}, by SLURM_PROCID");
-        assert!(job.log().contains(&line), "{line}: {}", job.log());
+        job.wait_until(&line, || job.log().contains(&line));
     }
     assert!(job.log().contains("Listening on https://0.0.0.0:"), "{}", job.log());
     assert!(!job.log().contains("--insecure"), "{}", job.log());

@@ -27,7 +27,10 @@ use tokio_rustls::{
 use tonic::{Code, Status};
 
 use crate::{
-    harness::{DEADLINE, ENDLESS, Fleet, Place, Process, Raw, SMALL, coordinator, hello, worker},
+    harness::{
+        DEADLINE, ENDLESS, Fleet, Place, Process, Raw, SMALL, coordinator, hello, wait_until,
+        worker,
+    },
     hostile_peers::listening_ports,
     secured::{flag, host},
     stop::stopped_with_the_same_bits,
@@ -133,15 +136,10 @@ fn clients_without_a_valid_certificate() {
         let words = ["it shows no certificate", "has expired", "is not of the CA"];
         for (certificate, words) in shown.into_iter().zip(words) {
             // The servers log only one refusal a second.
-            let mut tries = 0;
-            loop {
+            wait_until(words, || {
                 assert!(show(address, &mine, certificate).is_err(), "{words}");
-                tries += 1;
-                if process.says("turned away", words) {
-                    break;
-                }
-                assert!(tries < 10_000, "{words} is never said");
-            }
+                process.says("turned away", words)
+            });
         }
         assert!(show(address, &mine, Some(ours.as_path())).unwrap() > 0, "a good one is let in");
     };

@@ -39,13 +39,19 @@ pub(super) fn strike(disaster: Disaster, place: &Place, mut fleet: Fleet) -> Fle
             spare.wait_for_line("joined as");
             spare.signal(Signal::KILL);
         }
-        Disaster::Coordinator => fleet = replaced(place, fleet, |_| {}),
+        Disaster::Coordinator => {
+            let returned = returned(place) + fleet.workers.len();
+            fleet = replaced(place, fleet, |_| {});
+            wait_for_return(place, &mut fleet, returned);
+        }
         Disaster::CoordinatorAndWorker(victim) => {
+            let returned = returned(place) + fleet.workers.len() - 1;
             fleet = replaced(place, fleet, |fleet| {
                 let victim = fleet.workers.remove(victim);
                 victim.signal(Signal::KILL);
                 victim.wait();
             });
+            wait_for_return(place, &mut fleet, returned);
             newcomers(&mut fleet, 1);
         }
         link => strike_link(link, place, &mut fleet),
@@ -97,6 +103,16 @@ fn strike_link(disaster: Disaster, place: &Place, fleet: &mut Fleet) {
         }
         processes => panic!("{processes:?} strikes no link"),
     }
+}
+
+/// How often a worker has come, or come back to a restarted coordinator.
+fn returned(place: &Place) -> usize {
+    place.events("adopted").len() + place.events("joined").len()
+}
+
+/// Waits until a restarted coordinator has all its workers. One that is struck before is not missed.
+fn wait_for_return(place: &Place, fleet: &mut Fleet, times: usize) {
+    fleet.coordinator.wait_until("all are back", || returned(place) >= times);
 }
 
 fn host(process: &Process) -> &Host {

@@ -101,11 +101,6 @@ impl Browser {
 
     /// Waits until a JavaScript expression is neither null nor false, and returns its value.
     pub(crate) fn wait_for(&self, expression: &str) -> Value {
-        self.wait_within(DEADLINE, expression)
-    }
-
-    /// [`Browser::wait_for`] within a bound.
-    pub(crate) fn wait_within(&self, bound: Duration, expression: &str) -> Value {
         let begun = Instant::now();
         let script = format!("return {expression}");
         loop {
@@ -114,7 +109,11 @@ impl Browser {
                 return value;
             }
             let shown = || self.eval("return document.body.innerText");
-            assert!(begun.elapsed() < bound, "never true: {expression}; the page is: {}", shown());
+            assert!(
+                begun.elapsed() < DEADLINE,
+                "never true: {expression}; the page is: {}",
+                shown()
+            );
             std::thread::sleep(POLL);
         }
     }

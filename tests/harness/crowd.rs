@@ -68,11 +68,9 @@ impl Crowd {
 
     /// Ends the workers with these ranks of the last generation, all at once and without a message.
     pub(crate) fn lose(&self, ranks: &[u32]) {
-        let gone: Vec<usize> = {
-            let training = self.shared.training();
-            ranks.iter().map(|rank| training.numbers[rank]).collect()
-        };
-        gone.into_iter().for_each(|number| self.workers[number].abort());
+        // No worker can say that it has stopped until all are gone.
+        let training = self.shared.training();
+        ranks.iter().for_each(|rank| self.workers[training.numbers[rank]].abort());
     }
 
     /// Waits until a generation of so many members has begun after `before`, all of them have

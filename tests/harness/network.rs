@@ -22,7 +22,8 @@ use super::leave_out;
 /// This variable is set if tests with a network must not be left out.
 const REQUIRED: &str = "LOCKSTEP_NETWORK_REQUIRED";
 
-/// The name of a namespace is this prefix, the id of the process, and a number.
+/// The name of a switch is this prefix, the id of the process, and a number. A host has the name of
+/// its switch and a number.
 const PREFIX: &str = "lockstep-test";
 
 /// The folder in which `ip` keeps the names.
@@ -95,10 +96,17 @@ impl Network {
 
     fn try_new() -> Result<Self, String> {
         ["nft", "tc"].iter().try_for_each(|tool| run(&format!("{tool} -V")))?;
-        let namespace = Namespace::new()?;
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let namespace = Namespace::new(format!("{PREFIX}-{}-{number}", process::id()))?;
         namespace.run("ip link add switch type bridge")?;
         namespace.run("ip link set switch up")?;
         Ok(Self(Arc::new(Switch { namespace, hosts: AtomicU32::new(0) })))
+    }
+
+    /// The name of the switch, with which the names of all its namespaces begin.
+    pub(crate) fn name(&self) -> String {
+        self.0.namespace.0.clone()
     }
 
     /// One more host.
@@ -110,7 +118,7 @@ impl Network {
         let Switch { namespace: switch, hosts } = &*self.0;
         let number = hosts.fetch_add(1, Ordering::Relaxed) + 1;
         let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 0, 0).to_bits() + number);
-        let namespace = Namespace::new()?;
+        let namespace = Namespace::new(format!("{}-{number}", switch.0))?;
         let peer = format!("type veth peer name port{number} netns {}", switch.0);
         namespace.run(&format!("ip link add {INTERFACE} {peer}"))?;
         switch.run(&format!("ip link set port{number} master switch up"))?;
@@ -196,10 +204,7 @@ impl Host {
 }
 
 impl Namespace {
-    fn new() -> Result<Self, String> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{PREFIX}-{}-{number}", process::id());
+    fn new(name: String) -> Result<Self, String> {
         run(&format!("ip netns add {name}"))?;
         Ok(Self(name))
     }

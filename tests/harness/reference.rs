@@ -12,6 +12,9 @@ pub(crate) const STEPS_PER_EPOCH: u64 = 94;
 /// The epochs that are computed once for all tests; more epochs are computed on request.
 const EPOCHS: u64 = 12;
 
+/// Epochs that are trained within the deadline of a wait, also on a busy machine.
+const PORTION: u64 = 100;
+
 /// The checkpoint after so many epochs of [`SMALL`], computed by one worker without a break.
 pub(crate) fn reference(epochs: u64) -> Checkpoint {
     // The folder is not kept, because a static value is never dropped.
@@ -23,10 +26,13 @@ pub(crate) fn reference(epochs: u64) -> Checkpoint {
     all.get(&epochs).cloned().unwrap_or_else(|| undisturbed(epochs).newest())
 }
 
+/// Trains so many epochs, in portions: a run that was struck for long has trained for long.
 fn undisturbed(epochs: u64) -> Place {
     let place = Place::new();
-    let flags =
-        format!("{SMALL} --workers 1 --spawn --epochs {epochs} --keep-checkpoints {epochs}");
-    coordinator_at(&place, &flags).wait().succeeded();
+    let mut flags = format!("{SMALL} --workers 1 --keep-checkpoints {EPOCHS}");
+    for end in (PORTION..epochs).step_by(PORTION as usize).chain([epochs]) {
+        coordinator_at(&place, &format!("{flags} --spawn --epochs {end}")).wait().succeeded();
+        flags = "--resume".to_owned();
+    }
     place
 }

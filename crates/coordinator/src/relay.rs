@@ -109,7 +109,8 @@ pub(crate) fn relay(
     let channel = runtime.block_on(coordinator.connect()).map_err(Over::into_error)?;
     let folder = tempfile::Builder::new().prefix("lockstep-board-").tempdir();
     let folder = folder.context("cannot make a temporary folder for what the coordinator sends")?;
-    let _ends = clean_up_at_signals(folder.path().to_owned())?;
+    let mut mirror = Mirror::new(folder.path());
+    let _ends = clean_up_at_signals(&mirror, folder.path().to_owned())?;
     stdout::say!("{}", opened.line()?);
     let latest = Latest::default();
     let places = Places { current: None, folder: Some(folder.path().to_owned()) };
@@ -120,14 +121,16 @@ pub(crate) fn relay(
     });
     let show = Show { source: Some(Arc::new(latest.clone())), places, explorer };
     show_at(opened, show, stopped)?;
-    let mut mirror = Mirror::new(folder.path());
     let ended = runtime.block_on(coordinator.follow(channel, &mut mirror, &latest));
     Err(ended)
 }
 
-/// Lets a signal remove the folder before the program ends.
-fn clean_up_at_signals(folder: PathBuf) -> Result<process::signals::Listening> {
+/// Lets a signal remove the mirror's folder before the program ends.
+fn clean_up_at_signals(mirror: &Mirror, folder: PathBuf) -> Result<process::signals::Listening> {
+    let writing = mirror.writing();
     let handle = move |stop: process::signals::Stop| {
+        // Held to the end, so that the mirror writes no more.
+        let _writing = writing.lock();
         let _gone_with_the_system = std::fs::remove_dir_all(&folder);
         std::process::exit(i32::from(stop.exit_code()));
     };

@@ -44,12 +44,12 @@ impl Client {
         // process cannot hold a pipe open.
         let outputs = ["stdout", "stderr"].map(|name| place.join(name));
         let (program, wait) = (self.command[0].display(), self.wait);
-        let child = self.start(arguments, place, &outputs).map_err(|error| match error.kind() {
+        let id = self.start(arguments, place, &outputs).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => format!("{program} is not installed"),
             _ => format!("cannot start {program}: {error}"),
         })?;
         let name = Path::new(&self.command[0]).file_name().unwrap_or_default().to_string_lossy();
-        let ended = wait_at_most(child, wait, &name, tell).map_err(|error| error.to_string())?;
+        let ended = wait_at_most(id, wait, &name, tell).map_err(|error| error.to_string())?;
         let Some(status) = ended else {
             let said = said(&outputs);
             return Err(format!("killed after more than {} s{said}", wait.as_secs_f32()));
@@ -61,20 +61,22 @@ impl Client {
         Ok(stdout)
     }
 
+    /// Starts the program, and returns its process id.
     fn start(
         &self,
         arguments: &[impl AsRef<OsStr>],
         place: &Path,
         [stdout, stderr]: &[PathBuf; 2],
-    ) -> io::Result<Child> {
-        Command::new(&self.command[0])
-            .args(&self.command[1..])
-            .args(arguments)
-            .current_dir(place)
-            .stdin(Stdio::null())
-            .stdout(File::create(stdout)?)
-            .stderr(File::create(stderr)?)
-            .spawn()
+    ) -> io::Result<u32> {
+        let mut command = Command::new(&self.command[0]);
+        command.args(&self.command[1..]).args(arguments).current_dir(place).stdin(Stdio::null());
+        command.stdout(File::create(stdout)?).stderr(File::create(stderr)?);
+        // Held until the child is noted, so that none is started unnoticed while all are killed.
+        let mut running = running();
+        let child = command.spawn()?;
+        let id = child.id();
+        running.push(child);
+        Ok(id)
     }
 }
 
@@ -92,9 +94,9 @@ pub(crate) fn kill_children() {
     }
 }
 
-/// Waits for a child to end. At the time limit the child is killed, and the result is `None`.
+/// Waits for a running child to end. At the time limit the child is killed, and the result is `None`.
 fn wait_at_most(
-    child: Child,
+    id: u32,
     wait: Duration,
     name: &str,
     tell: Tell<'_>,
@@ -102,8 +104,6 @@ fn wait_at_most(
     let begun = Instant::now();
     let deadline = begun + wait;
     let mut next_line = begun + TELL_INTERVAL;
-    let id = child.id();
-    running().push(child);
     loop {
         {
             let mut running = running();

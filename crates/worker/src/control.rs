@@ -24,7 +24,7 @@ use protocol::{
 use secure::{Address, Authorized, Secret, Security};
 use tokio::{
     net::{UdpSocket, lookup_host},
-    sync::mpsc,
+    sync::mpsc::{self, error::TrySendError},
     task::AbortHandle,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -112,9 +112,11 @@ impl Joined {
         self.heartbeat = Some(tokio::spawn(beats).abort_handle());
     }
 
-    /// Queues a message. False when the queue is full or the stream has ended.
+    /// Queues a message. False when the queue is full. When the stream has ended the message is
+    /// dropped, and [`Joined::recv`] tells why.
     pub(crate) fn send(&self, body: Body) -> bool {
-        self.outbound.try_send(WorkerMessage { body: Some(body) }).is_ok()
+        let sent = self.outbound.try_send(WorkerMessage { body: Some(body) });
+        !matches!(sent, Err(TrySendError::Full(_)))
     }
 
     /// A sender to the queue of messages, for other tasks.

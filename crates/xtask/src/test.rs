@@ -12,7 +12,7 @@ const THREADS: &str = "RUST_TEST_THREADS";
 
 /// How many more tests than cores run at a time: scenarios mostly wait, for processes and for time
 /// limits.
-const TESTS_MORE: usize = 1;
+const TESTS_MORE: usize = 2;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {

@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -23,6 +24,8 @@ use crate::run_dir;
 #[derive(Debug)]
 pub(super) struct Mirror {
     folder: PathBuf,
+    /// Held while files are written.
+    writing: Arc<Mutex<()>>,
     /// Number of copies begun so far.
     copies: u32,
     current: Option<Copy>,
@@ -40,7 +43,12 @@ struct Copy {
 
 impl Mirror {
     pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), copies: 0, current: None }
+        Self { folder: folder.to_owned(), writing: Arc::default(), copies: 0, current: None }
+    }
+
+    /// The lock that is held while files are written.
+    pub(super) fn writing(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.writing)
     }
 
     /// The request that continues from the last position.
@@ -50,6 +58,8 @@ impl Mirror {
 
     /// Drops the copy of the current run.
     pub(super) fn begin_again(&mut self) {
+        let writing = self.writing();
+        let _writing = writing.lock();
         if let Some(copy) = self.current.take() {
             let _gone_with_the_folder = fs::remove_dir_all(&copy.path);
         }
@@ -57,6 +67,8 @@ impl Mirror {
 
     /// Adds a message to the copy. Returns false if all earlier rows are void.
     pub(super) fn take_in(&mut self, body: Body) -> Result<bool> {
+        let writing = self.writing();
+        let _writing = writing.lock();
         if let Body::Run(run) = body {
             return self.begin(&run).map(|()| true);
         }
