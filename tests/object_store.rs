@@ -113,8 +113,8 @@ fn workers_on_new_machines_begin_at_what_is_stored() {
     let newest = *steps(&objects).last().unwrap();
     workers.into_iter().for_each(|id| kill_process(id, Signal::KILL).unwrap());
     let line = coordinator.wait_for_line(" from s3://");
-    let name = line.split(" from s3://").next().unwrap().rsplit(' ').next().unwrap();
-    let stored = checkpoint::step_of(name).unwrap();
+    let path = line.split(" from s3://").next().unwrap();
+    let stored = checkpoint::step_of(path.rsplit('/').next().unwrap()).expect(&line);
     // The store may complete what it was receiving.
     assert!(stored >= newest, "{stored} {newest}");
     coordinator.wait_until("the run goes on", || place.newest_step() > stored);
