@@ -24,7 +24,7 @@ use crate::{
     journal::History,
     listen::HostName,
     needs,
-    origin::{self, Asked, Origin, is_given},
+    origin::{self, Asked, Damaged, Origin, is_given},
     program::Program,
     run_dir::{RunDir, RunInfo},
     spawn,
@@ -40,6 +40,8 @@ pub(crate) struct Launch {
     /// Whether `runs/latest` is to point at the run directory.
     is_default_dir: bool,
     pub(crate) start: Start,
+    /// Checkpoints that are newer than the one to start from.
+    damaged: Damaged,
     /// The object store that also keeps the checkpoints.
     storage: Option<Storage>,
     pub(crate) data_dir: PathBuf,
@@ -121,7 +123,7 @@ impl Launch {
         );
         let spawn = args.spawn.then(|| Spawn::new(&args, program)).transpose()?;
         let asked = Asked { program, args: &args, matches, tell };
-        let Origin { info, run_dir, start, storage } = asked.origin()?;
+        let Origin { info, run_dir, start, damaged, storage } = asked.origin()?;
         let dataset = &info.config.training.task.dataset;
         let default_dir = || data::default_dir(&dataset.name);
         let data_dir = args.directories.data_dir.clone().unwrap_or_else(default_dir);
@@ -150,6 +152,7 @@ impl Launch {
             is_default_dir: args.directories.run_dir.is_none() && run_dir != origin::latest(),
             run_dir,
             start,
+            damaged,
             storage,
             data_dir,
             is_data_dir_given: args.directories.data_dir.is_some(),
@@ -186,9 +189,14 @@ impl Launch {
         tokio::task::spawn_blocking(move || storage.claim(&info)).await?
     }
 
-    /// Makes the run directory, or opens the directory of the run to resume.
+    /// Makes the run directory, or opens the directory of the run to resume. Damaged checkpoints that
+    /// this run would meet are moved away.
     pub(crate) fn open_run_dir(&self) -> Result<RunDir> {
-        RunDir::create(&self.run_dir, &self.info)
+        let run_dir = RunDir::create(&self.run_dir, &self.info)?;
+        for (path, why) in &self.damaged {
+            tracing::warn!("{}", checkpoint::set_aside(path, why));
+        }
+        Ok(run_dir)
     }
 
     /// Records that workers begin to compute: from now on this is the latest run.
