@@ -4,7 +4,6 @@
 
 use std::{
     ffi::OsString,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -22,7 +21,7 @@ use crate::{
     board,
     hints::Given,
     journal::History,
-    listen::HostName,
+    listen::{self, HostName},
     needs,
     origin::{self, Asked, Damaged, Origin, is_given},
     program::Program,
@@ -47,7 +46,7 @@ pub(crate) struct Launch {
     pub(crate) data_dir: PathBuf,
     pub(crate) is_data_dir_given: bool,
     pub(crate) offline: bool,
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: listen::Place,
     /// Where the run is shown, if anywhere.
     pub(crate) board: board::Plan,
     /// The name that workers connect to, if it differs from the listening address.
@@ -142,9 +141,9 @@ impl Launch {
         );
         let history = RunDir::read_history(&run_dir)?;
         // Workers of the previous coordinator look for it at its old address.
-        let known = history.listening().filter(|_| !is_given(matches, "listen"));
-        let listen = known.map_or_else(|| args.listen.resolve(), Ok)?;
-        security.permit("--listen", &listen.into())?;
+        let asked = is_given(matches, "listen").then_some(&args.listen);
+        let listen = listen::Place::new(asked, &args.listen, history.listening())?;
+        security.permit("--listen", &listen.address.into())?;
         let board = board::Plan::new(&args.board, &security)?;
         Ok(Self {
             program,
