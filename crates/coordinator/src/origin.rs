@@ -330,7 +330,11 @@ pub(crate) fn latest() -> PathBuf {
 /// coordinator works on it, the newest run with a checkpoint.
 fn latest_to_resume(args: &Args) -> PathBuf {
     let latest = latest();
-    let is_taken = checkpoint::has_checkpoint(&latest) || RunDir::is_open(&latest);
+    let history = RunDir::read_history(&latest).unwrap_or_default();
+    let is_taken = checkpoint::has_checkpoint(&latest)
+        || RunDir::is_open(&latest)
+        // Its checkpoints were removed, which a person must know.
+        || RunDir::has_had_checkpoint(&latest, &history);
     // A store itself names the run that it holds.
     if is_taken || args.operation.checkpoint_url.is_some() {
         return latest;
@@ -361,6 +365,14 @@ fn newest_checkpoint(run_dir: &Path, info: &RunInfo) -> Result<(Start, Damaged)>
             "nothing to resume: none of the {} checkpoints in {} verifies; restore one from a \
              copy, or begin a new run in another --run-dir",
             damaged.len(),
+            checkpoints.display(),
+        );
+        let history = RunDir::read_history(run_dir)?;
+        // Workers that may still train have the run's state.
+        ensure!(
+            !RunDir::has_had_checkpoint(run_dir, &history) || !history.past().members.is_empty(),
+            "nothing to resume: the run's checkpoints are gone from {}; put them back there, or \
+             begin another run in another --run-dir",
             checkpoints.display(),
         );
         return Ok((Start::Again, damaged));

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     files,
-    journal::{History, Journal},
+    journal::{Entry, History, Journal},
     program::Program,
     recorded::Recorded,
 };
@@ -70,6 +70,8 @@ pub(crate) struct RunDir {
     journal: Journal,
     recorded: Recorded,
     has_begun: bool,
+    /// Whether the journal says that the directory has held a checkpoint.
+    has_checkpoint: bool,
     _locks: [Option<File>; 2],
 }
 
@@ -177,8 +179,18 @@ impl RunDir {
         let metrics = MetricsWriter::open(&path, Limits::METRICS)?;
         let recorded = Recorded::read(&path)?;
         let events = EventWriter::open(&path, Limits::EVENTS)?;
+        let has_checkpoint = Self::read_history(&path)?.has_checkpoint();
         let journal = Journal::open(path.join(JOURNAL))?;
-        Ok(Self { path, metrics, events, journal, recorded, has_begun: false, _locks: locks })
+        Ok(Self {
+            path,
+            metrics,
+            events,
+            journal,
+            recorded,
+            has_begun: false,
+            has_checkpoint,
+            _locks: locks,
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -230,6 +242,20 @@ impl RunDir {
 
     pub(crate) fn journal(&mut self) -> &mut Journal {
         &mut self.journal
+    }
+
+    /// Notes in the journal, once, that the directory holds a checkpoint.
+    pub(crate) fn note_checkpoint(&mut self) -> Result<()> {
+        if !self.has_checkpoint && self.checkpoints().list().is_ok_and(|found| !found.is_empty()) {
+            self.journal.note(&Entry::Checkpoint)?;
+            self.has_checkpoint = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the run in `path` has had a checkpoint, even if none is left.
+    pub(crate) fn has_had_checkpoint(path: &Path, history: &History) -> bool {
+        history.has_checkpoint() || path.join(SUMMARY).exists()
     }
 
     /// Reads the journal of the run in `path`, if it has one.

@@ -251,6 +251,9 @@ fn introduce(launch: &Launch, run_dir: &RunDir, address: SocketAddr, console: &C
     ));
     match &launch.start {
         Start::Seed => {}
+        Start::Again if launch.history.has_checkpoint() => console.line(
+            "The run's checkpoints are gone: it goes on from the state of its workers, if they are back",
+        ),
         Start::Again => console.line("Beginning again: the run has no checkpoint yet"),
         Start::Checkpoint(path, metadata) => {
             let step = metadata.step;

@@ -291,6 +291,7 @@ impl RunningCoordinator<'_> {
     }
 
     fn finish(&mut self, outcome: Outcome) {
+        self.note_checkpoint();
         let outcome = self.with_cause(outcome);
         let outcome = match outcome {
             Outcome::Interrupted(step) => Outcome::Interrupted(self.kept(step)),

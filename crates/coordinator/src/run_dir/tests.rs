@@ -17,6 +17,7 @@ fn run_in(runs: &Path, name: &str) -> RunDir {
         journal: Journal::open(path.join(JOURNAL)).unwrap(),
         recorded: Recorded::read(&path).unwrap(),
         has_begun: false,
+        has_checkpoint: false,
         _locks: [None, Some(open(LOCK))],
         path,
     }
