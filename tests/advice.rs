@@ -11,7 +11,8 @@ use std::{
 use rustix::process::Signal;
 
 use crate::harness::{
-    ENDLESS, Fleet, Place, Process, SMALL, coordinator, coordinator_at, programs, worker,
+    ENDLESS, Fleet, Place, Process, SMALL, coordinator, coordinator_at, programs, wait_until,
+    worker,
 };
 
 /// Flags of a very short run.
@@ -62,6 +63,27 @@ fn a_run_that_was_stopped_goes_on_with_what_is_printed() {
         again.signal(Signal::INT);
         let exit = again.wait().exited_with(130);
         assert!(exit.text().contains("go on with: "), "{going_on}: {exit}");
+    }
+}
+
+/// Otherwise the epochs of the file would take precedence over those of the run.
+#[test]
+fn a_run_with_a_file_goes_on_with_what_is_printed() {
+    let place = Place::new();
+    let text = "epochs = 1\nspawn = true\ntrain-images = 600\ntest-images = 20\nhidden-dim = 8\n";
+    fs::write(place.path("run.toml"), text).unwrap();
+    let flags = "--config run.toml --latent-dim 2 --workers 1 --epochs 1000000";
+    let coordinator = coordinator_at(&place, flags);
+    wait_until("two epochs are done", || place.metrics("epoch").len() > 2);
+    coordinator.signal(Signal::INT);
+    let text = coordinator.wait().exited_with(130).text();
+    let holds = coordinator_at(&place, flags).wait().failed_with(&["already holds this run"]);
+    for text in [text, holds.text()] {
+        let again = paste(&place, after(&text, "go on with: "));
+        again.wait_for_line("Going on after step ");
+        again.wait_for_line("joined from");
+        again.signal(Signal::INT);
+        again.wait().exited_with(130);
     }
 }
 

@@ -344,6 +344,7 @@ fn a_coordinator_dies_between_receiving_and_recording() {
     dies_and_is_started_again("coordinator.ready-received 1 kill");
     dies_and_is_started_again("coordinator.ready-received 2 kill");
     dies_and_is_started_again("coordinator.epoch-received 2 kill");
+    dies_and_is_started_again("journal.written 5 kill");
     // At the fourth report both workers have completed the run.
     dies_and_is_started_again("coordinator.ready-received 4 kill");
 }
@@ -380,7 +381,7 @@ fn dies_at_the_end(order: &str) {
 
 #[test]
 fn a_coordinator_dies_while_it_ends_the_run() {
-    dies_at_the_end("journal.written 5 kill");
+    dies_at_the_end("journal.written 6 kill");
     dies_at_the_end("coordinator.ended 1 kill");
     dies_at_the_end("run-dir.synced 2 kill");
 }

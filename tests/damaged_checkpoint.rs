@@ -14,12 +14,16 @@ fn damaged_by(damage: impl FnOnce(&Path)) {
     coordinator_at(&place, &flags).wait().succeeded();
     let newest = place.checkpoints().pop().unwrap();
     damage(&newest);
+    let damaged = fs::read(&newest).unwrap();
 
     let exit = coordinator_at(&place, "--resume --epochs 3 --spawn").wait().succeeded();
     let warned = |line: &str| line.contains("WARN") && line.contains(newest.to_str().unwrap());
     assert!(exit.lines().any(warned), "{exit}");
     assert!(exit.text().contains(&format!("Going on after step {STEPS_PER_EPOCH}, ")), "{exit}");
     assert_same_tensors(&place.newest(), &reference(3));
+    let aside = format!("{}.damaged", newest.display());
+    assert!(exit.text().contains(&format!("it is kept as {aside}")), "{exit}");
+    assert_eq!(fs::read(aside).unwrap(), damaged, "nothing is thrown away");
     // The damaged checkpoint was written again.
     assert_same_tensors(&place.checkpoint(2 * STEPS_PER_EPOCH), &reference(2));
 }
@@ -40,6 +44,12 @@ fn by_truncation() {
         let file = fs::OpenOptions::new().write(true).open(path).unwrap();
         file.set_len(file.metadata().unwrap().len() - 1).unwrap();
     });
+}
+
+/// The run's id is in the header, so such a file does not say whose it is.
+#[test]
+fn by_a_lost_header() {
+    damaged_by(|path| fs::File::options().write(true).open(path).unwrap().set_len(100).unwrap());
 }
 
 #[test]

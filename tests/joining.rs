@@ -96,6 +96,7 @@ fn a_spare_steps_in() {
     fleet.add("--threads 1");
     fleet.workers[2].wait_for_line("joined as spare");
     fleet.wait_for_event(&place, "state_transferred", 1);
+    fleet.workers[2].wait_for_line("waiting for a rank to become free: this worker is a spare");
     fleet.workers.remove(1).signal(Signal::KILL);
     fleet.workers[1].wait_for_line("training rank=1");
     fleet.wait_for_progress(&place);

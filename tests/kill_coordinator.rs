@@ -14,7 +14,7 @@ use rustix::process::{Signal, kill_process, test_kill_process};
 
 use crate::{
     harness::{
-        ENDLESS, Fleet, Place, Process, SMALL, STEPS_PER_EPOCH, assert_same_tensors,
+        ENDLESS, Fleet, Place, Process, SMALL, STEPS_PER_EPOCH, assert_same_tensors, coordinator,
         coordinator_at, coordinator_of, descendants, reference, wait_until,
     },
     stop::{resumes_to_the_same_bits, stopped_with_the_same_bits},
@@ -271,4 +271,28 @@ fn it_stands_still_and_blames_nobody() {
     fleet.coordinator.signal(Signal::CONT);
     fleet.completed();
     assert_same_tensors(&place.newest(), &reference(4));
+}
+
+/// Port 0 is any port: also the one where the workers look, unless another program has it by now.
+#[test]
+fn one_at_any_port_is_found_again() {
+    let place = Place::new();
+    let flags = format!("--listen 127.0.0.1:0 --run-dir {}", place.run_dir.display());
+    let begun = coordinator(&place, &format!("{flags} {SMALL} {ENDLESS} --workers 1"));
+    let mut fleet = Fleet::of(begun, None);
+    fleet.add("--threads 1");
+    fleet.wait_for_progress(&place);
+    fleet.coordinator.signal(Signal::KILL);
+    fleet.coordinator.wait();
+    fleet.coordinator = coordinator(&place, &format!("{flags} --resume"));
+    fleet.wait_for_event(&place, "adopted", 1);
+    fleet.coordinator.signal(Signal::KILL);
+    fleet.coordinator.wait();
+
+    let _taken = std::net::TcpListener::bind(fleet.url.split("//").last().unwrap()).unwrap();
+    let coordinator = coordinator(&place, &format!("{flags} --resume"));
+    coordinator.wait_for_line("listening on another port, where they do not find this one");
+    coordinator.wait_for_line("Listening on http://127.0.0.1:");
+    coordinator.signal(Signal::INT);
+    coordinator.wait().exited_with(130);
 }

@@ -52,6 +52,7 @@ mod own_data;
 mod paths;
 mod prometheus;
 mod release;
+mod removed_folders;
 mod reports;
 mod resume;
 mod runs;

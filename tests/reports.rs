@@ -130,6 +130,23 @@ fn a_run_that_is_stopped_before_its_first_step_says_so() {
     assert!(exit.text().contains("Interrupted before the first step;"), "{exit}");
 }
 
+/// The steps since the last checkpoint are lost with the last worker.
+#[test]
+fn a_run_that_is_stopped_when_no_worker_is_left_says_what_is_kept() {
+    let place = Place::new();
+    let mut fleet = Fleet::start(&place, 1, &format!("{SMALL} {ENDLESS}"));
+    fleet.coordinator.wait_until("a checkpoint is written", || !place.checkpoints().is_empty());
+    fleet.wait_for_progress(&place);
+    fleet.workers.remove(0).signal(Signal::KILL);
+    fleet.coordinator.wait_for_line("Waiting for workers: 0 of 1 are ready");
+    let step = place.newest().metadata.step;
+    fleet.coordinator.signal(Signal::INT);
+    let (exit, _) = fleet.wait();
+    let exit = exit.exited_with(130);
+    let words = format!("Interrupted; the last checkpoint is that of step {step}; go on with: ");
+    assert!(exit.text().contains(&words), "{exit}");
+}
+
 /// While no worker trains there is no rate, and the loss is the last reported one.
 #[test]
 fn the_status_says_what_is_known_and_as_of_when() {

@@ -52,7 +52,8 @@ fn a_checkpoint_of_somebody_else_is_not_named_at_the_end() {
     let text = exit.text();
     let named = text.lines().find(|line| line.starts_with("Checkpoint: ")).unwrap();
     assert!(named.ends_with("checkpoints/step-00000188.safetensors"), "{exit}");
-    assert_eq!(fs::read(foreign).unwrap(), b"mine");
+    let kept = foreign.with_extension("safetensors.damaged");
+    assert_eq!(fs::read(kept).unwrap(), b"mine");
 }
 
 #[test]

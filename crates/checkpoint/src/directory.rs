@@ -113,8 +113,12 @@ impl Directory {
                     let step = checkpoint.metadata.step;
                     damaged.push((path.clone(), CheckpointError::Misnamed { path, step }));
                 }
-                // Another process deleted the file after the listing.
-                Err(error) if error.is_not_found() => (),
+                Err(error) if error.is_not_found() => {
+                    // A link that leads nowhere; otherwise another process deleted the file after the listing.
+                    if path.is_symlink() {
+                        damaged.push((path.clone(), CheckpointError::NotAFile { path }));
+                    }
+                }
                 Err(error) => damaged.push((path, error)),
             }
         }

@@ -227,6 +227,17 @@ impl CheckpointError {
         !matches!(self, Io { .. } | DiskFull { .. } | FileSizeLimit { .. } | Occupied { .. })
     }
 
+    /// The damage of a file, without the advice that ends the message: for a person whose program goes on without the
+    /// file.
+    #[must_use]
+    pub fn damage(&self) -> String {
+        let text = self.to_string();
+        match text.rsplit_once("; ") {
+            Some((damage, _)) if self.is_damage() => damage.to_owned(),
+            _ => text,
+        }
+    }
+
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, CheckpointError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }

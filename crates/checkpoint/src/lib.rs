@@ -6,9 +6,10 @@
 //! bytes, and a second one covers the header with the first digest in it, so every damaged byte is found.
 //!
 //! This crate knows nothing of models, optimizers or runs: the caller chooses names and shapes, and `configuration`
-//! is an opaque string. The crate does not retry and does not log; it returns the files that it skipped. Start at
-//! `directory.rs`; the layout of a file is in `header.rs`.
+//! is an opaque string. The crate does not retry and does not log; it returns the files that it skipped, and
+//! [`set_aside`] moves them away. Start at `directory.rs`; the layout of a file is in `header.rs`.
 
+mod aside;
 mod directory;
 mod error;
 mod file;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use aside::set_aside;
 pub use directory::{BEST, Directory, Newest, file_name, step_of};
 pub use error::CheckpointError;
 pub use file::{Verified, read, verify};

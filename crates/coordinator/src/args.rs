@@ -63,7 +63,8 @@ pub(crate) struct Args {
     /// never on --workers
     #[arg(long, value_name = "S", value_parser = whole(bounds::SHARDS))]
     pub(crate) shards: Option<u32>,
-    /// Where to listen: a name or IP address of this host, and a port; port 0 takes any free port
+    /// Where to listen: a name or IP address of this host, and a port; port 0 takes any free port,
+    /// if possible that of the previous coordinator of a resumed run
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "HOST:PORT")]
     pub(crate) listen: ListenAddress,
     /// Name or IP address that workers connect to [default: the address of --listen]

@@ -188,6 +188,8 @@ pub(crate) struct RunningCoordinator<'a> {
     asked: watch::Receiver<Asked>,
     /// Whether the coordinator ends at once, without waiting for its workers.
     is_cut_short: bool,
+    /// Whether the run was interrupted when no worker was left that could save the newest state.
+    is_unsaved: bool,
 }
 
 /// How a run ended.
@@ -259,6 +261,7 @@ impl<'a> RunningCoordinator<'a> {
             broken: None,
             asked,
             is_cut_short: false,
+            is_unsaved: false,
         }
     }
 
@@ -296,9 +299,7 @@ impl<'a> RunningCoordinator<'a> {
             return Err(error);
         }
         if self.is_cut_short && self.outcome.is_none() {
-            let newest = self.run_dir.checkpoints().list()?.pop();
-            let step = collective::Step(newest.map_or(0, |(step, _)| step));
-            let outcome = Outcome::Interrupted(step);
+            let outcome = Outcome::Interrupted(self.newest_checkpoint());
             return Ok(Ended { outcome, unfinished: None, is_cut_short: true });
         }
         let outcome = self.outcome.unwrap_or(Outcome::Interrupted(collective::Step(0)));
@@ -310,7 +311,7 @@ impl<'a> RunningCoordinator<'a> {
             self.run_dir.write_summary(&self.record.summary(digest, generations))?;
             self.console.line(&self.record.closing_words(self.run_dir, digest)?);
         }
-        Ok(Ended { outcome, unfinished: self.unfinished, is_cut_short: false })
+        Ok(Ended { outcome, unfinished: self.unfinished, is_cut_short: self.is_unsaved })
     }
 
     fn begin(&mut self) {

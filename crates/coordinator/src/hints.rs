@@ -20,10 +20,11 @@ use crate::{
     program::Program,
 };
 
-/// Flags that a command to resume does not repeat from the command line: the run directory keeps
-/// them, or the command sets them itself.
-const NOT_REPEATED: [&str; 7] =
-    ["workers", "shards", "run_dir", "resume", "resume_or_begin", "name", "note"];
+/// Flags that a command to resume does not repeat: the run directory keeps them, or the command sets
+/// them itself. The file of `--config` is left out too: its keys would take precedence over the run's
+/// own values, and its other values are repeated as flags.
+const NOT_REPEATED: [&str; 8] =
+    ["workers", "shards", "run_dir", "resume", "resume_or_begin", "name", "note", "config"];
 
 /// The variable that tells cargo where to build.
 const TARGET: &str = "CARGO_TARGET_DIR";
@@ -238,6 +239,19 @@ mod tests {
                      --dead-after-seconds 1.5 --allow-mixed-devices";
         assert_eq!(go_on(&flags), again);
         assert_eq!(go_on(&["--resume"]), "--run-dir '/runs/a b'");
+    }
+
+    /// The file's epochs are not those of the run.
+    #[test]
+    fn what_a_file_says_is_said_as_flags() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "epochs = 1\nworkers = 2\nspawn = true\nmin-workers = 2\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let line = ["vae-coordinator", "--config", path, "--epochs", "9", "--min-workers", "1"];
+        let line = line.map(OsString::from).to_vec();
+        let matches = manual::config_file::parse(crate::command(&Plain), line).unwrap();
+        let line = Given::new(&Plain, &matches).go_on(Path::new("/run")).to_string();
+        assert!(line.ends_with(" --resume --run-dir /run --min-workers 1 --spawn"), "{line}");
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub(crate) enum Entry {
     Key(String),
     /// The digest of the probe's gradient, which every worker must reproduce, as hexadecimal text.
     Probe(String),
+    /// The run directory has held a checkpoint.
+    Checkpoint,
     /// The run has ended under its coordinator's control.
     Ended,
 }
@@ -93,6 +95,7 @@ pub(crate) struct History {
     spawned: BTreeMap<u32, Process>,
     key: Option<Key>,
     probe: Option<Digest>,
+    has_checkpoint: bool,
 }
 
 impl History {
@@ -121,10 +124,12 @@ impl History {
             Entry::Generation { .. } => {}
             Entry::Key(key) => self.key = Key::from_hex(&key),
             Entry::Probe(probe) => self.probe = probe.parse().ok(),
-            // The generation's number stays used and the probe stays valid; no process is left.
+            Entry::Checkpoint => self.has_checkpoint = true,
+            // The generation's number stays used, and the probe and the checkpoint stay; no process is
+            // left.
             Entry::Ended => {
-                let (generation, probe) = (self.generation, self.probe);
-                *self = Self { generation, probe, ..Self::default() };
+                let Self { generation, probe, has_checkpoint, .. } = *self;
+                *self = Self { generation, probe, has_checkpoint, ..Self::default() };
             }
         }
     }
@@ -140,6 +145,11 @@ impl History {
     /// has reported one.
     pub(crate) fn probe(&self) -> Option<Digest> {
         self.probe
+    }
+
+    /// Whether the run directory has held a checkpoint.
+    pub(crate) fn has_checkpoint(&self) -> bool {
+        self.has_checkpoint
     }
 
     /// The key from which the secrets of generations are derived. The previous coordinator's key is
@@ -265,8 +275,11 @@ mod tests {
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "nobody else does");
 
+        assert!(!history.has_checkpoint());
+        journal.note(&Entry::Checkpoint).unwrap();
         journal.note(&Entry::Ended).unwrap();
         let history = History::read(&path).unwrap();
+        assert!(history.has_checkpoint(), "the end changes nothing about it");
         assert_eq!(history.past(), Past { generation: Generation(3), members: BTreeSet::new() });
         assert_eq!(history.listening(), None);
     }

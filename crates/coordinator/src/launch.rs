@@ -4,7 +4,6 @@
 
 use std::{
     ffi::OsString,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -22,9 +21,9 @@ use crate::{
     board,
     hints::Given,
     journal::History,
-    listen::HostName,
+    listen::{self, HostName},
     needs,
-    origin::{self, Asked, Origin, is_given},
+    origin::{self, Asked, Damaged, Origin, is_given},
     program::Program,
     run_dir::{RunDir, RunInfo},
     spawn,
@@ -40,12 +39,14 @@ pub(crate) struct Launch {
     /// Whether `runs/latest` is to point at the run directory.
     is_default_dir: bool,
     pub(crate) start: Start,
+    /// Checkpoints that are newer than the one to start from.
+    damaged: Damaged,
     /// The object store that also keeps the checkpoints.
     storage: Option<Storage>,
     pub(crate) data_dir: PathBuf,
     pub(crate) is_data_dir_given: bool,
     pub(crate) offline: bool,
-    pub(crate) listen: SocketAddr,
+    pub(crate) listen: listen::Place,
     /// Where the run is shown, if anywhere.
     pub(crate) board: board::Plan,
     /// The name that workers connect to, if it differs from the listening address.
@@ -121,7 +122,7 @@ impl Launch {
         );
         let spawn = args.spawn.then(|| Spawn::new(&args, program)).transpose()?;
         let asked = Asked { program, args: &args, matches, tell };
-        let Origin { info, run_dir, start, storage } = asked.origin()?;
+        let Origin { info, run_dir, start, damaged, storage } = asked.origin()?;
         let dataset = &info.config.training.task.dataset;
         let default_dir = || data::default_dir(&dataset.name);
         let data_dir = args.directories.data_dir.clone().unwrap_or_else(default_dir);
@@ -140,9 +141,9 @@ impl Launch {
         );
         let history = RunDir::read_history(&run_dir)?;
         // Workers of the previous coordinator look for it at its old address.
-        let known = history.listening().filter(|_| !is_given(matches, "listen"));
-        let listen = known.map_or_else(|| args.listen.resolve(), Ok)?;
-        security.permit("--listen", &listen.into())?;
+        let asked = is_given(matches, "listen").then_some(&args.listen);
+        let listen = listen::Place::new(asked, &args.listen, history.listening())?;
+        security.permit("--listen", &listen.address.into())?;
         let board = board::Plan::new(&args.board, &security)?;
         Ok(Self {
             program,
@@ -150,6 +151,7 @@ impl Launch {
             is_default_dir: args.directories.run_dir.is_none() && run_dir != origin::latest(),
             run_dir,
             start,
+            damaged,
             storage,
             data_dir,
             is_data_dir_given: args.directories.data_dir.is_some(),
@@ -186,9 +188,14 @@ impl Launch {
         tokio::task::spawn_blocking(move || storage.claim(&info)).await?
     }
 
-    /// Makes the run directory, or opens the directory of the run to resume.
+    /// Makes the run directory, or opens the directory of the run to resume. Damaged checkpoints that
+    /// this run would meet are moved away.
     pub(crate) fn open_run_dir(&self) -> Result<RunDir> {
-        RunDir::create(&self.run_dir, &self.info)
+        let run_dir = RunDir::create(&self.run_dir, &self.info)?;
+        for (path, why) in &self.damaged {
+            tracing::warn!("{}", checkpoint::set_aside(path, why));
+        }
+        Ok(run_dir)
     }
 
     /// Records that workers begin to compute: from now on this is the latest run.

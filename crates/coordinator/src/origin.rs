@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use checkpoint::{Checkpoint, Directory};
+use checkpoint::{Checkpoint, CheckpointError, Directory, Newest};
 use clap::{ArgMatches, Command, parser::ValueSource};
 use config::{Difference, InvalidConfig, LearningRateSchedule, RunConfig, Task};
 use serde_json::Value;
@@ -32,11 +32,16 @@ const SHORT_ID: usize = 6;
 /// Most bytes of a file that describes a task.
 const TASK_BYTES_MAX: u64 = 4 << 20;
 
+/// Checkpoints that cannot be used, with the reason.
+pub(crate) type Damaged = Vec<(PathBuf, CheckpointError)>;
+
 /// The run that the flags mean.
 pub(crate) struct Origin {
     pub(crate) info: RunInfo,
     pub(crate) run_dir: PathBuf,
     pub(crate) start: Start,
+    /// Checkpoints that are newer than the one to start from.
+    pub(crate) damaged: Damaged,
     pub(crate) storage: Option<Storage>,
 }
 
@@ -97,7 +102,7 @@ impl Asked<'_> {
         if let Some(storage) = &storage {
             storage.refuse_occupied()?;
         }
-        Ok(Origin { info, run_dir, start: Start::Seed, storage })
+        Ok(Origin { info, run_dir, start: Start::Seed, damaged: Vec::new(), storage })
     }
 
     /// The task of a new run: the program's own task with the given options, or the task in a file.
@@ -210,8 +215,8 @@ impl Asked<'_> {
         let LiveArgs { name, note, .. } = args.live.clone();
         let (name, note) = (name.or(stored.name), note.or(stored.note));
         let info = RunInfo { run_id: stored.run_id, name, note, config };
-        let start = newest_checkpoint(&path, &info)?;
-        Ok(Origin { info, run_dir: path, start, storage })
+        let (start, damaged) = newest_checkpoint(&path, &info)?;
+        Ok(Origin { info, run_dir: path, start, damaged, storage })
     }
 
     /// The run's own configuration, changed by the given flags that may differ.
@@ -325,7 +330,11 @@ pub(crate) fn latest() -> PathBuf {
 /// coordinator works on it, the newest run with a checkpoint.
 fn latest_to_resume(args: &Args) -> PathBuf {
     let latest = latest();
-    let is_taken = checkpoint::has_checkpoint(&latest) || RunDir::is_open(&latest);
+    let history = RunDir::read_history(&latest).unwrap_or_default();
+    let is_taken = checkpoint::has_checkpoint(&latest)
+        || RunDir::is_open(&latest)
+        // Its checkpoints were removed, which a person must know.
+        || RunDir::has_had_checkpoint(&latest, &history);
     // A store itself names the run that it holds.
     if is_taken || args.operation.checkpoint_url.is_some() {
         return latest;
@@ -342,22 +351,31 @@ fn latest_to_resume(args: &Args) -> PathBuf {
     }
 }
 
-/// The newest valid checkpoint of the run; damaged ones are logged.
-fn newest_checkpoint(run_dir: &Path, info: &RunInfo) -> Result<Start> {
+/// The newest valid checkpoint of the run, and the newer ones that are not valid. These are moved away
+/// only when the run directory is locked.
+fn newest_checkpoint(run_dir: &Path, info: &RunInfo) -> Result<(Start, Damaged)> {
     let checkpoints = RunDir::checkpoints_in(run_dir);
-    let newest = Directory::open(&checkpoints).newest()?;
-    for (damaged, why) in &newest.damaged {
-        tracing::warn!(checkpoint = %damaged.display(), "skipped a damaged checkpoint: {why}");
-    }
-    let Some((file, Checkpoint { metadata, .. })) = newest.checkpoint else {
+    let Newest { checkpoint, damaged } = Directory::open(&checkpoints).newest()?;
+    let Some((file, Checkpoint { metadata, .. })) = checkpoint else {
+        for (_, why) in &damaged {
+            tracing::warn!("skipped a damaged checkpoint: {}", why.damage());
+        }
         ensure!(
-            newest.damaged.is_empty(),
+            damaged.is_empty(),
             "nothing to resume: none of the {} checkpoints in {} verifies; restore one from a \
              copy, or begin a new run in another --run-dir",
-            newest.damaged.len(),
+            damaged.len(),
             checkpoints.display(),
         );
-        return Ok(Start::Again);
+        let history = RunDir::read_history(run_dir)?;
+        // Workers that may still train have the run's state.
+        ensure!(
+            !RunDir::has_had_checkpoint(run_dir, &history) || !history.past().members.is_empty(),
+            "nothing to resume: the run's checkpoints are gone from {}; put them back there, or \
+             begin another run in another --run-dir",
+            checkpoints.display(),
+        );
+        return Ok((Start::Again, damaged));
     };
     ensure!(
         metadata.run_id == info.run_id,
@@ -373,7 +391,7 @@ fn newest_checkpoint(run_dir: &Path, info: &RunInfo) -> Result<Start> {
         metadata.step,
         info.config.operation.epochs
     );
-    Ok(Start::Checkpoint(std::path::absolute(file)?, metadata))
+    Ok((Start::Checkpoint(std::path::absolute(file)?, metadata), damaged))
 }
 
 /// The flag of an option.

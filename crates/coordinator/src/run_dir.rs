@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail};
 use checkpoint::{CHECKPOINTS, Directory};
 use config::RunConfig;
 use disk::{Draft, convenience};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     files,
-    journal::{History, Journal},
+    journal::{Entry, History, Journal},
     program::Program,
     recorded::Recorded,
 };
@@ -70,7 +70,9 @@ pub(crate) struct RunDir {
     journal: Journal,
     recorded: Recorded,
     has_begun: bool,
-    _lock: File,
+    /// Whether the journal says that the directory has held a checkpoint.
+    has_checkpoint: bool,
+    _locks: [Option<File>; 2],
 }
 
 impl RunDir {
@@ -81,8 +83,11 @@ impl RunDir {
 
     /// Whether a coordinator has the run in `path` open.
     pub(crate) fn is_open(path: &Path) -> bool {
-        let lock = File::open(path.join(LOCK)).ok();
-        lock.is_some_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        let is_locked = |path: &Path| {
+            let lock = File::open(path).ok();
+            lock.is_some_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        };
+        is_locked(path) || is_locked(&path.join(LOCK))
     }
 
     /// Reads the configuration of the run in `path`.
@@ -163,7 +168,7 @@ impl RunDir {
         fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
         let path = fs::canonicalize(path)
             .with_context(|| format!("cannot open the run directory {}", path.display()))?;
-        let lock = lock(&path)?;
+        let locks = lock(&path)?;
         // The configuration comes first, because it says which run the other files belong to.
         write_json(&path, CONFIG, info)?;
         for folder in [CHECKPOINTS, SAMPLES] {
@@ -174,8 +179,18 @@ impl RunDir {
         let metrics = MetricsWriter::open(&path, Limits::METRICS)?;
         let recorded = Recorded::read(&path)?;
         let events = EventWriter::open(&path, Limits::EVENTS)?;
+        let has_checkpoint = Self::read_history(&path)?.has_checkpoint();
         let journal = Journal::open(path.join(JOURNAL))?;
-        Ok(Self { path, metrics, events, journal, recorded, has_begun: false, _lock: lock })
+        Ok(Self {
+            path,
+            metrics,
+            events,
+            journal,
+            recorded,
+            has_begun: false,
+            has_checkpoint,
+            _locks: locks,
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -227,6 +242,20 @@ impl RunDir {
 
     pub(crate) fn journal(&mut self) -> &mut Journal {
         &mut self.journal
+    }
+
+    /// Notes in the journal, once, that the directory holds a checkpoint.
+    pub(crate) fn note_checkpoint(&mut self) -> Result<()> {
+        if !self.has_checkpoint && self.checkpoints().list().is_ok_and(|found| !found.is_empty()) {
+            self.journal.note(&Entry::Checkpoint)?;
+            self.has_checkpoint = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the run in `path` has had a checkpoint, even if none is left.
+    pub(crate) fn has_had_checkpoint(path: &Path, history: &History) -> bool {
+        history.has_checkpoint() || path.join(SUMMARY).exists()
     }
 
     /// Reads the journal of the run in `path`, if it has one.
@@ -295,13 +324,21 @@ pub(crate) fn json(object: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn lock(path: &Path) -> Result<File> {
+/// Locks the folder, and a file in it. The file can be deleted; the folder cannot be locked on some
+/// network file systems, which is no reason for a warning, because the file can.
+fn lock(path: &Path) -> Result<[Option<File>; 2]> {
+    let taken = || anyhow!("another coordinator is running in {}: stop it first", path.display());
+    let folder = File::open(path).ok();
+    let folder = match folder.as_ref().map(File::try_lock) {
+        Some(Ok(())) => folder,
+        Some(Err(TryLockError::WouldBlock)) => return Err(taken()),
+        Some(Err(TryLockError::Error(_))) | None => None,
+    };
     let name = path.join(LOCK);
     let file = files::append(&name)?;
     let locked = convenience::lock(&file, &name);
     let is_free = locked.with_context(|| format!("cannot lock {}", path.display()))?;
-    ensure!(is_free, "another coordinator is running in {}: stop it first", path.display());
-    Ok(file)
+    if is_free { Ok([folder, Some(file)]) } else { Err(taken()) }
 }
 
 #[cfg(test)]

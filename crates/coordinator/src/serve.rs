@@ -28,6 +28,7 @@ use crate::{
     hints,
     journal::Entry,
     launch::{Launch, Start},
+    listen::Place,
     models::Models,
     preparation::Preparation,
     run_dir::RunDir,
@@ -121,8 +122,17 @@ fn service(
     Ok(Service::new(inputs, dataset, checkpoints, preparation, Boards { followers, models }))
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
+async fn listen(place: Place) -> Result<TcpListener> {
+    let Place { mut address, otherwise } = place;
+    let mut bound = TcpListener::bind(address).await;
+    if let (Err(error), Some(any)) = (&bound, otherwise) {
+        tracing::warn!(
+            "cannot listen on {address}, where workers of the previous coordinator look for it: \
+             {error}; listening on another port, where they do not find this one"
+        );
+        (address, bound) = (any, TcpListener::bind(any).await);
+    }
+    bound.map_err(|error| {
         let advice = match error.kind() {
             ErrorKind::AddrInUse => {
                 "is another coordinator running? choose another --listen, or port 0 for any free \
@@ -241,6 +251,9 @@ fn introduce(launch: &Launch, run_dir: &RunDir, address: SocketAddr, console: &C
     ));
     match &launch.start {
         Start::Seed => {}
+        Start::Again if launch.history.has_checkpoint() => console.line(
+            "The run's checkpoints are gone: it goes on from the state of its workers, if they are back",
+        ),
         Start::Again => console.line("Beginning again: the run has no checkpoint yet"),
         Start::Checkpoint(path, metadata) => {
             let step = metadata.step;

@@ -109,7 +109,7 @@ impl Storage {
             RunDir::restore(&run_dir, &there)?;
         }
         self.is_ours = true;
-        self.fetch(&run_dir)?;
+        self.fetch(&run_dir, steps.last().copied())?;
         Ok(run_dir)
     }
 
@@ -121,12 +121,20 @@ impl Storage {
         info.with_context(|| format!("{url}/config.json is not a run's configuration")).map(Some)
     }
 
-    fn fetch(&self, run_dir: &Path) -> Result<()> {
+    /// Fetches the newest valid checkpoint that is newer than those here; `last` is the store's last step.
+    fn fetch(&self, run_dir: &Path, last: Option<u64>) -> Result<()> {
         let checkpoints = Directory::open(RunDir::checkpoints_in(run_dir));
-        let above = checkpoints.newest()?.checkpoint.map(|(_, newest)| newest.metadata.step);
+        let here = checkpoints.newest()?;
+        let above = here.checkpoint.map(|(_, newest)| newest.metadata.step);
+        // A damaged file here may have the name of the one to fetch.
+        if last > above && !RunDir::is_open(run_dir) {
+            for (path, why) in &here.damaged {
+                tracing::warn!("{}", checkpoint::set_aside(path, why));
+            }
+        }
         let newest = self.store.newest(above, &checkpoints).context(FLAG)?;
         for damaged in &newest.damaged {
-            tracing::warn!("skipped a damaged checkpoint: {damaged}");
+            tracing::warn!("skipped a damaged checkpoint: {}", damaged.damage());
         }
         ensure!(
             above.is_some() || newest.file.is_some() || newest.damaged.is_empty(),

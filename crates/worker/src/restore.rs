@@ -42,12 +42,13 @@ pub(crate) fn newest(context: &RunContext, layout: &Layout) -> Result<Option<Res
     restored.map(Some).with_context(|| format!("cannot go on from {}", path.display()))
 }
 
-/// The newest sound checkpoint in the folder of the checkpoint `named`. Damaged ones are logged.
+/// The newest sound checkpoint in the folder of the checkpoint `named`. Damaged ones are moved away, and
+/// logged.
 fn newest_beside(named: &Path) -> Result<Option<(PathBuf, Checkpoint)>> {
     let Some(folder) = named.parent() else { return Ok(None) };
     let newest = Directory::open(folder).newest()?;
-    for (damaged, why) in &newest.damaged {
-        tracing::warn!(checkpoint = %damaged.display(), "skipped a damaged checkpoint: {why}");
+    for (path, why) in &newest.damaged {
+        tracing::warn!("{}", checkpoint::set_aside(path, why));
     }
     Ok(newest.checkpoint)
 }
@@ -61,7 +62,7 @@ fn from_store(context: &RunContext, here: Option<&Path>) -> Option<PathBuf> {
     match Store::open(url).and_then(|store| store.newest(above, &folder)) {
         Ok(newest) => {
             for damaged in &newest.damaged {
-                tracing::warn!("skipped a damaged checkpoint: {damaged}");
+                tracing::warn!("skipped a damaged checkpoint: {}", damaged.damage());
             }
             let file = newest.file?;
             // A warning, because the disk with this checkpoint is gone.

@@ -152,6 +152,7 @@ async fn take_part(
         route,
         security,
         identity: Identity { rank, ..identity },
+        is_spare: welcome.rank.is_none(),
         run_id: welcome.run_id,
         config,
         link: Link::Up(Box::new(joined)),
@@ -253,6 +254,9 @@ struct Session {
     route: Route,
     security: Security,
     identity: Identity,
+    /// Whether the worker has no rank: it joined while others had all ranks, and no generation has
+    /// begun with it yet.
+    is_spare: bool,
     run_id: String,
     config: RunConfig,
     link: Link,

@@ -3,6 +3,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
+    io::ErrorKind,
     path::{Component, Path, PathBuf},
     sync::{
         Arc,
@@ -15,7 +17,6 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use checkpoint::{Directory, Metadata, TensorView};
 use data::Splits;
-use disk::DiskError;
 use model::{Layout, State};
 use store::{Mirror, Unstored};
 use trainer::{Artifacts, Ledger, Replica, Snapshot, Task, Trainer};
@@ -182,7 +183,7 @@ impl<T: Task> WriterThread<T> {
                     self.metadata.arithmetic = arithmetic;
                     self.write(state.state(), &ledger, &tests)?;
                 }
-                Job::Artifacts { epoch, state } => self.show(epoch, &state.state().parameters)?,
+                Job::Artifacts { epoch, state } => self.show(epoch, &state.state().parameters),
                 Job::Flush(done) => drop(done.send(())),
             }
             // The next job may come only after an epoch.
@@ -191,8 +192,8 @@ impl<T: Task> WriterThread<T> {
         Ok(())
     }
 
-    /// Writes the task's artifacts of an epoch. If the task fails to make them, the run goes on.
-    fn show(&self, epoch: u64, parameters: &[f32]) -> Result<()> {
+    /// Writes the task's artifacts of an epoch. If they cannot be made or written, the run goes on.
+    fn show(&self, epoch: u64, parameters: &[f32]) {
         let context =
             Artifacts { parameters, test: &self.data.test, seed: self.metadata.seed, epoch };
         let files = match T::artifacts(&self.options, &context) {
@@ -200,9 +201,13 @@ impl<T: Task> WriterThread<T> {
             Err(error) => {
                 let error = limits::told(&*error);
                 tracing::warn!("the task {} made no samples of epoch {epoch}: {error}", T::NAME);
-                return Ok(());
+                return;
             }
         };
+        if let Err(error) = make_again(&self.samples) {
+            tracing::warn!("training goes on without samples of epoch {epoch}: {error:#}");
+            return;
+        }
         for (name, bytes) in files {
             if !is_file_name(&name) {
                 tracing::warn!("the task {} gave {name:?}, which is not a file name", T::NAME);
@@ -214,12 +219,10 @@ impl<T: Task> WriterThread<T> {
             } else {
                 disk::write_whole(&path, &bytes)
             };
-            match written {
-                Err(error @ DiskError::Foreign { .. }) => tracing::warn!("{error}"),
-                written => written?,
+            if let Err(error) = written {
+                tracing::warn!("training goes on without samples of epoch {epoch}: {error}");
             }
         }
-        Ok(())
     }
 
     fn write(
@@ -234,7 +237,12 @@ impl<T: Task> WriterThread<T> {
         let named = convert::checkpoint_tensors(state, &self.layout);
         let views: Vec<TensorView<'_>> =
             named.iter().map(|(name, shape, data)| TensorView { name, shape, data }).collect();
-        let path = self.checkpoints.write(&self.metadata, &views)?;
+        let mut written = self.checkpoints.write(&self.metadata, &views);
+        if written.is_err() && !self.checkpoints.path().exists() {
+            make_again(self.checkpoints.path())?;
+            written = self.checkpoints.write(&self.metadata, &views);
+        }
+        let path = written?;
         let best = ledger.best_epoch().filter(|_| self.keep_best);
         let best = best.map(|(epoch, _)| epoch * self.steps_per_epoch);
         if best == Some(state.step) {
@@ -247,6 +255,20 @@ impl<T: Task> WriterThread<T> {
         }
         Ok(())
     }
+}
+
+/// Makes a folder of the run directory again if it was removed. Folders above are not made: if the run
+/// directory itself is gone, it was moved.
+fn make_again(folder: &Path) -> Result<()> {
+    match fs::create_dir(folder) {
+        Ok(()) => tracing::warn!("{} was gone and is made again", folder.display()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot create {}", folder.display()));
+        }
+    }
+    folder.parent().map_or(Ok(()), disk::sync_folder)?;
+    Ok(())
 }
 
 /// Whether a name is a plain file name, so that the file stays in its folder.
@@ -265,6 +287,19 @@ fn is_own_picture(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_was_removed_is_made_again_and_one_above_is_not() {
+        let run = tempfile::tempdir().unwrap();
+        let folder = run.path().join("samples");
+        for _ in 0..2 {
+            make_again(&folder).unwrap();
+            assert!(folder.is_dir());
+        }
+        let moved = run.path().join("moved/samples");
+        let error = format!("{:#}", make_again(&moved).unwrap_err());
+        assert!(error.starts_with(&format!("cannot create {}", moved.display())), "{error}");
+    }
 
     #[test]
     fn a_file_stays_in_its_folder() {

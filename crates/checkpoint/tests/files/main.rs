@@ -1,5 +1,6 @@
 //! Stories about checkpoint files: a damaged file is named, a sound file is found. Start at `damage.rs`.
 
+mod aside;
 mod damage;
 mod incoming;
 mod retention;

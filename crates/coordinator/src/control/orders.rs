@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use collective::{Generation, Rank};
+use collective::{Generation, Rank, Step};
 use config::task::Precision;
 use history::Event as Happened;
 use membership::{Command, Loss, Member, Outcome, Refusal, WorkerId};
@@ -209,7 +209,7 @@ impl RunningCoordinator<'_> {
     /// Ends the run before its generation has begun, because of an error in the coordinator.
     fn break_off(&mut self, error: anyhow::Error) {
         self.broken = Some(error);
-        self.finish(Outcome::Interrupted(collective::Step(self.record.step())));
+        self.finish(Outcome::Interrupted(Step(self.record.step())));
     }
 
     /// Sends the rendezvous that the first member of a group has made to the other members of the
@@ -291,12 +291,10 @@ impl RunningCoordinator<'_> {
     }
 
     fn finish(&mut self, outcome: Outcome) {
+        self.note_checkpoint();
         let outcome = self.with_cause(outcome);
-        // The checkpoint that the run was resumed from is on the disk, even if no worker reported it.
         let outcome = match outcome {
-            Outcome::Interrupted(step) => {
-                Outcome::Interrupted(step.max(collective::Step(self.record.begun_at())))
-            }
+            Outcome::Interrupted(step) => Outcome::Interrupted(self.kept(step)),
             outcome => outcome,
         };
         let (success, message) = match (&self.broken, &outcome) {
@@ -316,6 +314,24 @@ impl RunningCoordinator<'_> {
             connection.send(Ok(Outbound::Plain(finish.clone())));
         }
         self.outcome = Some(outcome);
+    }
+
+    /// The step after which a run that is interrupted goes on, if its workers have saved or hold `step`.
+    fn kept(&mut self, step: Step) -> Step {
+        // The checkpoint that the run was resumed from is on the disk, even if no worker reported it.
+        let step = step.max(Step(self.record.begun_at()));
+        if step >= Step(self.record.step()) {
+            return step;
+        }
+        // No worker was left that could save the newest state.
+        self.is_unsaved = true;
+        step.max(self.newest_checkpoint())
+    }
+
+    /// The step of the newest checkpoint in the run directory; 0 if there is none.
+    pub(super) fn newest_checkpoint(&self) -> Step {
+        let listed = self.run_dir.checkpoints().list().unwrap_or_default();
+        Step(listed.last().map_or(0, |(step, _)| *step))
     }
 
     fn tell(&self, worker: WorkerId, body: Body) {

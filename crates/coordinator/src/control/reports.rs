@@ -47,6 +47,13 @@ impl RunningCoordinator<'_> {
         crashpoint::reach!("coordinator.epoch-received");
         let rows = self.record.epoch_report(report);
         self.write_epochs(rows);
+        self.note_checkpoint();
+    }
+
+    /// Notes that the run directory holds a checkpoint, so that a missing one is missed later.
+    pub(super) fn note_checkpoint(&mut self) {
+        let noted = self.run_dir.note_checkpoint();
+        self.stop_if_broken(noted);
     }
 
     /// Records the epochs before `epoch` that no worker will report any more.

@@ -17,7 +17,8 @@ fn run_in(runs: &Path, name: &str) -> RunDir {
         journal: Journal::open(path.join(JOURNAL)).unwrap(),
         recorded: Recorded::read(&path).unwrap(),
         has_begun: false,
-        _lock: open(LOCK),
+        has_checkpoint: false,
+        _locks: [None, Some(open(LOCK))],
         path,
     }
 }
@@ -106,4 +107,17 @@ fn a_link_is_written_through() {
     write_json(&run, SUMMARY, &7).unwrap();
     assert!(run.join(SUMMARY).is_symlink());
     assert_eq!(fs::read(elsewhere).unwrap(), b"7\n");
+}
+
+#[test]
+fn the_folder_stays_locked_if_the_file_is_deleted() {
+    let run = tempfile::tempdir().unwrap();
+    let held = lock(run.path()).unwrap();
+    fs::remove_file(run.path().join(LOCK)).unwrap();
+    assert!(RunDir::is_open(run.path()));
+    let error = lock(run.path()).unwrap_err().to_string();
+    assert!(error.contains("another coordinator is running in"), "{error}");
+    drop(held);
+    assert!(!RunDir::is_open(run.path()));
+    lock(run.path()).unwrap();
 }

@@ -118,6 +118,7 @@ impl Session {
             generation::connect(start.transport(), self.device, endpoint, group, rendezvous);
         let task = tokio::spawn(connected.instrument(span));
         self.identity.rank = Some(rank);
+        self.is_spare = false;
         self.identity.proof = Some(proof);
         self.pending.ready = None;
         self.bridge.shared.begin_generation(start.generation);

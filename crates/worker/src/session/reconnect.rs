@@ -54,6 +54,7 @@ impl Session {
         let rank = joined.welcome.rank.map(Rank);
         tracing::info!(rank = rank.map(|rank| rank.0), "the coordinator is back");
         self.identity.rank = rank.or(self.identity.rank);
+        self.is_spare = rank.is_none();
         let recorded = joined.welcome.recorded.unwrap_or_default();
         let mut lacking = self.pending.lacking(&recorded);
         // Sent last, because this report may end the run.

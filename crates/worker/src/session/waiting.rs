@@ -54,6 +54,9 @@ impl Session {
             (_, Participation::Idle) if self.pending.ready.is_none() => {
                 Some("its model to be ready")
             }
+            (_, Participation::Idle) if self.is_spare => {
+                Some("a rank to become free: this worker is a spare")
+            }
             (_, Participation::Idle) => Some("the coordinator, which waits for other workers"),
             (_, Participation::Fetching(_)) => Some("the state of another worker"),
             (_, Participation::Connecting(_)) => Some("the connections to the other members"),
