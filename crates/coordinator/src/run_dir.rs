@@ -1,6 +1,7 @@
 //! The run directory: its files, each of which is written completely or not at all.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
@@ -150,6 +151,19 @@ impl RunDir {
     /// The folder of the checkpoints of a run in `path`.
     pub(crate) fn checkpoints_in(path: &Path) -> PathBuf {
         path.join(CHECKPOINTS)
+    }
+
+    /// Whether a coordinator writes a file of this path, relative to the run directory.
+    pub(crate) fn is_file_of_run(inside: &Path) -> bool {
+        let mut names = inside.iter().map(OsStr::to_string_lossy);
+        let Some(first) = names.next() else { return false };
+        // Closed files of metrics and events have numbers in their names.
+        let is_log = [METRICS, EVENTS].into_iter().any(|log| {
+            let (stem, ending) = log.split_once('.').unwrap_or((log, ""));
+            first.starts_with(stem) && first.ends_with(ending)
+        });
+        let is_in_folder = names.next().is_some() && [CHECKPOINTS, SAMPLES].contains(&&*first);
+        is_in_folder || is_log || [CONFIG, SUMMARY, JOURNAL, LOCK].contains(&&*first)
     }
 
     /// The files that are made with a run directory.

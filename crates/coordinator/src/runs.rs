@@ -5,6 +5,7 @@ mod chart;
 mod compare;
 mod export;
 mod found;
+mod owned;
 mod plot;
 mod table;
 

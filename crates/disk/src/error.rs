@@ -23,6 +23,25 @@ pub enum DiskError {
         /// The file.
         path: PathBuf,
     },
+    /// The path is a default, and another program's file is there.
+    #[error(
+        "{} is there already, and nothing shows that {program} has written it: say --output {} to replace it, or name \
+         another file",
+        path.display(),
+        path.display()
+    )]
+    Unnamed {
+        /// The file.
+        path: PathBuf,
+        /// The program that would write it.
+        program: &'static str,
+    },
+    /// The file is also read.
+    #[error("cannot write {}: it is read from, and its content would be lost; name another file", path.display())]
+    Input {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 impl DiskError {

@@ -13,6 +13,9 @@ const RIGHT: f64 = 24.0;
 const TOP: f64 = 48.0;
 const BOTTOM: f64 = 56.0;
 
+/// The comment in an SVG of this program, by which a later command knows that it may replace the file.
+pub(super) const WRITTEN: &str = "<!-- Written by Lockstep. -->";
+
 /// Half the side of the square that marks a point.
 const MARK: f64 = 4.0;
 
@@ -163,7 +166,7 @@ impl Chart {
     pub(super) fn svg(&self) -> String {
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-             font-family=\"sans-serif\" font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" \
+             font-family=\"sans-serif\" font-size=\"13\">\n{WRITTEN}\n<rect width=\"100%\" height=\"100%\" \
              fill=\"{}\"/>\n",
             hex(WHITE)
         );

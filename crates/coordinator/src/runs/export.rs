@@ -1,7 +1,7 @@
 //! The metrics of a run for other programs.
 
 use std::{
-    fs::File,
+    fs,
     io::{self, Write},
     path::Path,
 };
@@ -11,7 +11,7 @@ use history::{MetricsRow, Time, Values, newest_rows};
 
 use super::{
     found::{Run, State},
-    shown,
+    owned, shown,
 };
 use crate::tensorboard::Tensorboard;
 
@@ -33,15 +33,17 @@ const COLUMNS: [&str; 12] = [
 
 /// Writes the valid rows as a table; rows of steps that were trained again are left out.
 pub(super) fn csv(run: &Run, file: &Path) -> Result<String> {
-    let context = || format!("cannot write {}", file.display());
     if file == Path::new("-") {
         let mut table = Vec::new();
         write(run, &mut table)?;
         let table = String::from_utf8_lossy(&table);
         return Ok(table.trim_end().to_owned());
     }
-    let output = File::create(file).with_context(context)?;
-    let rows = write(run, output).with_context(context)?;
+    owned::refuse(file, std::slice::from_ref(run))?;
+    disk::try_write(file)?;
+    let mut table = Vec::new();
+    let rows = write(run, &mut table)?;
+    disk::write_whole(file, &table)?;
     Ok(format!("{rows} rows in {}", shown(file)))
 }
 
@@ -135,22 +137,28 @@ fn field(value: Option<f64>) -> String {
 
 /// Writes the valid rows, the samples and the flags as an event file for TensorBoard.
 pub(super) fn tensorboard(run: &Run, folder: &Path) -> Result<String> {
-    let write = || -> io::Result<String> {
-        let began = run.began.unwrap_or_else(Time::now);
-        let mut events = Tensorboard::create(folder, &run.path, began)?;
-        events.begin(&run.settings, &run.title(), began)?;
-        for row in newest_rows(&run.path).map_err(io::Error::other)? {
-            let row = row.map_err(io::Error::other)?;
-            events.row(&row)?;
-            if let MetricsRow::Epoch(epoch) = &row {
-                events.samples(epoch)?;
-            }
+    let context = || format!("cannot write into {}", folder.display());
+    let began = run.began.unwrap_or_else(Time::now);
+    let mut events = Tensorboard::create(folder, &run.path, began).with_context(context)?;
+    if let Err(error) = write_events(run, &mut events, began) {
+        // The file is new; a part of it would be taken for the whole.
+        let _removed = fs::remove_file(events.path());
+        return Err(error).with_context(context);
+    }
+    Ok(format!("Events in {}", shown(events.path())))
+}
+
+fn write_events(run: &Run, events: &mut Tensorboard, began: Time) -> io::Result<()> {
+    events.begin(&run.settings, &run.title(), began)?;
+    for row in newest_rows(&run.path).map_err(io::Error::other)? {
+        let row = row.map_err(io::Error::other)?;
+        events.row(&row)?;
+        if let MetricsRow::Epoch(epoch) = &row {
+            events.samples(epoch)?;
         }
-        if run.state != State::Running {
-            events.end(run.state == State::Complete)?;
-        }
-        Ok(shown(events.path()))
-    };
-    let file = write().with_context(|| format!("cannot write into {}", folder.display()))?;
-    Ok(format!("Events in {file}"))
+    }
+    if run.state != State::Running {
+        events.end(run.state == State::Complete)?;
+    }
+    Ok(())
 }

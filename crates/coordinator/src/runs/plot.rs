@@ -2,25 +2,23 @@
 
 use std::{
     ffi::OsStr,
-    fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use picture::CLASSES;
 
 use super::{
-    chart::{Chart, Series},
+    chart::{Chart, Series, WRITTEN},
     found::Run,
-    shown,
+    owned, shown,
 };
 
 pub(super) fn plot(runs: &[Run], output: &[PathBuf]) -> Result<String> {
     let usual = [PathBuf::from("curves.png"), PathBuf::from("curves.svg")];
-    let output = if output.is_empty() { &usual[..] } else { output };
-    if let Some(other) = output.iter().find(|file| form(file).is_none()) {
-        bail!("--output {} must end in .png or .svg", other.display());
-    }
+    let is_named = !output.is_empty();
+    let output = if is_named { output } else { &usual[..] };
+    check(output, is_named, runs)?;
     if runs.iter().all(|run| run.losses.points().is_empty() && run.tests.is_empty()) {
         bail!("there is nothing to draw: no run has reported a loss yet");
     }
@@ -30,10 +28,25 @@ pub(super) fn plot(runs: &[Run], output: &[PathBuf]) -> Result<String> {
             Some(Form::Svg) => chart.svg().into_bytes(),
             _ => chart.png()?,
         };
-        fs::write(file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
+        disk::write_whole(file, &bytes)?;
     }
     let files: Vec<String> = output.iter().map(|file| shown(file)).collect();
     Ok(format!("Learning curves in {}", files.join(" and ")))
+}
+
+/// Refuses files that cannot be written, or that would be missed, before anything is written.
+pub(super) fn check(output: &[PathBuf], is_named: bool, runs: &[Run]) -> Result<()> {
+    if let Some(other) = output.iter().find(|file| form(file).is_none()) {
+        bail!("--output {} must end in .png or .svg", other.display());
+    }
+    for file in output {
+        if !is_named {
+            disk::refuse_unnamed(file, &[picture::MARK, WRITTEN.as_bytes()], "Lockstep")?;
+        }
+        owned::refuse(file, runs)?;
+        disk::try_write(file)?;
+    }
+    Ok(())
 }
 
 enum Form {

@@ -99,6 +99,58 @@ fn curves_and_tables_are_written() {
 }
 
 #[test]
+fn the_files_of_a_run_are_not_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = put(folder.path(), "one", &config(64, 400), "00", [120.0, 30.0]);
+    let other = put(folder.path(), "two", &config(64, 400), "00", [120.0, 30.0]);
+    fs::create_dir(other.join("samples")).unwrap();
+    fs::hard_link(path.join("metrics.jsonl"), folder.path().join("hard.csv")).unwrap();
+    std::os::unix::fs::symlink(path.join("config.json"), folder.path().join("link.csv")).unwrap();
+    let run = Run::read(&path).unwrap();
+    for file in ["one/metrics.jsonl", "one/metrics.000001.jsonl", "two/config.json", "one/lock"] {
+        let error = export::csv(&run, &folder.path().join(file)).unwrap_err().to_string();
+        assert!(error.contains("it belongs to the run in"), "{file}: {error}");
+    }
+    let error = export::csv(&run, &folder.path().join("link.csv")).unwrap_err().to_string();
+    assert!(error.contains("it belongs to the run in"), "{error}");
+    let error = export::csv(&run, &folder.path().join("hard.csv")).unwrap_err().to_string();
+    assert!(error.contains("it is read from"), "{error}");
+    let samples = other.join("samples/epoch-001.png");
+    let error = plot::plot(std::slice::from_ref(&run), &[samples]).unwrap_err().to_string();
+    assert!(error.contains("it belongs to the run in"), "{error}");
+    assert_eq!(newest(&path), 4, "the metrics are complete");
+    // A file of the user's own may be in the folder of a run.
+    for _ in 0..2 {
+        assert!(export::csv(&run, &path.join("table.csv")).unwrap().starts_with("4 rows in "));
+    }
+    assert!(export::csv(&run, Path::new("/dev/full")).unwrap_err().to_string().contains("space"));
+}
+
+/// The number of valid rows of a run.
+fn newest(path: &Path) -> usize {
+    history::newest_rows(path).unwrap().count()
+}
+
+#[test]
+fn pictures_of_others_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = put(folder.path(), "one", &config(64, 400), "00", [120.0, 30.0]);
+    let run = [Run::read(&path).unwrap()];
+    let [png, svg] = ["curves.png", "curves.svg"].map(|name| folder.path().join(name));
+    for file in [&png, &svg] {
+        let usual = [png.clone(), svg.clone()];
+        plot::check(&usual, false, &run).unwrap();
+        plot::plot(&run, &usual).unwrap();
+        plot::check(&usual, false, &run).unwrap();
+        fs::write(file, "mine").unwrap();
+        let error = plot::check(&usual, false, &run).unwrap_err().to_string();
+        assert!(error.contains("nothing shows that Lockstep has written it"), "{error}");
+        plot::check(&usual, true, &run).unwrap();
+        fs::remove_file(file).unwrap();
+    }
+}
+
+#[test]
 fn a_run_that_is_not_there_is_an_error() {
     let error = found::locate(Path::new("no/such/run")).unwrap_err().to_string();
     assert!(error.contains("no/such/run holds no run") && error.contains("name"), "{error}");
