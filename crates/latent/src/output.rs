@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{self, Write as _},
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         OnceLock,
@@ -13,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{ArgMatches, parser::ValueSource};
+use disk::DiskError;
 
 /// Whether a file goes to standard output, as with `--output /dev/stdout`. Lines then go to standard
 /// error, because they would corrupt the file.
@@ -20,6 +20,9 @@ static IS_STDOUT_AN_OUTPUT: AtomicBool = AtomicBool::new(false);
 
 /// Bytes near the beginning of the pictures and pages that this program writes.
 const MARKS: [&[u8]; 2] = [picture::MARK, b"<!-- Written by vae explore. -->"];
+
+/// Levels of folders in a set of pictures: `train` and `test`, and classes in them.
+const SET_LEVELS: u32 = 2;
 
 /// The name of a kind of file, and the endings of the formats in which it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +95,11 @@ static DEFAULT_OUTPUT: OnceLock<PathBuf> = OnceLock::new();
 
 /// Notes whether the user has named the output.
 pub(crate) fn note_default(matches: &ArgMatches) {
-    let Some((_, matches)) = matches.subcommand() else { return };
+    // A command such as `dataset inspect` has a subcommand of its own.
+    let mut matches = matches;
+    while let Some((_, inner)) = matches.subcommand() {
+        matches = inner;
+    }
     if let Ok(Some(path)) = matches.try_get_one::<PathBuf>("output")
         && matches.value_source("output") == Some(ValueSource::DefaultValue)
     {
@@ -102,15 +109,9 @@ pub(crate) fn note_default(matches: &ArgMatches) {
 }
 
 /// Refuses to replace another program's file at the default path, which the user has not named.
-fn refuse_unnamed(path: &Path) -> Result<()> {
+fn refuse_unnamed(path: &Path) -> Result<(), DiskError> {
     let is_named = DEFAULT_OUTPUT.get().is_none_or(|default| default != path);
-    let shown = path.display();
-    ensure!(
-        is_named || MARKS.iter().any(|mark| disk::refuse_foreign(path, mark).is_ok()),
-        "{shown} is there already, and nothing shows that vae has written it: say --output {shown} \
-         to replace it, or name another file"
-    );
-    Ok(())
+    if is_named { Ok(()) } else { disk::refuse_unnamed(path, &MARKS, "vae") }
 }
 
 /// The checkpoint that was taken from a run, whose newest one the user did not name.
@@ -134,8 +135,7 @@ impl Output {
     pub(crate) fn new(path: &Path, kind: Kind) -> Result<Self> {
         let shown = path.display();
         ensure!(!path.is_dir(), "cannot write {shown}: it is a folder");
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
+        let folder = folder_of(path);
         ensure!(folder.is_dir(), "cannot write {shown}: there is no folder {}", folder.display());
         refuse_unnamed(path)?;
         ensure!(path != Path::new("-"), "cannot write -: standard output is called /dev/stdout");
@@ -155,15 +155,28 @@ impl Output {
 
     /// Refuses a path that the command also reads from, because its content would be lost.
     pub(crate) fn is_no_input<'a>(&self, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
-        let file = |path: &Path| {
-            let there = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
-            Some((there.dev(), there.ino()))
+        Ok(disk::refuse_input(&self.path, inputs)?)
+    }
+
+    /// Refuses a file in a folder of pictures that the command reads: it would replace a picture, or be read as one the
+    /// next time.
+    pub(crate) fn is_outside(&self, read: &Path) -> Result<()> {
+        if !read.is_dir() {
+            return self.is_no_input([read]);
+        }
+        let mut inputs = Vec::new();
+        list(read, SET_LEVELS, &mut inputs);
+        self.is_no_input(inputs.iter().map(PathBuf::as_path))?;
+        let is_inside = |resolve: fn(&Path) -> io::Result<PathBuf>| {
+            let place = resolve(&self.path).or_else(|_| resolve(folder_of(&self.path)));
+            place.is_ok_and(|place| resolve(read).is_ok_and(|read| place.starts_with(read)))
         };
-        let Some(own) = file(&self.path) else { return Ok(()) };
         ensure!(
-            inputs.into_iter().all(|input| file(input) != Some(own)),
-            "cannot write {}: it is read from, and its content would be lost; name another file",
-            self.path.display()
+            !is_inside(|path| fs::canonicalize(path))
+                && !is_inside(|path| std::path::absolute(path)),
+            "cannot write {}: it is in {}, which is read from; name a file elsewhere with --output",
+            self.path.display(),
+            read.display()
         );
         Ok(())
     }
@@ -193,6 +206,24 @@ impl Output {
         let from = TAKEN.get().map(|taken| format!(", from {}", taken.display()));
         say(&format!("Wrote {} ({what}){}", self.path.display(), from.unwrap_or_default()));
         Ok(())
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
+/// Lists the files in a folder, and in folders in it up to a number of levels. Links are followed. What cannot be read
+/// is left out.
+fn list(folder: &Path, levels: u32, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_file() {
+            files.push(path);
+        } else if levels > 0 && path.is_dir() {
+            list(&path, levels - 1, files);
+        }
     }
 }
 

@@ -1,10 +1,14 @@
 //! `vae dataset inspect`: reports what is read of a data set.
 
-use std::{cell::Cell, ffi::OsString, path::PathBuf};
+use std::{
+    cell::Cell,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 use clap::Subcommand;
-use images::{Dataset, Options as Reading, dataset, describe_images, sheet, splits};
+use images::{Dataset, Options as Reading, dataset, describe_images, named, sheet, splits};
 use vae_options::{Color, bounds};
 
 use crate::{
@@ -45,6 +49,10 @@ struct Inspect {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let Command::Inspect(Inspect { what, image_size, color, output }) = &options.command;
     let output = Output::new(output, PICTURE)?;
+    // A name such as mnist is no path, even if there is a folder of this name.
+    if named::manifest(&what.to_string_lossy()).is_none() {
+        output.is_outside(Path::new(what))?;
+    }
     let colour = match color {
         Color::Auto => images::Colour::Auto,
         Color::Grey => images::Colour::Grey,

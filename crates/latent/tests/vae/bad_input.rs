@@ -207,6 +207,38 @@ fn outputs_that_cannot_be_written() {
     }
 }
 
+/// `dataset inspect` writes over no picture that it reads, and over none of another program by default.
+#[test]
+fn pictures_of_a_set_that_is_inspected() {
+    let place = Place::new();
+    place.vae("sample --count 1 --output one.png");
+    place.vae("sample --count 1 --seed 1 --output other.png");
+    for class in ["a", "b"] {
+        fs::create_dir_all(place.path("set").join(class)).unwrap();
+        for (picture, name) in [("one.png", "0.png"), ("other.png", "1.png")] {
+            fs::copy(place.path(picture), place.path("set").join(class).join(name)).unwrap();
+        }
+    }
+    std::os::unix::fs::symlink("set/a/0.png", place.path("link.png")).unwrap();
+    fs::hard_link(place.path("set/a/0.png"), place.path("hard.png")).unwrap();
+    fs::write(place.path("dataset.png"), "mine").unwrap();
+    let before = place.read("set/a/0.png");
+    for (output, expected) in [
+        ("set/a/0.png", "cannot write set/a/0.png: it is read from"),
+        ("link.png", "it is read from"),
+        ("hard.png", "it is read from"),
+        ("set/a/new.png", "cannot write set/a/new.png: it is in set, which is read from"),
+        ("set/dataset.png", "name a file elsewhere with --output"),
+    ] {
+        let message = place.refused(&format!("dataset inspect set --output {output}"));
+        assert!(message.contains(expected), "{message}");
+    }
+    let message = place.refused("dataset inspect set");
+    let expected = "dataset.png is there already, and nothing shows that vae has written it";
+    assert!(message.contains(expected), "{message}");
+    assert_eq!((place.read("set/a/0.png"), place.read("dataset.png")), (before, b"mine".to_vec()));
+}
+
 /// /dev/full accepts no byte, like a full disk.
 #[test]
 fn lines_that_cannot_be_printed() {
