@@ -1,8 +1,9 @@
 //! Arrays in numpy's file formats: a `.npy` file of images, or a `.npz` file of images and labels.
 
 use std::{
+    fmt::Display,
     fs::File,
-    io::{BufReader, Read},
+    io::{self, BufReader, Read},
     path::{Path, PathBuf},
 };
 
@@ -23,6 +24,9 @@ const NAMES: [[&str; 4]; 3] = [
 
 /// The name of an array that was saved to a `.npz` file without a name.
 const UNNAMED: &str = "arr_0";
+
+/// The largest label: IDX files hold signed numbers.
+const LABEL_MAX: u32 = i32::MAX as u32;
 
 /// Arrays whose headers fit together.
 #[derive(Debug)]
@@ -54,7 +58,7 @@ impl Arrays {
     pub(crate) fn open(path: &Path) -> Result<Self, ImagesError> {
         let is_archive = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"));
         if !is_archive {
-            let form = form(path, None)?;
+            let form = form(&Place { path, name: None })?;
             let part = Pair { images: None, labels: None, count: form.count };
             return Ok(Self::of(path, [Some(part), None], form));
         }
@@ -64,22 +68,15 @@ impl Arrays {
             .into_iter()
             .find(|[images, ..]| has(images))
             .or_else(|| has(UNNAMED).then_some([UNNAMED, "", "", ""]))
-            .ok_or_else(|| {
-                let what = format!(
-                    "its arrays are {}: images are expected as x_train (with y_train, x_test, \
-                     y_test), as train_images (with train_labels, ...) or as images (with labels)",
-                    names.join(", ")
-                );
-                ImagesError::file(path, what)
-            })?;
+            .ok_or_else(|| ImagesError::file(path, no_images(&names)))?;
         let pair = |images: &str, labels: &str| -> Result<Option<(Pair, Form)>, ImagesError> {
             if !has(images) {
                 return Ok(None);
             }
-            let form = form(path, Some(images))?;
+            let form = form(&Place { path, name: Some(images) })?;
             let labels = has(labels).then(|| labels.to_owned());
-            if let Some(labels) = &labels {
-                check_labels(path, labels, form.count)?;
+            if let Some(name) = &labels {
+                check_labels(&Place { path, name: Some(name) }, form.count)?;
             }
             Ok(Some((Pair { images: Some(images.into()), labels, count: form.count }, form)))
         };
@@ -119,13 +116,14 @@ impl Arrays {
     pub(crate) fn each(&self, part: Part, visit: &mut Visitor<'_>) -> Result<(), ImagesError> {
         let Some(Pair { images, labels, .. }) = &self.parts[part as usize] else { return Ok(()) };
         let labels = match labels {
-            Some(labels) => Some(read_labels(&self.path, labels)?),
+            Some(name) => Some(read_labels(&Place { path: &self.path, name: Some(name) })?),
             None => None,
         };
         let mut index = 0;
         let mut reordered = vec![0; self.shape.bytes()];
-        with_array(&self.path, images.as_deref(), |array| {
-            each_row(array, self.shape.bytes(), &mut |row| {
+        let place = Place { path: &self.path, name: images.as_deref() };
+        place.read(Extent::Whole, |array| {
+            each_row(&place, array, self.shape.bytes(), &mut |row| {
                 let label = labels.as_ref().map(|labels| labels[index]);
                 index += 1;
                 let pixels = if self.is_planar {
@@ -162,35 +160,87 @@ fn archive(path: &Path) -> Result<ZipArchive<BufReader<File>>, ImagesError> {
     archive.map_err(|error| ImagesError::file(path, format!("not a .npz file: {error}")))
 }
 
-/// Calls `read` with an array: the file itself, or the array of that name in the archive.
-fn with_array<T>(
-    path: &Path,
-    name: Option<&str>,
-    read: impl FnOnce(NpyFile<&mut dyn Read>) -> Result<T, ImagesError>,
-) -> Result<T, ImagesError> {
-    let unreadable = |error: &dyn std::fmt::Display| {
-        ImagesError::file(path, format!("not a numpy array: {error}"))
+/// What is wrong with a `.npz` file of these arrays.
+fn no_images(names: &[String]) -> String {
+    let found = match names {
+        [] => "it holds no arrays".to_owned(),
+        names => format!("its arrays are {}", names.join(", ")),
     };
-    let Some(name) = name else {
-        let file = File::open(path).map_err(ImagesError::io("open", path))?;
-        let mut file = BufReader::new(file);
-        return read(NpyFile::new(&mut file as &mut dyn Read).map_err(|error| unreadable(&error))?);
-    };
-    let mut archive = archive(path)?;
-    let mut entry = archive.by_name(&format!("{name}.npy")).map_err(|error| unreadable(&error))?;
-    read(NpyFile::new(&mut entry as &mut dyn Read).map_err(|error| unreadable(&error))?).map_err(
-        |error| match error {
-            ImagesError::File { path, what } => {
-                ImagesError::File { path, what: format!("array {name}: {what}") }
-            }
-            other => other,
-        },
-    )
+    found
+        + ": images are expected as x_train (with y_train, x_test, y_test), as train_images (with \
+           train_labels, ...) or as images (with labels)"
 }
 
-fn form(path: &Path, name: Option<&str>) -> Result<Form, ImagesError> {
-    with_array(path, name, |array| {
-        let wrong = |what: String| ImagesError::file(path, what);
+/// An array: a `.npy` file, or the array of that name in a `.npz` file.
+#[derive(Clone, Copy, Debug)]
+struct Place<'a> {
+    path: &'a Path,
+    name: Option<&'a str>,
+}
+
+/// How much of an array is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    Header,
+    /// Also the end is verified then: nothing follows the numbers, and an archive's checksum is right.
+    Whole,
+}
+
+impl Place<'_> {
+    /// The error that something is wrong with the array.
+    fn wrong(&self, what: impl Display) -> ImagesError {
+        let what = match self.name {
+            Some(name) => format!("array {name}: {what}"),
+            None => what.to_string(),
+        };
+        ImagesError::file(self.path, what)
+    }
+
+    /// Calls `read` with the array.
+    fn read<T>(
+        &self,
+        extent: Extent,
+        read: impl FnOnce(NpyFile<&mut dyn Read>) -> Result<T, ImagesError>,
+    ) -> Result<T, ImagesError> {
+        let Some(name) = self.name else {
+            let file = File::open(self.path).map_err(ImagesError::io("open", self.path))?;
+            return self.read_from(BufReader::new(file), extent, read);
+        };
+        let mut archive = archive(self.path)?;
+        let entry = archive.by_name(&format!("{name}.npy"));
+        let entry = entry.map_err(|error| self.wrong(format!("not readable: {error}")))?;
+        self.read_from(entry, extent, read)
+    }
+
+    fn read_from<T>(
+        &self,
+        mut bytes: impl Read,
+        extent: Extent,
+        read: impl FnOnce(NpyFile<&mut dyn Read>) -> Result<T, ImagesError>,
+    ) -> Result<T, ImagesError> {
+        let array = NpyFile::new(&mut bytes as &mut dyn Read);
+        let found =
+            read(array.map_err(|error| self.wrong(format!("not a numpy array: {error}")))?)?;
+        if extent == Extent::Header {
+            return Ok(found);
+        }
+        // Only a read of the end verifies the checksum.
+        match io::copy(&mut bytes, &mut io::sink()) {
+            Ok(0) => Ok(found),
+            Ok(more) => Err(self.wrong(format!(
+                "{} after its last number: save the array again",
+                if more == 1 { "1 byte follows".into() } else { format!("{more} bytes follow") }
+            ))),
+            Err(error) => {
+                Err(self.wrong(format!("it is damaged ({error}): save or copy it again")))
+            }
+        }
+    }
+}
+
+fn form(place: &Place<'_>) -> Result<Form, ImagesError> {
+    place.read(Extent::Header, |array| {
+        let wrong = |what: String| place.wrong(what);
         if array.order() != Order::C && array.shape().len() > 1 {
             return Err(wrong("in Fortran order: save np.ascontiguousarray of it".into()));
         }
@@ -230,6 +280,7 @@ fn scalar(array: &NpyFile<&mut dyn Read>) -> Result<(TypeChar, u64), String> {
 
 /// Passes each row of an array of images, `length` bytes, to `visit`. Floats are from 0 to 1.
 fn each_row(
+    place: &Place<'_>,
     array: NpyFile<&mut dyn Read>,
     length: usize,
     visit: &mut dyn FnMut(&[u8]) -> Result<(), ImagesError>,
@@ -238,40 +289,45 @@ fn each_row(
         (value.fract() == 0.0 && (0.0..=255.0).contains(&value)).then_some(value as u8)
     };
     let unit = |value: f64| (0.0..=1.0).contains(&value).then(|| (value * 255.0).round() as u8);
-    let kind = scalar(&array).map_err(unnamed)?;
+    let kind = scalar(&array).map_err(|what| place.wrong(what))?;
     match kind {
-        (TypeChar::Bool, 1) => rows::<bool>(array, length, |bit| Some(255 * u8::from(bit)), visit),
-        (TypeChar::Uint, 1) => rows::<u8>(array, length, Some, visit),
-        (TypeChar::Int, 4) => rows::<i32>(array, length, |value| whole(value.into()), visit),
-        (TypeChar::Int, 8) => rows::<i64>(array, length, |value| u8::try_from(value).ok(), visit),
-        (TypeChar::Float, 4) => rows::<f32>(array, length, |value| unit(value.into()), visit),
-        (TypeChar::Float, 8) => rows::<f64>(array, length, unit, visit),
-        (kind, bytes) => Err(unnamed(format!(
+        (TypeChar::Bool, 1) => {
+            rows::<bool>(place, array, length, |bit| Some(255 * u8::from(bit)), visit)
+        }
+        (TypeChar::Uint, 1) => rows::<u8>(place, array, length, Some, visit),
+        (TypeChar::Int, 4) => rows::<i32>(place, array, length, |value| whole(value.into()), visit),
+        (TypeChar::Int, 8) => {
+            rows::<i64>(place, array, length, |value| u8::try_from(value).ok(), visit)
+        }
+        (TypeChar::Float, 4) => {
+            rows::<f32>(place, array, length, |value| unit(value.into()), visit)
+        }
+        (TypeChar::Float, 8) => rows::<f64>(place, array, length, unit, visit),
+        (kind, bytes) => Err(place.wrong(format!(
             "pixels of type {}{bytes} are not read: save them as uint8, or as float32 from 0 to 1",
             kind.to_str()
         ))),
     }
 }
 
-/// An error without its file; the caller adds the file.
-fn unnamed(what: String) -> ImagesError {
-    ImagesError::file("", what)
-}
-
-fn rows<T: npyz::Deserialize>(
+fn rows<T: npyz::Deserialize + Copy + Display>(
+    place: &Place<'_>,
     array: NpyFile<&mut dyn Read>,
     length: usize,
     level: impl Fn(T) -> Option<u8>,
     visit: &mut dyn FnMut(&[u8]) -> Result<(), ImagesError>,
 ) -> Result<(), ImagesError> {
     let total = array.len();
-    let values = array.data::<T>().map_err(|error| unnamed(error.to_string()))?;
+    let values = array.data::<T>().map_err(|error| place.wrong(error))?;
     let mut row = Vec::with_capacity(length);
-    for (place, value) in (0..total).zip(values) {
-        let value =
-            value.map_err(|error| unnamed(format!("it ends at number {place}: {error}")))?;
+    for (index, value) in (0..total).zip(values) {
+        let value = value.map_err(|error| unfinished(place, index, total, &error))?;
         row.push(level(value).ok_or_else(|| {
-            unnamed(format!("number {place} is not a pixel: integers are 0 to 255, floats 0 to 1"))
+            let image = index / length as u64;
+            place.wrong(format!(
+                "number {index}, in image {image}, is {value}: integers must be 0 to 255, floats 0 \
+                 to 1"
+            ))
         })?);
         if row.len() == length {
             visit(&row)?;
@@ -281,46 +337,60 @@ fn rows<T: npyz::Deserialize>(
     Ok(())
 }
 
-fn check_labels(path: &Path, name: &str, count: u64) -> Result<(), ImagesError> {
-    with_array(path, Some(name), |array| match *array.shape() {
+/// The error that a number cannot be read.
+fn unfinished(place: &Place<'_>, index: u64, total: u64, error: &io::Error) -> ImagesError {
+    place.wrong(match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            format!("it ends after {index} of {total} numbers: save or copy it again")
+        }
+        _ => format!("number {index} cannot be read ({error}): save or copy it again"),
+    })
+}
+
+fn check_labels(place: &Place<'_>, count: u64) -> Result<(), ImagesError> {
+    place.read(Extent::Header, |array| match *array.shape() {
         [n] | [n, 1] if n == count => Ok(()),
         _ => {
             let what = format!("its shape is {:?}: [{count}] is expected of labels", array.shape());
-            Err(ImagesError::file(path, what))
+            Err(place.wrong(what))
         }
     })
 }
 
-fn read_labels(path: &Path, name: &str) -> Result<Vec<u32>, ImagesError> {
-    with_array(path, Some(name), |array| {
-        let wrong = |what: String| ImagesError::file(path, what);
-        let values: Vec<i64> = match scalar(&array).map_err(wrong)? {
-            (TypeChar::Int, 1) => integers::<i8>(array),
-            (TypeChar::Int, 2) => integers::<i16>(array),
-            (TypeChar::Int, 4) => integers::<i32>(array),
-            (TypeChar::Int, 8) => integers::<i64>(array),
-            (TypeChar::Uint, 1) => integers::<u8>(array),
-            (TypeChar::Uint, 2) => integers::<u16>(array),
-            (TypeChar::Uint, 4) => integers::<u32>(array),
+fn read_labels(place: &Place<'_>) -> Result<Vec<u32>, ImagesError> {
+    let values: Vec<i64> = place.read(Extent::Whole, |array| {
+        match scalar(&array).map_err(|what| place.wrong(what))? {
+            (TypeChar::Int, 1) => integers::<i8>(place, array),
+            (TypeChar::Int, 2) => integers::<i16>(place, array),
+            (TypeChar::Int, 4) => integers::<i32>(place, array),
+            (TypeChar::Int, 8) => integers::<i64>(place, array),
+            (TypeChar::Uint, 1) => integers::<u8>(place, array),
+            (TypeChar::Uint, 2) => integers::<u16>(place, array),
+            (TypeChar::Uint, 4) => integers::<u32>(place, array),
             (kind, bytes) => {
                 let kind = kind.to_str();
-                return Err(wrong(format!(
-                    "labels of type {kind}{bytes} are not read: save int64"
-                )));
+                let what = format!("labels of type {kind}{bytes} are not read: save int64");
+                Err(place.wrong(what))
             }
         }
-        .map_err(wrong)?;
-        let label = |(index, value): (usize, i64)| {
-            let fits = u32::try_from(value).ok().filter(|label| *label <= i32::MAX as u32);
-            fits.ok_or_else(|| wrong(format!("label {index} is {value}: labels count from 0")))
-        };
-        values.into_iter().enumerate().map(label).collect()
-    })
+    })?;
+    let label = |(index, value): (usize, i64)| {
+        let fits = u32::try_from(value).ok().filter(|label| *label <= LABEL_MAX);
+        fits.ok_or_else(|| {
+            place.wrong(format!("label {index} is {value}: labels must be 0 to {LABEL_MAX}"))
+        })
+    };
+    values.into_iter().enumerate().map(label).collect()
 }
 
 fn integers<T: npyz::Deserialize + Into<i64>>(
+    place: &Place<'_>,
     array: NpyFile<&mut dyn Read>,
-) -> Result<Vec<i64>, String> {
-    let values = array.data::<T>().map_err(|error| error.to_string())?;
-    values.map(|value| value.map(T::into).map_err(|error| error.to_string())).collect()
+) -> Result<Vec<i64>, ImagesError> {
+    let total = array.len();
+    let values = array.data::<T>().map_err(|error| place.wrong(error))?;
+    let value = |(index, value): (u64, io::Result<T>)| {
+        value.map(T::into).map_err(|error| unfinished(place, index, total, &error))
+    };
+    (0..total).zip(values).map(value).collect()
 }

@@ -170,23 +170,91 @@ fn numpy_arrays_are_read_in_their_usual_forms() {
     }
 }
 
+/// Writes a `.npz` file of arrays.
+fn npz(path: &Path, arrays: &[(&str, Vec<u8>)]) {
+    let mut archive = zip::ZipWriter::new(fs::File::create(path).unwrap());
+    for (name, bytes) in arrays {
+        let options = zip::write::SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Stored);
+        archive.start_file(format!("{name}.npy"), options).unwrap();
+        archive.write_all(bytes).unwrap();
+    }
+    archive.finish().unwrap();
+}
+
+fn labels(labels: &[i64]) -> Vec<u8> {
+    labels.iter().flat_map(|label| label.to_le_bytes()).collect()
+}
+
+#[test]
+fn an_array_that_cannot_be_read_is_named_with_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.npy");
+    let float = |value: f32| [0.5_f32, value].map(f32::to_le_bytes).concat();
+    let cut = npy("|u1", "(2, 2, 2)", &[0; 5]);
+    let long = [npy("|u1", "(2, 2, 2)", &[0; 8]), vec![0; 3]].concat();
+    for (bytes, expected) in [
+        (npy("<i8", "(2, 1, 1)", &labels(&[7, 256])), "number 1, in image 1, is 256: integers"),
+        (npy("<f4", "(1, 2, 1)", &float(1.5)), "number 1, in image 0, is 1.5: integers"),
+        (npy("<f4", "(1, 2, 1)", &float(f32::NAN)), "number 1, in image 0, is NaN: integers"),
+        (npy("<u2", "(1, 1, 2)", &[0; 4]), "pixels of type u2 are not read: save them as uint8"),
+        (cut, "it ends after 5 of 8 numbers: save or copy it again"),
+        (long, "3 bytes follow after its last number: save the array again"),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let error = line(&path);
+        assert!(error.starts_with(&format!("{}: {expected}", path.display())), "{error}");
+    }
+    let path = folder.path().join("a.npz");
+    let images = || ("images", npy("|u1", "(2, 1, 1)", &[1, 2]));
+    for (arrays, expected) in [
+        (vec![], "it holds no arrays: images are expected as x_train"),
+        (vec![("pixels", Vec::new())], "its arrays are pixels: images are expected"),
+        (
+            vec![images(), ("labels", npy("<i8", "(2,)", &labels(&[1, 1_000_000_000_000])))],
+            "array labels: label 1 is 1000000000000: labels must be 0 to 2147483647",
+        ),
+        (
+            vec![images(), ("labels", npy("<i8", "(2,)", &[0; 9]))],
+            "array labels: it ends after 1 of 2 numbers",
+        ),
+    ] {
+        npz(&path, &arrays);
+        let error = line(&path);
+        assert!(error.starts_with(&format!("{}: {expected}", path.display())), "{error}");
+    }
+}
+
+#[test]
+fn a_damaged_archive_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.npz");
+    let arrays =
+        [("images", npy("|u1", "(2, 1, 1)", &[77, 78])), ("labels", npy("|u1", "(2,)", &[79, 80]))];
+    npz(&path, &arrays);
+    let whole = fs::read(&path).unwrap();
+    packed(&path, &Options::default()).unwrap();
+    for (name, number) in [("images", 77), ("labels", 79)] {
+        let mut bytes = whole.clone();
+        let place = bytes.windows(2).position(|pair| pair == [number, number + 1]).unwrap();
+        bytes[place] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let error = line(&path);
+        assert!(error.contains(&format!("array {name}: it is damaged (")), "{error}");
+    }
+}
+
 #[test]
 fn an_archive_of_arrays_brings_its_labels() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("set.npz");
-    let mut archive = zip::ZipWriter::new(fs::File::create(&path).unwrap());
-    let labels = |labels: &[i64]| labels.iter().flat_map(|l| l.to_le_bytes()).collect::<Vec<u8>>();
-    for (name, bytes) in [
+    let arrays = [
         ("x_train", npy("|u1", "(3, 2, 2)", &[9; 12])),
         ("y_train", npy("<i8", "(3,)", &labels(&[4, 0, 300]))),
         ("x_test", npy("|u1", "(1, 2, 2)", &[1; 4])),
         ("y_test", npy("<i8", "(1,)", &labels(&[2]))),
-    ] {
-        let options = zip::write::SimpleFileOptions::default();
-        archive.start_file(format!("{name}.npy"), options).unwrap();
-        archive.write_all(&bytes).unwrap();
-    }
-    archive.finish().unwrap();
+    ];
+    npz(&path, &arrays);
     let (packed, _place) = packed(&path, &Options::default()).unwrap();
     assert_eq!((packed.counts, packed.labels), ([3, 1], 301));
     // There are more classes than a byte can number.
@@ -226,7 +294,13 @@ fn what_is_wrong_is_one_line_that_names_the_file() {
     assert!(line(&at("idx")).contains("it goes on after the last element"));
 
     fs::write(at("long.npy"), npy("<i8", "(1, 1, 1)", &300_i64.to_le_bytes())).unwrap();
-    assert!(line(&at("long.npy")).contains("number 0 is not a pixel"), "{}", line(&at("long.npy")));
+    assert_eq!(
+        line(&at("long.npy")),
+        format!(
+            "{}: number 0, in image 0, is 300: integers must be 0 to 255, floats 0 to 1",
+            at("long.npy").display()
+        )
+    );
     fs::write(at("text.txt"), "hello").unwrap();
     assert!(line(&at("text.txt")).contains("text.txt: not a set of images"));
     assert!(line(&at("gone")).contains("cannot read"));
