@@ -1,6 +1,6 @@
 //! Downloads of a run's rows: as a CSV table, and as JSON lines.
 
-use std::{fs::File, io::Read as _, path::Path, sync::Arc};
+use std::{io::Read as _, path::Path, sync::Arc};
 
 use axum::{
     extract::{RawQuery, State},
@@ -29,7 +29,7 @@ const PART_BYTES: usize = 64 * 1024;
 /// The first [`PICTURE_BYTES_MAX`] bytes of a picture's file.
 pub(crate) fn read_picture(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path).ok()?.take(PICTURE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    disk::open_regular(path).ok()?.take(PICTURE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 

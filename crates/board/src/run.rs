@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs::{self, File},
+    fs,
     io::Read as _,
     path::{Path, PathBuf},
     time::SystemTime,
@@ -106,7 +106,7 @@ pub(crate) fn read_summary(path: &Path) -> Option<Value> {
 
 fn read_json(path: &Path) -> Option<Value> {
     let mut bytes = Vec::new();
-    File::open(path).ok()?.take(JSON_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    disk::open_regular(path).ok()?.take(JSON_BYTES_MAX).read_to_end(&mut bytes).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 
@@ -407,7 +407,7 @@ mod tests {
         let mut run = Run::open(folder.path(), about);
         run.refresh();
         assert_eq!((run.series.rows(), &run.samples[..]), (0, &[2][..]));
-        let mut file = File::create(folder.path().join(history::METRICS)).unwrap();
+        let mut file = fs::File::create(folder.path().join(history::METRICS)).unwrap();
         let row = |step: u64, generation: u64| {
             format!(
                 "{{\"kind\":\"steps\",\"step\":{step},\"epoch\":1,\"generation\":{generation},\

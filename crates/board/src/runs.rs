@@ -155,6 +155,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pipe_in_a_run_does_not_stop_the_board() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, file) in
+            [("one", "config.json"), ("two", history::METRICS), ("three", history::EVENTS)]
+        {
+            let path = folder.path().join(name);
+            fs::create_dir(&path).unwrap();
+            if file != "config.json" {
+                fs::write(path.join("config.json"), format!("{{\"run_id\":\"{name}\"}}")).unwrap();
+            }
+            let made = std::process::Command::new("mkfifo").arg(path.join(file)).status().unwrap();
+            assert!(made.success());
+        }
+        let mut runs = Runs::new(Places { current: None, folder: Some(folder.path().to_owned()) });
+        assert_eq!(runs.list().len(), 2);
+        for key in ["two", "three"] {
+            assert!(runs.get(Some(key)).is_some(), "{key}");
+        }
+    }
+
+    #[test]
     fn runs_are_named_by_their_ids_alone() {
         let folder = tempfile::tempdir().unwrap();
         for (name, id) in [("one", "a"), ("two", "b"), ("copy", "a"), ("none", "")] {

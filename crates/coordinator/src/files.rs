@@ -18,7 +18,7 @@ pub(crate) fn read(path: &Path) -> Result<String> {
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)
+    disk::open_regular(path)
         .and_then(|file| file.take(BYTES_MAX).read_to_end(&mut bytes))
         .with_context(|| format!("cannot read {}", path.display()))?;
     Ok(bytes)
@@ -26,7 +26,8 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>> {
 
 /// Opens a file for appending; makes it if there is none.
 pub(crate) fn append(path: &Path) -> Result<File> {
-    let file = OpenOptions::new().create(true).append(true).open(path);
+    let file = disk::refuse_pipe(path)
+        .and_then(|()| OpenOptions::new().create(true).append(true).open(path));
     file.with_context(|| format!("cannot open {} for writing", path.display()))
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, File},
+    fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -249,7 +249,7 @@ impl Files {
 /// Reads a whole file that fits into a message.
 fn read(path: &Path) -> io::Result<Bytes> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    disk::open_regular(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is too large to be sent"));
     }

@@ -84,11 +84,10 @@ impl RunDir {
 
     /// Whether a coordinator has the run in `path` open.
     pub(crate) fn is_open(path: &Path) -> bool {
-        let is_locked = |path: &Path| {
-            let lock = File::open(path).ok();
-            lock.is_some_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        let is_locked = |opened: std::io::Result<File>| {
+            opened.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
         };
-        is_locked(path) || is_locked(&path.join(LOCK))
+        is_locked(File::open(path)) || is_locked(disk::open_regular(&path.join(LOCK)))
     }
 
     /// Reads the configuration of the run in `path`.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
 };
@@ -81,7 +80,7 @@ impl Tensorboard {
     pub(crate) fn samples(&mut self, row: &EpochRow) -> io::Result<bool> {
         let path = history::samples_path(&self.run_dir, row.epoch);
         let mut png = Vec::new();
-        let read = File::open(&path)
+        let read = disk::open_regular(&path)
             .and_then(|file| file.take(PICTURE_BYTES_MAX + 1).read_to_end(&mut png));
         let (Ok(_), Some(sides)) = (read, sides(&png)) else { return Ok(false) };
         if png.len() as u64 <= PICTURE_BYTES_MAX {

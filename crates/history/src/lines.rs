@@ -27,6 +27,7 @@ const BLOCK: usize = 1 << 16;
 /// # Errors
 /// When the file cannot be opened, read or written.
 pub fn append_lines(path: &Path) -> io::Result<File> {
+    disk::refuse_pipe(path)?;
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {

@@ -2,9 +2,9 @@
 
 use std::{
     fmt::{self, Display, Formatter},
-    fs::File,
-    io,
+    fs, io,
     marker::PhantomData,
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -284,7 +284,7 @@ impl<R: DeserializeOwned> Log<R> {
                     _ => return Ok(Opened::Gone),
                 }
             };
-            let file = match File::open(&path) {
+            let file = match disk::open_regular(&path) {
                 // The file was renamed meanwhile, or does not exist yet.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     if is_closed || self.list()?.0 != closed {
@@ -292,12 +292,10 @@ impl<R: DeserializeOwned> Log<R> {
                     }
                     return Ok(Opened::NotThere);
                 }
+                Err(_) if is_device(&path) => return Ok(Opened::NotThere),
                 file => file.map_err(HistoryError::read(&path))?,
             };
             let metadata = file.metadata().map_err(HistoryError::read(&path))?;
-            if !metadata.is_file() {
-                return Ok(Opened::NotThere);
-            }
             if !is_closed && self.list()?.0 != closed {
                 continue;
             }
@@ -310,6 +308,11 @@ impl<R: DeserializeOwned> Log<R> {
         }
         Ok(Opened::NotThere)
     }
+}
+
+/// Whether a path leads to a device, such as `/dev/null`, which holds no rows.
+fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|there| there.file_type().is_char_device())
 }
 
 enum Next {

@@ -1,7 +1,7 @@
 //! The page of the latent space for a run on another machine: the coordinator there reads the checkpoint
 //! and the examples, and the page here shows them.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use board::{Exploration, Explorer, PageFile};
 use bytes::BytesMut;
@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, time::timeout};
 use tonic::{Code, Status, Streaming};
 
 use super::{Coordinator, silent};
-use crate::run_dir;
+use crate::{files, run_dir};
 
 /// How long the coordinator may be silent; it reads the checkpoint before it answers.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -43,8 +43,8 @@ impl Explorer for Remote {
     }
 
     fn open(&self, run_dir: &Path) -> Result<Exploration, String> {
-        let configuration = fs::read(run_dir.join(run_dir::CONFIG)).unwrap_or_default();
-        let configuration: Value = serde_json::from_slice(&configuration).unwrap_or_default();
+        let configuration = files::read(&run_dir.join(run_dir::CONFIG)).unwrap_or_default();
+        let configuration: Value = serde_json::from_str(&configuration).unwrap_or_default();
         let run_id = configuration["run_id"].as_str().unwrap_or_default().to_owned();
         self.runtime.block_on(self.fetch(run_id))
     }

@@ -151,6 +151,30 @@ fn pictures_of_others_stay() {
 }
 
 #[test]
+fn pipes_in_place_of_files_are_errors_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = |path: &Path| {
+        fs::remove_file(path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    };
+    for name in ["metrics.jsonl", "config.json"] {
+        let run = format!("without-{name}");
+        let path = put(folder.path(), &run, &config(64, 400), "00", [120.0, 30.0]);
+        pipe(&path.join(name));
+        let error = format!("{:#}", Run::read(&path).unwrap_err());
+        assert!(error.contains(name) && error.contains("it is not a regular file"), "{error}");
+    }
+    // A run without its summary or its events can be read.
+    let path = put(folder.path(), "one", &config(64, 400), "00", [120.0, 30.0]);
+    for name in ["summary.json", "events.jsonl", "lock"] {
+        fs::write(path.join(name), "").unwrap();
+        pipe(&path.join(name));
+    }
+    assert_eq!(Run::read(&path).unwrap().tests.len(), 2);
+    assert!(table::show(folder.path(), false).unwrap().contains("wide"));
+}
+
+#[test]
 fn a_run_that_is_not_there_is_an_error() {
     let error = found::locate(Path::new("no/such/run")).unwrap_err().to_string();
     assert!(error.contains("no/such/run holds no run") && error.contains("name"), "{error}");

@@ -89,3 +89,21 @@ fn a_run_without_rows_is_no_error() {
         assert_eq!(text.parse::<Position>(), Err(InvalidPosition), "{text}");
     }
 }
+
+#[test]
+fn a_pipe_or_a_folder_in_place_of_a_file_is_an_error_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(METRICS);
+    for make in ["mkfifo", "mkdir"] {
+        assert!(std::process::Command::new(make).arg(&path).status().unwrap().success());
+        let error = Metrics::open(folder.path()).next_item().unwrap_err();
+        let HistoryError::Read { path: named, source } = error else { panic!("{error}") };
+        assert_eq!(named, path);
+        assert_eq!(source.to_string(), "it is not a regular file: move it away");
+        crate::append_lines(&path).unwrap_err();
+        fs::remove_file(&path).or_else(|_| fs::remove_dir(&path)).unwrap();
+    }
+    // A device holds no rows.
+    std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+    assert_eq!(Metrics::open(folder.path()).next_item().unwrap(), None);
+}

@@ -69,9 +69,9 @@ pub(super) const CRATES: &[Crate] = &[
     row(5, "store",       &["checkpoint", "secure"]),
     // The state of a run over HTTP, as the coordinator hands it over. secure decides who may see it
     // from other machines.
-    row(5, "board",       &["history", "secure"]),
+    row(5, "board",       &["disk", "history", "secure"]),
     // The rows of a run's files, which one crate writes and several read.
-    row(0, "history",     &[]),
+    row(1, "history",     &["disk"]),
     // Event files for TensorBoard.
     row(0, "tensorboard", &[]),
     // Connections without their messages, so it must not use protocol. It is in the same layer as
