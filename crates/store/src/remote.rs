@@ -43,6 +43,8 @@ impl Remote {
         let folder = Path::from_url_path(url.path()).map_err(|_| refused("names no folder"))?;
         let bucket = url.host_str().unwrap_or_default();
         match (url.scheme(), bucket) {
+            // A URL parser turns `file:relative` into `/relative`.
+            ("file", "") if is_relative(text) => Err(refused("names a relative folder")),
             ("file", "") if !folder.as_ref().is_empty() => Ok(Remote::local(folder)),
             ("file", "") => Err(refused("names no folder")),
             ("file", _) => Err(refused("has two slashes instead of three")),
@@ -58,6 +60,11 @@ impl Remote {
         let objects = Arc::new(LocalFileSystem::new().with_fsync(true));
         Remote { objects, folder, hint: None }
     }
+}
+
+/// Whether no slash follows the scheme, in the text of a URL of files.
+fn is_relative(text: &str) -> bool {
+    text.split_once(':').is_none_or(|(_, path)| !path.starts_with('/'))
 }
 
 /// The error for settings in the environment that object_store refuses.
@@ -119,6 +126,9 @@ mod tests {
             ("s3:///folder", "no bucket"),
             ("gs:///folder", "no bucket"),
             ("file:///", "no folder"),
+            ("file:relative", "a relative folder"),
+            ("file:../relative/inner", "a relative folder"),
+            ("FILE:relative", "a relative folder"),
             ("file://mnt/checkpoints", "three"),
             ("ftp://host/folder", "not known"),
             ("memory:///folder", "not known"),
@@ -142,6 +152,7 @@ mod tests {
             ("s3://bucket/runs/a/", "runs/a"),
             ("gs://bucket/runs", "runs"),
             ("file:///mnt/my%20runs/a", "mnt/my runs/a"),
+            ("file:/mnt/runs", "mnt/runs"),
         ] {
             assert_eq!(Remote::open(url).expect(url).folder.as_ref(), folder);
         }
