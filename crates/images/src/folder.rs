@@ -56,7 +56,8 @@ impl Folder {
         };
         let (train, test) = match (named(&["train"]), named(&TEST)) {
             (Some(train), test) => (train, test),
-            (None, _) => (path.to_owned(), None),
+            (None, None) => (path.to_owned(), None),
+            (None, Some(test)) => return Err(no_train(path, &test)),
         };
         let mut ignored = 0;
         let classes = Listing::read(&train)?.class_names()?;
@@ -151,6 +152,17 @@ impl Listing {
         };
         self.folders.iter().map(name).collect()
     }
+}
+
+/// The error for a set with a test part, but without a part to learn from.
+fn no_train(path: &Path, test: &Path) -> ImagesError {
+    let name = test.file_name().unwrap_or_default().to_string_lossy();
+    let what = format!(
+        "it has a folder {name}, the images to test with, but no folder train: put the images to \
+         learn from into {}, or rename {name} if it is a class",
+        path.join("train").display()
+    );
+    ImagesError::file(path, what)
 }
 
 /// The pictures of a part, in the order of their classes, then of their names.

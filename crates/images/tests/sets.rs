@@ -245,6 +245,22 @@ fn a_damaged_archive_is_refused() {
 }
 
 #[test]
+fn a_test_part_needs_a_part_to_learn_from() {
+    let folder = tempfile::tempdir().unwrap();
+    for inside in ["test", "test/cat"] {
+        let top = folder.path().join(inside.replace('/', "-"));
+        picture(&top.join(inside), "a.png", (4, 4), [0; 3]);
+        picture(&top.join("cat"), "b.png", (4, 4), [9; 3]);
+        let error = line(&top);
+        let expected = format!(
+            "{}: it has a folder test, the images to test with, but no folder train",
+            top.display()
+        );
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}
+
+#[test]
 fn an_archive_of_arrays_brings_its_labels() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("set.npz");

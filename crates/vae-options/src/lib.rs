@@ -41,8 +41,8 @@ pub const fn pixels([height, width, channels]: ImageShape) -> u64 {
 #[serde(deny_unknown_fields)]
 pub struct VaeOptions {
     /// The data set: mnist, fashion-mnist, or a path to a folder of pictures (PNG or JPEG; folders in
-    /// it are classes, and one called test is held out), to a folder of IDX files, or to a .npy or .npz
-    /// file
+    /// it are classes, or train and test, with the classes in both), to a folder of IDX files, or to a
+    /// .npy or .npz file
     #[cfg_attr(feature = "clap", arg(long, default_value = DATASET, value_name = "NAME|PATH"))]
     #[serde(default = "dataset")]
     pub dataset: String,
