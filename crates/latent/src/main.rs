@@ -61,6 +61,7 @@ fn run() -> ExitCode {
     let matches = command.try_get_matches();
     let args = match matches.and_then(|matches| {
         output::note_default(&matches);
+        commands::sample::check(&matches)?;
         Args::from_arg_matches(&matches)
     }) {
         Ok(args) => args,

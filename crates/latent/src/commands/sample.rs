@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::ValueEnum;
+use clap::{ArgMatches, CommandFactory as _, ValueEnum, error::ErrorKind, parser::ValueSource};
 use picture::Canvas;
 use stdout::counted;
 
 use crate::{
-    args::{LATENT_MAX, Source, number},
+    args::{Args, LATENT_MAX, Source, number},
     commands::fit_gmm::{self, Fit},
     output::{Output, PICTURE},
     trained::{Purpose, normals},
@@ -56,6 +56,24 @@ enum Sampler {
 
 fn temperature(text: &str) -> Result<f32, String> {
     number(text, 0.0, LATENT_MAX)
+}
+
+/// Refuses options about a mixture where no mixture is sampled from.
+pub(crate) fn check(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let Some(("sample", given)) = matches.subcommand() else { return Ok(()) };
+    let is_given = |id: &&str| given.value_source(id) == Some(ValueSource::CommandLine);
+    let ignored = ["gmm", "components", "fit_seed"].into_iter().find(is_given);
+    match (ignored, given.get_one("sampler")) {
+        (Some(id), Some(Sampler::Prior)) => Err(Args::command().error(
+            ErrorKind::MissingRequiredArgument,
+            format!(
+                "--{} is about a mixture, which only --sampler gmm samples from: add it, or leave \
+                 --{0} out",
+                id.replace('_', "-")
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {

@@ -114,6 +114,9 @@ fn arguments_are_answered_with_the_usage() {
         ("sample --count", "a value is required for '--count <N>'"),
         ("sample --sampler normal", "[possible values: prior, gmm]"),
         ("interpolate --from 3", "--to <WHAT>"),
+        ("sample --gmm nofile", "--gmm is about a mixture, which only --sampler gmm samples from"),
+        ("sample --sampler prior --components 3", "--components is about a mixture"),
+        ("sample --fit-seed 3", "or leave --fit-seed out"),
         ("interpolate --from 3 --to -1", "there is no class -1"),
         ("traverse --from test:x", "not an index of a test image"),
     ] {
