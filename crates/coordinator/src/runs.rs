@@ -94,7 +94,7 @@ pub(crate) fn carry_out(args: &RunsArgs) -> Result<String> {
         Some(RunsCommand::Compare(args)) => Ok(compare::compare(&read(&args.runs)?)),
         Some(RunsCommand::Plot(args)) => plot::plot(&read(&args.runs)?, &args.output),
         Some(RunsCommand::Export(ExportArgs { run, form })) => {
-            let run = Run::read(&found::locate(run)?)?;
+            let run = Run::read_with_warning(&found::locate(run)?)?;
             match (&form.csv, &form.tensorboard) {
                 (Some(file), _) => export::csv(&run, file),
                 (_, Some(folder)) => export::tensorboard(&run, folder),
@@ -107,7 +107,7 @@ pub(crate) fn carry_out(args: &RunsArgs) -> Result<String> {
 fn read(names: &[PathBuf]) -> Result<Vec<Run>> {
     let count = names.len();
     ensure!(count <= COMPARED_MAX, "{count} runs are too many: name at most {COMPARED_MAX}");
-    names.iter().map(|name| Run::read(&found::locate(name)?)).collect()
+    names.iter().map(|name| Run::read_with_warning(&found::locate(name)?)).collect()
 }
 
 /// A path as text for people.

@@ -53,6 +53,12 @@ pub struct NewestRows {
 }
 
 impl NewestRows {
+    /// Lines that were no rows, so far.
+    #[must_use]
+    pub fn bad_lines(&self) -> u64 {
+        self.metrics.bad_lines()
+    }
+
     fn counts(&mut self, row: &MetricsRow) -> bool {
         let MetricsRow::Steps(row) = row else { return true };
         let next = self.begins.partition_point(|begin| begin.at <= self.rows);
@@ -122,5 +128,15 @@ mod tests {
         // Rows of older versions do not have the number of their steps.
         let old = [(1, 10, None), (1, 20, None), (1, 30, None), (2, 20, None), (2, 30, None)];
         assert_eq!(newest(&old), [(1, 10), (2, 20), (2, 30)]);
+    }
+
+    #[test]
+    fn lines_that_are_no_rows_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let row = "{\"kind\":\"steps\",\"generation\":1,\"step\":1}";
+        let text = [&b"\xff\x00\n{\"kind\":1}\n"[..], row.as_bytes(), b"\n\n"].concat();
+        std::fs::write(folder.path().join(crate::METRICS), text).unwrap();
+        let mut rows = newest_rows(folder.path()).unwrap();
+        assert_eq!((rows.by_ref().count(), rows.bad_lines()), (1, 2));
     }
 }

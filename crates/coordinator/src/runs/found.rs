@@ -7,10 +7,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use history::{EpochRow, Events, Item, MetricsRow, Time, newest_rows};
+use history::{EpochRow, Events, Item, METRICS, MetricsRow, Time, newest_rows};
+use protocol::convert::printable;
 use serde_json::Value;
+use stdout::counted;
 
-use super::RUNS;
+use super::{RUNS, shown};
 use crate::{files, run_dir::RunDir, settings};
 
 /// The most points of a learning curve: more than a picture has columns.
@@ -66,6 +68,8 @@ pub(super) struct Run {
     pub(super) losses: Curve,
     /// The test loss after an epoch, by epoch and step.
     pub(super) tests: Vec<(u64, u64, f64)>,
+    /// Lines of the metrics that are no rows.
+    pub(super) bad_lines: u64,
 }
 
 impl Run {
@@ -99,6 +103,7 @@ impl Run {
             settings: settings::by_flag(&config),
             losses: Curve::default(),
             tests: Vec::new(),
+            bad_lines: 0,
         };
         run.read_metrics()?;
         // A run that was resumed may have trained beyond the end that its summary describes.
@@ -117,7 +122,8 @@ impl Run {
 
     fn read_metrics(&mut self) -> Result<()> {
         let (mut examples, mut seconds) = (0, 0.0);
-        for row in newest_rows(&self.path)? {
+        let mut rows = newest_rows(&self.path)?;
+        for row in &mut rows {
             match row? {
                 MetricsRow::Steps(row) => {
                     if let Some(took) = row.took().filter(|took| took.is_finite()) {
@@ -133,9 +139,23 @@ impl Run {
                 }
             }
         }
+        self.bad_lines = rows.bad_lines();
         self.tests.sort_by_key(|(epoch, ..)| *epoch);
         self.examples_per_second = (seconds > 0.0).then(|| examples as f64 / seconds);
         Ok(())
+    }
+
+    /// Reads the run in a folder, and warns if a part of its metrics cannot be read.
+    pub(super) fn read_with_warning(path: &Path) -> Result<Self> {
+        let run = Self::read(path)?;
+        if run.bad_lines > 0 {
+            tracing::warn!(
+                "left out {} of {} that cannot be read: the file is damaged",
+                counted(run.bad_lines, "line"),
+                shown(&path.join(METRICS))
+            );
+        }
+        Ok(run)
     }
 
     /// The run's name, or else the name of its folder.

@@ -2,11 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use history::Time;
+use protocol::convert::printable;
 use serde_json::json;
+use stdout::counted;
 
-use super::found::{self, Run};
+use super::{
+    found::{self, Run},
+    shown,
+};
 use crate::terms::figure;
 
 /// Digits of a digest that are shown.
@@ -14,19 +19,34 @@ const DIGEST_WIDTH: usize = 12;
 
 /// Shows the runs in a folder.
 pub(super) fn show(folder: &Path, is_json: bool) -> Result<String> {
-    let mut runs = Vec::new();
+    let (mut runs, mut unreadable) = (Vec::new(), 0);
     for path in found::list(folder)? {
-        match Run::read(&path) {
+        match Run::read_with_warning(&path) {
             Ok(run) => runs.push(run),
-            Err(error) => tracing::warn!("{} is left out: {error:#}", path.display()),
+            // The folder is the only run that was asked for.
+            Err(error) if path == folder => return Err(error),
+            Err(error) => {
+                tracing::warn!(
+                    "{} is left out: {}",
+                    shown(&path),
+                    printable(&format!("{error:#}"))
+                );
+                unreadable += 1;
+            }
         }
     }
+    ensure!(
+        !runs.is_empty() || unreadable == 0,
+        "of {} in {}, none can be read",
+        counted(unreadable, "run"),
+        shown(folder)
+    );
     runs.sort_by_key(|run| run.began);
     if is_json {
         return Ok(serde_json::to_string_pretty(&runs.iter().map(as_json).collect::<Vec<_>>())?);
     }
     if runs.is_empty() {
-        return Ok(format!("No runs in {}", folder.display()));
+        return Ok(format!("No runs in {}", shown(folder)));
     }
     Ok(text(&runs, Time::now()))
 }

@@ -151,6 +151,21 @@ fn pictures_of_others_stay() {
 }
 
 #[test]
+fn what_cannot_be_read_is_counted_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let damaged = put(folder.path(), "damaged", "{", "", [1.0, 1.0]);
+    let error = table::show(&damaged, false).unwrap_err().to_string();
+    assert!(error.contains("config.json is not a run's configuration"), "{error}");
+    let error = table::show(folder.path(), true).unwrap_err().to_string();
+    assert!(error.starts_with("of 1 run in ") && error.ends_with("none can be read"), "{error}");
+    let path = put(folder.path(), "one", &config(64, 400), "00", [120.0, 30.0]);
+    let mut rows = fs::read(path.join(history::METRICS)).unwrap();
+    rows.splice(0..0, b"\xff\xfe\nno row\n".iter().copied());
+    fs::write(path.join(history::METRICS), rows).unwrap();
+    assert_eq!(Run::read(&path).unwrap().bad_lines, 2);
+}
+
+#[test]
 fn pipes_in_place_of_files_are_errors_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = |path: &Path| {
