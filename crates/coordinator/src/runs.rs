@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
+use protocol::convert::printable;
 
 use self::found::Run;
 
@@ -112,7 +113,7 @@ fn read(names: &[PathBuf]) -> Result<Vec<Run>> {
 
 /// A path as text for people.
 fn shown(path: &Path) -> String {
-    path.display().to_string()
+    printable(&path.to_string_lossy())
 }
 
 #[cfg(test)]

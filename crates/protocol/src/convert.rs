@@ -30,10 +30,12 @@ impl Malformed {
 /// Most bytes of a text that is shown to people; a longer text is cut off.
 const TEXT_BYTES_MAX: usize = 4096;
 
-/// Makes a peer's text fit for a log line: bounded, without control characters.
+/// Makes the text of a peer or of a file fit for a line on a terminal: bounded, without control characters, and without
+/// characters that break the line or change its direction.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let is_hidden = |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let clean = |c: char| if c.is_control() || is_hidden(c) { ' ' } else { c };
     let mut used = 0;
     text.chars()
         .take_while(|c| {

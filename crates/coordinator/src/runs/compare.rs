@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use protocol::convert::printable;
 use serde_json::Value;
 
 use super::{
@@ -51,10 +52,10 @@ fn differences(runs: &[Run]) -> Vec<Vec<String>> {
     let row = |flag: &String| {
         let value = |run: &Run| match run.settings.get(flag) {
             None | Some(Value::Null) => "-".to_owned(),
-            Some(Value::String(text)) => text.clone(),
-            Some(value) => value.to_string(),
+            Some(Value::String(text)) => printable(text),
+            Some(value) => printable(&value.to_string()),
         };
-        with_first(flag, runs.iter().map(value))
+        with_first(&printable(flag), runs.iter().map(value))
     };
     flags.into_iter().filter(differs).map(row).collect()
 }

@@ -81,15 +81,15 @@ impl Run {
         let summary = files::read(&path.join("summary.json")).unwrap_or_default();
         let summary: Value = serde_json::from_str(&summary).unwrap_or_default();
         let (task, operation) = (&config["training"]["task"], &config["operation"]);
-        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let text = |value: &Value| value.as_str().map(printable);
         let epochs = operation["epochs"].as_u64().unwrap_or_default();
         let canonical = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let folder = canonical.file_name().unwrap_or(canonical.as_os_str());
         let mut run = Self {
             path: path.to_owned(),
-            folder: folder.to_string_lossy().into_owned(),
+            folder: printable(&folder.to_string_lossy()),
             name: text(&config["name"]),
-            note: text(&config["note"]),
+            note: config["note"].as_str().map(str::to_owned),
             id: text(&config["run_id"]).unwrap_or_default(),
             task: text(&task["name"]).unwrap_or_else(|| "vae".into()),
             example: text(&task["example"]).unwrap_or_else(|| "image".into()),

@@ -190,6 +190,25 @@ fn pipes_in_place_of_files_are_errors_at_once() {
 }
 
 #[test]
+fn names_from_a_file_cannot_command_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |folder_name: &str, name: &str| {
+        let config = config(64, folder_name.len() as u32).replace("wide", name);
+        let config = config.replace("\"seed\":0", &format!("\"flag{name}\":\"{name}\""));
+        Run::read(&put(folder.path(), folder_name, &config, "00", [120.0, 110.0])).unwrap()
+    };
+    let runs = [run("a", r"\u001b[31mred"), run("bc", r"one\ntwo\u202e")];
+    let curves = folder.path().join("curves.svg");
+    plot::plot(&runs, std::slice::from_ref(&curves)).unwrap();
+    let table = table::show(folder.path(), false).unwrap();
+    assert_eq!(table.lines().count(), 3, "{table}");
+    for text in [table, compare(&runs), fs::read_to_string(curves).unwrap()] {
+        let is_bad = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!text.contains(is_bad) && text.contains("one two"), "{text:?}");
+    }
+}
+
+#[test]
 fn a_run_that_is_not_there_is_an_error() {
     let error = found::locate(Path::new("no/such/run")).unwrap_err().to_string();
     assert!(error.contains("no/such/run holds no run") && error.contains("name"), "{error}");
