@@ -94,7 +94,7 @@ fn a_damaged_checkpoint_in_the_store_is_named_and_the_one_before_it_is_used() {
     for name in objects.checkpoints() {
         objects.write(&name, b"not a checkpoint");
     }
-    let words = ["nothing to resume", "3 checkpoints", &objects.url(), "verifies"];
+    let words = ["nothing to resume", "all 3 checkpoints are damaged", &objects.url()];
     coordinate(&objects, &Place::new(), flags).wait().failed_with(&words);
 }
 

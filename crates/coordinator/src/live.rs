@@ -82,7 +82,11 @@ impl Live {
         });
         let tensorboard = launch.tensorboard.then(|| begin(launch, run_dir)).transpose();
         let tensorboard = tensorboard.unwrap_or_else(|error| {
-            tracing::warn!("--tensorboard: {error}; nothing is written there");
+            tracing::warn!(
+                "--tensorboard: cannot write into {}: {error}; nothing is written for TensorBoard: \
+                 move away the file of this name, or make the folder writable, and resume the run",
+                run_dir.join(FOLDER).display()
+            );
             None
         });
         let (pictures, looked) = (VecDeque::new(), Instant::now());

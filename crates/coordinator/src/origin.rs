@@ -302,6 +302,14 @@ impl Asked<'_> {
     }
 }
 
+/// That so many checkpoints are all there are, and damaged.
+pub(crate) fn all_damaged(count: usize) -> String {
+    match count {
+        1 => "the only checkpoint is damaged".into(),
+        _ => format!("all {count} checkpoints are damaged"),
+    }
+}
+
 /// Reads the description of a task from a file.
 fn read_task(path: &Path) -> Result<Task> {
     let shown = path.display();
@@ -362,9 +370,9 @@ fn newest_checkpoint(run_dir: &Path, info: &RunInfo) -> Result<(Start, Damaged)>
         }
         ensure!(
             damaged.is_empty(),
-            "nothing to resume: none of the {} checkpoints in {} verifies; restore one from a \
-             copy, or begin a new run in another --run-dir",
-            damaged.len(),
+            "nothing to resume: {}, in {}; restore one from a copy, or begin a new run in another \
+             --run-dir",
+            all_damaged(damaged.len()),
             checkpoints.display(),
         );
         let history = RunDir::read_history(run_dir)?;

@@ -9,6 +9,7 @@ use checkpoint::Directory;
 use store::{Store, StoreError};
 
 use crate::{
+    origin,
     program::Program,
     run_dir::{self, RunDir, RunInfo},
 };
@@ -138,9 +139,9 @@ impl Storage {
         }
         ensure!(
             above.is_some() || newest.file.is_some() || newest.damaged.is_empty(),
-            "nothing to resume: none of the {} checkpoints at {} verifies; restore one from a \
-             copy, or begin a new run with another --checkpoint-url",
-            newest.damaged.len(),
+            "nothing to resume: {}, at {}; restore one from a copy, or begin a new run with another \
+             --checkpoint-url",
+            origin::all_damaged(newest.damaged.len()),
             self.store.url()
         );
         Ok(())

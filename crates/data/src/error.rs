@@ -16,7 +16,7 @@ pub enum DataError {
     /// A file exists, but its content is not the data set's. It may belong to another data set; it is never replaced.
     #[error(
         "{} is {damage}; it may be of another data set and stays as it is: name another folder with --data-dir, or move \
-         the file away to have the data set's fetched",
+         the file away, and the data set's own file is fetched",
         path.display()
     )]
     Damaged {

@@ -48,9 +48,7 @@ pub fn dataset(
     }
     let path = Path::new(what);
     if !path.exists() {
-        let names = named::NAMES.join(", ");
-        let what = format!("no such file or folder, and none of the names {names}");
-        return Err(ImagesError::file(path, what));
+        return Err(unknown(what));
     }
     let source = source::open(path, options)?;
     fits(&path.display().to_string(), source.shape(), options)?;
@@ -58,6 +56,24 @@ pub fn dataset(
     let manifest = describe(&packed, path)?;
     let Packed { shape, labels, classes, .. } = packed;
     Ok(Dataset { manifest, shape, labels, classes, kind: source.describe() })
+}
+
+/// The error for a text that is neither a name nor a path.
+fn unknown(what: &OsStr) -> ImagesError {
+    let names = named::NAMES.join(", ");
+    if what.is_empty() {
+        let wrong = format!("the name of a set is empty: give a path, or one of {names}");
+        return ImagesError::file("\"\"", wrong);
+    }
+    // Names are compared without case and punctuation, because other programs write them differently.
+    let plain = |name: &str| -> String {
+        name.chars().filter(|c| c.is_ascii_alphanumeric()).map(|c| c.to_ascii_lowercase()).collect()
+    };
+    let given = plain(&what.to_string_lossy());
+    let meant = named::NAMES.into_iter().find(|name| plain(name) == given);
+    let meant = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+    let wrong = format!("no such file or folder, and none of the names {names}{meant}");
+    ImagesError::file(what, wrong)
 }
 
 /// Refuses options that have no effect on the set: only pictures are scaled or change their colour.
@@ -140,8 +156,10 @@ fn labels(images: &Splits<Images>) -> Vec<String> {
     if count == 0 {
         return vec!["  labels   none".into()];
     }
-    let mut lines =
-        vec![format!("  labels   {count} classes, images to learn from and to test with")];
+    let mut lines = vec![format!(
+        "  labels   {count} {}, images to learn from and to test with",
+        if count == 1 { "class" } else { "classes" }
+    )];
     let numbers = parts.map(|part| {
         let mut numbers = std::collections::BTreeMap::new();
         for label in (0..part.len() as u32).filter_map(|index| part.label(index)) {

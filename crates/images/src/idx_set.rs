@@ -144,7 +144,10 @@ impl Pair {
         if let Some(labels) = &self.labels {
             let labels = Labels::open(labels)?;
             if labels.count != header.shape[0] {
-                let what = format!("{} labels for {} images", labels.count, header.shape[0]);
+                let what = format!(
+                    "its labels are {}, but the images are {}",
+                    labels.count, header.shape[0]
+                );
                 return Err(ImagesError::file(labels.path, what));
             }
         }

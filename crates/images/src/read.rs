@@ -34,7 +34,7 @@ pub fn splits(files: &Files) -> Result<Splits<Images>, ImagesError> {
         let path = files.path(images)?;
         let images = open(&path, labels.as_deref())?;
         if images.len() != count as usize {
-            let what = format!("{} images, where the data set has {count}", images.len());
+            let what = format!("its images are {}, where the data set has {count}", images.len());
             return Err(ImagesError::file(path, what));
         }
         Ok(images)
@@ -195,7 +195,10 @@ mod tests {
         assert!(error(idx(5, &[4, 4]), idx(5, &[])).contains("images of 4 x 4 grey to learn from"));
         assert!(error(b"text".to_vec(), idx(5, &[])).contains("not an IDX file"));
         assert!(error(images(), images()).contains("[n] is expected of labels"));
-        assert!(error(idx(4, &[3, 4]), idx(4, &[])).contains("4 images, where the data set has 5"));
+        assert!(
+            error(idx(4, &[3, 4]), idx(4, &[]))
+                .contains("its images are 4, where the data set has 5")
+        );
         let mut short = images();
         short.pop();
         let line = error(short, idx(5, &[]));

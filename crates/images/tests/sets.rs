@@ -400,6 +400,12 @@ fn names_paths_and_options_that_do_not_fit_are_told_apart() {
         unknown,
         "minst: no such file or folder, and none of the names mnist, fashion-mnist"
     );
+    for (name, meant) in [("MNIST", "mnist"), ("FashionMNIST", "fashion-mnist")] {
+        let error = open(name, &Options::default()).unwrap_err();
+        assert!(error.ends_with(&format!("; did you mean {meant}?")), "{error}");
+    }
+    let empty = open("", &Options::default()).unwrap_err();
+    assert!(empty.starts_with("\"\": the name of a set is empty: give a path"), "{empty}");
     let scaled = open("mnist", &Options { side: Some(32), ..Options::default() }).unwrap_err();
     assert!(scaled.starts_with("mnist: its images are 28 x 28 grey"), "{scaled}");
     let array = place.path().join("a.npy");

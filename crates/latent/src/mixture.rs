@@ -166,10 +166,9 @@ impl Mixture {
     pub(crate) fn read(path: &Path, model_sha256: &str, dim: usize) -> Result<Self> {
         let shown = path.display();
         let bytes = input::read(path, FILE_BYTES_MAX)?;
-        let (_, header) = SafeTensors::read_metadata(&bytes)
-            .with_context(|| format!("{shown} is not a mixture"))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).with_context(|| foreign(path))?;
         let model = header.metadata().as_ref().and_then(|metadata| metadata.get(MODEL));
-        let model = model.with_context(|| format!("{shown} is not a mixture"))?;
+        let model = model.with_context(|| foreign(path))?;
         ensure!(
             model == model_sha256,
             "{shown} was fitted to another model: fit one to this model with vae fit-gmm"
@@ -224,6 +223,10 @@ fn starts(count: i64, k: i64, seed: u64) -> Vec<i64> {
         }
     }
     found
+}
+
+fn foreign(path: &Path) -> String {
+    format!("{} is not a mixture: make one with vae fit-gmm", path.display())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use data::{Batch, Domain, Stream};
 use images::{Images, Shape};
 use model::{Isa, noise};
 use picture::Tile;
+use stdout::counted;
 use trainer::Evaluation;
 use vae::Codec;
 use vae_options::VaeOptions;
@@ -338,7 +339,11 @@ fn find(place: &Path) -> Result<(PathBuf, Checkpoint)> {
     }
     let (path, checkpoint) = newest.checkpoint.ok_or_else(|| match newest.damaged.len() {
         0 => anyhow!("there is no checkpoint in {}: name one with --checkpoint", folder.display()),
-        n => anyhow!("none of the {n} checkpoints in {} verifies", folder.display()),
+        n => anyhow!(
+            "{} in {}, and none is whole: restore one from a copy, or name another with --checkpoint",
+            counted(n as u64, "checkpoint"),
+            folder.display()
+        ),
     })?;
     let path = without_link(&path, place);
     output::note_taken(&path);

@@ -50,11 +50,9 @@ enum Readers {
 /// Why no certificate was issued.
 #[derive(Debug, Error)]
 pub enum AuthorityError {
-    /// There is an authority already.
+    /// There is an authority already, or a part of one.
     #[error(
-        "{} is there already and stays: make another CA in another --dir, or issue certificates, \
-         for this host with: {}",
-        .0.display(), issue_for_this_host(.0.parent().unwrap_or(.0))
+        "{} is there already and stays: {}", .0.display(), instead_of_init(.0.parent().unwrap_or(.0))
     )]
     Exists(PathBuf),
     /// A file that the authority has not written has the name of a file to write.
@@ -88,6 +86,17 @@ pub enum AuthorityError {
     /// The authority's files do not belong together, or cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The authority's key cannot be used.
+    #[error(
+        "{} is not a private key in PEM ({error}): restore it from a copy, or make another CA elsewhere",
+        path.display()
+    )]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: rcgen::Error,
+    },
     /// A key or certificate could not be made.
     #[error("cannot make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
@@ -104,6 +113,19 @@ pub fn issue_for_this_host(dir: &Path) -> CommandLine {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let host = if check_host(&node).is_ok() { &node } else { LOOPBACK[0] };
     certs(&["issue", "--dir"]).arg(dir).args(["--host", host])
+}
+
+/// What to do when no authority can be made in a folder.
+fn instead_of_init(dir: &Path) -> String {
+    if [CA_FILE, CA_KEY_FILE].iter().all(|name| dir.join(name).exists()) {
+        let issue = issue_for_this_host(dir);
+        return format!(
+            "make another CA in another --dir, or issue certificates, for this host with: {issue}"
+        );
+    }
+    "it is a part of a CA whose other files are missing: move it away, restore them from a copy, or \
+     make a CA in another --dir"
+        .into()
 }
 
 /// What to do when a file of an authority cannot be read.
@@ -167,7 +189,9 @@ pub fn init(dir: &Path, validity: Validity) -> Result<(), AuthorityError> {
 /// # Errors
 /// [`AuthorityError`]; every file is then complete or unchanged.
 pub fn issue(dir: &Path, hosts: &[String], validity: Validity) -> Result<PathBuf, AuthorityError> {
-    let ca_key = KeyPair::from_pem(&read(&dir.join(CA_KEY_FILE))?)?;
+    let path = dir.join(CA_KEY_FILE);
+    let ca_key =
+        KeyPair::from_pem(&read(&path)?).map_err(|error| AuthorityError::Key { path, error })?;
     let ca = read(&dir.join(CA_FILE))?;
     hosts.iter().try_for_each(|host| check_host(host))?;
     let first = hosts.first().ok_or_else(|| AuthorityError::Host(String::new()))?;

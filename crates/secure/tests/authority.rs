@@ -61,3 +61,23 @@ fn files_of_others_stay() {
     assert!(message.contains("tls.crt"), "{message}");
     assert_eq!(fs::read(host.join("tls.crt")).unwrap(), b"mine");
 }
+
+#[test]
+fn a_part_of_an_authority_is_named_with_what_to_do() {
+    for name in ["token", "ca.key", "ca.crt", "view-token"] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(name), "mine").unwrap();
+        let message = init(folder.path(), Validity::days(7)).unwrap_err().to_string();
+        let path = folder.path().join(name);
+        assert!(message.starts_with(path.to_str().unwrap()), "{message}");
+        assert!(message.contains("move it away") && !message.contains("certs issue"), "{message}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    init(folder.path(), Validity::days(7)).unwrap();
+    let message = init(folder.path(), Validity::days(7)).unwrap_err().to_string();
+    assert!(message.contains("certs issue"), "{message}");
+    let key = folder.path().join("ca.key");
+    fs::write(&key, "no key").unwrap();
+    let message = issued(folder.path(), "a.example").unwrap_err().to_string();
+    assert!(message.starts_with(&format!("{} is not a private key", key.display())), "{message}");
+}

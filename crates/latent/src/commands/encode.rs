@@ -104,8 +104,9 @@ fn report(trained: &mut Trained, images: &Images, latents: &Latents) -> Result<(
     let pixels = trained.pixels();
     let raw = count * pixels;
     output::say(&format!(
-        "{count} images of {pixels} bytes: {raw} bytes. Storing their latent means instead \
+        "{} of {pixels} bytes: {raw} bytes. Storing their latent means instead \
          (without the decoder's {} parameters):",
+        counted(count as u64, "image"),
         trained.options.model().parameters()
     ));
     output::say("stored as     bytes  smaller by  nats an image  squared error a pixel");

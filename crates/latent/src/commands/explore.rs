@@ -177,8 +177,11 @@ fn meta(
     let mut meta = explorer::network(options, &tensors);
     let more = json!({
         "model": format!(
-            "{} at step {}: {} {split} images of {}",
-            trained.path.display(), trained.step, latents.len(), dataset.name
+            "{} at step {}: {} of {}",
+            trained.path.display(),
+            trained.step,
+            counted(latents.len() as u64, &format!("{split} image")),
+            dataset.name
         ),
         "count": latents.len(),
         // Whether pictures are centred, as in vae reconstruct.

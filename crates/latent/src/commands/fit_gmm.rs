@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
+use stdout::counted;
 
 use crate::{
     args::Source,
@@ -48,7 +49,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         None => at(&default_path(&trained))?,
     };
     let mixture = options.fit.run(&options.source, &mut trained)?;
-    let what = format!("a mixture of {} components", options.fit.components);
+    let what = format!("a mixture of {}", counted(options.fit.components as u64, "component"));
     output.write(&mixture.to_bytes(&trained.sha256)?, &what)
 }
 

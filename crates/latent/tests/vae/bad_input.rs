@@ -66,7 +66,7 @@ fn pictures_labels_and_tables() {
         ("decode --input latents.csv", "it has no column mean_0"),
         ("decode --input text.png", "cannot read text.png: a table of latents ends in .npy"),
         ("sample --sampler gmm --gmm missing", "cannot read missing"),
-        ("sample --sampler gmm --gmm text.png", "is not a mixture"),
+        ("sample --sampler gmm --gmm text.png", "is not a mixture: make one with vae fit-gmm"),
     ] {
         let message = place.refused(&format!("{command} {model}"));
         assert!(message.contains(expected), "{command}: {message}");
