@@ -17,6 +17,7 @@ fn numbers_out_of_range() {
         ("--shards 0", "from 1 to 4096"),
         ("--shards 99999", "from 1 to 4096"),
         ("--epochs 0", "from 1 to 1000000"),
+        ("--board localhost:0", "an IP address and a port are needed"),
         ("--epochs 4000000000", "from 1 to 1000000"),
         ("--batch-size 0", "from 1 to 1048576"),
         ("--batch-size 1048577", "from 1 to 1048576"),

@@ -23,7 +23,7 @@ fn it_holds_another_configuration() {
     let place = Place::new();
     drop(Fleet::without_workers(&place, TINY));
     let flags = TINY.replace("--latent-dim 2", "--latent-dim 3 --seed 5");
-    let words = ["latent_dim: 2 there, 3 here", "seed: 0 there, 5 here", "--run-dir"];
+    let words = ["latent-dim: 2 there, 3 here", "seed: 0 there, 5 here", "--run-dir"];
     let exit = coordinator_at(&place, &flags).wait().failed_with(&words);
     assert!(!exit.text().contains("hidden_dim"), "only what differs is named: {exit}");
 }
@@ -42,7 +42,7 @@ fn there_is_nothing_to_resume() {
 fn a_flag_contradicts_the_run_to_resume() {
     let place = Place::new();
     drop(Fleet::without_workers(&place, TINY));
-    let words = ["hidden_dim: 8 in the run, 9 given", "leave them out"];
+    let words = ["hidden-dim: 8 in the run, 9 given", "leave them out"];
     let exit = coordinator_at(&place, "--resume --hidden-dim 9").wait().failed_with(&words);
     assert!(!exit.text().contains("train_examples"), "only what was given is named: {exit}");
     let words = ["--workers 2", "--shards 1"];

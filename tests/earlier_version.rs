@@ -30,7 +30,7 @@ fn a_run_from_before_there_were_tasks() {
     assert!(exit.text().contains("20 test images, grey pixels"), "{exit}");
 
     let refused = coordinator_at(&place, "--resume --epochs 2 --spawn --hidden-dim 3").wait();
-    refused.failed_with(&["hidden_dim: 2 in the run, 3 given"]);
+    refused.failed_with(&["hidden-dim: 2 in the run, 3 given"]);
 
     let kept = fs::read(place.run_dir.join("config.json")).unwrap();
     let refused = coordinator_at(&place, "--resume --epochs 2 --spawn").wait();

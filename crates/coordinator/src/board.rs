@@ -41,7 +41,7 @@ pub(crate) struct BoardFlags {
     /// Show the run in a browser at this address, and as metrics for Prometheus at /metrics; if the
     /// port is taken, at any free one. Beyond loopback this needs --tls-dir and a view token
     /// [default: 127.0.0.1:50052]
-    #[arg(long, value_name = "IP:PORT", conflicts_with = "no_board")]
+    #[arg(long, value_name = "IP:PORT", conflicts_with = "no_board", value_parser = ip_and_port)]
     pub(crate) board: Option<SocketAddr>,
     /// Do not show the run in a browser
     #[arg(long)]
@@ -67,7 +67,7 @@ pub(crate) struct BoardArgs {
     data_dir: Option<PathBuf>,
     /// Address to listen on; if the port is taken, any free port. Beyond loopback this needs
     /// --tls-dir and a view token [default: 127.0.0.1:50052]
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = ip_and_port)]
     listen: Option<SocketAddr>,
     /// File with the token that a viewer beyond loopback must give [default: view-token in
     /// --tls-dir, if there is one]
@@ -75,6 +75,10 @@ pub(crate) struct BoardArgs {
     view_token_file: Option<PathBuf>,
     #[command(flatten)]
     security: SecurityArgs,
+}
+
+fn ip_and_port(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("an IP address and a port are needed, such as {DEFAULT}"))
 }
 
 /// Whether and where a run is shown.

@@ -412,6 +412,10 @@ pub(crate) fn is_given(matches: &ArgMatches, flag: &str) -> bool {
 }
 
 fn describe(differences: &[Difference], ours: &str, theirs: &str) -> String {
-    let one = |d: &Difference| format!("{}: {} {ours}, {} {theirs}", d.field, d.ours, d.theirs);
+    let one = |d: &Difference| {
+        // As flags are written.
+        let name = d.field.replace('_', "-");
+        format!("{name}: {} {ours}, {} {theirs}", d.ours, d.theirs)
+    };
     differences.iter().map(one).collect::<Vec<_>>().join("; ")
 }

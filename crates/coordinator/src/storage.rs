@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The beginning of an error message about the store.
-const FLAG: &str = "--checkpoint-url (`none` does without)";
+const FLAG: &str = "--checkpoint-url (the word none stands for no store)";
 
 /// A run's folder in a store.
 #[derive(Clone, Debug)]

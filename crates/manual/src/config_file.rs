@@ -29,7 +29,7 @@ const PRINT: [&str; 2] = [CONFIG, "print"];
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// A key that is at least this similar to a flag (1 is equal) is taken for a misspelt flag.
-const LIKE: f64 = 0.7;
+const LIKE: f64 = 0.8;
 
 /// Parses the arguments, of which the first is the program's name, together with the file that they name.
 ///
@@ -47,9 +47,15 @@ pub fn parse(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, E
     let table = read(&file).map_err(|why| refuse(&mut said, &why))?;
     let flags = flags(&command, &given, &table)
         .map_err(|why| refuse(&mut said, &format!("{}: {why}", file.display())))?;
-    let mut line = arguments.into_iter();
-    let all = line.next().into_iter().chain(flags.into_iter().map(Into::into)).chain(line);
-    command.try_get_matches_from(all).map_err(|error| with_place(error, &table, &file))
+    let words = flags.iter().flat_map(|(_, words)| words).map(OsString::from);
+    let all = arguments[..1].iter().cloned().chain(words).chain(arguments[1..].iter().cloned());
+    command.clone().try_get_matches_from(all).map_err(|error| {
+        // Flags that conflict without the file are not to be told together with those of the file.
+        match command.try_get_matches_from(arguments) {
+            Err(without) if without.kind() == ErrorKind::ArgumentConflict => without,
+            _ => with_place(error, &flags, &file),
+        }
+    })
 }
 
 /// The command that [`print_on_request`] carries out, for the program's help and manual.
@@ -90,25 +96,41 @@ fn read(file: &Path) -> Result<Table, String> {
     let shown = file.display();
     let unreadable = |error: std::io::Error| format!("{shown} cannot be read: {error}");
     let found = fs::metadata(file).map_err(unreadable)?;
-    if !found.is_file() || found.len() > FILE_BYTES_MAX {
-        return Err(format!("{shown} is no file of at most {FILE_BYTES_MAX} bytes"));
+    if !found.is_file() {
+        return Err(format!("{shown} is not a regular file: give the path of a TOML file"));
+    }
+    if found.len() > FILE_BYTES_MAX {
+        return Err(format!("{shown} has more than {FILE_BYTES_MAX} bytes: it is not such a file"));
     }
     let text = fs::read_to_string(file).map_err(unreadable)?;
     text.parse::<Table>().map_err(|error| {
         let before = error.span().map_or(0, |span| span.start).min(text.len());
-        let line = text.as_bytes()[..before].iter().filter(|byte| **byte == b'\n').count() + 1;
-        format!("{shown} is not TOML: line {line}: {}", error.message())
+        let line = text[..before].matches('\n').count();
+        let content = text.lines().nth(line).unwrap_or_default().trim();
+        format!("{shown} is not TOML: line {}: {}: {content}", line + 1, error.message())
     })
 }
 
-/// The table as arguments, without the flags that are already given.
-fn flags(command: &Command, given: &ArgMatches, table: &Table) -> Result<Vec<String>, String> {
+/// The keys of the table, each with its arguments, without those that the command line decides: their
+/// flags, or flags that exclude them, are given there.
+fn flags(
+    command: &Command,
+    given: &ArgMatches,
+    table: &Table,
+) -> Result<Vec<(String, Vec<String>)>, String> {
+    let is_given = |flag: &&Arg| {
+        let source = given.value_source(flag.get_id().as_str());
+        matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+    };
+    let given: Vec<&Arg> = command.get_arguments().filter(is_given).collect();
+    let excludes = |one: &Arg, other: &Arg| command.get_arg_conflicts_with(one).contains(&other);
     let mut flags = Vec::new();
     for (key, value) in table {
         let flag = flag_of(command, key)?;
-        let source = given.value_source(flag.get_id().as_str());
-        if !matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable)) {
-            flags.extend(arguments(flag, key, value)?);
+        let words = arguments(flag, key, value)?;
+        let decides = |one: &&Arg| *one == flag || excludes(one, flag) || excludes(flag, one);
+        if !given.iter().any(decides) {
+            flags.push((with_dashes(key), words));
         }
     }
     Ok(flags)
@@ -163,7 +185,8 @@ fn arguments(flag: &Arg, key: &str, value: &Value) -> Result<Vec<String>, String
     let text = |value: &Value| match value {
         Value::String(text) => Ok(text.clone()),
         Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Ok(value.to_string()),
-        _ => Err(format!("{key} is a text or a number, not {}", value.type_str())),
+        Value::Array(_) => Err(format!("{key} takes one value, not a list")),
+        _ => Err(format!("{key} is a text or a number, not a {}", value.type_str())),
     };
     let values = values.iter().map(text).collect::<Result<Vec<_>, _>>()?;
     Ok(match flag.get_value_delimiter() {
@@ -177,11 +200,11 @@ fn takes_several(flag: &Arg) -> bool {
 }
 
 /// Adds the name of the file to an error about a value that is not valid for its flag.
-fn with_place(mut error: Error, table: &Table, file: &Path) -> Error {
+fn with_place(mut error: Error, flags: &[(String, Vec<String>)], file: &Path) -> Error {
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return error };
     let name = flag.trim_start_matches('-').split([' ', '=']).next().unwrap_or_default();
-    if table.keys().any(|key| with_dashes(key) == name) {
-        let tip = format!("{name} is also a key in {}", file.display());
+    if flags.iter().any(|(key, _)| key == name) {
+        let tip = format!("{name} is a key in {}", file.display());
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
     error
@@ -233,6 +256,9 @@ mod tests {
             )
             .arg(Arg::new("rate").long("rate").visible_alias("learning-rate"))
             .arg(Arg::new("spawn").long("spawn").action(ArgAction::SetTrue))
+            .arg(Arg::new("alone").long("alone").conflicts_with("spawn").action(ArgAction::SetTrue))
+            .subcommand(Command::new("list"))
+            .args_conflicts_with_subcommands(true)
             .arg(Arg::new("device").long("device").value_delimiter(','))
     }
 
@@ -256,6 +282,11 @@ mod tests {
         let found = with(text, "").unwrap();
         assert_eq!(found.get_one::<u32>("batch_size"), Some(&32));
         assert!(!with("spawn = false", "").unwrap().get_flag("spawn"));
+        // So does a flag that excludes one of the file.
+        for (text, line) in [("spawn = true", "--alone"), ("alone = true", "--spawn")] {
+            let found = with(text, line).unwrap();
+            assert_ne!(found.get_flag("spawn"), found.get_flag("alone"), "{text}");
+        }
     }
 
     #[test]
@@ -264,11 +295,12 @@ mod tests {
             ("batch-sise = 3", &["run.toml", "batch-sise", "did you mean batch-size?"][..]),
             ("zzz = 3", &["no flag for the key zzz"]),
             ("config = \"other.toml\"", &["no flag for the key config"]),
-            ("\nrate = = 3", &["run.toml is not TOML: line 2"]),
+            ("\nrate = = 3", &["run.toml is not TOML: line 2", "rate = = 3"]),
+            ("rate = 1\nrate = 2", &["line 2: duplicate key: rate = 2"]),
             ("spawn = 1", &["spawn is true or false"]),
             ("rate = { a = 1 }", &["rate is a text or a number"]),
-            ("batch-size = [1, 2]", &["batch-size is a text or a number, not array"]),
-            ("batch-size = \"many\"", &["many", "batch-size is also a key in", "run.toml"]),
+            ("batch-size = [1, 2]", &["batch-size takes one value, not a list"]),
+            ("batch-size = \"many\"", &["many", "batch-size is a key in", "run.toml"]),
         ] {
             let error = with(text, "").unwrap_err();
             assert!(words.iter().all(|words| error.contains(words)), "{text}: {error}");
@@ -276,6 +308,14 @@ mod tests {
         let line = ["program", "--config", "/nowhere/run.toml"].map(Into::into).to_vec();
         let error = parse(command(), line).unwrap_err().to_string();
         assert!(error.contains("--config /nowhere/run.toml cannot be read"), "{error}");
+        let line = ["program", "--config", "/"].map(Into::into).to_vec();
+        let error = parse(command(), line).unwrap_err().to_string();
+        assert!(error.contains("--config / is not a regular file"), "{error}");
+        // What is wrong with the command line alone is said as without a file.
+        let error = with("batch-size = 3", "--batch-size many").unwrap_err();
+        assert!(!error.contains("is a key in"), "{error}");
+        let error = with("batch-size = 3", "list").unwrap_err();
+        assert!(error.contains("--config") && !error.contains("--batch-size"), "{error}");
     }
 
     #[test]
@@ -285,7 +325,7 @@ mod tests {
         let text = as_file(&command(), &matches);
         assert_eq!(
             text,
-            "batch-size = 64\nrate = 0.25\nspawn = true\ndevice = [\"cuda:0\", \"cpu\"]\n"
+            "batch-size = 64\nrate = 0.25\nspawn = true\nalone = false\ndevice = [\"cuda:0\", \"cpu\"]\n"
         );
         assert_eq!(as_file(&command(), &with(&text, "").unwrap()), text);
         let bare = as_file(&command(), &with("", "").unwrap());

@@ -186,7 +186,10 @@ impl Security {
             let address = address.to_string();
             ViewersError::Exposed { what: what.to_owned(), address, missing }
         };
-        let tls = self.tls.as_ref().ok_or_else(|| missing("no TLS: give --tls-dir"))?;
+        let tls = self.tls.as_ref().ok_or_else(|| match address.is_loopback() {
+            true => ViewersError::TokenWithoutTls(address.to_string()),
+            false => missing("no TLS: give --tls-dir"),
+        })?;
         let beside = tls.folder().join(VIEW_TOKEN_FILE);
         let token_file = match token_file {
             Some(file) => file.to_owned(),

@@ -37,6 +37,12 @@ pub enum ViewersError {
         /// The missing setting, and its flag.
         missing: &'static str,
     },
+    /// A token was named for a board on this machine, and TLS is missing.
+    #[error(
+        "--view-token-file needs TLS: give --tls-dir too; or leave it out, and every user of this machine sees the board \
+         at {0}"
+    )]
+    TokenWithoutTls(String),
     /// The view token cannot be read.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -123,6 +129,8 @@ mod tests {
         let open = Security::load(None, None, true).unwrap();
         assert!(open.viewers("--board", &loopback, None).unwrap().is_none());
         assert!(said(&open).contains("--board 0.0.0.0:50052") && said(&open).contains("--tls-dir"));
+        let token = open.viewers("--board", &loopback, Some("token".as_ref())).unwrap_err();
+        assert!(matches!(token, ViewersError::TokenWithoutTls(_)), "{token}");
 
         let secured = Security::load(Some(&host), None, false).unwrap();
         let viewers = secured.viewers("--board", &everywhere, None).unwrap().unwrap();
