@@ -274,7 +274,11 @@ impl RunDir {
     /// Reads the journal of the run in `path`, if it has one.
     pub(crate) fn read_history(path: &Path) -> Result<History> {
         let journal = path.join(JOURNAL);
-        if journal.exists() { History::read(&journal) } else { Ok(History::default()) }
+        if journal.exists() && !disk::is_device(&journal) {
+            History::read(&journal)
+        } else {
+            Ok(History::default())
+        }
     }
 
     /// Points the link `latest` beside this directory at this directory. The link is a convenience:

@@ -20,6 +20,6 @@ pub use convenience::{create_folder, sync_data, sync_file, sync_folder};
 pub use destination::{is_standard_output, is_stream, try_folder, try_write};
 pub use error::DiskError;
 pub use precious::{refuse_input, refuse_unnamed};
-pub use regular::{open_regular, refuse_pipe};
+pub use regular::{is_device, open_regular, refuse_pipe};
 pub use temporary::{put_new, sweep, temporary, temporary_private};
 pub use whole::{Draft, holds, refuse_foreign, write_own, write_whole};

@@ -21,6 +21,11 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     }
 }
 
+/// Whether a path leads to a device such as `/dev/null` or `/dev/full`, which holds nothing to read.
+pub fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|there| there.file_type().is_char_device())
+}
+
 /// Refuses a named pipe, whose opening for writing would wait for a reader.
 ///
 /// # Errors
@@ -59,6 +64,7 @@ mod tests {
         let error = open_regular(&path("pipe")).unwrap_err();
         assert_eq!(error.to_string(), "it is not a regular file: move it away");
         refuse_pipe(&path("pipe")).unwrap_err();
+        assert!(is_device(Path::new("/dev/full")) && !is_device(&path("pipe")));
         for other in [folder.path(), Path::new("/dev/zero")] {
             open_regular(other).unwrap_err();
             refuse_pipe(other).unwrap();

@@ -2,9 +2,8 @@
 
 use std::{
     fmt::{self, Display, Formatter},
-    fs, io,
+    io,
     marker::PhantomData,
-    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -292,7 +291,8 @@ impl<R: DeserializeOwned> Log<R> {
                     }
                     return Ok(Opened::NotThere);
                 }
-                Err(_) if is_device(&path) => return Ok(Opened::NotThere),
+                // A device such as `/dev/null` holds no rows.
+                Err(_) if disk::is_device(&path) => return Ok(Opened::NotThere),
                 file => file.map_err(HistoryError::read(&path))?,
             };
             let metadata = file.metadata().map_err(HistoryError::read(&path))?;
@@ -308,11 +308,6 @@ impl<R: DeserializeOwned> Log<R> {
         }
         Ok(Opened::NotThere)
     }
-}
-
-/// Whether a path leads to a device, such as `/dev/null`, which holds no rows.
-fn is_device(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|there| there.file_type().is_char_device())
 }
 
 enum Next {
