@@ -48,9 +48,9 @@ fn none_of_them_can_change_when_a_run_goes_on() {
     let place = Place::new();
     train(&place, &format!("{SMALL} --epochs 1 --workers 2"));
     for (flag, value) in OPTIONS {
-        let field = flag.trim_start_matches("--").replace('-', "_");
+        let name = flag.trim_start_matches("--");
         let resume = format!("--resume --epochs 2 {flag} {value} --spawn");
-        coordinator_at(&place, &resume).wait().failed_with(&[&field, "leave them out"]);
+        coordinator_at(&place, &resume).wait().failed_with(&[name, "leave them out"]);
     }
 }
 
