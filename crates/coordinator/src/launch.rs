@@ -21,7 +21,7 @@ use crate::{
     board,
     hints::Given,
     journal::History,
-    listen::{self, HostName},
+    listen::{HostName, ListenTarget},
     needs,
     origin::{self, Asked, Damaged, Origin, is_given},
     program::Program,
@@ -46,7 +46,7 @@ pub(crate) struct Launch {
     pub(crate) data_dir: PathBuf,
     pub(crate) is_data_dir_given: bool,
     pub(crate) offline: bool,
-    pub(crate) listen: listen::Place,
+    pub(crate) listen: ListenTarget,
     /// Where the run is shown, if anywhere.
     pub(crate) board: board::Plan,
     /// The name that workers connect to, if it differs from the listening address.
@@ -142,7 +142,7 @@ impl Launch {
         let history = RunDir::read_history(&run_dir)?;
         // Workers of the previous coordinator look for it at its old address.
         let asked = is_given(matches, "listen").then_some(&args.listen);
-        let listen = listen::Place::new(asked, &args.listen, history.listening())?;
+        let listen = ListenTarget::new(asked, &args.listen, history.listening())?;
         security.permit("--listen", &listen.address.into())?;
         let board = board::Plan::new(&args.board, &security)?;
         Ok(Self {

@@ -41,14 +41,14 @@ impl ListenAddress {
 
 /// Where a coordinator listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ListenTarget {
     pub(crate) address: SocketAddr,
     /// The address with any free port, if the port of `address` need not be free.
     pub(crate) otherwise: Option<SocketAddr>,
 }
 
-impl Place {
-    /// The place for `asked`, the address of `--listen`, if a person gave that flag. Workers of the
+impl ListenTarget {
+    /// The target for `asked`, the address of `--listen`, if a person gave that flag. Workers of the
     /// previous coordinator, if there may be any, look for it at `known`.
     pub(crate) fn new(
         asked: Option<&ListenAddress>,
@@ -124,18 +124,18 @@ mod tests {
     #[test]
     fn port_0_is_the_port_where_workers_look() {
         let default = "127.0.0.1:50051".parse().unwrap();
-        let place = |asked: &str, known: &str| {
+        let target = |asked: &str, known: &str| {
             let asked = Some(asked).filter(|asked| !asked.is_empty());
             let asked = asked.map(|asked| asked.parse().unwrap());
-            let place = Place::new(asked.as_ref(), &default, known.parse().ok()).unwrap();
-            (place.address.to_string(), place.otherwise.map(|any| any.to_string()))
+            let target = ListenTarget::new(asked.as_ref(), &default, known.parse().ok()).unwrap();
+            (target.address.to_string(), target.otherwise.map(|any| any.to_string()))
         };
         let fixed = |address: &str| (address.to_owned(), None);
-        assert_eq!(place("", ""), fixed("127.0.0.1:50051"));
-        assert_eq!(place("127.0.0.1:0", ""), fixed("127.0.0.1:0"));
-        assert_eq!(place("", "0.0.0.0:7"), fixed("0.0.0.0:7"));
-        assert_eq!(place("127.0.0.1:8", "0.0.0.0:7"), fixed("127.0.0.1:8"));
+        assert_eq!(target("", ""), fixed("127.0.0.1:50051"));
+        assert_eq!(target("127.0.0.1:0", ""), fixed("127.0.0.1:0"));
+        assert_eq!(target("", "0.0.0.0:7"), fixed("0.0.0.0:7"));
+        assert_eq!(target("127.0.0.1:8", "0.0.0.0:7"), fixed("127.0.0.1:8"));
         let any = Some("127.0.0.1:0".to_owned());
-        assert_eq!(place("127.0.0.1:0", "0.0.0.0:7"), ("127.0.0.1:7".to_owned(), any));
+        assert_eq!(target("127.0.0.1:0", "0.0.0.0:7"), ("127.0.0.1:7".to_owned(), any));
     }
 }

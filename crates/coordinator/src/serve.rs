@@ -28,7 +28,7 @@ use crate::{
     hints,
     journal::Entry,
     launch::{Launch, Start},
-    listen::Place,
+    listen::ListenTarget,
     models::Models,
     preparation::Preparation,
     run_dir::RunDir,
@@ -122,8 +122,8 @@ fn service(
     Ok(Service::new(inputs, dataset, checkpoints, preparation, Boards { followers, models }))
 }
 
-async fn listen(place: Place) -> Result<TcpListener> {
-    let Place { mut address, otherwise } = place;
+async fn listen(target: ListenTarget) -> Result<TcpListener> {
+    let ListenTarget { mut address, otherwise } = target;
     let mut bound = TcpListener::bind(address).await;
     if let (Err(error), Some(any)) = (&bound, otherwise) {
         tracing::warn!(
