@@ -2,7 +2,7 @@
 
 use std::{net::TcpListener, path::Path};
 
-use crate::harness::{Fleet, Place, SMALL, coordinator, coordinator_at, free_port, worker};
+use crate::harness::{Fleet, Place, SMALL, coordinator, coordinator_at, free_address, worker};
 
 #[test]
 fn numbers_out_of_range() {
@@ -110,7 +110,7 @@ fn a_coordinator_that_is_no_url() {
 
 #[test]
 fn a_coordinator_that_cannot_be_reached() {
-    let url = format!("http://127.0.0.1:{}", free_port());
+    let url = format!("http://{}", free_address());
     let exit = worker(&url, "--join-timeout-seconds 1").wait();
     let exit = exit.failed_with(&[&url, "within 1 s", "start vae-coordinator"]);
     let countdown = |line: &str| line.contains("waiting for a coordinator") && line.contains(&url);

@@ -3,7 +3,7 @@
 
 use std::net::TcpListener;
 
-use crate::harness::{Place, coordinator_in, free_port, worker};
+use crate::harness::{Place, coordinator_in, free_address, worker};
 
 #[test]
 fn a_dead_proxy_is_named_and_does_not_hold_up_for_long() {
@@ -11,7 +11,7 @@ fn a_dead_proxy_is_named_and_does_not_hold_up_for_long() {
     // The kernel completes connections to this listener, but the test never accepts them.
     let hole = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = hole.local_addr().unwrap();
-    let listen = format!("127.0.0.1:{}", free_port());
+    let listen = free_address();
     let environment = format!(
         "ALL_PROXY=http://{proxy} HTTPS_PROXY=http://{proxy} HTTP_PROXY=http://{proxy} NO_PROXY= \
          no_proxy= PATH=/nowhere"

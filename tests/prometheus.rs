@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use crate::harness::{
-    DEADLINE, ENDLESS, Fleet, Place, Process, SMALL, board_of, free_port, leave_out, wait_until,
+    DEADLINE, ENDLESS, Fleet, Place, Process, SMALL, board_of, free_address, leave_out, wait_until,
 };
 
 /// This variable is set if tests with Prometheus must not be left out.
@@ -55,7 +55,7 @@ fn prometheus_has_the_step_and_the_losses_of_a_run() {
     let config = place.path("prometheus.yml");
     fs::write(&config, scrape).unwrap();
     // Prometheus does not accept port 0.
-    let address = format!("127.0.0.1:{}", free_port());
+    let address = free_address();
     let mut command = Command::new("prometheus");
     command.arg(format!("--config.file={}", config.display()));
     command.arg(format!("--storage.tsdb.path={}", place.path("metrics").display()));

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use crate::{
     harness::{
         ENDLESS, Fleet, Place, Process, SMALL, coordinator_at, coordinator_in, descendants,
-        free_port, note_left_out, programs, wait_until, worker,
+        free_address, note_left_out, programs, wait_until, worker,
     },
     stop::{resumes_to_the_same_bits, stopped_with_the_same_bits},
 };
@@ -24,7 +24,7 @@ const SIGNALS: [(Signal, i32); 3] = [(Signal::HUP, 129), (Signal::INT, 130), (Si
 
 /// An address on which no process listens.
 fn nowhere() -> String {
-    format!("http://127.0.0.1:{}", free_port())
+    format!("http://{}", free_address())
 }
 
 #[test]

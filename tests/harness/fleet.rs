@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use super::{Exit, Host, Network, Place, Process, armed_programs, free_port, programs};
+use super::{Exit, Host, Network, Place, Process, armed_programs, free_address, programs};
 
 /// The variable with a crash point and the harm at it; see `crates/crashpoint`.
 pub(crate) const CRASH_POINT: &str = "LOCKSTEP_CRASH_POINT";
@@ -123,15 +123,10 @@ fn variables(environment: &str) -> impl Iterator<Item = (&str, &str)> {
     environment.split_whitespace().filter_map(|pair| pair.split_once('='))
 }
 
-/// Where a coordinator listens that may be started again.
-fn address() -> String {
-    format!("127.0.0.1:{}", free_port())
-}
-
 /// Starts a coordinator of the run in `place`, on a free port.
 pub(crate) fn coordinator_at(place: &Place, flags: &str) -> Process {
     let run_dir = place.run_dir.display();
-    coordinator(place, &format!("--listen {} --run-dir {run_dir} {flags}", address()))
+    coordinator(place, &format!("--listen {} --run-dir {run_dir} {flags}", free_address()))
 }
 
 /// Starts a worker with the given flags, separated by blanks.
@@ -158,7 +153,7 @@ pub(crate) fn worker_in(environment: &str, flags: &str) -> Process {
 /// "journal.synced 2 kill".
 pub(crate) fn armed_coordinator(place: &Place, flags: &str, order: &str) -> Process {
     let mut command = Command::new(armed_programs().join("vae-coordinator"));
-    command.args(["--listen", &address(), "--run-dir"]).arg(&place.run_dir);
+    command.args(["--listen", &free_address(), "--run-dir"]).arg(&place.run_dir);
     command.args(flags.split_whitespace()).current_dir(place.path("")).env(CRASH_POINT, order);
     Process::start("armed coordinator", &mut command)
 }
@@ -167,7 +162,7 @@ pub(crate) fn armed_coordinator(place: &Place, flags: &str, order: &str) -> Proc
 /// workers that it spawns.
 pub(crate) fn traced_coordinator(place: &Place, flags: &str, collector: &str) -> Process {
     let mut command = Command::new(armed_programs().join("vae-coordinator"));
-    command.args(["--listen", &address(), "--run-dir"]).arg(&place.run_dir);
+    command.args(["--listen", &free_address(), "--run-dir"]).arg(&place.run_dir);
     command.args(flags.split_whitespace()).current_dir(place.path(""));
     command.env("OTEL_EXPORTER_OTLP_ENDPOINT", collector);
     Process::start("traced coordinator", &mut command)
@@ -235,7 +230,7 @@ impl Fleet {
     /// [`Fleet::of_task`] without workers.
     pub(crate) fn of_task_without_workers(task: Task, place: &Place, flags: &str) -> Self {
         let mut command = task.coordinator(None);
-        command.args(["--listen", &address(), "--run-dir"]).arg(&place.run_dir);
+        command.args(["--listen", &free_address(), "--run-dir"]).arg(&place.run_dir);
         command.args(flags.split_whitespace()).current_dir(place.path(""));
         Self { task, ..Self::of(Process::start("coordinator", &mut command), None) }
     }
@@ -249,7 +244,7 @@ impl Fleet {
     ) -> Self {
         let host = network.as_ref().map(Network::host);
         let (listen, run_dir) = match &host {
-            None => (address(), place.run_dir.display()),
+            None => (free_address(), place.run_dir.display()),
             Some(host) => (format!("{}:50051", host.address()), place.run_dir.display()),
         };
         let flags = format!("--listen {listen} --run-dir {run_dir} --workers {workers} {flags}");

@@ -19,7 +19,7 @@ pub fn set_aside(path: &Path, why: &CheckpointError) -> String {
     if !why.is_damage() {
         return format!("skipped a checkpoint that cannot be read: {why}");
     }
-    let what = format!("skipped a damaged checkpoint: {}", why.damage());
+    let what = why.skipped();
     match rename(path) {
         Ok(Some(aside)) => format!("{what}; it is kept as {}", aside.display()),
         Ok(None) => format!("{what}; it is no longer there"),

@@ -227,15 +227,16 @@ impl CheckpointError {
         !matches!(self, Io { .. } | DiskFull { .. } | FileSizeLimit { .. } | Occupied { .. })
     }
 
-    /// The damage of a file, without the advice that ends the message: for a person whose program goes on without the
-    /// file.
+    /// That a checkpoint was skipped, and why, without the advice that ends the message: for a person whose program
+    /// goes on without the file.
     #[must_use]
-    pub fn damage(&self) -> String {
+    pub fn skipped(&self) -> String {
         let text = self.to_string();
-        match text.rsplit_once("; ") {
-            Some((damage, _)) if self.is_damage() => damage.to_owned(),
-            _ => text,
-        }
+        let damage = match text.rsplit_once("; ") {
+            Some((damage, _)) if self.is_damage() => damage,
+            _ => &text,
+        };
+        format!("skipped a damaged checkpoint: {damage}")
     }
 
     pub(crate) fn is_not_found(&self) -> bool {

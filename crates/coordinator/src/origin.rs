@@ -366,7 +366,7 @@ fn newest_checkpoint(run_dir: &Path, info: &RunInfo) -> Result<(Start, Damaged)>
     let Newest { checkpoint, damaged } = Directory::open(&checkpoints).newest()?;
     let Some((file, Checkpoint { metadata, .. })) = checkpoint else {
         for (_, why) in &damaged {
-            tracing::warn!("skipped a damaged checkpoint: {}", why.damage());
+            tracing::warn!("{}", why.skipped());
         }
         ensure!(
             damaged.is_empty(),

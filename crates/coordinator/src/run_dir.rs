@@ -73,7 +73,7 @@ pub(crate) struct RunDir {
     has_begun: bool,
     /// Whether the journal says that the directory has held a checkpoint.
     has_checkpoint: bool,
-    _locks: [Option<File>; 2],
+    _locks: (Option<File>, File),
 }
 
 impl RunDir {
@@ -343,7 +343,7 @@ pub(crate) fn json(object: &impl Serialize) -> serde_json::Result<Vec<u8>> {
 
 /// Locks the folder, and a file in it. The file can be deleted; the folder cannot be locked on some
 /// network file systems, which is no reason for a warning, because the file can.
-fn lock(path: &Path) -> Result<[Option<File>; 2]> {
+fn lock(path: &Path) -> Result<(Option<File>, File)> {
     let taken = || anyhow!("another coordinator is running in {}: stop it first", path.display());
     let folder = File::open(path).ok();
     let folder = match folder.as_ref().map(File::try_lock) {
@@ -355,7 +355,7 @@ fn lock(path: &Path) -> Result<[Option<File>; 2]> {
     let file = files::append(&name)?;
     let locked = convenience::lock(&file, &name);
     let is_free = locked.with_context(|| format!("cannot lock {}", path.display()))?;
-    if is_free { Ok([folder, Some(file)]) } else { Err(taken()) }
+    if is_free { Ok((folder, file)) } else { Err(taken()) }
 }
 
 #[cfg(test)]

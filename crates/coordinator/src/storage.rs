@@ -135,7 +135,7 @@ impl Storage {
         }
         let newest = self.store.newest(above, &checkpoints).context(FLAG)?;
         for damaged in &newest.damaged {
-            tracing::warn!("skipped a damaged checkpoint: {}", damaged.damage());
+            tracing::warn!("{}", damaged.skipped());
         }
         ensure!(
             above.is_some() || newest.file.is_some() || newest.damaged.is_empty(),

@@ -58,7 +58,7 @@ impl Arrays {
     pub(crate) fn open(path: &Path) -> Result<Self, ImagesError> {
         let is_archive = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npz"));
         if !is_archive {
-            let form = form(&Place { path, name: None })?;
+            let form = form(&ArrayRef { path, name: None })?;
             let part = Pair { images: None, labels: None, count: form.count };
             return Ok(Self::of(path, [Some(part), None], form));
         }
@@ -73,10 +73,10 @@ impl Arrays {
             if !has(images) {
                 return Ok(None);
             }
-            let form = form(&Place { path, name: Some(images) })?;
+            let form = form(&ArrayRef { path, name: Some(images) })?;
             let labels = has(labels).then(|| labels.to_owned());
             if let Some(name) = &labels {
-                check_labels(&Place { path, name: Some(name) }, form.count)?;
+                check_labels(&ArrayRef { path, name: Some(name) }, form.count)?;
             }
             Ok(Some((Pair { images: Some(images.into()), labels, count: form.count }, form)))
         };
@@ -116,12 +116,12 @@ impl Arrays {
     pub(crate) fn each(&self, part: Part, visit: &mut Visitor<'_>) -> Result<(), ImagesError> {
         let Some(Pair { images, labels, .. }) = &self.parts[part as usize] else { return Ok(()) };
         let labels = match labels {
-            Some(name) => Some(read_labels(&Place { path: &self.path, name: Some(name) })?),
+            Some(name) => Some(read_labels(&ArrayRef { path: &self.path, name: Some(name) })?),
             None => None,
         };
         let mut index = 0;
         let mut reordered = vec![0; self.shape.bytes()];
-        let place = Place { path: &self.path, name: images.as_deref() };
+        let place = ArrayRef { path: &self.path, name: images.as_deref() };
         place.read(Extent::Whole, |array| {
             each_row(&place, array, self.shape.bytes(), &mut |row| {
                 let label = labels.as_ref().map(|labels| labels[index]);
@@ -173,7 +173,7 @@ fn no_images(names: &[String]) -> String {
 
 /// An array: a `.npy` file, or the array of that name in a `.npz` file.
 #[derive(Clone, Copy, Debug)]
-struct Place<'a> {
+struct ArrayRef<'a> {
     path: &'a Path,
     name: Option<&'a str>,
 }
@@ -186,7 +186,7 @@ enum Extent {
     Whole,
 }
 
-impl Place<'_> {
+impl ArrayRef<'_> {
     /// The error that something is wrong with the array.
     fn wrong(&self, what: impl Display) -> ImagesError {
         let what = match self.name {
@@ -238,7 +238,7 @@ impl Place<'_> {
     }
 }
 
-fn form(place: &Place<'_>) -> Result<Form, ImagesError> {
+fn form(place: &ArrayRef<'_>) -> Result<Form, ImagesError> {
     place.read(Extent::Header, |array| {
         let wrong = |what: String| place.wrong(what);
         if array.order() != Order::C && array.shape().len() > 1 {
@@ -280,7 +280,7 @@ fn scalar(array: &NpyFile<&mut dyn Read>) -> Result<(TypeChar, u64), String> {
 
 /// Passes each row of an array of images, `length` bytes, to `visit`. Floats are from 0 to 1.
 fn each_row(
-    place: &Place<'_>,
+    place: &ArrayRef<'_>,
     array: NpyFile<&mut dyn Read>,
     length: usize,
     visit: &mut dyn FnMut(&[u8]) -> Result<(), ImagesError>,
@@ -311,7 +311,7 @@ fn each_row(
 }
 
 fn rows<T: npyz::Deserialize + Copy + Display>(
-    place: &Place<'_>,
+    place: &ArrayRef<'_>,
     array: NpyFile<&mut dyn Read>,
     length: usize,
     level: impl Fn(T) -> Option<u8>,
@@ -338,7 +338,7 @@ fn rows<T: npyz::Deserialize + Copy + Display>(
 }
 
 /// The error that a number cannot be read.
-fn unfinished(place: &Place<'_>, index: u64, total: u64, error: &io::Error) -> ImagesError {
+fn unfinished(place: &ArrayRef<'_>, index: u64, total: u64, error: &io::Error) -> ImagesError {
     place.wrong(match error.kind() {
         io::ErrorKind::UnexpectedEof => {
             format!("it ends after {index} of {total} numbers: save or copy it again")
@@ -347,7 +347,7 @@ fn unfinished(place: &Place<'_>, index: u64, total: u64, error: &io::Error) -> I
     })
 }
 
-fn check_labels(place: &Place<'_>, count: u64) -> Result<(), ImagesError> {
+fn check_labels(place: &ArrayRef<'_>, count: u64) -> Result<(), ImagesError> {
     place.read(Extent::Header, |array| match *array.shape() {
         [n] | [n, 1] if n == count => Ok(()),
         _ => {
@@ -357,7 +357,7 @@ fn check_labels(place: &Place<'_>, count: u64) -> Result<(), ImagesError> {
     })
 }
 
-fn read_labels(place: &Place<'_>) -> Result<Vec<u32>, ImagesError> {
+fn read_labels(place: &ArrayRef<'_>) -> Result<Vec<u32>, ImagesError> {
     let values: Vec<i64> = place.read(Extent::Whole, |array| {
         match scalar(&array).map_err(|what| place.wrong(what))? {
             (TypeChar::Int, 1) => integers::<i8>(place, array),
@@ -384,7 +384,7 @@ fn read_labels(place: &Place<'_>) -> Result<Vec<u32>, ImagesError> {
 }
 
 fn integers<T: npyz::Deserialize + Into<i64>>(
-    place: &Place<'_>,
+    place: &ArrayRef<'_>,
     array: NpyFile<&mut dyn Read>,
 ) -> Result<Vec<i64>, ImagesError> {
     let total = array.len();

@@ -335,7 +335,7 @@ fn find(place: &Path) -> Result<(PathBuf, Checkpoint)> {
     let folder = if inside.is_dir() { inside } else { place.into() };
     let newest = Directory::open(&folder).newest()?;
     for (_, why) in &newest.damaged {
-        output::complain(&format!("warning: skipped a damaged checkpoint: {}", why.damage()));
+        output::complain(&format!("warning: {}", why.skipped()));
     }
     let (path, checkpoint) = newest.checkpoint.ok_or_else(|| match newest.damaged.len() {
         0 => anyhow!("there is no checkpoint in {}: name one with --checkpoint", folder.display()),

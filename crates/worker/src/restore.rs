@@ -62,7 +62,7 @@ fn from_store(context: &RunContext, here: Option<&Path>) -> Option<PathBuf> {
     match Store::open(url).and_then(|store| store.newest(above, &folder)) {
         Ok(newest) => {
             for damaged in &newest.damaged {
-                tracing::warn!("skipped a damaged checkpoint: {}", damaged.damage());
+                tracing::warn!("{}", damaged.skipped());
             }
             let file = newest.file?;
             // A warning, because the disk with this checkpoint is gone.

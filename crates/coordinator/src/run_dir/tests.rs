@@ -18,7 +18,7 @@ fn run_in(runs: &Path, name: &str) -> RunDir {
         recorded: Recorded::read(&path).unwrap(),
         has_begun: false,
         has_checkpoint: false,
-        _locks: [None, Some(open(LOCK))],
+        _locks: (None, open(LOCK)),
         path,
     }
 }
